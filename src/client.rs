@@ -1,0 +1,1 @@
+//! HTTP clients towards origins: pooled connections, TLS, deadlines.

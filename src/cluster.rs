@@ -1,0 +1,1 @@
+//! Parents, and the guard against circles.

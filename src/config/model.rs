@@ -1,0 +1,287 @@
+//! The checked configuration, as the rest of the program sees it. Values only: whoever holds a
+//! [`Config`] need not doubt it. Made by the readers of this module's siblings, never by hand
+//! outside tests. Every default stands in the definitions beside it, not here.
+
+use crate::nix::Class;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything an operator may set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[server]`: the public listeners.
+    pub server: Server,
+    /// `[admin]`: metrics, health and purge.
+    pub admin: Admin,
+    /// `[memory]`: the hot tier.
+    pub memory: Memory,
+    /// `[disk]`: the disk tier; `None` where it is switched off.
+    pub disk: Option<Disk>,
+    /// `[log]`.
+    pub log: Log,
+    /// `[[site]]`, in the order of the file; never empty.
+    pub sites: Vec<Site>,
+}
+
+/// `[server]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Plain listeners: HTTP/1.1, and HTTP/2 by prior knowledge.
+    pub listen: Vec<SocketAddr>,
+    /// This instance's name in `CDN-Loop` and logs; unique among the PoPs that ask each other.
+    pub name: String,
+    /// Whether HTTP/2 is offered.
+    pub http2: bool,
+    /// `[server.tls]`.
+    pub tls: Option<Tls>,
+    /// `[server.limits]`.
+    pub limits: Limits,
+    /// `[server.timeouts]`.
+    pub timeouts: ServerTimeouts,
+}
+
+/// `[server.tls]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    /// TLS listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Certificates, chosen by SNI; the first serves clients that send none.
+    pub certificates: Vec<CertificateFiles>,
+}
+
+/// `[[server.tls.certificates]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CertificateFiles {
+    /// PEM chain, leaf first.
+    pub certificate: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+}
+
+/// `[server.limits]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Open connections over all listeners.
+    pub connections_max: usize,
+    /// Open connections from one address.
+    pub connections_per_address_max: usize,
+    /// Header fields of a request.
+    pub request_headers_max: usize,
+    /// Bytes of a request's head.
+    pub request_head_bytes_max: usize,
+    /// Bytes of a request's path.
+    pub path_bytes_max: usize,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub streams_max: u32,
+    /// Fills under way at once, over all sites.
+    pub fills_max: usize,
+}
+
+/// `[server.timeouts]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerTimeouts {
+    /// From accept to the end of the TLS handshake.
+    pub tls_handshake: Duration,
+    /// From the first byte of a request to the end of its head.
+    pub request_head: Duration,
+    /// An open connection without a request.
+    pub idle: Duration,
+    /// A client that takes no byte of a response.
+    pub write_stall: Duration,
+    /// From SIGTERM until open responses are cut.
+    pub drain: Duration,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// The admin listener; `None` where it is switched off.
+    pub listen: Option<SocketAddr>,
+    /// File with the bearer token of the purge interface; without it, purging is off.
+    pub token_file: Option<PathBuf>,
+}
+
+/// `[memory]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// Bytes the hot tier may take, overhead included.
+    pub size: u64,
+    /// Bytes remembered absences may take, overhead included.
+    pub absent_size: u64,
+}
+
+/// `[disk]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Disk {
+    /// The folder; made where it is missing.
+    pub path: PathBuf,
+    /// Bytes the tier may take.
+    pub size: u64,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// The access log's form.
+    pub access: AccessLogForm,
+    /// Filter of the diagnostic log: `error`, `warn`, `info`, `debug`, `trace`, or directives.
+    pub level: String,
+}
+
+/// The access log's form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogForm {
+    /// One JSON object a line.
+    Json,
+    /// The combined log format.
+    Combined,
+    /// None.
+    Off,
+}
+
+/// `[[site]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Its name in keys, logs and metrics; by default its first host, or `default`.
+    pub name: String,
+    /// Host names, lower case, without a port; empty for the default site.
+    pub hosts: Vec<String>,
+    /// Public keys, `name:base64`; checked to parse.
+    pub trusted_public_keys: Vec<String>,
+    /// What a narinfo without a good signature gets.
+    pub signatures: Signatures,
+    /// `[site.cache_info]`.
+    pub cache_info: CacheInfoOverride,
+    /// `[site.lifetimes]`.
+    pub lifetimes: Lifetimes,
+    /// Hosts that an origin's redirect may lead to; empty: redirects are faults.
+    pub follow_redirects_to: Vec<String>,
+    /// `[[site.origin]]`, sorted by priority, lowest first; never empty.
+    pub origins: Vec<Origin>,
+}
+
+/// What a narinfo without a good signature gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signatures {
+    /// 502, and it is never stored.
+    Require,
+    /// A log line and a count.
+    Warn,
+    /// No check.
+    Off,
+}
+
+/// `[site.cache_info]`: fields of `nix-cache-info` that this site answers in its own way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheInfoOverride {
+    /// `Priority`; lower is asked first.
+    pub priority: Option<u32>,
+    /// `WantMassQuery`.
+    pub want_mass_query: Option<bool>,
+    /// `StoreDir`.
+    pub store_dir: Option<String>,
+}
+
+/// `[site.lifetimes]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// A 200 of each class stays fresh this long, in the order of [`Class::ALL`].
+    pub fresh: [Duration; Class::ALL.len()],
+    /// An absence is remembered this long.
+    pub absent: Duration,
+    /// A stale object still serves this long while no origin gives a usable answer.
+    pub stale_if_error: Duration,
+}
+
+impl Lifetimes {
+    /// How long a 200 of `class` stays fresh.
+    pub fn fresh(&self, class: Class) -> Duration {
+        self.fresh.get(class.index()).copied().unwrap_or_default()
+    }
+}
+
+/// `[[site.origin]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin {
+    /// Its name in logs and metrics; by default the host, bucket or folder of its URL.
+    pub name: String,
+    /// Where it is.
+    pub url: OriginUrl,
+    /// Lower is asked first.
+    pub priority: u32,
+    /// PEM file of certificate authorities to trust beside, or instead of, the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `[site.origin.timeouts]`.
+    pub timeouts: OriginTimeouts,
+    /// Requests under way at once.
+    pub connections_max: usize,
+}
+
+/// Where an origin is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OriginUrl {
+    /// `s3://bucket?region=..&endpoint=..&profile=..`.
+    S3(S3),
+    /// `http://` or `https://`; a path prefix is kept, without a trailing `/`.
+    Http(http::Uri),
+    /// `file://`: a folder as `nix copy --to file://` writes it.
+    File(PathBuf),
+}
+
+/// An S3 bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3 {
+    /// The bucket's name.
+    pub bucket: String,
+    /// The region that signatures name.
+    pub region: String,
+    /// `scheme://host[:port]` of another service than Amazon's.
+    pub endpoint: Option<String>,
+    /// Where the bucket's name goes.
+    pub addressing: S3Addressing,
+    /// Whether `x-amz-request-payer: requester` is sent.
+    pub requester_pays: bool,
+    /// Where the keys come from.
+    pub credentials: S3Credentials,
+}
+
+/// Where the bucket's name goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum S3Addressing {
+    /// `https://endpoint/bucket/key`.
+    Path,
+    /// `https://bucket.endpoint/key`.
+    VirtualHost,
+}
+
+/// Where an S3 origin's keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum S3Credentials {
+    /// `AWS_ACCESS_KEY_ID` and its companions, else the default profile.
+    Environment,
+    /// A section of the shared credentials and config files.
+    Profile(String),
+    /// One value a file; read again whenever the origin refuses them.
+    Files {
+        /// File of the access key's id.
+        access_key_id: PathBuf,
+        /// File of the secret.
+        secret_access_key: PathBuf,
+        /// File of the session token.
+        session_token: Option<PathBuf>,
+    },
+    /// Requests go unsigned: a public bucket.
+    Anonymous,
+}
+
+/// `[site.origin.timeouts]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginTimeouts {
+    /// Until a connection stands, TLS included.
+    pub connect: Duration,
+    /// From the request to the response's head.
+    pub first_byte: Duration,
+    /// Between two pieces of a body.
+    pub between_bytes: Duration,
+}

@@ -1,0 +1,49 @@
+//! What the engine knows of the client connection a request came on. One per connection, shared
+//! by its requests, gone with the last of them; atomics only.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A client connection, as the engine and the access log see it.
+#[derive(Debug)]
+pub struct Connection {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The listener's address.
+    pub local: SocketAddr,
+    /// Plain or TLS.
+    pub transport: Transport,
+    is_cut: AtomicBool,
+}
+
+/// How the bytes travel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// In the clear.
+    Plain,
+    /// Under TLS.
+    Tls {
+        /// `TLSv1.2` or `TLSv1.3`.
+        protocol: &'static str,
+        /// The cipher suite's IANA name.
+        cipher: &'static str,
+    },
+}
+
+impl Connection {
+    /// A connection that just opened.
+    pub fn new(peer: SocketAddr, local: SocketAddr, transport: Transport) -> Self {
+        Self { peer, local, transport, is_cut: AtomicBool::new(false) }
+    }
+
+    /// Marks that a body on this connection ended before its time, so that an HTTP/1 connection
+    /// must end with a reset: a client must never take what it got for whole.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Connection::cut`] was called.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+}

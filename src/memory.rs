@@ -1,0 +1,1 @@
+//! The hot small objects, in moka.

@@ -1,0 +1,167 @@
+//! What everybody says about a stored object: its key, its metadata, what is claimed of a NAR.
+//! Pure values; never awaits, never reads a clock, never does I/O.
+
+use crate::clock::Timestamp;
+use crate::nix::Class;
+use http::{HeaderMap, StatusCode};
+use std::fmt;
+use std::sync::Arc;
+
+/// The identity of an object: site, canonical decoded path, and the query where it counts.
+///
+/// One string, `site`, a NUL, the path with its leading `/`, and `?query` where kept; a NUL
+/// occurs in none of them, so two keys are equal only when all their parts are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Arc<str>);
+
+/// The first 16 bytes of SHA-256 of a key: its name on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyHash(pub [u8; 16]);
+
+impl Key {
+    /// The key of `path` (canonical, with a leading `/`, never a NUL) on the site `site`.
+    pub fn new(site: &str, path: &str, query: Option<&str>) -> Self {
+        match query {
+            None => Self(format!("{site}\0{path}").into()),
+            Some(query) => Self(format!("{site}\0{path}?{query}").into()),
+        }
+    }
+
+    /// A key read back from disk; `None` where it has no NUL and so was never a key.
+    pub fn from_stored(text: &str) -> Option<Self> {
+        text.contains('\0').then(|| Self(text.into()))
+    }
+
+    /// The whole key, as stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The site's name.
+    pub fn site(&self) -> &str {
+        self.0.split_once('\0').map_or("", |(site, _)| site)
+    }
+
+    /// The path, with the query where it counts.
+    pub fn path(&self) -> &str {
+        self.0.split_once('\0').map_or("", |(_, path)| path)
+    }
+
+    /// The key's name on disk.
+    pub fn hash(&self) -> KeyHash {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.as_bytes());
+        let mut hash = [0; 16];
+        for (to, from) in hash.iter_mut().zip(digest.as_ref()) {
+            *to = *from;
+        }
+        KeyHash(hash)
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A SHA-256 digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Sha256(pub [u8; 32]);
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// How long a response stays fresh, counted from its age zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Lifetime {
+    /// Fresh while its age in seconds is below this.
+    Seconds(u32),
+    /// Never stale: its content is proven by its name or by a verified FileHash.
+    Forever,
+}
+
+/// What proves that the body is the right one, beyond its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Proof {
+    /// Only that it arrived whole.
+    Length,
+    /// SHA-256 equals the FileHash of the narinfo that names it, or its own name.
+    FileHash,
+    /// A narinfo that parses; signatures were not required.
+    Parsed,
+    /// A narinfo with a signature by a trusted key.
+    Signature,
+}
+
+/// A stored response head, and what is known of its body.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    /// What it answers.
+    pub key: Key,
+    /// The class of the path.
+    pub class: Class,
+    /// Status of the response: 200, or 404 for a remembered absence.
+    pub status: StatusCode,
+    /// End-to-end fields as they are sent again; never `Content-Length`, `Age`, `Date`,
+    /// `Cache-Status` or a hop-by-hop field.
+    pub headers: HeaderMap,
+    /// The origin's name.
+    pub origin: Arc<str>,
+    /// When the request that brought (or last confirmed) it left.
+    pub request_time: Timestamp,
+    /// When its head arrived.
+    pub response_time: Timestamp,
+    /// Age in seconds at `response_time` (RFC 9111 section 4.2.3, corrected_initial_age).
+    pub age_at_response: u32,
+    /// How long it stays fresh.
+    pub lifetime: Lifetime,
+    /// Whether a soft purge has made it stale before its time.
+    pub is_invalidated: bool,
+    /// What proves the body.
+    pub proof: Proof,
+}
+
+impl Meta {
+    /// The entity tag, as sent.
+    pub fn etag(&self) -> Option<&http::HeaderValue> {
+        self.headers.get(http::header::ETAG)
+    }
+
+    /// Age in whole seconds at `now` (RFC 9111 section 4.2.3).
+    pub fn age_at(&self, now: Timestamp) -> u64 {
+        u64::from(self.age_at_response) + now.since(self.response_time).as_secs()
+    }
+}
+
+/// What a narinfo says of the file at its `URL`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct NarClaim {
+    /// `FileHash`, where it is a SHA-256.
+    pub file_hash: Option<Sha256>,
+    /// `FileSize` in bytes.
+    pub file_size: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_keeps_its_parts_apart() {
+        let key = Key::new("main", "/nar/a.nar", Some("hash=b"));
+        assert_eq!((key.site(), key.path()), ("main", "/nar/a.nar?hash=b"));
+        assert_ne!(key, Key::new("mai", "n/nar/a.nar", Some("hash=b")));
+        assert_eq!(Key::from_stored(key.as_str()), Some(key));
+        assert_eq!(Key::from_stored("no separator"), None);
+    }
+
+    #[test]
+    fn a_key_hash_is_the_head_of_sha256() {
+        // printf 's\0/p' | sha256sum
+        let hash = Key::new("s", "/p", None).hash();
+        assert_eq!(hash.to_string(), "1e8fe137a7b092ac700758f7dce0756f");
+    }
+}

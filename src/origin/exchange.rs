@@ -1,0 +1,185 @@
+//! The vocabulary between `fill` and the origins: what is asked, what comes back, what can go
+//! wrong and what that means for another try. Values only, but for a response's body.
+
+use crate::nix::Class;
+use http::{HeaderMap, HeaderValue};
+use std::sync::Arc;
+
+/// The method of a request to an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// The object.
+    Get,
+    /// Its head only.
+    Head,
+}
+
+/// The bytes that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RangeAsked {
+    /// Offset of the first byte.
+    pub first: u64,
+    /// Offset of the last byte; `None` for the end of the object.
+    pub last: Option<u64>,
+}
+
+/// A request to an origin, built from scratch: nothing of the client's request is in it but the
+/// canonical path.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The method.
+    pub method: Method,
+    /// Canonical, decoded, with a leading `/`.
+    pub path: Arc<str>,
+    /// Sent as it is, without the `?`; `None` for S3 and most paths.
+    pub query: Option<Arc<str>>,
+    /// The class of the path, for metrics.
+    pub class: Class,
+    /// A single range, or the whole object.
+    pub range: Option<RangeAsked>,
+    /// `If-None-Match`, for revalidation.
+    pub if_none_match: Option<HeaderValue>,
+    /// `If-Modified-Since`, for revalidation where there is no entity tag.
+    pub if_modified_since: Option<HeaderValue>,
+    /// `If-Match`, for continuing a body.
+    pub if_match: Option<HeaderValue>,
+    /// The whole `CDN-Loop` value to send to HTTP origins, this instance included.
+    pub cdn_loop: Option<HeaderValue>,
+    /// The only origin to ask, by its position; `None` for all in their order.
+    pub only: Option<usize>,
+}
+
+/// What an origin, or all of them together, said.
+#[derive(Debug)]
+pub enum Answer<R> {
+    /// 200 or 206, with a body (empty for HEAD).
+    Found(R),
+    /// 304: what is stored still holds; these fields are to be merged into it.
+    NotModified {
+        /// Fields of the 304.
+        headers: HeaderMap,
+        /// Position of the origin that said so.
+        origin: usize,
+    },
+    /// Every origin that may be asked said that there is no such object.
+    Absent {
+        /// Fields of the last such answer (for `Age`).
+        headers: HeaderMap,
+        /// Position of the last origin that said so.
+        origin: usize,
+    },
+    /// 412, or 416 where a range was asked: the origin's object is another than the one whose
+    /// body is to be continued.
+    Changed,
+}
+
+/// Why no usable answer came from any origin.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No connection within the deadline, or it was refused.
+    #[error("origin {origin}: cannot connect: {source}")]
+    Connect {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What the connector said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The connection broke before the response's head was whole.
+    #[error("origin {origin}: broke off before its answer: {source}")]
+    Broken {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What the client said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No head within the deadline.
+    #[error("origin {origin}: no answer within {seconds} s")]
+    FirstByte {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// The deadline.
+        seconds: u64,
+    },
+    /// The credentials were refused, or there are none. Never absence.
+    #[error("origin {origin}: credentials do not serve ({code}): {detail}")]
+    Credentials {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// The S3 error code, the HTTP status, or `missing`.
+        code: String,
+        /// What to do about it.
+        detail: String,
+    },
+    /// A status that is neither an object nor absence.
+    #[error("origin {origin}: answered {status}")]
+    Status {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// The status.
+        status: http::StatusCode,
+        /// `Retry-After` in seconds, where sent.
+        retry_after_seconds: Option<u64>,
+    },
+    /// An answer that breaks the protocol (a redirect that may not be followed, two lengths).
+    #[error("origin {origin}: unusable answer: {detail}")]
+    Protocol {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What was wrong.
+        detail: String,
+    },
+    /// A folder could not be read.
+    #[error("origin {origin}: {source}")]
+    Folder {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// As many requests are under way as the origin may have, and none ended in time.
+    #[error("origin {origin}: busy")]
+    Busy {
+        /// The origin's name.
+        origin: Arc<str>,
+    },
+}
+
+impl FetchError {
+    /// Whether the same request may be sent to the same origin again.
+    pub fn may_retry(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Broken { .. } | Self::FirstByte { .. } => true,
+            Self::Status { status, .. } => status.is_server_error(),
+            Self::Credentials { .. }
+            | Self::Protocol { .. }
+            | Self::Folder { .. }
+            | Self::Busy { .. } => false,
+        }
+    }
+
+    /// Whether the fault is one of time: 504 rather than 502.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::FirstByte { .. } | Self::Busy { .. })
+    }
+}
+
+/// Why a body could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection broke, or the framing was wrong.
+    #[error("origin {origin}: body broke off: {source}")]
+    Broken {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What the client said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Nothing came within the deadline.
+    #[error("origin {origin}: body stalled for {seconds} s")]
+    Stalled {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// The deadline.
+        seconds: u64,
+    },
+}

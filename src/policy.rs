@@ -1,0 +1,1 @@
+//! RFC, Nix class and site settings as pure decisions that take `now`.

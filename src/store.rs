@@ -1,0 +1,1 @@
+//! Objects on disk: found, written whole or not at all, recovered, evicted.

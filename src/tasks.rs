@@ -1,0 +1,91 @@
+//! The one place that spawns. Every task has a name, is tracked, and hears when to stop.
+//! Lives as long as the process; cloning shares; holds no lock across an await.
+
+use std::future::Future;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Spawns named tasks and waits for them when the process drains.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Work on a blocking thread did not finish: it panicked or the runtime went away.
+#[derive(Debug, thiserror::Error)]
+#[error("the blocking task {name} did not finish")]
+pub struct BlockingError {
+    /// The task's name.
+    pub name: &'static str,
+    /// What the runtime said.
+    #[source]
+    pub source: tokio::task::JoinError,
+}
+
+impl Tasks {
+    /// Nothing spawned yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `future` to its end beside the caller. A panic in it is logged and ends it alone.
+    pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let inner = tokio::spawn(future);
+        self.tracker.spawn(async move {
+            if let Err(error) = inner.await
+                && error.is_panic()
+            {
+                tracing::error!(task = name, %error, "task panicked");
+            }
+        })
+    }
+
+    /// Runs blocking work on a thread made for it and waits for the result.
+    ///
+    /// Not cancel safe in the sense that the work goes on when the caller stops waiting.
+    pub async fn blocking<T, F>(&self, name: &'static str, work: F) -> Result<T, BlockingError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        tokio::task::spawn_blocking(work).await.map_err(|source| BlockingError { name, source })
+    }
+
+    /// A token that is cancelled when the process begins to drain.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Tells every task to stop and waits for them, at most `deadline`; true when all ended.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        self.stop.cancel();
+        self.tracker.close();
+        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_waits_for_tasks_that_hear_the_stop() {
+        let tasks = Tasks::new();
+        let stop = tasks.stopping();
+        tasks.spawn("waits", async move { stop.cancelled().await });
+        assert!(tasks.drain(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test]
+    async fn a_panicking_task_does_not_hold_up_the_drain() {
+        let tasks = Tasks::new();
+        tasks.spawn("panics", async { panic!("on purpose") });
+        assert!(tasks.drain(Duration::from_secs(5)).await);
+    }
+}
