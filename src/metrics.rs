@@ -35,6 +35,8 @@ pub struct Metrics {
     pub evictions: IntCounterVec,
     /// Fills ended, by class and result.
     pub fills: IntCounterVec,
+    /// Bodies taken up again after their origin broke off, by result.
+    pub fill_resumes: IntCounterVec,
     /// Fills under way.
     pub fills_running: IntGauge,
     /// Bodies that did not match what was promised, by origin and reason.
@@ -136,6 +138,11 @@ impl Metrics {
                 &["tier", "reason"],
             )?,
             fills: counters("narthex_fills_total", "Fills ended.", &["class", "result"])?,
+            fill_resumes: counters(
+                "narthex_fill_resumes_total",
+                "Tries to take up a body again after its origin broke off.",
+                &["result"],
+            )?,
             fills_running: gauge("narthex_fills_running", "Fills under way.")?,
             rejected_bodies: counters(
                 "narthex_rejected_bodies_total",
