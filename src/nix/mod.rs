@@ -5,6 +5,8 @@ pub mod base32;
 pub mod class;
 pub mod hash;
 pub mod nar;
+pub mod narinfo;
+pub mod signature;
 pub mod store_path;
 
 pub use class::Class;
