@@ -2,6 +2,7 @@
 //! which class of object a path names. Pure and sync.
 
 pub mod base32;
+pub mod cache_info;
 pub mod class;
 pub mod hash;
 pub mod nar;
