@@ -25,7 +25,10 @@ pub enum Base32Error {
         found: usize,
     },
     /// A byte that is no digit; upper case never is.
-    #[error("'{}' is not a base-32 digit of 0123456789abcdfghijklmnpqrsvwxyz", escape_default(*.byte))]
+    #[error(
+        "'{}' is no base-32 digit; those are 0-9 and a-z without e, o, t and u",
+        escape_default(*.byte)
+    )]
     Digit {
         /// The byte.
         byte: u8,

@@ -274,7 +274,8 @@ mod tests {
              88e60b59e3bafa6fe87d90faaca32943a3ad6119f8ad43e1da1bcc9fd59b8e8a",
             "258x6ymkz61pnp18fnzh6b1mnil6ad3mkx90zg8dzxbmqsr1gk8i8b1rkzhgi577\
              jxyv3i6ldvic7hhjvg05cdjcr9pr6gibkfymbdj",
-            "sq3q3VzxmXxTZrKxAt6WEB4Wd6Mmju27PKfEB//MYaGI5gtZ47r6b+h9kPqsoylDo61hGfitQ+HaG8yf1ZuOig==",
+            "sq3q3VzxmXxTZrKxAt6WEB4Wd6Mmju27PKfEB//MYaGI\
+             5gtZ47r6b+h9kPqsoylDo61hGfitQ+HaG8yf1ZuOig==",
         ),
     ];
 

@@ -27,7 +27,7 @@ pub struct Directory(BTreeMap<String, Node>);
 
 /// A name that no entry of a folder may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{}' cannot name an entry of a folder: empty, '.', '..', or with '/' or NUL", .name.escape_debug())]
+#[error("'{}' cannot name an entry: empty, '.', '..', or with '/' or NUL", .name.escape_debug())]
 pub struct EntryNameError {
     /// The name.
     pub name: String,

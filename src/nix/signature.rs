@@ -74,7 +74,8 @@ pub enum SignatureError {
     },
     /// A signature bears a trusted key's name, and the key says it is wrong.
     #[error(
-        "the signature by {key} is wrong: the narinfo or the signature was changed, or another key of that name signed"
+        "the signature by {key} is wrong: something was changed, \
+         or another key of that name has signed"
     )]
     Wrong {
         /// The key.
@@ -282,13 +283,15 @@ mod tests {
     use proptest::prelude::proptest;
 
     /// Made by `nix key generate-secret` and `nix key convert-secret-to-public` of Nix 2.8.0.
-    const SECRET: &str = "narthex-test-1:pMj4CoCpUw+HcRhSysCAoQge/8jgb1R6tyRQd9rDaTKfaovk/JmoKGlU1gxBPZsViPFlarbxtHhslqqdGSq0Mg==";
+    const SECRET: &str = "narthex-test-1:pMj4CoCpUw+HcRhSysCAoQge/8jgb1R6\
+        tyRQd9rDaTKfaovk/JmoKGlU1gxBPZsViPFlarbxtHhslqqdGSq0Mg==";
     const PUBLIC: &str = "narthex-test-1:n2qL5PyZqChpVNYMQT2bFYjxZWq28bR4bJaqnRkqtDI=";
 
     /// Made by `nix store sign` of Nix 2.8.0 with that key.
     const FINGERPRINT: &str = "1;/srv/store/am1vbk4jlg1qwp4d2x6yd57cjvdg1b2p-leaf.txt;\
         sha256:1xmr8jicvzszfzpz46g37mlpvbzjl2wpwvl2b05psipssyp1sm8h;120;";
-    const SIGNATURE: &str = "narthex-test-1:5I4WMR0ftphHNi6aWQGr+2XhrLcORqeZRL0iVgnHBHwXL4h6zeJtgN1RJ7McR6VSzSihUYiHuXL3fmH7EHNDCw==";
+    const SIGNATURE: &str = "narthex-test-1:5I4WMR0ftphHNi6aWQGr+2XhrLcORqeZ\
+        RL0iVgnHBHwXL4h6zeJtgN1RJ7McR6VSzSihUYiHuXL3fmH7EHNDCw==";
 
     #[test]
     fn keys_and_signatures_agree_with_nix() {

@@ -45,7 +45,8 @@ pub enum StorePathError {
     HashPart,
     /// The name is empty, too long, or begins with `.` or `..` as its first part.
     #[error(
-        "a store path's name must have 1 to {NAME_LEN_MAX} bytes and not begin with '.' or '..' alone or before '-'"
+        "a store path's name has 1 to {NAME_LEN_MAX} bytes, \
+         and its part before the first '-' is neither '.' nor '..'"
     )]
     Name,
     /// The name holds another character than Nix allows.
@@ -191,7 +192,8 @@ impl StorePath {
         self.0.split_once('-').map_or("", |(_, name)| name)
     }
 
-    /// Nix's `makeStorePath`: SHA-256 of `kind:sha256:<base 16>:<store>:<name>`, folded to 20 bytes.
+    /// Nix's `makeStorePath`: SHA-256 of `kind:sha256:<base 16>:<store>:<name>`, folded to 20
+    /// bytes.
     fn compute(
         store_dir: &StoreDir,
         kind: &str,
