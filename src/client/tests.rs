@@ -1,0 +1,3 @@
+//! Tests of the client against servers that speak TLS, HTTP/2, or nonsense.
+
+use super::*;
