@@ -8,6 +8,7 @@ pub use fence::{Fence, Scope, Ticket};
 
 use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
+use crate::nix::Class;
 use crate::object::{Key, Meta, NarClaim};
 use crate::store::{Pending, Sealed, Store, Stored, StoredBody, WriteError};
 use crate::tasks::{BlockingError, Tasks};
@@ -234,6 +235,11 @@ impl Cache {
             self.memory.put(Arc::clone(hot));
         }
         confirmed
+    }
+
+    /// What a narinfo said of `key`, where its class is that of NARs.
+    pub async fn claim_of_nar(&self, key: &Key, class: Class) -> Option<NarClaim> {
+        if class == Class::Nar { self.claim(key).await } else { None }
     }
 
     /// What a narinfo said of the NAR `key`.

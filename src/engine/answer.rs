@@ -2,16 +2,15 @@
 //! kind in one exhaustive match; nothing of their detail reaches the client but a request id.
 
 use super::body::Body;
-use super::host::HostError;
 use super::tally::Tally;
-use super::target::TargetError;
 use crate::fill::FillError;
 use crate::outcome::Outcome;
+use crate::policy;
 use crate::policy::request::Refusal;
-use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
-use crate::rfc::cdn_loop::CdnLoopError;
+use crate::rfc::cache_status::{CacheStatus, Forward};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use std::sync::Arc;
 
 /// The field that names a request in answers and logs.
@@ -61,33 +60,30 @@ impl Answer {
         }
     }
 
-    /// A short text; errors name their request, so that the log can be searched for it.
-    pub(super) fn text(status: StatusCode, text: impl Into<String>, outcome: Outcome) -> Self {
-        let body = Bytes::from(text.into());
-        let mut headers = HeaderMap::with_capacity(8);
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        headers.insert(header::CONTENT_TYPE, plain);
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        let mut answer = Self::new(status, headers, Body::whole(body), outcome);
+    /// A short text; it names its request, so that the log can be searched for it.
+    pub(super) fn text(status: StatusCode, text: impl Into<Bytes>, outcome: Outcome) -> Self {
+        let mut answer = Self::new(status, own_head(outcome), Body::empty(), outcome);
         if let Ok(id) = HeaderValue::from_str(&answer.request_id) {
             answer.headers.insert(REQUEST_ID, id);
         }
+        answer.set_text(text.into());
         answer
     }
 
-    pub(super) fn into_response(mut self, version: Version, tally: Tally) -> Response<Body> {
-        if self.ends == Ends::Connection && version < Version::HTTP_2 {
+    fn set_text(&mut self, text: Bytes) {
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        self.headers.insert(header::CONTENT_TYPE, plain);
+        self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        self.body = Body::whole(text);
+    }
+
+    /// Ready for the connection; HEAD gets no body whatever the answer is.
+    pub(super) fn into_response(mut self, parts: &Parts, tally: Tally) -> Response<Body> {
+        if self.ends == Ends::Connection && parts.version < Version::HTTP_2 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if !self.headers.contains_key(CACHE_STATUS) {
-            let status = match self.outcome {
-                Outcome::OriginFailed => CacheStatus::forwarded(Forward::UriMiss),
-                _ => CacheStatus::own(),
-            };
-            let status = status.with_detail(self.outcome.as_str());
-            self.headers.insert(CACHE_STATUS, status.to_header_value());
+        if parts.method == Method::HEAD {
+            self.body = Body::empty();
         }
         let mut response = Response::new(self.body.tallied(tally));
         *response.status_mut() = self.status;
@@ -96,69 +92,48 @@ impl Answer {
     }
 }
 
-/// A request that is refused before any work.
-fn refusal(status: StatusCode, text: &str, reason: &'static str, ends: Ends) -> Answer {
-    let mut answer = Answer::text(status, format!("{text}\n"), Outcome::Refused);
-    answer.refused = Some(reason);
-    answer.ends = ends;
-    answer
+/// The fields of an answer that is not made of an object.
+fn own_head(outcome: Outcome) -> HeaderMap {
+    let status = match outcome {
+        Outcome::OriginFailed => CacheStatus::forwarded(Forward::UriMiss),
+        Outcome::HitMemory
+        | Outcome::HitDisk
+        | Outcome::HitStale
+        | Outcome::HitAbsent
+        | Outcome::Revalidated
+        | Outcome::Miss
+        | Outcome::Collapsed
+        | Outcome::Pass
+        | Outcome::Absent
+        | Outcome::Local
+        | Outcome::Refused
+        | Outcome::Shed
+        | Outcome::Fault => CacheStatus::own(),
+    };
+    policy::head::own_head(status.with_detail(outcome.as_str()).to_header_value())
 }
 
-pub(super) fn refused(refused: &Refusal) -> Answer {
-    let ends = if refused.must_close() { Ends::Connection } else { Ends::Request };
-    let mut answer = refusal(refused.status(), &refused.to_string(), refused.reason(), ends);
-    if refused.status() == StatusCode::METHOD_NOT_ALLOWED {
-        answer.headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+/// A request that Narthex refuses by itself.
+pub(super) fn refused(refusal: Refusal) -> Answer {
+    if refusal == Refusal::Loop {
+        tracing::error!("a request came back: the origins of the caches form a circle");
+    }
+    let mut answer = Answer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
+    answer.refused = Some(refusal.reason());
+    if refusal.must_close() {
+        answer.ends = Ends::Connection;
+    }
+    if let Some(allowed) = refusal.allow() {
+        answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
     answer
-}
-
-pub(super) fn bad_host(error: HostError) -> Answer {
-    refusal(StatusCode::BAD_REQUEST, &error.to_string(), "host", Ends::Connection)
-}
-
-pub(super) fn unknown_host() -> Answer {
-    let text = "no site has this host, and there is no default site";
-    refusal(StatusCode::MISDIRECTED_REQUEST, text, "unknown_host", Ends::Request)
-}
-
-pub(super) fn bad_loop(error: &CdnLoopError) -> Answer {
-    refusal(StatusCode::BAD_REQUEST, &error.to_string(), "cdn_loop", Ends::Request)
-}
-
-pub(super) fn loops(instance: &str) -> Answer {
-    let text = format!("this request has been through {instance} before: origins form a circle");
-    tracing::error!(instance, "a request came back: the origins of the caches form a circle");
-    refusal(StatusCode::LOOP_DETECTED, &text, "loop", Ends::Request)
-}
-
-pub(super) fn bad_target(error: &TargetError) -> Answer {
-    let (status, reason) = match error {
-        TargetError::Path(error) => (error.status(), "path"),
-        TargetError::NotOfACache => (StatusCode::NOT_FOUND, "path_grammar"),
-    };
-    refusal(status, &error.to_string(), reason, Ends::Request)
 }
 
 /// The answer to a CORS preflight.
 pub(super) fn preflight() -> Answer {
-    let mut headers = HeaderMap::with_capacity(8);
-    let fields = [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
-        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
-        (header::ALLOW, "GET, HEAD, OPTIONS"),
-    ];
-    for (name, value) in fields {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    let status = CacheStatus::own().with_detail(Outcome::Local.as_str());
+    let headers = policy::head::preflight(status.to_header_value());
     Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
-}
-
-/// The answer to `only-if-cached` where nothing fresh is stored (RFC 9111 section 5.2.1.7).
-pub(super) fn not_cached() -> Answer {
-    Answer::text(StatusCode::GATEWAY_TIMEOUT, "not stored\n", Outcome::Refused)
 }
 
 /// As many fills are under way as may be: come back later.
@@ -193,9 +168,8 @@ pub(super) fn unusable(detail: &str) -> Answer {
 
 fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
     let mut answer = Answer::text(status, "", outcome);
-    let body = Bytes::from(format!("{text} (request {})\n", answer.request_id));
-    answer.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    answer.body = Body::whole(body);
+    let text = format!("{text} (request {})\n", answer.request_id);
+    answer.set_text(text.into());
     answer
 }
 

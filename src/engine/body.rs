@@ -103,9 +103,6 @@ impl Body {
         if let Some(connection) = &self.connection {
             connection.cut();
         }
-        if let Some(tally) = &mut self.tally {
-            tally.cut();
-        }
         Poll::Ready(Some(Err(error)))
     }
 

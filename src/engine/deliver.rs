@@ -1,35 +1,32 @@
 //! Answers made of objects: conditions, ranges, and the fields that say how they came about.
 
 use super::answer::{self, Answer};
-use super::body::{Body, Source};
+use super::body::{Body, Source as BodySource};
 use super::connection::Connection;
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, Passing, Wanted};
 use crate::object::{Lifetime, Meta};
-use crate::origin::{Answer as Said, FetchError, Response};
+use crate::origin::{Answer as OriginAnswer, FetchError, Response};
 use crate::outcome::Outcome;
 use crate::policy;
+use crate::policy::Selection;
+use crate::policy::head::Source;
+use crate::policy::request::ReadMethod;
+use crate::policy::response::Times;
+use crate::rfc::ContentRange;
 use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
-use crate::rfc::range::Resolved;
-use crate::rfc::{ByteRanges, Condition, ContentRange, Validators, conditional};
 use crate::store::{Growing, StoredBody};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
 /// A request, as far as delivery needs it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
-    pub(super) parts: &'a Parts,
+    pub(super) method: ReadMethod,
+    pub(super) headers: &'a HeaderMap,
     pub(super) connection: &'a Arc<Connection>,
     pub(super) now: Timestamp,
-}
-
-impl Asked<'_> {
-    pub(super) fn is_head(&self) -> bool {
-        self.parts.method == Method::HEAD
-    }
 }
 
 /// A body that can be had, and where it comes from.
@@ -41,10 +38,23 @@ enum Content<'a> {
     Nothing,
 }
 
+/// How an answer came about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How<'a> {
+    pub(super) outcome: Outcome,
+    /// `Cache-Status` of the caches on the way to the origin, where one was asked for this.
+    pub(super) upstream_status: &'a [HeaderValue],
+}
+
+impl From<Outcome> for How<'_> {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, upstream_status: &[] }
+    }
+}
+
 /// Delivers a whole object.
-pub(super) fn found(asked: &Asked<'_>, found: &Found, outcome: Outcome) -> Answer {
-    let length = Some(found.length());
-    object(asked, found.meta(), length, Content::Found(found), outcome)
+pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
+    object(asked, found.meta(), Some(found.length()), Content::Found(found), how)
 }
 
 /// Delivers an object that is still arriving. Where a range is asked of a body whose length is
@@ -57,31 +67,33 @@ pub(super) async fn streaming(
     flight: &Flight,
     outcome: Outcome,
 ) -> Answer {
-    if growing.length().is_none() && asked.parts.headers.contains_key(header::RANGE) {
+    let how = How { outcome, upstream_status: flight.upstream_status() };
+    if growing.length().is_none() && asked.headers.contains_key(header::RANGE) {
         flight.ended().await;
         return match cache.lookup(&meta.key).await {
-            Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(asked, &whole, outcome),
-            Some(Hit::Absent(_)) | None => answer::fault("a fill ended and left nothing"),
+            Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(asked, &whole, how),
+            Some(Hit::Absent(_)) | None => {
+                answer::unusable("a body without a length ended before a range could be told")
+            }
         };
     }
     let length = growing.length();
-    object(asked, meta, length, Content::Growing(growing), outcome)
+    object(asked, meta, length, Content::Growing(growing), how)
 }
 
 /// Delivers a body that is not kept.
-pub(super) fn passing(asked: &Asked<'_>, passing: Passing) -> Answer {
+pub(super) fn passing(asked: &Asked<'_>, passing: Passing, flight: &Flight) -> Answer {
+    let how = How { outcome: Outcome::Pass, upstream_status: flight.upstream_status() };
     let meta = Arc::clone(&passing.meta);
     let length = passing.length();
-    object(asked, &meta, length, Content::Passing(passing), Outcome::Pass)
+    object(asked, &meta, length, Content::Passing(passing), how)
 }
 
 /// Says that there is no such object.
-pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, outcome: Outcome) -> Answer {
-    let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", outcome);
+pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> Answer {
+    let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", how.outcome);
     answer.origin = Some(Arc::clone(&meta.origin));
-    answer.headers.insert(header::AGE, HeaderValue::from(meta.age_at(asked.now)));
-    let status = cache_status(meta, outcome, asked.now);
-    answer.headers.insert(CACHE_STATUS, status.to_header_value());
+    answer.headers.extend(head_of(asked, meta, how));
     answer
 }
 
@@ -89,19 +101,26 @@ pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, outcome: Outcome) -> Answer
 pub(super) fn head(
     asked: &Asked<'_>,
     wanted: &Wanted,
-    said: Result<Said<Response>, FetchError>,
+    said: Result<OriginAnswer<Response>, FetchError>,
 ) -> Answer {
     let said = match said {
         Ok(said) => said,
         Err(error) => return answer::failed(&error.into()),
     };
     match said {
-        Said::Found(response) => {
-            let (meta, _) = wanted.meta_of(&response);
-            object(asked, &meta, response.content_length, Content::Nothing, Outcome::Pass)
+        OriginAnswer::Found(response) => match wanted.admit(&response) {
+            Ok(admitted) => {
+                let length = response.content_length;
+                object(asked, &admitted.meta, length, Content::Nothing, Outcome::Pass.into())
+            }
+            Err(error) => answer::failed(&error),
+        },
+        OriginAnswer::Absent { headers, origin, request_time, response_time } => {
+            let times = Times { request: request_time, response: response_time };
+            let (meta, _) = wanted.absence(&headers, origin, times);
+            absent(asked, &meta, Outcome::Absent.into())
         }
-        Said::Absent(said) => absent(asked, &wanted.absent_meta(&said), Outcome::Absent),
-        Said::NotModified(_) | Said::Changed(_) => {
+        OriginAnswer::NotModified { .. } | OriginAnswer::Changed => {
             answer::unusable("304, 412 or 416 to a HEAD without conditions")
         }
     }
@@ -112,45 +131,60 @@ fn object(
     meta: &Meta,
     length: Option<u64>,
     content: Content<'_>,
-    outcome: Outcome,
+    how: How<'_>,
 ) -> Answer {
-    let mut headers = policy::response::client_headers(meta, asked.now);
-    let upstream_status = cache_status(meta, outcome, asked.now);
-    headers.append(CACHE_STATUS, upstream_status.to_header_value());
-    let validators = Validators::of(&meta.headers);
-    let request = &asked.parts.headers;
-    let (status, span) = match conditional::evaluate(&asked.parts.method, request, &validators) {
-        Condition::NotModified => {
-            return bare(StatusCode::NOT_MODIFIED, not_modified(headers), meta, outcome);
-        }
-        Condition::PreconditionFailed => {
-            let text = "the precondition does not hold\n";
-            let mut answer = Answer::text(StatusCode::PRECONDITION_FAILED, text, outcome);
-            answer.origin = Some(Arc::clone(&meta.origin));
-            return answer;
-        }
-        Condition::Proceed => match range(asked, &validators, length) {
-            Resolved::Unsatisfiable => return unsatisfiable(headers, length, meta, outcome),
-            Resolved::Single(span) => (StatusCode::PARTIAL_CONTENT, Some(span)),
-            Resolved::Whole | Resolved::Multiple(_) => (meta.status, None),
-        },
-    };
-    let sent = match (span, length) {
-        (Some(span), Some(length)) => {
-            let content_range = ContentRange::Part { span, length: Some(length) };
+    let mut headers = head_of(asked, meta, how);
+    let selection = policy::selection::select(asked.method, asked.headers, &meta.headers, length);
+    let (status, first, sent) = match selection {
+        Selection::Whole => (meta.status, 0, length),
+        Selection::Part(span) => {
+            let content_range = ContentRange::Part { span, length };
             headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
-            Some(span.length())
+            (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
         }
-        (Some(_) | None, length) => length,
+        Selection::NotModified => {
+            policy::head::trim_for_not_modified(&mut headers);
+            return bare(StatusCode::NOT_MODIFIED, headers, meta, how);
+        }
+        Selection::PreconditionFailed => {
+            policy::head::trim_for_not_modified(&mut headers);
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            return bare(StatusCode::PRECONDITION_FAILED, headers, meta, how);
+        }
+        Selection::Unsatisfiable { length } => {
+            policy::head::trim_for_not_modified(&mut headers);
+            let content_range = ContentRange::Unsatisfied { length };
+            headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            return bare(StatusCode::RANGE_NOT_SATISFIABLE, headers, meta, how);
+        }
     };
     if let Some(sent) = sent {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
     }
-    let first = span.map_or(0, |span| span.first);
-    let body = if asked.is_head() { Body::empty() } else { body(asked, content, first, sent) };
-    let mut answer = Answer::new(status, headers, body, outcome);
+    let body = match asked.method {
+        ReadMethod::Get => body(asked, content, first, sent),
+        ReadMethod::Head => Body::empty(),
+    };
+    let mut answer = Answer::new(status, headers, body, how.outcome);
     answer.origin = Some(Arc::clone(&meta.origin));
     answer
+}
+
+/// The fields that say what is sent and how it came about.
+fn head_of(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> HeaderMap {
+    let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
+    let own = cache_status(meta, how.outcome, asked.now).to_header_value();
+    let mut headers = policy::head::client_head(meta, asked.now, source, own.clone());
+    // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
+    if let Some((first, rest)) = how.upstream_status.split_first() {
+        headers.insert(CACHE_STATUS, first.clone());
+        for value in rest {
+            headers.append(CACHE_STATUS, value.clone());
+        }
+        headers.append(CACHE_STATUS, own);
+    }
+    headers
 }
 
 fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
@@ -159,10 +193,10 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
         Content::Found(Found::Hot(hot)) => return Body::whole(slice(&hot.body, first, sent)),
         Content::Found(Found::Stored(stored)) => match &stored.body {
             StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
-            StoredBody::File(file) => Source::File(Arc::clone(file), first),
+            StoredBody::File(file) => BodySource::File(Arc::clone(file), first),
         },
-        Content::Growing(growing) => Source::Growing(growing, first),
-        Content::Passing(passing) => Source::Passing(Box::new(passing), first),
+        Content::Growing(growing) => BodySource::Growing(growing, first),
+        Content::Passing(passing) => BodySource::Passing(Box::new(passing), first),
     };
     Body::from_source(source, sent, Arc::clone(asked.connection))
 }
@@ -174,41 +208,8 @@ fn slice(bytes: &bytes::Bytes, first: u64, sent: Option<u64>) -> bytes::Bytes {
     bytes.slice(first..first.saturating_add(sent).min(length))
 }
 
-/// The part of the object that the request wants; only GET asks for parts (RFC 9110 section
-/// 14.2), several of them are answered with the whole.
-fn range(asked: &Asked<'_>, validators: &Validators<'_>, length: Option<u64>) -> Resolved {
-    let request = &asked.parts.headers;
-    let (Some(length), false) = (length, asked.is_head()) else { return Resolved::Whole };
-    if !conditional::range_applies(request, validators) {
-        return Resolved::Whole;
-    }
-    ByteRanges::of(request).map_or(Resolved::Whole, |ranges| ranges.resolve(length))
-}
-
-fn unsatisfiable(
-    mut headers: HeaderMap,
-    length: Option<u64>,
-    meta: &Meta,
-    outcome: Outcome,
-) -> Answer {
-    let content_range = ContentRange::Unsatisfied { length: length.unwrap_or(0) };
-    headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-    headers.remove(header::CONTENT_TYPE);
-    headers.remove(header::CONTENT_ENCODING);
-    bare(StatusCode::RANGE_NOT_SATISFIABLE, headers, meta, outcome)
-}
-
-/// A 304 carries what a 200 would, but nothing that describes a body (RFC 9110 section 15.4.5).
-fn not_modified(mut headers: HeaderMap) -> HeaderMap {
-    for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
-        headers.remove(name);
-    }
-    headers
-}
-
-fn bare(status: StatusCode, headers: HeaderMap, meta: &Meta, outcome: Outcome) -> Answer {
-    let mut answer = Answer::new(status, headers, Body::empty(), outcome);
+fn bare(status: StatusCode, headers: HeaderMap, meta: &Meta, how: How<'_>) -> Answer {
+    let mut answer = Answer::new(status, headers, Body::empty(), how.outcome);
     answer.origin = Some(Arc::clone(&meta.origin));
     answer
 }

@@ -3,7 +3,6 @@
 
 use super::answer::Answer;
 use super::body::Body;
-use super::deliver::Asked;
 use super::site::Site;
 use crate::config::CacheInfoOverride;
 use crate::nix::Class;
@@ -11,7 +10,6 @@ use crate::nix::cache_info::Overrides;
 use crate::nix::store_path::StoreDir;
 use crate::outcome::Outcome;
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 
 /// The page of a site whose origin has none.
@@ -26,21 +24,13 @@ pub(super) fn is_own(site: &Site, class: Class) -> bool {
     class == Class::CacheInfo && site.upstream.site.cache_info != CacheInfoOverride::default()
 }
 
-/// A GET for the whole object, whatever the client's request was.
-pub(super) fn plain(parts: &Parts) -> Parts {
-    let (mut plain, ()) = http::Request::new(()).into_parts();
-    plain.uri = parts.uri.clone();
-    plain.version = parts.version;
-    plain
-}
-
 /// Puts the site's own answer in place of the origin's where the config or the origin's absence
 /// asks for it.
-pub(super) fn adapt(answer: Answer, asked: &Asked<'_>, site: &Site, class: Class) -> Answer {
+pub(super) fn adapt(answer: Answer, site: &Site, class: Class) -> Answer {
     if is_own(site, class) {
-        cache_info(answer, asked, &site.upstream.site.cache_info)
+        cache_info(answer, &site.upstream.site.cache_info)
     } else if class == Class::Index && answer.status == StatusCode::NOT_FOUND {
-        landing_page(answer, asked, site)
+        landing_page(answer, site)
     } else {
         answer
     }
@@ -48,7 +38,7 @@ pub(super) fn adapt(answer: Answer, asked: &Asked<'_>, site: &Site, class: Class
 
 /// `nix-cache-info` with the overrides of the site: on top of the origin's, or of a bare one while
 /// no origin has one, so that clients do not leave the whole cache out.
-fn cache_info(answer: Answer, asked: &Asked<'_>, overrides: &CacheInfoOverride) -> Answer {
+fn cache_info(answer: Answer, overrides: &CacheInfoOverride) -> Answer {
     let from_origin = (answer.status == StatusCode::OK).then(|| answer.body.in_memory()).flatten();
     let is_missing =
         matches!(answer.outcome, Outcome::OriginFailed | Outcome::Absent | Outcome::HitAbsent);
@@ -65,21 +55,21 @@ fn cache_info(answer: Answer, asked: &Asked<'_>, overrides: &CacheInfoOverride) 
     };
     let Ok(printed) = overrides.apply(&original) else { return answer };
     let outcome = if answer.status == StatusCode::OK { answer.outcome } else { Outcome::Local };
-    let mut own = page(answer, asked, printed, "text/x-nix-cache-info");
+    let mut own = page(answer, printed, "text/x-nix-cache-info");
     own.outcome = outcome;
     own
 }
 
-fn landing_page(answer: Answer, asked: &Asked<'_>, site: &Site) -> Answer {
+fn landing_page(answer: Answer, site: &Site) -> Answer {
     let keys = site.upstream.site.trusted_public_keys.join(" ");
     let text =
         LANDING_PAGE.replace("{site}", &escape(site.name())).replace("{keys}", &escape(&keys));
-    let mut own = page(answer, asked, text, "text/html; charset=utf-8");
+    let mut own = page(answer, text, "text/html; charset=utf-8");
     own.outcome = Outcome::Local;
     own
 }
 
-fn page(answer: Answer, asked: &Asked<'_>, text: String, kind: &'static str) -> Answer {
+fn page(answer: Answer, text: String, kind: &'static str) -> Answer {
     let body = Bytes::from(text);
     let mut own = answer;
     own.status = StatusCode::OK;
@@ -87,7 +77,7 @@ fn page(answer: Answer, asked: &Asked<'_>, text: String, kind: &'static str) -> 
     own.headers.remove(header::LAST_MODIFIED);
     own.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     own.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    own.body = if asked.is_head() { Body::empty() } else { Body::whole(body) };
+    own.body = Body::whole(body);
     own
 }
 

@@ -15,7 +15,6 @@ mod answer;
 mod body;
 mod connection;
 mod deliver;
-mod host;
 mod local;
 mod site;
 mod tally;
@@ -34,13 +33,15 @@ use crate::nix::Class;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::freshness::Freshness;
+use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
 use crate::rfc::CdnLoop;
+use crate::rfc::authority::{Authority, HostError};
 use crate::telemetry::AccessLog;
 use answer::Answer;
 use arc_swap::ArcSwap;
 use deliver::Asked;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use std::sync::Arc;
 use std::time::Instant;
 use target::Target;
@@ -59,7 +60,7 @@ pub struct EngineParts {
     /// The counters.
     pub metrics: Metrics,
     /// The access log.
-    pub log: AccessLog,
+    pub log: Arc<AccessLog>,
     /// Limits on requests.
     pub limits: Limits,
     /// This instance's name in `CDN-Loop`.
@@ -74,7 +75,7 @@ pub struct Engine {
     fills: Fills,
     clock: Clock,
     metrics: Metrics,
-    log: AccessLog,
+    log: Arc<AccessLog>,
     limits: Limits,
     instance: Arc<str>,
 }
@@ -85,6 +86,8 @@ struct Routed {
     site: Arc<Site>,
     cdn_loop: HeaderValue,
     target: Target,
+    method: ReadMethod,
+    upstream: Upstream,
 }
 
 impl Engine {
@@ -134,9 +137,9 @@ impl Engine {
         }
         let tally = tally::Tally {
             started,
-            said: Some(tally::Said::of(&parts.method, &parts.uri, parts.version, &parts.headers)),
+            said: Some(tally::Said::of(&parts, self.clock.now())),
             connection: Arc::clone(connection),
-            log: self.log.clone(),
+            log: Arc::clone(&self.log),
             class: routed.as_ref().map_or(Class::Other, |routed| routed.target.class),
             site: routed.map(|routed| routed.site),
             outcome: answer.outcome,
@@ -144,46 +147,57 @@ impl Engine {
             status: answer.status,
             request_id: answer.request_id.clone(),
             bytes: 0,
-            is_cut: false,
         };
-        answer.into_response(parts.version, tally)
+        answer.into_response(&parts, tally)
     }
 
     /// Everything that is decided before the cache is asked.
     async fn route(&self, parts: &Parts) -> Result<Routed, Box<Answer>> {
-        let refused = |refusal: &policy::request::Refusal| Box::new(answer::refused(refusal));
-        let host = host::of(&parts.uri, parts.version, &parts.headers);
-        let host = host.map_err(|error| Box::new(answer::bad_host(error)))?;
-        let plan = policy::request::plan(&parts.method, &parts.headers);
-        let plan = plan.map_err(|refusal| refused(&refusal))?;
+        self.try_route(parts).await.map_err(|refusal| match refusal {
+            None => Box::new(answer::preflight()),
+            Some(refusal) => Box::new(answer::refused(refusal)),
+        })
+    }
+
+    /// The route, or the refusal; no refusal for a preflight.
+    async fn try_route(&self, parts: &Parts) -> Result<Routed, Option<Refusal>> {
+        let host = match Authority::of(&parts.uri, &parts.headers) {
+            Ok(authority) => Some(authority.host),
+            Err(HostError::Missing) if parts.version <= Version::HTTP_10 => None,
+            Err(error) => return Err(Some(error.into())),
+        };
+        let (method, upstream) = match policy::request::plan(&parts.method, &parts.headers)? {
+            Plan::Object { method, upstream } => (method, upstream),
+            Plan::Preflight => return Err(None),
+        };
         let sites = self.sites.load();
-        let site = sites.route(host.as_deref());
-        let site = site.ok_or_else(|| Box::new(answer::unknown_host()))?;
-        if plan == policy::request::Plan::Preflight {
-            return Err(Box::new(answer::preflight()));
-        }
-        let passed = CdnLoop::of(&parts.headers);
-        let passed = passed.map_err(|error| Box::new(answer::bad_loop(&error)))?;
+        let site = sites.route(host.as_deref()).ok_or(Refusal::UnknownHost)?;
+        let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
         if passed.contains(&self.instance) {
-            return Err(Box::new(answer::loops(&self.instance)));
+            return Err(Some(Refusal::Loop));
         }
-        let cdn_loop = passed.extended(&self.instance);
-        let target = target::of(&parts.uri, site, &self.cache, self.limits.path_bytes_max).await;
-        let target = target.map_err(|error| Box::new(answer::bad_target(&error)))?;
-        Ok(Routed { site: Arc::clone(site), cdn_loop, target })
+        let target = target::of(&parts.uri, site, &self.cache, self.limits.path_bytes_max).await?;
+        Ok(Routed {
+            site: Arc::clone(site),
+            cdn_loop: passed.extended(&self.instance),
+            target,
+            method,
+            upstream,
+        })
     }
 
     async fn answer(&self, parts: &Parts, routed: &Routed, connection: &Arc<Connection>) -> Answer {
         let class = routed.target.class;
-        let now = self.clock.now();
-        let asked = Asked { parts, connection, now };
-        let answer = if local::is_own(&routed.site, class) {
-            let plain = local::plain(parts);
-            self.look_up(&Asked { parts: &plain, connection, now }, routed).await
+        let empty = HeaderMap::new();
+        // Conditions and ranges of a request are not for an answer that is only raw material.
+        let (method, headers) = if local::is_own(&routed.site, class) {
+            (ReadMethod::Get, &empty)
         } else {
-            self.look_up(&asked, routed).await
+            (routed.method, &parts.headers)
         };
-        local::adapt(answer, &asked, &routed.site, class)
+        let asked = Asked { method, headers, connection, now: self.clock.now() };
+        let answer = self.look_up(&asked, routed).await;
+        local::adapt(answer, &routed.site, class)
     }
 
     async fn look_up(&self, asked: &Asked<'_>, routed: &Routed) -> Answer {
@@ -200,13 +214,13 @@ impl Engine {
         };
         let stale = match found {
             Some((found, outcome)) => match policy::freshness::judge(found.meta(), asked.now) {
-                Freshness::Fresh { .. } => return deliver::found(asked, &found, outcome),
+                Freshness::Fresh { .. } => return deliver::found(asked, &found, outcome.into()),
                 Freshness::Stale { .. } => Some(found),
             },
             None => None,
         };
-        if policy::request::is_only_if_cached(&asked.parts.headers) {
-            return answer::not_cached();
+        if routed.upstream == Upstream::StoredOnly {
+            return answer::refused(Refusal::NotStored);
         }
         let wanted = Wanted {
             upstream: Arc::clone(&routed.site.upstream),
@@ -216,7 +230,7 @@ impl Engine {
             class: routed.target.class,
             cdn_loop: routed.cdn_loop.clone(),
         };
-        if stale.is_none() && asked.is_head() && wanted.class == Class::Nar {
+        if stale.is_none() && asked.method == ReadMethod::Head && wanted.class == Class::Nar {
             return self.head(asked, &wanted).await;
         }
         self.fill(asked, wanted, stale).await
@@ -246,9 +260,20 @@ impl Engine {
                     How::NotStored => Outcome::Pass,
                     How::Confirmed => Outcome::Revalidated,
                 };
-                deliver::found(asked, &found, outcome)
+                deliver::found(
+                    asked,
+                    &found,
+                    deliver::How { outcome, upstream_status: flight.upstream_status() },
+                )
             }
-            Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent),
+            Landed::Absent(meta) => deliver::absent(
+                asked,
+                &meta,
+                deliver::How {
+                    outcome: Outcome::Absent,
+                    upstream_status: flight.upstream_status(),
+                },
+            ),
             Landed::Passing => self.pass(asked, &wanted, &flight).await,
             Landed::Failed(error) => {
                 let failed = || answer::failed(&error);
@@ -270,7 +295,7 @@ impl Engine {
         let lifetimes = &wanted.upstream.site.lifetimes;
         let now = self.clock.now();
         if policy::freshness::may_serve_stale_if_error(stale.meta(), now, lifetimes) {
-            deliver::found(asked, stale, Outcome::HitStale)
+            deliver::found(asked, stale, Outcome::HitStale.into())
         } else {
             otherwise()
         }
@@ -279,16 +304,16 @@ impl Engine {
     /// A body that cannot be kept: the first reader takes it, every other asks for itself.
     async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted, flight: &Flight) -> Answer {
         if let Some(passing) = flight.take_passing() {
-            return deliver::passing(asked, passing);
+            return deliver::passing(asked, passing, flight);
         }
         let own = self.fills.pass(wanted).await;
         match own.landed().await {
             Landed::Passing => match own.take_passing() {
-                Some(passing) => deliver::passing(asked, passing),
+                Some(passing) => deliver::passing(asked, passing, &own),
                 None => answer::fault("a body passed to nobody"),
             },
-            Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass),
-            Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent),
+            Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),
+            Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()),
             Landed::Failed(error) => answer::failed(&error),
             Landed::Streaming { .. } => answer::fault("a body that is not kept streams"),
         }

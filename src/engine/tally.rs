@@ -3,38 +3,39 @@
 
 use super::connection::{Connection, Transport};
 use super::site::Site;
+use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
-use crate::telemetry::{AccessLog, AccessRecord};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
+use crate::telemetry::{AccessLog, AccessRecord, TlsUse};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// What a request said that the log keeps.
 #[derive(Debug, Clone)]
 pub(super) struct Said {
+    timestamp: Timestamp,
     method: Method,
-    url: String,
+    uri: Uri,
     version: Version,
-    host: Option<String>,
-    referer: Option<String>,
-    user_agent: Option<String>,
-    range: Option<String>,
+    host: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
 }
 
 impl Said {
-    pub(super) fn of(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Self {
-        let text = |name: HeaderName| {
-            headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        };
+    pub(super) fn of(parts: &Parts, timestamp: Timestamp) -> Self {
+        let authority = parts.uri.authority();
+        let authority = authority.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
         Self {
-            method: method.clone(),
-            url: uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).to_owned(),
-            version,
-            host: text(header::HOST).or_else(|| uri.authority().map(ToString::to_string)),
-            referer: text(header::REFERER),
-            user_agent: text(header::USER_AGENT),
-            range: text(header::RANGE),
+            timestamp,
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            host: parts.headers.get(header::HOST).cloned().or(authority),
+            referer: parts.headers.get(header::REFERER).cloned(),
+            user_agent: parts.headers.get(header::USER_AGENT).cloned(),
         }
     }
 }
@@ -44,7 +45,7 @@ pub(super) struct Tally {
     pub(super) started: Instant,
     pub(super) said: Option<Said>,
     pub(super) connection: Arc<Connection>,
-    pub(super) log: AccessLog,
+    pub(super) log: Arc<AccessLog>,
     pub(super) site: Option<Arc<Site>>,
     pub(super) class: Class,
     pub(super) outcome: Outcome,
@@ -52,16 +53,11 @@ pub(super) struct Tally {
     pub(super) status: StatusCode,
     pub(super) request_id: String,
     pub(super) bytes: u64,
-    pub(super) is_cut: bool,
 }
 
 impl Tally {
     pub(super) fn count(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-    }
-
-    pub(super) fn cut(&mut self) {
-        self.is_cut = true;
     }
 }
 
@@ -78,29 +74,28 @@ impl Drop for Tally {
             }
         }
         let Some(said) = self.said.take() else { return };
-        let (protocol, cipher) = match &self.connection.transport {
-            Transport::Plain => (None, None),
-            Transport::Tls { protocol, cipher } => (Some(*protocol), Some(*cipher)),
+        let tls = match &self.connection.transport {
+            Transport::Plain => None,
+            Transport::Tls { protocol, cipher } => Some(TlsUse { protocol, cipher }),
         };
         self.log.record(AccessRecord {
+            timestamp: said.timestamp,
             elapsed,
             host: said.host,
             method: said.method,
             version: said.version,
+            uri: said.uri,
             referer: said.referer,
             user_agent: said.user_agent,
-            range: said.range,
-            url: said.url,
+            request_bytes: None,
             status: self.status,
-            body_bytes: self.bytes,
-            is_cut: self.is_cut,
+            response_body_bytes: self.bytes,
             outcome: self.outcome,
             site: self.site.as_ref().map(|site| Arc::from(site.name())),
-            class: self.class,
+            class: self.site.as_ref().map(|_| self.class),
             origin: self.origin.take(),
             request_id: std::mem::take(&mut self.request_id),
-            tls_protocol: protocol,
-            tls_cipher: cipher,
+            tls,
         });
     }
 }

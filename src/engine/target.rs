@@ -5,7 +5,8 @@ use crate::cache::Cache;
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
-use crate::rfc::path::{PathError, canonicalise};
+use crate::policy::request::Refusal;
+use crate::rfc::path::canonicalise;
 use http::Uri;
 use std::sync::Arc;
 
@@ -22,15 +23,6 @@ pub(super) struct Target {
     pub(super) class: Class,
 }
 
-/// A target that no origin is asked for.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TargetError {
-    #[error(transparent)]
-    Path(#[from] PathError),
-    #[error("no object of a binary cache has such a path")]
-    NotOfACache,
-}
-
 /// Makes out the target of `uri` on `site`.
 ///
 /// A query is dropped, and a path outside the grammar of a binary cache refused, unless a narinfo
@@ -40,7 +32,7 @@ pub(super) async fn of(
     site: &Site,
     cache: &Cache,
     path_bytes_max: usize,
-) -> Result<Target, TargetError> {
+) -> Result<Target, Refusal> {
     let path = canonicalise(uri.path(), path_bytes_max)?;
     let path = if path == "/" { "/index.html" } else { &*path };
     let class = classify(path);
@@ -59,6 +51,6 @@ pub(super) async fn of(
         None if cache.claim(&key).await.is_some() => {
             Ok(Target { key, path, query: None, class: Class::Nar })
         }
-        None => Err(TargetError::NotOfACache),
+        None => Err(Refusal::OutsideCache),
     }
 }

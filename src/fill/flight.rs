@@ -7,8 +7,9 @@ use super::passing::Passing;
 use crate::cache::{Found, Ticket};
 use crate::object::Meta;
 use crate::store::Growing;
+use http::HeaderValue;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,7 @@ pub struct Flight {
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
     over: CancellationToken,
+    upstream_status: OnceLock<Vec<HeaderValue>>,
 }
 
 impl Flight {
@@ -79,6 +81,15 @@ impl Flight {
     /// The body that cannot be kept, for the one reader that comes first.
     pub fn take_passing(&self) -> Option<Passing> {
         self.passing.lock().take()
+    }
+
+    /// `Cache-Status` of the caches on the way to the origin.
+    pub fn upstream_status(&self) -> &[HeaderValue] {
+        self.upstream_status.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn set_upstream_status(&self, values: Vec<HeaderValue>) {
+        self.upstream_status.get_or_init(|| values);
     }
 
     /// Waits until the leader is done, with the object published or given up.

@@ -6,16 +6,17 @@ use super::flight::{Flight, How, Landed};
 use super::passing::Passing;
 use super::steady::{Checked, Steady};
 use super::verify::{self, Expected};
-use super::{FillError, Landing, Rejection, Shared, Wanted};
+use super::{Admitted, FillError, Keep, Landing, Rejection, Shared, Wanted};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
-use crate::object::{Lifetime, Meta, Proof};
+use crate::object::{Meta, Proof};
 use crate::origin::{Answer, Ask, FetchError, Method, Response};
 use crate::policy;
+use crate::policy::response::{Coding, Times};
 use crate::store::Pending;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use std::sync::Arc;
 
 /// The end of a body that no reader sees before the whole is checked, in bytes.
@@ -26,13 +27,6 @@ const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
 /// Tries of one fill: the first, and one refetch of a body that was not what was promised.
 const TRIES_MAX: u32 = 2;
-
-/// Whether what is fetched may be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    IfAllowed,
-    Never,
-}
 
 struct Fill<'a> {
     shared: &'a Shared,
@@ -47,7 +41,7 @@ pub(super) async fn lead(landing: &Landing, wanted: Wanted, stale: Option<Found>
         shared: &landing.shared,
         flight: &landing.flight,
         wanted: &wanted,
-        keep: Keep::IfAllowed,
+        keep: Keep::IfVerified,
     };
     fill.run(stale).await;
 }
@@ -105,40 +99,64 @@ impl Fill<'_> {
 
     async fn try_once(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
         let mut ask = self.wanted.ask(Method::Get);
-        if let Some(stale) = &stale {
-            let validators = policy::revalidation::validators(stale.meta());
-            ask.if_none_match = validators.if_none_match;
-            ask.if_modified_since = validators.if_modified_since;
+        if let Some(conditions) =
+            stale.as_ref().and_then(|stale| policy::revalidation::conditions(stale.meta()))
+        {
+            ask.if_none_match = conditions.if_none_match;
+            ask.if_modified_since = conditions.if_modified_since;
         }
         let answer = self.wanted.upstream.origins.fetch(&ask).await?;
         match (answer, stale) {
             (Answer::Found(response), _) => self.found(ask, response).await,
-            (Answer::Absent(said), _) => Ok(self.absent(said).await),
-            (Answer::NotModified(said), Some(stale)) => {
-                let lifetimes = &self.wanted.upstream.site.lifetimes;
-                let meta = policy::revalidation::merge(
-                    stale.meta(),
-                    &said.headers,
-                    said.request_time,
-                    said.response_time,
-                    lifetimes,
-                );
-                let found = self.shared.cache.touch(self.flight.ticket, stale, meta).await;
-                self.flight.land(Landed::Whole { found, how: How::Confirmed });
-                Ok("confirmed")
+            (Answer::Absent { headers, origin, request_time, response_time }, _) => {
+                let times = Times { request: request_time, response: response_time };
+                Ok(self.absent(&headers, origin, times).await)
             }
-            (Answer::NotModified(said), None) => {
-                Err(self.protocol(said.origin, "304 to a request without conditions"))
+            (Answer::NotModified { headers, origin, request_time, response_time }, Some(stale)) => {
+                let times = Times { request: request_time, response: response_time };
+                self.confirmed(stale, &headers, origin, times).await
             }
-            (Answer::Changed(said), _) => {
-                Err(self.protocol(said.origin, "412 or 416 to a request for the whole object"))
+            (Answer::NotModified { origin, .. }, None) => {
+                Err(self.protocol(origin, "304 to a request without conditions"))
+            }
+            (Answer::Changed, _) => {
+                Err(self.protocol(0, "412 or 416 to a request for the whole object"))
             }
         }
     }
 
-    async fn absent(&self, said: crate::origin::Said) -> &'static str {
-        let meta = Arc::new(self.wanted.absent_meta(&said));
-        if self.keep == Keep::IfAllowed {
+    async fn confirmed(
+        &self,
+        stale: Found,
+        headers: &HeaderMap,
+        origin: usize,
+        times: Times,
+    ) -> Result<&'static str, FillError> {
+        let lifetimes = &self.wanted.upstream.site.lifetimes;
+        let merged = policy::revalidation::merge(stale.meta(), headers, times, lifetimes);
+        let Some(meta) = merged else {
+            // The 304 speaks of another object than the stored one: ask without conditions.
+            let ask = self.wanted.ask(Method::Get);
+            return match self.wanted.upstream.origins.fetch(&ask).await? {
+                Answer::Found(response) => self.found(ask, response).await,
+                Answer::Absent { headers, origin, request_time, response_time } => {
+                    let times = Times { request: request_time, response: response_time };
+                    Ok(self.absent(&headers, origin, times).await)
+                }
+                Answer::NotModified { .. } | Answer::Changed => {
+                    Err(self.protocol(origin, "304 to a request without conditions"))
+                }
+            };
+        };
+        let found = self.shared.cache.touch(self.flight.ticket, stale, meta).await;
+        self.flight.land(Landed::Whole { found, how: How::Confirmed });
+        Ok("confirmed")
+    }
+
+    async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) -> &'static str {
+        let (meta, keep) = self.wanted.absence(headers, origin, times);
+        let meta = Arc::new(meta);
+        if self.keep == Keep::IfVerified && keep == Keep::IfVerified {
             let published =
                 self.shared.cache.publish_absent(self.flight.ticket, Arc::clone(&meta)).await;
             if let Err(error) = published {
@@ -150,44 +168,30 @@ impl Fill<'_> {
     }
 
     async fn found(&self, ask: Ask, response: Response) -> Result<&'static str, FillError> {
-        if response.status != StatusCode::OK {
-            return Err(self.protocol(response.origin, "206 to a request for the whole object"));
-        }
         let wanted = self.wanted;
-        let class = wanted.class;
-        let claim = match class {
-            Class::Nar => self.shared.cache.claim(&wanted.key).await,
-            Class::Narinfo
-            | Class::Listing
-            | Class::Log
-            | Class::Debuginfo
-            | Class::Realisation
-            | Class::CacheInfo
-            | Class::Index
-            | Class::Other => None,
+        let Admitted { meta, keep, coding, upstream_status } = wanted.admit(&response)?;
+        self.flight.set_upstream_status(upstream_status);
+        let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
+        let expected = match coding {
+            Coding::Identity => {
+                let claim = self.shared.cache.claim_of_nar(&wanted.key, wanted.class).await;
+                Expected::of(&wanted.path, claim.as_ref())
+            }
+            Coding::Encoded => Expected::default(),
         };
-        let expected = Expected::of(&wanted.path, claim.as_ref());
         if let Some(length) = response.content_length {
-            expected.check_length(length).map_err(|rejection| FillError::Rejected {
-                origin: Arc::clone(&response.origin_name),
-                rejection,
-            })?;
+            expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
         }
-        let (meta, storable) = wanted.meta_of(&response);
-        let keep = match storable {
-            policy::response::Storable::Yes => self.keep,
-            policy::response::Storable::No => Keep::Never,
-        };
         let is_small = response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX);
         let checked =
             if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength };
         let upstream = Arc::clone(&wanted.upstream);
         let body = Steady::new(upstream, self.shared.metrics.clone(), ask, response, checked);
-        if is_small || verify::is_checked_whole(class) {
-            return self.whole(meta, body, expected, keep).await;
+        if is_small || verify::is_checked_whole(wanted.class) {
+            return self.whole(meta, body, expected, (keep, coding)).await;
         }
         let is_provable = body.total().is_some() || checked == Checked::ByHash;
-        let pending = if keep == Keep::IfAllowed && is_provable {
+        let pending = if keep == Keep::IfVerified && is_provable {
             self.shared.cache.begin(&wanted.key, body.total()).await
         } else {
             None
@@ -207,7 +211,7 @@ impl Fill<'_> {
         mut meta: Meta,
         mut body: Steady,
         expected: Expected,
-        keep: Keep,
+        (keep, coding): (Keep, Coding),
     ) -> Result<&'static str, FillError> {
         let mut collected = BytesMut::new();
         while let Some(piece) = body.chunk().await? {
@@ -217,12 +221,12 @@ impl Fill<'_> {
             collected.extend_from_slice(&piece);
         }
         let collected = collected.freeze();
-        let (proof, claim) = self.judge(&meta, expected, &collected)?;
+        let (proof, claim) = self.judge(&meta, expected, &collected, coding)?;
         let is_whole =
             body.total().is_some() || matches!(proof, Proof::FileHash | Proof::Signature);
         meta.proof = proof;
-        meta.lifetime = policy::response::lifetime_when_proven(meta.class, proof, meta.lifetime);
-        if keep == Keep::IfAllowed && is_whole {
+        better_lifetime(&mut meta);
+        if keep == Keep::IfVerified && is_whole {
             let ticket = self.flight.ticket;
             let kept =
                 self.shared.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
@@ -244,12 +248,13 @@ impl Fill<'_> {
         meta: &Meta,
         expected: Expected,
         body: &Bytes,
+        coding: Coding,
     ) -> Result<(Proof, Option<ClaimOf>), FillError> {
-        if meta.class == Class::CacheInfo {
+        if meta.class == Class::CacheInfo && coding == Coding::Identity {
             verify::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
         }
         let judged = if meta.class == Class::Narinfo {
-            verify::narinfo(&self.wanted.upstream, &meta.key, body)
+            verify::narinfo(&self.wanted.upstream, &meta.key, body, coding)
         } else {
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body);
             expected.check(digest.as_ref(), body.len() as u64).map(|proof| (proof, None))
@@ -277,8 +282,7 @@ impl Fill<'_> {
         meta.proof = expected
             .check(&sealed.sha256().0, sealed.length())
             .map_err(|rejection| rejected(&meta, rejection))?;
-        meta.lifetime =
-            policy::response::lifetime_when_proven(meta.class, meta.proof, meta.lifetime);
+        better_lifetime(&mut meta);
         sealed.reveal_all();
         let meta_kept = meta.clone();
         match self.shared.cache.publish(self.flight.ticket, sealed, meta, None).await {
@@ -293,6 +297,13 @@ impl Fill<'_> {
     fn protocol(&self, origin: usize, detail: &str) -> FillError {
         let origin = self.wanted.upstream.origins.name(origin);
         FillError::Fetch(FetchError::Protocol { origin, detail: detail.to_owned() })
+    }
+}
+
+/// What is proven stays fresh for longer.
+fn better_lifetime(meta: &mut Meta) {
+    if let Some(better) = policy::response::lifetime_when_proven(meta.class, meta.proof) {
+        meta.lifetime = better;
     }
 }
 

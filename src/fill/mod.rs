@@ -15,7 +15,7 @@ mod wanted;
 
 pub use flight::{Flight, How, Landed};
 pub use passing::Passing;
-pub use wanted::Wanted;
+pub use wanted::{Admitted, Keep, Wanted};
 
 use crate::cache::{Cache, Found};
 use crate::clock::Clock;

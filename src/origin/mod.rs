@@ -142,6 +142,12 @@ impl Origins {
         self.upstreams.iter().map(Upstream::health).collect()
     }
 
+    /// The name of the origin at `position`.
+    pub fn name(&self, position: usize) -> Arc<str> {
+        let upstream = self.upstreams.get(position);
+        upstream.map_or_else(|| "none".into(), |upstream| Arc::clone(&upstream.name))
+    }
+
     /// How many origins there are: positions are below this.
     pub fn len(&self) -> usize {
         self.upstreams.len()
