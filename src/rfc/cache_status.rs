@@ -1,7 +1,7 @@
 //! `Cache-Status` (RFC 9211): what this cache did with a request, in one list member. Pure.
 //! Made once an answer; the value is always a valid structured field (RFC 8941).
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use std::fmt::Write;
 
 /// The field's name.
@@ -138,14 +138,20 @@ impl<'a> CacheStatus<'a> {
         HeaderValue::try_from(self.to_text()).unwrap_or_else(|_| HeaderValue::from_static(NAME))
     }
 
-    /// Adds the member to `headers`, after those of the caches nearer to the origin, whose
-    /// members go where they are more than 1 KiB together.
-    pub fn append_to(&self, headers: &mut HeaderMap) {
-        let bytes: usize = headers.get_all(CACHE_STATUS).iter().map(HeaderValue::len).sum();
-        if bytes > UPSTREAM_BYTES_MAX {
-            headers.remove(CACHE_STATUS);
+    /// The whole field value: the members of the caches nearer to the origin, which are left
+    /// out where they are more than 1 KiB together, then the own one.
+    pub fn to_header_value_after(&self, upstream: &[HeaderValue]) -> HeaderValue {
+        let bytes: usize = upstream.iter().map(HeaderValue::len).sum();
+        if upstream.is_empty() || bytes > UPSTREAM_BYTES_MAX {
+            return self.to_header_value();
         }
-        headers.append(CACHE_STATUS, self.to_header_value());
+        let mut joined = Vec::with_capacity(bytes + 64);
+        for line in upstream {
+            joined.extend_from_slice(line.as_bytes());
+            joined.extend_from_slice(b", ");
+        }
+        joined.extend_from_slice(self.to_text().as_bytes());
+        HeaderValue::try_from(joined).unwrap_or_else(|_| self.to_header_value())
     }
 
     fn to_text(self) -> String {
@@ -238,15 +244,15 @@ mod tests {
 
     #[test]
     fn the_cache_closest_to_the_client_is_the_last_member() {
-        let mut headers = HeaderMap::new();
-        headers.append(CACHE_STATUS, HeaderValue::from_static("shield; hit"));
-        CacheStatus::forwarded(Forward::UriMiss).append_to(&mut headers);
-        let lines: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
-        assert_eq!(lines, ["shield; hit", "narthex; fwd=uri-miss"]);
-        headers.append(CACHE_STATUS, HeaderValue::from_str(&"x".repeat(1024)).unwrap());
-        CacheStatus::hit().append_to(&mut headers);
-        let lines: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
-        assert_eq!(lines, ["narthex; hit"]);
+        let miss = CacheStatus::forwarded(Forward::UriMiss);
+        let shield = HeaderValue::from_static("shield; hit");
+        assert_eq!(
+            miss.to_header_value_after(&[shield.clone(), shield.clone()]),
+            "shield; hit, shield; hit, narthex; fwd=uri-miss"
+        );
+        assert_eq!(miss.to_header_value_after(&[]), "narthex; fwd=uri-miss");
+        let long = HeaderValue::from_str(&"x".repeat(1024)).unwrap();
+        assert_eq!(miss.to_header_value_after(&[shield, long]), "narthex; fwd=uri-miss");
     }
 
     proptest! {

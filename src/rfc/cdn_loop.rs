@@ -141,7 +141,8 @@ mod tests {
         assert!(!passed.contains("abcdef"));
         assert_eq!(
             passed.extended("edge-1"),
-            "foo123.foocdn.example, barcdn.example; trace=\"abcdef\", AnotherCDN; abc=123; def=\"456\", edge-1"
+            "foo123.foocdn.example, barcdn.example; trace=\"abcdef\", \
+             AnotherCDN; abc=123; def=\"456\", edge-1"
         );
     }
 

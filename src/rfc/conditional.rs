@@ -277,7 +277,8 @@ mod tests {
             tag.map(|tag| own.insert(header::ETAG, quoted(tag).parse().unwrap()));
             changed.map(|changed| own.insert(header::LAST_MODIFIED, date(changed)));
             let mut request = HeaderMap::new();
-            for (name, list) in [(header::IF_MATCH, &if_match), (header::IF_NONE_MATCH, &if_none_match)] {
+            let lists = [(header::IF_MATCH, &if_match), (header::IF_NONE_MATCH, &if_none_match)];
+            for (name, list) in lists {
                 for tag in list.iter().flatten() {
                     request.append(&name, quoted(*tag).parse().unwrap());
                 }

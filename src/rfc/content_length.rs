@@ -67,6 +67,18 @@ mod tests {
         assert_eq!(length(&["1", "1"]), Err(ContentLengthError::Repeated { lines: 2 }));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_length_is_what_prints_back(text in "[0-9]{0,21}|[ -~]{0,6}") {
+            let stated = length(&[&text]);
+            assert_eq!(stated.is_ok(), !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+                && text.parse::<u64>().is_ok());
+            if let Ok(Some(number)) = stated {
+                assert_eq!(text.parse(), Ok(number));
+            }
+        }
+    }
+
     #[test]
     fn doubt_counts_as_a_body() {
         assert!(!announces_body(&headers(&[])));

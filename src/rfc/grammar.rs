@@ -186,7 +186,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn splitting_loses_only_separators_and_space(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn splitting_loses_only_separators_and_space(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
             for member in list_members(&bytes) {
                 assert!(!member.is_empty());
                 assert_eq!(member, trim(member));

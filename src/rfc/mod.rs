@@ -2,6 +2,7 @@
 //! configuration; never awaits, never reads a clock, holds nothing.
 
 pub mod age;
+pub mod authority;
 pub mod cache_control;
 pub mod cache_status;
 pub mod cdn_loop;
@@ -14,6 +15,7 @@ pub mod hop_by_hop;
 pub mod path;
 pub mod range;
 
+pub use authority::{Authority, HostError};
 pub use cache_control::CacheControl;
 pub use cache_status::CacheStatus;
 pub use cdn_loop::CdnLoop;
