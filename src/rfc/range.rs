@@ -137,7 +137,7 @@ impl RangeSpec {
 impl ByteSpan {
     /// Bytes of the stretch; saturates for the one that no object has.
     pub const fn length(self) -> u64 {
-        (self.last - self.first).saturating_add(1)
+        self.last.saturating_sub(self.first).saturating_add(1)
     }
 
     const fn touches(self, other: Self) -> bool {
@@ -279,10 +279,11 @@ mod tests {
         assert_eq!(resolve("bytes=0-3,4-5", 10), single(0, 5));
         assert_eq!(resolve("bytes=0-1,4-5,2-3", 10), single(0, 5));
         assert_eq!(
-            resolve("bytes=8-9,0-1,1-2", 10),
+            resolve("bytes=6-7,0-1,8-9,4-4,1-2", 10),
             Resolved::Multiple(vec![
-                ByteSpan { first: 8, last: 9 },
+                ByteSpan { first: 6, last: 9 },
                 ByteSpan { first: 0, last: 2 },
+                ByteSpan { first: 4, last: 4 },
             ])
         );
     }
