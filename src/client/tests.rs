@@ -2,9 +2,9 @@
 
 use super::*;
 use http_body_util::{BodyExt, Full};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use rustls_pki_types::PrivateKeyDer;
 use std::convert::Infallible;
@@ -50,8 +50,14 @@ async fn tls_server(protocols: &[&[u8]]) -> TlsServer {
                     let version = format!("{:?}", request.version());
                     Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from(version)))
                 });
-                let server = auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let stream = TokioIo::new(stream);
+                if is_h2 {
+                    let server = http2::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection(stream, service).await;
+                } else {
+                    let _ = http1::Builder::new().serve_connection(stream, service).await;
+                }
             });
         }
     });
