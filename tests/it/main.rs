@@ -2,3 +2,5 @@
 
 #[test]
 fn placeholder() {}
+
+mod style;
