@@ -97,10 +97,10 @@ pub(crate) fn all_sources() -> Vec<Source> {
 pub(crate) fn expect_clean(check: fn(&Source) -> Vec<Finding>) {
     let sources = all_sources();
     assert!(sources.len() > 20, "only {} sources found: is this the package?", sources.len());
-    report(sources.iter().flat_map(check).collect());
+    report(&sources.iter().flat_map(check).collect::<Vec<_>>());
 }
 
-pub(crate) fn report(findings: Vec<Finding>) {
+pub(crate) fn report(findings: &[Finding]) {
     let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
     assert!(lines.is_empty(), "{} findings:\n{}", lines.len(), lines.join("\n"));
 }

@@ -175,7 +175,7 @@ pub(crate) fn words(code: &str, word: &str) -> Vec<usize> {
 
 /// The line of an offset, counted from 1.
 pub(crate) fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count() + 1
+    text[..offset].matches('\n').count() + 1
 }
 
 /// A function: its name, its offset, and the offsets of its signature and body.
@@ -192,7 +192,12 @@ pub(crate) fn functions(code: &str) -> Vec<Function> {
     let mut found = Vec::new();
     for offset in words(code, "fn") {
         let start = offset + 2;
-        let name: String = code[start..].trim_start().chars().take_while(is_name).collect();
+        let name: String = code[start..]
+            .trim_start()
+            .bytes()
+            .take_while(|b| is_word(*b))
+            .map(char::from)
+            .collect();
         let Some(open) = body_open(bytes, start) else { continue };
         if !name.is_empty() {
             let body = open..closing(bytes, open);
@@ -200,10 +205,6 @@ pub(crate) fn functions(code: &str) -> Vec<Function> {
         }
     }
     found
-}
-
-fn is_name(character: &char) -> bool {
-    character.is_ascii_alphanumeric() || *character == '_'
 }
 
 /// The `{` of the body of the function whose signature begins at `start`; `None` for a
