@@ -68,8 +68,8 @@ def environment(folder, settings, certificate=None):
     for part in ["conf", "home", "cache"]:
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "conf" / "nix.conf").write_text(settings)
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("NIX_", "AWS_", "XDG_")) and not name.lower().endswith("_proxy")}
+    dropped = ("NIX_", "AWS_", "XDG_", "http_proxy", "https_proxy", "all_proxy")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     places = {"HOME": "home", "XDG_CACHE_HOME": "cache", "XDG_CONFIG_HOME": "conf",
               "XDG_DATA_HOME": "home", "XDG_STATE_HOME": "home", "NIX_CONF_DIR": "conf"}
     kept |= {name: str(folder / place) for name, place in places.items()}
