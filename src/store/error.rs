@@ -77,7 +77,7 @@ pub enum OpenError {
         /// The disk folder.
         path: PathBuf,
         /// What the engine said.
-        source: fjall::Error,
+        source: IndexError,
     },
 }
 

@@ -53,8 +53,8 @@ pub(super) struct Change<'a> {
 impl Index {
     /// Opens or makes the index.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let open =
-            Open::new(path).map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
+        let open = Open::new(path)
+            .map_err(|error| OpenError::Index { path: path.to_owned(), source: error.into() })?;
         Ok(Self {
             path: path.to_owned(),
             open: RwLock::new(Some(open)),

@@ -110,19 +110,14 @@ impl Store {
     /// Opens or makes the store in `disk.path`, with `disk.size` bytes as its limit. Blocking;
     /// needs a runtime, since it begins to load the eviction order and to sync in the background.
     /// Look-ups work at once. Changes nothing in a folder that is not a store of this format.
-    pub fn open(disk: &config::Disk, metrics: &Metrics, tasks: &Tasks) -> Result<Self, OpenError> {
+    pub fn open(disk: &config::Disk, metrics: Metrics, tasks: Tasks) -> Result<Self, OpenError> {
         let folder = Folder::open(&disk.path)?;
         let index = Index::open(&folder.index_path())?;
-        let failed = |error: IndexError| OpenError::Index {
-            path: folder.path().to_owned(),
-            source: match error {
-                IndexError::Engine(source) => source,
-                IndexError::Closed => fjall::Error::Unrecoverable,
-            },
-        };
-        let totals = index.access().open().and_then(index::Open::totals).map_err(failed)?;
+        let path = folder.path().to_owned();
+        let failed = |error: IndexError| OpenError::Index { path: path.clone(), source: error };
+        let totals = index.access().open().and_then(index::Open::totals).map_err(&failed)?;
         let inner = Arc::new(Inner {
-            space: Space::new(disk.size, totals.bytes, totals.objects, metrics),
+            space: Space::new(disk.size, totals.bytes, totals.objects, &metrics),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
             is_unsynced: AtomicBool::new(false),
@@ -131,21 +126,16 @@ impl Store {
             stripes: std::array::from_fn(|_| Mutex::new(())),
             last_stripe: Mutex::new(()),
             evictions: metrics.evictions.with_label_values(&["disk", "size"]),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
+            metrics,
+            tasks,
             #[cfg(test)]
             faults: tests::Faults::default(),
             index,
             folder,
         });
-        inner.finish_links().map_err(|error| match error {
-            IndexError::Engine(source) => {
-                OpenError::Index { path: inner.folder.path().to_owned(), source }
-            }
-            IndexError::Closed => OpenError::Locked { path: inner.folder.path().to_owned() },
-        })?;
-        let (weak, stop) = (Arc::downgrade(&inner), tasks.stopping());
-        let loader = tasks.clone();
+        inner.finish_links().map_err(failed)?;
+        let (tasks, stop) = (&inner.tasks, inner.tasks.stopping());
+        let (weak, loader) = (Arc::downgrade(&inner), tasks.clone());
         tasks.spawn("store load", async move {
             let loading = loader.blocking("store load", move || recover::load(&weak, &stop));
             if let Err(error) = loading.await {
