@@ -1,0 +1,5 @@
+//! `narthex demo`: everything a newcomer needs to see the edge at work, in one process.
+
+pub mod paced_body;
+pub mod s3_bucket;
+pub mod s3_origin;
