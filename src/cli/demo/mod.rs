@@ -3,3 +3,4 @@
 pub mod paced_body;
 pub mod s3_bucket;
 pub mod s3_origin;
+pub mod sample;
