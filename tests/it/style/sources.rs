@@ -90,12 +90,14 @@ fn check_expect_reasons(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Glob imports; `use super::*` in a test module is the one exception.
+/// Glob imports. `use super::*` in a test module may be one, and so may a `pub use`, which imports
+/// nothing.
 fn check_globs(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for offset in words(&source.product, "use") {
         let end = source.product[offset..].find(';').map_or(source.product.len(), |n| offset + n);
-        if source.product[offset..end].contains("::*") {
+        let is_export = source.product[..offset].ends_with("pub ");
+        if !is_export && source.product[offset..end].contains("::*") {
             findings.push(source.finding(offset, "no glob imports: name what is used"));
         }
     }
@@ -147,9 +149,11 @@ fn check_error_texts(source: &Source) -> Vec<Finding> {
         let is_code = source.code[at..].starts_with(opening);
         let text = &source.text[at + opening.len()..];
         let text = &text[..text.find("\")]").or_else(|| text.find("\",")).unwrap_or(text.len())];
-        let mut characters = text.chars();
-        let is_capital = characters.next().is_some_and(|c| c.is_ascii_uppercase())
-            && characters.next().is_some_and(|c| c.is_ascii_lowercase());
+        // a field's name (Content-Length, StoreDir) and an abbreviation keep their capitals
+        let word = text.split(' ').next().unwrap_or_default();
+        let is_capital = word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.len() > 1
+            && word.bytes().skip(1).all(|b| b.is_ascii_lowercase());
         if is_code && (is_capital || text.ends_with('.')) {
             let advice = "an error's text is lower case and has no full stop";
             findings.push(source.finding(at, advice));
@@ -210,6 +214,7 @@ fn every_relaxed_lint_has_its_reason() {
 fn imports_name_what_they_take() {
     expect_clean(check_globs);
     expect_found(check_globs, "src/x.rs", "use crate::{a::*,\n b};\n", 1);
+    expect_found(check_globs, "src/x.rs", "pub use a::*;\n", 0);
     let tests = "#[cfg(test)]\nmod tests {\n    use super::*;\n}\n";
     expect_found(check_globs, "src/x.rs", tests, 0);
 }
@@ -236,6 +241,7 @@ fn error_texts_have_one_form() {
     expect_found(check_error_texts, "src/x.rs", "#[error(\"Bad thing\")]\n", 1);
     expect_found(check_error_texts, "src/x.rs", "#[error(\"bad thing.\")]\n", 1);
     expect_found(check_error_texts, "src/x.rs", "#[error(\"SHA-256 differs\")]\n", 0);
+    expect_found(check_error_texts, "src/x.rs", "#[error(\"StoreDir is missing\")]\n", 0);
 }
 
 #[test]
