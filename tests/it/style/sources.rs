@@ -7,6 +7,18 @@ use super::{Finding, Source, expect_clean, expect_found};
 const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 70;
 const LINE_COLUMNS_MAX: usize = 100;
+/// Names of fields of HTTP and of Nix's formats that look like ordinary words.
+const FIELDS: [&str; 9] = [
+    "Age",
+    "Compression",
+    "Connection",
+    "Deriver",
+    "Expect",
+    "Host",
+    "Priority",
+    "Range",
+    "References",
+];
 
 fn check_header(source: &Source) -> Vec<Finding> {
     if source.text.starts_with("//! ") {
@@ -116,7 +128,8 @@ fn check_names(source: &Source) -> Vec<Finding> {
         findings.extend(found.map(|at| source.finding(at, "use whole words of the field")));
     }
     for function in functions(&source.product) {
-        if function.name.starts_with("get_") {
+        // std's own name for the mutable form of `get`
+        if function.name.starts_with("get_") && function.name != "get_mut" {
             findings.push(source.finding(function.offset, "a getter has no get_ before its name"));
         }
     }
@@ -150,9 +163,10 @@ fn check_error_texts(source: &Source) -> Vec<Finding> {
         let text = &source.text[at + opening.len()..];
         let text = &text[..text.find("\")]").or_else(|| text.find("\",")).unwrap_or(text.len())];
         // a field's name (Content-Length, StoreDir) and an abbreviation keep their capitals
-        let word = text.split(' ').next().unwrap_or_default();
+        let word = text.split(' ').next().unwrap_or_default().trim_end_matches(',');
         let is_capital = word.starts_with(|c: char| c.is_ascii_uppercase())
             && word.len() > 1
+            && !FIELDS.contains(&word)
             && word.bytes().skip(1).all(|b| b.is_ascii_lowercase());
         if is_code && (is_capital || text.ends_with('.')) {
             let advice = "an error's text is lower case and has no full stop";
