@@ -87,10 +87,34 @@ pub(crate) fn files(folder: &str, suffix: &str) -> Vec<String> {
     found
 }
 
-/// Every Rust file of the package.
+/// Every Rust file of the package. Files that are compiled for tests alone have no product code.
 pub(crate) fn all_sources() -> Vec<Source> {
     let paths = ["src", "tests", "benches"].iter().flat_map(|folder| files(folder, ".rs"));
-    paths.map(|path| Source::new(&path, &read(&path))).collect()
+    let mut sources: Vec<Source> = paths.map(|path| Source::new(&path, &read(&path))).collect();
+    let of_tests: Vec<String> = sources.iter().flat_map(test_modules).collect();
+    for source in &mut sources {
+        let stem = source.path.trim_end_matches(".rs");
+        if of_tests.iter().any(|t| stem == t || stem.starts_with(&format!("{t}/"))) {
+            source.product.clear();
+        }
+    }
+    sources
+}
+
+/// The modules that a file declares as `#[cfg(test)] mod name;`, as paths without `.rs`.
+fn test_modules(source: &Source) -> Vec<String> {
+    let (folder, stem) = source.path.rsplit_once('/').unwrap_or(("", &source.path));
+    let folder = match stem.trim_end_matches(".rs") {
+        "lib" | "main" | "mod" => folder.to_owned(),
+        stem => format!("{folder}/{stem}"),
+    };
+    let after = source.code.split("#[cfg(test)]").skip(1);
+    let declared = after.filter_map(|rest| {
+        let item = rest.trim_start().split_once(';')?.0;
+        let item = item.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
+        item.strip_prefix("mod ").filter(|name| !name.contains('{'))
+    });
+    declared.map(|name| format!("{folder}/{name}")).collect()
 }
 
 /// Runs a check over every source and fails with all findings at once.
@@ -115,4 +139,12 @@ pub(crate) fn expect_found(
     let found = check(&Source::new(path, text));
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(lines.len(), count, "in {text:?}: {lines:?}");
+}
+
+#[test]
+fn files_of_tests_are_told_from_the_product() {
+    let text =
+        "#[cfg(test)]\npub(crate) mod testing;\n#[cfg(test)]\nmod tests { fn f(); }\nmod a;\n";
+    assert_eq!(test_modules(&Source::new("src/x.rs", text)), ["src/x/testing"]);
+    assert_eq!(test_modules(&Source::new("src/x/mod.rs", text)), ["src/x/testing"]);
 }

@@ -7,6 +7,18 @@ use super::{Finding, Source, expect_clean, expect_found};
 const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 70;
 const LINE_COLUMNS_MAX: usize = 100;
+/// Names of fields of HTTP and of Nix's formats that look like ordinary words.
+const FIELDS: [&str; 9] = [
+    "Age",
+    "Compression",
+    "Connection",
+    "Deriver",
+    "Expect",
+    "Host",
+    "Priority",
+    "Range",
+    "References",
+];
 
 fn check_header(source: &Source) -> Vec<Finding> {
     if source.text.starts_with("//! ") {
@@ -90,12 +102,14 @@ fn check_expect_reasons(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Glob imports; `use super::*` in a test module is the one exception.
+/// Glob imports. `use super::*` in a test module may be one, and so may a `pub use`, which imports
+/// nothing.
 fn check_globs(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for offset in words(&source.product, "use") {
         let end = source.product[offset..].find(';').map_or(source.product.len(), |n| offset + n);
-        if source.product[offset..end].contains("::*") {
+        let is_export = source.product[..offset].ends_with("pub ");
+        if !is_export && source.product[offset..end].contains("::*") {
             findings.push(source.finding(offset, "no glob imports: name what is used"));
         }
     }
@@ -114,7 +128,8 @@ fn check_names(source: &Source) -> Vec<Finding> {
         findings.extend(found.map(|at| source.finding(at, "use whole words of the field")));
     }
     for function in functions(&source.product) {
-        if function.name.starts_with("get_") {
+        // std's own name for the mutable form of `get`
+        if function.name.starts_with("get_") && function.name != "get_mut" {
             findings.push(source.finding(function.offset, "a getter has no get_ before its name"));
         }
     }
@@ -147,9 +162,12 @@ fn check_error_texts(source: &Source) -> Vec<Finding> {
         let is_code = source.code[at..].starts_with(opening);
         let text = &source.text[at + opening.len()..];
         let text = &text[..text.find("\")]").or_else(|| text.find("\",")).unwrap_or(text.len())];
-        let mut characters = text.chars();
-        let is_capital = characters.next().is_some_and(|c| c.is_ascii_uppercase())
-            && characters.next().is_some_and(|c| c.is_ascii_lowercase());
+        // a field's name (Content-Length, StoreDir) and an abbreviation keep their capitals
+        let word = text.split(' ').next().unwrap_or_default().trim_end_matches(',');
+        let is_capital = word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.len() > 1
+            && !FIELDS.contains(&word)
+            && word.bytes().skip(1).all(|b| b.is_ascii_lowercase());
         if is_code && (is_capital || text.ends_with('.')) {
             let advice = "an error's text is lower case and has no full stop";
             findings.push(source.finding(at, advice));
@@ -210,6 +228,7 @@ fn every_relaxed_lint_has_its_reason() {
 fn imports_name_what_they_take() {
     expect_clean(check_globs);
     expect_found(check_globs, "src/x.rs", "use crate::{a::*,\n b};\n", 1);
+    expect_found(check_globs, "src/x.rs", "pub use a::*;\n", 0);
     let tests = "#[cfg(test)]\nmod tests {\n    use super::*;\n}\n";
     expect_found(check_globs, "src/x.rs", tests, 0);
 }
@@ -236,6 +255,7 @@ fn error_texts_have_one_form() {
     expect_found(check_error_texts, "src/x.rs", "#[error(\"Bad thing\")]\n", 1);
     expect_found(check_error_texts, "src/x.rs", "#[error(\"bad thing.\")]\n", 1);
     expect_found(check_error_texts, "src/x.rs", "#[error(\"SHA-256 differs\")]\n", 0);
+    expect_found(check_error_texts, "src/x.rs", "#[error(\"StoreDir is missing\")]\n", 0);
 }
 
 #[test]

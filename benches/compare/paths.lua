@@ -1,0 +1,35 @@
+-- wrk asks for the paths of the file named by PATHS, in turn, each thread from a place of its own,
+-- and prints at the end what it counted as one line of JSON.
+local paths = {}
+for line in io.lines(os.getenv("PATHS")) do
+   paths[#paths + 1] = line
+end
+local requests = {}
+local at = 0
+local threads = 0
+
+function setup(thread)
+   thread:set("first", threads * 977)
+   threads = threads + 1
+end
+
+function init(arguments)
+   at = first or 0
+   for number, path in ipairs(paths) do
+      requests[number] = wrk.format("GET", path)
+   end
+end
+
+function request()
+   at = at % #requests + 1
+   return requests[at]
+end
+
+function done(summary, latency)
+   local errors = summary.errors
+   io.write(string.format(
+      '\nRESULT {"requests": %d, "bytes": %d, "microseconds": %d, "faults": %d, "p99": %d}\n',
+      summary.requests, summary.bytes, summary.duration,
+      errors.connect + errors.read + errors.write + errors.status + errors.timeout,
+      latency:percentile(99)))
+end
