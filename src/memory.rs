@@ -112,13 +112,13 @@ impl Memory {
         let mut removed = 0;
         for (key, _) in &self.hot {
             if matches(&key) {
-                self.hot.invalidate(&key);
+                self.hot.invalidate(&*key);
                 removed += 1;
             }
         }
         for (key, _) in &self.absent {
             if matches(&key) {
-                self.absent.invalidate(&key);
+                self.absent.invalidate(&*key);
             }
         }
         removed

@@ -9,7 +9,7 @@ pub use fence::{Fence, Scope, Ticket};
 use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Key, Meta, NarClaim};
+use crate::object::{Key, Meta, NarClaim, Sha256};
 use crate::store::{Pending, Sealed, Store, Stored, StoredBody, WriteError};
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -208,9 +208,7 @@ impl Cache {
             let _leave = self.fence.leave(ticket, &meta.key).ok_or(PublishError::Purged)?;
             self.memory.put_absent(Arc::clone(&meta));
         }
-        if let Some(store) = &self.store {
-            store.remove(&meta.key).await;
-        }
+        self.on_disk(move |store| store.remove(&meta.key)).await;
         Ok(())
     }
 
@@ -226,9 +224,15 @@ impl Cache {
         if self.is_purged_since(ticket, &meta.key) {
             return confirmed;
         }
-        if let Some(store) = &self.store {
-            store.touch_meta(&meta).await;
-        }
+        let (touched, head) = (confirmed.clone(), Arc::clone(&meta));
+        let touch = move |store: &Store| {
+            let sha256 = match &touched {
+                Found::Hot(hot) => sha256_of(&hot.body),
+                Found::Stored(stored) => stored.sha256,
+            };
+            store.touch_meta(&head.key, sha256, &head)
+        };
+        self.on_disk(touch).await;
         if let Some(_leave) = self.fence.leave(ticket, &meta.key)
             && let Found::Hot(hot) = &confirmed
         {
@@ -247,7 +251,8 @@ impl Cache {
         if let Some(claim) = self.memory.claim(key) {
             return Some(claim);
         }
-        let claim = self.store.as_ref()?.claim(key).await?;
+        let wanted = key.clone();
+        let claim = self.on_disk(move |store| store.claim(&wanted)).await??;
         self.memory.put_claim(key.clone(), claim.clone());
         Some(claim)
     }
@@ -262,13 +267,22 @@ impl Cache {
                 self.memory.remove_matching(|key| scope.covers(key))
             }
         };
-        let Some(store) = &self.store else { return from_memory };
-        let from_disk = match &scope {
-            Scope::Key(key) => u64::from(store.remove(key).await),
-            Scope::Prefix { site, prefix } => store.remove_matching(site, prefix).await,
-            Scope::All => store.clear().await,
-        };
-        from_memory.max(from_disk)
+        let from_disk = self.on_disk(move |store| match &scope {
+            Scope::Key(key) => u64::from(store.remove(key)),
+            Scope::Prefix { site, prefix } => store.remove_matching(site, prefix),
+            Scope::All => store.clear(),
+        });
+        from_disk.await.unwrap_or(0).max(from_memory)
+    }
+
+    /// Runs `work` on a blocking thread, where there is a disk.
+    async fn on_disk<T, F>(&self, work: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> T + Send + 'static,
+    {
+        let store = self.store.clone()?;
+        self.tasks.blocking("store", move || work(&store)).await.ok()
     }
 
     /// Makes the object of `key` stale at once without dropping it; true when there was one.
@@ -297,4 +311,9 @@ impl Cache {
     pub fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
+}
+
+fn sha256_of(bytes: &[u8]) -> Sha256 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    Sha256(digest.as_ref().try_into().unwrap_or_default())
 }

@@ -14,7 +14,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 64 << 10;
@@ -185,20 +185,13 @@ impl Source {
     fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
             Self::File(file, offset) => match file.read_now(offset, max) {
-                Ok(Some(bytes)) => {
+                Some(bytes) => {
                     let next = offset + bytes.len() as u64;
                     Ok((Self::File(file, next), bytes))
                 }
-                Ok(None) | Err(_) => Err(Self::File(file, offset)),
+                None => Err(Self::File(file, offset)),
             },
-            Self::Growing(growing, offset) => match growing.read_now(offset, max) {
-                Ok(Some(bytes)) => {
-                    let next = offset + bytes.len() as u64;
-                    Ok((Self::Growing(growing, next), bytes))
-                }
-                Ok(None) | Err(_) => Err(Self::Growing(growing, offset)),
-            },
-            Self::Passing(..) => Err(self),
+            Self::Growing(..) | Self::Passing(..) => Err(self),
         }
     }
 

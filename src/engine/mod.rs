@@ -204,7 +204,7 @@ impl Engine {
         let found = match self.cache.lookup(&routed.target.key).await {
             Some(Hit::Absent(meta)) => match policy::freshness::judge(&meta, asked.now) {
                 Freshness::Fresh { .. } => {
-                    return deliver::absent(asked, &meta, Outcome::HitAbsent);
+                    return deliver::absent(asked, &meta, Outcome::HitAbsent.into());
                 }
                 Freshness::Stale { .. } => None,
             },

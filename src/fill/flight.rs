@@ -66,6 +66,7 @@ impl Flight {
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
             over: CancellationToken::new(),
+            upstream_status: OnceLock::new(),
         }
     }
 

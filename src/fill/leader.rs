@@ -186,7 +186,9 @@ impl Fill<'_> {
         let checked =
             if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength };
         let upstream = Arc::clone(&wanted.upstream);
-        let body = Steady::new(upstream, self.shared.metrics.clone(), ask, response, checked);
+        let metrics = self.shared.metrics.clone();
+        let kept = meta.headers.clone();
+        let body = Steady::new(upstream, metrics, ask, response, kept, checked);
         if is_small || verify::is_checked_whole(wanted.class) {
             return self.whole(meta, body, expected, (keep, coding)).await;
         }
@@ -280,7 +282,7 @@ impl Fill<'_> {
         }
         let sealed = pending.seal().await?;
         meta.proof = expected
-            .check(&sealed.sha256().0, sealed.length())
+            .check(&sealed.sha256.0, sealed.length)
             .map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
         sealed.reveal_all();

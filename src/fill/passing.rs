@@ -86,7 +86,7 @@ impl Passing {
     fn check(&mut self) -> Result<(), FillError> {
         let digest = self.hash.clone().finish();
         let checked = self.expected.check(digest.as_ref(), self.received);
-        checked.map_err(|rejection: Rejection| {
+        checked.map(drop).map_err(|rejection: Rejection| {
             self.held = None;
             FillError::Rejected { origin: Arc::clone(&self.meta.origin), rejection }
         })

@@ -7,9 +7,10 @@
 use super::{FillError, Rejection, Upstream};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Ask, RangeAsked, Response, ResponseBody};
-use crate::rfc::ContentRange;
+use crate::policy::continuation::{self, Begun, Tie};
+use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub(super) struct Steady {
     ask: Ask,
     body: ResponseBody,
     origin: Arc<str>,
+    headers: HeaderMap,
     etag: Option<HeaderValue>,
     checked: Checked,
     total: Option<u64>,
@@ -54,14 +56,18 @@ impl Steady {
         metrics: Metrics,
         ask: Ask,
         response: Response,
+        headers: HeaderMap,
         checked: Checked,
     ) -> Self {
-        let etag = response.headers.get(header::ETAG).filter(|etag| is_strong(etag)).cloned();
+        let etag = headers.get(header::ETAG);
+        let is_strong = |etag: &&HeaderValue| EntityTag::parse(etag).is_some_and(|e| e.is_strong());
+        let etag = etag.filter(is_strong).cloned();
         Self {
             upstream,
             metrics,
             ask,
             origin: response.origin_name,
+            headers,
             etag,
             checked,
             total: response.content_length,
@@ -158,20 +164,11 @@ impl Steady {
     }
 
     fn take_over(&mut self, response: Response, fault: FillError) -> Result<(), FillError> {
-        let etag = response.headers.get(header::ETAG);
-        let is_same = self.etag.is_some() && etag == self.etag.as_ref();
-        let is_trusted = is_same || self.checked == Checked::ByHash;
-        let skip = if response.status == StatusCode::PARTIAL_CONTENT {
-            let range = response.headers.get(header::CONTENT_RANGE);
-            let range = range.and_then(ContentRange::parse);
-            range.filter(|range| self.continues(range)).map(|_| 0)
-        } else {
-            let is_as_long = response.content_length.is_none()
-                || self.total.is_none()
-                || response.content_length == self.total;
-            is_as_long.then_some(self.received)
+        let skip = match response.status {
+            StatusCode::PARTIAL_CONTENT => self.part(&response),
+            _ => self.again_from_the_start(&response),
         };
-        let (true, Some(skip)) = (is_trusted, skip) else {
+        let Some(skip) = skip else {
             self.count("changed");
             return Err(fault);
         };
@@ -182,24 +179,28 @@ impl Steady {
         Ok(())
     }
 
-    fn continues(&self, range: &ContentRange) -> bool {
-        match range {
-            ContentRange::Part { span, length } => {
-                let is_as_long = match (length, self.total) {
-                    (Some(length), Some(total)) => *length == total,
-                    (None, _) | (_, None) => true,
-                };
-                span.first == self.received && is_as_long
-            }
-            ContentRange::Unsatisfied { .. } => false,
-        }
+    /// The bytes to skip of a 206: none, if it continues this body.
+    fn part(&self, response: &Response) -> Option<u64> {
+        let begun =
+            Begun { headers: &self.headers, length: self.total, offset: self.received };
+        let continuation = continuation::check(&begun, response.status, &response.headers).ok()?;
+        (continuation.tie == Tie::EntityTag || self.checked == Checked::ByHash).then_some(0)
+    }
+
+    /// The bytes to skip of a 200 from an origin that knows no ranges: those that came already,
+    /// if it is the same object.
+    fn again_from_the_start(&self, response: &Response) -> Option<u64> {
+        let etag = response.headers.get(header::ETAG);
+        let is_same = self.etag.is_some() && etag == self.etag.as_ref();
+        let is_as_long = match (response.content_length, self.total) {
+            (Some(now), Some(before)) => now == before,
+            (None, _) | (_, None) => true,
+        };
+        let is_trusted = is_same || self.checked == Checked::ByHash;
+        (is_trusted && is_as_long).then_some(self.received)
     }
 
     fn count(&self, result: &str) {
         self.metrics.fill_resumes.with_label_values(&[result]).inc();
     }
-}
-
-fn is_strong(etag: &HeaderValue) -> bool {
-    etag.as_bytes().first() == Some(&b'"')
 }

@@ -1,7 +1,7 @@
 //! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
 //! per origin, as long lived as it; no locks.
 
-use super::encode::encode_path;
+use crate::rfc::path::encode_path;
 use super::exchange::{Ask, FetchError};
 use super::verdict::{Dialect, Verdict};
 use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};

@@ -3,7 +3,6 @@
 //! alone, and by `app` for the self test at start.
 
 mod credentials;
-mod encode;
 pub mod exchange;
 mod fault;
 mod file;

@@ -3,7 +3,7 @@
 
 use super::OriginSetupError;
 use super::credentials::{KeyRing, Keys};
-use super::encode::encode_path;
+use crate::rfc::path::encode_path;
 use super::exchange::{Ask, FetchError, Method};
 use super::sign::{Signable, signed_fields};
 use super::verdict::{Absence, Dialect, Verdict};
