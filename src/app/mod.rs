@@ -1,13 +1,14 @@
 //! Builds everything, runs it, drains it. The building may fail, each failure with one clear
 //! error; what runs afterwards cannot. Called by `cli` and by the integration tests.
 
+mod admin;
 mod readiness;
 mod sites;
 
-use crate::admin::{Admin, AdminError};
+use crate::admin::{self as admin_door, Admin};
 use crate::cache::Cache;
-use crate::cluster::{InstanceName, NameError};
 use crate::clock::Clock;
+use crate::cluster::{InstanceName, NameError};
 use crate::config::{Config, Server};
 use crate::engine::{Engine, EngineParts, Sites};
 use crate::fill::Fills;
@@ -57,7 +58,7 @@ pub enum StartError {
     Bind(#[from] BindError),
     /// The admin listener.
     #[error(transparent)]
-    Admin(#[from] AdminError),
+    Admin(#[from] admin_door::BindError),
     /// A certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -108,13 +109,12 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let sites = Sites::new(sites::build(&config, &clock, &metrics, &tasks)?);
     let tls = tls_settings(&config.server, certificates.as_ref())?;
     let front = Front::bind(&config.server, tls)?;
-    let admin = config.admin.listen.map(|_| Admin::bind(&config.admin)).transpose()?;
+    let admin = config.admin.listen.map(Admin::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
     let store = open_store(&config, &metrics, &tasks).await?;
     let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
     let fills_max = config.server.limits.fills_max;
-    let fills =
-        Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), fills_max);
+    let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), fills_max);
     let engine = Arc::new(Engine::new(EngineParts {
         sites,
         cache: cache.clone(),
@@ -127,10 +127,11 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     }));
     let addresses = front.local_addresses();
     let admin_address = admin.as_ref().and_then(Admin::local_address);
-    let ready = Ready::new(Arc::clone(&engine), cache.clone(), tasks.stopping());
-    if let Some(admin) = admin {
+    if let Some(door) = admin {
         let purger = Purger::new(cache.clone(), metrics.clone());
-        admin.serve(ready.doors(purger, &metrics), &metrics, &tasks);
+        let ready = Ready { engine: Arc::clone(&engine), cache, stopping: tasks.stopping() };
+        let token_file = config.admin.token_file.clone();
+        door.serve(admin::parts(ready, purger, metrics.clone(), token_file), &tasks);
     }
     front.serve(handler(&engine), &metrics, &tasks);
     tasks.spawn("probe", readiness::probe(engine.sites()));
@@ -210,10 +211,7 @@ fn handler(engine: &Arc<Engine>) -> Handler<crate::engine::Body> {
     })
 }
 
-async fn certificates(
-    server: &Server,
-    tasks: &Tasks,
-) -> Result<Option<Certificates>, StartError> {
+async fn certificates(server: &Server, tasks: &Tasks) -> Result<Option<Certificates>, StartError> {
     let Some(tls) = server.tls.clone() else { return Ok(None) };
     Ok(Some(tasks.blocking("certificates", move || Certificates::load(&tls)).await??))
 }

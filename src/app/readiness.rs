@@ -1,57 +1,44 @@
 //! What the edge says of its own state: readiness for load balancers, the self test of the
 //! origins at start. Read-only; asked by the admin listener.
 
-use crate::admin::{Detail, Doors, PurgeError, PurgeReply, PurgeRequest, Readiness};
+use crate::admin::{Check, Readiness};
 use crate::cache::Cache;
 use crate::engine::{Engine, Sites};
-use crate::metrics::Metrics;
-use crate::object::Key;
-use crate::purge::{Kind, Purger};
-use futures_util::FutureExt;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// What readiness is made of.
 #[derive(Debug, Clone)]
 pub(super) struct Ready {
-    engine: Arc<Engine>,
-    cache: Cache,
-    stopping: CancellationToken,
+    pub(super) engine: Arc<Engine>,
+    pub(super) cache: Cache,
+    pub(super) stopping: CancellationToken,
 }
 
 impl Ready {
-    pub(super) fn new(engine: Arc<Engine>, cache: Cache, stopping: CancellationToken) -> Self {
-        Self { engine, cache, stopping }
-    }
-
     /// Ready while not draining. An origin in trouble, or a disk that takes no writes, is said in
-    /// the details and leaves the edge ready: it serves what it holds and passes on the rest.
-    fn report(&self) -> Readiness {
+    /// the checks and leaves the edge ready: it serves what it holds and passes on the rest.
+    pub(super) fn report(&self) -> Readiness {
         let is_draining = self.stopping.is_cancelled();
-        let mut details = vec![Detail {
-            name: "draining".to_owned(),
-            is_ok: !is_draining,
-            detail: if is_draining { "stopping" } else { "no" }.to_owned(),
-        }];
+        let draining = if is_draining { "draining" } else { "not draining" };
+        let mut checks = vec![check("process".to_owned(), !is_draining, draining.to_owned())];
         if let Some(store) = self.cache.store() {
             let health = store.health();
-            details.push(Detail {
-                name: "disk".to_owned(),
-                is_ok: health.is_writable,
-                detail: health.detail,
-            });
+            checks.push(check("disk".to_owned(), health.is_writable, health.detail));
         }
         for site in self.engine.sites().all() {
             for origin in site.upstream.origins.health() {
-                details.push(Detail {
-                    name: format!("origin {} of site {}", origin.name, site.name()),
-                    is_ok: origin.is_up,
-                    detail: origin.last_error.unwrap_or_else(|| "usable".to_owned()),
-                });
+                let name = format!("origin {} of site {}", origin.name, site.name());
+                let detail = origin.last_error.unwrap_or_else(|| "usable".to_owned());
+                checks.push(check(name, origin.is_up, detail));
             }
         }
-        Readiness { is_ready: !is_draining, details }
+        Readiness { is_ready: !is_draining, checks }
     }
+}
+
+fn check(name: String, is_ok: bool, detail: String) -> Check {
+    Check { name, is_ok, detail }
 }
 
 /// Asks every origin for `nix-cache-info`, so that wrong addresses and credentials are in the log

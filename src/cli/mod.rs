@@ -5,6 +5,7 @@ mod config;
 pub mod demo;
 mod purge;
 mod serve;
+mod tour;
 
 use crate::config::Overrides;
 use clap::{Args, Parser, Subcommand};
@@ -73,6 +74,9 @@ struct DemoArgs {
     /// Address the edge listens on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Address of its admin listener
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9145")]
+    admin: SocketAddr,
     /// End after the two journeys instead of serving on
     #[arg(long)]
     once: bool,
@@ -110,7 +114,7 @@ pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(arguments) => serve::run(&arguments.config, overrides(&arguments)),
         Command::Check(arguments) => config::check(&arguments),
-        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Demo(arguments) => tour::run(&arguments),
         Command::Purge(arguments) => purge::run(&arguments),
         Command::Config => config::print_reference(),
     }

@@ -69,8 +69,8 @@ fn purge(
 ) -> Result<String, PurgeFailure> {
     let address = address.ok_or(PurgeFailure::NoAddress)?;
     let path = token_file.ok_or(PurgeFailure::NoToken)?;
-    let token = std::fs::read_to_string(&path)
-        .map_err(|source| PurgeFailure::Token { path, source })?;
+    let token =
+        std::fs::read_to_string(&path).map_err(|source| PurgeFailure::Token { path, source })?;
     let wish = wish(arguments).to_string();
     let unreachable = |detail: String| PurgeFailure::Unreachable { address, detail };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -181,8 +181,7 @@ impl Steady {
 
     /// The bytes to skip of a 206: none, if it continues this body.
     fn part(&self, response: &Response) -> Option<u64> {
-        let begun =
-            Begun { headers: &self.headers, length: self.total, offset: self.received };
+        let begun = Begun { headers: &self.headers, length: self.total, offset: self.received };
         let continuation = continuation::check(&begun, response.status, &response.headers).ok()?;
         (continuation.tie == Tie::EntityTag || self.checked == Checked::ByHash).then_some(0)
     }

@@ -1,11 +1,11 @@
 //! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
 //! per origin, as long lived as it; no locks.
 
-use crate::rfc::path::encode_path;
 use super::exchange::{Ask, FetchError};
 use super::verdict::{Dialect, Verdict};
 use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::OutboundRequest;
+use crate::rfc::path::encode_path;
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::Empty;
 

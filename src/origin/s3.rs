@@ -3,13 +3,13 @@
 
 use super::OriginSetupError;
 use super::credentials::{KeyRing, Keys};
-use crate::rfc::path::encode_path;
 use super::exchange::{Ask, FetchError, Method};
 use super::sign::{Signable, signed_fields};
 use super::verdict::{Absence, Dialect, Verdict};
 use super::wire::{Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::OutboundRequest;
 use crate::config::{S3, S3Addressing};
+use crate::rfc::path::encode_path;
 use crate::tasks::Tasks;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::Empty;
