@@ -26,7 +26,7 @@ const SESSIONS_MAX: usize = 8 * 1024;
 /// Bytes of a certificate or key file that are read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// A certificate that ends within this is warned of.
-const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
+const EXPIRY_WARNING: Duration = Duration::from_hours(14 * 24);
 
 /// Which protocols a TLS listener offers by ALPN (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,11 +224,11 @@ fn certified_key(
         Err(PemError::NoItemsFound) => return Err(TlsError::NoKey { file: key.clone() }),
         Err(source) => return Err(TlsError::Pem { file: key.clone(), source }),
     };
-    CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
-        RustlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            TlsError::Mismatch { certificate: certificate.clone(), key: key.clone() }
+    CertifiedKey::from_der(chain, private, provider).map_err(|source| {
+        if source == RustlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) {
+            return TlsError::Mismatch { certificate: certificate.clone(), key: key.clone() };
         }
-        source => TlsError::BadKey { file: key.clone(), source },
+        TlsError::BadKey { file: key.clone(), source }
     })
 }
 
