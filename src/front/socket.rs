@@ -160,8 +160,9 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.has_remaining() {
-            let bytes = this.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&this.ahead.split_to(bytes));
+            let bytes = this.ahead.split_to(this.ahead.len().min(buffer.remaining()));
+            this.watch.read(&bytes);
+            buffer.put_slice(&bytes);
             if this.ahead.is_empty() {
                 this.ahead = BytesMut::new();
             }
@@ -169,8 +170,9 @@ impl AsyncRead for Socket {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
-            this.watch.read();
+        match buffer.filled().get(before..) {
+            None | Some([]) => {}
+            Some(bytes) => this.watch.read(bytes),
         }
         Poll::Ready(Ok(()))
     }

@@ -84,8 +84,8 @@ struct State {
     requests: u32,
     /// Answers whose last piece the client has not made room for.
     waiting: u32,
-    /// Bytes came while a request was under way: they begin the next one.
-    has_read_ahead: bool,
+    /// The last bytes read: a head ends with an empty line, so others belong to the next head.
+    tail: [u8; 3],
     head_since: Option<Instant>,
     idle_since: Instant,
     blocked_since: Option<Instant>,
@@ -101,7 +101,7 @@ impl Watch {
             version: Version::Http1,
             requests: 0,
             waiting: 0,
-            has_read_ahead: false,
+            tail: *b"\n\r\n",
             head_since: Some(now),
             idle_since: now,
             blocked_since: None,
@@ -122,15 +122,17 @@ impl Watch {
         }
     }
 
-    /// Bytes came from the client.
-    pub(super) fn read(&self) {
+    /// Bytes came from the client, TLS taken off.
+    pub(super) fn read(&self, bytes: &[u8]) {
         let mut state = self.state.lock();
         if state.version == Version::Http2 {
             return;
         }
-        if state.requests > 0 {
-            state.has_read_ahead = true;
-        } else if state.head_since.is_none() {
+        for &byte in bytes.get(bytes.len().saturating_sub(3)..).unwrap_or_default() {
+            let [_, second, third] = state.tail;
+            state.tail = [second, third, byte];
+        }
+        if state.requests == 0 && state.head_since.is_none() {
             state.head_since = Some(Instant::now());
         }
     }
@@ -161,7 +163,6 @@ impl Watch {
         let mut state = self.state.lock();
         state.requests += 1;
         state.head_since = None;
-        state.has_read_ahead = false;
     }
 
     /// A request's answer is finished or abandoned.
@@ -175,7 +176,7 @@ impl Watch {
         if state.requests == 0 {
             let now = Instant::now();
             state.idle_since = now;
-            state.head_since = state.has_read_ahead.then_some(now);
+            state.head_since = state.is_within_head().then_some(now);
         }
     }
 
@@ -212,6 +213,11 @@ impl Watch {
 }
 
 impl State {
+    /// Whether what was read ends within a head (RFC 9112 section 2.2 allows LF alone).
+    fn is_within_head(&self) -> bool {
+        !matches!(self.tail, [b'\n', b'\r', b'\n'] | [_, b'\n', b'\n'])
+    }
+
     fn is_answering(&self) -> bool {
         self.requests > 0 || self.blocked_since.is_some()
     }
@@ -366,7 +372,7 @@ mod tests {
         request.finished();
         drop(request);
         assert_eq!(fault(&watch), Some(Fault::Idle));
-        watch.read();
+        watch.read(b"G");
         assert_eq!(fault(&watch), Some(Fault::RequestHead));
     }
 
@@ -374,17 +380,27 @@ mod tests {
     fn further_bytes_of_a_head_do_not_prolong_it() {
         let (watch, _) = watch();
         let first = watch.due();
-        watch.read();
+        watch.read(b"GET");
         assert_eq!(watch.due(), first);
     }
 
     #[test]
     fn half_a_request_sent_ahead_is_a_head_begun() {
-        let (watch, _) = watch();
-        let request = UnderWay::begin(&watch);
-        watch.read();
-        drop(request);
-        assert_eq!(fault(&watch), Some(Fault::RequestHead));
+        for (pieces, expected) in [
+            (&["GET / HTTP/1.1\r\n\r\n"][..], Fault::Idle),
+            (&["GET / HTTP/1.1\r\n\r", "\n"], Fault::Idle),
+            (&["GET / HTTP/1.1\n\n"], Fault::Idle),
+            (&["GET / HTTP/1.1\r\n\r\nG"], Fault::RequestHead),
+            (&["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n"], Fault::RequestHead),
+        ] {
+            let (watch, _) = watch();
+            let (first, others) = pieces.split_first().unwrap();
+            watch.read(first.as_bytes());
+            let request = UnderWay::begin(&watch);
+            others.iter().for_each(|piece| watch.read(piece.as_bytes()));
+            drop(request);
+            assert_eq!(fault(&watch), Some(expected), "{pieces:?}");
+        }
     }
 
     #[test]
@@ -434,7 +450,7 @@ mod tests {
     fn http2_frames_are_no_heads() {
         let (watch, _) = watch();
         watch.speaks(Version::Http2);
-        watch.read();
+        watch.read(b"\0");
         assert_eq!(fault(&watch), Some(Fault::Idle));
     }
 

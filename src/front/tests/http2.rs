@@ -73,8 +73,10 @@ async fn a_cut_body_resets_its_stream_and_the_others_go_on() {
     let edge = Edge::start(&server());
     let (mut sender, _connection) = client(&edge).await;
     for path in ["/cut", "/cut?length", "/panic-in-body"] {
-        let response = sender.send_request(get(&edge, path)).await.unwrap();
-        assert!(response.into_body().collect().await.is_err(), "{path}");
+        // The reset may overtake the head.
+        if let Ok(response) = sender.send_request(get(&edge, path)).await {
+            assert!(response.into_body().collect().await.is_err(), "{path}");
+        }
     }
     let response = sender.send_request(get(&edge, "/panic")).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
