@@ -51,6 +51,8 @@ pub struct Metrics {
     pub connections_refused: IntCounterVec,
     /// Requests refused before any work, by reason.
     pub requests_refused: IntCounterVec,
+    /// Requests that ended in a panic; each is a fault of Narthex.
+    pub request_panics: IntCounter,
     /// Purges carried out, by scope.
     pub purges: IntCounterVec,
     /// Access-log records dropped since the log could not keep up.
@@ -169,6 +171,10 @@ impl Metrics {
                 "narthex_requests_refused_total",
                 "Requests refused before any work.",
                 &["reason"],
+            )?,
+            request_panics: counter(
+                "narthex_request_panics_total",
+                "Requests that ended in a panic; each is a fault of Narthex.",
             )?,
             purges: counters("narthex_purges_total", "Purges carried out.", &["scope"])?,
             access_log_dropped: counter(
