@@ -81,7 +81,7 @@ impl Memory {
     }
 
     /// The remembered absence of `key`.
-    pub fn get_absent(&self, key: &Key) -> Option<Arc<Meta>> {
+    pub fn absent(&self, key: &Key) -> Option<Arc<Meta>> {
         self.absent.get(key)
     }
 
@@ -187,9 +187,9 @@ mod tests {
         let memory = memory(1 << 20, 1 << 20);
         let key = Key::new("s", "/a", None);
         memory.put_absent(meta("/a"));
-        assert!(memory.get_absent(&key).is_some());
+        assert!(memory.absent(&key).is_some());
         memory.put(hot("/a", 10));
-        assert!(memory.get_absent(&key).is_none());
+        assert!(memory.absent(&key).is_none());
         assert!(memory.get(&key).is_some());
         memory.put_absent(meta("/a"));
         assert!(memory.get(&key).is_none());
@@ -227,6 +227,6 @@ mod tests {
         memory.put_absent(meta("/log/c"));
         assert_eq!(memory.remove_matching(|key| key.path().starts_with("/log/")), 1);
         assert!(memory.get(&Key::new("s", "/b", None)).is_some());
-        assert!(memory.get_absent(&Key::new("s", "/log/c", None)).is_none());
+        assert!(memory.absent(&Key::new("s", "/log/c", None)).is_none());
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::nix::Class;
 use crate::outcome::Outcome;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -64,124 +65,118 @@ const SECONDS: &[f64] = &[
     5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
+/// What a metric is called, what it says and how it is split.
+struct Definition {
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+}
+
+const fn define(
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+) -> Definition {
+    Definition { name, help, labels }
+}
+
+const REQUESTS: Definition =
+    define("narthex_requests_total", "Requests answered.", &["site", "class", "outcome"]);
+const RESPONSE_BYTES: Definition = define(
+    "narthex_response_bytes_total",
+    "Body bytes sent to clients.",
+    &["site", "class", "outcome"],
+);
+const REQUEST_SECONDS: Definition = define(
+    "narthex_request_seconds",
+    "Seconds from a request's head to the end of its answer.",
+    &["site", "class"],
+);
+const ORIGIN_REQUESTS: Definition = define(
+    "narthex_origin_requests_total",
+    "Requests that left for an origin, retries included.",
+    &["origin", "class", "status"],
+);
+const ORIGIN_BYTES: Definition =
+    define("narthex_origin_bytes_total", "Body bytes received from origins.", &["origin", "class"]);
+const ORIGIN_FIRST_BYTE_SECONDS: Definition = define(
+    "narthex_origin_first_byte_seconds",
+    "Seconds from a request to an origin until its head.",
+    &["origin"],
+);
+const ORIGIN_UP: Definition =
+    define("narthex_origin_up", "Whether the origin's last answer was usable.", &["origin"]);
+const STORED_BYTES: Definition = define("narthex_stored_bytes", "Bytes stored.", &["tier"]);
+const STORED_OBJECTS: Definition = define("narthex_stored_objects", "Objects stored.", &["tier"]);
+const EVICTIONS: Definition =
+    define("narthex_evictions_total", "Objects evicted.", &["tier", "reason"]);
+const FILLS: Definition = define("narthex_fills_total", "Fills ended.", &["class", "result"]);
+const FILL_RESUMES: Definition = define(
+    "narthex_fill_resumes_total",
+    "Tries to take up a body again after its origin broke off.",
+    &["result"],
+);
+const FILLS_RUNNING: Definition = define("narthex_fills_running", "Fills under way.", &[]);
+const REJECTED_BODIES: Definition = define(
+    "narthex_rejected_bodies_total",
+    "Bodies that did not match what was promised; none of them is stored.",
+    &["origin", "reason"],
+);
+const DAMAGED_OBJECTS: Definition =
+    define("narthex_damaged_objects_total", "Stored objects found damaged and dropped.", &["tier"]);
+const STORE_ERRORS: Definition =
+    define("narthex_store_errors_total", "Errors of the disk tier.", &["operation"]);
+const CONNECTIONS: Definition =
+    define("narthex_connections", "Open client connections.", &["door"]);
+const CONNECTIONS_REFUSED: Definition = define(
+    "narthex_connections_refused_total",
+    "Client connections closed for a limit or a fault of the client.",
+    &["reason"],
+);
+const REQUESTS_REFUSED: Definition =
+    define("narthex_requests_refused_total", "Requests refused before any work.", &["reason"]);
+const REQUEST_PANICS: Definition = define(
+    "narthex_request_panics_total",
+    "Requests that ended in a panic; each is a fault of Narthex.",
+    &[],
+);
+const PURGES: Definition = define("narthex_purges_total", "Purges carried out.", &["scope"]);
+const ACCESS_LOG_DROPPED: Definition = define(
+    "narthex_access_log_dropped_total",
+    "Access-log records dropped since the log could not keep up.",
+    &[],
+);
+
 impl Metrics {
     /// Registers every metric.
     ///
     /// Fails only where two share a name, which the tests of this file exclude.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let vector = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(vector.clone()))?;
-            Ok::<_, prometheus::Error>(vector)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let vector = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(vector.clone()))?;
-            Ok::<_, prometheus::Error>(vector)
-        };
-        let seconds = |name: &str, help: &str, labels: &[&str]| {
-            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-            let vector = HistogramVec::new(options, labels)?;
-            registry.register(Box::new(vector.clone()))?;
-            Ok::<_, prometheus::Error>(vector)
-        };
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
+        let registrar = Registrar(Registry::new());
         Ok(Self {
-            requests: counters(
-                "narthex_requests_total",
-                "Requests answered.",
-                &["site", "class", "outcome"],
-            )?,
-            response_bytes: counters(
-                "narthex_response_bytes_total",
-                "Body bytes sent to clients.",
-                &["site", "class", "outcome"],
-            )?,
-            request_seconds: seconds(
-                "narthex_request_seconds",
-                "Seconds from a request's head to the end of its answer.",
-                &["site", "class"],
-            )?,
-            origin_requests: counters(
-                "narthex_origin_requests_total",
-                "Requests that left for an origin, retries included.",
-                &["origin", "class", "status"],
-            )?,
-            origin_bytes: counters(
-                "narthex_origin_bytes_total",
-                "Body bytes received from origins.",
-                &["origin", "class"],
-            )?,
-            origin_first_byte_seconds: seconds(
-                "narthex_origin_first_byte_seconds",
-                "Seconds from a request to an origin until its head.",
-                &["origin"],
-            )?,
-            origin_up: gauges(
-                "narthex_origin_up",
-                "Whether the origin's last answer was usable.",
-                &["origin"],
-            )?,
-            stored_bytes: gauges("narthex_stored_bytes", "Bytes stored.", &["tier"])?,
-            stored_objects: gauges("narthex_stored_objects", "Objects stored.", &["tier"])?,
-            evictions: counters(
-                "narthex_evictions_total",
-                "Objects evicted.",
-                &["tier", "reason"],
-            )?,
-            fills: counters("narthex_fills_total", "Fills ended.", &["class", "result"])?,
-            fill_resumes: counters(
-                "narthex_fill_resumes_total",
-                "Tries to take up a body again after its origin broke off.",
-                &["result"],
-            )?,
-            fills_running: gauge("narthex_fills_running", "Fills under way.")?,
-            rejected_bodies: counters(
-                "narthex_rejected_bodies_total",
-                "Bodies that did not match what was promised; none of them is stored.",
-                &["origin", "reason"],
-            )?,
-            damaged_objects: counters(
-                "narthex_damaged_objects_total",
-                "Stored objects found damaged and dropped.",
-                &["tier"],
-            )?,
-            store_errors: counters(
-                "narthex_store_errors_total",
-                "Errors of the disk tier.",
-                &["operation"],
-            )?,
-            connections: gauges("narthex_connections", "Open client connections.", &["door"])?,
-            connections_refused: counters(
-                "narthex_connections_refused_total",
-                "Client connections closed for a limit or a fault of the client.",
-                &["reason"],
-            )?,
-            requests_refused: counters(
-                "narthex_requests_refused_total",
-                "Requests refused before any work.",
-                &["reason"],
-            )?,
-            request_panics: counter(
-                "narthex_request_panics_total",
-                "Requests that ended in a panic; each is a fault of Narthex.",
-            )?,
-            purges: counters("narthex_purges_total", "Purges carried out.", &["scope"])?,
-            access_log_dropped: counter(
-                "narthex_access_log_dropped_total",
-                "Access-log records dropped since the log could not keep up.",
-            )?,
-            registry,
+            requests: registrar.counters(&REQUESTS)?,
+            response_bytes: registrar.counters(&RESPONSE_BYTES)?,
+            request_seconds: registrar.seconds(&REQUEST_SECONDS)?,
+            origin_requests: registrar.counters(&ORIGIN_REQUESTS)?,
+            origin_bytes: registrar.counters(&ORIGIN_BYTES)?,
+            origin_first_byte_seconds: registrar.seconds(&ORIGIN_FIRST_BYTE_SECONDS)?,
+            origin_up: registrar.gauges(&ORIGIN_UP)?,
+            stored_bytes: registrar.gauges(&STORED_BYTES)?,
+            stored_objects: registrar.gauges(&STORED_OBJECTS)?,
+            evictions: registrar.counters(&EVICTIONS)?,
+            fills: registrar.counters(&FILLS)?,
+            fill_resumes: registrar.counters(&FILL_RESUMES)?,
+            fills_running: registrar.gauge(&FILLS_RUNNING)?,
+            rejected_bodies: registrar.counters(&REJECTED_BODIES)?,
+            damaged_objects: registrar.counters(&DAMAGED_OBJECTS)?,
+            store_errors: registrar.counters(&STORE_ERRORS)?,
+            connections: registrar.gauges(&CONNECTIONS)?,
+            connections_refused: registrar.counters(&CONNECTIONS_REFUSED)?,
+            requests_refused: registrar.counters(&REQUESTS_REFUSED)?,
+            request_panics: registrar.counter(&REQUEST_PANICS)?,
+            purges: registrar.counters(&PURGES)?,
+            access_log_dropped: registrar.counter(&ACCESS_LOG_DROPPED)?,
+            registry: registrar.0,
         })
     }
 
@@ -196,6 +191,40 @@ impl Metrics {
     pub fn answered(&self, site: &str, class: Class, outcome: Outcome) -> (IntCounter, IntCounter) {
         let labels = &[site, class.as_str(), outcome.as_str()];
         (self.requests.with_label_values(labels), self.response_bytes.with_label_values(labels))
+    }
+}
+
+/// Makes metrics and enters each in the registry.
+struct Registrar(Registry);
+
+impl Registrar {
+    fn counters(&self, what: &Definition) -> Result<IntCounterVec, prometheus::Error> {
+        self.entered(IntCounterVec::new(Opts::new(what.name, what.help), what.labels)?)
+    }
+
+    fn gauges(&self, what: &Definition) -> Result<IntGaugeVec, prometheus::Error> {
+        self.entered(IntGaugeVec::new(Opts::new(what.name, what.help), what.labels)?)
+    }
+
+    fn seconds(&self, what: &Definition) -> Result<HistogramVec, prometheus::Error> {
+        let options = HistogramOpts::new(what.name, what.help).buckets(SECONDS.to_vec());
+        self.entered(HistogramVec::new(options, what.labels)?)
+    }
+
+    fn counter(&self, what: &Definition) -> Result<IntCounter, prometheus::Error> {
+        self.entered(IntCounter::new(what.name, what.help)?)
+    }
+
+    fn gauge(&self, what: &Definition) -> Result<IntGauge, prometheus::Error> {
+        self.entered(IntGauge::new(what.name, what.help)?)
+    }
+
+    fn entered<M>(&self, metric: M) -> Result<M, prometheus::Error>
+    where
+        M: Collector + Clone + 'static,
+    {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
     }
 }
 

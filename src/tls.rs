@@ -2,6 +2,7 @@
 //! start and again on SIGHUP; a handshake sees the old set or the new one, never a mixture. Lives
 //! as long as the listeners; lock-free; called by the assembly and, through rustls, by the doors.
 
+use crate::clock::{Clock, Timestamp};
 use crate::config::{CertificateFiles, Tls};
 use arc_swap::ArcSwap;
 use rustls::client::WebPkiServerVerifier;
@@ -19,7 +20,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// TLS 1.2 sessions kept for clients that resume by id; the others carry tickets.
 const SESSIONS_MAX: usize = 8 * 1024;
@@ -245,7 +246,7 @@ fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn warn_of_expiry(files: &CertificateFiles, key: &CertifiedKey, provider: &Arc<CryptoProvider>) {
     let certificate = files.certificate.display();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = Clock::System.now().since(Timestamp::from_secs(0));
     match validity(key, now, provider) {
         Validity::Expired => tracing::warn!(
             %certificate, "this certificate has expired; clients will refuse it: renew it"

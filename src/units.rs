@@ -265,7 +265,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC{0,20}", near in "[0-9]{0,22}[dhmsMKiBunG. -]{0,4}[0-9]{0,3}s?") {
+        fn no_text_panics(
+            text in "\\PC{0,20}",
+            near in "[0-9]{0,22}[dhmsMKiBunG. -]{0,4}[0-9]{0,3}s?",
+        ) {
             let _ = (parse_size(&text), parse_duration(&text));
             let _ = (parse_size(&near), parse_duration(&near));
         }

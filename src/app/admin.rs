@@ -42,16 +42,16 @@ async fn purge(
         PurgeMode::Hard => Kind::Hard,
         PurgeMode::Soft => Kind::Soft,
     };
-    let purged = match (request.scope, kind) {
+    let count = match (request.scope, kind) {
         (PurgeScope::Paths(paths), kind) => {
             let site = site_of(engine, request.site)?;
             let keys = paths.iter().map(|path| key(&site, path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
-            let mut purged = 0;
+            let mut count = 0;
             for key in keys {
-                purged += purger.object(key, kind).await;
+                count += purger.object(key, kind).await;
             }
-            purged
+            count
         }
         (PurgeScope::Prefix(_) | PurgeScope::All, Kind::Soft) => {
             let detail = "soft purges take paths; leave out \"soft\", or name the paths".to_owned();
@@ -62,7 +62,7 @@ async fn purge(
         }
         (PurgeScope::All, Kind::Hard) => purger.all().await,
     };
-    Ok(PurgeReply { purged })
+    Ok(PurgeReply { purged: count })
 }
 
 /// The site that was named, or the only one there is.

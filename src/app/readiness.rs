@@ -21,24 +21,28 @@ impl Ready {
     pub(super) fn report(&self) -> Readiness {
         let is_draining = self.stopping.is_cancelled();
         let draining = if is_draining { "draining" } else { "not draining" };
-        let mut checks = vec![check("process".to_owned(), !is_draining, draining.to_owned())];
+        let mut checks = vec![Check {
+            name: "process".to_owned(),
+            is_ok: !is_draining,
+            detail: draining.to_owned(),
+        }];
         if let Some(store) = self.cache.store() {
             let health = store.health();
-            checks.push(check("disk".to_owned(), health.is_writable, health.detail));
+            checks.push(Check {
+                name: "disk".to_owned(),
+                is_ok: health.is_writable,
+                detail: health.detail,
+            });
         }
         for site in self.engine.sites().all() {
             for origin in site.upstream.origins.health() {
                 let name = format!("origin {} of site {}", origin.name, site.name());
                 let detail = origin.last_error.unwrap_or_else(|| "usable".to_owned());
-                checks.push(check(name, origin.is_up, detail));
+                checks.push(Check { name, is_ok: origin.is_up, detail });
             }
         }
         Readiness { is_ready: !is_draining, checks }
     }
-}
-
-fn check(name: String, is_ok: bool, detail: String) -> Check {
-    Check { name, is_ok, detail }
 }
 
 /// Asks every origin for `nix-cache-info`, so that wrong addresses and credentials are in the log

@@ -93,7 +93,7 @@ impl Cache {
         if let Some(hot) = self.memory.get(key) {
             return Some(Hit::Memory(Found::Hot(hot)));
         }
-        self.memory.get_absent(key).map(Hit::Absent)
+        self.memory.absent(key).map(Hit::Absent)
     }
 
     /// Looks in memory, then on disk; a small object found on disk becomes hot.

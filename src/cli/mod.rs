@@ -112,7 +112,7 @@ struct PurgeArgs {
 /// Runs the command that the arguments of the process name.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(arguments) => serve::run(&arguments.config, overrides(&arguments)),
+        Command::Serve(arguments) => serve::run(&arguments.config, &overrides(&arguments)),
         Command::Check(arguments) => config::check(&arguments),
         Command::Demo(arguments) => tour::run(&arguments),
         Command::Purge(arguments) => purge::run(&arguments),

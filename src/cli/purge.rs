@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long the edge may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// Bytes of its reply that are read.
 const REPLY_BYTES_MAX: usize = 64 << 10;
 

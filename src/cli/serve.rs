@@ -20,7 +20,7 @@ enum ServeError {
 }
 
 /// `narthex serve`.
-pub(super) fn run(arguments: &ConfigArgs, flags: Overrides) -> ExitCode {
+pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
     let loaded = match load(arguments.config.as_deref(), flags.clone()) {
         Ok(loaded) => loaded,
         Err(error) => return report(&error),
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &ConfigArgs, flags: Overrides) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let served = runtime.block_on(serve(loaded, arguments.config.as_deref(), &flags));
+    let served = runtime.block_on(serve(loaded, arguments.config.as_deref(), flags));
     runtime.shutdown_background();
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,11 +51,8 @@ pub(super) fn run(arguments: &ConfigArgs, flags: Overrides) -> ExitCode {
 async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result<(), ServeError> {
     let mut signals = Signals::new()?;
     let running = app::start(loaded.config, Surroundings::default()).await?;
-    loop {
-        match signals.next().await {
-            Told::Reload => reload(&running, file, flags).await,
-            Told::Stop => break,
-        }
+    while let Told::Reload = signals.next().await {
+        reload(&running, file, flags).await;
     }
     tracing::info!("stopping: answers under way may end");
     tokio::select! {

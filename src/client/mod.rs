@@ -146,7 +146,7 @@ impl Client {
                 .await
                 .map_err(|_| ClientError::FirstByte(self.first_byte))?,
         };
-        let (head, body) = response.map_err(failure)?.into_parts();
+        let (head, body) = response.map_err(|error| failure(&error))?.into_parts();
         if let Err(detail) = check_head(&head) {
             if let Some(connected) = connection.connection_metadata().as_ref() {
                 connected.poison();
@@ -189,11 +189,11 @@ async fn connected(connection: &mut CaptureConnection) {
     connection.wait_for_connection_metadata().await;
 }
 
-fn failure(error: PoolError) -> ClientError {
+fn failure(error: &PoolError) -> ClientError {
     if error.is_connect() {
-        ClientError::Connect(Box::new(Chain::of(&error)))
+        ClientError::Connect(Box::new(Chain::of(error)))
     } else {
-        ClientError::Broken(Box::new(Chain::of(&error)))
+        ClientError::Broken(Box::new(Chain::of(error)))
     }
 }
 

@@ -58,7 +58,8 @@ pub struct Loaded {
 pub enum ReadError {
     /// There is no such file.
     #[error(
-        "{file}: there is no such file; write one (narthex config prints every setting), or leave --config and NARTHEX_CONFIG out for the defaults"
+        "{file}: there is no such file; write one (narthex config prints every setting), \
+         or leave --config and NARTHEX_CONFIG out for the defaults"
     )]
     Missing {
         /// Its path.

@@ -33,7 +33,7 @@ pub(super) struct Asked<'a> {
 enum Content<'a> {
     Found(&'a Found),
     Growing(Growing),
-    Passing(Passing),
+    Passing(Box<Passing>),
     /// For HEAD, where there is no body to read.
     Nothing,
 }
@@ -86,7 +86,7 @@ pub(super) fn passing(asked: &Asked<'_>, passing: Passing, flight: &Flight) -> A
     let how = How { outcome: Outcome::Pass, upstream_status: flight.upstream_status() };
     let meta = Arc::clone(&passing.meta);
     let length = passing.length();
-    object(asked, &meta, length, Content::Passing(passing), how)
+    object(asked, &meta, length, Content::Passing(Box::new(passing)), how)
 }
 
 /// Says that there is no such object.
@@ -196,7 +196,7 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
             StoredBody::File(file) => BodySource::File(Arc::clone(file), first),
         },
         Content::Growing(growing) => BodySource::Growing(growing, first),
-        Content::Passing(passing) => BodySource::Passing(Box::new(passing), first),
+        Content::Passing(passing) => BodySource::Passing(passing, first),
     };
     Body::from_source(source, sent, Arc::clone(asked.connection))
 }

@@ -198,13 +198,11 @@ impl Fill<'_> {
         } else {
             None
         };
-        match pending {
-            Some(pending) => self.stream(meta, body, expected, pending).await,
-            None => {
-                self.flight.land_passing(Passing::new(Arc::new(meta), body, expected));
-                Ok("passed")
-            }
-        }
+        let Some(pending) = pending else {
+            self.flight.land_passing(Passing::new(Arc::new(meta), body, expected));
+            return Ok("passed");
+        };
+        self.stream(meta, body, expected, pending).await
     }
 
     /// A body that no reader sees before all of it is here and checked.

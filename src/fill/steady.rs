@@ -136,7 +136,8 @@ impl Steady {
         if !may_continue || self.resumes_left == 0 {
             return Err(fault);
         }
-        tracing::info!(path = %self.ask.path, at = self.received, error = %fault, "resuming a body");
+        let (path, at) = (&self.ask.path, self.received);
+        tracing::info!(%path, at, error = %fault, "resuming a body");
         while self.resumes_left > 0 {
             self.resumes_left -= 1;
             let ask = Ask {

@@ -96,23 +96,19 @@ impl Wanted {
     pub fn absence(&self, headers: &HeaderMap, origin: usize, times: Times) -> (Meta, Keep) {
         let lifetimes = &self.upstream.site.lifetimes;
         let origin = self.upstream.origins.name(origin);
-        match policy::response::admit_absence(headers, times, lifetimes) {
-            Some(admission) => {
-                let meta = self.meta(StatusCode::NOT_FOUND, &origin, times, &admission);
-                (meta, Keep::IfVerified)
-            }
-            None => {
-                let unkept = Admission {
-                    headers: HeaderMap::new(),
-                    lifetime: Lifetime::Seconds(0),
-                    age_at_response: 0,
-                    length: None,
-                    coding: Coding::Identity,
-                    upstream_cache_status: Vec::new(),
-                };
-                (self.meta(StatusCode::NOT_FOUND, &origin, times, &unkept), Keep::Never)
-            }
+        if let Some(admission) = policy::response::admit_absence(headers, times, lifetimes) {
+            let meta = self.meta(StatusCode::NOT_FOUND, &origin, times, &admission);
+            return (meta, Keep::IfVerified);
         }
+        let unkept = Admission {
+            headers: HeaderMap::new(),
+            lifetime: Lifetime::Seconds(0),
+            age_at_response: 0,
+            length: None,
+            coding: Coding::Identity,
+            upstream_cache_status: Vec::new(),
+        };
+        (self.meta(StatusCode::NOT_FOUND, &origin, times, &unkept), Keep::Never)
     }
 
     fn meta(

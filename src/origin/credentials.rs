@@ -123,8 +123,8 @@ impl KeyRing {
                 };
                 (keys, None)
             }
-            S3Credentials::Environment => self.from_environment().await?,
-            S3Credentials::Profile(name) => self.from_profile(Some(name)).await?,
+            S3Credentials::Environment => self.environment().await?,
+            S3Credentials::Profile(name) => self.profile(Some(name)).await?,
             S3Credentials::Anonymous => return Err(self.missing("none are configured".to_owned())),
         };
         let keys = Arc::new(keys);
@@ -133,29 +133,25 @@ impl KeyRing {
         Ok(keys)
     }
 
-    async fn from_environment(&self) -> Result<(Keys, Option<Credential>), FetchError> {
+    async fn environment(&self) -> Result<(Keys, Option<Credential>), FetchError> {
         let found = EnvCredentialProvider::new().provide_credential(&self.context).await;
         match found {
             Ok(Some(credential)) if SigningCredential::is_valid(&credential) => {
                 Ok(split(credential))
             }
-            Ok(_) => self.from_profile(None).await.map_err(|error| match error {
-                FetchError::Credentials { origin, code, detail } => {
-                    let detail = format!(
-                        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set, and {detail}"
-                    );
-                    FetchError::Credentials { origin, code, detail }
+            Ok(_) => self.profile(None).await.map_err(|mut error| {
+                if let FetchError::Credentials { detail, .. } = &mut error {
+                    let unset =
+                        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set, and ";
+                    detail.insert_str(0, unset);
                 }
-                other => other,
+                error
             }),
             Err(error) => Err(self.missing(error.to_string())),
         }
     }
 
-    async fn from_profile(
-        &self,
-        name: Option<&str>,
-    ) -> Result<(Keys, Option<Credential>), FetchError> {
+    async fn profile(&self, name: Option<&str>) -> Result<(Keys, Option<Credential>), FetchError> {
         let provider = ProfileCredentialProvider::new();
         let provider = match name {
             Some(name) => provider.with_profile(name),

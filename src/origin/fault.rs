@@ -36,8 +36,7 @@ impl Fault {
                         None => {}
                     }
                 }
-                Ok(Event::Eof) => break,
-                Err(_) => break,
+                Ok(Event::Eof) | Err(_) => break,
                 Ok(_) => {}
             }
         }

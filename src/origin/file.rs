@@ -220,21 +220,21 @@ fn content_type(path: &str) -> &'static str {
 fn look_up(root: &Path, path: &str) -> io::Result<Option<Found>> {
     let folder =
         rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| at(root, error.into()))?;
+            .map_err(|error| at(root, &error.into()))?;
     let found = match open_below(&folder, path.trim_start_matches('/')) {
         Ok(file) => regular(File::from(file))?,
         Err(error) if is_absence(error) => None,
-        Err(error) => return Err(at(&root.join(path.trim_start_matches('/')), error.into())),
+        Err(error) => return Err(at(&root.join(path.trim_start_matches('/')), &error.into())),
     };
     if found.is_none() {
         let info = rustix::fs::statat(&folder, "nix-cache-info", AtFlags::empty());
-        info.map_err(|error| at(&root.join("nix-cache-info"), error.into()))?;
+        info.map_err(|error| at(&root.join("nix-cache-info"), &error.into()))?;
     }
     Ok(found)
 }
 
 /// Names the path in a system's error.
-fn at(path: &Path, error: io::Error) -> io::Error {
+fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 

@@ -175,13 +175,14 @@ impl Setup<'_> {
         let kind = match &origin.url {
             OriginUrl::S3(bucket) => {
                 let wire = self.wire(position, origin)?;
-                Kind::S3(S3Origin::new(wire, bucket, self.tasks.clone())?)
+                Kind::S3(Box::new(S3Origin::new(wire, bucket, self.tasks.clone())?))
             }
             OriginUrl::Http(base) => {
                 let wire = self.wire(position, origin)?;
-                Kind::Http(HttpOrigin::new(wire, base, &self.site.follow_redirects_to))
+                let hosts = &self.site.follow_redirects_to;
+                Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts)))
             }
-            OriginUrl::File(root) => Kind::Folder(FolderOrigin {
+            OriginUrl::File(root) => Kind::Folder(Box::new(FolderOrigin {
                 name: Arc::clone(&name),
                 position,
                 root: root.clone(),
@@ -189,7 +190,7 @@ impl Setup<'_> {
                 meters: meters.clone(),
                 tasks: self.tasks.clone(),
                 timeouts: origin.timeouts.clone(),
-            }),
+            })),
         };
         let slots = origin.connections_max.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Upstream {
@@ -204,15 +205,13 @@ impl Setup<'_> {
 
     fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {
         let name: Arc<str> = origin.name.as_str().into();
-        let trust = match self.trusts.get(&origin.ca_file) {
-            Some(trust) => trust.clone(),
-            None => {
-                let trust = Trust::load(origin.ca_file.as_deref()).map_err(|source| {
-                    OriginSetupError::Trust { origin: Arc::clone(&name), source }
-                })?;
-                self.trusts.insert(origin.ca_file.clone(), trust.clone());
-                trust
-            }
+        let trust = if let Some(trust) = self.trusts.get(&origin.ca_file) {
+            trust.clone()
+        } else {
+            let trust = Trust::load(origin.ca_file.as_deref())
+                .map_err(|source| OriginSetupError::Trust { origin: Arc::clone(&name), source })?;
+            self.trusts.insert(origin.ca_file.clone(), trust.clone());
+            trust
         };
         let settings = ClientSettings {
             connect: origin.timeouts.connect,

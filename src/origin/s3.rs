@@ -37,10 +37,8 @@ impl S3Origin {
             origin: Arc::clone(&wire.name),
             endpoint: config.endpoint.clone().unwrap_or_default(),
         })?;
-        let fields: &[_] = match config.requester_pays {
-            true => &[("x-amz-request-payer", "requester")],
-            false => &[],
-        };
+        let fields: &[_] =
+            if config.requester_pays { &[("x-amz-request-payer", "requester")] } else { &[] };
         let keys = KeyRing::new(Arc::clone(&wire.name), config.credentials.clone(), tasks);
         let region = config.region.clone();
         Ok(Self { wire, base, region, fields, keys, is_bucket_seen: AtomicBool::new(false) })

@@ -85,7 +85,7 @@ fn settings() -> SigningSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
+    use crate::clock::Timestamp;
 
     /// The keys of Amazon's documentation.
     fn example_keys() -> Keys {
@@ -102,7 +102,7 @@ mod tests {
             uri: &Uri::from_static(uri),
             region: "us-east-1",
             fields,
-            at: UNIX_EPOCH + Duration::from_secs(1_369_353_600),
+            at: Timestamp::from_secs(1_369_353_600).to_system_time(),
         };
         signed_fields(what, keys).unwrap()
     }
@@ -161,7 +161,7 @@ mod tests {
     fn keys_that_no_field_can_hold_are_an_error() {
         let keys = Keys { access_key_id: "AK\nIA".to_owned(), ..example_keys() };
         let uri = Uri::from_static("http://h/b/k");
-        let at = UNIX_EPOCH;
+        let at = SystemTime::UNIX_EPOCH;
         let what = Signable { method: "GET", uri: &uri, region: "r", fields: &[], at };
         assert!(signed_fields(what, &keys).is_err());
     }

@@ -138,10 +138,10 @@ impl Scripted {
 fn rendered(status: u16, fields: &[(&str, String)], body: &str, head: &str) -> String {
     let mut text = format!("HTTP/1.1 {status} x\r\n");
     for (name, value) in fields {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text.extend([*name, ": ", value, "\r\n"]);
     }
     if status != 304 {
-        text.push_str(&format!("content-length: {}\r\n", body.len()));
+        text.extend(["content-length: ", &body.len().to_string(), "\r\n"]);
     }
     text.push_str("\r\n");
     if !head.starts_with("HEAD ") && status != 304 {

@@ -37,9 +37,9 @@ pub(super) struct Upstream {
 /// How an origin is asked.
 #[derive(Debug)]
 pub(super) enum Kind {
-    S3(S3Origin),
-    Http(HttpOrigin),
-    Folder(FolderOrigin),
+    S3(Box<S3Origin>),
+    Http(Box<HttpOrigin>),
+    Folder(Box<FolderOrigin>),
 }
 
 impl Kind {

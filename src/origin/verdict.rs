@@ -63,12 +63,11 @@ pub(super) fn by_status(dialect: Dialect, status: StatusCode, ask: &Ask) -> Verd
             Verdict::NotModified
         }
         304 => Verdict::Protocol("304 although nothing was to be compared".to_owned()),
-        404 if is_s3 => Verdict::Unclear,
+        400 | 401 | 404 if is_s3 => Verdict::Unclear,
         404 | 410 => Verdict::Absent(Absence::Known),
         412 if ask.if_match.is_some() => Verdict::Changed,
         416 if ask.range.is_some() => Verdict::Changed,
         403 => Verdict::Unclear,
-        400 | 401 if is_s3 => Verdict::Unclear,
         401 => Verdict::Refused {
             code: status.as_str().to_owned(),
             detail: "the upstream wants credentials, and none can be configured for it".to_owned(),

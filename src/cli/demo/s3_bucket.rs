@@ -2,6 +2,7 @@
 //! Shared by every connection; one lock around the map of objects, never held across an await.
 
 use super::paced_body::PacedBody;
+use crate::clock::Clock;
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue};
@@ -81,7 +82,7 @@ impl Bucket {
             entity_tag: ETag::Strong(entity_tag_value(&bytes)),
             bytes,
             content_type: content_type.to_owned(),
-            last_modified: whole_seconds(SystemTime::now()),
+            last_modified: whole_seconds(Clock::System.now().to_system_time()),
         });
         self.0.objects.write().insert(key.to_owned(), stored);
     }

@@ -93,7 +93,7 @@ fn amazon_is_addressed_by_virtual_host_where_its_certificate_allows() {
         let text = format!("[[site]]\n[[site.origin]]\nurl = '{url}'");
         match &config(&text).sites[0].origins[0].url {
             OriginUrl::S3(s3) => (s3.addressing, s3.region.clone()),
-            other => panic!("{other:?}"),
+            other @ (OriginUrl::Http(_) | OriginUrl::File(_)) => panic!("{other:?}"),
         }
     };
     let region = || "us-east-1".to_owned();
@@ -116,12 +116,11 @@ fn put(table: &mut Table, path: &str, value: Value) {
             table.insert(path.to_owned(), value);
         }
         Some((first, rest)) => {
-            let inner = table.entry(first).or_insert_with(|| Table::new().into());
-            match inner {
-                Value::Table(inner) => put(inner, rest, value),
-                Value::Array(inner) => put(inner[0].as_table_mut().unwrap(), rest, value),
-                other => panic!("{other}"),
+            let mut inner = table.entry(first).or_insert_with(|| Table::new().into());
+            if let Value::Array(elements) = inner {
+                inner = &mut elements[0];
             }
+            put(inner.as_table_mut().unwrap(), rest, value);
         }
     }
 }
@@ -168,11 +167,10 @@ fn every_default_is_what_holds_without_the_key() {
 
 /// A TOML value as a variable or flag has it.
 fn as_texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::String(text) => vec![text.clone()],
-        Value::Array(elements) => elements.iter().flat_map(as_texts).collect(),
-        other => vec![other.to_string()],
+    if let Value::Array(elements) = value {
+        return elements.iter().flat_map(as_texts).collect();
     }
+    vec![value.as_str().map_or_else(|| value.to_string(), str::to_owned)]
 }
 
 #[test]

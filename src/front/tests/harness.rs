@@ -26,7 +26,7 @@ use tokio::time::timeout;
 pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Longer than any test; a wait that lasts so long has failed.
-const FOREVER: Duration = Duration::from_secs(3_600);
+const FOREVER: Duration = Duration::from_hours(1);
 /// How long a test waits for its peer before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -152,7 +152,10 @@ async fn respond(
             release.notified().await;
             whole("held")
         }
-        "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 65_536])))),
+        "/endless" => {
+            let piece = Bytes::from(vec![b'x'; 65_536]);
+            pieces(stream::repeat_with(move || Ok(piece.clone())))
+        }
         // Two pieces of a body, then the rest cannot be had.
         "/cut" => pieces(stream::iter(0..3).map_step(move |step| match step {
             0 | 1 => Ok(Bytes::from_static(b"piece")),

@@ -64,8 +64,9 @@ async fn a_forbidden_object_is_absent_only_in_the_words_of_s3() {
             let server = Scripted::always(act.clone()).await;
             let answer = origins(vec![http_origin("one", &server)]).fetch(&question).await;
             assert_eq!(word(&answer), expected, "{act:?}");
-            let methods: Vec<String> =
-                server.heads().iter().map(|head| head[..4].trim().to_owned()).collect();
+            let heads = server.heads();
+            let methods: Vec<&str> =
+                heads.iter().filter_map(|head| head.split(' ').next()).collect();
             match question.method {
                 Method::Get => assert_eq!(methods, ["GET"]),
                 Method::Head => assert_eq!(methods, ["HEAD", "GET"]),

@@ -111,7 +111,7 @@ async fn wrong_keys_and_a_wrong_clock_are_never_absence() {
     }
     let keys = key_files(folder.path(), ID, SECRET);
     let bench = bench(&site(vec![s3_origin(address, keys)]));
-    bench.clock.advance(Duration::from_secs(86_400));
+    bench.clock.advance(Duration::from_hours(24));
     let error = bench.origins.fetch(&ask("/x")).await.unwrap_err();
     assert!(error.to_string().contains("RequestTimeTooSkewed"), "{error}");
 }
@@ -215,9 +215,8 @@ async fn the_table_of_refusals_over_the_wire_with_get_and_head() {
 
 #[tokio::test]
 async fn a_heads_404_is_believed_once_the_bucket_was_seen() {
-    let server = Scripted::start(|head| match head.contains("/here") {
-        true => says(200, "x"),
-        false => says_fault(404, "NoSuchKey"),
+    let server = Scripted::start(|head| {
+        if head.contains("/here") { says(200, "x") } else { says_fault(404, "NoSuchKey") }
     })
     .await;
     let origins = origins(vec![s3_origin(server.address, S3Credentials::Anonymous)]);

@@ -128,12 +128,21 @@ fn check_names(source: &Source) -> Vec<Finding> {
         findings.extend(found.map(|at| source.finding(at, "use whole words of the field")));
     }
     for function in functions(&source.product) {
-        // std's own name for the mutable form of `get`
-        if function.name.starts_with("get_") && function.name != "get_mut" {
+        // std's own name for the mutable form of `get`; a trait's names are not ours to choose
+        let is_given =
+            function.name == "get_mut" || is_in_trait_impl(&source.product, function.offset);
+        if function.name.starts_with("get_") && !is_given {
             findings.push(source.finding(function.offset, "a getter has no get_ before its name"));
         }
     }
     findings
+}
+
+/// Whether the method at `offset` belongs to an `impl Trait for Type`.
+fn is_in_trait_impl(code: &str, offset: usize) -> bool {
+    let Some(start) = code[..offset].rfind("\nimpl") else { return false };
+    let header = code[start..offset].split('{').next().unwrap_or_default();
+    header.contains(" for ") && !code[start..offset].contains("\n}")
 }
 
 /// Parameters of type `bool`. Visitors and setters that a library's trait fixes are exempt.
