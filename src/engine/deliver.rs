@@ -15,7 +15,7 @@ use crate::policy::head::Source;
 use crate::policy::request::ReadMethod;
 use crate::policy::response::Times;
 use crate::rfc::ContentRange;
-use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
+use crate::rfc::cache_status::{CacheStatus, Forward};
 use crate::store::{Growing, StoredBody};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
@@ -174,17 +174,10 @@ fn object(
 /// The fields that say what is sent and how it came about.
 fn head_of(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> HeaderMap {
     let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
-    let own = cache_status(meta, how.outcome, asked.now).to_header_value();
-    let mut headers = policy::head::client_head(meta, asked.now, source, own.clone());
+    let own = cache_status(meta, how.outcome, asked.now);
     // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
-    if let Some((first, rest)) = how.upstream_status.split_first() {
-        headers.insert(CACHE_STATUS, first.clone());
-        for value in rest {
-            headers.append(CACHE_STATUS, value.clone());
-        }
-        headers.append(CACHE_STATUS, own);
-    }
-    headers
+    let status = own.to_header_value_after(how.upstream_status);
+    policy::head::client_head(meta, asked.now, source, status)
 }
 
 fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
