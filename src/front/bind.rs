@@ -38,7 +38,7 @@ pub enum BindError {
         address: SocketAddr,
     },
     /// Anything else.
-    #[error("{address}: cannot listen: {source}")]
+    #[error("{address}: cannot listen: {source}; change server.listen")]
     Other {
         /// The address.
         address: SocketAddr,

@@ -146,7 +146,7 @@ pub enum FetchError {
         source: std::io::Error,
     },
     /// As many requests are under way as the origin may have, and none ended in time.
-    #[error("origin {origin}: busy")]
+    #[error("origin {origin}: as many requests are under way as its connections_max allows")]
     Busy {
         /// The origin's name.
         origin: Arc<str>,
