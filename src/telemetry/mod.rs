@@ -5,5 +5,5 @@ mod diagnostics;
 mod form;
 
 pub use access::{AccessLog, Sink, StartError};
-pub use diagnostics::{LevelError, check_level, diagnostics};
+pub use diagnostics::{LevelError, diagnostics};
 pub use form::{AccessRecord, TlsUse};
