@@ -3,6 +3,7 @@
 
 use crate::clock::Timestamp;
 use crate::nix::Class;
+use crate::nix::hash::{base16, sha256};
 use http::{HeaderMap, StatusCode};
 use std::fmt;
 use std::sync::Arc;
@@ -55,18 +56,13 @@ impl Key {
 
     /// The key's name on disk.
     pub fn hash(&self) -> KeyHash {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.as_bytes());
-        let mut hash = [0; 16];
-        for (to, from) in hash.iter_mut().zip(digest.as_ref()) {
-            *to = *from;
-        }
-        KeyHash(hash)
+        KeyHash(sha256(self.0.as_bytes()).first_chunk().copied().unwrap_or_default())
     }
 }
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&base16(&self.0))
     }
 }
 
@@ -74,9 +70,21 @@ impl fmt::Display for KeyHash {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Sha256(pub [u8; 32]);
 
+impl Sha256 {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(sha256(bytes))
+    }
+
+    /// The digest that `context` has come to; it must be one of SHA-256.
+    pub fn finish(context: aws_lc_rs::digest::Context) -> Self {
+        Self(context.finish().as_ref().first_chunk().copied().unwrap_or_default())
+    }
+}
+
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&base16(&self.0))
     }
 }
 

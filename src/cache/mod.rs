@@ -227,7 +227,7 @@ impl Cache {
         let (touched, head) = (confirmed.clone(), Arc::clone(&meta));
         let touch = move |store: &Store| {
             let sha256 = match &touched {
-                Found::Hot(hot) => sha256_of(&hot.body),
+                Found::Hot(hot) => Sha256::of(&hot.body),
                 Found::Stored(stored) => stored.sha256,
             };
             store.touch_meta(&head.key, sha256, &head)
@@ -311,9 +311,4 @@ impl Cache {
     pub fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
-}
-
-fn sha256_of(bytes: &[u8]) -> Sha256 {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    Sha256(digest.as_ref().try_into().unwrap_or_default())
 }

@@ -4,6 +4,7 @@
 use super::model::{Origin, OriginUrl, Signatures};
 use super::problem::{Report, quote};
 use super::scope::Scope;
+use crate::nix::signature::CACHE_NIXOS_ORG;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -17,8 +18,7 @@ pub(super) struct Trust {
 }
 
 /// Public caches whose key everybody knows: host and key.
-const KNOWN_KEYS: [(&str, &str); 1] =
-    [("cache.nixos.org", "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")];
+const KNOWN_KEYS: [(&str, &str); 1] = [("cache.nixos.org", CACHE_NIXOS_ORG)];
 
 /// Ed25519 (RFC 8032): bytes of a public key, and of a secret key as Nix writes it.
 const PUBLIC_KEY_BYTES: usize = 32;

@@ -10,7 +10,7 @@ use super::{Admitted, FillError, Keep, Landing, Rejection, Shared, Wanted};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
-use crate::object::{Meta, Proof};
+use crate::object::{Meta, Proof, Sha256};
 use crate::origin::{Answer, Ask, FetchError, Method, Response};
 use crate::policy;
 use crate::policy::response::{Coding, Times};
@@ -256,8 +256,7 @@ impl Fill<'_> {
         let judged = if meta.class == Class::Narinfo {
             verify::narinfo(&self.wanted.upstream, &meta.key, body, coding)
         } else {
-            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body);
-            expected.check(digest.as_ref(), body.len() as u64).map(|proof| (proof, None))
+            expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
         };
         judged.map_err(|rejection| rejected(meta, rejection))
     }
@@ -280,7 +279,7 @@ impl Fill<'_> {
         }
         let sealed = pending.seal().await?;
         meta.proof = expected
-            .check(&sealed.sha256.0, sealed.length)
+            .check(sealed.sha256, sealed.length)
             .map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
         sealed.reveal_all();

@@ -7,7 +7,7 @@
 use super::steady::Steady;
 use super::verify::Expected;
 use super::{FillError, Rejection};
-use crate::object::Meta;
+use crate::object::{Meta, Sha256};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -84,8 +84,8 @@ impl Passing {
     }
 
     fn check(&mut self) -> Result<(), FillError> {
-        let digest = self.hash.clone().finish();
-        let checked = self.expected.check(digest.as_ref(), self.received);
+        let actual = Sha256::finish(self.hash.clone());
+        let checked = self.expected.check(actual, self.received);
         checked.map(drop).map_err(|rejection: Rejection| {
             self.held = None;
             FillError::Rejected { origin: Arc::clone(&self.meta.origin), rejection }

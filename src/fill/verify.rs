@@ -40,13 +40,12 @@ impl Expected {
     }
 
     /// Whether a whole body with this SHA-256 and length is the right one.
-    pub(super) fn check(&self, digest: &[u8], length: u64) -> Result<Proof, Rejection> {
+    pub(super) fn check(&self, actual: Sha256, length: u64) -> Result<Proof, Rejection> {
         self.check_length(length)?;
         let Some(expected) = self.file_hash else { return Ok(Proof::Length) };
-        if digest == expected {
+        if actual.0 == expected {
             return Ok(Proof::FileHash);
         }
-        let actual = <[u8; 32]>::try_from(digest).map_or(Sha256([0; 32]), Sha256);
         Err(Rejection::FileHash { expected: Sha256(expected), actual })
     }
 }

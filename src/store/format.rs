@@ -20,7 +20,6 @@
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256};
-use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -291,13 +290,7 @@ pub(super) fn check_trailer(key: KeyHash, head: &Head, trailer: &[u8]) -> Result
 }
 
 fn checksum(bytes: &[u8]) -> [u8; 16] {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    digest.as_ref().first_chunk().copied().unwrap_or_default()
-}
-
-/// The finished digest as the vocabulary's type.
-pub(super) fn sha256_of(digest: &digest::Digest) -> Sha256 {
-    Sha256(digest.as_ref().first_chunk().copied().unwrap_or_default())
+    Sha256::of(bytes).0.first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@
 use super::Inner;
 use super::format::{self, Head, Place, Record};
 use super::read::{self, BodyFile, Stored, StoredBody};
-use crate::object::{Key, KeyHash, NarClaim};
-use aws_lc_rs::digest;
+use crate::object::{Key, KeyHash, NarClaim, Sha256};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -93,8 +92,7 @@ impl Inner {
                 let Some(body) = body.inspect_err(|_| self.count("index")).ok()? else {
                     return Some(Attempt::Missing("its body is gone"));
                 };
-                let digest = digest::digest(&digest::SHA256, &body);
-                if body.len() as u64 != head.length || format::sha256_of(&digest) != head.sha256 {
+                if body.len() as u64 != head.length || Sha256::of(&body) != head.sha256 {
                     return Some(Attempt::Missing("its body is another"));
                 }
                 Some(Attempt::Found(StoredBody::Bytes(Bytes::copy_from_slice(&body))))

@@ -234,7 +234,7 @@ impl Writer {
             }
             (None, None) => return Err(WriteError::Interrupted),
         };
-        let sha256 = format::sha256_of(&self.hash.finish());
+        let sha256 = Sha256::finish(self.hash);
         Ok((sha256, self.reservation, body))
     }
 }

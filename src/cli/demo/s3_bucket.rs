@@ -3,6 +3,7 @@
 
 use super::paced_body::PacedBody;
 use crate::clock::Clock;
+use crate::nix::hash::{base16, sha256};
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue};
@@ -310,13 +311,9 @@ fn listed((key, stored): (&String, &Arc<Stored>)) -> Object {
 
 /// 32 hexadecimal digits of the bytes' SHA-256: the form of an S3 entity tag.
 fn entity_tag_value(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let mut text = base16(&sha256(bytes));
+    text.truncate(32);
+    text
 }
 
 /// HTTP dates have whole seconds; so has `Last-Modified`, or conditionals never match.

@@ -138,7 +138,7 @@ fn bytes(seed: u64, length: usize) -> Bytes {
 }
 
 fn digest(body: &[u8]) -> Sha256 {
-    format::sha256_of(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body))
+    Sha256::of(body)
 }
 
 async fn append(pending: &mut Pending, body: &Bytes) -> Result<(), WriteError> {
