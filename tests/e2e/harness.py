@@ -34,7 +34,7 @@ class Checks:
 
     def equal(self, claim, seen, wanted):
         """Like `expect`; prints what was wanted where it differs."""
-        detail = f"{seen}" if seen == wanted else f"{seen!r}, wanted {wanted!r}"
+        detail = f"{seen!r}"[:120] if seen == wanted else f"{seen!r}, wanted {wanted!r}"
         return self.expect(claim, seen == wanted, detail)
 
 
