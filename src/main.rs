@@ -1,7 +1,5 @@
-//! The `narthex` program: hands its arguments to the library and its exit code to the shell.
+//! The `narthex` program: hands over to the library and its exit code to the shell.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    ExitCode::SUCCESS
+fn main() -> std::process::ExitCode {
+    narthex::cli::run()
 }

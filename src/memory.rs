@@ -1,1 +1,232 @@
-//! The hot small objects, in moka.
+//! The hot tier: small objects, remembered absences and NAR claims, in moka. Lives as long as the
+//! process; every budget is in bytes, overhead included; moka's own striped locks are never held
+//! across an await. Called by `cache` alone.
+
+use crate::config;
+use crate::object::{Key, Meta, NarClaim};
+use bytes::Bytes;
+use moka::sync::Cache as Moka;
+use std::sync::Arc;
+
+/// What moka keeps beside each entry, in bytes of resident memory: measured at 320-410.
+const ENTRY_OVERHEAD: usize = 400;
+
+/// What one header field costs beside its text: its slot in the map and two `Bytes` handles.
+const FIELD_OVERHEAD: usize = 104;
+
+/// Claims take this part of the hot tier's budget.
+const CLAIMS_DIVISOR: u64 = 16;
+
+/// A small object, whole.
+#[derive(Debug)]
+pub struct Hot {
+    /// Its head.
+    pub meta: Arc<Meta>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Bytes and objects that a tier holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes, overhead included.
+    pub bytes: u64,
+    /// Objects.
+    pub objects: u64,
+}
+
+/// The hot tier.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    hot: Moka<Key, Arc<Hot>>,
+    absent: Moka<Key, Arc<Meta>>,
+    claims: Moka<Key, NarClaim>,
+}
+
+impl Memory {
+    /// An empty tier with the budgets of `settings`.
+    pub fn new(settings: &config::Memory) -> Self {
+        let claims_size = settings.size / CLAIMS_DIVISOR;
+        Self {
+            hot: Moka::builder()
+                .max_capacity(settings.size - claims_size)
+                .weigher(|key: &Key, hot: &Arc<Hot>| {
+                    weight(key, &hot.meta).saturating_add(capped(hot.body.len()))
+                })
+                .support_invalidation_closures()
+                .build(),
+            absent: Moka::builder()
+                .max_capacity(settings.absent_size)
+                .weigher(|key: &Key, meta: &Arc<Meta>| weight(key, meta))
+                .support_invalidation_closures()
+                .build(),
+            claims: Moka::builder()
+                .max_capacity(claims_size)
+                .weigher(|key: &Key, _: &NarClaim| {
+                    capped(ENTRY_OVERHEAD + key.as_str().len() + size_of::<NarClaim>())
+                })
+                .build(),
+        }
+    }
+
+    /// The object of `key`, if it is hot.
+    pub fn get(&self, key: &Key) -> Option<Arc<Hot>> {
+        self.hot.get(key)
+    }
+
+    /// Keeps a small object; whatever was remembered of its absence is forgotten.
+    pub fn put(&self, hot: Arc<Hot>) {
+        self.absent.invalidate(&hot.meta.key);
+        self.hot.insert(hot.meta.key.clone(), hot);
+    }
+
+    /// The remembered absence of `key`.
+    pub fn get_absent(&self, key: &Key) -> Option<Arc<Meta>> {
+        self.absent.get(key)
+    }
+
+    /// Remembers that there is no such object. Has its own budget: never evicts an object.
+    pub fn put_absent(&self, meta: Arc<Meta>) {
+        self.hot.invalidate(&meta.key);
+        self.absent.insert(meta.key.clone(), meta);
+    }
+
+    /// What a narinfo said of the NAR `key`.
+    pub fn claim(&self, key: &Key) -> Option<NarClaim> {
+        self.claims.get(key)
+    }
+
+    /// Keeps what a narinfo says of the NAR `key`.
+    pub fn put_claim(&self, key: Key, claim: NarClaim) {
+        self.claims.insert(key, claim);
+    }
+
+    /// Forgets `key`, its absence included; true when there was anything.
+    pub fn remove(&self, key: &Key) -> bool {
+        let was_hot = self.hot.remove(key).is_some();
+        self.absent.remove(key).is_some() || was_hot
+    }
+
+    /// Forgets every key that `matches`; how many of the hot ones there were.
+    pub fn remove_matching(&self, matches: impl Fn(&Key) -> bool) -> u64 {
+        let mut removed = 0;
+        for (key, _) in &self.hot {
+            if matches(&key) {
+                self.hot.invalidate(&*key);
+                removed += 1;
+            }
+        }
+        for (key, _) in &self.absent {
+            if matches(&key) {
+                self.absent.invalidate(&*key);
+            }
+        }
+        removed
+    }
+
+    /// What the hot objects take.
+    pub fn usage(&self) -> Usage {
+        self.hot.run_pending_tasks();
+        Usage { bytes: self.hot.weighted_size(), objects: self.hot.entry_count() }
+    }
+
+    /// What the remembered absences take.
+    pub fn absent_usage(&self) -> Usage {
+        self.absent.run_pending_tasks();
+        Usage { bytes: self.absent.weighted_size(), objects: self.absent.entry_count() }
+    }
+}
+
+fn weight(key: &Key, meta: &Meta) -> u32 {
+    let fields: usize = meta
+        .headers
+        .iter()
+        .map(|(name, value)| FIELD_OVERHEAD + name.as_str().len() + value.len())
+        .sum();
+    capped(ENTRY_OVERHEAD + size_of::<Meta>() + key.as_str().len() + fields)
+}
+
+fn capped(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::nix::Class;
+    use crate::object::{Lifetime, Proof};
+    use http::{HeaderMap, StatusCode};
+
+    fn meta(path: &str) -> Arc<Meta> {
+        Arc::new(Meta {
+            key: Key::new("s", path, None),
+            class: Class::Narinfo,
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            origin: "o".into(),
+            request_time: Timestamp::from_secs(0),
+            response_time: Timestamp::from_secs(0),
+            age_at_response: 0,
+            lifetime: Lifetime::Seconds(1),
+            is_invalidated: false,
+            proof: Proof::Parsed,
+        })
+    }
+
+    fn memory(size: u64, absent_size: u64) -> Memory {
+        Memory::new(&config::Memory { size, absent_size })
+    }
+
+    fn hot(path: &str, bytes: usize) -> Arc<Hot> {
+        Arc::new(Hot { meta: meta(path), body: Bytes::from(vec![0; bytes]) })
+    }
+
+    #[test]
+    fn an_object_and_its_absence_exclude_each_other() {
+        let memory = memory(1 << 20, 1 << 20);
+        let key = Key::new("s", "/a", None);
+        memory.put_absent(meta("/a"));
+        assert!(memory.get_absent(&key).is_some());
+        memory.put(hot("/a", 10));
+        assert!(memory.get_absent(&key).is_none());
+        assert!(memory.get(&key).is_some());
+        memory.put_absent(meta("/a"));
+        assert!(memory.get(&key).is_none());
+        assert!(memory.remove(&key));
+        assert!(!memory.remove(&key));
+    }
+
+    #[test]
+    fn absences_never_evict_objects() {
+        let memory = memory(1 << 20, 1 << 14);
+        memory.put(hot("/kept", 100));
+        for number in 0..10_000 {
+            memory.put_absent(meta(&format!("/{number}")));
+        }
+        assert!(memory.get(&Key::new("s", "/kept", None)).is_some());
+        assert!(memory.absent_usage().bytes <= 1 << 14);
+    }
+
+    #[test]
+    fn the_budget_holds() {
+        let memory = memory(1 << 18, 1 << 14);
+        for number in 0..1_000 {
+            memory.put(hot(&format!("/{number}"), 4_096));
+        }
+        let usage = memory.usage();
+        assert!(usage.bytes <= 1 << 18, "{usage:?}");
+        assert!(usage.objects > 10, "{usage:?}");
+    }
+
+    #[test]
+    fn a_prefix_can_be_forgotten() {
+        let memory = memory(1 << 20, 1 << 20);
+        memory.put(hot("/log/a", 1));
+        memory.put(hot("/b", 1));
+        memory.put_absent(meta("/log/c"));
+        assert_eq!(memory.remove_matching(|key| key.path().starts_with("/log/")), 1);
+        assert!(memory.get(&Key::new("s", "/b", None)).is_some());
+        assert!(memory.get_absent(&Key::new("s", "/log/c", None)).is_none());
+    }
+}

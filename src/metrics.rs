@@ -35,6 +35,8 @@ pub struct Metrics {
     pub evictions: IntCounterVec,
     /// Fills ended, by class and result.
     pub fills: IntCounterVec,
+    /// Bodies taken up again after their origin broke off, by result.
+    pub fill_resumes: IntCounterVec,
     /// Fills under way.
     pub fills_running: IntGauge,
     /// Bodies that did not match what was promised, by origin and reason.
@@ -49,6 +51,8 @@ pub struct Metrics {
     pub connections_refused: IntCounterVec,
     /// Requests refused before any work, by reason.
     pub requests_refused: IntCounterVec,
+    /// Requests that ended in a panic; each is a fault of Narthex.
+    pub request_panics: IntCounter,
     /// Purges carried out, by scope.
     pub purges: IntCounterVec,
     /// Access-log records dropped since the log could not keep up.
@@ -136,6 +140,11 @@ impl Metrics {
                 &["tier", "reason"],
             )?,
             fills: counters("narthex_fills_total", "Fills ended.", &["class", "result"])?,
+            fill_resumes: counters(
+                "narthex_fill_resumes_total",
+                "Tries to take up a body again after its origin broke off.",
+                &["result"],
+            )?,
             fills_running: gauge("narthex_fills_running", "Fills under way.")?,
             rejected_bodies: counters(
                 "narthex_rejected_bodies_total",
@@ -162,6 +171,10 @@ impl Metrics {
                 "narthex_requests_refused_total",
                 "Requests refused before any work.",
                 &["reason"],
+            )?,
+            request_panics: counter(
+                "narthex_request_panics_total",
+                "Requests that ended in a panic; each is a fault of Narthex.",
             )?,
             purges: counters("narthex_purges_total", "Purges carried out.", &["scope"])?,
             access_log_dropped: counter(

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 /// The identity of an object: site, canonical decoded path, and the query where it counts.
 ///
-/// One string, `site`, a NUL, the path with its leading `/`, and `?query` where kept; a NUL
-/// occurs in none of them, so two keys are equal only when all their parts are.
+/// One string: the site, a NUL, the path with its leading `/`, and a NUL and the query where it is
+/// kept. A NUL occurs in none of them, so two keys are equal only when all their parts are (a `?`
+/// may be part of a decoded path).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
@@ -23,7 +24,7 @@ impl Key {
     pub fn new(site: &str, path: &str, query: Option<&str>) -> Self {
         match query {
             None => Self(format!("{site}\0{path}").into()),
-            Some(query) => Self(format!("{site}\0{path}?{query}").into()),
+            Some(query) => Self(format!("{site}\0{path}\0{query}").into()),
         }
     }
 
@@ -42,9 +43,14 @@ impl Key {
         self.0.split_once('\0').map_or("", |(site, _)| site)
     }
 
-    /// The path, with the query where it counts.
+    /// The path, without the query.
     pub fn path(&self) -> &str {
-        self.0.split_once('\0').map_or("", |(_, path)| path)
+        self.0.split('\0').nth(1).unwrap_or("")
+    }
+
+    /// The query, where it counts.
+    pub fn query(&self) -> Option<&str> {
+        self.0.split('\0').nth(2)
     }
 
     /// The key's name on disk.
@@ -152,7 +158,9 @@ mod tests {
     #[test]
     fn a_key_keeps_its_parts_apart() {
         let key = Key::new("main", "/nar/a.nar", Some("hash=b"));
-        assert_eq!((key.site(), key.path()), ("main", "/nar/a.nar?hash=b"));
+        assert_eq!((key.site(), key.path()), ("main", "/nar/a.nar"));
+        assert_eq!(key.query(), Some("hash=b"));
+        assert_ne!(key, Key::new("main", "/nar/a.nar?hash=b", None));
         assert_ne!(key, Key::new("mai", "n/nar/a.nar", Some("hash=b")));
         assert_eq!(Key::from_stored(key.as_str()), Some(key));
         assert_eq!(Key::from_stored("no separator"), None);

@@ -1,7 +1,9 @@
 //! The one place that spawns. Every task has a name, is tracked, and hears when to stop.
 //! Lives as long as the process; cloning shares; holds no lock across an await.
 
+use futures_util::FutureExt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,12 +38,10 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let inner = tokio::spawn(future);
         self.tracker.spawn(async move {
-            if let Err(error) = inner.await
-                && error.is_panic()
-            {
-                tracing::error!(task = name, %error, "task panicked");
+            // What the future held is dropped with it: nobody sees it half changed.
+            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+                tracing::error!(task = name, "task panicked");
             }
         })
     }

@@ -1,17 +1,115 @@
-//! The body of an answer to a client.
+//! The body of an answer to a client: whole from memory, from a file, read along while it
+//! arrives, or passing through. Owned by one response; holds at most one piece; no locks.
+//!
+//! A body that cannot be finished ends in an error and marks its connection as cut, so that it
+//! is reset and the client never takes what it got for whole.
 
+use super::connection::Connection;
+use super::tally::Tally;
+use crate::fill::Passing;
+use crate::store::{BodyFile, Growing};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// The body of an answer. An error means that the rest cannot be had: the connection (HTTP/1) or
-/// the stream (HTTP/2) is reset.
-#[derive(Debug)]
-pub enum Body {
-    /// All of it, in memory.
-    Whole(Option<Bytes>),
+/// Bytes of one piece.
+const PIECE_BYTES: usize = 64 << 10;
+
+type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
+
+/// The body of an answer.
+pub struct Body {
+    state: State,
+    /// Bytes still to come; `None` where the length is not known.
+    left: Option<u64>,
+    connection: Option<Arc<Connection>>,
+    tally: Option<Tally>,
+}
+
+enum State {
+    Whole(Bytes),
+    Ready(Source),
+    Reading(Reading),
+    Over,
+}
+
+/// Where bytes come from that are not in memory yet.
+pub(super) enum Source {
+    /// A stored file, from this offset on.
+    File(Arc<BodyFile>, u64),
+    /// An object that arrives, from this offset on.
+    Growing(Growing, u64),
+    /// A body that passes through, of which so many bytes are to be left out first.
+    Passing(Box<Passing>, u64),
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl Body {
+    /// A body that is in memory.
+    pub fn whole(bytes: Bytes) -> Self {
+        let left = Some(bytes.len() as u64);
+        Self { state: State::Whole(bytes), left, connection: None, tally: None }
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self::whole(Bytes::new())
+    }
+
+    /// A body of `length` bytes from `source`; `None` where the length is not known.
+    pub(super) fn from_source(
+        source: Source,
+        length: Option<u64>,
+        connection: Arc<Connection>,
+    ) -> Self {
+        let state = if length == Some(0) { State::Over } else { State::Ready(source) };
+        Self { state, left: length, connection: Some(connection), tally: None }
+    }
+
+    /// The same body, counted.
+    pub(super) fn tallied(self, tally: Tally) -> Self {
+        Self { tally: Some(tally), ..self }
+    }
+
+    /// The bytes, where all of them are in memory.
+    pub(super) fn in_memory(&self) -> Option<Bytes> {
+        match &self.state {
+            State::Whole(bytes) => Some(bytes.clone()),
+            State::Ready(_) | State::Reading(_) | State::Over => None,
+        }
+    }
+
+    fn give(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(bytes.len() as u64);
+        }
+        if let Some(tally) = &mut self.tally {
+            tally.count(bytes.len());
+        }
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn fail(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.state = State::Over;
+        if let Some(connection) = &self.connection {
+            connection.cut();
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn piece_bytes(&self) -> usize {
+        let left = self.left.unwrap_or(u64::MAX);
+        usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES)
+    }
 }
 
 impl http_body::Body for Body {
@@ -20,24 +118,116 @@ impl http_body::Body for Body {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        let body = self.get_mut();
+        let mut reading = match std::mem::replace(&mut body.state, State::Over) {
+            State::Over => return Poll::Ready(None),
+            State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            State::Whole(bytes) => return body.give(bytes),
+            State::Ready(source) => match source.read_now(body.piece_bytes()) {
+                Ok((source, bytes)) => return body.took(source, bytes),
+                Err(source) => source.read(body.piece_bytes()),
+            },
+            State::Reading(reading) => reading,
+        };
+        let Poll::Ready((source, result)) = reading.as_mut().poll(context) else {
+            body.state = State::Reading(reading);
+            return Poll::Pending;
+        };
+        match result {
+            Ok(bytes) => body.took(source, bytes),
+            Err(error) => body.fail(error),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(bytes) => bytes.is_none(),
+        match &self.state {
+            State::Over => true,
+            State::Whole(bytes) => bytes.is_empty(),
+            State::Ready(_) | State::Reading(_) => self.left == Some(0),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
-            }
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Body {
+    fn took(
+        &mut self,
+        source: Source,
+        bytes: Bytes,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if bytes.is_empty() {
+            return match self.left {
+                None | Some(0) => Poll::Ready(None),
+                Some(left) => self.fail(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("the body ended {left} bytes early"),
+                )),
+            };
         }
+        if self.left.is_some_and(|left| bytes.len() as u64 > left) {
+            let kind = io::ErrorKind::InvalidData;
+            return self.fail(io::Error::new(kind, "the body goes on past its length"));
+        }
+        if self.left != Some(bytes.len() as u64) {
+            self.state = State::Ready(source);
+        }
+        self.give(bytes)
+    }
+}
+
+impl Source {
+    /// Reads without waiting; gives itself back where it would have to wait.
+    fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
+        match self {
+            Self::File(file, offset) => match file.read_now(offset, max) {
+                Some(bytes) => {
+                    let next = offset + bytes.len() as u64;
+                    Ok((Self::File(file, next), bytes))
+                }
+                None => Err(Self::File(file, offset)),
+            },
+            Self::Growing(..) | Self::Passing(..) => Err(self),
+        }
+    }
+
+    fn read(self, max: usize) -> Reading {
+        match self {
+            Self::File(file, offset) => Box::pin(async move {
+                let result = file.read(offset, max).await;
+                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                (Self::File(file, next), result)
+            }),
+            Self::Growing(growing, offset) => Box::pin(async move {
+                let result = growing.read(offset, max).await.map_err(io::Error::other);
+                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                (Self::Growing(growing, next), result)
+            }),
+            Self::Passing(passing, skip) => Box::pin(read_passing(passing, skip, max)),
+        }
+    }
+}
+
+/// The next piece of a passing body, after the `skip` bytes that a range leaves out.
+async fn read_passing(
+    mut passing: Box<Passing>,
+    mut skip: u64,
+    max: usize,
+) -> (Source, io::Result<Bytes>) {
+    loop {
+        let wanted = if skip > 0 { usize::try_from(skip).unwrap_or(usize::MAX) } else { max };
+        let result = match passing.chunk(wanted).await {
+            Ok(Some(piece)) if skip > 0 => {
+                skip -= piece.len() as u64;
+                continue;
+            }
+            Ok(piece) => Ok(piece.unwrap_or_default()),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        return (Source::Passing(passing, skip), result);
     }
 }

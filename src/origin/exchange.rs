@@ -1,6 +1,7 @@
 //! The vocabulary between `fill` and the origins: what is asked, what comes back, what can go
 //! wrong and what that means for another try. Values only, but for a response's body.
 
+use crate::clock::Timestamp;
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
@@ -60,6 +61,10 @@ pub enum Answer<R> {
         headers: HeaderMap,
         /// Position of the origin that said so.
         origin: usize,
+        /// When the request left.
+        request_time: Timestamp,
+        /// When the 304 arrived.
+        response_time: Timestamp,
     },
     /// Every origin that may be asked said that there is no such object.
     Absent {
@@ -67,6 +72,10 @@ pub enum Answer<R> {
         headers: HeaderMap,
         /// Position of the last origin that said so.
         origin: usize,
+        /// When the request to it left.
+        request_time: Timestamp,
+        /// When its answer arrived.
+        response_time: Timestamp,
     },
     /// 412, or 416 where a range was asked: the origin's object is another than the one whose
     /// body is to be continued.

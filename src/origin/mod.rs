@@ -1,5 +1,236 @@
-//! Upstreams: pick, sign, retry, fail over, remember health.
+//! Upstreams: pick, sign, retry, fail over, remember health. One [`Origins`] per site, as long
+//! lived as its configuration; cloning shares it; no lock across an await. Called by `fill`
+//! alone, and by `app` for the self test at start.
 
+mod credentials;
 pub mod exchange;
+mod fault;
+mod file;
+mod health;
+mod http;
+mod meters;
+mod response;
+mod s3;
+mod sign;
+mod upstream;
+mod verdict;
+mod wire;
 
 pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked};
+pub use health::OriginHealth;
+pub use response::{Response, ResponseBody};
+
+use crate::client::{Client, ClientSettings, Trust, TrustError};
+use crate::clock::Clock;
+use crate::config::{Origin, OriginUrl, Site};
+use crate::metrics::Metrics;
+use crate::nix::Class;
+use crate::tasks::Tasks;
+use file::FolderOrigin;
+use futures_util::future::join_all;
+use health::Health;
+use http::HttpOrigin;
+use meters::Meters;
+use s3::S3Origin;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use upstream::{Kind, Upstream};
+use wire::Wire;
+
+/// What the self test asks for: every binary cache has it.
+const PROBE_PATH: &str = "/nix-cache-info";
+
+/// The origins of one site, in the order in which they are asked.
+#[derive(Debug, Clone)]
+pub struct Origins {
+    upstreams: Arc<[Upstream]>,
+}
+
+/// Why a site's origins cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginSetupError {
+    /// The certificate authorities cannot be used.
+    #[error("origin {origin}: {source}")]
+    Trust {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What is wrong with them.
+        source: TrustError,
+    },
+    /// The endpoint, with the bucket's name, is no address.
+    #[error("origin {origin}: endpoint {endpoint:?} must be http[s]://host[:port], nothing more")]
+    Endpoint {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// The configured endpoint; empty for Amazon's own.
+        endpoint: String,
+    },
+}
+
+impl Origins {
+    /// The origins of `site`. Reads certificate files; connects to nothing and needs no keys yet,
+    /// so that an edge starts while its origins are away.
+    pub fn new(
+        site: &Site,
+        clock: Clock,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Self, OriginSetupError> {
+        let mut setup = Setup { site, clock, metrics, tasks, trusts: HashMap::new() };
+        let upstreams = site.origins.iter().enumerate();
+        let upstreams = upstreams.map(|(position, origin)| setup.upstream(position, origin));
+        Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into() })
+    }
+
+    /// Asks the origins in their order until one has the object or says that it has not changed.
+    ///
+    /// An origin that says absent or fails is followed by the next. The answer is absent only
+    /// where every origin asked said so; where one failed and none had the object, the first
+    /// failure is the result. Each origin is asked at most three times, and only before a head
+    /// has arrived. Dropping the future ends the request.
+    pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+        let (mut absent, mut failure) = (None, None);
+        let asked = |upstream: &&Upstream| ask.only.is_none_or(|only| only == upstream.position);
+        for upstream in self.upstreams.iter().filter(asked) {
+            match upstream.ask(ask).await {
+                Ok(answer @ Answer::Absent { .. }) => absent = Some(answer),
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    tracing::debug!(path = %ask.path, %error, "origin failed");
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        match (failure, absent) {
+            (Some(error), _) => Err(error),
+            (None, Some(absent)) => Ok(absent),
+            (None, None) => Err(FetchError::Protocol {
+                origin: ask.only.map_or_else(|| "none".into(), |only| only.to_string().into()),
+                detail: "no origin has this position".to_owned(),
+            }),
+        }
+    }
+
+    /// The self test at start: asks every origin at once for `nix-cache-info`, so that wrong
+    /// addresses and credentials are seen in the log, in [`Origins::health`] and in the result
+    /// before a client meets them. Ends within each origin's deadlines.
+    pub async fn probe(&self) -> Vec<(Arc<str>, Result<(), FetchError>)> {
+        let ask = Ask {
+            method: Method::Get,
+            path: PROBE_PATH.into(),
+            query: None,
+            class: Class::CacheInfo,
+            range: None,
+            if_none_match: None,
+            if_modified_since: None,
+            if_match: None,
+            cdn_loop: None,
+            only: None,
+        };
+        let probes = self
+            .upstreams
+            .iter()
+            .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe(&ask).await) });
+        join_all(probes).await
+    }
+
+    /// The state of every origin, in their order.
+    pub fn health(&self) -> Vec<OriginHealth> {
+        self.upstreams.iter().map(Upstream::health).collect()
+    }
+
+    /// The name of the origin at `position`.
+    pub fn name(&self, position: usize) -> Arc<str> {
+        let upstream = self.upstreams.get(position);
+        upstream.map_or_else(|| "none".into(), |upstream| Arc::clone(&upstream.name))
+    }
+
+    /// How many origins there are: positions are below this.
+    pub fn len(&self) -> usize {
+        self.upstreams.len()
+    }
+
+    /// Whether there is none; a checked configuration always has one.
+    pub fn is_empty(&self) -> bool {
+        self.upstreams.is_empty()
+    }
+}
+
+/// What the origins of one site are made with.
+struct Setup<'a> {
+    site: &'a Site,
+    clock: Clock,
+    metrics: Metrics,
+    tasks: Tasks,
+    /// Authorities by their file, so that each is read once.
+    trusts: HashMap<Option<PathBuf>, Trust>,
+}
+
+impl Setup<'_> {
+    fn upstream(&mut self, position: usize, origin: &Origin) -> Result<Upstream, OriginSetupError> {
+        let name: Arc<str> = origin.name.as_str().into();
+        let meters = Meters::new(self.metrics.clone(), Arc::clone(&name));
+        let kind = match &origin.url {
+            OriginUrl::S3(bucket) => {
+                let wire = self.wire(position, origin)?;
+                Kind::S3(S3Origin::new(wire, bucket, self.tasks.clone())?)
+            }
+            OriginUrl::Http(base) => {
+                let wire = self.wire(position, origin)?;
+                Kind::Http(HttpOrigin::new(wire, base, &self.site.follow_redirects_to))
+            }
+            OriginUrl::File(root) => Kind::Folder(FolderOrigin {
+                name: Arc::clone(&name),
+                position,
+                root: root.clone(),
+                clock: self.clock.clone(),
+                meters: meters.clone(),
+                tasks: self.tasks.clone(),
+                timeouts: origin.timeouts.clone(),
+            }),
+        };
+        let slots = origin.connections_max.clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Upstream {
+            health: Health::new(Arc::clone(&name), meters),
+            name,
+            position,
+            kind,
+            slots: Arc::new(Semaphore::new(slots)),
+            slot_deadline: origin.timeouts.connect,
+        })
+    }
+
+    fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {
+        let name: Arc<str> = origin.name.as_str().into();
+        let trust = match self.trusts.get(&origin.ca_file) {
+            Some(trust) => trust.clone(),
+            None => {
+                let trust = Trust::load(origin.ca_file.as_deref()).map_err(|source| {
+                    OriginSetupError::Trust { origin: Arc::clone(&name), source }
+                })?;
+                self.trusts.insert(origin.ca_file.clone(), trust.clone());
+                trust
+            }
+        };
+        let settings = ClientSettings {
+            connect: origin.timeouts.connect,
+            first_byte: origin.timeouts.first_byte,
+            requests_max: origin.connections_max,
+        };
+        Ok(Wire {
+            meters: Meters::new(self.metrics.clone(), Arc::clone(&name)),
+            name,
+            position,
+            client: Client::new(&trust, settings),
+            clock: self.clock.clone(),
+            timeouts: origin.timeouts.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,26 @@
-//! What RFCs 9110, 9111, 9211, 9213 and 5861 fix, as pure functions.
+//! What RFCs 3986, 8586, 9110, 9111 and 9211 fix, as pure functions. Knows neither Nix nor the
+//! configuration; never awaits, never reads a clock, holds nothing.
+
+pub mod age;
+pub mod authority;
+pub mod cache_control;
+pub mod cache_status;
+pub mod cdn_loop;
+pub mod conditional;
+pub mod content_length;
+pub mod date;
+pub mod entity_tag;
+pub mod grammar;
+pub mod hop_by_hop;
+pub mod path;
+pub mod range;
+
+pub use authority::{Authority, HostError};
+pub use cache_control::CacheControl;
+pub use cache_status::CacheStatus;
+pub use cdn_loop::CdnLoop;
+pub use conditional::{Condition, Validators};
+pub use date::HttpDate;
+pub use entity_tag::EntityTag;
+pub use path::PathError;
+pub use range::{ByteRanges, ContentRange};

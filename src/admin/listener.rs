@@ -1,0 +1,191 @@
+//! Accepts on the admin address: few connections, one request each, a deadline on everything.
+
+use super::purge::PurgeHandler;
+use super::routes::{self, ReadinessProbe};
+use super::token::Tokens;
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// Open connections; more wait in the kernel.
+const CONNECTIONS_MAX: usize = 64;
+/// From accept to the end of a request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// From accept to the end of the answer.
+const CONNECTION_DEADLINE: Duration = Duration::from_mins(5);
+/// Header fields of a request.
+const HEADERS_MAX: usize = 64;
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long to wait after the system refused to accept.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Why the admin listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process listens there.
+    #[error("{address}: in use; stop what listens there, or choose another port in admin.listen")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The process may not listen there.
+    #[error("{address}: not allowed; choose a port of 1024 or above in admin.listen")]
+    Denied {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("{address}: cannot listen: {source}; change admin.listen")]
+    Other {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What the admin interface speaks of.
+#[derive(Clone)]
+pub struct Parts {
+    /// `/metrics`.
+    pub metrics: Metrics,
+    /// `/readyz`; called for each request, so it must not block.
+    pub readiness: ReadinessProbe,
+    /// `POST /api/v1/purge`.
+    pub purge: PurgeHandler,
+    /// File with the bearer token; without it, purging is off.
+    pub token_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("token_file", &self.token_file).finish_non_exhaustive()
+    }
+}
+
+/// What all requests share.
+pub(super) struct Shared {
+    pub(super) parts: Parts,
+    pub(super) tokens: Tokens,
+}
+
+/// A bound admin listener that does not accept yet.
+#[derive(Debug)]
+pub struct Admin {
+    listener: TcpListener,
+}
+
+impl Admin {
+    /// Binds `[admin] listen`. Must be called inside a runtime.
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        let listener = std::net::TcpListener::bind(address)
+            .and_then(|listener| {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)
+            })
+            .map_err(|source| bind_error(address, source))?;
+        Ok(Self { listener })
+    }
+
+    /// What it is bound to; `None` where the system does not say.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Accepts from now on, until `tasks` stops. Returns at once.
+    pub fn serve(self, parts: Parts, tasks: &Tasks) {
+        let tokens = Tokens::new(parts.token_file.clone());
+        let shared = Arc::new(Shared { parts, tokens });
+        tasks.spawn("admin accept", accept(self.listener, shared, tasks.clone()));
+    }
+}
+
+fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
+    if source.kind() == ErrorKind::AddrInUse {
+        return BindError::InUse { address };
+    }
+    if source.kind() == ErrorKind::PermissionDenied {
+        return BindError::Denied { address };
+    }
+    BindError::Other { address, source }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
+    let stop = tasks.stopping();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            Some((listener.accept().await, place))
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Some((Ok((stream, peer)), place)) => {
+                let connection = serve(stream, peer, place, Arc::clone(&shared), tasks.clone());
+                tasks.spawn("admin connection", connection);
+            }
+            Some((Err(error), _)) => {
+                tracing::warn!(%error, "cannot accept admin connections");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE) => {}
+                }
+            }
+            None => return,
+        }
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+    tasks: Tasks,
+) {
+    let _place = place;
+    let gauge = shared.parts.metrics.connections.with_label_values(&["admin"]);
+    gauge.inc();
+    let service = service_fn(|request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(routes::answer(&shared, peer.ip(), request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .keep_alive(false)
+        .max_headers(HEADERS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(timeout(CONNECTION_DEADLINE, connection));
+    let stop = tasks.stopping();
+    let served = tokio::select! {
+        biased;
+        served = &mut connection => served,
+        // A request under way is answered; the drain has its own deadline.
+        () = stop.cancelled() => connection.await,
+    };
+    match served {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, %peer, "admin connection failed"),
+        Err(_) => tracing::debug!(%peer, "admin connection took too long"),
+    }
+    gauge.dec();
+}

@@ -1,0 +1,182 @@
+//! What a purge request says. Pure; the assembly gives the handler that carries it out.
+
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Carries out a purge. Runs to its end even when the client does not wait for it only where the
+/// handler spawns the work.
+pub type PurgeHandler =
+    Arc<dyn Fn(PurgeRequest) -> BoxFuture<'static, Result<PurgeReply, PurgeError>> + Send + Sync>;
+
+/// What to purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurgeRequest {
+    /// The site's name; `None` for every site.
+    pub site: Option<String>,
+    /// Which of its objects.
+    pub scope: PurgeScope,
+    /// How.
+    pub mode: PurgeMode,
+}
+
+/// Which objects to purge. Paths are as the client wrote them, with a leading `/`, not decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PurgeScope {
+    /// These; never empty.
+    Paths(Vec<String>),
+    /// All whose path begins so.
+    Prefix(String),
+    /// All.
+    All,
+}
+
+/// How to purge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PurgeMode {
+    /// Remove the objects.
+    Hard,
+    /// Make them stale: they are confirmed before they are served again.
+    Soft,
+}
+
+/// What a purge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PurgeReply {
+    /// Objects that were stored and are no more, or are stale now.
+    pub purged: u64,
+}
+
+/// Why a purge was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// No site has that name.
+    #[error("no site is named {name:?}; the names are in the config")]
+    UnknownSite {
+        /// The name.
+        name: String,
+    },
+    /// What was asked makes no sense to the handler.
+    #[error("{detail}")]
+    Invalid {
+        /// What was wrong, and what to write instead.
+        detail: String,
+    },
+    /// Not all tiers could be purged.
+    #[error("the purge failed: {detail}")]
+    Failed {
+        /// What went wrong.
+        detail: String,
+    },
+}
+
+/// The JSON body.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Body {
+    site: Option<String>,
+    path: Option<String>,
+    paths: Option<Vec<String>>,
+    prefix: Option<String>,
+    all: Option<bool>,
+    soft: bool,
+}
+
+/// Why a body is no purge request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// Not JSON, or with unknown fields.
+    #[error("not a purge request: {0}")]
+    Json(#[from] serde_json::Error),
+    /// No scope, or several.
+    #[error("give exactly one of \"path\", \"paths\", \"prefix\" and \"all\": true")]
+    Scope,
+    /// A path that cannot be one.
+    #[error("{path:?} is no path: it must begin with /")]
+    Path {
+        /// The path.
+        path: String,
+    },
+}
+
+/// Reads a JSON body.
+pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, BodyError> {
+    let Body { site, path, paths, prefix, all, soft } = serde_json::from_slice(body)?;
+    let scope = match (path, paths, prefix, all) {
+        (Some(path), None, None, None) => PurgeScope::Paths(vec![path]),
+        (None, Some(paths), None, None) if !paths.is_empty() => PurgeScope::Paths(paths),
+        (None, None, Some(prefix), None) => PurgeScope::Prefix(prefix),
+        (None, None, None, Some(true)) => PurgeScope::All,
+        _ => return Err(BodyError::Scope),
+    };
+    let wrong = match &scope {
+        PurgeScope::Paths(paths) => paths.iter().find(|path| !path.starts_with('/')),
+        PurgeScope::Prefix(prefix) => Some(prefix).filter(|prefix| !prefix.starts_with('/')),
+        PurgeScope::All => None,
+    };
+    if let Some(path) = wrong {
+        return Err(BodyError::Path { path: path.clone() });
+    }
+    let mode = if soft { PurgeMode::Soft } else { PurgeMode::Hard };
+    Ok(PurgeRequest { site, scope, mode })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{ProptestConfig, any, proptest};
+
+    fn request(scope: PurgeScope) -> PurgeRequest {
+        PurgeRequest { site: None, scope, mode: PurgeMode::Hard }
+    }
+
+    #[test]
+    fn every_scope_parses() {
+        let paths = |paths: &[&str]| {
+            request(PurgeScope::Paths(paths.iter().map(|&path| path.to_owned()).collect()))
+        };
+        for (body, expected) in [
+            (r#"{"path":"/a"}"#, paths(&["/a"])),
+            (r#"{"paths":["/a","/b"]}"#, paths(&["/a", "/b"])),
+            (r#"{"prefix":"/nar/"}"#, request(PurgeScope::Prefix("/nar/".to_owned()))),
+            (r#"{"all":true}"#, request(PurgeScope::All)),
+            (
+                r#"{"all":true,"soft":true,"site":"main"}"#,
+                PurgeRequest {
+                    site: Some("main".to_owned()),
+                    scope: PurgeScope::All,
+                    mode: PurgeMode::Soft,
+                },
+            ),
+        ] {
+            assert_eq!(parse(body.as_bytes()).unwrap(), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn everything_else_says_what_is_wrong() {
+        for (body, word) in [
+            ("", "EOF"),
+            ("{}", "exactly one"),
+            (r#"{"paths":[]}"#, "exactly one"),
+            (r#"{"all":false}"#, "exactly one"),
+            (r#"{"path":"/a","all":true}"#, "exactly one"),
+            (r#"{"path":"a"}"#, "\"a\""),
+            (r#"{"prefix":"nar/"}"#, "\"nar/\""),
+            (r#"{"path":"/a","sofft":true}"#, "`sofft`"),
+            (r#"{"path":1}"#, "string"),
+        ] {
+            let text = parse(body.as_bytes()).unwrap_err().to_string();
+            assert!(text.contains(word), "{body}: {text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn no_body_panics(body in any::<Vec<u8>>()) {
+            let _ = parse(&body);
+        }
+    }
+}

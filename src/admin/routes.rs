@@ -1,0 +1,196 @@
+//! What each path of the admin interface answers.
+
+use super::listener::Shared;
+use super::purge::{self, PurgeError};
+use super::token::AuthError;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::Serialize;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Bytes of a purge request's body.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Until a purge request's body is whole.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+const INDEX: &str = "<!doctype html>
+<html lang=\"en\"><meta charset=\"utf-8\"><title>Narthex</title>
+<h1>Narthex</h1>
+<ul>
+<li><a href=\"/healthz\">/healthz</a>: 200 while the process lives
+<li><a href=\"/readyz\">/readyz</a>: 200 while it can serve, with what each part says
+<li><a href=\"/metrics\">/metrics</a>: Prometheus text
+<li>POST /api/v1/purge: {\"path\": \"/x.narinfo\"}, with a bearer token
+</ul>
+";
+
+/// Says whether the edge can serve; must not block.
+pub type ReadinessProbe = Arc<dyn Fn() -> Readiness + Send + Sync>;
+
+/// Whether the edge can serve, and what each part says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Whether clients should be sent here.
+    #[serde(rename = "ready")]
+    pub is_ready: bool,
+    /// The parts.
+    pub checks: Vec<Check>,
+}
+
+/// What one part says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// The part.
+    pub name: String,
+    /// Whether it works.
+    #[serde(rename = "ok")]
+    pub is_ok: bool,
+    /// What it does, or what is wrong and what to do.
+    pub detail: String,
+}
+
+/// Answers a request. A panic in a part's own code is its request's fault alone.
+pub(super) async fn answer(
+    shared: &Shared,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    // What the request held is dropped with its panic: nobody sees it half changed.
+    let routed = AssertUnwindSafe(route(shared, peer, request)).catch_unwind().await;
+    let mut response = routed.unwrap_or_else(|_| {
+        shared.parts.metrics.request_panics.inc();
+        tracing::error!("an admin request ended in a panic");
+        error(StatusCode::INTERNAL_SERVER_ERROR, "a fault of Narthex; see its log")
+    });
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    match request.uri().path() {
+        "/api/v1/purge" if *request.method() == Method::POST => purge(shared, peer, request).await,
+        "/api/v1/purge" => not_allowed("POST"),
+        "/" | "/healthz" | "/readyz" | "/metrics" if !is_read => not_allowed("GET, HEAD"),
+        "/" => respond(StatusCode::OK, "text/html; charset=utf-8", INDEX),
+        "/healthz" => respond(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"),
+        "/readyz" => readiness(shared),
+        "/metrics" => metrics(shared),
+        _ => error(StatusCode::NOT_FOUND, "no such page; / lists them"),
+    }
+}
+
+fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
+    let readiness = (shared.parts.readiness)();
+    let status = if readiness.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &readiness)
+}
+
+fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
+    match shared.parts.metrics.text() {
+        Ok(text) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+        Err(problem) => {
+            tracing::error!(error = %problem, "metrics cannot be printed");
+            error(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be printed; see the log")
+        }
+    }
+}
+
+async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    if let Err(problem) = shared.tokens.check(peer, authorization).await {
+        return unauthorized(shared, peer, &problem);
+    }
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let body = match timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(problem)) if problem.is::<LengthLimitError>() => {
+            return error(StatusCode::PAYLOAD_TOO_LARGE, "at most 64 KiB; send several requests");
+        }
+        Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body broke off"),
+        Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took more than 10 s"),
+    };
+    let purge = match purge::parse(&body) {
+        Ok(purge) => purge,
+        Err(problem) => return error(StatusCode::BAD_REQUEST, &problem.to_string()),
+    };
+    tracing::info!(%peer, ?purge, "purge");
+    match (shared.parts.purge)(purge).await {
+        Ok(reply) => json(StatusCode::OK, &serde_json::json!({ "purged": reply.purged })),
+        Err(problem) => {
+            let status = match problem {
+                PurgeError::UnknownSite { .. } => StatusCode::NOT_FOUND,
+                PurgeError::Invalid { .. } => StatusCode::BAD_REQUEST,
+                PurgeError::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            error(status, &problem.to_string())
+        }
+    }
+}
+
+fn unauthorized(shared: &Shared, peer: IpAddr, problem: &AuthError) -> Response<Full<Bytes>> {
+    let (reason, status) = match problem {
+        AuthError::Off => ("purge_off", StatusCode::FORBIDDEN),
+        AuthError::File { .. } => ("purge_token_file", StatusCode::INTERNAL_SERVER_ERROR),
+        AuthError::Wrong => ("purge_token", StatusCode::UNAUTHORIZED),
+        AuthError::TooMany => ("purge_token_guesses", StatusCode::TOO_MANY_REQUESTS),
+    };
+    shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
+    tracing::warn!(%peer, %problem, "purge refused");
+    let mut response = error(status, &problem.to_string());
+    let headers = response.headers_mut();
+    match problem {
+        AuthError::Wrong => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        AuthError::TooMany => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("60"));
+        }
+        AuthError::Off | AuthError::File { .. } => {}
+    }
+    response
+}
+
+fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this page takes {methods}"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+fn error(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    json(status, &serde_json::json!({ "error": text }))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(value) {
+        Ok(text) => respond(status, "application/json", text + "\n"),
+        Err(problem) => {
+            tracing::error!(error = %problem, "an answer cannot be written as JSON");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", "{}\n")
+        }
+    }
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

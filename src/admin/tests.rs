@@ -1,0 +1,244 @@
+//! Scenarios over a real socket: what an operator asks and gets.
+
+use super::{
+    Admin, BindError, Check, Parts, PurgeError, PurgeReply, PurgeRequest, PurgeScope, Readiness,
+};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Office {
+    address: SocketAddr,
+    metrics: Metrics,
+    tasks: Tasks,
+    is_ready: Arc<AtomicBool>,
+    purges: Arc<Mutex<Vec<PurgeRequest>>>,
+}
+
+impl Office {
+    fn open(token_file: Option<PathBuf>) -> Self {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let office = Self {
+            address: admin.local_address().unwrap(),
+            metrics: Metrics::new().unwrap(),
+            tasks: Tasks::new(),
+            is_ready: Arc::new(AtomicBool::new(true)),
+            purges: Arc::default(),
+        };
+        let (is_ready, purges) = (Arc::clone(&office.is_ready), Arc::clone(&office.purges));
+        let parts = Parts {
+            metrics: office.metrics.clone(),
+            readiness: Arc::new(move || {
+                let is_ready = is_ready.load(Ordering::Relaxed);
+                let check =
+                    Check { name: "disk".to_owned(), is_ok: is_ready, detail: "d".to_owned() };
+                Readiness { is_ready, checks: vec![check] }
+            }),
+            purge: Arc::new(move |request: PurgeRequest| {
+                purges.lock().push(request.clone());
+                async move {
+                    match request.site.as_deref() {
+                        Some("panic") => panic!("a panic made for the test"),
+                        Some(name) => Err(PurgeError::UnknownSite { name: name.to_owned() }),
+                        None => Ok(PurgeReply { purged: 7 }),
+                    }
+                }
+                .boxed()
+            }),
+            token_file,
+        };
+        admin.serve(parts, &office.tasks);
+        office
+    }
+
+    async fn exchange(&self, request: impl AsRef<[u8]>) -> String {
+        let mut client = TcpStream::connect(self.address).await.unwrap();
+        client.write_all(request.as_ref()).await.unwrap();
+        let mut bytes = Vec::new();
+        timeout(PATIENCE, client.read_to_end(&mut bytes)).await.unwrap().unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    async fn ask(&self, method: &str, path: &str) -> String {
+        self.exchange(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n")).await
+    }
+
+    async fn purge(&self, authorization: &str, body: &str) -> String {
+        let length = body.len();
+        self.exchange(format!(
+            "POST /api/v1/purge HTTP/1.1\r\nHost: h\r\n{authorization}\
+             Content-Length: {length}\r\n\r\n{body}"
+        ))
+        .await
+    }
+}
+
+fn status(response: &str) -> u16 {
+    response.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn body(response: &str) -> &str {
+    response.split_once("\r\n\r\n").unwrap().1
+}
+
+fn token_file(folder: &TempDir, token: &str) -> PathBuf {
+    let file = folder.path().join("token");
+    std::fs::write(&file, token).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn the_pages_answer() {
+    let office = Office::open(None);
+    office.metrics.access_log_dropped.inc();
+    let metrics = office.ask("GET", "/metrics").await;
+    assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+    assert!(body(&metrics).contains("narthex_access_log_dropped_total 1\n"), "{metrics}");
+    assert_eq!(body(&office.ask("GET", "/healthz").await), "ok\n");
+    assert!(office.ask("GET", "/").await.contains("href=\"/metrics\""));
+    let head = office.ask("HEAD", "/healthz").await;
+    assert!(status(&head) == 200 && body(&head).is_empty(), "{head}");
+    assert_eq!(status(&office.ask("GET", "/nowhere").await), 404);
+    for (method, path) in [
+        ("POST", "/metrics"),
+        ("DELETE", "/"),
+        ("GET", "/api/v1/purge"),
+        ("PURGE", "/api/v1/purge"),
+    ] {
+        let text = office.ask(method, path).await;
+        assert!(status(&text) == 405 && text.contains("\r\nallow: "), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn readiness_tells_what_each_part_says() {
+    let office = Office::open(None);
+    let ready = office.ask("GET", "/readyz").await;
+    assert_eq!(status(&ready), 200);
+    office.is_ready.store(false, Ordering::Relaxed);
+    let not = office.ask("GET", "/readyz").await;
+    assert_eq!(status(&not), 503);
+    let expected = serde_json::json!({
+        "ready": false,
+        "checks": [{ "name": "disk", "ok": false, "detail": "d" }],
+    });
+    assert_eq!(serde_json::from_str::<serde_json::Value>(body(&not)).unwrap(), expected);
+    assert_eq!(status(&office.ask("GET", "/healthz").await), 200);
+}
+
+#[tokio::test]
+async fn a_purge_needs_the_token() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret\n")));
+    let request = r#"{"path":"/a.narinfo"}"#;
+    for wrong in [
+        "",
+        "Authorization: Bearer s3cre\r\n",
+        "Authorization: Bearer s3cret2\r\n",
+        "Authorization: Bearer S3CRET\r\n",
+        "Authorization: Bearer \r\n",
+        "Authorization: Basic s3cret\r\n",
+        "Authorization: s3cret\r\n",
+    ] {
+        let text = office.purge(wrong, request).await;
+        assert!(status(&text) == 401, "{wrong}: {text}");
+        assert!(text.contains("www-authenticate: Bearer\r\n"), "{text}");
+    }
+    assert!(office.purges.lock().is_empty());
+    let refused = office.metrics.requests_refused.with_label_values(&["purge_token"]);
+    assert_eq!(refused.get(), 7);
+    let text = office.purge("Authorization: Bearer s3cret\r\n", request).await;
+    assert_eq!((status(&text), body(&text)), (200, "{\"purged\":7}\n"));
+    let scope = PurgeScope::Paths(vec!["/a.narinfo".to_owned()]);
+    assert_eq!(office.purges.lock().last().unwrap().scope, scope);
+}
+
+#[tokio::test]
+async fn a_changed_token_counts_at_once() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "old")));
+    token_file(&folder, "new");
+    let request = r#"{"all":true}"#;
+    assert_eq!(status(&office.purge("Authorization: Bearer old\r\n", request).await), 401);
+    assert_eq!(status(&office.purge("Authorization: Bearer new\r\n", request).await), 200);
+}
+
+#[tokio::test]
+async fn guessing_is_limited() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret")));
+    for _ in 0..10 {
+        assert_eq!(status(&office.purge("", "{}").await), 401);
+    }
+    let text = office.purge("Authorization: Bearer s3cret\r\n", r#"{"all":true}"#).await;
+    assert!(status(&text) == 429 && text.contains("retry-after: 60\r\n"), "{text}");
+    assert!(office.purges.lock().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_token_purging_is_off() {
+    let office = Office::open(None);
+    let text = office.purge("Authorization: Bearer x\r\n", r#"{"all":true}"#).await;
+    assert!(status(&text) == 403 && text.contains("admin.token_file"), "{text}");
+    let folder = TempDir::new().unwrap();
+    for file in [token_file(&folder, " \n"), folder.path().join("missing")] {
+        let office = Office::open(Some(file));
+        let text = office.purge("Authorization: Bearer \r\n", r#"{"all":true}"#).await;
+        assert!(status(&text) == 500 && text.contains("token file"), "{text}");
+        assert!(office.purges.lock().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_bad_purge_says_what_is_wrong() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret")));
+    let long = format!(r#"{{"path":"/{}"}}"#, "x".repeat(65 * 1024));
+    for (body, expected, word) in [
+        (r#"{"path":"/a","sofft":true}"#, 400, "`sofft`"),
+        ("nonsense", 400, "not a purge request"),
+        (&long, 413, "64 KiB"),
+        (r#"{"path":"/a","site":"nowhere"}"#, 404, "nowhere"),
+        (r#"{"path":"/a","site":"panic"}"#, 500, "fault"),
+    ] {
+        let text = office.purge("Authorization: Bearer s3cret\r\n", body).await;
+        assert!(status(&text) == expected && text.contains(word), "{text}");
+    }
+    assert_eq!(office.metrics.request_panics.get(), 1);
+}
+
+#[tokio::test]
+async fn a_drain_closes_the_listener_and_answers_what_is_under_way() {
+    let office = Office::open(None);
+    let mut client = TcpStream::connect(office.address).await.unwrap();
+    client.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+    // A whole exchange: the connection before it has been taken up.
+    office.ask("GET", "/healthz").await;
+    let tasks = office.tasks.clone();
+    let drained = tokio::spawn(async move { tasks.drain(PATIENCE).await });
+    while TcpStream::connect(office.address).await.is_ok() {}
+    client.write_all(b"Host: h\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert!(text.ends_with("ok\n"), "{text}");
+    assert!(drained.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let office = Office::open(None);
+    let error = Admin::bind(office.address).unwrap_err();
+    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+}

@@ -1,1 +1,0 @@
-//! Builds everything, runs it, drains it.

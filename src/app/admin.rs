@@ -1,0 +1,94 @@
+//! What the admin listener is given: metrics that are up to date, readiness, and purging by what
+//! an operator writes.
+
+use super::readiness::Ready;
+use crate::admin::{Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
+use crate::engine::Engine;
+use crate::metrics::Metrics;
+use crate::object::Key;
+use crate::purge::{Kind, Purger};
+use crate::rfc::path::canonicalise;
+use futures_util::FutureExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The parts of the admin listener.
+pub(super) fn parts(
+    ready: Ready,
+    purger: Purger,
+    metrics: Metrics,
+    token_file: Option<PathBuf>,
+) -> Parts {
+    let engine = Arc::clone(&ready.engine);
+    let (cache, gauges) = (ready.cache.clone(), metrics.clone());
+    Parts {
+        metrics,
+        before_metrics: Arc::new(move || cache.report(&gauges)),
+        readiness: Arc::new(move || ready.report()),
+        purge: Arc::new(move |request| {
+            let (engine, purger) = (Arc::clone(&engine), purger.clone());
+            async move { purge(&engine, &purger, request).await }.boxed()
+        }),
+        token_file,
+    }
+}
+
+async fn purge(
+    engine: &Engine,
+    purger: &Purger,
+    request: PurgeRequest,
+) -> Result<PurgeReply, PurgeError> {
+    let kind = match request.mode {
+        PurgeMode::Hard => Kind::Hard,
+        PurgeMode::Soft => Kind::Soft,
+    };
+    let purged = match (request.scope, kind) {
+        (PurgeScope::Paths(paths), kind) => {
+            let site = site_of(engine, request.site)?;
+            let keys = paths.iter().map(|path| key(&site, path));
+            let keys = keys.collect::<Result<Vec<_>, _>>()?;
+            let mut purged = 0;
+            for key in keys {
+                purged += purger.object(key, kind).await;
+            }
+            purged
+        }
+        (PurgeScope::Prefix(_) | PurgeScope::All, Kind::Soft) => {
+            let detail = "soft purges take paths; leave out \"soft\", or name the paths".to_owned();
+            return Err(PurgeError::Invalid { detail });
+        }
+        (PurgeScope::Prefix(prefix), Kind::Hard) => {
+            purger.prefix(&site_of(engine, request.site)?, &prefix).await
+        }
+        (PurgeScope::All, Kind::Hard) => purger.all().await,
+    };
+    Ok(PurgeReply { purged })
+}
+
+/// The site that was named, or the only one there is.
+fn site_of(engine: &Engine, name: Option<String>) -> Result<String, PurgeError> {
+    let sites = engine.sites();
+    match (name, sites.all()) {
+        (Some(name), _) if sites.named(&name).is_some() => Ok(name),
+        (Some(name), _) => Err(PurgeError::UnknownSite { name }),
+        (None, [only]) => Ok(only.name().to_owned()),
+        (None, _) => {
+            let detail = "there are several sites; say which with \"site\"".to_owned();
+            Err(PurgeError::Invalid { detail })
+        }
+    }
+}
+
+/// The key of a path as a client writes it, a query included where a narinfo names one.
+fn key(site: &str, target: &str) -> Result<Key, PurgeError> {
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let invalid = |error: crate::rfc::PathError| PurgeError::Invalid {
+        detail: format!("{target:?}: {error}"),
+    };
+    let path = canonicalise(path, path.len()).map_err(invalid)?;
+    let path = if path == "/" { "/index.html" } else { &*path };
+    Ok(Key::new(site, path, query))
+}

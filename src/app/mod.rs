@@ -1,0 +1,236 @@
+//! Builds everything, runs it, drains it. The building may fail, each failure with one clear
+//! error; what runs afterwards cannot. Called by `cli` and by the integration tests.
+
+mod admin;
+mod readiness;
+mod sites;
+
+use crate::admin::{self as admin_door, Admin};
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::cluster::{InstanceName, NameError};
+use crate::config::{Config, Server};
+use crate::engine::{Engine, EngineParts, Sites};
+use crate::fill::Fills;
+use crate::front::{BindError, Door, Front, Handler};
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::purge::Purger;
+use crate::store::{OpenError, Store};
+use crate::tasks::{BlockingError, Tasks};
+use crate::telemetry::{self, AccessLog, Sink};
+use crate::tls::{Certificates, Protocols, TlsError};
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use readiness::Ready;
+use sites::SitesError;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What draining is given beyond `[server.timeouts] drain`, for connections to be reset and the
+/// index to be written.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+
+/// What the environment of the process brings, so that tests can bring something else.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// The time.
+    pub clock: Clock,
+    /// Where the access log goes.
+    pub access_log: Sink,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { clock: Clock::System, access_log: Sink::Stdout }
+    }
+}
+
+/// Why the edge cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The disk tier.
+    #[error("disk: {0}")]
+    Store(#[from] OpenError),
+    /// A public listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] admin_door::BindError),
+    /// A certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A site's origins or keys.
+    #[error(transparent)]
+    Sites(#[from] SitesError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] telemetry::StartError),
+    /// This instance's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A thread at start.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+}
+
+/// A running edge.
+#[derive(Debug)]
+pub struct Running {
+    /// What the public listeners are bound to.
+    pub addresses: Vec<(Door, SocketAddr)>,
+    /// What the admin listener is bound to.
+    pub admin: Option<SocketAddr>,
+    /// The counters.
+    pub metrics: Metrics,
+    engine: Arc<Engine>,
+    config: Mutex<Config>,
+    certificates: Option<Certificates>,
+    clock: Clock,
+    tasks: Tasks,
+    log: Arc<AccessLog>,
+}
+
+/// Starts an edge as `config` says. Must be called inside a runtime.
+///
+/// An origin that cannot be reached does not hold it up: it serves what it holds, and says in its
+/// log and readiness what is wrong.
+pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running, StartError> {
+    let metrics = Metrics::new()?;
+    let tasks = Tasks::new();
+    let clock = surroundings.clock;
+    let instance = InstanceName::new(&config.server.name)?;
+    let certificates = certificates(&config.server, &tasks).await?;
+    let sites = Sites::new(sites::build(&config, &clock, &metrics, &tasks)?);
+    let tls = tls_settings(&config.server, certificates.as_ref())?;
+    let front = Front::bind(&config.server, tls)?;
+    let admin = config.admin.listen.map(Admin::bind).transpose()?;
+    let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
+    let store = open_store(&config, &metrics, &tasks).await?;
+    let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
+    let fills_max = config.server.limits.fills_max;
+    let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), fills_max);
+    let engine = Arc::new(Engine::new(EngineParts {
+        sites,
+        cache: cache.clone(),
+        fills,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        log: Arc::clone(&log),
+        limits: config.server.limits.clone(),
+        instance: instance.as_str().into(),
+    }));
+    let addresses = front.local_addresses();
+    let admin_address = admin.as_ref().and_then(Admin::local_address);
+    if let Some(door) = admin {
+        let purger = Purger::new(cache.clone(), metrics.clone());
+        let ready = Ready { engine: Arc::clone(&engine), cache, stopping: tasks.stopping() };
+        let token_file = config.admin.token_file.clone();
+        door.serve(admin::parts(ready, purger, metrics.clone(), token_file), &tasks);
+    }
+    front.serve(handler(&engine), &metrics, &tasks);
+    tasks.spawn("probe", readiness::probe(engine.sites()));
+    tracing::info!(
+        instance = instance.as_str(),
+        addresses = ?addresses.iter().map(|(_, address)| address).collect::<Vec<_>>(),
+        admin = ?admin_address,
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
+    Ok(Running {
+        addresses,
+        admin: admin_address,
+        metrics,
+        engine,
+        config: Mutex::new(config),
+        certificates,
+        clock,
+        tasks,
+        log,
+    })
+}
+
+impl Running {
+    /// Takes over what may change while running: sites, origins, keys, lifetimes, certificates.
+    /// Where anything is wrong, everything stays as it was. Gives the sections whose change
+    /// needs a restart.
+    pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
+        let sites = sites::build(&config, &self.clock, &self.metrics, &self.tasks)?;
+        if let (Some(certificates), Some(tls)) = (&self.certificates, &config.server.tls) {
+            let (certificates, tls) = (certificates.clone(), tls.clone());
+            self.tasks.blocking("certificates", move || certificates.reload(&tls)).await??;
+        }
+        self.engine.replace_sites(Sites::new(sites));
+        self.tasks.spawn("probe", readiness::probe(self.engine.sites()));
+        let mut current = self.config.lock();
+        let needs_restart = sections_that_differ(&current, &config);
+        // What needs a restart stays as it runs, so that the next reload says so again.
+        let running = std::mem::replace(&mut *current, config);
+        current.server = running.server;
+        current.admin = running.admin;
+        current.memory = running.memory;
+        current.disk = running.disk;
+        current.log = running.log;
+        Ok(needs_restart)
+    }
+
+    /// Stops accepting, lets answers under way end within `[server.timeouts] drain`, closes the
+    /// store. True where everything ended by itself.
+    pub async fn drain(self) -> bool {
+        let deadline = self.config.lock().server.timeouts.drain + DRAIN_MARGIN;
+        let has_ended = self.tasks.drain(deadline).await;
+        drop(self.engine);
+        if let Some(log) = Arc::into_inner(self.log) {
+            log.close();
+        }
+        has_ended
+    }
+}
+
+fn sections_that_differ(old: &Config, new: &Config) -> Vec<&'static str> {
+    let sections = [
+        ("[server]", old.server != new.server),
+        ("[admin]", old.admin != new.admin),
+        ("[memory]", old.memory != new.memory),
+        ("[disk]", old.disk != new.disk),
+        ("[log]", old.log != new.log),
+    ];
+    sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}
+
+fn handler(engine: &Arc<Engine>) -> Handler<crate::engine::Body> {
+    let engine = Arc::clone(engine);
+    Arc::new(move |request, connection| {
+        let engine = Arc::clone(&engine);
+        async move { engine.handle(request, &connection).await }.boxed()
+    })
+}
+
+async fn certificates(server: &Server, tasks: &Tasks) -> Result<Option<Certificates>, StartError> {
+    let Some(tls) = server.tls.clone() else { return Ok(None) };
+    Ok(Some(tasks.blocking("certificates", move || Certificates::load(&tls)).await??))
+}
+
+fn tls_settings(
+    server: &Server,
+    certificates: Option<&Certificates>,
+) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
+    let protocols = if server.http2 { Protocols::Http2AndHttp1 } else { Protocols::Http1 };
+    certificates.map(|certificates| certificates.server_config(protocols)).transpose()
+}
+
+async fn open_store(
+    config: &Config,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Option<Store>, StartError> {
+    let Some(disk) = config.disk.clone() else { return Ok(None) };
+    let (metrics, own_tasks) = (metrics.clone(), tasks.clone());
+    let opened = tasks.blocking("open", move || Store::open(&disk, &metrics, &own_tasks)).await?;
+    Ok(Some(opened?))
+}

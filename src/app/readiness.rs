@@ -1,0 +1,60 @@
+//! What the edge says of its own state: readiness for load balancers, the self test of the
+//! origins at start. Read-only; asked by the admin listener.
+
+use crate::admin::{Check, Readiness};
+use crate::cache::Cache;
+use crate::engine::{Engine, Sites};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// What readiness is made of.
+#[derive(Debug, Clone)]
+pub(super) struct Ready {
+    pub(super) engine: Arc<Engine>,
+    pub(super) cache: Cache,
+    pub(super) stopping: CancellationToken,
+}
+
+impl Ready {
+    /// Ready while not draining. An origin in trouble, or a disk that takes no writes, is said in
+    /// the checks and leaves the edge ready: it serves what it holds and passes on the rest.
+    pub(super) fn report(&self) -> Readiness {
+        let is_draining = self.stopping.is_cancelled();
+        let draining = if is_draining { "draining" } else { "not draining" };
+        let mut checks = vec![check("process".to_owned(), !is_draining, draining.to_owned())];
+        if let Some(store) = self.cache.store() {
+            let health = store.health();
+            checks.push(check("disk".to_owned(), health.is_writable, health.detail));
+        }
+        for site in self.engine.sites().all() {
+            for origin in site.upstream.origins.health() {
+                let name = format!("origin {} of site {}", origin.name, site.name());
+                let detail = origin.last_error.unwrap_or_else(|| "usable".to_owned());
+                checks.push(check(name, origin.is_up, detail));
+            }
+        }
+        Readiness { is_ready: !is_draining, checks }
+    }
+}
+
+fn check(name: String, is_ok: bool, detail: String) -> Check {
+    Check { name, is_ok, detail }
+}
+
+/// Asks every origin for `nix-cache-info`, so that wrong addresses and credentials are in the log
+/// before a client meets them.
+pub(super) async fn probe(sites: Arc<Sites>) {
+    for site in sites.all() {
+        for (origin, result) in site.upstream.origins.probe().await {
+            match result {
+                Ok(()) => tracing::info!(site = site.name(), %origin, "origin answers"),
+                Err(error) => tracing::warn!(
+                    site = site.name(),
+                    %origin,
+                    error = &error as &dyn std::error::Error,
+                    "origin does not answer as it should; serving what is stored"
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Sites of the config become sites of the engine: origins set up, keys parsed.
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::engine::Site;
+use crate::fill::Upstream;
+use crate::metrics::Metrics;
+use crate::nix::signature::{KeyError, PublicKey, TrustedKeys};
+use crate::origin::{OriginSetupError, Origins};
+use crate::tasks::Tasks;
+use std::sync::Arc;
+
+/// Why a site cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SitesError {
+    /// An origin.
+    #[error("site {site}: {source}")]
+    Origin {
+        /// The site's name.
+        site: String,
+        /// What is wrong.
+        source: OriginSetupError,
+    },
+    /// A trusted key.
+    #[error("site {site}: trusted_public_keys: {source}")]
+    Key {
+        /// The site's name.
+        site: String,
+        /// What is wrong.
+        source: KeyError,
+    },
+}
+
+pub(super) fn build(
+    config: &Config,
+    clock: &Clock,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Vec<Site>, SitesError> {
+    config
+        .sites
+        .iter()
+        .map(|site| {
+            let upstream = upstream(site, clock, metrics, tasks)?;
+            Ok(Site::new(Arc::new(upstream), metrics.clone()))
+        })
+        .collect()
+}
+
+fn upstream(
+    site: &config::Site,
+    clock: &Clock,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Upstream, SitesError> {
+    let origins = Origins::new(site, clock.clone(), metrics.clone(), tasks.clone());
+    let origins =
+        origins.map_err(|source| SitesError::Origin { site: site.name.clone(), source })?;
+    let keys = site.trusted_public_keys.iter().map(|key| PublicKey::parse(key));
+    let keys = keys
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| SitesError::Key { site: site.name.clone(), source })?;
+    Ok(Upstream { site: site.clone(), origins, trusted: TrustedKeys::new(keys) })
+}

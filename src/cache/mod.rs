@@ -1,0 +1,319 @@
+//! Memory and disk as one, and the fence that stops a purged object from coming back. One per
+//! process, shared; holds the fence's lock only on blocking threads or without an await.
+//! Read by `engine`, written by `fill` and `purge` alone.
+
+mod fence;
+
+pub use fence::{Fence, Scope, Ticket};
+
+use crate::memory::{Hot, Memory, Usage};
+use crate::metrics::Metrics;
+use crate::nix::Class;
+use crate::object::{Key, Meta, NarClaim, Sha256};
+use crate::store::{Pending, Sealed, Store, Stored, StoredBody, WriteError};
+use crate::tasks::{BlockingError, Tasks};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Bodies up to this many bytes are kept in memory.
+pub const SMALL_BYTES_MAX: u64 = 64 << 10;
+
+/// A whole object that was found.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// In memory.
+    Hot(Arc<Hot>),
+    /// On disk.
+    Stored(Stored),
+}
+
+impl Found {
+    /// Its head.
+    pub fn meta(&self) -> &Arc<Meta> {
+        match self {
+            Self::Hot(hot) => &hot.meta,
+            Self::Stored(stored) => &stored.meta,
+        }
+    }
+
+    /// Bytes of its body.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Hot(hot) => hot.body.len() as u64,
+            Self::Stored(stored) => stored.length,
+        }
+    }
+}
+
+/// What a look-up found.
+#[derive(Debug, Clone)]
+pub enum Hit {
+    /// The object, in memory.
+    Memory(Found),
+    /// The object, on disk.
+    Disk(Found),
+    /// That there was none when it was last asked for.
+    Absent(Arc<Meta>),
+}
+
+/// A claim that a narinfo makes, and the NAR it makes it of.
+pub type ClaimOf = (Key, NarClaim);
+
+/// Why an object was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// It was purged while it was fetched.
+    #[error("purged while it was fetched")]
+    Purged,
+    /// The disk refused.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The writing thread did not finish.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+}
+
+/// Memory and disk as one.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    memory: Memory,
+    store: Option<Store>,
+    fence: Arc<Fence>,
+    tasks: Tasks,
+}
+
+impl Cache {
+    /// Joins the tiers; without a `store` only small objects are kept.
+    pub fn new(memory: Memory, store: Option<Store>, tasks: Tasks) -> Self {
+        Self { memory, store, fence: Arc::default(), tasks }
+    }
+
+    /// Looks in memory only; never waits.
+    pub fn peek(&self, key: &Key) -> Option<Hit> {
+        if let Some(hot) = self.memory.get(key) {
+            return Some(Hit::Memory(Found::Hot(hot)));
+        }
+        self.memory.get_absent(key).map(Hit::Absent)
+    }
+
+    /// Looks in memory, then on disk; a small object found on disk becomes hot.
+    pub async fn lookup(&self, key: &Key) -> Option<Hit> {
+        if let Some(hit) = self.peek(key) {
+            return Some(hit);
+        }
+        let store = self.store.as_ref()?;
+        let ticket = self.fence.ticket();
+        let stored = store.get(key).await?;
+        let StoredBody::Bytes(body) = &stored.body else {
+            return Some(Hit::Disk(Found::Stored(stored)));
+        };
+        let hot = Arc::new(Hot { meta: Arc::clone(&stored.meta), body: body.clone() });
+        if let Some(_leave) = self.fence.leave(ticket, key) {
+            self.memory.put(Arc::clone(&hot));
+        }
+        Some(Hit::Disk(Found::Hot(hot)))
+    }
+
+    /// A ticket for a fill that begins now.
+    pub fn ticket(&self) -> Ticket {
+        self.fence.ticket()
+    }
+
+    /// Whether `key` was purged since `ticket`.
+    pub fn is_purged_since(&self, ticket: Ticket, key: &Key) -> bool {
+        self.fence.is_raised_since(ticket, key)
+    }
+
+    /// Opens a growing object on disk; `None` where there is no disk or it does not take writes.
+    pub async fn begin(&self, key: &Key, length: Option<u64>) -> Option<Pending> {
+        match self.store.as_ref()?.begin(key, length).await {
+            Ok(pending) => Some(pending),
+            Err(error) => {
+                tracing::debug!(path = key.path(), %error, "not stored");
+                None
+            }
+        }
+    }
+
+    /// Publishes a verified object that was written to disk.
+    pub async fn publish(
+        &self,
+        ticket: Ticket,
+        sealed: Sealed,
+        meta: Meta,
+        claim: Option<ClaimOf>,
+    ) -> Result<Found, PublishError> {
+        let fence = Arc::clone(&self.fence);
+        let memory = self.memory.clone();
+        let commit = move || {
+            let key = meta.key.clone();
+            let _leave = fence.leave(ticket, &key).ok_or(PublishError::Purged)?;
+            let stored = sealed.commit(meta, claim.clone())?;
+            if let Some((nar, claim)) = claim {
+                memory.put_claim(nar, claim);
+            }
+            let StoredBody::Bytes(body) = &stored.body else {
+                memory.remove(&key);
+                return Ok(Found::Stored(stored));
+            };
+            let hot = Arc::new(Hot { meta: Arc::clone(&stored.meta), body: body.clone() });
+            memory.put(Arc::clone(&hot));
+            Ok(Found::Hot(hot))
+        };
+        self.tasks.blocking("commit", commit).await?
+    }
+
+    /// Publishes a verified small object: on disk where there is one that takes it, and in memory.
+    pub async fn publish_small(
+        &self,
+        ticket: Ticket,
+        meta: Meta,
+        body: Bytes,
+        claim: Option<ClaimOf>,
+    ) -> Result<Found, PublishError> {
+        if let Some(mut pending) = self.begin(&meta.key, Some(body.len() as u64)).await {
+            let written = async {
+                pending.append(body.clone()).await?;
+                pending.seal().await
+            };
+            match written.await {
+                Ok(sealed) => match self.publish(ticket, sealed, meta.clone(), claim.clone()).await
+                {
+                    Err(PublishError::Write(error)) => {
+                        tracing::debug!(path = meta.key.path(), %error, "kept in memory only");
+                    }
+                    ended => return ended,
+                },
+                Err(error) => {
+                    tracing::debug!(path = meta.key.path(), %error, "kept in memory only");
+                }
+            }
+        }
+        let _leave = self.fence.leave(ticket, &meta.key).ok_or(PublishError::Purged)?;
+        if let Some((nar, claim)) = claim {
+            self.memory.put_claim(nar, claim);
+        }
+        let hot = Arc::new(Hot { meta: Arc::new(meta), body });
+        self.memory.put(Arc::clone(&hot));
+        Ok(Found::Hot(hot))
+    }
+
+    /// Remembers that there is no such object, and drops what was stored of it.
+    pub async fn publish_absent(
+        &self,
+        ticket: Ticket,
+        meta: Arc<Meta>,
+    ) -> Result<(), PublishError> {
+        {
+            let _leave = self.fence.leave(ticket, &meta.key).ok_or(PublishError::Purged)?;
+            self.memory.put_absent(Arc::clone(&meta));
+        }
+        self.on_disk(move |store| store.remove(&meta.key)).await;
+        Ok(())
+    }
+
+    /// Gives a stored object the head that a 304 confirmed, if it is still there.
+    pub async fn touch(&self, ticket: Ticket, found: Found, meta: Meta) -> Found {
+        let meta = Arc::new(meta);
+        let confirmed = match found {
+            Found::Hot(hot) => {
+                Found::Hot(Arc::new(Hot { meta: Arc::clone(&meta), body: hot.body.clone() }))
+            }
+            Found::Stored(stored) => Found::Stored(Stored { meta: Arc::clone(&meta), ..stored }),
+        };
+        if self.is_purged_since(ticket, &meta.key) {
+            return confirmed;
+        }
+        let (touched, head) = (confirmed.clone(), Arc::clone(&meta));
+        let touch = move |store: &Store| {
+            let sha256 = match &touched {
+                Found::Hot(hot) => sha256_of(&hot.body),
+                Found::Stored(stored) => stored.sha256,
+            };
+            store.touch_meta(&head.key, sha256, &head)
+        };
+        self.on_disk(touch).await;
+        if let Some(_leave) = self.fence.leave(ticket, &meta.key)
+            && let Found::Hot(hot) = &confirmed
+        {
+            self.memory.put(Arc::clone(hot));
+        }
+        confirmed
+    }
+
+    /// What a narinfo said of `key`, where its class is that of NARs.
+    pub async fn claim_of_nar(&self, key: &Key, class: Class) -> Option<NarClaim> {
+        if class == Class::Nar { self.claim(key).await } else { None }
+    }
+
+    /// What a narinfo said of the NAR `key`.
+    pub async fn claim(&self, key: &Key) -> Option<NarClaim> {
+        if let Some(claim) = self.memory.claim(key) {
+            return Some(claim);
+        }
+        let wanted = key.clone();
+        let claim = self.on_disk(move |store| store.claim(&wanted)).await??;
+        self.memory.put_claim(key.clone(), claim.clone());
+        Some(claim)
+    }
+
+    /// Makes everything in `scope` go; how many objects there were. Fills under way in it do not
+    /// commit.
+    pub async fn purge(&self, scope: Scope) -> u64 {
+        self.fence.raise(scope.clone());
+        let from_memory = match &scope {
+            Scope::Key(key) => u64::from(self.memory.remove(key)),
+            Scope::Prefix { .. } | Scope::All => {
+                self.memory.remove_matching(|key| scope.covers(key))
+            }
+        };
+        let from_disk = self.on_disk(move |store| match &scope {
+            Scope::Key(key) => u64::from(store.remove(key)),
+            Scope::Prefix { site, prefix } => store.remove_matching(site, prefix),
+            Scope::All => store.clear(),
+        });
+        from_disk.await.unwrap_or(0).max(from_memory)
+    }
+
+    /// Runs `work` on a blocking thread, where there is a disk.
+    async fn on_disk<T, F>(&self, work: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> T + Send + 'static,
+    {
+        let store = self.store.clone()?;
+        self.tasks.blocking("store", move || work(&store)).await.ok()
+    }
+
+    /// Makes the object of `key` stale at once without dropping it; true when there was one.
+    pub async fn invalidate(&self, key: &Key) -> bool {
+        let Some(Hit::Memory(found) | Hit::Disk(found)) = self.lookup(key).await else {
+            return self.memory.remove(key);
+        };
+        let ticket = self.fence.ticket();
+        let meta = Meta { is_invalidated: true, ..Meta::clone(found.meta()) };
+        self.touch(ticket, found, meta).await;
+        true
+    }
+
+    /// Sets the gauges of what is stored; called before metrics are read.
+    pub fn report(&self, metrics: &Metrics) {
+        let tiers = [("memory", self.memory.usage()), ("absent", self.memory.absent_usage())];
+        for (tier, Usage { bytes, objects }) in tiers {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            metrics.stored_bytes.with_label_values(&[tier]).set(bytes);
+            let objects = i64::try_from(objects).unwrap_or(i64::MAX);
+            metrics.stored_objects.with_label_values(&[tier]).set(objects);
+        }
+    }
+
+    /// The disk tier.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+}
+
+fn sha256_of(bytes: &[u8]) -> Sha256 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    Sha256(digest.as_ref().try_into().unwrap_or_default())
+}

@@ -1,0 +1,144 @@
+//! The commands, and the only place that prints. Each command gives an exit code: 0 for done, 1
+//! for a failure while working, 2 for a wrong call or a wrong config.
+
+mod config;
+pub mod demo;
+mod purge;
+mod serve;
+mod tour;
+
+use crate::config::Overrides;
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A wrong call or a wrong config.
+const EXIT_USAGE: u8 = 2;
+
+/// An edge cache for Nix binary caches.
+#[derive(Debug, Parser)]
+#[command(name = "narthex", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve; without any argument as the cache of an office in front of cache.nixos.org
+    Serve(ServeArgs),
+    /// Say everything that is wrong with a config; exit 0 or 2
+    Check(ConfigArgs),
+    /// Show the whole journey: a signed sample cache, a private S3 origin, the edge in front
+    Demo(DemoArgs),
+    /// Make objects go from a running edge, or be asked for again
+    Purge(PurgeArgs),
+    /// Print the reference config: every setting, its default, what it does
+    Config,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The config file
+    #[arg(long, env = "NARTHEX_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address to listen on; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Address of the admin listener, or "off"
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// The one origin: s3://BUCKET?region=..., https://HOST, http://HOST:PORT, file:///FOLDER
+    #[arg(long, value_name = "URL")]
+    origin: Option<String>,
+    /// Folder of the disk tier
+    #[arg(long, value_name = "DIR")]
+    disk: Option<String>,
+    /// Bytes the disk tier may take, such as 50GiB
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<String>,
+    /// Bytes the memory tier may take, such as 512MiB
+    #[arg(long, value_name = "SIZE")]
+    memory_size: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Address the edge listens on
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Address of its admin listener
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9145")]
+    admin: SocketAddr,
+    /// End after the two journeys instead of serving on
+    #[arg(long)]
+    once: bool,
+}
+
+#[derive(Debug, Args)]
+struct PurgeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address of the edge's admin listener; by default the config's
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// File with the admin token; by default the config's
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The site; needed where there are several
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    /// Only make the objects stale: they are confirmed with the origin before they serve again
+    #[arg(long)]
+    soft: bool,
+    /// Every object whose path begins so
+    #[arg(long, value_name = "P", conflicts_with_all = ["all", "paths", "soft"])]
+    prefix: Option<String>,
+    /// Every object of every site
+    #[arg(long, conflicts_with_all = ["paths", "soft"])]
+    all: bool,
+    /// Paths, such as /nix-cache-info
+    #[arg(value_name = "PATH", required_unless_present_any = ["prefix", "all"])]
+    paths: Vec<String>,
+}
+
+/// Runs the command that the arguments of the process name.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments.config, overrides(&arguments)),
+        Command::Check(arguments) => config::check(&arguments),
+        Command::Demo(arguments) => tour::run(&arguments),
+        Command::Purge(arguments) => purge::run(&arguments),
+        Command::Config => config::print_reference(),
+    }
+}
+
+fn overrides(arguments: &ServeArgs) -> Overrides {
+    Overrides {
+        listen: arguments.listen.clone(),
+        admin: arguments.admin.clone(),
+        origin: arguments.origin.clone(),
+        disk: arguments.disk.clone(),
+        disk_size: arguments.disk_size.clone(),
+        memory_size: arguments.memory_size.clone(),
+    }
+}
+
+/// Prints one line for people to the standard error, as far as anybody reads it.
+#[expect(clippy::print_stderr, reason = "the commands are the one place that prints")]
+fn complain(line: impl std::fmt::Display) {
+    eprintln!("narthex: {line}");
+}
+
+/// Prints text to the standard output.
+#[expect(clippy::print_stdout, reason = "the commands are the one place that prints")]
+fn say(text: impl std::fmt::Display) {
+    print!("{text}");
+}

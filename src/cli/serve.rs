@@ -1,0 +1,134 @@
+//! `narthex serve`: starts the edge, reloads it on SIGHUP, drains it on SIGTERM and SIGINT.
+
+use super::config::{ConfigError, load, report};
+use super::{ConfigArgs, complain};
+use crate::app::{self, Running, StartError, Surroundings};
+use crate::config::{Loaded, Overrides};
+use crate::telemetry;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("{0}")]
+    Start(#[from] StartError),
+    #[error("signals: {0}")]
+    Signals(#[from] io::Error),
+}
+
+/// `narthex serve`.
+pub(super) fn run(arguments: &ConfigArgs, flags: Overrides) -> ExitCode {
+    let loaded = match load(arguments.config.as_deref(), flags.clone()) {
+        Ok(loaded) => loaded,
+        Err(error) => return report(&error),
+    };
+    if let Err(error) = telemetry::diagnostics(&loaded.config.log.level) {
+        complain(error);
+        return ExitCode::FAILURE;
+    }
+    warn_of(&loaded);
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format_args!("cannot start the runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let served = runtime.block_on(serve(loaded, arguments.config.as_deref(), &flags));
+    runtime.shutdown_background();
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result<(), ServeError> {
+    let mut signals = Signals::new()?;
+    let running = app::start(loaded.config, Surroundings::default()).await?;
+    loop {
+        match signals.next().await {
+            Told::Reload => reload(&running, file, flags).await,
+            Told::Stop => break,
+        }
+    }
+    tracing::info!("stopping: answers under way may end");
+    tokio::select! {
+        has_ended = running.drain() => {
+            if !has_ended {
+                tracing::warn!("some answers were cut at the end of [server.timeouts] drain");
+            }
+        }
+        () = signals.second_stop() => tracing::warn!("stopped at once by a second signal"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A bad new config changes nothing and is reported.
+async fn reload(running: &Running, file: Option<&Path>, flags: &Overrides) {
+    let loaded = match load(file, flags.clone()) {
+        Ok(loaded) => loaded,
+        Err(error @ (ConfigError::Read(_) | ConfigError::Problems(_))) => {
+            for line in error.to_string().lines() {
+                tracing::error!(problem = line, "reload refused, the old config stays");
+            }
+            return;
+        }
+    };
+    warn_of(&loaded);
+    match running.reload(loaded.config).await {
+        Ok(needs_restart) if needs_restart.is_empty() => tracing::info!("reloaded"),
+        Ok(needs_restart) => {
+            tracing::warn!(
+                sections = needs_restart.join(", "),
+                "reloaded, but for these sections: their changes need a restart"
+            );
+        }
+        Err(error) => tracing::error!(%error, "reload refused, the old config stays"),
+    }
+}
+
+fn warn_of(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        tracing::warn!(%warning, "config");
+    }
+}
+
+enum Told {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+        }
+    }
+
+    async fn second_stop(&mut self) {
+        while !matches!(self.next().await, Told::Stop) {}
+    }
+}

@@ -1,1 +1,0 @@
-//! HTTP clients towards origins: pooled connections, TLS, deadlines.

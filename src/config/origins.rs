@@ -1,0 +1,241 @@
+//! From values to the origins of a site, and what is wrong between them. Pure; called by `sites`.
+
+use super::model::{Origin, OriginTimeouts, OriginUrl, S3, S3Addressing, S3Credentials};
+use super::origin_url::{self, Parsed, S3Url};
+use super::problem::{Problem, Report, Spot, quote};
+use super::scope::Scope;
+use super::value::without_password;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Who has which name: where, and at which URL.
+pub(super) type TakenOrigins = BTreeMap<String, (Spot, OriginUrl)>;
+
+/// What to say of a name that is no label.
+pub(super) const NOT_A_LABEL: &str = "is not a name; write 1 to 100 printable characters without \
+     spaces, quotes and backslashes, such as \"main\"";
+
+/// The region of a bucket whose URL names none, as in Nix.
+const REGION_DEFAULT: &str = "us-east-1";
+
+/// Settings that mean something to a bucket only.
+const S3_ONLY: [&str; 7] = [
+    "site.origin.requester_pays",
+    "site.origin.addressing",
+    PROFILE,
+    ACCESS_KEY_ID,
+    SECRET_ACCESS_KEY,
+    SESSION_TOKEN,
+    ANONYMOUS,
+];
+const PROFILE: &str = "site.origin.credentials.profile";
+const ACCESS_KEY_ID: &str = "site.origin.credentials.access_key_id_file";
+const SECRET_ACCESS_KEY: &str = "site.origin.credentials.secret_access_key_file";
+const SESSION_TOKEN: &str = "site.origin.credentials.session_token_file";
+const ANONYMOUS: &str = "site.origin.credentials.anonymous";
+
+/// The origins of the site in `scope`, lowest priority first.
+pub(super) fn origins(scope: &Scope, taken: &mut TakenOrigins, report: &mut Report) -> Vec<Origin> {
+    let scopes = scope.scopes("site.origin");
+    if !scope.has_table("site.origin") && scopes.is_empty() {
+        let message = "is missing; write [[site.origin]] with url = \"https://HOST\"";
+        report.problem(scope.spot_of("site.origin").problem(message));
+    }
+    let mut in_this_site = BTreeMap::new();
+    let mut origins: Vec<Origin> = Vec::new();
+    for scope in scopes {
+        let Some(origin) = origin(scope, report) else { continue };
+        check_name(&origin, scope, &mut in_this_site, taken, report);
+        origins.push(origin);
+    }
+    origins.sort_by_key(|origin| origin.priority);
+    origins
+}
+
+/// Whether a text can stand in logs and metrics as a name.
+pub(super) fn is_label(text: &str) -> bool {
+    let is_plain =
+        |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | '\\');
+    (1..=100).contains(&text.len()) && text.chars().all(is_plain)
+}
+
+/// One origin; `None` where its URL is missing or wrong, which is told.
+fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
+    let url = url(scope, report);
+    let url = match url {
+        Some(Parsed::S3(url)) => Some(OriginUrl::S3(s3(scope, url, report))),
+        Some(Parsed::Http(uri)) => Some(OriginUrl::Http(uri)),
+        Some(Parsed::File(folder)) => Some(OriginUrl::File(folder)),
+        None => None,
+    }?;
+    if !matches!(url, OriginUrl::S3(_)) {
+        for path in S3_ONLY.iter().filter(|path| scope.is_given(path)) {
+            let message = "belongs to an s3:// origin only; leave it out here";
+            report.problem(scope.spot_of(path).problem(message));
+        }
+    }
+    if scope.is_given("site.origin.ca_file") && !is_tls(&url) {
+        let message = "belongs to an origin asked over https only; leave it out here";
+        report.problem(scope.spot_of("site.origin.ca_file").problem(message));
+    }
+    let name = scope.text("site.origin.name");
+    if let Some(name) = name.as_ref().filter(|name| !is_label(&name.value)) {
+        report.problem(name.spot.problem_with(&name.value, NOT_A_LABEL));
+    }
+    Some(Origin {
+        name: name.map_or_else(|| default_name(&url), |name| name.value),
+        url,
+        priority: scope.count("site.origin.priority"),
+        ca_file: scope.path("site.origin.ca_file"),
+        timeouts: OriginTimeouts {
+            connect: scope.duration("site.origin.timeouts.connect"),
+            first_byte: scope.duration("site.origin.timeouts.first_byte"),
+            between_bytes: scope.duration("site.origin.timeouts.between_bytes"),
+        },
+        connections_max: scope.count("site.origin.connections_max"),
+    })
+}
+
+fn url(scope: &Scope, report: &mut Report) -> Option<Parsed> {
+    let path = "site.origin.url";
+    if !scope.is_given(path) {
+        let message = "is missing; write url = \"s3://BUCKET?region=REGION\", \"https://HOST\", \
+             \"http://HOST:PORT\" or \"file:///FOLDER\"";
+        report.problem(scope.spot_of(path).problem(message));
+    }
+    let text = scope.text(path)?;
+    let faults = match origin_url::parse(&text.value) {
+        Ok(parsed) => return Some(parsed),
+        Err(faults) => faults,
+    };
+    let found = Some(quote(&without_password(&text.value)));
+    for fault in faults {
+        report.problem(Problem { found: found.clone(), ..text.spot.problem(fault) });
+    }
+    None
+}
+
+fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
+    if !url.ignored.is_empty() {
+        let message = format!(
+            "has parameters that mean nothing to an edge and change nothing: {}",
+            url.ignored.join(", ")
+        );
+        report.warning(scope.spot_of("site.origin.url").problem(message));
+    }
+    let requester_pays = scope.is_true("site.origin.requester_pays");
+    let credentials = credentials(scope, url.profile, report);
+    if requester_pays && credentials == S3Credentials::Anonymous {
+        let message = "does not go with anonymous = true, since somebody must pay; leave one out";
+        report.problem(scope.spot_of("site.origin.requester_pays").problem(message));
+    }
+    let given = scope.text("site.origin.addressing");
+    let addressing = match given.as_ref().map(|text| text.value.as_str()) {
+        Some("path") => S3Addressing::Path,
+        Some(_) => S3Addressing::VirtualHost,
+        None => url.addressing.unwrap_or(
+            // No certificate covers a bucket's name with a dot in front of Amazon's.
+            if url.endpoint.is_some() || url.bucket.contains('.') {
+                S3Addressing::Path
+            } else {
+                S3Addressing::VirtualHost
+            },
+        ),
+    };
+    S3 {
+        bucket: url.bucket,
+        region: url.region.unwrap_or_else(|| REGION_DEFAULT.to_owned()),
+        endpoint: url.endpoint,
+        addressing,
+        requester_pays,
+        credentials,
+    }
+}
+
+/// Where the keys come from; more than one source is told.
+fn credentials(scope: &Scope, url_profile: Option<String>, report: &mut Report) -> S3Credentials {
+    let files = [ACCESS_KEY_ID, SECRET_ACCESS_KEY, SESSION_TOKEN];
+    let has_files = files.iter().any(|path| scope.is_given(path));
+    let is_anonymous = scope.is_true(ANONYMOUS);
+    let profile = scope.text(PROFILE).map(|profile| profile.value);
+    if let (Some(profile), Some(other)) = (&profile, &url_profile)
+        && profile != other
+    {
+        let message = format!("is not the profile {other:?} of the URL; leave one out");
+        report.problem(scope.spot_of(PROFILE).problem_with(profile, message));
+    }
+    if profile.as_deref() == Some("") {
+        let message = "is not a profile; write profile = \"NAME\", or leave it out";
+        report.problem(scope.spot_of(PROFILE).problem_with("", message));
+    }
+    let profile = profile.or(url_profile);
+    let sources = [has_files, is_anonymous, profile.is_some()];
+    if sources.into_iter().filter(|is_given| *is_given).count() > 1 {
+        let message = "name more than one source of keys; keep one of: a profile, key files, \
+             anonymous = true";
+        report.problem(scope.spot_of("site.origin.credentials").problem(message));
+    }
+    if is_anonymous {
+        S3Credentials::Anonymous
+    } else if has_files {
+        key_files(scope, report)
+    } else {
+        profile.map_or(S3Credentials::Environment, S3Credentials::Profile)
+    }
+}
+
+fn key_files(scope: &Scope, report: &mut Report) -> S3Credentials {
+    let mut file = |path: &'static str| -> PathBuf {
+        if !scope.is_given(path) {
+            let key = path.rsplit('.').next().unwrap_or(path);
+            let message = format!("is missing beside the other key file; write {key} = \"FILE\"");
+            report.problem(scope.spot_of(path).problem(message));
+        }
+        scope.path(path).unwrap_or_default()
+    };
+    S3Credentials::Files {
+        access_key_id: file(ACCESS_KEY_ID),
+        secret_access_key: file(SECRET_ACCESS_KEY),
+        session_token: scope.path(SESSION_TOKEN),
+    }
+}
+
+/// Names are told apart in logs and metrics: within a site always, between sites where the same
+/// name would stand for two URLs.
+fn check_name(
+    origin: &Origin,
+    scope: &Scope,
+    in_this_site: &mut TakenOrigins,
+    taken: &mut TakenOrigins,
+    report: &mut Report,
+) {
+    let spot = scope.spot_of("site.origin.name");
+    let of_another_site = taken.get(&origin.name).filter(|(_, url)| *url != origin.url);
+    if let Some((first, _)) = in_this_site.get(&origin.name).or(of_another_site) {
+        let message = format!("is also the name of the origin at {first}; write name = \"OTHER\"");
+        report.problem(spot.problem_with(&origin.name, message));
+    }
+    let entry = (spot, origin.url.clone());
+    in_this_site.entry(origin.name.clone()).or_insert_with(|| entry.clone());
+    taken.entry(origin.name.clone()).or_insert(entry);
+}
+
+/// The host with its port and path, the bucket, or the folder.
+fn default_name(url: &OriginUrl) -> String {
+    match url {
+        OriginUrl::S3(s3) => s3.bucket.clone(),
+        OriginUrl::File(folder) => folder.display().to_string(),
+        OriginUrl::Http(uri) => {
+            let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+            format!("{authority}{}", uri.path().trim_end_matches('/'))
+        }
+    }
+}
+
+fn is_tls(url: &OriginUrl) -> bool {
+    match url {
+        OriginUrl::Http(uri) => uri.scheme_str() == Some("https"),
+        OriginUrl::S3(s3) => s3.endpoint.as_ref().is_none_or(|url| url.starts_with("https://")),
+        OriginUrl::File(_) => false,
+    }
+}

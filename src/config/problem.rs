@@ -1,0 +1,189 @@
+//! What is wrong with a configuration: where, what was found, what to write instead. Values only;
+//! made by every reader of this module, printed by `cli`, one line each.
+
+use std::fmt;
+
+/// One thing that is wrong, or, among the warnings, one that is surely not meant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The source that says so.
+    pub place: Place,
+    /// The TOML path, such as `site[0].origin[1].url`; empty where the TOML does not parse.
+    pub path: String,
+    /// What was found, quoted as in TOML; `None` where nothing was, or where it may be secret.
+    pub found: Option<String>,
+    /// What is wrong with it, and what to write instead.
+    pub message: String,
+}
+
+/// Which source a value came from, and where in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The configuration file.
+    File {
+        /// Its path, as it was named.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1, where it matters.
+        column: Option<usize>,
+    },
+    /// An environment variable.
+    Environment {
+        /// Its name.
+        name: String,
+    },
+    /// A flag of the command line.
+    Flag {
+        /// Its name, with the dashes.
+        name: &'static str,
+    },
+    /// No source: a default that does not hold here.
+    Default,
+}
+
+/// Everything that is wrong, in the order of the file; never empty in an `Err`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+/// A TOML path and the place where its value stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// The TOML path.
+    pub(super) path: String,
+    /// The place.
+    pub(super) place: Place,
+}
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spotted<T> {
+    /// The value.
+    pub(super) value: T,
+    /// Where it stands.
+    pub(super) spot: Spot,
+}
+
+/// What the readers have to say so far.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// What keeps the configuration from being used.
+    pub(super) problems: Vec<Problem>,
+    /// What is surely not meant.
+    pub(super) warnings: Vec<Problem>,
+}
+
+impl Problem {
+    /// The line of the file, from 1, where the file is the source.
+    pub fn line(&self) -> Option<usize> {
+        match &self.place {
+            Place::File { line, .. } => Some(*line),
+            Place::Environment { .. } | Place::Flag { .. } | Place::Default => None,
+        }
+    }
+}
+
+impl Spot {
+    /// A problem here, with nothing to quote.
+    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
+        let message = message.into();
+        Problem { place: self.place.clone(), path: self.path.clone(), found: None, message }
+    }
+
+    /// A problem with the text that stands here.
+    pub(super) fn problem_with(&self, text: &str, message: impl Into<String>) -> Problem {
+        Problem { found: Some(quote(text)), ..self.problem(message) }
+    }
+
+    /// The element `position` of the list that stands here.
+    pub(super) fn element(&self, position: usize) -> Self {
+        Self { path: format!("{}[{position}]", self.path), place: self.place.clone() }
+    }
+}
+
+impl Report {
+    /// Notes what keeps the configuration from being used.
+    pub(super) fn problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// Notes what is surely not meant.
+    pub(super) fn warning(&mut self, warning: Problem) {
+        self.warnings.push(warning);
+    }
+}
+
+/// A text in quotes, cut to a readable length, control characters escaped.
+pub(super) fn quote(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 120;
+    if text.chars().count() <= CHARACTERS_MAX {
+        return format!("{text:?}");
+    }
+    let head: String = text.chars().take(CHARACTERS_MAX).collect();
+    format!("{head:?}...")
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, line, column: None } => write!(f, "{file}:{line}"),
+            Self::File { file, line, column: Some(column) } => write!(f, "{file}:{line}:{column}"),
+            Self::Environment { name } => f.write_str(name),
+            Self::Flag { name } => f.write_str(name),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.path, self.place)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        if let Some(found) = &self.found {
+            write!(f, "{found} ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, problem) in self.0.iter().enumerate() {
+            if position > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_line_with_its_place() {
+        let place = Place::File { file: "config.toml".into(), line: 12, column: None };
+        let spot = Spot { path: "site[0].origin[0].url".into(), place };
+        let problem = spot.problem_with("s3:/x\n", "is not an origin URL");
+        let line = r#"config.toml:12: site[0].origin[0].url: "s3:/x\n" is not an origin URL"#;
+        assert_eq!(problem.to_string(), line);
+        assert_eq!(problem.line(), Some(12));
+        assert_eq!(Problems(vec![problem.clone(), problem]).to_string().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        assert_eq!(quote("a"), "\"a\"");
+        assert!(quote(&"a".repeat(100_000)).len() < 200);
+    }
+}

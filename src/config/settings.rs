@@ -1,0 +1,249 @@
+//! The one definition of each setting. What the parser knows, every default, the environment
+//! names, the flags and `config/reference.toml` come from these tables. Constants only.
+
+mod process;
+mod site;
+
+use std::time::Duration;
+
+/// One key of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The TOML path without positions, such as `site.origin.url`.
+    pub path: &'static str,
+    /// What its value may be.
+    pub kind: Kind,
+    /// What holds where it is not set.
+    pub fallback: Fallback,
+    /// The flag of `narthex serve`, with the dashes.
+    pub flag: Option<&'static str>,
+    /// A value in TOML, other than the default.
+    pub example: &'static str,
+    /// What it does, in sentences.
+    pub doc: &'static str,
+    variable: Option<&'static str>,
+}
+
+/// One table of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// The TOML path without positions.
+    pub path: &'static str,
+    /// How often it may stand in the file.
+    pub shape: Shape,
+    /// What it is for, in sentences.
+    pub doc: &'static str,
+}
+
+/// How often a table may stand in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// `[table]`; leaving it out is the same as leaving it empty.
+    Once,
+    /// `[table]`; leaving it out switches something off.
+    Optional,
+    /// `[[table]]`, any number of times.
+    Repeated,
+}
+
+/// What holds where a key is not set.
+#[derive(Debug, Clone, Copy)]
+pub enum Fallback {
+    /// This value, in TOML.
+    Is(&'static str),
+    /// What this sentence says.
+    Derived(&'static str),
+    /// Nothing: it must be set.
+    Required,
+}
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// A list of texts.
+    Texts,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// The path of a file or folder.
+    Path,
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number.
+    Integer {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+    },
+    /// A number of bytes, `"512MiB"` or plain.
+    Size {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+    },
+    /// A duration, `"10s"`.
+    Duration {
+        /// The least.
+        min: Duration,
+        /// The greatest.
+        max: Duration,
+    },
+    /// `ADDRESS:PORT`, or `"off"`.
+    AddressOrOff,
+    /// A list of `ADDRESS:PORT`.
+    Addresses,
+}
+
+/// Variables with our prefix that name no key: they are read elsewhere.
+pub(super) const OTHER_VARIABLES: [&str; 1] = ["NARTHEX_CONFIG"];
+
+/// Every setting, in the order of the reference.
+pub fn settings() -> impl Iterator<Item = &'static Setting> {
+    process::SETTINGS.iter().chain(site::SETTINGS)
+}
+
+/// Every table, in the order of the reference; each stands behind the one it is part of.
+pub fn tables() -> impl Iterator<Item = &'static Table> {
+    process::TABLES.iter().chain(site::TABLES)
+}
+
+/// The setting at `path`, which has no positions.
+pub fn setting(path: &str) -> Option<&'static Setting> {
+    settings().find(|setting| setting.path == path)
+}
+
+/// The table at `path`, which has no positions.
+pub fn table(path: &str) -> Option<&'static Table> {
+    tables().find(|table| table.path == path)
+}
+
+impl Setting {
+    /// The last part of the path.
+    pub fn key(&self) -> &'static str {
+        split_path(self.path).1
+    }
+
+    /// The path of the table that the key stands in.
+    pub fn table(&self) -> &'static str {
+        split_path(self.path).0
+    }
+
+    /// The environment variable: `NARTHEX_` and the path in capitals, for keys that stand in the
+    /// file at most once, and `NARTHEX_ORIGIN`.
+    pub fn variable(&self) -> Option<String> {
+        if let Some(name) = self.variable {
+            return Some(name.to_owned());
+        }
+        let is_repeated = |table: &Table| {
+            table.shape == Shape::Repeated
+                && self.path.strip_prefix(table.path).is_some_and(|rest| rest.starts_with('.'))
+        };
+        if tables().any(is_repeated) {
+            return None;
+        }
+        Some(format!("NARTHEX_{}", self.path.replace('.', "_").to_ascii_uppercase()))
+    }
+
+    const fn new(path: &'static str, kind: Kind, fallback: Fallback) -> Self {
+        Self { path, kind, fallback, flag: None, example: "", doc: "", variable: None }
+    }
+
+    const fn flag(self, flag: &'static str) -> Self {
+        Self { flag: Some(flag), ..self }
+    }
+
+    const fn named(self, variable: &'static str) -> Self {
+        Self { variable: Some(variable), ..self }
+    }
+
+    const fn example(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
+
+    const fn doc(self, doc: &'static str) -> Self {
+        Self { doc, ..self }
+    }
+}
+
+impl Table {
+    /// The last part of the path.
+    pub fn key(&self) -> &'static str {
+        split_path(self.path).1
+    }
+
+    /// The path of the table that it stands in; empty at the top.
+    pub fn parent(&self) -> &'static str {
+        split_path(self.path).0
+    }
+
+    const fn new(path: &'static str, shape: Shape, doc: &'static str) -> Self {
+        Self { path, shape, doc }
+    }
+}
+
+/// The path before the last `.`, and the key behind it.
+fn split_path(path: &'static str) -> (&'static str, &'static str) {
+    path.rsplit_once('.').unwrap_or(("", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::Class;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_setting_is_documented_and_stands_in_a_table() {
+        for setting in settings() {
+            assert!(setting.doc.ends_with('.'), "{}: no sentence", setting.path);
+            assert!(!setting.example.is_empty(), "{}: no example", setting.path);
+            assert!(table(setting.table()).is_some(), "{}: no table", setting.path);
+            if let Fallback::Derived(what) = setting.fallback {
+                assert!(!what.is_empty(), "{}: no word on its default", setting.path);
+            }
+        }
+        for table in tables() {
+            assert!(table.doc.ends_with('.'), "{}: no sentence", table.path);
+            assert!(settings().any(|setting| setting.table() == table.path), "{}", table.path);
+        }
+    }
+
+    #[test]
+    fn paths_variables_and_flags_are_unique() {
+        let count = settings().count();
+        let paths: BTreeSet<_> =
+            settings().map(|s| s.path).chain(tables().map(|t| t.path)).collect();
+        assert_eq!(paths.len(), count + tables().count());
+        let variables: Vec<_> = settings().filter_map(Setting::variable).collect();
+        assert_eq!(variables.iter().collect::<BTreeSet<_>>().len(), variables.len());
+        let flags: Vec<_> = settings().filter_map(|setting| setting.flag).collect();
+        assert_eq!(flags.iter().collect::<BTreeSet<_>>().len(), flags.len());
+    }
+
+    #[test]
+    fn the_variables_of_the_contract_are_there() {
+        for (flag, variable) in [
+            ("--listen", "NARTHEX_SERVER_LISTEN"),
+            ("--admin", "NARTHEX_ADMIN_LISTEN"),
+            ("--origin", "NARTHEX_ORIGIN"),
+            ("--disk", "NARTHEX_DISK_PATH"),
+            ("--disk-size", "NARTHEX_DISK_SIZE"),
+            ("--memory-size", "NARTHEX_MEMORY_SIZE"),
+        ] {
+            let setting = settings().find(|setting| setting.flag == Some(flag)).unwrap();
+            assert_eq!(setting.variable().as_deref(), Some(variable));
+        }
+        assert_eq!(setting("site.hosts").unwrap().variable(), None);
+        assert_eq!(setting("server.tls.certificates.key").unwrap().variable(), None);
+    }
+
+    #[test]
+    fn every_class_has_a_lifetime() {
+        for class in Class::ALL {
+            assert!(setting(&format!("site.lifetimes.{}", class.as_str())).is_some());
+        }
+    }
+}

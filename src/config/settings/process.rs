@@ -1,0 +1,184 @@
+//! The settings of the process: `[server]`, `[admin]`, `[memory]`, `[disk]`, `[log]`.
+
+use super::{Fallback, Kind, Setting, Shape, Table};
+use std::time::Duration;
+
+/// The tables, in the order of the reference.
+pub(super) const TABLES: &[Table] = &[
+    Table::new("server", Shape::Once, "The public listeners."),
+    Table::new(
+        "server.tls",
+        Shape::Optional,
+        "TLS listeners, with HTTP/2 and HTTP/1.1 by ALPN. Without this table there are none.",
+    ),
+    Table::new(
+        "server.tls.certificates",
+        Shape::Repeated,
+        "Certificates, chosen by the name that a client asks for (SNI); the first serves clients \
+         that name none or an unknown one. The files are read again on SIGHUP.",
+    ),
+    Table::new(
+        "server.limits",
+        Shape::Once,
+        "What clients may take. A request beyond a limit is refused and counted, never queued \
+         without end.",
+    ),
+    Table::new(
+        "server.timeouts",
+        Shape::Once,
+        "How long clients are waited for. There is no limit on the length of a download, only on \
+         the time without progress.",
+    ),
+    Table::new(
+        "admin",
+        Shape::Once,
+        "The admin listener: /metrics, /healthz, /readyz and the purge interface. Never put it on \
+         a public address.",
+    ),
+    Table::new("memory", Shape::Once, "The hot tier: narinfos and other small objects."),
+    Table::new("disk", Shape::Once, "The disk tier: NARs, and everything that survives a restart."),
+    Table::new(
+        "log",
+        Shape::Once,
+        "The access log goes to standard output, the diagnostic log to \
+         standard error.",
+    ),
+];
+
+/// The settings, in the order of the reference.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting::new("server.listen", Kind::Addresses, Fallback::Is(r#"["[::]:8080"]"#))
+        .flag("--listen")
+        .example(r#"["0.0.0.0:80", "[::]:80"]"#)
+        .doc(
+            "Plain listeners: HTTP/1.1, and HTTP/2 by prior knowledge. [::] takes IPv4 clients \
+             too. An empty list leaves only the TLS listeners.",
+        ),
+    Setting::new("server.name", Kind::Text, Fallback::Is(r#""""#)).example(r#""pop-fra-1""#).doc(
+        "This instance in CDN-Loop and in the logs; unique among the instances that ask each \
+         other. Empty: made at start from the host's name and a random suffix.",
+    ),
+    Setting::new("server.http2", Kind::Boolean, Fallback::Is("true"))
+        .example("false")
+        .doc("Whether HTTP/2 is offered."),
+    Setting::new("server.tls.listen", Kind::Addresses, Fallback::Is(r#"["[::]:8443"]"#))
+        .example(r#"["[::]:443"]"#)
+        .doc("TLS listeners."),
+    Setting::new("server.tls.certificates.certificate", Kind::Path, Fallback::Required)
+        .example(r#""/etc/narthex/tls/cache.example.org.pem""#)
+        .doc("PEM file of the certificate chain, leaf first."),
+    Setting::new("server.tls.certificates.key", Kind::Path, Fallback::Required)
+        .example(r#""/etc/narthex/tls/cache.example.org.key""#)
+        .doc("PEM file of the private key."),
+    Setting::new("server.limits.connections_max", count_max(1_000_000), Fallback::Is("10000"))
+        .example("50000")
+        .doc("Open connections over all public listeners. Each takes a file descriptor."),
+    Setting::new(
+        "server.limits.connections_per_address_max",
+        count_max(1_000_000),
+        Fallback::Is("1000"),
+    )
+    .example("2000")
+    .doc(
+        "Open connections from one address. A Nix client opens up to 25 over plain HTTP, and a \
+         whole office stands behind one address: this leaves room for 40 of them. Raise it on a \
+         shield whose points of presence come from few addresses.",
+    ),
+    Setting::new("server.limits.request_headers_max", count_max(1_000), Fallback::Is("64"))
+        .example("100")
+        .doc("Header fields of a request; more are answered 431."),
+    Setting::new(
+        "server.limits.request_head_bytes_max",
+        Kind::Size { min: 8 << 10, max: 1 << 20 },
+        Fallback::Is(r#""16KiB""#),
+    )
+    .example(r#""32KiB""#)
+    .doc("Bytes of a request's head; more are answered 431."),
+    Setting::new(
+        "server.limits.path_bytes_max",
+        Kind::Size { min: 256, max: 64 << 10 },
+        Fallback::Is(r#""2KiB""#),
+    )
+    .example(r#""4KiB""#)
+    .doc("Bytes of a request's path; more are answered 414."),
+    Setting::new("server.limits.streams_max", count_max(10_000), Fallback::Is("128"))
+        .example("256")
+        .doc("Concurrent streams of an HTTP/2 connection. A Nix client uses up to 100."),
+    Setting::new("server.limits.fills_max", count_max(100_000), Fallback::Is("1024"))
+        .example("4096")
+        .doc(
+            "Fetches from origins under way at once, over all sites; a request that would need \
+             one more is answered 503.",
+        ),
+    Setting::new("server.timeouts.tls_handshake", WAIT, Fallback::Is(r#""10s""#))
+        .example(r#""5s""#)
+        .doc("From accepting a connection to the end of the TLS handshake."),
+    Setting::new("server.timeouts.request_head", WAIT, Fallback::Is(r#""15s""#))
+        .example(r#""30s""#)
+        .doc("From the first byte of a request to the end of its head."),
+    Setting::new("server.timeouts.idle", WAIT, Fallback::Is(r#""1m15s""#))
+        .example(r#""2m""#)
+        .doc("An open connection without a request."),
+    Setting::new("server.timeouts.write_stall", WAIT, Fallback::Is(r#""1m""#))
+        .example(r#""2m""#)
+        .doc("A client that takes no byte of a response."),
+    Setting::new("server.timeouts.drain", WAIT, Fallback::Is(r#""30s""#)).example(r#""5m""#).doc(
+        "From SIGTERM until responses under way are cut. Give the service manager a little more.",
+    ),
+    Setting::new("admin.listen", Kind::AddressOrOff, Fallback::Is(r#""127.0.0.1:9145""#))
+        .flag("--admin")
+        .example(r#""[::1]:9145""#)
+        .doc("The admin listener, or \"off\"."),
+    Setting::new("admin.token_file", Kind::Path, Fallback::Derived("purging is switched off"))
+        .example(r#""/etc/narthex/admin-token""#)
+        .doc("File with the bearer token of the purge interface."),
+    Setting::new(
+        "memory.size",
+        Kind::Size { min: 1 << 20, max: 1 << 50 },
+        Fallback::Is(r#""512MiB""#),
+    )
+    .flag("--memory-size")
+    .example(r#""8GiB""#)
+    .doc("Bytes the hot tier may take, overhead included: about 1.5 KiB a narinfo."),
+    Setting::new(
+        "memory.absent_size",
+        Kind::Size { min: 64 << 10, max: 1 << 40 },
+        Fallback::Is(r#""16MiB""#),
+    )
+    .example(r#""64MiB""#)
+    .doc(
+        "Bytes that remembered absences may take, overhead included. They have a budget of their \
+         own, so that requests for what does not exist never evict what does.",
+    ),
+    Setting::new(
+        "disk.path",
+        Kind::Path,
+        Fallback::Derived(
+            "$CACHE_DIRECTORY (set by systemd), else $XDG_CACHE_HOME/narthex, else \
+             $HOME/.cache/narthex",
+        ),
+    )
+    .flag("--disk")
+    .example(r#""/var/cache/narthex""#)
+    .doc("The folder; made where it is missing. It belongs to one instance alone."),
+    Setting::new("disk.size", Kind::Size { min: 0, max: 1 << 60 }, Fallback::Is(r#""50GiB""#))
+        .flag("--disk-size")
+        .example(r#""2TiB""#)
+        .doc("Bytes the tier may take; 0 switches it off."),
+    Setting::new("log.access", Kind::Word(&["json", "combined", "off"]), Fallback::Is(r#""json""#))
+        .example(r#""combined""#)
+        .doc("One line for each request: \"json\", \"combined\" or \"off\"."),
+    Setting::new("log.level", Kind::Text, Fallback::Is(r#""info""#))
+        .example(r#""info,narthex::origin=debug""#)
+        .doc(
+            "The diagnostic log: \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", \
+             and after a comma other levels for modules, such as \"info,narthex::origin=debug\".",
+        ),
+];
+
+/// A wait on a client: never zero, at most an hour.
+const WAIT: Kind = Kind::Duration { min: Duration::from_millis(100), max: Duration::from_hours(1) };
+
+const fn count_max(max: u64) -> Kind {
+    Kind::Integer { min: 1, max }
+}

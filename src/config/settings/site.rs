@@ -1,0 +1,212 @@
+//! The settings of a site: `[[site]]` and the tables in it.
+
+use super::{Fallback, Kind, Setting, Shape, Table};
+use std::time::Duration;
+
+/// The tables, in the order of the reference.
+pub(super) const TABLES: &[Table] = &[
+    Table::new("site", Shape::Repeated, "What is served under which host names, and from where."),
+    Table::new(
+        "site.cache_info",
+        Shape::Once,
+        "Fields of /nix-cache-info that this site answers in its own way. What is not set here \
+         comes from the origin.",
+    ),
+    Table::new(
+        "site.lifetimes",
+        Shape::Once,
+        "How long answers of origins stay fresh, by class of object. Answers with status 200 are \
+         stored, and absences, which answer 404; no other status ever is. A NAR whose bytes are \
+         proven by their hash stays fresh for good.",
+    ),
+    Table::new(
+        "site.origin",
+        Shape::Repeated,
+        "Where objects come from. Every site has at least one.",
+    ),
+    Table::new(
+        "site.origin.credentials",
+        Shape::Once,
+        "Keys of an s3:// origin, one of: a profile, key files, anonymous. Without any: \
+         AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, else the default \
+         profile.",
+    ),
+    Table::new("site.origin.timeouts", Shape::Once, "How long the origin is waited for."),
+];
+
+/// The settings, in the order of the reference.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting::new("site.hosts", Kind::Texts, Fallback::Is("[]"))
+        .example(r#"["cache.example.org"]"#)
+        .doc(
+            "Host names, without a port. Without any it is the default site, which answers for \
+             every host that no other site has; there is at most one.",
+        ),
+    Setting::new("site.name", Kind::Text, Fallback::Derived("the first host, else \"default\""))
+        .example(r#""main""#)
+        .doc(
+            "Its name in keys, logs and metrics. Objects are stored under it: another name starts \
+             with an empty cache.",
+        ),
+    Setting::new("site.kind", Kind::Word(&["nix-cache"]), Fallback::Is(r#""nix-cache""#))
+        .example(r#""nix-cache""#)
+        .doc("What the site holds. This version knows \"nix-cache\" only."),
+    Setting::new(
+        "site.trusted_public_keys",
+        Kind::Texts,
+        Fallback::Derived("the well-known key where every origin is cache.nixos.org, else none"),
+    )
+    .example(r#"["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]"#)
+    .doc("Public keys, NAME:BASE64, as in Nix's trusted-public-keys."),
+    Setting::new(
+        "site.signatures",
+        Kind::Word(&["require", "warn", "off"]),
+        Fallback::Derived("\"require\" where keys are given or known, else \"off\""),
+    )
+    .example(r#""warn""#)
+    .doc(
+        "What a narinfo without a good signature gets. \"require\": 502, never stored. \"warn\": \
+         a log line and a count. \"off\": no check.",
+    ),
+    Setting::new("site.follow_redirects_to", Kind::Texts, Fallback::Is("[]"))
+        .example(r#"["objects.example.org"]"#)
+        .doc("Hosts that a redirect of an origin may lead to. A redirect elsewhere is a fault."),
+    Setting::new(
+        "site.cache_info.priority",
+        Kind::Integer { min: 0, max: 1_000_000 },
+        Fallback::Derived("the origin's"),
+    )
+    .example("30")
+    .doc(
+        "Priority; clients ask the cache with the lowest first. cache.nixos.org says 40, so a \
+         cache nearby says less.",
+    ),
+    Setting::new(
+        "site.cache_info.want_mass_query",
+        Kind::Boolean,
+        Fallback::Derived("the origin's"),
+    )
+    .example("true")
+    .doc("WantMassQuery: whether clients may ask for many paths at once."),
+    Setting::new("site.cache_info.store_dir", Kind::Text, Fallback::Derived("the origin's"))
+        .example(r#""/nix/store""#)
+        .doc("StoreDir: the folder of the store that the objects were built for."),
+    fresh("site.lifetimes.narinfo").doc("HASH.narinfo."),
+    fresh("site.lifetimes.nar").doc("nar/*, where no hash proves the bytes."),
+    fresh("site.lifetimes.listing").doc("HASH.ls: the listing of a NAR."),
+    fresh("site.lifetimes.log").doc("log/*: build logs."),
+    fresh("site.lifetimes.debuginfo").doc("debuginfo/*."),
+    fresh("site.lifetimes.realisation").doc("realisations/* and build-trace-v2/*."),
+    fresh("site.lifetimes.cache_info").doc("nix-cache-info."),
+    fresh("site.lifetimes.index").doc("index.html, also asked for as /."),
+    fresh("site.lifetimes.other").doc("Anything else that the site's path rules let through."),
+    Setting::new(
+        "site.lifetimes.absent",
+        Kind::Duration { min: Duration::ZERO, max: Duration::from_mins(1) },
+        Fallback::Is(r#""10s""#),
+    )
+    .example(r#""30s""#)
+    .doc(
+        "An absence (404) of any class is remembered this long; 0s: not at all. At most 1m: a \
+         client keeps a wrong 404 for an hour.",
+    ),
+    Setting::new("site.lifetimes.stale_if_error", LIFETIME, Fallback::Is(r#""7d""#))
+        .example(r#""30d""#)
+        .doc("A stale object still serves this long while no origin gives a usable answer."),
+    Setting::new("site.origin.url", Kind::Text, Fallback::Required)
+        .flag("--origin")
+        .named("NARTHEX_ORIGIN")
+        .example(r#""https://cache.nixos.org""#)
+        .doc(
+            "s3://BUCKET?region=REGION in Nix's form, with endpoint=, profile= and scheme= where \
+             needed; https://HOST; http://HOST:PORT (another Narthex too); or file:///FOLDER as \
+             nix copy --to file:// writes it. The flag and the variable replace all sites by one \
+             default site with this one origin.",
+        ),
+    Setting::new(
+        "site.origin.name",
+        Kind::Text,
+        Fallback::Derived("the host, bucket or folder of the URL"),
+    )
+    .example(r#""upstream""#)
+    .doc("Its name in logs and metrics."),
+    Setting::new(
+        "site.origin.priority",
+        Kind::Integer { min: 0, max: 1_000_000 },
+        Fallback::Is("10"),
+    )
+    .example("20")
+    .doc("Lower is asked first; among equals, the order of the file."),
+    Setting::new("site.origin.requester_pays", Kind::Boolean, Fallback::Is("false"))
+        .example("true")
+        .doc("Whether x-amz-request-payer is sent, so that a requester-pays bucket answers."),
+    Setting::new(
+        "site.origin.addressing",
+        Kind::Word(&["path", "virtual-host"]),
+        Fallback::Derived(
+            "\"path\" where the URL names an endpoint or the bucket's name has a dot, else \
+             \"virtual-host\"",
+        ),
+    )
+    .example(r#""virtual-host""#)
+    .doc(
+        "Where the bucket's name goes: https://ENDPOINT/BUCKET/KEY or https://BUCKET.ENDPOINT/KEY.",
+    ),
+    Setting::new("site.origin.ca_file", Kind::Path, Fallback::Derived("the system's authorities"))
+        .example(r#""/etc/narthex/tls/private-ca.pem""#)
+        .doc("PEM file of certificate authorities to trust for this origin."),
+    Setting::new(
+        "site.origin.connections_max",
+        Kind::Integer { min: 1, max: 100_000 },
+        Fallback::Is("200"),
+    )
+    .example("500")
+    .doc("Requests to this origin under way at once."),
+    Setting::new("site.origin.credentials.profile", Kind::Text, Fallback::Derived("no profile"))
+        .example(r#""nix-cache""#)
+        .doc("A section of the shared AWS credentials and config files; also profile= in the URL."),
+    Setting::new(
+        "site.origin.credentials.access_key_id_file",
+        Kind::Path,
+        Fallback::Derived("no key files"),
+    )
+    .example(r#""/run/credentials/narthex.service/access-key-id""#)
+    .doc("File of the access key's id. Key files are read again when the origin refuses them."),
+    Setting::new(
+        "site.origin.credentials.secret_access_key_file",
+        Kind::Path,
+        Fallback::Derived("no key files"),
+    )
+    .example(r#""/run/credentials/narthex.service/secret-access-key""#)
+    .doc("File of the secret access key; belongs with access_key_id_file."),
+    Setting::new(
+        "site.origin.credentials.session_token_file",
+        Kind::Path,
+        Fallback::Derived("no session token"),
+    )
+    .example(r#""/run/credentials/narthex.service/session-token""#)
+    .doc("File of the session token, where the keys are temporary."),
+    Setting::new("site.origin.credentials.anonymous", Kind::Boolean, Fallback::Is("false"))
+        .example("true")
+        .doc("Whether requests go unsigned: for a public bucket."),
+    Setting::new("site.origin.timeouts.connect", WAIT, Fallback::Is(r#""5s""#))
+        .example(r#""2s""#)
+        .doc("Until a connection stands, TLS included."),
+    Setting::new("site.origin.timeouts.first_byte", WAIT, Fallback::Is(r#""15s""#))
+        .example(r#""30s""#)
+        .doc("From the request to the head of the response."),
+    Setting::new("site.origin.timeouts.between_bytes", WAIT, Fallback::Is(r#""10s""#))
+        .example(r#""20s""#)
+        .doc("Between two pieces of a body."),
+];
+
+/// A lifetime: zero asks the origin each time; at most ten years.
+const LIFETIME: Kind =
+    Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
+
+/// A wait on an origin: never zero, at most an hour.
+const WAIT: Kind = Kind::Duration { min: Duration::from_millis(10), max: Duration::from_hours(1) };
+
+const fn fresh(path: &'static str) -> Setting {
+    Setting::new(path, LIFETIME, Fallback::Is(r#""1d""#)).example(r#""12h""#)
+}

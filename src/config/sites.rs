@@ -1,0 +1,206 @@
+//! From values to the sites of the model, and what is wrong between them. Pure; called once for
+//! each configuration that is read.
+
+use super::model::{CacheInfoOverride, Lifetimes, Site};
+use super::origins::{self, TakenOrigins};
+use super::problem::{Report, Spot, Spotted};
+use super::scope::{self, Scope};
+use super::trust;
+use crate::nix::Class;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// What holds where no site is set: the cache of an office.
+///
+/// Its priority is below the 40 of cache.nixos.org, so that clients which know both ask it first.
+pub(super) const OFFICE: &str = "\
+[[site]]
+[site.cache_info]
+priority = 30
+[[site.origin]]
+url = \"https://cache.nixos.org\"
+";
+
+/// What may be had by one site only, and who has it.
+#[derive(Debug, Default)]
+struct Taken {
+    names: BTreeMap<String, Spot>,
+    hosts: BTreeMap<String, Spot>,
+    /// The default site.
+    default: Option<Spot>,
+    origins: TakenOrigins,
+}
+
+/// Every `[[site]]`, or the one of an office. None only where what is given for them is wrong,
+/// which is told already.
+pub(super) fn sites(root: &Scope, report: &mut Report) -> Vec<Site> {
+    let office = scope::read("default", OFFICE, report).0;
+    let mut scopes = root.scopes("site");
+    if !root.has_table("site") && scopes.is_empty() {
+        scopes = office.scopes("site");
+    }
+    let mut taken = Taken::default();
+    scopes.iter().map(|scope| site(scope, &mut taken, report)).collect()
+}
+
+fn site(scope: &Scope, taken: &mut Taken, report: &mut Report) -> Site {
+    let told = report.problems.len();
+    let hosts = hosts(scope, "site.hosts", report);
+    for host in &hosts {
+        take(&mut taken.hosts, host, "is also a host at", report);
+    }
+    if hosts.is_empty() && !scope.is_wrong("site.hosts") {
+        match &taken.default {
+            Some(first) => {
+                let message = format!(
+                    "has no hosts, as {first} already has none, and there is one default site at \
+                     most; write hosts = [\"HOST\"]"
+                );
+                report.problem(scope.spot().problem(message));
+            }
+            None => taken.default = Some(scope.spot().clone()),
+        }
+    }
+    let name = name(scope, &hosts);
+    if scope.is_given("site.name") && !origins::is_label(&name.value) {
+        report.problem(name.spot.problem_with(&name.value, origins::NOT_A_LABEL));
+    }
+    // A name that comes from wrong hosts is not told a second time.
+    if scope.is_given("site.name") || report.problems.len() == told {
+        take(&mut taken.names, &name, "is also the name of the site at", report);
+    }
+    let origins = origins::origins(scope, &mut taken.origins, report);
+    let trust = trust::trust(scope, &origins, report);
+    let redirects = self::hosts(scope, "site.follow_redirects_to", report);
+    Site {
+        name: name.value,
+        hosts: values(hosts),
+        trusted_public_keys: trust.keys,
+        signatures: trust.signatures,
+        cache_info: cache_info(scope, report),
+        lifetimes: lifetimes(scope),
+        follow_redirects_to: values(redirects),
+        origins,
+    }
+}
+
+/// The host names at `path`, in lower case; wrong ones are told.
+fn hosts(scope: &Scope, path: &str, report: &mut Report) -> Vec<Spotted<String>> {
+    let mut hosts = scope.texts(path);
+    for host in &mut hosts {
+        host.value.make_ascii_lowercase();
+        if let Some(message) = fault_of_host(&host.value) {
+            report.problem(host.spot.problem_with(&host.value, message));
+        }
+    }
+    hosts
+}
+
+fn fault_of_host(host: &str) -> Option<String> {
+    let wanted = "write a host such as \"cache.example.org\"";
+    if host.contains("://") {
+        return Some(format!("is a URL; {wanted}"));
+    }
+    if host.contains('*') {
+        return Some(format!(
+            "has a wildcard, which no host here may have; {wanted}, or no hosts for the default \
+             site"
+        ));
+    }
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return Some(format!("is an IPv6 address without brackets; write \"[{host}]\""));
+    }
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+        || host.parse::<Ipv4Addr>().is_ok()
+    {
+        return None;
+    }
+    if let Some((name, _)) = host.rsplit_once(':') {
+        return Some(format!("has a port; write \"{}\"", name.escape_debug()));
+    }
+    let is_label = |label: &str| {
+        let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        (1..=63).contains(&label.len()) && label.chars().all(is_inner)
+    };
+    let is_name = host.len() <= 253 && host.split('.').all(is_label);
+    (!is_name).then(|| format!("is not a host name; {wanted}"))
+}
+
+/// Notes who has a value, or tells that somebody else has it.
+fn take(
+    taken: &mut BTreeMap<String, Spot>,
+    value: &Spotted<String>,
+    message: &str,
+    report: &mut Report,
+) {
+    if let Some(first) = taken.get(&value.value) {
+        let message = format!("{message} {first}; write another, or leave one out");
+        report.problem(value.spot.problem_with(&value.value, message));
+    } else {
+        taken.insert(value.value.clone(), value.spot.clone());
+    }
+}
+
+/// The site's name: as given, else its first host, else `default`.
+fn name(scope: &Scope, hosts: &[Spotted<String>]) -> Spotted<String> {
+    let first = || hosts.first().map_or_else(|| "default".to_owned(), |host| host.value.clone());
+    scope
+        .text("site.name")
+        .unwrap_or_else(|| Spotted { value: first(), spot: scope.spot_of("site.name") })
+}
+
+fn cache_info(scope: &Scope, report: &mut Report) -> CacheInfoOverride {
+    let store_dir = scope.text("site.cache_info.store_dir");
+    if let Some(folder) = &store_dir {
+        let is_plain = folder.value.bytes().all(|byte| byte.is_ascii_graphic());
+        if !folder.value.starts_with('/') || folder.value.ends_with('/') || !is_plain {
+            let message = "is not an absolute folder without a trailing slash; write one such as \
+                 \"/nix/store\"";
+            report.problem(folder.spot.problem_with(&folder.value, message));
+        }
+    }
+    CacheInfoOverride {
+        priority: scope
+            .number("site.cache_info.priority")
+            .map(|priority| u32::try_from(priority).unwrap_or(u32::MAX)),
+        want_mass_query: scope.boolean("site.cache_info.want_mass_query"),
+        store_dir: store_dir.map(|folder| folder.value),
+    }
+}
+
+fn lifetimes(scope: &Scope) -> Lifetimes {
+    let fresh = |class: Class| scope.duration(&format!("site.lifetimes.{}", class.as_str()));
+    Lifetimes {
+        fresh: Class::ALL.map(fresh),
+        absent: scope.duration("site.lifetimes.absent"),
+        stale_if_error: scope.duration("site.lifetimes.stale_if_error"),
+    }
+}
+
+fn values(texts: Vec<Spotted<String>>) -> Vec<String> {
+    texts.into_iter().map(|text| text.value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses_without_a_port() {
+        for good in ["cache.example.org", "a", "127.0.0.1", "[::1]", "x_y.local", "3com.com"] {
+            assert_eq!(fault_of_host(good), None, "{good}");
+        }
+        for (bad, hint) in [
+            ("cache.example.org:8080", "write \"cache.example.org\""),
+            ("https://cache.example.org", "is a URL"),
+            ("*.example.org", "wildcard"),
+            ("::1", "write \"[::1]\""),
+            ("a..b", "not a host name"),
+            ("", "not a host name"),
+            ("a b", "not a host name"),
+        ] {
+            assert!(fault_of_host(bad).unwrap().contains(hint), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The files of `config/`: the reference equals the definitions, the examples are without fault.
+
+use super::super::{OriginUrl, S3Credentials, Signatures, load, read_file, reference};
+use super::super::{ReadError, Sources};
+use super::{config, home};
+use std::path::{Path, PathBuf};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+}
+
+fn example(name: &str) -> super::Config {
+    let path = file(name);
+    let text = read_file(&path).unwrap();
+    let loaded = load(&Sources { file: Some((path, text)), ..home() }).unwrap();
+    assert_eq!(loaded.warnings, [], "{name}");
+    loaded.config
+}
+
+#[test]
+fn the_committed_reference_is_the_generated_one() {
+    let committed = std::fs::read_to_string(file("reference.toml")).unwrap_or_default();
+    assert!(
+        committed == reference(),
+        "config/reference.toml is out of date; write it anew: \
+         cargo run -- config > config/reference.toml"
+    );
+}
+
+#[test]
+fn the_reference_changes_nothing() {
+    assert_eq!(config(&reference()), config(""));
+}
+
+#[test]
+fn the_reference_with_every_hash_taken_away_is_a_configuration() {
+    let is_setting = |line: &str| {
+        let rest = line.strip_prefix('#')?;
+        rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()).then(|| rest.to_owned())
+    };
+    // These do not go together with others: one source of keys, and a URL that takes them all.
+    let left_out = ["profile = ", "anonymous = "];
+    let reference = reference();
+    let lines = reference.lines().map(|line| match is_setting(line) {
+        Some(line) if left_out.iter().any(|key| line.starts_with(key)) => String::new(),
+        Some(line) if line.starts_with("url = ") => "url = 's3://bucket'".to_owned(),
+        Some(line) => line,
+        None => line.to_owned(),
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let config = config(&text);
+    assert_eq!(config.server.tls.unwrap().certificates.len(), 1);
+    assert_eq!(config.sites[0].name, "main");
+    assert_eq!(config.sites[0].signatures, Signatures::Warn);
+}
+
+#[test]
+fn the_office_example_is_the_default_with_a_private_cache_besides() {
+    let config = example("office.toml");
+    assert_eq!(config.sites.len(), 1);
+    let site = &config.sites[0];
+    assert_eq!((site.signatures, site.cache_info.priority), (Signatures::Require, Some(30)));
+    assert_eq!(site.origins.len(), 2);
+    assert_eq!(site.origins[0].name, "cache.nixos.org");
+}
+
+#[test]
+fn the_mirror_example_serves_tls() {
+    let config = example("mirror.toml");
+    let tls = config.server.tls.unwrap();
+    assert_eq!((tls.listen.len(), tls.certificates.len()), (1, 1));
+    assert_eq!(config.sites[0].hosts, ["cache.example.org"]);
+    assert_eq!(config.sites[0].signatures, Signatures::Require);
+}
+
+#[test]
+fn the_shield_example_pays_for_a_private_bucket_and_the_pop_asks_the_shield() {
+    let shield = example("shield.toml");
+    let OriginUrl::S3(s3) = &shield.sites[0].origins[0].url else { panic!("no bucket") };
+    assert!(s3.requester_pays);
+    assert!(matches!(s3.credentials, S3Credentials::Files { .. }));
+    let pop = example("pop.toml");
+    let expected = OriginUrl::Http("http://shield:8080/".parse().unwrap());
+    assert_eq!(pop.sites[0].origins[0].url, expected);
+    assert_eq!(pop.sites[0].trusted_public_keys, shield.sites[0].trusted_public_keys);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_by_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("none.toml");
+    let missing = read_file(&path).unwrap_err();
+    assert!(matches!(missing, ReadError::Missing { .. }));
+    assert!(missing.to_string().contains("none.toml: there is no such file"));
+    assert!(matches!(read_file(folder.path()), Err(ReadError::Unreadable { .. })));
+    std::fs::write(&path, b"a = 1\n\xff\n").unwrap();
+    assert!(matches!(read_file(&path), Err(ReadError::NotText { line: 2, .. })));
+    std::fs::File::create(&path).unwrap().set_len(5 << 20).unwrap();
+    assert!(matches!(read_file(&path), Err(ReadError::TooLarge { .. })));
+}

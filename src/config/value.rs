@@ -1,0 +1,395 @@
+//! One value: from TOML, or from the text of a variable or flag, to what its setting says it may
+//! be. Pure; called by `scope` and `overlay`.
+
+use super::problem::{Problem, Report, Spot, Spotted, quote};
+use super::settings::{Fallback, Kind, Setting};
+use crate::units;
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::DeValue;
+
+/// A value that is what its setting says it may be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    /// Of `Text`, `Word` and `Path`.
+    Text(Spotted<String>),
+    /// Of `Texts`.
+    Texts(Vec<Spotted<String>>),
+    /// Of `Boolean`.
+    Boolean(bool),
+    /// Of `Integer` and, in bytes, of `Size`.
+    Number(u64),
+    /// Of `Duration`.
+    Duration(Duration),
+    /// Of `Addresses`, and of `AddressOrOff`: none where it is off.
+    Addresses(Vec<Spotted<SocketAddr>>),
+}
+
+/// A value as it was written.
+enum Raw<'a> {
+    Text(Cow<'a, str>),
+    /// `None` where it is negative or too large.
+    Integer(Option<u64>, String),
+    Boolean(bool),
+    /// What it is instead, with its article.
+    Other(&'static str),
+    List(Vec<(Raw<'a>, Spot)>),
+}
+
+/// Tells where an element of a list stands, by its position.
+pub(super) type SpotOf<'a> = &'a dyn Fn(usize, &Spanned<DeValue<'_>>) -> Spot;
+
+/// Reads the value of `setting` that stands in a file at `spot`. `None` where it is wrong, which
+/// `report` then says.
+pub(super) fn from_toml(
+    setting: &Setting,
+    value: &DeValue<'_>,
+    spot: &Spot,
+    spot_of: SpotOf<'_>,
+    report: &mut Report,
+) -> Option<Value> {
+    let raw = match value.as_array() {
+        None => raw(value),
+        Some(elements) => {
+            let elements = elements.iter().enumerate();
+            let place =
+                |(position, element): (usize, &Spanned<DeValue<'_>>)| spot_of(position, element);
+            Raw::List(elements.map(|(i, each)| (raw(each.get_ref()), place((i, each)))).collect())
+        }
+    };
+    read(setting, &raw, spot, report)
+}
+
+/// Reads the value of `setting` from the texts of a variable or flag: the last one, or for a list
+/// all of them, each of which may hold several elements with commas between.
+pub(super) fn from_texts(
+    setting: &Setting,
+    texts: &[String],
+    spot: &Spot,
+    report: &mut Report,
+) -> Option<Value> {
+    let text = texts.last().map_or("", String::as_str).trim();
+    let raw = if matches!(setting.kind, Kind::Texts | Kind::Addresses) {
+        let elements = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
+        let elements = elements.filter(|element| !element.is_empty());
+        Raw::List(elements.map(|text| (Raw::Text(text.into()), spot.clone())).collect())
+    } else if matches!(setting.kind, Kind::Integer { .. }) && is_digits(text) {
+        Raw::Integer(text.parse().ok(), text.to_owned())
+    } else if matches!(setting.kind, Kind::Boolean) && matches!(text, "true" | "false") {
+        Raw::Boolean(text == "true")
+    } else {
+        Raw::Text(text.into())
+    };
+    read(setting, &raw, spot, report)
+}
+
+/// The default of `setting`, where it is a fixed value.
+pub(super) fn fallback(setting: &Setting, spot: &Spot) -> Option<Value> {
+    let Fallback::Is(text) = setting.fallback else {
+        return None;
+    };
+    let value = DeValue::parse(text).ok()?;
+    let spot_of = |position: usize, _: &Spanned<DeValue<'_>>| spot.element(position);
+    from_toml(setting, value.get_ref(), spot, &spot_of, &mut Report::default())
+}
+
+fn read(setting: &Setting, raw: &Raw<'_>, spot: &Spot, report: &mut Report) -> Option<Value> {
+    let example = setting.example;
+    let spotted = |value| Value::Text(Spotted { value, spot: spot.clone() });
+    let value = match setting.kind {
+        Kind::Text => text(raw, example).map(spotted),
+        Kind::Word(words) => word(raw, words).map(spotted),
+        Kind::Path => path(raw, example).map(spotted),
+        Kind::Boolean => boolean(raw).map(Value::Boolean),
+        Kind::Integer { min, max } => integer(raw, min, max).map(Value::Number),
+        Kind::Size { min, max } => size(raw, min, max, example).map(Value::Number),
+        Kind::Duration { min, max } => duration(raw, min, max, example).map(Value::Duration),
+        Kind::AddressOrOff => address_or_off(raw).map(|address| {
+            let spotted = |value| Spotted { value, spot: spot.clone() };
+            Value::Addresses(address.map(spotted).into_iter().collect())
+        }),
+        Kind::Texts => {
+            let read = |raw: &Raw<'_>| text(raw, "each element in quotes");
+            return list(raw, example, read, spot, report).map(Value::Texts);
+        }
+        Kind::Addresses => return list(raw, example, address, spot, report).map(Value::Addresses),
+    };
+    value.map_err(|message| report.problem(told(raw, message, spot))).ok()
+}
+
+/// Reads every element, so that each wrong one is told.
+fn list<T>(
+    raw: &Raw<'_>,
+    example: &str,
+    read: impl Fn(&Raw<'_>) -> Result<T, String>,
+    spot: &Spot,
+    report: &mut Report,
+) -> Option<Vec<Spotted<T>>> {
+    let Raw::List(elements) = raw else {
+        report.problem(told(raw, format!("is not a list; write {example}"), spot));
+        return None;
+    };
+    let mut values = Vec::new();
+    for (raw, spot) in elements {
+        match read(raw) {
+            Ok(value) => values.push(Spotted { value, spot: spot.clone() }),
+            Err(message) => report.problem(told(raw, message, spot)),
+        }
+    }
+    (values.len() == elements.len()).then_some(values)
+}
+
+fn text(raw: &Raw<'_>, example: &str) -> Result<String, String> {
+    match raw {
+        Raw::Text(text) => Ok(text.clone().into_owned()),
+        Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+            Err(format!("is not a text; write {example}"))
+        }
+    }
+}
+
+fn word(raw: &Raw<'_>, words: &[&str]) -> Result<String, String> {
+    let choice = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
+    match raw {
+        Raw::Text(text) if words.contains(&text.as_ref()) => Ok(text.clone().into_owned()),
+        Raw::Text(text) if text == "generic" && words.contains(&"nix-cache") => {
+            Err(format!("is a kind of site that this version does not have; write {choice}"))
+        }
+        Raw::Text(_) | Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+            Err(format!("is not known here; write {choice}"))
+        }
+    }
+}
+
+fn path(raw: &Raw<'_>, example: &str) -> Result<String, String> {
+    let text = text(raw, example)?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("is not a path; write one like {example}"));
+    }
+    Ok(text)
+}
+
+fn boolean(raw: &Raw<'_>) -> Result<bool, String> {
+    match raw {
+        Raw::Boolean(boolean) => Ok(*boolean),
+        Raw::Text(_) | Raw::Integer(..) | Raw::Other(_) | Raw::List(_) => {
+            Err("is neither true nor false; write one of them, without quotes".to_owned())
+        }
+    }
+}
+
+fn integer(raw: &Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
+    match raw {
+        Raw::Integer(Some(number), _) if (min..=max).contains(number) => Ok(*number),
+        Raw::Integer(..) => Err(format!("is out of range; write a number from {min} to {max}")),
+        Raw::Text(_) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+            Err(format!("is not a whole number; write one from {min} to {max}, without quotes"))
+        }
+    }
+}
+
+fn size(raw: &Raw<'_>, min: u64, max: u64, example: &str) -> Result<u64, String> {
+    let size = match raw {
+        Raw::Integer(Some(size), _) => *size,
+        Raw::Integer(None, _) => return Err(format!("is not a size; write one like {example}")),
+        Raw::Text(text) => units::parse_size(text)
+            .map_err(|error| format!("is not a size: {error}; write one like {example}"))?,
+        Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+            return Err(format!("is not a size; write one like {example}"));
+        }
+    };
+    let print = units::print_size;
+    if size < min {
+        return Err(format!("is too small; write at least {:?}", print(min)));
+    }
+    if size > max {
+        return Err(format!("is too large; write at most {:?}", print(max)));
+    }
+    Ok(size)
+}
+
+fn duration(
+    raw: &Raw<'_>,
+    min: Duration,
+    max: Duration,
+    example: &str,
+) -> Result<Duration, String> {
+    let Raw::Text(text) = raw else {
+        return Err(format!("is not a duration; write one with its unit, like {example}"));
+    };
+    let duration = units::parse_duration(text)
+        .map_err(|error| format!("is not a duration: {error}; write one like {example}"))?;
+    let print = units::print_duration;
+    if duration < min {
+        return Err(format!("is too short; write at least {:?}", print(min)));
+    }
+    if duration > max {
+        return Err(format!("is too long; write at most {:?}", print(max)));
+    }
+    Ok(duration)
+}
+
+fn address(raw: &Raw<'_>) -> Result<SocketAddr, String> {
+    let wanted = "write ADDRESS:PORT in quotes, such as \"[::]:8080\" or \"127.0.0.1:8080\"";
+    match raw {
+        Raw::Text(text) => text.parse().map_err(|_| {
+            format!("is not an address with a port; host names do not serve; {wanted}")
+        }),
+        Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+            Err(format!("is not an address with a port; {wanted}"))
+        }
+    }
+}
+
+fn address_or_off(raw: &Raw<'_>) -> Result<Option<SocketAddr>, String> {
+    if matches!(raw, Raw::Text(text) if text == "off") {
+        return Ok(None);
+    }
+    address(raw).map(Some).map_err(|message| format!("{message}, or \"off\" for none"))
+}
+
+fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
+    match value {
+        DeValue::String(text) => Raw::Text(text.as_ref().into()),
+        DeValue::Integer(integer) => {
+            let digits = integer.as_str();
+            Raw::Integer(u64::from_str_radix(digits, integer.radix()).ok(), integer.to_string())
+        }
+        DeValue::Boolean(boolean) => Raw::Boolean(*boolean),
+        DeValue::Float(_) => Raw::Other("a number with a fraction"),
+        DeValue::Datetime(_) => Raw::Other("a date"),
+        DeValue::Array(_) => Raw::Other("a list"),
+        DeValue::Table(_) => Raw::Other("a table"),
+    }
+}
+
+fn told(raw: &Raw<'_>, message: String, spot: &Spot) -> Problem {
+    let found = match raw {
+        Raw::Text(text) => quote(&without_password(text)),
+        Raw::Integer(_, digits) => digits.chars().take(60).collect(),
+        Raw::Boolean(boolean) => boolean.to_string(),
+        Raw::Other(what) => (*what).to_owned(),
+        Raw::List(_) => "a list".to_owned(),
+    };
+    Problem { found: Some(found), ..spot.problem(message) }
+}
+
+/// The text of a URL without the user and password that may stand in it.
+pub(super) fn without_password(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.into();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.split_at_checked(end) {
+        Some((authority, path)) => match authority.rsplit_once('@') {
+            Some((_, host)) => format!("{scheme}://***@{host}{path}").into(),
+            None => text.into(),
+        },
+        None => text.into(),
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::problem::Place;
+    use super::super::settings::{self, settings};
+    use super::*;
+
+    fn spot() -> Spot {
+        Spot { path: "a.b".into(), place: Place::Default }
+    }
+
+    fn read_toml(path: &str, text: &str) -> Result<Value, String> {
+        let setting = settings::setting(path).unwrap();
+        let value = DeValue::parse(text).unwrap();
+        let mut report = Report::default();
+        let spot_of = |position: usize, _: &Spanned<DeValue<'_>>| spot().element(position);
+        from_toml(setting, value.get_ref(), &spot(), &spot_of, &mut report)
+            .ok_or_else(|| report.problems.iter().map(ToString::to_string).collect())
+    }
+
+    fn wrong(path: &str, text: &str) -> String {
+        read_toml(path, text).unwrap_err()
+    }
+
+    #[test]
+    fn every_default_and_every_example_is_a_value_of_its_setting() {
+        for setting in settings() {
+            if matches!(setting.fallback, Fallback::Is(_)) {
+                assert!(fallback(setting, &spot()).is_some(), "{}", setting.path);
+            }
+            read_toml(setting.path, setting.example).unwrap();
+        }
+    }
+
+    #[test]
+    fn sizes_and_durations_may_not_leave_their_range() {
+        let size = "server.limits.path_bytes_max";
+        assert_eq!(read_toml(size, "2048"), Ok(Value::Number(2048)));
+        assert_eq!(read_toml(size, "0x1000"), Ok(Value::Number(4096)));
+        assert!(wrong(size, "\"1B\"").contains("too small; write at least \"256B\""));
+        assert!(wrong(size, "\"1GiB\"").contains("too large; write at most \"64KiB\""));
+        assert!(wrong(size, "-1").contains("-1 is not a size"));
+        assert!(wrong(size, "1.5").contains("a number with a fraction is not a size"));
+        let wait = "server.timeouts.idle";
+        assert!(wrong(wait, "\"0s\"").contains("\"0s\" is too short; write at least \"100ms\""));
+        assert!(wrong(wait, "\"2h\"").contains("too long; write at most \"1h\""));
+        assert!(wrong(wait, "10").contains("10 is not a duration; write one with its unit"));
+        assert!(wrong(wait, "\"10\"").contains("write 10s for seconds"));
+    }
+
+    #[test]
+    fn a_wrong_type_says_what_to_write() {
+        assert!(wrong("server.http2", "\"yes\"").contains("write one of them, without quotes"));
+        assert!(wrong("server.limits.streams_max", "\"5\"").contains("without quotes"));
+        assert!(wrong("server.limits.streams_max", "0").contains("from 1 to 10000"));
+        assert!(wrong("server.limits.streams_max", "99999999999999999999").contains("range"));
+        assert!(wrong("log.access", "\"jsn\"").contains("\"json\" or \"combined\" or \"off\""));
+        assert!(wrong("site.kind", "\"generic\"").contains("this version does not have"));
+        assert!(wrong("site.hosts", "\"a\"").contains("is not a list; write [\"cache.ex"));
+        assert!(wrong("disk.path", "\"\"").contains("is not a path"));
+        assert!(wrong("server.listen", "[\"localhost:80\"]").contains("host names do not serve"));
+        assert!(wrong("server.listen", "[\"off\"]").contains("is not an address"));
+        assert!(wrong("admin.listen", "\"x\"").contains("or \"off\" for none"));
+    }
+
+    #[test]
+    fn every_wrong_element_is_told() {
+        let problems = wrong("server.listen", "[1, \"[::]:80\", true]");
+        assert!(problems.contains("a.b[0]: 1 is") && problems.contains("a.b[2]: true is"));
+        assert!(!problems.contains("a.b[1]"));
+    }
+
+    #[test]
+    fn texts_of_variables_are_read_by_kind() {
+        let read = |path: &str, texts: &[&str]| {
+            let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+            let mut report = Report::default();
+            from_texts(settings::setting(path).unwrap(), &texts, &spot(), &mut report)
+                .ok_or(report.problems.len())
+        };
+        assert_eq!(read("server.http2", &["false"]), Ok(Value::Boolean(false)));
+        assert_eq!(read("server.http2", &["no"]), Err(1));
+        assert_eq!(read("server.limits.streams_max", &["7"]), Ok(Value::Number(7)));
+        assert_eq!(read("server.limits.streams_max", &["-7"]), Err(1));
+        assert_eq!(read("memory.size", &["1GiB", "2MiB"]), Ok(Value::Number(2 << 20)));
+        let Ok(Value::Addresses(both)) = read("server.listen", &["[::]:1, 0.0.0.0:2", "[::1]:3"])
+        else {
+            panic!("no list")
+        };
+        assert_eq!(both.len(), 3);
+    }
+
+    #[test]
+    fn a_password_is_never_told() {
+        assert_eq!(without_password("https://me:secret@h/x@y"), "https://***@h/x@y");
+        assert_eq!(without_password("https://h/a@b"), "https://h/a@b");
+        assert_eq!(without_password("a@b"), "a@b");
+    }
+}

@@ -1,0 +1,179 @@
+//! Answers: a status, fields, a body, and how they came about. Errors become statuses here, each
+//! kind in one exhaustive match; nothing of their detail reaches the client but a request id.
+
+use super::body::Body;
+use super::tally::Tally;
+use crate::fill::FillError;
+use crate::outcome::Outcome;
+use crate::policy;
+use crate::policy::request::Refusal;
+use crate::rfc::cache_status::{CacheStatus, Forward};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use std::sync::Arc;
+
+/// The field that names a request in answers and logs.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// `Retry-After` of an answer that sheds load, in seconds.
+const SHED_RETRY_SECONDS: &str = "5";
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    pub(super) outcome: Outcome,
+    pub(super) origin: Option<Arc<str>>,
+    /// The metric label of a refusal.
+    pub(super) refused: Option<&'static str>,
+    /// Whether the connection ends after it.
+    pub(super) ends: Ends,
+    pub(super) request_id: String,
+}
+
+/// Whether the connection ends after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    Connection,
+    Request,
+}
+
+impl Answer {
+    pub(super) fn new(
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Body,
+        outcome: Outcome,
+    ) -> Self {
+        Self {
+            status,
+            headers,
+            body,
+            outcome,
+            origin: None,
+            refused: None,
+            ends: Ends::Request,
+            request_id: request_id(),
+        }
+    }
+
+    /// A short text; it names its request, so that the log can be searched for it.
+    pub(super) fn text(status: StatusCode, text: impl Into<Bytes>, outcome: Outcome) -> Self {
+        let mut answer = Self::new(status, own_head(outcome), Body::empty(), outcome);
+        if let Ok(id) = HeaderValue::from_str(&answer.request_id) {
+            answer.headers.insert(REQUEST_ID, id);
+        }
+        answer.set_text(text.into());
+        answer
+    }
+
+    fn set_text(&mut self, text: Bytes) {
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        self.headers.insert(header::CONTENT_TYPE, plain);
+        self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        self.body = Body::whole(text);
+    }
+
+    /// Ready for the connection; HEAD gets no body whatever the answer is.
+    pub(super) fn into_response(mut self, parts: &Parts, tally: Tally) -> Response<Body> {
+        if self.ends == Ends::Connection && parts.version < Version::HTTP_2 {
+            self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if parts.method == Method::HEAD {
+            self.body = Body::empty();
+        }
+        let mut response = Response::new(self.body.tallied(tally));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// The fields of an answer that is not made of an object.
+fn own_head(outcome: Outcome) -> HeaderMap {
+    let status = match outcome {
+        Outcome::OriginFailed => CacheStatus::forwarded(Forward::UriMiss),
+        Outcome::HitMemory
+        | Outcome::HitDisk
+        | Outcome::HitStale
+        | Outcome::HitAbsent
+        | Outcome::Revalidated
+        | Outcome::Miss
+        | Outcome::Collapsed
+        | Outcome::Pass
+        | Outcome::Absent
+        | Outcome::Local
+        | Outcome::Refused
+        | Outcome::Shed
+        | Outcome::Fault => CacheStatus::own(),
+    };
+    policy::head::own_head(status.with_detail(outcome.as_str()).to_header_value())
+}
+
+/// A request that Narthex refuses by itself.
+pub(super) fn refused(refusal: Refusal) -> Answer {
+    if refusal == Refusal::Loop {
+        tracing::error!("a request came back: the origins of the caches form a circle");
+    }
+    let mut answer = Answer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
+    answer.refused = Some(refusal.reason());
+    if refusal.must_close() {
+        answer.ends = Ends::Connection;
+    }
+    if let Some(allowed) = refusal.allow() {
+        answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+    }
+    answer
+}
+
+/// The answer to a CORS preflight.
+pub(super) fn preflight() -> Answer {
+    let status = CacheStatus::own().with_detail(Outcome::Local.as_str());
+    let headers = policy::head::preflight(status.to_header_value());
+    Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
+}
+
+/// As many fills are under way as may be: come back later.
+pub(super) fn shed() -> Answer {
+    let text = "too many fetches are under way\n";
+    let mut answer = Answer::text(StatusCode::SERVICE_UNAVAILABLE, text, Outcome::Shed);
+    answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SHED_RETRY_SECONDS));
+    answer
+}
+
+/// No origin gave a usable answer: 504 where it was a matter of time, else 502. Never 404.
+pub(super) fn failed(error: &FillError) -> Answer {
+    let (status, text) = if error.is_timeout() {
+        (StatusCode::GATEWAY_TIMEOUT, "no origin answered in time")
+    } else {
+        (StatusCode::BAD_GATEWAY, "no origin gave a usable answer")
+    };
+    with_id(status, text, Outcome::OriginFailed)
+}
+
+/// A fault inside Narthex.
+pub(super) fn fault(detail: &str) -> Answer {
+    tracing::error!(detail, "fault inside narthex");
+    with_id(StatusCode::INTERNAL_SERVER_ERROR, "fault inside narthex", Outcome::Fault)
+}
+
+/// An origin that broke the protocol.
+pub(super) fn unusable(detail: &str) -> Answer {
+    tracing::warn!(detail, "unusable answer of an origin");
+    with_id(StatusCode::BAD_GATEWAY, "no origin gave a usable answer", Outcome::OriginFailed)
+}
+
+fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
+    let mut answer = Answer::text(status, "", outcome);
+    let text = format!("{text} (request {})\n", answer.request_id);
+    answer.set_text(text.into());
+    answer
+}
+
+/// 64 random bits in hexadecimal.
+fn request_id() -> String {
+    format!("{:016x}", getrandom::u64().unwrap_or_default())
+}

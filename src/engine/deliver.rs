@@ -1,0 +1,247 @@
+//! Answers made of objects: conditions, ranges, and the fields that say how they came about.
+
+use super::answer::{self, Answer};
+use super::body::{Body, Source as BodySource};
+use super::connection::Connection;
+use crate::cache::{Cache, Found, Hit};
+use crate::clock::Timestamp;
+use crate::fill::{Flight, Passing, Wanted};
+use crate::object::{Lifetime, Meta};
+use crate::origin::{Answer as OriginAnswer, FetchError, Response};
+use crate::outcome::Outcome;
+use crate::policy;
+use crate::policy::Selection;
+use crate::policy::head::Source;
+use crate::policy::request::ReadMethod;
+use crate::policy::response::Times;
+use crate::rfc::ContentRange;
+use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
+use crate::store::{Growing, StoredBody};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::sync::Arc;
+
+/// A request, as far as delivery needs it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) method: ReadMethod,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) connection: &'a Arc<Connection>,
+    pub(super) now: Timestamp,
+}
+
+/// A body that can be had, and where it comes from.
+enum Content<'a> {
+    Found(&'a Found),
+    Growing(Growing),
+    Passing(Passing),
+    /// For HEAD, where there is no body to read.
+    Nothing,
+}
+
+/// How an answer came about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How<'a> {
+    pub(super) outcome: Outcome,
+    /// `Cache-Status` of the caches on the way to the origin, where one was asked for this.
+    pub(super) upstream_status: &'a [HeaderValue],
+}
+
+impl From<Outcome> for How<'_> {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, upstream_status: &[] }
+    }
+}
+
+/// Delivers a whole object.
+pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
+    object(asked, found.meta(), Some(found.length()), Content::Found(found), how)
+}
+
+/// Delivers an object that is still arriving. Where a range is asked of a body whose length is
+/// not known yet, its end is waited for: a 200 to a range request is an error to the Nix client.
+pub(super) async fn streaming(
+    asked: &Asked<'_>,
+    cache: &Cache,
+    meta: &Arc<Meta>,
+    growing: Growing,
+    flight: &Flight,
+    outcome: Outcome,
+) -> Answer {
+    let how = How { outcome, upstream_status: flight.upstream_status() };
+    if growing.length().is_none() && asked.headers.contains_key(header::RANGE) {
+        flight.ended().await;
+        return match cache.lookup(&meta.key).await {
+            Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(asked, &whole, how),
+            Some(Hit::Absent(_)) | None => {
+                answer::unusable("a body without a length ended before a range could be told")
+            }
+        };
+    }
+    let length = growing.length();
+    object(asked, meta, length, Content::Growing(growing), how)
+}
+
+/// Delivers a body that is not kept.
+pub(super) fn passing(asked: &Asked<'_>, passing: Passing, flight: &Flight) -> Answer {
+    let how = How { outcome: Outcome::Pass, upstream_status: flight.upstream_status() };
+    let meta = Arc::clone(&passing.meta);
+    let length = passing.length();
+    object(asked, &meta, length, Content::Passing(passing), how)
+}
+
+/// Says that there is no such object.
+pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> Answer {
+    let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", how.outcome);
+    answer.origin = Some(Arc::clone(&meta.origin));
+    answer.headers.extend(head_of(asked, meta, how));
+    answer
+}
+
+/// Answers HEAD from what an origin said to HEAD.
+pub(super) fn head(
+    asked: &Asked<'_>,
+    wanted: &Wanted,
+    said: Result<OriginAnswer<Response>, FetchError>,
+) -> Answer {
+    let said = match said {
+        Ok(said) => said,
+        Err(error) => return answer::failed(&error.into()),
+    };
+    match said {
+        OriginAnswer::Found(response) => match wanted.admit(&response) {
+            Ok(admitted) => {
+                let length = response.content_length;
+                object(asked, &admitted.meta, length, Content::Nothing, Outcome::Pass.into())
+            }
+            Err(error) => answer::failed(&error),
+        },
+        OriginAnswer::Absent { headers, origin, request_time, response_time } => {
+            let times = Times { request: request_time, response: response_time };
+            let (meta, _) = wanted.absence(&headers, origin, times);
+            absent(asked, &meta, Outcome::Absent.into())
+        }
+        OriginAnswer::NotModified { .. } | OriginAnswer::Changed => {
+            answer::unusable("304, 412 or 416 to a HEAD without conditions")
+        }
+    }
+}
+
+fn object(
+    asked: &Asked<'_>,
+    meta: &Meta,
+    length: Option<u64>,
+    content: Content<'_>,
+    how: How<'_>,
+) -> Answer {
+    let mut headers = head_of(asked, meta, how);
+    let selection = policy::selection::select(asked.method, asked.headers, &meta.headers, length);
+    let (status, first, sent) = match selection {
+        Selection::Whole => (meta.status, 0, length),
+        Selection::Part(span) => {
+            let content_range = ContentRange::Part { span, length };
+            headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
+            (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
+        }
+        Selection::NotModified => {
+            policy::head::trim_for_not_modified(&mut headers);
+            return bare(StatusCode::NOT_MODIFIED, headers, meta, how);
+        }
+        Selection::PreconditionFailed => {
+            policy::head::trim_for_not_modified(&mut headers);
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            return bare(StatusCode::PRECONDITION_FAILED, headers, meta, how);
+        }
+        Selection::Unsatisfiable { length } => {
+            policy::head::trim_for_not_modified(&mut headers);
+            let content_range = ContentRange::Unsatisfied { length };
+            headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            return bare(StatusCode::RANGE_NOT_SATISFIABLE, headers, meta, how);
+        }
+    };
+    if let Some(sent) = sent {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
+    }
+    let body = match asked.method {
+        ReadMethod::Get => body(asked, content, first, sent),
+        ReadMethod::Head => Body::empty(),
+    };
+    let mut answer = Answer::new(status, headers, body, how.outcome);
+    answer.origin = Some(Arc::clone(&meta.origin));
+    answer
+}
+
+/// The fields that say what is sent and how it came about.
+fn head_of(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> HeaderMap {
+    let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
+    let own = cache_status(meta, how.outcome, asked.now).to_header_value();
+    let mut headers = policy::head::client_head(meta, asked.now, source, own.clone());
+    // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
+    if let Some((first, rest)) = how.upstream_status.split_first() {
+        headers.insert(CACHE_STATUS, first.clone());
+        for value in rest {
+            headers.append(CACHE_STATUS, value.clone());
+        }
+        headers.append(CACHE_STATUS, own);
+    }
+    headers
+}
+
+fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
+    let source = match content {
+        Content::Nothing => return Body::empty(),
+        Content::Found(Found::Hot(hot)) => return Body::whole(slice(&hot.body, first, sent)),
+        Content::Found(Found::Stored(stored)) => match &stored.body {
+            StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
+            StoredBody::File(file) => BodySource::File(Arc::clone(file), first),
+        },
+        Content::Growing(growing) => BodySource::Growing(growing, first),
+        Content::Passing(passing) => BodySource::Passing(Box::new(passing), first),
+    };
+    Body::from_source(source, sent, Arc::clone(asked.connection))
+}
+
+fn slice(bytes: &bytes::Bytes, first: u64, sent: Option<u64>) -> bytes::Bytes {
+    let length = bytes.len();
+    let first = usize::try_from(first).unwrap_or(length).min(length);
+    let sent = sent.and_then(|sent| usize::try_from(sent).ok()).unwrap_or(length);
+    bytes.slice(first..first.saturating_add(sent).min(length))
+}
+
+fn bare(status: StatusCode, headers: HeaderMap, meta: &Meta, how: How<'_>) -> Answer {
+    let mut answer = Answer::new(status, headers, Body::empty(), how.outcome);
+    answer.origin = Some(Arc::clone(&meta.origin));
+    answer
+}
+
+fn cache_status(meta: &Meta, outcome: Outcome, now: Timestamp) -> CacheStatus<'static> {
+    let ttl = match meta.lifetime {
+        Lifetime::Seconds(lifetime) => {
+            let age = i64::try_from(meta.age_at(now)).unwrap_or(i64::MAX);
+            Some(i64::from(lifetime).saturating_sub(age))
+        }
+        Lifetime::Forever => None,
+    };
+    let status = match outcome {
+        Outcome::HitMemory | Outcome::HitDisk | Outcome::HitStale | Outcome::HitAbsent => {
+            CacheStatus::hit()
+        }
+        Outcome::Revalidated => CacheStatus::forwarded(Forward::Stale)
+            .with_forward_status(StatusCode::NOT_MODIFIED)
+            .stored(),
+        Outcome::Miss => {
+            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(meta.status).stored()
+        }
+        Outcome::Collapsed => CacheStatus::forwarded(Forward::UriMiss).collapsed(),
+        Outcome::Pass | Outcome::Absent => {
+            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(meta.status)
+        }
+        Outcome::Local
+        | Outcome::Refused
+        | Outcome::Shed
+        | Outcome::OriginFailed
+        | Outcome::Fault => CacheStatus::own(),
+    };
+    let status = status.with_detail(outcome.as_str());
+    ttl.map_or(status, |seconds| status.with_ttl(seconds))
+}

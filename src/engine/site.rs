@@ -1,0 +1,96 @@
+//! The sites of the config as requests find them: by host name, else the default one. Made at
+//! start and at each reload, then only read.
+
+use crate::fill::Upstream;
+use crate::metrics::Metrics;
+use crate::nix::Class;
+use crate::outcome::Outcome;
+use prometheus::{Histogram, IntCounter};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+/// A site, and the counters of its requests.
+#[derive(Debug)]
+pub struct Site {
+    /// Where its objects come from, and its settings.
+    pub upstream: Arc<Upstream>,
+    metrics: Metrics,
+    counters: [[OnceLock<Counters>; Outcome::ALL.len()]; Class::ALL.len()],
+    seconds: [OnceLock<Histogram>; Class::ALL.len()],
+}
+
+/// What one kind of answer adds to.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Requests.
+    pub requests: IntCounter,
+    /// Body bytes.
+    pub bytes: IntCounter,
+}
+
+impl Site {
+    /// A site without requests yet.
+    pub fn new(upstream: Arc<Upstream>, metrics: Metrics) -> Self {
+        Self { upstream, metrics, counters: Default::default(), seconds: Default::default() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.upstream.site.name
+    }
+
+    pub(super) fn counters(&self, class: Class, outcome: Outcome) -> Option<&Counters> {
+        let cell = self.counters.get(class.index())?.get(outcome.index())?;
+        Some(cell.get_or_init(|| {
+            let (requests, bytes) = self.metrics.answered(self.name(), class, outcome);
+            Counters { requests, bytes }
+        }))
+    }
+
+    pub(super) fn seconds(&self, class: Class) -> Option<&Histogram> {
+        let cell = self.seconds.get(class.index())?;
+        let labels = [self.name(), class.as_str()];
+        Some(cell.get_or_init(|| self.metrics.request_seconds.with_label_values(&labels)))
+    }
+}
+
+/// Every site, by host name.
+#[derive(Debug, Default)]
+pub struct Sites {
+    by_host: HashMap<String, Arc<Site>>,
+    default: Option<Arc<Site>>,
+    all: Vec<Arc<Site>>,
+}
+
+impl Sites {
+    /// Indexes `sites` by their hosts; the one without hosts is the default.
+    pub fn new(sites: Vec<Site>) -> Self {
+        let mut indexed = Self::default();
+        for site in sites {
+            let site = Arc::new(site);
+            for host in &site.upstream.site.hosts {
+                indexed.by_host.insert(host.clone(), Arc::clone(&site));
+            }
+            if site.upstream.site.hosts.is_empty() {
+                indexed.default = Some(Arc::clone(&site));
+            }
+            indexed.all.push(site);
+        }
+        indexed
+    }
+
+    /// The site of `host` (lower case, without a port), else the default one.
+    pub fn route(&self, host: Option<&str>) -> Option<&Arc<Site>> {
+        host.and_then(|host| self.by_host.get(host)).or(self.default.as_ref())
+    }
+
+    /// The site called `name`.
+    pub fn named(&self, name: &str) -> Option<&Arc<Site>> {
+        self.all.iter().find(|site| site.name() == name)
+    }
+
+    /// Every site, in the order of the config.
+    pub fn all(&self) -> &[Arc<Site>] {
+        &self.all
+    }
+}

@@ -1,0 +1,130 @@
+//! A flight: the one fetch of a key under way, and what its readers are told. Made by the first
+//! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
+//! no reader holds up another and none can cancel it.
+
+use super::FillError;
+use super::passing::Passing;
+use crate::cache::{Found, Ticket};
+use crate::object::Meta;
+use crate::store::Growing;
+use http::HeaderValue;
+use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What a fill came to, as far as a reader needs to know.
+#[derive(Debug, Clone)]
+pub enum Landed {
+    /// The object is arriving: read along.
+    Streaming {
+        /// Its head.
+        meta: Arc<Meta>,
+        /// Its growing body.
+        growing: Growing,
+    },
+    /// The object is whole and verified.
+    Whole {
+        /// The object.
+        found: Found,
+        /// How it came about.
+        how: How,
+    },
+    /// Every origin said that there is no such object.
+    Absent(Arc<Meta>),
+    /// The object cannot be kept; one reader may take the body with [`Flight::take_passing`].
+    Passing,
+    /// No usable answer.
+    Failed(Arc<FillError>),
+}
+
+/// How a whole object came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Fetched and kept.
+    Stored,
+    /// Fetched, verified, and not kept: the response forbids it, or it was purged meanwhile.
+    NotStored,
+    /// What was stored is confirmed by a 304.
+    Confirmed,
+}
+
+/// The one fetch of a key under way.
+#[derive(Debug)]
+pub struct Flight {
+    pub(super) ticket: Ticket,
+    landed: watch::Sender<Option<Landed>>,
+    passing: Mutex<Option<Passing>>,
+    over: CancellationToken,
+    upstream_status: OnceLock<Vec<HeaderValue>>,
+}
+
+impl Flight {
+    pub(super) fn new(ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            landed: watch::Sender::new(None),
+            passing: Mutex::new(None),
+            over: CancellationToken::new(),
+            upstream_status: OnceLock::new(),
+        }
+    }
+
+    /// Waits until there is something to tell. Bounded by the deadlines of the origins.
+    pub async fn landed(&self) -> Landed {
+        let mut receiver = self.landed.subscribe();
+        match receiver.wait_for(Option::is_some).await {
+            Ok(landed) => landed.clone().unwrap_or_else(lost),
+            Err(_) => lost(),
+        }
+    }
+
+    /// The body that cannot be kept, for the one reader that comes first.
+    pub fn take_passing(&self) -> Option<Passing> {
+        self.passing.lock().take()
+    }
+
+    /// `Cache-Status` of the caches on the way to the origin.
+    pub fn upstream_status(&self) -> &[HeaderValue] {
+        self.upstream_status.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn set_upstream_status(&self, values: Vec<HeaderValue>) {
+        self.upstream_status.get_or_init(|| values);
+    }
+
+    /// Waits until the leader is done, with the object published or given up.
+    pub async fn ended(&self) {
+        self.over.cancelled().await;
+    }
+
+    pub(super) fn land(&self, landed: Landed) {
+        self.landed.send_replace(Some(landed));
+    }
+
+    pub(super) fn land_passing(&self, passing: Passing) {
+        *self.passing.lock() = Some(passing);
+        self.land(Landed::Passing);
+    }
+
+    /// Takes back what was said, so that readers wait for the next try.
+    pub(super) fn silence(&self) {
+        self.landed.send_replace(None);
+    }
+
+    /// The leader is done: where it said nothing, the fill is lost.
+    pub(super) fn end(&self) {
+        self.landed.send_if_modified(|landed| {
+            let is_silent = landed.is_none();
+            if is_silent {
+                *landed = Some(lost());
+            }
+            is_silent
+        });
+        self.over.cancel();
+    }
+}
+
+fn lost() -> Landed {
+    Landed::Failed(Arc::new(FillError::Lost))
+}

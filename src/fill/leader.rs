@@ -1,0 +1,318 @@
+//! The leader of a fill: asks, decides, writes, verifies, publishes. One task per fill; owns its
+//! response and its pending object, so that its end, however it comes, leaves no trace of what
+//! was not published. Locks nothing across an await.
+
+use super::flight::{Flight, How, Landed};
+use super::passing::Passing;
+use super::steady::{Checked, Steady};
+use super::verify::{self, Expected};
+use super::{Admitted, FillError, Keep, Landing, Rejection, Shared, Wanted};
+use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
+use crate::memory::Hot;
+use crate::nix::Class;
+use crate::object::{Meta, Proof};
+use crate::origin::{Answer, Ask, FetchError, Method, Response};
+use crate::policy;
+use crate::policy::response::{Coding, Times};
+use crate::store::Pending;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use std::sync::Arc;
+
+/// The end of a body that no reader sees before the whole is checked, in bytes.
+const HELD_BACK_BYTES: u64 = 16 << 10;
+
+/// The longest body that is checked whole in memory, in bytes.
+const WHOLE_BYTES_MAX: u64 = 1 << 20;
+
+/// Tries of one fill: the first, and one refetch of a body that was not what was promised.
+const TRIES_MAX: u32 = 2;
+
+struct Fill<'a> {
+    shared: &'a Shared,
+    flight: &'a Flight,
+    wanted: &'a Wanted,
+    keep: Keep,
+}
+
+/// Runs the fill of `landing` to its end.
+pub(super) async fn lead(landing: &Landing, wanted: Wanted, stale: Option<Found>) {
+    let fill = Fill {
+        shared: &landing.shared,
+        flight: &landing.flight,
+        wanted: &wanted,
+        keep: Keep::IfVerified,
+    };
+    fill.run(stale).await;
+}
+
+/// Fetches for one reader alone; the result is told to `flight`, which nobody else knows.
+pub(super) async fn pass(shared: &Shared, flight: &Flight, wanted: &Wanted) {
+    Fill { shared, flight, wanted, keep: Keep::Never }.run(None).await;
+}
+
+impl Fill<'_> {
+    async fn run(&self, stale: Option<Found>) {
+        let class = self.wanted.class;
+        let result = self.try_and_retry(stale).await.unwrap_or_else(|error| {
+            tracing::warn!(
+                site = self.wanted.key.site(),
+                path = self.wanted.key.path(),
+                error = &error as &dyn std::error::Error,
+                "fill failed"
+            );
+            let result =
+                if matches!(error, FillError::Rejected { .. }) { "rejected" } else { "failed" };
+            self.flight.land(Landed::Failed(Arc::new(error)));
+            result
+        });
+        self.shared.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
+    }
+
+    async fn try_and_retry(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+        let mut tries = 1;
+        let mut stale = stale;
+        loop {
+            let error = match self.try_once(stale.take()).await {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
+            };
+            if let FillError::Rejected { origin, rejection } = &error {
+                let labels = &[&**origin, rejection.reason()];
+                self.shared.metrics.rejected_bodies.with_label_values(labels).inc();
+            }
+            if tries == TRIES_MAX
+                || !matches!(error, FillError::Rejected { .. } | FillError::Body(_))
+            {
+                return Err(error);
+            }
+            tries += 1;
+            tracing::warn!(
+                site = self.wanted.key.site(),
+                path = self.wanted.key.path(),
+                error = &error as &dyn std::error::Error,
+                "not kept; fetching once more"
+            );
+            self.flight.silence();
+        }
+    }
+
+    async fn try_once(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+        let mut ask = self.wanted.ask(Method::Get);
+        if let Some(conditions) =
+            stale.as_ref().and_then(|stale| policy::revalidation::conditions(stale.meta()))
+        {
+            ask.if_none_match = conditions.if_none_match;
+            ask.if_modified_since = conditions.if_modified_since;
+        }
+        let answer = self.wanted.upstream.origins.fetch(&ask).await?;
+        match (answer, stale) {
+            (Answer::Found(response), _) => self.found(ask, response).await,
+            (Answer::Absent { headers, origin, request_time, response_time }, _) => {
+                let times = Times { request: request_time, response: response_time };
+                Ok(self.absent(&headers, origin, times).await)
+            }
+            (Answer::NotModified { headers, origin, request_time, response_time }, Some(stale)) => {
+                let times = Times { request: request_time, response: response_time };
+                self.confirmed(stale, &headers, origin, times).await
+            }
+            (Answer::NotModified { origin, .. }, None) => {
+                Err(self.protocol(origin, "304 to a request without conditions"))
+            }
+            (Answer::Changed, _) => {
+                Err(self.protocol(0, "412 or 416 to a request for the whole object"))
+            }
+        }
+    }
+
+    async fn confirmed(
+        &self,
+        stale: Found,
+        headers: &HeaderMap,
+        origin: usize,
+        times: Times,
+    ) -> Result<&'static str, FillError> {
+        let lifetimes = &self.wanted.upstream.site.lifetimes;
+        let merged = policy::revalidation::merge(stale.meta(), headers, times, lifetimes);
+        let Some(meta) = merged else {
+            // The 304 speaks of another object than the stored one: ask without conditions.
+            let ask = self.wanted.ask(Method::Get);
+            return match self.wanted.upstream.origins.fetch(&ask).await? {
+                Answer::Found(response) => self.found(ask, response).await,
+                Answer::Absent { headers, origin, request_time, response_time } => {
+                    let times = Times { request: request_time, response: response_time };
+                    Ok(self.absent(&headers, origin, times).await)
+                }
+                Answer::NotModified { .. } | Answer::Changed => {
+                    Err(self.protocol(origin, "304 to a request without conditions"))
+                }
+            };
+        };
+        let found = self.shared.cache.touch(self.flight.ticket, stale, meta).await;
+        self.flight.land(Landed::Whole { found, how: How::Confirmed });
+        Ok("confirmed")
+    }
+
+    async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) -> &'static str {
+        let (meta, keep) = self.wanted.absence(headers, origin, times);
+        let meta = Arc::new(meta);
+        if self.keep == Keep::IfVerified && keep == Keep::IfVerified {
+            let published =
+                self.shared.cache.publish_absent(self.flight.ticket, Arc::clone(&meta)).await;
+            if let Err(error) = published {
+                tracing::debug!(path = self.wanted.key.path(), %error, "absence not remembered");
+            }
+        }
+        self.flight.land(Landed::Absent(meta));
+        "absent"
+    }
+
+    async fn found(&self, ask: Ask, response: Response) -> Result<&'static str, FillError> {
+        let wanted = self.wanted;
+        let Admitted { meta, keep, coding, upstream_status } = wanted.admit(&response)?;
+        self.flight.set_upstream_status(upstream_status);
+        let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
+        let expected = match coding {
+            Coding::Identity => {
+                let claim = self.shared.cache.claim_of_nar(&wanted.key, wanted.class).await;
+                Expected::of(&wanted.path, claim.as_ref())
+            }
+            Coding::Encoded => Expected::default(),
+        };
+        if let Some(length) = response.content_length {
+            expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
+        }
+        let is_small = response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX);
+        let checked =
+            if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength };
+        let upstream = Arc::clone(&wanted.upstream);
+        let metrics = self.shared.metrics.clone();
+        let kept = meta.headers.clone();
+        let body = Steady::new(upstream, metrics, ask, response, kept, checked);
+        if is_small || verify::is_checked_whole(wanted.class) {
+            return self.whole(meta, body, expected, (keep, coding)).await;
+        }
+        let is_provable = body.total().is_some() || checked == Checked::ByHash;
+        let pending = if keep == Keep::IfVerified && is_provable {
+            self.shared.cache.begin(&wanted.key, body.total()).await
+        } else {
+            None
+        };
+        match pending {
+            Some(pending) => self.stream(meta, body, expected, pending).await,
+            None => {
+                self.flight.land_passing(Passing::new(Arc::new(meta), body, expected));
+                Ok("passed")
+            }
+        }
+    }
+
+    /// A body that no reader sees before all of it is here and checked.
+    async fn whole(
+        &self,
+        mut meta: Meta,
+        mut body: Steady,
+        expected: Expected,
+        (keep, coding): (Keep, Coding),
+    ) -> Result<&'static str, FillError> {
+        let mut collected = BytesMut::new();
+        while let Some(piece) = body.chunk().await? {
+            if (collected.len() + piece.len()) as u64 > WHOLE_BYTES_MAX {
+                return Err(rejected(&meta, Rejection::TooLarge { limit: WHOLE_BYTES_MAX }));
+            }
+            collected.extend_from_slice(&piece);
+        }
+        let collected = collected.freeze();
+        let (proof, claim) = self.judge(&meta, expected, &collected, coding)?;
+        let is_whole =
+            body.total().is_some() || matches!(proof, Proof::FileHash | Proof::Signature);
+        meta.proof = proof;
+        better_lifetime(&mut meta);
+        if keep == Keep::IfVerified && is_whole {
+            let ticket = self.flight.ticket;
+            let kept =
+                self.shared.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
+            match kept.await {
+                Ok(found) => {
+                    self.flight.land(Landed::Whole { found, how: How::Stored });
+                    return Ok("stored");
+                }
+                Err(error) => log_not_kept(&meta, &error),
+            }
+        }
+        let found = Found::Hot(Arc::new(Hot { meta: Arc::new(meta), body: collected }));
+        self.flight.land(Landed::Whole { found, how: How::NotStored });
+        Ok("not_stored")
+    }
+
+    fn judge(
+        &self,
+        meta: &Meta,
+        expected: Expected,
+        body: &Bytes,
+        coding: Coding,
+    ) -> Result<(Proof, Option<ClaimOf>), FillError> {
+        if meta.class == Class::CacheInfo && coding == Coding::Identity {
+            verify::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
+        }
+        let judged = if meta.class == Class::Narinfo {
+            verify::narinfo(&self.wanted.upstream, &meta.key, body, coding)
+        } else {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body);
+            expected.check(digest.as_ref(), body.len() as u64).map(|proof| (proof, None))
+        };
+        judged.map_err(|rejection| rejected(meta, rejection))
+    }
+
+    /// A body that readers follow while it is written.
+    async fn stream(
+        &self,
+        mut meta: Meta,
+        mut body: Steady,
+        expected: Expected,
+        mut pending: Pending,
+    ) -> Result<&'static str, FillError> {
+        let growing = pending.growing();
+        self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing });
+        let mut received = 0;
+        while let Some(piece) = body.chunk().await? {
+            received += piece.len() as u64;
+            pending.append(piece).await?;
+            pending.reveal(body.total().unwrap_or(received).saturating_sub(HELD_BACK_BYTES));
+        }
+        let sealed = pending.seal().await?;
+        meta.proof = expected
+            .check(&sealed.sha256.0, sealed.length)
+            .map_err(|rejection| rejected(&meta, rejection))?;
+        better_lifetime(&mut meta);
+        sealed.reveal_all();
+        let meta_kept = meta.clone();
+        match self.shared.cache.publish(self.flight.ticket, sealed, meta, None).await {
+            Ok(_) => Ok("stored"),
+            Err(error) => {
+                log_not_kept(&meta_kept, &error);
+                Ok("not_stored")
+            }
+        }
+    }
+
+    fn protocol(&self, origin: usize, detail: &str) -> FillError {
+        let origin = self.wanted.upstream.origins.name(origin);
+        FillError::Fetch(FetchError::Protocol { origin, detail: detail.to_owned() })
+    }
+}
+
+/// What is proven stays fresh for longer.
+fn better_lifetime(meta: &mut Meta) {
+    if let Some(better) = policy::response::lifetime_when_proven(meta.class, meta.proof) {
+        meta.lifetime = better;
+    }
+}
+
+fn rejected(meta: &Meta, rejection: Rejection) -> FillError {
+    FillError::Rejected { origin: Arc::clone(&meta.origin), rejection }
+}
+
+fn log_not_kept(meta: &Meta, error: &PublishError) {
+    tracing::info!(site = meta.key.site(), path = meta.key.path(), %error, "not kept");
+}

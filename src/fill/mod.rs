@@ -1,0 +1,272 @@
+//! One fetch per key, streamed to every reader while it is written, verified, committed. One
+//! `Fills` per process, shared; the map of flights is behind a short lock that is never held
+//! across an await. Called by `engine`; the only module that asks an origin and, with `purge`,
+//! the only one that changes the cache.
+//!
+//! A fill's leader is a task of its own: a client that leaves never cancels it. Its states are
+//! asking, streaming (or checking whole), sealed, published; a reader sees them as [`Landed`].
+
+mod flight;
+mod leader;
+mod passing;
+mod steady;
+mod verify;
+mod wanted;
+
+pub use flight::{Flight, How, Landed};
+pub use passing::Passing;
+pub use wanted::{Admitted, Keep, Wanted};
+
+use crate::cache::{Cache, Found};
+use crate::clock::Clock;
+use crate::config;
+use crate::metrics::Metrics;
+use crate::nix::signature::TrustedKeys;
+use crate::object::{Key, Sha256};
+use crate::origin::{Answer, BodyError, FetchError, Method, Origins, Response};
+use crate::store::WriteError;
+use crate::tasks::Tasks;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Where the objects of one site come from, and what they must prove.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The site's settings.
+    pub site: config::Site,
+    /// Its origins.
+    pub origins: Origins,
+    /// Its trusted keys.
+    pub trusted: TrustedKeys,
+}
+
+/// Whether a reader began a fill or joined one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It began the fill.
+    Lead,
+    /// Another had begun it.
+    Follow,
+}
+
+/// As many fills as allowed are under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("as many fills are under way as [server.limits] fills_max allows")]
+pub struct NoRoom;
+
+/// Why a body is not what was promised.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// It ended early.
+    #[error("ended after {actual} of {expected} bytes")]
+    Short {
+        /// Bytes declared.
+        expected: u64,
+        /// Bytes received.
+        actual: u64,
+    },
+    /// It went on past its declared length.
+    #[error("goes on past its {expected} bytes")]
+    Long {
+        /// Bytes declared.
+        expected: u64,
+    },
+    /// It is longer than objects of its class may be.
+    #[error("is longer than {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Its length is not the narinfo's FileSize.
+    #[error("is {actual} bytes long, its narinfo says {expected}")]
+    FileSize {
+        /// Bytes the narinfo says.
+        expected: u64,
+        /// Bytes declared or received.
+        actual: u64,
+    },
+    /// Its SHA-256 is not the FileHash.
+    #[error("has SHA-256 {actual}, expected {expected}")]
+    FileHash {
+        /// What the name or the narinfo says.
+        expected: Sha256,
+        /// What came.
+        actual: Sha256,
+    },
+    /// It is not a narinfo, or another path's.
+    #[error("is not the narinfo that was asked for: {detail}")]
+    Narinfo {
+        /// What is wrong.
+        detail: String,
+    },
+    /// It is not a `nix-cache-info`.
+    #[error("is not a nix-cache-info: {detail}")]
+    CacheInfo {
+        /// What is wrong.
+        detail: String,
+    },
+    /// No trusted key has signed it.
+    #[error("carries no good signature by a trusted key: {detail}")]
+    Signature {
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+impl Rejection {
+    /// The metric label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Short { .. } => "short",
+            Self::Long { .. } => "long",
+            Self::TooLarge { .. } => "too_large",
+            Self::FileSize { .. } => "file_size",
+            Self::FileHash { .. } => "file_hash",
+            Self::Narinfo { .. } => "narinfo",
+            Self::CacheInfo { .. } => "cache_info",
+            Self::Signature { .. } => "signature",
+        }
+    }
+}
+
+/// Why a fill brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// No origin gave a usable answer.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The body could not be read to its end.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The body is not what was promised.
+    #[error("origin {origin}: the body {rejection}")]
+    Rejected {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// Why.
+        rejection: Rejection,
+    },
+    /// The disk gave up under it.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The fill ended without a word: a fault inside Narthex.
+    #[error("the fill ended without a result")]
+    Lost,
+}
+
+impl FillError {
+    /// Whether the fault is one of time: 504 rather than 502.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Fetch(error) => error.is_timeout(),
+            Self::Body(BodyError::Stalled { .. }) => true,
+            Self::Body(BodyError::Broken { .. })
+            | Self::Rejected { .. }
+            | Self::Write(_)
+            | Self::Lost => false,
+        }
+    }
+}
+
+/// Begins fills and joins readers to them.
+#[derive(Debug, Clone)]
+pub struct Fills {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cache: Cache,
+    clock: Clock,
+    metrics: Metrics,
+    tasks: Tasks,
+    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    room: Arc<Semaphore>,
+}
+
+impl Fills {
+    /// Nothing under way; at most `fills_max` at once.
+    pub fn new(
+        cache: Cache,
+        clock: Clock,
+        metrics: Metrics,
+        tasks: Tasks,
+        fills_max: usize,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(fills_max));
+        let flights = Mutex::default();
+        Self { shared: Arc::new(Shared { cache, clock, metrics, tasks, flights, room }) }
+    }
+
+    /// Joins the fill of `wanted`, or begins one. `stale` is what is stored, to be revalidated.
+    ///
+    /// A fill that a purge has overtaken is not joined: a request after the purge asks anew.
+    pub fn join(
+        &self,
+        wanted: Wanted,
+        stale: Option<Found>,
+    ) -> Result<(Role, Arc<Flight>), NoRoom> {
+        let mut flights = self.shared.flights.lock();
+        let cache = &self.shared.cache;
+        let entry = match flights.entry(wanted.key.clone()) {
+            Entry::Occupied(entry) => {
+                if !cache.is_purged_since(entry.get().ticket, &wanted.key) {
+                    return Ok((Role::Follow, Arc::clone(entry.get())));
+                }
+                entry.remove();
+                flights.entry(wanted.key.clone())
+            }
+            entry @ Entry::Vacant(_) => entry,
+        };
+        let place = Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| NoRoom)?;
+        let flight = Arc::new(Flight::new(cache.ticket()));
+        entry.insert_entry(Arc::clone(&flight));
+        drop(flights);
+        let landing = Landing { shared: Arc::clone(&self.shared), key: wanted.key.clone(), flight };
+        let flight = Arc::clone(&landing.flight);
+        self.shared.metrics.fills_running.inc();
+        self.shared.tasks.spawn("fill", async move {
+            let _place = place;
+            Box::pin(leader::lead(&landing, wanted, stale)).await;
+        });
+        Ok((Role::Lead, flight))
+    }
+
+    /// Asks for an object's head alone, without keeping anything.
+    pub async fn head(&self, wanted: &Wanted) -> Result<Answer<Response>, FetchError> {
+        wanted.upstream.origins.fetch(&wanted.ask(Method::Head)).await
+    }
+
+    /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
+    /// object cannot be kept, beyond the first.
+    pub async fn pass(&self, wanted: &Wanted) -> Flight {
+        let flight = Flight::new(self.shared.cache.ticket());
+        Box::pin(leader::pass(&self.shared, &flight, wanted)).await;
+        flight
+    }
+}
+
+/// A flight in its leader's hands: dropped, it lands as lost where nothing was said, and leaves
+/// the map.
+#[derive(Debug)]
+struct Landing {
+    shared: Arc<Shared>,
+    key: Key,
+    flight: Arc<Flight>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.flight.end();
+        self.shared.metrics.fills_running.dec();
+        let mut flights = self.shared.flights.lock();
+        if let Entry::Occupied(entry) = flights.entry(self.key.clone())
+            && Arc::ptr_eq(entry.get(), &self.flight)
+        {
+            entry.remove();
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What must hold before an object is kept: lengths, hashes, narinfos that parse and are signed.
+//! Pure; called by the leader of a fill.
+
+use super::{Rejection, Upstream};
+use crate::cache::ClaimOf;
+use crate::config::Signatures;
+use crate::nix::cache_info::CacheInfo;
+use crate::nix::narinfo::NarInfo;
+use crate::nix::{Class, class};
+use crate::object::{Key, NarClaim, Proof, Sha256};
+use crate::policy::response::Coding;
+
+/// What is known of a body before it comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// SHA-256 of the file.
+    pub(super) file_hash: Option<[u8; 32]>,
+    /// Bytes of the file.
+    pub(super) file_size: Option<u64>,
+}
+
+impl Expected {
+    /// What the path itself and the narinfo that names it say.
+    pub(super) fn of(path: &str, claim: Option<&NarClaim>) -> Self {
+        let claimed = claim.and_then(|claim| claim.file_hash).map(|hash| hash.0);
+        Self {
+            file_hash: class::file_hash_of(path).or(claimed),
+            file_size: claim.and_then(|claim| claim.file_size),
+        }
+    }
+
+    /// Whether `length`, as declared or as counted, can be right.
+    pub(super) fn check_length(&self, length: u64) -> Result<(), Rejection> {
+        match self.file_size {
+            Some(expected) if expected != length => {
+                Err(Rejection::FileSize { expected, actual: length })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a whole body with this SHA-256 and length is the right one.
+    pub(super) fn check(&self, digest: &[u8], length: u64) -> Result<Proof, Rejection> {
+        self.check_length(length)?;
+        let Some(expected) = self.file_hash else { return Ok(Proof::Length) };
+        if digest == expected {
+            return Ok(Proof::FileHash);
+        }
+        let actual = <[u8; 32]>::try_from(digest).map_or(Sha256([0; 32]), Sha256);
+        Err(Rejection::FileHash { expected: Sha256(expected), actual })
+    }
+}
+
+/// Checks a narinfo: that it parses, answers the path it was asked for, and is signed as the site
+/// wants it. Gives what it proves and what it claims of its NAR.
+pub(super) fn narinfo(
+    upstream: &Upstream,
+    key: &Key,
+    body: &[u8],
+    coding: Coding,
+) -> Result<(Proof, Option<ClaimOf>), Rejection> {
+    let wants_signature = upstream.site.signatures == Signatures::Require;
+    if coding == Coding::Encoded {
+        // What cannot be read cannot be checked; where no check is asked for, it passes untouched.
+        let detail = "it comes under a Content-Encoding".to_owned();
+        let unread = if wants_signature { Err(Rejection::Narinfo { detail }) } else { Ok(()) };
+        return unread.map(|()| (Proof::Length, None));
+    }
+    let narinfo =
+        NarInfo::parse(body).map_err(|error| Rejection::Narinfo { detail: error.to_string() })?;
+    if !class::hash_part_of(key.path()).is_some_and(|asked| narinfo.matches_hash_part(asked)) {
+        let detail = format!("is about {}", narinfo.store_path.hash_part());
+        return Err(Rejection::Narinfo { detail });
+    }
+    let proof = match (upstream.site.signatures, upstream.trusted.verify(&narinfo)) {
+        (Signatures::Off, _) => Proof::Parsed,
+        (Signatures::Require | Signatures::Warn, Ok(_)) => Proof::Signature,
+        (Signatures::Warn, Err(error)) => {
+            tracing::warn!(path = key.path(), %error, "narinfo without a good signature");
+            Proof::Parsed
+        }
+        (Signatures::Require, Err(error)) => {
+            return Err(Rejection::Signature { detail: error.to_string() });
+        }
+    };
+    Ok((proof, claim_of(key, &narinfo)))
+}
+
+/// Checks a `nix-cache-info`: a page with status 200 is an upstream fault.
+pub(super) fn cache_info(body: &[u8]) -> Result<(), Rejection> {
+    let checked = CacheInfo::parse(body);
+    checked.map(drop).map_err(|error| Rejection::CacheInfo { detail: error.to_string() })
+}
+
+fn claim_of(key: &Key, narinfo: &NarInfo) -> Option<ClaimOf> {
+    let location = narinfo.nar_location()?;
+    let claim =
+        NarClaim { file_hash: narinfo.file_sha256().map(Sha256), file_size: narinfo.file_bytes() };
+    Some((Key::new(key.site(), &location.path, location.query.as_deref()), claim))
+}
+
+/// Whether a body of `class` is checked as a whole before a reader sees any of it.
+pub(super) fn is_checked_whole(class: Class) -> bool {
+    matches!(class, Class::Narinfo | Class::CacheInfo)
+}

@@ -1,0 +1,139 @@
+//! An object that is wanted, and the heads that are made of what origins say of it. Values only.
+
+use super::{FillError, Upstream};
+use crate::nix::Class;
+use crate::object::{Key, Lifetime, Meta, Proof};
+use crate::origin::{Ask, FetchError, Method, Response};
+use crate::policy;
+use crate::policy::response::{Admission, Coding, Reply, Times, Verdict};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use std::sync::Arc;
+
+/// An object that is wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where it comes from.
+    pub upstream: Arc<Upstream>,
+    /// Its key.
+    pub key: Key,
+    /// The path to ask for: canonical, decoded, with a leading `/`.
+    pub path: Arc<str>,
+    /// The query to ask for.
+    pub query: Option<Arc<str>>,
+    /// Its class.
+    pub class: Class,
+    /// The whole `CDN-Loop` to send, this instance included.
+    pub cdn_loop: HeaderValue,
+}
+
+/// A response that may be sent to a client.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Its head.
+    pub meta: Meta,
+    /// Whether it may be stored.
+    pub keep: Keep,
+    /// Whether its bytes are the file itself, so that hashes and grammars apply to them.
+    pub coding: Coding,
+    /// `Cache-Status` of the caches on the way.
+    pub upstream_status: Vec<HeaderValue>,
+}
+
+/// Whether a response may be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It may.
+    IfVerified,
+    /// It may not.
+    Never,
+}
+
+impl Wanted {
+    pub(super) fn ask(&self, method: Method) -> Ask {
+        Ask {
+            method,
+            path: Arc::clone(&self.path),
+            query: self.query.clone(),
+            class: self.class,
+            range: None,
+            if_none_match: None,
+            if_modified_since: None,
+            if_match: None,
+            cdn_loop: Some(self.cdn_loop.clone()),
+            only: None,
+        }
+    }
+
+    /// The head of what an origin sent, and what may be done with it.
+    pub fn admit(&self, response: &Response) -> Result<Admitted, FillError> {
+        let times = Times { request: response.request_time, response: response.response_time };
+        let reply =
+            Reply { class: self.class, status: response.status, headers: &response.headers, times };
+        let lifetimes = &self.upstream.site.lifetimes;
+        let (keep, admission) = match policy::response::admit(&reply, lifetimes) {
+            Verdict::Store(admission) => (Keep::IfVerified, admission),
+            Verdict::Pass(reason, admission) => {
+                tracing::debug!(path = self.key.path(), reason = reason.as_str(), "not to be kept");
+                (Keep::Never, admission)
+            }
+            Verdict::Unusable(fault) => {
+                return Err(FillError::Fetch(FetchError::Protocol {
+                    origin: Arc::clone(&response.origin_name),
+                    detail: fault.to_string(),
+                }));
+            }
+        };
+        Ok(Admitted {
+            keep,
+            coding: admission.coding,
+            meta: self.meta(StatusCode::OK, &response.origin_name, times, &admission),
+            upstream_status: admission.upstream_cache_status,
+        })
+    }
+
+    /// The head of an absence that every origin agreed on, the last of them at position `origin`,
+    /// and whether it may be remembered.
+    pub fn absence(&self, headers: &HeaderMap, origin: usize, times: Times) -> (Meta, Keep) {
+        let lifetimes = &self.upstream.site.lifetimes;
+        let origin = self.upstream.origins.name(origin);
+        match policy::response::admit_absence(headers, times, lifetimes) {
+            Some(admission) => {
+                let meta = self.meta(StatusCode::NOT_FOUND, &origin, times, &admission);
+                (meta, Keep::IfVerified)
+            }
+            None => {
+                let unkept = Admission {
+                    headers: HeaderMap::new(),
+                    lifetime: Lifetime::Seconds(0),
+                    age_at_response: 0,
+                    length: None,
+                    coding: Coding::Identity,
+                    upstream_cache_status: Vec::new(),
+                };
+                (self.meta(StatusCode::NOT_FOUND, &origin, times, &unkept), Keep::Never)
+            }
+        }
+    }
+
+    fn meta(
+        &self,
+        status: StatusCode,
+        origin: &Arc<str>,
+        times: Times,
+        admission: &Admission,
+    ) -> Meta {
+        Meta {
+            key: self.key.clone(),
+            class: self.class,
+            status,
+            headers: admission.headers.clone(),
+            origin: Arc::clone(origin),
+            request_time: times.request,
+            response_time: times.response,
+            age_at_response: admission.age_at_response,
+            lifetime: admission.lifetime,
+            is_invalidated: false,
+            proof: Proof::Length,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! How many connections may be open, in all and from one address. One for all listeners; a
+//! mutex held for one look-up; every open connection holds a permit.
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The bits of an IPv6 address that its holder may choose freely.
+const IPV6_HOST_BITS: u32 = 64;
+
+/// Counts open connections.
+#[derive(Debug)]
+pub(super) struct Admission {
+    connections_max: usize,
+    connections_per_address_max: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    /// Never larger than `total`: an address without connections is removed.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// The place of one open connection; dropping it frees the place.
+#[derive(Debug)]
+pub(super) struct Permit {
+    admission: Arc<Admission>,
+    address: IpAddr,
+}
+
+/// Which limit a connection met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// `connections_max`.
+    Connections,
+    /// `connections_per_address_max`.
+    Address,
+}
+
+impl Full {
+    /// The reason in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections_max",
+            Self::Address => "connections_per_address_max",
+        }
+    }
+}
+
+impl Admission {
+    pub(super) fn new(connections_max: usize, connections_per_address_max: usize) -> Self {
+        Self { connections_max, connections_per_address_max, open: Mutex::default() }
+    }
+
+    /// A place for a connection from `peer`; an IPv6 client counts by its /64.
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Permit, Full> {
+        let address = network(peer);
+        let mut open = self.open.lock();
+        if open.total >= self.connections_max {
+            return Err(Full::Connections);
+        }
+        let from_address = open.by_address.entry(address).or_default();
+        if *from_address >= self.connections_per_address_max {
+            if *from_address == 0 {
+                open.by_address.remove(&address);
+            }
+            return Err(Full::Address);
+        }
+        *from_address += 1;
+        open.total += 1;
+        Ok(Permit { admission: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut open = self.admission.open.lock();
+        open.total = open.total.saturating_sub(1);
+        if let Some(count) = open.by_address.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                open.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits() >> IPV6_HOST_BITS << IPV6_HOST_BITS;
+            IpAddr::V6(Ipv6Addr::from_bits(bits))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(admission: &Arc<Admission>, peer: &str) -> Result<Permit, Full> {
+        admission.admit(peer.parse().unwrap())
+    }
+
+    #[test]
+    fn each_address_has_its_own_limit_and_a_closed_connection_frees_its_place() {
+        let admission = Arc::new(Admission::new(10, 2));
+        let first = admit(&admission, "192.0.2.1").unwrap();
+        let _second = admit(&admission, "::ffff:192.0.2.1").unwrap();
+        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full::Address);
+        let _other = admit(&admission, "192.0.2.2").unwrap();
+        drop(first);
+        admit(&admission, "192.0.2.1").unwrap();
+    }
+
+    #[test]
+    fn an_ipv6_client_counts_by_its_network() {
+        let admission = Arc::new(Admission::new(10, 1));
+        let _one = admit(&admission, "2001:db8:0:1::1").unwrap();
+        assert_eq!(admit(&admission, "2001:db8:0:1:ffff::9").unwrap_err(), Full::Address);
+        admit(&admission, "2001:db8:0:2::1").unwrap();
+    }
+
+    #[test]
+    fn the_total_is_bounded_and_nothing_is_remembered_of_closed_connections() {
+        let admission = Arc::new(Admission::new(2, 2));
+        let held = (admit(&admission, "192.0.2.1"), admit(&admission, "192.0.2.2"));
+        assert_eq!(admit(&admission, "192.0.2.3").unwrap_err(), Full::Connections);
+        drop(held);
+        let open = admission.open.lock();
+        assert_eq!((open.total, open.by_address.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_limit_of_none_admits_nobody_and_remembers_nobody() {
+        let admission = Arc::new(Admission::new(2, 0));
+        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full::Address);
+        assert!(admission.open.lock().by_address.is_empty());
+    }
+}

@@ -1,0 +1,468 @@
+//! One connection from accept to close: TLS, which protocol, hyper with every limit set, the
+//! deadlines, the drain, and how it ends. Runs as one task per connection; HTTP/2 streams are
+//! tasks of their own.
+
+use super::accept::Accepted;
+use super::admission::Admission;
+use super::request::Service;
+use super::socket::{Opening, Raw, Socket, Stream};
+use super::watch::{Deadlines, Fault, Version, Watch, Watchdog};
+use super::{Door, Handler};
+use crate::config::Server;
+use crate::engine::{Connection, Transport};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use bytes::Bytes;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::{CipherSuite, ProtocolVersion, ServerConfig, ServerConnection};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of a body that hyper may hold for an HTTP/1 connection, and that a request's head may
+/// never exceed.
+const HTTP1_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// The smallest buffer that hyper takes.
+const HTTP1_BUFFER_BYTES_MIN: usize = 8 * 1024;
+/// Bytes of a body that may wait on one HTTP/2 stream beside the piece in hand.
+const STREAM_BUFFER_BYTES_MAX: usize = 32 * 1024;
+/// The receive window of HTTP/2 streams and connections: requests have no bodies.
+const WINDOW_BYTES: u32 = 65_535;
+/// Streams that a client may reset before they were looked at, and that a client's faults may
+/// make h2 reset, before the connection ends with GOAWAY (CVE-2023-44487, CVE-2025-8671).
+const RESET_STREAMS_MAX: usize = 20;
+/// See [`RESET_STREAMS_MAX`].
+const FAULTY_STREAMS_MAX: usize = 64;
+/// How often an HTTP/2 client is asked whether it is still there, and how long it may take.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// See [`PING_INTERVAL`].
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a client may take to close its side after the last answer.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// Bytes of a refused request that are read and thrown away, so that the refusal is not lost to a
+/// reset.
+const DISCARD_BYTES_MAX: u64 = 256 * 1024;
+/// The answer to HTTP/2 by prior knowledge where it is not offered.
+const NOT_HTTP2: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// What all connections share.
+pub(super) struct Shared<B> {
+    pub(super) server: Server,
+    pub(super) handler: Handler<B>,
+    pub(super) metrics: Metrics,
+    pub(super) tasks: Tasks,
+    pub(super) admission: Arc<Admission>,
+    deadlines: Deadlines,
+    tls: Option<TlsAcceptor>,
+    http1: http1::Builder,
+    http2: http2::Builder<Streams>,
+}
+
+impl<B> fmt::Debug for Shared<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// Runs HTTP/2 streams as tasks.
+#[derive(Debug, Clone)]
+struct Streams(Tasks);
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn("stream", stream);
+    }
+}
+
+impl<B> Shared<B> {
+    pub(super) fn new(
+        server: Server,
+        tls: Option<Arc<ServerConfig>>,
+        handler: Handler<B>,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Self {
+        let (limits, timeouts) = (&server.limits, &server.timeouts);
+        Self {
+            admission: Arc::new(Admission::new(
+                limits.connections_max,
+                limits.connections_per_address_max,
+            )),
+            deadlines: Deadlines {
+                request_head: timeouts.request_head,
+                idle: timeouts.idle,
+                write_stall: timeouts.write_stall,
+            },
+            tls: tls.map(TlsAcceptor::from),
+            http1: http1_builder(&server),
+            http2: http2_builder(&server, Streams(tasks.clone())),
+            handler,
+            metrics,
+            tasks,
+            server,
+        }
+    }
+
+    /// Counts a connection that was closed for a limit or a fault of its client.
+    pub(super) fn refused(&self, reason: &str) {
+        self.metrics.connections_refused.with_label_values(&[reason]).inc();
+    }
+}
+
+/// hyper's own timeout of a request's head also runs while a kept connection is idle, so the
+/// [`Watch`] keeps both. `pipeline_flush` stays off: it copies every body.
+fn http1_builder(server: &Server) -> http1::Builder {
+    let head_bytes_max = server.limits.request_head_bytes_max;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .half_close(false)
+        .keep_alive(true)
+        .max_headers(server.limits.request_headers_max)
+        .max_header_size(head_bytes_max)
+        .max_buf_size(head_bytes_max.max(HTTP1_BUFFER_BYTES_MAX).max(HTTP1_BUFFER_BYTES_MIN));
+    builder
+}
+
+fn http2_builder(server: &Server, streams: Streams) -> http2::Builder<Streams> {
+    let head_bytes_max = u32::try_from(server.limits.request_head_bytes_max).unwrap_or(u32::MAX);
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(server.limits.streams_max)
+        .max_header_list_size(head_bytes_max)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(FAULTY_STREAMS_MAX)
+        .adaptive_window(false)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_send_buf_size(STREAM_BUFFER_BYTES_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// Serves an accepted connection to its end.
+pub(super) async fn run<B>(accepted: Accepted, shared: Arc<Shared<B>>)
+where
+    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+{
+    let Accepted { door, stream, peer, local, place } = accepted;
+    // Dropped last: the connection counts until its socket is closed.
+    let _place = place;
+    let watch = Arc::new(Watch::new(shared.deadlines, Instant::now()));
+    let raw = Raw::new(stream, Arc::clone(&watch));
+    let stop = shared.tasks.stopping();
+    let opened = tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        opened = open(door, raw, &watch, &shared) => opened,
+    };
+    let Some(Opened { socket, version, transport }) = opened else { return };
+    watch.speaks(version);
+    let served = Served { shared, watch, stop, peer, local, transport };
+    match version {
+        Version::Http1 => served.http1(socket).await,
+        Version::Http2 => served.http2(socket).await,
+    }
+}
+
+/// A connection whose protocol is known.
+struct Opened {
+    socket: Socket,
+    version: Version,
+    transport: Transport,
+}
+
+/// TLS and the protocol, each under its deadline; `None` where the connection is over.
+async fn open<B>(door: Door, raw: Raw, watch: &Arc<Watch>, shared: &Shared<B>) -> Option<Opened> {
+    let (stream, transport, alpn) = match (door, &shared.tls) {
+        (Door::Plain, _) => (Stream::Plain(raw), Transport::Plain, Alpn::None),
+        (Door::Tls, Some(acceptor)) => secure(raw, acceptor, shared).await?,
+        (Door::Tls, None) => return None,
+    };
+    let mut socket = Socket::new(stream, Arc::clone(watch));
+    if alpn == Alpn::Http2 {
+        return Some(Opened { socket, version: Version::Http2, transport });
+    }
+    let opening = match timeout(shared.deadlines.request_head, socket.opening()).await {
+        Ok(Ok(opening)) => opening,
+        Ok(Err(_)) => return None,
+        Err(_) => {
+            shared.refused(Fault::RequestHead.as_str());
+            return None;
+        }
+    };
+    match opening {
+        Opening::Closed => None,
+        Opening::Other => Some(Opened { socket, version: Version::Http1, transport }),
+        Opening::Preface if door == Door::Plain && shared.server.http2 => {
+            Some(Opened { socket, version: Version::Http2, transport })
+        }
+        Opening::Preface => {
+            shared.refused("http2");
+            let _ = timeout(CLOSE_DEADLINE, socket.write_all(NOT_HTTP2)).await;
+            close(socket, watch).await;
+            None
+        }
+    }
+}
+
+/// Whether the client chose HTTP/2 in the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alpn {
+    None,
+    Http2,
+}
+
+async fn secure<B>(
+    raw: Raw,
+    acceptor: &TlsAcceptor,
+    shared: &Shared<B>,
+) -> Option<(Stream, Transport, Alpn)> {
+    let handshake = Box::pin(acceptor.accept(raw));
+    let stream = match timeout(shared.server.timeouts.tls_handshake, handshake).await {
+        Ok(Ok(stream)) => Box::new(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            shared.refused("tls_handshake");
+            return None;
+        }
+        Err(_) => {
+            shared.refused("tls_handshake_timeout");
+            return None;
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let transport = Transport::Tls { protocol: protocol(session), cipher: cipher(session) };
+    let alpn = match session.alpn_protocol() {
+        Some(b"h2") => Alpn::Http2,
+        Some(_) | None => Alpn::None,
+    };
+    Some((Stream::Tls(stream), transport, alpn))
+}
+
+fn protocol(session: &ServerConnection) -> &'static str {
+    match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        Some(_) | None => "",
+    }
+}
+
+/// The IANA name; rustls gives those of TLS 1.3 names of its own.
+fn cipher(session: &ServerConnection) -> &'static str {
+    match session.negotiated_cipher_suite().map(|suite| suite.suite()) {
+        Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
+        Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
+        Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",
+        Some(suite) => suite.as_str().unwrap_or(""),
+        None => "",
+    }
+}
+
+/// What a connection needs while it is served.
+struct Served<B> {
+    shared: Arc<Shared<B>>,
+    watch: Arc<Watch>,
+    stop: CancellationToken,
+    peer: SocketAddr,
+    local: SocketAddr,
+    transport: Transport,
+}
+
+/// How serving a connection ended.
+#[derive(Debug)]
+enum Ended {
+    /// As the protocol wants.
+    Served,
+    /// hyper gave up.
+    Failed(hyper::Error),
+    /// A deadline passed.
+    Fault(Fault),
+    /// The drain's deadline passed.
+    Drained,
+}
+
+impl<B> Served<B>
+where
+    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+{
+    async fn http1(self, socket: Socket) {
+        let connection = self.connection();
+        let service = self.service(&connection);
+        let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
+        let ended = self.drive(&mut http).await;
+        self.count(&ended);
+        let is_reset = connection.is_cut()
+            || match &ended {
+                Ended::Served => false,
+                // hyper has answered a request that it could not parse, and nothing else.
+                Ended::Failed(error) => !error.is_parse(),
+                Ended::Fault(_) | Ended::Drained => self.watch.is_answering(),
+            };
+        if is_reset {
+            self.watch.end_reset();
+            return;
+        }
+        let socket = http.into_parts().io.into_inner();
+        if matches!(ended, Ended::Served | Ended::Failed(_)) && !self.stop.is_cancelled() {
+            close(socket, &self.watch).await;
+        } else {
+            shut(socket, &self.watch).await;
+        }
+    }
+
+    async fn http2(self, socket: Socket) {
+        let service = self.service(&self.connection());
+        let mut http = self.shared.http2.serve_connection(TokioIo::new(socket), service);
+        let ended = self.drive(&mut http).await;
+        self.count(&ended);
+        match &ended {
+            // hyper has said GOAWAY; single streams were reset by it.
+            Ended::Served | Ended::Failed(_) | Ended::Fault(Fault::Idle) => self.watch.end_clean(),
+            Ended::Fault(_) => self.watch.end_reset(),
+            Ended::Drained if self.watch.is_answering() => self.watch.end_reset(),
+            Ended::Drained => self.watch.end_clean(),
+        }
+    }
+
+    fn connection(&self) -> Arc<Connection> {
+        Arc::new(Connection::new(self.peer, self.local, self.transport.clone()))
+    }
+
+    fn service(&self, connection: &Arc<Connection>) -> Service<B> {
+        Service {
+            shared: Arc::clone(&self.shared),
+            connection: Arc::clone(connection),
+            watch: Arc::clone(&self.watch),
+        }
+    }
+
+    /// Runs the protocol until it ends, a deadline passes, or the drain is over.
+    async fn drive<P: Http>(&self, http: &mut P) -> Ended {
+        let mut watchdog = Watchdog::new(Arc::clone(&self.watch));
+        let mut stopping = pin!(self.stop.cancelled());
+        let mut drain = None;
+        let mut is_winding_down = false;
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = http.poll_served(cx) {
+                    return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
+                }
+                match watchdog.poll(cx) {
+                    Poll::Ready(Fault::Idle) if !is_winding_down => {
+                        is_winding_down = true;
+                        http.wind_down();
+                        watchdog.snooze(CLOSE_DEADLINE);
+                        continue;
+                    }
+                    Poll::Ready(fault) => return Poll::Ready(Ended::Fault(fault)),
+                    Poll::Pending => {}
+                }
+                let Some(drain) = &mut drain else {
+                    if stopping.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    is_winding_down = true;
+                    http.wind_down();
+                    let deadline = self.shared.server.timeouts.drain;
+                    drain = Some(Box::pin(tokio::time::sleep(deadline)));
+                    continue;
+                };
+                return drain.as_mut().poll(cx).map(|()| Ended::Drained);
+            }
+        })
+        .await
+    }
+
+    fn count(&self, ended: &Ended) {
+        match ended {
+            Ended::Served | Ended::Fault(Fault::Idle) => {}
+            Ended::Failed(error) => {
+                tracing::debug!(%error, peer = %self.peer, "connection failed");
+                if error.is_parse() {
+                    let reason =
+                        if error.is_parse_too_large() { "request_too_large" } else { "malformed" };
+                    self.shared.metrics.requests_refused.with_label_values(&[reason]).inc();
+                }
+            }
+            Ended::Fault(fault) => {
+                tracing::debug!(?fault, peer = %self.peer, "connection ended");
+                self.shared.refused(fault.as_str());
+            }
+            Ended::Drained => {
+                tracing::info!(peer = %self.peer, "connection cut: the drain is over");
+                self.shared.refused("drain");
+            }
+        }
+    }
+}
+
+/// Half-closes, reads what the client still sends, and closes: a socket closed over unread
+/// bytes would be reset, and the last answer could be lost.
+async fn close(mut socket: Socket, watch: &Watch) {
+    watch.end_clean();
+    let closed = timeout(CLOSE_DEADLINE, async {
+        socket.shutdown().await?;
+        tokio::io::copy(&mut socket.take(DISCARD_BYTES_MAX), &mut tokio::io::sink()).await
+    });
+    // Whatever went wrong, the socket is dropped now.
+    let _ = closed.await;
+}
+
+/// Half-closes and closes.
+async fn shut(mut socket: Socket, watch: &Watch) {
+    watch.end_clean();
+    let _ = timeout(CLOSE_DEADLINE, socket.shutdown()).await;
+}
+
+/// A connection of hyper's.
+trait Http {
+    /// Ready when nothing more is to be served.
+    fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>;
+    /// Takes no further request.
+    fn wind_down(&mut self);
+}
+
+impl<B> Http for http1::Connection<TokioIo<Socket>, Service<B>>
+where
+    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+{
+    fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.poll_without_shutdown(cx)
+    }
+
+    fn wind_down(&mut self) {
+        Pin::new(self).graceful_shutdown();
+    }
+}
+
+impl<B> Http for http2::Connection<TokioIo<Socket>, Service<B>, Streams>
+where
+    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+{
+    fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        Pin::new(self).poll(cx)
+    }
+
+    fn wind_down(&mut self) {
+        Pin::new(self).graceful_shutdown();
+    }
+}

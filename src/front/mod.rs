@@ -1,0 +1,104 @@
+//! The public listeners: sockets, protocols, limits and deadlines; what a request means is the
+//! handler's business. Bound and served once by the assembly; ends when the process drains.
+//!
+//! A connection's way: `accept` admits it, `conn` finds out its protocol and runs it, `request`
+//! looks at each request and calls the handler, `socket` is what hyper reads and writes, and
+//! `watch` knows what the connection may still wait for.
+
+mod accept;
+mod admission;
+mod bind;
+mod conn;
+mod request;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use bind::BindError;
+
+use crate::config::Server;
+use crate::engine::Connection;
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use accept::Listener;
+use conn::Shared;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use rustls::ServerConfig;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Answers a request; never fails. `B` is the body of the answer: before it yields an error,
+/// [`Connection::cut`] was called.
+pub type Handler<B> = Arc<
+    dyn Fn(Request<Incoming>, Arc<Connection>) -> BoxFuture<'static, Response<B>> + Send + Sync,
+>;
+
+/// What travels through a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// HTTP/1 and HTTP/2 by prior knowledge, in the clear.
+    Plain,
+    /// HTTP/1 and HTTP/2 by ALPN, under TLS.
+    Tls,
+}
+
+impl Door {
+    /// The name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// Bound listeners that do not accept yet.
+#[derive(Debug)]
+pub struct Front {
+    server: Server,
+    tls: Option<Arc<ServerConfig>>,
+    listeners: Vec<Listener>,
+}
+
+impl Front {
+    /// Binds every listener of `[server]` and `[server.tls]`; `tls` is needed where the latter
+    /// has any. Must be called inside a runtime. Nothing stays bound where one fails.
+    pub fn bind(server: &Server, tls: Option<Arc<ServerConfig>>) -> Result<Self, BindError> {
+        let mut listeners = Vec::new();
+        for &address in &server.listen {
+            listeners.push(Listener { door: Door::Plain, socket: bind::listener(address)? });
+        }
+        for &address in server.tls.iter().flat_map(|tls| &tls.listen) {
+            if tls.is_none() {
+                return Err(BindError::NoCertificates { address });
+            }
+            listeners.push(Listener { door: Door::Tls, socket: bind::listener(address)? });
+        }
+        Ok(Self { server: server.clone(), tls, listeners })
+    }
+
+    /// What the listeners are bound to, ports chosen by the system included; plain ones first,
+    /// in the order of the config.
+    pub fn local_addresses(&self) -> Vec<(Door, SocketAddr)> {
+        let address =
+            |listener: &Listener| Some((listener.door, listener.socket.local_addr().ok()?));
+        self.listeners.iter().filter_map(address).collect()
+    }
+
+    /// Accepts from now on, until `tasks` stops: then the listeners close, idle connections end,
+    /// and every other ends after its answers, or is reset after `[server.timeouts] drain`.
+    /// Returns at once; drain `tasks` with a deadline somewhat above that timeout.
+    pub fn serve<B>(self, handler: Handler<B>, metrics: &Metrics, tasks: &Tasks)
+    where
+        B: http_body::Body<Data = bytes::Bytes, Error = std::io::Error> + Send + 'static,
+    {
+        let Self { server, tls, listeners } = self;
+        let shared = Arc::new(Shared::new(server, tls, handler, metrics.clone(), tasks.clone()));
+        for listener in listeners {
+            tasks.spawn("accept", accept::run(listener, Arc::clone(&shared)));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! One request at the door: what is refused for its framing alone, the handler's call, and the
+//! answer's body as hyper polls it. A panic in the handler fails its request and nothing else.
+
+use super::conn::Shared;
+use super::watch::{UnderWay, Watch};
+use crate::engine::Connection;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use prometheus::IntCounter;
+use std::convert::Infallible;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// `Cache-Status` (RFC 9211).
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What hyper calls with each request of one connection.
+#[derive(Debug)]
+pub(super) struct Service<B> {
+    pub(super) shared: Arc<Shared<B>>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) watch: Arc<Watch>,
+}
+
+impl<B> hyper::service::Service<Request<Incoming>> for Service<B>
+where
+    B: Body<Data = Bytes, Error = io::Error> + Send + 'static,
+{
+    type Response = Response<Answer<B>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let under_way = UnderWay::begin(&self.watch);
+        let shared = Arc::clone(&self.shared);
+        let connection = Arc::clone(&self.connection);
+        Box::pin(async move { Ok(answer(&shared, connection, request, under_way).await) })
+    }
+}
+
+async fn answer<B>(
+    shared: &Shared<B>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+    under_way: UnderWay,
+) -> Response<Answer<B>>
+where
+    B: Body<Data = Bytes, Error = io::Error> + Send + 'static,
+{
+    let version = request.version();
+    let body = announced(&request);
+    let headers_max = shared.server.limits.request_headers_max;
+    let panics = &shared.metrics.request_panics;
+    if let Some(refusal) = refusal(request.method(), request.headers(), body, headers_max) {
+        shared.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
+        let (parts, text) = refusal.response(version).into_parts();
+        return Response::from_parts(parts, Answer::new(Sent::own(text), under_way, panics));
+    }
+    // The handler's state is dropped with its panic: nobody sees it half changed.
+    let called = AssertUnwindSafe(async { (shared.handler)(request, connection).await });
+    let Ok(response) = called.catch_unwind().await else {
+        panics.inc();
+        tracing::error!("a request ended in a panic; its client got status 500");
+        let (parts, text) = plain(StatusCode::INTERNAL_SERVER_ERROR, "fault").into_parts();
+        return Response::from_parts(parts, Answer::new(Sent::own(text), under_way, panics));
+    };
+    let (mut parts, sent) = response.into_parts();
+    if body == Announced::Some && version < Version::HTTP_2 {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Response::from_parts(parts, Answer::new(Sent::Handler { body: sent }, under_way, panics))
+}
+
+/// Whether a request has a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    None,
+    Some,
+}
+
+/// hyper drops `Content-Length` beside `Transfer-Encoding`, so over HTTP/1 its own framing tells.
+/// An HTTP/2 request may leave its end to an empty frame, so there the length does.
+fn announced(request: &Request<Incoming>) -> Announced {
+    let is_empty = if request.version() < Version::HTTP_2 {
+        request.body().is_end_stream()
+    } else {
+        request.headers().get_all(CONTENT_LENGTH).iter().all(|length| length == "0")
+    };
+    if is_empty { Announced::None } else { Announced::Some }
+}
+
+/// Why a request is refused for its framing alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// A GET or HEAD with a body: its framing is in doubt.
+    Body,
+    /// CONNECT: this is no tunnel.
+    Connect,
+    /// An `Expect` other than `100-continue` (RFC 9110 section 10.1.1).
+    Expectation,
+    /// More header fields than allowed.
+    HeaderCount,
+}
+
+fn refusal(
+    method: &Method,
+    headers: &HeaderMap,
+    body: Announced,
+    headers_max: usize,
+) -> Option<Refusal> {
+    let is_known =
+        |expectation: &HeaderValue| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.len() > headers_max {
+        Some(Refusal::HeaderCount)
+    } else if *method == Method::CONNECT {
+        Some(Refusal::Connect)
+    } else if body == Announced::Some && (*method == Method::GET || *method == Method::HEAD) {
+        Some(Refusal::Body)
+    } else if !headers.get_all(EXPECT).iter().all(is_known) {
+        Some(Refusal::Expectation)
+    } else {
+        None
+    }
+}
+
+impl Refusal {
+    /// The reason in metrics.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Body => "request_body",
+            Self::Connect => "connect",
+            Self::Expectation => "expectation",
+            Self::HeaderCount => "request_headers_max",
+        }
+    }
+
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::Body => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::HeaderCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        }
+    }
+
+    /// The whole answer; an HTTP/1 connection closes after it.
+    fn response(self, version: Version) -> Response<Bytes> {
+        let mut response = plain(self.status(), self.as_str());
+        if version < Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self == Self::Connect {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+}
+
+/// An answer of the door itself; `detail` is a token (RFC 9110 section 5.6.2).
+fn plain(status: StatusCode, detail: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(format!("{} ({detail})\n", status.as_u16())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Ok(value) = HeaderValue::from_str(&format!("narthex; detail={detail}")) {
+        headers.insert(CACHE_STATUS, value);
+    }
+    response
+}
+
+pin_project_lite::pin_project! {
+    /// The body of an answer, watched.
+    pub(super) struct Answer<B> {
+        #[pin]
+        sent: Sent<B>,
+        under_way: UnderWay,
+        panics: IntCounter,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = SentProjection]
+    enum Sent<B> {
+        Handler { #[pin] body: B },
+        Own { bytes: Option<Bytes> },
+    }
+}
+
+impl<B> Sent<B> {
+    fn own(bytes: Bytes) -> Self {
+        Self::Own { bytes: Some(bytes) }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = io::Error>> Answer<B> {
+    fn new(sent: Sent<B>, mut under_way: UnderWay, panics: &IntCounter) -> Self {
+        if sent.is_end_stream() {
+            under_way.finished();
+        }
+        Self { sent, under_way, panics: panics.clone() }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = io::Error>> Body for Answer<B> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let mut this = self.project();
+        this.under_way.asked();
+        // A body that panicked is not polled again: the error ends it.
+        let polled = catch_unwind(AssertUnwindSafe(|| this.sent.as_mut().poll_frame(cx)));
+        let Ok(polled) = polled else {
+            this.panics.inc();
+            tracing::error!("an answer's body ended in a panic; its client is cut off");
+            return Poll::Ready(Some(Err(io::Error::other("panic in an answer's body"))));
+        };
+        let frame = ready!(polled);
+        match &frame {
+            Some(Ok(_)) => this.under_way.handed_over(),
+            Some(Err(_)) | None => {}
+        }
+        if frame.is_none() || this.sent.is_end_stream() {
+            this.under_way.finished();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.sent.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.sent.size_hint()
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = io::Error>> Body for Sent<B> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.project() {
+            SentProjection::Handler { body } => body.poll_frame(cx),
+            SentProjection::Own { bytes } => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Handler { body } => body.is_end_stream(),
+            Self::Own { bytes } => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Handler { body } => body.size_hint(),
+            Self::Own { bytes } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What hyper reads and writes: a TCP connection, plain or under TLS, that tells its [`Watch`]
+//! what happens and that ends with a reset where an answer is unfinished. One per connection,
+//! owned by its task; no locks of its own.
+
+use super::watch::Watch;
+use bytes::{Buf, BytesMut};
+use socket2::SockRef;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// What an HTTP/2 client sends first (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
+/// progress show every few seconds instead of once in a whole send buffer.
+const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+
+/// The TCP connection.
+#[derive(Debug)]
+pub(super) struct Raw {
+    stream: TcpStream,
+    watch: Arc<Watch>,
+}
+
+impl Raw {
+    /// Sets the socket's options; where one cannot be set, the connection works without it.
+    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+        let socket = SockRef::from(&stream);
+        for result in [socket.set_tcp_nodelay(true), socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)]
+        {
+            if let Err(error) = result {
+                tracing::debug!(%error, "cannot set a socket option");
+            }
+        }
+        Self { stream, watch }
+    }
+
+    fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &result {
+            Poll::Ready(Ok(bytes)) => self.watch.wrote(*bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.watch.blocked(),
+        }
+        result
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if self.watch.is_reset()
+            && let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+        {
+            tracing::debug!(%error, "cannot reset a connection");
+        }
+    }
+}
+
+impl AsyncRead for Raw {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Raw {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.seen(result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.seen(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Plain or under TLS.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(Raw),
+    Tls(Box<TlsStream<Raw>>),
+}
+
+/// What a client's first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// Nothing: it closed.
+    Closed,
+    /// The preface of HTTP/2.
+    Preface,
+    /// Anything else.
+    Other,
+}
+
+/// The connection as hyper sees it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: Stream,
+    /// Bytes read by [`Socket::opening`], to be read again.
+    ahead: BytesMut,
+    watch: Arc<Watch>,
+}
+
+impl Socket {
+    pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Self {
+        Self { stream, ahead: BytesMut::new(), watch }
+    }
+
+    /// Reads as many bytes as it takes to tell HTTP/2 from everything else; reading the socket
+    /// yields them again. Not cancel safe; without a deadline of its own.
+    pub(super) async fn opening(&mut self) -> io::Result<Opening> {
+        self.ahead.reserve(PREFACE.len());
+        while self.ahead.len() < PREFACE.len() && PREFACE.starts_with(&self.ahead) {
+            let missing = PREFACE.len() - self.ahead.len();
+            let mut rest = (&mut self.stream).take(missing as u64);
+            if rest.read_buf(&mut self.ahead).await? == 0 {
+                let is_empty = self.ahead.is_empty();
+                return Ok(if is_empty { Opening::Closed } else { Opening::Other });
+            }
+        }
+        Ok(if self.ahead == PREFACE { Opening::Preface } else { Opening::Other })
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.has_remaining() {
+            let bytes = this.ahead.split_to(this.ahead.len().min(buffer.remaining()));
+            this.watch.read(&bytes);
+            buffer.put_slice(&bytes);
+            if this.ahead.is_empty() {
+                this.ahead = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        match buffer.filled().get(before..) {
+            None | Some([]) => {}
+            Some(bytes) => this.watch.read(bytes),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_read(cx, buffer),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(raw) => raw.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! A front with a handler made for tests, and clients that speak raw bytes.
+
+use crate::config::{Limits, Server, ServerTimeouts};
+use crate::engine::Connection;
+use crate::front::{Door, Front, Handler};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::stream;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Longer than any test; a wait that lasts so long has failed.
+const FOREVER: Duration = Duration::from_secs(3_600);
+/// How long a test waits for its peer before it fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A `[server]` that listens on any port of the loopback interface, without deadlines.
+pub(super) fn server() -> Server {
+    Server {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        name: "test".to_owned(),
+        http2: true,
+        tls: None,
+        limits: Limits {
+            connections_max: 100,
+            connections_per_address_max: 100,
+            request_headers_max: 64,
+            request_head_bytes_max: 16 * 1024,
+            path_bytes_max: 2 * 1024,
+            streams_max: 128,
+            fills_max: 10,
+        },
+        timeouts: ServerTimeouts {
+            tls_handshake: FOREVER,
+            request_head: FOREVER,
+            idle: FOREVER,
+            write_stall: FOREVER,
+            drain: FOREVER,
+        },
+    }
+}
+
+/// A front that serves.
+pub(super) struct Edge {
+    pub(super) address: SocketAddr,
+    pub(super) metrics: Metrics,
+    pub(super) tasks: Tasks,
+    /// What reached the handler: `METHOD target VERSION`.
+    pub(super) asked: Arc<Mutex<Vec<String>>>,
+    /// The connections those requests came on.
+    pub(super) connections: Arc<Mutex<Vec<Arc<Connection>>>>,
+    /// Tells that `/held` was asked for.
+    pub(super) reached: Arc<Notify>,
+    /// Lets `/held` answer.
+    pub(super) release: Arc<Notify>,
+}
+
+impl Edge {
+    pub(super) fn start(server: &Server) -> Self {
+        Self::start_with(server, None)
+    }
+
+    pub(super) fn start_with(server: &Server, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let front = Front::bind(server, tls).unwrap();
+        let address = front.local_addresses().first().copied().map(|(_, address)| address).unwrap();
+        let edge = Self {
+            address,
+            metrics: Metrics::new().unwrap(),
+            tasks: Tasks::new(),
+            asked: Arc::default(),
+            connections: Arc::default(),
+            reached: Arc::default(),
+            release: Arc::default(),
+        };
+        front.serve(edge.handler(), &edge.metrics, &edge.tasks);
+        edge
+    }
+
+    fn handler(&self) -> Handler<TestBody> {
+        let (asked, connections) = (Arc::clone(&self.asked), Arc::clone(&self.connections));
+        let (reached, release) = (Arc::clone(&self.reached), Arc::clone(&self.release));
+        Arc::new(move |request: Request<Incoming>, connection: Arc<Connection>| {
+            asked.lock().push(format!(
+                "{} {} {:?}",
+                request.method(),
+                request.uri(),
+                request.version()
+            ));
+            connections.lock().push(Arc::clone(&connection));
+            assert_ne!(request.uri().path(), "/panic-at-once", "a panic made for the test");
+            let (reached, release) = (Arc::clone(&reached), Arc::clone(&release));
+            async move { respond(&request, &connection, &reached, &release).await }.boxed()
+        })
+    }
+
+    /// A new connection.
+    pub(super) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// A new connection on which `bytes` were sent.
+    pub(super) async fn send(&self, bytes: impl AsRef<[u8]>) -> TcpStream {
+        let mut client = self.connect().await;
+        client.write_all(bytes.as_ref()).await.unwrap();
+        client
+    }
+
+    /// Everything that comes back for `bytes` until the edge closes.
+    pub(super) async fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
+        rest(&mut self.send(bytes).await).await
+    }
+
+    pub(super) fn refused(&self, reason: &str) -> u64 {
+        self.metrics.connections_refused.with_label_values(&[reason]).get()
+    }
+
+    pub(super) fn requests_refused(&self, reason: &str) -> u64 {
+        self.metrics.requests_refused.with_label_values(&[reason]).get()
+    }
+
+    pub(super) fn open_connections(&self, door: Door) -> i64 {
+        self.metrics.connections.with_label_values(&[door.as_str()]).get()
+    }
+}
+
+async fn respond(
+    request: &Request<Incoming>,
+    connection: &Arc<Connection>,
+    reached: &Notify,
+    release: &Notify,
+) -> Response<TestBody> {
+    let cut = Arc::clone(connection);
+    let body = match request.uri().path() {
+        "/held" => {
+            reached.notify_one();
+            release.notified().await;
+            whole("held")
+        }
+        "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 65_536])))),
+        // Two pieces of a body, then the rest cannot be had.
+        "/cut" => pieces(stream::iter(0..3).map_step(move |step| match step {
+            0 | 1 => Ok(Bytes::from_static(b"piece")),
+            _ => {
+                cut.cut();
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+        })),
+        "/panic" => panic!("a panic made for the test"),
+        "/panic-in-body" => pieces(stream::iter(0..2).map_step(|step| {
+            assert_eq!(step, 0, "a panic made for the test");
+            Ok(Bytes::from_static(b"piece"))
+        })),
+        _ => whole("hello"),
+    };
+    let mut response = Response::new(body);
+    if request.uri().query() == Some("length") {
+        response.headers_mut().insert("content-length", 100.into());
+    }
+    response
+}
+
+/// `StreamExt::map`, under a name that does not need the trait in scope twice.
+trait MapStep: futures_util::Stream + Sized {
+    fn map_step<T, F: FnMut(Self::Item) -> T>(self, map: F) -> stream::Map<Self, F> {
+        futures_util::StreamExt::map(self, map)
+    }
+}
+
+impl<S: futures_util::Stream> MapStep for S {}
+
+fn whole(text: &'static str) -> TestBody {
+    Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn pieces(
+    pieces: impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> TestBody {
+    StreamBody::new(pieces.map_step(|piece| piece.map(Frame::data))).boxed_unsync()
+}
+
+/// Everything until the edge closes; a reset fails the test.
+pub(super) async fn rest(client: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    timeout(PATIENCE, client.read_to_end(&mut bytes)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What came until the edge closed, and how it closed.
+pub(super) async fn rest_and_end(client: &mut TcpStream) -> (String, io::Result<()>) {
+    let mut bytes = Vec::new();
+    let end = timeout(PATIENCE, client.read_to_end(&mut bytes)).await.unwrap();
+    (String::from_utf8_lossy(&bytes).into_owned(), end.map(drop))
+}
+
+/// Reads until `end` has come.
+pub(super) async fn until(client: &mut (impl AsyncRead + Unpin), end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        let byte = timeout(PATIENCE, client.read_u8()).await.unwrap();
+        text.push(char::from(byte.unwrap_or_else(|error| panic!("{error} after {text:?}"))));
+    }
+    text
+}
+
+/// Waits until the edge reset the connection, without taking a byte.
+pub(super) async fn reset(client: &TcpStream) {
+    let ready = timeout(PATIENCE, client.ready(Interest::ERROR)).await.unwrap().unwrap();
+    assert!(ready.is_error());
+}

@@ -1,0 +1,212 @@
+//! HTTP/2 by prior knowledge: service, limits, abuse, drain.
+
+use super::harness::{Edge, reset, server};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+async fn client(edge: &Edge) -> (Sender, JoinHandle<hyper::Result<()>>) {
+    let io = TokioIo::new(edge.connect().await);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn get(edge: &Edge, path: &str) -> Request<Empty<Bytes>> {
+    Request::get(format!("http://{}{path}", edge.address)).body(Empty::new()).unwrap()
+}
+
+/// A frame (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// HEADERS that end the stream: GET, http, `/endless`, `:authority` a.
+fn headers(stream: u32) -> Vec<u8> {
+    frame(1, 0x5, stream, b"\x82\x86\x44\x08/endless\x41\x01a")
+}
+
+/// Reads frames until one of the kind comes; its payload.
+async fn next(client: &mut TcpStream, wanted: u8) -> Vec<u8> {
+    loop {
+        let mut head = [0; 9];
+        timeout(PATIENCE, client.read_exact(&mut head)).await.unwrap().unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        timeout(PATIENCE, client.read_exact(&mut payload)).await.unwrap().unwrap();
+        if head[3] == wanted {
+            return payload;
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_requests_share_a_connection() {
+    let edge = Edge::start(&server());
+    let (mut sender, _connection) = client(&edge).await;
+    let answers = (0..100).map(|_| sender.send_request(get(&edge, "/a"))).collect::<Vec<_>>();
+    for answer in answers {
+        let response = answer.await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+    }
+    assert_eq!(edge.asked.lock().len(), 100);
+    assert!(edge.asked.lock().iter().all(|asked| asked.ends_with("HTTP/2.0")));
+    let connections = edge.connections.lock();
+    assert!(connections.iter().all(|other| std::sync::Arc::ptr_eq(other, &connections[0])));
+}
+
+#[tokio::test]
+async fn a_cut_body_resets_its_stream_and_the_others_go_on() {
+    let edge = Edge::start(&server());
+    let (mut sender, _connection) = client(&edge).await;
+    for path in ["/cut", "/cut?length", "/panic-in-body"] {
+        // The reset may overtake the head.
+        if let Ok(response) = sender.send_request(get(&edge, path)).await {
+            assert!(response.into_body().collect().await.is_err(), "{path}");
+        }
+    }
+    let response = sender.send_request(get(&edge, "/panic")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let response = sender.send_request(get(&edge, "/")).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn heads_are_limited_as_over_http1() {
+    let mut server = server();
+    server.limits.request_headers_max = 8;
+    server.limits.request_head_bytes_max = 4096;
+    let edge = Edge::start(&server);
+    let (mut sender, _connection) = client(&edge).await;
+    let mut request = get(&edge, "/");
+    for number in 0..9 {
+        let name = http::HeaderName::try_from(format!("x-{number}")).unwrap();
+        request.headers_mut().insert(name, "y".parse().unwrap());
+    }
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let mut request = get(&edge, "/");
+    request.headers_mut().insert("x", "y".repeat(8_000).parse().unwrap());
+    // Refused by this client on sight of the setting, or by the edge.
+    let answer = sender.send_request(request).await;
+    assert!(
+        answer.is_err()
+            || answer.is_ok_and(|r| r.status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    );
+    assert!(edge.asked.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_body_on_a_get_is_refused() {
+    let edge = Edge::start(&server());
+    let io = TokioIo::new(edge.connect().await);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let body = http_body_util::Full::new(Bytes::from_static(b"body"));
+    let request = Request::get(format!("http://{}/", edge.address)).body(body).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert!(edge.asked.lock().is_empty());
+    assert_eq!(edge.requests_refused("request_body"), 1);
+}
+
+#[tokio::test]
+async fn the_settings_tell_the_limits() {
+    let edge = Edge::start(&server());
+    let mut client = edge.send([PREFACE, &frame(4, 0, 0, b"")].concat()).await;
+    let settings = next(&mut client, 4).await;
+    let value = |wanted: u16| {
+        let found = settings.chunks(6).find(|s| u16::from_be_bytes([s[0], s[1]]) == wanted);
+        found.map(|s| u32::from_be_bytes([s[2], s[3], s[4], s[5]]))
+    };
+    assert_eq!((value(3), value(6)), (Some(128), Some(16 * 1024)));
+}
+
+/// CVE-2023-44487: requests that are reset as soon as they are sent.
+#[tokio::test]
+async fn rapid_resets_end_the_connection_with_goaway() {
+    let edge = Edge::start(&server());
+    let mut bytes = [PREFACE, &frame(4, 0, 0, b"")].concat();
+    for number in 0..2_000 {
+        let stream = 2 * number + 1;
+        bytes.extend(headers(stream));
+        bytes.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    let mut client = edge.connect().await;
+    let (mut reading, mut writing) = client.split();
+    // The edge may close before it has read everything.
+    let sent = async { writing.write_all(&bytes).await.ok() };
+    let goaway = async {
+        let mut received = Vec::new();
+        let _ = timeout(PATIENCE, reading.read_to_end(&mut received)).await.unwrap();
+        received
+    };
+    let (_, received) = tokio::join!(sent, goaway);
+    // ENHANCE_YOUR_CALM
+    assert!(received.windows(4).any(|code| code == 11_u32.to_be_bytes()), "{received:?}");
+    assert!(edge.asked.lock().len() < 1_000);
+}
+
+/// CVE-2023-43622: a client that opens no window for what it asked for.
+#[tokio::test]
+async fn a_window_that_stays_shut_ends_the_connection() {
+    let mut server = server();
+    server.timeouts.write_stall = Duration::from_millis(200);
+    let edge = Edge::start(&server);
+    // INITIAL_WINDOW_SIZE 0.
+    let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let client = edge.send([PREFACE, &settings, &headers(1)].concat()).await;
+    reset(&client).await;
+    assert_eq!(edge.refused("write_stall"), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_gets_goaway() {
+    let mut server = server();
+    server.timeouts.idle = Duration::from_millis(50);
+    let edge = Edge::start(&server);
+    let (sender, connection) = client(&edge).await;
+    timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    assert!(sender.is_closed());
+}
+
+#[tokio::test]
+async fn a_drain_says_goaway_and_finishes_the_streams() {
+    let edge = Edge::start(&server());
+    let (mut sender, connection) = client(&edge).await;
+    let answer = sender.send_request(get(&edge, "/held"));
+    edge.reached.notified().await;
+    let tasks = edge.tasks.clone();
+    let drained = tokio::spawn(async move { tasks.drain(PATIENCE).await });
+    edge.release.notify_one();
+    let response = answer.await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "held");
+    connection.await.unwrap().unwrap();
+    assert!(drained.await.unwrap());
+}
+
+#[tokio::test]
+async fn what_the_drain_cannot_finish_is_cut() {
+    let mut server = server();
+    server.timeouts.drain = Duration::from_millis(50);
+    let edge = Edge::start(&server);
+    let (mut sender, _connection) = client(&edge).await;
+    let response = sender.send_request(get(&edge, "/endless")).await.unwrap();
+    let tasks = edge.tasks.clone();
+    let drained = tokio::spawn(async move { tasks.drain(PATIENCE).await });
+    assert!(response.into_body().collect().await.is_err());
+    assert!(drained.await.unwrap());
+}

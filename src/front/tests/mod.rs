@@ -1,0 +1,9 @@
+//! Scenarios over real sockets on the loopback interface: what a client sends and what it gets.
+
+mod deadlines;
+mod drain;
+mod framing;
+mod harness;
+mod http2;
+mod limits;
+mod tls;

@@ -1,0 +1,484 @@
+//! What a connection may still wait for, and until when. One per connection, shared by its
+//! socket, its requests and its task; a mutex held for a few instructions, never across an await.
+
+use parking_lot::Mutex;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// Socket writes of fewer bytes are no sign of a reader: they are acknowledgements of HTTP/2
+/// frames that a client may send without reading anything.
+const PROGRESS_BYTES_MIN: usize = 128;
+/// Requests of an HTTP/2 connection that its client may abandon, beyond those it lets finish.
+const ABANDONED_MAX: u32 = 500;
+
+/// The deadlines of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    /// From the first byte of a request to the end of its head.
+    pub(super) request_head: Duration,
+    /// Without a request.
+    pub(super) idle: Duration,
+    /// Without a byte taken.
+    pub(super) write_stall: Duration,
+}
+
+/// Why a connection ends before its client wants it to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No request for too long.
+    Idle,
+    /// A request's head took too long.
+    RequestHead,
+    /// The client took no byte for too long.
+    WriteStall,
+    /// The client abandoned too many requests.
+    Abandoned,
+}
+
+impl Fault {
+    /// The reason in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::RequestHead => "request_head",
+            Self::WriteStall => "write_stall",
+            Self::Abandoned => "abandoned_requests",
+        }
+    }
+}
+
+/// How the socket ends when it is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// With a reset where an answer is unfinished, which the state tells.
+    Undecided,
+    /// As the protocol wants.
+    Clean,
+    /// With a reset.
+    Reset,
+}
+
+/// Which protocol runs on the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// HTTP/1.0 and HTTP/1.1; also while it is not known yet.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// The phases of a connection.
+#[derive(Debug)]
+pub(super) struct Watch {
+    deadlines: Deadlines,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    version: Version,
+    /// Requests whose answers are unfinished.
+    requests: u32,
+    /// Answers whose last piece the client has not made room for.
+    waiting: u32,
+    /// The last bytes read: a head ends with an empty line, so others belong to the next head.
+    tail: [u8; 3],
+    head_since: Option<Instant>,
+    idle_since: Instant,
+    blocked_since: Option<Instant>,
+    progress_at: Instant,
+    abandoned: u32,
+    ending: Ending,
+}
+
+impl Watch {
+    /// A connection that opened at `now`; the head of its first request counts from there.
+    pub(super) fn new(deadlines: Deadlines, now: Instant) -> Self {
+        let state = State {
+            version: Version::Http1,
+            requests: 0,
+            waiting: 0,
+            tail: *b"\n\r\n",
+            head_since: Some(now),
+            idle_since: now,
+            blocked_since: None,
+            progress_at: now,
+            abandoned: 0,
+            ending: Ending::Undecided,
+        };
+        Self { deadlines, state: Mutex::new(state) }
+    }
+
+    /// The protocol is known.
+    pub(super) fn speaks(&self, version: Version) {
+        let mut state = self.state.lock();
+        state.version = version;
+        if version == Version::Http2 {
+            state.head_since = None;
+            state.idle_since = Instant::now();
+        }
+    }
+
+    /// Bytes came from the client, TLS taken off.
+    pub(super) fn read(&self, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        if state.version == Version::Http2 {
+            return;
+        }
+        for &byte in bytes.get(bytes.len().saturating_sub(3)..).unwrap_or_default() {
+            let [_, second, third] = state.tail;
+            state.tail = [second, third, byte];
+        }
+        if state.requests == 0 && state.head_since.is_none() {
+            state.head_since = Some(Instant::now());
+        }
+    }
+
+    /// The client took `bytes`.
+    pub(super) fn wrote(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        if state.blocked_since.is_none() && bytes < PROGRESS_BYTES_MIN {
+            return;
+        }
+        let now = Instant::now();
+        state.progress_at = now;
+        if state.blocked_since.take().is_some() && state.requests == 0 {
+            state.idle_since = now;
+        }
+    }
+
+    /// The client takes nothing at present.
+    pub(super) fn blocked(&self) {
+        let mut state = self.state.lock();
+        if state.blocked_since.is_none() {
+            state.blocked_since = Some(Instant::now());
+        }
+    }
+
+    /// A request's head is whole.
+    fn request_began(&self) {
+        let mut state = self.state.lock();
+        state.requests += 1;
+        state.head_since = None;
+    }
+
+    /// A request's answer is finished or abandoned.
+    fn request_ended(&self, end: RequestEnd) {
+        let mut state = self.state.lock();
+        state.requests = state.requests.saturating_sub(1);
+        match end {
+            RequestEnd::Finished => state.abandoned = state.abandoned.saturating_sub(1),
+            RequestEnd::Abandoned => state.abandoned = state.abandoned.saturating_add(1),
+        }
+        if state.requests == 0 {
+            let now = Instant::now();
+            state.idle_since = now;
+            state.head_since = state.is_within_head().then_some(now);
+        }
+    }
+
+    /// Whether an answer is unfinished, or its last bytes are still on their way to the socket.
+    pub(super) fn is_answering(&self) -> bool {
+        self.state.lock().is_answering()
+    }
+
+    /// The socket is to end as the protocol wants.
+    pub(super) fn end_clean(&self) {
+        self.state.lock().ending = Ending::Clean;
+    }
+
+    /// The socket is to end with a reset.
+    pub(super) fn end_reset(&self) {
+        self.state.lock().ending = Ending::Reset;
+    }
+
+    /// Whether the socket, now dropped, must end with a reset.
+    pub(super) fn is_reset(&self) -> bool {
+        let state = self.state.lock();
+        match state.ending {
+            Ending::Undecided => state.is_answering(),
+            Ending::Clean => false,
+            Ending::Reset => true,
+        }
+    }
+
+    /// The moment at which the connection's present phase has lasted too long; `None` while it
+    /// waits for Narthex and not for its client.
+    fn due(&self) -> Option<(Instant, Fault)> {
+        self.state.lock().due(&self.deadlines)
+    }
+}
+
+impl State {
+    /// Whether what was read ends within a head (RFC 9112 section 2.2 allows LF alone).
+    fn is_within_head(&self) -> bool {
+        !matches!(self.tail, [b'\n', b'\r', b'\n'] | [_, b'\n', b'\n'])
+    }
+
+    fn is_answering(&self) -> bool {
+        self.requests > 0 || self.blocked_since.is_some()
+    }
+
+    fn due(&self, deadlines: &Deadlines) -> Option<(Instant, Fault)> {
+        if self.version == Version::Http2 && self.abandoned > ABANDONED_MAX {
+            return Some((self.progress_at, Fault::Abandoned));
+        }
+        if let Some(since) = self.blocked_since {
+            return Some((since + deadlines.write_stall, Fault::WriteStall));
+        }
+        if self.requests > 0 {
+            let stalled = (self.progress_at + deadlines.write_stall, Fault::WriteStall);
+            return (self.waiting > 0).then_some(stalled);
+        }
+        Some(match self.head_since {
+            Some(since) => (since + deadlines.request_head, Fault::RequestHead),
+            None => (self.idle_since + deadlines.idle, Fault::Idle),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RequestEnd {
+    Finished,
+    Abandoned,
+}
+
+/// A request under way; dropping it ends the request.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    watch: Arc<Watch>,
+    is_waiting: bool,
+    end: RequestEnd,
+}
+
+impl UnderWay {
+    /// A request whose head is whole.
+    pub(super) fn begin(watch: &Arc<Watch>) -> Self {
+        watch.request_began();
+        Self { watch: Arc::clone(watch), is_waiting: false, end: RequestEnd::Abandoned }
+    }
+
+    /// The connection asks for the next piece of the answer: it has room.
+    pub(super) fn asked(&mut self) {
+        if std::mem::take(&mut self.is_waiting) {
+            let mut state = self.watch.state.lock();
+            state.waiting = state.waiting.saturating_sub(1);
+        }
+    }
+
+    /// A piece was handed over; until the next is asked for, the client is waited for.
+    pub(super) fn handed_over(&mut self) {
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            let mut state = self.watch.state.lock();
+            state.waiting += 1;
+            state.progress_at = Instant::now();
+        }
+    }
+
+    /// The whole answer was handed over.
+    pub(super) fn finished(&mut self) {
+        self.end = RequestEnd::Finished;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.asked();
+        self.watch.request_ended(self.end);
+    }
+}
+
+/// Waits for a [`Watch`] to come due. Polled after the connection by the connection's own task.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    watch: Arc<Watch>,
+    sleep: Pin<Box<Sleep>>,
+    armed: Instant,
+    /// Nothing is due before.
+    floor: Instant,
+}
+
+impl Watchdog {
+    pub(super) fn new(watch: Arc<Watch>) -> Self {
+        let floor = Instant::now();
+        let armed = floor + watch.deadlines.idle;
+        Self { watch, sleep: Box::pin(tokio::time::sleep_until(armed)), armed, floor }
+    }
+
+    /// Nothing comes due for `pause`.
+    pub(super) fn snooze(&mut self, pause: Duration) {
+        self.floor = Instant::now() + pause;
+        self.arm(self.floor);
+    }
+
+    /// Ready when the connection has waited too long for its client.
+    ///
+    /// The timer is put off only when it fires, so a busy connection does not touch it.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        loop {
+            if let Some((at, _)) = self.due()
+                && at < self.armed
+            {
+                self.arm(at);
+            }
+            ready!(self.sleep.as_mut().poll(cx));
+            let now = Instant::now();
+            match self.due() {
+                Some((at, fault)) if at <= now => return Poll::Ready(fault),
+                Some((at, _)) => self.arm(at),
+                None => self.arm(now + self.watch.deadlines.idle),
+            }
+        }
+    }
+
+    fn due(&self) -> Option<(Instant, Fault)> {
+        self.watch.due().map(|(at, fault)| (at.max(self.floor), fault))
+    }
+
+    fn arm(&mut self, at: Instant) {
+        self.armed = at;
+        self.sleep.as_mut().reset(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINES: Deadlines = Deadlines {
+        request_head: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+        write_stall: Duration::from_secs(30),
+    };
+
+    fn watch() -> (Arc<Watch>, Instant) {
+        let now = Instant::now();
+        (Arc::new(Watch::new(DEADLINES, now)), now)
+    }
+
+    fn fault(watch: &Watch) -> Option<Fault> {
+        watch.due().map(|(_, fault)| fault)
+    }
+
+    #[test]
+    fn a_new_connection_owes_a_head_and_then_may_be_idle() {
+        let (watch, now) = watch();
+        assert_eq!(watch.due(), Some((now + DEADLINES.request_head, Fault::RequestHead)));
+        let mut request = UnderWay::begin(&watch);
+        assert_eq!(watch.due(), None);
+        request.finished();
+        drop(request);
+        assert_eq!(fault(&watch), Some(Fault::Idle));
+        watch.read(b"G");
+        assert_eq!(fault(&watch), Some(Fault::RequestHead));
+    }
+
+    #[test]
+    fn further_bytes_of_a_head_do_not_prolong_it() {
+        let (watch, _) = watch();
+        let first = watch.due();
+        watch.read(b"GET");
+        assert_eq!(watch.due(), first);
+    }
+
+    #[test]
+    fn half_a_request_sent_ahead_is_a_head_begun() {
+        for (pieces, expected) in [
+            (&["GET / HTTP/1.1\r\n\r\n"][..], Fault::Idle),
+            (&["GET / HTTP/1.1\r\n\r", "\n"], Fault::Idle),
+            (&["GET / HTTP/1.1\n\n"], Fault::Idle),
+            (&["GET / HTTP/1.1\r\n\r\nG"], Fault::RequestHead),
+            (&["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n"], Fault::RequestHead),
+        ] {
+            let (watch, _) = watch();
+            let (first, others) = pieces.split_first().unwrap();
+            watch.read(first.as_bytes());
+            let request = UnderWay::begin(&watch);
+            others.iter().for_each(|piece| watch.read(piece.as_bytes()));
+            drop(request);
+            assert_eq!(fault(&watch), Some(expected), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_stalls_and_one_that_takes_a_byte_does_not() {
+        let (watch, _) = watch();
+        let mut request = UnderWay::begin(&watch);
+        request.handed_over();
+        watch.blocked();
+        let (at, fault) = watch.due().unwrap();
+        assert_eq!(fault, Fault::WriteStall);
+        watch.blocked();
+        assert_eq!(watch.due(), Some((at, fault)));
+        watch.wrote(1);
+        watch.blocked();
+        assert!(watch.due().unwrap().0 >= at);
+        watch.wrote(1);
+        request.asked();
+        assert_eq!(watch.due(), None);
+    }
+
+    #[test]
+    fn a_stream_whose_window_is_shut_stalls_although_the_socket_is_free() {
+        let (watch, _) = watch();
+        watch.speaks(Version::Http2);
+        let mut request = UnderWay::begin(&watch);
+        assert_eq!(fault(&watch), None);
+        request.handed_over();
+        assert_eq!(fault(&watch), Some(Fault::WriteStall));
+        request.asked();
+        assert_eq!(fault(&watch), None);
+    }
+
+    #[test]
+    fn the_last_bytes_of_an_answer_are_waited_for_before_the_idle_time_begins() {
+        let (watch, _) = watch();
+        let mut request = UnderWay::begin(&watch);
+        request.finished();
+        watch.blocked();
+        drop(request);
+        assert_eq!(fault(&watch), Some(Fault::WriteStall));
+        assert!(watch.is_answering());
+        watch.wrote(100);
+        assert_eq!(fault(&watch), Some(Fault::Idle));
+    }
+
+    #[test]
+    fn http2_frames_are_no_heads() {
+        let (watch, _) = watch();
+        watch.speaks(Version::Http2);
+        watch.read(b"\0");
+        assert_eq!(fault(&watch), Some(Fault::Idle));
+    }
+
+    #[test]
+    fn an_http2_client_that_only_abandons_comes_due() {
+        let (watch, _) = watch();
+        watch.speaks(Version::Http2);
+        for _ in 0..=ABANDONED_MAX {
+            assert_ne!(fault(&watch), Some(Fault::Abandoned));
+            drop(UnderWay::begin(&watch));
+        }
+        assert_eq!(fault(&watch), Some(Fault::Abandoned));
+        let mut request = UnderWay::begin(&watch);
+        request.finished();
+        drop(request);
+        assert_eq!(fault(&watch), Some(Fault::Idle));
+    }
+
+    #[test]
+    fn an_unfinished_answer_resets_unless_decided_otherwise() {
+        let (watch, _) = watch();
+        assert!(!watch.is_reset());
+        let request = UnderWay::begin(&watch);
+        assert!(watch.is_reset());
+        watch.end_clean();
+        assert!(!watch.is_reset());
+        drop(request);
+        watch.end_reset();
+        assert!(watch.is_reset());
+    }
+}

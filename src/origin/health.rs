@@ -1,0 +1,92 @@
+//! What is remembered of an origin's state: for readiness, the gauge, and one log line for each
+//! change. One per origin; the lock is held for a comparison only.
+
+use super::exchange::FetchError;
+use super::meters::{Meters, Usable};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// The state of one origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginHealth {
+    /// The origin's name.
+    pub name: Arc<str>,
+    /// Whether its last answer was usable; true before the first.
+    pub is_up: bool,
+    /// What was wrong with the last answer, where it was not usable.
+    pub last_error: Option<String>,
+}
+
+/// Remembers one origin's state.
+#[derive(Debug)]
+pub(super) struct Health {
+    name: Arc<str>,
+    meters: Meters,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Unknown,
+    Up,
+    Down { trouble: Trouble, error: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Credentials,
+    Other,
+}
+
+impl Health {
+    pub(super) fn new(name: Arc<str>, meters: Meters) -> Self {
+        Self { name, meters, state: Mutex::new(State::Unknown) }
+    }
+
+    /// An answer was usable.
+    pub(super) fn usable(&self) {
+        self.meters.up(Usable::Yes);
+        let before = std::mem::replace(&mut *self.state.lock(), State::Up);
+        if matches!(before, State::Down { .. }) {
+            tracing::info!(origin = %self.name, "origin is usable again");
+        }
+    }
+
+    /// No usable answer came. Having no room for a request says nothing of the origin.
+    pub(super) fn failed(&self, error: &FetchError) {
+        let trouble = match error {
+            FetchError::Busy { .. } => return,
+            FetchError::Credentials { .. } => Trouble::Credentials,
+            FetchError::Connect { .. }
+            | FetchError::Broken { .. }
+            | FetchError::FirstByte { .. }
+            | FetchError::Status { .. }
+            | FetchError::Protocol { .. }
+            | FetchError::Folder { .. } => Trouble::Other,
+        };
+        self.meters.up(Usable::No);
+        let error = error.to_string();
+        let now = State::Down { trouble, error: error.clone() };
+        let before = std::mem::replace(&mut *self.state.lock(), now);
+        let was = match before {
+            State::Down { trouble, .. } => Some(trouble),
+            State::Unknown | State::Up => None,
+        };
+        match trouble {
+            _ if was == Some(trouble) => {}
+            Trouble::Credentials => {
+                tracing::error!(origin = %self.name, %error, "origin refuses the credentials");
+            }
+            Trouble::Other => tracing::warn!(origin = %self.name, %error, "origin is not usable"),
+        }
+    }
+
+    /// The state now.
+    pub(super) fn now(&self) -> OriginHealth {
+        let last_error = match &*self.state.lock() {
+            State::Down { error, .. } => Some(error.clone()),
+            State::Unknown | State::Up => None,
+        };
+        OriginHealth { name: Arc::clone(&self.name), is_up: last_error.is_none(), last_error }
+    }
+}

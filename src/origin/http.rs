@@ -1,0 +1,121 @@
+//! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
+//! per origin, as long lived as it; no locks.
+
+use super::exchange::{Ask, FetchError};
+use super::verdict::{Dialect, Verdict};
+use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use crate::client::OutboundRequest;
+use crate::rfc::path::encode_path;
+use http::{HeaderValue, Request, Uri, header};
+use http_body_util::Empty;
+
+/// The longest chain of redirects that is followed.
+const REDIRECTS_MAX: usize = 5;
+
+/// An upstream.
+#[derive(Debug)]
+pub(super) struct HttpOrigin {
+    wire: Wire,
+    /// `scheme://host[:port]` and the path prefix, without a trailing slash.
+    base: String,
+    /// Hosts (`host` or `host:port`, lower case) that redirects may lead to.
+    redirects_to: Vec<String>,
+}
+
+impl HttpOrigin {
+    /// The upstream at `base`; nothing is asked yet.
+    pub(super) fn new(wire: Wire, base: &Uri, redirects_to: &[String]) -> Self {
+        let base = base.to_string().trim_end_matches('/').to_owned();
+        let redirects_to = redirects_to.iter().map(|host| host.to_ascii_lowercase()).collect();
+        Self { wire, base, redirects_to }
+    }
+
+    /// Asks once, and again wherever a permitted redirect leads.
+    ///
+    /// Never sends `Accept-Encoding`: objects stored with a content coding come as stored, others
+    /// without one.
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+        let query = ask.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut uri = self.uri(&format!("{}{}{query}", self.base, encode_path(&ask.path)))?;
+        for _ in 0..=REDIRECTS_MAX {
+            let mut exchange = self.wire.send(ask.class, self.request(ask, &uri)?).await?;
+            let learn = || self.request(&learning(ask), &uri);
+            let verdict = self.wire.judge(Dialect::Plain, ask, &mut exchange, learn).await?;
+            if verdict != Verdict::Redirect {
+                return self.wire.settle(ask, exchange, verdict);
+            }
+            uri = self.redirected(&uri, &exchange)?;
+        }
+        Err(self.wire.protocol(format!("more than {REDIRECTS_MAX} redirects")))
+    }
+
+    fn uri(&self, text: &str) -> Result<Uri, FetchError> {
+        text.parse().map_err(|error| self.wire.protocol(format!("no URL {text:?}: {error}")))
+    }
+
+    fn request(&self, ask: &Ask, uri: &Uri) -> Result<OutboundRequest, FetchError> {
+        let mut fields = ask_fields(ask);
+        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        fields.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        fields.insert(header::VIA, HeaderValue::from_static("1.1 narthex"));
+        if let Some(cdn_loop) = &ask.cdn_loop {
+            fields.insert("cdn-loop", cdn_loop.clone());
+        }
+        let mut request = Request::builder()
+            .method(method_name(ask.method))
+            .uri(uri.clone())
+            .body(Empty::new())
+            .map_err(|error| self.wire.protocol(format!("no request for {uri}: {error}")))?;
+        *request.headers_mut() = fields;
+        Ok(request)
+    }
+
+    /// Where a redirect leads, if it may: to a listed host, never from https to http.
+    fn redirected(&self, from: &Uri, exchange: &Exchange) -> Result<Uri, FetchError> {
+        let status = exchange.status;
+        let location = exchange.heard.headers.get(header::LOCATION);
+        let location = location.and_then(|value| value.to_str().ok()).ok_or_else(|| {
+            self.wire.protocol(format!("answered {status} without a usable Location"))
+        })?;
+        let target = self.uri(&resolve(from, location))?;
+        let is_listed = target.authority().is_some_and(|authority| {
+            let whole = authority.as_str().to_ascii_lowercase();
+            let host = authority.host().to_ascii_lowercase();
+            self.redirects_to.iter().any(|listed| *listed == whole || *listed == host)
+        });
+        let has_user = target.authority().is_some_and(|a| a.as_str().contains('@'));
+        if !is_listed || has_user {
+            let host = target.host().unwrap_or_default();
+            return Err(self.wire.protocol(format!(
+                "answered {status} to the host {host:?}, which the site's `follow_redirects_to` \
+                 does not list"
+            )));
+        }
+        match (from.scheme_str(), target.scheme_str()) {
+            (Some("http"), Some("http" | "https")) | (Some("https"), Some("https")) => Ok(target),
+            _ => Err(self.wire.protocol(format!("answered {status} from https to {location:?}"))),
+        }
+    }
+}
+
+/// `location` as seen from `from`, without a fragment (RFC 3986 section 5.2, but for `..`, which
+/// stays as it is).
+fn resolve(from: &Uri, location: &str) -> String {
+    let location = location.split('#').next().unwrap_or_default();
+    let scheme = from.scheme_str().unwrap_or("http");
+    let authority = from.authority().map_or("", http::uri::Authority::as_str);
+    if location.starts_with("//") {
+        return format!("{scheme}:{location}");
+    }
+    if location.starts_with('/') {
+        return format!("{scheme}://{authority}{location}");
+    }
+    if location.contains("://") {
+        return location.to_owned();
+    }
+    let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+    format!("{scheme}://{authority}{folder}/{location}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! An object as it comes from an origin: its head, and its body read piece by piece. Lives as
+//! long as the fill that reads it; no locks. Dropping a body before its end closes the HTTP/1
+//! connection or resets the stream, and frees the origin's slot.
+
+use super::exchange::BodyError;
+use crate::client::{Chain, Place};
+use crate::clock::Timestamp;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prometheus::IntCounter;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// An object, or a part of one.
+#[derive(Debug)]
+pub struct Response {
+    /// 200 or 206. A 206 names the range that was asked for.
+    pub status: StatusCode,
+    /// Its fields, as received.
+    pub headers: HeaderMap,
+    /// Its body; empty for HEAD.
+    pub body: ResponseBody,
+    /// The origin's position.
+    pub origin: usize,
+    /// The origin's name.
+    pub origin_name: Arc<str>,
+    /// When the request left.
+    pub request_time: Timestamp,
+    /// When the head arrived.
+    pub response_time: Timestamp,
+    /// Bytes of the body; for HEAD, of the body that GET would have.
+    pub content_length: Option<u64>,
+}
+
+/// The body of a [`Response`].
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    origin: Arc<str>,
+    between_bytes: Duration,
+    received: IntCounter,
+    place: Option<Place>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Where the pieces come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A connection.
+    Http(Incoming),
+    /// The task that reads a file.
+    Folder(mpsc::Receiver<io::Result<Bytes>>),
+    /// Nothing more.
+    Ended,
+}
+
+impl ResponseBody {
+    /// A body whose pieces are counted in `received`.
+    pub(super) fn new(
+        source: Source,
+        origin: Arc<str>,
+        between_bytes: Duration,
+        received: IntCounter,
+    ) -> Self {
+        Self { source, origin, between_bytes, received, place: None, permit: None }
+    }
+
+    /// The same body, keeping its client's place until it is done with.
+    pub(super) fn placed(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }.released_if_ended()
+    }
+
+    /// The same body, keeping its origin's slot until it is done with.
+    pub(super) fn permitted(self, permit: OwnedSemaphorePermit) -> Self {
+        Self { permit: Some(permit), ..self }.released_if_ended()
+    }
+
+    /// The next piece; `None` after the last.
+    ///
+    /// Fails when nothing comes within the between-bytes deadline, and when the connection ends
+    /// before the length that was announced. After an error or the end it stays at its end.
+    /// Cancel safe.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let next = tokio::time::timeout(self.between_bytes, next(&mut self.source)).await;
+        let Ok(next) = next else {
+            self.release();
+            return Err(BodyError::Stalled {
+                origin: Arc::clone(&self.origin),
+                seconds: self.between_bytes.as_secs(),
+            });
+        };
+        match next {
+            Ok(Some(bytes)) => {
+                self.received.inc_by(bytes.len() as u64);
+                Ok(Some(bytes))
+            }
+            Ok(None) => {
+                self.release();
+                Ok(None)
+            }
+            Err(source) => {
+                self.release();
+                Err(BodyError::Broken { origin: Arc::clone(&self.origin), source })
+            }
+        }
+    }
+
+    fn released_if_ended(mut self) -> Self {
+        if matches!(self.source, Source::Ended) {
+            self.release();
+        }
+        self
+    }
+
+    fn release(&mut self) {
+        self.source = Source::Ended;
+        self.place = None;
+        self.permit = None;
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The next piece that is not empty; trailers are passed over.
+async fn next(source: &mut Source) -> Result<Option<Bytes>, BoxError> {
+    match source {
+        Source::Http(incoming) => loop {
+            let Some(frame) = incoming.frame().await else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(|error| Box::new(Chain::of(&error)))?;
+            if let Ok(bytes) = frame.into_data()
+                && !bytes.is_empty()
+            {
+                return Ok(Some(bytes));
+            }
+        },
+        Source::Folder(pieces) => match pieces.recv().await {
+            Some(piece) => Ok(Some(piece?)),
+            None => Ok(None),
+        },
+        Source::Ended => Ok(None),
+    }
+}

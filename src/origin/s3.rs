@@ -1,0 +1,143 @@
+//! An S3 bucket as an origin: addresses keys, signs, tells absence from broken credentials. One
+//! per origin, as long lived as it; no lock across an await.
+
+use super::OriginSetupError;
+use super::credentials::{KeyRing, Keys};
+use super::exchange::{Ask, FetchError, Method};
+use super::sign::{Signable, signed_fields};
+use super::verdict::{Absence, Dialect, Verdict};
+use super::wire::{Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use crate::client::OutboundRequest;
+use crate::config::{S3, S3Addressing};
+use crate::rfc::path::encode_path;
+use crate::tasks::Tasks;
+use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::Empty;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A bucket.
+#[derive(Debug)]
+pub(super) struct S3Origin {
+    wire: Wire,
+    /// `scheme://host[:port]` and, with path addressing, `/bucket`.
+    base: String,
+    region: String,
+    fields: &'static [(&'static str, &'static str)],
+    keys: KeyRing,
+    /// Whether an answer has shown that the bucket exists: then a HEAD's 404, which has no error
+    /// document, is taken for absence at once.
+    is_bucket_seen: AtomicBool,
+}
+
+impl S3Origin {
+    /// The bucket that `config` describes; nothing is asked yet.
+    pub(super) fn new(wire: Wire, config: &S3, tasks: Tasks) -> Result<Self, OriginSetupError> {
+        let base = base(config).ok_or_else(|| OriginSetupError::Endpoint {
+            origin: Arc::clone(&wire.name),
+            endpoint: config.endpoint.clone().unwrap_or_default(),
+        })?;
+        let fields: &[_] = match config.requester_pays {
+            true => &[("x-amz-request-payer", "requester")],
+            false => &[],
+        };
+        let keys = KeyRing::new(Arc::clone(&wire.name), config.credentials.clone(), tasks);
+        let region = config.region.clone();
+        Ok(Self { wire, base, region, fields, keys, is_bucket_seen: AtomicBool::new(false) })
+    }
+
+    /// Asks once; a second time where the keys were refused and there are others by now.
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+        let keys = self.keys.keys().await?;
+        let answer = self.ask_with(ask, keys.as_deref()).await;
+        let (Err(FetchError::Credentials { .. }), Some(refused)) = (&answer, &keys) else {
+            return answer;
+        };
+        match self.keys.other_than(refused).await {
+            Some(others) => self.ask_with(ask, Some(&others)).await,
+            None => answer,
+        }
+    }
+
+    async fn ask_with(&self, ask: &Ask, keys: Option<&Keys>) -> Result<Reply, FetchError> {
+        let mut exchange = self.wire.send(ask.class, self.request(ask, keys)?).await?;
+        let is_plain_absence = exchange.status == StatusCode::NOT_FOUND
+            && ask.method == Method::Head
+            && self.is_bucket_seen.load(Ordering::Relaxed);
+        let verdict = if is_plain_absence {
+            Verdict::Absent(Absence::Known)
+        } else {
+            let learn = || self.request(&learning(ask), keys);
+            self.wire.judge(Dialect::S3, ask, &mut exchange, learn).await?
+        };
+        if matches!(verdict, Verdict::Found | Verdict::Absent(Absence::Known)) {
+            self.is_bucket_seen.store(true, Ordering::Relaxed);
+        }
+        self.wire.settle(ask, exchange, verdict)
+    }
+
+    /// The request for the key that is `ask`'s path without its leading slash.
+    fn request(&self, ask: &Ask, keys: Option<&Keys>) -> Result<OutboundRequest, FetchError> {
+        let path = encode_path(&ask.path);
+        let uri: Uri = format!("{}{path}", self.base)
+            .parse()
+            .map_err(|error| self.wire.protocol(format!("no URL for {path}: {error}")))?;
+        let method = method_name(ask.method);
+        let mut fields = ask_fields(ask);
+        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        match keys {
+            None => {
+                for (name, value) in self.fields {
+                    fields.insert(*name, HeaderValue::from_static(value));
+                }
+            }
+            Some(keys) => {
+                let what = Signable {
+                    method,
+                    uri: &uri,
+                    region: &self.region,
+                    fields: self.fields,
+                    at: self.wire.clock.now().to_system_time(),
+                };
+                let signed =
+                    signed_fields(what, keys).map_err(|error| FetchError::Credentials {
+                        origin: Arc::clone(&self.wire.name),
+                        code: "unusable".to_owned(),
+                        detail: error.to_string(),
+                    })?;
+                fields.extend(signed);
+            }
+        }
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Empty::new())
+            .map_err(|error| self.wire.protocol(format!("no request for {path}: {error}")))?;
+        *request.headers_mut() = fields;
+        Ok(request)
+    }
+}
+
+/// What stands before the key in its URL; `None` where the endpoint is not `scheme://host[:port]`.
+fn base(config: &S3) -> Option<String> {
+    let region = &config.region;
+    let amazon = || {
+        let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+        format!("https://s3.{region}.amazonaws.com{suffix}")
+    };
+    let endpoint = config.endpoint.clone().unwrap_or_else(amazon);
+    let uri: Uri = endpoint.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+    if !matches!(scheme, "http" | "https") || uri.path() != "/" || uri.query().is_some() {
+        return None;
+    }
+    let bucket = encode_path(&config.bucket);
+    let base = match config.addressing {
+        S3Addressing::Path => format!("{scheme}://{authority}/{bucket}"),
+        S3Addressing::VirtualHost => format!("{scheme}://{bucket}.{authority}"),
+    };
+    base.parse::<Uri>().ok().map(|_| base)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! What S3 and plain HTTP origins share: sending a request, timing and counting it, and turning
+//! the answer into a [`Reply`]. One per origin, as long lived as it; no locks.
+
+use super::exchange::{Ask, FetchError, Method, RangeAsked};
+use super::fault::Fault;
+use super::meters::Meters;
+use super::response::{Response, ResponseBody, Source};
+use super::verdict::{Absence, Dialect, Verdict, by_fault, by_status, check_part};
+use crate::client::{Client, ClientError, Inbound, OutboundRequest, Place};
+use crate::clock::{Clock, Timestamp};
+use crate::config::OriginTimeouts;
+use crate::nix::Class;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Incoming};
+use std::sync::Arc;
+
+/// The longest error document that is read.
+const FAULT_BYTES_MAX: usize = 64 * 1024;
+/// What this program calls itself to origins.
+pub(super) const USER_AGENT: &str = concat!("narthex/", env!("CARGO_PKG_VERSION"));
+
+/// The answer of one origin.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// An object.
+    Found(Box<Response>),
+    /// 304.
+    NotModified(Heard),
+    /// No such object.
+    Absent(Heard, Absence),
+    /// Another object.
+    Changed,
+}
+
+/// The head of an answer, and when it was.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub headers: HeaderMap,
+    pub request_time: Timestamp,
+    pub response_time: Timestamp,
+}
+
+/// An answer to one request.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub status: StatusCode,
+    pub heard: Heard,
+    body: Option<(Incoming, Place)>,
+}
+
+/// The connection to one HTTP origin.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub name: Arc<str>,
+    pub position: usize,
+    pub client: Client,
+    pub clock: Clock,
+    pub meters: Meters,
+    pub timeouts: OriginTimeouts,
+}
+
+impl Wire {
+    /// Sends one request, which is counted whatever becomes of it.
+    pub(super) async fn send(
+        &self,
+        class: Class,
+        request: OutboundRequest,
+    ) -> Result<Exchange, FetchError> {
+        let request_time = self.clock.now();
+        let counted = self.meters.request(class);
+        let inbound = self.client.send(request).await;
+        let Inbound { head, body, place } = match inbound {
+            Ok(inbound) => inbound,
+            Err(error) => return Err(self.failure(error)),
+        };
+        counted.answered(head.status);
+        let heard = Heard { headers: head.headers, request_time, response_time: self.clock.now() };
+        Ok(Exchange { status: head.status, heard, body: Some((body, place)) })
+    }
+
+    /// The error document of an answer, as far as it comes within the first-byte deadline.
+    pub(super) async fn fault(&self, exchange: &mut Exchange) -> Option<Fault> {
+        let (body, place) = exchange.body.take()?;
+        let body = Limited::new(body, FAULT_BYTES_MAX).collect();
+        let body = tokio::time::timeout(self.timeouts.first_byte, body).await;
+        drop(place);
+        Fault::parse(&body.ok()?.ok()?.to_bytes())
+    }
+
+    /// Decides what an answer to `ask` means. Where only the error document tells, it is read;
+    /// where there is none, since the method was HEAD, `learn` is sent to get one.
+    pub(super) async fn judge<L>(
+        &self,
+        dialect: Dialect,
+        ask: &Ask,
+        exchange: &mut Exchange,
+        learn: L,
+    ) -> Result<Verdict, FetchError>
+    where
+        L: FnOnce() -> Result<OutboundRequest, FetchError>,
+    {
+        let verdict = by_status(dialect, exchange.status, ask);
+        if verdict != Verdict::Unclear {
+            return Ok(verdict);
+        }
+        if ask.method == Method::Get {
+            let fault = self.fault(exchange).await;
+            return Ok(by_fault(dialect, exchange.status, fault.as_ref()));
+        }
+        let mut learnt = self.send(ask.class, learn()?).await?;
+        if learnt.status.is_success() {
+            return Ok(Verdict::Status);
+        }
+        let fault = self.fault(&mut learnt).await;
+        Ok(by_fault(dialect, learnt.status, fault.as_ref()))
+    }
+
+    /// Turns an answer that means `verdict` into the reply, or into the error that it is.
+    pub(super) fn settle(
+        &self,
+        ask: &Ask,
+        exchange: Exchange,
+        verdict: Verdict,
+    ) -> Result<Reply, FetchError> {
+        match verdict {
+            Verdict::Found => self.found(ask, exchange),
+            Verdict::NotModified => Ok(Reply::NotModified(exchange.heard)),
+            Verdict::Absent(absence) => Ok(Reply::Absent(exchange.heard, absence)),
+            Verdict::Changed => Ok(Reply::Changed),
+            Verdict::Refused { code, detail } => {
+                Err(FetchError::Credentials { origin: Arc::clone(&self.name), code, detail })
+            }
+            Verdict::Protocol(detail) => Err(self.protocol(detail)),
+            Verdict::Redirect | Verdict::Unclear | Verdict::Status => Err(FetchError::Status {
+                origin: Arc::clone(&self.name),
+                status: exchange.status,
+                retry_after_seconds: retry_after(
+                    &exchange.heard.headers,
+                    exchange.heard.response_time,
+                ),
+            }),
+        }
+    }
+
+    /// An unusable answer of this origin.
+    pub(super) fn protocol(&self, detail: impl Into<String>) -> FetchError {
+        FetchError::Protocol { origin: Arc::clone(&self.name), detail: detail.into() }
+    }
+
+    fn found(&self, ask: &Ask, exchange: Exchange) -> Result<Reply, FetchError> {
+        let Exchange { status, heard, body } = exchange;
+        let Some((body, place)) = body else {
+            return Err(self.protocol("an object without a body"));
+        };
+        let content_length = match ask.method {
+            Method::Get => body.size_hint().exact(),
+            Method::Head => content_length(&heard.headers),
+        };
+        if status == StatusCode::PARTIAL_CONTENT {
+            check_part(ask, &heard.headers, content_length)
+                .map_err(|detail| self.protocol(detail))?;
+        }
+        let source = match ask.method {
+            Method::Get => Source::Http(body),
+            Method::Head => Source::Ended,
+        };
+        let received = self.meters.bytes(ask.class);
+        let between_bytes = self.timeouts.between_bytes;
+        let body = ResponseBody::new(source, Arc::clone(&self.name), between_bytes, received);
+        Ok(Reply::Found(Box::new(Response {
+            status,
+            headers: heard.headers,
+            body: body.placed(place),
+            origin: self.position,
+            origin_name: Arc::clone(&self.name),
+            request_time: heard.request_time,
+            response_time: heard.response_time,
+            content_length,
+        })))
+    }
+
+    fn failure(&self, error: ClientError) -> FetchError {
+        let origin = Arc::clone(&self.name);
+        match error {
+            ClientError::Connect(source) => FetchError::Connect { origin, source },
+            ClientError::Broken(source) => FetchError::Broken { origin, source },
+            ClientError::FirstByte(deadline) => {
+                FetchError::FirstByte { origin, seconds: deadline.as_secs() }
+            }
+            ClientError::Protocol(detail) => {
+                FetchError::Protocol { origin, detail: detail.to_owned() }
+            }
+        }
+    }
+}
+
+/// The question whose answer tells why HEAD was refused: the same object's first byte by GET.
+pub(super) fn learning(ask: &Ask) -> Ask {
+    Ask {
+        method: Method::Get,
+        range: Some(RangeAsked { first: 0, last: Some(0) }),
+        if_none_match: None,
+        if_modified_since: None,
+        if_match: None,
+        ..ask.clone()
+    }
+}
+
+/// The method's name on the wire.
+pub(super) fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+    }
+}
+
+/// The fields of a request that come from the question: range and preconditions.
+pub(super) fn ask_fields(ask: &Ask) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    if let Some(range) = ask.range {
+        let last = range.last.map(|last| last.to_string()).unwrap_or_default();
+        if let Ok(value) = HeaderValue::try_from(format!("bytes={}-{last}", range.first)) {
+            fields.insert(header::RANGE, value);
+        }
+    }
+    let conditions = [
+        (header::IF_NONE_MATCH, &ask.if_none_match),
+        (header::IF_MODIFIED_SINCE, &ask.if_modified_since),
+        (header::IF_MATCH, &ask.if_match),
+    ];
+    for (name, value) in conditions {
+        if let Some(value) = value {
+            fields.insert(name, value.clone());
+        }
+    }
+    fields
+}
+
+/// `Content-Length`; of a list of equal values, which the client has let through, the first.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
+    value.split(',').next()?.trim().parse().ok()
+}
+
+/// `Retry-After` in seconds from `now` (RFC 9110 section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<u64> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(seconds);
+    }
+    let at = httpdate::parse_http_date(value).ok()?;
+    Some(Timestamp::from(at).since(now).as_secs())
+}

@@ -1,1 +1,0 @@
-//! RFC, Nix class and site settings as pure decisions that take `now`.

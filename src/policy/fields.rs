@@ -1,0 +1,147 @@
+//! Which fields of an origin's response are kept. Pure.
+
+use crate::rfc::{grammar, hop_by_hop};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// The end-to-end fields of `origin`'s response that are stored and sent on.
+///
+/// Left out: what this cache states itself (length, age, date, ranges, CORS, `Cache-Status`);
+/// what speaks of the origin's connection, host or storage; what commands a browser or a server
+/// in front; cookies; and `Vary`, since every request to an origin carries the same fields.
+/// `Content-Encoding` loses the members that mean nothing, `identity` and `aws-chunked`.
+pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
+    let mut fields = origin.clone();
+    hop_by_hop::remove(&mut fields);
+    let dropped: Vec<HeaderName> =
+        fields.keys().filter(|name| !is_kept(name.as_str())).cloned().collect();
+    for name in dropped {
+        fields.remove(name);
+    }
+    clean_coding(&mut fields);
+    fields
+}
+
+/// Whether the body has a content coding, so that it is not the file that a narinfo's FileHash
+/// is of.
+pub(super) fn is_encoded(kept: &HeaderMap) -> bool {
+    kept.contains_key(header::CONTENT_ENCODING)
+}
+
+fn is_kept(name: &str) -> bool {
+    if let Some(rest) = name.strip_prefix("x-amz-") {
+        return rest.starts_with("meta-");
+    }
+    if name.starts_with("access-control-") || name.starts_with("x-accel-") {
+        return false;
+    }
+    !matches!(
+        name,
+        // Stated by this cache itself, or true of one message only.
+        "accept-ranges" | "age" | "cache-status" | "content-length" | "content-range" | "date"
+            | "vary"
+            // Of the origin's connection and of the caches on the way.
+            | "alt-svc" | "authentication-info" | "cdn-loop" | "expect-ct" | "proxy-status"
+            | "public-key-pins" | "retry-after" | "server" | "server-timing"
+            | "strict-transport-security" | "via" | "www-authenticate" | "x-cache"
+            | "x-cache-hits" | "x-served-by" | "x-timer"
+            // Commands to a browser, or to a server in front of this one.
+            | "clear-site-data" | "nel" | "refresh" | "report-to" | "reporting-endpoints"
+            | "set-cookie" | "set-cookie2" | "x-sendfile"
+    )
+}
+
+fn clean_coding(fields: &mut HeaderMap) {
+    let lines = fields.get_all(header::CONTENT_ENCODING).iter();
+    let members: Vec<&[u8]> =
+        lines.flat_map(|line| grammar::list_members(line.as_bytes())).collect();
+    let meaningful: Vec<&[u8]> =
+        members.iter().copied().filter(|coding| !is_empty(coding)).collect();
+    if meaningful.len() == members.len() && !members.is_empty() {
+        return;
+    }
+    match HeaderValue::try_from(meaningful.join(b", ".as_slice())) {
+        Ok(value) if !value.is_empty() => {
+            fields.insert(header::CONTENT_ENCODING, value);
+        }
+        _ => {
+            fields.remove(header::CONTENT_ENCODING);
+        }
+    }
+}
+
+fn is_empty(coding: &[u8]) -> bool {
+    coding.eq_ignore_ascii_case(b"identity") || coding.eq_ignore_ascii_case(b"aws-chunked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(lines: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let mut kept: Vec<_> = kept(&headers)
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect();
+        kept.sort();
+        kept
+    }
+
+    #[test]
+    fn an_s3_response_keeps_what_is_of_the_object() {
+        let kept = names(&[
+            ("x-amz-id-2", "a"),
+            ("x-amz-request-id", "b"),
+            ("x-amz-version-id", "c"),
+            ("x-amz-meta-note", "d"),
+            ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("etag", "\"e\""),
+            ("accept-ranges", "bytes"),
+            ("content-type", "application/x-nix-nar"),
+            ("server", "AmazonS3"),
+            ("content-length", "5"),
+            ("cache-control", "max-age=5"),
+        ]);
+        let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        let expected =
+            ["cache-control", "content-type", "etag", "last-modified", "x-amz-meta-note"];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn nothing_of_the_way_and_no_command_is_kept() {
+        let kept = names(&[
+            ("connection", "x-secret"),
+            ("x-secret", "1"),
+            ("transfer-encoding", "chunked"),
+            ("age", "5"),
+            ("via", "1.1 x"),
+            ("cache-status", "x; hit"),
+            ("set-cookie", "a=b"),
+            ("access-control-allow-origin", "https://x"),
+            ("access-control-allow-credentials", "true"),
+            ("alt-svc", "h3=\":443\""),
+            ("strict-transport-security", "max-age=1"),
+            ("x-accel-redirect", "/internal"),
+            ("clear-site-data", "\"*\""),
+            ("content-range", "bytes 0-1/2"),
+            ("vary", "origin"),
+        ]);
+        assert_eq!(kept, []);
+    }
+
+    #[test]
+    fn codings_that_mean_nothing_go() {
+        assert_eq!(names(&[("content-encoding", "identity")]), []);
+        assert_eq!(names(&[("content-encoding", "")]), []);
+        let coding = |value: &str| vec![("content-encoding".to_owned(), value.to_owned())];
+        assert_eq!(names(&[("content-encoding", "aws-chunked, br")]), coding("br"));
+        assert_eq!(names(&[("content-encoding", "zstd")]), coding("zstd"));
+        let two = [("content-encoding", "br"), ("content-encoding", "Identity, gzip")];
+        assert_eq!(names(&two), coding("br, gzip"));
+    }
+}

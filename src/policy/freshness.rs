@@ -1,0 +1,174 @@
+//! Whether what is stored may be used without asking (RFC 9111 section 4.2). Pure. The engine
+//! asks on every look-up that finds something.
+
+use crate::clock::Timestamp;
+use crate::config::Lifetimes;
+use crate::object::{Lifetime, Meta};
+use crate::rfc::cache_control::{CacheControl, Delta, Flag};
+use http::StatusCode;
+
+/// How a stored response stands at some moment. All in whole seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// It may be used as it is.
+    Fresh {
+        /// Its age.
+        age: u64,
+        /// How long it stays fresh; `None` for good.
+        ttl: Option<u64>,
+    },
+    /// It is to be confirmed first.
+    Stale {
+        /// Its age.
+        age: u64,
+        /// How long it has been stale; zero where a soft purge made it stale before its time.
+        stale_for: u64,
+    },
+}
+
+impl Freshness {
+    /// Whether it may be used as it is.
+    pub const fn is_fresh(self) -> bool {
+        matches!(self, Self::Fresh { .. })
+    }
+
+    /// Its age in seconds.
+    pub const fn age(self) -> u64 {
+        match self {
+            Self::Fresh { age, .. } | Self::Stale { age, .. } => age,
+        }
+    }
+
+    /// Seconds of freshness left, as `Cache-Status` puts it: negative for what is stale, `None`
+    /// where it never ends.
+    pub fn ttl_seconds(self) -> Option<i64> {
+        match self {
+            Self::Fresh { ttl, .. } => ttl.map(|ttl| i64::try_from(ttl).unwrap_or(i64::MAX)),
+            Self::Stale { stale_for, .. } => {
+                Some(i64::try_from(stale_for).map_or(i64::MIN, |seconds| -seconds))
+            }
+        }
+    }
+}
+
+/// How `meta` stands at `now`.
+pub fn judge(meta: &Meta, now: Timestamp) -> Freshness {
+    let age = meta.age_at(now);
+    match meta.lifetime {
+        Lifetime::Forever if meta.is_invalidated => Freshness::Stale { age, stale_for: 0 },
+        Lifetime::Forever => Freshness::Fresh { age, ttl: None },
+        Lifetime::Seconds(seconds) => match u64::from(seconds).checked_sub(age) {
+            Some(ttl @ 1..) if !meta.is_invalidated => Freshness::Fresh { age, ttl: Some(ttl) },
+            _ => Freshness::Stale { age, stale_for: age.saturating_sub(u64::from(seconds)) },
+        },
+    }
+}
+
+/// Whether `meta`, fresh or stale, may be served at `now` since no origin gives a usable answer.
+///
+/// Never a remembered absence: clients keep a false one for an hour. Never what its origin said
+/// must be confirmed first (RFC 9111 section 4.2.4): `must-revalidate`, `proxy-revalidate`,
+/// `no-cache`, `s-maxage`.
+pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, lifetimes: &Lifetimes) -> bool {
+    if meta.status != StatusCode::OK {
+        return false;
+    }
+    match judge(meta, now) {
+        Freshness::Fresh { .. } => true,
+        Freshness::Stale { stale_for, .. } => {
+            let control = CacheControl::of(&meta.headers);
+            stale_for < lifetimes.stale_if_error.as_secs()
+                && !control.has(Flag::MustRevalidate)
+                && !control.has(Flag::ProxyRevalidate)
+                && !control.has(Flag::NoCache)
+                && control.seconds(Delta::SharedMaxAge).is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::{lifetimes, meta};
+    use proptest::proptest;
+    use std::time::Duration;
+
+    #[test]
+    fn fresh_until_its_age_reaches_its_lifetime() {
+        let mut meta = meta(&[]);
+        meta.lifetime = Lifetime::Seconds(60);
+        meta.age_at_response = 10;
+        let at = |seconds| judge(&meta, meta.response_time.plus(Duration::from_secs(seconds)));
+        assert_eq!(at(0), Freshness::Fresh { age: 10, ttl: Some(50) });
+        assert_eq!(at(49), Freshness::Fresh { age: 59, ttl: Some(1) });
+        assert_eq!(at(50), Freshness::Stale { age: 60, stale_for: 0 });
+        assert_eq!(at(55), Freshness::Stale { age: 65, stale_for: 5 });
+        assert_eq!(at(55).ttl_seconds(), Some(-5));
+        assert_eq!((at(55).age(), at(55).is_fresh()), (65, false));
+    }
+
+    #[test]
+    fn a_proven_object_is_fresh_until_purged() {
+        let mut meta = meta(&[]);
+        meta.lifetime = Lifetime::Forever;
+        let late = meta.response_time.plus(Duration::from_secs(1 << 40));
+        assert_eq!(judge(&meta, late), Freshness::Fresh { age: 1 << 40, ttl: None });
+        assert_eq!(judge(&meta, late).ttl_seconds(), None);
+        meta.is_invalidated = true;
+        assert_eq!(judge(&meta, late), Freshness::Stale { age: 1 << 40, stale_for: 0 });
+    }
+
+    #[test]
+    fn a_soft_purge_makes_stale_and_still_serves_in_an_outage() {
+        let mut meta = meta(&[]);
+        meta.is_invalidated = true;
+        assert_eq!(judge(&meta, meta.response_time), Freshness::Stale { age: 0, stale_for: 0 });
+        assert!(may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()));
+    }
+
+    #[test]
+    fn an_outage_is_bridged_for_as_long_as_configured() {
+        let mut meta = meta(&[]);
+        meta.lifetime = Lifetime::Seconds(60);
+        let mut lifetimes = lifetimes();
+        lifetimes.stale_if_error = Duration::from_secs(100);
+        let at = |seconds| meta.response_time.plus(Duration::from_secs(seconds));
+        assert!(may_serve_stale_if_error(&meta, at(159), &lifetimes));
+        assert!(!may_serve_stale_if_error(&meta, at(160), &lifetimes));
+        lifetimes.stale_if_error = Duration::ZERO;
+        assert!(may_serve_stale_if_error(&meta, at(59), &lifetimes));
+        assert!(!may_serve_stale_if_error(&meta, at(60), &lifetimes));
+    }
+
+    #[test]
+    fn neither_absence_nor_what_must_be_confirmed_is_served_stale() {
+        for value in ["must-revalidate", "proxy-revalidate", "no-cache", "s-maxage=5"] {
+            let mut meta = meta(&[("cache-control", value)]);
+            meta.lifetime = Lifetime::Seconds(0);
+            assert!(!may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()), "{value}");
+        }
+        let mut meta = meta(&[]);
+        meta.lifetime = Lifetime::Seconds(0);
+        assert!(may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()));
+        meta.status = StatusCode::NOT_FOUND;
+        assert!(!may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()));
+    }
+
+    proptest! {
+        #[test]
+        fn age_and_lifetime_add_up(age: u32, seconds: u32, response: i64, now: i64) {
+            let mut meta = meta(&[]);
+            meta.lifetime = Lifetime::Seconds(seconds);
+            meta.age_at_response = age;
+            meta.response_time = Timestamp::from_millis(response);
+            match judge(&meta, Timestamp::from_millis(now)) {
+                Freshness::Fresh { age, ttl } => {
+                    assert_eq!(Some(u64::from(seconds) - age), ttl);
+                }
+                Freshness::Stale { age, stale_for } => {
+                    assert_eq!(age - stale_for, u64::from(seconds));
+                }
+            }
+        }
+    }
+}

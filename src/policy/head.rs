@@ -1,0 +1,133 @@
+//! The fields that clients are sent. Pure. The engine asks once an answer.
+
+use super::request::ALLOWED_METHODS;
+use crate::clock::Timestamp;
+use crate::object::Meta;
+use crate::rfc::cache_status::CACHE_STATUS;
+use http::{HeaderMap, HeaderValue, header};
+
+/// Fields that every answer gets beside those of the object.
+const ADDED: usize = 5;
+
+/// Where the answer to a request comes from, which decides on `Age`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It was stored before the request came, or fetched for another one: `Age` is always sent.
+    Stored,
+    /// It was fetched for this request: `Age` is sent only where it is above zero, so where a
+    /// cache on the way had it (or the answer was seconds on its way).
+    Fetched,
+}
+
+/// The fields of an answer from `meta` at `now`: those of the object, `Age`,
+/// `Accept-Ranges: bytes`, CORS for everybody, and the given `Cache-Status`.
+///
+/// The length, and `Content-Range` for a part, are the caller's to add; so is the status.
+pub fn client_head(
+    meta: &Meta,
+    now: Timestamp,
+    source: Source,
+    cache_status: HeaderValue,
+) -> HeaderMap {
+    let mut head = HeaderMap::with_capacity(meta.headers.len() + ADDED + 2);
+    for (name, value) in &meta.headers {
+        head.append(name, value.clone());
+    }
+    if source == Source::Stored || meta.age_at_response > 0 {
+        head.insert(header::AGE, HeaderValue::from(meta.age_at(now)));
+    }
+    add_own(&mut head, cache_status);
+    head
+}
+
+/// The fields of an answer that Narthex gives itself: a refusal, a fault, a landing page.
+pub fn own_head(cache_status: HeaderValue) -> HeaderMap {
+    let mut head = HeaderMap::with_capacity(ADDED + 3);
+    add_own(&mut head, cache_status);
+    head
+}
+
+/// The fields of the 204 that answers OPTIONS: reads are allowed to everybody, for a day.
+pub fn preflight(cache_status: HeaderValue) -> HeaderMap {
+    let mut head = own_head(cache_status);
+    head.insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+    let allowed = HeaderValue::from_static(ALLOWED_METHODS);
+    head.insert(header::ACCESS_CONTROL_ALLOW_METHODS, allowed);
+    head.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+    head.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    head
+}
+
+/// Leaves out of `head` what a 304 does not carry (RFC 9110 section 15.4.5): the fields that
+/// describe a body.
+pub fn trim_for_not_modified(head: &mut HeaderMap) {
+    for name in [
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LANGUAGE,
+        header::CONTENT_LENGTH,
+        header::CONTENT_DISPOSITION,
+    ] {
+        head.remove(name);
+    }
+}
+
+fn add_own(head: &mut HeaderMap, cache_status: HeaderValue) {
+    const ANY: HeaderValue = HeaderValue::from_static("*");
+    head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    head.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
+    head.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANY);
+    head.insert(CACHE_STATUS, cache_status);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::{fields, meta};
+    use std::time::Duration;
+
+    const HIT: HeaderValue = HeaderValue::from_static("narthex; hit");
+
+    #[test]
+    fn an_answer_has_the_objects_fields_and_ours() {
+        let mut meta = meta(&[("etag", "\"a\""), ("link", "<a>"), ("link", "<b>")]);
+        meta.age_at_response = 7;
+        let now = meta.response_time.plus(Duration::from_millis(3_900));
+        let expected = fields(&[
+            ("etag", "\"a\""),
+            ("link", "<a>"),
+            ("link", "<b>"),
+            ("age", "10"),
+            ("accept-ranges", "bytes"),
+            ("access-control-allow-origin", "*"),
+            ("access-control-expose-headers", "*"),
+            ("cache-status", "narthex; hit"),
+        ]);
+        assert_eq!(client_head(&meta, now, Source::Stored, HIT), expected);
+        assert_eq!(client_head(&meta, now, Source::Fetched, HIT), expected);
+    }
+
+    #[test]
+    fn what_was_just_fetched_has_no_age() {
+        let meta = meta(&[]);
+        let head = |source| client_head(&meta, meta.response_time, source, HIT);
+        assert_eq!(head(Source::Stored).get(header::AGE).unwrap(), "0");
+        assert_eq!(head(Source::Fetched).get(header::AGE), None);
+    }
+
+    #[test]
+    fn a_304_describes_no_body() {
+        let mut head =
+            fields(&[("etag", "\"a\""), ("content-type", "x"), ("content-encoding", "br")]);
+        trim_for_not_modified(&mut head);
+        assert_eq!(head, fields(&[("etag", "\"a\"")]));
+    }
+
+    #[test]
+    fn a_preflight_allows_reads_to_everybody() {
+        let head = preflight(HIT);
+        assert_eq!(head.get("access-control-allow-origin").unwrap(), "*");
+        assert_eq!(head.get("access-control-allow-methods").unwrap(), "GET, HEAD, OPTIONS");
+        assert_eq!(head.get("cache-status").unwrap(), "narthex; hit");
+    }
+}

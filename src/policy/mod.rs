@@ -1,0 +1,19 @@
+//! RFC, Nix class and site settings as pure decisions that take `now`. Never awaits, never
+//! reads a clock, does no I/O, holds nothing. `engine` and `fill` ask; nobody else decides.
+
+pub mod continuation;
+pub mod freshness;
+pub mod head;
+pub mod request;
+pub mod response;
+pub mod revalidation;
+pub mod selection;
+
+mod fields;
+#[cfg(test)]
+mod testing;
+
+pub use freshness::Freshness;
+pub use request::{Plan, Refusal};
+pub use response::{Admission, Reply, Verdict};
+pub use selection::Selection;

@@ -1,0 +1,272 @@
+//! `Cache-Status` (RFC 9211): what this cache did with a request, in one list member. Pure.
+//! Made once an answer; the value is always a valid structured field (RFC 8941).
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use std::fmt::Write;
+
+/// The field's name.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What this cache calls itself.
+const NAME: &str = "narthex";
+
+/// Bytes of upstream members that are passed on; more are dropped.
+const UPSTREAM_BYTES_MAX: usize = 1024;
+
+/// Bytes of a key or detail that are sent; what is longer is cut.
+const STRING_BYTES_MAX: usize = 512;
+
+/// Why the request went forward (RFC 9211 section 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    /// `bypass`: this cache does not handle such requests.
+    Bypass,
+    /// `method`: the method requires it.
+    Method,
+    /// `uri-miss`: nothing was stored.
+    UriMiss,
+    /// `miss`: what was stored could not be used, for several reasons or an unknown one.
+    Miss,
+    /// `request`: the request's own fields required it.
+    Request,
+    /// `stale`: what was stored was stale.
+    Stale,
+    /// `partial`: only other parts were stored.
+    Partial,
+}
+
+impl Forward {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::Miss => "miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handling {
+    Hit,
+    Forwarded(Forward),
+    Own,
+}
+
+/// What this cache did with a request. Start with [`CacheStatus::hit`],
+/// [`CacheStatus::forwarded`] or [`CacheStatus::own`], and add what is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheStatus<'a> {
+    handling: Handling,
+    forward_status: Option<StatusCode>,
+    ttl_seconds: Option<i64>,
+    is_stored: bool,
+    is_collapsed: bool,
+    key: Option<&'a str>,
+    detail: Option<&'a str>,
+}
+
+impl<'a> CacheStatus<'a> {
+    const fn new(handling: Handling) -> Self {
+        Self {
+            handling,
+            forward_status: None,
+            ttl_seconds: None,
+            is_stored: false,
+            is_collapsed: false,
+            key: None,
+            detail: None,
+        }
+    }
+
+    /// Answered from what was stored, without going forward.
+    pub const fn hit() -> Self {
+        Self::new(Handling::Hit)
+    }
+
+    /// Sent forward.
+    pub const fn forwarded(why: Forward) -> Self {
+        Self::new(Handling::Forwarded(why))
+    }
+
+    /// Answered by this cache itself: neither a hit nor forwarded.
+    pub const fn own() -> Self {
+        Self::new(Handling::Own)
+    }
+
+    /// The status that the next hop answered.
+    pub const fn with_forward_status(mut self, status: StatusCode) -> Self {
+        self.forward_status = Some(status);
+        self
+    }
+
+    /// Seconds of freshness left; negative for what is stale.
+    pub const fn with_ttl(mut self, seconds: i64) -> Self {
+        self.ttl_seconds = Some(seconds);
+        self
+    }
+
+    /// The answer was stored.
+    pub const fn stored(mut self) -> Self {
+        self.is_stored = true;
+        self
+    }
+
+    /// The request shared the forwarding of another one.
+    pub const fn collapsed(mut self) -> Self {
+        self.is_collapsed = true;
+        self
+    }
+
+    /// The cache key.
+    pub const fn with_key(mut self, key: &'a str) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// What else there is to say, for people.
+    pub const fn with_detail(mut self, detail: &'a str) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// The member as a field value.
+    pub fn to_header_value(&self) -> HeaderValue {
+        HeaderValue::try_from(self.to_text()).unwrap_or_else(|_| HeaderValue::from_static(NAME))
+    }
+
+    /// The whole field value: the members of the caches nearer to the origin, which are left
+    /// out where they are more than 1 KiB together, then the own one.
+    pub fn to_header_value_after(&self, upstream: &[HeaderValue]) -> HeaderValue {
+        let bytes: usize = upstream.iter().map(HeaderValue::len).sum();
+        if upstream.is_empty() || bytes > UPSTREAM_BYTES_MAX {
+            return self.to_header_value();
+        }
+        let mut joined = Vec::with_capacity(bytes + 64);
+        for line in upstream {
+            joined.extend_from_slice(line.as_bytes());
+            joined.extend_from_slice(b", ");
+        }
+        joined.extend_from_slice(self.to_text().as_bytes());
+        HeaderValue::try_from(joined).unwrap_or_else(|_| self.to_header_value())
+    }
+
+    fn to_text(self) -> String {
+        let mut text = String::with_capacity(48);
+        text.push_str(NAME);
+        match self.handling {
+            Handling::Hit => text.push_str("; hit"),
+            Handling::Forwarded(why) => {
+                text.push_str("; fwd=");
+                text.push_str(why.as_str());
+            }
+            Handling::Own => {}
+        }
+        if let Some(status) = self.forward_status {
+            text.push_str("; fwd-status=");
+            text.push_str(status.as_str());
+        }
+        if let Some(seconds) = self.ttl_seconds {
+            text.push_str("; ttl=");
+            // Structured integers have at most 15 digits.
+            let seconds = seconds.clamp(-999_999_999_999_999, 999_999_999_999_999);
+            text.push_str(itoa::Buffer::new().format(seconds));
+        }
+        if self.is_stored {
+            text.push_str("; stored");
+        }
+        if self.is_collapsed {
+            text.push_str("; collapsed");
+        }
+        push_string(&mut text, "; key=", self.key);
+        push_string(&mut text, "; detail=", self.detail);
+        text
+    }
+}
+
+/// Adds a structured string; what it cannot hold (controls, non-ASCII) is percent-encoded.
+fn push_string(text: &mut String, name: &str, value: Option<&str>) {
+    let Some(value) = value else {
+        return;
+    };
+    text.push_str(name);
+    text.push('"');
+    for byte in value.bytes().take(STRING_BYTES_MAX) {
+        match byte {
+            b'"' | b'\\' => {
+                text.push('\\');
+                text.push(char::from(byte));
+            }
+            0x20..=0x7e => text.push(char::from(byte)),
+            // Writing to a string cannot fail.
+            _ => write!(text, "%{byte:02X}").unwrap_or_default(),
+        }
+    }
+    text.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rfc::grammar;
+    use proptest::proptest;
+
+    #[test]
+    fn the_usual_answers() {
+        let text = |status: CacheStatus<'_>| status.to_header_value().to_str().unwrap().to_owned();
+        assert_eq!(text(CacheStatus::hit().with_ttl(376)), "narthex; hit; ttl=376");
+        assert_eq!(text(CacheStatus::hit().with_ttl(-5)), "narthex; hit; ttl=-5");
+        assert_eq!(
+            text(
+                CacheStatus::forwarded(Forward::UriMiss)
+                    .with_forward_status(StatusCode::OK)
+                    .stored()
+                    .collapsed()
+            ),
+            "narthex; fwd=uri-miss; fwd-status=200; stored; collapsed"
+        );
+        assert_eq!(
+            text(CacheStatus::own().with_detail("landing page")),
+            "narthex; detail=\"landing page\""
+        );
+        assert_eq!(
+            text(CacheStatus::hit().with_ttl(i64::MAX)),
+            "narthex; hit; ttl=999999999999999"
+        );
+        assert_eq!(
+            text(CacheStatus::hit().with_key("/a\"\\\r\n\u{e4}")),
+            "narthex; hit; key=\"/a\\\"\\\\%0D%0A%C3%A4\""
+        );
+    }
+
+    #[test]
+    fn the_cache_closest_to_the_client_is_the_last_member() {
+        let miss = CacheStatus::forwarded(Forward::UriMiss);
+        let shield = HeaderValue::from_static("shield; hit");
+        assert_eq!(
+            miss.to_header_value_after(&[shield.clone(), shield.clone()]),
+            "shield; hit, shield; hit, narthex; fwd=uri-miss"
+        );
+        assert_eq!(miss.to_header_value_after(&[]), "narthex; fwd=uri-miss");
+        let long = HeaderValue::from_str(&"x".repeat(1024)).unwrap();
+        assert_eq!(miss.to_header_value_after(&[shield, long]), "narthex; fwd=uri-miss");
+    }
+
+    proptest! {
+        #[test]
+        fn any_string_stays_one_member(key in r"\PC{0,30}", detail in r"[\x00-\xff]{0,30}") {
+            let value = CacheStatus::hit().with_key(&key).with_detail(&detail).to_header_value();
+            assert!(value.as_bytes().iter().all(|byte| (0x20..0x7f).contains(byte)));
+            assert_eq!(grammar::list_members(value.as_bytes()).count(), 1);
+            let parts: Vec<_> = grammar::parameters(value.as_bytes()).collect();
+            assert_eq!(parts.len(), 4);
+            for part in parts.iter().skip(2) {
+                let quoted = part.splitn(2, |byte| *byte == b'=').nth(1).unwrap();
+                assert_eq!(grammar::quoted_length(quoted), Some(quoted.len()));
+            }
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! Objects on disk: found, written whole or not at all, recovered, evicted.

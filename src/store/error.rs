@@ -1,0 +1,208 @@
+//! What can go wrong on the disk tier, each with the folder or the amount and what to do.
+//! Values only.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the disk tier could not be opened. Nothing on disk was changed or wiped.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder, or something in it, could not be made, read or written.
+    #[error(
+        "disk folder {path}: cannot {operation}: {source}; give this user write access to it, \
+         or set disk.path to another folder"
+    )]
+    Folder {
+        /// What was worked on.
+        path: PathBuf,
+        /// What failed.
+        operation: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file system is full.
+    #[error("disk folder {path}: no space left; free some, or set disk.path to another folder")]
+    NoSpace {
+        /// What was worked on.
+        path: PathBuf,
+    },
+    /// Another process has it open.
+    #[error(
+        "disk folder {path}: in use by another narthex process; stop that one, or set disk.path \
+         to a folder of its own"
+    )]
+    Locked {
+        /// The disk folder.
+        path: PathBuf,
+    },
+    /// It holds something else than a store.
+    #[error(
+        "disk folder {path}: holds {found:?} but no NARTHEX-STORE file, so it is somebody else's; \
+         set disk.path to an empty folder"
+    )]
+    Foreign {
+        /// The disk folder.
+        path: PathBuf,
+        /// The first entry that was found in it.
+        found: String,
+    },
+    /// A later version of the program wrote it.
+    #[error(
+        "disk folder {path}: format {found}, but this program knows formats up to {known}; use \
+         the newer program, or set disk.path to an empty folder"
+    )]
+    Future {
+        /// The disk folder.
+        path: PathBuf,
+        /// The format that was found.
+        found: u32,
+        /// The newest format this program knows.
+        known: u32,
+    },
+    /// The marker file says something that no version wrote.
+    #[error(
+        "disk folder {path}: its NARTHEX-STORE file does not say `narthex-store N`; if nothing in \
+         the folder is needed, empty it"
+    )]
+    Marker {
+        /// The disk folder.
+        path: PathBuf,
+    },
+    /// The index cannot be opened.
+    #[error(
+        "disk folder {path}: the index cannot be opened ({source}); everything in the folder can \
+         be fetched again, so empty it if the disk is sound"
+    )]
+    Index {
+        /// The disk folder.
+        path: PathBuf,
+        /// What the engine said.
+        source: IndexError,
+    },
+}
+
+impl OpenError {
+    /// An I/O error on `path` while trying to `operation`.
+    pub(super) fn io(path: &std::path::Path, operation: &'static str, source: io::Error) -> Self {
+        if is_full(&source) {
+            return Self::NoSpace { path: path.to_owned() };
+        }
+        Self::Folder { path: path.to_owned(), operation, source }
+    }
+}
+
+/// Why an object could not be written. It leaves no trace; whoever fills goes on without storing.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// After repeated errors the store takes nothing for a while.
+    #[error("the disk tier takes no writes for now: {detail}")]
+    Refused {
+        /// The last error.
+        detail: String,
+    },
+    /// The object alone is larger than the tier.
+    #[error("{bytes} bytes do not fit into a disk tier of {limit} bytes")]
+    TooLarge {
+        /// What the object would take.
+        bytes: u64,
+        /// The tier's size.
+        limit: u64,
+    },
+    /// All of the tier is promised to other objects that are being written.
+    #[error("no room for {bytes} bytes: other objects being written hold all of the disk tier")]
+    Busy {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The file system is full, and evicting did not help.
+    #[error("no space on the file system for {bytes} more bytes, evicting did not help")]
+    NoSpace {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The body is not as long as was declared.
+    #[error("the body has {received} bytes or more, {declared} were declared")]
+    Length {
+        /// What was declared.
+        declared: u64,
+        /// What came.
+        received: u64,
+    },
+    /// The system refused.
+    #[error("cannot {operation}: {source}")]
+    Io {
+        /// What failed.
+        operation: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The index refused.
+    #[error("the index of the disk tier failed: {source}")]
+    Index {
+        /// What the engine said.
+        #[from]
+        source: IndexError,
+    },
+    /// An earlier write was given up half way, or its thread died.
+    #[error("an earlier write of this object was given up")]
+    Interrupted,
+}
+
+impl WriteError {
+    /// The label of `store_errors`; `None` where the disk is not to blame.
+    pub(super) fn operation(&self) -> Option<&'static str> {
+        match self {
+            Self::NoSpace { .. } => Some("space"),
+            Self::Io { operation, .. } => Some(operation),
+            Self::Index { .. } => Some("index"),
+            Self::Refused { .. }
+            | Self::TooLarge { .. }
+            | Self::Busy { .. }
+            | Self::Length { .. }
+            | Self::Interrupted => None,
+        }
+    }
+
+    /// Whether the file system is full.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::NoSpace { .. } => true,
+            Self::Refused { .. }
+            | Self::TooLarge { .. }
+            | Self::Busy { .. }
+            | Self::Length { .. }
+            | Self::Index { .. }
+            | Self::Interrupted => false,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Why the index did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// It is closed after a failure, until the next attempt to open it.
+    #[error("the index is closed after a failure")]
+    Closed,
+    /// The engine refused.
+    #[error(transparent)]
+    Engine(#[from] fjall::Error),
+}
+
+/// Why a growing object cannot be read on. The body must not be ended cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// It was given up before it was whole, or turned out wrong.
+    #[error("the object was given up before it was whole")]
+    Abandoned,
+    /// What was written cannot be read back.
+    #[error("cannot read back what was written: {source}")]
+    Unreadable {
+        /// What the system said.
+        source: io::Error,
+    },
+}

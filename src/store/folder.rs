@@ -1,0 +1,318 @@
+//! The disk folder: its marker, its lock, where everything in it is, and new body files. Opened
+//! once with the store and locked as long as that lives; no other lock. Blocking.
+
+use super::error::{OpenError, WriteError};
+use super::format::VERSION;
+use crate::object::KeyHash;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const MARKER: &str = "NARTHEX-STORE";
+const MARKER_NEW: &str = "NARTHEX-STORE.new";
+const LOCK: &str = "LOCK";
+/// What may lie in a folder that counts as empty.
+const NOTHING: [&str; 3] = ["lost+found", LOCK, MARKER_NEW];
+/// Entries of `tmp/` that are removed at open; a live store has far fewer.
+const LEFTOVERS_MAX: usize = 100_000;
+
+/// An open, locked disk folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Whether new files can be made without a name; else they get one in `tmp/`.
+    is_nameless: bool,
+    next_name: AtomicU64,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl Folder {
+    /// Opens or makes the folder. Never removes anything but the leftovers in `tmp/`.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        std::fs::create_dir_all(path).map_err(|e| OpenError::io(path, "make it", e))?;
+        let is_new = !has_marker(path)?;
+        let lock = lock(path)?;
+        if is_new {
+            write_marker(path).map_err(|e| OpenError::io(path, "write its marker", e))?;
+        }
+        for name in ["objects", "tmp", "index"] {
+            let path = path.join(name);
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(OpenError::io(&path, "make it", error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let mut folder = Self {
+            path: path.to_owned(),
+            is_nameless: false,
+            next_name: AtomicU64::new(0),
+            _lock: lock,
+        };
+        folder.empty_tmp().map_err(|e| OpenError::io(&path.join("tmp"), "empty it", e))?;
+        folder.is_nameless = Path::new("/proc/self/fd").exists() && folder.new_nameless().is_ok();
+        let probe = folder.new_file();
+        probe.map_err(|e| OpenError::io(&path.join("tmp"), "write in it", e))?;
+        Ok(folder)
+    }
+
+    /// The disk folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of the index.
+    pub(super) fn index_path(&self) -> PathBuf {
+        self.path.join("index")
+    }
+
+    /// The file of the insertion `sequence` of a key.
+    pub(super) fn body_path(&self, hash: KeyHash, sequence: u64) -> PathBuf {
+        let [first, second, ..] = hash.0;
+        let name = format!("objects/{first:02x}/{second:02x}/{hash}-{sequence:x}");
+        self.path.join(name)
+    }
+
+    /// Bytes that the file system still has for this user.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let figures = rustix::fs::statvfs(&self.path)?;
+        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+    }
+
+    /// A new, empty file that vanishes unless it is linked into place.
+    pub(super) fn new_file(&self) -> io::Result<NewFile> {
+        if self.is_nameless {
+            return self.new_nameless();
+        }
+        let number = self.next_name.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.join("tmp").join(number.to_string());
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        Ok(NewFile { file: Arc::new(file), name: Some(path) })
+    }
+
+    fn new_nameless(&self) -> io::Result<NewFile> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+        let file = rustix::fs::open(self.path.join("tmp"), flags, mode)?;
+        Ok(NewFile { file: Arc::new(File::from(file)), name: None })
+    }
+
+    /// Opens the file of an insertion for reading.
+    pub(super) fn open_body(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(self.body_path(hash, sequence), flags, Mode::empty())?;
+        Ok(File::from(file))
+    }
+
+    /// Removes the file of an insertion; one that is gone already is fine.
+    pub(super) fn remove_body(&self, hash: KeyHash, sequence: u64) -> io::Result<()> {
+        match std::fs::remove_file(self.body_path(hash, sequence)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn empty_tmp(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(self.path.join("tmp"))?.take(LEFTOVERS_MAX) {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that nobody else can see yet. Dropped, it leaves no trace; readers of the handle go on.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    file: Arc<File>,
+    name: Option<PathBuf>,
+}
+
+impl NewFile {
+    /// The open file.
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Gives it its name, in place of whatever has it; makes the folders on the way.
+    pub(super) fn link(&mut self, to: &Path) -> Result<(), WriteError> {
+        let failed = |source| WriteError::Io { operation: "link", source };
+        match self.try_link(to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(to.parent().unwrap_or(to)).map_err(failed)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(to).map_err(failed)?;
+            }
+            other => return other.map_err(failed),
+        }
+        self.try_link(to).map_err(failed)
+    }
+
+    fn try_link(&mut self, to: &Path) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            std::fs::rename(name, to)?;
+            self.name = None;
+            return Ok(());
+        }
+        let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)?)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name
+            && let Err(error) = std::fs::remove_file(name)
+        {
+            tracing::warn!(path = %name.display(), %error, "temporary file stays until restart");
+        }
+    }
+}
+
+fn has_marker(path: &Path) -> Result<bool, OpenError> {
+    let text = match std::fs::read_to_string(path.join(MARKER)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return must_be_empty(path).map(|()| false);
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(OpenError::Marker { path: path.to_owned() });
+        }
+        Err(error) => return Err(OpenError::io(path, "read its marker", error)),
+    };
+    let version = text.strip_prefix("narthex-store ").and_then(|rest| rest.trim_end().parse().ok());
+    match version {
+        Some(VERSION) => Ok(true),
+        Some(found) if found > VERSION => {
+            Err(OpenError::Future { path: path.to_owned(), found, known: VERSION })
+        }
+        Some(_) | None => Err(OpenError::Marker { path: path.to_owned() }),
+    }
+}
+
+fn must_be_empty(path: &Path) -> Result<(), OpenError> {
+    let listing = |e| OpenError::io(path, "list it", e);
+    for entry in std::fs::read_dir(path).map_err(listing)? {
+        let name = entry.map_err(listing)?.file_name().to_string_lossy().into_owned();
+        if !NOTHING.contains(&name.as_str()) {
+            return Err(OpenError::Foreign { path: path.to_owned(), found: name });
+        }
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path.join(LOCK))
+        .map_err(|e| OpenError::io(path, "make its lock file", e))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { path: path.to_owned() }),
+        Err(error) => Err(OpenError::io(path, "lock it", error.into())),
+    }
+}
+
+/// Written whole or not at all, so that a crash leaves an empty folder or a store.
+fn write_marker(path: &Path) -> io::Result<()> {
+    let new = path.join(MARKER_NEW);
+    let mut file = File::create(&new)?;
+    file.write_all(format!("narthex-store {VERSION}\n").as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path.join(MARKER))?;
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_folder_becomes_a_store_and_stays_one() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("new/deeper");
+        drop(Folder::open(&path).unwrap());
+        assert_eq!(std::fs::read_to_string(path.join(MARKER)).unwrap(), "narthex-store 1\n");
+        std::fs::write(path.join("tmp/7"), "left over").unwrap();
+        drop(Folder::open(&path).unwrap());
+        assert!(!path.join("tmp/7").exists());
+    }
+
+    #[test]
+    fn a_second_open_is_refused_until_the_first_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let first = Folder::open(place.path()).unwrap();
+        let error = Folder::open(place.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Locked { .. }));
+        assert!(error.to_string().contains("another narthex process"));
+        drop(first);
+        Folder::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn a_foreign_folder_is_refused_and_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("thesis.tex"), "years of work").unwrap();
+        let error = Folder::open(place.path()).unwrap_err();
+        assert!(matches!(&error, OpenError::Foreign { found, .. } if found == "thesis.tex"));
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_format_from_the_future_is_refused_and_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join(MARKER), "narthex-store 2\n").unwrap();
+        let error = Folder::open(place.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Future { found: 2, known: 1, .. }));
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+        for nonsense in ["narthex-store x\n", "", "narthex-store 0\n", "\u{fffd}"] {
+            std::fs::write(place.path().join(MARKER), nonsense).unwrap();
+            let error = Folder::open(place.path()).unwrap_err();
+            assert!(matches!(error, OpenError::Marker { .. }), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_no_folder_is_one_clear_error() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let error = Folder::open(&path).unwrap_err().to_string();
+        assert!(error.contains("cannot make it") && error.contains("disk.path"), "{error}");
+    }
+
+    #[test]
+    fn a_new_file_has_no_name_until_it_is_linked() {
+        for is_nameless in [true, false] {
+            let place = tempfile::tempdir().unwrap();
+            let mut folder = Folder::open(place.path()).unwrap();
+            folder.is_nameless &= is_nameless;
+            let hash = KeyHash([0xab; 16]);
+            drop(folder.new_file().unwrap());
+            assert_eq!(std::fs::read_dir(place.path().join("tmp")).unwrap().count(), 0);
+            for text in ["one", "two"] {
+                let mut new = folder.new_file().unwrap();
+                new.file().as_ref().write_all(text.as_bytes()).unwrap();
+                new.link(&folder.body_path(hash, 9)).unwrap();
+                drop(new);
+                let name = format!("objects/ab/ab/{hash}-9");
+                assert_eq!(std::fs::read_to_string(place.path().join(name)).unwrap(), text);
+            }
+            folder.remove_body(hash, 9).unwrap();
+            folder.remove_body(hash, 9).unwrap();
+            assert!(folder.open_body(hash, 9).is_err());
+        }
+    }
+}

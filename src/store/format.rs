@@ -1,0 +1,430 @@
+//! The bytes on disk: records of the index, trailers of body files, claims, totals. Pure; never
+//! panics on anything read back. Called by every other file of this module.
+//!
+//! Each encoding begins with a version byte, then postcard of a private form. A body file is the
+//! body at offset 0, then a record as the index holds it, then a footer of fixed size:
+//!
+//! | bytes | footer |
+//! |---|---|
+//! | 8 | `NARTHEX\n` |
+//! | 4 | format version, little-endian as all numbers here |
+//! | 4 | length of the record before the footer |
+//! | 8 | length of the body |
+//! | 8 | insertion sequence |
+//! | 16 | key hash |
+//! | 32 | SHA-256 of the body |
+//! | 16 | head of SHA-256 of the record and the footer up to here |
+//!
+//! The record in a file is the one of its commit; a later change of metadata is in the index only.
+
+use crate::clock::Timestamp;
+use crate::nix::Class;
+use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256};
+use aws_lc_rs::digest;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The version of everything on disk: the marker, the footers and the version bytes.
+pub(super) const VERSION: u32 = 1;
+const VERSION_BYTE: u8 = 1;
+const MAGIC: [u8; 8] = *b"NARTHEX\n";
+/// Bytes of the footer of a body file.
+pub(super) const FOOTER_BYTES: usize = 96;
+/// Bytes a trailer may have; a longer one was never written.
+pub(super) const TRAILER_BYTES_MAX: usize = 256 * 1024;
+/// Bodies below this many bytes live in the index, others in files.
+pub(super) const INLINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What makes stored bytes unreadable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FormatError {
+    /// Another version byte than this program's.
+    #[error("format version {0}")]
+    Version(u8),
+    /// Not what the version byte promises.
+    #[error("not decodable")]
+    Encoding,
+    /// A field has a value that was never written.
+    #[error("bad {0}")]
+    Field(&'static str),
+}
+
+/// Where a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Place {
+    /// In the keyspace `bodies`.
+    Inline,
+    /// In a file of its own.
+    File,
+}
+
+impl Place {
+    /// Where a body of `length` bytes goes.
+    pub(super) const fn of(length: u64) -> Self {
+        if length < INLINE_BYTES_MAX { Self::Inline } else { Self::File }
+    }
+}
+
+/// The part of a record that the store itself needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    /// Position in the order of all insertions; never used twice.
+    pub(super) sequence: u64,
+    /// Bytes of the body.
+    pub(super) length: u64,
+    /// SHA-256 of the body.
+    pub(super) sha256: Sha256,
+    /// Where the body is.
+    pub(super) place: Place,
+    /// The key hash of the NAR that this object's claim is about.
+    pub(super) claims: Option<[u8; 16]>,
+}
+
+impl Head {
+    /// Bytes that count against the limit.
+    pub(super) const fn charge(&self) -> u64 {
+        charge(self.length)
+    }
+}
+
+/// Bytes that an object with a body of `length` bytes counts against the limit: what it takes
+/// on disk, rounded up. Always a multiple of [`CHARGE_UNIT`]; saturates.
+pub(super) const fn charge(length: u64) -> u64 {
+    let (overhead, unit) = match Place::of(length) {
+        Place::Inline => (512, CHARGE_UNIT),
+        Place::File => (1024, 4096),
+    };
+    match length.saturating_add(overhead).checked_next_multiple_of(unit) {
+        Some(bytes) => bytes,
+        None => u64::MAX - u64::MAX % CHARGE_UNIT,
+    }
+}
+
+/// The unit of [`charge`] in bytes.
+pub(super) const CHARGE_UNIT: u64 = 512;
+
+/// A stored object without its body.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    /// What the store needs.
+    pub(super) head: Head,
+    /// What everybody else needs.
+    pub(super) meta: Meta,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MetaForm {
+    key: String,
+    class: String,
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    origin: String,
+    request_time: Timestamp,
+    response_time: Timestamp,
+    age_at_response: u32,
+    lifetime: Lifetime,
+    is_invalidated: bool,
+    proof: Proof,
+}
+
+impl MetaForm {
+    fn of(meta: &Meta) -> Self {
+        let headers = meta.headers.iter();
+        Self {
+            key: meta.key.as_str().to_owned(),
+            class: meta.class.as_str().to_owned(),
+            status: meta.status.as_u16(),
+            headers: headers.map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect(),
+            origin: meta.origin.to_string(),
+            request_time: meta.request_time,
+            response_time: meta.response_time,
+            age_at_response: meta.age_at_response,
+            lifetime: meta.lifetime,
+            is_invalidated: meta.is_invalidated,
+            proof: meta.proof,
+        }
+    }
+
+    fn into_meta(self) -> Result<Meta, FormatError> {
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| FormatError::Field("header name"))?;
+            let value =
+                HeaderValue::from_bytes(&value).map_err(|_| FormatError::Field("header value"))?;
+            headers.append(name, value);
+        }
+        let class = Class::ALL.into_iter().find(|class| class.as_str() == self.class);
+        Ok(Meta {
+            key: Key::from_stored(&self.key).ok_or(FormatError::Field("key"))?,
+            class: class.ok_or(FormatError::Field("class"))?,
+            status: StatusCode::from_u16(self.status).map_err(|_| FormatError::Field("status"))?,
+            headers,
+            origin: Arc::from(self.origin),
+            request_time: self.request_time,
+            response_time: self.response_time,
+            age_at_response: self.age_at_response,
+            lifetime: self.lifetime,
+            is_invalidated: self.is_invalidated,
+            proof: self.proof,
+        })
+    }
+}
+
+fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
+    postcard::to_extend(form, vec![VERSION_BYTE]).map_err(|_| FormatError::Encoding)
+}
+
+fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
+    match bytes.split_first() {
+        Some((&VERSION_BYTE, rest)) => Ok(rest),
+        Some((&version, _)) => Err(FormatError::Version(version)),
+        None => Err(FormatError::Encoding),
+    }
+}
+
+/// A record as bytes. Fails only where postcard does, which it does not on these forms.
+pub(super) fn encode_record(head: &Head, meta: &Meta) -> Result<Vec<u8>, FormatError> {
+    encode(&(head, MetaForm::of(meta)))
+}
+
+/// The head of a record: cheap, takes no allocation.
+pub(super) fn decode_head(bytes: &[u8]) -> Result<Head, FormatError> {
+    let (head, _) =
+        postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
+    Ok(head)
+}
+
+/// The key of a record, without the rest of its metadata.
+pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
+    let ((_, key), _): ((Head, &str), _) =
+        postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
+    Key::from_stored(key).ok_or(FormatError::Field("key"))
+}
+
+/// A whole record.
+pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
+    let (head, form): (Head, MetaForm) =
+        postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
+    Ok(Record { head, meta: form.into_meta()? })
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClaimForm {
+    owner: [u8; 16],
+    key: String,
+    claim: NarClaim,
+}
+
+/// A claim about the NAR `key`, with the key hash of the object that makes it.
+pub(super) fn encode_claim(
+    owner: KeyHash,
+    key: &Key,
+    claim: &NarClaim,
+) -> Result<Vec<u8>, FormatError> {
+    encode(&ClaimForm { owner: owner.0, key: key.as_str().to_owned(), claim: claim.clone() })
+}
+
+/// A claim: who makes it, about which NAR, and what it says.
+pub(super) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), FormatError> {
+    let form: ClaimForm =
+        postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
+    let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
+    Ok((KeyHash(form.owner), key, form.claim))
+}
+
+/// What the store was like at its last commit: a start value until the index is loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Totals {
+    /// The sequence that the next insertion gets.
+    pub(super) next_sequence: u64,
+    /// Bytes counted against the limit.
+    pub(super) bytes: u64,
+    /// Objects.
+    pub(super) objects: u64,
+}
+
+/// Totals as bytes.
+pub(super) fn encode_totals(totals: &Totals) -> Result<Vec<u8>, FormatError> {
+    encode(totals)
+}
+
+/// Totals read back.
+pub(super) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
+    postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)
+}
+
+/// What follows the body of `key` in its file: its encoded record and the footer.
+pub(super) fn encode_trailer(
+    key: KeyHash,
+    head: &Head,
+    record: &[u8],
+) -> Result<Vec<u8>, FormatError> {
+    let record_bytes =
+        u32::try_from(record.len()).map_err(|_| FormatError::Field("record length"))?;
+    let mut trailer = Vec::with_capacity(record.len() + FOOTER_BYTES);
+    trailer.extend_from_slice(record);
+    trailer.extend_from_slice(&MAGIC);
+    trailer.extend_from_slice(&VERSION.to_le_bytes());
+    trailer.extend_from_slice(&record_bytes.to_le_bytes());
+    trailer.extend_from_slice(&head.length.to_le_bytes());
+    trailer.extend_from_slice(&head.sequence.to_le_bytes());
+    trailer.extend_from_slice(&key.0);
+    trailer.extend_from_slice(&head.sha256.0);
+    let checksum = checksum(&trailer);
+    trailer.extend_from_slice(&checksum);
+    Ok(trailer)
+}
+
+/// Whether `trailer` is one that was written for `key` with this head.
+pub(super) fn check_trailer(key: KeyHash, head: &Head, trailer: &[u8]) -> Result<(), FormatError> {
+    let Some((checked, sum)) = trailer.split_last_chunk::<16>() else {
+        return Err(FormatError::Field("trailer length"));
+    };
+    if checksum(checked) != *sum {
+        return Err(FormatError::Field("trailer checksum"));
+    }
+    let record = trailer.len().checked_sub(FOOTER_BYTES).and_then(|end| trailer.get(..end));
+    let expected = encode_trailer(key, head, record.ok_or(FormatError::Field("trailer length"))?)?;
+    if expected == trailer { Ok(()) } else { Err(FormatError::Field("trailer")) }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 16] {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+/// The finished digest as the vocabulary's type.
+pub(super) fn sha256_of(digest: &digest::Digest) -> Sha256 {
+    Sha256(digest.as_ref().first_chunk().copied().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{Strategy, any, proptest};
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    }
+
+    fn head() -> Head {
+        Head {
+            sequence: 7,
+            length: 70_000,
+            sha256: Sha256([0xab; 32]),
+            place: Place::File,
+            claims: Some([0xcd; 16]),
+        }
+    }
+
+    fn meta() -> Meta {
+        let mut headers = HeaderMap::new();
+        headers.append("content-type", HeaderValue::from_static("text/x-nix-narinfo"));
+        headers.append("link", HeaderValue::from_static("a"));
+        headers.append("link", HeaderValue::from_bytes(b"b\xff").unwrap());
+        Meta {
+            key: Key::new("main", "/nar/a.nar.xz", None),
+            class: Class::Nar,
+            status: StatusCode::OK,
+            headers,
+            origin: Arc::from("s3"),
+            request_time: Timestamp::from_secs(1_700_000_000),
+            response_time: Timestamp::from_secs(1_700_000_001),
+            age_at_response: 3,
+            lifetime: Lifetime::Seconds(86_400),
+            is_invalidated: false,
+            proof: Proof::FileHash,
+        }
+    }
+
+    #[test]
+    fn the_golden_record_stays_readable() {
+        let golden = include_str!("golden/record-1.hex").trim();
+        assert_eq!(hex(&encode_record(&head(), &meta()).unwrap()), golden);
+        let bytes: Vec<u8> = (0..golden.len() / 2)
+            .map(|at| u8::from_str_radix(golden.get(2 * at..2 * at + 2).unwrap(), 16).unwrap())
+            .collect();
+        assert_eq!(decode_record(&bytes).unwrap().head, head());
+    }
+
+    #[test]
+    fn the_golden_trailer_claim_and_totals_stay_readable() {
+        let key = Key::new("main", "/nar/a.nar.xz", None);
+        let record = encode_record(&head(), &meta()).unwrap();
+        let trailer = encode_trailer(key.hash(), &head(), &record).unwrap();
+        assert_eq!(trailer.len(), record.len() + FOOTER_BYTES);
+        assert_eq!(
+            hex(trailer.get(record.len()..).unwrap()),
+            include_str!("golden/footer-1.hex").trim()
+        );
+        let claim = NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(300) };
+        assert_eq!(
+            hex(&encode_claim(KeyHash([2; 16]), &key, &claim).unwrap()),
+            include_str!("golden/claim-1.hex").trim()
+        );
+        let totals = Totals { next_sequence: 300, bytes: 2, objects: 1 };
+        assert_eq!(hex(&encode_totals(&totals).unwrap()), "01ac020201");
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let bytes = encode_record(&head(), &meta()).unwrap();
+        let record = decode_record(&bytes).unwrap();
+        assert_eq!(record.head, head());
+        assert_eq!(decode_head(&bytes), Ok(head()));
+        assert_eq!(decode_key(&bytes), Ok(meta().key));
+        assert_eq!(format!("{:?}", record.meta), format!("{:?}", meta()));
+    }
+
+    #[test]
+    fn another_version_is_named_and_refused() {
+        let mut bytes = encode_record(&head(), &meta()).unwrap();
+        *bytes.first_mut().unwrap() = 9;
+        assert_eq!(decode_head(&bytes), Err(FormatError::Version(9)));
+        assert_eq!(decode_record(&[]).map(|_| ()), Err(FormatError::Encoding));
+    }
+
+    #[test]
+    fn a_charge_is_never_below_the_body_and_fits_its_unit() {
+        assert_eq!(charge(0), 512);
+        assert_eq!(charge(INLINE_BYTES_MAX - 1), 66_048);
+        assert_eq!(charge(INLINE_BYTES_MAX), 69_632);
+        assert_eq!(charge(u64::MAX) % CHARGE_UNIT, 0);
+    }
+
+    fn damage() -> impl Strategy<Value = (usize, u8)> {
+        (any::<usize>(), 1_u8..)
+    }
+
+    proptest! {
+        #[test]
+        fn any_flipped_byte_of_a_trailer_is_seen((at, flip) in damage()) {
+            let hash = meta().key.hash();
+            let record = encode_record(&head(), &meta()).unwrap();
+            let mut trailer = encode_trailer(hash, &head(), &record).unwrap();
+            assert_eq!(check_trailer(hash, &head(), &trailer), Ok(()));
+            let at = at % trailer.len();
+            *trailer.get_mut(at).unwrap() ^= flip;
+            assert!(check_trailer(hash, &head(), &trailer).is_err());
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail_cleanly(bytes: Vec<u8>) {
+            let mut versioned = vec![VERSION_BYTE];
+            versioned.extend(bytes);
+            let _ = decode_record(&versioned);
+            let _ = decode_claim(&versioned);
+            let _ = decode_totals(&versioned);
+            let _ = check_trailer(KeyHash([0; 16]), &head(), &versioned);
+        }
+
+        #[test]
+        fn charges_grow_with_the_body(length in 0..u64::MAX / 2, more in 0..1_u64 << 40) {
+            assert!(charge(length) >= length);
+            assert!(charge(length + more) >= charge(length));
+            assert_eq!(charge(length) % CHARGE_UNIT, 0);
+        }
+    }
+}

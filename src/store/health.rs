@@ -1,0 +1,91 @@
+//! Whether the disk takes writes: after repeated errors it is left alone for a while, then tried
+//! again. One per store, as long as it; a short lock, never across an await or I/O.
+
+use super::error::WriteError;
+use parking_lot::Mutex;
+use std::time::{Duration, Instant};
+
+/// Errors in a row after which writes are refused.
+const ERRORS_MAX: u32 = 3;
+/// How long they are refused before the next attempt.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Whether the disk tier takes writes, and what it last complained of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether [`Store::begin`](super::Store::begin) is open.
+    pub is_writable: bool,
+    /// The last error; empty while all is well.
+    pub detail: String,
+}
+
+/// The store's memory of its write errors.
+#[derive(Debug, Default)]
+pub(super) struct Monitor(Mutex<Errors>);
+
+#[derive(Debug, Default)]
+struct Errors {
+    in_a_row: u32,
+    refused_until: Option<Instant>,
+    last: String,
+}
+
+impl Monitor {
+    /// Whether a write may be tried at `now`.
+    pub(super) fn admit(&self, now: Instant) -> Result<(), WriteError> {
+        let errors = self.0.lock();
+        match errors.refused_until {
+            Some(until) if now < until => Err(WriteError::Refused { detail: errors.last.clone() }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Remembers a write error at `now`; every one past [`ERRORS_MAX`] in a row pauses writing.
+    pub(super) fn failed(&self, error: &dyn std::error::Error, now: Instant) {
+        let mut errors = self.0.lock();
+        errors.in_a_row = errors.in_a_row.saturating_add(1);
+        errors.last = error.to_string();
+        if errors.in_a_row >= ERRORS_MAX {
+            errors.refused_until = Some(now + PAUSE);
+        }
+    }
+
+    /// Remembers that a write reached the disk.
+    pub(super) fn succeeded(&self) {
+        let mut errors = self.0.lock();
+        if errors.in_a_row > 0 {
+            *errors = Errors::default();
+        }
+    }
+
+    /// What an operator is told at `now`.
+    pub(super) fn report(&self, now: Instant) -> Health {
+        let errors = self.0.lock();
+        let is_writable = errors.refused_until.is_none_or(|until| now >= until);
+        Health { is_writable, detail: errors.last.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_pause_after_repeated_errors_and_come_back() {
+        let monitor = Monitor::default();
+        let start = Instant::now();
+        for _ in 0..ERRORS_MAX {
+            assert!(monitor.admit(start).is_ok());
+            monitor.failed(&WriteError::NoSpace { bytes: 1 }, start);
+        }
+        assert!(matches!(monitor.admit(start), Err(WriteError::Refused { .. })));
+        assert!(!monitor.report(start).is_writable);
+        assert!(monitor.report(start).detail.contains("no space"));
+        let later = start + PAUSE;
+        assert!(monitor.admit(later).is_ok());
+        monitor.failed(&WriteError::NoSpace { bytes: 1 }, later);
+        assert!(monitor.admit(later).is_err(), "one failed attempt pauses again");
+        monitor.succeeded();
+        assert_eq!(monitor.report(later), Health { is_writable: true, detail: String::new() });
+    }
+}

@@ -1,0 +1,124 @@
+//! Finding an object: its record, then its body, which must be the one the record names. Anything
+//! else is damaged: dropped, counted, a miss. Blocking. Takes no lock but the index's read side.
+
+use super::Inner;
+use super::format::{self, Head, Place, Record};
+use super::read::{self, BodyFile, Stored, StoredBody};
+use crate::object::{Key, KeyHash, NarClaim};
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+
+/// Replacements of one object that a look-up follows before it calls it a miss.
+const TRIES: usize = 3;
+
+/// What one try to read a body came to.
+enum Attempt {
+    Found(StoredBody),
+    /// The record was replaced or dropped meanwhile, or the body is damaged: the record tells.
+    Missing(&'static str),
+}
+
+impl Inner {
+    /// The object under a key.
+    pub(super) fn find(self: &Arc<Self>, key: &Key) -> Option<Stored> {
+        let hash = key.hash();
+        let mut missing = None;
+        for _ in 0..TRIES {
+            let record = self.read_record(hash)?;
+            if record.meta.key != *key {
+                return None;
+            }
+            let head = record.head;
+            if let Some((sequence, why)) = missing
+                && sequence == head.sequence
+            {
+                self.drop_damaged(hash, head.sequence, why);
+                return None;
+            }
+            match self.attempt(hash, &head)? {
+                Attempt::Found(body) => {
+                    self.space.touch(hash);
+                    return Some(Stored {
+                        meta: Arc::new(record.meta),
+                        body,
+                        length: head.length,
+                        sha256: head.sha256,
+                    });
+                }
+                Attempt::Missing(why) => missing = Some((head.sequence, why)),
+            }
+        }
+        None
+    }
+
+    /// What a narinfo said about the NAR `key`.
+    pub(super) fn find_claim(&self, key: &Key) -> Option<NarClaim> {
+        let access = self.index.access();
+        let index = access.open().ok()?;
+        let bytes = index.claim(key.hash()).inspect_err(|_| self.count("index")).ok()??;
+        match format::decode_claim(&bytes) {
+            Ok((_, about, claim)) if about == *key => Some(claim),
+            Ok(_) => None,
+            Err(error) => {
+                let mut change = index.change();
+                change.drop_claim(key.hash());
+                if change.commit().is_err() {
+                    self.index.mark_failed();
+                }
+                self.count_damaged(key.path(), &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn read_record(self: &Arc<Self>, hash: KeyHash) -> Option<Record> {
+        let bytes = {
+            let access = self.index.access();
+            let read = access.open().and_then(|index| index.record(hash));
+            read.inspect_err(|_| self.count("index")).ok()??
+        };
+        format::decode_record(&bytes)
+            .inspect_err(|error| self.drop_undecodable(hash, &error.to_string()))
+            .ok()
+    }
+
+    /// `None` where the disk gives no answer, which says nothing about the object.
+    fn attempt(self: &Arc<Self>, hash: KeyHash, head: &Head) -> Option<Attempt> {
+        match head.place {
+            Place::Inline => {
+                let access = self.index.access();
+                let body = access.open().and_then(|index| index.body(hash, head.sequence));
+                let Some(body) = body.inspect_err(|_| self.count("index")).ok()? else {
+                    return Some(Attempt::Missing("its body is gone"));
+                };
+                let digest = digest::digest(&digest::SHA256, &body);
+                if body.len() as u64 != head.length || format::sha256_of(&digest) != head.sha256 {
+                    return Some(Attempt::Missing("its body is another"));
+                }
+                Some(Attempt::Found(StoredBody::Bytes(Bytes::copy_from_slice(&body))))
+            }
+            Place::File => {
+                let file = self.folder.open_body(hash, head.sequence);
+                let checked =
+                    file.and_then(|file| Ok((read::check_file(&file, hash, head)?, file)));
+                match checked {
+                    Ok((Ok(()), file)) => {
+                        let body = BodyFile::new(self, Arc::new(file), hash, head);
+                        Some(Attempt::Found(StoredBody::File(body)))
+                    }
+                    Ok((Err(why), _)) => Some(Attempt::Missing(why)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        Some(Attempt::Missing("its file is gone"))
+                    }
+                    Err(error) => {
+                        self.count("read");
+                        tracing::warn!(object = %hash, %error, "disk tier: body cannot be opened");
+                        None
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Objects on disk: found, written whole or not at all, recovered, evicted.
+//!
+//! Knows neither HTTP nor Nix: keys, metadata, bytes. One [`Store`] per disk folder, as long as
+//! the process; cloning shares it. Called by `cache` and, for writing, by `fill` and `purge`
+//! through it. Methods that are not async read and write the disk and belong on a blocking thread.
+//!
+//! ```text
+//! NARTHEX-STORE          the format's version; a folder without it that is not empty is refused
+//! LOCK                   locked while a process has the store open
+//! objects/ab/cd/HASH-N   a body of 64 KiB or more, insertion number N (hex), then its trailer
+//! tmp/                   files without a name yet; emptied at open
+//! index/                 records, small bodies, claims (see `index`)
+//! ```
+//!
+//! # Why a crash never exposes a wrong body
+//!
+//! A large body is written to a file without a name and synced before [`Pending::seal`] returns.
+//! A commit then (1) appends the trailer, (2) notes in `links` that a file `HASH-N` may be there,
+//! (3) links it, (4) writes the record and clears the note in one atomic change of the index. N is
+//! used once, so no file is ever replaced, and readers of an older one go on.
+//! - Killed before (4): no record, so nothing is found; the note makes the next open remove the
+//!   file. Before (3) the file vanishes by itself.
+//! - Killed after (4): found, with a body that was synced before.
+//! - A power cut may lose any of the last seconds' (1) to (4) in any order. A record without its
+//!   file, or with one that has no whole trailer of the same key, N, length and SHA-256, is
+//!   damaged: a miss that is counted and dropped. A note that is lost leaves a file that nobody
+//!   finds and that takes space until repair.
+//! - Dropping an object notes its file in the change that takes the record away, then removes the
+//!   file, then clears the note: the next open finishes what was cut short.
+//! - A small body lies in the same atomic change as its record, and its SHA-256 is checked when it
+//!   is read.
+//!
+//! # Locks
+//!
+//! In this order: `changes` (read side for each change, write side for each page of loading), the
+//! stripe of a key's hash, the index's own (read side), the space account. The account's is never
+//! held across I/O, none across an await, and eviction runs before any of them is taken.
+
+mod commit;
+mod error;
+mod folder;
+mod format;
+mod growing;
+mod health;
+mod index;
+mod lookup;
+mod pending;
+mod read;
+mod recover;
+mod remove;
+mod room;
+mod sieve;
+mod space;
+#[cfg(test)]
+mod tests;
+
+pub use error::{Broken, IndexError, OpenError, WriteError};
+pub use growing::Growing;
+pub use health::Health;
+pub use pending::{Pending, Sealed};
+pub use read::{BodyFile, Stored, StoredBody};
+pub use space::Usage;
+
+use crate::config;
+use crate::metrics::Metrics;
+use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
+use crate::tasks::Tasks;
+use folder::Folder;
+use index::Index;
+use parking_lot::{Mutex, RwLock};
+use prometheus::IntCounter;
+use space::Space;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// Locks that keys share, so that changes of different keys seldom wait for each other; one more
+/// stands beside them.
+const STRIPES: usize = 63;
+/// Insertion numbers skipped at open: more than a power cut can have made the index forget.
+const SEQUENCE_GAP: u64 = 1 << 24;
+
+/// The disk tier. Cloning shares it; the folder is unlocked when the last clone and the last
+/// [`Pending`] are gone.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    index: Index,
+    space: Arc<Space>,
+    health: health::Monitor,
+    next_sequence: AtomicU64,
+    is_unsynced: AtomicBool,
+    has_loaded: watch::Sender<bool>,
+    changes: RwLock<()>,
+    stripes: [Mutex<()>; STRIPES],
+    last_stripe: Mutex<()>,
+    evictions: IntCounter,
+    metrics: Metrics,
+    tasks: Tasks,
+    #[cfg(test)]
+    faults: tests::Faults,
+    /// Last, so that it is unlocked when all else is closed.
+    folder: Folder,
+}
+
+impl Store {
+    /// Opens or makes the store in `disk.path`, with `disk.size` bytes as its limit. Blocking;
+    /// needs a runtime, since it begins to load the eviction order and to sync in the background.
+    /// Look-ups work at once. Changes nothing in a folder that is not a store of this format.
+    pub fn open(disk: &config::Disk, metrics: Metrics, tasks: Tasks) -> Result<Self, OpenError> {
+        let folder = Folder::open(&disk.path)?;
+        let index = Index::open(&folder.index_path())?;
+        let path = folder.path().to_owned();
+        let failed = |error: IndexError| OpenError::Index { path: path.clone(), source: error };
+        let totals = index.access().open().and_then(index::Open::totals).map_err(&failed)?;
+        let inner = Arc::new(Inner {
+            space: Space::new(disk.size, totals.bytes, totals.objects, &metrics),
+            health: health::Monitor::default(),
+            next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
+            is_unsynced: AtomicBool::new(false),
+            has_loaded: watch::Sender::new(false),
+            changes: RwLock::new(()),
+            stripes: std::array::from_fn(|_| Mutex::new(())),
+            last_stripe: Mutex::new(()),
+            evictions: metrics.evictions.with_label_values(&["disk", "size"]),
+            metrics,
+            tasks,
+            #[cfg(test)]
+            faults: tests::Faults::default(),
+            index,
+            folder,
+        });
+        inner.finish_links().map_err(failed)?;
+        let (tasks, stop) = (&inner.tasks, inner.tasks.stopping());
+        let (weak, loader) = (Arc::downgrade(&inner), tasks.clone());
+        tasks.spawn("store load", async move {
+            let loading = loader.blocking("store load", move || recover::load(&weak, &stop));
+            if let Err(error) = loading.await {
+                tracing::error!(%error, "the eviction order was not loaded");
+            }
+        });
+        let syncing = recover::sync_often(Arc::downgrade(&inner), tasks.stopping());
+        tasks.spawn("store sync", syncing);
+        Ok(Self(inner))
+    }
+
+    /// The object under a key, with its body open for reading; `None` where there is none or it
+    /// is damaged (then it is dropped and counted). Cancel safe.
+    pub async fn get(&self, key: &Key) -> Option<Stored> {
+        let (store, key) = (Arc::clone(&self.0), key.clone());
+        self.0.tasks.blocking("store get", move || store.find(&key)).await.ok().flatten()
+    }
+
+    /// Begins to write an object under `key`, of `length` bytes where that is known; evicts others
+    /// until it fits. Refuses an object that never fits, and every object for a while after
+    /// repeated errors of the disk. What is stored under the key stays until the commit.
+    pub async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
+        let store = Arc::clone(&self.0);
+        let charge = format::charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
+        let work = move || {
+            store.health.admit(Instant::now())?;
+            let revived = store.index.revive();
+            revived
+                .map_err(WriteError::from)
+                .and_then(|()| store.reserve(charge))
+                .inspect_err(|error| store.write_failed(error))
+        };
+        let reserved = self.0.tasks.blocking("store begin", work).await;
+        let reservation = reserved.map_err(|_| WriteError::Interrupted)??;
+        Ok(Pending::new(Arc::clone(&self.0), key.clone(), length, reservation))
+    }
+
+    /// Replaces the metadata of the object under `key`, if it is still the one whose body has
+    /// this digest; true where it was replaced. Blocking.
+    pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
+        self.0.rewrite_meta(key.hash(), sha256, meta)
+    }
+
+    /// Drops the object under `key` and what is claimed about it; true where there was one.
+    /// Readers of its body go on. Blocking.
+    pub fn remove(&self, key: &Key) -> bool {
+        self.0.purge(key)
+    }
+
+    /// Drops every object of `site` whose path, with its query, begins with `prefix`, and what is
+    /// claimed about such paths; returns the number of objects. Looks at every record. Blocking.
+    pub fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
+        self.0.purge_matching(site, prefix)
+    }
+
+    /// Drops every object and every claim; returns the number of objects. Blocking.
+    pub fn clear(&self) -> u64 {
+        self.0.purge_all()
+    }
+
+    /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
+    pub fn claim(&self, nar: &Key) -> Option<NarClaim> {
+        self.0.find_claim(nar)
+    }
+
+    /// What the tier holds.
+    pub fn usage(&self) -> Usage {
+        self.0.space.usage()
+    }
+
+    /// Whether the tier takes writes, and the last error where not.
+    pub fn health(&self) -> Health {
+        self.0.health.report(Instant::now())
+    }
+
+    /// Waits until the eviction order is loaded. Cancel safe.
+    pub async fn loaded(&self) {
+        let mut receiver = self.0.has_loaded.subscribe();
+        // The sender lives as long as this store, so there is always an answer.
+        let _ = receiver.wait_for(|has_loaded| *has_loaded).await;
+    }
+}
+
+impl Inner {
+    fn stripe(&self, hash: KeyHash) -> &Mutex<()> {
+        let [.., byte] = hash.0;
+        self.stripes.get(usize::from(byte) % (STRIPES + 1)).unwrap_or(&self.last_stripe)
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.next_sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn mark_unsynced(&self) {
+        self.is_unsynced.store(true, Ordering::Release);
+    }
+
+    fn take_unsynced(&self) -> bool {
+        self.is_unsynced.swap(false, Ordering::AcqRel)
+    }
+
+    fn finished_loading(&self) {
+        self.has_loaded.send_replace(true);
+    }
+
+    /// Counts an error of the disk and remembers it; errors that are not its fault are ignored.
+    fn write_failed(&self, error: &WriteError) {
+        let Some(operation) = error.operation() else { return };
+        if let WriteError::Index { .. } = error {
+            self.index.mark_failed();
+        }
+        self.count(operation);
+        self.health.failed(error, Instant::now());
+        tracing::warn!(operation, %error, "disk tier: write failed");
+    }
+
+    fn index_failed(&self, error: &IndexError) {
+        self.index.mark_failed();
+        self.count("index");
+        self.health.failed(error, Instant::now());
+        tracing::warn!(%error, "disk tier: index failed");
+    }
+
+    fn count(&self, operation: &str) {
+        self.metrics.store_errors.with_label_values(&[operation]).inc();
+    }
+
+    fn count_damaged(&self, object: &str, why: &str) {
+        self.metrics.damaged_objects.with_label_values(&["disk"]).inc();
+        tracing::warn!(object, why, "damaged object dropped from disk");
+    }
+}

@@ -1,0 +1,297 @@
+//! The writing side of an object: [`Pending`] while bytes come, [`Sealed`] when all have come and
+//! are on the disk, then committed or gone. One task owns it. Dropping either leaves no trace:
+//! the file has no name yet, the promised space is given back, readers that need more fail.
+
+use super::Inner;
+use super::error::WriteError;
+use super::folder::NewFile;
+use super::format::{self, Place};
+use super::growing::{Growing, Shared};
+use super::read::Stored;
+use super::space::Reservation;
+use crate::object::{Key, Meta, NarClaim, Sha256};
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes that wait in memory before they are written together.
+const BATCH_BYTES: u64 = 256 * 1024;
+/// Bytes between two rounds of writing dirty pages to the disk.
+const WRITEBACK_BYTES: u64 = 32 * 1024 * 1024;
+/// Space that an object of unknown length asks for at a time.
+const GROWTH_BYTES: u64 = 4 * 1024 * 1024;
+
+/// An object that is being received.
+#[derive(Debug)]
+pub struct Pending {
+    key: Key,
+    store: Arc<Inner>,
+    pub(super) shared: Arc<Shared>,
+    /// Away while a write is under way; gone for good when that was given up.
+    writer: Option<Writer>,
+    unsynced_bytes: u64,
+}
+
+/// What the blocking side needs.
+struct Writer {
+    store: Arc<Inner>,
+    file: Option<NewFile>,
+    hash: digest::Context,
+    reservation: Reservation,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Pending {
+    /// An object of nothing yet.
+    pub(super) fn new(
+        store: Arc<Inner>,
+        key: Key,
+        length: Option<u64>,
+        reservation: Reservation,
+    ) -> Self {
+        let shared = Shared::new(length, store.tasks.clone());
+        let writer = Writer {
+            store: Arc::clone(&store),
+            file: None,
+            hash: digest::Context::new(&digest::SHA256),
+            reservation,
+        };
+        Self { key, store, shared, writer: Some(writer), unsynced_bytes: 0 }
+    }
+
+    /// A reader of what is received and revealed.
+    pub fn growing(&self) -> Growing {
+        self.shared.reader()
+    }
+
+    /// The key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.shared.received()
+    }
+
+    /// Lets readers see everything before offset `upto`, as far as it has come; never takes
+    /// anything back. Nothing is visible before the first call.
+    pub fn reveal(&self, upto: u64) {
+        self.shared.reveal(upto);
+    }
+
+    /// Adds the next bytes; waits for the disk when a batch is full. Refuses more than the
+    /// declared length. Not cancel safe: given up half way, every later call fails.
+    pub async fn append(&mut self, chunk: Bytes) -> Result<(), WriteError> {
+        let received = self.shared.received().saturating_add(chunk.len() as u64);
+        if let Some(declared) = self.shared.declared()
+            && received > declared
+        {
+            return Err(WriteError::Length { declared, received });
+        }
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        if self.writer.is_none() {
+            return Err(WriteError::Interrupted);
+        }
+        self.shared.push(chunk);
+        if self.shared.unwritten() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Ends the body: writes what is left, syncs it to the disk, finishes its digest. Refuses a
+    /// body that is shorter than declared. Reveals nothing. Not cancel safe: given up, the object
+    /// is gone.
+    pub async fn seal(mut self) -> Result<Sealed, WriteError> {
+        let length = self.shared.received();
+        if let Some(declared) = self.shared.declared()
+            && length != declared
+        {
+            return Err(WriteError::Length { declared, received: length });
+        }
+        let body = match Place::of(length) {
+            Place::Inline => Some(self.shared.join()),
+            Place::File => {
+                self.flush().await?;
+                None
+            }
+        };
+        let writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let work = move || writer.finish(length, body);
+        let (sha256, reservation, body) = self
+            .store
+            .tasks
+            .blocking("store seal", work)
+            .await
+            .map_err(|_| WriteError::Interrupted)?
+            .inspect_err(|error| self.store.write_failed(error))?;
+        if self.shared.has_writeback_failed() {
+            let source = io::Error::other("writing dirty pages failed");
+            let error = WriteError::Io { operation: "sync", source };
+            self.store.write_failed(&error);
+            return Err(error);
+        }
+        self.shared.seal();
+        let (key, store) = (self.key.clone(), Arc::clone(&self.store));
+        let guard = Guard(Arc::clone(&self.shared));
+        Ok(Sealed { length, sha256, key, store, body, reservation, guard })
+    }
+
+    async fn flush(&mut self) -> Result<(), WriteError> {
+        let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let (start, chunks) = self.shared.tail();
+        let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let work = move || {
+            let result = writer.write(start, &chunks);
+            (writer, result)
+        };
+        let written = self.store.tasks.blocking("store write", work).await;
+        let (writer, result) = written.map_err(|_| WriteError::Interrupted)?;
+        let file = result.inspect_err(|error| self.store.write_failed(error))?;
+        self.writer = Some(writer);
+        self.shared.written(bytes, &file);
+        self.unsynced_bytes += bytes;
+        if self.unsynced_bytes >= WRITEBACK_BYTES {
+            self.unsynced_bytes = 0;
+            self.shared.start_writeback(file);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pending {
+    /// Harmless after [`Pending::seal`]: a sealed object is abandoned by its own guard.
+    fn drop(&mut self) {
+        if !self.shared.is_sealed() {
+            self.shared.abandon();
+        }
+    }
+}
+
+/// A body that waits to be placed.
+#[derive(Debug)]
+pub(super) enum SealedBody {
+    /// Below 64 KiB.
+    Inline(Bytes),
+    /// On the disk, without a name.
+    File(NewFile),
+}
+
+impl Writer {
+    /// Writes chunks at an offset, retrying once after eviction when the disk is full.
+    fn write(&mut self, start: u64, chunks: &[Bytes]) -> Result<Arc<File>, WriteError> {
+        let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        self.ensure(start.saturating_add(bytes), GROWTH_BYTES)?;
+        let file = if let Some(new) = &self.file {
+            Arc::clone(new.file())
+        } else {
+            let create = || self.store.folder.new_file();
+            let made = self.store.evicting_once(bytes, "create", create)?;
+            Arc::clone(self.file.insert(made).file())
+        };
+        let mut offset = start;
+        for chunk in chunks {
+            self.hash.update(chunk);
+            self.store.write_at(&file, chunk, offset)?;
+            offset += chunk.len() as u64;
+        }
+        Ok(file)
+    }
+
+    /// Makes sure that a body of `length` bytes has its space promised, `step` bytes at a time.
+    fn ensure(&mut self, length: u64, step: u64) -> Result<(), WriteError> {
+        let missing = format::charge(length).saturating_sub(self.reservation.bytes());
+        if missing > 0 {
+            let more =
+                self.store.reserve(missing.max(step)).or_else(|_| self.store.reserve(missing))?;
+            self.reservation.join(more);
+        }
+        Ok(())
+    }
+
+    fn finish(
+        mut self,
+        length: u64,
+        body: Option<Bytes>,
+    ) -> Result<(Sha256, Reservation, SealedBody), WriteError> {
+        self.ensure(length, 0)?;
+        let body = match (body, self.file) {
+            (Some(body), _) => {
+                self.hash.update(&body);
+                SealedBody::Inline(body)
+            }
+            (None, Some(new)) => {
+                let sync = || new.file().sync_data();
+                self.store.evicting_once(length, "sync", sync)?;
+                SealedBody::File(new)
+            }
+            (None, None) => return Err(WriteError::Interrupted),
+        };
+        let sha256 = format::sha256_of(&self.hash.finish());
+        Ok((sha256, self.reservation, body))
+    }
+}
+
+/// A whole body on the disk, not yet in the store.
+#[derive(Debug)]
+pub struct Sealed {
+    /// Bytes of the body.
+    pub length: u64,
+    /// SHA-256 of the body.
+    pub sha256: Sha256,
+    key: Key,
+    store: Arc<Inner>,
+    body: SealedBody,
+    reservation: Reservation,
+    guard: Guard,
+}
+
+/// Fails the readers that need more when its owner is gone.
+#[derive(Debug)]
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl Sealed {
+    /// A reader of what is revealed.
+    pub fn growing(&self) -> Growing {
+        self.guard.0.reader()
+    }
+
+    /// Lets readers see all of it: what they have read is proven to be right, whether or not it
+    /// can be stored.
+    pub fn reveal_all(&self) {
+        self.guard.0.reveal(u64::MAX);
+    }
+
+    /// Gives the object up: no trace of it stays, and readers that need more than was revealed
+    /// fail.
+    pub fn discard(self) {
+        drop(self);
+    }
+
+    /// Puts the object in the store under `meta.key`, which is the key it was begun with, in place
+    /// of what was there, together with a claim it makes about a NAR; then reveals all of it.
+    /// Blocking, but quick: the body is on the disk already. On an error nothing is stored.
+    pub fn commit(self, meta: Meta, claim: Option<(Key, NarClaim)>) -> Result<Stored, WriteError> {
+        let Self { length, sha256, key, store, body, reservation, guard } = self;
+        debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
+        let stored = store
+            .place(super::commit::Placing { length, sha256, meta, claim, body, reservation })
+            .inspect_err(|error| store.write_failed(error))?;
+        store.health.succeeded();
+        guard.0.reveal(u64::MAX);
+        Ok(stored)
+    }
+}

@@ -1,0 +1,193 @@
+//! Torn, damaged and killed states: each is a miss and a count, or the state before or after.
+
+use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put};
+use crate::object::KeyHash;
+use crate::store::error::OpenError;
+use crate::store::read::StoredBody;
+use crate::store::{Store, format};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damage_to_a_file_is_a_miss_and_a_count() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let (key, body) = (key("a"), bytes(1, 100 * KIB));
+    let damages: [fn(&Path); 5] = [
+        |path| std::fs::remove_file(path).unwrap(),
+        |path| std::fs::File::options().write(true).open(path).unwrap().set_len(5).unwrap(),
+        |path| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_len(100 * 1024).unwrap();
+        },
+        |path| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            let end = file.metadata().unwrap().len();
+            file.write_all_at(&[0xff], end - 40).unwrap();
+        },
+        |path| std::fs::write(path, bytes(9, 100 * 1024 + 400)).unwrap(),
+    ];
+    for (count, damage) in (1..).zip(damages) {
+        put(&store, &key, &body).await.unwrap();
+        damage(bench.files().first().unwrap());
+        assert!(store.get(&key).await.is_none(), "damage {count}");
+        assert_eq!(bench.damaged(), count);
+        assert!(store.get(&key).await.is_none());
+        assert_eq!((bench.damaged(), store.usage().bytes), (count, 0), "counted once");
+        assert_eq!(bench.files(), [] as [PathBuf; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damage_to_the_index_is_a_miss_and_a_count() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    let hash = key.hash();
+    for (count, size) in (1_u64..).zip([100, MIB]) {
+        put(&store, &key, &bytes(1, size)).await.unwrap();
+        let change_of = |record: &[u8]| {
+            let access = store.0.index.access();
+            let mut change = access.open().unwrap().change();
+            change.set_record(hash, record);
+            change.commit().unwrap();
+        };
+        change_of(if size == 100 { b"garbage" } else { &[1, 0xff, 0xff] });
+        assert!(store.get(&key).await.is_none());
+        assert!(store.get(&key).await.is_none());
+        assert_eq!((bench.damaged(), store.usage().bytes), (count, 0));
+        assert_eq!(bench.files(), [] as [PathBuf; 0]);
+    }
+
+    put(&store, &key, &bytes(1, 100)).await.unwrap();
+    {
+        let access = store.0.index.access();
+        let open = access.open().unwrap();
+        let head = format::decode_head(&open.record(hash).unwrap().unwrap()).unwrap();
+        let mut change = open.change();
+        change.set_body(hash, head.sequence, &bytes(2, 100));
+        change.commit().unwrap();
+    }
+    assert!(store.get(&key).await.is_none(), "a small body with another digest");
+    assert_eq!(bench.damaged(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_truncated_under_its_reader_is_an_error_and_dropped() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    put(&store, &key, &bytes(1, MIB)).await.unwrap();
+    let StoredBody::File(file) = store.get(&key).await.unwrap().body else { panic!("no file") };
+    let path = bench.files().first().unwrap().clone();
+    std::fs::File::options().write(true).open(path).unwrap().set_len(10).unwrap();
+    assert_eq!(file.read_now(10, 100), None);
+    assert_eq!(file.read(10, 100).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(bench.damaged(), 1);
+    assert!(store.get(&key).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_record_is_gone_after_a_restart() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("kept"), &bytes(1, MIB)).await.unwrap();
+    let (hash, orphan) = (KeyHash([7; 16]), store.0.folder.body_path(KeyHash([7; 16]), 9));
+    {
+        let access = store.0.index.access();
+        let mut change = access.open().unwrap().change();
+        change.set_link(hash, 9);
+        change.commit().unwrap();
+    }
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "linked, then killed").unwrap();
+    bench.close(store).await;
+    let store = bench.open().await;
+    assert!(!orphan.exists());
+    assert_eq!(held(&store, &key("kept")).await.unwrap(), bytes(1, MIB));
+    assert_eq!(store.0.index.access().open().unwrap().links(10).unwrap(), []);
+}
+
+/// The folder as a kill at this moment leaves it, opened again.
+async fn killed(bench: &Bench) -> (Bench, Store) {
+    let image = Bench::new(64 * MIB);
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "--sparse=always", "-T"])
+        .args([bench.place.path(), image.place.path()])
+        .status();
+    assert!(copied.unwrap().success());
+    let store = image.open().await;
+    (image, store)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_step_leaves_the_old_object_or_the_new_one() {
+    for size in [5 * KIB, MIB] {
+        let bench = Bench::new(64 * MIB);
+        let store = bench.open().await;
+        let (key, old, new) = (key("a"), bytes(1, size), bytes(2, size));
+        put(&store, &key, &old).await.unwrap();
+        let large = usize::from(size == MIB);
+        let holds_old = |(image, store): (Bench, Store)| {
+            let (key, old) = (key.clone(), old.clone());
+            async move {
+                assert_eq!(held(&store, &key).await.unwrap(), old);
+                assert_eq!((image.files().len(), image.damaged()), (large, 0));
+                assert_eq!(store.usage().bytes, format::charge(size as u64));
+            }
+        };
+        let mut pending = store.begin(&key, None).await.unwrap();
+        append(&mut pending, &new).await.unwrap();
+        holds_old(killed(&bench).await).await;
+        let sealed = pending.seal().await.unwrap();
+        holds_old(killed(&bench).await).await;
+
+        // Linked, its record not yet written.
+        let (hash, sequence) = (key.hash(), store.0.next_sequence());
+        let path = store.0.folder.body_path(hash, sequence);
+        {
+            let access = store.0.index.access();
+            let mut change = access.open().unwrap().change();
+            change.set_link(hash, sequence);
+            change.commit().unwrap();
+        }
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &new).unwrap();
+        holds_old(killed(&bench).await).await;
+        std::fs::remove_file(&path).unwrap();
+
+        sealed.commit(meta(&key), None).unwrap();
+        let (image, after) = killed(&bench).await;
+        assert_eq!(held(&after, &key).await.unwrap(), new);
+        assert_eq!((image.files().len(), image.damaged()), (large, 0));
+
+        // Removed, its file not yet.
+        let file = bench.files().first().map(|path| (path.clone(), std::fs::read(path).unwrap()));
+        store.remove(&key);
+        if let Some((path, body)) = file {
+            std::fs::write(path, body).unwrap();
+            let access = store.0.index.access();
+            let mut change = access.open().unwrap().change();
+            let sequence = after.0.space.sequence(hash).unwrap();
+            change.set_link(hash, sequence);
+            change.commit().unwrap();
+        }
+        let (image, after) = killed(&bench).await;
+        assert!(after.get(&key).await.is_none());
+        assert_eq!((image.files().len(), after.usage().bytes, image.damaged()), (0, 0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_cannot_be_opened_is_one_clear_error_and_nothing_is_wiped() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
+    bench.close(store).await;
+    std::fs::write(bench.place.path().join("index/version"), "nonsense").unwrap();
+    let error = bench.try_open().unwrap_err();
+    assert!(matches!(error, OpenError::Index { .. }));
+    assert!(error.to_string().contains("empty it"), "{error}");
+    assert_eq!(bench.files().len(), 1);
+}

@@ -1,0 +1,537 @@
+//! The store as its callers use it, and what it makes of every torn state. Each test has a folder
+//! of its own.
+
+mod damage;
+
+use super::error::{Broken, OpenError, WriteError};
+use super::format;
+use super::read::{Stored, StoredBody};
+use super::{Pending, Store};
+use crate::clock::Timestamp;
+use crate::config::Disk;
+use crate::metrics::Metrics;
+use crate::nix::Class;
+use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256};
+use crate::tasks::Tasks;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Faults that a test asks for.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Writes that find the disk full.
+    full: AtomicU32,
+}
+
+impl Faults {
+    /// What the next write meets.
+    pub(super) fn next(&self) -> io::Result<()> {
+        let less = |left: u32| left.checked_sub(1);
+        match self.full.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Err(io::ErrorKind::StorageFull.into()),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+struct Bench {
+    place: TempDir,
+    size: u64,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
+impl Bench {
+    fn new(size: usize) -> Self {
+        Self {
+            place: tempfile::tempdir().unwrap(),
+            size: size as u64,
+            metrics: Metrics::new().unwrap(),
+            tasks: Tasks::new(),
+        }
+    }
+
+    fn try_open(&self) -> Result<Store, OpenError> {
+        let disk = Disk { path: self.place.path().to_owned(), size: self.size };
+        Store::open(&disk, self.metrics.clone(), self.tasks.clone())
+    }
+
+    async fn open(&self) -> Store {
+        let store = self.try_open().unwrap();
+        store.loaded().await;
+        store
+    }
+
+    /// Closes the store, background tasks and all, so that it can be opened again.
+    async fn close(&mut self, store: Store) {
+        assert!(self.tasks.drain(Duration::from_secs(30)).await);
+        self.tasks = Tasks::new();
+        assert_eq!(Arc::strong_count(&store.0), 1, "something still holds the store");
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for folder in ["objects", "tmp"] {
+            list(&self.place.path().join(folder), &mut files);
+        }
+        files
+    }
+
+    fn damaged(&self) -> u64 {
+        self.metrics.damaged_objects.with_label_values(&["disk"]).get()
+    }
+
+    fn gauges(&self) -> (i64, i64) {
+        let bytes = self.metrics.stored_bytes.with_label_values(&["disk"]).get();
+        (bytes, self.metrics.stored_objects.with_label_values(&["disk"]).get())
+    }
+}
+
+fn list(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { list(&path, files) } else { files.push(path) }
+    }
+}
+
+fn key(name: &str) -> Key {
+    Key::new("main", &format!("/nar/{name}"), None)
+}
+
+fn meta(key: &Key) -> Meta {
+    let mut headers = HeaderMap::new();
+    headers.append("etag", HeaderValue::from_static("\"a\""));
+    Meta {
+        key: key.clone(),
+        class: Class::Nar,
+        status: StatusCode::OK,
+        headers,
+        origin: Arc::from("s3"),
+        request_time: Timestamp::from_secs(1_700_000_000),
+        response_time: Timestamp::from_secs(1_700_000_001),
+        age_at_response: 0,
+        lifetime: Lifetime::Forever,
+        is_invalidated: false,
+        proof: Proof::FileHash,
+    }
+}
+
+/// Bytes that differ from place to place and from one `seed` to the other.
+fn bytes(seed: u64, length: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut body = Vec::with_capacity(length + 8);
+    while body.len() < length {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        body.extend_from_slice(&(state >> 11).to_le_bytes());
+    }
+    body.truncate(length);
+    body.into()
+}
+
+fn digest(body: &[u8]) -> Sha256 {
+    format::sha256_of(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body))
+}
+
+async fn append(pending: &mut Pending, body: &Bytes) -> Result<(), WriteError> {
+    let mut rest = body.clone();
+    while !rest.is_empty() {
+        pending.append(rest.split_to(rest.len().min(16 * KIB))).await?;
+    }
+    Ok(())
+}
+
+async fn put(store: &Store, key: &Key, body: &Bytes) -> Result<Stored, WriteError> {
+    put_with(store, key, body, None).await
+}
+
+async fn put_with(
+    store: &Store,
+    key: &Key,
+    body: &Bytes,
+    claim: Option<(Key, NarClaim)>,
+) -> Result<Stored, WriteError> {
+    let mut pending = store.begin(key, Some(body.len() as u64)).await?;
+    append(&mut pending, body).await?;
+    let sealed = pending.seal().await?;
+    assert_eq!((sealed.length, sealed.sha256), (body.len() as u64, digest(body)));
+    sealed.commit(meta(key), claim)
+}
+
+async fn read(stored: &Stored) -> Bytes {
+    match &stored.body {
+        StoredBody::Bytes(bytes) => bytes.clone(),
+        StoredBody::File(file) => {
+            let mut body = Vec::new();
+            loop {
+                let offset = body.len() as u64;
+                let chunk = match file.read_now(offset, 64 * KIB) {
+                    Some(chunk) => chunk,
+                    None => file.read(offset, 64 * KIB).await.unwrap(),
+                };
+                if chunk.is_empty() {
+                    return body.into();
+                }
+                body.extend_from_slice(&chunk);
+            }
+        }
+    }
+}
+
+async fn held(store: &Store, key: &Key) -> Option<Bytes> {
+    Some(read(&store.get(key).await?).await)
+}
+
+const SIZES: [usize; 6] = [0, 1, 64 * KIB - 1, 64 * KIB, 256 * KIB, 3 * MIB + 7];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_found_before_and_after_a_restart() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for size in SIZES {
+        let (key, body) = (key(&size.to_string()), bytes(size as u64, size));
+        let stored = put(&store, &key, &body).await.unwrap();
+        assert_eq!(read(&stored).await, body, "as committed, {size} bytes");
+        assert_eq!(held(&store, &key).await.unwrap(), body, "as found, {size} bytes");
+    }
+    let before = store.usage();
+    assert_eq!((before.objects, before.reserved_bytes), (SIZES.len() as u64, 0));
+    assert_eq!(bench.files().len(), 3, "small bodies have no files");
+    bench.close(store).await;
+
+    let store = bench.try_open().unwrap();
+    for size in SIZES {
+        let found = store.get(&key(&size.to_string())).await.unwrap();
+        assert_eq!(read(&found).await, bytes(size as u64, size));
+        assert_eq!(found.sha256, digest(&bytes(size as u64, size)));
+        assert_eq!(format!("{:?}", found.meta), format!("{:?}", meta(&found.meta.key)));
+    }
+    assert!(store.get(&key("never")).await.is_none());
+    store.loaded().await;
+    assert_eq!(store.usage(), before);
+    assert_eq!(bench.gauges(), (i64::try_from(before.bytes).unwrap(), 6));
+    assert_eq!(bench.damaged(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_committed_leaves_no_trace() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for size in SIZES {
+        let (key, body) = (key("a"), bytes(1, size));
+        for length in [None, Some(size as u64)] {
+            let mut pending = store.begin(&key, length).await.unwrap();
+            append(&mut pending, &body).await.unwrap();
+            let reader = pending.growing();
+            drop(pending);
+            assert!(matches!(reader.read(0, 1).await, Err(Broken::Abandoned)));
+
+            let mut pending = store.begin(&key, length).await.unwrap();
+            append(&mut pending, &body).await.unwrap();
+            let sealed = pending.seal().await.unwrap();
+            let reader = sealed.growing();
+            sealed.discard();
+            assert!(reader.read(0, 1).await.is_err() || size == 0);
+        }
+        assert!(store.get(&key).await.is_none());
+    }
+    assert_eq!((store.usage().bytes, store.usage().reserved_bytes), (0, 0));
+    assert_eq!(bench.files(), [] as [PathBuf; 0]);
+    bench.close(store).await;
+    assert_eq!(bench.open().await.usage().objects, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_another_length_than_declared_is_refused() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let mut pending = store.begin(&key("a"), Some(10)).await.unwrap();
+    pending.append(bytes(1, 9)).await.unwrap();
+    let error = pending.append(bytes(1, 2)).await.unwrap_err();
+    assert!(matches!(error, WriteError::Length { declared: 10, received: 11 }));
+    let error = pending.seal().await.unwrap_err();
+    assert!(matches!(error, WriteError::Length { declared: 10, received: 9 }));
+    assert!(store.health().is_writable);
+    assert_eq!(store.usage().reserved_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_readers_follow_one_growing_object() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(7, 6 * MIB + 321);
+    let mut pending = store.begin(&key("a"), None).await.unwrap();
+    let readers: Vec<_> = (0..200_usize)
+        .map(|number| {
+            let growing = pending.growing();
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                loop {
+                    let max = 10_000 + number * 300;
+                    let chunk = growing.read(got.len() as u64, max).await.unwrap();
+                    if chunk.is_empty() {
+                        return digest(&got);
+                    }
+                    got.extend_from_slice(&chunk);
+                }
+            })
+        })
+        .collect();
+    let mut rest = body.clone();
+    while !rest.is_empty() {
+        let chunk = rest.split_to(rest.len().min(50_000));
+        pending.append(chunk).await.unwrap();
+        pending.reveal(pending.received().saturating_sub(1000));
+        assert!(pending.shared.unwritten() < 256 * 1024, "a fill buffers one batch");
+    }
+    let growing = pending.growing();
+    let sealed = pending.seal().await.unwrap();
+    assert_eq!(growing.visible(), body.len() as u64 - 1000, "the end is held back");
+    sealed.commit(meta(&key("a")), None).unwrap();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), digest(&body));
+    }
+    assert_eq!(growing.read(body.len() as u64, 1).await.unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proven_body_reaches_its_readers_even_where_it_is_not_stored() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(7, MIB);
+    let mut pending = store.begin(&key("a"), None).await.unwrap();
+    append(&mut pending, &body).await.unwrap();
+    let sealed = pending.seal().await.unwrap();
+    let growing = sealed.growing();
+    sealed.reveal_all();
+    sealed.discard();
+    let mut got = Vec::new();
+    while got.len() < body.len() {
+        got.extend_from_slice(&growing.read(got.len() as u64, MIB).await.unwrap());
+    }
+    assert_eq!(got, body);
+    assert_eq!(growing.read(got.len() as u64, 1).await.unwrap(), "");
+    assert!(store.get(&key("a")).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_leaves_readers_of_the_old_body_alone() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    let (old, new) = (bytes(1, MIB), bytes(2, 2 * MIB));
+    put(&store, &key, &old).await.unwrap();
+    let reader = store.get(&key).await.unwrap();
+    put(&store, &key, &new).await.unwrap();
+    assert_eq!(read(&reader).await, old);
+    assert_eq!(held(&store, &key).await.unwrap(), new);
+    assert_eq!(bench.files().len(), 1);
+    put(&store, &key, &bytes(3, 10)).await.unwrap();
+    assert_eq!(held(&store, &key).await.unwrap(), bytes(3, 10));
+    assert_eq!((bench.files().len(), store.usage().objects), (0, 1));
+    assert_eq!(store.usage().bytes, format::charge(10));
+    assert!(store.remove(&key));
+    assert!(!store.remove(&key));
+    assert_eq!((store.usage().bytes, bench.damaged()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_fills_never_pass_the_limit() {
+    let bench = Bench::new(8 * MIB);
+    let store = bench.open().await;
+    let fills: Vec<_> = (0..4_u64)
+        .map(|worker| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for round in 0..25_u64 {
+                    let number = worker * 100 + round;
+                    let size = usize::try_from(number % 7).unwrap() * 150 * KIB + 700;
+                    let key = key(&number.to_string());
+                    let result = put(&store, &key, &bytes(number, size)).await;
+                    assert!(matches!(result, Ok(_) | Err(WriteError::Busy { .. })), "{result:?}");
+                    let usage = store.usage();
+                    assert!(usage.bytes + usage.reserved_bytes <= usage.limit_bytes, "{usage:?}");
+                }
+            })
+        })
+        .collect();
+    for fill in fills {
+        fill.await.unwrap();
+    }
+    let on_disk: u64 = bench.files().iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!(on_disk <= 8 * MIB as u64);
+    assert!(store.usage().bytes > 4 * MIB as u64, "the limit is made use of");
+    assert_eq!(store.usage().reserved_bytes, 0);
+    assert!(bench.metrics.evictions.with_label_values(&["disk", "size"]).get() > 10);
+    assert_eq!((bench.damaged(), store.health().is_writable), (0, true));
+    let counted = store.0.index.access().open().unwrap().page(None, 1000).unwrap().len() as u64;
+    assert_eq!(counted, store.usage().objects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_outlives_what_is_not() {
+    let bench = Bench::new(2 * MIB);
+    let store = bench.open().await;
+    for number in 0..20_u64 {
+        put(&store, &key(&number.to_string()), &bytes(number, 200 * KIB)).await.unwrap();
+        assert!(store.get(&key("0")).await.is_some(), "after {number}");
+    }
+    assert!(store.get(&key("1")).await.is_none());
+    assert!(store.get(&key("19")).await.is_some());
+    let error = store.begin(&key("huge"), Some(2 * MIB as u64)).await.unwrap_err();
+    assert!(matches!(error, WriteError::TooLarge { .. }));
+    assert!(store.get(&key("0")).await.is_some(), "nothing was evicted for what never fits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_met_by_evicting_once_then_by_refusing() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for number in 0..8_u64 {
+        put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
+    }
+    store.0.faults.full.store(1, Ordering::Relaxed);
+    put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
+    assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
+    assert!(store.usage().objects < 8);
+    let errors = || bench.metrics.store_errors.with_label_values(&["space"]).get();
+    assert_eq!(errors(), 0);
+    for count in 1..=3 {
+        assert!(store.health().is_writable);
+        store.0.faults.full.store(2, Ordering::Relaxed);
+        let error = put(&store, &key("b"), &bytes(1, MIB)).await.unwrap_err();
+        assert!(matches!(error, WriteError::NoSpace { .. }), "{error}");
+        store.0.faults.full.store(0, Ordering::Relaxed);
+        assert_eq!(errors(), count);
+    }
+    let refused = store.begin(&key("b"), Some(1)).await.unwrap_err();
+    assert!(matches!(&refused, WriteError::Refused { detail } if detail.contains("no space")));
+    assert!(!store.health().is_writable);
+    assert_eq!((store.usage().reserved_bytes, bench.damaged()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_index_is_opened_again() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
+    store.0.index.mark_failed();
+    put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
+    assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
+    assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(2, 100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_metadata_is_for_the_same_body_only() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    let stored = put(&store, &key, &bytes(1, MIB)).await.unwrap();
+    let newer = Meta { response_time: Timestamp::from_secs(1_800_000_000), ..meta(&key) };
+    assert!(!store.touch_meta(&key, Sha256([0; 32]), &newer));
+    assert!(store.touch_meta(&key, stored.sha256, &newer));
+    drop(stored);
+    bench.close(store).await;
+    let store = bench.open().await;
+    let found = store.get(&key).await.unwrap();
+    assert_eq!(found.meta.response_time, newer.response_time);
+    assert_eq!(read(&found).await, bytes(1, MIB));
+    assert!(store.remove(&key));
+    assert!(!store.touch_meta(&key, found.sha256, &newer));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_lives_as_long_as_the_object_that_makes_it() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let (one, two, nar) = (key("1.narinfo"), key("2.narinfo"), key("a.nar.xz"));
+    let claim = |size| NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(size) };
+    put_with(&store, &one, &bytes(1, 100), Some((nar.clone(), claim(1)))).await.unwrap();
+    assert_eq!(store.claim(&nar), Some(claim(1)));
+    assert_eq!(store.claim(&one), None);
+    put_with(&store, &two, &bytes(2, 100), Some((nar.clone(), claim(2)))).await.unwrap();
+    assert_eq!(store.claim(&nar), Some(claim(2)));
+    assert!(store.remove(&one));
+    assert_eq!(store.claim(&nar), Some(claim(2)), "another object makes it too");
+    put(&store, &two, &bytes(2, 100)).await.unwrap();
+    assert_eq!(store.claim(&nar), None, "its object was replaced by one that makes none");
+    put_with(&store, &two, &bytes(2, 100), Some((nar.clone(), claim(2)))).await.unwrap();
+    store.remove(&nar);
+    assert_eq!(store.claim(&nar), None, "a purge of the NAR forgets what was claimed of it");
+    put_with(&store, &two, &bytes(2, 100), Some((nar.clone(), claim(2)))).await.unwrap();
+    let access = store.0.index.access();
+    let mut change = access.open().unwrap().change();
+    change.set_claim(nar.hash(), b"garbage");
+    change.commit().unwrap();
+    assert_eq!((store.claim(&nar), bench.damaged()), (None, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purges_take_what_they_name_and_no_more() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(1, 70 * KIB);
+    for site in ["main", "other"] {
+        for path in ["/nar/1", "/nar/2", "/log/1"] {
+            put(&store, &Key::new(site, path, None), &body).await.unwrap();
+        }
+    }
+    assert_eq!(store.remove_matching("main", "/nar/"), 2);
+    assert_eq!(store.remove_matching("main", "/nar/"), 0);
+    assert!(store.get(&Key::new("main", "/log/1", None)).await.is_some());
+    assert!(store.get(&Key::new("other", "/nar/1", None)).await.is_some());
+    assert_eq!(store.clear(), 4);
+    assert_eq!((store.usage().bytes, store.usage().objects), (0, 0));
+    assert_eq!(bench.files(), [] as [PathBuf; 0]);
+    put(&store, &key("a"), &body).await.unwrap();
+    assert_eq!(held(&store, &key("a")).await.unwrap(), body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_store_in_the_same_folder_is_refused() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    assert!(matches!(bench.try_open(), Err(OpenError::Locked { .. })));
+    put(&store, &key("a"), &bytes(1, 10)).await.unwrap();
+}
+
+/// A real full file system, where this user may mount one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_file_system_fills_up_and_the_store_goes_on() {
+    let place = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=16m", "none"])
+        .arg(place.path())
+        .stderr(std::process::Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: a_small_file_system_fills_up: this user may not mount a tmpfs");
+        return;
+    }
+    let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
+    let disk = Disk { path: place.path().to_owned(), size: 64 * MIB as u64 };
+    let outcome = {
+        let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
+        let store_of = store.clone();
+        let filling = tokio::spawn(async move {
+            for number in 0..40_u64 {
+                put(&store_of, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
+            }
+            let last = key("39");
+            assert_eq!(held(&store_of, &last).await.unwrap(), bytes(39, MIB));
+            assert!(store_of.usage().bytes < 16 * MIB as u64);
+        });
+        filling.await
+    };
+    tasks.drain(Duration::from_secs(30)).await;
+    let _ = std::process::Command::new("umount").arg("-l").arg(place.path()).status();
+    outcome.unwrap();
+}

@@ -1,1 +1,0 @@
-//! The access log and the diagnostic log.

@@ -1,0 +1,83 @@
+//! The diagnostic log: `tracing` events to stderr, filtered by `[log] level`. Started once, by the
+//! entry, and lives as long as the process.
+
+use std::io::IsTerminal;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// The names a filter's level may have.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Why the diagnostic log did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// A word that names no level.
+    #[error(
+        "log.level: {word:?} is no level; write one of off, error, warn, info, debug, trace, \
+         or directives such as \"info,narthex::fill=debug\""
+    )]
+    Unknown {
+        /// The word.
+        word: String,
+    },
+    /// A directive that does not parse.
+    #[error("log.level: {level:?} is no filter: {source}")]
+    Directive {
+        /// The whole setting.
+        level: String,
+        /// What the parser said.
+        #[source]
+        source: ParseError,
+    },
+    /// Something in this process already receives the events.
+    #[error("the diagnostic log was already started")]
+    Started,
+}
+
+/// Checks a `[log] level` without starting anything.
+///
+/// A word alone must be a level: the filter's own parser would take a misspelt one for a module.
+pub fn check_level(level: &str) -> Result<(), LevelError> {
+    filter(level).map(drop)
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LevelError> {
+    let words = level.split(',').map(str::trim).collect::<Vec<_>>();
+    for &word in words.iter().filter(|word| !word.contains(['=', '['])) {
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+            return Err(LevelError::Unknown { word: word.to_owned() });
+        }
+    }
+    EnvFilter::try_new(words.join(","))
+        .map_err(|source| LevelError::Directive { level: level.to_owned(), source })
+}
+
+/// Starts the diagnostic log on stderr; `level` is the `[log] level` setting.
+pub fn diagnostics(level: &str) -> Result<(), LevelError> {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter(level)?)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init()
+        .map_err(|_| LevelError::Started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_directives_pass() {
+        for level in ["info", "WARN", "off", "info,narthex::fill=debug", "info, hyper=error"] {
+            assert!(check_level(level).is_ok(), "{level}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_is_named() {
+        let error = check_level("inof").unwrap_err().to_string();
+        assert!(error.contains("\"inof\"") && error.contains("info"), "{error}");
+        assert!(matches!(check_level(""), Err(LevelError::Unknown { .. })));
+        assert!(matches!(check_level("narthex=lots"), Err(LevelError::Directive { .. })));
+    }
+}
