@@ -1,7 +1,7 @@
 //! Accepts on the admin address: few connections, one request each, a deadline on everything.
 
 use super::purge::PurgeHandler;
-use super::routes::{self, ReadinessProbe};
+use super::routes::{self, BeforeMetrics, ReadinessProbe};
 use super::token::Tokens;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -62,6 +62,8 @@ pub enum BindError {
 pub struct Parts {
     /// `/metrics`.
     pub metrics: Metrics,
+    /// Called before `/metrics` is printed.
+    pub before_metrics: BeforeMetrics,
     /// `/readyz`; called for each request, so it must not block.
     pub readiness: ReadinessProbe,
     /// `POST /api/v1/purge`.

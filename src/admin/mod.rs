@@ -10,4 +10,4 @@ mod token;
 
 pub use listener::{Admin, BindError, Parts};
 pub use purge::{PurgeError, PurgeHandler, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
-pub use routes::{Check, Readiness, ReadinessProbe};
+pub use routes::{BeforeMetrics, Check, Readiness, ReadinessProbe};

@@ -35,6 +35,9 @@ const INDEX: &str = "<!doctype html>
 </ul>
 ";
 
+/// Brings gauges up to date that are only worth setting when they are read; must not block.
+pub type BeforeMetrics = Arc<dyn Fn() + Send + Sync>;
+
 /// Says whether the edge can serve; must not block.
 pub type ReadinessProbe = Arc<dyn Fn() -> Readiness + Send + Sync>;
 
@@ -100,6 +103,7 @@ fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
 }
 
 fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
+    (shared.parts.before_metrics)();
     match shared.parts.metrics.text() {
         Ok(text) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
         Err(problem) => {

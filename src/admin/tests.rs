@@ -39,6 +39,7 @@ impl Office {
         };
         let (is_ready, purges) = (Arc::clone(&office.is_ready), Arc::clone(&office.purges));
         let parts = Parts {
+            before_metrics: Arc::new(|| ()),
             metrics: office.metrics.clone(),
             readiness: Arc::new(move || {
                 let is_ready = is_ready.load(Ordering::Relaxed);

@@ -114,7 +114,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let store = open_store(&config, &metrics, &tasks).await?;
     let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
     let fills_max = config.server.limits.fills_max;
-    let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), fills_max);
+    let fills = Fills::new(cache.clone(), metrics.clone(), tasks.clone(), fills_max);
     let engine = Arc::new(Engine::new(EngineParts {
         sites,
         cache: cache.clone(),
@@ -231,6 +231,6 @@ async fn open_store(
 ) -> Result<Option<Store>, StartError> {
     let Some(disk) = config.disk.clone() else { return Ok(None) };
     let (metrics, own_tasks) = (metrics.clone(), tasks.clone());
-    let opened = tasks.blocking("open", move || Store::open(&disk, &metrics, &own_tasks)).await?;
+    let opened = tasks.blocking("open", move || Store::open(&disk, metrics, own_tasks)).await?;
     Ok(Some(opened?))
 }

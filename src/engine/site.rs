@@ -21,7 +21,7 @@ pub struct Site {
 
 /// What one kind of answer adds to.
 #[derive(Debug, Clone)]
-pub struct Counters {
+pub(super) struct Counters {
     /// Requests.
     pub requests: IntCounter,
     /// Body bytes.

@@ -18,7 +18,6 @@ pub use passing::Passing;
 pub use wanted::{Admitted, Keep, Wanted};
 
 use crate::cache::{Cache, Found};
-use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::nix::signature::TrustedKeys;
@@ -180,7 +179,6 @@ pub struct Fills {
 #[derive(Debug)]
 struct Shared {
     cache: Cache,
-    clock: Clock,
     metrics: Metrics,
     tasks: Tasks,
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
@@ -189,16 +187,10 @@ struct Shared {
 
 impl Fills {
     /// Nothing under way; at most `fills_max` at once.
-    pub fn new(
-        cache: Cache,
-        clock: Clock,
-        metrics: Metrics,
-        tasks: Tasks,
-        fills_max: usize,
-    ) -> Self {
+    pub fn new(cache: Cache, metrics: Metrics, tasks: Tasks, fills_max: usize) -> Self {
         let room = Arc::new(Semaphore::new(fills_max));
         let flights = Mutex::default();
-        Self { shared: Arc::new(Shared { cache, clock, metrics, tasks, flights, room }) }
+        Self { shared: Arc::new(Shared { cache, metrics, tasks, flights, room }) }
     }
 
     /// Joins the fill of `wanted`, or begins one. `stale` is what is stored, to be revalidated.

@@ -5,6 +5,7 @@
 use super::form::{self, AccessRecord};
 use crate::config::AccessLogForm;
 use crate::metrics::Metrics;
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 use std::fmt;
 use std::io::{self, Write};
@@ -55,7 +56,7 @@ pub struct AccessLog {
 #[derive(Debug)]
 struct Open {
     records: SyncSender<Box<AccessRecord>>,
-    ended: Receiver<()>,
+    ended: Mutex<Receiver<()>>,
 }
 
 impl AccessLog {
@@ -90,7 +91,7 @@ impl AccessLog {
             // Nobody waits any more where this fails.
             let _ = end.send(());
         })?;
-        Ok(Self { open: Some(Open { records, ended }), dropped })
+        Ok(Self { open: Some(Open { records, ended: Mutex::new(ended) }), dropped })
     }
 
     /// Whether records go anywhere: where not, none need be made.
@@ -116,7 +117,7 @@ impl AccessLog {
     fn end(&mut self) {
         let Some(Open { records, ended }) = self.open.take() else { return };
         drop(records);
-        if ended.recv_timeout(CLOSE_DEADLINE).is_err() {
+        if ended.into_inner().recv_timeout(CLOSE_DEADLINE).is_err() {
             tracing::warn!("access log: its reader takes nothing, the last lines are lost");
         }
     }
