@@ -354,8 +354,10 @@ def check(world, file):
 
 def demo(world):
     """What a newcomer runs first: it goes through, then serves until it is told to end."""
-    port = free_ports(1)[0]
-    process = world.programs.start("demo", [world.binary, "demo", "--listen", f"127.0.0.1:{port}"])
+    port, admin_port = free_ports(2)
+    process = world.programs.start("demo", [
+        world.binary, "demo", "--listen", f"127.0.0.1:{port}",
+        "--admin", f"127.0.0.1:{admin_port}"])
     wait_until("the demo says what to try next", lambda: (
         process.poll() is not None or "nix copy" in world.programs.log("demo", 200)), 120)
     status = fetch(f"http://127.0.0.1:{port}/nix-cache-info").status
