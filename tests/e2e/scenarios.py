@@ -359,7 +359,7 @@ def demo(world):
         world.binary, "demo", "--listen", f"127.0.0.1:{port}",
         "--admin", f"127.0.0.1:{admin_port}"])
     wait_until("the demo says what to try next", lambda: (
-        process.poll() is not None or "nix copy" in world.programs.log("demo", 200)), 120)
+        process.poll() is not None or "Try next" in world.programs.log("demo", 200)), 120)
     status = fetch(f"http://127.0.0.1:{port}/nix-cache-info").status
     world.checks.equal("demo runs, and serves afterwards", status, 200)
     world.checks.equal("and ends when told to", world.programs.stop(process), 0)
