@@ -422,7 +422,7 @@ where
 }
 
 fn is_io(error: &hyper::Error) -> bool {
-    error.source().is_some_and(|source| source.is::<io::Error>())
+    error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some()
 }
 
 /// Half-closes, reads what the client still sends, and closes: a socket closed over unread
