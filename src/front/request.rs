@@ -227,9 +227,8 @@ impl<B: Body<Data = Bytes, Error = io::Error>> Body for Answer<B> {
             return Poll::Ready(Some(Err(io::Error::other("panic in an answer's body"))));
         };
         let frame = ready!(polled);
-        match &frame {
-            Some(Ok(_)) => this.under_way.handed_over(),
-            Some(Err(_)) | None => {}
+        if let Some(Ok(_)) = &frame {
+            this.under_way.handed_over();
         }
         if frame.is_none() || this.sent.is_end_stream() {
             this.under_way.finished();

@@ -350,7 +350,7 @@ mod tests {
 
     const DEADLINES: Deadlines = Deadlines {
         request_head: Duration::from_secs(10),
-        idle: Duration::from_secs(60),
+        idle: Duration::from_mins(1),
         write_stall: Duration::from_secs(30),
     };
 
@@ -397,7 +397,9 @@ mod tests {
             let (first, others) = pieces.split_first().unwrap();
             watch.read(first.as_bytes());
             let request = UnderWay::begin(&watch);
-            others.iter().for_each(|piece| watch.read(piece.as_bytes()));
+            for piece in others {
+                watch.read(piece.as_bytes());
+            }
             drop(request);
             assert_eq!(fault(&watch), Some(expected), "{pieces:?}");
         }

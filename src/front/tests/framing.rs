@@ -26,7 +26,8 @@ async fn pipelined_requests_are_answered_in_order() {
     let edge = Edge::start(&server());
     let text = edge
         .exchange(
-            "GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: h\r\n\r\n\
+             GET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
         )
         .await;
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 2);
@@ -44,7 +45,8 @@ async fn doubtful_framing_is_refused_and_the_connection_closed() {
         (400, "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
         (
             400,
-            "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\
+             Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         (400, "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"),
         (400, "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
@@ -132,7 +134,7 @@ async fn the_preface_of_http2_is_refused_where_http2_is_off() {
     let edge = Edge::start(&server);
     let text = edge.exchange("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
-    assert_eq!(edge.refused("http2"), 1);
+    assert_eq!(edge.refused("preface"), 1);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Longer than any test; a wait that lasts so long has failed.
-const FOREVER: Duration = Duration::from_secs(3_600);
+const FOREVER: Duration = Duration::from_hours(1);
 /// How long a test waits for its peer before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -111,7 +111,9 @@ impl Edge {
 
     /// A new connection.
     pub(super) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        let client = TcpStream::connect(self.address).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        client
     }
 
     /// A new connection on which `bytes` were sent.
@@ -152,7 +154,7 @@ async fn respond(
             release.notified().await;
             whole("held")
         }
-        "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 65_536])))),
+        "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 16_384])))),
         // Two pieces of a body, then the rest cannot be had.
         "/cut" => pieces(stream::iter(0..3).map_step(move |step| match step {
             0 | 1 => Ok(Bytes::from_static(b"piece")),
