@@ -339,6 +339,9 @@ def commands(world):
     bad = world.folder / "bad.toml"
     bad.write_text('[server]\nlisten = ["nowhere"]\nlisteners = 1\n[disk]\nsize = "much"\n')
     checks.expect("config prints the reference", "[[site.origin]]" in reference)
+    printed = world.folder / "reference.toml"
+    printed.write_text(reference)
+    checks.equal("check passes what config prints", check(world, printed)[0], 0)
     status, said = check(world, bad)
     checks.equal("check ends with 2 for a bad file", status, 2)
     checks.expect("and names every problem at once",
