@@ -72,7 +72,7 @@ class Programs:
         for process in reversed(list(self.running)):
             self.stop(process)
 
-    def log(self, name, lines=15):
+    def log(self, name, lines=6):
         """The last lines of a program's output."""
         path = self.folder / f"{name}.log"
         text = path.read_text(errors="replace") if path.exists() else ""

@@ -307,7 +307,8 @@ def points_of_presence(world):
     pops[0].start()
     world.fetch_closure("killed and started again, with its origin away, it serves the closure",
                         pops[0].url)
-    checks.equal("without asking", pops[0].origin_requests(), 0)
+    asked = [pops[0].origin_requests(**{"class": name}) for name in ("narinfo", "nar")]
+    checks.equal("without asking for a narinfo or a NAR", asked, [0, 0])
     for pop in pops:
         pop.stop()
 
