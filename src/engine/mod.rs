@@ -123,7 +123,7 @@ impl Engine {
         request: Request<B>,
         connection: &Arc<Connection>,
     ) -> Response<Body> {
-        let started = Instant::now();
+        let (started, timestamp) = (Instant::now(), self.clock.now());
         let (parts, _) = request.into_parts();
         let (routed, answer) = match self.route(&parts).await {
             Ok(routed) => {
@@ -137,7 +137,7 @@ impl Engine {
         }
         let tally = tally::Tally {
             started,
-            said: Some(tally::Said::of(&parts, self.clock.now())),
+            said: Some(tally::Said::of(&parts, timestamp)),
             connection: Arc::clone(connection),
             log: Arc::clone(&self.log),
             class: routed.as_ref().map_or(Class::Other, |routed| routed.target.class),
@@ -170,7 +170,7 @@ impl Engine {
             Plan::Object { method, upstream } => (method, upstream),
             Plan::Preflight => return Err(None),
         };
-        let sites = self.sites.load();
+        let sites = self.sites();
         let site = sites.route(host.as_deref()).ok_or(Refusal::UnknownHost)?;
         let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
         if passed.contains(&self.instance) {

@@ -17,6 +17,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{CipherSuite, ProtocolVersion, ServerConfig, ServerConnection};
+use std::error::Error as _;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -216,7 +217,7 @@ async fn open<B>(door: Door, raw: Raw, watch: &Arc<Watch>, shared: &Shared<B>) -
             Some(Opened { socket, version: Version::Http2, transport })
         }
         Opening::Preface => {
-            shared.refused("http2");
+            shared.refused("preface");
             let _ = timeout(CLOSE_DEADLINE, socket.write_all(NOT_HTTP2)).await;
             close(socket, watch).await;
             None
@@ -335,6 +336,11 @@ where
         let ended = self.drive(&mut http).await;
         self.count(&ended);
         match &ended {
+            // Not a broken connection but a broken rule, or one of h2's limits.
+            Ended::Failed(error) if !is_io(error) => self.shared.refused("http2"),
+            Ended::Served | Ended::Failed(_) | Ended::Fault(_) | Ended::Drained => {}
+        }
+        match &ended {
             // hyper has said GOAWAY; single streams were reset by it.
             Ended::Served | Ended::Failed(_) | Ended::Fault(Fault::Idle) => self.watch.end_clean(),
             Ended::Fault(_) => self.watch.end_reset(),
@@ -413,6 +419,10 @@ where
             }
         }
     }
+}
+
+fn is_io(error: &hyper::Error) -> bool {
+    error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some()
 }
 
 /// Half-closes, reads what the client still sends, and closes: a socket closed over unread

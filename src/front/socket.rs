@@ -265,3 +265,60 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::watch::Deadlines;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    async fn pair() -> (TcpStream, Raw, Arc<Watch>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let long = Duration::from_hours(1);
+        let deadlines = Deadlines { request_head: long, idle: long, write_stall: long };
+        let watch = Arc::new(Watch::new(deadlines, Instant::now()));
+        let raw = Raw::new(listener.accept().await.unwrap().0, Arc::clone(&watch));
+        (client, raw, watch)
+    }
+
+    /// Without it a reader of 10 kB/s shows no progress for minutes, and is taken for a stalled
+    /// one.
+    #[tokio::test]
+    async fn little_waits_unsent_in_the_kernel() {
+        let (_client, raw, _) = pair().await;
+        let socket = SockRef::from(&raw.stream);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
+        assert!(socket.tcp_nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_was_read_to_tell_the_protocol_is_read_again() {
+        for (pieces, expected) in [
+            (&["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"][..], Opening::Preface),
+            (&["PRI * HTTP/2.0\r\n", "\r\nSM\r\n\r\n"], Opening::Preface),
+            (&["PRI * HTTP/2.0\r\n\r\nSM\r\n\rX"], Opening::Other),
+            (&["P", "RI", " / HTTP/1.1\r\n"], Opening::Other),
+            (&["GET / HTTP/1.1\r\n\r\n"], Opening::Other),
+            (&["PRI"], Opening::Other),
+            (&[], Opening::Closed),
+        ] {
+            let (mut client, raw, watch) = pair().await;
+            let mut socket = Socket::new(Stream::Plain(raw), watch);
+            let send = async {
+                for piece in pieces {
+                    client.write_all(piece.as_bytes()).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                client.shutdown().await.unwrap();
+            };
+            let (opening, ()) = tokio::join!(socket.opening(), send);
+            assert_eq!(opening.unwrap(), expected, "{pieces:?}");
+            let mut text = String::new();
+            socket.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, pieces.concat());
+        }
+    }
+}

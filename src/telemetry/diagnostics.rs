@@ -34,6 +34,10 @@ pub enum LevelError {
     Started,
 }
 
+/// Modules of the index, whose everyday lines say nothing to an operator: warnings only, unless
+/// they are asked for by name.
+const STORAGE: [&str; 2] = ["fjall", "lsm_tree"];
+
 /// A word alone must be a level: the filter's own parser would take a misspelt one for a module.
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     let words = level.split(',').map(str::trim).collect::<Vec<_>>();
@@ -42,7 +46,12 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
             return Err(LevelError::Unknown { word: word.to_owned() });
         }
     }
-    EnvFilter::try_new(words.join(","))
+    let mut directives = words.join(",");
+    let is_loud = |word: &&str| !["off", "error", "warn"].contains(&word.to_lowercase().as_str());
+    if words.iter().any(is_loud) && !STORAGE.iter().any(|module| level.contains(module)) {
+        directives = format!("{}=warn,{directives}", STORAGE.join("=warn,"));
+    }
+    EnvFilter::try_new(directives)
         .map_err(|source| LevelError::Directive { level: level.to_owned(), source })
 }
 
@@ -65,6 +74,14 @@ mod tests {
         for level in ["info", "WARN", "off", "info,narthex::fill=debug", "info, hyper=error"] {
             assert!(filter(level).is_ok(), "{level}");
         }
+    }
+
+    #[test]
+    fn the_index_is_quiet_unless_it_is_asked_for() {
+        assert!(filter("info").unwrap().to_string().contains("lsm_tree=warn"));
+        let asked = filter("info,lsm_tree=debug").unwrap().to_string();
+        assert!(asked.contains("lsm_tree=debug") && !asked.contains("fjall"), "{asked}");
+        assert!(!filter("off").unwrap().to_string().contains("fjall"));
     }
 
     #[test]

@@ -34,7 +34,7 @@ class Checks:
 
     def equal(self, claim, seen, wanted):
         """Like `expect`; prints what was wanted where it differs."""
-        detail = f"{seen}" if seen == wanted else f"{seen!r}, wanted {wanted!r}"
+        detail = f"{seen!r}"[:120] if seen == wanted else f"{seen!r}, wanted {wanted!r}"
         return self.expect(claim, seen == wanted, detail)
 
 
@@ -72,7 +72,7 @@ class Programs:
         for process in reversed(list(self.running)):
             self.stop(process)
 
-    def log(self, name, lines=15):
+    def log(self, name, lines=6):
         """The last lines of a program's output."""
         path = self.folder / f"{name}.log"
         text = path.read_text(errors="replace") if path.exists() else ""

@@ -100,11 +100,11 @@ class Cache:
             "build", "--impure", "--no-link", "--json", "-f", expression, "system",
             "--arg", "blob", f'builtins.path {{ path = {blob}; name = "blob"; }}',
             "--arg", "blobBlocks", str(self.blob_bytes // 4096)))
-        self.root, self.derivation = built[0]["outputs"]["out"], built[0]["drvPath"]
+        self.root, derivation = built[0]["outputs"]["out"], built[0]["drvPath"]
         destination = (f"file://{self.cache}?compression=xz&compression-level=1"
                        f"&write-nar-listing=true&secret-key={secret}")
         self.nix("copy", "--no-check-sigs", "--to", destination, self.root)
-        self.nix("store", "copy-log", "--to", f"file://{self.cache}", self.derivation)
+        self.nix("store", "copy-log", "--to", f"file://{self.cache}", derivation)
         info = self.cache / "nix-cache-info"
         info.write_text("StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n")
         self.read()

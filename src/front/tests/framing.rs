@@ -134,7 +134,7 @@ async fn the_preface_of_http2_is_refused_where_http2_is_off() {
     let edge = Edge::start(&server);
     let text = edge.exchange("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
-    assert_eq!(edge.refused("http2"), 1);
+    assert_eq!(edge.refused("preface"), 1);
 }
 
 #[tokio::test]

@@ -111,7 +111,9 @@ impl Edge {
 
     /// A new connection.
     pub(super) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        let client = TcpStream::connect(self.address).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        client
     }
 
     /// A new connection on which `bytes` were sent.
@@ -152,10 +154,7 @@ async fn respond(
             release.notified().await;
             whole("held")
         }
-        "/endless" => {
-            let piece = Bytes::from(vec![b'x'; 65_536]);
-            pieces(stream::repeat_with(move || Ok(piece.clone())))
-        }
+        "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 16_384])))),
         // Two pieces of a body, then the rest cannot be had.
         "/cut" => pieces(stream::iter(0..3).map_step(move |step| match step {
             0 | 1 => Ok(Bytes::from_static(b"piece")),

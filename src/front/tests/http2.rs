@@ -145,19 +145,90 @@ async fn rapid_resets_end_the_connection_with_goaway() {
         bytes.extend(headers(stream));
         bytes.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
     }
+    let received = flood(&edge, &bytes).await;
+    assert!(says_calm_down(&received), "{received:?}");
+    assert!(edge.asked.lock().len() < 1_000);
+    assert_eq!(edge.refused("http2"), 1);
+}
+
+/// CVE-2025-8671: requests whose streams the edge itself must reset, for a faulty WINDOW_UPDATE.
+#[tokio::test]
+async fn provoked_resets_end_the_connection_with_goaway() {
+    let edge = Edge::start(&server());
+    let mut bytes = [PREFACE, &frame(4, 0, 0, b"")].concat();
+    for number in 0..2_000 {
+        let stream = 2 * number + 1;
+        bytes.extend(headers(stream));
+        // More than a window can hold.
+        bytes.extend(frame(8, 0, stream, &0x7fff_ffff_u32.to_be_bytes()));
+    }
+    let received = flood(&edge, &bytes).await;
+    assert!(says_calm_down(&received), "{received:?}");
+    assert!(edge.asked.lock().len() < 1_000);
+}
+
+/// CVE-2024-27316: a head that never ends.
+#[tokio::test]
+async fn a_flood_of_continuations_ends_the_connection() {
+    let edge = Edge::start(&server());
+    let mut bytes = [PREFACE, &frame(4, 0, 0, b""), &frame(1, 1, 1, b"\x82\x86\x84")].concat();
+    for _ in 0..10_000 {
+        // A field without indexing: a: b
+        bytes.extend(frame(9, 0, 1, &b"\x00\x01a\x01b".repeat(100)));
+    }
+    let received = flood(&edge, &bytes).await;
+    assert!(says_calm_down(&received), "{received:?}");
+    assert!(edge.asked.lock().is_empty());
+}
+
+/// Resets of requests that were taken up already, which h2 does not count.
+#[tokio::test]
+async fn a_client_that_abandons_everything_is_let_go() {
+    let edge = Edge::start(&server());
+    let mut client = edge.send([PREFACE, &frame(4, 0, 0, b"")].concat()).await;
+    for number in 0..600 {
+        let stream = 2 * number + 1;
+        if client.write_all(&headers(stream)).await.is_err() {
+            break;
+        }
+        while edge.asked.lock().len() <= usize::try_from(number).unwrap()
+            && edge.refused("abandoned_requests") == 0
+        {
+            tokio::task::yield_now().await;
+        }
+        if client.write_all(&frame(3, 0, stream, &8_u32.to_be_bytes())).await.is_err() {
+            break;
+        }
+    }
+    reset(&client).await;
+    assert_eq!(edge.refused("abandoned_requests"), 1);
+}
+
+/// Sends all of it, or as much as the edge takes, and returns what the edge said.
+async fn flood(edge: &Edge, bytes: &[u8]) -> Vec<u8> {
     let mut client = edge.connect().await;
     let (mut reading, mut writing) = client.split();
-    // The edge may close before it has read everything.
-    let sent = async { writing.write_all(&bytes).await.ok() };
-    let goaway = async {
+    let sent = async { writing.write_all(bytes).await.ok() };
+    let said = async {
         let mut received = Vec::new();
         let _ = timeout(PATIENCE, reading.read_to_end(&mut received)).await.unwrap();
         received
     };
-    let (_, received) = tokio::join!(sent, goaway);
-    // ENHANCE_YOUR_CALM
-    assert!(received.windows(4).any(|code| code == 11_u32.to_be_bytes()), "{received:?}");
-    assert!(edge.asked.lock().len() < 1_000);
+    tokio::join!(sent, said).1
+}
+
+/// Whether these frames end with GOAWAY and the code ENHANCE_YOUR_CALM.
+fn says_calm_down(mut frames: &[u8]) -> bool {
+    let mut codes = Vec::new();
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = frames {
+        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).unwrap();
+        let (payload, next) = rest.split_at(length.min(rest.len()));
+        if let ([_, _, _, _, code @ ..], 7) = (payload, kind) {
+            codes.push(code[..4].to_vec());
+        }
+        frames = next;
+    }
+    codes.last().is_some_and(|code| code == &11_u32.to_be_bytes())
 }
 
 /// CVE-2023-43622: a client that opens no window for what it asked for.

@@ -44,6 +44,21 @@ async fn a_connection_above_the_limit_of_all_is_closed_at_once() {
 }
 
 #[tokio::test]
+async fn an_ipv4_client_of_a_dual_stack_listener_is_one() {
+    let mut server = server();
+    server.listen = vec!["[::]:0".parse().unwrap()];
+    server.limits.connections_per_address_max = 1;
+    let mut edge = Edge::start(&server);
+    edge.address.set_ip([127, 0, 0, 1].into());
+    let mut client = edge.send(GET).await;
+    until(&mut client, "hello").await;
+    let peer = edge.connections.lock()[0].peer;
+    assert_eq!(peer, client.local_addr().unwrap());
+    assert_eq!(edge.connections.lock()[0].local, edge.address);
+    assert_eq!(rest_and_end(&mut edge.connect().await).await.0, "");
+}
+
+#[tokio::test]
 async fn a_head_with_too_many_fields_is_431() {
     let mut server = server();
     server.limits.request_headers_max = 5;
