@@ -1,0 +1,4 @@
+//! Scenarios: the origin says, the client asks, expect status, fields, bytes, outcome and the
+//! number of origin requests.
+
+mod hits;
