@@ -2,3 +2,4 @@
 //! number of origin requests.
 
 mod hits;
+mod purges;
