@@ -2,4 +2,5 @@
 //! number of origin requests.
 
 mod hits;
+mod narinfos;
 mod purges;
