@@ -4,3 +4,4 @@
 mod hits;
 mod narinfos;
 mod purges;
+mod ranges;
