@@ -221,11 +221,10 @@ impl Cache {
             }
             Found::Stored(stored) => Found::Stored(Stored { meta: Arc::clone(&meta), ..stored }),
         };
-        if self.is_purged_since(ticket, &meta.key) {
-            return confirmed;
-        }
-        let (touched, head) = (confirmed.clone(), Arc::clone(&meta));
+        let (touched, head, fence) =
+            (confirmed.clone(), Arc::clone(&meta), Arc::clone(&self.fence));
         let touch = move |store: &Store| {
+            let Some(_leave) = fence.leave(ticket, &head.key) else { return false };
             let sha256 = match &touched {
                 Found::Hot(hot) => Sha256::of(&hot.body),
                 Found::Stored(stored) => stored.sha256,
@@ -285,8 +284,10 @@ impl Cache {
         self.tasks.blocking("store", move || work(&store)).await.ok()
     }
 
-    /// Makes the object of `key` stale at once without dropping it; true when there was one.
+    /// Makes the object of `key` stale at once without dropping it; true when there was one. A fill
+    /// of it that is under way does not commit: what it fetches may be what is purged.
     pub async fn invalidate(&self, key: &Key) -> bool {
+        self.fence.raise(Scope::Key(key.clone()));
         let Some(Hit::Memory(found) | Hit::Disk(found)) = self.lookup(key).await else {
             return self.memory.remove(key);
         };

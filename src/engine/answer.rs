@@ -93,7 +93,7 @@ impl Answer {
 }
 
 /// The fields of an answer that is not made of an object.
-fn own_head(outcome: Outcome) -> HeaderMap {
+pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
     let status = match outcome {
         Outcome::OriginFailed => CacheStatus::forwarded(Forward::UriMiss),
         Outcome::HitMemory

@@ -1,7 +1,7 @@
 //! What a site answers in its own way: an overridden `nix-cache-info`, and a landing page where
 //! the origin has no `index.html`.
 
-use super::answer::Answer;
+use super::answer::{self, Answer};
 use super::body::Body;
 use super::site::Site;
 use crate::config::CacheInfoOverride;
@@ -54,19 +54,21 @@ fn cache_info(answer: Answer, overrides: &CacheInfoOverride) -> Answer {
         priority: overrides.priority,
     };
     let Ok(printed) = overrides.apply(&original) else { return answer };
-    let outcome = if answer.status == StatusCode::OK { answer.outcome } else { Outcome::Local };
-    let mut own = page(answer, printed, "text/x-nix-cache-info");
-    own.outcome = outcome;
-    own
+    let answer = if answer.status == StatusCode::OK { answer } else { without_origin(answer) };
+    page(answer, printed, "text/x-nix-cache-info")
 }
 
 fn landing_page(answer: Answer, site: &Site) -> Answer {
     let keys = site.upstream.site.trusted_public_keys.join(" ");
     let text =
         LANDING_PAGE.replace("{site}", &escape(site.name())).replace("{keys}", &escape(&keys));
-    let mut own = page(answer, text, "text/html; charset=utf-8");
-    own.outcome = Outcome::Local;
-    own
+    page(without_origin(answer), text, "text/html; charset=utf-8")
+}
+
+/// An answer in which nothing is of an origin: its `Cache-Status` and `Age` go too.
+fn without_origin(answer: Answer) -> Answer {
+    let outcome = Outcome::Local;
+    Answer { headers: answer::own_head(outcome), outcome, ..answer }
 }
 
 fn page(answer: Answer, text: String, kind: &'static str) -> Answer {

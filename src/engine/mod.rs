@@ -230,7 +230,8 @@ impl Engine {
             class: routed.target.class,
             cdn_loop: routed.cdn_loop.clone(),
         };
-        if stale.is_none() && asked.method == ReadMethod::Head && wanted.class == Class::Nar {
+        let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
+        if wants_head_alone && stale.is_none() && !self.fills.is_under_way(&wanted.key) {
             return self.head(asked, &wanted).await;
         }
         self.fill(asked, wanted, stale).await

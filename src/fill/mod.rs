@@ -227,6 +227,11 @@ impl Fills {
         Ok((Role::Lead, flight))
     }
 
+    /// Whether `key` is being fetched, so that who asks for its head need not ask an origin.
+    pub fn is_under_way(&self, key: &Key) -> bool {
+        self.shared.flights.lock().contains_key(key)
+    }
+
     /// Asks for an object's head alone, without keeping anything.
     pub async fn head(&self, wanted: &Wanted) -> Result<Answer<Response>, FetchError> {
         wanted.upstream.origins.fetch(&wanted.ask(Method::Head)).await

@@ -20,7 +20,8 @@ pub enum Source {
 }
 
 /// The fields of an answer from `meta` at `now`: those of the object, `Age`,
-/// `Accept-Ranges: bytes`, CORS for everybody, and the given `Cache-Status`.
+/// `Accept-Ranges: bytes`, CORS for everybody, and the given `Cache-Status`. Where its origin said
+/// no `Content-Type` (a folder never does), the class's own.
 ///
 /// The length, and `Content-Range` for a part, are the caller's to add; so is the status.
 pub fn client_head(
@@ -32,6 +33,10 @@ pub fn client_head(
     let mut head = HeaderMap::with_capacity(meta.headers.len() + ADDED + 2);
     for (name, value) in &meta.headers {
         head.append(name, value.clone());
+    }
+    if !head.contains_key(header::CONTENT_TYPE) {
+        let own = HeaderValue::from_static(meta.class.content_type());
+        head.insert(header::CONTENT_TYPE, own);
     }
     if source == Source::Stored || meta.age_at_response > 0 {
         head.insert(header::AGE, HeaderValue::from(meta.age_at(now)));

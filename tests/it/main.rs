@@ -7,5 +7,8 @@
     clippy::string_slice,
     reason = "a test says that something is wrong by a panic, in its harness too"
 )]
+#![expect(clippy::format_push_string, reason = "the texts of a test are short")]
 
+mod harness;
+mod journeys;
 mod style;

@@ -1,0 +1,159 @@
+//! A client of the edge: HTTP/1.1 by hyper, a connection for each request, every byte and the
+//! way it ends told.
+
+use super::PATIENCE;
+use super::edge::outcome;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A client of the listener at an address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client {
+    pub(crate) address: SocketAddr,
+}
+
+/// A whole answer, or what came of it.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// Whether it ended before its time.
+    pub(crate) is_cut: bool,
+}
+
+/// An answer whose body is still coming.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+    seen: Vec<u8>,
+}
+
+impl Client {
+    /// GET.
+    pub(crate) async fn get(&self, target: &str) -> Said {
+        self.ask("GET", target, &[]).await
+    }
+
+    /// GET with fields.
+    pub(crate) async fn read_with(&self, target: &str, fields: &[(&str, &str)]) -> Said {
+        self.ask("GET", target, fields).await
+    }
+
+    /// HEAD.
+    pub(crate) async fn head(&self, target: &str) -> Said {
+        self.ask("HEAD", target, &[]).await
+    }
+
+    /// Any method; the whole answer.
+    pub(crate) async fn ask(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Said {
+        self.open(method, target, fields, "").await.rest().await
+    }
+
+    /// GET, up to the head of the answer.
+    pub(crate) async fn begin(&self, target: &str, fields: &[(&str, &str)]) -> Arriving {
+        self.open("GET", target, fields, "").await
+    }
+
+    /// POST with a body.
+    pub(crate) async fn post(&self, target: &str, fields: &[(&str, &str)], body: &str) -> Said {
+        self.open("POST", target, fields, body).await.rest().await
+    }
+
+    async fn open(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Arriving {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.unwrap();
+        tokio::spawn(connection);
+        let mut request =
+            Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(target);
+        if !fields.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "cache.test");
+        }
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let response = timeout(PATIENCE, sender.send_request(request)).await;
+        let (head, body) = response.expect("an answer in time").expect("an answer").into_parts();
+        Arriving { status: head.status, headers: head.headers, body, seen: Vec::new() }
+    }
+}
+
+impl Arriving {
+    /// Waits until `bytes` of the body are here.
+    pub(crate) async fn read_to(&mut self, bytes: usize) -> &[u8] {
+        while self.seen.len() < bytes {
+            let frame = timeout(PATIENCE, self.body.frame()).await.expect("a piece in time");
+            let piece = frame.expect("more of the body").expect("a sound body");
+            self.seen.extend_from_slice(&piece.into_data().unwrap_or_default());
+        }
+        &self.seen
+    }
+
+    /// Whatever else comes, and how it ends.
+    pub(crate) async fn rest(mut self) -> Said {
+        let is_cut = loop {
+            match timeout(PATIENCE, self.body.frame()).await.expect("a piece in time") {
+                None => break false,
+                Some(Err(_)) => break true,
+                Some(Ok(piece)) => {
+                    self.seen.extend_from_slice(&piece.into_data().unwrap_or_default());
+                }
+            }
+        };
+        Said { status: self.status, headers: self.headers, body: self.seen.into(), is_cut }
+    }
+
+    /// How it came about.
+    pub(crate) fn outcome(&self) -> String {
+        outcome(&self.headers)
+    }
+}
+
+impl Said {
+    /// The value of the field `name`; empty where there is none.
+    pub(crate) fn field(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// How it came about, as `Cache-Status` has it.
+    pub(crate) fn outcome(&self) -> String {
+        outcome(&self.headers)
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// Expects this status and outcome, and a clean end.
+    #[track_caller]
+    pub(crate) fn expect(&self, status: u16, outcome: &str) -> &Self {
+        assert_eq!((self.status.as_u16(), &*self.outcome()), (status, outcome), "{self:?}");
+        assert!(!self.is_cut, "cut after {} bytes", self.body.len());
+        self
+    }
+
+    /// Expects exactly these bytes.
+    #[track_caller]
+    pub(crate) fn with(&self, body: &[u8]) -> &Self {
+        assert_eq!(self.body.len(), body.len());
+        assert!(self.body == body, "other bytes");
+        self
+    }
+}

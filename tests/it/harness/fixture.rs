@@ -1,0 +1,107 @@
+//! Objects of a binary cache: bodies, signed narinfos, paths. Pure.
+
+use bytes::Bytes;
+use narthex::nix::base32;
+use narthex::nix::narinfo::NarInfo;
+use narthex::nix::signature::SecretKey;
+
+/// The key that sites of the tests trust.
+pub(crate) fn trusted_key() -> SecretKey {
+    SecretKey::from_seed("test-1", [7; 32]).unwrap()
+}
+
+/// A key that nobody trusts, under the same name.
+pub(crate) fn untrusted_key() -> SecretKey {
+    SecretKey::from_seed("test-1", [8; 32]).unwrap()
+}
+
+/// The SHA-256 of `bytes`.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().unwrap()
+}
+
+/// `length` bytes that no two seeds share and that do not repeat.
+pub(crate) fn noise(seed: u64, length: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.into()
+}
+
+/// The path of the file `bytes` with the extension `ending` (`nar.xz`), named by its hash.
+pub(crate) fn path_of_nar(bytes: &[u8], ending: &str) -> String {
+    format!("/nar/{}.{ending}", base32::encode(&sha256(bytes)))
+}
+
+/// A store path with its narinfo and its NAR.
+pub(crate) struct Package {
+    /// Path of the narinfo.
+    pub(crate) narinfo_path: String,
+    /// Path of the NAR, query included.
+    pub(crate) nar_path: String,
+    /// The file at it.
+    pub(crate) nar: Bytes,
+    name: String,
+    signer: Option<SecretKey>,
+    claims_file: bool,
+}
+
+impl Package {
+    /// A package whose NAR is `length` bytes of `.nar.zst`: named by what is inside, so that only
+    /// its narinfo proves it.
+    pub(crate) fn new(seed: u64, length: usize) -> Self {
+        let inside = base32::encode(&sha256(&seed.to_le_bytes()));
+        Self::at(seed, length, &format!("/nar/{inside}.nar.zst"))
+    }
+
+    /// The same, with the NAR at `nar_path`.
+    pub(crate) fn at(seed: u64, length: usize, nar_path: &str) -> Self {
+        let digits = base32::encode(&sha256(&seed.to_be_bytes()));
+        let hash_part = &digits[..32];
+        Self {
+            narinfo_path: format!("/{hash_part}.narinfo"),
+            nar_path: nar_path.to_owned(),
+            nar: noise(seed, length),
+            name: format!("{hash_part}-package-{seed}"),
+            signer: Some(trusted_key()),
+            claims_file: true,
+        }
+    }
+
+    /// Signed by `signer`, or not at all.
+    pub(crate) fn signed_by(self, signer: Option<SecretKey>) -> Self {
+        Self { signer, ..self }
+    }
+
+    /// With a narinfo that says neither `FileHash` nor `FileSize`.
+    pub(crate) fn without_file_claims(self) -> Self {
+        Self { claims_file: false, ..self }
+    }
+
+    /// The narinfo.
+    pub(crate) fn narinfo(&self) -> String {
+        let nar_hash = base32::encode(&sha256(self.name.as_bytes()));
+        let mut text = format!(
+            "StorePath: /nix/store/{}\nURL: {}\nCompression: zstd\n",
+            self.name,
+            &self.nar_path[1..],
+        );
+        if self.claims_file {
+            let file_hash = base32::encode(&sha256(&self.nar));
+            text += &format!("FileHash: sha256:{file_hash}\nFileSize: {}\n", self.nar.len());
+        }
+        text += &format!("NarHash: sha256:{nar_hash}\nNarSize: 123456\nReferences: \n");
+        if let Some(signer) = &self.signer {
+            let fingerprint = NarInfo::parse(text.as_bytes()).unwrap().fingerprint();
+            text += &format!("Sig: {}\n", signer.sign(fingerprint.as_bytes()).unwrap());
+        }
+        text
+    }
+}

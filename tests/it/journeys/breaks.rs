@@ -1,0 +1,263 @@
+//! Bodies that break off, and bodies that are not what was promised.
+
+use crate::harness::{Edge, Origin, Package, Script, Setup, noise, path_of_nar, says};
+use bytes::Bytes;
+
+/// A rejected body's counter.
+fn rejected(reason: &str) -> String {
+    format!("narthex_rejected_bodies_total{{origin=\"origin-0\",reason=\"{reason}\"}}")
+}
+
+fn resumed(result: &str) -> String {
+    format!("narthex_fill_resumes_total{{result=\"{result}\"}}")
+}
+
+fn damaged(bytes: &Bytes) -> Vec<u8> {
+    let mut other = bytes.to_vec();
+    let middle = other.len() / 2;
+    other[middle] ^= 1;
+    other
+}
+
+#[tokio::test]
+async fn a_cut_body_with_a_strong_tag_is_continued_unseen() {
+    let origin = Origin::start().await;
+    let package = Package::new(1, 1_000_000).without_file_claims();
+    let path = &package.nar_path;
+    let whole = says(package.nar.clone()).etag("\"same\"");
+    let turns = vec![whole.clone().cut_at(400_000), whole.clone().cut_at(100_000), whole];
+    origin.say_in_turn(path, turns);
+    let edge = Edge::before(&origin).await;
+    edge.get(path).await.expect(200, "miss").with(&package.nar);
+    edge.until_idle().await;
+    edge.get(path).await.expect(200, "hit_disk").with(&package.nar);
+    let asked = origin.asked(path);
+    assert_eq!(asked.len(), 3);
+    assert_eq!(asked[0].field("range"), None);
+    for (asked, offset) in asked[1..].iter().zip([400_000, 500_000]) {
+        assert_eq!(asked.field("range"), Some(&*format!("bytes={offset}-")));
+        assert_eq!(asked.field("if-match"), Some("\"same\""));
+    }
+    assert_eq!(edge.metric(&resumed("continued")).await, 2);
+}
+
+#[tokio::test]
+async fn a_cut_body_without_a_tag_is_continued_where_a_hash_will_prove_it() {
+    let origin = Origin::start().await;
+    let package = Package::new(2, 1_000_000);
+    let by_name = noise(3, 1_000_000);
+    let name = path_of_nar(&by_name, "nar.xz");
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    for (path, body) in [(&package.nar_path, &package.nar), (&name, &by_name)] {
+        let whole = says(body.clone());
+        origin.say_in_turn(path, vec![whole.clone().cut_at(300_000), whole]);
+    }
+    let edge = Edge::before(&origin).await;
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    edge.get(&package.nar_path).await.expect(200, "miss").with(&package.nar);
+    edge.get(&name).await.expect(200, "miss").with(&by_name);
+    for path in [&package.nar_path, &name] {
+        let asked = origin.asked(path);
+        assert_eq!(asked.len(), 2);
+        assert_eq!(asked[1].field("range"), Some("bytes=300000-"));
+        assert_eq!(asked[1].field("if-match"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_cut_body_is_continued_on_the_next_origin() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let nar = noise(4, 1_000_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    let whole = says(nar.clone()).etag("\"same\"");
+    let turns = vec![whole.clone().cut_at(300_000), Script::status(503)];
+    first.say_in_turn(&path, turns);
+    second.say(&path, whole);
+    let edge = Setup::default().start(&[&first, &second]).await;
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+    assert_eq!(second.asked(&path)[0].field("range"), Some("bytes=300000-"));
+}
+
+#[tokio::test]
+async fn an_origin_without_ranges_is_read_again_from_the_start() {
+    let origin = Origin::start().await;
+    let nar = noise(5, 1_000_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    let whole = says(nar.clone()).without_ranges();
+    origin.say_in_turn(
+        &path,
+        vec![whole.clone().cut_at(300_000), whole.clone().cut_at(200_000), whole],
+    );
+    let edge = Edge::before(&origin).await;
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    assert_eq!(origin.count(&path), 3);
+}
+
+#[tokio::test]
+async fn a_chunked_body_that_breaks_off_is_continued_where_a_hash_will_prove_it() {
+    let origin = Origin::start().await;
+    let nar = noise(6, 1_000_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    let whole = says(nar.clone()).chunked();
+    origin.say_in_turn(&path, vec![whole.clone().cut_at(300_000), whole]);
+    let edge = Edge::before(&origin).await;
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    assert_eq!(origin.count(&path), 2);
+}
+
+#[tokio::test]
+async fn another_object_never_continues_a_body() {
+    let origin = Origin::start().await;
+    let package = Package::new(7, 1_000_000).without_file_claims();
+    let path = &package.nar_path;
+    let one = says(package.nar.clone()).etag("\"one\"");
+    let other = says(noise(8, 1_000_000)).etag("\"two\"");
+    origin.say_in_turn(
+        path,
+        vec![
+            one.cut_at(400_000),
+            other.clone(),
+            other.clone().cut_at(50_000),
+            other.cut_at(50_000),
+        ],
+    );
+    let edge = Edge::before(&origin).await;
+    let said = edge.get(path).await;
+    assert_eq!((said.status.as_u16(), said.is_cut), (200, true));
+    assert!(said.body.len() <= 400_000);
+    assert!(said.body == package.nar[..said.body.len()], "bytes of another object");
+    edge.until_idle().await;
+    assert_eq!(origin.asked(path)[1].field("if-match"), Some("\"one\""));
+    assert_eq!(edge.metric(&resumed("changed")).await, 1);
+}
+
+#[tokio::test]
+async fn a_cut_body_that_nothing_proves_is_reset_and_not_kept() {
+    let origin = Origin::start().await;
+    let package = Package::new(9, 1_000_000).without_file_claims();
+    let path = &package.nar_path;
+    origin.say(path, says(package.nar.clone()).cut_at(400_000));
+    let edge = Edge::before(&origin).await;
+    let said = edge.get(path).await;
+    assert!(said.is_cut);
+    assert!(said.body == package.nar[..said.body.len()]);
+    edge.until_idle().await;
+    assert_eq!(edge.objects_on_disk(), (0, 0));
+    assert_eq!(origin.count(path), 2);
+    origin.say(path, says(package.nar.clone()));
+    edge.get(path).await.expect(200, "miss").with(&package.nar);
+}
+
+#[tokio::test]
+async fn a_stalled_body_is_continued() {
+    use crate::harness::Gate;
+    let origin = Origin::start().await;
+    let nar = noise(10, 1_000_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    let whole = says(nar.clone()).etag("\"a\"");
+    let never = Gate::default();
+    origin.say_in_turn(&path, vec![whole.clone().held_at(300_000, &never), whole]);
+    let edge = Setup::default().timeouts("between_bytes = \"100ms\"").start(&[&origin]).await;
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+    assert_eq!(origin.asked(&path)[1].field("range"), Some("bytes=300000-"));
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_never_whole_never_kept_and_fetched_once_more() {
+    for (size, seed) in [(1_000, 11), (64 << 10, 12), (65_537, 13), (1_000_000, 14)] {
+        let origin = Origin::start().await;
+        let package = Package::new(seed, size);
+        let path = &package.nar_path;
+        origin.say(&package.narinfo_path, says(package.narinfo()));
+        origin.say(path, says(damaged(&package.nar)).etag("\"a\""));
+        let edge = Edge::before(&origin).await;
+        edge.get(&package.narinfo_path).await.expect(200, "miss");
+        let said = edge.get(path).await;
+        assert!(said.is_cut || said.status == 502, "{size}");
+        edge.until_idle().await;
+        assert_eq!(origin.count(path), 2);
+        assert_eq!(edge.metric(&rejected("file_hash")).await, 2);
+        assert_eq!(edge.objects_on_disk(), (0, 0));
+        origin.say(path, says(package.nar.clone()));
+        edge.get(path).await.expect(200, "miss").with(&package.nar);
+    }
+}
+
+#[tokio::test]
+async fn a_refetch_that_is_right_is_kept() {
+    let origin = Origin::start().await;
+    let nar = noise(15, 1_000_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    origin.say_in_turn(&path, vec![says(damaged(&nar)), says(nar.clone())]);
+    let edge = Edge::before(&origin).await;
+    assert!(edge.get(&path).await.is_cut);
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    assert_eq!(edge.metric(&rejected("file_hash")).await, 1);
+}
+
+#[tokio::test]
+async fn a_small_nar_that_is_right_at_the_second_fetch_is_served_at_once() {
+    let origin = Origin::start().await;
+    let nar = noise(16, 10_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    origin.say_in_turn(&path, vec![says(damaged(&nar)), says(nar.clone())]);
+    let edge = Edge::before(&origin).await;
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+}
+
+#[tokio::test]
+async fn another_length_than_the_narinfos_is_refused_by_its_head() {
+    let origin = Origin::start().await;
+    let package = Package::new(17, 1_000_000);
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    origin.say(&package.nar_path, says(package.nar.slice(..900_000)));
+    let edge = Edge::before(&origin).await;
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    edge.get(&package.nar_path).await.expect(502, "origin_failed");
+    assert_eq!(edge.metric(&rejected("file_size")).await, 2);
+    assert_eq!(origin.count(&package.nar_path), 2);
+}
+
+#[tokio::test]
+async fn a_name_and_a_narinfo_that_disagree_both_prove_a_file() {
+    for is_named in [false, true] {
+        let origin = Origin::start().await;
+        let body = noise(18, 100_000);
+        let named = path_of_nar(if is_named { &body } else { b"something else" }, "nar.xz");
+        let package = Package::at(18, 100_000, &named);
+        let right = package.narinfo();
+        let text = if is_named { Package::at(20, 100_000, &named).narinfo() } else { right };
+        let seed = if is_named { 20 } else { 18 };
+        let narinfo_path = Package::at(seed, 1, &named).narinfo_path;
+        origin.say(&narinfo_path, says(text));
+        origin.say(&named, says(body.clone()));
+        let edge = Edge::before(&origin).await;
+        edge.get(&narinfo_path).await.expect(200, "miss");
+        edge.get(&named).await.expect(200, "miss").with(&body);
+        edge.until_idle().await;
+        edge.get(&named).await.expect(200, "hit_disk").with(&body);
+        let wrong = noise(21, 100_000);
+        edge.purge(&format!("{{\"path\": \"{named}\"}}")).await;
+        origin.say(&named, says(wrong));
+        assert!(edge.get(&named).await.is_cut);
+    }
+}
+
+#[tokio::test]
+async fn claims_outlive_a_restart() {
+    let origin = Origin::start().await;
+    let package = Package::new(19, 100_000);
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    origin.say(&package.nar_path, says(damaged(&package.nar)));
+    let mut edge = Edge::before(&origin).await;
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    edge.restart().await;
+    assert!(edge.get(&package.nar_path).await.is_cut);
+    edge.until_idle().await;
+    assert_eq!(edge.objects_on_disk(), (0, 0));
+}
