@@ -67,15 +67,6 @@ fn a_disk_folder_of_another_instance() {
 }
 
 #[test]
-fn a_credentials_profile_that_is_not_there() {
-    let settings = Settings::new();
-    let origin = "s3://bucket?region=us-east-1&endpoint=http://127.0.0.1:1&profile=nobody";
-    let (code, said) = refused(&settings, &site(origin));
-    assert!(matches!(code, 1 | 2), "{said}");
-    assert!(said.contains("nobody"), "{said}");
-}
-
-#[test]
 fn certificates_that_are_none() {
     let settings = Settings::new();
     let (certificate, key) = (settings.folder().join("c.pem"), settings.folder().join("k.pem"));

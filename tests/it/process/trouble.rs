@@ -20,6 +20,17 @@ fn an_origin_that_is_gone_at_start_does_not_hold_the_edge_up() {
 }
 
 #[test]
+fn credentials_that_are_missing_are_told_and_are_no_absence() {
+    let origin = "s3://bucket?region=us-east-1&endpoint=http://127.0.0.1:1&profile=nobody";
+    let edge = Settings::new().start(&site(origin));
+    let line = edge.process.stderr.wait(0, &["ERROR", "profile `nobody`"]);
+    assert!(line.contains(".aws/credentials"), "{line}");
+    let ready = edge.admin_until("/readyz", |reply| reply.text().contains("nobody"));
+    assert_eq!(ready.status, 200, "{ready:?}");
+    assert_eq!(edge.get("/nix-cache-info").status, 502);
+}
+
+#[test]
 fn what_is_stored_outlives_a_restart_without_the_origin() {
     let (cache, sample) = (TempDir::new().unwrap(), sample());
     write_folder(&sample, cache.path());
