@@ -11,4 +11,5 @@
 
 mod harness;
 mod journeys;
+mod process;
 mod style;
