@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The identity of an object: site, canonical decoded path, and the query where it counts.
 ///
-/// One string: the site, a NUL, the path with its leading `/`, and a NUL and the query where it is
+/// One string: the key space (the site's name and, behind a `#`, its set of origins), a NUL, the path with its leading `/`, and a NUL and the query where it is
 /// kept. A NUL occurs in none of them, so two keys are equal only when all their parts are (a `?`
 /// may be part of a decoded path).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,11 +21,11 @@ pub struct Key(Arc<str>);
 pub struct KeyHash(pub [u8; 16]);
 
 impl Key {
-    /// The key of `path` (canonical, with a leading `/`, never a NUL) on the site `site`.
-    pub fn new(site: &str, path: &str, query: Option<&str>) -> Self {
+    /// The key of `path` (canonical, with a leading `/`, never a NUL) in the key space `space`.
+    pub fn new(space: &str, path: &str, query: Option<&str>) -> Self {
         match query {
-            None => Self(format!("{site}\0{path}").into()),
-            Some(query) => Self(format!("{site}\0{path}\0{query}").into()),
+            None => Self(format!("{space}\0{path}").into()),
+            Some(query) => Self(format!("{space}\0{path}\0{query}").into()),
         }
     }
 
@@ -39,9 +39,14 @@ impl Key {
         &self.0
     }
 
+    /// The key space.
+    pub fn space(&self) -> &str {
+        self.0.split('\0').next().unwrap_or("")
+    }
+
     /// The site's name.
     pub fn site(&self) -> &str {
-        self.0.split_once('\0').map_or("", |(site, _)| site)
+        self.space().split('#').next().unwrap_or("")
     }
 
     /// The path, without the query.
@@ -165,10 +170,11 @@ mod tests {
 
     #[test]
     fn a_key_keeps_its_parts_apart() {
-        let key = Key::new("main", "/nar/a.nar", Some("hash=b"));
+        let key = Key::new("main#12ab", "/nar/a.nar", Some("hash=b"));
+        assert_eq!(key.space(), "main#12ab");
         assert_eq!((key.site(), key.path()), ("main", "/nar/a.nar"));
         assert_eq!(key.query(), Some("hash=b"));
-        assert_ne!(key, Key::new("main", "/nar/a.nar?hash=b", None));
+        assert_ne!(key, Key::new("main#12ab", "/nar/a.nar?hash=b", None));
         assert_ne!(key, Key::new("mai", "n/nar/a.nar", Some("hash=b")));
         assert_eq!(Key::from_stored(key.as_str()), Some(key));
         assert_eq!(Key::from_stored("no separator"), None);

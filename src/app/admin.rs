@@ -3,7 +3,7 @@
 
 use super::readiness::Ready;
 use crate::admin::{Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
-use crate::engine::Engine;
+use crate::engine::{Engine, Site};
 use crate::metrics::Metrics;
 use crate::object::Key;
 use crate::purge::{Kind, Purger};
@@ -45,7 +45,7 @@ async fn purge(
     let count = match (request.scope, kind) {
         (PurgeScope::Paths(paths), kind) => {
             let site = site_of(engine, request.site)?;
-            let keys = paths.iter().map(|path| key(&site, path));
+            let keys = paths.iter().map(|path| key(site.key_space(), path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
             let mut count = 0;
             for key in keys {
@@ -58,7 +58,7 @@ async fn purge(
             return Err(PurgeError::Invalid { detail });
         }
         (PurgeScope::Prefix(prefix), Kind::Hard) => {
-            purger.prefix(&site_of(engine, request.site)?, &prefix).await
+            purger.prefix(site_of(engine, request.site)?.name(), &prefix).await
         }
         (PurgeScope::All, Kind::Hard) => purger.all().await,
     };
@@ -66,12 +66,14 @@ async fn purge(
 }
 
 /// The site that was named, or the only one there is.
-fn site_of(engine: &Engine, name: Option<String>) -> Result<String, PurgeError> {
+fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<Site>, PurgeError> {
     let sites = engine.sites();
     match (name, sites.all()) {
-        (Some(name), _) if sites.named(&name).is_some() => Ok(name),
-        (Some(name), _) => Err(PurgeError::UnknownSite { name }),
-        (None, [only]) => Ok(only.name().to_owned()),
+        (Some(name), _) => {
+            let site = sites.named(&name).map(Arc::clone);
+            site.ok_or(PurgeError::UnknownSite { name })
+        }
+        (None, [only]) => Ok(Arc::clone(only)),
         (None, _) => {
             let detail = "there are several sites; say which with \"site\"".to_owned();
             Err(PurgeError::Invalid { detail })
@@ -80,7 +82,7 @@ fn site_of(engine: &Engine, name: Option<String>) -> Result<String, PurgeError> 
 }
 
 /// The key of a path as a client writes it, a query included where a narinfo names one.
-fn key(site: &str, target: &str) -> Result<Key, PurgeError> {
+fn key(space: &str, target: &str) -> Result<Key, PurgeError> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
@@ -90,5 +92,5 @@ fn key(site: &str, target: &str) -> Result<Key, PurgeError> {
     };
     let path = canonicalise(path, path.len()).map_err(invalid)?;
     let path = if path == "/" { "/index.html" } else { &*path };
-    Ok(Key::new(site, path, query))
+    Ok(Key::new(space, path, query))
 }

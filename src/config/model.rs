@@ -3,6 +3,7 @@
 //! outside tests. Every default stands in the definitions beside it, not here.
 
 use crate::nix::Class;
+use crate::nix::hash::{base16, sha256};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -161,6 +162,20 @@ pub struct Site {
     pub origins: Vec<Origin>,
 }
 
+impl Site {
+    /// The first part of the keys of its objects: its name and, behind a `#`, what its set of
+    /// origins is known by. Objects of other origins are never served in their place; credentials,
+    /// priorities, timeouts and the scheme of an HTTP origin make no difference.
+    pub fn key_space(&self) -> String {
+        let mut places: Vec<_> = self.origins.iter().map(|origin| origin.url.place()).collect();
+        places.sort_unstable();
+        places.dedup();
+        let digest = sha256(places.join("\n").as_bytes());
+        let head = digest.first_chunk::<4>().copied().unwrap_or_default();
+        format!("{}#{}", self.name, base16(&head))
+    }
+}
+
 /// What a narinfo without a good signature gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signatures {
@@ -227,6 +242,20 @@ pub enum OriginUrl {
     Http(http::Uri),
     /// `file://`: a folder as `nix copy --to file://` writes it.
     File(PathBuf),
+}
+
+impl OriginUrl {
+    /// Where the objects are, whatever the way to them.
+    fn place(&self) -> String {
+        match self {
+            Self::S3(s3) => format!("s3 {} {}", s3.endpoint.as_deref().unwrap_or(""), s3.bucket),
+            Self::Http(url) => {
+                let authority = url.authority().map_or("", http::uri::Authority::as_str);
+                format!("http {authority} {}", url.path().trim_end_matches('/'))
+            }
+            Self::File(folder) => format!("file {}", folder.display()),
+        }
+    }
 }
 
 /// An S3 bucket.

@@ -26,10 +26,11 @@ pub use site::{Site, Sites};
 
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Clock;
-use crate::config::Limits;
+use crate::config::{Limits, Signatures};
 use crate::fill::{Fills, Flight, How, Landed, NoRoom, Role, Wanted};
 use crate::metrics::Metrics;
 use crate::nix::Class;
+use crate::object::Proof;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::freshness::Freshness;
@@ -212,6 +213,7 @@ impl Engine {
             Some(Hit::Disk(found)) => Some((found, Outcome::HitDisk)),
             None => None,
         };
+        let found = found.filter(|(found, _)| is_trusted(&routed.site, found));
         let stale = match found {
             Some((found, outcome)) => match policy::freshness::judge(found.meta(), asked.now) {
                 Freshness::Fresh { .. } => return deliver::found(asked, &found, outcome.into()),
@@ -324,4 +326,13 @@ impl Engine {
     async fn head(&self, asked: &Asked<'_>, wanted: &Wanted) -> Answer {
         deliver::head(asked, wanted, self.fills.head(wanted).await)
     }
+}
+
+/// Whether what is stored proves as much as the site asks for now: a narinfo that was stored while
+/// signatures were not required does not serve once they are.
+fn is_trusted(site: &Site, found: &Found) -> bool {
+    let meta = found.meta();
+    meta.class != Class::Narinfo
+        || meta.proof == Proof::Signature
+        || site.upstream.site.signatures != Signatures::Require
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 pub struct Site {
     /// Where its objects come from, and its settings.
     pub upstream: Arc<Upstream>,
+    key_space: String,
     metrics: Metrics,
     counters: [[OnceLock<Counters>; Outcome::ALL.len()]; Class::ALL.len()],
     seconds: [OnceLock<Histogram>; Class::ALL.len()],
@@ -31,12 +32,24 @@ pub(super) struct Counters {
 impl Site {
     /// A site without requests yet.
     pub fn new(upstream: Arc<Upstream>, metrics: Metrics) -> Self {
-        Self { upstream, metrics, counters: Default::default(), seconds: Default::default() }
+        let key_space = upstream.site.key_space();
+        Self {
+            upstream,
+            key_space,
+            metrics,
+            counters: Default::default(),
+            seconds: Default::default(),
+        }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.upstream.site.name
+    }
+
+    /// The first part of the keys of its objects.
+    pub fn key_space(&self) -> &str {
+        &self.key_space
     }
 
     pub(super) fn counters(&self, class: Class, outcome: Outcome) -> Option<&Counters> {

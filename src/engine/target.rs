@@ -36,12 +36,12 @@ pub(super) async fn of(
     let path = canonicalise(uri.path(), path_bytes_max)?;
     let path = if path == "/" { "/index.html" } else { &*path };
     let class = classify(path);
-    let key = Key::new(site.name(), path, None);
+    let key = Key::new(site.key_space(), path, None);
     let path: Arc<str> = path.into();
     if let Some(query) = uri.query()
         && matches!(class, None | Some(Class::Nar))
     {
-        let key = Key::new(site.name(), &path, Some(query));
+        let key = Key::new(site.key_space(), &path, Some(query));
         if cache.claim(&key).await.is_some() {
             return Ok(Target { key, path, query: Some(query.into()), class: Class::Nar });
         }

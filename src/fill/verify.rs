@@ -101,7 +101,7 @@ fn claim_of(key: &Key, narinfo: &NarInfo) -> Option<ClaimOf> {
     let location = narinfo.nar_location()?;
     let claim =
         NarClaim { file_hash: narinfo.file_sha256().map(Sha256), file_size: narinfo.file_bytes() };
-    Some((Key::new(key.site(), &location.path, location.query.as_deref()), claim))
+    Some((Key::new(key.space(), &location.path, location.query.as_deref()), claim))
 }
 
 /// Whether a body of `class` is checked as a whole before a reader sees any of it.

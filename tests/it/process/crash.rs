@@ -1,7 +1,7 @@
 //! kill -9 at the worst moment: what was whole is served again, what was not leaves nothing.
 
-use super::edge::{Edge, Settings, site};
 use super::client::Connection;
+use super::edge::{Edge, Settings, site};
 use super::origin::{Origin, nar_path, noise};
 use std::path::Path;
 

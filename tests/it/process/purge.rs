@@ -47,11 +47,9 @@ impl Scene {
 fn what_is_purged_is_fetched_again() {
     let scene = scene();
     assert!(scene.edge.get(&scene.path).value("cache-status").unwrap().contains("hit"));
-    for (arguments, requests) in [
-        (vec![scene.path.as_str()], 2),
-        (vec!["--prefix", "/nar/"], 3),
-        (vec!["--all"], 4),
-    ] {
+    for (arguments, requests) in
+        [(vec![scene.path.as_str()], 2), (vec!["--prefix", "/nar/"], 3), (vec!["--all"], 4)]
+    {
         assert!(scene.purged(&arguments).contains('1') || arguments[0] == "--all");
         assert_eq!(scene.edge.get(&scene.path).status, 200);
         assert_eq!(scene.origin.requests_for(&scene.path), requests, "{arguments:?}");
