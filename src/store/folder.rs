@@ -27,8 +27,21 @@ pub(super) struct Folder {
     /// Whether new files can be made without a name; else they get one in `tmp/`.
     is_nameless: bool,
     next_name: AtomicU64,
-    /// Held for its lock.
-    _lock: File,
+    /// Held for what its drop does.
+    _lock: Lock,
+}
+
+/// The folder's lock. Given back by name: a process that is being started holds a copy of the
+/// descriptor until it runs its program, and closing ours alone would leave the lock with it.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the disk folder's lock goes with its descriptor");
+        }
+    }
 }
 
 impl Folder {
@@ -210,7 +223,7 @@ fn must_be_empty(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, OpenError> {
+fn lock(path: &Path) -> Result<Lock, OpenError> {
     let file = File::options()
         .read(true)
         .write(true)
@@ -219,7 +232,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .open(path.join(LOCK))
         .map_err(|e| OpenError::io(path, "make its lock file", e))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { path: path.to_owned() }),
         Err(error) => Err(OpenError::io(path, "lock it", error.into())),
     }
@@ -259,6 +272,16 @@ mod tests {
         assert!(error.to_string().contains("another narthex process"));
         drop(first);
         Folder::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let place = tempfile::tempdir().unwrap();
+        let first = lock(place.path()).unwrap();
+        let copy = first.0.try_clone().unwrap();
+        drop(first);
+        lock(place.path()).unwrap();
+        drop(copy);
     }
 
     #[test]
