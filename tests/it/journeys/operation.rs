@@ -145,7 +145,7 @@ async fn a_drain_lets_bodies_finish() {
 }
 
 #[tokio::test]
-async fn a_reload_takes_another_origin_and_keeps_what_is_stored() {
+async fn a_reload_takes_another_origin_and_serves_nothing_of_the_old_one() {
     let (first, second) = (Origin::start().await, Origin::start().await);
     let (one, two) = (Package::new(5, 10), Package::new(6, 10));
     first.say(&one.narinfo_path, says(one.narinfo()));
@@ -153,12 +153,25 @@ async fn a_reload_takes_another_origin_and_keeps_what_is_stored() {
     let edge = Edge::before(&first).await;
     edge.get(&one.narinfo_path).await.expect(200, "miss");
     edge.get(&two.narinfo_path).await.expect(404, "absent");
-    edge.pass_time(10);
     let text = edge.text.replace(&first.url(), &second.url()).replace("16MiB", "32MiB");
     assert_eq!(edge.reload(&text).await.unwrap(), ["[memory]"]);
+    edge.get(&one.narinfo_path).await.expect(404, "absent");
+    edge.get(&two.narinfo_path).await.expect(200, "miss");
+    edge.reload(&edge.text).await.unwrap();
     first.die();
     edge.get(&one.narinfo_path).await.expect(200, "hit_memory");
-    edge.get(&two.narinfo_path).await.expect(200, "miss");
+}
+
+#[tokio::test]
+async fn a_narinfo_stored_without_a_signature_does_not_serve_once_one_is_required() {
+    let origin = Origin::start().await;
+    let package = Package::new(8, 10).signed_by(None);
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    let edge = Setup::default().signatures("off").start(&[&origin]).await;
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    edge.get(&package.narinfo_path).await.expect(200, "hit_memory");
+    edge.reload(&edge.text.replace("\"off\"", "\"require\"")).await.unwrap();
+    edge.get(&package.narinfo_path).await.expect(502, "origin_failed");
 }
 
 #[tokio::test]
