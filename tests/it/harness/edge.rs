@@ -252,6 +252,11 @@ impl Edge {
         (bytes.sum(), files.len())
     }
 
+    /// Its disk's folder goes away under it, index and all.
+    pub(crate) fn lose_disk(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("disk")).unwrap();
+    }
+
     /// The files below its disk's folder of objects.
     pub(crate) fn object_files(&self) -> Vec<PathBuf> {
         let mut todo = vec![self.folder.path().join("disk/objects")];

@@ -15,3 +15,4 @@ mod ranges;
 mod requests;
 mod s3;
 mod tiers;
+mod troubles;
