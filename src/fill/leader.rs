@@ -167,7 +167,7 @@ impl Fill<'_> {
         "absent"
     }
 
-    async fn found(&self, ask: Ask, response: Response) -> Result<&'static str, FillError> {
+    async fn found(&self, ask: Ask, mut response: Response) -> Result<&'static str, FillError> {
         let wanted = self.wanted;
         let Admitted { meta, keep, coding, upstream_status } = wanted.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
@@ -181,6 +181,11 @@ impl Fill<'_> {
         };
         if let Some(length) = response.content_length {
             expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
+        }
+        if expected.file_hash.is_some() {
+            // What the narinfo says is checked at the end like the hash; known from the start, it
+            // gives readers a length and ranges, and tells whether the disk has room.
+            response.content_length = response.content_length.or(expected.file_size);
         }
         let is_small = response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX);
         let checked =

@@ -102,6 +102,7 @@ mod tests {
             ("etag", "\"a\""),
             ("link", "<a>"),
             ("link", "<b>"),
+            ("content-type", meta.class.content_type()),
             ("age", "10"),
             ("accept-ranges", "bytes"),
             ("access-control-allow-origin", "*"),
@@ -110,6 +111,13 @@ mod tests {
         ]);
         assert_eq!(client_head(&meta, now, Source::Stored, HIT), expected);
         assert_eq!(client_head(&meta, now, Source::Fetched, HIT), expected);
+    }
+
+    #[test]
+    fn a_content_type_that_the_origin_says_stays() {
+        let meta = meta(&[("content-type", "text/x-own")]);
+        let head = client_head(&meta, meta.response_time, Source::Stored, HIT);
+        assert_eq!(head.get(header::CONTENT_TYPE).unwrap(), "text/x-own");
     }
 
     #[test]

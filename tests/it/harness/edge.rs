@@ -30,6 +30,7 @@ pub(crate) struct Setup {
     site: String,
     timeouts: String,
     top: String,
+    name: &'static str,
     clock: Option<Clock>,
 }
 
@@ -41,6 +42,7 @@ impl Default for Setup {
             site: String::new(),
             timeouts: "connect = \"5s\"\nfirst_byte = \"20s\"\nbetween_bytes = \"20s\"".to_owned(),
             top: String::new(),
+            name: "edge",
             clock: None,
         }
     }
@@ -70,6 +72,11 @@ impl Setup {
     /// With these further tables.
     pub(crate) fn tables(self, lines: &str) -> Self {
         Self { top: lines.to_owned(), ..self }
+    }
+
+    /// Called so in `CDN-Loop`.
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
     }
 
     /// By the system's clock.
@@ -109,13 +116,14 @@ impl Setup {
     fn text(&self, folder: &TempDir, origins: &[String]) -> String {
         let key = trusted_key().public_key().unwrap().to_string();
         let mut text = format!(
-            "[server]\nlisten = [\"127.0.0.1:0\"]\nname = \"edge\"\n\
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nname = \"{name}\"\n\
              [server.timeouts]\ndrain = \"20s\"\n\
              [admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{folder}/token\"\n\
              [memory]\nsize = \"16MiB\"\n\
              [disk]\npath = \"{folder}/disk\"\nsize = \"{size}\"\n{top}\n\
              [[site]]\nname = \"main\"\nsignatures = \"{signatures}\"\n\
              trusted_public_keys = [\"{key}\"]\n{site}\n",
+            name = self.name,
             folder = folder.path().display(),
             size = self.disk_size,
             top = self.top,
@@ -239,23 +247,27 @@ impl Edge {
 
     /// Bytes of all files below its disk's folder of objects, and how many there are.
     pub(crate) fn objects_on_disk(&self) -> (u64, usize) {
-        let mut todo: Vec<PathBuf> = vec![self.folder.path().join("disk/objects")];
-        let (mut bytes, mut files) = (0, 0);
+        let files = self.object_files();
+        let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len());
+        (bytes.sum(), files.len())
+    }
+
+    /// Its disk's folder goes away under it, index and all.
+    pub(crate) fn lose_disk(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("disk")).unwrap();
+    }
+
+    /// The files below its disk's folder of objects.
+    pub(crate) fn object_files(&self) -> Vec<PathBuf> {
+        let mut todo = vec![self.folder.path().join("disk/objects")];
+        let mut files = Vec::new();
         while let Some(folder) = todo.pop() {
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-            for entry in entries {
-                let Ok(entry) = entry else { continue };
-                match entry.metadata() {
-                    Ok(metadata) if metadata.is_dir() => todo.push(entry.path()),
-                    Ok(metadata) => {
-                        bytes += metadata.len();
-                        files += 1;
-                    }
-                    Err(_) => {}
-                }
+            for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+                if path.is_dir() { todo.push(path) } else { files.push(path) }
             }
         }
-        (bytes, files)
+        files
     }
 }
 

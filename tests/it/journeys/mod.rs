@@ -3,6 +3,7 @@
 
 mod absence;
 mod breaks;
+mod damage;
 mod flights;
 mod freshness;
 mod hits;
@@ -13,3 +14,5 @@ mod purges;
 mod ranges;
 mod requests;
 mod s3;
+mod tiers;
+mod troubles;

@@ -1,0 +1,108 @@
+//! A disk that gives up, and a folder in place of an origin.
+
+use crate::harness::{Edge, Gate, Origin, Package, Setup, says};
+use tempfile::TempDir;
+
+#[tokio::test]
+async fn an_edge_whose_disk_goes_away_proxies_on() {
+    let origin = Origin::start().await;
+    let edge = Edge::before(&origin).await;
+    let (old, new) = (Package::new(1, 1 << 20), Package::new(2, 1 << 20));
+    for package in [&old, &new] {
+        origin.say(&package.narinfo_path, says(package.narinfo()));
+        origin.say(&package.nar_path, says(package.nar.clone()));
+    }
+    edge.get(&old.narinfo_path).await.expect(200, "miss");
+    edge.get(&old.nar_path).await.expect(200, "miss").with(&old.nar);
+    edge.until_idle().await;
+    edge.lose_disk();
+    for package in [&old, &new] {
+        let narinfo = edge.get(&package.narinfo_path).await;
+        narinfo.expect(200, &narinfo.outcome()).with(package.narinfo().as_bytes());
+        for _ in 0..2 {
+            let nar = edge.get(&package.nar_path).await;
+            nar.expect(200, &nar.outcome()).with(&package.nar);
+        }
+    }
+    let range = [("range", "bytes=5-9")];
+    let part = edge.read_with(&new.nar_path, &range).await;
+    part.expect(206, &part.outcome()).with(&new.nar[5..=9]);
+}
+
+#[tokio::test]
+async fn a_body_whose_length_only_its_narinfo_says_passes_where_the_disk_has_no_room() {
+    let origin = Origin::start().await;
+    let package = Package::new(3, 40 << 20);
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    origin.say(&package.nar_path, says(package.nar.clone()).chunked());
+    let edge = Setup::default().disk_size("32MiB").start(&[&origin]).await;
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    let said = edge.get(&package.nar_path).await;
+    said.expect(200, "pass").with(&package.nar);
+    assert_eq!(said.field("content-length"), package.nar.len().to_string());
+    let part = edge.read_with(&package.nar_path, &[("range", "bytes=1000-1999")]).await;
+    part.expect(206, "pass").with(&package.nar[1000..2000]);
+}
+
+#[tokio::test]
+async fn a_body_whose_length_only_its_narinfo_says_has_ranges_while_it_arrives() {
+    let origin = Origin::start().await;
+    let package = Package::new(6, 1 << 20);
+    let gate = Gate::default();
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    origin.say(&package.nar_path, says(package.nar.clone()).chunked().held_at(500_000, &gate));
+    let edge = Edge::before(&origin).await;
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    let part = edge.read_with(&package.nar_path, &[("range", "bytes=1000-1999")]).await;
+    part.expect(206, "miss").with(&package.nar[1000..2000]);
+    gate.open();
+    edge.until_idle().await;
+    edge.get(&package.nar_path).await.expect(200, "hit_disk").with(&package.nar);
+}
+
+#[tokio::test]
+async fn another_length_than_the_narinfos_is_never_whole_without_a_head_that_says_so() {
+    let package = Package::new(7, 1 << 20);
+    let longer = [&package.nar[..], b"more"].concat();
+    for wrong in [package.nar.slice(..1_000_000), longer.into()] {
+        let origin = Origin::start().await;
+        origin.say(&package.narinfo_path, says(package.narinfo()));
+        origin.say(&package.nar_path, says(wrong).chunked());
+        let edge = Edge::before(&origin).await;
+        edge.get(&package.narinfo_path).await.expect(200, "miss");
+        assert!(edge.get(&package.nar_path).await.is_cut);
+        edge.until_idle().await;
+        assert_eq!(edge.objects_on_disk(), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_folder_is_an_origin() {
+    let folder = TempDir::new().unwrap();
+    let package = Package::new(4, 300_000);
+    std::fs::create_dir(folder.path().join("nar")).unwrap();
+    let put = |path: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(&path[1..]), bytes).unwrap();
+    };
+    put("/nix-cache-info", b"StoreDir: /nix/store\n");
+    put(&package.narinfo_path, package.narinfo().as_bytes());
+    put(&package.nar_path, &package.nar);
+    let table = format!("url = \"file://{}\"\nname = \"folder\"", folder.path().display());
+    let edge = Setup::default().start_before(&[table]).await;
+    let path = &package.narinfo_path;
+    let cold = edge.get(path).await;
+    cold.expect(200, "miss").with(package.narinfo().as_bytes());
+    assert_eq!(cold.field("content-type"), "text/x-nix-narinfo");
+    edge.get(path).await.expect(200, "hit_memory");
+    edge.client().head(&package.nar_path).await.expect(200, "pass");
+    edge.get(&package.nar_path).await.expect(200, "miss").with(&package.nar);
+    edge.until_idle().await;
+    edge.get(&package.nar_path).await.expect(200, "hit_disk").with(&package.nar);
+    edge.pass_time(86_400);
+    edge.get(path).await.expect(200, "revalidated");
+    edge.get(&Package::new(5, 1).narinfo_path).await.expect(404, "absent");
+    edge.get("/%2e%2e/%2e%2e/etc/passwd").await.expect(400, "refused");
+    std::fs::remove_file(folder.path().join(&path[1..])).unwrap();
+    edge.pass_time(86_400);
+    edge.get(path).await.expect(404, "absent");
+}
