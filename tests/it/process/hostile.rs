@@ -1,7 +1,7 @@
 //! HOSTILE.md through the real process, as raw bytes on its plain listener. Nothing in the tables
 //! reaches the origin, and after each row the process answers as before.
 
-use super::client::{Connection, Reply, get, get_with};
+use super::client::{Connection, Reply, ask, get};
 use super::edge::{Edge, Settings, site};
 use super::origin::{Origin, nar_path, noise};
 
@@ -122,7 +122,10 @@ fn framing_in_doubt() {
     for row in rows {
         scene.row(row);
     }
-    assert!(scene.edge.metric("narthex_requests_refused_total", &[]) >= rows.len() as f64);
+    assert!(
+        scene.edge.metric("narthex_requests_refused_total", &[])
+            >= u64::try_from(rows.len()).unwrap()
+    );
 }
 
 #[test]
@@ -161,9 +164,7 @@ fn methods_protocols_and_expectations() {
             3,
             200,
             Kept,
-            get!(
-                "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
-            ),
+            get!("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"),
         ),
         (3, 200, Kept, get!("Connection: Upgrade\r\nUpgrade: websocket\r\n")),
         (
@@ -240,7 +241,7 @@ fn paths_that_no_cache_has() {
 fn limits_on_heads() {
     let scene = scene();
     let head = |lines: String| format!("GET /nix-cache-info HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-    let fields = |count: usize| (0..count).map(|n| format!("X-{n}: y\r\n")).collect::<String>();
+    let fields = |count: usize| "X: y\r\n".repeat(count);
     let long = |bytes: usize| format!("X: {}\r\n", "y".repeat(bytes));
     let path = |bytes: usize| format!("GET /nar/{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(bytes));
     for (status, then, bytes) in [
@@ -276,12 +277,11 @@ fn hosts() {
         (400, Closed, request(info, "Host: a.example, b.example\r\n")),
         (400, Closed, request("http://a.example/nix-cache-info", "Host: b.example\r\n")),
         (400, Closed, request("http://u@a.example/nix-cache-info", "Host: a.example\r\n")),
-        (421, Kept, request(info, "Host: b.example\r\n").replace("b.example", "other.example")),
+        (421, Kept, request(info, "Host: b.example\r\n")),
         (421, Kept, request(info, "Host: a.example.evil.example\r\n")),
         (200, Kept, request(info, "Host: A.EXAMPLE.:8080\r\n")),
         (200, Kept, request("http://a.example/nix-cache-info", "Host: a.example\r\n")),
     ] {
-        let then = if then == Kept { Kept } else { Closed };
         scene.row(&(19, status, then, bytes.as_bytes()));
     }
 }
@@ -292,13 +292,14 @@ fn an_origin_request_is_the_edges_own() {
     let scene = scene();
     let path = "/nar/never-seen.nar.xz";
     scene.origin.put(path, "a NAR");
-    let reply = get_with(
+    let reply = ask(
         scene.edge.address(),
         &format!("{path}?x-id=evil"),
         "X-Forwarded-Host: evil.example\r\nX-Original-URL: /evil\r\nX-HTTP-Method-Override: PUT\r\n\
          Authorization: Basic ZXZpbA==\r\nCookie: evil=1\r\nOrigin: https://evil.example\r\n\
          Connection: range, host, cdn-loop, x-amz-date\r\nRange: bytes=1-2\r\n\
-         Accept-Encoding: evil\r\nUser-Agent: evil\r\nX-Amz-Date: evil\r\nIf-None-Match: \"evil\"\r\n",
+         Accept-Encoding: evil\r\nUser-Agent: evil\r\nX-Amz-Date: evil\r\n\
+         If-None-Match: \"evil\"\r\n",
     );
     assert!(matches!(reply.status, 200 | 206), "{reply:?}");
     let asked = scene.origin.requests();
@@ -328,9 +329,8 @@ fn a_head_never_stands_for_a_get() {
 #[test]
 fn ranges() {
     let scene = scene();
-    let ask = |ranges: &str| {
-        get_with(scene.edge.address(), &scene.nar, &format!("Range: bytes={ranges}\r\n"))
-    };
+    let ask =
+        |ranges: &str| ask(scene.edge.address(), &scene.nar, &format!("Range: bytes={ranges}\r\n"));
     let one = ask("10-19");
     assert_eq!((one.status, &one.body[..]), (206, &scene.body[10..20]));
     let many = (0..17).map(|n| format!("{n}-{n}")).collect::<Vec<_>>().join(",");
@@ -356,11 +356,11 @@ fn loops() {
         [(508, own.to_owned()), (508, format!("a, {own}; x=1, b")), (400, "a b".to_owned())]
     {
         let lines = format!("CDN-Loop: {value}\r\n");
-        let reply = get_with(scene.edge.address(), "/nar/looping.nar", &lines);
+        let reply = ask(scene.edge.address(), "/nar/looping.nar", &lines);
         assert_eq!(reply.status, status, "{value}: {reply:?}");
     }
     assert_eq!(scene.origin.requests_for("/nar/looping.nar"), 0);
-    get_with(scene.edge.address(), "/nar/passing.nar", "CDN-Loop: other\r\n");
+    ask(scene.edge.address(), "/nar/passing.nar", "CDN-Loop: other\r\n");
     let asked = scene.origin.requests();
     let head = asked.iter().find(|head| head.contains("passing")).unwrap().to_ascii_lowercase();
     assert!(head.contains(&format!("cdn-loop: other, {own}")), "{head}");

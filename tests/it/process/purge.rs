@@ -16,7 +16,7 @@ fn scene() -> Scene {
     let mut settings = Settings::new();
     let token = settings.folder().join("token");
     std::fs::write(&token, "a-token-of-the-tests-of-32-bytes\n").unwrap();
-    let with_token = format!("[admin]\ntoken_file = {token:?}\n");
+    let with_token = format!("[admin]\ntoken_file = \"{}\"\n", token.display());
     settings.process = settings.process.replace("[admin]\n", &with_token);
     let origin = Origin::start();
     let body = noise(100_000, 4);
@@ -47,11 +47,9 @@ impl Scene {
 fn what_is_purged_is_fetched_again() {
     let scene = scene();
     assert!(scene.edge.get(&scene.path).value("cache-status").unwrap().contains("hit"));
-    for (arguments, requests) in [
-        (vec![scene.path.as_str()], 2),
-        (vec!["--prefix", "/nar/"], 3),
-        (vec!["--all"], 4),
-    ] {
+    for (arguments, requests) in
+        [(vec![scene.path.as_str()], 2), (vec!["--prefix", "/nar/"], 3), (vec!["--all"], 4)]
+    {
         assert!(scene.purged(&arguments).contains('1') || arguments[0] == "--all");
         assert_eq!(scene.edge.get(&scene.path).status, 200);
         assert_eq!(scene.origin.requests_for(&scene.path), requests, "{arguments:?}");

@@ -8,7 +8,10 @@ use rustix::process::Signal;
 const RELOADED: &[&str] = &["narthex::cli::serve: reloaded"];
 
 fn priority(origin: &Origin, priority: u32) -> String {
-    format!("[[site]]\n[site.cache_info]\npriority = {priority}\n[[site.origin]]\nurl = {:?}\n", origin.url())
+    format!(
+        "[[site]]\n[site.cache_info]\npriority = {priority}\n[[site.origin]]\nurl = {:?}\n",
+        origin.url()
+    )
 }
 
 /// Sends SIGHUP, and waits for what the log says of it.
