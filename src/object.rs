@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 /// The identity of an object: site, canonical decoded path, and the query where it counts.
 ///
-/// One string: the key space (the site's name and, behind a `#`, its set of origins), a NUL, the path with its leading `/`, and a NUL and the query where it is
-/// kept. A NUL occurs in none of them, so two keys are equal only when all their parts are (a `?`
-/// may be part of a decoded path).
+/// One string: the key space (the site's name and, behind a `#`, its set of origins), a NUL, the
+/// path with its leading `/`, and a NUL and the query where it is kept. A NUL occurs in none of
+/// them, so two keys are equal only when all their parts are (a `?` may be part of a decoded
+/// path).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 

@@ -45,11 +45,11 @@ impl Reply {
 
 /// GET of a path on a connection of its own.
 pub(super) fn get(address: SocketAddr, path: &str) -> Reply {
-    get_with(address, path, "")
+    ask(address, path, "")
 }
 
 /// GET with more header lines, each ended by CRLF.
-pub(super) fn get_with(address: SocketAddr, path: &str, lines: &str) -> Reply {
+pub(super) fn ask(address: SocketAddr, path: &str, lines: &str) -> Reply {
     let request = format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n{lines}\r\n");
     let mut connection = Connection::open(address);
     connection.send(request);

@@ -7,7 +7,15 @@ use tempfile::TempDir;
 fn the_demo_comes_to_its_end() {
     let home = TempDir::new().unwrap();
     let mut command = narthex(home.path());
-    command.args(["demo", "--once", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.args([
+        "demo",
+        "--once",
+        "--small",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]);
     command.env("TMPDIR", home.path());
     let output = run(command);
     let said = String::from_utf8_lossy(&output.stderr);

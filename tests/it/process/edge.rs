@@ -193,8 +193,8 @@ impl Settings {
         let folder = Arc::new(TempDir::new().unwrap());
         let process = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [disk]\npath = {:?}\nsize = \"64MiB\"\n[log]\naccess = \"json\"\n",
-            folder.path().join("disk")
+             [disk]\npath = \"{}\"\nsize = \"64MiB\"\n[log]\naccess = \"json\"\n",
+            folder.path().join("disk").display()
         );
         Self { folder, process }
     }
@@ -259,13 +259,13 @@ impl Edge {
     }
 
     /// The value of a metric's sample, summed over what has each of `labels`.
-    pub(super) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(super) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
         let text = client::get(self.admin, "/metrics").text();
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && labels.iter().all(|label| line.contains(label))
         });
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     /// Asks the admin listener again and again until its answer is as wanted.

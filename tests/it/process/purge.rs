@@ -16,7 +16,7 @@ fn scene() -> Scene {
     let mut settings = Settings::new();
     let token = settings.folder().join("token");
     std::fs::write(&token, "a-token-of-the-tests-of-32-bytes\n").unwrap();
-    let with_token = format!("[admin]\ntoken_file = {token:?}\n");
+    let with_token = format!("[admin]\ntoken_file = \"{}\"\n", token.display());
     settings.process = settings.process.replace("[admin]\n", &with_token);
     let origin = Origin::start();
     let body = noise(100_000, 4);
