@@ -3,7 +3,7 @@
 
 use crate::clock::Timestamp;
 use crate::nix::Class;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use std::sync::Arc;
 
 /// The method of a request to an origin.
@@ -125,7 +125,7 @@ pub enum FetchError {
         /// The origin's name.
         origin: Arc<str>,
         /// The status.
-        status: http::StatusCode,
+        status: StatusCode,
         /// `Retry-After` in seconds, where sent.
         retry_after_seconds: Option<u64>,
     },
@@ -158,7 +158,12 @@ impl FetchError {
     pub fn may_retry(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Broken { .. } | Self::FirstByte { .. } => true,
-            Self::Status { status, .. } => status.is_server_error(),
+            // What forms a circle, or knows no such method, does so at the next try as well.
+            Self::Status { status, .. } => {
+                let is_lasting =
+                    [StatusCode::LOOP_DETECTED, StatusCode::NOT_IMPLEMENTED].contains(status);
+                status.is_server_error() && !is_lasting
+            }
             Self::Credentials { .. }
             | Self::Protocol { .. }
             | Self::Folder { .. }
