@@ -80,6 +80,9 @@ struct DemoArgs {
     /// End after the two journeys instead of serving on
     #[arg(long)]
     once: bool,
+    /// 1/64 of the bytes: for the tests
+    #[arg(long, hide = true)]
+    small: bool,
 }
 
 #[derive(Debug, Args)]

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &DemoArgs) -> ExitCode {
         } else {
             progress::Screen::Plain
         },
-        size: sample::SampleSize::Full,
+        size: if arguments.small { sample::SampleSize::Small } else { sample::SampleSize::Full },
     };
     let toured = runtime.block_on(super::demo::run(options, &mut io::stdout(), start_edge));
     runtime.shutdown_background();
