@@ -8,4 +8,5 @@
     reason = "a test says that something is wrong by a panic, in its harness too"
 )]
 
+mod process;
 mod style;
