@@ -75,7 +75,9 @@ fn purge(
     let unreachable = |detail: String| PurgeFailure::Unreachable { address, detail };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| unreachable(error.to_string()))?;
-    let asked = runtime.block_on(tokio::time::timeout(DEADLINE, ask(address, &token, wish)));
+    // A timer is made inside the runtime that drives it.
+    let asking = async { tokio::time::timeout(DEADLINE, ask(address, &token, wish)).await };
+    let asked = runtime.block_on(asking);
     let (status, text) = asked
         .map_err(|_| unreachable(format!("none within {} s", DEADLINE.as_secs())))?
         .map_err(unreachable)?;

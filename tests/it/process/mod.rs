@@ -12,6 +12,7 @@ mod demo;
 mod hostile_http2;
 mod office;
 mod points_of_presence;
+mod purge;
 mod refused_starts;
 mod signals;
 mod tls;
