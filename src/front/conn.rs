@@ -304,7 +304,8 @@ impl<B> Served<B>
 where
     B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
 {
-    async fn http1(self, socket: Socket) {
+    async fn http1(self, mut socket: Socket) {
+        socket.speaks_http1();
         let connection = self.connection();
         let service = self.service(&connection);
         let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);

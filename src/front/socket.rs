@@ -16,6 +16,8 @@ use tokio_rustls::server::TlsStream;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What ends a request's head.
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
 /// progress show every few seconds instead of once in a whole send buffer.
 const UNSENT_BYTES_MAX: u32 = 256 * 1024;
@@ -122,18 +124,89 @@ pub(super) enum Opening {
     Other,
 }
 
+/// How the lines of HTTP/1 end. A line feed alone ends a line for hyper (RFC 9112 section 2.2
+/// allows that) and not for every proxy in front of this one: two requests to one of them and a
+/// single one to the other. No request here has a body, so every line feed ends a line.
+#[derive(Debug, Default)]
+struct Lines {
+    last_byte: u8,
+    was_refused: bool,
+}
+
+/// Whether there was a bare line feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    No,
+    /// The first of the connection.
+    First,
+    Again,
+}
+
+impl Lines {
+    /// Makes each line feed without a carriage return before it a NUL, which no parser takes.
+    #[expect(clippy::naive_bytecount, reason = "a head is short, and the compiler uses SIMD")]
+    fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> Refused {
+        let line_feeds = bytes.iter().filter(|byte| **byte == b'\n').count();
+        let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+        let line_ends = pairs.filter(|pair| *pair == (&b'\r', &b'\n')).count();
+        let mut last_byte = self.last_byte;
+        self.last_byte = bytes.last().copied().unwrap_or(last_byte);
+        if line_feeds == line_ends {
+            return Refused::No;
+        }
+        let mut refused = Refused::No;
+        for byte in bytes {
+            let is_bare = *byte == b'\n' && last_byte != b'\r';
+            last_byte = *byte;
+            if is_bare {
+                *byte = 0;
+                let was_refused = std::mem::replace(&mut self.was_refused, true);
+                refused = match refused {
+                    Refused::No if was_refused => Refused::Again,
+                    Refused::No => Refused::First,
+                    Refused::First | Refused::Again => refused,
+                };
+            }
+        }
+        refused
+    }
+}
+
 /// The connection as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
     /// Bytes read by [`Socket::opening`], to be read again.
     ahead: BytesMut,
+    /// Over HTTP/1, whose requests are lines; not before the protocol is known.
+    lines: Option<Lines>,
     watch: Arc<Watch>,
 }
 
 impl Socket {
     pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Self {
-        Self { stream, ahead: BytesMut::new(), watch }
+        Self { stream, ahead: BytesMut::new(), lines: None, watch }
+    }
+
+    /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF.
+    pub(super) fn speaks_http1(&mut self) {
+        self.lines = Some(Lines::default());
+    }
+
+    /// Looks at the bytes of `buffer` from `before`, which were just read.
+    fn read(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        match buffer.filled_mut().get_mut(before..) {
+            None | Some([]) => {}
+            Some(bytes) => {
+                self.watch.read(bytes);
+                if let Some(lines) = &mut self.lines
+                    && lines.refuse_bare_line_feeds(bytes) == Refused::First
+                {
+                    // hyper parses what it has begun to read only when it sees the end of it.
+                    self.ahead.extend_from_slice(END_OF_HEAD);
+                }
+            }
+        }
     }
 
     /// Reads as many bytes as it takes to tell HTTP/2 from everything else; reading the socket
@@ -161,8 +234,9 @@ impl AsyncRead for Socket {
         let this = self.get_mut();
         if this.ahead.has_remaining() {
             let bytes = this.ahead.split_to(this.ahead.len().min(buffer.remaining()));
-            this.watch.read(&bytes);
+            let before = buffer.filled().len();
             buffer.put_slice(&bytes);
+            this.read(buffer, before);
             if this.ahead.is_empty() {
                 this.ahead = BytesMut::new();
             }
@@ -170,10 +244,7 @@ impl AsyncRead for Socket {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        match buffer.filled().get(before..) {
-            None | Some([]) => {}
-            Some(bytes) => this.watch.read(bytes),
-        }
+        this.read(buffer, before);
         Poll::Ready(Ok(()))
     }
 }
@@ -262,6 +333,50 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(raw) => Pin::new(raw).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::proptest;
+
+    fn seen(pieces: &[&[u8]]) -> Vec<u8> {
+        let mut lines = Lines::default();
+        let look = |piece: &&[u8]| {
+            let mut bytes = piece.to_vec();
+            let refused = lines.refuse_bare_line_feeds(&mut bytes);
+            assert_eq!(refused == Refused::No, bytes == *piece);
+            bytes
+        };
+        pieces.iter().flat_map(look).collect()
+    }
+
+    #[test]
+    fn only_a_bare_line_feed_is_changed() {
+        assert_eq!(seen(&[b"a\r\nb\r\n\r\n"]), b"a\r\nb\r\n\r\n");
+        assert_eq!(seen(&[b"a\nb\r\n\n"]), b"a\0b\r\n\0");
+        // Every line feed is one to a parser, the one after a masked one too.
+        assert_eq!(seen(&[b"\n", b"\r", b"\n", b"", b"\n\n"]), b"\0\r\n\0\0");
+        let mut lines = Lines::default();
+        let mut refused = || lines.refuse_bare_line_feeds(&mut b"\n\n".to_vec());
+        assert_eq!([refused(), refused()], [Refused::First, Refused::Again]);
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_how_the_bytes_arrive(
+            pieces in proptest::collection::vec(r"[ab\r\n]{0,5}", 0..6)
+        ) {
+            let whole = pieces.concat();
+            let pieces = pieces.iter().map(String::as_bytes).collect::<Vec<_>>();
+            let expected = whole.bytes().scan(0, |last, byte| {
+                let is_bare = byte == b'\n' && *last != b'\r';
+                *last = byte;
+                Some(if is_bare { 0 } else { byte })
+            });
+            assert_eq!(seen(&pieces), expected.collect::<Vec<_>>());
         }
     }
 }
