@@ -275,6 +275,7 @@ impl Edge {
 pub(crate) fn outcome(headers: &HeaderMap) -> String {
     let last = headers.get_all("cache-status").iter().next_back();
     let text = last.map_or("", |value| value.to_str().unwrap());
+    let text = text.rsplit(", ").next().unwrap_or("");
     assert!(text.is_empty() || text.starts_with("narthex"), "{text}");
     let detail = text.split("detail=").nth(1).unwrap_or("");
     detail.split(';').next().unwrap_or("").trim_matches('"').to_owned()
