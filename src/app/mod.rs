@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::cluster::{InstanceName, NameError};
 use crate::config::{Config, Server};
-use crate::engine::{Engine, EngineParts, Sites};
+use crate::engine::{Body, Connection, Engine, EngineParts, Sites};
 use crate::fill::Fills;
 use crate::front::{BindError, Door, Front, Handler};
 use crate::memory::Memory;
@@ -21,6 +21,9 @@ use crate::tasks::{BlockingError, Tasks};
 use crate::telemetry::{self, AccessLog, Sink};
 use crate::tls::{Certificates, Protocols, TlsError};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use readiness::Ready;
 use sites::SitesError;
@@ -133,7 +136,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         let token_file = config.admin.token_file.clone();
         door.serve(admin::parts(ready, purger, metrics.clone(), token_file), &tasks);
     }
-    front.serve(handler(&engine), &metrics, &tasks);
+    front.serve(Arc::new(Behind(Arc::clone(&engine))), &metrics, &tasks);
     tasks.spawn("probe", readiness::probe(engine.sites()));
     tracing::info!(
         instance = instance.as_str(),
@@ -194,7 +197,7 @@ impl Running {
 
 fn sections_that_differ(old: &Config, new: &Config) -> Vec<&'static str> {
     let sections = [
-        ("[server]", old.server != new.server),
+        ("[server]", needs_restart(&old.server) != needs_restart(&new.server)),
         ("[admin]", old.admin != new.admin),
         ("[memory]", old.memory != new.memory),
         ("[disk]", old.disk != new.disk),
@@ -203,12 +206,35 @@ fn sections_that_differ(old: &Config, new: &Config) -> Vec<&'static str> {
     sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 
-fn handler(engine: &Arc<Engine>) -> Handler<crate::engine::Body> {
-    let engine = Arc::clone(engine);
-    Arc::new(move |request, connection| {
-        let engine = Arc::clone(&engine);
-        async move { engine.handle(request, &connection).await }.boxed()
-    })
+/// The part of `[server]` that a reload does not take over: all but the certificates.
+fn needs_restart(server: &Server) -> Server {
+    let mut server = server.clone();
+    if let Some(tls) = &mut server.tls {
+        tls.certificates.clear();
+    }
+    server
+}
+
+/// The engine behind the doors.
+struct Behind(Arc<Engine>);
+
+impl Handler<Body> for Behind {
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> BoxFuture<'static, Response<Body>> {
+        async move { self.0.handle(request, &connection).await }.boxed()
+    }
+
+    fn refused(
+        &self,
+        request: &Request<Incoming>,
+        status: StatusCode,
+        connection: &Arc<Connection>,
+    ) {
+        self.0.log_refused(request, status, connection);
+    }
 }
 
 async fn certificates(server: &Server, tasks: &Tasks) -> Result<Option<Certificates>, StartError> {

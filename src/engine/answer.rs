@@ -174,6 +174,6 @@ fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
 }
 
 /// 64 random bits in hexadecimal.
-fn request_id() -> String {
+pub(super) fn request_id() -> String {
     format!("{:016x}", getrandom::u64().unwrap_or_default())
 }

@@ -42,7 +42,7 @@ use answer::Answer;
 use arc_swap::ArcSwap;
 use deliver::Asked;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use std::sync::Arc;
 use std::time::Instant;
 use target::Target;
@@ -125,6 +125,7 @@ impl Engine {
         connection: &Arc<Connection>,
     ) -> Response<Body> {
         let (started, timestamp) = (Instant::now(), self.clock.now());
+        let said = tally::Said::of(&request, timestamp);
         let (parts, _) = request.into_parts();
         let (routed, answer) = match self.route(&parts).await {
             Ok(routed) => {
@@ -138,7 +139,7 @@ impl Engine {
         }
         let tally = tally::Tally {
             started,
-            said: Some(tally::Said::of(&parts, timestamp)),
+            said: Some(said),
             connection: Arc::clone(connection),
             log: Arc::clone(&self.log),
             class: routed.as_ref().map_or(Class::Other, |routed| routed.target.class),
@@ -150,6 +151,28 @@ impl Engine {
             bytes: 0,
         };
         answer.into_response(&parts, tally)
+    }
+
+    /// Logs a request that the doors refused by themselves, with `status`.
+    pub fn log_refused<B>(
+        &self,
+        request: &Request<B>,
+        status: StatusCode,
+        connection: &Arc<Connection>,
+    ) {
+        drop(tally::Tally {
+            started: Instant::now(),
+            said: Some(tally::Said::of(request, self.clock.now())),
+            connection: Arc::clone(connection),
+            log: Arc::clone(&self.log),
+            class: Class::Other,
+            site: None,
+            outcome: Outcome::Refused,
+            origin: None,
+            status,
+            request_id: answer::request_id(),
+            bytes: 0,
+        });
     }
 
     /// Everything that is decided before the cache is asked.

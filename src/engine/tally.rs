@@ -7,8 +7,7 @@ use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use crate::telemetry::{AccessLog, AccessRecord, TlsUse};
-use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,17 +24,18 @@ pub(super) struct Said {
 }
 
 impl Said {
-    pub(super) fn of(parts: &Parts, timestamp: Timestamp) -> Self {
-        let authority = parts.uri.authority();
+    pub(super) fn of<B>(request: &Request<B>, timestamp: Timestamp) -> Self {
+        let (uri, headers) = (request.uri(), request.headers());
+        let authority = uri.authority();
         let authority = authority.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
         Self {
             timestamp,
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            version: parts.version,
-            host: parts.headers.get(header::HOST).cloned().or(authority),
-            referer: parts.headers.get(header::REFERER).cloned(),
-            user_agent: parts.headers.get(header::USER_AGENT).cloned(),
+            method: request.method().clone(),
+            uri: uri.clone(),
+            version: request.version(),
+            host: headers.get(header::HOST).cloned().or(authority),
+            referer: headers.get(header::REFERER).cloned(),
+            user_agent: headers.get(header::USER_AGENT).cloned(),
         }
     }
 }

@@ -61,7 +61,7 @@ const NOT_HTTP2: &[u8] =
 /// What all connections share.
 pub(super) struct Shared<B> {
     pub(super) server: Server,
-    pub(super) handler: Handler<B>,
+    pub(super) handler: Arc<dyn Handler<B>>,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
     pub(super) admission: Arc<Admission>,
@@ -94,7 +94,7 @@ impl<B> Shared<B> {
     pub(super) fn new(
         server: Server,
         tls: Option<Arc<ServerConfig>>,
-        handler: Handler<B>,
+        handler: Arc<dyn Handler<B>>,
         metrics: Metrics,
         tasks: Tasks,
     ) -> Self {

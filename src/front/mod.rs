@@ -24,17 +24,31 @@ use crate::tasks::Tasks;
 use accept::Listener;
 use conn::Shared;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Answers a request; never fails. `B` is the body of the answer: before it yields an error,
-/// [`Connection::cut`] was called.
-pub type Handler<B> = Arc<
-    dyn Fn(Request<Incoming>, Arc<Connection>) -> BoxFuture<'static, Response<B>> + Send + Sync,
->;
+/// What the doors hand requests to.
+///
+/// `B` is the body of an answer: before it yields an error, [`Connection::cut`] was called.
+pub trait Handler<B>: Send + Sync {
+    /// Answers a request; never fails.
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> BoxFuture<'static, Response<B>>;
+
+    /// Hears of a request that the doors refused by themselves with `status`, for the log.
+    fn refused(
+        &self,
+        request: &Request<Incoming>,
+        status: StatusCode,
+        connection: &Arc<Connection>,
+    );
+}
 
 /// What travels through a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +105,7 @@ impl Front {
     /// Accepts from now on, until `tasks` stops: then the listeners close, idle connections end,
     /// and every other ends after its answers, or is reset after `[server.timeouts] drain`.
     /// Returns at once; drain `tasks` with a deadline somewhat above that timeout.
-    pub fn serve<B>(self, handler: Handler<B>, metrics: &Metrics, tasks: &Tasks)
+    pub fn serve<B>(self, handler: Arc<dyn Handler<B>>, metrics: &Metrics, tasks: &Tasks)
     where
         B: http_body::Body<Data = bytes::Bytes, Error = std::io::Error> + Send + 'static,
     {

@@ -61,11 +61,13 @@ where
     let panics = &shared.metrics.request_panics;
     if let Some(refusal) = refusal(request.method(), request.headers(), body, headers_max) {
         shared.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
+        shared.handler.refused(&request, refusal.status(), &connection);
         let (parts, text) = refusal.response(version).into_parts();
         return Response::from_parts(parts, Answer::new(Sent::own(text), under_way, panics));
     }
     // The handler's state is dropped with its panic: nobody sees it half changed.
-    let called = AssertUnwindSafe(async { (shared.handler)(request, connection).await });
+    let called =
+        AssertUnwindSafe(async { Arc::clone(&shared.handler).answer(request, connection).await });
     let Ok(response) = called.catch_unwind().await else {
         panics.inc();
         tracing::error!("a request ended in a panic; its client got status 500");

@@ -7,8 +7,9 @@ use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -65,10 +66,42 @@ pub(super) struct Edge {
     pub(super) asked: Arc<Mutex<Vec<String>>>,
     /// The connections those requests came on.
     pub(super) connections: Arc<Mutex<Vec<Arc<Connection>>>>,
+    /// The statuses of what the doors refused by themselves.
+    pub(super) refused: Arc<Mutex<Vec<u16>>>,
     /// Tells that `/held` was asked for.
     pub(super) reached: Arc<Notify>,
     /// Lets `/held` answer.
     pub(super) release: Arc<Notify>,
+}
+
+struct TestHandler {
+    asked: Arc<Mutex<Vec<String>>>,
+    connections: Arc<Mutex<Vec<Arc<Connection>>>>,
+    refused: Arc<Mutex<Vec<u16>>>,
+    reached: Arc<Notify>,
+    release: Arc<Notify>,
+}
+
+impl Handler<TestBody> for TestHandler {
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> BoxFuture<'static, Response<TestBody>> {
+        self.asked.lock().push(format!(
+            "{} {} {:?}",
+            request.method(),
+            request.uri(),
+            request.version()
+        ));
+        self.connections.lock().push(Arc::clone(&connection));
+        assert_ne!(request.uri().path(), "/panic-at-once", "a panic made for the test");
+        async move { respond(&request, &connection, &self.reached, &self.release).await }.boxed()
+    }
+
+    fn refused(&self, _: &Request<Incoming>, status: StatusCode, _: &Arc<Connection>) {
+        self.refused.lock().push(status.as_u16());
+    }
 }
 
 impl Edge {
@@ -85,6 +118,7 @@ impl Edge {
             tasks: Tasks::new(),
             asked: Arc::default(),
             connections: Arc::default(),
+            refused: Arc::default(),
             reached: Arc::default(),
             release: Arc::default(),
         };
@@ -92,20 +126,13 @@ impl Edge {
         edge
     }
 
-    fn handler(&self) -> Handler<TestBody> {
-        let (asked, connections) = (Arc::clone(&self.asked), Arc::clone(&self.connections));
-        let (reached, release) = (Arc::clone(&self.reached), Arc::clone(&self.release));
-        Arc::new(move |request: Request<Incoming>, connection: Arc<Connection>| {
-            asked.lock().push(format!(
-                "{} {} {:?}",
-                request.method(),
-                request.uri(),
-                request.version()
-            ));
-            connections.lock().push(Arc::clone(&connection));
-            assert_ne!(request.uri().path(), "/panic-at-once", "a panic made for the test");
-            let (reached, release) = (Arc::clone(&reached), Arc::clone(&release));
-            async move { respond(&request, &connection, &reached, &release).await }.boxed()
+    fn handler(&self) -> Arc<TestHandler> {
+        Arc::new(TestHandler {
+            asked: Arc::clone(&self.asked),
+            connections: Arc::clone(&self.connections),
+            refused: Arc::clone(&self.refused),
+            reached: Arc::clone(&self.reached),
+            release: Arc::clone(&self.release),
         })
     }
 

@@ -121,6 +121,7 @@ async fn a_body_on_a_get_is_refused() {
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     assert!(edge.asked.lock().is_empty());
     assert_eq!(edge.requests_refused("request_body"), 1);
+    assert_eq!(*edge.refused.lock(), [400]);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Requests that are refused, and what of a request reaches an origin.
 
 use crate::harness::{Edge, Origin, Package, Setup, noise, says};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn malformed_paths_are_400_and_no_origin_is_asked() {
@@ -219,4 +221,20 @@ async fn a_path_reaches_an_origin_strictly_encoded() {
     edge.get(path).await.expect(200, "miss").with(&body);
     edge.get(&path.replace('+', "%2b")).await.expect(200, "hit_memory");
     assert_eq!(origin.asked(path)[0].raw_target, path.replace('+', "%2B"));
+}
+
+#[tokio::test]
+async fn what_the_doors_refuse_is_logged_as_well() {
+    let origin = Origin::start().await;
+    let edge = Edge::before(&origin).await;
+    let (_, address) = edge.running().addresses[0];
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
+    client.write_all(request).await.unwrap();
+    let mut text = String::new();
+    client.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+    let line = &edge.log(1).await[0];
+    assert_eq!((&line["response_status"], &line["url"]), (&400.into(), &"/x".into()));
+    assert_eq!(line["response_state"], "refused");
 }
