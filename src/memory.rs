@@ -80,6 +80,16 @@ impl Memory {
         self.hot.insert(hot.meta.key.clone(), hot);
     }
 
+    /// Keeps a small object that was read from disk, unless something newer came meanwhile, which
+    /// is given instead.
+    pub fn heat(&self, hot: Arc<Hot>) -> Arc<Hot> {
+        let key = &hot.meta.key;
+        if self.absent.contains_key(key) {
+            return hot;
+        }
+        self.hot.entry_by_ref(key).or_insert(Arc::clone(&hot)).into_value()
+    }
+
     /// The remembered absence of `key`.
     pub fn absent(&self, key: &Key) -> Option<Arc<Meta>> {
         self.absent.get(key)
@@ -99,6 +109,17 @@ impl Memory {
     /// Keeps what a narinfo says of the NAR `key`.
     pub fn put_claim(&self, key: Key, claim: NarClaim) {
         self.claims.insert(key, claim);
+    }
+
+    /// Keeps a claim that was read from disk, unless a newer one came meanwhile, which is given
+    /// instead.
+    pub fn heat_claim(&self, key: &Key, claim: NarClaim) -> NarClaim {
+        self.claims.entry_by_ref(key).or_insert(claim).into_value()
+    }
+
+    /// Forgets every claim; those on disk are read again.
+    pub fn clear_claims(&self) {
+        self.claims.invalidate_all();
     }
 
     /// Forgets `key`, its absence included; true when there was anything.
@@ -195,6 +216,23 @@ mod tests {
         assert!(memory.get(&key).is_none());
         assert!(memory.remove(&key));
         assert!(!memory.remove(&key));
+    }
+
+    #[test]
+    fn what_is_read_from_disk_replaces_nothing_newer() {
+        let memory = memory(1 << 20, 1 << 20);
+        memory.put(hot("/a", 2));
+        assert_eq!(memory.heat(hot("/a", 1)).body.len(), 2);
+        memory.put_absent(meta("/a"));
+        memory.heat(hot("/a", 1));
+        let key = Key::new("s", "/a", None);
+        assert!(memory.get(&key).is_none() && memory.absent(&key).is_some());
+        assert_eq!(memory.heat(hot("/b", 1)).body.len(), 1);
+        assert!(memory.get(&Key::new("s", "/b", None)).is_some());
+        let claim = |size| NarClaim { file_hash: None, file_size: Some(size) };
+        memory.put_claim(key.clone(), claim(2));
+        assert_eq!(memory.heat_claim(&key, claim(1)), claim(2));
+        assert_eq!(memory.claim(&key), Some(claim(2)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use crate::object::Key;
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Raised scopes that are remembered; a ticket older than all of them is refused.
 const REMEMBERED_MAX: usize = 4_096;
@@ -52,6 +53,8 @@ pub struct Leave<'a> {
 #[derive(Debug, Default)]
 pub struct Fence {
     raised: RwLock<Raised>,
+    /// Purges raised so far; changed under the lock alone.
+    count: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -61,9 +64,9 @@ struct Raised {
 }
 
 impl Fence {
-    /// A ticket for a fill that begins now.
+    /// A ticket for a fill that begins now. Never waits.
     pub fn ticket(&self) -> Ticket {
-        Ticket(self.raised.read().count)
+        Ticket(self.count.load(Ordering::Acquire))
     }
 
     /// Leave to publish `key`, unless a purge of it was raised since `ticket`.
@@ -72,16 +75,17 @@ impl Fence {
         raised.allows(ticket, key).then_some(Leave { _guard: raised })
     }
 
-    /// Whether a purge of `key` was raised since `ticket`.
+    /// Whether a purge of `key` was raised since `ticket`. Waits only where any was.
     pub fn is_raised_since(&self, ticket: Ticket, key: &Key) -> bool {
-        !self.raised.read().allows(ticket, key)
+        ticket != self.ticket() && !self.raised.read().allows(ticket, key)
     }
 
-    /// Raises a purge: waits for those who publish now, and holds back every older fill.
+    /// Raises a purge: waits for those who publish now, and holds back every older fill. Blocking.
     pub fn raise(&self, scope: Scope) {
         let mut raised = self.raised.write();
         raised.count += 1;
         let count = raised.count;
+        self.count.store(count, Ordering::Release);
         if raised.recent.len() == REMEMBERED_MAX {
             raised.recent.pop_front();
         }

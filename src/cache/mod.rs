@@ -3,6 +3,8 @@
 //! Read by `engine`, written by `fill` and `purge` alone.
 
 mod fence;
+#[cfg(test)]
+mod tests;
 
 pub use fence::{Fence, Scope, Ticket};
 
@@ -79,13 +81,15 @@ pub struct Cache {
     memory: Memory,
     store: Option<Store>,
     fence: Arc<Fence>,
+    /// Raised when a purge has ended: what was read from disk before does not become hot.
+    heating: Arc<Fence>,
     tasks: Tasks,
 }
 
 impl Cache {
     /// Joins the tiers; without a `store` only small objects are kept.
     pub fn new(memory: Memory, store: Option<Store>, tasks: Tasks) -> Self {
-        Self { memory, store, fence: Arc::default(), tasks }
+        Self { memory, store, fence: Arc::default(), heating: Arc::default(), tasks }
     }
 
     /// Looks in memory only; never waits.
@@ -102,14 +106,14 @@ impl Cache {
             return Some(hit);
         }
         let store = self.store.as_ref()?;
-        let ticket = self.fence.ticket();
+        let ticket = self.heating.ticket();
         let stored = store.get(key).await?;
         let StoredBody::Bytes(body) = &stored.body else {
             return Some(Hit::Disk(Found::Stored(stored)));
         };
-        let hot = Arc::new(Hot { meta: Arc::clone(&stored.meta), body: body.clone() });
-        if let Some(_leave) = self.fence.leave(ticket, key) {
-            self.memory.put(Arc::clone(&hot));
+        let mut hot = Arc::new(Hot { meta: Arc::clone(&stored.meta), body: body.clone() });
+        if let Some(_leave) = self.heating.leave(ticket, key) {
+            hot = self.memory.heat(hot);
         }
         Some(Hit::Disk(Found::Hot(hot)))
     }
@@ -250,28 +254,48 @@ impl Cache {
         if let Some(claim) = self.memory.claim(key) {
             return Some(claim);
         }
-        let wanted = key.clone();
+        let (wanted, ticket) = (key.clone(), self.heating.ticket());
         let claim = self.on_disk(move |store| store.claim(&wanted)).await??;
-        self.memory.put_claim(key.clone(), claim.clone());
-        Some(claim)
+        match self.heating.leave(ticket, key) {
+            Some(_leave) => Some(self.memory.heat_claim(key, claim)),
+            None => Some(claim),
+        }
     }
 
     /// Makes everything in `scope` go; how many objects there were. Fills under way in it do not
     /// commit.
     pub async fn purge(&self, scope: Scope) -> u64 {
-        self.fence.raise(scope.clone());
-        let from_memory = match &scope {
+        let cache = self.clone();
+        let purging = self.tasks.blocking("purge", move || {
+            cache.fence.raise(scope.clone());
+            let from_memory = cache.forget(&scope);
+            let from_disk = cache.store.as_ref().map_or(0, |store| match &scope {
+                Scope::Key(key) => u64::from(store.remove(key)),
+                Scope::Prefix { site, prefix } => store.remove_matching(site, prefix),
+                Scope::All => store.clear(),
+            });
+            // Look-ups have made hot what the disk still held, and those under way might yet.
+            cache.heating.raise(scope.clone());
+            cache.forget(&scope);
+            from_disk.max(from_memory)
+        });
+        purging.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a purge did not end; purge again");
+            0
+        })
+    }
+
+    /// Drops what is in memory; how many objects there were.
+    fn forget(&self, scope: &Scope) -> u64 {
+        if *scope == Scope::All {
+            self.memory.clear_claims();
+        }
+        match scope {
             Scope::Key(key) => u64::from(self.memory.remove(key)),
             Scope::Prefix { .. } | Scope::All => {
                 self.memory.remove_matching(|key| scope.covers(key))
             }
-        };
-        let from_disk = self.on_disk(move |store| match &scope {
-            Scope::Key(key) => u64::from(store.remove(key)),
-            Scope::Prefix { site, prefix } => store.remove_matching(site, prefix),
-            Scope::All => store.clear(),
-        });
-        from_disk.await.unwrap_or(0).max(from_memory)
+        }
     }
 
     /// Runs `work` on a blocking thread, where there is a disk.
@@ -287,7 +311,10 @@ impl Cache {
     /// Makes the object of `key` stale at once without dropping it; true when there was one. A fill
     /// of it that is under way does not commit: what it fetches may be what is purged.
     pub async fn invalidate(&self, key: &Key) -> bool {
-        self.fence.raise(Scope::Key(key.clone()));
+        let (fence, scope) = (Arc::clone(&self.fence), Scope::Key(key.clone()));
+        if let Err(error) = self.tasks.blocking("purge", move || fence.raise(scope)).await {
+            tracing::error!(%error, "a purge did not end; purge again");
+        }
         let Some(Hit::Memory(found) | Hit::Disk(found)) = self.lookup(key).await else {
             return self.memory.remove(key);
         };

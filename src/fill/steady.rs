@@ -181,10 +181,15 @@ impl Steady {
     }
 
     /// The bytes to skip of a 206: none, if it continues this body.
-    fn part(&self, response: &Response) -> Option<u64> {
+    fn part(&mut self, response: &Response) -> Option<u64> {
         let begun = Begun { headers: &self.headers, length: self.total, offset: self.received };
         let continuation = continuation::check(&begun, response.status, &response.headers).ok()?;
-        (continuation.tie == Tie::EntityTag || self.checked == Checked::ByHash).then_some(0)
+        if continuation.tie != Tie::EntityTag && self.checked != Checked::ByHash {
+            return None;
+        }
+        // Where the first part did not say how long the whole is, this one does.
+        self.total = Some(continuation.length);
+        Some(0)
     }
 
     /// The bytes to skip of a 200 from an origin that knows no ranges: those that came already,

@@ -35,10 +35,11 @@ impl Expected {
         }
     }
 
-    /// Whether `length`, as declared or as counted, can be right.
+    /// Whether `length`, as declared or as counted, can be right. Where the name proves the body,
+    /// no `FileSize` speaks against it: clients do not look at that either.
     pub(super) fn check_length(&self, length: u64) -> Result<(), Rejection> {
         match self.file_size {
-            Some(expected) if expected != length => {
+            Some(expected) if expected != length && self.hash_by_name.is_none() => {
                 Err(Rejection::FileSize { expected, actual: length })
             }
             Some(_) | None => Ok(()),
@@ -107,4 +108,28 @@ fn claim_of(key: &Key, narinfo: &NarInfo) -> Option<ClaimOf> {
 /// Whether a body of `class` is checked as a whole before a reader sees any of it.
 pub(super) fn is_checked_whole(class: Class) -> bool {
     matches!(class, Class::Narinfo | Class::CacheInfo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::base32;
+
+    #[test]
+    fn a_name_that_proves_a_body_makes_up_for_a_wrong_claim() {
+        let actual = Sha256::of(b"body");
+        let path = format!("/nar/{}.nar.xz", base32::encode(&actual.0));
+        let claim = |hash| NarClaim {
+            file_hash: Some(Sha256(hash)),
+            file_size: Some(b"body".len() as u64 + 1),
+        };
+        for hash in [[1; 32], actual.0] {
+            let expected = Expected::of(&path, Some(&claim(hash)));
+            expected.check_length(4).unwrap();
+            assert_eq!(expected.check(actual, 4).unwrap(), Proof::FileHash);
+            assert!(expected.check(Sha256::of(b"other"), 5).is_err());
+        }
+        let unnamed = Expected::of("/nar/a.nar.zst", Some(&claim(actual.0)));
+        assert!(unnamed.check_length(4).is_err() && unnamed.check(actual, 4).is_err());
+    }
 }

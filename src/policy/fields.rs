@@ -18,6 +18,12 @@ pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
         fields.remove(name);
     }
     clean_coding(&mut fields);
+    for value in fields.values_mut() {
+        // A slice of the connection's read buffer until here, which would live as long.
+        if let Ok(own) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = own;
+        }
+    }
     fields
 }
 
@@ -132,6 +138,22 @@ mod tests {
             ("vary", "origin"),
         ]);
         assert_eq!(kept, []);
+    }
+
+    /// A field as it comes is a slice of its connection's read buffer, of up to hundreds of KiB;
+    /// kept for as long as a small object is hot, it would keep all of that.
+    #[test]
+    fn what_is_kept_does_not_hold_the_buffer_it_came_in() {
+        let buffer = bytes::Bytes::from(vec![b'x'; 1 << 16]);
+        let mut headers = HeaderMap::new();
+        for name in ["etag", "content-encoding", "x-amz-meta-a"] {
+            let value = HeaderValue::from_maybe_shared(buffer.slice(..10)).unwrap();
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        let kept = kept(&headers);
+        assert_eq!(kept, headers);
+        drop(headers);
+        assert!(buffer.is_unique());
     }
 
     #[test]

@@ -179,14 +179,15 @@ impl Store {
         self.0.rewrite_meta(key.hash(), sha256, meta)
     }
 
-    /// Drops the object under `key` and what is claimed about it; true where there was one.
-    /// Readers of its body go on. Blocking.
+    /// Drops the object under `key` and the claim it makes; true where there was one. What another
+    /// object claims about it stays, so that it is checked when it comes again. Readers of its body
+    /// go on. Blocking.
     pub fn remove(&self, key: &Key) -> bool {
         self.0.purge(key)
     }
 
-    /// Drops every object of `site` whose path, with its query, begins with `prefix`, and what is
-    /// claimed about such paths; returns the number of objects. Looks at every record. Blocking.
+    /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
+    /// returns the number of objects. Looks at every record. Blocking.
     pub fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
         self.0.purge_matching(site, prefix)
     }

@@ -23,24 +23,24 @@ enum Which {
 }
 
 impl Inner {
-    /// Drops an object and what is claimed about it; true where there was one.
+    /// Drops an object and the claim it makes; true where there was one.
     pub(super) fn purge(&self, key: &Key) -> bool {
-        let hash = key.hash();
-        let removed = self.erase(hash, Which::Any);
-        self.drop_claim(hash);
+        let removed = self.erase(key.hash(), Which::Any);
         self.went(removed)
     }
 
-    /// Drops every object of a site whose path, query included, begins with `prefix`, and what
-    /// is claimed about such paths; returns the number of objects.
+    /// Drops every object of a site whose path begins with `prefix`, and the claims they make;
+    /// returns the number of objects.
     pub(super) fn purge_matching(&self, site: &str, prefix: &str) -> u64 {
         let is_meant = |key: &Key| key.site() == site && key.path().starts_with(prefix);
         self.purge_where(&is_meant)
     }
 
-    /// Drops everything; returns the number of objects.
+    /// Drops everything, claims without an object too; returns the number of objects.
     pub(super) fn purge_all(&self) -> u64 {
-        self.purge_where(&|_: &Key| true)
+        let purged = self.purge_where(&|_: &Key| true);
+        self.drop_claims();
+        purged
     }
 
     /// Removes an evicted object from disk; where that fails it counts again.
@@ -87,21 +87,18 @@ impl Inner {
                 }
             }
         }
-        self.drop_claims_where(is_meant);
         purged
     }
 
-    fn drop_claims_where(&self, is_meant: &dyn Fn(&Key) -> bool) {
+    fn drop_claims(&self) {
         let mut after = None;
         loop {
             let page = self.index.access().open().and_then(|index| index.claims_page(after, PAGE));
             let page = page.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
-            for (hash, claim) in page {
-                if format::decode_claim(&claim).map_or(true, |(_, key, _)| is_meant(&key)) {
-                    self.drop_claim(hash);
-                }
+            for (hash, _) in page {
+                self.drop_claim(hash);
             }
         }
     }

@@ -92,6 +92,10 @@ impl Space {
         if bytes > self.limit {
             return Room::Never;
         }
+        if promised > self.limit {
+            // Other promises stand in the way: nothing would be gained by evicting.
+            return Room::Short(Vec::new());
+        }
         let mut evicted = Vec::new();
         while account.used.saturating_add(promised) > self.limit {
             let Some(entry) = account.order.evict() else {
@@ -296,6 +300,17 @@ mod tests {
         assert_eq!((space.usage().bytes, space.usage().objects), (4096, 4));
         let (_, evicted) = promised(space.reserve(2048));
         assert_eq!(evicted, [entry(36, 1024), entry(37, 1024)]);
+    }
+
+    #[test]
+    fn nothing_goes_for_a_promise_that_others_stand_in_the_way_of() {
+        let space = space(4096, 0);
+        space.loaded();
+        let (reservation, _) = promised(space.reserve(1024));
+        space.add(reservation, entry(1, 1024), None);
+        let (_held, _) = promised(space.reserve(2048));
+        assert!(matches!(space.reserve(2560), Room::Short(evicted) if evicted.is_empty()));
+        assert_eq!(space.usage().objects, 1);
     }
 
     #[test]

@@ -261,3 +261,31 @@ async fn claims_outlive_a_restart() {
     edge.until_idle().await;
     assert_eq!(edge.objects_on_disk(), (0, 0));
 }
+
+#[tokio::test]
+async fn what_a_narinfo_says_of_its_nar_outlives_the_nar() {
+    let origin = Origin::start().await;
+    let mut edge = Edge::before(&origin).await;
+    for (seed, is_purged) in [(30, false), (31, true)] {
+        let package = Package::new(seed, 200_000);
+        let path = &package.nar_path;
+        origin.say(&package.narinfo_path, says(package.narinfo()));
+        edge.get(&package.narinfo_path).await.expect(200, "miss");
+        if is_purged {
+            origin.say(path, says(package.nar.clone()));
+            edge.get(path).await.expect(200, "miss");
+            edge.until_idle().await;
+            edge.purge(&format!("{{\"path\": \"{path}\"}}")).await;
+        } else {
+            edge.get(path).await.expect(404, "absent");
+            edge.pass_time(60);
+        }
+        edge.restart().await;
+        origin.say(path, says(damaged(&package.nar)));
+        assert!(edge.get(path).await.is_cut, "{is_purged}");
+        edge.until_idle().await;
+        origin.say(path, says(package.nar.clone()));
+        edge.get(path).await.expect(200, "miss").with(&package.nar);
+        edge.until_idle().await;
+    }
+}

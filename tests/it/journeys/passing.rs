@@ -1,6 +1,6 @@
 //! What is not kept: streamed whole, with ranges, and never ended cleanly when it is wrong.
 
-use crate::harness::{Edge, Gate, Origin, Package, Setup, noise, path_of_nar, says};
+use crate::harness::{Edge, Gate, Origin, Package, Script, Setup, noise, path_of_nar, says};
 
 async fn without_disk(origin: &Origin) -> Edge {
     Setup::default().disk_size("0").start(&[origin]).await
@@ -169,4 +169,22 @@ async fn a_listing_under_a_coding_passes_untouched() {
     }
     let asked = &origin.asked(path)[0];
     assert_eq!(asked.field("accept-encoding"), None);
+}
+
+#[tokio::test]
+async fn a_continuation_that_is_shorter_than_it_says_is_no_end() {
+    let origin = Origin::start().await;
+    let nar = noise(20, 1_000_000);
+    let package = Package::new(20, 0);
+    let path = &package.nar_path;
+    let part = Script::status(206)
+        .etag("\"same\"")
+        .field("content-range", "bytes 400000-999999/1000000")
+        .with_body(nar.slice(400_000..700_000))
+        .chunked();
+    let begun = says(nar.clone()).etag("\"same\"").chunked().cut_at(400_000);
+    origin.say_in_turn(path, vec![begun, part, Script::status(412)]);
+    let edge = Edge::before(&origin).await;
+    let said = edge.get(path).await;
+    assert!(said.is_cut, "{} of {} bytes were ended as if whole", said.body.len(), nar.len());
 }
