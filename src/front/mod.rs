@@ -9,6 +9,7 @@ mod accept;
 mod admission;
 mod bind;
 mod conn;
+mod lines;
 mod request;
 mod socket;
 #[cfg(test)]

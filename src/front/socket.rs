@@ -2,6 +2,7 @@
 //! what happens and that ends with a reset where an answer is unfinished. One per connection,
 //! owned by its task; no locks of its own.
 
+use super::lines::{Lines, Refused};
 use super::watch::Watch;
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
@@ -122,54 +123,6 @@ pub(super) enum Opening {
     Preface,
     /// Anything else.
     Other,
-}
-
-/// How the lines of HTTP/1 end. A line feed alone ends a line for hyper (RFC 9112 section 2.2
-/// allows that) and not for every proxy in front of this one: two requests to one of them and a
-/// single one to the other. No request here has a body, so every line feed ends a line.
-#[derive(Debug, Default)]
-struct Lines {
-    last_byte: u8,
-    was_refused: bool,
-}
-
-/// Whether there was a bare line feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refused {
-    No,
-    /// The first of the connection.
-    First,
-    Again,
-}
-
-impl Lines {
-    /// Makes each line feed without a carriage return before it a NUL, which no parser takes.
-    #[expect(clippy::naive_bytecount, reason = "a head is short, and the compiler uses SIMD")]
-    fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> Refused {
-        let line_feeds = bytes.iter().filter(|byte| **byte == b'\n').count();
-        let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
-        let line_ends = pairs.filter(|pair| *pair == (&b'\r', &b'\n')).count();
-        let mut last_byte = self.last_byte;
-        self.last_byte = bytes.last().copied().unwrap_or(last_byte);
-        if line_feeds == line_ends {
-            return Refused::No;
-        }
-        let mut refused = Refused::No;
-        for byte in bytes {
-            let is_bare = *byte == b'\n' && last_byte != b'\r';
-            last_byte = *byte;
-            if is_bare {
-                *byte = 0;
-                let was_refused = std::mem::replace(&mut self.was_refused, true);
-                refused = match refused {
-                    Refused::No if was_refused => Refused::Again,
-                    Refused::No => Refused::First,
-                    Refused::First | Refused::Again => refused,
-                };
-            }
-        }
-        refused
-    }
 }
 
 /// The connection as hyper sees it.
@@ -341,7 +294,6 @@ impl AsyncWrite for Stream {
 mod tests {
     use super::*;
     use crate::front::watch::Deadlines;
-    use proptest::proptest;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
@@ -391,44 +343,6 @@ mod tests {
             let mut text = String::new();
             socket.read_to_string(&mut text).await.unwrap();
             assert_eq!(text, pieces.concat());
-        }
-    }
-
-    fn seen(pieces: &[&[u8]]) -> Vec<u8> {
-        let mut lines = Lines::default();
-        let look = |piece: &&[u8]| {
-            let mut bytes = piece.to_vec();
-            let refused = lines.refuse_bare_line_feeds(&mut bytes);
-            assert_eq!(refused == Refused::No, bytes == *piece);
-            bytes
-        };
-        pieces.iter().flat_map(look).collect()
-    }
-
-    #[test]
-    fn only_a_bare_line_feed_is_changed() {
-        assert_eq!(seen(&[b"a\r\nb\r\n\r\n"]), b"a\r\nb\r\n\r\n");
-        assert_eq!(seen(&[b"a\nb\r\n\n"]), b"a\0b\r\n\0");
-        // Every line feed is one to a parser, the one after a masked one too.
-        assert_eq!(seen(&[b"\n", b"\r", b"\n", b"", b"\n\n"]), b"\0\r\n\0\0");
-        let mut lines = Lines::default();
-        let mut refused = || lines.refuse_bare_line_feeds(&mut b"\n\n".to_vec());
-        assert_eq!([refused(), refused()], [Refused::First, Refused::Again]);
-    }
-
-    proptest! {
-        #[test]
-        fn it_does_not_matter_how_the_bytes_arrive(
-            pieces in proptest::collection::vec(r"[ab\r\n]{0,5}", 0..6)
-        ) {
-            let whole = pieces.concat();
-            let pieces = pieces.iter().map(String::as_bytes).collect::<Vec<_>>();
-            let expected = whole.bytes().scan(0, |last, byte| {
-                let is_bare = byte == b'\n' && *last != b'\r';
-                *last = byte;
-                Some(if is_bare { 0 } else { byte })
-            });
-            assert_eq!(seen(&pieces), expected.collect::<Vec<_>>());
         }
     }
 }

@@ -146,13 +146,14 @@ impl MetaForm {
     }
 
     fn into_meta(self) -> Result<Meta, FormatError> {
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        let too_many = |_| FormatError::Field("number of headers");
+        let mut headers = HeaderMap::try_with_capacity(self.headers.len()).map_err(too_many)?;
         for (name, value) in self.headers {
             let name = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| FormatError::Field("header name"))?;
             let value =
                 HeaderValue::from_bytes(&value).map_err(|_| FormatError::Field("header value"))?;
-            headers.append(name, value);
+            headers.try_append(name, value).map_err(too_many)?;
         }
         let class = Class::ALL.into_iter().find(|class| class.as_str() == self.class);
         Ok(Meta {
@@ -377,6 +378,16 @@ mod tests {
         *bytes.first_mut().unwrap() = 9;
         assert_eq!(decode_head(&bytes), Err(FormatError::Version(9)));
         assert_eq!(decode_record(&[]).map(|_| ()), Err(FormatError::Encoding));
+    }
+
+    /// A map of fields panics where it is to hold more than it can.
+    #[test]
+    fn more_headers_than_a_response_can_have_are_refused() {
+        let mut form = MetaForm::of(&meta());
+        form.headers = vec![("a".to_owned(), Vec::new()); 40_000];
+        let bytes = encode(&(head(), form)).unwrap();
+        let refused = decode_record(&bytes).map(|_| ());
+        assert_eq!(refused, Err(FormatError::Field("number of headers")));
     }
 
     #[test]
