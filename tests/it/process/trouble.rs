@@ -11,7 +11,7 @@ fn an_origin_that_is_gone_at_start_does_not_hold_the_edge_up() {
     assert_eq!(get(edge.admin, "/healthz").status, 200);
     let ready = edge.admin_until("/readyz", |reply| reply.text().contains("127.0.0.1"));
     assert_eq!(ready.status, 200, "{ready:?}");
-    edge.process.stderr.wait(0, &["WARN", "origin does not answer"]);
+    edge.process.stderr.wait(0, &["WARN", "origin is not usable"]);
     let answer = edge.get("/nix-cache-info");
     assert_eq!(answer.status, 502, "{answer:?}");
     assert!(answer.value("cache-status").unwrap().contains("narthex"), "{answer:?}");
