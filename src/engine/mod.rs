@@ -27,7 +27,7 @@ pub use site::{Site, Sites};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Clock;
 use crate::config::{Limits, Signatures};
-use crate::fill::{Fills, Flight, How, Landed, NoRoom, Role, Wanted};
+use crate::fill::{Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::Proof;
@@ -90,6 +90,10 @@ struct Routed {
     method: ReadMethod,
     upstream: Upstream,
 }
+
+/// What was looked for may be stored by now.
+#[derive(Debug)]
+struct Again;
 
 impl Engine {
     /// An engine of `parts`.
@@ -225,24 +229,10 @@ impl Engine {
     }
 
     async fn look_up(&self, asked: &Asked<'_>, routed: &Routed) -> Answer {
-        let found = match self.cache.lookup(&routed.target.key).await {
-            Some(Hit::Absent(meta)) => match policy::freshness::judge(&meta, asked.now) {
-                Freshness::Fresh { .. } => {
-                    return deliver::absent(asked, &meta, Outcome::HitAbsent.into());
-                }
-                Freshness::Stale { .. } => None,
-            },
-            Some(Hit::Memory(found)) => Some((found, Outcome::HitMemory)),
-            Some(Hit::Disk(found)) => Some((found, Outcome::HitDisk)),
-            None => None,
-        };
-        let found = found.filter(|(found, _)| is_trusted(&routed.site, found));
-        let stale = match found {
-            Some((found, outcome)) => match policy::freshness::judge(found.meta(), asked.now) {
-                Freshness::Fresh { .. } => return deliver::found(asked, &found, outcome.into()),
-                Freshness::Stale { .. } => Some(found),
-            },
-            None => None,
+        let mark = self.fills.mark();
+        let stale = match self.stored(asked, routed).await {
+            Ok(answer) => return answer,
+            Err(stale) => stale,
         };
         if routed.upstream == Upstream::StoredOnly {
             return answer::refused(Refusal::NotStored);
@@ -259,26 +249,76 @@ impl Engine {
         if wants_head_alone && stale.is_none() && !self.fills.is_under_way(&wanted.key) {
             return self.head(asked, &wanted).await;
         }
-        self.fill(asked, wanted, stale).await
+        match self.fill(asked, &wanted, stale, Some(mark)).await {
+            Ok(answer) => answer,
+            Err(Again) => match self.stored(asked, routed).await {
+                Ok(answer) => answer,
+                Err(stale) => {
+                    let filled = self.fill(asked, &wanted, stale, None).await;
+                    filled.unwrap_or_else(|Again| answer::fault("a fill ended before it began"))
+                }
+            },
+        }
     }
 
-    async fn fill(&self, asked: &Asked<'_>, wanted: Wanted, stale: Option<Found>) -> Answer {
-        let (role, flight) = match self.fills.join(wanted.clone(), stale.clone()) {
+    /// The answer from what is stored, if that may be used as it is; else what there is.
+    async fn stored(&self, asked: &Asked<'_>, routed: &Routed) -> Result<Answer, Option<Found>> {
+        let found = match self.cache.lookup(&routed.target.key).await {
+            Some(Hit::Absent(meta)) => match policy::freshness::judge(&meta, asked.now) {
+                Freshness::Fresh { .. } => {
+                    return Ok(deliver::absent(asked, &meta, Outcome::HitAbsent.into()));
+                }
+                Freshness::Stale { .. } => None,
+            },
+            Some(Hit::Memory(found)) => Some((found, Outcome::HitMemory)),
+            Some(Hit::Disk(found)) => Some((found, Outcome::HitDisk)),
+            None => None,
+        };
+        let found = found.filter(|(found, _)| is_trusted(&routed.site, found));
+        let Some((found, outcome)) = found else { return Err(None) };
+        match policy::freshness::judge(found.meta(), asked.now) {
+            Freshness::Fresh { .. } => Ok(deliver::found(asked, &found, outcome.into())),
+            Freshness::Stale { .. } => Err(Some(found)),
+        }
+    }
+
+    /// The answer of a fill, joined or begun; none where one has ended since `looked`.
+    async fn fill(
+        &self,
+        asked: &Asked<'_>,
+        wanted: &Wanted,
+        stale: Option<Found>,
+        looked: Option<Mark>,
+    ) -> Result<Answer, Again> {
+        let (role, flight) = match self.fills.join(wanted.clone(), stale.clone(), looked) {
             Ok(joined) => joined,
-            Err(NoRoom) => {
-                return match stale {
-                    Some(stale) => self.stale_or(asked, &wanted, &stale, answer::shed),
+            Err(NotJoined::Ended) => return Err(Again),
+            Err(NotJoined::NoRoom) => {
+                return Ok(match stale {
+                    Some(stale) => self.stale_or(asked, wanted, &stale, answer::shed),
                     None => answer::shed(),
-                };
+                });
             }
         };
+        Ok(self.landed(asked, wanted, stale, &flight, role).await)
+    }
+
+    /// The answer of a flight.
+    async fn landed(
+        &self,
+        asked: &Asked<'_>,
+        wanted: &Wanted,
+        stale: Option<Found>,
+        flight: &Flight,
+        role: Role,
+    ) -> Answer {
         let outcome = match role {
             Role::Lead => Outcome::Miss,
             Role::Follow => Outcome::Collapsed,
         };
         match flight.landed().await {
             Landed::Streaming { meta, growing } => {
-                deliver::streaming(asked, &self.cache, &meta, growing, &flight, outcome).await
+                deliver::streaming(asked, &self.cache, &meta, growing, flight, outcome).await
             }
             Landed::Whole { found, how } => {
                 let outcome = match how {
@@ -300,11 +340,11 @@ impl Engine {
                     upstream_status: flight.upstream_status(),
                 },
             ),
-            Landed::Passing => self.pass(asked, &wanted, &flight).await,
+            Landed::Passing => self.pass(asked, wanted, flight).await,
             Landed::Failed(error) => {
                 let failed = || answer::failed(&error);
                 match stale {
-                    Some(stale) => self.stale_or(asked, &wanted, &stale, failed),
+                    Some(stale) => self.stale_or(asked, wanted, &stale, failed),
                     None => failed(),
                 }
             }

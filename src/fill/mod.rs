@@ -26,9 +26,10 @@ use crate::origin::{Answer, BodyError, FetchError, Method, Origins, Response};
 use crate::store::WriteError;
 use crate::tasks::Tasks;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 /// Where the objects of one site come from, and what they must prove.
@@ -51,10 +52,23 @@ pub enum Role {
     Follow,
 }
 
-/// As many fills as allowed are under way.
+/// Why there is no fill to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("as many fills are under way as [server.limits] fills_max allows")]
-pub struct NoRoom;
+pub enum NotJoined {
+    /// As many are under way as allowed.
+    #[error("as many fills are under way as [server.limits] fills_max allows")]
+    NoRoom,
+    /// One has ended since the cache was looked at: look again before you begin another.
+    #[error("a fill has ended meanwhile")]
+    Ended,
+}
+
+/// A moment, counted in fills that have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(u64);
+
+/// Keys of ended fills that are remembered.
+const ENDED_MAX: usize = 1_024;
 
 /// Why a body is not what was promised.
 #[derive(Debug, thiserror::Error)]
@@ -181,8 +195,17 @@ struct Shared {
     cache: Cache,
     metrics: Metrics,
     tasks: Tasks,
-    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    flights: Mutex<Flights>,
+    /// Fills that have ended; changed under the lock of `flights` alone.
+    ended_count: AtomicU64,
     room: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Flights {
+    under_way: HashMap<Key, Arc<Flight>>,
+    /// What ended last, newest last.
+    ended: VecDeque<Key>,
 }
 
 impl Fills {
@@ -190,30 +213,46 @@ impl Fills {
     pub fn new(cache: Cache, metrics: Metrics, tasks: Tasks, fills_max: usize) -> Self {
         let room = Arc::new(Semaphore::new(fills_max));
         let flights = Mutex::default();
-        Self { shared: Arc::new(Shared { cache, metrics, tasks, flights, room }) }
+        let ended_count = AtomicU64::new(0);
+        Self { shared: Arc::new(Shared { cache, metrics, tasks, flights, ended_count, room }) }
+    }
+
+    /// This moment; to be taken before the cache is looked at. Never waits.
+    pub fn mark(&self) -> Mark {
+        Mark(self.shared.ended_count.load(Ordering::Acquire))
     }
 
     /// Joins the fill of `wanted`, or begins one. `stale` is what is stored, to be revalidated.
     ///
-    /// A fill that a purge has overtaken is not joined: a request after the purge asks anew.
+    /// With `looked`, begins none where one of the same object has ended since then: what it
+    /// brought is in the cache, and was not when the cache was looked at. A fill that a
+    /// purge has overtaken is not joined: a request after the purge asks anew.
     pub fn join(
         &self,
         wanted: Wanted,
         stale: Option<Found>,
-    ) -> Result<(Role, Arc<Flight>), NoRoom> {
+        looked: Option<Mark>,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
         let mut flights = self.shared.flights.lock();
+        let Flights { under_way, ended } = &mut *flights;
         let cache = &self.shared.cache;
-        let entry = match flights.entry(wanted.key.clone()) {
+        let entry = match under_way.entry(wanted.key.clone()) {
             Entry::Occupied(entry) => {
                 if !cache.is_purged_since(entry.get().ticket, &wanted.key) {
                     return Ok((Role::Follow, Arc::clone(entry.get())));
                 }
                 entry.remove();
-                flights.entry(wanted.key.clone())
+                under_way.entry(wanted.key.clone())
             }
             entry @ Entry::Vacant(_) => entry,
         };
-        let place = Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| NoRoom)?;
+        let missed = looked.map_or(0, |looked| self.mark().0.saturating_sub(looked.0));
+        let missed = usize::try_from(missed).unwrap_or(usize::MAX);
+        if ended.iter().rev().take(missed).any(|key| *key == wanted.key) {
+            return Err(NotJoined::Ended);
+        }
+        let place =
+            Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| NotJoined::NoRoom)?;
         let flight = Arc::new(Flight::new(cache.ticket()));
         entry.insert_entry(Arc::clone(&flight));
         drop(flights);
@@ -229,7 +268,7 @@ impl Fills {
 
     /// Whether `key` is being fetched, so that who asks for its head need not ask an origin.
     pub fn is_under_way(&self, key: &Key) -> bool {
-        self.shared.flights.lock().contains_key(key)
+        self.shared.flights.lock().under_way.contains_key(key)
     }
 
     /// Asks for an object's head alone, without keeping anything.
@@ -260,10 +299,15 @@ impl Drop for Landing {
         self.flight.end();
         self.shared.metrics.fills_running.dec();
         let mut flights = self.shared.flights.lock();
-        if let Entry::Occupied(entry) = flights.entry(self.key.clone())
+        if let Entry::Occupied(entry) = flights.under_way.entry(self.key.clone())
             && Arc::ptr_eq(entry.get(), &self.flight)
         {
             entry.remove();
+            if flights.ended.len() == ENDED_MAX {
+                flights.ended.pop_front();
+            }
+            flights.ended.push_back(self.key.clone());
+            self.shared.ended_count.fetch_add(1, Ordering::Release);
         }
     }
 }

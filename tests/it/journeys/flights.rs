@@ -115,3 +115,26 @@ async fn a_fill_beyond_the_limit_is_shed_and_nothing_else_is() {
     edge.get(&first.narinfo_path).await.expect(200, "hit_memory");
     edge.get(&second.narinfo_path).await.expect(200, "miss");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rush_on_what_comes_at_once_costs_one_request_each() {
+    let origin = Origin::start().await;
+    let edge = Edge::before(&origin).await;
+    for seed in 100..130 {
+        let package = Package::new(seed, 100_000);
+        origin.say(&package.narinfo_path, says(package.narinfo()));
+        origin.say(&package.nar_path, says(package.nar.clone()));
+        for path in [&package.narinfo_path, &package.nar_path] {
+            let asking: Vec<_> = (0..16)
+                .map(|_| {
+                    let (client, path) = (edge.client(), path.clone());
+                    tokio::spawn(async move { client.get(&path).await.status })
+                })
+                .collect();
+            for asked in asking {
+                assert_eq!(asked.await.unwrap(), 200);
+            }
+            assert_eq!(origin.count(path), 1, "{seed} {path}");
+        }
+    }
+}
