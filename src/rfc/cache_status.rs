@@ -1,6 +1,8 @@
 //! `Cache-Status` (RFC 9211): what this cache did with a request, in one list member. Pure.
-//! Made once an answer; the value is always a valid structured field (RFC 8941).
+//! Made once an answer; the own member is always a valid structured field (RFC 8941), and nothing
+//! that comes from upstream can hide it.
 
+use super::grammar;
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::fmt::Write;
 
@@ -10,7 +12,7 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// What this cache calls itself.
 const NAME: &str = "narthex";
 
-/// Bytes of upstream members that are passed on; more are dropped.
+/// Bytes of upstream members, with their commas, that are passed on; more are dropped.
 const UPSTREAM_BYTES_MAX: usize = 1024;
 
 /// Bytes of a key or detail that are sent; what is longer is cut.
@@ -138,17 +140,17 @@ impl<'a> CacheStatus<'a> {
         HeaderValue::try_from(self.to_text()).unwrap_or_else(|_| HeaderValue::from_static(NAME))
     }
 
-    /// The whole field value: the members of the caches nearer to the origin, which are left
-    /// out where they are more than 1 KiB together, then the own one.
+    /// The whole field value: the members of the caches nearer to the origin, then the own one.
+    /// Of those, lines that are no text or in which a string is left open are left out, and all
+    /// where they are more than 1 KiB together.
     pub fn to_header_value_after(&self, upstream: &[HeaderValue]) -> HeaderValue {
-        let bytes: usize = upstream.iter().map(HeaderValue::len).sum();
-        if upstream.is_empty() || bytes > UPSTREAM_BYTES_MAX {
-            return self.to_header_value();
-        }
-        let mut joined = Vec::with_capacity(bytes + 64);
-        for line in upstream {
-            joined.extend_from_slice(line.as_bytes());
+        let mut joined = Vec::new();
+        for line in upstream.iter().map(HeaderValue::as_bytes).filter(|line| is_joinable(line)) {
+            joined.extend_from_slice(line);
             joined.extend_from_slice(b", ");
+        }
+        if joined.is_empty() || joined.len() > UPSTREAM_BYTES_MAX {
+            return self.to_header_value();
         }
         joined.extend_from_slice(self.to_text().as_bytes());
         HeaderValue::try_from(joined).unwrap_or_else(|_| self.to_header_value())
@@ -185,6 +187,22 @@ impl<'a> CacheStatus<'a> {
         push_string(&mut text, "; detail=", self.detail);
         text
     }
+}
+
+/// Whether another member can stand behind `line`: it is ASCII text, holds something, and every
+/// string in it ends.
+fn is_joinable(line: &[u8]) -> bool {
+    let mut rest = line;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match byte {
+            b'"' => match grammar::quoted_length(rest).and_then(|length| rest.get(length..)) {
+                Some(after) => after,
+                None => return false,
+            },
+            _ => after,
+        };
+    }
+    !grammar::trim(line).is_empty() && line.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e))
 }
 
 /// Adds a structured string; what it cannot hold (controls, non-ASCII) is percent-encoded.
@@ -253,6 +271,21 @@ mod tests {
         assert_eq!(miss.to_header_value_after(&[]), "narthex; fwd=uri-miss");
         let long = HeaderValue::from_str(&"x".repeat(1024)).unwrap();
         assert_eq!(miss.to_header_value_after(&[shield, long]), "narthex; fwd=uri-miss");
+    }
+
+    #[test]
+    fn nothing_from_upstream_hides_the_own_member() {
+        let own = CacheStatus::hit().with_detail("d");
+        let good = HeaderValue::from_static("origin; detail=\"a, \\\" b\"; hit");
+        for bad in ["a; detail=\"never closed", "\"", "\"a\\\"", "", " \t"] {
+            let upstream = [HeaderValue::from_static(bad), good.clone()];
+            let whole = own.to_header_value_after(&upstream);
+            let expected = "origin; detail=\"a, \\\" b\"; hit, narthex; hit; detail=\"d\"";
+            assert_eq!(whole, expected, "{bad:?}");
+            assert_eq!(own.to_header_value_after(&upstream[..1]), own.to_header_value());
+        }
+        let beyond = HeaderValue::from_bytes(b"a; b=\"\xe4\"").unwrap();
+        assert_eq!(own.to_header_value_after(&[beyond]), own.to_header_value());
     }
 
     proptest! {
