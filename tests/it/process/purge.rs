@@ -35,6 +35,15 @@ impl Scene {
         command
     }
 
+    /// Until the object is published: its last byte arrives shortly before.
+    fn until_hit(&self) {
+        let is_hit = || {
+            let reply = self.edge.get(&self.path);
+            reply.value("cache-status").unwrap().starts_with("narthex; hit")
+        };
+        assert!((0..10_000).any(|_| is_hit()), "never a hit");
+    }
+
     fn purged(&self, arguments: &[&str]) -> String {
         let output = run(self.purge(arguments));
         let said = String::from_utf8_lossy(&output.stderr);
@@ -46,13 +55,14 @@ impl Scene {
 #[test]
 fn what_is_purged_is_fetched_again() {
     let scene = scene();
-    assert!(scene.edge.get(&scene.path).value("cache-status").unwrap().contains("hit"));
+    scene.until_hit();
     for (arguments, requests) in
         [(vec![scene.path.as_str()], 2), (vec!["--prefix", "/nar/"], 3), (vec!["--all"], 4)]
     {
         assert!(scene.purged(&arguments).contains('1') || arguments[0] == "--all");
         assert_eq!(scene.edge.get(&scene.path).status, 200);
         assert_eq!(scene.origin.requests_for(&scene.path), requests, "{arguments:?}");
+        scene.until_hit();
     }
     // Softly: asked for again, not gone.
     scene.purged(&["--soft", &scene.path]);
