@@ -62,9 +62,9 @@ impl Ghost {
     /// The bucket of a key and its fingerprint, which is never [`EMPTY`]; of other bytes of the
     /// hash than the order's table uses.
     fn place(&self, hash: KeyHash) -> (usize, u16) {
-        let [.., a, b, c, d, e, f] = hash.0;
-        let at = u32::from_le_bytes([a, b, c, d]) as usize & self.buckets.len().saturating_sub(1);
-        (at, u16::from_le_bytes([e, f]).max(1))
+        let tail = hash.0.last_chunk().map_or(0, |tail| u64::from_le_bytes(*tail));
+        let at = (tail >> 16) as usize & self.buckets.len().saturating_sub(1);
+        (at, ((tail & 0xffff) as u16).max(1))
     }
 }
 
