@@ -117,7 +117,7 @@ fn table(
     for trace in traces {
         let objects = replay::objects(&trace);
         let footprint = replay::footprint(&trace, &objects);
-        footprints.push(format!("{:.1}", footprint as f64 / 1e9));
+        footprints.push(format!("{:.3}", footprint as f64 / 1e9));
         for (row, (size, choice)) in rows(sizes).enumerate() {
             let limit = (footprint / 100).saturating_mul(size);
             let mut policy = choice.build(&objects, limit);

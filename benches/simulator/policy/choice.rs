@@ -77,7 +77,7 @@ impl Choice {
                  as many bytes of such misses as the cache has"
             ),
             "store: the edge's own code: S3-FIFO/1 in two lanes, bodies below 64 KiB keep up to \
-             10 %"
+             10 %; its memory is measured, and allocated for 8,192 objects at a time"
                 .to_owned(),
         ]
     }
