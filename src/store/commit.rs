@@ -3,11 +3,11 @@
 
 use super::Inner;
 use super::error::{IndexError, WriteError};
+use super::eviction::Entry;
 use super::format::{self, Head, Place, Totals};
 use super::index::Open;
 use super::pending::SealedBody;
 use super::read::{BodyFile, Stored, StoredBody};
-use super::sieve::Entry;
 use super::space::Reservation;
 use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
 use std::io;

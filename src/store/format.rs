@@ -88,8 +88,8 @@ impl Head {
 }
 
 /// Bytes that an object with a body of `length` bytes counts against the limit: what it takes
-/// on disk, rounded up. Always a multiple of [`CHARGE_UNIT`]; saturates.
-pub(super) const fn charge(length: u64) -> u64 {
+/// on disk, rounded up. Always a multiple of 512; saturates.
+pub const fn charge(length: u64) -> u64 {
     let (overhead, unit) = match Place::of(length) {
         Place::Inline => (512, CHARGE_UNIT),
         Place::File => (1024, 4096),

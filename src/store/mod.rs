@@ -38,8 +38,10 @@
 
 mod commit;
 mod error;
+mod eviction;
 mod folder;
 mod format;
+mod ghost;
 mod growing;
 mod health;
 mod index;
@@ -49,12 +51,14 @@ mod read;
 mod recover;
 mod remove;
 mod room;
-mod sieve;
+mod slab;
 mod space;
 #[cfg(test)]
 mod tests;
 
 pub use error::{Broken, IndexError, OpenError, WriteError};
+pub use eviction::{Entry, EvictionOrder};
+pub use format::charge;
 pub use growing::Growing;
 pub use health::Health;
 pub use pending::{Pending, Sealed};
@@ -159,7 +163,7 @@ impl Store {
     /// repeated errors of the disk. What is stored under the key stays until the commit.
     pub async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
         let store = Arc::clone(&self.0);
-        let charge = format::charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
+        let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
         let work = move || {
             store.health.admit(Instant::now())?;
             let revived = store.index.revive();

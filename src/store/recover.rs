@@ -3,8 +3,8 @@
 
 use super::Inner;
 use super::error::IndexError;
+use super::eviction::Entry;
 use super::format;
-use super::sieve::Entry;
 use crate::object::KeyHash;
 use std::sync::{Arc, Weak};
 use std::time::Duration;

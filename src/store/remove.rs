@@ -4,8 +4,8 @@
 
 use super::Inner;
 use super::error::IndexError;
+use super::eviction::Entry;
 use super::format::{self, Place};
-use super::sieve::Entry;
 use crate::object::{Key, KeyHash};
 
 /// Records that are looked at in one go.

@@ -5,7 +5,7 @@
 //! Until the index is loaded, `used` begins with the totals of the last commit and the eviction
 //! order holds what has been loaded; when all is loaded, the sum over the order replaces it.
 
-use super::sieve::{Entry, Sieve};
+use super::eviction::{Entry, EvictionOrder};
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
 use parking_lot::{Condvar, Mutex};
@@ -58,7 +58,7 @@ pub(super) struct Space {
 
 #[derive(Debug)]
 struct Account {
-    order: Sieve,
+    order: EvictionOrder,
     used: u64,
     objects: u64,
     reserved: u64,
@@ -68,7 +68,8 @@ struct Account {
 impl Space {
     /// An account that knows only totals yet.
     pub(super) fn new(limit: u64, used: u64, objects: u64, metrics: &Metrics) -> Arc<Self> {
-        let account = Account { order: Sieve::new(), used, objects, reserved: 0, is_loaded: false };
+        let account =
+            Account { order: EvictionOrder::new(), used, objects, reserved: 0, is_loaded: false };
         let space = Self {
             limit,
             account: Mutex::new(account),
@@ -261,7 +262,7 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sieve::Entry;
+    use crate::store::eviction::Entry;
 
     fn space(limit: u64, used: u64) -> Arc<Space> {
         Space::new(limit, used, u64::from(used > 0), &Metrics::new().unwrap())

@@ -1,0 +1,55 @@
+//! The store's own eviction order: the code that runs in the edge. Pure.
+
+use super::{Objects, Policy};
+use crate::random::mix;
+use narthex::object::KeyHash;
+use narthex::store::{Entry, EvictionOrder};
+
+/// The order, and the limit that the store's account keeps.
+#[derive(Debug)]
+pub(crate) struct StoreOrder<'a> {
+    objects: &'a Objects,
+    limit: u64,
+    order: EvictionOrder,
+    sequence: u64,
+    objects_max: u64,
+}
+
+impl<'a> StoreOrder<'a> {
+    /// An empty cache of `limit` bytes.
+    pub(crate) fn new(objects: &'a Objects, limit: u64) -> Self {
+        Self { objects, limit, order: EvictionOrder::new(), sequence: 0, objects_max: 0 }
+    }
+
+    fn key(&self, object: u32) -> KeyHash {
+        let hash = self.objects.hashes[object as usize];
+        let both = u128::from(hash) << 64 | u128::from(mix(hash));
+        KeyHash(both.to_le_bytes())
+    }
+}
+
+impl Policy for StoreOrder<'_> {
+    fn hit(&mut self, object: u32) -> bool {
+        let hash = self.key(object);
+        let is_there = self.order.get(hash).is_some();
+        self.order.touch(hash);
+        is_there
+    }
+
+    fn insert(&mut self, object: u32) {
+        while self.is_full_for(object) && self.order.evict().is_some() {}
+        self.sequence += 1;
+        let charge = self.objects.charges[object as usize];
+        self.order.insert(Entry { hash: self.key(object), sequence: self.sequence, charge });
+        self.objects_max = self.objects_max.max(self.order.len());
+    }
+
+    fn is_full_for(&self, object: u32) -> bool {
+        self.order.bytes() + self.objects.charges[object as usize] > self.limit
+    }
+
+    /// What is allocated, over the objects there were at most: it is never given back.
+    fn index_bytes(&self) -> f64 {
+        self.order.memory_bytes() as f64 / self.objects_max.max(1) as f64
+    }
+}
