@@ -1,0 +1,31 @@
+//! Fuzzes the private `front::lines`, taken in by path: exactly the line feeds without a carriage
+//! return become NUL, however the bytes arrive. The first byte says in which pieces they do.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../../src/front/lines.rs"]
+mod lines;
+
+use lines::{Lines, Refused};
+
+fuzz_target!(|data: &[u8]| {
+    let Some((size, bytes)) = data.split_first() else { return };
+    let mut lines = Lines::default();
+    let (mut seen, mut was_refused) = (Vec::new(), false);
+    for piece in bytes.chunks(usize::from(*size).max(1)) {
+        let mut changed = piece.to_vec();
+        let expected = match lines.refuse_bare_line_feeds(&mut changed) {
+            Refused::No => changed == piece,
+            Refused::First => changed != piece && !std::mem::replace(&mut was_refused, true),
+            Refused::Again => changed != piece && was_refused,
+        };
+        assert!(expected, "{piece:?} became {changed:?}");
+        seen.extend(changed);
+    }
+    let before = [0].iter().chain(bytes);
+    let is_bare = |(last, byte): (&u8, &u8)| (*last, *byte) != (b'\r', b'\n') && *byte == b'\n';
+    let expected: Vec<u8> =
+        before.zip(bytes).map(|pair| if is_bare(pair) { 0 } else { *pair.1 }).collect();
+    assert_eq!(seen, expected);
+});

@@ -1,0 +1,37 @@
+//! Fuzzes the private `origin::fault`, taken in by path: whatever document an origin sends, its
+//! code and message are short, fit for a log, and read back from a clean document.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../../src/origin/fault.rs"]
+mod fault;
+
+use fault::Fault;
+
+const TEXT_CHARS_MAX: usize = 300;
+
+fuzz_target!(|data: &[u8]| {
+    if let Some(fault) = Fault::parse(data) {
+        check(&fault);
+    }
+    // The document that the bytes would make as a message.
+    let document =
+        [b"<Error><Code>NoSuchKey</Code><Message>", data, b"</Message></Error>"].concat();
+    if let Some(fault) = Fault::parse(&document) {
+        check(&fault);
+    }
+});
+
+fn check(fault: &Fault) {
+    let is_code = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    assert!(!fault.code.is_empty() && fault.code.chars().all(is_code));
+    for text in [&fault.code, &fault.message] {
+        assert!(text.chars().count() <= TEXT_CHARS_MAX && !text.contains(char::is_control));
+    }
+    if !fault.message.contains(['<', '&']) {
+        let Fault { code, message } = fault;
+        let document = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+        assert_eq!(Fault::parse(document.as_bytes()).as_ref(), Some(fault));
+    }
+}

@@ -1,0 +1,71 @@
+//! Fuzzes the private `store::format`, taken in by path: any bytes on disk decode to what is
+//! written back the same, or fail; a trailer holds for its own record only.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use narthex::object::{KeyHash, Sha256};
+// What the file below names by `crate::`.
+use narthex::{clock, nix, object};
+
+#[path = "../../../src/store/format.rs"]
+mod format;
+
+use format::{Head, Place, TRAILER_BYTES_MAX};
+
+fuzz_target!(|data: &[u8]| {
+    check_record(data);
+    check_others(data);
+    let bare = [&[1], data].concat();
+    check_record(&bare);
+    check_others(&bare);
+    check_trailer(data);
+});
+
+fn check_record(bytes: &[u8]) {
+    let Ok(record) = format::decode_record(bytes) else { return };
+    assert_eq!(format::decode_head(bytes), Ok(record.head));
+    assert_eq!(format::decode_key(bytes).as_ref(), Ok(&record.meta.key));
+    assert!(record.head.charge() >= record.head.length.min(u64::MAX - format::CHARGE_UNIT));
+    assert_eq!(record.head.charge() % format::CHARGE_UNIT, 0);
+    let written = format::encode_record(&record.head, &record.meta).unwrap();
+    let again = format::decode_record(&written).unwrap();
+    assert_eq!(again.head, record.head);
+    assert_eq!(format!("{:?}", again.meta), format!("{:?}", record.meta));
+    assert_eq!(format::encode_record(&again.head, &again.meta).as_ref(), Ok(&written));
+}
+
+fn check_others(bytes: &[u8]) {
+    if let Ok((owner, key, claim)) = format::decode_claim(bytes) {
+        let written = format::encode_claim(owner, &key, &claim).unwrap();
+        assert_eq!(format::decode_claim(&written), Ok((owner, key, claim)));
+    }
+    if let Ok(totals) = format::decode_totals(bytes) {
+        let written = format::encode_totals(&totals).unwrap();
+        assert_eq!(format::decode_totals(&written), Ok(totals));
+    }
+}
+
+fn check_trailer(data: &[u8]) {
+    let (length, record) = narthex_fuzz::number(data);
+    let head = Head {
+        sequence: length ^ 5,
+        length,
+        sha256: Sha256::of(record),
+        place: Place::of(length),
+        claims: None,
+    };
+    let key = KeyHash([3; 16]);
+    assert!(format::check_trailer(key, &head, data).is_err());
+    let trailer = format::encode_trailer(key, &head, record).unwrap();
+    assert_eq!(trailer.len(), record.len() + format::FOOTER_BYTES);
+    assert!(trailer.len() <= TRAILER_BYTES_MAX || record.len() > TRAILER_BYTES_MAX / 2);
+    assert_eq!(format::check_trailer(key, &head, &trailer), Ok(()));
+    let other = Head { sequence: head.sequence + u64::from(head.sequence == 0), ..head };
+    assert_eq!(format::check_trailer(key, &other, &trailer).is_ok(), other == head);
+    assert!(format::check_trailer(KeyHash([4; 16]), &head, &trailer).is_err());
+    assert!(format::check_trailer(key, &head, &trailer[1..]).is_err());
+    let mut damaged = trailer;
+    let at = usize::try_from(length).unwrap_or_default() % damaged.len();
+    damaged[at] ^= 1;
+    assert!(format::check_trailer(key, &head, &damaged).is_err());
+}
