@@ -42,7 +42,7 @@ use answer::Answer;
 use arc_swap::ArcSwap;
 use deliver::Asked;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use std::sync::Arc;
 use std::time::Instant;
 use target::Target;
@@ -85,7 +85,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Routed {
     site: Arc<Site>,
-    cdn_loop: HeaderValue,
+    passed: CdnLoop,
     target: Target,
     method: ReadMethod,
     upstream: Upstream,
@@ -205,13 +205,7 @@ impl Engine {
             return Err(Some(Refusal::Loop));
         }
         let target = target::of(&parts.uri, site, &self.cache, self.limits.path_bytes_max).await?;
-        Ok(Routed {
-            site: Arc::clone(site),
-            cdn_loop: passed.extended(&self.instance),
-            target,
-            method,
-            upstream,
-        })
+        Ok(Routed { site: Arc::clone(site), passed, target, method, upstream })
     }
 
     async fn answer(&self, parts: &Parts, routed: &Routed, connection: &Arc<Connection>) -> Answer {
@@ -243,7 +237,7 @@ impl Engine {
             path: Arc::clone(&routed.target.path),
             query: routed.target.query.clone(),
             class: routed.target.class,
-            cdn_loop: routed.cdn_loop.clone(),
+            cdn_loop: routed.passed.extended(&self.instance),
         };
         let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
         if wants_head_alone && stale.is_none() && !self.fills.is_under_way(&wanted.key) {
