@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use std::fmt;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,13 +20,25 @@ pub(crate) struct Client {
 }
 
 /// A whole answer, or what came of it.
-#[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     /// Whether it ended before its time.
     pub(crate) is_cut: bool,
+}
+
+impl fmt::Debug for Said {
+    /// With the beginning of the body alone: it may have megabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Said")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .field("body_bytes", &self.body.len())
+            .field("body_begins", &self.body.slice(..self.body.len().min(200)))
+            .field("is_cut", &self.is_cut)
+            .finish()
+    }
 }
 
 /// An answer whose body is still coming.
