@@ -5,8 +5,10 @@
 use crate::config;
 use crate::object::{Key, Meta, NarClaim};
 use bytes::Bytes;
+use http::HeaderValue;
 use moka::sync::Cache as Moka;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What moka keeps beside each entry, in bytes of resident memory: measured at 320-410.
 const ENTRY_OVERHEAD: usize = 400;
@@ -41,6 +43,8 @@ pub struct Memory {
     hot: Moka<Key, Arc<Hot>>,
     absent: Moka<Key, Arc<Meta>>,
     claims: Moka<Key, NarClaim>,
+    /// Whether a variant was ever kept: only then does forgetting an object look for more of them.
+    has_variants: Arc<AtomicBool>,
 }
 
 impl Memory {
@@ -66,6 +70,7 @@ impl Memory {
                     capped(ENTRY_OVERHEAD + key.as_str().len() + size_of::<NarClaim>())
                 })
                 .build(),
+            has_variants: Arc::default(),
         }
     }
 
@@ -77,6 +82,7 @@ impl Memory {
     /// Keeps a small object; whatever was remembered of its absence is forgotten.
     pub fn put(&self, hot: Arc<Hot>) {
         self.absent.invalidate(&hot.meta.key);
+        self.note(&hot);
         self.hot.insert(hot.meta.key.clone(), hot);
     }
 
@@ -87,6 +93,7 @@ impl Memory {
         if self.absent.contains_key(key) {
             return hot;
         }
+        self.note(&hot);
         self.hot.entry_by_ref(key).or_insert(Arc::clone(&hot)).into_value()
     }
 
@@ -122,10 +129,19 @@ impl Memory {
         self.claims.invalidate_all();
     }
 
-    /// Forgets `key`, its absence included; true when there was anything.
+    /// Forgets `key`, its absence and all its variants included; true when there was anything.
     pub fn remove(&self, key: &Key) -> bool {
         let was_hot = self.hot.remove(key).is_some();
-        self.absent.remove(key).is_some() || was_hot
+        let was_known = self.absent.remove(key).is_some() || was_hot;
+        let may_vary = self.has_variants.load(Ordering::Relaxed) && !key.is_variant();
+        let is_variant = |other: &Key| other.is_variant() && other.primary() == *key;
+        (may_vary && self.remove_matching(is_variant) > 0) || was_known
+    }
+
+    fn note(&self, hot: &Hot) {
+        if hot.meta.key.is_variant() {
+            self.has_variants.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Forgets every key that `matches`; how many of the hot ones there were.
@@ -164,7 +180,13 @@ fn weight(key: &Key, meta: &Meta) -> u32 {
         .iter()
         .map(|(name, value)| FIELD_OVERHEAD + name.as_str().len() + value.len())
         .sum();
-    capped(ENTRY_OVERHEAD + size_of::<Meta>() + key.as_str().len() + fields)
+    let varies = meta.variant.fields().iter();
+    let varies: usize = varies
+        .map(|(name, value)| {
+            FIELD_OVERHEAD + name.as_str().len() + value.as_ref().map_or(0, HeaderValue::len)
+        })
+        .sum();
+    capped(ENTRY_OVERHEAD + size_of::<Meta>() + key.as_str().len() + fields + varies)
 }
 
 fn capped(bytes: usize) -> u32 {
@@ -176,7 +198,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::nix::Class;
-    use crate::object::{Lifetime, Proof};
+    use crate::object::{Lifetime, Proof, Variant};
     use http::{HeaderMap, StatusCode};
 
     fn meta(path: &str) -> Arc<Meta> {
@@ -192,6 +214,7 @@ mod tests {
             lifetime: Lifetime::Seconds(1),
             is_invalidated: false,
             proof: Proof::Parsed,
+            variant: Variant::default(),
         })
     }
 
@@ -233,6 +256,28 @@ mod tests {
         memory.put_claim(key.clone(), claim(2));
         assert_eq!(memory.heat_claim(&key, claim(1)), claim(2));
         assert_eq!(memory.claim(&key), Some(claim(2)));
+    }
+
+    #[test]
+    fn an_object_is_forgotten_with_its_variants() {
+        let memory = memory(1 << 20, 1 << 20);
+        let (key, other) = (Key::new("s", "/a", None), Key::new("s", "/b", None));
+        let vary = |value| {
+            let value = HeaderValue::from_static(value);
+            Variant::new([(http::header::ACCEPT, Some(value))])
+        };
+        let one = |key: Key| {
+            let meta = Arc::new(Meta { key, ..Meta::clone(&meta("/a")) });
+            Arc::new(Hot { meta, body: Bytes::new() })
+        };
+        for key in [key.variant(&vary("x")), key.variant(&vary("y")), other.variant(&vary("x"))] {
+            memory.put(one(key));
+        }
+        assert!(memory.remove(&key.variant(&vary("x"))));
+        assert!(memory.get(&key.variant(&vary("y"))).is_some());
+        assert!(memory.remove(&key) && !memory.remove(&key));
+        assert!(memory.get(&key.variant(&vary("y"))).is_none());
+        assert!(memory.get(&other.variant(&vary("x"))).is_some());
     }
 
     #[test]

@@ -4,16 +4,18 @@
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::nix::hash::{base16, sha256};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::fmt;
 use std::sync::Arc;
 
-/// The identity of an object: site, canonical decoded path, and the query where it counts.
+/// The identity of an object: site, canonical decoded path, the query where it counts, and the
+/// variant where there are several.
 ///
 /// One string: the key space (the site's name and, behind a `#`, its set of origins), a NUL, the
 /// path with its leading `/`, and a NUL and the query where it is kept. A NUL occurs in none of
 /// them, so two keys are equal only when all their parts are (a `?` may be part of a decoded
-/// path).
+/// path). A variant adds a NUL, `q` or `n` for a key with or without a query (whose part is then
+/// empty), and the variant's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
@@ -28,6 +30,28 @@ impl Key {
             None => Self(format!("{space}\0{path}").into()),
             Some(query) => Self(format!("{space}\0{path}\0{query}").into()),
         }
+    }
+
+    /// The key of one variant of the object that this is the key of.
+    pub fn variant(&self, variant: &Variant) -> Self {
+        let (path, name) = (self.path(), variant.name());
+        match self.query() {
+            Some(query) => Self(format!("{}\0{path}\0{query}\0q{name}", self.space()).into()),
+            None => Self(format!("{}\0{path}\0\0n{name}", self.space()).into()),
+        }
+    }
+
+    /// The key without its variant: what a purge names.
+    pub fn primary(&self) -> Self {
+        if !self.is_variant() {
+            return self.clone();
+        }
+        Self::new(self.space(), self.path(), self.query())
+    }
+
+    /// Whether this is the key of one variant.
+    pub fn is_variant(&self) -> bool {
+        self.0.split('\0').nth(3).is_some()
     }
 
     /// A key read back from disk; `None` where it has no NUL and so was never a key.
@@ -57,7 +81,9 @@ impl Key {
 
     /// The query, where it counts.
     pub fn query(&self) -> Option<&str> {
-        self.0.split('\0').nth(2)
+        let mut parts = self.0.split('\0').skip(2);
+        let query = parts.next();
+        query.filter(|_| parts.next().is_none_or(|variant| variant.starts_with('q')))
     }
 
     /// The key's name on disk.
@@ -69,6 +95,45 @@ impl Key {
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&base16(&self.0))
+    }
+}
+
+/// What a response was selected by (RFC 9111 section 4.1): the request fields that its `Vary`
+/// names, each with the value that the request had, `None` where it had none. In the order of the
+/// names, each once; empty where a response does not vary.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Variant(Vec<(HeaderName, Option<HeaderValue>)>);
+
+impl Variant {
+    /// A variant by these fields; of several values of a name the first counts.
+    pub fn new(fields: impl IntoIterator<Item = (HeaderName, Option<HeaderValue>)>) -> Self {
+        let mut fields: Vec<_> = fields.into_iter().collect();
+        fields.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        fields.dedup_by(|(later, _), (first, _)| later == first);
+        Self(fields)
+    }
+
+    /// The fields and the values that the request had.
+    pub fn fields(&self) -> &[(HeaderName, Option<HeaderValue>)] {
+        &self.0
+    }
+
+    /// Whether the response does not vary.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The variant's name in a key: the head of a SHA-256 of its fields, in base 16.
+    pub fn name(&self) -> String {
+        let mut text = Vec::new();
+        for (name, value) in &self.0 {
+            // A value has no control bytes, so no two lists of fields give the same text.
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.push(if value.is_some() { 1 } else { 0 });
+            text.extend_from_slice(value.as_ref().map_or(&[][..], HeaderValue::as_bytes));
+            text.push(2);
+        }
+        base16(sha256(&text).first_chunk::<16>().unwrap_or(&[0; 16]))
     }
 }
 
@@ -142,11 +207,14 @@ pub struct Meta {
     pub is_invalidated: bool,
     /// What proves the body.
     pub proof: Proof,
+    /// What the response was selected by, where its origin says that it varies; then the key is
+    /// that of the variant.
+    pub variant: Variant,
 }
 
 impl Meta {
     /// The entity tag, as sent.
-    pub fn etag(&self) -> Option<&http::HeaderValue> {
+    pub fn etag(&self) -> Option<&HeaderValue> {
         self.headers.get(http::header::ETAG)
     }
 
@@ -179,6 +247,34 @@ mod tests {
         assert_ne!(key, Key::new("mai", "n/nar/a.nar", Some("hash=b")));
         assert_eq!(Key::from_stored(key.as_str()), Some(key));
         assert_eq!(Key::from_stored("no separator"), None);
+    }
+
+    #[test]
+    fn a_variant_has_a_key_of_its_own_that_leads_back() {
+        let field = |name: &'static str, value: Option<&'static str>| {
+            (HeaderName::from_static(name), value.map(HeaderValue::from_static))
+        };
+        let gzip = Variant::new([field("accept-encoding", Some("gzip")), field("accept", None)]);
+        let again = Variant::new([field("accept", None), field("accept-encoding", Some("gzip"))]);
+        let none = Variant::new([field("accept-encoding", None), field("accept", None)]);
+        let empty = Variant::new([field("accept-encoding", Some("")), field("accept", None)]);
+        assert_eq!((&gzip, gzip.name()), (&again, again.name()));
+        let mut keys = Vec::new();
+        for query in [None, Some(""), Some("a=b")] {
+            let primary = Key::new("main#1", "/p", query);
+            assert!(!primary.is_variant() && primary.primary() == primary);
+            for variant in [&gzip, &none, &empty] {
+                let key = primary.variant(variant);
+                assert!(key.is_variant());
+                assert_eq!((key.primary(), key.query()), (primary.clone(), query));
+                assert_eq!((key.site(), key.path()), ("main", "/p"));
+                assert_eq!(Key::from_stored(key.as_str()).as_ref(), Some(&key));
+                keys.push(key);
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 9);
     }
 
     #[test]

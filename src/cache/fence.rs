@@ -13,7 +13,7 @@ const REMEMBERED_MAX: usize = 4_096;
 /// What a purge covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// One object.
+    /// One object with all its variants.
     Key(Key),
     /// Every object of a site whose path begins so.
     Prefix {
@@ -30,7 +30,7 @@ impl Scope {
     /// Whether `key` is covered.
     pub fn covers(&self, key: &Key) -> bool {
         match self {
-            Self::Key(purged) => purged == key,
+            Self::Key(purged) => purged == key || (key.is_variant() && *purged == key.primary()),
             Self::Prefix { site, prefix } => {
                 key.site() == site && key.path().starts_with(prefix.as_str())
             }
@@ -112,6 +112,8 @@ impl Raised {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Variant;
+    use http::HeaderName;
 
     fn key(path: &str) -> Key {
         Key::new("s", path, None)
@@ -131,6 +133,10 @@ mod tests {
     fn prefixes_and_all_cover_what_they_say() {
         let prefix = Scope::Prefix { site: "s".into(), prefix: "/log/".into() };
         assert!(prefix.covers(&key("/log/x")));
+        let name = HeaderName::from_static("accept");
+        let variant = key("/log/x").variant(&Variant::new([(name, None)]));
+        assert!(prefix.covers(&variant) && Scope::Key(key("/log/x")).covers(&variant));
+        assert!(!Scope::Key(variant).covers(&key("/log/x")));
         assert!(!prefix.covers(&key("/lo")));
         assert!(!prefix.covers(&Key::new("t", "/log/x", None)));
         assert!(Scope::All.covers(&key("/anything")));

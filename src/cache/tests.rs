@@ -6,7 +6,7 @@ use crate::config::{Disk, Memory as MemorySettings};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Key, Lifetime, Meta, Proof};
+use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use bytes::Bytes;
@@ -29,6 +29,7 @@ fn meta(key: &Key) -> Meta {
         lifetime: Lifetime::Seconds(1),
         is_invalidated: false,
         proof: Proof::Parsed,
+        variant: Variant::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{FillError, Upstream};
 use crate::nix::Class;
-use crate::object::{Key, Lifetime, Meta, Proof};
+use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::origin::{Ask, FetchError, Method, Response};
 use crate::policy;
 use crate::policy::response::{Admission, Coding, Reply, Times, Verdict};
@@ -130,6 +130,7 @@ impl Wanted {
             lifetime: admission.lifetime,
             is_invalidated: false,
             proof: Proof::Length,
+            variant: Variant::default(),
         }
     }
 }

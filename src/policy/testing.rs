@@ -3,7 +3,7 @@
 use crate::clock::Timestamp;
 use crate::config::Lifetimes;
 use crate::nix::Class;
-use crate::object::{Key, Lifetime, Meta, Proof};
+use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use http::{HeaderMap, HeaderName, StatusCode};
 use std::time::Duration;
 
@@ -39,5 +39,6 @@ pub(super) fn meta(lines: &[(&str, &str)]) -> Meta {
         lifetime: Lifetime::Seconds(86_400),
         is_invalidated: false,
         proof: Proof::Parsed,
+        variant: Variant::default(),
     }
 }

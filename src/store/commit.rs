@@ -24,6 +24,13 @@ pub(super) struct Placing {
     pub(super) reservation: Reservation,
 }
 
+/// What a commit writes into the index beside the body.
+struct Rows<'a> {
+    record: &'a [u8],
+    claim: Option<(KeyHash, Vec<u8>)>,
+    variant: Option<Vec<u8>>,
+}
+
 impl Inner {
     /// Places an object; see the module's crash argument for the order of the steps.
     pub(super) fn place(self: &Arc<Self>, placing: Placing) -> Result<Stored, WriteError> {
@@ -38,8 +45,14 @@ impl Inner {
                 SealedBody::File(_) => Place::File,
             },
             claims: claim.as_ref().map(|(nar, _)| nar.hash().0),
+            variant_of: meta.key.is_variant().then(|| meta.key.primary().hash().0),
         };
         let record = format::encode_record(&head, &meta).map_err(unencodable)?;
+        let variant = head
+            .variant_of
+            .map(|_| format::encode_variant(head.sequence, &meta.key, &meta.variant))
+            .transpose()
+            .map_err(unencodable)?;
         let claim = claim
             .map(|(nar, claim)| Ok((nar.hash(), format::encode_claim(hash, &nar, &claim)?)))
             .transpose()
@@ -60,7 +73,8 @@ impl Inner {
             change.commit()?;
             new.link(&self.folder.body_path(hash, head.sequence))?;
         }
-        let replaced = match self.record(index, hash, &head, &record, &body, claim) {
+        let rows = Rows { record: &record, claim, variant };
+        let replaced = match self.record(index, hash, &head, &rows, &body) {
             Ok(replaced) => replaced,
             Err(error) => {
                 if head.place == Place::File {
@@ -77,6 +91,9 @@ impl Inner {
         }
         drop(access);
         drop(changes);
+        if let Some(primary) = head.variant_of {
+            self.trim_variants(KeyHash(primary));
+        }
         let body = match body {
             SealedBody::Inline(bytes) => StoredBody::Bytes(bytes),
             SealedBody::File(new) => {
@@ -92,9 +109,8 @@ impl Inner {
         index: &Open,
         hash: KeyHash,
         head: &Head,
-        record: &[u8],
+        rows: &Rows<'_>,
         body: &SealedBody,
-        claim: Option<(KeyHash, Vec<u8>)>,
     ) -> Result<Option<Head>, IndexError> {
         let replaced = index.record(hash)?.and_then(|bytes| format::decode_head(&bytes).ok());
         let mut change = index.change();
@@ -102,13 +118,16 @@ impl Inner {
             change.drop_body(hash, replaced.sequence, replaced.place);
             change.drop_claim_of(hash, replaced)?;
         }
-        change.set_record(hash, record);
+        change.set_record(hash, rows.record);
         match body {
             SealedBody::Inline(bytes) => change.set_body(hash, head.sequence, bytes),
             SealedBody::File(_) => change.drop_link(hash, head.sequence),
         }
-        if let Some((nar, claim)) = claim {
-            change.set_claim(nar, &claim);
+        if let Some((nar, claim)) = &rows.claim {
+            change.set_claim(*nar, claim);
+        }
+        if let (Some(primary), Some(row)) = (head.variant_of, &rows.variant) {
+            change.set_variant(KeyHash(primary), hash, row);
         }
         let usage = self.space.usage();
         change.set_totals(&Totals {

@@ -19,7 +19,7 @@
 
 use crate::clock::Timestamp;
 use crate::nix::Class;
-use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256};
+use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -78,6 +78,8 @@ pub(super) struct Head {
     pub(super) place: Place,
     /// The key hash of the NAR that this object's claim is about.
     pub(super) claims: Option<[u8; 16]>,
+    /// The key hash of the object that this is a variant of.
+    pub(super) variant_of: Option<[u8; 16]>,
 }
 
 impl Head {
@@ -125,6 +127,7 @@ struct MetaForm {
     lifetime: Lifetime,
     is_invalidated: bool,
     proof: Proof,
+    variant: VariantForm,
 }
 
 impl MetaForm {
@@ -142,6 +145,7 @@ impl MetaForm {
             lifetime: meta.lifetime,
             is_invalidated: meta.is_invalidated,
             proof: meta.proof,
+            variant: variant_form(&meta.variant),
         }
     }
 
@@ -168,8 +172,30 @@ impl MetaForm {
             lifetime: self.lifetime,
             is_invalidated: self.is_invalidated,
             proof: self.proof,
+            variant: variant_of_form(self.variant)?,
         })
     }
+}
+
+type VariantForm = Vec<(String, Option<Vec<u8>>)>;
+
+fn variant_form(variant: &Variant) -> VariantForm {
+    let fields = variant.fields().iter();
+    let form = fields.map(|(name, value)| {
+        (name.as_str().to_owned(), value.as_ref().map(|value| value.as_bytes().to_vec()))
+    });
+    form.collect()
+}
+
+fn variant_of_form(form: VariantForm) -> Result<Variant, FormatError> {
+    let mut fields = Vec::with_capacity(form.len());
+    for (name, value) in form {
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| FormatError::Field("variant's field name"))?;
+        let value = value.map(|value| HeaderValue::from_bytes(&value)).transpose();
+        fields.push((name, value.map_err(|_| FormatError::Field("variant's field value"))?));
+    }
+    Ok(Variant::new(fields))
 }
 
 fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
@@ -232,6 +258,31 @@ pub(super) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), For
         postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
     Ok((KeyHash(form.owner), key, form.claim))
+}
+
+#[derive(Serialize, Deserialize)]
+struct VariantRowForm {
+    sequence: u64,
+    key: String,
+    variant: VariantForm,
+}
+
+/// The row that says that an object has this variant, inserted with this sequence.
+pub(super) fn encode_variant(
+    sequence: u64,
+    key: &Key,
+    variant: &Variant,
+) -> Result<Vec<u8>, FormatError> {
+    let (key, variant) = (key.as_str().to_owned(), variant_form(variant));
+    encode(&VariantRowForm { sequence, key, variant })
+}
+
+/// A variant of an object: its sequence, its own key, and what it is selected by.
+pub(super) fn decode_variant(bytes: &[u8]) -> Result<(u64, Key, Variant), FormatError> {
+    let form: VariantRowForm =
+        postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
+    let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
+    Ok((form.sequence, key, variant_of_form(form.variant)?))
 }
 
 /// What the store was like at its last commit: a start value until the index is loaded.
@@ -310,6 +361,7 @@ mod tests {
             sha256: Sha256([0xab; 32]),
             place: Place::File,
             claims: Some([0xcd; 16]),
+            variant_of: None,
         }
     }
 
@@ -330,6 +382,10 @@ mod tests {
             lifetime: Lifetime::Seconds(86_400),
             is_invalidated: false,
             proof: Proof::FileHash,
+            variant: Variant::new([
+                (HeaderName::from_static("accept"), Some(HeaderValue::from_static("text/*"))),
+                (HeaderName::from_static("accept-encoding"), None),
+            ]),
         }
     }
 
@@ -421,6 +477,7 @@ mod tests {
             let _ = decode_record(&versioned);
             let _ = decode_claim(&versioned);
             let _ = decode_totals(&versioned);
+            let _ = decode_variant(&versioned);
             let _ = check_trailer(KeyHash([0; 16]), &head(), &versioned);
         }
 

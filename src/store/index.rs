@@ -8,6 +8,7 @@
 //! | `objects` | key hash | record |
 //! | `bodies` | key hash, sequence | a body below 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
+//! | `variants` | key hash without the variant, key hash with it | what the variant is selected by |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
 //! | `state` | `totals` | totals of the last commit |
 
@@ -37,6 +38,7 @@ pub(super) struct Open {
     objects: Keyspace,
     bodies: Keyspace,
     claims: Keyspace,
+    variants: Keyspace,
     links: Keyspace,
     state: Keyspace,
 }
@@ -118,6 +120,7 @@ impl Open {
             objects: keyspace("objects", 8 * MIB)?,
             bodies: keyspace("bodies", 8 * MIB)?,
             claims: keyspace("claims", 2 * MIB)?,
+            variants: keyspace("variants", MIB)?,
             links: keyspace("links", MIB)?,
             state: keyspace("state", MIB)?,
             database,
@@ -155,6 +158,22 @@ impl Open {
         max: usize,
     ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
         page(&self.claims, after, max)
+    }
+
+    /// At most `max` variants of an object: the hash of each one's key, and its row.
+    pub(super) fn variants(
+        &self,
+        primary: KeyHash,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
+        let mut variants = Vec::new();
+        for guard in self.variants.prefix(primary.0).take(max) {
+            let (key, row) = guard.into_inner()?;
+            if let Some(hash) = key.last_chunk() {
+                variants.push((KeyHash(*hash), row));
+            }
+        }
+        Ok(variants)
     }
 
     /// At most `max` files that may be there without a record.
@@ -222,6 +241,18 @@ impl Change<'_> {
         }
     }
 
+    /// Sets the row of a variant.
+    pub(super) fn set_variant(&mut self, primary: KeyHash, variant: KeyHash, row: &[u8]) {
+        self.batch.insert(&self.open.variants, pair(primary, variant), row);
+    }
+
+    /// Drops the row of the variant that an object with this head is.
+    pub(super) fn drop_variant_of(&mut self, hash: KeyHash, head: &Head) {
+        if let Some(primary) = head.variant_of {
+            self.batch.remove(&self.open.variants, pair(KeyHash(primary), hash));
+        }
+    }
+
     /// Drops the claim that an object with this head makes, where it is still the one who does.
     pub(super) fn drop_claim_of(&mut self, owner: KeyHash, head: &Head) -> Result<(), IndexError> {
         let Some(nar) = head.claims.map(KeyHash) else { return Ok(()) };
@@ -269,6 +300,14 @@ fn page(
         }
     }
     Ok(entries)
+}
+
+fn pair(one: KeyHash, other: KeyHash) -> [u8; 32] {
+    let mut key = [0; 32];
+    let (head, tail) = key.split_at_mut(16);
+    head.copy_from_slice(&one.0);
+    tail.copy_from_slice(&other.0);
+    key
 }
 
 fn insertion(hash: KeyHash, sequence: u64) -> [u8; 24] {

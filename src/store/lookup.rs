@@ -4,7 +4,7 @@
 use super::Inner;
 use super::format::{self, Head, Place, Record};
 use super::read::{self, BodyFile, Stored, StoredBody};
-use crate::object::{Key, KeyHash, NarClaim, Sha256};
+use crate::object::{Key, KeyHash, NarClaim, Sha256, Variant};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -70,6 +70,14 @@ impl Inner {
                 None
             }
         }
+    }
+
+    /// The variants that are stored of the object under `key`, each with its own key.
+    pub(super) fn find_variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+        let rows = self.variant_rows(key.hash(), super::remove::VARIANTS_MAX);
+        let decoded = rows.iter().filter_map(|(_, row)| format::decode_variant(row).ok());
+        let own = decoded.filter(|(_, variant, _)| variant.primary() == *key);
+        own.map(|(_, key, variant)| (key, variant)).collect()
     }
 
     fn read_record(self: &Arc<Self>, hash: KeyHash) -> Option<Record> {

@@ -67,7 +67,7 @@ pub use space::Usage;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
+use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256, Variant};
 use crate::tasks::Tasks;
 use folder::Folder;
 use index::Index;
@@ -183,7 +183,8 @@ impl Store {
         self.0.rewrite_meta(key.hash(), sha256, meta)
     }
 
-    /// Drops the object under `key` and the claim it makes; true where there was one. What another
+    /// Drops the object under `key`, all its variants, and the claims they make; true where there
+    /// was any. What another
     /// object claims about it stays, so that it is checked when it comes again. Readers of its body
     /// go on. Blocking.
     pub fn remove(&self, key: &Key) -> bool {
@@ -204,6 +205,12 @@ impl Store {
     /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
     pub fn claim(&self, nar: &Key) -> Option<NarClaim> {
         self.0.find_claim(nar)
+    }
+
+    /// The variants that are stored of the object under `key`, each with the key that it is stored
+    /// under; at most 32, since of more the oldest are dropped. Blocking, seldom for long.
+    pub fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+        self.0.find_variants(key)
     }
 
     /// What the tier holds.

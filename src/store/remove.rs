@@ -7,9 +7,13 @@ use super::error::IndexError;
 use super::eviction::Entry;
 use super::format::{self, Place};
 use crate::object::{Key, KeyHash};
+use fjall::Slice;
 
 /// Records that are looked at in one go.
 const PAGE: usize = 1024;
+
+/// Variants of one object that are kept; of more, those inserted first go.
+pub(super) const VARIANTS_MAX: usize = 32;
 
 /// Which state of a key is to go.
 #[derive(Debug, Clone, Copy)]
@@ -23,10 +27,36 @@ enum Which {
 }
 
 impl Inner {
-    /// Drops an object and the claim it makes; true where there was one.
+    /// Drops an object, all its variants, and the claims they make; true where there was any.
     pub(super) fn purge(&self, key: &Key) -> bool {
-        let removed = self.erase(key.hash(), Which::Any);
-        self.went(removed)
+        let hash = key.hash();
+        let removed = self.erase(hash, Which::Any);
+        let mut was_there = self.went(removed);
+        for (variant, _) in self.variant_rows(hash, usize::MAX) {
+            let removed = self.erase(variant, Which::Any);
+            was_there |= self.went(removed);
+        }
+        was_there
+    }
+
+    /// The variants of an object: the hash of each one's key, and its row.
+    pub(super) fn variant_rows(&self, primary: KeyHash, max: usize) -> Vec<(KeyHash, Slice)> {
+        let rows = self.index.access().open().and_then(|index| index.variants(primary, max));
+        rows.inspect_err(|error| self.index_failed(error)).unwrap_or_default()
+    }
+
+    /// Drops the variants of an object that came first, until it has no more than it may have.
+    pub(super) fn trim_variants(&self, primary: KeyHash) {
+        let rows = self.variant_rows(primary, usize::MAX);
+        let Some(surplus) = rows.len().checked_sub(VARIANTS_MAX + 1) else { return };
+        let sequence = |row: &[u8]| format::decode_variant(row).map_or(0, |(first, ..)| first);
+        let mut variants: Vec<(u64, KeyHash)> =
+            rows.iter().map(|(variant, row)| (sequence(row), *variant)).collect();
+        variants.sort_unstable_by_key(|(sequence, _)| *sequence);
+        for (sequence, variant) in variants.into_iter().take(surplus + 1) {
+            let removed = self.erase(variant, Which::Insertion(sequence));
+            self.went(removed);
+        }
     }
 
     /// Drops every object of a site whose path begins with `prefix`, and the claims they make;
@@ -140,6 +170,7 @@ impl Inner {
         if let Some(head) = head {
             change.drop_body(hash, head.sequence, head.place);
             change.drop_claim_of(hash, &head)?;
+            change.drop_variant_of(hash, &head);
             file = (head.place == Place::File).then_some(head.sequence);
         } else if let Some(sequence) = self.space.sequence(hash) {
             // Nothing says where the body is: it goes from both places.

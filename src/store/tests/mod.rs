@@ -2,6 +2,7 @@
 //! of its own.
 
 mod damage;
+mod variants;
 
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
@@ -11,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256};
+use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -122,6 +123,7 @@ fn meta(key: &Key) -> Meta {
         lifetime: Lifetime::Forever,
         is_invalidated: false,
         proof: Proof::FileHash,
+        variant: Variant::default(),
     }
 }
 
