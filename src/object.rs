@@ -129,7 +129,7 @@ impl Variant {
         for (name, value) in &self.0 {
             // A value has no control bytes, so no two lists of fields give the same text.
             text.extend_from_slice(name.as_str().as_bytes());
-            text.push(if value.is_some() { 1 } else { 0 });
+            text.push(u8::from(value.is_some()));
             text.extend_from_slice(value.as_ref().map_or(&[][..], HeaderValue::as_bytes));
             text.push(2);
         }
