@@ -3,6 +3,7 @@
 
 use super::error::{OpenError, WriteError};
 use super::format::VERSION;
+use super::read::without_readahead;
 use crate::object::KeyHash;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use std::fs::File;
@@ -106,21 +107,21 @@ impl Folder {
         let number = self.next_name.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join("tmp").join(number.to_string());
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        Ok(NewFile { file: Arc::new(file), name: Some(path) })
+        Ok(NewFile { file: Arc::new(without_readahead(file)), name: Some(path) })
     }
 
     fn new_nameless(&self) -> io::Result<NewFile> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
         let file = rustix::fs::open(self.path.join("tmp"), flags, mode)?;
-        Ok(NewFile { file: Arc::new(File::from(file)), name: None })
+        Ok(NewFile { file: Arc::new(without_readahead(file.into())), name: None })
     }
 
     /// Opens the file of an insertion for reading.
     pub(super) fn open_body(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::open(self.body_path(hash, sequence), flags, Mode::empty())?;
-        Ok(File::from(file))
+        Ok(without_readahead(file.into()))
     }
 
     /// Removes the file of an insertion; one that is gone already is fine.
@@ -208,6 +209,9 @@ fn has_marker(path: &Path) -> Result<bool, OpenError> {
         Some(found) if found > VERSION => {
             Err(OpenError::Future { path: path.to_owned(), found, known: VERSION })
         }
+        Some(found) if found > 0 => {
+            Err(OpenError::Past { path: path.to_owned(), found, known: VERSION })
+        }
         Some(_) | None => Err(OpenError::Marker { path: path.to_owned() }),
     }
 }
@@ -257,7 +261,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("new/deeper");
         drop(Folder::open(&path).unwrap());
-        assert_eq!(std::fs::read_to_string(path.join(MARKER)).unwrap(), "narthex-store 1\n");
+        let golden = include_str!("golden/marker-2.txt");
+        assert_eq!(std::fs::read_to_string(path.join(MARKER)).unwrap(), golden);
         std::fs::write(path.join("tmp/7"), "left over").unwrap();
         drop(Folder::open(&path).unwrap());
         assert!(!path.join("tmp/7").exists());
@@ -294,11 +299,15 @@ mod tests {
     }
 
     #[test]
-    fn a_format_from_the_future_is_refused_and_left_alone() {
+    fn another_format_is_refused_and_left_alone() {
         let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join(MARKER), "narthex-store 2\n").unwrap();
+        std::fs::write(place.path().join(MARKER), "narthex-store 3\n").unwrap();
         let error = Folder::open(place.path()).unwrap_err();
-        assert!(matches!(error, OpenError::Future { found: 2, known: 1, .. }));
+        assert!(matches!(error, OpenError::Future { found: 3, known: 2, .. }));
+        std::fs::write(place.path().join(MARKER), "narthex-store 1\n").unwrap();
+        let error = Folder::open(place.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Past { found: 1, known: 2, .. }));
+        assert!(error.to_string().contains("remove what is in the folder"), "{error}");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
         for nonsense in ["narthex-store x\n", "", "narthex-store 0\n", "\u{fffd}"] {
             std::fs::write(place.path().join(MARKER), nonsense).unwrap();

@@ -102,7 +102,7 @@ impl Inner {
                 let checked =
                     file.and_then(|file| Ok((read::check_file(&file, hash, head)?, file)));
                 match checked {
-                    Ok((Ok(()), file)) => {
+                    Ok((Ok(_), file)) => {
                         let body = BodyFile::new(self, Arc::new(file), hash, head);
                         Some(Attempt::Found(StoredBody::File(body)))
                     }

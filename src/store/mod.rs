@@ -7,7 +7,7 @@
 //! ```text
 //! NARTHEX-STORE          the format's version; a folder without it that is not empty is refused
 //! LOCK                   locked while a process has the store open
-//! objects/ab/cd/HASH-N   a body of 64 KiB or more, insertion number N (hex), then its trailer
+//! objects/ab/cd/HASH-N   a body of 64 KiB or more, number N (hex), its chunks' sums, its trailer
 //! tmp/                   files without a name yet; emptied at open
 //! index/                 records, small bodies, claims (see `index`)
 //! ```
@@ -36,6 +36,7 @@
 //! stripe of a key's hash, the index's own (read side), the space account. The account's is never
 //! held across I/O, none across an await, and eviction runs before any of them is taken.
 
+mod chunks;
 mod commit;
 mod error;
 mod eviction;
@@ -53,8 +54,10 @@ mod remove;
 mod room;
 mod slab;
 mod space;
+mod sums;
 #[cfg(test)]
 mod tests;
+mod trailer;
 
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, EvictionOrder};
@@ -94,6 +97,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     index: Index,
     space: Arc<Space>,
+    bodies: chunks::OpenBodies,
     health: health::Monitor,
     next_sequence: AtomicU64,
     is_unsynced: AtomicBool,
@@ -122,6 +126,7 @@ impl Store {
         let totals = index.access().open().and_then(index::Open::totals).map_err(&failed)?;
         let inner = Arc::new(Inner {
             space: Space::new(disk.size, totals.bytes, totals.objects, &metrics),
+            bodies: chunks::OpenBodies::default(),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
             is_unsynced: AtomicBool::new(false),
