@@ -82,6 +82,21 @@ pub enum OpenError {
         /// The disk folder.
         path: PathBuf,
     },
+    /// It holds no store.
+    #[error("disk folder {path}: there is no store in it; name the folder of one with --disk")]
+    NoStore {
+        /// The disk folder.
+        path: PathBuf,
+    },
+    /// There are bodies, and no index that knows them.
+    #[error(
+        "disk folder {path}: its folder index/ is gone; `narthex fsck --repair` makes a new one of \
+         the bodies that are whole"
+    )]
+    IndexLost {
+        /// The disk folder.
+        path: PathBuf,
+    },
     /// The index cannot be opened.
     #[error(
         "disk folder {path}: the index cannot be opened ({source}); `narthex fsck --repair` puts \
@@ -202,6 +217,9 @@ pub enum IndexError {
     /// It is closed after a failure, until the next attempt to open it.
     #[error("the index is closed after a failure")]
     Closed,
+    /// The engine panicked while it was opened.
+    #[error("the index engine panicked over its own files")]
+    Panic,
     /// The engine refused.
     #[error(transparent)]
     Engine(#[from] fjall::Error),

@@ -18,6 +18,8 @@ const MARKER_NEW: &str = "NARTHEX-STORE.new";
 const LOCK: &str = "LOCK";
 /// What may lie in a folder that counts as empty.
 const NOTHING: [&str; 3] = ["lost+found", LOCK, MARKER_NEW];
+/// Bad indexes that are kept beside each other.
+const ASIDE_MAX: u32 = 1000;
 /// Entries of `tmp/` that are removed at open; a live store has far fewer.
 const LEFTOVERS_MAX: usize = 100_000;
 
@@ -51,6 +53,9 @@ impl Folder {
         std::fs::create_dir_all(path).map_err(|e| OpenError::io(path, "make it", e))?;
         let is_new = !has_marker(path)?;
         let lock = lock(path)?;
+        if !is_new && is_index_lost(path) {
+            return Err(OpenError::IndexLost { path: path.to_owned() });
+        }
         if is_new {
             write_marker(path).map_err(|e| OpenError::io(path, "write its marker", e))?;
         }
@@ -76,6 +81,16 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Opens the folder of a store to look at it: makes nothing, removes nothing.
+    pub(super) fn open_existing(path: &Path) -> Result<Self, OpenError> {
+        if !path.is_dir() || !has_marker(path)? {
+            return Err(OpenError::NoStore { path: path.to_owned() });
+        }
+        let lock = lock(path)?;
+        let next_name = AtomicU64::new(0);
+        Ok(Self { path: path.to_owned(), is_nameless: false, next_name, _lock: lock })
+    }
+
     /// The disk folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -91,6 +106,50 @@ impl Folder {
         let [first, second, ..] = hash.0;
         let name = format!("objects/{first:02x}/{second:02x}/{hash}-{sequence:x}");
         self.path.join(name)
+    }
+
+    /// Whether there are bodies and nothing that knows them.
+    pub(super) fn is_index_lost(&self) -> bool {
+        is_index_lost(&self.path)
+    }
+
+    /// Gives `each` everything below `objects/`: the file of an insertion, or something else. What
+    /// it fails with ends the walk.
+    pub(super) fn walk<E: From<io::Error>>(
+        &self,
+        mut each: impl FnMut(&Path, Option<(KeyHash, u64)>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut todo = vec![self.path.join("objects")];
+        while let Some(folder) = todo.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                let path = entry.path();
+                if entry.file_type()?.is_dir() {
+                    todo.push(path);
+                    continue;
+                }
+                let insertion = insertion_of(&path)
+                    .filter(|(hash, sequence)| self.body_path(*hash, *sequence) == path);
+                each(&path, insertion)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the index aside, under the first free name; where to, `None` where there is none.
+    pub(super) fn put_index_aside(&self) -> io::Result<Option<PathBuf>> {
+        let index = self.index_path();
+        if !index.exists() {
+            return Ok(None);
+        }
+        for number in 1..=ASIDE_MAX {
+            let aside = self.path.join(format!("index.bad-{number}"));
+            if !aside.exists() {
+                std::fs::rename(&index, &aside)?;
+                return Ok(Some(aside));
+            }
+        }
+        Err(io::Error::other("there are too many folders index.bad-N; remove them"))
     }
 
     /// Bytes that the file system still has for this user.
@@ -216,6 +275,16 @@ fn has_marker(path: &Path) -> Result<bool, OpenError> {
     }
 }
 
+/// The insertion that a file below `objects/` is named for.
+fn insertion_of(path: &Path) -> Option<(KeyHash, u64)> {
+    let (hash, sequence) = path.file_name()?.to_str()?.split_once('-')?;
+    if hash.len() != 32 {
+        return None;
+    }
+    let hash = u128::from_str_radix(hash, 16).ok()?;
+    Some((KeyHash(hash.to_be_bytes()), u64::from_str_radix(sequence, 16).ok()?))
+}
+
 fn must_be_empty(path: &Path) -> Result<(), OpenError> {
     let listing = |e| OpenError::io(path, "list it", e);
     for entry in std::fs::read_dir(path).map_err(listing)? {
@@ -225,6 +294,14 @@ fn must_be_empty(path: &Path) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+/// Whether there are bodies and nothing that knows them.
+fn is_index_lost(path: &Path) -> bool {
+    let is_empty = |name: &str| {
+        std::fs::read_dir(path.join(name)).map_or(true, |mut entries| entries.next().is_none())
+    };
+    is_empty("index") && !is_empty("objects")
 }
 
 fn lock(path: &Path) -> Result<Lock, OpenError> {

@@ -155,11 +155,13 @@ impl MetaForm {
     }
 }
 
-fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
+/// A form of this program's version as bytes.
+pub(super) fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
     postcard::to_extend(form, vec![VERSION_BYTE]).map_err(|_| FormatError::Encoding)
 }
 
-fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
+/// What follows the version byte, where that is this program's.
+pub(super) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
     match bytes.split_first() {
         Some((&VERSION_BYTE, rest)) => Ok(rest),
         Some((&version, _)) => Err(FormatError::Version(version)),
