@@ -6,8 +6,8 @@ use crate::nix::Class;
 use crate::outcome::Outcome;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Every metric of the process.
@@ -44,6 +44,18 @@ pub struct Metrics {
     pub rejected_bodies: IntCounterVec,
     /// Stored objects found damaged, and dropped, by tier.
     pub damaged_objects: IntCounterVec,
+    /// Bytes that were read back and compared, by whoever checks (`scrub`, `fsck`).
+    pub checked_bytes: IntCounterVec,
+    /// Objects that were read back and compared, by whoever checks.
+    pub checked_objects: IntCounterVec,
+    /// What a check of stored objects found wrong, by kind.
+    pub check_faults: IntCounterVec,
+    /// How much of its present pass the scrubber has done, 0 to 1.
+    pub scrub_progress: Gauge,
+    /// When the scrubber ended its last pass, in seconds since the Unix epoch.
+    pub scrub_last_pass: IntGauge,
+    /// Damaged objects that were fetched again, by result.
+    pub healed_objects: IntCounterVec,
     /// Errors of the disk tier, by operation.
     pub store_errors: IntCounterVec,
     /// Open client connections, by listener kind.
@@ -124,6 +136,33 @@ const REJECTED_BODIES: Definition = define(
 );
 const DAMAGED_OBJECTS: Definition =
     define("narthex_damaged_objects_total", "Stored objects found damaged and dropped.", &["tier"]);
+const CHECKED_BYTES: Definition = define(
+    "narthex_checked_bytes_total",
+    "Stored bytes that were read back and compared.",
+    &["by"],
+);
+const CHECKED_OBJECTS: Definition = define(
+    "narthex_checked_objects_total",
+    "Stored objects that were read back and compared.",
+    &["by"],
+);
+const CHECK_FAULTS: Definition = define(
+    "narthex_check_faults_total",
+    "What checks of stored objects found wrong.",
+    &["by", "kind"],
+);
+const SCRUB_PROGRESS: Definition = define(
+    "narthex_scrub_progress_ratio",
+    "How much of its present pass the scrubber has done.",
+    &[],
+);
+const SCRUB_LAST_PASS: Definition = define(
+    "narthex_scrub_last_pass_timestamp_seconds",
+    "When the scrubber ended its last pass; 0 before the first.",
+    &[],
+);
+const HEALED_OBJECTS: Definition =
+    define("narthex_healed_objects_total", "Damaged objects that were fetched again.", &["result"]);
 const STORE_ERRORS: Definition =
     define("narthex_store_errors_total", "Errors of the disk tier.", &["operation"]);
 const CONNECTIONS: Definition =
@@ -169,6 +208,12 @@ impl Metrics {
             fills_running: registrar.gauge(&FILLS_RUNNING)?,
             rejected_bodies: registrar.counters(&REJECTED_BODIES)?,
             damaged_objects: registrar.counters(&DAMAGED_OBJECTS)?,
+            checked_bytes: registrar.counters(&CHECKED_BYTES)?,
+            checked_objects: registrar.counters(&CHECKED_OBJECTS)?,
+            check_faults: registrar.counters(&CHECK_FAULTS)?,
+            scrub_progress: registrar.ratio(&SCRUB_PROGRESS)?,
+            scrub_last_pass: registrar.gauge(&SCRUB_LAST_PASS)?,
+            healed_objects: registrar.counters(&HEALED_OBJECTS)?,
             store_errors: registrar.counters(&STORE_ERRORS)?,
             connections: registrar.gauges(&CONNECTIONS)?,
             connections_refused: registrar.counters(&CONNECTIONS_REFUSED)?,
@@ -217,6 +262,10 @@ impl Registrar {
 
     fn gauge(&self, what: &Definition) -> Result<IntGauge, prometheus::Error> {
         self.entered(IntGauge::new(what.name, what.help)?)
+    }
+
+    fn ratio(&self, what: &Definition) -> Result<Gauge, prometheus::Error> {
+        self.entered(Gauge::new(what.name, what.help)?)
     }
 
     fn entered<M>(&self, metric: M) -> Result<M, prometheus::Error>

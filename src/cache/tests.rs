@@ -11,6 +11,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use std::time::Duration;
 
 fn key(number: usize) -> Key {
     Key::new("s", &format!("/{number}"), None)
@@ -37,7 +38,12 @@ fn meta(key: &Key) -> Meta {
 async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     let place = tempfile::tempdir().unwrap();
     let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
-    let disk = Disk { path: place.path().to_owned(), size: 64 << 20 };
+    let disk = Disk {
+        path: place.path().to_owned(),
+        size: 64 << 20,
+        scrub_pass: Duration::ZERO,
+        scrub_rate: 1 << 30,
+    };
     let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
     let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 });
     let cache = Cache::new(memory, Some(store), tasks);

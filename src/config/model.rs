@@ -119,6 +119,10 @@ pub struct Disk {
     pub path: PathBuf,
     /// Bytes the tier may take.
     pub size: u64,
+    /// How long the scrubber takes to read everything once; zero where it is off.
+    pub scrub_pass: Duration,
+    /// Bytes a second that the scrubber may read.
+    pub scrub_rate: u64,
 }
 
 /// `[log]`.

@@ -76,7 +76,9 @@ pub(super) fn disk(
             None
         })?,
     };
-    Some(Disk { path, size })
+    let (scrub_pass, scrub_rate) =
+        (root.duration("disk.scrub_pass"), root.count("disk.scrub_rate"));
+    Some(Disk { path, size, scrub_pass, scrub_rate })
 }
 
 /// `[log]`.

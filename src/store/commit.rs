@@ -9,6 +9,7 @@ use super::index::Open;
 use super::pending::SealedBody;
 use super::read::{BodyFile, Stored, StoredBody};
 use super::space::Reservation;
+use super::trailer;
 use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -42,7 +43,7 @@ impl Inner {
             sha256,
             place: match &body {
                 SealedBody::Inline(_) => Place::Inline,
-                SealedBody::File(_) => Place::File,
+                SealedBody::File { .. } => Place::File,
             },
             claims: claim.as_ref().map(|(nar, _)| nar.hash().0),
             variant_of: meta.key.is_variant().then(|| meta.key.primary().hash().0),
@@ -62,8 +63,8 @@ impl Inner {
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
-        if let SealedBody::File(new) = &mut body {
-            let trailer = format::encode_trailer(hash, &head, &record).map_err(unencodable)?;
+        if let SealedBody::File { new, sums, .. } = &mut body {
+            let trailer = trailer::encode(hash, &head, sums, &record).map_err(unencodable)?;
             // Nothing is evicted here, under the locks: the trailer's space was promised.
             new.file()
                 .write_all_at(&trailer, length)
@@ -72,6 +73,9 @@ impl Inner {
             change.set_link(hash, head.sequence);
             change.commit()?;
             new.link(&self.folder.body_path(hash, head.sequence))?;
+        }
+        if let SealedBody::File { chunks, .. } = &body {
+            self.bodies.written(head.sequence, chunks);
         }
         let rows = Rows { record: &record, claim, variant };
         let replaced = match self.record(index, hash, &head, &rows, &body) {
@@ -96,7 +100,7 @@ impl Inner {
         }
         let body = match body {
             SealedBody::Inline(bytes) => StoredBody::Bytes(bytes),
-            SealedBody::File(new) => {
+            SealedBody::File { new, .. } => {
                 StoredBody::File(BodyFile::new(self, Arc::clone(new.file()), hash, &head))
             }
         };
@@ -121,7 +125,7 @@ impl Inner {
         change.set_record(hash, rows.record);
         match body {
             SealedBody::Inline(bytes) => change.set_body(hash, head.sequence, bytes),
-            SealedBody::File(_) => change.drop_link(hash, head.sequence),
+            SealedBody::File { .. } => change.drop_link(hash, head.sequence),
         }
         if let Some((nar, claim)) = &rows.claim {
             change.set_claim(*nar, claim);

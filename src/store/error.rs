@@ -59,6 +59,20 @@ pub enum OpenError {
         /// The newest format this program knows.
         known: u32,
     },
+    /// An earlier version of the program wrote it, in a form that was never released.
+    #[error(
+        "disk folder {path}: format {found}, but this program knows format {known} and cannot \
+         convert it; everything in it can be fetched again, so remove what is in the folder, or set \
+         disk.path to an empty one"
+    )]
+    Past {
+        /// The disk folder.
+        path: PathBuf,
+        /// The format that was found.
+        found: u32,
+        /// The format this program knows.
+        known: u32,
+    },
     /// The marker file says something that no version wrote.
     #[error(
         "disk folder {path}: its NARTHEX-STORE file does not say `narthex-store N`; if nothing in \
@@ -68,10 +82,25 @@ pub enum OpenError {
         /// The disk folder.
         path: PathBuf,
     },
+    /// It holds no store.
+    #[error("disk folder {path}: there is no store in it; name the folder of one with --disk")]
+    NoStore {
+        /// The disk folder.
+        path: PathBuf,
+    },
+    /// There are bodies, and no index that knows them.
+    #[error(
+        "disk folder {path}: its folder index/ is gone; `narthex fsck --repair` makes a new one of \
+         the bodies that are whole"
+    )]
+    IndexLost {
+        /// The disk folder.
+        path: PathBuf,
+    },
     /// The index cannot be opened.
     #[error(
-        "disk folder {path}: the index cannot be opened ({source}); everything in the folder can \
-         be fetched again, so empty it if the disk is sound"
+        "disk folder {path}: the index cannot be opened ({source}); `narthex fsck --repair` puts \
+         it aside and makes a new one of the bodies that are whole"
     )]
     Index {
         /// The disk folder.
@@ -188,6 +217,9 @@ pub enum IndexError {
     /// It is closed after a failure, until the next attempt to open it.
     #[error("the index is closed after a failure")]
     Closed,
+    /// The engine panicked while it was opened.
+    #[error("the index engine panicked over its own files")]
+    Panic,
     /// The engine refused.
     #[error(transparent)]
     Engine(#[from] fjall::Error),

@@ -132,6 +132,12 @@ impl EvictionOrder {
         self.nodes.get(self.position(hash)?).map(Node::entry)
     }
 
+    /// Whether an object was used since it was stored, or has passed its trial.
+    pub fn is_used(&self, hash: KeyHash) -> bool {
+        let node = self.position(hash).and_then(|position| self.nodes.get(position));
+        node.is_some_and(|node| node.uses > 0 || node.stage == Stage::Main)
+    }
+
     /// Marks an object as used, so that it stays longer.
     pub fn touch(&mut self, hash: KeyHash) {
         if let Some(node) = self.position(hash).and_then(|position| self.nodes.get_mut(position)) {

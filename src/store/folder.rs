@@ -3,6 +3,7 @@
 
 use super::error::{OpenError, WriteError};
 use super::format::VERSION;
+use super::read::without_readahead;
 use crate::object::KeyHash;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use std::fs::File;
@@ -17,6 +18,8 @@ const MARKER_NEW: &str = "NARTHEX-STORE.new";
 const LOCK: &str = "LOCK";
 /// What may lie in a folder that counts as empty.
 const NOTHING: [&str; 3] = ["lost+found", LOCK, MARKER_NEW];
+/// Bad indexes that are kept beside each other.
+const ASIDE_MAX: u32 = 1000;
 /// Entries of `tmp/` that are removed at open; a live store has far fewer.
 const LEFTOVERS_MAX: usize = 100_000;
 
@@ -50,6 +53,9 @@ impl Folder {
         std::fs::create_dir_all(path).map_err(|e| OpenError::io(path, "make it", e))?;
         let is_new = !has_marker(path)?;
         let lock = lock(path)?;
+        if !is_new && is_index_lost(path) {
+            return Err(OpenError::IndexLost { path: path.to_owned() });
+        }
         if is_new {
             write_marker(path).map_err(|e| OpenError::io(path, "write its marker", e))?;
         }
@@ -75,6 +81,16 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Opens the folder of a store to look at it: makes nothing, removes nothing.
+    pub(super) fn open_existing(path: &Path) -> Result<Self, OpenError> {
+        if !path.is_dir() || !has_marker(path)? {
+            return Err(OpenError::NoStore { path: path.to_owned() });
+        }
+        let lock = lock(path)?;
+        let next_name = AtomicU64::new(0);
+        Ok(Self { path: path.to_owned(), is_nameless: false, next_name, _lock: lock })
+    }
+
     /// The disk folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -92,6 +108,50 @@ impl Folder {
         self.path.join(name)
     }
 
+    /// Whether there are bodies and nothing that knows them.
+    pub(super) fn is_index_lost(&self) -> bool {
+        is_index_lost(&self.path)
+    }
+
+    /// Gives `each` everything below `objects/`: the file of an insertion, or something else. What
+    /// it fails with ends the walk.
+    pub(super) fn walk<E: From<io::Error>>(
+        &self,
+        mut each: impl FnMut(&Path, Option<(KeyHash, u64)>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut todo = vec![self.path.join("objects")];
+        while let Some(folder) = todo.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                let path = entry.path();
+                if entry.file_type()?.is_dir() {
+                    todo.push(path);
+                    continue;
+                }
+                let insertion = insertion_of(&path)
+                    .filter(|(hash, sequence)| self.body_path(*hash, *sequence) == path);
+                each(&path, insertion)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the index aside, under the first free name; where to, `None` where there is none.
+    pub(super) fn put_index_aside(&self) -> io::Result<Option<PathBuf>> {
+        let index = self.index_path();
+        if !index.exists() {
+            return Ok(None);
+        }
+        for number in 1..=ASIDE_MAX {
+            let aside = self.path.join(format!("index.bad-{number}"));
+            if !aside.exists() {
+                std::fs::rename(&index, &aside)?;
+                return Ok(Some(aside));
+            }
+        }
+        Err(io::Error::other("there are too many folders index.bad-N; remove them"))
+    }
+
     /// Bytes that the file system still has for this user.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
         let figures = rustix::fs::statvfs(&self.path)?;
@@ -106,21 +166,21 @@ impl Folder {
         let number = self.next_name.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join("tmp").join(number.to_string());
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        Ok(NewFile { file: Arc::new(file), name: Some(path) })
+        Ok(NewFile { file: Arc::new(without_readahead(file)), name: Some(path) })
     }
 
     fn new_nameless(&self) -> io::Result<NewFile> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
         let file = rustix::fs::open(self.path.join("tmp"), flags, mode)?;
-        Ok(NewFile { file: Arc::new(File::from(file)), name: None })
+        Ok(NewFile { file: Arc::new(without_readahead(file.into())), name: None })
     }
 
     /// Opens the file of an insertion for reading.
     pub(super) fn open_body(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::open(self.body_path(hash, sequence), flags, Mode::empty())?;
-        Ok(File::from(file))
+        Ok(without_readahead(file.into()))
     }
 
     /// Removes the file of an insertion; one that is gone already is fine.
@@ -208,8 +268,21 @@ fn has_marker(path: &Path) -> Result<bool, OpenError> {
         Some(found) if found > VERSION => {
             Err(OpenError::Future { path: path.to_owned(), found, known: VERSION })
         }
+        Some(found) if found > 0 => {
+            Err(OpenError::Past { path: path.to_owned(), found, known: VERSION })
+        }
         Some(_) | None => Err(OpenError::Marker { path: path.to_owned() }),
     }
+}
+
+/// The insertion that a file below `objects/` is named for.
+fn insertion_of(path: &Path) -> Option<(KeyHash, u64)> {
+    let (hash, sequence) = path.file_name()?.to_str()?.split_once('-')?;
+    if hash.len() != 32 {
+        return None;
+    }
+    let hash = u128::from_str_radix(hash, 16).ok()?;
+    Some((KeyHash(hash.to_be_bytes()), u64::from_str_radix(sequence, 16).ok()?))
 }
 
 fn must_be_empty(path: &Path) -> Result<(), OpenError> {
@@ -221,6 +294,14 @@ fn must_be_empty(path: &Path) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+/// Whether there are bodies and nothing that knows them.
+fn is_index_lost(path: &Path) -> bool {
+    let is_empty = |name: &str| {
+        std::fs::read_dir(path.join(name)).map_or(true, |mut entries| entries.next().is_none())
+    };
+    is_empty("index") && !is_empty("objects")
 }
 
 fn lock(path: &Path) -> Result<Lock, OpenError> {
@@ -257,7 +338,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("new/deeper");
         drop(Folder::open(&path).unwrap());
-        assert_eq!(std::fs::read_to_string(path.join(MARKER)).unwrap(), "narthex-store 1\n");
+        let golden = include_str!("golden/marker-2.txt");
+        assert_eq!(std::fs::read_to_string(path.join(MARKER)).unwrap(), golden);
         std::fs::write(path.join("tmp/7"), "left over").unwrap();
         drop(Folder::open(&path).unwrap());
         assert!(!path.join("tmp/7").exists());
@@ -294,11 +376,15 @@ mod tests {
     }
 
     #[test]
-    fn a_format_from_the_future_is_refused_and_left_alone() {
+    fn another_format_is_refused_and_left_alone() {
         let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join(MARKER), "narthex-store 2\n").unwrap();
+        std::fs::write(place.path().join(MARKER), "narthex-store 3\n").unwrap();
         let error = Folder::open(place.path()).unwrap_err();
-        assert!(matches!(error, OpenError::Future { found: 2, known: 1, .. }));
+        assert!(matches!(error, OpenError::Future { found: 3, known: 2, .. }));
+        std::fs::write(place.path().join(MARKER), "narthex-store 1\n").unwrap();
+        let error = Folder::open(place.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Past { found: 1, known: 2, .. }));
+        assert!(error.to_string().contains("remove what is in the folder"), "{error}");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
         for nonsense in ["narthex-store x\n", "", "narthex-store 0\n", "\u{fffd}"] {
             std::fs::write(place.path().join(MARKER), nonsense).unwrap();

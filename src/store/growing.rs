@@ -1,11 +1,15 @@
 //! An object while it is written, as its readers see it: any number of them, each at its own
 //! offset, none with a buffer of its own. What is not yet in the file is read from memory, the
 //! rest from the file, so that the first bytes of a slow origin reach readers at once and a reader
-//! far behind holds nothing up. Lives as long as its last reader; one short lock, never across an
+//! far behind holds nothing up; what comes back from the disk is compared first, as with a stored
+//! body (see `chunks`). Lives as long as its last reader; one short lock, never across an
 //! await or I/O.
 
+use super::chunks::{Chunks, chunk_of};
 use super::error::Broken;
 use super::read;
+use super::sums::{CHUNK_BYTES, Sums};
+use crate::object::KeyHash;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -27,6 +31,10 @@ pub struct Growing(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     declared: Option<u64>,
+    key: KeyHash,
+    chunks: Arc<Chunks>,
+    /// Of the bytes that are in the file.
+    sums: Mutex<Sums>,
     tasks: Tasks,
     tail: Mutex<Tail>,
     progress: watch::Sender<Progress>,
@@ -89,11 +97,14 @@ impl Growing {
 }
 
 impl Shared {
-    /// An empty object, of `declared` bytes where that is known.
-    pub(super) fn new(declared: Option<u64>, tasks: Tasks) -> Arc<Self> {
+    /// An empty object under a key, of `declared` bytes where that is known.
+    pub(super) fn new(declared: Option<u64>, key: KeyHash, tasks: Tasks) -> Arc<Self> {
         let progress = Progress { received: 0, revealed: 0, phase: Phase::Filling };
         Arc::new(Self {
             declared,
+            key,
+            chunks: Arc::default(),
+            sums: Mutex::new(Sums::new(key)),
             tasks,
             tail: Mutex::new(Tail { chunks: VecDeque::new(), start: 0, file: None }),
             progress: watch::Sender::new(progress),
@@ -133,6 +144,26 @@ impl Shared {
     pub(super) fn tail(&self) -> (u64, Vec<Bytes>) {
         let tail = self.tail.lock();
         (tail.start, tail.chunks.iter().cloned().collect())
+    }
+
+    /// The sums of all that is in the file, as its trailer has them.
+    pub(super) fn sums(&self) -> Vec<u8> {
+        self.sums.lock().encode()
+    }
+
+    /// What its readers know of its chunks.
+    pub(super) fn chunks(&self) -> &Arc<Chunks> {
+        &self.chunks
+    }
+
+    /// `bytes` are in the file, at `offset`, behind all others.
+    pub(super) fn in_file(&self, bytes: &[u8], offset: u64) {
+        self.sums.lock().update(bytes);
+        let last = chunk_of(offset.saturating_add(bytes.len() as u64).saturating_sub(1));
+        // The first one may hold bytes from before, which somebody may doubt by now.
+        for index in offset.div_ceil(CHUNK_BYTES)..=last {
+            self.chunks.trust(index);
+        }
     }
 
     /// The first `bytes` of the tail are in `file` now.
@@ -222,7 +253,7 @@ impl Shared {
         }
     }
 
-    async fn fetch(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
+    async fn fetch(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, Broken> {
         if max == 0 {
             return Ok(Bytes::new());
         }
@@ -234,10 +265,18 @@ impl Shared {
             tail.file.clone()
         };
         let Some(file) = file else { return Err(Broken::Abandoned) };
-        if let Some(bytes) = read::read_now(&file, offset, max) {
+        if let Some(bytes) = read::read_trusted(&file, &self.chunks, offset, max) {
             return Ok(bytes);
         }
-        let reading = self.tasks.blocking("store read", move || read::read(&file, offset, max));
+        let shared = Arc::clone(self);
+        let compare = move || {
+            let expected = |index| {
+                let expected = shared.sums.lock().of(index);
+                expected.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            };
+            read::read_compared(&file, &shared.chunks, (offset, max), shared.key, expected)
+        };
+        let reading = self.tasks.blocking("store read", compare);
         let result = reading.await.map_err(std::io::Error::other).flatten();
         result.map_err(|source| Broken::Unreadable { source })
     }
@@ -282,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn readers_see_what_is_revealed_and_wait_for_the_rest() {
-        let shared = Shared::new(Some(6), Tasks::new());
+        let shared = Shared::new(Some(6), KeyHash([0; 16]), Tasks::new());
         let reader = shared.reader();
         assert_eq!(reader.length(), Some(6));
         assert!(is_waiting(reader.read(0, 10)));
@@ -304,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_abandoned_object_breaks_its_readers_where_they_need_more() {
-        let shared = Shared::new(None, Tasks::new());
+        let shared = Shared::new(None, KeyHash([0; 16]), Tasks::new());
         let reader = shared.reader();
         shared.push(Bytes::from_static(b"abcd"));
         shared.reveal(2);
@@ -322,7 +361,7 @@ mod tests {
 
     #[test]
     fn single_bytes_are_joined() {
-        let shared = Shared::new(None, Tasks::new());
+        let shared = Shared::new(None, KeyHash([0; 16]), Tasks::new());
         for _ in 0..10_000 {
             shared.push(Bytes::from_static(b"x"));
         }

@@ -11,6 +11,7 @@
 //! | `variants` | key hash without the variant, key hash with it | what the variant is selected by |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
 //! | `state` | `totals` | totals of the last commit |
+//! | `state` | `scrub` | how far the scrubber is |
 
 use super::error::{IndexError, OpenError};
 use super::format::{self, Head, Place, Totals};
@@ -18,10 +19,12 @@ use crate::object::KeyHash;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const TOTALS: &str = "totals";
+const SCRUB: &str = "scrub";
 const MIB: u64 = 1024 * 1024;
 
 /// The index, open or waiting to be opened again.
@@ -55,8 +58,8 @@ pub(super) struct Change<'a> {
 impl Index {
     /// Opens or makes the index.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let open = Open::new(path)
-            .map_err(|error| OpenError::Index { path: path.to_owned(), source: error.into() })?;
+        let open =
+            Open::new(path).map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
             open: RwLock::new(Some(open)),
@@ -104,7 +107,14 @@ impl std::fmt::Debug for Open {
 }
 
 impl Open {
-    fn new(path: &Path) -> fjall::Result<Self> {
+    /// Opens or makes the keyspaces. The engine panics over some files that are damaged: that is an
+    /// error like any other here, and nothing of what it held is used.
+    fn new(path: &Path) -> Result<Self, IndexError> {
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::try_new(path)));
+        Ok(opened.map_err(|_| IndexError::Panic)??)
+    }
+
+    fn try_new(path: &Path) -> fjall::Result<Self> {
         let database = Database::builder(path)
             .cache_size(32 * MIB)
             .max_journaling_size(128 * MIB)
@@ -180,12 +190,7 @@ impl Open {
     pub(super) fn links(&self, max: usize) -> Result<Vec<(KeyHash, u64)>, IndexError> {
         let mut links = Vec::new();
         for guard in self.links.iter().take(max) {
-            let key = guard.key()?;
-            if let Some((hash, sequence)) = key.split_first_chunk::<16>()
-                && let Ok(sequence) = sequence.try_into()
-            {
-                links.push((KeyHash(*hash), u64::from_be_bytes(sequence)));
-            }
+            links.extend(of_insertion(&guard.key()?));
         }
         Ok(links)
     }
@@ -194,6 +199,32 @@ impl Open {
     pub(super) fn totals(&self) -> Result<Totals, IndexError> {
         let bytes = self.state.get(TOTALS)?;
         Ok(bytes.and_then(|bytes| format::decode_totals(&bytes).ok()).unwrap_or_default())
+    }
+
+    /// Whether the file of an insertion is noted as one that may be there without a record.
+    pub(super) fn has_link(&self, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
+        Ok(self.links.contains_key(insertion(hash, sequence))?)
+    }
+
+    /// At most `max` insertions that have a small body, from the first one after `after`.
+    pub(super) fn bodies_page(
+        &self,
+        after: Option<(KeyHash, u64)>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, u64)>, IndexError> {
+        let from = after.map_or(Bound::Unbounded, |(hash, sequence)| {
+            Bound::Excluded(insertion(hash, sequence))
+        });
+        let mut found = Vec::new();
+        for guard in self.bodies.range::<[u8; 24], _>((from, Bound::Unbounded)).take(max) {
+            found.extend(of_insertion(&guard.key()?));
+        }
+        Ok(found)
+    }
+
+    /// How far the scrubber is, encoded.
+    pub(super) fn scrubbed(&self) -> Result<Option<Slice>, IndexError> {
+        Ok(self.state.get(SCRUB)?)
     }
 
     /// Begins changes that happen together.
@@ -280,6 +311,11 @@ impl Change<'_> {
         }
     }
 
+    /// Notes how far the scrubber is.
+    pub(super) fn set_scrubbed(&mut self, state: &[u8]) {
+        self.batch.insert(&self.open.state, SCRUB, state);
+    }
+
     /// Makes the changes: they survive a crash of the process, and a power cut after the next sync.
     pub(super) fn commit(self) -> Result<(), IndexError> {
         Ok(self.batch.commit()?)
@@ -300,6 +336,11 @@ fn page(
         }
     }
     Ok(entries)
+}
+
+fn of_insertion(key: &[u8]) -> Option<(KeyHash, u64)> {
+    let (hash, sequence) = key.split_first_chunk::<16>()?;
+    Some((KeyHash(*hash), u64::from_be_bytes(sequence.try_into().ok()?)))
 }
 
 fn pair(one: KeyHash, other: KeyHash) -> [u8; 32] {

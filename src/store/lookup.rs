@@ -86,9 +86,11 @@ impl Inner {
             let read = access.open().and_then(|index| index.record(hash));
             read.inspect_err(|_| self.count("index")).ok()??
         };
-        format::decode_record(&bytes)
-            .inspect_err(|error| self.drop_undecodable(hash, &error.to_string()))
-            .ok()
+        let decoded = format::decode_record(&bytes);
+        if let Err(error) = &decoded {
+            self.drop_undecodable(hash, &error.to_string());
+        }
+        decoded.ok()
     }
 
     /// `None` where the disk gives no answer, which says nothing about the object.
@@ -110,7 +112,7 @@ impl Inner {
                 let checked =
                     file.and_then(|file| Ok((read::check_file(&file, hash, head)?, file)));
                 match checked {
-                    Ok((Ok(()), file)) => {
+                    Ok((Ok(_), file)) => {
                         let body = BodyFile::new(self, Arc::new(file), hash, head);
                         Some(Attempt::Found(StoredBody::File(body)))
                     }

@@ -7,8 +7,9 @@
 //! ```text
 //! NARTHEX-STORE          the format's version; a folder without it that is not empty is refused
 //! LOCK                   locked while a process has the store open
-//! objects/ab/cd/HASH-N   a body of 64 KiB or more, insertion number N (hex), then its trailer
+//! objects/ab/cd/HASH-N   a body of 64 KiB or more, number N (hex), its chunks' sums, its trailer
 //! tmp/                   files without a name yet; emptied at open
+//! index.bad-N/           an index that could not be opened, put aside by `fsck`
 //! index/                 records, small bodies, claims (see `index`)
 //! ```
 //!
@@ -36,33 +37,48 @@
 //! stripe of a key's hash, the index's own (read side), the space account. The account's is never
 //! held across I/O, none across an await, and eviction runs before any of them is taken.
 
+mod audit;
+mod check;
+mod chunks;
 mod commit;
+mod direct;
 mod error;
 mod eviction;
 mod folder;
 mod format;
+mod fsck;
 mod ghost;
 mod growing;
 mod health;
 mod index;
 mod lookup;
+mod pace;
 mod pending;
 mod read;
+mod rebuild;
 mod recover;
 mod remove;
+mod report;
 mod room;
+mod scrub;
 mod slab;
 mod space;
+mod sums;
 #[cfg(test)]
 mod tests;
+mod trailer;
 
+pub use check::Fault;
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, EvictionOrder};
 pub use format::charge;
+pub use fsck::{Begun, FsckError, fsck};
 pub use growing::Growing;
 pub use health::Health;
 pub use pending::{Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
+pub use rebuild::RebuildError;
+pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};
 pub use space::Usage;
 
 use crate::config;
@@ -73,17 +89,21 @@ use folder::Folder;
 use index::Index;
 use parking_lot::{Mutex, RwLock};
 use prometheus::IntCounter;
+use scrub::Scrubber;
 use space::Space;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Locks that keys share, so that changes of different keys seldom wait for each other; one more
 /// stands beside them.
 const STRIPES: usize = 63;
 /// Insertion numbers skipped at open: more than a power cut can have made the index forget.
 const SEQUENCE_GAP: u64 = 1 << 24;
+
+/// Damaged objects that wait to be fetched again; more are fetched when they are asked for.
+const DAMAGED_MAX: usize = 64;
 
 /// The disk tier. Cloning shares it; the folder is unlocked when the last clone and the last
 /// [`Pending`] are gone.
@@ -94,6 +114,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     index: Index,
     space: Arc<Space>,
+    bodies: chunks::OpenBodies,
     health: health::Monitor,
     next_sequence: AtomicU64,
     is_unsynced: AtomicBool,
@@ -102,6 +123,11 @@ struct Inner {
     stripes: [Mutex<()>; STRIPES],
     last_stripe: Mutex<()>,
     evictions: IntCounter,
+    /// Of the check that goes on, or else the last one.
+    report: Arc<Mutex<Report>>,
+    scrub_rate: u64,
+    damaged: mpsc::Sender<Key>,
+    damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
     metrics: Metrics,
     tasks: Tasks,
     #[cfg(test)]
@@ -118,25 +144,8 @@ impl Store {
         let folder = Folder::open(&disk.path)?;
         let index = Index::open(&folder.index_path())?;
         let path = folder.path().to_owned();
-        let failed = |error: IndexError| OpenError::Index { path: path.clone(), source: error };
-        let totals = index.access().open().and_then(index::Open::totals).map_err(&failed)?;
-        let inner = Arc::new(Inner {
-            space: Space::new(disk.size, totals.bytes, totals.objects, &metrics),
-            health: health::Monitor::default(),
-            next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
-            is_unsynced: AtomicBool::new(false),
-            has_loaded: watch::Sender::new(false),
-            changes: RwLock::new(()),
-            stripes: std::array::from_fn(|_| Mutex::new(())),
-            last_stripe: Mutex::new(()),
-            evictions: metrics.evictions.with_label_values(&["disk", "size"]),
-            metrics,
-            tasks,
-            #[cfg(test)]
-            faults: tests::Faults::default(),
-            index,
-            folder,
-        });
+        let failed = |source: IndexError| OpenError::Index { path, source };
+        let inner = Inner::assemble(disk.size, disk.scrub_rate, folder, index, metrics, tasks)?;
         inner.finish_links().map_err(failed)?;
         let (tasks, stop) = (&inner.tasks, inner.tasks.stopping());
         let (weak, loader) = (Arc::downgrade(&inner), tasks.clone());
@@ -148,6 +157,11 @@ impl Store {
         });
         let syncing = recover::sync_often(Arc::downgrade(&inner), tasks.stopping());
         tasks.spawn("store sync", syncing);
+        if !disk.scrub_pass.is_zero() {
+            let stop = tasks.stopping();
+            let scrubber = Scrubber { pass: disk.scrub_pass, rate: disk.scrub_rate, stop };
+            tasks.spawn("store scrub", scrub::run(Arc::downgrade(&inner), scrubber));
+        }
         Ok(Self(inner))
     }
 
@@ -223,6 +237,12 @@ impl Store {
         self.0.health.report(Instant::now())
     }
 
+    /// Keys of objects that were in use and were found damaged by a check; each is to be fetched
+    /// again. Whoever asks first gets them.
+    pub fn damaged_keys(&self) -> Option<mpsc::Receiver<Key>> {
+        self.0.damaged_keys.lock().take()
+    }
+
     /// Waits until the eviction order is loaded. Cancel safe.
     pub async fn loaded(&self) {
         let mut receiver = self.0.has_loaded.subscribe();
@@ -232,6 +252,43 @@ impl Store {
 }
 
 impl Inner {
+    /// Puts a store together of its parts. Starts nothing, changes nothing on disk.
+    fn assemble(
+        size: u64,
+        scrub_rate: u64,
+        folder: Folder,
+        index: Index,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Arc<Self>, OpenError> {
+        let failed =
+            |source: IndexError| OpenError::Index { path: folder.path().to_owned(), source };
+        let totals = index.access().open().and_then(index::Open::totals).map_err(failed)?;
+        let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
+        Ok(Arc::new(Self {
+            space: Space::new(size, totals.bytes, totals.objects, &metrics),
+            bodies: chunks::OpenBodies::default(),
+            health: health::Monitor::default(),
+            next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
+            is_unsynced: AtomicBool::new(false),
+            has_loaded: watch::Sender::new(false),
+            changes: RwLock::new(()),
+            stripes: std::array::from_fn(|_| Mutex::new(())),
+            last_stripe: Mutex::new(()),
+            evictions: metrics.evictions.with_label_values(&["disk", "size"]),
+            report: Arc::default(),
+            scrub_rate,
+            damaged,
+            damaged_keys: Mutex::new(Some(damaged_keys)),
+            metrics,
+            tasks,
+            #[cfg(test)]
+            faults: tests::Faults::default(),
+            index,
+            folder,
+        }))
+    }
+
     fn stripe(&self, hash: KeyHash) -> &Mutex<()> {
         let [.., byte] = hash.0;
         self.stripes.get(usize::from(byte) % (STRIPES + 1)).unwrap_or(&self.last_stripe)

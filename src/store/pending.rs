@@ -3,6 +3,7 @@
 //! the file has no name yet, the promised space is given back, readers that need more fail.
 
 use super::Inner;
+use super::chunks::Chunks;
 use super::error::WriteError;
 use super::folder::NewFile;
 use super::format::{self, Place};
@@ -37,6 +38,7 @@ pub struct Pending {
 /// What the blocking side needs.
 struct Writer {
     store: Arc<Inner>,
+    shared: Arc<Shared>,
     file: Option<NewFile>,
     hash: digest::Context,
     reservation: Reservation,
@@ -56,9 +58,10 @@ impl Pending {
         length: Option<u64>,
         reservation: Reservation,
     ) -> Self {
-        let shared = Shared::new(length, store.tasks.clone());
+        let shared = Shared::new(length, key.hash(), store.tasks.clone());
         let writer = Writer {
             store: Arc::clone(&store),
+            shared: Arc::clone(&shared),
             file: None,
             hash: digest::Context::new(&digest::SHA256),
             reservation,
@@ -181,7 +184,14 @@ pub(super) enum SealedBody {
     /// Below 64 KiB.
     Inline(Bytes),
     /// On the disk, without a name.
-    File(NewFile),
+    File {
+        /// The body alone.
+        new: NewFile,
+        /// The sums of its chunks.
+        sums: Vec<u8>,
+        /// What its readers know of its chunks.
+        chunks: Arc<Chunks>,
+    },
 }
 
 impl Writer {
@@ -200,6 +210,7 @@ impl Writer {
         for chunk in chunks {
             self.hash.update(chunk);
             self.store.write_at(&file, chunk, offset)?;
+            self.shared.in_file(chunk, offset);
             offset += chunk.len() as u64;
         }
         Ok(file)
@@ -230,7 +241,8 @@ impl Writer {
             (None, Some(new)) => {
                 let sync = || new.file().sync_data();
                 self.store.evicting_once(length, "sync", sync)?;
-                SealedBody::File(new)
+                let sums = self.shared.sums();
+                SealedBody::File { new, sums, chunks: Arc::clone(self.shared.chunks()) }
             }
             (None, None) => return Err(WriteError::Interrupted),
         };

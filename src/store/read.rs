@@ -1,17 +1,26 @@
-//! Reading stored bodies: without blocking where the page cache has them, else on a blocking
-//! thread. A body outlives its object: its file handle holds the bytes until the last reader is
-//! gone. No locks.
+//! Reading stored bodies: without blocking where the page cache has them and they are trusted, else
+//! on a blocking thread, which compares the sum of each chunk that comes from the disk: `chunks`
+//! says why nothing else is ever given out. A body outlives its object: its file handle holds the
+//! bytes until the last reader is gone. No locks but those of `chunks`.
 
 use super::Inner;
-use super::format::{self, Head};
+use super::chunks::{Chunks, chunk_of};
+use super::format::Head;
+use super::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
+use super::trailer;
 use crate::object::{KeyHash, Meta, Sha256};
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
+use rustix::fs::Advice;
 use rustix::io::ReadWriteFlags;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
+
+/// Bytes that a read from the disk compares at a time, so that a reader holds no whole chunk.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// An object found in the store.
 #[derive(Debug, Clone)]
@@ -39,6 +48,7 @@ pub enum StoredBody {
 #[derive(Debug)]
 pub struct BodyFile {
     file: Arc<File>,
+    chunks: Arc<Chunks>,
     length: u64,
     hash: KeyHash,
     sequence: u64,
@@ -55,8 +65,9 @@ impl BodyFile {
         head: &Head,
     ) -> Arc<Self> {
         let (length, sequence) = (head.length, head.sequence);
+        let chunks = store.bodies.of(sequence);
         let (tasks, store) = (store.tasks.clone(), Arc::downgrade(store));
-        Arc::new(Self { file, length, hash, sequence, tasks, store })
+        Arc::new(Self { file, chunks, length, hash, sequence, tasks, store })
     }
 
     /// Bytes of the body.
@@ -64,30 +75,40 @@ impl BodyFile {
         self.length
     }
 
-    /// The open file, for `sendfile` of a range within [`BodyFile::length`]; what follows the body
-    /// in it is the store's own. Whoever gets fewer bytes than the range has calls
-    /// [`BodyFile::damaged`].
+    /// The open file, for `sendfile` of a range within [`BodyFile::length`] of which
+    /// [`BodyFile::read_now`] has just given the first bytes and [`BodyFile::is_trusted`] says yes;
+    /// what follows the body in it is the store's own. Whoever gets fewer bytes than the range has
+    /// calls [`BodyFile::damaged`].
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Up to `max` bytes from `offset` if they are in the page cache: never empty within the body,
-    /// empty at its end, `None` where reading would block or failed: [`BodyFile::read`] then
-    /// waits, or says why. Never blocks.
+    /// Whether the page cache may be believed about the chunk (1 MiB) that holds `offset`: it was
+    /// written by this process, or compared since it came from the disk.
+    pub fn is_trusted(&self, offset: u64) -> bool {
+        self.chunks.is_trusted(chunk_of(offset))
+    }
+
+    /// Up to `max` bytes from `offset` if they are in the page cache and trusted: never empty
+    /// within the body, empty at its end, `None` where reading would block or failed:
+    /// [`BodyFile::read`] then waits, or says why. Never past the end of a chunk. Never blocks.
     pub fn read_now(&self, offset: u64, max: usize) -> Option<Bytes> {
-        read_now(&self.file, offset, self.clamp(offset, max))
+        read_trusted(&self.file, &self.chunks, offset, self.clamp(offset, max))
     }
 
     /// Up to `max` bytes from `offset`, on a blocking thread: never empty within the body, empty
-    /// at its end. Where the file ends before the body, that is an error and the object is
-    /// dropped as damaged. Cancel safe.
+    /// at its end, never past the end of a chunk. Where the file ends before the body, or what the
+    /// disk gives is not what was written, that is an error and the object is dropped as damaged.
+    /// Cancel safe.
     pub async fn read(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, io::Error> {
         let max = self.clamp(offset, max);
         let body = Arc::clone(self);
         let work = move || {
-            let result = read(&body.file, offset, max);
-            if result.is_err() {
-                body.damaged();
+            let expected = |index| body.expected(index);
+            let result =
+                read_compared(&body.file, &body.chunks, (offset, max), body.hash, expected);
+            if let Err(error) = &result {
+                body.drop_as_damaged(&error.to_string());
             }
             result
         };
@@ -97,9 +118,21 @@ impl BodyFile {
     /// Drops the object as damaged: its file is shorter than its body, or cannot be read.
     /// Blocking.
     pub fn damaged(&self) {
+        self.drop_as_damaged("its file cannot be read to its end");
+    }
+
+    fn drop_as_damaged(&self, why: &str) {
         if let Some(store) = self.store.upgrade() {
-            store.drop_damaged(self.hash, self.sequence, "its file cannot be read to its end");
+            store.drop_damaged(self.hash, self.sequence, why);
         }
+    }
+
+    /// The sum of a chunk, from the trailer. A sum that is wrong itself makes its chunk wrong.
+    fn expected(&self, index: u64) -> io::Result<Expected> {
+        let mut sum = [0; 8];
+        self.file.read_exact_at(&mut sum, self.length.saturating_add(index * SUM_BYTES))?;
+        let bytes = CHUNK_BYTES.min(self.length.saturating_sub(index * CHUNK_BYTES));
+        Ok(Expected { sum: u64::from_le_bytes(sum), bytes })
     }
 
     fn clamp(&self, offset: u64, max: usize) -> usize {
@@ -113,19 +146,103 @@ pub(super) fn check_file(
     file: &File,
     hash: KeyHash,
     head: &Head,
-) -> io::Result<Result<(), &'static str>> {
-    let trailer_bytes = usize::try_from(file.metadata()?.len().saturating_sub(head.length));
-    let written = format::FOOTER_BYTES..=format::TRAILER_BYTES_MAX;
-    let Some(trailer_bytes) = trailer_bytes.ok().filter(|bytes| written.contains(bytes)) else {
+) -> io::Result<Result<trailer::Footer, &'static str>> {
+    let offset = trailer::tail_offset(head.length);
+    let tail_bytes = usize::try_from(file.metadata()?.len().saturating_sub(offset));
+    let written = trailer::FOOTER_BYTES..=trailer::TAIL_BYTES_MAX;
+    let Some(tail_bytes) = tail_bytes.ok().filter(|bytes| written.contains(bytes)) else {
         return Ok(Err("its file has another length"));
     };
-    let mut trailer = vec![0; trailer_bytes];
-    file.read_exact_at(&mut trailer, head.length)?;
-    Ok(format::check_trailer(hash, head, &trailer).map_err(|_| "its file is another"))
+    let mut tail = vec![0; tail_bytes];
+    file.read_exact_at(&mut tail, offset)?;
+    Ok(trailer::check(hash, head, &tail).map_err(|_| "its file is another"))
+}
+
+/// Tells the kernel to fetch nothing that is not asked for. It is only a wish: the answer of a file
+/// system that does not know it changes nothing but speed.
+pub(super) fn without_readahead(file: File) -> File {
+    let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
+    file
+}
+
+/// Up to `max` bytes from `offset` where the page cache has them and its chunk is trusted; see
+/// `chunks`.
+pub(super) fn read_trusted(file: &File, chunks: &Chunks, offset: u64, max: usize) -> Option<Bytes> {
+    let (index, max) = (chunk_of(offset), within_chunk(offset, max));
+    if max > 0 && !chunks.is_trusted(index) {
+        return None;
+    }
+    let bytes = read_now(file, offset, max);
+    let is_sound = max == 0 || chunks.is_trusted(index);
+    if bytes.as_ref().is_none_or(|bytes| bytes.len() < max) {
+        chunks.doubt(index);
+    }
+    bytes.filter(|_| is_sound)
+}
+
+/// Up to `max` bytes from `offset` of the body of a key, from the disk or from where they are, after
+/// the whole chunk was compared with what is `expected` of it; see `chunks`. Blocking. The end of the
+/// file is an error unless `max` is 0.
+pub(super) fn read_compared(
+    file: &File,
+    chunks: &Chunks,
+    (offset, max): (u64, usize),
+    key: KeyHash,
+    expected: impl FnOnce(u64) -> io::Result<Expected>,
+) -> io::Result<Bytes> {
+    let (index, max) = (chunk_of(offset), within_chunk(offset, max));
+    if max == 0 {
+        return Ok(Bytes::new());
+    }
+    let mut turn = chunks.turn(index);
+    if let Some(bytes) = read_trusted(file, chunks, offset, max) {
+        return Ok(bytes);
+    }
+    turn.begin();
+    let expected = expected(index)?;
+    let start = index * CHUNK_BYTES;
+    let length = NonZeroU64::new(expected.bytes);
+    // All of it at once from the disk, though it is read in pieces.
+    let _ = rustix::fs::fadvise(file, start, length, Advice::WillNeed);
+    let mut sum = ChunkSum::new(key, index);
+    let mut wanted = BytesMut::with_capacity(max);
+    let mut piece = vec![0; PIECE_BYTES];
+    let (mut at, end) = (start, start + expected.bytes);
+    while at < end {
+        let length = usize::try_from(end - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        let read = read_some(file, piece.get_mut(..length).unwrap_or_default(), at)?;
+        let piece = piece.get(..read).unwrap_or_default();
+        sum.update(piece);
+        wanted.extend_from_slice(overlap(piece, at, offset, max));
+        at += read as u64;
+    }
+    if sum.value() != expected.sum {
+        let why = format!("bytes {start} to {end} are not what was written");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    if wanted.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    turn.compared();
+    Ok(wanted.freeze())
+}
+
+/// What of `piece`, which lies at `at`, belongs to the `max` bytes from `offset`.
+fn overlap(piece: &[u8], at: u64, offset: u64, max: usize) -> &[u8] {
+    let first = usize::try_from(offset.saturating_sub(at)).unwrap_or(usize::MAX);
+    let end = offset.saturating_add(max as u64).saturating_sub(at);
+    let end = usize::try_from(end).unwrap_or(usize::MAX).min(piece.len());
+    piece.get(first..end).unwrap_or_default()
+}
+
+/// At most `max`, and not past the end of the chunk that holds `offset`.
+fn within_chunk(offset: u64, max: usize) -> usize {
+    let left = CHUNK_BYTES - offset % CHUNK_BYTES;
+    usize::try_from(left).map_or(max, |left| left.min(max))
 }
 
 /// Up to `max` bytes that are in the page cache; `None` where reading would block or fails.
-pub(super) fn read_now(file: &File, offset: u64, max: usize) -> Option<Bytes> {
+fn read_now(file: &File, offset: u64, max: usize) -> Option<Bytes> {
     if max == 0 {
         return Some(Bytes::new());
     }
@@ -140,21 +257,13 @@ pub(super) fn read_now(file: &File, offset: u64, max: usize) -> Option<Bytes> {
     }
 }
 
-/// Up to `max` bytes; blocking. The end of the file is an error unless `max` is 0.
-pub(super) fn read(file: &File, offset: u64, max: usize) -> Result<Bytes, io::Error> {
-    if max == 0 {
-        return Ok(Bytes::new());
-    }
-    let mut buffer = BytesMut::zeroed(max);
+/// Fills a part of `buffer`, at least a byte; how many. Blocking. The end of the file is an error.
+fn read_some(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
-        match file.read_at(&mut buffer, offset) {
+        match file.read_at(buffer, offset) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => {
-                buffer.truncate(read);
-                return Ok(buffer.freeze());
-            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            other => return other,
         }
     }
 }

@@ -87,20 +87,24 @@ impl Inner {
         }
     }
 
-    /// Drops an insertion that turned out damaged, and counts it, unless another replaced it.
-    pub(super) fn drop_damaged(&self, hash: KeyHash, sequence: u64, why: &str) {
-        let removed = self.erase(hash, Which::Insertion(sequence));
-        if self.went(removed) {
+    /// Drops an insertion that turned out damaged, and counts it, unless another replaced it; true
+    /// where it went.
+    pub(super) fn drop_damaged(&self, hash: KeyHash, sequence: u64, why: &str) -> bool {
+        let has_gone = self.went(self.erase(hash, Which::Insertion(sequence)));
+        if has_gone {
             self.count_damaged(&hash.to_string(), why);
         }
+        has_gone
     }
 
-    /// Drops a record that cannot be read, and counts it, unless another replaced it.
-    pub(super) fn drop_undecodable(&self, hash: KeyHash, why: &str) {
-        let removed = self.erase(hash, Which::Undecodable);
-        if self.went(removed) {
+    /// Drops a record that cannot be read, and counts it, unless another replaced it; true where it
+    /// went.
+    pub(super) fn drop_undecodable(&self, hash: KeyHash, why: &str) -> bool {
+        let has_gone = self.went(self.erase(hash, Which::Undecodable));
+        if has_gone {
             self.count_damaged(&hash.to_string(), why);
         }
+        has_gone
     }
 
     fn purge_where(&self, is_meant: &dyn Fn(&Key) -> bool) -> u64 {
@@ -133,7 +137,8 @@ impl Inner {
         }
     }
 
-    fn drop_claim(&self, nar: KeyHash) {
+    /// Drops the claim about a NAR, whoever makes it.
+    pub(super) fn drop_claim(&self, nar: KeyHash) {
         let access = self.index.access();
         let dropped = access.open().and_then(|index| {
             if index.claim(nar)?.is_none() {

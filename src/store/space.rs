@@ -163,6 +163,11 @@ impl Space {
         }
     }
 
+    /// Whether an object was asked for since it was stored, as far as the order remembers.
+    pub(super) fn is_used(&self, hash: KeyHash) -> bool {
+        self.account.lock().order.is_used(hash)
+    }
+
     /// The insertion sequence of an object, where it is loaded.
     pub(super) fn sequence(&self, hash: KeyHash) -> Option<u64> {
         self.account.lock().order.get(hash).map(|entry| entry.sequence)

@@ -165,6 +165,27 @@ pub(super) const SETTINGS: &[Setting] = &[
         .flag("--disk-size")
         .example(r#""2TiB""#)
         .doc("Bytes the tier may take; 0 switches it off."),
+    Setting::new(
+        "disk.scrub_pass",
+        Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 365) },
+        Fallback::Is(r#""14d""#),
+    )
+    .example(r#""30d""#)
+    .doc(
+        "How long the scrubber takes to read every stored byte once and compare it with its \
+         checksum, evenly spread; \"0s\" switches it off. What is damaged is dropped, and fetched \
+         again where it was in use.",
+    ),
+    Setting::new(
+        "disk.scrub_rate",
+        Kind::Size { min: 64 << 10, max: 1 << 40 },
+        Fallback::Is(r#""32MiB""#),
+    )
+    .example(r#""200MiB""#)
+    .doc(
+        "Bytes a second that the scrubber may read, and `narthex fsck` of a running edge. A pass \
+         takes longer than scrub_pass where this does not suffice.",
+    ),
     Setting::new("log.access", Kind::Word(&["json", "combined", "off"]), Fallback::Is(r#""json""#))
         .example(r#""combined""#)
         .doc("One line for each request: \"json\", \"combined\" or \"off\"."),

@@ -53,7 +53,7 @@ async fn every_damage_to_the_index_is_a_miss_and_a_count() {
             change.set_record(hash, record);
             change.commit().unwrap();
         };
-        change_of(if size == 100 { b"garbage" } else { &[1, 0xff, 0xff] });
+        change_of(if size == 100 { b"garbage" } else { &[2, 0xff, 0xff] });
         assert!(store.get(&key).await.is_none());
         assert!(store.get(&key).await.is_none());
         assert_eq!((bench.damaged(), store.usage().bytes), (count, 0));
@@ -188,6 +188,6 @@ async fn an_index_that_cannot_be_opened_is_one_clear_error_and_nothing_is_wiped(
     std::fs::write(bench.place.path().join("index/version"), "nonsense").unwrap();
     let error = bench.try_open().unwrap_err();
     assert!(matches!(error, OpenError::Index { .. }));
-    assert!(error.to_string().contains("empty it"), "{error}");
+    assert!(error.to_string().contains("narthex fsck --repair"), "{error}");
     assert_eq!(bench.files().len(), 1);
 }

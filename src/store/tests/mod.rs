@@ -1,7 +1,9 @@
 //! The store as its callers use it, and what it makes of every torn state. Each test has a folder
 //! of its own.
 
+mod checks;
 mod damage;
+mod reads;
 mod variants;
 
 use super::error::{Broken, OpenError, WriteError};
@@ -47,6 +49,7 @@ impl Faults {
 struct Bench {
     place: TempDir,
     size: u64,
+    scrub_pass: Duration,
     metrics: Metrics,
     tasks: Tasks,
 }
@@ -56,14 +59,19 @@ impl Bench {
         Self {
             place: tempfile::tempdir().unwrap(),
             size: size as u64,
+            scrub_pass: Duration::ZERO,
             metrics: Metrics::new().unwrap(),
             tasks: Tasks::new(),
         }
     }
 
+    fn disk(&self) -> Disk {
+        let path = self.place.path().to_owned();
+        Disk { path, size: self.size, scrub_pass: self.scrub_pass, scrub_rate: 1 << 40 }
+    }
+
     fn try_open(&self) -> Result<Store, OpenError> {
-        let disk = Disk { path: self.place.path().to_owned(), size: self.size };
-        Store::open(&disk, self.metrics.clone(), self.tasks.clone())
+        Store::open(&self.disk(), self.metrics.clone(), self.tasks.clone())
     }
 
     async fn open(&self) -> Store {
@@ -520,7 +528,12 @@ async fn a_small_file_system_fills_up_and_the_store_goes_on() {
         return;
     }
     let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
-    let disk = Disk { path: place.path().to_owned(), size: 64 * MIB as u64 };
+    let disk = Disk {
+        path: place.path().to_owned(),
+        size: 64 * MIB as u64,
+        scrub_pass: Duration::ZERO,
+        scrub_rate: 1 << 40,
+    };
     let outcome = {
         let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
         let store_of = store.clone();

@@ -1,0 +1,309 @@
+//! The check of a whole store: every record with its body, every claim, every small body without a
+//! record, every file that no record names, the totals. One runs at a time over an open store, or
+//! over a folder that no process holds. Blocking; holds no lock from one object to the next.
+//!
+//! On a running store everything may change under it. So whatever looks wrong is looked at again
+//! under the stripe of its key before it is said or touched, or is dropped as the insertion that it
+//! was, which never comes back.
+
+use super::Inner;
+use super::check::{Checked, Fault};
+use super::error::IndexError;
+use super::format::{self, Place, Totals};
+use super::index::Open;
+use super::pace::{self, Pacer, Stopped};
+use super::report::{Mode, Problem, Report};
+use crate::object::KeyHash;
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+
+/// Records that are read in one go.
+const PAGE: usize = 256;
+/// What of the progress the objects are; the rest is for claims and files.
+const OBJECTS_PART: f64 = 0.95;
+
+/// Whether other threads change the store meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traffic {
+    /// They may.
+    Open,
+    /// Nobody else has it.
+    None,
+}
+
+/// Why a check broke off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AuditError {
+    /// It was stopped.
+    #[error("it was stopped")]
+    Stopped,
+    /// The index cannot be read on.
+    #[error("the index cannot be read: {0}")]
+    Index(#[from] IndexError),
+    /// The folder cannot be listed.
+    #[error("the folder of bodies cannot be listed: {0}")]
+    Folder(#[from] io::Error),
+}
+
+impl From<Stopped> for AuditError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// A check under way.
+#[derive(Debug)]
+pub(super) struct Audit<'a> {
+    pub(super) store: &'a Inner,
+    pub(super) mode: Mode,
+    pub(super) traffic: Traffic,
+    pub(super) pacer: Pacer,
+    pub(super) report: &'a Mutex<Report>,
+}
+
+impl Audit<'_> {
+    /// Looks at everything.
+    pub(super) fn run(&mut self) -> Result<(), AuditError> {
+        let totals = self.objects()?;
+        self.claims()?;
+        self.small_bodies()?;
+        self.links()?;
+        self.files()?;
+        if self.traffic == Traffic::None {
+            self.totals(totals)?;
+        }
+        self.report.lock().progress = 1.0;
+        Ok(())
+    }
+
+    fn objects(&mut self) -> Result<Totals, AuditError> {
+        let (mut after, mut totals) = (None, Totals::default());
+        loop {
+            let page = self.store.index.access().open()?.page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(totals) };
+            after = Some(*last);
+            for (hash, record) in page {
+                let checked = self.store.check_object(hash, &record, &mut self.pacer)?;
+                let progress = pace::fraction(hash) * OBJECTS_PART;
+                self.store.count_checked("fsck", &checked);
+                {
+                    let mut report = self.report.lock();
+                    (report.objects, report.progress) = (report.objects + 1, progress);
+                    report.bytes += checked.bytes;
+                }
+                let has_gone = self.judge(hash, &checked);
+                if let Some(head) = checked.head.filter(|_| !has_gone) {
+                    totals.objects += 1;
+                    totals.bytes = totals.bytes.saturating_add(head.charge());
+                }
+                let sequence = checked.head.map_or(0, |head| head.sequence);
+                totals.next_sequence = totals.next_sequence.max(sequence.saturating_add(1));
+            }
+        }
+    }
+
+    /// Says what is wrong with an object; true where it was dropped.
+    fn judge(&self, hash: KeyHash, checked: &Checked) -> bool {
+        let Some((fault, detail)) = &checked.wrong else { return false };
+        if self.traffic == Traffic::Open && !self.store.is_still(hash, checked) {
+            return true;
+        }
+        let may_drop = self.mode == Mode::Repair && *fault != Fault::Unreadable;
+        let is_repaired = may_drop && self.store.drop_checked(hash, checked, detail);
+        let what = checked.key.as_ref().map_or_else(|| hash.to_string(), |key| key.path().into());
+        self.say(*fault, what, detail, is_repaired);
+        is_repaired
+    }
+
+    fn claims(&self) -> Result<(), AuditError> {
+        let mut after = None;
+        loop {
+            let page = self.store.index.access().open()?.claims_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (nar, claim) in page {
+                self.report.lock().claims += 1;
+                let Some((what, detail)) = self.fault_of_claim(nar, &claim)? else { continue };
+                let is_repaired = self.mode == Mode::Repair;
+                if is_repaired {
+                    self.store.drop_claim(nar);
+                }
+                self.say(Fault::Claim, what, detail, is_repaired);
+            }
+        }
+    }
+
+    fn fault_of_claim(
+        &self,
+        nar: KeyHash,
+        claim: &[u8],
+    ) -> Result<Option<(String, &'static str)>, AuditError> {
+        let Ok((owner, key, _)) = format::decode_claim(claim) else {
+            return Ok(Some((nar.to_string(), "it cannot be read")));
+        };
+        if key.hash() != nar {
+            return Ok(Some((key.path().to_owned(), "it stands under another key")));
+        }
+        // Owner and claim change together, under the owner's stripe.
+        let _stripe = self.store.stripe(owner).lock();
+        let access = self.store.index.access();
+        let index = access.open()?;
+        let is_same = index.claim(nar)?.is_some_and(|now| *now == *claim);
+        let head = index.record(owner)?.and_then(|record| format::decode_head(&record).ok());
+        let is_made = head.is_some_and(|head| head.claims == Some(nar.0));
+        let is_wrong = is_same && !is_made;
+        Ok(is_wrong.then(|| (key.path().to_owned(), "no stored object makes it")))
+    }
+
+    fn small_bodies(&self) -> Result<(), AuditError> {
+        let mut after = None;
+        loop {
+            let page = self.store.index.access().open()?.bodies_page(after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (hash, sequence) in page {
+                let _stripe = self.store.stripe(hash).lock();
+                let access = self.store.index.access();
+                let index = access.open()?;
+                let is_there = index.body(hash, sequence)?.is_some();
+                if !is_there || is_recorded(index, hash, sequence, Place::Inline)? {
+                    continue;
+                }
+                let is_repaired = self.mode == Mode::Repair;
+                if is_repaired {
+                    let mut change = index.change();
+                    change.drop_body(hash, sequence, Place::Inline);
+                    change.commit()?;
+                }
+                let what = format!("{hash}-{sequence:x}");
+                self.say(Fault::Orphan, what, "a small body without a record", is_repaired);
+            }
+        }
+    }
+
+    /// What a kill cut short: nothing is wrong with it, and the next start finishes it.
+    fn links(&self) -> Result<(), AuditError> {
+        if self.traffic == Traffic::Open {
+            return Ok(());
+        }
+        self.report.lock().unfinished =
+            self.store.index.access().open()?.links(usize::MAX)?.len() as u64;
+        if self.mode == Mode::Repair {
+            self.store.finish_links()?;
+        }
+        Ok(())
+    }
+
+    fn files(&mut self) -> Result<(), AuditError> {
+        let (store, report) = (self.store, self.report);
+        let mut pacer = Pacer::new(u64::MAX, self.pacer.stop());
+        store.folder.walk(|path, insertion| {
+            pacer.spend(0)?;
+            report.lock().files += 1;
+            match insertion {
+                None => {
+                    let detail = "no store put it here; it is left alone, move it away";
+                    self.say(Fault::Foreign, path.display().to_string(), detail, false);
+                    Ok(())
+                }
+                Some((hash, sequence)) => self.file(path, hash, sequence),
+            }
+        })
+    }
+
+    fn file(&self, path: &Path, hash: KeyHash, sequence: u64) -> Result<(), AuditError> {
+        {
+            // A commit links and records, and a removal notes and forgets, under this lock.
+            let _stripe = self.store.stripe(hash).lock();
+            let access = self.store.index.access();
+            let index = access.open()?;
+            if is_recorded(index, hash, sequence, Place::File)? || index.has_link(hash, sequence)? {
+                return Ok(());
+            }
+        }
+        // An unlink that was under way took its note away after the file.
+        if !path.exists() {
+            return Ok(());
+        }
+        let is_repaired =
+            self.mode == Mode::Repair && self.store.folder.remove_body(hash, sequence).is_ok();
+        let what = path.display().to_string();
+        self.say(Fault::Orphan, what, "a body file without a record", is_repaired);
+        Ok(())
+    }
+
+    fn totals(&self, found: Totals) -> Result<(), AuditError> {
+        let access = self.store.index.access();
+        let index = access.open()?;
+        let noted = index.totals()?;
+        let is_wrong = noted.next_sequence < found.next_sequence;
+        let is_repaired = self.mode == Mode::Repair;
+        if is_repaired && noted != found {
+            let next_sequence = noted.next_sequence.max(found.next_sequence);
+            let mut change = index.change();
+            change.set_totals(&Totals { next_sequence, ..found });
+            change.commit()?;
+            index.sync()?;
+        }
+        if is_wrong {
+            let detail = "numbers that name body files would be used again";
+            self.say(Fault::Totals, "the index".to_owned(), detail, is_repaired);
+        }
+        Ok(())
+    }
+
+    fn say(&self, kind: Fault, what: String, detail: &str, is_repaired: bool) {
+        self.store.metrics.check_faults.with_label_values(&["fsck", kind.as_str()]).inc();
+        tracing::warn!(kind = kind.as_str(), what, detail, is_repaired, "fsck found a problem");
+        self.report.lock().add(Problem { kind, what, detail: detail.to_owned(), is_repaired });
+    }
+}
+
+fn is_recorded(
+    index: &Open,
+    hash: KeyHash,
+    sequence: u64,
+    place: Place,
+) -> Result<bool, IndexError> {
+    let head = index.record(hash)?.and_then(|record| format::decode_head(&record).ok());
+    Ok(head.is_some_and(|head| head.sequence == sequence && head.place == place))
+}
+
+impl Inner {
+    /// Whether what was checked is what is still recorded.
+    pub(super) fn is_still(&self, hash: KeyHash, checked: &Checked) -> bool {
+        let access = self.index.access();
+        let record = access.open().and_then(|index| index.record(hash));
+        let Ok(Some(record)) = record else { return false };
+        match (format::decode_head(&record), checked.head) {
+            (Ok(now), Some(then)) => now.sequence == then.sequence,
+            (Ok(_), None) => format::decode_record(&record).is_err(),
+            (Err(_), _) => checked.head.is_none(),
+        }
+    }
+
+    /// Drops what was found wrong, unless another replaced it; true where it went. What was in use
+    /// is told to whoever fetches again.
+    pub(super) fn drop_checked(&self, hash: KeyHash, checked: &Checked, why: &str) -> bool {
+        let is_used = self.space.is_used(hash);
+        let has_gone = match checked.head {
+            Some(head) => self.drop_damaged(hash, head.sequence, why),
+            None => self.drop_undecodable(hash, why),
+        };
+        if has_gone
+            && is_used
+            && let Some(key) = &checked.key
+            && self.damaged.try_send(key.clone()).is_err()
+        {
+            tracing::debug!(path = key.path(), "not fetched again before it is asked for");
+        }
+        has_gone
+    }
+
+    /// Counts what was compared.
+    pub(super) fn count_checked(&self, by: &str, checked: &Checked) {
+        self.metrics.checked_bytes.with_label_values(&[by]).inc_by(checked.bytes);
+        self.metrics.checked_objects.with_label_values(&[by]).inc();
+    }
+}

@@ -1,0 +1,200 @@
+//! Reading one stored object back and comparing all of it: the record, the body with its digest, the
+//! sums and the trailer of its file. Reads the disk, not the page cache. Changes nothing. Called by
+//! the scrubber and by `fsck`. Blocking; takes the index's read side for each look-up and no other
+//! lock, so the object may be replaced or dropped meanwhile: whoever acts on a verdict names the
+//! insertion, which is then another.
+
+use super::Inner;
+use super::direct::DirectFile;
+use super::error::IndexError;
+use super::format::{self, Head, Place};
+use super::pace::{Pacer, Stopped};
+use super::sums::{self, CHUNK_BYTES, Sums};
+use super::trailer;
+use crate::object::{Key, KeyHash, Sha256};
+use aws_lc_rs::digest;
+use rustix::io::Errno;
+use std::io;
+
+/// What can be wrong with what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A record that cannot be read, or stands under another key.
+    Record,
+    /// A body that is not there, or not the one that was recorded.
+    Body,
+    /// What follows a body in its file.
+    Trailer,
+    /// A claim that cannot be read, or that nobody makes.
+    Claim,
+    /// A body without a record.
+    Orphan,
+    /// Something that no store puts there.
+    Foreign,
+    /// Totals that would let a file's name be used again.
+    Totals,
+    /// The index as a whole.
+    Index,
+    /// The disk does not answer.
+    Unreadable,
+}
+
+impl Fault {
+    /// Its name in metrics, logs and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Body => "body",
+            Self::Trailer => "trailer",
+            Self::Claim => "claim",
+            Self::Orphan => "orphan",
+            Self::Foreign => "foreign",
+            Self::Totals => "totals",
+            Self::Index => "index",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// What came of reading an object back.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// Bytes that were compared.
+    pub(super) bytes: u64,
+    /// The insertion, where its record can be read.
+    pub(super) head: Option<Head>,
+    /// The key, where its record can be read.
+    pub(super) key: Option<Key>,
+    /// What is wrong, and how that shows.
+    pub(super) wrong: Option<(Fault, String)>,
+}
+
+/// Why a comparison ended early.
+enum Early {
+    Wrong(Fault, &'static str),
+    Disk(io::Error),
+    Index(IndexError),
+    Stopped,
+}
+
+impl From<io::Error> for Early {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<Stopped> for Early {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl Inner {
+    /// Compares everything of the object whose encoded record this is.
+    pub(super) fn check_object(
+        &self,
+        hash: KeyHash,
+        record: &[u8],
+        pacer: &mut Pacer,
+    ) -> Result<Checked, Stopped> {
+        let mut checked =
+            Checked { bytes: record.len() as u64, head: None, key: None, wrong: None };
+        pacer.spend(checked.bytes)?;
+        let record = match format::decode_record(record) {
+            Ok(record) => record,
+            Err(error) => {
+                checked.wrong = Some((Fault::Record, error.to_string()));
+                return Ok(checked);
+            }
+        };
+        checked.head = Some(record.head);
+        if record.meta.key.hash() != hash {
+            checked.wrong = Some((Fault::Record, "it stands under another key".to_owned()));
+            return Ok(checked);
+        }
+        checked.key = Some(record.meta.key);
+        let compared = match record.head.place {
+            Place::Inline => self.compare_inline(hash, &record.head, pacer),
+            Place::File => self.compare_file(hash, &record.head, pacer),
+        };
+        checked.bytes += record.head.length;
+        checked.wrong = match compared {
+            Ok(()) => None,
+            Err(Early::Stopped) => return Err(Stopped),
+            Err(Early::Wrong(fault, why)) => Some((fault, why.to_owned())),
+            Err(Early::Disk(error)) => Some(of_disk(&error)),
+            Err(Early::Index(error)) => Some((Fault::Unreadable, error.to_string())),
+        };
+        Ok(checked)
+    }
+
+    fn compare_inline(&self, hash: KeyHash, head: &Head, pacer: &mut Pacer) -> Result<(), Early> {
+        pacer.spend(head.length)?;
+        let access = self.index.access();
+        let body = access.open().and_then(|index| index.body(hash, head.sequence));
+        match body.map_err(Early::Index)? {
+            None => Err(Early::Wrong(Fault::Body, "its body is gone")),
+            Some(body) if body.len() as u64 != head.length || Sha256::of(&body) != head.sha256 => {
+                Err(Early::Wrong(Fault::Body, "its body is another"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn compare_file(&self, hash: KeyHash, head: &Head, pacer: &mut Pacer) -> Result<(), Early> {
+        let mut file = DirectFile::open(&self.folder.body_path(hash, head.sequence))?;
+        let (tail_at, length) = (trailer::tail_offset(head.length), file.length()?);
+        let tail_bytes = usize::try_from(length.saturating_sub(tail_at)).unwrap_or(usize::MAX);
+        if !(trailer::FOOTER_BYTES..=trailer::TAIL_BYTES_MAX).contains(&tail_bytes) {
+            return Err(Early::Wrong(Fault::Body, "its file has another length"));
+        }
+        let mut whole = digest::Context::new(&digest::SHA256);
+        let mut found = Sums::new(hash);
+        let mut at = 0;
+        while at < head.length {
+            let end = head.length.min(at + CHUNK_BYTES);
+            pacer.spend(end - at)?;
+            file.read::<Early>(at, end, |piece| {
+                whole.update(piece);
+                found.update(piece);
+                Ok(())
+            })?;
+            at = end;
+        }
+        if Sha256::finish(whole) != head.sha256 {
+            return Err(Early::Wrong(Fault::Body, "its body is another"));
+        }
+        let mut sums = Vec::new();
+        file.read::<Early>(head.length, tail_at, |piece| {
+            sums.extend_from_slice(piece);
+            Ok(())
+        })?;
+        let mut tail = Vec::with_capacity(tail_bytes);
+        file.read::<Early>(tail_at, length, |piece| {
+            tail.extend_from_slice(piece);
+            Ok(())
+        })?;
+        let Ok(footer) = trailer::check(hash, head, &tail) else {
+            return Err(Early::Wrong(Fault::Trailer, "its trailer is another"));
+        };
+        if sums != found.encode() || sums::digest(&sums) != footer.sums {
+            return Err(Early::Wrong(Fault::Trailer, "its checksums are others"));
+        }
+        Ok(())
+    }
+}
+
+/// What an error of the system says about a body: that it is gone or short, or nothing at all.
+fn of_disk(error: &io::Error) -> (Fault, String) {
+    if error.kind() == io::ErrorKind::NotFound {
+        return (Fault::Body, "its file is gone".to_owned());
+    }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return (Fault::Body, "its file is shorter than its body".to_owned());
+    }
+    if error.raw_os_error() == Some(Errno::IO.raw_os_error()) {
+        return (Fault::Body, "the disk cannot read its file".to_owned());
+    }
+    (Fault::Unreadable, error.to_string())
+}

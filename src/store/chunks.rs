@@ -1,0 +1,251 @@
+//! Which chunks of an open body file may be read from the page cache. One [`Chunks`] for each
+//! insertion, shared by every reader of it; a short lock, never held across I/O. Blocks only where
+//! another reads the same chunk from the disk.
+//!
+//! # What is given out was checked
+//!
+//! The page cache gets a page of a body file by our own write, whose bytes are part of a SHA-256
+//! that the fill verifies, or by a read from the disk, which may bring anything. So a chunk is
+//! trusted only after one of these, and read without more checks only while it is trusted:
+//! - it was written by this process, or
+//! - one reader read all of it, compared its sum, and nobody doubted any chunk meanwhile.
+//!
+//! It is doubted as soon as a read without waiting comes back short: pages of it have left the
+//! cache, and that very call may have made the kernel fetch them again. A reader from the cache asks
+//! before and after its read whether the chunk is trusted, and forgets what it read where it is not.
+//! A reader from the disk takes the chunk's turn, doubts it, reads it whole, compares, gives out its
+//! own copy of what it compared, and then trusts it. So a page that came from the disk is behind a
+//! doubt until somebody has compared it, and a chunk whose sum is wrong is trusted by nobody, however
+//! many have the file open. Body files are opened without read-ahead (`FADV_RANDOM`), so that a read
+//! brings no page of a neighbour.
+//!
+//! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
+//! somebody else than this process fetched again (a backup that reads the folder) or that another's
+//! read without waiting fetched and that arrived before that call came back; what `sendfile` fetches
+//! because a page left the cache between the question and the call; a page that left the cache half
+//! written, and that the kernel fetched again to write the other half. The scrubber reads past the
+//! cache, and so finds what is wrong on the disk in any case.
+//!
+//! A body is remembered for a while after its last reader has gone, so that it need not be compared
+//! at each request; which bodies is a matter of a fixed number of bitmaps.
+
+use super::sums::CHUNK_BYTES;
+use parking_lot::{Condvar, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+
+/// Insertions that are remembered without a reader: about 2 MiB.
+const REMEMBERED_MAX: usize = 16_384;
+
+/// What is known of the chunks of one insertion.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    state: Mutex<State>,
+    turned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// A bit for each chunk.
+    trusted: Vec<u64>,
+    /// Chunks that are being read from the disk.
+    reading: Vec<u64>,
+    /// How often any chunk was doubted.
+    doubts: u64,
+}
+
+/// The right to read one chunk from the disk; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    chunks: &'a Chunks,
+    index: u64,
+    doubts: u64,
+}
+
+impl Chunks {
+    /// Whether the page cache may be believed about a chunk.
+    pub(super) fn is_trusted(&self, index: u64) -> bool {
+        self.state.lock().is_trusted(index)
+    }
+
+    /// This process has written a part of the chunk, and has written or compared the rest.
+    pub(super) fn trust(&self, index: u64) {
+        self.state.lock().trust(index);
+    }
+
+    /// Pages of the chunk may have come from the disk, or be about to.
+    pub(super) fn doubt(&self, index: u64) {
+        self.state.lock().doubt(index);
+    }
+
+    /// Waits until nobody reads the chunk from the disk, then takes the turn. Blocking.
+    pub(super) fn turn(&self, index: u64) -> Turn<'_> {
+        let mut state = self.state.lock();
+        while state.reading.contains(&index) {
+            self.turned.wait(&mut state);
+        }
+        state.reading.push(index);
+        let doubts = state.doubts;
+        drop(state);
+        Turn { chunks: self, index, doubts }
+    }
+}
+
+impl Turn<'_> {
+    /// Doubts the chunk: what is read from now on comes from the disk.
+    pub(super) fn begin(&mut self) {
+        let mut state = self.chunks.state.lock();
+        state.doubt(self.index);
+        self.doubts = state.doubts;
+    }
+
+    /// The chunk was read whole and is right: trusts it, unless it was doubted meanwhile.
+    pub(super) fn compared(self) {
+        let mut state = self.chunks.state.lock();
+        if state.doubts == self.doubts {
+            state.trust(self.index);
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.chunks.state.lock().reading.retain(|index| *index != self.index);
+        self.chunks.turned.notify_all();
+    }
+}
+
+impl State {
+    fn is_trusted(&self, index: u64) -> bool {
+        let (word, bit) = place(index);
+        self.trusted.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn trust(&mut self, index: u64) {
+        let (word, bit) = place(index);
+        if self.trusted.len() <= word {
+            self.trusted.resize(word + 1, 0);
+        }
+        if let Some(bits) = self.trusted.get_mut(word) {
+            *bits |= bit;
+        }
+    }
+
+    fn doubt(&mut self, index: u64) {
+        self.doubts = self.doubts.wrapping_add(1);
+        let (word, bit) = place(index);
+        if let Some(bits) = self.trusted.get_mut(word) {
+            *bits &= !bit;
+        }
+    }
+}
+
+/// The word and the bit of a chunk. A file has fewer chunks than there are words.
+fn place(index: u64) -> (usize, u64) {
+    (usize::try_from(index / 64).unwrap_or(0), 1 << (index % 64))
+}
+
+/// The chunk that holds the byte at `offset`.
+pub(super) const fn chunk_of(offset: u64) -> u64 {
+    offset / CHUNK_BYTES
+}
+
+/// The chunks of every open body, by insertion, and of those that were open last.
+#[derive(Debug, Default)]
+pub(super) struct OpenBodies(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    by_sequence: HashMap<u64, Weak<Chunks>>,
+    recent: VecDeque<(u64, Arc<Chunks>)>,
+}
+
+impl OpenBodies {
+    /// What is known of an insertion that is opened; nothing yet where it was not open lately.
+    pub(super) fn of(&self, sequence: u64) -> Arc<Chunks> {
+        let mut known = self.0.lock();
+        if let Some(chunks) = known.by_sequence.get(&sequence).and_then(Weak::upgrade) {
+            return chunks;
+        }
+        let chunks = Arc::default();
+        known.remember(sequence, &chunks);
+        chunks
+    }
+
+    /// Remembers an insertion that was just written.
+    pub(super) fn written(&self, sequence: u64, chunks: &Arc<Chunks>) {
+        self.0.lock().remember(sequence, chunks);
+    }
+}
+
+impl Known {
+    fn remember(&mut self, sequence: u64, chunks: &Arc<Chunks>) {
+        self.by_sequence.insert(sequence, Arc::downgrade(chunks));
+        self.recent.push_back((sequence, Arc::clone(chunks)));
+        if self.recent.len() > REMEMBERED_MAX
+            && let Some((oldest, chunks)) = self.recent.pop_front()
+            && Arc::strong_count(&chunks) == 1
+        {
+            self.by_sequence.remove(&oldest);
+        }
+        // Those that lost their last reader after they were forgotten above.
+        if self.by_sequence.len() > 2 * REMEMBERED_MAX {
+            self.by_sequence.retain(|_, chunks| chunks.strong_count() > 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_trusted_when_it_was_compared_and_not_doubted() {
+        let chunks = Chunks::default();
+        assert!(!chunks.is_trusted(0) && !chunks.is_trusted(70));
+        let mut turn = chunks.turn(70);
+        turn.begin();
+        turn.compared();
+        assert!(chunks.is_trusted(70) && !chunks.is_trusted(6));
+        let mut turn = chunks.turn(70);
+        turn.begin();
+        assert!(!chunks.is_trusted(70), "what comes from the disk now is not compared yet");
+        chunks.doubt(1);
+        turn.compared();
+        assert!(!chunks.is_trusted(70), "another may have let a page go meanwhile");
+        chunks.trust(70);
+        chunks.doubt(70);
+        assert!(!chunks.is_trusted(70));
+    }
+
+    #[test]
+    fn a_turn_that_is_dropped_trusts_nothing_and_lets_the_next_go_on() {
+        let chunks = Chunks::default();
+        let mut turn = chunks.turn(3);
+        turn.begin();
+        let next = std::thread::scope(|scope| {
+            let next = scope.spawn(|| chunks.turn(3).index);
+            drop(chunks.turn(4));
+            drop(turn);
+            next.join().unwrap()
+        });
+        assert_eq!(next, 3);
+        assert!(!chunks.is_trusted(3));
+    }
+
+    #[test]
+    fn readers_of_one_insertion_share_and_memory_is_bounded() {
+        let bodies = OpenBodies::default();
+        let first = bodies.of(0);
+        first.trust(0);
+        assert!(Arc::ptr_eq(&first, &bodies.of(0)));
+        for sequence in 1..5 * REMEMBERED_MAX as u64 {
+            bodies.of(sequence);
+        }
+        assert!(Arc::ptr_eq(&first, &bodies.of(0)), "an open one is never known twice");
+        drop(first);
+        let known = bodies.0.lock();
+        assert_eq!(known.recent.len(), REMEMBERED_MAX);
+        assert!(known.by_sequence.len() <= 2 * REMEMBERED_MAX + 1);
+    }
+}

@@ -1,0 +1,167 @@
+//! Checking a whole store, at work or at rest. At work: one check at a time beside the service, at
+//! the scrubber's rate; asked for and looked at through the admin interface. At rest: on a folder
+//! that no process holds, as fast as the disk goes, and the only way back from an index that cannot
+//! be opened. Blocking.
+
+use super::audit::{Audit, AuditError, Traffic};
+use super::check::Fault;
+use super::error::OpenError;
+use super::folder::Folder;
+use super::index::Index;
+use super::pace::Pacer;
+use super::rebuild::{self, RebuildError, Rebuilt};
+use super::report::{Mode, Problem, Report, Stage};
+use super::{Inner, Store};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Why a folder cannot be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum FsckError {
+    /// It cannot be opened, or is in use.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no new index.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    /// The counters cannot be made.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Whether a check began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It did.
+    Now,
+    /// Another goes on; there is one at a time.
+    Already,
+}
+
+/// Checks the store in `folder`, which no process may hold. `report` can be looked at meanwhile.
+/// In [`Mode::Report`] nothing is changed but what the index does to itself when it is opened.
+pub fn fsck(folder: &Path, mode: Mode, report: &Mutex<Report>) -> Result<(), FsckError> {
+    report.lock().stage = Stage::Running;
+    let checked = check_folder(folder, mode, report);
+    let is_whole = matches!(checked, Ok(true));
+    report.lock().stage = if is_whole { Stage::Ended } else { Stage::BrokenOff };
+    checked.map(|_| ())
+}
+
+fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool, FsckError> {
+    let folder = Folder::open_existing(path)?;
+    let opened = open_index(&folder);
+    let index = match (opened, mode) {
+        (Ok(index), _) => index,
+        (Err(error), Mode::Report) => {
+            add_index_fault(report, &error.to_string(), false);
+            return Ok(false);
+        }
+        (Err(error), Mode::Repair) => rebuilt(&folder, report, &error.to_string())?,
+    };
+    let metrics = Metrics::new()?;
+    let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics.clone(), Tasks::new())?;
+    match audit(&store, mode, report) {
+        Ok(()) => return Ok(true),
+        Err(AuditError::Index(error)) if mode == Mode::Repair => {
+            // It opens and cannot be read: a new one, and everything once more.
+            let Some(store) = Arc::into_inner(store) else { return Ok(false) };
+            let Inner { folder, index, .. } = store;
+            drop(index);
+            let index = rebuilt(&folder, report, &error.to_string())?;
+            let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics, Tasks::new())?;
+            if let Err(error) = audit(&store, mode, report) {
+                add_index_fault(report, &error.to_string(), false);
+                return Ok(false);
+            }
+        }
+        Err(error) => {
+            add_index_fault(report, &error.to_string(), false);
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn audit(store: &Inner, mode: Mode, report: &Mutex<Report>) -> Result<(), AuditError> {
+    let pacer = Pacer::new(u64::MAX, CancellationToken::new());
+    let traffic = Traffic::None;
+    Audit { store, mode, traffic, pacer, report }.run()
+}
+
+fn open_index(folder: &Folder) -> Result<Index, OpenError> {
+    if folder.is_index_lost() {
+        return Err(OpenError::IndexLost { path: folder.path().to_owned() });
+    }
+    Index::open(&folder.index_path())
+}
+
+fn rebuilt(folder: &Folder, report: &Mutex<Report>, why: &str) -> Result<Index, FsckError> {
+    let Rebuilt { index, objects, aside } = rebuild::rebuild(folder)?;
+    report.lock().rebuilt += objects;
+    let aside = aside.map_or_else(String::new, |to| format!("; it is {} now", to.display()));
+    add_index_fault(report, &format!("{why}{aside}"), true);
+    Ok(index)
+}
+
+fn add_index_fault(report: &Mutex<Report>, detail: &str, is_repaired: bool) {
+    let (kind, what) = (Fault::Index, "index".to_owned());
+    report.lock().add(Problem { kind, what, detail: detail.to_owned(), is_repaired });
+}
+
+impl Store {
+    /// Begins to check everything beside the service, at `rate` bytes a second or else at the
+    /// scrubber's; needs a runtime.
+    pub fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
+        let report = Arc::clone(&self.0.report);
+        {
+            let mut report = report.lock();
+            if report.stage == Stage::Running {
+                return Begun::Already;
+            }
+            *report = Report { stage: Stage::Running, ..Report::default() };
+        }
+        let rate = rate.unwrap_or(self.0.scrub_rate);
+        let (weak, tasks) = (Arc::downgrade(&self.0), self.0.tasks.clone());
+        self.0.tasks.spawn("store check", async move {
+            let stop = tasks.stopping();
+            let work = move || {
+                let Some(store) = weak.upgrade() else { return };
+                check_running(&store, mode, Pacer::new(rate, stop));
+            };
+            if tasks.blocking("store check", work).await.is_err() {
+                let mut report = report.lock();
+                report.stage = Stage::BrokenOff;
+            }
+        });
+        Begun::Now
+    }
+
+    /// What the check that goes on, or else the last one, found.
+    pub fn checked(&self) -> Report {
+        self.0.report.lock().clone()
+    }
+}
+
+fn check_running(store: &Arc<Inner>, mode: Mode, pacer: Pacer) {
+    let report = &*store.report;
+    let traffic = Traffic::Open;
+    let ended = Audit { store, mode, traffic, pacer, report }.run();
+    let mut report = report.lock();
+    match ended {
+        Ok(()) => report.stage = Stage::Ended,
+        Err(error) => {
+            report.stage = Stage::BrokenOff;
+            report.add(Problem {
+                kind: Fault::Index,
+                what: "the check".to_owned(),
+                detail: error.to_string(),
+                is_repaired: false,
+            });
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a check of a whole store came to. Values only; shared between the check that writes it and
+//! whoever shows it, here or on the other side of the admin interface.
+
+use super::check::Fault;
+use serde::{Deserialize, Serialize};
+
+/// Problems that are kept word for word; the others are counted.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// Whether a check changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It only looks.
+    Report,
+    /// It drops what is damaged, removes what nobody knows, corrects what is wrong.
+    Repair,
+}
+
+/// How far a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// There was none.
+    #[default]
+    None,
+    /// It goes on.
+    Running,
+    /// It looked at everything.
+    Ended,
+    /// It was stopped, or could not go on: `problems` says why.
+    BrokenOff,
+}
+
+/// One problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of.
+    pub kind: Fault,
+    /// The object's path, or else the file or the hash of a key.
+    pub what: String,
+    /// What is wrong with it.
+    pub detail: String,
+    /// Whether it was dropped, removed or corrected.
+    #[serde(rename = "repaired")]
+    pub is_repaired: bool,
+}
+
+/// What a check found so far.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// How far it is.
+    pub stage: Stage,
+    /// The same as a part of the whole, 0 to 1.
+    pub progress: f64,
+    /// Objects whose record, body and trailer were compared.
+    pub objects: u64,
+    /// Bytes that were read and compared.
+    pub bytes: u64,
+    /// Claims that were looked at.
+    pub claims: u64,
+    /// Body files that were looked for in the index.
+    pub files: u64,
+    /// Changes that a kill cut short: the next start finishes them, and so does a repair.
+    pub unfinished: u64,
+    /// Objects that a new index was given from what stands behind their bodies.
+    pub rebuilt: u64,
+    /// The first [`PROBLEMS_MAX`] problems.
+    pub problems: Vec<Problem>,
+    /// All problems.
+    pub problem_count: u64,
+    /// How many of them were repaired.
+    pub repaired_count: u64,
+}
+
+impl Report {
+    /// Adds a problem.
+    pub(super) fn add(&mut self, problem: Problem) {
+        self.problem_count += 1;
+        self.repaired_count += u64::from(problem.is_repaired);
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The scrubber: reads every stored object back from the disk within a time that an operator sets,
+//! evenly spread and below a number of bytes a second, and drops what is damaged before anybody asks
+//! for it. One task per store, as long as it; no lock from one object to the next.
+//!
+//! Objects are read in the order of their hashes. Hashes are uniform, so the place of a hash among
+//! all hashes is the moment of the pass at which its object is due, whatever comes and goes
+//! meanwhile, and no list of what was read is needed. Position and time spent are kept in the index
+//! and survive a restart; time while the process was down does not count. At the end of a pass it
+//! waits for the beginning of the next one.
+
+use super::Inner;
+use super::check::{Checked, Fault};
+use super::error::IndexError;
+use super::format::{self, FormatError};
+use super::pace::{self, Pacer, Stopped};
+use crate::clock::{Clock, Timestamp};
+use crate::object::KeyHash;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Records that are read in one go.
+const PAGE: usize = 64;
+/// How often the position is written down.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long to wait after the index did not answer.
+const PAUSE: Duration = Duration::from_mins(1);
+
+/// How far the scrubber is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    /// The last object that was read in this pass.
+    after: Option<[u8; 16]>,
+    /// Milliseconds that the pass has taken.
+    elapsed_millis: u64,
+    /// When the last pass ended.
+    last_pass: Option<Timestamp>,
+}
+
+impl State {
+    fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        postcard::from_bytes(format::versioned(bytes)?).map_err(|_| FormatError::Encoding)
+    }
+
+    /// Adds the time since `since` to that of the pass; the moment until which that is.
+    fn count(&mut self, since: Instant) -> Instant {
+        let now = Instant::now();
+        let millis = now.saturating_duration_since(since).as_millis();
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        self.elapsed_millis = self.elapsed_millis.saturating_add(millis);
+        now
+    }
+
+    fn elapsed(&self, since: Instant) -> Duration {
+        Duration::from_millis(self.elapsed_millis).saturating_add(since.elapsed())
+    }
+}
+
+/// What the scrubber works by.
+#[derive(Debug)]
+pub(super) struct Scrubber {
+    /// How long a pass takes.
+    pub(super) pass: Duration,
+    /// Bytes a second.
+    pub(super) rate: u64,
+    /// When to stop.
+    pub(super) stop: CancellationToken,
+}
+
+/// Scrubs until the store or the process goes away.
+pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
+    let Some(tasks) = store.upgrade().map(|store| store.tasks.clone()) else { return };
+    let mut pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone()));
+    let Some(mut state) = load(&store) else { return };
+    let mut since = Instant::now();
+    while let Some(page) = page_after(&store, state.after) {
+        let Ok(page) = page else {
+            if !scrubber.sleep(PAUSE).await {
+                return;
+            }
+            continue;
+        };
+        let is_last = page.is_empty();
+        for hash in page {
+            let due = pace::due(hash, scrubber.pass);
+            if !scrubber.sleep(due.saturating_sub(state.elapsed(since))).await {
+                break;
+            }
+            let (weak, Some(mut own)) = (store.clone(), pacer.take()) else { return };
+            let work = move || (scrub(&weak, hash, &mut own), own);
+            match tasks.blocking("store scrub", work).await {
+                Ok((Ok(()), own)) => pacer = Some(own),
+                Ok((Err(Stopped), _)) => break,
+                Err(error) => {
+                    tracing::error!(%error, "the scrubber ends; it begins again at the next start");
+                    return;
+                }
+            }
+            state.after = Some(hash.0);
+            if since.elapsed() > SAVE_INTERVAL {
+                since = state.count(since);
+                save(&store, &state);
+            }
+        }
+        if is_last {
+            if !scrubber.sleep(scrubber.pass.saturating_sub(state.elapsed(since))).await {
+                return;
+            }
+            state = State { last_pass: Some(Clock::System.now()), ..State::default() };
+            since = Instant::now();
+        } else {
+            since = state.count(since);
+        }
+        save(&store, &state);
+        if scrubber.stop.is_cancelled() {
+            return;
+        }
+    }
+}
+
+impl Scrubber {
+    /// Waits; false when it is time to stop.
+    async fn sleep(&self, duration: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(duration) => true,
+        }
+    }
+}
+
+/// Where the scrubber was; `None` where the store is gone. Quick: one look-up.
+fn load(store: &Weak<Inner>) -> Option<State> {
+    let store = store.upgrade()?;
+    let access = store.index.access();
+    let bytes = access.open().and_then(super::index::Open::scrubbed).ok().flatten();
+    let state: State = bytes.and_then(|bytes| State::decode(&bytes).ok()).unwrap_or_default();
+    store.show_scrubbed(&state);
+    Some(state)
+}
+
+fn page_after(
+    store: &Weak<Inner>,
+    after: Option<[u8; 16]>,
+) -> Option<Result<Vec<KeyHash>, IndexError>> {
+    let store = store.upgrade()?;
+    let access = store.index.access();
+    let page = access.open().and_then(|index| index.page(after.map(KeyHash), PAGE));
+    Some(page.map(|page| page.into_iter().map(|(hash, _)| hash).collect()))
+}
+
+/// Notes where the scrubber is. What fails is noted with the next page.
+fn save(store: &Weak<Inner>, state: &State) {
+    let Some(store) = store.upgrade() else { return };
+    store.show_scrubbed(state);
+    let access = store.index.access();
+    let Ok(index) = access.open() else { return };
+    let Ok(bytes) = format::encode(state) else { return };
+    let mut change = index.change();
+    change.set_scrubbed(&bytes);
+    match change.commit() {
+        Ok(()) => store.mark_unsynced(),
+        Err(error) => store.index_failed(&error),
+    }
+}
+
+/// Reads the object back that has this hash now, which is later than when it was listed.
+fn scrub(store: &Weak<Inner>, hash: KeyHash, pacer: &mut Pacer) -> Result<(), Stopped> {
+    let store = store.upgrade().ok_or(Stopped)?;
+    let record = store.index.access().open().and_then(|index| index.record(hash));
+    let Ok(Some(record)) = record else { return Ok(()) };
+    let checked = store.check_object(hash, &record, pacer)?;
+    store.count_checked("scrub", &checked);
+    store.drop_scrubbed(hash, &checked);
+    Ok(())
+}
+
+impl Inner {
+    fn drop_scrubbed(self: &Arc<Self>, hash: KeyHash, checked: &Checked) {
+        let Some((fault, why)) = &checked.wrong else { return };
+        if !self.is_still(hash, checked) {
+            return;
+        }
+        let file = checked.head.map(|head| self.folder.body_path(hash, head.sequence));
+        let path = checked.key.as_ref().map(|key| key.path());
+        let is_unreadable = *fault == Fault::Unreadable;
+        let has_gone = !is_unreadable && self.drop_checked(hash, checked, why);
+        if is_unreadable || has_gone {
+            let kind = fault.as_str();
+            self.metrics.check_faults.with_label_values(&["scrub", kind]).inc();
+            tracing::warn!(kind, path, ?file, why, "the scrubber found a damaged object");
+        }
+    }
+
+    fn show_scrubbed(&self, state: &State) {
+        let progress = state.after.map_or(0.0, |after| pace::fraction(KeyHash(after)));
+        self.metrics.scrub_progress.set(progress);
+        self.metrics.scrub_last_pass.set(state.last_pass.map_or(0, Timestamp::secs));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_golden_state_stays_readable() {
+        let state = State {
+            after: Some([9; 16]),
+            elapsed_millis: 300,
+            last_pass: Some(Timestamp::from_secs(1)),
+        };
+        let bytes = format::encode(&state).unwrap();
+        let golden = [&[2, 1][..], &[9; 16], &[0xac, 2], &[1, 0xd0, 0x0f]].concat();
+        assert_eq!(bytes, golden);
+        assert_eq!(State::decode(&golden), Ok(state));
+        assert!(State::decode(&[1, 0]).is_err());
+    }
+}

@@ -1,0 +1,368 @@
+//! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped where that
+//! is wanted.
+
+use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with};
+use crate::object::{Key, KeyHash, NarClaim, Sha256};
+use crate::store::report::{Mode, Problem, Report, Stage};
+use crate::store::{Begun, Fault, FsckError, OpenError, Store, format, fsck, trailer};
+use parking_lot::Mutex;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+fn write_at(path: &Path, offset: u64, byte: u8) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[byte], offset).unwrap();
+}
+
+fn claim() -> NarClaim {
+    NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(1) }
+}
+
+/// A store with a narinfo and its claim, a small body and three large ones; closed again.
+async fn filled(bench: &mut Bench) {
+    let store = bench.open().await;
+    put_with(&store, &key("n"), &bytes(1, 300), Some((key("nar"), claim()))).await.unwrap();
+    put(&store, &key("s"), &bytes(2, 60 * KIB)).await.unwrap();
+    for (name, size) in [("a", 64 * KIB), ("b", MIB), ("c", 3 * MIB + 7)] {
+        put(&store, &key(name), &bytes(3, size)).await.unwrap();
+    }
+    bench.close(store).await;
+}
+
+fn check(bench: &Bench, mode: Mode) -> Report {
+    let report = Mutex::new(Report::default());
+    fsck(bench.place.path(), mode, &report).unwrap();
+    report.into_inner()
+}
+
+fn kinds(report: &Report) -> Vec<(Fault, bool)> {
+    let mut kinds: Vec<_> = report.problems.iter().map(|p| (p.kind, p.is_repaired)).collect();
+    kinds.sort_by_key(|(kind, _)| kind.as_str());
+    kinds
+}
+
+/// Checks twice without and twice with repairing: what is found, and that it is gone afterwards.
+fn repaired(bench: &Bench, expected: &[Fault]) -> Vec<Problem> {
+    for _ in 0..2 {
+        let found = kinds(&check(bench, Mode::Report));
+        assert_eq!(found, expected.iter().map(|kind| (*kind, false)).collect::<Vec<_>>());
+    }
+    let report = check(bench, Mode::Repair);
+    assert_eq!(kinds(&report), expected.iter().map(|kind| (*kind, true)).collect::<Vec<_>>());
+    assert_eq!(report.stage, Stage::Ended);
+    assert_eq!(kinds(&check(bench, Mode::Report)), []);
+    report.problems
+}
+
+fn file_of(bench: &Bench, name: &str) -> std::path::PathBuf {
+    let hash = key(name).hash().to_string();
+    let is_it = |path: &std::path::PathBuf| path.to_string_lossy().contains(&hash);
+    bench.files().into_iter().find(is_it).unwrap()
+}
+
+async fn change(bench: &mut Bench, change: impl FnOnce(&Store)) {
+    let store = bench.open().await;
+    change(&store);
+    bench.close(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_whole_is_clean() {
+    let mut bench = Bench::new(64 * MIB);
+    filled(&mut bench).await;
+    let report = check(&bench, Mode::Report);
+    assert_eq!(kinds(&report), []);
+    assert_eq!((report.objects, report.claims, report.files), (5, 1, 3));
+    assert!(report.bytes > 4 * MIB as u64 && report.progress >= 1.0, "{report:?}");
+    assert_eq!((report.stage, report.unfinished, report.rebuilt), (Stage::Ended, 0, 0));
+    let store = bench.open().await;
+    assert_eq!(store.usage().objects, 5);
+    let error = fsck(bench.place.path(), Mode::Repair, &Mutex::default()).unwrap_err();
+    assert!(matches!(error, FsckError::Open(OpenError::Locked { .. })), "{error}");
+    assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(3, MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damaged_byte_of_a_file_is_found() {
+    let mut bench = Bench::new(64 * MIB);
+    let length = 3 * MIB as u64 + 7;
+    let tail = trailer::tail_offset(length);
+    for (offset, fault) in [
+        (0, Fault::Body),
+        (2 * MIB as u64 + 1, Fault::Body),
+        (length - 1, Fault::Body),
+        (length, Fault::Trailer),
+        (tail - 1, Fault::Trailer),
+        (tail, Fault::Trailer),
+        (tail + 60, Fault::Trailer),
+    ] {
+        filled(&mut bench).await;
+        write_at(&file_of(&bench, "c"), offset, 0xa5);
+        let problems = repaired(&bench, &[fault]);
+        assert_eq!(problems[0].what, "/nar/c");
+        let store = bench.open().await;
+        assert!(store.get(&key("c")).await.is_none(), "{offset}");
+        assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(3, MIB));
+        assert_eq!(bench.files().len(), 2);
+        bench.close(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_records_that_do_not_go_together_are_found() {
+    let mut bench = Bench::new(64 * MIB);
+    filled(&mut bench).await;
+    std::fs::remove_file(file_of(&bench, "a")).unwrap();
+    let b = file_of(&bench, "b");
+    File::options().write(true).open(&b).unwrap().set_len(1000).unwrap();
+    std::fs::copy(file_of(&bench, "c"), b.with_file_name(format!("{}-77", key("b").hash())))
+        .unwrap();
+    let problems = repaired(&bench, &[Fault::Body, Fault::Body, Fault::Orphan]);
+    assert!(problems.iter().any(|p| p.detail.contains("gone")), "{problems:?}");
+    assert_eq!(bench.files().len(), 1);
+
+    std::fs::write(b.with_file_name("notes.txt"), "a person's").unwrap();
+    let report = check(&bench, Mode::Repair);
+    assert_eq!(kinds(&report), [(Fault::Foreign, false)], "left alone");
+    assert!(b.with_file_name("notes.txt").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_in_the_index_is_found() {
+    let mut bench = Bench::new(64 * MIB);
+    filled(&mut bench).await;
+    change(&mut bench, |store| {
+        let access = store.0.index.access();
+        let index = access.open().unwrap();
+        let record = index.record(key("a").hash()).unwrap().unwrap();
+        let mut change = index.change();
+        change.set_record(KeyHash([1; 16]), &record);
+        change.set_record(key("b").hash(), b"garbage");
+        change.set_body(KeyHash([2; 16]), 5, b"nobody's");
+        change.set_claim(KeyHash([3; 16]), b"garbage");
+        let nobodys = format::encode_claim(KeyHash([4; 16]), &key("x"), &claim()).unwrap();
+        change.set_claim(key("x").hash(), &nobodys);
+        change.set_totals(&format::Totals { next_sequence: 1, bytes: 9, objects: 9 });
+        change.commit().unwrap();
+    })
+    .await;
+    let found = [
+        Fault::Claim,
+        Fault::Claim,
+        Fault::Orphan,
+        Fault::Orphan,
+        Fault::Record,
+        Fault::Record,
+        Fault::Totals,
+    ];
+    let report = check(&bench, Mode::Repair);
+    let mut expected: Vec<_> = found.iter().map(|fault| (*fault, true)).collect();
+    expected.sort_by_key(|(kind, _)| kind.as_str());
+    assert_eq!(kinds(&report), expected);
+    assert_eq!(kinds(&check(&bench, Mode::Report)), []);
+    let store = bench.try_open().unwrap();
+    let usage = store.usage();
+    assert_eq!(usage.objects, 4, "right before the order is loaded");
+    store.loaded().await;
+    assert_eq!(usage.bytes, store.usage().bytes);
+    assert_eq!(store.claim(&key("nar")), Some(claim()));
+    assert!(store.get(&key("b")).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_kill_cut_short_is_no_problem() {
+    let mut bench = Bench::new(64 * MIB);
+    filled(&mut bench).await;
+    let (hash, sequence) = (KeyHash([7; 16]), 9);
+    let mut orphan = None;
+    change(&mut bench, |store| {
+        let access = store.0.index.access();
+        let mut change = access.open().unwrap().change();
+        change.set_link(hash, sequence);
+        change.commit().unwrap();
+        orphan = Some(store.0.folder.body_path(hash, sequence));
+    })
+    .await;
+    let orphan = orphan.unwrap();
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "linked, then killed").unwrap();
+    let report = check(&bench, Mode::Report);
+    assert_eq!((kinds(&report), report.unfinished), (vec![], 1));
+    assert!(orphan.exists());
+    let report = check(&bench, Mode::Repair);
+    assert_eq!((kinds(&report), report.unfinished), (vec![], 1));
+    assert!(!orphan.exists());
+    assert_eq!(check(&bench, Mode::Report).unfinished, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_or_broken_index_is_made_again_of_the_bodies() {
+    let mut bench = Bench::new(64 * MIB);
+    let ruin: [fn(&Path); 3] = [
+        |index| std::fs::remove_dir_all(index).unwrap(),
+        |index| std::fs::write(index.join("version"), "nonsense").unwrap(),
+        |index| {
+            for entry in std::fs::read_dir(index).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|extension| extension == "jnl") {
+                    // Behind the marker of its first batch.
+                    write_at(&path, 30, 0xa5);
+                    write_at(&path, 60, 0xa5);
+                }
+            }
+        },
+    ];
+    for (number, ruin) in (1_usize..).zip(ruin) {
+        filled(&mut bench).await;
+        write_at(&file_of(&bench, "a"), 5, 0xa5);
+        ruin(&bench.place.path().join("index"));
+        let refused = bench.try_open().unwrap_err();
+        assert!(refused.to_string().contains("narthex fsck --repair"), "{number}: {refused}");
+        let report = check(&bench, Mode::Report);
+        assert_eq!(kinds(&report), [(Fault::Index, false)], "{number}");
+        assert_eq!(report.stage, Stage::BrokenOff);
+        assert_eq!(bench.files().len(), 3);
+
+        let report = check(&bench, Mode::Repair);
+        assert_eq!(kinds(&report), [(Fault::Body, true), (Fault::Index, true)], "{number}");
+        assert_eq!((report.rebuilt, report.stage), (3, Stage::Ended));
+        let asides = std::fs::read_dir(bench.place.path()).unwrap();
+        let asides =
+            asides.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("bad"));
+        assert_eq!(asides.count(), number - 1, "what was there is never deleted");
+        assert_eq!(kinds(&check(&bench, Mode::Report)), []);
+
+        let store = bench.open().await;
+        assert_eq!(store.usage().objects, 2);
+        for (name, size) in [("b", MIB), ("c", 3 * MIB + 7)] {
+            let found = store.get(&key(name)).await.unwrap();
+            assert!(found.meta.is_invalidated, "purged or not, nobody knows any more");
+            assert_eq!(held(&store, &key(name)).await.unwrap(), bytes(3, size));
+        }
+        assert!(store.get(&key("s")).await.is_none());
+        let newer = put(&store, &key("b"), &bytes(9, MIB)).await.unwrap();
+        assert_eq!(newer.length, MIB as u64);
+        assert_eq!(store.clear(), 2);
+        bench.close(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_files_of_a_key_the_later_insertion_comes_back() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
+    let older = bench.files().first().unwrap().clone();
+    let kept = std::fs::read(&older).unwrap();
+    put(&store, &key("a"), &bytes(2, MIB)).await.unwrap();
+    bench.close(store).await;
+    std::fs::write(&older, kept).unwrap();
+    std::fs::remove_dir_all(bench.place.path().join("index")).unwrap();
+    let report = check(&bench, Mode::Repair);
+    assert_eq!(kinds(&report), [(Fault::Index, true), (Fault::Orphan, true)]);
+    assert!(!older.exists());
+    assert_eq!(held(&bench.open().await, &key("a")).await.unwrap(), bytes(2, MIB));
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let asking = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asking).await.expect(what);
+}
+
+fn faults(bench: &Bench, by: &str, kind: Fault) -> u64 {
+    bench.metrics.check_faults.with_label_values(&[by, kind.as_str()]).get()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_store_is_checked_beside_its_work() {
+    let mut bench = Bench::new(64 * MIB);
+    filled(&mut bench).await;
+    let store = bench.open().await;
+    assert_eq!(store.checked(), Report::default());
+    write_at(&file_of(&bench, "c"), 70_000, 0xa5);
+    let work = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for number in 0..60_u64 {
+                let key = key(&format!("w{}", number % 7));
+                put(&store, &key, &bytes(number, 70 * KIB)).await.unwrap();
+                if number % 3 == 0 {
+                    store.remove(&key);
+                }
+            }
+        })
+    };
+    for (mode, is_repaired) in [(Mode::Report, false), (Mode::Repair, true)] {
+        assert_eq!(store.begin_check(mode, Some(1 << 40)), Begun::Now);
+        until("the end of the check", || store.checked().stage != Stage::Running).await;
+        let report = store.checked();
+        assert_eq!(report.stage, Stage::Ended, "{report:?}");
+        assert_eq!(kinds(&report), [(Fault::Body, is_repaired)], "{report:?}");
+    }
+    work.await.unwrap();
+    assert_eq!(faults(&bench, "fsck", Fault::Body), 2);
+    assert!(store.get(&key("c")).await.is_none());
+    assert_eq!(store.begin_check(Mode::Report, Some(1)), Begun::Now);
+    assert_eq!(store.begin_check(Mode::Report, None), Begun::Already);
+    bench.close(store).await;
+    assert_eq!(kinds(&check(&bench, Mode::Report)), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scrubber_finds_what_nobody_asks_for_and_names_what_was_in_use() {
+    let mut bench = Bench::new(64 * MIB);
+    filled(&mut bench).await;
+    for name in ["a", "c"] {
+        write_at(&file_of(&bench, name), 60_000, 0xa5);
+    }
+    // A reader keeps the wrong bytes of one in the page cache, as right ones would be.
+    let cached = std::fs::read(file_of(&bench, "a")).unwrap();
+    assert_eq!(cached.len() as u64, file_of(&bench, "a").metadata().unwrap().len());
+    bench.scrub_pass = Duration::from_millis(100);
+    let store = bench.open().await;
+    let mut damaged = store.damaged_keys().unwrap();
+    assert!(store.damaged_keys().is_none());
+    until("both are found", || faults(&bench, "scrub", Fault::Body) == 2).await;
+    assert_eq!(bench.damaged(), 2);
+    until("a whole pass", || bench.metrics.scrub_last_pass.get() > 0).await;
+    assert!(bench.metrics.checked_bytes.with_label_values(&["scrub"]).get() > 4 << 20);
+    assert_eq!(store.usage().objects, 3);
+    // What is loaded from the index is on trial or has passed it: the newest is on trial.
+    let named: Vec<Key> = std::iter::from_fn(|| damaged.try_recv().ok()).collect();
+    assert!(named.iter().all(|key| ["/nar/a", "/nar/c"].contains(&key.path())), "{named:?}");
+    let last_pass = bench.metrics.scrub_last_pass.get();
+    bench.close(store).await;
+    bench.scrub_pass = Duration::from_hours(1000);
+    bench.metrics = crate::metrics::Metrics::new().unwrap();
+    let store = bench.open().await;
+    until("what is remembered", || bench.metrics.scrub_last_pass.get() >= last_pass).await;
+    drop(store);
+    assert_eq!(meta(&key("a")).key, key("a"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_was_used_is_fetched_again_at_once() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    // Both are on trial, behind much that has passed it.
+    for name in ["used", "unused"] {
+        put(&store, &key(name), &bytes(1, MIB)).await.unwrap();
+    }
+    assert!(store.get(&key("used")).await.is_some());
+    let mut damaged = store.damaged_keys().unwrap();
+    for name in ["used", "unused"] {
+        write_at(&file_of(&bench, name), 5, 0xa5);
+    }
+    assert_eq!(store.begin_check(Mode::Repair, Some(1 << 40)), Begun::Now);
+    until("the end of the check", || store.checked().stage != Stage::Running).await;
+    assert_eq!(store.checked().repaired_count, 2);
+    assert_eq!(damaged.try_recv().unwrap(), key("used"));
+    assert!(damaged.try_recv().is_err());
+    bench.close(store).await;
+}
