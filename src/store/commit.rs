@@ -60,7 +60,7 @@ impl Inner {
             change.commit()?;
             new.link(&self.folder.body_path(hash, head.sequence))?;
         }
-        let replaced = match self.record(index, hash, &head, &record, &body, claim) {
+        let (replaced, part) = match self.record(index, hash, &head, &record, &body, claim) {
             Ok(replaced) => replaced,
             Err(error) => {
                 if head.place == Place::File {
@@ -70,8 +70,13 @@ impl Inner {
             }
         };
         let entry = Entry { hash, sequence: head.sequence, charge: head.charge() };
-        self.space.add(reservation, entry, replaced.map(|head| head.charge()));
+        let charge = replaced.map(|head| head.charge()).or(part.map(|(_, charge)| charge));
+        self.space.add(reservation, entry, charge);
         drop(stripe);
+        if let Some((sequence, charge)) = part {
+            self.show_part(-1, 0, charge);
+            self.unlink(index, hash, sequence);
+        }
         if let Some(replaced) = replaced.filter(|head| head.place == Place::File) {
             self.unlink(index, hash, replaced.sequence);
         }
@@ -86,7 +91,8 @@ impl Inner {
         Ok(Stored { meta: Arc::new(meta), body, length, sha256 })
     }
 
-    /// The commit point: one atomic change of the index. Returns the head of what was replaced.
+    /// The commit point: one atomic change of the index. Returns the head of what was replaced, and
+    /// the insertion and charge of a part that was.
     fn record(
         &self,
         index: &Open,
@@ -95,13 +101,14 @@ impl Inner {
         record: &[u8],
         body: &SealedBody,
         claim: Option<(KeyHash, Vec<u8>)>,
-    ) -> Result<Option<Head>, IndexError> {
+    ) -> Result<(Option<Head>, Option<(u64, u64)>), IndexError> {
         let replaced = index.record(hash)?.and_then(|bytes| format::decode_head(&bytes).ok());
         let mut change = index.change();
         if let Some(replaced) = &replaced {
             change.drop_body(hash, replaced.sequence, replaced.place);
             change.drop_claim_of(hash, replaced)?;
         }
+        let part = Self::replace_part(index, &mut change, hash)?;
         change.set_record(hash, record);
         match body {
             SealedBody::Inline(bytes) => change.set_body(hash, head.sequence, bytes),
@@ -118,7 +125,7 @@ impl Inner {
         });
         change.commit()?;
         self.mark_unsynced();
-        Ok(replaced)
+        Ok((replaced, part))
     }
 
     /// Removes the file of an insertion that has no record any more, and the note about it. What

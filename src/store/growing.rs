@@ -102,6 +102,20 @@ impl Shared {
         })
     }
 
+    /// A stretch of an object that begins at offset `base`, all of it revealed as it comes. Readers
+    /// and the writer go by offsets in the object.
+    pub(super) fn new_at(base: u64, tasks: Tasks) -> Arc<Self> {
+        let progress = Progress { received: base, revealed: u64::MAX, phase: Phase::Filling };
+        Arc::new(Self {
+            declared: None,
+            tasks,
+            tail: Mutex::new(Tail { chunks: VecDeque::new(), start: base, file: None }),
+            progress: watch::Sender::new(progress),
+            is_writeback_running: AtomicBool::new(false),
+            has_writeback_failed: AtomicBool::new(false),
+        })
+    }
+
     /// A reader.
     pub(super) fn reader(self: &Arc<Self>) -> Growing {
         Growing(Arc::clone(self))

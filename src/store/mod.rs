@@ -7,7 +7,8 @@
 //! ```text
 //! NARTHEX-STORE          the format's version; a folder without it that is not empty is refused
 //! LOCK                   locked while a process has the store open
-//! objects/ab/cd/HASH-N   a body of 64 KiB or more, insertion number N (hex), then its trailer
+//! objects/ab/cd/HASH-N   a body of 64 KiB or more, insertion number N (hex), then its trailer; or
+//!                        the chunks of one that is here in part (see `part`), with holes between
 //! tmp/                   files without a name yet; emptied at open
 //! index/                 records, small bodies, claims (see `index`)
 //! ```
@@ -46,6 +47,7 @@ mod growing;
 mod health;
 mod index;
 mod lookup;
+mod part;
 mod pending;
 mod read;
 mod recover;
@@ -61,6 +63,7 @@ pub use eviction::{Entry, EvictionOrder};
 pub use format::charge;
 pub use growing::Growing;
 pub use health::Health;
+pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
 pub use pending::{Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
 pub use space::Usage;
@@ -97,6 +100,7 @@ struct Inner {
     health: health::Monitor,
     next_sequence: AtomicU64,
     is_unsynced: AtomicBool,
+    are_parts_counted: AtomicBool,
     has_loaded: watch::Sender<bool>,
     changes: RwLock<()>,
     stripes: [Mutex<()>; STRIPES],
@@ -125,6 +129,7 @@ impl Store {
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
             is_unsynced: AtomicBool::new(false),
+            are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
             changes: RwLock::new(()),
             stripes: std::array::from_fn(|_| Mutex::new(())),
