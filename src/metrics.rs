@@ -56,6 +56,18 @@ pub struct Metrics {
     pub scrub_last_pass: IntGauge,
     /// Damaged objects that were fetched again, by result.
     pub healed_objects: IntCounterVec,
+    /// Chunks of partial objects, by what became of them.
+    pub chunks: IntCounterVec,
+    /// Bytes of ranges answered by way of parts, by where they came from and what for.
+    pub range_bytes: IntCounterVec,
+    /// Objects on disk of which only a part is there.
+    pub part_objects: IntGauge,
+    /// Bytes of disk that partial objects count.
+    pub part_bytes: IntGauge,
+    /// Partial objects dropped since what an origin sent does not fit, by reason.
+    pub parts_dropped: IntCounterVec,
+    /// Partial objects whose last chunk has come, or that were to be completed, by result.
+    pub completions: IntCounterVec,
     /// Errors of the disk tier, by operation.
     pub store_errors: IntCounterVec,
     /// Open client connections, by listener kind.
@@ -163,6 +175,31 @@ const SCRUB_LAST_PASS: Definition = define(
 );
 const HEALED_OBJECTS: Definition =
     define("narthex_healed_objects_total", "Damaged objects that were fetched again.", &["result"]);
+const CHUNKS: Definition = define(
+    "narthex_chunks_total",
+    "Chunks of partial objects: asked for and there, fetched, found damaged.",
+    &["result"],
+);
+const RANGE_BYTES: Definition = define(
+    "narthex_range_bytes_total",
+    "Bytes of ranges of objects that are not there as a whole: asked for, those of them that were \
+     there, fetched for them, fetched to complete the object, passed through unkept.",
+    &["what"],
+);
+const PART_OBJECTS: Definition =
+    define("narthex_part_objects", "Objects on disk of which only a part is there.", &[]);
+const PART_BYTES: Definition =
+    define("narthex_part_bytes", "Bytes of disk that partial objects count.", &[]);
+const PARTS_DROPPED: Definition = define(
+    "narthex_parts_dropped_total",
+    "Partial objects dropped since what an origin sent does not fit.",
+    &["reason"],
+);
+const COMPLETIONS: Definition = define(
+    "narthex_completions_total",
+    "Partial objects that came to be whole, or were to be completed and were not.",
+    &["result"],
+);
 const STORE_ERRORS: Definition =
     define("narthex_store_errors_total", "Errors of the disk tier.", &["operation"]);
 const CONNECTIONS: Definition =
@@ -214,6 +251,12 @@ impl Metrics {
             scrub_progress: registrar.ratio(&SCRUB_PROGRESS)?,
             scrub_last_pass: registrar.gauge(&SCRUB_LAST_PASS)?,
             healed_objects: registrar.counters(&HEALED_OBJECTS)?,
+            chunks: registrar.counters(&CHUNKS)?,
+            range_bytes: registrar.counters(&RANGE_BYTES)?,
+            part_objects: registrar.gauge(&PART_OBJECTS)?,
+            part_bytes: registrar.gauge(&PART_BYTES)?,
+            parts_dropped: registrar.counters(&PARTS_DROPPED)?,
+            completions: registrar.counters(&COMPLETIONS)?,
             store_errors: registrar.counters(&STORE_ERRORS)?,
             connections: registrar.gauges(&CONNECTIONS)?,
             connections_refused: registrar.counters(&CONNECTIONS_REFUSED)?,

@@ -116,8 +116,8 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
     let store = open_store(&config, &metrics, &tasks).await?;
     let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
-    let fills_max = config.server.limits.fills_max;
-    let fills = Fills::new(cache.clone(), metrics.clone(), tasks.clone(), fills_max);
+    let limits = &config.server.limits;
+    let fills = Fills::new(cache.clone(), metrics.clone(), tasks.clone(), limits);
     let engine = Arc::new(Engine::new(EngineParts {
         sites,
         cache: cache.clone(),

@@ -3,6 +3,7 @@
 //! Read by `engine`, written by `fill` and `purge` alone.
 
 mod fence;
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -316,7 +317,9 @@ impl Cache {
             tracing::error!(%error, "a purge did not end; purge again");
         }
         let Some(Hit::Memory(found) | Hit::Disk(found)) = self.lookup(key).await else {
-            return self.memory.remove(key);
+            let part = key.clone();
+            let from_disk = self.on_disk(move |store| store.remove_part(&part)).await;
+            return self.memory.remove(key) || from_disk.unwrap_or(false);
         };
         let ticket = self.fence.ticket();
         let meta = Meta { is_invalidated: true, ..Meta::clone(found.meta()) };

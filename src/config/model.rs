@@ -77,6 +77,11 @@ pub struct Limits {
     pub streams_max: u32,
     /// Fills under way at once, over all sites.
     pub fills_max: usize,
+    /// Bytes that are fetched in the background, at most, to complete an object of which a range
+    /// was asked for; 0 for never.
+    pub completion_size_max: u64,
+    /// Objects that are completed in the background at once.
+    pub completions_max: usize,
 }
 
 /// `[server.timeouts]`.

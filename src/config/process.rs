@@ -169,6 +169,8 @@ fn limits(root: &Scope, report: &mut Report) -> Limits {
         path_bytes_max: root.count("server.limits.path_bytes_max"),
         streams_max: root.count("server.limits.streams_max"),
         fills_max: root.count("server.limits.fills_max"),
+        completion_size_max: root.count("server.limits.completion_size_max"),
+        completions_max: root.count("server.limits.completions_max"),
     };
     if limits.path_bytes_max >= limits.request_head_bytes_max {
         let message = "is not less than request_head_bytes_max, which the path is part of; lower \

@@ -6,7 +6,7 @@
 
 use super::connection::Connection;
 use super::tally::Tally;
-use crate::fill::Passing;
+use crate::fill::{PartReader, Passing};
 use crate::store::{BodyFile, Growing};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -45,6 +45,8 @@ pub(super) enum Source {
     Growing(Growing, u64),
     /// A body that passes through, of which so many bytes are to be left out first.
     Passing(Box<Passing>, u64),
+    /// A stretch of an object that is here in part.
+    Part(Box<PartReader>),
 }
 
 impl std::fmt::Debug for Body {
@@ -191,7 +193,7 @@ impl Source {
                 }
                 None => Err(Self::File(file, offset)),
             },
-            Self::Growing(..) | Self::Passing(..) => Err(self),
+            Self::Growing(..) | Self::Passing(..) | Self::Part(_) => Err(self),
         }
     }
 
@@ -208,6 +210,10 @@ impl Source {
                 (Self::Growing(growing, next), result)
             }),
             Self::Passing(passing, skip) => Box::pin(read_passing(passing, skip, max)),
+            Self::Part(mut reader) => Box::pin(async move {
+                let result = reader.chunk(max).await.map_err(io::Error::other);
+                (Self::Part(reader), result)
+            }),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::body::{Body, Source as BodySource};
 use super::connection::Connection;
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
-use crate::fill::{Flight, Passing, Wanted};
+use crate::fill::{Flight, PartReader, Passing, Wanted};
 use crate::object::{Lifetime, Meta};
 use crate::origin::{Answer as OriginAnswer, FetchError, Response};
 use crate::outcome::Outcome;
@@ -34,6 +34,7 @@ enum Content<'a> {
     Found(&'a Found),
     Growing(Growing),
     Passing(Box<Passing>),
+    Part(Box<PartReader>),
     /// For HEAD, where there is no body to read.
     Nothing,
 }
@@ -87,6 +88,22 @@ pub(super) fn passing(asked: &Asked<'_>, passing: Passing, flight: &Flight) -> A
     let meta = Arc::clone(&passing.meta);
     let length = passing.length();
     object(asked, &meta, length, Content::Passing(Box::new(passing)), how)
+}
+
+/// Delivers a stretch of an object of `length` bytes that is here in part.
+pub(super) fn part(
+    asked: &Asked<'_>,
+    meta: &Meta,
+    length: u64,
+    reader: PartReader,
+    how: How<'_>,
+) -> Answer {
+    object(asked, meta, Some(length), Content::Part(Box::new(reader)), how)
+}
+
+/// Delivers what a request with conditions or ranges comes to that get no byte of an object.
+pub(super) fn without_body(asked: &Asked<'_>, meta: &Meta, length: u64, how: How<'_>) -> Answer {
+    object(asked, meta, Some(length), Content::Nothing, how)
 }
 
 /// Says that there is no such object.
@@ -190,6 +207,7 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
         },
         Content::Growing(growing) => BodySource::Growing(growing, first),
         Content::Passing(passing) => BodySource::Passing(passing, first),
+        Content::Part(reader) => BodySource::Part(reader),
     };
     Body::from_source(source, sent, Arc::clone(asked.connection))
 }

@@ -10,12 +10,15 @@
 //! | stale or nothing  | an object        | it, while it arrives   | miss, collapsed, pass |
 //! | stale or nothing  | there is none    | 404                    | absent           |
 //! | nothing           | nothing usable   | 502 or 504             | origin_failed    |
+//!
+//! A range of what is not stored as a whole goes its own way, chunk by chunk: see `ranged`.
 
 mod answer;
 mod body;
 mod connection;
 mod deliver;
 mod local;
+mod ranged;
 mod site;
 mod tally;
 mod target;
@@ -242,6 +245,11 @@ impl Engine {
         let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
         if wants_head_alone && stale.is_none() && !self.fills.is_under_way(&wanted.key) {
             return self.head(asked, &wanted).await;
+        }
+        if stale.is_none()
+            && let Some(answer) = self.ranged(asked, routed, &wanted).await
+        {
+            return answer;
         }
         match self.fill(asked, &wanted, stale, Some(mark)).await {
             Ok(answer) => answer,

@@ -35,26 +35,31 @@ struct Fill<'a> {
     keep: Keep,
 }
 
-/// Runs the fill of `landing` to its end.
-pub(super) async fn lead(landing: &Landing, wanted: Wanted, stale: Option<Found>) {
+/// Runs the fill of `landing` to its end. `given` is an answer to GET that is here already.
+pub(super) async fn lead(
+    landing: &Landing,
+    wanted: Wanted,
+    stale: Option<Found>,
+    given: Option<Response>,
+) {
     let fill = Fill {
         shared: &landing.shared,
         flight: &landing.flight,
         wanted: &wanted,
         keep: Keep::IfVerified,
     };
-    fill.run(stale).await;
+    fill.run(stale, given).await;
 }
 
 /// Fetches for one reader alone; the result is told to `flight`, which nobody else knows.
 pub(super) async fn pass(shared: &Shared, flight: &Flight, wanted: &Wanted) {
-    Fill { shared, flight, wanted, keep: Keep::Never }.run(None).await;
+    Fill { shared, flight, wanted, keep: Keep::Never }.run(None, None).await;
 }
 
 impl Fill<'_> {
-    async fn run(&self, stale: Option<Found>) {
+    async fn run(&self, stale: Option<Found>, given: Option<Response>) {
         let class = self.wanted.class;
-        let result = self.try_and_retry(stale).await.unwrap_or_else(|error| {
+        let result = self.try_and_retry(stale, given).await.unwrap_or_else(|error| {
             tracing::warn!(
                 site = self.wanted.key.site(),
                 path = self.wanted.key.path(),
@@ -69,11 +74,14 @@ impl Fill<'_> {
         self.shared.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
     }
 
-    async fn try_and_retry(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+    async fn try_and_retry(
+        &self,
+        mut stale: Option<Found>,
+        mut given: Option<Response>,
+    ) -> Result<&'static str, FillError> {
         let mut tries = 1;
-        let mut stale = stale;
         loop {
-            let error = match self.try_once(stale.take()).await {
+            let error = match self.try_once(stale.take(), given.take()).await {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };
@@ -97,8 +105,15 @@ impl Fill<'_> {
         }
     }
 
-    async fn try_once(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+    async fn try_once(
+        &self,
+        stale: Option<Found>,
+        given: Option<Response>,
+    ) -> Result<&'static str, FillError> {
         let mut ask = self.wanted.ask(Method::Get);
+        if let Some(response) = given {
+            return self.found(ask, response).await;
+        }
         if let Some(conditions) =
             stale.as_ref().and_then(|stale| policy::revalidation::conditions(stale.meta()))
         {
@@ -305,7 +320,7 @@ impl Fill<'_> {
 }
 
 /// What is proven stays fresh for longer.
-fn better_lifetime(meta: &mut Meta) {
+pub(super) fn better_lifetime(meta: &mut Meta) {
     if let Some(better) = policy::response::lifetime_when_proven(meta.class, meta.proof) {
         meta.lifetime = better;
     }

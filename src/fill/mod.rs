@@ -8,12 +8,14 @@
 
 mod flight;
 mod leader;
+mod part;
 mod passing;
 mod steady;
 mod verify;
 mod wanted;
 
 pub use flight::{Flight, How, Landed};
+pub use part::{Came, Confirmed, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use wanted::{Admitted, Keep, Wanted};
 
@@ -162,6 +164,15 @@ pub enum FillError {
         /// Why.
         rejection: Rejection,
     },
+    /// The object is another than the one whose part is here.
+    #[error("the object has changed at its origin since its first part was fetched")]
+    Changed,
+    /// The origin sends the whole where a part is asked for.
+    #[error("the origin does not send parts of this object")]
+    Unranged,
+    /// As many fetches are under way as allowed.
+    #[error("as many fills are under way as [server.limits] fills_max allows")]
+    NoRoom,
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -178,6 +189,9 @@ impl FillError {
             Self::Body(BodyError::Stalled { .. }) => true,
             Self::Body(BodyError::Broken { .. })
             | Self::Rejected { .. }
+            | Self::Changed
+            | Self::Unranged
+            | Self::NoRoom
             | Self::Write(_)
             | Self::Lost => false,
         }
@@ -199,6 +213,7 @@ struct Shared {
     /// Fills that have ended; changed under the lock of `flights` alone.
     ended_count: AtomicU64,
     room: Arc<Semaphore>,
+    parts: part::Parts,
 }
 
 #[derive(Debug, Default)]
@@ -209,12 +224,14 @@ struct Flights {
 }
 
 impl Fills {
-    /// Nothing under way; at most `fills_max` at once.
-    pub fn new(cache: Cache, metrics: Metrics, tasks: Tasks, fills_max: usize) -> Self {
-        let room = Arc::new(Semaphore::new(fills_max));
+    /// Nothing under way, and never more at once than `limits` allow.
+    pub fn new(cache: Cache, metrics: Metrics, tasks: Tasks, limits: &config::Limits) -> Self {
+        let room = Arc::new(Semaphore::new(limits.fills_max));
+        let parts = part::Parts::new(limits);
         let flights = Mutex::default();
         let ended_count = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { cache, metrics, tasks, flights, ended_count, room }) }
+        let shared = Shared { cache, metrics, tasks, flights, ended_count, room, parts };
+        Self { shared: Arc::new(shared) }
     }
 
     /// This moment; to be taken before the cache is looked at. Never waits.
@@ -232,6 +249,17 @@ impl Fills {
         wanted: Wanted,
         stale: Option<Found>,
         looked: Option<Mark>,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        self.join_with(wanted, stale, looked, None)
+    }
+
+    /// As [`Fills::join`]; a fill that begins takes up the answer `given` to GET.
+    fn join_with(
+        &self,
+        wanted: Wanted,
+        stale: Option<Found>,
+        looked: Option<Mark>,
+        given: Option<Response>,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
         let mut flights = self.shared.flights.lock();
         let Flights { under_way, ended } = &mut *flights;
@@ -261,7 +289,7 @@ impl Fills {
         self.shared.metrics.fills_running.inc();
         self.shared.tasks.spawn("fill", async move {
             let _place = place;
-            Box::pin(leader::lead(&landing, wanted, stale)).await;
+            Box::pin(leader::lead(&landing, wanted, stale, given)).await;
         });
         Ok((Role::Lead, flight))
     }
@@ -282,6 +310,23 @@ impl Fills {
         let flight = Flight::new(self.shared.cache.ticket());
         Box::pin(leader::pass(&self.shared, &flight, wanted)).await;
         flight
+    }
+}
+
+/// Counts a fetch as under way until it is dropped.
+#[derive(Debug)]
+struct Running(Metrics);
+
+impl Running {
+    fn begin(metrics: &Metrics) -> Self {
+        metrics.fills_running.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fills_running.dec();
     }
 }
 

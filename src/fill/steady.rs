@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Breaks that one body survives.
-const RESUMES_MAX: u32 = 8;
+pub(super) const RESUMES_MAX: u32 = 8;
 
 /// The pause before the first resume; doubled up to [`PAUSE_MAX`] while no byte comes.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
+pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(50);
 
 /// The longest pause before a resume.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Whether a FileHash is known that the whole body will be checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::origin::{Ask, FetchError, Method, Response};
 use crate::policy;
 use crate::policy::response::{Admission, Coding, Reply, Times, Verdict};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
 /// An object that is wanted.
@@ -66,9 +66,17 @@ impl Wanted {
 
     /// The head of what an origin sent, and what may be done with it.
     pub fn admit(&self, response: &Response) -> Result<Admitted, FillError> {
+        self.admit_head(response, response.status, &response.headers)
+    }
+
+    fn admit_head(
+        &self,
+        response: &Response,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<Admitted, FillError> {
         let times = Times { request: response.request_time, response: response.response_time };
-        let reply =
-            Reply { class: self.class, status: response.status, headers: &response.headers, times };
+        let reply = Reply { class: self.class, status, headers, times };
         let lifetimes = &self.upstream.site.lifetimes;
         let (keep, admission) = match policy::response::admit(&reply, lifetimes) {
             Verdict::Store(admission) => (Keep::IfVerified, admission),
@@ -89,6 +97,18 @@ impl Wanted {
             meta: self.meta(StatusCode::OK, &response.origin_name, times, &admission),
             upstream_status: admission.upstream_cache_status,
         })
+    }
+
+    /// The head of the whole object of `length` bytes that a 206 is a part of.
+    pub(super) fn admit_part(
+        &self,
+        response: &Response,
+        length: u64,
+    ) -> Result<Admitted, FillError> {
+        let mut headers = response.headers.clone();
+        headers.remove(header::CONTENT_RANGE);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        self.admit_head(response, StatusCode::OK, &headers)
     }
 
     /// The head of an absence that every origin agreed on, the last of them at position `origin`,

@@ -94,8 +94,31 @@ pub fn check(
     Ok(Continuation { length, tie: tie(begun.headers, headers)? })
 }
 
-/// The bytes that a response says it is, and the length of the whole.
-fn part(headers: &HeaderMap) -> Option<(ByteSpan, Option<u64>)> {
+/// Judges the answer to a request for the bytes from `begun.offset` to `last`: it may end before
+/// `last`, never begin elsewhere. Gives the offset behind its last byte too.
+pub fn check_stretch(
+    begun: &Begun<'_>,
+    last: u64,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<(Continuation, u64), ContinuationError> {
+    if status != StatusCode::PARTIAL_CONTENT {
+        return Err(ContinuationError::Status(status));
+    }
+    let (span, stated) = part(headers).ok_or(ContinuationError::Unsound)?;
+    let length = begun.length.or(stated).ok_or(ContinuationError::Unsound)?;
+    if stated.is_some_and(|now| now != length) {
+        return Err(ContinuationError::OtherLength { now: stated, before: length });
+    }
+    let ByteSpan { first, last: ends } = span;
+    if first != begun.offset || ends > last || ends >= length {
+        return Err(ContinuationError::OtherBytes { first, last: ends, offset: begun.offset });
+    }
+    Ok((Continuation { length, tie: tie(begun.headers, headers)? }, ends.saturating_add(1)))
+}
+
+/// The bytes that a response says it is, and the length of the whole, where it says it soundly.
+pub fn part(headers: &HeaderMap) -> Option<(ByteSpan, Option<u64>)> {
     let mut lines = headers.get_all(header::CONTENT_RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return None;
@@ -189,6 +212,28 @@ mod tests {
             judge(&[], Some(11), &[range]),
             Err(ContinuationError::OtherLength { now: Some(10), before: 11 })
         );
+    }
+
+    #[test]
+    fn a_stretch_may_end_early_and_never_begins_elsewhere() {
+        let tag = ("etag", "\"a\"");
+        let headers = fields(&[tag]);
+        let begun = Begun { headers: &headers, length: Some(10), offset: 4 };
+        let judge = |range: &str, etag: &str| {
+            let now = fields(&[("etag", etag), ("content-range", range)]);
+            check_stretch(&begun, 7, StatusCode::PARTIAL_CONTENT, &now)
+        };
+        let fits = Continuation { length: 10, tie: Tie::EntityTag };
+        assert_eq!(judge("bytes 4-7/10", "\"a\""), Ok((fits, 8)));
+        assert_eq!(judge("bytes 4-5/*", "\"a\""), Ok((fits, 6)));
+        for range in ["bytes 4-8/10", "bytes 3-7/10", "bytes 5-7/10"] {
+            let refused = judge(range, "\"a\"");
+            assert!(matches!(refused, Err(ContinuationError::OtherBytes { .. })), "{range}");
+        }
+        let longer = Err(ContinuationError::OtherLength { now: Some(11), before: 10 });
+        assert_eq!(judge("bytes 4-7/11", "\"a\""), longer);
+        assert_eq!(judge("bytes 4-7/10", "\"b\""), Err(ContinuationError::OtherObject));
+        assert_eq!(judge("lines 4-7/10", "\"a\""), Err(ContinuationError::Unsound));
     }
 
     #[test]

@@ -79,6 +79,22 @@ impl ByteRanges {
         (!specs.is_empty()).then_some(Self(specs))
     }
 
+    /// The one stretch that the ranges ask for, where that does not depend on the object's length;
+    /// `last` is `u64::MAX` where it ends with the object.
+    pub fn stretch(&self) -> Option<ByteSpan> {
+        let mut spans = Vec::with_capacity(self.0.len());
+        for spec in &self.0 {
+            match *spec {
+                RangeSpec::FromTo { first, last } => coalesce(&mut spans, ByteSpan { first, last }),
+                RangeSpec::Suffix { .. } => return None,
+            }
+        }
+        match spans.as_slice() {
+            [span] => Some(*span),
+            _ => None,
+        }
+    }
+
     /// What the ranges mean for an object of `length` bytes.
     pub fn resolve(&self, length: u64) -> Resolved {
         if length == 0 {
@@ -242,6 +258,18 @@ mod tests {
         assert_eq!(resolve("bytes=-3", 10), single(7, 9));
         assert_eq!(resolve("bytes=-30", 10), single(0, 9));
         assert_eq!(resolve("bytes= 1-2 ,", 10), single(1, 2));
+    }
+
+    #[test]
+    fn a_stretch_is_told_without_the_length() {
+        let stretch = |text: &str| ranges(text).unwrap().stretch();
+        assert_eq!(stretch("bytes=5-9"), Some(ByteSpan { first: 5, last: 9 }));
+        assert_eq!(stretch("bytes=5-"), Some(ByteSpan { first: 5, last: u64::MAX }));
+        assert_eq!(stretch("bytes=5-9,0-4"), Some(ByteSpan { first: 0, last: 9 }));
+        assert_eq!(stretch("bytes=5-9,3-"), Some(ByteSpan { first: 3, last: u64::MAX }));
+        for other in ["bytes=-5", "bytes=0-1,-5", "bytes=0-1,3-4"] {
+            assert_eq!(stretch(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Inner {
             self.bodies.written(head.sequence, chunks);
         }
         let rows = Rows { record: &record, claim, variant };
-        let replaced = match self.record(index, hash, &head, &rows, &body) {
+        let (replaced, part) = match self.record(index, hash, &head, &rows, &body) {
             Ok(replaced) => replaced,
             Err(error) => {
                 if head.place == Place::File {
@@ -88,8 +88,13 @@ impl Inner {
             }
         };
         let entry = Entry { hash, sequence: head.sequence, charge: head.charge() };
-        self.space.add(reservation, entry, replaced.map(|head| head.charge()));
+        let charge = replaced.map(|head| head.charge()).or(part.map(|(_, charge)| charge));
+        self.space.add(reservation, entry, charge);
         drop(stripe);
+        if let Some((sequence, charge)) = part {
+            self.show_part(-1, 0, charge);
+            self.unlink(index, hash, sequence);
+        }
         if let Some(replaced) = replaced.filter(|head| head.place == Place::File) {
             self.unlink(index, hash, replaced.sequence);
         }
@@ -107,7 +112,8 @@ impl Inner {
         Ok(Stored { meta: Arc::new(meta), body, length, sha256 })
     }
 
-    /// The commit point: one atomic change of the index. Returns the head of what was replaced.
+    /// The commit point: one atomic change of the index. Returns the head of what was replaced, and
+    /// the insertion and charge of a part that was.
     fn record(
         &self,
         index: &Open,
@@ -115,13 +121,14 @@ impl Inner {
         head: &Head,
         rows: &Rows<'_>,
         body: &SealedBody,
-    ) -> Result<Option<Head>, IndexError> {
+    ) -> Result<(Option<Head>, Option<(u64, u64)>), IndexError> {
         let replaced = index.record(hash)?.and_then(|bytes| format::decode_head(&bytes).ok());
         let mut change = index.change();
         if let Some(replaced) = &replaced {
             change.drop_body(hash, replaced.sequence, replaced.place);
             change.drop_claim_of(hash, replaced)?;
         }
+        let part = Self::replace_part(index, &mut change, hash)?;
         change.set_record(hash, rows.record);
         match body {
             SealedBody::Inline(bytes) => change.set_body(hash, head.sequence, bytes),
@@ -141,7 +148,7 @@ impl Inner {
         });
         change.commit()?;
         self.mark_unsynced();
-        Ok(replaced)
+        Ok((replaced, part))
     }
 
     /// Removes the file of an insertion that has no record any more, and the note about it. What

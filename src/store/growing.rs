@@ -113,6 +113,23 @@ impl Shared {
         })
     }
 
+    /// A stretch of an object that begins with the chunk at offset `base`, all of it revealed as it comes. Readers
+    /// and the writer go by offsets in the object.
+    pub(super) fn new_at(base: u64, key: KeyHash, chunks: &Arc<Chunks>, tasks: Tasks) -> Arc<Self> {
+        let progress = Progress { received: base, revealed: u64::MAX, phase: Phase::Filling };
+        Arc::new(Self {
+            declared: None,
+            key,
+            chunks: Arc::clone(chunks),
+            sums: Mutex::new(Sums::from_chunk(key, chunk_of(base))),
+            tasks,
+            tail: Mutex::new(Tail { chunks: VecDeque::new(), start: base, file: None }),
+            progress: watch::Sender::new(progress),
+            is_writeback_running: AtomicBool::new(false),
+            has_writeback_failed: AtomicBool::new(false),
+        })
+    }
+
     /// A reader.
     pub(super) fn reader(self: &Arc<Self>) -> Growing {
         Growing(Arc::clone(self))

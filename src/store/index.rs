@@ -10,6 +10,8 @@
 //! | `claims` | key hash of a NAR | claim |
 //! | `variants` | key hash without the variant, key hash with it | what the variant is selected by |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
+//! | `parts` | key hash | record of an object that is here in part, its digest left zero |
+//! | `chunks` | key hash, sequence, chunk number | xxh3-64 of a chunk that is here |
 //! | `state` | `totals` | totals of the last commit |
 //! | `state` | `scrub` | how far the scrubber is |
 
@@ -43,6 +45,8 @@ pub(super) struct Open {
     claims: Keyspace,
     variants: Keyspace,
     links: Keyspace,
+    parts: Keyspace,
+    chunks: Keyspace,
     state: Keyspace,
 }
 
@@ -132,6 +136,8 @@ impl Open {
             claims: keyspace("claims", 2 * MIB)?,
             variants: keyspace("variants", MIB)?,
             links: keyspace("links", MIB)?,
+            parts: keyspace("parts", MIB)?,
+            chunks: keyspace("chunks", 4 * MIB)?,
             state: keyspace("state", MIB)?,
             database,
         })
@@ -184,6 +190,47 @@ impl Open {
             }
         }
         Ok(variants)
+    }
+
+    /// The record of an object that is here in part, encoded.
+    pub(super) fn part(&self, hash: KeyHash) -> Result<Option<Slice>, IndexError> {
+        Ok(self.parts.get(hash.0)?)
+    }
+
+    /// At most `max` records of partial objects in the order of their hashes, from the first one
+    /// after `after`.
+    pub(super) fn parts_page(
+        &self,
+        after: Option<KeyHash>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
+        page(&self.parts, after, max)
+    }
+
+    /// The chunks of an insertion that are here, in their order, each with its checksum.
+    pub(super) fn chunks(
+        &self,
+        hash: KeyHash,
+        sequence: u64,
+    ) -> Result<Vec<(u32, u64)>, IndexError> {
+        let mut chunks = Vec::new();
+        for guard in self.chunks.prefix(insertion(hash, sequence)) {
+            let (key, value) = guard.into_inner()?;
+            if let Some(number) = key.last_chunk::<4>()
+                && let Ok(sum) = <[u8; 8]>::try_from(&*value)
+            {
+                chunks.push((u32::from_be_bytes(*number), u64::from_le_bytes(sum)));
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// The insertion of the first chunk that is noted of a key, whatever its record says.
+    pub(super) fn insertion_of_chunks(&self, hash: KeyHash) -> Result<Option<u64>, IndexError> {
+        let Some(guard) = self.chunks.prefix(hash.0).next() else { return Ok(None) };
+        let key = guard.key()?;
+        let sequence = key.get(16..24).and_then(|bytes| bytes.try_into().ok());
+        Ok(sequence.map(u64::from_be_bytes))
     }
 
     /// At most `max` files that may be there without a record.
@@ -304,6 +351,31 @@ impl Change<'_> {
         self.batch.remove(&self.open.links, insertion(hash, sequence));
     }
 
+    /// Sets the record of an object that is here in part.
+    pub(super) fn set_part(&mut self, hash: KeyHash, record: &[u8]) {
+        self.batch.insert(&self.open.parts, hash.0, record);
+    }
+
+    /// Drops the record of an object that is here in part, and what is known of its chunks.
+    pub(super) fn drop_part(&mut self, hash: KeyHash, sequence: u64) -> Result<(), IndexError> {
+        self.batch.remove(&self.open.parts, hash.0);
+        for guard in self.open.chunks.prefix(insertion(hash, sequence)) {
+            self.batch.remove(&self.open.chunks, guard.key()?);
+        }
+        Ok(())
+    }
+
+    /// Notes that a chunk is here.
+    pub(super) fn set_chunk(&mut self, hash: KeyHash, sequence: u64, number: u32, sum: u64) {
+        let key = chunk(hash, sequence, number);
+        self.batch.insert(&self.open.chunks, key, sum.to_le_bytes());
+    }
+
+    /// Notes that a chunk is not here.
+    pub(super) fn drop_chunk(&mut self, hash: KeyHash, sequence: u64, number: u32) {
+        self.batch.remove(&self.open.chunks, chunk(hash, sequence, number));
+    }
+
     /// Sets the totals.
     pub(super) fn set_totals(&mut self, totals: &Totals) {
         if let Ok(bytes) = format::encode_totals(totals) {
@@ -356,5 +428,13 @@ fn insertion(hash: KeyHash, sequence: u64) -> [u8; 24] {
     let (head, tail) = key.split_at_mut(16);
     head.copy_from_slice(&hash.0);
     tail.copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+fn chunk(hash: KeyHash, sequence: u64, number: u32) -> [u8; 28] {
+    let mut key = [0; 28];
+    let (head, tail) = key.split_at_mut(24);
+    head.copy_from_slice(&insertion(hash, sequence));
+    tail.copy_from_slice(&number.to_be_bytes());
     key
 }

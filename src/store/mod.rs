@@ -7,7 +7,8 @@
 //! ```text
 //! NARTHEX-STORE          the format's version; a folder without it that is not empty is refused
 //! LOCK                   locked while a process has the store open
-//! objects/ab/cd/HASH-N   a body of 64 KiB or more, number N (hex), its chunks' sums, its trailer
+//! objects/ab/cd/HASH-N   a body of 64 KiB or more, number N (hex), its chunks' sums, its trailer;
+//!                        or the chunks of one that is here in part (see `part`), with holes
 //! tmp/                   files without a name yet; emptied at open
 //! index.bad-N/           an index that could not be opened, put aside by `fsck`
 //! index/                 records, small bodies, claims (see `index`)
@@ -53,6 +54,7 @@ mod health;
 mod index;
 mod lookup;
 mod pace;
+mod part;
 mod pending;
 mod read;
 mod rebuild;
@@ -75,6 +77,7 @@ pub use format::charge;
 pub use fsck::{Begun, FsckError, fsck};
 pub use growing::Growing;
 pub use health::Health;
+pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
 pub use pending::{Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
 pub use rebuild::RebuildError;
@@ -118,6 +121,7 @@ struct Inner {
     health: health::Monitor,
     next_sequence: AtomicU64,
     is_unsynced: AtomicBool,
+    are_parts_counted: AtomicBool,
     has_loaded: watch::Sender<bool>,
     changes: RwLock<()>,
     stripes: [Mutex<()>; STRIPES],
@@ -271,6 +275,7 @@ impl Inner {
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
             is_unsynced: AtomicBool::new(false),
+            are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
             changes: RwLock::new(()),
             stripes: std::array::from_fn(|_| Mutex::new(())),

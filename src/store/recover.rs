@@ -30,9 +30,10 @@ impl Inner {
             let mut change = index.change();
             for (hash, sequence) in links {
                 let record = index.record(hash)?;
-                let is_held = record
-                    .and_then(|bytes| format::decode_head(&bytes).ok())
-                    .is_some_and(|head| head.sequence == sequence);
+                let mut records = record.into_iter().chain(index.part(hash)?);
+                let is_held = records.any(|bytes| {
+                    format::decode_head(&bytes).is_ok_and(|head| head.sequence == sequence)
+                });
                 if !is_held && let Err(error) = self.folder.remove_body(hash, sequence) {
                     tracing::warn!(object = %hash, %error, "orphaned body file cannot be removed");
                 }
@@ -64,6 +65,11 @@ impl Inner {
 /// Loads the eviction order; blocking. Ends early when the store or the process goes away.
 pub(super) fn load(store: &Weak<Inner>, stop: &CancellationToken) {
     let mut after = None;
+    if let Some(store) = store.upgrade()
+        && let Err(error) = store.load_parts()
+    {
+        store.index_failed(&error);
+    }
     while !stop.is_cancelled() {
         let Some(store) = store.upgrade() else { return };
         match store.load_page(after) {

@@ -6,6 +6,8 @@ use super::Inner;
 use super::error::IndexError;
 use super::eviction::Entry;
 use super::format::{self, Place};
+use super::index::Open;
+use super::part::WhichPart;
 use crate::object::{Key, KeyHash};
 use fjall::Slice;
 
@@ -14,6 +16,9 @@ const PAGE: usize = 1024;
 
 /// Variants of one object that are kept; of more, those inserted first go.
 pub(super) const VARIANTS_MAX: usize = 32;
+
+/// Reads a page of records.
+type PageOf = fn(&Open, Option<KeyHash>, usize) -> Result<Vec<(KeyHash, Slice)>, IndexError>;
 
 /// Which state of a key is to go.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +29,16 @@ enum Which {
     Insertion(u64),
     /// Only a record that cannot be read.
     Undecodable,
+}
+
+impl Which {
+    fn part(self) -> WhichPart {
+        match self {
+            Self::Any => WhichPart::Any,
+            Self::Insertion(sequence) => WhichPart::Insertion(sequence),
+            Self::Undecodable => WhichPart::Never,
+        }
+    }
 }
 
 impl Inner {
@@ -108,9 +123,13 @@ impl Inner {
     }
 
     fn purge_where(&self, is_meant: &dyn Fn(&Key) -> bool) -> u64 {
+        self.purge_pages(is_meant, Open::page) + self.purge_pages(is_meant, Open::parts_page)
+    }
+
+    fn purge_pages(&self, is_meant: &dyn Fn(&Key) -> bool, page_of: PageOf) -> u64 {
         let (mut after, mut purged) = (None, 0);
         loop {
-            let page = self.index.access().open().and_then(|index| index.page(after, PAGE));
+            let page = self.index.access().open().and_then(|index| page_of(index, after, PAGE));
             let page = page.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
@@ -159,7 +178,14 @@ impl Inner {
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
-        let Some(record) = index.record(hash)? else { return Ok(false) };
+        let Some(record) = index.record(hash)? else {
+            let part = self.erase_part(index, hash, which.part())?;
+            drop(stripe);
+            if let Some(sequence) = part {
+                self.unlink(index, hash, sequence);
+            }
+            return Ok(part.is_some());
+        };
         let head = format::decode_head(&record).ok();
         let is_another = match which {
             Which::Any => false,

@@ -244,6 +244,18 @@ impl Reservation {
         self.bytes
     }
 
+    /// A promise of nothing.
+    pub(super) fn nothing(space: &Arc<Space>) -> Self {
+        Self { space: Arc::clone(space), bytes: 0 }
+    }
+
+    /// Takes up to `bytes` of this promise into one of its own.
+    pub(super) fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { space: Arc::clone(&self.space), bytes }
+    }
+
     /// Takes the promise of another reservation into this one.
     pub(super) fn join(&mut self, mut other: Self) {
         self.bytes = self.bytes.saturating_add(other.take());

@@ -10,8 +10,8 @@
 use crate::object::{KeyHash, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes of a chunk.
-pub(super) const CHUNK_BYTES: u64 = 1024 * 1024;
+/// Bytes of a chunk; the last of a body may have fewer.
+pub const CHUNK_BYTES: u64 = 1024 * 1024;
 /// Bytes of a sum on disk, little-endian.
 pub(super) const SUM_BYTES: u64 = 8;
 
@@ -44,6 +44,8 @@ impl ChunkSum {
 /// The sums of a body while it comes.
 pub(super) struct Sums {
     key: KeyHash,
+    /// The chunk that the bytes begin with.
+    first: u64,
     whole: Vec<u64>,
     last: ChunkSum,
     last_bytes: u64,
@@ -58,7 +60,13 @@ impl std::fmt::Debug for Sums {
 impl Sums {
     /// The sums of no bytes.
     pub(super) fn new(key: KeyHash) -> Self {
-        Self { key, whole: Vec::new(), last: ChunkSum::new(key, 0), last_bytes: 0 }
+        Self::from_chunk(key, 0)
+    }
+
+    /// The sums of no bytes yet, which begin with the chunk `first`.
+    pub(super) fn from_chunk(key: KeyHash, first: u64) -> Self {
+        let last = ChunkSum::new(key, first);
+        Self { key, first, whole: Vec::new(), last, last_bytes: 0 }
     }
 
     /// Adds the next bytes of the body.
@@ -71,7 +79,7 @@ impl Sums {
             self.last_bytes += now.len() as u64;
             if self.last_bytes == CHUNK_BYTES {
                 self.whole.push(self.last.value());
-                self.last = ChunkSum::new(self.key, self.whole.len() as u64);
+                self.last = ChunkSum::new(self.key, self.first + self.whole.len() as u64);
                 self.last_bytes = 0;
             }
             bytes = later;
@@ -80,7 +88,7 @@ impl Sums {
 
     /// The sum of the chunk `index` as far as it has come, and its bytes; `None` where none came.
     pub(super) fn of(&self, index: u64) -> Option<Expected> {
-        let position = usize::try_from(index).ok()?;
+        let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
         if let Some(&sum) = self.whole.get(position) {
             return Some(Expected { sum, bytes: CHUNK_BYTES });
         }

@@ -110,6 +110,20 @@ pub(super) const SETTINGS: &[Setting] = &[
             "Fetches from origins under way at once, over all sites; a request that would need \
              one more is answered 503.",
         ),
+    Setting::new(
+        "server.limits.completion_size_max",
+        Kind::Size { min: 0, max: 1 << 50 },
+        Fallback::Is(r#""64MiB""#),
+    )
+    .example(r#""1GiB""#)
+    .doc(
+        "Of an object that is not on disk, a range brings in the 1 MiB chunks that it lies in. \
+         Where no more than this many bytes of the object are missing then, they are fetched in \
+         the background; 0 for never.",
+    ),
+    Setting::new("server.limits.completions_max", count_max(10_000), Fallback::Is("4"))
+        .example("16")
+        .doc("Objects that are completed in the background at once; each counts as a fill too."),
     Setting::new("server.timeouts.tls_handshake", WAIT, Fallback::Is(r#""10s""#))
         .example(r#""5s""#)
         .doc("From accepting a connection to the end of the TLS handshake."),

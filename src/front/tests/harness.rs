@@ -46,6 +46,8 @@ pub(super) fn server() -> Server {
             path_bytes_max: 2 * 1024,
             streams_max: 128,
             fills_max: 10,
+            completion_size_max: 0,
+            completions_max: 1,
         },
         timeouts: ServerTimeouts {
             tls_handshake: FOREVER,

@@ -1,0 +1,162 @@
+//! Ranges of objects that are not stored as a whole. Decides nothing that holds for whole objects
+//! too: conditions, and which bytes are meant, are judged as for those, once the head is known.
+//!
+//! | asked bytes            | the client gets       | outcome         |
+//! |------------------------|-----------------------|-----------------|
+//! | all here, head fresh   | them                  | hit_disk        |
+//! | all here, head stale   | them, once confirmed  | revalidated     |
+//! | some missing           | them, as they arrive  | miss, collapsed |
+//! | not kept               | them, passed through  | pass            |
+
+use super::answer::{self, Answer};
+use super::deliver::{self, Asked};
+use super::{Engine, Routed};
+use crate::fill::{Came, Confirmed, FillError, PartHandle, Ranged, Wanted};
+use crate::nix::Class;
+use crate::object::Meta;
+use crate::outcome::Outcome;
+use crate::policy;
+use crate::policy::Selection;
+use crate::policy::freshness::Freshness;
+use crate::policy::request::ReadMethod;
+use crate::rfc::range::{ByteRanges, ByteSpan};
+use std::sync::Arc;
+
+/// Times that an answer is looked for before the first byte of one is here.
+const TRIES_MAX: u32 = 3;
+
+/// What became of a try.
+enum Tried {
+    Answer(Box<Answer>),
+    /// What is here in part is out of date, or the whole may be stored by now.
+    Again,
+    /// The whole is to be had, as for a request without ranges.
+    AsWhole,
+}
+
+impl From<Answer> for Tried {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
+}
+
+impl Engine {
+    /// The answer to a request for ranges of what is not stored as a whole; none where the whole is
+    /// to be had.
+    pub(super) async fn ranged(
+        &self,
+        asked: &Asked<'_>,
+        routed: &Routed,
+        wanted: &Wanted,
+    ) -> Option<Answer> {
+        if asked.method != ReadMethod::Get || is_small(wanted.class) {
+            return None;
+        }
+        let ranges = ByteRanges::of(asked.headers)?;
+        for _ in 0..TRIES_MAX {
+            match Box::pin(self.try_ranged(asked, routed, wanted, &ranges)).await {
+                Tried::Answer(answer) => return Some(*answer),
+                Tried::Again => {}
+                Tried::AsWhole => return None,
+            }
+        }
+        None
+    }
+
+    async fn try_ranged(
+        &self,
+        asked: &Asked<'_>,
+        routed: &Routed,
+        wanted: &Wanted,
+        ranges: &ByteRanges,
+    ) -> Tried {
+        match self.fills.part(wanted, ranges).await {
+            Ranged::Known(handle) => self.part(asked, handle).await,
+            Ranged::Whole(role, flight) => {
+                self.landed(asked, wanted, None, &flight, role).await.into()
+            }
+            Ranged::Again => match self.stored(asked, routed).await {
+                Ok(answer) => answer.into(),
+                Err(Some(_)) => Tried::AsWhole,
+                Err(None) => Tried::Again,
+            },
+            Ranged::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()).into(),
+            Ranged::Failed(error) => answer::failed(&error).into(),
+            Ranged::NoRoom => answer::shed().into(),
+        }
+    }
+
+    /// The answer of what is here in part.
+    async fn part(&self, asked: &Asked<'_>, handle: PartHandle) -> Tried {
+        let freshness = policy::freshness::judge(&handle.meta(), asked.now);
+        let is_fresh = handle.is_learned_now() || matches!(freshness, Freshness::Fresh { .. });
+        if !is_fresh {
+            match handle.confirm().await {
+                Confirmed::Same => {}
+                Confirmed::Other => return Tried::Again,
+                Confirmed::Failed(error) => return answer::failed(&error).into(),
+            }
+        }
+        let (meta, length) = (handle.meta(), Some(handle.length()));
+        match policy::selection::select(asked.method, asked.headers, &meta.headers, length) {
+            Selection::Whole => Tried::AsWhole,
+            Selection::Part(span) => {
+                let hit = if is_fresh { Outcome::HitDisk } else { Outcome::Revalidated };
+                self.part_of(asked, (&meta, handle), span, hit).await
+            }
+            Selection::NotModified
+            | Selection::PreconditionFailed
+            | Selection::Unsatisfiable { .. } => {
+                let outcome = match (handle.is_learned_now(), is_fresh) {
+                    (true, _) => Outcome::Pass,
+                    (false, true) => Outcome::HitDisk,
+                    (false, false) => Outcome::Revalidated,
+                };
+                let how = deliver::How { outcome, upstream_status: handle.upstream_status() };
+                deliver::without_body(asked, &meta, handle.length(), how).into()
+            }
+        }
+    }
+
+    async fn part_of(
+        &self,
+        asked: &Asked<'_>,
+        (meta, handle): (&Arc<Meta>, PartHandle),
+        span: ByteSpan,
+        hit: Outcome,
+    ) -> Tried {
+        let upstream_status = handle.upstream_status().to_vec();
+        let length = handle.length();
+        let reader = match handle.open(span).await {
+            Ok(reader) => reader,
+            Err(error) => return unopened(&error),
+        };
+        let outcome = match reader.came() {
+            Came::Here => hit,
+            Came::Began => Outcome::Miss,
+            Came::Joined => Outcome::Collapsed,
+            Came::Passed => Outcome::Pass,
+        };
+        let how = deliver::How { outcome, upstream_status: &upstream_status };
+        deliver::part(asked, meta, length, reader, how).into()
+    }
+}
+
+/// What a reader comes to that got no byte.
+fn unopened(error: &Arc<FillError>) -> Tried {
+    match &**error {
+        FillError::Changed => Tried::Again,
+        FillError::Unranged => Tried::AsWhole,
+        FillError::NoRoom => answer::shed().into(),
+        FillError::Fetch(_)
+        | FillError::Body(_)
+        | FillError::Rejected { .. }
+        | FillError::Write(_)
+        | FillError::Lost => answer::failed(error).into(),
+    }
+}
+
+/// Objects of these classes are small, and checked before a byte of them is sent.
+const fn is_small(class: Class) -> bool {
+    matches!(class, Class::Narinfo | Class::CacheInfo)
+}

@@ -1,0 +1,179 @@
+//! What happens to an object when chunks of it have come: where little is missing it is fetched in
+//! the background; where nothing is, the whole is checked and becomes an object like any other.
+//!
+//! Background fetches are bounded three times: by what one may bring
+//! (`[server.limits] completion_size_max`), how many there are (`completions_max`), and as fills
+//! (`fills_max`). One that finds no room is left to the next range of its object.
+
+use super::flight::PartFlight;
+use super::learn::coding_of;
+use super::object::{Object, Purpose};
+use super::stretch::Stretch;
+use crate::cache::PublishError;
+use crate::fill::leader::better_lifetime;
+use crate::fill::verify::Expected;
+use crate::fill::{FillError, Running};
+use crate::object::Meta;
+use crate::policy::response::Coding;
+use crate::store::Part;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Rounds of fetching chunks that turned out damaged when the whole was checked.
+const ROUNDS_MAX: u32 = 3;
+
+/// How the completion of an object ended; the metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Completed {
+    Stored,
+    NotStored,
+    Rejected,
+    Failed,
+    Skipped,
+    /// Others bring what is missing; they see to it.
+    ByOthers,
+}
+
+impl Completed {
+    const fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Stored => Some("stored"),
+            Self::NotStored => Some("not_stored"),
+            Self::Rejected => Some("rejected"),
+            Self::Failed => Some("failed"),
+            Self::Skipped => Some("skipped"),
+            Self::ByOthers => None,
+        }
+    }
+}
+
+/// Sees to what is missing of an object: returns at once where that is to be fetched, and when it
+/// is done where nothing is. Called with a place among the fills, or for an object that is read.
+pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
+    let Some(part) = object.part().filter(|part| part.is_live()) else { return };
+    let missing = part.missing_bytes();
+    if missing > flight.shared.parts.completion_size_max || object.broken().is_some() {
+        return;
+    }
+    if object.is_completing.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    if missing == 0 {
+        let completed = Box::pin(finish(flight, object, part)).await;
+        done(flight, object, completed.unwrap_or(Completed::Failed));
+        return;
+    }
+    let is_whole_coming = flight.shared.flights.lock().under_way.contains_key(&flight.wanted.key);
+    let places = (
+        Arc::clone(&flight.shared.parts.completions).try_acquire_owned(),
+        Arc::clone(&flight.shared.room).try_acquire_owned(),
+    );
+    let (Ok(turn), Ok(place), false) = (places.0, places.1, is_whole_coming) else {
+        return done(flight, object, Completed::Skipped);
+    };
+    let (flight, object) = (Arc::clone(flight), Arc::clone(object));
+    let running = Running::begin(&flight.shared.metrics);
+    let tasks = flight.shared.tasks.clone();
+    tasks.spawn("part completion", async move {
+        let _running = running;
+        Box::pin(run(&flight, &object, (turn, place))).await;
+    });
+}
+
+fn done(flight: &PartFlight, object: &Object, completed: Completed) {
+    object.is_completing.store(false, Ordering::Release);
+    if let Some(result) = completed.as_str() {
+        flight.shared.metrics.completions.with_label_values(&[result]).inc();
+    }
+}
+
+/// Fetches what is missing, and finishes the object.
+async fn run(
+    flight: &Arc<PartFlight>,
+    object: &Arc<Object>,
+    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+) {
+    let Some(part) = object.part() else { return };
+    let mut completed = Completed::ByOthers;
+    for _ in 0..ROUNDS_MAX {
+        if let Err(failed) = fetch_missing(flight, object, part).await {
+            completed = failed;
+            break;
+        }
+        if part.missing_bytes() > 0 {
+            break;
+        }
+        completed = finish(flight, object, part).await.unwrap_or(Completed::Failed);
+        if completed != Completed::Failed || part.missing_bytes() == 0 {
+            break;
+        }
+    }
+    done(flight, object, completed);
+    // The others may have brought their last chunk, and seen that this was under way.
+    if completed == Completed::ByOthers
+        && part.missing_bytes() == 0
+        && !object.is_completing.swap(true, Ordering::AcqRel)
+    {
+        let completed = finish(flight, object, part).await;
+        done(flight, object, completed.unwrap_or(Completed::Failed));
+    }
+}
+
+async fn fetch_missing(
+    flight: &Arc<PartFlight>,
+    object: &Arc<Object>,
+    part: &Part,
+) -> Result<(), Completed> {
+    let stopping = flight.shared.tasks.stopping();
+    while let Some(from) = part.first_missing() {
+        if stopping.is_cancelled() || !part.is_live() || flight.is_purged() {
+            return Err(Completed::NotStored);
+        }
+        let Some(run) = part.claim(from, part.length()) else { continue };
+        let opened = Stretch::open(flight, &object.identity, run.start()..run.end()).await;
+        if object.bring(flight, run, opened, Purpose::Completion).await.is_err() {
+            return Err(Completed::Failed);
+        }
+    }
+    Ok(())
+}
+
+/// Checks the whole and makes it an object; none where a chunk turned out damaged.
+async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> Option<Completed> {
+    let shared = &flight.shared;
+    object.keep(flight).await;
+    let (digested, stop) = (part.clone(), shared.tasks.stopping());
+    let digesting = shared.tasks.blocking("part digest", move || digested.digest(&stop)).await;
+    let sha256 = digesting.ok().flatten()?;
+    let mut meta = Meta::clone(&part.meta());
+    let expected = match coding_of(&meta) {
+        Coding::Identity => {
+            let claim = shared.cache.claim_of_nar(&meta.key, meta.class).await;
+            Expected::of(&flight.wanted.path, claim.as_ref())
+        }
+        Coding::Encoded => Expected::default(),
+    };
+    match expected.check(sha256, part.length()) {
+        Ok(proof) => meta.proof = proof,
+        Err(rejection) => {
+            let origin = Arc::clone(&meta.origin);
+            let labels = &[&*origin, rejection.reason()];
+            shared.metrics.rejected_bodies.with_label_values(labels).inc();
+            let error = FillError::Rejected { origin, rejection };
+            object.break_off(flight, Arc::new(error)).await;
+            return Some(Completed::Rejected);
+        }
+    }
+    better_lifetime(&mut meta);
+    let path = Arc::clone(&flight.wanted.path);
+    let published = shared.cache.publish_part(flight.ticket, part, meta, sha256).await;
+    Some(match published {
+        Ok(Some(_)) => Completed::Stored,
+        Ok(None) | Err(PublishError::Purged) => Completed::NotStored,
+        Err(error) => {
+            tracing::info!(%path, %error, "not kept");
+            Completed::Failed
+        }
+    })
+}

@@ -1,0 +1,261 @@
+//! How the head of an object becomes known of which ranges are wanted: from a part on disk, or from
+//! the first answer of an origin, whose body is the first run at once. One task for each flight, so
+//! a client that leaves cancels nothing.
+
+use super::complete;
+use super::flight::{PartFlight, PartLanded};
+use super::object::{Kind, Object, Purpose};
+use super::stretch::{Identity, Stretch, question};
+use crate::cache::Hit;
+use crate::fill::steady::Checked;
+use crate::fill::verify::Expected;
+use crate::fill::{Admitted, FillError, Fills, Keep, NotJoined};
+use crate::object::Meta;
+use crate::origin::{Answer, FetchError, Response};
+use crate::policy::continuation;
+use crate::policy::response::{Coding, Times};
+use crate::rfc::range::ByteSpan;
+use crate::store::{CHUNK_BYTES, Part};
+use http::{HeaderMap, StatusCode, header};
+use parking_lot::Mutex;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A flight that is to land: dropped, it lands as lost where nothing was said.
+#[derive(Debug)]
+pub(super) struct Learning {
+    flight: Arc<PartFlight>,
+}
+
+impl Drop for Learning {
+    fn drop(&mut self) {
+        self.flight.land(PartLanded::Failed(Arc::new(FillError::Lost)));
+    }
+}
+
+/// What came with a head.
+struct Head {
+    admitted: Admitted,
+    length: u64,
+    expected: Expected,
+    begun: Option<(Response, Range<u64>)>,
+}
+
+impl Learning {
+    pub(super) fn new(flight: Arc<PartFlight>) -> Self {
+        Self { flight }
+    }
+
+    /// Makes the flight land. `place` is needed to ask an origin; `stretch` is what is wanted, where
+    /// that is known.
+    pub(super) async fn run(self, place: Option<OwnedSemaphorePermit>, stretch: Option<ByteSpan>) {
+        let cache = &self.flight.shared.cache;
+        let key = &self.flight.wanted.key;
+        if let Some(Hit::Memory(_) | Hit::Disk(_)) = cache.lookup(key).await {
+            return self.flight.land(PartLanded::Stored);
+        }
+        if let Some(object) = self.on_disk().await {
+            self.flight.land(PartLanded::Known(Arc::clone(&object)));
+            return complete::see_to(&self.flight, &object).await;
+        }
+        if place.is_none() {
+            return self.flight.land(PartLanded::NoRoom);
+        }
+        let learnt = match stretch {
+            Some(stretch) => self.by_get(stretch).await,
+            None => self.by_head().await,
+        };
+        if let Err(error) = learnt {
+            tracing::warn!(
+                site = key.site(),
+                path = key.path(),
+                error = &error as &dyn std::error::Error,
+                "range not fetched"
+            );
+            self.flight.land(PartLanded::Failed(Arc::new(error)));
+        }
+    }
+
+    /// The part that is kept, if what is known of the object does not speak against it.
+    async fn on_disk(&self) -> Option<Arc<Object>> {
+        let part = self.flight.shared.cache.part(&self.flight.wanted.key).await?;
+        let meta = part.meta();
+        let expected = self.expected(coding_of(&meta)).await;
+        let identity = Identity::new(&meta, part.length(), checked(&expected));
+        if !identity.ties_parts() || expected.check_length(part.length()).is_err() {
+            self.flight.shared.cache.drop_part(&part).await;
+            return None;
+        }
+        Some(Arc::new(Object::new(Arc::new(identity), Kind::Kept(part), Vec::new())))
+    }
+
+    async fn expected(&self, coding: Coding) -> Expected {
+        let wanted = &self.flight.wanted;
+        match coding {
+            Coding::Identity => {
+                let cache = &self.flight.shared.cache;
+                let claim = cache.claim_of_nar(&wanted.key, wanted.class).await;
+                Expected::of(&wanted.path, claim.as_ref())
+            }
+            Coding::Encoded => Expected::default(),
+        }
+    }
+
+    async fn by_get(&self, stretch: ByteSpan) -> Result<(), FillError> {
+        let wanted = &self.flight.wanted;
+        let end = stretch.last.saturating_add(1);
+        let asked = if self.flight.shared.cache.takes_parts() {
+            let first = stretch.first - stretch.first % CHUNK_BYTES;
+            first..end.checked_next_multiple_of(CHUNK_BYTES).unwrap_or(u64::MAX)
+        } else {
+            stretch.first..end
+        };
+        let ask = question(wanted, &asked, None);
+        match wanted.upstream.origins.fetch(&ask).await? {
+            Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
+                self.found_part(response, asked).await
+            }
+            Answer::Found(response) => {
+                self.whole(Some(response));
+                Ok(())
+            }
+            Answer::Absent { headers, origin, request_time, response_time } => {
+                let times = Times { request: request_time, response: response_time };
+                self.absent(&headers, origin, times).await;
+                Ok(())
+            }
+            // It ends before the stretch begins: its length tells.
+            Answer::Changed => self.by_head().await,
+            Answer::NotModified { origin, .. } => Err(self.unasked(origin, "304")),
+        }
+    }
+
+    async fn found_part(&self, mut response: Response, asked: Range<u64>) -> Result<(), FillError> {
+        let Some((span, Some(length))) = continuation::part(&response.headers) else {
+            self.whole(None);
+            return Ok(());
+        };
+        if span.first == 0 && span.last.checked_add(1) == Some(length) {
+            response.status = StatusCode::OK;
+            response.headers.remove(header::CONTENT_RANGE);
+            self.whole(Some(response));
+            return Ok(());
+        }
+        let admitted = self.flight.wanted.admit_part(&response, length)?;
+        let expected = self.expected(admitted.coding).await;
+        let begun = Some((response, asked.start..asked.end.min(length)));
+        self.known(Head { admitted, length, expected, begun }).await
+    }
+
+    async fn by_head(&self) -> Result<(), FillError> {
+        let wanted = &self.flight.wanted;
+        let fills = Fills { shared: Arc::clone(&self.flight.shared) };
+        match fills.head(wanted).await? {
+            Answer::Found(response) => {
+                let length = response.content_length.filter(|length| *length > CHUNK_BYTES);
+                let Some(length) = length else {
+                    self.whole(None);
+                    return Ok(());
+                };
+                let admitted = wanted.admit(&response)?;
+                let expected = self.expected(admitted.coding).await;
+                self.known(Head { admitted, length, expected, begun: None }).await
+            }
+            Answer::Absent { headers, origin, request_time, response_time } => {
+                let times = Times { request: request_time, response: response_time };
+                self.absent(&headers, origin, times).await;
+                Ok(())
+            }
+            Answer::NotModified { .. } | Answer::Changed => {
+                Err(self.unasked(0, "304, 412 or 416 to a HEAD"))
+            }
+        }
+    }
+
+    /// The head is known: from now on readers go by it.
+    async fn known(&self, head: Head) -> Result<(), FillError> {
+        let Head { admitted, length, expected, begun } = head;
+        let flight = &self.flight;
+        if let Err(rejection) = expected.check_length(length) {
+            let origin = Arc::clone(&admitted.meta.origin);
+            let labels = &[&*origin, rejection.reason()];
+            flight.shared.metrics.rejected_bodies.with_label_values(labels).inc();
+            return Err(FillError::Rejected { origin, rejection });
+        }
+        let Admitted { meta, keep, upstream_status, .. } = admitted;
+        let identity = Arc::new(Identity::new(&meta, length, checked(&expected)));
+        let part = if keep == Keep::IfVerified && identity.ties_parts() {
+            flight.shared.cache.begin_part(meta.clone(), length).await
+        } else {
+            None
+        };
+        let begun = begun.map(|(response, asked)| Stretch::of(flight, &identity, response, asked));
+        let object = |kind| Arc::new(Object::new(Arc::clone(&identity), kind, upstream_status));
+        match part {
+            Some(part) => {
+                self.kept(object(Kind::Kept(part.clone())), &part, begun).await;
+            }
+            None => {
+                let begun = Mutex::new(begun.map(Box::new));
+                let kind = Kind::Passing { meta: Arc::new(meta), begun };
+                flight.land(PartLanded::Known(object(kind)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn kept(&self, object: Arc<Object>, part: &Part, begun: Option<Stretch>) {
+        let flight = &self.flight;
+        let run = begun.as_ref().and_then(|begun| part.claim(begun.next(), begun.end()));
+        flight.land(PartLanded::Known(Arc::clone(&object)));
+        let (Some(stretch), Some(run)) = (begun, run) else { return };
+        if object.bring(flight, run, Ok(stretch), Purpose::Readers).await.is_ok() {
+            complete::see_to(flight, &object).await;
+        }
+    }
+
+    /// Fetches the whole after all, with the answer to GET that is here already, if there is one.
+    fn whole(&self, given: Option<Response>) {
+        let fills = Fills { shared: Arc::clone(&self.flight.shared) };
+        let landed = match fills.join_with(self.flight.wanted.clone(), None, None, given) {
+            Ok((role, flight)) => PartLanded::Whole(role, flight),
+            Err(NotJoined::NoRoom) => PartLanded::NoRoom,
+            Err(NotJoined::Ended) => PartLanded::Stored,
+        };
+        self.flight.land(landed);
+    }
+
+    async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) {
+        let (meta, keep) = self.flight.wanted.absence(headers, origin, times);
+        let meta = Arc::new(meta);
+        if keep == Keep::IfVerified {
+            let cache = &self.flight.shared.cache;
+            let published = cache.publish_absent(self.flight.ticket, Arc::clone(&meta)).await;
+            if let Err(error) = published {
+                tracing::debug!(path = meta.key.path(), %error, "absence not remembered");
+            }
+        }
+        self.flight.land(PartLanded::Absent(meta));
+    }
+
+    fn unasked(&self, origin: usize, what: &str) -> FillError {
+        let origin = self.flight.wanted.upstream.origins.name(origin);
+        let detail = format!("{what} without conditions");
+        FillError::Fetch(FetchError::Protocol { origin, detail })
+    }
+}
+
+/// What will be checked at the end.
+fn checked(expected: &Expected) -> Checked {
+    if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength }
+}
+
+/// Whether the bytes of an object with this head are the file itself.
+pub(super) fn coding_of(meta: &Meta) -> Coding {
+    if meta.headers.contains_key(header::CONTENT_ENCODING) {
+        Coding::Encoded
+    } else {
+        Coding::Identity
+    }
+}

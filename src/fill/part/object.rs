@@ -1,0 +1,265 @@
+//! One object of which ranges are wanted, once its head is known, and the runs that bring its
+//! chunks. Shared by its readers and runs; a run is a task of its own, so a client that leaves
+//! cancels none. Short locks, none across an await.
+
+use super::complete;
+use super::flight::PartFlight;
+use super::stretch::{Identity, Stretch};
+use crate::cache::PublishError;
+use crate::fill::{FillError, Running};
+use crate::object::Meta;
+use crate::store::{CHUNK_BYTES, Part, Run};
+use http::HeaderValue;
+use parking_lot::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Chunks of a run that have come before the first of them is kept for a restart.
+const KEEP_CHUNKS: u64 = 8;
+
+/// How long a run in the middle of an answer waits for its turn among the fills.
+const TURN: Duration = Duration::from_secs(10);
+
+/// An object whose head is known.
+#[derive(Debug)]
+pub(super) struct Object {
+    pub(super) identity: Arc<Identity>,
+    pub(super) kind: Kind,
+    /// `Cache-Status` of the caches on the way to the origin that told the head.
+    pub(super) upstream_status: Vec<HeaderValue>,
+    pub(super) is_completing: AtomicBool,
+    broken: OnceLock<Arc<FillError>>,
+    failure: Mutex<Option<Arc<FillError>>>,
+}
+
+/// How its bytes reach readers.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Chunk by chunk, by way of the disk.
+    Kept(Part),
+    /// Each reader for itself; the first may take what the question for the head has brought.
+    Passing {
+        /// The head.
+        meta: Arc<Meta>,
+        /// What is on its way.
+        begun: Mutex<Option<Box<Stretch>>>,
+    },
+}
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Readers; without one that wants more it ends.
+    Readers,
+    /// All of the object.
+    Completion,
+}
+
+/// Whether a run waits for its turn where as many fills are under way as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It does not.
+    None,
+    /// It does, for a while.
+    Some,
+}
+
+impl Object {
+    pub(super) fn new(
+        identity: Arc<Identity>,
+        kind: Kind,
+        upstream_status: Vec<HeaderValue>,
+    ) -> Self {
+        Self {
+            identity,
+            kind,
+            upstream_status,
+            is_completing: AtomicBool::new(false),
+            broken: OnceLock::new(),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// Its head.
+    pub(super) fn meta(&self) -> Arc<Meta> {
+        match &self.kind {
+            Kind::Kept(part) => part.meta(),
+            Kind::Passing { meta, .. } => Arc::clone(meta),
+        }
+    }
+
+    /// The chunks, where it is kept.
+    pub(super) fn part(&self) -> Option<&Part> {
+        match &self.kind {
+            Kind::Kept(part) => Some(part),
+            Kind::Passing { .. } => None,
+        }
+    }
+
+    /// Whether who comes now may read it.
+    pub(super) fn may_be_joined(&self) -> bool {
+        self.broken().is_none() && self.part().is_some_and(Part::is_live)
+    }
+
+    /// Why nothing more of it may be read.
+    pub(super) fn broken(&self) -> Option<Arc<FillError>> {
+        self.broken.get().cloned()
+    }
+
+    /// Why the last run ended early, where nothing has come since.
+    pub(super) fn failure(&self) -> Option<Arc<FillError>> {
+        self.failure.lock().clone()
+    }
+
+    /// It is not what it was taken for: its readers are reset, nothing of it stays.
+    pub(super) async fn break_off(&self, flight: &PartFlight, error: Arc<FillError>) {
+        let reason = if matches!(*error, FillError::Changed) { "changed" } else { "rejected" };
+        if self.broken.set(Arc::clone(&error)).is_err() {
+            return;
+        }
+        flight.shared.metrics.parts_dropped.with_label_values(&[reason]).inc();
+        tracing::warn!(
+            site = flight.wanted.key.site(),
+            path = flight.wanted.key.path(),
+            error = &*error as &dyn std::error::Error,
+            "a part is dropped"
+        );
+        if let Some(part) = self.part() {
+            flight.shared.cache.drop_part(part).await;
+        }
+    }
+
+    /// Begins to fetch the chunks from the one at `from` on, up to the one that ends at or after
+    /// `until`, where nobody has or fetches the first of them.
+    pub(super) fn fetch(
+        self: &Arc<Self>,
+        flight: &Arc<PartFlight>,
+        (from, until): (u64, u64),
+        patience: Patience,
+    ) {
+        let Some(run) = self.part().and_then(|part| part.claim(from, until)) else { return };
+        let (object, flight) = (Arc::clone(self), Arc::clone(flight));
+        let running = Running::begin(&flight.shared.metrics);
+        let tasks = flight.shared.tasks.clone();
+        tasks.spawn("part run", async move {
+            let _running = running;
+            Box::pin(object.turn(&flight, run, patience)).await;
+        });
+    }
+
+    /// Waits for its turn, fetches, and sees to what is missing then.
+    async fn turn(self: &Arc<Self>, flight: &Arc<PartFlight>, run: Run, patience: Patience) {
+        let room = Arc::clone(&flight.shared.room);
+        let place = match patience {
+            Patience::None => room.try_acquire_owned().ok(),
+            Patience::Some => {
+                let turn = tokio::time::timeout(TURN, room.acquire_owned()).await;
+                turn.ok().and_then(Result::ok)
+            }
+        };
+        let Some(_place) = place else {
+            *self.failure.lock() = Some(Arc::new(FillError::NoRoom));
+            return;
+        };
+        let opened = Stretch::open(flight, &self.identity, run.start()..run.end()).await;
+        if self.bring(flight, run, opened, Purpose::Readers).await.is_ok() {
+            complete::see_to(flight, self).await;
+        }
+    }
+
+    /// Fetches a run to its end, tells how it ended, and keeps what has come.
+    pub(super) async fn bring(
+        &self,
+        flight: &PartFlight,
+        mut run: Run,
+        opened: Result<Stretch, FillError>,
+        purpose: Purpose,
+    ) -> Result<(), Arc<FillError>> {
+        let pumped = match opened {
+            Ok(stretch) => self.pump(flight, &mut run, stretch, purpose).await,
+            Err(error) => Err(error),
+        };
+        let ended = match pumped {
+            Ok(()) => run.finish().await.map_err(FillError::from),
+            Err(error) => Err(error),
+        };
+        let ended = match ended {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(flight, error).await),
+        };
+        // Who waits for the run looks for the reason as soon as it is gone.
+        drop(run);
+        self.keep(flight).await;
+        ended
+    }
+
+    async fn failed(&self, flight: &PartFlight, error: FillError) -> Arc<FillError> {
+        let error = Arc::new(error);
+        if matches!(*error, FillError::Changed) {
+            self.break_off(flight, Arc::clone(&error)).await;
+        } else {
+            tracing::warn!(
+                site = flight.wanted.key.site(),
+                path = flight.wanted.key.path(),
+                error = &*error as &dyn std::error::Error,
+                "a part's chunks were not fetched"
+            );
+        }
+        *self.failure.lock() = Some(Arc::clone(&error));
+        error
+    }
+
+    async fn pump(
+        &self,
+        flight: &PartFlight,
+        run: &mut Run,
+        mut stretch: Stretch,
+        purpose: Purpose,
+    ) -> Result<(), FillError> {
+        let what = match purpose {
+            Purpose::Readers => "fetched",
+            Purpose::Completion => "completed",
+        };
+        let bytes = flight.shared.metrics.range_bytes.with_label_values(&[what]);
+        let stopping = flight.shared.tasks.stopping();
+        let mut chunks = 0;
+        while run.received() < run.end()
+            && let Some(piece) = stretch.chunk().await?
+        {
+            bytes.inc_by(piece.len() as u64);
+            run.append(piece).await?;
+            *self.failure.lock() = None;
+            let chunks_now = (run.received() - run.start()) / CHUNK_BYTES;
+            if chunks_now == chunks {
+                continue;
+            }
+            if chunks_now / KEEP_CHUNKS > chunks / KEEP_CHUNKS {
+                self.keep(flight).await;
+            }
+            chunks = chunks_now;
+            let goes_on = match purpose {
+                Purpose::Readers => flight.cursors.wants(run.received()).await,
+                Purpose::Completion => !stopping.is_cancelled() && !flight.is_purged(),
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what has come survive a restart.
+    pub(super) async fn keep(&self, flight: &PartFlight) {
+        let Some(part) = self.part() else { return };
+        match flight.shared.cache.keep_part(flight.ticket, part).await {
+            Ok(()) => {}
+            Err(PublishError::Purged) => {
+                tracing::debug!(path = flight.wanted.key.path(), "purged while it was fetched");
+            }
+            Err(error) => {
+                tracing::info!(path = flight.wanted.key.path(), %error, "chunks are not kept");
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A reader of a stretch of an object that is here in part: from the file what is there, along with
+//! a run what arrives, by a run of its own what nobody fetches; and straight from the origin where
+//! the object is not kept or the disk gives up. Owned by one answer; no locks across an await.
+
+use super::NEAR_BYTES;
+use super::cursors::Cursor;
+use super::flight::PartFlight;
+use super::object::{Kind, Object, Patience};
+use super::stretch::Stretch;
+use crate::fill::FillError;
+use crate::store::{At, Part};
+use bytes::{Buf, Bytes};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Failed runs that a reader survives in the middle of its answer.
+const FAILURES_MAX: u32 = 3;
+
+/// Turns without a byte and without a failure that a reader waits for.
+const IDLE_MAX: u32 = 32;
+
+/// Bytes of the first piece.
+const FIRST_BYTES: usize = 64 << 10;
+
+/// How what a reader was asked for came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// All of it was here.
+    Here,
+    /// It began to fetch what was not.
+    Began,
+    /// Another had begun.
+    Joined,
+    /// It passes through.
+    Passed,
+}
+
+/// A reader of a stretch of an object that is here in part.
+#[derive(Debug)]
+pub struct PartReader {
+    flight: Arc<PartFlight>,
+    object: Arc<Object>,
+    cursor: Cursor,
+    passing: Option<Box<Stretch>>,
+    ready: Bytes,
+    next: u64,
+    end: u64,
+    came: Came,
+    failures_left: u32,
+    idle: u32,
+}
+
+impl PartReader {
+    /// A reader of `asked` with its first bytes at hand. `has_begun` where the question for the head
+    /// was its own.
+    pub(super) async fn open(
+        flight: Arc<PartFlight>,
+        object: Arc<Object>,
+        cursor: Cursor,
+        (asked, has_begun): (Range<u64>, bool),
+    ) -> Result<Self, Arc<FillError>> {
+        let mut reader = Self {
+            came: if has_begun { Came::Began } else { Came::Joined },
+            flight,
+            object: Arc::clone(&object),
+            cursor,
+            passing: None,
+            ready: Bytes::new(),
+            next: asked.start,
+            end: asked.end,
+            failures_left: 1,
+            idle: 0,
+        };
+        reader.count("asked", asked.end - asked.start);
+        match &object.kind {
+            Kind::Kept(part) => reader.count_held(part, &asked),
+            Kind::Passing { begun, .. } => {
+                let begun = begun.lock().take();
+                let fits = |begun: &Stretch| (begun.next()..begun.end()).contains(&asked.start);
+                let begun = begun.filter(|begun| fits(begun) && asked.end <= begun.end());
+                reader.pass(begun).await?;
+            }
+        }
+        reader.ready = reader.piece(FIRST_BYTES).await?;
+        reader.failures_left = FAILURES_MAX;
+        Ok(reader)
+    }
+
+    /// How what was asked for came about.
+    pub fn came(&self) -> Came {
+        self.came
+    }
+
+    /// The next piece, of at most `max` bytes; empty at the end of the stretch. After an error the
+    /// body is over and must not be ended cleanly. Not cancel safe.
+    pub async fn chunk(&mut self, max: usize) -> Result<Bytes, Arc<FillError>> {
+        if self.ready.is_empty() {
+            self.ready = self.piece(max).await?;
+        }
+        Ok(self.ready.split_to(max.min(self.ready.len())))
+    }
+
+    fn count_held(&mut self, part: &Part, asked: &Range<u64>) {
+        part.touch();
+        let holding = part.holding(asked);
+        self.count("held", holding.bytes);
+        let chunks = &self.flight.shared.metrics.chunks;
+        chunks.with_label_values(&["hit"]).inc_by(holding.chunks);
+        if holding.chunks == holding.of_chunks {
+            self.came = Came::Here;
+        }
+    }
+
+    fn count(&self, what: &str, bytes: u64) {
+        self.flight.shared.metrics.range_bytes.with_label_values(&[what]).inc_by(bytes);
+    }
+
+    /// The next bytes, wherever they come from; empty at the end.
+    async fn piece(&mut self, max: usize) -> Result<Bytes, Arc<FillError>> {
+        while self.next < self.end {
+            if let Some(error) = self.object.broken() {
+                return Err(error);
+            }
+            let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
+            let object = Arc::clone(&self.object);
+            let bytes = match (&mut self.passing, object.part()) {
+                (Some(_), _) | (None, None) => self.passed().await?,
+                (None, Some(part)) => self.kept(part, max.min(left)).await?,
+            };
+            if let Some(mut bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
+                bytes.truncate(left);
+                self.next += bytes.len() as u64;
+                self.cursor.set(self.next, self.end);
+                self.failures_left = FAILURES_MAX;
+                self.idle = 0;
+                return Ok(bytes);
+            }
+        }
+        Ok(Bytes::new())
+    }
+
+    /// Bytes by way of the disk; none where the next turn may have some.
+    async fn kept(&mut self, part: &Part, max: usize) -> Result<Option<Bytes>, Arc<FillError>> {
+        part.cut(self.next, NEAR_BYTES);
+        match part.at(self.next) {
+            At::Here => Ok(part.read(self.next, max).await),
+            At::Arriving(growing) => match growing.read(self.next, max).await {
+                Ok(bytes) if !bytes.is_empty() => Ok(Some(bytes)),
+                Ok(_) | Err(_) => self.lapsed().await.map(|()| None),
+            },
+            At::Missing => {
+                if self.came != Came::Here {
+                    self.came = Came::Began;
+                }
+                let patience = if self.ready_once() { Patience::Some } else { Patience::None };
+                self.object.fetch(&self.flight, (self.next, self.end), patience);
+                self.idle += 1;
+                self.give_up_idle()?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn ready_once(&self) -> bool {
+        self.failures_left > 1
+    }
+
+    /// A run ended before it brought the next byte.
+    async fn lapsed(&mut self) -> Result<(), Arc<FillError>> {
+        let Some(failure) = self.object.failure() else {
+            self.idle += 1;
+            return self.give_up_idle();
+        };
+        if matches!(*failure, FillError::Write(_)) {
+            return self.pass(None).await;
+        }
+        self.failures_left = self.failures_left.saturating_sub(1);
+        if self.failures_left == 0 { Err(failure) } else { Ok(()) }
+    }
+
+    fn give_up_idle(&self) -> Result<(), Arc<FillError>> {
+        if self.idle < IDLE_MAX { Ok(()) } else { Err(Arc::new(FillError::Lost)) }
+    }
+
+    /// From now on straight from the origin, with what is on its way if there is any.
+    async fn pass(&mut self, begun: Option<Box<Stretch>>) -> Result<(), Arc<FillError>> {
+        let stretch = match begun {
+            Some(begun) => begun,
+            None => {
+                let asked = self.next..self.end;
+                let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
+                Box::new(opened.map_err(Arc::new)?)
+            }
+        };
+        self.passing = Some(stretch);
+        self.came = Came::Passed;
+        Ok(())
+    }
+
+    /// Bytes straight from the origin, without those before the next one.
+    async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
+        let Some(stretch) = &mut self.passing else { return Err(Arc::new(FillError::Lost)) };
+        let at = stretch.next();
+        let Some(mut bytes) = stretch.chunk().await.map_err(Arc::new)? else {
+            return Err(Arc::new(FillError::Lost));
+        };
+        let skipped = usize::try_from(self.next.saturating_sub(at)).unwrap_or(usize::MAX);
+        bytes.advance(skipped.min(bytes.len()));
+        self.count("passed", bytes.len() as u64);
+        Ok(Some(bytes))
+    }
+}

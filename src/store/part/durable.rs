@@ -1,0 +1,450 @@
+//! Parts in the index: found, noted chunk by chunk, made whole, dropped, loaded. Blocking. Locks as
+//! the module says; [`Part::note`] and [`Part::promote`] are called under their caller's fence.
+
+use super::table::{Chunk, Noted, Table};
+use super::{Kept, Life, Part, Synced};
+use crate::object::{Key, KeyHash, Meta, Sha256};
+use crate::store::Inner;
+use crate::store::error::{IndexError, WriteError};
+use crate::store::eviction::Entry;
+use crate::store::format::{self, Head, INLINE_BYTES_MAX, Place, Totals};
+use crate::store::index::{Change, Open};
+use crate::store::read::{self, BodyFile, Stored, StoredBody};
+use crate::store::space::Reservation;
+use crate::store::trailer;
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Records of parts that are looked at in one go.
+pub(in crate::store) const PAGE: usize = 1024;
+
+/// Bytes that a part with so many bytes in the index counts against the limit. With all of them it
+/// is what the whole object counts.
+fn charge_of(bytes: u64) -> u64 {
+    format::charge(bytes.max(INLINE_BYTES_MAX))
+}
+
+/// Which state of a part is to go.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) enum WhichPart {
+    /// Whatever is there.
+    Any,
+    /// Only this insertion.
+    Insertion(u64),
+    /// None.
+    Never,
+}
+
+impl Part {
+    /// Notes synced chunks in the index, and the part itself with the first of them.
+    pub fn note(&self, synced: Synced) -> Result<Kept, WriteError> {
+        let noted = self.try_note(&synced.0);
+        let result = match &noted {
+            Ok(Kept::Yes) => Noted::Yes,
+            Ok(Kept::Loose) | Err(_) => Noted::Not,
+        };
+        self.0.table.lock().set_noted(&synced.0, result);
+        match &noted {
+            Ok(_) => self.0.store.health.succeeded(),
+            Err(error) => self.0.store.write_failed(error),
+        }
+        noted
+    }
+
+    fn try_note(&self, chunks: &[(u32, u64)]) -> Result<Kept, WriteError> {
+        let state = &self.0;
+        let (store, hash, sequence) = (&state.store, state.hash, state.sequence);
+        let _changes = store.changes.read();
+        let stripe = store.stripe(hash).lock();
+        let access = store.index.access();
+        let index = access.open()?;
+        let mut life = state.life.lock();
+        let before = state.table.lock().noted_bytes();
+        let (bytes, replaced) = {
+            let table = state.table.lock();
+            let more: u64 = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
+            (before.saturating_add(more), charge_of(before))
+        };
+        let mut change = index.change();
+        for (number, sum) in chunks {
+            change.set_chunk(hash, sequence, *number, *sum);
+        }
+        let mut older = None;
+        let replaced = match &mut *life {
+            Life::Loose => return Ok(Kept::Loose),
+            Life::Kept => {
+                if !is_ours(index, hash, sequence)? {
+                    self.loosen(&mut life);
+                    return Ok(Kept::Loose);
+                }
+                commit(store, change)?;
+                Some(replaced)
+            }
+            Life::New(new) => {
+                if index.record(hash)?.is_some() {
+                    self.loosen(&mut life);
+                    return Ok(Kept::Loose);
+                }
+                let mut note = index.change();
+                note.set_link(hash, sequence);
+                note.commit()?;
+                new.link(&store.folder.body_path(hash, sequence))?;
+                older = part_of(index, hash)?;
+                if let Some((before, _)) = &older {
+                    change.drop_part(hash, *before)?;
+                    change.set_link(hash, *before);
+                }
+                let record = self.record(&state.meta.read());
+                let record = record.map_err(store_format)?;
+                change.set_part(hash, &record);
+                change.drop_link(hash, sequence);
+                if let Err(error) = commit(store, change) {
+                    self.loosen(&mut life);
+                    store.unlink(index, hash, sequence);
+                    return Err(error);
+                }
+                *life = Life::Kept;
+                older.map(|(_, charge)| charge)
+            }
+        };
+        let delta = charge_of(bytes).saturating_sub(replaced.unwrap_or(0));
+        let promise = state.promised.lock().split(delta);
+        let entry = Entry { hash, sequence, charge: charge_of(bytes) };
+        store.space.add(promise, entry, replaced);
+        store.show_part(i64::from(before == 0), charge_of(bytes), replaced.unwrap_or(0));
+        drop(life);
+        drop(stripe);
+        if let Some((sequence, _)) = older {
+            store.show_part(-1, 0, 0);
+            store.unlink(index, hash, sequence);
+        }
+        Ok(Kept::Yes)
+    }
+
+    /// The record of the whole that this is a part of; its digest is not known yet.
+    fn record(&self, meta: &Meta) -> Result<Vec<u8>, format::FormatError> {
+        format::encode_record(&self.head(Sha256([0; 32])), meta)
+    }
+
+    fn head(&self, sha256: Sha256) -> Head {
+        Head {
+            sequence: self.0.sequence,
+            length: self.0.length,
+            sha256,
+            place: Place::File,
+            claims: None,
+            variant_of: self.0.key.is_variant().then(|| self.0.key.primary().hash().0),
+        }
+    }
+
+    /// Replaces the metadata, where the part is still kept.
+    pub fn touch_meta(&self, meta: Meta) -> Kept {
+        let state = &self.0;
+        let rewrite = || -> Result<Kept, WriteError> {
+            let _changes = state.store.changes.read();
+            let _stripe = state.store.stripe(state.hash).lock();
+            let access = state.store.index.access();
+            let index = access.open()?;
+            if !is_ours(index, state.hash, state.sequence)? {
+                return Ok(Kept::Loose);
+            }
+            let mut change = index.change();
+            change.set_part(state.hash, &self.record(&meta).map_err(store_format)?);
+            change.commit()?;
+            state.store.mark_unsynced();
+            Ok(Kept::Yes)
+        };
+        let rewritten = rewrite();
+        *state.meta.write() = Arc::new(meta);
+        rewritten.unwrap_or_else(|error| {
+            state.store.write_failed(&error);
+            Kept::Loose
+        })
+    }
+
+    /// Makes it a whole object, with `meta` as its head and `sha256` as [`Part::digest`] found it;
+    /// none where it is not kept any more. Every chunk must be noted.
+    pub fn promote(&self, meta: Meta, sha256: Sha256) -> Result<Option<Stored>, WriteError> {
+        let promoted = self.try_promote(meta, sha256);
+        promoted.inspect_err(|error| self.0.store.write_failed(error))
+    }
+
+    fn try_promote(&self, meta: Meta, sha256: Sha256) -> Result<Option<Stored>, WriteError> {
+        let state = &self.0;
+        let (store, hash, length) = (&state.store, state.hash, state.length);
+        let head = self.head(sha256);
+        let record = format::encode_record(&head, &meta).map_err(store_format)?;
+        let _changes = store.changes.read();
+        let _stripe = store.stripe(hash).lock();
+        let access = store.index.access();
+        let index = access.open()?;
+        let mut life = state.life.lock();
+        let is_all_noted = state.table.lock().noted_bytes() == length;
+        if !is_all_noted || !is_ours(index, hash, state.sequence)? {
+            return Ok(None);
+        }
+        let sums = state.table.lock().sums();
+        let trailer = trailer::encode(hash, &head, &sums, &record).map_err(store_format)?;
+        let write = || {
+            state.file.set_len(length)?;
+            state.file.write_all_at(&trailer, length)
+        };
+        write().map_err(|source| WriteError::Io { operation: "write", source })?;
+        let mut change = index.change();
+        change.set_record(hash, &record);
+        change.drop_part(hash, state.sequence)?;
+        commit(store, change)?;
+        self.loosen(&mut life);
+        let entry = Entry { hash, sequence: state.sequence, charge: head.charge() };
+        let replaced = charge_of(length);
+        store.space.add(Reservation::nothing(&store.space), entry, Some(replaced));
+        store.show_part(-1, 0, replaced);
+        let body = BodyFile::new(store, Arc::clone(&state.file), hash, &head);
+        Ok(Some(Stored { meta: Arc::new(meta), body: StoredBody::File(body), length, sha256 }))
+    }
+
+    /// Drops it from the index; readers go on. Blocking.
+    pub fn discard(&self) {
+        self.let_go();
+        let dropped = self.0.store.drop_part(self.0.hash, WhichPart::Insertion(self.0.sequence));
+        self.0.store.part_went(dropped);
+    }
+
+    /// A chunk is damaged: it is missing from now on, unless it has been fetched anew since `seen`.
+    pub(super) fn clear(&self, number: u32, seen: &Chunk, why: &str) {
+        let state = &self.0;
+        let (before, chunk, bytes) = {
+            let mut table = state.table.lock();
+            let now = table.chunk(number);
+            if now.is_none_or(|now| now.sum != seen.sum) {
+                return;
+            }
+            let before = table.noted_bytes();
+            (before, table.remove(number), table.noted_bytes())
+        };
+        let Some(chunk) = chunk else { return };
+        state.store.metrics.chunks.with_label_values(&["damaged"]).inc();
+        state.store.count_damaged(state.key.path(), why);
+        if chunk.noted == Noted::Yes
+            && let Err(error) = self.unnote(number, charge_of(before), charge_of(bytes))
+        {
+            state.store.index_failed(&error);
+        }
+    }
+
+    fn unnote(&self, number: u32, before: u64, charge: u64) -> Result<(), IndexError> {
+        let state = &self.0;
+        let (store, hash, sequence) = (&state.store, state.hash, state.sequence);
+        let _changes = store.changes.read();
+        let _stripe = store.stripe(hash).lock();
+        let access = store.index.access();
+        let index = access.open()?;
+        if !is_ours(index, hash, sequence)? {
+            return Ok(());
+        }
+        let mut change = index.change();
+        change.drop_chunk(hash, sequence, number);
+        change.commit()?;
+        store.mark_unsynced();
+        let entry = Entry { hash, sequence, charge };
+        store.space.add(Reservation::nothing(&store.space), entry, Some(before));
+        store.show_part(0, charge, before);
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// The part that is kept of an object, with what the index says of its chunks.
+    pub(super) fn find_part(self: &Arc<Self>, key: &Key) -> Option<Part> {
+        let hash = key.hash();
+        let (record, chunks) = {
+            let access = self.index.access();
+            let read = access.open().and_then(|index| {
+                let Some(record) = index.part(hash)? else { return Ok(None) };
+                let Ok(record) = format::decode_record(&record) else { return Ok(Some(None)) };
+                let chunks = index.chunks(hash, record.head.sequence)?;
+                Ok(Some(Some((record, chunks))))
+            });
+            match read.inspect_err(|_| self.count("index")).ok()?? {
+                Some(found) => found,
+                None => {
+                    drop(access);
+                    self.part_damaged(hash, WhichPart::Any, "its record cannot be read");
+                    return None;
+                }
+            }
+        };
+        if record.meta.key != *key {
+            return None;
+        }
+        let Head { sequence, length, .. } = record.head;
+        let file = match self.open_for_writing(hash, sequence) {
+            Ok(file) => Arc::new(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.part_damaged(hash, WhichPart::Insertion(sequence), "its file is gone");
+                return None;
+            }
+            Err(error) => {
+                self.count("read");
+                tracing::warn!(path = key.path(), %error, "disk tier: part cannot be opened");
+                return None;
+            }
+        };
+        let mut table = Table::new(length);
+        for (number, sum) in chunks {
+            if table.bytes(number) > 0 {
+                table.add(number, Chunk { sum, noted: Noted::Yes });
+            }
+        }
+        self.space.touch(hash);
+        Some(Part::new(self, record.meta, (sequence, length), file, (Life::Kept, table)))
+    }
+
+    fn open_for_writing(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let path = self.folder.body_path(hash, sequence);
+        Ok(read::without_readahead(File::from(rustix::fs::open(path, flags, Mode::empty())?)))
+    }
+
+    fn part_damaged(&self, hash: KeyHash, which: WhichPart, why: &str) {
+        if self.part_went(self.drop_part(hash, which)) {
+            self.count_damaged(&hash.to_string(), why);
+        }
+    }
+
+    /// Drops what is kept of an object in part; true where there was any.
+    pub(super) fn purge_part(&self, key: &Key) -> bool {
+        self.part_went(self.drop_part(key.hash(), WhichPart::Any))
+    }
+
+    fn part_went(&self, dropped: Result<bool, IndexError>) -> bool {
+        dropped.unwrap_or_else(|error| {
+            self.index_failed(&error);
+            false
+        })
+    }
+
+    fn drop_part(&self, hash: KeyHash, which: WhichPart) -> Result<bool, IndexError> {
+        let _changes = self.changes.read();
+        let stripe = self.stripe(hash).lock();
+        let access = self.index.access();
+        let index = access.open()?;
+        let dropped = self.erase_part(index, hash, which)?;
+        drop(stripe);
+        if let Some(sequence) = dropped {
+            self.unlink(index, hash, sequence);
+        }
+        Ok(dropped.is_some())
+    }
+
+    /// Takes the record of a part away, under its caller's locks; the insertion whose file is to be
+    /// unlinked, where there was one.
+    pub(in crate::store) fn erase_part(
+        &self,
+        index: &Open,
+        hash: KeyHash,
+        which: WhichPart,
+    ) -> Result<Option<u64>, IndexError> {
+        let Some((sequence, charge)) = part_of(index, hash)? else { return Ok(None) };
+        match which {
+            WhichPart::Any => {}
+            WhichPart::Insertion(meant) if meant == sequence => {}
+            WhichPart::Insertion(_) | WhichPart::Never => return Ok(None),
+        }
+        let mut change = index.change();
+        change.drop_part(hash, sequence)?;
+        change.set_link(hash, sequence);
+        change.commit()?;
+        self.space.remove(hash, Some(charge));
+        self.show_part(-1, 0, charge);
+        self.mark_unsynced();
+        Ok(Some(sequence))
+    }
+
+    /// Lets a whole object take the place of a part, in the change that places it; the part's
+    /// insertion and charge.
+    pub(in crate::store) fn replace_part(
+        index: &Open,
+        change: &mut Change<'_>,
+        hash: KeyHash,
+    ) -> Result<Option<(u64, u64)>, IndexError> {
+        let Some((sequence, charge)) = part_of(index, hash)? else { return Ok(None) };
+        change.drop_part(hash, sequence)?;
+        change.set_link(hash, sequence);
+        Ok(Some((sequence, charge)))
+    }
+
+    /// Takes the parts into the eviction order and counts them; no change is made meanwhile.
+    pub(in crate::store) fn load_parts(&self) -> Result<(), IndexError> {
+        let _changes = self.changes.write();
+        let access = self.index.access();
+        let index = access.open()?;
+        let (mut after, mut objects, mut bytes) = (None, 0, 0);
+        loop {
+            let page = index.parts_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (hash, _) in page {
+                let Some((sequence, charge)) = part_of(index, hash)? else { continue };
+                self.space.load(std::iter::once(Entry { hash, sequence, charge }));
+                objects += 1;
+                bytes += i64::try_from(charge).unwrap_or(i64::MAX);
+            }
+        }
+        self.metrics.part_objects.set(objects);
+        self.metrics.part_bytes.set(bytes);
+        self.are_parts_counted.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Shows what has become of parts; until they are counted, the count itself will.
+    pub(in crate::store) fn show_part(&self, objects: i64, charge: u64, before: u64) {
+        if self.are_parts_counted.load(Ordering::Acquire) {
+            let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.metrics.part_objects.add(objects);
+            self.metrics.part_bytes.add(signed(charge) - signed(before));
+        }
+    }
+}
+
+fn is_ours(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
+    let record = index.part(hash)?;
+    let head = record.and_then(|record| format::decode_head(&record).ok());
+    Ok(head.is_some_and(|head| head.sequence == sequence))
+}
+
+/// The insertion of the part of a key, and what it counts. Where its record cannot be read, its
+/// chunks name the insertion.
+fn part_of(index: &Open, hash: KeyHash) -> Result<Option<(u64, u64)>, IndexError> {
+    let Some(record) = index.part(hash)? else { return Ok(None) };
+    let Ok(head) = format::decode_head(&record) else {
+        let sequence = index.insertion_of_chunks(hash)?.unwrap_or_default();
+        return Ok(Some((sequence, charge_of(0))));
+    };
+    let chunks = index.chunks(hash, head.sequence)?;
+    let table = Table::new(head.length);
+    let bytes = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
+    Ok(Some((head.sequence, charge_of(bytes))))
+}
+
+/// Makes a change that adds a chunk or makes a part whole. A part may be much older than the newest
+/// insertion, so the totals get the store's own next one.
+fn commit(store: &Inner, mut change: Change<'_>) -> Result<(), WriteError> {
+    let usage = store.space.usage();
+    change.set_totals(&Totals {
+        next_sequence: store.next_sequence.load(Ordering::Relaxed),
+        bytes: usage.bytes,
+        objects: usage.objects,
+    });
+    change.commit()?;
+    store.mark_unsynced();
+    Ok(())
+}
+
+fn store_format(error: format::FormatError) -> WriteError {
+    WriteError::Io { operation: "encode", source: io::Error::other(error) }
+}

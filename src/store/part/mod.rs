@@ -1,0 +1,314 @@
+//! An object that is here in part: a sparse file, and for each chunk of it whether it is in the
+//! file. Lives as long as somebody reads or writes it; what is kept is found again by
+//! [`Store::part`].
+//!
+//! # Why no wrong byte is ever read
+//!
+//! A chunk counts as here once all of it is in the file, and the index is told only after the file
+//! was synced, so a record never promises what a power cut took back. What comes from the disk is
+//! compared with its checksum before a byte of it is given out (see `chunks`); where it differs it
+//! is missing and counted. The file is named as whole ones are: a note in `links`, the link, then one change of
+//! the index with record, chunks and the note's end (see the module above). Only the first change
+//! has to link, every later one adds chunks to a record that must still be this insertion's.
+//!
+//! Whoever drops the object (purge, eviction, a whole object that takes its place) takes record and
+//! chunks in one change. A part that finds its record gone is *loose*: its readers and writers go on
+//! in the file without a name, and nothing of it is ever kept again. A whole object and a part of
+//! the same key are never both in the index. [`Part::promote`] turns a part into a whole object in
+//! one change: same file, same insertion; the trailer that a crash may leave behind the body
+//! before that change is behind every chunk and overwritten by the next try.
+//!
+//! Locks, in the store's order: `changes`, stripe, index, then `life`, then `table`, then the
+//! space account. The last two are never held across I/O.
+
+mod durable;
+mod run;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub(super) use durable::WhichPart;
+pub use run::Run;
+pub use table::{At, Holding};
+
+use super::chunks::Chunks;
+use super::error::WriteError;
+use super::folder::NewFile;
+use super::format;
+use super::growing::Shared;
+use super::read;
+use super::space::Reservation;
+pub use super::sums::CHUNK_BYTES;
+use super::sums::{ChunkSum, Expected};
+use super::{Inner, Store};
+use crate::object::{Key, KeyHash, Meta, Sha256};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use table::{Chunk, Noted, Table};
+use tokio_util::sync::CancellationToken;
+
+/// An object that is here in part. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Part(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    store: Arc<Inner>,
+    key: Key,
+    hash: KeyHash,
+    sequence: u64,
+    length: u64,
+    meta: RwLock<Arc<Meta>>,
+    file: Arc<File>,
+    /// What its readers know of its chunks.
+    chunks: Arc<Chunks>,
+    life: Mutex<Life>,
+    /// Whether `life` is at its end; read where nobody may wait for the disk.
+    is_loose: AtomicBool,
+    table: Mutex<Table>,
+    /// Space of chunks that are here and not in the index.
+    promised: Mutex<Reservation>,
+}
+
+/// How a part stands with the index.
+#[derive(Debug)]
+enum Life {
+    /// It has no name yet.
+    New(NewFile),
+    /// It has a record.
+    Kept,
+    /// It is not kept, or not as a part, any more.
+    Loose,
+}
+
+/// Whether something is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// A restart finds it.
+    Yes,
+    /// The object was dropped or replaced meanwhile: what is here serves those who have it open.
+    Loose,
+}
+
+/// Chunks that are safe from a power cut and wait to be noted in the index.
+#[derive(Debug)]
+pub struct Synced(Vec<(u32, u64)>);
+
+impl Store {
+    /// The part that is kept of an object, opened for reading and writing. Cancel safe.
+    pub async fn part(&self, key: &Key) -> Option<Part> {
+        let (store, key) = (Arc::clone(&self.0), key.clone());
+        self.0.tasks.blocking("store part", move || store.find_part(&key)).await.ok().flatten()
+    }
+
+    /// Begins a part of the object `meta.key`, of `length` bytes in all, with nothing of it here.
+    /// Refuses an object that would never fit as a whole, and every one while the disk takes no
+    /// writes. What is stored under the key stays until the first chunk is kept.
+    pub async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
+        let store = Arc::clone(&self.0);
+        let work = move || {
+            store.health.admit(Instant::now())?;
+            let (bytes, limit) = (format::charge(length), store.space.limit());
+            if bytes > limit || table::chunks_up_to(length) == u32::MAX {
+                return Err(WriteError::TooLarge { bytes, limit });
+            }
+            store.index.revive()?;
+            let new = store.evicting_once(0, "create", || store.folder.new_file())?;
+            let (file, sequence) = (Arc::clone(new.file()), store.next_sequence());
+            let table = Table::new(length);
+            Ok(Part::new(&store, meta, (sequence, length), file, (Life::New(new), table)))
+        };
+        let begun = self.0.tasks.blocking("store part", work).await;
+        begun.map_err(|_| WriteError::Interrupted)?.inspect_err(|error| self.0.write_failed(error))
+    }
+
+    /// Drops what is kept of an object in part; true where there was any. Blocking.
+    pub fn remove_part(&self, key: &Key) -> bool {
+        self.0.purge_part(key)
+    }
+}
+
+impl Part {
+    fn new(
+        store: &Arc<Inner>,
+        meta: Meta,
+        (sequence, length): (u64, u64),
+        file: Arc<File>,
+        (life, table): (Life, Table),
+    ) -> Self {
+        Self(Arc::new(State {
+            store: Arc::clone(store),
+            key: meta.key.clone(),
+            hash: meta.key.hash(),
+            sequence,
+            length,
+            meta: RwLock::new(Arc::new(meta)),
+            file,
+            chunks: store.bodies.of(sequence),
+            life: Mutex::new(life),
+            is_loose: AtomicBool::new(false),
+            table: Mutex::new(table),
+            promised: Mutex::new(Reservation::nothing(&store.space)),
+        }))
+    }
+
+    /// The object's metadata.
+    pub fn meta(&self) -> Arc<Meta> {
+        Arc::clone(&self.0.meta.read())
+    }
+
+    /// The object's key.
+    pub fn key(&self) -> &Key {
+        &self.0.key
+    }
+
+    /// Bytes of the whole object.
+    pub fn length(&self) -> u64 {
+        self.0.length
+    }
+
+    /// Whether what comes to be here may still be kept.
+    pub fn is_live(&self) -> bool {
+        !self.0.is_loose.load(Ordering::Acquire)
+    }
+
+    /// Keeps nothing more of it. What is in the index stays for whoever dropped it to remove.
+    /// Blocking.
+    pub fn let_go(&self) {
+        self.loosen(&mut self.0.life.lock());
+    }
+
+    fn loosen(&self, life: &mut Life) {
+        *life = Life::Loose;
+        self.0.is_loose.store(true, Ordering::Release);
+    }
+
+    /// What is known of the chunk at `offset`.
+    pub fn at(&self, offset: u64) -> At {
+        self.0.table.lock().at(offset)
+    }
+
+    /// What is here of the bytes `asked`.
+    pub fn holding(&self, asked: &Range<u64>) -> Holding {
+        self.0.table.lock().holding(asked)
+    }
+
+    /// Bytes that are not here.
+    pub fn missing_bytes(&self) -> u64 {
+        self.0.table.lock().missing_bytes()
+    }
+
+    /// The offset of the first chunk that nobody has or brings.
+    pub fn first_missing(&self) -> Option<u64> {
+        self.0.table.lock().first_missing()
+    }
+
+    /// Notes that it was asked for, so that it stays longer.
+    pub fn touch(&self) {
+        self.0.store.space.touch(self.0.hash);
+    }
+
+    /// Takes it on oneself to bring the chunks from the one at `from` to the one that ends at or
+    /// after `until`, or to the next that is here or arriving; none where the first of them is.
+    pub fn claim(&self, from: u64, until: u64) -> Option<Run> {
+        let mut shared = None;
+        let begin = |base| {
+            let state = &self.0;
+            let tasks = state.store.tasks.clone();
+            let new = Shared::new_at(base, state.hash, &state.chunks, tasks);
+            shared.insert(new).reader()
+        };
+        let entered = self.0.table.lock().claim(from, until, begin)?;
+        Some(Run::new(self.clone(), entered, shared?))
+    }
+
+    /// Takes the chunks from the one at `offset` on from a run that has more than `near` bytes to
+    /// go until there, so that they can be claimed.
+    pub fn cut(&self, offset: u64, near: u64) {
+        self.0.table.lock().cut(offset, near);
+    }
+
+    /// Up to `max` bytes from `offset`, of one chunk that is here: never empty; none where it is
+    /// not, or turns out damaged. Cancel safe.
+    pub async fn read(&self, offset: u64, max: usize) -> Option<Bytes> {
+        let (number, chunk, max) = self.piece(offset, max)?;
+        if let Some(bytes) = read::read_trusted(&self.0.file, &self.0.chunks, offset, max) {
+            return Some(bytes);
+        }
+        let part = self.clone();
+        let work = move || {
+            let state = &part.0;
+            let bytes = state.table.lock().bytes(number);
+            let expected = |_| Ok(Expected { sum: chunk.sum, bytes });
+            let (file, chunks, span) = (&state.file, &state.chunks, (offset, max));
+            let read = read::read_compared(file, chunks, span, state.hash, expected);
+            read.inspect_err(|error| part.clear(number, &chunk, &error.to_string())).ok()
+        };
+        self.0.store.tasks.blocking("store read", work).await.ok().flatten()
+    }
+
+    fn piece(&self, offset: u64, max: usize) -> Option<(u32, Chunk, usize)> {
+        let number = table::number_at(offset);
+        let table = self.0.table.lock();
+        let chunk = table.chunk(number)?;
+        let left = usize::try_from(table.span(number).end.checked_sub(offset)?).ok()?;
+        (left > 0 && max > 0).then_some((number, chunk, max.min(left)))
+    }
+
+    fn bytes_of(&self, number: u32) -> io::Result<Vec<u8>> {
+        let span = self.0.table.lock().span(number);
+        let mut bytes = vec![0; usize::try_from(span.end - span.start).unwrap_or_default()];
+        self.0.file.read_exact_at(&mut bytes, span.start)?;
+        Ok(bytes)
+    }
+
+    /// The SHA-256 of the whole object, each chunk compared with its checksum on the way. None
+    /// where a chunk is missing or damaged, or `stop` was heard. Blocking, for seconds where the
+    /// object has gigabytes.
+    pub fn digest(&self, stop: &CancellationToken) -> Option<Sha256> {
+        let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for number in 0..table::chunks_up_to(self.0.length) {
+            let chunk = self.0.table.lock().chunk(number)?;
+            let bytes = self.bytes_of(number).unwrap_or_default();
+            let mut sum = ChunkSum::new(self.0.hash, u64::from(number));
+            sum.update(&bytes);
+            if sum.value() != chunk.sum {
+                self.clear(number, &chunk, "a chunk of it is not what was written");
+                return None;
+            }
+            if stop.is_cancelled() {
+                return None;
+            }
+            hash.update(&bytes);
+        }
+        Some(Sha256::finish(hash))
+    }
+
+    /// Syncs the chunks that are not in the index to the disk, if there are any. Blocking.
+    pub fn sync(&self) -> Result<Option<Synced>, WriteError> {
+        if !self.is_live() {
+            return Ok(None);
+        }
+        let chunks = self.0.table.lock().take_unnoted();
+        if chunks.is_empty() {
+            return Ok(None);
+        }
+        let synced = Synced(chunks);
+        let sync = || self.0.file.sync_data();
+        match self.0.store.evicting_once(0, "sync", sync) {
+            Ok(()) => Ok(Some(synced)),
+            Err(error) => {
+                self.0.table.lock().set_noted(&synced.0, Noted::Not);
+                self.0.store.write_failed(&error);
+                Err(error)
+            }
+        }
+    }
+}

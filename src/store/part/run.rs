@@ -1,0 +1,188 @@
+//! The writing side of a row of chunks. One task owns it; dropping it gives back what it claimed,
+//! and readers look for another. A chunk is here once all of it is in the file; what broke off
+//! within a chunk is fetched again.
+
+use super::table::{Chunk, Entered, Noted, number_at};
+use super::{CHUNK_BYTES, Part};
+use crate::store::Growing;
+use crate::store::error::WriteError;
+use crate::store::growing::Shared;
+use crate::store::space::Reservation;
+use crate::store::sums::ChunkSum;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes that wait in memory before they are written together.
+const BATCH_BYTES: u64 = 256 * 1024;
+/// Space that is asked for at a time.
+const GROWTH_BYTES: u64 = 4 * CHUNK_BYTES;
+/// What a run's chunks may take beside their bytes: the rounding of what the part counts.
+const OVERHEAD_BYTES: u64 = 16 * 1024;
+
+/// Chunks that are arriving.
+#[derive(Debug)]
+pub struct Run {
+    part: Part,
+    id: u64,
+    start: u64,
+    end: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    /// Away while a write is under way; gone for good when that was given up.
+    writer: Option<Writer>,
+}
+
+/// What the blocking side needs.
+struct Writer {
+    part: Part,
+    shared: Arc<Shared>,
+    next: u64,
+    sum: Box<ChunkSum>,
+    reservation: Reservation,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+impl Run {
+    pub(super) fn new(part: Part, entered: Entered, shared: Arc<Shared>) -> Self {
+        let Entered { id, start, end } = entered;
+        let writer = Writer {
+            part: part.clone(),
+            shared: Arc::clone(&shared),
+            next: start,
+            sum: Box::new(ChunkSum::new(part.0.hash, u64::from(number_at(start)))),
+            reservation: Reservation::nothing(&part.0.store.space),
+        };
+        Self { part, id, start, end, shared, writer: Some(writer) }
+    }
+
+    /// A reader of what comes; it goes by offsets in the object.
+    pub fn growing(&self) -> Growing {
+        self.shared.reader()
+    }
+
+    /// Offset of its first byte.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Offset behind its last byte; comes nearer where another run takes over a part of it.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Offset behind the last byte that has come.
+    pub fn received(&self) -> u64 {
+        self.shared.received()
+    }
+
+    /// Adds the next bytes, as far as they belong to it; waits for the disk when a batch is full.
+    /// Not cancel safe: given up half way, every later call fails.
+    pub async fn append(&mut self, mut piece: Bytes) -> Result<(), WriteError> {
+        let left = self.end().saturating_sub(self.received());
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()));
+        if piece.is_empty() {
+            return Ok(());
+        }
+        if self.writer.is_none() {
+            return Err(WriteError::Interrupted);
+        }
+        self.shared.push(piece);
+        if self.shared.unwritten() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes what is left. What of it makes whole chunks is here then. Not cancel safe.
+    pub async fn finish(&mut self) -> Result<(), WriteError> {
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), WriteError> {
+        let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let (_, pieces) = self.shared.tail();
+        if pieces.is_empty() {
+            self.writer = Some(writer);
+            return Ok(());
+        }
+        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let end = self.end();
+        let work = move || {
+            let result = writer.write(&pieces, end);
+            (writer, result)
+        };
+        let store = &self.part.0.store;
+        let written = store.tasks.blocking("store write", work).await;
+        let (writer, result) = written.map_err(|_| WriteError::Interrupted)?;
+        result.inspect_err(|error| store.write_failed(error))?;
+        self.writer = Some(writer);
+        self.shared.written(bytes, &self.part.0.file);
+        Ok(())
+    }
+}
+
+impl Drop for Run {
+    /// Those who wait look at the table again, so it must know first.
+    fn drop(&mut self) {
+        self.part.0.table.lock().leave(self.id);
+        self.shared.abandon();
+    }
+}
+
+impl Writer {
+    /// Writes pieces that follow what was written; `end` is where the run ends.
+    fn write(&mut self, pieces: &[Bytes], end: u64) -> Result<(), WriteError> {
+        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.ensure(bytes, end)?;
+        let state = Arc::clone(&self.part.0);
+        for piece in pieces {
+            let mut rest = piece.clone();
+            while !rest.is_empty() {
+                let number = number_at(self.next);
+                let chunk_end = state.table.lock().span(number).end;
+                let left = usize::try_from(chunk_end.saturating_sub(self.next)).unwrap_or(0);
+                let part = rest.split_to(left.min(rest.len()));
+                if part.is_empty() {
+                    return Err(WriteError::Length { declared: state.length, received: self.next });
+                }
+                state.store.write_at(&state.file, &part, self.next)?;
+                self.sum.update(&part);
+                self.shared.in_file(&part, self.next);
+                self.next += part.len() as u64;
+                if self.next == chunk_end {
+                    self.chunk_is_here(number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk_is_here(&mut self, number: u32) {
+        let state = &self.part.0;
+        let next = ChunkSum::new(state.hash, u64::from(number) + 1);
+        let sum = std::mem::replace(&mut *self.sum, next).value();
+        let mut table = state.table.lock();
+        let bytes = table.bytes(number);
+        table.add(number, Chunk { sum, noted: Noted::Not });
+        drop(table);
+        let promise = self.reservation.split(bytes);
+        state.promised.lock().join(promise);
+        state.store.metrics.chunks.with_label_values(&["fetched"]).inc();
+    }
+
+    /// Makes sure that `bytes` more, up to the end of the chunk that they reach, have their space
+    /// promised.
+    fn ensure(&mut self, bytes: u64, end: u64) -> Result<(), WriteError> {
+        let begun = self.next % CHUNK_BYTES;
+        let needed = begun.saturating_add(bytes).saturating_add(OVERHEAD_BYTES);
+        if needed > self.reservation.bytes() {
+            let left = end.saturating_sub(self.next).saturating_add(begun);
+            let wanted = left.min(GROWTH_BYTES).saturating_add(OVERHEAD_BYTES).max(needed);
+            let missing = wanted - self.reservation.bytes();
+            self.reservation.join(self.part.0.store.reserve(missing)?);
+        }
+        Ok(())
+    }
+}
