@@ -16,12 +16,14 @@ mod body;
 mod connection;
 mod deliver;
 mod local;
+mod refetch;
 mod site;
 mod tally;
 mod target;
 
 pub use body::Body;
 pub use connection::{Connection, Transport};
+pub use refetch::Refetched;
 pub use site::{Site, Sites};
 
 use crate::cache::{Cache, Found, Hit};
