@@ -1,6 +1,6 @@
-//! Fetches again what checks of the disk found damaged, one object at a time, as long as the process.
-//! What was not in use is not in the queue, and what does not fit into it is fetched when it is asked
-//! for.
+//! Fetches again what checks of the disk found damaged, one object at a time, as long as the
+//! process. What was not in use is not in the queue, and what does not fit into it is fetched
+//! when it is asked for.
 
 use crate::engine::Engine;
 use crate::metrics::Metrics;

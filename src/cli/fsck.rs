@@ -6,7 +6,7 @@ use super::config::{load, report as report_config};
 use super::remote::{Remote, RemoteError};
 use super::{EXIT_USAGE, FsckArgs, complain, say};
 use crate::config::Overrides;
-use crate::store::{self, FsckError, Mode, OpenError, Report, Stage};
+use crate::store::{self, FsckError, Mode, OpenError, Problem, Report, Stage};
 use crate::units::{parse_size, print_size};
 use http::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -154,34 +154,35 @@ fn show(bar: &ProgressBar, report: &Report) {
 
 /// Every problem on a line, then what was looked at.
 fn summary(report: &Report) -> String {
-    let mut text = String::new();
-    for problem in &report.problems {
-        let done = if problem.is_repaired { " (repaired)" } else { "" };
-        let (kind, what, detail) = (problem.kind.as_str(), &problem.what, &problem.detail);
-        text += &format!("{kind} {}: {detail}{done}\n", what.escape_debug());
-    }
+    let mut lines: Vec<String> = report.problems.iter().map(line).collect();
     let unnamed = report.problem_count - report.problems.len() as u64;
     if unnamed > 0 {
-        text += &format!("and {unnamed} more\n");
+        lines.push(format!("and {unnamed} more"));
     }
     if report.unfinished > 0 {
         let unfinished = report.unfinished;
-        text += &format!("{unfinished} change(s) were cut short; the next start finishes them\n");
+        lines.push(format!("{unfinished} change(s) were cut short; the next start finishes them"));
     }
     if report.rebuilt > 0 {
-        text += &format!("a new index was made of {} bodies\n", report.rebuilt);
+        lines.push(format!("a new index was made of {} bodies", report.rebuilt));
     }
-    text += &format!(
-        "checked {} objects, {} bytes, {} claims, {} files: ",
-        report.objects, report.bytes, report.claims, report.files
-    );
-    text += &match (report.stage, report.problem_count, report.repaired_count) {
-        (Stage::BrokenOff, ..) => "broken off\n".to_owned(),
-        (_, 0, _) => "clean\n".to_owned(),
-        (_, count, 0) => format!("{count} problem(s); --repair drops what is damaged\n"),
-        (_, count, repaired) => format!("{count} problem(s), {repaired} repaired\n"),
+    let Report { objects, bytes, claims, files, .. } = report;
+    let ended = match (report.stage, report.problem_count, report.repaired_count) {
+        (Stage::BrokenOff, ..) => "broken off".to_owned(),
+        (_, 0, _) => "clean".to_owned(),
+        (_, count, 0) => format!("{count} problem(s); --repair drops what is damaged"),
+        (_, count, repaired) => format!("{count} problem(s), {repaired} repaired"),
     };
-    text
+    lines.push(format!(
+        "checked {objects} objects, {bytes} bytes, {claims} claims, {files} files: {ended}"
+    ));
+    lines.join("\n") + "\n"
+}
+
+fn line(problem: &Problem) -> String {
+    let done = if problem.is_repaired { " (repaired)" } else { "" };
+    let (kind, what, detail) = (problem.kind.as_str(), &problem.what, &problem.detail);
+    format!("{kind} {}: {detail}{done}", what.escape_debug())
 }
 
 fn code(report: &Report) -> ExitCode {
@@ -205,7 +206,7 @@ mod tests {
     fn a_summary_says_everything_on_lines() {
         let mut report = Report { stage: Stage::Ended, objects: 3, ..Report::default() };
         assert!(summary(&report).ends_with("clean\n"));
-        report.problems.push(store::Problem {
+        report.problems.push(Problem {
             kind: store::Fault::Body,
             what: "/nar/a\n".to_owned(),
             detail: "its file is gone".to_owned(),
