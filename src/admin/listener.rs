@@ -1,5 +1,6 @@
 //! Accepts on the admin address: few connections, one request each, a deadline on everything.
 
+use super::fsck::FsckHandler;
 use super::purge::PurgeHandler;
 use super::routes::{self, BeforeMetrics, ReadinessProbe};
 use super::token::Tokens;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub readiness: ReadinessProbe,
     /// `POST /api/v1/purge`.
     pub purge: PurgeHandler,
+    /// `/api/v1/fsck`.
+    pub fsck: FsckHandler,
     /// File with the bearer token; without it, purging is off.
     pub token_file: Option<PathBuf>,
 }

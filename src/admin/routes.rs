@@ -1,5 +1,6 @@
 //! What each path of the admin interface answers.
 
+use super::fsck::{self, FsckRefusal, FsckRequest};
 use super::listener::Shared;
 use super::purge::{self, PurgeError};
 use super::token::AuthError;
@@ -32,6 +33,7 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/readyz\">/readyz</a>: 200 while it can serve, with what each part says
 <li><a href=\"/metrics\">/metrics</a>: Prometheus text
 <li>POST /api/v1/purge: {\"path\": \"/x.narinfo\"}, with a bearer token
+<li>POST /api/v1/fsck: {\"repair\": false}, with a bearer token; GET shows what it found
 </ul>
 ";
 
@@ -87,6 +89,10 @@ async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     match request.uri().path() {
         "/api/v1/purge" if *request.method() == Method::POST => purge(shared, peer, request).await,
         "/api/v1/purge" => not_allowed("POST"),
+        "/api/v1/fsck" => match *request.method() {
+            Method::POST | Method::GET => fsck(shared, peer, request).await,
+            _ => not_allowed("GET, POST"),
+        },
         "/" | "/healthz" | "/readyz" | "/metrics" if !is_read => not_allowed("GET, HEAD"),
         "/" => respond(StatusCode::OK, "text/html; charset=utf-8", INDEX),
         "/healthz" => respond(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"),
@@ -118,14 +124,9 @@ async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     if let Err(problem) = shared.tokens.check(peer, authorization).await {
         return unauthorized(shared, peer, &problem);
     }
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-    let body = match timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(problem)) if problem.is::<LengthLimitError>() => {
-            return error(StatusCode::PAYLOAD_TOO_LARGE, "at most 64 KiB; send several requests");
-        }
-        Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body broke off"),
-        Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took more than 10 s"),
+    let body = match body_of(request).await {
+        Ok(body) => body,
+        Err(refused) => return *refused,
     };
     let purge = match purge::parse(&body) {
         Ok(purge) => purge,
@@ -143,6 +144,52 @@ async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
             error(status, &problem.to_string())
         }
     }
+}
+
+async fn fsck(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    if let Err(problem) = shared.tokens.check(peer, authorization).await {
+        return unauthorized(shared, peer, &problem);
+    }
+    let (wish, status) = if *request.method() == Method::GET {
+        (FsckRequest::Look, StatusCode::OK)
+    } else {
+        let body = match body_of(request).await {
+            Ok(body) => body,
+            Err(refused) => return *refused,
+        };
+        match fsck::parse(&body) {
+            Ok(wish) => (wish, StatusCode::ACCEPTED),
+            Err(problem) => {
+                let text = format!("not a request for a check: {problem}");
+                return error(StatusCode::BAD_REQUEST, &text);
+            }
+        }
+    };
+    match (shared.parts.fsck)(wish) {
+        Ok(report) => json(status, &report),
+        Err(refusal) => {
+            let status = match refusal {
+                FsckRefusal::Busy => StatusCode::CONFLICT,
+                FsckRefusal::NoDisk => StatusCode::NOT_FOUND,
+            };
+            error(status, &refusal.to_string())
+        }
+    }
+}
+
+/// The whole body of a request, or what to answer instead.
+async fn body_of(request: Request<Incoming>) -> Result<Bytes, Box<Response<Full<Bytes>>>> {
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let refused = match timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => return Ok(body.to_bytes()),
+        Ok(Err(problem)) if problem.is::<LengthLimitError>() => {
+            error(StatusCode::PAYLOAD_TOO_LARGE, "at most 64 KiB; send several requests")
+        }
+        Ok(Err(_)) => error(StatusCode::BAD_REQUEST, "the body broke off"),
+        Err(_) => error(StatusCode::REQUEST_TIMEOUT, "the body took more than 10 s"),
+    };
+    Err(Box::new(refused))
 }
 
 fn unauthorized(shared: &Shared, peer: IpAddr, problem: &AuthError) -> Response<Full<Bytes>> {

@@ -1,9 +1,11 @@
 //! Scenarios over a real socket: what an operator asks and gets.
 
 use super::{
-    Admin, BindError, Check, Parts, PurgeError, PurgeReply, PurgeRequest, PurgeScope, Readiness,
+    Admin, BindError, Check, FsckRefusal, FsckRequest, Parts, PurgeError, PurgeReply, PurgeRequest,
+    PurgeScope, Readiness,
 };
 use crate::metrics::Metrics;
+use crate::store::{Mode, Report, Stage};
 use crate::tasks::Tasks;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -57,6 +59,13 @@ impl Office {
                     }
                 }
                 .boxed()
+            }),
+            fsck: Arc::new(|request| match request {
+                FsckRequest::Begin { mode: Mode::Repair, .. } => Err(FsckRefusal::Busy),
+                FsckRequest::Begin { mode: Mode::Report, .. } => {
+                    Ok(Report { stage: Stage::Running, ..Report::default() })
+                }
+                FsckRequest::Look => Err(FsckRefusal::NoDisk),
             }),
             token_file,
         };
@@ -165,6 +174,32 @@ async fn a_purge_needs_the_token() {
     assert_eq!((status(&text), body(&text)), (200, "{\"purged\":7}\n"));
     let scope = PurgeScope::Paths(vec!["/a.narinfo".to_owned()]);
     assert_eq!(office.purges.lock().last().unwrap().scope, scope);
+}
+
+#[tokio::test]
+async fn a_check_needs_the_token_and_says_how_it_stands() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret")));
+    let ask = |method: &str, authorization: &str, body: &str| {
+        let length = body.len();
+        office.exchange(format!(
+            "{method} /api/v1/fsck HTTP/1.1\r\nHost: h\r\n{authorization}\
+             Content-Length: {length}\r\n\r\n{body}"
+        ))
+    };
+    let token = "Authorization: Bearer s3cret\r\n";
+    for (method, authorization, request, expected, word) in [
+        ("POST", "", "{}", 401, "token"),
+        ("GET", "", "", 401, "token"),
+        ("POST", token, "", 202, "\"stage\":\"running\""),
+        ("POST", token, r#"{"repair":true}"#, 409, "goes on"),
+        ("POST", token, r#"{"repari":true}"#, 400, "`repari`"),
+        ("GET", token, "", 404, "no disk"),
+        ("PUT", token, "", 405, "GET, POST"),
+    ] {
+        let text = ask(method, authorization, request).await;
+        assert!(status(&text) == expected && text.contains(word), "{method} {request}: {text}");
+    }
 }
 
 #[tokio::test]

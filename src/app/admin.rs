@@ -1,13 +1,16 @@
-//! What the admin listener is given: metrics that are up to date, readiness, and purging by what
-//! an operator writes.
+//! What the admin listener is given: metrics that are up to date, readiness, purging by what an
+//! operator writes, and checks of the disk tier.
 
 use super::readiness::Ready;
-use crate::admin::{Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
+use crate::admin::{
+    FsckRefusal, FsckRequest, Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope,
+};
 use crate::engine::{Engine, Site};
 use crate::metrics::Metrics;
 use crate::object::Key;
 use crate::purge::{Kind, Purger};
 use crate::rfc::path::canonicalise;
+use crate::store::{Begun, Report, Store};
 use futures_util::FutureExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +23,7 @@ pub(super) fn parts(
     token_file: Option<PathBuf>,
 ) -> Parts {
     let engine = Arc::clone(&ready.engine);
+    let store = ready.cache.store().cloned();
     let (cache, gauges) = (ready.cache.clone(), metrics.clone());
     Parts {
         metrics,
@@ -29,8 +33,19 @@ pub(super) fn parts(
             let (engine, purger) = (Arc::clone(&engine), purger.clone());
             async move { purge(&engine, &purger, request).await }.boxed()
         }),
+        fsck: Arc::new(move |request| fsck(store.as_ref(), request)),
         token_file,
     }
+}
+
+fn fsck(store: Option<&Store>, request: FsckRequest) -> Result<Report, FsckRefusal> {
+    let store = store.ok_or(FsckRefusal::NoDisk)?;
+    if let FsckRequest::Begin { mode, rate } = request
+        && store.begin_check(mode, rate) == Begun::Already
+    {
+        return Err(FsckRefusal::Busy);
+    }
+    Ok(store.checked())
 }
 
 async fn purge(

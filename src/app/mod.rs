@@ -2,6 +2,7 @@
 //! error; what runs afterwards cannot. Called by `cli` and by the integration tests.
 
 mod admin;
+mod heal;
 mod readiness;
 mod sites;
 
@@ -128,6 +129,10 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         limits: config.server.limits.clone(),
         instance: instance.as_str().into(),
     }));
+    if let Some(damaged) = cache.store().and_then(Store::damaged_keys) {
+        let heal = heal::run(Arc::clone(&engine), damaged, metrics.clone(), tasks.stopping());
+        tasks.spawn("heal", heal);
+    }
     let addresses = front.local_addresses();
     let admin_address = admin.as_ref().and_then(Admin::local_address);
     if let Some(door) = admin {

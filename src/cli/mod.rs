@@ -3,12 +3,15 @@
 
 mod config;
 pub mod demo;
+mod fsck;
 mod purge;
+mod remote;
 mod serve;
 mod tour;
 
 use crate::config::Overrides;
 use clap::{Args, Parser, Subcommand};
+use remote::RemoteArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +37,8 @@ enum Command {
     Demo(DemoArgs),
     /// Make objects go from a running edge, or be asked for again
     Purge(PurgeArgs),
+    /// Check every stored byte, of a folder at rest or of a running edge; exit 0, 1 or 2
+    Fsck(FsckArgs),
     /// Print the reference config: every setting, its default, what it does
     Config,
 }
@@ -89,12 +94,8 @@ struct DemoArgs {
 struct PurgeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Address of the edge's admin listener; by default the config's
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<SocketAddr>,
-    /// File with the admin token; by default the config's
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// The site; needed where there are several
     #[arg(long, value_name = "NAME")]
     site: Option<String>,
@@ -112,6 +113,24 @@ struct PurgeArgs {
     paths: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct FsckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    remote: RemoteArgs,
+    /// Folder of the disk tier; by default the config's
+    #[arg(long, value_name = "DIR")]
+    disk: Option<PathBuf>,
+    /// Drop what is damaged, remove what nobody knows, make a lost index again
+    #[arg(long)]
+    repair: bool,
+    /// Bytes a second that a running edge may read, such as 200MiB; by default its scrub_rate; a
+    /// folder at rest is read at full speed
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<String>,
+}
+
 /// Runs the command that the arguments of the process name.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
@@ -119,6 +138,7 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => config::check(&arguments),
         Command::Demo(arguments) => tour::run(&arguments),
         Command::Purge(arguments) => purge::run(&arguments),
+        Command::Fsck(arguments) => fsck::run(&arguments),
         Command::Config => config::print_reference(),
     }
 }

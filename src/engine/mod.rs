@@ -19,12 +19,14 @@ mod connection;
 mod deliver;
 mod local;
 mod ranged;
+mod refetch;
 mod site;
 mod tally;
 mod target;
 
 pub use body::Body;
 pub use connection::{Connection, Transport};
+pub use refetch::Refetched;
 pub use site::{Site, Sites};
 
 use crate::cache::{Cache, Found, Hit};

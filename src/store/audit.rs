@@ -112,7 +112,7 @@ impl Audit<'_> {
         let may_drop = self.mode == Mode::Repair && *fault != Fault::Unreadable;
         let is_repaired = may_drop && self.store.drop_checked(hash, checked, detail);
         let what = checked.key.as_ref().map_or_else(|| hash.to_string(), |key| key.path().into());
-        self.say(*fault, what, detail, is_repaired);
+        self.say(Problem { kind: *fault, what, detail: detail.clone(), is_repaired });
         is_repaired
     }
 
@@ -129,7 +129,12 @@ impl Audit<'_> {
                 if is_repaired {
                     self.store.drop_claim(nar);
                 }
-                self.say(Fault::Claim, what, detail, is_repaired);
+                self.say(Problem {
+                    kind: Fault::Claim,
+                    what,
+                    detail: detail.to_owned(),
+                    is_repaired,
+                });
             }
         }
     }
@@ -177,7 +182,8 @@ impl Audit<'_> {
                     change.commit()?;
                 }
                 let what = format!("{hash}-{sequence:x}");
-                self.say(Fault::Orphan, what, "a small body without a record", is_repaired);
+                let detail = "a small body without a record".to_owned();
+                self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
             }
         }
     }
@@ -203,8 +209,9 @@ impl Audit<'_> {
             report.lock().files += 1;
             match insertion {
                 None => {
-                    let detail = "no store put it here; it is left alone, move it away";
-                    self.say(Fault::Foreign, path.display().to_string(), detail, false);
+                    let (kind, what) = (Fault::Foreign, path.display().to_string());
+                    let detail = "no store put it here; it is left alone, move it away".to_owned();
+                    self.say(Problem { kind, what, detail, is_repaired: false });
                     Ok(())
                 }
                 Some((hash, sequence)) => self.file(path, hash, sequence),
@@ -229,7 +236,8 @@ impl Audit<'_> {
         let is_repaired =
             self.mode == Mode::Repair && self.store.folder.remove_body(hash, sequence).is_ok();
         let what = path.display().to_string();
-        self.say(Fault::Orphan, what, "a body file without a record", is_repaired);
+        let detail = "a body file without a record".to_owned();
+        self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
         Ok(())
     }
 
@@ -247,16 +255,19 @@ impl Audit<'_> {
             index.sync()?;
         }
         if is_wrong {
-            let detail = "numbers that name body files would be used again";
-            self.say(Fault::Totals, "the index".to_owned(), detail, is_repaired);
+            let detail = "numbers that name body files would be used again".to_owned();
+            let what = "the index".to_owned();
+            self.say(Problem { kind: Fault::Totals, what, detail, is_repaired });
         }
         Ok(())
     }
 
-    fn say(&self, kind: Fault, what: String, detail: &str, is_repaired: bool) {
-        self.store.metrics.check_faults.with_label_values(&["fsck", kind.as_str()]).inc();
-        tracing::warn!(kind = kind.as_str(), what, detail, is_repaired, "fsck found a problem");
-        self.report.lock().add(Problem { kind, what, detail: detail.to_owned(), is_repaired });
+    fn say(&self, problem: Problem) {
+        let Problem { kind, what, detail, is_repaired } = &problem;
+        let kind = kind.as_str();
+        self.store.metrics.check_faults.with_label_values(&["fsck", kind]).inc();
+        tracing::warn!(kind, what, detail, is_repaired, "fsck found a problem");
+        self.report.lock().add(problem);
     }
 }
 

@@ -1,8 +1,8 @@
-//! Reading one stored object back and comparing all of it: the record, the body with its digest, the
-//! sums and the trailer of its file. Reads the disk, not the page cache. Changes nothing. Called by
-//! the scrubber and by `fsck`. Blocking; takes the index's read side for each look-up and no other
-//! lock, so the object may be replaced or dropped meanwhile: whoever acts on a verdict names the
-//! insertion, which is then another.
+//! Reading one stored object back and comparing all of it: the record, the body with its digest,
+//! the sums and the trailer of its file. Reads the disk, not the page cache. Changes nothing.
+//! Called by the scrubber and by `fsck`. Blocking; takes the index's read side for each look-up
+//! and no other lock, so the object may be replaced or dropped meanwhile: whoever acts on a
+//! verdict names the insertion, which is then another.
 
 use super::Inner;
 use super::direct::DirectFile;

@@ -11,20 +11,20 @@
 //! - one reader read all of it, compared its sum, and nobody doubted any chunk meanwhile.
 //!
 //! It is doubted as soon as a read without waiting comes back short: pages of it have left the
-//! cache, and that very call may have made the kernel fetch them again. A reader from the cache asks
-//! before and after its read whether the chunk is trusted, and forgets what it read where it is not.
-//! A reader from the disk takes the chunk's turn, doubts it, reads it whole, compares, gives out its
-//! own copy of what it compared, and then trusts it. So a page that came from the disk is behind a
-//! doubt until somebody has compared it, and a chunk whose sum is wrong is trusted by nobody, however
-//! many have the file open. Body files are opened without read-ahead (`FADV_RANDOM`), so that a read
-//! brings no page of a neighbour.
+//! cache, and that very call may have made the kernel fetch them again. A reader from the cache
+//! asks before and after its read whether the chunk is trusted, and forgets what it read where it
+//! is not. A reader from the disk takes the chunk's turn, doubts it, reads it whole, compares,
+//! gives out its own copy of what it compared, and then trusts it. So a page that came from the
+//! disk is behind a doubt until somebody has compared it, and a chunk whose sum is wrong is
+//! trusted by nobody, however many have the file open. Body files are opened without read-ahead
+//! (`FADV_RANDOM`), so that a read brings no page of a neighbour.
 //!
 //! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
-//! somebody else than this process fetched again (a backup that reads the folder) or that another's
-//! read without waiting fetched and that arrived before that call came back; what `sendfile` fetches
-//! because a page left the cache between the question and the call; a page that left the cache half
-//! written, and that the kernel fetched again to write the other half. The scrubber reads past the
-//! cache, and so finds what is wrong on the disk in any case.
+//! somebody else than this process fetched again (a backup that reads the folder) or that
+//! another's read without waiting fetched and that arrived before that call came back; what
+//! `sendfile` fetches because a page left the cache between the question and the call; a page
+//! that left the cache half written, and that the kernel fetched again to write the other half.
+//! The scrubber reads past the cache, and so finds what is wrong on the disk in any case.
 //!
 //! A body is remembered for a while after its last reader has gone, so that it need not be compared
 //! at each request; which bodies is a matter of a fixed number of bitmaps.

@@ -65,18 +65,26 @@ impl Inner {
         let index = access.open()?;
         if let SealedBody::File { new, sums, .. } = &mut body {
             let trailer = trailer::encode(hash, &head, sums, &record).map_err(unencodable)?;
+            #[cfg(test)]
+            self.faults.reach("a trailer is to be written");
             // Nothing is evicted here, under the locks: the trailer's space was promised.
             new.file()
                 .write_all_at(&trailer, length)
                 .map_err(|source| WriteError::Io { operation: "write", source })?;
+            #[cfg(test)]
+            self.faults.reach("a file is to be noted");
             let mut change = index.change();
             change.set_link(hash, head.sequence);
             change.commit()?;
+            #[cfg(test)]
+            self.faults.reach("a file is noted");
             new.link(&self.folder.body_path(hash, head.sequence))?;
         }
         if let SealedBody::File { chunks, .. } = &body {
             self.bodies.written(head.sequence, chunks);
         }
+        #[cfg(test)]
+        self.faults.reach("a record is to be written");
         let rows = Rows { record: &record, claim, variant };
         let (replaced, part) = match self.record(index, hash, &head, &rows, &body) {
             Ok(replaced) => replaced,
@@ -87,6 +95,8 @@ impl Inner {
                 return Err(error.into());
             }
         };
+        #[cfg(test)]
+        self.faults.reach("a record is written");
         let entry = Entry { hash, sequence: head.sequence, charge: head.charge() };
         let charge = replaced.map(|head| head.charge()).or(part.map(|(_, charge)| charge));
         self.space.add(reservation, entry, charge);
@@ -154,16 +164,22 @@ impl Inner {
     /// Removes the file of an insertion that has no record any more, and the note about it. What
     /// fails here is done again at the next open.
     pub(super) fn unlink(&self, index: &Open, hash: KeyHash, sequence: u64) {
+        #[cfg(test)]
+        self.faults.reach("a file is to be removed");
         if let Err(error) = self.folder.remove_body(hash, sequence) {
             self.count("remove");
             tracing::warn!(object = %hash, %error, "body file stays until restart");
             return;
         }
+        #[cfg(test)]
+        self.faults.reach("a file is removed");
         let mut change = index.change();
         change.drop_link(hash, sequence);
         if change.commit().is_err() {
             self.index.mark_failed();
         }
+        #[cfg(test)]
+        self.faults.reach("a note is cleared");
     }
 
     /// Writes new metadata of an object that is still the one with this digest; false where it is
@@ -179,7 +195,11 @@ impl Inner {
             let record = format::encode_record(&head, meta).map_err(unencodable)?;
             let mut change = index.change();
             change.set_record(hash, &record);
+            #[cfg(test)]
+            self.faults.reach("metadata is to be written");
             change.commit()?;
+            #[cfg(test)]
+            self.faults.reach("metadata is written");
             self.mark_unsynced();
             Ok(true)
         };

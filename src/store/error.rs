@@ -62,8 +62,8 @@ pub enum OpenError {
     /// An earlier version of the program wrote it, in a form that was never released.
     #[error(
         "disk folder {path}: format {found}, but this program knows format {known} and cannot \
-         convert it; everything in it can be fetched again, so remove what is in the folder, or set \
-         disk.path to an empty one"
+         convert it; everything in it can be fetched again, so remove what is in the folder, or \
+         set disk.path to an empty one"
     )]
     Past {
         /// The disk folder.

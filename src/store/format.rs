@@ -351,7 +351,7 @@ mod tests {
         let key = Key::new("main", "/nar/a.nar.xz", None);
         let record = encode_record(&head(), &meta()).unwrap();
         let mut sums = sums::Sums::new(key.hash());
-        sums.update(&[7; 70_000]);
+        sums.update(&vec![7; 70_000]);
         let trailer = trailer::encode(key.hash(), &head(), &sums.encode(), &record).unwrap();
         assert_eq!(hex(&trailer), include_str!("golden/trailer-2.hex").trim());
         let claim = NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(300) };

@@ -58,7 +58,7 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     let index = match (opened, mode) {
         (Ok(index), _) => index,
         (Err(error), Mode::Report) => {
-            add_index_fault(report, &error.to_string(), false);
+            report.lock().add(index_problem(error.to_string()));
             return Ok(false);
         }
         (Err(error), Mode::Repair) => rebuilt(&folder, report, &error.to_string())?,
@@ -75,12 +75,12 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
             let index = rebuilt(&folder, report, &error.to_string())?;
             let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics, Tasks::new())?;
             if let Err(error) = audit(&store, mode, report) {
-                add_index_fault(report, &error.to_string(), false);
+                report.lock().add(index_problem(error.to_string()));
                 return Ok(false);
             }
         }
         Err(error) => {
-            add_index_fault(report, &error.to_string(), false);
+            report.lock().add(index_problem(error.to_string()));
             return Ok(false);
         }
     }
@@ -104,13 +104,13 @@ fn rebuilt(folder: &Folder, report: &Mutex<Report>, why: &str) -> Result<Index, 
     let Rebuilt { index, objects, aside } = rebuild::rebuild(folder)?;
     report.lock().rebuilt += objects;
     let aside = aside.map_or_else(String::new, |to| format!("; it is {} now", to.display()));
-    add_index_fault(report, &format!("{why}{aside}"), true);
+    let problem = index_problem(format!("{why}{aside}"));
+    report.lock().add(Problem { is_repaired: true, ..problem });
     Ok(index)
 }
 
-fn add_index_fault(report: &Mutex<Report>, detail: &str, is_repaired: bool) {
-    let (kind, what) = (Fault::Index, "index".to_owned());
-    report.lock().add(Problem { kind, what, detail: detail.to_owned(), is_repaired });
+fn index_problem(detail: String) -> Problem {
+    Problem { kind: Fault::Index, what: "index".to_owned(), detail, is_repaired: false }
 }
 
 impl Store {
@@ -156,12 +156,7 @@ fn check_running(store: &Arc<Inner>, mode: Mode, pacer: Pacer) {
         Ok(()) => report.stage = Stage::Ended,
         Err(error) => {
             report.stage = Stage::BrokenOff;
-            report.add(Problem {
-                kind: Fault::Index,
-                what: "the check".to_owned(),
-                detail: error.to_string(),
-                is_repaired: false,
-            });
+            report.add(index_problem(error.to_string()));
         }
     }
 }

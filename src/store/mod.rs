@@ -288,7 +288,7 @@ impl Inner {
             metrics,
             tasks,
             #[cfg(test)]
-            faults: tests::Faults::default(),
+            faults: tests::Faults::of_this_thread(),
             index,
             folder,
         }))

@@ -206,6 +206,8 @@ impl Writer {
             let made = self.store.evicting_once(bytes, "create", create)?;
             Arc::clone(self.file.insert(made).file())
         };
+        #[cfg(test)]
+        self.store.faults.reach("a batch is to be written");
         let mut offset = start;
         for chunk in chunks {
             self.hash.update(chunk);
@@ -240,7 +242,11 @@ impl Writer {
             }
             (None, Some(new)) => {
                 let sync = || new.file().sync_data();
+                #[cfg(test)]
+                self.store.faults.reach("a body is to be synced");
                 self.store.evicting_once(length, "sync", sync)?;
+                #[cfg(test)]
+                self.store.faults.reach("a body is synced");
                 let sums = self.shared.sums();
                 SealedBody::File { new, sums, chunks: Arc::clone(self.shared.chunks()) }
             }

@@ -180,9 +180,9 @@ pub(super) fn read_trusted(file: &File, chunks: &Chunks, offset: u64, max: usize
     bytes.filter(|_| is_sound)
 }
 
-/// Up to `max` bytes from `offset` of the body of a key, from the disk or from where they are, after
-/// the whole chunk was compared with what is `expected` of it; see `chunks`. Blocking. The end of the
-/// file is an error unless `max` is 0.
+/// Up to `max` bytes from `offset` of the body of a key, from the disk or from where they are,
+/// after the whole chunk was compared with what is `expected` of it; see `chunks`. Blocking. The
+/// end of the file is an error unless `max` is 0.
 pub(super) fn read_compared(
     file: &File,
     chunks: &Chunks,

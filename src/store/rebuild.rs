@@ -1,12 +1,12 @@
-//! A new index made of what stands behind the bodies, where the old one cannot be opened or is gone.
-//! The old one is moved aside, never deleted. Blocking; called by `fsck` alone, on a folder that it
-//! has locked.
+//! A new index made of what stands behind the bodies, where the old one cannot be opened or is
+//! gone. The old one is moved aside, never deleted. Blocking; called by `fsck` alone, on a folder
+//! that it has locked.
 //!
-//! What only the index knew is lost: small bodies, claims, purges. So each object comes back as one
-//! that was purged softly: the origin confirms it before it serves again, and a stale object that an
-//! operator had purged does not come back by a broken index. Of several files of one key the last
-//! insertion counts; the others, and those whose trailer is not whole, are left for the check that
-//! follows, which reads every body as well.
+//! What only the index knew is lost: small bodies, claims, purges. So each object comes back as
+//! one that was purged softly: the origin confirms it before it serves again, and a stale object
+//! that an operator had purged does not come back by a broken index. Of several files of one key
+//! the last insertion counts; the others, and those whose trailer is not whole, are left for the
+//! check that follows, which reads every body as well.
 
 use super::error::{IndexError, OpenError};
 use super::folder::Folder;

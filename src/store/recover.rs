@@ -38,8 +38,12 @@ impl Inner {
                     tracing::warn!(object = %hash, %error, "orphaned body file cannot be removed");
                 }
                 change.drop_link(hash, sequence);
+                #[cfg(test)]
+                self.faults.reach("a removal is finished");
             }
             change.commit()?;
+            #[cfg(test)]
+            self.faults.reach("notes are cleared");
         }
     }
 

@@ -165,6 +165,8 @@ impl Inner {
             }
             let mut change = index.change();
             change.drop_claim(nar);
+            #[cfg(test)]
+            self.faults.reach("a claim is to be dropped");
             change.commit()
         });
         if let Err(error) = dropped {
@@ -209,7 +211,11 @@ impl Inner {
             change.drop_body(hash, sequence, Place::File);
             file = Some(sequence);
         }
+        #[cfg(test)]
+        self.faults.reach("a record is to be dropped");
         change.commit()?;
+        #[cfg(test)]
+        self.faults.reach("a record is dropped");
         self.space.remove(hash, head.map(|head| head.charge()));
         self.mark_unsynced();
         drop(stripe);

@@ -1,6 +1,6 @@
-//! The scrubber: reads every stored object back from the disk within a time that an operator sets,
-//! evenly spread and below a number of bytes a second, and drops what is damaged before anybody asks
-//! for it. One task per store, as long as it; no lock from one object to the next.
+//! The scrubber: reads every stored object back from the disk within a time that an operator
+//! sets, evenly spread and below a number of bytes a second, and drops what is damaged before
+//! anybody asks for it. One task per store, as long as it; no lock from one object to the next.
 //!
 //! Objects are read in the order of their hashes. Hashes are uniform, so the place of a hash among
 //! all hashes is the moment of the pass at which its object is due, whatever comes and goes
@@ -14,7 +14,7 @@ use super::error::IndexError;
 use super::format::{self, FormatError};
 use super::pace::{self, Pacer, Stopped};
 use crate::clock::{Clock, Timestamp};
-use crate::object::KeyHash;
+use crate::object::{Key, KeyHash};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -183,7 +183,7 @@ impl Inner {
             return;
         }
         let file = checked.head.map(|head| self.folder.body_path(hash, head.sequence));
-        let path = checked.key.as_ref().map(|key| key.path());
+        let path = checked.key.as_ref().map(Key::path);
         let is_unreadable = *fault == Fault::Unreadable;
         let has_gone = !is_unreadable && self.drop_checked(hash, checked, why);
         if is_unreadable || has_gone {

@@ -174,7 +174,8 @@ mod tests {
                 .collect();
             assert_eq!(sums.encode(), expected);
             for (index, chunk) in (0..).zip(body.chunks(CHUNK)) {
-                let expected = Expected { sum: sum_of(KEY, index, chunk), bytes: chunk.len() as u64 };
+                let (sum, bytes) = (sum_of(KEY, index, chunk), chunk.len() as u64);
+                let expected = Expected { sum, bytes };
                 assert_eq!(sums.of(index), Some(expected));
             }
         }

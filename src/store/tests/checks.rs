@@ -1,5 +1,5 @@
-//! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped where that
-//! is wanted.
+//! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped where
+//! that is wanted.
 
 use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with};
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
@@ -272,7 +272,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), asking).await.expect(what);
+    tokio::time::timeout(Duration::from_mins(1), asking).await.expect(what);
 }
 
 fn faults(bench: &Bench, by: &str, kind: Fault) -> u64 {

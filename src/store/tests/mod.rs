@@ -3,6 +3,7 @@
 
 mod checks;
 mod damage;
+mod kills;
 mod reads;
 mod variants;
 
@@ -18,6 +19,7 @@ use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,14 +30,41 @@ use tempfile::TempDir;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Faults that a test asks for.
-#[derive(Debug, Default)]
+/// The seam for faults: what a test lets happen at the steps of the store.
+#[derive(Default)]
 pub(super) struct Faults {
     /// Writes that find the disk full.
     full: AtomicU32,
+    observer: Option<Observer>,
+}
+
+/// Told of every step before which, or after which, the process may be killed.
+type Observer = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+thread_local! {
+    /// The observer of the stores that this thread opens.
+    static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
+}
+
+impl std::fmt::Debug for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Faults").field("full", &self.full).finish_non_exhaustive()
+    }
 }
 
 impl Faults {
+    /// What the test on this thread asks for.
+    pub(super) fn of_this_thread() -> Self {
+        Self { full: AtomicU32::new(0), observer: OBSERVER.with_borrow(Clone::clone) }
+    }
+
+    /// The store is at this step.
+    pub(super) fn reach(&self, step: &'static str) {
+        if let Some(observer) = &self.observer {
+            observer(step);
+        }
+    }
+
     /// What the next write meets.
     pub(super) fn next(&self) -> io::Result<()> {
         let less = |left: u32| left.checked_sub(1);

@@ -14,5 +14,6 @@ mod purges;
 mod ranges;
 mod requests;
 mod s3;
+mod scrub;
 mod tiers;
 mod troubles;

@@ -1,0 +1,65 @@
+//! What a request for a check of the disk tier says. Pure; the assembly gives the handler.
+
+use crate::store::{Mode, Report};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Begins a check, or says what the one that goes on has found; must not block.
+pub type FsckHandler = Arc<dyn Fn(FsckRequest) -> Result<Report, FsckRefusal> + Send + Sync>;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FsckRequest {
+    /// To begin.
+    Begin {
+        /// Whether it repairs.
+        mode: Mode,
+        /// Bytes a second; by default the scrubber's.
+        rate: Option<u64>,
+    },
+    /// What was found so far, or the last time.
+    Look,
+}
+
+/// Why no check begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FsckRefusal {
+    /// One goes on.
+    #[error("a check goes on; GET /api/v1/fsck shows how far it is")]
+    Busy,
+    /// There is nothing to check.
+    #[error("there is no disk tier")]
+    NoDisk,
+}
+
+/// The JSON body.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Body {
+    repair: bool,
+    rate: Option<u64>,
+}
+
+/// Reads a JSON body; none is a check without repair.
+pub(super) fn parse(body: &[u8]) -> Result<FsckRequest, serde_json::Error> {
+    let body: Body = if body.is_empty() { Body::default() } else { serde_json::from_slice(body)? };
+    let mode = if body.repair { Mode::Repair } else { Mode::Report };
+    Ok(FsckRequest::Begin { mode, rate: body.rate })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_says_whether_to_repair() {
+        let begin = |mode, rate| FsckRequest::Begin { mode, rate };
+        assert_eq!(parse(b"").unwrap(), begin(Mode::Report, None));
+        assert_eq!(parse(b"{}").unwrap(), begin(Mode::Report, None));
+        let body = br#"{"repair": true, "rate": 5}"#;
+        assert_eq!(parse(body).unwrap(), begin(Mode::Repair, Some(5)));
+        for wrong in [&b"nonsense"[..], br#"{"repari": true}"#, br#"{"rate": -1}"#] {
+            assert!(parse(wrong).is_err());
+        }
+    }
+}

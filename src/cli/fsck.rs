@@ -1,0 +1,222 @@
+//! `narthex fsck`: checks every stored byte, of a folder that no process holds or of a running edge
+//! through its admin listener. Exit code 0: nothing is wrong; 1: something is, or was and is
+//! repaired; 2: it could not be checked.
+
+use super::config::{load, report as report_config};
+use super::remote::{Remote, RemoteError};
+use super::{EXIT_USAGE, FsckArgs, complain, say};
+use crate::config::Overrides;
+use crate::store::{self, FsckError, Mode, OpenError, Problem, Report, Stage};
+use crate::units::{parse_size, print_size};
+use http::Method;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the bar is drawn, and the edge asked.
+const LOOK: Duration = Duration::from_millis(200);
+const TEMPLATE: &str = "  checking {bar:32.cyan/dim} {percent:>3} %, {msg}";
+/// Steps of the bar.
+const STEPS: u64 = 10_000;
+
+/// Why nothing was checked.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Fsck(#[from] FsckError),
+    #[error("{0}")]
+    Remote(#[from] RemoteError),
+    #[error("--rate {text}: {source}")]
+    Rate { text: String, source: crate::units::SizeError },
+    #[error("the edge's answer is none: {0}; is it of the same version?")]
+    Answer(#[from] serde_json::Error),
+    #[error("the check could not be begun: {0}")]
+    Thread(#[from] io::Error),
+    #[error("the check ended by a fault of Narthex; say what it printed")]
+    Panic,
+}
+
+/// `narthex fsck`.
+pub(super) fn run(arguments: &FsckArgs) -> ExitCode {
+    let folder = match folder(arguments) {
+        Ok(folder) => folder,
+        Err(code) => return code,
+    };
+    match check(arguments, folder) {
+        Ok(report) => {
+            say(summary(&report));
+            code(&report)
+        }
+        Err(Failure::Remote(RemoteError::Config(error))) => report_config(&error),
+        Err(error) => {
+            complain(error);
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// The folder, from the flag or the config.
+fn folder(arguments: &FsckArgs) -> Result<PathBuf, ExitCode> {
+    if let Some(folder) = &arguments.disk {
+        return Ok(folder.clone());
+    }
+    let loaded = load(arguments.config.config.as_deref(), Overrides::default());
+    let loaded = loaded.map_err(|error| report_config(&error))?;
+    loaded.config.disk.map(|disk| disk.path).ok_or_else(|| {
+        complain("the config has no disk tier; name a folder with --disk");
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<Report, Failure> {
+    let mode = if arguments.repair { Mode::Repair } else { Mode::Report };
+    let rate = match &arguments.rate {
+        Some(text) => {
+            let failed = |source| Failure::Rate { text: text.clone(), source };
+            Some(parse_size(text).map_err(failed)?)
+        }
+        None => None,
+    };
+    match at_rest(folder, mode) {
+        Err(Failure::Fsck(FsckError::Open(OpenError::Locked { .. }))) => {
+            at_work(arguments, mode, rate)
+        }
+        checked => checked,
+    }
+}
+
+/// Checks a folder that no process holds.
+fn at_rest(folder: PathBuf, mode: Mode) -> Result<Report, Failure> {
+    let report = Arc::new(Mutex::new(Report::default()));
+    let own = Arc::clone(&report);
+    let work = std::thread::Builder::new().spawn(move || store::fsck(&folder, mode, &own))?;
+    let bar = bar();
+    while !work.is_finished() {
+        show(&bar, &report.lock());
+        std::thread::sleep(LOOK);
+    }
+    bar.finish_and_clear();
+    work.join().map_err(|_| Failure::Panic)??;
+    let report = report.lock().clone();
+    Ok(report)
+}
+
+/// Has a running edge check itself.
+fn at_work(arguments: &FsckArgs, mode: Mode, rate: Option<u64>) -> Result<Report, Failure> {
+    let edge = Remote::find(&arguments.remote, arguments.config.config.as_deref())?;
+    let wish = serde_json::json!({ "repair": mode == Mode::Repair, "rate": rate });
+    edge.ask(Method::POST, "/api/v1/fsck", &wish)?;
+    let bar = bar();
+    loop {
+        let text = edge.ask(Method::GET, "/api/v1/fsck", &serde_json::Value::Null)?;
+        let report: Report = serde_json::from_str(&text)?;
+        if report.stage != Stage::Running {
+            bar.finish_and_clear();
+            return Ok(report);
+        }
+        show(&bar, &report);
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// A bar on standard error, where that is a terminal.
+fn bar() -> ProgressBar {
+    let target = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(Some(STEPS), target);
+    bar.with_style(ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| {
+        // A test holds the template against this.
+        ProgressStyle::default_bar()
+    }))
+}
+
+fn show(bar: &ProgressBar, report: &Report) {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place between 0 and 10,000"
+    )]
+    bar.set_position((report.progress.clamp(0.0, 1.0) * STEPS as f64) as u64);
+    let bytes = print_size(report.bytes >> 20 << 20);
+    bar.set_message(format!(
+        "{} objects, {bytes}, {} problems",
+        report.objects, report.problem_count
+    ));
+}
+
+/// Every problem on a line, then what was looked at.
+fn summary(report: &Report) -> String {
+    let mut lines: Vec<String> = report.problems.iter().map(line).collect();
+    let unnamed = report.problem_count - report.problems.len() as u64;
+    if unnamed > 0 {
+        lines.push(format!("and {unnamed} more"));
+    }
+    if report.unfinished > 0 {
+        let unfinished = report.unfinished;
+        lines.push(format!("{unfinished} change(s) were cut short; the next start finishes them"));
+    }
+    if report.rebuilt > 0 {
+        lines.push(format!("a new index was made of {} bodies", report.rebuilt));
+    }
+    let Report { objects, bytes, claims, files, .. } = report;
+    let ended = match (report.stage, report.problem_count, report.repaired_count) {
+        (Stage::BrokenOff, ..) => "broken off".to_owned(),
+        (_, 0, _) => "clean".to_owned(),
+        (_, count, 0) => format!("{count} problem(s); --repair drops what is damaged"),
+        (_, count, repaired) => format!("{count} problem(s), {repaired} repaired"),
+    };
+    lines.push(format!(
+        "checked {objects} objects, {bytes} bytes, {claims} claims, {files} files: {ended}"
+    ));
+    lines.join("\n") + "\n"
+}
+
+fn line(problem: &Problem) -> String {
+    let done = if problem.is_repaired { " (repaired)" } else { "" };
+    let (kind, what, detail) = (problem.kind.as_str(), &problem.what, &problem.detail);
+    format!("{kind} {}: {detail}{done}", what.escape_debug())
+}
+
+fn code(report: &Report) -> ExitCode {
+    if report.problem_count == 0 && report.stage == Stage::Ended {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_one() {
+        ProgressStyle::with_template(TEMPLATE).unwrap();
+    }
+
+    #[test]
+    fn a_summary_says_everything_on_lines() {
+        let mut report = Report { stage: Stage::Ended, objects: 3, ..Report::default() };
+        assert!(summary(&report).ends_with("clean\n"));
+        report.problems.push(Problem {
+            kind: store::Fault::Body,
+            what: "/nar/a\n".to_owned(),
+            detail: "its file is gone".to_owned(),
+            is_repaired: true,
+        });
+        (report.problem_count, report.repaired_count) = (5, 5);
+        let text = summary(&report);
+        assert!(text.starts_with("body /nar/a\\n: its file is gone (repaired)\nand 4 more\n"));
+        assert!(text.ends_with("5 problem(s), 5 repaired\n"), "{text}");
+        report.stage = Stage::BrokenOff;
+        assert!(summary(&report).ends_with("broken off\n"));
+    }
+}
