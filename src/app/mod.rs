@@ -117,7 +117,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let store = open_store(&config, &metrics, &tasks).await?;
     let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
     let fills_max = config.server.limits.fills_max;
-    let fills = Fills::new(cache.clone(), metrics.clone(), tasks.clone(), fills_max);
+    let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), fills_max);
     let engine = Arc::new(Engine::new(EngineParts {
         sites,
         cache: cache.clone(),

@@ -9,21 +9,26 @@
 mod flight;
 mod leader;
 mod passing;
+mod sink;
 mod steady;
+mod trail;
 mod verify;
 mod wanted;
+mod wrong;
 
 pub use flight::{Flight, How, Landed};
 pub use passing::Passing;
 pub use wanted::{Admitted, Keep, Wanted};
+use wrong::{Advice, WrongBodies};
 
-use crate::cache::{Cache, Found};
+use crate::cache::{Cache, Found, Ticket};
+use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::nix::signature::TrustedKeys;
 use crate::object::{Key, Sha256};
 use crate::origin::{Answer, BodyError, FetchError, Method, Origins, Response};
-use crate::store::WriteError;
+use crate::store::{Deserted, WriteError};
 use crate::tasks::Tasks;
 use parking_lot::Mutex;
 use std::collections::hash_map::Entry;
@@ -61,6 +66,12 @@ pub enum NotJoined {
     /// One has ended since the cache was looked at: look again before you begin another.
     #[error("a fill has ended meanwhile")]
     Ended,
+    /// Every body of late was wrong, so no origin is asked for a while.
+    #[error("every body of late was wrong; no origin is asked for {seconds} s")]
+    Wrong {
+        /// How long.
+        seconds: u64,
+    },
 }
 
 /// A moment, counted in fills that have ended.
@@ -86,12 +97,31 @@ pub enum Rejection {
     Long {
         /// Bytes declared.
         expected: u64,
+        /// Bytes received.
+        actual: u64,
+    },
+    /// What was to go on with it after it broke off is of another object. This part is given up,
+    /// the body may be continued by another origin.
+    #[error("was to go on with {expected}, but: {actual}")]
+    Continuation {
+        /// What was asked for.
+        expected: String,
+        /// What came.
+        actual: String,
+    },
+    /// Its head contradicts itself.
+    #[error("has an unusable head: {detail}")]
+    Head {
+        /// What is wrong.
+        detail: String,
     },
     /// It is longer than objects of its class may be.
     #[error("is longer than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
+        /// Bytes received.
+        actual: u64,
     },
     /// Its length is not the narinfo's FileSize.
     #[error("is {actual} bytes long, its narinfo says {expected}")]
@@ -135,6 +165,8 @@ impl Rejection {
         match self {
             Self::Short { .. } => "short",
             Self::Long { .. } => "long",
+            Self::Continuation { .. } => "continuation",
+            Self::Head { .. } => "head",
             Self::TooLarge { .. } => "too_large",
             Self::FileSize { .. } => "file_size",
             Self::FileHash { .. } => "file_hash",
@@ -142,6 +174,28 @@ impl Rejection {
             Self::CacheInfo { .. } => "cache_info",
             Self::Signature { .. } => "signature",
         }
+    }
+
+    /// What was promised and what came, for the log.
+    fn expected_and_actual(&self) -> (String, String) {
+        match self {
+            Self::Short { expected, actual }
+            | Self::Long { expected, actual }
+            | Self::TooLarge { limit: expected, actual }
+            | Self::FileSize { expected, actual } => (expected.to_string(), actual.to_string()),
+            Self::FileHash { expected, actual } => (expected.to_string(), actual.to_string()),
+            Self::Continuation { expected, actual } => (expected.clone(), actual.clone()),
+            Self::Head { detail } => ("a usable head".to_owned(), detail.clone()),
+            Self::Narinfo { detail } => ("the narinfo asked for".to_owned(), detail.clone()),
+            Self::CacheInfo { detail } => ("a nix-cache-info".to_owned(), detail.clone()),
+            Self::Signature { detail } => ("a trusted signature".to_owned(), detail.clone()),
+        }
+    }
+
+    /// Whether the origin is likely to send the same again: a body that is cut may be whole the
+    /// next time, one with another content stays what it is for a while.
+    fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Short { .. } | Self::Continuation { .. })
     }
 }
 
@@ -165,6 +219,9 @@ pub enum FillError {
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The disk gave up under it, and then nobody read it any more.
+    #[error(transparent)]
+    Deserted(#[from] Deserted),
     /// The fill ended without a word: a fault inside Narthex.
     #[error("the fill ended without a result")]
     Lost,
@@ -179,6 +236,7 @@ impl FillError {
             Self::Body(BodyError::Broken { .. })
             | Self::Rejected { .. }
             | Self::Write(_)
+            | Self::Deserted(_)
             | Self::Lost => false,
         }
     }
@@ -196,9 +254,24 @@ struct Shared {
     metrics: Metrics,
     tasks: Tasks,
     flights: Mutex<Flights>,
+    wrong: WrongBodies,
     /// Fills that have ended; changed under the lock of `flights` alone.
     ended_count: AtomicU64,
     room: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Remembers `count` bodies of `key` from `sources` that were wrong in a way that lasts.
+    fn note_wrong(&self, key: &Key, ticket: Ticket, sources: Vec<usize>, count: u32) {
+        if count == 0 {
+            return;
+        }
+        if let Some(pause) = self.wrong.note(key, ticket, sources, count) {
+            let seconds = pause.as_secs();
+            let (site, path) = (key.site(), key.path());
+            tracing::warn!(site, path, seconds, "only wrong bodies: answered 502 for a while");
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -210,11 +283,19 @@ struct Flights {
 
 impl Fills {
     /// Nothing under way; at most `fills_max` at once.
-    pub fn new(cache: Cache, metrics: Metrics, tasks: Tasks, fills_max: usize) -> Self {
+    pub fn new(
+        cache: Cache,
+        clock: Clock,
+        metrics: Metrics,
+        tasks: Tasks,
+        fills_max: usize,
+    ) -> Self {
         let room = Arc::new(Semaphore::new(fills_max));
         let flights = Mutex::default();
+        let wrong = WrongBodies::new(clock);
         let ended_count = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { cache, metrics, tasks, flights, ended_count, room }) }
+        let shared = Shared { cache, metrics, tasks, flights, wrong, ended_count, room };
+        Self { shared: Arc::new(shared) }
     }
 
     /// This moment; to be taken before the cache is looked at. Never waits.
@@ -226,7 +307,8 @@ impl Fills {
     ///
     /// With `looked`, begins none where one of the same object has ended since then: what it
     /// brought is in the cache, and was not when the cache was looked at. A fill that a
-    /// purge has overtaken is not joined: a request after the purge asks anew.
+    /// purge has overtaken is not joined: a request after the purge asks anew. Nor is one whose
+    /// disk failed under it: what it still has is for its own readers.
     pub fn join(
         &self,
         wanted: Wanted,
@@ -238,7 +320,8 @@ impl Fills {
         let cache = &self.shared.cache;
         let entry = match under_way.entry(wanted.key.clone()) {
             Entry::Occupied(entry) => {
-                if !cache.is_purged_since(entry.get().ticket, &wanted.key) {
+                let is_open = !entry.get().is_closed();
+                if is_open && !cache.is_purged_since(entry.get().ticket, &wanted.key) {
                     return Ok((Role::Follow, Arc::clone(entry.get())));
                 }
                 entry.remove();
@@ -251,6 +334,13 @@ impl Fills {
         if ended.iter().rev().take(missed).any(|key| *key == wanted.key) {
             return Err(NotJoined::Ended);
         }
+        let avoid = match self.shared.wrong.advice(&wanted.key, cache) {
+            Advice::Ask { avoid } => avoid,
+            Advice::Refuse { seconds } => {
+                self.shared.metrics.fills_spared.inc();
+                return Err(NotJoined::Wrong { seconds });
+            }
+        };
         let place =
             Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| NotJoined::NoRoom)?;
         let flight = Arc::new(Flight::new(cache.ticket()));
@@ -261,7 +351,7 @@ impl Fills {
         self.shared.metrics.fills_running.inc();
         self.shared.tasks.spawn("fill", async move {
             let _place = place;
-            Box::pin(leader::lead(&landing, wanted, stale)).await;
+            Box::pin(leader::lead(&landing, wanted, stale, avoid)).await;
         });
         Ok((Role::Lead, flight))
     }
@@ -280,7 +370,11 @@ impl Fills {
     /// object cannot be kept, beyond the first.
     pub async fn pass(&self, wanted: &Wanted) -> Flight {
         let flight = Flight::new(self.shared.cache.ticket());
-        Box::pin(leader::pass(&self.shared, &flight, wanted)).await;
+        let avoid = match self.shared.wrong.advice(&wanted.key, &self.shared.cache) {
+            Advice::Ask { avoid } => avoid,
+            Advice::Refuse { .. } => Vec::new(),
+        };
+        Box::pin(leader::pass(&self.shared, &flight, wanted, avoid)).await;
         flight
     }
 }

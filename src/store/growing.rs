@@ -3,17 +3,22 @@
 //! rest from the file, so that the first bytes of a slow origin reach readers at once and a reader
 //! far behind holds nothing up. Lives as long as its last reader; one short lock, never across an
 //! await or I/O.
+//!
+//! Where the disk fails under it (see `adrift`), what is in the file stays there for its readers
+//! and the rest passes through memory alone: bytes between the two that all readers have had, or
+//! that a reader left lying too long, are gone, and who still needs them fails.
 
 use super::error::Broken;
 use super::read;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 /// Two neighbouring chunks of together at most this many bytes become one, so that an origin that
 /// sends single bytes does not make a chunk of each.
@@ -30,17 +35,39 @@ pub(super) struct Shared {
     tasks: Tasks,
     tail: Mutex<Tail>,
     progress: watch::Sender<Progress>,
-    is_writeback_running: AtomicBool,
     has_writeback_failed: AtomicBool,
+    /// Told when a follower has moved or left.
+    moved: Notify,
+}
+
+/// A reader whose place is known, so that an object that has no disk any more waits for it. Gone
+/// with its drop.
+#[derive(Debug)]
+pub struct Follower {
+    growing: Growing,
+    number: u64,
 }
 
 #[derive(Debug)]
 struct Tail {
     /// What is not in the file, without gaps.
     chunks: VecDeque<Bytes>,
-    /// Offset of the first of them: everything before is in the file.
+    /// Offset of the first of them.
     start: u64,
+    /// Bytes in the file: `start`, unless the object is adrift and has let some go since.
+    file_end: u64,
     file: Option<Arc<File>>,
+    /// Where each follower is: it has had everything before.
+    followers: HashMap<u64, u64>,
+    followers_so_far: u64,
+}
+
+/// Where the bytes at an offset are.
+enum Whereabouts {
+    Memory(Bytes),
+    /// In the file, of which so many bytes from the offset on may be read.
+    File(Arc<File>, u64),
+    Gone,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +113,29 @@ impl Growing {
         let within = usize::try_from(visible.saturating_sub(offset)).unwrap_or(usize::MAX);
         self.0.fetch(offset, max.min(within)).await
     }
+
+    /// A reader from `offset` on that is waited for where the disk fails.
+    pub fn follow(self, offset: u64) -> Follower {
+        let number = self.0.tail.lock().enter(offset);
+        self.0.moved.notify_one();
+        Follower { growing: self, number }
+    }
+}
+
+impl Follower {
+    /// As [`Growing::read`]; what is before `offset` will not be asked for again.
+    pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
+        self.growing.0.tail.lock().followers.insert(self.number, offset);
+        self.growing.0.moved.notify_one();
+        self.growing.read(offset, max).await
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.growing.0.tail.lock().followers.remove(&self.number);
+        self.growing.0.moved.notify_one();
+    }
 }
 
 impl Shared {
@@ -95,10 +145,10 @@ impl Shared {
         Arc::new(Self {
             declared,
             tasks,
-            tail: Mutex::new(Tail { chunks: VecDeque::new(), start: 0, file: None }),
+            tail: Mutex::new(Tail::empty()),
             progress: watch::Sender::new(progress),
-            is_writeback_running: AtomicBool::new(false),
             has_writeback_failed: AtomicBool::new(false),
+            moved: Notify::new(),
         })
     }
 
@@ -144,6 +194,41 @@ impl Shared {
             let Some(chunk) = tail.chunks.pop_front() else { break };
             tail.start += chunk.len() as u64;
         }
+        tail.file_end = tail.start;
+    }
+
+    /// Bytes in memory.
+    pub(super) fn in_memory(&self) -> u64 {
+        self.received().saturating_sub(self.tail.lock().start)
+    }
+
+    /// Lets go of whole chunks that every follower has had; false where nobody follows any more
+    /// who could still read on.
+    pub(super) fn forget_what_all_had(&self) -> bool {
+        let visible = self.progress.borrow().visible();
+        let mut tail = self.tail.lock();
+        let (start, file_end) = (tail.start, tail.file_end);
+        // Whoever is behind a gap can go no further than it, and is not waited for.
+        let can_go_on = |place: &u64| start == file_end || *place >= start;
+        let Some(slowest) = tail.followers.values().copied().filter(can_go_on).min() else {
+            return false;
+        };
+        tail.forget_before(slowest.min(visible));
+        true
+    }
+
+    /// Lets go of `bytes` or a little more of the oldest chunks, whoever still needs them; never of
+    /// what nobody may see yet.
+    pub(super) fn forget_oldest(&self, bytes: u64) {
+        let visible = self.progress.borrow().visible();
+        let mut tail = self.tail.lock();
+        let upto = tail.start.saturating_add(bytes).min(visible);
+        tail.forget_before(upto);
+    }
+
+    /// Waits until a follower has come, moved or left since the last wait.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// The tail is the whole body: makes it one chunk and returns it.
@@ -189,20 +274,23 @@ impl Shared {
         });
     }
 
-    /// Starts to write dirty pages to the disk beside the fill, unless that runs already, so that
-    /// the last sync of a large object has little left to do.
-    pub(super) fn start_writeback(self: &Arc<Self>, file: Arc<File>) {
-        if self.is_writeback_running.swap(true, Ordering::AcqRel) {
-            return;
-        }
+    /// Begins to write dirty pages to the disk beside the fill, so that the last sync of a large
+    /// object has little left to do. The kernel reports a failure only once: whoever syncs later
+    /// waits for the end of this first, and then asks whether it failed.
+    pub(super) fn start_writeback(self: &Arc<Self>, file: Arc<File>) -> JoinHandle<()> {
         let shared = Arc::clone(self);
         self.tasks.spawn("store writeback", async move {
             let synced = shared.tasks.blocking("store writeback", move || file.sync_data()).await;
             if !matches!(synced, Ok(Ok(()))) {
-                shared.has_writeback_failed.store(true, Ordering::Release);
+                shared.writeback_failed();
             }
-            shared.is_writeback_running.store(false, Ordering::Release);
-        });
+        })
+    }
+
+    /// Notes that a write to the disk beside the fill failed. What is in the file is from now on
+    /// read from the page cache alone: the disk may hold something else.
+    pub(super) fn writeback_failed(&self) {
+        self.has_writeback_failed.store(true, Ordering::Release);
     }
 
     /// Whether a write to the disk beside the fill failed: the kernel reports that only once.
@@ -226,16 +314,19 @@ impl Shared {
         if max == 0 {
             return Ok(Bytes::new());
         }
-        let file = {
-            let tail = self.tail.lock();
-            if let Some(bytes) = tail.read(offset, max) {
-                return Ok(bytes);
+        let (file, max) = match self.tail.lock().whereabouts(offset, max) {
+            Whereabouts::Memory(bytes) => return Ok(bytes),
+            Whereabouts::File(file, within) => {
+                (file, usize::try_from(within).map_or(max, |within| within.min(max)))
             }
-            tail.file.clone()
+            Whereabouts::Gone => return Err(Broken::Behind),
         };
-        let Some(file) = file else { return Err(Broken::Abandoned) };
         if let Some(bytes) = read::read_now(&file, offset, max) {
             return Ok(bytes);
+        }
+        if self.has_writeback_failed() {
+            let source = std::io::Error::other("it was not written to the disk");
+            return Err(Broken::Unreadable { source });
         }
         let reading = self.tasks.blocking("store read", move || read::read(&file, offset, max));
         let result = reading.await.map_err(std::io::Error::other).flatten();
@@ -244,6 +335,46 @@ impl Shared {
 }
 
 impl Tail {
+    fn empty() -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            start: 0,
+            file_end: 0,
+            file: None,
+            followers: HashMap::new(),
+            followers_so_far: 0,
+        }
+    }
+
+    fn enter(&mut self, offset: u64) -> u64 {
+        self.followers_so_far += 1;
+        self.followers.insert(self.followers_so_far, offset);
+        self.followers_so_far
+    }
+
+    fn forget_before(&mut self, upto: u64) {
+        while let Some(chunk) = self.chunks.front() {
+            let end = self.start + chunk.len() as u64;
+            if end > upto {
+                break;
+            }
+            self.start = end;
+            self.chunks.pop_front();
+        }
+    }
+
+    fn whereabouts(&self, offset: u64, max: usize) -> Whereabouts {
+        if let Some(bytes) = self.read(offset, max) {
+            return Whereabouts::Memory(bytes);
+        }
+        match &self.file {
+            Some(file) if offset < self.file_end => {
+                Whereabouts::File(Arc::clone(file), self.file_end - offset)
+            }
+            Some(_) | None => Whereabouts::Gone,
+        }
+    }
+
     fn push(&mut self, chunk: Bytes) {
         match self.chunks.back_mut() {
             Some(last) if last.len() + chunk.len() <= JOIN_BYTES_MAX => {

@@ -14,7 +14,8 @@
 //!
 //! # Why a crash never exposes a wrong body
 //!
-//! A large body is written to a file without a name and synced before [`Pending::seal`] returns.
+//! A large body is written to a file without a name and synced before [`Pending::seal`] returns
+//! (its readers may see all of it before that: a body that is proven needs no disk).
 //! A commit then (1) appends the trailer, (2) notes in `links` that a file `HASH-N` may be there,
 //! (3) links it, (4) writes the record and clears the note in one atomic change of the index. N is
 //! used once, so no file is ever replaced, and readers of an older one go on.
@@ -36,6 +37,7 @@
 //! stripe of a key's hash, the index's own (read side), the space account. The account's is never
 //! held across I/O, none across an await, and eviction runs before any of them is taken.
 
+mod adrift;
 mod commit;
 mod error;
 mod eviction;
@@ -56,10 +58,11 @@ mod space;
 #[cfg(test)]
 mod tests;
 
+pub use adrift::{Adrift, Deserted};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, EvictionOrder};
 pub use format::charge;
-pub use growing::Growing;
+pub use growing::{Follower, Growing};
 pub use health::Health;
 pub use pending::{Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
@@ -96,6 +99,7 @@ struct Inner {
     space: Arc<Space>,
     health: health::Monitor,
     next_sequence: AtomicU64,
+    fleet: adrift::Fleet,
     is_unsynced: AtomicBool,
     has_loaded: watch::Sender<bool>,
     changes: RwLock<()>,
@@ -124,6 +128,7 @@ impl Store {
             space: Space::new(disk.size, totals.bytes, totals.objects, &metrics),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
+            fleet: adrift::Fleet::default(),
             is_unsynced: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
             changes: RwLock::new(()),

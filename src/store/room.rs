@@ -75,6 +75,16 @@ impl Inner {
         self.evicting_once(chunk.len() as u64, "write", write)
     }
 
+    /// Writes what is in the page cache of `file` to the disk.
+    pub(super) fn sync(&self, file: &File) -> Result<(), WriteError> {
+        let sync = || {
+            #[cfg(test)]
+            self.faults.next_sync()?;
+            file.sync_data()
+        };
+        sync().map_err(|source| WriteError::Io { operation: "sync", source })
+    }
+
     /// Does `work`; where the file system is full, evicts `bytes` or more and does it once more.
     pub(super) fn evicting_once<T>(
         &self,

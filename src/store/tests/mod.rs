@@ -30,9 +30,20 @@ const MIB: usize = 1024 * KIB;
 pub(super) struct Faults {
     /// Writes that find the disk full.
     full: AtomicU32,
+    /// Syncs that fail.
+    unsynced: AtomicU32,
 }
 
 impl Faults {
+    /// What the next sync meets.
+    pub(super) fn next_sync(&self) -> io::Result<()> {
+        let less = |left: u32| left.checked_sub(1);
+        match self.unsynced.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Err(io::Error::other("a fault that a test asked for")),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// What the next write meets.
     pub(super) fn next(&self) -> io::Result<()> {
         let less = |left: u32| left.checked_sub(1);
