@@ -40,7 +40,13 @@ enum NotRescued {
 impl Rescue {
     /// The next piece of the body, of at most `max` bytes from `offset`, out of another source
     /// than `failed`, which failed with `error`.
-    pub(super) fn go_on(self, failed: Source, offset: u64, max: usize, error: io::Error) -> Reading {
+    pub(super) fn go_on(
+        self,
+        failed: Source,
+        offset: u64,
+        max: usize,
+        error: io::Error,
+    ) -> Reading {
         Box::pin(async move {
             let (key, result) = (self.wanted.key.clone(), self.find(offset).await);
             let label = match &result {
@@ -88,10 +94,7 @@ impl Rescue {
         }
     }
 
-    fn join(
-        &self,
-        looked: Option<crate::fill::Mark>,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+    fn join(&self, looked: Option<crate::fill::Mark>) -> Result<(Role, Arc<Flight>), NotJoined> {
         self.fills.join(self.wanted.clone(), None, looked)
     }
 

@@ -193,9 +193,21 @@ impl Rejection {
     }
 
     /// Whether the origin is likely to send the same again: a body that is cut may be whole the
-    /// next time, one with another content stays what it is for a while.
+    /// next time, and a page in place of a narinfo tells of a gateway in trouble; an object with
+    /// another content stays what it is for a while.
     fn is_lasting(&self) -> bool {
-        !matches!(self, Self::Short { .. } | Self::Continuation { .. })
+        match self {
+            Self::Short { .. }
+            | Self::Continuation { .. }
+            | Self::Head { .. }
+            | Self::Narinfo { .. }
+            | Self::CacheInfo { .. } => false,
+            Self::Long { .. }
+            | Self::TooLarge { .. }
+            | Self::FileSize { .. }
+            | Self::FileHash { .. }
+            | Self::Signature { .. } => true,
+        }
     }
 }
 

@@ -12,7 +12,9 @@ use super::trail::Trail;
 use super::{FillError, Rejection, Upstream};
 use crate::metrics::Metrics;
 use crate::object::Key;
-use crate::origin::{Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries};
+use crate::origin::{
+    Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries,
+};
 use crate::policy::continuation::{self, Begun, Tie};
 use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};

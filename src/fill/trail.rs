@@ -40,13 +40,7 @@ impl Trail {
     }
 
     /// Counts and logs that `origin` gave a body, or a part of one, that is not what was promised.
-    pub(super) fn reject(
-        &self,
-        metrics: &Metrics,
-        key: &Key,
-        origin: &str,
-        rejection: &Rejection,
-    ) {
+    pub(super) fn reject(&self, metrics: &Metrics, key: &Key, origin: &str, rejection: &Rejection) {
         let reason = rejection.reason();
         metrics.rejected_bodies.with_label_values(&[origin, reason]).inc();
         let (expected, actual) = rejection.expected_and_actual();

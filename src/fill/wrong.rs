@@ -3,8 +3,8 @@
 //! process; bounded; a short lock, never across an await. Called by `Fills` and the leaders.
 //!
 //! After as many rejected bodies as a fill has tries, a key is refused for 10 s, and for twice as
-//! long each time that it comes wrong again, up to 5 min. Nothing here outlives a purge of the key, which
-//! is how an operator says that the origin was mended, nor a body that is stored.
+//! long each time that it comes wrong again, up to 5 min. Nothing here outlives a purge of the
+//! key, which is how an operator says that the origin was mended, nor a body that is stored.
 
 use super::leader::TRIES_MAX;
 use crate::cache::{Cache, Ticket};

@@ -83,6 +83,16 @@ impl Adrift {
         self.shared.reveal(upto);
     }
 
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.shared.received()
+    }
+
+    /// Bytes of it in memory.
+    pub fn in_memory(&self) -> u64 {
+        self.shared.in_memory()
+    }
+
     /// Ends the body: its SHA-256 and its bytes. Reveals nothing.
     pub fn end(&mut self) -> (Sha256, u64) {
         self.shared.seal();

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, watch};
@@ -277,10 +278,13 @@ impl Shared {
     /// Begins to write dirty pages to the disk beside the fill, so that the last sync of a large
     /// object has little left to do. The kernel reports a failure only once: whoever syncs later
     /// waits for the end of this first, and then asks whether it failed.
-    pub(super) fn start_writeback(self: &Arc<Self>, file: Arc<File>) -> JoinHandle<()> {
+    pub(super) fn start_writeback<F>(self: &Arc<Self>, sync: F) -> JoinHandle<()>
+    where
+        F: FnOnce() -> io::Result<()> + Send + 'static,
+    {
         let shared = Arc::clone(self);
         self.tasks.spawn("store writeback", async move {
-            let synced = shared.tasks.blocking("store writeback", move || file.sync_data()).await;
+            let synced = shared.tasks.blocking("store writeback", sync).await;
             if !matches!(synced, Ok(Ok(()))) {
                 shared.writeback_failed();
             }
@@ -325,11 +329,11 @@ impl Shared {
             return Ok(bytes);
         }
         if self.has_writeback_failed() {
-            let source = std::io::Error::other("it was not written to the disk");
+            let source = io::Error::other("it was not written to the disk");
             return Err(Broken::Unreadable { source });
         }
         let reading = self.tasks.blocking("store read", move || read::read(&file, offset, max));
-        let result = reading.await.map_err(std::io::Error::other).flatten();
+        let result = reading.await.map_err(io::Error::other).flatten();
         result.map_err(|source| Broken::Unreadable { source })
     }
 }

@@ -220,7 +220,8 @@ impl Pending {
         let is_idle = self.writeback.as_ref().is_none_or(JoinHandle::is_finished);
         if self.unsynced_bytes >= WRITEBACK_BYTES && is_idle {
             self.unsynced_bytes = 0;
-            self.writeback = Some(self.shared.start_writeback(file));
+            let store = Arc::clone(&self.store);
+            self.writeback = Some(self.shared.start_writeback(move || store.write_back(&file)));
         }
         Ok(())
     }

@@ -85,6 +85,13 @@ impl Inner {
         sync().map_err(|source| WriteError::Io { operation: "sync", source })
     }
 
+    /// Writes what is in the page cache of `file` to the disk while more is written to it.
+    pub(super) fn write_back(&self, file: &File) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.next_writeback()?;
+        file.sync_data()
+    }
+
     /// Does `work`; where the file system is full, evicts `bytes` or more and does it once more.
     pub(super) fn evicting_once<T>(
         &self,

@@ -1,6 +1,7 @@
 //! The store as its callers use it, and what it makes of every torn state. Each test has a folder
 //! of its own.
 
+mod adrift;
 mod damage;
 
 use super::error::{Broken, OpenError, WriteError};
@@ -30,15 +31,26 @@ const MIB: usize = 1024 * KIB;
 pub(super) struct Faults {
     /// Writes that find the disk full.
     full: AtomicU32,
-    /// Syncs that fail.
+    /// Last syncs of an object that fail.
     unsynced: AtomicU32,
+    /// Syncs beside a fill that fail.
+    unwritten: AtomicU32,
 }
 
 impl Faults {
     /// What the next sync meets.
     pub(super) fn next_sync(&self) -> io::Result<()> {
+        Self::broken(&self.unsynced)
+    }
+
+    /// What the next sync beside a fill meets.
+    pub(super) fn next_writeback(&self) -> io::Result<()> {
+        Self::broken(&self.unwritten)
+    }
+
+    fn broken(faults: &AtomicU32) -> io::Result<()> {
         let less = |left: u32| left.checked_sub(1);
-        match self.unsynced.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+        match faults.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
             Ok(_) => Err(io::Error::other("a fault that a test asked for")),
             Err(_) => Ok(()),
         }

@@ -19,7 +19,6 @@ pub(crate) struct Client {
 }
 
 /// A whole answer, or what came of it.
-#[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -35,6 +34,19 @@ pub(crate) struct Arriving {
     pub(crate) headers: HeaderMap,
     body: Incoming,
     seen: Vec<u8>,
+}
+
+/// A body is told by its first bytes: a failed test prints what it saw.
+impl std::fmt::Debug for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Said")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .field("bytes", &self.body.len())
+            .field("begins", &self.body.slice(..self.body.len().min(200)))
+            .field("is_cut", &self.is_cut)
+            .finish()
+    }
 }
 
 impl Client {
@@ -117,6 +129,23 @@ impl Arriving {
             }
         };
         Said { status: self.status, headers: self.headers, body: self.seen.into(), is_cut }
+    }
+
+    /// Reads the rest without keeping it; how many bytes came, if each of them was as `body` has
+    /// it, and whether it ended before its time.
+    pub(crate) async fn compare(mut self, body: &[u8]) -> (Option<usize>, bool) {
+        let mut seen = 0;
+        loop {
+            let piece = match timeout(PATIENCE, self.body.frame()).await.expect("a piece in time") {
+                None => return (Some(seen), false),
+                Some(Err(_)) => return (Some(seen), true),
+                Some(Ok(piece)) => piece.into_data().unwrap_or_default(),
+            };
+            if body.get(seen..seen + piece.len()) != Some(&piece[..]) {
+                return (None, false);
+            }
+            seen += piece.len();
+        }
     }
 
     /// How it came about.

@@ -43,6 +43,11 @@ pub(crate) struct Script {
     etag: Option<String>,
     last_modified: Option<String>,
     cut_at: Option<usize>,
+    resets: bool,
+    surplus: usize,
+    is_unconditional: bool,
+    is_for_ranges: bool,
+    content_range: Option<String>,
     hold_at: Option<(usize, Gate)>,
     hold_head: Option<Gate>,
     hangs: bool,
@@ -59,6 +64,11 @@ pub(crate) fn says(body: impl Into<Bytes>) -> Script {
         etag: None,
         last_modified: None,
         cut_at: None,
+        resets: false,
+        surplus: 0,
+        is_unconditional: false,
+        is_for_ranges: false,
+        content_range: None,
         hold_at: None,
         hold_head: None,
         hangs: false,
@@ -116,6 +126,31 @@ impl Script {
     /// The connection is closed after so many bytes of what is sent.
     pub(crate) fn cut_at(self, bytes: usize) -> Self {
         Self { cut_at: Some(bytes), ..self }
+    }
+
+    /// The connection is reset after so many bytes of what is sent.
+    pub(crate) fn reset_at(self, bytes: usize) -> Self {
+        Self { cut_at: Some(bytes), resets: true, ..self }
+    }
+
+    /// So many bytes follow behind the body.
+    pub(crate) fn surplus(self, bytes: usize) -> Self {
+        Self { surplus: bytes, ..self }
+    }
+
+    /// Conditions are ignored.
+    pub(crate) fn unconditional(self) -> Self {
+        Self { is_unconditional: true, ..self }
+    }
+
+    /// Who asks without a range gets 503.
+    pub(crate) fn for_ranges_alone(self) -> Self {
+        Self { is_for_ranges: true, ..self }
+    }
+
+    /// Every 206 says this of itself, whatever it is.
+    pub(crate) fn content_range(self, value: &str) -> Self {
+        Self { content_range: Some(value.to_owned()), ..self }
     }
 
     /// Stops after so many bytes of what is sent until the gate opens.
@@ -265,7 +300,7 @@ async fn converse(stream: TcpStream, state: &State) -> io::Result<()> {
     }
 }
 
-async fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<Asked> {
+pub(super) async fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<Asked> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -318,6 +353,13 @@ async fn answer(stream: &mut TcpStream, asked: &Asked, script: &Script) -> io::R
     }
     send(stream, script.framing, &body[at..end]).await?;
     if script.cut_at.is_some() {
+        if script.resets {
+            stream.set_zero_linger()?;
+        }
+        return Ok(false);
+    }
+    if script.surplus > 0 {
+        stream.write_all(&vec![b'x'; script.surplus]).await?;
         return Ok(false);
     }
     if script.framing == Framing::Chunked {
@@ -349,11 +391,15 @@ fn select(asked: &Asked, script: &Script) -> (u16, Vec<(String, String)>, Bytes)
     if let Some(date) = &script.last_modified {
         add("last-modified", date);
     }
+    if script.is_for_ranges && asked.field("range").is_none() {
+        return (503, extra, Bytes::new());
+    }
     if script.status != 200 {
         return (script.status, extra, script.body.clone());
     }
     let is_same = |name, own: &Option<String>| own.is_some() && asked.field(name) == own.as_deref();
-    if asked.field("if-match").is_some() && !is_same("if-match", &script.etag) {
+    let has_condition = asked.field("if-match").is_some() && !script.is_unconditional;
+    if has_condition && !is_same("if-match", &script.etag) {
         return (412, extra, Bytes::new());
     }
     if is_same("if-none-match", &script.etag) || is_same("if-modified-since", &script.last_modified)
@@ -370,6 +416,8 @@ fn select(asked: &Asked, script: &Script) -> (u16, Vec<(String, String)>, Bytes)
     if first >= length {
         return (416, extra, Bytes::new());
     }
-    extra.push(("content-range".to_owned(), format!("bytes {first}-{}/{length}", last - 1)));
+    let content_range = format!("bytes {first}-{}/{length}", last - 1);
+    let content_range = script.content_range.clone().unwrap_or(content_range);
+    extra.push(("content-range".to_owned(), content_range));
     (206, extra, script.body.slice(first..last))
 }

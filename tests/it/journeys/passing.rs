@@ -44,6 +44,7 @@ async fn an_object_larger_than_the_disk_passes() {
     let path = path_of_nar(&small, "nar.xz");
     origin.say(&path, says(small.clone()));
     edge.get(&path).await.expect(200, "miss").with(&small);
+    edge.until_idle().await;
     edge.get(&path).await.expect(200, "hit_disk").with(&small);
 }
 
