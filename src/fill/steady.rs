@@ -199,14 +199,11 @@ impl Steady {
         if !is_identified || self.breaks > BREAKS_MAX + self.received / FORWARD_BYTES {
             return Err(self.give_up(fault));
         }
-        let until = match self.waits_until {
-            Some(until) => until,
-            None => {
-                let (path, origin, at) = (&self.source.ask.path, &self.origin, self.received);
-                tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
-                *self.waits_until.insert(Instant::now() + self.patience)
-            }
-        };
+        if self.waits_until.is_none() {
+            let (path, origin, at) = (&self.source.ask.path, &self.origin, self.received);
+            tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
+        }
+        let until = *self.waits_until.get_or_insert_with(|| Instant::now() + self.patience);
         let upstream = Arc::clone(&self.source.upstream);
         while !self.candidates.is_empty() && Instant::now() < until {
             let recovered = upstream.origins.recovered();

@@ -73,7 +73,8 @@ impl WrongBodies {
         }
         match entry.refused_until {
             Some(until) if until > now => {
-                Advice::Refuse { seconds: until.since(now).as_millis().div_ceil(1_000) as u64 }
+                let left = until.since(now);
+                Advice::Refuse { seconds: left.as_secs() + u64::from(left.subsec_nanos() > 0) }
             }
             Some(_) | None => Advice::Ask { avoid: entry.sources.clone() },
         }

@@ -184,7 +184,7 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(15),
             between_bytes: Duration::from_secs(10),
-            resume: Duration::from_secs(60),
+            resume: Duration::from_mins(1),
         },
         connections_max: 200,
     }

@@ -220,8 +220,14 @@ impl Pending {
         let is_idle = self.writeback.as_ref().is_none_or(JoinHandle::is_finished);
         if self.unsynced_bytes >= WRITEBACK_BYTES && is_idle {
             self.unsynced_bytes = 0;
+            #[cfg(test)]
             let store = Arc::clone(&self.store);
-            self.writeback = Some(self.shared.start_writeback(move || store.write_back(&file)));
+            let sync = move || {
+                #[cfg(test)]
+                store.faults.next_writeback()?;
+                file.sync_data()
+            };
+            self.writeback = Some(self.shared.start_writeback(sync));
         }
         Ok(())
     }
@@ -302,7 +308,12 @@ impl Writer {
             (Some(body), _) => SealedBody::Inline(body),
             (None, Some(new)) => {
                 // Never tried again: the kernel tells of lost pages once, then all seems well.
-                self.store.sync(new.file())?;
+                let sync = || {
+                    #[cfg(test)]
+                    self.store.faults.next_sync()?;
+                    new.file().sync_data()
+                };
+                sync().map_err(|source| WriteError::Io { operation: "sync", source })?;
                 SealedBody::File(new)
             }
             (None, None) => return Err(WriteError::Interrupted),

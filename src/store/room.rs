@@ -75,23 +75,6 @@ impl Inner {
         self.evicting_once(chunk.len() as u64, "write", write)
     }
 
-    /// Writes what is in the page cache of `file` to the disk.
-    pub(super) fn sync(&self, file: &File) -> Result<(), WriteError> {
-        let sync = || {
-            #[cfg(test)]
-            self.faults.next_sync()?;
-            file.sync_data()
-        };
-        sync().map_err(|source| WriteError::Io { operation: "sync", source })
-    }
-
-    /// Writes what is in the page cache of `file` to the disk while more is written to it.
-    pub(super) fn write_back(&self, file: &File) -> io::Result<()> {
-        #[cfg(test)]
-        self.faults.next_writeback()?;
-        file.sync_data()
-    }
-
     /// Does `work`; where the file system is full, evicts `bytes` or more and does it once more.
     pub(super) fn evicting_once<T>(
         &self,

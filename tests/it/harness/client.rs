@@ -80,6 +80,14 @@ impl Client {
         self.open("POST", target, fields, body).await.rest().await
     }
 
+    /// GET of which nothing may come but the end of the connection.
+    pub(crate) async fn try_to_read(&self, target: &str, fields: &[(&str, &str)]) -> Option<Said> {
+        match self.try_to_open("GET", target, fields, "").await {
+            Ok(arriving) => Some(arriving.rest().await),
+            Err(_) => None,
+        }
+    }
+
     async fn open(
         &self,
         method: &str,
@@ -87,6 +95,16 @@ impl Client {
         fields: &[(&str, &str)],
         body: &str,
     ) -> Arriving {
+        self.try_to_open(method, target, fields, body).await.expect("an answer")
+    }
+
+    async fn try_to_open(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Arriving, hyper::Error> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.unwrap();
@@ -101,8 +119,8 @@ impl Client {
         }
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
         let response = timeout(PATIENCE, sender.send_request(request)).await;
-        let (head, body) = response.expect("an answer in time").expect("an answer").into_parts();
-        Arriving { status: head.status, headers: head.headers, body, seen: Vec::new() }
+        let (head, body) = response.expect("an answer in time")?.into_parts();
+        Ok(Arriving { status: head.status, headers: head.headers, body, seen: Vec::new() })
     }
 }
 

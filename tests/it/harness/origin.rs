@@ -32,6 +32,20 @@ enum Framing {
     UntilClose,
 }
 
+/// How a connection ends in mid-body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Closed,
+    Reset,
+}
+
+/// What is made of preconditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Conditions {
+    Heeded,
+    Ignored,
+}
+
 /// One answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
@@ -42,10 +56,9 @@ pub(crate) struct Script {
     knows_ranges: bool,
     etag: Option<String>,
     last_modified: Option<String>,
-    cut_at: Option<usize>,
-    resets: bool,
+    cut_at: Option<(usize, Cut)>,
     surplus: usize,
-    is_unconditional: bool,
+    conditions: Conditions,
     is_for_ranges: bool,
     content_range: Option<String>,
     hold_at: Option<(usize, Gate)>,
@@ -64,9 +77,8 @@ pub(crate) fn says(body: impl Into<Bytes>) -> Script {
         etag: None,
         last_modified: None,
         cut_at: None,
-        resets: false,
         surplus: 0,
-        is_unconditional: false,
+        conditions: Conditions::Heeded,
         is_for_ranges: false,
         content_range: None,
         hold_at: None,
@@ -125,12 +137,12 @@ impl Script {
 
     /// The connection is closed after so many bytes of what is sent.
     pub(crate) fn cut_at(self, bytes: usize) -> Self {
-        Self { cut_at: Some(bytes), ..self }
+        Self { cut_at: Some((bytes, Cut::Closed)), ..self }
     }
 
     /// The connection is reset after so many bytes of what is sent.
     pub(crate) fn reset_at(self, bytes: usize) -> Self {
-        Self { cut_at: Some(bytes), resets: true, ..self }
+        Self { cut_at: Some((bytes, Cut::Reset)), ..self }
     }
 
     /// So many bytes follow behind the body.
@@ -140,10 +152,10 @@ impl Script {
 
     /// Conditions are ignored.
     pub(crate) fn unconditional(self) -> Self {
-        Self { is_unconditional: true, ..self }
+        Self { conditions: Conditions::Ignored, ..self }
     }
 
-    /// Who asks without a range gets 503.
+    /// Who asks without a range gets 501.
     pub(crate) fn for_ranges_alone(self) -> Self {
         Self { is_for_ranges: true, ..self }
     }
@@ -342,7 +354,7 @@ async fn answer(stream: &mut TcpStream, asked: &Asked, script: &Script) -> io::R
     if asked.method == "HEAD" || status == 304 {
         return Ok(script.framing != Framing::UntilClose);
     }
-    let end = script.cut_at.unwrap_or(body.len()).min(body.len());
+    let end = script.cut_at.map_or(body.len(), |(bytes, _)| bytes.min(body.len()));
     let mut at = 0;
     if let Some((hold_at, gate)) = &script.hold_at {
         let hold_at = (*hold_at).min(end);
@@ -352,8 +364,8 @@ async fn answer(stream: &mut TcpStream, asked: &Asked, script: &Script) -> io::R
         gate.0.cancelled().await;
     }
     send(stream, script.framing, &body[at..end]).await?;
-    if script.cut_at.is_some() {
-        if script.resets {
+    if let Some((_, cut)) = script.cut_at {
+        if cut == Cut::Reset {
             stream.set_zero_linger()?;
         }
         return Ok(false);
@@ -392,13 +404,14 @@ fn select(asked: &Asked, script: &Script) -> (u16, Vec<(String, String)>, Bytes)
         add("last-modified", date);
     }
     if script.is_for_ranges && asked.field("range").is_none() {
-        return (503, extra, Bytes::new());
+        return (501, extra, Bytes::new());
     }
     if script.status != 200 {
         return (script.status, extra, script.body.clone());
     }
     let is_same = |name, own: &Option<String>| own.is_some() && asked.field(name) == own.as_deref();
-    let has_condition = asked.field("if-match").is_some() && !script.is_unconditional;
+    let has_condition =
+        asked.field("if-match").is_some() && script.conditions == Conditions::Heeded;
     if has_condition && !is_same("if-match", &script.etag) {
         return (412, extra, Bytes::new());
     }

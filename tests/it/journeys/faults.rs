@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 const FAULTS: usize = 1_000;
 /// Faults at work at the same time.
-const ABREAST: usize = 16;
+const ABREAST: usize = 50;
 /// Below, at and above what is checked whole in memory, held back, and written in one go.
 const SIZES: [usize; 6] = [900, 16_384, 65_536, 70_001, 300_007, 600_000];
 
@@ -166,12 +166,12 @@ impl Case {
         let fields = [("range", &*range)];
         let client = edge.client();
         let (whole, again, rest) = tokio::join!(
-            client.get(&self.path),
-            client.get(&self.path),
-            client.read_with(&self.path, &fields)
+            client.try_to_read(&self.path, &[]),
+            client.try_to_read(&self.path, &[]),
+            client.try_to_read(&self.path, &fields)
         );
         let mut right = 0;
-        for said in [whole, again, rest] {
+        for said in [whole, again, rest].into_iter().flatten() {
             let first = if said.status == 206 { self.from } else { 0 };
             match said.status.as_u16() {
                 200 | 206 if !said.is_cut => {
@@ -179,6 +179,8 @@ impl Case {
                     right += 1;
                 }
                 200 | 206 => {}
+                // The origin says that there is less.
+                416 if self.fault == Fault::Short => {}
                 status => assert_eq!(status, 502, "{:?} {:?}", self.kind, self.fault),
             }
         }
@@ -196,7 +198,7 @@ async fn play(
     let mut edge = Setup::default().disk_size(disk_size).start(&[&origin]).await;
     let all = noise(seed, 2 << 20);
     let mut dice = Dice(seed);
-    let (mut cases, mut seen) = (Vec::new(), BTreeMap::new());
+    let (mut cases, mut outcomes) = (Vec::new(), BTreeMap::new());
     for begin in (0..count).step_by(ABREAST) {
         let mut playing = Vec::new();
         let shared = Arc::new(edge);
@@ -217,13 +219,13 @@ async fn play(
         }
         for playing in playing {
             let (what, right) = playing.await.unwrap();
-            let (readers, whole) = seen.entry(what).or_insert((0, 0));
+            let (readers, whole) = outcomes.entry(what).or_insert((0, 0));
             *readers += 3;
             *whole += right;
         }
         edge = Arc::into_inner(shared).unwrap();
     }
-    (edge, origin, cases, seen)
+    (edge, origin, cases, outcomes)
 }
 
 fn check_what_was_seen(seen: &BTreeMap<(Kind, Fault), (usize, usize)>) {

@@ -34,8 +34,6 @@ async fn two_hundred_readers_do_not_notice_that_the_origin_dies_again_and_again(
     let received = "narthex_origin_bytes_total{class=\"nar\",origin=\"origin-0\"}";
     let received = edge.metric(received).await;
     assert!((LENGTH..LENGTH + LENGTH / 100).contains(&received), "{received}");
-    // What was on its way when the origin died is lost to both.
-    assert!(origin.sent() < LENGTH + LENGTH / 4, "{}", origin.sent());
 }
 
 async fn read_from(client: crate::harness::Client, path: &str, nar: &Bytes, first: usize) {
