@@ -56,3 +56,58 @@ impl Trail {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Sha256;
+    use std::io::{self, Write};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_rejected_body_is_one_count_and_one_line_that_says_all() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        let metrics = Metrics::new().unwrap();
+        let key = Key::new("main#1", "/nar/a.nar.xz", None);
+        let (expected, actual) = (Sha256([1; 32]), Sha256([2; 32]));
+        tracing::subscriber::with_default(subscriber, || {
+            let trail = Trail::default();
+            trail.add(1, &"second".into());
+            trail.add(0, &"first".into());
+            trail.add(1, &"second".into());
+            assert_eq!(trail.positions(), [1, 0]);
+            let rejection = Rejection::FileHash { expected, actual };
+            trail.reject(&metrics, &key, "second", &rejection);
+        });
+        let count = metrics.rejected_bodies.with_label_values(&["second", "file_hash"]).get();
+        assert_eq!(count, 1);
+        let line: serde_json::Value = serde_json::from_slice(&lines.0.lock()).unwrap();
+        for (field, value) in [
+            ("origin", "second"),
+            ("sources", "second,first"),
+            ("site", "main"),
+            ("path", "/nar/a.nar.xz"),
+            ("reason", "file_hash"),
+            ("expected", &*expected.to_string()),
+            ("actual", &*actual.to_string()),
+        ] {
+            assert_eq!(line["fields"][field], value, "{field}");
+        }
+    }
+}

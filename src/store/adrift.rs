@@ -28,8 +28,11 @@ const WINDOW_BYTES_MAX: u64 = 8 << 20;
 const WINDOW_BYTES_MIN: u64 = 512 << 10;
 /// What all of them keep together, as long as the least of each allows it.
 const WINDOWS_BYTES: u64 = 256 << 20;
-/// How long a full window waits for its slowest reader, and an object for a first one.
+/// How long a full window waits for its slowest reader.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a full window that nobody reads waits for somebody: who was told of the object is
+/// about to begin, and nobody else will.
+const PATIENCE_ALONE: Duration = Duration::from_secs(1);
 
 /// Objects that are adrift at present.
 #[derive(Debug, Default)]
@@ -105,7 +108,7 @@ impl Adrift {
     }
 
     async fn make_room(&self, bytes: u64) -> Result<(), Deserted> {
-        let deadline = Instant::now() + PATIENCE;
+        let began = Instant::now();
         loop {
             let window = self.window();
             if self.shared.in_memory().saturating_add(bytes) <= window {
@@ -115,7 +118,8 @@ impl Adrift {
             if self.shared.in_memory().saturating_add(bytes) <= window {
                 return Ok(());
             }
-            if tokio::time::timeout_at(deadline, self.shared.moved()).await.is_err() {
+            let patience = if is_followed { PATIENCE } else { PATIENCE_ALONE };
+            if tokio::time::timeout_at(began + patience, self.shared.moved()).await.is_err() {
                 if !is_followed {
                     return Err(Deserted);
                 }

@@ -407,7 +407,9 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::future::Future;
+    use std::os::unix::fs::FileExt;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
@@ -464,5 +466,112 @@ mod tests {
         assert!(shared.tail().1.len() <= 3);
         assert_eq!(shared.join().len(), 10_000);
         assert_eq!(shared.unwritten(), 10_000);
+    }
+
+    /// What may happen to an object.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(u16),
+        Written,
+        Reveal(u64),
+        Follow(u64),
+        Move(usize, u64),
+        Leave(usize),
+        ForgetWhatAllHad,
+        ForgetOldest(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (1..9_000_u16).prop_map(Step::Push),
+            1 => Just(Step::Written),
+            2 => (0..60_000_u64).prop_map(Step::Reveal),
+            2 => (0..60_000_u64).prop_map(Step::Follow),
+            4 => (any::<usize>(), 0..20_000_u64).prop_map(|(who, by)| Step::Move(who, by)),
+            1 => any::<usize>().prop_map(Step::Leave),
+            3 => Just(Step::ForgetWhatAllHad),
+            1 => (0..20_000_u64).prop_map(Step::ForgetOldest),
+        ];
+        proptest::collection::vec(step, 1..60)
+    }
+
+    proptest! {
+        /// Whatever is let go of, what is read is right, what may not be seen yet is kept, and who
+        /// is waited for loses nothing.
+        #[test]
+        fn what_is_let_go_of_is_never_read_wrongly(steps in steps()) {
+            let shared = Shared::new(None, Tasks::new());
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            let byte = |offset: u64| u8::try_from(offset * 31 % 251).unwrap();
+            let mut is_adrift = false;
+            let mut followers: Vec<(Follower, u64)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(bytes) => {
+                        let from = shared.received();
+                        let chunk: Vec<u8> = (from..from + u64::from(bytes)).map(byte).collect();
+                        shared.push(chunk.into());
+                    }
+                    Step::Written if !is_adrift => {
+                        let (start, chunks) = shared.tail();
+                        let chunks = chunks.concat();
+                        file.write_all_at(&chunks, start).unwrap();
+                        shared.written(chunks.len() as u64, &file);
+                    }
+                    Step::Written => {}
+                    Step::Reveal(upto) => shared.reveal(upto),
+                    Step::Follow(offset) => {
+                        let follower = shared.reader().follow(offset);
+                        let tail = shared.tail.lock();
+                        let is_late = offset < tail.start && tail.start > tail.file_end;
+                        drop(tail);
+                        if !is_late {
+                            followers.push((follower, offset));
+                        }
+                    }
+                    Step::Move(who, by) if !followers.is_empty() => {
+                        let who = who % followers.len();
+                        let (follower, place) = &mut followers[who];
+                        *place += by;
+                        shared.tail.lock().followers.insert(follower.number, *place);
+                    }
+                    Step::Leave(who) if !followers.is_empty() => {
+                        followers.remove(who % followers.len());
+                    }
+                    Step::Move(..) | Step::Leave(_) => {}
+                    Step::ForgetWhatAllHad => {
+                        is_adrift = true;
+                        shared.forget_what_all_had();
+                    }
+                    Step::ForgetOldest(bytes) => {
+                        is_adrift = true;
+                        shared.forget_oldest(bytes);
+                        // Whoever is behind that is waited for no more.
+                        let tail = shared.tail.lock();
+                        let (start, file_end) = (tail.start, tail.file_end);
+                        drop(tail);
+                        followers.retain(|(_, place)| start == file_end || *place >= start);
+                    }
+                }
+                let (visible, received) = (shared.progress.borrow().visible(), shared.received());
+                let tail = shared.tail.lock();
+                prop_assert!(tail.start <= visible.max(tail.file_end));
+                for at in (0..received).step_by(997) {
+                    match tail.whereabouts(at, 10) {
+                        Whereabouts::Memory(bytes) => {
+                            let right: Vec<u8> = (at..received).map(byte).take(10).collect();
+                            prop_assert!(right.starts_with(&bytes) && !bytes.is_empty());
+                        }
+                        Whereabouts::File(_, within) => {
+                            prop_assert_eq!(at + within, tail.file_end);
+                        }
+                        Whereabouts::Gone => prop_assert!(at < tail.start),
+                    }
+                }
+                for (_, place) in followers.iter().filter(|(_, place)| *place < received) {
+                    prop_assert!(!matches!(tail.whereabouts(*place, 1), Whereabouts::Gone));
+                }
+            }
+        }
     }
 }
