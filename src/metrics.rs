@@ -40,6 +40,12 @@ pub struct Metrics {
     pub fill_resumes: IntCounterVec,
     /// Fills under way.
     pub fills_running: IntGauge,
+    /// Fills that went on without the disk after it failed under them.
+    pub fills_adrift: IntCounter,
+    /// Requests for which no origin was asked, since every body of late was wrong.
+    pub fills_spared: IntCounter,
+    /// Answers whose stored file turned out damaged while it was sent, by what became of them.
+    pub body_rescues: IntCounterVec,
     /// Bodies that did not match what was promised, by origin and reason.
     pub rejected_bodies: IntCounterVec,
     /// Stored objects found damaged, and dropped, by tier.
@@ -141,6 +147,21 @@ const FILL_RESUMES: Definition = define(
     &["result"],
 );
 const FILLS_RUNNING: Definition = define("narthex_fills_running", "Fills under way.", &[]);
+const FILLS_ADRIFT: Definition = define(
+    "narthex_fills_adrift_total",
+    "Fills that went on to their readers without the disk, which failed under them.",
+    &[],
+);
+const FILLS_SPARED: Definition = define(
+    "narthex_fills_spared_total",
+    "Requests for which no origin was asked, since every body of late was wrong.",
+    &[],
+);
+const BODY_RESCUES: Definition = define(
+    "narthex_body_rescues_total",
+    "Answers whose stored file turned out damaged while it was sent.",
+    &["result"],
+);
 const REJECTED_BODIES: Definition = define(
     "narthex_rejected_bodies_total",
     "Bodies that did not match what was promised; none of them is stored.",
@@ -243,6 +264,9 @@ impl Metrics {
             fills: registrar.counters(&FILLS)?,
             fill_resumes: registrar.counters(&FILL_RESUMES)?,
             fills_running: registrar.gauge(&FILLS_RUNNING)?,
+            fills_adrift: registrar.counter(&FILLS_ADRIFT)?,
+            fills_spared: registrar.counter(&FILLS_SPARED)?,
+            body_rescues: registrar.counters(&BODY_RESCUES)?,
             rejected_bodies: registrar.counters(&REJECTED_BODIES)?,
             damaged_objects: registrar.counters(&DAMAGED_OBJECTS)?,
             checked_bytes: registrar.counters(&CHECKED_BYTES)?,

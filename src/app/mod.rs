@@ -118,7 +118,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let store = open_store(&config, &metrics, &tasks).await?;
     let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
     let limits = &config.server.limits;
-    let fills = Fills::new(cache.clone(), metrics.clone(), tasks.clone(), limits);
+    let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), limits);
     let engine = Arc::new(Engine::new(EngineParts {
         sites,
         cache: cache.clone(),

@@ -322,4 +322,6 @@ pub struct OriginTimeouts {
     pub first_byte: Duration,
     /// Between two pieces of a body.
     pub between_bytes: Duration,
+    /// Without a byte of a body that broke off, until its readers are given up.
+    pub resume: Duration,
 }

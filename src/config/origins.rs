@@ -91,6 +91,7 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
             connect: scope.duration("site.origin.timeouts.connect"),
             first_byte: scope.duration("site.origin.timeouts.first_byte"),
             between_bytes: scope.duration("site.origin.timeouts.between_bytes"),
+            resume: scope.duration("site.origin.timeouts.resume"),
         },
         connections_max: scope.count("site.origin.connections_max"),
     })

@@ -144,6 +144,14 @@ pub(super) fn shed() -> Answer {
     answer
 }
 
+/// Every body of late was wrong, so no origin is asked for so many seconds.
+pub(super) fn wrong(seconds: u64) -> Answer {
+    let text = "every origin sent a wrong body of late";
+    let mut answer = with_id(StatusCode::BAD_GATEWAY, text, Outcome::OriginFailed);
+    answer.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    answer
+}
+
 /// No origin gave a usable answer: 504 where it was a matter of time, else 502. Never 404.
 pub(super) fn failed(error: &FillError) -> Answer {
     let (status, text) = if error.is_timeout() {

@@ -1,13 +1,15 @@
 //! The body of an answer to a client: whole from memory, from a file, read along while it
 //! arrives, or passing through. Owned by one response; holds at most one piece; no locks.
 //!
-//! A body that cannot be finished ends in an error and marks its connection as cut, so that it
+//! A stored file that fails in mid-body is rescued once, where the rest can be had elsewhere. A
+//! body that cannot be finished ends in an error and marks its connection as cut, so that it
 //! is reset and the client never takes what it got for whole.
 
 use super::connection::Connection;
+use super::rescue::Rescue;
 use super::tally::Tally;
 use crate::fill::{PartReader, Passing};
-use crate::store::{BodyFile, Growing};
+use crate::store::{BodyFile, Follower};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::future::Future;
@@ -19,7 +21,8 @@ use std::task::{Context, Poll};
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 64 << 10;
 
-type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
+/// A piece on its way, and where the next comes from.
+pub(super) type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
 
 /// The body of an answer.
 pub struct Body {
@@ -28,6 +31,7 @@ pub struct Body {
     left: Option<u64>,
     connection: Option<Arc<Connection>>,
     tally: Option<Tally>,
+    rescue: Option<Box<Rescue>>,
 }
 
 enum State {
@@ -42,7 +46,9 @@ pub(super) enum Source {
     /// A stored file, from this offset on.
     File(Arc<BodyFile>, u64),
     /// An object that arrives, from this offset on.
-    Growing(Growing, u64),
+    Growing(Follower, u64),
+    /// Bytes in memory.
+    Bytes(Bytes),
     /// A body that passes through, of which so many bytes are to be left out first.
     Passing(Box<Passing>, u64),
     /// A stretch of an object that is here in part.
@@ -59,7 +65,7 @@ impl Body {
     /// A body that is in memory.
     pub fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
-        Self { state: State::Whole(bytes), left, connection: None, tally: None }
+        Self { state: State::Whole(bytes), left, connection: None, tally: None, rescue: None }
     }
 
     /// No body.
@@ -74,7 +80,12 @@ impl Body {
         connection: Arc<Connection>,
     ) -> Self {
         let state = if length == Some(0) { State::Over } else { State::Ready(source) };
-        Self { state, left: length, connection: Some(connection), tally: None }
+        Self { state, left: length, connection: Some(connection), tally: None, rescue: None }
+    }
+
+    /// The same body, which goes on with `rescue` where its file fails.
+    pub(super) fn rescued_by(self, rescue: Box<Rescue>) -> Self {
+        Self { rescue: Some(rescue), ..self }
     }
 
     /// The same body, counted.
@@ -133,13 +144,21 @@ impl http_body::Body for Body {
             },
             State::Reading(reading) => reading,
         };
-        let Poll::Ready((source, result)) = reading.as_mut().poll(context) else {
-            body.state = State::Reading(reading);
-            return Poll::Pending;
-        };
-        match result {
-            Ok(bytes) => body.took(source, bytes),
-            Err(error) => body.fail(error),
+        loop {
+            let Poll::Ready((source, result)) = reading.as_mut().poll(context) else {
+                body.state = State::Reading(reading);
+                return Poll::Pending;
+            };
+            let error = match result {
+                Ok(bytes) => return body.took(source, bytes),
+                Err(error) => error,
+            };
+            reading = match (&source, body.rescue.take()) {
+                (&Source::File(_, offset), Some(rescue)) => {
+                    rescue.go_on(source, offset, body.piece_bytes(), error)
+                }
+                _ => return body.fail(error),
+            };
         }
     }
 
@@ -193,12 +212,21 @@ impl Source {
                 }
                 None => Err(Self::File(file, offset)),
             },
+            Self::Bytes(mut bytes) => {
+                let piece = bytes.split_to(max.min(bytes.len()));
+                Ok((Self::Bytes(bytes), piece))
+            }
             Self::Growing(..) | Self::Passing(..) | Self::Part(_) => Err(self),
         }
     }
 
-    fn read(self, max: usize) -> Reading {
+    /// The next piece, of at most `max` bytes.
+    pub(super) fn read(self, max: usize) -> Reading {
         match self {
+            Self::Bytes(mut bytes) => Box::pin(async move {
+                let piece = bytes.split_to(max.min(bytes.len()));
+                (Self::Bytes(bytes), Ok(piece))
+            }),
             Self::File(file, offset) => Box::pin(async move {
                 let result = file.read(offset, max).await;
                 let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);

@@ -3,6 +3,7 @@
 use super::answer::{self, Answer};
 use super::body::{Body, Source as BodySource};
 use super::connection::Connection;
+use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, PartReader, Passing, Wanted};
@@ -26,6 +27,8 @@ pub(super) struct Asked<'a> {
     pub(super) method: ReadMethod,
     pub(super) headers: &'a HeaderMap,
     pub(super) connection: &'a Arc<Connection>,
+    pub(super) engine: &'a Engine,
+    pub(super) routed: &'a Routed,
     pub(super) now: Timestamp,
 }
 
@@ -203,9 +206,13 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
         Content::Found(Found::Hot(hot)) => return Body::whole(slice(&hot.body, first, sent)),
         Content::Found(Found::Stored(stored)) => match &stored.body {
             StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
-            StoredBody::File(file) => BodySource::File(Arc::clone(file), first),
+            StoredBody::File(file) => {
+                let source = BodySource::File(Arc::clone(file), first);
+                let body = Body::from_source(source, sent, Arc::clone(asked.connection));
+                return body.rescued_by(asked.engine.rescue(asked.routed, stored));
+            }
         },
-        Content::Growing(growing) => BodySource::Growing(growing, first),
+        Content::Growing(growing) => BodySource::Growing(growing.follow(first), first),
         Content::Passing(passing) => BodySource::Passing(passing, first),
         Content::Part(reader) => BodySource::Part(reader),
     };

@@ -20,6 +20,7 @@ mod deliver;
 mod local;
 mod ranged;
 mod refetch;
+mod rescue;
 mod site;
 mod tally;
 mod target;
@@ -42,12 +43,14 @@ use crate::policy::freshness::Freshness;
 use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
 use crate::rfc::CdnLoop;
 use crate::rfc::authority::{Authority, HostError};
+use crate::store::Stored;
 use crate::telemetry::AccessLog;
 use answer::Answer;
 use arc_swap::ArcSwap;
 use deliver::Asked;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
+use rescue::Rescue;
 use std::sync::Arc;
 use std::time::Instant;
 use target::Target;
@@ -222,7 +225,8 @@ impl Engine {
         } else {
             (routed.method, &parts.headers)
         };
-        let asked = Asked { method, headers, connection, now: self.clock.now() };
+        let now = self.clock.now();
+        let asked = Asked { method, headers, connection, engine: self, routed, now };
         let answer = self.look_up(&asked, routed).await;
         local::adapt(answer, &routed.site, class)
     }
@@ -236,14 +240,7 @@ impl Engine {
         if routed.upstream == Upstream::StoredOnly {
             return answer::refused(Refusal::NotStored);
         }
-        let wanted = Wanted {
-            upstream: Arc::clone(&routed.site.upstream),
-            key: routed.target.key.clone(),
-            path: Arc::clone(&routed.target.path),
-            query: routed.target.query.clone(),
-            class: routed.target.class,
-            cdn_loop: routed.passed.extended(&self.instance),
-        };
+        let wanted = self.wanted(routed);
         let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
         if wants_head_alone && stale.is_none() && !self.fills.is_under_way(&wanted.key) {
             return self.head(asked, &wanted).await;
@@ -263,6 +260,22 @@ impl Engine {
                 }
             },
         }
+    }
+
+    fn wanted(&self, routed: &Routed) -> Wanted {
+        Wanted {
+            upstream: Arc::clone(&routed.site.upstream),
+            key: routed.target.key.clone(),
+            path: Arc::clone(&routed.target.path),
+            query: routed.target.query.clone(),
+            class: routed.target.class,
+            cdn_loop: routed.passed.extended(&self.instance),
+        }
+    }
+
+    /// What goes on with the body of `stored` where its file fails.
+    fn rescue(&self, routed: &Routed, stored: &Stored) -> Box<Rescue> {
+        rescue::of((&self.cache, &self.fills, &self.metrics), self.wanted(routed), stored)
     }
 
     /// The answer from what is stored, if that may be used as it is; else what there is.
@@ -297,10 +310,14 @@ impl Engine {
         let (role, flight) = match self.fills.join(wanted.clone(), stale.clone(), looked) {
             Ok(joined) => joined,
             Err(NotJoined::Ended) => return Err(Again),
-            Err(NotJoined::NoRoom) => {
+            Err(error @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
+                let refused = || match error {
+                    NotJoined::Wrong { seconds } => answer::wrong(seconds),
+                    NotJoined::NoRoom | NotJoined::Ended => answer::shed(),
+                };
                 return Ok(match stale {
-                    Some(stale) => self.stale_or(asked, wanted, &stale, answer::shed),
-                    None => answer::shed(),
+                    Some(stale) => self.stale_or(asked, wanted, &stale, refused),
+                    None => refused(),
                 });
             }
         };
@@ -321,7 +338,7 @@ impl Engine {
             Role::Follow => Outcome::Collapsed,
         };
         match flight.landed().await {
-            Landed::Streaming { meta, growing } => {
+            Landed::Streaming { meta, growing, must_be: _ } => {
                 deliver::streaming(asked, &self.cache, &meta, growing, flight, outcome).await
             }
             Landed::Whole { found, how } => {

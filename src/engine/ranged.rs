@@ -11,7 +11,7 @@
 use super::answer::{self, Answer};
 use super::deliver::{self, Asked};
 use super::{Engine, Routed};
-use crate::fill::{Came, Confirmed, FillError, PartHandle, Ranged, Wanted};
+use crate::fill::{Came, Confirmed, FillError, NotJoined, PartHandle, Ranged, Wanted};
 use crate::nix::Class;
 use crate::object::Meta;
 use crate::outcome::Outcome;
@@ -82,7 +82,8 @@ impl Engine {
             },
             Ranged::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()).into(),
             Ranged::Failed(error) => answer::failed(&error).into(),
-            Ranged::NoRoom => answer::shed().into(),
+            Ranged::NotJoined(NotJoined::Wrong { seconds }) => answer::wrong(seconds).into(),
+            Ranged::NotJoined(NotJoined::NoRoom | NotJoined::Ended) => answer::shed().into(),
         }
     }
 
@@ -152,6 +153,7 @@ fn unopened(error: &Arc<FillError>) -> Tried {
         | FillError::Body(_)
         | FillError::Rejected { .. }
         | FillError::Write(_)
+        | FillError::Deserted(_)
         | FillError::Lost => answer::failed(error).into(),
     }
 }

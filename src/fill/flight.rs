@@ -5,10 +5,11 @@
 use super::FillError;
 use super::passing::Passing;
 use crate::cache::{Found, Ticket};
-use crate::object::Meta;
+use crate::object::{Meta, Sha256};
 use crate::store::Growing;
 use http::HeaderValue;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ pub enum Landed {
         meta: Arc<Meta>,
         /// Its growing body.
         growing: Growing,
+        /// The one SHA-256 that it must turn out to have, where that is known.
+        must_be: Option<Sha256>,
     },
     /// The object is whole and verified.
     Whole {
@@ -56,6 +59,7 @@ pub struct Flight {
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
     over: CancellationToken,
+    is_closed: AtomicBool,
     upstream_status: OnceLock<Vec<HeaderValue>>,
 }
 
@@ -66,6 +70,7 @@ impl Flight {
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
             over: CancellationToken::new(),
+            is_closed: AtomicBool::new(false),
             upstream_status: OnceLock::new(),
         }
     }
@@ -96,6 +101,16 @@ impl Flight {
     /// Waits until the leader is done, with the object published or given up.
     pub async fn ended(&self) {
         self.over.cancelled().await;
+    }
+
+    /// Nobody may join any more.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    /// Whether nobody may join any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     pub(super) fn land(&self, landed: Landed) {

@@ -4,7 +4,9 @@
 
 use super::flight::{Flight, How, Landed};
 use super::passing::Passing;
-use super::steady::{Checked, Steady};
+use super::sink::Sink;
+use super::steady::{Checked, Source, Steady};
+use super::trail::Trail;
 use super::verify::{self, Expected};
 use super::{Admitted, FillError, Keep, Landing, Rejection, Shared, Wanted};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
@@ -26,81 +28,107 @@ const HELD_BACK_BYTES: u64 = 16 << 10;
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
 /// Tries of one fill: the first, and one refetch of a body that was not what was promised.
-const TRIES_MAX: u32 = 2;
+pub(super) const TRIES_MAX: u32 = 2;
 
 struct Fill<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     flight: &'a Flight,
     wanted: &'a Wanted,
     keep: Keep,
 }
 
-/// Runs the fill of `landing` to its end. `given` is an answer to GET that is here already.
-pub(super) async fn lead(
-    landing: &Landing,
-    wanted: Wanted,
-    stale: Option<Found>,
-    given: Option<Response>,
-) {
+/// What a fill begins with.
+#[derive(Debug, Default)]
+pub(super) struct Beginning {
+    /// What is stored, to be revalidated.
+    pub(super) stale: Option<Found>,
+    /// An answer to GET that is here already.
+    pub(super) given: Option<Response>,
+    /// The origins that are asked last.
+    pub(super) avoid: Vec<usize>,
+}
+
+/// Runs the fill of `landing` to its end.
+pub(super) async fn lead(landing: &Landing, wanted: Wanted, beginning: Beginning) {
     let fill = Fill {
         shared: &landing.shared,
         flight: &landing.flight,
         wanted: &wanted,
         keep: Keep::IfVerified,
     };
-    fill.run(stale, given).await;
+    fill.run(beginning).await;
 }
 
 /// Fetches for one reader alone; the result is told to `flight`, which nobody else knows.
-pub(super) async fn pass(shared: &Shared, flight: &Flight, wanted: &Wanted) {
-    Fill { shared, flight, wanted, keep: Keep::Never }.run(None, None).await;
+pub(super) async fn pass(
+    shared: &Arc<Shared>,
+    flight: &Flight,
+    wanted: &Wanted,
+    avoid: Vec<usize>,
+) {
+    let beginning = Beginning { avoid, ..Beginning::default() };
+    Fill { shared, flight, wanted, keep: Keep::Never }.run(beginning).await;
 }
 
 impl Fill<'_> {
-    async fn run(&self, stale: Option<Found>, given: Option<Response>) {
+    async fn run(&self, beginning: Beginning) {
         let class = self.wanted.class;
-        let result = self.try_and_retry(stale, given).await.unwrap_or_else(|error| {
-            tracing::warn!(
-                site = self.wanted.key.site(),
-                path = self.wanted.key.path(),
-                error = &error as &dyn std::error::Error,
-                "fill failed"
-            );
-            let result =
-                if matches!(error, FillError::Rejected { .. }) { "rejected" } else { "failed" };
+        let result = self.try_and_retry(beginning).await.unwrap_or_else(|error| {
+            let result = if let FillError::Rejected { .. } = error {
+                // That is logged with all that is known of it.
+                "rejected"
+            } else {
+                tracing::warn!(
+                    site = self.wanted.key.site(),
+                    path = self.wanted.key.path(),
+                    error = &error as &dyn std::error::Error,
+                    "fill failed"
+                );
+                "failed"
+            };
             self.flight.land(Landed::Failed(Arc::new(error)));
             result
         });
         self.shared.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
     }
 
-    async fn try_and_retry(
-        &self,
-        mut stale: Option<Found>,
-        mut given: Option<Response>,
-    ) -> Result<&'static str, FillError> {
-        let mut tries = 1;
+    /// Fetches, and once more where the body was not what was promised: from another origin, if
+    /// there is one.
+    async fn try_and_retry(&self, beginning: Beginning) -> Result<&'static str, FillError> {
+        let key = &self.wanted.key;
+        let Beginning { mut stale, mut given, mut avoid } = beginning;
+        let (mut tries, mut wrong, mut sources) = (0, 0, Vec::new());
         loop {
-            let error = match self.try_once(stale.take(), given.take()).await {
-                Ok(result) => return Ok(result),
+            tries += 1;
+            let trail = Trail::default();
+            let ask = Ask { avoid: avoid.clone(), ..self.wanted.ask(Method::Get) };
+            let tried = match given.take() {
+                Some(response) => self.found(ask, response, &trail).await,
+                None => self.try_once(stale.take(), ask, &trail).await,
+            };
+            let error = match tried {
+                Ok(result) => {
+                    if result == "stored" {
+                        self.shared.wrong.forget(key);
+                    }
+                    return Ok(result);
+                }
                 Err(error) => error,
             };
             if let FillError::Rejected { origin, rejection } = &error {
-                let labels = &[&**origin, rejection.reason()];
-                self.shared.metrics.rejected_bodies.with_label_values(labels).inc();
+                trail.reject(&self.shared.metrics, key, origin, rejection);
+                if rejection.is_lasting() {
+                    wrong += 1;
+                    sources.extend(trail.positions());
+                }
             }
-            if tries == TRIES_MAX
-                || !matches!(error, FillError::Rejected { .. } | FillError::Body(_))
-            {
+            let may_retry = matches!(error, FillError::Rejected { .. } | FillError::Body(_));
+            if tries == TRIES_MAX || !may_retry {
+                self.shared.note_wrong(key, self.flight.ticket, sources, wrong);
                 return Err(error);
             }
-            tries += 1;
-            tracing::warn!(
-                site = self.wanted.key.site(),
-                path = self.wanted.key.path(),
-                error = &error as &dyn std::error::Error,
-                "not kept; fetching once more"
-            );
+            tracing::info!(site = key.site(), path = key.path(), "fetching once more");
+            avoid.extend(trail.positions());
             self.flight.silence();
         }
     }
@@ -108,12 +136,9 @@ impl Fill<'_> {
     async fn try_once(
         &self,
         stale: Option<Found>,
-        given: Option<Response>,
+        mut ask: Ask,
+        trail: &Trail,
     ) -> Result<&'static str, FillError> {
-        let mut ask = self.wanted.ask(Method::Get);
-        if let Some(response) = given {
-            return self.found(ask, response).await;
-        }
         if let Some(conditions) =
             stale.as_ref().and_then(|stale| policy::revalidation::conditions(stale.meta()))
         {
@@ -122,14 +147,14 @@ impl Fill<'_> {
         }
         let answer = self.wanted.upstream.origins.fetch(&ask).await?;
         match (answer, stale) {
-            (Answer::Found(response), _) => self.found(ask, response).await,
+            (Answer::Found(response), _) => self.found(ask, response, trail).await,
             (Answer::Absent { headers, origin, request_time, response_time }, _) => {
                 let times = Times { request: request_time, response: response_time };
                 Ok(self.absent(&headers, origin, times).await)
             }
             (Answer::NotModified { headers, origin, request_time, response_time }, Some(stale)) => {
                 let times = Times { request: request_time, response: response_time };
-                self.confirmed(stale, &headers, origin, times).await
+                self.confirmed(stale, &headers, (origin, times), trail).await
             }
             (Answer::NotModified { origin, .. }, None) => {
                 Err(self.protocol(origin, "304 to a request without conditions"))
@@ -144,8 +169,8 @@ impl Fill<'_> {
         &self,
         stale: Found,
         headers: &HeaderMap,
-        origin: usize,
-        times: Times,
+        (origin, times): (usize, Times),
+        trail: &Trail,
     ) -> Result<&'static str, FillError> {
         let lifetimes = &self.wanted.upstream.site.lifetimes;
         let merged = policy::revalidation::merge(stale.meta(), headers, times, lifetimes);
@@ -153,7 +178,7 @@ impl Fill<'_> {
             // The 304 speaks of another object than the stored one: ask without conditions.
             let ask = self.wanted.ask(Method::Get);
             return match self.wanted.upstream.origins.fetch(&ask).await? {
-                Answer::Found(response) => self.found(ask, response).await,
+                Answer::Found(response) => self.found(ask, response, trail).await,
                 Answer::Absent { headers, origin, request_time, response_time } => {
                     let times = Times { request: request_time, response: response_time };
                     Ok(self.absent(&headers, origin, times).await)
@@ -182,8 +207,14 @@ impl Fill<'_> {
         "absent"
     }
 
-    async fn found(&self, ask: Ask, mut response: Response) -> Result<&'static str, FillError> {
+    async fn found(
+        &self,
+        ask: Ask,
+        mut response: Response,
+        trail: &Trail,
+    ) -> Result<&'static str, FillError> {
         let wanted = self.wanted;
+        trail.add(response.origin, &response.origin_name);
         let Admitted { meta, keep, coding, upstream_status } = wanted.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
@@ -205,10 +236,14 @@ impl Fill<'_> {
         let is_small = response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX);
         let checked =
             if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength };
-        let upstream = Arc::clone(&wanted.upstream);
-        let metrics = self.shared.metrics.clone();
-        let kept = meta.headers.clone();
-        let body = Steady::new(upstream, metrics, ask, response, kept, checked);
+        let source = Source {
+            upstream: Arc::clone(&wanted.upstream),
+            metrics: self.shared.metrics.clone(),
+            key: wanted.key.clone(),
+            ask,
+            trail: trail.clone(),
+        };
+        let body = Steady::new(source, response, meta.headers.clone(), checked);
         if is_small || verify::is_checked_whole(wanted.class) {
             return self.whole(meta, body, expected, (keep, coding)).await;
         }
@@ -219,7 +254,9 @@ impl Fill<'_> {
             None
         };
         let Some(pending) = pending else {
-            self.flight.land_passing(Passing::new(Arc::new(meta), body, expected));
+            let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
+            let passing = Passing::new(Arc::new(meta), body, expected, shared, ticket);
+            self.flight.land_passing(passing);
             return Ok("passed");
         };
         self.stream(meta, body, expected, pending).await
@@ -235,8 +272,10 @@ impl Fill<'_> {
     ) -> Result<&'static str, FillError> {
         let mut collected = BytesMut::new();
         while let Some(piece) = body.chunk().await? {
-            if (collected.len() + piece.len()) as u64 > WHOLE_BYTES_MAX {
-                return Err(rejected(&meta, Rejection::TooLarge { limit: WHOLE_BYTES_MAX }));
+            let actual = (collected.len() + piece.len()) as u64;
+            if actual > WHOLE_BYTES_MAX {
+                let rejection = Rejection::TooLarge { limit: WHOLE_BYTES_MAX, actual };
+                return Err(rejected(&meta, rejection));
             }
             collected.extend_from_slice(&piece);
         }
@@ -281,30 +320,35 @@ impl Fill<'_> {
         judged.map_err(|rejection| rejected(meta, rejection))
     }
 
-    /// A body that readers follow while it is written.
+    /// A body that readers follow while it is written. Judged when its last byte has come, shown
+    /// to the end, and only then synced and published: a disk that fails costs no reader anything.
     async fn stream(
         &self,
         mut meta: Meta,
         mut body: Steady,
         expected: Expected,
-        mut pending: Pending,
+        pending: Pending,
     ) -> Result<&'static str, FillError> {
-        let growing = pending.growing();
-        self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing });
+        let (growing, must_be) = (pending.growing(), expected.must_be());
+        self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing, must_be });
+        let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
         let mut received = 0;
         while let Some(piece) = body.chunk().await? {
             received += piece.len() as u64;
-            pending.append(piece).await?;
-            pending.reveal(body.total().unwrap_or(received).saturating_sub(HELD_BACK_BYTES));
+            sink.append(piece).await?;
+            sink.reveal(body.total().unwrap_or(received).saturating_sub(HELD_BACK_BYTES));
         }
-        let sealed = pending.seal().await?;
-        meta.proof = expected
-            .check(sealed.sha256, sealed.length)
-            .map_err(|rejection| rejected(&meta, rejection))?;
+        let (sha256, length) = sink.end().await?;
+        meta.proof =
+            expected.check(sha256, length).map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
-        sealed.reveal_all();
+        let Some(pending) = sink.proven() else { return Ok("not_stored") };
         let meta_kept = meta.clone();
-        match self.shared.cache.publish(self.flight.ticket, sealed, meta, None).await {
+        let kept = async {
+            let sealed = pending.seal().await?;
+            self.shared.cache.publish(self.flight.ticket, sealed, meta, None).await
+        };
+        match kept.await {
             Ok(_) => Ok("stored"),
             Err(error) => {
                 log_not_kept(&meta_kept, &error);

@@ -10,22 +10,27 @@ mod flight;
 mod leader;
 mod part;
 mod passing;
+mod sink;
 mod steady;
+mod trail;
 mod verify;
 mod wanted;
+mod wrong;
 
 pub use flight::{Flight, How, Landed};
 pub use part::{Came, Confirmed, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use wanted::{Admitted, Keep, Wanted};
+use wrong::{Advice, WrongBodies};
 
-use crate::cache::{Cache, Found};
+use crate::cache::{Cache, Found, Ticket};
+use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::nix::signature::TrustedKeys;
 use crate::object::{Key, Sha256};
 use crate::origin::{Answer, BodyError, FetchError, Method, Origins, Response};
-use crate::store::WriteError;
+use crate::store::{Deserted, WriteError};
 use crate::tasks::Tasks;
 use parking_lot::Mutex;
 use std::collections::hash_map::Entry;
@@ -63,6 +68,12 @@ pub enum NotJoined {
     /// One has ended since the cache was looked at: look again before you begin another.
     #[error("a fill has ended meanwhile")]
     Ended,
+    /// Every body of late was wrong, so no origin is asked for a while.
+    #[error("every body of late was wrong; no origin is asked for {seconds} s")]
+    Wrong {
+        /// How long.
+        seconds: u64,
+    },
 }
 
 /// A moment, counted in fills that have ended.
@@ -88,12 +99,31 @@ pub enum Rejection {
     Long {
         /// Bytes declared.
         expected: u64,
+        /// Bytes received.
+        actual: u64,
+    },
+    /// What was to go on with it after it broke off is of another object. This part is given up,
+    /// the body may be continued by another origin.
+    #[error("was to go on with {expected}, but: {actual}")]
+    Continuation {
+        /// What was asked for.
+        expected: String,
+        /// What came.
+        actual: String,
+    },
+    /// Its head contradicts itself.
+    #[error("has an unusable head: {detail}")]
+    Head {
+        /// What is wrong.
+        detail: String,
     },
     /// It is longer than objects of its class may be.
     #[error("is longer than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
+        /// Bytes received.
+        actual: u64,
     },
     /// Its length is not the narinfo's FileSize.
     #[error("is {actual} bytes long, its narinfo says {expected}")]
@@ -137,12 +167,48 @@ impl Rejection {
         match self {
             Self::Short { .. } => "short",
             Self::Long { .. } => "long",
+            Self::Continuation { .. } => "continuation",
+            Self::Head { .. } => "head",
             Self::TooLarge { .. } => "too_large",
             Self::FileSize { .. } => "file_size",
             Self::FileHash { .. } => "file_hash",
             Self::Narinfo { .. } => "narinfo",
             Self::CacheInfo { .. } => "cache_info",
             Self::Signature { .. } => "signature",
+        }
+    }
+
+    /// What was promised and what came, for the log.
+    fn expected_and_actual(&self) -> (String, String) {
+        match self {
+            Self::Short { expected, actual }
+            | Self::Long { expected, actual }
+            | Self::TooLarge { limit: expected, actual }
+            | Self::FileSize { expected, actual } => (expected.to_string(), actual.to_string()),
+            Self::FileHash { expected, actual } => (expected.to_string(), actual.to_string()),
+            Self::Continuation { expected, actual } => (expected.clone(), actual.clone()),
+            Self::Head { detail } => ("a usable head".to_owned(), detail.clone()),
+            Self::Narinfo { detail } => ("the narinfo asked for".to_owned(), detail.clone()),
+            Self::CacheInfo { detail } => ("a nix-cache-info".to_owned(), detail.clone()),
+            Self::Signature { detail } => ("a trusted signature".to_owned(), detail.clone()),
+        }
+    }
+
+    /// Whether the origin is likely to send the same again: a body that is cut may be whole the
+    /// next time, and a page in place of a narinfo tells of a gateway in trouble; an object with
+    /// another content stays what it is for a while.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Short { .. }
+            | Self::Continuation { .. }
+            | Self::Head { .. }
+            | Self::Narinfo { .. }
+            | Self::CacheInfo { .. } => false,
+            Self::Long { .. }
+            | Self::TooLarge { .. }
+            | Self::FileSize { .. }
+            | Self::FileHash { .. }
+            | Self::Signature { .. } => true,
         }
     }
 }
@@ -176,6 +242,9 @@ pub enum FillError {
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The disk gave up under it, and then nobody read it any more.
+    #[error(transparent)]
+    Deserted(#[from] Deserted),
     /// The fill ended without a word: a fault inside Narthex.
     #[error("the fill ended without a result")]
     Lost,
@@ -193,6 +262,7 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
+            | Self::Deserted(_)
             | Self::Lost => false,
         }
     }
@@ -210,10 +280,25 @@ struct Shared {
     metrics: Metrics,
     tasks: Tasks,
     flights: Mutex<Flights>,
+    wrong: WrongBodies,
     /// Fills that have ended; changed under the lock of `flights` alone.
     ended_count: AtomicU64,
     room: Arc<Semaphore>,
     parts: part::Parts,
+}
+
+impl Shared {
+    /// Remembers `count` bodies of `key` from `sources` that were wrong in a way that lasts.
+    fn note_wrong(&self, key: &Key, ticket: Ticket, sources: Vec<usize>, count: u32) {
+        if count == 0 {
+            return;
+        }
+        if let Some(pause) = self.wrong.note(key, ticket, sources, count) {
+            let seconds = pause.as_secs();
+            let (site, path) = (key.site(), key.path());
+            tracing::warn!(site, path, seconds, "only wrong bodies: answered 502 for a while");
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -225,12 +310,19 @@ struct Flights {
 
 impl Fills {
     /// Nothing under way, and never more at once than `limits` allow.
-    pub fn new(cache: Cache, metrics: Metrics, tasks: Tasks, limits: &config::Limits) -> Self {
+    pub fn new(
+        cache: Cache,
+        clock: Clock,
+        metrics: Metrics,
+        tasks: Tasks,
+        limits: &config::Limits,
+    ) -> Self {
         let room = Arc::new(Semaphore::new(limits.fills_max));
         let parts = part::Parts::new(limits);
         let flights = Mutex::default();
+        let wrong = WrongBodies::new(clock);
         let ended_count = AtomicU64::new(0);
-        let shared = Shared { cache, metrics, tasks, flights, ended_count, room, parts };
+        let shared = Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts };
         Self { shared: Arc::new(shared) }
     }
 
@@ -243,7 +335,8 @@ impl Fills {
     ///
     /// With `looked`, begins none where one of the same object has ended since then: what it
     /// brought is in the cache, and was not when the cache was looked at. A fill that a
-    /// purge has overtaken is not joined: a request after the purge asks anew.
+    /// purge has overtaken is not joined: a request after the purge asks anew. Nor is one whose
+    /// disk failed under it: what it still has is for its own readers.
     pub fn join(
         &self,
         wanted: Wanted,
@@ -266,7 +359,8 @@ impl Fills {
         let cache = &self.shared.cache;
         let entry = match under_way.entry(wanted.key.clone()) {
             Entry::Occupied(entry) => {
-                if !cache.is_purged_since(entry.get().ticket, &wanted.key) {
+                let is_open = !entry.get().is_closed();
+                if is_open && !cache.is_purged_since(entry.get().ticket, &wanted.key) {
                     return Ok((Role::Follow, Arc::clone(entry.get())));
                 }
                 entry.remove();
@@ -279,6 +373,13 @@ impl Fills {
         if ended.iter().rev().take(missed).any(|key| *key == wanted.key) {
             return Err(NotJoined::Ended);
         }
+        let avoid = match self.shared.wrong.advice(&wanted.key, cache) {
+            Advice::Ask { avoid } => avoid,
+            Advice::Refuse { seconds } => {
+                self.shared.metrics.fills_spared.inc();
+                return Err(NotJoined::Wrong { seconds });
+            }
+        };
         let place =
             Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| NotJoined::NoRoom)?;
         let flight = Arc::new(Flight::new(cache.ticket()));
@@ -289,7 +390,8 @@ impl Fills {
         self.shared.metrics.fills_running.inc();
         self.shared.tasks.spawn("fill", async move {
             let _place = place;
-            Box::pin(leader::lead(&landing, wanted, stale, given)).await;
+            let beginning = leader::Beginning { stale, given, avoid };
+            Box::pin(leader::lead(&landing, wanted, beginning)).await;
         });
         Ok((Role::Lead, flight))
     }
@@ -308,7 +410,11 @@ impl Fills {
     /// object cannot be kept, beyond the first.
     pub async fn pass(&self, wanted: &Wanted) -> Flight {
         let flight = Flight::new(self.shared.cache.ticket());
-        Box::pin(leader::pass(&self.shared, &flight, wanted)).await;
+        let avoid = match self.shared.wrong.advice(&wanted.key, &self.shared.cache) {
+            Advice::Ask { avoid } => avoid,
+            Advice::Refuse { .. } => Vec::new(),
+        };
+        Box::pin(leader::pass(&self.shared, &flight, wanted, avoid)).await;
         flight
     }
 }

@@ -4,9 +4,10 @@
 //! One piece is held back until the next has come, and the last until the whole is checked, so
 //! that a client never receives a complete wrong body.
 
-use super::steady::Steady;
+use super::steady::{Source, Steady};
 use super::verify::Expected;
-use super::{FillError, Rejection};
+use super::{FillError, Shared};
+use crate::cache::Ticket;
 use crate::object::{Meta, Sha256};
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ pub struct Passing {
     pub meta: Arc<Meta>,
     body: Steady,
     expected: Expected,
+    shared: Arc<Shared>,
+    ticket: Ticket,
     hash: digest::Context,
     received: u64,
     held: Option<Bytes>,
@@ -32,11 +35,19 @@ impl std::fmt::Debug for Passing {
 }
 
 impl Passing {
-    pub(super) fn new(meta: Arc<Meta>, body: Steady, expected: Expected) -> Self {
+    pub(super) fn new(
+        meta: Arc<Meta>,
+        body: Steady,
+        expected: Expected,
+        shared: Arc<Shared>,
+        ticket: Ticket,
+    ) -> Self {
         Self {
             meta,
             body,
             expected,
+            shared,
+            ticket,
             hash: digest::Context::new(&digest::SHA256),
             received: 0,
             held: None,
@@ -48,6 +59,11 @@ impl Passing {
     /// The declared length.
     pub fn length(&self) -> Option<u64> {
         self.body.total()
+    }
+
+    /// The one SHA-256 that it must turn out to have, where that is known.
+    pub fn must_be(&self) -> Option<Sha256> {
+        self.expected.must_be()
     }
 
     /// The next piece, of at most `max` bytes; `None` at the end, with the whole checked. After
@@ -73,11 +89,7 @@ impl Passing {
                     self.is_over = true;
                     self.check()?;
                 }
-                Err(error) => {
-                    self.is_over = true;
-                    self.held = None;
-                    return Err(error);
-                }
+                Err(error) => return Err(self.fail(error)),
             }
         }
         Ok(Some(self.ready.split_to(max.min(self.ready.len()))))
@@ -86,9 +98,22 @@ impl Passing {
     fn check(&mut self) -> Result<(), FillError> {
         let actual = Sha256::finish(self.hash.clone());
         let checked = self.expected.check(actual, self.received);
-        checked.map(drop).map_err(|rejection: Rejection| {
-            self.held = None;
-            FillError::Rejected { origin: Arc::clone(&self.meta.origin), rejection }
+        checked.map(drop).map_err(|rejection| {
+            let origin = Arc::clone(&self.meta.origin);
+            self.fail(FillError::Rejected { origin, rejection })
         })
+    }
+
+    /// Gives up: what is held back is never sent.
+    fn fail(&mut self, error: FillError) -> FillError {
+        self.is_over = true;
+        self.held = None;
+        if let FillError::Rejected { origin, rejection } = &error {
+            let Source { metrics, key, trail, .. } = self.body.source();
+            trail.reject(metrics, key, origin, rejection);
+            let count = u32::from(rejection.is_lasting());
+            self.shared.note_wrong(key, self.ticket, trail.positions(), count);
+        }
+        error
     }
 }

@@ -1,27 +1,39 @@
 //! A body that survives its connection: when the origin breaks off, it is continued from the last
-//! good byte on the same or the next origin. Owned by one fill; no locks.
+//! good byte on the same or the next origin, as soon as one is there. Owned by one fill; no locks.
 //!
-//! Only what is certain to be the same object continues a body: the same strong entity tag, or a
-//! FileHash that the whole is checked against at the end.
+//! Only what is certain to be the same object continues a body: one with the same strong entity
+//! tag and the same length, or any where a FileHash is known that the whole is checked against at
+//! the end. An origin that shows another object, or none, is not asked again for this body; the
+//! others are asked in turn until one continues it or the patience ends, which begins anew with
+//! each byte. Waits are jittered, and end at once when another request finds an origin usable
+//! again. A body that breaks off again and again without coming forward is given up in the end.
 
+use super::trail::Trail;
 use super::{FillError, Rejection, Upstream};
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Ask, RangeAsked, Response, ResponseBody};
+use crate::object::Key;
+use crate::origin::{
+    Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries,
+};
 use crate::policy::continuation::{self, Begun, Tie};
 use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
-/// Breaks that one body survives.
-pub(super) const RESUMES_MAX: u32 = 8;
+/// Breaks that one body survives without coming forward by [`FORWARD_BYTES`] for each.
+pub(super) const BREAKS_MAX: u64 = 32;
 
-/// The pause before the first resume; doubled up to [`PAUSE_MAX`] while no byte comes.
+/// Bytes that make up for a break.
+pub(super) const FORWARD_BYTES: u64 = 1 << 20;
+
+/// The pause before the second round of asking; doubled up to [`PAUSE_MAX`] while no byte comes.
 pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(50);
 
-/// The longest pause before a resume.
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The longest pause between two rounds.
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Whether a FileHash is known that the whole body will be checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +44,25 @@ pub(super) enum Checked {
     ByLength,
 }
 
+/// What a body is part of.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    /// The origins.
+    pub(super) upstream: Arc<Upstream>,
+    /// The counters.
+    pub(super) metrics: Metrics,
+    /// The object.
+    pub(super) key: Key,
+    /// The request that brought the head.
+    pub(super) ask: Ask,
+    /// The origins that gave bytes of it.
+    pub(super) trail: Trail,
+}
+
 /// A body that survives its connection.
 #[derive(Debug)]
 pub(super) struct Steady {
-    upstream: Arc<Upstream>,
-    metrics: Metrics,
-    ask: Ask,
+    source: Source,
     body: ResponseBody,
     origin: Arc<str>,
     headers: HeaderMap,
@@ -46,15 +71,39 @@ pub(super) struct Steady {
     total: Option<u64>,
     received: u64,
     skip: u64,
-    resumes_left: u32,
+    /// Origins that may still have the same object, in the order in which they are asked.
+    candidates: Vec<usize>,
+    patience: Duration,
+    /// Until when a body that broke off waits for its next byte.
+    waits_until: Option<Instant>,
+    breaks: u64,
+    /// Bytes that had come when it broke off last.
+    broke_at: u64,
     pause: Duration,
+}
+
+/// How a body ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    /// Cleanly, but short.
+    #[error("ended early")]
+    Short,
+    /// With an error.
+    #[error(transparent)]
+    Broken(#[from] BodyError),
+}
+
+/// What one origin made of the question to go on.
+enum Resumed {
+    Yes,
+    /// It has another object.
+    Never,
+    NotNow,
 }
 
 impl Steady {
     pub(super) fn new(
-        upstream: Arc<Upstream>,
-        metrics: Metrics,
-        ask: Ask,
+        source: Source,
         response: Response,
         headers: HeaderMap,
         checked: Checked,
@@ -62,10 +111,12 @@ impl Steady {
         let etag = headers.get(header::ETAG);
         let is_strong = |etag: &&HeaderValue| EntityTag::parse(etag).is_some_and(|e| e.is_strong());
         let etag = etag.filter(is_strong).cloned();
+        source.trail.add(response.origin, &response.origin_name);
+        let origins = &source.upstream.site.origins;
+        let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
+        let (last, first): (Vec<_>, Vec<_>) =
+            (0..origins.len()).partition(|position| source.ask.avoid.contains(position));
         Self {
-            upstream,
-            metrics,
-            ask,
             origin: response.origin_name,
             headers,
             etag,
@@ -73,9 +124,14 @@ impl Steady {
             total: response.content_length,
             received: 0,
             skip: 0,
-            resumes_left: RESUMES_MAX,
-            pause: PAUSE_FIRST,
+            candidates: [first, last].concat(),
+            patience: patience.unwrap_or_default(),
+            waits_until: None,
+            breaks: 0,
+            broke_at: 0,
+            pause: Duration::ZERO,
             body: response.body,
+            source,
         }
     }
 
@@ -84,7 +140,13 @@ impl Steady {
         self.total
     }
 
-    /// The next piece; `None` at the end, with every declared byte delivered.
+    /// What the body is part of.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The next piece; `None` at the end, with every declared byte delivered. Waits for an origin
+    /// that goes on with it as long as the patience lasts. Not cancel safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
             let fault = match self.body.chunk().await {
@@ -104,108 +166,196 @@ impl Steady {
                     if self.skip == 0 && self.total.is_none_or(|total| total == self.received) {
                         return Ok(None);
                     }
-                    FillError::Rejected {
-                        origin: Arc::clone(&self.origin),
-                        rejection: Rejection::Short {
-                            expected: self.total.unwrap_or(0),
-                            actual: self.received,
-                        },
-                    }
+                    Fault::Short
                 }
-                Err(error) => FillError::Body(error),
+                Err(error) => Fault::Broken(error),
             };
-            self.resume(fault).await?;
+            Box::pin(self.resume(fault)).await?;
         }
     }
 
     fn accept(&mut self, bytes: Bytes) -> Result<Bytes, FillError> {
         self.received += bytes.len() as u64;
-        self.pause = PAUSE_FIRST;
+        self.waits_until = None;
+        self.pause = Duration::ZERO;
         match self.total {
-            Some(total) if self.received > total => Err(FillError::Rejected {
-                origin: Arc::clone(&self.origin),
-                rejection: Rejection::Long { expected: total },
-            }),
+            Some(total) if self.received > total => {
+                let rejection = Rejection::Long { expected: total, actual: self.received };
+                Err(FillError::Rejected { origin: Arc::clone(&self.origin), rejection })
+            }
             Some(_) | None => Ok(bytes),
         }
     }
 
-    /// Asks for the rest; fails with `fault` where nobody can be trusted to continue.
-    async fn resume(&mut self, fault: FillError) -> Result<(), FillError> {
-        let may_continue = self.etag.is_some() || self.checked == Checked::ByHash;
-        if !may_continue || self.resumes_left == 0 {
-            return Err(fault);
+    /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
+    /// time.
+    async fn resume(&mut self, fault: Fault) -> Result<(), FillError> {
+        self.breaks += u64::from(self.received > self.broke_at);
+        self.broke_at = self.received;
+        let is_identified = match self.checked {
+            Checked::ByHash => true,
+            Checked::ByLength => self.etag.is_some() && self.total.is_some(),
+        };
+        if !is_identified || self.breaks > BREAKS_MAX + self.received / FORWARD_BYTES {
+            return Err(self.give_up(fault));
         }
-        let (path, at) = (&self.ask.path, self.received);
-        tracing::info!(%path, at, error = %fault, "resuming a body");
-        while self.resumes_left > 0 {
-            self.resumes_left -= 1;
-            let ask = Ask {
-                range: Some(RangeAsked { first: self.received, last: None }),
-                if_match: self.etag.clone(),
-                if_none_match: None,
-                if_modified_since: None,
-                ..self.ask.clone()
-            };
-            match self.upstream.origins.fetch(&ask).await {
-                Ok(Answer::Found(response)) => return self.take_over(response, fault),
-                Ok(Answer::Changed | Answer::Absent { .. } | Answer::NotModified { .. }) => {
-                    self.count("changed");
-                    return Err(fault);
-                }
-                Err(error) => {
-                    self.count("failed");
-                    tracing::debug!(path = %self.ask.path, %error, "resume failed");
-                    tokio::time::sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(PAUSE_MAX);
-                }
+        if self.waits_until.is_none() {
+            let (path, origin, at) = (&self.source.ask.path, &self.origin, self.received);
+            tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
+        }
+        let until = *self.waits_until.get_or_insert_with(|| Instant::now() + self.patience);
+        let upstream = Arc::clone(&self.source.upstream);
+        while !self.candidates.is_empty() && Instant::now() < until {
+            let recovered = upstream.origins.recovered();
+            if self.pause > Duration::ZERO {
+                let end = (Instant::now() + jittered(self.pause)).min(until);
+                // Whichever comes first: both mean that it is time to ask.
+                let _ = timeout_at(end, recovered).await;
+            }
+            self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
+            match timeout_at(until, self.ask_around()).await {
+                Ok(Resumed::Yes) => return Ok(()),
+                Ok(Resumed::Never | Resumed::NotNow) => {}
+                Err(_) => break,
             }
         }
-        Err(fault)
+        Err(self.give_up(fault))
     }
 
-    fn take_over(&mut self, response: Response, fault: FillError) -> Result<(), FillError> {
-        let skip = match response.status {
-            StatusCode::PARTIAL_CONTENT => self.part(&response),
-            _ => self.again_from_the_start(&response),
+    fn give_up(&self, fault: Fault) -> FillError {
+        let short = |expected| FillError::Rejected {
+            origin: Arc::clone(&self.origin),
+            rejection: Rejection::Short { expected, actual: self.received },
         };
-        let Some(skip) = skip else {
-            self.count("changed");
-            return Err(fault);
+        match (fault, self.total) {
+            (Fault::Short, total) => short(total.unwrap_or(0)),
+            (Fault::Broken(BodyError::Broken { .. }), Some(total)) => short(total),
+            (Fault::Broken(error), _) => FillError::Body(error),
+        }
+    }
+
+    /// Asks every candidate in turn until one goes on.
+    async fn ask_around(&mut self) -> Resumed {
+        for position in self.candidates.clone() {
+            match self.ask_one(position).await {
+                Resumed::Yes => return Resumed::Yes,
+                Resumed::Never => self.candidates.retain(|candidate| *candidate != position),
+                Resumed::NotNow => {}
+            }
+        }
+        Resumed::NotNow
+    }
+
+    async fn ask_one(&mut self, position: usize) -> Resumed {
+        let by_etag = self.checked == Checked::ByLength;
+        let ask = Ask {
+            range: Some(RangeAsked { first: self.received, last: None }),
+            // Where a hash will prove the whole, another tag is no reason not to go on.
+            if_match: self.etag.clone().filter(|_| by_etag),
+            if_none_match: None,
+            if_modified_since: None,
+            only: Some(position),
+            retries: Retries::None,
+            ..self.source.ask.clone()
+        };
+        let unfit = match self.source.upstream.origins.fetch(&ask).await {
+            Ok(Answer::Found(response)) => match self.take_over(response) {
+                Ok(()) => return Resumed::Yes,
+                Err(unfit) => unfit,
+            },
+            Ok(Answer::Changed) => "412 or 416: it has another object".to_owned(),
+            Ok(Answer::NotModified { .. }) => "304 to a request without conditions".to_owned(),
+            Err(FetchError::Protocol { detail, .. }) => detail,
+            // It may be away behind a gateway that does not say so.
+            Ok(Answer::Absent { .. }) => return self.not_now(position, "no such object"),
+            Err(error) => return self.not_now(position, &error.to_string()),
+        };
+        self.count("changed");
+        let origin = self.source.upstream.origins.name(position);
+        let rejection = Rejection::Continuation { expected: self.identity(), actual: unfit };
+        let Source { metrics, key, trail, .. } = &self.source;
+        trail.reject(metrics, key, &origin, &rejection);
+        Resumed::Never
+    }
+
+    fn not_now(&self, position: usize, why: &str) -> Resumed {
+        self.count("failed");
+        tracing::debug!(path = %self.source.ask.path, position, why, "resume failed");
+        Resumed::NotNow
+    }
+
+    /// What a continuation must be, for the log.
+    fn identity(&self) -> String {
+        let length = self.total.map_or_else(|| "unknown".to_owned(), |total| total.to_string());
+        match (&self.etag, self.checked) {
+            (Some(etag), Checked::ByLength) => {
+                format!("bytes {}- of {length}, ETag {:?}", self.received, etag)
+            }
+            (_, Checked::ByHash) | (None, Checked::ByLength) => {
+                format!("bytes {}- of {length}", self.received)
+            }
+        }
+    }
+
+    /// Goes on with `response`; or why it is no continuation.
+    fn take_over(&mut self, response: Response) -> Result<(), String> {
+        self.skip = match response.status {
+            StatusCode::PARTIAL_CONTENT => self.part(&response)?,
+            _ => self.again_from_the_start(&response)?,
         };
         self.count("continued");
-        self.skip = skip;
+        self.source.trail.add(response.origin, &response.origin_name);
         self.origin = response.origin_name;
         self.body = response.body;
         Ok(())
     }
 
     /// The bytes to skip of a 206: none, if it continues this body.
-    fn part(&mut self, response: &Response) -> Option<u64> {
-        let begun = Begun { headers: &self.headers, length: self.total, offset: self.received };
-        let continuation = continuation::check(&begun, response.status, &response.headers).ok()?;
+    fn part(&mut self, response: &Response) -> Result<u64, String> {
+        let none = HeaderMap::new();
+        let headers = match self.checked {
+            Checked::ByHash => &none,
+            Checked::ByLength => &self.headers,
+        };
+        let begun = Begun { headers, length: self.total, offset: self.received };
+        let continuation = continuation::check(&begun, response.status, &response.headers)
+            .map_err(|error| error.to_string())?;
         if continuation.tie != Tie::EntityTag && self.checked != Checked::ByHash {
-            return None;
+            return Err("the part has not the same strong entity tag".to_owned());
         }
         // Where the first part did not say how long the whole is, this one does.
         self.total = Some(continuation.length);
-        Some(0)
+        Ok(0)
     }
 
     /// The bytes to skip of a 200 from an origin that knows no ranges: those that came already,
     /// if it is the same object.
-    fn again_from_the_start(&self, response: &Response) -> Option<u64> {
-        let etag = response.headers.get(header::ETAG);
-        let is_same = self.etag.is_some() && etag == self.etag.as_ref();
-        let is_as_long = match (response.content_length, self.total) {
-            (Some(now), Some(before)) => now == before,
-            (None, _) | (_, None) => true,
-        };
-        let is_trusted = is_same || self.checked == Checked::ByHash;
-        (is_trusted && is_as_long).then_some(self.received)
+    fn again_from_the_start(&self, response: &Response) -> Result<u64, String> {
+        let length = response.content_length;
+        match self.checked {
+            Checked::ByHash if length.is_none() || self.total.is_none() => {}
+            Checked::ByHash | Checked::ByLength if length != self.total => {
+                return Err(format!("200 with {length:?} bytes"));
+            }
+            Checked::ByHash => {}
+            Checked::ByLength => {
+                let etag = response.headers.get(header::ETAG);
+                if etag != self.etag.as_ref() {
+                    return Err(format!("200 with the ETag {etag:?}"));
+                }
+            }
+        }
+        Ok(self.received)
     }
 
     fn count(&self, result: &str) {
-        self.metrics.fill_resumes.with_label_values(&[result]).inc();
+        self.source.metrics.fill_resumes.with_label_values(&[result]).inc();
     }
+}
+
+/// A wait of half to all of `pause`, so that bodies that broke off together do not come back
+/// together.
+fn jittered(pause: Duration) -> Duration {
+    let millis = u64::try_from(pause.as_millis() / 2).unwrap_or(u64::MAX).max(1);
+    pause / 2 + Duration::from_millis(getrandom::u64().map_or(0, |random| random % millis))
 }

@@ -35,6 +35,12 @@ impl Expected {
         }
     }
 
+    /// The one SHA-256 that a body must have; none where there is no such, or more than one.
+    pub(super) fn must_be(&self) -> Option<Sha256> {
+        let is_one = self.hash_by_name.is_none() || self.hash_by_name == self.file_hash;
+        self.file_hash.filter(|_| is_one).map(Sha256)
+    }
+
     /// Whether `length`, as declared or as counted, can be right. Where the name proves the body,
     /// no `FileSize` speaks against it: clients do not look at that either.
     pub(super) fn check_length(&self, length: u64) -> Result<(), Rejection> {

@@ -1,9 +1,9 @@
 //! An object that is wanted, and the heads that are made of what origins say of it. Values only.
 
-use super::{FillError, Upstream};
+use super::{FillError, Rejection, Upstream};
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Ask, FetchError, Method, Response};
+use crate::origin::{Ask, Method, Response, Retries};
 use crate::policy;
 use crate::policy::response::{Admission, Coding, Reply, Times, Verdict};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -61,6 +61,8 @@ impl Wanted {
             if_match: None,
             cdn_loop: Some(self.cdn_loop.clone()),
             only: None,
+            avoid: Vec::new(),
+            retries: Retries::Usual,
         }
     }
 
@@ -85,10 +87,10 @@ impl Wanted {
                 (Keep::Never, admission)
             }
             Verdict::Unusable(fault) => {
-                return Err(FillError::Fetch(FetchError::Protocol {
+                return Err(FillError::Rejected {
                     origin: Arc::clone(&response.origin_name),
-                    detail: fault.to_string(),
-                }));
+                    rejection: Rejection::Head { detail: fault.to_string() },
+                });
             }
         };
         Ok(Admitted {

@@ -48,6 +48,19 @@ pub struct Ask {
     pub cdn_loop: Option<HeaderValue>,
     /// The only origin to ask, by its position; `None` for all in their order.
     pub only: Option<usize>,
+    /// Origins to ask after all others, by their positions: what they gave was wrong.
+    pub avoid: Vec<usize>,
+    /// Whether an origin that failed is asked again at once.
+    pub retries: Retries,
+}
+
+/// Whether an origin that failed is asked again at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retries {
+    /// Twice, where the error permits it.
+    Usual,
+    /// Never: whoever asks comes back by itself.
+    None,
 }
 
 /// What an origin, or all of them together, said.

@@ -5,6 +5,7 @@ use super::exchange::FetchError;
 use super::meters::{Meters, Usable};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// The state of one origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Health {
     name: Arc<str>,
     meters: Meters,
     state: Mutex<State>,
+    /// Told when an answer is usable that was not before; shared by a site's origins.
+    recovery: Arc<Notify>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -39,8 +42,8 @@ enum Trouble {
 }
 
 impl Health {
-    pub(super) fn new(name: Arc<str>, meters: Meters) -> Self {
-        Self { name, meters, state: Mutex::new(State::Unknown) }
+    pub(super) fn new(name: Arc<str>, meters: Meters, recovery: Arc<Notify>) -> Self {
+        Self { name, meters, state: Mutex::new(State::Unknown), recovery }
     }
 
     /// An answer was usable.
@@ -49,6 +52,7 @@ impl Health {
         let before = std::mem::replace(&mut *self.state.lock(), State::Up);
         if matches!(before, State::Down { .. }) {
             tracing::info!(origin = %self.name, "origin is usable again");
+            self.recovery.notify_waiters();
         }
     }
 

@@ -16,7 +16,7 @@ mod upstream;
 mod verdict;
 mod wire;
 
-pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked};
+pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Retries};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 
@@ -33,9 +33,10 @@ use http::HttpOrigin;
 use meters::Meters;
 use s3::S3Origin;
 use std::collections::HashMap;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use upstream::{Kind, Upstream};
 use wire::Wire;
 
@@ -46,6 +47,7 @@ const PROBE_PATH: &str = "/nix-cache-info";
 #[derive(Debug, Clone)]
 pub struct Origins {
     upstreams: Arc<[Upstream]>,
+    recovery: Arc<Notify>,
 }
 
 /// Why a site's origins cannot be set up.
@@ -78,10 +80,13 @@ impl Origins {
         metrics: Metrics,
         tasks: Tasks,
     ) -> Result<Self, OriginSetupError> {
-        let mut setup = Setup { site, clock, metrics, tasks, trusts: HashMap::new() };
+        let recovery = Arc::<Notify>::default();
+        let trusts = HashMap::new();
+        let mut setup =
+            Setup { site, clock, metrics, tasks, trusts, recovery: Arc::clone(&recovery) };
         let upstreams = site.origins.iter().enumerate();
         let upstreams = upstreams.map(|(position, origin)| setup.upstream(position, origin));
-        Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into() })
+        Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into(), recovery })
     }
 
     /// Asks the origins in their order until one has the object or says that it has not changed.
@@ -89,11 +94,16 @@ impl Origins {
     /// An origin that says absent or fails is followed by the next. The answer is absent only
     /// where every origin asked said so; where one failed and none had the object, the first
     /// failure is the result. Each origin is asked at most three times, and only before a head
-    /// has arrived. Dropping the future ends the request.
+    /// has arrived. Those to avoid come last. Dropping the future ends the request.
     pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
         let (mut absent, mut failure) = (None, None);
-        let asked = |upstream: &&Upstream| ask.only.is_none_or(|only| only == upstream.position);
-        for upstream in self.upstreams.iter().filter(asked) {
+        let is_meant = |upstream: &&Upstream| ask.only.is_none_or(|only| only == upstream.position);
+        let (last, first): (Vec<_>, Vec<_>) = self
+            .upstreams
+            .iter()
+            .filter(is_meant)
+            .partition(|upstream| ask.avoid.contains(&upstream.position));
+        for upstream in first.into_iter().chain(last) {
             match upstream.ask(ask).await {
                 Ok(answer @ Answer::Absent { .. }) => absent = Some(answer),
                 Ok(answer) => return Ok(answer),
@@ -128,12 +138,20 @@ impl Origins {
             if_match: None,
             cdn_loop: None,
             only: None,
+            avoid: Vec::new(),
+            retries: Retries::Usual,
         };
         let probes = self
             .upstreams
             .iter()
             .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe(&ask).await) });
         join_all(probes).await
+    }
+
+    /// Completes when one of the origins that was not usable answers usably, from the moment of
+    /// this call on: whoever waits for an origin to come back need not find out by asking.
+    pub fn recovered(&self) -> impl Future<Output = ()> + use<> {
+        Arc::clone(&self.recovery).notified_owned()
     }
 
     /// The state of every origin, in their order.
@@ -166,6 +184,7 @@ struct Setup<'a> {
     tasks: Tasks,
     /// Authorities by their file, so that each is read once.
     trusts: HashMap<Option<PathBuf>, Trust>,
+    recovery: Arc<Notify>,
 }
 
 impl Setup<'_> {
@@ -194,7 +213,7 @@ impl Setup<'_> {
         };
         let slots = origin.connections_max.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Upstream {
-            health: Health::new(Arc::clone(&name), meters),
+            health: Health::new(Arc::clone(&name), meters, Arc::clone(&self.recovery)),
             name,
             position,
             kind,

@@ -1,7 +1,7 @@
 //! A scripted HTTP/1 server on loopback, and short ways to sites and questions, for the tests of
 //! this module's files.
 
-use super::exchange::{Ask, FetchError, Method};
+use super::exchange::{Ask, FetchError, Method, Retries};
 use super::{Answer, Origins, Response};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
@@ -163,6 +163,8 @@ pub(super) fn ask(path: &str) -> Ask {
         if_match: None,
         cdn_loop: None,
         only: None,
+        avoid: Vec::new(),
+        retries: Retries::Usual,
     }
 }
 
@@ -182,6 +184,7 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(15),
             between_bytes: Duration::from_secs(10),
+            resume: Duration::from_mins(1),
         },
         connections_max: 200,
     }

@@ -1,7 +1,7 @@
 //! One origin of a site: its slots, its retries, its state. As long lived as the site; no lock
 //! across an await. Called by `Origins`.
 
-use super::exchange::{Answer, Ask, FetchError};
+use super::exchange::{Answer, Ask, FetchError, Retries};
 use super::file::FolderOrigin;
 use super::health::{Health, OriginHealth};
 use super::http::HttpOrigin;
@@ -56,10 +56,14 @@ impl Upstream {
     /// Asks, again where the error permits it, and remembers how it went.
     pub(super) async fn ask(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
         let permit = self.slot().await?;
+        let retries_max = match ask.retries {
+            Retries::Usual => RETRIES_MAX,
+            Retries::None => 0,
+        };
         let mut retries = 0;
         let reply = loop {
             match self.kind.ask(ask).await {
-                Err(error) if error.may_retry() && retries < RETRIES_MAX => {
+                Err(error) if error.may_retry() && retries < retries_max => {
                     retries += 1;
                     tracing::debug!(origin = %self.name, %error, retries, "asking again");
                     tokio::time::sleep(backoff()).await;

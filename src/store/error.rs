@@ -192,6 +192,20 @@ impl WriteError {
         }
     }
 
+    /// Whether an object that meets this in mid-write can go on without the disk: the body is not
+    /// at fault, and nothing of it is lost.
+    pub fn spares_the_body(&self) -> bool {
+        match self {
+            Self::Refused { .. }
+            | Self::TooLarge { .. }
+            | Self::Busy { .. }
+            | Self::NoSpace { .. }
+            | Self::Io { .. }
+            | Self::Index { .. } => true,
+            Self::Length { .. } | Self::Interrupted => false,
+        }
+    }
+
     /// Whether the file system is full.
     pub(super) fn is_full(&self) -> bool {
         match self {
@@ -231,6 +245,9 @@ pub enum Broken {
     /// It was given up before it was whole, or turned out wrong.
     #[error("the object was given up before it was whole")]
     Abandoned,
+    /// The disk failed under it, and this reader fell too far behind what is kept in memory.
+    #[error("the disk failed, and the reader fell behind what memory keeps of the object")]
+    Behind,
     /// What was written cannot be read back.
     #[error("cannot read back what was written: {source}")]
     Unreadable {

@@ -4,6 +4,10 @@
 //! far behind holds nothing up; what comes back from the disk is compared first, as with a stored
 //! body (see `chunks`). Lives as long as its last reader; one short lock, never across an
 //! await or I/O.
+//!
+//! Where the disk fails under it (see `adrift`), what is in the file stays there for its readers
+//! and the rest passes through memory alone: bytes between the two that all readers have had, or
+//! that a reader left lying too long, are gone, and who still needs them fails.
 
 use super::chunks::{Chunks, chunk_of};
 use super::error::Broken;
@@ -13,11 +17,13 @@ use crate::object::KeyHash;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 /// Two neighbouring chunks of together at most this many bytes become one, so that an origin that
 /// sends single bytes does not make a chunk of each.
@@ -38,17 +44,39 @@ pub(super) struct Shared {
     tasks: Tasks,
     tail: Mutex<Tail>,
     progress: watch::Sender<Progress>,
-    is_writeback_running: AtomicBool,
     has_writeback_failed: AtomicBool,
+    /// Told when a follower has moved or left.
+    moved: Notify,
+}
+
+/// A reader whose place is known, so that an object that has no disk any more waits for it. Gone
+/// with its drop.
+#[derive(Debug)]
+pub struct Follower {
+    growing: Growing,
+    number: u64,
 }
 
 #[derive(Debug)]
 struct Tail {
     /// What is not in the file, without gaps.
     chunks: VecDeque<Bytes>,
-    /// Offset of the first of them: everything before is in the file.
+    /// Offset of the first of them.
     start: u64,
+    /// Bytes in the file: `start`, unless the object is adrift and has let some go since.
+    file_end: u64,
     file: Option<Arc<File>>,
+    /// Where each follower is: it has had everything before.
+    followers: HashMap<u64, u64>,
+    followers_so_far: u64,
+}
+
+/// Where the bytes at an offset are.
+enum Whereabouts {
+    Memory(Bytes),
+    /// In the file, of which so many bytes from the offset on may be read.
+    File(Arc<File>, u64),
+    Gone,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +122,29 @@ impl Growing {
         let within = usize::try_from(visible.saturating_sub(offset)).unwrap_or(usize::MAX);
         self.0.fetch(offset, max.min(within)).await
     }
+
+    /// A reader from `offset` on that is waited for where the disk fails.
+    pub fn follow(self, offset: u64) -> Follower {
+        let number = self.0.tail.lock().enter(offset);
+        self.0.moved.notify_one();
+        Follower { growing: self, number }
+    }
+}
+
+impl Follower {
+    /// As [`Growing::read`]; what is before `offset` will not be asked for again.
+    pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
+        self.growing.0.tail.lock().followers.insert(self.number, offset);
+        self.growing.0.moved.notify_one();
+        self.growing.read(offset, max).await
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.growing.0.tail.lock().followers.remove(&self.number);
+        self.growing.0.moved.notify_one();
+    }
 }
 
 impl Shared {
@@ -106,15 +157,15 @@ impl Shared {
             chunks: Arc::default(),
             sums: Mutex::new(Sums::new(key)),
             tasks,
-            tail: Mutex::new(Tail { chunks: VecDeque::new(), start: 0, file: None }),
+            tail: Mutex::new(Tail::empty_at(0)),
             progress: watch::Sender::new(progress),
-            is_writeback_running: AtomicBool::new(false),
             has_writeback_failed: AtomicBool::new(false),
+            moved: Notify::new(),
         })
     }
 
-    /// A stretch of an object that begins with the chunk at offset `base`, all of it revealed as it comes. Readers
-    /// and the writer go by offsets in the object.
+    /// A stretch of an object that begins with the chunk at offset `base`, all of it revealed as it
+    /// comes. Readers and the writer go by offsets in the object.
     pub(super) fn new_at(base: u64, key: KeyHash, chunks: &Arc<Chunks>, tasks: Tasks) -> Arc<Self> {
         let progress = Progress { received: base, revealed: u64::MAX, phase: Phase::Filling };
         Arc::new(Self {
@@ -123,10 +174,10 @@ impl Shared {
             chunks: Arc::clone(chunks),
             sums: Mutex::new(Sums::from_chunk(key, chunk_of(base))),
             tasks,
-            tail: Mutex::new(Tail { chunks: VecDeque::new(), start: base, file: None }),
+            tail: Mutex::new(Tail::empty_at(base)),
             progress: watch::Sender::new(progress),
-            is_writeback_running: AtomicBool::new(false),
             has_writeback_failed: AtomicBool::new(false),
+            moved: Notify::new(),
         })
     }
 
@@ -192,6 +243,41 @@ impl Shared {
             let Some(chunk) = tail.chunks.pop_front() else { break };
             tail.start += chunk.len() as u64;
         }
+        tail.file_end = tail.start;
+    }
+
+    /// Bytes in memory.
+    pub(super) fn in_memory(&self) -> u64 {
+        self.received().saturating_sub(self.tail.lock().start)
+    }
+
+    /// Lets go of whole chunks that every follower has had; false where nobody follows any more
+    /// who could still read on.
+    pub(super) fn forget_what_all_had(&self) -> bool {
+        let visible = self.progress.borrow().visible();
+        let mut tail = self.tail.lock();
+        let (start, file_end) = (tail.start, tail.file_end);
+        // Whoever is behind a gap can go no further than it, and is not waited for.
+        let can_go_on = |place: &u64| start == file_end || *place >= start;
+        let Some(slowest) = tail.followers.values().copied().filter(can_go_on).min() else {
+            return false;
+        };
+        tail.forget_before(slowest.min(visible));
+        true
+    }
+
+    /// Lets go of `bytes` or a little more of the oldest chunks, whoever still needs them; never of
+    /// what nobody may see yet.
+    pub(super) fn forget_oldest(&self, bytes: u64) {
+        let visible = self.progress.borrow().visible();
+        let mut tail = self.tail.lock();
+        let upto = tail.start.saturating_add(bytes).min(visible);
+        tail.forget_before(upto);
+    }
+
+    /// Waits until a follower has come, moved or left since the last wait.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// The tail is the whole body: makes it one chunk and returns it.
@@ -237,20 +323,26 @@ impl Shared {
         });
     }
 
-    /// Starts to write dirty pages to the disk beside the fill, unless that runs already, so that
-    /// the last sync of a large object has little left to do.
-    pub(super) fn start_writeback(self: &Arc<Self>, file: Arc<File>) {
-        if self.is_writeback_running.swap(true, Ordering::AcqRel) {
-            return;
-        }
+    /// Begins to write dirty pages to the disk beside the fill, so that the last sync of a large
+    /// object has little left to do. The kernel reports a failure only once: whoever syncs later
+    /// waits for the end of this first, and then asks whether it failed.
+    pub(super) fn start_writeback<F>(self: &Arc<Self>, sync: F) -> JoinHandle<()>
+    where
+        F: FnOnce() -> io::Result<()> + Send + 'static,
+    {
         let shared = Arc::clone(self);
         self.tasks.spawn("store writeback", async move {
-            let synced = shared.tasks.blocking("store writeback", move || file.sync_data()).await;
+            let synced = shared.tasks.blocking("store writeback", sync).await;
             if !matches!(synced, Ok(Ok(()))) {
-                shared.has_writeback_failed.store(true, Ordering::Release);
+                shared.writeback_failed();
             }
-            shared.is_writeback_running.store(false, Ordering::Release);
-        });
+        })
+    }
+
+    /// Notes that a write to the disk beside the fill failed. What is in the file is from now on
+    /// read from the page cache alone: the disk may hold something else.
+    pub(super) fn writeback_failed(&self) {
+        self.has_writeback_failed.store(true, Ordering::Release);
     }
 
     /// Whether a write to the disk beside the fill failed: the kernel reports that only once.
@@ -274,32 +366,75 @@ impl Shared {
         if max == 0 {
             return Ok(Bytes::new());
         }
-        let file = {
-            let tail = self.tail.lock();
-            if let Some(bytes) = tail.read(offset, max) {
-                return Ok(bytes);
+        let (file, max) = match self.tail.lock().whereabouts(offset, max) {
+            Whereabouts::Memory(bytes) => return Ok(bytes),
+            Whereabouts::File(file, within) => {
+                (file, usize::try_from(within).map_or(max, |within| within.min(max)))
             }
-            tail.file.clone()
+            Whereabouts::Gone => return Err(Broken::Behind),
         };
-        let Some(file) = file else { return Err(Broken::Abandoned) };
         if let Some(bytes) = read::read_trusted(&file, &self.chunks, offset, max) {
             return Ok(bytes);
+        }
+        if self.has_writeback_failed() {
+            let source = io::Error::other("it was not written to the disk");
+            return Err(Broken::Unreadable { source });
         }
         let shared = Arc::clone(self);
         let compare = move || {
             let expected = |index| {
                 let expected = shared.sums.lock().of(index);
-                expected.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+                expected.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             };
             read::read_compared(&file, &shared.chunks, (offset, max), shared.key, expected)
         };
         let reading = self.tasks.blocking("store read", compare);
-        let result = reading.await.map_err(std::io::Error::other).flatten();
+        let result = reading.await.map_err(io::Error::other).flatten();
         result.map_err(|source| Broken::Unreadable { source })
     }
 }
 
 impl Tail {
+    fn empty_at(start: u64) -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            start,
+            file_end: start,
+            file: None,
+            followers: HashMap::new(),
+            followers_so_far: 0,
+        }
+    }
+
+    fn enter(&mut self, offset: u64) -> u64 {
+        self.followers_so_far += 1;
+        self.followers.insert(self.followers_so_far, offset);
+        self.followers_so_far
+    }
+
+    fn forget_before(&mut self, upto: u64) {
+        while let Some(chunk) = self.chunks.front() {
+            let end = self.start + chunk.len() as u64;
+            if end > upto {
+                break;
+            }
+            self.start = end;
+            self.chunks.pop_front();
+        }
+    }
+
+    fn whereabouts(&self, offset: u64, max: usize) -> Whereabouts {
+        if let Some(bytes) = self.read(offset, max) {
+            return Whereabouts::Memory(bytes);
+        }
+        match &self.file {
+            Some(file) if offset < self.file_end => {
+                Whereabouts::File(Arc::clone(file), self.file_end - offset)
+            }
+            Some(_) | None => Whereabouts::Gone,
+        }
+    }
+
     fn push(&mut self, chunk: Bytes) {
         match self.chunks.back_mut() {
             Some(last) if last.len() + chunk.len() <= JOIN_BYTES_MAX => {
@@ -328,7 +463,9 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::future::Future;
+    use std::os::unix::fs::FileExt;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
@@ -385,5 +522,112 @@ mod tests {
         assert!(shared.tail().1.len() <= 3);
         assert_eq!(shared.join().len(), 10_000);
         assert_eq!(shared.unwritten(), 10_000);
+    }
+
+    /// What may happen to an object.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(u16),
+        Written,
+        Reveal(u64),
+        Follow(u64),
+        Move(usize, u64),
+        Leave(usize),
+        ForgetWhatAllHad,
+        ForgetOldest(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (1..9_000_u16).prop_map(Step::Push),
+            1 => Just(Step::Written),
+            2 => (0..60_000_u64).prop_map(Step::Reveal),
+            2 => (0..60_000_u64).prop_map(Step::Follow),
+            4 => (any::<usize>(), 0..20_000_u64).prop_map(|(who, by)| Step::Move(who, by)),
+            1 => any::<usize>().prop_map(Step::Leave),
+            3 => Just(Step::ForgetWhatAllHad),
+            1 => (0..20_000_u64).prop_map(Step::ForgetOldest),
+        ];
+        proptest::collection::vec(step, 1..60)
+    }
+
+    proptest! {
+        /// Whatever is let go of, what is read is right, what may not be seen yet is kept, and who
+        /// is waited for loses nothing.
+        #[test]
+        fn what_is_let_go_of_is_never_read_wrongly(steps in steps()) {
+            let shared = Shared::new(None, KeyHash([0; 16]), Tasks::new());
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            let byte = |offset: u64| u8::try_from(offset * 31 % 251).unwrap();
+            let mut is_adrift = false;
+            let mut followers: Vec<(Follower, u64)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(bytes) => {
+                        let from = shared.received();
+                        let chunk: Vec<u8> = (from..from + u64::from(bytes)).map(byte).collect();
+                        shared.push(chunk.into());
+                    }
+                    Step::Written if !is_adrift => {
+                        let (start, chunks) = shared.tail();
+                        let chunks = chunks.concat();
+                        file.write_all_at(&chunks, start).unwrap();
+                        shared.written(chunks.len() as u64, &file);
+                    }
+                    Step::Written => {}
+                    Step::Reveal(upto) => shared.reveal(upto),
+                    Step::Follow(offset) => {
+                        let follower = shared.reader().follow(offset);
+                        let tail = shared.tail.lock();
+                        let is_late = offset < tail.start && tail.start > tail.file_end;
+                        drop(tail);
+                        if !is_late {
+                            followers.push((follower, offset));
+                        }
+                    }
+                    Step::Move(who, by) if !followers.is_empty() => {
+                        let who = who % followers.len();
+                        let (follower, place) = &mut followers[who];
+                        *place += by;
+                        shared.tail.lock().followers.insert(follower.number, *place);
+                    }
+                    Step::Leave(who) if !followers.is_empty() => {
+                        followers.remove(who % followers.len());
+                    }
+                    Step::Move(..) | Step::Leave(_) => {}
+                    Step::ForgetWhatAllHad => {
+                        is_adrift = true;
+                        shared.forget_what_all_had();
+                    }
+                    Step::ForgetOldest(bytes) => {
+                        is_adrift = true;
+                        shared.forget_oldest(bytes);
+                        // Whoever is behind that is waited for no more.
+                        let tail = shared.tail.lock();
+                        let (start, file_end) = (tail.start, tail.file_end);
+                        drop(tail);
+                        followers.retain(|(_, place)| start == file_end || *place >= start);
+                    }
+                }
+                let (visible, received) = (shared.progress.borrow().visible(), shared.received());
+                let tail = shared.tail.lock();
+                prop_assert!(tail.start <= visible.max(tail.file_end));
+                for at in (0..received).step_by(997) {
+                    match tail.whereabouts(at, 10) {
+                        Whereabouts::Memory(bytes) => {
+                            let right: Vec<u8> = (at..received).map(byte).take(10).collect();
+                            prop_assert!(right.starts_with(&bytes) && !bytes.is_empty());
+                        }
+                        Whereabouts::File(_, within) => {
+                            prop_assert_eq!(at + within, tail.file_end);
+                        }
+                        Whereabouts::Gone => prop_assert!(at < tail.start),
+                    }
+                }
+                for (_, place) in followers.iter().filter(|(_, place)| *place < received) {
+                    prop_assert!(!matches!(tail.whereabouts(*place, 1), Whereabouts::Gone));
+                }
+            }
+        }
     }
 }

@@ -16,7 +16,8 @@
 //!
 //! # Why a crash never exposes a wrong body
 //!
-//! A large body is written to a file without a name and synced before [`Pending::seal`] returns.
+//! A large body is written to a file without a name and synced before [`Pending::seal`] returns
+//! (its readers may see all of it before that: a body that is proven needs no disk).
 //! A commit then (1) appends the trailer, (2) notes in `links` that a file `HASH-N` may be there,
 //! (3) links it, (4) writes the record and clears the note in one atomic change of the index. N is
 //! used once, so no file is ever replaced, and readers of an older one go on.
@@ -38,6 +39,7 @@
 //! stripe of a key's hash, the index's own (read side), the space account. The account's is never
 //! held across I/O, none across an await, and eviction runs before any of them is taken.
 
+mod adrift;
 mod audit;
 mod check;
 mod chunks;
@@ -70,12 +72,13 @@ mod sums;
 mod tests;
 mod trailer;
 
+pub use adrift::{Adrift, Deserted};
 pub use check::Fault;
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, EvictionOrder};
 pub use format::charge;
 pub use fsck::{Begun, FsckError, fsck};
-pub use growing::Growing;
+pub use growing::{Follower, Growing};
 pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
 pub use pending::{Pending, Sealed};
@@ -120,6 +123,7 @@ struct Inner {
     bodies: chunks::OpenBodies,
     health: health::Monitor,
     next_sequence: AtomicU64,
+    fleet: adrift::Fleet,
     is_unsynced: AtomicBool,
     are_parts_counted: AtomicBool,
     has_loaded: watch::Sender<bool>,
@@ -274,6 +278,7 @@ impl Inner {
             bodies: chunks::OpenBodies::default(),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
+            fleet: adrift::Fleet::default(),
             is_unsynced: AtomicBool::new(false),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),

@@ -1,8 +1,13 @@
 //! The writing side of an object: [`Pending`] while bytes come, [`Sealed`] when all have come and
 //! are on the disk, then committed or gone. One task owns it. Dropping either leaves no trace:
 //! the file has no name yet, the promised space is given back, readers that need more fail.
+//!
+//! When the last byte has come its digest is known: it can be judged and shown to its readers
+//! before it is synced, since a sync that fails means only that the object is not stored. Where
+//! the disk fails earlier, [`Pending::adrift`] goes on without it.
 
 use super::Inner;
+use super::adrift::Adrift;
 use super::chunks::Chunks;
 use super::error::WriteError;
 use super::folder::NewFile;
@@ -16,6 +21,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// Bytes that wait in memory before they are written together.
 const BATCH_BYTES: u64 = 256 * 1024;
@@ -30,9 +36,14 @@ pub struct Pending {
     key: Key,
     store: Arc<Inner>,
     pub(super) shared: Arc<Shared>,
+    guard: Guard,
     /// Away while a write is under way; gone for good when that was given up.
     writer: Option<Writer>,
+    /// Whether a write failed: no other is tried.
+    is_failed: bool,
     unsynced_bytes: u64,
+    /// Dirty pages on their way to the disk beside the fill.
+    writeback: Option<JoinHandle<()>>,
 }
 
 /// What the blocking side needs.
@@ -41,6 +52,8 @@ struct Writer {
     shared: Arc<Shared>,
     file: Option<NewFile>,
     hash: digest::Context,
+    /// Bytes that `hash` knows.
+    hashed: u64,
     reservation: Reservation,
 }
 
@@ -64,9 +77,19 @@ impl Pending {
             shared: Arc::clone(&shared),
             file: None,
             hash: digest::Context::new(&digest::SHA256),
+            hashed: 0,
             reservation,
         };
-        Self { key, store, shared, writer: Some(writer), unsynced_bytes: 0 }
+        Self {
+            key,
+            store,
+            guard: Guard(Arc::clone(&shared)),
+            shared,
+            writer: Some(writer),
+            is_failed: false,
+            unsynced_bytes: 0,
+            writeback: None,
+        }
     }
 
     /// A reader of what is received and revealed.
@@ -91,7 +114,8 @@ impl Pending {
     }
 
     /// Adds the next bytes; waits for the disk when a batch is full. Refuses more than the
-    /// declared length. Not cancel safe: given up half way, every later call fails.
+    /// declared length. Not cancel safe: given up half way, every later call fails. Where the disk
+    /// fails, nothing of the body is lost: see [`Pending::adrift`].
     pub async fn append(&mut self, chunk: Bytes) -> Result<(), WriteError> {
         let received = self.shared.received().saturating_add(chunk.len() as u64);
         if let Some(declared) = self.shared.declared()
@@ -102,30 +126,54 @@ impl Pending {
         if chunk.is_empty() {
             return Ok(());
         }
-        if self.writer.is_none() {
+        if self.writer.is_none() || self.is_failed {
             return Err(WriteError::Interrupted);
         }
         self.shared.push(chunk);
         if self.shared.unwritten() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    /// Ends the body: writes what is left, syncs it to the disk, finishes its digest. Refuses a
-    /// body that is shorter than declared. Reveals nothing. Not cancel safe: given up, the object
-    /// is gone.
-    pub async fn seal(mut self) -> Result<Sealed, WriteError> {
+    /// Ends the body, with every byte written though not yet synced: its SHA-256 and its bytes.
+    /// Refuses a body that is shorter than declared. Reveals nothing.
+    pub async fn end(&mut self) -> Result<(Sha256, u64), WriteError> {
         let length = self.shared.received();
         if let Some(declared) = self.shared.declared()
             && length != declared
         {
             return Err(WriteError::Length { declared, received: length });
         }
+        if Place::of(length) == Place::File && self.shared.unwritten() > 0 {
+            self.flush().await?;
+        }
+        let (start, chunks) = self.shared.tail();
+        let writer = self.writer.as_mut().ok_or(WriteError::Interrupted)?;
+        writer.hash_tail(start, &chunks);
+        self.shared.seal();
+        Ok((Sha256::finish(writer.hash.clone()), length))
+    }
+
+    /// Lets readers see all of a body that has ended and is proven to be right, whether or not it
+    /// can be stored. They read on when this is gone.
+    pub fn reveal_all(&self) {
+        self.guard.reveal_all();
+    }
+
+    /// Syncs the body to the disk, ending it first where that was not done. Reveals nothing. Not
+    /// cancel safe: given up, the object is gone.
+    pub async fn seal(mut self) -> Result<Sealed, WriteError> {
+        if !self.shared.is_sealed() {
+            self.end().await?;
+        }
+        let length = self.shared.received();
         let body = match Place::of(length) {
             Place::Inline => Some(self.shared.join()),
-            Place::File => {
-                self.flush().await?;
-                None
-            }
+            Place::File => None,
         };
+        if let Some(writeback) = self.writeback.take()
+            && writeback.await.is_err()
+        {
+            self.shared.writeback_failed();
+        }
         let writer = self.writer.take().ok_or(WriteError::Interrupted)?;
         let work = move || writer.finish(length, body);
         let (sha256, reservation, body) = self
@@ -134,17 +182,24 @@ impl Pending {
             .blocking("store seal", work)
             .await
             .map_err(|_| WriteError::Interrupted)?
-            .inspect_err(|error| self.store.write_failed(error))?;
-        if self.shared.has_writeback_failed() {
-            let source = io::Error::other("writing dirty pages failed");
-            let error = WriteError::Io { operation: "sync", source };
-            self.store.write_failed(&error);
-            return Err(error);
-        }
-        self.shared.seal();
-        let (key, store) = (self.key.clone(), Arc::clone(&self.store));
-        let guard = Guard(Arc::clone(&self.shared));
+            .inspect_err(|error| {
+                self.shared.writeback_failed();
+                self.store.write_failed(error);
+            })?;
+        self.check_writeback()?;
+        let Self { key, store, guard, .. } = self;
         Ok(Sealed { length, sha256, key, store, body, reservation, guard })
+    }
+
+    /// Goes on without the disk, after a write failed or was refused: the object will not be
+    /// stored, its readers get it all the same.
+    pub fn adrift(self) -> Result<Adrift, WriteError> {
+        let Self { store, shared, guard, writer, .. } = self;
+        let mut writer = writer.ok_or(WriteError::Interrupted)?;
+        let (start, chunks) = shared.tail();
+        writer.hash_tail(start, &chunks);
+        let Writer { hash, reservation, .. } = writer;
+        Ok(Adrift::new(store, shared, hash, guard, reservation))
     }
 
     async fn flush(&mut self) -> Result<(), WriteError> {
@@ -157,24 +212,38 @@ impl Pending {
         };
         let written = self.store.tasks.blocking("store write", work).await;
         let (writer, result) = written.map_err(|_| WriteError::Interrupted)?;
-        let file = result.inspect_err(|error| self.store.write_failed(error))?;
         self.writer = Some(writer);
+        let file = result.inspect_err(|error| {
+            self.is_failed = true;
+            self.store.write_failed(error);
+        })?;
         self.shared.written(bytes, &file);
+        self.check_writeback()?;
         self.unsynced_bytes += bytes;
-        if self.unsynced_bytes >= WRITEBACK_BYTES {
+        let is_idle = self.writeback.as_ref().is_none_or(JoinHandle::is_finished);
+        if self.unsynced_bytes >= WRITEBACK_BYTES && is_idle {
             self.unsynced_bytes = 0;
-            self.shared.start_writeback(file);
+            #[cfg(test)]
+            let store = Arc::clone(&self.store);
+            let sync = move || {
+                #[cfg(test)]
+                store.faults.next_writeback()?;
+                file.sync_data()
+            };
+            self.writeback = Some(self.shared.start_writeback(sync));
         }
         Ok(())
     }
-}
 
-impl Drop for Pending {
-    /// Harmless after [`Pending::seal`]: a sealed object is abandoned by its own guard.
-    fn drop(&mut self) {
-        if !self.shared.is_sealed() {
-            self.shared.abandon();
+    fn check_writeback(&mut self) -> Result<(), WriteError> {
+        if !self.shared.has_writeback_failed() {
+            return Ok(());
         }
+        self.is_failed = true;
+        let source = io::Error::other("writing dirty pages failed");
+        let error = WriteError::Io { operation: "sync", source };
+        self.store.write_failed(&error);
+        Err(error)
     }
 }
 
@@ -208,14 +277,27 @@ impl Writer {
         };
         #[cfg(test)]
         self.store.faults.reach("a batch is to be written");
+        self.hash_tail(start, chunks);
         let mut offset = start;
         for chunk in chunks {
-            self.hash.update(chunk);
             self.store.write_at(&file, chunk, offset)?;
             self.shared.in_file(chunk, offset);
             offset += chunk.len() as u64;
         }
         Ok(file)
+    }
+
+    /// Takes what is new of `chunks`, which begin at `start`, into the digest.
+    fn hash_tail(&mut self, start: u64, chunks: &[Bytes]) {
+        let mut offset = start;
+        for chunk in chunks {
+            let known = usize::try_from(self.hashed.saturating_sub(offset)).unwrap_or(usize::MAX);
+            if let Some(new) = chunk.get(known..) {
+                self.hash.update(new);
+                self.hashed += new.len() as u64;
+            }
+            offset += chunk.len() as u64;
+        }
     }
 
     /// Makes sure that a body of `length` bytes has its space promised, `step` bytes at a time.
@@ -236,15 +318,17 @@ impl Writer {
     ) -> Result<(Sha256, Reservation, SealedBody), WriteError> {
         self.ensure(length, 0)?;
         let body = match (body, self.file) {
-            (Some(body), _) => {
-                self.hash.update(&body);
-                SealedBody::Inline(body)
-            }
+            (Some(body), _) => SealedBody::Inline(body),
             (None, Some(new)) => {
-                let sync = || new.file().sync_data();
+                // Never tried again: the kernel tells of lost pages once, then all seems well.
+                let sync = || {
+                    #[cfg(test)]
+                    self.store.faults.next_sync()?;
+                    new.file().sync_data()
+                };
                 #[cfg(test)]
                 self.store.faults.reach("a body is to be synced");
-                self.store.evicting_once(length, "sync", sync)?;
+                sync().map_err(|source| WriteError::Io { operation: "sync", source })?;
                 #[cfg(test)]
                 self.store.faults.reach("a body is synced");
                 let sums = self.shared.sums();
@@ -273,7 +357,14 @@ pub struct Sealed {
 
 /// Fails the readers that need more when its owner is gone.
 #[derive(Debug)]
-struct Guard(Arc<Shared>);
+pub(super) struct Guard(Arc<Shared>);
+
+impl Guard {
+    /// Lets readers see all of it.
+    pub(super) fn reveal_all(&self) {
+        self.0.reveal(u64::MAX);
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -290,7 +381,7 @@ impl Sealed {
     /// Lets readers see all of it: what they have read is proven to be right, whether or not it
     /// can be stored.
     pub fn reveal_all(&self) {
-        self.guard.0.reveal(u64::MAX);
+        self.guard.reveal_all();
     }
 
     /// Gives the object up: no trace of it stays, and readers that need more than was revealed
@@ -309,7 +400,7 @@ impl Sealed {
             .place(super::commit::Placing { length, sha256, meta, claim, body, reservation })
             .inspect_err(|error| store.write_failed(error))?;
         store.health.succeeded();
-        guard.0.reveal(u64::MAX);
+        guard.reveal_all();
         Ok(stored)
     }
 }

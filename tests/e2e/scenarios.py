@@ -6,11 +6,13 @@ import json
 import random
 import subprocess
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
 from cutter import Cutter
 from edge import Edge
+from giant import Giant, Origin, Reader, read_all
 from harness import fetch, free_ports, output_of, sha256_of, wait_until
 from nix import Client
 
@@ -172,6 +174,81 @@ def read_at_once(url, readers):
     for thread in threads:
         thread.join()
     return digests
+
+
+def outage(world, readers=200, size=1 << 30):
+    """The origin is killed at random offsets of a cold NAR while many read it."""
+    checks, dice = world.checks, random.Random(3)
+    giant = Giant(size)
+    url = f"nar/{nix32(giant.feed(hashlib.sha256()).digest())}.nar.xz"
+    origin = Origin(giant, url)
+    edge = world.edge("edge", [f"http://127.0.0.1:{origin.port}"])
+    before = edge.resident()
+    offsets = sorted(dice.randrange(size // 50, size * 9 // 10) for _ in range(8))
+    pauses = [dice.uniform(0.1, 4) for _ in offsets]
+    dying = origin.die_again_and_again(offsets, pauses)
+    begin = time.monotonic()
+    errors = read_all([Reader(edge.port, url, giant) for _ in range(readers)])
+    seconds = time.monotonic() - begin
+    dying.join(10)
+    checks.equal(f"{readers} readers of {size} bytes notice nothing of {len(offsets)} deaths",
+                 errors, [])
+    checks.equal("the origin did die", origin.deaths, len(offsets))
+    fetched = edge.metric("narthex_origin_bytes_total", **{"class": "nar"})
+    checks.expect("at most 1 % of bytes is fetched twice", size <= fetched <= size * 1.01,
+                  f"{fetched / size:.5f} times its size, {origin.sent / size:.5f} left the origin")
+    growth = (edge.resident_peak() - before) // MIB
+    checks.expect("memory grew by less than 64 MiB", growth < 64, f"{growth} MiB")
+    rate = readers * size / seconds / (1 << 30)
+    checks.expect("it took a while", True, f"{seconds:.0f} s, {rate:.2f} GiB/s to the readers")
+    edge.stop()
+
+
+def giant_object(world, size=5 << 30):
+    """A NAR of 5 GiB: memory stays flat, resume and ranges beyond 4 GiB are right."""
+    checks, giant = world.checks, Giant(size)
+    url = f"nar/{nix32(giant.feed(hashlib.sha256()).digest())}.nar.xz"
+    origin = Origin(giant, url)
+    edge = world.edge("edge", [f"http://127.0.0.1:{origin.port}"])
+    before = edge.resident()
+    beyond = (4 << 30) + 12_345
+    dying = origin.die_again_and_again([1 << 30, beyond], [0.5, 0.5])
+    begin = time.monotonic()
+    spans = [(0, None), (beyond - 1_000_000, beyond + 1_000_000), (beyond, None)]
+    errors = read_all([Reader(edge.port, url, giant, *span) for span in spans])
+    seconds = time.monotonic() - begin
+    dying.join(10)
+    checks.equal("a reader from the start, one of a part and one of the rest get it cold",
+                 (errors, origin.deaths), ([], 2))
+    checks.expect("the origin's deaths cost no bytes", edge.metric(
+        "narthex_origin_bytes_total", **{"class": "nar"}) <= size * 1.01,
+        f"{size / seconds / MIB:.0f} MiB/s from a cold start")
+    edge.settle()
+    spans = [(0, None), (size - 1, None), ((4 << 30) - 1, 4 << 30), (beyond, None)]
+    spans += [((1 << 32) + offset, (1 << 32) + offset + 70_000) for offset in (-70_000, 0, 1)]
+    errors = read_all([Reader(edge.port, url, giant, *span) for span in spans])
+    checks.equal("and so do readers of what is stored", errors, [])
+    said = edge.get(url, {"Range": "bytes=-5"})
+    checks.equal("a range of the end says where it is",
+                 (said.status, said.headers.get("Content-Range"), said.body),
+                 (206, f"bytes {size - 5}-{size - 1}/{size}", giant.bytes(size - 5, 5)))
+    file = world.folder / "giant.part"
+    with open(file, "wb") as part:
+        part.truncate(beyond)
+    output_of(["curl", "--silent", "--show-error", "--noproxy", "*", "--continue-at", "-",
+               "-o", file, f"{edge.url}/{url}"], deadline=600)
+    with open(file, "rb") as part:
+        part.seek(beyond)
+        at, is_same = beyond, True
+        while piece := part.read(1 << 20):
+            is_same = is_same and piece[:len(giant.bytes(at, len(piece)))] \
+                == giant.bytes(at, len(piece))
+            at += len(piece)
+    file.unlink()
+    checks.equal("curl resumes beyond 4 GiB", (at, is_same), (size, True))
+    growth = (edge.resident_peak() - before) // MIB
+    checks.expect("memory grew by less than 64 MiB", growth < 64, f"{growth} MiB")
+    edge.stop()
 
 
 def nix32(digest):

@@ -198,6 +198,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.origin.timeouts.between_bytes", WAIT, Fallback::Is(r#""10s""#))
         .example(r#""20s""#)
         .doc("Between two pieces of a body."),
+    Setting::new("site.origin.timeouts.resume", WAIT, Fallback::Is(r#""1m""#))
+        .example(r#""5m""#)
+        .doc(
+            "Without a byte of a body that this origin began and that broke off: its readers \
+             wait so long for an origin that goes on with it.",
+        ),
 ];
 
 /// A lifetime: zero asks the origin each time; at most ten years.

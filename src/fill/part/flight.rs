@@ -4,7 +4,7 @@
 use super::cursors::Cursors;
 use super::object::Object;
 use crate::cache::Ticket;
-use crate::fill::{FillError, Flight, Role, Shared, Wanted};
+use crate::fill::{FillError, Flight, NotJoined, Role, Shared, Wanted};
 use crate::object::Meta;
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
@@ -23,7 +23,7 @@ pub(super) enum PartLanded {
     /// No usable answer.
     Failed(Arc<FillError>),
     /// No origin may be asked now.
-    NoRoom,
+    NotJoined(NotJoined),
 }
 
 /// What is known of one object of which ranges are wanted.

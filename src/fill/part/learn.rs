@@ -60,7 +60,7 @@ impl Learning {
             return complete::see_to(&self.flight, &object).await;
         }
         if place.is_none() {
-            return self.flight.land(PartLanded::NoRoom);
+            return self.flight.land(PartLanded::NotJoined(NotJoined::NoRoom));
         }
         let learnt = match stretch {
             Some(stretch) => self.by_get(stretch).await,
@@ -220,7 +220,9 @@ impl Learning {
         let fills = Fills { shared: Arc::clone(&self.flight.shared) };
         let landed = match fills.join_with(self.flight.wanted.clone(), None, None, given) {
             Ok((role, flight)) => PartLanded::Whole(role, flight),
-            Err(NotJoined::NoRoom) => PartLanded::NoRoom,
+            Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
+                PartLanded::NotJoined(refused)
+            }
             Err(NotJoined::Ended) => PartLanded::Stored,
         };
         self.flight.land(landed);

@@ -87,8 +87,8 @@ pub enum Ranged {
     Absent(Arc<Meta>),
     /// No usable answer.
     Failed(Arc<FillError>),
-    /// As many fills are under way as allowed.
-    NoRoom,
+    /// Nothing may be fetched for it now.
+    NotJoined(NotJoined),
 }
 
 impl Fills {
@@ -110,13 +110,16 @@ impl Fills {
         match self.join_with(wanted.clone(), None, None, None) {
             Ok((role, flight)) => Ranged::Whole(role, flight),
             Err(NotJoined::Ended) => Ranged::Again,
-            Err(NotJoined::NoRoom) => Ranged::NoRoom,
+            Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
+                Ranged::NotJoined(refused)
+            }
         }
     }
 
     fn whole_under_way(&self, key: &Key) -> Option<Arc<Flight>> {
         let flight = self.shared.flights.lock().under_way.get(key).map(Arc::clone)?;
-        (!self.shared.cache.is_purged_since(flight.ticket, key)).then_some(flight)
+        let is_purged = self.shared.cache.is_purged_since(flight.ticket, key);
+        (!is_purged && !flight.is_closed()).then_some(flight)
     }
 
     async fn apart(&self, wanted: &Wanted, stretch: Option<ByteSpan>) -> Ranged {
@@ -144,7 +147,7 @@ impl Fills {
             PartLanded::Stored => Ranged::Again,
             PartLanded::Absent(meta) => Ranged::Absent(meta),
             PartLanded::Failed(error) => Ranged::Failed(error),
-            PartLanded::NoRoom => Ranged::NoRoom,
+            PartLanded::NotJoined(refused) => Ranged::NotJoined(refused),
         }
     }
 }

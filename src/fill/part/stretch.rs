@@ -6,7 +6,7 @@
 //! length always.
 
 use super::flight::PartFlight;
-use crate::fill::steady::{Checked, PAUSE_FIRST, PAUSE_MAX, RESUMES_MAX};
+use crate::fill::steady::{BREAKS_MAX, Checked, FORWARD_BYTES, PAUSE_FIRST, PAUSE_MAX};
 use crate::fill::{FillError, Rejection, Shared, Wanted};
 use crate::object::Meta;
 use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Response, ResponseBody};
@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What every part of one object must agree with.
 #[derive(Debug, Clone)]
@@ -87,7 +88,11 @@ pub(super) struct Stretch {
     origin: Arc<str>,
     next: u64,
     end: u64,
-    resumes_left: u32,
+    /// How long it waits for the next byte after a break.
+    patience: Duration,
+    breaks: u64,
+    /// Offset at which it broke off last.
+    broke_at: u64,
     pause: Duration,
 }
 
@@ -99,6 +104,8 @@ impl Stretch {
         response: Response,
         asked: Range<u64>,
     ) -> Self {
+        let origins = &flight.wanted.upstream.site.origins;
+        let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         Self {
             shared: Arc::clone(&flight.shared),
             wanted: flight.wanted.clone(),
@@ -107,7 +114,9 @@ impl Stretch {
             body: response.body,
             next: asked.start,
             end: asked.end,
-            resumes_left: RESUMES_MAX,
+            patience: patience.unwrap_or_default(),
+            breaks: 0,
+            broke_at: asked.start,
             pause: PAUSE_FIRST,
         }
     }
@@ -163,8 +172,14 @@ impl Stretch {
         }
         let (path, at) = (&self.wanted.path, self.next);
         tracing::info!(%path, at, error = %fault, "resuming a part");
-        while self.resumes_left > 0 {
-            self.resumes_left -= 1;
+        let forward = self.next.saturating_sub(self.broke_at) / FORWARD_BYTES;
+        self.breaks = self.breaks.saturating_sub(forward) + 1;
+        self.broke_at = self.next;
+        if self.breaks > BREAKS_MAX {
+            return Err(fault);
+        }
+        let until = Instant::now() + self.patience;
+        while Instant::now() < until {
             match ask_for(&self.wanted, &self.identity, &(self.next..self.end)).await {
                 Ok(response) => {
                     self.count("continued");

@@ -1,6 +1,7 @@
 //! The store as its callers use it, and what it makes of every torn state. Each test has a folder
 //! of its own.
 
+mod adrift;
 mod checks;
 mod damage;
 mod kills;
@@ -35,6 +36,10 @@ const MIB: usize = 1024 * KIB;
 pub(super) struct Faults {
     /// Writes that find the disk full.
     full: AtomicU32,
+    /// Last syncs of an object that fail.
+    unsynced: AtomicU32,
+    /// Syncs beside a fill that fail.
+    unwritten: AtomicU32,
     observer: Option<Observer>,
 }
 
@@ -55,13 +60,31 @@ impl std::fmt::Debug for Faults {
 impl Faults {
     /// What the test on this thread asks for.
     pub(super) fn of_this_thread() -> Self {
-        Self { full: AtomicU32::new(0), observer: OBSERVER.with_borrow(Clone::clone) }
+        Self { observer: OBSERVER.with_borrow(Clone::clone), ..Self::default() }
     }
 
     /// The store is at this step.
     pub(super) fn reach(&self, step: &'static str) {
         if let Some(observer) = &self.observer {
             observer(step);
+        }
+    }
+
+    /// What the next sync meets.
+    pub(super) fn next_sync(&self) -> io::Result<()> {
+        Self::broken(&self.unsynced)
+    }
+
+    /// What the next sync beside a fill meets.
+    pub(super) fn next_writeback(&self) -> io::Result<()> {
+        Self::broken(&self.unwritten)
+    }
+
+    fn broken(faults: &AtomicU32) -> io::Result<()> {
+        let less = |left: u32| left.checked_sub(1);
+        match faults.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Err(io::Error::other("a fault that a test asked for")),
+            Err(_) => Ok(()),
         }
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Arriving {
     seen: Vec<u8>,
 }
 
+/// A body is told by its first bytes: a failed test prints what it saw.
+
 impl Client {
     /// GET.
     pub(crate) async fn get(&self, target: &str) -> Said {
@@ -81,6 +83,14 @@ impl Client {
         self.open("POST", target, fields, body).await.rest().await
     }
 
+    /// GET of which nothing may come but the end of the connection.
+    pub(crate) async fn try_to_read(&self, target: &str, fields: &[(&str, &str)]) -> Option<Said> {
+        match self.try_to_open("GET", target, fields, "").await {
+            Ok(arriving) => Some(arriving.rest().await),
+            Err(_) => None,
+        }
+    }
+
     async fn open(
         &self,
         method: &str,
@@ -88,6 +98,16 @@ impl Client {
         fields: &[(&str, &str)],
         body: &str,
     ) -> Arriving {
+        self.try_to_open(method, target, fields, body).await.expect("an answer")
+    }
+
+    async fn try_to_open(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Arriving, hyper::Error> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.unwrap();
@@ -102,8 +122,8 @@ impl Client {
         }
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
         let response = timeout(PATIENCE, sender.send_request(request)).await;
-        let (head, body) = response.expect("an answer in time").expect("an answer").into_parts();
-        Arriving { status: head.status, headers: head.headers, body, seen: Vec::new() }
+        let (head, body) = response.expect("an answer in time")?.into_parts();
+        Ok(Arriving { status: head.status, headers: head.headers, body, seen: Vec::new() })
     }
 }
 
@@ -130,6 +150,23 @@ impl Arriving {
             }
         };
         Said { status: self.status, headers: self.headers, body: self.seen.into(), is_cut }
+    }
+
+    /// Reads the rest without keeping it; how many bytes came, if each of them was as `body` has
+    /// it, and whether it ended before its time.
+    pub(crate) async fn compare(mut self, body: &[u8]) -> (Option<usize>, bool) {
+        let mut seen = 0;
+        loop {
+            let piece = match timeout(PATIENCE, self.body.frame()).await.expect("a piece in time") {
+                None => return (Some(seen), false),
+                Some(Err(_)) => return (Some(seen), true),
+                Some(Ok(piece)) => piece.into_data().unwrap_or_default(),
+            };
+            if body.get(seen..seen + piece.len()) != Some(&piece[..]) {
+                return (None, false);
+            }
+            seen += piece.len();
+        }
     }
 
     /// How it came about.

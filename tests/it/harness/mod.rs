@@ -2,12 +2,14 @@
 //! client, and the objects of a binary cache. Everything lives as long as its test; nothing
 //! sleeps: what is waited for is an event, and a wait that lasts too long fails the test.
 
+mod brittle;
 mod client;
 mod edge;
 mod fixture;
 mod origin;
 
-pub(crate) use client::Said;
+pub(crate) use brittle::Brittle;
+pub(crate) use client::{Client, Said};
 pub(crate) use edge::{Edge, Setup};
 pub(crate) use fixture::{Package, noise, path_of_nar, untrusted_key};
 pub(crate) use origin::{Gate, Origin, Script, says};

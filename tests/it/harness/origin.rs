@@ -32,6 +32,20 @@ enum Framing {
     UntilClose,
 }
 
+/// How a connection ends in mid-body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Closed,
+    Reset,
+}
+
+/// What is made of preconditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Conditions {
+    Heeded,
+    Ignored,
+}
+
 /// One answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
@@ -42,7 +56,11 @@ pub(crate) struct Script {
     knows_ranges: bool,
     etag: Option<String>,
     last_modified: Option<String>,
-    cut_at: Option<usize>,
+    cut_at: Option<(usize, Cut)>,
+    surplus: usize,
+    conditions: Conditions,
+    is_for_ranges: bool,
+    content_range: Option<String>,
     hold_at: Option<(usize, Gate)>,
     hold_head: Option<Gate>,
     hangs: bool,
@@ -59,6 +77,10 @@ pub(crate) fn says(body: impl Into<Bytes>) -> Script {
         etag: None,
         last_modified: None,
         cut_at: None,
+        surplus: 0,
+        conditions: Conditions::Heeded,
+        is_for_ranges: false,
+        content_range: None,
         hold_at: None,
         hold_head: None,
         hangs: false,
@@ -115,7 +137,32 @@ impl Script {
 
     /// The connection is closed after so many bytes of what is sent.
     pub(crate) fn cut_at(self, bytes: usize) -> Self {
-        Self { cut_at: Some(bytes), ..self }
+        Self { cut_at: Some((bytes, Cut::Closed)), ..self }
+    }
+
+    /// The connection is reset after so many bytes of what is sent.
+    pub(crate) fn reset_at(self, bytes: usize) -> Self {
+        Self { cut_at: Some((bytes, Cut::Reset)), ..self }
+    }
+
+    /// So many bytes follow behind the body.
+    pub(crate) fn surplus(self, bytes: usize) -> Self {
+        Self { surplus: bytes, ..self }
+    }
+
+    /// Conditions are ignored.
+    pub(crate) fn unconditional(self) -> Self {
+        Self { conditions: Conditions::Ignored, ..self }
+    }
+
+    /// Who asks without a range gets 501.
+    pub(crate) fn for_ranges_alone(self) -> Self {
+        Self { is_for_ranges: true, ..self }
+    }
+
+    /// Every 206 says this of itself, whatever it is.
+    pub(crate) fn content_range(self, value: &str) -> Self {
+        Self { content_range: Some(value.to_owned()), ..self }
     }
 
     /// Stops after so many bytes of what is sent until the gate opens.
@@ -265,7 +312,7 @@ async fn converse(stream: TcpStream, state: &State) -> io::Result<()> {
     }
 }
 
-async fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<Asked> {
+pub(super) async fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<Asked> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -307,7 +354,7 @@ async fn answer(stream: &mut TcpStream, asked: &Asked, script: &Script) -> io::R
     if asked.method == "HEAD" || status == 304 {
         return Ok(script.framing != Framing::UntilClose);
     }
-    let end = script.cut_at.unwrap_or(body.len()).min(body.len());
+    let end = script.cut_at.map_or(body.len(), |(bytes, _)| bytes.min(body.len()));
     let mut at = 0;
     if let Some((hold_at, gate)) = &script.hold_at {
         let hold_at = (*hold_at).min(end);
@@ -317,7 +364,14 @@ async fn answer(stream: &mut TcpStream, asked: &Asked, script: &Script) -> io::R
         gate.0.cancelled().await;
     }
     send(stream, script.framing, &body[at..end]).await?;
-    if script.cut_at.is_some() {
+    if let Some((_, cut)) = script.cut_at {
+        if cut == Cut::Reset {
+            stream.set_zero_linger()?;
+        }
+        return Ok(false);
+    }
+    if script.surplus > 0 {
+        stream.write_all(&vec![b'x'; script.surplus]).await?;
         return Ok(false);
     }
     if script.framing == Framing::Chunked {
@@ -349,11 +403,16 @@ fn select(asked: &Asked, script: &Script) -> (u16, Vec<(String, String)>, Bytes)
     if let Some(date) = &script.last_modified {
         add("last-modified", date);
     }
+    if script.is_for_ranges && asked.field("range").is_none() {
+        return (501, extra, Bytes::new());
+    }
     if script.status != 200 {
         return (script.status, extra, script.body.clone());
     }
     let is_same = |name, own: &Option<String>| own.is_some() && asked.field(name) == own.as_deref();
-    if asked.field("if-match").is_some() && !is_same("if-match", &script.etag) {
+    let has_condition =
+        asked.field("if-match").is_some() && script.conditions == Conditions::Heeded;
+    if has_condition && !is_same("if-match", &script.etag) {
         return (412, extra, Bytes::new());
     }
     if is_same("if-none-match", &script.etag) || is_same("if-modified-since", &script.last_modified)
@@ -370,6 +429,8 @@ fn select(asked: &Asked, script: &Script) -> (u16, Vec<(String, String)>, Bytes)
     if first >= length {
         return (416, extra, Bytes::new());
     }
-    extra.push(("content-range".to_owned(), format!("bytes {first}-{}/{length}", last - 1)));
+    let content_range = format!("bytes {first}-{}/{length}", last - 1);
+    let content_range = script.content_range.clone().unwrap_or(content_range);
+    extra.push(("content-range".to_owned(), content_range));
     (206, extra, script.body.slice(first..last))
 }

@@ -183,8 +183,108 @@ async fn wrong_bytes_are_never_whole_never_kept_and_fetched_once_more() {
         assert_eq!(edge.metric(&rejected("file_hash")).await, 2);
         assert_eq!(edge.objects_on_disk(), (0, 0));
         origin.say(path, says(package.nar.clone()));
+        edge.pass_time(10);
         edge.get(path).await.expect(200, "miss").with(&package.nar);
     }
+}
+
+#[tokio::test]
+async fn a_body_that_is_always_wrong_is_not_fetched_for_each_request() {
+    let origin = Origin::start().await;
+    let nar = noise(22, 300_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    origin.say(&path, says(damaged(&nar)));
+    let edge = Edge::before(&origin).await;
+    assert!(edge.get(&path).await.is_cut);
+    edge.until_idle().await;
+    assert_eq!(origin.count(&path), 2);
+    for round in [10_u64, 20, 40] {
+        for _ in 0..3 {
+            let said = edge.get(&path).await;
+            said.expect(502, "origin_failed");
+            assert_eq!(said.field("retry-after"), round.to_string());
+        }
+        edge.pass_time(round);
+        let before = origin.count(&path);
+        assert!(edge.get(&path).await.is_cut);
+        edge.until_idle().await;
+        assert_eq!(origin.count(&path), before + 2);
+    }
+    assert_eq!(edge.metric("narthex_fills_spared_total").await, 9);
+    origin.say(&path, says(nar.clone()));
+    edge.get(&path).await.expect(502, "origin_failed");
+    assert_eq!(edge.purge(&format!("{{\"path\": \"{path}\"}}")).await.status, 200);
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+}
+
+#[tokio::test]
+async fn a_wrong_body_is_fetched_once_more_from_another_origin() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let nar = noise(23, 300_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    first.say(&path, says(damaged(&nar)));
+    second.say(&path, says(nar.clone()));
+    let edge = Setup::default().start(&[&first, &second]).await;
+    assert!(edge.get(&path).await.is_cut);
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    assert_eq!((first.count(&path), second.count(&path)), (1, 1));
+    assert_eq!(edge.metric(&rejected("file_hash")).await, 1);
+    assert_eq!(edge.metric("narthex_fills_spared_total").await, 0);
+
+    let small = noise(24, 3_000);
+    let path = path_of_nar(&small, "nar.xz");
+    first.say(&path, says(damaged(&small)));
+    second.say(&path, says(small.clone()));
+    edge.get(&path).await.expect(200, "miss").with(&small);
+    assert_eq!((first.count(&path), second.count(&path)), (1, 1));
+}
+
+#[tokio::test]
+async fn an_origin_that_sends_wrong_bytes_is_asked_last_also_where_nothing_is_stored() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let nar = noise(25, 300_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    first.say(&path, says(damaged(&nar)));
+    second.say(&path, says(nar.clone()));
+    let edge = Setup::default().disk_size("0").start(&[&first, &second]).await;
+    assert!(edge.get(&path).await.is_cut);
+    for _ in 0..2 {
+        edge.get(&path).await.expect(200, "pass").with(&nar);
+    }
+    assert_eq!((first.count(&path), second.count(&path)), (1, 2));
+    second.say(&path, says(damaged(&nar)));
+    assert!(edge.get(&path).await.is_cut);
+    edge.get(&path).await.expect(502, "origin_failed");
+}
+
+#[tokio::test]
+async fn a_body_goes_on_at_an_origin_with_another_tag_where_a_hash_will_prove_it() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let nar = noise(26, 1_000_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    let turns = vec![says(nar.clone()).etag("\"one\"").cut_at(300_000), Script::status(503)];
+    first.say_in_turn(&path, turns);
+    second.say(&path, says(nar.clone()).etag("\"two\""));
+    let edge = Setup::default().start(&[&first, &second]).await;
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+    assert_eq!(second.asked(&path)[0].field("range"), Some("bytes=300000-"));
+    assert_eq!(second.asked(&path)[0].field("if-match"), None);
+}
+
+#[tokio::test]
+async fn an_origin_with_another_object_does_not_keep_the_next_from_going_on() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let package = Package::new(27, 1_000_000).without_file_claims();
+    let path = &package.nar_path;
+    let one = says(package.nar.clone()).etag("\"one\"");
+    let other = says(noise(28, 1_000_000)).etag("\"other\"");
+    first.say_in_turn(path, vec![one.clone().cut_at(300_000), other]);
+    second.say(path, one);
+    let edge = Setup::default().start(&[&first, &second]).await;
+    edge.get(path).await.expect(200, "miss").with(&package.nar);
+    assert_eq!(edge.metric(&rejected("continuation")).await, 1);
+    assert_eq!(edge.metric(&resumed("continued")).await, 1);
 }
 
 #[tokio::test]
@@ -284,6 +384,7 @@ async fn what_a_narinfo_says_of_its_nar_outlives_the_nar() {
         origin.say(path, says(damaged(&package.nar)));
         assert!(edge.get(path).await.is_cut, "{is_purged}");
         edge.until_idle().await;
+        edge.pass_time(10);
         origin.say(path, says(package.nar.clone()));
         edge.get(path).await.expect(200, "miss").with(&package.nar);
         edge.until_idle().await;

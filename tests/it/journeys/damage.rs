@@ -1,16 +1,31 @@
 //! What is stored is damaged or goes while it is read: a miss, a count, never a wrong byte.
 
-use crate::harness::{Edge, Origin, noise, path_of_nar, says};
+use crate::harness::{Edge, Origin, Script, noise, path_of_nar, says};
 use bytes::Bytes;
 use std::fs::OpenOptions;
 
 const LENGTH: usize = 8 << 20;
 
+/// What says that a NAR is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    Name,
+    Tag,
+}
+
+fn rescued(result: &str) -> String {
+    format!("narthex_body_rescues_total{{result=\"{result}\"}}")
+}
+
 /// An edge that holds one NAR in one file.
 async fn stored(seed: u64) -> (Edge, Origin, String, Bytes) {
+    stored_with(seed, Proof::Name).await
+}
+
+async fn stored_with(seed: u64, proof: Proof) -> (Edge, Origin, String, Bytes) {
     let origin = Origin::start().await;
     let nar = noise(seed, LENGTH);
-    let path = path_of_nar(&nar, "nar.xz");
+    let path = path_of_nar(&nar, if proof == Proof::Name { "nar.xz" } else { "nar.zst" });
     origin.say(&path, says(nar.clone()).etag("\"a\""));
     let edge = Edge::before(&origin).await;
     edge.get(&path).await.expect(200, "miss").with(&nar);
@@ -42,15 +57,60 @@ async fn a_short_or_missing_file_is_a_miss_and_is_fetched_again() {
 }
 
 #[tokio::test]
-async fn a_file_cut_under_its_reader_cuts_the_reader() {
+async fn a_reader_whose_file_is_cut_goes_on_out_of_a_new_fill() {
     let (edge, origin, path, nar) = stored(2).await;
+    let mut readers = Vec::new();
+    for first in [0, 1_000, 5_000_000] {
+        let range = format!("bytes={first}-");
+        let mut reader = edge.client().begin(&path, &[("range", &range)]).await;
+        reader.read_to(1_000).await;
+        readers.push((first, reader));
+    }
+    truncate(&edge, 1_000_000);
+    for (first, reader) in readers {
+        reader.rest().await.expect(206, "hit_disk").with(&nar[first..]);
+    }
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    assert_eq!(origin.count(&path), 2);
+    assert_eq!(edge.metric(&rescued("continued")).await, 3);
+    assert_eq!(edge.metric("narthex_damaged_objects_total{tier=\"disk\"}").await, 1);
+}
+
+#[tokio::test]
+async fn a_reader_whose_file_is_cut_is_cut_where_there_is_no_such_object_any_more() {
+    for (is_away, result) in [(true, "failed"), (false, "changed")] {
+        let (edge, origin, path, nar) = stored_with(4, Proof::Tag).await;
+        let mut reader = edge.client().begin(&path, &[]).await;
+        reader.read_to(1_000).await;
+        truncate(&edge, 1_000_000);
+        let other = says(noise(5, LENGTH)).etag("\"b\"");
+        origin.say(&path, if is_away { Script::status(404) } else { other });
+        let said = reader.rest().await;
+        assert!(said.is_cut && said.body == nar[..said.body.len()]);
+        assert_eq!(edge.metric(&rescued(result)).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_whose_file_is_cut_goes_on_where_a_strong_tag_says_the_same() {
+    let (edge, origin, path, nar) = stored_with(6, Proof::Tag).await;
     let mut reader = edge.client().begin(&path, &[]).await;
     reader.read_to(1_000).await;
     truncate(&edge, 1_000_000);
-    let said = reader.rest().await;
-    assert!(said.is_cut && said.body == nar[..said.body.len()]);
-    edge.get(&path).await.expect(200, "miss").with(&nar);
-    assert_eq!(origin.count(&path), 2);
+    reader.rest().await.expect(200, "hit_disk").with(&nar);
+    assert_eq!((origin.count(&path), edge.metric(&rescued("continued")).await), (2, 1));
+}
+
+#[tokio::test]
+async fn a_reader_whose_file_is_cut_goes_on_without_a_disk_that_takes_it() {
+    let (edge, origin, path, nar) = stored(7).await;
+    let mut reader = edge.client().begin(&path, &[]).await;
+    reader.read_to(1_000).await;
+    truncate(&edge, 1_000_000);
+    edge.lose_disk();
+    reader.rest().await.expect(200, "hit_disk").with(&nar);
+    assert_eq!((origin.count(&path), edge.metric(&rescued("continued")).await), (2, 1));
 }
 
 #[tokio::test]

@@ -4,11 +4,13 @@
 mod absence;
 mod breaks;
 mod damage;
+mod faults;
 mod flights;
 mod freshness;
 mod hits;
 mod narinfos;
 mod operation;
+mod outages;
 mod passing;
 mod purges;
 mod ranges;

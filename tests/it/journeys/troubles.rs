@@ -1,6 +1,6 @@
 //! A disk that gives up, and a folder in place of an origin.
 
-use crate::harness::{Edge, Gate, Origin, Package, Setup, says};
+use crate::harness::{Edge, Gate, Origin, Package, Setup, noise, path_of_nar, says};
 use tempfile::TempDir;
 
 #[tokio::test]
@@ -74,6 +74,49 @@ async fn another_length_than_the_narinfos_is_never_whole_without_a_head_that_say
         edge.until_idle().await;
         assert_eq!(edge.objects_on_disk(), (0, 0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_outgrows_the_disk_reaches_its_readers_all_the_same() {
+    let origin = Origin::start().await;
+    let nar = noise(8, 48 << 20);
+    let path = path_of_nar(&nar, "nar.xz");
+    let gate = Gate::default();
+    // Nobody says how long it is, so it is begun; the disk holds 32 MiB.
+    let whole = says(nar.clone()).chunked();
+    origin.say_in_turn(&path, vec![whole.clone().held_at(40 << 20, &gate), whole]);
+    let edge = Setup::default().disk_size("32MiB").start(&[&origin]).await;
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, path, nar) = (edge.client(), path.clone(), nar.clone());
+            tokio::spawn(async move { client.begin(&path, &[]).await.compare(&nar).await })
+        })
+        .collect();
+    edge.until_metric("narthex_fills_adrift_total", 1).await;
+    // It is not joined any more: another request fetches for itself.
+    let later = edge.get(&path).await;
+    later.expect(200, &later.outcome()).with(&nar);
+    assert_eq!(origin.count(&path), 2);
+    gate.open();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), (Some(nar.len()), false));
+    }
+    edge.until_idle().await;
+    assert_eq!(edge.objects_on_disk(), (0, 0));
+}
+
+#[tokio::test]
+async fn wrong_bytes_that_outgrow_the_disk_never_end_cleanly() {
+    let origin = Origin::start().await;
+    let nar = noise(9, 48 << 20);
+    let path = path_of_nar(&nar, "nar.xz");
+    let mut wrong = nar.to_vec();
+    wrong[5] ^= 1;
+    origin.say(&path, says(wrong).chunked());
+    let edge = Setup::default().disk_size("32MiB").start(&[&origin]).await;
+    assert!(edge.get(&path).await.is_cut);
+    edge.until_idle().await;
+    assert_eq!((edge.objects_on_disk(), origin.count(&path)), ((0, 0), 2));
 }
 
 #[tokio::test]

@@ -1,0 +1,228 @@
+//! Which objects came wrong of late: a body that is wrong from every origin is not downloaded
+//! twice for each request, and an origin that gave a wrong one is asked after the others. One per
+//! process; bounded; a short lock, never across an await. Called by `Fills` and the leaders.
+//!
+//! After as many rejected bodies as a fill has tries, a key is refused for 10 s, and for twice as
+//! long each time that it comes wrong again, up to 5 min. Nothing here outlives a purge of the
+//! key, which is how an operator says that the origin was mended, nor a body that is stored.
+
+use super::leader::TRIES_MAX;
+use crate::cache::{Cache, Ticket};
+use crate::clock::{Clock, Timestamp};
+use crate::object::Key;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Keys that are remembered. Beyond, the one that would be forgotten first goes.
+const ENTRIES_MAX: usize = 4_096;
+/// How long a key is refused the first time.
+const PAUSE_FIRST: Duration = Duration::from_secs(10);
+/// How long it is refused at most.
+const PAUSE_MAX: Duration = Duration::from_mins(5);
+
+/// What is remembered.
+#[derive(Debug)]
+pub(super) struct WrongBodies {
+    clock: Clock,
+    entries: Mutex<HashMap<Key, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Of the fill that noted it last: a purge since then ends it.
+    ticket: Ticket,
+    noted: Timestamp,
+    /// Rejected bodies since the last refusal began.
+    count: u32,
+    /// Origins that gave them.
+    sources: Vec<usize>,
+    pause: Duration,
+    refused_until: Option<Timestamp>,
+    forgotten_at: Timestamp,
+}
+
+/// What to do about a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Ask, these origins last.
+    Ask {
+        /// Their positions.
+        avoid: Vec<usize>,
+    },
+    /// Do not ask for so many seconds.
+    Refuse {
+        /// Seconds, rounded up.
+        seconds: u64,
+    },
+}
+
+impl WrongBodies {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, entries: Mutex::default() }
+    }
+
+    /// What to do about `key` now.
+    pub(super) fn advice(&self, key: &Key, cache: &Cache) -> Advice {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get(key) else { return Advice::Ask { avoid: Vec::new() } };
+        let now = self.clock.now();
+        if entry.is_over(now) || cache.is_purged_since(entry.ticket, key) {
+            entries.remove(key);
+            return Advice::Ask { avoid: Vec::new() };
+        }
+        match entry.refused_until {
+            Some(until) if until > now => {
+                let left = until.since(now);
+                Advice::Refuse { seconds: left.as_secs() + u64::from(left.subsec_nanos() > 0) }
+            }
+            Some(_) | None => Advice::Ask { avoid: entry.sources.clone() },
+        }
+    }
+
+    /// Notes that the bodies of `key` from `sources` were rejected, `count` of them, by a fill with
+    /// this ticket. Gives how long the key is refused now, if it is.
+    pub(super) fn note(
+        &self,
+        key: &Key,
+        ticket: Ticket,
+        sources: Vec<usize>,
+        count: u32,
+    ) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut entries = self.entries.lock();
+        if entries.len() >= ENTRIES_MAX && !entries.contains_key(key) {
+            entries.retain(|_, entry| !entry.is_over(now));
+            let next = entries.iter().min_by_key(|(_, entry)| entry.forgotten_at);
+            if let Some(next) = next.map(|(key, _)| key.clone())
+                && entries.len() >= ENTRIES_MAX
+            {
+                entries.remove(&next);
+            }
+        }
+        let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(ticket, now));
+        if entry.is_over(now) {
+            *entry = Entry::new(ticket, now);
+        }
+        entry.add(ticket, now, sources, count)
+    }
+
+    /// A right body came.
+    pub(super) fn forget(&self, key: &Key) {
+        let mut entries = self.entries.lock();
+        if !entries.is_empty() {
+            entries.remove(key);
+        }
+    }
+}
+
+impl Entry {
+    fn new(ticket: Ticket, now: Timestamp) -> Self {
+        Self {
+            ticket,
+            noted: now,
+            count: 0,
+            sources: Vec::new(),
+            pause: Duration::ZERO,
+            refused_until: None,
+            forgotten_at: now.plus(PAUSE_MAX),
+        }
+    }
+
+    /// Whether its time is over, or the clock was set back behind its beginning.
+    fn is_over(&self, now: Timestamp) -> bool {
+        now >= self.forgotten_at || now < self.noted
+    }
+
+    fn add(
+        &mut self,
+        ticket: Ticket,
+        now: Timestamp,
+        sources: Vec<usize>,
+        count: u32,
+    ) -> Option<Duration> {
+        self.ticket = ticket;
+        self.noted = now;
+        self.count = self.count.saturating_add(count);
+        for source in sources {
+            if !self.sources.contains(&source) {
+                self.sources.push(source);
+            }
+        }
+        if self.count < TRIES_MAX {
+            self.forgotten_at = now.plus(PAUSE_MAX);
+            return None;
+        }
+        self.count = 0;
+        self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
+        let until = now.plus(self.pause);
+        self.refused_until = Some(until);
+        self.forgotten_at = until.plus(PAUSE_MAX);
+        Some(self.pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Scope;
+    use crate::clock::ManualClock;
+    use crate::config;
+    use crate::memory::Memory;
+    use crate::tasks::Tasks;
+
+    fn key(number: usize) -> Key {
+        Key::new("main", &format!("/nar/{number}.nar.zst"), None)
+    }
+
+    fn bench() -> (WrongBodies, ManualClock, Cache) {
+        let manual = ManualClock::starting_at(Timestamp::from_secs(1_000));
+        let memory = Memory::new(&config::Memory { size: 1 << 20, absent_size: 1 << 16 });
+        let cache = Cache::new(memory, None, Tasks::new());
+        (WrongBodies::new(Clock::Manual(manual.clone())), manual, cache)
+    }
+
+    #[test]
+    fn a_key_that_stays_wrong_is_refused_for_longer_each_time() {
+        let (wrong, manual, cache) = bench();
+        let key = key(1);
+        for seconds in [10, 20, 40, 80, 160, 300, 300] {
+            let ticket = cache.ticket();
+            assert_eq!(wrong.note(&key, ticket, vec![0], 1), None);
+            assert!(matches!(wrong.advice(&key, &cache), Advice::Ask { .. }));
+            let pause = wrong.note(&key, ticket, vec![1], 1);
+            assert_eq!(pause, Some(Duration::from_secs(seconds)));
+            assert_eq!(wrong.advice(&key, &cache), Advice::Refuse { seconds });
+            manual.advance(Duration::from_secs(seconds - 1));
+            assert_eq!(wrong.advice(&key, &cache), Advice::Refuse { seconds: 1 });
+            manual.advance(Duration::from_secs(1));
+            assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![0, 1] });
+        }
+        manual.advance(PAUSE_MAX);
+        assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
+    }
+
+    #[tokio::test]
+    async fn a_purge_and_a_right_body_end_it() {
+        let (wrong, _manual, cache) = bench();
+        let key = key(1);
+        assert!(wrong.note(&key, cache.ticket(), vec![0], 2).is_some());
+        cache.purge(Scope::Key(key.clone())).await;
+        assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
+        assert!(wrong.note(&key, cache.ticket(), vec![0], 2).is_some());
+        wrong.forget(&key);
+        assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
+    }
+
+    #[test]
+    fn it_is_bounded_and_the_next_to_be_forgotten_goes_first() {
+        let (wrong, manual, cache) = bench();
+        for number in 0..ENTRIES_MAX + 10 {
+            wrong.note(&key(number), cache.ticket(), vec![0], 2);
+            manual.advance(Duration::from_millis(1));
+        }
+        assert_eq!(wrong.entries.lock().len(), ENTRIES_MAX);
+        assert!(!wrong.entries.lock().contains_key(&key(9)));
+        assert!(wrong.entries.lock().contains_key(&key(10)));
+    }
+}
