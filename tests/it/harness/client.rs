@@ -50,8 +50,6 @@ pub(crate) struct Arriving {
     seen: Vec<u8>,
 }
 
-/// A body is told by its first bytes: a failed test prints what it saw.
-
 impl Client {
     /// GET.
     pub(crate) async fn get(&self, target: &str) -> Said {
