@@ -240,12 +240,14 @@ impl Shared {
         if max == 0 {
             return Ok(Bytes::new());
         }
-        let file = {
+        // Behind what is written, the file of a part may have a hole.
+        let (file, max) = {
             let tail = self.tail.lock();
             if let Some(bytes) = tail.read(offset, max) {
                 return Ok(bytes);
             }
-            tail.file.clone()
+            let written = usize::try_from(tail.start.saturating_sub(offset)).unwrap_or(usize::MAX);
+            (tail.file.clone(), max.min(written))
         };
         let Some(file) = file else { return Err(Broken::Abandoned) };
         if let Some(bytes) = read::read_now(&file, offset, max) {

@@ -185,7 +185,10 @@ impl Learning {
         }
         let Admitted { meta, keep, upstream_status, .. } = admitted;
         let identity = Arc::new(Identity::new(&meta, length, checked(&expected)));
-        let part = if keep == Keep::IfVerified && identity.ties_parts() {
+        // What was asked for while the disk took nothing may begin within a chunk.
+        let is_aligned =
+            begun.as_ref().is_none_or(|(_, asked)| asked.start.is_multiple_of(CHUNK_BYTES));
+        let part = if keep == Keep::IfVerified && identity.ties_parts() && is_aligned {
             flight.shared.cache.begin_part(meta.clone(), length).await
         } else {
             None

@@ -9,6 +9,8 @@ mod freshness;
 mod hits;
 mod narinfos;
 mod operation;
+mod parts;
+mod parts_model;
 mod passing;
 mod purges;
 mod ranges;
