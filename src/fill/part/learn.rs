@@ -4,7 +4,7 @@
 
 use super::complete;
 use super::flight::{PartFlight, PartLanded};
-use super::object::{Kind, Object, Purpose};
+use super::object::{Kind, Object, Purpose, Told};
 use super::stretch::{Identity, Stretch, question};
 use crate::cache::Hit;
 use crate::fill::steady::Checked;
@@ -87,7 +87,7 @@ impl Learning {
             self.flight.shared.cache.drop_part(&part).await;
             return None;
         }
-        Some(Arc::new(Object::new(Arc::new(identity), Kind::Kept(part), Vec::new())))
+        Some(Arc::new(Object::new(Arc::new(identity), Kind::Kept(part), Told::ByDisk)))
     }
 
     async fn expected(&self, coding: Coding) -> Expected {
@@ -194,7 +194,8 @@ impl Learning {
             None
         };
         let begun = begun.map(|(response, asked)| Stretch::of(flight, &identity, response, asked));
-        let object = |kind| Arc::new(Object::new(Arc::clone(&identity), kind, upstream_status));
+        let told = Told::ByOrigin { upstream_status };
+        let object = |kind| Arc::new(Object::new(Arc::clone(&identity), kind, told));
         match part {
             Some(part) => {
                 self.kept(object(Kind::Kept(part.clone())), &part, begun).await;

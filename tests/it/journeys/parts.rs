@@ -173,8 +173,7 @@ async fn many_readers_of_one_range_cost_one_fetch() {
         let (first, last) = (number * 1000, 2 * CHUNK + number);
         expect_part(&reader.rest().await, outcome, &object, first, last);
     }
-    assert_eq!(origin.sent(), 3 * CHUNK);
-    assert_eq!(origin.wishes().len(), 1);
+    assert_eq!((origin.wishes().len(), origin.sent()), (1, 3 * CHUNK), "{:?}", origin.wishes());
 }
 
 #[tokio::test]
@@ -342,9 +341,8 @@ async fn an_object_that_changes_is_never_mixed() {
     edge.until_idle().await;
     origin.set(&path, Some(new.clone()));
     expect_part(&range(&edge, &path, "bytes=0-9").await, "hit_disk", &old, 0, 9);
-    // The second chunk is not here: its origin says that there is another object now.
-    let said = range(&edge, &path, "bytes=1048570-1048590").await;
-    assert!(said.is_cut && said.body == old.bytes(1_048_570..1_048_576), "of the old one alone");
+    // The second chunk is not here: its origin says that there is another object now, before any
+    // byte of the first one is sent.
     let said = range(&edge, &path, "bytes=1048570-1048590").await;
     expect_part(&said, "miss", &new, 1_048_570, 1_048_590);
     assert_eq!(edge.metric("narthex_parts_dropped_total{reason=\"changed\"}").await, 1);
@@ -436,7 +434,7 @@ async fn every_purge_takes_what_is_here_in_part() {
     let origin = VirtualOrigin::start().await;
     let (object, path) = (Made::new(1, 300 * CHUNK), path(1));
     origin.set(&path, Some(object.clone()));
-    let edge = before(Setup::default(), &origin).await;
+    let edge = before(without_completion(), &origin).await;
     for purge in [
         format!("{{\"path\": \"{path}\"}}"),
         format!("{{\"path\": \"{path}\", \"soft\": true}}"),
