@@ -3,7 +3,7 @@
 
 use super::cursors::Cursor;
 use super::flight::PartFlight;
-use super::object::Object;
+use super::object::{Object, Told};
 use super::reader::PartReader;
 use crate::fill::{FillError, Fills, Role};
 use crate::object::Meta;
@@ -51,7 +51,10 @@ impl PartHandle {
 
     /// `Cache-Status` of the caches on the way, where an origin was asked for the head.
     pub fn upstream_status(&self) -> &[HeaderValue] {
-        if self.is_learned_now { &self.object.upstream_status } else { &[] }
+        match &self.object.told {
+            Told::ByOrigin { upstream_status } if self.is_learned_now => upstream_status,
+            Told::ByOrigin { .. } | Told::ByDisk => &[],
+        }
     }
 
     /// Whether all of `span` is here.

@@ -4,7 +4,7 @@
 
 use super::complete;
 use super::flight::{PartFlight, PartLanded};
-use super::object::{Kind, Object, Purpose};
+use super::object::{Kind, Object, Purpose, Told};
 use super::stretch::{Identity, Stretch, question};
 use crate::cache::Hit;
 use crate::fill::steady::Checked;
@@ -87,7 +87,7 @@ impl Learning {
             self.flight.shared.cache.drop_part(&part).await;
             return None;
         }
-        Some(Arc::new(Object::new(Arc::new(identity), Kind::Kept(part), Vec::new())))
+        Some(Arc::new(Object::new(Arc::new(identity), Kind::Kept(part), Told::ByDisk)))
     }
 
     async fn expected(&self, coding: Coding) -> Expected {
@@ -185,13 +185,17 @@ impl Learning {
         }
         let Admitted { meta, keep, upstream_status, .. } = admitted;
         let identity = Arc::new(Identity::new(&meta, length, checked(&expected)));
-        let part = if keep == Keep::IfVerified && identity.ties_parts() {
+        // What was asked for while the disk took nothing may begin within a chunk.
+        let is_aligned =
+            begun.as_ref().is_none_or(|(_, asked)| asked.start.is_multiple_of(CHUNK_BYTES));
+        let part = if keep == Keep::IfVerified && identity.ties_parts() && is_aligned {
             flight.shared.cache.begin_part(meta.clone(), length).await
         } else {
             None
         };
         let begun = begun.map(|(response, asked)| Stretch::of(flight, &identity, response, asked));
-        let object = |kind| Arc::new(Object::new(Arc::clone(&identity), kind, upstream_status));
+        let told = Told::ByOrigin { upstream_status };
+        let object = |kind| Arc::new(Object::new(Arc::clone(&identity), kind, told));
         match part {
             Some(part) => {
                 self.kept(object(Kind::Kept(part.clone())), &part, begun).await;

@@ -45,6 +45,7 @@ use crate::object::{Key, Meta};
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
 use crate::store::CHUNK_BYTES;
 use flight::{PartFlight, PartLanded};
+use object::Told;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -137,10 +138,10 @@ impl Fills {
         }
         match flight.landed().await {
             PartLanded::Known(object) => Ranged::Known(PartHandle {
+                is_learned_now: !is_known && matches!(object.told, Told::ByOrigin { .. }),
                 object,
                 cursor,
                 role,
-                is_learned_now: !is_known,
                 flight,
             }),
             PartLanded::Whole(role, whole) => Ranged::Whole(role, whole),

@@ -26,11 +26,22 @@ const TURN: Duration = Duration::from_secs(10);
 pub(super) struct Object {
     pub(super) identity: Arc<Identity>,
     pub(super) kind: Kind,
-    /// `Cache-Status` of the caches on the way to the origin that told the head.
-    pub(super) upstream_status: Vec<HeaderValue>,
+    pub(super) told: Told,
     pub(super) is_completing: AtomicBool,
     broken: OnceLock<Arc<FillError>>,
     failure: Mutex<Option<Arc<FillError>>>,
+}
+
+/// Who told the head.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// An origin.
+    ByOrigin {
+        /// `Cache-Status` of the caches on the way.
+        upstream_status: Vec<HeaderValue>,
+    },
+    /// The part on disk.
+    ByDisk,
 }
 
 /// How its bytes reach readers.
@@ -66,15 +77,11 @@ pub(super) enum Patience {
 }
 
 impl Object {
-    pub(super) fn new(
-        identity: Arc<Identity>,
-        kind: Kind,
-        upstream_status: Vec<HeaderValue>,
-    ) -> Self {
+    pub(super) fn new(identity: Arc<Identity>, kind: Kind, told: Told) -> Self {
         Self {
             identity,
             kind,
-            upstream_status,
+            told,
             is_completing: AtomicBool::new(false),
             broken: OnceLock::new(),
             failure: Mutex::new(None),
@@ -222,31 +229,37 @@ impl Object {
             Purpose::Completion => "completed",
         };
         let bytes = flight.shared.metrics.range_bytes.with_label_values(&[what]);
-        let stopping = flight.shared.tasks.stopping();
-        let mut chunks = 0;
         while run.received() < run.end()
-            && let Some(piece) = stretch.chunk().await?
+            && let Some(mut piece) = stretch.chunk().await?
         {
             bytes.inc_by(piece.len() as u64);
-            run.append(piece).await?;
             *self.failure.lock() = None;
-            let chunks_now = (run.received() - run.start()) / CHUNK_BYTES;
-            if chunks_now == chunks {
-                continue;
-            }
-            if chunks_now / KEEP_CHUNKS > chunks / KEEP_CHUNKS {
-                self.keep(flight).await;
-            }
-            chunks = chunks_now;
-            let goes_on = match purpose {
-                Purpose::Readers => flight.cursors.wants(run.received()).await,
-                Purpose::Completion => !stopping.is_cancelled() && !flight.is_purged(),
-            };
-            if !goes_on {
-                break;
+            while !piece.is_empty() && run.received() < run.end() {
+                let left = CHUNK_BYTES - run.received() % CHUNK_BYTES;
+                let left = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+                run.append(piece.split_to(left)).await?;
+                if run.received().is_multiple_of(CHUNK_BYTES)
+                    && !self.goes_on(flight, run, purpose).await
+                {
+                    return Ok(());
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether a run that has come to the end of a chunk goes on to the next.
+    async fn goes_on(&self, flight: &PartFlight, run: &Run, purpose: Purpose) -> bool {
+        let chunks = (run.received() - run.start()) / CHUNK_BYTES;
+        if chunks.is_multiple_of(KEEP_CHUNKS) {
+            self.keep(flight).await;
+        }
+        match purpose {
+            Purpose::Readers => flight.cursors.wants(run.received()).await,
+            Purpose::Completion => {
+                !flight.shared.tasks.stopping().is_cancelled() && !flight.is_purged()
+            }
+        }
     }
 
     /// Makes what has come survive a restart.

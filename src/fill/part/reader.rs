@@ -81,9 +81,25 @@ impl PartReader {
                 reader.pass(begun).await?;
             }
         }
-        reader.ready = reader.piece(FIRST_BYTES).await?;
+        reader.prime().await?;
         reader.failures_left = FAILURES_MAX;
         Ok(reader)
+    }
+
+    /// Gets the first bytes, and the first of those that are not here: once an origin has begun to
+    /// send them, it is the same object still.
+    async fn prime(&mut self) -> Result<(), Arc<FillError>> {
+        let asked = self.next..self.end;
+        let gap = self.object.part().and_then(|part| part.first_gap(&asked));
+        if let Some(gap) = gap.filter(|gap| *gap > asked.start) {
+            self.next = gap;
+            self.piece(1).await?;
+            self.next = asked.start;
+            self.cursor.set(self.next, self.end);
+            self.failures_left = 1;
+        }
+        self.ready = self.piece(FIRST_BYTES).await?;
+        Ok(())
     }
 
     /// How what was asked for came about.

@@ -200,6 +200,11 @@ impl Part {
         self.0.table.lock().holding(asked)
     }
 
+    /// The first of the bytes `asked` that is not here, arriving or not.
+    pub fn first_gap(&self, asked: &Range<u64>) -> Option<u64> {
+        self.0.table.lock().first_gap(asked)
+    }
+
     /// Bytes that are not here.
     pub fn missing_bytes(&self) -> u64 {
         self.0.table.lock().missing_bytes()

@@ -137,6 +137,13 @@ impl Table {
         holding
     }
 
+    /// The first of the bytes `asked` that is not here, arriving or not.
+    pub(super) fn first_gap(&self, asked: &Range<u64>) -> Option<u64> {
+        let end = chunks_up_to(asked.end.min(self.length));
+        let missing = (number_at(asked.start)..end).find(|number| !self.here.contains_key(number));
+        missing.map(|number| self.span(number).start.max(asked.start))
+    }
+
     /// Bytes that are not here, arriving or not.
     pub(super) fn missing_bytes(&self) -> u64 {
         self.length.saturating_sub(self.here_bytes)

@@ -187,6 +187,11 @@ impl Edge {
     /// Stops it in good order and starts it again on the same disk.
     pub(crate) async fn restart(&mut self) {
         assert!(self.stop().await, "the drain was cut");
+        self.start_again().await;
+    }
+
+    /// Starts it on the same disk once it was stopped.
+    pub(crate) async fn start_again(&mut self) {
         self.running = Some(run(&self.text, &self.clock, &self.log).await.unwrap());
     }
 

@@ -7,12 +7,14 @@ mod client;
 mod edge;
 mod fixture;
 mod origin;
+mod virtual_origin;
 
 pub(crate) use brittle::Brittle;
 pub(crate) use client::{Client, Said};
 pub(crate) use edge::{Edge, Setup};
 pub(crate) use fixture::{Package, noise, path_of_nar, untrusted_key};
 pub(crate) use origin::{Gate, Origin, Script, says};
+pub(crate) use virtual_origin::{Made, VirtualOrigin, Wish};
 
 use std::time::Duration;
 

@@ -18,6 +18,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub(crate) struct Gate(CancellationToken);
 
 impl Gate {
+    /// Waits until it is let go.
+    pub(crate) async fn opened(&self) {
+        self.0.cancelled().await;
+    }
+
     /// Lets go, for good.
     pub(crate) fn open(&self) {
         self.0.cancel();

@@ -11,6 +11,8 @@ mod hits;
 mod narinfos;
 mod operation;
 mod outages;
+mod parts;
+mod parts_model;
 mod passing;
 mod purges;
 mod ranges;
