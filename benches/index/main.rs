@@ -279,10 +279,7 @@ fn micros(time: Duration, among: u64) -> f64 {
     time.as_secs_f64() * 1e6 / among.max(1) as f64
 }
 
-fn table(
-    options: &Options,
-    figures: &BTreeMap<(String, &str, String), f64>,
-) -> Outcome<()> {
+fn table(options: &Options, figures: &BTreeMap<(String, &str, String), f64>) -> Outcome<()> {
     let mut out = io::stdout().lock();
     let Options { entries, batch, body, look_ups, .. } = options;
     writeln!(

@@ -43,11 +43,8 @@ pub(crate) fn disk_bytes(folder: &Path) -> Outcome<u64> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let metadata: Metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() {
-            disk_bytes(&entry.path())?
-        } else {
-            metadata.blocks() * 512
-        };
+        bytes +=
+            if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
     }
     Ok(bytes)
 }

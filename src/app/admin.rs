@@ -2,6 +2,7 @@
 //! an operator writes.
 
 use super::readiness::Ready;
+use super::written::Written;
 use crate::admin::{Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
 use crate::engine::{Engine, Site};
 use crate::metrics::Metrics;
@@ -21,9 +22,13 @@ pub(super) fn parts(
 ) -> Parts {
     let engine = Arc::clone(&ready.engine);
     let (cache, gauges) = (ready.cache.clone(), metrics.clone());
+    let written = Written::default();
     Parts {
         metrics,
-        before_metrics: Arc::new(move || cache.report(&gauges)),
+        before_metrics: Arc::new(move || {
+            cache.report(&gauges);
+            written.report(&gauges);
+        }),
         readiness: Arc::new(move || ready.report()),
         purge: Arc::new(move |request| {
             let (engine, purger) = (Arc::clone(&engine), purger.clone());

@@ -4,6 +4,7 @@
 mod admin;
 mod readiness;
 mod sites;
+mod written;
 
 use crate::admin::{self as admin_door, Admin};
 use crate::cache::Cache;
@@ -115,7 +116,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let admin = config.admin.listen.map(Admin::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
     let store = open_store(&config, &metrics, &tasks).await?;
-    let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
+    let cache = Cache::new(Memory::new(&config.memory, &metrics), store, tasks.clone());
     let fills_max = config.server.limits.fills_max;
     let fills = Fills::new(cache.clone(), metrics.clone(), tasks.clone(), fills_max);
     let engine = Arc::new(Engine::new(EngineParts {

@@ -37,8 +37,8 @@ async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     let place = tempfile::tempdir().unwrap();
     let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
     let disk = Disk { path: place.path().to_owned(), size: 64 << 20 };
+    let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 }, &metrics);
     let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
-    let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 });
     let cache = Cache::new(memory, Some(store), tasks);
     for number in 0..200 {
         let meta = meta(&key(number));

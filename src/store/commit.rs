@@ -1,5 +1,5 @@
-//! The one way into the store: a sealed body gets its name and its record. Blocking. Locks: the
-//! read side of `changes`, the key's stripe; called by [`super::pending`] under its caller's fence.
+//! The one way into the store: a sealed body gets its name and its record. Blocking. Lock: the
+//! key's stripe; called by [`super::pending`] under its caller's fence.
 
 use super::Inner;
 use super::error::{IndexError, WriteError};
@@ -45,7 +45,6 @@ impl Inner {
             .transpose()
             .map_err(unencodable)?;
 
-        let changes = self.changes.read();
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
@@ -69,21 +68,21 @@ impl Inner {
                 return Err(error.into());
             }
         };
-        let entry = Entry { hash, sequence: head.sequence, charge: head.charge() };
-        self.space.add(reservation, entry, replaced.map(|head| head.charge()));
+        let gone = replaced.as_ref().map(Entry::of);
+        self.space.add(reservation, Entry::of(&head), hash, gone);
+        self.count_payload(&head);
         drop(stripe);
         if let Some(replaced) = replaced.filter(|head| head.place == Place::File) {
             self.unlink(index, hash, replaced.sequence);
         }
         drop(access);
-        drop(changes);
         let body = match body {
             SealedBody::Inline(bytes) => StoredBody::Bytes(bytes),
             SealedBody::File(new) => {
                 StoredBody::File(BodyFile::new(self, Arc::clone(new.file()), hash, &head))
             }
         };
-        Ok(Stored { meta: Arc::new(meta), body, length, sha256 })
+        Ok(Stored { meta: Arc::new(meta), body, length, sha256, sequence: head.sequence })
     }
 
     /// The commit point: one atomic change of the index. Returns the head of what was replaced.
@@ -100,9 +99,10 @@ impl Inner {
         let mut change = index.change();
         if let Some(replaced) = &replaced {
             change.drop_body(hash, replaced.sequence, replaced.place);
+            change.drop_order(replaced.sequence);
             change.drop_claim_of(hash, replaced)?;
         }
-        change.set_record(hash, record);
+        change.set_record(hash, head, record);
         match body {
             SealedBody::Inline(bytes) => change.set_body(hash, head.sequence, bytes),
             SealedBody::File(_) => change.drop_link(hash, head.sequence),
@@ -119,6 +119,14 @@ impl Inner {
         change.commit()?;
         self.mark_unsynced();
         Ok(replaced)
+    }
+
+    fn count_payload(&self, head: &Head) {
+        let place = match head.place {
+            Place::Inline => "index",
+            Place::File => "file",
+        };
+        self.metrics.stored_payload_bytes.with_label_values(&[place]).inc_by(head.length);
     }
 
     /// Removes the file of an insertion that has no record any more, and the note about it. What
@@ -140,7 +148,6 @@ impl Inner {
     /// another or gone, or the index refuses.
     pub(super) fn rewrite_meta(&self, hash: KeyHash, sha256: Sha256, meta: &Meta) -> bool {
         let rewrite = || -> Result<bool, WriteError> {
-            let _changes = self.changes.read();
             let _stripe = self.stripe(hash).lock();
             let access = self.index.access();
             let index = access.open()?;
@@ -148,7 +155,7 @@ impl Inner {
             let Some(head) = head.filter(|head| head.sha256 == sha256) else { return Ok(false) };
             let record = format::encode_record(&head, meta).map_err(unencodable)?;
             let mut change = index.change();
-            change.set_record(hash, &record);
+            change.rewrite_record(hash, &record);
             change.commit()?;
             self.mark_unsynced();
             Ok(true)

@@ -9,7 +9,8 @@
 //! LOCK                   locked while a process has the store open
 //! objects/ab/cd/HASH-N   a body of 64 KiB or more, insertion number N (hex), then its trailer
 //! tmp/                   files without a name yet; emptied at open
-//! index/                 records, small bodies, claims (see `index`)
+//! index/                 records, small bodies, claims, the order of insertion (see `index`)
+//! ORDER                  what the eviction order was like some minutes ago (see `snapshot`)
 //! ```
 //!
 //! # Why a crash never exposes a wrong body
@@ -32,9 +33,9 @@
 //!
 //! # Locks
 //!
-//! In this order: `changes` (read side for each change, write side for each page of loading), the
-//! stripe of a key's hash, the index's own (read side), the space account. The account's is never
-//! held across I/O, none across an await, and eviction runs before any of them is taken.
+//! In this order: the stripe of a key's hash, the index's own (read side), the space account. The
+//! account's is never held across I/O nor for more than some hundred objects, none across an await,
+//! and eviction runs before any of them is taken. Loading takes none but the account's.
 
 mod commit;
 mod error;
@@ -46,18 +47,20 @@ mod growing;
 mod health;
 mod index;
 mod lookup;
+mod order_file;
 mod pending;
 mod read;
 mod recover;
 mod remove;
 mod room;
 mod slab;
+mod snapshot;
 mod space;
 #[cfg(test)]
 mod tests;
 
 pub use error::{Broken, IndexError, OpenError, WriteError};
-pub use eviction::{Entry, EvictionOrder};
+pub use eviction::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
 pub use growing::Growing;
 pub use health::Health;
@@ -70,12 +73,14 @@ use crate::metrics::Metrics;
 use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
 use crate::tasks::Tasks;
 use folder::Folder;
+use format::Totals;
 use index::Index;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use prometheus::IntCounter;
+use remove::Reason;
 use space::Space;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -90,6 +95,17 @@ const SEQUENCE_GAP: u64 = 1 << 24;
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
+/// Bytes of memory that the index takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexMemory {
+    /// The eviction order, with what it remembers of objects that left.
+    pub order_bytes: u64,
+    /// What was read from the key-value store, its filters among it.
+    pub cache_bytes: u64,
+    /// What is in its journal and not in its tables yet.
+    pub unwritten_bytes: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     index: Index,
@@ -98,10 +114,12 @@ struct Inner {
     next_sequence: AtomicU64,
     is_unsynced: AtomicBool,
     has_loaded: watch::Sender<bool>,
-    changes: RwLock<()>,
     stripes: [Mutex<()>; STRIPES],
     last_stripe: Mutex<()>,
-    evictions: IntCounter,
+    opened: Instant,
+    epoch: AtomicU32,
+    size_evictions: IntCounter,
+    space_evictions: IntCounter,
     metrics: Metrics,
     tasks: Tasks,
     #[cfg(test)]
@@ -120,16 +138,19 @@ impl Store {
         let path = folder.path().to_owned();
         let failed = |error: IndexError| OpenError::Index { path: path.clone(), source: error };
         let totals = index.access().open().and_then(index::Open::totals).map_err(&failed)?;
+        let next_sequence = totals.next_sequence.saturating_add(SEQUENCE_GAP);
         let inner = Arc::new(Inner {
-            space: Space::new(disk.size, totals.bytes, totals.objects, &metrics),
+            space: Space::new(disk.size, Totals { next_sequence, ..totals }, &metrics),
             health: health::Monitor::default(),
-            next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
+            next_sequence: AtomicU64::new(next_sequence),
             is_unsynced: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
-            changes: RwLock::new(()),
             stripes: std::array::from_fn(|_| Mutex::new(())),
             last_stripe: Mutex::new(()),
-            evictions: metrics.evictions.with_label_values(&["disk", "size"]),
+            opened: Instant::now(),
+            epoch: AtomicU32::new(0),
+            size_evictions: metrics.evictions.with_label_values(&["disk", "size"]),
+            space_evictions: metrics.evictions.with_label_values(&["disk", "space"]),
             metrics,
             tasks,
             #[cfg(test)]
@@ -206,6 +227,30 @@ impl Store {
         self.0.find_claim(nar)
     }
 
+    /// Notes that the object of an insertion was used where it is kept in another tier, so that it
+    /// stays here too; false where that was not noted, since the order is busy. Never waits.
+    pub fn touch(&self, sequence: u64) -> bool {
+        self.0.space.touch(sequence)
+    }
+
+    /// A number that grows once a minute: whoever keeps copies of objects touches each at most once
+    /// in an epoch. Never [`u32::MAX`].
+    pub fn epoch(&self) -> u32 {
+        self.0.epoch.load(Ordering::Relaxed)
+    }
+
+    /// What the index keeps in memory. Takes some microseconds.
+    pub fn memory(&self) -> IndexMemory {
+        let access = self.0.index.access();
+        let (cache_bytes, unwritten_bytes) =
+            access.open().map_or((0, 0), index::Open::memory_bytes);
+        IndexMemory {
+            order_bytes: self.0.space.memory_bytes() as u64,
+            cache_bytes,
+            unwritten_bytes,
+        }
+    }
+
     /// What the tier holds.
     pub fn usage(&self) -> Usage {
         self.0.space.usage()
@@ -228,6 +273,13 @@ impl Inner {
     fn stripe(&self, hash: KeyHash) -> &Mutex<()> {
         let [.., byte] = hash.0;
         self.stripes.get(usize::from(byte) % (STRIPES + 1)).unwrap_or(&self.last_stripe)
+    }
+
+    fn evictions(&self, reason: Reason) -> &IntCounter {
+        match reason {
+            Reason::Size => &self.size_evictions,
+            Reason::Space => &self.space_evictions,
+        }
     }
 
     fn next_sequence(&self) -> u64 {
