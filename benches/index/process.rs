@@ -1,10 +1,12 @@
-//! What a process costs, as the kernel counts it. Linux only.
+//! What a process costs, as the kernel counts it. Linux only. Of two benchmarks.
 
-use crate::engines::Outcome;
+use std::error::Error;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// The kernel's clock ticks in a second, as `/proc` uses them.
 const TICKS: u64 = 100;

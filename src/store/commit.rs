@@ -5,7 +5,7 @@ use super::Inner;
 use super::error::{IndexError, WriteError};
 use super::eviction::Entry;
 use super::format::{self, Head, Place, Totals};
-use super::index::Open;
+use super::index::{Change, Open};
 use super::pending::SealedBody;
 use super::read::{BodyFile, Stored, StoredBody};
 use super::space::Reservation;
@@ -110,18 +110,30 @@ impl Inner {
         if let Some((nar, claim)) = claim {
             change.set_claim(nar, &claim);
         }
-        let usage = self.space.usage();
-        change.set_totals(&Totals {
-            next_sequence: head.sequence + 1,
-            bytes: usage.bytes.saturating_add(head.charge()),
-            objects: usage.objects.saturating_add(1),
-        });
+        self.set_totals(&mut change, head.sequence, head.charge(), 1);
         change.commit()?;
         self.mark_unsynced();
         Ok(replaced)
     }
 
-    fn count_payload(&self, head: &Head) {
+    /// Says what the store is like once `objects` more are in it, the last with `sequence`.
+    pub(super) fn set_totals(
+        &self,
+        change: &mut Change<'_>,
+        sequence: u64,
+        bytes: u64,
+        objects: u64,
+    ) {
+        let usage = self.space.usage();
+        change.set_totals(&Totals {
+            next_sequence: sequence + 1,
+            bytes: usage.bytes.saturating_add(bytes),
+            objects: usage.objects.saturating_add(objects),
+        });
+    }
+
+    /// Counts what was asked to be stored.
+    pub(super) fn count_payload(&self, head: &Head) {
         let place = match head.place {
             Place::Inline => "index",
             Place::File => "file",
@@ -167,6 +179,6 @@ impl Inner {
     }
 }
 
-fn unencodable(error: format::FormatError) -> WriteError {
+pub(super) fn unencodable(error: format::FormatError) -> WriteError {
     WriteError::Io { operation: "encode", source: io::Error::other(error) }
 }

@@ -227,6 +227,22 @@ impl Open {
         Change { open: self, batch: self.database.batch() }
     }
 
+    /// Empties a full journal into the tables, where the engine has begun another one: it keeps the
+    /// old one until every keyspace has passed it, the seldom written ones too, and a start after a
+    /// kill reads all there are. Does nothing else, and goes on in the background.
+    pub(super) fn tidy_journal(&self) -> Result<(), IndexError> {
+        if self.database.journal_count() > 1 { self.empty_journal() } else { Ok(()) }
+    }
+
+    /// Begins to put all that is in the journal alone into the tables.
+    pub(super) fn empty_journal(&self) -> Result<(), IndexError> {
+        let all = [&self.objects, &self.order, &self.bodies, &self.claims, &self.links, &self.state];
+        for keyspace in all {
+            keyspace.rotate_memtable()?;
+        }
+        Ok(())
+    }
+
     /// Makes everything written so far survive a power cut.
     pub(super) fn sync(&self) -> Result<(), IndexError> {
         Ok(self.database.persist(PersistMode::SyncData)?)

@@ -45,6 +45,7 @@ mod format;
 mod ghost;
 mod growing;
 mod health;
+mod import;
 mod index;
 mod lookup;
 mod order_file;

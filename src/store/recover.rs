@@ -99,7 +99,7 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
         let Some(store) = store.upgrade() else { return };
         let tasks = store.tasks.clone();
         let work = move || {
-            store.sync_now();
+            store.sync_now(turn);
             store.next_epoch(Instant::now());
             store.keep_order(&mut schedule, Instant::now(), turn);
             schedule
@@ -118,12 +118,19 @@ impl Inner {
         self.epoch.store(u32::try_from(epoch).unwrap_or(u32::MAX - 1), Ordering::Relaxed);
     }
 
-    /// Syncs the index where it has changed.
-    pub(super) fn sync_now(self: &Arc<Self>) {
+    /// Syncs the index where it has changed, and keeps short what the next start has to read.
+    pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) {
         if !self.take_unsynced() {
             return;
         }
-        let synced = self.index.access().open().and_then(super::index::Open::sync);
+        let access = self.index.access();
+        let synced = access.open().and_then(|index| {
+            index.sync()?;
+            match turn {
+                Turn::Regular => index.tidy_journal(),
+                Turn::Last => index.empty_journal(),
+            }
+        });
         if let Err(error) = synced {
             self.index_failed(&error);
         }

@@ -184,6 +184,23 @@ impl Space {
         self.show(&account);
     }
 
+    /// Counts new objects whose space was promised together.
+    pub(super) fn add_all(
+        &self,
+        mut reservation: Reservation,
+        objects: impl Iterator<Item = (KeyHash, Entry)>,
+    ) {
+        let mut account = self.account.lock();
+        account.reserved = account.reserved.saturating_sub(reservation.take());
+        for (hash, entry) in objects {
+            account.order.insert(entry, hash, None);
+            account.used = account.used.saturating_add(entry.charge);
+            account.objects = account.objects.saturating_add(1);
+        }
+        account.changes = account.changes.wrapping_add(1);
+        self.show(&account);
+    }
+
     /// Counts an object again that could not be evicted.
     pub(super) fn restore(&self, entry: Entry) {
         let mut account = self.account.lock();
