@@ -335,4 +335,38 @@ mod tests {
         assert!(memory.get(&Key::new("s", "/b", None)).is_some());
         assert!(memory.absent(&Key::new("s", "/log/c", None)).is_none());
     }
+
+    #[test]
+    fn what_leaves_is_counted_by_reason() {
+        let metrics = Metrics::new().unwrap();
+        let settings = config::Memory { size: 1 << 18, absent_size: 1 << 14 };
+        let memory = Memory::new(&settings, &metrics);
+        let count = |tier, reason| metrics.evictions.with_label_values(&[tier, reason]).get();
+        memory.put(hot("/a", 10));
+        memory.put(hot("/a", 20));
+        memory.remove(&Key::new("s", "/a", None));
+        for number in 0..1_000 {
+            memory.put(hot(&format!("/{number}"), 4_096));
+            memory.put_absent(meta(&format!("/absent/{number}")));
+        }
+        let (held, absent) = (memory.usage().objects, memory.absent_usage().objects);
+        assert_eq!((count("memory", "replaced"), count("memory", "removed")), (1, 1));
+        assert_eq!(count("memory", "size"), 1_000 - held);
+        assert_eq!(count("absent", "size"), 1_000 - absent);
+    }
+
+    #[test]
+    fn a_use_is_noted_once_in_an_epoch() {
+        let alone = Hot::new(meta("/a"), Bytes::new());
+        alone.note_use(0, |_| panic!("it is nowhere else"));
+        let copy = Hot::copy_of(meta("/a"), Bytes::new(), Some(7));
+        let mut noted = Vec::new();
+        for (epoch, is_noted) in [(0, false), (0, true), (0, true), (1, true), (1, true)] {
+            copy.note_use(epoch, |sequence| {
+                noted.push((epoch, sequence, is_noted));
+                is_noted
+            });
+        }
+        assert_eq!(noted, [(0, 7, false), (0, 7, true), (1, 7, true)]);
+    }
 }

@@ -236,7 +236,8 @@ impl Open {
 
     /// Begins to put all that is in the journal alone into the tables.
     pub(super) fn empty_journal(&self) -> Result<(), IndexError> {
-        let all = [&self.objects, &self.order, &self.bodies, &self.claims, &self.links, &self.state];
+        let all =
+            [&self.objects, &self.order, &self.bodies, &self.claims, &self.links, &self.state];
         for keyspace in all {
             keyspace.rotate_memtable()?;
         }

@@ -413,7 +413,7 @@ impl Slab {
         let chunk = self.chunks.get_mut(slot as usize)?;
         let length = chunk.nodes.len();
         if length == chunk.nodes.capacity() {
-            chunk.nodes.reserve_exact(length.clamp(4, CHUNK - length));
+            chunk.nodes.reserve_exact(length.max(4).min(CHUNK - length));
         }
         chunk.nodes.push(node);
         chunk.live += 1;

@@ -62,6 +62,21 @@ fn far_and_late_sequences_have_their_place() {
 }
 
 #[test]
+fn a_chunk_grows_from_any_length() {
+    // A chunk that was written anew has no room to spare, whatever its length.
+    for kept in 1..700_u64 {
+        let mut slab = Slab::new();
+        let mut add = |slab: &mut Slab, number| {
+            assert!(slab.add(entry(number), Stage::Main, 0, End::Newest));
+        };
+        (0..kept).for_each(|number| add(&mut slab, number));
+        slab.rewrite(0, 1);
+        (kept..CHUNK as u64 + 2).for_each(|number| add(&mut slab, number));
+        assert_eq!(held(&slab, Stage::Main).len(), CHUNK + 2);
+    }
+}
+
+#[test]
 fn memory_shrinks_with_what_is_held() {
     let mut slab = Slab::new();
     let all = 200_000_u64;

@@ -2,6 +2,7 @@
 //! of its own.
 
 mod damage;
+mod order;
 
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
