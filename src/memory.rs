@@ -3,12 +3,15 @@
 //! across an await. Called by `cache` alone.
 
 use crate::config;
+use crate::metrics::Metrics;
 use crate::object::{Key, Meta, NarClaim};
 use bytes::Bytes;
 use http::HeaderValue;
+use moka::notification::RemovalCause;
 use moka::sync::Cache as Moka;
+use prometheus::IntCounter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What moka keeps beside each entry, in bytes of resident memory: measured at 320-410.
 const ENTRY_OVERHEAD: usize = 400;
@@ -26,6 +29,42 @@ pub struct Hot {
     pub meta: Arc<Meta>,
     /// Its body.
     pub body: Bytes,
+    copy_of: Option<CopyOf>,
+}
+
+/// The insertion on disk that a hot object is a copy of, and when its use was last noted there.
+#[derive(Debug)]
+struct CopyOf {
+    sequence: u64,
+    noted: AtomicU32,
+}
+
+impl Hot {
+    /// An object that is nowhere else.
+    pub fn new(meta: Arc<Meta>, body: Bytes) -> Self {
+        Self { meta, body, copy_of: None }
+    }
+
+    /// A copy of the insertion `sequence` on disk, where there is one.
+    pub fn copy_of(meta: Arc<Meta>, body: Bytes, sequence: Option<u64>) -> Self {
+        let copy_of = sequence.map(|sequence| CopyOf { sequence, noted: AtomicU32::new(u32::MAX) });
+        Self { meta, body, copy_of }
+    }
+
+    /// The insertion on disk that it is a copy of.
+    pub fn sequence(&self) -> Option<u64> {
+        self.copy_of.as_ref().map(|copy_of| copy_of.sequence)
+    }
+
+    /// Calls `note` with the insertion on disk, if its use has not been noted in this epoch; once
+    /// `note` says that it has noted it, not again in this epoch. Otherwise reads one atomic number.
+    pub fn note_use(&self, epoch: u32, note: impl FnOnce(u64) -> bool) {
+        let Some(copy_of) = &self.copy_of else { return };
+        // Two at once may both note it: no harm.
+        if copy_of.noted.load(Ordering::Relaxed) != epoch && note(copy_of.sequence) {
+            copy_of.noted.store(epoch, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Bytes and objects that a tier holds.
@@ -48,20 +87,24 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// An empty tier with the budgets of `settings`.
-    pub fn new(settings: &config::Memory) -> Self {
+    /// An empty tier with the budgets of `settings`; what leaves it is counted in `metrics`.
+    pub fn new(settings: &config::Memory, metrics: &Metrics) -> Self {
         let claims_size = settings.size / CLAIMS_DIVISOR;
+        let evictions = Evictions::new("memory", metrics);
+        let absent_evictions = Evictions::new("absent", metrics);
         Self {
             hot: Moka::builder()
                 .max_capacity(settings.size - claims_size)
                 .weigher(|key: &Key, hot: &Arc<Hot>| {
                     weight(key, &hot.meta).saturating_add(capped(hot.body.len()))
                 })
+                .eviction_listener(move |_, _, cause| evictions.count(cause))
                 .support_invalidation_closures()
                 .build(),
             absent: Moka::builder()
                 .max_capacity(settings.absent_size)
                 .weigher(|key: &Key, meta: &Arc<Meta>| weight(key, meta))
+                .eviction_listener(move |_, _, cause| absent_evictions.count(cause))
                 .support_invalidation_closures()
                 .build(),
             claims: Moka::builder()
@@ -174,6 +217,30 @@ impl Memory {
     }
 }
 
+/// Counts what leaves a tier, by reason: one addition for each.
+#[derive(Debug)]
+struct Evictions {
+    size: IntCounter,
+    replaced: IntCounter,
+    removed: IntCounter,
+}
+
+impl Evictions {
+    fn new(tier: &str, metrics: &Metrics) -> Self {
+        let counter = |reason| metrics.evictions.with_label_values(&[tier, reason]);
+        Self { size: counter("size"), replaced: counter("replaced"), removed: counter("removed") }
+    }
+
+    fn count(&self, cause: RemovalCause) {
+        match cause {
+            // Nothing has a lifetime here: what is stale stays until room is needed.
+            RemovalCause::Size | RemovalCause::Expired => self.size.inc(),
+            RemovalCause::Replaced => self.replaced.inc(),
+            RemovalCause::Explicit => self.removed.inc(),
+        }
+    }
+}
+
 fn weight(key: &Key, meta: &Meta) -> u32 {
     let fields: usize = meta
         .headers
@@ -219,11 +286,11 @@ mod tests {
     }
 
     fn memory(size: u64, absent_size: u64) -> Memory {
-        Memory::new(&config::Memory { size, absent_size })
+        Memory::new(&config::Memory { size, absent_size }, &Metrics::new().unwrap())
     }
 
     fn hot(path: &str, bytes: usize) -> Arc<Hot> {
-        Arc::new(Hot { meta: meta(path), body: Bytes::from(vec![0; bytes]) })
+        Arc::new(Hot::new(meta(path), Bytes::from(vec![0; bytes])))
     }
 
     #[test]
@@ -268,7 +335,7 @@ mod tests {
         };
         let one = |key: Key| {
             let meta = Arc::new(Meta { key, ..Meta::clone(&meta("/a")) });
-            Arc::new(Hot { meta, body: Bytes::new() })
+            Arc::new(Hot { meta, body: Bytes::new(), copy_of: None })
         };
         for key in [key.variant(&vary("x")), key.variant(&vary("y")), other.variant(&vary("x"))] {
             memory.put(one(key));
@@ -311,5 +378,39 @@ mod tests {
         assert_eq!(memory.remove_matching(|key| key.path().starts_with("/log/")), 1);
         assert!(memory.get(&Key::new("s", "/b", None)).is_some());
         assert!(memory.absent(&Key::new("s", "/log/c", None)).is_none());
+    }
+
+    #[test]
+    fn what_leaves_is_counted_by_reason() {
+        let metrics = Metrics::new().unwrap();
+        let settings = config::Memory { size: 1 << 18, absent_size: 1 << 14 };
+        let memory = Memory::new(&settings, &metrics);
+        let count = |tier, reason| metrics.evictions.with_label_values(&[tier, reason]).get();
+        memory.put(hot("/a", 10));
+        memory.put(hot("/a", 20));
+        memory.remove(&Key::new("s", "/a", None));
+        for number in 0..1_000 {
+            memory.put(hot(&format!("/{number}"), 4_096));
+            memory.put_absent(meta(&format!("/absent/{number}")));
+        }
+        let (held, absent) = (memory.usage().objects, memory.absent_usage().objects);
+        assert_eq!((count("memory", "replaced"), count("memory", "removed")), (1, 1));
+        assert_eq!(count("memory", "size"), 1_000 - held);
+        assert_eq!(count("absent", "size"), 1_000 - absent);
+    }
+
+    #[test]
+    fn a_use_is_noted_once_in_an_epoch() {
+        let alone = Hot::new(meta("/a"), Bytes::new());
+        alone.note_use(0, |_| panic!("it is nowhere else"));
+        let copy = Hot::copy_of(meta("/a"), Bytes::new(), Some(7));
+        let mut noted = Vec::new();
+        for (epoch, is_noted) in [(0, false), (0, true), (0, true), (1, true), (1, true)] {
+            copy.note_use(epoch, |sequence| {
+                noted.push((epoch, sequence, is_noted));
+                is_noted
+            });
+        }
+        assert_eq!(noted, [(0, 7, false), (0, 7, true), (1, 7, true)]);
     }
 }

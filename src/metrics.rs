@@ -32,6 +32,14 @@ pub struct Metrics {
     pub stored_bytes: IntGaugeVec,
     /// Objects stored, by tier.
     pub stored_objects: IntGaugeVec,
+    /// Objects in the eviction order of the disk tier: those stored, once it is loaded.
+    pub ordered_objects: IntGauge,
+    /// Bytes of memory that the index of the disk tier takes, by part.
+    pub index_memory_bytes: IntGaugeVec,
+    /// Body bytes put in the disk tier, by where they are put.
+    pub stored_payload_bytes: IntCounterVec,
+    /// Bytes that the process has made the kernel write to disks.
+    pub disk_written_bytes: IntCounter,
     /// Objects evicted, by tier and reason.
     pub evictions: IntCounterVec,
     /// Fills ended, by class and result.
@@ -138,6 +146,26 @@ const ORIGIN_UP: Definition =
     define("narthex_origin_up", "Whether the origin's last answer was usable.", &["origin"]);
 const STORED_BYTES: Definition = define("narthex_stored_bytes", "Bytes stored.", &["tier"]);
 const STORED_OBJECTS: Definition = define("narthex_stored_objects", "Objects stored.", &["tier"]);
+const ORDERED_OBJECTS: Definition = define(
+    "narthex_ordered_objects",
+    "Objects in the eviction order of the disk tier; fewer than stored while it is loading.",
+    &[],
+);
+const INDEX_MEMORY_BYTES: Definition = define(
+    "narthex_index_memory_bytes",
+    "Memory of the disk tier's index: the eviction order, its store's cache, what is unwritten.",
+    &["part"],
+);
+const STORED_PAYLOAD_BYTES: Definition = define(
+    "narthex_stored_payload_bytes_total",
+    "Body bytes put in the disk tier, in its index or in files.",
+    &["place"],
+);
+const DISK_WRITTEN_BYTES: Definition = define(
+    "narthex_disk_written_bytes_total",
+    "Bytes that the process has made the kernel write to disks, whatever for.",
+    &[],
+);
 const EVICTIONS: Definition =
     define("narthex_evictions_total", "Objects evicted.", &["tier", "reason"]);
 const FILLS: Definition = define("narthex_fills_total", "Fills ended.", &["class", "result"]);
@@ -260,6 +288,10 @@ impl Metrics {
             origin_up: registrar.gauges(&ORIGIN_UP)?,
             stored_bytes: registrar.gauges(&STORED_BYTES)?,
             stored_objects: registrar.gauges(&STORED_OBJECTS)?,
+            ordered_objects: registrar.gauge(&ORDERED_OBJECTS)?,
+            index_memory_bytes: registrar.gauges(&INDEX_MEMORY_BYTES)?,
+            stored_payload_bytes: registrar.counters(&STORED_PAYLOAD_BYTES)?,
+            disk_written_bytes: registrar.counter(&DISK_WRITTEN_BYTES)?,
             evictions: registrar.counters(&EVICTIONS)?,
             fills: registrar.counters(&FILLS)?,
             fill_resumes: registrar.counters(&FILL_RESUMES)?,

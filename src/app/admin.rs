@@ -2,6 +2,7 @@
 //! operator writes, and checks of the disk tier.
 
 use super::readiness::Ready;
+use super::written::Written;
 use crate::admin::{
     FsckRefusal, FsckRequest, Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope,
 };
@@ -25,9 +26,13 @@ pub(super) fn parts(
     let engine = Arc::clone(&ready.engine);
     let store = ready.cache.store().cloned();
     let (cache, gauges) = (ready.cache.clone(), metrics.clone());
+    let written = Written::default();
     Parts {
         metrics,
-        before_metrics: Arc::new(move || cache.report(&gauges)),
+        before_metrics: Arc::new(move || {
+            cache.report(&gauges);
+            written.report(&gauges);
+        }),
         readiness: Arc::new(move || ready.report()),
         purge: Arc::new(move |request| {
             let (engine, purger) = (Arc::clone(&engine), purger.clone());

@@ -5,6 +5,7 @@ mod admin;
 mod heal;
 mod readiness;
 mod sites;
+mod written;
 
 use crate::admin::{self as admin_door, Admin};
 use crate::cache::Cache;
@@ -116,7 +117,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let admin = config.admin.listen.map(Admin::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
     let store = open_store(&config, &metrics, &tasks).await?;
-    let cache = Cache::new(Memory::new(&config.memory), store, tasks.clone());
+    let cache = Cache::new(Memory::new(&config.memory, &metrics), store, tasks.clone());
     let limits = &config.server.limits;
     let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), limits);
     let engine = Arc::new(Engine::new(EngineParts {

@@ -96,6 +96,7 @@ impl Cache {
     /// Looks in memory only; never waits.
     pub fn peek(&self, key: &Key) -> Option<Hit> {
         if let Some(hot) = self.memory.get(key) {
+            self.note_use(&hot);
             return Some(Hit::Memory(Found::Hot(hot)));
         }
         self.memory.absent(key).map(Hit::Absent)
@@ -112,7 +113,7 @@ impl Cache {
         let StoredBody::Bytes(body) = &stored.body else {
             return Some(Hit::Disk(Found::Stored(stored)));
         };
-        let mut hot = Arc::new(Hot { meta: Arc::clone(&stored.meta), body: body.clone() });
+        let mut hot = Arc::new(hot_of(&stored, body));
         if let Some(_leave) = self.heating.leave(ticket, key) {
             hot = self.memory.heat(hot);
         }
@@ -161,7 +162,7 @@ impl Cache {
                 memory.remove(&key);
                 return Ok(Found::Stored(stored));
             };
-            let hot = Arc::new(Hot { meta: Arc::clone(&stored.meta), body: body.clone() });
+            let hot = Arc::new(hot_of(&stored, body));
             memory.put(Arc::clone(&hot));
             Ok(Found::Hot(hot))
         };
@@ -198,7 +199,7 @@ impl Cache {
         if let Some((nar, claim)) = claim {
             self.memory.put_claim(nar, claim);
         }
-        let hot = Arc::new(Hot { meta: Arc::new(meta), body });
+        let hot = Arc::new(Hot::new(Arc::new(meta), body));
         self.memory.put(Arc::clone(&hot));
         Ok(Found::Hot(hot))
     }
@@ -222,7 +223,8 @@ impl Cache {
         let meta = Arc::new(meta);
         let confirmed = match found {
             Found::Hot(hot) => {
-                Found::Hot(Arc::new(Hot { meta: Arc::clone(&meta), body: hot.body.clone() }))
+                let (meta, body) = (Arc::clone(&meta), hot.body.clone());
+                Found::Hot(Arc::new(Hot::copy_of(meta, body, hot.sequence())))
             }
             Found::Stored(stored) => Found::Stored(Stored { meta: Arc::clone(&meta), ..stored }),
         };
@@ -327,6 +329,14 @@ impl Cache {
         true
     }
 
+    /// What is served from memory counts as used on disk too, once in each of its epochs: else what
+    /// is asked for most would go from there first.
+    fn note_use(&self, hot: &Hot) {
+        if let Some(store) = &self.store {
+            hot.note_use(store.epoch(), |sequence| store.touch(sequence));
+        }
+    }
+
     /// Sets the gauges of what is stored; called before metrics are read.
     pub fn report(&self, metrics: &Metrics) {
         let tiers = [("memory", self.memory.usage()), ("absent", self.memory.absent_usage())];
@@ -336,10 +346,26 @@ impl Cache {
             let objects = i64::try_from(objects).unwrap_or(i64::MAX);
             metrics.stored_objects.with_label_values(&[tier]).set(objects);
         }
+        if let Some(memory) = self.store.as_ref().map(Store::memory) {
+            let parts = [
+                ("order", memory.order_bytes),
+                ("cache", memory.cache_bytes),
+                ("unwritten", memory.unwritten_bytes),
+            ];
+            for (part, bytes) in parts {
+                let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+                metrics.index_memory_bytes.with_label_values(&[part]).set(bytes);
+            }
+        }
     }
 
     /// The disk tier.
     pub fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
+}
+
+/// A copy of a small stored object.
+fn hot_of(stored: &Stored, body: &Bytes) -> Hot {
+    Hot::copy_of(Arc::clone(&stored.meta), body.clone(), Some(stored.sequence))
 }

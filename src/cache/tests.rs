@@ -11,7 +11,6 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use std::time::Duration;
 
 fn key(number: usize) -> Key {
     Key::new("s", &format!("/{number}"), None)
@@ -38,14 +37,9 @@ fn meta(key: &Key) -> Meta {
 async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     let place = tempfile::tempdir().unwrap();
     let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
-    let disk = Disk {
-        path: place.path().to_owned(),
-        size: 64 << 20,
-        scrub_pass: Duration::ZERO,
-        scrub_rate: 1 << 30,
-    };
+    let disk = Disk::unscrubbed(place.path().to_owned(), 64 << 20);
+    let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 }, &metrics);
     let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
-    let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 });
     let cache = Cache::new(memory, Some(store), tasks);
     for number in 0..200 {
         let meta = meta(&key(number));
@@ -63,4 +57,46 @@ async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     }
     purging.await.unwrap();
     assert!(cache.peek(&last).is_none(), "after {} looks", looks.len());
+}
+
+/// A cache on a disk of this size, with a memory that holds all.
+fn cache_on(place: &std::path::Path, size: u64) -> (Cache, Metrics) {
+    let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
+    let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 }, &metrics);
+    let disk = Disk::unscrubbed(place.to_owned(), size);
+    let store = Store::open(&disk, metrics.clone(), tasks.clone()).unwrap();
+    (Cache::new(memory, Some(store), tasks), metrics)
+}
+
+async fn publish(cache: &Cache, number: usize) {
+    let (meta, body) = (meta(&key(number)), Bytes::from(vec![7; 4000]));
+    cache.publish_small(cache.ticket(), meta, body, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_served_from_memory_stays_on_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let (cache, metrics) = cache_on(place.path(), 256 << 10);
+    let store = cache.store().unwrap();
+    store.loaded().await;
+    for number in 0..40 {
+        publish(&cache, number).await;
+    }
+    for number in 0..10 {
+        assert!(matches!(cache.peek(&key(number)), Some(super::Hit::Memory(_))));
+    }
+    for number in 40..150 {
+        publish(&cache, number).await;
+    }
+    for number in 0..10 {
+        assert!(store.get(&key(number)).await.is_some(), "{number} was asked for");
+    }
+    let mut kept = 0;
+    for number in 10..40 {
+        kept += usize::from(store.get(&key(number)).await.is_some());
+    }
+    assert_eq!(kept, 0, "nobody asked for these");
+    assert!(metrics.evictions.with_label_values(&["disk", "size"]).get() > 50);
+    cache.report(&metrics);
+    assert!(metrics.index_memory_bytes.with_label_values(&["order"]).get() > 0);
 }

@@ -130,6 +130,13 @@ pub struct Disk {
     pub scrub_rate: u64,
 }
 
+impl Disk {
+    /// A folder that is not scrubbed.
+    pub const fn unscrubbed(path: PathBuf, size: u64) -> Self {
+        Self { path, size, scrub_pass: Duration::ZERO, scrub_rate: u64::MAX }
+    }
+}
+
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {

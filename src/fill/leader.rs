@@ -297,7 +297,7 @@ impl Fill<'_> {
                 Err(error) => log_not_kept(&meta, &error),
             }
         }
-        let found = Found::Hot(Arc::new(Hot { meta: Arc::new(meta), body: collected }));
+        let found = Found::Hot(Arc::new(Hot::new(Arc::new(meta), collected)));
         self.flight.land(Landed::Whole { found, how: How::NotStored });
         Ok("not_stored")
     }

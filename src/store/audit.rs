@@ -297,7 +297,7 @@ impl Inner {
     /// Drops what was found wrong, unless another replaced it; true where it went. What was in use
     /// is told to whoever fetches again.
     pub(super) fn drop_checked(&self, hash: KeyHash, checked: &Checked, why: &str) -> bool {
-        let is_used = self.space.is_used(hash);
+        let is_used = checked.head.is_some_and(|head| self.space.is_used(head.sequence));
         let has_gone = match checked.head {
             Some(head) => self.drop_damaged(hash, head.sequence, why),
             None => self.drop_undecodable(hash, why),

@@ -1,11 +1,11 @@
-//! The one way into the store: a sealed body gets its name and its record. Blocking. Locks: the
-//! read side of `changes`, the key's stripe; called by [`super::pending`] under its caller's fence.
+//! The one way into the store: a sealed body gets its name and its record. Blocking. Lock: the
+//! key's stripe; called by [`super::pending`] under its caller's fence.
 
 use super::Inner;
 use super::error::{IndexError, WriteError};
 use super::eviction::Entry;
 use super::format::{self, Head, Place, Totals};
-use super::index::Open;
+use super::index::{Change, Open};
 use super::pending::SealedBody;
 use super::read::{BodyFile, Stored, StoredBody};
 use super::space::Reservation;
@@ -59,7 +59,6 @@ impl Inner {
             .transpose()
             .map_err(unencodable)?;
 
-        let changes = self.changes.read();
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
@@ -97,19 +96,18 @@ impl Inner {
         };
         #[cfg(test)]
         self.faults.reach("a record is written");
-        let entry = Entry { hash, sequence: head.sequence, charge: head.charge() };
-        let charge = replaced.map(|head| head.charge()).or(part.map(|(_, charge)| charge));
-        self.space.add(reservation, entry, charge);
+        let gone = replaced.as_ref().map(Entry::of).or(part);
+        self.space.add(reservation, Entry::of(&head), hash, gone);
+        self.count_payload(&head);
         drop(stripe);
-        if let Some((sequence, charge)) = part {
-            self.show_part(-1, 0, charge);
-            self.unlink(index, hash, sequence);
+        if let Some(part) = part {
+            self.show_part(-1, 0, part.charge);
+            self.unlink(index, hash, part.sequence);
         }
         if let Some(replaced) = replaced.filter(|head| head.place == Place::File) {
             self.unlink(index, hash, replaced.sequence);
         }
         drop(access);
-        drop(changes);
         if let Some(primary) = head.variant_of {
             self.trim_variants(KeyHash(primary));
         }
@@ -119,11 +117,11 @@ impl Inner {
                 StoredBody::File(BodyFile::new(self, Arc::clone(new.file()), hash, &head))
             }
         };
-        Ok(Stored { meta: Arc::new(meta), body, length, sha256 })
+        Ok(Stored { meta: Arc::new(meta), body, length, sha256, sequence: head.sequence })
     }
 
     /// The commit point: one atomic change of the index. Returns the head of what was replaced, and
-    /// the insertion and charge of a part that was.
+    /// the part that was.
     fn record(
         &self,
         index: &Open,
@@ -131,15 +129,16 @@ impl Inner {
         head: &Head,
         rows: &Rows<'_>,
         body: &SealedBody,
-    ) -> Result<(Option<Head>, Option<(u64, u64)>), IndexError> {
+    ) -> Result<(Option<Head>, Option<Entry>), IndexError> {
         let replaced = index.record(hash)?.and_then(|bytes| format::decode_head(&bytes).ok());
         let mut change = index.change();
         if let Some(replaced) = &replaced {
             change.drop_body(hash, replaced.sequence, replaced.place);
+            change.drop_order(replaced.sequence);
             change.drop_claim_of(hash, replaced)?;
         }
         let part = Self::replace_part(index, &mut change, hash)?;
-        change.set_record(hash, rows.record);
+        change.set_record(hash, head, rows.record);
         match body {
             SealedBody::Inline(bytes) => change.set_body(hash, head.sequence, bytes),
             SealedBody::File { .. } => change.drop_link(hash, head.sequence),
@@ -150,15 +149,35 @@ impl Inner {
         if let (Some(primary), Some(row)) = (head.variant_of, &rows.variant) {
             change.set_variant(KeyHash(primary), hash, row);
         }
-        let usage = self.space.usage();
-        change.set_totals(&Totals {
-            next_sequence: head.sequence + 1,
-            bytes: usage.bytes.saturating_add(head.charge()),
-            objects: usage.objects.saturating_add(1),
-        });
+        self.set_totals(&mut change, head.sequence, head.charge(), 1);
         change.commit()?;
         self.mark_unsynced();
         Ok((replaced, part))
+    }
+
+    /// Says what the store is like once `objects` more are in it, the last with `sequence`.
+    pub(super) fn set_totals(
+        &self,
+        change: &mut Change<'_>,
+        sequence: u64,
+        bytes: u64,
+        objects: u64,
+    ) {
+        let usage = self.space.usage();
+        change.set_totals(&Totals {
+            next_sequence: sequence + 1,
+            bytes: usage.bytes.saturating_add(bytes),
+            objects: usage.objects.saturating_add(objects),
+        });
+    }
+
+    /// Counts what was asked to be stored.
+    pub(super) fn count_payload(&self, head: &Head) {
+        let place = match head.place {
+            Place::Inline => "index",
+            Place::File => "file",
+        };
+        self.metrics.stored_payload_bytes.with_label_values(&[place]).inc_by(head.length);
     }
 
     /// Removes the file of an insertion that has no record any more, and the note about it. What
@@ -186,7 +205,6 @@ impl Inner {
     /// another or gone, or the index refuses.
     pub(super) fn rewrite_meta(&self, hash: KeyHash, sha256: Sha256, meta: &Meta) -> bool {
         let rewrite = || -> Result<bool, WriteError> {
-            let _changes = self.changes.read();
             let _stripe = self.stripe(hash).lock();
             let access = self.index.access();
             let index = access.open()?;
@@ -194,7 +212,7 @@ impl Inner {
             let Some(head) = head.filter(|head| head.sha256 == sha256) else { return Ok(false) };
             let record = format::encode_record(&head, meta).map_err(unencodable)?;
             let mut change = index.change();
-            change.set_record(hash, &record);
+            change.rewrite_record(hash, &record);
             #[cfg(test)]
             self.faults.reach("metadata is to be written");
             change.commit()?;
@@ -210,6 +228,6 @@ impl Inner {
     }
 }
 
-fn unencodable(error: format::FormatError) -> WriteError {
+pub(super) fn unencodable(error: format::FormatError) -> WriteError {
     WriteError::Io { operation: "encode", source: io::Error::other(error) }
 }

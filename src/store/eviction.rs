@@ -2,91 +2,78 @@
 //! and sync; lives in the store's space account, under its lock. The simulator under `benches/`
 //! runs it beside other policies; its figures chose this one and the numbers below.
 //!
-//! There are two lanes, small bodies (those that live in the index) and large ones (files), so
+//! There are two kinds, small bodies (those that live in the index) and large ones (files), so
 //! that neither starves the other. Small ones may take a tenth of all bytes before any of them
 //! goes; what they leave of it, the large ones use.
 //!
-//! In each lane new objects queue in `small`, which holds a tenth of its bytes. Who was asked for
+//! In each kind new objects queue in `small`, which holds a tenth of its bytes. Who was asked for
 //! again by the end of it moves to `main`, others leave and are remembered by fingerprint for a
 //! while; who is remembered goes straight to `main`. There each use counts, up to two, for one
 //! more round. So what a crawler fetches once passes through a tenth of the space only.
 //!
-//! A node is 40 bytes, its table slot 5 to 11, its fingerprint 2 to 4.
+//! An object is known by its insertion sequence alone: sixteen bytes, less where the index knows
+//! the rest. Its key's fingerprint in the memory of those that left takes two to four more.
+//!
+//! A start loads the objects in the order of their insertion into a queue of their own, then puts
+//! them where a snapshot of the order says, then the rest: see [`EvictionOrder::load`]. What comes,
+//! is used or goes meanwhile does so at once.
 
-use super::format::{INLINE_BYTES_MAX, charge};
+use super::format::Head;
 use super::ghost::Ghost;
-use super::slab::{NONE, Node, Nodes, Queue, Stage};
+use super::slab::{CHARGE_MAX, End, Kind, NONE, Queue, Slab};
 use crate::object::KeyHash;
-use hashbrown::HashTable;
+
+pub(super) use super::slab::{Seen, Stage};
 
 /// Uses that are counted.
-const USES_MAX: u8 = 2;
-/// The part of a lane's bytes that new objects may take.
+pub(super) const USES_MAX: u8 = 2;
+/// The part of a kind's bytes that new objects may take.
 const SMALL_PART: u64 = 10;
 /// The part of all bytes that small bodies may take before any of them goes.
 const INLINE_PART: u64 = 10;
+/// Bytes that one object may count at most: 128 GiB.
+pub(super) const ENTRY_BYTES_MAX: u64 = CHARGE_MAX;
 
 /// An object as the eviction order knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Its key's hash.
-    pub hash: KeyHash,
     /// Its insertion sequence.
     pub sequence: u64,
-    /// Bytes it counts: what [`charge`] says.
+    /// Bytes it counts: what [`charge`](super::charge) says.
     pub charge: u64,
 }
 
-/// Objects of one kind, from the next to go to the last.
-#[derive(Debug, Default)]
-struct Lane {
-    small: Queue,
-    main: Queue,
-    ghost: Ghost,
-    objects: usize,
+impl Entry {
+    /// The insertion with this head.
+    pub(super) const fn of(head: &Head) -> Self {
+        Self { sequence: head.sequence, charge: head.charge() }
+    }
 }
 
-impl Lane {
-    fn bytes(&self) -> u64 {
-        self.small.bytes().saturating_add(self.main.bytes())
-    }
+/// An object that was chosen to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evicted {
+    /// The object.
+    pub entry: Entry,
+    /// Whether it was still on trial: then [`EvictionOrder::remember`] its key.
+    pub was_on_trial: bool,
+}
 
-    fn queue(&mut self, stage: Stage) -> &mut Queue {
-        match stage {
-            Stage::Small => &mut self.small,
-            Stage::Main => &mut self.main,
-        }
-    }
-
-    /// The position of the object that goes next; `None` when there is none.
-    fn next(&mut self, nodes: &mut Nodes) -> Option<u32> {
-        loop {
-            let is_small_full = self.small.bytes() > self.bytes() / SMALL_PART;
-            let stage = match (is_small_full, self.small.oldest(), self.main.oldest()) {
-                (_, NONE, NONE) => return None,
-                (true, ..) | (_, _, NONE) => Stage::Small,
-                (false, ..) => Stage::Main,
-            };
-            let position = self.queue(stage).oldest();
-            let node = nodes.get_mut(position)?;
-            if node.uses == 0 {
-                return Some(position);
-            }
-            node.uses = if stage == Stage::Small { 0 } else { node.uses - 1 };
-            node.stage = Stage::Main;
-            self.queue(stage).unlink(nodes, position);
-            self.main.push(nodes, position);
-        }
-    }
+/// Where loaded objects go that no snapshot places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unplaced {
+    /// There is no snapshot: the newest tenth of each kind is on trial, the others have passed it.
+    All,
+    /// They came after the snapshot: all are on trial.
+    Newcomers,
 }
 
 /// The eviction order of all objects.
 #[derive(Debug)]
 pub struct EvictionOrder {
-    table: HashTable<u32>,
-    nodes: Nodes,
-    inline: Lane,
-    file: Lane,
+    slab: Slab,
+    inline_ghost: Ghost,
+    file_ghost: Ghost,
 }
 
 impl Default for EvictionOrder {
@@ -98,156 +85,205 @@ impl Default for EvictionOrder {
 impl EvictionOrder {
     /// No object.
     pub fn new() -> Self {
-        Self {
-            table: HashTable::new(),
-            nodes: Nodes::new(),
-            inline: Lane::default(),
-            file: Lane::default(),
-        }
+        let (inline_ghost, file_ghost) = (Ghost::default(), Ghost::default());
+        Self { slab: Slab::new(), inline_ghost, file_ghost }
     }
 
     /// Objects.
     pub fn len(&self) -> u64 {
-        self.table.len() as u64
+        (self.objects(Kind::Inline) + self.objects(Kind::File)) as u64
     }
 
     /// Whether there is no object.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len() == 0
     }
 
     /// The sum of all charges.
     pub fn bytes(&self) -> u64 {
-        self.inline.bytes().saturating_add(self.file.bytes())
+        self.bytes_of(Kind::Inline).saturating_add(self.bytes_of(Kind::File))
     }
 
     /// Bytes of memory allocated for it.
     pub fn memory_bytes(&self) -> usize {
-        let ghosts = self.inline.ghost.memory_bytes() + self.file.ghost.memory_bytes();
-        self.nodes.memory_bytes() + self.table.allocation_size() + ghosts
+        let ghosts = self.inline_ghost.memory_bytes() + self.file_ghost.memory_bytes();
+        self.slab.memory_bytes() + ghosts
     }
 
-    /// The object with this hash.
-    pub fn get(&self, hash: KeyHash) -> Option<Entry> {
-        self.nodes.get(self.position(hash)?).map(Node::entry)
+    /// The object of this insertion.
+    pub fn get(&self, sequence: u64) -> Option<Entry> {
+        Some(self.slab.seen(self.slab.position(sequence)?)?.entry)
     }
 
     /// Whether an object was used since it was stored, or has passed its trial.
-    pub fn is_used(&self, hash: KeyHash) -> bool {
-        let node = self.position(hash).and_then(|position| self.nodes.get(position));
-        node.is_some_and(|node| node.uses > 0 || node.stage == Stage::Main)
+    pub fn is_used(&self, sequence: u64) -> bool {
+        let seen = self.slab.position(sequence).and_then(|position| self.slab.seen(position));
+        seen.is_some_and(|seen| seen.uses > 0 || seen.stage == Stage::Main)
+    }
+
+    /// Changes what an object counts, within its kind; what it was before, where it is there.
+    pub(super) fn recharge(&mut self, now: Entry) -> Option<Entry> {
+        let position = self.slab.position(now.sequence)?;
+        let before = self.slab.seen(position)?.entry;
+        self.slab.recharge(position, now.charge);
+        Some(before)
     }
 
     /// Marks an object as used, so that it stays longer.
-    pub fn touch(&mut self, hash: KeyHash) {
-        if let Some(node) = self.position(hash).and_then(|position| self.nodes.get_mut(position)) {
-            node.uses = node.uses.saturating_add(1).min(USES_MAX);
+    pub fn touch(&mut self, sequence: u64) {
+        if let Some(position) = self.slab.position(sequence)
+            && let Some(seen) = self.slab.seen(position)
+        {
+            self.slab.set_uses(position, seen.uses.saturating_add(1).min(USES_MAX));
         }
     }
 
-    /// Adds an object as the newest; one with the same hash is replaced and returned.
-    pub fn insert(&mut self, entry: Entry) -> Option<Entry> {
-        let replaced = self.take_out(entry.hash);
-        let lane = lane(&mut self.inline, &mut self.file, entry.charge);
-        let is_known = replaced.is_some_and(|node| node.stage == Stage::Main)
-            || lane.ghost.take(entry.hash, lane.objects);
+    /// Adds an object under the key `hash` as the newest, in place of the insertion `replaced` of
+    /// the same key, which is returned where it was there.
+    pub fn insert(&mut self, entry: Entry, hash: KeyHash, replaced: Option<u64>) -> Option<Entry> {
+        let gone = replaced.and_then(|sequence| self.take_out(sequence));
+        let kind = Kind::of(entry.charge);
+        let objects = self.objects(kind);
+        let is_known = gone.is_some_and(|seen| seen.stage == Stage::Main)
+            || self.ghost(kind).take(hash, objects);
         let stage = if is_known { Stage::Main } else { Stage::Small };
-        let replaced = replaced.map(|node| node.entry());
-        let Some(position) = self.nodes.add(Node::new(entry, stage)) else { return replaced };
-        lane.objects += 1;
-        lane.queue(stage).push(&mut self.nodes, position);
-        let nodes = &self.nodes;
-        let rehash = |&position: &u32| nodes.get(position).map_or(0, |node| slot(node.hash));
-        self.table.insert_unique(slot(entry.hash), position, rehash);
-        replaced
+        self.slab.add(entry, stage, 0, End::Newest);
+        gone.map(|seen| seen.entry)
+    }
+
+    /// Adds an object again that was chosen to go and could not.
+    pub fn restore(&mut self, entry: Entry) -> bool {
+        self.slab.add(entry, Stage::Small, 0, End::Newest)
     }
 
     /// Forgets an object.
-    pub fn remove(&mut self, hash: KeyHash) -> Option<Entry> {
-        self.take_out(hash).map(|node| node.entry())
+    pub fn remove(&mut self, sequence: u64) -> Option<Entry> {
+        self.take_out(sequence).map(|seen| seen.entry)
     }
 
     /// Takes out the object that goes next; `None` when there is none.
-    pub fn evict(&mut self) -> Option<Entry> {
-        let is_inline_full = self.inline.bytes() > self.bytes() / INLINE_PART;
-        let (first, second) = if is_inline_full {
-            (&mut self.inline, &mut self.file)
-        } else {
-            (&mut self.file, &mut self.inline)
-        };
-        let next = first.next(&mut self.nodes).or_else(|| second.next(&mut self.nodes))?;
-        let node = self.unlink(next)?;
-        if node.stage == Stage::Small {
-            let lane = lane(&mut self.inline, &mut self.file, node.charge());
-            lane.ghost.add(node.hash, lane.objects);
-        }
-        Some(node.entry())
+    pub fn evict(&mut self) -> Option<Evicted> {
+        let is_inline_full = self.bytes_of(Kind::Inline) > self.bytes() / INLINE_PART;
+        let (first, second) =
+            if is_inline_full { (Kind::Inline, Kind::File) } else { (Kind::File, Kind::Inline) };
+        let position = self.next(first).or_else(|| self.next(second))?;
+        let seen = self.slab.remove(position)?;
+        Some(Evicted { entry: seen.entry, was_on_trial: seen.stage == Stage::Small })
     }
 
-    /// Puts all objects in the order of their insertion; for objects loaded in any order. The
-    /// newest of each lane are on trial, the others have passed it.
-    pub fn sort_by_sequence(&mut self) {
-        let mut positions: Vec<u32> = self.table.iter().copied().collect();
-        positions.sort_unstable_by_key(|&position| {
-            self.nodes.get(position).map_or(0, |node| node.sequence)
-        });
-        let mut left = [self.inline.bytes(), self.file.bytes()];
-        let trial = left.map(|bytes| bytes / SMALL_PART);
-        for lane in [&mut self.inline, &mut self.file] {
-            (lane.small, lane.main) = (Queue::default(), Queue::default());
+    /// Remembers the key of an object that left on trial, so that it stays longer when it is back.
+    pub fn remember(&mut self, hash: KeyHash, charge: u64) {
+        let kind = Kind::of(charge);
+        let objects = self.objects(kind);
+        self.ghost(kind).add(hash, objects);
+    }
+
+    /// Adds an object that was there before the start; objects come in the order of their
+    /// insertion. It may go, be used and be removed, and counts, but has no place yet.
+    pub(super) fn load(&mut self, entry: Entry) {
+        self.slab.add(entry, Stage::Waiting, 0, End::Loaded);
+    }
+
+    /// Puts a loaded object where a snapshot says; objects come in the order of the snapshot. One
+    /// that is gone, or has a place already, stays as it is.
+    pub(super) fn place(&mut self, sequence: u64, stage: Stage, uses: u8) {
+        if let Some(position) = self.slab.position(sequence)
+            && let Some(seen) = self.slab.seen(position)
+            && seen.stage == Stage::Waiting
+        {
+            let uses = seen.uses.max(uses).min(USES_MAX);
+            self.slab.move_to(position, stage, uses, End::Loaded);
         }
-        let ([left_inline, left_file], [trial_inline, trial_file]) = (&mut left, trial);
-        for position in positions {
-            let Some(node) = self.nodes.get_mut(position) else { continue };
-            let (left, trial) = if is_inline(node.charge()) {
-                (&mut *left_inline, trial_inline)
-            } else {
-                (&mut *left_file, trial_file)
+    }
+
+    /// Gives a place to at most `max` loaded objects that have none, the oldest first; false when
+    /// all have one.
+    pub(super) fn settle(&mut self, max: usize, unplaced: Unplaced) -> bool {
+        for kind in [Kind::Inline, Kind::File] {
+            let trial = match unplaced {
+                Unplaced::All => self.bytes_of(kind) / SMALL_PART,
+                Unplaced::Newcomers => u64::MAX,
             };
-            let stage = if *left > trial { Stage::Main } else { Stage::Small };
-            *left = left.saturating_sub(node.charge());
-            node.stage = stage;
-            let lane = lane(&mut self.inline, &mut self.file, node.charge());
-            lane.queue(stage).push(&mut self.nodes, position);
+            for _ in 0..max {
+                let waiting = self.slab.queue(kind, Stage::Waiting);
+                let Some(seen) = self.slab.seen(waiting.oldest()) else { break };
+                let stage = if waiting.bytes() > trial { Stage::Main } else { Stage::Small };
+                self.slab.move_to(waiting.oldest(), stage, seen.uses, End::Loaded);
+            }
+        }
+        self.slab.queue(Kind::Inline, Stage::Waiting).objects() > 0
+            || self.slab.queue(Kind::File, Stage::Waiting).objects() > 0
+    }
+
+    /// Begins a walk over all objects that have a place, from the next to go to the last in each
+    /// queue; the one before it ends.
+    pub(super) fn begin_walk(&mut self) {
+        for (kind, stage) in WALK {
+            self.slab.begin_walk(kind, stage);
         }
     }
 
-    fn position(&self, hash: KeyHash) -> Option<u32> {
-        let is_it = |&position: &u32| self.nodes.get(position).is_some_and(|n| n.hash == hash);
-        self.table.find(slot(hash), is_it).copied()
+    /// At most `max` objects of a walk, all in one queue; none at its end. See [`Slab::walk`].
+    pub(super) fn walk(&mut self, max: usize) -> Vec<Seen> {
+        let queues = WALK.into_iter();
+        let mut walked = queues.map(|(kind, stage)| self.slab.walk(kind, stage, max));
+        walked.find(|seen| !seen.is_empty()).unwrap_or_default()
     }
 
-    fn take_out(&mut self, hash: KeyHash) -> Option<Node> {
-        let position = self.position(hash)?;
-        self.unlink(position)
-    }
-
-    fn unlink(&mut self, position: u32) -> Option<Node> {
-        let node = *self.nodes.get(position)?;
-        if let Ok(found) = self.table.find_entry(slot(node.hash), |&p| p == position) {
-            found.remove();
+    /// The position of the object of a kind that goes next; `None` when there is none.
+    fn next(&mut self, kind: Kind) -> Option<u32> {
+        loop {
+            let [waiting, small, main] = [Stage::Waiting, Stage::Small, Stage::Main]
+                .map(|stage| self.slab.queue(kind, stage));
+            let is_small_full = small.bytes() > self.bytes_of(kind) / SMALL_PART;
+            let position = match (waiting.oldest(), small.oldest(), main.oldest()) {
+                (NONE, NONE, NONE) => return None,
+                (NONE, small, NONE) => small,
+                (NONE, small, _) if is_small_full => small,
+                (NONE, _, main) => main,
+                (waiting, ..) => waiting,
+            };
+            let seen = self.slab.seen(position)?;
+            if seen.uses == 0 {
+                return Some(position);
+            }
+            let uses = if seen.stage == Stage::Main { seen.uses - 1 } else { 0 };
+            self.slab.move_to(position, Stage::Main, uses, End::Newest);
         }
-        let lane = lane(&mut self.inline, &mut self.file, node.charge());
-        lane.objects = lane.objects.saturating_sub(1);
-        lane.queue(node.stage).unlink(&mut self.nodes, position);
-        self.nodes.release(position);
-        Some(node)
+    }
+
+    fn take_out(&mut self, sequence: u64) -> Option<Seen> {
+        let position = self.slab.position(sequence)?;
+        self.slab.remove(position)
+    }
+
+    fn ghost(&mut self, kind: Kind) -> &mut Ghost {
+        match kind {
+            Kind::Inline => &mut self.inline_ghost,
+            Kind::File => &mut self.file_ghost,
+        }
+    }
+
+    fn queues(&self, kind: Kind) -> impl Iterator<Item = Queue> {
+        [Stage::Waiting, Stage::Small, Stage::Main].map(|s| self.slab.queue(kind, s)).into_iter()
+    }
+
+    fn objects(&self, kind: Kind) -> usize {
+        self.queues(kind).map(|queue| queue.objects()).sum()
+    }
+
+    fn bytes_of(&self, kind: Kind) -> u64 {
+        self.queues(kind).fold(0, |sum, queue| sum.saturating_add(queue.bytes()))
     }
 }
 
-/// Whether an object that counts this many bytes has its body in the index.
-fn is_inline(bytes: u64) -> bool {
-    bytes < charge(INLINE_BYTES_MAX)
-}
-
-fn lane<'a>(inline: &'a mut Lane, file: &'a mut Lane, bytes: u64) -> &'a mut Lane {
-    if is_inline(bytes) { inline } else { file }
-}
-
-/// The hash is uniform already: its first eight bytes pick the slot.
-fn slot(hash: KeyHash) -> u64 {
-    hash.0.first_chunk().map_or(0, |head| u64::from_le_bytes(*head))
-}
+/// The queues of a walk. The small ones first: who moves on to a main queue meanwhile is seen there.
+const WALK: [(Kind, Stage); 4] = [
+    (Kind::Inline, Stage::Small),
+    (Kind::File, Stage::Small),
+    (Kind::Inline, Stage::Main),
+    (Kind::File, Stage::Main),
+];
 
 #[cfg(test)]
 mod tests;

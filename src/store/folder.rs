@@ -7,7 +7,7 @@ use super::read::without_readahead;
 use crate::object::KeyHash;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const MARKER: &str = "NARTHEX-STORE";
 const MARKER_NEW: &str = "NARTHEX-STORE.new";
 const LOCK: &str = "LOCK";
+const ORDER: &str = "ORDER";
+const ORDER_NEW: &str = "ORDER.new";
+const ORDER_BUFFER_BYTES: usize = 256 * 1024;
 /// What may lie in a folder that counts as empty.
 const NOTHING: [&str; 3] = ["lost+found", LOCK, MARKER_NEW];
 /// Bad indexes that are kept beside each other.
@@ -99,6 +102,53 @@ impl Folder {
     /// The folder of the index.
     pub(super) fn index_path(&self) -> PathBuf {
         self.path.join("index")
+    }
+
+    /// The snapshot of the eviction order.
+    pub(super) fn order_path(&self) -> PathBuf {
+        self.path.join(ORDER)
+    }
+
+    /// Puts a snapshot of the eviction order in place of the one before, whole or not at all; `write`
+    /// makes it. How many bytes it has.
+    pub(super) fn replace_order(
+        &self,
+        write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> io::Result<u64> {
+        let new = self.path.join(ORDER_NEW);
+        let replace = || {
+            let mut file = BufWriter::with_capacity(ORDER_BUFFER_BYTES, File::create(&new)?);
+            write(&mut file)?;
+            let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.sync_data()?;
+            std::fs::rename(&new, self.order_path())?;
+            File::open(&self.path)?.sync_all()?;
+            Ok(file.metadata()?.len())
+        };
+        let replaced = replace();
+        if replaced.is_err()
+            && let Err(error) = std::fs::remove_file(&new)
+        {
+            tracing::debug!(%error, "an unfinished snapshot of the order stays until the next one");
+        }
+        replaced
+    }
+
+    /// The insertions of a key whose files are there; lists one folder of bodies.
+    pub(super) fn insertions_of(&self, hash: KeyHash) -> io::Result<Vec<u64>> {
+        let prefix = format!("{hash}-");
+        let path = self.body_path(hash, 0);
+        let entries = match std::fs::read_dir(path.parent().unwrap_or(&path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut sequences = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let sequence = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+            sequences.extend(sequence.and_then(|hex| u64::from_str_radix(hex, 16).ok()));
+        }
+        Ok(sequences)
     }
 
     /// The file of the insertion `sequence` of a key.

@@ -51,7 +51,8 @@ impl Ghost {
     /// the wrong one falls out in time.
     fn grow(&mut self, objects: usize) {
         if self.buckets.is_empty() {
-            self.buckets.push([EMPTY; BUCKET]);
+            let buckets = objects.div_ceil(BUCKET).max(1).next_power_of_two();
+            self.buckets = vec![[EMPTY; BUCKET]; buckets];
         }
         while self.slots() < objects {
             self.buckets.reserve_exact(self.buckets.len());

@@ -6,6 +6,7 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `objects` | key hash | record |
+//! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (four bytes, little-endian) |
 //! | `bodies` | key hash, sequence | a body below 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
 //! | `variants` | key hash without the variant, key hash with it | what the variant is selected by |
@@ -16,8 +17,10 @@
 //! | `state` | `scrub` | how far the scrubber is |
 
 use super::error::{IndexError, OpenError};
-use super::format::{self, Head, Place, Totals};
+use super::eviction::Entry;
+use super::format::{self, CHARGE_UNIT, Head, Place, Totals};
 use crate::object::KeyHash;
+use fjall::config::{FilterPolicy, FilterPolicyEntry, PinningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::ops::Bound;
@@ -28,6 +31,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const TOTALS: &str = "totals";
 const SCRUB: &str = "scrub";
 const MIB: u64 = 1024 * 1024;
+/// Memory for what was read: data blocks, and the filters and indexes of the large levels.
+const CACHE_BYTES: u64 = 32 * MIB;
+/// What the journal may hold, the least there may be: a start after a kill reads all of it before
+/// the first look-up.
+const JOURNAL_BYTES_MAX: u64 = 64 * MIB;
 
 /// The index, open or waiting to be opened again.
 #[derive(Debug)]
@@ -41,6 +49,7 @@ pub(super) struct Index {
 pub(super) struct Open {
     database: Database,
     objects: Keyspace,
+    order: Keyspace,
     bodies: Keyspace,
     claims: Keyspace,
     variants: Keyspace,
@@ -120,27 +129,31 @@ impl Open {
 
     fn try_new(path: &Path) -> fjall::Result<Self> {
         let database = Database::builder(path)
-            .cache_size(32 * MIB)
-            .max_journaling_size(128 * MIB)
+            .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
             .worker_threads(2)
             .max_cached_files(Some(256))
             .open()?;
-        let keyspace = |name, memtable_bytes: u64| {
-            database.keyspace(name, || {
-                KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
-            })
+        let keyspace = |name, memtable_bytes: u64, sought: Sought| {
+            database.keyspace(name, || options(memtable_bytes, sought))
         };
         Ok(Self {
-            objects: keyspace("objects", 8 * MIB)?,
-            bodies: keyspace("bodies", 8 * MIB)?,
-            claims: keyspace("claims", 2 * MIB)?,
-            variants: keyspace("variants", MIB)?,
-            links: keyspace("links", MIB)?,
-            parts: keyspace("parts", MIB)?,
-            chunks: keyspace("chunks", 4 * MIB)?,
-            state: keyspace("state", MIB)?,
+            objects: keyspace("objects", 8 * MIB, Sought::OftenInVain)?,
+            order: keyspace("order", 2 * MIB, Sought::WhereItIs)?,
+            bodies: keyspace("bodies", 8 * MIB, Sought::WhereItIs)?,
+            claims: keyspace("claims", 2 * MIB, Sought::OftenInVain)?,
+            variants: keyspace("variants", MIB, Sought::OftenInVain)?,
+            links: keyspace("links", MIB, Sought::WhereItIs)?,
+            parts: keyspace("parts", MIB, Sought::OftenInVain)?,
+            chunks: keyspace("chunks", 4 * MIB, Sought::WhereItIs)?,
+            state: keyspace("state", MIB, Sought::WhereItIs)?,
             database,
         })
+    }
+
+    /// Bytes of memory that the engine keeps of what was read, and of what is not in its tables yet.
+    pub(super) fn memory_bytes(&self) -> (u64, u64) {
+        (self.database.cache_size(), self.database.write_buffer_size())
     }
 
     /// The record of a key, encoded.
@@ -165,6 +178,38 @@ impl Open {
         max: usize,
     ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
         page(&self.objects, after, max)
+    }
+
+    /// The key of an insertion that is in the eviction order.
+    pub(super) fn ordered(&self, sequence: u64) -> Result<Option<KeyHash>, IndexError> {
+        let value = self.order.get(sequence.to_be_bytes())?;
+        Ok(value.and_then(|value| Some(KeyHash(*value.first_chunk()?))))
+    }
+
+    /// At most `max` insertions from the sequence `from` on, in their order.
+    pub(super) fn order_page(&self, from: u64, max: usize) -> Result<Vec<Entry>, IndexError> {
+        let mut entries = Vec::with_capacity(max.min(4096));
+        for guard in self.order.range(from.to_be_bytes()..).take(max) {
+            let (key, value) = guard.into_inner()?;
+            if let (Ok(sequence), Some(charge)) = (<[u8; 8]>::try_from(&*key), value.get(16..))
+                && let Ok(units) = <[u8; 4]>::try_from(charge)
+            {
+                let charge = u64::from(u32::from_le_bytes(units)) * CHARGE_UNIT;
+                entries.push(Entry { sequence: u64::from_be_bytes(sequence), charge });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The insertions of a key whose small bodies are there; one, but for damage.
+    pub(super) fn bodies_of(&self, hash: KeyHash) -> Result<Vec<u64>, IndexError> {
+        let mut sequences = Vec::new();
+        for guard in self.bodies.prefix(hash.0) {
+            if let Some(sequence) = guard.key()?.last_chunk() {
+                sequences.push(u64::from_be_bytes(*sequence));
+            }
+        }
+        Ok(sequences)
     }
 
     /// At most `max` claims in the order of their hashes, from the first one after `after`.
@@ -279,6 +324,23 @@ impl Open {
         Change { open: self, batch: self.database.batch() }
     }
 
+    /// Empties a full journal into the tables, where the engine has begun another one: it keeps the
+    /// old one until every keyspace has passed it, the seldom written ones too, and a start after a
+    /// kill reads all there are. Does nothing else, and goes on in the background.
+    pub(super) fn tidy_journal(&self) -> Result<(), IndexError> {
+        if self.database.journal_count() > 1 { self.empty_journal() } else { Ok(()) }
+    }
+
+    /// Begins to put all that is in the journal alone into the tables.
+    pub(super) fn empty_journal(&self) -> Result<(), IndexError> {
+        let all =
+            [&self.objects, &self.order, &self.bodies, &self.claims, &self.links, &self.state];
+        for keyspace in all {
+            keyspace.rotate_memtable()?;
+        }
+        Ok(())
+    }
+
     /// Makes everything written so far survive a power cut.
     pub(super) fn sync(&self) -> Result<(), IndexError> {
         Ok(self.database.persist(PersistMode::SyncData)?)
@@ -286,9 +348,30 @@ impl Open {
 }
 
 impl Change<'_> {
-    /// Sets the record of a key.
-    pub(super) fn set_record(&mut self, hash: KeyHash, record: &[u8]) {
+    /// Sets the record of a new insertion, and its place in the eviction order.
+    pub(super) fn set_record(&mut self, hash: KeyHash, head: &Head, record: &[u8]) {
+        self.rewrite_record(hash, record);
+        self.set_order(hash, Entry::of(head));
+    }
+
+    /// Sets the place of an insertion in the eviction order.
+    pub(super) fn set_order(&mut self, hash: KeyHash, entry: Entry) {
+        let mut place = [0; 20];
+        let (key, units) = place.split_at_mut(16);
+        key.copy_from_slice(&hash.0);
+        let charge = u32::try_from(entry.charge / CHARGE_UNIT).unwrap_or(u32::MAX);
+        units.copy_from_slice(&charge.to_le_bytes());
+        self.batch.insert(&self.open.order, entry.sequence.to_be_bytes(), place);
+    }
+
+    /// Sets the record of an insertion that is there, with the same head.
+    pub(super) fn rewrite_record(&mut self, hash: KeyHash, record: &[u8]) {
         self.batch.insert(&self.open.objects, hash.0, record);
+    }
+
+    /// Drops an insertion from the eviction order.
+    pub(super) fn drop_order(&mut self, sequence: u64) {
+        self.batch.remove(&self.open.order, sequence.to_be_bytes());
     }
 
     /// Sets the small body of an insertion.
@@ -391,6 +474,23 @@ impl Change<'_> {
     /// Makes the changes: they survive a crash of the process, and a power cut after the next sync.
     pub(super) fn commit(self) -> Result<(), IndexError> {
         Ok(self.batch.commit()?)
+    }
+}
+
+/// How the keys of a keyspace are looked for.
+#[derive(Debug, Clone, Copy)]
+enum Sought {
+    /// Keys that are there: a filter would say nothing.
+    WhereItIs,
+    /// Any key: a filter in memory saves reading a block for one that is not there.
+    OftenInVain,
+}
+
+fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOptions {
+    let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+    match sought {
+        Sought::WhereItIs => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        Sought::OftenInVain => options.filter_block_pinning_policy(PinningPolicy::all(true)),
     }
 }
 

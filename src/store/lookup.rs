@@ -38,12 +38,13 @@ impl Inner {
             }
             match self.attempt(hash, &head)? {
                 Attempt::Found(body) => {
-                    self.space.touch(hash);
+                    self.space.touch(head.sequence);
                     return Some(Stored {
                         meta: Arc::new(record.meta),
                         body,
                         length: head.length,
                         sha256: head.sha256,
+                        sequence: head.sequence,
                     });
                 }
                 Attempt::Missing(why) => missing = Some((head.sequence, why)),

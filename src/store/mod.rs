@@ -10,8 +10,9 @@
 //! objects/ab/cd/HASH-N   a body of 64 KiB or more, number N (hex), its chunks' sums, its trailer;
 //!                        or the chunks of one that is here in part (see `part`), with holes
 //! tmp/                   files without a name yet; emptied at open
+//! index/                 records, small bodies, claims, the order of insertion (see `index`)
 //! index.bad-N/           an index that could not be opened, put aside by `fsck`
-//! index/                 records, small bodies, claims (see `index`)
+//! ORDER                  what the eviction order was like some minutes ago (see `snapshot`)
 //! ```
 //!
 //! # Why a crash never exposes a wrong body
@@ -35,9 +36,9 @@
 //!
 //! # Locks
 //!
-//! In this order: `changes` (read side for each change, write side for each page of loading), the
-//! stripe of a key's hash, the index's own (read side), the space account. The account's is never
-//! held across I/O, none across an await, and eviction runs before any of them is taken.
+//! In this order: the stripe of a key's hash, the index's own (read side), the space account. The
+//! account's is never held across I/O nor for more than some hundred objects, none across an await,
+//! and eviction runs before any of them is taken. Loading takes none but the account's.
 
 mod adrift;
 mod audit;
@@ -53,8 +54,10 @@ mod fsck;
 mod ghost;
 mod growing;
 mod health;
+mod import;
 mod index;
 mod lookup;
+mod order_file;
 mod pace;
 mod part;
 mod pending;
@@ -66,6 +69,7 @@ mod report;
 mod room;
 mod scrub;
 mod slab;
+mod snapshot;
 mod space;
 mod sums;
 #[cfg(test)]
@@ -75,7 +79,7 @@ mod trailer;
 pub use adrift::{Adrift, Deserted};
 pub use check::Fault;
 pub use error::{Broken, IndexError, OpenError, WriteError};
-pub use eviction::{Entry, EvictionOrder};
+pub use eviction::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
 pub use fsck::{Begun, FsckError, fsck};
 pub use growing::{Follower, Growing};
@@ -92,13 +96,15 @@ use crate::metrics::Metrics;
 use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256, Variant};
 use crate::tasks::Tasks;
 use folder::Folder;
+use format::Totals;
 use index::Index;
 use parking_lot::{Mutex, RwLock};
 use prometheus::IntCounter;
+use remove::Reason;
 use scrub::Scrubber;
 use space::Space;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
@@ -116,6 +122,17 @@ const DAMAGED_MAX: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
+/// Bytes of memory that the index takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexMemory {
+    /// The eviction order, with what it remembers of objects that left.
+    pub order_bytes: u64,
+    /// What was read from the key-value store, its filters among it.
+    pub cache_bytes: u64,
+    /// What is in its journal and not in its tables yet.
+    pub unwritten_bytes: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     index: Index,
@@ -125,12 +142,16 @@ struct Inner {
     next_sequence: AtomicU64,
     fleet: adrift::Fleet,
     is_unsynced: AtomicBool,
+    /// Held for reading by each change of a part, for writing while all are counted.
+    parts: RwLock<()>,
     are_parts_counted: AtomicBool,
     has_loaded: watch::Sender<bool>,
-    changes: RwLock<()>,
     stripes: [Mutex<()>; STRIPES],
     last_stripe: Mutex<()>,
-    evictions: IntCounter,
+    opened: Instant,
+    epoch: AtomicU32,
+    size_evictions: IntCounter,
+    space_evictions: IntCounter,
     /// Of the check that goes on, or else the last one.
     report: Arc<Mutex<Report>>,
     scrub_rate: u64,
@@ -235,6 +256,30 @@ impl Store {
         self.0.find_variants(key)
     }
 
+    /// Notes that the object of an insertion was used where it is kept in another tier, so that it
+    /// stays here too; false where that was not noted, since the order is busy. Never waits.
+    pub fn touch(&self, sequence: u64) -> bool {
+        self.0.space.touch(sequence)
+    }
+
+    /// A number that grows once a minute: whoever keeps copies of objects touches each at most once
+    /// in an epoch. Never [`u32::MAX`].
+    pub fn epoch(&self) -> u32 {
+        self.0.epoch.load(Ordering::Relaxed)
+    }
+
+    /// What the index keeps in memory. Takes some microseconds.
+    pub fn memory(&self) -> IndexMemory {
+        let access = self.0.index.access();
+        let (cache_bytes, unwritten_bytes) =
+            access.open().map_or((0, 0), index::Open::memory_bytes);
+        IndexMemory {
+            order_bytes: self.0.space.memory_bytes() as u64,
+            cache_bytes,
+            unwritten_bytes,
+        }
+    }
+
     /// What the tier holds.
     pub fn usage(&self) -> Usage {
         self.0.space.usage()
@@ -272,20 +317,24 @@ impl Inner {
         let failed =
             |source: IndexError| OpenError::Index { path: folder.path().to_owned(), source };
         let totals = index.access().open().and_then(index::Open::totals).map_err(failed)?;
+        let next_sequence = totals.next_sequence.saturating_add(SEQUENCE_GAP);
         let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
         Ok(Arc::new(Self {
-            space: Space::new(size, totals.bytes, totals.objects, &metrics),
+            space: Space::new(size, Totals { next_sequence, ..totals }, &metrics),
             bodies: chunks::OpenBodies::default(),
             health: health::Monitor::default(),
-            next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
+            next_sequence: AtomicU64::new(next_sequence),
             fleet: adrift::Fleet::default(),
             is_unsynced: AtomicBool::new(false),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
-            changes: RwLock::new(()),
+            parts: RwLock::new(()),
             stripes: std::array::from_fn(|_| Mutex::new(())),
             last_stripe: Mutex::new(()),
-            evictions: metrics.evictions.with_label_values(&["disk", "size"]),
+            opened: Instant::now(),
+            epoch: AtomicU32::new(0),
+            size_evictions: metrics.evictions.with_label_values(&["disk", "size"]),
+            space_evictions: metrics.evictions.with_label_values(&["disk", "space"]),
             report: Arc::default(),
             scrub_rate,
             damaged,
@@ -302,6 +351,13 @@ impl Inner {
     fn stripe(&self, hash: KeyHash) -> &Mutex<()> {
         let [.., byte] = hash.0;
         self.stripes.get(usize::from(byte) % (STRIPES + 1)).unwrap_or(&self.last_stripe)
+    }
+
+    fn evictions(&self, reason: Reason) -> &IntCounter {
+        match reason {
+            Reason::Size => &self.size_evictions,
+            Reason::Space => &self.space_evictions,
+        }
     }
 
     fn next_sequence(&self) -> u64 {

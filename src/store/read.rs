@@ -33,6 +33,8 @@ pub struct Stored {
     pub length: u64,
     /// SHA-256 of the body.
     pub sha256: Sha256,
+    /// Its insertion sequence: what [`Store::touch`](super::Store::touch) takes.
+    pub sequence: u64,
 }
 
 /// The body of a stored object.

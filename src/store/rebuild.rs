@@ -118,7 +118,10 @@ fn enter(
     }
     let Ok(bytes) = format::encode_record(&record.head, &record.meta) else { return Ok(()) };
     let mut change = open.change();
-    change.set_record(hash, &bytes);
+    if let Some(other) = &other {
+        change.drop_order(other.sequence);
+    }
+    change.set_record(hash, &record.head, &bytes);
     change.commit()?;
     totals.objects += u64::from(other.is_none());
     let gone = other.map_or(0, |other| other.charge());

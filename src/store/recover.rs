@@ -3,19 +3,23 @@
 
 use super::Inner;
 use super::error::IndexError;
-use super::eviction::Entry;
 use super::format;
-use crate::object::KeyHash;
+use super::snapshot::{Schedule, Turn};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Records loaded in one go, while no change is made.
-const PAGE: usize = 1024;
+/// Insertions read in one go.
+const PAGE: usize = 4096;
+/// Insertions that are put in the order in one hold of the account's lock.
+const STEP: usize = 256;
 /// Files without a record that are handled in one go at open.
 const LINKS: usize = 4096;
 /// How old a change gets before it is safe from a power cut.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+/// How long one use of an object in another tier counts: see [`super::Store::epoch`].
+const EPOCH: Duration = Duration::from_mins(1);
 
 impl Inner {
     /// Removes the files of insertions that were begun or dropped and never finished.
@@ -47,82 +51,96 @@ impl Inner {
         }
     }
 
-    /// Loads one page of the eviction order; the last hash of it, `None` after the last page.
-    fn load_page(&self, after: Option<KeyHash>) -> Result<Option<KeyHash>, IndexError> {
-        // No change between reading a record and counting it.
-        let _changes = self.changes.write();
-        let access = self.index.access();
-        let page = access.open()?.page(after, PAGE)?;
-        let entries = page.iter().filter_map(|(hash, bytes)| {
-            let head = format::decode_head(bytes).ok()?;
-            Some(Entry { hash: *hash, sequence: head.sequence, charge: head.charge() })
-        });
-        self.space.load(entries);
-        let last = page.last().map(|(hash, _)| *hash);
-        if last.is_none() {
-            self.space.loaded();
+    /// Loads one page of the eviction order; false after the last one. The account says how it
+    /// agrees with what changes meanwhile: nobody waits for a page.
+    fn load_page(&self) -> Result<bool, IndexError> {
+        let frontier = self.space.begin_page();
+        let page = self.index.access().open()?.order_page(frontier.next, PAGE)?;
+        let old = page.partition_point(|entry| entry.sequence < frontier.first_new);
+        let (old, new) = page.split_at_checked(old).unwrap_or((&page, &[]));
+        for entries in old.chunks(STEP) {
+            self.space.load(entries);
         }
-        Ok(last)
+        Ok(new.is_empty() && !old.is_empty())
     }
 }
 
 /// Loads the eviction order; blocking. Ends early when the store or the process goes away.
 pub(super) fn load(store: &Weak<Inner>, stop: &CancellationToken) {
-    let mut after = None;
     if let Some(store) = store.upgrade()
-        && let Err(error) = store.load_parts()
+        && let Err(error) = store.count_parts()
     {
         store.index_failed(&error);
     }
     while !stop.is_cancelled() {
         let Some(store) = store.upgrade() else { return };
-        match store.load_page(after) {
-            Ok(Some(last)) => after = Some(last),
-            Ok(None) => {
-                store.finished_loading();
-                return;
-            }
+        match store.load_page() {
+            Ok(true) => continue,
+            Ok(false) => {}
             Err(error) => {
                 store.index_failed(&error);
                 tracing::error!(
                     %error,
                     "the index of the disk tier cannot be read; eviction knows a part of it only"
                 );
-                store.space.loaded();
-                store.finished_loading();
-                return;
             }
         }
+        store.arrange(stop);
+        if !stop.is_cancelled() {
+            store.space.loaded();
+            store.finished_loading();
+        }
+        return;
     }
 }
 
-/// Makes changes safe from a power cut soon after they are made, until the store or the process
-/// goes away.
+/// Makes changes safe from a power cut soon after they are made, and writes the eviction order down
+/// now and then, until the store or the process goes away.
 pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(SYNC_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut is_last = false;
-    while !is_last {
+    let mut schedule = Schedule::starting(Instant::now());
+    let mut turn = Turn::Regular;
+    while turn == Turn::Regular {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = stop.cancelled() => is_last = true,
+            () = stop.cancelled() => turn = Turn::Last,
         }
         let Some(store) = store.upgrade() else { return };
         let tasks = store.tasks.clone();
-        let work = move || store.sync_now();
-        if tasks.blocking("store sync", work).await.is_err() {
-            return;
+        let work = move || {
+            store.sync_now(turn);
+            store.next_epoch(Instant::now());
+            store.keep_order(&mut schedule, Instant::now(), turn);
+            schedule
+        };
+        match tasks.blocking("store sync", work).await {
+            Ok(kept) => schedule = kept,
+            Err(_) => return,
         }
     }
 }
 
 impl Inner {
-    /// Syncs the index where it has changed.
-    pub(super) fn sync_now(self: &Arc<Self>) {
+    /// Begins a new epoch where the one before is old enough.
+    fn next_epoch(&self, now: Instant) {
+        let epoch = now.saturating_duration_since(self.opened).as_secs() / EPOCH.as_secs();
+        self.epoch.store(u32::try_from(epoch).unwrap_or(u32::MAX - 1), Ordering::Relaxed);
+    }
+
+    /// Syncs the index where it has changed, and keeps short what the next start has to read.
+    pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) {
         if !self.take_unsynced() {
             return;
         }
-        let synced = self.index.access().open().and_then(super::index::Open::sync);
+        let access = self.index.access();
+        let synced = access.open().and_then(|index| {
+            index.sync()?;
+            match turn {
+                Turn::Regular => index.tidy_journal(),
+                Turn::Last => index.empty_journal(),
+            }
+        });
         if let Err(error) = synced {
             self.index_failed(&error);
         }

@@ -1,10 +1,9 @@
-//! The ways out of the store: purge, eviction, damage. Blocking. Locks: the read side of
-//! `changes`, the key's stripe, the index's read side, in this order; files are unlinked after the
-//! stripe is free.
+//! The ways out of the store: purge, eviction, damage. Blocking. Locks: the key's stripe,
+//! the index's read side, in this order; files are unlinked after the stripe is free.
 
 use super::Inner;
 use super::error::IndexError;
-use super::eviction::Entry;
+use super::eviction::{Entry, Evicted};
 use super::format::{self, Place};
 use super::index::Open;
 use super::part::WhichPart;
@@ -19,6 +18,15 @@ pub(super) const VARIANTS_MAX: usize = 32;
 
 /// Reads a page of records.
 type PageOf = fn(&Open, Option<KeyHash>, usize) -> Result<Vec<(KeyHash, Slice)>, IndexError>;
+
+/// Why objects are evicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The limit of the tier.
+    Size,
+    /// The file system is full before the limit is reached.
+    Space,
+}
 
 /// Which state of a key is to go.
 #[derive(Debug, Clone, Copy)]
@@ -88,18 +96,38 @@ impl Inner {
         purged
     }
 
-    /// Removes an evicted object from disk; where that fails it counts again.
-    pub(super) fn evict(&self, entries: Vec<Entry>) {
-        for entry in entries {
-            match self.erase(entry.hash, Which::Insertion(entry.sequence)) {
-                Ok(true) => self.evictions.inc(),
+    /// Removes objects from disk that were chosen to go, for `reason`; one that cannot be removed
+    /// counts again.
+    pub(super) fn evict(&self, chosen: Vec<Evicted>, reason: Reason) {
+        for evicted in chosen {
+            match self.evict_one(evicted) {
+                Ok(true) => self.evictions(reason).inc(),
                 Ok(false) => {}
                 Err(error) => {
                     self.index_failed(&error);
-                    self.space.restore(entry);
+                    self.space.restore(evicted.entry);
                 }
             }
         }
+    }
+
+    /// Removes one object; false where it went or was replaced meanwhile.
+    fn evict_one(&self, evicted: Evicted) -> Result<bool, IndexError> {
+        let Evicted { entry, was_on_trial } = evicted;
+        let hash = self.index.access().open().and_then(|index| index.ordered(entry.sequence))?;
+        let Some(hash) = hash else { return Ok(false) };
+        if self.erase(hash, Which::Insertion(entry.sequence))? {
+            if was_on_trial {
+                self.space.remember(hash, entry.charge);
+            }
+            return Ok(true);
+        }
+        // No record leads to it any more: what is left of it is its place in the order.
+        let access = self.index.access();
+        let mut change = access.open()?.change();
+        change.drop_order(entry.sequence);
+        change.commit()?;
+        Ok(false)
     }
 
     /// Drops an insertion that turned out damaged, and counts it, unless another replaced it; true
@@ -176,7 +204,6 @@ impl Inner {
 
     /// Takes the record of a key away, then its body; false where there is none such.
     fn erase(&self, hash: KeyHash, which: Which) -> Result<bool, IndexError> {
-        let _changes = self.changes.read();
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
@@ -199,30 +226,50 @@ impl Inner {
         }
         let mut change = index.change();
         change.drop_record(hash);
-        let mut file = None;
-        if let Some(head) = head {
-            change.drop_body(hash, head.sequence, head.place);
-            change.drop_claim_of(hash, &head)?;
-            change.drop_variant_of(hash, &head);
-            file = (head.place == Place::File).then_some(head.sequence);
-        } else if let Some(sequence) = self.space.sequence(hash) {
-            // Nothing says where the body is: it goes from both places.
-            change.drop_body(hash, sequence, Place::Inline);
-            change.drop_body(hash, sequence, Place::File);
-            file = Some(sequence);
+        let gone = match head {
+            Some(head) => {
+                change.drop_claim_of(hash, &head)?;
+                change.drop_variant_of(hash, &head);
+                vec![(Entry::of(&head), head.place)]
+            }
+            None => self.insertions_of(index, hash)?,
+        };
+        for (entry, place) in &gone {
+            change.drop_order(entry.sequence);
+            change.drop_body(hash, entry.sequence, *place);
         }
         #[cfg(test)]
         self.faults.reach("a record is to be dropped");
         change.commit()?;
         #[cfg(test)]
         self.faults.reach("a record is dropped");
-        self.space.remove(hash, head.map(|head| head.charge()));
+        for (entry, _) in &gone {
+            self.space.remove(*entry);
+        }
         self.mark_unsynced();
         drop(stripe);
-        if let Some(sequence) = file {
-            self.unlink(index, hash, sequence);
+        for (entry, _) in gone.iter().filter(|(_, place)| *place == Place::File) {
+            self.unlink(index, hash, entry.sequence);
         }
         Ok(true)
+    }
+
+    /// The insertions of a key whose record cannot be read: their bodies are there. What they count
+    /// is not known here.
+    fn insertions_of(
+        &self,
+        index: &Open,
+        hash: KeyHash,
+    ) -> Result<Vec<(Entry, Place)>, IndexError> {
+        let inline = index.bodies_of(hash)?.into_iter().map(|sequence| (sequence, Place::Inline));
+        let files = self.folder.insertions_of(hash).unwrap_or_else(|error| {
+            self.count("read");
+            tracing::warn!(object = %hash, %error, "files of a damaged object cannot be listed");
+            Vec::new()
+        });
+        let files = files.into_iter().map(|sequence| (sequence, Place::File));
+        let entry = |(sequence, place)| (Entry { sequence, charge: 0 }, place);
+        Ok(inline.chain(files).map(entry).collect())
     }
 
     /// Whether something was removed; an error of the index is noted.

@@ -3,6 +3,7 @@
 
 use super::Inner;
 use super::error::WriteError;
+use super::remove::Reason;
 use super::space::{Reservation, Room};
 use bytes::Bytes;
 use std::fs::File;
@@ -31,7 +32,7 @@ impl Inner {
         };
         let short = shortage()?;
         if short > 0 {
-            self.evict(self.space.shed(short));
+            self.evict(self.space.shed(short), Reason::Space);
             if shortage()? > 0 {
                 return Err(WriteError::NoSpace { bytes });
             }
@@ -44,7 +45,7 @@ impl Inner {
             let was_loaded = self.space.usage().is_loaded;
             match self.space.reserve(bytes) {
                 Room::Promised(reservation, evicted) => {
-                    self.evict(evicted);
+                    self.evict(evicted, Reason::Size);
                     return Ok(reservation);
                 }
                 Room::Short(evicted) if evicted.is_empty() => {
@@ -52,7 +53,7 @@ impl Inner {
                         return Err(WriteError::Busy { bytes });
                     }
                 }
-                Room::Short(evicted) => self.evict(evicted),
+                Room::Short(evicted) => self.evict(evicted, Reason::Size),
                 Room::Never => {
                     return Err(WriteError::TooLarge { bytes, limit: self.space.limit() });
                 }
@@ -90,7 +91,7 @@ impl Inner {
                 if evicted.is_empty() {
                     return Err(WriteError::NoSpace { bytes });
                 }
-                self.evict(evicted);
+                self.evict(evicted, Reason::Space);
                 work().map_err(failed).map_err(|error| {
                     if error.is_full() { WriteError::NoSpace { bytes } } else { error }
                 })

@@ -1,197 +1,582 @@
-//! The nodes of the eviction order: objects in fixed chunks, linked into queues by position. Pure;
-//! part of the eviction order. Growing never copies a node and never needs twice the memory.
+//! The nodes of the eviction order: sixteen bytes an object, in chunks that are sorted by insertion
+//! sequence, linked into queues by position. Pure; part of the eviction order.
+//!
+//! A sequence names an object: it is unique and grows, so a new object goes to the end of the last
+//! chunk, and a binary search finds any. So there is no hash and no table of hashes here; the index
+//! knows the key of a sequence. A chunk that has lost a quarter of its nodes is written anew, beside
+//! a neighbour of its size where both fit in one: at most a quarter of the memory is ever unused. A
+//! node that moves takes its links along, so no position outlives a call that adds or removes.
 
 use super::eviction::Entry;
-use super::format::CHARGE_UNIT;
-use crate::object::KeyHash;
+use super::format::{CHARGE_UNIT, INLINE_BYTES_MAX, charge};
 
 /// No position.
 pub(super) const NONE: u32 = u32::MAX;
-const CHUNK: usize = 8192;
+/// Nodes of a chunk, at most: few enough that writing one anew is short.
+const CHUNK: usize = 1024;
+/// Nodes that two chunks have together at most when they become one.
+const MERGED_MAX: usize = CHUNK / 4 * 3;
+/// How far below the first sequence of a chunk one may come late and still go into it.
+const LATE_MAX: u64 = 1 << 16;
+const UNITS_MAX: u32 = u32::MAX >> 4;
+/// Bytes that an object may count at most.
+pub(super) const CHARGE_MAX: u64 = UNITS_MAX as u64 * CHARGE_UNIT;
 
-/// The queue of its lane that an object is in.
+/// The two kinds of objects, which have queues of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The body is in the index.
+    Inline,
+    /// The body is a file.
+    File,
+}
+
+impl Kind {
+    /// The kind of an object that counts this many bytes.
+    pub(super) const fn of(bytes: u64) -> Self {
+        if bytes < charge(INLINE_BYTES_MAX) { Self::Inline } else { Self::File }
+    }
+}
+
+/// The queue of its kind that an object is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// Loaded; its place is not known yet.
+    Waiting,
     /// New: on trial.
     Small,
     /// Asked for again.
     Main,
 }
 
-/// An object.
+/// Where in a queue an object is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// As the newest of all.
+    Newest,
+    /// As the newest of those that were put in so; older than all others.
+    Loaded,
+}
+
+/// An object: its sequence less the first of its chunk, its place among others of its queue, and,
+/// in one number, its charge in units, its stage and its uses. No stage: it is gone.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Node {
-    /// Its key's hash.
-    pub(super) hash: KeyHash,
-    /// Its insertion sequence.
-    pub(super) sequence: u64,
-    /// Its charge in [`CHARGE_UNIT`]s.
-    charge_units: u32,
-    /// Towards the newest.
+struct Node {
+    offset: u32,
+    packed: u32,
     newer: u32,
-    /// Towards the oldest; the next free node in the list of free ones.
     older: u32,
+}
+
+const GONE: u32 = 0b1100;
+
+impl Node {
+    fn new(offset: u32, units: u32, stage: Stage, uses: u8) -> Self {
+        let mut node = Self { offset, packed: units << 4, newer: NONE, older: NONE };
+        node.set(stage, uses);
+        node
+    }
+
+    fn set(&mut self, stage: Stage, uses: u8) {
+        let stage = match stage {
+            Stage::Waiting => 0b0000,
+            Stage::Small => 0b0100,
+            Stage::Main => 0b1000,
+        };
+        self.packed = self.packed & !0b1111 | stage | u32::from(uses & 0b11);
+    }
+
+    fn stage(&self) -> Option<Stage> {
+        match self.packed & GONE {
+            0b0000 => Some(Stage::Waiting),
+            0b0100 => Some(Stage::Small),
+            0b1000 => Some(Stage::Main),
+            _ => None,
+        }
+    }
+
+    fn charge(&self) -> u64 {
+        u64::from(self.packed >> 4) * CHARGE_UNIT
+    }
+
+    fn queue(&self) -> Option<usize> {
+        Some(queue_of(Kind::of(self.charge()), self.stage()?))
+    }
+}
+
+/// An object as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Its sequence and what it counts.
+    pub(super) entry: Entry,
     /// The queue it is in.
     pub(super) stage: Stage,
     /// Uses that still count for it.
     pub(super) uses: u8,
 }
 
-impl Node {
-    /// An object in no queue yet.
-    pub(super) fn new(entry: Entry, stage: Stage) -> Self {
-        Self {
-            hash: entry.hash,
-            sequence: entry.sequence,
-            charge_units: u32::try_from(entry.charge / CHARGE_UNIT).unwrap_or(u32::MAX),
-            newer: NONE,
-            older: NONE,
-            stage,
-            uses: 0,
-        }
-    }
-
-    /// The object as others know it.
-    pub(super) fn entry(&self) -> Entry {
-        Entry { hash: self.hash, sequence: self.sequence, charge: self.charge() }
-    }
-
-    /// Bytes it counts.
-    pub(super) fn charge(&self) -> u64 {
-        u64::from(self.charge_units) * CHARGE_UNIT
-    }
-}
-
-/// A queue: its ends, and the sum of its charges.
-#[derive(Debug)]
+/// A queue: its ends, the newest of those loaded, where a walk has come to, and its sums.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Queue {
     newest: u32,
     oldest: u32,
+    loaded: u32,
+    walked: u32,
     bytes: u64,
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self { newest: NONE, oldest: NONE, bytes: 0 }
-    }
+    objects: usize,
 }
 
 impl Queue {
+    const EMPTY: Self =
+        Self { newest: NONE, oldest: NONE, loaded: NONE, walked: NONE, bytes: 0, objects: 0 };
+
     /// The sum of all charges.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Objects in it.
+    pub(super) fn objects(&self) -> usize {
+        self.objects
     }
 
     /// The position of the oldest, [`NONE`] where there is none.
     pub(super) fn oldest(&self) -> u32 {
         self.oldest
     }
-
-    /// Adds a node as the newest.
-    pub(super) fn push(&mut self, nodes: &mut Nodes, position: u32) {
-        let Some(node) = nodes.get_mut(position) else { return };
-        (node.newer, node.older) = (NONE, self.newest);
-        self.bytes = self.bytes.saturating_add(node.charge());
-        match nodes.get_mut(self.newest) {
-            Some(newest) => newest.newer = position,
-            None => self.oldest = position,
-        }
-        self.newest = position;
-    }
-
-    /// Takes a node out, which must be in this queue.
-    pub(super) fn unlink(&mut self, nodes: &mut Nodes, position: u32) {
-        let Some(&node) = nodes.get(position) else { return };
-        match nodes.get_mut(node.newer) {
-            Some(newer) => newer.older = node.older,
-            None => self.newest = node.older,
-        }
-        match nodes.get_mut(node.older) {
-            Some(older) => older.newer = node.newer,
-            None => self.oldest = node.newer,
-        }
-        self.bytes = self.bytes.saturating_sub(node.charge());
-    }
 }
 
-/// All nodes, by position.
+fn units(charge: u64) -> u32 {
+    u32::try_from(charge / CHARGE_UNIT).map_or(UNITS_MAX, |units| units.min(UNITS_MAX))
+}
+
+fn queue_of(kind: Kind, stage: Stage) -> usize {
+    let first = match kind {
+        Kind::Inline => 0,
+        Kind::File => 3,
+    };
+    first
+        + match stage {
+            Stage::Waiting => 0,
+            Stage::Small => 1,
+            Stage::Main => 2,
+        }
+}
+
+#[derive(Debug, Default)]
+struct Chunk {
+    first: u64,
+    live: usize,
+    nodes: Vec<Node>,
+}
+
+/// A chunk in the order of sequences.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    first: u64,
+    slot: u32,
+}
+
+/// All objects, by position, by sequence and in their queues.
 #[derive(Debug)]
-pub(super) struct Nodes {
-    chunks: Vec<Vec<Node>>,
-    free: u32,
+pub(super) struct Slab {
+    chunks: Vec<Chunk>,
+    free: Vec<u32>,
+    places: Vec<Place>,
+    queues: [Queue; 6],
 }
 
-impl Nodes {
-    /// No node.
+impl Slab {
+    /// No object.
     pub(super) fn new() -> Self {
-        Self { chunks: Vec::new(), free: NONE }
-    }
-
-    /// The node at a position; also one that was released and not used again.
-    pub(super) fn get(&self, position: u32) -> Option<&Node> {
-        let position = position as usize;
-        self.chunks.get(position / CHUNK)?.get(position % CHUNK)
-    }
-
-    /// As [`Nodes::get`].
-    pub(super) fn get_mut(&mut self, position: u32) -> Option<&mut Node> {
-        let position = position as usize;
-        self.chunks.get_mut(position / CHUNK)?.get_mut(position % CHUNK)
-    }
-
-    /// A position for a node. `None` only past four billion nodes.
-    pub(super) fn add(&mut self, node: Node) -> Option<u32> {
-        let free = self.free;
-        if let Some(slot) = self.get_mut(free) {
-            let next = slot.older;
-            *slot = node;
-            self.free = next;
-            return Some(free);
-        }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        let full = self.chunks.len().saturating_sub(1) * CHUNK;
-        let chunk = self.chunks.last_mut()?;
-        let position = u32::try_from(full + chunk.len()).ok().filter(|&p| p != NONE)?;
-        chunk.push(node);
-        Some(position)
-    }
-
-    /// Gives a position back, whose node is in no queue any more.
-    pub(super) fn release(&mut self, position: u32) {
-        let next = self.free;
-        if let Some(node) = self.get_mut(position) {
-            node.older = next;
-            self.free = position;
-        }
+        let (chunks, free, places) = (Vec::new(), Vec::new(), Vec::new());
+        Self { chunks, free, places, queues: [Queue::EMPTY; 6] }
     }
 
     /// Bytes allocated.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.chunks.len() * CHUNK * size_of::<Node>() + self.chunks.capacity() * size_of::<usize>()
+        let nodes: usize = self.chunks.iter().map(|chunk| chunk.nodes.capacity()).sum();
+        nodes * size_of::<Node>()
+            + self.chunks.capacity() * size_of::<Chunk>()
+            + self.places.capacity() * size_of::<Place>()
+            + self.free.capacity() * size_of::<u32>()
     }
+
+    /// A queue.
+    pub(super) fn queue(&self, kind: Kind, stage: Stage) -> Queue {
+        self.queues.get(queue_of(kind, stage)).copied().unwrap_or(Queue::EMPTY)
+    }
+
+    /// The object at a position.
+    pub(super) fn seen(&self, position: u32) -> Option<Seen> {
+        let (slot, index) = split(position);
+        let chunk = self.chunks.get(slot)?;
+        let node = chunk.nodes.get(index)?;
+        let sequence = chunk.first + u64::from(node.offset);
+        let entry = Entry { sequence, charge: node.charge() };
+        Some(Seen { entry, stage: node.stage()?, uses: (node.packed & 0b11) as u8 })
+    }
+
+    /// The position of a sequence.
+    pub(super) fn position(&self, sequence: u64) -> Option<u32> {
+        let at = self.places.partition_point(|place| place.first <= sequence).checked_sub(1)?;
+        let place = self.places.get(at)?;
+        let chunk = self.chunks.get(place.slot as usize)?;
+        let offset = u32::try_from(sequence - chunk.first).ok()?;
+        let index = chunk.nodes.binary_search_by_key(&offset, |node| node.offset).ok()?;
+        chunk.nodes.get(index)?.stage()?;
+        Some(join(place.slot, index))
+    }
+
+    /// Adds an object and puts it in its queue; false where it is there already, or where there is
+    /// no position left, past two billion objects.
+    pub(super) fn add(&mut self, entry: Entry, stage: Stage, uses: u8, end: End) -> bool {
+        let units = units(entry.charge);
+        let Some(position) = self.make(entry.sequence, Node::new(0, units, stage, uses)) else {
+            return false;
+        };
+        self.link(position, end);
+        true
+    }
+
+    /// Takes an object out of its queue and forgets it.
+    pub(super) fn remove(&mut self, position: u32) -> Option<Seen> {
+        let seen = self.seen(position)?;
+        self.unlink(position);
+        self.release(position);
+        Some(seen)
+    }
+
+    /// Counts uses of an object.
+    pub(super) fn set_uses(&mut self, position: u32, uses: u8) {
+        if let Some(node) = self.node_mut(position)
+            && let Some(stage) = node.stage()
+        {
+            node.set(stage, uses);
+        }
+    }
+
+    /// Changes what an object counts, within its kind.
+    pub(super) fn recharge(&mut self, position: u32, charge: u64) {
+        let Some(node) = self.node(position).copied() else { return };
+        if let Some(queue) = self.queue_mut(&node) {
+            queue.bytes = queue.bytes.saturating_sub(node.charge()).saturating_add(charge);
+        }
+        if let Some(node) = self.node_mut(position) {
+            node.packed = units(charge) << 4 | node.packed & 0b1111;
+        }
+    }
+
+    /// Puts an object in another queue of its kind, or in another place of its own.
+    pub(super) fn move_to(&mut self, position: u32, stage: Stage, uses: u8, end: End) {
+        self.unlink(position);
+        if let Some(node) = self.node_mut(position) {
+            node.set(stage, uses);
+        }
+        self.link(position, end);
+    }
+
+    /// Begins a walk of a queue from its oldest; the one before it ends.
+    pub(super) fn begin_walk(&mut self, kind: Kind, stage: Stage) {
+        if let Some(queue) = self.queues.get_mut(queue_of(kind, stage)) {
+            queue.walked = queue.oldest;
+        }
+    }
+
+    /// The next objects of a walk, at most `max`; none at its end. Objects that are added, taken out
+    /// or moved meanwhile may be seen, not seen, or seen twice; all others are seen once, in order.
+    pub(super) fn walk(&mut self, kind: Kind, stage: Stage, max: usize) -> Vec<Seen> {
+        let name = queue_of(kind, stage);
+        let mut position = self.queues.get(name).map_or(NONE, |queue| queue.walked);
+        let mut walked = Vec::with_capacity(max);
+        while walked.len() < max
+            && let Some(seen) = self.seen(position)
+        {
+            walked.push(seen);
+            position = self.node(position).map_or(NONE, |node| node.newer);
+        }
+        if let Some(queue) = self.queues.get_mut(name) {
+            queue.walked = position;
+        }
+        walked
+    }
+
+    fn node(&self, position: u32) -> Option<&Node> {
+        let (slot, index) = split(position);
+        self.chunks.get(slot)?.nodes.get(index)
+    }
+
+    fn node_mut(&mut self, position: u32) -> Option<&mut Node> {
+        let (slot, index) = split(position);
+        self.chunks.get_mut(slot)?.nodes.get_mut(index)
+    }
+
+    fn queue_mut(&mut self, node: &Node) -> Option<&mut Queue> {
+        self.queues.get_mut(node.queue()?)
+    }
+
+    fn link(&mut self, position: u32, end: End) {
+        let Some(mut node) = self.node(position).copied() else { return };
+        let Some(queue) = self.queue_mut(&node) else { return };
+        queue.bytes = queue.bytes.saturating_add(node.charge());
+        queue.objects += 1;
+        node.older = if end == End::Newest { queue.newest } else { queue.loaded };
+        let oldest = queue.oldest;
+        if end == End::Loaded {
+            queue.loaded = position;
+        }
+        node.newer = match self.node(node.older) {
+            Some(older) => older.newer,
+            // The first of a queue, or the first loaded one: before all others.
+            None => oldest,
+        };
+        self.point_neighbours(&node, position, position);
+        if let Some(slot) = self.node_mut(position) {
+            *slot = node;
+        }
+    }
+
+    fn unlink(&mut self, position: u32) {
+        let Some(node) = self.node(position).copied() else { return };
+        self.point_neighbours(&node, node.newer, node.older);
+        let Some(queue) = self.queue_mut(&node) else { return };
+        queue.bytes = queue.bytes.saturating_sub(node.charge());
+        queue.objects = queue.objects.saturating_sub(1);
+        if queue.loaded == position {
+            queue.loaded = node.older;
+        }
+        if queue.walked == position {
+            queue.walked = node.newer;
+        }
+    }
+
+    /// Makes the older neighbour of a node, or the end of its queue, point to `newer`, and the newer
+    /// one to `older`.
+    fn point_neighbours(&mut self, node: &Node, newer: u32, older: u32) {
+        match self.node_mut(node.older) {
+            Some(neighbour) => neighbour.newer = newer,
+            None => {
+                if let Some(queue) = self.queue_mut(node) {
+                    queue.oldest = newer;
+                }
+            }
+        }
+        match self.node_mut(node.newer) {
+            Some(neighbour) => neighbour.older = older,
+            None => {
+                if let Some(queue) = self.queue_mut(node) {
+                    queue.newest = older;
+                }
+            }
+        }
+    }
+
+    /// A position for a new node that is in no queue yet; the nodes after it may move.
+    fn make(&mut self, sequence: u64, node: Node) -> Option<u32> {
+        let at = self.places.partition_point(|place| place.first <= sequence);
+        let before = at.checked_sub(1).and_then(|at| self.places.get(at)).copied();
+        let fitting = before.and_then(|place| {
+            let chunk = self.chunks.get(place.slot as usize)?;
+            let offset = u32::try_from(sequence - chunk.first).ok()?;
+            Some((place.slot, offset, chunk.nodes.partition_point(|node| node.offset < offset)))
+        });
+        let Some((slot, offset, index)) = fitting else {
+            return self.make_late(at, sequence, node);
+        };
+        let chunk = self.chunks.get_mut(slot as usize)?;
+        let node = Node { offset, ..node };
+        if let Some(same) = chunk.nodes.get_mut(index).filter(|same| same.offset == offset) {
+            if same.stage().is_some() {
+                return None;
+            }
+            *same = node;
+            chunk.live += 1;
+            return Some(join(slot, index));
+        }
+        if chunk.nodes.len() < CHUNK {
+            return self.put(slot, index, node);
+        }
+        if index == CHUNK {
+            return self.make_late(at, sequence, node);
+        }
+        self.rewrite(at - 1, 1);
+        self.make(sequence, node)
+    }
+
+    /// A position in the chunk after, where that begins soon and has room, else in a new one.
+    fn make_late(&mut self, at: usize, sequence: u64, node: Node) -> Option<u32> {
+        let node = Node { offset: 0, ..node };
+        if let Some(place) = self.places.get_mut(at)
+            && let Some(chunk) = self.chunks.get_mut(place.slot as usize)
+            && chunk.nodes.len() < CHUNK
+            && let Some(early) = chunk.first.checked_sub(sequence).filter(|by| *by < LATE_MAX)
+            && let Ok(by) = u32::try_from(early)
+            && chunk.nodes.last().is_some_and(|last| last.offset.checked_add(by).is_some())
+        {
+            chunk.nodes.iter_mut().for_each(|node| node.offset += by);
+            (chunk.first, place.first) = (sequence, sequence);
+            let slot = place.slot;
+            return self.put(slot, 0, node);
+        }
+        let slot = self.open(at, sequence, 0)?;
+        self.put(slot, 0, node)
+    }
+
+    /// Puts a node in a chunk that has room, at `index`; those behind it move on by one.
+    fn put(&mut self, slot: u32, index: usize, node: Node) -> Option<u32> {
+        let chunk = self.chunks.get_mut(slot as usize)?;
+        let length = chunk.nodes.len();
+        if length == chunk.nodes.capacity() {
+            chunk.nodes.reserve_exact(length.max(4).min(CHUNK - length));
+        }
+        chunk.nodes.push(node);
+        chunk.live += 1;
+        for from in (index..chunk.nodes.len() - 1).rev() {
+            self.relocate(join(slot, from), join(slot, from + 1));
+        }
+        let position = join(slot, index);
+        *self.node_mut(position)? = node;
+        Some(position)
+    }
+
+    /// Copies a node to another position, which nobody points to, and makes everybody who points to
+    /// it point there.
+    fn relocate(&mut self, from: u32, to: u32) {
+        let Some(node) = self.node(from).copied() else { return };
+        if let Some(slot) = self.node_mut(to) {
+            *slot = node;
+        }
+        if node.stage().is_none() {
+            return;
+        }
+        self.point_neighbours(&node, to, to);
+        if let Some(queue) = self.queue_mut(&node) {
+            for cursor in [&mut queue.loaded, &mut queue.walked] {
+                if *cursor == from {
+                    *cursor = to;
+                }
+            }
+        }
+    }
+
+    /// A new chunk in place `at` of the order; `None` where no slot is left.
+    fn open(&mut self, at: usize, first: u64, nodes: usize) -> Option<u32> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = u32::try_from(self.chunks.len()).ok();
+                let slot = slot.filter(|slot| *slot < NONE / CHUNK as u32)?;
+                self.chunks.push(Chunk::default());
+                slot
+            }
+        };
+        let chunk = self.chunks.get_mut(slot as usize)?;
+        *chunk = Chunk { first, live: 0, nodes: Vec::with_capacity(nodes) };
+        self.places.insert(at, Place { first, slot });
+        Some(slot)
+    }
+
+    /// Forgets a node that is in no queue any more, and writes its chunk anew where that has lost
+    /// enough.
+    fn release(&mut self, position: u32) {
+        let (slot, index) = split(position);
+        let Some(chunk) = self.chunks.get_mut(slot) else { return };
+        if let Some(node) = chunk.nodes.get_mut(index) {
+            node.packed |= GONE;
+            chunk.live -= 1;
+        }
+        let (first, live, length) = (chunk.first, chunk.live, chunk.nodes.len());
+        if live * 4 >= length * 3 {
+            return;
+        }
+        let Some(at) = self.places.partition_point(|place| place.first <= first).checked_sub(1)
+        else {
+            return;
+        };
+        if live == 0 {
+            self.places.remove(at);
+            self.close(slot);
+            return;
+        }
+        if self.fit_in_one(at, at + 1) {
+            self.rewrite(at, 2);
+        } else if let Some(before) = at.checked_sub(1).filter(|&b| self.fit_in_one(b, at)) {
+            self.rewrite(before, 2);
+        } else {
+            self.rewrite(at, 1);
+        }
+    }
+
+    /// Whether two chunks are of a size, and fit in one together.
+    fn fit_in_one(&self, at: usize, next: usize) -> bool {
+        let chunk = |at: usize| self.chunks.get(self.places.get(at)?.slot as usize);
+        let (Some(one), Some(two)) = (chunk(at), chunk(next)) else { return false };
+        let span = two.first - one.first + two.nodes.last().map_or(0, |n| u64::from(n.offset));
+        let (less, more) = (one.live.min(two.live), one.live.max(two.live));
+        less + more <= MERGED_MAX && more <= less * 4 && span < u64::from(u32::MAX)
+    }
+
+    /// Writes the live nodes of `count` chunks from `at` on into new ones: one, or two where they
+    /// would nearly fill it.
+    fn rewrite(&mut self, at: usize, count: usize) {
+        let places: Vec<Place> = self.places.drain(at..at + count).collect();
+        let chunks = places.iter().filter_map(|place| self.chunks.get(place.slot as usize));
+        let live: usize = chunks.map(|chunk| chunk.live).sum();
+        let each = if live > MERGED_MAX { live.div_ceil(2) } else { live };
+        let (mut to, mut at): (Option<(u32, usize)>, _) = (None, at);
+        for place in &places {
+            let length = self.chunks.get(place.slot as usize).map_or(0, |c| c.nodes.len());
+            for index in 0..length {
+                let from = join(place.slot, index);
+                let Some(seen) = self.seen(from) else { continue };
+                let (slot, filled) = match to {
+                    Some((slot, filled)) if filled < each => (slot, filled),
+                    _ => {
+                        let Some(slot) = self.open(at, seen.entry.sequence, each) else { return };
+                        at += 1;
+                        (slot, 0)
+                    }
+                };
+                self.hand_over(from, slot, seen.entry.sequence);
+                to = Some((slot, filled + 1));
+            }
+        }
+        for place in places {
+            self.close(place.slot as usize);
+        }
+    }
+
+    /// Moves a node to the end of another chunk.
+    fn hand_over(&mut self, from: u32, slot: u32, sequence: u64) {
+        let Some(node) = self.node(from).copied() else { return };
+        let Some(chunk) = self.chunks.get_mut(slot as usize) else { return };
+        let offset = u32::try_from(sequence - chunk.first).unwrap_or(u32::MAX);
+        let index = chunk.nodes.len();
+        chunk.nodes.push(node);
+        chunk.live += 1;
+        self.relocate(from, join(slot, index));
+        if let Some(moved) = self.node_mut(join(slot, index)) {
+            moved.offset = offset;
+        }
+    }
+
+    fn close(&mut self, slot: usize) {
+        if let (Some(chunk), Ok(free)) = (self.chunks.get_mut(slot), u32::try_from(slot)) {
+            *chunk = Chunk::default();
+            self.free.push(free);
+        }
+    }
+}
+
+fn join(slot: u32, index: usize) -> u32 {
+    // A chunk has fewer nodes than a position has numbers for them.
+    slot * CHUNK as u32 + index as u32
+}
+
+fn split(position: u32) -> (usize, usize) {
+    let position = position as usize;
+    (position / CHUNK, position % CHUNK)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_is_small() {
-        assert_eq!(size_of::<Node>(), 40);
-    }
-
-    #[test]
-    fn released_positions_are_used_again() {
-        let mut nodes = Nodes::new();
-        let entry = Entry { hash: KeyHash([1; 16]), sequence: 1, charge: CHARGE_UNIT };
-        let positions: Vec<u32> =
-            (0..3).map(|_| nodes.add(Node::new(entry, Stage::Small)).unwrap()).collect();
-        nodes.release(positions[0]);
-        nodes.release(positions[2]);
-        let again: Vec<u32> =
-            (0..3).map(|_| nodes.add(Node::new(entry, Stage::Small)).unwrap()).collect();
-        assert_eq!((positions, again), (vec![0, 1, 2], vec![2, 0, 3]));
-    }
-}
+mod tests;

@@ -2,14 +2,26 @@
 //! goes next. One per store; one short lock, never across I/O or an await. Never touches the disk:
 //! it says who must go, its caller removes them.
 //!
-//! Until the index is loaded, `used` begins with the totals of the last commit and the eviction
-//! order holds what has been loaded; when all is loaded, the sum over the order replaces it.
+//! Until the order is loaded, `used` begins with the totals of the last commit and the order holds
+//! what has been loaded; when all is loaded, the sum over the order replaces it.
+//!
+//! # Loading beside changes
+//!
+//! Insertions are loaded in the order of their sequences, a page at a time, and new ones have higher
+//! sequences than any from before the start. So `frontier` says of an insertion whether it has been
+//! loaded: one below it that the order does not hold has gone, and was counted then; one from it on
+//! that goes is still in `used`, by what its record says. A page is read without the lock: what goes
+//! between reading and loading it is noted in `gone`, and is not loaded. One that goes from the index
+//! before its page is read, and is counted as gone after, stays in `used` until all is loaded: too
+//! much for a moment, never too little.
 
-use super::eviction::{Entry, EvictionOrder};
+use super::eviction::{ENTRY_BYTES_MAX, Entry, Evicted, EvictionOrder, Seen, Stage, Unplaced};
+use super::format::Totals;
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntGauge;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,11 +51,20 @@ pub(super) struct Reservation {
 #[derive(Debug)]
 pub(super) enum Room {
     /// It is promised, once these are gone.
-    Promised(Reservation, Vec<Entry>),
+    Promised(Reservation, Vec<Evicted>),
     /// Not yet: these must go, then ask again; with none, no more is known of to evict.
-    Short(Vec<Entry>),
+    Short(Vec<Evicted>),
     /// More than the limit, whatever goes.
     Never,
+}
+
+/// What is still to be loaded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frontier {
+    /// Every insertion below has been loaded.
+    pub(super) next: u64,
+    /// Insertions from here on are new, and need not be loaded.
+    pub(super) first_new: u64,
 }
 
 /// The account.
@@ -54,6 +75,7 @@ pub(super) struct Space {
     progress: Condvar,
     bytes_gauge: IntGauge,
     objects_gauge: IntGauge,
+    ordered_gauge: IntGauge,
 }
 
 #[derive(Debug)]
@@ -63,19 +85,38 @@ struct Account {
     objects: u64,
     reserved: u64,
     is_loaded: bool,
+    /// Insertions below it have been loaded.
+    frontier: u64,
+    /// The first insertion since the start.
+    first_new: u64,
+    /// Insertions that went while a page that may hold them was read.
+    gone: HashSet<u64>,
+    /// Changes of the order, uses included.
+    changes: u64,
 }
 
 impl Space {
-    /// An account that knows only totals yet.
-    pub(super) fn new(limit: u64, used: u64, objects: u64, metrics: &Metrics) -> Arc<Self> {
-        let account =
-            Account { order: EvictionOrder::new(), used, objects, reserved: 0, is_loaded: false };
+    /// An account that knows only totals yet: `totals.next_sequence` is the first insertion that
+    /// is new.
+    pub(super) fn new(limit: u64, totals: Totals, metrics: &Metrics) -> Arc<Self> {
+        let account = Account {
+            order: EvictionOrder::new(),
+            used: totals.bytes,
+            objects: totals.objects,
+            reserved: 0,
+            is_loaded: false,
+            frontier: 0,
+            first_new: totals.next_sequence,
+            gone: HashSet::new(),
+            changes: 0,
+        };
         let space = Self {
             limit,
             account: Mutex::new(account),
             progress: Condvar::new(),
             bytes_gauge: metrics.stored_bytes.with_label_values(&["disk"]),
             objects_gauge: metrics.stored_objects.with_label_values(&["disk"]),
+            ordered_gauge: metrics.ordered_objects.clone(),
         };
         space.show(&space.account.lock());
         Arc::new(space)
@@ -90,7 +131,7 @@ impl Space {
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Room {
         let mut account = self.account.lock();
         let promised = account.reserved.saturating_add(bytes);
-        if bytes > self.limit {
+        if bytes > self.limit.min(ENTRY_BYTES_MAX) {
             return Room::Never;
         }
         if promised > self.limit {
@@ -99,12 +140,12 @@ impl Space {
         }
         let mut evicted = Vec::new();
         while account.used.saturating_add(promised) > self.limit {
-            let Some(entry) = account.order.evict() else {
+            let Some(chosen) = account.order.evict() else {
                 self.show(&account);
                 return Room::Short(evicted);
             };
-            account.forgot(entry.charge);
-            evicted.push(entry);
+            account.forgot(chosen.entry.charge);
+            evicted.push(chosen);
         }
         account.reserved = promised;
         self.show(&account);
@@ -112,89 +153,175 @@ impl Space {
     }
 
     /// Names objects of `bytes` or more together that must go, whatever the limit says.
-    pub(super) fn shed(&self, bytes: u64) -> Vec<Entry> {
+    pub(super) fn shed(&self, bytes: u64) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let (mut evicted, mut freed) = (Vec::new(), 0_u64);
         while freed < bytes {
-            let Some(entry) = account.order.evict() else { break };
-            freed = freed.saturating_add(entry.charge);
-            account.forgot(entry.charge);
-            evicted.push(entry);
+            let Some(chosen) = account.order.evict() else { break };
+            freed = freed.saturating_add(chosen.entry.charge);
+            account.forgot(chosen.entry.charge);
+            evicted.push(chosen);
         }
         self.show(&account);
         evicted
     }
 
-    /// Counts an object whose space was promised; `replaced` is the charge of the one it replaces,
-    /// which counts as gone.
-    pub(super) fn add(&self, mut reservation: Reservation, entry: Entry, replaced: Option<u64>) {
+    /// Counts an object whose space was promised, under the key `hash`; `replaced` is the one it
+    /// replaces, which counts as gone.
+    pub(super) fn add(
+        &self,
+        mut reservation: Reservation,
+        entry: Entry,
+        hash: KeyHash,
+        replaced: Option<Entry>,
+    ) {
         let mut account = self.account.lock();
         account.reserved = account.reserved.saturating_sub(reservation.take());
-        let known = account.order.insert(entry);
+        let known = account.order.insert(entry, hash, replaced.map(|entry| entry.sequence));
         account.went(known, replaced);
         account.used = account.used.saturating_add(entry.charge);
         account.objects = account.objects.saturating_add(1);
         self.show(&account);
     }
 
+    /// Counts new objects whose space was promised together.
+    pub(super) fn add_all(
+        &self,
+        mut reservation: Reservation,
+        objects: impl Iterator<Item = (KeyHash, Entry)>,
+    ) {
+        let mut account = self.account.lock();
+        account.reserved = account.reserved.saturating_sub(reservation.take());
+        for (hash, entry) in objects {
+            account.order.insert(entry, hash, None);
+            account.used = account.used.saturating_add(entry.charge);
+            account.objects = account.objects.saturating_add(1);
+        }
+        account.changes = account.changes.wrapping_add(1);
+        self.show(&account);
+    }
+
     /// Counts an object again that could not be evicted.
     pub(super) fn restore(&self, entry: Entry) {
         let mut account = self.account.lock();
-        if account.order.get(entry.hash).is_none() {
-            account.order.insert(entry);
+        if account.order.restore(entry) {
             account.used = account.used.saturating_add(entry.charge);
             account.objects = account.objects.saturating_add(1);
         }
         self.show(&account);
     }
 
-    /// Counts an object as gone; `charge` is what its record says.
-    pub(super) fn remove(&self, hash: KeyHash, charge: Option<u64>) {
+    /// Remembers the key of an object that was evicted while it was on trial.
+    pub(super) fn remember(&self, hash: KeyHash, charge: u64) {
+        self.account.lock().order.remember(hash, charge);
+    }
+
+    /// Counts an object as gone, with what its record says.
+    pub(super) fn remove(&self, entry: Entry) {
         let mut account = self.account.lock();
-        let known = account.order.remove(hash);
-        account.went(known, charge);
+        let known = account.order.remove(entry.sequence);
+        account.went(known, Some(entry));
         self.show(&account);
     }
 
-    /// Notes that an object was read; does nothing while the account is busy.
-    pub(super) fn touch(&self, hash: KeyHash) {
-        if let Some(mut account) = self.account.try_lock() {
-            account.order.touch(hash);
-        }
+    /// Notes that an object was read; false where the account is busy, and nothing is noted.
+    pub(super) fn touch(&self, sequence: u64) -> bool {
+        let Some(mut account) = self.account.try_lock() else { return false };
+        account.order.touch(sequence);
+        account.changes = account.changes.wrapping_add(1);
+        true
     }
 
     /// Whether an object was asked for since it was stored, as far as the order remembers.
-    pub(super) fn is_used(&self, hash: KeyHash) -> bool {
-        self.account.lock().order.is_used(hash)
+    pub(super) fn is_used(&self, sequence: u64) -> bool {
+        self.account.lock().order.is_used(sequence)
     }
 
-    /// The insertion sequence of an object, where it is loaded.
-    pub(super) fn sequence(&self, hash: KeyHash) -> Option<u64> {
-        self.account.lock().order.get(hash).map(|entry| entry.sequence)
+    /// Counts a part, of which more or less is here now, with space that was promised; nothing where
+    /// it has been chosen to go. Its kind never changes: no part is as small as a body in the index.
+    pub(super) fn recharge(&self, mut reservation: Reservation, before: u64, now: Entry) {
+        let mut account = self.account.lock();
+        account.reserved = account.reserved.saturating_sub(reservation.take());
+        let is_to_come =
+            account.is_to_be_loaded(now.sequence) && !account.gone.contains(&now.sequence);
+        let known = account.order.recharge(now);
+        if let Some(known) = known {
+            account.used = account.used.saturating_sub(known.charge).saturating_add(now.charge);
+        } else if is_to_come {
+            // Loading passes over what is in the order already.
+            account.order.load(now);
+            account.used = account.used.saturating_sub(before).saturating_add(now.charge);
+        }
+        account.changes = account.changes.wrapping_add(1);
+        self.show(&account);
     }
 
-    /// Takes loaded objects into the order; those it has already stay as they are.
-    pub(super) fn load(&self, entries: impl Iterator<Item = Entry>) {
+    /// Bytes of memory that the order takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.account.lock().order.memory_bytes()
+    }
+
+    /// Where to load from: call before a page is read.
+    pub(super) fn begin_page(&self) -> Frontier {
+        let mut account = self.account.lock();
+        account.gone.clear();
+        Frontier { next: account.frontier, first_new: account.first_new }
+    }
+
+    /// Loads entries of a page that was read from the frontier on, in their order.
+    pub(super) fn load(&self, entries: &[Entry]) {
         let mut account = self.account.lock();
         for entry in entries {
-            if account.order.get(entry.hash).is_none() {
-                account.order.insert(entry);
+            if !account.gone.contains(&entry.sequence) {
+                account.order.load(*entry);
             }
+            account.frontier = entry.sequence.saturating_add(1);
         }
+        self.ordered_gauge.set(i64::try_from(account.order.len()).unwrap_or(i64::MAX));
         drop(account);
         self.progress.notify_all();
+    }
+
+    /// Puts loaded objects where a snapshot says.
+    pub(super) fn arrange(&self, stage: Stage, objects: &[(u64, u8)]) {
+        let mut account = self.account.lock();
+        for (sequence, uses) in objects {
+            account.order.place(*sequence, stage, *uses);
+        }
+    }
+
+    /// Puts at most `max` loaded objects of each kind where they go without a snapshot; false when
+    /// all have a place.
+    pub(super) fn settle(&self, max: usize, unplaced: Unplaced) -> bool {
+        self.account.lock().order.settle(max, unplaced)
     }
 
     /// Everything is loaded: the order's own sums count from now on.
     pub(super) fn loaded(&self) {
         let mut account = self.account.lock();
-        account.order.sort_by_sequence();
         account.used = account.order.bytes();
         account.objects = account.order.len();
         account.is_loaded = true;
+        account.gone = HashSet::new();
         self.show(&account);
         drop(account);
         self.progress.notify_all();
+    }
+
+    /// A number that differs when the order has changed; `None` until it is loaded.
+    pub(super) fn changes(&self) -> Option<u64> {
+        let account = self.account.lock();
+        account.is_loaded.then_some(account.changes)
+    }
+
+    /// Begins a walk over the order.
+    pub(super) fn begin_walk(&self) {
+        self.account.lock().order.begin_walk();
+    }
+
+    /// At most `max` objects of a walk, all in one queue; none at its end.
+    pub(super) fn walk(&self, max: usize) -> Vec<Seen> {
+        self.account.lock().order.walk(max)
     }
 
     /// Waits, at most `patience`, until more is loaded; false when none came.
@@ -218,6 +345,7 @@ impl Space {
     fn show(&self, account: &Account) {
         self.bytes_gauge.set(i64::try_from(account.used).unwrap_or(i64::MAX));
         self.objects_gauge.set(i64::try_from(account.objects).unwrap_or(i64::MAX));
+        self.ordered_gauge.set(i64::try_from(account.order.len()).unwrap_or(i64::MAX));
     }
 }
 
@@ -227,14 +355,24 @@ impl Account {
         self.objects = self.objects.saturating_sub(1);
     }
 
-    /// An object is gone. What the order knew counts; before all is loaded, what its record says.
-    /// One that was evicted meanwhile is in neither and was counted then.
-    fn went(&mut self, known: Option<Entry>, recorded: Option<u64>) {
+    /// An object is gone: counted where the order knew it, or was still to load it. One that was
+    /// evicted was counted then.
+    fn went(&mut self, known: Option<Entry>, recorded: Option<Entry>) {
+        self.changes = self.changes.wrapping_add(1);
         match (known, recorded) {
             (Some(entry), _) => self.forgot(entry.charge),
-            (None, Some(charge)) if !self.is_loaded => self.forgot(charge),
+            (None, Some(entry)) if self.is_to_be_loaded(entry.sequence) => {
+                // Noted once: a second time says nothing new.
+                if self.gone.insert(entry.sequence) {
+                    self.forgot(entry.charge);
+                }
+            }
             (None, _) => {}
         }
+    }
+
+    fn is_to_be_loaded(&self, sequence: u64) -> bool {
+        !self.is_loaded && (self.frontier..self.first_new).contains(&sequence)
     }
 }
 
@@ -279,25 +417,37 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::eviction::Entry;
 
-    fn space(limit: u64, used: u64) -> Arc<Space> {
-        Space::new(limit, used, u64::from(used > 0), &Metrics::new().unwrap())
+    const FIRST_NEW: u64 = 1000;
+
+    /// An account before it is loaded.
+    fn unloaded(limit: u64, bytes: u64, objects: u64) -> Arc<Space> {
+        let totals = Totals { next_sequence: FIRST_NEW, bytes, objects };
+        Space::new(limit, totals, &Metrics::new().unwrap())
     }
 
-    fn entry(number: u8, charge: u64) -> Entry {
-        Entry { hash: KeyHash([number; 16]), sequence: u64::from(number), charge }
+    fn space(limit: u64) -> Arc<Space> {
+        let space = unloaded(limit, 0, 0);
+        space.loaded();
+        space
+    }
+
+    fn entry(sequence: u64, charge: u64) -> Entry {
+        Entry { sequence, charge }
+    }
+
+    fn hash(sequence: u64) -> KeyHash {
+        KeyHash([u8::try_from(sequence % 251).unwrap(); 16])
     }
 
     fn promised(room: Room) -> (Reservation, Vec<Entry>) {
         let Room::Promised(reservation, evicted) = room else { panic!("{room:?}") };
-        (reservation, evicted)
+        (reservation, evicted.into_iter().map(|evicted| evicted.entry).collect())
     }
 
     #[test]
     fn a_dropped_promise_is_given_back() {
-        let space = space(4096, 0);
-        space.loaded();
+        let space = space(4096);
         let (reservation, _) = promised(space.reserve(4096));
         assert!(matches!(space.reserve(512), Room::Short(evicted) if evicted.is_empty()));
         drop(reservation);
@@ -306,14 +456,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_cannot_count_is_never_promised() {
+        let space = space(u64::MAX);
+        promised(space.reserve(ENTRY_BYTES_MAX));
+        assert!(matches!(space.reserve(ENTRY_BYTES_MAX + 1), Room::Never));
+    }
+
+    #[test]
     fn promises_and_objects_never_pass_the_limit() {
-        let space = space(4096, 0);
-        space.loaded();
-        for number in 0..40_u8 {
+        let space = space(4096);
+        for number in 0..40 {
             let (reservation, _) = promised(space.reserve(1024));
             let usage = space.usage();
             assert!(usage.bytes + usage.reserved_bytes <= 4096, "{usage:?}");
-            space.add(reservation, entry(number, 1024), None);
+            space.add(reservation, entry(number, 1024), hash(number), None);
         }
         assert_eq!((space.usage().bytes, space.usage().objects), (4096, 4));
         let (_, evicted) = promised(space.reserve(2048));
@@ -322,10 +478,9 @@ mod tests {
 
     #[test]
     fn nothing_goes_for_a_promise_that_others_stand_in_the_way_of() {
-        let space = space(4096, 0);
-        space.loaded();
+        let space = space(4096);
         let (reservation, _) = promised(space.reserve(1024));
-        space.add(reservation, entry(1, 1024), None);
+        space.add(reservation, entry(1, 1024), hash(1), None);
         let (_held, _) = promised(space.reserve(2048));
         assert!(matches!(space.reserve(2560), Room::Short(evicted) if evicted.is_empty()));
         assert_eq!(space.usage().objects, 1);
@@ -333,28 +488,71 @@ mod tests {
 
     #[test]
     fn a_replaced_object_counts_once() {
-        let space = space(8192, 0);
-        space.loaded();
-        for charge in [1024, 2048] {
+        let space = space(8192);
+        let mut replaced = None;
+        for (sequence, charge) in [(1, 1024), (2, 2048)] {
             let (reservation, _) = promised(space.reserve(charge));
-            space.add(reservation, entry(1, charge), Some(1024));
+            let new = entry(sequence, charge);
+            space.add(reservation, new, hash(7), replaced.replace(new));
         }
         assert_eq!((space.usage().bytes, space.usage().objects), (2048, 1));
-        space.remove(entry(1, 0).hash, Some(2048));
+        space.remove(entry(1, 1024));
+        assert_eq!((space.usage().bytes, space.usage().objects), (2048, 1), "gone already");
+        space.remove(entry(2, 2048));
         assert_eq!((space.usage().bytes, space.usage().objects), (0, 0));
     }
 
     #[test]
     fn totals_hold_until_the_order_is_loaded() {
-        let space = space(4096, 4096);
+        let space = unloaded(4096, 4096, 4);
         assert!(matches!(space.reserve(512), Room::Short(evicted) if evicted.is_empty()));
-        space.load([entry(1, 1024)].into_iter());
+        space.begin_page();
+        space.load(&[entry(1, 1024)]);
         let (reservation, evicted) = promised(space.reserve(512));
         assert_eq!(evicted, [entry(1, 1024)]);
-        space.load([entry(2, 1024), entry(3, 512)].into_iter());
+        space.begin_page();
+        space.load(&[entry(2, 1024), entry(3, 512)]);
         space.loaded();
         assert_eq!((space.usage().bytes, space.usage().objects), (1536, 2));
         drop(reservation);
         assert_eq!(space.usage().reserved_bytes, 0);
+    }
+
+    #[test]
+    fn what_goes_while_loading_is_counted_once() {
+        let space = unloaded(10_240, 10_240, 10);
+        let usage = || (space.usage().bytes, space.usage().objects);
+        space.begin_page();
+        space.load(&[entry(1, 1024), entry(2, 1024)]);
+        let (_held, evicted) = promised(space.reserve(1024));
+        assert_eq!((evicted, usage()), (vec![entry(1, 1024)], (9216, 9)));
+        // Its removal from disk, which follows, says so again.
+        space.remove(entry(1, 1024));
+        assert_eq!(usage(), (9216, 9));
+        // One that was loaded, and one that is still to come: twice each.
+        for _ in 0..2 {
+            space.remove(entry(2, 1024));
+            space.remove(entry(5, 1024));
+        }
+        assert_eq!(usage(), (7168, 7));
+        // What was inserted since the start is in the order, or was never counted.
+        space.remove(entry(FIRST_NEW + 1, 1024));
+        assert_eq!(usage(), (7168, 7));
+    }
+
+    #[test]
+    fn what_goes_while_its_page_is_read_is_not_loaded() {
+        let space = unloaded(10_240, 4096, 4);
+        assert_eq!(space.begin_page().next, 0);
+        let page = [entry(1, 1024), entry(2, 1024), entry(3, 1024)];
+        space.remove(entry(2, 1024));
+        let (reservation, _) = promised(space.reserve(512));
+        space.add(reservation, entry(FIRST_NEW, 512), hash(3), Some(entry(3, 1024)));
+        space.load(&page[..2]);
+        space.remove(entry(1, 1024));
+        space.load(&page[2..]);
+        assert_eq!(space.begin_page().next, 4);
+        space.loaded();
+        assert_eq!((space.usage().bytes, space.usage().objects), (512, 1));
     }
 }

@@ -11,14 +11,25 @@ pub(crate) struct StoreOrder<'a> {
     objects: &'a Objects,
     limit: u64,
     order: EvictionOrder,
-    sequence: u64,
+    /// The object of each insertion, and the insertion of each object; none: [`NEVER`].
+    insertions: Vec<u32>,
+    sequences: Vec<u64>,
     objects_max: u64,
 }
+
+const NEVER: u64 = u64::MAX;
 
 impl<'a> StoreOrder<'a> {
     /// An empty cache of `limit` bytes.
     pub(crate) fn new(objects: &'a Objects, limit: u64) -> Self {
-        Self { objects, limit, order: EvictionOrder::new(), sequence: 0, objects_max: 0 }
+        Self {
+            objects,
+            limit,
+            order: EvictionOrder::new(),
+            insertions: Vec::new(),
+            sequences: vec![NEVER; objects.hashes.len()],
+            objects_max: 0,
+        }
     }
 
     fn key(&self, object: u32) -> KeyHash {
@@ -30,17 +41,28 @@ impl<'a> StoreOrder<'a> {
 
 impl Policy for StoreOrder<'_> {
     fn hit(&mut self, object: u32) -> bool {
-        let hash = self.key(object);
-        let is_there = self.order.get(hash).is_some();
-        self.order.touch(hash);
-        is_there
+        let sequence = self.sequences[object as usize];
+        self.order.touch(sequence);
+        self.order.get(sequence).is_some()
     }
 
     fn insert(&mut self, object: u32) {
-        while self.is_full_for(object) && self.order.evict().is_some() {}
-        self.sequence += 1;
-        let charge = self.objects.charges[object as usize];
-        self.order.insert(Entry { hash: self.key(object), sequence: self.sequence, charge });
+        while self.is_full_for(object)
+            && let Some(evicted) = self.order.evict()
+        {
+            if evicted.was_on_trial {
+                let key = self.key(self.insertions[evicted.entry.sequence as usize]);
+                self.order.remember(key, evicted.entry.charge);
+            }
+        }
+        let entry = Entry {
+            sequence: self.insertions.len() as u64,
+            charge: self.objects.charges[object as usize],
+        };
+        let replaced = self.sequences[object as usize];
+        self.order.insert(entry, self.key(object), Some(replaced));
+        self.sequences[object as usize] = entry.sequence;
+        self.insertions.push(object);
         self.objects_max = self.objects_max.max(self.order.len());
     }
 

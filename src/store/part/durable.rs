@@ -58,23 +58,26 @@ impl Part {
     fn try_note(&self, chunks: &[(u32, u64)]) -> Result<Kept, WriteError> {
         let state = &self.0;
         let (store, hash, sequence) = (&state.store, state.hash, state.sequence);
-        let _changes = store.changes.read();
+        let _parts = store.parts.read();
         let stripe = store.stripe(hash).lock();
         let access = store.index.access();
         let index = access.open()?;
         let mut life = state.life.lock();
         let before = state.table.lock().noted_bytes();
-        let (bytes, replaced) = {
+        let bytes = {
             let table = state.table.lock();
             let more: u64 = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
-            (before.saturating_add(more), charge_of(before))
+            before.saturating_add(more)
         };
+        let mut is_new = false;
         let mut change = index.change();
         for (number, sum) in chunks {
             change.set_chunk(hash, sequence, *number, *sum);
         }
         let mut older = None;
-        let replaced = match &mut *life {
+        let entry = Entry { sequence, charge: charge_of(bytes) };
+        change.set_order(hash, entry);
+        match &mut *life {
             Life::Loose => return Ok(Kept::Loose),
             Life::Kept => {
                 if !is_ours(index, hash, sequence)? {
@@ -82,7 +85,6 @@ impl Part {
                     return Ok(Kept::Loose);
                 }
                 commit(store, change)?;
-                Some(replaced)
             }
             Life::New(new) => {
                 if index.record(hash)?.is_some() {
@@ -94,9 +96,10 @@ impl Part {
                 note.commit()?;
                 new.link(&store.folder.body_path(hash, sequence))?;
                 older = part_of(index, hash)?;
-                if let Some((before, _)) = &older {
-                    change.drop_part(hash, *before)?;
-                    change.set_link(hash, *before);
+                if let Some(older) = &older {
+                    change.drop_part(hash, older.sequence)?;
+                    change.drop_order(older.sequence);
+                    change.set_link(hash, older.sequence);
                 }
                 let record = self.record(&state.meta.read());
                 let record = record.map_err(store_format)?;
@@ -108,19 +111,24 @@ impl Part {
                     return Err(error);
                 }
                 *life = Life::Kept;
-                older.map(|(_, charge)| charge)
+                is_new = true;
             }
-        };
-        let delta = charge_of(bytes).saturating_sub(replaced.unwrap_or(0));
+        }
+        let replaced =
+            if is_new { older.map_or(0, |older| older.charge) } else { charge_of(before) };
+        let delta = entry.charge.saturating_sub(replaced);
         let promise = state.promised.lock().split(delta);
-        let entry = Entry { hash, sequence, charge: charge_of(bytes) };
-        store.space.add(promise, entry, replaced);
-        store.show_part(i64::from(before == 0), charge_of(bytes), replaced.unwrap_or(0));
+        if is_new {
+            store.space.add(promise, entry, hash, older);
+        } else {
+            store.space.recharge(promise, replaced, entry);
+        }
+        store.show_part(i64::from(is_new), entry.charge, replaced);
         drop(life);
         drop(stripe);
-        if let Some((sequence, _)) = older {
+        if let Some(older) = older {
             store.show_part(-1, 0, 0);
-            store.unlink(index, hash, sequence);
+            store.unlink(index, hash, older.sequence);
         }
         Ok(Kept::Yes)
     }
@@ -145,7 +153,7 @@ impl Part {
     pub fn touch_meta(&self, meta: Meta) -> Kept {
         let state = &self.0;
         let rewrite = || -> Result<Kept, WriteError> {
-            let _changes = state.store.changes.read();
+            let _parts = state.store.parts.read();
             let _stripe = state.store.stripe(state.hash).lock();
             let access = state.store.index.access();
             let index = access.open()?;
@@ -178,7 +186,7 @@ impl Part {
         let (store, hash, length) = (&state.store, state.hash, state.length);
         let head = self.head(sha256);
         let record = format::encode_record(&head, &meta).map_err(store_format)?;
-        let _changes = store.changes.read();
+        let _parts = store.parts.read();
         let _stripe = store.stripe(hash).lock();
         let access = store.index.access();
         let index = access.open()?;
@@ -195,16 +203,16 @@ impl Part {
         };
         write().map_err(|source| WriteError::Io { operation: "write", source })?;
         let mut change = index.change();
-        change.set_record(hash, &record);
         change.drop_part(hash, state.sequence)?;
+        change.set_record(hash, &head, &record);
         commit(store, change)?;
         self.loosen(&mut life);
-        let entry = Entry { hash, sequence: state.sequence, charge: head.charge() };
         let replaced = charge_of(length);
-        store.space.add(Reservation::nothing(&store.space), entry, Some(replaced));
+        store.space.recharge(Reservation::nothing(&store.space), replaced, Entry::of(&head));
         store.show_part(-1, 0, replaced);
         let body = BodyFile::new(store, Arc::clone(&state.file), hash, &head);
-        Ok(Some(Stored { meta: Arc::new(meta), body: StoredBody::File(body), length, sha256 }))
+        let (meta, body) = (Arc::new(meta), StoredBody::File(body));
+        Ok(Some(Stored { meta, body, length, sha256, sequence: state.sequence }))
     }
 
     /// Drops it from the index; readers go on. Blocking.
@@ -239,7 +247,7 @@ impl Part {
     fn unnote(&self, number: u32, before: u64, charge: u64) -> Result<(), IndexError> {
         let state = &self.0;
         let (store, hash, sequence) = (&state.store, state.hash, state.sequence);
-        let _changes = store.changes.read();
+        let _parts = store.parts.read();
         let _stripe = store.stripe(hash).lock();
         let access = store.index.access();
         let index = access.open()?;
@@ -247,11 +255,12 @@ impl Part {
             return Ok(());
         }
         let mut change = index.change();
+        let entry = Entry { sequence, charge };
         change.drop_chunk(hash, sequence, number);
+        change.set_order(hash, entry);
         change.commit()?;
         store.mark_unsynced();
-        let entry = Entry { hash, sequence, charge };
-        store.space.add(Reservation::nothing(&store.space), entry, Some(before));
+        store.space.recharge(Reservation::nothing(&store.space), before, entry);
         store.show_part(0, charge, before);
         Ok(())
     }
@@ -300,7 +309,7 @@ impl Inner {
                 table.add(number, Chunk { sum, noted: Noted::Yes });
             }
         }
-        self.space.touch(hash);
+        self.space.touch(sequence);
         Some(Part::new(self, record.meta, (sequence, length), file, (Life::Kept, table)))
     }
 
@@ -329,7 +338,7 @@ impl Inner {
     }
 
     fn drop_part(&self, hash: KeyHash, which: WhichPart) -> Result<bool, IndexError> {
-        let _changes = self.changes.read();
+        let _parts = self.parts.read();
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
@@ -349,7 +358,8 @@ impl Inner {
         hash: KeyHash,
         which: WhichPart,
     ) -> Result<Option<u64>, IndexError> {
-        let Some((sequence, charge)) = part_of(index, hash)? else { return Ok(None) };
+        let Some(part) = part_of(index, hash)? else { return Ok(None) };
+        let Entry { sequence, charge } = part;
         match which {
             WhichPart::Any => {}
             WhichPart::Insertion(meant) if meant == sequence => {}
@@ -357,30 +367,31 @@ impl Inner {
         }
         let mut change = index.change();
         change.drop_part(hash, sequence)?;
+        change.drop_order(sequence);
         change.set_link(hash, sequence);
         change.commit()?;
-        self.space.remove(hash, Some(charge));
+        self.space.remove(part);
         self.show_part(-1, 0, charge);
         self.mark_unsynced();
         Ok(Some(sequence))
     }
 
-    /// Lets a whole object take the place of a part, in the change that places it; the part's
-    /// insertion and charge.
+    /// Lets a whole object take the place of a part, in the change that places it; the part.
     pub(in crate::store) fn replace_part(
         index: &Open,
         change: &mut Change<'_>,
         hash: KeyHash,
-    ) -> Result<Option<(u64, u64)>, IndexError> {
-        let Some((sequence, charge)) = part_of(index, hash)? else { return Ok(None) };
-        change.drop_part(hash, sequence)?;
-        change.set_link(hash, sequence);
-        Ok(Some((sequence, charge)))
+    ) -> Result<Option<Entry>, IndexError> {
+        let Some(part) = part_of(index, hash)? else { return Ok(None) };
+        change.drop_part(hash, part.sequence)?;
+        change.drop_order(part.sequence);
+        change.set_link(hash, part.sequence);
+        Ok(Some(part))
     }
 
-    /// Takes the parts into the eviction order and counts them; no change is made meanwhile.
-    pub(in crate::store) fn load_parts(&self) -> Result<(), IndexError> {
-        let _changes = self.changes.write();
+    /// Counts the parts; none is changed meanwhile.
+    pub(in crate::store) fn count_parts(&self) -> Result<(), IndexError> {
+        let _parts = self.parts.write();
         let access = self.index.access();
         let index = access.open()?;
         let (mut after, mut objects, mut bytes) = (None, 0, 0);
@@ -389,10 +400,9 @@ impl Inner {
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (hash, _) in page {
-                let Some((sequence, charge)) = part_of(index, hash)? else { continue };
-                self.space.load(std::iter::once(Entry { hash, sequence, charge }));
+                let Some(part) = part_of(index, hash)? else { continue };
                 objects += 1;
-                bytes += i64::try_from(charge).unwrap_or(i64::MAX);
+                bytes += i64::try_from(part.charge).unwrap_or(i64::MAX);
             }
         }
         self.metrics.part_objects.set(objects);
@@ -419,16 +429,16 @@ fn is_ours(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexErro
 
 /// The insertion of the part of a key, and what it counts. Where its record cannot be read, its
 /// chunks name the insertion.
-fn part_of(index: &Open, hash: KeyHash) -> Result<Option<(u64, u64)>, IndexError> {
+fn part_of(index: &Open, hash: KeyHash) -> Result<Option<Entry>, IndexError> {
     let Some(record) = index.part(hash)? else { return Ok(None) };
     let Ok(head) = format::decode_head(&record) else {
         let sequence = index.insertion_of_chunks(hash)?.unwrap_or_default();
-        return Ok(Some((sequence, charge_of(0))));
+        return Ok(Some(Entry { sequence, charge: charge_of(0) }));
     };
     let chunks = index.chunks(hash, head.sequence)?;
     let table = Table::new(head.length);
     let bytes = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
-    Ok(Some((head.sequence, charge_of(bytes))))
+    Ok(Some(Entry { sequence: head.sequence, charge: charge_of(bytes) }))
 }
 
 /// Makes a change that adds a chunk or makes a part whole. A part may be much older than the newest

@@ -18,7 +18,7 @@
 //! one change: same file, same insertion; the trailer that a crash may leave behind the body
 //! before that change is behind every chunk and overwritten by the next try.
 //!
-//! Locks, in the store's order: `changes`, stripe, index, then `life`, then `table`, then the
+//! Locks, in the store's order: `parts`, stripe, index, then `life`, then `table`, then the
 //! space account. The last two are never held across I/O.
 
 mod durable;
@@ -217,7 +217,7 @@ impl Part {
 
     /// Notes that it was asked for, so that it stays longer.
     pub fn touch(&self) {
-        self.0.store.space.touch(self.0.hash);
+        self.0.store.space.touch(self.0.sequence);
     }
 
     /// Takes it on oneself to bring the chunks from the one at `from` to the one that ends at or

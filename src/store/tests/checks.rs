@@ -138,8 +138,8 @@ async fn what_is_wrong_in_the_index_is_found() {
         let index = access.open().unwrap();
         let record = index.record(key("a").hash()).unwrap().unwrap();
         let mut change = index.change();
-        change.set_record(KeyHash([1; 16]), &record);
-        change.set_record(key("b").hash(), b"garbage");
+        change.rewrite_record(KeyHash([1; 16]), &record);
+        change.rewrite_record(key("b").hash(), b"garbage");
         change.set_body(KeyHash([2; 16]), 5, b"nobody's");
         change.set_claim(KeyHash([3; 16]), b"garbage");
         let nobodys = format::encode_claim(KeyHash([4; 16]), &key("x"), &claim()).unwrap();

@@ -50,7 +50,7 @@ async fn every_damage_to_the_index_is_a_miss_and_a_count() {
         let change_of = |record: &[u8]| {
             let access = store.0.index.access();
             let mut change = access.open().unwrap().change();
-            change.set_record(hash, record);
+            change.rewrite_record(hash, record);
             change.commit().unwrap();
         };
         change_of(if size == 100 { b"garbage" } else { &[2, 0xff, 0xff] });
@@ -163,13 +163,13 @@ async fn a_kill_at_any_step_leaves_the_old_object_or_the_new_one() {
         assert_eq!((image.files().len(), image.damaged()), (large, 0));
 
         // Removed, its file not yet.
+        let sequence = after.get(&key).await.unwrap().sequence;
         let file = bench.files().first().map(|path| (path.clone(), std::fs::read(path).unwrap()));
         store.remove(&key);
         if let Some((path, body)) = file {
             std::fs::write(path, body).unwrap();
             let access = store.0.index.access();
             let mut change = access.open().unwrap().change();
-            let sequence = after.0.space.sequence(hash).unwrap();
             change.set_link(hash, sequence);
             change.commit().unwrap();
         }

@@ -5,6 +5,7 @@ mod adrift;
 mod checks;
 mod damage;
 mod kills;
+mod order;
 mod reads;
 mod variants;
 
