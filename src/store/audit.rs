@@ -41,6 +41,9 @@ pub(super) enum AuditError {
     /// The index cannot be read on.
     #[error("the index cannot be read: {0}")]
     Index(#[from] IndexError),
+    /// The index opens, and a part of it cannot be read: only a new one helps.
+    #[error("a part of the index cannot be read: {0}")]
+    Damaged(String),
     /// The folder cannot be listed.
     #[error("the folder of bodies cannot be listed: {0}")]
     Folder(#[from] io::Error),
@@ -92,6 +95,11 @@ impl Audit<'_> {
                     (report.objects, report.progress) = (report.objects + 1, progress);
                     report.bytes += checked.bytes;
                 }
+                if let Some((Fault::Index, detail)) = &checked.wrong
+                    && (self.mode, self.traffic) == (Mode::Repair, Traffic::None)
+                {
+                    return Err(AuditError::Damaged(detail.clone()));
+                }
                 let has_gone = self.judge(hash, &checked);
                 if let Some(head) = checked.head.filter(|_| !has_gone) {
                     totals.objects += 1;
@@ -109,7 +117,7 @@ impl Audit<'_> {
         if self.traffic == Traffic::Open && !self.store.is_still(hash, checked) {
             return true;
         }
-        let may_drop = self.mode == Mode::Repair && *fault != Fault::Unreadable;
+        let may_drop = self.mode == Mode::Repair && fault.is_of_object();
         let is_repaired = may_drop && self.store.drop_checked(hash, checked, detail);
         let what = checked.key.as_ref().map_or_else(|| hash.to_string(), |key| key.path().into());
         self.say(Problem { kind: *fault, what, detail: detail.clone(), is_repaired });

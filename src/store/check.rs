@@ -41,6 +41,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether the object itself is wrong, so that it helps to drop it.
+    pub(super) fn is_of_object(self) -> bool {
+        !matches!(self, Self::Index | Self::Unreadable)
+    }
+
     /// Its name in metrics, logs and reports.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -124,7 +129,7 @@ impl Inner {
             Err(Early::Stopped) => return Err(Stopped),
             Err(Early::Wrong(fault, why)) => Some((fault, why.to_owned())),
             Err(Early::Disk(error)) => Some(of_disk(&error)),
-            Err(Early::Index(error)) => Some((Fault::Unreadable, error.to_string())),
+            Err(Early::Index(error)) => Some(of_index(&error)),
         };
         Ok(checked)
     }
@@ -183,6 +188,12 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// What an error of the index says: that it is damaged, or nothing about what it holds.
+fn of_index(error: &IndexError) -> (Fault, String) {
+    let fault = if error.is_damage() { Fault::Index } else { Fault::Unreadable };
+    (fault, error.to_string())
 }
 
 /// What an error of the system says about a body: that it is gone or short, or nothing at all.

@@ -8,7 +8,7 @@
 //! that the fill verifies, or by a read from the disk, which may bring anything. So a chunk is
 //! trusted only after one of these, and read without more checks only while it is trusted:
 //! - it was written by this process, or
-//! - one reader read all of it, compared its sum, and nobody doubted any chunk meanwhile.
+//! - one reader read all of it, compared its sum, and nobody doubted it meanwhile.
 //!
 //! It is doubted as soon as a read without waiting comes back short: pages of it have left the
 //! cache, and that very call may have made the kernel fetch them again. A reader from the cache
@@ -17,7 +17,8 @@
 //! gives out its own copy of what it compared, and then trusts it. So a page that came from the
 //! disk is behind a doubt until somebody has compared it, and a chunk whose sum is wrong is
 //! trusted by nobody, however many have the file open. Body files are opened without read-ahead
-//! (`FADV_RANDOM`), so that a read brings no page of a neighbour.
+//! (`FADV_RANDOM`), so that a read brings no page of a neighbour but where the reader itself asks for
+//! the next chunk, which it doubts first.
 //!
 //! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
 //! somebody else than this process fetched again (a backup that reads the folder) or that
@@ -49,9 +50,15 @@ struct State {
     /// A bit for each chunk.
     trusted: Vec<u64>,
     /// Chunks that are being read from the disk.
-    reading: Vec<u64>,
-    /// How often any chunk was doubted.
-    doubts: u64,
+    reading: Vec<Reading>,
+}
+
+/// A chunk that is being read from the disk.
+#[derive(Debug)]
+struct Reading {
+    index: u64,
+    /// Since the read began.
+    is_doubted: bool,
 }
 
 /// The right to read one chunk from the disk; given back when it is dropped.
@@ -59,7 +66,6 @@ struct State {
 pub(super) struct Turn<'a> {
     chunks: &'a Chunks,
     index: u64,
-    doubts: u64,
 }
 
 impl Chunks {
@@ -81,13 +87,11 @@ impl Chunks {
     /// Waits until nobody reads the chunk from the disk, then takes the turn. Blocking.
     pub(super) fn turn(&self, index: u64) -> Turn<'_> {
         let mut state = self.state.lock();
-        while state.reading.contains(&index) {
+        while state.reading.iter().any(|reading| reading.index == index) {
             self.turned.wait(&mut state);
         }
-        state.reading.push(index);
-        let doubts = state.doubts;
-        drop(state);
-        Turn { chunks: self, index, doubts }
+        state.reading.push(Reading { index, is_doubted: true });
+        Turn { chunks: self, index }
     }
 }
 
@@ -96,13 +100,15 @@ impl Turn<'_> {
     pub(super) fn begin(&mut self) {
         let mut state = self.chunks.state.lock();
         state.doubt(self.index);
-        self.doubts = state.doubts;
+        if let Some(reading) = state.reading_of(self.index) {
+            reading.is_doubted = false;
+        }
     }
 
     /// The chunk was read whole and is right: trusts it, unless it was doubted meanwhile.
     pub(super) fn compared(self) {
         let mut state = self.chunks.state.lock();
-        if state.doubts == self.doubts {
+        if state.reading_of(self.index).is_some_and(|reading| !reading.is_doubted) {
             state.trust(self.index);
         }
     }
@@ -110,7 +116,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.chunks.state.lock().reading.retain(|index| *index != self.index);
+        self.chunks.state.lock().reading.retain(|reading| reading.index != self.index);
         self.chunks.turned.notify_all();
     }
 }
@@ -131,8 +137,14 @@ impl State {
         }
     }
 
+    fn reading_of(&mut self, index: u64) -> Option<&mut Reading> {
+        self.reading.iter_mut().find(|reading| reading.index == index)
+    }
+
     fn doubt(&mut self, index: u64) {
-        self.doubts = self.doubts.wrapping_add(1);
+        if let Some(reading) = self.reading_of(index) {
+            reading.is_doubted = true;
+        }
         let (word, bit) = place(index);
         if let Some(bits) = self.trusted.get_mut(word) {
             *bits &= !bit;
@@ -210,9 +222,16 @@ mod tests {
         let mut turn = chunks.turn(70);
         turn.begin();
         assert!(!chunks.is_trusted(70), "what comes from the disk now is not compared yet");
-        chunks.doubt(1);
+        chunks.doubt(70);
         turn.compared();
         assert!(!chunks.is_trusted(70), "another may have let a page go meanwhile");
+        let mut turn = chunks.turn(70);
+        turn.begin();
+        chunks.doubt(71);
+        turn.compared();
+        assert!(chunks.is_trusted(70), "what becomes of a neighbour does not matter");
+        chunks.turn(1).compared();
+        assert!(!chunks.is_trusted(1), "nothing was read");
         chunks.trust(70);
         chunks.doubt(70);
         assert!(!chunks.is_trusted(70));

@@ -111,6 +111,22 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether a new index would help.
+    pub(super) fn is_damaged_index(&self) -> bool {
+        match self {
+            Self::IndexLost { .. } => true,
+            Self::Index { source, .. } => source.is_damage(),
+            Self::Folder { .. }
+            | Self::NoSpace { .. }
+            | Self::Locked { .. }
+            | Self::Foreign { .. }
+            | Self::Future { .. }
+            | Self::Past { .. }
+            | Self::Marker { .. }
+            | Self::NoStore { .. } => false,
+        }
+    }
+
     /// An I/O error on `path` while trying to `operation`.
     pub(super) fn io(path: &std::path::Path, operation: &'static str, source: io::Error) -> Self {
         if is_full(&source) {
@@ -239,6 +255,38 @@ pub enum IndexError {
     Engine(#[from] fjall::Error),
 }
 
+impl IndexError {
+    /// Whether what is stored is to blame: not this user's rights, a full disk, too many open files
+    /// or another process, which are no reason to give an index up.
+    pub(super) fn is_damage(&self) -> bool {
+        let Self::Engine(error) = self else { return matches!(self, Self::Panic) };
+        if matches!(error, fjall::Error::Locked) {
+            return false;
+        }
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return is_of_contents(error);
+            }
+            cause = error.source();
+        }
+        true
+    }
+}
+
+/// Whether an error speaks of what a file holds, or that it is not there.
+fn is_of_contents(error: &io::Error) -> bool {
+    let is_unreadable = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    let kinds = [
+        io::ErrorKind::NotFound,
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::InvalidData,
+        io::ErrorKind::InvalidInput,
+        io::ErrorKind::Other,
+    ];
+    is_unreadable || kinds.contains(&error.kind())
+}
+
 /// Why a growing object cannot be read on. The body must not be ended cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
@@ -254,4 +302,35 @@ pub enum Broken {
         /// What the system said.
         source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_damage_is_a_reason_to_give_an_index_up() {
+        let of = |kind: io::ErrorKind| IndexError::Engine(fjall::Error::Io(kind.into()));
+        for error in [
+            IndexError::Panic,
+            IndexError::Engine(fjall::Error::InvalidTrailer),
+            IndexError::Engine(fjall::Error::InvalidVersion(None)),
+            of(io::ErrorKind::UnexpectedEof),
+            of(io::ErrorKind::NotFound),
+            IndexError::Engine(fjall::Error::Storage(fjall::LsmError::Unrecoverable)),
+            IndexError::Engine(fjall::Error::Io(rustix::io::Errno::IO.into())),
+        ] {
+            assert!(error.is_damage(), "{error:?}");
+        }
+        for error in [
+            IndexError::Closed,
+            IndexError::Engine(fjall::Error::Locked),
+            of(io::ErrorKind::PermissionDenied),
+            of(io::ErrorKind::StorageFull),
+            of(io::ErrorKind::ReadOnlyFilesystem),
+            IndexError::Engine(fjall::Error::Io(rustix::io::Errno::MFILE.into())),
+        ] {
+            assert!(!error.is_damage(), "{error:?}");
+        }
+    }
 }

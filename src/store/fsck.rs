@@ -57,6 +57,7 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     let opened = open_index(&folder);
     let index = match (opened, mode) {
         (Ok(index), _) => index,
+        (Err(error), _) if !error.is_damaged_index() => return Err(error.into()),
         (Err(error), Mode::Report) => {
             report.lock().add(index_problem(error.to_string()));
             return Ok(false);
@@ -65,26 +66,29 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     };
     let metrics = Metrics::new()?;
     let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics.clone(), Tasks::new())?;
-    match audit(&store, mode, report) {
+    let error = match audit(&store, mode, report) {
         Ok(()) => return Ok(true),
-        Err(AuditError::Index(error)) if mode == Mode::Repair => {
-            // It opens and cannot be read: a new one, and everything once more.
-            let Some(store) = Arc::into_inner(store) else { return Ok(false) };
-            let Inner { folder, index, .. } = store;
-            drop(index);
-            let index = rebuilt(&folder, report, &error.to_string())?;
-            let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics, Tasks::new())?;
-            if let Err(error) = audit(&store, mode, report) {
-                report.lock().add(index_problem(error.to_string()));
-                return Ok(false);
-            }
-        }
-        Err(error) => {
-            report.lock().add(index_problem(error.to_string()));
-            return Ok(false);
-        }
+        Err(error) => error,
+    };
+    let is_damage = match &error {
+        AuditError::Damaged(_) => true,
+        AuditError::Index(error) => error.is_damage(),
+        AuditError::Stopped | AuditError::Folder(_) => false,
+    };
+    let (true, Mode::Repair, Some(store)) = (is_damage, mode, Arc::into_inner(store)) else {
+        report.lock().add(index_problem(error.to_string()));
+        return Ok(false);
+    };
+    // It opens and cannot be read: a new one, and everything once more.
+    let Inner { folder, index, .. } = store;
+    drop(index);
+    let index = rebuilt(&folder, report, &error.to_string())?;
+    let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics, Tasks::new())?;
+    let again = audit(&store, mode, report);
+    if let Err(error) = &again {
+        report.lock().add(index_problem(error.to_string()));
     }
-    Ok(true)
+    Ok(again.is_ok())
 }
 
 fn audit(store: &Inner, mode: Mode, report: &Mutex<Report>) -> Result<(), AuditError> {

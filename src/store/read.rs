@@ -226,7 +226,21 @@ pub(super) fn read_compared(
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     turn.compared();
+    if index > 0 && offset == start && expected.bytes == CHUNK_BYTES {
+        fetch_ahead(file, chunks, index + 1);
+    }
     Ok(wanted.freeze())
+}
+
+/// Has the disk fetch the chunk that a reader who came from the one before will ask for next. It is
+/// trusted only when it is compared, like any other.
+fn fetch_ahead(file: &File, chunks: &Chunks, index: u64) {
+    if !chunks.is_trusted(index) {
+        chunks.doubt(index);
+        let length = NonZeroU64::new(CHUNK_BYTES);
+        // Only a wish.
+        let _ = rustix::fs::fadvise(file, index * CHUNK_BYTES, length, Advice::WillNeed);
+    }
 }
 
 /// What of `piece`, which lies at `at`, belongs to the `max` bytes from `offset`.

@@ -9,7 +9,7 @@
 //! waits for the beginning of the next one.
 
 use super::Inner;
-use super::check::{Checked, Fault};
+use super::check::Checked;
 use super::error::IndexError;
 use super::format::{self, FormatError};
 use super::pace::{self, Pacer, Stopped};
@@ -184,9 +184,8 @@ impl Inner {
         }
         let file = checked.head.map(|head| self.folder.body_path(hash, head.sequence));
         let path = checked.key.as_ref().map(Key::path);
-        let is_unreadable = *fault == Fault::Unreadable;
-        let has_gone = !is_unreadable && self.drop_checked(hash, checked, why);
-        if is_unreadable || has_gone {
+        let has_gone = fault.is_of_object() && self.drop_checked(hash, checked, why);
+        if has_gone || !fault.is_of_object() {
             let kind = fault.as_str();
             self.metrics.check_faults.with_label_values(&["scrub", kind]).inc();
             tracing::warn!(kind, path, ?file, why, "the scrubber found a damaged object");

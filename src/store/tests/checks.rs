@@ -8,7 +8,7 @@ use crate::store::{Begun, Fault, FsckError, OpenError, Store, format, fsck, trai
 use parking_lot::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 fn write_at(path: &Path, offset: u64, byte: u8) {
@@ -56,9 +56,9 @@ fn repaired(bench: &Bench, expected: &[Fault]) -> Vec<Problem> {
     report.problems
 }
 
-fn file_of(bench: &Bench, name: &str) -> std::path::PathBuf {
+fn file_of(bench: &Bench, name: &str) -> PathBuf {
     let hash = key(name).hash().to_string();
-    let is_it = |path: &std::path::PathBuf| path.to_string_lossy().contains(&hash);
+    let is_it = |path: &PathBuf| path.to_string_lossy().contains(&hash);
     bench.files().into_iter().find(is_it).unwrap()
 }
 
@@ -247,6 +247,43 @@ async fn a_lost_or_broken_index_is_made_again_of_the_bodies() {
         assert_eq!(store.clear(), 2);
         bench.close(store).await;
     }
+}
+
+/// A table of the index's that holds more than a mebibyte, once it is written.
+async fn table(bench: &Bench) -> PathBuf {
+    let index = bench.place.path().join("index");
+    let mut found = None;
+    until("a table of small bodies", || {
+        let mut files = Vec::new();
+        super::list(&index, &mut files);
+        files.retain(|path| path.extension().is_none_or(|extension| extension != "jnl"));
+        found = files.into_iter().find(|path| path.metadata().is_ok_and(|m| m.len() > 1 << 20));
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_opens_and_cannot_be_read_is_made_again() {
+    let mut bench = Bench::new(256 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("large"), &bytes(1, MIB)).await.unwrap();
+    for number in 0..200_u64 {
+        put(&store, &key(&number.to_string()), &bytes(number, 60 * KIB)).await.unwrap();
+    }
+    let table = table(&bench).await;
+    bench.close(store).await;
+    let file = File::options().write(true).open(&table).unwrap();
+    file.write_all_at(&[0xa5; 64], table.metadata().unwrap().len() / 2).unwrap();
+    let report = check(&bench, Mode::Report);
+    assert!(report.problem_count > 0, "{report:?}");
+    assert!(report.problems.iter().all(|p| p.kind == Fault::Index), "{report:?}");
+    let report = check(&bench, Mode::Repair);
+    assert_eq!((kinds(&report), report.rebuilt), (vec![(Fault::Index, true)], 1));
+    assert_eq!(kinds(&check(&bench, Mode::Report)), []);
+    let store = bench.open().await;
+    assert_eq!(held(&store, &key("large")).await.unwrap(), bytes(1, MIB));
 }
 
 #[tokio::test(flavor = "multi_thread")]
