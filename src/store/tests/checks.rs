@@ -152,7 +152,6 @@ async fn what_is_wrong_in_the_index_is_found() {
         Fault::Claim,
         Fault::Claim,
         Fault::Orphan,
-        Fault::Orphan,
         Fault::Record,
         Fault::Record,
         Fault::Totals,
