@@ -26,6 +26,9 @@ use tokio::time::{Instant, timeout_at};
 /// Breaks that one body survives without coming forward by [`FORWARD_BYTES`] for each.
 pub(super) const BREAKS_MAX: u64 = 32;
 
+/// Times that one body is read again from its start, at origins that know no ranges.
+const RESTARTS_MAX: u32 = 8;
+
 /// Bytes that make up for a break.
 pub(super) const FORWARD_BYTES: u64 = 1 << 20;
 
@@ -77,6 +80,7 @@ pub(super) struct Steady {
     /// Until when a body that broke off waits for its next byte.
     waits_until: Option<Instant>,
     breaks: u64,
+    restarts: u32,
     /// Bytes that had come when it broke off last.
     broke_at: u64,
     pause: Duration,
@@ -128,6 +132,7 @@ impl Steady {
             patience: patience.unwrap_or_default(),
             waits_until: None,
             breaks: 0,
+            restarts: 0,
             broke_at: 0,
             pause: Duration::ZERO,
             body: response.body,
@@ -165,6 +170,10 @@ impl Steady {
                 Ok(None) => {
                     if self.skip == 0 && self.total.is_none_or(|total| total == self.received) {
                         return Ok(None);
+                    }
+                    if self.skip > 0 {
+                        // Read again from the start, it is shorter than what came before.
+                        return Err(self.give_up(Fault::Short));
                     }
                     Fault::Short
                 }
@@ -213,10 +222,8 @@ impl Steady {
                 let _ = timeout_at(end, recovered).await;
             }
             self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
-            match timeout_at(until, self.ask_around()).await {
-                Ok(Resumed::Yes) => return Ok(()),
-                Ok(Resumed::Never | Resumed::NotNow) => {}
-                Err(_) => break,
+            if let Resumed::Yes = self.ask_around(until).await {
+                return Ok(());
             }
         }
         Err(self.give_up(fault))
@@ -234,12 +241,17 @@ impl Steady {
         }
     }
 
-    /// Asks every candidate in turn until one goes on.
-    async fn ask_around(&mut self) -> Resumed {
-        for position in self.candidates.clone() {
-            match self.ask_one(position).await {
+    /// Asks every candidate in turn until one goes on; each has its share of the time that is
+    /// left, so that one that says nothing does not keep the next from being asked.
+    async fn ask_around(&mut self, until: Instant) -> Resumed {
+        let candidates = self.candidates.clone();
+        for (position, left) in candidates.iter().zip((1..=candidates.len()).rev()) {
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
+            let share = until.saturating_duration_since(Instant::now()) / left;
+            let asked = timeout_at(Instant::now() + share, self.ask_one(*position)).await;
+            match asked.unwrap_or(Resumed::NotNow) {
                 Resumed::Yes => return Resumed::Yes,
-                Resumed::Never => self.candidates.retain(|candidate| *candidate != position),
+                Resumed::Never => self.candidates.retain(|candidate| candidate != position),
                 Resumed::NotNow => {}
             }
         }
@@ -330,7 +342,11 @@ impl Steady {
 
     /// The bytes to skip of a 200 from an origin that knows no ranges: those that came already,
     /// if it is the same object.
-    fn again_from_the_start(&self, response: &Response) -> Result<u64, String> {
+    fn again_from_the_start(&mut self, response: &Response) -> Result<u64, String> {
+        if self.restarts == RESTARTS_MAX {
+            return Err(format!("200, the whole for the {RESTARTS_MAX}th time"));
+        }
+        self.restarts += 1;
         let length = response.content_length;
         match self.checked {
             Checked::ByHash if length.is_none() || self.total.is_none() => {}

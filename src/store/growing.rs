@@ -574,7 +574,6 @@ mod tests {
                         file.write_all_at(&chunks, start).unwrap();
                         shared.written(chunks.len() as u64, &file);
                     }
-                    Step::Written => {}
                     Step::Reveal(upto) => shared.reveal(upto),
                     Step::Follow(offset) => {
                         let follower = shared.reader().follow(offset);
@@ -594,7 +593,7 @@ mod tests {
                     Step::Leave(who) if !followers.is_empty() => {
                         followers.remove(who % followers.len());
                     }
-                    Step::Move(..) | Step::Leave(_) => {}
+                    Step::Written | Step::Move(..) | Step::Leave(_) => {}
                     Step::ForgetWhatAllHad => {
                         is_adrift = true;
                         shared.forget_what_all_had();

@@ -108,6 +108,8 @@ class Origin:
             self.dies_at = None
             self.deaths += 1
             connections = list(self.connections)
+        # Without this the thread in accept() would keep it open.
+        self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         for connection in connections:
             try:

@@ -96,6 +96,32 @@ async fn an_origin_without_ranges_is_read_again_from_the_start() {
 }
 
 #[tokio::test]
+async fn an_origin_without_ranges_that_never_comes_further_is_given_up() {
+    let origin = Origin::start().await;
+    let nar = noise(29, 300_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    origin.say(&path, says(nar.clone()).without_ranges().cut_at(100_000));
+    let edge = Edge::before(&origin).await;
+    assert!(edge.get(&path).await.is_cut);
+    edge.until_idle().await;
+    // Each of two fetches, read again eight times, and once more to no avail.
+    assert_eq!(origin.count(&path), 2 * 10);
+}
+
+#[tokio::test]
+async fn a_silent_origin_does_not_keep_the_next_from_going_on() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let nar = noise(30, 300_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    first.say_in_turn(&path, vec![says(nar.clone()).cut_at(100_000), Script::hangs()]);
+    second.say(&path, says(nar.clone()));
+    let timeouts = "first_byte = \"20s\"\nresume = \"2s\"";
+    let edge = Setup::default().timeouts(timeouts).start(&[&first, &second]).await;
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+    assert_eq!(second.asked(&path)[0].field("range"), Some("bytes=100000-"));
+}
+
+#[tokio::test]
 async fn a_chunked_body_that_breaks_off_is_continued_where_a_hash_will_prove_it() {
     let origin = Origin::start().await;
     let nar = noise(6, 1_000_000);
