@@ -278,6 +278,23 @@ impl Open {
         Ok(sequence.map(u64::from_be_bytes))
     }
 
+    /// At most `max` variants after the one `after`: the hash of the key without and with it.
+    pub(super) fn variants_page(
+        &self,
+        after: Option<(KeyHash, KeyHash)>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, KeyHash)>, IndexError> {
+        let from = after.map_or(Bound::Unbounded, |(one, other)| Bound::Excluded(pair(one, other)));
+        let mut variants = Vec::new();
+        for guard in self.variants.range::<[u8; 32], _>((from, Bound::Unbounded)).take(max) {
+            let key = guard.key()?;
+            if let (Some(primary), Some(variant)) = (key.first_chunk(), key.last_chunk()) {
+                variants.push((KeyHash(*primary), KeyHash(*variant)));
+            }
+        }
+        Ok(variants)
+    }
+
     /// At most `max` files that may be there without a record.
     pub(super) fn links(&self, max: usize) -> Result<Vec<(KeyHash, u64)>, IndexError> {
         let mut links = Vec::new();
@@ -333,8 +350,17 @@ impl Open {
 
     /// Begins to put all that is in the journal alone into the tables.
     pub(super) fn empty_journal(&self) -> Result<(), IndexError> {
-        let all =
-            [&self.objects, &self.order, &self.bodies, &self.claims, &self.links, &self.state];
+        let all = [
+            &self.objects,
+            &self.order,
+            &self.bodies,
+            &self.claims,
+            &self.variants,
+            &self.links,
+            &self.parts,
+            &self.chunks,
+            &self.state,
+        ];
         for keyspace in all {
             keyspace.rotate_memtable()?;
         }
@@ -407,10 +433,15 @@ impl Change<'_> {
         self.batch.insert(&self.open.variants, pair(primary, variant), row);
     }
 
+    /// Drops the row of a variant.
+    pub(super) fn drop_variant(&mut self, primary: KeyHash, variant: KeyHash) {
+        self.batch.remove(&self.open.variants, pair(primary, variant));
+    }
+
     /// Drops the row of the variant that an object with this head is.
     pub(super) fn drop_variant_of(&mut self, hash: KeyHash, head: &Head) {
         if let Some(primary) = head.variant_of {
-            self.batch.remove(&self.open.variants, pair(KeyHash(primary), hash));
+            self.drop_variant(KeyHash(primary), hash);
         }
     }
 

@@ -46,6 +46,7 @@ mod check;
 mod chunks;
 mod commit;
 mod direct;
+mod entries;
 mod error;
 mod eviction;
 mod folder;

@@ -337,7 +337,11 @@ impl Inner {
         })
     }
 
-    fn drop_part(&self, hash: KeyHash, which: WhichPart) -> Result<bool, IndexError> {
+    pub(in crate::store) fn drop_part(
+        &self,
+        hash: KeyHash,
+        which: WhichPart,
+    ) -> Result<bool, IndexError> {
         let _parts = self.parts.read();
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
@@ -429,7 +433,7 @@ fn is_ours(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexErro
 
 /// The insertion of the part of a key, and what it counts. Where its record cannot be read, its
 /// chunks name the insertion.
-fn part_of(index: &Open, hash: KeyHash) -> Result<Option<Entry>, IndexError> {
+pub(in crate::store) fn part_of(index: &Open, hash: KeyHash) -> Result<Option<Entry>, IndexError> {
     let Some(record) = index.part(hash)? else { return Ok(None) };
     let Ok(head) = format::decode_head(&record) else {
         let sequence = index.insertion_of_chunks(hash)?.unwrap_or_default();

@@ -27,7 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use durable::WhichPart;
+pub(super) use durable::{PAGE, WhichPart, part_of};
 pub use run::Run;
 pub use table::{At, Holding};
 
