@@ -6,6 +6,7 @@ use super::error::{IndexError, WriteError};
 use super::eviction::Entry;
 use super::format::{self, Head, Place, Totals};
 use super::index::Open;
+use super::part::KeptPart;
 use super::pending::SealedBody;
 use super::read::{BodyFile, Stored, StoredBody};
 use super::space::Reservation;
@@ -70,12 +71,12 @@ impl Inner {
             }
         };
         let entry = Entry { hash, sequence: head.sequence, charge: head.charge() };
-        let charge = replaced.map(|head| head.charge()).or(part.map(|(_, charge)| charge));
+        let charge = replaced.map(|head| head.charge()).or(part.map(|part| part.charge));
         self.space.add(reservation, entry, charge);
         drop(stripe);
-        if let Some((sequence, charge)) = part {
-            self.show_part(-1, 0, charge);
-            self.unlink(index, hash, sequence);
+        if let Some(part) = part {
+            self.show_part(-1, 0, part.charge);
+            self.unlink(index, hash, part.sequence);
         }
         if let Some(replaced) = replaced.filter(|head| head.place == Place::File) {
             self.unlink(index, hash, replaced.sequence);
@@ -92,7 +93,7 @@ impl Inner {
     }
 
     /// The commit point: one atomic change of the index. Returns the head of what was replaced, and
-    /// the insertion and charge of a part that was.
+    /// the part that was.
     fn record(
         &self,
         index: &Open,
@@ -101,7 +102,7 @@ impl Inner {
         record: &[u8],
         body: &SealedBody,
         claim: Option<(KeyHash, Vec<u8>)>,
-    ) -> Result<(Option<Head>, Option<(u64, u64)>), IndexError> {
+    ) -> Result<(Option<Head>, Option<KeptPart>), IndexError> {
         let replaced = index.record(hash)?.and_then(|bytes| format::decode_head(&bytes).ok());
         let mut change = index.change();
         if let Some(replaced) = &replaced {

@@ -200,13 +200,12 @@ impl PartReader {
 
     /// From now on straight from the origin, with what is on its way if there is any.
     async fn pass(&mut self, begun: Option<Box<Stretch>>) -> Result<(), Arc<FillError>> {
-        let stretch = match begun {
-            Some(begun) => begun,
-            None => {
-                let asked = self.next..self.end;
-                let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
-                Box::new(opened.map_err(Arc::new)?)
-            }
+        let stretch = if let Some(begun) = begun {
+            begun
+        } else {
+            let asked = self.next..self.end;
+            let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
+            Box::new(opened.map_err(Arc::new)?)
         };
         self.passing = Some(stretch);
         self.came = Came::Passed;

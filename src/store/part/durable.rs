@@ -27,6 +27,15 @@ fn charge_of(bytes: u64) -> u64 {
     format::charge(bytes.max(INLINE_BYTES_MAX))
 }
 
+/// The part that is kept of a key.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct KeptPart {
+    /// Its insertion.
+    pub(in crate::store) sequence: u64,
+    /// Bytes that it counts.
+    pub(in crate::store) charge: u64,
+}
+
 /// Which state of a part is to go.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) enum WhichPart {
@@ -40,7 +49,7 @@ pub(in crate::store) enum WhichPart {
 
 impl Part {
     /// Notes synced chunks in the index, and the part itself with the first of them.
-    pub fn note(&self, synced: Synced) -> Result<Kept, WriteError> {
+    pub fn note(&self, synced: &Synced) -> Result<Kept, WriteError> {
         let noted = self.try_note(&synced.0);
         let result = match &noted {
             Ok(Kept::Yes) => Noted::Yes,
@@ -92,11 +101,7 @@ impl Part {
                 note.set_link(hash, sequence);
                 note.commit()?;
                 new.link(&store.folder.body_path(hash, sequence))?;
-                older = part_of(index, hash)?;
-                if let Some((before, _)) = &older {
-                    change.drop_part(hash, *before)?;
-                    change.set_link(hash, *before);
-                }
+                older = Inner::replace_part(index, &mut change, hash)?;
                 let record = self.record(&state.meta.read());
                 let record = record.map_err(store_format)?;
                 change.set_part(hash, &record);
@@ -107,21 +112,33 @@ impl Part {
                     return Err(error);
                 }
                 *life = Life::Kept;
-                older.map(|(_, charge)| charge)
+                older.map(|older| older.charge)
             }
         };
-        let delta = charge_of(bytes).saturating_sub(replaced.unwrap_or(0));
-        let promise = state.promised.lock().split(delta);
-        let entry = Entry { hash, sequence, charge: charge_of(bytes) };
-        store.space.add(promise, entry, replaced);
-        store.show_part(i64::from(before == 0), charge_of(bytes), replaced.unwrap_or(0));
+        self.count(charge_of(bytes), replaced);
         drop(life);
         drop(stripe);
-        if let Some((sequence, _)) = older {
-            store.show_part(-1, 0, 0);
-            store.unlink(index, hash, sequence);
+        if let Some(older) = older {
+            store.unlink(index, hash, older.sequence);
+        } else if replaced.is_none() {
+            store.show_part(1, 0, 0);
         }
         Ok(Kept::Yes)
+    }
+
+    /// Counts `charge` bytes in place of those `replaced`, out of what was promised.
+    fn count(&self, charge: u64, replaced: Option<u64>) {
+        let state = &self.0;
+        let mut promised = state.promised.lock();
+        let promise = promised.split(charge.saturating_sub(replaced.unwrap_or(0)));
+        if !state.table.lock().has_unnoted() {
+            // What is left over was for rounding.
+            *promised = Reservation::nothing(&state.store.space);
+        }
+        drop(promised);
+        let entry = Entry { hash: state.hash, sequence: state.sequence, charge };
+        state.store.space.add(promise, entry, replaced);
+        state.store.show_part(0, charge, replaced.unwrap_or(0));
     }
 
     /// The record of the whole that this is a part of; its digest is not known yet.
@@ -150,9 +167,9 @@ impl Part {
             if !is_ours(index, state.hash, state.sequence)? {
                 return Ok(Kept::Loose);
             }
-            let mut change = index.change();
-            change.set_part(state.hash, &self.record(&meta).map_err(store_format)?);
-            change.commit()?;
+            let mut rewriting = index.change();
+            rewriting.set_part(state.hash, &self.record(&meta).map_err(store_format)?);
+            rewriting.commit()?;
             state.store.mark_unsynced();
             Ok(Kept::Yes)
         };
@@ -233,7 +250,7 @@ impl Part {
         }
     }
 
-    fn unnote(&self, number: u32, before: u64, charge: u64) -> Result<(), IndexError> {
+    fn unnote(&self, number: u32, before: u64, after: u64) -> Result<(), IndexError> {
         let state = &self.0;
         let (store, hash, sequence) = (&state.store, state.hash, state.sequence);
         let _changes = store.changes.read();
@@ -247,9 +264,9 @@ impl Part {
         change.drop_chunk(hash, sequence, number);
         change.commit()?;
         store.mark_unsynced();
-        let entry = Entry { hash, sequence, charge };
+        let entry = Entry { hash, sequence, charge: after };
         store.space.add(Reservation::nothing(&store.space), entry, Some(before));
-        store.show_part(0, charge, before);
+        store.show_part(0, after, before);
         Ok(())
     }
 }
@@ -266,14 +283,13 @@ impl Inner {
                 let chunks = index.chunks(hash, record.head.sequence)?;
                 Ok(Some(Some((record, chunks))))
             });
-            match read.inspect_err(|_| self.count("index")).ok()?? {
-                Some(found) => found,
-                None => {
-                    drop(access);
-                    self.part_damaged(hash, WhichPart::Any, "its record cannot be read");
-                    return None;
-                }
-            }
+            let read = read.inspect_err(|_| self.count("index")).ok()??;
+            drop(access);
+            let Some(found) = read else {
+                self.part_damaged(hash, WhichPart::Any, "its record cannot be read");
+                return None;
+            };
+            found
         };
         if record.meta.key != *key {
             return None;
@@ -346,7 +362,8 @@ impl Inner {
         hash: KeyHash,
         which: WhichPart,
     ) -> Result<Option<u64>, IndexError> {
-        let Some((sequence, charge)) = part_of(index, hash)? else { return Ok(None) };
+        let Some(part) = part_of(index, hash)? else { return Ok(None) };
+        let sequence = part.sequence;
         match which {
             WhichPart::Any => {}
             WhichPart::Insertion(meant) if meant == sequence => {}
@@ -356,23 +373,22 @@ impl Inner {
         change.drop_part(hash, sequence)?;
         change.set_link(hash, sequence);
         change.commit()?;
-        self.space.remove(hash, Some(charge));
-        self.show_part(-1, 0, charge);
+        self.space.remove(hash, Some(part.charge));
+        self.show_part(-1, 0, part.charge);
         self.mark_unsynced();
         Ok(Some(sequence))
     }
 
-    /// Lets a whole object take the place of a part, in the change that places it; the part's
-    /// insertion and charge.
+    /// Lets another object take the place of a part, in the change that places it.
     pub(in crate::store) fn replace_part(
         index: &Open,
         change: &mut Change<'_>,
         hash: KeyHash,
-    ) -> Result<Option<(u64, u64)>, IndexError> {
-        let Some((sequence, charge)) = part_of(index, hash)? else { return Ok(None) };
-        change.drop_part(hash, sequence)?;
-        change.set_link(hash, sequence);
-        Ok(Some((sequence, charge)))
+    ) -> Result<Option<KeptPart>, IndexError> {
+        let Some(part) = part_of(index, hash)? else { return Ok(None) };
+        change.drop_part(hash, part.sequence)?;
+        change.set_link(hash, part.sequence);
+        Ok(Some(part))
     }
 
     /// Takes the parts into the eviction order and counts them; no change is made meanwhile.
@@ -386,10 +402,12 @@ impl Inner {
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (hash, _) in page {
-                let Some((sequence, charge)) = part_of(index, hash)? else { continue };
-                self.space.load(std::iter::once(Entry { hash, sequence, charge }));
+                let Some(part) = part_of(index, hash)? else { continue };
+                let KeptPart { sequence, charge: part_bytes } = part;
+                let entry = Entry { hash, sequence, charge: part_bytes };
+                self.space.load(std::iter::once(entry));
                 objects += 1;
-                bytes += i64::try_from(charge).unwrap_or(i64::MAX);
+                bytes += i64::try_from(part_bytes).unwrap_or(i64::MAX);
             }
         }
         self.metrics.part_objects.set(objects);
@@ -416,16 +434,16 @@ fn is_ours(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexErro
 
 /// The insertion of the part of a key, and what it counts. Where its record cannot be read, its
 /// chunks name the insertion.
-fn part_of(index: &Open, hash: KeyHash) -> Result<Option<(u64, u64)>, IndexError> {
+fn part_of(index: &Open, hash: KeyHash) -> Result<Option<KeptPart>, IndexError> {
     let Some(record) = index.part(hash)? else { return Ok(None) };
     let Ok(head) = format::decode_head(&record) else {
         let sequence = index.insertion_of_chunks(hash)?.unwrap_or_default();
-        return Ok(Some((sequence, charge_of(0))));
+        return Ok(Some(KeptPart { sequence, charge: charge_of(0) }));
     };
     let chunks = index.chunks(hash, head.sequence)?;
     let table = Table::new(head.length);
     let bytes = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
-    Ok(Some((head.sequence, charge_of(bytes))))
+    Ok(Some(KeptPart { sequence: head.sequence, charge: charge_of(bytes) }))
 }
 
 /// Makes a change that adds a chunk or makes a part whole. A part may be much older than the newest

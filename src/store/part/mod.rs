@@ -24,10 +24,8 @@
 mod durable;
 mod run;
 mod table;
-#[cfg(test)]
-mod tests;
 
-pub(super) use durable::WhichPart;
+pub(super) use durable::{KeptPart, WhichPart};
 pub use run::Run;
 pub use table::{At, Holding};
 

@@ -2,6 +2,7 @@
 //! of its own.
 
 mod damage;
+mod parts;
 
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
