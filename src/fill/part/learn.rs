@@ -47,8 +47,8 @@ impl Learning {
         Self { flight }
     }
 
-    /// Makes the flight land. `place` is needed to ask an origin; `stretch` is what is wanted, where
-    /// that is known.
+    /// Makes the flight land. `place` is needed to ask an origin; `stretch` is what is wanted,
+    /// where that is known.
     pub(super) async fn run(self, place: Option<OwnedSemaphorePermit>, stretch: Option<ByteSpan>) {
         let cache = &self.flight.shared.cache;
         let key = &self.flight.wanted.key;

@@ -4,7 +4,8 @@
 //!
 //! # What is fetched
 //!
-//! `bytes=a-b` fetches the 1 MiB chunks that hold a to b, `bytes=N-` those from N's to the end or to
+//! `bytes=a-b` fetches the 1 MiB chunks that hold a to b, `bytes=N-` those from N's to the end or
+//! to
 //! the next that is here or arriving, in one request. What is not known without the object's length
 //! (suffixes, several ranges) begins with a HEAD. So a small range costs at most a chunk more than
 //! it asks for. A run of chunks goes on while a reader wants its next byte: it waits for a while
@@ -21,7 +22,8 @@
 //!
 //! # Purges
 //!
-//! A flight takes its ticket before it looks at the disk or asks an origin. Nothing of a flight that
+//! A flight takes its ticket before it looks at the disk or asks an origin. Nothing of a flight
+//! that
 //! a purge has overtaken is noted or published, and none joins it. Its readers go on, as those of
 //! any object that is purged.
 //!

@@ -51,8 +51,8 @@ pub struct PartReader {
 }
 
 impl PartReader {
-    /// A reader of `asked` with its first bytes at hand. `has_begun` where the question for the head
-    /// was its own.
+    /// A reader of `asked` with its first bytes at hand. `has_begun` where the question for the
+    /// head was its own.
     pub(super) async fn open(
         flight: Arc<PartFlight>,
         object: Arc<Object>,

@@ -1,6 +1,6 @@
 //! An HTTP/1.1 origin of objects that are made on the fly, so that they may have gigabytes: every
-//! byte follows from the object's seed and its offset. It keeps what it was asked and counts what it
-//! sent, may cut its answers by a plan of its own, and its objects may change.
+//! byte follows from the object's seed and its offset. It keeps what it was asked and counts what
+//! it sent, may cut its answers by a plan of its own, and its objects may change.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
