@@ -51,8 +51,8 @@ pub struct PartReader {
 }
 
 impl PartReader {
-    /// A reader of `asked` with its first bytes at hand. `has_begun` where the question for the head
-    /// was its own.
+    /// A reader of `asked` with its first bytes at hand. `has_begun` where the question for the
+    /// head was its own.
     pub(super) async fn open(
         flight: Arc<PartFlight>,
         object: Arc<Object>,
@@ -200,13 +200,12 @@ impl PartReader {
 
     /// From now on straight from the origin, with what is on its way if there is any.
     async fn pass(&mut self, begun: Option<Box<Stretch>>) -> Result<(), Arc<FillError>> {
-        let stretch = match begun {
-            Some(begun) => begun,
-            None => {
-                let asked = self.next..self.end;
-                let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
-                Box::new(opened.map_err(Arc::new)?)
-            }
+        let stretch = if let Some(begun) = begun {
+            begun
+        } else {
+            let asked = self.next..self.end;
+            let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
+            Box::new(opened.map_err(Arc::new)?)
         };
         self.passing = Some(stretch);
         self.came = Came::Passed;

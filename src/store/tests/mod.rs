@@ -6,6 +6,7 @@ mod checks;
 mod damage;
 mod kills;
 mod order;
+mod parts;
 mod reads;
 mod variants;
 
