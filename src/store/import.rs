@@ -59,7 +59,9 @@ impl Inner {
         self.set_totals(&mut change, last.sequence, bytes, placed.len() as u64);
         change.commit()?;
         self.mark_unsynced();
-        placed.iter().for_each(|(_, head)| self.count_payload(head));
+        for (_, head) in &placed {
+            self.count_payload(head);
+        }
         self.space.add_all(reservation, placed.iter().map(|(hash, head)| (*hash, Entry::of(head))));
         Ok(placed.len())
     }

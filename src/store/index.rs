@@ -6,7 +6,7 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `objects` | key hash | record |
-//! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (four bytes, little-endian) |
+//! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (little-endian) |
 //! | `bodies` | key hash, sequence | a body below 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
@@ -123,11 +123,11 @@ impl Open {
         };
         Ok(Self {
             objects: keyspace("objects", 8 * MIB, Sought::OftenInVain)?,
-            order: keyspace("order", 2 * MIB, Sought::WhereItIs)?,
+            order: keyspace("order", 2 * MIB, Sought::InOrder)?,
             bodies: keyspace("bodies", 8 * MIB, Sought::WhereItIs)?,
             claims: keyspace("claims", 2 * MIB, Sought::OftenInVain)?,
-            links: keyspace("links", MIB, Sought::WhereItIs)?,
-            state: keyspace("state", MIB, Sought::WhereItIs)?,
+            links: keyspace("links", MIB, Sought::InOrder)?,
+            state: keyspace("state", MIB, Sought::InOrder)?,
             database,
         })
     }
@@ -336,7 +336,9 @@ impl Change<'_> {
 /// How the keys of a keyspace are looked for.
 #[derive(Debug, Clone, Copy)]
 enum Sought {
-    /// Keys that are there: a filter would say nothing.
+    /// Keys that come in their order, so that no two tables share a range: a filter says nothing.
+    InOrder,
+    /// Keys that are there: filters say in which level, but for the last one.
     WhereItIs,
     /// Any key: a filter in memory saves reading a block for one that is not there.
     OftenInVain,
@@ -345,7 +347,8 @@ enum Sought {
 fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOptions {
     let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
     match sought {
-        Sought::WhereItIs => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        Sought::InOrder => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        Sought::WhereItIs => options.expect_point_read_hits(true),
         Sought::OftenInVain => options.filter_block_pinning_policy(PinningPolicy::all(true)),
     }
 }

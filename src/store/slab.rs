@@ -13,7 +13,10 @@ use super::format::{CHARGE_UNIT, INLINE_BYTES_MAX, charge};
 /// No position.
 pub(super) const NONE: u32 = u32::MAX;
 /// Nodes of a chunk, at most: few enough that writing one anew is short.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 1 << CHUNK_BITS;
+const CHUNK_BITS: u32 = 10;
+/// Chunks, at most: as many as a position tells apart.
+const SLOTS_MAX: u32 = NONE >> CHUNK_BITS;
 /// Nodes that two chunks have together at most when they become one.
 const MERGED_MAX: usize = CHUNK / 4 * 3;
 /// How far below the first sequence of a chunk one may come late and still go into it.
@@ -447,14 +450,12 @@ impl Slab {
 
     /// A new chunk in place `at` of the order; `None` where no slot is left.
     fn open(&mut self, at: usize, first: u64, nodes: usize) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = u32::try_from(self.chunks.len()).ok();
-                let slot = slot.filter(|slot| *slot < NONE / CHUNK as u32)?;
-                self.chunks.push(Chunk::default());
-                slot
-            }
+        let slot = if let Some(slot) = self.free.pop() {
+            slot
+        } else {
+            let slot = u32::try_from(self.chunks.len()).ok().filter(|slot| *slot < SLOTS_MAX)?;
+            self.chunks.push(Chunk::default());
+            slot
         };
         let chunk = self.chunks.get_mut(slot as usize)?;
         *chunk = Chunk { first, live: 0, nodes: Vec::with_capacity(nodes) };
@@ -555,8 +556,8 @@ impl Slab {
 }
 
 fn join(slot: u32, index: usize) -> u32 {
-    // A chunk has fewer nodes than a position has numbers for them.
-    slot * CHUNK as u32 + index as u32
+    // An index is below the length of a chunk.
+    slot << CHUNK_BITS | u32::try_from(index).unwrap_or(0)
 }
 
 fn split(position: u32) -> (usize, usize) {

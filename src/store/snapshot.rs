@@ -165,8 +165,8 @@ mod tests {
         let hour = BYTES_A_SECOND * 3600;
         schedule.tried(due, hour);
         assert!(!schedule.is_due(due + Duration::from_mins(59), 1));
-        assert!(schedule.is_due(due + Duration::from_mins(60), 1));
+        assert!(schedule.is_due(due + Duration::from_hours(1), 1));
         schedule.changes = Some(1);
-        assert!(!schedule.is_due(due + Duration::from_mins(60), 1), "nothing has changed");
+        assert!(!schedule.is_due(due + Duration::from_hours(1), 1), "nothing has changed");
     }
 }

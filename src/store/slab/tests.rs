@@ -66,7 +66,7 @@ fn a_chunk_grows_from_any_length() {
     // A chunk that was written anew has no room to spare, whatever its length.
     for kept in 1..700_u64 {
         let mut slab = Slab::new();
-        let mut add = |slab: &mut Slab, number| {
+        let add = |slab: &mut Slab, number| {
             assert!(slab.add(entry(number), Stage::Main, 0, End::Newest));
         };
         (0..kept).for_each(|number| add(&mut slab, number));
