@@ -1,6 +1,6 @@
-//! Many small objects in one change of the index: the same bytes on disk as a commit of each, for the
-//! price of one. Blocking. Locks: every stripe, in their order, so all changes wait meanwhile; called
-//! by whoever fills a store in bulk.
+//! Many small objects in one change of the index: the same bytes on disk as a commit of each, for
+//! the price of one. Blocking. Locks: every stripe, in their order, so all changes wait meanwhile;
+//! called by whoever fills a store in bulk.
 
 use super::commit::unencodable;
 use super::error::WriteError;

@@ -132,7 +132,7 @@ impl Open {
         })
     }
 
-    /// Bytes of memory that the engine keeps of what was read, and of what is not in its tables yet.
+    /// Bytes of memory that the engine keeps of what was read, and of what is in no table yet.
     pub(super) fn memory_bytes(&self) -> (u64, u64) {
         (self.database.cache_size(), self.database.write_buffer_size())
     }

@@ -3,7 +3,7 @@
 //!
 //! A sequence names an object: it is unique and grows, so a new object goes to the end of the last
 //! chunk, and a binary search finds any. So there is no hash and no table of hashes here; the index
-//! knows the key of a sequence. A chunk that has lost a quarter of its nodes is written anew, beside
+//! knows the key of a sequence. A chunk that has lost a quarter of its nodes is written anew, with
 //! a neighbour of its size where both fit in one: at most a quarter of the memory is ever unused. A
 //! node that moves takes its links along, so no position outlives a call that adds or removes.
 
@@ -272,8 +272,9 @@ impl Slab {
         }
     }
 
-    /// The next objects of a walk, at most `max`; none at its end. Objects that are added, taken out
-    /// or moved meanwhile may be seen, not seen, or seen twice; all others are seen once, in order.
+    /// The next objects of a walk, at most `max`; none at its end. Objects that are added, taken
+    /// out or moved meanwhile may be seen, not seen, or seen twice; all others are seen once, in
+    /// order.
     pub(super) fn walk(&mut self, kind: Kind, stage: Stage, max: usize) -> Vec<Seen> {
         let name = queue_of(kind, stage);
         let mut position = self.queues.get(name).map_or(NONE, |queue| queue.walked);
@@ -339,8 +340,8 @@ impl Slab {
         }
     }
 
-    /// Makes the older neighbour of a node, or the end of its queue, point to `newer`, and the newer
-    /// one to `older`.
+    /// Makes the older neighbour of a node, or the end of its queue, point to `newer`, and the
+    /// newer one to `older`.
     fn point_neighbours(&mut self, node: &Node, newer: u32, older: u32) {
         match self.node_mut(node.older) {
             Some(neighbour) => neighbour.newer = newer,
