@@ -6,7 +6,7 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `objects` | key hash | record |
-//! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (four bytes, little-endian) |
+//! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (little-endian) |
 //! | `bodies` | key hash, sequence | a body below 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
 //! | `variants` | key hash without the variant, key hash with it | what the variant is selected by |
@@ -139,19 +139,19 @@ impl Open {
         };
         Ok(Self {
             objects: keyspace("objects", 8 * MIB, Sought::OftenInVain)?,
-            order: keyspace("order", 2 * MIB, Sought::WhereItIs)?,
+            order: keyspace("order", 2 * MIB, Sought::InOrder)?,
             bodies: keyspace("bodies", 8 * MIB, Sought::WhereItIs)?,
             claims: keyspace("claims", 2 * MIB, Sought::OftenInVain)?,
             variants: keyspace("variants", MIB, Sought::OftenInVain)?,
-            links: keyspace("links", MIB, Sought::WhereItIs)?,
+            links: keyspace("links", MIB, Sought::InOrder)?,
             parts: keyspace("parts", MIB, Sought::OftenInVain)?,
-            chunks: keyspace("chunks", 4 * MIB, Sought::WhereItIs)?,
-            state: keyspace("state", MIB, Sought::WhereItIs)?,
+            chunks: keyspace("chunks", 4 * MIB, Sought::InOrder)?,
+            state: keyspace("state", MIB, Sought::InOrder)?,
             database,
         })
     }
 
-    /// Bytes of memory that the engine keeps of what was read, and of what is not in its tables yet.
+    /// Bytes of memory that the engine keeps of what was read, and of what is in no table yet.
     pub(super) fn memory_bytes(&self) -> (u64, u64) {
         (self.database.cache_size(), self.database.write_buffer_size())
     }
@@ -511,7 +511,9 @@ impl Change<'_> {
 /// How the keys of a keyspace are looked for.
 #[derive(Debug, Clone, Copy)]
 enum Sought {
-    /// Keys that are there: a filter would say nothing.
+    /// Keys that come in their order, so that no two tables share a range: a filter says nothing.
+    InOrder,
+    /// Keys that are there: filters say in which level, but for the last one.
     WhereItIs,
     /// Any key: a filter in memory saves reading a block for one that is not there.
     OftenInVain,
@@ -520,7 +522,8 @@ enum Sought {
 fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOptions {
     let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
     match sought {
-        Sought::WhereItIs => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        Sought::InOrder => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        Sought::WhereItIs => options.expect_point_read_hits(true),
         Sought::OftenInVain => options.filter_block_pinning_policy(PinningPolicy::all(true)),
     }
 }

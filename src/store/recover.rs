@@ -130,7 +130,8 @@ impl Inner {
 
     /// Syncs the index where it has changed, and keeps short what the next start has to read.
     pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) {
-        if !self.take_unsynced() {
+        // At the end, also what an earlier start left in the journal.
+        if !self.take_unsynced() && turn == Turn::Regular {
             return;
         }
         let access = self.index.access();
