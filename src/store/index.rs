@@ -9,7 +9,7 @@
 //! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (little-endian) |
 //! | `bodies` | key hash, sequence | a body below 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
-//! | `variants` | key hash without the variant, key hash with it | what the variant is selected by |
+//! | `variants` | key hash without the variant, with it | what the variant is selected by |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
 //! | `parts` | key hash | record of an object that is here in part, its digest left zero |
 //! | `chunks` | key hash, sequence, chunk number | xxh3-64 of a chunk that is here |

@@ -237,8 +237,9 @@ impl Space {
         self.account.lock().order.is_used(sequence)
     }
 
-    /// Counts a part, of which more or less is here now, with space that was promised; nothing where
-    /// it has been chosen to go. Its kind never changes: no part is as small as a body in the index.
+    /// Counts a part, of which more or less is here now, with space that was promised; nothing
+    /// where it has been chosen to go. Its kind never changes: no part is as small as a body in
+    /// the index.
     pub(super) fn recharge(&self, mut reservation: Reservation, before: u64, now: Entry) {
         let mut account = self.account.lock();
         account.reserved = account.reserved.saturating_sub(reservation.take());

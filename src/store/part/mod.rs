@@ -7,9 +7,10 @@
 //! A chunk counts as here once all of it is in the file, and the index is told only after the file
 //! was synced, so a record never promises what a power cut took back. What comes from the disk is
 //! compared with its checksum before a byte of it is given out (see `chunks`); where it differs it
-//! is missing and counted. The file is named as whole ones are: a note in `links`, the link, then one change of
-//! the index with record, chunks and the note's end (see the module above). Only the first change
-//! has to link, every later one adds chunks to a record that must still be this insertion's.
+//! is missing and counted. The file is named as whole ones are: a note in `links`, the link, then
+//! one change of the index with record, chunks and the note's end (see the module above). Only the
+//! first change has to link, every later one adds chunks to a record that must still be this
+//! insertion's.
 //!
 //! Whoever drops the object (purge, eviction, a whole object that takes its place) takes record
 //! and chunks in one change. A part that finds its record gone is *loose*: its readers and writers
