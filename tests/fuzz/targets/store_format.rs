@@ -62,6 +62,7 @@ fn check_trailer(data: &[u8]) {
         sha256: Sha256::of(record),
         place: Place::of(length),
         claims: None,
+        variant_of: None,
     };
     let key = KeyHash([3; 16]);
     assert!(trailer::check(key, &head, data).is_err());
