@@ -7,13 +7,13 @@
 //! under the stripe of its key before it is said or touched, or is dropped as the insertion that it
 //! was, which never comes back.
 
-use super::Inner;
 use super::check::{Checked, Fault};
 use super::error::IndexError;
 use super::format::{self, Place, Totals};
 use super::index::Open;
 use super::pace::{self, Pacer, Stopped};
 use super::report::{Mode, Problem, Report};
+use super::{Inner, SEQUENCE_GAP};
 use crate::object::KeyHash;
 use parking_lot::Mutex;
 use std::io;
@@ -260,7 +260,9 @@ impl Audit<'_> {
         let access = self.store.index.access();
         let index = access.open()?;
         let noted = index.totals()?;
-        let is_wrong = noted.next_sequence < found.next_sequence;
+        // Commits that run beside each other may note the lower number last; a start leaves a gap.
+        let next = noted.next_sequence.saturating_add(SEQUENCE_GAP);
+        let is_wrong = next < found.next_sequence;
         let is_repaired = self.mode == Mode::Repair;
         if is_repaired && noted != found {
             let next_sequence = noted.next_sequence.max(found.next_sequence);
