@@ -44,8 +44,18 @@ pub struct Metrics {
     pub rejected_bodies: IntCounterVec,
     /// Stored objects found damaged, and dropped, by tier.
     pub damaged_objects: IntCounterVec,
-    /// Errors of the disk tier, by operation.
+    /// Errors of the disk tier, by disk and operation.
     pub store_errors: IntCounterVec,
+    /// Whether a disk's objects can be read (1) or it is out (0), by disk.
+    pub disk_readable: IntGaugeVec,
+    /// Whether a disk takes objects (1) or not (0), by disk.
+    pub disk_writable: IntGaugeVec,
+    /// Bytes stored, by disk.
+    pub disk_stored_bytes: IntGaugeVec,
+    /// Objects stored, by disk.
+    pub disk_stored_objects: IntGaugeVec,
+    /// Purges that a disk has yet to carry out, by disk.
+    pub disk_purges_owed: IntGaugeVec,
     /// Open client connections, by listener kind.
     pub connections: IntGaugeVec,
     /// Client connections closed for misbehaviour or a limit, by reason.
@@ -125,7 +135,20 @@ const REJECTED_BODIES: Definition = define(
 const DAMAGED_OBJECTS: Definition =
     define("narthex_damaged_objects_total", "Stored objects found damaged and dropped.", &["tier"]);
 const STORE_ERRORS: Definition =
-    define("narthex_store_errors_total", "Errors of the disk tier.", &["operation"]);
+    define("narthex_store_errors_total", "Errors of the disk tier.", &["disk", "operation"]);
+const DISK_READABLE: Definition =
+    define("narthex_disk_readable", "Whether the disk is in: its objects can be read.", &["disk"]);
+const DISK_WRITABLE: Definition =
+    define("narthex_disk_writable", "Whether the disk takes objects.", &["disk"]);
+const DISK_STORED_BYTES: Definition =
+    define("narthex_disk_stored_bytes", "Bytes stored on the disk.", &["disk"]);
+const DISK_STORED_OBJECTS: Definition =
+    define("narthex_disk_stored_objects", "Objects stored on the disk.", &["disk"]);
+const DISK_PURGES_OWED: Definition = define(
+    "narthex_disk_purges_owed",
+    "Purges that the disk, which was out or failed, has yet to carry out.",
+    &["disk"],
+);
 const CONNECTIONS: Definition =
     define("narthex_connections", "Open client connections.", &["door"]);
 const CONNECTIONS_REFUSED: Definition = define(
@@ -170,6 +193,11 @@ impl Metrics {
             rejected_bodies: registrar.counters(&REJECTED_BODIES)?,
             damaged_objects: registrar.counters(&DAMAGED_OBJECTS)?,
             store_errors: registrar.counters(&STORE_ERRORS)?,
+            disk_readable: registrar.gauges(&DISK_READABLE)?,
+            disk_writable: registrar.gauges(&DISK_WRITABLE)?,
+            disk_stored_bytes: registrar.gauges(&DISK_STORED_BYTES)?,
+            disk_stored_objects: registrar.gauges(&DISK_STORED_OBJECTS)?,
+            disk_purges_owed: registrar.gauges(&DISK_PURGES_OWED)?,
             connections: registrar.gauges(&CONNECTIONS)?,
             connections_refused: registrar.counters(&CONNECTIONS_REFUSED)?,
             requests_refused: registrar.counters(&REQUESTS_REFUSED)?,

@@ -16,7 +16,7 @@ use crate::front::{BindError, Door, Front, Handler};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::purge::Purger;
-use crate::store::{OpenError, Store};
+use crate::store::{Disks, OpenError};
 use crate::tasks::{BlockingError, Tasks};
 use crate::telemetry::{self, AccessLog, Sink};
 use crate::tls::{Certificates, Protocols, TlsError};
@@ -177,7 +177,7 @@ impl Running {
         current.server = running.server;
         current.admin = running.admin;
         current.memory = running.memory;
-        current.disk = running.disk;
+        current.disks = running.disks;
         current.log = running.log;
         Ok(needs_restart)
     }
@@ -200,7 +200,7 @@ fn sections_that_differ(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[server]", needs_restart(&old.server) != needs_restart(&new.server)),
         ("[admin]", old.admin != new.admin),
         ("[memory]", old.memory != new.memory),
-        ("[disk]", old.disk != new.disk),
+        ("[disk]", old.disks != new.disks),
         ("[log]", old.log != new.log),
     ];
     sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
@@ -254,9 +254,12 @@ async fn open_store(
     config: &Config,
     metrics: &Metrics,
     tasks: &Tasks,
-) -> Result<Option<Store>, StartError> {
-    let Some(disk) = config.disk.clone() else { return Ok(None) };
+) -> Result<Option<Disks>, StartError> {
+    if config.disks.is_empty() {
+        return Ok(None);
+    }
+    let disks = config.disks.clone();
     let (metrics, own_tasks) = (metrics.clone(), tasks.clone());
-    let opened = tasks.blocking("open", move || Store::open(&disk, metrics, own_tasks)).await?;
+    let opened = tasks.blocking("open", move || Disks::open(&disks, metrics, own_tasks)).await?;
     Ok(Some(opened?))
 }

@@ -7,7 +7,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof};
-use crate::store::Store;
+use crate::store::Disks;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -37,7 +37,7 @@ async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     let place = tempfile::tempdir().unwrap();
     let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
     let disk = Disk { path: place.path().to_owned(), size: 64 << 20 };
-    let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
+    let store = Disks::open(&[disk], metrics, tasks.clone()).unwrap();
     let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 });
     let cache = Cache::new(memory, Some(store), tasks);
     for number in 0..200 {

@@ -137,8 +137,13 @@ impl Inner {
     }
 
     /// Writes new metadata of an object that is still the one with this digest; false where it is
-    /// another or gone, or the index refuses.
-    pub(super) fn rewrite_meta(&self, hash: KeyHash, sha256: Sha256, meta: &Meta) -> bool {
+    /// another or gone.
+    pub(super) fn rewrite_meta(
+        &self,
+        hash: KeyHash,
+        sha256: Sha256,
+        meta: &Meta,
+    ) -> Result<bool, WriteError> {
         let rewrite = || -> Result<bool, WriteError> {
             let _changes = self.changes.read();
             let _stripe = self.stripe(hash).lock();
@@ -153,10 +158,7 @@ impl Inner {
             self.mark_unsynced();
             Ok(true)
         };
-        rewrite().unwrap_or_else(|error| {
-            self.write_failed(&error);
-            false
-        })
+        rewrite().inspect_err(|error| self.write_failed(error))
     }
 }
 

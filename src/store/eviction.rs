@@ -170,7 +170,18 @@ impl EvictionOrder {
             (&mut self.file, &mut self.inline)
         };
         let next = first.next(&mut self.nodes).or_else(|| second.next(&mut self.nodes))?;
-        let node = self.unlink(next)?;
+        self.let_go(next)
+    }
+
+    /// Takes out the object that goes next of those with a file of their own; `None` when there is
+    /// none.
+    pub(super) fn evict_file(&mut self) -> Option<Entry> {
+        let next = self.file.next(&mut self.nodes)?;
+        self.let_go(next)
+    }
+
+    fn let_go(&mut self, position: u32) -> Option<Entry> {
+        let node = self.unlink(position)?;
         if node.stage == Stage::Small {
             let lane = lane(&mut self.inline, &mut self.file, node.charge());
             lane.ghost.add(node.hash, lane.objects);

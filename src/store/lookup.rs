@@ -2,8 +2,10 @@
 //! else is damaged: dropped, counted, a miss. Blocking. Takes no lock but the index's read side.
 
 use super::Inner;
+use super::error::IndexError;
 use super::format::{self, Head, Place, Record};
 use super::read::{self, BodyFile, Stored, StoredBody};
+use crate::clock::Timestamp;
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
 use bytes::Bytes;
 use std::io;
@@ -17,6 +19,17 @@ enum Attempt {
     Found(StoredBody),
     /// The record was replaced or dropped meanwhile, or the body is damaged: the record tells.
     Missing(&'static str),
+}
+
+/// Which copy of an object is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    /// When its head came.
+    pub(super) response_time: Timestamp,
+    /// SHA-256 of its body.
+    pub(super) sha256: Sha256,
+    /// Its insertion.
+    pub(super) sequence: u64,
 }
 
 impl Inner {
@@ -70,6 +83,21 @@ impl Inner {
                 None
             }
         }
+    }
+
+    /// What tells one copy of an object from another.
+    pub(super) fn version(self: &Arc<Self>, key: &Key) -> Option<Version> {
+        let record = self.read_record(key.hash()).filter(|record| record.meta.key == *key)?;
+        Some(Version {
+            response_time: record.meta.response_time,
+            sha256: record.head.sha256,
+            sequence: record.head.sequence,
+        })
+    }
+
+    /// Whether no record is there.
+    pub(super) fn is_empty(&self) -> Result<bool, IndexError> {
+        Ok(self.index.access().open()?.page(None, 1)?.is_empty())
     }
 
     fn read_record(self: &Arc<Self>, hash: KeyHash) -> Option<Record> {

@@ -1,13 +1,15 @@
 //! Objects on disk: found, written whole or not at all, recovered, evicted.
 //!
 //! Knows neither HTTP nor Nix: keys, metadata, bytes. One [`Store`] per disk folder, as long as
-//! the process; cloning shares it. Called by `cache` and, for writing, by `fill` and `purge`
-//! through it. Methods that are not async read and write the disk and belong on a blocking thread.
+//! the process or until the folder goes away under it; cloning shares it. [`Disks`] makes one tier
+//! of all of them. Called by `cache` and, for writing, by `fill` and `purge` through it. Methods
+//! that are not async read and write the disk and belong on a blocking thread.
 //!
 //! ```text
 //! NARTHEX-STORE          the format's version; a folder without it that is not empty is refused
 //! LOCK                   locked while a process has the store open
 //! objects/ab/cd/HASH-N   a body of 64 KiB or more, insertion number N (hex), then its trailer
+//! PURGES                 which purges which disks have yet to make up for (see `disks::ledger`)
 //! tmp/                   files without a name yet; emptied at open
 //! index/                 records, small bodies, claims (see `index`)
 //! ```
@@ -21,7 +23,8 @@
 //! - Killed before (4): no record, so nothing is found; the note makes the next open remove the
 //!   file. Before (3) the file vanishes by itself.
 //! - Killed after (4): found, with a body that was synced before.
-//! - A power cut may lose any of the last seconds' (1) to (4) in any order. A record without its
+//! - A power cut may lose any of the last seconds' (1) to (4) in any order (all of it is synced
+//!   every few seconds, see `recover`). A record without its
 //!   file, or with one that has no whole trailer of the same key, N, length and SHA-256, is
 //!   damaged: a miss that is counted and dropped. A note that is lost leaves a file that nobody
 //!   finds and that takes space until repair.
@@ -33,29 +36,35 @@
 //! # Locks
 //!
 //! In this order: `changes` (read side for each change, write side for each page of loading), the
-//! stripe of a key's hash, the index's own (read side), the space account. The account's is never
-//! held across I/O, none across an await, and eviction runs before any of them is taken.
+//! stripe of a key's hash, the gate before the index's engine (a few seconds at most), the space
+//! account. The account's is never held across I/O, none across an await, and eviction runs before
+//! any of them is taken.
 
 mod commit;
+mod disks;
 mod error;
 mod eviction;
 mod folder;
 mod format;
+mod gate;
 mod ghost;
 mod growing;
 mod health;
 mod index;
 mod lookup;
 mod pending;
+mod probe;
 mod read;
 mod recover;
 mod remove;
 mod room;
+mod scope;
 mod slab;
 mod space;
 #[cfg(test)]
 mod tests;
 
+pub use disks::{DiskReport, Disks};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, EvictionOrder};
 pub use format::charge;
@@ -63,6 +72,7 @@ pub use growing::Growing;
 pub use health::Health;
 pub use pending::{Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
+pub use scope::Scope;
 pub use space::Usage;
 
 use crate::config;
@@ -92,6 +102,8 @@ pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    /// The folder, as the configuration names it: in logs and metrics.
+    label: String,
     index: Index,
     space: Arc<Space>,
     health: health::Monitor,
@@ -121,6 +133,7 @@ impl Store {
         let failed = |error: IndexError| OpenError::Index { path: path.clone(), source: error };
         let totals = index.access().open().and_then(index::Open::totals).map_err(&failed)?;
         let inner = Arc::new(Inner {
+            label: disk.path.display().to_string(),
             space: Space::new(disk.size, totals.bytes, totals.objects, &metrics),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(totals.next_sequence.saturating_add(SEQUENCE_GAP)),
@@ -148,6 +161,8 @@ impl Store {
         });
         let syncing = recover::sync_often(Arc::downgrade(&inner), tasks.stopping());
         tasks.spawn("store sync", syncing);
+        let probing = probe::probe_when_in_doubt(Arc::downgrade(&inner), tasks.stopping());
+        tasks.spawn("store probe", probing);
         Ok(Self(inner))
     }
 
@@ -165,12 +180,8 @@ impl Store {
         let store = Arc::clone(&self.0);
         let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
         let work = move || {
-            store.health.admit(Instant::now())?;
-            let revived = store.index.revive();
-            revived
-                .map_err(WriteError::from)
-                .and_then(|()| store.reserve(charge))
-                .inspect_err(|error| store.write_failed(error))
+            store.admit()?;
+            store.reserve(charge).inspect_err(|error| store.write_failed(error))
         };
         let reserved = self.0.tasks.blocking("store begin", work).await;
         let reservation = reserved.map_err(|_| WriteError::Interrupted)??;
@@ -180,25 +191,26 @@ impl Store {
     /// Replaces the metadata of the object under `key`, if it is still the one whose body has
     /// this digest; true where it was replaced. Blocking.
     pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        self.0.rewrite_meta(key.hash(), sha256, meta)
+        self.0.rewrite_meta(key.hash(), sha256, meta).unwrap_or(false)
     }
 
     /// Drops the object under `key` and the claim it makes; true where there was one. What another
     /// object claims about it stays, so that it is checked when it comes again. Readers of its body
     /// go on. Blocking.
     pub fn remove(&self, key: &Key) -> bool {
-        self.0.purge(key)
+        self.0.purge(&Scope::Key(key.clone())).is_ok_and(|purged| purged > 0)
     }
 
     /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
     /// returns the number of objects. Looks at every record. Blocking.
     pub fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
-        self.0.purge_matching(site, prefix)
+        let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
+        self.0.purge(&scope).unwrap_or_default()
     }
 
     /// Drops every object and every claim; returns the number of objects. Blocking.
     pub fn clear(&self) -> u64 {
-        self.0.purge_all()
+        self.0.purge(&Scope::All).unwrap_or_default()
     }
 
     /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
@@ -213,7 +225,8 @@ impl Store {
 
     /// Whether the tier takes writes, and the last error where not.
     pub fn health(&self) -> Health {
-        self.0.health.report(Instant::now())
+        let health = self.0.health.report(Instant::now());
+        Health { is_writable: health.is_writable && !self.0.index.has_failed(), ..health }
     }
 
     /// Waits until the eviction order is loaded. Cancel safe.
@@ -249,23 +262,52 @@ impl Inner {
     /// Counts an error of the disk and remembers it; errors that are not its fault are ignored.
     fn write_failed(&self, error: &WriteError) {
         let Some(operation) = error.operation() else { return };
-        if let WriteError::Index { .. } = error {
-            self.index.mark_failed();
+        if let WriteError::Index { source } = error {
+            self.note_index(source);
         }
         self.count(operation);
-        self.health.failed(error, Instant::now());
-        tracing::warn!(operation, %error, "disk tier: write failed");
+        let disk = &*self.label;
+        if self.health.failed(error, Instant::now()) {
+            tracing::warn!(disk, operation, %error, "disk tier: write failed");
+        } else {
+            tracing::debug!(disk, operation, %error, "disk tier: write failed again");
+        }
     }
 
     fn index_failed(&self, error: &IndexError) {
-        self.index.mark_failed();
+        self.note_index(error);
         self.count("index");
-        self.health.failed(error, Instant::now());
-        tracing::warn!(%error, "disk tier: index failed");
+        let disk = &*self.label;
+        if self.health.failed(error, Instant::now()) {
+            tracing::warn!(disk, %error, "disk tier: index failed");
+        } else {
+            tracing::debug!(disk, %error, "disk tier: index failed again");
+        }
+    }
+
+    fn note_index(&self, error: &IndexError) {
+        if error.is_final() {
+            self.index.mark_failed();
+        }
+    }
+
+    /// Whether a write may be tried.
+    fn admit(&self) -> Result<(), WriteError> {
+        self.health.admit(Instant::now())?;
+        if self.index.has_failed() {
+            let detail = "its index takes no writes until it is opened again".to_owned();
+            return Err(WriteError::Refused { detail });
+        }
+        Ok(())
+    }
+
+    /// Whether the disk is not left alone after errors; its index may have failed all the same.
+    fn is_admitting(&self) -> bool {
+        self.health.report(Instant::now()).is_writable
     }
 
     fn count(&self, operation: &str) {
-        self.metrics.store_errors.with_label_values(&[operation]).inc();
+        self.metrics.store_errors.with_label_values(&[&*self.label, operation]).inc();
     }
 
     fn count_damaged(&self, object: &str, why: &str) {

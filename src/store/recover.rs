@@ -2,7 +2,7 @@
 //! loaded beside the first look-ups. Never lists a folder of `objects/`.
 
 use super::Inner;
-use super::error::IndexError;
+use super::error::{IndexError, WriteError};
 use super::eviction::Entry;
 use super::format;
 use crate::object::KeyHash;
@@ -79,6 +79,7 @@ pub(super) fn load(store: &Weak<Inner>, stop: &CancellationToken) {
                     "the index of the disk tier cannot be read; eviction knows a part of it only"
                 );
                 store.space.loaded();
+                store.space.is_not_whole();
                 store.finished_loading();
                 return;
             }
@@ -107,10 +108,13 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
 }
 
 impl Inner {
-    /// Syncs the index where it has changed.
+    /// Syncs what has changed: the trailers and names of body files, then the index.
     pub(super) fn sync_now(self: &Arc<Self>) {
         if !self.take_unsynced() {
             return;
+        }
+        if let Err(source) = self.folder.sync() {
+            self.write_failed(&WriteError::Io { operation: "sync", source });
         }
         let synced = self.index.access().open().and_then(super::index::Open::sync);
         if let Err(error) = synced {

@@ -6,7 +6,8 @@ use super::Inner;
 use super::error::IndexError;
 use super::eviction::Entry;
 use super::format::{self, Place};
-use crate::object::{Key, KeyHash};
+use super::scope::Scope;
+use crate::object::KeyHash;
 
 /// Records that are looked at in one go.
 const PAGE: usize = 1024;
@@ -23,38 +24,43 @@ enum Which {
 }
 
 impl Inner {
-    /// Drops an object and the claim it makes; true where there was one.
-    pub(super) fn purge(&self, key: &Key) -> bool {
-        let removed = self.erase(key.hash(), Which::Any);
-        self.went(removed)
+    /// Drops every object in `scope` and the claims they make, with `All` claims without an object
+    /// too; returns the number of objects. On an error some may be gone: what is left of the scope
+    /// must not be served, and the purge be tried again.
+    pub(super) fn purge(&self, scope: &Scope) -> Result<u64, IndexError> {
+        let purged = match scope {
+            Scope::Key(key) => self.erase(key.hash(), Which::Any).map(u64::from),
+            Scope::Prefix { .. } => self.purge_where(scope),
+            Scope::All => self.purge_where(scope).and_then(|purged| {
+                self.drop_claims()?;
+                Ok(purged)
+            }),
+        };
+        purged.inspect_err(|error| self.index_failed(error))
     }
 
-    /// Drops every object of a site whose path begins with `prefix`, and the claims they make;
-    /// returns the number of objects.
-    pub(super) fn purge_matching(&self, site: &str, prefix: &str) -> u64 {
-        let is_meant = |key: &Key| key.site() == site && key.path().starts_with(prefix);
-        self.purge_where(&is_meant)
+    /// Drops an insertion that is not to be served, unless another replaced it.
+    pub(super) fn drop_insertion(&self, hash: KeyHash, sequence: u64) {
+        let removed = self.erase(hash, Which::Insertion(sequence));
+        self.went(removed);
     }
 
-    /// Drops everything, claims without an object too; returns the number of objects.
-    pub(super) fn purge_all(&self) -> u64 {
-        let purged = self.purge_where(&|_: &Key| true);
-        self.drop_claims();
-        purged
-    }
-
-    /// Removes an evicted object from disk; where that fails it counts again.
-    pub(super) fn evict(&self, entries: Vec<Entry>) {
-        for entry in entries {
+    /// Removes evicted objects from disk. Where that fails, it and the rest of them count again,
+    /// and no more is tried: whoever needs the room goes without.
+    pub(super) fn evict(&self, entries: Vec<Entry>) -> Result<(), IndexError> {
+        let mut entries = entries.into_iter();
+        while let Some(entry) = entries.next() {
             match self.erase(entry.hash, Which::Insertion(entry.sequence)) {
                 Ok(true) => self.evictions.inc(),
                 Ok(false) => {}
                 Err(error) => {
-                    self.index_failed(&error);
                     self.space.restore(entry);
+                    entries.for_each(|entry| self.space.restore(entry));
+                    return Err(error);
                 }
             }
         }
+        Ok(())
     }
 
     /// Drops an insertion that turned out damaged, and counts it, unless another replaced it.
@@ -73,49 +79,42 @@ impl Inner {
         }
     }
 
-    fn purge_where(&self, is_meant: &dyn Fn(&Key) -> bool) -> u64 {
+    fn purge_where(&self, scope: &Scope) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
-            let page = self.index.access().open().and_then(|index| index.page(after, PAGE));
-            let page = page.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
-            let Some((last, _)) = page.last() else { break };
+            let page = self.index.access().open()?.page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(purged) };
             after = Some(*last);
             for (hash, record) in page {
                 // One that cannot be read might be meant, and serves nobody.
-                if format::decode_key(&record).map_or(true, |key| is_meant(&key)) {
-                    purged += u64::from(self.went(self.erase(hash, Which::Any)));
+                if format::decode_key(&record).map_or(true, |key| scope.covers(&key)) {
+                    purged += u64::from(self.erase(hash, Which::Any)?);
                 }
             }
         }
-        purged
     }
 
-    fn drop_claims(&self) {
+    fn drop_claims(&self) -> Result<(), IndexError> {
         let mut after = None;
         loop {
-            let page = self.index.access().open().and_then(|index| index.claims_page(after, PAGE));
-            let page = page.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
-            let Some((last, _)) = page.last() else { break };
+            let page = self.index.access().open()?.claims_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (hash, _) in page {
-                self.drop_claim(hash);
+                self.drop_claim(hash)?;
             }
         }
     }
 
-    fn drop_claim(&self, nar: KeyHash) {
+    fn drop_claim(&self, nar: KeyHash) -> Result<(), IndexError> {
         let access = self.index.access();
-        let dropped = access.open().and_then(|index| {
-            if index.claim(nar)?.is_none() {
-                return Ok(());
-            }
-            let mut change = index.change();
-            change.drop_claim(nar);
-            change.commit()
-        });
-        if let Err(error) = dropped {
-            self.index_failed(&error);
+        let index = access.open()?;
+        if index.claim(nar)?.is_none() {
+            return Ok(());
         }
+        let mut change = index.change();
+        change.drop_claim(nar);
+        change.commit()
     }
 
     /// Takes the record of a key away, then its body; false where there is none such.

@@ -63,13 +63,24 @@ struct Account {
     objects: u64,
     reserved: u64,
     is_loaded: bool,
+    /// Whether the order knows every object.
+    is_whole: bool,
+    /// What the gauges were last given by this account: other stores give them theirs.
+    shown: [i64; 2],
 }
 
 impl Space {
     /// An account that knows only totals yet.
     pub(super) fn new(limit: u64, used: u64, objects: u64, metrics: &Metrics) -> Arc<Self> {
-        let account =
-            Account { order: EvictionOrder::new(), used, objects, reserved: 0, is_loaded: false };
+        let account = Account {
+            order: EvictionOrder::new(),
+            used,
+            objects,
+            reserved: 0,
+            is_loaded: false,
+            is_whole: false,
+            shown: [0; 2],
+        };
         let space = Self {
             limit,
             account: Mutex::new(account),
@@ -77,7 +88,7 @@ impl Space {
             bytes_gauge: metrics.stored_bytes.with_label_values(&["disk"]),
             objects_gauge: metrics.stored_objects.with_label_values(&["disk"]),
         };
-        space.show(&space.account.lock());
+        space.show(&mut space.account.lock());
         Arc::new(space)
     }
 
@@ -100,14 +111,14 @@ impl Space {
         let mut evicted = Vec::new();
         while account.used.saturating_add(promised) > self.limit {
             let Some(entry) = account.order.evict() else {
-                self.show(&account);
+                self.show(&mut account);
                 return Room::Short(evicted);
             };
             account.forgot(entry.charge);
             evicted.push(entry);
         }
         account.reserved = promised;
-        self.show(&account);
+        self.show(&mut account);
         Room::Promised(Reservation { space: Arc::clone(self), bytes }, evicted)
     }
 
@@ -121,8 +132,32 @@ impl Space {
             account.forgot(entry.charge);
             evicted.push(entry);
         }
-        self.show(&account);
+        self.show(&mut account);
         evicted
+    }
+
+    /// Names `count` objects with files of their own that must go, whatever the limit says.
+    pub(super) fn shed_files(&self, count: u64) -> Vec<Entry> {
+        let mut account = self.account.lock();
+        let mut evicted = Vec::new();
+        while (evicted.len() as u64) < count {
+            let Some(entry) = account.order.evict_file() else { break };
+            account.forgot(entry.charge);
+            evicted.push(entry);
+        }
+        self.show(&mut account);
+        evicted
+    }
+
+    /// Whether there may be an object with this hash: there is, or not all are loaded.
+    pub(super) fn may_hold(&self, hash: KeyHash) -> bool {
+        let account = self.account.lock();
+        !account.is_whole || account.order.get(hash).is_some()
+    }
+
+    /// Not everything could be loaded: objects may be there that the order does not know.
+    pub(super) fn is_not_whole(&self) {
+        self.account.lock().is_whole = false;
     }
 
     /// Counts an object whose space was promised; `replaced` is the charge of the one it replaces,
@@ -134,7 +169,7 @@ impl Space {
         account.went(known, replaced);
         account.used = account.used.saturating_add(entry.charge);
         account.objects = account.objects.saturating_add(1);
-        self.show(&account);
+        self.show(&mut account);
     }
 
     /// Counts an object again that could not be evicted.
@@ -145,7 +180,7 @@ impl Space {
             account.used = account.used.saturating_add(entry.charge);
             account.objects = account.objects.saturating_add(1);
         }
-        self.show(&account);
+        self.show(&mut account);
     }
 
     /// Counts an object as gone; `charge` is what its record says.
@@ -153,7 +188,7 @@ impl Space {
         let mut account = self.account.lock();
         let known = account.order.remove(hash);
         account.went(known, charge);
-        self.show(&account);
+        self.show(&mut account);
     }
 
     /// Notes that an object was read; does nothing while the account is busy.
@@ -187,7 +222,8 @@ impl Space {
         account.used = account.order.bytes();
         account.objects = account.order.len();
         account.is_loaded = true;
-        self.show(&account);
+        account.is_whole = true;
+        self.show(&mut account);
         drop(account);
         self.progress.notify_all();
     }
@@ -210,9 +246,23 @@ impl Space {
         }
     }
 
-    fn show(&self, account: &Account) {
-        self.bytes_gauge.set(i64::try_from(account.used).unwrap_or(i64::MAX));
-        self.objects_gauge.set(i64::try_from(account.objects).unwrap_or(i64::MAX));
+    fn show(&self, account: &mut Account) {
+        let now = [account.used, account.objects];
+        self.give(account, now.map(|count| i64::try_from(count).unwrap_or(i64::MAX)));
+    }
+
+    fn give(&self, account: &mut Account, [bytes, objects]: [i64; 2]) {
+        let [old_bytes, old_objects] = std::mem::replace(&mut account.shown, [bytes, objects]);
+        self.bytes_gauge.add(bytes - old_bytes);
+        self.objects_gauge.add(objects - old_objects);
+    }
+}
+
+impl Drop for Space {
+    /// What is closed is no longer stored by this process.
+    fn drop(&mut self) {
+        let mut account = self.account.lock();
+        self.give(&mut account, [0; 2]);
     }
 }
 
@@ -312,6 +362,26 @@ mod tests {
         let (_held, _) = promised(space.reserve(2048));
         assert!(matches!(space.reserve(2560), Room::Short(evicted) if evicted.is_empty()));
         assert_eq!(space.usage().objects, 1);
+    }
+
+    #[test]
+    fn objects_without_a_file_free_no_inode() {
+        let space = space(1 << 30, 0);
+        assert!(space.may_hold(entry(9, 0).hash), "not loaded yet");
+        space.loaded();
+        let file = crate::store::charge(64 << 10);
+        for number in 0..40 {
+            let entry = entry(number, if number % 2 == 0 { 512 } else { file });
+            let (reservation, _) = promised(space.reserve(entry.charge));
+            space.add(reservation, entry, None);
+        }
+        let shed = space.shed_files(15);
+        assert!(shed.len() == 15 && shed.iter().all(|entry| entry.charge == file));
+        assert!(shed.iter().all(|entry| !space.may_hold(entry.hash)));
+        assert_eq!(space.shed_files(15).len(), 5);
+        assert_eq!((space.usage().objects, space.usage().bytes), (20, 20 * 512));
+        space.is_not_whole();
+        assert!(space.may_hold(shed[0].hash), "it may be one that was never loaded");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! of its own.
 
 mod damage;
+mod disks;
 
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
@@ -18,7 +19,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -30,9 +31,16 @@ const MIB: usize = 1024 * KIB;
 pub(super) struct Faults {
     /// Writes that find the disk full.
     full: AtomicU32,
+    /// Whether no probe succeeds.
+    is_out: AtomicBool,
 }
 
 impl Faults {
+    /// What a probe meets.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        if self.is_out.load(Ordering::Relaxed) { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
+    }
+
     /// What the next write meets.
     pub(super) fn next(&self) -> io::Result<()> {
         let less = |left: u32| left.checked_sub(1);
@@ -398,11 +406,13 @@ async fn a_full_disk_is_met_by_evicting_once_then_by_refusing() {
     for number in 0..8_u64 {
         put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
     }
+    store.0.faults.is_out.store(true, Ordering::Relaxed);
     store.0.faults.full.store(1, Ordering::Relaxed);
     put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
     assert!(store.usage().objects < 8);
-    let errors = || bench.metrics.store_errors.with_label_values(&["space"]).get();
+    let path = bench.place.path().display().to_string();
+    let errors = || bench.metrics.store_errors.with_label_values(&[&*path, "space"]).get();
     assert_eq!(errors(), 0);
     for count in 1..=3 {
         assert!(store.health().is_writable);
@@ -416,6 +426,9 @@ async fn a_full_disk_is_met_by_evicting_once_then_by_refusing() {
     assert!(matches!(&refused, WriteError::Refused { detail } if detail.contains("no space")));
     assert!(!store.health().is_writable);
     assert_eq!((store.usage().reserved_bytes, bench.damaged()), (0, 0));
+    store.0.faults.is_out.store(false, Ordering::Relaxed);
+    assert!(store.0.probe() && store.health().is_writable, "{:?}", store.health());
+    put(&store, &key("b"), &bytes(1, MIB)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -424,6 +437,11 @@ async fn a_failed_index_is_opened_again() {
     let store = bench.open().await;
     put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
     store.0.index.mark_failed();
+    let refused = store.begin(&key("b"), Some(1)).await.unwrap_err();
+    assert!(matches!(refused, WriteError::Refused { .. }), "{refused}");
+    assert!(!store.health().is_writable);
+    assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB), "reads go on");
+    assert!(store.0.probe());
     put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
     assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(2, 100));
