@@ -58,7 +58,8 @@ impl Hot {
     }
 
     /// Calls `note` with the insertion on disk, if its use has not been noted in this epoch; once
-    /// `note` says that it has noted it, not again in this epoch. Otherwise reads one atomic number.
+    /// `note` says that it has noted it, not again in this epoch. Otherwise reads one atomic
+    /// number.
     pub fn note_use(&self, epoch: u32, note: impl FnOnce(Insertion) -> bool) {
         let Some(copy_of) = &self.copy_of else { return };
         // Two at once may both note it: no harm.

@@ -15,6 +15,8 @@ pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 const MIB: u64 = 1024 * 1024;
 /// Memory that either engine may use to cache what it reads.
 const CACHE_BYTES: u64 = 32 * MIB;
+/// The least journal that fjall takes.
+const JOURNAL_BYTES_MAX: u64 = 64 * MIB;
 const TOTALS: &str = "totals";
 
 /// An index, as the store uses it.
@@ -54,17 +56,18 @@ impl Fjall {
     fn open(folder: &Path) -> Outcome<Self> {
         let database = Database::builder(folder.join("fjall"))
             .cache_size(CACHE_BYTES)
-            .max_journaling_size(128 * MIB)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
             .worker_threads(2)
             .max_cached_files(Some(256))
             .open()?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(8 * MIB);
-        let found = || options().filter_policy(FilterPolicy::all(FilterPolicyEntry::None));
+        let ordered = || options().filter_policy(FilterPolicy::all(FilterPolicyEntry::None));
+        let found = || options().expect_point_read_hits(true);
         let searched = || options().filter_block_pinning_policy(PinningPolicy::all(true));
         Ok(Self {
             objects: database.keyspace("objects", searched)?,
             bodies: database.keyspace("bodies", found)?,
-            order: database.keyspace("order", found)?,
+            order: database.keyspace("order", ordered)?,
             state: database.keyspace("state", options)?,
             database,
         })

@@ -193,7 +193,7 @@ fn fill(engine: &dyn Engine, options: &Options) -> Outcome<()> {
     let (started, written) = (Instant::now(), process::written_bytes()?);
     let cpu = process::processor_time()?;
     let payload = in_batches(engine, options, 0..options.entries, |batch| engine.add(batch))?;
-    say("cpu_us", micros(process::processor_time()? - cpu, options.entries))?;
+    say("cpu_us", micros(process::processor_time_since(cpu)?, options.entries))?;
     say("wall_us", micros(started.elapsed(), options.entries))?;
     say("payload", payload as f64 / 1e6)?;
     let written = process::written_bytes()? - written;
@@ -246,7 +246,7 @@ fn look_up(engine: &dyn Engine, options: &Options) -> Outcome<()> {
         measure(0)?;
         let (cpu, started) = (process::processor_time()?, Instant::now());
         measure(1)?;
-        let cpu = process::processor_time()? - cpu;
+        let cpu = process::processor_time_since(cpu)?;
         say(&format!("{name}_us"), micros(cpu, options.look_ups))?;
         say(&format!("{name}_wall_us"), micros(started.elapsed(), options.look_ups))?;
     }
@@ -257,9 +257,9 @@ fn load(engine: &dyn Engine) -> Outcome<()> {
     let cpu = process::processor_time()?;
     let entries = engine.load_order()?;
     let order = process::processor_time()?;
-    say("order_us", micros(order - cpu, entries))?;
+    say("order_us", micros(order.saturating_sub(cpu), entries))?;
     let records = engine.load_records()?;
-    say("records_us", micros(process::processor_time()? - order, records))?;
+    say("records_us", micros(process::processor_time_since(order)?, records))?;
     say("resident_mb", process::resident_bytes()? as f64 / 1e6)
 }
 
@@ -269,7 +269,7 @@ fn remove(engine: &dyn Engine, options: &Options) -> Outcome<()> {
     let number = (options.entries / DELETED_PART).max(1);
     let chosen = (0..number).map(|at| at * DELETED_PART + mix(at) % DELETED_PART);
     let payload = in_batches(engine, options, chosen, |batch| engine.remove(batch))?;
-    say("cpu_us", micros(process::processor_time()? - cpu, number))?;
+    say("cpu_us", micros(process::processor_time_since(cpu)?, number))?;
     say("wall_us", micros(started.elapsed(), number))?;
     let written = process::written_bytes()? - written;
     say("amplification", written as f64 / payload as f64)

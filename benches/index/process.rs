@@ -11,6 +11,11 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 /// The kernel's clock ticks in a second, as `/proc` uses them.
 const TICKS: u64 = 100;
 
+/// Processor time that this process has used since it had used `before`.
+pub(crate) fn processor_time_since(before: Duration) -> Outcome<Duration> {
+    Ok(processor_time()?.saturating_sub(before))
+}
+
 /// Processor time that this process has used.
 pub(crate) fn processor_time() -> Outcome<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;

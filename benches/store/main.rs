@@ -6,8 +6,8 @@
 //! `cargo test --benches` runs it, it fills a small store and checks that all is found again.
 //!
 //! The objects come in by `Store::import`, a thousand in one change: the bytes on disk are those of
-//! a commit each. Memory counts all of the process: the engine's caches and filters, the order, and,
-//! since every start evicts some objects, what is remembered of those that left.
+//! a commit each. Memory counts all of the process: the engine's caches and filters, the order,
+//! and, since every start evicts some objects, what is remembered of those that left.
 
 #![expect(clippy::cast_precision_loss, reason = "figures to look at: far below 2^52")]
 
@@ -215,7 +215,7 @@ async fn fill(options: &Options, objects: u64) -> Outcome<()> {
     let stored = import(&store, 0..objects)?;
     std::fs::write(usage_path(options), store.usage().bytes.max(1 << 20).to_string())?;
     closed(store, tasks).await?;
-    say("cpu_us", micros(process::processor_time()? - cpu, objects))?;
+    say("cpu_us", micros(process::processor_time_since(cpu)?, objects))?;
     let written = process::written_bytes()? - written;
     say("amplification", written as f64 / stored.max(1) as f64)?;
     say("disk_mb", process::disk_bytes(&options.folder)? as f64 / 1e6)
@@ -247,7 +247,7 @@ async fn start(options: &Options, objects: u64) -> Outcome<()> {
     if objects > 0 {
         look_up(&store, options, objects).await?;
         import(&store, objects..objects + EVICTED.min(objects / 2))?;
-        if store.usage().objects > objects {
+        if store.usage().bytes > size {
             return Err("nothing was evicted".into());
         }
     }
@@ -266,7 +266,7 @@ async fn look_up(store: &Store, options: &Options, objects: u64) -> Outcome<()> 
         looked_up(store, options.look_ups, objects, offset, 0).await?;
         let (cpu, started) = (process::processor_time()?, Instant::now());
         looked_up(store, options.look_ups, objects, offset, 1).await?;
-        let cpu = process::processor_time()? - cpu;
+        let cpu = process::processor_time_since(cpu)?;
         say(&format!("{name}_us"), micros(cpu, options.look_ups))?;
         say(&format!("{name}_wall_us"), micros(started.elapsed(), options.look_ups))?;
     }

@@ -1,5 +1,5 @@
-//! The synthetic objects: narinfos as a cache of Nix packages holds them, one body in ten of a usual
-//! size, the others empty, so that what grows with their number alone is what is measured. Pure.
+//! The synthetic objects: narinfos as a cache of Nix packages holds them, one body in ten of a
+//! usual size, the others empty, so that what grows with their number alone is measured. Pure.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED};

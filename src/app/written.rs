@@ -22,8 +22,8 @@ impl Written {
     }
 }
 
-/// What `/proc/self/io` says of bytes sent to disks: pages made dirty, whether or not they have been
-/// written back yet.
+/// What `/proc/self/io` says of bytes sent to disks: pages made dirty, whether or not they have
+/// been written back yet.
 fn written_bytes(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("write_bytes:"));
     line?.trim().parse().ok()

@@ -36,7 +36,7 @@ impl Cache {
                 part.let_go();
                 return Err(PublishError::Purged);
             };
-            part.note(synced)?;
+            part.note(&synced)?;
             Ok(())
         };
         self.tasks.blocking("store part", keep).await?

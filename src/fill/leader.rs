@@ -102,11 +102,11 @@ impl Fill<'_> {
             tries += 1;
             let trail = Trail::default();
             let ask = Ask { avoid: avoid.clone(), ..self.wanted.ask(Method::Get) };
-            let tried = match given.take() {
+            let answered = match given.take() {
                 Some(response) => self.found(ask, response, &trail).await,
                 None => self.try_once(stale.take(), ask, &trail).await,
             };
-            let error = match tried {
+            let error = match answered {
                 Ok(result) => {
                     if result == "stored" {
                         self.shared.wrong.forget(key);

@@ -1,5 +1,6 @@
-//! The check of a whole store: every record with its body, every claim, every small body without a
-//! record, every file that no record names, the totals. One runs at a time over an open store, or
+//! The check of a whole store: every record with its body, every part, every place in the eviction
+//! order (see `entries`), every claim, every small body without a record, every file that no record
+//! names, the totals. One runs at a time over an open store, or
 //! over a folder that no process holds. Blocking; holds no lock from one object to the next.
 //!
 //! On a running store everything may change under it. So whatever looks wrong is looked at again
@@ -68,7 +69,10 @@ pub(super) struct Audit<'a> {
 impl Audit<'_> {
     /// Looks at everything.
     pub(super) fn run(&mut self) -> Result<(), AuditError> {
-        let totals = self.objects()?;
+        let mut totals = self.objects()?;
+        self.parts(&mut totals)?;
+        self.order()?;
+        self.variants()?;
         self.claims()?;
         self.small_bodies()?;
         self.links()?;
@@ -233,7 +237,10 @@ impl Audit<'_> {
             let _stripe = self.store.stripe(hash).lock();
             let access = self.store.index.access();
             let index = access.open()?;
-            if is_recorded(index, hash, sequence, Place::File)? || index.has_link(hash, sequence)? {
+            if is_recorded(index, hash, sequence, Place::File)?
+                || Inner::is_part(index, hash, sequence)?
+                || index.has_link(hash, sequence)?
+            {
                 return Ok(());
             }
         }
@@ -270,7 +277,8 @@ impl Audit<'_> {
         Ok(())
     }
 
-    fn say(&self, problem: Problem) {
+    /// Puts a problem on record.
+    pub(super) fn say(&self, problem: Problem) {
         let Problem { kind, what, detail, is_repaired } = &problem;
         let kind = kind.as_str();
         self.store.metrics.check_faults.with_label_values(&["fsck", kind]).inc();

@@ -17,8 +17,8 @@
 //! gives out its own copy of what it compared, and then trusts it. So a page that came from the
 //! disk is behind a doubt until somebody has compared it, and a chunk whose sum is wrong is
 //! trusted by nobody, however many have the file open. Body files are opened without read-ahead
-//! (`FADV_RANDOM`), so that a read brings no page of a neighbour but where the reader itself asks for
-//! the next chunk, which it doubts first.
+//! (`FADV_RANDOM`), so that a read brings no page of a neighbour but where the reader itself asks
+//! for the next chunk, which it doubts first.
 //!
 //! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
 //! somebody else than this process fetched again (a backup that reads the folder) or that

@@ -32,6 +32,25 @@ struct Rows<'a> {
     variant: Option<Vec<u8>>,
 }
 
+impl<'a> Rows<'a> {
+    fn of(
+        record: &'a [u8],
+        head: &Head,
+        meta: &Meta,
+        claim: Option<(Key, NarClaim)>,
+    ) -> Result<Self, format::FormatError> {
+        let hash = meta.key.hash();
+        let claim = claim
+            .map(|(nar, claim)| Ok((nar.hash(), format::encode_claim(hash, &nar, &claim)?)))
+            .transpose()?;
+        let variant = head
+            .variant_of
+            .map(|_| format::encode_variant(head.sequence, &meta.key, &meta.variant))
+            .transpose()?;
+        Ok(Self { record, claim, variant })
+    }
+}
+
 impl Inner {
     /// Places an object; see the module's crash argument for the order of the steps.
     pub(super) fn place(self: &Arc<Self>, placing: Placing) -> Result<Stored, WriteError> {
@@ -49,42 +68,13 @@ impl Inner {
             variant_of: meta.key.is_variant().then(|| meta.key.primary().hash().0),
         };
         let record = format::encode_record(&head, &meta).map_err(unencodable)?;
-        let variant = head
-            .variant_of
-            .map(|_| format::encode_variant(head.sequence, &meta.key, &meta.variant))
-            .transpose()
-            .map_err(unencodable)?;
-        let claim = claim
-            .map(|(nar, claim)| Ok((nar.hash(), format::encode_claim(hash, &nar, &claim)?)))
-            .transpose()
-            .map_err(unencodable)?;
-
+        let rows = Rows::of(&record, &head, &meta, claim).map_err(unencodable)?;
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
-        if let SealedBody::File { new, sums, .. } = &mut body {
-            let trailer = trailer::encode(hash, &head, sums, &record).map_err(unencodable)?;
-            #[cfg(test)]
-            self.faults.reach("a trailer is to be written");
-            // Nothing is evicted here, under the locks: the trailer's space was promised.
-            new.file()
-                .write_all_at(&trailer, length)
-                .map_err(|source| WriteError::Io { operation: "write", source })?;
-            #[cfg(test)]
-            self.faults.reach("a file is to be noted");
-            let mut change = index.change();
-            change.set_link(hash, head.sequence);
-            change.commit()?;
-            #[cfg(test)]
-            self.faults.reach("a file is noted");
-            new.link(&self.folder.body_path(hash, head.sequence))?;
-        }
-        if let SealedBody::File { chunks, .. } = &body {
-            self.bodies.written(head.sequence, chunks);
-        }
+        self.name(index, hash, &head, &record, &mut body)?;
         #[cfg(test)]
         self.faults.reach("a record is to be written");
-        let rows = Rows { record: &record, claim, variant };
         let (replaced, part) = match self.record(index, hash, &head, &rows, &body) {
             Ok(replaced) => replaced,
             Err(error) => {
@@ -124,6 +114,35 @@ impl Inner {
             sha256,
             insertion: self.insertion(head.sequence),
         })
+    }
+
+    /// Gives a body that is a file its trailer and its name.
+    fn name(
+        &self,
+        index: &Open,
+        hash: KeyHash,
+        head: &Head,
+        record: &[u8],
+        body: &mut SealedBody,
+    ) -> Result<(), WriteError> {
+        let SealedBody::File { new, sums, chunks } = body else { return Ok(()) };
+        let trailer = trailer::encode(hash, head, sums, record).map_err(unencodable)?;
+        #[cfg(test)]
+        self.faults.reach("a trailer is to be written");
+        // Nothing is evicted here, under the locks: the trailer's space was promised.
+        new.file()
+            .write_all_at(&trailer, head.length)
+            .map_err(|source| WriteError::Io { operation: "write", source })?;
+        #[cfg(test)]
+        self.faults.reach("a file is to be noted");
+        let mut change = index.change();
+        change.set_link(hash, head.sequence);
+        change.commit()?;
+        #[cfg(test)]
+        self.faults.reach("a file is noted");
+        new.link(&self.folder.body_path(hash, head.sequence))?;
+        self.bodies.written(head.sequence, chunks);
+        Ok(())
     }
 
     /// The commit point: one atomic change of the index. Returns the head of what was replaced, and

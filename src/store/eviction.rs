@@ -288,7 +288,8 @@ impl EvictionOrder {
     }
 }
 
-/// The queues of a walk. The small ones first: who moves on to a main queue meanwhile is seen there.
+/// The queues of a walk. The small ones first: who moves on to a main queue meanwhile is seen
+/// there.
 const WALK: [(Kind, Stage); 4] = [
     (Kind::Inline, Stage::Small),
     (Kind::File, Stage::Small),

@@ -139,8 +139,8 @@ impl Folder {
         self.path.join(ORDER)
     }
 
-    /// Puts a snapshot of the eviction order in place of the one before, whole or not at all; `write`
-    /// makes it. How many bytes it has.
+    /// Puts a snapshot of the eviction order in place of the one before, whole or not at all;
+    /// `write` makes it. How many bytes it has.
     pub(super) fn replace_order(
         &self,
         write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,

@@ -1,6 +1,6 @@
-//! Many small objects in one change of the index: the same bytes on disk as a commit of each, for the
-//! price of one. Blocking. Locks: every stripe, in their order, so all changes wait meanwhile; called
-//! by whoever fills a store in bulk.
+//! Many small objects in one change of the index: the same bytes on disk as a commit of each, for
+//! the price of one. Blocking. Locks: every stripe, in their order, so all changes wait meanwhile;
+//! called by whoever fills a store in bulk.
 
 use super::commit::unencodable;
 use super::error::WriteError;
@@ -60,7 +60,9 @@ impl Inner {
         self.set_totals(&mut change, last.sequence, bytes, placed.len() as u64);
         change.commit()?;
         self.mark_unsynced();
-        placed.iter().for_each(|(_, head)| self.count_payload(head));
+        for (_, head) in &placed {
+            self.count_payload(head);
+        }
         self.space.add_all(reservation, placed.iter().map(|(hash, head)| (*hash, Entry::of(head))));
         Ok(placed.len())
     }

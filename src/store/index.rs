@@ -11,10 +11,10 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `objects` | key hash | record |
-//! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (four bytes, little-endian) |
+//! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (little-endian) |
 //! | `bodies` | key hash, sequence | a body below 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
-//! | `variants` | key hash without the variant, key hash with it | what the variant is selected by |
+//! | `variants` | key hash without the variant, with it | what the variant is selected by |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
 //! | `parts` | key hash | record of an object that is here in part, its digest left zero |
 //! | `chunks` | key hash, sequence, chunk number | xxh3-64 of a chunk that is here |
@@ -205,14 +205,14 @@ impl Open {
         };
         Ok(Self {
             objects: keyspace("objects", 8 * MIB, Sought::OftenInVain)?,
-            order: keyspace("order", 2 * MIB, Sought::WhereItIs)?,
+            order: keyspace("order", 2 * MIB, Sought::InOrder)?,
             bodies: keyspace("bodies", 8 * MIB, Sought::WhereItIs)?,
             claims: keyspace("claims", 2 * MIB, Sought::OftenInVain)?,
             variants: keyspace("variants", MIB, Sought::OftenInVain)?,
-            links: keyspace("links", MIB, Sought::WhereItIs)?,
+            links: keyspace("links", MIB, Sought::InOrder)?,
             parts: keyspace("parts", MIB, Sought::OftenInVain)?,
-            chunks: keyspace("chunks", 4 * MIB, Sought::WhereItIs)?,
-            state: keyspace("state", MIB, Sought::WhereItIs)?,
+            chunks: keyspace("chunks", 4 * MIB, Sought::InOrder)?,
+            state: keyspace("state", MIB, Sought::InOrder)?,
             gate: Gate::default(),
             #[cfg(test)]
             refuses: AtomicBool::new(false),
@@ -220,7 +220,7 @@ impl Open {
         })
     }
 
-    /// Bytes of memory that the engine keeps of what was read, and of what is not in its tables yet.
+    /// Bytes of memory that the engine keeps of what was read, and of what is in no table yet.
     pub(super) fn memory_bytes(&self) -> (u64, u64) {
         (self.database.cache_size(), self.database.write_buffer_size())
     }
@@ -358,6 +358,23 @@ impl Open {
         let key = guard.key()?;
         let sequence = key.get(16..24).and_then(|bytes| bytes.try_into().ok());
         Ok(sequence.map(u64::from_be_bytes))
+    }
+
+    /// At most `max` variants after the one `after`: the hash of the key without and with it.
+    pub(super) fn variants_page(
+        &self,
+        after: Option<(KeyHash, KeyHash)>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, KeyHash)>, IndexError> {
+        let from = after.map_or(Bound::Unbounded, |(one, other)| Bound::Excluded(pair(one, other)));
+        let mut variants = Vec::new();
+        for guard in self.variants.range::<[u8; 32], _>((from, Bound::Unbounded)).take(max) {
+            let key = guard.key()?;
+            if let (Some(primary), Some(variant)) = (key.first_chunk(), key.last_chunk()) {
+                variants.push((KeyHash(*primary), KeyHash(*variant)));
+            }
+        }
+        Ok(variants)
     }
 
     /// At most `max` files that may be there without a record.
@@ -516,10 +533,15 @@ impl Change<'_> {
         self.batch.insert(&self.open.variants, pair(primary, variant), row);
     }
 
+    /// Drops the row of a variant.
+    pub(super) fn drop_variant(&mut self, primary: KeyHash, variant: KeyHash) {
+        self.batch.remove(&self.open.variants, pair(primary, variant));
+    }
+
     /// Drops the row of the variant that an object with this head is.
     pub(super) fn drop_variant_of(&mut self, hash: KeyHash, head: &Head) {
         if let Some(primary) = head.variant_of {
-            self.batch.remove(&self.open.variants, pair(KeyHash(primary), hash));
+            self.drop_variant(KeyHash(primary), hash);
         }
     }
 
@@ -595,7 +617,9 @@ impl Change<'_> {
 /// How the keys of a keyspace are looked for.
 #[derive(Debug, Clone, Copy)]
 enum Sought {
-    /// Keys that are there: a filter would say nothing.
+    /// Keys that come in their order, so that no two tables share a range: a filter says nothing.
+    InOrder,
+    /// Keys that are there: filters say in which level, but for the last one.
     WhereItIs,
     /// Any key: a filter in memory saves reading a block for one that is not there.
     OftenInVain,
@@ -604,7 +628,8 @@ enum Sought {
 fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOptions {
     let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
     match sought {
-        Sought::WhereItIs => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        Sought::InOrder => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        Sought::WhereItIs => options.expect_point_read_hits(true),
         Sought::OftenInVain => options.filter_block_pinning_policy(PinningPolicy::all(true)),
     }
 }

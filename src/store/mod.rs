@@ -51,6 +51,7 @@ mod chunks;
 mod commit;
 mod direct;
 mod disks;
+mod entries;
 mod error;
 mod eviction;
 mod folder;

@@ -1,7 +1,7 @@
-//! The snapshot of the eviction order, as bytes: which insertions stand in which queue, from the next
-//! to go to the last, and their uses. Pure; never panics on anything read back. A file that ends
-//! early, is damaged or is old costs nothing but a worse order: what it says of insertions that are
-//! gone is passed over, since a sequence is used once.
+//! The snapshot of the eviction order, as bytes: which insertions stand in which queue, from the
+//! next to go to the last, and their uses. Pure; never panics on anything read back. A file that
+//! ends early, is damaged or is old costs nothing but a worse order: what it says of insertions
+//! that are gone is passed over, since a sequence is used once.
 //!
 //! | bytes | |
 //! |---|---|
@@ -14,8 +14,12 @@
 //! | 1 | 1: on trial, 2: main, 0: the end |
 //! | 4 | insertions |
 //! | 4 | bytes of them |
-//! | those | one number an insertion, in seven bits a byte from the low end, the top bit set where more follow: its sequence less the one before (the first less zero), zigzag, times four, plus its uses |
+//! | those | one number an insertion |
 //! | 16 | head of SHA-256 of the block up to here |
+//!
+//! The number is the insertion's sequence less the one before it in the block (the first less
+//! zero), twice its amount, plus one where that is negative; this times four, plus the uses. It is
+//! written from its low end, seven bits a byte, the top bit set where more follow.
 
 use crate::object::Sha256;
 use std::io::{self, Read};

@@ -121,7 +121,8 @@ impl Inner {
     /// Syncs what has changed: the trailers and names of body files, then the index. Keeps short
     /// what the next start has to read.
     pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) {
-        if !self.take_unsynced() {
+        // At the end, also what an earlier start left in the journal.
+        if !self.take_unsynced() && turn == Turn::Regular {
             return;
         }
         if let Err(source) = self.folder.sync() {

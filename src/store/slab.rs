@@ -3,7 +3,7 @@
 //!
 //! A sequence names an object: it is unique and grows, so a new object goes to the end of the last
 //! chunk, and a binary search finds any. So there is no hash and no table of hashes here; the index
-//! knows the key of a sequence. A chunk that has lost a quarter of its nodes is written anew, beside
+//! knows the key of a sequence. A chunk that has lost a quarter of its nodes is written anew, with
 //! a neighbour of its size where both fit in one: at most a quarter of the memory is ever unused. A
 //! node that moves takes its links along, so no position outlives a call that adds or removes.
 
@@ -13,7 +13,10 @@ use super::format::{CHARGE_UNIT, INLINE_BYTES_MAX, charge};
 /// No position.
 pub(super) const NONE: u32 = u32::MAX;
 /// Nodes of a chunk, at most: few enough that writing one anew is short.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 1 << CHUNK_BITS;
+const CHUNK_BITS: u32 = 10;
+/// Chunks, at most: as many as a position tells apart.
+const SLOTS_MAX: u32 = NONE >> CHUNK_BITS;
 /// Nodes that two chunks have together at most when they become one.
 const MERGED_MAX: usize = CHUNK / 4 * 3;
 /// How far below the first sequence of a chunk one may come late and still go into it.
@@ -283,8 +286,9 @@ impl Slab {
         }
     }
 
-    /// The next objects of a walk, at most `max`; none at its end. Objects that are added, taken out
-    /// or moved meanwhile may be seen, not seen, or seen twice; all others are seen once, in order.
+    /// The next objects of a walk, at most `max`; none at its end. Objects that are added, taken
+    /// out or moved meanwhile may be seen, not seen, or seen twice; all others are seen once, in
+    /// order.
     pub(super) fn walk(&mut self, kind: Kind, stage: Stage, max: usize) -> Vec<Seen> {
         let name = queue_of(kind, stage);
         let mut position = self.queues.get(name).map_or(NONE, |queue| queue.walked);
@@ -350,8 +354,8 @@ impl Slab {
         }
     }
 
-    /// Makes the older neighbour of a node, or the end of its queue, point to `newer`, and the newer
-    /// one to `older`.
+    /// Makes the older neighbour of a node, or the end of its queue, point to `newer`, and the
+    /// newer one to `older`.
     fn point_neighbours(&mut self, node: &Node, newer: u32, older: u32) {
         match self.node_mut(node.older) {
             Some(neighbour) => neighbour.newer = newer,
@@ -461,14 +465,12 @@ impl Slab {
 
     /// A new chunk in place `at` of the order; `None` where no slot is left.
     fn open(&mut self, at: usize, first: u64, nodes: usize) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = u32::try_from(self.chunks.len()).ok();
-                let slot = slot.filter(|slot| *slot < NONE / CHUNK as u32)?;
-                self.chunks.push(Chunk::default());
-                slot
-            }
+        let slot = if let Some(slot) = self.free.pop() {
+            slot
+        } else {
+            let slot = u32::try_from(self.chunks.len()).ok().filter(|slot| *slot < SLOTS_MAX)?;
+            self.chunks.push(Chunk::default());
+            slot
         };
         let chunk = self.chunks.get_mut(slot as usize)?;
         *chunk = Chunk { first, live: 0, nodes: Vec::with_capacity(nodes) };
@@ -569,8 +571,8 @@ impl Slab {
 }
 
 fn join(slot: u32, index: usize) -> u32 {
-    // A chunk has fewer nodes than a position has numbers for them.
-    slot * CHUNK as u32 + index as u32
+    // An index is below the length of a chunk.
+    slot << CHUNK_BITS | u32::try_from(index).unwrap_or(0)
 }
 
 fn split(position: u32) -> (usize, usize) {

@@ -3,9 +3,9 @@
 //! start. Blocking. Takes the account's lock for a thousand objects at a time, so neither look-ups
 //! nor fills wait; the file holds what the order was like while it was written.
 //!
-//! A file that is not there, is old, or is damaged is never an error: what it does not say falls back
-//! to the order of insertion. It names insertions alone, and none is used twice, so it can make
-//! nothing appear, and nothing that it says changes what is served.
+//! A file that is not there, is old, or is damaged is never an error: what it does not say falls
+//! back to the order of insertion. It names insertions alone, and none is used twice, so it can
+//! make nothing appear, and nothing that it says changes what is served.
 //!
 //! What is left out: the fingerprints of keys that left. They would double the file, and serve for
 //! as long only as it takes for as many objects to leave.
@@ -165,8 +165,8 @@ mod tests {
         let hour = BYTES_A_SECOND * 3600;
         schedule.tried(due, hour);
         assert!(!schedule.is_due(due + Duration::from_mins(59), 1));
-        assert!(schedule.is_due(due + Duration::from_mins(60), 1));
+        assert!(schedule.is_due(due + Duration::from_hours(1), 1));
         schedule.changes = Some(1);
-        assert!(!schedule.is_due(due + Duration::from_mins(60), 1), "nothing has changed");
+        assert!(!schedule.is_due(due + Duration::from_hours(1), 1), "nothing has changed");
     }
 }

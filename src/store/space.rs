@@ -7,13 +7,13 @@
 //!
 //! # Loading beside changes
 //!
-//! Insertions are loaded in the order of their sequences, a page at a time, and new ones have higher
-//! sequences than any from before the start. So `frontier` says of an insertion whether it has been
-//! loaded: one below it that the order does not hold has gone, and was counted then; one from it on
-//! that goes is still in `used`, by what its record says. A page is read without the lock: what goes
-//! between reading and loading it is noted in `gone`, and is not loaded. One that goes from the index
-//! before its page is read, and is counted as gone after, stays in `used` until all is loaded: too
-//! much for a moment, never too little.
+//! Insertions are loaded in the order of their sequences, a page at a time, and new ones have
+//! higher sequences than any from before the start. So `frontier` says of an insertion whether it
+//! has been loaded: one below it that the order does not hold has gone, and was counted then; one
+//! from it on that goes is still in `used`, by what its record says. A page is read without the
+//! lock: what goes between reading and loading it is noted in `gone`, and is not loaded. One that
+//! goes from the index before its page is read, and is counted as gone after, stays in `used` until
+//! all is loaded: too much for a moment, never too little.
 
 use super::eviction::{ENTRY_BYTES_MAX, Entry, Evicted, EvictionOrder, Seen, Stage, Unplaced};
 use super::format::Totals;
@@ -251,8 +251,9 @@ impl Space {
         self.account.lock().order.is_used(sequence)
     }
 
-    /// Counts a part, of which more or less is here now, with space that was promised; nothing where
-    /// it has been chosen to go. Its kind never changes: no part is as small as a body in the index.
+    /// Counts a part, of which more or less is here now, with space that was promised; nothing
+    /// where it has been chosen to go. Its kind never changes: no part is as small as a body in
+    /// the index.
     pub(super) fn recharge(&self, mut reservation: Reservation, before: u64, now: Entry) {
         let mut account = self.account.lock();
         account.reserved = account.reserved.saturating_sub(reservation.take());

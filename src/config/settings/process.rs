@@ -205,8 +205,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""200MiB""#)
     .doc(
-        "Bytes a second that the scrubber may read of each disk, and `narthex fsck` of a running edge. A pass \
-         takes longer than scrub_pass where this does not suffice.",
+        "Bytes a second that the scrubber may read of each disk, and `narthex fsck` of a running \
+         edge. A pass takes longer than scrub_pass where this does not suffice.",
     ),
     Setting::new("log.access", Kind::Word(&["json", "combined", "off"]), Fallback::Is(r#""json""#))
         .example(r#""combined""#)

@@ -1,5 +1,5 @@
-//! Where the readers of one object stand, so that what is fetched for them knows whether it is still
-//! wanted. One per flight; a short lock, never across an await.
+//! Where the readers of one object stand, so that what is fetched for them knows whether it is
+//! still wanted. One per flight; a short lock, never across an await.
 
 use super::{AHEAD_BYTES, NEAR_BYTES};
 use parking_lot::Mutex;

@@ -4,7 +4,7 @@
 use super::cursors::Cursor;
 use super::flight::PartFlight;
 use super::object::{Object, Told};
-use super::reader::PartReader;
+use super::reader::{Came, PartReader};
 use crate::fill::{FillError, Fills, Role};
 use crate::object::Meta;
 use crate::origin::Answer;
@@ -97,7 +97,11 @@ impl PartHandle {
         let Self { flight, object, cursor, role, is_learned_now } = self;
         let end = span.last.saturating_add(1);
         cursor.set(span.first, end);
-        let has_begun = role == Role::Lead && is_learned_now;
-        PartReader::open(flight, object, cursor, (span.first..end, has_begun)).await
+        // What the question for the head has brought may be here by now: fetched for this.
+        let brought = is_learned_now.then_some(match role {
+            Role::Lead => Came::Began,
+            Role::Follow => Came::Joined,
+        });
+        PartReader::open(flight, object, cursor, (span.first..end, brought)).await
     }
 }

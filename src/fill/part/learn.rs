@@ -47,8 +47,8 @@ impl Learning {
         Self { flight }
     }
 
-    /// Makes the flight land. `place` is needed to ask an origin; `stretch` is what is wanted, where
-    /// that is known.
+    /// Makes the flight land. `place` is needed to ask an origin; `stretch` is what is wanted,
+    /// where that is known.
     pub(super) async fn run(self, place: Option<OwnedSemaphorePermit>, stretch: Option<ByteSpan>) {
         let cache = &self.flight.shared.cache;
         let key = &self.flight.wanted.key;
@@ -196,15 +196,12 @@ impl Learning {
         let begun = begun.map(|(response, asked)| Stretch::of(flight, &identity, response, asked));
         let told = Told::ByOrigin { upstream_status };
         let object = |kind| Arc::new(Object::new(Arc::clone(&identity), kind, told));
-        match part {
-            Some(part) => {
-                self.kept(object(Kind::Kept(part.clone())), &part, begun).await;
-            }
-            None => {
-                let begun = Mutex::new(begun.map(Box::new));
-                let kind = Kind::Passing { meta: Arc::new(meta), begun };
-                flight.land(PartLanded::Known(object(kind)));
-            }
+        if let Some(part) = part {
+            self.kept(object(Kind::Kept(part.clone())), &part, begun).await;
+        } else {
+            let begun = Mutex::new(begun.map(Box::new));
+            let kind = Kind::Passing { meta: Arc::new(meta), begun };
+            flight.land(PartLanded::Known(object(kind)));
         }
         Ok(())
     }

@@ -4,13 +4,13 @@
 //!
 //! # What is fetched
 //!
-//! `bytes=a-b` fetches the 1 MiB chunks that hold a to b, `bytes=N-` those from N's to the end or to
-//! the next that is here or arriving, in one request. What is not known without the object's length
-//! (suffixes, several ranges) begins with a HEAD. So a small range costs at most a chunk more than
-//! it asks for. A run of chunks goes on while a reader wants its next byte: it waits for a while
-//! where it is [`AHEAD_BYTES`] ahead of all of them, and ends at the next chunk where none is left
-//! or none comes nearer, so that a client that leaves costs at most so much. Where little is
-//! missing, the rest is fetched in the background ([`complete`]).
+//! `bytes=a-b` fetches the 1 MiB chunks that hold a to b, `bytes=N-` those from N's to the end or
+//! to the next that is here or arriving, in one request. What is not known without the object's
+//! length (suffixes, several ranges) begins with a HEAD. So a small range costs at most a chunk
+//! more than it asks for. A run of chunks goes on while a reader wants its next byte: it waits for
+//! a while where it is [`AHEAD_BYTES`] ahead of all of them, and ends at the next chunk where none
+//! is left or none comes nearer, so that a client that leaves costs at most so much. Where little
+//! is missing, the rest is fetched in the background ([`complete`]).
 //!
 //! # What holds it together
 //!
@@ -21,9 +21,9 @@
 //!
 //! # Purges
 //!
-//! A flight takes its ticket before it looks at the disk or asks an origin. Nothing of a flight that
-//! a purge has overtaken is noted or published, and none joins it. Its readers go on, as those of
-//! any object that is purged.
+//! A flight takes its ticket before it looks at the disk or asks an origin. Nothing of a flight
+//! that a purge has overtaken is noted or published, and none joins it. Its readers go on, as
+//! those of any object that is purged.
 //!
 //! Locks: the registry's, short; never while a flight is dropped, which takes it.
 

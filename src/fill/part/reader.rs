@@ -51,16 +51,16 @@ pub struct PartReader {
 }
 
 impl PartReader {
-    /// A reader of `asked` with its first bytes at hand. `has_begun` where the question for the head
-    /// was its own.
+    /// A reader of `asked` with its first bytes at hand. `brought` where an origin has told the
+    /// head since it was asked for: then nothing of it was here before.
     pub(super) async fn open(
         flight: Arc<PartFlight>,
         object: Arc<Object>,
         cursor: Cursor,
-        (asked, has_begun): (Range<u64>, bool),
+        (asked, brought): (Range<u64>, Option<Came>),
     ) -> Result<Self, Arc<FillError>> {
         let mut reader = Self {
-            came: if has_begun { Came::Began } else { Came::Joined },
+            came: brought.unwrap_or(Came::Joined),
             flight,
             object: Arc::clone(&object),
             cursor,
@@ -73,7 +73,8 @@ impl PartReader {
         };
         reader.count("asked", asked.end - asked.start);
         match &object.kind {
-            Kind::Kept(part) => reader.count_held(part, &asked),
+            Kind::Kept(part) if brought.is_none() => reader.count_held(part, &asked),
+            Kind::Kept(_) => {}
             Kind::Passing { begun, .. } => {
                 let begun = begun.lock().take();
                 let fits = |begun: &Stretch| (begun.next()..begun.end()).contains(&asked.start);
@@ -200,13 +201,12 @@ impl PartReader {
 
     /// From now on straight from the origin, with what is on its way if there is any.
     async fn pass(&mut self, begun: Option<Box<Stretch>>) -> Result<(), Arc<FillError>> {
-        let stretch = match begun {
-            Some(begun) => begun,
-            None => {
-                let asked = self.next..self.end;
-                let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
-                Box::new(opened.map_err(Arc::new)?)
-            }
+        let stretch = if let Some(begun) = begun {
+            begun
+        } else {
+            let asked = self.next..self.end;
+            let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
+            Box::new(opened.map_err(Arc::new)?)
         };
         self.passing = Some(stretch);
         self.came = Came::Passed;

@@ -21,8 +21,8 @@
 //! place touches an object that he does not mean, which moves it in the order of eviction.
 //!
 //! Locks: `checks` (inside it those of the reports), `ledger` (short, never across I/O; inside it a
-//! disk's own), `files` while records are written. A disk comes in, and a purge picks the disks that carry it out, under `ledger`: so
-//! each purge is carried out by a disk or owed by it.
+//! disk's own), `files` while records are written. A disk comes in, and a purge picks the disks
+//! that carry it out, under `ledger`: so each purge is carried out by a disk or owed by it.
 
 mod disk;
 mod ledger;
@@ -210,12 +210,11 @@ impl Disks {
     pub fn remove_part(&self, key: &Key) -> bool {
         let mut was_there = false;
         for (_, entered) in self.0.holding(key) {
-            match entered.store.0.purge_part(key) {
-                Ok(removed) => was_there |= removed,
-                Err(_) => {
-                    self.0.owe_one(entered.id, &Scope::Key(key.clone()));
-                    self.0.write_debts();
-                }
+            if let Ok(removed) = entered.store.0.purge_part(key) {
+                was_there |= removed;
+            } else {
+                self.0.owe_one(entered.id, &Scope::Key(key.clone()));
+                self.0.write_debts();
             }
         }
         was_there
@@ -275,8 +274,8 @@ impl Disks {
     }
 
     /// Drops the object under `key` wherever it is, whole or in part, all its variants, and the
-    /// claims they make, since it is there no more upstream; true where there was one. This is no purge: a disk that is out does not make
-    /// up for it. Blocking.
+    /// claims they make, since it is there no more upstream; true where there was one. This is no
+    /// purge: a disk that is out does not make up for it. Blocking.
     pub fn remove(&self, key: &Key) -> bool {
         let scope = Scope::Key(key.clone());
         let mut was_there = false;

@@ -144,10 +144,14 @@ fn a_snapshot_puts_objects_back_where_they_were() {
     // Some came after the snapshot, one while it was loaded; some that it names are gone.
     (130..133).for_each(|number| again.load(file(number)));
     insert(&mut again, file(140));
-    snapshot.iter().for_each(|seen| again.place(seen.entry.sequence, seen.stage, seen.uses));
+    for seen in &snapshot {
+        again.place(seen.entry.sequence, seen.stage, seen.uses);
+    }
     again.place(7777, Stage::Main, 1);
     while again.settle(2, Unplaced::Newcomers) {}
-    [130, 131, 132, 140].into_iter().for_each(|number| insert(&mut order, file(number)));
+    for number in [130, 131, 132, 140] {
+        insert(&mut order, file(number));
+    }
     assert_eq!((again.len(), again.bytes()), (order.len(), order.bytes()));
     assert_eq!(evicted(&mut again), evicted(&mut order));
 }
@@ -175,7 +179,7 @@ enum Step {
     Touch(u64),
     Remove(u64),
     Evict,
-    /// As the process starts again with what is there, as far as a snapshot from `Step::Write` has it.
+    /// As the process starts again, with the snapshot of the last `Step::Write`.
     Restart,
     Write,
 }
@@ -244,7 +248,9 @@ impl ModelKind {
     fn restart(&mut self, snapshot: Option<&[Vec<(u64, u8)>; 2]>) {
         let mut all: Vec<Kept> = self.small.drain(..).chain(self.main.drain(..)).collect();
         all.sort_by_key(|kept| kept.entry.sequence);
-        all.iter_mut().for_each(|kept| kept.uses = 0);
+        for kept in &mut all {
+            kept.uses = 0;
+        }
         self.ghost = Ghost::default();
         let bytes = sum(&all);
         if let Some(snapshot) = snapshot {

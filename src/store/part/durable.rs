@@ -28,6 +28,15 @@ fn charge_of(bytes: u64) -> u64 {
     format::charge(bytes.max(INLINE_BYTES_MAX))
 }
 
+/// How a part came to hold what it holds.
+#[derive(Debug, Clone, Copy)]
+enum Came {
+    /// It was not in the index; there may have been an older one.
+    New { older: Option<Entry> },
+    /// It counted less before.
+    Grown { before: u64 },
+}
+
 /// Which state of a part is to go.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) enum WhichPart {
@@ -41,7 +50,7 @@ pub(in crate::store) enum WhichPart {
 
 impl Part {
     /// Notes synced chunks in the index, and the part itself with the first of them.
-    pub fn note(&self, synced: Synced) -> Result<Kept, WriteError> {
+    pub fn note(&self, synced: &Synced) -> Result<Kept, WriteError> {
         let noted = self.try_note(&synced.0);
         let result = match &noted {
             Ok(Kept::Yes) => Noted::Yes,
@@ -71,15 +80,13 @@ impl Part {
             let more: u64 = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
             before.saturating_add(more)
         };
-        let mut is_new = false;
         let mut change = index.change();
         for (number, sum) in chunks {
             change.set_chunk(hash, sequence, *number, *sum);
         }
-        let mut older = None;
         let entry = Entry { sequence, charge: charge_of(bytes) };
         change.set_order(hash, entry);
-        match &mut *life {
+        let came = match &mut *life {
             Life::Loose => return Ok(Kept::Loose),
             Life::Kept => {
                 if !is_ours(index, hash, sequence)? {
@@ -87,6 +94,7 @@ impl Part {
                     return Ok(Kept::Loose);
                 }
                 commit(store, change)?;
+                Came::Grown { before: charge_of(before) }
             }
             Life::New(new) => {
                 if index.record(hash)?.is_some() {
@@ -97,12 +105,7 @@ impl Part {
                 note.set_link(hash, sequence);
                 note.commit()?;
                 new.link(&store.folder.body_path(hash, sequence))?;
-                older = part_of(index, hash)?;
-                if let Some(older) = &older {
-                    change.drop_part(hash, older.sequence)?;
-                    change.drop_order(older.sequence);
-                    change.set_link(hash, older.sequence);
-                }
+                let older = Inner::replace_part(index, &mut change, hash)?;
                 let record = self.record(&state.meta.read());
                 let record = record.map_err(store_format)?;
                 change.set_part(hash, &record);
@@ -113,26 +116,38 @@ impl Part {
                     return Err(error);
                 }
                 *life = Life::Kept;
-                is_new = true;
+                Came::New { older }
             }
-        }
-        let replaced =
-            if is_new { older.map_or(0, |older| older.charge) } else { charge_of(before) };
-        let delta = entry.charge.saturating_sub(replaced);
-        let promise = state.promised.lock().split(delta);
-        if is_new {
-            store.space.add(promise, entry, hash, older);
-        } else {
-            store.space.recharge(promise, replaced, entry);
-        }
-        store.show_part(i64::from(is_new), entry.charge, replaced);
+        };
+        self.count(entry, came);
         drop(life);
         drop(stripe);
-        if let Some(older) = older {
-            store.show_part(-1, 0, 0);
+        if let Came::New { older: Some(older) } = came {
             store.unlink(index, hash, older.sequence);
         }
         Ok(Kept::Yes)
+    }
+
+    /// Counts what it holds now, out of what was promised.
+    fn count(&self, entry: Entry, came: Came) {
+        let (state, space) = (&self.0, &self.0.store.space);
+        let before = match came {
+            Came::New { older } => older.map_or(0, |older| older.charge),
+            Came::Grown { before } => before,
+        };
+        let mut promised = state.promised.lock();
+        let promise = promised.split(entry.charge.saturating_sub(before));
+        if !state.table.lock().has_unnoted() {
+            // What is left over was for rounding.
+            *promised = Reservation::nothing(space);
+        }
+        drop(promised);
+        match came {
+            Came::New { older } => space.add(promise, entry, state.hash, older),
+            Came::Grown { before } => space.recharge(promise, before, entry),
+        }
+        let objects = i64::from(matches!(came, Came::New { older: None }));
+        state.store.show_part(objects, entry.charge, before);
     }
 
     /// The record of the whole that this is a part of; its digest is not known yet.
@@ -162,9 +177,9 @@ impl Part {
             if !is_ours(index, state.hash, state.sequence)? {
                 return Ok(Kept::Loose);
             }
-            let mut change = index.change();
-            change.set_part(state.hash, &self.record(&meta).map_err(store_format)?);
-            change.commit()?;
+            let mut rewriting = index.change();
+            rewriting.set_part(state.hash, &self.record(&meta).map_err(store_format)?);
+            rewriting.commit()?;
             state.store.mark_unsynced();
             Ok(Kept::Yes)
         };
@@ -247,7 +262,7 @@ impl Part {
         }
     }
 
-    fn unnote(&self, number: u32, before: u64, charge: u64) -> Result<(), IndexError> {
+    fn unnote(&self, number: u32, before: u64, after: u64) -> Result<(), IndexError> {
         let state = &self.0;
         let (store, hash, sequence) = (&state.store, state.hash, state.sequence);
         let _parts = store.parts.read();
@@ -258,13 +273,13 @@ impl Part {
             return Ok(());
         }
         let mut change = index.change();
-        let entry = Entry { sequence, charge };
+        let entry = Entry { sequence, charge: after };
         change.drop_chunk(hash, sequence, number);
         change.set_order(hash, entry);
         change.commit()?;
         store.mark_unsynced();
         store.space.recharge(Reservation::nothing(&store.space), before, entry);
-        store.show_part(0, charge, before);
+        store.show_part(0, after, before);
         Ok(())
     }
 }
@@ -281,14 +296,13 @@ impl Inner {
                 let chunks = index.chunks(hash, record.head.sequence)?;
                 Ok(Some(Some((record, chunks))))
             });
-            match read.inspect_err(|_| self.count("index")).ok()?? {
-                Some(found) => found,
-                None => {
-                    drop(access);
-                    self.part_damaged(hash, WhichPart::Any, "its record cannot be read");
-                    return None;
-                }
-            }
+            let read = read.inspect_err(|_| self.count("index")).ok()??;
+            drop(access);
+            let Some(found) = read else {
+                self.part_damaged(hash, WhichPart::Any, "its record cannot be read");
+                return None;
+            };
+            found
         };
         if record.meta.key != *key {
             return None;
@@ -341,7 +355,11 @@ impl Inner {
         })
     }
 
-    fn drop_part(&self, hash: KeyHash, which: WhichPart) -> Result<bool, IndexError> {
+    pub(in crate::store) fn drop_part(
+        &self,
+        hash: KeyHash,
+        which: WhichPart,
+    ) -> Result<bool, IndexError> {
         let _parts = self.parts.read();
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
@@ -431,7 +449,7 @@ fn is_ours(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexErro
 
 /// The insertion of the part of a key, and what it counts. Where its record cannot be read, its
 /// chunks name the insertion.
-fn part_of(index: &Open, hash: KeyHash) -> Result<Option<Entry>, IndexError> {
+pub(in crate::store) fn part_of(index: &Open, hash: KeyHash) -> Result<Option<Entry>, IndexError> {
     let Some(record) = index.part(hash)? else { return Ok(None) };
     let Ok(head) = format::decode_head(&record) else {
         let sequence = index.insertion_of_chunks(hash)?.unwrap_or_default();

@@ -7,16 +7,17 @@
 //! A chunk counts as here once all of it is in the file, and the index is told only after the file
 //! was synced, so a record never promises what a power cut took back. What comes from the disk is
 //! compared with its checksum before a byte of it is given out (see `chunks`); where it differs it
-//! is missing and counted. The file is named as whole ones are: a note in `links`, the link, then one change of
-//! the index with record, chunks and the note's end (see the module above). Only the first change
-//! has to link, every later one adds chunks to a record that must still be this insertion's.
+//! is missing and counted. The file is named as whole ones are: a note in `links`, the link, then
+//! one change of the index with record, chunks and the note's end (see the module above). Only the
+//! first change has to link, every later one adds chunks to a record that must still be this
+//! insertion's.
 //!
-//! Whoever drops the object (purge, eviction, a whole object that takes its place) takes record and
-//! chunks in one change. A part that finds its record gone is *loose*: its readers and writers go on
-//! in the file without a name, and nothing of it is ever kept again. A whole object and a part of
-//! the same key are never both in the index. [`Part::promote`] turns a part into a whole object in
-//! one change: same file, same insertion; the trailer that a crash may leave behind the body
-//! before that change is behind every chunk and overwritten by the next try.
+//! Whoever drops the object (purge, eviction, a whole object that takes its place) takes record
+//! and chunks in one change. A part that finds its record gone is *loose*: its readers and writers
+//! go on in the file without a name, and nothing of it is ever kept again. A whole object and a
+//! part of the same key are never both in the index. [`Part::promote`] turns a part into a whole
+//! object in one change: same file, same insertion; the trailer that a crash may leave behind the
+//! body before that change is behind every chunk and overwritten by the next try.
 //!
 //! Locks, in the store's order: `parts`, stripe, index, then `life`, then `table`, then the
 //! space account. The last two are never held across I/O.
@@ -24,10 +25,8 @@
 mod durable;
 mod run;
 mod table;
-#[cfg(test)]
-mod tests;
 
-pub(super) use durable::WhichPart;
+pub(super) use durable::{PAGE, WhichPart, part_of};
 pub use run::Run;
 pub use table::{At, Holding};
 

@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const BATCH_BYTES: u64 = 256 * 1024;
 /// Space that is asked for at a time.
 const GROWTH_BYTES: u64 = 4 * CHUNK_BYTES;
-/// What a run's chunks may take beside their bytes: the rounding of what the part counts.
-const OVERHEAD_BYTES: u64 = 16 * 1024;
+/// What a chunk may add to what its part counts, beside its bytes: overhead and rounding.
+const ROUNDING_BYTES: u64 = 8 * 1024;
+/// Promised beyond the bytes of a run, for the chunks that one write may end.
+const OVERHEAD_BYTES: u64 = 4 * ROUNDING_BYTES;
 
 /// Chunks that are arriving.
 #[derive(Debug)]
@@ -167,7 +169,7 @@ impl Writer {
         let bytes = table.bytes(number);
         table.add(number, Chunk { sum, noted: Noted::Not });
         drop(table);
-        let promise = self.reservation.split(bytes);
+        let promise = self.reservation.split(bytes + ROUNDING_BYTES);
         state.promised.lock().join(promise);
         state.store.metrics.chunks.with_label_values(&["fetched"]).inc();
     }

@@ -248,6 +248,11 @@ impl Table {
         taken.collect()
     }
 
+    /// Whether there are chunks whose noting has not begun.
+    pub(super) fn has_unnoted(&self) -> bool {
+        self.here.values().any(|chunk| chunk.noted == Noted::Not)
+    }
+
     /// How the noting of `numbers` ended.
     pub(super) fn set_noted(&mut self, numbers: &[(u32, u64)], noted: Noted) {
         for (number, _) in numbers {
@@ -280,4 +285,245 @@ pub(super) fn number_at(offset: u64) -> u32 {
 /// How many chunks begin before offset `end`.
 pub(super) fn chunks_up_to(end: u64) -> u32 {
     u32::try_from(end.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::KeyHash;
+    use crate::store::growing::Shared;
+    use crate::tasks::Tasks;
+    use proptest::prelude::{Strategy, any, prop, prop_oneof};
+    use proptest::proptest;
+
+    const CHUNKS: u32 = 12;
+    const LENGTH: u64 = 11 * CHUNK_BYTES + 5;
+
+    fn begin(base: u64) -> Growing {
+        Shared::new_at(base, KeyHash([0; 16]), &Arc::default(), Tasks::new()).reader()
+    }
+
+    fn chunk() -> Chunk {
+        Chunk { sum: 0, noted: Noted::Not }
+    }
+
+    #[test]
+    fn a_run_ends_where_another_begins_or_a_chunk_is_here() {
+        let mut table = Table::new(LENGTH);
+        table.add(7, chunk());
+        let far = table.claim(9 * CHUNK_BYTES + 3, u64::MAX, begin).unwrap();
+        assert_eq!((far.start, far.end.load(Ordering::Relaxed)), (9 * CHUNK_BYTES, LENGTH));
+        let near = table.claim(CHUNK_BYTES * 2 - 1, u64::MAX, begin).unwrap();
+        assert_eq!((near.start, near.end.load(Ordering::Relaxed)), (CHUNK_BYTES, 7 * CHUNK_BYTES));
+        let one = table.claim(8 * CHUNK_BYTES, u64::MAX, begin).unwrap();
+        assert_eq!(one.end.load(Ordering::Relaxed), 9 * CHUNK_BYTES);
+        assert!(table.claim(7 * CHUNK_BYTES, u64::MAX, begin).is_none(), "here");
+        assert!(table.claim(3 * CHUNK_BYTES, u64::MAX, begin).is_none(), "arriving");
+        assert!(table.claim(LENGTH, u64::MAX, begin).is_none(), "behind the end");
+        let exact = table.claim(5, 6, begin).unwrap();
+        assert_eq!((exact.start, exact.end.load(Ordering::Relaxed)), (0, CHUNK_BYTES));
+        assert_eq!(table.first_missing(), None);
+        table.leave(near.id);
+        assert_eq!(table.first_missing(), Some(CHUNK_BYTES));
+    }
+
+    #[test]
+    fn a_run_is_cut_for_one_far_ahead_of_it_alone() {
+        let mut table = Table::new(LENGTH);
+        let run = table.claim(0, u64::MAX, begin).unwrap();
+        table.cut(5 * CHUNK_BYTES + 9, 5 * CHUNK_BYTES);
+        assert!(matches!(table.at(5 * CHUNK_BYTES), At::Arriving(_)), "it is near");
+        table.cut(9, 0);
+        table.cut(5 * CHUNK_BYTES + 9, CHUNK_BYTES);
+        assert_eq!(run.end.load(Ordering::Relaxed), 5 * CHUNK_BYTES);
+        assert!(matches!(table.at(5 * CHUNK_BYTES), At::Missing));
+        assert!(matches!(table.at(5 * CHUNK_BYTES - 1), At::Arriving(_)));
+    }
+
+    #[test]
+    fn what_is_held_of_a_stretch_is_counted_by_the_byte() {
+        let mut table = Table::new(LENGTH);
+        table.add(1, chunk());
+        table.add(11, chunk());
+        let holding = |from: u64, to: u64| table.holding(&(from..to));
+        assert_eq!(holding(0, 10), Holding { chunks: 0, of_chunks: 1, bytes: 0 });
+        let half = holding(CHUNK_BYTES - 4, CHUNK_BYTES + 4);
+        assert_eq!(half, Holding { chunks: 1, of_chunks: 2, bytes: 4 });
+        let last = holding(11 * CHUNK_BYTES, LENGTH);
+        assert_eq!(last, Holding { chunks: 1, of_chunks: 1, bytes: 5 });
+        assert_eq!(table.first_gap(&(11 * CHUNK_BYTES..LENGTH)), None);
+        assert_eq!(table.first_gap(&(CHUNK_BYTES + 1..LENGTH)), Some(2 * CHUNK_BYTES));
+        assert_eq!(table.first_gap(&(7..LENGTH)), Some(7));
+        assert_eq!(table.missing_bytes(), 10 * CHUNK_BYTES);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Claim(u64, u64),
+        /// The run at this place among those under way brings its next chunk, or ends.
+        Bring(usize),
+        Leave(usize),
+        Cut(u64),
+        Damage(u32),
+        Note,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let offset = || 0..LENGTH + 2;
+        prop::collection::vec(
+            prop_oneof![
+                (offset(), offset()).prop_map(|(from, until)| Step::Claim(from, until)),
+                any::<usize>().prop_map(Step::Bring),
+                any::<usize>().prop_map(Step::Bring),
+                any::<usize>().prop_map(Step::Leave),
+                offset().prop_map(Step::Cut),
+                (0..CHUNKS).prop_map(Step::Damage),
+                any::<bool>().prop_map(|_| Step::Note),
+            ],
+            1..80,
+        )
+    }
+
+    /// What the model knows of a chunk: here and noted or not, of which run, or nothing.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Known {
+        Missing,
+        Of(u64),
+        Here { is_noted: bool },
+    }
+
+    /// A table and what is known of it, with the runs under way: id, end, next chunk.
+    struct Pair {
+        table: Table,
+        model: [Known; CHUNKS as usize],
+        runs: Vec<(u64, Arc<AtomicU64>, u32)>,
+    }
+
+    impl Pair {
+        fn claim(&mut self, from: u64, until: u64) {
+            let free = self.model.get(number_at(from) as usize);
+            let is_free = from < LENGTH && free == Some(&Known::Missing);
+            let entered = self.table.claim(from, until, begin);
+            assert_eq!(entered.is_some(), is_free);
+            let Some(run) = entered else { return };
+            let first = number_at(run.start);
+            let end = chunks_up_to(run.end.load(Ordering::Relaxed));
+            for known in &mut self.model[first as usize..end as usize] {
+                assert_eq!(*known, Known::Missing, "a chunk with two writers");
+                *known = Known::Of(run.id);
+            }
+            self.runs.push((run.id, run.end, first));
+        }
+
+        fn bring(&mut self, at: usize) {
+            let (id, end, next) = &mut self.runs[at];
+            if *next < chunks_up_to(end.load(Ordering::Relaxed)) {
+                self.table.add(*next, chunk());
+                self.model[*next as usize] = Known::Here { is_noted: false };
+                *next += 1;
+            } else {
+                self.table.leave(*id);
+                self.runs.remove(at);
+            }
+        }
+
+        fn leave(&mut self, at: usize) {
+            let (id, ..) = self.runs.remove(at);
+            self.table.leave(id);
+            self.lose(id, 0);
+        }
+
+        fn cut(&mut self, offset: u64) {
+            let number = number_at(offset) as usize;
+            let Some(Known::Of(id)) = self.model.get(number).copied() else { return };
+            self.table.cut(offset, 0);
+            if (self.first(id) as usize) < number {
+                self.lose(id, number);
+            }
+        }
+
+        /// Only what is here and of no run can be read and found wrong.
+        fn damage(&mut self, number: u32) {
+            let is_of_a_run = self.runs.iter().any(|(id, end, _)| {
+                let end = chunks_up_to(end.load(Ordering::Relaxed));
+                (self.first(*id)..end).contains(&number)
+            });
+            if matches!(self.model[number as usize], Known::Here { .. }) && !is_of_a_run {
+                self.table.remove(number);
+                self.model[number as usize] = Known::Missing;
+            }
+        }
+
+        fn note(&mut self) {
+            let taken = self.table.take_unnoted();
+            self.table.set_noted(&taken, Noted::Yes);
+            for known in &mut self.model {
+                if let Known::Here { is_noted } = known {
+                    *is_noted = true;
+                }
+            }
+        }
+
+        fn first(&self, id: u64) -> u32 {
+            self.table.running.iter().find(|run| run.id == id).map_or(0, |run| run.first)
+        }
+
+        fn lose(&mut self, id: u64, from: usize) {
+            for known in &mut self.model[from..] {
+                if *known == Known::Of(id) {
+                    *known = Known::Missing;
+                }
+            }
+        }
+
+        fn check(&self) {
+            let (mut missing, mut noted, mut first_missing) = (0, 0, None);
+            for (number, known) in (0..).zip(&self.model) {
+                let span = self.table.span(number);
+                let found = self.table.at(span.start);
+                let agrees = match known {
+                    Known::Here { .. } => matches!(found, At::Here),
+                    Known::Of(_) => matches!(found, At::Arriving(_)),
+                    Known::Missing => matches!(found, At::Missing),
+                };
+                assert!(agrees, "chunk {number} is {known:?}, not {found:?}");
+                let bytes = span.end - span.start;
+                match known {
+                    Known::Here { is_noted: true } => noted += bytes,
+                    Known::Here { is_noted: false } => {}
+                    Known::Missing | Known::Of(_) => missing += bytes,
+                }
+                if *known == Known::Missing {
+                    first_missing = first_missing.or(Some(span.start));
+                }
+            }
+            let told = (self.table.missing_bytes(), self.table.noted_bytes());
+            assert_eq!(told, (missing, noted));
+            assert_eq!(self.table.first_missing(), first_missing);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_chunk_has_one_writer_at_most_as_in_the_model(steps in steps()) {
+            let mut pair = Pair {
+                table: Table::new(LENGTH),
+                model: [Known::Missing; CHUNKS as usize],
+                runs: Vec::new(),
+            };
+            for step in steps {
+                let runs = pair.runs.len();
+                match step {
+                    Step::Claim(from, until) => pair.claim(from, until),
+                    Step::Bring(which) if runs > 0 => pair.bring(which % runs),
+                    Step::Leave(which) if runs > 0 => pair.leave(which % runs),
+                    Step::Bring(_) | Step::Leave(_) => {}
+                    Step::Cut(offset) => pair.cut(offset),
+                    Step::Damage(number) => pair.damage(number),
+                    Step::Note => pair.note(),
+                }
+                pair.check();
+            }
+        }
+    }
 }

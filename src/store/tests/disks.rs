@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 impl Bench {
-    fn folder(&self, number: usize) -> PathBuf {
+    pub(super) fn folder(&self, number: usize) -> PathBuf {
         self.place.path().join(number.to_string())
     }
 
@@ -22,20 +22,20 @@ impl Bench {
         Disks::open(&settings, self.metrics.clone(), self.tasks.clone())
     }
 
-    async fn disks(&self, numbers: &[usize]) -> Disks {
+    pub(super) async fn disks(&self, numbers: &[usize]) -> Disks {
         let disks = self.try_disks(numbers).unwrap();
         disks.loaded().await;
         disks
     }
 
     /// Closes everything, so that it can be opened again.
-    async fn end(&mut self, disks: Disks) {
+    pub(super) async fn end(&mut self, disks: Disks) {
         drop(disks);
         assert!(self.tasks.drain(Duration::from_secs(30)).await);
         self.tasks = crate::tasks::Tasks::new();
     }
 
-    fn lose(&self, number: usize) {
+    pub(super) fn lose(&self, number: usize) {
         std::fs::rename(self.folder(number), self.place.path().join("lost")).unwrap();
     }
 
@@ -62,19 +62,19 @@ async fn put_at(disks: &Disks, key: &Key, body: &Bytes, time: i64) -> Result<Sto
     Ok(stored)
 }
 
-async fn put(disks: &Disks, key: &Key, body: &Bytes) -> Result<Stored, WriteError> {
+pub(super) async fn put(disks: &Disks, key: &Key, body: &Bytes) -> Result<Stored, WriteError> {
     put_at(disks, key, body, 1_700_000_000).await
 }
 
-async fn held(disks: &Disks, key: &Key) -> Option<Bytes> {
+pub(super) async fn held(disks: &Disks, key: &Key) -> Option<Bytes> {
     Some(read(&disks.get(key).await?).await)
 }
 
-fn numbered(number: usize) -> Key {
+pub(super) fn numbered(number: usize) -> Key {
     key(&number.to_string())
 }
 
-fn objects(stores: &[Store]) -> Vec<u64> {
+pub(super) fn objects(stores: &[Store]) -> Vec<u64> {
     stores.iter().map(|store| store.usage().objects).collect()
 }
 

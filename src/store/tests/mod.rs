@@ -7,7 +7,9 @@ mod damage;
 mod disks;
 mod kills;
 mod order;
+mod parts;
 mod reads;
+mod tier;
 mod variants;
 
 use super::error::{Broken, OpenError, WriteError};

@@ -1,6 +1,6 @@
 //! An HTTP/1.1 origin of objects that are made on the fly, so that they may have gigabytes: every
-//! byte follows from the object's seed and its offset. It keeps what it was asked and counts what it
-//! sent, may cut its answers by a plan of its own, and its objects may change.
+//! byte follows from the object's seed and its offset. It keeps what it was asked and counts what
+//! it sent, may cut its answers by a plan of its own, and its objects may change.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -213,12 +213,12 @@ async fn answer(stream: &mut TcpStream, wish: &Wish, state: &State) -> io::Resul
     }
     let seed = state.cutting.load(Ordering::Relaxed);
     let draw = mixed(seed, state.wishes.lock().len() as u64);
-    let is_cut = seed != 0 && draw % 3 == 0;
+    let is_cut = seed != 0 && draw.is_multiple_of(3);
     let end = if is_cut { span.start + (draw >> 8) % length } else { span.end };
-    let held = state.held.lock().clone();
+    let stop = state.held.lock().clone();
     let mut at = span.start;
     while at < end {
-        if let Some((bytes, gate)) = &held
+        if let Some((bytes, gate)) = &stop
             && at - span.start >= *bytes
         {
             gate.opened().await;

@@ -1,6 +1,6 @@
 //! Several disks: one goes away and comes back, and clients notice nothing.
 
-use crate::harness::{Edge, Origin, Setup, noise, path_of_nar, says};
+use crate::harness::{Edge, Made, Origin, Setup, VirtualOrigin, noise, path_of_nar, says};
 use bytes::Bytes;
 
 /// An edge with two disks that holds these NARs, and where they are.
@@ -72,4 +72,55 @@ async fn readiness_names_the_disk_that_is_out() {
     let named = format!("disk {}", edge.disk_label(1));
     assert!(checks["checks"].as_array().unwrap().iter().any(|check| check["name"] == named));
     assert_eq!(ready.status, 200);
+}
+
+#[tokio::test]
+async fn ranges_of_cold_objects_are_kept_on_either_disk_over_a_restart() {
+    const CHUNK: u64 = 1 << 20;
+    let origin = VirtualOrigin::start().await;
+    let setup = Setup::default().disks(2).tables("[server.limits]\ncompletion_size_max = 0");
+    let mut edge = setup.start_before(&[origin.table()]).await;
+    let objects = (0..8).map(|number| {
+        let (path, object) =
+            (format!("/nar/{number:052}.nar.zst"), Made::new(number + 1, 5 * CHUNK));
+        origin.set(&path, Some(object.clone()));
+        (path, object)
+    });
+    let objects: Vec<_> = objects.collect();
+    for outcome in ["miss", "hit_disk", "hit_disk"] {
+        for (path, object) in &objects {
+            let said = edge.read_with(path, &[("range", "bytes=2000000-2000099")]).await;
+            said.expect(206, outcome).with(&object.bytes(2_000_000..2_000_100));
+        }
+        edge.until_idle().await;
+        let parts = [0, 1].map(|number| of_disk(&edge, "stored_objects", number));
+        let [one, other] = [edge.metric(&parts[0]).await, edge.metric(&parts[1]).await];
+        assert!(one > 0 && other > 0 && one + other == 8, "{one} and {other}");
+        assert_eq!(edge.metric("narthex_part_objects").await, 8);
+        edge.restart().await;
+    }
+    assert_eq!(origin.wishes().len(), objects.len());
+    // The whole takes the place of its part.
+    for (path, object) in &objects {
+        edge.get(path).await.expect(200, "miss").with(&object.bytes(0..object.length));
+    }
+    edge.until_idle().await;
+    assert_eq!(edge.metric("narthex_part_objects").await, 0);
+    assert_eq!(edge.metric("narthex_stored_objects{tier=\"disk\"}").await, 8);
+}
+
+#[tokio::test]
+async fn what_is_served_from_memory_stays_on_the_disk_that_has_it() {
+    let origin = Origin::start().await;
+    let (mut edge, nars) = two_disks(&origin, 4).await;
+    let narinfo = "/log/00000000000000000000000000000000-a.drv";
+    origin.say(narinfo, says(Bytes::from_static(b"small")).etag("\"a\""));
+    edge.get(narinfo).await.expect(200, "miss");
+    edge.get(narinfo).await.expect(200, "hit_memory");
+    edge.restart().await;
+    edge.get(narinfo).await.expect(200, "hit_disk");
+    edge.get(narinfo).await.expect(200, "hit_memory");
+    for (path, nar) in &nars {
+        edge.get(path).await.expect(200, "hit_disk").with(nar);
+    }
 }

@@ -1,5 +1,5 @@
-//! Ranges of objects that are not stored as a whole: what is asked of the origin, what is kept, what
-//! becomes of it.
+//! Ranges of objects that are not stored as a whole: what is asked of the origin, what is kept,
+//! what becomes of it.
 
 use crate::harness::{Edge, Gate, Made, Said, Setup, VirtualOrigin, Wish, eventually};
 

@@ -1,6 +1,6 @@
-//! Overlapping ranges by many clients at once, of an object that changes, from an origin that breaks
-//! off, over restarts, held against the plainest model there is: every byte is that of the version
-//! which the answer's tag names, and what ends cleanly has all of them.
+//! Overlapping ranges by many clients at once, of an object that changes, from an origin that
+//! breaks off, over restarts, held against the plainest model there is: every byte is that of the
+//! version which the answer's tag names, and what ends cleanly has all of them.
 
 use crate::harness::{Edge, Made, Said, Setup, VirtualOrigin};
 

@@ -1,0 +1,211 @@
+//! The check of what the index holds beside objects, claims and small bodies: parts with their
+//! chunks, places in the eviction order, rows of variants. A part of a check of the whole store
+//! (see `audit`), with the same rules: on a running store, what looks wrong is looked at again
+//! under the stripe of its key.
+
+use super::Inner;
+use super::audit::{Audit, AuditError};
+use super::check::Fault;
+use super::direct::DirectFile;
+use super::error::IndexError;
+use super::format::{self, Record, Totals};
+use super::index::Open;
+use super::part::{PAGE, WhichPart, part_of};
+use super::report::{Mode, Problem};
+use super::sums::{CHUNK_BYTES, ChunkSum};
+use crate::object::KeyHash;
+
+/// Places in the eviction order that are read in one go.
+const PLACES: usize = 4096;
+
+impl Audit<'_> {
+    /// Looks at every part, and adds what stays to `totals`.
+    pub(super) fn parts(&mut self, totals: &mut Totals) -> Result<(), AuditError> {
+        let mut after = None;
+        loop {
+            let page = self.store.index.access().open()?.parts_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (hash, record) in page {
+                let wrong = self.fault_of_part(hash, &record)?;
+                let has_gone = match wrong {
+                    Some((kind, what, detail)) => self.drop_wrong_part(hash, kind, what, detail)?,
+                    None => false,
+                };
+                let access = self.store.index.access();
+                if let Some(part) = part_of(access.open()?, hash)?.filter(|_| !has_gone) {
+                    totals.objects += 1;
+                    totals.bytes = totals.bytes.saturating_add(part.charge);
+                    let next = part.sequence.saturating_add(1);
+                    totals.next_sequence = totals.next_sequence.max(next);
+                }
+            }
+        }
+    }
+
+    /// What is wrong with a part: how that is called, with which object, and how it shows.
+    fn fault_of_part(
+        &mut self,
+        hash: KeyHash,
+        record: &[u8],
+    ) -> Result<Option<(Fault, String, String)>, AuditError> {
+        let Record { head, meta } = match format::decode_record(record) {
+            Ok(record) if record.meta.key.hash() == hash => record,
+            Ok(_) | Err(_) => {
+                let detail = "the record of a part cannot be read".to_owned();
+                return Ok(Some((Fault::Record, hash.to_string(), detail)));
+            }
+        };
+        let what = meta.key.path().to_owned();
+        let chunks = self.store.index.access().open()?.chunks(hash, head.sequence)?;
+        let opened = DirectFile::open(&self.store.folder.body_path(hash, head.sequence));
+        let mut file = match opened {
+            Ok(file) => file,
+            Err(error) => return Ok(Some((Fault::Body, what, error.to_string()))),
+        };
+        for (number, expected) in chunks {
+            let start = u64::from(number) * CHUNK_BYTES;
+            let end = head.length.min(start + CHUNK_BYTES);
+            self.pacer.spend(end.saturating_sub(start))?;
+            let mut sum = ChunkSum::new(hash, u64::from(number));
+            let read = file.read::<std::io::Error>(start, end, |piece| {
+                sum.update(piece);
+                Ok(())
+            });
+            self.report.lock().bytes += end.saturating_sub(start);
+            if read.is_err() || sum.value() != expected {
+                let detail = format!("chunk {number} of a part is not what was written");
+                return Ok(Some((Fault::Body, what, detail)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says what is wrong with a part, where it is still there; true where it was dropped.
+    fn drop_wrong_part(
+        &self,
+        hash: KeyHash,
+        kind: Fault,
+        what: String,
+        detail: String,
+    ) -> Result<bool, AuditError> {
+        let is_there = {
+            let access = self.store.index.access();
+            part_of(access.open()?, hash)?.is_some()
+        };
+        if !is_there {
+            return Ok(true);
+        }
+        let is_repaired =
+            self.mode == Mode::Repair && self.store.drop_part(hash, WhichPart::Any)?;
+        self.say(Problem { kind, what, detail, is_repaired });
+        Ok(is_repaired)
+    }
+
+    /// Looks at every place in the eviction order: an object must have one, or it never goes.
+    pub(super) fn order(&self) -> Result<(), AuditError> {
+        let mut next = 0;
+        loop {
+            let page = self.store.index.access().open()?.order_page(next, PLACES)?;
+            let Some(last) = page.last() else { break };
+            next = last.sequence.saturating_add(1);
+            for entry in page {
+                self.place(entry.sequence)?;
+            }
+        }
+        let mut after = None;
+        loop {
+            let page = self.store.index.access().open()?.page(after, PLACES)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (hash, _) in page {
+                self.unplaced(hash)?;
+            }
+        }
+    }
+
+    fn place(&self, sequence: u64) -> Result<(), AuditError> {
+        let Some(hash) = self.store.index.access().open()?.ordered(sequence)? else {
+            return Ok(());
+        };
+        let _stripe = self.store.stripe(hash).lock();
+        let access = self.store.index.access();
+        let index = access.open()?;
+        if index.ordered(sequence)?.is_none() || is_held(index, hash, sequence)? {
+            return Ok(());
+        }
+        let is_repaired = self.mode == Mode::Repair;
+        if is_repaired {
+            let mut change = index.change();
+            change.drop_order(sequence);
+            change.commit()?;
+        }
+        let what = format!("{hash}-{sequence:x}");
+        let detail = "a place in the eviction order without an object".to_owned();
+        self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+        Ok(())
+    }
+
+    fn unplaced(&self, hash: KeyHash) -> Result<(), AuditError> {
+        let _stripe = self.store.stripe(hash).lock();
+        let access = self.store.index.access();
+        let index = access.open()?;
+        let Some(record) = index.record(hash)? else { return Ok(()) };
+        let Ok(head) = format::decode_head(&record) else { return Ok(()) };
+        if index.ordered(head.sequence)? == Some(hash) {
+            return Ok(());
+        }
+        let is_repaired = self.mode == Mode::Repair;
+        if is_repaired {
+            let mut change = index.change();
+            change.set_record(hash, &head, &record);
+            change.commit()?;
+        }
+        let detail = "it has no place in the eviction order, so it would never go".to_owned();
+        self.say(Problem { kind: Fault::Record, what: hash.to_string(), detail, is_repaired });
+        Ok(())
+    }
+
+    /// Looks at every row of a variant.
+    pub(super) fn variants(&self) -> Result<(), AuditError> {
+        let mut after = None;
+        loop {
+            let page = self.store.index.access().open()?.variants_page(after, PLACES)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (primary, variant) in page {
+                let _stripe = self.store.stripe(variant).lock();
+                let access = self.store.index.access();
+                let index = access.open()?;
+                let record = index.record(variant)?;
+                let head = record.and_then(|record| format::decode_head(&record).ok());
+                if head.is_some_and(|head| head.variant_of == Some(primary.0)) {
+                    continue;
+                }
+                let is_repaired = self.mode == Mode::Repair;
+                if is_repaired {
+                    let mut change = index.change();
+                    change.drop_variant(primary, variant);
+                    change.commit()?;
+                }
+                let detail = "a variant without an object".to_owned();
+                let what = variant.to_string();
+                self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+            }
+        }
+    }
+}
+
+/// Whether an insertion is that of the object or the part under a key.
+pub(super) fn is_held(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
+    let mut records = index.record(hash)?.into_iter().chain(index.part(hash)?);
+    Ok(records
+        .any(|record| format::decode_head(&record).map_or(true, |head| head.sequence == sequence)))
+}
+
+impl Inner {
+    /// Whether an insertion is that of a part.
+    pub(super) fn is_part(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
+        Ok(part_of(index, hash)?.is_some_and(|part| part.sequence == sequence))
+    }
+}

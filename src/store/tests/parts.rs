@@ -1,0 +1,346 @@
+//! Objects that are here in part: what survives, what does not, and what becomes of them.
+
+use super::{Bench, MIB, bytes, digest, held, key, meta, put, read};
+use crate::object::{Key, Proof, Sha256};
+use crate::store::part::{At, CHUNK_BYTES, Part, Run};
+use crate::store::report::{Mode, Report};
+use crate::store::{Fault, Kept, Store, format, fsck};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+pub(super) const LENGTH: usize = 6 * MIB + 777;
+
+pub(super) fn body() -> Bytes {
+    bytes(42, LENGTH)
+}
+
+async fn begin(store: &Store, key: &Key) -> Part {
+    store.begin_part(meta(key), LENGTH as u64).await.unwrap()
+}
+
+/// Writes all of a run's bytes.
+async fn bring(mut run: Run, body: &Bytes) {
+    let end = usize::try_from(run.end()).unwrap();
+    while run.received() < run.end() {
+        let at = usize::try_from(run.received()).unwrap();
+        run.append(body.slice(at..end.min(at + 50_000))).await.unwrap();
+    }
+    run.finish().await.unwrap();
+}
+
+/// Brings the chunks that hold a stretch, and keeps them.
+pub(super) async fn keep(part: &Part, from: u64, until: u64) -> Kept {
+    bring(part.claim(from, until).unwrap(), &body()).await;
+    note(part)
+}
+
+fn note(part: &Part) -> Kept {
+    part.note(&part.sync().unwrap().unwrap()).unwrap()
+}
+
+pub(super) fn at(chunk: u64) -> u64 {
+    chunk * CHUNK_BYTES
+}
+
+/// The chunks that are here, each compared with the body.
+pub(super) async fn chunks(part: &Part) -> Vec<u64> {
+    let mut here = Vec::new();
+    for number in 0..7 {
+        let span = at(number)..at(number + 1).min(LENGTH as u64);
+        if !matches!(part.at(span.start), At::Here) {
+            continue;
+        }
+        let mut offset = span.start;
+        while offset < span.end {
+            let Some(piece) = part.read(offset, 300_000).await else { break };
+            let from = usize::try_from(offset).unwrap();
+            assert!(piece == body().slice(from..from + piece.len()), "other bytes");
+            offset += piece.len() as u64;
+        }
+        if offset == span.end {
+            here.push(number);
+        }
+    }
+    here
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_of_a_part_is_found_again() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin(&store, &key("a")).await;
+    assert_eq!((chunks(&part).await, bench.files().len()), (vec![], 0));
+    assert_eq!(keep(&part, at(1) + 5, at(2)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(6), LENGTH as u64).await, Kept::Yes);
+    bring(part.claim(at(3), at(4)).unwrap(), &body()).await;
+    assert_eq!(chunks(&part).await, [1, 3, 6]);
+    assert!(store.get(&key("a")).await.is_none(), "a part is no object");
+    let usage = store.usage();
+    assert_eq!((usage.objects, usage.bytes), (1, format::charge(CHUNK_BYTES + 777)));
+    assert_eq!(bench.metrics.part_objects.get(), 1);
+    assert_eq!(u64::try_from(bench.metrics.part_bytes.get()).unwrap(), usage.bytes);
+    assert!(usage.reserved_bytes >= CHUNK_BYTES, "a chunk that is not kept yet");
+    drop(part);
+    let usage = store.usage();
+    assert_eq!(usage.reserved_bytes, 0);
+    bench.close(store).await;
+
+    let store = bench.open().await;
+    assert_eq!(store.usage(), usage);
+    assert_eq!(u64::try_from(bench.metrics.part_bytes.get()).unwrap(), usage.bytes);
+    let part = store.part(&key("a")).await.unwrap();
+    assert_eq!(part.length(), LENGTH as u64);
+    assert_eq!(format!("{:?}", part.meta()), format!("{:?}", meta(&key("a"))));
+    assert_eq!(chunks(&part).await, [1, 6], "the third was never kept");
+    assert!(store.part(&key("b")).await.is_none());
+    assert_eq!(bench.damaged(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_which_all_is_here_becomes_a_whole() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin(&store, &key("a")).await;
+    keep(&part, 0, at(3)).await;
+    let stop = CancellationToken::new();
+    assert_eq!(part.digest(&stop), None);
+    let whole = crate::object::Meta { proof: Proof::Length, ..meta(&key("a")) };
+    assert!(part.promote(whole.clone(), Sha256([0; 32])).unwrap().is_none(), "not all is here");
+    bring(part.claim(at(3), u64::MAX).unwrap(), &body()).await;
+    assert!(part.promote(whole.clone(), digest(&body())).unwrap().is_none(), "not all is noted");
+    note(&part);
+    let sha256 = part.digest(&stop).unwrap();
+    assert_eq!(sha256, digest(&body()));
+    let reader = part.clone();
+    let stored = part.promote(whole.clone(), sha256).unwrap().unwrap();
+    assert_eq!(read(&stored).await, body());
+    assert_eq!(held(&store, &key("a")).await.unwrap(), body());
+    assert!(store.part(&key("a")).await.is_none() && !part.is_live());
+    assert_eq!(chunks(&reader).await, [0, 1, 2, 3, 4, 5, 6], "who has it open reads on");
+    let usage = store.usage();
+    assert_eq!((usage.objects, usage.bytes), (1, format::charge(LENGTH as u64)));
+    assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
+    drop((part, reader, stored));
+    bench.close(store).await;
+    let store = bench.open().await;
+    assert_eq!(held(&store, &key("a")).await.unwrap(), body());
+    assert_eq!((store.usage(), bench.files().len(), bench.damaged()), (usage, 1, 0));
+    assert!(store.remove(&key("a")));
+    assert_eq!(bench.files().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_out_takes_all_of_a_part() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    let ways: [fn(&Store, &Key, &Part); 5] = [
+        |store, key, _| assert!(store.remove(key)),
+        |store, key, _| assert!(store.remove_part(key)),
+        |store, _, _| assert_eq!(store.remove_matching("main", "/nar/"), 1),
+        |store, _, _| assert_eq!(store.clear(), 1),
+        |_, _, part| part.discard(),
+    ];
+    for way in ways {
+        let part = begin(&store, &key).await;
+        keep(&part, 0, at(2)).await;
+        way(&store, &key, &part);
+        assert!(store.part(&key).await.is_none());
+        assert_eq!((store.usage().bytes, store.usage().objects, bench.files().len()), (0, 0, 0));
+        assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
+        assert_eq!(chunks(&part).await, [0, 1], "who has it open reads on");
+        bring(part.claim(at(4), at(5)).unwrap(), &body()).await;
+        let noted = part.sync().unwrap().map(|synced| part.note(&synced).unwrap());
+        assert_ne!(noted, Some(Kept::Yes), "nothing of it comes back");
+        assert!(!part.is_live());
+        assert_eq!(chunks(&part).await, [0, 1, 4]);
+        assert!(store.part(&key).await.is_none());
+        let access = store.0.index.access();
+        let index = access.open().unwrap();
+        assert_eq!(index.insertion_of_chunks(key.hash()).unwrap(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_and_a_part_of_one_key_never_stand_beside_each_other() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    let (old, newer) = (begin(&store, &key).await, begin(&store, &key).await);
+    keep(&old, 0, at(1)).await;
+    keep(&newer, at(1), at(2)).await;
+    assert_eq!(store.usage().objects, 1, "the newer part took the place of the old one");
+    bring(old.claim(at(2), at(3)).unwrap(), &body()).await;
+    assert_eq!(note(&old), Kept::Loose);
+    assert_eq!((bench.files().len(), bench.metrics.part_objects.get()), (1, 1));
+    put(&store, &key, &body()).await.unwrap();
+    assert!(store.part(&key).await.is_none());
+    assert_eq!((bench.files().len(), store.usage().objects), (1, 1));
+    assert_eq!(store.usage().bytes, format::charge(LENGTH as u64));
+    bring(newer.claim(at(2), at(3)).unwrap(), &body()).await;
+    assert_eq!(note(&newer), Kept::Loose);
+    let late = begin(&store, &key).await;
+    bring(late.claim(0, at(1)).unwrap(), &body()).await;
+    assert_eq!(note(&late), Kept::Loose, "the whole stays");
+    assert_eq!(held(&store, &key).await.unwrap(), body());
+    assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_before_a_byte_of_it_is_read() {
+    for damage in ["flip", "truncate", "gone", "record"] {
+        let mut bench = Bench::new(64 * MIB);
+        let store = bench.open().await;
+        let part = begin(&store, &key("a")).await;
+        keep(&part, 0, at(4)).await;
+        drop(part);
+        let path = bench.files().remove(0);
+        if damage == "record" {
+            let access = store.0.index.access();
+            let mut change = access.open().unwrap().change();
+            change.set_part(key("a").hash(), b"\x01garbage");
+            change.commit().unwrap();
+        }
+        bench.close(store).await;
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        match damage {
+            "flip" => file.write_all_at(b"wrong", at(2) + 9).unwrap(),
+            "truncate" => file.set_len(at(3) - 1).unwrap(),
+            "gone" => std::fs::remove_file(&path).unwrap(),
+            _ => {}
+        }
+        let store = bench.open().await;
+        let Some(part) = store.part(&key("a")).await else {
+            assert!(["gone", "record"].contains(&damage), "{damage}");
+            assert_eq!((bench.damaged(), store.usage().objects, store.usage().bytes), (1, 0, 0));
+            assert_eq!((bench.metrics.part_bytes.get(), bench.files().len()), (0, 0));
+            continue;
+        };
+        let (left, lost) = if damage == "flip" { (vec![0, 1, 3], 1) } else { (vec![0, 1], 2) };
+        assert_eq!(chunks(&part).await, left, "{damage}");
+        assert_eq!(bench.damaged(), lost);
+        assert_eq!(store.usage().bytes, format::charge(CHUNK_BYTES * left.len() as u64));
+        keep(&part, at(2), at(3)).await;
+        drop(part);
+        bench.close(store).await;
+        let store = bench.open().await;
+        let part = store.part(&key("a")).await.unwrap();
+        assert!(chunks(&part).await.contains(&2), "{damage}: fetched again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_never_pass_the_limit_and_are_evicted() {
+    let bench = Bench::new(12 * MIB);
+    let store = bench.open().await;
+    for number in 0..20 {
+        let part = begin(&store, &key(&number.to_string())).await;
+        keep(&part, at(1), at(4)).await;
+        let usage = store.usage();
+        assert!(usage.bytes + usage.reserved_bytes <= usage.limit_bytes, "{usage:?}");
+    }
+    let objects = store.usage().objects;
+    assert!((2..=3).contains(&objects), "{objects}");
+    assert_eq!(bench.files().len() as u64, objects);
+    let too_large = store.begin_part(meta(&key("b")), 13 * MIB as u64).await;
+    assert!(too_large.is_err());
+    let hostile = store.begin_part(meta(&key("b")), u64::MAX).await;
+    assert!(hostile.is_err());
+}
+
+/// The process dies at any moment: what is found then is right, and what was kept before is found.
+#[test]
+fn a_sudden_end_at_any_moment_never_leaves_a_wrong_byte() {
+    let mut bench = Bench::new(64 * MIB);
+    let mut sure: Vec<u64> = Vec::new();
+    for round in 0..24_u64 {
+        let kept = Arc::new(Mutex::new(sure.clone()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let told = Arc::clone(&kept);
+        let mut damage = 0;
+        runtime.block_on(async {
+            let store = reopened(&bench).await;
+            store.loaded().await;
+            let part = match store.part(&key("a")).await {
+                Some(part) => part,
+                None => begin(&store, &key("a")).await,
+            };
+            let here = chunks(&part).await;
+            assert!(sure.iter().all(|chunk| here.contains(chunk)), "{sure:?} of {here:?}");
+            damage += bench.damaged();
+            let work = tokio::spawn(async move {
+                for number in (0..7).map(|step| (step * 3 + round) % 7) {
+                    if let Some(run) = part.claim(at(number), at(number) + 1) {
+                        bring(run, &body()).await;
+                        if note(&part) == Kept::Yes {
+                            told.lock().push(number);
+                        }
+                    }
+                }
+                if let Some(sha256) = part.digest(&CancellationToken::new()) {
+                    assert_eq!(sha256, digest(&body()));
+                    part.discard();
+                    told.lock().clear();
+                }
+            });
+            for _ in 0..round * round * 3 {
+                tokio::task::yield_now().await;
+            }
+            work.abort();
+        });
+        // Nothing is drained or closed: what runs on a blocking thread ends, no more.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(30));
+        bench.tasks = crate::tasks::Tasks::new();
+        sure = kept.lock().clone();
+        assert_eq!(damage, 0);
+    }
+}
+
+async fn reopened(bench: &Bench) -> Store {
+    loop {
+        match bench.try_open() {
+            Ok(store) => return store,
+            Err(crate::store::OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fsck_knows_parts_and_finds_what_is_wrong_with_them() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for name in ["a", "b"] {
+        let part = begin(&store, &key(name)).await;
+        assert_eq!(keep(&part, at(1), at(3)).await, Kept::Yes);
+    }
+    put(&store, &key("whole"), &bytes(1, 2 * MIB)).await.unwrap();
+    bench.close(store).await;
+    let check = |mode| {
+        let report = Mutex::new(Report::default());
+        fsck(bench.place.path(), mode, &report).unwrap();
+        report.into_inner()
+    };
+    assert_eq!(check(Mode::Repair).problems, []);
+    assert_eq!(bench.files().len(), 3, "nothing of them was taken for an orphan");
+
+    let hash = key("b").hash().to_string();
+    let file = bench.files().into_iter().find(|file| file.to_string_lossy().contains(&hash));
+    let file = std::fs::File::options().write(true).open(file.unwrap()).unwrap();
+    file.write_all_at(b"rot", at(2) + 5).unwrap();
+    let kinds = |report: &Report| {
+        report.problems.iter().map(|problem| (problem.kind, problem.is_repaired)).collect()
+    };
+    let found: Vec<_> = kinds(&check(Mode::Report));
+    assert_eq!(found, [(Fault::Body, false)]);
+    let found: Vec<_> = kinds(&check(Mode::Repair));
+    assert_eq!(found, [(Fault::Body, true)]);
+    assert_eq!(check(Mode::Report).problems, []);
+    let store = bench.open().await;
+    assert!(store.part(&key("b")).await.is_none());
+    assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [1, 2]);
+    assert_eq!(store.usage().objects, 2);
+}
