@@ -10,8 +10,9 @@ use super::error::IndexError;
 use parking_lot::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Writers inside at once; each writes a record and a body of less than 64 KiB, so that all of
-/// them together stay below a memtable.
+/// Writers inside at once. Each writes a record and a body of less than 64 KiB, or 36 bytes for
+/// each chunk of a part, so that all of them together stay below a memtable of each keyspace. Only
+/// parts that have come to many tens of gigabytes, of which many go at once, would take more.
 const WRITERS_MAX: u32 = 48;
 /// How long a writer waits before it gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
