@@ -4,7 +4,7 @@
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, Meta, NarClaim};
+use crate::object::{Insertion, Key, Meta, NarClaim};
 use bytes::Bytes;
 use http::HeaderValue;
 use moka::notification::RemovalCause;
@@ -35,7 +35,7 @@ pub struct Hot {
 /// The insertion on disk that a hot object is a copy of, and when its use was last noted there.
 #[derive(Debug)]
 struct CopyOf {
-    sequence: u64,
+    insertion: Insertion,
     noted: AtomicU32,
 }
 
@@ -45,24 +45,25 @@ impl Hot {
         Self { meta, body, copy_of: None }
     }
 
-    /// A copy of the insertion `sequence` on disk, where there is one.
-    pub fn copy_of(meta: Arc<Meta>, body: Bytes, sequence: Option<u64>) -> Self {
-        let copy_of = sequence.map(|sequence| CopyOf { sequence, noted: AtomicU32::new(u32::MAX) });
+    /// A copy of an insertion on disk, where there is one.
+    pub fn copy_of(meta: Arc<Meta>, body: Bytes, insertion: Option<Insertion>) -> Self {
+        let noted = AtomicU32::new(u32::MAX);
+        let copy_of = insertion.map(|insertion| CopyOf { insertion, noted });
         Self { meta, body, copy_of }
     }
 
     /// The insertion on disk that it is a copy of.
-    pub fn sequence(&self) -> Option<u64> {
-        self.copy_of.as_ref().map(|copy_of| copy_of.sequence)
+    pub fn insertion(&self) -> Option<Insertion> {
+        self.copy_of.as_ref().map(|copy_of| copy_of.insertion)
     }
 
     /// Calls `note` with the insertion on disk, if its use has not been noted in this epoch; once
     /// `note` says that it has noted it, not again in this epoch. Otherwise reads one atomic
     /// number.
-    pub fn note_use(&self, epoch: u32, note: impl FnOnce(u64) -> bool) {
+    pub fn note_use(&self, epoch: u32, note: impl FnOnce(Insertion) -> bool) {
         let Some(copy_of) = &self.copy_of else { return };
         // Two at once may both note it: no harm.
-        if copy_of.noted.load(Ordering::Relaxed) != epoch && note(copy_of.sequence) {
+        if copy_of.noted.load(Ordering::Relaxed) != epoch && note(copy_of.insertion) {
             copy_of.noted.store(epoch, Ordering::Relaxed);
         }
     }
@@ -404,11 +405,11 @@ mod tests {
     fn a_use_is_noted_once_in_an_epoch() {
         let alone = Hot::new(meta("/a"), Bytes::new());
         alone.note_use(0, |_| panic!("it is nowhere else"));
-        let copy = Hot::copy_of(meta("/a"), Bytes::new(), Some(7));
+        let copy = Hot::copy_of(meta("/a"), Bytes::new(), Some(Insertion { disk: 1, sequence: 7 }));
         let mut noted = Vec::new();
         for (epoch, is_noted) in [(0, false), (0, true), (0, true), (1, true), (1, true)] {
-            copy.note_use(epoch, |sequence| {
-                noted.push((epoch, sequence, is_noted));
+            copy.note_use(epoch, |insertion| {
+                noted.push((epoch, insertion.sequence, is_noted));
                 is_noted
             });
         }

@@ -6,8 +6,8 @@ use crate::nix::Class;
 use crate::outcome::Outcome;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Every metric of the process.
@@ -64,10 +64,10 @@ pub struct Metrics {
     pub checked_objects: IntCounterVec,
     /// What a check of stored objects found wrong, by kind.
     pub check_faults: IntCounterVec,
-    /// How much of its present pass the scrubber has done, 0 to 1.
-    pub scrub_progress: Gauge,
-    /// When the scrubber ended its last pass, in seconds since the Unix epoch.
-    pub scrub_last_pass: IntGauge,
+    /// How much of its present pass the scrubber has done, 0 to 1, by disk.
+    pub scrub_progress: GaugeVec,
+    /// When the scrubber ended its last pass, in seconds since the Unix epoch, by disk.
+    pub scrub_last_pass: IntGaugeVec,
     /// Damaged objects that were fetched again, by result.
     pub healed_objects: IntCounterVec,
     /// Chunks of partial objects, by what became of them.
@@ -82,8 +82,18 @@ pub struct Metrics {
     pub parts_dropped: IntCounterVec,
     /// Partial objects whose last chunk has come, or that were to be completed, by result.
     pub completions: IntCounterVec,
-    /// Errors of the disk tier, by operation.
+    /// Errors of the disk tier, by disk and operation.
     pub store_errors: IntCounterVec,
+    /// Whether a disk's objects can be read (1) or it is out (0), by disk.
+    pub disk_readable: IntGaugeVec,
+    /// Whether a disk takes objects (1) or not (0), by disk.
+    pub disk_writable: IntGaugeVec,
+    /// Bytes stored, by disk.
+    pub disk_stored_bytes: IntGaugeVec,
+    /// Objects stored, by disk.
+    pub disk_stored_objects: IntGaugeVec,
+    /// Purges that a disk has yet to carry out, by disk.
+    pub disk_purges_owed: IntGaugeVec,
     /// Open client connections, by listener kind.
     pub connections: IntGaugeVec,
     /// Client connections closed for misbehaviour or a limit, by reason.
@@ -215,12 +225,12 @@ const CHECK_FAULTS: Definition = define(
 const SCRUB_PROGRESS: Definition = define(
     "narthex_scrub_progress_ratio",
     "How much of its present pass the scrubber has done.",
-    &[],
+    &["disk"],
 );
 const SCRUB_LAST_PASS: Definition = define(
     "narthex_scrub_last_pass_timestamp_seconds",
     "When the scrubber ended its last pass; 0 before the first.",
-    &[],
+    &["disk"],
 );
 const HEALED_OBJECTS: Definition =
     define("narthex_healed_objects_total", "Damaged objects that were fetched again.", &["result"]);
@@ -250,7 +260,20 @@ const COMPLETIONS: Definition = define(
     &["result"],
 );
 const STORE_ERRORS: Definition =
-    define("narthex_store_errors_total", "Errors of the disk tier.", &["operation"]);
+    define("narthex_store_errors_total", "Errors of the disk tier.", &["disk", "operation"]);
+const DISK_READABLE: Definition =
+    define("narthex_disk_readable", "Whether the disk is in: its objects can be read.", &["disk"]);
+const DISK_WRITABLE: Definition =
+    define("narthex_disk_writable", "Whether the disk takes objects.", &["disk"]);
+const DISK_STORED_BYTES: Definition =
+    define("narthex_disk_stored_bytes", "Bytes stored on the disk.", &["disk"]);
+const DISK_STORED_OBJECTS: Definition =
+    define("narthex_disk_stored_objects", "Objects stored on the disk.", &["disk"]);
+const DISK_PURGES_OWED: Definition = define(
+    "narthex_disk_purges_owed",
+    "Purges that the disk, which was out or failed, has yet to carry out.",
+    &["disk"],
+);
 const CONNECTIONS: Definition =
     define("narthex_connections", "Open client connections.", &["door"]);
 const CONNECTIONS_REFUSED: Definition = define(
@@ -304,8 +327,8 @@ impl Metrics {
             checked_bytes: registrar.counters(&CHECKED_BYTES)?,
             checked_objects: registrar.counters(&CHECKED_OBJECTS)?,
             check_faults: registrar.counters(&CHECK_FAULTS)?,
-            scrub_progress: registrar.ratio(&SCRUB_PROGRESS)?,
-            scrub_last_pass: registrar.gauge(&SCRUB_LAST_PASS)?,
+            scrub_progress: registrar.ratios(&SCRUB_PROGRESS)?,
+            scrub_last_pass: registrar.gauges(&SCRUB_LAST_PASS)?,
             healed_objects: registrar.counters(&HEALED_OBJECTS)?,
             chunks: registrar.counters(&CHUNKS)?,
             range_bytes: registrar.counters(&RANGE_BYTES)?,
@@ -314,6 +337,11 @@ impl Metrics {
             parts_dropped: registrar.counters(&PARTS_DROPPED)?,
             completions: registrar.counters(&COMPLETIONS)?,
             store_errors: registrar.counters(&STORE_ERRORS)?,
+            disk_readable: registrar.gauges(&DISK_READABLE)?,
+            disk_writable: registrar.gauges(&DISK_WRITABLE)?,
+            disk_stored_bytes: registrar.gauges(&DISK_STORED_BYTES)?,
+            disk_stored_objects: registrar.gauges(&DISK_STORED_OBJECTS)?,
+            disk_purges_owed: registrar.gauges(&DISK_PURGES_OWED)?,
             connections: registrar.gauges(&CONNECTIONS)?,
             connections_refused: registrar.counters(&CONNECTIONS_REFUSED)?,
             requests_refused: registrar.counters(&REQUESTS_REFUSED)?,
@@ -363,8 +391,8 @@ impl Registrar {
         self.entered(IntGauge::new(what.name, what.help)?)
     }
 
-    fn ratio(&self, what: &Definition) -> Result<Gauge, prometheus::Error> {
-        self.entered(Gauge::new(what.name, what.help)?)
+    fn ratios(&self, what: &Definition) -> Result<GaugeVec, prometheus::Error> {
+        self.entered(GaugeVec::new(Opts::new(what.name, what.help), what.labels)?)
     }
 
     fn entered<M>(&self, metric: M) -> Result<M, prometheus::Error>

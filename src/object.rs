@@ -23,6 +23,16 @@ pub struct Key(Arc<str>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyHash(pub [u8; 16]);
 
+/// One insertion of an object into the disk tier. Each disk counts its own: two of them may give
+/// different objects the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Insertion {
+    /// The position of the disk among those that are configured.
+    pub disk: u16,
+    /// The number that the disk gave it, which it gives once.
+    pub sequence: u64,
+}
+
 impl Key {
     /// The key of `path` (canonical, with a leading `/`, never a NUL) in the key space `space`.
     pub fn new(space: &str, path: &str, query: Option<&str>) -> Self {

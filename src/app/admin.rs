@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::object::Key;
 use crate::purge::{Kind, Purger};
 use crate::rfc::path::canonicalise;
-use crate::store::{Begun, Report, Store};
+use crate::store::{Begun, Disks, Report};
 use futures_util::FutureExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(super) fn parts(
     }
 }
 
-fn fsck(store: Option<&Store>, request: FsckRequest) -> Result<Report, FsckRefusal> {
+fn fsck(store: Option<&Disks>, request: FsckRequest) -> Result<Report, FsckRefusal> {
     let store = store.ok_or(FsckRefusal::NoDisk)?;
     if let FsckRequest::Begin { mode, rate } = request
         && store.begin_check(mode, rate) == Begun::Already

@@ -18,7 +18,7 @@ use crate::front::{BindError, Door, Front, Handler};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::purge::Purger;
-use crate::store::{OpenError, Store};
+use crate::store::{Disks, OpenError};
 use crate::tasks::{BlockingError, Tasks};
 use crate::telemetry::{self, AccessLog, Sink};
 use crate::tls::{Certificates, Protocols, TlsError};
@@ -130,7 +130,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         limits: config.server.limits.clone(),
         instance: instance.as_str().into(),
     }));
-    if let Some(damaged) = cache.store().and_then(Store::damaged_keys) {
+    if let Some(damaged) = cache.store().and_then(Disks::damaged_keys) {
         let heal = heal::run(Arc::clone(&engine), damaged, metrics.clone(), tasks.stopping());
         tasks.spawn("heal", heal);
     }
@@ -183,7 +183,7 @@ impl Running {
         current.server = running.server;
         current.admin = running.admin;
         current.memory = running.memory;
-        current.disk = running.disk;
+        current.disks = running.disks;
         current.log = running.log;
         Ok(needs_restart)
     }
@@ -206,7 +206,7 @@ fn sections_that_differ(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[server]", needs_restart(&old.server) != needs_restart(&new.server)),
         ("[admin]", old.admin != new.admin),
         ("[memory]", old.memory != new.memory),
-        ("[disk]", old.disk != new.disk),
+        ("[disk]", old.disks != new.disks),
         ("[log]", old.log != new.log),
     ];
     sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
@@ -260,9 +260,12 @@ async fn open_store(
     config: &Config,
     metrics: &Metrics,
     tasks: &Tasks,
-) -> Result<Option<Store>, StartError> {
-    let Some(disk) = config.disk.clone() else { return Ok(None) };
+) -> Result<Option<Disks>, StartError> {
+    if config.disks.is_empty() {
+        return Ok(None);
+    }
+    let disks = config.disks.clone();
     let (metrics, own_tasks) = (metrics.clone(), tasks.clone());
-    let opened = tasks.blocking("open", move || Store::open(&disk, metrics, own_tasks)).await?;
+    let opened = tasks.blocking("open", move || Disks::open(&disks, metrics, own_tasks)).await?;
     Ok(Some(opened?))
 }

@@ -4,6 +4,7 @@
 use crate::admin::{Check, Readiness};
 use crate::cache::Cache;
 use crate::engine::{Engine, Sites};
+use crate::store::DiskReport;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -27,12 +28,13 @@ impl Ready {
             detail: draining.to_owned(),
         }];
         if let Some(store) = self.cache.store() {
-            let health = store.health();
-            checks.push(Check {
-                name: "disk".to_owned(),
+            let reports = store.reports();
+            let is_only = reports.len() == 1;
+            checks.extend(reports.into_iter().map(|DiskReport { path, health }| Check {
+                name: if is_only { "disk".to_owned() } else { format!("disk {path}") },
                 is_ok: health.is_writable,
                 detail: health.detail,
-            });
+            }));
         }
         for site in self.engine.sites().all() {
             for origin in site.upstream.origins.health() {

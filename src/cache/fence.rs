@@ -3,41 +3,13 @@
 //! its lock is held while an object is published and never across an await.
 
 use crate::object::Key;
+use crate::store::Scope;
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Raised scopes that are remembered; a ticket older than all of them is refused.
 const REMEMBERED_MAX: usize = 4_096;
-
-/// What a purge covers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// One object with all its variants.
-    Key(Key),
-    /// Every object of a site whose path begins so.
-    Prefix {
-        /// The site's name.
-        site: String,
-        /// The beginning of the path, with its leading `/`.
-        prefix: String,
-    },
-    /// Every object of every site.
-    All,
-}
-
-impl Scope {
-    /// Whether `key` is covered.
-    pub fn covers(&self, key: &Key) -> bool {
-        match self {
-            Self::Key(purged) => purged == key || (key.is_variant() && *purged == key.primary()),
-            Self::Prefix { site, prefix } => {
-                key.site() == site && key.path().starts_with(prefix.as_str())
-            }
-            Self::All => true,
-        }
-    }
-}
 
 /// When a fill began, counted in purges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

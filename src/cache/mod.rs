@@ -7,13 +7,14 @@ mod parts;
 #[cfg(test)]
 mod tests;
 
-pub use fence::{Fence, Scope, Ticket};
+pub use crate::store::Scope;
+pub use fence::{Fence, Ticket};
 
 use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Meta, NarClaim, Sha256};
-use crate::store::{Pending, Sealed, Store, Stored, StoredBody, WriteError};
+use crate::store::{Disks, Pending, Sealed, Stored, StoredBody, WriteError};
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -80,7 +81,7 @@ pub enum PublishError {
 #[derive(Debug, Clone)]
 pub struct Cache {
     memory: Memory,
-    store: Option<Store>,
+    store: Option<Disks>,
     fence: Arc<Fence>,
     /// Raised when a purge has ended: what was read from disk before does not become hot.
     heating: Arc<Fence>,
@@ -89,7 +90,7 @@ pub struct Cache {
 
 impl Cache {
     /// Joins the tiers; without a `store` only small objects are kept.
-    pub fn new(memory: Memory, store: Option<Store>, tasks: Tasks) -> Self {
+    pub fn new(memory: Memory, store: Option<Disks>, tasks: Tasks) -> Self {
         Self { memory, store, fence: Arc::default(), heating: Arc::default(), tasks }
     }
 
@@ -150,11 +151,14 @@ impl Cache {
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
         let fence = Arc::clone(&self.fence);
-        let memory = self.memory.clone();
+        let (memory, store) = (self.memory.clone(), self.store.clone());
         let commit = move || {
             let key = meta.key.clone();
             let _leave = fence.leave(ticket, &key).ok_or(PublishError::Purged)?;
             let stored = sealed.commit(meta, claim.clone())?;
+            if let Some(store) = store {
+                store.keep_only(&stored.meta, stored.sha256);
+            }
             if let Some((nar, claim)) = claim {
                 memory.put_claim(nar, claim);
             }
@@ -224,13 +228,13 @@ impl Cache {
         let confirmed = match found {
             Found::Hot(hot) => {
                 let (meta, body) = (Arc::clone(&meta), hot.body.clone());
-                Found::Hot(Arc::new(Hot::copy_of(meta, body, hot.sequence())))
+                Found::Hot(Arc::new(Hot::copy_of(meta, body, hot.insertion())))
             }
             Found::Stored(stored) => Found::Stored(Stored { meta: Arc::clone(&meta), ..stored }),
         };
         let (touched, head, fence) =
             (confirmed.clone(), Arc::clone(&meta), Arc::clone(&self.fence));
-        let touch = move |store: &Store| {
+        let touch = move |store: &Disks| {
             let Some(_leave) = fence.leave(ticket, &head.key) else { return false };
             let sha256 = match &touched {
                 Found::Hot(hot) => Sha256::of(&hot.body),
@@ -272,11 +276,7 @@ impl Cache {
         let purging = self.tasks.blocking("purge", move || {
             cache.fence.raise(scope.clone());
             let from_memory = cache.forget(&scope);
-            let from_disk = cache.store.as_ref().map_or(0, |store| match &scope {
-                Scope::Key(key) => u64::from(store.remove(key)),
-                Scope::Prefix { site, prefix } => store.remove_matching(site, prefix),
-                Scope::All => store.clear(),
-            });
+            let from_disk = cache.store.as_ref().map_or(0, |store| store.purge(&scope));
             // Look-ups have made hot what the disk still held, and those under way might yet.
             cache.heating.raise(scope.clone());
             cache.forget(&scope);
@@ -305,7 +305,7 @@ impl Cache {
     async fn on_disk<T, F>(&self, work: F) -> Option<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Store) -> T + Send + 'static,
+        F: FnOnce(&Disks) -> T + Send + 'static,
     {
         let store = self.store.clone()?;
         self.tasks.blocking("store", move || work(&store)).await.ok()
@@ -333,7 +333,7 @@ impl Cache {
     /// is asked for most would go from there first.
     fn note_use(&self, hot: &Hot) {
         if let Some(store) = &self.store {
-            hot.note_use(store.epoch(), |sequence| store.touch(sequence));
+            hot.note_use(store.epoch(), |insertion| store.touch(insertion));
         }
     }
 
@@ -346,7 +346,10 @@ impl Cache {
             let objects = i64::try_from(objects).unwrap_or(i64::MAX);
             metrics.stored_objects.with_label_values(&[tier]).set(objects);
         }
-        if let Some(memory) = self.store.as_ref().map(Store::memory) {
+        if let Some(store) = &self.store {
+            store.show(metrics);
+        }
+        if let Some(memory) = self.store.as_ref().map(Disks::memory) {
             let parts = [
                 ("order", memory.order_bytes),
                 ("cache", memory.cache_bytes),
@@ -360,12 +363,12 @@ impl Cache {
     }
 
     /// The disk tier.
-    pub fn store(&self) -> Option<&Store> {
+    pub fn store(&self) -> Option<&Disks> {
         self.store.as_ref()
     }
 }
 
 /// A copy of a small stored object.
 fn hot_of(stored: &Stored, body: &Bytes) -> Hot {
-    Hot::copy_of(Arc::clone(&stored.meta), body.clone(), Some(stored.sequence))
+    Hot::copy_of(Arc::clone(&stored.meta), body.clone(), Some(stored.insertion))
 }

@@ -4,7 +4,7 @@
 
 use super::{Cache, Found, PublishError, Ticket};
 use crate::object::{Key, Meta, Sha256};
-use crate::store::{Kept, Part};
+use crate::store::{Disks, Kept, Part};
 use std::sync::Arc;
 
 impl Cache {
@@ -15,7 +15,7 @@ impl Cache {
 
     /// Whether there is a disk that takes writes.
     pub fn takes_parts(&self) -> bool {
-        self.store.as_ref().is_some_and(|store| store.health().is_writable)
+        self.store.as_ref().is_some_and(Disks::is_writable)
     }
 
     /// Begins a part of an object of `length` bytes; `None` where there is no disk or it does not
@@ -51,7 +51,8 @@ impl Cache {
         meta: Meta,
         sha256: Sha256,
     ) -> Result<Option<Found>, PublishError> {
-        let (fence, memory, part) = (Arc::clone(&self.fence), self.memory.clone(), part.clone());
+        let (memory, store) = (self.memory.clone(), self.store.clone());
+        let (fence, part) = (Arc::clone(&self.fence), part.clone());
         let publish = move || {
             let leave = fence.leave(ticket, part.key());
             let Some(_leave) = leave else {
@@ -59,7 +60,10 @@ impl Cache {
                 return Err(PublishError::Purged);
             };
             let stored = part.promote(meta, sha256)?;
-            if stored.is_some() {
+            if let Some(stored) = &stored {
+                if let Some(store) = store {
+                    store.keep_only(&stored.meta, stored.sha256);
+                }
                 memory.remove(part.key());
             }
             Ok(stored.map(Found::Stored))

@@ -7,7 +7,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::store::Store;
+use crate::store::Disks;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -39,7 +39,7 @@ async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
     let disk = Disk::unscrubbed(place.path().to_owned(), 64 << 20);
     let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 }, &metrics);
-    let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
+    let store = Disks::open(&[disk], metrics, tasks.clone()).unwrap();
     let cache = Cache::new(memory, Some(store), tasks);
     for number in 0..200 {
         let meta = meta(&key(number));
@@ -64,7 +64,7 @@ fn cache_on(place: &std::path::Path, size: u64) -> (Cache, Metrics) {
     let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
     let memory = Memory::new(&MemorySettings { size: 16 << 20, absent_size: 1 << 20 }, &metrics);
     let disk = Disk::unscrubbed(place.to_owned(), size);
-    let store = Store::open(&disk, metrics.clone(), tasks.clone()).unwrap();
+    let store = Disks::open(&[disk], metrics.clone(), tasks.clone()).unwrap();
     (Cache::new(memory, Some(store), tasks), metrics)
 }
 

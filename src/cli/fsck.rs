@@ -1,6 +1,6 @@
-//! `narthex fsck`: checks every stored byte, of a folder that no process holds or of a running edge
-//! through its admin listener. Exit code 0: nothing is wrong; 1: something is, or was and is
-//! repaired; 2: it could not be checked.
+//! `narthex fsck`: checks every stored byte, of each folder in turn that no process holds, or of a
+//! running edge through its admin listener. The exit code is the worst of all. 0: nothing is wrong;
+//! 1: something is, or was and is repaired; 2: it could not be checked.
 
 use super::config::{load, report as report_config};
 use super::remote::{Remote, RemoteError};
@@ -20,8 +20,19 @@ use std::time::Duration;
 /// How often the bar is drawn, and the edge asked.
 const LOOK: Duration = Duration::from_millis(200);
 const TEMPLATE: &str = "  checking {bar:32.cyan/dim} {percent:>3} %, {msg}";
+const EXIT_CLEAN: u8 = 0;
+const EXIT_FAULTS: u8 = 1;
 /// Steps of the bar.
 const STEPS: u64 = 10_000;
+
+/// What a report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// One folder.
+    Folder,
+    /// All folders of a running edge.
+    Edge,
+}
 
 /// Why nothing was checked.
 #[derive(Debug, thiserror::Error)]
@@ -42,37 +53,53 @@ enum Failure {
 
 /// `narthex fsck`.
 pub(super) fn run(arguments: &FsckArgs) -> ExitCode {
-    let folder = match folder(arguments) {
-        Ok(folder) => folder,
+    let folders = match folders(arguments) {
+        Ok(folders) => folders,
         Err(code) => return code,
     };
-    match check(arguments, folder) {
-        Ok(report) => {
-            say(summary(&report));
-            code(&report)
-        }
-        Err(Failure::Remote(RemoteError::Config(error))) => report_config(&error),
-        Err(error) => {
-            complain(error);
-            ExitCode::from(EXIT_USAGE)
+    let is_only = folders.len() == 1;
+    let mut worst = EXIT_CLEAN;
+    for folder in folders {
+        let name = folder.display().to_string();
+        let (whole, code) = match check(arguments, folder) {
+            Ok((whole, report)) => {
+                let heading = match whole {
+                    Whole::Folder if !is_only => format!("{name}:\n"),
+                    Whole::Folder | Whole::Edge => String::new(),
+                };
+                say(heading + &summary(&report));
+                (whole, code(&report))
+            }
+            Err(Failure::Remote(RemoteError::Config(error))) => return report_config(&error),
+            Err(error) => {
+                complain(error);
+                (Whole::Folder, EXIT_USAGE)
+            }
+        };
+        worst = worst.max(code);
+        if whole == Whole::Edge {
+            break;
         }
     }
+    ExitCode::from(worst)
 }
 
-/// The folder, from the flag or the config.
-fn folder(arguments: &FsckArgs) -> Result<PathBuf, ExitCode> {
+/// The folders, from the flag or the config.
+fn folders(arguments: &FsckArgs) -> Result<Vec<PathBuf>, ExitCode> {
     if let Some(folder) = &arguments.disk {
-        return Ok(folder.clone());
+        return Ok(vec![folder.clone()]);
     }
     let loaded = load(arguments.config.config.as_deref(), Overrides::default());
     let loaded = loaded.map_err(|error| report_config(&error))?;
-    loaded.config.disk.map(|disk| disk.path).ok_or_else(|| {
+    if loaded.config.disks.is_empty() {
         complain("the config has no disk tier; name a folder with --disk");
-        ExitCode::from(EXIT_USAGE)
-    })
+        return Err(ExitCode::from(EXIT_USAGE));
+    }
+    Ok(loaded.config.disks.into_iter().map(|disk| disk.path).collect())
 }
 
-fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<Report, Failure> {
+/// Checks a folder, or the edge that holds it, with all the folders that the edge has.
+fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), Failure> {
     let mode = if arguments.repair { Mode::Repair } else { Mode::Report };
     let rate = match &arguments.rate {
         Some(text) => {
@@ -83,9 +110,9 @@ fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<Report, Failure> {
     };
     match at_rest(folder, mode) {
         Err(Failure::Fsck(FsckError::Open(OpenError::Locked { .. }))) => {
-            at_work(arguments, mode, rate)
+            Ok((Whole::Edge, at_work(arguments, mode, rate)?))
         }
-        checked => checked,
+        checked => Ok((Whole::Folder, checked?)),
     }
 }
 
@@ -185,12 +212,9 @@ fn line(problem: &Problem) -> String {
     format!("{kind} {}: {detail}{done}", what.escape_debug())
 }
 
-fn code(report: &Report) -> ExitCode {
-    if report.problem_count == 0 && report.stage == Stage::Ended {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+fn code(report: &Report) -> u8 {
+    let is_clean = report.problem_count == 0 && report.stage == Stage::Ended;
+    if is_clean { EXIT_CLEAN } else { EXIT_FAULTS }
 }
 
 #[cfg(test)]

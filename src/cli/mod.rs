@@ -63,12 +63,12 @@ struct ServeArgs {
     /// The one origin: s3://BUCKET?region=..., https://HOST, http://HOST:PORT, file:///FOLDER
     #[arg(long, value_name = "URL")]
     origin: Option<String>,
-    /// Folder of the disk tier
+    /// Folder of the disk tier; may be repeated, for several disks
     #[arg(long, value_name = "DIR")]
-    disk: Option<String>,
-    /// Bytes the disk tier may take, such as 50GiB
+    disk: Vec<String>,
+    /// Bytes the disk tier may take in each folder, such as 50GiB; may be repeated, one for each
     #[arg(long, value_name = "SIZE")]
-    disk_size: Option<String>,
+    disk_size: Vec<String>,
     /// Bytes the memory tier may take, such as 512MiB
     #[arg(long, value_name = "SIZE")]
     memory_size: Option<String>,

@@ -111,7 +111,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         server: process::server(&root, &mut report),
         admin: process::admin(&root),
         memory: process::memory(&root),
-        disk: process::disk(&root, &sources.environment, &mut report),
+        disks: process::disks(&root, &sources.environment, &mut report),
         log: process::log(&root, &mut report),
         sites: sites::sites(&root, &mut report),
     };

@@ -17,8 +17,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[memory]`: the hot tier.
     pub memory: Memory,
-    /// `[disk]`: the disk tier; `None` where it is switched off.
-    pub disk: Option<Disk>,
+    /// `[disk]`: the folders of the disk tier; none where it is switched off.
+    pub disks: Vec<Disk>,
     /// `[log]`.
     pub log: Log,
     /// `[[site]]`, in the order of the file; never empty.
@@ -117,12 +117,12 @@ pub struct Memory {
     pub absent_size: u64,
 }
 
-/// `[disk]`.
+/// One folder of `[disk]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Disk {
     /// The folder; made where it is missing.
     pub path: PathBuf,
-    /// Bytes the tier may take.
+    /// Bytes it may take.
     pub size: u64,
     /// How long the scrubber takes to read everything once; zero where it is off.
     pub scrub_pass: Duration,

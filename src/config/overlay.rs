@@ -16,9 +16,9 @@ pub struct Overrides {
     /// `--origin`: replaces all sites by one default site with this one origin.
     pub origin: Option<String>,
     /// `--disk`.
-    pub disk: Option<String>,
+    pub disk: Vec<String>,
     /// `--disk-size`.
-    pub disk_size: Option<String>,
+    pub disk_size: Vec<String>,
     /// `--memory-size`.
     pub memory_size: Option<String>,
 }
@@ -28,10 +28,10 @@ impl Overrides {
     fn texts(&self, flag: &str) -> Vec<String> {
         let one = match flag {
             "--listen" => return self.listen.clone(),
+            "--disk" => return self.disk.clone(),
+            "--disk-size" => return self.disk_size.clone(),
             "--admin" => &self.admin,
             "--origin" => &self.origin,
-            "--disk" => &self.disk,
-            "--disk-size" => &self.disk_size,
             "--memory-size" => &self.memory_size,
             _ => &None,
         };
@@ -127,8 +127,8 @@ mod tests {
             listen: vec!["--listen".into()],
             admin: text("--admin"),
             origin: text("--origin"),
-            disk: text("--disk"),
-            disk_size: text("--disk-size"),
+            disk: vec!["--disk".into()],
+            disk_size: vec!["--disk-size".into()],
             memory_size: text("--memory-size"),
         };
         let flags: Vec<_> = settings().filter_map(|setting| setting.flag).collect();

@@ -13,6 +13,8 @@ use tracing_subscriber::EnvFilter;
 
 /// The least disk tier, in bytes; below it there is none.
 const DISK_SIZE_MIN: u64 = 1 << 20;
+/// Folders of the disk tier.
+const DISKS_MAX: usize = 64;
 
 /// `[server]`.
 pub(super) fn server(root: &Scope, report: &mut Report) -> Server {
@@ -51,34 +53,81 @@ pub(super) fn memory(root: &Scope) -> Memory {
     Memory { size: root.count("memory.size"), absent_size: root.count("memory.absent_size") }
 }
 
-/// `[disk]`; `environment` tells the default folder.
-pub(super) fn disk(
+/// `[disk]`; `environment` tells the default folder. None where the tier is switched off.
+pub(super) fn disks(
     root: &Scope,
     environment: &[(String, String)],
     report: &mut Report,
-) -> Option<Disk> {
-    let size = root.count("disk.size");
-    if size == 0 {
-        return None;
+) -> Vec<Disk> {
+    let sizes = root.sizes("disk.size");
+    if let [Spotted { value: 0, .. }] = sizes.as_slice() {
+        return Vec::new();
     }
-    if size < DISK_SIZE_MIN {
-        let message = "is too small; write at least \"1MiB\", or 0 for no disk tier";
-        report.problem(root.spot_of("disk.size").problem(message));
+    for size in sizes.iter().filter(|size| size.value < DISK_SIZE_MIN) {
+        let message = match sizes.len() {
+            1 => "is too small; write at least \"1MiB\", or 0 for no disk tier",
+            _ => "is too small; write at least \"1MiB\", or leave this folder out of disk.path",
+        };
+        report.problem(size.spot.problem(message));
     }
-    let path = match root.path("disk.path") {
-        Some(path) => path,
-        None if root.is_given("disk.path") => return None,
-        None => default_folder(environment).or_else(|| {
+    let mut paths = root.paths("disk.path");
+    if paths.is_empty() && !root.is_given("disk.path") {
+        let spot = root.spot_of("disk.path");
+        let Some(value) = default_folder(environment) else {
             let message = "is not set, and none of $CACHE_DIRECTORY, $XDG_CACHE_HOME and $HOME \
                  names an absolute folder; write path = \"/var/cache/narthex\", or size = 0 for \
                  no disk tier";
-            report.problem(root.spot_of("disk.path").problem(message));
-            None
-        })?,
-    };
+            report.problem(spot.problem(message));
+            return Vec::new();
+        };
+        paths.push(Spotted { value, spot });
+    }
+    check_folders(&paths, report);
+    if sizes.len() > 1 && !paths.is_empty() && sizes.len() != paths.len() {
+        let message = format!(
+            "has {} sizes for {} folders; write one size for each folder in disk.path, or one \
+             for all",
+            sizes.len(),
+            paths.len()
+        );
+        report.problem(root.spot_of("disk.size").problem(message));
+    }
+    let last = sizes.last().map_or(0, |size| size.value);
+    let sizes = sizes.iter().map(|size| size.value).chain(std::iter::repeat(last));
     let (scrub_pass, scrub_rate) =
         (root.duration("disk.scrub_pass"), root.count("disk.scrub_rate"));
-    Some(Disk { path, size, scrub_pass, scrub_rate })
+    let disk = |(path, size): (Spotted<PathBuf>, u64)| Disk {
+        path: path.value,
+        size,
+        scrub_pass,
+        scrub_rate,
+    };
+    paths.into_iter().zip(sizes).map(disk).collect()
+}
+
+/// Tells of every folder that is another one, or lies in another one; and of too many.
+fn check_folders(paths: &[Spotted<PathBuf>], report: &mut Report) {
+    for (position, path) in paths.iter().enumerate() {
+        let text = path.value.display().to_string();
+        if position == DISKS_MAX {
+            let message = format!("is one folder too many; write at most {DISKS_MAX}");
+            report.problem(path.spot.problem_with(&text, message));
+        }
+        for other in paths.iter().take(position) {
+            let name = other.value.display();
+            let message = if path.value == other.value {
+                "stands there twice; write each folder once".to_owned()
+            } else if path.value.starts_with(&other.value) {
+                format!("lies in {name}, which is another folder of disk.path; move one of them")
+            } else if other.value.starts_with(&path.value) {
+                format!("holds {name}, which is another folder of disk.path; move one of them")
+            } else {
+                continue;
+            };
+            report.problem(path.spot.problem_with(&text, message));
+            break;
+        }
+    }
 }
 
 /// `[log]`.

@@ -149,6 +149,20 @@ impl Scope {
         }
     }
 
+    /// A list of paths, each with its spot.
+    pub(super) fn paths(&self, path: &str) -> Vec<Spotted<PathBuf>> {
+        let spotted = |text: Spotted<String>| Spotted { value: text.value.into(), spot: text.spot };
+        self.texts(path).into_iter().map(spotted).collect()
+    }
+
+    /// A list of sizes in bytes, each with its spot.
+    pub(super) fn sizes(&self, path: &str) -> Vec<Spotted<u64>> {
+        match self.value(path) {
+            Some(Value::Numbers(sizes)) => sizes,
+            _ => Vec::new(),
+        }
+    }
+
     /// A list of addresses, each with its spot; empty where it is off.
     pub(super) fn addresses(&self, path: &str) -> Vec<Spotted<SocketAddr>> {
         match self.value(path) {

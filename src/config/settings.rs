@@ -68,6 +68,8 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// The path of a file or folder.
     Path,
+    /// One path, or a list of them.
+    Paths,
     /// `true` or `false`.
     Boolean,
     /// A whole number.
@@ -79,6 +81,13 @@ pub enum Kind {
     },
     /// A number of bytes, `"512MiB"` or plain.
     Size {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+    },
+    /// One size, or a list of them.
+    Sizes {
         /// The least.
         min: u64,
         /// The greatest.

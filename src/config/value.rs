@@ -15,12 +15,14 @@ use toml::de::DeValue;
 pub(super) enum Value {
     /// Of `Text`, `Word` and `Path`.
     Text(Spotted<String>),
-    /// Of `Texts`.
+    /// Of `Texts` and `Paths`.
     Texts(Vec<Spotted<String>>),
     /// Of `Boolean`.
     Boolean(bool),
     /// Of `Integer` and, in bytes, of `Size`.
     Number(u64),
+    /// Of `Sizes`, in bytes.
+    Numbers(Vec<Spotted<u64>>),
     /// Of `Duration`.
     Duration(Duration),
     /// Of `Addresses`, and of `AddressOrOff`: none where it is off.
@@ -71,7 +73,9 @@ pub(super) fn from_texts(
     report: &mut Report,
 ) -> Option<Value> {
     let text = texts.last().map_or("", String::as_str).trim();
-    let raw = if matches!(setting.kind, Kind::Texts | Kind::Addresses) {
+    let is_list =
+        matches!(setting.kind, Kind::Texts | Kind::Addresses | Kind::Paths | Kind::Sizes { .. });
+    let raw = if is_list {
         let elements = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
         let elements = elements.filter(|element| !element.is_empty());
         Raw::List(elements.map(|text| (Raw::Text(text.into()), spot.clone())).collect())
@@ -115,6 +119,14 @@ fn read(setting: &Setting, raw: &Raw<'_>, spot: &Spot, report: &mut Report) -> O
             return list(raw, example, read, spot, report).map(Value::Texts);
         }
         Kind::Addresses => return list(raw, example, address, spot, report).map(Value::Addresses),
+        Kind::Paths => {
+            let read = |raw: &Raw<'_>| path(raw, example);
+            return one_or_more(raw, example, read, spot, report).map(Value::Texts);
+        }
+        Kind::Sizes { min, max } => {
+            let read = |raw: &Raw<'_>| size(raw, min, max, example);
+            return one_or_more(raw, example, read, spot, report).map(Value::Numbers);
+        }
     };
     value.map_err(|message| report.problem(told(raw, message, spot))).ok()
 }
@@ -139,6 +151,27 @@ fn list<T>(
         }
     }
     (values.len() == elements.len()).then_some(values)
+}
+
+/// Reads a value that stands alone or in a list, which is never empty.
+fn one_or_more<T>(
+    raw: &Raw<'_>,
+    example: &str,
+    read: impl Fn(&Raw<'_>) -> Result<T, String>,
+    spot: &Spot,
+    report: &mut Report,
+) -> Option<Vec<Spotted<T>>> {
+    match raw {
+        Raw::List(elements) if elements.is_empty() => {
+            report.problem(spot.problem(format!("is an empty list; write {example}")));
+            None
+        }
+        Raw::List(_) => list(raw, example, read, spot, report),
+        Raw::Text(_) | Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) => {
+            let value = read(raw).map_err(|message| report.problem(told(raw, message, spot)));
+            value.ok().map(|value| vec![Spotted { value, spot: spot.clone() }])
+        }
+    }
 }
 
 fn text(raw: &Raw<'_>, example: &str) -> Result<String, String> {

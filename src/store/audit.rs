@@ -139,7 +139,7 @@ impl Audit<'_> {
                 let Some((what, detail)) = self.fault_of_claim(nar, &claim)? else { continue };
                 let is_repaired = self.mode == Mode::Repair;
                 if is_repaired {
-                    self.store.drop_claim(nar);
+                    self.store.drop_claim(nar)?;
                 }
                 self.say(Problem {
                     kind: Fault::Claim,
@@ -323,7 +323,7 @@ impl Inner {
         if has_gone
             && is_used
             && let Some(key) = &checked.key
-            && self.damaged.try_send(key.clone()).is_err()
+            && self.seat.damaged.try_send(key.clone()).is_err()
         {
             tracing::debug!(path = key.path(), "not fetched again before it is asked for");
         }

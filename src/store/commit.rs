@@ -107,7 +107,13 @@ impl Inner {
                 StoredBody::File(BodyFile::new(self, Arc::clone(new.file()), hash, &head))
             }
         };
-        Ok(Stored { meta: Arc::new(meta), body, length, sha256, sequence: head.sequence })
+        Ok(Stored {
+            meta: Arc::new(meta),
+            body,
+            length,
+            sha256,
+            insertion: self.insertion(head.sequence),
+        })
     }
 
     /// Gives a body that is a file its trailer and its name.
@@ -221,8 +227,13 @@ impl Inner {
     }
 
     /// Writes new metadata of an object that is still the one with this digest; false where it is
-    /// another or gone, or the index refuses.
-    pub(super) fn rewrite_meta(&self, hash: KeyHash, sha256: Sha256, meta: &Meta) -> bool {
+    /// another or gone.
+    pub(super) fn rewrite_meta(
+        &self,
+        hash: KeyHash,
+        sha256: Sha256,
+        meta: &Meta,
+    ) -> Result<bool, WriteError> {
         let rewrite = || -> Result<bool, WriteError> {
             let _stripe = self.stripe(hash).lock();
             let access = self.index.access();
@@ -240,10 +251,7 @@ impl Inner {
             self.mark_unsynced();
             Ok(true)
         };
-        rewrite().unwrap_or_else(|error| {
-            self.write_failed(&error);
-            false
-        })
+        rewrite().inspect_err(|error| self.write_failed(error))
     }
 }
 

@@ -26,6 +26,23 @@ pub enum OpenError {
         /// What was worked on.
         path: PathBuf,
     },
+    /// The disk that belongs there is not mounted.
+    #[error(
+        "disk folder {path}: empty, and {mount} is no mount point any more, which it was when the \
+         folder was last used; mount the disk, or take the folder out of disk.path"
+    )]
+    NotMounted {
+        /// The disk folder.
+        path: PathBuf,
+        /// Where its disk was mounted.
+        mount: PathBuf,
+    },
+    /// The engine of the store that was open there before still works.
+    #[error("disk folder {path}: what was open there is not closed yet; it is tried again")]
+    InUse {
+        /// The disk folder.
+        path: PathBuf,
+    },
     /// Another process has it open.
     #[error(
         "disk folder {path}: in use by another narthex process; stop that one, or set disk.path \
@@ -118,6 +135,8 @@ impl OpenError {
             Self::Index { source, .. } => source.is_damage(),
             Self::Folder { .. }
             | Self::NoSpace { .. }
+            | Self::NotMounted { .. }
+            | Self::InUse { .. }
             | Self::Locked { .. }
             | Self::Foreign { .. }
             | Self::Future { .. }
@@ -165,6 +184,9 @@ pub enum WriteError {
         /// What was asked for.
         bytes: u64,
     },
+    /// The file system has no inode left, and evicting did not help.
+    #[error("no inodes left on the file system, evicting did not help; it holds too many files")]
+    NoFiles,
     /// The body is not as long as was declared.
     #[error("the body has {received} bytes or more, {declared} were declared")]
     Length {
@@ -197,7 +219,7 @@ impl WriteError {
     /// The label of `store_errors`; `None` where the disk is not to blame.
     pub(super) fn operation(&self) -> Option<&'static str> {
         match self {
-            Self::NoSpace { .. } => Some("space"),
+            Self::NoSpace { .. } | Self::NoFiles => Some("space"),
             Self::Io { operation, .. } => Some(operation),
             Self::Index { .. } => Some("index"),
             Self::Refused { .. }
@@ -216,6 +238,7 @@ impl WriteError {
             | Self::TooLarge { .. }
             | Self::Busy { .. }
             | Self::NoSpace { .. }
+            | Self::NoFiles
             | Self::Io { .. }
             | Self::Index { .. } => true,
             Self::Length { .. } | Self::Interrupted => false,
@@ -226,13 +249,23 @@ impl WriteError {
     pub(super) fn is_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => is_full(source),
-            Self::NoSpace { .. } => true,
+            Self::NoSpace { .. } | Self::NoFiles => true,
             Self::Refused { .. }
             | Self::TooLarge { .. }
             | Self::Busy { .. }
             | Self::Length { .. }
             | Self::Index { .. }
             | Self::Interrupted => false,
+        }
+    }
+}
+
+impl IndexError {
+    /// Whether it takes no write before it is opened again.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Engine(_) | Self::Panic => true,
+            Self::Closed | Self::Stalled => false,
         }
     }
 }
@@ -250,6 +283,9 @@ pub enum IndexError {
     /// The engine panicked while it was opened.
     #[error("the index engine panicked over its own files")]
     Panic,
+    /// The engine is too far behind with writing to take more, for longer than is waited for it.
+    #[error("the index is behind with its writes for seconds")]
+    Stalled,
     /// The engine refused.
     #[error(transparent)]
     Engine(#[from] fjall::Error),

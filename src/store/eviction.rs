@@ -167,6 +167,17 @@ impl EvictionOrder {
         let (first, second) =
             if is_inline_full { (Kind::Inline, Kind::File) } else { (Kind::File, Kind::Inline) };
         let position = self.next(first).or_else(|| self.next(second))?;
+        self.let_go(position)
+    }
+
+    /// Takes out the object that goes next of those with a file of their own; `None` when there is
+    /// none.
+    pub(super) fn evict_file(&mut self) -> Option<Evicted> {
+        let position = self.next(Kind::File)?;
+        self.let_go(position)
+    }
+
+    fn let_go(&mut self, position: u32) -> Option<Evicted> {
         let seen = self.slab.remove(position)?;
         Some(Evicted { entry: seen.entry, was_on_trial: seen.stage == Stage::Small })
     }

@@ -25,6 +25,22 @@ const NOTHING: [&str; 3] = ["lost+found", LOCK, MARKER_NEW];
 const ASIDE_MAX: u32 = 1000;
 /// Entries of `tmp/` that are removed at open; a live store has far fewer.
 const LEFTOVERS_MAX: usize = 100_000;
+/// Below this many inodes on the file system, a folder that has become empty is removed: there
+/// are up to 65,792 of them.
+const FILES_PLENTY: u64 = 1 << 20;
+/// Tries to link a file, whose folder may be removed again as soon as it is made.
+const LINK_TRIES: usize = 4;
+
+/// What a file system has free for this user.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Free {
+    /// Bytes.
+    pub(super) bytes: u64,
+    /// Inodes.
+    pub(super) files: u64,
+    /// Inodes it has in all; 0 where it makes them as they are needed.
+    pub(super) files_total: u64,
+}
 
 /// An open, locked disk folder.
 #[derive(Debug)]
@@ -32,9 +48,14 @@ pub(super) struct Folder {
     path: PathBuf,
     /// Whether new files can be made without a name; else they get one in `tmp/`.
     is_nameless: bool,
+    /// Whether the file system has so few inodes that empty folders count.
+    is_tight: bool,
     next_name: AtomicU64,
+    /// The device and inode of the lock file, to know the folder again: a file system that has
+    /// failed does not tell them any more.
+    identity: (u64, u64),
     /// Held for what its drop does.
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// The folder's lock. Given back by name: a process that is being started holds a copy of the
@@ -74,8 +95,11 @@ impl Folder {
         let mut folder = Self {
             path: path.to_owned(),
             is_nameless: false,
+            is_tight: free(path)
+                .is_ok_and(|free| free.files_total > 0 && free.files_total < FILES_PLENTY),
             next_name: AtomicU64::new(0),
-            _lock: lock,
+            identity: identity(&lock).map_err(|e| OpenError::io(path, "look at it", e))?,
+            lock,
         };
         folder.empty_tmp().map_err(|e| OpenError::io(&path.join("tmp"), "empty it", e))?;
         folder.is_nameless = Path::new("/proc/self/fd").exists() && folder.new_nameless().is_ok();
@@ -90,8 +114,14 @@ impl Folder {
             return Err(OpenError::NoStore { path: path.to_owned() });
         }
         let lock = lock(path)?;
-        let next_name = AtomicU64::new(0);
-        Ok(Self { path: path.to_owned(), is_nameless: false, next_name, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            is_nameless: false,
+            is_tight: false,
+            next_name: AtomicU64::new(0),
+            identity: identity(&lock).map_err(|e| OpenError::io(path, "look at it", e))?,
+            lock,
+        })
     }
 
     /// The disk folder.
@@ -202,10 +232,25 @@ impl Folder {
         Err(io::Error::other("there are too many folders index.bad-N; remove them"))
     }
 
-    /// Bytes that the file system still has for this user.
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let figures = rustix::fs::statvfs(&self.path)?;
-        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+    /// What the file system still has for this user.
+    pub(super) fn free(&self) -> io::Result<Free> {
+        free(&self.path)
+    }
+
+    /// Makes everything on the folder's file system survive a power cut: files are written without
+    /// a sync each after their bodies, and a system keeps them in memory for half a minute.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.lock.0)?)
+    }
+
+    /// Whether what lies at the path is still the folder that was opened: not another file system
+    /// that was mounted there, nor nothing, since this one was unmounted or removed.
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        match rustix::fs::stat(self.path.join(LOCK)) {
+            Ok(found) => Ok((found.st_dev, found.st_ino) == self.identity),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A new, empty file that vanishes unless it is linked into place.
@@ -235,10 +280,20 @@ impl Folder {
 
     /// Removes the file of an insertion; one that is gone already is fine.
     pub(super) fn remove_body(&self, hash: KeyHash, sequence: u64) -> io::Result<()> {
-        match std::fs::remove_file(self.body_path(hash, sequence)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+        let path = self.body_path(hash, sequence);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
         }
+        if self.is_tight {
+            // Refused where there is anything in it, which is the rule.
+            for folder in path.ancestors().skip(1).take(2) {
+                if std::fs::remove_dir(folder).is_err() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn empty_tmp(&self) -> io::Result<()> {
@@ -268,14 +323,16 @@ impl NewFile {
     /// Gives it its name, in place of whatever has it; makes the folders on the way.
     pub(super) fn link(&mut self, to: &Path) -> Result<(), WriteError> {
         let failed = |source| WriteError::Io { operation: "link", source };
-        match self.try_link(to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(to.parent().unwrap_or(to)).map_err(failed)?;
+        for _ in 0..LINK_TRIES {
+            match self.try_link(to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    make_folders_of(to).map_err(failed)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    std::fs::remove_file(to).map_err(failed)?;
+                }
+                other => return other.map_err(failed),
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::remove_file(to).map_err(failed)?;
-            }
-            other => return other.map_err(failed),
         }
         self.try_link(to).map_err(failed)
     }
@@ -299,6 +356,38 @@ impl Drop for NewFile {
             tracing::warn!(path = %name.display(), %error, "temporary file stays until restart");
         }
     }
+}
+
+fn identity(lock: &Lock) -> io::Result<(u64, u64)> {
+    let found = rustix::fs::fstat(&lock.0)?;
+    Ok((found.st_dev, found.st_ino))
+}
+
+/// Makes the two folders above a body's file. Never those above them: where they are gone, the
+/// disk is.
+fn make_folders_of(body: &Path) -> io::Result<()> {
+    let folders: Vec<_> = body.ancestors().skip(1).take(2).collect();
+    for folder in folders.into_iter().rev() {
+        match std::fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn free(path: &Path) -> io::Result<Free> {
+    let figures = rustix::fs::statvfs(path)?;
+    Ok(Free {
+        bytes: figures.f_bavail.saturating_mul(figures.f_frsize),
+        files: figures.f_favail,
+        files_total: figures.f_files,
+    })
+}
+
+/// Whether there is a store in the folder, of whatever version.
+pub(super) fn is_store(path: &Path) -> bool {
+    path.join(MARKER).exists()
 }
 
 fn has_marker(path: &Path) -> Result<bool, OpenError> {
@@ -450,6 +539,33 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let error = Folder::open(&path).unwrap_err().to_string();
         assert!(error.contains("cannot make it") && error.contains("disk.path"), "{error}");
+    }
+
+    #[test]
+    fn empty_folders_go_where_inodes_are_few_and_nothing_is_made_beside_a_store_that_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("store");
+        let mut folder = Folder::open(&path).unwrap();
+        folder.is_tight = true;
+        let (one, other) = (KeyHash([1; 16]), KeyHash([1; 16]));
+        for (hash, sequence) in [(one, 1), (other, 2)] {
+            folder.new_file().unwrap().link(&folder.body_path(hash, sequence)).unwrap();
+        }
+        folder.remove_body(one, 1).unwrap();
+        assert!(path.join("objects/01/01").exists(), "the other one is in it");
+        folder.remove_body(other, 2).unwrap();
+        assert!(path.join("objects").exists() && !path.join("objects/01").exists());
+        assert!(folder.is_in_place().unwrap());
+        folder.sync().unwrap();
+
+        let mut new = folder.new_file().unwrap();
+        std::fs::rename(&path, place.path().join("away")).unwrap();
+        assert!(!folder.is_in_place().unwrap());
+        new.link(&folder.body_path(one, 3)).unwrap_err();
+        assert!(!path.exists());
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join(LOCK), "").unwrap();
+        assert!(!folder.is_in_place().unwrap(), "another folder");
     }
 
     #[test]

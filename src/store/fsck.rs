@@ -11,7 +11,8 @@ use super::index::Index;
 use super::pace::Pacer;
 use super::rebuild::{self, RebuildError, Rebuilt};
 use super::report::{Mode, Problem, Report, Stage};
-use super::{Inner, Store};
+use super::{Inner, Seat, Store};
+use crate::config::Disk;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use parking_lot::Mutex;
@@ -65,7 +66,11 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
         (Err(error), Mode::Repair) => rebuilt(&folder, report, &error.to_string())?,
     };
     let metrics = Metrics::new()?;
-    let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics.clone(), Tasks::new())?;
+    let disk = Disk::unscrubbed(path.to_owned(), u64::MAX);
+    let assemble = |folder, index| {
+        Inner::assemble(&disk, Seat::alone(), folder, index, metrics.clone(), Tasks::new())
+    };
+    let store = assemble(folder, index)?;
     let error = match audit(&store, mode, report) {
         Ok(()) => return Ok(true),
         Err(error) => error,
@@ -83,7 +88,7 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     let Inner { folder, index, .. } = store;
     drop(index);
     let index = rebuilt(&folder, report, &error.to_string())?;
-    let store = Inner::assemble(u64::MAX, u64::MAX, folder, index, metrics, Tasks::new())?;
+    let store = assemble(folder, index)?;
     let again = audit(&store, mode, report);
     if let Err(error) = &again {
         report.lock().add(index_problem(error.to_string()));
@@ -131,8 +136,8 @@ impl Store {
         }
         let rate = rate.unwrap_or(self.0.scrub_rate);
         let (weak, tasks) = (Arc::downgrade(&self.0), self.0.tasks.clone());
+        let stop = self.0.leaving.clone();
         self.0.tasks.spawn("store check", async move {
-            let stop = tasks.stopping();
             let work = move || {
                 let Some(store) = weak.upgrade() else { return };
                 check_running(&store, mode, Pacer::new(rate, stop));

@@ -1,5 +1,6 @@
-//! Whether the disk takes writes: after repeated errors it is left alone for a while, then tried
-//! again. One per store, as long as it; a short lock, never across an await or I/O.
+//! Whether the disk takes writes: after repeated errors it is left alone until a probe (see
+//! [`super::probe`]) succeeds, or for a while where no probe runs. One per store, as long as it; a
+//! short lock, never across an await or I/O.
 
 use super::error::WriteError;
 use parking_lot::Mutex;
@@ -41,21 +42,40 @@ impl Monitor {
     }
 
     /// Remembers a write error at `now`; every one past [`ERRORS_MAX`] in a row pauses writing.
-    pub(super) fn failed(&self, error: &dyn std::error::Error, now: Instant) {
+    /// Whether that is news for an operator: the first error, or the one that pauses writing.
+    pub(super) fn failed(&self, error: &dyn std::error::Error, now: Instant) -> bool {
         let mut errors = self.0.lock();
+        let was_refusing = errors.in_a_row >= ERRORS_MAX;
         errors.in_a_row = errors.in_a_row.saturating_add(1);
         errors.last = error.to_string();
-        if errors.in_a_row >= ERRORS_MAX {
+        let is_refusing = errors.in_a_row >= ERRORS_MAX;
+        if is_refusing {
             errors.refused_until = Some(now + PAUSE);
         }
+        errors.in_a_row == 1 || is_refusing != was_refusing
     }
 
-    /// Remembers that a write reached the disk.
-    pub(super) fn succeeded(&self) {
+    /// Whether there was an error since the last success.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.0.lock().in_a_row > 0
+    }
+
+    /// Pauses writing at `now`, whatever the errors before: a probe has failed.
+    pub(super) fn refuse(&self, error: &dyn std::error::Error, now: Instant) -> bool {
         let mut errors = self.0.lock();
-        if errors.in_a_row > 0 {
-            *errors = Errors::default();
-        }
+        let was_refusing = errors.in_a_row >= ERRORS_MAX;
+        errors.in_a_row = errors.in_a_row.saturating_add(1).max(ERRORS_MAX);
+        errors.last = error.to_string();
+        errors.refused_until = Some(now + PAUSE);
+        !was_refusing
+    }
+
+    /// Remembers that a write reached the disk; whether there was an error before.
+    pub(super) fn succeeded(&self) -> bool {
+        let mut errors = self.0.lock();
+        let was_in_doubt = errors.in_a_row > 0;
+        *errors = Errors::default();
+        was_in_doubt
     }
 
     /// What an operator is told at `now`.
@@ -85,7 +105,20 @@ mod tests {
         assert!(monitor.admit(later).is_ok());
         monitor.failed(&WriteError::NoSpace { bytes: 1 }, later);
         assert!(monitor.admit(later).is_err(), "one failed attempt pauses again");
-        monitor.succeeded();
+        assert!(monitor.is_in_doubt() && monitor.succeeded() && !monitor.is_in_doubt());
         assert_eq!(monitor.report(later), Health { is_writable: true, detail: String::new() });
+    }
+    #[test]
+    fn a_failed_probe_pauses_at_once_and_is_news_once() {
+        let monitor = Monitor::default();
+        let now = Instant::now();
+        let error = WriteError::NoSpace { bytes: 1 };
+        assert!(monitor.refuse(&error, now));
+        assert!(!monitor.report(now).is_writable);
+        assert!(!monitor.refuse(&error, now + PAUSE), "the same again is no news");
+        assert!(!monitor.report(now + PAUSE).is_writable);
+        monitor.succeeded();
+        let news = [(); 5].map(|()| monitor.failed(&error, now));
+        assert_eq!(news, [true, false, true, false, false]);
     }
 }

@@ -1,7 +1,12 @@
 //! The embedded key-value store beside the body files: records, small bodies, claims, links,
-//! totals. One per store; opened again after a failure, since the engine takes no write after one.
-//! Blocking: every call may read or write the disk. Locks: a read lock for each operation, the
-//! write lock only to close and open.
+//! totals. One per store. Blocking: every call may read or write the disk. Locks: a short one to
+//! take the handle, never held while the engine works; and the gate's.
+//!
+//! The engine takes no write after one that failed ([`Index::revive`] opens it again, once the disk
+//! takes writes), but answers reads as before. While it flushes or compacts too slowly it lets
+//! writers sleep inside a commit, and for ever where the thread that flushes has died of an error
+//! of the disk. So no writer goes in unless the engine is far from that point, and no more than a
+//! few at once: see [`Gate`].
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
@@ -19,14 +24,19 @@
 use super::error::{IndexError, OpenError};
 use super::eviction::Entry;
 use super::format::{self, CHARGE_UNIT, Head, Place, Totals};
+use super::gate::Gate;
 use crate::object::KeyHash;
 use fjall::config::{FilterPolicy, FilterPolicyEntry, PinningPolicy};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
-use parking_lot::{RwLock, RwLockReadGuard};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice,
+};
+use parking_lot::Mutex;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 const TOTALS: &str = "totals";
 const SCRUB: &str = "scrub";
@@ -36,13 +46,26 @@ const CACHE_BYTES: u64 = 32 * MIB;
 /// What the journal may hold, the least there may be: a start after a kill reads all of it before
 /// the first look-up.
 const JOURNAL_BYTES_MAX: u64 = 64 * MIB;
+/// How long [`Index::revive`] waits for those who still use the failed engine.
+const LAST_USERS_PATIENCE: Duration = Duration::from_secs(2);
+/// Memtables of a keyspace that may wait to be flushed while writers go in; at four the engine
+/// lets them sleep. Those inside at once never fill two.
+const SEALED_MAX: usize = 1;
+/// Runs of the first level that may wait for compaction while writers go in; at thirty the engine
+/// lets them sleep.
+const RUNS_MAX: usize = 24;
+/// Bytes of a memtable that should have been sealed long ago.
+const ACTIVE_BYTES_MAX: u64 = 32 * MIB;
 
 /// The index, open or waiting to be opened again.
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
-    open: RwLock<Option<Open>>,
+    open: Mutex<Option<Arc<Open>>>,
     has_failed: AtomicBool,
+    is_closed: AtomicBool,
+    /// Held by the one who opens it again.
+    reviving: Mutex<()>,
 }
 
 /// The open keyspaces.
@@ -57,10 +80,14 @@ pub(super) struct Open {
     parts: Keyspace,
     chunks: Keyspace,
     state: Keyspace,
+    gate: Gate,
+    /// Refuses every change, as an engine that has failed does.
+    #[cfg(test)]
+    refuses: AtomicBool,
 }
 
-/// Read access to the open index; blocks only an attempt to open it again.
-pub(super) struct Access<'a>(RwLockReadGuard<'a, Option<Open>>);
+/// Access to the index as it was open at one moment.
+pub(super) struct Access(Option<Arc<Open>>);
 
 /// Changes that happen together or not at all.
 pub(super) struct Change<'a> {
@@ -75,14 +102,35 @@ impl Index {
             Open::new(path).map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
-            open: RwLock::new(Some(open)),
+            open: Mutex::new(Some(Arc::new(open))),
             has_failed: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            reviving: Mutex::new(()),
         })
     }
 
     /// Access to the index; `Closed` while a failed one waits to be opened again.
-    pub(super) fn access(&self) -> Access<'_> {
-        Access(self.open.read())
+    pub(super) fn access(&self) -> Access {
+        Access(self.open.lock().clone())
+    }
+
+    /// Whether a write has failed since it was opened.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// Closes it for good: its files are closed as soon as nobody uses it, which the result tells.
+    pub(super) fn close(&self) -> Weak<Open> {
+        self.is_closed.store(true, Ordering::Release);
+        self.mark_failed();
+        let open = self.open.lock().take();
+        open.map_or_else(Weak::new, |open| Arc::downgrade(&open))
+    }
+
+    /// Whether the engine still takes writes; notes where it does not.
+    pub(super) fn check(&self) -> Result<(), IndexError> {
+        let checked = self.access().open().and_then(Open::check);
+        checked.inspect_err(|_| self.mark_failed())
     }
 
     /// Notes that a write failed, so that the next [`Index::revive`] opens the index again.
@@ -90,26 +138,44 @@ impl Index {
         self.has_failed.store(true, Ordering::Release);
     }
 
-    /// Opens the index again where a write has failed since the last time.
+    /// Opens the index again where a write has failed since the last time. To be called only where
+    /// the disk takes writes: a failed engine still answers reads, one that cannot be opened does
+    /// not. Where the failed one is still in use, it stays.
     pub(super) fn revive(&self) -> Result<(), IndexError> {
-        if !self.has_failed.load(Ordering::Acquire) {
+        if !self.has_failed() {
             return Ok(());
         }
-        let mut open = self.open.write();
-        if !self.has_failed.load(Ordering::Acquire) {
-            return Ok(());
+        let Some(_one) = self.reviving.try_lock() else { return Err(IndexError::Closed) };
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(IndexError::Closed);
         }
-        drop(open.take());
-        *open = Some(Open::new(&self.path)?);
-        self.has_failed.store(false, Ordering::Release);
+        let taken = self.open.lock().take();
+        if let Some(failed) = taken {
+            let users = Arc::downgrade(&failed);
+            drop(failed);
+            let began = Instant::now();
+            while users.strong_count() > 0 {
+                if began.elapsed() > LAST_USERS_PATIENCE {
+                    // Upgrading fails only where the last user has just gone.
+                    *self.open.lock() = users.upgrade();
+                    return Err(IndexError::Stalled);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let open = Open::new(&self.path)?;
+        if !self.is_closed.load(Ordering::Acquire) {
+            *self.open.lock() = Some(Arc::new(open));
+            self.has_failed.store(false, Ordering::Release);
+        }
         Ok(())
     }
 }
 
-impl Access<'_> {
+impl Access {
     /// The open index.
     pub(super) fn open(&self) -> Result<&Open, IndexError> {
-        self.0.as_ref().ok_or(IndexError::Closed)
+        self.0.as_deref().ok_or(IndexError::Closed)
     }
 }
 
@@ -147,6 +213,9 @@ impl Open {
             parts: keyspace("parts", MIB, Sought::OftenInVain)?,
             chunks: keyspace("chunks", 4 * MIB, Sought::InOrder)?,
             state: keyspace("state", MIB, Sought::InOrder)?,
+            gate: Gate::default(),
+            #[cfg(test)]
+            refuses: AtomicBool::new(false),
             database,
         })
     }
@@ -235,6 +304,19 @@ impl Open {
             }
         }
         Ok(variants)
+    }
+
+    /// Whether anything is stored of a key: a record, a part, or a variant. For most keys that are
+    /// not there the filters in memory say so.
+    pub(super) fn holds(&self, hash: KeyHash) -> Result<bool, IndexError> {
+        Ok(self.objects.contains_key(hash.0)?
+            || self.parts.contains_key(hash.0)?
+            || self.variants.prefix(hash.0).next().is_some())
+    }
+
+    /// Whether nothing is stored at all.
+    pub(super) fn is_empty(&self) -> Result<bool, IndexError> {
+        Ok(self.objects.is_empty()? && self.parts.is_empty()? && self.claims.is_empty()?)
     }
 
     /// The record of an object that is here in part, encoded.
@@ -350,21 +432,39 @@ impl Open {
 
     /// Begins to put all that is in the journal alone into the tables.
     pub(super) fn empty_journal(&self) -> Result<(), IndexError> {
-        let all = [
-            &self.objects,
-            &self.order,
-            &self.bodies,
-            &self.claims,
-            &self.variants,
-            &self.links,
-            &self.parts,
-            &self.chunks,
-            &self.state,
-        ];
-        for keyspace in all {
+        for keyspace in self.keyspaces() {
             keyspace.rotate_memtable()?;
         }
         Ok(())
+    }
+
+    /// All of them.
+    fn keyspaces(&self) -> [&Keyspace; 9] {
+        let Self { objects, order, bodies, claims, variants, links, parts, chunks, state, .. } =
+            self;
+        [objects, order, bodies, claims, variants, links, parts, chunks, state]
+    }
+
+    /// Makes every change fail from now on, until it is opened again.
+    #[cfg(test)]
+    pub(super) fn refuse(&self) {
+        self.refuses.store(true, Ordering::Release);
+    }
+
+    /// Whether the engine still takes writes: it refuses every one after an error of its own.
+    fn check(&self) -> Result<(), IndexError> {
+        let _pass = self.gate.enter(|| false)?;
+        Ok(self.database.persist(PersistMode::Buffer)?)
+    }
+
+    /// Whether the engine is so far behind that a writer might sleep in it.
+    fn is_behind(&self) -> bool {
+        self.keyspaces().into_iter().any(|keyspace| {
+            let tree = &keyspace.tree;
+            tree.sealed_memtable_count() > SEALED_MAX
+                || tree.l0_run_count() > RUNS_MAX
+                || tree.active_memtable().size() > ACTIVE_BYTES_MAX
+        })
     }
 
     /// Makes everything written so far survive a power cut.
@@ -503,7 +603,13 @@ impl Change<'_> {
     }
 
     /// Makes the changes: they survive a crash of the process, and a power cut after the next sync.
+    /// Waits a few seconds at most for an engine that is behind.
     pub(super) fn commit(self) -> Result<(), IndexError> {
+        let _pass = self.open.gate.enter(|| self.open.is_behind())?;
+        #[cfg(test)]
+        if self.open.refuses.load(Ordering::Acquire) {
+            return Err(fjall::Error::Poisoned.into());
+        }
         Ok(self.batch.commit()?)
     }
 }

@@ -2,8 +2,10 @@
 //! else is damaged: dropped, counted, a miss. Blocking. Takes no lock but the index's read side.
 
 use super::Inner;
+use super::error::IndexError;
 use super::format::{self, Head, Place, Record};
 use super::read::{self, BodyFile, Stored, StoredBody};
+use crate::clock::Timestamp;
 use crate::object::{Key, KeyHash, NarClaim, Sha256, Variant};
 use bytes::Bytes;
 use std::io;
@@ -17,6 +19,17 @@ enum Attempt {
     Found(StoredBody),
     /// The record was replaced or dropped meanwhile, or the body is damaged: the record tells.
     Missing(&'static str),
+}
+
+/// Which copy of an object is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    /// When its head came.
+    pub(super) response_time: Timestamp,
+    /// SHA-256 of its body.
+    pub(super) sha256: Sha256,
+    /// Its insertion.
+    pub(super) sequence: u64,
 }
 
 impl Inner {
@@ -44,7 +57,7 @@ impl Inner {
                         body,
                         length: head.length,
                         sha256: head.sha256,
-                        sequence: head.sequence,
+                        insertion: self.insertion(head.sequence),
                     });
                 }
                 Attempt::Missing(why) => missing = Some((head.sequence, why)),
@@ -76,9 +89,31 @@ impl Inner {
     /// The variants that are stored of the object under `key`, each with its own key.
     pub(super) fn find_variants(&self, key: &Key) -> Vec<(Key, Variant)> {
         let rows = self.variant_rows(key.hash(), super::remove::VARIANTS_MAX);
+        let rows = rows.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
         let decoded = rows.iter().filter_map(|(_, row)| format::decode_variant(row).ok());
         let own = decoded.filter(|(_, variant, _)| variant.primary() == *key);
         own.map(|(_, key, variant)| (key, variant)).collect()
+    }
+
+    /// Whether anything may be stored of a key: a whole object, a part, or variants. An index that
+    /// gives no answer may hold it. Seldom reads the disk where there is nothing.
+    pub(super) fn may_hold(&self, hash: KeyHash) -> bool {
+        self.index.access().open().and_then(|index| index.holds(hash)).unwrap_or(true)
+    }
+
+    /// What tells one copy of an object from another.
+    pub(super) fn version(self: &Arc<Self>, key: &Key) -> Option<Version> {
+        let record = self.read_record(key.hash()).filter(|record| record.meta.key == *key)?;
+        Some(Version {
+            response_time: record.meta.response_time,
+            sha256: record.head.sha256,
+            sequence: record.head.sequence,
+        })
+    }
+
+    /// Whether nothing is there.
+    pub(super) fn is_empty(&self) -> Result<bool, IndexError> {
+        self.index.access().open()?.is_empty()
     }
 
     fn read_record(self: &Arc<Self>, hash: KeyHash) -> Option<Record> {

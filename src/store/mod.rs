@@ -1,14 +1,16 @@
 //! Objects on disk: found, written whole or not at all, recovered, evicted.
 //!
 //! Knows neither HTTP nor Nix: keys, metadata, bytes. One [`Store`] per disk folder, as long as
-//! the process; cloning shares it. Called by `cache` and, for writing, by `fill` and `purge`
-//! through it. Methods that are not async read and write the disk and belong on a blocking thread.
+//! the process or until the folder goes away under it; cloning shares it. [`Disks`] makes one tier
+//! of all of them. Called by `cache` and, for writing, by `fill` and `purge` through it. Methods
+//! that are not async read and write the disk and belong on a blocking thread.
 //!
 //! ```text
 //! NARTHEX-STORE          the format's version; a folder without it that is not empty is refused
 //! LOCK                   locked while a process has the store open
 //! objects/ab/cd/HASH-N   a body of 64 KiB or more, number N (hex), its chunks' sums, its trailer;
 //!                        or the chunks of one that is here in part (see `part`), with holes
+//! PURGES                 which purges which disks have yet to make up for (see `disks::ledger`)
 //! tmp/                   files without a name yet; emptied at open
 //! index/                 records, small bodies, claims, the order of insertion (see `index`)
 //! index.bad-N/           an index that could not be opened, put aside by `fsck`
@@ -25,7 +27,8 @@
 //! - Killed before (4): no record, so nothing is found; the note makes the next open remove the
 //!   file. Before (3) the file vanishes by itself.
 //! - Killed after (4): found, with a body that was synced before.
-//! - A power cut may lose any of the last seconds' (1) to (4) in any order. A record without its
+//! - A power cut may lose any of the last seconds' (1) to (4) in any order (all of it is synced
+//!   every few seconds, see `recover`). A record without its
 //!   file, or with one that has no whole trailer of the same key, N, length and SHA-256, is
 //!   damaged: a miss that is counted and dropped. A note that is lost leaves a file that nobody
 //!   finds and that takes space until repair.
@@ -36,9 +39,10 @@
 //!
 //! # Locks
 //!
-//! In this order: the stripe of a key's hash, the index's own (read side), the space account. The
-//! account's is never held across I/O nor for more than some hundred objects, none across an await,
-//! and eviction runs before any of them is taken. Loading takes none but the account's.
+//! In this order: the stripe of a key's hash, the gate before the index's engine (a few seconds at
+//! most), the space account. The account's is never held across I/O nor for more than some hundred
+//! objects, none across an await, and eviction runs before any of them is taken. Loading takes none
+//! but the account's.
 
 mod adrift;
 mod audit;
@@ -46,12 +50,15 @@ mod check;
 mod chunks;
 mod commit;
 mod direct;
+mod disks;
 mod entries;
 mod error;
 mod eviction;
 mod folder;
 mod format;
 mod fsck;
+mod gate;
+mod gauges;
 mod ghost;
 mod growing;
 mod health;
@@ -62,12 +69,14 @@ mod order_file;
 mod pace;
 mod part;
 mod pending;
+mod probe;
 mod read;
 mod rebuild;
 mod recover;
 mod remove;
 mod report;
 mod room;
+mod scope;
 mod scrub;
 mod slab;
 mod snapshot;
@@ -79,6 +88,7 @@ mod trailer;
 
 pub use adrift::{Adrift, Deserted};
 pub use check::Fault;
+pub use disks::{DiskReport, Disks};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
@@ -90,14 +100,16 @@ pub use pending::{Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
 pub use rebuild::RebuildError;
 pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};
+pub use scope::Scope;
 pub use space::Usage;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256, Variant};
+use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Sha256, Variant};
 use crate::tasks::Tasks;
 use folder::Folder;
 use format::Totals;
+use gauges::Shown;
 use index::Index;
 use parking_lot::{Mutex, RwLock};
 use prometheus::IntCounter;
@@ -105,9 +117,10 @@ use remove::Reason;
 use scrub::Scrubber;
 use space::Space;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Locks that keys share, so that changes of different keys seldom wait for each other; one more
 /// stands beside them.
@@ -134,8 +147,33 @@ pub struct IndexMemory {
     pub unwritten_bytes: u64,
 }
 
+/// What a store shares with the others of its tier.
+#[derive(Debug)]
+struct Seat {
+    /// Which of them it is.
+    disk: u16,
+    damaged: mpsc::Sender<Key>,
+    /// Where nobody else has it.
+    damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
+}
+
+impl Seat {
+    /// That of a store that is alone.
+    fn alone() -> Self {
+        let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
+        Self { disk: 0, damaged, damaged_keys: Mutex::new(Some(damaged_keys)) }
+    }
+
+    /// That of one of several, which tell one receiver of damaged objects.
+    fn among(disk: u16, damaged: mpsc::Sender<Key>) -> Self {
+        Self { disk, damaged, damaged_keys: Mutex::new(None) }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
+    /// The folder, as the configuration names it: in logs and metrics.
+    label: String,
     index: Index,
     space: Arc<Space>,
     bodies: chunks::OpenBodies,
@@ -146,18 +184,18 @@ struct Inner {
     /// Held for reading by each change of a part, for writing while all are counted.
     parts: RwLock<()>,
     are_parts_counted: AtomicBool,
+    shown_parts: Shown<2>,
     has_loaded: watch::Sender<bool>,
     stripes: [Mutex<()>; STRIPES],
     last_stripe: Mutex<()>,
-    opened: Instant,
-    epoch: AtomicU32,
     size_evictions: IntCounter,
     space_evictions: IntCounter,
     /// Of the check that goes on, or else the last one.
     report: Arc<Mutex<Report>>,
     scrub_rate: u64,
-    damaged: mpsc::Sender<Key>,
-    damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
+    seat: Seat,
+    /// Cancelled when the disk goes out or the process stops: what reads for long ends then.
+    leaving: CancellationToken,
     metrics: Metrics,
     tasks: Tasks,
     #[cfg(test)]
@@ -171,11 +209,21 @@ impl Store {
     /// needs a runtime, since it begins to load the eviction order and to sync in the background.
     /// Look-ups work at once. Changes nothing in a folder that is not a store of this format.
     pub fn open(disk: &config::Disk, metrics: Metrics, tasks: Tasks) -> Result<Self, OpenError> {
+        Self::open_in(Seat::alone(), disk, metrics, tasks)
+    }
+
+    /// Opens it as one of several disks.
+    fn open_in(
+        seat: Seat,
+        disk: &config::Disk,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Self, OpenError> {
         let folder = Folder::open(&disk.path)?;
         let index = Index::open(&folder.index_path())?;
         let path = folder.path().to_owned();
         let failed = |source: IndexError| OpenError::Index { path, source };
-        let inner = Inner::assemble(disk.size, disk.scrub_rate, folder, index, metrics, tasks)?;
+        let inner = Inner::assemble(disk, seat, folder, index, metrics, tasks)?;
         inner.finish_links().map_err(failed)?;
         let (tasks, stop) = (&inner.tasks, inner.tasks.stopping());
         let (weak, loader) = (Arc::downgrade(&inner), tasks.clone());
@@ -188,10 +236,12 @@ impl Store {
         let syncing = recover::sync_often(Arc::downgrade(&inner), tasks.stopping());
         tasks.spawn("store sync", syncing);
         if !disk.scrub_pass.is_zero() {
-            let stop = tasks.stopping();
+            let stop = inner.leaving.clone();
             let scrubber = Scrubber { pass: disk.scrub_pass, rate: disk.scrub_rate, stop };
             tasks.spawn("store scrub", scrub::run(Arc::downgrade(&inner), scrubber));
         }
+        let probing = probe::probe_when_in_doubt(Arc::downgrade(&inner), tasks.stopping());
+        tasks.spawn("store probe", probing);
         Ok(Self(inner))
     }
 
@@ -209,12 +259,8 @@ impl Store {
         let store = Arc::clone(&self.0);
         let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
         let work = move || {
-            store.health.admit(Instant::now())?;
-            let revived = store.index.revive();
-            revived
-                .map_err(WriteError::from)
-                .and_then(|()| store.reserve(charge))
-                .inspect_err(|error| store.write_failed(error))
+            store.admit()?;
+            store.reserve(charge).inspect_err(|error| store.write_failed(error))
         };
         let reserved = self.0.tasks.blocking("store begin", work).await;
         let reservation = reserved.map_err(|_| WriteError::Interrupted)??;
@@ -224,7 +270,7 @@ impl Store {
     /// Replaces the metadata of the object under `key`, if it is still the one whose body has
     /// this digest; true where it was replaced. Blocking.
     pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        self.0.rewrite_meta(key.hash(), sha256, meta)
+        self.0.rewrite_meta(key.hash(), sha256, meta).unwrap_or(false)
     }
 
     /// Drops the object under `key`, all its variants, and the claims they make; true where there
@@ -232,18 +278,19 @@ impl Store {
     /// object claims about it stays, so that it is checked when it comes again. Readers of its body
     /// go on. Blocking.
     pub fn remove(&self, key: &Key) -> bool {
-        self.0.purge(key)
+        self.0.purge(&Scope::Key(key.clone())).is_ok_and(|purged| purged > 0)
     }
 
     /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
     /// returns the number of objects. Looks at every record. Blocking.
     pub fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
-        self.0.purge_matching(site, prefix)
+        let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
+        self.0.purge(&scope).unwrap_or_default()
     }
 
     /// Drops every object and every claim; returns the number of objects. Blocking.
     pub fn clear(&self) -> u64 {
-        self.0.purge_all()
+        self.0.purge(&Scope::All).unwrap_or_default()
     }
 
     /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
@@ -261,12 +308,6 @@ impl Store {
     /// stays here too; false where that was not noted, since the order is busy. Never waits.
     pub fn touch(&self, sequence: u64) -> bool {
         self.0.space.touch(sequence)
-    }
-
-    /// A number that grows once a minute: whoever keeps copies of objects touches each at most once
-    /// in an epoch. Never [`u32::MAX`].
-    pub fn epoch(&self) -> u32 {
-        self.0.epoch.load(Ordering::Relaxed)
     }
 
     /// What the index keeps in memory. Takes some microseconds.
@@ -288,13 +329,14 @@ impl Store {
 
     /// Whether the tier takes writes, and the last error where not.
     pub fn health(&self) -> Health {
-        self.0.health.report(Instant::now())
+        let health = self.0.health.report(Instant::now());
+        Health { is_writable: self.0.is_open(), ..health }
     }
 
     /// Keys of objects that were in use and were found damaged by a check; each is to be fetched
     /// again. Whoever asks first gets them.
     pub fn damaged_keys(&self) -> Option<mpsc::Receiver<Key>> {
-        self.0.damaged_keys.lock().take()
+        self.0.seat.damaged_keys.lock().take()
     }
 
     /// Waits until the eviction order is loaded. Cancel safe.
@@ -308,8 +350,8 @@ impl Store {
 impl Inner {
     /// Puts a store together of its parts. Starts nothing, changes nothing on disk.
     fn assemble(
-        size: u64,
-        scrub_rate: u64,
+        disk: &config::Disk,
+        seat: Seat,
         folder: Folder,
         index: Index,
         metrics: Metrics,
@@ -319,9 +361,10 @@ impl Inner {
             |source: IndexError| OpenError::Index { path: folder.path().to_owned(), source };
         let totals = index.access().open().and_then(index::Open::totals).map_err(failed)?;
         let next_sequence = totals.next_sequence.saturating_add(SEQUENCE_GAP);
-        let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
         Ok(Arc::new(Self {
-            space: Space::new(size, Totals { next_sequence, ..totals }, &metrics),
+            label: disk.path.display().to_string(),
+            space: Space::new(disk.size, Totals { next_sequence, ..totals }, &metrics),
+            shown_parts: Shown::new([metrics.part_objects.clone(), metrics.part_bytes.clone()]),
             bodies: chunks::OpenBodies::default(),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(next_sequence),
@@ -332,14 +375,12 @@ impl Inner {
             parts: RwLock::new(()),
             stripes: std::array::from_fn(|_| Mutex::new(())),
             last_stripe: Mutex::new(()),
-            opened: Instant::now(),
-            epoch: AtomicU32::new(0),
             size_evictions: metrics.evictions.with_label_values(&["disk", "size"]),
             space_evictions: metrics.evictions.with_label_values(&["disk", "space"]),
             report: Arc::default(),
-            scrub_rate,
-            damaged,
-            damaged_keys: Mutex::new(Some(damaged_keys)),
+            scrub_rate: disk.scrub_rate,
+            seat,
+            leaving: tasks.stopping().child_token(),
             metrics,
             tasks,
             #[cfg(test)]
@@ -361,6 +402,11 @@ impl Inner {
         }
     }
 
+    /// What the insertion `sequence` is called outside of this store.
+    fn insertion(&self, sequence: u64) -> Insertion {
+        Insertion { disk: self.seat.disk, sequence }
+    }
+
     fn next_sequence(&self) -> u64 {
         self.next_sequence.fetch_add(1, Ordering::Relaxed)
     }
@@ -380,23 +426,57 @@ impl Inner {
     /// Counts an error of the disk and remembers it; errors that are not its fault are ignored.
     fn write_failed(&self, error: &WriteError) {
         let Some(operation) = error.operation() else { return };
-        if let WriteError::Index { .. } = error {
-            self.index.mark_failed();
+        if let WriteError::Index { source } = error {
+            self.note_index(source);
         }
         self.count(operation);
-        self.health.failed(error, Instant::now());
-        tracing::warn!(operation, %error, "disk tier: write failed");
+        let disk = &*self.label;
+        if self.health.failed(error, Instant::now()) {
+            tracing::warn!(disk, operation, %error, "disk tier: write failed");
+        } else {
+            tracing::debug!(disk, operation, %error, "disk tier: write failed again");
+        }
     }
 
     fn index_failed(&self, error: &IndexError) {
-        self.index.mark_failed();
+        self.note_index(error);
         self.count("index");
-        self.health.failed(error, Instant::now());
-        tracing::warn!(%error, "disk tier: index failed");
+        let disk = &*self.label;
+        if self.health.failed(error, Instant::now()) {
+            tracing::warn!(disk, %error, "disk tier: index failed");
+        } else {
+            tracing::debug!(disk, %error, "disk tier: index failed again");
+        }
+    }
+
+    fn note_index(&self, error: &IndexError) {
+        if error.is_final() {
+            self.index.mark_failed();
+        }
+    }
+
+    /// Whether a write may be tried.
+    fn admit(&self) -> Result<(), WriteError> {
+        self.health.admit(Instant::now())?;
+        if self.index.has_failed() {
+            let detail = "its index takes no writes until it is opened again".to_owned();
+            return Err(WriteError::Refused { detail });
+        }
+        Ok(())
+    }
+
+    /// Whether writes are taken.
+    fn is_open(&self) -> bool {
+        self.is_admitting() && !self.index.has_failed()
+    }
+
+    /// Whether the disk is not left alone after errors; its index may have failed all the same.
+    fn is_admitting(&self) -> bool {
+        self.health.report(Instant::now()).is_writable
     }
 
     fn count(&self, operation: &str) {
-        self.metrics.store_errors.with_label_values(&[operation]).inc();
+        self.metrics.store_errors.with_label_values(&[&*self.label, operation]).inc();
     }
 
     fn count_damaged(&self, object: &str, why: &str) {

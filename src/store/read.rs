@@ -8,7 +8,7 @@ use super::chunks::{Chunks, chunk_of};
 use super::format::Head;
 use super::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
 use super::trailer;
-use crate::object::{KeyHash, Meta, Sha256};
+use crate::object::{Insertion, KeyHash, Meta, Sha256};
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use rustix::fs::Advice;
@@ -33,8 +33,8 @@ pub struct Stored {
     pub length: u64,
     /// SHA-256 of the body.
     pub sha256: Sha256,
-    /// Its insertion sequence: what [`Store::touch`](super::Store::touch) takes.
-    pub sequence: u64,
+    /// Where it is: what [`Disks::touch`](super::Disks::touch) takes.
+    pub insertion: Insertion,
 }
 
 /// The body of a stored object.

@@ -2,10 +2,9 @@
 //! loaded beside the first look-ups. Never lists a folder of `objects/`.
 
 use super::Inner;
-use super::error::IndexError;
+use super::error::{IndexError, WriteError};
 use super::format;
 use super::snapshot::{Schedule, Turn};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +17,6 @@ const STEP: usize = 256;
 const LINKS: usize = 4096;
 /// How old a change gets before it is safe from a power cut.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
-/// How long one use of an object in another tier counts: see [`super::Store::epoch`].
-const EPOCH: Duration = Duration::from_mins(1);
 
 impl Inner {
     /// Removes the files of insertions that were begun or dropped and never finished.
@@ -110,7 +107,6 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
         let tasks = store.tasks.clone();
         let work = move || {
             store.sync_now(turn);
-            store.next_epoch(Instant::now());
             store.keep_order(&mut schedule, Instant::now(), turn);
             schedule
         };
@@ -122,17 +118,15 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
 }
 
 impl Inner {
-    /// Begins a new epoch where the one before is old enough.
-    fn next_epoch(&self, now: Instant) {
-        let epoch = now.saturating_duration_since(self.opened).as_secs() / EPOCH.as_secs();
-        self.epoch.store(u32::try_from(epoch).unwrap_or(u32::MAX - 1), Ordering::Relaxed);
-    }
-
-    /// Syncs the index where it has changed, and keeps short what the next start has to read.
+    /// Syncs what has changed: the trailers and names of body files, then the index. Keeps short
+    /// what the next start has to read.
     pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) {
         // At the end, also what an earlier start left in the journal.
         if !self.take_unsynced() && turn == Turn::Regular {
             return;
+        }
+        if let Err(source) = self.folder.sync() {
+            self.write_failed(&WriteError::Io { operation: "sync", source });
         }
         let access = self.index.access();
         let synced = access.open().and_then(|index| {

@@ -7,7 +7,8 @@ use super::eviction::{Entry, Evicted};
 use super::format::{self, Place};
 use super::index::Open;
 use super::part::WhichPart;
-use crate::object::{Key, KeyHash};
+use super::scope::Scope;
+use crate::object::KeyHash;
 use fjall::Slice;
 
 /// Records that are looked at in one go.
@@ -50,27 +51,42 @@ impl Which {
 }
 
 impl Inner {
-    /// Drops an object, all its variants, and the claims they make; true where there was any.
-    pub(super) fn purge(&self, key: &Key) -> bool {
-        let hash = key.hash();
-        let removed = self.erase(hash, Which::Any);
-        let mut was_there = self.went(removed);
-        for (variant, _) in self.variant_rows(hash, usize::MAX) {
-            let removed = self.erase(variant, Which::Any);
-            was_there |= self.went(removed);
+    /// Drops everything in `scope`, whole or in part, with its variants and the claims it makes,
+    /// with `All` claims without an object too; returns the number of objects. On an error some may
+    /// be gone: what is left of the scope must not be served, and the purge be tried again.
+    pub(super) fn purge(&self, scope: &Scope) -> Result<u64, IndexError> {
+        let purged = match scope {
+            Scope::Key(key) => self.purge_key(key.hash()),
+            Scope::Prefix { .. } => self.purge_where(scope),
+            Scope::All => self.purge_where(scope).and_then(|purged| {
+                self.drop_claims()?;
+                Ok(purged)
+            }),
+        };
+        purged.inspect_err(|error| self.index_failed(error))
+    }
+
+    fn purge_key(&self, hash: KeyHash) -> Result<u64, IndexError> {
+        let mut purged = u64::from(self.erase(hash, Which::Any)?);
+        for (variant, _) in self.variant_rows(hash, usize::MAX)? {
+            purged += u64::from(self.erase(variant, Which::Any)?);
         }
-        was_there
+        Ok(purged)
     }
 
     /// The variants of an object: the hash of each one's key, and its row.
-    pub(super) fn variant_rows(&self, primary: KeyHash, max: usize) -> Vec<(KeyHash, Slice)> {
-        let rows = self.index.access().open().and_then(|index| index.variants(primary, max));
-        rows.inspect_err(|error| self.index_failed(error)).unwrap_or_default()
+    pub(super) fn variant_rows(
+        &self,
+        primary: KeyHash,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
+        self.index.access().open()?.variants(primary, max)
     }
 
     /// Drops the variants of an object that came first, until it has no more than it may have.
     pub(super) fn trim_variants(&self, primary: KeyHash) {
         let rows = self.variant_rows(primary, usize::MAX);
+        let rows = rows.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
         let Some(surplus) = rows.len().checked_sub(VARIANTS_MAX + 1) else { return };
         let sequence = |row: &[u8]| format::decode_variant(row).map_or(0, |(first, ..)| first);
         let mut variants: Vec<(u64, KeyHash)> =
@@ -82,33 +98,28 @@ impl Inner {
         }
     }
 
-    /// Drops every object of a site whose path begins with `prefix`, and the claims they make;
-    /// returns the number of objects.
-    pub(super) fn purge_matching(&self, site: &str, prefix: &str) -> u64 {
-        let is_meant = |key: &Key| key.site() == site && key.path().starts_with(prefix);
-        self.purge_where(&is_meant)
+    /// Drops an insertion that is not to be served, unless another replaced it.
+    pub(super) fn drop_insertion(&self, hash: KeyHash, sequence: u64) {
+        let removed = self.erase(hash, Which::Insertion(sequence));
+        self.went(removed);
     }
 
-    /// Drops everything, claims without an object too; returns the number of objects.
-    pub(super) fn purge_all(&self) -> u64 {
-        let purged = self.purge_where(&|_: &Key| true);
-        self.drop_claims();
-        purged
-    }
-
-    /// Removes objects from disk that were chosen to go, for `reason`; one that cannot be removed
-    /// counts again.
-    pub(super) fn evict(&self, chosen: Vec<Evicted>, reason: Reason) {
-        for evicted in chosen {
+    /// Removes objects from disk that were chosen to go, for `reason`. Where that fails, it and the
+    /// rest of them count again, and no more is tried: whoever needs the room goes without.
+    pub(super) fn evict(&self, chosen: Vec<Evicted>, reason: Reason) -> Result<(), IndexError> {
+        let mut chosen = chosen.into_iter();
+        while let Some(evicted) = chosen.next() {
             match self.evict_one(evicted) {
                 Ok(true) => self.evictions(reason).inc(),
                 Ok(false) => {}
                 Err(error) => {
-                    self.index_failed(&error);
                     self.space.restore(evicted.entry);
+                    chosen.for_each(|evicted| self.space.restore(evicted.entry));
+                    return Err(error);
                 }
             }
         }
+        Ok(())
     }
 
     /// Removes one object; false where it went or was replaced meanwhile.
@@ -150,56 +161,49 @@ impl Inner {
         has_gone
     }
 
-    fn purge_where(&self, is_meant: &dyn Fn(&Key) -> bool) -> u64 {
-        self.purge_pages(is_meant, Open::page) + self.purge_pages(is_meant, Open::parts_page)
+    fn purge_where(&self, scope: &Scope) -> Result<u64, IndexError> {
+        Ok(self.purge_pages(scope, Open::page)? + self.purge_pages(scope, Open::parts_page)?)
     }
 
-    fn purge_pages(&self, is_meant: &dyn Fn(&Key) -> bool, page_of: PageOf) -> u64 {
+    fn purge_pages(&self, scope: &Scope, page_of: PageOf) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
-            let page = self.index.access().open().and_then(|index| page_of(index, after, PAGE));
-            let page = page.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
-            let Some((last, _)) = page.last() else { break };
+            let page = page_of(self.index.access().open()?, after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(purged) };
             after = Some(*last);
             for (hash, record) in page {
                 // One that cannot be read might be meant, and serves nobody.
-                if format::decode_key(&record).map_or(true, |key| is_meant(&key)) {
-                    purged += u64::from(self.went(self.erase(hash, Which::Any)));
+                if format::decode_key(&record).map_or(true, |key| scope.covers(&key)) {
+                    purged += u64::from(self.erase(hash, Which::Any)?);
                 }
             }
         }
-        purged
     }
 
-    fn drop_claims(&self) {
+    fn drop_claims(&self) -> Result<(), IndexError> {
         let mut after = None;
         loop {
-            let page = self.index.access().open().and_then(|index| index.claims_page(after, PAGE));
-            let page = page.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
-            let Some((last, _)) = page.last() else { break };
+            let page = self.index.access().open()?.claims_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (hash, _) in page {
-                self.drop_claim(hash);
+                self.drop_claim(hash)?;
             }
         }
     }
 
     /// Drops the claim about a NAR, whoever makes it.
-    pub(super) fn drop_claim(&self, nar: KeyHash) {
+    pub(super) fn drop_claim(&self, nar: KeyHash) -> Result<(), IndexError> {
         let access = self.index.access();
-        let dropped = access.open().and_then(|index| {
-            if index.claim(nar)?.is_none() {
-                return Ok(());
-            }
-            let mut change = index.change();
-            change.drop_claim(nar);
-            #[cfg(test)]
-            self.faults.reach("a claim is to be dropped");
-            change.commit()
-        });
-        if let Err(error) = dropped {
-            self.index_failed(&error);
+        let index = access.open()?;
+        if index.claim(nar)?.is_none() {
+            return Ok(());
         }
+        let mut change = index.change();
+        change.drop_claim(nar);
+        #[cfg(test)]
+        self.faults.reach("a claim is to be dropped");
+        change.commit()
     }
 
     /// Takes the record of a key away, then its body; false where there is none such.

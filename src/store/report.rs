@@ -74,6 +74,37 @@ pub struct Report {
 }
 
 impl Report {
+    /// What the checks of several disks, each with its name, came to together.
+    pub(super) fn of_all(reports: Vec<(String, Self)>) -> Self {
+        let mut reports = reports;
+        if let [(_, only)] = reports.as_mut_slice() {
+            return std::mem::take(only);
+        }
+        let has = |stage| reports.iter().any(|(_, report)| report.stage == stage);
+        let stages = [Stage::Running, Stage::BrokenOff, Stage::Ended];
+        let stage = stages.into_iter().find(|stage| has(*stage)).unwrap_or_default();
+        let mut all = Self { stage, ..Self::default() };
+        let part = 1.0 / f64::from(u32::try_from(reports.len()).unwrap_or(u32::MAX).max(1));
+        for (disk, report) in reports {
+            // A disk that could not be checked to its end keeps nobody waiting.
+            let progress = if report.stage == Stage::BrokenOff { 1.0 } else { report.progress };
+            all.progress += progress * part;
+            all.objects += report.objects;
+            all.bytes += report.bytes;
+            all.claims += report.claims;
+            all.files += report.files;
+            all.unfinished += report.unfinished;
+            all.rebuilt += report.rebuilt;
+            all.problem_count += report.problem_count;
+            all.repaired_count += report.repaired_count;
+            let left = PROBLEMS_MAX.saturating_sub(all.problems.len());
+            let named =
+                |problem: Problem| Problem { what: format!("{disk}: {}", problem.what), ..problem };
+            all.problems.extend(report.problems.into_iter().take(left).map(named));
+        }
+        all
+    }
+
     /// Adds a problem.
     pub(super) fn add(&mut self, problem: Problem) {
         self.problem_count += 1;

@@ -15,6 +15,7 @@ use super::format::{self, FormatError};
 use super::pace::{self, Pacer, Stopped};
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash};
+use crate::tasks::Tasks;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -72,9 +73,15 @@ pub(super) struct Scrubber {
 pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
     let Some(tasks) = store.upgrade().map(|store| store.tasks.clone()) else { return };
     let mut pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone()));
-    let Some(mut state) = load(&store) else { return };
+    let weak = store.clone();
+    let Ok(Some(mut state)) = tasks.blocking("store scrub", move || load(&weak)).await else {
+        return;
+    };
     let mut since = Instant::now();
-    while let Some(page) = page_after(&store, state.after) {
+    loop {
+        let (weak, after) = (store.clone(), state.after);
+        let page = tasks.blocking("store scrub", move || page_after(&weak, after)).await;
+        let Ok(Some(page)) = page else { return };
         let Ok(page) = page else {
             if !scrubber.sleep(PAUSE).await {
                 return;
@@ -100,7 +107,7 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
             state.after = Some(hash.0);
             if since.elapsed() > SAVE_INTERVAL {
                 since = state.count(since);
-                save(&store, &state);
+                save(&store, &tasks, state).await;
             }
         }
         if is_last {
@@ -112,7 +119,7 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
         } else {
             since = state.count(since);
         }
-        save(&store, &state);
+        save(&store, &tasks, state).await;
         if scrubber.stop.is_cancelled() {
             return;
         }
@@ -130,7 +137,7 @@ impl Scrubber {
     }
 }
 
-/// Where the scrubber was; `None` where the store is gone. Quick: one look-up.
+/// Where the scrubber was; `None` where the store is gone. Blocking.
 fn load(store: &Weak<Inner>) -> Option<State> {
     let store = store.upgrade()?;
     let access = store.index.access();
@@ -140,6 +147,7 @@ fn load(store: &Weak<Inner>) -> Option<State> {
     Some(state)
 }
 
+/// The next objects; `None` where the store is gone. Blocking.
 fn page_after(
     store: &Weak<Inner>,
     after: Option<[u8; 16]>,
@@ -151,7 +159,14 @@ fn page_after(
 }
 
 /// Notes where the scrubber is. What fails is noted with the next page.
-fn save(store: &Weak<Inner>, state: &State) {
+async fn save(store: &Weak<Inner>, tasks: &Tasks, state: State) {
+    let weak = store.clone();
+    if let Err(error) = tasks.blocking("store scrub", move || write_down(&weak, &state)).await {
+        tracing::debug!(%error, "the scrubber's place is noted with the next page");
+    }
+}
+
+fn write_down(store: &Weak<Inner>, state: &State) {
     let Some(store) = store.upgrade() else { return };
     store.show_scrubbed(state);
     let access = store.index.access();
@@ -194,8 +209,10 @@ impl Inner {
 
     fn show_scrubbed(&self, state: &State) {
         let progress = state.after.map_or(0.0, |after| pace::fraction(KeyHash(after)));
-        self.metrics.scrub_progress.set(progress);
-        self.metrics.scrub_last_pass.set(state.last_pass.map_or(0, Timestamp::secs));
+        let disk = &[&*self.label];
+        self.metrics.scrub_progress.with_label_values(disk).set(progress);
+        let last_pass = state.last_pass.map_or(0, Timestamp::secs);
+        self.metrics.scrub_last_pass.with_label_values(disk).set(last_pass);
     }
 }
 

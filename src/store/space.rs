@@ -17,10 +17,10 @@
 
 use super::eviction::{ENTRY_BYTES_MAX, Entry, Evicted, EvictionOrder, Seen, Stage, Unplaced};
 use super::format::Totals;
+use super::gauges::Shown;
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
 use parking_lot::{Condvar, Mutex};
-use prometheus::IntGauge;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,9 +73,8 @@ pub(super) struct Space {
     limit: u64,
     account: Mutex<Account>,
     progress: Condvar,
-    bytes_gauge: IntGauge,
-    objects_gauge: IntGauge,
-    ordered_gauge: IntGauge,
+    /// Bytes, objects, objects in the order.
+    shown: Shown<3>,
 }
 
 #[derive(Debug)]
@@ -114,9 +113,11 @@ impl Space {
             limit,
             account: Mutex::new(account),
             progress: Condvar::new(),
-            bytes_gauge: metrics.stored_bytes.with_label_values(&["disk"]),
-            objects_gauge: metrics.stored_objects.with_label_values(&["disk"]),
-            ordered_gauge: metrics.ordered_objects.clone(),
+            shown: Shown::new([
+                metrics.stored_bytes.with_label_values(&["disk"]),
+                metrics.stored_objects.with_label_values(&["disk"]),
+                metrics.ordered_objects.clone(),
+            ]),
         };
         space.show(&space.account.lock());
         Arc::new(space)
@@ -159,6 +160,19 @@ impl Space {
         while freed < bytes {
             let Some(chosen) = account.order.evict() else { break };
             freed = freed.saturating_add(chosen.entry.charge);
+            account.forgot(chosen.entry.charge);
+            evicted.push(chosen);
+        }
+        self.show(&account);
+        evicted
+    }
+
+    /// Names `count` objects with files of their own that must go, whatever the limit says.
+    pub(super) fn shed_files(&self, count: u64) -> Vec<Evicted> {
+        let mut account = self.account.lock();
+        let mut evicted = Vec::new();
+        while (evicted.len() as u64) < count {
+            let Some(chosen) = account.order.evict_file() else { break };
             account.forgot(chosen.entry.charge);
             evicted.push(chosen);
         }
@@ -278,7 +292,7 @@ impl Space {
             }
             account.frontier = entry.sequence.saturating_add(1);
         }
-        self.ordered_gauge.set(i64::try_from(account.order.len()).unwrap_or(i64::MAX));
+        self.show(&account);
         drop(account);
         self.progress.notify_all();
     }
@@ -344,9 +358,7 @@ impl Space {
     }
 
     fn show(&self, account: &Account) {
-        self.bytes_gauge.set(i64::try_from(account.used).unwrap_or(i64::MAX));
-        self.objects_gauge.set(i64::try_from(account.objects).unwrap_or(i64::MAX));
-        self.ordered_gauge.set(i64::try_from(account.order.len()).unwrap_or(i64::MAX));
+        self.shown.set([account.used, account.objects, account.order.len()]);
     }
 }
 
@@ -485,6 +497,21 @@ mod tests {
         let (_held, _) = promised(space.reserve(2048));
         assert!(matches!(space.reserve(2560), Room::Short(evicted) if evicted.is_empty()));
         assert_eq!(space.usage().objects, 1);
+    }
+
+    #[test]
+    fn objects_without_a_file_free_no_inode() {
+        let space = space(1 << 30);
+        let file = crate::store::charge(64 << 10);
+        for number in 0..40 {
+            let entry = entry(number, if number % 2 == 0 { 512 } else { file });
+            let (reservation, _) = promised(space.reserve(entry.charge));
+            space.add(reservation, entry, hash(number), None);
+        }
+        let shed = space.shed_files(15);
+        assert!(shed.len() == 15 && shed.iter().all(|evicted| evicted.entry.charge == file));
+        assert_eq!(space.shed_files(15).len(), 5);
+        assert_eq!((space.usage().objects, space.usage().bytes), (20, 20 * 512));
     }
 
     #[test]

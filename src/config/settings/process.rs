@@ -166,19 +166,27 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "disk.path",
-        Kind::Path,
+        Kind::Paths,
         Fallback::Derived(
             "$CACHE_DIRECTORY (set by systemd), else $XDG_CACHE_HOME/narthex, else \
              $HOME/.cache/narthex",
         ),
     )
     .flag("--disk")
-    .example(r#""/var/cache/narthex""#)
-    .doc("The folder; made where it is missing. It belongs to one instance alone."),
-    Setting::new("disk.size", Kind::Size { min: 0, max: 1 << 60 }, Fallback::Is(r#""50GiB""#))
+    .example(r#"["/srv/disk1/narthex", "/srv/disk2/narthex"]"#)
+    .doc(
+        "The folder, made where it is missing; or a list of them, each on a disk of its own. A \
+         folder belongs to one instance alone. Objects are spread over the folders by their \
+         sizes; a disk in trouble is passed over while the others go on, and comes back by \
+         itself. Folders may be added, removed and put in another order at a restart.",
+    ),
+    Setting::new("disk.size", Kind::Sizes { min: 0, max: 1 << 60 }, Fallback::Is(r#""50GiB""#))
         .flag("--disk-size")
         .example(r#""2TiB""#)
-        .doc("Bytes the tier may take; 0 switches it off."),
+        .doc(
+            "Bytes the tier may take in each folder; or a list with one size for each, such as \
+             [\"2TiB\", \"500GiB\"]. 0 switches the tier off.",
+        ),
     Setting::new(
         "disk.scrub_pass",
         Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 365) },
@@ -197,8 +205,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""200MiB""#)
     .doc(
-        "Bytes a second that the scrubber may read, and `narthex fsck` of a running edge. A pass \
-         takes longer than scrub_pass where this does not suffice.",
+        "Bytes a second that the scrubber may read of each disk, and `narthex fsck` of a running \
+         edge. A pass takes longer than scrub_pass where this does not suffice.",
     ),
     Setting::new("log.access", Kind::Word(&["json", "combined", "off"]), Fallback::Is(r#""json""#))
         .example(r#""combined""#)

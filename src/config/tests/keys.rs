@@ -35,7 +35,7 @@ fn no_configuration_at_all_is_the_cache_of_an_office() {
     assert_eq!(config.server.timeouts.idle, Duration::from_secs(75));
     assert_eq!(config.admin.listen, Some("127.0.0.1:9145".parse().unwrap()));
     assert_eq!(config.memory.size, 512 << 20);
-    let disk = config.disk.unwrap();
+    let [disk] = config.disks.as_slice() else { panic!("{:?}", config.disks) };
     assert_eq!(disk.path, Path::new("/home/user/.cache/narthex"));
     assert_eq!(disk.size, 50 << 30);
     assert_eq!((config.log.access, config.log.level.as_str()), (AccessLogForm::Json, "info"));
@@ -105,7 +105,7 @@ fn amazon_is_addressed_by_virtual_host_where_its_certificate_allows() {
 #[test]
 fn zero_and_off_switch_off() {
     let config = config("disk.size = 0\nadmin.listen = 'off'\nlog.access = 'off'");
-    assert_eq!((config.disk, config.admin.listen), (None, None));
+    assert_eq!((config.disks, config.admin.listen), (Vec::new(), None));
     assert_eq!(config.log.access, AccessLogForm::Off);
 }
 
@@ -194,8 +194,8 @@ fn every_flag_does_what_its_key_does() {
         listen: vec!["[::1]:81".into(), "127.0.0.1:81".into()],
         admin: Some("[::1]:82".into()),
         origin: Some("file:///srv".into()),
-        disk: Some("/disk".into()),
-        disk_size: Some("3GiB".into()),
+        disk: vec!["/disk".into(), "/other".into()],
+        disk_size: vec!["3GiB".into(), "2GiB".into()],
         memory_size: Some("4MiB".into()),
     };
     let text = "
@@ -203,8 +203,8 @@ server.listen = ['[::1]:81', '127.0.0.1:81']
 admin.listen = '[::1]:82'
 memory.size = '4MiB'
 [disk]
-path = '/disk'
-size = '3GiB'
+path = ['/disk', '/other']
+size = ['3GiB', '2GiB']
 [[site]]
 [[site.origin]]
 url = 'file:///srv'

@@ -147,6 +147,18 @@ fn a_bucket_has_one_source_of_keys_and_nothing_else_has_any() {
 #[test]
 fn odds_and_ends_are_told() {
     assert!(problem("disk.size = 5").contains("at least \"1MiB\", or 0 for no disk tier"));
+    let three = "disk.path = ['/a', '/b', '/a/c']\ndisk.size = ['1GiB', '2GiB']";
+    let told = problems(three);
+    assert!(told[0].contains("disk.path[2]: \"/a/c\" lies in /a, which is another"), "{told:#?}");
+    assert!(told[1].contains("disk.size: has 2 sizes for 3 folders"), "{told:#?}");
+    assert!(
+        problem("disk.path = ['/a', '/a']").contains("disk.path[1]: \"/a\" stands there twice")
+    );
+    assert!(problem("disk.path = ['/a/b', '/a']").contains("holds /a/b, which is another"));
+    assert!(problem("disk.path = []").contains("is an empty list"));
+    assert!(problem("disk.path = ['/a', 5]").contains("disk.path[1]: 5 is not a text"));
+    let small = problem("disk.path = ['/a', '/b']\ndisk.size = ['1GiB', 0]");
+    assert!(small.contains("disk.size[1]: is too small"), "{small}");
     assert!(problem("log.level = 'inof'").contains("the nearest is \"info\""));
     assert!(problem("[[site]]").contains("site[0].origin: is missing"));
     assert!(problem(&site("kind = 'generic'")).contains("this version does not have"));
@@ -164,7 +176,7 @@ fn no_home_folder_is_told_only_where_one_is_needed() {
     let nowhere = Sources::default();
     let problems = load(&nowhere).unwrap_err().to_string();
     assert!(problems.starts_with("default: disk.path: is not set"), "{problems}");
-    let flags = Overrides { disk_size: Some("0".into()), ..Overrides::default() };
+    let flags = Overrides { disk_size: vec!["0".into()], ..Overrides::default() };
     assert!(load(&Sources { flags, ..nowhere }).is_ok());
 }
 

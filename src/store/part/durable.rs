@@ -58,7 +58,9 @@ impl Part {
         };
         self.0.table.lock().set_noted(&synced.0, result);
         match &noted {
-            Ok(_) => self.0.store.health.succeeded(),
+            Ok(_) => {
+                self.0.store.health.succeeded();
+            }
             Err(error) => self.0.store.write_failed(error),
         }
         noted
@@ -227,7 +229,8 @@ impl Part {
         store.show_part(-1, 0, replaced);
         let body = BodyFile::new(store, Arc::clone(&state.file), hash, &head);
         let (meta, body) = (Arc::new(meta), StoredBody::File(body));
-        Ok(Some(Stored { meta, body, length, sha256, sequence: state.sequence }))
+        let insertion = store.insertion(state.sequence);
+        Ok(Some(Stored { meta, body, length, sha256, insertion }))
     }
 
     /// Drops it from the index; readers go on. Blocking.
@@ -283,7 +286,7 @@ impl Part {
 
 impl Inner {
     /// The part that is kept of an object, with what the index says of its chunks.
-    pub(super) fn find_part(self: &Arc<Self>, key: &Key) -> Option<Part> {
+    pub(in crate::store) fn find_part(self: &Arc<Self>, key: &Key) -> Option<Part> {
         let hash = key.hash();
         let (record, chunks) = {
             let access = self.index.access();
@@ -339,9 +342,10 @@ impl Inner {
         }
     }
 
-    /// Drops what is kept of an object in part; true where there was any.
-    pub(super) fn purge_part(&self, key: &Key) -> bool {
-        self.part_went(self.drop_part(key.hash(), WhichPart::Any))
+    /// Drops what is kept of an object in part; true where there was any. An error is noted.
+    pub(in crate::store) fn purge_part(&self, key: &Key) -> Result<bool, IndexError> {
+        let dropped = self.drop_part(key.hash(), WhichPart::Any);
+        dropped.inspect_err(|error| self.index_failed(error))
     }
 
     fn part_went(&self, dropped: Result<bool, IndexError>) -> bool {
@@ -420,11 +424,10 @@ impl Inner {
             for (hash, _) in page {
                 let Some(part) = part_of(index, hash)? else { continue };
                 objects += 1;
-                bytes += i64::try_from(part.charge).unwrap_or(i64::MAX);
+                bytes = part.charge.saturating_add(bytes);
             }
         }
-        self.metrics.part_objects.set(objects);
-        self.metrics.part_bytes.set(bytes);
+        self.shown_parts.set([objects, bytes]);
         self.are_parts_counted.store(true, Ordering::Release);
         Ok(())
     }
@@ -433,8 +436,7 @@ impl Inner {
     pub(in crate::store) fn show_part(&self, objects: i64, charge: u64, before: u64) {
         if self.are_parts_counted.load(Ordering::Acquire) {
             let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-            self.metrics.part_objects.add(objects);
-            self.metrics.part_bytes.add(signed(charge) - signed(before));
+            self.shown_parts.add([objects, signed(charge) - signed(before)]);
         }
     }
 }

@@ -49,7 +49,6 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 use table::{Chunk, Noted, Table};
 use tokio_util::sync::CancellationToken;
 
@@ -113,12 +112,11 @@ impl Store {
     pub async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
         let store = Arc::clone(&self.0);
         let work = move || {
-            store.health.admit(Instant::now())?;
+            store.admit()?;
             let (bytes, limit) = (format::charge(length), store.space.limit());
             if bytes > limit || table::chunks_up_to(length) == u32::MAX {
                 return Err(WriteError::TooLarge { bytes, limit });
             }
-            store.index.revive()?;
             let new = store.evicting_once(0, "create", || store.folder.new_file())?;
             let (file, sequence) = (Arc::clone(new.file()), store.next_sequence());
             let table = Table::new(length);
@@ -130,7 +128,7 @@ impl Store {
 
     /// Drops what is kept of an object in part; true where there was any. Blocking.
     pub fn remove_part(&self, key: &Key) -> bool {
-        self.0.purge_part(key)
+        self.0.purge_part(key).unwrap_or(false)
     }
 }
 

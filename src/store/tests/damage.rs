@@ -163,7 +163,7 @@ async fn a_kill_at_any_step_leaves_the_old_object_or_the_new_one() {
         assert_eq!((image.files().len(), image.damaged()), (large, 0));
 
         // Removed, its file not yet.
-        let sequence = after.get(&key).await.unwrap().sequence;
+        let sequence = after.get(&key).await.unwrap().insertion.sequence;
         let file = bench.files().first().map(|path| (path.clone(), std::fs::read(path).unwrap()));
         store.remove(&key);
         if let Some((path, body)) = file {

@@ -4,10 +4,12 @@
 mod adrift;
 mod checks;
 mod damage;
+mod disks;
 mod kills;
 mod order;
 mod parts;
 mod reads;
+mod tier;
 mod variants;
 
 use super::error::{Broken, OpenError, WriteError};
@@ -26,7 +28,7 @@ use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -42,6 +44,8 @@ pub(super) struct Faults {
     unsynced: AtomicU32,
     /// Syncs beside a fill that fail.
     unwritten: AtomicU32,
+    /// Whether no probe succeeds.
+    is_out: AtomicBool,
     observer: Option<Observer>,
 }
 
@@ -88,6 +92,11 @@ impl Faults {
             Ok(_) => Err(io::Error::other("a fault that a test asked for")),
             Err(_) => Ok(()),
         }
+    }
+
+    /// What a probe meets.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        if self.is_out.load(Ordering::Relaxed) { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
     }
 
     /// What the next write meets.
@@ -462,11 +471,13 @@ async fn a_full_disk_is_met_by_evicting_once_then_by_refusing() {
     for number in 0..8_u64 {
         put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
     }
+    store.0.faults.is_out.store(true, Ordering::Relaxed);
     store.0.faults.full.store(1, Ordering::Relaxed);
     put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
     assert!(store.usage().objects < 8);
-    let errors = || bench.metrics.store_errors.with_label_values(&["space"]).get();
+    let path = bench.place.path().display().to_string();
+    let errors = || bench.metrics.store_errors.with_label_values(&[&*path, "space"]).get();
     assert_eq!(errors(), 0);
     for count in 1..=3 {
         assert!(store.health().is_writable);
@@ -480,6 +491,9 @@ async fn a_full_disk_is_met_by_evicting_once_then_by_refusing() {
     assert!(matches!(&refused, WriteError::Refused { detail } if detail.contains("no space")));
     assert!(!store.health().is_writable);
     assert_eq!((store.usage().reserved_bytes, bench.damaged()), (0, 0));
+    store.0.faults.is_out.store(false, Ordering::Relaxed);
+    assert!(store.0.probe() && store.health().is_writable, "{:?}", store.health());
+    put(&store, &key("b"), &bytes(1, MIB)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -488,6 +502,11 @@ async fn a_failed_index_is_opened_again() {
     let store = bench.open().await;
     put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
     store.0.index.mark_failed();
+    let refused = store.begin(&key("b"), Some(1)).await.unwrap_err();
+    assert!(matches!(refused, WriteError::Refused { .. }), "{refused}");
+    assert!(!store.health().is_writable);
+    assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB), "reads go on");
+    assert!(store.0.probe());
     put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
     assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(2, 100));

@@ -166,7 +166,7 @@ async fn a_place_in_the_order_without_a_record_goes_when_its_turn_comes() {
         let access = store.0.index.access();
         let mut change = access.open().unwrap().change();
         let head = format::Head {
-            sequence: stored.sequence + 7,
+            sequence: stored.insertion.sequence + 7,
             length: 500 * KIB as u64,
             sha256: Sha256([0; 32]),
             place: format::Place::File,

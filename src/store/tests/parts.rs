@@ -11,9 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-const LENGTH: usize = 6 * MIB + 777;
+pub(super) const LENGTH: usize = 6 * MIB + 777;
 
-fn body() -> Bytes {
+pub(super) fn body() -> Bytes {
     bytes(42, LENGTH)
 }
 
@@ -32,7 +32,7 @@ async fn bring(mut run: Run, body: &Bytes) {
 }
 
 /// Brings the chunks that hold a stretch, and keeps them.
-async fn keep(part: &Part, from: u64, until: u64) -> Kept {
+pub(super) async fn keep(part: &Part, from: u64, until: u64) -> Kept {
     bring(part.claim(from, until).unwrap(), &body()).await;
     note(part)
 }
@@ -41,12 +41,12 @@ fn note(part: &Part) -> Kept {
     part.note(&part.sync().unwrap().unwrap()).unwrap()
 }
 
-fn at(chunk: u64) -> u64 {
+pub(super) fn at(chunk: u64) -> u64 {
     chunk * CHUNK_BYTES
 }
 
 /// The chunks that are here, each compared with the body.
-async fn chunks(part: &Part) -> Vec<u64> {
+pub(super) async fn chunks(part: &Part) -> Vec<u64> {
     let mut here = Vec::new();
     for number in 0..7 {
         let span = at(number)..at(number + 1).min(LENGTH as u64);

@@ -7,7 +7,7 @@ use crate::store::remove::VARIANTS_MAX;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
-fn by_language(language: &str) -> Variant {
+pub(super) fn by_language(language: &str) -> Variant {
     let value = HeaderValue::from_str(language).unwrap();
     Variant::new([(header::ACCEPT_LANGUAGE, Some(value)), (header::ACCEPT, None)])
 }

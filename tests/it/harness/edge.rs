@@ -26,6 +26,7 @@ const TOKEN: &str = "a-token-of-the-tests-that-is-long-enough";
 /// What an edge is started with.
 pub(crate) struct Setup {
     disk_size: String,
+    disks: usize,
     signatures: &'static str,
     site: String,
     timeouts: String,
@@ -38,6 +39,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             disk_size: "256MiB".to_owned(),
+            disks: 1,
             signatures: "require",
             site: String::new(),
             timeouts: "connect = \"5s\"\nfirst_byte = \"20s\"\nbetween_bytes = \"20s\"".to_owned(),
@@ -52,6 +54,11 @@ impl Setup {
     /// With a disk tier of this size; `0` for none.
     pub(crate) fn disk_size(self, size: &str) -> Self {
         Self { disk_size: size.to_owned(), ..self }
+    }
+
+    /// With so many disks.
+    pub(crate) fn disks(self, disks: usize) -> Self {
+        Self { disks, ..self }
     }
 
     /// With `signatures = ...`.
@@ -115,12 +122,13 @@ impl Setup {
 
     fn text(&self, folder: &TempDir, origins: &[String]) -> String {
         let key = trusted_key().public_key().unwrap().to_string();
+        let paths: Vec<_> = (0..self.disks).map(|number| disk_folder(folder, number)).collect();
         let mut text = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\nname = \"{name}\"\n\
              [server.timeouts]\ndrain = \"20s\"\n\
              [admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{folder}/token\"\n\
              [memory]\nsize = \"16MiB\"\n\
-             [disk]\npath = \"{folder}/disk\"\nsize = \"{size}\"\n{top}\n\
+             [disk]\npath = {paths:?}\nsize = \"{size}\"\n{top}\n\
              [[site]]\nname = \"main\"\nsignatures = \"{signatures}\"\n\
              trusted_public_keys = [\"{key}\"]\n{site}\n",
             name = self.name,
@@ -259,7 +267,31 @@ impl Edge {
 
     /// Its disk's folder goes away under it, index and all.
     pub(crate) fn lose_disk(&self) {
-        std::fs::remove_dir_all(self.folder.path().join("disk")).unwrap();
+        std::fs::remove_dir_all(disk_folder(&self.folder, 0)).unwrap();
+    }
+
+    /// The folder of one of its disks is taken away.
+    pub(crate) fn take_disk(&self, number: usize) {
+        std::fs::rename(disk_folder(&self.folder, number), self.folder.path().join("away"))
+            .unwrap();
+    }
+
+    /// The folder that was taken away is back, in place of whatever is there.
+    pub(crate) fn bring_disk_back(&self, number: usize) {
+        let folder = disk_folder(&self.folder, number);
+        // The edge may have made a new one there, and may make another meanwhile.
+        for turn in 0.. {
+            let _ = std::fs::rename(&folder, self.folder.path().join(format!("rubbish{turn}")));
+            if std::fs::rename(self.folder.path().join("away"), &folder).is_ok() {
+                return;
+            }
+            assert!(turn < 100, "{} cannot be put back", folder.display());
+        }
+    }
+
+    /// The label that metrics give one of its disks.
+    pub(crate) fn disk_label(&self, number: usize) -> String {
+        disk_folder(&self.folder, number).display().to_string()
     }
 
     /// The files below its disk's folder of objects.
@@ -274,6 +306,11 @@ impl Edge {
         }
         files
     }
+}
+
+fn disk_folder(folder: &TempDir, number: usize) -> PathBuf {
+    let name = if number == 0 { "disk".to_owned() } else { format!("disk{number}") };
+    folder.path().join(name)
 }
 
 /// How an answer came about: the detail of the edge's own member of `Cache-Status`, the last one.

@@ -4,6 +4,7 @@
 mod absence;
 mod breaks;
 mod damage;
+mod disks;
 mod faults;
 mod flights;
 mod freshness;

@@ -151,3 +151,34 @@ fn what_cannot_be_checked_is_named() {
     }
     assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0, "left as it was");
 }
+
+#[test]
+fn every_folder_of_the_config_is_checked_and_the_worst_one_counts() {
+    let mut scene = scene();
+    let (one, other) = (scene.disk(), scene.settings.folder().join("other"));
+    let one_disk = format!("path = \"{}\"", one.display());
+    let two_disks = format!("path = [\"{}\", \"{}\"]", one.display(), other.display());
+    scene.settings.process = scene.settings.process.replace(&one_disk, &two_disks);
+    let mut edge = scene.edge();
+    let (code, said, _) = scene.fsck(&["--admin", &edge.admin.to_string()]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(said.matches("clean").count(), 1, "the edge checks all it has: {said}");
+    assert_eq!(edge.terminate(), Some(0));
+    let (code, said, _) = scene.fsck(&[]);
+    assert_eq!(code, 0, "{said}");
+    for folder in [&one, &other] {
+        assert!(said.contains(&format!("{}:\n", folder.display())), "{said}");
+    }
+    assert_eq!(said.matches("clean").count(), 2, "{said}");
+    let holder =
+        if one.join("objects").read_dir().unwrap().next().is_some() { &one } else { &other };
+    let mut files = Vec::new();
+    list(&holder.join("objects"), &mut files);
+    File::options().write(true).open(&files[0]).unwrap().write_all_at(b"damage", 9).unwrap();
+    let (code, said, _) = scene.fsck(&[]);
+    assert_eq!((code, said.matches("clean").count()), (1, 1), "{said}");
+    std::fs::remove_file(one.join("NARTHEX-STORE")).unwrap();
+    let (code, said, complaint) = scene.fsck(&[]);
+    assert_eq!(code, 2, "{said}{complaint}");
+    assert!(said.contains(&other.display().to_string()), "the others are checked: {said}");
+}

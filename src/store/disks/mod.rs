@@ -1,0 +1,585 @@
+//! Several disks as one tier: an object goes to the disk that [`place`] names for it, or to the
+//! next one where that is out or fails, and is found on whichever has it. One per process; cloning
+//! shares it. Called by `cache` alone. Methods that are not async read and write disks and belong
+//! on a blocking thread.
+//!
+//! A disk is *in* while its store is open. One that cannot be opened, or goes away under its
+//! folder, is *out* and tried again in the background ([`watch`]); the others go on. A disk that is
+//! in and in trouble serves what it can read, takes nothing new, and is probed by its own store.
+//!
+//! Look-ups ask every disk at once, each on a thread of its own, so that none waits behind another.
+//! All but the one that has the object say no from the filters of their indexes, which are in
+//! memory: a miss costs little, however many disks there are. One that has not answered lately is
+//! asked only for what it is the first choice of. Two disks have an object each only where one was
+//! passed over when it was written anew: the later one counts, the other is dropped. A whole object
+//! counts before parts of it, which go from every disk when it is stored. Variants of an object are
+//! objects of their own here, each with its own first choice.
+//!
+//! Purges hold whatever state a disk is in: see [`ledger`].
+//!
+//! An [`Insertion`] names its disk by position: whoever keeps one while another disk takes that
+//! place touches an object that he does not mean, which moves it in the order of eviction.
+//!
+//! Locks: `checks` (inside it those of the reports), `ledger` (short, never across I/O; inside it a
+//! disk's own), `files` while records are written. A disk comes in, and a purge picks the disks
+//! that carry it out, under `ledger`: so each purge is carried out by a disk or owed by it.
+
+mod disk;
+mod ledger;
+mod mount;
+mod place;
+mod watch;
+
+use super::check::Fault;
+use super::{
+    Begun, DAMAGED_MAX, Health, IndexMemory, Mode, OpenError, Part, Pending, Problem, Report,
+    Stage, Stored, Usage, WriteError,
+};
+use crate::config;
+use crate::metrics::Metrics;
+use crate::object::{Insertion, Key, Meta, NarClaim, Sha256, Variant};
+use crate::store::Scope;
+use crate::tasks::Tasks;
+use disk::{Disk, Entered};
+use futures_util::future::join_all;
+use ledger::{DiskId, Ledger};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How long one use of an object in another tier counts: see [`Disks::epoch`].
+const EPOCH: Duration = Duration::from_mins(1);
+
+/// The disk tier. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Disks(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    disks: Vec<Disk>,
+    ledger: Mutex<Recorded>,
+    /// By folder, whose record was written there, and how many changes were in it.
+    files: Mutex<BTreeMap<String, (DiskId, u64)>>,
+    /// Of the check that goes on, or else the last one, disk by disk.
+    checks: Mutex<Vec<Check>>,
+    /// What the stores find damaged goes in here.
+    damaged: mpsc::Sender<Key>,
+    damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
+    opened: Instant,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
+/// The ledger, and how often what it says of debts has changed.
+#[derive(Debug, Default)]
+struct Recorded {
+    ledger: Ledger,
+    changes: u64,
+}
+
+/// The check of one disk. It outlives the store: of a disk that goes out it says that it broke off.
+#[derive(Debug)]
+struct Check {
+    /// The folder, as the configuration names it.
+    path: String,
+    report: Arc<Mutex<Report>>,
+}
+
+/// What an operator is told of one disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskReport {
+    /// The folder, as the configuration names it.
+    pub path: String,
+    /// Whether it takes objects, and what is wrong.
+    pub health: Health,
+}
+
+impl Disks {
+    /// Opens or makes a store in each folder. Blocking; needs a runtime, as `Store::open` does.
+    /// A disk that cannot be opened is logged and tried again later, as long as another can; where
+    /// none can, that is the error.
+    pub fn open(
+        settings: &[config::Disk],
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Self, OpenError> {
+        let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
+        let shared = Arc::new(Shared {
+            disks: settings.iter().cloned().map(Disk::new).collect(),
+            ledger: Mutex::default(),
+            files: Mutex::default(),
+            checks: Mutex::default(),
+            damaged,
+            damaged_keys: Mutex::new(Some(damaged_keys)),
+            opened: Instant::now(),
+            metrics,
+            tasks,
+        });
+        shared.open_all()?;
+        for position in 0..shared.disks.len() {
+            let watching = watch::watch(Arc::downgrade(&shared), position, shared.tasks.stopping());
+            shared.tasks.spawn("disk watch", watching);
+        }
+        Ok(Self(shared))
+    }
+
+    /// The object under a key, with its body open for reading, as `Store::get` gives it. Cancel
+    /// safe.
+    pub async fn get(&self, key: &Key) -> Option<Stored> {
+        let mut found: Option<Stored> = None;
+        let mut copies = 0;
+        let asked = self.0.asked(key);
+        let answers = asked.iter().map(|(disk, entered)| disk.get(&entered.store, key));
+        for ((disk, _), answer) in asked.iter().zip(join_all(answers).await) {
+            // One that does not answer has nothing; it has said so to the log.
+            let Ok(Some(stored)) = answer else { continue };
+            if disk.owes() && self.0.is_owed(disk, key) {
+                continue; // purged while it was looked up
+            }
+            copies += 1;
+            let is_later = |than: &Stored| stored.meta.response_time > than.meta.response_time;
+            if found.as_ref().is_none_or(is_later) {
+                found = Some(stored);
+            }
+        }
+        if copies > 1
+            && let Some(found) = &found
+        {
+            let (shared, meta) = (Arc::clone(&self.0), Arc::clone(&found.meta));
+            self.0.tasks.spawn("disk copies", async move {
+                let tasks = shared.tasks.clone();
+                let work = move || shared.drop_older(&meta);
+                let _ = tasks.blocking("disk copies", work).await;
+            });
+        }
+        found
+    }
+
+    /// Begins to write an object, as `Store::begin` does, on the first disk of its order that
+    /// takes it. The error is that of its first choice.
+    pub async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
+        let mut first = None;
+        for (disk, Entered { store, .. }) in self.0.choices_to_write(key) {
+            let begun = match refusal(disk) {
+                None => disk.begin(&store, key, length).await,
+                Some(refusal) => Err(refusal),
+            };
+            match begun {
+                Ok(pending) => return Ok(pending),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(no_disk))
+    }
+
+    /// The part that is kept of an object, opened for reading and writing, from the first disk of
+    /// its order that has one. Cancel safe.
+    pub async fn part(&self, key: &Key) -> Option<Part> {
+        for (disk, Entered { store, .. }) in self.0.asked(key) {
+            let Ok(Some(part)) = disk.part(&store, key).await else { continue };
+            if disk.owes() && self.0.is_owed(disk, key) {
+                continue; // purged while it was looked up
+            }
+            return Some(part);
+        }
+        None
+    }
+
+    /// Begins a part of an object, as `Store::begin_part` does, on the first disk of its order that
+    /// takes it. The error is that of its first choice.
+    pub async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
+        let mut first = None;
+        for (disk, Entered { store, .. }) in self.0.choices_to_write(&meta.key) {
+            let begun = match refusal(disk) {
+                None => disk.begin_part(&store, meta.clone(), length).await,
+                Some(refusal) => Err(refusal),
+            };
+            match begun {
+                Ok(part) => return Ok(part),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(no_disk))
+    }
+
+    /// Drops what is kept of an object in part, wherever it is; true where there was any. Holds
+    /// where a disk fails: nothing of the key is served from it before it has made up for it.
+    /// Blocking.
+    pub fn remove_part(&self, key: &Key) -> bool {
+        let mut was_there = false;
+        for (_, entered) in self.0.holding(key) {
+            if let Ok(removed) = entered.store.0.purge_part(key) {
+                was_there |= removed;
+            } else {
+                self.0.owe_one(entered.id, &Scope::Key(key.clone()));
+                self.0.write_debts();
+            }
+        }
+        was_there
+    }
+
+    /// The variants that are stored of the object under `key`, each with the key that it is stored
+    /// under; at most 32 on each disk, since of more the oldest are dropped. Blocking, seldom for
+    /// long.
+    pub fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+        let mut variants: Vec<(Key, Variant)> = Vec::new();
+        for (disk, Entered { store, .. }) in self.0.choices(key) {
+            for (own, variant) in store.variants(key) {
+                let is_owed = disk.owes() && self.0.is_owed(disk, &own);
+                if !is_owed && !variants.iter().any(|(other, _)| *other == own) {
+                    variants.push((own, variant));
+                }
+            }
+        }
+        variants
+    }
+
+    /// Notes that an object was used where it is kept in another tier, so that it stays here too;
+    /// false where that was not noted: the disk is out, or its order is busy. Never waits.
+    pub fn touch(&self, insertion: Insertion) -> bool {
+        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(Disk::entered);
+        disk.is_some_and(|entered| entered.store.touch(insertion.sequence))
+    }
+
+    /// A number that grows once a minute: whoever keeps copies of objects touches each at most once
+    /// in an epoch. Never [`u32::MAX`].
+    pub fn epoch(&self) -> u32 {
+        let epoch = self.0.opened.elapsed().as_secs() / EPOCH.as_secs();
+        u32::try_from(epoch).unwrap_or(u32::MAX).min(u32::MAX - 1)
+    }
+
+    /// What was just published counts: copies of an object that other disks have are dropped, and
+    /// parts of it. Blocking; costs next to nothing where one disk has the object.
+    pub fn keep_only(&self, meta: &Meta, sha256: Sha256) {
+        self.0.keep_only(meta, sha256);
+    }
+
+    /// Replaces the metadata of an object as `Store::touch_meta` does, wherever it is. Where an
+    /// object cannot be marked as stale, it is not served any more. Blocking.
+    pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
+        let mut is_replaced = false;
+        for (_, entered) in self.0.holding(key) {
+            match entered.store.0.rewrite_meta(key.hash(), sha256, meta) {
+                Ok(replaced) => is_replaced |= replaced,
+                Err(_) if meta.is_invalidated => {
+                    self.0.owe_one(entered.id, &Scope::Key(key.clone()));
+                    self.0.write_debts();
+                }
+                Err(_) => {}
+            }
+        }
+        is_replaced
+    }
+
+    /// Drops the object under `key` wherever it is, whole or in part, all its variants, and the
+    /// claims they make, since it is there no more upstream; true where there was one. This is no
+    /// purge: a disk that is out does not make up for it. Blocking.
+    pub fn remove(&self, key: &Key) -> bool {
+        let scope = Scope::Key(key.clone());
+        let mut was_there = false;
+        for (_, entered) in self.0.holding(key) {
+            match entered.store.0.purge(&scope) {
+                Ok(removed) => was_there |= removed > 0,
+                // Written down by the watch: this is no purge, and comes by the thousand.
+                Err(_) => self.0.owe_one(entered.id, &scope),
+            }
+        }
+        was_there
+    }
+
+    /// Makes everything in `scope` go, and the claims it makes; returns the number of objects that
+    /// went. Holds on disks that are out or fail: nothing in the scope is served from them before
+    /// they have made up for it. Blocking.
+    pub fn purge(&self, scope: &Scope) -> u64 {
+        self.0.purge(scope)
+    }
+
+    /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
+    pub fn claim(&self, nar: &Key) -> Option<NarClaim> {
+        // The claim of a narinfo that was purged must not count, and nothing says whose it is.
+        let trusted = self.0.disks.iter().filter(|disk| !disk.owes());
+        trusted.filter_map(Disk::answering).find_map(|entered| entered.store.claim(nar))
+    }
+
+    /// What the disks that are in hold together.
+    pub fn usage(&self) -> Usage {
+        let nothing =
+            Usage { bytes: 0, reserved_bytes: 0, limit_bytes: 0, objects: 0, is_loaded: true };
+        let usages = self.0.disks.iter().filter_map(Disk::entered).map(|e| e.store.usage());
+        usages.fold(nothing, |sum, usage| Usage {
+            bytes: sum.bytes.saturating_add(usage.bytes),
+            reserved_bytes: sum.reserved_bytes.saturating_add(usage.reserved_bytes),
+            limit_bytes: sum.limit_bytes.saturating_add(usage.limit_bytes),
+            objects: sum.objects.saturating_add(usage.objects),
+            is_loaded: sum.is_loaded && usage.is_loaded,
+        })
+    }
+
+    /// How each disk is, in the order of the configuration.
+    pub fn reports(&self) -> Vec<DiskReport> {
+        let report = |disk: &Disk| DiskReport {
+            path: disk.label.clone(),
+            health: disk.health(self.0.owed_count(disk)),
+        };
+        self.0.disks.iter().map(report).collect()
+    }
+
+    /// Whether any disk takes objects.
+    pub fn is_writable(&self) -> bool {
+        let mut trusted = self.0.disks.iter().filter(|disk| !disk.owes());
+        trusted.any(|disk| disk.answering().is_some_and(|entered| entered.store.0.is_open()))
+    }
+
+    /// What the indexes of the disks that are in keep in memory. Takes some microseconds.
+    pub fn memory(&self) -> IndexMemory {
+        let entered = self.0.disks.iter().filter_map(Disk::entered);
+        let nothing = IndexMemory { order_bytes: 0, cache_bytes: 0, unwritten_bytes: 0 };
+        entered.map(|entered| entered.store.memory()).fold(nothing, |sum, own| IndexMemory {
+            order_bytes: sum.order_bytes.saturating_add(own.order_bytes),
+            cache_bytes: sum.cache_bytes.saturating_add(own.cache_bytes),
+            unwritten_bytes: sum.unwritten_bytes.saturating_add(own.unwritten_bytes),
+        })
+    }
+
+    /// Keys of objects that were in use and were found damaged by a check of any disk; each is to
+    /// be fetched again. Whoever asks first gets them.
+    pub fn damaged_keys(&self) -> Option<mpsc::Receiver<Key>> {
+        self.0.damaged_keys.lock().take()
+    }
+
+    /// Begins to check everything on all disks at once beside the service, each at `rate` bytes a
+    /// second or else at the scrubber's; needs a runtime. A disk that is out is told of as one that
+    /// could not be checked.
+    pub fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
+        let mut checks = self.0.checks.lock();
+        if checks.iter().any(|check| check.report.lock().stage == Stage::Running) {
+            return Begun::Already;
+        }
+        let begin = |disk: &Disk| {
+            let path = disk.label.clone();
+            let Some(Entered { store, .. }) = disk.entered() else {
+                let report = Arc::new(Mutex::new(unchecked(disk.fault())));
+                return Check { path, report };
+            };
+            store.begin_check(mode, rate);
+            Check { path, report: Arc::clone(&store.0.report) }
+        };
+        *checks = self.0.disks.iter().map(begin).collect();
+        Begun::Now
+    }
+
+    /// What the check that goes on, or else the last one, found on all disks.
+    pub fn checked(&self) -> Report {
+        let checks = self.0.checks.lock();
+        let report = |check: &Check| (check.path.clone(), check.report.lock().clone());
+        Report::of_all(checks.iter().map(report).collect())
+    }
+
+    /// Sets the gauges of each disk; called before metrics are read.
+    pub fn show(&self, metrics: &Metrics) {
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        for disk in &self.0.disks {
+            let owed = self.0.owed_count(disk);
+            let usage = disk.entered().map(|entered| entered.store.usage());
+            let (bytes, objects) = usage.map_or((0, 0), |usage| (usage.bytes, usage.objects));
+            let label = &[&*disk.label];
+            let is_in = i64::from(disk.answering().is_some());
+            metrics.disk_readable.with_label_values(label).set(is_in);
+            let is_writable = i64::from(disk.health(owed).is_writable);
+            metrics.disk_writable.with_label_values(label).set(is_writable);
+            metrics.disk_stored_bytes.with_label_values(label).set(count(bytes));
+            metrics.disk_stored_objects.with_label_values(label).set(count(objects));
+            metrics.disk_purges_owed.with_label_values(label).set(count(owed as u64));
+        }
+    }
+
+    /// Looks after each disk once, as the watch does.
+    #[cfg(test)]
+    pub(super) fn look(&self) -> Vec<bool> {
+        (0..self.0.disks.len()).map(|position| self.0.look_after(position)).collect()
+    }
+
+    /// The store of each disk that is in.
+    #[cfg(test)]
+    pub(super) fn stores(&self) -> Vec<super::Store> {
+        self.0.disks.iter().filter_map(Disk::entered).map(|entered| entered.store).collect()
+    }
+
+    /// Waits until the eviction order of each disk that is in is loaded. Cancel safe.
+    pub async fn loaded(&self) {
+        for disk in &self.0.disks {
+            if let Some(Entered { store, .. }) = disk.entered() {
+                store.loaded().await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The positions of the disks, from the first choice for a key to the last; those that were
+    /// never in come last.
+    fn order(&self, key: &Key) -> Vec<usize> {
+        if self.disks.len() == 1 {
+            return vec![0];
+        }
+        let entered = self.disks.iter().enumerate().filter_map(|(position, disk)| {
+            Some((position, (disk.entered()?.id, disk.settings.size)))
+        });
+        let (positions, names): (Vec<usize>, Vec<_>) = entered.unzip();
+        let order = place::order(key.hash(), &names);
+        order.into_iter().filter_map(|at| positions.get(at).copied()).collect()
+    }
+
+    /// The disks that are in and answer, from the first choice for a key to the last.
+    fn choices(&self, key: &Key) -> impl Iterator<Item = (&Disk, Entered)> {
+        let order = self.order(key).into_iter();
+        let disks = order.filter_map(|position| self.disks.get(position));
+        disks.filter_map(|disk| Some((disk, disk.answering()?)))
+    }
+
+    /// The same, for writing: a disk that has just failed comes last.
+    fn choices_to_write(&self, key: &Key) -> Vec<(&Disk, Entered)> {
+        let mut choices: Vec<_> = self.choices(key).collect();
+        choices.sort_by_key(|(_, Entered { store, .. })| store.0.is_in_doubt());
+        choices
+    }
+
+    /// Those that a look-up asks: but for the first choice, none that has not answered lately.
+    fn asked(&self, key: &Key) -> Vec<(&Disk, Entered)> {
+        let is_asked =
+            |(rank, (disk, _)): &(usize, (&Disk, Entered))| *rank == 0 || !disk.is_suspect();
+        let asked = self.choices(key).enumerate().filter(is_asked).map(|(_, one)| one);
+        asked.filter(|(disk, _)| !(disk.owes() && self.is_owed(disk, key))).collect()
+    }
+
+    /// Those that may have something of the object, and may serve it. Blocking, but for a disk that
+    /// has nothing of it seldom for long.
+    fn holding(&self, key: &Key) -> Vec<(&Disk, Entered)> {
+        let hash = key.hash();
+        let may_hold = |(rank, (_, entered)): &(usize, (&Disk, Entered))| {
+            *rank == 0 || entered.store.0.may_hold(hash)
+        };
+        let holding = self.choices(key).enumerate().filter(may_hold).map(|(_, one)| one);
+        holding.filter(|(disk, _)| !(disk.owes() && self.is_owed(disk, key))).collect()
+    }
+
+    fn is_owed(&self, disk: &Disk, key: &Key) -> bool {
+        let recorded = self.ledger.lock();
+        let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
+        owed.is_some_and(|owed| owed.covers(key))
+    }
+
+    fn owed_count(&self, disk: &Disk) -> usize {
+        if !disk.owes() {
+            return 0;
+        }
+        let recorded = self.ledger.lock();
+        let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
+        owed.map_or(0, ledger::Owed::len)
+    }
+
+    fn keep_only(&self, meta: &Meta, sha256: Sha256) {
+        if self.disks.len() == 1 {
+            return;
+        }
+        let holding = self.holding(&meta.key);
+        let hash = meta.key.hash();
+        let may_hold = |(_, entered): &&(&Disk, Entered)| entered.store.0.may_hold(hash);
+        if holding.iter().filter(may_hold).count() < 2 {
+            return;
+        }
+        for (_, Entered { store, .. }) in holding {
+            let Some(version) = store.0.version(&meta.key) else {
+                // An error is noted; what stays is behind the whole.
+                let _ = store.0.purge_part(&meta.key);
+                continue;
+            };
+            if (version.response_time, version.sha256) != (meta.response_time, sha256) {
+                store.0.drop_insertion(hash, version.sequence);
+            }
+        }
+    }
+
+    /// Drops the copies of an object whose head came before this one.
+    fn drop_older(&self, meta: &Meta) {
+        for (_, Entered { store, .. }) in self.holding(&meta.key) {
+            if let Some(version) = store.0.version(&meta.key)
+                && version.response_time < meta.response_time
+            {
+                store.0.drop_insertion(meta.key.hash(), version.sequence);
+            }
+        }
+    }
+
+    fn purge(&self, scope: &Scope) -> u64 {
+        let mut working = Vec::new();
+        {
+            let mut recorded = self.ledger.lock();
+            for disk in &self.disks {
+                working.extend(disk.answering().filter(|_| !disk.owes()));
+            }
+            let ids: Vec<_> = working.iter().map(|entered| entered.id).collect();
+            if recorded.ledger.owe(scope, &ids) {
+                recorded.changes += 1;
+            }
+            self.mark_debtors(&recorded);
+        }
+        let mut purged = 0_u64;
+        for Entered { id, store } in working {
+            match store.0.purge(scope) {
+                Ok(count) => purged = purged.saturating_add(count),
+                Err(_) => self.owe_one(id, scope),
+            }
+        }
+        self.write_debts();
+        purged
+    }
+
+    /// Writes down what is owed; says so where that is nowhere.
+    fn write_debts(&self) {
+        if self.write_records() == 0 && self.disks.iter().any(Disk::owes) {
+            tracing::error!(
+                "a purge could be written on no disk: it holds until this process ends; purge \
+                 again after a restart"
+            );
+        }
+    }
+
+    /// Notes that a disk owes a purge that it was to carry out itself.
+    fn owe_one(&self, id: DiskId, scope: &Scope) {
+        let mut recorded = self.ledger.lock();
+        if recorded.ledger.owe_one(id, scope) {
+            recorded.changes += 1;
+        }
+        self.mark_debtors(&recorded);
+    }
+
+    fn mark_debtors(&self, recorded: &Recorded) {
+        for disk in &self.disks {
+            if let Some(Entered { id, .. }) = disk.entered() {
+                disk.set_owed(recorded.ledger.owed(id));
+            }
+        }
+    }
+}
+
+/// Why a disk takes nothing, for what is known before it is asked.
+fn refusal(disk: &Disk) -> Option<WriteError> {
+    let detail = || format!("disk {} has purges to make up for", disk.label);
+    disk.owes().then(|| WriteError::Refused { detail: detail() })
+}
+
+fn no_disk() -> WriteError {
+    WriteError::Refused { detail: "no disk can be used".to_owned() }
+}
+
+/// The report of a disk that is out.
+fn unchecked(fault: String) -> Report {
+    let what = "the disk is out".to_owned();
+    let problem = Problem { kind: Fault::Unreadable, what, detail: fault, is_repaired: false };
+    let mut report = Report { stage: Stage::BrokenOff, ..Report::default() };
+    report.add(problem);
+    report
+}

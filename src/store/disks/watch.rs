@@ -1,0 +1,312 @@
+//! How disks come in and go out: all of them at start, and each by itself afterwards. One task per
+//! disk, so that one that hangs keeps no other from coming back; its work is on blocking threads.
+//!
+//! A folder is watched by the identity of its lock file: where another file system is mounted over
+//! it, or it is unmounted (with `umount -l`, since the store keeps files open) or removed, the
+//! store is closed, whose files are then free, and whatever is at the path afterwards is opened. A
+//! folder without a store is made into one, but never the empty folder that is left where a disk
+//! was mounted, and never below a folder that has gone too.
+
+use super::super::{OpenError, Seat, Store, WriteError};
+use super::disk::{Disk, Entered};
+use super::ledger::{self, DiskId, Joiner, Ledger, Member};
+use super::{Shared, mount};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often a disk is looked at, and how soon one that is out is tried.
+const PACE: Duration = Duration::from_secs(1);
+/// How seldom a disk that stays out is tried.
+const PACE_MAX: Duration = Duration::from_secs(15);
+
+/// A disk whose store is open and that is not in yet.
+struct Opened {
+    position: usize,
+    store: Store,
+    id: Option<DiskId>,
+    record: Option<Ledger>,
+    is_empty: bool,
+}
+
+/// Looks after one disk until the tier or the process goes away.
+pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: CancellationToken) {
+    let mut pace = PACE;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pace) => {}
+            () = stop.cancelled() => return,
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        let tasks = shared.tasks.clone();
+        let looking = tasks.blocking("disk watch", move || shared.look_after(position));
+        let Ok(is_in) = looking.await else { return };
+        pace = if is_in { PACE } else { (pace * 2).min(PACE_MAX) };
+    }
+}
+
+impl Shared {
+    /// Opens every disk that can be opened; an error where none can.
+    pub(super) fn open_all(&self) -> Result<(), OpenError> {
+        let mounts = self.written_mounts();
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        let open = |position: usize, disk: &Disk| {
+            let _runtime = runtime.as_ref().map(tokio::runtime::Handle::enter);
+            self.open_one(position, mounts.get(&disk.label).map(PathBuf::as_path))
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let opening: Vec<_> = self
+                .disks
+                .iter()
+                .enumerate()
+                .map(|(position, disk)| scope.spawn(move || open(position, disk)))
+                .collect();
+            opening.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        let mut first_error = None;
+        let mut opened = Vec::new();
+        for (disk, result) in self.disks.iter().zip(results) {
+            let lost = || OpenError::io(&disk.settings.path, "open it", io::Error::other("panic"));
+            match result.unwrap_or_else(|_| Err(lost())) {
+                Ok(one) => opened.push(one),
+                Err(error) => {
+                    if self.disks.len() > 1 {
+                        self.stays_out(disk, &error);
+                    }
+                    first_error = first_error.or(Some(error));
+                }
+            }
+        }
+        // Who has a history goes first: what it knows of the others counts.
+        opened.sort_by_key(|one| (one.is_empty, one.record.is_none(), one.position));
+        match first_error {
+            Some(error) if opened.is_empty() => return Err(error),
+            Some(_) | None => {}
+        }
+        for one in opened {
+            self.admit(one)?;
+        }
+        self.write_records();
+        Ok(())
+    }
+
+    /// Whether the disk is in, after seeing to it. Blocking.
+    pub(super) fn look_after(&self, position: usize) -> bool {
+        let Some(disk) = self.disks.get(position) else { return false };
+        let Some(entered) = disk.entered() else { return self.try_to_enter(position, disk) };
+        match entered.store.0.folder.is_in_place() {
+            Ok(true) => {
+                if disk.owes() && entered.store.health().is_writable {
+                    self.settle(disk, &entered);
+                }
+                self.write_records();
+                true
+            }
+            Ok(false) => {
+                tracing::error!(
+                    disk = disk.label,
+                    "disk tier: the folder is gone, or another is mounted there; closing it"
+                );
+                disk.leave("the folder is gone, or another is mounted there".to_owned());
+                false
+            }
+            Err(source) => {
+                entered.store.0.write_failed(&WriteError::Io { operation: "look", source });
+                true
+            }
+        }
+    }
+
+    fn try_to_enter(&self, position: usize, disk: &Disk) -> bool {
+        let mount = disk.mount().or_else(|| self.known_mount(disk));
+        let has_parent = disk.settings.path.parent().is_none_or(Path::exists);
+        let opened = if has_parent {
+            self.open_one(position, mount.as_deref())
+        } else {
+            let missing = io::Error::from(io::ErrorKind::NotFound);
+            Err(OpenError::io(&disk.settings.path, "find the folder above it", missing))
+        };
+        match opened.and_then(|opened| self.admit(opened)) {
+            Ok(()) => {
+                self.write_records();
+                tracing::info!(disk = disk.label, "disk tier: the disk is in");
+                true
+            }
+            Err(error) => {
+                self.stays_out(disk, &error);
+                false
+            }
+        }
+    }
+
+    fn stays_out(&self, disk: &Disk, error: &OpenError) {
+        let labels = &[&*disk.label, "open"];
+        self.metrics.store_errors.with_label_values(labels).inc();
+        if disk.stays_out(error.to_string()) {
+            tracing::error!(disk = disk.label, %error, "disk tier: the disk is out");
+        } else {
+            tracing::debug!(disk = disk.label, %error, "disk tier: the disk stays out");
+        }
+    }
+
+    /// Opens the store of a disk that is out; `mount` is where its file system was mounted before.
+    fn open_one(&self, position: usize, mount: Option<&Path>) -> Result<Opened, OpenError> {
+        let Some(disk) = self.disks.get(position) else {
+            return Err(OpenError::io(Path::new(""), "find it", io::ErrorKind::NotFound.into()));
+        };
+        let path = &disk.settings.path;
+        if disk.is_closing() {
+            return Err(OpenError::InUse { path: path.clone() });
+        }
+        if let Some(mount) = mount
+            && !super::super::folder::is_store(path)
+        {
+            let is_mounted = mount::is_point(mount);
+            if !is_mounted.map_err(|e| OpenError::io(mount, "look at it", e))? {
+                return Err(OpenError::NotMounted { path: path.clone(), mount: mount.to_owned() });
+            }
+        }
+        let number = u16::try_from(position).unwrap_or(u16::MAX);
+        let seat = Seat::among(number, self.damaged.clone());
+        let (metrics, tasks) = (self.metrics.clone(), self.tasks.clone());
+        let store = Store::open_in(seat, &disk.settings, metrics, tasks)?;
+        let record = ledger::read(path);
+        let record = record.map_err(|e| OpenError::io(path, "read its record of purges", e))?;
+        let is_empty = store.0.is_empty();
+        let is_empty =
+            is_empty.map_err(|source| OpenError::Index { path: path.clone(), source })?;
+        let (id, record) = record.unzip();
+        Ok(Opened { position, store, id, record, is_empty })
+    }
+
+    /// Takes an open disk in.
+    fn admit(&self, opened: Opened) -> Result<(), OpenError> {
+        let Opened { position, store, id, record, is_empty } = opened;
+        let Some(disk) = self.disks.get(position) else { return Ok(()) };
+        let path = &disk.settings.path;
+        let mount = mount::point_of(path);
+        let mut recorded = self.ledger.lock();
+        let present: Vec<_> =
+            self.disks.iter().filter_map(Disk::entered).map(|entered| entered.id).collect();
+        // A name that is taken is that of a copied folder: what it knows is another's.
+        let (id, record) = if let Some(id) = id.filter(|id| !present.contains(id)) {
+            (id, record)
+        } else {
+            let drawn = DiskId::draw();
+            (drawn.map_err(|e| OpenError::io(path, "draw a name for it", e))?, None)
+        };
+        let place = Member {
+            path: disk.label.clone(),
+            mount: mount.as_ref().map(|mount| mount.display().to_string()).unwrap_or_default(),
+            ..Member::default()
+        };
+        let is_known = recorded.ledger.admit(Joiner { id, place, record, is_empty }, &present);
+        recorded.changes += 1;
+        // First what it owes: from the moment it is in, look-ups ask it.
+        disk.set_owed(recorded.ledger.owed(id));
+        disk.enter(Entered { id, store }, mount);
+        self.mark_debtors(&recorded);
+        drop(recorded);
+        if !is_known {
+            let drops = self.disks.iter().filter(|disk| disk.owes()).map(|disk| &*disk.label);
+            tracing::info!(
+                disk = disk.label,
+                drops = ?drops.collect::<Vec<_>>(),
+                "disk tier: a disk that was never in together with the others; what may be purged \
+                 without its knowledge, or without theirs, is dropped"
+            );
+        }
+        Ok(())
+    }
+
+    /// Carries out what a disk owes; what fails is tried again.
+    fn settle(&self, disk: &Disk, entered: &Entered) {
+        let Entered { id, store } = entered;
+        let Some(owed) = self.ledger.lock().ledger.owed(*id).cloned() else { return };
+        let mut purged = 0_u64;
+        for scope in owed.scopes() {
+            let Ok(count) = store.0.purge(&scope) else { return };
+            purged = purged.saturating_add(count);
+        }
+        let mut recorded = self.ledger.lock();
+        if !recorded.ledger.settle(*id, &owed) {
+            return;
+        }
+        recorded.changes += 1;
+        self.mark_debtors(&recorded);
+        drop(recorded);
+        self.write_records();
+        tracing::info!(
+            disk = disk.label,
+            purges = owed.len(),
+            purged,
+            "disk tier: the disk has made up for purges"
+        );
+    }
+
+    /// Writes the ledger on every disk that is in and has not what it says now; on how many it is.
+    pub(super) fn write_records(&self) -> usize {
+        let mut files = self.files.lock();
+        let (ledger, changes) = {
+            let recorded = self.ledger.lock();
+            let is_written = |(disk, entered): (&Disk, Entered)| {
+                files.get(&disk.label) == Some(&(entered.id, recorded.changes))
+            };
+            let mut entered = self.disks.iter().filter_map(|disk| Some((disk, disk.entered()?)));
+            if entered.all(is_written) {
+                return files.len();
+            }
+            (recorded.ledger.clone(), recorded.changes)
+        };
+        let mut count = 0;
+        for disk in &self.disks {
+            let Some(Entered { id, store }) = disk.answering() else { continue };
+            if files.get(&disk.label) == Some(&(id, changes)) {
+                count += 1;
+                continue;
+            }
+            if !store.0.is_admitting() {
+                continue;
+            }
+            let in_place = store.0.folder.is_in_place();
+            let written = match in_place {
+                Ok(true) => ledger::write(&disk.settings.path, id, &ledger),
+                Ok(false) => Err(io::ErrorKind::NotFound.into()),
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(()) => {
+                    files.insert(disk.label.clone(), (id, changes));
+                    count += 1;
+                }
+                Err(source) => {
+                    files.remove(&disk.label);
+                    store.0.write_failed(&WriteError::Io { operation: "record", source });
+                }
+            }
+        }
+        count
+    }
+
+    /// Where the file systems of the folders were mounted, as the records on all disks say.
+    fn written_mounts(&self) -> BTreeMap<String, PathBuf> {
+        let records = self.disks.iter().filter_map(|disk| {
+            // What cannot be read is told when the disk is opened.
+            Some(ledger::read(&disk.settings.path).ok()??.1)
+        });
+        let members = records.flat_map(|record| record.members.into_values());
+        let mounted = members.filter(|member| !member.mount.is_empty());
+        mounted.map(|member| (member.path, member.mount.into())).collect()
+    }
+
+    /// Where the file system of a disk that was never in was mounted, as the ledger says.
+    fn known_mount(&self, disk: &Disk) -> Option<PathBuf> {
+        let recorded = self.ledger.lock();
+        let mut members = recorded.ledger.members.values();
+        let member = members.find(|m| m.path == disk.label && !m.mount.is_empty())?;
+        Some(member.mount.clone().into())
+    }
+}

@@ -1,0 +1,84 @@
+//! The way back after trouble: while a disk is in doubt, it is written to every now and then, and
+//! opened for writes again as soon as that succeeds, whether or not anybody asks for it. One task
+//! per store, as long as it; blocking work on blocking threads; takes no lock of its own.
+//!
+//! A probe writes and syncs a file without a name, asks the index (which is opened again where it
+//! has failed), and makes room for an object, which evicts where the file system is full. Only a
+//! disk that takes all of that is trusted. A failed index still answers reads, so it is opened
+//! again only after the file was written: on a read-only file system reads go on.
+
+use super::Inner;
+use super::error::WriteError;
+use super::format::{INLINE_BYTES_MAX, charge};
+use std::os::unix::fs::FileExt;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How soon a disk in doubt is probed, and how often it is looked at.
+const PACE_MIN: Duration = Duration::from_secs(1);
+/// How seldom a disk is probed that does not come back.
+const PACE_MAX: Duration = Duration::from_secs(4);
+/// Bytes that are written.
+const PROBE: [u8; 4096] = [0x6e; 4096];
+
+/// Probes while the store is in doubt, until it or the process goes away.
+pub(super) async fn probe_when_in_doubt(store: Weak<Inner>, stop: CancellationToken) {
+    let mut pace = PACE_MIN;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pace) => {}
+            () = stop.cancelled() => return,
+        }
+        let Some(store) = store.upgrade() else { return };
+        if !store.is_in_doubt() {
+            pace = PACE_MIN;
+            continue;
+        }
+        let tasks = store.tasks.clone();
+        let probing = tasks.blocking("store probe", move || store.probe());
+        let Ok(is_back) = probing.await else { return };
+        pace = if is_back { PACE_MIN } else { (pace * 2).min(PACE_MAX) };
+    }
+}
+
+impl Inner {
+    /// Whether something failed since it last took a write.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.health.is_in_doubt() || self.index.has_failed()
+    }
+
+    /// Tries what writing an object needs; true where all of it works, and writes are taken again.
+    pub(super) fn probe(&self) -> bool {
+        let disk = &*self.label;
+        match self.try_everything() {
+            Ok(()) => {
+                if self.health.succeeded() {
+                    tracing::info!(disk, "disk tier: takes writes again");
+                }
+                true
+            }
+            Err(error) => {
+                self.count("probe");
+                if self.health.refuse(&error, Instant::now()) {
+                    tracing::warn!(disk, %error, "disk tier: takes no writes for now");
+                }
+                false
+            }
+        }
+    }
+
+    fn try_everything(&self) -> Result<(), WriteError> {
+        let failed = |source| WriteError::Io { operation: "probe", source };
+        #[cfg(test)]
+        self.faults.probe().map_err(failed)?;
+        let new = self.evicting_once(PROBE.len() as u64, "probe", || self.folder.new_file())?;
+        new.file().write_all_at(&PROBE, 0).map_err(failed)?;
+        new.file().sync_data().map_err(failed)?;
+        drop(new);
+        // Its answer is in the flag that says whether it is to be opened again.
+        let _ = self.index.check();
+        self.index.revive()?;
+        self.reserve(charge(INLINE_BYTES_MAX)).map(drop)
+    }
+}

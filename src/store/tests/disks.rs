@@ -1,0 +1,328 @@
+//! Several disks as one tier: where objects go, what happens to each while another is gone, and
+//! that what was purged meanwhile never comes back.
+
+use super::{Bench, KIB, MIB, append, bytes, key, meta, read};
+use crate::clock::Timestamp;
+use crate::config::Disk;
+use crate::object::{Key, Meta, NarClaim};
+use crate::store::error::{OpenError, WriteError};
+use crate::store::{Disks, Scope, Store, Stored};
+use bytes::Bytes;
+use std::path::PathBuf;
+use std::time::Duration;
+
+impl Bench {
+    pub(super) fn folder(&self, number: usize) -> PathBuf {
+        self.place.path().join(number.to_string())
+    }
+
+    fn try_disks(&self, numbers: &[usize]) -> Result<Disks, OpenError> {
+        let disk = |number: &usize| Disk::unscrubbed(self.folder(*number), self.size);
+        let settings: Vec<_> = numbers.iter().map(disk).collect();
+        Disks::open(&settings, self.metrics.clone(), self.tasks.clone())
+    }
+
+    pub(super) async fn disks(&self, numbers: &[usize]) -> Disks {
+        let disks = self.try_disks(numbers).unwrap();
+        disks.loaded().await;
+        disks
+    }
+
+    /// Closes everything, so that it can be opened again.
+    pub(super) async fn end(&mut self, disks: Disks) {
+        drop(disks);
+        assert!(self.tasks.drain(Duration::from_secs(30)).await);
+        self.tasks = crate::tasks::Tasks::new();
+    }
+
+    pub(super) fn lose(&self, number: usize) {
+        std::fs::rename(self.folder(number), self.place.path().join("lost")).unwrap();
+    }
+
+    fn find_again(&self, number: usize) {
+        // A new one may have been made there, and another may be made meanwhile.
+        for turn in 0.. {
+            let rubbish = self.place.path().join(format!("rubbish{turn}"));
+            let _ = std::fs::rename(self.folder(number), rubbish);
+            if std::fs::rename(self.place.path().join("lost"), self.folder(number)).is_ok() {
+                return;
+            }
+            assert!(turn < 100, "cannot be put back");
+        }
+    }
+}
+
+async fn put_at(disks: &Disks, key: &Key, body: &Bytes, time: i64) -> Result<Stored, WriteError> {
+    let mut pending = disks.begin(key, Some(body.len() as u64)).await?;
+    append(&mut pending, body).await?;
+    let sealed = pending.seal().await?;
+    let meta = Meta { response_time: Timestamp::from_secs(time), ..meta(key) };
+    let stored = sealed.commit(meta, None)?;
+    disks.keep_only(&stored.meta, stored.sha256);
+    Ok(stored)
+}
+
+pub(super) async fn put(disks: &Disks, key: &Key, body: &Bytes) -> Result<Stored, WriteError> {
+    put_at(disks, key, body, 1_700_000_000).await
+}
+
+pub(super) async fn held(disks: &Disks, key: &Key) -> Option<Bytes> {
+    Some(read(&disks.get(key).await?).await)
+}
+
+pub(super) fn numbered(number: usize) -> Key {
+    key(&number.to_string())
+}
+
+pub(super) fn objects(stores: &[Store]) -> Vec<u64> {
+    stores.iter().map(|store| store.usage().objects).collect()
+}
+
+/// Looks after the disks until all are in.
+async fn until_in(disks: &Disks) {
+    for _ in 0..3_000 {
+        if disks.look().into_iter().all(|is_in| is_in) {
+            disks.loaded().await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("a disk never came in: {:?}", disks.reports());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_spread_and_found_whatever_the_order_of_the_folders() {
+    let mut bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1, 2]).await;
+    for number in 0..60 {
+        let size = if number % 2 == 0 { 100 } else { 70 * KIB };
+        put(&disks, &numbered(number), &bytes(number as u64, size)).await.unwrap();
+    }
+    let counts = objects(&disks.stores());
+    assert!(counts.iter().all(|count| *count > 5), "{counts:?}");
+    assert_eq!((disks.usage().objects, disks.usage().limit_bytes), (60, 192 << 20));
+    assert_eq!(bench.gauges().1, 60);
+    bench.end(disks).await;
+    let disks = bench.disks(&[2, 3, 0, 1]).await;
+    for number in 0..60 {
+        assert!(held(&disks, &numbered(number)).await.is_some(), "{number}");
+    }
+    assert_eq!(bench.gauges().1, 60);
+    bench.end(disks).await;
+    let disks = bench.disks(&[3, 1]).await;
+    let mut found = 0;
+    for number in 0..60 {
+        found += u64::from(held(&disks, &numbered(number)).await.is_some());
+    }
+    assert_eq!(found, counts[1], "what is on the disk that stayed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_goes_and_comes_back_costs_nothing_else() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    for number in 0..20 {
+        put(&disks, &numbered(number), &bytes(number as u64, 70 * KIB)).await.unwrap();
+    }
+    let counts = objects(&disks.stores());
+    bench.lose(0);
+    assert_eq!(disks.look(), [false, true]);
+    let report = &disks.reports()[0];
+    assert!(!report.health.is_writable && report.health.detail.contains("folder is gone"));
+    assert_eq!(bench.gauges().1, i64::try_from(counts[1]).unwrap());
+    let mut found = 0;
+    for number in 0..20 {
+        found += u64::from(held(&disks, &numbered(number)).await.is_some());
+        put(&disks, &numbered(100 + number), &bytes(1, 70 * KIB)).await.unwrap();
+    }
+    assert_eq!(found, counts[1]);
+    bench.find_again(0);
+    until_in(&disks).await;
+    for number in 0..20 {
+        assert_eq!(held(&disks, &numbered(number)).await.unwrap(), bytes(number as u64, 70 * KIB));
+        assert!(held(&disks, &numbered(100 + number)).await.is_some());
+    }
+    assert!(disks.reports().iter().all(|report| report.health.is_writable), "{disks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_folder_is_made_where_one_was_removed() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0]).await;
+    put(&disks, &key("a"), &bytes(1, 70 * KIB)).await.unwrap();
+    std::fs::remove_dir_all(bench.folder(0)).unwrap();
+    assert!(put(&disks, &key("b"), &bytes(1, 70 * KIB)).await.is_err());
+    assert!(!bench.folder(0).exists(), "nothing is made beside the store");
+    until_in(&disks).await;
+    assert!(held(&disks, &key("a")).await.is_none());
+    put(&disks, &key("a"), &bytes(2, 70 * KIB)).await.unwrap();
+    assert_eq!(held(&disks, &key("a")).await.unwrap(), bytes(2, 70 * KIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_disk_that_cannot_be_opened_does_not_keep_the_others_from_it() {
+    let bench = Bench::new(64 * MIB);
+    std::fs::write(bench.folder(1), "no folder").unwrap();
+    let disks = bench.disks(&[0, 1]).await;
+    put(&disks, &key("a"), &bytes(1, 100)).await.unwrap();
+    let reports = disks.reports();
+    assert!(reports[0].health.is_writable && !reports[1].health.is_writable);
+    assert!(reports[1].health.detail.contains("cannot make it"), "{reports:?}");
+    let path = bench.folder(1).display().to_string();
+    assert!(bench.metrics.store_errors.with_label_values(&[&*path, "open"]).get() > 0);
+    disks.show(&bench.metrics);
+    assert_eq!(bench.metrics.disk_readable.with_label_values(&[&*path]).get(), 0);
+    std::fs::remove_file(bench.folder(1)).unwrap();
+    until_in(&disks).await;
+    disks.show(&bench.metrics);
+    assert_eq!(bench.metrics.disk_writable.with_label_values(&[&*path]).get(), 1);
+    let two = Bench::new(64 * MIB);
+    for number in [0, 1] {
+        std::fs::write(two.folder(number), "no folder").unwrap();
+    }
+    assert!(matches!(two.try_disks(&[0, 1]).unwrap_err(), OpenError::Folder { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_purged_while_a_disk_was_away_is_never_served_from_it() {
+    for scope in [
+        Scope::Key(numbered(3)),
+        Scope::Prefix { site: "main".into(), prefix: "/nar/3".into() },
+        Scope::All,
+    ] {
+        let mut bench = Bench::new(64 * MIB);
+        let disks = bench.disks(&[0, 1]).await;
+        for number in 0..20 {
+            put(&disks, &numbered(number), &bytes(1, 100)).await.unwrap();
+        }
+        let away = usize::from(disks.stores()[1].get(&numbered(3)).await.is_some());
+        let kept = |number: &usize| !scope.covers(&numbered(*number));
+        bench.lose(away);
+        assert!(!disks.look()[away]);
+        disks.purge(&scope);
+        // Over a restart, too, at which it is not there.
+        bench.end(disks).await;
+        std::fs::write(bench.folder(away), "no folder").unwrap();
+        let disks = bench.disks(&[0, 1]).await;
+        std::fs::remove_file(bench.folder(away)).unwrap();
+        bench.find_again(away);
+        for _ in 0..3_000 {
+            assert!(held(&disks, &numbered(3)).await.is_none(), "{scope:?}");
+            if disks.look() == [true, true] && disks.reports().iter().all(|r| r.health.is_writable)
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for number in 0..20 {
+            let is_held = held(&disks, &numbered(number)).await.is_some();
+            assert_eq!(is_held, kept(&number), "{number} after {scope:?}");
+        }
+        put(&disks, &numbered(3), &bytes(2, 100)).await.unwrap();
+        assert!(held(&disks, &numbered(3)).await.is_some());
+        bench.end(disks).await;
+        let disks = bench.disks(&[0, 1]).await;
+        assert!(held(&disks, &numbered(3)).await.is_some(), "made up for once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
+    for numbers in [vec![0], vec![0, 1]] {
+        let bench = Bench::new(64 * MIB);
+        let disks = bench.disks(&numbers).await;
+        for number in 0..10 {
+            put(&disks, &numbered(number), &bytes(1, 70 * KIB)).await.unwrap();
+        }
+        for store in disks.stores() {
+            store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
+            store.0.index.access().open().unwrap().refuse();
+        }
+        disks.purge(&Scope::Key(numbered(3)));
+        assert!(held(&disks, &numbered(3)).await.is_none());
+        assert!(held(&disks, &numbered(4)).await.is_some(), "reads go on");
+        assert!(disks.begin(&numbered(3), Some(1)).await.is_err() || numbers.len() > 1);
+        disks.remove(&numbered(5));
+        let stale = disks.get(&numbered(6)).await.unwrap();
+        let invalidated = Meta { is_invalidated: true, ..Meta::clone(&stale.meta) };
+        assert!(!disks.touch_meta(&numbered(6), stale.sha256, &invalidated));
+        for number in [3, 5, 6] {
+            assert!(held(&disks, &numbered(number)).await.is_none(), "{number}");
+        }
+        disks.show(&bench.metrics);
+        for store in disks.stores() {
+            store.0.faults.is_out.store(false, std::sync::atomic::Ordering::Relaxed);
+            assert!(store.0.probe());
+        }
+        disks.look();
+        assert!(disks.reports().iter().all(|report| report.health.is_writable), "{disks:?}");
+        for number in 0..10 {
+            let is_held = held(&disks, &numbered(number)).await.is_some();
+            assert_eq!(is_held, ![3, 5, 6].contains(&number), "{number}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_copy_wins_and_the_earlier_one_goes() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let key = key("a");
+    put_at(&disks, &key, &bytes(1, 100), 1).await.unwrap();
+    let first = usize::from(disks.stores()[1].get(&key).await.is_some());
+    bench.lose(first);
+    disks.look();
+    put_at(&disks, &key, &bytes(2, 100), 2).await.unwrap();
+    bench.find_again(first);
+    until_in(&disks).await;
+    assert_eq!(disks.usage().objects, 2);
+    assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, 100));
+    for _ in 0..3_000 {
+        if disks.usage().objects == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(disks.usage().objects, 1, "the earlier one is dropped");
+    put_at(&disks, &key, &bytes(3, 100), 3).await.unwrap();
+    assert_eq!(disks.usage().objects, 1, "a newer one replaces it wherever it was");
+    assert_eq!(held(&disks, &key).await.unwrap(), bytes(3, 100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_found_on_any_disk_and_not_on_one_that_owes() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let (narinfo, nar) = (key("info"), key("nar"));
+    let claim = NarClaim { file_hash: None, file_size: Some(7) };
+    let mut pending = disks.begin(&narinfo, Some(3)).await.unwrap();
+    append(&mut pending, &bytes(1, 3)).await.unwrap();
+    let sealed = pending.seal().await.unwrap();
+    sealed.commit(meta(&narinfo), Some((nar.clone(), claim.clone()))).unwrap();
+    assert_eq!(disks.claim(&nar), Some(claim));
+    for store in disks.stores() {
+        store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
+        store.0.index.access().open().unwrap().refuse();
+    }
+    disks.purge(&Scope::Key(narinfo));
+    assert_eq!(disks.claim(&nar), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_never_in_with_the_others_is_cleared() {
+    let mut bench = Bench::new(64 * MIB);
+    for number in [0, 1] {
+        let disks = bench.disks(&[number]).await;
+        put(&disks, &numbered(number), &bytes(1, 100)).await.unwrap();
+        if number == 0 {
+            disks.purge(&Scope::Key(numbered(7)));
+        }
+        bench.end(disks).await;
+    }
+    let disks = bench.disks(&[0, 1]).await;
+    assert!(held(&disks, &numbered(0)).await.is_some());
+    assert!(held(&disks, &numbered(1)).await.is_none());
+    disks.look();
+    assert_eq!(objects(&disks.stores()), [1, 0]);
+    assert!(disks.reports().iter().all(|report| report.health.is_writable));
+}

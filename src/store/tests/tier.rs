@@ -1,0 +1,215 @@
+//! Several disks as one tier, for what is more than a whole object: parts, variants, uses noted
+//! from memory, checks.
+
+use super::disks::{held, numbered, objects, put};
+use super::parts::{LENGTH, at, body, chunks, keep};
+use super::variants::by_language;
+use super::{Bench, KIB, MIB, bytes, key, meta};
+use crate::object::{Key, Meta};
+use crate::store::{Begun, Disks, Kept, Mode, Scope, Stage, Store};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The store that is the first choice for a key, and the other one.
+async fn choices(disks: &Disks, key: &Key) -> [Store; 2] {
+    let [one, other] = disks.stores().try_into().unwrap();
+    put(disks, key, &bytes(1, 10)).await.unwrap();
+    let is_first = one.get(key).await.is_some();
+    disks.purge(&Scope::Key(key.clone()));
+    if is_first { [one, other] } else { [other, one] }
+}
+
+async fn begin_on(store: &Store, key: &Key, chunk: u64) {
+    let part = store.begin_part(meta(key), LENGTH as u64).await.unwrap();
+    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, Kept::Yes);
+}
+
+async fn until_checked(disks: &Disks) {
+    for _ in 0..3_000 {
+        if disks.checked().stage != Stage::Running {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("the check never ends: {:?}", disks.checked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_spread_and_found_whatever_the_order_of_the_folders() {
+    let mut bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    for number in 0..10 {
+        let part = disks.begin_part(meta(&numbered(number)), LENGTH as u64).await.unwrap();
+        assert_eq!(keep(&part, at(2), at(3)).await, Kept::Yes);
+    }
+    assert!(objects(&disks.stores()).iter().all(|count| *count > 0), "{:?}", disks.usage());
+    assert_eq!(bench.metrics.part_objects.get(), 10);
+    bench.end(disks).await;
+    assert_eq!(bench.metrics.part_objects.get(), 0, "closed");
+    let disks = bench.disks(&[1, 0]).await;
+    for number in 0..10 {
+        assert_eq!(chunks(&disks.part(&numbered(number)).await.unwrap()).await, [2], "{number}");
+    }
+    assert!(disks.part(&numbered(10)).await.is_none());
+    assert_eq!(bench.metrics.part_objects.get(), 10);
+    assert_eq!(bench.metrics.ordered_objects.get(), 10);
+    for number in 0..5 {
+        assert!(disks.remove_part(&numbered(number)));
+        assert!(!disks.remove_part(&numbered(number)));
+    }
+    disks.purge(&Scope::All);
+    assert_eq!((disks.usage().objects, bench.metrics.part_objects.get()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_object_takes_the_place_of_its_parts_on_every_disk() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let key = key("a");
+    let [first, other] = choices(&disks, &key).await;
+    begin_on(&other, &key, 1).await;
+    assert_eq!(chunks(&disks.part(&key).await.unwrap()).await, [1], "found where it is");
+    assert!(held(&disks, &key).await.is_none(), "a part is no whole");
+    put(&disks, &key, &body()).await.unwrap();
+    assert_eq!(held(&disks, &key).await.unwrap(), body());
+    assert!(disks.part(&key).await.is_none());
+    assert_eq!(objects(&[first, other]), [1, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_takes_parts_and_variants_from_every_disk() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let page = key("page");
+    let mut variants = Vec::new();
+    for number in 0..20 {
+        let variant = by_language(&format!("l{number}"));
+        let own = page.variant(&variant);
+        let mut pending = disks.begin(&own, Some(3)).await.unwrap();
+        pending.append(bytes(1, 3)).await.unwrap();
+        let meta = Meta { variant: variant.clone(), ..meta(&own) };
+        pending.seal().await.unwrap().commit(meta, None).unwrap();
+        variants.push((own, variant));
+    }
+    assert!(objects(&disks.stores()).iter().all(|count| *count > 0));
+    let mut found = disks.variants(&page);
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    variants.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(found, variants);
+    for store in disks.stores() {
+        begin_on(&store, &page, 0).await;
+    }
+    put(&disks, &key("other"), &bytes(2, 3)).await.unwrap();
+    assert_eq!(disks.purge(&Scope::Key(page.clone())), 22);
+    assert!(disks.variants(&page).is_empty() && disks.part(&page).await.is_none());
+    assert_eq!(disks.usage().objects, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_disk_owes_of_an_object_it_owes_of_its_variants_and_parts() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0]).await;
+    let page = key("page");
+    let variant = by_language("en");
+    let own = page.variant(&variant);
+    put(&disks, &own, &bytes(1, 3)).await.unwrap();
+    begin_on(&disks.stores()[0], &page, 0).await;
+    for store in disks.stores() {
+        store.0.faults.is_out.store(true, Ordering::Relaxed);
+        store.0.index.access().open().unwrap().refuse();
+    }
+    disks.remove_part(&page);
+    assert!(disks.part(&page).await.is_none() && held(&disks, &own).await.is_none());
+    assert!(disks.variants(&page).is_empty());
+    assert!(!disks.is_writable());
+    assert!(disks.begin_part(meta(&key("b")), LENGTH as u64).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_use_is_noted_on_the_disk_that_has_the_object() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let mut found = Vec::new();
+    for number in 0..20 {
+        put(&disks, &numbered(number), &bytes(1, 10)).await.unwrap();
+    }
+    // A look-up counts as a use, so the insertions are asked of the stores one by one.
+    for number in 0..20 {
+        let stored = put(&disks, &numbered(number), &bytes(2, 10)).await.unwrap();
+        found.push(stored.insertion);
+    }
+    let stores = disks.stores();
+    let is_used = |disk: usize, sequence| stores[disk].0.space.is_used(sequence);
+    let twins = found.iter().find_map(|one| {
+        let is_twin = |other: &&crate::object::Insertion| {
+            other.sequence == one.sequence && other.disk != one.disk
+        };
+        Some((*one, *found.iter().find(is_twin)?))
+    });
+    let (one, other) = twins.expect("both count from the same number");
+    assert!(!is_used(usize::from(one.disk), one.sequence));
+    assert!(disks.touch(one));
+    assert!(is_used(usize::from(one.disk), one.sequence));
+    assert!(!is_used(usize::from(other.disk), other.sequence));
+    bench.lose(usize::from(one.disk));
+    disks.look();
+    assert!(!disks.touch(one) && disks.touch(other));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_is_of_all_disks_and_tells_of_what_is_out() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    for number in 0..12 {
+        put(&disks, &numbered(number), &bytes(number as u64, 70 * KIB)).await.unwrap();
+    }
+    assert_eq!(disks.begin_check(Mode::Report, Some(1)), Begun::Now);
+    assert_eq!(disks.begin_check(Mode::Report, None), Begun::Already);
+    let stopped = disks.stores();
+    for store in &stopped {
+        store.0.leaving.cancel();
+    }
+    until_checked(&disks).await;
+    assert_eq!(disks.checked().stage, Stage::BrokenOff);
+    drop(stopped);
+    bench.lose(0);
+    disks.look();
+    assert_eq!(disks.begin_check(Mode::Report, Some(1 << 40)), Begun::Now);
+    until_checked(&disks).await;
+    let report = disks.checked();
+    assert_eq!(report.stage, Stage::BrokenOff, "not all was checked");
+    let named = bench.folder(0).display().to_string();
+    assert!(report.problems.iter().any(|problem| problem.what.starts_with(&named)), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_on_any_disk_is_named_to_one_receiver() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let mut damaged = disks.damaged_keys().unwrap();
+    assert!(disks.damaged_keys().is_none());
+    for number in 0..12 {
+        put(&disks, &numbered(number), &bytes(number as u64, 70 * KIB)).await.unwrap();
+        assert!(held(&disks, &numbered(number)).await.is_some(), "in use from now on");
+    }
+    let counts = objects(&disks.stores());
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    for number in [0, 1] {
+        let mut files = Vec::new();
+        super::list(&bench.folder(number).join("objects"), &mut files);
+        let file = std::fs::File::options().write(true).open(&files[0]).unwrap();
+        file.write_all_at(b"damage", 60_000).unwrap();
+    }
+    assert_eq!(disks.begin_check(Mode::Repair, Some(1 << 40)), Begun::Now);
+    until_checked(&disks).await;
+    let report = disks.checked();
+    assert_eq!((report.stage, report.objects), (Stage::Ended, 12));
+    assert_eq!((report.problem_count, report.repaired_count), (2, 2), "{report:?}");
+    for problem in &report.problems {
+        assert!(problem.what.contains(": /nar/"), "{problem:?}");
+    }
+    let named = [damaged.try_recv().unwrap(), damaged.try_recv().unwrap()];
+    assert_ne!(named[0], named[1]);
+    assert_eq!(disks.usage().objects, 10);
+}
