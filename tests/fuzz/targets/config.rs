@@ -19,8 +19,8 @@ fuzz_target!(|data: &[u8]| {
         listen: flag("--listen ").into_iter().collect(),
         admin: flag("--admin "),
         origin: flag("--origin "),
-        disk: flag("--disk "),
-        disk_size: flag("--disk-size "),
+        disk: flag("--disk ").into_iter().collect(),
+        disk_size: flag("--disk-size ").into_iter().collect(),
         memory_size: flag("--memory-size "),
     };
     let file: String = text.split_inclusive('\n').filter(|line| !line.starts_with("--")).collect();
