@@ -3,6 +3,7 @@
 use super::answer::{self, Answer};
 use super::body::{Body, Source as BodySource};
 use super::connection::Connection;
+use super::rescue::Rescue;
 use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
@@ -27,7 +28,7 @@ pub(super) struct Asked<'a> {
     pub(super) method: ReadMethod,
     pub(super) headers: &'a HeaderMap,
     pub(super) connection: &'a Arc<Connection>,
-    pub(super) engine: &'a Engine,
+    pub(super) engine: &'a Arc<Engine>,
     pub(super) routed: &'a Routed,
     pub(super) now: Timestamp,
 }
@@ -209,7 +210,7 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
             StoredBody::File(file) => {
                 let source = BodySource::File(Arc::clone(file), first);
                 let body = Body::from_source(source, sent, Arc::clone(asked.connection));
-                return body.rescued_by(asked.engine.rescue(asked.routed, stored));
+                return body.rescued_by(Rescue::of(asked.engine, asked.routed, stored));
             }
         },
         Content::Growing(growing) => BodySource::Growing(growing.follow(first), first),

@@ -43,14 +43,12 @@ use crate::policy::freshness::Freshness;
 use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
 use crate::rfc::CdnLoop;
 use crate::rfc::authority::{Authority, HostError};
-use crate::store::Stored;
 use crate::telemetry::AccessLog;
 use answer::Answer;
 use arc_swap::ArcSwap;
 use deliver::Asked;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
-use rescue::Rescue;
 use std::sync::Arc;
 use std::time::Instant;
 use target::Target;
@@ -90,7 +88,7 @@ pub struct Engine {
 }
 
 /// What is known of a request once it is routed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Routed {
     site: Arc<Site>,
     passed: CdnLoop,
@@ -216,7 +214,12 @@ impl Engine {
         Ok(Routed { site: Arc::clone(site), passed, target, method, upstream })
     }
 
-    async fn answer(&self, parts: &Parts, routed: &Routed, connection: &Arc<Connection>) -> Answer {
+    async fn answer(
+        self: &Arc<Self>,
+        parts: &Parts,
+        routed: &Routed,
+        connection: &Arc<Connection>,
+    ) -> Answer {
         let class = routed.target.class;
         let empty = HeaderMap::new();
         // Conditions and ranges of a request are not for an answer that is only raw material.
@@ -271,11 +274,6 @@ impl Engine {
             class: routed.target.class,
             cdn_loop: routed.passed.extended(&self.instance),
         }
-    }
-
-    /// What goes on with the body of `stored` where its file fails.
-    fn rescue(&self, routed: &Routed, stored: &Stored) -> Box<Rescue> {
-        rescue::of((&self.cache, &self.fills, &self.metrics), self.wanted(routed), stored)
     }
 
     /// The answer from what is stored, if that may be used as it is; else what there is.

@@ -7,25 +7,24 @@
 //! end is held back until that is checked), or where it has the same strong entity tag and length.
 
 use super::body::{Reading, Source};
-use crate::cache::{Cache, Found, Hit};
-use crate::fill::{Fills, Flight, Landed, NotJoined, Role, Wanted};
-use crate::metrics::Metrics;
+use super::{Engine, Routed};
+use crate::cache::{Found, Hit};
+use crate::fill::{Flight, Landed, Mark, NotJoined, Role, Wanted};
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
 use crate::store::{Stored, StoredBody};
 use std::io;
 use std::sync::Arc;
 
-/// What a body goes on with when its file fails it.
+/// What a body goes on with when its file fails it. Every answer from a file has one, and hardly
+/// any needs it: it holds what is there already, and the rest is made when it is needed.
 pub(super) struct Rescue {
-    pub(super) cache: Cache,
-    pub(super) fills: Fills,
-    pub(super) metrics: Metrics,
-    pub(super) wanted: Wanted,
+    engine: Arc<Engine>,
+    routed: Routed,
     /// Head, length and digest of what is being sent.
-    pub(super) meta: Arc<Meta>,
-    pub(super) length: u64,
-    pub(super) sha256: Sha256,
+    meta: Arc<Meta>,
+    length: u64,
+    sha256: Sha256,
 }
 
 /// Why there is nothing to go on with.
@@ -38,6 +37,17 @@ enum NotRescued {
 }
 
 impl Rescue {
+    /// That of `stored`, which is sent to the request `routed`.
+    pub(super) fn of(engine: &Arc<Engine>, routed: &Routed, stored: &Stored) -> Box<Self> {
+        Box::new(Self {
+            engine: Arc::clone(engine),
+            routed: routed.clone(),
+            meta: Arc::clone(&stored.meta),
+            length: stored.length,
+            sha256: stored.sha256,
+        })
+    }
+
     /// The next piece of the body, of at most `max` bytes from `offset`, out of another source
     /// than `failed`, which failed with `error`.
     pub(super) fn go_on(
@@ -48,13 +58,13 @@ impl Rescue {
         error: io::Error,
     ) -> Reading {
         Box::pin(async move {
-            let (key, result) = (self.wanted.key.clone(), self.find(offset).await);
+            let (key, result) = (&self.routed.target.key, self.find(offset).await);
             let label = match &result {
                 Ok(_) => "continued",
                 Err(NotRescued::Changed) => "changed",
                 Err(NotRescued::Failed(_)) => "failed",
             };
-            self.metrics.body_rescues.with_label_values(&[label]).inc();
+            self.engine.metrics.body_rescues.with_label_values(&[label]).inc();
             let (site, path) = (key.site(), key.path());
             match result {
                 Ok(source) => {
@@ -70,14 +80,15 @@ impl Rescue {
     }
 
     async fn find(&self, offset: u64) -> Result<Source, NotRescued> {
-        let mark = self.fills.mark();
+        let mark = self.engine.fills.mark();
+        let wanted = self.engine.wanted(&self.routed);
         if let Some(source) = self.stored(offset).await? {
             return Ok(source);
         }
-        let (_, flight) = match self.join(Some(mark)) {
+        let (_, flight) = match self.join(&wanted, Some(mark)) {
             Err(NotJoined::Ended) => match self.stored(offset).await? {
                 Some(source) => return Ok(source),
-                None => self.join(None),
+                None => self.join(&wanted, None),
             },
             joined => joined,
         }
@@ -88,19 +99,23 @@ impl Rescue {
                 Ok(Source::Growing(growing.follow(offset), offset))
             }
             Landed::Whole { found, .. } => self.source(&found, offset),
-            Landed::Passing => self.passing(flight, offset).await,
+            Landed::Passing => self.passing(&wanted, &flight, offset).await,
             Landed::Absent(_) => Err(NotRescued::Failed("no origin has it".to_owned())),
             Landed::Failed(error) => Err(NotRescued::Failed(error.to_string())),
         }
     }
 
-    fn join(&self, looked: Option<crate::fill::Mark>) -> Result<(Role, Arc<Flight>), NotJoined> {
-        self.fills.join(self.wanted.clone(), None, looked)
+    fn join(
+        &self,
+        wanted: &Wanted,
+        looked: Option<Mark>,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        self.engine.fills.join(wanted.clone(), None, looked)
     }
 
     /// What is stored by now: another reader may have met the damage before.
     async fn stored(&self, offset: u64) -> Result<Option<Source>, NotRescued> {
-        match self.cache.lookup(&self.wanted.key).await {
+        match self.engine.cache.lookup(&self.routed.target.key).await {
             Some(Hit::Memory(found) | Hit::Disk(found)) => self.source(&found, offset).map(Some),
             Some(Hit::Absent(_)) | None => Ok(None),
         }
@@ -124,10 +139,15 @@ impl Rescue {
         Ok(Source::Bytes(bytes.slice(offset..)))
     }
 
-    async fn passing(&self, flight: Arc<Flight>, offset: u64) -> Result<Source, NotRescued> {
+    async fn passing(
+        &self,
+        wanted: &Wanted,
+        flight: &Flight,
+        offset: u64,
+    ) -> Result<Source, NotRescued> {
         let passing = match flight.take_passing() {
             Some(passing) => Some(passing),
-            None => self.fills.pass(&self.wanted).await.take_passing(),
+            None => self.engine.fills.pass(wanted).await.take_passing(),
         };
         let passing = passing.ok_or_else(|| NotRescued::Failed("no origin has it".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
@@ -151,21 +171,4 @@ impl Rescue {
 fn has_same_tag(one: &Meta, other: &Meta) -> bool {
     let (one, other) = (Validators::of(&one.headers).etag, Validators::of(&other.headers).etag);
     matches!((one, other), (Some(one), Some(other)) if one.matches_strongly(&other))
-}
-
-/// What is being sent, as far as its rescue needs it.
-pub(super) fn of(
-    (cache, fills, metrics): (&Cache, &Fills, &Metrics),
-    wanted: Wanted,
-    stored: &Stored,
-) -> Box<Rescue> {
-    Box::new(Rescue {
-        cache: cache.clone(),
-        fills: fills.clone(),
-        metrics: metrics.clone(),
-        wanted,
-        meta: Arc::clone(&stored.meta),
-        length: stored.length,
-        sha256: stored.sha256,
-    })
 }

@@ -10,6 +10,7 @@ mod flight;
 mod leader;
 mod part;
 mod passing;
+mod patience;
 mod sink;
 mod steady;
 mod trail;

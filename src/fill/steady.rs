@@ -8,6 +8,7 @@
 //! each byte. Waits are jittered, and end at once when another request finds an origin usable
 //! again. A body that breaks off again and again without coming forward is given up in the end.
 
+use super::patience::{Break, Patience};
 use super::trail::Trail;
 use super::{FillError, Rejection, Upstream};
 use crate::metrics::Metrics;
@@ -20,23 +21,10 @@ use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
-
-/// Breaks that one body survives without coming forward by [`FORWARD_BYTES`] for each.
-pub(super) const BREAKS_MAX: u64 = 32;
 
 /// Times that one body is read again from its start, at origins that know no ranges.
 const RESTARTS_MAX: u32 = 8;
-
-/// Bytes that make up for a break.
-pub(super) const FORWARD_BYTES: u64 = 1 << 20;
-
-/// The pause before the second round of asking; doubled up to [`PAUSE_MAX`] while no byte comes.
-pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(50);
-
-/// The longest pause between two rounds.
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Whether a FileHash is known that the whole body will be checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,14 +64,8 @@ pub(super) struct Steady {
     skip: u64,
     /// Origins that may still have the same object, in the order in which they are asked.
     candidates: Vec<usize>,
-    patience: Duration,
-    /// Until when a body that broke off waits for its next byte.
-    waits_until: Option<Instant>,
-    breaks: u64,
+    patience: Patience,
     restarts: u32,
-    /// Bytes that had come when it broke off last.
-    broke_at: u64,
-    pause: Duration,
 }
 
 /// How a body ended before its time.
@@ -129,12 +111,8 @@ impl Steady {
             received: 0,
             skip: 0,
             candidates: [first, last].concat(),
-            patience: patience.unwrap_or_default(),
-            waits_until: None,
-            breaks: 0,
+            patience: Patience::new(patience.unwrap_or_default()),
             restarts: 0,
-            broke_at: 0,
-            pause: Duration::ZERO,
             body: response.body,
             source,
         }
@@ -185,8 +163,7 @@ impl Steady {
 
     fn accept(&mut self, bytes: Bytes) -> Result<Bytes, FillError> {
         self.received += bytes.len() as u64;
-        self.waits_until = None;
-        self.pause = Duration::ZERO;
+        self.patience.begin_anew();
         match self.total {
             Some(total) if self.received > total => {
                 let rejection = Rejection::Long { expected: total, actual: self.received };
@@ -199,29 +176,22 @@ impl Steady {
     /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
     /// time.
     async fn resume(&mut self, fault: Fault) -> Result<(), FillError> {
-        self.breaks += u64::from(self.received > self.broke_at);
-        self.broke_at = self.received;
+        let a_break = self.patience.broke(self.received);
         let is_identified = match self.checked {
             Checked::ByHash => true,
             Checked::ByLength => self.etag.is_some() && self.total.is_some(),
         };
-        if !is_identified || self.breaks > BREAKS_MAX + self.received / FORWARD_BYTES {
+        if !is_identified || a_break == Break::TooMany {
             return Err(self.give_up(fault));
         }
-        if self.waits_until.is_none() {
+        if a_break == Break::First {
             let (path, origin, at) = (&self.source.ask.path, &self.origin, self.received);
             tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
         }
-        let until = *self.waits_until.get_or_insert_with(|| Instant::now() + self.patience);
         let upstream = Arc::clone(&self.source.upstream);
-        while !self.candidates.is_empty() && Instant::now() < until {
-            let recovered = upstream.origins.recovered();
-            if self.pause > Duration::ZERO {
-                let end = (Instant::now() + jittered(self.pause)).min(until);
-                // Whichever comes first: both mean that it is time to ask.
-                let _ = timeout_at(end, recovered).await;
-            }
-            self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
+        while !self.candidates.is_empty()
+            && let Some(until) = self.patience.next_round(&upstream.origins).await
+        {
             if let Resumed::Yes = self.ask_around(until).await {
                 return Ok(());
             }
@@ -367,11 +337,4 @@ impl Steady {
     fn count(&self, result: &str) {
         self.source.metrics.fill_resumes.with_label_values(&[result]).inc();
     }
-}
-
-/// A wait of half to all of `pause`, so that bodies that broke off together do not come back
-/// together.
-fn jittered(pause: Duration) -> Duration {
-    let millis = u64::try_from(pause.as_millis() / 2).unwrap_or(u64::MAX).max(1);
-    pause / 2 + Duration::from_millis(getrandom::u64().map_or(0, |random| random % millis))
 }

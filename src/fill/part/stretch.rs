@@ -6,7 +6,8 @@
 //! length always.
 
 use super::flight::PartFlight;
-use crate::fill::steady::{BREAKS_MAX, Checked, FORWARD_BYTES, PAUSE_FIRST, PAUSE_MAX};
+use crate::fill::patience::{Break, Patience};
+use crate::fill::steady::Checked;
 use crate::fill::{FillError, Rejection, Shared, Wanted};
 use crate::object::Meta;
 use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Response, ResponseBody};
@@ -16,8 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::timeout_at;
 
 /// What every part of one object must agree with.
 #[derive(Debug, Clone)]
@@ -88,12 +88,8 @@ pub(super) struct Stretch {
     origin: Arc<str>,
     next: u64,
     end: u64,
-    /// How long it waits for the next byte after a break.
-    patience: Duration,
-    breaks: u64,
-    /// Offset at which it broke off last.
-    broke_at: u64,
-    pause: Duration,
+    start: u64,
+    patience: Patience,
 }
 
 impl Stretch {
@@ -114,10 +110,8 @@ impl Stretch {
             body: response.body,
             next: asked.start,
             end: asked.end,
-            patience: patience.unwrap_or_default(),
-            breaks: 0,
-            broke_at: asked.start,
-            pause: PAUSE_FIRST,
+            start: asked.start,
+            patience: Patience::new(patience.unwrap_or_default()),
         }
     }
 
@@ -152,7 +146,7 @@ impl Stretch {
                     let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
                     bytes.truncate(left);
                     self.next += bytes.len() as u64;
-                    self.pause = PAUSE_FIRST;
+                    self.patience.begin_anew();
                     return Ok(Some(bytes));
                 }
                 Ok(None) => FillError::Rejected {
@@ -171,16 +165,17 @@ impl Stretch {
             return Err(fault);
         }
         let (path, at) = (&self.wanted.path, self.next);
-        tracing::info!(%path, at, error = %fault, "resuming a part");
-        let forward = self.next.saturating_sub(self.broke_at) / FORWARD_BYTES;
-        self.breaks = self.breaks.saturating_sub(forward) + 1;
-        self.broke_at = self.next;
-        if self.breaks > BREAKS_MAX {
-            return Err(fault);
+        match self.patience.broke(at.saturating_sub(self.start)) {
+            Break::First => tracing::info!(%path, at, error = %fault, "resuming a part"),
+            Break::Again => {}
+            Break::TooMany => return Err(fault),
         }
-        let until = Instant::now() + self.patience;
-        while Instant::now() < until {
-            match ask_for(&self.wanted, &self.identity, &(self.next..self.end)).await {
+        let upstream = Arc::clone(&self.wanted.upstream);
+        while let Some(until) = self.patience.next_round(&upstream.origins).await {
+            let rest = self.next..self.end;
+            let asking = ask_for(&self.wanted, &self.identity, &rest);
+            let Ok(asked) = timeout_at(until, asking).await else { break };
+            match asked {
                 Ok(response) => {
                     self.count("continued");
                     self.origin = response.origin_name;
@@ -194,8 +189,6 @@ impl Stretch {
                 Err(error) => {
                     self.count("failed");
                     tracing::debug!(path = %self.wanted.path, %error, "resume failed");
-                    tokio::time::sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(PAUSE_MAX);
                 }
             }
         }
