@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_body_that_comes_forward_may_break_off_for_ever() {
-        let mut patience = Patience::new(Duration::from_secs(60));
+        let mut patience = Patience::new(Duration::from_mins(1));
         for at in 1..10_000 {
             assert_eq!(patience.broke(at * FORWARD_BYTES), Break::First);
         }
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_body_that_does_not_come_forward_is_given_up() {
-        let mut patience = Patience::new(Duration::from_secs(60));
+        let mut patience = Patience::new(Duration::from_mins(1));
         let breaks = (1..=BREAKS_MAX + 1).map(|byte| patience.broke(byte));
         let given_up: Vec<bool> = breaks.map(|a_break| a_break == Break::TooMany).collect();
         assert_eq!(given_up.iter().filter(|is_over| **is_over).count(), 1);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn breaks_without_a_byte_between_them_cost_time_alone() {
-        let mut patience = Patience::new(Duration::from_secs(60));
+        let mut patience = Patience::new(Duration::from_mins(1));
         for _ in 0..1_000 {
             assert_eq!(patience.broke(5), Break::First);
         }
