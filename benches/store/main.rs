@@ -5,7 +5,7 @@
 //! Run with `cargo bench --bench store`, with `-- --help` for its options. Without `--bench`, as
 //! `cargo test --benches` runs it, it fills a small store and checks that all is found again.
 //!
-//! The objects come in by `Store::import`, a thousand in one change: the bytes on disk are those of
+//! The objects come in by `Disks::import`, a thousand in one change: the bytes on disk are those of
 //! a commit each. Memory counts all of the process: the engine's caches and filters, the order,
 //! and, since every start evicts some objects, what is remembered of those that left.
 
@@ -18,7 +18,7 @@ mod process;
 use clap::Parser;
 use narthex::config::Disk;
 use narthex::metrics::Metrics;
-use narthex::store::{Store, StoredBody};
+use narthex::store::{Disks, StoredBody};
 use narthex::tasks::Tasks;
 use objects::{body, key, mix, object};
 use std::collections::BTreeMap;
@@ -181,20 +181,20 @@ fn run(step: &str, options: &Options, objects: u64) -> Outcome<()> {
     })
 }
 
-fn opened(folder: &Path, size: u64) -> Outcome<(Store, Tasks)> {
+fn opened(folder: &Path, size: u64) -> Outcome<(Disks, Tasks)> {
     let tasks = Tasks::new();
     let disk = Disk::unscrubbed(folder.join("store"), size);
-    Ok((Store::open(&disk, Metrics::new()?, tasks.clone())?, tasks))
+    Ok((Disks::open(&[disk], Metrics::new()?, tasks.clone())?, tasks))
 }
 
-async fn closed(store: Store, tasks: Tasks) -> Outcome<()> {
+async fn closed(store: Disks, tasks: Tasks) -> Outcome<()> {
     let has_ended = tasks.drain(PATIENCE).await;
     drop(store);
     if has_ended { Ok(()) } else { Err("the store did not close".into()) }
 }
 
 /// Puts objects in the store, `BATCH` in a change.
-fn import(store: &Store, numbers: std::ops::Range<u64>) -> Outcome<u64> {
+fn import(store: &Disks, numbers: std::ops::Range<u64>) -> Outcome<u64> {
     let (mut first, mut stored) = (numbers.start, 0);
     while first < numbers.end {
         let batch: Vec<_> = (first..numbers.end.min(first + BATCH)).map(object).collect();
@@ -222,7 +222,7 @@ async fn fill(options: &Options, objects: u64) -> Outcome<()> {
 }
 
 /// A hit, or a miss in an empty store, as soon as the store is open.
-async fn first_hit(store: &Store, objects: u64) -> Outcome<()> {
+async fn first_hit(store: &Disks, objects: u64) -> Outcome<()> {
     let found = store.get(&key(objects / 2)).await;
     tell("hit_ms")?;
     if found.is_none() && objects > 0 {
@@ -260,7 +260,7 @@ fn usage_path(options: &Options) -> PathBuf {
     options.folder.join("usage")
 }
 
-async fn look_up(store: &Store, options: &Options, objects: u64) -> Outcome<()> {
+async fn look_up(store: &Disks, options: &Options, objects: u64) -> Outcome<()> {
     for (name, offset) in [("present", 0), ("absent", 1 << 40)] {
         // The first round warms caches up.
         looked_up(store, options.look_ups, objects, offset, 0).await?;
@@ -274,7 +274,7 @@ async fn look_up(store: &Store, options: &Options, objects: u64) -> Outcome<()> 
 }
 
 async fn looked_up(
-    store: &Store,
+    store: &Disks,
     look_ups: u64,
     objects: u64,
     offset: u64,

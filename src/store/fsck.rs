@@ -18,6 +18,7 @@ use crate::tasks::Tasks;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Why a folder cannot be checked.
@@ -68,7 +69,9 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     let metrics = Metrics::new()?;
     let disk = Disk::unscrubbed(path.to_owned(), u64::MAX);
     let assemble = |folder, index| {
-        Inner::assemble(&disk, Seat::alone(), folder, index, metrics.clone(), Tasks::new())
+        // Nobody fetches what is damaged.
+        let seat = Seat { disk: 0, damaged: mpsc::channel(1).0 };
+        Inner::assemble(&disk, seat, folder, index, metrics.clone(), Tasks::new())
     };
     let store = assemble(folder, index)?;
     let error = match audit(&store, mode, report) {
@@ -125,7 +128,7 @@ fn index_problem(detail: String) -> Problem {
 impl Store {
     /// Begins to check everything beside the service, at `rate` bytes a second or else at the
     /// scrubber's; needs a runtime.
-    pub fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
+    pub(super) fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
         let report = Arc::clone(&self.0.report);
         {
             let mut report = report.lock();
@@ -148,11 +151,6 @@ impl Store {
             }
         });
         Begun::Now
-    }
-
-    /// What the check that goes on, or else the last one, found.
-    pub fn checked(&self) -> Report {
-        self.0.report.lock().clone()
     }
 }
 

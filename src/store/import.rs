@@ -16,7 +16,7 @@ impl Store {
     /// whose key is stored already, or comes twice, is left out. Evicts others until they fit;
     /// refuses all where they never do. Blocking, and holds up every other change: a thousand at a
     /// time are enough.
-    pub fn import(&self, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
+    pub(super) fn import(&self, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
         let imported = self.0.import(objects);
         imported.inspect_err(|error| self.0.write_failed(error))
     }

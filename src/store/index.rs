@@ -26,7 +26,7 @@ use super::eviction::Entry;
 use super::format::{self, CHARGE_UNIT, Head, Place, Totals};
 use super::gate::Gate;
 use crate::object::KeyHash;
-use fjall::config::{FilterPolicy, FilterPolicyEntry, PinningPolicy};
+use fjall::config::{FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy};
 use fjall::{
     AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice,
 };
@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 const TOTALS: &str = "totals";
 const SCRUB: &str = "scrub";
 const MIB: u64 = 1024 * 1024;
-/// Memory for what was read: data blocks, and the filters and indexes of the large levels.
+/// Memory for the blocks of data that were read.
 const CACHE_BYTES: u64 = 32 * MIB;
 /// What the journal may hold, the least there may be: a start after a kill reads all of it before
 /// the first look-up.
@@ -625,12 +625,20 @@ enum Sought {
     OftenInVain,
 }
 
+/// The filters and indexes of all tables stay in memory, whole: some bytes an object, so that a
+/// look-up reads one block of data, however many there are. Otherwise the engine keeps them in its
+/// cache, where data pushes them out, and reads hundreds of KiB for one of a large table.
 fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOptions {
-    let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+    let options = KeyspaceCreateOptions::default()
+        .max_memtable_size(memtable_bytes)
+        .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+        .filter_block_pinning_policy(PinningPolicy::all(true))
+        .index_block_partitioning_policy(PartitioningPolicy::all(false))
+        .index_block_pinning_policy(PinningPolicy::all(true));
     match sought {
         Sought::InOrder => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
         Sought::WhereItIs => options.expect_point_read_hits(true),
-        Sought::OftenInVain => options.filter_block_pinning_policy(PinningPolicy::all(true)),
+        Sought::OftenInVain => options,
     }
 }
 

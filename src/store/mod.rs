@@ -105,7 +105,7 @@ pub use space::Usage;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Sha256, Variant};
+use crate::object::{Insertion, Key, KeyHash, NarClaim, Variant};
 use crate::tasks::Tasks;
 use folder::Folder;
 use format::Totals;
@@ -131,10 +131,10 @@ const SEQUENCE_GAP: u64 = 1 << 24;
 /// Damaged objects that wait to be fetched again; more are fetched when they are asked for.
 const DAMAGED_MAX: usize = 64;
 
-/// The disk tier. Cloning shares it; the folder is unlocked when the last clone and the last
-/// [`Pending`] are gone.
+/// The store of one disk. Cloning shares it; the folder is unlocked when the last clone and the
+/// last [`Pending`] are gone.
 #[derive(Debug, Clone)]
-pub struct Store(Arc<Inner>);
+struct Store(Arc<Inner>);
 
 /// Bytes of memory that the index takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,21 +153,6 @@ struct Seat {
     /// Which of them it is.
     disk: u16,
     damaged: mpsc::Sender<Key>,
-    /// Where nobody else has it.
-    damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
-}
-
-impl Seat {
-    /// That of a store that is alone.
-    fn alone() -> Self {
-        let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
-        Self { disk: 0, damaged, damaged_keys: Mutex::new(Some(damaged_keys)) }
-    }
-
-    /// That of one of several, which tell one receiver of damaged objects.
-    fn among(disk: u16, damaged: mpsc::Sender<Key>) -> Self {
-        Self { disk, damaged, damaged_keys: Mutex::new(None) }
-    }
 }
 
 #[derive(Debug)]
@@ -208,12 +193,7 @@ impl Store {
     /// Opens or makes the store in `disk.path`, with `disk.size` bytes as its limit. Blocking;
     /// needs a runtime, since it begins to load the eviction order and to sync in the background.
     /// Look-ups work at once. Changes nothing in a folder that is not a store of this format.
-    pub fn open(disk: &config::Disk, metrics: Metrics, tasks: Tasks) -> Result<Self, OpenError> {
-        Self::open_in(Seat::alone(), disk, metrics, tasks)
-    }
-
-    /// Opens it as one of several disks.
-    fn open_in(
+    fn open(
         seat: Seat,
         disk: &config::Disk,
         metrics: Metrics,
@@ -245,17 +225,10 @@ impl Store {
         Ok(Self(inner))
     }
 
-    /// The object under a key, with its body open for reading; `None` where there is none or it
-    /// is damaged (then it is dropped and counted). Cancel safe.
-    pub async fn get(&self, key: &Key) -> Option<Stored> {
-        let (store, key) = (Arc::clone(&self.0), key.clone());
-        self.0.tasks.blocking("store get", move || store.find(&key)).await.ok().flatten()
-    }
-
     /// Begins to write an object under `key`, of `length` bytes where that is known; evicts others
     /// until it fits. Refuses an object that never fits, and every object for a while after
     /// repeated errors of the disk. What is stored under the key stays until the commit.
-    pub async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
+    async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
         let store = Arc::clone(&self.0);
         let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
         let work = move || {
@@ -267,51 +240,25 @@ impl Store {
         Ok(Pending::new(Arc::clone(&self.0), key.clone(), length, reservation))
     }
 
-    /// Replaces the metadata of the object under `key`, if it is still the one whose body has
-    /// this digest; true where it was replaced. Blocking.
-    pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        self.0.rewrite_meta(key.hash(), sha256, meta).unwrap_or(false)
-    }
-
-    /// Drops the object under `key`, all its variants, and the claims they make; true where there
-    /// was any. What another
-    /// object claims about it stays, so that it is checked when it comes again. Readers of its body
-    /// go on. Blocking.
-    pub fn remove(&self, key: &Key) -> bool {
-        self.0.purge(&Scope::Key(key.clone())).is_ok_and(|purged| purged > 0)
-    }
-
-    /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
-    /// returns the number of objects. Looks at every record. Blocking.
-    pub fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
-        let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
-        self.0.purge(&scope).unwrap_or_default()
-    }
-
-    /// Drops every object and every claim; returns the number of objects. Blocking.
-    pub fn clear(&self) -> u64 {
-        self.0.purge(&Scope::All).unwrap_or_default()
-    }
-
     /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
-    pub fn claim(&self, nar: &Key) -> Option<NarClaim> {
+    fn claim(&self, nar: &Key) -> Option<NarClaim> {
         self.0.find_claim(nar)
     }
 
     /// The variants that are stored of the object under `key`, each with the key that it is stored
     /// under; at most 32, since of more the oldest are dropped. Blocking, seldom for long.
-    pub fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+    fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
         self.0.find_variants(key)
     }
 
     /// Notes that the object of an insertion was used where it is kept in another tier, so that it
     /// stays here too; false where that was not noted, since the order is busy. Never waits.
-    pub fn touch(&self, sequence: u64) -> bool {
+    fn touch(&self, sequence: u64) -> bool {
         self.0.space.touch(sequence)
     }
 
     /// What the index keeps in memory. Takes some microseconds.
-    pub fn memory(&self) -> IndexMemory {
+    fn memory(&self) -> IndexMemory {
         let access = self.0.index.access();
         let (cache_bytes, unwritten_bytes) =
             access.open().map_or((0, 0), index::Open::memory_bytes);
@@ -323,24 +270,18 @@ impl Store {
     }
 
     /// What the tier holds.
-    pub fn usage(&self) -> Usage {
+    fn usage(&self) -> Usage {
         self.0.space.usage()
     }
 
     /// Whether the tier takes writes, and the last error where not.
-    pub fn health(&self) -> Health {
+    fn health(&self) -> Health {
         let health = self.0.health.report(Instant::now());
         Health { is_writable: self.0.is_open(), ..health }
     }
 
-    /// Keys of objects that were in use and were found damaged by a check; each is to be fetched
-    /// again. Whoever asks first gets them.
-    pub fn damaged_keys(&self) -> Option<mpsc::Receiver<Key>> {
-        self.0.seat.damaged_keys.lock().take()
-    }
-
     /// Waits until the eviction order is loaded. Cancel safe.
-    pub async fn loaded(&self) {
+    async fn loaded(&self) {
         let mut receiver = self.0.has_loaded.subscribe();
         // The sender lives as long as this store, so there is always an answer.
         let _ = receiver.wait_for(|has_loaded| *has_loaded).await;

@@ -57,13 +57,6 @@ impl PartHandle {
         }
     }
 
-    /// Whether all of `span` is here.
-    pub fn is_here(&self, span: ByteSpan) -> bool {
-        let asked = span.first..span.last.saturating_add(1);
-        let holding = self.object.part().map(|part| part.holding(&asked));
-        holding.is_some_and(|holding| holding.chunks == holding.of_chunks)
-    }
-
     /// Asks an origin whether the object is still the one that is here in part, by its head.
     pub async fn confirm(&self) -> Confirmed {
         let flight = &self.flight;

@@ -33,19 +33,21 @@ mod watch;
 use super::check::Fault;
 use super::{
     Begun, DAMAGED_MAX, Health, IndexMemory, Mode, OpenError, Part, Pending, Problem, Report,
-    Stage, Stored, Usage, WriteError,
+    Stage, Store, Stored, Usage, WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, Meta, NarClaim, Sha256, Variant};
 use crate::store::Scope;
 use crate::tasks::Tasks;
+use bytes::Bytes;
 use disk::{Disk, Entered};
 use futures_util::future::join_all;
 use ledger::{DiskId, Ledger};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -68,6 +70,8 @@ struct Shared {
     damaged: mpsc::Sender<Key>,
     damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
     opened: Instant,
+    /// See [`Disks::epoch`]; the watches keep it.
+    epoch: AtomicU32,
     metrics: Metrics,
     tasks: Tasks,
 }
@@ -97,7 +101,8 @@ pub struct DiskReport {
 }
 
 impl Disks {
-    /// Opens or makes a store in each folder. Blocking; needs a runtime, as `Store::open` does.
+    /// Opens or makes a store in each folder. Blocking; needs a runtime, since each begins to load
+    /// its order and to sync in the background.
     /// A disk that cannot be opened is logged and tried again later, as long as another can; where
     /// none can, that is the error.
     pub fn open(
@@ -114,6 +119,7 @@ impl Disks {
             damaged,
             damaged_keys: Mutex::new(Some(damaged_keys)),
             opened: Instant::now(),
+            epoch: AtomicU32::new(0),
             metrics,
             tasks,
         });
@@ -244,10 +250,23 @@ impl Disks {
     }
 
     /// A number that grows once a minute: whoever keeps copies of objects touches each at most once
-    /// in an epoch. Never [`u32::MAX`].
+    /// in an epoch. Never [`u32::MAX`]. Reads no clock.
     pub fn epoch(&self) -> u32 {
-        let epoch = self.0.opened.elapsed().as_secs() / EPOCH.as_secs();
-        u32::try_from(epoch).unwrap_or(u32::MAX).min(u32::MAX - 1)
+        self.0.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Puts small objects in the store, as many at once as a thousand; how many. Those of each disk
+    /// come in together or not at all; one whose key is stored there already, or comes twice, is
+    /// left out. For who fills a store in bulk. Blocking.
+    pub fn import(&self, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
+        let mut shares: BTreeMap<u16, (Store, Vec<(Meta, Bytes)>)> = BTreeMap::new();
+        for object in objects {
+            let choices = self.0.choices_to_write(&object.0.key);
+            let (_, Entered { store, .. }) = choices.into_iter().next().ok_or_else(no_disk)?;
+            let share = shares.entry(store.0.seat.disk);
+            share.or_insert_with(|| (store, Vec::new())).1.push(object);
+        }
+        shares.into_values().map(|(store, share)| store.import(share)).sum()
     }
 
     /// What was just published counts: copies of an object that other disks have are dropped, and
@@ -256,8 +275,8 @@ impl Disks {
         self.0.keep_only(meta, sha256);
     }
 
-    /// Replaces the metadata of an object as `Store::touch_meta` does, wherever it is. Where an
-    /// object cannot be marked as stale, it is not served any more. Blocking.
+    /// Replaces the metadata of an object while its body still has this digest, wherever it is.
+    /// Where an object cannot be marked as stale, it is not served any more. Blocking.
     pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
         let mut is_replaced = false;
         for (_, entered) in self.0.holding(key) {
@@ -403,7 +422,7 @@ impl Disks {
 
     /// The store of each disk that is in.
     #[cfg(test)]
-    pub(super) fn stores(&self) -> Vec<super::Store> {
+    pub(super) fn stores(&self) -> Vec<Store> {
         self.0.disks.iter().filter_map(Disk::entered).map(|entered| entered.store).collect()
     }
 
@@ -418,6 +437,13 @@ impl Disks {
 }
 
 impl Shared {
+    /// Notes what time it is.
+    fn tick(&self) {
+        let epoch = self.opened.elapsed().as_secs() / EPOCH.as_secs();
+        let epoch = u32::try_from(epoch).unwrap_or(u32::MAX).min(u32::MAX - 1);
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
     /// The positions of the disks, from the first choice for a key to the last; those that were
     /// never in come last.
     fn order(&self, key: &Key) -> Vec<usize> {

@@ -41,6 +41,7 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
             () = stop.cancelled() => return,
         }
         let Some(shared) = shared.upgrade() else { return };
+        shared.tick();
         let tasks = shared.tasks.clone();
         let looking = tasks.blocking("disk watch", move || shared.look_after(position));
         let Ok(is_in) = looking.await else { return };
@@ -170,9 +171,9 @@ impl Shared {
             }
         }
         let number = u16::try_from(position).unwrap_or(u16::MAX);
-        let seat = Seat::among(number, self.damaged.clone());
+        let seat = Seat { disk: number, damaged: self.damaged.clone() };
         let (metrics, tasks) = (self.metrics.clone(), self.tasks.clone());
-        let store = Store::open_in(seat, &disk.settings, metrics, tasks)?;
+        let store = Store::open(seat, &disk.settings, metrics, tasks)?;
         let record = ledger::read(path);
         let record = record.map_err(|e| OpenError::io(path, "read its record of purges", e))?;
         let is_empty = store.0.is_empty();

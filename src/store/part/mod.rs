@@ -100,16 +100,10 @@ pub enum Kept {
 pub struct Synced(Vec<(u32, u64)>);
 
 impl Store {
-    /// The part that is kept of an object, opened for reading and writing. Cancel safe.
-    pub async fn part(&self, key: &Key) -> Option<Part> {
-        let (store, key) = (Arc::clone(&self.0), key.clone());
-        self.0.tasks.blocking("store part", move || store.find_part(&key)).await.ok().flatten()
-    }
-
     /// Begins a part of the object `meta.key`, of `length` bytes in all, with nothing of it here.
     /// Refuses an object that would never fit as a whole, and every one while the disk takes no
     /// writes. What is stored under the key stays until the first chunk is kept.
-    pub async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
+    pub(super) async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
         let store = Arc::clone(&self.0);
         let work = move || {
             store.admit()?;
@@ -124,11 +118,6 @@ impl Store {
         };
         let begun = self.0.tasks.blocking("store part", work).await;
         begun.map_err(|_| WriteError::Interrupted)?.inspect_err(|error| self.0.write_failed(error))
-    }
-
-    /// Drops what is kept of an object in part; true where there was any. Blocking.
-    pub fn remove_part(&self, key: &Key) -> bool {
-        self.0.purge_part(key).unwrap_or(false)
     }
 }
 

@@ -370,15 +370,13 @@ async fn the_scrubber_finds_what_nobody_asks_for_and_names_what_was_in_use() {
     assert_eq!(cached.len() as u64, file_of(&bench, "a").metadata().unwrap().len());
     bench.scrub_pass = Duration::from_millis(100);
     let store = bench.open().await;
-    let mut damaged = store.damaged_keys().unwrap();
-    assert!(store.damaged_keys().is_none());
     until("both are found", || faults(&bench, "scrub", Fault::Body) == 2).await;
     assert_eq!(bench.damaged(), 2);
     until("a whole pass", || last_pass(&bench) > 0).await;
     assert!(bench.metrics.checked_bytes.with_label_values(&["scrub"]).get() > 4 << 20);
     assert_eq!(store.usage().objects, 3);
     // What is loaded from the index is on trial or has passed it: the newest is on trial.
-    let named: Vec<Key> = std::iter::from_fn(|| damaged.try_recv().ok()).collect();
+    let named: Vec<Key> = std::iter::from_fn(|| bench.damaged_keys.try_recv().ok()).collect();
     assert!(named.iter().all(|key| ["/nar/a", "/nar/c"].contains(&key.path())), "{named:?}");
     let before = last_pass(&bench);
     bench.close(store).await;
@@ -399,14 +397,13 @@ async fn only_what_was_used_is_fetched_again_at_once() {
         put(&store, &key(name), &bytes(1, MIB)).await.unwrap();
     }
     assert!(store.get(&key("used")).await.is_some());
-    let mut damaged = store.damaged_keys().unwrap();
     for name in ["used", "unused"] {
         write_at(&file_of(&bench, name), 5, 0xa5);
     }
     assert_eq!(store.begin_check(Mode::Repair, Some(1 << 40)), Begun::Now);
     until("the end of the check", || store.checked().stage != Stage::Running).await;
     assert_eq!(store.checked().repaired_count, 2);
-    assert_eq!(damaged.try_recv().unwrap(), key("used"));
-    assert!(damaged.try_recv().is_err());
+    assert_eq!(bench.damaged_keys.try_recv().unwrap(), key("used"));
+    assert!(bench.damaged_keys.try_recv().is_err());
     bench.close(store).await;
 }

@@ -15,7 +15,7 @@ mod variants;
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
 use super::read::{Stored, StoredBody};
-use super::{Pending, Store};
+use super::{Part, Pending, Report, Scope, Seat, Store};
 use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::metrics::Metrics;
@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -109,17 +110,73 @@ impl Faults {
     }
 }
 
+/// What the tier does with its stores beside writing.
+impl Store {
+    /// The object under a key, with its body open for reading; `None` where there is none or it
+    /// is damaged (then it is dropped and counted). Cancel safe.
+    async fn get(&self, key: &Key) -> Option<Stored> {
+        let (store, key) = (Arc::clone(&self.0), key.clone());
+        self.0.tasks.blocking("store get", move || store.find(&key)).await.ok().flatten()
+    }
+
+    /// What the check that goes on, or else the last one, found.
+    fn checked(&self) -> Report {
+        self.0.report.lock().clone()
+    }
+
+    /// The part that is kept of an object, opened for reading and writing. Cancel safe.
+    async fn part(&self, key: &Key) -> Option<Part> {
+        let (store, key) = (Arc::clone(&self.0), key.clone());
+        self.0.tasks.blocking("store part", move || store.find_part(&key)).await.ok().flatten()
+    }
+
+    /// Drops what is kept of an object in part; true where there was any. Blocking.
+    fn remove_part(&self, key: &Key) -> bool {
+        self.0.purge_part(key).unwrap_or(false)
+    }
+
+    /// Replaces the metadata of the object under `key`, if it is still the one whose body has
+    /// this digest; true where it was replaced.
+    fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
+        self.0.rewrite_meta(key.hash(), sha256, meta).unwrap_or(false)
+    }
+
+    /// Drops the object under `key`, all its variants, and the claims they make; true where there
+    /// was any.
+    fn remove(&self, key: &Key) -> bool {
+        self.0.purge(&Scope::Key(key.clone())).is_ok_and(|purged| purged > 0)
+    }
+
+    /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
+    /// returns the number of objects.
+    fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
+        let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
+        self.0.purge(&scope).unwrap_or_default()
+    }
+
+    /// Drops every object and every claim; returns the number of objects.
+    fn clear(&self) -> u64 {
+        self.0.purge(&Scope::All).unwrap_or_default()
+    }
+}
+
 struct Bench {
     place: TempDir,
     size: u64,
     scrub_pass: Duration,
     metrics: Metrics,
     tasks: Tasks,
+    damaged: mpsc::Sender<Key>,
+    /// Objects in use that a check found damaged.
+    damaged_keys: mpsc::Receiver<Key>,
 }
 
 impl Bench {
     fn new(size: usize) -> Self {
+        let (damaged, damaged_keys) = mpsc::channel(16);
         Self {
+            damaged,
+            damaged_keys,
             place: tempfile::tempdir().unwrap(),
             size: size as u64,
             scrub_pass: Duration::ZERO,
@@ -134,7 +191,8 @@ impl Bench {
     }
 
     fn try_open(&self) -> Result<Store, OpenError> {
-        Store::open(&self.disk(), self.metrics.clone(), self.tasks.clone())
+        let seat = Seat { disk: 0, damaged: self.damaged.clone() };
+        Store::open(seat, &self.disk(), self.metrics.clone(), self.tasks.clone())
     }
 
     async fn open(&self) -> Store {
@@ -608,7 +666,8 @@ async fn a_small_file_system_fills_up_and_the_store_goes_on() {
         scrub_rate: 1 << 40,
     };
     let outcome = {
-        let store = Store::open(&disk, metrics, tasks.clone()).unwrap();
+        let seat = Seat { disk: 0, damaged: mpsc::channel(1).0 };
+        let store = Store::open(seat, &disk, metrics, tasks.clone()).unwrap();
         let store_of = store.clone();
         let filling = tokio::spawn(async move {
             for number in 0..40_u64 {
