@@ -106,8 +106,8 @@ impl Inner {
         let mut checked =
             Checked { bytes: record.len() as u64, head: None, key: None, wrong: None };
         pacer.spend(checked.bytes)?;
-        let record = match format::decode_record(record) {
-            Ok(record) => record,
+        let (record, within) = match format::decode_row(record) {
+            Ok(row) => row,
             Err(error) => {
                 checked.wrong = Some((Fault::Record, error.to_string()));
                 return Ok(checked);
@@ -120,10 +120,13 @@ impl Inner {
         }
         checked.key = Some(record.meta.key);
         let compared = match record.head.place {
+            Place::Within => of_body(&record.head, Some(within)),
             Place::Inline => self.compare_inline(hash, &record.head, pacer),
             Place::File => self.compare_file(hash, &record.head, pacer),
         };
-        checked.bytes += record.head.length;
+        if record.head.place != Place::Within {
+            checked.bytes += record.head.length;
+        }
         checked.wrong = match compared {
             Ok(()) => None,
             Err(Early::Stopped) => return Err(Stopped),
@@ -138,13 +141,7 @@ impl Inner {
         pacer.spend(head.length)?;
         let access = self.index.access();
         let body = access.open().and_then(|index| index.body(hash, head.sequence));
-        match body.map_err(Early::Index)? {
-            None => Err(Early::Wrong(Fault::Body, "its body is gone")),
-            Some(body) if body.len() as u64 != head.length || Sha256::of(&body) != head.sha256 => {
-                Err(Early::Wrong(Fault::Body, "its body is another"))
-            }
-            Some(_) => Ok(()),
-        }
+        of_body(head, body.map_err(Early::Index)?.as_deref())
     }
 
     fn compare_file(&self, hash: KeyHash, head: &Head, pacer: &mut Pacer) -> Result<(), Early> {
@@ -197,6 +194,14 @@ fn of_index(error: &IndexError) -> (Fault, String) {
 }
 
 /// What an error of the system says about a body: that it is gone or short, or nothing at all.
+fn of_body(head: &Head, body: Option<&[u8]>) -> Result<(), Early> {
+    match body {
+        None => Err(Early::Wrong(Fault::Body, "its body is gone")),
+        Some(body) if head.is_of(body) => Ok(()),
+        Some(_) => Err(Early::Wrong(Fault::Body, "its body is another")),
+    }
+}
+
 fn of_disk(error: &io::Error) -> (Fault, String) {
     if error.kind() == io::ErrorKind::NotFound {
         return (Fault::Body, "its file is gone".to_owned());

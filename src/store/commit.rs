@@ -4,7 +4,7 @@
 use super::Inner;
 use super::error::{IndexError, WriteError};
 use super::eviction::Entry;
-use super::format::{self, Head, Place, Totals};
+use super::format::{self, Head, Place, Record, Totals};
 use super::index::{Change, Open};
 use super::pending::SealedBody;
 use super::read::{BodyFile, Stored, StoredBody};
@@ -61,7 +61,7 @@ impl Inner {
             length,
             sha256,
             place: match &body {
-                SealedBody::Inline(_) => Place::Inline,
+                SealedBody::Inline(_) => Place::of(length),
                 SealedBody::File { .. } => Place::File,
             },
             claims: claim.as_ref().map(|(nar, _)| nar.hash().0),
@@ -78,7 +78,7 @@ impl Inner {
         let (replaced, part) = match self.record(index, hash, &head, &rows, &body) {
             Ok(replaced) => replaced,
             Err(error) => {
-                if head.place == Place::File {
+                if head.place.is_file() {
                     self.unlink(index, hash, head.sequence);
                 }
                 return Err(error.into());
@@ -94,7 +94,7 @@ impl Inner {
             self.show_part(-1, 0, part.charge);
             self.unlink(index, hash, part.sequence);
         }
-        if let Some(replaced) = replaced.filter(|head| head.place == Place::File) {
+        if let Some(replaced) = replaced.filter(|head| head.place.is_file()) {
             self.unlink(index, hash, replaced.sequence);
         }
         drop(access);
@@ -163,10 +163,12 @@ impl Inner {
             change.drop_claim_of(hash, replaced)?;
         }
         let part = Self::replace_part(index, &mut change, hash)?;
-        change.set_record(hash, head, rows.record);
         match body {
-            SealedBody::Inline(bytes) => change.set_body(hash, head.sequence, bytes),
-            SealedBody::File { .. } => change.drop_link(hash, head.sequence),
+            SealedBody::Inline(bytes) => change.set_object(hash, head, rows.record, bytes),
+            SealedBody::File { .. } => {
+                change.set_record(hash, head, rows.record);
+                change.drop_link(hash, head.sequence);
+            }
         }
         if let Some((nar, claim)) = &rows.claim {
             change.set_claim(*nar, claim);
@@ -199,7 +201,7 @@ impl Inner {
     /// Counts what was asked to be stored.
     pub(super) fn count_payload(&self, head: &Head) {
         let place = match head.place {
-            Place::Inline => "index",
+            Place::Within | Place::Inline => "index",
             Place::File => "file",
         };
         self.metrics.stored_payload_bytes.with_label_values(&[place]).inc_by(head.length);
@@ -238,9 +240,15 @@ impl Inner {
             let _stripe = self.stripe(hash).lock();
             let access = self.index.access();
             let index = access.open()?;
-            let head = index.record(hash)?.and_then(|bytes| format::decode_head(&bytes).ok());
-            let Some(head) = head.filter(|head| head.sha256 == sha256) else { return Ok(false) };
+            let Some(row) = index.record(hash)? else { return Ok(false) };
+            let Ok((Record { head, .. }, body)) = format::decode_row(&row) else {
+                return Ok(false);
+            };
+            if head.sha256 != sha256 {
+                return Ok(false);
+            }
             let record = format::encode_record(&head, meta).map_err(unencodable)?;
+            let record = format::with_body(record, head.place, body);
             let mut change = index.change();
             change.rewrite_record(hash, &record);
             #[cfg(test)]

@@ -477,7 +477,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("new/deeper");
         drop(Folder::open(&path).unwrap());
-        let golden = include_str!("golden/marker-2.txt");
+        let golden = include_str!("golden/marker-3.txt");
         assert_eq!(std::fs::read_to_string(path.join(MARKER)).unwrap(), golden);
         std::fs::write(path.join("tmp/7"), "left over").unwrap();
         drop(Folder::open(&path).unwrap());
@@ -517,12 +517,12 @@ mod tests {
     #[test]
     fn another_format_is_refused_and_left_alone() {
         let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join(MARKER), "narthex-store 3\n").unwrap();
+        std::fs::write(place.path().join(MARKER), "narthex-store 4\n").unwrap();
         let error = Folder::open(place.path()).unwrap_err();
-        assert!(matches!(error, OpenError::Future { found: 3, known: 2, .. }));
-        std::fs::write(place.path().join(MARKER), "narthex-store 1\n").unwrap();
+        assert!(matches!(error, OpenError::Future { found: 4, known: 3, .. }));
+        std::fs::write(place.path().join(MARKER), "narthex-store 2\n").unwrap();
         let error = Folder::open(place.path()).unwrap_err();
-        assert!(matches!(error, OpenError::Past { found: 1, known: 2, .. }));
+        assert!(matches!(error, OpenError::Past { found: 2, known: 3, .. }));
         assert!(error.to_string().contains("remove what is in the folder"), "{error}");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
         for nonsense in ["narthex-store x\n", "", "narthex-store 0\n", "\u{fffd}"] {

@@ -13,8 +13,11 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The version of everything on disk: the marker, the footers and the version bytes.
-pub(super) const VERSION: u32 = 2;
-const VERSION_BYTE: u8 = 2;
+pub(super) const VERSION: u32 = 3;
+const VERSION_BYTE: u8 = 3;
+/// Bodies below this many bytes, narinfos above all, stand behind their records: one read finds
+/// both.
+const WITHIN_BYTES_MAX: u64 = 4 * 1024;
 /// Bodies below this many bytes live in the index, others in files.
 pub(super) const INLINE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -35,6 +38,8 @@ pub(super) enum FormatError {
 /// Where a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Place {
+    /// Behind the record.
+    Within,
     /// In the keyspace `bodies`.
     Inline,
     /// In a file of its own.
@@ -44,7 +49,18 @@ pub(super) enum Place {
 impl Place {
     /// Where a body of `length` bytes goes.
     pub(super) const fn of(length: u64) -> Self {
-        if length < INLINE_BYTES_MAX { Self::Inline } else { Self::File }
+        if length < WITHIN_BYTES_MAX {
+            Self::Within
+        } else if length < INLINE_BYTES_MAX {
+            Self::Inline
+        } else {
+            Self::File
+        }
+    }
+
+    /// Whether it is a file of its own.
+    pub(super) const fn is_file(self) -> bool {
+        matches!(self, Self::File)
     }
 }
 
@@ -66,6 +82,11 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Whether these bytes are the body.
+    pub(super) fn is_of(&self, body: &[u8]) -> bool {
+        body.len() as u64 == self.length && Sha256::of(body) == self.sha256
+    }
+
     /// Bytes that count against the limit.
     pub(super) const fn charge(&self) -> u64 {
         charge(self.length)
@@ -76,7 +97,7 @@ impl Head {
 /// on disk, rounded up. Always a multiple of 512; saturates.
 pub const fn charge(length: u64) -> u64 {
     let (overhead, unit) = match Place::of(length) {
-        Place::Inline => (512, CHARGE_UNIT),
+        Place::Within | Place::Inline => (512, CHARGE_UNIT),
         Place::File => (1024 + sums::sums_bytes(length), 4096),
     };
     match length.saturating_add(overhead).checked_next_multiple_of(unit) {
@@ -200,6 +221,14 @@ pub(super) fn encode_record(head: &Head, meta: &Meta) -> Result<Vec<u8>, FormatE
     encode(&(head, MetaForm::of(meta)))
 }
 
+/// A record with the body that stands behind it, if that is its place.
+pub(super) fn with_body(mut record: Vec<u8>, place: Place, body: &[u8]) -> Vec<u8> {
+    if place == Place::Within {
+        record.extend_from_slice(body);
+    }
+    record
+}
+
 /// The head of a record: cheap, takes no allocation.
 pub(super) fn decode_head(bytes: &[u8]) -> Result<Head, FormatError> {
     let (head, _) =
@@ -214,11 +243,16 @@ pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
     Key::from_stored(key).ok_or(FormatError::Field("key"))
 }
 
-/// A whole record.
+/// A whole record, whatever stands behind it.
 pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
-    let (head, form): (Head, MetaForm) =
-        postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
-    Ok(Record { head, meta: form.into_meta()? })
+    decode_row(bytes).map(|(record, _)| record)
+}
+
+/// A whole record and what stands behind it: its body, if that is its place.
+pub(super) fn decode_row(bytes: &[u8]) -> Result<(Record, &[u8]), FormatError> {
+    let ((head, form), rest): ((Head, MetaForm), _) =
+        postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
+    Ok((Record { head, meta: form.into_meta()? }, rest))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -338,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_golden_record_stays_readable() {
-        let golden = include_str!("golden/record-2.hex").trim();
+        let golden = include_str!("golden/record-3.hex").trim();
         assert_eq!(hex(&encode_record(&head(), &meta()).unwrap()), golden);
         let bytes: Vec<u8> = (0..golden.len() / 2)
             .map(|at| u8::from_str_radix(golden.get(2 * at..2 * at + 2).unwrap(), 16).unwrap())
@@ -353,14 +387,14 @@ mod tests {
         let mut sums = sums::Sums::new(key.hash());
         sums.update(&vec![7; 70_000]);
         let trailer = trailer::encode(key.hash(), &head(), &sums.encode(), &record).unwrap();
-        assert_eq!(hex(&trailer), include_str!("golden/trailer-2.hex").trim());
+        assert_eq!(hex(&trailer), include_str!("golden/trailer-3.hex").trim());
         let claim = NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(300) };
         assert_eq!(
             hex(&encode_claim(KeyHash([2; 16]), &key, &claim).unwrap()),
-            include_str!("golden/claim-2.hex").trim()
+            include_str!("golden/claim-3.hex").trim()
         );
         let totals = Totals { next_sequence: 300, bytes: 2, objects: 1 };
-        assert_eq!(hex(&encode_totals(&totals).unwrap()), "02ac020201");
+        assert_eq!(hex(&encode_totals(&totals).unwrap()), "03ac020201");
     }
 
     #[test]
@@ -371,6 +405,22 @@ mod tests {
         assert_eq!(decode_head(&bytes), Ok(head()));
         assert_eq!(decode_key(&bytes), Ok(meta().key));
         assert_eq!(format!("{:?}", record.meta), format!("{:?}", meta()));
+    }
+
+    #[test]
+    fn a_small_body_stands_behind_its_record_and_no_other_does() {
+        let record = encode_record(&head(), &meta()).unwrap();
+        let row = with_body(record.clone(), Place::Within, b"body");
+        let (found, body) = decode_row(&row).unwrap();
+        assert_eq!((found.head, body), (head(), &b"body"[..]));
+        assert_eq!(decode_head(&row), Ok(head()));
+        assert_eq!(decode_key(&row), Ok(meta().key));
+        for place in [Place::Inline, Place::File] {
+            assert_eq!(with_body(record.clone(), place, b"body"), record);
+        }
+        let places = [0, 4095, 4096, 65_535, 65_536].map(Place::of);
+        let expected = [Place::Within, Place::Within, Place::Inline, Place::Inline, Place::File];
+        assert_eq!(places, expected);
     }
 
     #[test]

@@ -25,7 +25,7 @@ impl Store {
 impl Inner {
     fn import(&self, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
         let length = |(_, body): &(Meta, Bytes)| body.len() as u64;
-        let large = objects.iter().map(length).find(|length| Place::of(*length) == Place::File);
+        let large = objects.iter().map(length).find(|length| Place::of(*length).is_file());
         if let Some(bytes) = large {
             return Err(WriteError::TooLarge { bytes, limit: INLINE_BYTES_MAX - 1 });
         }
@@ -46,13 +46,12 @@ impl Inner {
                 sequence: self.next_sequence(),
                 length: body.len() as u64,
                 sha256: Sha256::of(&body),
-                place: Place::Inline,
+                place: Place::of(body.len() as u64),
                 claims: None,
                 variant_of: None,
             };
             let record = format::encode_record(&head, &meta).map_err(unencodable)?;
-            change.set_record(hash, &head, &record);
-            change.set_body(hash, head.sequence, &body);
+            change.set_object(hash, &head, &record, &body);
             placed.push((hash, head));
         }
         let Some((_, last)) = placed.last() else { return Ok(0) };

@@ -10,9 +10,9 @@
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `objects` | key hash | record |
+//! | `objects` | key hash | record, and behind it a body below 4 KiB |
 //! | `order` | sequence, big-endian | key hash, charge in units of 512 bytes (little-endian) |
-//! | `bodies` | key hash, sequence | a body below 64 KiB |
+//! | `bodies` | key hash, sequence | a body from 4 KiB to 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
 //! | `variants` | key hash without the variant, with it | what the variant is selected by |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
@@ -225,12 +225,12 @@ impl Open {
         (self.database.cache_size(), self.database.write_buffer_size())
     }
 
-    /// The record of a key, encoded.
+    /// The row of a key: its record, encoded, and behind it its body, if that is its place.
     pub(super) fn record(&self, hash: KeyHash) -> Result<Option<Slice>, IndexError> {
         Ok(self.objects.get(hash.0)?)
     }
 
-    /// The small body of an insertion.
+    /// The small body of an insertion that stands beside its record.
     pub(super) fn body(&self, hash: KeyHash, sequence: u64) -> Result<Option<Slice>, IndexError> {
         Ok(self.bodies.get(insertion(hash, sequence))?)
     }
@@ -397,7 +397,8 @@ impl Open {
         Ok(self.links.contains_key(insertion(hash, sequence))?)
     }
 
-    /// At most `max` insertions that have a small body, from the first one after `after`.
+    /// At most `max` insertions with a small body beside their record, from the first one after
+    /// `after`.
     pub(super) fn bodies_page(
         &self,
         after: Option<(KeyHash, u64)>,
@@ -480,6 +481,15 @@ impl Change<'_> {
         self.set_order(hash, Entry::of(head));
     }
 
+    /// Sets the record of a new insertion whose body lives in the index, its body, and its place in
+    /// the eviction order.
+    pub(super) fn set_object(&mut self, hash: KeyHash, head: &Head, record: &[u8], body: &[u8]) {
+        self.set_record(hash, head, &format::with_body(record.to_vec(), head.place, body));
+        if head.place == Place::Inline {
+            self.set_body(hash, head.sequence, body);
+        }
+    }
+
     /// Sets the place of an insertion in the eviction order.
     pub(super) fn set_order(&mut self, hash: KeyHash, entry: Entry) {
         let mut place = [0; 20];
@@ -500,7 +510,7 @@ impl Change<'_> {
         self.batch.remove(&self.open.order, sequence.to_be_bytes());
     }
 
-    /// Sets the small body of an insertion.
+    /// Sets the small body of an insertion that stands beside its record.
     pub(super) fn set_body(&mut self, hash: KeyHash, sequence: u64, body: &[u8]) {
         self.batch.insert(&self.open.bodies, insertion(hash, sequence), body);
     }
@@ -520,9 +530,11 @@ impl Change<'_> {
         self.batch.remove(&self.open.objects, hash.0);
     }
 
-    /// Drops the body of an insertion, or notes that its file is to be removed.
+    /// Drops what of the body of an insertion is not gone with its record, or notes that its file
+    /// is to be removed.
     pub(super) fn drop_body(&mut self, hash: KeyHash, sequence: u64, place: Place) {
         match place {
+            Place::Within => {}
             Place::Inline => self.batch.remove(&self.open.bodies, insertion(hash, sequence)),
             Place::File => self.set_link(hash, sequence),
         }

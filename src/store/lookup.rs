@@ -38,7 +38,7 @@ impl Inner {
         let hash = key.hash();
         let mut missing = None;
         for _ in 0..TRIES {
-            let record = self.read_record(hash)?;
+            let (record, within) = self.read_row(hash)?;
             if record.meta.key != *key {
                 return None;
             }
@@ -49,7 +49,7 @@ impl Inner {
                 self.drop_damaged(hash, head.sequence, why);
                 return None;
             }
-            match self.attempt(hash, &head)? {
+            match self.attempt(hash, &head, within)? {
                 Attempt::Found(body) => {
                     self.space.touch(head.sequence);
                     return Some(Stored {
@@ -103,7 +103,7 @@ impl Inner {
 
     /// What tells one copy of an object from another.
     pub(super) fn version(self: &Arc<Self>, key: &Key) -> Option<Version> {
-        let record = self.read_record(key.hash()).filter(|record| record.meta.key == *key)?;
+        let (record, _) = self.read_row(key.hash()).filter(|(row, _)| row.meta.key == *key)?;
         Some(Version {
             response_time: record.meta.response_time,
             sha256: record.head.sha256,
@@ -116,29 +116,34 @@ impl Inner {
         self.index.access().open()?.is_empty()
     }
 
-    fn read_record(self: &Arc<Self>, hash: KeyHash) -> Option<Record> {
+    /// A record, and the body that stands behind it.
+    fn read_row(self: &Arc<Self>, hash: KeyHash) -> Option<(Record, Bytes)> {
         let bytes = {
             let access = self.index.access();
             let read = access.open().and_then(|index| index.record(hash));
             read.inspect_err(|_| self.count("index")).ok()??
         };
-        let decoded = format::decode_record(&bytes);
-        if let Err(error) = &decoded {
-            self.drop_undecodable(hash, &error.to_string());
+        match format::decode_row(&bytes) {
+            Ok((record, body)) => Some((record, Bytes::copy_from_slice(body))),
+            Err(error) => {
+                self.drop_undecodable(hash, &error.to_string());
+                None
+            }
         }
-        decoded.ok()
     }
 
     /// `None` where the disk gives no answer, which says nothing about the object.
-    fn attempt(self: &Arc<Self>, hash: KeyHash, head: &Head) -> Option<Attempt> {
+    fn attempt(self: &Arc<Self>, hash: KeyHash, head: &Head, within: Bytes) -> Option<Attempt> {
         match head.place {
+            Place::Within if head.is_of(&within) => Some(Attempt::Found(StoredBody::Bytes(within))),
+            Place::Within => Some(Attempt::Missing("its body is another")),
             Place::Inline => {
                 let access = self.index.access();
                 let body = access.open().and_then(|index| index.body(hash, head.sequence));
                 let Some(body) = body.inspect_err(|_| self.count("index")).ok()? else {
                     return Some(Attempt::Missing("its body is gone"));
                 };
-                if body.len() as u64 != head.length || Sha256::of(&body) != head.sha256 {
+                if !head.is_of(&body) {
                     return Some(Attempt::Missing("its body is another"));
                 }
                 Some(Attempt::Found(StoredBody::Bytes(Bytes::copy_from_slice(&body))))

@@ -142,7 +142,7 @@ impl Pending {
         {
             return Err(WriteError::Length { declared, received: length });
         }
-        if Place::of(length) == Place::File && self.shared.unwritten() > 0 {
+        if Place::of(length).is_file() && self.shared.unwritten() > 0 {
             self.flush().await?;
         }
         let (start, chunks) = self.shared.tail();
@@ -165,10 +165,7 @@ impl Pending {
             self.end().await?;
         }
         let length = self.shared.received();
-        let body = match Place::of(length) {
-            Place::Inline => Some(self.shared.join()),
-            Place::File => None,
-        };
+        let body = (!Place::of(length).is_file()).then(|| self.shared.join());
         if let Some(writeback) = self.writeback.take()
             && writeback.await.is_err()
         {

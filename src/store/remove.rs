@@ -252,14 +252,15 @@ impl Inner {
         }
         self.mark_unsynced();
         drop(stripe);
-        for (entry, _) in gone.iter().filter(|(_, place)| *place == Place::File) {
+        for (entry, _) in gone.iter().filter(|(_, place)| place.is_file()) {
             self.unlink(index, hash, entry.sequence);
         }
         Ok(true)
     }
 
     /// The insertions of a key whose record cannot be read: their bodies are there. What they count
-    /// is not known here.
+    /// is not known here. One whose body stood behind its record is known to the order alone, where
+    /// it counts until its turn comes, or a check.
     fn insertions_of(
         &self,
         index: &Open,

@@ -228,7 +228,7 @@ mod tests {
             last_pass: Some(Timestamp::from_secs(1)),
         };
         let bytes = format::encode(&state).unwrap();
-        let golden = [&[2, 1][..], &[9; 16], &[0xac, 2], &[1, 0xd0, 0x0f]].concat();
+        let golden = [&[3, 1][..], &[9; 16], &[0xac, 2], &[1, 0xd0, 0x0f]].concat();
         assert_eq!(bytes, golden);
         assert_eq!(State::decode(&golden), Ok(state));
         assert!(State::decode(&[1, 0]).is_err());

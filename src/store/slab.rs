@@ -149,6 +149,26 @@ impl Queue {
     }
 }
 
+/// What `partition_point` gives, found from a guess: the nearer, the fewer items it looks at.
+fn partition_point_near<T>(items: &[T], guess: usize, is_before: impl Fn(&T) -> bool) -> usize {
+    let before = |at: usize| items.get(at).is_some_and(&is_before);
+    let guess = guess.min(items.len());
+    let (mut low, mut high, mut step) = (guess, guess, 1);
+    while before(high) {
+        low = high + 1;
+        high = high.saturating_add(step).min(items.len());
+        step *= 2;
+    }
+    step = 1;
+    while low > 0 && !before(low - 1) {
+        high = low - 1;
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    let range = items.get(low..high).unwrap_or_default();
+    low + range.partition_point(is_before)
+}
+
 fn units(charge: u64) -> u32 {
     u32::try_from(charge / CHARGE_UNIT).map_or(UNITS_MAX, |units| units.min(UNITS_MAX))
 }
@@ -220,15 +240,30 @@ impl Slab {
         Some(Seen { entry, stage: node.stage()?, uses: (node.packed & 0b11) as u8 })
     }
 
-    /// The position of a sequence.
+    /// The position of a sequence. Sequences seldom leave gaps, so the place where it would be
+    /// without any is mostly right: a look at two cold lines of memory, not twenty.
     pub(super) fn position(&self, sequence: u64) -> Option<u32> {
-        let at = self.places.partition_point(|place| place.first <= sequence).checked_sub(1)?;
+        let guess = self.guess(sequence);
+        let is_before = |place: &Place| place.first <= sequence;
+        let at = partition_point_near(&self.places, guess, is_before).checked_sub(1)?;
         let place = self.places.get(at)?;
         let chunk = self.chunks.get(place.slot as usize)?;
         let offset = u32::try_from(sequence - chunk.first).ok()?;
-        let index = chunk.nodes.binary_search_by_key(&offset, |node| node.offset).ok()?;
-        chunk.nodes.get(index)?.stage()?;
+        let is_up_to = |node: &Node| node.offset <= offset;
+        let guess = offset as usize;
+        let index = partition_point_near(&chunk.nodes, guess, is_up_to).checked_sub(1)?;
+        let node = chunk.nodes.get(index).filter(|node| node.offset == offset)?;
+        node.stage()?;
         Some(join(place.slot, index))
+    }
+
+    /// Where the chunk of a sequence is, were all of them alike.
+    fn guess(&self, sequence: u64) -> usize {
+        let (Some(first), Some(last)) = (self.places.first(), self.places.last()) else { return 0 };
+        let span = last.first.saturating_sub(first.first);
+        let before = sequence.saturating_sub(first.first).min(span);
+        let at = u128::from(before) * (self.places.len() - 1) as u128 / u128::from(span.max(1));
+        usize::try_from(at).unwrap_or(usize::MAX)
     }
 
     /// Adds an object and puts it in its queue; false where it is there already, or where there is

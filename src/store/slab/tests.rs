@@ -127,6 +127,19 @@ proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
 
     #[test]
+    fn a_guess_changes_no_answer(
+        steps in proptest::collection::vec(0..5_u32, 0..80),
+        guess in 0..100_usize,
+        wanted in 0..250_u32,
+    ) {
+        let sums = steps.iter().scan(0, |sum, step| { *sum += step; Some(*sum) });
+        let items: Vec<u32> = sums.collect();
+        let is_before = |item: &u32| *item < wanted;
+        let expected = items.partition_point(is_before);
+        assert_eq!(partition_point_near(&items, guess, is_before), expected);
+    }
+
+    #[test]
     fn it_agrees_with_a_sorted_map_and_plain_lists(steps in steps()) {
         let mut slab = Slab::new();
         let mut model: BTreeMap<u64, Stage> = BTreeMap::new();

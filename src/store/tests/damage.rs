@@ -4,7 +4,9 @@ use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put};
 use crate::object::KeyHash;
 use crate::store::error::OpenError;
 use crate::store::read::StoredBody;
-use crate::store::{Store, format};
+use crate::store::report::Mode;
+use crate::store::{Store, format, fsck};
+use parking_lot::Mutex;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -45,7 +47,7 @@ async fn every_damage_to_the_index_is_a_miss_and_a_count() {
     let store = bench.open().await;
     let key = key("a");
     let hash = key.hash();
-    for (count, size) in (1_u64..).zip([100, MIB]) {
+    for (count, size) in (1_u64..).zip([5000, MIB]) {
         put(&store, &key, &bytes(1, size)).await.unwrap();
         let change_of = |record: &[u8]| {
             let access = store.0.index.access();
@@ -53,24 +55,65 @@ async fn every_damage_to_the_index_is_a_miss_and_a_count() {
             change.rewrite_record(hash, record);
             change.commit().unwrap();
         };
-        change_of(if size == 100 { b"garbage" } else { &[2, 0xff, 0xff] });
+        change_of(if size == 5000 { b"garbage" } else { &[2, 0xff, 0xff] });
         assert!(store.get(&key).await.is_none());
         assert!(store.get(&key).await.is_none());
         assert_eq!((bench.damaged(), store.usage().bytes), (count, 0));
         assert_eq!(bench.files(), [] as [PathBuf; 0]);
     }
 
-    put(&store, &key, &bytes(1, 100)).await.unwrap();
+    put(&store, &key, &bytes(1, 5000)).await.unwrap();
     {
         let access = store.0.index.access();
         let open = access.open().unwrap();
         let head = format::decode_head(&open.record(hash).unwrap().unwrap()).unwrap();
         let mut change = open.change();
-        change.set_body(hash, head.sequence, &bytes(2, 100));
+        change.set_body(hash, head.sequence, &bytes(2, 5000));
         change.commit().unwrap();
     }
     assert!(store.get(&key).await.is_none(), "a small body with another digest");
     assert_eq!(bench.damaged(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damage_to_a_body_behind_its_record_is_a_miss_and_a_count() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    let hash = key.hash();
+    let damages: [fn(&mut Vec<u8>); 4] = [
+        |row| *row.last_mut().unwrap() ^= 1,
+        |row| row.truncate(row.len() - 1),
+        |row| row.push(0),
+        |row| row.truncate(row.len() - 120),
+    ];
+    let put_damaged = |damage: fn(&mut Vec<u8>)| {
+        let access = store.0.index.access();
+        let open = access.open().unwrap();
+        let mut row = open.record(hash).unwrap().unwrap().to_vec();
+        damage(&mut row);
+        let mut change = open.change();
+        change.rewrite_record(hash, &row);
+        change.commit().unwrap();
+    };
+    for (count, damage) in (1..).zip(damages) {
+        put(&store, &key, &bytes(1, 100)).await.unwrap();
+        put_damaged(damage);
+        assert!(store.get(&key).await.is_none(), "damage {count}");
+        assert!(store.get(&key).await.is_none());
+        assert_eq!((bench.damaged(), store.usage().bytes), (count, 0));
+    }
+
+    // Nothing says any more which insertion it was: its place in the order goes in its turn, or
+    // with the next check.
+    put(&store, &key, &bytes(1, 100)).await.unwrap();
+    put_damaged(|row| *row = b"garbage".to_vec());
+    assert!(store.get(&key).await.is_none());
+    assert_eq!((bench.damaged(), store.usage().bytes), (5, 1024));
+    bench.close(store).await;
+    fsck(bench.place.path(), Mode::Repair, &Mutex::default()).unwrap();
+    let store = bench.open().await;
+    assert_eq!(store.usage().bytes, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

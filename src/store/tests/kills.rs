@@ -7,7 +7,7 @@
 use super::{Bench, KIB, MIB, OBSERVER, append, bytes, digest, key, meta, put_with, read};
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim, Sha256};
-use crate::store::format::{self, Place};
+use crate::store::format;
 use crate::store::report::{Mode, Report, Stage};
 use crate::store::{OpenError, Store, fsck};
 use parking_lot::Mutex;
@@ -112,7 +112,7 @@ fn recorded(store: &Store) -> (u64, u64, usize) {
     let page = access.open().unwrap().page(None, 1000).unwrap();
     let heads: Vec<_> = page.iter().map(|(_, r)| format::decode_head(r).unwrap()).collect();
     let charges = heads.iter().map(format::Head::charge).sum();
-    let files = heads.iter().filter(|head| head.place == Place::File).count();
+    let files = heads.iter().filter(|head| head.place.is_file()).count();
     (heads.len() as u64, charges, files)
 }
 
