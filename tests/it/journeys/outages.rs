@@ -16,7 +16,13 @@ async fn two_hundred_readers_do_not_notice_that_the_origin_dies_again_and_again(
     let origin = Brittle::start(&path, nar.clone()).await;
     origin.dies_at(1_500_000);
     let edge = before(&origin, "between_bytes = \"20s\"").await;
-    let readers: Vec<_> = (0..200_usize)
+    // A range that comes before anybody wants the whole has a fetch of its own: here the whole is
+    // under way first.
+    let whole = edge.client().begin(&path, &[]).await;
+    assert_eq!(whole.status, 200);
+    let compared = nar.clone();
+    let whole = tokio::spawn(async move { whole.compare(&compared).await });
+    let readers: Vec<_> = (1..200_usize)
         .map(|number| {
             let (client, path, nar) = (edge.client(), path.clone(), nar.clone());
             tokio::spawn(async move { read_from(client, &path, &nar, number * 10_007).await })
@@ -29,6 +35,7 @@ async fn two_hundred_readers_do_not_notice_that_the_origin_dies_again_and_again(
     for reader in readers {
         reader.await.unwrap();
     }
+    assert_eq!(whole.await.unwrap(), (Some(nar.len()), false));
     edge.until_idle().await;
     edge.get(&path).await.expect(200, "hit_disk").with(&nar);
     let received = "narthex_origin_bytes_total{class=\"nar\",origin=\"origin-0\"}";
