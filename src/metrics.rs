@@ -52,6 +52,8 @@ pub struct Metrics {
     pub fills_adrift: IntCounter,
     /// Requests for which no origin was asked, since every body of late was wrong.
     pub fills_spared: IntCounter,
+    /// Bytes of stored files that the kernel sent by itself.
+    pub sendfile_bytes: IntCounter,
     /// Answers whose stored file turned out damaged while it was sent, by what became of them.
     pub body_rescues: IntCounterVec,
     /// Bodies that did not match what was promised, by origin and reason.
@@ -195,6 +197,11 @@ const FILLS_SPARED: Definition = define(
     "Requests for which no origin was asked, since every body of late was wrong.",
     &[],
 );
+const SENDFILE_BYTES: Definition = define(
+    "narthex_sendfile_bytes_total",
+    "Bytes of stored files that the kernel sent by itself, without a copy.",
+    &[],
+);
 const BODY_RESCUES: Definition = define(
     "narthex_body_rescues_total",
     "Answers whose stored file turned out damaged while it was sent.",
@@ -319,6 +326,7 @@ impl Metrics {
             fills: registrar.counters(&FILLS)?,
             fill_resumes: registrar.counters(&FILL_RESUMES)?,
             fills_running: registrar.gauge(&FILLS_RUNNING)?,
+            sendfile_bytes: registrar.counter(&SENDFILE_BYTES)?,
             fills_adrift: registrar.counter(&FILLS_ADRIFT)?,
             fills_spared: registrar.counter(&FILLS_SPARED)?,
             body_rescues: registrar.counters(&BODY_RESCUES)?,

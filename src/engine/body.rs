@@ -1,12 +1,13 @@
 //! The body of an answer to a client: whole from memory, from a file, read along while it
 //! arrives, or passing through. Owned by one response; holds at most one piece; no locks.
 //!
-//! A stored file that fails in mid-body is rescued once, where the rest can be had elsewhere. A
-//! body that cannot be finished ends in an error and marks its connection as cut, so that it
-//! is reset and the client never takes what it got for whole.
+//! A stored file that fails in mid-body is rescued once, where the rest can be had elsewhere (see
+//! `tail`); where the socket can, it sends the file by itself (see `spans`). A body that cannot be
+//! finished ends in an error and marks its connection as cut, so that it is reset and the client
+//! never takes what it got for whole.
 
 use super::connection::Connection;
-use super::rescue::Rescue;
+use super::tail::Tail;
 use super::tally::Tally;
 use crate::fill::{PartReader, Passing};
 use crate::store::{BodyFile, Follower};
@@ -31,7 +32,6 @@ pub struct Body {
     left: Option<u64>,
     connection: Option<Arc<Connection>>,
     tally: Option<Tally>,
-    rescue: Option<Box<Rescue>>,
 }
 
 enum State {
@@ -43,6 +43,8 @@ enum State {
 
 /// Where bytes come from that are not in memory yet.
 pub(super) enum Source {
+    /// A stored file, or what goes on for it, from this offset on.
+    Stored(Arc<Tail>, u64),
     /// A stored file, from this offset on.
     File(Arc<BodyFile>, u64),
     /// An object that arrives, from this offset on.
@@ -65,7 +67,7 @@ impl Body {
     /// A body that is in memory.
     pub fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
-        Self { state: State::Whole(bytes), left, connection: None, tally: None, rescue: None }
+        Self { state: State::Whole(bytes), left, connection: None, tally: None }
     }
 
     /// No body.
@@ -80,12 +82,7 @@ impl Body {
         connection: Arc<Connection>,
     ) -> Self {
         let state = if length == Some(0) { State::Over } else { State::Ready(source) };
-        Self { state, left: length, connection: Some(connection), tally: None, rescue: None }
-    }
-
-    /// The same body, which goes on with `rescue` where its file fails.
-    pub(super) fn rescued_by(self, rescue: Box<Rescue>) -> Self {
-        Self { rescue: Some(rescue), ..self }
+        Self { state, left: length, connection: Some(connection), tally: None }
     }
 
     /// The same body, counted.
@@ -138,27 +135,22 @@ impl http_body::Body for Body {
             State::Over => return Poll::Ready(None),
             State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             State::Whole(bytes) => return body.give(bytes),
-            State::Ready(source) => match source.read_now(body.piece_bytes()) {
+            State::Ready(source) => match body.span(source) {
                 Ok((source, bytes)) => return body.took(source, bytes),
-                Err(source) => source.read(body.piece_bytes()),
+                Err(source) => match source.read_now(body.piece_bytes()) {
+                    Ok((source, bytes)) => return body.took(source, bytes),
+                    Err(source) => body.read(source),
+                },
             },
             State::Reading(reading) => reading,
         };
-        loop {
-            let Poll::Ready((source, result)) = reading.as_mut().poll(context) else {
-                body.state = State::Reading(reading);
-                return Poll::Pending;
-            };
-            let error = match result {
-                Ok(bytes) => return body.took(source, bytes),
-                Err(error) => error,
-            };
-            reading = match (&source, body.rescue.take()) {
-                (&Source::File(_, offset), Some(rescue)) => {
-                    rescue.go_on(source, offset, body.piece_bytes(), error)
-                }
-                _ => return body.fail(error),
-            };
+        let Poll::Ready((source, result)) = reading.as_mut().poll(context) else {
+            body.state = State::Reading(reading);
+            return Poll::Pending;
+        };
+        match result {
+            Ok(bytes) => body.took(source, bytes),
+            Err(error) => body.fail(error),
         }
     }
 
@@ -176,6 +168,40 @@ impl http_body::Body for Body {
 }
 
 impl Body {
+    /// The next stretch of a file as a placeholder, where the socket can send it by itself.
+    fn span(&self, source: Source) -> Result<(Source, Bytes), Source> {
+        let spans = self.connection.as_ref().and_then(|connection| connection.spans());
+        match (source, spans, self.left) {
+            (Source::Stored(tail, at), Some(spans), Some(left)) => {
+                match spans.put(&tail, at, left) {
+                    Some(bytes) => {
+                        let next = at.saturating_add(bytes.len() as u64);
+                        Ok((Source::Stored(tail, next), bytes))
+                    }
+                    None => Err(Source::Stored(tail, at)),
+                }
+            }
+            (source, _, _) => Err(source),
+        }
+    }
+
+    /// The next piece, once nothing that comes before it waits to be sent by the socket.
+    fn read(&self, source: Source) -> Reading {
+        let max = self.piece_bytes();
+        match (&source, &self.connection) {
+            (Source::Stored(..), Some(connection)) if connection.spans().is_some() => {
+                let connection = Arc::clone(connection);
+                Box::pin(async move {
+                    if let Some(spans) = connection.spans() {
+                        spans.drained().await;
+                    }
+                    source.read(max).await
+                })
+            }
+            _ => source.read(max),
+        }
+    }
+
     fn took(
         &mut self,
         source: Source,
@@ -205,18 +231,20 @@ impl Source {
     /// Reads without waiting; gives itself back where it would have to wait.
     fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
-            Self::File(file, offset) => match file.read_now(offset, max) {
-                Some(bytes) => {
-                    let next = offset + bytes.len() as u64;
-                    Ok((Self::File(file, next), bytes))
+            Self::Stored(tail, offset) => {
+                match tail.file().and_then(|file| file.read_now(offset, max)) {
+                    Some(bytes) => {
+                        let next = offset + bytes.len() as u64;
+                        Ok((Self::Stored(tail, next), bytes))
+                    }
+                    None => Err(Self::Stored(tail, offset)),
                 }
-                None => Err(Self::File(file, offset)),
-            },
+            }
             Self::Bytes(mut bytes) => {
                 let piece = bytes.split_to(max.min(bytes.len()));
                 Ok((Self::Bytes(bytes), piece))
             }
-            Self::Growing(..) | Self::Passing(..) | Self::Part(_) => Err(self),
+            Self::File(..) | Self::Growing(..) | Self::Passing(..) | Self::Part(_) => Err(self),
         }
     }
 
@@ -226,6 +254,11 @@ impl Source {
             Self::Bytes(mut bytes) => Box::pin(async move {
                 let piece = bytes.split_to(max.min(bytes.len()));
                 (Self::Bytes(bytes), Ok(piece))
+            }),
+            Self::Stored(tail, offset) => Box::pin(async move {
+                let result = tail.read(offset, max).await;
+                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                (Self::Stored(tail, next), result)
             }),
             Self::File(file, offset) => Box::pin(async move {
                 let result = file.read(offset, max).await;

@@ -1,6 +1,7 @@
 //! What the engine knows of the client connection a request came on. One per connection, shared
 //! by its requests, gone with the last of them; atomics only.
 
+use super::spans::Spans;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +14,7 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Plain or TLS.
     pub transport: Transport,
+    spans: Option<Spans>,
     is_cut: AtomicBool,
 }
 
@@ -33,7 +35,18 @@ pub enum Transport {
 impl Connection {
     /// A connection that just opened.
     pub fn new(peer: SocketAddr, local: SocketAddr, transport: Transport) -> Self {
-        Self { peer, local, transport, is_cut: AtomicBool::new(false) }
+        Self { peer, local, transport, spans: None, is_cut: AtomicBool::new(false) }
+    }
+
+    /// The same connection, whose socket sends what `spans` holds wherever a placeholder stands for
+    /// it.
+    pub fn with_spans(self, spans: Spans) -> Self {
+        Self { spans: Some(spans), ..self }
+    }
+
+    /// The ranges of files that its socket is to send, where it can.
+    pub fn spans(&self) -> Option<&Spans> {
+        self.spans.as_ref()
     }
 
     /// Marks that a body on this connection ended before its time, so that an HTTP/1 connection

@@ -4,6 +4,7 @@ use super::answer::{self, Answer};
 use super::body::{Body, Source as BodySource};
 use super::connection::Connection;
 use super::rescue::Rescue;
+use super::tail::Tail;
 use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
@@ -208,9 +209,8 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
         Content::Found(Found::Stored(stored)) => match &stored.body {
             StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
             StoredBody::File(file) => {
-                let source = BodySource::File(Arc::clone(file), first);
-                let body = Body::from_source(source, sent, Arc::clone(asked.connection));
-                return body.rescued_by(Rescue::of(asked.engine, asked.routed, stored));
+                let rescue = Rescue::of(asked.engine, asked.routed, stored);
+                BodySource::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
             }
         },
         Content::Growing(growing) => BodySource::Growing(growing.follow(first), first),

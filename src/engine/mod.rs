@@ -22,6 +22,8 @@ mod ranged;
 mod refetch;
 mod rescue;
 mod site;
+mod spans;
+mod tail;
 mod tally;
 mod target;
 
@@ -29,6 +31,7 @@ pub use body::Body;
 pub use connection::{Connection, Transport};
 pub use refetch::Refetched;
 pub use site::{Site, Sites};
+pub use spans::{Piece, Sent, Spans};
 
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Clock;

@@ -9,7 +9,7 @@ use super::socket::{Opening, Raw, Socket, Stream};
 use super::watch::{Deadlines, Fault, Version, Watch, Watchdog};
 use super::{Door, Handler};
 use crate::config::Server;
-use crate::engine::{Connection, Transport};
+use crate::engine::{Connection, Spans, Transport};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use bytes::Bytes;
@@ -306,8 +306,8 @@ where
     B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
 {
     async fn http1(self, mut socket: Socket) {
-        socket.speaks_http1();
-        let connection = self.connection();
+        let connection = self.connection(Version::Http1);
+        socket.speaks_http1(&connection);
         let service = self.service(&connection);
         let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http).await;
@@ -332,7 +332,7 @@ where
     }
 
     async fn http2(self, socket: Socket) {
-        let service = self.service(&self.connection());
+        let service = self.service(&self.connection(Version::Http2));
         let mut http = self.shared.http2.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http).await;
         self.count(&ended);
@@ -350,8 +350,14 @@ where
         }
     }
 
-    fn connection(&self) -> Arc<Connection> {
-        Arc::new(Connection::new(self.peer, self.local, self.transport.clone()))
+    fn connection(&self, version: Version) -> Arc<Connection> {
+        let connection = Connection::new(self.peer, self.local, self.transport.clone());
+        Arc::new(match (&self.transport, version) {
+            (Transport::Plain, Version::Http1) => {
+                connection.with_spans(Spans::new(self.shared.metrics.sendfile_bytes.clone()))
+            }
+            (Transport::Plain | Transport::Tls { .. }, _) => connection,
+        })
     }
 
     fn service(&self, connection: &Arc<Connection>) -> Service<B> {

@@ -11,6 +11,7 @@ mod bind;
 mod conn;
 mod lines;
 mod request;
+mod sender;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,9 @@
 //! owned by its task; no locks of its own.
 
 use super::lines::{Lines, Refused};
+use super::sender::Sender;
 use super::watch::Watch;
+use crate::engine::Connection;
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use std::io::{self, IoSlice};
@@ -28,6 +30,8 @@ const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 pub(super) struct Raw {
     stream: TcpStream,
     watch: Arc<Watch>,
+    /// Where placeholders may be written.
+    spans: Option<Sender>,
 }
 
 impl Raw {
@@ -40,7 +44,7 @@ impl Raw {
                 tracing::debug!(%error, "cannot set a socket option");
             }
         }
-        Self { stream, watch }
+        Self { stream, watch, spans: None }
     }
 
     fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -79,9 +83,7 @@ impl AsyncWrite for Raw {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.seen(result)
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -90,7 +92,10 @@ impl AsyncWrite for Raw {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        let result = match &mut this.spans {
+            Some(sender) => sender.poll_send(&mut this.stream, cx, slices),
+            None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
+        };
         this.seen(result)
     }
 
@@ -141,9 +146,15 @@ impl Socket {
         Self { stream, ahead: BytesMut::new(), lines: None, watch }
     }
 
-    /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF.
-    pub(super) fn speaks_http1(&mut self) {
+    /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF; what
+    /// is written may be placeholders of `connection`'s.
+    pub(super) fn speaks_http1(&mut self, connection: &Arc<Connection>) {
         self.lines = Some(Lines::default());
+        if let Stream::Plain(raw) = &mut self.stream
+            && connection.spans().is_some()
+        {
+            raw.spans = Some(Sender::new(Arc::clone(connection)));
+        }
     }
 
     /// Looks at the bytes of `buffer` from `before`, which were just read.

@@ -22,9 +22,10 @@
 //!
 //! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
 //! somebody else than this process fetched again (a backup that reads the folder) or that
-//! another's read without waiting fetched and that arrived before that call came back; what
-//! `sendfile` fetches because a page left the cache between the question and the call; a page
-//! that left the cache half written, and that the kernel fetched again to write the other half.
+//! another's read without waiting fetched and that arrived before that call came back; the last
+//! bytes of a body that `sendfile` fetches because their page left the cache between the question
+//! and the call (that it did is seen afterwards, and the chunk doubted and compared); a page that
+//! left the cache half written, and that the kernel fetched again to write the other half.
 //! The scrubber reads past the cache, and so finds what is wrong on the disk in any case.
 //!
 //! A body is remembered for a while after its last reader has gone, so that it need not be compared

@@ -22,6 +22,10 @@ use std::sync::{Arc, Weak};
 /// Bytes that a read from the disk compares at a time, so that a reader holds no whole chunk.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Between the pages that a question about many looks at: such a run of pages is written, read and
+/// let go as one by the file systems that matter.
+const PROBE_BYTES: usize = 64 * 1024;
+
 /// An object found in the store.
 #[derive(Debug, Clone)]
 pub struct Stored {
@@ -78,17 +82,41 @@ impl BodyFile {
     }
 
     /// The open file, for `sendfile` of a range within [`BodyFile::length`] of which
-    /// [`BodyFile::read_now`] has just given the first bytes and [`BodyFile::is_trusted`] says yes;
-    /// what follows the body in it is the store's own. Whoever gets fewer bytes than the range has
-    /// calls [`BodyFile::damaged`].
+    /// [`BodyFile::is_cached`] has just said yes; what follows the body in it is the store's own.
+    /// Whoever finds that the kernel read from the disk meanwhile, or meets the end of the file,
+    /// calls [`BodyFile::doubt`] and reads on by [`BodyFile::read`].
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Whether the page cache may be believed about the chunk (1 MiB) that holds `offset`: it was
-    /// written by this process, or compared since it came from the disk.
-    pub fn is_trusted(&self, offset: u64) -> bool {
+    /// Whether `length` bytes from `offset`, within one chunk (1 MiB), are in the page cache and
+    /// trusted: written by this process, or compared since they came from the disk. Looks at a page
+    /// in sixteen, and at the last. Never blocks.
+    pub fn is_cached(&self, offset: u64, length: usize) -> bool {
+        let index = chunk_of(offset);
+        if !self.chunks.is_trusted(index) {
+            return false;
+        }
+        let last = offset.saturating_add((length as u64).saturating_sub(1));
+        let is_here = (offset..last)
+            .step_by(PROBE_BYTES)
+            .chain([last])
+            .all(|offset| is_page_cached(&self.file, offset));
+        if !is_here {
+            self.chunks.doubt(index);
+        }
+        is_here && self.chunks.is_trusted(index)
+    }
+
+    /// Whether the chunk that holds `offset` is trusted.
+    #[cfg(test)]
+    pub(super) fn is_trusted(&self, offset: u64) -> bool {
         self.chunks.is_trusted(chunk_of(offset))
+    }
+
+    /// Says that pages of the chunk that holds `offset` may have come from the disk.
+    pub fn doubt(&self, offset: u64) {
+        self.chunks.doubt(chunk_of(offset));
     }
 
     /// Up to `max` bytes from `offset` if they are in the page cache and trusted: never empty
@@ -115,12 +143,6 @@ impl BodyFile {
             result
         };
         self.tasks.blocking("store read", work).await.map_err(io::Error::other)?
-    }
-
-    /// Drops the object as damaged: its file is shorter than its body, or cannot be read.
-    /// Blocking.
-    pub fn damaged(&self) {
-        self.drop_as_damaged("its file cannot be read to its end");
     }
 
     fn drop_as_damaged(&self, why: &str) {
@@ -271,6 +293,13 @@ fn read_now(file: &File, offset: u64, max: usize) -> Option<Bytes> {
             Some(buffer.freeze())
         }
     }
+}
+
+/// Whether the page that holds `offset` can be read without waiting.
+fn is_page_cached(file: &File, offset: u64) -> bool {
+    let mut byte = [0];
+    let slices = &mut [IoSliceMut::new(&mut byte)];
+    matches!(rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT), Ok(1))
 }
 
 /// Fills a part of `buffer`, at least a byte; how many. Blocking. The end of the file is an error.

@@ -39,6 +39,51 @@ fn truncate(edge: &Edge, bytes: u64) {
     file.set_len(bytes).unwrap();
 }
 
+/// Sees to it that what is read next of the file comes from the disk.
+fn let_go(edge: &Edge) {
+    let file = OpenOptions::new().write(true).open(&edge.object_files()[0]).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+#[tokio::test]
+async fn the_kernel_sends_what_it_has_and_no_more_than_was_asked_for() {
+    const SENT: &str = "narthex_sendfile_bytes_total";
+    let (edge, _origin, path, nar) = stored(8).await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    assert_eq!(edge.metric(SENT).await, LENGTH as u64);
+    let mut sent = LENGTH;
+    let spans = [(0, 0), (1, 8_192), (1_048_575, 1_048_576), (5_000_001, 7_777_777)];
+    for (first, last) in spans {
+        let range = format!("bytes={first}-{last}");
+        let said = edge.client().ask("GET", &path, &[("range", &*range)]).await;
+        said.expect(206, "hit_disk").with(&nar[first..=last]);
+        if last - first >= 8_191 {
+            sent += last - first + 1;
+        }
+    }
+    assert_eq!(edge.metric(SENT).await, sent as u64, "a copy of few bytes costs less");
+}
+
+#[tokio::test]
+async fn what_left_the_page_cache_under_a_reader_is_compared_before_it_is_sent() {
+    for is_flipped in [false, true] {
+        let (edge, origin, path, nar) = stored(9).await;
+        let mut reader = edge.client().begin(&path, &[]).await;
+        reader.read_to(1_000).await;
+        if is_flipped {
+            let file = OpenOptions::new().write(true).open(&edge.object_files()[0]).unwrap();
+            let flipped = nar[LENGTH - 10] ^ 1;
+            std::os::unix::fs::FileExt::write_at(&file, &[flipped], LENGTH as u64 - 10).unwrap();
+        }
+        let_go(&edge);
+        reader.rest().await.expect(200, "hit_disk").with(&nar);
+        let fetched = if is_flipped { 2 } else { 1 };
+        assert_eq!(origin.count(&path), fetched);
+        assert_eq!(edge.metric(&rescued("continued")).await, fetched as u64 - 1);
+    }
+}
+
 #[tokio::test]
 async fn a_short_or_missing_file_is_a_miss_and_is_fetched_again() {
     for is_missing in [false, true] {

@@ -1,0 +1,207 @@
+//! Ranges of stored files on their way to a plain HTTP/1 socket. The body of an answer gives hyper
+//! slices of a placeholder and queues here the range that each stands for; the socket sees such a
+//! slice, and has the kernel send the range (`sendfile`) instead: no byte is copied into the
+//! process. One queue per connection, in the order of its answers; a short lock, never held across
+//! an await.
+//!
+//! # No byte of the placeholder is ever sent
+//!
+//! Only a connection that was given a queue gets slices, and only the socket below hyper sends what
+//! they stand for: over TLS and HTTP/2, which need the bytes, there is no queue. A slice without a
+//! range in the queue is an error of the connection.
+//!
+//! # No byte that was not compared
+//!
+//! A range is queued, and again begun to be sent, only while its chunk is trusted and its pages are
+//! in the page cache (`BodyFile::is_cached`). Should one leave it between that question and the
+//! call, the kernel reads it from the disk: the thread's own account of blocks read tells, the
+//! chunk is doubted, and the connection waits until the chunk was compared; where it is wrong, it
+//! is reset.
+
+use super::tail::Tail;
+use crate::store::{BodyFile, CHUNK_BYTES};
+use bytes::Bytes;
+use nix::sys::resource::{UsageWho, getrusage};
+use parking_lot::Mutex;
+use prometheus::IntCounter;
+use rustix::fd::AsFd;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Bytes of one range at most: those of a chunk, which is trusted or not as a whole.
+const SPAN_BYTES_MAX: usize = 1 << 20;
+const _: () = assert!(SPAN_BYTES_MAX as u64 == CHUNK_BYTES);
+/// Bytes that are read at once where they cannot be sent by the kernel.
+const PIECE_BYTES: usize = 64 << 10;
+/// Below this many bytes a copy costs less than the calls.
+const SPAN_BYTES_MIN: usize = 8 << 10;
+
+/// What slices are made of. Nobody reads or writes it, so it takes no memory.
+static PLACEHOLDER: [u8; SPAN_BYTES_MAX] = [0; SPAN_BYTES_MAX];
+
+/// The ranges that are to be sent on one connection.
+#[derive(Debug)]
+pub struct Spans {
+    queue: Mutex<VecDeque<Span>>,
+    has_drained: Notify,
+    sent: IntCounter,
+}
+
+#[derive(Debug)]
+struct Span {
+    tail: Arc<Tail>,
+    at: u64,
+    left: usize,
+    /// Whether nothing was waited for since its pages were found in the page cache.
+    is_fresh: bool,
+}
+
+impl Span {
+    fn is_ready(&mut self) -> bool {
+        let file = self.tail.file();
+        let is_cached = |file: &Arc<BodyFile>| file.is_cached(self.at, self.left);
+        self.is_fresh = file.is_some_and(|file| self.is_fresh || is_cached(file));
+        self.is_fresh
+    }
+
+    /// What comes next, read and compared, or had elsewhere.
+    fn read(&self, max: usize) -> Piece {
+        let (tail, at, length) = (Arc::clone(&self.tail), self.at, max.min(PIECE_BYTES));
+        Box::pin(async move { tail.read(at, length).await })
+    }
+}
+
+/// A piece of a body that is being read and compared.
+pub type Piece = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
+
+/// What became of an attempt to send.
+pub enum Sent {
+    /// So many bytes went.
+    Bytes(usize),
+    /// None: what comes next is not in the page cache, or its file has failed. This is to be sent,
+    /// and skipped.
+    Missing(Piece),
+    /// So many went, of which some came from the disk: their chunk is being compared, and they
+    /// count when it is right.
+    Unsure(usize, Piece),
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => f.debug_tuple("Bytes").field(bytes).finish(),
+            Self::Missing(_) => f.write_str("Missing"),
+            Self::Unsure(bytes, _) => f.debug_tuple("Unsure").field(bytes).finish(),
+        }
+    }
+}
+
+impl Spans {
+    /// No range yet; bytes that go are counted in `sent`.
+    pub fn new(sent: IntCounter) -> Self {
+        Self { queue: Mutex::default(), has_drained: Notify::new(), sent }
+    }
+
+    /// Whether `slice` stands for a range.
+    pub fn is_placeholder(slice: &[u8]) -> bool {
+        !slice.is_empty() && PLACEHOLDER.as_ptr_range().contains(&slice.as_ptr())
+    }
+
+    /// Queues what can be sent of the file from `at` on, `left` bytes at most, and gives what
+    /// stands for it; none where it is to be read instead. Never blocks.
+    pub(super) fn put(&self, tail: &Arc<Tail>, at: u64, left: u64) -> Option<Bytes> {
+        let left = left.min(CHUNK_BYTES - at % CHUNK_BYTES);
+        let left = usize::try_from(left).unwrap_or(SPAN_BYTES_MAX);
+        let slice = PLACEHOLDER.get(..left).filter(|slice| slice.len() >= SPAN_BYTES_MIN)?;
+        tail.file().filter(|file| file.is_cached(at, left))?;
+        self.queue.lock().push_back(Span { tail: Arc::clone(tail), at, left, is_fresh: true });
+        Some(Bytes::from_static(slice))
+    }
+
+    /// Whether the range that comes next can be sent at once, as far as the disk is concerned.
+    pub fn is_ready(&self) -> bool {
+        self.queue.lock().front_mut().is_some_and(Span::is_ready)
+    }
+
+    /// Leaves out bytes of the range that comes next, which were read and sent by themselves.
+    pub fn skip(&self, bytes: usize) {
+        self.advance(&mut self.queue.lock(), bytes);
+    }
+
+    /// Waits until no range is queued. For one at a time. Cancel safe.
+    pub(super) async fn drained(&self) {
+        while !self.queue.lock().is_empty() {
+            self.has_drained.notified().await;
+        }
+    }
+
+    /// Sends up to `max` bytes of the range that comes next to a socket that does not block.
+    pub fn send(&self, socket: impl AsFd, max: usize) -> io::Result<Sent> {
+        let mut queue = self.queue.lock();
+        let Some(span) = queue.front_mut() else {
+            return Err(io::Error::other("a placeholder stands for nothing"));
+        };
+        let wanted = span.left.min(max);
+        let is_ready = span.is_ready();
+        let Some(file) = span.tail.file().filter(|_| is_ready).map(Arc::clone) else {
+            return Ok(Sent::Missing(span.read(wanted)));
+        };
+        let (first, mut at, before) = (span.at, span.at, blocks_read());
+        span.is_fresh = false;
+        let sent = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted)?;
+        let was_read = blocks_read() != before;
+        if sent == 0 {
+            // The file ends here: whoever reads it says so, and goes on elsewhere.
+            file.doubt(first);
+            return Ok(Sent::Missing(span.read(wanted)));
+        }
+        self.advance(&mut queue, sent);
+        self.sent.inc_by(sent as u64);
+        if was_read {
+            file.doubt(first);
+            return Ok(Sent::Unsure(sent, Box::pin(async move { file.read(first, 1).await })));
+        }
+        Ok(Sent::Bytes(sent))
+    }
+
+    fn advance(&self, queue: &mut VecDeque<Span>, bytes: usize) {
+        let Some(span) = queue.front_mut() else { return };
+        span.at = span.at.saturating_add(bytes as u64);
+        span.left = span.left.saturating_sub(bytes);
+        span.is_fresh = false;
+        if span.left == 0 {
+            queue.pop_front();
+            if queue.is_empty() {
+                self.has_drained.notify_one();
+            }
+        }
+    }
+}
+
+/// Blocks that this thread has read from disks.
+fn blocks_read() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_is_known_and_stands_for_nothing_by_itself() {
+        let own = vec![0; 64];
+        assert!(!Spans::is_placeholder(&own) && !Spans::is_placeholder(&[]));
+        let (first, last) = (PLACEHOLDER.first_chunk::<1>(), PLACEHOLDER.last_chunk::<1>());
+        assert!(Spans::is_placeholder(first.unwrap()) && Spans::is_placeholder(last.unwrap()));
+        let spans = Spans::new(IntCounter::new("sent", "sent").unwrap());
+        assert!(!spans.is_ready());
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let error = spans.send(&socket, 10).unwrap_err();
+        assert!(error.to_string().contains("stands for nothing"), "{error}");
+    }
+}

@@ -1,0 +1,180 @@
+//! What is written to a plain HTTP/1 socket: bytes as they are, and in place of placeholders the
+//! ranges of files that they stand for (`engine::Spans`). Part of one connection's socket; no locks
+//! but the queue's.
+
+use crate::engine::{Connection, Piece, Sent, Spans};
+use bytes::{Buf, Bytes};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncWrite, Interest};
+use tokio::net::TcpStream;
+
+/// Writes to one socket.
+pub(super) struct Sender {
+    connection: Arc<Connection>,
+    reading: Option<Piece>,
+    /// What was read and compared, and goes next.
+    piece: Bytes,
+    /// Bytes that went and do not count before what is read was compared.
+    unsure: usize,
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("unsure", &self.unsure).finish_non_exhaustive()
+    }
+}
+
+/// Whether the kernel may wait for more before it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Follows,
+    Unknown,
+}
+
+impl Sender {
+    /// Writes for `connection`.
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        Self { connection, reading: None, piece: Bytes::new(), unsure: 0 }
+    }
+
+    /// Writes some of `slices`, as `AsyncWrite::poll_write_vectored` does.
+    pub(super) fn poll_send(
+        &mut self,
+        stream: &mut TcpStream,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Some(written) = ready!(self.poll_compared(cx))? {
+            return Poll::Ready(Ok(written));
+        }
+        let plain = slices.iter().position(|slice| Spans::is_placeholder(slice));
+        let Some((bytes, rest)) = plain.and_then(|at| slices.split_at_checked(at)) else {
+            return Pin::new(stream).poll_write_vectored(cx, slices);
+        };
+        let length: usize = bytes.iter().map(|slice| slice.len()).sum();
+        let mut written = 0;
+        if length > 0 {
+            let spans = self.connection.spans();
+            let is_ready = spans.is_some_and(Spans::is_ready);
+            let more = if is_ready { More::Follows } else { More::Unknown };
+            written = ready!(poll_plain(stream, cx, bytes, more))?;
+            if written < length {
+                return Poll::Ready(Ok(written));
+            }
+        }
+        let polled = self.poll_spans(stream, cx, rest, written);
+        if polled.is_pending() && written > 0 && self.reading.is_none() {
+            return Poll::Ready(Ok(written));
+        }
+        polled
+    }
+
+    /// The bytes that count now that what was read is right; none where none waited for that, and
+    /// what was read goes next.
+    fn poll_compared(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
+        let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(None)) };
+        let compared = ready!(reading.as_mut().poll(cx));
+        self.reading = None;
+        let unsure = std::mem::take(&mut self.unsure);
+        Poll::Ready(compared.map(|piece| {
+            if unsure > 0 {
+                return Some(unsure);
+            }
+            self.piece = piece;
+            None
+        }))
+    }
+
+    /// Sends what the placeholders at the beginning of `slices` stand for, as much as goes at once;
+    /// `written` bytes went before in the same call.
+    fn poll_spans(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+        mut written: usize,
+    ) -> Poll<io::Result<usize>> {
+        let placeholders = slices.iter().take_while(|slice| Spans::is_placeholder(slice));
+        let mut left: usize = placeholders.map(|slice| slice.len()).sum();
+        let connection = Arc::clone(&self.connection);
+        let Some(spans) = connection.spans() else {
+            return Poll::Ready(Err(io::Error::other("a placeholder where none may be")));
+        };
+        while left > 0 {
+            if !self.piece.is_empty() {
+                let slices = [IoSlice::new(&self.piece)];
+                let polled = poll_plain(stream, cx, &slices, More::Unknown);
+                if polled.is_pending() && written > 0 {
+                    break;
+                }
+                let bytes = ready!(polled)?;
+                self.piece.advance(bytes);
+                spans.skip(bytes);
+                written += bytes;
+                left = left.saturating_sub(bytes);
+                continue;
+            }
+            let sent = match poll_writable(stream, cx, || spans.send(stream, left)) {
+                Poll::Ready(sent) => sent?,
+                Poll::Pending if written > 0 => break,
+                Poll::Pending => return Poll::Pending,
+            };
+            let reading = match sent {
+                Sent::Bytes(bytes) => {
+                    written += bytes;
+                    left = left.saturating_sub(bytes);
+                    continue;
+                }
+                Sent::Missing(_) if written > 0 => break,
+                Sent::Missing(reading) => reading,
+                Sent::Unsure(bytes, reading) => {
+                    self.unsure = written + bytes;
+                    reading
+                }
+            };
+            self.reading = Some(reading);
+            if let Some(unsure) = ready!(self.poll_compared(cx))? {
+                return Poll::Ready(Ok(unsure));
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+}
+
+/// Writes bytes as they are.
+fn poll_plain(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+    more: More,
+) -> Poll<io::Result<usize>> {
+    let flags = match more {
+        More::Follows => SendFlags::NOSIGNAL | SendFlags::MORE,
+        More::Unknown => SendFlags::NOSIGNAL,
+    };
+    poll_writable(stream, cx, || {
+        let nothing = &mut SendAncillaryBuffer::default();
+        Ok(rustix::net::sendmsg(stream, slices, nothing, flags)?)
+    })
+}
+
+/// Runs `write` as soon as the socket takes bytes.
+fn poll_writable<T>(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    mut write: impl FnMut() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        match stream.try_io(Interest::WRITABLE, &mut write) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return Poll::Ready(result),
+        }
+    }
+}
