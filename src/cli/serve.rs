@@ -5,6 +5,7 @@ use super::{ConfigArgs, complain};
 use crate::app::{self, Running, StartError, Surroundings};
 use crate::config::{Loaded, Overrides};
 use crate::telemetry;
+use rustix::process::Resource;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
         return ExitCode::FAILURE;
     }
     warn_of(&loaded);
+    raise_open_files();
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -65,6 +67,19 @@ async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Lets the process open as many files as it may: connections and the files of objects count. The
+/// usual soft limit of 1024 is for programs that do not know better.
+fn raise_open_files() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files; raise it by `ulimit -n`");
+    }
 }
 
 /// A bad new config changes nothing and is reported.

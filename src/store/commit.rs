@@ -75,7 +75,9 @@ impl Inner {
         self.name(index, hash, &head, &record, &mut body)?;
         #[cfg(test)]
         self.faults.reach("a record is to be written");
-        let (replaced, part) = match self.record(index, hash, &head, &rows, &body) {
+        let recorded = self.record(index, hash, &head, &rows, &body);
+        self.recent.forget(hash);
+        let (replaced, part) = match recorded {
             Ok(replaced) => replaced,
             Err(error) => {
                 if head.place.is_file() {
@@ -259,7 +261,9 @@ impl Inner {
             self.mark_unsynced();
             Ok(true)
         };
-        rewrite().inspect_err(|error| self.write_failed(error))
+        let rewritten = rewrite();
+        self.recent.forget(hash);
+        rewritten.inspect_err(|error| self.write_failed(error))
     }
 }
 

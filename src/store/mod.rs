@@ -72,6 +72,7 @@ mod pending;
 mod probe;
 mod read;
 mod rebuild;
+mod recent;
 mod recover;
 mod remove;
 mod report;
@@ -162,6 +163,7 @@ struct Inner {
     index: Index,
     space: Arc<Space>,
     bodies: chunks::OpenBodies,
+    recent: recent::Recent,
     health: health::Monitor,
     next_sequence: AtomicU64,
     fleet: adrift::Fleet,
@@ -307,6 +309,7 @@ impl Inner {
             space: Space::new(disk.size, Totals { next_sequence, ..totals }, &metrics),
             shown_parts: Shown::new([metrics.part_objects.clone(), metrics.part_bytes.clone()]),
             bodies: chunks::OpenBodies::default(),
+            recent: recent::Recent::default(),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(next_sequence),
             fleet: adrift::Fleet::default(),

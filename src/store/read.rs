@@ -50,6 +50,13 @@ pub enum StoredBody {
     File(Arc<BodyFile>),
 }
 
+impl StoredBody {
+    /// Whether it is a file.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+}
+
 /// The file of a large body, open for reading; the body is at offset 0.
 #[derive(Debug)]
 pub struct BodyFile {

@@ -208,6 +208,12 @@ impl Inner {
 
     /// Takes the record of a key away, then its body; false where there is none such.
     fn erase(&self, hash: KeyHash, which: Which) -> Result<bool, IndexError> {
+        let erased = self.try_erase(hash, which);
+        self.recent.forget(hash);
+        erased
+    }
+
+    fn try_erase(&self, hash: KeyHash, which: Which) -> Result<bool, IndexError> {
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;

@@ -81,7 +81,9 @@ impl Disk {
 
     /// Its store, where it is in and answers.
     pub(super) fn answering(&self) -> Option<Entered> {
-        if self.is_stalled(Instant::now()) { None } else { self.entered() }
+        let until = *self.stalled_until.lock();
+        let is_stalled = until.is_some_and(|until| Instant::now() < until);
+        if is_stalled { None } else { self.entered() }
     }
 
     /// Where its file system was mounted when it was last in.

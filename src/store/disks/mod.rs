@@ -134,13 +134,21 @@ impl Disks {
     /// The object under a key, with its body open for reading, as `Store::get` gives it. Cancel
     /// safe.
     pub async fn get(&self, key: &Key) -> Option<Stored> {
+        if let Some(stored) = self.0.recent(key) {
+            return Some(stored);
+        }
         let mut found: Option<Stored> = None;
-        let mut copies = 0;
+        let (mut copies, mut answers) = (0, 0);
         let asked = self.0.asked(key);
-        let answers = asked.iter().map(|(disk, entered)| disk.get(&entered.store, key));
-        for ((disk, _), answer) in asked.iter().zip(join_all(answers).await) {
+        let hash = key.hash();
+        let ticket = |(_, entered): &(&Disk, Entered)| entered.store.0.recent.ticket(hash);
+        let tickets: Vec<_> = asked.iter().map(ticket).collect();
+        let asking = asked.iter().map(|(disk, entered)| disk.get(&entered.store, key));
+        for ((disk, _), answer) in asked.iter().zip(join_all(asking).await) {
             // One that does not answer has nothing; it has said so to the log.
-            let Ok(Some(stored)) = answer else { continue };
+            let Ok(answer) = answer else { continue };
+            answers += 1;
+            let Some(stored) = answer else { continue };
             if disk.owes() && self.0.is_owed(disk, key) {
                 continue; // purged while it was looked up
             }
@@ -159,6 +167,16 @@ impl Disks {
                 let work = move || shared.drop_older(&meta);
                 let _ = tasks.blocking("disk copies", work).await;
             });
+        }
+        if copies == 1
+            && answers == self.0.disks.len()
+            && let Some(stored) = found.as_ref().filter(|stored| stored.body.is_file())
+        {
+            for ((_, Entered { store, .. }), ticket) in asked.iter().zip(tickets) {
+                if store.0.seat.disk == stored.insertion.disk {
+                    store.0.recent.remember(ticket, stored.clone());
+                }
+            }
         }
         found
     }
@@ -444,6 +462,21 @@ impl Shared {
         self.epoch.store(epoch, Ordering::Relaxed);
     }
 
+    /// An object whose file is open, since a look-up that asked every disk has found it on this one
+    /// alone. Never waits.
+    fn recent(&self, key: &Key) -> Option<Stored> {
+        let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
+        for (disk, Entered { store, .. }) in answering {
+            if let Some(stored) = store.0.recent.get(key)
+                && !(disk.owes() && self.is_owed(disk, key))
+            {
+                store.touch(stored.insertion.sequence);
+                return Some(stored);
+            }
+        }
+        None
+    }
+
     /// The positions of the disks, from the first choice for a key to the last; those that were
     /// never in come last.
     fn order(&self, key: &Key) -> Vec<usize> {
@@ -507,6 +540,10 @@ impl Shared {
     }
 
     fn keep_only(&self, meta: &Meta, sha256: Sha256) {
+        // Also where a disk does not answer now, or cannot drop what it has.
+        for entered in self.disks.iter().filter_map(Disk::entered) {
+            entered.store.0.recent.forget(meta.key.hash());
+        }
         if self.disks.len() == 1 {
             return;
         }

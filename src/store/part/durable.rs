@@ -195,6 +195,7 @@ impl Part {
     /// none where it is not kept any more. Every chunk must be noted.
     pub fn promote(&self, meta: Meta, sha256: Sha256) -> Result<Option<Stored>, WriteError> {
         let promoted = self.try_promote(meta, sha256);
+        self.0.store.recent.forget(self.0.hash);
         promoted.inspect_err(|error| self.0.store.write_failed(error))
     }
 

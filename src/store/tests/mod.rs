@@ -233,11 +233,11 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn key(name: &str) -> Key {
+pub(super) fn key(name: &str) -> Key {
     Key::new("main", &format!("/nar/{name}"), None)
 }
 
-fn meta(key: &Key) -> Meta {
+pub(super) fn meta(key: &Key) -> Meta {
     let mut headers = HeaderMap::new();
     headers.append("etag", HeaderValue::from_static("\"a\""));
     Meta {

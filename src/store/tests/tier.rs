@@ -213,3 +213,33 @@ async fn what_is_damaged_on_any_disk_is_named_to_one_receiver() {
     assert_ne!(named[0], named[1]);
     assert_eq!(disks.usage().objects, 10);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record() {
+    for folders in [&[0][..], &[0, 1]] {
+        let bench = Bench::new(64 * MIB);
+        let disks = bench.disks(folders).await;
+        let key = key("a");
+        let body = bytes(1, MIB);
+        let stored = put(&disks, &key, &body).await.unwrap();
+        let find_open = || disks.stores().iter().find_map(|store| store.0.recent.get(&key));
+        assert!(find_open().is_none(), "nobody has looked for it yet");
+        disks.get(&key).await.unwrap();
+        assert!(find_open().is_some());
+        assert_eq!(held(&disks, &key).await.unwrap(), body);
+
+        let changed = Meta { is_invalidated: true, ..meta(&key) };
+        assert!(disks.touch_meta(&key, stored.sha256, &changed));
+        assert!(disks.get(&key).await.unwrap().meta.is_invalidated, "a new head is seen");
+
+        put(&disks, &key, &bytes(2, MIB)).await.unwrap();
+        assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, MIB), "a replacement is seen");
+
+        assert!(find_open().is_some());
+        for store in disks.stores() {
+            store.0.index.access().open().unwrap().refuse();
+        }
+        disks.purge(&Scope::Key(key.clone()));
+        assert!(disks.get(&key).await.is_none(), "a purge holds where the disk refuses it");
+    }
+}
