@@ -2,14 +2,17 @@
 //! ranges of files that they stand for (`engine::Spans`). Part of one connection's socket; no locks
 //! but the queue's.
 
+use super::socket::UNSENT_BYTES_MAX;
 use crate::engine::{Connection, Piece, Sent, Spans};
 use bytes::{Buf, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
+use socket2::SockRef;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
@@ -21,6 +24,47 @@ pub(super) struct Sender {
     piece: Bytes,
     /// Bytes that went and do not count before what is read was compared.
     unsure: usize,
+    pace: Pace,
+}
+
+/// Bytes of files by which the pace of a reader is told.
+const PACE_BYTES: usize = 1 << 20;
+/// A reader who takes [`PACE_BYTES`] in this time is fast.
+const FAST: Duration = Duration::from_millis(250);
+/// The option that leaves a socket to what the system is set to.
+const UNBOUNDED: u32 = 0;
+
+/// How fast the client takes files. What waits unsent for a slow one is bounded, so that its
+/// progress shows. For a fast one that would cost a wake-up for each few packets, and as much CPU
+/// again as the rest; the pages of a file that wait unsent are those of the page cache, and take no
+/// memory. One that was fast and is not any more has shown no progress until it has taken a third
+/// of what the kernel holds for it: 1.4 MiB at most, as Linux is set up.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    bytes: usize,
+    is_fast: bool,
+}
+
+impl Pace {
+    /// Notes that bytes of files went.
+    fn sent(&mut self, bytes: usize, stream: &TcpStream) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes < PACE_BYTES {
+            return;
+        }
+        let now = Instant::now();
+        let is_fast = now.duration_since(self.since) <= FAST;
+        (self.since, self.bytes) = (now, 0);
+        if is_fast == self.is_fast {
+            return;
+        }
+        self.is_fast = is_fast;
+        let unsent_max = if is_fast { UNBOUNDED } else { UNSENT_BYTES_MAX };
+        if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(unsent_max) {
+            tracing::debug!(%error, "cannot set a socket option");
+        }
+    }
 }
 
 impl fmt::Debug for Sender {
@@ -39,7 +83,8 @@ enum More {
 impl Sender {
     /// Writes for `connection`.
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, reading: None, piece: Bytes::new(), unsure: 0 }
+        let pace = Pace { since: Instant::now(), bytes: 0, is_fast: false };
+        Self { connection, reading: None, piece: Bytes::new(), unsure: 0, pace }
     }
 
     /// Writes some of `slices`, as `AsyncWrite::poll_write_vectored` does.
@@ -126,6 +171,7 @@ impl Sender {
             };
             let reading = match sent {
                 Sent::Bytes(bytes) => {
+                    self.pace.sent(bytes, stream);
                     written += bytes;
                     left = left.saturating_sub(bytes);
                     continue;

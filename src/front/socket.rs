@@ -22,8 +22,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What ends a request's head.
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
-/// progress show every few seconds instead of once in a whole send buffer.
-const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+/// progress show every few seconds instead of once in a whole send buffer. See `sender` for who is
+/// exempt.
+pub(super) const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 
 /// The TCP connection.
 #[derive(Debug)]
