@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 pub struct Site {
     /// Where its objects come from, and its settings.
     pub upstream: Arc<Upstream>,
+    name: Arc<str>,
     key_space: String,
     metrics: Metrics,
     counters: [[OnceLock<Counters>; Outcome::ALL.len()]; Class::ALL.len()],
@@ -34,6 +35,7 @@ impl Site {
     pub fn new(upstream: Arc<Upstream>, metrics: Metrics) -> Self {
         let key_space = upstream.site.key_space();
         Self {
+            name: upstream.site.name.as_str().into(),
             upstream,
             key_space,
             metrics,
@@ -44,7 +46,12 @@ impl Site {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.upstream.site.name
+        &self.name
+    }
+
+    /// Its name, for a record that outlives it.
+    pub(super) fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 
     /// The first part of the keys of its objects.

@@ -169,7 +169,8 @@ where
     let _place = place;
     let watch = Arc::new(Watch::new(shared.deadlines, Instant::now()));
     let raw = Raw::new(stream, Arc::clone(&watch));
-    let stop = shared.tasks.stopping();
+    // A token of its own: every poll of the connection looks at it, and takes its lock.
+    let stop = shared.tasks.stopping().child_token();
     let opened = tokio::select! {
         biased;
         () = stop.cancelled() => return,
@@ -359,6 +360,7 @@ where
             shared: Arc::clone(&self.shared),
             connection: Arc::clone(connection),
             watch: Arc::clone(&self.watch),
+            panics: Arc::new(self.shared.metrics.request_panics.clone()),
         }
     }
 
