@@ -98,15 +98,15 @@ pub enum Answering<B> {
 
 /// What is known of a request before anything is looked up.
 #[derive(Debug)]
-struct Way<'a> {
-    site: &'a Arc<Site>,
+struct Way<'s, 'p> {
+    site: &'s Arc<Site>,
     passed: CdnLoop,
-    path: Path<'a>,
+    path: Path<'p>,
     method: ReadMethod,
     upstream: Upstream,
 }
 
-impl Way<'_> {
+impl Way<'_, '_> {
     /// The same, to be kept while the answer is waited for.
     fn kept(self) -> KeptWay {
         let Self { site, passed, path, method, upstream } = self;
@@ -196,9 +196,9 @@ impl Engine {
             }
         };
         if let Some((hit, class)) = self.in_memory(&way, now) {
-            let site = Arc::clone(way.site);
+            let site = way.site;
             let answer = hit.answer(way.method, std::mem::take(&mut parts.headers), now, &begun);
-            let answer = local::adapt(answer, &site, class);
+            let answer = local::adapt(answer, site, class);
             return Answering::Now(self.response(answer, &parts, begun, Some((site, class))));
         }
         let (way, engine, connection) = (way.kept(), Arc::clone(self), Arc::clone(connection));
@@ -215,16 +215,15 @@ impl Engine {
         begun: Begun,
     ) -> Response<Body> {
         let target = target::of(&parts.uri, &way.site, way.path, &self.cache).await;
-        let (answer, counted) = match target {
+        match target {
             Ok(target) => {
                 let KeptWay { site, passed, method, upstream, .. } = way;
                 let routed = Routed { site, passed, target, method, upstream };
                 let answer = self.answer(parts, &routed, connection).await;
-                (answer, Some((routed.site, routed.target.class)))
+                self.response(answer, parts, begun, Some((&routed.site, routed.target.class)))
             }
-            Err(refusal) => (answer::refused(refusal), None),
-        };
-        self.response(answer, parts, begun, counted)
+            Err(refusal) => self.response(answer::refused(refusal), parts, begun, None),
+        }
     }
 
     /// `answer` as the connection takes it, with its account.
@@ -233,7 +232,7 @@ impl Engine {
         answer: Answer,
         parts: &Parts,
         begun: Begun,
-        counted: Option<(Arc<Site>, Class)>,
+        counted: Option<(&Site, Class)>,
     ) -> Response<Body> {
         if let Some(reason) = answer.refused {
             self.metrics.requests_refused.with_label_values(&[reason]).inc();
@@ -253,7 +252,11 @@ impl Engine {
     }
 
     /// What is decided before anything is looked up; no refusal for a preflight.
-    fn way<'a>(&self, parts: &'a Parts, sites: &'a Sites) -> Result<Way<'a>, Option<Refusal>> {
+    fn way<'s, 'p>(
+        &self,
+        parts: &'p Parts,
+        sites: &'s Sites,
+    ) -> Result<Way<'s, 'p>, Option<Refusal>> {
         let host = match Authority::of(&parts.uri, &parts.headers) {
             Ok(authority) => Some(authority.host),
             Err(HostError::Missing) if parts.version <= Version::HTTP_10 => None,
@@ -273,7 +276,7 @@ impl Engine {
     }
 
     /// What memory holds for a request and may be used as it is; its class.
-    fn in_memory(&self, way: &Way<'_>, now: Timestamp) -> Option<(InMemory, Class)> {
+    fn in_memory(&self, way: &Way<'_, '_>, now: Timestamp) -> Option<(InMemory, Class)> {
         let class = way.path.class_without_claim()?;
         if local::is_own(way.site, class) {
             return None;

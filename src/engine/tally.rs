@@ -4,7 +4,7 @@
 
 use super::answer::Answer;
 use super::connection::{Connection, Transport};
-use super::site::Site;
+use super::site::{Meters, Site};
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
@@ -48,7 +48,7 @@ impl Begun {
     }
 
     /// The account with `answer`, counted at the site and for the class that were found.
-    pub(super) fn tally(mut self, answer: &Answer, counted: Option<(Arc<Site>, Class)>) -> Tally {
+    pub(super) fn tally(mut self, answer: &Answer, counted: Option<(&Site, Class)>) -> Tally {
         if let Some(Entry { record, .. }) = &mut self.entry {
             record.status = answer.status;
             record.outcome = answer.outcome;
@@ -57,6 +57,7 @@ impl Begun {
             record.origin.clone_from(&answer.origin);
             record.request_id = answer.request_id;
         }
+        let counted = counted.and_then(|(site, class)| Some((Arc::clone(site.meters()?), class)));
         Tally { begun: self, counted, outcome: answer.outcome, bytes: 0 }
     }
 
@@ -100,7 +101,7 @@ fn record<B>(request: &Request<B>, timestamp: Timestamp, connection: &Connection
 /// A request's account.
 pub(super) struct Tally {
     begun: Begun,
-    counted: Option<(Arc<Site>, Class)>,
+    counted: Option<(Arc<Meters>, Class)>,
     outcome: Outcome,
     bytes: u64,
 }
@@ -114,12 +115,12 @@ impl Tally {
 impl Drop for Tally {
     fn drop(&mut self) {
         let elapsed = self.begun.started.elapsed();
-        if let Some((site, class)) = &self.counted {
-            if let Some(counters) = site.counters(*class, self.outcome) {
+        if let Some((meters, class)) = &self.counted {
+            if let Some(counters) = meters.counters(*class, self.outcome) {
                 counters.requests.inc();
                 counters.bytes.inc_by(self.bytes);
             }
-            if let Some(seconds) = site.seconds(*class) {
+            if let Some(seconds) = meters.seconds(*class) {
                 seconds.observe(elapsed.as_secs_f64());
             }
         }
