@@ -372,7 +372,10 @@ where
         let mut is_winding_down = false;
         poll_fn(|cx| {
             loop {
-                if let Poll::Ready(result) = http.poll_served(cx) {
+                self.watch.poll_begins();
+                let served = http.poll_served(cx);
+                self.watch.poll_ends();
+                if let Poll::Ready(result) = served {
                     return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
                 }
                 match watchdog.poll(cx) {

@@ -4,6 +4,7 @@
 use http::HeaderValue;
 use std::cell::Cell;
 use std::fmt;
+use std::io::Write;
 
 /// The step of the sequence (SplitMix64): odd, so that no number comes twice.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -34,9 +35,11 @@ impl RequestId {
 
     /// As a field value.
     pub fn to_header_value(self) -> HeaderValue {
-        // Sixteen digits are always a value.
-        HeaderValue::try_from(self.to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static("0000000000000000"))
+        let mut digits = [0; 16];
+        // Sixteen digits fit, and are always a value.
+        let written = write!(digits.as_mut_slice(), "{self}");
+        let value = written.ok().and_then(|()| HeaderValue::from_bytes(&digits).ok());
+        value.unwrap_or_else(|| HeaderValue::from_static("0000000000000000"))
     }
 }
 
