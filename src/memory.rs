@@ -119,8 +119,8 @@ impl Memory {
         }
     }
 
-    /// The object of `key`, if it is hot.
-    pub fn get(&self, key: &Key) -> Option<Arc<Hot>> {
+    /// The object of the key with this text, if it is hot.
+    pub fn get(&self, key: &str) -> Option<Arc<Hot>> {
         self.hot.get(key)
     }
 
@@ -142,8 +142,8 @@ impl Memory {
         self.hot.entry_by_ref(key).or_insert(Arc::clone(&hot)).into_value()
     }
 
-    /// The remembered absence of `key`.
-    pub fn absent(&self, key: &Key) -> Option<Arc<Meta>> {
+    /// The remembered absence of the key with this text.
+    pub fn absent(&self, key: &str) -> Option<Arc<Meta>> {
         self.absent.get(key)
     }
 
@@ -300,12 +300,12 @@ mod tests {
         let memory = memory(1 << 20, 1 << 20);
         let key = Key::new("s", "/a", None);
         memory.put_absent(meta("/a"));
-        assert!(memory.absent(&key).is_some());
+        assert!(memory.absent(key.as_str()).is_some());
         memory.put(hot("/a", 10));
-        assert!(memory.absent(&key).is_none());
-        assert!(memory.get(&key).is_some());
+        assert!(memory.absent(key.as_str()).is_none());
+        assert!(memory.get(key.as_str()).is_some());
         memory.put_absent(meta("/a"));
-        assert!(memory.get(&key).is_none());
+        assert!(memory.get(key.as_str()).is_none());
         assert!(memory.remove(&key));
         assert!(!memory.remove(&key));
     }
@@ -318,9 +318,9 @@ mod tests {
         memory.put_absent(meta("/a"));
         memory.heat(hot("/a", 1));
         let key = Key::new("s", "/a", None);
-        assert!(memory.get(&key).is_none() && memory.absent(&key).is_some());
+        assert!(memory.get(key.as_str()).is_none() && memory.absent(key.as_str()).is_some());
         assert_eq!(memory.heat(hot("/b", 1)).body.len(), 1);
-        assert!(memory.get(&Key::new("s", "/b", None)).is_some());
+        assert!(memory.get(Key::new("s", "/b", None).as_str()).is_some());
         let claim = |size| NarClaim { file_hash: None, file_size: Some(size) };
         memory.put_claim(key.clone(), claim(2));
         assert_eq!(memory.heat_claim(&key, claim(1)), claim(2));
@@ -343,10 +343,10 @@ mod tests {
             memory.put(one(key));
         }
         assert!(memory.remove(&key.variant(&vary("x"))));
-        assert!(memory.get(&key.variant(&vary("y"))).is_some());
+        assert!(memory.get(key.variant(&vary("y")).as_str()).is_some());
         assert!(memory.remove(&key) && !memory.remove(&key));
-        assert!(memory.get(&key.variant(&vary("y"))).is_none());
-        assert!(memory.get(&other.variant(&vary("x"))).is_some());
+        assert!(memory.get(key.variant(&vary("y")).as_str()).is_none());
+        assert!(memory.get(other.variant(&vary("x")).as_str()).is_some());
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
         for number in 0..10_000 {
             memory.put_absent(meta(&format!("/{number}")));
         }
-        assert!(memory.get(&Key::new("s", "/kept", None)).is_some());
+        assert!(memory.get(Key::new("s", "/kept", None).as_str()).is_some());
         assert!(memory.absent_usage().bytes <= 1 << 14);
     }
 
@@ -378,8 +378,8 @@ mod tests {
         memory.put(hot("/b", 1));
         memory.put_absent(meta("/log/c"));
         assert_eq!(memory.remove_matching(|key| key.path().starts_with("/log/")), 1);
-        assert!(memory.get(&Key::new("s", "/b", None)).is_some());
-        assert!(memory.absent(&Key::new("s", "/log/c", None)).is_none());
+        assert!(memory.get(Key::new("s", "/b", None).as_str()).is_some());
+        assert!(memory.absent(Key::new("s", "/log/c", None).as_str()).is_none());
     }
 
     #[test]

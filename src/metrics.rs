@@ -2,24 +2,29 @@
 //! counters are atomic, no lock is held across an await. Labels come from closed sets: sites and
 //! origins of the config, classes, outcomes.
 
+mod sharded;
+
+pub use sharded::Shard;
+
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use sharded::Sharded;
 
 /// Every metric of the process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
     /// Requests answered, by site, class and outcome.
-    pub requests: IntCounterVec,
+    requests: Sharded<IntCounterVec>,
     /// Body bytes sent to clients, by site, class and outcome.
-    pub response_bytes: IntCounterVec,
+    response_bytes: Sharded<IntCounterVec>,
     /// Seconds from a request's head to the end of its answer, by site and class.
-    pub request_seconds: HistogramVec,
+    request_seconds: Sharded<HistogramVec>,
     /// Requests that left for an origin, by origin, class and status (`error` without one).
     pub origin_requests: IntCounterVec,
     /// Body bytes received from origins, by origin and class.
@@ -309,9 +314,9 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registrar = Registrar(Registry::new());
         Ok(Self {
-            requests: registrar.counters(&REQUESTS)?,
-            response_bytes: registrar.counters(&RESPONSE_BYTES)?,
-            request_seconds: registrar.seconds(&REQUEST_SECONDS)?,
+            requests: registrar.entered(Sharded::new(|| counters(&REQUESTS))?)?,
+            response_bytes: registrar.entered(Sharded::new(|| counters(&RESPONSE_BYTES))?)?,
+            request_seconds: registrar.entered(Sharded::new(|| seconds(&REQUEST_SECONDS))?)?,
             origin_requests: registrar.counters(&ORIGIN_REQUESTS)?,
             origin_bytes: registrar.counters(&ORIGIN_BYTES)?,
             origin_first_byte_seconds: registrar.seconds(&ORIGIN_FIRST_BYTE_SECONDS)?,
@@ -367,11 +372,33 @@ impl Metrics {
         String::from_utf8(buffer).map_err(|error| prometheus::Error::Msg(error.to_string()))
     }
 
-    /// The counters that one answered request adds to.
-    pub fn answered(&self, site: &str, class: Class, outcome: Outcome) -> (IntCounter, IntCounter) {
+    /// The counters that one answered request adds to, requests and bytes, in `shard`.
+    pub fn answered(
+        &self,
+        shard: Shard,
+        site: &str,
+        class: Class,
+        outcome: Outcome,
+    ) -> Option<(IntCounter, IntCounter)> {
         let labels = &[site, class.as_str(), outcome.as_str()];
-        (self.requests.with_label_values(labels), self.response_bytes.with_label_values(labels))
+        let requests = self.requests.shard(shard)?.with_label_values(labels);
+        Some((requests, self.response_bytes.shard(shard)?.with_label_values(labels)))
     }
+
+    /// Where the time of one answered request goes, in `shard`.
+    pub fn answer_seconds(&self, shard: Shard, site: &str, class: Class) -> Option<Histogram> {
+        let seconds = self.request_seconds.shard(shard)?;
+        Some(seconds.with_label_values(&[site, class.as_str()]))
+    }
+}
+
+fn counters(what: &Definition) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(what.name, what.help), what.labels)
+}
+
+fn seconds(what: &Definition) -> Result<HistogramVec, prometheus::Error> {
+    let options = HistogramOpts::new(what.name, what.help).buckets(SECONDS.to_vec());
+    HistogramVec::new(options, what.labels)
 }
 
 /// Makes metrics and enters each in the registry.
@@ -379,7 +406,7 @@ struct Registrar(Registry);
 
 impl Registrar {
     fn counters(&self, what: &Definition) -> Result<IntCounterVec, prometheus::Error> {
-        self.entered(IntCounterVec::new(Opts::new(what.name, what.help), what.labels)?)
+        self.entered(counters(what)?)
     }
 
     fn gauges(&self, what: &Definition) -> Result<IntGaugeVec, prometheus::Error> {
@@ -387,8 +414,7 @@ impl Registrar {
     }
 
     fn seconds(&self, what: &Definition) -> Result<HistogramVec, prometheus::Error> {
-        let options = HistogramOpts::new(what.name, what.help).buckets(SECONDS.to_vec());
-        self.entered(HistogramVec::new(options, what.labels)?)
+        self.entered(seconds(what)?)
     }
 
     fn counter(&self, what: &Definition) -> Result<IntCounter, prometheus::Error> {
@@ -419,7 +445,8 @@ mod tests {
     #[test]
     fn every_metric_registers_and_prints() {
         let metrics = Metrics::new().unwrap();
-        metrics.answered("main", Class::Nar, Outcome::Miss).0.inc();
+        let shard = Shard::of_thread();
+        metrics.answered(shard, "main", Class::Nar, Outcome::Miss).unwrap().0.inc();
         let text = metrics.text().unwrap();
         assert!(
             text.contains("narthex_requests_total{class=\"nar\",outcome=\"miss\",site=\"main\"} 1")

@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::cluster::{InstanceName, NameError};
 use crate::config::{Config, Server};
-use crate::engine::{Body, Connection, Engine, EngineParts, Sites};
+use crate::engine::{Answering, Body, Connection, Engine, EngineParts, Sites};
 use crate::fill::Fills;
 use crate::front::{BindError, Door, Front, Handler};
 use crate::memory::Memory;
@@ -22,9 +22,7 @@ use crate::store::{Disks, OpenError};
 use crate::tasks::{BlockingError, Tasks};
 use crate::telemetry::{self, AccessLog, Sink};
 use crate::tls::{Certificates, Protocols, TlsError};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use readiness::Ready;
@@ -225,12 +223,8 @@ fn needs_restart(server: &Server) -> Server {
 struct Behind(Arc<Engine>);
 
 impl Handler<Body> for Behind {
-    fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        connection: Arc<Connection>,
-    ) -> BoxFuture<'static, Response<Body>> {
-        async move { self.0.handle(request, &connection).await }.boxed()
+    fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<Body> {
+        self.0.handle(request, connection)
     }
 
     fn refused(

@@ -94,8 +94,8 @@ impl Cache {
         Self { memory, store, fence: Arc::default(), heating: Arc::default(), tasks }
     }
 
-    /// Looks in memory only; never waits.
-    pub fn peek(&self, key: &Key) -> Option<Hit> {
+    /// Looks in memory only, by the text of a key; never waits.
+    pub fn peek(&self, key: &str) -> Option<Hit> {
         if let Some(hot) = self.memory.get(key) {
             self.note_use(&hot);
             return Some(Hit::Memory(Found::Hot(hot)));
@@ -105,7 +105,7 @@ impl Cache {
 
     /// Looks in memory, then on disk; a small object found on disk becomes hot.
     pub async fn lookup(&self, key: &Key) -> Option<Hit> {
-        if let Some(hit) = self.peek(key) {
+        if let Some(hit) = self.peek(key.as_str()) {
             return Some(hit);
         }
         let store = self.store.as_ref()?;

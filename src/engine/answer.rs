@@ -8,9 +8,10 @@ use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::Refusal;
 use crate::rfc::cache_status::{CacheStatus, Forward};
+use crate::telemetry::RequestId;
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use std::sync::Arc;
 
 /// The field that names a request in answers and logs.
@@ -31,7 +32,7 @@ pub(super) struct Answer {
     pub(super) refused: Option<&'static str>,
     /// Whether the connection ends after it.
     pub(super) ends: Ends,
-    pub(super) request_id: String,
+    pub(super) request_id: RequestId,
 }
 
 /// Whether the connection ends after an answer.
@@ -56,18 +57,21 @@ impl Answer {
             origin: None,
             refused: None,
             ends: Ends::Request,
-            request_id: request_id(),
+            request_id: RequestId::draw(),
         }
     }
 
     /// A short text; it names its request, so that the log can be searched for it.
     pub(super) fn text(status: StatusCode, text: impl Into<Bytes>, outcome: Outcome) -> Self {
         let mut answer = Self::new(status, own_head(outcome), Body::empty(), outcome);
-        if let Ok(id) = HeaderValue::from_str(&answer.request_id) {
-            answer.headers.insert(REQUEST_ID, id);
-        }
+        answer.name_request();
         answer.set_text(text.into());
         answer
+    }
+
+    /// Tells the client the request's id.
+    pub(super) fn name_request(&mut self) {
+        self.headers.insert(REQUEST_ID, self.request_id.to_header_value());
     }
 
     fn set_text(&mut self, text: Bytes) {
@@ -78,17 +82,34 @@ impl Answer {
     }
 
     /// Ready for the connection; HEAD gets no body whatever the answer is.
-    pub(super) fn into_response(mut self, parts: &Parts, tally: Tally) -> Response<Body> {
-        if self.ends == Ends::Connection && parts.version < Version::HTTP_2 {
+    pub(super) fn into_response(
+        mut self,
+        method: &Method,
+        version: Version,
+        tally: Tally,
+    ) -> Response<Body> {
+        if self.ends == Ends::Connection && version < Version::HTTP_2 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if parts.method == Method::HEAD {
+        if *method == Method::HEAD {
+            self.state_length();
             self.body = Body::empty();
         }
         let mut response = Response::new(self.body.tallied(tally));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
+    }
+}
+
+impl Answer {
+    /// Says how long its body is, which nobody else does once there is none.
+    fn state_length(&mut self) {
+        if let Some(length @ 1..) = self.body.size_hint().exact()
+            && !self.headers.contains_key(header::CONTENT_LENGTH)
+        {
+            self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
     }
 }
 
@@ -179,9 +200,4 @@ fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
     let text = format!("{text} (request {})\n", answer.request_id);
     answer.set_text(text.into());
     answer
-}
-
-/// 64 random bits in hexadecimal.
-pub(super) fn request_id() -> String {
-    format!("{:016x}", getrandom::u64().unwrap_or_default())
 }

@@ -9,6 +9,7 @@ use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, PartReader, Passing, Wanted};
+use crate::memory::Hot;
 use crate::object::{Lifetime, Meta};
 use crate::origin::{Answer as OriginAnswer, FetchError, Response};
 use crate::outcome::Outcome;
@@ -20,6 +21,7 @@ use crate::policy::response::Times;
 use crate::rfc::ContentRange;
 use crate::rfc::cache_status::{CacheStatus, Forward};
 use crate::store::{Growing, StoredBody};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
@@ -111,11 +113,38 @@ pub(super) fn without_body(asked: &Asked<'_>, meta: &Meta, length: u64, how: How
     object(asked, meta, Some(length), Content::Nothing, how)
 }
 
+/// Delivers an object that is in memory; says no origin. `headers` are the request's; the answer's
+/// take their place.
+pub(super) fn hot(
+    method: ReadMethod,
+    headers: HeaderMap,
+    now: Timestamp,
+    hot: &Hot,
+    outcome: Outcome,
+) -> Answer {
+    let (meta, length) = (&*hot.meta, hot.body.len() as u64);
+    let selection = policy::selection::select(method, &headers, &meta.headers, Some(length));
+    let headers = head_of(headers, meta, now, outcome.into());
+    let selected = Selected { method, selection, meta, length: Some(length), outcome };
+    selected.answer(headers, |first, sent| Body::whole(slice(&hot.body, first, sent)))
+}
+
 /// Says that there is no such object.
 pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> Answer {
-    let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", how.outcome);
+    let mut answer = absence(HeaderMap::new(), asked.now, meta, how);
     answer.origin = Some(Arc::clone(&meta.origin));
-    answer.headers.extend(head_of(asked, meta, how));
+    answer
+}
+
+/// As [`absent`], but says no origin; the answer's fields take the place of `headers`, whatever
+/// those are.
+pub(super) fn absence(headers: HeaderMap, now: Timestamp, meta: &Meta, how: How<'_>) -> Answer {
+    const TEXT: &str = "404";
+    let mut headers = head_of(headers, meta, now, how);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
+    let body = Body::whole(Bytes::from_static(TEXT.as_bytes()));
+    let mut answer = Answer::new(StatusCode::NOT_FOUND, headers, body, how.outcome);
+    answer.name_request();
     answer
 }
 
@@ -155,51 +184,78 @@ fn object(
     content: Content<'_>,
     how: How<'_>,
 ) -> Answer {
-    let mut headers = head_of(asked, meta, how);
+    let headers = head_of(HeaderMap::new(), meta, asked.now, how);
     let selection = policy::selection::select(asked.method, asked.headers, &meta.headers, length);
-    let (status, first, sent) = match selection {
-        Selection::Whole => (meta.status, 0, length),
-        Selection::Part(span) => {
-            let content_range = ContentRange::Part { span, length };
-            headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
-            (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
-        }
-        Selection::NotModified => {
-            policy::head::trim_for_not_modified(&mut headers);
-            return bare(StatusCode::NOT_MODIFIED, headers, meta, how);
-        }
-        Selection::PreconditionFailed => {
-            policy::head::trim_for_not_modified(&mut headers);
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-            return bare(StatusCode::PRECONDITION_FAILED, headers, meta, how);
-        }
-        Selection::Unsatisfiable { length } => {
-            policy::head::trim_for_not_modified(&mut headers);
-            let content_range = ContentRange::Unsatisfied { length };
-            headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-            return bare(StatusCode::RANGE_NOT_SATISFIABLE, headers, meta, how);
-        }
-    };
-    if let Some(sent) = sent {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
-    }
-    let body = match asked.method {
-        ReadMethod::Get => body(asked, content, first, sent),
-        ReadMethod::Head => Body::empty(),
-    };
-    let mut answer = Answer::new(status, headers, body, how.outcome);
+    let selected = Selected { method: asked.method, selection, meta, length, outcome: how.outcome };
+    let mut answer = selected.answer(headers, |first, sent| body(asked, content, first, sent));
     answer.origin = Some(Arc::clone(&meta.origin));
     answer
 }
 
-/// The fields that say what is sent and how it came about.
-fn head_of(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> HeaderMap {
+/// What a request gets of an object of `length` bytes.
+struct Selected<'a> {
+    method: ReadMethod,
+    selection: Selection,
+    meta: &'a Meta,
+    length: Option<u64>,
+    outcome: Outcome,
+}
+
+impl Selected<'_> {
+    /// The answer; `body` gives that many bytes from an offset on.
+    fn answer(
+        &self,
+        mut headers: HeaderMap,
+        body: impl FnOnce(u64, Option<u64>) -> Body,
+    ) -> Answer {
+        let (status, first, sent) = match self.selection {
+            Selection::Whole => (self.meta.status, 0, self.length),
+            Selection::Part(span) => {
+                let content_range = ContentRange::Part { span, length: self.length };
+                headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
+                (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
+            }
+            Selection::NotModified => {
+                policy::head::trim_for_not_modified(&mut headers);
+                return self.made_of(StatusCode::NOT_MODIFIED, headers, Body::empty());
+            }
+            Selection::PreconditionFailed => {
+                policy::head::trim_for_not_modified(&mut headers);
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+                return self.made_of(StatusCode::PRECONDITION_FAILED, headers, Body::empty());
+            }
+            Selection::Unsatisfiable { length } => {
+                policy::head::trim_for_not_modified(&mut headers);
+                let content_range = ContentRange::Unsatisfied { length };
+                headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+                return self.made_of(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::empty());
+            }
+        };
+        let body = match (self.method, sent) {
+            // The connection states the length of a body by itself, and cheaper.
+            (ReadMethod::Get, None | Some(1..)) => body(first, sent),
+            (ReadMethod::Get | ReadMethod::Head, Some(sent)) => {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
+                Body::empty()
+            }
+            (ReadMethod::Head, None) => Body::empty(),
+        };
+        self.made_of(status, headers, body)
+    }
+
+    fn made_of(&self, status: StatusCode, headers: HeaderMap, body: Body) -> Answer {
+        Answer::new(status, headers, body, self.outcome)
+    }
+}
+
+/// The fields that say what is sent and how it came about, in place of those in `head`.
+fn head_of(head: HeaderMap, meta: &Meta, now: Timestamp, how: How<'_>) -> HeaderMap {
     let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
-    let own = cache_status(meta, how.outcome, asked.now);
+    let own = cache_status(meta, how.outcome, now);
     // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
     let status = own.to_header_value_after(how.upstream_status);
-    policy::head::client_head(meta, asked.now, source, status)
+    policy::head::client_head(head, meta, now, source, status)
 }
 
 fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
@@ -220,17 +276,11 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
     Body::from_source(source, sent, Arc::clone(asked.connection))
 }
 
-fn slice(bytes: &bytes::Bytes, first: u64, sent: Option<u64>) -> bytes::Bytes {
+fn slice(bytes: &Bytes, first: u64, sent: Option<u64>) -> Bytes {
     let length = bytes.len();
     let first = usize::try_from(first).unwrap_or(length).min(length);
     let sent = sent.and_then(|sent| usize::try_from(sent).ok()).unwrap_or(length);
     bytes.slice(first..first.saturating_add(sent).min(length))
-}
-
-fn bare(status: StatusCode, headers: HeaderMap, meta: &Meta, how: How<'_>) -> Answer {
-    let mut answer = Answer::new(status, headers, Body::empty(), how.outcome);
-    answer.origin = Some(Arc::clone(&meta.origin));
-    answer
 }
 
 fn cache_status(meta: &Meta, outcome: Outcome, now: Timestamp) -> CacheStatus<'static> {

@@ -34,15 +34,15 @@ pub use site::{Site, Sites};
 pub use spans::{Piece, Sent, Spans};
 
 use crate::cache::{Cache, Found, Hit};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Limits, Signatures};
 use crate::fill::{Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
+use crate::memory::Hot;
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::Proof;
+use crate::object::{Key, Meta, Proof};
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::freshness::Freshness;
 use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
 use crate::rfc::CdnLoop;
 use crate::rfc::authority::{Authority, HostError};
@@ -50,11 +50,12 @@ use crate::telemetry::AccessLog;
 use answer::Answer;
 use arc_swap::ArcSwap;
 use deliver::Asked;
+use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use std::sync::Arc;
-use std::time::Instant;
-use target::Target;
+use tally::Begun;
+use target::{Path, Target};
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -88,6 +89,54 @@ pub struct Engine {
     log: Arc<AccessLog>,
     limits: Limits,
     instance: Arc<str>,
+}
+
+/// An answer, at once or once it is there.
+pub enum Answering<B> {
+    /// It is there.
+    Now(Response<B>),
+    /// It has to be waited for.
+    Later(BoxFuture<'static, Response<B>>),
+}
+
+/// What is known of a request before anything is looked up.
+#[derive(Debug)]
+struct Way<'s, 'p> {
+    site: &'s Arc<Site>,
+    passed: CdnLoop,
+    path: Path<'p>,
+    method: ReadMethod,
+    upstream: Upstream,
+}
+
+impl Way<'_, '_> {
+    /// The same, to be kept while the answer is waited for.
+    fn kept(self) -> KeptWay {
+        let Self { site, passed, path, method, upstream } = self;
+        KeptWay { site: Arc::clone(site), passed, path: path.kept(), method, upstream }
+    }
+}
+
+/// A [`Way`] that borrows nothing.
+#[derive(Debug)]
+struct KeptWay {
+    site: Arc<Site>,
+    passed: CdnLoop,
+    path: Path<'static>,
+    method: ReadMethod,
+    upstream: Upstream,
+}
+
+/// What is stored and may be used as it is.
+enum Usable {
+    Object(Found, Outcome),
+    Absence(Arc<Meta>),
+}
+
+/// What may be used as it is and is in memory.
+enum InMemory {
+    Object(Arc<Hot>, Outcome),
+    Absence(Arc<Meta>),
 }
 
 /// What is known of a request once it is routed.
@@ -129,41 +178,70 @@ impl Engine {
         self.sites.store(Arc::new(sites));
     }
 
-    /// Answers `request`. Never fails: what goes wrong becomes a status, or a body that is cut.
+    /// Answers `request`, at once where memory holds the answer. Never fails: what goes wrong
+    /// becomes a status, or a body that is cut.
     ///
     /// The client's own body, if it sent one, is dropped unread.
-    pub async fn handle<B>(
+    pub fn handle<B>(
         self: &Arc<Self>,
         request: Request<B>,
         connection: &Arc<Connection>,
-    ) -> Response<Body> {
-        let (started, timestamp) = (Instant::now(), self.clock.now());
-        let said = tally::Said::of(&request, timestamp);
-        let (parts, _) = request.into_parts();
-        let (routed, answer) = match self.route(&parts).await {
-            Ok(routed) => {
-                let answer = self.answer(&parts, &routed, connection).await;
-                (Some(routed), answer)
+    ) -> Answering<Body> {
+        let now = self.clock.now();
+        let begun = Begun::of(&request, now, connection, &self.log);
+        let (mut parts, _) = request.into_parts();
+        let sites = self.sites.load();
+        let way = match self.way(&parts, &sites) {
+            Ok(way) => way,
+            Err(refusal) => {
+                let answer = refusal.map_or_else(answer::preflight, answer::refused);
+                return Answering::Now(self.response(answer, &parts, begun, None));
             }
-            Err(answer) => (None, *answer),
         };
+        if let Some((hit, class)) = self.in_memory(&way, now) {
+            let site = way.site;
+            let answer = hit.answer(way.method, std::mem::take(&mut parts.headers), now, &begun);
+            let answer = local::adapt(answer, site, class);
+            return Answering::Now(self.response(answer, &parts, begun, Some((site, class))));
+        }
+        let (way, engine, connection) = (way.kept(), Arc::clone(self), Arc::clone(connection));
+        let later = async move { engine.later(&parts, way, &connection, begun).await };
+        Answering::Later(Box::pin(later))
+    }
+
+    /// The answer to what memory alone has no answer to.
+    async fn later(
+        self: &Arc<Self>,
+        parts: &Parts,
+        way: KeptWay,
+        connection: &Arc<Connection>,
+        begun: Begun,
+    ) -> Response<Body> {
+        let target = target::of(&parts.uri, &way.site, way.path, &self.cache).await;
+        match target {
+            Ok(target) => {
+                let KeptWay { site, passed, method, upstream, .. } = way;
+                let routed = Routed { site, passed, target, method, upstream };
+                let answer = self.answer(parts, &routed, connection).await;
+                self.response(answer, parts, begun, Some((&routed.site, routed.target.class)))
+            }
+            Err(refusal) => self.response(answer::refused(refusal), parts, begun, None),
+        }
+    }
+
+    /// `answer` as the connection takes it, with its account.
+    fn response(
+        &self,
+        answer: Answer,
+        parts: &Parts,
+        begun: Begun,
+        counted: Option<(&Site, Class)>,
+    ) -> Response<Body> {
         if let Some(reason) = answer.refused {
             self.metrics.requests_refused.with_label_values(&[reason]).inc();
         }
-        let tally = tally::Tally {
-            started,
-            said: Some(said),
-            connection: Arc::clone(connection),
-            log: Arc::clone(&self.log),
-            class: routed.as_ref().map_or(Class::Other, |routed| routed.target.class),
-            site: routed.map(|routed| routed.site),
-            outcome: answer.outcome,
-            origin: answer.origin.clone(),
-            status: answer.status,
-            request_id: answer.request_id.clone(),
-            bytes: 0,
-        };
-        answer.into_response(&parts, tally)
+        let tally = begun.tally(&answer, counted);
+        answer.into_response(&parts.method, parts.version, tally)
     }
 
     /// Logs a request that the doors refused by themselves, with `status`.
@@ -173,31 +251,15 @@ impl Engine {
         status: StatusCode,
         connection: &Arc<Connection>,
     ) {
-        drop(tally::Tally {
-            started: Instant::now(),
-            said: Some(tally::Said::of(request, self.clock.now())),
-            connection: Arc::clone(connection),
-            log: Arc::clone(&self.log),
-            class: Class::Other,
-            site: None,
-            outcome: Outcome::Refused,
-            origin: None,
-            status,
-            request_id: answer::request_id(),
-            bytes: 0,
-        });
+        Begun::of(request, self.clock.now(), connection, &self.log).refused(status);
     }
 
-    /// Everything that is decided before the cache is asked.
-    async fn route(&self, parts: &Parts) -> Result<Routed, Box<Answer>> {
-        self.try_route(parts).await.map_err(|refusal| match refusal {
-            None => Box::new(answer::preflight()),
-            Some(refusal) => Box::new(answer::refused(refusal)),
-        })
-    }
-
-    /// The route, or the refusal; no refusal for a preflight.
-    async fn try_route(&self, parts: &Parts) -> Result<Routed, Option<Refusal>> {
+    /// What is decided before anything is looked up; no refusal for a preflight.
+    fn way<'s, 'p>(
+        &self,
+        parts: &'p Parts,
+        sites: &'s Sites,
+    ) -> Result<Way<'s, 'p>, Option<Refusal>> {
         let host = match Authority::of(&parts.uri, &parts.headers) {
             Ok(authority) => Some(authority.host),
             Err(HostError::Missing) if parts.version <= Version::HTTP_10 => None,
@@ -207,14 +269,30 @@ impl Engine {
             Plan::Object { method, upstream } => (method, upstream),
             Plan::Preflight => return Err(None),
         };
-        let sites = self.sites();
         let site = sites.route(host.as_deref()).ok_or(Refusal::UnknownHost)?;
         let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
         if passed.contains(&self.instance) {
             return Err(Some(Refusal::Loop));
         }
-        let target = target::of(&parts.uri, site, &self.cache, self.limits.path_bytes_max).await?;
-        Ok(Routed { site: Arc::clone(site), passed, target, method, upstream })
+        let path = Path::of(&parts.uri, self.limits.path_bytes_max)?;
+        Ok(Way { site, passed, path, method, upstream })
+    }
+
+    /// What memory holds for a request and may be used as it is; its class.
+    fn in_memory(&self, way: &Way<'_, '_>, now: Timestamp) -> Option<(InMemory, Class)> {
+        let class = way.path.class_without_claim()?;
+        if local::is_own(way.site, class) {
+            return None;
+        }
+        let hit =
+            Key::with_text(way.site.key_space(), way.path.as_str(), |key| self.cache.peek(key));
+        match usable(way.site, hit, now) {
+            Ok(Usable::Object(Found::Hot(hot), outcome)) => {
+                Some((InMemory::Object(hot, outcome), class))
+            }
+            Ok(Usable::Absence(meta)) => Some((InMemory::Absence(meta), class)),
+            Ok(Usable::Object(Found::Stored(_), _)) | Err(_) => None,
+        }
     }
 
     async fn answer(
@@ -281,23 +359,11 @@ impl Engine {
 
     /// The answer from what is stored, if that may be used as it is; else what there is.
     async fn stored(&self, asked: &Asked<'_>, routed: &Routed) -> Result<Answer, Option<Found>> {
-        let found = match self.cache.lookup(&routed.target.key).await {
-            Some(Hit::Absent(meta)) => match policy::freshness::judge(&meta, asked.now) {
-                Freshness::Fresh { .. } => {
-                    return Ok(deliver::absent(asked, &meta, Outcome::HitAbsent.into()));
-                }
-                Freshness::Stale { .. } => None,
-            },
-            Some(Hit::Memory(found)) => Some((found, Outcome::HitMemory)),
-            Some(Hit::Disk(found)) => Some((found, Outcome::HitDisk)),
-            None => None,
-        };
-        let found = found.filter(|(found, _)| is_trusted(&routed.site, found));
-        let Some((found, outcome)) = found else { return Err(None) };
-        match policy::freshness::judge(found.meta(), asked.now) {
-            Freshness::Fresh { .. } => Ok(deliver::found(asked, &found, outcome.into())),
-            Freshness::Stale { .. } => Err(Some(found)),
-        }
+        let hit = self.cache.lookup(&routed.target.key).await;
+        Ok(match usable(&routed.site, hit, asked.now)? {
+            Usable::Object(found, outcome) => deliver::found(asked, &found, outcome.into()),
+            Usable::Absence(meta) => deliver::absent(asked, &meta, Outcome::HitAbsent.into()),
+        })
     }
 
     /// The answer of a fill, joined or begun; none where one has ended since `looked`.
@@ -410,6 +476,47 @@ impl Engine {
     /// The head of a NAR that is not stored: its body is not fetched for it.
     async fn head(&self, asked: &Asked<'_>, wanted: &Wanted) -> Answer {
         deliver::head(asked, wanted, self.fills.head(wanted).await)
+    }
+}
+
+/// What of a look-up's result may be used as it is; else what is stale.
+fn usable(site: &Site, hit: Option<Hit>, now: Timestamp) -> Result<Usable, Option<Found>> {
+    let (found, outcome) = match hit {
+        Some(Hit::Absent(meta)) => {
+            let is_fresh = policy::freshness::judge(&meta, now).is_fresh();
+            return if is_fresh { Ok(Usable::Absence(meta)) } else { Err(None) };
+        }
+        Some(Hit::Memory(found)) => (found, Outcome::HitMemory),
+        Some(Hit::Disk(found)) => (found, Outcome::HitDisk),
+        None => return Err(None),
+    };
+    if !is_trusted(site, &found) {
+        return Err(None);
+    }
+    let is_fresh = policy::freshness::judge(found.meta(), now).is_fresh();
+    if is_fresh { Ok(Usable::Object(found, outcome)) } else { Err(Some(found)) }
+}
+
+impl InMemory {
+    /// The answer; its fields take the place of the request's, `headers`. Its origin is only for
+    /// the log.
+    fn answer(
+        self,
+        method: ReadMethod,
+        headers: HeaderMap,
+        now: Timestamp,
+        begun: &Begun,
+    ) -> Answer {
+        let (mut answer, meta) = match &self {
+            Self::Object(hot, outcome) => {
+                (deliver::hot(method, headers, now, hot, *outcome), &hot.meta)
+            }
+            Self::Absence(meta) => {
+                (deliver::absence(headers, now, meta, Outcome::HitAbsent.into()), meta)
+            }
+        };
+        answer.origin = begun.is_logged().then(|| Arc::clone(&meta.origin));
+        answer
     }
 }
 

@@ -2,22 +2,33 @@
 //! start and at each reload, then only read.
 
 use crate::fill::Upstream;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Shard};
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use prometheus::{Histogram, IntCounter};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-/// A site, and the counters of its requests.
+/// A site, and the counters of its requests: several, so that threads need not share them.
 #[derive(Debug)]
 pub struct Site {
     /// Where its objects come from, and its settings.
     pub upstream: Arc<Upstream>,
+    name: Arc<str>,
     key_space: String,
     metrics: Metrics,
-    counters: [[OnceLock<Counters>; Outcome::ALL.len()]; Class::ALL.len()],
-    seconds: [OnceLock<Histogram>; Class::ALL.len()],
+    /// One for each shard of the metrics, made when its threads first answer for the site.
+    meters: Box<[OnceLock<Arc<Meters>>]>,
+}
+
+/// The counters of a site's requests, as far as some threads answer them.
+#[derive(Debug)]
+pub(super) struct Meters {
+    site: Arc<str>,
+    shard: Shard,
+    metrics: Metrics,
+    counters: [[OnceLock<Option<Counters>>; Outcome::ALL.len()]; Class::ALL.len()],
+    seconds: [OnceLock<Option<Histogram>>; Class::ALL.len()],
 }
 
 /// What one kind of answer adds to.
@@ -34,17 +45,22 @@ impl Site {
     pub fn new(upstream: Arc<Upstream>, metrics: Metrics) -> Self {
         let key_space = upstream.site.key_space();
         Self {
+            name: upstream.site.name.as_str().into(),
             upstream,
             key_space,
             metrics,
-            counters: Default::default(),
-            seconds: Default::default(),
+            meters: (0..Shard::count()).map(|_| OnceLock::new()).collect(),
         }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.upstream.site.name
+        &self.name
+    }
+
+    /// Its name, for a record that outlives it.
+    pub(super) fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 
     /// The first part of the keys of its objects.
@@ -52,18 +68,37 @@ impl Site {
         &self.key_space
     }
 
+    /// The counters for the calling thread.
+    pub(super) fn meters(&self) -> Option<&Arc<Meters>> {
+        let shard = Shard::of_thread();
+        let cell = self.meters.get(shard.index())?;
+        Some(cell.get_or_init(|| {
+            Arc::new(Meters {
+                site: self.shared_name(),
+                shard,
+                metrics: self.metrics.clone(),
+                counters: Default::default(),
+                seconds: Default::default(),
+            })
+        }))
+    }
+}
+
+impl Meters {
     pub(super) fn counters(&self, class: Class, outcome: Outcome) -> Option<&Counters> {
         let cell = self.counters.get(class.index())?.get(outcome.index())?;
-        Some(cell.get_or_init(|| {
-            let (requests, bytes) = self.metrics.answered(self.name(), class, outcome);
-            Counters { requests, bytes }
-        }))
+        let counters = cell.get_or_init(|| {
+            let answered = self.metrics.answered(self.shard, &self.site, class, outcome);
+            answered.map(|(requests, bytes)| Counters { requests, bytes })
+        });
+        counters.as_ref()
     }
 
     pub(super) fn seconds(&self, class: Class) -> Option<&Histogram> {
         let cell = self.seconds.get(class.index())?;
-        let labels = [self.name(), class.as_str()];
-        Some(cell.get_or_init(|| self.metrics.request_seconds.with_label_values(&labels)))
+        let seconds =
+            cell.get_or_init(|| self.metrics.answer_seconds(self.shard, &self.site, class));
+        seconds.as_ref()
     }
 }
 

@@ -1,58 +1,109 @@
 //! What is counted and logged of one request: begun with its head, ended when its body is sent
-//! or given up. Owned by the response's body; dropping it writes the record.
+//! or given up. Owned by the response's body; dropping it counts the request and, where there is a
+//! log, hands over the record. Without a log none is made.
 
+use super::answer::Answer;
 use super::connection::{Connection, Transport};
-use super::site::Site;
+use super::site::{Meters, Site};
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
-use crate::telemetry::{AccessLog, AccessRecord, TlsUse};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use crate::telemetry::{AccessLog, AccessRecord, RequestId, TlsUse};
+use http::{Request, StatusCode, header};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// What a request said that the log keeps.
-#[derive(Debug, Clone)]
-pub(super) struct Said {
-    timestamp: Timestamp,
-    method: Method,
-    uri: Uri,
-    version: Version,
-    host: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
-    user_agent: Option<HeaderValue>,
+/// A request's account before there is an answer.
+#[derive(Debug)]
+pub(super) struct Begun {
+    started: Instant,
+    entry: Option<Entry>,
 }
 
-impl Said {
-    pub(super) fn of<B>(request: &Request<B>, timestamp: Timestamp) -> Self {
-        let (uri, headers) = (request.uri(), request.headers());
-        let authority = uri.authority();
-        let authority = authority.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
-        Self {
-            timestamp,
-            method: request.method().clone(),
-            uri: uri.clone(),
-            version: request.version(),
-            host: headers.get(header::HOST).cloned().or(authority),
-            referer: headers.get(header::REFERER).cloned(),
-            user_agent: headers.get(header::USER_AGENT).cloned(),
+/// A record for the log, as far as it is known, and the log.
+#[derive(Debug)]
+struct Entry {
+    record: Box<AccessRecord>,
+    log: Arc<AccessLog>,
+}
+
+impl Begun {
+    /// That of `request`, whose head was whole at `timestamp`.
+    pub(super) fn of<B>(
+        request: &Request<B>,
+        timestamp: Timestamp,
+        connection: &Connection,
+        log: &Arc<AccessLog>,
+    ) -> Self {
+        let entry = log.is_open().then(|| Entry {
+            record: Box::new(record(request, timestamp, connection)),
+            log: Arc::clone(log),
+        });
+        Self { started: Instant::now(), entry }
+    }
+
+    /// Whether the log takes it.
+    pub(super) fn is_logged(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    /// The account with `answer`, counted at the site and for the class that were found.
+    pub(super) fn tally(mut self, answer: &Answer, counted: Option<(&Site, Class)>) -> Tally {
+        if let Some(Entry { record, .. }) = &mut self.entry {
+            record.status = answer.status;
+            record.outcome = answer.outcome;
+            record.site = counted.as_ref().map(|(site, _)| site.shared_name());
+            record.class = counted.as_ref().map(|(_, class)| *class);
+            record.origin.clone_from(&answer.origin);
+            record.request_id = answer.request_id;
         }
+        let counted = counted.and_then(|(site, class)| Some((Arc::clone(site.meters()?), class)));
+        Tally { begun: self, counted, outcome: answer.outcome, bytes: 0 }
+    }
+
+    /// Logs a refusal with `status`, which is not counted here.
+    pub(super) fn refused(mut self, status: StatusCode) {
+        if let Some(Entry { record, .. }) = &mut self.entry {
+            record.status = status;
+        }
+        drop(Tally { begun: self, counted: None, outcome: Outcome::Refused, bytes: 0 });
+    }
+}
+
+/// What the request itself says; the rest is that of a refusal until it is known.
+fn record<B>(request: &Request<B>, timestamp: Timestamp, connection: &Connection) -> AccessRecord {
+    let (uri, headers) = (request.uri(), request.headers());
+    let authority = || uri.authority().and_then(|host| host.as_str().try_into().ok());
+    AccessRecord {
+        timestamp,
+        elapsed: Duration::ZERO,
+        host: headers.get(header::HOST).cloned().or_else(authority),
+        method: request.method().clone(),
+        version: request.version(),
+        uri: uri.clone(),
+        referer: headers.get(header::REFERER).cloned(),
+        user_agent: headers.get(header::USER_AGENT).cloned(),
+        request_bytes: None,
+        status: StatusCode::BAD_REQUEST,
+        response_body_bytes: 0,
+        outcome: Outcome::Refused,
+        site: None,
+        class: None,
+        origin: None,
+        request_id: RequestId::draw(),
+        tls: match &connection.transport {
+            Transport::Plain => None,
+            Transport::Tls { protocol, cipher } => Some(TlsUse { protocol, cipher }),
+        },
     }
 }
 
 /// A request's account.
 pub(super) struct Tally {
-    pub(super) started: Instant,
-    pub(super) said: Option<Said>,
-    pub(super) connection: Arc<Connection>,
-    pub(super) log: Arc<AccessLog>,
-    pub(super) site: Option<Arc<Site>>,
-    pub(super) class: Class,
-    pub(super) outcome: Outcome,
-    pub(super) origin: Option<Arc<str>>,
-    pub(super) status: StatusCode,
-    pub(super) request_id: String,
-    pub(super) bytes: u64,
+    begun: Begun,
+    counted: Option<(Arc<Meters>, Class)>,
+    outcome: Outcome,
+    bytes: u64,
 }
 
 impl Tally {
@@ -63,39 +114,20 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        let elapsed = self.started.elapsed();
-        if let Some(site) = &self.site {
-            if let Some(counters) = site.counters(self.class, self.outcome) {
+        let elapsed = self.begun.started.elapsed();
+        if let Some((meters, class)) = &self.counted {
+            if let Some(counters) = meters.counters(*class, self.outcome) {
                 counters.requests.inc();
                 counters.bytes.inc_by(self.bytes);
             }
-            if let Some(seconds) = site.seconds(self.class) {
+            if let Some(seconds) = meters.seconds(*class) {
                 seconds.observe(elapsed.as_secs_f64());
             }
         }
-        let Some(said) = self.said.take() else { return };
-        let tls = match &self.connection.transport {
-            Transport::Plain => None,
-            Transport::Tls { protocol, cipher } => Some(TlsUse { protocol, cipher }),
-        };
-        self.log.record(AccessRecord {
-            timestamp: said.timestamp,
-            elapsed,
-            host: said.host,
-            method: said.method,
-            version: said.version,
-            uri: said.uri,
-            referer: said.referer,
-            user_agent: said.user_agent,
-            request_bytes: None,
-            status: self.status,
-            response_body_bytes: self.bytes,
-            outcome: self.outcome,
-            site: self.site.as_ref().map(|site| Arc::from(site.name())),
-            class: self.site.as_ref().map(|_| self.class),
-            origin: self.origin.take(),
-            request_id: std::mem::take(&mut self.request_id),
-            tls,
-        });
+        if let Some(Entry { mut record, log }) = self.begun.entry.take() {
+            record.elapsed = elapsed;
+            record.response_body_bytes = self.bytes;
+            log.record(record);
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::object::Key;
 use crate::policy::request::Refusal;
 use crate::rfc::path::canonicalise;
 use http::Uri;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What a request asks for.
@@ -23,21 +24,52 @@ pub(super) struct Target {
     pub(super) class: Class,
 }
 
-/// Makes out the target of `uri` on `site`.
+/// The path of a request, and what it tells by itself.
+#[derive(Debug)]
+pub(super) struct Path<'a> {
+    canonical: Cow<'a, str>,
+    class: Option<Class>,
+    has_query: bool,
+}
+
+impl<'a> Path<'a> {
+    /// That of `uri`, whose raw form may have so many bytes.
+    pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, Refusal> {
+        let canonical = canonicalise(uri.path(), path_bytes_max)?;
+        let canonical = if canonical == "/" { Cow::Borrowed("/index.html") } else { canonical };
+        let class = classify(&canonical);
+        Ok(Self { canonical, class, has_query: uri.query().is_some() })
+    }
+
+    /// The canonical path.
+    pub(super) fn as_str(&self) -> &str {
+        &self.canonical
+    }
+
+    /// Its class, where no narinfo has a say in what the request asks for.
+    pub(super) fn class_without_claim(&self) -> Option<Class> {
+        self.class.filter(|class| !self.has_query || *class != Class::Nar)
+    }
+
+    /// The same, borrowing nothing.
+    pub(super) fn kept(self) -> Path<'static> {
+        Path { canonical: Cow::Owned(self.canonical.into_owned()), ..self }
+    }
+}
+
+/// Makes out the target of `uri`, whose path is `path`, on `site`.
 ///
 /// A query is dropped, and a path outside the grammar of a binary cache refused, unless a narinfo
 /// that is known here names that very URL: NAR URLs are opaque.
 pub(super) async fn of(
     uri: &Uri,
     site: &Site,
+    path: Path<'_>,
     cache: &Cache,
-    path_bytes_max: usize,
 ) -> Result<Target, Refusal> {
-    let path = canonicalise(uri.path(), path_bytes_max)?;
-    let path = if path == "/" { "/index.html" } else { &*path };
-    let class = classify(path);
-    let key = Key::new(site.key_space(), path, None);
-    let path: Arc<str> = path.into();
+    let Path { canonical, class, has_query: _ } = path;
+    let key = Key::new(site.key_space(), &canonical, None);
+    let path: Arc<str> = canonical.into();
     if let Some(query) = uri.query()
         && matches!(class, None | Some(Class::Nar))
     {

@@ -169,7 +169,8 @@ where
     let _place = place;
     let watch = Arc::new(Watch::new(shared.deadlines, Instant::now()));
     let raw = Raw::new(stream, Arc::clone(&watch));
-    let stop = shared.tasks.stopping();
+    // A token of its own: every poll of the connection looks at it, and takes its lock.
+    let stop = shared.tasks.stopping().child_token();
     let opened = tokio::select! {
         biased;
         () = stop.cancelled() => return,
@@ -365,6 +366,7 @@ where
             shared: Arc::clone(&self.shared),
             connection: Arc::clone(connection),
             watch: Arc::clone(&self.watch),
+            panics: Arc::new(self.shared.metrics.request_panics.clone()),
         }
     }
 
@@ -376,7 +378,10 @@ where
         let mut is_winding_down = false;
         poll_fn(|cx| {
             loop {
-                if let Poll::Ready(result) = http.poll_served(cx) {
+                self.watch.poll_begins();
+                let served = http.poll_served(cx);
+                self.watch.poll_ends();
+                if let Poll::Ready(result) = served {
                     return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
                 }
                 match watchdog.poll(cx) {

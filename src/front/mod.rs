@@ -20,13 +20,12 @@ mod watch;
 pub use bind::BindError;
 
 use crate::config::Server;
-use crate::engine::Connection;
+use crate::engine::{Answering, Connection};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use accept::Listener;
 use conn::Shared;
-use futures_util::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
 use std::net::SocketAddr;
@@ -37,11 +36,7 @@ use std::sync::Arc;
 /// `B` is the body of an answer: before it yields an error, [`Connection::cut`] was called.
 pub trait Handler<B>: Send + Sync {
     /// Answers a request; never fails.
-    fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        connection: Arc<Connection>,
-    ) -> BoxFuture<'static, Response<B>>;
+    fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<B>;
 
     /// Hears of a request that the doors refused by themselves with `status`, for the log.
     fn refused(

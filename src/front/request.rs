@@ -3,10 +3,10 @@
 
 use super::conn::Shared;
 use super::watch::{UnderWay, Watch};
-use crate::engine::Connection;
+use crate::engine::{Answering, Connection};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -17,7 +17,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, ready as when_ready};
 
 /// `Cache-Status` (RFC 9211).
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -28,6 +28,8 @@ pub(super) struct Service<B> {
     pub(super) shared: Arc<Shared<B>>,
     pub(super) connection: Arc<Connection>,
     pub(super) watch: Arc<Watch>,
+    /// The metric, counted on by this connection's answers alone.
+    pub(super) panics: Arc<IntCounter>,
 }
 
 impl<B> hyper::service::Service<Request<Incoming>> for Service<B>
@@ -36,49 +38,82 @@ where
 {
     type Response = Response<Answer<B>>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Either<Ready<Answered<B>>, BoxFuture<'static, Answered<B>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let under_way = UnderWay::begin(&self.watch);
-        let shared = Arc::clone(&self.shared);
-        let connection = Arc::clone(&self.connection);
-        Box::pin(async move { Ok(answer(&shared, connection, request, under_way).await) })
+        let entered = Entered {
+            version: request.version(),
+            body: announced(&request),
+            under_way: UnderWay::begin(&self.watch),
+            panics: Arc::clone(&self.panics),
+        };
+        let shared = &self.shared;
+        let headers_max = shared.server.limits.request_headers_max;
+        if let Some(refusal) =
+            refusal(request.method(), request.headers(), entered.body, headers_max)
+        {
+            shared.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
+            shared.handler.refused(&request, refusal.status(), &self.connection);
+            let response = refusal.response(entered.version);
+            return Either::Left(ready(Ok(entered.own(response))));
+        }
+        // The handler's state is dropped with its panic: nobody sees it half changed.
+        let called = AssertUnwindSafe(|| shared.handler.answer(request, &self.connection));
+        match catch_unwind(called) {
+            Ok(Answering::Now(response)) => Either::Left(ready(Ok(entered.handlers(response)))),
+            Err(_) => Either::Left(ready(Ok(entered.panicked()))),
+            Ok(Answering::Later(answer)) => Either::Right(Box::pin(async move {
+                Ok(match AssertUnwindSafe(answer).catch_unwind().await {
+                    Ok(response) => entered.handlers(response),
+                    Err(_) => entered.panicked(),
+                })
+            })),
+        }
     }
 }
 
-async fn answer<B>(
-    shared: &Shared<B>,
-    connection: Arc<Connection>,
-    request: Request<Incoming>,
+type Answered<B> = Result<Response<Answer<B>>, Infallible>;
+
+/// What the door keeps of a request until there is an answer.
+struct Entered {
+    version: Version,
+    body: Announced,
     under_way: UnderWay,
-) -> Response<Answer<B>>
-where
-    B: Body<Data = Bytes, Error = io::Error> + Send + 'static,
-{
-    let version = request.version();
-    let body = announced(&request);
-    let headers_max = shared.server.limits.request_headers_max;
-    let panics = &shared.metrics.request_panics;
-    if let Some(refusal) = refusal(request.method(), request.headers(), body, headers_max) {
-        shared.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
-        shared.handler.refused(&request, refusal.status(), &connection);
-        let (parts, text) = refusal.response(version).into_parts();
-        return Response::from_parts(parts, Answer::new(Sent::own(text), under_way, panics));
+    panics: Arc<IntCounter>,
+}
+
+impl Entered {
+    /// The handler's answer.
+    fn handlers<B>(self, response: Response<B>) -> Response<Answer<B>>
+    where
+        B: Body<Data = Bytes, Error = io::Error>,
+    {
+        let (mut parts, body) = response.into_parts();
+        if self.body == Announced::Some && self.version < Version::HTTP_2 {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let sent = Sent::Handler { body };
+        Response::from_parts(parts, Answer::new(sent, self.under_way, self.panics))
     }
-    // The handler's state is dropped with its panic: nobody sees it half changed.
-    let called =
-        AssertUnwindSafe(async { Arc::clone(&shared.handler).answer(request, connection).await });
-    let Ok(response) = called.catch_unwind().await else {
-        panics.inc();
+
+    /// An answer of the door itself.
+    fn own<B>(self, response: Response<Bytes>) -> Response<Answer<B>>
+    where
+        B: Body<Data = Bytes, Error = io::Error>,
+    {
+        let (parts, text) = response.into_parts();
+        Response::from_parts(parts, Answer::new(Sent::own(text), self.under_way, self.panics))
+    }
+
+    /// The answer of a handler that panicked.
+    fn panicked<B>(self) -> Response<Answer<B>>
+    where
+        B: Body<Data = Bytes, Error = io::Error>,
+    {
+        self.panics.inc();
         tracing::error!("a request ended in a panic; its client got status 500");
-        let (parts, text) = plain(StatusCode::INTERNAL_SERVER_ERROR, "fault").into_parts();
-        return Response::from_parts(parts, Answer::new(Sent::own(text), under_way, panics));
-    };
-    let (mut parts, sent) = response.into_parts();
-    if body == Announced::Some && version < Version::HTTP_2 {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        self.own(plain(StatusCode::INTERNAL_SERVER_ERROR, "fault"))
     }
-    Response::from_parts(parts, Answer::new(Sent::Handler { body: sent }, under_way, panics))
 }
 
 /// Whether a request has a body.
@@ -184,7 +219,7 @@ pin_project_lite::pin_project! {
         #[pin]
         sent: Sent<B>,
         under_way: UnderWay,
-        panics: IntCounter,
+        panics: Arc<IntCounter>,
     }
 }
 
@@ -203,11 +238,11 @@ impl<B> Sent<B> {
 }
 
 impl<B: Body<Data = Bytes, Error = io::Error>> Answer<B> {
-    fn new(sent: Sent<B>, mut under_way: UnderWay, panics: &IntCounter) -> Self {
+    fn new(sent: Sent<B>, mut under_way: UnderWay, panics: Arc<IntCounter>) -> Self {
         if sent.is_end_stream() {
             under_way.finished();
         }
-        Self { sent, under_way, panics: panics.clone() }
+        Self { sent, under_way, panics }
     }
 }
 
@@ -228,7 +263,7 @@ impl<B: Body<Data = Bytes, Error = io::Error>> Body for Answer<B> {
             tracing::error!("an answer's body ended in a panic; its client is cut off");
             return Poll::Ready(Some(Err(io::Error::other("panic in an answer's body"))));
         };
-        let frame = ready!(polled);
+        let frame = when_ready!(polled);
         if let Some(Ok(_)) = &frame {
             this.under_way.handed_over();
         }

@@ -92,6 +92,9 @@ struct State {
     progress_at: Instant,
     abandoned: u32,
     ending: Ending,
+    /// When the connection's present poll began: all that happens within it happens then, since
+    /// reading the clock for each step of a hit would cost more than the steps do.
+    polled_at: Option<Instant>,
 }
 
 impl Watch {
@@ -108,8 +111,19 @@ impl Watch {
             progress_at: now,
             abandoned: 0,
             ending: Ending::Undecided,
+            polled_at: None,
         };
         Self { deadlines, state: Mutex::new(state) }
+    }
+
+    /// The connection is polled from now on.
+    pub(super) fn poll_begins(&self) {
+        self.state.lock().polled_at = Some(Instant::now());
+    }
+
+    /// The connection is not polled any more.
+    pub(super) fn poll_ends(&self) {
+        self.state.lock().polled_at = None;
     }
 
     /// The protocol is known.
@@ -133,7 +147,7 @@ impl Watch {
             state.tail = [second, third, byte];
         }
         if state.requests == 0 && state.head_since.is_none() {
-            state.head_since = Some(Instant::now());
+            state.head_since = Some(state.now());
         }
     }
 
@@ -143,7 +157,7 @@ impl Watch {
         if state.blocked_since.is_none() && bytes < PROGRESS_BYTES_MIN {
             return;
         }
-        let now = Instant::now();
+        let now = state.now();
         state.progress_at = now;
         if state.blocked_since.take().is_some() && state.requests == 0 {
             state.idle_since = now;
@@ -154,7 +168,7 @@ impl Watch {
     pub(super) fn blocked(&self) {
         let mut state = self.state.lock();
         if state.blocked_since.is_none() {
-            state.blocked_since = Some(Instant::now());
+            state.blocked_since = Some(state.now());
         }
     }
 
@@ -174,7 +188,7 @@ impl Watch {
             RequestEnd::Abandoned => state.abandoned = state.abandoned.saturating_add(1),
         }
         if state.requests == 0 {
-            let now = Instant::now();
+            let now = state.now();
             state.idle_since = now;
             state.head_since = state.is_within_head().then_some(now);
         }
@@ -213,6 +227,10 @@ impl Watch {
 }
 
 impl State {
+    fn now(&self) -> Instant {
+        self.polled_at.unwrap_or_else(Instant::now)
+    }
+
     /// Whether what was read ends within a head (RFC 9112 section 2.2 allows LF alone).
     fn is_within_head(&self) -> bool {
         !matches!(self.tail, [b'\n', b'\r', b'\n'] | [_, b'\n', b'\n'])
@@ -274,7 +292,7 @@ impl UnderWay {
         if !std::mem::replace(&mut self.is_waiting, true) {
             let mut state = self.watch.state.lock();
             state.waiting += 1;
-            state.progress_at = Instant::now();
+            state.progress_at = state.now();
         }
     }
 

@@ -1,5 +1,6 @@
 //! Which fields of an origin's response are kept. Pure.
 
+use crate::object;
 use crate::rfc::{grammar, hop_by_hop};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -18,12 +19,8 @@ pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
         fields.remove(name);
     }
     clean_coding(&mut fields);
-    for value in fields.values_mut() {
-        // A slice of the connection's read buffer until here, which would live as long.
-        if let Ok(own) = HeaderValue::from_bytes(value.as_bytes()) {
-            *value = own;
-        }
-    }
+    // Slices of the connection's read buffer until here, which would live as long.
+    object::pack(&mut fields);
     fields
 }
 

@@ -4,6 +4,7 @@
 
 use super::grammar;
 use http::{HeaderName, HeaderValue, StatusCode};
+use std::cell::RefCell;
 use std::fmt::Write;
 
 /// The field's name.
@@ -137,13 +138,24 @@ impl<'a> CacheStatus<'a> {
 
     /// The member as a field value.
     pub fn to_header_value(&self) -> HeaderValue {
-        HeaderValue::try_from(self.to_text()).unwrap_or_else(|_| HeaderValue::from_static(NAME))
+        thread_local! {
+            static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+        }
+        // Memory that is used again, so that only the value itself is allocated.
+        TEXT.with_borrow_mut(|text| {
+            text.clear();
+            self.write(text);
+            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(NAME))
+        })
     }
 
     /// The whole field value: the members of the caches nearer to the origin, then the own one.
     /// Of those, lines that are no text or in which a string is left open are left out, and all
     /// where they are more than 1 KiB together.
     pub fn to_header_value_after(&self, upstream: &[HeaderValue]) -> HeaderValue {
+        if upstream.is_empty() {
+            return self.to_header_value();
+        }
         let mut joined = Vec::new();
         for line in upstream.iter().map(HeaderValue::as_bytes).filter(|line| is_joinable(line)) {
             joined.extend_from_slice(line);
@@ -152,12 +164,13 @@ impl<'a> CacheStatus<'a> {
         if joined.is_empty() || joined.len() > UPSTREAM_BYTES_MAX {
             return self.to_header_value();
         }
-        joined.extend_from_slice(self.to_text().as_bytes());
+        let mut text = String::new();
+        self.write(&mut text);
+        joined.extend_from_slice(text.as_bytes());
         HeaderValue::try_from(joined).unwrap_or_else(|_| self.to_header_value())
     }
 
-    fn to_text(self) -> String {
-        let mut text = String::with_capacity(48);
+    fn write(self, text: &mut String) {
         text.push_str(NAME);
         match self.handling {
             Handling::Hit => text.push_str("; hit"),
@@ -183,9 +196,8 @@ impl<'a> CacheStatus<'a> {
         if self.is_collapsed {
             text.push_str("; collapsed");
         }
-        push_string(&mut text, "; key=", self.key);
-        push_string(&mut text, "; detail=", self.detail);
-        text
+        push_string(text, "; key=", self.key);
+        push_string(text, "; detail=", self.detail);
     }
 }
 

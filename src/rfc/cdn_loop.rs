@@ -62,6 +62,9 @@ impl CdnLoop {
 
     /// Whether the request has passed the cache `name`; case does not count.
     pub fn contains(&self, name: &str) -> bool {
+        if self.joined.is_empty() {
+            return false;
+        }
         let name = sendable(name);
         grammar::list_members(self.joined.as_bytes())
             .filter_map(|member| grammar::parameters(member).next())

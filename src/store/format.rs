@@ -7,7 +7,7 @@
 use super::sums;
 use crate::clock::Timestamp;
 use crate::nix::Class;
-use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
+use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Variant, pack};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -163,6 +163,7 @@ impl MetaForm {
                 HeaderValue::from_bytes(&value).map_err(|_| FormatError::Field("header value"))?;
             headers.try_append(name, value).map_err(too_many)?;
         }
+        pack(&mut headers);
         let class = Class::ALL.into_iter().find(|class| class.as_str() == self.class);
         Ok(Meta {
             key: Key::from_stored(&self.key).ok_or(FormatError::Field("key"))?,

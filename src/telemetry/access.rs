@@ -94,10 +94,15 @@ impl AccessLog {
         Ok(Self { open: Some(Open { records, ended: Mutex::new(ended) }), dropped })
     }
 
+    /// Whether records are written: where not, none need be made.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Queues a record. Never blocks; counts the record as dropped where the queue is full.
-    pub fn record(&self, record: AccessRecord) {
+    pub fn record(&self, record: Box<AccessRecord>) {
         let Some(open) = &self.open else { return };
-        match open.records.try_send(Box::new(record)) {
+        match open.records.try_send(record) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.dropped.inc(),
         }
@@ -256,7 +261,7 @@ mod tests {
         let sink = Sink::Writer(Box::new(gate.clone()));
         let log = AccessLog::start(AccessLogForm::Json, sink, &metrics).unwrap();
         for number in 0..1_000 {
-            log.record(record(&format!("/{number}.narinfo")));
+            log.record(Box::new(record(&format!("/{number}.narinfo"))));
         }
         log.close();
         let text = gate.text();
@@ -274,10 +279,10 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let sink = Sink::Writer(Box::new(gate.clone()));
         let log = AccessLog::with_queue(AccessLogForm::Combined, sink, &metrics, 4).unwrap();
-        log.record(record("/first"));
+        log.record(Box::new(record("/first")));
         gate.wait_until_reached();
         for _ in 0..10 {
-            log.record(record("/next"));
+            log.record(Box::new(record("/next")));
         }
         assert_eq!(metrics.access_log_dropped.get(), 6);
         gate.open();
@@ -290,8 +295,8 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let sink = Sink::Writer(Box::new(Broken));
         let log = AccessLog::start(AccessLogForm::Json, sink, &metrics).unwrap();
-        log.record(record("/a"));
-        log.record(record("/b"));
+        log.record(Box::new(record("/a")));
+        log.record(Box::new(record("/b")));
         log.close();
         assert_eq!(metrics.access_log_dropped.get(), 2);
     }
@@ -301,7 +306,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let log = AccessLog::start(AccessLogForm::Off, Sink::Stdout, &metrics).unwrap();
         assert!(log.open.is_none());
-        log.record(record("/a"));
+        log.record(Box::new(record("/a")));
         assert_eq!(metrics.access_log_dropped.get(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! An access-log record and the two forms it is written in. Pure; called by the log's writer
 //! thread, never on a request's path.
 
+use super::RequestId;
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
@@ -46,7 +47,7 @@ pub struct AccessRecord {
     /// The origin asked, or the one that the stored object came from.
     pub origin: Option<Arc<str>>,
     /// The request's id, as the client sees it.
-    pub request_id: String,
+    pub request_id: RequestId,
     /// What TLS was used, where it was.
     pub tls: Option<TlsUse>,
 }
@@ -86,7 +87,7 @@ struct Line<'a> {
     class: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<&'a str>,
-    request_id: &'a str,
+    request_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_client_protocol: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +113,7 @@ pub(super) fn json(record: &AccessRecord, line: &mut Vec<u8>) -> Result<(), serd
         site: record.site.as_deref(),
         class: record.class.map(Class::as_str),
         origin: record.origin.as_deref(),
-        request_id: &record.request_id,
+        request_id: record.request_id.to_string(),
         tls_client_protocol: record.tls.map(|tls| tls.protocol),
         tls_client_cipher: record.tls.map(|tls| tls.cipher),
     };
@@ -256,7 +257,7 @@ pub(super) mod tests {
             site: Some("main".into()),
             class: Some(Class::Narinfo),
             origin: Some("nix-cache".into()),
-            request_id: "7f3a".to_owned(),
+            request_id: RequestId::from_bits(0x7f3a),
             tls: Some(TlsUse { protocol: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256" }),
         }
     }
@@ -286,7 +287,7 @@ pub(super) mod tests {
             "site": "main",
             "class": "narinfo",
             "origin": "nix-cache",
-            "request_id": "7f3a",
+            "request_id": "0000000000007f3a",
             "tls_client_protocol": "TLSv1.3",
             "tls_client_cipher": "TLS_AES_128_GCM_SHA256",
         });

@@ -3,7 +3,9 @@
 mod access;
 mod diagnostics;
 mod form;
+mod request_id;
 
 pub use access::{AccessLog, Sink, StartError};
 pub use diagnostics::{LevelError, diagnostics};
 pub use form::{AccessRecord, TlsUse};
+pub use request_id::RequestId;

@@ -1,13 +1,12 @@
 //! A front with a handler made for tests, and clients that speak raw bytes.
 
 use crate::config::{Limits, Server, ServerTimeouts};
-use crate::engine::Connection;
+use crate::engine::{Answering, Connection};
 use crate::front::{Door, Front, Handler};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
@@ -86,19 +85,22 @@ struct TestHandler {
 
 impl Handler<TestBody> for TestHandler {
     fn answer(
-        self: Arc<Self>,
+        &self,
         request: Request<Incoming>,
-        connection: Arc<Connection>,
-    ) -> BoxFuture<'static, Response<TestBody>> {
+        connection: &Arc<Connection>,
+    ) -> Answering<TestBody> {
         self.asked.lock().push(format!(
             "{} {} {:?}",
             request.method(),
             request.uri(),
             request.version()
         ));
-        self.connections.lock().push(Arc::clone(&connection));
+        self.connections.lock().push(Arc::clone(connection));
         assert_ne!(request.uri().path(), "/panic-at-once", "a panic made for the test");
-        async move { respond(&request, &connection, &self.reached, &self.release).await }.boxed()
+        let (connection, reached) = (Arc::clone(connection), Arc::clone(&self.reached));
+        let release = Arc::clone(&self.release);
+        let later = async move { respond(&request, &connection, &reached, &release).await };
+        Answering::Later(later.boxed())
     }
 
     fn refused(&self, _: &Request<Incoming>, status: StatusCode, _: &Arc<Connection>) {
