@@ -11,6 +11,7 @@ and 30 for narinfos that do not. The sizes of the NARs have the mean of 2.8 MB (
 import base64
 import hashlib
 import itertools
+import os
 import random
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ SIZES = [(36, 8 * KIB), (30, 64 * KIB), (15, 512 * KIB), (12, 4 * MIB), (5, 16 *
          (2, 64 * MIB)]
 UPGRADE_NARS, UPGRADE_NARINFOS, UPGRADE_ABSENT = 200, 360, 240
 ABSENT_KEYS = 4000
+WRITTEN = 1_600_000_000  # Last-Modified of all, as seconds since 1970
 PICKS = 200_000
 ZIPF = 0.9
 # names of keys that the origin lacks begin so, no other does: the floor goes by it
@@ -74,10 +76,17 @@ class Objects:
             return (self.folder / path[1:]).read_bytes()
         return known
 
+    def write(self, path, body):
+        """Old, as most objects are: what changed a second ago is stale again soon for a cache
+        that goes by Last-Modified."""
+        file = self.folder / path[1:]
+        file.write_bytes(body)
+        os.utime(file, (WRITTEN, WRITTEN))
+
     def add_nar(self, chance, size):
         body = chance.randbytes(size)
         path = f"/nar/{nix32(hashlib.sha256(body).digest())}.nar.xz"
-        (self.folder / path[1:]).write_bytes(body)
+        self.write(path, body)
         self.sizes[path] = size
         return path
 
@@ -86,7 +95,7 @@ class Objects:
         file_hash = nar[5:57] if nar else letters(chance, 52)
         path = f"/{own[:32]}.narinfo"
         into[path] = narinfo(chance, own, file_hash, self.sizes.get(nar, 123456))
-        (self.folder / path[1:]).write_bytes(into[path])
+        self.write(path, into[path])
 
     def absent(self, number, count):
         """Paths of narinfos that the origin does not have: others for every number."""
