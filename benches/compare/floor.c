@@ -1,10 +1,11 @@
-/* floor PORT FOLDER READY ABSENT: the least that a server can do, as a floor to compare with.
+/* floor PORT FOLDER READY ABSENT PACE: the least that a server can do, as a floor to compare with.
  *
  * Two threads, each with a listening socket of its own on the port (SO_REUSEPORT) and an epoll
  * loop of its own. A request for /nar/NAME gets a short head and the file NAME of FOLDER by
  * sendfile; one for a path that begins with /0000 gets the bytes of the file ABSENT, and any
- * other those of READY: whole answers, head included. It reads no header, keeps no time limits
- * and takes no second request before the first is answered: never use it for anything else.
+ * other those of READY: whole answers, head included. PACE is how many bytes a second the kernel
+ * sends on a connection at most, 0 for no limit. It reads no header, keeps no time limits and
+ * takes no second request before the first is answered: never use it for anything else.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -51,6 +52,7 @@ static struct nar nars[NARS_MAX];
 static int nar_count;
 static struct answer ready, absent;
 static int port;
+static unsigned pace;
 
 static void fail(const char *what) {
     perror(what);
@@ -172,6 +174,7 @@ static void accept_all(int loop, int listener) {
         if (!connection) fail("calloc");
         connection->socket = socket;
         setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        if (pace) setsockopt(socket, SOL_SOCKET, SO_MAX_PACING_RATE, &pace, sizeof pace);
         watch(loop, connection, EPOLL_CTL_ADD, EPOLLIN);
     }
 }
@@ -204,12 +207,13 @@ static void *serve(void *unused) {
 
 int main(int count, char **arguments) {
     pthread_t thread;
-    if (count != 5) {
-        fprintf(stderr, "usage: floor PORT FOLDER READY ABSENT\n");
+    if (count != 6) {
+        fprintf(stderr, "usage: floor PORT FOLDER READY ABSENT PACE\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
     port = atoi(arguments[1]);
+    pace = strtoul(arguments[5], NULL, 10);
     open_nars(arguments[2]);
     ready = read_answer(arguments[3]);
     absent = read_answer(arguments[4]);

@@ -52,7 +52,7 @@ class Lab:
 
     def __init__(self, folder, narthex):
         self.folder, self.narthex = folder, narthex.resolve()
-        self.origin_port, self.slow_port, self.status_port = free_ports(3)
+        self.origin_port, self.status_port = free_ports(2)
         self.certificate, self.key = folder / "certificate.pem", folder / "key.pem"
         self.count = 0
         subprocess.run(
@@ -77,19 +77,20 @@ class Lab:
         return text
 
     def origin(self):
-        values = {"FOLDER": self.folder, "PORT": self.origin_port, "SLOW_PORT": self.slow_port,
+        values = {"FOLDER": self.folder, "PORT": self.origin_port,
                   "STATUS_PORT": self.status_port}
         return Server("origin", nginx_command(self, "origin.conf", self.folder, values),
                       self.origin_port, self.folder)
 
-    def start(self, name, origin_port=None):
-        """Starts a peer, or narthex, with an empty cache in a new folder."""
+    def start(self, name, origin_port=None, pace=0):
+        """Starts a peer, or narthex, with an empty cache in a new folder. `pace` is for the
+        floor: bytes a second on each connection, 0 for no limit."""
         self.count += 1
         folder = self.folder / f"{name}-{self.count}"
         folder.mkdir()
         port, tls_port, admin_port = free_ports(3)
         values = {"FOLDER": folder, "PORT": port, "TLS_PORT": tls_port, "ADMIN_PORT": admin_port,
-                  "ORIGIN_PORT": origin_port or self.origin_port}
+                  "ORIGIN_PORT": origin_port or self.origin_port, "PACE": pace}
         make = {"narthex": narthex_command, "varnish": varnish_command, "squid": squid_command,
                 "trafficserver": trafficserver_command, "floor": floor_command}.get(name)
         if make:
@@ -176,7 +177,7 @@ def floor_command(lab, folder, values):
     subprocess.run([needed("cc"), "-O2", "-pthread", "-o", folder / "floor", HERE / "floor.c"],
                    check=True)
     return [folder / "floor", values["PORT"], lab.folder / "objects" / "nar",
-            lab.folder / "ready", lab.folder / "absent"]
+            lab.folder / "ready", lab.folder / "absent", values["PACE"]]
 
 
 def write_ready_answers(lab, body):
