@@ -40,8 +40,8 @@ class Server:
     def __init__(self, name, command, port, folder, tls_port=None, environment=None):
         self.name, self.port, self.tls_port = name, port, tls_port
         self.folder = folder
-        log_file = folder / "output.log"
-        with open(log_file, "wb") as log:
+        self.log_file = folder / "output.log"
+        with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command], stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, env=environment)
@@ -53,8 +53,12 @@ class Server:
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > end:
                     self.stop()
-                    raise Fault(f"{name} did not start:\n{log_file.read_text()}") from None
+                    raise Fault(f"{name} did not start:\n{self.log_tail()}") from None
                 time.sleep(0.05)
+
+    def log_tail(self):
+        """The last lines that it wrote, for the report of a fault."""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-10:])
 
     def processes(self):
         """Its process, that one's children, theirs and so on."""

@@ -99,7 +99,8 @@ class Field:
     def checker(self, server):
         def check(path, status, body):
             if status != 200 or body != self.objects.body(path):
-                raise Fault(f"{server.name}: status {status}, wrong answer for {path}")
+                raise Fault(f"{server.name}: status {status}, wrong answer for {path}\n"
+                            f"{server.log_tail()}")
         return check
 
     def check_tls(self, server, paths):
