@@ -5,7 +5,9 @@ from html import escape
 
 from report import digits
 
-WIDTH, COLUMN, NAME, BAR = 900, 440, 96, 216
+WIDTH, COLUMN, NAME, BAR = 900, 440, 96, 236
+# where the figures end, from the left of a panel: the ratio, and the time itself
+RATIO_END, TIME_END = NAME + BAR + 40, NAME + BAR + 92
 LINE, TITLE, HEAD, GAP = 15, 24, 30, 14
 RATIO_MAX = 2.0
 BASE = "nginx"
@@ -48,8 +50,9 @@ def text(x, y, words, anchor="start", size=11, weight="normal", colour=TEXT):
             f'font-weight="{weight}" fill="{colour}">{escape(words)}</text>')
 
 
-def bar(x, y, server, value, base, unit):
-    """One server's bar, cut at RATIO_MAX with two strokes through it, and its figures."""
+def bar(x, y, server, value, base):
+    """One server's bar, cut at RATIO_MAX with two strokes through it, and its figures: its ratio
+    and its time."""
     ratio = value / base
     length = max(1.0, min(ratio, RATIO_MAX) * BAR / RATIO_MAX)
     colour = COLOURS.get(server, PEER_COLOUR)
@@ -62,8 +65,8 @@ def bar(x, y, server, value, base, unit):
     if ratio > RATIO_MAX:
         parts += [f'<path d="M{x + NAME + BAR - at} {y + LINE} l6 -{LINE}" stroke="{AXIS}" '
                   'stroke-width="2"/>' for at in (14, 19)]
-    label = f"{ratio:.2f}  ({digits(value)} {unit})"
-    parts.append(text(x + NAME + length + 5, y + 11, label, size=10))
+    parts.append(text(x + RATIO_END, y + 11, f"{ratio:.2f}", "end", weight="bold"))
+    parts.append(text(x + TIME_END, y + 11, digits(value), "end"))
     return parts
 
 
@@ -73,12 +76,13 @@ def panel(x, y, title, works, rows):
     y += HEAD
     for work in works:
         values, unit = rows[work]
-        base_name = BASE if BASE in values else next(iter(values))
+        base_name = base_of(values)
         parts.append(text(x + NAME, y + 14, TITLES[work], weight="bold"))
+        parts.append(text(x + TIME_END, y + 14, unit, "end"))
         y += TITLE - 4
         top = y
         for server, value in values.items():
-            parts += bar(x, y, server, value, max(values[base_name], 1e-9), unit)
+            parts += bar(x, y, server, value, max(values[base_name], 1e-9))
             y += LINE
         at = x + NAME + BAR / RATIO_MAX
         parts.append(f'<line x1="{at}" y1="{top}" x2="{at}" y2="{y}" stroke="{AXIS}" '
@@ -87,12 +91,17 @@ def panel(x, y, title, works, rows):
     return parts, y + GAP
 
 
+def base_of(servers):
+    """The one that the others are measured by: nginx as shipped where it takes part."""
+    return BASE if BASE in servers else next(iter(servers))
+
+
 def draw(results):
     """The plot of the results as the text of an SVG file."""
     rows = rows_of(results)
     parts, bottom = [], 0
     for x, panels in [(10, LEFT), (10 + COLUMN + 10, RIGHT)]:
-        y = 62
+        y = 72
         for title, works in panels:
             works = [work for work in works if work in rows]
             if works:
@@ -102,10 +111,11 @@ def draw(results):
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items()
                          if name not in ("floor", "nginx-tuned"))
     heading = [
-        text(10, 22, "CPU time of the server for each unit of work, nginx as shipped = 1; less is "
-             "better", size=15, weight="bold"),
-        text(10, 42, f"{versions}; {results['machine']['cores']} cores, loopback, medians of "
-             f"{results['rounds']} rounds; the floor is a bare loop that answers without looking"),
+        text(10, 22, "CPU time of the server for each unit of work, "
+             f"{base_of(results['versions'])} = 1; less is better", size=15, weight="bold"),
+        text(10, 42, versions),
+        text(10, 58, f"{results['machine']['cores']} cores, loopback, medians of "
+             f"{results['rounds']} rounds. The floor is a bare loop that answers without looking."),
     ]
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom}" '
