@@ -36,12 +36,12 @@ def round_of_all(lab, names, stock, only, number, samples):
             port = origin.port if origin else lab.origin_port
             server = lab.start(name, port)
             try:
-                before = server.cpu_seconds()
+                before = server.cpu()
                 if work == "closure-cold":
                     row = closure(server.port, stock)
                 else:
                     row = nars(server.port, port, stock.nars["nar-64M"])
-                spent = server.cpu_seconds() - before
+                spent = server.cpu_since(before)
                 row["cpu"] = spent if work == "closure-cold" else spent * GIB / row.pop("bytes")
                 rows.setdefault(name, []).append(row)
             finally:

@@ -58,8 +58,8 @@ class Lab:
         self.count = 0
         subprocess.run(
             [needed("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
-             "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=localhost", "-addext",
-             "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", self.key, "-out",
+             "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=localhost",
+             "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", self.key, "-out",
              self.certificate], check=True, capture_output=True)
         os.chmod(self.key, 0o644)
         # wrk and h2load take their ciphers from here: the same for every server
@@ -72,7 +72,7 @@ class Lab:
         text = (HERE / "config" / name).read_text()
         values = {"CERTIFICATE": self.certificate, "KEY": self.key,
                   "CORES": len(os.sched_getaffinity(0)),
-                  "OPEN_FILES": min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 50_000),
+                  "OPEN_FILES": resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2,
                   "USER": "user root root;" if os.geteuid() == 0 else "", **values}
         for key, value in values.items():
             text = text.replace(f"@{key}@", str(value))

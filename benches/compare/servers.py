@@ -68,9 +68,14 @@ class Server:
             found.extend(children.get(process, []))
         return found
 
-    def cpu_seconds(self):
-        """Processor time of all its processes, threads that ended included."""
-        return sum(process_cpu_seconds(process) for process in self.processes())
+    def cpu(self):
+        """Processor seconds of each of its processes by id, threads that ended included."""
+        return {process: process_cpu_seconds(process) for process in self.processes()}
+
+    def cpu_since(self, before):
+        """Processor seconds since `cpu` gave `before`. What a process spent that ended since
+        is lost: nginx ends the one that reads its folder a minute after the start."""
+        return sum(seconds - before.get(process, 0) for process, seconds in self.cpu().items())
 
     def memory(self, field):
         """The sum of VmRSS or VmHWM over its processes, in MiB."""

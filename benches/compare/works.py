@@ -2,6 +2,7 @@
 
 import itertools
 import subprocess
+import sys
 import urllib.request
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from peers import program
 
 GIB = 1 << 30
 WARM_CONNECTIONS = 16
+MISSES_MAX = 3  # in a load, of what is stored: told, and no fault yet
 
 
 @dataclass(frozen=True)
@@ -139,23 +141,26 @@ class Field:
             return int(answer.read().split()[9])
 
     def load(self, server, work, absent, seconds):
-        """One load; it must be of hits alone, and every status as wanted."""
+        """One load; it must be of hits (all but MISSES_MAX, or one in a thousand), and every
+        status as wanted."""
         def check(path, status, _):
             if status != 404:
                 raise Fault(f"{server.name}: status {status}, not 404, for {path}")
         fetch_all(server.port, absent, WARM_CONNECTIONS, check)
         paths_file = self.lab.folder / f"{work.paths_name}.paths"
-        asked, spent = self.origin_requests(), server.cpu_seconds()
+        asked, before = self.origin_requests(), server.cpu()
         if work.streams:
             count = h2load(server, paths_file, work.connections, work.streams, seconds,
                            self.lab.folder)
         else:
             count = wrk(server, paths_file, work.connections, seconds, self.lab.folder, work.tls)
-        spent = server.cpu_seconds() - spent
+        spent = server.cpu_since(before)
         asked = self.origin_requests() - asked - 1
         if asked:
-            raise Fault(f"{server.name}: {work.name}: {asked} of {count.requests} requests went on "
-                        "to the origin")
+            finding = f"{server.name}: {work.name}: {asked} requests went on to the origin"
+            if asked > max(MISSES_MAX, count.requests // 1000):
+                raise Fault(finding)
+            print(finding, file=sys.stderr, flush=True)
         if abs(count.failed_share - work.failed_share) > (0.1 if work.name == "upgrade" else 0):
             raise Fault(f"{server.name}: {work.name}: {count.failed_share:.3f} of the answers "
                         "have a status of 400 or more")
