@@ -1,9 +1,10 @@
 -- wrk asks for the paths of the file named by PATHS, in turn, each thread from a place of its own,
--- and prints at the end what it counted as one line of JSON.
+-- and prints at the end what it counted as one line of JSON; `statuses` are those above 399.
 local paths = {}
 for line in io.lines(os.getenv("PATHS")) do
    paths[#paths + 1] = line
 end
+local formatted = {}
 local requests = {}
 local at = 0
 local threads = 0
@@ -16,7 +17,8 @@ end
 function init(arguments)
    at = first or 0
    for number, path in ipairs(paths) do
-      requests[number] = wrk.format("GET", path)
+      formatted[path] = formatted[path] or wrk.format("GET", path)
+      requests[number] = formatted[path]
    end
 end
 
@@ -28,8 +30,9 @@ end
 function done(summary, latency)
    local errors = summary.errors
    io.write(string.format(
-      '\nRESULT {"requests": %d, "bytes": %d, "microseconds": %d, "faults": %d, "p99": %d}\n',
+      '\nRESULT {"requests": %d, "bytes": %d, "microseconds": %d, "faults": %d, "statuses": %d, ',
       summary.requests, summary.bytes, summary.duration,
-      errors.connect + errors.read + errors.write + errors.status + errors.timeout,
-      latency:percentile(99)))
+      errors.connect + errors.read + errors.write + errors.timeout, errors.status))
+   io.write(string.format('"p50": %d, "p99": %d, "p99.9": %d}\n',
+      latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
 end

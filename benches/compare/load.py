@@ -1,0 +1,75 @@
+"""Load by wrk (HTTP/1.1) and h2load (HTTP/2), and what both counted in one form: requests, bytes,
+seconds, share of answers with another status than 200, and percentiles of latency in ms."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from client import Fault
+
+HERE = Path(__file__).resolve().parent
+PERCENTILES = [("p50", 50), ("p99", 99), ("p99.9", 99.9)]
+
+
+@dataclass
+class Count:
+    """What a load generator counted. Latencies in ms, by the names of PERCENTILES."""
+    requests: int
+    bytes: int
+    seconds: float
+    failed_share: float
+    latencies: dict
+
+
+def run(command, seconds, folder, **variables):
+    """The output of a load generator, which takes its TLS ciphers from the folder."""
+    environment = dict(os.environ, OPENSSL_CONF=str(folder / "openssl.cnf"), **variables)
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True,
+                          text=True, timeout=seconds + 120, check=False)
+    if done.returncode:
+        raise Fault(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def wrk(server, paths_file, connections, seconds, folder, tls=False):
+    """One thread of wrk: it takes one core at most."""
+    url = f"https://localhost:{server.tls_port}" if tls else f"http://127.0.0.1:{server.port}"
+    output = run(["wrk", "-t", 1, "-c", connections, "-d", f"{seconds}s", "--timeout", "30s",
+                  "-s", HERE / "paths.lua", url], seconds, folder, PATHS=str(paths_file))
+    counted = json.loads(re.search(r"^RESULT (.*)$", output, re.M)[1])
+    if counted["faults"] or not counted["requests"]:
+        raise Fault(f"{server.name}: wrk met faults: {counted}\n{output}")
+    return Count(counted["requests"], counted["bytes"], counted["microseconds"] / 1e6,
+                 counted["statuses"] / counted["requests"],
+                 {name: counted[name] / 1e3 for name, _ in PERCENTILES})
+
+
+def h2load(server, paths_file, connections, streams, seconds, folder):
+    """One thread of h2load, with a window of 8 MiB for each stream: curl, and so Nix, grants 10 MB.
+    Percentiles are over the answers that ended within the time."""
+    log_file, urls_file = folder / "h2load.log", folder / "h2load.urls"
+    base = f"https://localhost:{server.tls_port}"
+    with open(paths_file, encoding="ascii") as paths, open(urls_file, "w", encoding="ascii") as out:
+        out.writelines(base + path for path in paths)
+    log_file.unlink(missing_ok=True)
+    output = run(["h2load", "-t", 1, "-c", connections, "-m", streams, "-w", 23, "-W", 30, "-D",
+                  seconds, "-i", urls_file, f"--log-file={log_file}"], seconds, folder)
+    if "Application protocol: h2" not in output:
+        raise Fault(f"{server.name}: h2load did not speak HTTP/2:\n{output}")
+    requests = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", output)
+    moved = re.search(r"\((\d+)\) total", output)
+    codes = [int(code) for code in
+             re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx",
+                       output).groups()]
+    if any(codes[1:]) or any(int(count) for count in requests.groups()[2:]):
+        raise Fault(f"{server.name}: h2load met faults:\n{output}")
+    if int(moved[1]) < 1 << 20:
+        raise Fault(f"{server.name}: next to nothing came within {seconds} s: let a load take "
+                    f"longer (--seconds)\n{output}")
+    waits = sorted(int(line.split("\t")[2]) for line in open(log_file, encoding="ascii"))
+    latencies = {name: waits[min(len(waits) - 1, int(len(waits) * percent / 100))] / 1e3
+                 for name, percent in PERCENTILES} if waits else {}
+    return Count(int(requests[1]), int(moved[1]), seconds, 0.0, latencies)
