@@ -104,7 +104,7 @@ impl Progress {
 }
 
 impl Growing {
-    /// The length that was declared at [`Store::begin`](super::Store::begin), in bytes.
+    /// The length that was declared at [`Disks::begin`](super::Disks::begin), in bytes.
     pub fn length(&self) -> Option<u64> {
         self.0.declared
     }

@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Whether the disk tier takes writes, and what it last complained of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Whether [`Store::begin`](super::Store::begin) is open.
+    /// Whether [`Disks::begin`](super::Disks::begin) is open.
     pub is_writable: bool,
     /// The last error; empty while all is well.
     pub detail: String,

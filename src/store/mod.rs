@@ -1,6 +1,6 @@
 //! Objects on disk: found, written whole or not at all, recovered, evicted.
 //!
-//! Knows neither HTTP nor Nix: keys, metadata, bytes. One [`Store`] per disk folder, as long as
+//! Knows neither HTTP nor Nix: keys, metadata, bytes. One `Store` per disk folder, as long as
 //! the process or until the folder goes away under it; cloning shares it. [`Disks`] makes one tier
 //! of all of them. Called by `cache` and, for writing, by `fill` and `purge` through it. Methods
 //! that are not async read and write the disk and belong on a blocking thread.
