@@ -1,7 +1,7 @@
 //! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped where
 //! that is wanted.
 
-use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with};
+use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with, until};
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
 use crate::store::report::{Mode, Problem, Report, Stage};
 use crate::store::{Begun, Fault, FsckError, OpenError, Store, format, fsck, trailer};
@@ -308,15 +308,6 @@ async fn of_two_files_of_a_key_the_later_insertion_comes_back() {
     assert_eq!(kinds(&report), [(Fault::Index, true), (Fault::Orphan, true)]);
     assert!(!older.exists());
     assert_eq!(held(&bench.open().await, &key("a")).await.unwrap(), bytes(2, MIB));
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let asking = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), asking).await.expect(what);
 }
 
 fn faults(bench: &Bench, by: &str, kind: Fault) -> u64 {

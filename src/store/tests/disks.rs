@@ -1,7 +1,7 @@
 //! Several disks as one tier: where objects go, what happens to each while another is gone, and
 //! that what was purged meanwhile never comes back.
 
-use super::{Bench, KIB, MIB, append, bytes, key, meta, read};
+use super::{Bench, KIB, MIB, append, bytes, key, meta, read, until};
 use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::object::{Key, Meta, NarClaim};
@@ -80,14 +80,8 @@ pub(super) fn objects(stores: &[Store]) -> Vec<u64> {
 
 /// Looks after the disks until all are in.
 async fn until_in(disks: &Disks) {
-    for _ in 0..3_000 {
-        if disks.look().into_iter().all(|is_in| is_in) {
-            disks.loaded().await;
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("a disk never came in: {:?}", disks.reports());
+    until("every disk is in", || disks.look().into_iter().all(|is_in| is_in)).await;
+    disks.loaded().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -233,6 +233,16 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+/// Waits until something holds, and fails with `what` where it never does.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let asking = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), asking).await.expect(what);
+}
+
 pub(super) fn key(name: &str) -> Key {
     Key::new("main", &format!("/nar/{name}"), None)
 }

@@ -4,12 +4,11 @@
 use super::disks::{held, numbered, objects, put};
 use super::parts::{LENGTH, at, body, chunks, keep};
 use super::variants::by_language;
-use super::{Bench, KIB, MIB, bytes, key, meta};
+use super::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::object::{Key, Meta};
 use crate::store::{Begun, Disks, Kept, Mode, Scope, Stage, Store};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// The store that is the first choice for a key, and the other one.
 async fn choices(disks: &Disks, key: &Key) -> [Store; 2] {
@@ -26,13 +25,7 @@ async fn begin_on(store: &Store, key: &Key, chunk: u64) {
 }
 
 async fn until_checked(disks: &Disks) {
-    for _ in 0..3_000 {
-        if disks.checked().stage != Stage::Running {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("the check never ends: {:?}", disks.checked());
+    until("the check ends", || disks.checked().stage != Stage::Running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
