@@ -153,8 +153,13 @@ impl Spans {
         };
         let (first, mut at, before) = (span.at, span.at, blocks_read());
         span.is_fresh = false;
-        let sent = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted)?;
+        let result = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted);
         let was_read = blocks_read() != before;
+        if was_read {
+            // Also where nothing went: the pages are there now, and nobody has compared them.
+            file.doubt(first);
+        }
+        let sent = result?;
         if sent == 0 {
             // The file ends here: whoever reads it says so, and goes on elsewhere.
             file.doubt(first);
@@ -163,7 +168,6 @@ impl Spans {
         self.advance(&mut queue, sent);
         self.sent.inc_by(sent as u64);
         if was_read {
-            file.doubt(first);
             return Ok(Sent::Unsure(sent, Box::pin(async move { file.read(first, 1).await })));
         }
         Ok(Sent::Bytes(sent))
