@@ -4,7 +4,7 @@
 
 use super::socket::UNSENT_BYTES_MAX;
 use crate::engine::{Connection, Piece, Sent, Spans};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
 use std::fmt;
@@ -43,7 +43,14 @@ const UNBOUNDED: u32 = 0;
 struct Pace {
     since: Instant,
     bytes: usize,
-    is_fast: bool,
+    taken: Taken,
+}
+
+/// How fast files are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Fast,
+    Slowly,
 }
 
 impl Pace {
@@ -54,13 +61,25 @@ impl Pace {
             return;
         }
         let now = Instant::now();
-        let is_fast = now.duration_since(self.since) <= FAST;
+        let is_fast = now.saturating_duration_since(self.since) <= FAST;
         (self.since, self.bytes) = (now, 0);
-        if is_fast == self.is_fast {
+        self.set(if is_fast { Taken::Fast } else { Taken::Slowly }, stream);
+    }
+
+    /// Notes that bytes are to be written that are copied, and take memory while they wait.
+    fn copied(&mut self, stream: &TcpStream) {
+        self.set(Taken::Slowly, stream);
+    }
+
+    fn set(&mut self, taken: Taken, stream: &TcpStream) {
+        if taken == self.taken {
             return;
         }
-        self.is_fast = is_fast;
-        let unsent_max = if is_fast { UNBOUNDED } else { UNSENT_BYTES_MAX };
+        self.taken = taken;
+        let unsent_max = match taken {
+            Taken::Fast => UNBOUNDED,
+            Taken::Slowly => UNSENT_BYTES_MAX,
+        };
         if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(unsent_max) {
             tracing::debug!(%error, "cannot set a socket option");
         }
@@ -83,7 +102,7 @@ enum More {
 impl Sender {
     /// Writes for `connection`.
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        let pace = Pace { since: Instant::now(), bytes: 0, is_fast: false };
+        let pace = Pace { since: Instant::now(), bytes: 0, taken: Taken::Slowly };
         Self { connection, reading: None, piece: Bytes::new(), unsure: 0, pace }
     }
 
@@ -99,7 +118,12 @@ impl Sender {
         }
         let plain = slices.iter().position(|slice| Spans::is_placeholder(slice));
         let Some((bytes, rest)) = plain.and_then(|at| slices.split_at_checked(at)) else {
-            return poll_bytes(stream, cx, slices);
+            let length: usize = slices.iter().map(|slice| slice.len()).sum();
+            if length <= JOINED_BYTES_MAX {
+                return poll_joined(stream, cx, slices);
+            }
+            self.pace.copied(stream);
+            return Pin::new(stream).poll_write_vectored(cx, slices);
         };
         let length: usize = bytes.iter().map(|slice| slice.len()).sum();
         let mut written = 0;
@@ -196,22 +220,18 @@ impl Sender {
 /// slices do.
 const JOINED_BYTES_MAX: usize = 2048;
 
-/// Writes bytes among which there is no placeholder.
-fn poll_bytes(
+/// Writes slices of at most [`JOINED_BYTES_MAX`] bytes in all, none of them a placeholder.
+fn poll_joined(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
     let mut joined = [0; JOINED_BYTES_MAX];
-    let mut length = 0;
+    let mut rest = &mut joined[..];
     for slice in slices {
-        let end = length + slice.len();
-        let Some(place) = joined.get_mut(length..end) else {
-            return Pin::new(stream).poll_write_vectored(cx, slices);
-        };
-        place.copy_from_slice(slice);
-        length = end;
+        rest.put_slice(slice);
     }
+    let length = JOINED_BYTES_MAX - rest.len();
     Pin::new(stream).poll_write(cx, joined.get(..length).unwrap_or_default())
 }
 
@@ -245,5 +265,32 @@ fn poll_writable<T>(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return Poll::Ready(result),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// A slow client's progress must show, and what is copied for any takes memory.
+    #[tokio::test]
+    async fn what_waits_unsent_is_bounded_but_for_files_that_are_taken_fast() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let unsent_max = || SockRef::from(&stream).tcp_notsent_lowat().unwrap();
+        let (now, hour) = (Instant::now(), Duration::from_hours(1));
+        let mut pace = Pace { since: now, bytes: 0, taken: Taken::Slowly };
+        pace.set(Taken::Fast, &stream);
+        pace.copied(&stream);
+        assert_eq!(unsent_max(), UNSENT_BYTES_MAX);
+        pace.since = now + hour;
+        pace.sent(PACE_BYTES - 1, &stream);
+        assert_eq!(unsent_max(), UNSENT_BYTES_MAX, "too little to tell");
+        pace.sent(1, &stream);
+        assert_eq!(unsent_max(), UNBOUNDED);
+        pace.since = now.checked_sub(Duration::from_secs(1)).unwrap();
+        pace.sent(PACE_BYTES, &stream);
+        assert_eq!(unsent_max(), UNSENT_BYTES_MAX, "it is slow now");
     }
 }
