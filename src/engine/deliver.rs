@@ -65,6 +65,20 @@ pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
     object(asked, found.meta(), Some(found.length()), Content::Found(found), how)
 }
 
+/// As [`found`], but the request's fields are `headers`, whose place the answer's take.
+pub(super) fn stored(
+    asked: &Asked<'_>,
+    headers: HeaderMap,
+    found: &Found,
+    outcome: Outcome,
+) -> Answer {
+    let (meta, length) = (found.meta(), Some(found.length()));
+    let selection = policy::selection::select(asked.method, &headers, &meta.headers, length);
+    let headers = head_of(headers, meta, asked.now, outcome.into());
+    let selected = Selected { method: asked.method, selection, meta, length, outcome };
+    selected.of_object(asked, headers, Content::Found(found))
+}
+
 /// Delivers an object that is still arriving. Where a range is asked of a body whose length is
 /// not known yet, its end is waited for: a 200 to a range request is an error to the Nix client.
 pub(super) async fn streaming(
@@ -187,9 +201,7 @@ fn object(
     let headers = head_of(HeaderMap::new(), meta, asked.now, how);
     let selection = policy::selection::select(asked.method, asked.headers, &meta.headers, length);
     let selected = Selected { method: asked.method, selection, meta, length, outcome: how.outcome };
-    let mut answer = selected.answer(headers, |first, sent| body(asked, content, first, sent));
-    answer.origin = Some(Arc::clone(&meta.origin));
-    answer
+    selected.of_object(asked, headers, content)
 }
 
 /// What a request gets of an object of `length` bytes.
@@ -202,6 +214,13 @@ struct Selected<'a> {
 }
 
 impl Selected<'_> {
+    /// The answer with so much of `content`, and where that came from.
+    fn of_object(&self, asked: &Asked<'_>, headers: HeaderMap, content: Content<'_>) -> Answer {
+        let mut answer = self.answer(headers, |first, sent| body(asked, content, first, sent));
+        answer.origin = Some(Arc::clone(&self.meta.origin));
+        answer
+    }
+
     /// The answer; `body` gives that many bytes from an offset on.
     fn answer(
         &self,

@@ -204,6 +204,20 @@ impl Engine {
             let answer = local::adapt(answer, site, class);
             return Answering::Now(self.response(answer, &parts, begun, Some((site, class))));
         }
+        if let Some((found, outcome, routed)) = self.open_file(&way, now) {
+            let (headers, none) = (std::mem::take(&mut parts.headers), HeaderMap::new());
+            let asked = Asked {
+                method: routed.method,
+                headers: &none,
+                connection,
+                engine: self,
+                routed: &routed,
+                now,
+            };
+            let answer = deliver::stored(&asked, headers, &found, outcome);
+            let counted = Some((&*routed.site, routed.target.class));
+            return Answering::Now(self.response(answer, &parts, begun, counted));
+        }
         let (way, engine, connection) = (way.kept(), Arc::clone(self), Arc::clone(connection));
         let later = async move { engine.later(&parts, way, &connection, begun).await };
         Answering::Later(Box::pin(later))
@@ -293,6 +307,23 @@ impl Engine {
             Ok(Usable::Absence(meta)) => Some((InMemory::Absence(meta), class)),
             Ok(Usable::Object(Found::Stored(_), _)) | Err(_) => None,
         }
+    }
+
+    /// What may be used as it is and whose file is open since it was asked for lately, with the
+    /// request as it is routed.
+    fn open_file(&self, way: &Way<'_, '_>, now: Timestamp) -> Option<(Found, Outcome, Routed)> {
+        let class = way.path.class_without_claim()?;
+        if local::is_own(way.site, class) {
+            return None;
+        }
+        let key = Key::new(way.site.key_space(), way.path.as_str(), None);
+        let hit = Hit::Disk(Found::Stored(self.cache.recent(&key)?));
+        let Ok(Usable::Object(found, outcome)) = usable(way.site, Some(hit), now) else {
+            return None;
+        };
+        let target = Target { key, path: way.path.as_str().into(), query: None, class };
+        let (site, passed, method) = (Arc::clone(way.site), way.passed.clone(), way.method);
+        Some((found, outcome, Routed { site, passed, target, method, upstream: way.upstream }))
     }
 
     async fn answer(
