@@ -111,6 +111,12 @@ impl Cache {
         self.memory.absent(key).map(Hit::Absent)
     }
 
+    /// The large object under `key`, where its file is open since it was asked for lately. Never
+    /// waits.
+    pub fn recent(&self, key: &Key) -> Option<Stored> {
+        self.store.as_ref()?.recent(key)
+    }
+
     /// Looks in memory, then on disk; a small object found on disk becomes hot.
     pub async fn lookup(&self, key: &Key) -> Option<Hit> {
         if let Some(hit) = self.peek(key.as_str()) {

@@ -79,6 +79,22 @@ pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
     }
 }
 
+/// Delivers a stored object; the request's fields are `headers`, whose place the answer's take.
+pub(super) fn stored(
+    asked: &Asked<'_>,
+    headers: HeaderMap,
+    stored: &Stored,
+    outcome: Outcome,
+) -> Answer {
+    let (meta, length) = (&stored.meta, Some(stored.length));
+    let fields = || Cow::Borrowed(&meta.headers);
+    let selection = policy::selection::select(asked.method, &headers, fields, length);
+    let headers = head_of(headers, fields_of(meta), &meta.facts(), asked.now, outcome.into());
+    let (method, status) = (asked.method, meta.status);
+    let selected = Selected { method, selection, status, length, outcome };
+    selected.of_object(asked, headers, meta, Content::Stored(stored))
+}
+
 /// Delivers an object that is still arriving. Where a range is asked of a body whose length is
 /// not known yet, its end is waited for: a 200 to a range request is an error to the Nix client.
 pub(super) async fn streaming(
@@ -228,9 +244,7 @@ fn object(
     let stored = || Cow::Borrowed(&meta.headers);
     let selection = policy::selection::select(method, asked.headers, stored, length);
     let selected = Selected { method, selection, status, length, outcome };
-    let mut answer = selected.answer(headers, |first, sent| body(asked, content, first, sent));
-    answer.origin = Some(Arc::clone(&meta.origin));
-    answer
+    selected.of_object(asked, headers, meta, content)
 }
 
 /// What a request gets of an object of `length` bytes.
@@ -243,6 +257,19 @@ struct Selected {
 }
 
 impl Selected {
+    /// The answer with so much of `content`, and where that came from.
+    fn of_object(
+        &self,
+        asked: &Asked<'_>,
+        headers: HeaderMap,
+        meta: &Meta,
+        content: Content<'_>,
+    ) -> Answer {
+        let mut answer = self.answer(headers, |first, sent| body(asked, content, first, sent));
+        answer.origin = Some(Arc::clone(&meta.origin));
+        answer
+    }
+
     /// The answer; `body` gives that many bytes from an offset on.
     fn answer(
         &self,

@@ -46,6 +46,7 @@ use crate::policy;
 use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
 use crate::rfc::CdnLoop;
 use crate::rfc::authority::{Authority, HostError};
+use crate::store::Stored;
 use crate::telemetry::AccessLog;
 use answer::Answer;
 use arc_swap::ArcSwap;
@@ -204,6 +205,20 @@ impl Engine {
             let answer = local::adapt(answer, site, class);
             return Answering::Now(self.response(answer, &parts, begun, Some((site, class))));
         }
+        if let Some((stored, outcome, routed)) = self.open_file(&way, now) {
+            let (headers, none) = (std::mem::take(&mut parts.headers), HeaderMap::new());
+            let asked = Asked {
+                method: routed.method,
+                headers: &none,
+                connection,
+                engine: self,
+                routed: &routed,
+                now,
+            };
+            let answer = deliver::stored(&asked, headers, &stored, outcome);
+            let counted = Some((&*routed.site, routed.target.class));
+            return Answering::Now(self.response(answer, &parts, begun, counted));
+        }
         let (way, engine, connection) = (way.kept(), Arc::clone(self), Arc::clone(connection));
         let later = async move { engine.later(&parts, way, &connection, begun).await };
         Answering::Later(Box::pin(later))
@@ -293,6 +308,24 @@ impl Engine {
             Ok(Usable::Absence(absence)) => Some((InMemory::Absence(absence), class)),
             Ok(Usable::Object(Found::Stored(_), _)) | Err(_) => None,
         }
+    }
+
+    /// What may be used as it is and whose file is open since it was asked for lately, with the
+    /// request as it is routed.
+    fn open_file(&self, way: &Way<'_, '_>, now: Timestamp) -> Option<(Stored, Outcome, Routed)> {
+        let class = way.path.class_without_claim()?;
+        if local::is_own(way.site, class) {
+            return None;
+        }
+        let key = Key::new(way.site.key_space(), way.path.as_str(), None);
+        let hit = Hit::Disk(Found::Stored(self.cache.recent(&key)?));
+        let Ok(Usable::Object(Found::Stored(stored), outcome)) = usable(way.site, Some(hit), now)
+        else {
+            return None;
+        };
+        let target = Target { key, path: way.path.as_str().into(), query: None, class };
+        let (site, passed, method) = (Arc::clone(way.site), way.passed.clone(), way.method);
+        Some((stored, outcome, Routed { site, passed, target, method, upstream: way.upstream }))
     }
 
     async fn answer(

@@ -13,10 +13,11 @@
 //! # No byte that was not compared
 //!
 //! A range is queued, and again begun to be sent, only while its chunk is trusted and its pages are
-//! in the page cache (`BodyFile::is_cached`). Should one leave it between that question and the
-//! call, the kernel reads it from the disk: the thread's own account of blocks read tells, the
-//! chunk is doubted, and the connection waits until the chunk was compared; where it is wrong, it
-//! is reset.
+//! in the page cache (`BodyFile::is_cached`), or were within the last second where it is not the
+//! end of an answer (`BodyFile::was_cached`). Should one have left it when the call comes, the
+//! kernel reads it from the disk: the thread's own account of blocks read tells, the chunk is
+//! doubted, and the connection waits until the chunk was compared; where it is wrong, it is reset.
+//! So what tells a client that an answer is whole goes only when all before it was found right.
 
 use super::tail::Tail;
 use crate::store::{BodyFile, CHUNK_BYTES};
@@ -31,6 +32,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Bytes of one range at most: those of a chunk, which is trusted or not as a whole.
@@ -38,6 +40,8 @@ const SPAN_BYTES_MAX: usize = 1 << 20;
 const _: () = assert!(SPAN_BYTES_MAX as u64 == CHUNK_BYTES);
 /// Bytes that are read at once where they cannot be sent by the kernel.
 const PIECE_BYTES: usize = 64 << 10;
+/// While more than this is left of an answer, what comes next is not its end.
+const END_BYTES: u64 = 2 * CHUNK_BYTES;
 /// Below this many bytes a copy costs less than the calls.
 const SPAN_BYTES_MIN: usize = 8 << 10;
 
@@ -57,14 +61,38 @@ struct Span {
     tail: Arc<Tail>,
     at: u64,
     left: usize,
+    care: Care,
     /// Whether nothing was waited for since its pages were found in the page cache.
     is_fresh: bool,
+}
+
+/// When the pages of a range must have been in the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// Just now.
+    Exact,
+    /// Within the last second.
+    Lately,
+}
+
+impl Care {
+    /// How to take what comes next where so many bytes are left of an answer.
+    fn of(left: u64) -> Self {
+        if left > END_BYTES { Self::Lately } else { Self::Exact }
+    }
+
+    fn is_cached(self, file: &BodyFile, at: u64, length: usize) -> bool {
+        match self {
+            Self::Exact => file.is_cached(at, length),
+            Self::Lately => file.was_cached(at, Instant::now()),
+        }
+    }
 }
 
 impl Span {
     fn is_ready(&mut self) -> bool {
         let file = self.tail.file();
-        let is_cached = |file: &Arc<BodyFile>| file.is_cached(self.at, self.left);
+        let is_cached = |file: &Arc<BodyFile>| self.care.is_cached(file, self.at, self.left);
         self.is_fresh = file.is_some_and(|file| self.is_fresh || is_cached(file));
         self.is_fresh
     }
@@ -112,14 +140,16 @@ impl Spans {
         !slice.is_empty() && PLACEHOLDER.as_ptr_range().contains(&slice.as_ptr())
     }
 
-    /// Queues what can be sent of the file from `at` on, `left` bytes at most, and gives what
-    /// stands for it; none where it is to be read instead. Never blocks.
+    /// Queues what can be sent of the file from `at` on, where `left` bytes are left of an answer,
+    /// and gives what stands for it; none where what comes next is to be read. Never blocks.
     pub(super) fn put(&self, tail: &Arc<Tail>, at: u64, left: u64) -> Option<Bytes> {
+        let care = Care::of(left);
         let left = left.min(CHUNK_BYTES - at % CHUNK_BYTES);
         let left = usize::try_from(left).unwrap_or(SPAN_BYTES_MAX);
         let slice = PLACEHOLDER.get(..left).filter(|slice| slice.len() >= SPAN_BYTES_MIN)?;
-        tail.file().filter(|file| file.is_cached(at, left))?;
-        self.queue.lock().push_back(Span { tail: Arc::clone(tail), at, left, is_fresh: true });
+        tail.file().filter(|file| care.is_cached(file, at, left))?;
+        let span = Span { tail: Arc::clone(tail), at, left, care, is_fresh: true };
+        self.queue.lock().push_back(span);
         Some(Bytes::from_static(slice))
     }
 
@@ -154,8 +184,7 @@ impl Spans {
         let (first, mut at, before) = (span.at, span.at, blocks_read());
         span.is_fresh = false;
         let result = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted);
-        let was_read = blocks_read() != before;
-        if was_read {
+        if blocks_read() != before {
             // Also where nothing went: the pages are there now, and nobody has compared them.
             file.doubt(first);
         }
@@ -167,7 +196,8 @@ impl Spans {
         }
         self.advance(&mut queue, sent);
         self.sent.inc_by(sent as u64);
-        if was_read {
+        // Another may have read them from the disk, and this call have waited for that.
+        if !file.is_trusted(first) {
             return Ok(Sent::Unsure(sent, Box::pin(async move { file.read(first, 1).await })));
         }
         Ok(Sent::Bytes(sent))
@@ -195,6 +225,16 @@ fn blocks_read() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_an_answer_is_asked_about_just_before_it_goes() {
+        for left in [1, CHUNK_BYTES, END_BYTES] {
+            assert_eq!(Care::of(left), Care::Exact);
+        }
+        for left in [END_BYTES + 1, u64::MAX] {
+            assert_eq!(Care::of(left), Care::Lately);
+        }
+    }
 
     #[test]
     fn a_placeholder_is_known_and_stands_for_nothing_by_itself() {

@@ -20,11 +20,18 @@
 //! (`FADV_RANDOM`), so that a read brings no page of a neighbour but where the reader itself asks
 //! for the next chunk, which it doubts first.
 //!
+//! To ask of the pages of a chunk costs as much as to send some of them. So a chunk whose pages
+//! were all found in the cache is taken to be there for a second ([`SEEN_FOR`]) by `sendfile`,
+//! whose reads from the disk are seen afterwards, and the chunk doubted and compared. The end of an
+//! answer never goes that way: it is asked about just before it goes, and that is when all before
+//! it was sent without such a read, or compared since (`engine::spans`).
+//!
 //! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
 //! somebody else than this process fetched again (a backup that reads the folder) or that
 //! another's read without waiting fetched and that arrived before that call came back; the last
 //! bytes of a body that `sendfile` fetches because their page left the cache between the question
 //! and the call (that it did is seen afterwards, and the chunk doubted and compared); a page that
+//! `sendfile` waited for while another call fetched it, which doubts it a moment too late; one that
 //! left the cache half written, and that the kernel fetched again to write the other half.
 //! The scrubber reads past the cache, and so finds what is wrong on the disk in any case.
 //!
@@ -35,8 +42,13 @@ use super::sums::CHUNK_BYTES;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-/// Insertions that are remembered without a reader: about 2 MiB.
+/// How long a chunk that was found in the page cache is taken to be there, by who sees it where it
+/// is not: far less than it takes the kernel to let go of a page that was just used.
+const SEEN_FOR: Duration = Duration::from_secs(1);
+
+/// Insertions that are remembered without a reader: about 3 MiB.
 const REMEMBERED_MAX: usize = 16_384;
 
 /// What is known of the chunks of one insertion.
@@ -50,6 +62,9 @@ pub(super) struct Chunks {
 struct State {
     /// A bit for each chunk.
     trusted: Vec<u64>,
+    /// A bit for each chunk that was found in the page cache since `seen_since`.
+    seen: Vec<u64>,
+    seen_since: Option<Instant>,
     /// Chunks that are being read from the disk.
     reading: Vec<Reading>,
 }
@@ -73,6 +88,22 @@ impl Chunks {
     /// Whether the page cache may be believed about a chunk.
     pub(super) fn is_trusted(&self, index: u64) -> bool {
         self.state.lock().is_trusted(index)
+    }
+
+    /// Whether a chunk is trusted, and all of it was found in the page cache lately.
+    pub(super) fn was_seen(&self, index: u64, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        state.forget_seen_before(now);
+        state.is_trusted(index) && has_bit(&state.seen, index)
+    }
+
+    /// All of a chunk was found in the page cache.
+    pub(super) fn saw(&self, index: u64, now: Instant) {
+        let mut state = self.state.lock();
+        state.forget_seen_before(now);
+        if state.is_trusted(index) {
+            set_bit(&mut state.seen, index);
+        }
     }
 
     /// This process has written a part of the chunk, and has written or compared the rest.
@@ -124,17 +155,18 @@ impl Drop for Turn<'_> {
 
 impl State {
     fn is_trusted(&self, index: u64) -> bool {
-        let (word, bit) = place(index);
-        self.trusted.get(word).is_some_and(|bits| bits & bit != 0)
+        has_bit(&self.trusted, index)
     }
 
     fn trust(&mut self, index: u64) {
-        let (word, bit) = place(index);
-        if self.trusted.len() <= word {
-            self.trusted.resize(word + 1, 0);
-        }
-        if let Some(bits) = self.trusted.get_mut(word) {
-            *bits |= bit;
+        set_bit(&mut self.trusted, index);
+    }
+
+    fn forget_seen_before(&mut self, now: Instant) {
+        let is_over = |since| now.saturating_duration_since(since) >= SEEN_FOR;
+        if self.seen_since.is_none_or(is_over) {
+            self.seen.fill(0);
+            self.seen_since = Some(now);
         }
     }
 
@@ -147,9 +179,26 @@ impl State {
             reading.is_doubted = true;
         }
         let (word, bit) = place(index);
-        if let Some(bits) = self.trusted.get_mut(word) {
-            *bits &= !bit;
+        for bits in [&mut self.trusted, &mut self.seen] {
+            if let Some(bits) = bits.get_mut(word) {
+                *bits &= !bit;
+            }
         }
+    }
+}
+
+fn has_bit(bits: &[u64], index: u64) -> bool {
+    let (word, bit) = place(index);
+    bits.get(word).is_some_and(|bits| bits & bit != 0)
+}
+
+fn set_bit(bits: &mut Vec<u64>, index: u64) {
+    let (word, bit) = place(index);
+    if bits.len() <= word {
+        bits.resize(word + 1, 0);
+    }
+    if let Some(bits) = bits.get_mut(word) {
+        *bits |= bit;
     }
 }
 
@@ -236,6 +285,26 @@ mod tests {
         chunks.trust(70);
         chunks.doubt(70);
         assert!(!chunks.is_trusted(70));
+    }
+
+    #[test]
+    fn a_chunk_that_was_seen_counts_as_there_for_a_moment_unless_it_is_doubted() {
+        let (chunks, now) = (Chunks::default(), Instant::now());
+        let later = now + SEEN_FOR;
+        let just_before = later.checked_sub(Duration::from_millis(1)).unwrap();
+        chunks.saw(3, now);
+        chunks.trust(3);
+        assert!(!chunks.was_seen(3, now), "what is not trusted is not seen either");
+        chunks.trust(70);
+        chunks.saw(70, now);
+        assert!(chunks.was_seen(70, just_before) && !chunks.was_seen(6, just_before));
+        chunks.doubt(70);
+        chunks.trust(70);
+        assert!(!chunks.was_seen(70, just_before), "its pages may have gone");
+        chunks.saw(70, just_before);
+        assert!(!chunks.was_seen(70, later), "too long ago");
+        chunks.saw(70, later);
+        assert!(chunks.was_seen(70, later));
     }
 
     #[test]

@@ -275,9 +275,9 @@ impl Writer {
         #[cfg(test)]
         self.store.faults.reach("a batch is to be written");
         self.hash_tail(start, chunks);
+        self.store.write_at(&file, chunks, start)?;
         let mut offset = start;
         for chunk in chunks {
-            self.store.write_at(&file, chunk, offset)?;
             self.shared.in_file(chunk, offset);
             offset += chunk.len() as u64;
         }

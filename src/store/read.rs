@@ -18,13 +18,14 @@ use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 /// Bytes that a read from the disk compares at a time, so that a reader holds no whole chunk.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Between the pages that a question about many looks at: such a run of pages is written, read and
-/// let go as one by the file systems that matter.
-const PROBE_BYTES: usize = 64 * 1024;
+/// Bytes of an aligned run of pages, of which a question about many looks at one: such a run is
+/// written, read and let go as one by the file systems that matter.
+const RUN_BYTES: usize = 64 * 1024;
 
 /// An object found in the store.
 #[derive(Debug, Clone)]
@@ -98,26 +99,38 @@ impl BodyFile {
 
     /// Whether `length` bytes from `offset`, within one chunk (1 MiB), are in the page cache and
     /// trusted: written by this process, or compared since they came from the disk. Looks at a page
-    /// in sixteen, and at the last. Never blocks.
+    /// in sixteen. Never blocks.
     pub fn is_cached(&self, offset: u64, length: usize) -> bool {
         let index = chunk_of(offset);
         if !self.chunks.is_trusted(index) {
             return false;
         }
-        let last = offset.saturating_add((length as u64).saturating_sub(1));
-        let is_here = (offset..last)
-            .step_by(PROBE_BYTES)
-            .chain([last])
-            .all(|offset| is_page_cached(&self.file, offset));
+        let is_here = runs(offset, length as u64).all(|last| is_page_cached(&self.file, last));
         if !is_here {
             self.chunks.doubt(index);
         }
         is_here && self.chunks.is_trusted(index)
     }
 
+    /// Whether the chunk that holds `offset` is in the page cache and trusted as
+    /// [`BodyFile::is_cached`] says, or was within the last second. For who sees it where pages
+    /// have left the cache since, and then gives out nothing more before they were compared.
+    pub fn was_cached(&self, offset: u64, now: Instant) -> bool {
+        let index = chunk_of(offset);
+        if self.chunks.was_seen(index, now) {
+            return true;
+        }
+        let start = index * CHUNK_BYTES;
+        let length = CHUNK_BYTES.min(self.length.saturating_sub(start));
+        let is_here = usize::try_from(length).is_ok_and(|length| self.is_cached(start, length));
+        if is_here {
+            self.chunks.saw(index, now);
+        }
+        is_here
+    }
+
     /// Whether the chunk that holds `offset` is trusted.
-    #[cfg(test)]
-    pub(super) fn is_trusted(&self, offset: u64) -> bool {
+    pub fn is_trusted(&self, offset: u64) -> bool {
         self.chunks.is_trusted(chunk_of(offset))
     }
 
@@ -280,6 +293,15 @@ fn overlap(piece: &[u8], at: u64, offset: u64, max: usize) -> &[u8] {
     piece.get(first..end).unwrap_or_default()
 }
 
+/// The last byte of each run of pages that has one of the bytes from `offset`, as far as those go;
+/// `length`, how many they are, is never 0.
+fn runs(offset: u64, length: u64) -> impl Iterator<Item = u64> {
+    let end = offset.saturating_add(length);
+    let run = RUN_BYTES as u64;
+    let starts = (offset - offset % run..end).step_by(RUN_BYTES);
+    starts.map(move |start| start.saturating_add(run).min(end) - 1)
+}
+
 /// At most `max`, and not past the end of the chunk that holds `offset`.
 fn within_chunk(offset: u64, max: usize) -> usize {
     let left = CHUNK_BYTES - offset % CHUNK_BYTES;
@@ -317,5 +339,24 @@ fn read_some(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_each_run_is_looked_at_and_no_page_outside() {
+        let of = |offset, length| runs(offset, length).collect::<Vec<_>>();
+        let kib = 1 << 10;
+        assert_eq!(of(0, 64 * kib), [64 * kib - 1]);
+        assert_eq!(of(64 * kib, 1), [64 * kib]);
+        assert_eq!(of(5, 64 * kib), [64 * kib - 1, 64 * kib + 4]);
+        assert_eq!(
+            of(63 * kib, 130 * kib),
+            [64 * kib - 1, 128 * kib - 1, 192 * kib - 1, 193 * kib - 1]
+        );
+        assert_eq!(of(CHUNK_BYTES, CHUNK_BYTES).len(), 16);
     }
 }

@@ -181,6 +181,12 @@ impl Disks {
         found
     }
 
+    /// The object under a key, where [`Disks::get`] has found it lately and its file is still open.
+    /// Never waits.
+    pub fn recent(&self, key: &Key) -> Option<Stored> {
+        self.0.recent(key)
+    }
+
     /// Begins to write an object, as `Store::begin` does, on the first disk of its order that
     /// takes it. The error is that of its first choice.
     pub async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {

@@ -149,7 +149,7 @@ impl Writer {
                 if part.is_empty() {
                     return Err(WriteError::Length { declared: state.length, received: self.next });
                 }
-                state.store.write_at(&state.file, &part, self.next)?;
+                state.store.write_at(&state.file, std::slice::from_ref(&part), self.next)?;
                 self.sum.update(&part);
                 self.shared.in_file(&part, self.next);
                 self.next += part.len() as u64;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const LENGTH: usize = 3 * MIB + 7;
 
@@ -98,6 +99,28 @@ async fn the_page_cache_is_believed_once_it_was_compared() {
     let file = body_of(&store).await;
     assert_eq!(file.read_now(LENGTH as u64, 10).unwrap(), "");
     assert_eq!(file.read(LENGTH as u64, 10).await.unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sees_reads_from_the_disk_believes_for_a_second_that_a_chunk_is_in_the_page_cache() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, LENGTH)).await.unwrap();
+    let (file, now) = (body_of(&store).await, Instant::now());
+    let just_before = now + Duration::from_millis(999);
+    for offset in [0, 5, MIB as u64, LENGTH as u64 - 1] {
+        assert!(file.was_cached(offset, now), "at {offset}");
+    }
+    let path = File::options().write(true).open(bench.files().first().unwrap()).unwrap();
+    path.sync_all().unwrap();
+    rustix::fs::fadvise(&path, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert!(file.was_cached(0, just_before) && file.was_cached(LENGTH as u64 - 1, just_before));
+    assert!(!file.was_cached(0, now + Duration::from_secs(1)), "it asks again");
+    assert!(!file.was_cached(0, just_before), "and what is doubted is not believed");
+    assert!(!file.is_cached(MIB as u64, 10) && !file.was_cached(MIB as u64, just_before));
+    assert_eq!(file.read(0, 10).await.unwrap(), bytes(1, LENGTH)[..10]);
+    assert!(file.was_cached(0, just_before), "it was compared");
+    bench.close(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,6 +85,23 @@ async fn what_left_the_page_cache_under_a_reader_is_compared_before_it_is_sent()
 }
 
 #[tokio::test]
+async fn an_answer_with_damage_that_nobody_asked_about_in_time_is_never_whole() {
+    let (edge, origin, path, nar) = stored(10).await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    let file = OpenOptions::new().write(true).open(&edge.object_files()[0]).unwrap();
+    let at = LENGTH as u64 / 2 + 77;
+    std::os::unix::fs::FileExt::write_at(&file, &[nar[LENGTH / 2 + 77] ^ 1], at).unwrap();
+    let_go(&edge);
+    // Cut where all of it was in the page cache a second ago, and rescued where it was not.
+    let said = edge.client().begin(&path, &[]).await.rest().await;
+    assert!(if said.is_cut { said.body.len() < LENGTH } else { said.body == nar });
+    edge.until_idle().await;
+    edge.get(&path).await.with(&nar);
+    assert_eq!(origin.count(&path), 2);
+    assert_eq!(edge.metric("narthex_damaged_objects_total{tier=\"disk\"}").await, 1);
+}
+
+#[tokio::test]
 async fn a_short_or_missing_file_is_a_miss_and_is_fetched_again() {
     for is_missing in [false, true] {
         let (edge, origin, path, nar) = stored(1).await;
