@@ -2,16 +2,18 @@
 //! arrives, or passing through. Owned by one response; holds at most one piece; no locks.
 //!
 //! A stored file that fails in mid-body is rescued once, where the rest can be had elsewhere (see
-//! `tail`); where the socket can, it sends the file by itself (see `spans`). A body that cannot be
-//! finished ends in an error and marks its connection as cut, so that it is reset and the client
-//! never takes what it got for whole.
+//! `tail`); where the socket can, it sends the file by itself (see `spans`), elsewhere the file is
+//! read when hyper writes it (see `portion`). A body that cannot be finished ends in an error and
+//! marks its connection as cut, so that it is reset and the client never takes what it got for
+//! whole.
 
 use super::connection::Connection;
+use super::portion::Portion;
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::fill::{PartReader, Passing};
-use crate::store::{BodyFile, Follower};
-use bytes::Bytes;
+use crate::store::{BodyFile, CHUNK_BYTES, Follower};
+use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
 use std::future::Future;
 use std::io;
@@ -21,6 +23,9 @@ use std::task::{Context, Poll};
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of a file that are given at a time where it is read as it is written.
+const STRETCH_BYTES: u64 = 256 << 10;
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(STRETCH_BYTES));
 
 /// A piece on its way, and where the next comes from.
 pub(super) type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
@@ -98,17 +103,17 @@ impl Body {
         }
     }
 
-    fn give(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn give(&mut self, portion: Portion) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
         if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(bytes.len() as u64);
+            *left = left.saturating_sub(portion.remaining() as u64);
         }
         if let Some(tally) = &mut self.tally {
-            tally.count(bytes.len());
+            tally.count(portion.remaining());
         }
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
+        Poll::Ready(Some(Ok(Frame::data(portion))))
     }
 
-    fn fail(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn fail(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
         self.state = State::Over;
         if let Some(connection) = &self.connection {
             connection.cut();
@@ -123,22 +128,22 @@ impl Body {
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Portion;
     type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    ) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
         let body = self.get_mut();
         let mut reading = match std::mem::replace(&mut body.state, State::Over) {
             State::Over => return Poll::Ready(None),
             State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            State::Whole(bytes) => return body.give(bytes),
-            State::Ready(source) => match body.span(source) {
-                Ok((source, bytes)) => return body.took(source, bytes),
+            State::Whole(bytes) => return body.give(bytes.into()),
+            State::Ready(source) => match body.unread(source) {
+                Ok((source, portion)) => return body.took(source, portion),
                 Err(source) => match source.read_now(body.piece_bytes()) {
-                    Ok((source, bytes)) => return body.took(source, bytes),
+                    Ok((source, bytes)) => return body.took(source, bytes.into()),
                     Err(source) => body.read(source),
                 },
             },
@@ -149,7 +154,7 @@ impl http_body::Body for Body {
             return Poll::Pending;
         };
         match result {
-            Ok(bytes) => body.took(source, bytes),
+            Ok(bytes) => body.took(source, bytes.into()),
             Err(error) => body.fail(error),
         }
     }
@@ -168,20 +173,27 @@ impl http_body::Body for Body {
 }
 
 impl Body {
-    /// The next stretch of a file as a placeholder, where the socket can send it by itself.
-    fn span(&self, source: Source) -> Result<(Source, Bytes), Source> {
-        let spans = self.connection.as_ref().and_then(|connection| connection.spans());
-        match (source, spans, self.left) {
-            (Source::Stored(tail, at), Some(spans), Some(left)) => {
-                match spans.put(&tail, at, left) {
-                    Some(bytes) => {
-                        let next = at.saturating_add(bytes.len() as u64);
-                        Ok((Source::Stored(tail, next), bytes))
-                    }
-                    None => Err(Source::Stored(tail, at)),
-                }
+    /// The next stretch of a file without its bytes: as a placeholder, where the socket can send it
+    /// by itself, or to be read when it is written.
+    fn unread(&self, source: Source) -> Result<(Source, Portion), Source> {
+        let (Source::Stored(tail, at), Some(connection), Some(left)) =
+            (&source, &self.connection, self.left)
+        else {
+            return Err(source);
+        };
+        let portion = if let Some(spans) = connection.spans() {
+            spans.put(tail, *at, left).map(Portion::Bytes)
+        } else {
+            let left = left.min(STRETCH_BYTES - at % STRETCH_BYTES);
+            let left = usize::try_from(left).unwrap_or(PIECE_BYTES);
+            Portion::stretch(tail, connection, *at, left)
+        };
+        match portion {
+            Some(portion) => {
+                let next = at.saturating_add(portion.remaining() as u64);
+                Ok((Source::Stored(Arc::clone(tail), next), portion))
             }
-            (source, _, _) => Err(source),
+            None => Err(source),
         }
     }
 
@@ -205,9 +217,10 @@ impl Body {
     fn took(
         &mut self,
         source: Source,
-        bytes: Bytes,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if bytes.is_empty() {
+        portion: Portion,
+    ) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
+        let length = portion.remaining() as u64;
+        if length == 0 {
             return match self.left {
                 None | Some(0) => Poll::Ready(None),
                 Some(left) => self.fail(io::Error::new(
@@ -216,14 +229,14 @@ impl Body {
                 )),
             };
         }
-        if self.left.is_some_and(|left| bytes.len() as u64 > left) {
+        if self.left.is_some_and(|left| length > left) {
             let kind = io::ErrorKind::InvalidData;
             return self.fail(io::Error::new(kind, "the body goes on past its length"));
         }
-        if self.left != Some(bytes.len() as u64) {
+        if self.left != Some(length) {
             self.state = State::Ready(source);
         }
-        self.give(bytes)
+        self.give(portion)
     }
 }
 

@@ -16,6 +16,7 @@ pub struct Connection {
     pub transport: Transport,
     spans: Option<Spans>,
     is_cut: AtomicBool,
+    is_broken: AtomicBool,
 }
 
 /// How the bytes travel.
@@ -35,7 +36,14 @@ pub enum Transport {
 impl Connection {
     /// A connection that just opened.
     pub fn new(peer: SocketAddr, local: SocketAddr, transport: Transport) -> Self {
-        Self { peer, local, transport, spans: None, is_cut: AtomicBool::new(false) }
+        Self {
+            peer,
+            local,
+            transport,
+            spans: None,
+            is_cut: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
+        }
     }
 
     /// The same connection, whose socket sends what `spans` holds wherever a placeholder stands for
@@ -47,6 +55,16 @@ impl Connection {
     /// The ranges of files that its socket is to send, where it can.
     pub fn spans(&self) -> Option<&Spans> {
         self.spans.as_ref()
+    }
+
+    /// Marks that what is given for writing is not to be written: the socket fails instead.
+    pub(super) fn break_off(&self) {
+        self.is_broken.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing may be written any more.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
     }
 
     /// Marks that a body on this connection ended before its time, so that an HTTP/1 connection

@@ -18,6 +18,7 @@ mod body;
 mod connection;
 mod deliver;
 mod local;
+mod portion;
 mod ranged;
 mod refetch;
 mod rescue;
@@ -29,6 +30,7 @@ mod target;
 
 pub use body::Body;
 pub use connection::{Connection, Transport};
+pub use portion::{Portion, Stretch};
 pub use refetch::Refetched;
 pub use site::{Site, Sites};
 pub use spans::{Piece, Sent, Spans};

@@ -46,6 +46,11 @@ impl Tail {
         (!self.has_failed.load(Ordering::Acquire)).then_some(&self.file)
     }
 
+    /// The file, for what of it was found sound before it failed.
+    pub(super) fn any_file(&self) -> &Arc<BodyFile> {
+        &self.file
+    }
+
     /// The next piece, of at most `max` bytes from `at`; empty at the end alone.
     pub(super) async fn read(&self, at: u64, max: usize) -> io::Result<Bytes> {
         let mut state = self.state.lock().await;

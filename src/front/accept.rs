@@ -1,8 +1,8 @@
 //! The accept loop of one listener. Ends only when the process drains.
 
-use super::Door;
 use super::admission::Permit;
 use super::conn::{self, Shared};
+use super::{AnswerBody, Door};
 use prometheus::IntGauge;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ impl Drop for Place {
 /// Accepts until the process drains; the listener closes then.
 pub(super) async fn run<B>(listener: Listener, shared: Arc<Shared<B>>)
 where
-    B: http_body::Body<Data = bytes::Bytes, Error = io::Error> + Send + 'static,
+    B: AnswerBody,
 {
     let stop = shared.tasks.stopping();
     let mut pause = PAUSE_MIN;

@@ -5,14 +5,14 @@
 use super::accept::Accepted;
 use super::admission::Admission;
 use super::request::Service;
+use super::secure::{More, Secure, Unflushed};
 use super::socket::{Opening, Raw, Socket, Stream};
 use super::watch::{Deadlines, Fault, Version, Watch, Watchdog};
-use super::{Door, Handler};
+use super::{AnswerBody, Door, Handler};
 use crate::config::Server;
 use crate::engine::{Connection, Spans, Transport};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use bytes::Bytes;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -162,7 +162,7 @@ fn http2_builder(server: &Server, streams: Streams) -> http2::Builder<Streams> {
 /// Serves an accepted connection to its end.
 pub(super) async fn run<B>(accepted: Accepted, shared: Arc<Shared<B>>)
 where
-    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+    B: AnswerBody,
 {
     let Accepted { door, stream, peer, local, place } = accepted;
     // Dropped last: the connection counts until its socket is closed.
@@ -240,7 +240,7 @@ async fn secure<B>(
 ) -> Option<(Stream, Transport, Alpn)> {
     let handshake = Box::pin(acceptor.accept(raw));
     let stream = match timeout(shared.server.timeouts.tls_handshake, handshake).await {
-        Ok(Ok(stream)) => Box::new(stream),
+        Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
             shared.refused("tls_handshake");
@@ -257,7 +257,7 @@ async fn secure<B>(
         Some(b"h2") => Alpn::Http2,
         Some(_) | None => Alpn::None,
     };
-    Some((Stream::Tls(stream), transport, alpn))
+    Some((Stream::Tls(Secure::new(stream)), transport, alpn))
 }
 
 fn protocol(session: &ServerConnection) -> &'static str {
@@ -296,6 +296,8 @@ enum Ended {
     Served,
     /// hyper gave up.
     Failed(hyper::Error),
+    /// The socket failed below hyper.
+    Lost,
     /// A deadline passed.
     Fault(Fault),
     /// The drain's deadline passed.
@@ -304,21 +306,21 @@ enum Ended {
 
 impl<B> Served<B>
 where
-    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+    B: AnswerBody,
 {
     async fn http1(self, mut socket: Socket) {
         let connection = self.connection(Version::Http1);
         socket.speaks_http1(&connection);
         let service = self.service(&connection);
         let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
-        let ended = self.drive(&mut http).await;
+        let ended = self.drive(&mut http, None).await;
         self.count(&ended);
         let is_reset = connection.is_cut()
             || match &ended {
                 Ended::Served => false,
                 // hyper has answered a request that it could not parse, and nothing else.
                 Ended::Failed(error) => !error.is_parse(),
-                Ended::Fault(_) | Ended::Drained => self.watch.is_answering(),
+                Ended::Lost | Ended::Fault(_) | Ended::Drained => self.watch.is_answering(),
             };
         if is_reset {
             self.watch.end_reset();
@@ -332,20 +334,23 @@ where
         }
     }
 
-    async fn http2(self, socket: Socket) {
-        let service = self.service(&self.connection(Version::Http2));
+    async fn http2(self, mut socket: Socket) {
+        let connection = self.connection(Version::Http2);
+        let unflushed = socket.speaks_http2(&connection);
+        let service = self.service(&connection);
         let mut http = self.shared.http2.serve_connection(TokioIo::new(socket), service);
-        let ended = self.drive(&mut http).await;
+        let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended);
         match &ended {
             // Not a broken connection but a broken rule, or one of h2's limits.
             Ended::Failed(error) if !is_io(error) => self.shared.refused("http2"),
-            Ended::Served | Ended::Failed(_) | Ended::Fault(_) | Ended::Drained => {}
+            Ended::Served | Ended::Failed(_) | Ended::Lost | Ended::Fault(_) | Ended::Drained => {}
         }
         match &ended {
+            _ if connection.is_broken() => self.watch.end_reset(),
             // hyper has said GOAWAY; single streams were reset by it.
             Ended::Served | Ended::Failed(_) | Ended::Fault(Fault::Idle) => self.watch.end_clean(),
-            Ended::Fault(_) => self.watch.end_reset(),
+            Ended::Lost | Ended::Fault(_) => self.watch.end_reset(),
             Ended::Drained if self.watch.is_answering() => self.watch.end_reset(),
             Ended::Drained => self.watch.end_clean(),
         }
@@ -370,8 +375,9 @@ where
         }
     }
 
-    /// Runs the protocol until it ends, a deadline passes, or the drain is over.
-    async fn drive<P: Http>(&self, http: &mut P) -> Ended {
+    /// Runs the protocol until it ends, a deadline passes, or the drain is over. What it wrote to
+    /// `unflushed` is flushed after each poll.
+    async fn drive<P: Http>(&self, http: &mut P, mut unflushed: Option<Unflushed>) -> Ended {
         let mut watchdog = Watchdog::new(Arc::clone(&self.watch));
         let mut stopping = pin!(self.stop.cancelled());
         let mut heard: Option<Waker> = None;
@@ -381,9 +387,14 @@ where
             loop {
                 self.watch.poll_begins();
                 let served = http.poll_served(cx);
+                let flushed = unflushed.as_mut().map(|rest| rest.poll_flush(cx, self.more()));
                 let ended = self.watch.poll_ends();
                 if let Poll::Ready(result) = served {
                     return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
+                }
+                if let Some(Poll::Ready(Err(error))) = flushed {
+                    tracing::debug!(%error, peer = %self.peer, "connection lost");
+                    return Poll::Ready(Ended::Lost);
                 }
                 match watchdog.poll(cx, ended) {
                     Poll::Ready(Fault::Idle) if !is_winding_down => {
@@ -417,9 +428,13 @@ where
         .await
     }
 
+    fn more(&self) -> More {
+        if self.watch.has_requests() { More::Expected } else { More::Unexpected }
+    }
+
     fn count(&self, ended: &Ended) {
         match ended {
-            Ended::Served | Ended::Fault(Fault::Idle) => {}
+            Ended::Served | Ended::Lost | Ended::Fault(Fault::Idle) => {}
             Ended::Failed(error) => {
                 tracing::debug!(%error, peer = %self.peer, "connection failed");
                 if error.is_parse() {
@@ -472,7 +487,7 @@ trait Http {
 
 impl<B> Http for http1::Connection<TokioIo<Socket>, Service<B>>
 where
-    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+    B: AnswerBody,
 {
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         self.poll_without_shutdown(cx)
@@ -485,7 +500,7 @@ where
 
 impl<B> Http for http2::Connection<TokioIo<Socket>, Service<B>, Streams>
 where
-    B: http_body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
+    B: AnswerBody,
 {
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         Pin::new(self).poll(cx)

@@ -11,6 +11,7 @@ mod bind;
 mod conn;
 mod lines;
 mod request;
+mod secure;
 mod sender;
 mod socket;
 #[cfg(test)]
@@ -24,16 +25,28 @@ use crate::engine::{Answering, Connection};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use accept::Listener;
+use bytes::{Buf, Bytes};
 use conn::Shared;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// The body of an answer: before it yields an error, [`Connection::cut`] was called. The doors'
+/// own answers are made of bytes.
+pub trait AnswerBody:
+    http_body::Body<Data: Buf + From<Bytes> + Send, Error = io::Error> + Send + 'static
+{
+}
+
+impl<B> AnswerBody for B where
+    B: http_body::Body<Data: Buf + From<Bytes> + Send, Error = io::Error> + Send + 'static
+{
+}
+
 /// What the doors hand requests to.
-///
-/// `B` is the body of an answer: before it yields an error, [`Connection::cut`] was called.
 pub trait Handler<B>: Send + Sync {
     /// Answers a request; never fails.
     fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<B>;
@@ -104,7 +117,7 @@ impl Front {
     /// Returns at once; drain `tasks` with a deadline somewhat above that timeout.
     pub fn serve<B>(self, handler: Arc<dyn Handler<B>>, metrics: &Metrics, tasks: &Tasks)
     where
-        B: http_body::Body<Data = bytes::Bytes, Error = std::io::Error> + Send + 'static,
+        B: AnswerBody,
     {
         let Self { server, tls, listeners } = self;
         let shared = Arc::new(Shared::new(server, tls, handler, metrics.clone(), tasks.clone()));

@@ -1,6 +1,7 @@
 //! One request at the door: what is refused for its framing alone, the handler's call, and the
 //! answer's body as hyper polls it. A panic in the handler fails its request and nothing else.
 
+use super::AnswerBody;
 use super::conn::Shared;
 use super::watch::{UnderWay, Watch};
 use crate::engine::{Answering, Connection};
@@ -34,7 +35,7 @@ pub(super) struct Service<B> {
 
 impl<B> hyper::service::Service<Request<Incoming>> for Service<B>
 where
-    B: Body<Data = Bytes, Error = io::Error> + Send + 'static,
+    B: AnswerBody,
 {
     type Response = Response<Answer<B>>;
     type Error = Infallible;
@@ -86,7 +87,7 @@ impl Entered {
     /// The handler's answer.
     fn handlers<B>(self, response: Response<B>) -> Response<Answer<B>>
     where
-        B: Body<Data = Bytes, Error = io::Error>,
+        B: AnswerBody,
     {
         let (mut parts, body) = response.into_parts();
         if self.body == Announced::Some && self.version < Version::HTTP_2 {
@@ -99,7 +100,7 @@ impl Entered {
     /// An answer of the door itself.
     fn own<B>(self, response: Response<Bytes>) -> Response<Answer<B>>
     where
-        B: Body<Data = Bytes, Error = io::Error>,
+        B: AnswerBody,
     {
         let (parts, text) = response.into_parts();
         Response::from_parts(parts, Answer::new(Sent::own(text), self.under_way, self.panics))
@@ -108,7 +109,7 @@ impl Entered {
     /// The answer of a handler that panicked.
     fn panicked<B>(self) -> Response<Answer<B>>
     where
-        B: Body<Data = Bytes, Error = io::Error>,
+        B: AnswerBody,
     {
         self.panics.inc();
         tracing::error!("a request ended in a panic; its client got status 500");
@@ -239,7 +240,7 @@ impl<B> Sent<B> {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = io::Error>> Answer<B> {
+impl<B: AnswerBody> Answer<B> {
     fn new(sent: Sent<B>, mut under_way: UnderWay, panics: Arc<IntCounter>) -> Self {
         if sent.is_end_stream() {
             under_way.finished();
@@ -248,14 +249,14 @@ impl<B: Body<Data = Bytes, Error = io::Error>> Answer<B> {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = io::Error>> Body for Answer<B> {
-    type Data = Bytes;
+impl<B: AnswerBody> Body for Answer<B> {
+    type Data = B::Data;
     type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, io::Error>>> {
         let mut this = self.project();
         this.under_way.asked();
         // A body that panicked is not polled again: the error ends it.
@@ -284,17 +285,19 @@ impl<B: Body<Data = Bytes, Error = io::Error>> Body for Answer<B> {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = io::Error>> Body for Sent<B> {
-    type Data = Bytes;
+impl<B: AnswerBody> Body for Sent<B> {
+    type Data = B::Data;
     type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, io::Error>>> {
         match self.project() {
             SentProjection::Handler { body } => body.poll_frame(cx),
-            SentProjection::Own { bytes } => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            SentProjection::Own { bytes } => {
+                Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b.into()))))
+            }
         }
     }
 

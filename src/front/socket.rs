@@ -3,6 +3,7 @@
 //! owned by its task; no locks of its own.
 
 use super::lines::{Lines, Refused};
+use super::secure::{Secure, Unflushed};
 use super::sender::Sender;
 use super::watch::Watch;
 use crate::engine::Connection;
@@ -15,7 +16,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -117,7 +117,7 @@ impl AsyncWrite for Raw {
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(Raw),
-    Tls(Box<TlsStream<Raw>>),
+    Tls(Secure),
 }
 
 /// What a client's first bytes say.
@@ -140,21 +140,58 @@ pub(super) struct Socket {
     /// Over HTTP/1, whose requests are lines; not before the protocol is known.
     lines: Option<Lines>,
     watch: Arc<Watch>,
+    /// What is known of the connection once its protocol is.
+    connection: Option<Arc<Connection>>,
+    flushed: Flushed,
+}
+
+/// Who has what was written sent, if it is not enough to be sent by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    /// Whoever wrote it.
+    ByWriter,
+    /// The connection's task, after it polled the writer.
+    ByTask,
 }
 
 impl Socket {
     pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Self {
-        Self { stream, ahead: BytesMut::new(), lines: None, watch }
+        let (lines, connection, flushed) = (None, None, Flushed::ByWriter);
+        Self { stream, ahead: BytesMut::new(), lines, watch, connection, flushed }
     }
 
     /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF; what
     /// is written may be placeholders of `connection`'s.
     pub(super) fn speaks_http1(&mut self, connection: &Arc<Connection>) {
         self.lines = Some(Lines::default());
+        self.connection = Some(Arc::clone(connection));
         if let Stream::Plain(raw) = &mut self.stream
             && connection.spans().is_some()
         {
             raw.spans = Some(Sender::new(Arc::clone(connection)));
+        }
+    }
+
+    /// From here on whoever writes is h2, which flushes each frame. Where that would cost, it does
+    /// nothing, and the caller flushes what is returned after each poll of h2.
+    pub(super) fn speaks_http2(&mut self, connection: &Arc<Connection>) -> Option<Unflushed> {
+        self.connection = Some(Arc::clone(connection));
+        match &self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(secure) => {
+                self.flushed = Flushed::ByTask;
+                Some(Unflushed::of(secure))
+            }
+        }
+    }
+
+    /// An error where what is given now may not be written: it could not be read.
+    fn check(&self) -> io::Result<()> {
+        match &self.connection {
+            Some(connection) if connection.is_broken() => {
+                Err(io::Error::other("a stored file failed while it was written"))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -220,6 +257,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check()?;
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
 
@@ -228,6 +266,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check()?;
         Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
     }
 
@@ -236,7 +275,10 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        match self.flushed {
+            Flushed::ByWriter => Pin::new(&mut self.get_mut().stream).poll_flush(cx),
+            Flushed::ByTask => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -252,7 +294,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(raw) => Pin::new(raw).poll_read(cx, buffer),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            Self::Tls(tls) => tls.poll_read(cx, buffer),
         }
     }
 }
@@ -265,7 +307,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(raw) => Pin::new(raw).poll_write(cx, bytes),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Tls(tls) => tls.poll_write(cx, &[IoSlice::new(bytes)]),
         }
     }
 
@@ -276,28 +318,28 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(raw) => Pin::new(raw).poll_write_vectored(cx, slices),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => tls.poll_write(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(raw) => raw.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Tls(_) => true,
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(raw) => Pin::new(raw).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Tls(tls) => tls.poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(raw) => Pin::new(raw).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Tls(tls) => tls.poll_shutdown(cx),
         }
     }
 }

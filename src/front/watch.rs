@@ -205,6 +205,11 @@ impl Watch {
         }
     }
 
+    /// Whether an answer is unfinished.
+    pub(super) fn has_requests(&self) -> bool {
+        self.state.lock().requests > 0
+    }
+
     /// Whether an answer is unfinished, or its last bytes are still on their way to the socket.
     pub(super) fn is_answering(&self) -> bool {
         self.state.lock().is_answering()

@@ -146,23 +146,32 @@ impl BodyFile {
         read_trusted(&self.file, &self.chunks, offset, self.clamp(offset, max))
     }
 
+    /// The same into `buffer`; how many bytes it got, none at the end.
+    pub fn read_now_into(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        let max = self.clamp(offset, buffer.len());
+        let buffer = buffer.get_mut(..max)?;
+        read_trusted_into(&self.file, &self.chunks, offset, buffer)
+    }
+
     /// Up to `max` bytes from `offset`, on a blocking thread: never empty within the body, empty
     /// at its end, never past the end of a chunk. Where the file ends before the body, or what the
     /// disk gives is not what was written, that is an error and the object is dropped as damaged.
     /// Cancel safe.
     pub async fn read(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, io::Error> {
-        let max = self.clamp(offset, max);
         let body = Arc::clone(self);
-        let work = move || {
-            let expected = |index| body.expected(index);
-            let result =
-                read_compared(&body.file, &body.chunks, (offset, max), body.hash, expected);
-            if let Err(error) = &result {
-                body.drop_as_damaged(&error.to_string());
-            }
-            result
-        };
+        let work = move || body.read_blocking(offset, max);
         self.tasks.blocking("store read", work).await.map_err(io::Error::other)?
+    }
+
+    /// The same on the caller's thread. Blocking.
+    pub fn read_blocking(&self, offset: u64, max: usize) -> Result<Bytes, io::Error> {
+        let max = self.clamp(offset, max);
+        let expected = |index| self.expected(index);
+        let result = read_compared(&self.file, &self.chunks, (offset, max), self.hash, expected);
+        if let Err(error) = &result {
+            self.drop_as_damaged(&error.to_string());
+        }
+        result
     }
 
     fn drop_as_damaged(&self, why: &str) {
@@ -212,16 +221,36 @@ pub(super) fn without_readahead(file: File) -> File {
 /// Up to `max` bytes from `offset` where the page cache has them and its chunk is trusted; see
 /// `chunks`.
 pub(super) fn read_trusted(file: &File, chunks: &Chunks, offset: u64, max: usize) -> Option<Bytes> {
-    let (index, max) = (chunk_of(offset), within_chunk(offset, max));
-    if max > 0 && !chunks.is_trusted(index) {
+    let max = within_chunk(offset, max);
+    if max > 0 && !chunks.is_trusted(chunk_of(offset)) {
         return None;
     }
-    let bytes = read_now(file, offset, max);
-    let is_sound = max == 0 || chunks.is_trusted(index);
-    if bytes.as_ref().is_none_or(|bytes| bytes.len() < max) {
+    let mut buffer = BytesMut::zeroed(max);
+    let read = read_trusted_into(file, chunks, offset, &mut buffer)?;
+    buffer.truncate(read);
+    Some(buffer.freeze())
+}
+
+/// The same into `buffer`; how many bytes it got.
+fn read_trusted_into(
+    file: &File,
+    chunks: &Chunks,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Option<usize> {
+    let (index, max) = (chunk_of(offset), within_chunk(offset, buffer.len()));
+    if max == 0 {
+        return Some(0);
+    }
+    if !chunks.is_trusted(index) {
+        return None;
+    }
+    let read = read_now(file, offset, buffer.get_mut(..max)?);
+    let is_sound = chunks.is_trusted(index);
+    if read.is_none_or(|read| read < max) {
         chunks.doubt(index);
     }
-    bytes.filter(|_| is_sound)
+    read.filter(|_| is_sound)
 }
 
 /// Up to `max` bytes from `offset` of the body of a key, from the disk or from where they are,
@@ -308,20 +337,12 @@ fn within_chunk(offset: u64, max: usize) -> usize {
     usize::try_from(left).map_or(max, |left| left.min(max))
 }
 
-/// Up to `max` bytes that are in the page cache; `None` where reading would block or fails.
-fn read_now(file: &File, offset: u64, max: usize) -> Option<Bytes> {
-    if max == 0 {
-        return Some(Bytes::new());
-    }
-    let mut buffer = BytesMut::zeroed(max);
-    let slices = &mut [IoSliceMut::new(&mut buffer)];
-    match rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT) {
-        Ok(0) | Err(_) => None,
-        Ok(read) => {
-            buffer.truncate(read);
-            Some(buffer.freeze())
-        }
-    }
+/// Reads what of `buffer` is in the page cache, at least a byte; `None` where reading would block
+/// or fails.
+fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+    let slices = &mut [IoSliceMut::new(buffer)];
+    let read = rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT);
+    read.ok().filter(|&read| read > 0)
 }
 
 /// Whether the page that holds `offset` can be read without waiting.

@@ -194,6 +194,11 @@ async fn respond(
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
         })),
+        "/bytes" => {
+            let wanted = request.uri().query().unwrap_or_default();
+            let body = Full::new(noise(wanted.parse().unwrap()));
+            body.map_err(|never| match never {}).boxed_unsync()
+        }
         "/panic" => panic!("a panic made for the test"),
         "/panic-in-body" => pieces(stream::iter(0..2).map_step(|step| {
             assert_eq!(step, 0, "a panic made for the test");
@@ -216,6 +221,11 @@ trait MapStep: futures_util::Stream + Sized {
 }
 
 impl<S: futures_util::Stream> MapStep for S {}
+
+/// So many bytes that repeat after a prime number of them.
+pub(super) fn noise(length: usize) -> Bytes {
+    (0..=250).cycle().take(length).collect()
+}
 
 fn whole(text: &'static str) -> TestBody {
     Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()

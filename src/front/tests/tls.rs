@@ -1,13 +1,15 @@
 //! TLS listeners: protocols, names, reloads, and connections that end as plain ones do.
 
-use super::harness::{Edge, rest, server, until};
+use super::harness::{Edge, noise, reset, rest, server, until};
 use crate::config::{CertificateFiles, Tls};
 use crate::engine::Transport;
 use crate::front::{BindError, Door, Front};
 use crate::tls::{Certificates, Protocols};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
@@ -114,13 +116,65 @@ async fn http2_is_chosen_by_alpn() {
     let edge = start(&server, &certificates);
     let client = authority.connect(&edge, "a.example", &[b"h2", b"http/1.1"], ALL).await.unwrap();
     let io = TokioIo::new(client);
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let request = Request::get("https://a.example/").body(Empty::<Bytes>::new()).unwrap();
     let response = sender.send_request(request).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
     assert_eq!(edge.open_connections(Door::Tls), 1);
+}
+
+/// Around the sizes of records, frames, and what is sent at once.
+const SIZES: [usize; 9] = [1, 255, 256, 16_000, 16_384, 16_385, 114_688, 131_071, 1_000_000];
+
+#[tokio::test]
+async fn answers_of_every_size_come_whole_side_by_side_and_one_by_one() {
+    let authority = Authority::new();
+    let (server, certificates) = tls_server(vec![authority.issue("a.example")]);
+    let edge = start(&server, &certificates);
+    let client = authority.connect(&edge, "a.example", &[b"h2"], ALL).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(client)).await.unwrap();
+    tokio::spawn(connection);
+    let asked = SIZES.map(|size| {
+        let request = Request::get(format!("https://a.example/bytes?{size}"));
+        sender.send_request(request.body(Empty::<Bytes>::new()).unwrap())
+    });
+    let answers = join_all(asked).await.into_iter().map(|response| response.unwrap().collect());
+    for (answer, size) in join_all(answers).await.into_iter().zip(SIZES) {
+        assert!(answer.unwrap().to_bytes() == noise(size), "{size}");
+    }
+    for size in SIZES {
+        let mut client = authority.connect(&edge, "a.example", &[], ALL).await.unwrap();
+        client.write_all(format!("GET /bytes?{size} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.ends_with(&noise(size)), "{size}");
+    }
+}
+
+/// What waits to be encrypted or sent is no sign of a reader.
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_reset_under_tls() {
+    let authority = Authority::new();
+    let (mut server, certificates) = tls_server(vec![authority.issue("a.example")]);
+    server.timeouts.write_stall = Duration::from_millis(200);
+    let edge = start(&server, &certificates);
+    // HTTP/2: SETTINGS with a window of 1 GiB, such a window for the connection, GET /endless.
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+        \0\0\x06\x04\0\0\0\0\0\0\x04\x40\0\0\0\
+        \0\0\x04\x08\0\0\0\0\0\x40\0\0\0\
+        \0\0\x0f\x01\x05\0\0\0\x01\x82\x87\x44\x08/endless\x41\x01a";
+    for (protocol, asked) in [
+        (b"http/1.1".as_slice(), b"GET /endless HTTP/1.1\r\nHost: h\r\n\r\n".as_slice()),
+        (b"h2", http2),
+    ] {
+        let mut client = authority.connect(&edge, "a.example", &[protocol], ALL).await.unwrap();
+        client.write_all(asked).await.unwrap();
+        reset(client.get_ref().0).await;
+    }
+    assert_eq!(edge.asked.lock().len(), 2);
+    assert_eq!(edge.refused("write_stall"), 2);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! A client of the edge: HTTP/1.1 by hyper, a connection for each request, every byte and the
-//! way it ends told.
+//! A client of the edge: HTTP/1.1 by hyper, a connection for each request, or HTTP/2, every byte
+//! and the way it ends told.
 
 use super::PATIENCE;
 use super::edge::outcome;
@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::fmt;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
@@ -87,6 +88,34 @@ impl Client {
             Ok(arriving) => Some(arriving.rest().await),
             Err(_) => None,
         }
+    }
+
+    /// GETs of `targets`, each with fields, on one connection of HTTP/2 that lets `window` bytes
+    /// come unread, up to the heads of the answers.
+    pub(crate) async fn begin_http2(
+        &self,
+        asked: &[(&str, &[(&str, &str)])],
+        window: u32,
+    ) -> Vec<Arriving> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window).initial_connection_window_size(window);
+        let shaken = builder.handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.unwrap();
+        tokio::spawn(connection);
+        let mut arriving = Vec::new();
+        for (target, fields) in asked {
+            let mut request = Request::get(format!("http://cache.test{target}"));
+            for (name, value) in *fields {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Full::new(Bytes::new())).unwrap();
+            let response = timeout(PATIENCE, sender.send_request(request)).await;
+            let (head, body) = response.expect("an answer in time").unwrap().into_parts();
+            let (status, headers, seen) = (head.status, head.headers, Vec::new());
+            arriving.push(Arriving { status, headers, body, seen });
+        }
+        arriving
     }
 
     async fn open(

@@ -10,7 +10,7 @@ mod origin;
 mod virtual_origin;
 
 pub(crate) use brittle::Brittle;
-pub(crate) use client::{Client, Said};
+pub(crate) use client::{Arriving, Client, Said};
 pub(crate) use edge::{Edge, Setup};
 pub(crate) use fixture::{Package, noise, path_of_nar, untrusted_key};
 pub(crate) use origin::{Gate, Origin, Script, says};

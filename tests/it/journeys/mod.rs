@@ -9,6 +9,7 @@ mod faults;
 mod flights;
 mod freshness;
 mod hits;
+mod http2;
 mod narinfos;
 mod operation;
 mod outages;

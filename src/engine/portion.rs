@@ -1,0 +1,212 @@
+//! What the body of an answer gives hyper: bytes in memory, or a stretch of a stored file that is
+//! read only when hyper writes it. So a connection with a hundred answers under way holds one piece
+//! of one of them, which is still in the processor's cache when it is encrypted. Owned by hyper
+//! until it is written; no locks.
+//!
+//! # No byte that was not compared
+//!
+//! A stretch is made while its chunk is trusted and its pages are in the page cache. Should that
+//! have changed when it is written, the chunk is read and compared there and then, while the thread
+//! takes no other work. Where it is wrong there is nothing to write, which a [`Buf`] cannot say:
+//! the connection is broken, and its socket takes not a byte more.
+
+use super::connection::Connection;
+use super::tail::Tail;
+use crate::tasks;
+use bytes::{Buf, Bytes};
+use std::cell::{OnceCell, RefCell};
+use std::fmt;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// Bytes that are read at a time: those of an HTTP/2 frame, and of a TLS record.
+const READ_BYTES: usize = 16 << 10;
+/// Buffers that a thread keeps to use again.
+const SPARE_MAX: usize = 4;
+
+/// A part of a body.
+#[derive(Debug)]
+pub enum Portion {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a stored file.
+    Stretch(Box<Stretch>),
+}
+
+/// Bytes of a stored file, read as they are asked for.
+pub struct Stretch {
+    tail: Arc<Tail>,
+    connection: Arc<Connection>,
+    /// Where what was read begins, or what is to be read next.
+    at: u64,
+    left: usize,
+    read: OnceCell<Read>,
+    /// Bytes of what was read that were taken.
+    used: usize,
+}
+
+/// What was read, and its length.
+struct Read(Spare, usize);
+
+/// A buffer, which returns to its thread's.
+struct Spare(Box<[u8]>);
+
+thread_local! {
+    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Spare {
+    fn take() -> Self {
+        let kept = SPARE.with_borrow_mut(Vec::pop);
+        Self(kept.unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice()))
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        // At the end of the thread there is none to return to.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_MAX {
+                spare.push(buffer);
+            }
+        });
+    }
+}
+
+impl Portion {
+    /// The `left` bytes from `at` of a stored file, to be written on `connection`; none where they
+    /// are to be read at once. They lie within a chunk. Never blocks.
+    pub(super) fn stretch(
+        tail: &Arc<Tail>,
+        connection: &Arc<Connection>,
+        at: u64,
+        left: usize,
+    ) -> Option<Self> {
+        if left <= READ_BYTES {
+            return None;
+        }
+        tail.file().filter(|file| file.is_cached(at, left))?;
+        let (tail, connection) = (Arc::clone(tail), Arc::clone(connection));
+        let (read, used) = (OnceCell::new(), 0);
+        Some(Self::Stretch(Box::new(Stretch { tail, connection, at, left, read, used })))
+    }
+}
+
+impl From<Bytes> for Portion {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl fmt::Debug for Stretch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, left) = (self.at, self.left);
+        f.debug_struct("Stretch").field("at", &at).field("left", &left).finish_non_exhaustive()
+    }
+}
+
+impl Stretch {
+    fn read(&self) -> Read {
+        let mut buffer = Spare::take();
+        let max = self.left.min(READ_BYTES);
+        let wanted = buffer.0.get_mut(..max).unwrap_or_default();
+        // Also where another part of it has failed: this one is looked at by itself.
+        let file = self.tail.any_file();
+        let length = file.read_now_into(self.at, wanted).unwrap_or_else(|| {
+            match tasks::in_place(|| file.read_blocking(self.at, max)) {
+                Ok(bytes) => {
+                    let length = bytes.len().min(max);
+                    wanted.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
+                    length
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a stored file failed while it was written");
+                    self.connection.break_off();
+                    wanted.fill(0);
+                    max
+                }
+            }
+        });
+        Read(buffer, length)
+    }
+}
+
+impl Buf for Stretch {
+    fn remaining(&self) -> usize {
+        self.left
+    }
+
+    fn chunk(&self) -> &[u8] {
+        if self.left == 0 {
+            return &[];
+        }
+        let Read(buffer, length) = self.read.get_or_init(|| self.read());
+        buffer.0.get(self.used..*length).unwrap_or_default()
+    }
+
+    /// Only what was read at once is to be had: the other slices are empty, and none is left out.
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let Some((first, others)) = slices.split_first_mut() else { return 0 };
+        if self.left == 0 {
+            return 0;
+        }
+        let chunk = self.chunk();
+        *first = IoSlice::new(chunk);
+        if chunk.len() == self.left {
+            return 1;
+        }
+        others.fill(IoSlice::new(&[]));
+        1 + others.len()
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        self.used += bytes;
+        let length = self.read.get().map_or(0, |Read(_, length)| *length);
+        if self.used >= length {
+            self.at = self.at.saturating_add(self.used as u64);
+            self.used = 0;
+            self.read.take();
+        }
+    }
+}
+
+impl Buf for Portion {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.remaining(),
+            Self::Stretch(stretch) => stretch.remaining(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.chunk(),
+            Self::Stretch(stretch) => stretch.chunk(),
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.chunks_vectored(slices),
+            Self::Stretch(stretch) => stretch.chunks_vectored(slices),
+        }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        match self {
+            Self::Bytes(all) => all.advance(bytes),
+            Self::Stretch(stretch) => stretch.advance(bytes),
+        }
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        match self {
+            Self::Bytes(bytes) => bytes.copy_to_bytes(length),
+            Self::Stretch(stretch) => stretch.copy_to_bytes(length),
+        }
+    }
+}

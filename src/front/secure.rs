@@ -1,0 +1,181 @@
+//! TLS over one TCP connection, written in whole records and a few records at a time: what is
+//! given is held until it fills a record, and what is encrypted until it is worth a call to the
+//! system. One per connection; its lock is for hyper and the connection's task, which take turns,
+//! and is never held across an await.
+//!
+//! Over HTTP/2, h2 wants each frame flushed before it makes the next. There the task that polls the
+//! connection flushes when the poll is over ([`Unflushed`]), and h2's wishes are let go.
+
+use super::socket::Raw;
+use parking_lot::{Mutex, MutexGuard};
+use std::io::{self, IoSlice, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+/// Bytes of a full record (RFC 8446 section 5.1).
+const RECORD_BYTES: usize = 16 << 10;
+/// Bytes that are encrypted before they are sent, and before what is given waits where they cannot
+/// be; what hyper gives at once may come on top. With what TLS adds, seven records fill two of the
+/// packets of 64 KiB that Linux cuts, where four or eight would leave a few bytes for another.
+const SEALED_BYTES_MAX: usize = 7 * RECORD_BYTES;
+
+/// The connection, shared by whoever writes it and whoever flushes it.
+#[derive(Debug, Clone)]
+pub(super) struct Secure(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    tls: TlsStream<Raw>,
+    /// Less than a record, not encrypted yet.
+    held: Vec<u8>,
+    /// Bytes that were encrypted and may not be sent yet.
+    sealed: usize,
+}
+
+/// What the task that polls a connection of HTTP/2 is to flush.
+#[derive(Debug)]
+pub(super) struct Unflushed {
+    secure: Secure,
+    is_put_off: bool,
+}
+
+/// Whether more is about to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum More {
+    /// Answers are under way.
+    Expected,
+    /// None is.
+    Unexpected,
+}
+
+impl Unflushed {
+    /// That of `secure`.
+    pub(super) fn of(secure: &Secure) -> Self {
+        Self { secure: secure.clone(), is_put_off: false }
+    }
+
+    /// Flushes what the poll that is over left. Where more is expected, that is put off once, until
+    /// the tasks that are ready now had their turn: the answers of many go together.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, more: More) -> Poll<io::Result<()>> {
+        if more == More::Expected && !self.is_put_off && self.secure.is_unsent() {
+            self.is_put_off = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.is_put_off = false;
+        self.secure.poll_flush(cx)
+    }
+}
+
+impl Secure {
+    /// A connection after its handshake.
+    pub(super) fn new(mut tls: TlsStream<Raw>) -> Self {
+        // Bounded here.
+        tls.get_mut().1.set_buffer_limit(None);
+        Self(Arc::new(Mutex::new(Inner { tls, held: Vec::new(), sealed: 0 })))
+    }
+
+    /// Reads, as `AsyncRead::poll_read` does.
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner().tls).poll_read(cx, buffer)
+    }
+
+    /// Takes all of `slices`, unless too much waits to be sent.
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.inner();
+        if inner.sealed >= SEALED_BYTES_MAX {
+            ready!(inner.poll_send(cx))?;
+        }
+        let taken = inner.take(slices)?;
+        if inner.sealed >= SEALED_BYTES_MAX
+            && let Poll::Ready(Err(error)) = inner.poll_send(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Encrypts and sends all that was taken.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        inner.seal()?;
+        inner.poll_send(cx)
+    }
+
+    /// Flushes, and ends the connection in this direction.
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        inner.seal()?;
+        Pin::new(&mut inner.tls).poll_shutdown(cx)
+    }
+
+    /// Whether something was taken and is not sent.
+    fn is_unsent(&self) -> bool {
+        let inner = self.inner();
+        inner.sealed > 0 || !inner.held.is_empty()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock()
+    }
+}
+
+impl Inner {
+    /// Takes `slices`: encrypts whole records, and holds the rest.
+    fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let whole = (self.held.len() + length) / RECORD_BYTES * RECORD_BYTES;
+        let mut now = whole.saturating_sub(self.held.len());
+        if whole > 0 {
+            let mut records = Vec::with_capacity(slices.len() + 1);
+            records.push(IoSlice::new(&self.held));
+            let mut left = now;
+            for slice in slices {
+                let part = slice.get(..left.min(slice.len())).unwrap_or_default();
+                left -= part.len();
+                records.push(IoSlice::new(part));
+            }
+            let taken = self.tls.get_mut().1.writer().write_vectored(&records)?;
+            if taken != whole {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.sealed += whole;
+            self.held.clear();
+        } else {
+            now = 0;
+        }
+        if length > now && self.held.capacity() == 0 {
+            self.held.reserve_exact(RECORD_BYTES);
+        }
+        for slice in slices {
+            self.held.extend_from_slice(slice.get(now.min(slice.len())..).unwrap_or_default());
+            now = now.saturating_sub(slice.len());
+        }
+        Ok(length)
+    }
+
+    /// Encrypts what is held, and lets its buffer go: most connections are idle.
+    fn seal(&mut self) -> io::Result<()> {
+        let held = std::mem::take(&mut self.held);
+        self.sealed += held.len();
+        self.tls.get_mut().1.writer().write_all(&held)
+    }
+
+    /// Sends what is encrypted.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.tls).poll_flush(cx))?;
+        self.sealed = 0;
+        Poll::Ready(Ok(()))
+    }
+}
