@@ -19,8 +19,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Bytes of one piece.
+/// Bytes of one piece that is read.
 const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of one piece that is in memory for all its readers.
+const SLICE_BYTES: usize = 256 << 10;
 
 /// A piece on its way, and where the next comes from.
 pub(super) type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
@@ -117,8 +119,12 @@ impl Body {
     }
 
     fn piece_bytes(&self) -> usize {
+        self.at_most(PIECE_BYTES)
+    }
+
+    fn at_most(&self, bytes: usize) -> usize {
         let left = self.left.unwrap_or(u64::MAX);
-        usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES)
+        usize::try_from(left).unwrap_or(usize::MAX).min(bytes)
     }
 }
 
@@ -137,10 +143,13 @@ impl http_body::Body for Body {
             State::Whole(bytes) => return body.give(bytes),
             State::Ready(source) => match body.span(source) {
                 Ok((source, bytes)) => return body.took(source, bytes),
-                Err(source) => match source.read_now(body.piece_bytes()) {
-                    Ok((source, bytes)) => return body.took(source, bytes),
-                    Err(source) => body.read(source),
-                },
+                Err(source) => {
+                    let max = body.at_most(source.piece_bytes_now());
+                    match source.read_now(max) {
+                        Ok((source, bytes)) => return body.took(source, bytes),
+                        Err(source) => body.read(source),
+                    }
+                }
             },
             State::Reading(reading) => reading,
         };
@@ -228,6 +237,11 @@ impl Body {
 }
 
 impl Source {
+    /// Bytes of one piece at most where it is read without waiting.
+    fn piece_bytes_now(&self) -> usize {
+        if let Self::Growing(..) = self { SLICE_BYTES } else { PIECE_BYTES }
+    }
+
     /// Reads without waiting; gives itself back where it would have to wait.
     fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
@@ -244,7 +258,14 @@ impl Source {
                 let piece = bytes.split_to(max.min(bytes.len()));
                 Ok((Self::Bytes(bytes), piece))
             }
-            Self::File(..) | Self::Growing(..) | Self::Passing(..) | Self::Part(_) => Err(self),
+            Self::Growing(growing, offset) => match growing.read_now(offset, max) {
+                Some(bytes) => {
+                    let next = offset + bytes.len() as u64;
+                    Ok((Self::Growing(growing, next), bytes))
+                }
+                None => Err(Self::Growing(growing, offset)),
+            },
+            Self::File(..) | Self::Passing(..) | Self::Part(_) => Err(self),
         }
     }
 
