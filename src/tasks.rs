@@ -57,7 +57,7 @@ impl Tasks {
         tokio::task::spawn_blocking(work).await.map_err(|source| BlockingError { name, source })
     }
 
-    /// Begins blocking work on a thread made for it; it goes on whether or not anybody waits for it.
+    /// Begins blocking work on a thread made for it; it goes on whether or not anybody waits.
     pub fn start_blocking<T, F>(&self, work: F) -> JoinHandle<T>
     where
         T: Send + 'static,

@@ -70,8 +70,8 @@ pub enum OriginSetupError {
 }
 
 impl Origins {
-    /// The origins of `site`. Reads certificate files that `trusts` does not have yet; connects to nothing and needs no keys yet,
-    /// so that an edge starts while its origins are away.
+    /// The origins of `site`. Reads certificate files, but for those that `trusts` has; connects to
+    /// nothing and needs no keys yet, so that an edge starts while its origins are away.
     pub fn new(
         site: &Site,
         clock: Clock,
