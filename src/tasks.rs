@@ -58,6 +58,15 @@ impl Tasks {
         tokio::task::spawn_blocking(work).await.map_err(|source| BlockingError { name, source })
     }
 
+    /// Begins blocking work on a thread made for it; it goes on whether or not anybody waits.
+    pub fn start_blocking<T, F>(&self, work: F) -> JoinHandle<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        tokio::task::spawn_blocking(work)
+    }
+
     /// A token that is cancelled when the process begins to drain.
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()

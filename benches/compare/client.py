@@ -16,17 +16,17 @@ class Fault(Exception):
 class Connection:
     """One kept connection. Blocking; `time_limit` is for each wait."""
 
-    def __init__(self, port, context=None, time_limit=60):
-        self.port = port
+    def __init__(self, port, context=None, time_limit=60, piece=PIECE, host=None):
+        self.port, self.host = port, host or f"127.0.0.1:{port}"
         self.socket = socket.create_connection(("127.0.0.1", port), time_limit)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context:
             self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
-        self.buffer = memoryview(bytearray(PIECE))
+        self.buffer = memoryview(bytearray(piece))
 
     def send(self, path):
         self.socket.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode())
+            f"GET {path} HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode())
 
     def receive(self, keep):
         """The answer: status, body (its length where it is not kept), and the moment at which
@@ -79,11 +79,11 @@ def timed_get(connection, path):
     return first - start, end - start, length
 
 
-def fetch_all(port, paths, connections, check, keep=True):
+def fetch_all(port, paths, connections, check, keep=True, host=None):
     """Gets all paths, as many at once as there are connections, and gives each answer to
     check(path, status, body). One thread: each connection has a request under way while the
     answers are read in turn."""
-    idle = [Connection(port) for _ in range(min(connections, len(paths)))]
+    idle = [Connection(port, host=host) for _ in range(min(connections, len(paths)))]
     everybody, busy = list(idle), []
     try:
         for path in paths:

@@ -1,4 +1,5 @@
-"""The work kinds that begin with an empty cache, each time in a server started for it.
+"""The work kinds that begin with an empty cache, each time in a server started for it, which has
+answered once.
 
 `nar-cold`: NARs of 64 MiB, each asked for once, on one connection; the origin is asked directly
 for the same ones in turn. The origin answers from memory, so this shows what a fill costs: on a
@@ -30,15 +31,16 @@ def round_of_all(lab, names, stock, only, number, samples):
             continue
         rows = samples.setdefault(work, {})
         if work == "closure-cold":
-            rows.setdefault("origin", []).append(closure(lab.origin_port, stock))
+            rows.setdefault("origin", []).append(closure(lab, lab.origin_port, stock))
         for name in names[turn:] + names[:turn]:
             origin = lab.start("floor", pace=GIGABIT) if work == "nar-cold-1G" else None
             port = origin.port if origin else lab.origin_port
             server = lab.start(name, port)
             try:
+                wake(server.port, stock)
                 before = server.cpu()
                 if work == "closure-cold":
-                    row = closure(server.port, stock)
+                    row = closure(lab, server.port, stock)
                 else:
                     row = nars(server.port, port, stock.nars["nar-64M"])
                 spent = server.cpu_since(before)
@@ -48,6 +50,14 @@ def round_of_all(lab, names, stock, only, number, samples):
                 lab.remove(server)
                 if origin:
                     lab.remove(origin)
+
+
+def wake(port, stock):
+    """Has a server answer once, so that what it does at its first start is over: it may take
+    connections before its new folder is made, as Narthex does."""
+    connection = Connection(port)
+    connection.get(stock.absent("start", 1)[0], keep=False)
+    connection.close()
 
 
 def nars(port, origin_port, paths):
@@ -67,8 +77,9 @@ def nars(port, origin_port, paths):
             "bytes": sum(one[2] for one in taken[cached])}
 
 
-def closure(port, stock):
-    """Seconds that a whole upgrade took; each answer must have the status and length due."""
+def closure(lab, port, stock):
+    """Seconds that a whole upgrade took, requests a second, and how many the origin had; each
+    answer must have the status and length due."""
     absent = set(stock.absent("closure", UPGRADE_ABSENT))
     lengths = {path: len(body) for path, body in stock.upgrade_narinfos.items()}
     lengths.update(stock.sizes)
@@ -77,10 +88,12 @@ def closure(port, stock):
         if status != (404 if path in absent else 200) or length != lengths.get(path, length):
             raise Fault(f"port {port}: status {status} and {length} bytes for {path}")
 
-    start = time.perf_counter()
+    asked, start = lab.origin_requests(), time.perf_counter()
     fetch_at_once(port, [*stock.upgrade_narinfos, *absent], LOOK_UPS, check)
     fetch_at_once(port, stock.upgrade_nars, DOWNLOADS, check)
-    return {"wall": time.perf_counter() - start}
+    wall = time.perf_counter() - start
+    count = len(stock.upgrade_narinfos) + len(absent) + len(stock.upgrade_nars)
+    return {"wall": wall, "rate": count / wall, "asked": lab.origin_requests() - asked - 1}
 
 
 def figures(samples):
@@ -95,10 +108,11 @@ def show(rows):
     titles = {
         "nar-cold": "CPU in s/GiB, throughput over asking the origin, first byte later by ms",
         "nar-cold-1G": "the same behind 1 Gbit/s",
-        "closure-cold": "seconds until all of it was there, CPU seconds of the server",
+        "closure-cold": "until all of it was there: seconds, requests/s, requests that the "
+                        "origin had, CPU seconds of the server",
     }
-    columns = {"wall": "seconds", "cpu": "CPU", "throughput": "throughput",
-               "first_byte": "first byte"}
+    columns = {"wall": "seconds", "rate": "requests/s", "asked": "at the origin", "cpu": "CPU",
+               "throughput": "throughput", "first_byte": "first byte"}
     for work, servers in rows.items():
         keys = [key for key in columns if any(key in row for row in servers.values())]
         lines = []

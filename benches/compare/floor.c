@@ -1,11 +1,13 @@
-/* floor PORT FOLDER READY ABSENT PACE: the least that a server can do, as a floor to compare with.
+/* floor PORT FOLDER READY ABSENT PACE NAME_AT: the least that a server can do, to compare with.
  *
  * Two threads, each with a listening socket of its own on the port (SO_REUSEPORT) and an epoll
  * loop of its own. A request for /nar/NAME gets a short head and the file NAME of FOLDER by
  * sendfile; one for a path that begins with /0000 gets the bytes of the file ABSENT, and any
  * other those of READY: whole answers, head included. PACE is how many bytes a second the kernel
- * sends on a connection at most, 0 for no limit. It reads no header, keeps no time limits and
- * takes no second request before the first is answered: never use it for anything else.
+ * sends on a connection at most, 0 for no limit. Where NAME_AT is not 0, the first 32 letters of the
+ * path stand in READY at that place, so that it is about what was asked for. It reads no header,
+ * keeps no time limits and takes no second request before the first is answered: never use it for
+ * anything else.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -53,6 +55,8 @@ static int nar_count;
 static struct answer ready, absent;
 static int port;
 static unsigned pace;
+static size_t name_at;
+static __thread char *named; /* this thread's READY, for names to stand in */
 
 static void fail(const char *what) {
     perror(what);
@@ -163,6 +167,13 @@ static int take_request(int loop, struct connection *connection) {
     if (!strncmp(connection->request, "GET /nar/", 9))
         return send_nar(loop, connection, connection->request + 9);
     answer = strncmp(connection->request, "GET /0000", 9) ? &ready : &absent;
+    if (name_at && answer == &ready) {
+        if (!named && !(named = malloc(ready.bytes))) fail("malloc");
+        memcpy(named, ready.text, ready.bytes);
+        memcpy(named + name_at, connection->request + 5, 32);
+        return send(connection->socket, named, ready.bytes, MSG_NOSIGNAL)
+            == (ssize_t)ready.bytes ? 1 : -1;
+    }
     return send(connection->socket, answer->text, answer->bytes, MSG_NOSIGNAL)
         == (ssize_t)answer->bytes ? 1 : -1;
 }
@@ -207,15 +218,17 @@ static void *serve(void *unused) {
 
 int main(int count, char **arguments) {
     pthread_t thread;
-    if (count != 6) {
-        fprintf(stderr, "usage: floor PORT FOLDER READY ABSENT PACE\n");
+    if (count != 7) {
+        fprintf(stderr, "usage: floor PORT FOLDER READY ABSENT PACE NAME_AT\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
     port = atoi(arguments[1]);
     pace = strtoul(arguments[5], NULL, 10);
+    name_at = strtoul(arguments[6], NULL, 10);
     open_nars(arguments[2]);
     ready = read_answer(arguments[3]);
+    if (name_at && name_at + 32 > ready.bytes) return 2;
     absent = read_answer(arguments[4]);
     for (int number = 1; number < THREADS; number++)
         if (pthread_create(&thread, NULL, serve, NULL)) fail("pthread_create");

@@ -4,6 +4,7 @@ seconds, share of answers with another status than 200, and percentiles of laten
 import json
 import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +26,60 @@ class Count:
     latencies: dict
 
 
-def run(command, seconds, folder, **variables):
-    """The output of a load generator, which takes its TLS ciphers from the folder."""
+def start(command, folder, **variables):
+    """A load generator, which takes its TLS ciphers from the folder."""
     environment = dict(os.environ, OPENSSL_CONF=str(folder / "openssl.cnf"), **variables)
-    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True,
-                          text=True, timeout=seconds + 120, check=False)
-    if done.returncode:
-        raise Fault(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return subprocess.Popen([str(part) for part in command], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def outcome(process, seconds):
+    """What it printed, at its end."""
+    try:
+        output, errors = process.communicate(timeout=seconds + 120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+    if process.returncode:
+        raise Fault(f"{process.args[0]} failed:\n{output}{errors}")
+    return output
+
+
+class Wrk:
+    """A load while it is on: one thread of wrk, which takes one core at most. Ended with its
+    block, if it has not ended by itself."""
+
+    def __init__(self, server, paths_file, connections, seconds, folder, tls=False):
+        self.server, self.seconds = server, seconds
+        url = f"https://localhost:{server.tls_port}" if tls else f"http://127.0.0.1:{server.port}"
+        command = ["wrk", "-t", 1, "-c", connections, "-d", f"{seconds}s", "--timeout", "30s",
+                   "-s", HERE / "paths.lua", url]
+        self.process = start(command, folder, PATHS=str(paths_file))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def end(self):
+        """Ends it before its time; what it counted until then is still to be had."""
+        self.process.send_signal(signal.SIGINT)
+
+    def count(self):
+        """What it counted, when its time is over."""
+        return counted_by_wrk(self.server, outcome(self.process, self.seconds))
 
 
 def wrk(server, paths_file, connections, seconds, folder, tls=False):
-    """One thread of wrk: it takes one core at most."""
-    url = f"https://localhost:{server.tls_port}" if tls else f"http://127.0.0.1:{server.port}"
-    output = run(["wrk", "-t", 1, "-c", connections, "-d", f"{seconds}s", "--timeout", "30s",
-                  "-s", HERE / "paths.lua", url], seconds, folder, PATHS=str(paths_file))
+    """A whole load by wrk."""
+    with Wrk(server, paths_file, connections, seconds, folder, tls) as load:
+        return load.count()
+
+
+def counted_by_wrk(server, output):
     counted = json.loads(re.search(r"^RESULT (.*)$", output, re.M)[1])
     if counted["faults"] or not counted["requests"]:
         raise Fault(f"{server.name}: wrk met faults: {counted}\n{output}")
@@ -81,9 +121,8 @@ def run_h2load(base, paths_file, options, seconds, folder):
     with open(paths_file, encoding="ascii") as paths, open(urls_file, "w", encoding="ascii") as out:
         out.writelines(base + path for path in paths)
     log_file.unlink(missing_ok=True)
-    command = ["h2load", "-t", 1, *options, "-i", urls_file,
-               f"--log-file={log_file}"]
-    return run(command, seconds, folder), log_file
+    command = ["h2load", "-t", 1, *options, "-i", urls_file, f"--log-file={log_file}"]
+    return outcome(start(command, folder), seconds), log_file
 
 
 def counted(server, output, log_file, seconds):

@@ -1,5 +1,5 @@
--- wrk asks for the paths of the file named by PATHS, in turn, each thread from a place of its own,
--- and prints at the end what it counted as one line of JSON; `statuses` are those above 399.
+-- wrk asks for the paths of the file named by PATHS, in turn, each thread from a place of its own
+-- (a line may be a path, or a path and a host), and prints at the end what it counted as one line of JSON; `statuses` are those above 399.
 local paths = {}
 for line in io.lines(os.getenv("PATHS")) do
    paths[#paths + 1] = line
@@ -14,10 +14,18 @@ function setup(thread)
    threads = threads + 1
 end
 
+function formatted_line(line)
+   local path, host = line:match("^(%S+) (%S+)$")
+   if not host then
+      return wrk.format("GET", line)
+   end
+   return wrk.format("GET", path, {Host = host})
+end
+
 function init(arguments)
    at = first or 0
    for number, path in ipairs(paths) do
-      formatted[path] = formatted[path] or wrk.format("GET", path)
+      formatted[path] = formatted[path] or formatted_line(path)
       requests[number] = formatted[path]
    end
 end

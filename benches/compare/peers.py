@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 
 from client import Fault
@@ -84,22 +85,32 @@ class Lab:
         return Server("origin", nginx_command(self, "origin.conf", self.folder, values),
                       self.origin_port, self.folder)
 
-    def start(self, name, origin_port=None, pace=0):
-        """Starts a peer, or narthex, with an empty cache in a new folder. `pace` is for the
-        floor: bytes a second on each connection, 0 for no limit."""
+    def origin_requests(self):
+        """Requests that the origin has had, this one among them."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        url = f"http://127.0.0.1:{self.status_port}/status"
+        with opener.open(url, timeout=10) as answer:
+            return int(answer.read().split()[9])
+
+    def start(self, name, origin_port=None, pace=0, name_at=0, **more):
+        """Starts a peer, or narthex, with an empty cache in a new folder. For the floor: `pace`
+        is bytes a second on each connection, 0 for no limit, and `name_at` where in its ready
+        answer the asked name goes. `more` is to be filled in too."""
         self.count += 1
         folder = self.folder / f"{name}-{self.count}"
         folder.mkdir()
         port, tls_port, admin_port = free_ports(3)
         values = {"FOLDER": folder, "PORT": port, "TLS_PORT": tls_port, "ADMIN_PORT": admin_port,
-                  "ORIGIN_PORT": origin_port or self.origin_port, "PACE": pace}
-        make = {"narthex": narthex_command, "varnish": varnish_command, "squid": squid_command,
+                  "ORIGIN_PORT": origin_port or self.origin_port, "PACE": pace,
+                  "NAME_AT": name_at, **more}
+        make = {"narthex": narthex_command, "narthex-scale": narthex_command,
+                "varnish": varnish_command, "squid": squid_command,
                 "trafficserver": trafficserver_command, "floor": floor_command}.get(name)
         if make:
-            command = make(self, folder, values)
+            command = make(self, folder, {"NAME": name, **values})
         else:
             command = nginx_command(self, f"{name}.conf", folder, values)
-        does_tls = name == "narthex" or PEERS[name][3]
+        does_tls = name == "narthex" or (name in PEERS and PEERS[name][3])
         return Server(name, command, port, folder, tls_port if does_tls else None)
 
     def remove(self, server):
@@ -128,7 +139,7 @@ def nginx_command(lab, name, folder, values):
 
 
 def narthex_command(lab, folder, values):
-    (folder / "narthex.toml").write_text(lab.fill_in("narthex.toml", values))
+    (folder / "narthex.toml").write_text(lab.fill_in(f"{values['NAME']}.toml", values))
     return [lab.narthex, "serve", "--config", folder / "narthex.toml"]
 
 
@@ -179,7 +190,8 @@ def floor_command(lab, folder, values):
     subprocess.run([needed("cc"), "-O2", "-pthread", "-o", folder / "floor", HERE / "floor.c"],
                    check=True)
     return [folder / "floor", values["PORT"], lab.folder / "objects" / "nar",
-            lab.folder / "ready", lab.folder / "absent", values["PACE"]]
+            lab.folder / "ready", lab.folder / "absent", values["PACE"],
+            values["NAME_AT"]]
 
 
 def write_ready_answers(lab, body):

@@ -1,6 +1,7 @@
 """Processes under test: started, waited for, measured from /proc, stopped by their ids."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -14,11 +15,17 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody has just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
+    """Ports of 127.0.0.1 that nobody has just now, outside of the range that the kernel takes those
+    of clients from: a load may be on beside this one."""
+    ports = []
+    while len(ports) < count:
+        port = random.randrange(10_000, 30_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 

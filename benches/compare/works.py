@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-import urllib.request
 from dataclasses import dataclass
 
 from client import Connection, Fault, fetch_all, tls_context
@@ -139,13 +138,6 @@ class Field:
             absent = []
         return absent
 
-    def origin_requests(self):
-        """Requests that the origin has had, this one among them."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        url = f"http://127.0.0.1:{self.lab.status_port}/status"
-        with opener.open(url, timeout=10) as answer:
-            return int(answer.read().split()[9])
-
     def load(self, server, work, absent, seconds):
         """One load; it must be of hits (all but MISSES_MAX, or one in a thousand), and every
         status as wanted."""
@@ -154,7 +146,7 @@ class Field:
                 raise Fault(f"{server.name}: status {status}, not 404, for {path}")
         fetch_all(server.port, absent, WARM_CONNECTIONS, check)
         paths_file = self.lab.folder / f"{work.paths_name}.paths"
-        asked, before = self.origin_requests(), server.cpu()
+        asked, before = self.lab.origin_requests(), server.cpu()
         if work.rate:
             count = h2load_paced(server, paths_file, work.connections, work.rate, seconds,
                                  self.lab.folder)
@@ -164,7 +156,7 @@ class Field:
         else:
             count = wrk(server, paths_file, work.connections, seconds, self.lab.folder, work.tls)
         spent = server.cpu_since(before)
-        asked = self.origin_requests() - asked - 1
+        asked = self.lab.origin_requests() - asked - 1
         if asked:
             finding = f"{server.name}: {work.name}: {asked} requests went on to the origin"
             if asked > max(MISSES_MAX, count.requests // 1000):

@@ -1,5 +1,6 @@
 //! Sites of the config become sites of the engine: origins set up, keys parsed.
 
+use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::engine::Site;
@@ -37,11 +38,12 @@ pub(super) fn build(
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> Result<Vec<Site>, SitesError> {
+    let mut trusts = Trusts::default();
     config
         .sites
         .iter()
         .map(|site| {
-            let upstream = upstream(site, clock, metrics, tasks)?;
+            let upstream = upstream(site, clock, metrics, tasks, &mut trusts)?;
             Ok(Site::new(Arc::new(upstream), metrics.clone()))
         })
         .collect()
@@ -52,8 +54,9 @@ fn upstream(
     clock: &Clock,
     metrics: &Metrics,
     tasks: &Tasks,
+    trusts: &mut Trusts,
 ) -> Result<Upstream, SitesError> {
-    let origins = Origins::new(site, clock.clone(), metrics.clone(), tasks.clone());
+    let origins = Origins::new(site, clock.clone(), metrics.clone(), tasks.clone(), trusts);
     let origins =
         origins.map_err(|source| SitesError::Origin { site: site.name.clone(), source })?;
     let keys = site.trusted_public_keys.iter().map(|key| PublicKey::parse(key));

@@ -6,7 +6,7 @@
 mod connector;
 pub mod trust;
 
-pub use trust::{Trust, TrustError};
+pub use trust::{Trust, TrustError, Trusts};
 
 use bytes::Bytes;
 use connector::DeadlineConnector;

@@ -1,9 +1,11 @@
 //! Which certificate authorities an origin's certificate may come from. Read once when the
-//! configuration is taken into use; shared afterwards; no locks.
+//! configuration is taken into use, however many origins and sites it has: the system's take some
+//! 200 KiB. Shared afterwards; no locks.
 
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,6 +60,23 @@ impl Trust {
     /// The set-up for rustls.
     pub(super) fn tls(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.0)
+    }
+}
+
+/// The authorities of one configuration by their file, so that each is read once.
+#[derive(Debug, Default)]
+pub struct Trusts(HashMap<Option<PathBuf>, Trust>);
+
+impl Trusts {
+    /// As [`Trust::load`], or what that gave for the same file before.
+    pub fn load(&mut self, ca_file: Option<&Path>) -> Result<Trust, TrustError> {
+        let file = ca_file.map(Path::to_path_buf);
+        if let Some(trust) = self.0.get(&file) {
+            return Ok(trust.clone());
+        }
+        let trust = Trust::load(ca_file)?;
+        self.0.insert(file, trust.clone());
+        Ok(trust)
     }
 }
 
@@ -121,6 +140,20 @@ mod tests {
         assert!(text.contains("certificate 1: not a usable authority"), "{text}");
         let missing = Trust::load(Some(Path::new("/does/not/exist.pem"))).unwrap_err();
         assert!(matches!(missing, TrustError::Read { .. }));
+    }
+
+    #[test]
+    fn a_file_is_read_once_for_all_that_name_it() {
+        let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, key.cert.pem()).unwrap();
+        let mut trusts = Trusts::default();
+        let (own, system) = (trusts.load(Some(&path)).unwrap(), trusts.load(None).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(Arc::ptr_eq(&own.tls(), &trusts.load(Some(&path)).unwrap().tls()));
+        assert!(Arc::ptr_eq(&system.tls(), &trusts.load(None).unwrap().tls()));
+        assert!(!Arc::ptr_eq(&own.tls(), &system.tls()));
     }
 
     #[test]

@@ -21,11 +21,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Bytes of one piece.
+/// Bytes of one piece that is read.
 const PIECE_BYTES: usize = 64 << 10;
 /// Bytes of a file that are given at a time where it is read as it is written.
 const STRETCH_BYTES: u64 = 256 << 10;
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(STRETCH_BYTES));
+/// Bytes of one piece that is in memory for all its readers.
+const SLICE_BYTES: usize = 256 << 10;
 
 /// A piece on its way, and where the next comes from.
 pub(super) type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
@@ -122,8 +124,12 @@ impl Body {
     }
 
     fn piece_bytes(&self) -> usize {
+        self.at_most(PIECE_BYTES)
+    }
+
+    fn at_most(&self, bytes: usize) -> usize {
         let left = self.left.unwrap_or(u64::MAX);
-        usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES)
+        usize::try_from(left).unwrap_or(usize::MAX).min(bytes)
     }
 }
 
@@ -142,10 +148,13 @@ impl http_body::Body for Body {
             State::Whole(bytes) => return body.give(bytes.into()),
             State::Ready(source) => match body.unread(source) {
                 Ok((source, portion)) => return body.took(source, portion),
-                Err(source) => match source.read_now(body.piece_bytes()) {
-                    Ok((source, bytes)) => return body.took(source, bytes.into()),
-                    Err(source) => body.read(source),
-                },
+                Err(source) => {
+                    let max = body.at_most(source.piece_bytes_now());
+                    match source.read_now(max) {
+                        Ok((source, bytes)) => return body.took(source, bytes.into()),
+                        Err(source) => body.read(source),
+                    }
+                }
             },
             State::Reading(reading) => reading,
         };
@@ -241,6 +250,11 @@ impl Body {
 }
 
 impl Source {
+    /// Bytes of one piece at most where it is read without waiting.
+    fn piece_bytes_now(&self) -> usize {
+        if let Self::Growing(..) = self { SLICE_BYTES } else { PIECE_BYTES }
+    }
+
     /// Reads without waiting; gives itself back where it would have to wait.
     fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
@@ -257,7 +271,14 @@ impl Source {
                 let piece = bytes.split_to(max.min(bytes.len()));
                 Ok((Self::Bytes(bytes), piece))
             }
-            Self::File(..) | Self::Growing(..) | Self::Passing(..) | Self::Part(_) => Err(self),
+            Self::Growing(growing, offset) => match growing.read_now(offset, max) {
+                Some(bytes) => {
+                    let next = offset + bytes.len() as u64;
+                    Ok((Self::Growing(growing, next), bytes))
+                }
+                None => Err(Self::Growing(growing, offset)),
+            },
+            Self::File(..) | Self::Passing(..) | Self::Part(_) => Err(self),
         }
     }
 

@@ -233,7 +233,7 @@ impl Fill<'_> {
             // gives readers a length and ranges, and tells whether the disk has room.
             response.content_length = response.content_length.or(expected.file_size);
         }
-        let is_small = response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX);
+        let is_small = response.content_length.is_some_and(|length| length < SMALL_BYTES_MAX);
         let checked =
             if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength };
         let source = Source {
@@ -335,8 +335,9 @@ impl Fill<'_> {
         let mut received = 0;
         while let Some(piece) = body.chunk().await? {
             received += piece.len() as u64;
-            sink.append(piece).await?;
+            // First, so that readers have it while it is written.
             sink.reveal(body.total().unwrap_or(received).saturating_sub(HELD_BACK_BYTES));
+            sink.append(piece).await?;
         }
         let (sha256, length) = sink.end().await?;
         meta.proof =

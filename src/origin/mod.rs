@@ -20,7 +20,7 @@ pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Retri
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 
-use crate::client::{Client, ClientSettings, Trust, TrustError};
+use crate::client::{Client, ClientSettings, TrustError, Trusts};
 use crate::clock::Clock;
 use crate::config::{Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
@@ -32,9 +32,7 @@ use health::Health;
 use http::HttpOrigin;
 use meters::Meters;
 use s3::S3Origin;
-use std::collections::HashMap;
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 use upstream::{Kind, Upstream};
@@ -72,16 +70,16 @@ pub enum OriginSetupError {
 }
 
 impl Origins {
-    /// The origins of `site`. Reads certificate files; connects to nothing and needs no keys yet,
-    /// so that an edge starts while its origins are away.
+    /// The origins of `site`. Reads certificate files, but for those that `trusts` has; connects to
+    /// nothing and needs no keys yet, so that an edge starts while its origins are away.
     pub fn new(
         site: &Site,
         clock: Clock,
         metrics: Metrics,
         tasks: Tasks,
+        trusts: &mut Trusts,
     ) -> Result<Self, OriginSetupError> {
         let recovery = Arc::<Notify>::default();
-        let trusts = HashMap::new();
         let mut setup =
             Setup { site, clock, metrics, tasks, trusts, recovery: Arc::clone(&recovery) };
         let upstreams = site.origins.iter().enumerate();
@@ -182,8 +180,7 @@ struct Setup<'a> {
     clock: Clock,
     metrics: Metrics,
     tasks: Tasks,
-    /// Authorities by their file, so that each is read once.
-    trusts: HashMap<Option<PathBuf>, Trust>,
+    trusts: &'a mut Trusts,
     recovery: Arc<Notify>,
 }
 
@@ -224,14 +221,10 @@ impl Setup<'_> {
 
     fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {
         let name: Arc<str> = origin.name.as_str().into();
-        let trust = if let Some(trust) = self.trusts.get(&origin.ca_file) {
-            trust.clone()
-        } else {
-            let trust = Trust::load(origin.ca_file.as_deref())
-                .map_err(|source| OriginSetupError::Trust { origin: Arc::clone(&name), source })?;
-            self.trusts.insert(origin.ca_file.clone(), trust.clone());
-            trust
-        };
+        let trust = self
+            .trusts
+            .load(origin.ca_file.as_deref())
+            .map_err(|source| OriginSetupError::Trust { origin: Arc::clone(&name), source })?;
         let settings = ClientSettings {
             connect: origin.timeouts.connect,
             first_byte: origin.timeouts.first_byte,

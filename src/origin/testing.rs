@@ -3,6 +3,7 @@
 
 use super::exchange::{Ask, FetchError, Method, Retries};
 use super::{Answer, Origins, Response};
+use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
     CacheInfoOverride, Lifetimes, Origin, OriginTimeouts, OriginUrl, S3, S3Addressing,
@@ -252,8 +253,14 @@ pub(super) struct Bench {
 pub(super) fn bench(site: &Site) -> Bench {
     let metrics = Metrics::new().unwrap();
     let clock = ManualClock::starting_at(Timestamp::from(std::time::SystemTime::now()));
-    let origins =
-        Origins::new(site, Clock::Manual(clock.clone()), metrics.clone(), Tasks::new()).unwrap();
+    let origins = Origins::new(
+        site,
+        Clock::Manual(clock.clone()),
+        metrics.clone(),
+        Tasks::new(),
+        &mut Trusts::default(),
+    )
+    .unwrap();
     Bench { origins, metrics, clock }
 }
 

@@ -234,7 +234,13 @@ fn an_endpoint_that_is_none_is_refused() {
             bucket.endpoint = Some(endpoint.to_owned());
         }
         let metrics = Metrics::new().unwrap();
-        let result = Origins::new(&site(vec![bucket]), Clock::System, metrics, Tasks::new());
+        let result = Origins::new(
+            &site(vec![bucket]),
+            Clock::System,
+            metrics,
+            Tasks::new(),
+            &mut Trusts::default(),
+        );
         assert!(matches!(result, Err(OriginSetupError::Endpoint { .. })), "{endpoint}");
     }
 }

@@ -132,6 +132,22 @@ impl Growing {
 }
 
 impl Follower {
+    /// Up to `max` bytes from `offset` where they are in memory and revealed, without a copy; never
+    /// empty. What is before `offset` will not be asked for again. Never waits.
+    pub fn read_now(&self, offset: u64, max: usize) -> Option<Bytes> {
+        let visible = self.growing.visible().saturating_sub(offset);
+        let max = usize::try_from(visible).map_or(max, |visible| visible.min(max));
+        if max == 0 {
+            return None;
+        }
+        let mut tail = self.growing.0.tail.lock();
+        let bytes = tail.read(offset, max)?;
+        tail.followers.insert(self.number, offset);
+        drop(tail);
+        self.growing.0.moved.notify_one();
+        Some(bytes)
+    }
+
     /// As [`Growing::read`]; what is before `offset` will not be asked for again.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
         self.growing.0.tail.lock().followers.insert(self.number, offset);

@@ -167,6 +167,7 @@ struct Inner {
     health: health::Monitor,
     next_sequence: AtomicU64,
     fleet: adrift::Fleet,
+    receiving: pending::Receiving,
     is_unsynced: AtomicBool,
     /// Held for reading by each change of a part, for writing while all are counted.
     parts: RwLock<()>,
@@ -313,6 +314,7 @@ impl Inner {
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(next_sequence),
             fleet: adrift::Fleet::default(),
+            receiving: pending::Receiving::default(),
             is_unsynced: AtomicBool::new(false),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),

@@ -2,6 +2,10 @@
 //! are on the disk, then committed or gone. One task owns it. Dropping either leaves no trace:
 //! the file has no name yet, the promised space is given back, readers that need more fail.
 //!
+//! Bytes are hashed and written in batches beside whoever brings them, who waits for the disk only
+//! while a window of them is not in the file yet. An origin that sends at its pace never makes up
+//! for a wait: so the window is as long as the disk's hiccups where few objects are received.
+//!
 //! When the last byte has come its digest is known: it can be judged and shown to its readers
 //! before it is synced, since a sync that fails means only that the object is not stored. Where
 //! the disk fails earlier, [`Pending::adrift`] goes on without it.
@@ -21,14 +25,53 @@ use bytes::Bytes;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
-/// Bytes that wait in memory before they are written together.
-const BATCH_BYTES: u64 = 256 * 1024;
+/// What all objects that are being received have in memory together while the disk is busy, as
+/// long as the least of each allows it.
+const WINDOWS_BYTES: u64 = 256 * 1024 * 1024;
+/// What one of them has at most: 1 Gbit/s for 32 ms.
+const WINDOW_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What one of them has at least, however many there are.
+const WINDOW_BYTES_MIN: u64 = 512 * 1024;
+/// Batches in a window.
+const BATCHES: u64 = 4;
+/// Bytes that are hashed without leaving the runtime when the body ends: some 150 us of work.
+const TAIL_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes between two rounds of writing dirty pages to the disk.
 const WRITEBACK_BYTES: u64 = 32 * 1024 * 1024;
 /// Space that an object of unknown length asks for at a time.
 const GROWTH_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Objects that are being received at present.
+#[derive(Debug, Default)]
+pub(super) struct Receiving(AtomicU64);
+
+impl Receiving {
+    /// Bytes of one of them that may be in memory alone, those under way to the file among them.
+    fn window_bytes(&self) -> u64 {
+        let count = self.0.load(Ordering::Relaxed).max(1);
+        (WINDOWS_BYTES / count).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
+    }
+}
+
+/// Counts an object as being received until it is dropped.
+#[derive(Debug)]
+struct Counted(Arc<Inner>);
+
+impl Counted {
+    fn new(store: &Arc<Inner>) -> Self {
+        store.receiving.0.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(store))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.receiving.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// An object that is being received.
 #[derive(Debug)]
@@ -37,14 +80,20 @@ pub struct Pending {
     store: Arc<Inner>,
     pub(super) shared: Arc<Shared>,
     guard: Guard,
-    /// Away while a write is under way; gone for good when that was given up.
+    /// Away while a write is under way; gone for good when that came to no end.
     writer: Option<Writer>,
+    /// The write under way.
+    writing: Option<JoinHandle<Written>>,
     /// Whether a write failed: no other is tried.
     is_failed: bool,
     unsynced_bytes: u64,
+    _counted: Counted,
     /// Dirty pages on their way to the disk beside the fill.
     writeback: Option<JoinHandle<()>>,
 }
+
+/// What a write gives back: the file, which has so many bytes more, or why not.
+type Written = (Writer, u64, Result<Arc<File>, WriteError>);
 
 /// What the blocking side needs.
 struct Writer {
@@ -81,11 +130,13 @@ impl Pending {
             reservation,
         };
         Self {
+            _counted: Counted::new(&store),
             key,
             store,
             guard: Guard(Arc::clone(&shared)),
             shared,
             writer: Some(writer),
+            writing: None,
             is_failed: false,
             unsynced_bytes: 0,
             writeback: None,
@@ -113,9 +164,10 @@ impl Pending {
         self.shared.reveal(upto);
     }
 
-    /// Adds the next bytes; waits for the disk when a batch is full. Refuses more than the
-    /// declared length. Not cancel safe: given up half way, every later call fails. Where the disk
-    /// fails, nothing of the body is lost: see [`Pending::adrift`].
+    /// Adds the next bytes, which readers see at once as far as they are revealed; then waits for
+    /// the disk where too much is not written yet. Refuses more than the declared length. Where the
+    /// disk fails, now or in an earlier batch, nothing of the body is lost: see
+    /// [`Pending::adrift`]. Cancel safe once the bytes are added.
     pub async fn append(&mut self, chunk: Bytes) -> Result<(), WriteError> {
         let received = self.shared.received().saturating_add(chunk.len() as u64);
         if let Some(declared) = self.shared.declared()
@@ -126,15 +178,23 @@ impl Pending {
         if chunk.is_empty() {
             return Ok(());
         }
-        if self.writer.is_none() || self.is_failed {
+        if self.is_failed || (self.writer.is_none() && self.writing.is_none()) {
             return Err(WriteError::Interrupted);
         }
         self.shared.push(chunk);
-        if self.shared.unwritten() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+        let window = self.store.receiving.window_bytes();
+        let is_full = self.shared.unwritten() >= window;
+        if is_full || self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.written().await?;
+        }
+        if self.writing.is_none() && self.shared.unwritten() >= window / BATCHES {
+            self.start_writing();
+        }
+        Ok(())
     }
 
-    /// Ends the body, with every byte written though not yet synced: its SHA-256 and its bytes.
-    /// Refuses a body that is shorter than declared. Reveals nothing.
+    /// Ends the body, with all but its last bytes written: its SHA-256 and its bytes. Refuses a
+    /// body that is shorter than declared. Reveals nothing.
     pub async fn end(&mut self) -> Result<(Sha256, u64), WriteError> {
         let length = self.shared.received();
         if let Some(declared) = self.shared.declared()
@@ -142,8 +202,10 @@ impl Pending {
         {
             return Err(WriteError::Length { declared, received: length });
         }
-        if Place::of(length).is_file() && self.shared.unwritten() > 0 {
-            self.flush().await?;
+        self.written().await?;
+        if self.shared.unwritten() > TAIL_BYTES_MAX {
+            self.start_writing();
+            self.written().await?;
         }
         let (start, chunks) = self.shared.tail();
         let writer = self.writer.as_mut().ok_or(WriteError::Interrupted)?;
@@ -158,8 +220,8 @@ impl Pending {
         self.guard.reveal_all();
     }
 
-    /// Syncs the body to the disk, ending it first where that was not done. Reveals nothing. Not
-    /// cancel safe: given up, the object is gone.
+    /// Writes what is left of the body and syncs it to the disk, ending it first where that was not
+    /// done. Reveals nothing. Not cancel safe: given up, the object is gone.
     pub async fn seal(mut self) -> Result<Sealed, WriteError> {
         if !self.shared.is_sealed() {
             self.end().await?;
@@ -172,14 +234,16 @@ impl Pending {
             self.shared.writeback_failed();
         }
         let writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let is_ready = body.is_some() && writer.missing(length) == 0;
         let work = move || writer.finish(length, body);
-        let (sha256, reservation, body) = self
-            .store
-            .tasks
-            .blocking("store seal", work)
-            .await
-            .map_err(|_| WriteError::Interrupted)?
-            .inspect_err(|error| {
+        let finished = if is_ready {
+            // It goes into the index with its record: there is nothing to write or to wait for.
+            Ok(work())
+        } else {
+            self.store.tasks.blocking("store seal", work).await
+        };
+        let (sha256, reservation, body) =
+            finished.map_err(|_| WriteError::Interrupted)?.inspect_err(|error| {
                 self.shared.writeback_failed();
                 self.store.write_failed(error);
             })?;
@@ -199,16 +263,24 @@ impl Pending {
         Ok(Adrift::new(store, shared, hash, guard, reservation))
     }
 
-    async fn flush(&mut self) -> Result<(), WriteError> {
-        let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+    /// Begins to write all that is not in the file.
+    fn start_writing(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
         let (start, chunks) = self.shared.tail();
         let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let work = move || {
             let result = writer.write(start, &chunks);
-            (writer, result)
+            (writer, bytes, result)
         };
-        let written = self.store.tasks.blocking("store write", work).await;
-        let (writer, result) = written.map_err(|_| WriteError::Interrupted)?;
+        self.writing = Some(self.store.tasks.start_blocking(work));
+    }
+
+    /// Waits for the write under way, if there is one. Cancel safe.
+    async fn written(&mut self) -> Result<(), WriteError> {
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let written = writing.await;
+        self.writing = None;
+        let (writer, bytes, result) = written.map_err(|_| WriteError::Interrupted)?;
         self.writer = Some(writer);
         let file = result.inspect_err(|error| {
             self.is_failed = true;
@@ -297,9 +369,14 @@ impl Writer {
         }
     }
 
+    /// Bytes of space that a body of `length` bytes is not promised yet.
+    fn missing(&self, length: u64) -> u64 {
+        format::charge(length).saturating_sub(self.reservation.bytes())
+    }
+
     /// Makes sure that a body of `length` bytes has its space promised, `step` bytes at a time.
     fn ensure(&mut self, length: u64, step: u64) -> Result<(), WriteError> {
-        let missing = format::charge(length).saturating_sub(self.reservation.bytes());
+        let missing = self.missing(length);
         if missing > 0 {
             let more =
                 self.store.reserve(missing.max(step)).or_else(|_| self.store.reserve(missing))?;
@@ -314,6 +391,11 @@ impl Writer {
         body: Option<Bytes>,
     ) -> Result<(Sha256, Reservation, SealedBody), WriteError> {
         self.ensure(length, 0)?;
+        let (start, chunks) = self.shared.tail();
+        if body.is_none() && !chunks.is_empty() {
+            let file = self.write(start, &chunks)?;
+            self.shared.written(length.saturating_sub(start), &file);
+        }
         let body = match (body, self.file) {
             (Some(body), _) => SealedBody::Inline(body),
             (None, Some(new)) => {
@@ -399,5 +481,22 @@ impl Sealed {
         store.health.succeeded();
         guard.reveal_all();
         Ok(stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_is_a_share_within_its_bounds() {
+        for (count, window) in [
+            (0, WINDOW_BYTES_MAX),
+            (64, WINDOW_BYTES_MAX),
+            (128, WINDOWS_BYTES / 128),
+            (100_000, WINDOW_BYTES_MIN),
+        ] {
+            assert_eq!(Receiving(AtomicU64::new(count)).window_bytes(), window, "{count}");
+        }
     }
 }

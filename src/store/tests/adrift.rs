@@ -1,9 +1,10 @@
 //! The disk fails under an object in mid-write: its readers go on, nothing of it is stored.
 
-use super::{Bench, KIB, MIB, bytes, digest, key, meta};
+use super::{Bench, KIB, MIB, OBSERVER, bytes, digest, key, meta, read};
 use crate::store::error::{Broken, WriteError};
 use crate::store::{Adrift, Deserted, Follower, Pending, Store};
 use bytes::Bytes;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The chunks that an origin might send.
@@ -22,6 +23,44 @@ async fn read_all(follower: Follower, from: usize, max: usize) -> Result<Vec<u8>
         }
         got.extend_from_slice(&chunk);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_and_origin_go_on_while_the_disk_is_busy() {
+    let (reached, at) = std::sync::mpsc::channel();
+    let (go_on, gate) = std::sync::mpsc::channel::<()>();
+    let gate = parking_lot::Mutex::new((Some(reached), gate));
+    OBSERVER.set(Some(Arc::new(move |step| {
+        let mut gate = gate.lock();
+        if step == "a batch is to be written"
+            && let Some(reached) = gate.0.take()
+        {
+            reached.send(()).unwrap();
+            gate.1.recv().unwrap();
+        }
+    })));
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    OBSERVER.set(None);
+    let body = bytes(9, 3 * MIB);
+    let mut pending = store.begin(&key("a"), Some(body.len() as u64)).await.unwrap();
+    pending.reveal(u64::MAX);
+    let follower = pending.growing().follow(0);
+    for piece in pieces(&body) {
+        pending.append(piece).await.unwrap();
+    }
+    at.recv().unwrap();
+    assert_eq!(pending.shared.unwritten(), body.len() as u64, "nothing of it is in the file");
+    let mut got = Vec::new();
+    while let Some(piece) = follower.read_now(got.len() as u64, 64 * KIB) {
+        got.extend_from_slice(&piece);
+    }
+    assert!(got == body, "{} bytes without waiting", got.len());
+    go_on.send(()).unwrap();
+    let sealed = pending.seal().await.unwrap();
+    assert_eq!(sealed.sha256, digest(&body));
+    let stored = sealed.commit(meta(&key("a")), None).unwrap();
+    assert_eq!(read(&stored).await, body);
 }
 
 /// Writes `body` up to where the disk fails; the object is adrift then, and what is left of it.
@@ -45,7 +84,10 @@ async fn fail_midway(
             return (pending.adrift().unwrap(), rest.collect());
         }
     }
-    panic!("the disk did not fail");
+    // The last batch met it.
+    let error = pending.end().await.expect_err("the disk did not fail");
+    assert!(error.spares_the_body(), "{error}");
+    (pending.adrift().unwrap(), Vec::new())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +146,7 @@ async fn a_reader_that_stands_still_is_left_behind_and_holds_up_nobody_for_long(
     let pending = store.begin(&key("a"), None).await.unwrap();
     let still = pending.growing().follow(0);
     let other = tokio::spawn(read_all(pending.growing().follow(0), 0, 64 * KIB));
-    let (mut adrift, rest) = fail_midway(&store, pending, &body, 3 * MIB as u64).await;
+    let (mut adrift, rest) = fail_midway(&store, pending, &body, 12 * MIB as u64).await;
     assert_eq!(still.read(0, 10).await.unwrap(), body[..10]);
     for piece in rest {
         adrift.append(piece).await.unwrap();

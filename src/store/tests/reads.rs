@@ -157,6 +157,7 @@ async fn a_reader_of_a_growing_body_compares_what_left_the_page_cache() {
     let body = bytes(1, 2 * MIB + 300 * KIB);
     let mut pending = store.begin(&key("a"), None).await.unwrap();
     append(&mut pending, &body).await.unwrap();
+    pending.end().await.unwrap();
     pending.reveal(u64::MAX);
     let growing = pending.growing();
     let written = (body.len() as u64) - pending.shared.unwritten();
