@@ -4,6 +4,7 @@
 //! `origins` and `trust` make the checked [`Config`] of them. Every mistake is told at once.
 //! [`load`] is pure and may be called at any time; [`read_file`] blocks for one small file.
 
+pub mod caching;
 pub mod model;
 pub mod settings;
 
@@ -21,6 +22,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
 pub use model::*;
 pub use overlay::Overrides;
 pub use problem::{Place, Problem, Problems};
