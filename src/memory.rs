@@ -183,6 +183,12 @@ impl Memory {
         (may_vary && self.remove_matching(is_variant) > 0) || was_known
     }
 
+    /// Forgets what is kept under exactly this key, and no variant of it.
+    pub fn remove_one(&self, key: &Key) {
+        self.hot.invalidate(key);
+        self.absent.invalidate(key);
+    }
+
     fn note(&self, hot: &Hot) {
         if hot.meta.key.is_variant() {
             self.has_variants.store(true, Ordering::Relaxed);

@@ -8,6 +8,7 @@ pub mod caching;
 pub mod model;
 pub mod settings;
 
+mod caching_site;
 mod origin_url;
 mod origins;
 mod overlay;

@@ -12,6 +12,7 @@ use super::tally::Tally;
 use crate::fill::{PartReader, Passing};
 use crate::store::{BodyFile, Follower};
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use std::future::Future;
 use std::io;
@@ -209,7 +210,9 @@ impl Body {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if bytes.is_empty() {
             return match self.left {
-                None | Some(0) => Poll::Ready(None),
+                None | Some(0) => {
+                    Poll::Ready(trailers(source).map(|fields| Ok(Frame::trailers(fields))))
+                }
                 Some(left) => self.fail(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     format!("the body ended {left} bytes early"),
@@ -276,6 +279,18 @@ impl Source {
                 (Self::Part(reader), result)
             }),
         }
+    }
+}
+
+/// The fields behind a body that has ended.
+fn trailers(source: Source) -> Option<HeaderMap> {
+    match source {
+        Source::Passing(mut passing, _) => passing.take_trailers(),
+        Source::Stored(..)
+        | Source::File(..)
+        | Source::Growing(..)
+        | Source::Bytes(_)
+        | Source::Part(_) => None,
     }
 }
 

@@ -78,6 +78,8 @@ pub enum PassReason {
     Status,
     /// It is stale when it comes, and nothing could confirm it.
     Useless,
+    /// Its end does not show whether it is whole.
+    Unframed,
     /// Its fields are longer than one head may be.
     HeadTooLarge,
 }
@@ -95,6 +97,7 @@ impl PassReason {
             Self::Unstated => "unstated",
             Self::Status => "status",
             Self::Useless => "useless",
+            Self::Unframed => "unframed",
             Self::HeadTooLarge => "head-too-large",
         }
     }
