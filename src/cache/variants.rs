@@ -17,6 +17,9 @@ const OBJECTS_MAX: usize = 16_384;
 /// Variants of one object that are compared.
 const VARIANTS_MAX: usize = 64;
 
+/// Variants whose responses are looked at for one request.
+const SIMILAR_MAX: usize = 8;
+
 /// The variants of some objects, newest first.
 type List = Arc<[(Key, Variant)]>;
 
@@ -85,6 +88,25 @@ impl Cache {
                 && let Some(hit) = self.lookup(key).await
             {
                 return Some(hit);
+            }
+        }
+        None
+    }
+
+    /// The response stored for a variant of `primary` of which `selects` says, head in hand, that it
+    /// serves; at most a few are looked at. For a request that selects none outright.
+    pub async fn lookup_similar(
+        &self,
+        primary: &Key,
+        selects: impl Fn(&Variant, &Meta) -> bool,
+    ) -> Option<Hit> {
+        let list = self.variants.of(primary)?;
+        for (key, variant) in list.iter().take(SIMILAR_MAX) {
+            let hit = self.lookup(key).await;
+            if let Some(Hit::Memory(found) | Hit::Disk(found)) = &hit
+                && selects(variant, found.meta())
+            {
+                return hit;
             }
         }
         None

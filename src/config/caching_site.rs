@@ -18,17 +18,17 @@ pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
     if kind.as_deref() != Some("generic") {
         if scope.has_table("site.caching") {
             let message = "is for kind = \"generic\" alone; set that, or leave the table out";
-            report.problem(scope.spot_of("site.caching").problem(message));
+            report.warning(scope.spot_of("site.caching").problem(message));
         }
         return None;
     }
     for path in OF_BINARY_CACHES.into_iter().filter(|path| scope.is_given(path)) {
         let message = "is for kind = \"nix-cache\" alone; leave it out";
-        report.problem(scope.spot_of(path).problem(message));
+        report.warning(scope.spot_of(path).problem(message));
     }
     for path in TABLES_OF_BINARY_CACHES.into_iter().filter(|path| scope.has_table(path)) {
         let message = "is for kind = \"nix-cache\" alone; leave it out, and see [site.caching]";
-        report.problem(scope.spot_of(path).problem(message));
+        report.warning(scope.spot_of(path).problem(message));
     }
     let rules = scope.scopes("site.caching.rule").iter();
     Some(Caching {

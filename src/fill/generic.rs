@@ -157,12 +157,31 @@ impl Fills {
     pub async fn through(
         &self,
         upstream: &Upstream,
-        key: &Key,
         forward: Forward,
-    ) -> Result<Passing, FillError> {
+    ) -> Result<Response, FillError> {
         let mut response = upstream.origins.forward(forward).await?;
         date(&mut response);
-        Ok(passing(key, response))
+        Ok(response)
+    }
+
+    /// The answer of [`Fills::through`] as a body for one client.
+    pub fn passing(&self, key: &Key, response: Response) -> Passing {
+        passing(key, response)
+    }
+
+    /// Keeps the small answer to a write that is what GET would bring, if it may be stored and says
+    /// how long it is fresh; what it came to is told as for a fetch.
+    pub async fn keep(&self, sought: &Sought, response: Response, now: Timestamp) -> Arc<Flight> {
+        let flight = Arc::new(Flight::new(self.shared.cache.ticket()));
+        let fetch = Fetch { shared: &self.shared, flight: &flight, sought, now };
+        if let Some(caching) = sought.caching() {
+            let rule = caching.rule(sought.key.path());
+            if let Err(error) = fetch.answered(response, (caching, rule)).await {
+                flight.land(Landed::Failed(Arc::new(error)));
+            }
+        }
+        flight.end();
+        flight
     }
 }
 
@@ -319,7 +338,10 @@ impl Fetch<'_> {
     fn pass(&self, response: Response, reason: PassReason) -> &'static str {
         let key = &self.sought.key;
         tracing::debug!(path = key.path(), reason = reason.as_str(), "not to be kept");
-        self.shared.alone.insert(key.clone(), self.now.plus(ALONE));
+        // What one request says about itself is nothing that others should go alone for.
+        if !matches!(reason, PassReason::RequestNoStore | PassReason::Authorization) {
+            self.shared.alone.insert(key.clone(), self.now.plus(ALONE));
+        }
         self.flight.land_passing(passing(key, response));
         "passed"
     }

@@ -22,19 +22,19 @@ use super::connection::{Connection, Transport};
 use super::site::Site;
 use super::tally::Begun;
 use super::{Answering, Engine};
-use crate::cache::{Found, Hit, Scope};
+use crate::cache::{Found, Hit, SMALL_BYTES_MAX, Scope};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
 use crate::config::Caching;
 use crate::fill::{Flight, How, Landed, NotJoined, Passing, Role, Sought};
 use crate::nix::Class;
 use crate::object::{Meta, Variant};
-use crate::origin::{Forward, Interim};
+use crate::origin::{Forward, Interim, Response as OriginResponse};
 use crate::outcome::Outcome;
 use crate::policy::generic::request::{Way, Wishes, way};
 use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge};
-use crate::policy::generic::variant::selects;
-use crate::policy::generic::{Directives, fields, invalidation};
+use crate::policy::generic::variant::{is_preferred, selects};
+use crate::policy::generic::{Directives, fields, invalidation, storing};
 use crate::policy::request::Refusal;
 use crate::rfc::CdnLoop;
 use bytes::Bytes;
@@ -140,6 +140,14 @@ impl Request<'_> {
         let headers = &self.parts.headers;
         let hit =
             cache.lookup_selected(&self.target.key, |variant| selects(headers, variant)).await;
+        let hit = match hit {
+            None if headers.contains_key(header::ACCEPT_LANGUAGE) => {
+                let is_preferred =
+                    |variant: &Variant, meta: &Meta| is_preferred(headers, variant, &meta.headers);
+                cache.lookup_similar(&self.target.key, is_preferred).await
+            }
+            hit => hit,
+        };
         let (found, outcome) = match hit {
             Some(Hit::Memory(found)) => (Some(found), Outcome::HitMemory),
             Some(Hit::Disk(found)) => (Some(found), Outcome::HitDisk),
@@ -284,16 +292,34 @@ impl Request<'_> {
             interim: self.interim(),
         };
         let upstream = &self.site.upstream;
-        let passing = self.engine.fills.through(upstream, &self.target.key, forward).await;
-        let passing = match passing {
-            Ok(passing) => passing,
+        let fills = &self.engine.fills;
+        let response = match fills.through(upstream, forward).await {
+            Ok(response) => response,
             Err(error) => return answer::failed(&error),
         };
         let is_write = way(&self.parts.method) == Way::Write;
-        if is_write && invalidation::is_success(passing.meta.status) {
-            self.invalidate(&passing.meta.headers).await;
+        if is_write && invalidation::is_success(response.status) {
+            self.invalidate(&response.headers).await;
+            if self.is_as_if_read(&response) {
+                let flight = fills.keep(&self.sought(None), response, self.now).await;
+                let answer = self.landed(Role::Lead, &flight, None).await;
+                return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
+            }
         }
-        self.passing(passing)
+        self.passing(fills.passing(&self.target.key, response))
+    }
+
+    /// Whether the answer to a POST may be kept for GET (RFC 9110 section 9.3.3): it is small, says
+    /// how long it is fresh, and that it is what its own URL holds.
+    fn is_as_if_read(&self, response: &OriginResponse) -> bool {
+        let authority = self.authority();
+        let place = (self.scheme(), authority.as_str());
+        let directives = Directives::of(&response.headers, &self.caching.targeted);
+        self.parts.method == Method::POST
+            && response.status == StatusCode::OK
+            && response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX)
+            && storing::is_explicit(&response.headers, &directives)
+            && invalidation::is_of_itself(&self.parts.uri, place, &response.headers)
     }
 
     /// Drops what a write that was done may have changed.

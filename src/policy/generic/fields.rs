@@ -38,12 +38,10 @@ pub fn stored(origin: &HeaderMap, directives: &Directives) -> HeaderMap {
             }
         }
     }
-    for name in [header::AGE, header::CONTENT_LENGTH, header::CONTENT_RANGE, header::SET_COOKIE] {
+    for name in [header::AGE, header::CONTENT_LENGTH, header::SET_COOKIE] {
         fields.remove(name);
     }
-    for name in ["set-cookie2", "cache-status"] {
-        fields.remove(name);
-    }
+    fields.remove("cache-status");
     object::pack(&mut fields);
     fields
 }
@@ -179,7 +177,6 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("upgrade", "x"),
             ("set-cookie", "a=b"),
-            ("set-cookie2", "a=b"),
             ("age", "5"),
             ("date", "x"),
         ]);

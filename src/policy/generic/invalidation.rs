@@ -28,6 +28,16 @@ pub fn also_stale(
         .collect()
 }
 
+/// Whether the answer to a POST is at the same time what GET of the same URL would bring: it says
+/// so by its `Content-Location` (RFC 9110 section 9.3.3).
+pub fn is_of_itself(asked: &Uri, place: (&str, &str), headers: &HeaderMap) -> bool {
+    let Some(location) = headers.get(header::CONTENT_LOCATION) else { return false };
+    let mut alone = HeaderMap::new();
+    alone.insert(header::CONTENT_LOCATION, location.clone());
+    let own = asked.path_and_query().map(http::uri::PathAndQuery::as_str);
+    also_stale(asked, place, &alone).first().map(String::as_str) == own
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +56,17 @@ mod tests {
             let expected: &[&str] = if other.is_empty() { &["/a/b?c"] } else { &[] };
             assert_eq!(stale(&[("location", other)]), expected, "{other}");
         }
+    }
+
+    #[test]
+    fn an_answer_says_that_it_is_of_its_own_url() {
+        let asked = "/a/b?c".parse().unwrap();
+        let is = |value: &str| {
+            is_of_itself(&asked, ("http", "x"), &fields(&[("content-location", value)]))
+        };
+        assert!(is("/a/b?c") && is("b?c") && is("http://x/a/b?c"));
+        assert!(!is("/a/b") && !is("http://y/a/b?c"));
+        assert!(!is_of_itself(&asked, ("http", "x"), &fields(&[("location", "/a/b?c")])));
     }
 
     #[test]

@@ -200,6 +200,13 @@ pub fn lifetime(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) 
     Some(bounded(heuristic(reply.headers)))
 }
 
+/// Whether a response says itself how long it is fresh.
+pub fn is_explicit(headers: &HeaderMap, directives: &Directives) -> bool {
+    directives.control.seconds(Delta::SharedMaxAge).is_some()
+        || directives.control.seconds(Delta::MaxAge).is_some()
+        || (!directives.is_targeted && headers.contains_key(header::EXPIRES))
+}
+
 /// What the response itself states.
 fn stated(reply: &Reply<'_>, directives: &Directives) -> Option<u32> {
     let control = &directives.control;

@@ -58,6 +58,59 @@ pub fn selects(request: &HeaderMap, variant: &Variant) -> bool {
     selected(names, request).is_some_and(|own| own == *variant)
 }
 
+/// Whether a stored response of this variant, in the language that its `Content-Language` names, is
+/// what `request` would get although the two do not agree in `Accept-Language`: they agree in all
+/// other fields, and the request wants that one language above all others. The origin has it, so
+/// whoever wants it most gets it (RFC 9110 section 12.5.4).
+pub fn is_preferred(request: &HeaderMap, variant: &Variant, stored: &HeaderMap) -> bool {
+    let others = variant.fields().iter().map(|(name, _)| name);
+    let others = others.filter(|name| **name != header::ACCEPT_LANGUAGE);
+    let Some(own) = selected(others, request) else { return false };
+    let agrees = own.fields().iter().all(|field| variant.fields().contains(field));
+    let varies = variant.fields().iter().any(|(name, _)| *name == header::ACCEPT_LANGUAGE);
+    let mut languages = stored.get_all(header::CONTENT_LANGUAGE).iter();
+    match (languages.next(), languages.next(), favourite(request)) {
+        (Some(language), None, Some(favourite)) => {
+            agrees && varies && language.as_bytes().eq_ignore_ascii_case(&favourite)
+        }
+        _ => false,
+    }
+}
+
+/// The one language that a request gives the highest weight.
+fn favourite(request: &HeaderMap) -> Option<Vec<u8>> {
+    let lines = request.get_all(header::ACCEPT_LANGUAGE).iter();
+    let mut weighted: Vec<(u16, Vec<u8>)> = lines
+        .flat_map(|line| grammar::list_members(line.as_bytes()))
+        .map(|member| {
+            let mut parts = grammar::parameters(member);
+            let name = grammar::trim(parts.next().unwrap_or_default()).to_ascii_lowercase();
+            (parts.find_map(weight).unwrap_or(1_000), name)
+        })
+        .collect();
+    weighted.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    let mut weighted = weighted.into_iter();
+    let (weight, name) = weighted.next()?;
+    let is_alone = weighted.next().is_none_or(|(next, _)| next < weight);
+    (is_alone && weight > 0 && name != b"*").then_some(name)
+}
+
+/// The weight that a parameter `q=0.5` gives, in thousandths; none for another parameter.
+fn weight(parameter: &[u8]) -> Option<u16> {
+    let mut halves = parameter.splitn(2, |byte| *byte == b'=');
+    if !grammar::trim(halves.next()?).eq_ignore_ascii_case(b"q") {
+        return None;
+    }
+    let value = std::str::from_utf8(grammar::trim(halves.next()?)).ok()?;
+    let (whole, rest) = value.split_once('.').unwrap_or((value, ""));
+    let thousandths = format!("{rest:0<3}");
+    match (whole, thousandths.get(..3).and_then(|digits| digits.parse::<u16>().ok())) {
+        ("1", Some(_)) => Some(1_000),
+        ("0", Some(thousandths)) => Some(thousandths),
+        _ => Some(0),
+    }
+}
+
 fn selected<'a>(
     names: impl Iterator<Item = &'a HeaderName>,
     request: &HeaderMap,
@@ -174,6 +227,30 @@ mod tests {
             let found = is_selected(name, &lines(stored), &lines(asked));
             assert_eq!(found, expected, "{name} {stored:?} {asked:?}");
         }
+    }
+
+    #[test]
+    fn who_wants_the_stored_language_most_gets_it() {
+        let languages = |value| fields(&[("accept-language", value), ("a", "1")]);
+        let varies = Varies::of(&fields(&[("vary", "a, accept-language")]));
+        let variant = varies.select(&languages("en, de")).unwrap();
+        let stored = fields(&[("content-language", "DE")]);
+        for (asked, expected) in [
+            ("fr;q=0.5, de;q=1.0", true),
+            ("de", true),
+            ("de;q=0.2, en;q=0.19", true),
+            ("de, fr", false),
+            ("fr, de;q=0.9", false),
+            ("de;q=0", false),
+            ("*", false),
+            ("de-CH, de;q=0.9", false),
+        ] {
+            assert_eq!(is_preferred(&languages(asked), &variant, &stored), expected, "{asked}");
+        }
+        let other = fields(&[("accept-language", "de"), ("a", "2")]);
+        assert!(!is_preferred(&other, &variant, &stored));
+        assert!(!is_preferred(&languages("de"), &variant, &HeaderMap::new()));
+        assert!(!is_preferred(&languages("de"), &Variant::default(), &stored));
     }
 
     #[test]
