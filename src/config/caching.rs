@@ -34,7 +34,10 @@ impl Caching {
 impl Default for Caching {
     fn default() -> Self {
         Self {
-            targeted: vec![HeaderName::from_static("cdn-cache-control")],
+            targeted: vec![
+                HeaderName::from_static("cdn-cache-control"),
+                HeaderName::from_static("surrogate-control"),
+            ],
             request_control: RequestControl::Honour,
             query: QueryKept::All,
             set_headers: Vec::new(),

@@ -20,12 +20,16 @@ pub(super) const TABLES: &[Table] = &[
 
 /// The settings, in the order of the reference.
 pub(super) const SETTINGS: &[Setting] = &[
-    Setting::new("site.caching.targeted", Kind::Texts, Fallback::Is(r#"["CDN-Cache-Control"]"#))
-        .example(r#"["Narthex-Cache-Control", "CDN-Cache-Control"]"#)
-        .doc(
-            "Response fields that take the place of Cache-Control and Expires here (RFC 9213); the \
-         first that is there and valid counts. Surrogate-Control may be one of them.",
-        ),
+    Setting::new(
+        "site.caching.targeted",
+        Kind::Texts,
+        Fallback::Is(r#"["CDN-Cache-Control", "Surrogate-Control"]"#),
+    )
+    .example(r#"["Narthex-Cache-Control", "CDN-Cache-Control"]"#)
+    .doc(
+        "Response fields that take the place of Cache-Control and Expires here (RFC 9213); the \
+         first that is there and valid counts.",
+    ),
     Setting::new(
         "site.caching.request_cache_control",
         Kind::Word(&["honour", "ignore"]),
