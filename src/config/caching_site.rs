@@ -40,19 +40,23 @@ pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
         query: query(scope, report),
         set_headers: fields(scope.texts("site.caching.set_headers"), report),
         remove_headers: names(scope.texts("site.caching.remove_headers"), report),
-        rules: rules.map(|scope| rule(scope, "site.caching.rule", report)).collect(),
+        rules: rules
+            .map(|scope| CachingRule {
+                paths: patterns(scope, "site.caching.rule.paths", report),
+                ..rule(scope, "site.caching.rule", report)
+            })
+            .collect(),
         otherwise: rule(scope, "site.caching", report),
     })
 }
 
+/// The rule that the settings of `table` make, without its paths.
 fn rule(scope: &Scope, table: &str, report: &mut Report) -> CachingRule {
     let at = |key: &str| format!("{table}.{key}");
     let given = |key: &str| {
         let path = at(key);
         scope.is_given(&path).then(|| scope.duration(&path))
     };
-    let paths =
-        if table.ends_with(".rule") { patterns(scope, &at("paths"), report) } else { vec![] };
     let (ttl_min, ttl_max) = (scope.duration(&at("ttl_min")), given("ttl_max"));
     if let Some(max) = ttl_max
         && max < ttl_min
@@ -61,7 +65,7 @@ fn rule(scope: &Scope, table: &str, report: &mut Report) -> CachingRule {
         report.problem(scope.spot_of(&at("ttl_max")).problem(message));
     }
     CachingRule {
-        paths,
+        paths: Vec::new(),
         ttl_default: given("ttl_default"),
         ttl_min,
         ttl_max,
@@ -127,12 +131,11 @@ fn statuses(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<StatusCode>
 fn names(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for text in texts {
-        match HeaderName::try_from(text.value.as_str()) {
-            Ok(name) => names.push(name),
-            Err(_) => {
-                let message = "is no name of a header field; write one such as \"Server\"";
-                report.problem(text.spot.problem_with(&text.value, message));
-            }
+        if let Ok(name) = HeaderName::try_from(text.value.as_str()) {
+            names.push(name);
+        } else {
+            let message = "is no name of a header field; write one such as \"Server\"";
+            report.problem(text.spot.problem_with(&text.value, message));
         }
     }
     names

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// For how long nobody waits for the answer of another after one could not be shared.
-const ALONE: Duration = Duration::from_secs(60);
+const ALONE: Duration = Duration::from_mins(1);
 /// Objects of which that is remembered.
 pub(super) const ALONE_MAX: usize = 16_384;
 
@@ -292,9 +292,10 @@ impl Fetch<'_> {
         let may_stay = match verdict {
             Verdict::Store(_) => varies.is_some_and(|variant| variant == old.variant),
             // It may not be stored on behalf of this request; what is stored stays what it is.
-            Verdict::Pass(PassReason::RequestNoStore | PassReason::Authorization) => true,
-            Verdict::Pass(PassReason::Useless) => true,
-            Verdict::Pass(_) => false,
+            Verdict::Pass(reason) => matches!(
+                reason,
+                PassReason::RequestNoStore | PassReason::Authorization | PassReason::Useless
+            ),
         };
         meta.headers = headers;
         if may_stay {

@@ -36,7 +36,13 @@ fn of(members: &Dictionary) -> CacheControl {
                     found.lower(delta, u32::try_from(seconds).unwrap_or(0));
                 }
             }
-            _ => {}
+            BareItem::Boolean(false)
+            | BareItem::Decimal(_)
+            | BareItem::String(_)
+            | BareItem::ByteSequence(_)
+            | BareItem::Token(_)
+            | BareItem::Date(_)
+            | BareItem::DisplayString(_) => {}
         }
     }
     found

@@ -80,8 +80,8 @@ impl Delivery<'_> {
     fn answer(self, body: impl FnOnce(&Arc<Connection>, u64, Option<u64>) -> Body) -> Answer {
         let mut headers = self.head();
         let is_head = self.parts.method == Method::HEAD;
-        let is_read = is_head || self.parts.method == Method::GET;
-        let selection = if self.meta.status == StatusCode::OK && is_read {
+        let may_select = is_head || self.parts.method == Method::GET;
+        let selection = if self.meta.status == StatusCode::OK && may_select {
             let method = if is_head { ReadMethod::Head } else { ReadMethod::Get };
             select(method, &self.parts.headers, &self.meta.headers, self.length)
         } else {

@@ -69,7 +69,7 @@ pub fn judge(
         return Reuse::Serve;
     }
     let window = directives.control.seconds(Delta::StaleWhileRevalidate).map(u64::from);
-    let window = window.unwrap_or_else(|| rule.stale_while_revalidate.as_secs());
+    let window = window.unwrap_or(rule.stale_while_revalidate.as_secs());
     if wishes.max_age().is_none() && stale_for < window {
         return Reuse::ServeAndRefresh;
     }

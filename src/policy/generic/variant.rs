@@ -115,23 +115,23 @@ fn selected<'a>(
     names: impl Iterator<Item = &'a HeaderName>,
     request: &HeaderMap,
 ) -> Option<Variant> {
-    let fields: Option<Vec<_>> =
-        names.map(|name| Some((name.clone(), normal(name, request)?))).collect();
+    let fields: Option<Vec<_>> = names
+        .map(|name| {
+            let has_field = request.contains_key(name);
+            let value = if has_field { Some(normal(name, request)?) } else { None };
+            Some((name.clone(), value))
+        })
+        .collect();
     fields.map(Variant::new)
 }
 
 /// The value of the field `name`, its lines in one, without white space around its members and
-/// without empty ones; in lower case and sorted where neither case nor order says anything. The
-/// outer option is none where it is too long, the inner where the request does not have the field.
-fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Option<HeaderValue>> {
-    let mut lines = request.get_all(name).iter().peekable();
-    if lines.peek().is_none() {
-        return Some(None);
-    }
-    let mut members: Vec<Vec<u8>> = lines
-        .flat_map(|line| grammar::list_members(line.as_bytes()))
-        .map(|member| without_spaces(member))
-        .collect();
+/// without empty ones; in lower case and sorted where neither case nor order says anything. None
+/// where it is too long.
+fn normal(name: &HeaderName, request: &HeaderMap) -> Option<HeaderValue> {
+    let lines = request.get_all(name).iter();
+    let mut members: Vec<Vec<u8>> =
+        lines.flat_map(|line| grammar::list_members(line.as_bytes())).map(without_spaces).collect();
     if is_preference(name) {
         for member in &mut members {
             member.make_ascii_lowercase();
@@ -143,7 +143,7 @@ fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Option<HeaderValue>>
     if value.len() > VALUE_BYTES_MAX {
         return None;
     }
-    Some(Some(HeaderValue::from_bytes(&value).ok()?))
+    HeaderValue::from_bytes(&value).ok()
 }
 
 /// Fields that list what is accepted: neither the case of a member nor its place among the others
