@@ -247,7 +247,49 @@ pub struct Meta {
     pub variant: Variant,
 }
 
+/// What is known of a stored response beside its key, its fields and its body: see [`Meta`].
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// The class of the path.
+    pub class: Class,
+    /// Status of the response.
+    pub status: StatusCode,
+    /// When the request that brought (or last confirmed) it left.
+    pub request_time: Timestamp,
+    /// When its head arrived.
+    pub response_time: Timestamp,
+    /// Age in seconds at `response_time`.
+    pub age_at_response: u32,
+    /// How long it stays fresh.
+    pub lifetime: Lifetime,
+    /// Whether a soft purge has made it stale before its time.
+    pub is_invalidated: bool,
+    /// What proves the body.
+    pub proof: Proof,
+}
+
+impl Facts {
+    /// Age in whole seconds at `now` (RFC 9111 section 4.2.3).
+    pub fn age_at(&self, now: Timestamp) -> u64 {
+        u64::from(self.age_at_response) + now.since(self.response_time).as_secs()
+    }
+}
+
 impl Meta {
+    /// What is known beside key, fields and body.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            class: self.class,
+            status: self.status,
+            request_time: self.request_time,
+            response_time: self.response_time,
+            age_at_response: self.age_at_response,
+            lifetime: self.lifetime,
+            is_invalidated: self.is_invalidated,
+            proof: self.proof,
+        }
+    }
+
     /// The entity tag, as sent.
     pub fn etag(&self) -> Option<&HeaderValue> {
         self.headers.get(http::header::ETAG)
@@ -255,7 +297,7 @@ impl Meta {
 
     /// Age in whole seconds at `now` (RFC 9111 section 4.2.3).
     pub fn age_at(&self, now: Timestamp) -> u64 {
-        u64::from(self.age_at_response) + now.since(self.response_time).as_secs()
+        self.facts().age_at(now)
     }
 }
 

@@ -1,4 +1,4 @@
-"""Load by wrk (HTTP/1.1) and h2load (HTTP/2), and what both counted in one form: requests, bytes,
+"""Load by wrk (HTTP/1.1) and h2load (HTTP/2, or at a fixed rate), and what both counted in one form: requests, bytes,
 seconds, share of answers with another status than 200, and percentiles of latency in ms."""
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from client import Fault
 
 HERE = Path(__file__).resolve().parent
+BEGIN_MS = 7  # from one connection of a paced load to the next
 PERCENTILES = [("p50", 50), ("p99", 99), ("p99.9", 99.9)]
 
 
@@ -50,15 +51,43 @@ def wrk(server, paths_file, connections, seconds, folder, tls=False):
 def h2load(server, paths_file, connections, streams, seconds, folder):
     """One thread of h2load, with a window of 8 MiB for each stream: curl, and so Nix, grants 10 MB.
     Percentiles are over the answers that ended within the time."""
+    output, log_file = run_h2load(
+        f"https://localhost:{server.tls_port}", paths_file,
+        ["-c", connections, "-m", streams, "-w", 23, "-W", 30, "-D", seconds], seconds, folder)
+    if "Application protocol: h2" not in output:
+        raise Fault(f"{server.name}: h2load did not speak HTTP/2:\n{output}")
+    return counted(server, output, log_file, seconds)
+
+
+def h2load_paced(server, paths_file, connections, rate, seconds, folder):
+    """The same rate of requests for every server, over HTTP/1.1: each connection asks `rate` times
+    a second. They begin one after the other, so that they do not ask all at once. A wait counts
+    from when the request is sent; that is late where the answer before it has not come, so the
+    pause between two of them must be far above any usual wait."""
+    requests, begin = connections * rate * seconds, f"--rate-period={BEGIN_MS}ms"
+    output, log_file = run_h2load(
+        f"http://127.0.0.1:{server.port}", paths_file,
+        ["--h1", "-c", connections, "-r", 1, begin, f"--rps={rate}", "-n", requests],
+        seconds, folder)
+    spent = float(re.search(r"finished in ([\d.]+)s", output)[1])
+    if spent > 1.3 * (seconds + connections * BEGIN_MS / 1e3):
+        raise Fault(f"{server.name}: it falls behind {rate * connections} requests a second")
+    return counted(server, output, log_file, spent)
+
+
+def run_h2load(base, paths_file, options, seconds, folder):
+    """h2load's output, and the file with the time of each request."""
     log_file, urls_file = folder / "h2load.log", folder / "h2load.urls"
-    base = f"https://localhost:{server.tls_port}"
     with open(paths_file, encoding="ascii") as paths, open(urls_file, "w", encoding="ascii") as out:
         out.writelines(base + path for path in paths)
     log_file.unlink(missing_ok=True)
-    output = run(["h2load", "-t", 1, "-c", connections, "-m", streams, "-w", 23, "-W", 30, "-D",
-                  seconds, "-i", urls_file, f"--log-file={log_file}"], seconds, folder)
-    if "Application protocol: h2" not in output:
-        raise Fault(f"{server.name}: h2load did not speak HTTP/2:\n{output}")
+    command = ["h2load", "-t", 1, *options, "-i", urls_file,
+               f"--log-file={log_file}"]
+    return run(command, seconds, folder), log_file
+
+
+def counted(server, output, log_file, seconds):
+    """What h2load counted; every answer must be a 200."""
     requests = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", output)
     moved = re.search(r"\((\d+)\) total", output)
     codes = [int(code) for code in

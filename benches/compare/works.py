@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 
 from client import Connection, Fault, fetch_all, tls_context
-from load import h2load, wrk
+from load import h2load, h2load_paced, wrk
 from objects import ABSENT_KEYS, UPGRADE_ABSENT, upgrade_order, zipf_order
 from peers import program
 
@@ -19,12 +19,14 @@ MISSES_MAX = 3  # in a load, of what is stored: told, and no fault yet
 @dataclass(frozen=True)
 class Work:
     """A kind of load. `unit` is what the processor time is for: a request (us) or a GiB (s).
-    `streams` is 0 for HTTP/1.1. `failed_share` is the share of answers that must be 404."""
+    `streams` is 0 for HTTP/1.1. `failed_share` is the share of answers that must be 404. `rate` is
+    how often a second each connection asks, 0 for as often as it can."""
     name: str
     unit: str
     connections: int
     tls: bool = False
     streams: int = 0
+    rate: int = 0
     paths: str = ""
     failed_share: float = 0.0
     has_floor: bool = True
@@ -34,10 +36,14 @@ class Work:
         return self.paths or self.name
 
 
+# As fast as it can, the latency is that of a queue, and the server that answers most has the most
+# to do with the cores that it shares with its client; `narinfo-paced` is a quarter to a half of
+# what the slowest peer does, the same for all.
 # Eight clients with 25 look-ups under way each are what Nix does over HTTP/2; one connection
 # with 100 streams is the most that it has under way.
 WORKS = [
     Work("narinfo", "request", 32),
+    Work("narinfo-paced", "request", 128, rate=32, paths="narinfo"),
     Work("narinfo-404", "request", 32, failed_share=1.0),
     Work("nar-64K", "request", 32),
     Work("nar-1M", "GiB", 8),
@@ -149,7 +155,10 @@ class Field:
         fetch_all(server.port, absent, WARM_CONNECTIONS, check)
         paths_file = self.lab.folder / f"{work.paths_name}.paths"
         asked, before = self.origin_requests(), server.cpu()
-        if work.streams:
+        if work.rate:
+            count = h2load_paced(server, paths_file, work.connections, work.rate, seconds,
+                                 self.lab.folder)
+        elif work.streams:
             count = h2load(server, paths_file, work.connections, work.streams, seconds,
                            self.lab.folder)
         else:

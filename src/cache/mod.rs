@@ -15,7 +15,7 @@ use variants::Variants;
 use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Key, Meta, NarClaim, Sha256};
+use crate::object::{Facts, Key, Meta, NarClaim, Sha256};
 use crate::store::{Disks, Pending, Sealed, Stored, StoredBody, WriteError};
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -34,11 +34,19 @@ pub enum Found {
 }
 
 impl Found {
-    /// Its head.
-    pub fn meta(&self) -> &Arc<Meta> {
+    /// Its head; that of an object in memory is made anew.
+    pub fn meta(&self) -> Arc<Meta> {
         match self {
-            Self::Hot(hot) => &hot.meta,
-            Self::Stored(stored) => &stored.meta,
+            Self::Hot(hot) => Arc::new(hot.meta()),
+            Self::Stored(stored) => Arc::clone(&stored.meta),
+        }
+    }
+
+    /// What is known of it beside its key, its fields and its body.
+    pub fn facts(&self) -> Facts {
+        match self {
+            Self::Hot(hot) => hot.facts,
+            Self::Stored(stored) => stored.meta.facts(),
         }
     }
 
@@ -46,7 +54,7 @@ impl Found {
     #[must_use]
     pub fn with_meta(&self, meta: Arc<Meta>) -> Self {
         match self {
-            Self::Hot(hot) => Self::Hot(Arc::new(Hot::copy_of(meta, hot.body.clone(), None))),
+            Self::Hot(hot) => Self::Hot(Arc::new(Hot::new(&meta, &hot.body()))),
             Self::Stored(stored) => Self::Stored(Stored { meta, ..stored.clone() }),
         }
     }
@@ -54,7 +62,7 @@ impl Found {
     /// Bytes of its body.
     pub fn length(&self) -> u64 {
         match self {
-            Self::Hot(hot) => hot.body.len() as u64,
+            Self::Hot(hot) => hot.length(),
             Self::Stored(stored) => stored.length,
         }
     }
@@ -68,7 +76,7 @@ pub enum Hit {
     /// The object, on disk.
     Disk(Found),
     /// That there was none when it was last asked for.
-    Absent(Arc<Meta>),
+    Absent(Arc<Hot>),
 }
 
 /// A claim that a narinfo makes, and the NAR it makes it of.
@@ -129,7 +137,7 @@ impl Cache {
         };
         let mut hot = Arc::new(hot_of(&stored, body));
         if let Some(_leave) = self.heating.leave(ticket, key) {
-            hot = self.memory.heat(hot);
+            hot = self.memory.heat(key, hot);
         }
         Some(Hit::Disk(Found::Hot(hot)))
     }
@@ -183,7 +191,7 @@ impl Cache {
                 return Ok(Found::Stored(stored));
             };
             let hot = Arc::new(hot_of(&stored, body));
-            memory.put(Arc::clone(&hot));
+            memory.put(&key, &hot);
             Ok(Found::Hot(hot))
         };
         self.tasks.blocking("commit", commit).await?
@@ -219,11 +227,11 @@ impl Cache {
         if let Some((nar, claim)) = claim {
             self.memory.put_claim(nar, claim);
         }
-        let hot = Arc::new(Hot::new(Arc::new(meta), body));
-        if may_vary(&hot.meta) {
-            self.settle_variants(&hot.meta);
+        if may_vary(&meta) {
+            self.settle_variants(&meta);
         }
-        self.memory.put(Arc::clone(&hot));
+        let hot = Arc::new(Hot::new(&meta, &body));
+        self.memory.put(&meta.key, &hot);
         Ok(Found::Hot(hot))
     }
 
@@ -235,7 +243,7 @@ impl Cache {
     ) -> Result<(), PublishError> {
         {
             let _leave = self.fence.leave(ticket, &meta.key).ok_or(PublishError::Purged)?;
-            self.memory.put_absent(Arc::clone(&meta));
+            self.memory.put_absent(&meta.key, &Arc::new(Hot::new(&meta, b"")));
         }
         self.on_disk(move |store| store.remove(&meta.key)).await;
         Ok(())
@@ -246,8 +254,7 @@ impl Cache {
         let meta = Arc::new(meta);
         let confirmed = match found {
             Found::Hot(hot) => {
-                let (meta, body) = (Arc::clone(&meta), hot.body.clone());
-                Found::Hot(Arc::new(Hot::copy_of(meta, body, hot.insertion())))
+                Found::Hot(Arc::new(Hot::copy_of(&meta, &hot.body(), hot.insertion())))
             }
             Found::Stored(stored) => Found::Stored(Stored { meta: Arc::clone(&meta), ..stored }),
         };
@@ -256,7 +263,7 @@ impl Cache {
         let touch = move |store: &Disks| {
             let Some(_leave) = fence.leave(ticket, &head.key) else { return false };
             let sha256 = match &touched {
-                Found::Hot(hot) => Sha256::of(&hot.body),
+                Found::Hot(hot) => Sha256::of(&hot.body()),
                 Found::Stored(stored) => stored.sha256,
             };
             store.touch_meta(&head.key, sha256, &head)
@@ -265,7 +272,7 @@ impl Cache {
         if let Some(_leave) = self.fence.leave(ticket, &meta.key)
             && let Found::Hot(hot) = &confirmed
         {
-            self.memory.put(Arc::clone(hot));
+            self.memory.put(&meta.key, hot);
         }
         confirmed
     }
@@ -347,7 +354,7 @@ impl Cache {
             return self.memory.remove(key) || from_disk.unwrap_or(false);
         };
         let ticket = self.fence.ticket();
-        let meta = Meta { is_invalidated: true, ..Meta::clone(found.meta()) };
+        let meta = Meta { is_invalidated: true, ..Meta::clone(&found.meta()) };
         self.touch(ticket, found, meta).await;
         true
     }
@@ -399,5 +406,5 @@ fn may_vary(meta: &Meta) -> bool {
 
 /// A copy of a small stored object.
 fn hot_of(stored: &Stored, body: &Bytes) -> Hot {
-    Hot::copy_of(Arc::clone(&stored.meta), body.clone(), Some(stored.insertion))
+    Hot::copy_of(&stored.meta, body, Some(stored.insertion))
 }

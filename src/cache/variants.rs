@@ -104,7 +104,7 @@ impl Cache {
         for (key, variant) in list.iter().take(SIMILAR_MAX) {
             let hit = self.lookup(key).await;
             if let Some(Hit::Memory(found) | Hit::Disk(found)) = &hit
-                && selects(variant, found.meta())
+                && selects(variant, &found.meta())
             {
                 return hit;
             }

@@ -10,7 +10,7 @@ use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, PartReader, Passing, Wanted};
 use crate::memory::Hot;
-use crate::object::{Lifetime, Meta};
+use crate::object::{Facts, Lifetime, Meta};
 use crate::origin::{Answer as OriginAnswer, FetchError, Response};
 use crate::outcome::Outcome;
 use crate::policy;
@@ -20,9 +20,10 @@ use crate::policy::request::ReadMethod;
 use crate::policy::response::Times;
 use crate::rfc::ContentRange;
 use crate::rfc::cache_status::{CacheStatus, Forward};
-use crate::store::{Growing, StoredBody};
+use crate::store::{Growing, Stored, StoredBody};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A request, as far as delivery needs it.
@@ -38,7 +39,7 @@ pub(super) struct Asked<'a> {
 
 /// A body that can be had, and where it comes from.
 enum Content<'a> {
-    Found(&'a Found),
+    Stored(&'a Stored),
     Growing(Growing),
     Passing(Box<Passing>),
     Part(Box<PartReader>),
@@ -62,7 +63,20 @@ impl From<Outcome> for How<'_> {
 
 /// Delivers a whole object.
 pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
-    object(asked, found.meta(), Some(found.length()), Content::Found(found), how)
+    match found {
+        Found::Hot(hot) => {
+            let length = Some(hot.length());
+            let stored = || Cow::Owned(hot.headers());
+            let selection = policy::selection::select(asked.method, asked.headers, stored, length);
+            let headers = hot_head(HeaderMap::new(), hot, asked.now, how);
+            let mut answer = hot_answer(asked.method, selection, headers, hot, how.outcome);
+            answer.origin = Some(Arc::clone(&hot.origin));
+            answer
+        }
+        Found::Stored(stored) => {
+            object(asked, &stored.meta, Some(stored.length), Content::Stored(stored), how)
+        }
+    }
 }
 
 /// Delivers an object that is still arriving. Where a range is asked of a body whose length is
@@ -122,28 +136,53 @@ pub(super) fn hot(
     hot: &Hot,
     outcome: Outcome,
 ) -> Answer {
-    let (meta, length) = (&*hot.meta, hot.body.len() as u64);
-    let selection = policy::selection::select(method, &headers, &meta.headers, Some(length));
-    let headers = head_of(headers, meta, now, outcome.into());
-    let selected = Selected { method, selection, meta, length: Some(length), outcome };
-    selected.answer(headers, |first, sent| Body::whole(slice(&hot.body, first, sent)))
+    let stored = || Cow::Owned(hot.headers());
+    let selection = policy::selection::select(method, &headers, stored, Some(hot.length()));
+    let headers = hot_head(headers, hot, now, outcome.into());
+    hot_answer(method, selection, headers, hot, outcome)
+}
+
+/// The fields of an answer made of an object in memory, in place of those in `head`.
+fn hot_head(head: HeaderMap, hot: &Hot, now: Timestamp, how: How<'_>) -> HeaderMap {
+    head_of(head, hot.fields(), &hot.facts, now, how)
+}
+
+fn hot_answer(
+    method: ReadMethod,
+    selection: Selection,
+    headers: HeaderMap,
+    hot: &Hot,
+    outcome: Outcome,
+) -> Answer {
+    let length = Some(hot.length());
+    let selected = Selected { method, selection, status: hot.facts.status, length, outcome };
+    selected.answer(headers, |first, sent| Body::whole(slice(&hot.body(), first, sent)))
 }
 
 /// Says that there is no such object.
 pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> Answer {
-    let mut answer = absence(HeaderMap::new(), asked.now, meta, how);
+    let head = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), asked.now, how);
+    let mut answer = absence(head, how.outcome);
     answer.origin = Some(Arc::clone(&meta.origin));
     answer
 }
 
-/// As [`absent`], but says no origin; the answer's fields take the place of `headers`, whatever
-/// those are.
-pub(super) fn absence(headers: HeaderMap, now: Timestamp, meta: &Meta, how: How<'_>) -> Answer {
+/// Says that there was no such object when it was last asked for; says no origin. The answer's
+/// fields take the place of `headers`, whatever those are.
+pub(super) fn hot_absence(
+    headers: HeaderMap,
+    now: Timestamp,
+    hot: &Hot,
+    outcome: Outcome,
+) -> Answer {
+    absence(hot_head(headers, hot, now, outcome.into()), outcome)
+}
+
+fn absence(mut headers: HeaderMap, outcome: Outcome) -> Answer {
     const TEXT: &str = "404";
-    let mut headers = head_of(headers, meta, now, how);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
     let body = Body::whole(Bytes::from_static(TEXT.as_bytes()));
-    let mut answer = Answer::new(StatusCode::NOT_FOUND, headers, body, how.outcome);
+    let mut answer = Answer::new(StatusCode::NOT_FOUND, headers, body, outcome);
     answer.name_request();
     answer
 }
@@ -184,24 +223,26 @@ fn object(
     content: Content<'_>,
     how: How<'_>,
 ) -> Answer {
-    let headers = head_of(HeaderMap::new(), meta, asked.now, how);
-    let selection = policy::selection::select(asked.method, asked.headers, &meta.headers, length);
-    let selected = Selected { method: asked.method, selection, meta, length, outcome: how.outcome };
+    let headers = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), asked.now, how);
+    let (method, status, outcome) = (asked.method, meta.status, how.outcome);
+    let stored = || Cow::Borrowed(&meta.headers);
+    let selection = policy::selection::select(method, asked.headers, stored, length);
+    let selected = Selected { method, selection, status, length, outcome };
     let mut answer = selected.answer(headers, |first, sent| body(asked, content, first, sent));
     answer.origin = Some(Arc::clone(&meta.origin));
     answer
 }
 
 /// What a request gets of an object of `length` bytes.
-struct Selected<'a> {
+struct Selected {
     method: ReadMethod,
     selection: Selection,
-    meta: &'a Meta,
+    status: StatusCode,
     length: Option<u64>,
     outcome: Outcome,
 }
 
-impl Selected<'_> {
+impl Selected {
     /// The answer; `body` gives that many bytes from an offset on.
     fn answer(
         &self,
@@ -209,7 +250,7 @@ impl Selected<'_> {
         body: impl FnOnce(u64, Option<u64>) -> Body,
     ) -> Answer {
         let (status, first, sent) = match self.selection {
-            Selection::Whole => (self.meta.status, 0, self.length),
+            Selection::Whole => (self.status, 0, self.length),
             Selection::Part(span) => {
                 let content_range = ContentRange::Part { span, length: self.length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
@@ -250,19 +291,28 @@ impl Selected<'_> {
 }
 
 /// The fields that say what is sent and how it came about, in place of those in `head`.
-fn head_of(head: HeaderMap, meta: &Meta, now: Timestamp, how: How<'_>) -> HeaderMap {
+fn head_of<'a>(
+    head: HeaderMap,
+    fields: impl Iterator<Item = (&'a HeaderName, HeaderValue)>,
+    facts: &Facts,
+    now: Timestamp,
+    how: How<'_>,
+) -> HeaderMap {
     let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
-    let own = cache_status(meta, how.outcome, now);
+    let own = cache_status(facts, how.outcome, now);
     // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
     let status = own.to_header_value_after(how.upstream_status);
-    policy::head::client_head(head, meta, now, source, status)
+    policy::head::client_head(head, fields, facts, now, source, status)
+}
+
+fn fields_of(meta: &Meta) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
+    meta.headers.iter().map(|(name, value)| (name, value.clone()))
 }
 
 fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
     let source = match content {
         Content::Nothing => return Body::empty(),
-        Content::Found(Found::Hot(hot)) => return Body::whole(slice(&hot.body, first, sent)),
-        Content::Found(Found::Stored(stored)) => match &stored.body {
+        Content::Stored(stored) => match &stored.body {
             StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
             StoredBody::File(file) => {
                 let rescue = Rescue::of(asked.engine, asked.routed, stored);
@@ -285,10 +335,14 @@ pub(super) fn slice(bytes: &Bytes, first: u64, sent: Option<u64>) -> Bytes {
 }
 
 /// What `Cache-Status` says of a response that came about in this way.
-pub(super) fn cache_status(meta: &Meta, outcome: Outcome, now: Timestamp) -> CacheStatus<'static> {
-    let ttl = match meta.lifetime {
+pub(super) fn cache_status(
+    facts: &Facts,
+    outcome: Outcome,
+    now: Timestamp,
+) -> CacheStatus<'static> {
+    let ttl = match facts.lifetime {
         Lifetime::Seconds(lifetime) => {
-            let age = i64::try_from(meta.age_at(now)).unwrap_or(i64::MAX);
+            let age = i64::try_from(facts.age_at(now)).unwrap_or(i64::MAX);
             Some(i64::from(lifetime).saturating_sub(age))
         }
         Lifetime::Forever => None,
@@ -301,11 +355,11 @@ pub(super) fn cache_status(meta: &Meta, outcome: Outcome, now: Timestamp) -> Cac
             .with_forward_status(StatusCode::NOT_MODIFIED)
             .stored(),
         Outcome::Miss => {
-            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(meta.status).stored()
+            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(facts.status).stored()
         }
         Outcome::Collapsed => CacheStatus::forwarded(Forward::UriMiss).collapsed(),
         Outcome::Pass | Outcome::Absent => {
-            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(meta.status)
+            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(facts.status)
         }
         Outcome::Local
         | Outcome::Refused

@@ -26,7 +26,21 @@ pub(super) fn is_own(site: &Site, class: Class) -> bool {
 
 /// Puts the site's own answer in place of the origin's where the config or the origin's absence
 /// asks for it.
+#[inline]
 pub(super) fn adapt(answer: Answer, site: &Site, class: Class) -> Answer {
+    match class {
+        Class::CacheInfo | Class::Index => adapted(answer, site, class),
+        Class::Narinfo
+        | Class::Nar
+        | Class::Listing
+        | Class::Debuginfo
+        | Class::Realisation
+        | Class::Log
+        | Class::Other => answer,
+    }
+}
+
+fn adapted(answer: Answer, site: &Site, class: Class) -> Answer {
     if is_own(site, class) {
         cache_info(answer, &site.upstream.site.cache_info)
     } else if class == Class::Index && answer.status == StatusCode::NOT_FOUND {

@@ -44,7 +44,7 @@ use crate::fill::{Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
 use crate::memory::Hot;
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Key, Meta, Proof};
+use crate::object::{Facts, Key, Proof};
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
@@ -144,13 +144,13 @@ struct KeptWay {
 /// What is stored and may be used as it is.
 enum Usable {
     Object(Found, Outcome),
-    Absence(Arc<Meta>),
+    Absence(Arc<Hot>),
 }
 
 /// What may be used as it is and is in memory.
 enum InMemory {
     Object(Arc<Hot>, Outcome),
-    Absence(Arc<Meta>),
+    Absence(Arc<Hot>),
 }
 
 /// What is known of a request once it is routed.
@@ -321,7 +321,7 @@ impl Engine {
             Ok(Usable::Object(Found::Hot(hot), outcome)) => {
                 Some((InMemory::Object(hot, outcome), class))
             }
-            Ok(Usable::Absence(meta)) => Some((InMemory::Absence(meta), class)),
+            Ok(Usable::Absence(absence)) => Some((InMemory::Absence(absence), class)),
             Ok(Usable::Object(Found::Stored(_), _)) | Err(_) => None,
         }
     }
@@ -393,7 +393,9 @@ impl Engine {
         let hit = self.cache.lookup(&routed.target.key).await;
         Ok(match usable(&routed.site, hit, asked.now)? {
             Usable::Object(found, outcome) => deliver::found(asked, &found, outcome.into()),
-            Usable::Absence(meta) => deliver::absent(asked, &meta, Outcome::HitAbsent.into()),
+            Usable::Absence(absence) => {
+                deliver::absent(asked, &absence.meta(), Outcome::HitAbsent.into())
+            }
         })
     }
 
@@ -480,7 +482,7 @@ impl Engine {
     ) -> Answer {
         let lifetimes = &wanted.upstream.site.lifetimes;
         let now = self.clock.now();
-        if policy::freshness::may_serve_stale_if_error(stale.meta(), now, lifetimes) {
+        if policy::freshness::may_serve_stale_if_error(&stale.meta(), now, lifetimes) {
             deliver::found(asked, stale, Outcome::HitStale.into())
         } else {
             otherwise()
@@ -514,18 +516,19 @@ impl Engine {
 /// What of a look-up's result may be used as it is; else what is stale.
 fn usable(site: &Site, hit: Option<Hit>, now: Timestamp) -> Result<Usable, Option<Found>> {
     let (found, outcome) = match hit {
-        Some(Hit::Absent(meta)) => {
-            let is_fresh = policy::freshness::judge(&meta, now).is_fresh();
-            return if is_fresh { Ok(Usable::Absence(meta)) } else { Err(None) };
+        Some(Hit::Absent(absence)) => {
+            let is_fresh = policy::freshness::judge(&absence.facts, now).is_fresh();
+            return if is_fresh { Ok(Usable::Absence(absence)) } else { Err(None) };
         }
         Some(Hit::Memory(found)) => (found, Outcome::HitMemory),
         Some(Hit::Disk(found)) => (found, Outcome::HitDisk),
         None => return Err(None),
     };
-    if !is_trusted(site, &found) {
+    let facts = found.facts();
+    if !is_trusted(site, &facts) {
         return Err(None);
     }
-    let is_fresh = policy::freshness::judge(found.meta(), now).is_fresh();
+    let is_fresh = policy::freshness::judge(&facts, now).is_fresh();
     if is_fresh { Ok(Usable::Object(found, outcome)) } else { Err(Some(found)) }
 }
 
@@ -539,24 +542,21 @@ impl InMemory {
         now: Timestamp,
         begun: &Begun,
     ) -> Answer {
-        let (mut answer, meta) = match &self {
-            Self::Object(hot, outcome) => {
-                (deliver::hot(method, headers, now, hot, *outcome), &hot.meta)
-            }
-            Self::Absence(meta) => {
-                (deliver::absence(headers, now, meta, Outcome::HitAbsent.into()), meta)
+        let (mut answer, hot) = match &self {
+            Self::Object(hot, outcome) => (deliver::hot(method, headers, now, hot, *outcome), hot),
+            Self::Absence(hot) => {
+                (deliver::hot_absence(headers, now, hot, Outcome::HitAbsent), hot)
             }
         };
-        answer.origin = begun.is_logged().then(|| Arc::clone(&meta.origin));
+        answer.origin = begun.is_logged().then(|| Arc::clone(&hot.origin));
         answer
     }
 }
 
 /// Whether what is stored proves as much as the site asks for now: a narinfo that was stored while
 /// signatures were not required does not serve once they are.
-fn is_trusted(site: &Site, found: &Found) -> bool {
-    let meta = found.meta();
-    meta.class != Class::Narinfo
-        || meta.proof == Proof::Signature
+fn is_trusted(site: &Site, facts: &Facts) -> bool {
+    facts.class != Class::Narinfo
+        || facts.proof == Proof::Signature
         || site.upstream.site.signatures != Signatures::Require
 }

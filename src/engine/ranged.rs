@@ -20,6 +20,7 @@ use crate::policy::Selection;
 use crate::policy::freshness::Freshness;
 use crate::policy::request::ReadMethod;
 use crate::rfc::range::{ByteRanges, ByteSpan};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Times that an answer is looked for before the first byte of one is here.
@@ -89,7 +90,7 @@ impl Engine {
 
     /// The answer of what is here in part.
     async fn part(&self, asked: &Asked<'_>, handle: PartHandle) -> Tried {
-        let freshness = policy::freshness::judge(&handle.meta(), asked.now);
+        let freshness = policy::freshness::judge(&handle.meta().facts(), asked.now);
         let is_fresh = handle.is_learned_now() || matches!(freshness, Freshness::Fresh { .. });
         if !is_fresh {
             match handle.confirm().await {
@@ -99,7 +100,8 @@ impl Engine {
             }
         }
         let (meta, length) = (handle.meta(), Some(handle.length()));
-        match policy::selection::select(asked.method, asked.headers, &meta.headers, length) {
+        let stored = || Cow::Borrowed(&meta.headers);
+        match policy::selection::select(asked.method, asked.headers, stored, length) {
             Selection::Whole => Tried::AsWhole,
             Selection::Part(span) => {
                 let hit = if is_fresh { Outcome::HitDisk } else { Outcome::Revalidated };

@@ -123,7 +123,7 @@ impl Rescue {
 
     fn source(&self, found: &Found, offset: u64) -> Result<Source, NotRescued> {
         let bytes = match found {
-            Found::Hot(hot) => hot.body.clone(),
+            Found::Hot(hot) => hot.body(),
             Found::Stored(stored) => match &stored.body {
                 StoredBody::File(_) if stored.sha256 != self.sha256 => {
                     return Err(NotRescued::Changed);

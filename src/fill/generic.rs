@@ -225,7 +225,7 @@ impl Fetch<'_> {
         let sought = self.sought;
         let Some(caching) = sought.caching() else { return Err(FillError::Lost) };
         let rule = caching.rule(sought.key.path());
-        let conditions = stale.as_ref().and_then(|stale| conditions(stale.meta()));
+        let conditions = stale.as_ref().and_then(|stale| conditions(&stale.meta()));
         let mut headers = HeaderMap::clone(&sought.headers);
         let is_conditional = conditions.is_some();
         headers.extend(conditions.unwrap_or_default());
@@ -244,9 +244,10 @@ impl Fetch<'_> {
         if is_trouble(response.status)
             && let Some(stale) = stale
         {
-            let directives = Directives::of(&stale.meta().headers, &caching.targeted);
+            let stored = stale.meta();
+            let directives = Directives::of(&stored.headers, &caching.targeted);
             let why = (Outage::ServerError, self.now);
-            if may_bridge(stale.meta(), &directives, &sought.wishes, rule, why) {
+            if may_bridge(&stored, &directives, &sought.wishes, rule, why) {
                 self.flight.land(Landed::Whole { found: stale, how: How::Bridged });
                 return Ok("failed");
             }
@@ -279,7 +280,7 @@ impl Fetch<'_> {
             age_at_response: crate::rfc::age::initial_age(&response.headers, times.into()),
             lifetime: Lifetime::Seconds(0),
             is_invalidated: false,
-            ..Meta::clone(old)
+            ..Meta::clone(&old)
         };
         let verdict = storing::admit(&reply, rule, &caching.targeted);
         let varies = match &verdict {
@@ -366,7 +367,7 @@ impl Fetch<'_> {
             Ok(found) => (found, How::Stored, "stored"),
             Err(error) => {
                 not_kept(&meta, &error);
-                let hot = Found::Hot(Arc::new(Hot::new(Arc::new(meta), body)));
+                let hot = Found::Hot(Arc::new(Hot::new(&meta, &body)));
                 (hot, How::NotStored, "not_stored")
             }
         };

@@ -140,7 +140,7 @@ impl Fill<'_> {
         trail: &Trail,
     ) -> Result<&'static str, FillError> {
         if let Some(conditions) =
-            stale.as_ref().and_then(|stale| policy::revalidation::conditions(stale.meta()))
+            stale.as_ref().and_then(|stale| policy::revalidation::conditions(&stale.meta()))
         {
             ask.if_none_match = conditions.if_none_match;
             ask.if_modified_since = conditions.if_modified_since;
@@ -173,7 +173,7 @@ impl Fill<'_> {
         trail: &Trail,
     ) -> Result<&'static str, FillError> {
         let lifetimes = &self.wanted.upstream.site.lifetimes;
-        let merged = policy::revalidation::merge(stale.meta(), headers, times, lifetimes);
+        let merged = policy::revalidation::merge(&stale.meta(), headers, times, lifetimes);
         let Some(meta) = merged else {
             // The 304 speaks of another object than the stored one: ask without conditions.
             let ask = self.wanted.ask(Method::Get);
@@ -297,7 +297,7 @@ impl Fill<'_> {
                 Err(error) => log_not_kept(&meta, &error),
             }
         }
-        let found = Found::Hot(Arc::new(Hot::new(Arc::new(meta), collected)));
+        let found = Found::Hot(Arc::new(Hot::new(&meta, &collected)));
         self.flight.land(Landed::Whole { found, how: How::NotStored });
         Ok("not_stored")
     }

@@ -24,7 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -375,17 +375,18 @@ where
     async fn drive<P: Http>(&self, http: &mut P) -> Ended {
         let mut watchdog = Watchdog::new(Arc::clone(&self.watch));
         let mut stopping = pin!(self.stop.cancelled());
+        let mut heard: Option<Waker> = None;
         let mut drain = None;
         let mut is_winding_down = false;
         poll_fn(|cx| {
             loop {
                 self.watch.poll_begins();
                 let served = http.poll_served(cx);
-                self.watch.poll_ends();
+                let ended = self.watch.poll_ends();
                 if let Poll::Ready(result) = served {
                     return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
                 }
-                match watchdog.poll(cx) {
+                match watchdog.poll(cx, ended) {
                     Poll::Ready(Fault::Idle) if !is_winding_down => {
                         is_winding_down = true;
                         http.wind_down();
@@ -396,7 +397,13 @@ where
                     Poll::Pending => {}
                 }
                 let Some(drain) = &mut drain else {
+                    // Whoever waits for the stop already only looks: that is cheaper.
+                    let waits = heard.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+                    if waits && !self.stop.is_cancelled() {
+                        return Poll::Pending;
+                    }
                     if stopping.as_mut().poll(cx).is_pending() {
+                        heard = Some(cx.waker().clone());
                         return Poll::Pending;
                     }
                     is_winding_down = true;

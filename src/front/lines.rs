@@ -24,14 +24,14 @@ pub(super) enum Refused {
 
 impl Lines {
     /// Makes each line feed without a carriage return before it a NUL, which no parser takes.
-    #[expect(clippy::naive_bytecount, reason = "a head is short, and the compiler uses SIMD")]
     pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> Refused {
-        let line_feeds = bytes.iter().filter(|byte| **byte == b'\n').count();
-        let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
-        let line_ends = pairs.filter(|pair| *pair == (&b'\r', &b'\n')).count();
         let mut last_byte = self.last_byte;
         self.last_byte = bytes.last().copied().unwrap_or(last_byte);
-        if line_feeds == line_ends {
+        let is_paired = |at: usize| {
+            let before = at.checked_sub(1).and_then(|before| bytes.get(before)).copied();
+            before.unwrap_or(last_byte) == b'\r'
+        };
+        if memchr::memchr_iter(b'\n', bytes).all(is_paired) {
             return Refused::No;
         }
         let mut refused = Refused::No;

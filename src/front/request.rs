@@ -161,7 +161,9 @@ fn refusal(
         Some(Refusal::Connect)
     } else if body == Announced::Some && (*method == Method::GET || *method == Method::HEAD) {
         Some(Refusal::Body)
-    } else if !headers.get_all(EXPECT).iter().all(is_known) {
+    } else if headers.keys().any(|name| *name == EXPECT)
+        && !headers.get_all(EXPECT).iter().all(is_known)
+    {
         Some(Refusal::Expectation)
     } else {
         None

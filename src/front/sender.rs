@@ -4,9 +4,10 @@
 
 use super::socket::UNSENT_BYTES_MAX;
 use crate::engine::{Connection, Piece, Sent, Spans};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -226,13 +227,16 @@ fn poll_joined(
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
-    let mut joined = [0; JOINED_BYTES_MAX];
-    let mut rest = &mut joined[..];
-    for slice in slices {
-        rest.put_slice(slice);
+    thread_local! {
+        static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let length = JOINED_BYTES_MAX - rest.len();
-    Pin::new(stream).poll_write(cx, joined.get(..length).unwrap_or_default())
+    JOINED.with_borrow_mut(|joined| {
+        joined.clear();
+        for slice in slices {
+            joined.extend_from_slice(slice);
+        }
+        Pin::new(stream).poll_write(cx, joined)
+    })
 }
 
 /// Writes bytes as they are.

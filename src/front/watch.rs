@@ -4,7 +4,7 @@
 use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -77,6 +77,15 @@ pub(super) struct Watch {
     state: Mutex<State>,
 }
 
+/// How a connection stood when its poll ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// As [`Watch::due`] has it.
+    due: Option<(Instant, Fault)>,
+    /// When the poll began.
+    polled_at: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct State {
     version: Version,
@@ -121,9 +130,11 @@ impl Watch {
         self.state.lock().polled_at = Some(Instant::now());
     }
 
-    /// The connection is not polled any more.
-    pub(super) fn poll_ends(&self) {
-        self.state.lock().polled_at = None;
+    /// The connection is not polled any more: how it stands.
+    pub(super) fn poll_ends(&self) -> Standing {
+        let mut state = self.state.lock();
+        let polled_at = state.polled_at.take();
+        Standing { due: state.due(&self.deadlines), polled_at }
     }
 
     /// The protocol is known.
@@ -314,6 +325,8 @@ impl Drop for UnderWay {
 pub(super) struct Watchdog {
     watch: Arc<Watch>,
     sleep: Pin<Box<Sleep>>,
+    /// Whom the timer wakes, where it waits.
+    wakes: Option<Waker>,
     armed: Instant,
     /// Nothing is due before.
     floor: Instant,
@@ -323,7 +336,8 @@ impl Watchdog {
     pub(super) fn new(watch: Arc<Watch>) -> Self {
         let floor = Instant::now();
         let armed = floor + watch.deadlines.idle;
-        Self { watch, sleep: Box::pin(tokio::time::sleep_until(armed)), armed, floor }
+        let sleep = Box::pin(tokio::time::sleep_until(armed));
+        Self { watch, sleep, wakes: None, armed, floor }
     }
 
     /// Nothing comes due for `pause`.
@@ -332,19 +346,27 @@ impl Watchdog {
         self.arm(self.floor);
     }
 
-    /// Ready when the connection has waited too long for its client.
+    /// Ready when the connection, which stands so, has waited too long for its client.
     ///
     /// The timer is put off only when it fires, so a busy connection does not touch it.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stands: Standing) -> Poll<Fault> {
+        let mut due = stands.due;
         loop {
-            if let Some((at, _)) = self.due()
+            if let Some((at, _)) = self.not_before_floor(due)
                 && at < self.armed
             {
                 self.arm(at);
             }
-            ready!(self.sleep.as_mut().poll(cx));
+            if self.has_not_fired(cx, stands) {
+                return Poll::Pending;
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                self.wakes = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             let now = Instant::now();
-            match self.due() {
+            due = self.watch.due();
+            match self.not_before_floor(due) {
                 Some((at, fault)) if at <= now => return Poll::Ready(fault),
                 Some((at, _)) => self.arm(at),
                 None => self.arm(now + self.watch.deadlines.idle),
@@ -352,11 +374,19 @@ impl Watchdog {
         }
     }
 
-    fn due(&self) -> Option<(Instant, Fault)> {
-        self.watch.due().map(|(at, fault)| (at.max(self.floor), fault))
+    /// Whether the timer, which wakes this task, had not fired when the poll began: then it wakes
+    /// the task again when it does, and need not be asked.
+    fn has_not_fired(&self, cx: &Context<'_>, stands: Standing) -> bool {
+        self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+            && stands.polled_at.is_some_and(|polled_at| polled_at < self.armed)
+    }
+
+    fn not_before_floor(&self, due: Option<(Instant, Fault)>) -> Option<(Instant, Fault)> {
+        due.map(|(at, fault)| (at.max(self.floor), fault))
     }
 
     fn arm(&mut self, at: Instant) {
+        self.wakes = None;
         self.armed = at;
         self.sleep.as_mut().reset(at);
     }
@@ -392,6 +422,27 @@ mod tests {
         assert_eq!(fault(&watch), Some(Fault::Idle));
         watch.read(b"G");
         assert_eq!(fault(&watch), Some(Fault::RequestHead));
+    }
+
+    /// It is asked far more often than the timer is.
+    #[tokio::test(start_paused = true)]
+    async fn a_watchdog_of_a_busy_task_is_ready_in_time() {
+        let (watch, now) = watch();
+        let mut watchdog = Watchdog::new(Arc::clone(&watch));
+        let mut often = tokio::time::interval(Duration::from_millis(300));
+        let mut polls = 0;
+        let fault = std::future::poll_fn(|cx| {
+            while often.poll_tick(cx).is_ready() {}
+            polls += 1;
+            watch.poll_begins();
+            let stands = watch.poll_ends();
+            watchdog.poll(cx, stands)
+        });
+        assert_eq!(fault.await, Fault::RequestHead);
+        let waited = now.elapsed();
+        assert!(waited >= DEADLINES.request_head, "{waited:?}");
+        assert!(waited < DEADLINES.request_head + Duration::from_secs(1), "{waited:?}");
+        assert!(polls > 30, "{polls}");
     }
 
     #[test]

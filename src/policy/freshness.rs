@@ -3,7 +3,7 @@
 
 use crate::clock::Timestamp;
 use crate::config::Lifetimes;
-use crate::object::{Lifetime, Meta};
+use crate::object::{Facts, Lifetime, Meta};
 use crate::rfc::cache_control::{CacheControl, Delta, Flag};
 use http::StatusCode;
 
@@ -51,14 +51,14 @@ impl Freshness {
     }
 }
 
-/// How `meta` stands at `now`.
-pub fn judge(meta: &Meta, now: Timestamp) -> Freshness {
-    let age = meta.age_at(now);
-    match meta.lifetime {
-        Lifetime::Forever if meta.is_invalidated => Freshness::Stale { age, stale_for: 0 },
+/// How a response of which these facts are known stands at `now`.
+pub fn judge(facts: &Facts, now: Timestamp) -> Freshness {
+    let age = facts.age_at(now);
+    match facts.lifetime {
+        Lifetime::Forever if facts.is_invalidated => Freshness::Stale { age, stale_for: 0 },
         Lifetime::Forever => Freshness::Fresh { age, ttl: None },
         Lifetime::Seconds(seconds) => match u64::from(seconds).checked_sub(age) {
-            Some(ttl @ 1..) if !meta.is_invalidated => Freshness::Fresh { age, ttl: Some(ttl) },
+            Some(ttl @ 1..) if !facts.is_invalidated => Freshness::Fresh { age, ttl: Some(ttl) },
             _ => Freshness::Stale { age, stale_for: age.saturating_sub(u64::from(seconds)) },
         },
     }
@@ -73,7 +73,7 @@ pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, lifetimes: &Lifetim
     if meta.status != StatusCode::OK {
         return false;
     }
-    match judge(meta, now) {
+    match judge(&meta.facts(), now) {
         Freshness::Fresh { .. } => true,
         Freshness::Stale { stale_for, .. } => {
             let control = CacheControl::of(&meta.headers);
@@ -98,7 +98,8 @@ mod tests {
         let mut meta = meta(&[]);
         meta.lifetime = Lifetime::Seconds(60);
         meta.age_at_response = 10;
-        let at = |seconds| judge(&meta, meta.response_time.plus(Duration::from_secs(seconds)));
+        let at =
+            |seconds| judge(&meta.facts(), meta.response_time.plus(Duration::from_secs(seconds)));
         assert_eq!(at(0), Freshness::Fresh { age: 10, ttl: Some(50) });
         assert_eq!(at(49), Freshness::Fresh { age: 59, ttl: Some(1) });
         assert_eq!(at(50), Freshness::Stale { age: 60, stale_for: 0 });
@@ -112,17 +113,20 @@ mod tests {
         let mut meta = meta(&[]);
         meta.lifetime = Lifetime::Forever;
         let late = meta.response_time.plus(Duration::from_secs(1 << 40));
-        assert_eq!(judge(&meta, late), Freshness::Fresh { age: 1 << 40, ttl: None });
-        assert_eq!(judge(&meta, late).ttl_seconds(), None);
+        assert_eq!(judge(&meta.facts(), late), Freshness::Fresh { age: 1 << 40, ttl: None });
+        assert_eq!(judge(&meta.facts(), late).ttl_seconds(), None);
         meta.is_invalidated = true;
-        assert_eq!(judge(&meta, late), Freshness::Stale { age: 1 << 40, stale_for: 0 });
+        assert_eq!(judge(&meta.facts(), late), Freshness::Stale { age: 1 << 40, stale_for: 0 });
     }
 
     #[test]
     fn a_soft_purge_makes_stale_and_still_serves_in_an_outage() {
         let mut meta = meta(&[]);
         meta.is_invalidated = true;
-        assert_eq!(judge(&meta, meta.response_time), Freshness::Stale { age: 0, stale_for: 0 });
+        assert_eq!(
+            judge(&meta.facts(), meta.response_time),
+            Freshness::Stale { age: 0, stale_for: 0 }
+        );
         assert!(may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()));
     }
 
@@ -161,7 +165,7 @@ mod tests {
             meta.lifetime = Lifetime::Seconds(seconds);
             meta.age_at_response = age;
             meta.response_time = Timestamp::from_millis(response);
-            match judge(&meta, Timestamp::from_millis(now)) {
+            match judge(&meta.facts(), Timestamp::from_millis(now)) {
                 Freshness::Fresh { age, ttl } => {
                     assert_eq!(Some(u64::from(seconds) - age), ttl);
                 }

@@ -2,9 +2,9 @@
 
 use super::request::ALLOWED_METHODS;
 use crate::clock::Timestamp;
-use crate::object::Meta;
+use crate::object::Facts;
 use crate::rfc::cache_status::CACHE_STATUS;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Fields that every answer gets beside those of the object.
 const ADDED: usize = 5;
@@ -19,30 +19,31 @@ pub enum Source {
     Fetched,
 }
 
-/// Makes `head` the fields of an answer from `meta` at `now`: those of the object, `Age`,
+/// Makes `head` the fields of an answer at `now`: those of the object, given in `fields`, `Age`,
 /// `Accept-Ranges: bytes`, CORS for everybody, and the given `Cache-Status`. Where its origin said
 /// no `Content-Type` (a folder never does), the class's own.
 ///
 /// The length, and `Content-Range` for a part, are the caller's to add; so is the status. What was
 /// in `head` goes and only its memory is used again: a hit takes the request's fields for it.
-pub fn client_head(
+pub fn client_head<'a>(
     mut head: HeaderMap,
-    meta: &Meta,
+    fields: impl Iterator<Item = (&'a HeaderName, HeaderValue)>,
+    facts: &Facts,
     now: Timestamp,
     source: Source,
     cache_status: HeaderValue,
 ) -> HeaderMap {
     head.clear();
-    head.reserve(meta.headers.len() + ADDED + 2);
-    for (name, value) in &meta.headers {
-        head.append(name, value.clone());
+    head.reserve(fields.size_hint().1.unwrap_or_default() + ADDED + 2);
+    for (name, value) in fields {
+        head.append(name, value);
     }
     if !head.contains_key(header::CONTENT_TYPE) {
-        let own = HeaderValue::from_static(meta.class.content_type());
+        let own = HeaderValue::from_static(facts.class.content_type());
         head.insert(header::CONTENT_TYPE, own);
     }
-    if source == Source::Stored || meta.age_at_response > 0 {
-        head.insert(header::AGE, age(meta.age_at(now)));
+    if source == Source::Stored || facts.age_at_response > 0 {
+        head.insert(header::AGE, age(facts.age_at(now)));
     }
     add_own(&mut head, cache_status);
     head
@@ -97,8 +98,14 @@ fn add_own(head: &mut HeaderMap, cache_status: HeaderValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Meta;
     use crate::policy::testing::{fields, meta};
     use std::time::Duration;
+
+    fn head(meta: &Meta, now: Timestamp, source: Source) -> HeaderMap {
+        let fields = meta.headers.iter().map(|(name, value)| (name, value.clone()));
+        client_head(HeaderMap::new(), fields, &meta.facts(), now, source, HIT)
+    }
 
     const HIT: HeaderValue = HeaderValue::from_static("narthex; hit");
 
@@ -118,21 +125,21 @@ mod tests {
             ("access-control-expose-headers", "*"),
             ("cache-status", "narthex; hit"),
         ]);
-        assert_eq!(client_head(HeaderMap::new(), &meta, now, Source::Stored, HIT), expected);
-        assert_eq!(client_head(HeaderMap::new(), &meta, now, Source::Fetched, HIT), expected);
+        assert_eq!(head(&meta, now, Source::Stored), expected);
+        assert_eq!(head(&meta, now, Source::Fetched), expected);
     }
 
     #[test]
     fn a_content_type_that_the_origin_says_stays() {
         let meta = meta(&[("content-type", "text/x-own")]);
-        let head = client_head(HeaderMap::new(), &meta, meta.response_time, Source::Stored, HIT);
+        let head = head(&meta, meta.response_time, Source::Stored);
         assert_eq!(head.get(header::CONTENT_TYPE).unwrap(), "text/x-own");
     }
 
     #[test]
     fn what_was_just_fetched_has_no_age() {
         let meta = meta(&[]);
-        let head = |source| client_head(HeaderMap::new(), &meta, meta.response_time, source, HIT);
+        let head = |source| head(&meta, meta.response_time, source);
         assert_eq!(head(Source::Stored).get(header::AGE).unwrap(), "0");
         assert_eq!(head(Source::Fetched).get(header::AGE), None);
     }

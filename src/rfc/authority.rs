@@ -99,9 +99,10 @@ fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
             _ => Some((host, Some(after.strip_prefix(':')?))),
         };
     }
-    let (host, port) = match text.split_once(':') {
+    let colon = text.bytes().position(|byte| byte == b':');
+    let (host, port) = match colon.and_then(|at| text.split_at_checked(at)) {
         None => (text, None),
-        Some((host, port)) => (host, Some(port)),
+        Some((host, port)) => (host, port.strip_prefix(':')),
     };
     Some((host.strip_suffix('.').unwrap_or(host), port))
 }
@@ -110,12 +111,20 @@ fn is_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().is_ok();
     }
-    host.len() <= HOST_BYTES_MAX && host.split('.').all(is_label)
+    host.len() <= HOST_BYTES_MAX && are_labels(host)
 }
 
-fn is_label(label: &str) -> bool {
-    !label.is_empty()
-        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+/// Whether `host` is made of labels with dots between them, none of them empty.
+fn are_labels(host: &str) -> bool {
+    let mut last = b'.';
+    let are_sound = host.bytes().all(|byte| {
+        let before = std::mem::replace(&mut last, byte);
+        match byte {
+            b'.' => before != b'.',
+            _ => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'),
+        }
+    });
+    are_sound && last != b'.'
 }
 
 #[cfg(test)]

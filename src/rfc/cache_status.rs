@@ -224,6 +224,12 @@ fn push_string(text: &mut String, name: &str, value: Option<&str>) {
     };
     text.push_str(name);
     text.push('"');
+    let is_plain = |byte: u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
+    if value.len() <= STRING_BYTES_MAX && value.bytes().all(is_plain) {
+        text.push_str(value);
+        text.push('"');
+        return;
+    }
     for byte in value.bytes().take(STRING_BYTES_MAX) {
         match byte {
             b'"' | b'\\' => {

@@ -158,15 +158,24 @@ fn is_unreserved(byte: u8) -> bool {
 /// Whether `raw` is canonical at a glance, as the paths of narinfos and NARs are: nothing to
 /// decode, nothing to refuse, and no segment that begins with a dot.
 fn is_plain(raw: &str) -> bool {
-    let mut last = 0;
-    raw.bytes().all(|byte| {
-        let is_plain = match byte {
-            b'/' | b'.' => last != b'/',
-            _ => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'+' | b'='),
-        };
-        last = byte;
-        is_plain
-    })
+    const PLAIN: [bool; 256] = plain_bytes();
+    let bytes = raw.as_bytes();
+    let begins_plain = |slash: usize| !matches!(bytes.get(slash + 1), Some(b'/' | b'.'));
+    bytes.iter().all(|byte| PLAIN.get(usize::from(*byte)) == Some(&true))
+        && memchr::memchr_iter(b'/', bytes).all(begins_plain)
+}
+
+/// Bytes that stand for themselves in every path.
+#[expect(clippy::indexing_slicing, reason = "at compile time, each index a byte")]
+const fn plain_bytes() -> [bool; 256] {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < u8::MAX {
+        plain[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'+' | b'=' | b'.' | b'/');
+        byte += 1;
+    }
+    plain
 }
 
 fn check_raw(raw: &str) -> Result<(), PathError> {

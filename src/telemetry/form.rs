@@ -6,7 +6,6 @@ use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
-use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -61,65 +60,77 @@ pub struct TlsUse {
     pub cipher: &'static str,
 }
 
-/// The JSON form; the names are those of the layer that Narthex replaces, where it has them.
-#[derive(Serialize)]
-struct Line<'a> {
-    timestamp: String,
-    elapsed_usec: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<Cow<'a, str>>,
-    request_method: &'a str,
-    request_protocol: &'static str,
-    url: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_referer: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_user_agent: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_size: Option<u64>,
-    response_status: u16,
-    response_reason: &'static str,
-    response_body_size: u64,
-    response_state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    site: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<&'a str>,
-    request_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_client_protocol: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_client_cipher: Option<&'static str>,
+/// Appends the record as one JSON object and a line end; the names are those of the layer that
+/// Narthex replaces, where it has them. Bytes that are not UTF-8 become U+FFFD.
+///
+/// Written by hand, which takes half the instructions that a serializer does: with the log on, the
+/// largest part of what a hit from memory takes outside the kernel.
+pub(super) fn json(record: &AccessRecord, line: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    let elapsed = u64::try_from(record.elapsed.as_micros()).unwrap_or(u64::MAX);
+    let [host, referer, agent] = [&record.host, &record.referer, &record.user_agent]
+        .map(|value| value.as_ref().map(HeaderValue::as_bytes));
+    let mut object = Object { line };
+    object.line.extend_from_slice(b"{\"timestamp\":\"");
+    rfc3339(record.timestamp, object.line);
+    object.line.push(b'"');
+    object.number("elapsed_usec", elapsed);
+    object.text_of("host", host)?;
+    object.text("request_method", record.method.as_str().as_bytes())?;
+    object.text("request_protocol", protocol(record.version).as_bytes())?;
+    object.text("url", target(&record.uri).as_bytes())?;
+    object.text_of("request_referer", referer)?;
+    object.text_of("request_user_agent", agent)?;
+    if let Some(bytes) = record.request_bytes {
+        object.number("request_size", bytes);
+    }
+    object.number("response_status", record.status.as_u16().into());
+    let reason = record.status.canonical_reason().unwrap_or("");
+    object.text("response_reason", reason.as_bytes())?;
+    object.number("response_body_size", record.response_body_bytes);
+    object.text("response_state", record.outcome.as_str().as_bytes())?;
+    object.text_of("site", record.site.as_deref().map(str::as_bytes))?;
+    object.text_of("class", record.class.map(|class| class.as_str().as_bytes()))?;
+    object.text_of("origin", record.origin.as_deref().map(str::as_bytes))?;
+    object.text("request_id", record.request_id.to_header_value().as_bytes())?;
+    object.text_of("tls_client_protocol", record.tls.map(|tls| tls.protocol.as_bytes()))?;
+    object.text_of("tls_client_cipher", record.tls.map(|tls| tls.cipher.as_bytes()))?;
+    object.line.extend_from_slice(b"}\n");
+    Ok(())
 }
 
-/// Appends the record as one JSON object and a line end. Bytes that are not UTF-8 become U+FFFD.
-pub(super) fn json(record: &AccessRecord, line: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-    let fields = Line {
-        timestamp: rfc3339(record.timestamp),
-        elapsed_usec: u64::try_from(record.elapsed.as_micros()).unwrap_or(u64::MAX),
-        host: record.host.as_ref().map(text),
-        request_method: record.method.as_str(),
-        request_protocol: protocol(record.version),
-        url: target(&record.uri),
-        request_referer: record.referer.as_ref().map(text),
-        request_user_agent: record.user_agent.as_ref().map(text),
-        request_size: record.request_bytes,
-        response_status: record.status.as_u16(),
-        response_reason: record.status.canonical_reason().unwrap_or(""),
-        response_body_size: record.response_body_bytes,
-        response_state: record.outcome.as_str(),
-        site: record.site.as_deref(),
-        class: record.class.map(Class::as_str),
-        origin: record.origin.as_deref(),
-        request_id: record.request_id.to_string(),
-        tls_client_protocol: record.tls.map(|tls| tls.protocol),
-        tls_client_cipher: record.tls.map(|tls| tls.cipher),
-    };
-    serde_json::to_writer(&mut *line, &fields)?;
-    line.push(b'\n');
-    Ok(())
+/// A JSON object that is being written, with a member in it.
+struct Object<'a> {
+    line: &'a mut Vec<u8>,
+}
+
+impl Object<'_> {
+    /// `name` is one of ours: nothing in it needs an escape.
+    fn name(&mut self, name: &str) {
+        self.line.extend_from_slice(b",\"");
+        self.line.extend_from_slice(name.as_bytes());
+        self.line.extend_from_slice(b"\":");
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    fn text(&mut self, name: &str, value: &[u8]) -> Result<(), serde_json::Error> {
+        let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
+        self.name(name);
+        if !value.iter().all(is_plain) {
+            return serde_json::to_writer(&mut *self.line, &String::from_utf8_lossy(value));
+        }
+        self.line.push(b'"');
+        self.line.extend_from_slice(value);
+        self.line.push(b'"');
+        Ok(())
+    }
+
+    fn text_of(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), serde_json::Error> {
+        value.map_or(Ok(()), |value| self.text(name, value))
+    }
 }
 
 /// Appends the record in the combined log format, `-` standing for the client's address.
@@ -151,10 +162,6 @@ fn quoted(bytes: &[u8], line: &mut Vec<u8>) {
             _ => line.push(byte),
         }
     }
-}
-
-fn text(value: &HeaderValue) -> Cow<'_, str> {
-    String::from_utf8_lossy(value.as_bytes())
 }
 
 /// Path and query; the whole target where it has no path, as `*` or an authority.
@@ -212,10 +219,26 @@ impl Calendar {
     }
 }
 
-/// `2026-08-01T12:34:56.789Z` (RFC 3339).
-fn rfc3339(moment: Timestamp) -> String {
+/// Appends `2026-08-01T12:34:56.789Z` (RFC 3339).
+fn rfc3339(moment: Timestamp, line: &mut Vec<u8>) {
     let Calendar { year, month, day, hour, minute, second, millis } = Calendar::of(moment);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    let parts = [
+        (year, 1_000, b'-'),
+        (month, 10, b'-'),
+        (day, 10, b'T'),
+        (hour, 10, b':'),
+        (minute, 10, b':'),
+        (second, 10, b'.'),
+        (millis, 100, b'Z'),
+    ];
+    for (number, mut place, end) in parts {
+        while place > 0 {
+            // Of years beyond four digits the last four.
+            line.push(b'0' + u8::try_from(number / place % 10).unwrap_or(0));
+            place /= 10;
+        }
+        line.push(end);
+    }
 }
 
 /// `01/Aug/2026:12:34:56 +0000`, the date of the common log format.
@@ -319,6 +342,17 @@ pub(super) mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn whatever_a_client_sends_is_one_line_of_json(
+            agent in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40)
+        ) {
+            let Ok(value) = HeaderValue::from_bytes(&agent) else { return Ok(()) };
+            let mut record = record("/");
+            record.user_agent = Some(value);
+            let expected = String::from_utf8_lossy(&agent);
+            prop_assert_eq!(&parsed(&record)["request_user_agent"], expected.as_ref());
+        }
 
         #[test]
         fn dates_agree_with_a_date_library(secs in 0_i64..253_402_300_800) {

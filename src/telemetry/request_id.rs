@@ -4,7 +4,6 @@
 use http::HeaderValue;
 use std::cell::Cell;
 use std::fmt;
-use std::io::Write;
 
 /// The step of the sequence (SplitMix64): odd, so that no number comes twice.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -35,11 +34,17 @@ impl RequestId {
 
     /// As a field value.
     pub fn to_header_value(self) -> HeaderValue {
+        let mut left = self.0;
         let mut digits = [0; 16];
-        // Sixteen digits fit, and are always a value.
-        let written = write!(digits.as_mut_slice(), "{self}");
-        let value = written.ok().and_then(|()| HeaderValue::from_bytes(&digits).ok());
-        value.unwrap_or_else(|| HeaderValue::from_static("0000000000000000"))
+        for digit in digits.iter_mut().rev() {
+            *digit = match u8::try_from(left & 0xf).unwrap_or(0) {
+                number @ 0..=9 => b'0' + number,
+                letter => b'a' + letter - 10,
+            };
+            left >>= 4;
+        }
+        let value = HeaderValue::from_bytes(&digits);
+        value.unwrap_or_else(|_| HeaderValue::from_static("0000000000000000"))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::rfc::cache_status::CACHE_STATUS;
 use crate::store::{Growing, StoredBody};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A response on its way to a client.
@@ -44,7 +45,7 @@ impl Delivery<'_> {
     /// One that is stored.
     pub(super) fn found(self, found: &Found) -> Answer {
         self.answer(|connection, first, sent| match found {
-            Found::Hot(hot) => Body::whole(slice(&hot.body, first, sent)),
+            Found::Hot(hot) => Body::whole(slice(&hot.body(), first, sent)),
             Found::Stored(stored) => match &stored.body {
                 StoredBody::Bytes(bytes) => Body::whole(slice(bytes, first, sent)),
                 StoredBody::File(file) => {
@@ -83,7 +84,8 @@ impl Delivery<'_> {
         let may_select = is_head || self.parts.method == Method::GET;
         let selection = if self.meta.status == StatusCode::OK && may_select {
             let method = if is_head { ReadMethod::Head } else { ReadMethod::Get };
-            select(method, &self.parts.headers, &self.meta.headers, self.length)
+            let stored = || Cow::Borrowed(&self.meta.headers);
+            select(method, &self.parts.headers, stored, self.length)
         } else {
             Selection::Whole
         };
@@ -141,7 +143,7 @@ impl Delivery<'_> {
         if is_used_again || self.meta.age_at_response > 0 {
             head.insert(header::AGE, HeaderValue::from(age));
         }
-        let status = cache_status(self.meta, self.outcome, self.now);
+        let status = cache_status(&self.meta.facts(), self.outcome, self.now);
         head.insert(CACHE_STATUS, status.to_header_value_after(&upstream));
         head.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
         for name in &self.caching.remove_headers {

@@ -155,8 +155,8 @@ impl Request<'_> {
         };
         let rule = self.caching.rule(self.target.key.path());
         if let Some(found) = &found {
-            let directives = self.directives(found);
-            match judge(found.meta(), &directives, &self.wishes, rule, self.now) {
+            let (meta, directives) = (found.meta(), self.directives(found));
+            match judge(&meta, &directives, &self.wishes, rule, self.now) {
                 Reuse::Serve => return self.found(found, outcome),
                 Reuse::ServeAndRefresh => {
                     self.refresh(found);
@@ -226,7 +226,7 @@ impl Request<'_> {
         let stale = stale?;
         let rule = self.caching.rule(self.target.key.path());
         let why = (Outage::Disconnected, self.now);
-        let may = may_bridge(stale.meta(), &self.directives(stale), &self.wishes, rule, why);
+        let may = may_bridge(&stale.meta(), &self.directives(stale), &self.wishes, rule, why);
         may.then(|| self.found(stale, Outcome::HitStale))
     }
 
@@ -394,7 +394,7 @@ impl Request<'_> {
     }
 
     fn found(&self, found: &Found, outcome: Outcome) -> Answer {
-        self.delivery(found.meta(), Some(found.length()), outcome).found(found)
+        self.delivery(&found.meta(), Some(found.length()), outcome).found(found)
     }
 
     fn passing(&self, passing: Passing) -> Answer {

@@ -1,0 +1,275 @@
+//! A small object as a hit needs it: one piece of memory with its key, the values of its fields and
+//! its body, and beside it the few numbers that decide whether it may be used. Shared by the
+//! requests that send it; no locks but the one of the lists of names, taken when an object becomes
+//! hot.
+
+use crate::object::{Facts, Insertion, Key, Meta, Variant};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Lists of names that are kept to be shared: an origin gives most of its objects the same fields.
+const LISTS_MAX: usize = 64;
+
+/// Bytes that a count and a pointer take beside what the allocator adds to a piece of memory.
+const PIECE_OVERHEAD: usize = 32;
+
+static LISTS: Mutex<Vec<Arc<[HeaderName]>>> = Mutex::new(Vec::new());
+
+/// A small object, whole, or a remembered absence, whose body is empty.
+#[derive(Debug)]
+pub struct Hot {
+    /// What is known of it.
+    pub facts: Facts,
+    /// The origin's name.
+    pub origin: Arc<str>,
+    /// The key, the values of the fields and the body, one behind the other.
+    text: Bytes,
+    key_end: u32,
+    body_start: u32,
+    names: Arc<[HeaderName]>,
+    /// Slices of the text, but for what Narthex itself would send.
+    values: Box<[HeaderValue]>,
+    variant: Option<Box<Variant>>,
+    copy_of: Option<CopyOf>,
+}
+
+/// The insertion on disk that a hot object is a copy of, and when its use was last noted there.
+#[derive(Debug)]
+struct CopyOf {
+    insertion: Insertion,
+    noted: AtomicU32,
+}
+
+impl Hot {
+    /// An object that is nowhere else.
+    pub fn new(meta: &Meta, body: &[u8]) -> Self {
+        Self::copy_of(meta, body, None)
+    }
+
+    /// A copy of an insertion on disk, where there is one.
+    pub fn copy_of(meta: &Meta, body: &[u8], insertion: Option<Insertion>) -> Self {
+        let (key, fields) = (meta.key.as_str().as_bytes(), &meta.headers);
+        let lengths: usize = fields.values().map(HeaderValue::len).sum();
+        let mut text = Vec::with_capacity(key.len() + lengths + body.len());
+        text.extend_from_slice(key);
+        for value in fields.values() {
+            text.extend_from_slice(value.as_bytes());
+        }
+        text.extend_from_slice(body);
+        let text = Bytes::from(text);
+        let mut end = key.len();
+        let own = meta.class.content_type();
+        let values = fields.values().map(|value| {
+            let start = end;
+            end += value.len();
+            if value == own {
+                return HeaderValue::from_static(own);
+            }
+            let shared = HeaderValue::from_maybe_shared(text.slice(start..end));
+            shared.unwrap_or_else(|_| value.clone())
+        });
+        let values = values.collect();
+        let noted = AtomicU32::new(u32::MAX);
+        Self {
+            facts: meta.facts(),
+            origin: Arc::clone(&meta.origin),
+            text,
+            key_end: place(key.len()),
+            body_start: place(key.len() + lengths),
+            names: names_of(fields),
+            values,
+            variant: (!meta.variant.is_empty()).then(|| Box::new(meta.variant.clone())),
+            copy_of: insertion.map(|insertion| CopyOf { insertion, noted }),
+        }
+    }
+
+    /// Whether `key` is the text of its key.
+    pub fn is(&self, key: &str) -> bool {
+        self.key_text() == key.as_bytes()
+    }
+
+    /// Its key; `None` never, since it was made of one.
+    pub fn key(&self) -> Option<Key> {
+        Key::from_stored(std::str::from_utf8(self.key_text()).ok()?)
+    }
+
+    fn key_text(&self) -> &[u8] {
+        self.text.get(..self.key_end as usize).unwrap_or_default()
+    }
+
+    /// Its fields. The values share the object's memory.
+    pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
+        self.names.iter().zip(self.values.iter().cloned())
+    }
+
+    /// Its fields, as a map.
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.names.len());
+        for (name, value) in self.fields() {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    /// Its body.
+    pub fn body(&self) -> Bytes {
+        self.text.slice((self.body_start as usize).min(self.text.len())..)
+    }
+
+    /// Bytes of its body.
+    pub fn length(&self) -> u64 {
+        self.text.len().saturating_sub(self.body_start as usize) as u64
+    }
+
+    /// Its head, made anew.
+    pub fn meta(&self) -> Meta {
+        let Facts {
+            class,
+            status,
+            request_time,
+            response_time,
+            age_at_response,
+            lifetime,
+            is_invalidated,
+            proof,
+        } = self.facts;
+        Meta {
+            key: self.key().unwrap_or_else(|| Key::new("", "", None)),
+            class,
+            status,
+            headers: self.headers(),
+            origin: Arc::clone(&self.origin),
+            request_time,
+            response_time,
+            age_at_response,
+            lifetime,
+            is_invalidated,
+            proof,
+            variant: self.variant.as_deref().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Whether it is one variant of an object.
+    pub fn is_variant(&self) -> bool {
+        self.variant.is_some() || self.key().is_some_and(|key| key.is_variant())
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let varies = self.variant.as_deref().map_or(&[][..], Variant::fields).iter();
+        let varies: usize = varies
+            .map(|(name, value)| {
+                size_of::<(HeaderName, Option<HeaderValue>)>()
+                    + name.as_str().len()
+                    + value.as_ref().map_or(0, HeaderValue::len)
+            })
+            .sum();
+        let values = size_of_val::<[HeaderValue]>(&self.values);
+        size_of::<Self>() + 3 * PIECE_OVERHEAD + self.text.len() + values + varies
+    }
+
+    /// The insertion on disk that it is a copy of.
+    pub fn insertion(&self) -> Option<Insertion> {
+        self.copy_of.as_ref().map(|copy_of| copy_of.insertion)
+    }
+
+    /// Calls `note` with the insertion on disk, if its use has not been noted in this epoch; once
+    /// `note` says that it has noted it, not again in this epoch. Otherwise reads one atomic
+    /// number.
+    pub fn note_use(&self, epoch: u32, note: impl FnOnce(Insertion) -> bool) {
+        let Some(copy_of) = &self.copy_of else { return };
+        // Two at once may both note it: no harm.
+        if copy_of.noted.load(Ordering::Relaxed) != epoch && note(copy_of.insertion) {
+            copy_of.noted.store(epoch, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A place in the text of an object, which is far below 4 GiB long.
+fn place(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+/// The names of `fields`, one for each value, shared with whoever has the same ones.
+fn names_of(fields: &HeaderMap) -> Arc<[HeaderName]> {
+    let mut lists = LISTS.lock();
+    let is_same = |list: &&Arc<[HeaderName]>| list.iter().eq(fields.iter().map(|(name, _)| name));
+    if let Some(list) = lists.iter().find(is_same) {
+        return Arc::clone(list);
+    }
+    let list: Arc<[HeaderName]> = fields.iter().map(|(name, _)| owned(name)).collect();
+    if lists.len() >= LISTS_MAX {
+        lists.retain(|list| Arc::strong_count(list) > 1);
+    }
+    if lists.len() < LISTS_MAX {
+        lists.push(Arc::clone(&list));
+    }
+    list
+}
+
+/// The same name in memory of its own: that of an origin's answer is a slice of what was read.
+fn owned(name: &HeaderName) -> HeaderName {
+    HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::meta;
+    use crate::object::Variant;
+
+    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for &(name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_went_in_comes_out() {
+        let lists = [
+            &[("content-type", "text/x-nix-narinfo"), ("etag", "\"a\""), ("x-empty", "")][..],
+            &[("link", "<a>"), ("etag", "\"a\""), ("link", "<b>"), ("content-type", "x")],
+            &[],
+        ];
+        for (lines, body) in lists.into_iter().zip([&b"body"[..], b"", b"other"]) {
+            let mut meta = Meta::clone(&meta("/a"));
+            meta.headers = fields(lines);
+            meta.variant =
+                Variant::new([(http::header::ACCEPT, Some(HeaderValue::from_static("x")))]);
+            let hot = Hot::new(&meta, body);
+            assert_eq!(format!("{:?}", hot.meta()), format!("{meta:?}"));
+            assert_eq!((hot.body().as_ref(), hot.length()), (body, body.len() as u64));
+            assert!(hot.is(meta.key.as_str()) && !hot.is("s\0/b"));
+            assert!(hot.bytes() > body.len());
+        }
+    }
+
+    #[test]
+    fn objects_with_the_same_fields_share_their_names() {
+        let with =
+            |lines| Hot::new(&Meta { headers: fields(lines), ..Meta::clone(&meta("/a")) }, b"");
+        let (one, other) = (with(&[("x-shared", "1")]), with(&[("x-shared", "2")]));
+        assert!(Arc::ptr_eq(&one.names, &other.names));
+        assert!(!Arc::ptr_eq(&one.names, &with(&[("x-other", "1")]).names));
+    }
+
+    #[test]
+    fn a_use_is_noted_once_in_an_epoch() {
+        let alone = Hot::new(&meta("/a"), b"");
+        alone.note_use(0, |_| panic!("it is nowhere else"));
+        let copy = Hot::copy_of(&meta("/a"), b"", Some(Insertion { disk: 1, sequence: 7 }));
+        let mut noted = Vec::new();
+        for (epoch, is_noted) in [(0, false), (0, true), (0, true), (1, true), (1, true)] {
+            copy.note_use(epoch, |insertion| {
+                noted.push((epoch, insertion.sequence, is_noted));
+                is_noted
+            });
+        }
+        assert_eq!(noted, [(0, 7, false), (0, 7, true), (1, 7, true)]);
+    }
+}
