@@ -93,8 +93,8 @@ impl Cache {
         None
     }
 
-    /// The response stored for a variant of `primary` of which `selects` says, head in hand, that it
-    /// serves; at most a few are looked at. For a request that selects none outright.
+    /// The response stored for a variant of `primary` of which `selects` says, head in hand, that
+    /// it serves; at most a few are looked at. For a request that selects none outright.
     pub async fn lookup_similar(
         &self,
         primary: &Key,

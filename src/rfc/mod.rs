@@ -1,5 +1,5 @@
-//! What RFCs 3986, 5861, 8246, 8586, 9110, 9111, 9211 and 9213 fix, as pure functions. Knows neither Nix nor the
-//! configuration; never awaits, never reads a clock, holds nothing.
+//! What RFCs 3986, 5861, 8246, 8586, 9110, 9111, 9211 and 9213 fix, as pure functions. Knows
+//! neither Nix nor the configuration; never awaits, never reads a clock, holds nothing.
 
 pub mod age;
 pub mod authority;

@@ -8,8 +8,8 @@ pub(super) const TABLES: &[Table] = &[
     Table::new(
         "site.caching",
         Shape::Once,
-        "How a site of kind \"generic\" caches. What a response says about itself counts (RFC 9111, \
-         RFC 5861, RFC 9213), within these bounds.",
+        "How a site of kind \"generic\" caches. What a response says about itself counts (RFC \
+         9111, RFC 5861, RFC 9213), within these bounds.",
     ),
     Table::new(
         "site.caching.rule",
@@ -135,6 +135,7 @@ const fn set_cookie(path: &'static str) -> Setting {
         .example(r#""pass""#)
         .doc(
             "What becomes of Set-Cookie in a response that may be stored. \"strip\": it is stored \
-             without; only the client whose request brought it gets it. \"pass\": it is not stored.",
+             without; only the client whose request brought it gets it. \"pass\": it is not \
+             stored.",
         )
 }

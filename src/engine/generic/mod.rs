@@ -7,7 +7,7 @@
 //! | may be used meanwhile | is asked after     | it                       | hit_stale        |
 //! | must be confirmed     | 304                | it                       | revalidated      |
 //! | must be confirmed     | nothing, or 5xx    | it, where permitted      | hit_stale        |
-//! | anything, or nothing  | an answer          | it, whatever its status  | miss, collapsed, pass |
+//! | anything, or nothing  | an answer          | it, of any status   | miss, pass, collapsed |
 //! | nothing usable        | nothing            | 502 or 504               | origin_failed    |
 //!
 //! A method that is not GET or HEAD goes to the origin as it came. Where it is a write and was
