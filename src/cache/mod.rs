@@ -6,9 +6,11 @@ mod fence;
 mod parts;
 #[cfg(test)]
 mod tests;
+mod variants;
 
 pub use crate::store::Scope;
 pub use fence::{Fence, Ticket};
+use variants::Variants;
 
 use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
@@ -45,6 +47,15 @@ impl Found {
         match self {
             Self::Hot(hot) => hot.facts,
             Self::Stored(stored) => stored.meta.facts(),
+        }
+    }
+
+    /// The same body with another head.
+    #[must_use]
+    pub fn with_meta(&self, meta: Arc<Meta>) -> Self {
+        match self {
+            Self::Hot(hot) => Self::Hot(Arc::new(Hot::new(&meta, &hot.body()))),
+            Self::Stored(stored) => Self::Stored(Stored { meta, ..stored.clone() }),
         }
     }
 
@@ -93,13 +104,15 @@ pub struct Cache {
     fence: Arc<Fence>,
     /// Raised when a purge has ended: what was read from disk before does not become hot.
     heating: Arc<Fence>,
+    variants: Arc<Variants>,
     tasks: Tasks,
 }
 
 impl Cache {
     /// Joins the tiers; without a `store` only small objects are kept.
     pub fn new(memory: Memory, store: Option<Disks>, tasks: Tasks) -> Self {
-        Self { memory, store, fence: Arc::default(), heating: Arc::default(), tasks }
+        let (fence, heating, variants) = (Arc::default(), Arc::default(), Arc::default());
+        Self { memory, store, fence, heating, variants, tasks }
     }
 
     /// Looks in memory only, by the text of a key; never waits.
@@ -164,14 +177,17 @@ impl Cache {
         meta: Meta,
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
-        let fence = Arc::clone(&self.fence);
-        let (memory, store) = (self.memory.clone(), self.store.clone());
+        let cache = self.clone();
+        let memory = self.memory.clone();
         let commit = move || {
             let key = meta.key.clone();
-            let _leave = fence.leave(ticket, &key).ok_or(PublishError::Purged)?;
+            let _leave = cache.fence.leave(ticket, &key).ok_or(PublishError::Purged)?;
             let stored = sealed.commit(meta, claim.clone())?;
-            if let Some(store) = store {
+            if let Some(store) = &cache.store {
                 store.keep_only(&stored.meta, stored.sha256);
+            }
+            if may_vary(&stored.meta) {
+                cache.settle_variants(&stored.meta);
             }
             if let Some((nar, claim)) = claim {
                 memory.put_claim(nar, claim);
@@ -216,6 +232,9 @@ impl Cache {
         let _leave = self.fence.leave(ticket, &meta.key).ok_or(PublishError::Purged)?;
         if let Some((nar, claim)) = claim {
             self.memory.put_claim(nar, claim);
+        }
+        if may_vary(&meta) {
+            self.settle_variants(&meta);
         }
         let hot = Arc::new(Hot::new(&meta, &body));
         self.memory.put(&meta.key, &hot);
@@ -307,6 +326,10 @@ impl Cache {
             self.memory.clear_claims();
         }
         match scope {
+            Scope::Key(key) => self.variants.forget(Some(key)),
+            Scope::Prefix { .. } | Scope::All => self.variants.forget(None),
+        }
+        match scope {
             Scope::Key(key) => u64::from(self.memory.remove(key)),
             Scope::Prefix { .. } | Scope::All => {
                 self.memory.remove_matching(|key| scope.covers(key))
@@ -379,6 +402,12 @@ impl Cache {
     pub fn store(&self) -> Option<&Disks> {
         self.store.as_ref()
     }
+}
+
+/// Whether responses for the same object may have been of another kind: a class of its own never
+/// varies.
+fn may_vary(meta: &Meta) -> bool {
+    meta.class == Class::Other
 }
 
 /// A copy of a small stored object.

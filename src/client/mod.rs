@@ -5,6 +5,7 @@
 
 mod connector;
 pub mod trust;
+mod upload;
 
 pub use trust::{Trust, TrustError, Trusts};
 
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use connector::DeadlineConnector;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, response};
-use http_body_util::Empty;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
@@ -20,11 +22,21 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use upload::{Progress, Upload};
 
-/// A request to an origin: never a body.
-pub type OutboundRequest = Request<Empty<Bytes>>;
+/// A request to an origin.
+pub type OutboundRequest = Request<OutboundBody>;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// The body of a request to an origin.
+pub type OutboundBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Any error.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// No body; takes no memory.
+pub fn no_body() -> OutboundBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
 
 /// Requests under way on one lane before the next lane is used: below the 100 streams that
 /// HTTP/2 servers allow at least (RFC 9113 section 6.5.2), since a pool keeps one HTTP/2
@@ -67,7 +79,7 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Lane {
-    pool: Pool<DeadlineConnector, Empty<Bytes>>,
+    pool: Pool<DeadlineConnector, Upload>,
     running: Arc<AtomicUsize>,
 }
 
@@ -127,7 +139,11 @@ impl Client {
     /// Sends a request and waits for the response's head.
     ///
     /// Cancel safe: a dropped future closes its HTTP/1 connection or resets its stream.
-    pub async fn send(&self, mut request: OutboundRequest) -> Result<Inbound, ClientError> {
+    ///
+    /// The deadline of the first byte begins anew with each piece of the request's own body.
+    pub async fn send(&self, request: OutboundRequest) -> Result<Inbound, ClientError> {
+        let progress = Progress::default();
+        let mut request = request.map(|body| Upload::new(body, progress.clone()));
         let Some(lane) = self.lane() else {
             return Err(ClientError::Protocol("the client has no lanes"));
         };
@@ -142,9 +158,7 @@ impl Client {
         };
         let response = match early {
             Some(response) => response,
-            None => tokio::time::timeout(self.first_byte, response)
-                .await
-                .map_err(|_| ClientError::FirstByte(self.first_byte))?,
+            None => self.within_deadline(response, &progress).await?,
         };
         let (head, body) = response.map_err(|error| failure(&error))?.into_parts();
         if let Err(detail) = check_head(&head) {
@@ -154,6 +168,22 @@ impl Client {
             return Err(ClientError::Protocol(detail));
         }
         Ok(Inbound { head, body, place })
+    }
+
+    /// Waits for `response` for as long as the request's body goes on, and then for the first byte.
+    async fn within_deadline<F: Future + Unpin>(
+        &self,
+        mut response: F,
+        progress: &Progress,
+    ) -> Result<F::Output, ClientError> {
+        loop {
+            let before = progress.pieces();
+            match tokio::time::timeout(self.first_byte, &mut response).await {
+                Ok(response) => return Ok(response),
+                Err(_) if progress.pieces() != before => {}
+                Err(_) => return Err(ClientError::FirstByte(self.first_byte)),
+            }
+        }
     }
 
     /// The first lane with room, else the emptiest.
@@ -166,7 +196,7 @@ impl Client {
     }
 }
 
-fn pool(connector: DeadlineConnector, idle_max: usize) -> Pool<DeadlineConnector, Empty<Bytes>> {
+fn pool(connector: DeadlineConnector, idle_max: usize) -> Pool<DeadlineConnector, Upload> {
     Pool::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())

@@ -72,7 +72,7 @@ fn client(trust: &Trust, requests_max: usize) -> Client {
 
 fn get(scheme: &str, host: &str, address: SocketAddr) -> OutboundRequest {
     let uri = format!("{scheme}://{host}:{}/x", address.port());
-    Request::builder().uri(uri).body(Empty::new()).unwrap()
+    Request::builder().uri(uri).body(no_body()).unwrap()
 }
 
 async fn text(inbound: Inbound) -> String {

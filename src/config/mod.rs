@@ -4,9 +4,11 @@
 //! `origins` and `trust` make the checked [`Config`] of them. Every mistake is told at once.
 //! [`load`] is pure and may be called at any time; [`read_file`] blocks for one small file.
 
+pub mod caching;
 pub mod model;
 pub mod settings;
 
+mod caching_site;
 mod origin_url;
 mod origins;
 mod overlay;
@@ -21,6 +23,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
 pub use model::*;
 pub use overlay::Overrides;
 pub use problem::{Place, Problem, Problems};

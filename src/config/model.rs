@@ -2,6 +2,7 @@
 //! [`Config`] need not doubt it. Made by the readers of this module's siblings, never by hand
 //! outside tests. Every default stands in the definitions beside it, not here.
 
+use super::caching::Caching;
 use crate::nix::Class;
 use crate::nix::hash::{base16, sha256};
 use std::net::SocketAddr;
@@ -172,6 +173,8 @@ pub struct Site {
     pub cache_info: CacheInfoOverride,
     /// `[site.lifetimes]`.
     pub lifetimes: Lifetimes,
+    /// How it caches, where it is of kind `generic`; none where it holds a binary cache.
+    pub caching: Option<Caching>,
     /// Hosts that an origin's redirect may lead to; empty: redirects are faults.
     pub follow_redirects_to: Vec<String>,
     /// `[[site.origin]]`, sorted by priority, lowest first; never empty.

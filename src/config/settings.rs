@@ -1,6 +1,7 @@
 //! The one definition of each setting. What the parser knows, every default, the environment
 //! names, the flags and `config/reference.toml` come from these tables. Constants only.
 
+mod caching;
 mod process;
 mod site;
 
@@ -111,12 +112,12 @@ pub(super) const OTHER_VARIABLES: [&str; 1] = ["NARTHEX_CONFIG"];
 
 /// Every setting, in the order of the reference.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    process::SETTINGS.iter().chain(site::SETTINGS)
+    process::SETTINGS.iter().chain(site::SETTINGS).chain(caching::SETTINGS)
 }
 
 /// Every table, in the order of the reference; each stands behind the one it is part of.
 pub fn tables() -> impl Iterator<Item = &'static Table> {
-    process::TABLES.iter().chain(site::TABLES)
+    process::TABLES.iter().chain(site::TABLES).chain(caching::TABLES)
 }
 
 /// The setting at `path`, which has no positions.

@@ -1,6 +1,7 @@
 //! From values to the sites of the model, and what is wrong between them. Pure; called once for
 //! each configuration that is read.
 
+use super::caching_site;
 use super::model::{CacheInfoOverride, Lifetimes, Site};
 use super::origins::{self, TakenOrigins};
 use super::problem::{Report, Spot, Spotted};
@@ -79,6 +80,7 @@ fn site(scope: &Scope, taken: &mut Taken, report: &mut Report) -> Site {
         signatures: trust.signatures,
         cache_info: cache_info(scope, report),
         lifetimes: lifetimes(scope),
+        caching: caching_site::caching(scope, report),
         follow_redirects_to: values(redirects),
         origins,
     }

@@ -187,9 +187,6 @@ fn word(raw: &Raw<'_>, words: &[&str]) -> Result<String, String> {
     let choice = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
     match raw {
         Raw::Text(text) if words.contains(&text.as_ref()) => Ok(text.clone().into_owned()),
-        Raw::Text(text) if text == "generic" && words.contains(&"nix-cache") => {
-            Err(format!("is a kind of site that this version does not have; write {choice}"))
-        }
         Raw::Text(_) | Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
             Err(format!("is not known here; write {choice}"))
         }
@@ -384,7 +381,7 @@ mod tests {
         assert!(wrong("server.limits.streams_max", "0").contains("from 1 to 10000"));
         assert!(wrong("server.limits.streams_max", "99999999999999999999").contains("range"));
         assert!(wrong("log.access", "\"jsn\"").contains("\"json\" or \"combined\" or \"off\""));
-        assert!(wrong("site.kind", "\"generic\"").contains("this version does not have"));
+        assert!(wrong("site.kind", "\"git\"").contains("\"nix-cache\" or \"generic\""));
         assert!(wrong("site.hosts", "\"a\"").contains("is not a list; write [\"cache.ex"));
         assert!(wrong("disk.path", "\"\"").contains("is not a path"));
         assert!(wrong("server.listen", "[\"localhost:80\"]").contains("host names do not serve"));

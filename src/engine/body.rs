@@ -14,6 +14,7 @@ use super::tally::Tally;
 use crate::fill::{PartReader, Passing};
 use crate::store::{BodyFile, CHUNK_BYTES, Follower};
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use std::future::Future;
 use std::io;
@@ -231,7 +232,9 @@ impl Body {
         let length = portion.remaining() as u64;
         if length == 0 {
             return match self.left {
-                None | Some(0) => Poll::Ready(None),
+                None | Some(0) => {
+                    Poll::Ready(trailers(source).map(|fields| Ok(Frame::trailers(fields))))
+                }
                 Some(left) => self.fail(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     format!("the body ended {left} bytes early"),
@@ -310,6 +313,18 @@ impl Source {
                 (Self::Part(reader), result)
             }),
         }
+    }
+}
+
+/// The fields behind a body that has ended.
+fn trailers(source: Source) -> Option<HeaderMap> {
+    match source {
+        Source::Passing(mut passing, _) => passing.take_trailers(),
+        Source::Stored(..)
+        | Source::File(..)
+        | Source::Growing(..)
+        | Source::Bytes(_)
+        | Source::Part(_) => None,
     }
 }
 

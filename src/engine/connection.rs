@@ -1,8 +1,10 @@
 //! What the engine knows of the client connection a request came on. One per connection, shared
 //! by its requests, gone with the last of them; atomics only.
 
+use super::interim::Interims;
 use super::spans::Spans;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A client connection, as the engine and the access log see it.
@@ -15,6 +17,7 @@ pub struct Connection {
     /// Plain or TLS.
     pub transport: Transport,
     spans: Option<Spans>,
+    interims: Option<Arc<Interims>>,
     is_cut: AtomicBool,
     is_broken: AtomicBool,
 }
@@ -41,6 +44,7 @@ impl Connection {
             local,
             transport,
             spans: None,
+            interims: None,
             is_cut: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
         }
@@ -50,6 +54,16 @@ impl Connection {
     /// it.
     pub fn with_spans(self, spans: Spans) -> Self {
         Self { spans: Some(spans), ..self }
+    }
+
+    /// The same connection, whose socket writes interim answers.
+    pub fn with_interims(self) -> Self {
+        Self { interims: Some(Arc::default()), ..self }
+    }
+
+    /// The interim answers that its socket is to write, where it can.
+    pub fn interims(&self) -> Option<&Arc<Interims>> {
+        self.interims.as_ref()
     }
 
     /// The ranges of files that its socket is to send, where it can.

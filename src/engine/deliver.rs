@@ -353,14 +353,20 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
     Body::from_source(source, sent, Arc::clone(asked.connection))
 }
 
-fn slice(bytes: &Bytes, first: u64, sent: Option<u64>) -> Bytes {
+/// The bytes of a body from `first` on, `sent` of them.
+pub(super) fn slice(bytes: &Bytes, first: u64, sent: Option<u64>) -> Bytes {
     let length = bytes.len();
     let first = usize::try_from(first).unwrap_or(length).min(length);
     let sent = sent.and_then(|sent| usize::try_from(sent).ok()).unwrap_or(length);
     bytes.slice(first..first.saturating_add(sent).min(length))
 }
 
-fn cache_status(facts: &Facts, outcome: Outcome, now: Timestamp) -> CacheStatus<'static> {
+/// What `Cache-Status` says of a response that came about in this way.
+pub(super) fn cache_status(
+    facts: &Facts,
+    outcome: Outcome,
+    now: Timestamp,
+) -> CacheStatus<'static> {
     let ttl = match facts.lifetime {
         Lifetime::Seconds(lifetime) => {
             let age = i64::try_from(facts.age_at(now)).unwrap_or(i64::MAX);

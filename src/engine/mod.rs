@@ -17,6 +17,8 @@ mod answer;
 mod body;
 mod connection;
 mod deliver;
+mod generic;
+mod interim;
 mod local;
 mod portion;
 mod ranged;
@@ -30,12 +32,14 @@ mod target;
 
 pub use body::Body;
 pub use connection::{Connection, Transport};
+pub use interim::Interims;
 pub use portion::{Portion, Stretch};
 pub use refetch::Refetched;
 pub use site::{Site, Sites};
 pub use spans::{Piece, Sent, Spans};
 
 use crate::cache::{Cache, Found, Hit};
+use crate::client::BoxError;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Limits, Signatures};
 use crate::fill::{Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
@@ -52,6 +56,7 @@ use crate::store::Stored;
 use crate::telemetry::AccessLog;
 use answer::Answer;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use deliver::Asked;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
@@ -104,7 +109,16 @@ pub enum Answering<B> {
 
 /// What is known of a request before anything is looked up.
 #[derive(Debug)]
-struct Way<'s, 'p> {
+enum Way<'s, 'p> {
+    /// It reads an object of a binary cache.
+    Object(ObjectWay<'s, 'p>),
+    /// It is for a generic site.
+    Generic { site: &'s Arc<Site>, passed: CdnLoop },
+}
+
+/// What is known of a request for an object of a binary cache.
+#[derive(Debug)]
+struct ObjectWay<'s, 'p> {
     site: &'s Arc<Site>,
     passed: CdnLoop,
     path: Path<'p>,
@@ -112,7 +126,7 @@ struct Way<'s, 'p> {
     upstream: Upstream,
 }
 
-impl Way<'_, '_> {
+impl ObjectWay<'_, '_> {
     /// The same, to be kept while the answer is waited for.
     fn kept(self) -> KeptWay {
         let Self { site, passed, path, method, upstream } = self;
@@ -120,7 +134,7 @@ impl Way<'_, '_> {
     }
 }
 
-/// A [`Way`] that borrows nothing.
+/// An [`ObjectWay`] that borrows nothing.
 #[derive(Debug)]
 struct KeptWay {
     site: Arc<Site>,
@@ -184,18 +198,28 @@ impl Engine {
     /// Answers `request`, at once where memory holds the answer. Never fails: what goes wrong
     /// becomes a status, or a body that is cut.
     ///
-    /// The client's own body, if it sent one, is dropped unread.
+    /// The client's own body, if it sent one, goes to the origin of a generic site, and is dropped
+    /// unread elsewhere.
     pub fn handle<B>(
         self: &Arc<Self>,
         request: Request<B>,
         connection: &Arc<Connection>,
-    ) -> Answering<Body> {
+    ) -> Answering<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let now = self.clock.now();
         let begun = Begun::of(&request, now, connection, &self.log);
-        let (mut parts, _) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let sites = self.sites.load();
         let way = match self.way(&parts, &sites) {
-            Ok(way) => way,
+            Ok(Way::Object(way)) => way,
+            Ok(Way::Generic { site, passed }) => {
+                let (site, body) = (Arc::clone(site), generic::outbound(body));
+                let asked = generic::Asked { parts, site, passed, body };
+                return self.generic(asked, connection, begun, now);
+            }
             Err(refusal) => {
                 let answer = refusal.map_or_else(answer::preflight, answer::refused);
                 return Answering::Now(self.response(answer, &parts, begun, None));
@@ -282,21 +306,28 @@ impl Engine {
             Err(HostError::Missing) if parts.version <= Version::HTTP_10 => None,
             Err(error) => return Err(Some(error.into())),
         };
+        let site = sites.route(host.as_deref());
+        if let Some(site) = site.filter(|site| site.upstream.site.caching.is_some()) {
+            return Ok(Way::Generic { site, passed: self.passed(parts)? });
+        }
         let (method, upstream) = match policy::request::plan(&parts.method, &parts.headers)? {
             Plan::Object { method, upstream } => (method, upstream),
             Plan::Preflight => return Err(None),
         };
-        let site = sites.route(host.as_deref()).ok_or(Refusal::UnknownHost)?;
-        let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
-        if passed.contains(&self.instance) {
-            return Err(Some(Refusal::Loop));
-        }
+        let site = site.ok_or(Refusal::UnknownHost)?;
+        let passed = self.passed(parts)?;
         let path = Path::of(&parts.uri, self.limits.path_bytes_max)?;
-        Ok(Way { site, passed, path, method, upstream })
+        Ok(Way::Object(ObjectWay { site, passed, path, method, upstream }))
+    }
+
+    /// The caches that a request has passed, of which this is none.
+    fn passed(&self, parts: &Parts) -> Result<CdnLoop, Refusal> {
+        let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
+        if passed.contains(&self.instance) { Err(Refusal::Loop) } else { Ok(passed) }
     }
 
     /// What memory holds for a request and may be used as it is; its class.
-    fn in_memory(&self, way: &Way<'_, '_>, now: Timestamp) -> Option<(InMemory, Class)> {
+    fn in_memory(&self, way: &ObjectWay<'_, '_>, now: Timestamp) -> Option<(InMemory, Class)> {
         let class = way.path.class_without_claim()?;
         if local::is_own(way.site, class) {
             return None;
@@ -314,7 +345,11 @@ impl Engine {
 
     /// What may be used as it is and whose file is open since it was asked for lately, with the
     /// request as it is routed.
-    fn open_file(&self, way: &Way<'_, '_>, now: Timestamp) -> Option<(Stored, Outcome, Routed)> {
+    fn open_file(
+        &self,
+        way: &ObjectWay<'_, '_>,
+        now: Timestamp,
+    ) -> Option<(Stored, Outcome, Routed)> {
         let class = way.path.class_without_claim()?;
         if local::is_own(way.site, class) {
             return None;
@@ -450,6 +485,7 @@ impl Engine {
                     How::Stored => outcome,
                     How::NotStored => Outcome::Pass,
                     How::Confirmed => Outcome::Revalidated,
+                    How::Bridged => Outcome::HitStale,
                 };
                 deliver::found(
                     asked,

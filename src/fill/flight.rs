@@ -50,6 +50,8 @@ pub enum How {
     NotStored,
     /// What was stored is confirmed by a 304.
     Confirmed,
+    /// What was stored takes the place of an origin's 500, 502, 503 or 504.
+    Bridged,
 }
 
 /// The one fetch of a key under way.
@@ -61,6 +63,8 @@ pub struct Flight {
     over: CancellationToken,
     is_closed: AtomicBool,
     upstream_status: OnceLock<Vec<HeaderValue>>,
+    /// For the reader who caused the fetch alone.
+    cookies: Mutex<Vec<HeaderValue>>,
 }
 
 impl Flight {
@@ -72,6 +76,7 @@ impl Flight {
             over: CancellationToken::new(),
             is_closed: AtomicBool::new(false),
             upstream_status: OnceLock::new(),
+            cookies: Mutex::default(),
         }
     }
 
@@ -87,6 +92,15 @@ impl Flight {
     /// The body that cannot be kept, for the one reader that comes first.
     pub fn take_passing(&self) -> Option<Passing> {
         self.passing.lock().take()
+    }
+
+    /// The cookies that the answer sets, for the one reader who caused the fetch.
+    pub fn take_cookies(&self) -> Vec<HeaderValue> {
+        std::mem::take(&mut *self.cookies.lock())
+    }
+
+    pub(super) fn set_cookies(&self, values: Vec<HeaderValue>) {
+        *self.cookies.lock() = values;
     }
 
     /// `Cache-Status` of the caches on the way to the origin.

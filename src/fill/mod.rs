@@ -7,6 +7,7 @@
 //! asking, streaming (or checking whole), sealed, published; a reader sees them as [`Landed`].
 
 mod flight;
+mod generic;
 mod leader;
 mod part;
 mod passing;
@@ -19,13 +20,14 @@ mod wanted;
 mod wrong;
 
 pub use flight::{Flight, How, Landed};
+pub use generic::Sought;
 pub use part::{Came, Confirmed, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, WrongBodies};
 
 use crate::cache::{Cache, Found, Ticket};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::nix::signature::TrustedKeys;
@@ -80,6 +82,9 @@ pub enum NotJoined {
 /// A moment, counted in fills that have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(u64);
+
+/// Objects whose answers could not be shared, and until when that counts.
+type Alone = quick_cache::sync::Cache<Key, Timestamp>;
 
 /// Keys of ended fills that are remembered.
 const ENDED_MAX: usize = 1_024;
@@ -286,6 +291,8 @@ struct Shared {
     ended_count: AtomicU64,
     room: Arc<Semaphore>,
     parts: part::Parts,
+    /// Until when nobody waits for the answer of another about an object of a generic site.
+    alone: Alone,
 }
 
 impl Shared {
@@ -323,7 +330,9 @@ impl Fills {
         let flights = Mutex::default();
         let wrong = WrongBodies::new(clock);
         let ended_count = AtomicU64::new(0);
-        let shared = Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts };
+        let alone = Alone::new(generic::ALONE_MAX);
+        let shared =
+            Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts, alone };
         Self { shared: Arc::new(shared) }
     }
 
@@ -355,44 +364,67 @@ impl Fills {
         looked: Option<Mark>,
         given: Option<Response>,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        let key = wanted.key.clone();
+        let advised = || match self.shared.wrong.advice(&key, &self.shared.cache) {
+            Advice::Ask { avoid } => Ok(avoid),
+            Advice::Refuse { seconds } => {
+                self.shared.metrics.fills_spared.inc();
+                Err(NotJoined::Wrong { seconds })
+            }
+        };
+        self.begin_or_join(&key, looked, advised, |avoid, landing| {
+            let beginning = leader::Beginning { stale, given, avoid };
+            async move { leader::lead(&landing, wanted, beginning).await }
+        })
+    }
+
+    /// Joins the flight of `key`, or begins one: `advised` says with what, or why not, and `lead`
+    /// leads it.
+    fn begin_or_join<A, F>(
+        &self,
+        key: &Key,
+        looked: Option<Mark>,
+        advised: impl FnOnce() -> Result<A, NotJoined>,
+        lead: impl FnOnce(A, Landing) -> F,
+    ) -> Result<(Role, Arc<Flight>), NotJoined>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let mut flights = self.shared.flights.lock();
         let Flights { under_way, ended } = &mut *flights;
         let cache = &self.shared.cache;
-        let entry = match under_way.entry(wanted.key.clone()) {
+        let entry = match under_way.entry(key.clone()) {
             Entry::Occupied(entry) => {
                 let is_open = !entry.get().is_closed();
-                if is_open && !cache.is_purged_since(entry.get().ticket, &wanted.key) {
+                if is_open && !cache.is_purged_since(entry.get().ticket, key) {
                     return Ok((Role::Follow, Arc::clone(entry.get())));
                 }
                 entry.remove();
-                under_way.entry(wanted.key.clone())
+                under_way.entry(key.clone())
             }
             entry @ Entry::Vacant(_) => entry,
         };
         let missed = looked.map_or(0, |looked| self.mark().0.saturating_sub(looked.0));
         let missed = usize::try_from(missed).unwrap_or(usize::MAX);
-        if ended.iter().rev().take(missed).any(|key| *key == wanted.key) {
+        if ended.iter().rev().take(missed).any(|ended| ended == key) {
             return Err(NotJoined::Ended);
         }
-        let avoid = match self.shared.wrong.advice(&wanted.key, cache) {
-            Advice::Ask { avoid } => avoid,
-            Advice::Refuse { seconds } => {
-                self.shared.metrics.fills_spared.inc();
-                return Err(NotJoined::Wrong { seconds });
-            }
-        };
+        let advice = advised()?;
         let place =
             Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| NotJoined::NoRoom)?;
         let flight = Arc::new(Flight::new(cache.ticket()));
         entry.insert_entry(Arc::clone(&flight));
         drop(flights);
-        let landing = Landing { shared: Arc::clone(&self.shared), key: wanted.key.clone(), flight };
-        let flight = Arc::clone(&landing.flight);
+        let landing = Landing {
+            shared: Arc::clone(&self.shared),
+            key: key.clone(),
+            flight: Arc::clone(&flight),
+        };
         self.shared.metrics.fills_running.inc();
+        let leading = Box::pin(lead(advice, landing));
         self.shared.tasks.spawn("fill", async move {
             let _place = place;
-            let beginning = leader::Beginning { stale, given, avoid };
-            Box::pin(leader::lead(&landing, wanted, beginning)).await;
+            leading.await;
         });
         Ok((Role::Lead, flight))
     }

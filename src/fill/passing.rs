@@ -9,14 +9,31 @@ use super::verify::Expected;
 use super::{FillError, Shared};
 use crate::cache::Ticket;
 use crate::object::{Meta, Sha256};
+use crate::origin::ResponseBody;
 use aws_lc_rs::digest;
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
 
 /// A body that goes straight to one client.
 pub struct Passing {
     /// The head.
     pub meta: Arc<Meta>,
+    /// Its `Trailer` field: which fields may come behind the body.
+    trailer: Option<HeaderValue>,
+    way: Way,
+}
+
+/// How it is read.
+enum Way {
+    /// Checked, and gone on with where it breaks off.
+    Checked(Box<Checked>),
+    /// As it comes, of so many bytes where that is known.
+    Plain(Box<ResponseBody>, Option<u64>, Bytes),
+}
+
+struct Checked {
+    meta: Arc<Meta>,
     body: Steady,
     expected: Expected,
     shared: Arc<Shared>,
@@ -42,8 +59,8 @@ impl Passing {
         shared: Arc<Shared>,
         ticket: Ticket,
     ) -> Self {
-        Self {
-            meta,
+        let checked = Checked {
+            meta: Arc::clone(&meta),
             body,
             expected,
             shared,
@@ -53,22 +70,68 @@ impl Passing {
             held: None,
             ready: Bytes::new(),
             is_over: false,
-        }
+        };
+        Self { meta, trailer: None, way: Way::Checked(Box::new(checked)) }
+    }
+
+    /// An answer of any status, as it comes; nothing is known of its body but what its framing
+    /// says.
+    pub(super) fn plain(
+        meta: Arc<Meta>,
+        body: ResponseBody,
+        length: Option<u64>,
+        trailer: Option<HeaderValue>,
+    ) -> Self {
+        Self { meta, trailer, way: Way::Plain(Box::new(body), length, Bytes::new()) }
+    }
+
+    /// The names of the fields that may come behind the body.
+    pub fn trailer_names(&self) -> Option<&HeaderValue> {
+        self.trailer.as_ref()
     }
 
     /// The declared length.
     pub fn length(&self) -> Option<u64> {
-        self.body.total()
+        match &self.way {
+            Way::Checked(checked) => checked.body.total(),
+            Way::Plain(_, length, _) => *length,
+        }
     }
 
     /// The one SHA-256 that it must turn out to have, where that is known.
     pub fn must_be(&self) -> Option<Sha256> {
-        self.expected.must_be()
+        match &self.way {
+            Way::Checked(checked) => checked.expected.must_be(),
+            Way::Plain(..) => None,
+        }
+    }
+
+    /// The trailer fields behind the last piece.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.way {
+            Way::Checked(_) => None,
+            Way::Plain(body, ..) => body.take_trailers(),
+        }
     }
 
     /// The next piece, of at most `max` bytes; `None` at the end, with the whole checked. After
     /// an error the body is over and must not be ended cleanly. Not cancel safe.
     pub async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
+        match &mut self.way {
+            Way::Checked(checked) => checked.chunk(max).await,
+            Way::Plain(body, _, ready) => {
+                if ready.is_empty() {
+                    let Some(piece) = body.chunk().await? else { return Ok(None) };
+                    *ready = piece;
+                }
+                Ok(Some(ready.split_to(max.min(ready.len()))))
+            }
+        }
+    }
+}
+
+impl Checked {
+    async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         while self.ready.is_empty() {
             if self.is_over {
                 match self.held.take() {

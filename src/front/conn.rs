@@ -359,10 +359,11 @@ where
     fn connection(&self, version: Version) -> Arc<Connection> {
         let connection = Connection::new(self.peer, self.local, self.transport.clone());
         Arc::new(match (&self.transport, version) {
-            (Transport::Plain, Version::Http1) => {
-                connection.with_spans(Spans::new(self.shared.metrics.sendfile_bytes.clone()))
-            }
-            (Transport::Plain | Transport::Tls { .. }, _) => connection,
+            (Transport::Plain, Version::Http1) => connection
+                .with_interims()
+                .with_spans(Spans::new(self.shared.metrics.sendfile_bytes.clone())),
+            (Transport::Tls { .. }, Version::Http1) => connection.with_interims(),
+            (Transport::Plain | Transport::Tls { .. }, Version::Http2) => connection,
         })
     }
 

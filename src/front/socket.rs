@@ -6,8 +6,8 @@ use super::lines::{Lines, Refused};
 use super::secure::{Secure, Unflushed};
 use super::sender::Sender;
 use super::watch::Watch;
-use crate::engine::Connection;
-use bytes::{Buf, BytesMut};
+use crate::engine::{Connection, Interims};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -139,6 +139,8 @@ pub(super) struct Socket {
     ahead: BytesMut,
     /// Over HTTP/1, whose requests are lines; not before the protocol is known.
     lines: Option<Lines>,
+    /// Interim answers to be written, over HTTP/1.
+    interims: Option<Interim>,
     watch: Arc<Watch>,
     /// What is known of the connection once its protocol is.
     connection: Option<Arc<Connection>>,
@@ -154,10 +156,34 @@ enum Flushed {
     ByTask,
 }
 
+/// Interim answers on their way, and whether one may stand here.
+#[derive(Debug)]
+struct Interim {
+    waiting: Arc<Interims>,
+    /// Of one that is being written, what is left.
+    rest: Bytes,
+    /// Whether all that was written before has gone: what is written next begins an answer.
+    is_between: bool,
+}
+
+impl Interim {
+    /// What is to be written before the next answer, at its beginning or while it is waited for;
+    /// what has missed that is thrown away.
+    fn next(&mut self) -> &mut Bytes {
+        if self.rest.is_empty() && self.waiting.has_bytes() {
+            let bytes = self.waiting.take();
+            if self.is_between {
+                self.rest = bytes.into();
+            }
+        }
+        &mut self.rest
+    }
+}
+
 impl Socket {
     pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Self {
-        let (lines, connection, flushed) = (None, None, Flushed::ByWriter);
-        Self { stream, ahead: BytesMut::new(), lines, watch, connection, flushed }
+        let (lines, interims, connection, flushed) = (None, None, None, Flushed::ByWriter);
+        Self { stream, ahead: BytesMut::new(), lines, interims, watch, connection, flushed }
     }
 
     /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF; what
@@ -165,6 +191,10 @@ impl Socket {
     pub(super) fn speaks_http1(&mut self, connection: &Arc<Connection>) {
         self.lines = Some(Lines::default());
         self.connection = Some(Arc::clone(connection));
+        self.interims = connection.interims().map(|waiting| {
+            let waiting = Arc::clone(waiting);
+            Interim { waiting, rest: Bytes::new(), is_between: true }
+        });
         if let Stream::Plain(raw) = &mut self.stream
             && connection.spans().is_some()
         {
@@ -192,6 +222,27 @@ impl Socket {
                 Err(io::Error::other("a stored file failed while it was written"))
             }
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Writes interim answers that have come.
+    fn poll_interims(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(interims) = &mut self.interims else { return Poll::Ready(Ok(())) };
+        let rest = interims.next();
+        while !rest.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            rest.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes that a part of an answer is written.
+    fn is_answering(&mut self) {
+        if let Some(interims) = &mut self.interims {
+            interims.is_between = false;
         }
     }
 
@@ -258,7 +309,10 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_interims(cx))?;
+        this.is_answering();
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -267,7 +321,10 @@ impl AsyncWrite for Socket {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        ready!(this.poll_interims(cx))?;
+        this.is_answering();
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -275,8 +332,14 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.flushed {
-            Flushed::ByWriter => Pin::new(&mut self.get_mut().stream).poll_flush(cx),
+        // hyper flushes only when it holds nothing that is not written yet.
+        let this = self.get_mut();
+        if let Some(interims) = &mut this.interims {
+            interims.is_between = true;
+        }
+        ready!(this.poll_interims(cx))?;
+        match this.flushed {
+            Flushed::ByWriter => Pin::new(&mut this.stream).poll_flush(cx),
             Flushed::ByTask => Poll::Ready(Ok(())),
         }
     }

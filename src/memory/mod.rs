@@ -135,6 +135,12 @@ impl Memory {
         (may_vary && self.remove_matching(is_variant) > 0) || was_known
     }
 
+    /// Forgets what is kept under exactly this key, and no variant of it.
+    pub fn remove_one(&self, key: &Key) {
+        self.hot.remove(key.as_str());
+        self.absent.remove(key.as_str());
+    }
+
     fn note(&self, key: &Key) {
         if key.is_variant() {
             self.has_variants.store(true, Ordering::Relaxed);

@@ -133,6 +133,7 @@ impl FolderOrigin {
             request_time: heard.request_time,
             response_time: heard.response_time,
             content_length: Some(length),
+            is_framed: true,
         }
     }
 

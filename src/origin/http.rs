@@ -1,13 +1,15 @@
 //! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
 //! per origin, as long lived as it; no locks.
 
-use super::exchange::{Ask, FetchError};
+use super::exchange::{Ask, FetchError, Method};
+use super::forward::Forward;
+use super::response::Response;
 use super::verdict::{Dialect, Verdict};
 use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
-use crate::client::OutboundRequest;
+use crate::client::{OutboundRequest, no_body};
+use crate::nix::Class;
 use crate::rfc::path::encode_path;
 use http::{HeaderValue, Request, Uri, header};
-use http_body_util::Empty;
 
 /// The longest chain of redirects that is followed.
 const REDIRECTS_MAX: usize = 5;
@@ -49,6 +51,29 @@ impl HttpOrigin {
         Err(self.wire.protocol(format!("more than {REDIRECTS_MAX} redirects")))
     }
 
+    /// Sends a client's request on, once; the answer may have any status, and redirects are the
+    /// client's business.
+    pub(super) async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
+        let Forward { method, path, query, mut headers, body, interim } = forward;
+        let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        let uri = self.uri(&format!("{}{path}{query}", self.base))?;
+        let asked = if method == http::Method::HEAD { Method::Head } else { Method::Get };
+        headers.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(body.unwrap_or_else(no_body))
+            .map_err(|error| self.wire.protocol(format!("no request for {path}: {error}")))?;
+        *request.headers_mut() = headers;
+        if let Some(interim) = interim {
+            hyper::ext::on_informational(&mut request, move |response| {
+                interim(response.status(), response.headers());
+            });
+        }
+        let exchange = self.wire.send(Class::Other, request).await?;
+        self.wire.response(Class::Other, asked, exchange)
+    }
+
     fn uri(&self, text: &str) -> Result<Uri, FetchError> {
         text.parse().map_err(|error| self.wire.protocol(format!("no URL {text:?}: {error}")))
     }
@@ -64,7 +89,7 @@ impl HttpOrigin {
         let mut request = Request::builder()
             .method(method_name(ask.method))
             .uri(uri.clone())
-            .body(Empty::new())
+            .body(no_body())
             .map_err(|error| self.wire.protocol(format!("no request for {uri}: {error}")))?;
         *request.headers_mut() = fields;
         Ok(request)

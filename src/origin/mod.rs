@@ -6,6 +6,7 @@ mod credentials;
 pub mod exchange;
 mod fault;
 mod file;
+mod forward;
 mod health;
 mod http;
 mod meters;
@@ -17,6 +18,7 @@ mod verdict;
 mod wire;
 
 pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Retries};
+pub use forward::{Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 
@@ -27,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::tasks::Tasks;
 use file::FolderOrigin;
+use forward::Standing;
 use futures_util::future::join_all;
 use health::Health;
 use http::HttpOrigin;
@@ -117,6 +120,43 @@ impl Origins {
             (None, None) => Err(FetchError::Protocol {
                 origin: ask.only.map_or_else(|| "none".into(), |only| only.to_string().into()),
                 detail: "no origin has this position".to_owned(),
+            }),
+        }
+    }
+
+    /// Sends a client's request to the origins in their order until one has a final answer.
+    ///
+    /// A request that may be repeated goes on to the next origin where one fails, is in trouble
+    /// (500, 502, 503, 504) or has no such object; any other goes to the first alone. Absence is
+    /// the answer only where every origin asked said so; else the first trouble is. Dropping the
+    /// future ends the request.
+    pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
+        let mut upstreams = self.upstreams.iter().peekable();
+        let (mut next, mut trouble, mut absent) = (Some(forward), None, None);
+        while let (Some(forward), Some(upstream)) = (next.take(), upstreams.next()) {
+            if forward.may_repeat() && upstreams.peek().is_some() {
+                next = Some(forward.again());
+            }
+            match upstream.forward(forward).await {
+                Ok(response) => match forward::standing(response.status) {
+                    Standing::Final => return Ok(response),
+                    Standing::Absent => absent = Some(response),
+                    Standing::Trouble => {
+                        trouble.get_or_insert(Ok(response));
+                    }
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "origin failed");
+                    trouble.get_or_insert(Err(error));
+                }
+            }
+        }
+        match (trouble, absent) {
+            (Some(trouble), _) => trouble,
+            (None, Some(absent)) => Ok(absent),
+            (None, None) => Err(FetchError::Protocol {
+                origin: "none".into(),
+                detail: "there is no origin".to_owned(),
             }),
         }
     }
@@ -216,6 +256,7 @@ impl Setup<'_> {
             kind,
             slots: Arc::new(Semaphore::new(slots)),
             slot_deadline: origin.timeouts.connect,
+            clock: self.clock.clone(),
         })
     }
 

@@ -18,7 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 /// An object, or a part of one.
 #[derive(Debug)]
 pub struct Response {
-    /// 200 or 206. A 206 names the range that was asked for.
+    /// 200 or 206, where a 206 names the range that was asked for; any, where a client's request
+    /// was sent on.
     pub status: StatusCode,
     /// Its fields, as received.
     pub headers: HeaderMap,
@@ -34,6 +35,9 @@ pub struct Response {
     pub response_time: Timestamp,
     /// Bytes of the body; for HEAD, of the body that GET would have.
     pub content_length: Option<u64>,
+    /// Whether the end of the body shows that it is whole: it has a length, or is chunked, or came
+    /// over HTTP/2. Otherwise a connection that breaks looks like the end.
+    pub is_framed: bool,
 }
 
 /// The body of a [`Response`].
@@ -42,9 +46,10 @@ pub struct ResponseBody {
     source: Source,
     origin: Arc<str>,
     between_bytes: Duration,
-    received: IntCounter,
+    received: Option<IntCounter>,
     place: Option<Place>,
     permit: Option<OwnedSemaphorePermit>,
+    trailers: Option<HeaderMap>,
 }
 
 /// Where the pieces come from.
@@ -54,6 +59,8 @@ pub(super) enum Source {
     Http(Incoming),
     /// The task that reads a file.
     Folder(mpsc::Receiver<io::Result<Bytes>>),
+    /// Memory.
+    Bytes(Option<Bytes>),
     /// Nothing more.
     Ended,
 }
@@ -66,7 +73,17 @@ impl ResponseBody {
         between_bytes: Duration,
         received: IntCounter,
     ) -> Self {
-        Self { source, origin, between_bytes, received, place: None, permit: None }
+        let (place, permit, trailers) = (None, None, None);
+        let received = Some(received);
+        Self { source, origin, between_bytes, received, place, permit, trailers }
+    }
+
+    /// A body that never was anywhere but here, and is not counted.
+    pub(super) fn of(text: Bytes, origin: Arc<str>) -> Self {
+        let (place, permit, trailers) = (None, None, None);
+        let source = Source::Bytes((!text.is_empty()).then_some(text));
+        let between_bytes = Duration::MAX;
+        Self { source, origin, between_bytes, received: None, place, permit, trailers }
     }
 
     /// The same body, keeping its client's place until it is done with.
@@ -85,7 +102,8 @@ impl ResponseBody {
     /// before the length that was announced. After an error or the end it stays at its end.
     /// Cancel safe.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
-        let next = tokio::time::timeout(self.between_bytes, next(&mut self.source)).await;
+        let next = next(&mut self.source, &mut self.trailers);
+        let next = tokio::time::timeout(self.between_bytes, next).await;
         let Ok(next) = next else {
             self.release();
             return Err(BodyError::Stalled {
@@ -95,7 +113,9 @@ impl ResponseBody {
         };
         match next {
             Ok(Some(bytes)) => {
-                self.received.inc_by(bytes.len() as u64);
+                if let Some(received) = &self.received {
+                    received.inc_by(bytes.len() as u64);
+                }
                 Ok(Some(bytes))
             }
             Ok(None) => {
@@ -107,6 +127,11 @@ impl ResponseBody {
                 Err(BodyError::Broken { origin: Arc::clone(&self.origin), source })
             }
         }
+    }
+
+    /// The trailer fields that came behind the last piece; none before that.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
     }
 
     fn released_if_ended(mut self) -> Self {
@@ -125,24 +150,28 @@ impl ResponseBody {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The next piece that is not empty; trailers are passed over.
-async fn next(source: &mut Source) -> Result<Option<Bytes>, BoxError> {
+/// The next piece that is not empty; trailers are put aside.
+async fn next(
+    source: &mut Source,
+    trailers: &mut Option<HeaderMap>,
+) -> Result<Option<Bytes>, BoxError> {
     match source {
         Source::Http(incoming) => loop {
             let Some(frame) = incoming.frame().await else {
                 return Ok(None);
             };
             let frame = frame.map_err(|error| Box::new(Chain::of(&error)))?;
-            if let Ok(bytes) = frame.into_data()
-                && !bytes.is_empty()
-            {
-                return Ok(Some(bytes));
+            match frame.into_data() {
+                Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+                Ok(_) => {}
+                Err(frame) => *trailers = frame.into_trailers().ok(),
             }
         },
         Source::Folder(pieces) => match pieces.recv().await {
             Some(piece) => Ok(Some(piece?)),
             None => Ok(None),
         },
+        Source::Bytes(bytes) => Ok(bytes.take()),
         Source::Ended => Ok(None),
     }
 }

@@ -7,12 +7,11 @@ use super::exchange::{Ask, FetchError, Method};
 use super::sign::{Signable, signed_fields};
 use super::verdict::{Absence, Dialect, Verdict};
 use super::wire::{Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
-use crate::client::OutboundRequest;
+use crate::client::{OutboundRequest, no_body};
 use crate::config::{S3, S3Addressing};
 use crate::rfc::path::encode_path;
 use crate::tasks::Tasks;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::Empty;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -109,7 +108,7 @@ impl S3Origin {
         let mut request = Request::builder()
             .method(method)
             .uri(uri)
-            .body(Empty::new())
+            .body(no_body())
             .map_err(|error| self.wire.protocol(format!("no request for {path}: {error}")))?;
         *request.headers_mut() = fields;
         Ok(request)

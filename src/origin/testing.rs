@@ -237,6 +237,7 @@ pub(super) fn site(origins: Vec<Origin>) -> Site {
             absent: Duration::from_secs(1),
             stale_if_error: Duration::from_secs(1),
         },
+        caching: None,
         follow_redirects_to: Vec::new(),
         origins,
     }

@@ -3,12 +3,14 @@
 
 use super::exchange::{Answer, Ask, FetchError, Retries};
 use super::file::FolderOrigin;
+use super::forward::{self, Forward};
 use super::health::{Health, OriginHealth};
 use super::http::HttpOrigin;
 use super::response::Response;
 use super::s3::S3Origin;
 use super::verdict::Absence;
 use super::wire::{Heard, Reply};
+use crate::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,6 +34,7 @@ pub(super) struct Upstream {
     /// How long a request waits for a slot.
     pub slot_deadline: Duration,
     pub health: Health,
+    pub clock: Clock,
 }
 
 /// How an origin is asked.
@@ -73,6 +76,45 @@ impl Upstream {
         };
         self.remember(&reply);
         reply.map(|reply| self.answer(reply, permit))
+    }
+
+    /// Sends a client's request on, again where it may be repeated and the error permits it, and
+    /// remembers how it went.
+    pub(super) async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
+        let permit = self.slot().await?;
+        let may_repeat = forward.may_repeat();
+        let (mut next, mut retries) = (forward, 0);
+        let response = loop {
+            let again = may_repeat.then(|| next.again());
+            match (self.forward_once(next).await, again) {
+                (Err(error), Some(again)) if error.may_retry() && retries < RETRIES_MAX => {
+                    retries += 1;
+                    tracing::debug!(origin = %self.name, %error, retries, "asking again");
+                    tokio::time::sleep(backoff()).await;
+                    next = again;
+                }
+                (response, _) => break response,
+            }
+        };
+        match &response {
+            Ok(_) => self.health.usable(),
+            Err(error) => self.health.failed(error),
+        }
+        response.map(|response| Response { body: response.body.permitted(permit), ..response })
+    }
+
+    async fn forward_once(&self, forward: Forward) -> Result<Response, FetchError> {
+        if let Kind::Http(origin) = &self.kind {
+            return origin.forward(forward).await;
+        }
+        let now = self.clock.now();
+        match forward.ask() {
+            Some(ask) => {
+                let reply = self.kind.ask(&ask).await?;
+                Ok(forward::as_response(reply, now, self.position, &self.name))
+            }
+            None => Ok(forward::read_only(now, self.position, &self.name)),
+        }
     }
 
     /// Asks for `nix-cache-info` once, as a test of this origin's address and credentials.

@@ -10,7 +10,7 @@ use crate::client::{Client, ClientError, Inbound, OutboundRequest, Place};
 use crate::clock::{Clock, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub(super) struct Heard {
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub status: StatusCode,
+    pub version: Version,
     pub heard: Heard,
     body: Option<(Incoming, Place)>,
 }
@@ -76,7 +77,8 @@ impl Wire {
         };
         counted.answered(head.status);
         let heard = Heard { headers: head.headers, request_time, response_time: self.clock.now() };
-        Ok(Exchange { status: head.status, heard, body: Some((body, place)) })
+        let (status, version) = (head.status, head.version);
+        Ok(Exchange { status, version, heard, body: Some((body, place)) })
     }
 
     /// The error document of an answer, as far as it comes within the first-byte deadline.
@@ -149,26 +151,40 @@ impl Wire {
     }
 
     fn found(&self, ask: &Ask, exchange: Exchange) -> Result<Reply, FetchError> {
-        let Exchange { status, heard, body } = exchange;
+        let response = self.response(ask.class, ask.method, exchange)?;
+        if response.status == StatusCode::PARTIAL_CONTENT {
+            check_part(ask, &response.headers, response.content_length)
+                .map_err(|detail| self.protocol(detail))?;
+        }
+        Ok(Reply::Found(Box::new(response)))
+    }
+
+    /// The answer to a request of this method, whatever its status.
+    pub(super) fn response(
+        &self,
+        class: Class,
+        method: Method,
+        exchange: Exchange,
+    ) -> Result<Response, FetchError> {
+        let Exchange { status, version, heard, body } = exchange;
         let Some((body, place)) = body else {
             return Err(self.protocol("an object without a body"));
         };
-        let content_length = match ask.method {
+        let content_length = match method {
             Method::Get => body.size_hint().exact(),
             Method::Head => content_length(&heard.headers),
         };
-        if status == StatusCode::PARTIAL_CONTENT {
-            check_part(ask, &heard.headers, content_length)
-                .map_err(|detail| self.protocol(detail))?;
-        }
-        let source = match ask.method {
+        let is_framed = content_length.is_some()
+            || version == Version::HTTP_2
+            || heard.headers.contains_key(header::TRANSFER_ENCODING);
+        let source = match method {
             Method::Get => Source::Http(body),
             Method::Head => Source::Ended,
         };
-        let received = self.meters.bytes(ask.class);
+        let received = self.meters.bytes(class);
         let between_bytes = self.timeouts.between_bytes;
         let body = ResponseBody::new(source, Arc::clone(&self.name), between_bytes, received);
-        Ok(Reply::Found(Box::new(Response {
+        Ok(Response {
             status,
             headers: heard.headers,
             body: body.placed(place),
@@ -177,7 +193,8 @@ impl Wire {
             request_time: heard.request_time,
             response_time: heard.response_time,
             content_length,
-        })))
+            is_framed,
+        })
     }
 
     fn failure(&self, error: ClientError) -> FetchError {

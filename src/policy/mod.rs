@@ -3,6 +3,7 @@
 
 pub mod continuation;
 pub mod freshness;
+pub mod generic;
 pub mod head;
 pub mod request;
 pub mod response;

@@ -1,11 +1,11 @@
 //! `Cache-Control` (RFC 9111 section 5.2, RFC 5861, RFC 8246) and how long a response says it
 //! is fresh. Pure. The parse is tolerant and errs towards caching less: what cannot be read as a
 //! number counts as zero, of two values the smaller counts, and the qualified forms of `private`
-//! and `no-cache` count as the plain ones.
+//! and `no-cache` count as the plain ones unless [`qualified`] is asked for what they name.
 
 use super::date::HttpDate;
 use super::grammar;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 /// Seconds above which RFC 9111 section 1.2.2 lets numbers be capped: 2^31.
 pub const DELTA_SECONDS_MAX: u32 = 1 << 31;
@@ -29,6 +29,10 @@ pub enum Flag {
     Immutable,
     /// `only-if-cached`.
     OnlyIfCached,
+    /// `must-understand`.
+    MustUnderstand,
+    /// `no-transform`.
+    NoTransform,
 }
 
 /// A directive with seconds.
@@ -42,15 +46,19 @@ pub enum Delta {
     StaleWhileRevalidate,
     /// `stale-if-error`.
     StaleIfError,
+    /// `max-stale` of a request; without an argument [`DELTA_SECONDS_MAX`].
+    MaxStale,
+    /// `min-fresh` of a request.
+    MinFresh,
 }
 
 /// The directives of a request or a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheControl {
     /// One bit for each [`Flag`].
-    flags: u8,
+    flags: u16,
     /// One place for each [`Delta`].
-    deltas: [Option<u32>; 4],
+    deltas: [Option<u32>; 6],
 }
 
 impl CacheControl {
@@ -67,7 +75,14 @@ impl CacheControl {
 
     /// Whether `flag` was given.
     pub const fn has(&self, flag: Flag) -> bool {
-        self.flags & (1 << flag as u8) != 0
+        self.flags & (1 << flag as u16) != 0
+    }
+
+    /// These directives, and `flag`.
+    #[must_use]
+    pub const fn with(mut self, flag: Flag) -> Self {
+        self.flags |= 1 << flag as u16;
+        self
     }
 
     /// The seconds of `delta`, at most [`DELTA_SECONDS_MAX`].
@@ -88,21 +103,74 @@ impl CacheControl {
             b"proxy-revalidate" => Flag::ProxyRevalidate,
             b"immutable" => Flag::Immutable,
             b"only-if-cached" => Flag::OnlyIfCached,
+            b"must-understand" => Flag::MustUnderstand,
+            b"no-transform" => Flag::NoTransform,
+            b"max-stale" if argument.is_none() => {
+                return self.lower(Delta::MaxStale, DELTA_SECONDS_MAX);
+            }
+            b"max-stale" => return self.limit(Delta::MaxStale, argument),
+            b"min-fresh" => return self.limit(Delta::MinFresh, argument),
             b"max-age" => return self.limit(Delta::MaxAge, argument),
             b"s-maxage" => return self.limit(Delta::SharedMaxAge, argument),
             b"stale-while-revalidate" => return self.limit(Delta::StaleWhileRevalidate, argument),
             b"stale-if-error" => return self.limit(Delta::StaleIfError, argument),
             _ => return,
         };
-        self.flags |= 1 << flag as u8;
+        *self = self.with(flag);
     }
 
     fn limit(&mut self, delta: Delta, argument: Option<&[u8]>) {
-        let seconds = argument.and_then(delta_seconds).unwrap_or(0);
+        self.lower(delta, argument.and_then(delta_seconds).unwrap_or(0));
+    }
+
+    /// Adds a directive with seconds; of several the smallest counts.
+    pub(super) fn lower(&mut self, delta: Delta, seconds: u32) {
         if let Some(place) = self.deltas.get_mut(delta as usize) {
             *place = Some(place.map_or(seconds, |before| before.min(seconds)));
         }
     }
+}
+
+/// What the fields of all `Cache-Control` lines that stand behind `directive` (in lower case) name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Qualified {
+    /// The directive is not given.
+    No,
+    /// It is given for the whole response, or what it names cannot be read.
+    Whole,
+    /// It is given for these fields alone (RFC 9111 sections 5.2.2.4 and 5.2.2.7).
+    Fields(Vec<HeaderName>),
+}
+
+/// For what `directive` (`no-cache` or `private`) is given.
+pub fn qualified(headers: &HeaderMap, directive: &str) -> Qualified {
+    let mut names = Vec::new();
+    let mut is_given = false;
+    for line in headers.get_all(header::CACHE_CONTROL) {
+        for member in grammar::list_members(line.as_bytes()) {
+            let mut halves = member.splitn(2, |byte| *byte == b'=');
+            let name = grammar::trim(halves.next().unwrap_or_default());
+            if !name.eq_ignore_ascii_case(directive.as_bytes()) {
+                continue;
+            }
+            is_given = true;
+            let Some(listed) = halves.next().and_then(field_names) else {
+                return Qualified::Whole;
+            };
+            names.extend(listed);
+        }
+    }
+    if is_given { Qualified::Fields(names) } else { Qualified::No }
+}
+
+/// The names of a quoted list of fields, or of one that stands unquoted; none where one is no name.
+fn field_names(argument: &[u8]) -> Option<Vec<HeaderName>> {
+    let argument = grammar::trim(argument);
+    let inner = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    let names: Option<Vec<HeaderName>> = grammar::list_members(inner.unwrap_or(argument))
+        .map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
+    names.filter(|names| !names.is_empty())
 }
 
 /// Seconds in digits, quoted or not; capped at [`DELTA_SECONDS_MAX`].
@@ -128,6 +196,12 @@ pub fn explicit_lifetime(headers: &HeaderMap) -> Option<u32> {
         .iter()
         .map(|line| expires_after(HttpDate::parse(line), date))
         .min()
+}
+
+/// Whether a cache may judge by itself how long a response of this status is fresh, where nothing
+/// is stated (RFC 9110 section 15.1).
+pub const fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 fn expires_after(expires: Option<HttpDate>, date: Option<HttpDate>) -> u32 {
@@ -181,13 +255,40 @@ mod tests {
     }
 
     #[test]
+    fn a_qualified_directive_names_its_fields() {
+        let named = |line: &str| {
+            let mut headers = HeaderMap::new();
+            headers.append(header::CACHE_CONTROL, HeaderValue::from_str(line).unwrap());
+            qualified(&headers, "no-cache")
+        };
+        let fields = |names: &[&'static str]| {
+            Qualified::Fields(names.iter().map(|name| HeaderName::from_static(name)).collect())
+        };
+        assert_eq!(named("private=\"a\", max-age=5"), Qualified::No);
+        assert_eq!(named("No-Cache = \"A, b\""), fields(&["a", "b"]));
+        assert_eq!(named("no-cache=\"a\", no-cache=b"), fields(&["a", "b"]));
+        for whole in ["no-cache", "no-cache=\"a\", no-cache", "no-cache=\"\"", "no-cache=\"a b\""] {
+            assert_eq!(named(whole), Qualified::Whole, "{whole}");
+        }
+    }
+
+    #[test]
+    fn a_request_says_how_stale_and_how_fresh() {
+        let found = control(&["max-stale, min-fresh=7"]);
+        assert_eq!(found.seconds(Delta::MaxStale), Some(DELTA_SECONDS_MAX));
+        assert_eq!(found.seconds(Delta::MinFresh), Some(7));
+        assert_eq!(control(&["max-stale=9"]).seconds(Delta::MaxStale), Some(9));
+        assert!(control(&["must-understand, no-store"]).has(Flag::MustUnderstand));
+    }
+
+    #[test]
     fn the_lifetime_is_the_first_that_is_stated() {
         let lifetime = |lines: &[(&'static str, &'static str)]| {
             explicit_lifetime(
                 &lines
                     .iter()
                     .map(|(name, value)| {
-                        (header::HeaderName::from_static(name), HeaderValue::from_static(value))
+                        (HeaderName::from_static(name), HeaderValue::from_static(value))
                     })
                     .collect(),
             )

@@ -28,9 +28,11 @@ impl HttpDate {
     }
 
     /// Reads an IMF-fixdate or one of the two obsolete forms; `None` for anything else. Two
-    /// digits of a year mean 1970 to 2069.
+    /// digits of a year mean 1970 to 2069. As RFC 9111 section 4.2 asks of caches, case does not
+    /// matter; nor does a day of the week that is not that of the date.
     pub fn parse(value: &HeaderValue) -> Option<Self> {
-        let time = httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()?;
+        let text = value.to_str().ok()?.trim();
+        let time = httpdate::parse_http_date(text).ok().or_else(|| parse_leniently(text))?;
         let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
         Some(Self::from_secs(i64::try_from(seconds).ok()?))
     }
@@ -44,6 +46,43 @@ impl HttpDate {
     fn to_system_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(u64::try_from(self.0).unwrap_or(0))
     }
+}
+
+/// The names of days: one of them is that of any date.
+const DAYS: [(&str, &str); 7] = [
+    ("Mon", "Monday"),
+    ("Tue", "Tuesday"),
+    ("Wed", "Wednesday"),
+    ("Thu", "Thursday"),
+    ("Fri", "Friday"),
+    ("Sat", "Saturday"),
+    ("Sun", "Sunday"),
+];
+
+/// Reads a date whose only fault is its case, or its day of the week.
+fn parse_leniently(text: &str) -> Option<SystemTime> {
+    let end = text.find([',', ' '])?;
+    let (day, rest) = text.split_at_checked(end)?;
+    let is_day = |name: &str| name.eq_ignore_ascii_case(day);
+    let is_short = DAYS.iter().any(|(short, _)| is_day(short));
+    if !is_short && !DAYS.iter().any(|(_, long)| is_day(long)) {
+        return None;
+    }
+    let mut is_first = true;
+    let mut rest: String = rest
+        .chars()
+        .map(|letter| {
+            let cased =
+                if is_first { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+            is_first = !letter.is_ascii_alphabetic();
+            cased
+        })
+        .collect();
+    if let Some(before) = rest.strip_suffix("Gmt") {
+        rest = format!("{before}GMT");
+    }
+    let names = DAYS.iter().map(|(short, long)| if is_short { short } else { long });
+    names.into_iter().find_map(|name| httpdate::parse_http_date(&format!("{name}{rest}")).ok())
 }
 
 impl fmt::Display for HttpDate {
@@ -86,6 +125,32 @@ mod tests {
     fn moments_that_cannot_be_printed_become_the_nearest() {
         assert_eq!(HttpDate::from_secs(-5).to_string(), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(HttpDate::from_secs(i64::MAX).to_string(), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
+    #[test]
+    fn neither_case_nor_the_day_of_the_week_matters() {
+        let read = |text| HttpDate::parse(&HeaderValue::from_static(text));
+        let expected = read("Thu, 18 Aug 2050 02:01:18 GMT");
+        assert!(expected.is_some());
+        for text in [
+            "THU, 18 Aug 2050 02:01:18 GMT",
+            "thu, 18 AUG 2050 02:01:18 gmt",
+            "Mon, 18 Aug 2050 02:01:18 gMT",
+            "SUNDAY, 18-AUG-50 02:01:18 GMT",
+            "Sun Aug 18 02:01:18 2050",
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+        for text in [
+            "Thu, 18 Aug 2050 02:01:18 UTC",
+            "Thu 18 Aug 2050 02:01:18 GMT",
+            "Foo, 18 Aug 2050 02:01:18 GMT",
+            "Thu, 32 Aug 2050 02:01:18 GMT",
+            "Thu, 18 Foo 2050 02:01:18 GMT",
+            "18 Aug 2050",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     proptest! {

@@ -1,5 +1,5 @@
-//! What RFCs 3986, 8586, 9110, 9111 and 9211 fix, as pure functions. Knows neither Nix nor the
-//! configuration; never awaits, never reads a clock, holds nothing.
+//! What RFCs 3986, 5861, 8246, 8586, 9110, 9111, 9211 and 9213 fix, as pure functions. Knows
+//! neither Nix nor the configuration; never awaits, never reads a clock, holds nothing.
 
 pub mod age;
 pub mod authority;
@@ -14,6 +14,7 @@ pub mod grammar;
 pub mod hop_by_hop;
 pub mod path;
 pub mod range;
+pub mod targeted;
 
 pub use authority::{Authority, HostError};
 pub use cache_control::CacheControl;

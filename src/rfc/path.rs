@@ -120,6 +120,41 @@ pub fn encode_path(path: &str) -> String {
     utf8_percent_encode(path, OUTSIDE_PATH).to_string()
 }
 
+/// A raw path in the form in which paths that RFC 3986 section 6.2.2 calls the same are the same:
+/// percent encodings in upper case, and none of unreserved characters. Decodes nothing else, so
+/// that `%2F` stays another thing than `/`; what is no percent encoding stays as it is.
+pub fn normalise(raw: &str) -> Cow<'_, str> {
+    if !raw.contains('%') {
+        return Cow::Borrowed(raw);
+    }
+    let mut normal = String::with_capacity(raw.len());
+    let mut pieces = raw.split('%');
+    normal.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let encoded = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (encoded, piece.split_at_checked(2)) {
+            (Some(byte), Some((_, rest))) if is_unreserved(byte) => {
+                normal.push(char::from(byte));
+                normal.push_str(rest);
+            }
+            (Some(_), Some((digits, rest))) => {
+                normal.push('%');
+                normal.push_str(&digits.to_ascii_uppercase());
+                normal.push_str(rest);
+            }
+            _ => {
+                normal.push('%');
+                normal.push_str(piece);
+            }
+        }
+    }
+    Cow::Owned(normal)
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
 /// Whether `raw` is canonical at a glance, as the paths of narinfos and NARs are: nothing to
 /// decode, nothing to refuse, and no segment that begins with a dot.
 fn is_plain(raw: &str) -> bool {

@@ -48,9 +48,16 @@ pub(super) const SETTINGS: &[Setting] = &[
             "Its name in keys, logs and metrics. Objects are stored under it: another name starts \
              with an empty cache.",
         ),
-    Setting::new("site.kind", Kind::Word(&["nix-cache"]), Fallback::Is(r#""nix-cache""#))
-        .example(r#""nix-cache""#)
-        .doc("What the site holds. This version knows \"nix-cache\" only."),
+    Setting::new(
+        "site.kind",
+        Kind::Word(&["nix-cache", "generic"]),
+        Fallback::Is(r#""nix-cache""#),
+    )
+    .example(r#""generic""#)
+    .doc(
+        "What the site holds: a binary cache, whose objects are known by their paths and \
+             proven, or anything else, cached as its responses say (see [site.caching]).",
+    ),
     Setting::new(
         "site.trusted_public_keys",
         Kind::Texts,

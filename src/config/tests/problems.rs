@@ -161,7 +161,16 @@ fn odds_and_ends_are_told() {
     assert!(small.contains("disk.size[1]: is too small"), "{small}");
     assert!(problem("log.level = 'inof'").contains("the nearest is \"info\""));
     assert!(problem("[[site]]").contains("site[0].origin: is missing"));
-    assert!(problem(&site("kind = 'generic'")).contains("this version does not have"));
+    assert!(problem(&site("kind = 'git'")).contains("\"nix-cache\" or \"generic\""));
+    let caching = |text: &str| problem(&site(&format!("kind = 'generic'\n[site.caching]\n{text}")));
+    assert!(caching("targeted = ['a b']").contains("is no name of a header field"));
+    assert!(caching("set_headers = ['a']").contains("write \"NAME: VALUE\""));
+    assert!(caching("set_headers = ['Content-Length: 5']").contains("cannot be set"));
+    assert!(caching("statuses = ['99']").contains("is no status"));
+    assert!(caching("ttl_min = '2m'\nttl_max = '1m'").contains("is below ttl_min"));
+    assert!(caching("query_names = ['a']").contains("is for query = \"only\" alone"));
+    assert!(caching("[[site.caching.rule]]\npaths = []").contains("has no paths"));
+    assert!(caching("[[site.caching.rule]]\npaths = ['a']").contains("the pattern of no path"));
     assert!(problem(&site("name = 'a b'")).contains("is not a name"));
     assert!(problem(&site("follow_redirects_to = ['http://x']")).contains("is a URL"));
     assert!(problem(&site("cache_info.store_dir = 'nix'")).contains("\"/nix/store\""));

@@ -299,6 +299,15 @@ impl Disks {
         self.0.keep_only(meta, sha256);
     }
 
+    /// Drops what is stored under exactly this key, and neither parts nor variants of it. Blocking.
+    pub fn drop_one(&self, key: &Key) {
+        for (_, Entered { store, .. }) in self.0.holding(key) {
+            if let Some(version) = store.0.version(key) {
+                store.0.drop_insertion(key.hash(), version.sequence);
+            }
+        }
+    }
+
     /// Replaces the metadata of an object while its body still has this digest, wherever it is.
     /// Where an object cannot be marked as stale, it is not served any more. Blocking.
     pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {

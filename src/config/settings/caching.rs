@@ -1,0 +1,141 @@
+//! The settings of HTTP caching: `[site.caching]` and its rules by path.
+
+use super::{Fallback, Kind, Setting, Shape, Table};
+use std::time::Duration;
+
+/// The tables, in the order of the reference.
+pub(super) const TABLES: &[Table] = &[
+    Table::new(
+        "site.caching",
+        Shape::Once,
+        "How a site of kind \"generic\" caches. What a response says about itself counts (RFC \
+         9111, RFC 5861, RFC 9213), within these bounds.",
+    ),
+    Table::new(
+        "site.caching.rule",
+        Shape::Repeated,
+        "Other bounds for some paths; of several rules that match, the first counts.",
+    ),
+];
+
+/// The settings, in the order of the reference.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting::new(
+        "site.caching.targeted",
+        Kind::Texts,
+        Fallback::Is(r#"["CDN-Cache-Control", "Surrogate-Control"]"#),
+    )
+    .example(r#"["Narthex-Cache-Control", "CDN-Cache-Control"]"#)
+    .doc(
+        "Response fields that take the place of Cache-Control and Expires here (RFC 9213); the \
+         first that is there and valid counts.",
+    ),
+    Setting::new(
+        "site.caching.request_cache_control",
+        Kind::Word(&["honour", "ignore"]),
+        Fallback::Is(r#""honour""#),
+    )
+    .example(r#""ignore""#)
+    .doc(
+        "Whether clients may ask for fresher answers than what is stored, by Cache-Control and \
+         Pragma. \"ignore\" spares the origin; only-if-cached counts all the same.",
+    ),
+    Setting::new(
+        "site.caching.query",
+        Kind::Word(&["keep", "drop", "only"]),
+        Fallback::Is(r#""keep""#),
+    )
+    .example(r#""drop""#)
+    .doc(
+        "What of a query is part of the key and goes to the origin: all of it, nothing, or the \
+         parameters named in query_names.",
+    ),
+    Setting::new("site.caching.query_names", Kind::Texts, Fallback::Is("[]"))
+        .example(r#"["version", "arch"]"#)
+        .doc("The parameters that query = \"only\" keeps, in the order of the request."),
+    Setting::new("site.caching.set_headers", Kind::Texts, Fallback::Is("[]"))
+        .example(r#"["Strict-Transport-Security: max-age=31536000"]"#)
+        .doc("Fields, NAME: VALUE, that every answer of the site gets, in place of its own."),
+    Setting::new("site.caching.remove_headers", Kind::Texts, Fallback::Is("[]"))
+        .example(r#"["Server", "X-Powered-By"]"#)
+        .doc("Fields that no answer of the site has."),
+    ttl_default("site.caching.ttl_default"),
+    ttl_min("site.caching.ttl_min"),
+    ttl_max("site.caching.ttl_max"),
+    statuses("site.caching.statuses"),
+    stale_while_revalidate("site.caching.stale_while_revalidate"),
+    stale_if_error("site.caching.stale_if_error"),
+    set_cookie("site.caching.set_cookie"),
+    Setting::new("site.caching.rule.paths", Kind::Texts, Fallback::Required)
+        .example(r#"["/channels/*", "*.iso"]"#)
+        .doc("Paths that the rule is for; * stands for any characters, slashes too."),
+    ttl_default("site.caching.rule.ttl_default"),
+    ttl_min("site.caching.rule.ttl_min"),
+    ttl_max("site.caching.rule.ttl_max"),
+    statuses("site.caching.rule.statuses"),
+    stale_while_revalidate("site.caching.rule.stale_while_revalidate"),
+    stale_if_error("site.caching.rule.stale_if_error"),
+    set_cookie("site.caching.rule.set_cookie"),
+];
+
+const LIFETIME: Kind =
+    Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
+
+const fn ttl_default(path: &'static str) -> Setting {
+    Setting::new(path, LIFETIME, Fallback::Derived("a tenth of the time since Last-Modified"))
+        .example(r#""5m""#)
+        .doc("How long a response is fresh that does not say so itself.")
+}
+
+const fn ttl_min(path: &'static str) -> Setting {
+    Setting::new(path, LIFETIME, Fallback::Is(r#""0s""#)).example(r#""10s""#).doc(
+        "How long a response is fresh at least, whatever it says. What is not to be stored, or \
+         to be confirmed each time, stays so.",
+    )
+}
+
+const fn ttl_max(path: &'static str) -> Setting {
+    Setting::new(path, LIFETIME, Fallback::Derived("no bound"))
+        .example(r#""7d""#)
+        .doc("How long a response is fresh at most, whatever it says.")
+}
+
+const fn statuses(path: &'static str) -> Setting {
+    Setting::new(
+        path,
+        Kind::Texts,
+        Fallback::Derived("200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501"),
+    )
+    .example(r#"["200", "404"]"#)
+    .doc("The statuses that ttl_default is for.")
+}
+
+const fn stale_while_revalidate(path: &'static str) -> Setting {
+    Setting::new(path, LIFETIME, Fallback::Is(r#""0s""#)).example(r#""30s""#).doc(
+        "How long a stale response is still sent while it is refreshed, where it does not say so \
+         itself.",
+    )
+}
+
+const fn stale_if_error(path: &'static str) -> Setting {
+    Setting::new(
+        path,
+        LIFETIME,
+        Fallback::Derived("1d where no origin can be asked, else what the response says"),
+    )
+    .example(r#""7d""#)
+    .doc(
+        "How long a stale response takes the place of an error, where it does not say so itself \
+         (RFC 5861). must-revalidate, proxy-revalidate and s-maxage forbid it.",
+    )
+}
+
+const fn set_cookie(path: &'static str) -> Setting {
+    Setting::new(path, Kind::Word(&["strip", "pass"]), Fallback::Is(r#""strip""#))
+        .example(r#""pass""#)
+        .doc(
+            "What becomes of Set-Cookie in a response that may be stored. \"strip\": it is stored \
+             without; only the client whose request brought it gets it. \"pass\": it is not \
+             stored.",
+        )
+}

@@ -1,0 +1,440 @@
+//! Requests for sites of kind `generic`: the decision table of an HTTP cache (RFC 9111 section 4).
+//! Called by `Engine::handle`; holds no lock.
+//!
+//! | stored                | origin says        | the client gets          | outcome          |
+//! |-----------------------|--------------------|--------------------------|------------------|
+//! | may be used           | is not asked       | it                       | hit_memory, hit_disk |
+//! | may be used meanwhile | is asked after     | it                       | hit_stale        |
+//! | must be confirmed     | 304                | it                       | revalidated      |
+//! | must be confirmed     | nothing, or 5xx    | it, where permitted      | hit_stale        |
+//! | anything, or nothing  | an answer          | it, of any status   | miss, pass, collapsed |
+//! | nothing usable        | nothing            | 502 or 504               | origin_failed    |
+//!
+//! A method that is not GET or HEAD goes to the origin as it came. Where it is a write and was
+//! done, what it may have changed is dropped before the client hears of it.
+
+mod deliver;
+mod target;
+
+use super::answer::{self, Answer};
+use super::body::Body;
+use super::connection::{Connection, Transport};
+use super::site::Site;
+use super::tally::Begun;
+use super::{Answering, Engine};
+use crate::cache::{Found, Hit, SMALL_BYTES_MAX, Scope};
+use crate::client::{BoxError, OutboundBody};
+use crate::clock::Timestamp;
+use crate::config::Caching;
+use crate::fill::{Flight, How, Landed, NotJoined, Passing, Role, Sought};
+use crate::nix::Class;
+use crate::object::{Meta, Variant};
+use crate::origin::{Forward, Interim, Response as OriginResponse};
+use crate::outcome::Outcome;
+use crate::policy::generic::request::{Way, Wishes, way};
+use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge};
+use crate::policy::generic::variant::{is_preferred, selects};
+use crate::policy::generic::{Directives, fields, invalidation, storing};
+use crate::policy::request::Refusal;
+use crate::rfc::CdnLoop;
+use bytes::Bytes;
+use deliver::Delivery;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body_util::BodyExt;
+use std::sync::Arc;
+use target::Target;
+
+/// The client's address, as origins are told it.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The scheme by which the client asked.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The host that the client asked for.
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// A request for a generic site, as it came.
+pub(super) struct Asked {
+    pub(super) parts: Parts,
+    pub(super) site: Arc<Site>,
+    pub(super) passed: CdnLoop,
+    pub(super) body: Option<OutboundBody>,
+}
+
+/// A request on its way through the table.
+struct Request<'a> {
+    engine: &'a Arc<Engine>,
+    site: &'a Arc<Site>,
+    caching: &'a Caching,
+    parts: &'a Parts,
+    connection: &'a Arc<Connection>,
+    target: Target,
+    wishes: Wishes,
+    passed: &'a CdnLoop,
+    now: Timestamp,
+}
+
+/// The body of a client's request, as it goes to an origin; none where it has none.
+pub(super) fn outbound<B>(body: B) -> Option<OutboundBody>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    (!body.is_end_stream()).then(|| body.map_err(Into::into).boxed_unsync())
+}
+
+impl Engine {
+    /// Answers a request for a generic site.
+    pub(super) fn generic(
+        self: &Arc<Self>,
+        asked: Asked,
+        connection: &Arc<Connection>,
+        begun: Begun,
+        now: Timestamp,
+    ) -> Answering<Body> {
+        let (engine, connection) = (Arc::clone(self), Arc::clone(connection));
+        Answering::Later(Box::pin(async move {
+            let Asked { parts, site, passed, body } = asked;
+            let answer = engine.generic_answer(&parts, (&site, &passed), body, &connection, now);
+            let answer = with_interims(&connection, Box::pin(answer)).await;
+            engine.response(answer, &parts, begun, Some((&site, Class::Other)))
+        }))
+    }
+
+    async fn generic_answer(
+        self: &Arc<Self>,
+        parts: &Parts,
+        (site, passed): (&Arc<Site>, &CdnLoop),
+        body: Option<OutboundBody>,
+        connection: &Arc<Connection>,
+        now: Timestamp,
+    ) -> Answer {
+        let Some(caching) = &site.upstream.site.caching else {
+            return answer::fault("a site without caching rules was asked as a generic one");
+        };
+        let target = match Target::of(&parts.uri, site, caching, self.limits.path_bytes_max) {
+            Ok(target) => target,
+            Err(error) => return answer::refused(Refusal::Path(error)),
+        };
+        let request = Request {
+            engine: self,
+            site,
+            caching,
+            parts,
+            connection,
+            target,
+            wishes: Wishes::of(&parts.headers, caching.request_control),
+            passed,
+            now,
+        };
+        match way(&parts.method) {
+            Way::Cached => request.cached().await,
+            Way::Through | Way::Write => request.through(body).await,
+            Way::Refused => answer::refused(Refusal::Method),
+        }
+    }
+}
+
+impl Request<'_> {
+    async fn cached(&self) -> Answer {
+        let cache = &self.engine.cache;
+        let headers = &self.parts.headers;
+        let hit =
+            cache.lookup_selected(&self.target.key, |variant| selects(headers, variant)).await;
+        let hit = match hit {
+            None if headers.contains_key(header::ACCEPT_LANGUAGE) => {
+                let is_preferred =
+                    |variant: &Variant, meta: &Meta| is_preferred(headers, variant, &meta.headers);
+                cache.lookup_similar(&self.target.key, is_preferred).await
+            }
+            hit => hit,
+        };
+        let (found, outcome) = match hit {
+            Some(Hit::Memory(found)) => (Some(found), Outcome::HitMemory),
+            Some(Hit::Disk(found)) => (Some(found), Outcome::HitDisk),
+            Some(Hit::Absent(_)) | None => (None, Outcome::Miss),
+        };
+        let rule = self.caching.rule(self.target.key.path());
+        if let Some(found) = &found {
+            let (meta, directives) = (found.meta(), self.directives(found));
+            match judge(&meta, &directives, &self.wishes, rule, self.now) {
+                Reuse::Serve => return self.found(found, outcome),
+                Reuse::ServeAndRefresh => {
+                    self.refresh(found);
+                    return self.found(found, Outcome::HitStale);
+                }
+                Reuse::Confirm => {}
+            }
+        }
+        if self.wishes.wants_stored_only() {
+            return answer::refused(Refusal::NotStored);
+        }
+        let wants_part = self.parts.headers.contains_key(header::RANGE) && found.is_none();
+        let is_head = self.parts.method == Method::HEAD;
+        if wants_part || (is_head && found.is_none()) {
+            return self.through(None).await;
+        }
+        self.fetched(found).await
+    }
+
+    fn directives(&self, found: &Found) -> Directives {
+        Directives::of(&found.meta().headers, &self.caching.targeted)
+    }
+
+    /// Has a stale response confirmed in the background.
+    fn refresh(&self, found: &Found) {
+        let sought = self.sought(None);
+        if let Err(error) = self.engine.fills.seek(sought, Some(found.clone()), self.now) {
+            tracing::debug!(path = self.target.key.path(), %error, "not refreshed");
+        }
+    }
+
+    /// The answer of a fetch, joined or begun.
+    async fn fetched(&self, stale: Option<Found>) -> Answer {
+        let fills = &self.engine.fills;
+        let joined = if self.wishes.forbids_storing() {
+            let alone = fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now);
+            alone.map(|flight| (Role::Lead, flight))
+        } else {
+            fills.seek(self.sought(self.interim()), stale.clone(), self.now)
+        };
+        let (role, flight) = match joined {
+            Ok(joined) => joined,
+            Err(error) => return self.not_joined(error, stale.as_ref()),
+        };
+        if let Some(answer) = self.landed(role, &flight, stale.as_ref()).await {
+            return answer;
+        }
+        // What the other brought is not for this request.
+        match fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now) {
+            Ok(flight) => match self.landed(Role::Lead, &flight, stale.as_ref()).await {
+                Some(answer) => answer,
+                None => answer::fault("a fetch of one's own brought another's answer"),
+            },
+            Err(error) => self.not_joined(error, stale.as_ref()),
+        }
+    }
+
+    fn not_joined(&self, error: NotJoined, stale: Option<&Found>) -> Answer {
+        self.bridged(stale).unwrap_or_else(|| match error {
+            NotJoined::Wrong { seconds } => answer::wrong(seconds),
+            NotJoined::NoRoom | NotJoined::Ended => answer::shed(),
+        })
+    }
+
+    /// A stale response in place of an origin that cannot be asked, where that is permitted.
+    fn bridged(&self, stale: Option<&Found>) -> Option<Answer> {
+        let stale = stale?;
+        let rule = self.caching.rule(self.target.key.path());
+        let why = (Outage::Disconnected, self.now);
+        let may = may_bridge(&stale.meta(), &self.directives(stale), &self.wishes, rule, why);
+        may.then(|| self.found(stale, Outcome::HitStale))
+    }
+
+    /// The answer of a flight; none where it may not be shared with who only joined it.
+    async fn landed(
+        &self,
+        role: Role,
+        flight: &Arc<Flight>,
+        stale: Option<&Found>,
+    ) -> Option<Answer> {
+        let is_own = role == Role::Lead;
+        let is_for_this = |variant: &Variant| is_own || selects(&self.parts.headers, variant);
+        let outcome = if is_own { Outcome::Miss } else { Outcome::Collapsed };
+        let answer = match flight.landed().await {
+            Landed::Streaming { meta, growing, .. } => {
+                let length = growing.length();
+                is_for_this(&meta.variant)
+                    .then(|| self.delivery(&meta, length, outcome).growing(growing))
+            }
+            Landed::Whole { found, how } => {
+                let (is_shared, outcome) = match how {
+                    How::Stored => (true, outcome),
+                    How::Confirmed => (true, Outcome::Revalidated),
+                    How::Bridged => (true, Outcome::HitStale),
+                    How::NotStored => (is_own, Outcome::Pass),
+                };
+                let is_for_this = is_shared && is_for_this(&found.meta().variant);
+                is_for_this.then(|| self.found(&found, outcome))
+            }
+            Landed::Passing if is_own => Some(match flight.take_passing() {
+                Some(passing) => self.passing(passing),
+                None => answer::fault("a body passed to nobody"),
+            }),
+            Landed::Passing | Landed::Absent(_) => None,
+            Landed::Failed(error) => {
+                Some(self.bridged(stale).unwrap_or_else(|| answer::failed(&error)))
+            }
+        };
+        answer.map(|mut answer| {
+            if is_own {
+                for cookie in flight.take_cookies() {
+                    answer.headers.append(header::SET_COOKIE, cookie);
+                }
+            }
+            answer
+        })
+    }
+
+    /// Sends the request on as it came, and what a write may have changed is dropped.
+    async fn through(&self, body: Option<OutboundBody>) -> Answer {
+        let mut headers = self.outbound_headers();
+        if let Some(length) =
+            self.parts.headers.get(header::CONTENT_LENGTH).filter(|_| body.is_some())
+        {
+            headers.insert(header::CONTENT_LENGTH, length.clone());
+        }
+        let forward = Forward {
+            method: self.parts.method.clone(),
+            path: Arc::clone(&self.target.path),
+            query: self.target.query.clone(),
+            headers,
+            body,
+            interim: self.interim(),
+        };
+        let upstream = &self.site.upstream;
+        let fills = &self.engine.fills;
+        let response = match fills.through(upstream, forward).await {
+            Ok(response) => response,
+            Err(error) => return answer::failed(&error),
+        };
+        let is_write = way(&self.parts.method) == Way::Write;
+        if is_write && invalidation::is_success(response.status) {
+            self.invalidate(&response.headers).await;
+            if self.is_as_if_read(&response) {
+                let flight = fills.keep(&self.sought(None), response, self.now).await;
+                let answer = self.landed(Role::Lead, &flight, None).await;
+                return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
+            }
+        }
+        self.passing(fills.passing(&self.target.key, response))
+    }
+
+    /// Whether the answer to a POST may be kept for GET (RFC 9110 section 9.3.3): it is small, says
+    /// how long it is fresh, and that it is what its own URL holds.
+    fn is_as_if_read(&self, response: &OriginResponse) -> bool {
+        let authority = self.authority();
+        let place = (self.scheme(), authority.as_str());
+        let directives = Directives::of(&response.headers, &self.caching.targeted);
+        self.parts.method == Method::POST
+            && response.status == StatusCode::OK
+            && response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX)
+            && storing::is_explicit(&response.headers, &directives)
+            && invalidation::is_of_itself(&self.parts.uri, place, &response.headers)
+    }
+
+    /// Drops what a write that was done may have changed.
+    async fn invalidate(&self, answered: &HeaderMap) {
+        let authority = self.authority();
+        let place = (self.scheme(), authority.as_str());
+        let also = invalidation::also_stale(&self.parts.uri, place, answered);
+        let space = self.site.key_space();
+        let also = also.iter().filter_map(|path| Target::key_of(path, space, self.caching));
+        for key in std::iter::once(self.target.key.clone()).chain(also) {
+            self.engine.cache.purge(Scope::Key(key)).await;
+        }
+    }
+
+    fn sought(&self, interim: Option<Interim>) -> Sought {
+        let mut headers = self.outbound_headers();
+        fields::unconditional(&mut headers);
+        Sought {
+            upstream: Arc::clone(&self.site.upstream),
+            key: self.target.key.clone(),
+            path: Arc::clone(&self.target.path),
+            query: self.target.query.clone(),
+            headers: Arc::new(headers),
+            wishes: self.wishes,
+            interim,
+        }
+    }
+
+    /// The fields that go to the origin.
+    fn outbound_headers(&self) -> HeaderMap {
+        let mut headers = fields::forwarded(&self.parts.headers);
+        headers.insert("cdn-loop", self.passed.extended(&self.engine.instance));
+        let own = [
+            (FORWARDED_FOR, self.connection.peer.ip().to_canonical().to_string()),
+            (FORWARDED_PROTO, self.scheme().to_owned()),
+            (FORWARDED_HOST, self.authority()),
+        ];
+        for (name, value) in own {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                if name == FORWARDED_FOR {
+                    headers.append(name, value);
+                } else {
+                    headers.insert(name, value);
+                }
+            }
+        }
+        headers
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.connection.transport {
+            Transport::Plain => "http",
+            Transport::Tls { .. } => "https",
+        }
+    }
+
+    fn authority(&self) -> String {
+        let of_uri = self.parts.uri.authority().map(ToString::to_string);
+        let host = || Some(self.parts.headers.get(header::HOST)?.to_str().ok()?.to_owned());
+        of_uri.or_else(host).unwrap_or_default()
+    }
+
+    /// Tells the client of interim answers, where its connection can.
+    fn interim(&self) -> Option<Interim> {
+        self.connection.interims().map(|interims| {
+            let interims = Arc::clone(interims);
+            let heard: Interim = Arc::new(move |status: StatusCode, headers: &HeaderMap| {
+                interims.put(status, headers);
+            });
+            heard
+        })
+    }
+
+    fn found(&self, found: &Found, outcome: Outcome) -> Answer {
+        self.delivery(&found.meta(), Some(found.length()), outcome).found(found)
+    }
+
+    fn passing(&self, passing: Passing) -> Answer {
+        let meta = Arc::clone(&passing.meta);
+        let delivery = self.delivery(&meta, passing.length(), Outcome::Pass);
+        delivery.passing(passing)
+    }
+
+    fn delivery<'d>(
+        &'d self,
+        meta: &'d Meta,
+        length: Option<u64>,
+        outcome: Outcome,
+    ) -> Delivery<'d> {
+        Delivery {
+            parts: self.parts,
+            connection: self.connection,
+            caching: self.caching,
+            now: self.now,
+            meta,
+            length,
+            outcome,
+        }
+    }
+}
+
+/// Waits for `answer`; each time an interim answer comes, the connection is polled meanwhile.
+async fn with_interims<F>(connection: &Connection, mut answer: F) -> Answer
+where
+    F: Future<Output = Answer> + Unpin,
+{
+    let Some(interims) = connection.interims() else { return answer.await };
+    interims.open();
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => break answer,
+            () = interims.come() => {}
+        }
+    };
+    interims.close();
+    answer
+}

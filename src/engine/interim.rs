@@ -1,0 +1,115 @@
+//! Interim answers (1xx) of origins on their way to an HTTP/1.1 client. The handler of a request
+//! puts them here as they come; the connection's socket writes them before the answer's head, which
+//! is the only place where they may stand. One per connection; a short lock, never held across an
+//! await.
+
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
+
+/// Bytes of interim answers that wait at most: more are left out, as RFC 9110 section 15.2 allows.
+const BYTES_MAX: usize = 16 << 10;
+
+/// Interim answers that wait for their connection.
+#[derive(Debug, Default)]
+pub struct Interims {
+    state: Mutex<State>,
+    /// Whether there are bytes: read on every write of the connection.
+    has_bytes: AtomicBool,
+    has_come: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// Whether the request under way has no answer yet.
+    is_open: bool,
+}
+
+impl Interims {
+    /// A request is being answered from now on.
+    pub(super) fn open(&self) {
+        self.state.lock().is_open = true;
+    }
+
+    /// The request has its answer: what comes later is left out.
+    pub(super) fn close(&self) {
+        self.state.lock().is_open = false;
+    }
+
+    /// Adds an interim answer.
+    pub(super) fn put(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut state = self.state.lock();
+        if !state.is_open || status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()
+        {
+            return;
+        }
+        let reason = status.canonical_reason().unwrap_or("Interim");
+        let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        let mut fields = headers.clone();
+        crate::rfc::hop_by_hop::remove(&mut fields);
+        for (name, value) in &fields {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(b": ");
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(b"\r\n");
+        if state.bytes.len() + text.len() <= BYTES_MAX {
+            state.bytes.extend_from_slice(&text);
+            self.has_bytes.store(true, Ordering::Release);
+            self.has_come.notify_one();
+        }
+    }
+
+    /// Waits until one has come: the connection is polled then, and writes it.
+    pub(super) async fn come(&self) {
+        self.has_come.notified().await;
+    }
+
+    /// What is to be written now; empty where there is nothing.
+    pub fn take(&self) -> Vec<u8> {
+        if !self.has_bytes.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.state.lock().bytes)
+    }
+
+    /// Whether there is something to write.
+    pub fn has_bytes(&self) -> bool {
+        self.has_bytes.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn only_what_comes_before_the_answer_is_told() {
+        let interims = Interims::default();
+        let mut headers = HeaderMap::new();
+        headers.insert("link", HeaderValue::from_static("</a>; rel=preload"));
+        headers.insert("connection", HeaderValue::from_static("x"));
+        let put = || interims.put(StatusCode::EARLY_HINTS, &headers);
+        put();
+        assert!(!interims.has_bytes());
+        interims.open();
+        put();
+        interims.put(StatusCode::OK, &headers);
+        interims.put(StatusCode::SWITCHING_PROTOCOLS, &headers);
+        assert!(interims.has_bytes());
+        let expected = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n";
+        assert_eq!(interims.take(), expected);
+        assert!(interims.take().is_empty());
+        for _ in 0..1_000 {
+            put();
+        }
+        assert!(interims.take().len() <= BYTES_MAX);
+        interims.close();
+        put();
+        assert!(!interims.has_bytes());
+    }
+}

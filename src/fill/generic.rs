@@ -1,0 +1,458 @@
+//! Fetches of generic sites: one for each object at a time, whose answer every reader gets whom it
+//! may be shared with; revalidation; and requests that only pass through. Called by `engine`; the
+//! leader is a task of its own, as for every fill.
+//!
+//! What an answer says decides whether it is kept. Readers who joined and may not share it (it
+//! varies, or is private) ask for themselves, and for a while nobody waits for an answer of that
+//! object again (hit for miss).
+
+use super::flight::{Flight, How, Landed};
+use super::passing::Passing;
+use super::sink::Sink;
+use super::{FillError, Fills, Landing, NotJoined, Rejection, Role, Shared, Upstream};
+use crate::cache::{Cache, Found, PublishError, SMALL_BYTES_MAX};
+use crate::clock::Timestamp;
+use crate::config::{Caching, CachingRule};
+use crate::memory::Hot;
+use crate::nix::Class;
+use crate::object::{Key, Lifetime, Meta, Proof, Variant};
+use crate::origin::{Forward, Interim, Response};
+use crate::policy::generic::request::Wishes;
+use crate::policy::generic::reuse::{Outage, may_bridge};
+use crate::policy::generic::storing::{self, PassReason, Reply, Storable, Verdict};
+use crate::policy::generic::{Directives, fields};
+use crate::policy::response::Times;
+use crate::policy::revalidation;
+use crate::rfc::Validators;
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For how long nobody waits for the answer of another after one could not be shared.
+const ALONE: Duration = Duration::from_mins(1);
+/// Objects of which that is remembered.
+pub(super) const ALONE_MAX: usize = 16_384;
+
+/// What a client wants of a generic site.
+#[derive(Clone)]
+pub struct Sought {
+    /// Where it comes from.
+    pub upstream: Arc<Upstream>,
+    /// The object's key, without a variant.
+    pub key: Key,
+    /// The path as it stands in the request line.
+    pub path: Arc<str>,
+    /// The query to ask for.
+    pub query: Option<Arc<str>>,
+    /// The fields to ask with: no conditions, no ranges.
+    pub headers: Arc<HeaderMap>,
+    /// What the client says about stored answers.
+    pub wishes: Wishes,
+    /// What hears of interim answers.
+    pub interim: Option<Interim>,
+}
+
+impl fmt::Debug for Sought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sought").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl Sought {
+    fn forward(&self, headers: HeaderMap) -> Forward {
+        Forward {
+            method: Method::GET,
+            path: Arc::clone(&self.path),
+            query: self.query.clone(),
+            headers,
+            body: None,
+            interim: self.interim.clone(),
+        }
+    }
+
+    fn caching(&self) -> Option<&Caching> {
+        self.upstream.site.caching.as_ref()
+    }
+
+    fn meta(&self, response: &Response, storable: Storable, variant: Variant) -> Meta {
+        let key = if variant.is_empty() { self.key.clone() } else { self.key.variant(&variant) };
+        Meta {
+            key,
+            status: response.status,
+            headers: storable.headers,
+            age_at_response: storable.age_at_response,
+            lifetime: storable.lifetime,
+            variant,
+            ..passed(&self.key, response, HeaderMap::new())
+        }
+    }
+}
+
+/// The head of an answer that is not kept.
+fn passed(key: &Key, response: &Response, headers: HeaderMap) -> Meta {
+    let times = Times { request: response.request_time, response: response.response_time };
+    Meta {
+        key: key.clone(),
+        class: Class::Other,
+        status: response.status,
+        age_at_response: crate::rfc::age::initial_age(&response.headers, times.into()),
+        headers,
+        origin: Arc::clone(&response.origin_name),
+        request_time: response.request_time,
+        response_time: response.response_time,
+        lifetime: Lifetime::Seconds(0),
+        is_invalidated: false,
+        proof: Proof::Length,
+        variant: Variant::default(),
+    }
+}
+
+impl Fills {
+    /// Joins the fetch of what is `sought`, or begins one; `stale` is what is stored of it.
+    ///
+    /// Where answers of the object could not be shared of late, begins one that nobody joins.
+    pub fn seek(
+        &self,
+        sought: Sought,
+        stale: Option<Found>,
+        now: Timestamp,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        if self.shared.is_alone(&sought.key, now) {
+            return Ok((Role::Lead, self.seek_alone(sought, stale, now)?));
+        }
+        let key = sought.key.clone();
+        self.begin_or_join(
+            &key,
+            None,
+            || Ok(()),
+            |(), landing: Landing| async move {
+                lead(&landing.shared, &landing.flight, &sought, stale, now).await;
+            },
+        )
+    }
+
+    /// Begins a fetch that nobody else joins.
+    pub fn seek_alone(
+        &self,
+        sought: Sought,
+        stale: Option<Found>,
+        now: Timestamp,
+    ) -> Result<Arc<Flight>, NotJoined> {
+        let place = Arc::clone(&self.shared.room).try_acquire_owned();
+        let place = place.map_err(|_| NotJoined::NoRoom)?;
+        let flight = Arc::new(Flight::new(self.shared.cache.ticket()));
+        let (shared, leading) = (Arc::clone(&self.shared), Arc::clone(&flight));
+        self.shared.tasks.spawn("fill", async move {
+            let _place = place;
+            let _running = super::Running::begin(&shared.metrics);
+            Box::pin(lead(&shared, &leading, &sought, stale, now)).await;
+            leading.end();
+        });
+        Ok(flight)
+    }
+
+    /// Sends a request on whose answer is nobody else's, and gives that as it comes.
+    pub async fn through(
+        &self,
+        upstream: &Upstream,
+        forward: Forward,
+    ) -> Result<Response, FillError> {
+        let mut response = upstream.origins.forward(forward).await?;
+        date(&mut response);
+        Ok(response)
+    }
+
+    /// The answer of [`Fills::through`] as a body for one client.
+    pub fn passing(&self, key: &Key, response: Response) -> Passing {
+        passing(key, response)
+    }
+
+    /// Keeps the small answer to a write that is what GET would bring, if it may be stored and says
+    /// how long it is fresh; what it came to is told as for a fetch.
+    pub async fn keep(&self, sought: &Sought, response: Response, now: Timestamp) -> Arc<Flight> {
+        let flight = Arc::new(Flight::new(self.shared.cache.ticket()));
+        let fetch = Fetch { shared: &self.shared, flight: &flight, sought, now };
+        if let Some(caching) = sought.caching() {
+            let rule = caching.rule(sought.key.path());
+            if let Err(error) = fetch.answered(response, (caching, rule)).await {
+                flight.land(Landed::Failed(Arc::new(error)));
+            }
+        }
+        flight.end();
+        flight
+    }
+}
+
+impl Shared {
+    fn is_alone(&self, key: &Key, now: Timestamp) -> bool {
+        self.alone.get(key).is_some_and(|until| now < until)
+    }
+}
+
+/// Fetches what is sought and tells `flight`.
+async fn lead(
+    shared: &Arc<Shared>,
+    flight: &Flight,
+    sought: &Sought,
+    stale: Option<Found>,
+    now: Timestamp,
+) {
+    let fetch = Fetch { shared, flight, sought, now };
+    let result = fetch.run(stale).await.unwrap_or_else(|error| {
+        let (site, path) = (sought.key.site(), sought.key.path());
+        tracing::warn!(site, path, error = &error as &dyn std::error::Error, "fill failed");
+        flight.land(Landed::Failed(Arc::new(error)));
+        "failed"
+    });
+    shared.metrics.fills.with_label_values(&[Class::Other.as_str(), result]).inc();
+}
+
+struct Fetch<'a> {
+    shared: &'a Arc<Shared>,
+    flight: &'a Flight,
+    sought: &'a Sought,
+    now: Timestamp,
+}
+
+impl Fetch<'_> {
+    fn cache(&self) -> &Cache {
+        &self.shared.cache
+    }
+
+    async fn run(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+        let sought = self.sought;
+        let Some(caching) = sought.caching() else { return Err(FillError::Lost) };
+        let rule = caching.rule(sought.key.path());
+        let conditions = stale.as_ref().and_then(|stale| conditions(&stale.meta()));
+        let mut headers = HeaderMap::clone(&sought.headers);
+        let is_conditional = conditions.is_some();
+        headers.extend(conditions.unwrap_or_default());
+        let mut response = sought.upstream.origins.forward(sought.forward(headers)).await?;
+        date(&mut response);
+        if response.status == StatusCode::NOT_MODIFIED && is_conditional {
+            if let Some(stale) = &stale
+                && self.confirmed(stale, &response, (caching, rule)).await
+            {
+                return Ok("confirmed");
+            }
+            let again = sought.forward(HeaderMap::clone(&sought.headers));
+            response = sought.upstream.origins.forward(again).await?;
+            date(&mut response);
+        }
+        if is_trouble(response.status)
+            && let Some(stale) = stale
+        {
+            let stored = stale.meta();
+            let directives = Directives::of(&stored.headers, &caching.targeted);
+            let why = (Outage::ServerError, self.now);
+            if may_bridge(&stored, &directives, &sought.wishes, rule, why) {
+                self.flight.land(Landed::Whole { found: stale, how: How::Bridged });
+                return Ok("failed");
+            }
+        }
+        self.answered(response, (caching, rule)).await
+    }
+
+    /// Keeps what a 304 confirmed; false where it speaks of another response than the stored one.
+    async fn confirmed(
+        &self,
+        stale: &Found,
+        response: &Response,
+        (caching, rule): (&Caching, &CachingRule),
+    ) -> bool {
+        let old = stale.meta();
+        let tags = (Validators::of(&old.headers).etag, Validators::of(&response.headers).etag);
+        if let (Some(stored), Some(confirmed)) = tags
+            && !stored.matches_weakly(&confirmed)
+        {
+            return false;
+        }
+        let directives = Directives::of(&response.headers, &caching.targeted);
+        let headers = fields::merged(&old.headers, &response.headers, &directives);
+        let times = Times { request: response.request_time, response: response.response_time };
+        let reply =
+            Reply { status: old.status, headers: &headers, wishes: &self.sought.wishes, times };
+        let mut meta = Meta {
+            request_time: times.request,
+            response_time: times.response,
+            age_at_response: crate::rfc::age::initial_age(&response.headers, times.into()),
+            lifetime: Lifetime::Seconds(0),
+            is_invalidated: false,
+            ..Meta::clone(&old)
+        };
+        let verdict = storing::admit(&reply, rule, &caching.targeted);
+        let varies = match &verdict {
+            Verdict::Store(storable) => {
+                meta.lifetime = storable.lifetime;
+                storable.varies.select(&self.sought.headers)
+            }
+            Verdict::Pass(_) => None,
+        };
+        let may_stay = match verdict {
+            Verdict::Store(_) => varies.is_some_and(|variant| variant == old.variant),
+            // It may not be stored on behalf of this request; what is stored stays what it is.
+            Verdict::Pass(reason) => matches!(
+                reason,
+                PassReason::RequestNoStore | PassReason::Authorization | PassReason::Useless
+            ),
+        };
+        meta.headers = headers;
+        if may_stay {
+            let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
+            self.flight.land(Landed::Whole { found, how: How::Confirmed });
+        } else {
+            self.cache().invalidate(&old.key).await;
+            let found = stale.with_meta(Arc::new(meta));
+            self.flight.land(Landed::Whole { found, how: How::NotStored });
+        }
+        true
+    }
+
+    async fn answered(
+        &self,
+        response: Response,
+        (caching, rule): (&Caching, &CachingRule),
+    ) -> Result<&'static str, FillError> {
+        let times = Times { request: response.request_time, response: response.response_time };
+        let wishes = &self.sought.wishes;
+        let (status, headers) = (response.status, &response.headers);
+        let reply = Reply { status, headers, wishes, times };
+        let (storable, variant) = match storing::admit(&reply, rule, &caching.targeted) {
+            Verdict::Store(storable) => match storable.varies.select(&self.sought.headers) {
+                Some(variant) => (storable, variant),
+                None => return Ok(self.pass(response, PassReason::VaryAny)),
+            },
+            Verdict::Pass(reason) => return Ok(self.pass(response, reason)),
+        };
+        if !response.is_framed {
+            return Ok(self.pass(response, PassReason::Unframed));
+        }
+        let meta = self.sought.meta(&response, storable, variant);
+        if response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX) {
+            return self.whole(meta, response).await;
+        }
+        self.stream(meta, response).await
+    }
+
+    /// Gives the answer to the reader who caused it alone.
+    fn pass(&self, response: Response, reason: PassReason) -> &'static str {
+        let key = &self.sought.key;
+        tracing::debug!(path = key.path(), reason = reason.as_str(), "not to be kept");
+        // What one request says about itself is nothing that others should go alone for.
+        if !matches!(reason, PassReason::RequestNoStore | PassReason::Authorization) {
+            self.shared.alone.insert(key.clone(), self.now.plus(ALONE));
+        }
+        self.flight.land_passing(passing(key, response));
+        "passed"
+    }
+
+    async fn whole(&self, meta: Meta, mut response: Response) -> Result<&'static str, FillError> {
+        let mut collected = BytesMut::new();
+        while let Some(piece) = response.body.chunk().await? {
+            collected.extend_from_slice(&piece);
+            if collected.len() as u64 > SMALL_BYTES_MAX {
+                let (limit, actual) = (SMALL_BYTES_MAX, collected.len() as u64);
+                return Err(FillError::Rejected {
+                    origin: Arc::clone(&meta.origin),
+                    rejection: Rejection::TooLarge { limit, actual },
+                });
+            }
+        }
+        let body = collected.freeze();
+        let cookies = cookies(&response.headers);
+        let kept = self.cache().publish_small(self.flight.ticket, meta.clone(), body.clone(), None);
+        let (found, how, result) = match kept.await {
+            Ok(found) => (found, How::Stored, "stored"),
+            Err(error) => {
+                not_kept(&meta, &error);
+                let hot = Found::Hot(Arc::new(Hot::new(&meta, &body)));
+                (hot, How::NotStored, "not_stored")
+            }
+        };
+        self.flight.set_cookies(cookies);
+        self.flight.land(Landed::Whole { found, how });
+        Ok(result)
+    }
+
+    /// A body that readers follow while it is written.
+    async fn stream(&self, meta: Meta, mut response: Response) -> Result<&'static str, FillError> {
+        let Some(pending) = self.cache().begin(&meta.key, response.content_length).await else {
+            self.flight.land_passing(passing(&self.sought.key, response));
+            return Ok("passed");
+        };
+        let growing = pending.growing();
+        self.flight.set_cookies(cookies(&response.headers));
+        let shown = Arc::new(meta.clone());
+        self.flight.land(Landed::Streaming { meta: shown, growing, must_be: None });
+        let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
+        let mut received = 0;
+        while let Some(piece) = response.body.chunk().await? {
+            received += piece.len() as u64;
+            sink.append(piece).await?;
+            sink.reveal(received);
+        }
+        if let Some(expected) = response.content_length
+            && received != expected
+        {
+            return Err(FillError::Rejected {
+                origin: Arc::clone(&meta.origin),
+                rejection: Rejection::Short { expected, actual: received },
+            });
+        }
+        sink.end().await?;
+        let Some(pending) = sink.proven() else { return Ok("not_stored") };
+        let kept = async {
+            let sealed = pending.seal().await?;
+            self.cache().publish(self.flight.ticket, sealed, meta.clone(), None).await
+        };
+        match kept.await {
+            Ok(_) => Ok("stored"),
+            Err(error) => {
+                not_kept(&meta, &error);
+                Ok("not_stored")
+            }
+        }
+    }
+}
+
+fn not_kept(meta: &Meta, error: &PublishError) {
+    tracing::info!(site = meta.key.site(), path = meta.key.path(), %error, "not kept");
+}
+
+fn date(response: &mut Response) {
+    let times = Times { request: response.request_time, response: response.response_time };
+    fields::dated(&mut response.headers, times);
+}
+
+/// The fields that ask whether what is stored still holds.
+fn conditions(stored: &Meta) -> Option<HeaderMap> {
+    let conditions = revalidation::conditions(stored)?;
+    let mut headers = HeaderMap::new();
+    let mut add = |name, value: Option<HeaderValue>| {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    };
+    add(header::IF_NONE_MATCH, conditions.if_none_match);
+    add(header::IF_MODIFIED_SINCE, conditions.if_modified_since);
+    Some(headers)
+}
+
+fn cookies(headers: &HeaderMap) -> Vec<HeaderValue> {
+    headers.get_all(header::SET_COOKIE).iter().cloned().collect()
+}
+
+fn passing(key: &Key, response: Response) -> Passing {
+    let mut headers = response.headers.clone();
+    crate::rfc::hop_by_hop::remove(&mut headers);
+    let trailer = response.headers.get(header::TRAILER).cloned();
+    let meta = Arc::new(passed(key, &response, headers));
+    Passing::plain(meta, response.body, response.content_length, trailer)
+}
+
+/// Statuses that tell of trouble at the origin, which a stale response may bridge (RFC 5861).
+fn is_trouble(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}

@@ -1,0 +1,169 @@
+//! Requests that go to an origin as a client sent them, and answers of any status: for generic
+//! sites. Values, and the rules of which origin's answer counts.
+
+use super::exchange::{Ask, Method as AskMethod, RangeAsked, Retries};
+use super::response::{Response, ResponseBody};
+use super::wire::{Heard, Reply};
+use crate::client::OutboundBody;
+use crate::clock::Timestamp;
+use crate::nix::Class;
+use crate::rfc::range::ByteRanges;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use std::fmt;
+use std::sync::Arc;
+
+/// What hears of interim answers (1xx) of an origin.
+pub type Interim = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+
+/// A request for an origin.
+pub struct Forward {
+    /// The method.
+    pub method: Method,
+    /// The path as it stands in the request line, percent encodings and all.
+    pub path: Arc<str>,
+    /// The query, without the `?`.
+    pub query: Option<Arc<str>>,
+    /// Every field but those of the connection; `Host` is the origin's own.
+    pub headers: HeaderMap,
+    /// The body; none for a request that may be sent twice.
+    pub body: Option<OutboundBody>,
+    /// What hears of interim answers.
+    pub interim: Option<Interim>,
+}
+
+impl fmt::Debug for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forward")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Forward {
+    /// Whether it may be sent again, and to another origin, where nothing is known of its fate: it
+    /// has no body, and its method only reads (RFC 9110 section 9.2.2).
+    pub(super) fn may_repeat(&self) -> bool {
+        self.body.is_none() && self.method.is_safe()
+    }
+
+    /// The same request once more; it must be one that may be repeated.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            method: self.method.clone(),
+            path: Arc::clone(&self.path),
+            query: self.query.clone(),
+            headers: self.headers.clone(),
+            body: None,
+            interim: self.interim.clone(),
+        }
+    }
+
+    /// The question that an origin without HTTP methods of its own understands; none where the
+    /// method is not GET or HEAD.
+    pub(super) fn ask(&self) -> Option<Ask> {
+        let method = match self.method {
+            Method::GET => AskMethod::Get,
+            Method::HEAD => AskMethod::Head,
+            _ => return None,
+        };
+        let decoded = crate::rfc::path::canonicalise(&self.path, usize::MAX).ok()?;
+        let condition = |name| self.headers.get(name).cloned();
+        Some(Ask {
+            method,
+            path: decoded.into(),
+            query: self.query.clone(),
+            class: Class::Other,
+            range: ByteRanges::of(&self.headers).as_ref().and_then(single),
+            if_none_match: condition(header::IF_NONE_MATCH),
+            if_modified_since: condition(header::IF_MODIFIED_SINCE),
+            if_match: condition(header::IF_MATCH),
+            cdn_loop: None,
+            only: None,
+            avoid: Vec::new(),
+            retries: Retries::Usual,
+        })
+    }
+}
+
+/// The one range that is asked for, where it does not depend on the object's length.
+fn single(ranges: &ByteRanges) -> Option<RangeAsked> {
+    let span = ranges.stretch()?;
+    Some(RangeAsked { first: span.first, last: (span.last != u64::MAX).then_some(span.last) })
+}
+
+/// What an answer means for the choice among several origins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It counts, whatever others would say.
+    Final,
+    /// There is no such object here; another origin may have it.
+    Absent,
+    /// The origin is in trouble; another may not be.
+    Trouble,
+}
+
+/// The standing of an answer of `status`.
+pub(super) fn standing(status: StatusCode) -> Standing {
+    match status.as_u16() {
+        404 | 410 => Standing::Absent,
+        500 | 502 | 503 | 504 => Standing::Trouble,
+        _ => Standing::Final,
+    }
+}
+
+/// What an origin that only knows objects said, as an answer of HTTP.
+pub(super) fn as_response(
+    reply: Reply,
+    now: Timestamp,
+    origin: usize,
+    name: &Arc<str>,
+) -> Response {
+    match reply {
+        Reply::Found(response) => *response,
+        Reply::NotModified(heard) => own(StatusCode::NOT_MODIFIED, heard, (origin, name)),
+        Reply::Absent(heard, _) => own(StatusCode::NOT_FOUND, heard, (origin, name)),
+        Reply::Changed => {
+            let heard = unheard(now, HeaderMap::new());
+            own(StatusCode::PRECONDITION_FAILED, heard, (origin, name))
+        }
+    }
+}
+
+/// The answer of an origin that only knows objects to a method that does not read them.
+pub(super) fn read_only(now: Timestamp, origin: usize, name: &Arc<str>) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    own(StatusCode::METHOD_NOT_ALLOWED, unheard(now, headers), (origin, name))
+}
+
+fn unheard(now: Timestamp, headers: HeaderMap) -> Heard {
+    Heard { headers, request_time: now, response_time: now }
+}
+
+/// An answer with a body of this cache's own: the error document of a bucket is no page for a
+/// client.
+fn own(status: StatusCode, heard: Heard, (origin, name): (usize, &Arc<str>)) -> Response {
+    let Heard { mut headers, request_time, response_time } = heard;
+    let text = if status == StatusCode::NOT_MODIFIED {
+        Bytes::new()
+    } else {
+        for name in [header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+            headers.remove(name);
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Bytes::from(format!("{}\n", status.as_u16()))
+    };
+    Response {
+        status,
+        headers,
+        content_length: Some(text.len() as u64),
+        body: ResponseBody::of(text, Arc::clone(name)),
+        origin,
+        origin_name: Arc::clone(name),
+        request_time,
+        response_time,
+        is_framed: true,
+    }
+}

@@ -1,0 +1,270 @@
+//! Which fields of a generic site's messages are stored, sent on, and put in place of stored ones
+//! (RFC 9111 sections 3.1 and 3.2). Pure.
+
+use super::Directives;
+use crate::object;
+use crate::policy::response::Times;
+use crate::rfc::cache_control::Qualified;
+use crate::rfc::date::HttpDate;
+use crate::rfc::{grammar, hop_by_hop};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// `Surrogate-Control`: for this cache alone.
+pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+/// `Surrogate-Key`: names by which responses are purged together.
+pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+
+/// Puts in the `Date` of its arrival where a response has none, or one that cannot be read (RFC
+/// 9110 section 6.6.1).
+pub fn dated(headers: &mut HeaderMap, times: Times) {
+    let has_date = headers.get(header::DATE).is_some_and(|date| HttpDate::parse(date).is_some());
+    if !has_date {
+        let arrived = HttpDate::from_secs(times.response.millis().div_euclid(1_000));
+        headers.insert(header::DATE, arrived.to_header_value());
+    }
+}
+
+/// The fields of a response that are stored.
+///
+/// Not those of its connection, those that `no-cache` and `private` name, a cookie, which is one
+/// client's, and those that this cache states itself.
+pub fn stored(origin: &HeaderMap, directives: &Directives) -> HeaderMap {
+    let mut fields = origin.clone();
+    hop_by_hop::remove(&mut fields);
+    for qualified in [&directives.no_cache, &directives.private] {
+        if let Qualified::Fields(names) = qualified {
+            for name in names {
+                fields.remove(name);
+            }
+        }
+    }
+    for name in [header::AGE, header::CONTENT_LENGTH, header::SET_COOKIE] {
+        fields.remove(name);
+    }
+    fields.remove("cache-status");
+    object::pack(&mut fields);
+    fields
+}
+
+/// The stored fields, each that the 304 has replaced by what it says there (RFC 9111 section 3.2).
+///
+/// Those that describe the stored bytes stay: a 304 has none of its own.
+pub fn merged(stored: &HeaderMap, confirming: &HeaderMap, directives: &Directives) -> HeaderMap {
+    let fresh = self::stored(confirming, directives);
+    let mut merged = stored.clone();
+    for name in fresh.keys() {
+        if !describes_bytes(name) {
+            merged.remove(name);
+        }
+    }
+    for (name, value) in &fresh {
+        if !describes_bytes(name) {
+            merged.append(name, value.clone());
+        }
+    }
+    object::pack(&mut merged);
+    merged
+}
+
+fn describes_bytes(name: &HeaderName) -> bool {
+    *name == header::CONTENT_ENCODING
+        || *name == header::CONTENT_TYPE
+        || *name == header::CONTENT_LENGTH
+        || *name == header::CONTENT_RANGE
+        || *name == header::ETAG
+}
+
+/// Takes out what is for this cache alone, before a response goes to a client.
+pub fn strip_for_client(headers: &mut HeaderMap) {
+    headers.remove(SURROGATE_CONTROL);
+    headers.remove(SURROGATE_KEY);
+}
+
+/// Fields of a request by which applications behind caches let themselves be told another host,
+/// scheme or path than the one that was asked for, and which no key has: an answer to them would
+/// be stored for everybody.
+const UNKEYED: [&str; 12] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-host",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-url-scheme",
+];
+
+/// The fields of a client's request that go to the origin: all that are not of its connection, but
+/// for those that could poison the cache.
+pub fn forwarded(client: &HeaderMap) -> HeaderMap {
+    let mut fields = client.clone();
+    hop_by_hop::remove(&mut fields);
+    for name in UNKEYED {
+        fields.remove(name);
+    }
+    for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
+        fields.remove(name);
+    }
+    fields.remove("cdn-loop");
+    fields
+}
+
+/// Takes out the conditions and ranges of a request, where the cache wants the whole of what it
+/// stores.
+pub fn unconditional(request: &mut HeaderMap) {
+    for name in [
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
+        header::RANGE,
+    ] {
+        request.remove(name);
+    }
+}
+
+/// The names in the `Surrogate-Key` lines, which white space parts.
+pub fn surrogate_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(SURROGATE_KEY).iter().flat_map(|line| {
+        line.as_bytes()
+            .split(|byte| matches!(byte, b' ' | b'\t' | b','))
+            .map(grammar::trim)
+            .filter(|name| !name.is_empty())
+    })
+}
+
+/// Adds this cache to the `Via` of a message (RFC 9110 section 7.6.3).
+pub fn add_via(headers: &mut HeaderMap, received: http::Version) {
+    let protocol = match received {
+        http::Version::HTTP_2 => "2.0",
+        http::Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    if let Ok(value) = HeaderValue::try_from(format!("{protocol} narthex")) {
+        headers.append(header::VIA, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::policy::testing::fields;
+
+    fn directives(lines: &[(&str, &str)]) -> Directives {
+        Directives::of(&fields(lines), &[])
+    }
+
+    #[test]
+    fn what_is_of_one_connection_or_one_client_is_not_stored() {
+        let origin = fields(&[
+            ("connection", "a, b"),
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+            ("keep-alive", "x"),
+            ("proxy-authenticate", "x"),
+            ("proxy-authentication-info", "x"),
+            ("proxy-authorization", "x"),
+            ("proxy-connection", "x"),
+            ("te", "x"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "x"),
+            ("set-cookie", "a=b"),
+            ("age", "5"),
+            ("date", "x"),
+        ]);
+        assert_eq!(stored(&origin, &directives(&[])), fields(&[("c", "3"), ("date", "x")]));
+    }
+
+    #[test]
+    fn a_field_that_a_directive_names_is_not_stored() {
+        let lines = [("cache-control", "private=\"a\", no-cache=\"B\""), ("a", "1"), ("b", "2")];
+        let kept = stored(&fields(&lines), &directives(&lines));
+        assert_eq!(kept, fields(&lines[..1]));
+    }
+
+    #[test]
+    fn a_304_replaces_what_it_has_and_leaves_what_describes_the_bytes() {
+        let old = fields(&[
+            ("a", "1"),
+            ("b", "1"),
+            ("content-type", "x"),
+            ("etag", "\"1\""),
+            ("link", "<1>"),
+        ]);
+        let new = fields(&[
+            ("a", "2"),
+            ("content-type", "y"),
+            ("etag", "\"2\""),
+            ("link", "<2>"),
+            ("link", "<3>"),
+            ("content-length", "5"),
+            ("connection", "x-y"),
+            ("x-y", "1"),
+        ]);
+        let expected = fields(&[
+            ("b", "1"),
+            ("content-type", "x"),
+            ("etag", "\"1\""),
+            ("a", "2"),
+            ("link", "<2>"),
+            ("link", "<3>"),
+        ]);
+        assert_eq!(merged(&old, &new, &directives(&[])), expected);
+    }
+
+    #[test]
+    fn what_has_no_date_gets_that_of_its_arrival() {
+        let at = Timestamp::from_secs(784_111_777);
+        let times = Times { request: at, response: at };
+        for lines in [&[][..], &[("date", "yesterday")]] {
+            let mut headers = fields(lines);
+            dated(&mut headers, times);
+            assert_eq!(headers, fields(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")]));
+        }
+        let own = fields(&[("date", "Mon, 07 Nov 1994 08:49:37 GMT")]);
+        let mut headers = own.clone();
+        dated(&mut headers, times);
+        assert_eq!(headers, own);
+    }
+
+    #[test]
+    fn nothing_that_no_key_has_reaches_the_origin() {
+        let client = fields(&[
+            ("host", "x"),
+            ("connection", "close, x-secret"),
+            ("x-secret", "1"),
+            ("x-forwarded-host", "evil"),
+            ("x-original-url", "/admin"),
+            ("te", "trailers"),
+            ("accept", "*/*"),
+            ("cookie", "a=b"),
+            ("content-length", "5"),
+        ]);
+        assert_eq!(forwarded(&client), fields(&[("accept", "*/*"), ("cookie", "a=b")]));
+        let mut request = fields(&[("range", "bytes=0-"), ("if-range", "\"a\""), ("a", "1")]);
+        unconditional(&mut request);
+        assert_eq!(request, fields(&[("a", "1")]));
+    }
+
+    #[test]
+    fn surrogate_fields_are_read_and_never_sent() {
+        let mut headers = fields(&[
+            ("surrogate-key", "a  b"),
+            ("surrogate-key", "c"),
+            ("surrogate-control", "max-age=5"),
+            ("x", "1"),
+        ]);
+        let names: Vec<_> = surrogate_keys(&headers).collect();
+        assert_eq!(names, [b"a", b"b", b"c"]);
+        strip_for_client(&mut headers);
+        assert_eq!(headers, fields(&[("x", "1")]));
+    }
+}

@@ -1,0 +1,80 @@
+//! What a write makes stale (RFC 9111 section 4.4). Pure.
+
+use http::{HeaderMap, HeaderName, StatusCode, Uri, header};
+
+/// Whether the answer to a write says that it was done: everything it may have changed is stale.
+pub fn is_success(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+/// What else than the URL that was written to is stale: the path and query of `Location` and
+/// `Content-Location`, where they are of the same origin, for which `scheme` and `authority` stand.
+pub fn also_stale(
+    asked: &Uri,
+    (scheme, authority): (&str, &str),
+    headers: &HeaderMap,
+) -> Vec<String> {
+    const NAMES: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATION];
+    let base = url::Url::parse(&format!("{scheme}://{authority}{asked}"));
+    let Ok(base) = base else { return Vec::new() };
+    let values = NAMES.iter().filter_map(|name| headers.get(name)?.to_str().ok());
+    values
+        .filter_map(|value| base.join(value).ok())
+        .filter(|target| target.origin() == base.origin())
+        .map(|target| match target.query() {
+            Some(query) => format!("{}?{query}", target.path()),
+            None => target.path().to_owned(),
+        })
+        .collect()
+}
+
+/// Whether the answer to a POST is at the same time what GET of the same URL would bring: it says
+/// so by its `Content-Location` (RFC 9110 section 9.3.3).
+pub fn is_of_itself(asked: &Uri, place: (&str, &str), headers: &HeaderMap) -> bool {
+    let Some(location) = headers.get(header::CONTENT_LOCATION) else { return false };
+    let mut alone = HeaderMap::new();
+    alone.insert(header::CONTENT_LOCATION, location.clone());
+    let own = asked.path_and_query().map(http::uri::PathAndQuery::as_str);
+    also_stale(asked, place, &alone).first().map(String::as_str) == own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::fields;
+
+    fn stale(lines: &[(&str, &str)]) -> Vec<String> {
+        also_stale(&"/a/b?c".parse().unwrap(), ("http", "x.org:80"), &fields(lines))
+    }
+
+    #[test]
+    fn only_what_is_of_the_same_origin_goes() {
+        assert_eq!(stale(&[("location", "d?e#f")]), ["/a/d?e"]);
+        assert_eq!(stale(&[("content-location", "/d"), ("location", "../e")]), ["/e", "/d"]);
+        assert_eq!(stale(&[("location", "http://x.org/g")]), ["/g"]);
+        for other in ["http://y.org/g", "https://x.org/g", "//y.org/g", "http://x.org:81/g", ""] {
+            let expected: &[&str] = if other.is_empty() { &["/a/b?c"] } else { &[] };
+            assert_eq!(stale(&[("location", other)]), expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_answer_says_that_it_is_of_its_own_url() {
+        let asked = "/a/b?c".parse().unwrap();
+        let is = |value: &str| {
+            is_of_itself(&asked, ("http", "x"), &fields(&[("content-location", value)]))
+        };
+        assert!(is("/a/b?c") && is("b?c") && is("http://x/a/b?c"));
+        assert!(!is("/a/b") && !is("http://y/a/b?c"));
+        assert!(!is_of_itself(&asked, ("http", "x"), &fields(&[("location", "/a/b?c")])));
+    }
+
+    #[test]
+    fn a_failure_changes_nothing() {
+        for (status, expected) in
+            [(200, true), (204, true), (303, true), (404, false), (500, false)]
+        {
+            assert_eq!(is_success(StatusCode::from_u16(status).unwrap()), expected);
+        }
+    }
+}
