@@ -93,7 +93,9 @@ impl Span {
     fn is_ready(&mut self) -> bool {
         let file = self.tail.file();
         let is_cached = |file: &Arc<BodyFile>| self.care.is_cached(file, self.at, self.left);
-        self.is_fresh = file.is_some_and(|file| self.is_fresh || is_cached(file));
+        // A chunk that was doubted since then is compared before any more of it goes.
+        let is_fresh = |file: &Arc<BodyFile>| self.is_fresh && file.is_trusted(self.at);
+        self.is_fresh = file.is_some_and(|file| is_fresh(file) || is_cached(file));
         self.is_fresh
     }
 
