@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use rustix::fs::SeekFrom;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use tempfile::TempDir;
 
 const NAMES: [&str; 9] = ["info", "a", "b", "c", "e1", "e2", "e3", "e4", "last"];
 const LIMIT: usize = 4 * MIB;
+/// Times that a copy is begun.
+const COPIES_MAX: usize = 20;
 
 /// What a store holds under each name: its body and when it was confirmed; and the claims.
 type Held = BTreeMap<&'static str, Option<(Sha256, i64)>>;
@@ -116,25 +119,40 @@ fn recorded(store: &Store) -> (u64, u64, usize) {
     (heads.len() as u64, charges, files)
 }
 
-/// A copy of a folder as it is, holes and all.
+/// Copies a folder as it is, holes and all, into an empty one. Where a file goes meanwhile, what was
+/// copied is no state that ever was: it is copied anew.
 fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (path, copied) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir(&copied).unwrap();
-            copy(&path, &copied);
-            continue;
-        }
-        let (source, target) = (File::open(&path).unwrap(), File::create(&copied).unwrap());
-        let length = source.metadata().unwrap().len();
-        target.set_len(length).unwrap();
-        for (start, end) in data(&source, length) {
-            let mut piece = vec![0; usize::try_from(end - start).unwrap()];
-            source.read_exact_at(&mut piece, start).unwrap();
-            target.write_all_at(&piece, start).unwrap();
+    for _ in 0..COPIES_MAX {
+        match try_to_copy(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::remove_dir_all(to).unwrap();
+                std::fs::create_dir(to).unwrap();
+            }
+            copied => return copied.unwrap(),
         }
     }
+    panic!("{} does not come to rest", from.display());
+}
+
+fn try_to_copy(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, copied) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&copied)?;
+            try_to_copy(&path, &copied)?;
+            continue;
+        }
+        let (source, target) = (File::open(&path)?, File::create(&copied)?);
+        let length = source.metadata()?.len();
+        target.set_len(length)?;
+        for (start, end) in data(&source, length) {
+            let mut piece = vec![0; usize::try_from(end - start).unwrap()];
+            source.read_exact_at(&mut piece, start)?;
+            target.write_all_at(&piece, start)?;
+        }
+    }
+    Ok(())
 }
 
 /// The parts of a file that are no holes.
