@@ -6,8 +6,8 @@ use std::fs::OpenOptions;
 
 const LENGTH: usize = 8 << 20;
 /// Where a file is cut under its reader: at the end of a chunk, so that the chunk before stays what
-/// it was. Of one that is cut in its middle the kernel may drop pages that are on their way, and read
-/// them again: what went out then cannot be proven, and its reader is cut off.
+/// it was. Of one that is cut in its middle the kernel may drop pages that are on their way, and
+/// read them again: what went out then cannot be proven, and its reader is cut off.
 const CUT: u64 = 2 << 20;
 
 /// What says that a NAR is the same.
