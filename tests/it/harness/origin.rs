@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -303,6 +303,8 @@ async fn converse(stream: TcpStream, state: &State) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let asked = read_head(&mut stream).await?;
+        let length = asked.field("content-length").map_or(0, |length| length.parse().unwrap());
+        stream.read_exact(&mut vec![0; length]).await?;
         let script = state.script(&asked.target);
         state.asked.lock().push(asked.clone());
         if script.hangs {

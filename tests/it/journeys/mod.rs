@@ -8,6 +8,7 @@ mod disks;
 mod faults;
 mod flights;
 mod freshness;
+mod generic;
 mod hits;
 mod http2;
 mod narinfos;
