@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::cluster::{InstanceName, NameError};
 use crate::config::{Config, Server};
-use crate::engine::{Answering, Body, Connection, Engine, EngineParts, Sites};
+use crate::engine::{Answering, Body, Connection, Engine, EngineParts, PlainRequest, Sites, Taken};
 use crate::fill::Fills;
 use crate::front::{BindError, Door, Front, Handler};
 use crate::memory::Memory;
@@ -225,6 +225,15 @@ struct Behind(Arc<Engine>);
 impl Handler<Body> for Behind {
     fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<Body> {
         self.0.handle(request, connection)
+    }
+
+    fn express(
+        &self,
+        request: &PlainRequest<'_>,
+        connection: &Arc<Connection>,
+        out: &mut Vec<u8>,
+    ) -> Taken {
+        self.0.express(request, connection, out)
     }
 
     fn refused(

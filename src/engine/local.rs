@@ -28,15 +28,21 @@ pub(super) fn is_own(site: &Site, class: Class) -> bool {
 /// asks for it.
 #[inline]
 pub(super) fn adapt(answer: Answer, site: &Site, class: Class) -> Answer {
+    if may_adapt(class) { adapted(answer, site, class) } else { answer }
+}
+
+/// Whether a site may have an answer of its own to a request for an object of `class`.
+#[inline]
+pub(super) const fn may_adapt(class: Class) -> bool {
     match class {
-        Class::CacheInfo | Class::Index => adapted(answer, site, class),
+        Class::CacheInfo | Class::Index => true,
         Class::Narinfo
         | Class::Nar
         | Class::Listing
         | Class::Debuginfo
         | Class::Realisation
         | Class::Log
-        | Class::Other => answer,
+        | Class::Other => false,
     }
 }
 

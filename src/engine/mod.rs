@@ -17,6 +17,7 @@ mod answer;
 mod body;
 mod connection;
 mod deliver;
+mod express;
 mod generic;
 mod interim;
 mod local;
@@ -32,6 +33,7 @@ mod target;
 
 pub use body::Body;
 pub use connection::{Connection, Transport};
+pub use express::{PlainRequest, Taken};
 pub use interim::Interims;
 pub use portion::{Portion, Stretch};
 pub use refetch::Refetched;
@@ -225,7 +227,7 @@ impl Engine {
                 return Answering::Now(self.response(answer, &parts, begun, None));
             }
         };
-        if let Some((hit, class)) = self.in_memory(&way, now) {
+        if let Some((hit, class)) = self.in_memory(way.site, &way.path, now) {
             let site = way.site;
             let answer = hit.answer(way.method, std::mem::take(&mut parts.headers), now, &begun);
             let answer = local::adapt(answer, site, class);
@@ -327,14 +329,13 @@ impl Engine {
     }
 
     /// What memory holds for a request and may be used as it is; its class.
-    fn in_memory(&self, way: &ObjectWay<'_, '_>, now: Timestamp) -> Option<(InMemory, Class)> {
-        let class = way.path.class_without_claim()?;
-        if local::is_own(way.site, class) {
+    fn in_memory(&self, site: &Site, path: &Path<'_>, now: Timestamp) -> Option<(InMemory, Class)> {
+        let class = path.class_without_claim()?;
+        if local::is_own(site, class) {
             return None;
         }
-        let hit =
-            Key::with_text(way.site.key_space(), way.path.as_str(), |key| self.cache.peek(key));
-        match usable(way.site, hit, now) {
+        let hit = Key::with_text(site.key_space(), path.as_str(), |key| self.cache.peek(key));
+        match usable(site, hit, now) {
             Ok(Usable::Object(Found::Hot(hot), outcome)) => {
                 Some((InMemory::Object(hot, outcome), class))
             }

@@ -4,12 +4,14 @@
 
 use super::answer::Answer;
 use super::connection::{Connection, Transport};
+use super::express::PlainRequest;
 use super::site::{Meters, Site};
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
+use crate::policy::request::ReadMethod;
 use crate::telemetry::{AccessLog, AccessRecord, RequestId, TlsUse};
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,11 +37,68 @@ impl Begun {
         connection: &Connection,
         log: &Arc<AccessLog>,
     ) -> Self {
-        let entry = log.is_open().then(|| Entry {
-            record: Box::new(record(request, timestamp, connection)),
-            log: Arc::clone(log),
-        });
+        let asked = || {
+            let (uri, headers) = (request.uri(), request.headers());
+            let authority = || uri.authority().and_then(|host| host.as_str().try_into().ok());
+            AskedFor {
+                host: headers.get(header::HOST).cloned().or_else(authority),
+                method: request.method().clone(),
+                version: request.version(),
+                uri: uri.clone(),
+                referer: headers.get(header::REFERER).cloned(),
+                user_agent: headers.get(header::USER_AGENT).cloned(),
+            }
+        };
+        Self::logged(log, || record(asked(), timestamp, connection))
+    }
+
+    /// That of a plain request.
+    pub(super) fn of_plain(
+        request: &PlainRequest<'_>,
+        timestamp: Timestamp,
+        connection: &Connection,
+        log: &Arc<AccessLog>,
+    ) -> Self {
+        let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok();
+        let asked = || AskedFor {
+            host: value(request.host.as_bytes()),
+            method: match request.method {
+                ReadMethod::Get => Method::GET,
+                ReadMethod::Head => Method::HEAD,
+            },
+            version: Version::HTTP_11,
+            uri: request.target.parse().unwrap_or_default(),
+            referer: request.referer.and_then(value),
+            user_agent: request.user_agent.and_then(value),
+        };
+        Self::logged(log, || record(asked(), timestamp, connection))
+    }
+
+    fn logged(log: &Arc<AccessLog>, record: impl FnOnce() -> AccessRecord) -> Self {
+        let entry =
+            log.is_open().then(|| Entry { record: Box::new(record()), log: Arc::clone(log) });
         Self { started: Instant::now(), entry }
+    }
+
+    /// Counts and logs an answer that is whole already.
+    pub(super) fn answered(mut self, account: &Account<'_>, site: &Site, class: Class) {
+        let Account { status, outcome, origin, body_bytes, request_id } = account;
+        let elapsed = self.started.elapsed();
+        let bytes = *body_bytes as u64;
+        if let Some(meters) = site.meters() {
+            count(meters, class, *outcome, bytes, elapsed);
+        }
+        if let Some(Entry { mut record, log }) = self.entry.take() {
+            record.status = *status;
+            record.outcome = *outcome;
+            record.site = Some(site.shared_name());
+            record.class = Some(class);
+            record.origin = Some(Arc::clone(origin));
+            record.request_id = *request_id;
+            record.elapsed = elapsed;
+            record.response_body_bytes = bytes;
+            log.record(record);
+        }
     }
 
     /// Whether the log takes it.
@@ -70,19 +129,28 @@ impl Begun {
     }
 }
 
+/// What a request asks for, as the log has it.
+struct AskedFor {
+    host: Option<HeaderValue>,
+    method: Method,
+    version: Version,
+    uri: Uri,
+    referer: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+}
+
 /// What the request itself says; the rest is that of a refusal until it is known.
-fn record<B>(request: &Request<B>, timestamp: Timestamp, connection: &Connection) -> AccessRecord {
-    let (uri, headers) = (request.uri(), request.headers());
-    let authority = || uri.authority().and_then(|host| host.as_str().try_into().ok());
+fn record(asked: AskedFor, timestamp: Timestamp, connection: &Connection) -> AccessRecord {
+    let AskedFor { host, method, version, uri, referer, user_agent } = asked;
     AccessRecord {
         timestamp,
         elapsed: Duration::ZERO,
-        host: headers.get(header::HOST).cloned().or_else(authority),
-        method: request.method().clone(),
-        version: request.version(),
-        uri: uri.clone(),
-        referer: headers.get(header::REFERER).cloned(),
-        user_agent: headers.get(header::USER_AGENT).cloned(),
+        host,
+        method,
+        version,
+        uri,
+        referer,
+        user_agent,
         request_bytes: None,
         status: StatusCode::BAD_REQUEST,
         response_body_bytes: 0,
@@ -96,6 +164,28 @@ fn record<B>(request: &Request<B>, timestamp: Timestamp, connection: &Connection
             Transport::Tls { protocol, cipher } => Some(TlsUse { protocol, cipher }),
         },
     }
+}
+
+/// Adds an answer to what its site counts.
+fn count(meters: &Meters, class: Class, outcome: Outcome, bytes: u64, elapsed: Duration) {
+    if let Some(counters) = meters.counters(class, outcome) {
+        counters.requests.inc();
+        counters.bytes.inc_by(bytes);
+    }
+    if let Some(seconds) = meters.seconds(class) {
+        seconds.observe(elapsed.as_secs_f64());
+    }
+}
+
+/// What there is to say of an answer that is whole.
+#[derive(Debug)]
+pub(super) struct Account<'a> {
+    pub(super) status: StatusCode,
+    pub(super) outcome: Outcome,
+    /// The origin that the object came from.
+    pub(super) origin: &'a Arc<str>,
+    pub(super) body_bytes: usize,
+    pub(super) request_id: RequestId,
 }
 
 /// A request's account.
@@ -116,13 +206,7 @@ impl Drop for Tally {
     fn drop(&mut self) {
         let elapsed = self.begun.started.elapsed();
         if let Some((meters, class)) = &self.counted {
-            if let Some(counters) = meters.counters(*class, self.outcome) {
-                counters.requests.inc();
-                counters.bytes.inc_by(self.bytes);
-            }
-            if let Some(seconds) = meters.seconds(*class) {
-                seconds.observe(elapsed.as_secs_f64());
-            }
+            count(meters, *class, self.outcome, self.bytes, elapsed);
         }
         if let Some(Entry { mut record, log }) = self.begun.entry.take() {
             record.elapsed = elapsed;

@@ -35,10 +35,16 @@ pub(super) struct Path<'a> {
 impl<'a> Path<'a> {
     /// That of `uri`, whose raw form may have so many bytes.
     pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, Refusal> {
-        let canonical = canonicalise(uri.path(), path_bytes_max)?;
+        let path = Self::without_query(uri.path(), path_bytes_max)?;
+        Ok(Self { has_query: uri.query().is_some(), ..path })
+    }
+
+    /// That of a request target which has no query, `raw`.
+    pub(super) fn without_query(raw: &'a str, path_bytes_max: usize) -> Result<Self, Refusal> {
+        let canonical = canonicalise(raw, path_bytes_max)?;
         let canonical = if canonical == "/" { Cow::Borrowed("/index.html") } else { canonical };
         let class = classify(&canonical);
-        Ok(Self { canonical, class, has_query: uri.query().is_some() })
+        Ok(Self { canonical, class, has_query: false })
     }
 
     /// The canonical path.

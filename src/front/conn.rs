@@ -4,13 +4,15 @@
 
 use super::accept::Accepted;
 use super::admission::Admission;
+use super::express::Ready;
+use super::plain::HeadLimits;
 use super::request::Service;
 use super::secure::{More, Secure, Unflushed};
 use super::socket::{Opening, Raw, Socket, Stream};
 use super::watch::{Deadlines, Fault, Version, Watch, Watchdog};
 use super::{AnswerBody, Door, Handler};
 use crate::config::Server;
-use crate::engine::{Connection, Spans, Transport};
+use crate::engine::{Connection, PlainRequest, Spans, Taken, Transport};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use hyper::rt::Executor;
@@ -22,6 +24,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -122,6 +125,25 @@ impl<B> Shared<B> {
     /// Counts a connection that was closed for a limit or a fault of its client.
     pub(super) fn refused(&self, reason: &str) {
         self.metrics.connections_refused.with_label_values(&[reason]).inc();
+    }
+}
+
+impl<B> Ready for Shared<B> {
+    fn answer(
+        &self,
+        request: &PlainRequest<'_>,
+        connection: &Arc<Connection>,
+        out: &mut Vec<u8>,
+    ) -> Taken {
+        let before = out.len();
+        // What the handler may leave half done is cut off.
+        let called = AssertUnwindSafe(|| self.handler.express(request, connection, out));
+        catch_unwind(called).unwrap_or_else(|_| {
+            self.metrics.request_panics.inc();
+            tracing::error!("a panic in the short way of a request, which goes the long way now");
+            out.truncate(before);
+            Taken::Not
+        })
     }
 }
 
@@ -310,7 +332,12 @@ where
 {
     async fn http1(self, mut socket: Socket) {
         let connection = self.connection(Version::Http1);
-        socket.speaks_http1(&connection);
+        let limits = &self.shared.server.limits;
+        let limits = HeadLimits {
+            bytes_max: limits.request_head_bytes_max,
+            fields_max: limits.request_headers_max,
+        };
+        socket.speaks_http1(&connection, Arc::clone(&self.shared) as Arc<dyn Ready>, limits);
         let service = self.service(&connection);
         let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, None).await;
@@ -418,6 +445,11 @@ where
                         return Poll::Pending;
                     }
                     is_winding_down = true;
+                    // What has begun of a request reaches it first.
+                    self.watch.wind_down();
+                    if let Poll::Ready(result) = http.poll_served(cx) {
+                        return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
+                    }
                     http.wind_down();
                     let deadline = self.shared.server.timeouts.drain;
                     drain = Some(Box::pin(tokio::time::sleep(deadline)));
@@ -466,6 +498,7 @@ async fn close(mut socket: Socket, watch: &Watch) {
     watch.end_clean();
     let closed = timeout(CLOSE_DEADLINE, async {
         socket.shutdown().await?;
+        socket.takes_no_more();
         tokio::io::copy(&mut socket.take(DISCARD_BYTES_MAX), &mut tokio::io::sink()).await
     });
     // Whatever went wrong, the socket is dropped now.

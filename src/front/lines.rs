@@ -11,6 +11,18 @@ pub(super) struct Lines {
     was_refused: bool,
 }
 
+/// Whether a line of `bytes`, which begin a line, ends in a line feed alone.
+pub(super) fn has_bare_line_feed(bytes: &[u8]) -> bool {
+    !memchr::memchr_iter(b'\n', bytes).all(|at| is_paired(bytes, at, 0))
+}
+
+/// Whether the line feed at a place in `bytes`, before which there was `last_byte`, has its
+/// carriage return.
+fn is_paired(bytes: &[u8], at: usize, last_byte: u8) -> bool {
+    let before = at.checked_sub(1).and_then(|before| bytes.get(before)).copied();
+    before.unwrap_or(last_byte) == b'\r'
+}
+
 /// Whether there was a bare line feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -27,11 +39,7 @@ impl Lines {
     pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> Refused {
         let mut last_byte = self.last_byte;
         self.last_byte = bytes.last().copied().unwrap_or(last_byte);
-        let is_paired = |at: usize| {
-            let before = at.checked_sub(1).and_then(|before| bytes.get(before)).copied();
-            before.unwrap_or(last_byte) == b'\r'
-        };
-        if memchr::memchr_iter(b'\n', bytes).all(is_paired) {
+        if memchr::memchr_iter(b'\n', bytes).all(|at| is_paired(bytes, at, last_byte)) {
             return Refused::No;
         }
         let mut refused = Refused::No;

@@ -9,7 +9,9 @@ mod accept;
 mod admission;
 mod bind;
 mod conn;
+mod express;
 mod lines;
+mod plain;
 mod request;
 mod secure;
 mod sender;
@@ -21,7 +23,7 @@ mod watch;
 pub use bind::BindError;
 
 use crate::config::Server;
-use crate::engine::{Answering, Connection};
+use crate::engine::{Answering, Connection, PlainRequest, Taken};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use accept::Listener;
@@ -50,6 +52,15 @@ impl<B> AnswerBody for B where
 pub trait Handler<B>: Send + Sync {
     /// Answers a request; never fails.
     fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<B>;
+
+    /// Answers a plain request over HTTP/1.1 behind `out`, all of it and at once, or leaves both
+    /// alone: then [`Handler::answer`] is asked.
+    fn express(
+        &self,
+        request: &PlainRequest<'_>,
+        connection: &Arc<Connection>,
+        out: &mut Vec<u8>,
+    ) -> Taken;
 
     /// Hears of a request that the doors refused by themselves with `status`, for the log.
     fn refused(

@@ -2,7 +2,9 @@
 //! what happens and that ends with a reset where an answer is unfinished. One per connection,
 //! owned by its task; no locks of its own.
 
+use super::express::{Express, Next, Ready, Turn};
 use super::lines::{Lines, Refused};
+use super::plain::HeadLimits;
 use super::secure::{Secure, Unflushed};
 use super::sender::Sender;
 use super::watch::Watch;
@@ -141,6 +143,8 @@ pub(super) struct Socket {
     lines: Option<Lines>,
     /// Interim answers to be written, over HTTP/1.
     interims: Option<Interim>,
+    /// The short way of hits, over HTTP/1.
+    express: Option<Express>,
     watch: Arc<Watch>,
     /// What is known of the connection once its protocol is.
     connection: Option<Arc<Connection>>,
@@ -182,13 +186,30 @@ impl Interim {
 
 impl Socket {
     pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Self {
-        let (lines, interims, connection, flushed) = (None, None, None, Flushed::ByWriter);
-        Self { stream, ahead: BytesMut::new(), lines, interims, watch, connection, flushed }
+        Self {
+            stream,
+            ahead: BytesMut::new(),
+            lines: None,
+            interims: None,
+            express: None,
+            watch,
+            connection: None,
+            flushed: Flushed::ByWriter,
+        }
     }
 
     /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF; what
-    /// is written may be placeholders of `connection`'s.
-    pub(super) fn speaks_http1(&mut self, connection: &Arc<Connection>) {
+    /// is written may be placeholders of `connection`'s. Requests that `ready` answers are not seen
+    /// at all, where their heads keep to `limits`.
+    pub(super) fn speaks_http1(
+        &mut self,
+        connection: &Arc<Connection>,
+        ready: Arc<dyn Ready>,
+        limits: HeadLimits,
+    ) {
+        let held = std::mem::take(&mut self.ahead);
+        self.watch.read(&held);
+        self.express = Some(Express::new(ready, Arc::clone(connection), limits, held));
         self.lines = Some(Lines::default());
         self.connection = Some(Arc::clone(connection));
         self.interims = connection.interims().map(|waiting| {
@@ -246,12 +267,118 @@ impl Socket {
         }
     }
 
-    /// Looks at the bytes of `buffer` from `before`, which were just read.
-    fn read(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+    /// No request is answered any more: what comes is only read to its end.
+    pub(super) fn takes_no_more(&mut self) {
+        self.express = None;
+    }
+
+    /// Writes answers of the short way for which there was no room.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(express) = &mut self.express else { return Poll::Ready(Ok(())) };
+        let rest = express.rest();
+        while !rest.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            rest.advance(written);
+            if rest.is_empty() {
+                *rest = BytesMut::new();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads, answers what goes the short way, and gives `buffer` what does not.
+    fn poll_library(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            ready!(self.poll_rest(cx))?;
+            let Some(express) = &mut self.express else { return self.poll_all(cx, buffer) };
+            if let Some(bytes) = express.owed(buffer.remaining()) {
+                buffer.put_slice(&bytes);
+                self.refuse_bare_line_feeds(buffer, before);
+                return Poll::Ready(Ok(()));
+            }
+            let turn = express.turn();
+            match turn {
+                Turn::Closed => {
+                    self.express = None;
+                    continue;
+                }
+                // The library learns of an end in the middle of its answer, and of nothing else.
+                Turn::Library { .. } if express.holds() => return Poll::Pending,
+                Turn::Library { .. } => {}
+                Turn::Own if self.watch.is_winding_down() => {
+                    express.close();
+                    continue;
+                }
+                Turn::Own => {
+                    let (mut failed, stream) = (None, &mut self.stream);
+                    let next = express.take(&self.watch, |express, batch| {
+                        match Pin::new(stream).poll_write(cx, batch) {
+                            Poll::Ready(Ok(written)) => {
+                                let rest = batch.get(written..).unwrap_or_default();
+                                express.rest().extend_from_slice(rest);
+                            }
+                            Poll::Ready(Err(error)) => failed = Some(error),
+                            Poll::Pending => express.rest().extend_from_slice(batch),
+                        }
+                    });
+                    if let Some(error) = failed {
+                        return Poll::Ready(Err(error));
+                    }
+                    if next == Next::Again {
+                        continue;
+                    }
+                }
+            }
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            let bytes = buffer.filled().get(before..).unwrap_or_default();
+            if bytes.is_empty() {
+                if !express.holds() {
+                    return Poll::Ready(Ok(()));
+                }
+                express.close();
+                continue;
+            }
+            self.watch.read(bytes);
+            express.hold(bytes);
+            buffer.set_filled(before);
+            if turn != Turn::Own {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads, for a library that gets everything.
+    fn poll_all(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if self.ahead.has_remaining() {
+            let bytes = self.ahead.split_to(self.ahead.len().min(buffer.remaining()));
+            buffer.put_slice(&bytes);
+            if self.ahead.is_empty() {
+                self.ahead = BytesMut::new();
+            }
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        }
+        if let Some(bytes) = buffer.filled().get(before..) {
+            self.watch.read(bytes);
+        }
+        self.refuse_bare_line_feeds(buffer, before);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Looks at the bytes of `buffer` from `before`, which the library is given.
+    fn refuse_bare_line_feeds(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         match buffer.filled_mut().get_mut(before..) {
             None | Some([]) => {}
             Some(bytes) => {
-                self.watch.read(bytes);
                 if let Some(lines) = &mut self.lines
                     && lines.refuse_bare_line_feeds(bytes) == Refused::First
                 {
@@ -285,20 +412,10 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.ahead.has_remaining() {
-            let bytes = this.ahead.split_to(this.ahead.len().min(buffer.remaining()));
-            let before = buffer.filled().len();
-            buffer.put_slice(&bytes);
-            this.read(buffer, before);
-            if this.ahead.is_empty() {
-                this.ahead = BytesMut::new();
-            }
-            return Poll::Ready(Ok(()));
+        if this.express.is_some() {
+            return this.poll_library(cx, buffer);
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        this.read(buffer, before);
-        Poll::Ready(Ok(()))
+        this.poll_all(cx, buffer)
     }
 }
 
@@ -310,6 +427,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
+        ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
         Pin::new(&mut this.stream).poll_write(cx, bytes)
@@ -322,6 +440,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
+        ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
         Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
@@ -337,7 +456,14 @@ impl AsyncWrite for Socket {
         if let Some(interims) = &mut this.interims {
             interims.is_between = true;
         }
+        ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
+        if let Some(express) = &mut this.express
+            && express.flushed(&this.watch)
+        {
+            // The library may believe that it waits for the socket.
+            cx.waker().wake_by_ref();
+        }
         match this.flushed {
             Flushed::ByWriter => Pin::new(&mut this.stream).poll_flush(cx),
             Flushed::ByTask => Poll::Ready(Ok(())),
@@ -345,7 +471,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.poll_rest(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
 

@@ -4,6 +4,7 @@
 use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -74,6 +75,8 @@ pub(super) enum Version {
 #[derive(Debug)]
 pub(super) struct Watch {
     deadlines: Deadlines,
+    /// Whether the connection takes no further request but one that has begun.
+    is_winding_down: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -91,6 +94,8 @@ struct State {
     version: Version,
     /// Requests whose answers are unfinished.
     requests: u32,
+    /// Requests that began.
+    begun: u64,
     /// Answers whose last piece the client has not made room for.
     waiting: u32,
     /// The last bytes read: a head ends with an empty line, so others belong to the next head.
@@ -112,6 +117,7 @@ impl Watch {
         let state = State {
             version: Version::Http1,
             requests: 0,
+            begun: 0,
             waiting: 0,
             tail: *b"\n\r\n",
             head_since: Some(now),
@@ -122,7 +128,7 @@ impl Watch {
             ending: Ending::Undecided,
             polled_at: None,
         };
-        Self { deadlines, state: Mutex::new(state) }
+        Self { deadlines, is_winding_down: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
     /// The connection is polled from now on.
@@ -187,7 +193,39 @@ impl Watch {
     fn request_began(&self) {
         let mut state = self.state.lock();
         state.requests += 1;
+        state.begun += 1;
         state.head_since = None;
+    }
+
+    /// The connection takes no further request but one that has begun, which is the HTTP library's
+    /// from here on.
+    pub(super) fn wind_down(&self) {
+        self.is_winding_down.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Watch::wind_down`] was called.
+    pub(super) fn is_winding_down(&self) -> bool {
+        self.is_winding_down.load(Ordering::Relaxed)
+    }
+
+    /// How many requests began so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.state.lock().begun
+    }
+
+    /// Whether so many requests began, and all of them have ended.
+    pub(super) fn has_ended(&self, begun: u64) -> bool {
+        let state = self.state.lock();
+        state.begun >= begun && state.requests == 0
+    }
+
+    /// Whole requests were read, and answered at once; what was read behind them, if anything,
+    /// begins now.
+    pub(super) fn answered(&self) {
+        let mut state = self.state.lock();
+        let now = state.now();
+        state.idle_since = now;
+        state.head_since = state.is_within_head().then_some(now);
     }
 
     /// A request's answer is finished or abandoned.

@@ -102,7 +102,12 @@ impl Hot {
 
     /// Its fields. The values share the object's memory.
     pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
-        self.names.iter().zip(self.values.iter().cloned())
+        self.lines().map(|(name, value)| (name, value.clone()))
+    }
+
+    /// Its fields, to be looked at.
+    pub fn lines(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.names.iter().zip(self.values.iter())
     }
 
     /// Its fields, as a map.
@@ -117,6 +122,11 @@ impl Hot {
     /// Its body.
     pub fn body(&self) -> Bytes {
         self.text.slice((self.body_start as usize).min(self.text.len())..)
+    }
+
+    /// Its body, to be looked at.
+    pub fn body_bytes(&self) -> &[u8] {
+        self.text.get(self.body_start as usize..).unwrap_or_default()
     }
 
     /// Bytes of its body.

@@ -3,7 +3,7 @@
 use super::request::ALLOWED_METHODS;
 use crate::clock::Timestamp;
 use crate::object::Facts;
-use crate::rfc::cache_status::CACHE_STATUS;
+use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Fields that every answer gets beside those of the object.
@@ -47,6 +47,49 @@ pub fn client_head<'a>(
     }
     add_own(&mut head, cache_status);
     head
+}
+
+/// Writes the fields of [`client_head`], of an object that was [`Source::Stored`], as lines of
+/// HTTP/1.1 behind `lines`; leaves out `Content-Length`, which is the caller's to add.
+pub fn write_client_head<'a>(
+    lines: &mut Vec<u8>,
+    fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    facts: &Facts,
+    now: Timestamp,
+    cache_status: &CacheStatus<'_>,
+) {
+    const REPLACED: [HeaderName; 6] = [
+        header::CONTENT_LENGTH,
+        header::AGE,
+        header::ACCEPT_RANGES,
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        CACHE_STATUS,
+    ];
+    let mut has_content_type = false;
+    for (name, value) in fields.filter(|(name, _)| !REPLACED.contains(name)) {
+        has_content_type |= *name == header::CONTENT_TYPE;
+        write_field(lines, name.as_str(), value.as_bytes());
+    }
+    if !has_content_type {
+        write_field(lines, "content-type", facts.class.content_type().as_bytes());
+    }
+    write_field(lines, "age", itoa::Buffer::new().format(facts.age_at(now)).as_bytes());
+    lines.extend_from_slice(OWN_LINES);
+    cache_status.with_text(|text| write_field(lines, "cache-status", text.as_bytes()));
+}
+
+/// What [`add_own`] adds but for `Cache-Status`, as lines.
+const OWN_LINES: &[u8] = b"accept-ranges: bytes\r\naccess-control-allow-origin: *\r\n\
+    access-control-expose-headers: *\r\n";
+
+/// Writes one field as a line of HTTP/1.1.
+pub fn write_field(lines: &mut Vec<u8>, name: &str, value: &[u8]) {
+    lines.reserve(name.len() + value.len() + 4);
+    lines.extend_from_slice(name.as_bytes());
+    lines.extend_from_slice(b": ");
+    lines.extend_from_slice(value);
+    lines.extend_from_slice(b"\r\n");
 }
 
 /// `HeaderValue::from` would allocate room for the largest number, and a count beside it.
@@ -142,6 +185,35 @@ mod tests {
         let head = |source| head(&meta, meta.response_time, source);
         assert_eq!(head(Source::Stored).get(header::AGE).unwrap(), "0");
         assert_eq!(head(Source::Fetched).get(header::AGE), None);
+    }
+
+    /// Field by field what the other form has, whatever an object was stored with.
+    #[test]
+    fn the_lines_say_what_the_fields_say() {
+        let status = CacheStatus::hit().with_ttl(7);
+        for stored in [
+            &[("etag", "\"a\""), ("link", "<a>"), ("link", "<b>"), ("x-empty", "")][..],
+            &[("content-type", "text/x-own"), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")],
+            &[("age", "5"), ("accept-ranges", "none"), ("cache-status", "origin; hit")],
+            &[("access-control-allow-origin", "x"), ("access-control-expose-headers", "y")],
+            &[],
+        ] {
+            let meta = meta(stored);
+            let now = meta.response_time.plus(Duration::from_secs(12_345));
+            let mut lines = Vec::new();
+            write_client_head(&mut lines, meta.headers.iter(), &meta.facts(), now, &status);
+            let mut written = HeaderMap::new();
+            let text = String::from_utf8(lines).unwrap();
+            for line in text.strip_suffix("\r\n").unwrap().split("\r\n") {
+                let (name, value) = line.split_once(": ").unwrap();
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                written.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            let fields = meta.headers.iter().map(|(name, value)| (name, value.clone()));
+            let (facts, value) = (meta.facts(), status.to_header_value());
+            let head = client_head(HeaderMap::new(), fields, &facts, now, Source::Stored, value);
+            assert_eq!(written, head, "{stored:?}");
+        }
     }
 
     #[test]

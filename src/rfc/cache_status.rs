@@ -138,14 +138,21 @@ impl<'a> CacheStatus<'a> {
 
     /// The member as a field value.
     pub fn to_header_value(&self) -> HeaderValue {
+        // Only the value itself is allocated.
+        self.with_text(|text| {
+            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(NAME))
+        })
+    }
+
+    /// Calls `take` with the member as a text, in memory that is used again.
+    pub fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
         thread_local! {
             static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
         }
-        // Memory that is used again, so that only the value itself is allocated.
         TEXT.with_borrow_mut(|text| {
             text.clear();
             self.write(text);
-            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(NAME))
+            take(text)
         })
     }
 

@@ -157,7 +157,7 @@ fn is_unreserved(byte: u8) -> bool {
 
 /// Whether `raw` is canonical at a glance, as the paths of narinfos and NARs are: nothing to
 /// decode, nothing to refuse, and no segment that begins with a dot.
-fn is_plain(raw: &str) -> bool {
+pub fn is_plain(raw: &str) -> bool {
     const PLAIN: [bool; 256] = plain_bytes();
     let bytes = raw.as_bytes();
     let begins_plain = |slash: usize| !matches!(bytes.get(slash + 1), Some(b'/' | b'.'));

@@ -1,7 +1,7 @@
 //! A front with a handler made for tests, and clients that speak raw bytes.
 
 use crate::config::{Limits, Server, ServerTimeouts};
-use crate::engine::{Answering, Connection};
+use crate::engine::{Answering, Connection, PlainRequest, Taken};
 use crate::front::{Door, Front, Handler};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -69,6 +70,8 @@ pub(super) struct Edge {
     pub(super) connections: Arc<Mutex<Vec<Arc<Connection>>>>,
     /// The statuses of what the doors refused by themselves.
     pub(super) refused: Arc<Mutex<Vec<u16>>>,
+    /// How many requests were answered the short way.
+    pub(super) express: Arc<AtomicUsize>,
     /// Tells that `/held` was asked for.
     pub(super) reached: Arc<Notify>,
     /// Lets `/held` answer.
@@ -79,6 +82,7 @@ struct TestHandler {
     asked: Arc<Mutex<Vec<String>>>,
     connections: Arc<Mutex<Vec<Arc<Connection>>>>,
     refused: Arc<Mutex<Vec<u16>>>,
+    express: Arc<AtomicUsize>,
     reached: Arc<Notify>,
     release: Arc<Notify>,
 }
@@ -103,6 +107,16 @@ impl Handler<TestBody> for TestHandler {
         Answering::Later(later.boxed())
     }
 
+    fn express(&self, request: &PlainRequest<'_>, _: &Arc<Connection>, out: &mut Vec<u8>) -> Taken {
+        let Some(number) = request.target.strip_prefix("/ready/") else { return Taken::Not };
+        assert_ne!(number, "panic", "a panic made for the test");
+        self.express.fetch_add(1, Ordering::Relaxed);
+        let body = format!("ready {number}");
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        out.extend_from_slice((head + &body).as_bytes());
+        Taken::Answered
+    }
+
     fn refused(&self, _: &Request<Incoming>, status: StatusCode, _: &Arc<Connection>) {
         self.refused.lock().push(status.as_u16());
     }
@@ -123,6 +137,7 @@ impl Edge {
             asked: Arc::default(),
             connections: Arc::default(),
             refused: Arc::default(),
+            express: Arc::default(),
             reached: Arc::default(),
             release: Arc::default(),
         };
@@ -135,6 +150,7 @@ impl Edge {
             asked: Arc::clone(&self.asked),
             connections: Arc::clone(&self.connections),
             refused: Arc::clone(&self.refused),
+            express: Arc::clone(&self.express),
             reached: Arc::clone(&self.reached),
             release: Arc::clone(&self.release),
         })
@@ -145,6 +161,11 @@ impl Edge {
         let client = TcpStream::connect(self.address).await.unwrap();
         client.set_nodelay(true).unwrap();
         client
+    }
+
+    /// How many requests were answered the short way.
+    pub(super) fn answered_at_once(&self) -> usize {
+        self.express.load(Ordering::Relaxed)
     }
 
     /// A new connection on which `bytes` were sent.

@@ -2,6 +2,7 @@
 
 mod deadlines;
 mod drain;
+mod express;
 mod framing;
 mod harness;
 mod http2;

@@ -1,6 +1,6 @@
 //! Cold and warm: every class and size of object, from memory, from disk, and over a restart.
 
-use crate::harness::{Edge, Origin, Package, noise, path_of_nar, says};
+use crate::harness::{Edge, Origin, Package, Said, noise, path_of_nar, says};
 
 #[tokio::test]
 async fn a_narinfo_is_asked_for_once_and_outlives_a_restart_without_its_origin() {
@@ -104,5 +104,69 @@ async fn nars_of_every_size_are_kept_and_outlive_a_restart() {
     edge.restart().await;
     for (path, nar) in &nars {
         edge.get(path).await.expect(200, "hit_disk").with(nar);
+    }
+}
+
+/// A request with nothing but a host is answered below the HTTP library, one with a field that this
+/// does not know above it: nobody may tell them apart.
+#[tokio::test]
+async fn both_ways_of_a_hit_say_the_same() {
+    let origin = Origin::start().await;
+    let package = Package::new(1, 100);
+    let small = noise(7, 5_000);
+    let nar = path_of_nar(&small, "nar.xz");
+    let narinfo = says(package.narinfo()).etag("\"n\"").field("x-extra", "a").field("age", "5");
+    origin.say(&package.narinfo_path, narinfo);
+    origin.say(&nar, says(small.clone()).field("accept-ranges", "none"));
+    origin.say("/log/0c5x60p6h2p6jvqqs4x8rcwh3pg9z1nv-hello.drv", says(""));
+    let absent = "/0c5x60p6h2p6jvqqs4x8rcwh3pg9z1nv.narinfo";
+    let edge = Edge::before(&origin).await;
+    let paths = [
+        (&*package.narinfo_path, "hit_memory"),
+        (&nar, "hit_memory"),
+        ("/log/0c5x60p6h2p6jvqqs4x8rcwh3pg9z1nv-hello.drv", "hit_memory"),
+        (absent, "hit_absent"),
+    ];
+    for (path, _) in paths {
+        edge.get(path).await;
+    }
+    edge.until_idle().await;
+    edge.pass_time(3);
+    let mut lines = 4;
+    for (path, outcome) in paths {
+        for method in ["GET", "HEAD"] {
+            let agent = ("user-agent", "curl/8 Nix/2.31");
+            let short = edge.client().ask(method, path, &[agent]).await;
+            let long = edge.client().ask(method, path, &[agent, ("x-unknown", "1")]).await;
+            assert_eq!(short.outcome(), outcome, "{short:?}");
+            assert_eq!((short.status, &short.body), (long.status, &long.body), "{path}");
+            let fields = |said: &Said| {
+                let mut fields = said.headers.clone();
+                // Each request has its own id; an answer without a date gets the present one.
+                let own = ["x-request-id", "date"].map(|name| fields.remove(name).is_some());
+                (fields, own)
+            };
+            assert_eq!(fields(&short), fields(&long), "{method} {path}");
+            lines += 2;
+            let mut records = edge.log(lines).await;
+            let (mut other, mut one) = (records.pop().unwrap(), records.pop().unwrap());
+            for record in [&mut one, &mut other] {
+                let record = record.as_object_mut().unwrap();
+                for own in ["timestamp", "elapsed_usec", "request_id"] {
+                    record.remove(own).unwrap();
+                }
+            }
+            assert_eq!(one, other);
+        }
+        let class = if path.contains("narinfo") {
+            "narinfo"
+        } else if path.contains("/log/") {
+            "log"
+        } else {
+            "nar"
+        };
+        let labels = format!("class=\"{class}\",outcome=\"{outcome}\",site=\"main\"");
+        let requests = format!("narthex_requests_total{{{labels}}}");
+        assert_eq!(edge.metric(&requests).await, 4, "{labels}");
     }
 }

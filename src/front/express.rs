@@ -1,0 +1,197 @@
+//! The short way of a connection of HTTP/1.1: requests that memory answers at once are taken out of
+//! what is read before the HTTP library sees them, and their answers are written below it. One per
+//! connection, part of its socket; no locks.
+//!
+//! At any time one of two speaks, and whose turn it is decides who gets what is read:
+//!
+//! - `Own`: the library is idle. It holds no byte of a request, and none of an answer: then what is
+//!   read is looked at here. The first head that is not for this way is given to the library, alone
+//!   and whole.
+//! - `Library`: it has exactly one head that has no body. What is read meanwhile is held. It is
+//!   `Own` again once that one request is answered and the library flushes, which it does only
+//!   when it holds nothing that is not written.
+//! - `Closed`: something came whose end is not certain (a body, another version, a broken head).
+//!   From there on the library gets every byte of the connection, and this way is never taken
+//!   again: what may be a body must never be looked at as if it were a request.
+//!
+//! An answer for which the socket has no room is kept, and goes before anything else is written or
+//! read; so a client that does not read has at most one batch of answers waiting.
+
+use super::plain::{Head, HeadLimits};
+use super::watch::Watch;
+use crate::engine::{Connection, PlainRequest, Taken};
+use bytes::{Buf, BytesMut};
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+/// Bytes of answers that are made before they are written.
+const BATCH_BYTES: usize = 32 * 1024;
+
+/// Answers plain requests from memory.
+pub(super) trait Ready: Send + Sync {
+    /// Writes the answer behind `out`; leaves `out` alone where it has none.
+    fn answer(
+        &self,
+        request: &PlainRequest<'_>,
+        connection: &Arc<Connection>,
+        out: &mut Vec<u8>,
+    ) -> Taken;
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// This way's.
+    Own,
+    /// The library's, until so many requests of the connection have begun and all have ended.
+    Library { begun: u64 },
+    /// The library's for good.
+    Closed,
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing is held, or the beginning of a head: read more.
+    Read,
+    /// There is more to be answered or to be given, once the answers are written.
+    Again,
+}
+
+/// The short way of one connection.
+pub(super) struct Express {
+    ready: Arc<dyn Ready>,
+    connection: Arc<Connection>,
+    limits: HeadLimits,
+    turn: Turn,
+    /// What was read and not given or answered yet.
+    held: BytesMut,
+    /// How many bytes of that are the library's.
+    owed: usize,
+    /// Answers that are not written yet.
+    rest: BytesMut,
+}
+
+impl fmt::Debug for Express {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Express").field("turn", &self.turn).finish_non_exhaustive()
+    }
+}
+
+impl Express {
+    /// That of `connection`, of which `held` was read.
+    pub(super) fn new(
+        ready: Arc<dyn Ready>,
+        connection: Arc<Connection>,
+        limits: HeadLimits,
+        held: BytesMut,
+    ) -> Self {
+        Self { ready, connection, limits, turn: Turn::Own, held, owed: 0, rest: BytesMut::new() }
+    }
+
+    /// Whose turn it is.
+    pub(super) const fn turn(&self) -> Turn {
+        self.turn
+    }
+
+    /// Holds what was read.
+    pub(super) fn hold(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+    }
+
+    /// Whether anything is held.
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What is held and the library's, `bytes_max` of it.
+    pub(super) fn owed(&mut self, bytes_max: usize) -> Option<BytesMut> {
+        let bytes = self.owed.min(bytes_max);
+        if bytes == 0 {
+            return None;
+        }
+        self.owed -= bytes;
+        Some(self.held.split_to(bytes))
+    }
+
+    /// Answers that are to be written before anything else is.
+    pub(super) const fn rest(&mut self) -> &mut BytesMut {
+        &mut self.rest
+    }
+
+    /// From here on the library gets everything.
+    pub(super) fn close(&mut self) {
+        self.turn = Turn::Closed;
+        self.owed = self.held.len();
+    }
+
+    /// The library holds nothing that is not written: whether it is now done, and there is
+    /// something that was held for this moment.
+    pub(super) fn flushed(&mut self, watch: &Watch) -> bool {
+        match self.turn {
+            Turn::Library { begun } if watch.has_ended(begun) => {
+                self.turn = Turn::Own;
+                !self.held.is_empty()
+            }
+            Turn::Library { .. } | Turn::Own | Turn::Closed => false,
+        }
+    }
+
+    /// Looks at what is held while it is this way's turn, answers what can be, and gives the
+    /// answers to `write`, which keeps in [`Express::rest`] what it cannot write.
+    pub(super) fn take(&mut self, watch: &Watch, write: impl FnOnce(&mut Self, &[u8])) -> Next {
+        thread_local! {
+            static BATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        if self.held.is_empty() {
+            return Next::Read;
+        }
+        BATCH.with_borrow_mut(|batch| {
+            batch.clear();
+            let (taken, next) = self.answer(watch, batch);
+            if taken > 0 {
+                self.held.advance(taken);
+                watch.answered();
+                write(self, batch);
+            }
+            if self.held.is_empty() {
+                self.held.clear();
+            }
+            next
+        })
+    }
+
+    /// Makes answers; how many bytes of what is held they are to, and what comes next.
+    fn answer(&mut self, watch: &Watch, batch: &mut Vec<u8>) -> (usize, Next) {
+        let mut taken = 0;
+        loop {
+            let rest = self.held.get(taken..).unwrap_or_default();
+            if rest.is_empty() {
+                return (taken, Next::Read);
+            }
+            if batch.len() >= BATCH_BYTES {
+                return (taken, Next::Again);
+            }
+            let length = match Head::of(rest, self.limits) {
+                Head::Partial => return (taken, Next::Read),
+                Head::Plain(request, length) => {
+                    match self.ready.answer(&request, &self.connection, batch) {
+                        Taken::Answered => {
+                            taken += length;
+                            continue;
+                        }
+                        Taken::Not => length,
+                    }
+                }
+                Head::Bodiless(length) => length,
+                Head::Other => {
+                    (self.turn, self.owed) = (Turn::Closed, rest.len());
+                    return (taken, Next::Again);
+                }
+            };
+            (self.turn, self.owed) = (Turn::Library { begun: watch.begun() + 1 }, length);
+            return (taken, Next::Again);
+        }
+    }
+}
