@@ -13,9 +13,11 @@ use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::ReadMethod;
 use crate::rfc::Authority;
+use crate::rfc::path::PlainPath;
 use crate::telemetry::RequestId;
-use http::{StatusCode, header};
+use http::StatusCode;
 use httpdate::HttpDate;
+use std::cell::RefCell;
 
 /// Bytes of the largest body that goes the short way, where it is copied once.
 const BODY_BYTES_MAX: u64 = 16 * 1024;
@@ -28,7 +30,7 @@ pub struct PlainRequest<'a> {
     /// GET or HEAD.
     pub method: ReadMethod,
     /// The request target.
-    pub target: &'a str,
+    pub target: PlainPath<'a>,
     /// `Host`.
     pub host: &'a str,
     /// `Referer`, for the log.
@@ -79,12 +81,12 @@ impl Engine {
     ) -> Option<()> {
         let now = self.clock.now();
         let sites = self.sites.load();
-        let authority = Authority::parse(request.host).ok()?;
-        let site = sites.route(Some(&authority.host))?;
-        if site.upstream.site.caching.is_some() {
+        let site = with_host(request.host, |host| sites.route(Some(host)))?;
+        let is_long = request.target.as_str().len() > self.limits.path_bytes_max;
+        if site.upstream.site.caching.is_some() || is_long {
             return None;
         }
-        let path = Path::without_query(request.target, self.limits.path_bytes_max).ok()?;
+        let path = Path::plain(request.target);
         let (hit, class) = self.in_memory(site, &path, now)?;
         if local::may_adapt(class) {
             return None;
@@ -116,16 +118,17 @@ impl Said<'_> {
         let facts = &self.hot.facts;
         out.extend_from_slice(self.status.as_bytes());
         let cache_status = cache_status(facts, self.outcome, now);
-        policy::head::write_client_head(out, self.hot.lines(), facts, now, &cache_status);
+        out.extend_from_slice(self.hot.lines());
+        policy::head::write_added(out, facts, now, &cache_status);
         if let Some(id) = self.request_id {
             let value = id.to_header_value();
             policy::head::write_field(out, "x-request-id", value.as_bytes());
         }
-        if !self.hot.lines().any(|(name, _)| *name == header::DATE) {
-            let date = HttpDate::from(now.to_system_time()).to_string();
-            policy::head::write_field(out, "date", date.as_bytes());
+        if !self.hot.has_date() {
+            write_date(now, out);
         }
-        let length = itoa::Buffer::new().format(self.body.len()).to_owned();
+        let mut length = itoa::Buffer::new();
+        let length = length.format(self.body.len());
         policy::head::write_field(out, "content-length", length.as_bytes());
         out.extend_from_slice(b"\r\n");
         match method {
@@ -144,4 +147,36 @@ impl Said<'_> {
         };
         Account { status, outcome: self.outcome, origin: &self.hot.origin, body_bytes, request_id }
     }
+}
+
+/// Writes `Date`, which is put together once a second.
+fn write_date(now: Timestamp, out: &mut Vec<u8>) {
+    thread_local! {
+        static LINE: RefCell<(i64, Vec<u8>)> = const { RefCell::new((i64::MIN, Vec::new())) };
+    }
+    LINE.with_borrow_mut(|(second, line)| {
+        if *second != now.secs() {
+            *second = now.secs();
+            line.clear();
+            let date = HttpDate::from(now.to_system_time()).to_string();
+            policy::head::write_field(line, "date", date.as_bytes());
+        }
+        out.extend_from_slice(line);
+    });
+}
+
+/// Calls `with` with the name of the host in the field value `text`, which is the same from one
+/// request to the next more often than not, and is then not read again.
+fn with_host<T>(text: &str, with: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    thread_local! {
+        static LAST: RefCell<(String, String)> = RefCell::default();
+    }
+    LAST.with_borrow_mut(|(last, name)| {
+        if *last != text || text.is_empty() {
+            let authority = Authority::parse(text).ok()?;
+            text.clone_into(last);
+            authority.host.as_ref().clone_into(name);
+        }
+        with(name)
+    })
 }

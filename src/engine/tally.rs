@@ -67,7 +67,7 @@ impl Begun {
                 ReadMethod::Head => Method::HEAD,
             },
             version: Version::HTTP_11,
-            uri: request.target.parse().unwrap_or_default(),
+            uri: request.target.as_str().parse().unwrap_or_default(),
             referer: request.referer.and_then(value),
             user_agent: request.user_agent.and_then(value),
         };

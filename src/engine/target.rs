@@ -6,7 +6,7 @@ use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
 use crate::policy::request::Refusal;
-use crate::rfc::path::canonicalise;
+use crate::rfc::path::{PlainPath, canonicalise};
 use http::Uri;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -35,16 +35,19 @@ pub(super) struct Path<'a> {
 impl<'a> Path<'a> {
     /// That of `uri`, whose raw form may have so many bytes.
     pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, Refusal> {
-        let path = Self::without_query(uri.path(), path_bytes_max)?;
-        Ok(Self { has_query: uri.query().is_some(), ..path })
+        let canonical = canonicalise(uri.path(), path_bytes_max)?;
+        Ok(Self { has_query: uri.query().is_some(), ..Self::named(canonical) })
     }
 
-    /// That of a request target which has no query, `raw`.
-    pub(super) fn without_query(raw: &'a str, path_bytes_max: usize) -> Result<Self, Refusal> {
-        let canonical = canonicalise(raw, path_bytes_max)?;
+    /// That of a request target that is plain.
+    pub(super) fn plain(path: PlainPath<'a>) -> Self {
+        Self::named(Cow::Borrowed(path.as_str()))
+    }
+
+    fn named(canonical: Cow<'a, str>) -> Self {
         let canonical = if canonical == "/" { Cow::Borrowed("/index.html") } else { canonical };
         let class = classify(&canonical);
-        Ok(Self { canonical, class, has_query: false })
+        Self { canonical, class, has_query: false }
     }
 
     /// The canonical path.

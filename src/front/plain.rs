@@ -5,6 +5,7 @@
 use super::lines::has_bare_line_feed;
 use crate::engine::PlainRequest;
 use crate::policy::request::ReadMethod;
+use crate::rfc::path::PlainPath;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
 
 /// Fields of the largest head that is looked at.
@@ -73,13 +74,15 @@ impl<'a> Head<'a> {
         };
         match Fields::of(request.headers) {
             Fields::Framed => Self::Other,
-            Fields::Plain { host, referer, user_agent } => match request.path {
-                Some(target) if target.starts_with('/') && crate::rfc::path::is_plain(target) => {
-                    let plain = PlainRequest { method, target, host, referer, user_agent };
-                    Self::Plain(plain, length)
+            Fields::Plain { host, referer, user_agent } => {
+                match request.path.and_then(PlainPath::of) {
+                    Some(target) => {
+                        let plain = PlainRequest { method, target, host, referer, user_agent };
+                        Self::Plain(plain, length)
+                    }
+                    None => Self::Bodiless(length),
                 }
-                Some(_) | None => Self::Bodiless(length),
-            },
+            }
             Fields::Others => Self::Bodiless(length),
         }
     }
@@ -126,6 +129,80 @@ impl<'a> Fields<'a> {
         match host.map(std::str::from_utf8) {
             Some(Ok(host)) if are_plain => Self::Plain { host, referer, user_agent },
             Some(_) | None => Self::Others,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{Strategy, any};
+    use proptest::proptest;
+
+    const LIMITS: HeadLimits = HeadLimits { bytes_max: 4_096, fields_max: 64 };
+
+    #[test]
+    fn a_head_ends_where_the_next_begins() {
+        let (first, second) = ("GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "GET /b HTTP/1.1\r\n\r\n");
+        let both = [first, second].concat();
+        let Head::Plain(request, length) = Head::of(both.as_bytes(), LIMITS) else { panic!() };
+        assert_eq!((request.host, request.target.as_str(), length), ("h", "/a", first.len()));
+        let rest = &both.as_bytes()[length..];
+        assert!(matches!(Head::of(rest, LIMITS), Head::Bodiless(length) if length == rest.len()));
+        for end in 0..first.len() {
+            assert!(matches!(Head::of(&first.as_bytes()[..end], LIMITS), Head::Partial), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_head_beyond_the_limits_is_for_the_library_to_refuse() {
+        let of = |fields: usize, bytes_max: usize| {
+            let head = format!("GET / HTTP/1.1\r\n{}\r\n", "Accept: a\r\n".repeat(fields));
+            let limits = HeadLimits { bytes_max, fields_max: 5 };
+            matches!(Head::of(head.as_bytes(), limits), Head::Other)
+        };
+        assert!(!of(5, 200) && of(6, 200) && of(5, 50) && of(FIELDS_MAX + 1, 4_096));
+        let endless = [b'a'; 100];
+        let limits = HeadLimits { bytes_max: 100, fields_max: 5 };
+        assert!(matches!(Head::of(&endless, limits), Head::Other));
+        assert!(matches!(Head::of(&endless[..99], limits), Head::Partial));
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        "(Host|host|Content-Length|Transfer-Encoding|Range|Accept|Connection|X-A): ?[ -~]{0,12}"
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_an_end_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            match Head::of(&bytes, LIMITS) {
+                Head::Plain(_, length) | Head::Bodiless(length) => assert!(length <= bytes.len()),
+                Head::Partial | Head::Other => {}
+            }
+        }
+
+        /// Whatever the fields, what announces a body never goes the short way.
+        #[test]
+        fn no_body_is_overlooked(lines in proptest::collection::vec(line(), 0..6)) {
+            let mut head = "GET /a HTTP/1.1\r\n".to_owned();
+            for line in lines.iter().map(String::as_str).chain([""]) {
+                head.push_str(line);
+                head.push_str("\r\n");
+            }
+            let lower = head.to_ascii_lowercase();
+            let is_framed =
+                lower.contains("\r\ncontent-length:") || lower.contains("\r\ntransfer-encoding:");
+            match Head::of(head.as_bytes(), LIMITS) {
+                Head::Plain(request, length) => {
+                    assert!(!is_framed && length == head.len(), "{head}");
+                    assert_eq!(lower.matches("\r\nhost:").count(), 1, "{head}");
+                    assert!(!lower.contains("\r\nrange:") && !lower.contains("\r\nx-a:"), "{head}");
+                    assert_eq!(request.target.as_str(), "/a");
+                }
+                Head::Bodiless(length) => assert!(!is_framed && length == head.len(), "{head}"),
+                Head::Other => {}
+                Head::Partial => panic!("{head}"),
+            }
         }
     }
 }

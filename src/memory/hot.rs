@@ -4,8 +4,9 @@
 //! hot.
 
 use crate::object::{Facts, Insertion, Key, Meta, Variant};
+use crate::policy;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,10 +26,11 @@ pub struct Hot {
     pub facts: Facts,
     /// The origin's name.
     pub origin: Arc<str>,
-    /// The key, the values of the fields and the body, one behind the other.
+    /// The key, the fields as lines of HTTP/1.1 and the body, one behind the other.
     text: Bytes,
     key_end: u32,
     body_start: u32,
+    has_date: bool,
     names: Arc<[HeaderName]>,
     /// Slices of the text, but for what Narthex itself would send.
     values: Box<[HeaderValue]>,
@@ -52,24 +54,32 @@ impl Hot {
     /// A copy of an insertion on disk, where there is one.
     pub fn copy_of(meta: &Meta, body: &[u8], insertion: Option<Insertion>) -> Self {
         let (key, fields) = (meta.key.as_str().as_bytes(), &meta.headers);
-        let lengths: usize = fields.values().map(HeaderValue::len).sum();
-        let mut text = Vec::with_capacity(key.len() + lengths + body.len());
+        let own = meta.class.content_type();
+        let mut text = Vec::with_capacity(key.len() + lines_bytes(fields, own) + body.len());
         text.extend_from_slice(key);
-        for value in fields.values() {
-            text.extend_from_slice(value.as_bytes());
+        let mut places = Vec::with_capacity(fields.len());
+        for (name, value) in fields {
+            if !policy::head::is_objects(name) {
+                places.push(None);
+                continue;
+            }
+            policy::head::write_field(&mut text, name.as_str(), value.as_bytes());
+            let end = text.len() - policy::head::LINE_END.len();
+            places.push((value != own).then(|| end - value.len()..end));
         }
+        if !fields.contains_key(header::CONTENT_TYPE) {
+            policy::head::write_field(&mut text, header::CONTENT_TYPE.as_str(), own.as_bytes());
+        }
+        let body_start = text.len();
         text.extend_from_slice(body);
         let text = Bytes::from(text);
-        let mut end = key.len();
-        let own = meta.class.content_type();
-        let values = fields.values().map(|value| {
-            let start = end;
-            end += value.len();
-            if value == own {
-                return HeaderValue::from_static(own);
+        let values = fields.values().zip(places).map(|(value, place)| {
+            let slice = place.map(|place| HeaderValue::from_maybe_shared(text.slice(place)));
+            match slice {
+                Some(Ok(shared)) => shared,
+                Some(Err(_)) | None if value == own => HeaderValue::from_static(own),
+                Some(Err(_)) | None => value.clone(),
             }
-            let shared = HeaderValue::from_maybe_shared(text.slice(start..end));
-            shared.unwrap_or_else(|_| value.clone())
         });
         let values = values.collect();
         let noted = AtomicU32::new(u32::MAX);
@@ -78,7 +88,8 @@ impl Hot {
             origin: Arc::clone(&meta.origin),
             text,
             key_end: place(key.len()),
-            body_start: place(key.len() + lengths),
+            body_start: place(body_start),
+            has_date: fields.contains_key(header::DATE),
             names: names_of(fields),
             values,
             variant: (!meta.variant.is_empty()).then(|| Box::new(meta.variant.clone())),
@@ -102,12 +113,18 @@ impl Hot {
 
     /// Its fields. The values share the object's memory.
     pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
-        self.lines().map(|(name, value)| (name, value.clone()))
+        self.names.iter().zip(self.values.iter().cloned())
     }
 
-    /// Its fields, to be looked at.
-    pub fn lines(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.names.iter().zip(self.values.iter())
+    /// Its fields as lines of HTTP/1.1, those of them that an answer has from the object, and a
+    /// `Content-Type` in any case.
+    pub fn lines(&self) -> &[u8] {
+        self.text.get(self.key_end as usize..self.body_start as usize).unwrap_or_default()
+    }
+
+    /// Whether it has a `Date`.
+    pub const fn has_date(&self) -> bool {
+        self.has_date
     }
 
     /// Its fields, as a map.
@@ -203,6 +220,17 @@ fn place(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
+/// Bytes that the lines of an object with `fields` take, which [`Hot::copy_of`] writes.
+fn lines_bytes(fields: &HeaderMap, content_type: &str) -> usize {
+    let line = |name: &HeaderName, bytes: usize| {
+        name.as_str().len() + policy::head::NAME_END.len() + bytes + policy::head::LINE_END.len()
+    };
+    let own = fields.iter().filter(|(name, _)| policy::head::is_objects(name));
+    let own: usize = own.map(|(name, value)| line(name, value.len())).sum();
+    let has_content_type = fields.contains_key(header::CONTENT_TYPE);
+    own + if has_content_type { 0 } else { line(&header::CONTENT_TYPE, content_type.len()) }
+}
+
 /// The names of `fields`, one for each value, shared with whoever has the same ones.
 fn names_of(fields: &HeaderMap) -> Arc<[HeaderName]> {
     let mut lists = LISTS.lock();
@@ -229,7 +257,11 @@ fn owned(name: &HeaderName) -> HeaderName {
 mod tests {
     use super::*;
     use crate::memory::tests::meta;
+    use crate::nix::Class;
     use crate::object::Variant;
+    use crate::policy::head::Source;
+    use crate::rfc::CacheStatus;
+    use std::time::Duration;
 
     fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -249,13 +281,51 @@ mod tests {
         for (lines, body) in lists.into_iter().zip([&b"body"[..], b"", b"other"]) {
             let mut meta = Meta::clone(&meta("/a"));
             meta.headers = fields(lines);
-            meta.variant =
-                Variant::new([(http::header::ACCEPT, Some(HeaderValue::from_static("x")))]);
+            meta.variant = Variant::new([(header::ACCEPT, Some(HeaderValue::from_static("x")))]);
             let hot = Hot::new(&meta, body);
             assert_eq!(format!("{:?}", hot.meta()), format!("{meta:?}"));
             assert_eq!((hot.body().as_ref(), hot.length()), (body, body.len() as u64));
             assert!(hot.is(meta.key.as_str()) && !hot.is("s\0/b"));
             assert!(hot.bytes() > body.len());
+        }
+    }
+
+    /// Field by field what the answer of a hit has elsewhere, whatever an object was stored with.
+    #[test]
+    fn the_lines_say_what_the_fields_say() {
+        let status = CacheStatus::hit().with_ttl(7);
+        for stored in [
+            &[("etag", "\"a\""), ("link", "<a>"), ("link", "<b>"), ("x-empty", "")][..],
+            &[("content-type", "text/x-own"), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")],
+            &[("content-type", Class::Narinfo.content_type()), ("content-length", "4")],
+            &[("age", "5"), ("accept-ranges", "none"), ("cache-status", "origin; hit")],
+            &[("access-control-allow-origin", "x"), ("access-control-expose-headers", "y")],
+            &[],
+        ] {
+            let meta = Meta { headers: fields(stored), ..Meta::clone(&meta("/a")) };
+            let hot = Hot::new(&meta, b"body");
+            assert_eq!(hot.has_date(), meta.headers.contains_key("date"));
+            assert_eq!(hot.headers(), meta.headers);
+            assert_eq!(hot.body_bytes(), b"body");
+            let length = hot.key_end as usize + hot.lines().len() + 4;
+            assert_eq!(hot.text.len(), length);
+            let now = meta.response_time.plus(Duration::from_secs(12_345));
+            let mut lines = hot.lines().to_vec();
+            policy::head::write_added(&mut lines, &hot.facts, now, &status);
+            let mut written = HeaderMap::new();
+            let text = String::from_utf8(lines).unwrap();
+            for line in text.strip_suffix("\r\n").unwrap().split("\r\n") {
+                let (name, value) = line.split_once(": ").unwrap();
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                written.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            let (none, value) = (HeaderMap::new(), status.to_header_value());
+            let source = Source::Stored;
+            let mut head =
+                policy::head::client_head(none, hot.fields(), &hot.facts, now, source, value);
+            // Whoever sends the body says how long it is.
+            head.remove(header::CONTENT_LENGTH);
+            assert_eq!(written, head, "{stored:?}");
         }
     }
 

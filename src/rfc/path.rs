@@ -155,9 +155,25 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
+/// A path that is canonical as it is, without a query behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainPath<'a>(&'a str);
+
+impl<'a> PlainPath<'a> {
+    /// The request target `raw`, if it is one: what [`canonicalise`] would leave alone at a glance.
+    pub fn of(raw: &'a str) -> Option<Self> {
+        (raw.starts_with('/') && is_plain(raw)).then_some(Self(raw))
+    }
+
+    /// The path.
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
 /// Whether `raw` is canonical at a glance, as the paths of narinfos and NARs are: nothing to
 /// decode, nothing to refuse, and no segment that begins with a dot.
-pub fn is_plain(raw: &str) -> bool {
+fn is_plain(raw: &str) -> bool {
     const PLAIN: [bool; 256] = plain_bytes();
     let bytes = raw.as_bytes();
     let begins_plain = |slash: usize| !matches!(bytes.get(slash + 1), Some(b'/' | b'.'));

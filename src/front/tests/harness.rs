@@ -108,7 +108,9 @@ impl Handler<TestBody> for TestHandler {
     }
 
     fn express(&self, request: &PlainRequest<'_>, _: &Arc<Connection>, out: &mut Vec<u8>) -> Taken {
-        let Some(number) = request.target.strip_prefix("/ready/") else { return Taken::Not };
+        let Some(number) = request.target.as_str().strip_prefix("/ready/") else {
+            return Taken::Not;
+        };
         assert_ne!(number, "panic", "a panic made for the test");
         self.express.fetch_add(1, Ordering::Relaxed);
         let body = format!("ready {number}");

@@ -4,11 +4,13 @@
 use super::PATIENCE;
 use super::edge::outcome;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::response::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use sfv::{Item, List, ListEntry, Parser, TokenRef};
 use std::fmt;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
@@ -111,9 +113,7 @@ impl Client {
             }
             let request = request.body(Full::new(Bytes::new())).unwrap();
             let response = timeout(PATIENCE, sender.send_request(request)).await;
-            let (head, body) = response.expect("an answer in time").unwrap().into_parts();
-            let (status, headers, seen) = (head.status, head.headers, Vec::new());
-            arriving.push(Arriving { status, headers, body, seen });
+            arriving.push(Arriving::of(response.expect("an answer in time").unwrap()));
         }
         arriving
     }
@@ -149,12 +149,20 @@ impl Client {
         }
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
         let response = timeout(PATIENCE, sender.send_request(request)).await;
-        let (head, body) = response.expect("an answer in time")?.into_parts();
-        Ok(Arriving { status: head.status, headers: head.headers, body, seen: Vec::new() })
+        Ok(Arriving::of(response.expect("an answer in time")?))
     }
 }
 
 impl Arriving {
+    /// Looks at the fields that every answer of every scenario must have right.
+    #[track_caller]
+    fn of(response: Response<Incoming>) -> Self {
+        let (Parts { status, headers, .. }, body) = response.into_parts();
+        check_cache_status(&headers);
+        check_age(&headers);
+        Self { status, headers, body, seen: Vec::new() }
+    }
+
     /// Waits until `bytes` of the body are here.
     pub(crate) async fn read_to(&mut self, bytes: usize) -> &[u8] {
         while self.seen.len() < bytes {
@@ -200,6 +208,45 @@ impl Arriving {
     pub(crate) fn outcome(&self) -> String {
         outcome(&self.headers)
     }
+}
+
+/// `Cache-Status`, where there is one, is a structured list of named caches whose last is Narthex,
+/// each parameter of the type that RFC 9211 gives it.
+#[track_caller]
+fn check_cache_status(headers: &HeaderMap) {
+    let lines: Vec<_> = headers.get_all("cache-status").iter().map(|line| line.to_str()).collect();
+    if lines.is_empty() {
+        return;
+    }
+    let text = lines.into_iter().collect::<Result<Vec<_>, _>>().unwrap().join(", ");
+    let list: List = Parser::new(&text).parse().unwrap_or_else(|e| panic!("{e}: {text}"));
+    let Some(ListEntry::Item(own)) = list.last() else { panic!("no last item: {text}") };
+    assert_eq!(own.bare_item.as_token().map(TokenRef::as_str), Some("narthex"), "{text}");
+    for (name, value) in &own.params {
+        let is_right = match name.as_str() {
+            "hit" | "stored" | "collapsed" => value.as_boolean().is_some(),
+            "fwd" => value.as_token().is_some(),
+            "fwd-status" => value.as_integer().is_some_and(|n| (100..600).contains(&i64::from(n))),
+            "ttl" => value.as_integer().is_some(),
+            "key" => value.as_string().is_some(),
+            "detail" => value.as_string().is_some() || value.as_token().is_some(),
+            _ => false,
+        };
+        assert!(is_right, "{name} in {text}");
+    }
+    assert!(!(own.params.contains_key("hit") && own.params.contains_key("fwd")), "{text}");
+}
+
+/// `Age`, where there is one, is one structured integer that is no less than zero, below 2^31 (RFC
+/// 9111 sections 1.2.2 and 5.1).
+#[track_caller]
+fn check_age(headers: &HeaderMap) {
+    let mut lines = headers.get_all("age").iter();
+    let Some(line) = lines.next() else { return };
+    let age: Item = Parser::new(line.as_bytes()).parse().unwrap();
+    let seconds = age.bare_item.as_integer().map(i64::from);
+    assert!(seconds.is_some_and(|n| (0..=1 << 31).contains(&n)), "{line:?}");
+    assert!(age.params.is_empty() && lines.next().is_none(), "{headers:?}");
 }
 
 impl Said {
