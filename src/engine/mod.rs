@@ -31,7 +31,7 @@ mod tally;
 mod target;
 
 pub use body::Body;
-pub use connection::{Connection, Transport};
+pub use connection::{Connection, Transport, Turns};
 pub use interim::Interims;
 pub use portion::{Portion, Stretch};
 pub use refetch::Refetched;

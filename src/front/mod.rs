@@ -10,6 +10,7 @@ mod admission;
 mod bind;
 mod conn;
 mod lines;
+mod pace;
 mod request;
 mod secure;
 mod sender;
