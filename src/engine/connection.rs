@@ -20,6 +20,16 @@ pub struct Connection {
     interims: Option<Arc<Interims>>,
     is_cut: AtomicBool,
     is_broken: AtomicBool,
+    turns: Turns,
+}
+
+/// How answers share a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turns {
+    /// One after another, as HTTP/1 has it.
+    Answers,
+    /// A piece of each in turn, as HTTP/2 has it.
+    Pieces,
 }
 
 /// How the bytes travel.
@@ -47,6 +57,7 @@ impl Connection {
             interims: None,
             is_cut: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
+            turns: Turns::Answers,
         }
     }
 
@@ -64,6 +75,16 @@ impl Connection {
     /// The interim answers that its socket is to write, where it can.
     pub fn interims(&self) -> Option<&Arc<Interims>> {
         self.interims.as_ref()
+    }
+
+    /// The same connection, whose answers take turns like this.
+    pub fn with_turns(self, turns: Turns) -> Self {
+        Self { turns, ..self }
+    }
+
+    /// How its answers take turns.
+    pub(super) fn turns(&self) -> Turns {
+        self.turns
     }
 
     /// The ranges of files that its socket is to send, where it can.

@@ -32,7 +32,7 @@ mod tally;
 mod target;
 
 pub use body::Body;
-pub use connection::{Connection, Transport};
+pub use connection::{Connection, Transport, Turns};
 pub use express::{PlainRequest, Taken};
 pub use interim::Interims;
 pub use portion::{Portion, Stretch};

@@ -1,5 +1,5 @@
 //! What the body of an answer gives hyper: bytes in memory, or a stretch of a stored file that is
-//! read only when hyper writes it. So a connection with a hundred answers under way holds one piece
+//! read only when hyper writes it. So a connection with a hundred answers under way holds a piece
 //! of one of them, which is still in the processor's cache when it is encrypted. Owned by hyper
 //! until it is written; no locks.
 //!
@@ -10,7 +10,7 @@
 //! takes no other work. Where it is wrong there is nothing to write, which a [`Buf`] cannot say:
 //! the connection is broken, and its socket takes not a byte more.
 
-use super::connection::Connection;
+use super::connection::{Connection, Turns};
 use super::tail::Tail;
 use crate::tasks;
 use bytes::{Buf, Bytes};
@@ -19,8 +19,12 @@ use std::fmt;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// Bytes that are read at a time: those of an HTTP/2 frame, and of a TLS record.
-const READ_BYTES: usize = 16 << 10;
+/// Bytes that are read at a time where another answer's turn comes then: those of a frame of
+/// HTTP/2, unless its client wants larger ones.
+const FRAME_BYTES: usize = 16 << 10;
+/// Bytes that are read at a time of one answer alone: few calls, and still in the cache when they
+/// are encrypted.
+const READ_BYTES: usize = 64 << 10;
 /// Buffers that a thread keeps to use again.
 const SPARE_MAX: usize = 4;
 
@@ -56,9 +60,12 @@ thread_local! {
 }
 
 impl Spare {
-    fn take() -> Self {
-        let kept = SPARE.with_borrow_mut(Vec::pop);
-        Self(kept.unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice()))
+    fn take(bytes: usize) -> Self {
+        let kept = SPARE.with_borrow_mut(|spare| {
+            let place = spare.iter().rposition(|buffer| buffer.len() == bytes)?;
+            Some(spare.swap_remove(place))
+        });
+        Self(kept.unwrap_or_else(|| vec![0; bytes].into_boxed_slice()))
     }
 }
 
@@ -84,7 +91,7 @@ impl Portion {
         at: u64,
         left: usize,
     ) -> Option<Self> {
-        if left <= READ_BYTES {
+        if left <= FRAME_BYTES {
             return None;
         }
         tail.file().filter(|file| file.is_cached(at, left))?;
@@ -109,8 +116,12 @@ impl fmt::Debug for Stretch {
 
 impl Stretch {
     fn read(&self) -> Read {
-        let mut buffer = Spare::take();
-        let max = self.left.min(READ_BYTES);
+        let bytes = match self.connection.turns() {
+            Turns::Answers => READ_BYTES,
+            Turns::Pieces => FRAME_BYTES,
+        };
+        let mut buffer = Spare::take(bytes);
+        let max = self.left.min(bytes);
         let wanted = buffer.0.get_mut(..max).unwrap_or_default();
         // Also where another part of it has failed: this one is looked at by itself.
         let file = self.tail.any_file();

@@ -12,7 +12,7 @@ use super::socket::{Opening, Raw, Socket, Stream};
 use super::watch::{Deadlines, Fault, Version, Watch, Watchdog};
 use super::{AnswerBody, Door, Handler};
 use crate::config::Server;
-use crate::engine::{Connection, PlainRequest, Spans, Taken, Transport};
+use crate::engine::{Connection, PlainRequest, Spans, Taken, Transport, Turns};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use hyper::rt::Executor;
@@ -337,10 +337,11 @@ where
             bytes_max: limits.request_head_bytes_max,
             fields_max: limits.request_headers_max,
         };
-        socket.speaks_http1(&connection, Arc::clone(&self.shared) as Arc<dyn Ready>, limits);
+        let ready = Arc::clone(&self.shared) as Arc<dyn Ready>;
+        let unflushed = socket.speaks_http1(&connection, ready, limits);
         let service = self.service(&connection);
         let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
-        let ended = self.drive(&mut http, None).await;
+        let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended);
         let is_reset = connection.is_cut()
             || match &ended {
@@ -390,7 +391,9 @@ where
                 .with_interims()
                 .with_spans(Spans::new(self.shared.metrics.sendfile_bytes.clone())),
             (Transport::Tls { .. }, Version::Http1) => connection.with_interims(),
-            (Transport::Plain | Transport::Tls { .. }, Version::Http2) => connection,
+            (Transport::Plain | Transport::Tls { .. }, Version::Http2) => {
+                connection.with_turns(Turns::Pieces)
+            }
         })
     }
 
@@ -404,25 +407,33 @@ where
     }
 
     /// Runs the protocol until it ends, a deadline passes, or the drain is over. What it wrote to
-    /// `unflushed` is flushed after each poll.
+    /// `unflushed` is flushed after each poll; it ends as the protocol wants only when all of that
+    /// has gone, however slow the client is.
     async fn drive<P: Http>(&self, http: &mut P, mut unflushed: Option<Unflushed>) -> Ended {
         let mut watchdog = Watchdog::new(Arc::clone(&self.watch));
         let mut stopping = pin!(self.stop.cancelled());
         let mut heard: Option<Waker> = None;
         let mut drain = None;
         let mut is_winding_down = false;
+        let mut is_served = false;
         poll_fn(|cx| {
             loop {
                 self.watch.poll_begins();
-                let served = http.poll_served(cx);
-                let flushed = unflushed.as_mut().map(|rest| rest.poll_flush(cx, self.more()));
+                let served = if is_served { Poll::Ready(Ok(())) } else { http.poll_served(cx) };
+                is_served = matches!(served, Poll::Ready(Ok(())));
+                let more = if is_served { More::Unexpected } else { self.more() };
+                let rest = unflushed.as_mut();
+                let flushed = rest.map_or(Poll::Ready(Ok(())), |rest| rest.poll_flush(cx, more));
                 let ended = self.watch.poll_ends();
-                if let Poll::Ready(result) = served {
-                    return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
+                if let Poll::Ready(Err(error)) = served {
+                    return Poll::Ready(Ended::Failed(error));
                 }
-                if let Some(Poll::Ready(Err(error))) = flushed {
+                if let Poll::Ready(Err(error)) = flushed {
                     tracing::debug!(%error, peer = %self.peer, "connection lost");
                     return Poll::Ready(Ended::Lost);
+                }
+                if is_served && flushed.is_ready() {
+                    return Poll::Ready(Ended::Served);
                 }
                 match watchdog.poll(cx, ended) {
                     Poll::Ready(Fault::Idle) if !is_winding_down => {
@@ -447,10 +458,11 @@ where
                     is_winding_down = true;
                     // What has begun of a request reaches it first.
                     self.watch.wind_down();
-                    if let Poll::Ready(result) = http.poll_served(cx) {
-                        return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Served));
+                    match http.poll_served(cx) {
+                        Poll::Ready(Err(error)) => return Poll::Ready(Ended::Failed(error)),
+                        Poll::Ready(Ok(())) => is_served = true,
+                        Poll::Pending => http.wind_down(),
                     }
-                    http.wind_down();
                     let deadline = self.shared.server.timeouts.drain;
                     drain = Some(Box::pin(tokio::time::sleep(deadline)));
                     continue;

@@ -11,6 +11,7 @@ mod bind;
 mod conn;
 mod express;
 mod lines;
+mod pace;
 mod plain;
 mod request;
 mod secure;

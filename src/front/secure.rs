@@ -3,8 +3,8 @@
 //! system. One per connection; its lock is for hyper and the connection's task, which take turns,
 //! and is never held across an await.
 //!
-//! Over HTTP/2, h2 wants each frame flushed before it makes the next. There the task that polls the
-//! connection flushes when the poll is over ([`Unflushed`]), and h2's wishes are let go.
+//! h2 flushes each frame before it makes the next, and hyper each piece of a body. Instead, the
+//! task that polls the connection flushes when the poll is over ([`Unflushed`]).
 
 use super::socket::Raw;
 use parking_lot::{Mutex, MutexGuard};
@@ -18,8 +18,8 @@ use tokio_rustls::server::TlsStream;
 /// Bytes of a full record (RFC 8446 section 5.1).
 const RECORD_BYTES: usize = 16 << 10;
 /// Bytes that are encrypted before they are sent, and before what is given waits where they cannot
-/// be; what hyper gives at once may come on top. With what TLS adds, seven records fill two of the
-/// packets of 64 KiB that Linux cuts, where four or eight would leave a few bytes for another.
+/// be. With what TLS adds, seven records fill two of the packets of 64 KiB that Linux cuts, where
+/// four or eight would leave a few bytes for another.
 const SEALED_BYTES_MAX: usize = 7 * RECORD_BYTES;
 
 /// The connection, shared by whoever writes it and whoever flushes it.
@@ -33,9 +33,11 @@ struct Inner {
     held: Vec<u8>,
     /// Bytes that were encrypted and may not be sent yet.
     sealed: usize,
+    /// Whether the system did not take all of that when it was asked last.
+    is_blocked: bool,
 }
 
-/// What the task that polls a connection of HTTP/2 is to flush.
+/// What the task that polls a connection is to flush.
 #[derive(Debug)]
 pub(super) struct Unflushed {
     secure: Secure,
@@ -60,6 +62,8 @@ impl Unflushed {
     /// Flushes what the poll that is over left. Where more is expected, that is put off once, until
     /// the tasks that are ready now had their turn: the answers of many go together.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, more: More) -> Poll<io::Result<()>> {
+        // What is held may still become a whole record before there is room again.
+        ready!(self.secure.poll_unblock(cx))?;
         if more == More::Expected && !self.is_put_off && self.secure.is_unsent() {
             self.is_put_off = true;
             cx.waker().wake_by_ref();
@@ -75,7 +79,13 @@ impl Secure {
     pub(super) fn new(mut tls: TlsStream<Raw>) -> Self {
         // Bounded here.
         tls.get_mut().1.set_buffer_limit(None);
-        Self(Arc::new(Mutex::new(Inner { tls, held: Vec::new(), sealed: 0 })))
+        let inner = Inner { tls, held: Vec::new(), sealed: 0, is_blocked: false };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
+    pub(super) fn is_paced(&self) {
+        self.inner().tls.get_mut().0.is_paced();
     }
 
     /// Reads, as `AsyncRead::poll_read` does.
@@ -87,18 +97,18 @@ impl Secure {
         Pin::new(&mut self.inner().tls).poll_read(cx, buffer)
     }
 
-    /// Takes all of `slices`, unless too much waits to be sent.
+    /// Takes of `slices` what there is room for.
     pub(super) fn poll_write(
         &self,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner();
-        if inner.sealed >= SEALED_BYTES_MAX {
+        if inner.room() == 0 {
             ready!(inner.poll_send(cx))?;
         }
         let taken = inner.take(slices)?;
-        if inner.sealed >= SEALED_BYTES_MAX
+        if inner.room() == 0
             && let Poll::Ready(Err(error)) = inner.poll_send(cx)
         {
             return Poll::Ready(Err(error));
@@ -126,43 +136,63 @@ impl Secure {
         inner.sealed > 0 || !inner.held.is_empty()
     }
 
+    /// Ready when nothing is left that the system did not take.
+    fn poll_unblock(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        if inner.is_blocked { inner.poll_send(cx) } else { Poll::Ready(Ok(())) }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock()
     }
 }
 
 impl Inner {
-    /// Takes `slices`: encrypts whole records, and holds the rest.
+    /// Takes of `slices` as much as may be encrypted now: encrypts whole records, and holds what is
+    /// less than another.
     fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        let whole = (self.held.len() + length) / RECORD_BYTES * RECORD_BYTES;
+        let records = (self.held.len() + length) / RECORD_BYTES;
+        let whole = records.min(self.room()) * RECORD_BYTES;
         let mut now = whole.saturating_sub(self.held.len());
+        let taken = if whole == records * RECORD_BYTES { length } else { now };
         if whole > 0 {
-            let mut records = Vec::with_capacity(slices.len() + 1);
-            records.push(IoSlice::new(&self.held));
-            let mut left = now;
-            for slice in slices {
-                let part = slice.get(..left.min(slice.len())).unwrap_or_default();
-                left -= part.len();
-                records.push(IoSlice::new(part));
-            }
-            let taken = self.tls.get_mut().1.writer().write_vectored(&records)?;
-            if taken != whole {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            self.sealed += whole;
-            self.held.clear();
-        } else {
-            now = 0;
+            self.seal_whole(slices, now, whole)?;
         }
-        if length > now && self.held.capacity() == 0 {
+        if taken > now && self.held.capacity() == 0 {
             self.held.reserve_exact(RECORD_BYTES);
         }
+        let mut left = taken;
         for slice in slices {
-            self.held.extend_from_slice(slice.get(now.min(slice.len())..).unwrap_or_default());
-            now = now.saturating_sub(slice.len());
+            let part = slice.get(..left.min(slice.len())).unwrap_or_default();
+            left -= part.len();
+            self.held.extend_from_slice(part.get(now.min(part.len())..).unwrap_or_default());
+            now = now.saturating_sub(part.len());
         }
-        Ok(length)
+        Ok(taken)
+    }
+
+    /// Encrypts what is held and the first `now` bytes of `slices`: `whole` records.
+    fn seal_whole(&mut self, slices: &[IoSlice<'_>], now: usize, whole: usize) -> io::Result<()> {
+        let mut parts = Vec::with_capacity(slices.len() + 1);
+        parts.push(IoSlice::new(&self.held));
+        let mut left = now;
+        for slice in slices {
+            let part = slice.get(..left.min(slice.len())).unwrap_or_default();
+            left -= part.len();
+            parts.push(IoSlice::new(part));
+        }
+        if self.tls.get_mut().1.writer().write_vectored(&parts)? != whole {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.sealed += whole;
+        self.held.clear();
+        Ok(())
+    }
+
+    /// Records that may be encrypted before some are sent.
+    fn room(&self) -> usize {
+        SEALED_BYTES_MAX.saturating_sub(self.sealed) / RECORD_BYTES
     }
 
     /// Encrypts what is held, and lets its buffer go: most connections are idle.
@@ -174,7 +204,9 @@ impl Inner {
 
     /// Sends what is encrypted.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_blocked = true;
         ready!(Pin::new(&mut self.tls).poll_flush(cx))?;
+        self.is_blocked = false;
         self.sealed = 0;
         Poll::Ready(Ok(()))
     }

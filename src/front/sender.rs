@@ -2,18 +2,16 @@
 //! ranges of files that they stand for (`engine::Spans`). Part of one connection's socket; no locks
 //! but the queue's.
 
-use super::socket::UNSENT_BYTES_MAX;
+use super::pace::Pace;
 use crate::engine::{Connection, Piece, Sent, Spans};
 use bytes::{Buf, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
-use socket2::SockRef;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
@@ -28,64 +26,8 @@ pub(super) struct Sender {
     pace: Pace,
 }
 
-/// Bytes of files by which the pace of a reader is told.
-const PACE_BYTES: usize = 1 << 20;
-/// A reader who takes [`PACE_BYTES`] in this time is fast.
-const FAST: Duration = Duration::from_millis(250);
 /// The option that leaves a socket to what the system is set to.
 const UNBOUNDED: u32 = 0;
-
-/// How fast the client takes files. What waits unsent for a slow one is bounded, so that its
-/// progress shows. For a fast one that would cost a wake-up for each few packets, and as much CPU
-/// again as the rest; the pages of a file that wait unsent are those of the page cache, and take no
-/// memory. One that was fast and is not any more has shown no progress until it has taken a third
-/// of what the kernel holds for it: 1.4 MiB at most, as Linux is set up.
-#[derive(Debug)]
-struct Pace {
-    since: Instant,
-    bytes: usize,
-    taken: Taken,
-}
-
-/// How fast files are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    Fast,
-    Slowly,
-}
-
-impl Pace {
-    /// Notes that bytes of files went.
-    fn sent(&mut self, bytes: usize, stream: &TcpStream) {
-        self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes < PACE_BYTES {
-            return;
-        }
-        let now = Instant::now();
-        let is_fast = now.saturating_duration_since(self.since) <= FAST;
-        (self.since, self.bytes) = (now, 0);
-        self.set(if is_fast { Taken::Fast } else { Taken::Slowly }, stream);
-    }
-
-    /// Notes that bytes are to be written that are copied, and take memory while they wait.
-    fn copied(&mut self, stream: &TcpStream) {
-        self.set(Taken::Slowly, stream);
-    }
-
-    fn set(&mut self, taken: Taken, stream: &TcpStream) {
-        if taken == self.taken {
-            return;
-        }
-        self.taken = taken;
-        let unsent_max = match taken {
-            Taken::Fast => UNBOUNDED,
-            Taken::Slowly => UNSENT_BYTES_MAX,
-        };
-        if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(unsent_max) {
-            tracing::debug!(%error, "cannot set a socket option");
-        }
-    }
-}
 
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,7 +45,8 @@ enum More {
 impl Sender {
     /// Writes for `connection`.
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        let pace = Pace { since: Instant::now(), bytes: 0, taken: Taken::Slowly };
+        // The pages of a file that wait unsent are those of the page cache, and take no memory.
+        let pace = Pace::new(UNBOUNDED);
         Self { connection, reading: None, piece: Bytes::new(), unsure: 0, pace }
     }
 
@@ -123,7 +66,8 @@ impl Sender {
             if length <= JOINED_BYTES_MAX {
                 return poll_joined(stream, cx, slices);
             }
-            self.pace.copied(stream);
+            // These take memory while they wait.
+            self.pace.slow_down(stream);
             return Pin::new(stream).poll_write_vectored(cx, slices);
         };
         let length: usize = bytes.iter().map(|slice| slice.len()).sum();
@@ -269,32 +213,5 @@ fn poll_writable<T>(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return Poll::Ready(result),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::net::TcpListener;
-
-    /// A slow client's progress must show, and what is copied for any takes memory.
-    #[tokio::test]
-    async fn what_waits_unsent_is_bounded_but_for_files_that_are_taken_fast() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let unsent_max = || SockRef::from(&stream).tcp_notsent_lowat().unwrap();
-        let (now, hour) = (Instant::now(), Duration::from_hours(1));
-        let mut pace = Pace { since: now, bytes: 0, taken: Taken::Slowly };
-        pace.set(Taken::Fast, &stream);
-        pace.copied(&stream);
-        assert_eq!(unsent_max(), UNSENT_BYTES_MAX);
-        pace.since = now + hour;
-        pace.sent(PACE_BYTES - 1, &stream);
-        assert_eq!(unsent_max(), UNSENT_BYTES_MAX, "too little to tell");
-        pace.sent(1, &stream);
-        assert_eq!(unsent_max(), UNBOUNDED);
-        pace.since = now.checked_sub(Duration::from_secs(1)).unwrap();
-        pace.sent(PACE_BYTES, &stream);
-        assert_eq!(unsent_max(), UNSENT_BYTES_MAX, "it is slow now");
     }
 }

@@ -4,6 +4,7 @@
 
 use super::express::{Express, Next, Ready, Turn};
 use super::lines::{Lines, Refused};
+use super::pace::Pace;
 use super::plain::HeadLimits;
 use super::secure::{Secure, Unflushed};
 use super::sender::Sender;
@@ -24,9 +25,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What ends a request's head.
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
-/// progress show every few seconds instead of once in a whole send buffer. See `sender` for who is
+/// progress show every few seconds instead of once in a whole send buffer. See `pace` for who is
 /// exempt.
 pub(super) const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+/// The same for a client of HTTP/1 under TLS that takes what it is sent fast: fewer wake-ups for
+/// the memory. Over HTTP/2 all that waits is in the way of the answers that come behind it.
+const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
 
 /// The TCP connection.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub(super) struct Raw {
     watch: Arc<Watch>,
     /// Where placeholders may be written.
     spans: Option<Sender>,
+    /// Where the client's pace is looked at, beside that of files that `spans` sends.
+    pace: Option<Pace>,
 }
 
 impl Raw {
@@ -47,7 +53,12 @@ impl Raw {
                 tracing::debug!(%error, "cannot set a socket option");
             }
         }
-        Self { stream, watch, spans: None }
+        Self { stream, watch, spans: None, pace: None }
+    }
+
+    /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
+    pub(super) fn is_paced(&mut self) {
+        self.pace = Some(Pace::new(FAST_UNSENT_BYTES_MAX));
     }
 
     fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -99,6 +110,9 @@ impl AsyncWrite for Raw {
             Some(sender) => sender.poll_send(&mut this.stream, cx, slices),
             None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
         };
+        if let (Some(pace), Poll::Ready(Ok(bytes))) = (&mut this.pace, &result) {
+            pace.sent(*bytes, &this.stream);
+        }
         this.seen(result)
     }
 
@@ -200,13 +214,13 @@ impl Socket {
 
     /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF; what
     /// is written may be placeholders of `connection`'s. Requests that `ready` answers are not seen
-    /// at all, where their heads keep to `limits`.
+    /// at all, where their heads keep to `limits`. See [`Socket::left_unflushed`].
     pub(super) fn speaks_http1(
         &mut self,
         connection: &Arc<Connection>,
         ready: Arc<dyn Ready>,
         limits: HeadLimits,
-    ) {
+    ) -> Option<Unflushed> {
         let held = std::mem::take(&mut self.ahead);
         self.watch.read(&held);
         self.express = Some(Express::new(ready, Arc::clone(connection), limits, held));
@@ -216,17 +230,25 @@ impl Socket {
             let waiting = Arc::clone(waiting);
             Interim { waiting, rest: Bytes::new(), is_between: true }
         });
-        if let Stream::Plain(raw) = &mut self.stream
-            && connection.spans().is_some()
-        {
-            raw.spans = Some(Sender::new(Arc::clone(connection)));
+        match &mut self.stream {
+            Stream::Plain(raw) if connection.spans().is_some() => {
+                raw.spans = Some(Sender::new(Arc::clone(connection)));
+            }
+            Stream::Plain(_) => {}
+            Stream::Tls(secure) => secure.is_paced(),
         }
+        self.left_unflushed()
     }
 
-    /// From here on whoever writes is h2, which flushes each frame. Where that would cost, it does
-    /// nothing, and the caller flushes what is returned after each poll of h2.
+    /// From here on whoever reads and writes is h2. See [`Socket::left_unflushed`].
     pub(super) fn speaks_http2(&mut self, connection: &Arc<Connection>) -> Option<Unflushed> {
         self.connection = Some(Arc::clone(connection));
+        self.left_unflushed()
+    }
+
+    /// hyper flushes each piece of a body, and h2 each frame. Where that would cost, their flushes
+    /// do nothing from here on, and the caller flushes what is returned after each poll of hyper.
+    fn left_unflushed(&mut self) -> Option<Unflushed> {
         match &self.stream {
             Stream::Plain(_) => None,
             Stream::Tls(secure) => {

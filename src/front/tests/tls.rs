@@ -12,13 +12,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion, version};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -53,6 +53,16 @@ impl Authority {
         files
     }
 
+    /// A client that trusts it.
+    fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth()
+    }
+
     async fn connect(
         &self,
         edge: &Edge,
@@ -60,12 +70,7 @@ impl Authority {
         alpn: &[&[u8]],
         versions: &[&'static SupportedProtocolVersion],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(self.roots.clone())
-            .with_no_client_auth();
+        let mut config = self.client(versions);
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let name = name.to_owned().try_into().unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, edge.connect().await).await
@@ -107,6 +112,23 @@ async fn http1_runs_under_both_versions_of_tls() {
         assert!(cipher.starts_with("TLS_") && !cipher.starts_with("TLS_13"), "{cipher}");
     }
     assert_eq!(edge.refused("tls_handshake"), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_again_resumes_its_session() {
+    let authority = Authority::new();
+    let (server, certificates) = tls_server(vec![authority.issue("a.example")]);
+    let edge = start(&server, &certificates);
+    for version in [&version::TLS13, &version::TLS12] {
+        let connector = TlsConnector::from(Arc::new(authority.client(&[version])));
+        for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let name = "a.example".try_into().unwrap();
+            let mut client = connector.connect(name, edge.connect().await).await.unwrap();
+            client.write_all(GET).await.unwrap();
+            assert!(rest(&mut client).await.ends_with("hello"));
+            assert_eq!(client.get_ref().1.handshake_kind(), Some(expected), "{version:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -175,6 +197,34 @@ async fn a_client_that_takes_nothing_is_reset_under_tls() {
     }
     assert_eq!(edge.asked.lock().len(), 2);
     assert_eq!(edge.refused("write_stall"), 2);
+}
+
+/// What is encrypted and waits for room in the socket belongs to the answer: the deadline for the
+/// client to close its side begins after it.
+#[tokio::test]
+async fn the_end_of_an_answer_waits_for_a_slow_reader() {
+    let authority = Authority::new();
+    let (server, certificates) = tls_server(vec![authority.issue("a.example")]);
+    let edge = start(&server, &certificates);
+    let connector = TlsConnector::from(Arc::new(authority.client(ALL)));
+    // The kernel takes some 256 KiB: one of these ends among the seven records behind it.
+    for size in [300_000, 350_000, 400_000, 450_000] {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = socket.connect(edge.address).await.unwrap();
+        let mut client = connector.connect("a.example".try_into().unwrap(), stream).await.unwrap();
+        client.write_all(format!("GET /bytes?{size} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1];
+        client.read_exact(&mut answer).await.unwrap();
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_mins(1)).await;
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::resume();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.ends_with(&noise(size)), "{} bytes of {size} came", answer.len());
+    }
 }
 
 #[tokio::test]
