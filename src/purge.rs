@@ -3,7 +3,7 @@
 
 use crate::cache::{Cache, Scope};
 use crate::metrics::Metrics;
-use crate::object::Key;
+use crate::object::{Key, Tag};
 
 /// Whether a purged object goes or is only asked for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,21 @@ impl Purger {
         let purged = self.cache.purge(scope).await;
         self.metrics.purges.with_label_values(&["prefix"]).inc();
         tracing::info!(site, prefix, purged, "purge");
+        purged
+    }
+
+    /// Purges every object of `site` that has `tag`; how many there were.
+    pub async fn tag(&self, site: &str, tag: Tag, kind: Kind) -> u64 {
+        let text = tag.to_string();
+        let (scope, purged) = match kind {
+            Kind::Hard => {
+                let scope = Scope::Tag { site: site.to_owned(), tag };
+                ("key", self.cache.purge(scope).await)
+            }
+            Kind::Soft => ("key_soft", self.cache.invalidate_tagged(site, tag).await),
+        };
+        self.metrics.purges.with_label_values(&[scope]).inc();
+        tracing::info!(site, key = text, scope, purged, "purge");
         purged
     }
 

@@ -73,8 +73,17 @@ async fn purge(
             }
             count
         }
+        (PurgeScope::Keys(tags), kind) => {
+            let site = site_of(engine, request.site)?;
+            let mut count = 0;
+            for tag in tags {
+                count += purger.tag(site.name(), tag, kind).await;
+            }
+            count
+        }
         (PurgeScope::Prefix(_) | PurgeScope::All, Kind::Soft) => {
-            let detail = "soft purges take paths; leave out \"soft\", or name the paths".to_owned();
+            let detail =
+                "soft purges take paths or keys; leave out \"soft\", or name those".to_owned();
             return Err(PurgeError::Invalid { detail });
         }
         (PurgeScope::Prefix(prefix), Kind::Hard) => {

@@ -1,4 +1,4 @@
-//! The ways out of the store: purge, eviction, damage. Blocking. Locks: the key's stripe,
+//! The ways out of the store: purge, eviction, damage; and what makes objects stale together. Blocking. Locks: the key's stripe,
 //! the index's read side, in this order; files are unlinked after the stripe is free.
 
 use super::Inner;
@@ -8,7 +8,8 @@ use super::format::{self, Place};
 use super::index::Open;
 use super::part::WhichPart;
 use super::scope::Scope;
-use crate::object::KeyHash;
+use crate::object::tags::TagHash;
+use crate::object::{KeyHash, Meta, Tag};
 use fjall::Slice;
 
 /// Records that are looked at in one go.
@@ -31,21 +32,23 @@ pub(super) enum Reason {
 
 /// Which state of a key is to go.
 #[derive(Debug, Clone, Copy)]
-enum Which {
+enum Which<'a> {
     /// Whatever is there.
     Any,
     /// Only this insertion.
     Insertion(u64),
     /// Only a record that cannot be read.
     Undecodable,
+    /// Only a whole object of this site that has this tag.
+    Tagged(&'a str, &'a Tag),
 }
 
-impl Which {
+impl Which<'_> {
     fn part(self) -> WhichPart {
         match self {
             Self::Any => WhichPart::Any,
             Self::Insertion(sequence) => WhichPart::Insertion(sequence),
-            Self::Undecodable => WhichPart::Never,
+            Self::Undecodable | Self::Tagged(..) => WhichPart::Never,
         }
     }
 }
@@ -58,6 +61,7 @@ impl Inner {
         let purged = match scope {
             Scope::Key(key) => self.purge_key(key.hash()),
             Scope::Prefix { .. } => self.purge_where(scope),
+            Scope::Tag { site, tag } => self.purge_tagged(site, tag),
             Scope::All => self.purge_where(scope).and_then(|purged| {
                 self.drop_claims()?;
                 Ok(purged)
@@ -173,8 +177,117 @@ impl Inner {
             after = Some(*last);
             for (hash, record) in page {
                 // One that cannot be read might be meant, and serves nobody.
-                if format::decode_key(&record).map_or(true, |key| scope.covers(&key)) {
+                if format::decode_key(&record).map_or(true, |key| scope.may_cover(&key)) {
                     purged += u64::from(self.erase(hash, Which::Any)?);
+                }
+            }
+        }
+    }
+
+    fn purge_tagged(&self, site: &str, tag: &Tag) -> Result<u64, IndexError> {
+        let whole =
+            self.each_tagged(site, tag, |hash| self.erase(hash, Which::Tagged(site, tag)))?;
+        Ok(whole + self.purge_tagged_parts(site, tag)?)
+    }
+
+    /// Makes every whole object of `site` that has `tag` stale, and drops those that are here in
+    /// part; how many there were. On an error some may not be stale: what has the tag must not be
+    /// served, and be purged.
+    pub(super) fn invalidate_tagged(&self, site: &str, tag: &Tag) -> Result<u64, IndexError> {
+        let invalidate = || {
+            let whole = self.each_tagged(site, tag, |hash| self.mark_stale(hash, site, tag))?;
+            Ok(whole + self.purge_tagged_parts(site, tag)?)
+        };
+        let invalidated: Result<u64, IndexError> = invalidate();
+        invalidated.inspect_err(|error| self.index_failed(error))
+    }
+
+    /// Does `purge` with each object that has the tag; with how many that was done. A row that leads
+    /// to no such object goes.
+    fn each_tagged(
+        &self,
+        site: &str,
+        tag: &Tag,
+        purge: impl Fn(KeyHash) -> Result<bool, IndexError>,
+    ) -> Result<u64, IndexError> {
+        let mut purged = 0;
+        for row in tag.hashes(site) {
+            let mut after = None;
+            loop {
+                let page = self.index.access().open()?.tagged(row, after, PAGE)?;
+                let Some(last) = page.last() else { break };
+                after = Some(*last);
+                for hash in page {
+                    if purge(hash)? {
+                        purged += 1;
+                    } else {
+                        self.drop_stray_tag(row, hash)?;
+                    }
+                }
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Drops the row of a tag, if there is no object that has it; true where it went.
+    pub(super) fn drop_stray_tag(&self, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+        let _stripe = self.stripe(hash).lock();
+        let access = self.index.access();
+        let index = access.open()?;
+        if !is_stray(index, row, hash)? {
+            return Ok(false);
+        }
+        let mut change = index.change();
+        change.drop_tag(row, hash);
+        change.commit()?;
+        Ok(true)
+    }
+
+    /// Whether there is the row of a tag, and no object that has it.
+    pub(super) fn is_stray_tag(&self, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+        let _stripe = self.stripe(hash).lock();
+        is_stray(self.index.access().open()?, row, hash)
+    }
+
+    /// Makes an object stale, if it has the tag; false where it has not, or cannot be read.
+    fn mark_stale(&self, hash: KeyHash, site: &str, tag: &Tag) -> Result<bool, IndexError> {
+        let marked = self.try_mark_stale(hash, site, tag);
+        self.recent.forget(hash);
+        marked
+    }
+
+    fn try_mark_stale(&self, hash: KeyHash, site: &str, tag: &Tag) -> Result<bool, IndexError> {
+        let _stripe = self.stripe(hash).lock();
+        let access = self.index.access();
+        let index = access.open()?;
+        let Some(row) = index.record(hash)? else { return Ok(false) };
+        // One that cannot be read serves nobody.
+        let Ok((record, body)) = format::decode_row(&row) else { return Ok(false) };
+        if !format::is_tagged(&row, site, tag) {
+            return Ok(false);
+        }
+        let meta = Meta { is_invalidated: true, ..record.meta };
+        let Ok(stale) = format::encode_record(&record.head, &meta) else { return Ok(false) };
+        let mut change = index.change();
+        change.rewrite_record(hash, &format::with_body(stale, record.head.place, body));
+        #[cfg(test)]
+        self.faults.reach("an object is to be made stale");
+        change.commit()?;
+        self.mark_unsynced();
+        Ok(true)
+    }
+
+    fn purge_tagged_parts(&self, site: &str, tag: &Tag) -> Result<u64, IndexError> {
+        let (mut after, mut purged) = (None, 0);
+        loop {
+            let page = self.index.access().open()?.parts_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(purged) };
+            after = Some(*last);
+            for (hash, record) in page {
+                if format::is_tagged(&record, site, tag) {
+                    let head = format::decode_head(&record);
+                    let which = head.map_or(WhichPart::Any, |h| WhichPart::Insertion(h.sequence));
+                    purged += u64::from(self.drop_part(hash, which)?);
                 }
             }
         }
@@ -207,13 +320,13 @@ impl Inner {
     }
 
     /// Takes the record of a key away, then its body; false where there is none such.
-    fn erase(&self, hash: KeyHash, which: Which) -> Result<bool, IndexError> {
+    fn erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
         let erased = self.try_erase(hash, which);
         self.recent.forget(hash);
         erased
     }
 
-    fn try_erase(&self, hash: KeyHash, which: Which) -> Result<bool, IndexError> {
+    fn try_erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
@@ -230,12 +343,13 @@ impl Inner {
             Which::Any => false,
             Which::Insertion(sequence) => head.is_some_and(|head| head.sequence != sequence),
             Which::Undecodable => format::decode_record(&record).is_ok(),
+            Which::Tagged(site, tag) => !format::is_tagged(&record, site, tag),
         };
         if is_another {
             return Ok(false);
         }
         let mut change = index.change();
-        change.drop_record(hash);
+        change.drop_record(hash, &record);
         let gone = match head {
             Some(head) => {
                 change.drop_claim_of(hash, &head)?;
@@ -290,4 +404,10 @@ impl Inner {
             false
         })
     }
+}
+
+fn is_stray(index: &Open, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+    let record = index.record(hash)?;
+    let has_tag = record.is_some_and(|record| format::tags_of(&record).contains(&row));
+    Ok(!has_tag && index.has_tag(row, hash)?)
 }
