@@ -322,9 +322,9 @@ impl Cache {
         purging.await.unwrap_or_else(|error| not_ended(&error))
     }
 
-    /// Makes every object of `site` that has `tag` stale at once without dropping it; how many there
-    /// were. What a fill or a confirmation under way brings of them does not commit: it may be what
-    /// is purged.
+    /// Makes every object of `site` that has `tag` stale at once without dropping it; how many
+    /// there were. What a fill or a confirmation under way brings of them does not commit: it may
+    /// be what is purged.
     pub async fn invalidate_tagged(&self, site: &str, tag: Tag) -> u64 {
         let (cache, site) = (self.clone(), site.to_owned());
         let purging = self.tasks.blocking("purge", move || {

@@ -242,7 +242,8 @@ fn sent(fields: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)>
     fields.iter().filter(|(name, _)| **name != TAG_FIELD)
 }
 
-/// The names of those of `fields` that are sent, one for each value, shared with whoever has the same ones.
+/// The names of those of `fields` that are sent, one for each value, shared with whoever has the
+/// same ones.
 fn names_of(fields: &HeaderMap) -> Arc<[HeaderName]> {
     let mut lists = LISTS.lock();
     let names = || sent(fields).map(|(name, _)| name);

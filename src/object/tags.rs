@@ -204,7 +204,10 @@ mod tests {
     proptest! {
         /// Memory compares, the index looks up by hashes: they mean the same objects.
         #[test]
-        fn what_covers_is_found(lines in proptest::collection::vec("[ab, ]{0,8}", 0..3), name in "[ab]{1,3}") {
+        fn what_covers_is_found(
+            lines in proptest::collection::vec("[ab, ]{0,8}", 0..3),
+            name in "[ab]{1,3}",
+        ) {
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
             assert_eq!(covers(&lines, &name), found("main", &lines, &name));
         }

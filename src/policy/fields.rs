@@ -8,8 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 ///
 /// Left out: what this cache states itself (length, age, date, ranges, CORS, `Cache-Status`);
 /// what speaks of the origin's connection, host or storage; what commands a browser or a server
-/// in front; cookies; what is for caches alone, but for the tags; and `Vary`, since every request to an origin carries the same fields.
-/// `Content-Encoding` loses the members that mean nothing, `identity` and `aws-chunked`.
+/// in front; cookies; what is for caches alone, but for the tags; and `Vary`, since every request
+/// to an origin carries the same fields. `Content-Encoding` loses the members that mean nothing,
+/// `identity` and `aws-chunked`.
 pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
     let mut fields = origin.clone();
     hop_by_hop::remove(&mut fields);

@@ -1,7 +1,7 @@
 //! The check of what the index holds beside objects, claims and small bodies: parts with their
-//! chunks, places in the eviction order, rows of variants and of tags. A part of a check of the whole store
-//! (see `audit`), with the same rules: on a running store, what looks wrong is looked at again
-//! under the stripe of its key.
+//! chunks, places in the eviction order, rows of variants and of tags. A part of a check of the
+//! whole store (see `audit`), with the same rules: on a running store, what looks wrong is looked
+//! at again under the stripe of its key.
 
 use super::Inner;
 use super::audit::{Audit, AuditError};

@@ -1,5 +1,6 @@
-//! The ways out of the store: purge, eviction, damage; and what makes objects stale together. Blocking. Locks: the key's stripe,
-//! the index's read side, in this order; files are unlinked after the stripe is free.
+//! The ways out of the store: purge, eviction, damage; and what makes objects stale together.
+//! Blocking. Locks: the key's stripe, the index's read side, in this order; files are unlinked
+//! after the stripe is free.
 
 use super::Inner;
 use super::error::IndexError;
@@ -202,8 +203,8 @@ impl Inner {
         invalidated.inspect_err(|error| self.index_failed(error))
     }
 
-    /// Does `purge` with each object that has the tag; with how many that was done. A row that leads
-    /// to no such object goes.
+    /// Does `purge` with each object that has the tag; with how many that was done. A row that
+    /// leads to no such object goes.
     fn each_tagged(
         &self,
         site: &str,

@@ -96,8 +96,8 @@ impl Owed {
         self.keys.len() + self.prefixes.len() + self.tags.len() + usize::from(self.is_all)
     }
 
-    /// Whether a purge that is, or may be, of `key` is among it: only an object itself tells its tags,
-    /// so while a tag is owed nothing of its site is served from that disk.
+    /// Whether a purge that is, or may be, of `key` is among it: only an object itself tells its
+    /// tags, so while a tag is owed nothing of its site is served from that disk.
     pub(super) fn covers(&self, key: &Key) -> bool {
         let has_prefix = |(site, prefix): &(String, String)| {
             key.site() == site && key.path().starts_with(prefix.as_str())
@@ -332,13 +332,14 @@ pub(super) fn encode(own: DiskId, ledger: &Ledger) -> Result<Vec<u8>, postcard::
 /// The record in these bytes, and whose it is; `None` where they are not whole.
 pub(super) fn decode(bytes: &[u8]) -> Option<(DiskId, Ledger)> {
     if let Some(rest) = bytes.strip_prefix(&MAGIC_1) {
-        let form: Form<MemberForm> = proven(rest)?;
-        let members = form.members.into_iter().map(|member| read_member(member, Vec::new()));
-        return Some((form.own, ledger_of(form.has_purged, members)));
+        let Form { own, has_purged, members } = proven::<Form<MemberForm>>(rest)?;
+        let members = members.into_iter().map(|member| read_member(member, Vec::new()));
+        return Some((own, Ledger { members: members.collect(), has_purged }));
     }
-    let form: Form<(MemberForm, TagsForm)> = proven(bytes.strip_prefix(&MAGIC)?)?;
-    let members = form.members.into_iter().map(|(member, tags)| read_member(member, tags));
-    Some((form.own, ledger_of(form.has_purged, members)))
+    let rest = bytes.strip_prefix(&MAGIC)?;
+    let Form { own, has_purged, members } = proven::<Form<(MemberForm, TagsForm)>>(rest)?;
+    let members = members.into_iter().map(|(member, tags)| read_member(member, tags));
+    Some((own, Ledger { members: members.collect(), has_purged }))
 }
 
 /// What stands behind the magic, where its digest is right.
@@ -348,10 +349,6 @@ fn proven<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Option<T> {
         return None;
     }
     postcard::from_bytes(rest).ok()
-}
-
-fn ledger_of(has_purged: bool, members: impl Iterator<Item = (DiskId, Member)>) -> Ledger {
-    Ledger { members: members.collect(), has_purged }
 }
 
 /// A disk as it was written down; it owes everything where what it owes cannot be read.

@@ -1,4 +1,5 @@
-//! Purges by tag: what has the tag goes, or is stale, and nothing else, whatever became of it since.
+//! Purges by tag: what has the tag goes, or is stale, and nothing else, whatever became of it
+//! since.
 
 use super::disks::put_as;
 use super::parts::{LENGTH, at, keep};
