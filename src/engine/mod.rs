@@ -29,6 +29,7 @@ mod spans;
 mod tail;
 mod tally;
 mod target;
+mod upload;
 
 pub use body::Body;
 pub use connection::{Connection, Transport};
@@ -216,7 +217,7 @@ impl Engine {
         let way = match self.way(&parts, &sites) {
             Ok(Way::Object(way)) => way,
             Ok(Way::Generic { site, passed }) => {
-                let (site, body) = (Arc::clone(site), generic::outbound(body));
+                let (site, body) = (Arc::clone(site), generic::outbound(body, connection));
                 let asked = generic::Asked { parts, site, passed, body };
                 return self.generic(asked, connection, begun, now);
             }
