@@ -99,7 +99,10 @@ impl Engine {
         Answering::Later(Box::pin(async move {
             let Asked { parts, site, passed, body } = asked;
             let answer = engine.generic_answer(&parts, (&site, &passed), body, &connection, now);
-            let answer = with_interims(&connection, Box::pin(answer)).await;
+            let mut answer = with_interims(&connection, Box::pin(answer)).await;
+            if let Some(caching) = &site.upstream.site.caching {
+                fields::dress(&mut answer.headers, caching);
+            }
             engine.response(answer, &parts, begun, Some((&site, Class::Other)))
         }))
     }
@@ -416,7 +419,6 @@ impl Request<'_> {
         Delivery {
             parts: self.parts,
             connection: self.connection,
-            caching: self.caching,
             now: self.now,
             meta,
             length,

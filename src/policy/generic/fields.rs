@@ -2,6 +2,7 @@
 //! (RFC 9111 sections 3.1 and 3.2). Pure.
 
 use super::Directives;
+use crate::config::Caching;
 use crate::object;
 use crate::object::tags::TAG_FIELD;
 use crate::policy::response::Times;
@@ -77,6 +78,16 @@ fn describes_bytes(name: &HeaderName) -> bool {
 pub fn strip_for_client(headers: &mut HeaderMap) {
     headers.remove(SURROGATE_CONTROL);
     headers.remove(TAG_FIELD);
+}
+
+/// Takes out of an answer what the site says no answer has, and gives it what each has.
+pub fn dress(answer: &mut HeaderMap, caching: &Caching) {
+    for name in &caching.remove_headers {
+        answer.remove(name);
+    }
+    for (name, value) in &caching.set_headers {
+        answer.insert(name, value.clone());
+    }
 }
 
 /// Fields of a request by which applications behind caches let themselves be told another host,
