@@ -3,7 +3,7 @@
 
 pub mod tags;
 
-pub use tags::{Tag, TagError};
+pub use tags::{Tag, TagError, Tags};
 
 use crate::clock::Timestamp;
 use crate::nix::Class;

@@ -8,7 +8,7 @@ use crate::admin::{
 };
 use crate::engine::{Engine, Site};
 use crate::metrics::Metrics;
-use crate::object::Key;
+use crate::object::{Key, Tags};
 use crate::purge::{Kind, Purger};
 use crate::rfc::path::canonicalise;
 use crate::store::{Begun, Disks, Report};
@@ -74,12 +74,7 @@ async fn purge(
             count
         }
         (PurgeScope::Keys(tags), kind) => {
-            let site = site_of(engine, request.site)?;
-            let mut count = 0;
-            for tag in tags {
-                count += purger.tag(site.name(), tag, kind).await;
-            }
-            count
+            purger.tags(site_of(engine, request.site)?.name(), Tags::new(tags), kind).await
         }
         (PurgeScope::Prefix(_) | PurgeScope::All, Kind::Soft) => {
             let detail =

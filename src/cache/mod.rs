@@ -15,7 +15,7 @@ use variants::Variants;
 use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Facts, Key, Meta, NarClaim, Sha256, Tag};
+use crate::object::{Facts, Key, Meta, NarClaim, Sha256, Tags};
 use crate::store::{Disks, Pending, Sealed, Stored, StoredBody, WriteError};
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -322,21 +322,21 @@ impl Cache {
         purging.await.unwrap_or_else(|error| not_ended(&error))
     }
 
-    /// Makes every object of `site` that has `tag` stale at once without dropping it; how many
-    /// there were. What a fill or a confirmation under way brings of them does not commit: it may
-    /// be what is purged.
-    pub async fn invalidate_tagged(&self, site: &str, tag: Tag) -> u64 {
+    /// Makes every object of `site` that has one of `tags` stale at once without dropping it; how
+    /// many there were. What a fill or a confirmation under way brings of them does not commit: it
+    /// may be what is purged.
+    pub async fn invalidate_tagged(&self, site: &str, tags: Tags) -> u64 {
         let (cache, site) = (self.clone(), site.to_owned());
         let purging = self.tasks.blocking("purge", move || {
-            let scope = Scope::Tag { site: site.clone(), tag: tag.clone() };
+            let scope = Scope::Tags { site: site.clone(), tags: tags.clone() };
             let in_memory = || {
                 let _one = cache.forgetting.lock();
-                cache.memory.invalidate_tagged(&site, &tag)
+                cache.memory.invalidate_tagged(&site, &tags)
             };
             cache.fence.raise(scope.clone());
             let from_memory = in_memory();
             let disks = cache.store.as_ref();
-            let from_disk = disks.map_or(0, |store| store.invalidate_tagged(&site, &tag));
+            let from_disk = disks.map_or(0, |store| store.invalidate_tagged(&site, &tags));
             cache.heating.raise(scope);
             in_memory();
             from_disk.max(from_memory)
@@ -357,7 +357,7 @@ impl Cache {
             }
             // Other variants of the same objects stay, and a list is all that leads to them where
             // there is no disk.
-            Scope::Tag { site, tag } => self.memory.remove_tagged(site, tag),
+            Scope::Tags { site, tags } => self.memory.remove_tagged(site, tags),
             Scope::Prefix { .. } | Scope::All => {
                 self.variants.forget(None);
                 self.memory.remove_matching(|key| scope.may_cover(key))

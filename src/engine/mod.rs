@@ -422,8 +422,8 @@ impl Engine {
         }
     }
 
-    /// Has what is stale confirmed in the background where it may serve meanwhile; whether it may. It
-    /// does too while there is no room for a fill.
+    /// Has what is stale confirmed in the background where it may serve meanwhile; whether it may.
+    /// It does too while there is no room for a fill.
     fn refreshes(&self, asked: &Asked<'_>, wanted: &Wanted, stale: &Found, looked: Mark) -> bool {
         let terms = wanted.terms();
         let may = !terms.stale_while_revalidate.is_zero()

@@ -4,7 +4,7 @@
 //! hot.
 
 use crate::object::tags::{self, TAG_FIELD};
-use crate::object::{Facts, Insertion, Key, Meta, Tag, Variant};
+use crate::object::{Facts, Insertion, Key, Meta, Tags, Variant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
@@ -195,10 +195,10 @@ impl Hot {
         }
     }
 
-    /// Whether a purge of `site` by `tag` means it.
-    pub fn is_tagged(&self, site: &str, tag: &Tag) -> bool {
+    /// Whether a purge of `site` by `tags` means it.
+    pub fn is_tagged(&self, site: &str, tags: &Tags) -> bool {
         let Some(rare) = &self.rare else { return false };
-        tag.covers(rare.tags.iter().map(HeaderValue::as_bytes))
+        tags.covers(rare.tags.iter().map(HeaderValue::as_bytes))
             && self.key().is_some_and(|key| key.site() == site)
     }
 
@@ -270,7 +270,7 @@ fn owned(name: &HeaderName) -> HeaderName {
 mod tests {
     use super::*;
     use crate::memory::tests::meta;
-    use crate::object::Variant;
+    use crate::object::{Tag, Variant};
 
     fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -304,15 +304,16 @@ mod tests {
     fn tags_are_kept_apart_from_what_is_sent() {
         let lines = [("etag", "\"a\""), ("surrogate-key", "x y"), ("surrogate-key", "z")];
         let meta = Meta { headers: fields(&lines), ..Meta::clone(&meta("/a")) };
+        let tags = |name| Tags::new([Tag::parse(name).unwrap()]);
         let hot = Hot::new(&meta, b"body");
         assert_eq!(hot.headers(), fields(&lines[..1]));
         assert_eq!(hot.meta().headers, fields(&lines));
         assert_eq!(hot.body(), "body");
         for (site, name, expected) in [("s", "x", true), ("s", "z", true), ("t", "x", false)] {
-            assert_eq!(hot.is_tagged(site, &Tag::parse(name).unwrap()), expected, "{site} {name}");
+            assert_eq!(hot.is_tagged(site, &tags(name)), expected, "{site} {name}");
         }
         let plain = Hot::new(&Meta { headers: fields(&lines[..1]), ..meta }, b"body");
-        assert!(!plain.is_tagged("s", &Tag::parse("x").unwrap()));
+        assert!(!plain.is_tagged("s", &tags("x")));
         assert!(hot.bytes() > plain.bytes() + 4);
     }
 

@@ -9,7 +9,7 @@ pub use hot::Hot;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, Meta, NarClaim, Tag};
+use crate::object::{Key, Meta, NarClaim, Tags};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, Weighter};
 use shelf::{Counts, ENTRY_OVERHEAD, Shelf};
@@ -155,19 +155,19 @@ impl Memory {
         removed
     }
 
-    /// Forgets every object of `site` that has `tag`, remembered absences included; how many of the
-    /// hot ones there were.
-    pub fn remove_tagged(&self, site: &str, tag: &Tag) -> u64 {
-        let matches = |hot: &Hot| hot.is_tagged(site, tag);
+    /// Forgets every object of `site` that has one of `tags`, remembered absences included; how
+    /// many of the hot ones there were.
+    pub fn remove_tagged(&self, site: &str, tags: &Tags) -> u64 {
+        let matches = |hot: &Hot| hot.is_tagged(site, tags);
         self.absent.remove_matching(matches);
         self.hot.remove_matching(matches)
     }
 
-    /// Makes every object of `site` that has `tag` stale; how many there were that were not.
-    /// Remembered absences of it are forgotten. What is kept anew meanwhile stays as it is.
-    pub fn invalidate_tagged(&self, site: &str, tag: &Tag) -> u64 {
-        self.absent.remove_matching(|hot| hot.is_tagged(site, tag));
-        let matches = |hot: &Hot| !hot.facts.is_invalidated && hot.is_tagged(site, tag);
+    /// Makes every object of `site` that has one of `tags` stale; how many there were that were
+    /// not. Remembered absences of it are forgotten. What is kept anew meanwhile stays as it is.
+    pub fn invalidate_tagged(&self, site: &str, tags: &Tags) -> u64 {
+        self.absent.remove_matching(|hot| hot.is_tagged(site, tags));
+        let matches = |hot: &Hot| !hot.facts.is_invalidated && hot.is_tagged(site, tags);
         self.hot.take_matching(matches, |hot| {
             let meta = Meta { is_invalidated: true, ..hot.meta() };
             let stale = Hot::copy_of(&meta, &hot.body(), hot.insertion());
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::nix::Class;
-    use crate::object::{Lifetime, Proof, Variant};
+    use crate::object::{Lifetime, Proof, Tag, Variant};
     use http::{HeaderMap, HeaderValue, StatusCode};
 
     pub(super) fn meta(path: &str) -> Meta {
@@ -371,16 +371,16 @@ mod tests {
             put_tagged(&memory, path, tags);
         }
         put(&memory, "/d", 1);
-        let tag = Tag::parse("y").unwrap();
-        assert_eq!(memory.invalidate_tagged("other", &tag), 0);
-        assert_eq!(memory.invalidate_tagged("s", &tag), 2);
-        assert_eq!(memory.invalidate_tagged("s", &tag), 0, "stale already");
+        let tags = Tags::new([Tag::parse("y").unwrap()]);
+        assert_eq!(memory.invalidate_tagged("other", &tags), 0);
+        assert_eq!(memory.invalidate_tagged("s", &tags), 2);
+        assert_eq!(memory.invalidate_tagged("s", &tags), 0, "stale already");
         let hot = |path| memory.get(named(path).as_str());
         assert!(
             hot("/a").unwrap().facts.is_invalidated && !hot("/c").unwrap().facts.is_invalidated
         );
         assert_eq!(hot("/b").unwrap().body(), "body");
-        assert_eq!(memory.remove_tagged("s", &tag), 2);
+        assert_eq!(memory.remove_tagged("s", &tags), 2);
         assert!(hot("/a").is_none() && hot("/c").is_some() && hot("/d").is_some());
     }
 

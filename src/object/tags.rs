@@ -60,21 +60,38 @@ impl Tag {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
 
-    /// Whether a purge by this tag means an object with these lines of [`TAG_FIELD`].
-    pub fn covers<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) -> bool {
-        let own = self.0.as_bytes();
-        names(lines).enumerate().any(|(at, name)| is_unfindable(at, name) || name == own)
+/// The tags that one purge names; one object may have several of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tags(Arc<[Tag]>);
+
+impl Tags {
+    /// These.
+    pub fn new(tags: impl IntoIterator<Item = Tag>) -> Self {
+        Self(tags.into_iter().collect())
     }
 
-    /// Whether a purge by this tag means an object with these fields.
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Tag> {
+        self.0.iter()
+    }
+
+    /// Whether a purge by them means an object with these lines of [`TAG_FIELD`].
+    pub fn covers<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) -> bool {
+        let is_meant = |name: &[u8]| self.iter().any(|tag| tag.as_str().as_bytes() == name);
+        names(lines).enumerate().any(|(at, name)| is_unfindable(at, name) || is_meant(name))
+    }
+
+    /// Whether a purge by them means an object with these fields.
     pub fn covers_fields(&self, fields: &HeaderMap) -> bool {
         self.covers(lines(fields))
     }
 
-    /// What the index finds the objects of a site by that this tag means.
-    pub fn hashes(&self, site: &str) -> [TagHash; 2] {
-        [TagHash::of(site, self.0.as_bytes()), TagHash::of(site, UNFINDABLE)]
+    /// What the index finds the objects of a site by that they mean.
+    pub fn hashes(&self, site: &str) -> Vec<TagHash> {
+        let own = self.iter().map(|tag| tag.as_str().as_bytes());
+        own.chain([UNFINDABLE]).map(|tag| TagHash::of(site, tag)).collect()
     }
 }
 
@@ -149,12 +166,12 @@ mod tests {
     }
 
     fn covers(lines: &[&str], name: &str) -> bool {
-        tag(name).covers(lines.iter().map(|line| line.as_bytes()))
+        Tags::new([tag(name)]).covers(lines.iter().map(|line| line.as_bytes()))
     }
 
     fn found(site: &str, lines: &[&str], name: &str) -> bool {
         let rows: Vec<_> = hashes(site, lines.iter().map(|line| line.as_bytes())).collect();
-        tag(name).hashes("main").iter().any(|hash| rows.contains(hash))
+        Tags::new([tag(name)]).hashes("main").iter().any(|hash| rows.contains(hash))
     }
 
     #[test]

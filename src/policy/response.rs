@@ -12,7 +12,8 @@ use super::fields;
 use crate::clock::Timestamp;
 use crate::config::Terms;
 use crate::nix::Class;
-use crate::object::{Lifetime, Proof};
+use crate::object::tags::TAG_FIELD;
+use crate::object::{self, Lifetime, Proof};
 use crate::rfc::age::{Exchanged, initial_age};
 use crate::rfc::cache_control::{CacheControl, DELTA_SECONDS_MAX, Flag, explicit_lifetime};
 use crate::rfc::cache_status::CACHE_STATUS;
@@ -156,8 +157,8 @@ pub fn admit(reply: &Reply<'_>, terms: &Terms) -> Verdict {
 }
 
 /// How an absence that every origin agreed on is remembered: with the fields of a plain-text
-/// 404, for the site's short lifetime or less. `headers` are those of the last 404. `None` where
-/// it is not to be remembered.
+/// 404 and its tags, for the site's short lifetime or less. `headers` are those of the last 404.
+/// `None` where it is not to be remembered.
 pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Admission> {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoStore) || control.has(Flag::Private) {
@@ -169,6 +170,10 @@ pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option
     }
     let mut kept = HeaderMap::with_capacity(1);
     kept.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    for line in headers.get_all(TAG_FIELD) {
+        kept.append(TAG_FIELD, line.clone());
+    }
+    object::pack(&mut kept);
     Some(Admission {
         headers: kept,
         lifetime,

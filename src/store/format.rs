@@ -8,7 +8,7 @@ use super::sums;
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::object::tags::{self, TagHash};
-use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Tag, Variant, pack};
+use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Tags, Variant, pack};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -251,11 +251,11 @@ pub(super) fn tags_of(record: &[u8]) -> Vec<TagHash> {
     tags::hashes(key.site(), lines.into_iter()).collect()
 }
 
-/// Whether a purge of `site` by `tag` means the object of a record: whether it has the tag. One
+/// Whether a purge of `site` by `tags` means the object of a record: whether it has any. One
 /// that cannot be read might be meant, and serves nobody.
-pub(super) fn is_tagged(record: &[u8], site: &str, tag: &Tag) -> bool {
+pub(super) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
     let lines = tag_lines(record);
-    lines.is_none_or(|(key, lines)| key.site() == site && tag.covers(lines.into_iter()))
+    lines.is_none_or(|(key, lines)| key.site() == site && tags.covers(lines.into_iter()))
 }
 
 /// A record up to its fields.
@@ -354,6 +354,7 @@ pub(super) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Tag;
     use crate::store::trailer;
     use proptest::prelude::proptest;
 
@@ -443,14 +444,14 @@ mod tests {
         for (site, name, expected) in
             [("main", "a", true), ("main", "c", true), ("main", "d", false), ("other", "a", false)]
         {
-            let tag = Tag::parse(name).unwrap();
+            let tag = Tags::new([Tag::parse(name).unwrap()]);
             assert_eq!(is_tagged(&record, site, &tag), expected, "{site} {name}");
             let found = tag.hashes(site).iter().any(|hash| tags_of(&record).contains(hash));
             assert_eq!(found, expected, "{site} {name}");
         }
         assert!(tags_of(&encode_record(&head(), &meta()).unwrap()).is_empty());
         assert!(tags_of(b"torn").is_empty());
-        assert!(is_tagged(b"torn", "main", &Tag::parse("a").unwrap()));
+        assert!(is_tagged(b"torn", "main", &Tags::new([Tag::parse("a").unwrap()])));
     }
 
     #[test]

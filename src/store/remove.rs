@@ -10,7 +10,7 @@ use super::index::Open;
 use super::part::WhichPart;
 use super::scope::Scope;
 use crate::object::tags::TagHash;
-use crate::object::{KeyHash, Meta, Tag};
+use crate::object::{KeyHash, Meta, Tags};
 use fjall::Slice;
 
 /// Records that are looked at in one go.
@@ -40,8 +40,8 @@ enum Which<'a> {
     Insertion(u64),
     /// Only a record that cannot be read.
     Undecodable,
-    /// Only a whole object of this site that has this tag.
-    Tagged(&'a str, &'a Tag),
+    /// Only a whole object of this site that has one of these tags.
+    Tagged(&'a str, &'a Tags),
 }
 
 impl Which<'_> {
@@ -62,7 +62,7 @@ impl Inner {
         let purged = match scope {
             Scope::Key(key) => self.purge_key(key.hash()),
             Scope::Prefix { .. } => self.purge_where(scope),
-            Scope::Tag { site, tag } => self.purge_tagged(site, tag),
+            Scope::Tags { site, tags } => self.purge_tagged(site, tags),
             Scope::All => self.purge_where(scope).and_then(|purged| {
                 self.drop_claims()?;
                 Ok(purged)
@@ -185,34 +185,34 @@ impl Inner {
         }
     }
 
-    fn purge_tagged(&self, site: &str, tag: &Tag) -> Result<u64, IndexError> {
+    fn purge_tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
         let whole =
-            self.each_tagged(site, tag, |hash| self.erase(hash, Which::Tagged(site, tag)))?;
-        Ok(whole + self.purge_tagged_parts(site, tag)?)
+            self.each_tagged(site, tags, |hash| self.erase(hash, Which::Tagged(site, tags)))?;
+        Ok(whole + self.purge_tagged_parts(site, tags)?)
     }
 
-    /// Makes every whole object of `site` that has `tag` stale, and drops those that are here in
-    /// part; how many there were. On an error some may not be stale: what has the tag must not be
-    /// served, and be purged.
-    pub(super) fn invalidate_tagged(&self, site: &str, tag: &Tag) -> Result<u64, IndexError> {
+    /// Makes every whole object of `site` that has one of `tags` stale, and drops those that are
+    /// here in part; how many there were. On an error some may not be stale: what has the tags must
+    /// not be served, and be purged.
+    pub(super) fn invalidate_tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
         let invalidate = || {
-            let whole = self.each_tagged(site, tag, |hash| self.mark_stale(hash, site, tag))?;
-            Ok(whole + self.purge_tagged_parts(site, tag)?)
+            let whole = self.each_tagged(site, tags, |hash| self.mark_stale(hash, site, tags))?;
+            Ok(whole + self.purge_tagged_parts(site, tags)?)
         };
         let invalidated: Result<u64, IndexError> = invalidate();
         invalidated.inspect_err(|error| self.index_failed(error))
     }
 
-    /// Does `purge` with each object that has the tag; with how many that was done. A row that
-    /// leads to no such object goes.
+    /// Does `purge` with each object that has one of the tags; with how many that was done. A row
+    /// that leads to no such object goes.
     fn each_tagged(
         &self,
         site: &str,
-        tag: &Tag,
+        tags: &Tags,
         purge: impl Fn(KeyHash) -> Result<bool, IndexError>,
     ) -> Result<u64, IndexError> {
         let mut purged = 0;
-        for row in tag.hashes(site) {
+        for row in tags.hashes(site) {
             let mut after = None;
             loop {
                 let page = self.index.access().open()?.tagged(row, after, PAGE)?;
@@ -251,20 +251,20 @@ impl Inner {
     }
 
     /// Makes an object stale, if it has the tag; false where it has not, or cannot be read.
-    fn mark_stale(&self, hash: KeyHash, site: &str, tag: &Tag) -> Result<bool, IndexError> {
-        let marked = self.try_mark_stale(hash, site, tag);
+    fn mark_stale(&self, hash: KeyHash, site: &str, tags: &Tags) -> Result<bool, IndexError> {
+        let marked = self.try_mark_stale(hash, site, tags);
         self.recent.forget(hash);
         marked
     }
 
-    fn try_mark_stale(&self, hash: KeyHash, site: &str, tag: &Tag) -> Result<bool, IndexError> {
+    fn try_mark_stale(&self, hash: KeyHash, site: &str, tags: &Tags) -> Result<bool, IndexError> {
         let _stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
         let Some(row) = index.record(hash)? else { return Ok(false) };
         // One that cannot be read serves nobody.
         let Ok((record, body)) = format::decode_row(&row) else { return Ok(false) };
-        if !format::is_tagged(&row, site, tag) {
+        if !format::is_tagged(&row, site, tags) {
             return Ok(false);
         }
         let meta = Meta { is_invalidated: true, ..record.meta };
@@ -278,14 +278,14 @@ impl Inner {
         Ok(true)
     }
 
-    fn purge_tagged_parts(&self, site: &str, tag: &Tag) -> Result<u64, IndexError> {
+    fn purge_tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
             let page = self.index.access().open()?.parts_page(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(purged) };
             after = Some(*last);
             for (hash, record) in page {
-                if format::is_tagged(&record, site, tag) {
+                if format::is_tagged(&record, site, tags) {
                     let head = format::decode_head(&record);
                     let which = head.map_or(WhichPart::Any, |h| WhichPart::Insertion(h.sequence));
                     purged += u64::from(self.drop_part(hash, which)?);
@@ -344,7 +344,7 @@ impl Inner {
             Which::Any => false,
             Which::Insertion(sequence) => head.is_some_and(|head| head.sequence != sequence),
             Which::Undecodable => format::decode_record(&record).is_ok(),
-            Which::Tagged(site, tag) => !format::is_tagged(&record, site, tag),
+            Which::Tagged(site, tags) => !format::is_tagged(&record, site, tags),
         };
         if is_another {
             return Ok(false);

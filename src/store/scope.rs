@@ -1,6 +1,6 @@
 //! What a purge covers. Values only; made by whoever purges.
 
-use crate::object::{Key, Meta, Tag};
+use crate::object::{Key, Meta, Tags};
 
 /// What a purge covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,12 +14,12 @@ pub enum Scope {
         /// The beginning of the path, with its leading `/`.
         prefix: String,
     },
-    /// Every object of a site whose origin gave it this tag.
-    Tag {
+    /// Every object of a site whose origin gave it one of these tags.
+    Tags {
         /// The site's name.
         site: String,
-        /// The tag.
-        tag: Tag,
+        /// The tags.
+        tags: Tags,
     },
     /// Every object of every site.
     All,
@@ -33,7 +33,7 @@ impl Scope {
             Self::Prefix { site, prefix } => {
                 key.site() == site && key.path().starts_with(prefix.as_str())
             }
-            Self::Tag { site, .. } => key.site() == site,
+            Self::Tags { site, .. } => key.site() == site,
             Self::All => true,
         }
     }
@@ -41,7 +41,9 @@ impl Scope {
     /// Whether an object with this head is covered.
     pub fn covers(&self, meta: &Meta) -> bool {
         match self {
-            Self::Tag { tag, .. } => self.may_cover(&meta.key) && tag.covers_fields(&meta.headers),
+            Self::Tags { tags, .. } => {
+                self.may_cover(&meta.key) && tags.covers_fields(&meta.headers)
+            }
             Self::Key(_) | Self::Prefix { .. } | Self::All => self.may_cover(&meta.key),
         }
     }

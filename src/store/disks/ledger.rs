@@ -30,7 +30,7 @@
 
 use super::super::scope::Scope;
 use crate::nix::hash::sha256;
-use crate::object::{Key, Tag};
+use crate::object::{Key, Tag, Tags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -120,7 +120,11 @@ impl Owed {
         let is_new = match scope {
             Scope::Key(key) => self.keys.insert(key.clone()),
             Scope::Prefix { site, prefix } => self.prefixes.insert((site.clone(), prefix.clone())),
-            Scope::Tag { site, tag } => self.tags.insert((site.clone(), tag.clone())),
+            Scope::Tags { site, tags } => {
+                let before = self.tags.len();
+                self.tags.extend(tags.iter().map(|tag| (site.clone(), tag.clone())));
+                self.tags.len() > before
+            }
             Scope::All => true,
         };
         if *scope == Scope::All || self.len() > OWED_MAX {
@@ -146,7 +150,10 @@ impl Owed {
             prefix: prefix.clone(),
         };
         let keys = self.keys.iter().cloned().map(Scope::Key);
-        let tag = |(site, tag): &(String, Tag)| Scope::Tag { site: site.clone(), tag: tag.clone() };
+        let tag = |(site, tag): &(String, Tag)| Scope::Tags {
+            site: site.clone(),
+            tags: Tags::new([tag.clone()]),
+        };
         keys.chain(self.prefixes.iter().map(prefix)).chain(self.tags.iter().map(tag)).collect()
     }
 }

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Insertion, Key, Meta, NarClaim, Sha256, Tag, Variant};
+use crate::object::{Insertion, Key, Meta, NarClaim, Sha256, Tags, Variant};
 use crate::store::Scope;
 use crate::tasks::Tasks;
 use bytes::Bytes;
@@ -348,12 +348,12 @@ impl Disks {
         self.0.purge(scope, |store| store.0.purge(scope))
     }
 
-    /// Makes every object of `site` that has `tag` stale; returns their number. What is here in
-    /// part goes, and what a disk that is out or fails has of them goes too, as [`Disks::purge`]
-    /// says. Blocking.
-    pub fn invalidate_tagged(&self, site: &str, tag: &Tag) -> u64 {
-        let scope = Scope::Tag { site: site.to_owned(), tag: tag.clone() };
-        self.0.purge(&scope, |store| store.0.invalidate_tagged(site, tag))
+    /// Makes every object of `site` that has one of `tags` stale; returns their number. What is
+    /// here in part goes, and what a disk that is out or fails has of them goes too, as
+    /// [`Disks::purge`] says. Blocking.
+    pub fn invalidate_tagged(&self, site: &str, tags: &Tags) -> u64 {
+        let scope = Scope::Tags { site: site.to_owned(), tags: tags.clone() };
+        self.0.purge(&scope, |store| store.0.invalidate_tagged(site, tags))
     }
 
     /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.

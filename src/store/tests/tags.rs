@@ -4,19 +4,19 @@
 use super::disks::put_as;
 use super::parts::{LENGTH, at, keep};
 use super::{Bench, KIB, MIB, bytes, held, key, meta};
-use crate::object::{Key, Meta, Tag};
+use crate::object::{Key, Meta, Tag, Tags};
 use crate::store::report::{Mode, Report};
 use crate::store::{Fault, Kept, Scope, Store, fsck};
 use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
-fn tag(name: &str) -> Tag {
-    Tag::parse(name).unwrap()
+fn tags(names: &[&str]) -> Tags {
+    Tags::new(names.iter().map(|name| Tag::parse(name).unwrap()))
 }
 
 fn scope(name: &str) -> Scope {
-    Scope::Tag { site: "main".to_owned(), tag: tag(name) }
+    Scope::Tags { site: "main".to_owned(), tags: tags(&[name]) }
 }
 
 pub(super) fn tagged(key: &Key, tags: &str) -> Meta {
@@ -55,7 +55,7 @@ async fn what_has_the_tag_goes_in_every_form_and_after_a_restart() {
     bench.close(store).await;
 
     let store = bench.open().await;
-    let other_site = Scope::Tag { site: "other".to_owned(), tag: tag("y") };
+    let other_site = Scope::Tags { site: "other".to_owned(), tags: tags(&["y"]) };
     assert_eq!(store.0.purge(&other_site).unwrap(), 0);
     assert_eq!(store.0.purge(&scope("y")).unwrap(), 4);
     assert_eq!(store.0.purge(&scope("y")).unwrap(), 0);
@@ -82,7 +82,7 @@ async fn what_has_the_tag_becomes_stale_and_stays() {
     {
         put(&store, name, tags, size).await;
     }
-    assert_eq!(store.0.invalidate_tagged("main", &tag("x")).unwrap(), 3);
+    assert_eq!(store.0.invalidate_tagged("main", &tags(&["x"])).unwrap(), 3);
     for (name, size) in [("a", 10), ("b", 10 * KIB), ("c", MIB)] {
         assert_eq!(is_stale(&store, name).await, Some(true), "{name}");
         assert_eq!(held(&store, &key(name)).await.unwrap(), bytes(size as u64, size));
@@ -105,7 +105,8 @@ async fn the_tags_that_count_are_those_of_the_newest_head() {
     assert!(store.touch_meta(&key("a"), found.sha256, &tagged(&key("a"), "w z")));
     assert_eq!(store.0.purge(&scope("y")).unwrap(), 0);
     assert!(held(&store, &key("a")).await.is_some());
-    assert_eq!(store.0.purge(&scope("z")).unwrap(), 1);
+    let both = Scope::Tags { site: "main".to_owned(), tags: tags(&["z", "w"]) };
+    assert_eq!(store.0.purge(&both).unwrap(), 1, "it has both, and is one");
     assert_eq!(store.0.purge(&scope("w")).unwrap(), 0);
 }
 
@@ -135,7 +136,8 @@ async fn a_check_finds_tags_without_objects_and_objects_without_tags() {
     {
         let access = store.0.index.access();
         let index = access.open().unwrap();
-        let ([x, _], [y, _]) = (tag("x").hashes("main"), tag("y").hashes("main"));
+        let row = |name| tags(&[name]).hashes("main")[0];
+        let (x, y) = (row("x"), row("y"));
         let mut change = index.change();
         change.drop_record(key("a").hash(), &[]);
         change.drop_tag(y, key("b").hash());
@@ -175,7 +177,7 @@ async fn a_purge_by_tag_that_a_disk_cannot_carry_out_holds_all_the_same() {
     let stores = disks.stores();
     stores[0].0.index.access().open().unwrap().refuse();
     drop(stores);
-    disks.invalidate_tagged("main", &tag("odd"));
+    disks.invalidate_tagged("main", &tags(&["odd"]));
     disks.purge(&scope("even"));
     for number in 0..20 {
         let found = disks.get(&super::disks::numbered(number)).await;
