@@ -1,6 +1,10 @@
 //! What everybody says about a stored object: its key, its metadata, what is claimed of a NAR.
 //! Pure values; never awaits, never reads a clock, never does I/O.
 
+pub mod tags;
+
+pub use tags::{Tag, TagError, Tags};
+
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::nix::hash::{base16, sha256};

@@ -1,9 +1,24 @@
 //! Purging: raise the fence first, then drop from memory, then from disk. One per process; takes
 //! no lock of its own. Called by `admin` through the assembly.
+//!
+//! # Why a purge by tag holds
+//!
+//! An object has the tags that its head says, and its head is what every step looks into.
+//! - A fill, a part or a confirmation that began before: the fence compares the head that is to be
+//!   published, and the one that was confirmed, with each tag that was purged since. Who asks after
+//!   the purge joins no fill of the site that is older, whatever it will bring.
+//! - What is on disk: a record and the rows of its tags come and go in one change of the index, so
+//!   after any crash what is found by its key is found by its tags. A purge that a crash cuts short
+//!   was not answered; each object is gone, stale, or as it was.
+//! - What a look-up reads meanwhile is not made hot: the second fence, raised when the disks are
+//!   done, sees to it, and memory is gone through once more.
+//! - What is made stale in memory is taken out and put back, unless something newer is there; only
+//!   one purge at a time goes through memory, so none is missed while it is out.
+//! - A disk that is out, or fails, owes it, and serves nothing of the site before it has made up.
 
 use crate::cache::{Cache, Scope};
 use crate::metrics::Metrics;
-use crate::object::Key;
+use crate::object::{Key, Tags};
 
 /// Whether a purged object goes or is only asked for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +60,21 @@ impl Purger {
         let purged = self.cache.purge(scope).await;
         self.metrics.purges.with_label_values(&["prefix"]).inc();
         tracing::info!(site, prefix, purged, "purge");
+        purged
+    }
+
+    /// Purges every object of `site` that has one of `tags`; how many there were.
+    pub async fn tags(&self, site: &str, tags: Tags, kind: Kind) -> u64 {
+        let keys: Vec<String> = tags.iter().map(ToString::to_string).collect();
+        let (scope, purged) = match kind {
+            Kind::Hard => {
+                let scope = Scope::Tags { site: site.to_owned(), tags };
+                ("key", self.cache.purge(scope).await)
+            }
+            Kind::Soft => ("key_soft", self.cache.invalidate_tagged(site, tags).await),
+        };
+        self.metrics.purges.with_label_values(&[scope]).inc();
+        tracing::info!(site, ?keys, scope, purged, "purge");
         purged
     }
 

@@ -1,5 +1,6 @@
 //! What a purge request says. Pure; the assembly gives the handler that carries it out.
 
+use crate::object::{Tag, TagError};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub enum PurgeScope {
     Paths(Vec<String>),
     /// All whose path begins so.
     Prefix(String),
+    /// All that have one of these tags in `Surrogate-Key`; never empty.
+    Keys(Vec<Tag>),
     /// All.
     All,
 }
@@ -78,6 +81,8 @@ struct Body {
     path: Option<String>,
     paths: Option<Vec<String>>,
     prefix: Option<String>,
+    key: Option<String>,
+    keys: Option<Vec<String>>,
     all: Option<bool>,
     soft: bool,
 }
@@ -89,7 +94,9 @@ pub(super) enum BodyError {
     #[error("not a purge request: {0}")]
     Json(#[from] serde_json::Error),
     /// No scope, or several.
-    #[error("give exactly one of \"path\", \"paths\", \"prefix\" and \"all\": true")]
+    #[error(
+        "give exactly one of \"path\", \"paths\", \"prefix\", \"key\", \"keys\" and \"all\": true"
+    )]
     Scope,
     /// A path that cannot be one.
     #[error("{path:?} is no path: it must begin with /")]
@@ -97,28 +104,71 @@ pub(super) enum BodyError {
         /// The path.
         path: String,
     },
+    /// A surrogate key that cannot be one.
+    #[error("the key {key:?} {error}")]
+    Key {
+        /// The key, or its beginning.
+        key: String,
+        /// What is wrong.
+        error: TagError,
+    },
+    /// More surrogate keys than one request may name.
+    #[error("names {number} keys; at most {KEYS_MAX} in one request: send several")]
+    TooManyKeys {
+        /// How many.
+        number: usize,
+    },
 }
+
+/// Surrogate keys that one request may name.
+const KEYS_MAX: usize = 256;
+/// Characters of a wrong key that are told.
+const TOLD_MAX: usize = 100;
 
 /// Reads a JSON body.
 pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, BodyError> {
-    let Body { site, path, paths, prefix, all, soft } = serde_json::from_slice(body)?;
-    let scope = match (path, paths, prefix, all) {
-        (Some(path), None, None, None) => PurgeScope::Paths(vec![path]),
-        (None, Some(paths), None, None) if !paths.is_empty() => PurgeScope::Paths(paths),
-        (None, None, Some(prefix), None) => PurgeScope::Prefix(prefix),
+    let Body { site, path, paths, prefix, key, keys, all, soft } = serde_json::from_slice(body)?;
+    let paths = one_or_more(path, paths)?;
+    let keys = one_or_more(key, keys)?;
+    let scope = match (paths, prefix, keys, all) {
+        (Some(paths), None, None, None) => PurgeScope::Paths(paths),
+        (None, Some(prefix), None, None) => PurgeScope::Prefix(prefix),
+        (None, None, Some(keys), None) => PurgeScope::Keys(tags(&keys)?),
         (None, None, None, Some(true)) => PurgeScope::All,
         _ => return Err(BodyError::Scope),
     };
     let wrong = match &scope {
         PurgeScope::Paths(paths) => paths.iter().find(|path| !path.starts_with('/')),
         PurgeScope::Prefix(prefix) => Some(prefix).filter(|prefix| !prefix.starts_with('/')),
-        PurgeScope::All => None,
+        PurgeScope::Keys(_) | PurgeScope::All => None,
     };
     if let Some(path) = wrong {
         return Err(BodyError::Path { path: path.clone() });
     }
     let mode = if soft { PurgeMode::Soft } else { PurgeMode::Hard };
     Ok(PurgeRequest { site, scope, mode })
+}
+
+/// What was named by itself or in a list; none where neither was.
+fn one_or_more(
+    one: Option<String>,
+    list: Option<Vec<String>>,
+) -> Result<Option<Vec<String>>, BodyError> {
+    match (one, list) {
+        (Some(one), None) => Ok(Some(vec![one])),
+        (None, Some(list)) if !list.is_empty() => Ok(Some(list)),
+        (None, None) => Ok(None),
+        (Some(_) | None, Some(_)) => Err(BodyError::Scope),
+    }
+}
+
+fn tags(keys: &[String]) -> Result<Vec<Tag>, BodyError> {
+    if keys.len() > KEYS_MAX {
+        return Err(BodyError::TooManyKeys { number: keys.len() });
+    }
+    let wrong =
+        |key: &str, error| BodyError::Key { key: key.chars().take(TOLD_MAX).collect(), error };
+    keys.iter().map(|key| Tag::parse(key).map_err(|error| wrong(key, error))).collect()
 }
 
 #[cfg(test)]
@@ -135,10 +185,16 @@ mod tests {
         let paths = |paths: &[&str]| {
             request(PurgeScope::Paths(paths.iter().map(|&path| path.to_owned()).collect()))
         };
+        let keys = |keys: &[&str]| {
+            let keys = keys.iter().map(|key| Tag::parse(key).unwrap());
+            request(PurgeScope::Keys(keys.collect()))
+        };
         for (body, expected) in [
             (r#"{"path":"/a"}"#, paths(&["/a"])),
             (r#"{"paths":["/a","/b"]}"#, paths(&["/a", "/b"])),
             (r#"{"prefix":"/nar/"}"#, request(PurgeScope::Prefix("/nar/".to_owned()))),
+            (r#"{"key":"a"}"#, keys(&["a"])),
+            (r#"{"keys":["a","b/c"]}"#, keys(&["a", "b/c"])),
             (r#"{"all":true}"#, request(PurgeScope::All)),
             (
                 r#"{"all":true,"soft":true,"site":"main"}"#,
@@ -165,6 +221,13 @@ mod tests {
             (r#"{"prefix":"nar/"}"#, "\"nar/\""),
             (r#"{"path":"/a","sofft":true}"#, "`sofft`"),
             (r#"{"path":1}"#, "string"),
+            (r#"{"path":"/a","paths":["/b"]}"#, "exactly one"),
+            (r#"{"path":"/a","key":"b"}"#, "exactly one"),
+            (r#"{"keys":[]}"#, "exactly one"),
+            (r#"{"key":""}"#, "is empty"),
+            (r#"{"key":"a b"}"#, "each key by itself"),
+            (&format!(r#"{{"key":"{}"}}"#, "l".repeat(1_025)), "at most 1024"),
+            (&format!(r#"{{"keys":["a"{}]}}"#, r#","a""#.repeat(256)), "at most 256"),
         ] {
             let text = parse(body.as_bytes()).unwrap_err().to_string();
             assert!(text.contains(word), "{body}: {text}");

@@ -32,7 +32,8 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/healthz\">/healthz</a>: 200 while the process lives
 <li><a href=\"/readyz\">/readyz</a>: 200 while it can serve, with what each part says
 <li><a href=\"/metrics\">/metrics</a>: Prometheus text
-<li>POST /api/v1/purge: {\"path\": \"/x.narinfo\"}, with a bearer token
+<li>POST /api/v1/purge: {\"path\": \"/x.narinfo\"}, or
+{\"key\": \"one of Surrogate-Key\"}, with a bearer token
 <li>POST /api/v1/fsck: {\"repair\": false}, with a bearer token; GET shows what it found
 </ul>
 ";

@@ -8,7 +8,7 @@ use crate::admin::{
 };
 use crate::engine::{Engine, Site};
 use crate::metrics::Metrics;
-use crate::object::Key;
+use crate::object::{Key, Tags};
 use crate::purge::{Kind, Purger};
 use crate::rfc::path::canonicalise;
 use crate::store::{Begun, Disks, Report};
@@ -65,7 +65,7 @@ async fn purge(
     let count = match (request.scope, kind) {
         (PurgeScope::Paths(paths), kind) => {
             let site = site_of(engine, request.site)?;
-            let keys = paths.iter().map(|path| key(site.key_space(), path));
+            let keys = paths.iter().map(|path| key(&site, path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
             let mut count = 0;
             for key in keys {
@@ -73,8 +73,12 @@ async fn purge(
             }
             count
         }
+        (PurgeScope::Keys(tags), kind) => {
+            purger.tags(site_of(engine, request.site)?.name(), Tags::new(tags), kind).await
+        }
         (PurgeScope::Prefix(_) | PurgeScope::All, Kind::Soft) => {
-            let detail = "soft purges take paths; leave out \"soft\", or name the paths".to_owned();
+            let detail =
+                "soft purges take paths or keys; leave out \"soft\", or name those".to_owned();
             return Err(PurgeError::Invalid { detail });
         }
         (PurgeScope::Prefix(prefix), Kind::Hard) => {
@@ -101,8 +105,12 @@ fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<Site>, PurgeErro
     }
 }
 
-/// The key of a path as a client writes it, a query included where a narinfo names one.
-fn key(space: &str, target: &str) -> Result<Key, PurgeError> {
+/// The key of a path as a client writes it, a query included where a narinfo names one, or where
+/// the site is a generic one.
+fn key(site: &Site, target: &str) -> Result<Key, PurgeError> {
+    if let Some(key) = site.generic_key(target) {
+        return Ok(key);
+    }
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
@@ -112,5 +120,5 @@ fn key(space: &str, target: &str) -> Result<Key, PurgeError> {
     };
     let path = canonicalise(path, path.len()).map_err(invalid)?;
     let path = if path == "/" { "/index.html" } else { &*path };
-    Ok(Key::new(space, path, query))
+    Ok(Key::new(site.key_space(), path, query))
 }

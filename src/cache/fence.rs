@@ -2,7 +2,7 @@
 //! and publishes only while no purge that covers its key has been raised since. One per process;
 //! its lock is held while an object is published and never across an await.
 
-use crate::object::Key;
+use crate::object::{Key, Meta};
 use crate::store::Scope;
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::collections::VecDeque;
@@ -41,15 +41,26 @@ impl Fence {
         Ticket(self.count.load(Ordering::Acquire))
     }
 
-    /// Leave to publish `key`, unless a purge of it was raised since `ticket`.
-    pub fn leave(&self, ticket: Ticket, key: &Key) -> Option<Leave<'_>> {
+    /// Leave to publish an object with these heads, the one that it gets and, where that was
+    /// confirmed, the one that it had; unless a purge of either was raised since `ticket`.
+    pub fn leave(&self, ticket: Ticket, heads: &[&Meta]) -> Option<Leave<'_>> {
         let raised = self.raised.read();
-        raised.allows(ticket, key).then_some(Leave { _guard: raised })
+        let covers = |scope: &Scope| heads.iter().any(|meta| scope.covers(meta));
+        let allows = raised.allows(ticket, covers);
+        allows.then_some(Leave { _guard: raised })
     }
 
-    /// Whether a purge of `key` was raised since `ticket`. Waits only where any was.
+    /// Leave to publish something of `key` whose head is not at hand, unless a purge that may be of
+    /// it was raised since `ticket`.
+    pub fn leave_unseen(&self, ticket: Ticket, key: &Key) -> Option<Leave<'_>> {
+        let raised = self.raised.read();
+        let allows = raised.allows(ticket, |scope| scope.may_cover(key));
+        allows.then_some(Leave { _guard: raised })
+    }
+
+    /// Whether a purge that may be of `key` was raised since `ticket`. Waits only where any was.
     pub fn is_raised_since(&self, ticket: Ticket, key: &Key) -> bool {
-        ticket != self.ticket() && !self.raised.read().allows(ticket, key)
+        ticket != self.ticket() && !self.raised.read().allows(ticket, |scope| scope.may_cover(key))
     }
 
     /// Raises a purge: waits for those who publish now, and holds back every older fill. Blocking.
@@ -66,7 +77,7 @@ impl Fence {
 }
 
 impl Raised {
-    fn allows(&self, ticket: Ticket, key: &Key) -> bool {
+    fn allows(&self, ticket: Ticket, covers: impl Fn(&Scope) -> bool) -> bool {
         if ticket.0 == self.count {
             return true;
         }
@@ -77,7 +88,7 @@ impl Raised {
                 .iter()
                 .rev()
                 .take_while(|(at, _)| *at > ticket.0)
-                .any(|(_, scope)| scope.covers(key))
+                .any(|(_, scope)| covers(scope))
     }
 }
 
@@ -96,22 +107,22 @@ mod tests {
         let fence = Fence::default();
         let before = fence.ticket();
         fence.raise(Scope::Key(key("/a")));
-        assert!(fence.leave(before, &key("/a")).is_none());
-        assert!(fence.leave(before, &key("/b")).is_some());
-        assert!(fence.leave(fence.ticket(), &key("/a")).is_some());
+        assert!(fence.leave_unseen(before, &key("/a")).is_none());
+        assert!(fence.leave_unseen(before, &key("/b")).is_some());
+        assert!(fence.leave_unseen(fence.ticket(), &key("/a")).is_some());
     }
 
     #[test]
     fn prefixes_and_all_cover_what_they_say() {
         let prefix = Scope::Prefix { site: "s".into(), prefix: "/log/".into() };
-        assert!(prefix.covers(&key("/log/x")));
+        assert!(prefix.may_cover(&key("/log/x")));
         let name = HeaderName::from_static("accept");
         let variant = key("/log/x").variant(&Variant::new([(name, None)]));
-        assert!(prefix.covers(&variant) && Scope::Key(key("/log/x")).covers(&variant));
-        assert!(!Scope::Key(variant).covers(&key("/log/x")));
-        assert!(!prefix.covers(&key("/lo")));
-        assert!(!prefix.covers(&Key::new("t", "/log/x", None)));
-        assert!(Scope::All.covers(&key("/anything")));
+        assert!(prefix.may_cover(&variant) && Scope::Key(key("/log/x")).may_cover(&variant));
+        assert!(!Scope::Key(variant).may_cover(&key("/log/x")));
+        assert!(!prefix.may_cover(&key("/lo")));
+        assert!(!prefix.may_cover(&Key::new("t", "/log/x", None)));
+        assert!(Scope::All.may_cover(&key("/anything")));
     }
 
     #[test]
@@ -121,8 +132,8 @@ mod tests {
         for number in 0..REMEMBERED_MAX {
             fence.raise(Scope::Key(key(&format!("/{number}"))));
         }
-        assert!(fence.leave(before, &key("/other")).is_some());
+        assert!(fence.leave_unseen(before, &key("/other")).is_some());
         fence.raise(Scope::Key(key("/one-more")));
-        assert!(fence.leave(before, &key("/other")).is_none());
+        assert!(fence.leave_unseen(before, &key("/other")).is_none());
     }
 }

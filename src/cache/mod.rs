@@ -15,10 +15,11 @@ use variants::Variants;
 use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Facts, Key, Meta, NarClaim, Sha256};
+use crate::object::{Facts, Key, Meta, NarClaim, Sha256, Tags};
 use crate::store::{Disks, Pending, Sealed, Stored, StoredBody, WriteError};
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Bodies up to this many bytes are kept in memory.
@@ -105,6 +106,9 @@ pub struct Cache {
     /// Raised when a purge has ended: what was read from disk before does not become hot.
     heating: Arc<Fence>,
     variants: Arc<Variants>,
+    /// Held while a purge goes through memory: one that makes objects stale takes them out and puts
+    /// them back, and must not put back what another one means to go.
+    forgetting: Arc<Mutex<()>>,
     tasks: Tasks,
 }
 
@@ -112,7 +116,7 @@ impl Cache {
     /// Joins the tiers; without a `store` only small objects are kept.
     pub fn new(memory: Memory, store: Option<Disks>, tasks: Tasks) -> Self {
         let (fence, heating, variants) = (Arc::default(), Arc::default(), Arc::default());
-        Self { memory, store, fence, heating, variants, tasks }
+        Self { memory, store, fence, heating, variants, forgetting: Arc::default(), tasks }
     }
 
     /// Looks in memory only, by the text of a key; never waits.
@@ -142,7 +146,7 @@ impl Cache {
             return Some(Hit::Disk(Found::Stored(stored)));
         };
         let mut hot = Arc::new(hot_of(&stored, body));
-        if let Some(_leave) = self.heating.leave(ticket, key) {
+        if let Some(_leave) = self.heating.leave(ticket, &[&stored.meta]) {
             hot = self.memory.heat(key, hot);
         }
         Some(Hit::Disk(Found::Hot(hot)))
@@ -181,7 +185,7 @@ impl Cache {
         let memory = self.memory.clone();
         let commit = move || {
             let key = meta.key.clone();
-            let _leave = cache.fence.leave(ticket, &key).ok_or(PublishError::Purged)?;
+            let _leave = cache.fence.leave(ticket, &[&meta]).ok_or(PublishError::Purged)?;
             let stored = sealed.commit(meta, claim.clone())?;
             if let Some(store) = &cache.store {
                 store.keep_only(&stored.meta, stored.sha256);
@@ -229,7 +233,7 @@ impl Cache {
                 }
             }
         }
-        let _leave = self.fence.leave(ticket, &meta.key).ok_or(PublishError::Purged)?;
+        let _leave = self.fence.leave(ticket, &[&meta]).ok_or(PublishError::Purged)?;
         if let Some((nar, claim)) = claim {
             self.memory.put_claim(nar, claim);
         }
@@ -248,7 +252,7 @@ impl Cache {
         meta: Arc<Meta>,
     ) -> Result<(), PublishError> {
         {
-            let _leave = self.fence.leave(ticket, &meta.key).ok_or(PublishError::Purged)?;
+            let _leave = self.fence.leave(ticket, &[&meta]).ok_or(PublishError::Purged)?;
             self.memory.put_absent(&meta.key, &Arc::new(Hot::new(&meta, b"")));
         }
         self.on_disk(move |store| store.remove(&meta.key)).await;
@@ -257,17 +261,18 @@ impl Cache {
 
     /// Gives a stored object the head that a 304 confirmed, if it is still there.
     pub async fn touch(&self, ticket: Ticket, found: Found, meta: Meta) -> Found {
-        let meta = Arc::new(meta);
+        let (meta, before) = (Arc::new(meta), found.meta());
         let confirmed = match found {
             Found::Hot(hot) => {
                 Found::Hot(Arc::new(Hot::copy_of(&meta, &hot.body(), hot.insertion())))
             }
             Found::Stored(stored) => Found::Stored(Stored { meta: Arc::clone(&meta), ..stored }),
         };
-        let (touched, head, fence) =
-            (confirmed.clone(), Arc::clone(&meta), Arc::clone(&self.fence));
+        let (touched, heads) = (confirmed.clone(), (Arc::clone(&meta), Arc::clone(&before)));
+        let fence = Arc::clone(&self.fence);
         let touch = move |store: &Disks| {
-            let Some(_leave) = fence.leave(ticket, &head.key) else { return false };
+            let (head, before) = heads;
+            let Some(_leave) = fence.leave(ticket, &[&head, &before]) else { return false };
             let sha256 = match &touched {
                 Found::Hot(hot) => Sha256::of(&hot.body()),
                 Found::Stored(stored) => stored.sha256,
@@ -275,7 +280,7 @@ impl Cache {
             store.touch_meta(&head.key, sha256, &head)
         };
         self.on_disk(touch).await;
-        if let Some(_leave) = self.fence.leave(ticket, &meta.key)
+        if let Some(_leave) = self.fence.leave(ticket, &[&meta, &before])
             && let Found::Hot(hot) = &confirmed
         {
             self.memory.put(&meta.key, hot);
@@ -295,7 +300,7 @@ impl Cache {
         }
         let (wanted, ticket) = (key.clone(), self.heating.ticket());
         let claim = self.on_disk(move |store| store.claim(&wanted)).await??;
-        match self.heating.leave(ticket, key) {
+        match self.heating.leave_unseen(ticket, key) {
             Some(_leave) => Some(self.memory.heat_claim(key, claim)),
             None => Some(claim),
         }
@@ -314,25 +319,48 @@ impl Cache {
             cache.forget(&scope);
             from_disk.max(from_memory)
         });
-        purging.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a purge did not end; purge again");
-            0
-        })
+        purging.await.unwrap_or_else(|error| not_ended(&error))
+    }
+
+    /// Makes every object of `site` that has one of `tags` stale at once without dropping it; how
+    /// many there were. What a fill or a confirmation under way brings of them does not commit: it
+    /// may be what is purged.
+    pub async fn invalidate_tagged(&self, site: &str, tags: Tags) -> u64 {
+        let (cache, site) = (self.clone(), site.to_owned());
+        let purging = self.tasks.blocking("purge", move || {
+            let scope = Scope::Tags { site: site.clone(), tags: tags.clone() };
+            let in_memory = || {
+                let _one = cache.forgetting.lock();
+                cache.memory.invalidate_tagged(&site, &tags)
+            };
+            cache.fence.raise(scope.clone());
+            let from_memory = in_memory();
+            let disks = cache.store.as_ref();
+            let from_disk = disks.map_or(0, |store| store.invalidate_tagged(&site, &tags));
+            cache.heating.raise(scope);
+            in_memory();
+            from_disk.max(from_memory)
+        });
+        purging.await.unwrap_or_else(|error| not_ended(&error))
     }
 
     /// Drops what is in memory; how many objects there were.
     fn forget(&self, scope: &Scope) -> u64 {
+        let _one = self.forgetting.lock();
         if *scope == Scope::All {
             self.memory.clear_claims();
         }
         match scope {
-            Scope::Key(key) => self.variants.forget(Some(key)),
-            Scope::Prefix { .. } | Scope::All => self.variants.forget(None),
-        }
-        match scope {
-            Scope::Key(key) => u64::from(self.memory.remove(key)),
+            Scope::Key(key) => {
+                self.variants.forget(Some(key));
+                u64::from(self.memory.remove(key))
+            }
+            // Other variants of the same objects stay, and a list is all that leads to them where
+            // there is no disk.
+            Scope::Tags { site, tags } => self.memory.remove_tagged(site, tags),
             Scope::Prefix { .. } | Scope::All => {
-                self.memory.remove_matching(|key| scope.covers(key))
+                self.variants.forget(None);
+                self.memory.remove_matching(|key| scope.may_cover(key))
             }
         }
     }
@@ -402,6 +430,11 @@ impl Cache {
     pub fn store(&self) -> Option<&Disks> {
         self.store.as_ref()
     }
+}
+
+fn not_ended(error: &BlockingError) -> u64 {
+    tracing::error!(%error, "a purge did not end; purge again");
+    0
 }
 
 /// Whether responses for the same object may have been of another kind: a class of its own never

@@ -32,7 +32,7 @@ impl Cache {
         let (fence, part) = (Arc::clone(&self.fence), part.clone());
         let keep = move || {
             let Some(synced) = part.sync()? else { return Ok(()) };
-            let Some(_leave) = fence.leave(ticket, part.key()) else {
+            let Some(_leave) = fence.leave(ticket, &[&part.meta()]) else {
                 part.let_go();
                 return Err(PublishError::Purged);
             };
@@ -54,7 +54,7 @@ impl Cache {
         let (memory, store) = (self.memory.clone(), self.store.clone());
         let (fence, part) = (Arc::clone(&self.fence), part.clone());
         let publish = move || {
-            let leave = fence.leave(ticket, part.key());
+            let leave = fence.leave(ticket, &[&part.meta(), &meta]);
             let Some(_leave) = leave else {
                 part.let_go();
                 return Err(PublishError::Purged);
@@ -74,7 +74,7 @@ impl Cache {
     /// Gives a part the head that its origin has confirmed, if it is still kept.
     pub async fn touch_part(&self, ticket: Ticket, part: &Part, meta: Meta) {
         let (fence, part) = (Arc::clone(&self.fence), part.clone());
-        let touch = move || match fence.leave(ticket, part.key()) {
+        let touch = move || match fence.leave(ticket, &[&part.meta(), &meta]) {
             Some(_leave) => part.touch_meta(meta),
             None => Kept::Loose,
         };

@@ -116,7 +116,7 @@ impl Cache {
         let (own, ticket) = (primary.clone(), self.heating.ticket());
         let found = self.on_disk(move |store| store.variants(&own)).await.unwrap_or_default();
         let list: List = found.into();
-        if let Some(_leave) = self.heating.leave(ticket, primary) {
+        if let Some(_leave) = self.heating.leave_unseen(ticket, primary) {
             self.variants.put(primary, Arc::clone(&list));
         }
         list

@@ -103,13 +103,16 @@ struct PurgeArgs {
     #[arg(long)]
     soft: bool,
     /// Every object whose path begins so
-    #[arg(long, value_name = "P", conflicts_with_all = ["all", "paths", "soft"])]
+    #[arg(long, value_name = "P", conflicts_with_all = ["all", "key", "paths", "soft"])]
     prefix: Option<String>,
+    /// Every object whose origin named this key in Surrogate-Key; may be repeated
+    #[arg(long, value_name = "K", conflicts_with_all = ["all", "paths"])]
+    key: Vec<String>,
     /// Every object of every site
     #[arg(long, conflicts_with_all = ["paths", "soft"])]
     all: bool,
     /// Paths, such as /nix-cache-info
-    #[arg(value_name = "PATH", required_unless_present_any = ["prefix", "all"])]
+    #[arg(value_name = "PATH", required_unless_present_any = ["prefix", "key", "all"])]
     paths: Vec<String>,
 }
 

@@ -1,10 +1,13 @@
-//! From values to how a generic site caches, and what is wrong between them. Pure; called once for
-//! each generic site that is read.
+//! From values to how a site caches, and what is wrong between them. Pure; called once for each
+//! site that is read.
 
 use super::caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
+use super::lifetimes::{LifetimeRule, Lifetimes, Terms};
 use super::problem::{Report, Spotted};
 use super::scope::Scope;
+use crate::nix::Class;
 use http::{HeaderName, HeaderValue, StatusCode};
+use std::time::Duration;
 
 /// What a site of kind `nix-cache` has and a generic one does not.
 const OF_BINARY_CACHES: [&str; 3] =
@@ -18,17 +21,17 @@ pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
     if kind.as_deref() != Some("generic") {
         if scope.has_table("site.caching") {
             let message = "is for kind = \"generic\" alone; set that, or leave the table out";
-            report.warning(scope.spot_of("site.caching").problem(message));
+            report.problem(scope.spot_of("site.caching").problem(message));
         }
         return None;
     }
     for path in OF_BINARY_CACHES.into_iter().filter(|path| scope.is_given(path)) {
         let message = "is for kind = \"nix-cache\" alone; leave it out";
-        report.warning(scope.spot_of(path).problem(message));
+        report.problem(scope.spot_of(path).problem(message));
     }
     for path in TABLES_OF_BINARY_CACHES.into_iter().filter(|path| scope.has_table(path)) {
         let message = "is for kind = \"nix-cache\" alone; leave it out, and see [site.caching]";
-        report.warning(scope.spot_of(path).problem(message));
+        report.problem(scope.spot_of(path).problem(message));
     }
     let rules = scope.scopes("site.caching.rule").iter();
     Some(Caching {
@@ -48,6 +51,66 @@ pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
             .collect(),
         otherwise: rule(scope, "site.caching", report),
     })
+}
+
+/// How long the objects of the binary cache of `scope` stay fresh.
+pub(super) fn lifetimes(scope: &Scope, report: &mut Report) -> Lifetimes {
+    let fresh = |class: Class| scope.duration(&format!("site.lifetimes.{}", class.as_str()));
+    Lifetimes {
+        fresh: Class::ALL.map(fresh),
+        otherwise: Terms {
+            fresh: Duration::ZERO,
+            fresh_min: scope.duration("site.lifetimes.fresh_min"),
+            absent: scope.duration("site.lifetimes.absent"),
+            stale_while_revalidate: scope.duration("site.lifetimes.stale_while_revalidate"),
+            stale_if_error: scope.duration("site.lifetimes.stale_if_error"),
+        },
+        rules: scope
+            .scopes("site.lifetimes.rule")
+            .iter()
+            .map(|scope| lifetime_rule(scope, report))
+            .collect(),
+    }
+}
+
+fn lifetime_rule(scope: &Scope, report: &mut Report) -> LifetimeRule {
+    let given = |path: &str| scope.is_given(path).then(|| scope.duration(path));
+    let (paths, classes) = ("site.lifetimes.rule.paths", "site.lifetimes.rule.classes");
+    if !scope.is_given(paths) && !scope.is_given(classes) {
+        let message = "says neither for which paths nor for which classes it is; write paths = \
+                       [\"/PATH/*\"] or classes = [\"narinfo\"]";
+        report.problem(scope.spot().problem(message));
+    }
+    let rule = LifetimeRule {
+        paths: if scope.is_given(paths) { patterns(scope, paths, report) } else { Vec::new() },
+        classes: self::classes(scope.texts(classes), report),
+        fresh: given("site.lifetimes.rule.fresh"),
+        fresh_min: given("site.lifetimes.rule.fresh_min"),
+        absent: given("site.lifetimes.rule.absent"),
+        stale_while_revalidate: given("site.lifetimes.rule.stale_while_revalidate"),
+        stale_if_error: given("site.lifetimes.rule.stale_if_error"),
+    };
+    if let (Some(least), Some(most)) = (rule.fresh_min, rule.fresh)
+        && most < least
+    {
+        let message = "is below fresh_min; write a longer time, or leave one of them out";
+        report.problem(scope.spot_of("site.lifetimes.rule.fresh").problem(message));
+    }
+    rule
+}
+
+fn classes(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<Class> {
+    let mut classes = Vec::new();
+    for text in texts {
+        let named = Class::ALL.into_iter().find(|class| class.as_str() == text.value);
+        if named.is_none() {
+            let known = Class::ALL.map(Class::as_str).join(", ");
+            let message = format!("is no class of objects; write one of {known}");
+            report.problem(text.spot.problem_with(&text.value, message));
+        }
+        classes.extend(named);
+    }
+    classes
 }
 
 /// The rule that the settings of `table` make, without its paths.

@@ -5,7 +5,8 @@
 //! [`load`] is pure and may be called at any time; [`read_file`] blocks for one small file.
 
 pub mod caching;
-pub mod model;
+pub mod lifetimes;
+mod model;
 pub mod settings;
 
 mod caching_site;
@@ -24,6 +25,7 @@ mod value;
 mod tests;
 
 pub use caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
+pub use lifetimes::{LifetimeRule, Lifetimes, Terms};
 pub use model::*;
 pub use overlay::Overrides;
 pub use problem::{Place, Problem, Problems};

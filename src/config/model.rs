@@ -3,7 +3,7 @@
 //! outside tests. Every default stands in the definitions beside it, not here.
 
 use super::caching::Caching;
-use crate::nix::Class;
+use super::lifetimes::Lifetimes;
 use crate::nix::hash::{base16, sha256};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -171,7 +171,7 @@ pub struct Site {
     pub signatures: Signatures,
     /// `[site.cache_info]`.
     pub cache_info: CacheInfoOverride,
-    /// `[site.lifetimes]`.
+    /// `[site.lifetimes]`; without meaning where it is of kind `generic`.
     pub lifetimes: Lifetimes,
     /// How it caches, where it is of kind `generic`; none where it holds a binary cache.
     pub caching: Option<Caching>,
@@ -215,24 +215,6 @@ pub struct CacheInfoOverride {
     pub want_mass_query: Option<bool>,
     /// `StoreDir`.
     pub store_dir: Option<String>,
-}
-
-/// `[site.lifetimes]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lifetimes {
-    /// A 200 of each class stays fresh this long, in the order of [`Class::ALL`].
-    pub fresh: [Duration; Class::ALL.len()],
-    /// An absence is remembered this long.
-    pub absent: Duration,
-    /// A stale object still serves this long while no origin gives a usable answer.
-    pub stale_if_error: Duration,
-}
-
-impl Lifetimes {
-    /// How long a 200 of `class` stays fresh.
-    pub fn fresh(&self, class: Class) -> Duration {
-        self.fresh.get(class.index()).copied().unwrap_or_default()
-    }
 }
 
 /// `[[site.origin]]`.

@@ -2,12 +2,11 @@
 //! each configuration that is read.
 
 use super::caching_site;
-use super::model::{CacheInfoOverride, Lifetimes, Site};
+use super::model::{CacheInfoOverride, Site};
 use super::origins::{self, TakenOrigins};
 use super::problem::{Report, Spot, Spotted};
 use super::scope::{self, Scope};
 use super::trust;
-use crate::nix::Class;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -79,7 +78,7 @@ fn site(scope: &Scope, taken: &mut Taken, report: &mut Report) -> Site {
         trusted_public_keys: trust.keys,
         signatures: trust.signatures,
         cache_info: cache_info(scope, report),
-        lifetimes: lifetimes(scope),
+        lifetimes: caching_site::lifetimes(scope, report),
         caching: caching_site::caching(scope, report),
         follow_redirects_to: values(redirects),
         origins,
@@ -168,15 +167,6 @@ fn cache_info(scope: &Scope, report: &mut Report) -> CacheInfoOverride {
             .map(|priority| u32::try_from(priority).unwrap_or(u32::MAX)),
         want_mass_query: scope.boolean("site.cache_info.want_mass_query"),
         store_dir: store_dir.map(|folder| folder.value),
-    }
-}
-
-fn lifetimes(scope: &Scope) -> Lifetimes {
-    let fresh = |class: Class| scope.duration(&format!("site.lifetimes.{}", class.as_str()));
-    Lifetimes {
-        fresh: Class::ALL.map(fresh),
-        absent: scope.duration("site.lifetimes.absent"),
-        stale_if_error: scope.duration("site.lifetimes.stale_if_error"),
     }
 }
 

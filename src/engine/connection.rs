@@ -20,6 +20,7 @@ pub struct Connection {
     interims: Option<Arc<Interims>>,
     is_cut: AtomicBool,
     is_broken: AtomicBool,
+    is_body_read: AtomicBool,
     turns: Turns,
 }
 
@@ -57,6 +58,7 @@ impl Connection {
             interims: None,
             is_cut: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
+            is_body_read: AtomicBool::new(false),
             turns: Turns::Answers,
         }
     }
@@ -100,6 +102,21 @@ impl Connection {
     /// Whether nothing may be written any more.
     pub fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Acquire)
+    }
+
+    /// Marks that a request with a body has come, where only one is under way at a time.
+    pub fn awaits_body(&self) {
+        self.is_body_read.store(false, Ordering::Release);
+    }
+
+    /// Marks that the body of the request under way was read to its end.
+    pub fn body_read(&self) {
+        self.is_body_read.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Connection::body_read`] was called since [`Connection::awaits_body`].
+    pub fn is_body_read(&self) -> bool {
+        self.is_body_read.load(Ordering::Acquire)
     }
 
     /// Marks that a body on this connection ended before its time, so that an HTTP/1 connection

@@ -10,6 +10,7 @@ use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, PartReader, Passing, Wanted};
 use crate::memory::Hot;
+use crate::object::tags::TAG_FIELD;
 use crate::object::{Facts, Lifetime, Meta};
 use crate::origin::{Answer as OriginAnswer, FetchError, Response};
 use crate::outcome::Outcome;
@@ -333,7 +334,8 @@ fn head_of<'a>(
 }
 
 fn fields_of(meta: &Meta) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
-    meta.headers.iter().map(|(name, value)| (name, value.clone()))
+    let sent = meta.headers.iter().filter(|(name, _)| **name != TAG_FIELD);
+    sent.map(|(name, value)| (name, value.clone()))
 }
 
 fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {

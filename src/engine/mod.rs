@@ -30,6 +30,7 @@ mod spans;
 mod tail;
 mod tally;
 mod target;
+mod upload;
 
 pub use body::Body;
 pub use connection::{Connection, Transport, Turns};
@@ -218,7 +219,7 @@ impl Engine {
         let way = match self.way(&parts, &sites) {
             Ok(Way::Object(way)) => way,
             Ok(Way::Generic { site, passed }) => {
-                let (site, body) = (Arc::clone(site), generic::outbound(body));
+                let (site, body) = (Arc::clone(site), generic::outbound(body, connection));
                 let asked = generic::Asked { parts, site, passed, body };
                 return self.generic(asked, connection, begun, now);
             }
@@ -396,6 +397,11 @@ impl Engine {
             return answer::refused(Refusal::NotStored);
         }
         let wanted = self.wanted(routed);
+        if let Some(stale) = &stale
+            && self.refreshes(asked, &wanted, stale, mark)
+        {
+            return deliver::found(asked, stale, Outcome::HitStale.into());
+        }
         let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
         if wants_head_alone && stale.is_none() && !self.fills.is_under_way(&wanted.key) {
             return self.head(asked, &wanted).await;
@@ -415,6 +421,20 @@ impl Engine {
                 }
             },
         }
+    }
+
+    /// Has what is stale confirmed in the background where it may serve meanwhile; whether it may.
+    /// It does too while there is no room for a fill.
+    fn refreshes(&self, asked: &Asked<'_>, wanted: &Wanted, stale: &Found, looked: Mark) -> bool {
+        let terms = wanted.terms();
+        let may = !terms.stale_while_revalidate.is_zero()
+            && policy::freshness::may_serve_while_revalidating(&stale.meta(), asked.now, &terms);
+        if may
+            && let Err(error) = self.fills.join(wanted.clone(), Some(stale.clone()), Some(looked))
+        {
+            tracing::debug!(path = wanted.key.path(), ?error, "not refreshed");
+        }
+        may
     }
 
     fn wanted(&self, routed: &Routed) -> Wanted {
@@ -520,9 +540,8 @@ impl Engine {
         stale: &Found,
         otherwise: impl FnOnce() -> Answer,
     ) -> Answer {
-        let lifetimes = &wanted.upstream.site.lifetimes;
         let now = self.clock.now();
-        if policy::freshness::may_serve_stale_if_error(&stale.meta(), now, lifetimes) {
+        if policy::freshness::may_serve_stale_if_error(&stale.meta(), now, &wanted.terms()) {
             deliver::found(asked, stale, Outcome::HitStale.into())
         } else {
             otherwise()

@@ -172,8 +172,8 @@ impl Fill<'_> {
         (origin, times): (usize, Times),
         trail: &Trail,
     ) -> Result<&'static str, FillError> {
-        let lifetimes = &self.wanted.upstream.site.lifetimes;
-        let merged = policy::revalidation::merge(&stale.meta(), headers, times, lifetimes);
+        let terms = self.wanted.terms();
+        let merged = policy::revalidation::merge(&stale.meta(), headers, times, &terms);
         let Some(meta) = merged else {
             // The 304 speaks of another object than the stored one: ask without conditions.
             let ask = self.wanted.ask(Method::Get);

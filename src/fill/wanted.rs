@@ -1,6 +1,7 @@
 //! An object that is wanted, and the heads that are made of what origins say of it. Values only.
 
 use super::{FillError, Rejection, Upstream};
+use crate::config::Terms;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::origin::{Ask, Method, Response, Retries};
@@ -66,6 +67,11 @@ impl Wanted {
         }
     }
 
+    /// How long what is wanted stays fresh, and serves when it is not.
+    pub fn terms(&self) -> Terms {
+        self.upstream.site.lifetimes.of(self.class, self.key.path())
+    }
+
     /// The head of what an origin sent, and what may be done with it.
     pub fn admit(&self, response: &Response) -> Result<Admitted, FillError> {
         self.admit_head(response, response.status, &response.headers)
@@ -79,8 +85,7 @@ impl Wanted {
     ) -> Result<Admitted, FillError> {
         let times = Times { request: response.request_time, response: response.response_time };
         let reply = Reply { class: self.class, status, headers, times };
-        let lifetimes = &self.upstream.site.lifetimes;
-        let (keep, admission) = match policy::response::admit(&reply, lifetimes) {
+        let (keep, admission) = match policy::response::admit(&reply, &self.terms()) {
             Verdict::Store(admission) => (Keep::IfVerified, admission),
             Verdict::Pass(reason, admission) => {
                 tracing::debug!(path = self.key.path(), reason = reason.as_str(), "not to be kept");
@@ -116,9 +121,8 @@ impl Wanted {
     /// The head of an absence that every origin agreed on, the last of them at position `origin`,
     /// and whether it may be remembered.
     pub fn absence(&self, headers: &HeaderMap, origin: usize, times: Times) -> (Meta, Keep) {
-        let lifetimes = &self.upstream.site.lifetimes;
         let origin = self.upstream.origins.name(origin);
-        if let Some(admission) = policy::response::admit_absence(headers, times, lifetimes) {
+        if let Some(admission) = policy::response::admit_absence(headers, times, &self.terms()) {
             let meta = self.meta(StatusCode::NOT_FOUND, &origin, times, &admission);
             return (meta, Keep::IfVerified);
         }

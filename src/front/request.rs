@@ -42,17 +42,20 @@ where
     type Future = Either<Ready<Answered<B>>, BoxFuture<'static, Answered<B>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let body = announced(&request);
+        let is_one_at_a_time = request.version() < Version::HTTP_2;
         let entered = Entered {
             version: request.version(),
-            body: announced(&request),
+            awaited: (body == Announced::Some && is_one_at_a_time).then(|| {
+                self.connection.awaits_body();
+                Arc::clone(&self.connection)
+            }),
             under_way: UnderWay::begin(&self.watch),
             panics: Arc::clone(&self.panics),
         };
         let shared = &self.shared;
         let headers_max = shared.server.limits.request_headers_max;
-        if let Some(refusal) =
-            refusal(request.method(), request.headers(), entered.body, headers_max)
-        {
+        if let Some(refusal) = refusal(request.method(), request.headers(), body, headers_max) {
             shared.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
             shared.handler.refused(&request, refusal.status(), &self.connection);
             let response = refusal.response(entered.version);
@@ -78,19 +81,22 @@ type Answered<B> = Result<Response<Answer<B>>, Infallible>;
 /// What the door keeps of a request until there is an answer.
 struct Entered {
     version: Version,
-    body: Announced,
+    /// The connection, where a body comes on it that may be left unread.
+    awaited: Option<Arc<Connection>>,
     under_way: UnderWay,
     panics: Arc<IntCounter>,
 }
 
 impl Entered {
-    /// The handler's answer.
+    /// The handler's answer. An HTTP/1 connection ends after it, unless the request's body was read
+    /// to its end.
     fn handlers<B>(self, response: Response<B>) -> Response<Answer<B>>
     where
         B: AnswerBody,
     {
         let (mut parts, body) = response.into_parts();
-        if self.body == Announced::Some && self.version < Version::HTTP_2 {
+        // What is left of a body could be taken for a request.
+        if self.awaited.is_some_and(|connection| !connection.is_body_read()) {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let sent = Sent::Handler { body };

@@ -3,7 +3,8 @@
 //! requests that send it; no locks but the one of the lists of names, taken when an object becomes
 //! hot.
 
-use crate::object::{Facts, Insertion, Key, Meta, Variant};
+use crate::object::tags::{self, TAG_FIELD};
+use crate::object::{Facts, Insertion, Key, Meta, Tags, Variant};
 use crate::policy;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -34,8 +35,45 @@ pub struct Hot {
     names: Arc<[HeaderName]>,
     /// Slices of the text, but for what Narthex itself would send.
     values: Box<[HeaderValue]>,
-    variant: Option<Box<Variant>>,
+    rare: Option<Box<Rare>>,
     copy_of: Option<CopyOf>,
+}
+
+/// What few objects have.
+#[derive(Debug)]
+struct Rare {
+    variant: Variant,
+    /// The lines of the field of tags, which no client is sent: so they are not among the fields.
+    tags: Vec<HeaderValue>,
+}
+
+impl Rare {
+    fn of(meta: &Meta) -> Option<Box<Self>> {
+        let tags: Vec<_> = tags::lines(&meta.headers).collect();
+        if tags.is_empty() && meta.variant.is_empty() {
+            return None;
+        }
+        let owned = |line: &[u8]| HeaderValue::from_bytes(line).ok();
+        let tags = tags.into_iter().filter_map(owned).collect();
+        Some(Box::new(Self { variant: meta.variant.clone(), tags }))
+    }
+
+    fn bytes(&self) -> usize {
+        let fields = self.variant.fields().iter();
+        let varies: usize = fields
+            .map(|(name, value)| {
+                size_of::<(HeaderName, Option<HeaderValue>)>()
+                    + name.as_str().len()
+                    + value.as_ref().map_or(0, HeaderValue::len)
+            })
+            .sum();
+        let tags: usize = self
+            .tags
+            .iter()
+            .map(|line| size_of::<HeaderValue>() + PIECE_OVERHEAD + line.len())
+            .sum();
+        size_of::<Self>() + PIECE_OVERHEAD + varies + tags
+    }
 }
 
 /// The insertion on disk that a hot object is a copy of, and when its use was last noted there.
@@ -53,12 +91,12 @@ impl Hot {
 
     /// A copy of an insertion on disk, where there is one.
     pub fn copy_of(meta: &Meta, body: &[u8], insertion: Option<Insertion>) -> Self {
-        let (key, fields) = (meta.key.as_str().as_bytes(), &meta.headers);
+        let key = meta.key.as_str().as_bytes();
         let own = meta.class.content_type();
-        let mut text = Vec::with_capacity(key.len() + lines_bytes(fields, own) + body.len());
+        let mut text = Vec::with_capacity(key.len() + lines_bytes(&meta.headers, own) + body.len());
         text.extend_from_slice(key);
-        let mut places = Vec::with_capacity(fields.len());
-        for (name, value) in fields {
+        let mut places = Vec::with_capacity(meta.headers.len());
+        for (name, value) in sent(&meta.headers) {
             if !policy::head::is_objects(name) {
                 places.push(None);
                 continue;
@@ -67,13 +105,13 @@ impl Hot {
             let end = text.len() - policy::head::LINE_END.len();
             places.push((value != own).then(|| end - value.len()..end));
         }
-        if !fields.contains_key(header::CONTENT_TYPE) {
+        if !meta.headers.contains_key(header::CONTENT_TYPE) {
             policy::head::write_field(&mut text, header::CONTENT_TYPE.as_str(), own.as_bytes());
         }
         let body_start = text.len();
         text.extend_from_slice(body);
         let text = Bytes::from(text);
-        let values = fields.values().zip(places).map(|(value, place)| {
+        let values = sent(&meta.headers).zip(places).map(|((_, value), place)| {
             let slice = place.map(|place| HeaderValue::from_maybe_shared(text.slice(place)));
             match slice {
                 Some(Ok(shared)) => shared,
@@ -89,10 +127,10 @@ impl Hot {
             text,
             key_end: place(key.len()),
             body_start: place(body_start),
-            has_date: fields.contains_key(header::DATE),
-            names: names_of(fields),
+            has_date: meta.headers.contains_key(header::DATE),
+            names: names_of(&meta.headers),
             values,
-            variant: (!meta.variant.is_empty()).then(|| Box::new(meta.variant.clone())),
+            rare: Rare::of(meta),
             copy_of: insertion.map(|insertion| CopyOf { insertion, noted }),
         }
     }
@@ -111,7 +149,7 @@ impl Hot {
         self.text.get(..self.key_end as usize).unwrap_or_default()
     }
 
-    /// Its fields. The values share the object's memory.
+    /// Its fields but for its tags. The values share the object's memory.
     pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
         self.names.iter().zip(self.values.iter().cloned())
     }
@@ -127,7 +165,7 @@ impl Hot {
         self.has_date
     }
 
-    /// Its fields, as a map.
+    /// Its fields but for its tags, as a map.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(self.names.len());
         for (name, value) in self.fields() {
@@ -163,11 +201,15 @@ impl Hot {
             is_invalidated,
             proof,
         } = self.facts;
+        let mut headers = self.headers();
+        for line in self.rare.iter().flat_map(|rare| &rare.tags) {
+            headers.append(TAG_FIELD, line.clone());
+        }
         Meta {
             key: self.key().unwrap_or_else(|| Key::new("", "", None)),
             class,
             status,
-            headers: self.headers(),
+            headers,
             origin: Arc::clone(&self.origin),
             request_time,
             response_time,
@@ -175,27 +217,28 @@ impl Hot {
             lifetime,
             is_invalidated,
             proof,
-            variant: self.variant.as_deref().cloned().unwrap_or_default(),
+            variant: self.rare.as_ref().map(|rare| rare.variant.clone()).unwrap_or_default(),
         }
+    }
+
+    /// Whether a purge of `site` by `tags` means it.
+    pub fn is_tagged(&self, site: &str, tags: &Tags) -> bool {
+        let Some(rare) = &self.rare else { return false };
+        tags.covers(rare.tags.iter().map(HeaderValue::as_bytes))
+            && self.key().is_some_and(|key| key.site() == site)
     }
 
     /// Whether it is one variant of an object.
     pub fn is_variant(&self) -> bool {
-        self.variant.is_some() || self.key().is_some_and(|key| key.is_variant())
+        let varies = self.rare.as_ref().is_some_and(|rare| !rare.variant.is_empty());
+        varies || self.key().is_some_and(|key| key.is_variant())
     }
 
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
-        let varies = self.variant.as_deref().map_or(&[][..], Variant::fields).iter();
-        let varies: usize = varies
-            .map(|(name, value)| {
-                size_of::<(HeaderName, Option<HeaderValue>)>()
-                    + name.as_str().len()
-                    + value.as_ref().map_or(0, HeaderValue::len)
-            })
-            .sum();
+        let rare = self.rare.as_ref().map_or(0, |rare| rare.bytes());
         let values = size_of_val::<[HeaderValue]>(&self.values);
-        size_of::<Self>() + 3 * PIECE_OVERHEAD + self.text.len() + values + varies
+        size_of::<Self>() + 3 * PIECE_OVERHEAD + self.text.len() + values + rare
     }
 
     /// The insertion on disk that it is a copy of.
@@ -225,20 +268,27 @@ fn lines_bytes(fields: &HeaderMap, content_type: &str) -> usize {
     let line = |name: &HeaderName, bytes: usize| {
         name.as_str().len() + policy::head::NAME_END.len() + bytes + policy::head::LINE_END.len()
     };
-    let own = fields.iter().filter(|(name, _)| policy::head::is_objects(name));
+    let own = sent(fields).filter(|(name, _)| policy::head::is_objects(name));
     let own: usize = own.map(|(name, value)| line(name, value.len())).sum();
     let has_content_type = fields.contains_key(header::CONTENT_TYPE);
     own + if has_content_type { 0 } else { line(&header::CONTENT_TYPE, content_type.len()) }
 }
 
-/// The names of `fields`, one for each value, shared with whoever has the same ones.
+/// The fields that clients are sent.
+fn sent(fields: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    fields.iter().filter(|(name, _)| **name != TAG_FIELD)
+}
+
+/// The names of those of `fields` that are sent, one for each value, shared with whoever has the
+/// same ones.
 fn names_of(fields: &HeaderMap) -> Arc<[HeaderName]> {
     let mut lists = LISTS.lock();
-    let is_same = |list: &&Arc<[HeaderName]>| list.iter().eq(fields.iter().map(|(name, _)| name));
+    let names = || sent(fields).map(|(name, _)| name);
+    let is_same = |list: &&Arc<[HeaderName]>| list.iter().eq(names());
     if let Some(list) = lists.iter().find(is_same) {
         return Arc::clone(list);
     }
-    let list: Arc<[HeaderName]> = fields.iter().map(|(name, _)| owned(name)).collect();
+    let list: Arc<[HeaderName]> = names().map(owned).collect();
     if lists.len() >= LISTS_MAX {
         lists.retain(|list| Arc::strong_count(list) > 1);
     }
@@ -258,7 +308,7 @@ mod tests {
     use super::*;
     use crate::memory::tests::meta;
     use crate::nix::Class;
-    use crate::object::Variant;
+    use crate::object::{Tag, Variant};
     use crate::policy::head::Source;
     use crate::rfc::CacheStatus;
     use std::time::Duration;
@@ -327,6 +377,23 @@ mod tests {
             head.remove(header::CONTENT_LENGTH);
             assert_eq!(written, head, "{stored:?}");
         }
+    }
+
+    #[test]
+    fn tags_are_kept_apart_from_what_is_sent() {
+        let lines = [("etag", "\"a\""), ("surrogate-key", "x y"), ("surrogate-key", "z")];
+        let meta = Meta { headers: fields(&lines), ..Meta::clone(&meta("/a")) };
+        let tags = |name| Tags::new([Tag::parse(name).unwrap()]);
+        let hot = Hot::new(&meta, b"body");
+        assert_eq!(hot.headers(), fields(&lines[..1]));
+        assert_eq!(hot.meta().headers, fields(&lines));
+        assert_eq!(hot.body(), "body");
+        for (site, name, expected) in [("s", "x", true), ("s", "z", true), ("t", "x", false)] {
+            assert_eq!(hot.is_tagged(site, &tags(name)), expected, "{site} {name}");
+        }
+        let plain = Hot::new(&Meta { headers: fields(&lines[..1]), ..meta }, b"body");
+        assert!(!plain.is_tagged("s", &tags("x")));
+        assert!(hot.bytes() > plain.bytes() + 4);
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub use hot::Hot;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, NarClaim};
+use crate::object::{Key, Meta, NarClaim, Tags};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, Weighter};
 use shelf::{Counts, ENTRY_OVERHEAD, Shelf};
@@ -155,6 +155,26 @@ impl Memory {
         removed
     }
 
+    /// Forgets every object of `site` that has one of `tags`, remembered absences included; how
+    /// many of the hot ones there were.
+    pub fn remove_tagged(&self, site: &str, tags: &Tags) -> u64 {
+        let matches = |hot: &Hot| hot.is_tagged(site, tags);
+        self.absent.remove_matching(matches);
+        self.hot.remove_matching(matches)
+    }
+
+    /// Makes every object of `site` that has one of `tags` stale; how many there were that were
+    /// not. Remembered absences of it are forgotten. What is kept anew meanwhile stays as it is.
+    pub fn invalidate_tagged(&self, site: &str, tags: &Tags) -> u64 {
+        self.absent.remove_matching(|hot| hot.is_tagged(site, tags));
+        let matches = |hot: &Hot| !hot.facts.is_invalidated && hot.is_tagged(site, tags);
+        self.hot.take_matching(matches, |hot| {
+            let meta = Meta { is_invalidated: true, ..hot.meta() };
+            let stale = Hot::copy_of(&meta, &hot.body(), hot.insertion());
+            self.heat(&meta.key, Arc::new(stale));
+        })
+    }
+
     /// What the hot objects take.
     pub fn usage(&self) -> Usage {
         Usage { bytes: self.hot.bytes(), objects: self.hot.objects() }
@@ -186,7 +206,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::nix::Class;
-    use crate::object::{Lifetime, Meta, Proof, Variant};
+    use crate::object::{Lifetime, Proof, Tag, Variant};
     use http::{HeaderMap, HeaderValue, StatusCode};
 
     pub(super) fn meta(path: &str) -> Meta {
@@ -336,6 +356,32 @@ mod tests {
         assert_eq!(memory.remove_matching(|key| key.path().starts_with("/log/")), 1);
         assert!(memory.get(named("/b").as_str()).is_some());
         assert!(memory.absent(named("/log/c").as_str()).is_none());
+    }
+
+    fn put_tagged(memory: &Memory, path: &str, tags: &'static str) {
+        let mut meta = meta(path);
+        meta.headers.insert("surrogate-key", HeaderValue::from_static(tags));
+        memory.put(&named(path), &Arc::new(Hot::new(&meta, b"body")));
+    }
+
+    #[test]
+    fn what_has_a_tag_is_forgotten_or_made_stale_together() {
+        let memory = memory(1 << 20, 1 << 20);
+        for (path, tags) in [("/a", "x y"), ("/b", "y"), ("/c", "z")] {
+            put_tagged(&memory, path, tags);
+        }
+        put(&memory, "/d", 1);
+        let tags = Tags::new([Tag::parse("y").unwrap()]);
+        assert_eq!(memory.invalidate_tagged("other", &tags), 0);
+        assert_eq!(memory.invalidate_tagged("s", &tags), 2);
+        assert_eq!(memory.invalidate_tagged("s", &tags), 0, "stale already");
+        let hot = |path| memory.get(named(path).as_str());
+        assert!(
+            hot("/a").unwrap().facts.is_invalidated && !hot("/c").unwrap().facts.is_invalidated
+        );
+        assert_eq!(hot("/b").unwrap().body(), "body");
+        assert_eq!(memory.remove_tagged("s", &tags), 2);
+        assert!(hot("/a").is_none() && hot("/c").is_some() && hot("/d").is_some());
     }
 
     #[test]

@@ -135,6 +135,26 @@ impl Shelf {
         removed
     }
 
+    /// Takes out every object that `matches` and hands it to `next`; how many there were. Not one
+    /// that came in its place meanwhile.
+    pub(super) fn take_matching(
+        &self,
+        matches: impl Fn(&Hot) -> bool,
+        next: impl Fn(Arc<Hot>),
+    ) -> u64 {
+        let mut taken = 0;
+        for (digest, hot) in self.entries.iter() {
+            if matches(&hot)
+                && self.entries.remove_if(&digest, |there| Arc::ptr_eq(there, &hot)).is_some()
+            {
+                self.left.replaced.inc();
+                taken += 1;
+                next(hot);
+            }
+        }
+        taken
+    }
+
     /// Bytes that it holds.
     pub(super) fn bytes(&self) -> u64 {
         self.entries.weight()

@@ -7,7 +7,7 @@ use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
     CacheInfoOverride, Lifetimes, Origin, OriginTimeouts, OriginUrl, S3, S3Addressing,
-    S3Credentials, Signatures, Site,
+    S3Credentials, Signatures, Site, Terms,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -234,8 +234,12 @@ pub(super) fn site(origins: Vec<Origin>) -> Site {
         cache_info: CacheInfoOverride::default(),
         lifetimes: Lifetimes {
             fresh: [Duration::from_secs(1); Class::ALL.len()],
-            absent: Duration::from_secs(1),
-            stale_if_error: Duration::from_secs(1),
+            otherwise: Terms {
+                absent: Duration::from_secs(1),
+                stale_if_error: Duration::from_secs(1),
+                ..Terms::default()
+            },
+            rules: Vec::new(),
         },
         caching: None,
         follow_redirects_to: Vec::new(),

@@ -8,8 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 ///
 /// Left out: what this cache states itself (length, age, date, ranges, CORS, `Cache-Status`);
 /// what speaks of the origin's connection, host or storage; what commands a browser or a server
-/// in front; cookies; and `Vary`, since every request to an origin carries the same fields.
-/// `Content-Encoding` loses the members that mean nothing, `identity` and `aws-chunked`.
+/// in front; cookies; what is for caches alone, but for the tags; and `Vary`, since every request
+/// to an origin carries the same fields. `Content-Encoding` loses the members that mean nothing,
+/// `identity` and `aws-chunked`.
 pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
     let mut fields = origin.clone();
     hop_by_hop::remove(&mut fields);
@@ -50,6 +51,8 @@ fn is_kept(name: &str) -> bool {
             // Commands to a browser, or to a server in front of this one.
             | "clear-site-data" | "nel" | "refresh" | "report-to" | "reporting-endpoints"
             | "set-cookie" | "set-cookie2" | "x-sendfile"
+            // To caches alone; the tags of `Surrogate-Key` are kept, and sent to nobody.
+            | "surrogate-control"
     )
 }
 

@@ -2,10 +2,11 @@
 //! asks on every look-up that finds something.
 
 use crate::clock::Timestamp;
-use crate::config::Lifetimes;
+use crate::config::Terms;
 use crate::object::{Facts, Lifetime, Meta};
 use crate::rfc::cache_control::{CacheControl, Delta, Flag};
 use http::StatusCode;
+use std::time::Duration;
 
 /// How a stored response stands at some moment. All in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,17 @@ pub fn judge(facts: &Facts, now: Timestamp) -> Freshness {
 /// Never a remembered absence: clients keep a false one for an hour. Never what its origin said
 /// must be confirmed first (RFC 9111 section 4.2.4): `must-revalidate`, `proxy-revalidate`,
 /// `no-cache`, `s-maxage`.
-pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, lifetimes: &Lifetimes) -> bool {
+pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, terms: &Terms) -> bool {
+    may_serve_stale(meta, now, terms.stale_if_error)
+}
+
+/// Whether `meta` may be served at `now` while it is confirmed in the background. As
+/// [`may_serve_stale_if_error`], and never what was purged softly.
+pub fn may_serve_while_revalidating(meta: &Meta, now: Timestamp, terms: &Terms) -> bool {
+    !meta.is_invalidated && may_serve_stale(meta, now, terms.stale_while_revalidate)
+}
+
+fn may_serve_stale(meta: &Meta, now: Timestamp, window: Duration) -> bool {
     if meta.status != StatusCode::OK {
         return false;
     }
@@ -77,7 +88,7 @@ pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, lifetimes: &Lifetim
         Freshness::Fresh { .. } => true,
         Freshness::Stale { stale_for, .. } => {
             let control = CacheControl::of(&meta.headers);
-            stale_for < lifetimes.stale_if_error.as_secs()
+            stale_for < window.as_secs()
                 && !control.has(Flag::MustRevalidate)
                 && !control.has(Flag::ProxyRevalidate)
                 && !control.has(Flag::NoCache)
@@ -89,9 +100,8 @@ pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, lifetimes: &Lifetim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::testing::{lifetimes, meta};
+    use crate::policy::testing::{meta, terms};
     use proptest::proptest;
-    use std::time::Duration;
 
     #[test]
     fn fresh_until_its_age_reaches_its_lifetime() {
@@ -127,21 +137,36 @@ mod tests {
             judge(&meta.facts(), meta.response_time),
             Freshness::Stale { age: 0, stale_for: 0 }
         );
-        assert!(may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()));
+        assert!(may_serve_stale_if_error(&meta, meta.response_time, &terms()));
     }
 
     #[test]
     fn an_outage_is_bridged_for_as_long_as_configured() {
         let mut meta = meta(&[]);
         meta.lifetime = Lifetime::Seconds(60);
-        let mut lifetimes = lifetimes();
-        lifetimes.stale_if_error = Duration::from_secs(100);
+        let mut terms = terms();
+        terms.stale_if_error = Duration::from_secs(100);
         let at = |seconds| meta.response_time.plus(Duration::from_secs(seconds));
-        assert!(may_serve_stale_if_error(&meta, at(159), &lifetimes));
-        assert!(!may_serve_stale_if_error(&meta, at(160), &lifetimes));
-        lifetimes.stale_if_error = Duration::ZERO;
-        assert!(may_serve_stale_if_error(&meta, at(59), &lifetimes));
-        assert!(!may_serve_stale_if_error(&meta, at(60), &lifetimes));
+        assert!(may_serve_stale_if_error(&meta, at(159), &terms));
+        assert!(!may_serve_stale_if_error(&meta, at(160), &terms));
+        terms.stale_if_error = Duration::ZERO;
+        assert!(may_serve_stale_if_error(&meta, at(59), &terms));
+        assert!(!may_serve_stale_if_error(&meta, at(60), &terms));
+    }
+
+    #[test]
+    fn what_is_confirmed_meanwhile_serves_for_a_while_unless_it_was_purged() {
+        let mut meta = meta(&[]);
+        meta.lifetime = Lifetime::Seconds(60);
+        let terms = Terms { stale_while_revalidate: Duration::from_secs(100), ..terms() };
+        let at = |seconds| meta.response_time.plus(Duration::from_secs(seconds));
+        let (within, after) = (at(159), at(160));
+        assert!(may_serve_while_revalidating(&meta, within, &terms));
+        assert!(!may_serve_while_revalidating(&meta, after, &terms));
+        let none = Terms { stale_while_revalidate: Duration::ZERO, ..terms };
+        assert!(!may_serve_while_revalidating(&meta, within, &none));
+        meta.is_invalidated = true;
+        assert!(!may_serve_while_revalidating(&meta, within, &terms));
     }
 
     #[test]
@@ -149,13 +174,13 @@ mod tests {
         for value in ["must-revalidate", "proxy-revalidate", "no-cache", "s-maxage=5"] {
             let mut meta = meta(&[("cache-control", value)]);
             meta.lifetime = Lifetime::Seconds(0);
-            assert!(!may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()), "{value}");
+            assert!(!may_serve_stale_if_error(&meta, meta.response_time, &terms()), "{value}");
         }
         let mut meta = meta(&[]);
         meta.lifetime = Lifetime::Seconds(0);
-        assert!(may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()));
+        assert!(may_serve_stale_if_error(&meta, meta.response_time, &terms()));
         meta.status = StatusCode::NOT_FOUND;
-        assert!(!may_serve_stale_if_error(&meta, meta.response_time, &lifetimes()));
+        assert!(!may_serve_stale_if_error(&meta, meta.response_time, &terms()));
     }
 
     proptest! {

@@ -1,23 +1,26 @@
 //! What an origin's answer is worth: whether it may be stored, for how long, and with which
 //! fields. Pure. `fill` asks once an answer.
 //!
-//! How long a 200 stays fresh is the site's setting for its class: uploads to binary caches
-//! carry no `Cache-Control`. Where an origin states something, it can only shorten that:
-//! `no-store` and `private` mean that nothing is stored, `no-cache` that every use is confirmed
-//! first, `s-maxage`, `max-age` and `Expires` cap the lifetime. A NAR whose bytes are proven by
-//! hash is exempt, since no later answer can be another: it stays fresh for good.
+//! How long a 200 stays fresh is the site's setting for its class or path: uploads to binary caches
+//! carry no `Cache-Control`. Where an origin states something, it can only shorten that, and not
+//! below the site's least: `no-store` and `private` mean that nothing is stored, `no-cache` that
+//! every use is confirmed first, `s-maxage`, `max-age` and `Expires` cap the lifetime. A NAR whose
+//! bytes are proven by hash is exempt, since no later answer can be another: it stays fresh for
+//! good.
 
 use super::fields;
 use crate::clock::Timestamp;
-use crate::config::Lifetimes;
+use crate::config::Terms;
 use crate::nix::Class;
-use crate::object::{Lifetime, Proof};
+use crate::object::tags::TAG_FIELD;
+use crate::object::{self, Lifetime, Proof};
 use crate::rfc::age::{Exchanged, initial_age};
 use crate::rfc::cache_control::{CacheControl, DELTA_SECONDS_MAX, Flag, explicit_lifetime};
 use crate::rfc::cache_status::CACHE_STATUS;
 use crate::rfc::content_length::{ContentLengthError, content_length};
 use crate::rfc::grammar;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Bytes of names and values that are stored with an object; a response with more is passed on.
@@ -130,7 +133,7 @@ pub enum Unusable {
 ///
 /// Only a 200 is stored. A 206 continues a body and is judged by
 /// [`continuation`](super::continuation); an absence by [`admit_absence`].
-pub fn admit(reply: &Reply<'_>, lifetimes: &Lifetimes) -> Verdict {
+pub fn admit(reply: &Reply<'_>, terms: &Terms) -> Verdict {
     if reply.status != StatusCode::OK {
         return Verdict::Unusable(Unusable::Status(reply.status));
     }
@@ -140,7 +143,7 @@ pub fn admit(reply: &Reply<'_>, lifetimes: &Lifetimes) -> Verdict {
     };
     let headers = fields::kept(reply.headers);
     let admission = Admission {
-        lifetime: lifetime(lifetimes.fresh(reply.class), reply.headers),
+        lifetime: lifetime(terms.bounds(), reply.headers),
         age_at_response: initial_age(reply.headers, reply.times.into()),
         length,
         coding: if fields::is_encoded(&headers) { Coding::Encoded } else { Coding::Identity },
@@ -154,23 +157,23 @@ pub fn admit(reply: &Reply<'_>, lifetimes: &Lifetimes) -> Verdict {
 }
 
 /// How an absence that every origin agreed on is remembered: with the fields of a plain-text
-/// 404, for the site's short lifetime or less. `headers` are those of the last 404. `None` where
-/// it is not to be remembered.
-pub fn admit_absence(
-    headers: &HeaderMap,
-    times: Times,
-    lifetimes: &Lifetimes,
-) -> Option<Admission> {
+/// 404 and its tags, for the site's short lifetime or less. `headers` are those of the last 404.
+/// `None` where it is not to be remembered.
+pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Admission> {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoStore) || control.has(Flag::Private) {
         return None;
     }
-    let lifetime = lifetime(lifetimes.absent, headers);
+    let lifetime = lifetime(Duration::ZERO..=terms.absent, headers);
     if lifetime == Lifetime::Seconds(0) {
         return None;
     }
     let mut kept = HeaderMap::with_capacity(1);
     kept.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    for line in headers.get_all(TAG_FIELD) {
+        kept.append(TAG_FIELD, line.clone());
+    }
+    object::pack(&mut kept);
     Some(Admission {
         headers: kept,
         lifetime,
@@ -190,16 +193,18 @@ pub const fn lifetime_when_proven(class: Class, proof: Proof) -> Option<Lifetime
     }
 }
 
-/// How long a response with these fields (its `Date` included) stays fresh: as configured, or
-/// less where the origin says so.
-pub(super) fn lifetime(configured: Duration, headers: &HeaderMap) -> Lifetime {
+/// How long a response with these fields (its `Date` included) stays fresh: the most that is
+/// configured, or less where the origin says so, but for the least that is. Nothing where the
+/// origin wants it confirmed each time, or not stored.
+pub(super) fn lifetime(configured: RangeInclusive<Duration>, headers: &HeaderMap) -> Lifetime {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoCache) || control.has(Flag::NoStore) || control.has(Flag::Private) {
         return Lifetime::Seconds(0);
     }
-    let configured = u32::try_from(configured.as_secs()).unwrap_or(u32::MAX);
+    let seconds = |time: &Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    let (least, most) = (seconds(configured.start()), seconds(configured.end()));
     let stated = explicit_lifetime(headers).unwrap_or(u32::MAX);
-    Lifetime::Seconds(configured.min(stated).min(DELTA_SECONDS_MAX))
+    Lifetime::Seconds(stated.max(least).min(most).min(DELTA_SECONDS_MAX))
 }
 
 fn pass_reason(origin: &HeaderMap, kept: &HeaderMap) -> Option<PassReason> {
@@ -222,7 +227,7 @@ fn pass_reason(origin: &HeaderMap, kept: &HeaderMap) -> Option<PassReason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::testing::{fields, lifetimes};
+    use crate::policy::testing::{fields, terms};
 
     const DATE: &str = "Thu, 01 Jan 1970 00:16:40 GMT"; // second 1000
 
@@ -233,7 +238,7 @@ mod tests {
     fn judge(class: Class, status: u16, lines: &[(&str, &str)]) -> Verdict {
         let headers = fields(lines);
         let status = StatusCode::from_u16(status).unwrap();
-        admit(&Reply { class, status, headers: &headers, times: times() }, &lifetimes())
+        admit(&Reply { class, status, headers: &headers, times: times() }, &terms())
     }
 
     fn stored(class: Class, lines: &[(&str, &str)]) -> Admission {
@@ -330,9 +335,9 @@ mod tests {
     #[test]
     fn absence_is_remembered_briefly_or_not_at_all() {
         let absence = |lines: &[(&str, &str)], absent: u64| {
-            let mut lifetimes = lifetimes();
-            lifetimes.absent = Duration::from_secs(absent);
-            admit_absence(&fields(lines), times(), &lifetimes)
+            let mut terms = terms();
+            terms.absent = Duration::from_secs(absent);
+            admit_absence(&fields(lines), times(), &terms)
                 .map(|admission| (admission.lifetime, admission.age_at_response))
         };
         assert_eq!(absence(&[], 10), Some((Lifetime::Seconds(10), 2)));

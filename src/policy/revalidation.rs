@@ -3,7 +3,7 @@
 
 use super::fields;
 use super::response::{Times, lifetime, lifetime_when_proven};
-use crate::config::Lifetimes;
+use crate::config::Terms;
 use crate::object::Meta;
 use crate::rfc::age::initial_age;
 use crate::rfc::conditional::{Unless, Validators};
@@ -35,12 +35,7 @@ pub fn conditions(meta: &Meta) -> Option<Conditions> {
 ///
 /// `None` where the 304 speaks of another entity tag than the stored one (section 4.3.4): the
 /// object is to be fetched again without conditions.
-pub fn merge(
-    meta: &Meta,
-    headers: &HeaderMap,
-    times: Times,
-    lifetimes: &Lifetimes,
-) -> Option<Meta> {
+pub fn merge(meta: &Meta, headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Meta> {
     let (stored, confirmed) = (Validators::of(&meta.headers), Validators::of(headers));
     if let (Some(stored), Some(confirmed)) = (stored.etag, confirmed.etag)
         && !stored.matches_weakly(&confirmed)
@@ -57,7 +52,7 @@ pub fn merge(
             merged.append(&name, value.clone());
         }
     }
-    let stated = lifetime(lifetimes.fresh(meta.class), &with_date(&merged, headers));
+    let stated = lifetime(terms.bounds(), &with_date(&merged, headers));
     Some(Meta {
         headers: merged,
         request_time: times.request,
@@ -93,7 +88,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::nix::Class;
     use crate::object::{Lifetime, Proof};
-    use crate::policy::testing::{fields, lifetimes, meta};
+    use crate::policy::testing::{fields, meta, terms};
 
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -102,7 +97,7 @@ mod tests {
     }
 
     fn merged(stored: &[(&str, &str)], confirmed: &[(&str, &str)]) -> Option<Meta> {
-        merge(&meta(stored), &fields(confirmed), times(), &lifetimes())
+        merge(&meta(stored), &fields(confirmed), times(), &terms())
     }
 
     #[test]
@@ -121,7 +116,7 @@ mod tests {
         let mut old = meta(&[("etag", "\"a\"")]);
         old.is_invalidated = true;
         old.age_at_response = 9_999;
-        let new = merge(&old, &fields(&[("etag", "\"a\""), ("age", "3")]), times(), &lifetimes());
+        let new = merge(&old, &fields(&[("etag", "\"a\""), ("age", "3")]), times(), &terms());
         let new = new.unwrap();
         assert!(!new.is_invalidated);
         assert_eq!(new.age_at_response, 4);
@@ -189,10 +184,10 @@ mod tests {
         let mut old = meta(&[("etag", "\"a\"")]);
         (old.class, old.proof, old.is_invalidated) = (Class::Nar, Proof::FileHash, true);
         let confirmed = fields(&[("cache-control", "max-age=1")]);
-        let new = merge(&old, &confirmed, times(), &lifetimes()).unwrap();
+        let new = merge(&old, &confirmed, times(), &terms()).unwrap();
         assert_eq!((new.lifetime, new.is_invalidated), (Lifetime::Forever, false));
         old.proof = Proof::Length;
-        let new = merge(&old, &confirmed, times(), &lifetimes()).unwrap();
+        let new = merge(&old, &confirmed, times(), &terms()).unwrap();
         assert_eq!(new.lifetime, Lifetime::Seconds(1));
     }
 }

@@ -73,6 +73,7 @@ impl Audit<'_> {
         self.parts(&mut totals)?;
         self.order()?;
         self.variants()?;
+        self.tags()?;
         self.claims()?;
         self.small_bodies()?;
         self.links()?;

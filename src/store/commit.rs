@@ -157,8 +157,12 @@ impl Inner {
         rows: &Rows<'_>,
         body: &SealedBody,
     ) -> Result<(Option<Head>, Option<Entry>), IndexError> {
-        let replaced = index.record(hash)?.and_then(|bytes| format::decode_head(&bytes).ok());
+        let older = index.record(hash)?;
+        let replaced = older.as_ref().and_then(|bytes| format::decode_head(bytes).ok());
         let mut change = index.change();
+        if let Some(older) = &older {
+            change.drop_tags(hash, older, rows.record);
+        }
         if let Some(replaced) = &replaced {
             change.drop_body(hash, replaced.sequence, replaced.place);
             change.drop_order(replaced.sequence);
@@ -252,6 +256,7 @@ impl Inner {
             let record = format::encode_record(&head, meta).map_err(unencodable)?;
             let record = format::with_body(record, head.place, body);
             let mut change = index.change();
+            change.drop_tags(hash, &row, &record);
             change.rewrite_record(hash, &record);
             #[cfg(test)]
             self.faults.reach("metadata is to be written");

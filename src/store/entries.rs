@@ -1,7 +1,7 @@
 //! The check of what the index holds beside objects, claims and small bodies: parts with their
-//! chunks, places in the eviction order, rows of variants. A part of a check of the whole store
-//! (see `audit`), with the same rules: on a running store, what looks wrong is looked at again
-//! under the stripe of its key.
+//! chunks, places in the eviction order, rows of variants and of tags. A part of a check of the
+//! whole store (see `audit`), with the same rules: on a running store, what looks wrong is looked
+//! at again under the stripe of its key.
 
 use super::Inner;
 use super::audit::{Audit, AuditError};
@@ -120,6 +120,7 @@ impl Audit<'_> {
             after = Some(*last);
             for (hash, _) in page {
                 self.unplaced(hash)?;
+                self.untagged(hash)?;
             }
         }
     }
@@ -164,6 +165,50 @@ impl Audit<'_> {
         let detail = "it has no place in the eviction order, so it would never go".to_owned();
         self.say(Problem { kind: Fault::Record, what: hash.to_string(), detail, is_repaired });
         Ok(())
+    }
+
+    /// A record without the row of one of its tags: a purge would miss it.
+    fn untagged(&self, hash: KeyHash) -> Result<(), AuditError> {
+        let _stripe = self.store.stripe(hash).lock();
+        let access = self.store.index.access();
+        let index = access.open()?;
+        let Some(record) = index.record(hash)? else { return Ok(()) };
+        let mut is_whole = true;
+        for tag in format::tags_of(&record) {
+            is_whole &= index.has_tag(tag, hash)?;
+        }
+        if is_whole {
+            return Ok(());
+        }
+        let is_repaired = self.mode == Mode::Repair;
+        if is_repaired {
+            let mut change = index.change();
+            change.rewrite_record(hash, &record);
+            change.commit()?;
+        }
+        let detail = "a purge by its tags would not find it".to_owned();
+        self.say(Problem { kind: Fault::Record, what: hash.to_string(), detail, is_repaired });
+        Ok(())
+    }
+
+    /// Looks at every row of a tag.
+    pub(super) fn tags(&self) -> Result<(), AuditError> {
+        let mut after = None;
+        loop {
+            let page = self.store.index.access().open()?.tags_page(after, PLACES)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (tag, hash) in page {
+                let is_repaired = match self.mode {
+                    Mode::Repair if self.store.drop_stray_tag(tag, hash)? => true,
+                    Mode::Report if self.store.is_stray_tag(tag, hash)? => false,
+                    Mode::Repair | Mode::Report => continue,
+                };
+                let detail = "a tag without an object that has it".to_owned();
+                let what = hash.to_string();
+                self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+            }
+        }
     }
 
     /// Looks at every row of a variant.

@@ -7,7 +7,8 @@
 use super::sums;
 use crate::clock::Timestamp;
 use crate::nix::Class;
-use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Variant, pack};
+use crate::object::tags::{self, TagHash};
+use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Tags, Variant, pack};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -244,6 +245,30 @@ pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
     Key::from_stored(key).ok_or(FormatError::Field("key"))
 }
 
+/// The tags of a record, as the index has them; none where it cannot be read.
+pub(super) fn tags_of(record: &[u8]) -> Vec<TagHash> {
+    let Some((key, lines)) = tag_lines(record) else { return Vec::new() };
+    tags::hashes(key.site(), lines.into_iter()).collect()
+}
+
+/// Whether a purge of `site` by `tags` means the object of a record: whether it has any. One
+/// that cannot be read might be meant, and serves nobody.
+pub(super) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
+    let lines = tag_lines(record);
+    lines.is_none_or(|(key, lines)| key.site() == site && tags.covers(lines.into_iter()))
+}
+
+/// A record up to its fields.
+type Fields<'a> = (Head, &'a str, &'a str, u16, Vec<(&'a str, &'a [u8])>);
+
+/// The key of a record, and the values of its field of tags.
+fn tag_lines(record: &[u8]) -> Option<(Key, Vec<&[u8]>)> {
+    let fields: (Fields<'_>, _) = postcard::take_from_bytes(versioned(record).ok()?).ok()?;
+    let (_, key, _, _, fields) = fields.0;
+    let lines = fields.into_iter().filter(|(name, _)| *name == tags::TAG_FIELD.as_str());
+    Some((Key::from_stored(key)?, lines.map(|(_, value)| value).collect()))
+}
+
 /// A whole record, whatever stands behind it.
 pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
     decode_row(bytes).map(|(record, _)| record)
@@ -329,6 +354,7 @@ pub(super) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Tag;
     use crate::store::trailer;
     use proptest::prelude::proptest;
 
@@ -406,6 +432,26 @@ mod tests {
         assert_eq!(decode_head(&bytes), Ok(head()));
         assert_eq!(decode_key(&bytes), Ok(meta().key));
         assert_eq!(format!("{:?}", record.meta), format!("{:?}", meta()));
+    }
+
+    #[test]
+    fn the_tags_of_a_record_are_read_without_the_rest() {
+        let mut tagged = meta();
+        tagged.headers.append(tags::TAG_FIELD, HeaderValue::from_static("a b"));
+        tagged.headers.append(tags::TAG_FIELD, HeaderValue::from_static("c"));
+        let record = with_body(encode_record(&head(), &tagged).unwrap(), Place::Within, b"body");
+        assert_eq!(tags_of(&record).len(), 3);
+        for (site, name, expected) in
+            [("main", "a", true), ("main", "c", true), ("main", "d", false), ("other", "a", false)]
+        {
+            let tag = Tags::new([Tag::parse(name).unwrap()]);
+            assert_eq!(is_tagged(&record, site, &tag), expected, "{site} {name}");
+            let found = tag.hashes(site).iter().any(|hash| tags_of(&record).contains(hash));
+            assert_eq!(found, expected, "{site} {name}");
+        }
+        assert!(tags_of(&encode_record(&head(), &meta()).unwrap()).is_empty());
+        assert!(tags_of(b"torn").is_empty());
+        assert!(is_tagged(b"torn", "main", &Tags::new([Tag::parse("a").unwrap()])));
     }
 
     #[test]

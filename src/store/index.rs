@@ -15,21 +15,23 @@
 //! | `bodies` | key hash, sequence | a body from 4 KiB to 64 KiB |
 //! | `claims` | key hash of a NAR | claim |
 //! | `variants` | key hash without the variant, with it | what the variant is selected by |
+//! | `tags` | tag and site, key hash | nothing: an object that its record says has the tag |
 //! | `links` | key hash, sequence | nothing: a file that may be there without a record |
 //! | `parts` | key hash | record of an object that is here in part, its digest left zero |
 //! | `chunks` | key hash, sequence, chunk number | xxh3-64 of a chunk that is here |
 //! | `state` | `totals` | totals of the last commit |
 //! | `state` | `scrub` | how far the scrubber is |
 
+mod options;
+mod tags;
+
 use super::error::{IndexError, OpenError};
 use super::eviction::Entry;
 use super::format::{self, CHARGE_UNIT, Head, Place, Totals};
 use super::gate::Gate;
 use crate::object::KeyHash;
-use fjall::config::{FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy};
-use fjall::{
-    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice,
-};
+use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode, Slice};
+use options::{Sought, options};
 use parking_lot::Mutex;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
@@ -76,6 +78,7 @@ pub(super) struct Open {
     bodies: Keyspace,
     claims: Keyspace,
     variants: Keyspace,
+    tags: Keyspace,
     links: Keyspace,
     parts: Keyspace,
     chunks: Keyspace,
@@ -209,6 +212,7 @@ impl Open {
             bodies: keyspace("bodies", 8 * MIB, Sought::WhereItIs)?,
             claims: keyspace("claims", 2 * MIB, Sought::OftenInVain)?,
             variants: keyspace("variants", MIB, Sought::OftenInVain)?,
+            tags: keyspace("tags", MIB, Sought::InOrder)?,
             links: keyspace("links", MIB, Sought::InOrder)?,
             parts: keyspace("parts", MIB, Sought::OftenInVain)?,
             chunks: keyspace("chunks", 4 * MIB, Sought::InOrder)?,
@@ -440,10 +444,10 @@ impl Open {
     }
 
     /// All of them.
-    fn keyspaces(&self) -> [&Keyspace; 9] {
-        let Self { objects, order, bodies, claims, variants, links, parts, chunks, state, .. } =
-            self;
-        [objects, order, bodies, claims, variants, links, parts, chunks, state]
+    fn keyspaces(&self) -> [&Keyspace; 10] {
+        let Self { objects, order, bodies, claims, variants, .. } = self;
+        let Self { tags, links, parts, chunks, state, .. } = self;
+        [objects, order, bodies, claims, variants, tags, links, parts, chunks, state]
     }
 
     /// Makes every change fail from now on, until it is opened again.
@@ -500,9 +504,10 @@ impl Change<'_> {
         self.batch.insert(&self.open.order, entry.sequence.to_be_bytes(), place);
     }
 
-    /// Sets the record of an insertion that is there, with the same head.
+    /// Sets the record of an insertion that is there, with the same head; and that it has its tags.
     pub(super) fn rewrite_record(&mut self, hash: KeyHash, record: &[u8]) {
         self.batch.insert(&self.open.objects, hash.0, record);
+        self.set_tags(hash, record);
     }
 
     /// Drops an insertion from the eviction order.
@@ -525,9 +530,10 @@ impl Change<'_> {
         self.batch.remove(&self.open.claims, nar.0);
     }
 
-    /// Drops the record of a key.
-    pub(super) fn drop_record(&mut self, hash: KeyHash) {
+    /// Drops the record of a key, which is this one, and that it has its tags.
+    pub(super) fn drop_record(&mut self, hash: KeyHash, record: &[u8]) {
         self.batch.remove(&self.open.objects, hash.0);
+        self.drop_tags(hash, record, &[]);
     }
 
     /// Drops what of the body of an insertion is not gone with its record, or notes that its file
@@ -623,34 +629,6 @@ impl Change<'_> {
             return Err(fjall::Error::Poisoned.into());
         }
         Ok(self.batch.commit()?)
-    }
-}
-
-/// How the keys of a keyspace are looked for.
-#[derive(Debug, Clone, Copy)]
-enum Sought {
-    /// Keys that come in their order, so that no two tables share a range: a filter says nothing.
-    InOrder,
-    /// Keys that are there: filters say in which level, but for the last one.
-    WhereItIs,
-    /// Any key: a filter in memory saves reading a block for one that is not there.
-    OftenInVain,
-}
-
-/// The filters and indexes of all tables stay in memory, whole: some bytes an object, so that a
-/// look-up reads one block of data, however many there are. Otherwise the engine keeps them in its
-/// cache, where data pushes them out, and reads hundreds of KiB for one of a large table.
-fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOptions {
-    let options = KeyspaceCreateOptions::default()
-        .max_memtable_size(memtable_bytes)
-        .filter_block_partitioning_policy(PartitioningPolicy::all(false))
-        .filter_block_pinning_policy(PinningPolicy::all(true))
-        .index_block_partitioning_policy(PartitioningPolicy::all(false))
-        .index_block_pinning_policy(PinningPolicy::all(true));
-    match sought {
-        Sought::InOrder => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
-        Sought::WhereItIs => options.expect_point_read_hits(true),
-        Sought::OftenInVain => options,
     }
 }
 

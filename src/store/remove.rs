@@ -1,5 +1,6 @@
-//! The ways out of the store: purge, eviction, damage. Blocking. Locks: the key's stripe,
-//! the index's read side, in this order; files are unlinked after the stripe is free.
+//! The ways out of the store: purge, eviction, damage; and what makes objects stale together.
+//! Blocking. Locks: the key's stripe, the index's read side, in this order; files are unlinked
+//! after the stripe is free.
 
 use super::Inner;
 use super::error::IndexError;
@@ -8,7 +9,8 @@ use super::format::{self, Place};
 use super::index::Open;
 use super::part::WhichPart;
 use super::scope::Scope;
-use crate::object::KeyHash;
+use crate::object::tags::TagHash;
+use crate::object::{KeyHash, Meta, Tags};
 use fjall::Slice;
 
 /// Records that are looked at in one go.
@@ -31,21 +33,23 @@ pub(super) enum Reason {
 
 /// Which state of a key is to go.
 #[derive(Debug, Clone, Copy)]
-enum Which {
+enum Which<'a> {
     /// Whatever is there.
     Any,
     /// Only this insertion.
     Insertion(u64),
     /// Only a record that cannot be read.
     Undecodable,
+    /// Only a whole object of this site that has one of these tags.
+    Tagged(&'a str, &'a Tags),
 }
 
-impl Which {
+impl Which<'_> {
     fn part(self) -> WhichPart {
         match self {
             Self::Any => WhichPart::Any,
             Self::Insertion(sequence) => WhichPart::Insertion(sequence),
-            Self::Undecodable => WhichPart::Never,
+            Self::Undecodable | Self::Tagged(..) => WhichPart::Never,
         }
     }
 }
@@ -58,6 +62,7 @@ impl Inner {
         let purged = match scope {
             Scope::Key(key) => self.purge_key(key.hash()),
             Scope::Prefix { .. } => self.purge_where(scope),
+            Scope::Tags { site, tags } => self.purge_tagged(site, tags),
             Scope::All => self.purge_where(scope).and_then(|purged| {
                 self.drop_claims()?;
                 Ok(purged)
@@ -173,8 +178,117 @@ impl Inner {
             after = Some(*last);
             for (hash, record) in page {
                 // One that cannot be read might be meant, and serves nobody.
-                if format::decode_key(&record).map_or(true, |key| scope.covers(&key)) {
+                if format::decode_key(&record).map_or(true, |key| scope.may_cover(&key)) {
                     purged += u64::from(self.erase(hash, Which::Any)?);
+                }
+            }
+        }
+    }
+
+    fn purge_tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+        let whole =
+            self.each_tagged(site, tags, |hash| self.erase(hash, Which::Tagged(site, tags)))?;
+        Ok(whole + self.purge_tagged_parts(site, tags)?)
+    }
+
+    /// Makes every whole object of `site` that has one of `tags` stale, and drops those that are
+    /// here in part; how many there were. On an error some may not be stale: what has the tags must
+    /// not be served, and be purged.
+    pub(super) fn invalidate_tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+        let invalidate = || {
+            let whole = self.each_tagged(site, tags, |hash| self.mark_stale(hash, site, tags))?;
+            Ok(whole + self.purge_tagged_parts(site, tags)?)
+        };
+        let invalidated: Result<u64, IndexError> = invalidate();
+        invalidated.inspect_err(|error| self.index_failed(error))
+    }
+
+    /// Does `purge` with each object that has one of the tags; with how many that was done. A row
+    /// that leads to no such object goes.
+    fn each_tagged(
+        &self,
+        site: &str,
+        tags: &Tags,
+        purge: impl Fn(KeyHash) -> Result<bool, IndexError>,
+    ) -> Result<u64, IndexError> {
+        let mut purged = 0;
+        for row in tags.hashes(site) {
+            let mut after = None;
+            loop {
+                let page = self.index.access().open()?.tagged(row, after, PAGE)?;
+                let Some(last) = page.last() else { break };
+                after = Some(*last);
+                for hash in page {
+                    if purge(hash)? {
+                        purged += 1;
+                    } else {
+                        self.drop_stray_tag(row, hash)?;
+                    }
+                }
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Drops the row of a tag, if there is no object that has it; true where it went.
+    pub(super) fn drop_stray_tag(&self, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+        let _stripe = self.stripe(hash).lock();
+        let access = self.index.access();
+        let index = access.open()?;
+        if !is_stray(index, row, hash)? {
+            return Ok(false);
+        }
+        let mut change = index.change();
+        change.drop_tag(row, hash);
+        change.commit()?;
+        Ok(true)
+    }
+
+    /// Whether there is the row of a tag, and no object that has it.
+    pub(super) fn is_stray_tag(&self, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+        let _stripe = self.stripe(hash).lock();
+        is_stray(self.index.access().open()?, row, hash)
+    }
+
+    /// Makes an object stale, if it has the tag; false where it has not, or cannot be read.
+    fn mark_stale(&self, hash: KeyHash, site: &str, tags: &Tags) -> Result<bool, IndexError> {
+        let marked = self.try_mark_stale(hash, site, tags);
+        self.recent.forget(hash);
+        marked
+    }
+
+    fn try_mark_stale(&self, hash: KeyHash, site: &str, tags: &Tags) -> Result<bool, IndexError> {
+        let _stripe = self.stripe(hash).lock();
+        let access = self.index.access();
+        let index = access.open()?;
+        let Some(row) = index.record(hash)? else { return Ok(false) };
+        // One that cannot be read serves nobody.
+        let Ok((record, body)) = format::decode_row(&row) else { return Ok(false) };
+        if !format::is_tagged(&row, site, tags) {
+            return Ok(false);
+        }
+        let meta = Meta { is_invalidated: true, ..record.meta };
+        let Ok(stale) = format::encode_record(&record.head, &meta) else { return Ok(false) };
+        let mut change = index.change();
+        change.rewrite_record(hash, &format::with_body(stale, record.head.place, body));
+        #[cfg(test)]
+        self.faults.reach("an object is to be made stale");
+        change.commit()?;
+        self.mark_unsynced();
+        Ok(true)
+    }
+
+    fn purge_tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+        let (mut after, mut purged) = (None, 0);
+        loop {
+            let page = self.index.access().open()?.parts_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(purged) };
+            after = Some(*last);
+            for (hash, record) in page {
+                if format::is_tagged(&record, site, tags) {
+                    let head = format::decode_head(&record);
+                    let which = head.map_or(WhichPart::Any, |h| WhichPart::Insertion(h.sequence));
+                    purged += u64::from(self.drop_part(hash, which)?);
                 }
             }
         }
@@ -207,13 +321,13 @@ impl Inner {
     }
 
     /// Takes the record of a key away, then its body; false where there is none such.
-    fn erase(&self, hash: KeyHash, which: Which) -> Result<bool, IndexError> {
+    fn erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
         let erased = self.try_erase(hash, which);
         self.recent.forget(hash);
         erased
     }
 
-    fn try_erase(&self, hash: KeyHash, which: Which) -> Result<bool, IndexError> {
+    fn try_erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
@@ -230,12 +344,13 @@ impl Inner {
             Which::Any => false,
             Which::Insertion(sequence) => head.is_some_and(|head| head.sequence != sequence),
             Which::Undecodable => format::decode_record(&record).is_ok(),
+            Which::Tagged(site, tags) => !format::is_tagged(&record, site, tags),
         };
         if is_another {
             return Ok(false);
         }
         let mut change = index.change();
-        change.drop_record(hash);
+        change.drop_record(hash, &record);
         let gone = match head {
             Some(head) => {
                 change.drop_claim_of(hash, &head)?;
@@ -290,4 +405,10 @@ impl Inner {
             false
         })
     }
+}
+
+fn is_stray(index: &Open, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+    let record = index.record(hash)?;
+    let has_tag = record.is_some_and(|record| format::tags_of(&record).contains(&row));
+    Ok(!has_tag && index.has_tag(row, hash)?)
 }

@@ -1,6 +1,6 @@
 //! What a purge covers. Values only; made by whoever purges.
 
-use crate::object::Key;
+use crate::object::{Key, Meta, Tags};
 
 /// What a purge covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,19 +14,37 @@ pub enum Scope {
         /// The beginning of the path, with its leading `/`.
         prefix: String,
     },
+    /// Every object of a site whose origin gave it one of these tags.
+    Tags {
+        /// The site's name.
+        site: String,
+        /// The tags.
+        tags: Tags,
+    },
     /// Every object of every site.
     All,
 }
 
 impl Scope {
-    /// Whether `key` is covered.
-    pub fn covers(&self, key: &Key) -> bool {
+    /// Whether `key` is covered, or may be: only an object itself tells its tags.
+    pub fn may_cover(&self, key: &Key) -> bool {
         match self {
             Self::Key(purged) => purged == key || (key.is_variant() && *purged == key.primary()),
             Self::Prefix { site, prefix } => {
                 key.site() == site && key.path().starts_with(prefix.as_str())
             }
+            Self::Tags { site, .. } => key.site() == site,
             Self::All => true,
+        }
+    }
+
+    /// Whether an object with this head is covered.
+    pub fn covers(&self, meta: &Meta) -> bool {
+        match self {
+            Self::Tags { tags, .. } => {
+                self.may_cover(&meta.key) && tags.covers_fields(&meta.headers)
+            }
+            Self::Key(_) | Self::Prefix { .. } | Self::All => self.may_cover(&meta.key),
         }
     }
 }

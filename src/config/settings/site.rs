@@ -17,7 +17,14 @@ pub(super) const TABLES: &[Table] = &[
         Shape::Once,
         "How long answers of origins stay fresh, by class of object. Answers with status 200 are \
          stored, and absences, which answer 404; no other status ever is. A NAR whose bytes are \
-         proven by their hash stays fresh for good.",
+         proven by their hash stays fresh for good. What an origin says of an answer (s-maxage, \
+         max-age, Expires) can shorten its lifetime, never lengthen it.",
+    ),
+    Table::new(
+        "site.lifetimes.rule",
+        Shape::Repeated,
+        "Other lifetimes for some paths or classes of a binary cache; of several rules that match, \
+         the first counts. What a rule does not say is as in [site.lifetimes].",
     ),
     Table::new(
         "site.origin",
@@ -107,19 +114,56 @@ pub(super) const SETTINGS: &[Setting] = &[
     fresh("site.lifetimes.cache_info").doc("nix-cache-info."),
     fresh("site.lifetimes.index").doc("index.html, also asked for as /."),
     fresh("site.lifetimes.other").doc("Anything else that the site's path rules let through."),
-    Setting::new(
-        "site.lifetimes.absent",
-        Kind::Duration { min: Duration::ZERO, max: Duration::from_mins(1) },
-        Fallback::Is(r#""10s""#),
-    )
-    .example(r#""30s""#)
-    .doc(
-        "An absence (404) of any class is remembered this long; 0s: not at all. At most 1m: a \
+    Setting::new("site.lifetimes.absent", ABSENCE, Fallback::Is(r#""10s""#))
+        .example(r#""30s""#)
+        .doc(
+            "An absence (404) of any class is remembered this long; 0s: not at all. At most 1m: a \
          client keeps a wrong 404 for an hour.",
-    ),
+        ),
+    Setting::new("site.lifetimes.fresh_min", LIFETIME, Fallback::Is(r#""0s""#))
+        .example(r#""1m""#)
+        .doc(
+            "An object stays fresh this long even where its origin says less, but never longer \
+             than its lifetime. What is not to be stored, or to be confirmed each time (no-store, \
+             private, no-cache), stays so.",
+        ),
+    Setting::new("site.lifetimes.stale_while_revalidate", LIFETIME, Fallback::Is(r#""0s""#))
+        .example(r#""10m""#)
+        .doc(
+            "A stale object still serves this long while it is confirmed in the background. Not \
+             one that was purged softly, nor one that its origin wants confirmed first \
+             (must-revalidate, proxy-revalidate, no-cache, s-maxage); never an absence.",
+        ),
     Setting::new("site.lifetimes.stale_if_error", LIFETIME, Fallback::Is(r#""7d""#))
         .example(r#""30d""#)
         .doc("A stale object still serves this long while no origin gives a usable answer."),
+    Setting::new(
+        "site.lifetimes.rule.paths",
+        Kind::Texts,
+        Fallback::Derived("every path of the rule's classes"),
+    )
+    .example(r#"["/log/*", "*.ls"]"#)
+    .doc("Paths that the rule is for; * stands for any characters, slashes too."),
+    Setting::new(
+        "site.lifetimes.rule.classes",
+        Kind::Texts,
+        Fallback::Derived("every class at the rule's paths"),
+    )
+    .example(r#"["narinfo"]"#)
+    .doc(
+        "Classes that the rule is for, as they are called above: narinfo, nar, listing, log, \
+         debuginfo, realisation, cache_info, index, other.",
+    ),
+    in_rule("site.lifetimes.rule.fresh", LIFETIME, "the lifetime of the class")
+        .doc("How long an object stays fresh, or less where its origin says so."),
+    in_rule("site.lifetimes.rule.fresh_min", LIFETIME, AS_FOR_THE_SITE)
+        .doc("How long an object stays fresh even where its origin says less."),
+    in_rule("site.lifetimes.rule.absent", ABSENCE, AS_FOR_THE_SITE)
+        .doc("How long an absence (404) is remembered; 0s: not at all."),
+    in_rule("site.lifetimes.rule.stale_while_revalidate", LIFETIME, AS_FOR_THE_SITE)
+        .doc("How long a stale object still serves while it is confirmed in the background."),
+    in_rule("site.lifetimes.rule.stale_if_error", LIFETIME, AS_FOR_THE_SITE)
+        .doc("How long a stale object still serves while no origin gives a usable answer."),
     Setting::new("site.origin.url", Kind::Text, Fallback::Required)
         .flag("--origin")
         .named("NARTHEX_ORIGIN")
@@ -217,9 +261,18 @@ pub(super) const SETTINGS: &[Setting] = &[
 const LIFETIME: Kind =
     Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
 
+/// An absence: a client keeps a wrong one for an hour.
+const ABSENCE: Kind = Kind::Duration { min: Duration::ZERO, max: Duration::from_mins(1) };
+
+const AS_FOR_THE_SITE: &str = "that of [site.lifetimes]";
+
 /// A wait on an origin: never zero, at most an hour.
 const WAIT: Kind = Kind::Duration { min: Duration::from_millis(10), max: Duration::from_hours(1) };
 
 const fn fresh(path: &'static str) -> Setting {
     Setting::new(path, LIFETIME, Fallback::Is(r#""1d""#)).example(r#""12h""#)
+}
+
+const fn in_rule(path: &'static str, kind: Kind, otherwise: &'static str) -> Setting {
+    Setting::new(path, kind, Fallback::Derived(otherwise)).example(r#""30s""#)
 }

@@ -32,26 +32,48 @@ fn the_reference_changes_nothing() {
     assert_eq!(config(&reference()), config(""));
 }
 
-#[test]
-fn the_reference_with_every_hash_taken_away_is_a_configuration() {
+/// The reference with every hash taken away, but for what stands in these tables or begins so.
+fn reference_without(tables: &[&str], keys: &[&str]) -> String {
     let is_setting = |line: &str| {
-        let rest = line.strip_prefix('#')?;
+        let rest = line.strip_prefix('#').unwrap_or(line);
         rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()).then(|| rest.to_owned())
     };
-    // These do not go together with others: one source of keys, and a URL that takes them all.
-    let left_out = ["profile = ", "anonymous = "];
+    let mut is_left_out = false;
     let reference = reference();
-    let lines = reference.lines().map(|line| match is_setting(line) {
-        Some(line) if left_out.iter().any(|key| line.starts_with(key)) => String::new(),
-        Some(line) if line.starts_with("url = ") => "url = 's3://bucket'".to_owned(),
-        Some(line) => line,
-        None => line.to_owned(),
+    let lines = reference.lines().map(|line| {
+        let Some(line) = is_setting(line) else { return line.to_owned() };
+        if line.starts_with('[') {
+            let table = line.trim_matches(['[', ']']);
+            is_left_out = tables.iter().any(|left_out| table.starts_with(left_out));
+        }
+        if is_left_out || keys.iter().any(|key| line.starts_with(key)) {
+            return String::new();
+        }
+        if line.starts_with("url = ") { "url = 's3://bucket'".to_owned() } else { line }
     });
-    let text = lines.collect::<Vec<_>>().join("\n");
-    let config = config(&text);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_reference_with_every_hash_taken_away_is_a_configuration() {
+    // These do not go together with others: one source of keys, and a URL that takes them all.
+    let alone = ["profile = ", "anonymous = "];
+    let config = config(&reference_without(&["site.caching"], &alone));
     assert_eq!(config.server.tls.unwrap().certificates.len(), 1);
     assert_eq!(config.sites[0].name, "main");
     assert_eq!(config.sites[0].signatures, Signatures::Warn);
+    assert_eq!(config.sites[0].lifetimes.rules.len(), 1);
+}
+
+#[test]
+fn so_it_is_for_a_generic_site() {
+    let of_binary_caches =
+        ["profile = ", "anonymous = ", "trusted_public_keys = ", "signatures = ", "follow_"];
+    let text = reference_without(&["site.lifetimes", "site.cache_info"], &of_binary_caches);
+    let text = text.replace("kind = \"nix-cache\"", "kind = \"generic\"");
+    let text = text.replace("query = \"keep\"", "query = \"only\"");
+    let site = config(&text).sites.remove(0);
+    assert_eq!(site.caching.unwrap().rules.len(), 1);
 }
 
 #[test]

@@ -143,6 +143,15 @@ url = "http://base"
 
 /// The base, with what a key needs beside it.
 fn base_for(path: &str) -> Table {
+    if path == "site.kind" {
+        let mut base: Table = toml::from_str(BASE).unwrap();
+        base["site"][0].as_table_mut().unwrap().remove("trusted_public_keys");
+        return base;
+    }
+    if path.starts_with("site.lifetimes.rule.") {
+        let rule = "[[site.lifetimes.rule]]\npaths = [\"/base/*\"]\n[[site.origin]]";
+        return toml::from_str(&BASE.replace("[[site.origin]]", rule)).unwrap();
+    }
     if path.starts_with("site.caching.") {
         let mut base: Table = toml::from_str(GENERIC).unwrap();
         if path == "site.caching.query_names" {

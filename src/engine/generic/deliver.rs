@@ -3,7 +3,6 @@
 
 use crate::cache::Found;
 use crate::clock::Timestamp;
-use crate::config::Caching;
 use crate::engine::answer::Answer;
 use crate::engine::body::{Body, Source};
 use crate::engine::connection::Connection;
@@ -28,7 +27,6 @@ use std::sync::Arc;
 pub(super) struct Delivery<'a> {
     pub(super) parts: &'a Parts,
     pub(super) connection: &'a Arc<Connection>,
-    pub(super) caching: &'a Caching,
     pub(super) now: Timestamp,
     pub(super) meta: &'a Meta,
     /// Bytes of its body, where that is known.
@@ -146,12 +144,6 @@ impl Delivery<'_> {
         let status = cache_status(&self.meta.facts(), self.outcome, self.now);
         head.insert(CACHE_STATUS, status.to_header_value_after(&upstream));
         head.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
-        for name in &self.caching.remove_headers {
-            head.remove(name);
-        }
-        for (name, value) in &self.caching.set_headers {
-            head.insert(name, value.clone());
-        }
         head
     }
 }

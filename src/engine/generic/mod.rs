@@ -21,6 +21,7 @@ use super::body::Body;
 use super::connection::{Connection, Transport};
 use super::site::Site;
 use super::tally::Begun;
+use super::upload::Upload;
 use super::{Answering, Engine};
 use crate::cache::{Found, Hit, SMALL_BYTES_MAX, Scope};
 use crate::client::{BoxError, OutboundBody};
@@ -74,12 +75,15 @@ struct Request<'a> {
 }
 
 /// The body of a client's request, as it goes to an origin; none where it has none.
-pub(super) fn outbound<B>(body: B) -> Option<OutboundBody>
+pub(super) fn outbound<B>(body: B, connection: &Arc<Connection>) -> Option<OutboundBody>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    (!body.is_end_stream()).then(|| body.map_err(Into::into).boxed_unsync())
+    if body.is_end_stream() {
+        return None;
+    }
+    Some(Upload::new(body, connection).map_err(Into::into).boxed_unsync())
 }
 
 impl Engine {
@@ -95,7 +99,10 @@ impl Engine {
         Answering::Later(Box::pin(async move {
             let Asked { parts, site, passed, body } = asked;
             let answer = engine.generic_answer(&parts, (&site, &passed), body, &connection, now);
-            let answer = with_interims(&connection, Box::pin(answer)).await;
+            let mut answer = with_interims(&connection, Box::pin(answer)).await;
+            if let Some(caching) = &site.upstream.site.caching {
+                fields::dress(&mut answer.headers, caching);
+            }
             engine.response(answer, &parts, begun, Some((&site, Class::Other)))
         }))
     }
@@ -412,7 +419,6 @@ impl Request<'_> {
         Delivery {
             parts: self.parts,
             connection: self.connection,
-            caching: self.caching,
             now: self.now,
             meta,
             length,

@@ -48,6 +48,15 @@ impl Target {
     }
 }
 
+impl Site {
+    /// The key of a path with its query, as a client writes them, where the site is a generic one
+    /// and that is a path: what a purge names.
+    pub fn generic_key(&self, path_and_query: &str) -> Option<Key> {
+        let caching = self.upstream.site.caching.as_ref()?;
+        Target::key_of(path_and_query, self.key_space(), caching)
+    }
+}
+
 /// What of a query is kept; none where nothing is.
 fn kept(query: &str, rule: &QueryKept) -> Option<String> {
     match rule {

@@ -100,6 +100,24 @@ async fn a_request_with_a_body_ends_the_connection_after_its_answer() {
 }
 
 #[tokio::test]
+async fn a_body_that_was_read_keeps_the_connection() {
+    let edge = Edge::start(&server());
+    let chunked = "5\r\nhello\r\n0\r\n\r\n";
+    let text = edge
+        .exchange(format!(
+            "POST /read HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello\
+             PUT /read HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}\
+             POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello\
+             GET /never HTTP/1.1\r\nHost: h\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 3, "{text}");
+    assert_eq!(text.matches("connection: close\r\n").count(), 1, "{text}");
+    let asked = ["POST /read HTTP/1.1", "PUT /read HTTP/1.1", "POST /unread HTTP/1.1"];
+    assert_eq!(*edge.asked.lock(), asked);
+}
+
+#[tokio::test]
 async fn no_interim_response_is_sent() {
     let edge = Edge::start(&server());
     let text = edge

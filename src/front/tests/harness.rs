@@ -90,7 +90,7 @@ struct TestHandler {
 impl Handler<TestBody> for TestHandler {
     fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         connection: &Arc<Connection>,
     ) -> Answering<TestBody> {
         self.asked.lock().push(format!(
@@ -103,7 +103,15 @@ impl Handler<TestBody> for TestHandler {
         assert_ne!(request.uri().path(), "/panic-at-once", "a panic made for the test");
         let (connection, reached) = (Arc::clone(connection), Arc::clone(&self.reached));
         let release = Arc::clone(&self.release);
-        let later = async move { respond(&request, &connection, &reached, &release).await };
+        let later = async move {
+            if request.uri().path() == "/read" {
+                while let Some(frame) = request.body_mut().frame().await {
+                    frame.unwrap();
+                }
+                connection.body_read();
+            }
+            respond(&request, &connection, &reached, &release).await
+        };
         Answering::Later(later.boxed())
     }
 

@@ -2,17 +2,17 @@
 //! (RFC 9111 sections 3.1 and 3.2). Pure.
 
 use super::Directives;
+use crate::config::Caching;
 use crate::object;
+use crate::object::tags::TAG_FIELD;
 use crate::policy::response::Times;
 use crate::rfc::cache_control::Qualified;
 use crate::rfc::date::HttpDate;
-use crate::rfc::{grammar, hop_by_hop};
+use crate::rfc::hop_by_hop;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// `Surrogate-Control`: for this cache alone.
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
-/// `Surrogate-Key`: names by which responses are purged together.
-pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 
 /// Puts in the `Date` of its arrival where a response has none, or one that cannot be read (RFC
 /// 9110 section 6.6.1).
@@ -77,7 +77,17 @@ fn describes_bytes(name: &HeaderName) -> bool {
 /// Takes out what is for this cache alone, before a response goes to a client.
 pub fn strip_for_client(headers: &mut HeaderMap) {
     headers.remove(SURROGATE_CONTROL);
-    headers.remove(SURROGATE_KEY);
+    headers.remove(TAG_FIELD);
+}
+
+/// Takes out of an answer what the site says no answer has, and gives it what each has.
+pub fn dress(answer: &mut HeaderMap, caching: &Caching) {
+    for name in &caching.remove_headers {
+        answer.remove(name);
+    }
+    for (name, value) in &caching.set_headers {
+        answer.insert(name, value.clone());
+    }
 }
 
 /// Fields of a request by which applications behind caches let themselves be told another host,
@@ -126,16 +136,6 @@ pub fn unconditional(request: &mut HeaderMap) {
     ] {
         request.remove(name);
     }
-}
-
-/// The names in the `Surrogate-Key` lines, which white space parts.
-pub fn surrogate_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(SURROGATE_KEY).iter().flat_map(|line| {
-        line.as_bytes()
-            .split(|byte| matches!(byte, b' ' | b'\t' | b','))
-            .map(grammar::trim)
-            .filter(|name| !name.is_empty())
-    })
 }
 
 /// Adds this cache to the `Via` of a message (RFC 9110 section 7.6.3).
@@ -255,15 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn surrogate_fields_are_read_and_never_sent() {
+    fn surrogate_fields_are_never_sent() {
         let mut headers = fields(&[
             ("surrogate-key", "a  b"),
             ("surrogate-key", "c"),
             ("surrogate-control", "max-age=5"),
             ("x", "1"),
         ]);
-        let names: Vec<_> = surrogate_keys(&headers).collect();
-        assert_eq!(names, [b"a", b"b", b"c"]);
         strip_for_client(&mut headers);
         assert_eq!(headers, fields(&[("x", "1")]));
     }

@@ -30,7 +30,7 @@
 
 use super::super::scope::Scope;
 use crate::nix::hash::sha256;
-use crate::object::Key;
+use crate::object::{Key, Tag, Tags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -45,7 +45,9 @@ const MEMBERS_MAX: usize = 256;
 const NAME: &str = "PURGES";
 const NAME_NEW: &str = "PURGES.new";
 /// How it begins; the number is the version of its form.
-const MAGIC: [u8; 17] = *b"narthex-purges 1\n";
+const MAGIC: [u8; 17] = *b"narthex-purges 2\n";
+/// How one began that could say nothing of tags.
+const MAGIC_1: [u8; 17] = *b"narthex-purges 1\n";
 /// Bytes of a digest of the rest, behind the magic.
 const DIGEST_BYTES: usize = 32;
 /// Bytes that the file may have: every member owing the most of the longest keys stays below.
@@ -72,6 +74,8 @@ pub(super) struct Owed {
     keys: HashSet<Key>,
     /// Sites and prefixes of paths.
     prefixes: HashSet<(String, String)>,
+    /// Sites and tags.
+    tags: HashSet<(String, Tag)>,
     /// How often a purge was added, those that were owed already too. Not written down.
     added: u64,
 }
@@ -84,22 +88,27 @@ impl Owed {
 
     /// Whether it is nothing.
     pub(super) fn is_empty(&self) -> bool {
-        !self.is_all && self.keys.is_empty() && self.prefixes.is_empty()
+        !self.is_all && self.len() == 0
     }
 
     /// Purges.
     pub(super) fn len(&self) -> usize {
-        self.keys.len() + self.prefixes.len() + usize::from(self.is_all)
+        self.keys.len() + self.prefixes.len() + self.tags.len() + usize::from(self.is_all)
     }
 
-    /// Whether a purge of `key` is among it.
+    /// Whether a purge that is, or may be, of `key` is among it: only an object itself tells its
+    /// tags, so while a tag is owed nothing of its site is served from that disk.
     pub(super) fn covers(&self, key: &Key) -> bool {
         let has_prefix = |(site, prefix): &(String, String)| {
             key.site() == site && key.path().starts_with(prefix.as_str())
         };
         let has_key =
             || self.keys.contains(key) || (key.is_variant() && self.keys.contains(&key.primary()));
-        self.is_all || has_key() || self.prefixes.iter().any(has_prefix)
+        let is_of_site = |(site, _): &(String, Tag)| key.site() == site;
+        self.is_all
+            || has_key()
+            || self.prefixes.iter().any(has_prefix)
+            || self.tags.iter().any(is_of_site)
     }
 
     /// Adds a purge; false where it was owed already.
@@ -111,6 +120,11 @@ impl Owed {
         let is_new = match scope {
             Scope::Key(key) => self.keys.insert(key.clone()),
             Scope::Prefix { site, prefix } => self.prefixes.insert((site.clone(), prefix.clone())),
+            Scope::Tags { site, tags } => {
+                let before = self.tags.len();
+                self.tags.extend(tags.iter().map(|tag| (site.clone(), tag.clone())));
+                self.tags.len() > before
+            }
             Scope::All => true,
         };
         if *scope == Scope::All || self.len() > OWED_MAX {
@@ -136,7 +150,11 @@ impl Owed {
             prefix: prefix.clone(),
         };
         let keys = self.keys.iter().cloned().map(Scope::Key);
-        keys.chain(self.prefixes.iter().map(prefix)).collect()
+        let tag = |(site, tag): &(String, Tag)| Scope::Tags {
+            site: site.clone(),
+            tags: Tags::new([tag.clone()]),
+        };
+        keys.chain(self.prefixes.iter().map(prefix)).chain(self.tags.iter().map(tag)).collect()
     }
 }
 
@@ -269,12 +287,13 @@ impl Ledger {
 
 /// The record as it is written; its version is in [`MAGIC`].
 #[derive(Serialize, Deserialize)]
-struct Form {
+struct Form<M> {
     own: DiskId,
     has_purged: bool,
-    members: Vec<MemberForm>,
+    members: Vec<M>,
 }
 
+/// What is written of a disk, but for its tags: all that was under [`MAGIC_1`].
 #[derive(Serialize, Deserialize)]
 struct MemberForm {
     id: DiskId,
@@ -285,49 +304,73 @@ struct MemberForm {
     prefixes: Vec<(String, String)>,
 }
 
+/// The tags that a disk owes, each with its site.
+type TagsForm = Vec<(String, String)>;
+
 /// The bytes of a record: the magic, the SHA-256 of the rest, the rest.
 pub(super) fn encode(own: DiskId, ledger: &Ledger) -> Result<Vec<u8>, postcard::Error> {
     let members = ledger.members.iter().map(|(id, member)| {
         let mut keys: Vec<_> = member.owed.keys.iter().map(|k| k.as_str().to_owned()).collect();
         let mut prefixes: Vec<_> = member.owed.prefixes.iter().cloned().collect();
+        let tag = |(site, tag): &(String, Tag)| (site.clone(), tag.as_str().to_owned());
+        let mut tags: TagsForm = member.owed.tags.iter().map(tag).collect();
         keys.sort_unstable();
         prefixes.sort_unstable();
-        MemberForm {
+        tags.sort_unstable();
+        let form = MemberForm {
             id: *id,
             path: member.path.clone(),
             mount: member.mount.clone(),
             owes_all: member.owed.is_all,
             keys,
             prefixes,
-        }
+        };
+        (form, tags)
     });
-    let form = Form { own, has_purged: ledger.has_purged, members: members.collect() };
+    let form = Form::<(MemberForm, TagsForm)> {
+        own,
+        has_purged: ledger.has_purged,
+        members: members.collect(),
+    };
     let rest = postcard::to_stdvec(&form)?;
     Ok([&MAGIC[..], &sha256(&rest), &rest].concat())
 }
 
 /// The record in these bytes, and whose it is; `None` where they are not whole.
 pub(super) fn decode(bytes: &[u8]) -> Option<(DiskId, Ledger)> {
+    if let Some(rest) = bytes.strip_prefix(&MAGIC_1) {
+        let Form { own, has_purged, members } = proven::<Form<MemberForm>>(rest)?;
+        let members = members.into_iter().map(|member| read_member(member, Vec::new()));
+        return Some((own, Ledger { members: members.collect(), has_purged }));
+    }
     let rest = bytes.strip_prefix(&MAGIC)?;
+    let Form { own, has_purged, members } = proven::<Form<(MemberForm, TagsForm)>>(rest)?;
+    let members = members.into_iter().map(|(member, tags)| read_member(member, tags));
+    Some((own, Ledger { members: members.collect(), has_purged }))
+}
+
+/// What stands behind the magic, where its digest is right.
+fn proven<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Option<T> {
     let (digest, rest) = rest.split_at_checked(DIGEST_BYTES)?;
     if digest != sha256(rest) {
         return None;
     }
-    let form: Form = postcard::from_bytes(rest).ok()?;
-    let members = form.members.into_iter().map(|member| {
-        let keys: Option<HashSet<Key>> =
-            member.keys.iter().map(|key| Key::from_stored(key)).collect();
-        let owed = match keys {
-            Some(keys) if !member.owes_all => {
-                let prefixes = member.prefixes.into_iter().collect();
-                Owed { is_all: false, keys, prefixes, added: 0 }
-            }
-            Some(_) | None => Owed::all(),
-        };
-        (member.id, Member { path: member.path, mount: member.mount, owed })
-    });
-    let ledger = Ledger { members: members.collect(), has_purged: form.has_purged };
-    Some((form.own, ledger))
+    postcard::from_bytes(rest).ok()
+}
+
+/// A disk as it was written down; it owes everything where what it owes cannot be read.
+fn read_member(member: MemberForm, tags: TagsForm) -> (DiskId, Member) {
+    let keys: Option<HashSet<Key>> = member.keys.iter().map(|key| Key::from_stored(key)).collect();
+    let tag = |(site, tag): (String, String)| Some((site, Tag::parse(&tag).ok()?));
+    let tags: Option<HashSet<(String, Tag)>> = tags.into_iter().map(tag).collect();
+    let owed = match (keys, tags) {
+        (Some(keys), Some(tags)) if !member.owes_all => {
+            let prefixes = member.prefixes.into_iter().collect();
+            Owed { is_all: false, keys, prefixes, tags, added: 0 }
+        }
+        _ => Owed::all(),
+    };
+    (member.id, Member { path: member.path, mount: member.mount, owed })
 }
 
 /// The record in a disk's folder, and the disk's name; `None` where there is none that is whole.

@@ -32,12 +32,12 @@ mod watch;
 
 use super::check::Fault;
 use super::{
-    Begun, DAMAGED_MAX, Health, IndexMemory, Mode, OpenError, Part, Pending, Problem, Report,
-    Stage, Store, Stored, Usage, WriteError,
+    Begun, DAMAGED_MAX, Health, IndexError, IndexMemory, Mode, OpenError, Part, Pending, Problem,
+    Report, Stage, Store, Stored, Usage, WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Insertion, Key, Meta, NarClaim, Sha256, Variant};
+use crate::object::{Insertion, Key, Meta, NarClaim, Sha256, Tags, Variant};
 use crate::store::Scope;
 use crate::tasks::Tasks;
 use bytes::Bytes;
@@ -345,7 +345,15 @@ impl Disks {
     /// went. Holds on disks that are out or fail: nothing in the scope is served from them before
     /// they have made up for it. Blocking.
     pub fn purge(&self, scope: &Scope) -> u64 {
-        self.0.purge(scope)
+        self.0.purge(scope, |store| store.0.purge(scope))
+    }
+
+    /// Makes every object of `site` that has one of `tags` stale; returns their number. What is
+    /// here in part goes, and what a disk that is out or fails has of them goes too, as
+    /// [`Disks::purge`] says. Blocking.
+    pub fn invalidate_tagged(&self, site: &str, tags: &Tags) -> u64 {
+        let scope = Scope::Tags { site: site.to_owned(), tags: tags.clone() };
+        self.0.purge(&scope, |store| store.0.invalidate_tagged(site, tags))
     }
 
     /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
@@ -591,7 +599,8 @@ impl Shared {
         }
     }
 
-    fn purge(&self, scope: &Scope) -> u64 {
+    /// Carries out a purge of `scope` on each disk by `carry_out`, or has it owed.
+    fn purge(&self, scope: &Scope, carry_out: impl Fn(&Store) -> Result<u64, IndexError>) -> u64 {
         let mut working = Vec::new();
         {
             let mut recorded = self.ledger.lock();
@@ -606,7 +615,7 @@ impl Shared {
         }
         let mut purged = 0_u64;
         for Entered { id, store } in working {
-            match store.0.purge(scope) {
+            match carry_out(&store) {
                 Ok(count) => purged = purged.saturating_add(count),
                 Err(_) => self.owe_one(id, scope),
             }

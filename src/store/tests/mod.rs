@@ -9,6 +9,7 @@ mod kills;
 mod order;
 mod parts;
 mod reads;
+mod tags;
 mod tier;
 mod variants;
 

@@ -174,7 +174,7 @@ async fn a_place_in_the_order_without_a_record_goes_when_its_turn_comes() {
             variant_of: None,
         };
         change.set_record(key("gone").hash(), &head, b"garbage");
-        change.drop_record(key("gone").hash());
+        change.drop_record(key("gone").hash(), &[]);
         change.commit().unwrap();
     }
     drop(stored);

@@ -122,6 +122,11 @@ impl Setup {
 
     fn text(&self, folder: &TempDir, origins: &[String]) -> String {
         let key = trusted_key().public_key().unwrap().to_string();
+        let proofs =
+            format!("signatures = \"{}\"\ntrusted_public_keys = [\"{key}\"]\n", self.signatures);
+        // What proves a narinfo has no meaning elsewhere.
+        let is_generic = self.site.contains("kind = \"generic\"");
+        let proofs = if is_generic { String::new() } else { proofs };
         let paths: Vec<_> = (0..self.disks).map(|number| disk_folder(folder, number)).collect();
         let mut text = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\nname = \"{name}\"\n\
@@ -129,13 +134,11 @@ impl Setup {
              [admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{folder}/token\"\n\
              [memory]\nsize = \"16MiB\"\n\
              [disk]\npath = {paths:?}\nsize = \"{size}\"\n{top}\n\
-             [[site]]\nname = \"main\"\nsignatures = \"{signatures}\"\n\
-             trusted_public_keys = [\"{key}\"]\n{site}\n",
+             [[site]]\nname = \"main\"\n{proofs}{site}\n",
             name = self.name,
             folder = folder.path().display(),
             size = self.disk_size,
             top = self.top,
-            signatures = self.signatures,
             site = self.site,
         );
         for origin in origins {
@@ -263,6 +266,11 @@ impl Edge {
         let files = self.object_files();
         let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len());
         (bytes.sum(), files.len())
+    }
+
+    /// Whether it has a disk tier.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.folder.path().join("disk/index").exists()
     }
 
     /// Its disk's folder goes away under it, index and all.

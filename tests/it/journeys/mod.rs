@@ -3,6 +3,7 @@
 
 mod absence;
 mod breaks;
+mod caching_keys;
 mod damage;
 mod disks;
 mod faults;
@@ -11,6 +12,7 @@ mod freshness;
 mod generic;
 mod hits;
 mod http2;
+mod lifetimes;
 mod narinfos;
 mod operation;
 mod outages;
@@ -19,8 +21,11 @@ mod parts_model;
 mod passing;
 mod purges;
 mod ranges;
+mod replayed;
 mod requests;
 mod s3;
 mod scrub;
+mod tags;
 mod tiers;
 mod troubles;
+mod uploads;

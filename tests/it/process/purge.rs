@@ -64,6 +64,8 @@ fn what_is_purged_is_fetched_again() {
         assert_eq!(scene.origin.requests_for(&scene.path), requests, "{arguments:?}");
         scene.until_hit();
     }
+    assert_eq!(scene.purged(&["--key", "nobody", "--key", "none"]).trim(), "{\"purged\":0}");
+    assert_eq!(scene.purged(&["--soft", "--key", "nobody"]).trim(), "{\"purged\":0}");
     // Softly: asked for again, not gone.
     scene.purged(&["--soft", &scene.path]);
     assert_eq!(scene.edge.get(&scene.path).status, 200);
@@ -87,6 +89,8 @@ fn a_purge_that_cannot_be_says_why() {
         (vec!["--site", "nowhere", &scene.path], 1, "nowhere"),
         (vec!["/../etc/passwd"], 1, "400"),
         (vec!["--soft", "--all"], 2, "--soft"),
+        (vec!["--key", "a b"], 1, "each key by itself"),
+        (vec!["--key", "a", "--all"], 2, "--all"),
     ] {
         let (ended, said) = complaint(scene.purge(&arguments));
         assert_eq!(ended, code, "{arguments:?}: {said}");

@@ -1,0 +1,57 @@
+//! A client's body on its way to an origin, which tells its connection once it was read to its end:
+//! an HTTP/1 connection may then be used again. One per request with a body; an atomic mark only.
+
+use super::connection::Connection;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+pin_project_lite::pin_project! {
+    /// A body of a client.
+    #[derive(Debug)]
+    pub(super) struct Upload<B> {
+        #[pin]
+        body: B,
+        connection: Arc<Connection>,
+    }
+}
+
+impl<B> Upload<B> {
+    /// The body of the request that is under way on `connection`.
+    pub(super) fn new(body: B, connection: &Arc<Connection>) -> Self {
+        Self { body, connection: Arc::clone(connection) }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Upload<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        let has_ended = match &frame {
+            None => true,
+            // Who knows the length asks for nothing behind it.
+            Some(Ok(_)) => this.body.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if has_ended {
+            this.connection.body_read();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
