@@ -9,14 +9,16 @@
 use super::flight::{Flight, How, Landed};
 use super::passing::Passing;
 use super::sink::Sink;
-use super::{FillError, Fills, Landing, NotJoined, Rejection, Role, Shared, Upstream};
+use super::steady::{Checked, Question, Source, Steady};
+use super::trail::Trail;
+use super::{FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared, Upstream};
 use crate::cache::{Cache, Found, PublishError, SMALL_BYTES_MAX};
 use crate::clock::Timestamp;
 use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Forward, Interim, Response};
+use crate::origin::{Answer, FetchError, Forward, Interim, Response};
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
 use crate::policy::generic::storing::{self, PassReason, Reply, Storable, Verdict};
@@ -54,6 +56,17 @@ pub struct Sought {
     pub interim: Option<Interim>,
 }
 
+/// A stretch of a response that has come in part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest<'a> {
+    /// Offset of its first byte.
+    pub(super) first: u64,
+    /// Offset of its last byte; `None` for the end.
+    pub(super) last: Option<u64>,
+    /// The strong entity tag that it must still have.
+    pub(super) same: Option<&'a HeaderValue>,
+}
+
 impl fmt::Debug for Sought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sought").field("key", &self.key).finish_non_exhaustive()
@@ -69,7 +82,43 @@ impl Sought {
             headers,
             body: None,
             interim: self.interim.clone(),
+            only: None,
         }
+    }
+
+    /// Asks for a stretch of what is the same still; of the origin at `only`, or of all.
+    pub(super) async fn rest(
+        &self,
+        rest: Rest<'_>,
+        only: Option<usize>,
+    ) -> Result<Answer<Response>, FetchError> {
+        let mut headers = HeaderMap::clone(&self.headers);
+        let last = rest.last.map(|last| last.to_string()).unwrap_or_default();
+        if let Ok(range) = HeaderValue::try_from(format!("bytes={}-{last}", rest.first)) {
+            headers.insert(header::RANGE, range);
+        }
+        if let Some(same) = rest.same {
+            headers.insert(header::IF_RANGE, same.clone());
+        }
+        let forward = Forward { only, interim: None, ..self.forward(headers) };
+        let mut response = self.upstream.origins.forward(forward).await?;
+        date(&mut response);
+        let (origin, headers) = (response.origin, response.headers.clone());
+        let (request_time, response_time) = (response.request_time, response.response_time);
+        Ok(match response.status {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Answer::Found(response),
+            StatusCode::NOT_MODIFIED => {
+                Answer::NotModified { headers, origin, request_time, response_time }
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                Answer::Absent { headers, origin, request_time, response_time }
+            }
+            StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => Answer::Changed,
+            status => {
+                let origin = response.origin_name;
+                return Err(FetchError::Status { origin, status, retry_after_seconds: None });
+            }
+        })
     }
 
     fn caching(&self) -> Option<&Caching> {
@@ -119,13 +168,25 @@ impl Fills {
         stale: Option<Found>,
         now: Timestamp,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        self.seek_since(sought, stale, now, None)
+    }
+
+    /// As [`Fills::seek`]; with `looked`, begins none where one of the same object has ended since:
+    /// look again at what is stored.
+    pub fn seek_since(
+        &self,
+        sought: Sought,
+        stale: Option<Found>,
+        now: Timestamp,
+        looked: Option<Mark>,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
         if self.shared.is_alone(&sought.key, now) {
             return Ok((Role::Lead, self.seek_alone(sought, stale, now)?));
         }
         let key = sought.key.clone();
         self.begin_or_join(
             &key,
-            None,
+            looked,
             || Ok(()),
             |(), landing: Landing| async move {
                 lead(&landing.shared, &landing.flight, &sought, stale, now).await;
@@ -344,13 +405,42 @@ impl Fetch<'_> {
         if !matches!(reason, PassReason::RequestNoStore | PassReason::Authorization) {
             self.shared.alone.insert(key.clone(), self.now.plus(ALONE));
         }
-        self.flight.land_passing(passing(key, response));
+        self.flight.land_passing(self.passing(response));
         "passed"
     }
 
-    async fn whole(&self, meta: Meta, mut response: Response) -> Result<&'static str, FillError> {
+    /// The answer for one client; where its tag says what goes on with it, it does not break off.
+    fn passing(&self, response: Response) -> Passing {
+        let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
+        let is_plain = response.status != StatusCode::OK || response.content_length.is_none();
+        let key = &self.sought.key;
+        if is_plain || !is_tagged {
+            return passing(key, response);
+        }
+        let mut headers = response.headers.clone();
+        crate::rfc::hop_by_hop::remove(&mut headers);
+        let meta = Arc::new(passed(key, &response, headers));
+        let body = self.steady(response, meta.headers.clone());
+        Passing::lasting(meta, body)
+    }
+
+    /// The body of an answer with these fields, which goes on where it breaks off.
+    fn steady(&self, response: Response, headers: HeaderMap) -> Steady {
+        let source = Source {
+            upstream: Arc::clone(&self.sought.upstream),
+            metrics: self.shared.metrics.clone(),
+            key: self.sought.key.clone(),
+            question: Question::Page(self.sought.clone()),
+            trail: Trail::default(),
+        };
+        Steady::new(source, response, headers, Checked::ByLength)
+    }
+
+    async fn whole(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
+        let cookies = cookies(&response.headers);
+        let mut body = self.steady(response, meta.headers.clone());
         let mut collected = BytesMut::new();
-        while let Some(piece) = response.body.chunk().await? {
+        while let Some(piece) = body.chunk().await? {
             collected.extend_from_slice(&piece);
             if collected.len() as u64 > SMALL_BYTES_MAX {
                 let (limit, actual) = (SMALL_BYTES_MAX, collected.len() as u64);
@@ -361,7 +451,6 @@ impl Fetch<'_> {
             }
         }
         let body = collected.freeze();
-        let cookies = cookies(&response.headers);
         let kept = self.cache().publish_small(self.flight.ticket, meta.clone(), body.clone(), None);
         let (found, how, result) = match kept.await {
             Ok(found) => (found, How::Stored, "stored"),
@@ -377,29 +466,23 @@ impl Fetch<'_> {
     }
 
     /// A body that readers follow while it is written.
-    async fn stream(&self, meta: Meta, mut response: Response) -> Result<&'static str, FillError> {
+    async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let Some(pending) = self.cache().begin(&meta.key, response.content_length).await else {
-            self.flight.land_passing(passing(&self.sought.key, response));
+            self.flight.land_passing(self.passing(response));
             return Ok("passed");
         };
         let growing = pending.growing();
         self.flight.set_cookies(cookies(&response.headers));
+        let mut body = self.steady(response, meta.headers.clone());
         let shown = Arc::new(meta.clone());
         self.flight.land(Landed::Streaming { meta: shown, growing, must_be: None });
         let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
         let mut received = 0;
-        while let Some(piece) = response.body.chunk().await? {
+        // At its end all of its bytes are here, if it has said how many it has.
+        while let Some(piece) = body.chunk().await? {
             received += piece.len() as u64;
             sink.append(piece).await?;
             sink.reveal(received);
-        }
-        if let Some(expected) = response.content_length
-            && received != expected
-        {
-            return Err(FillError::Rejected {
-                origin: Arc::clone(&meta.origin),
-                rejection: Rejection::Short { expected, actual: received },
-            });
         }
         sink.end().await?;
         let Some(pending) = sink.proven() else { return Ok("not_stored") };

@@ -30,6 +30,8 @@ pub struct Forward {
     pub body: Option<OutboundBody>,
     /// What hears of interim answers.
     pub interim: Option<Interim>,
+    /// The only origin to ask, once, by its position; `None` for all in their order.
+    pub only: Option<usize>,
 }
 
 impl fmt::Debug for Forward {
@@ -43,9 +45,10 @@ impl fmt::Debug for Forward {
 
 impl Forward {
     /// Whether it may be sent again, and to another origin, where nothing is known of its fate: it
-    /// has no body, and its method only reads (RFC 9110 section 9.2.2).
+    /// has no body, and its method only reads (RFC 9110 section 9.2.2). One that is meant for one
+    /// origin alone comes back by itself.
     pub(super) fn may_repeat(&self) -> bool {
-        self.body.is_none() && self.method.is_safe()
+        self.body.is_none() && self.method.is_safe() && self.only.is_none()
     }
 
     /// The same request once more; it must be one that may be repeated.
@@ -57,6 +60,7 @@ impl Forward {
             headers: self.headers.clone(),
             body: None,
             interim: self.interim.clone(),
+            only: self.only,
         }
     }
 

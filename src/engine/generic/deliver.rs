@@ -1,39 +1,41 @@
 //! Answers made of responses of generic sites: which part of one a request gets, and the fields
 //! that say how it came about. Pure but for the bodies it hands on.
 
+use super::Request;
 use crate::cache::Found;
-use crate::clock::Timestamp;
-use crate::config::Caching;
 use crate::engine::answer::Answer;
 use crate::engine::body::{Body, Source};
-use crate::engine::connection::Connection;
 use crate::engine::deliver::{cache_status, slice};
+use crate::engine::row::Multipart;
 use crate::engine::tail::Tail;
 use crate::fill::Passing;
 use crate::object::Meta;
 use crate::outcome::Outcome;
-use crate::policy::Selection;
 use crate::policy::generic::fields;
+use crate::policy::generic::selection::{Selection, Several, select};
 use crate::policy::request::ReadMethod;
-use crate::policy::selection::select;
 use crate::rfc::ContentRange;
 use crate::rfc::cache_status::CACHE_STATUS;
+use crate::rfc::range::ByteSpan;
 use crate::store::{Growing, StoredBody};
-use http::request::Parts;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A response on its way to a client.
 pub(super) struct Delivery<'a> {
-    pub(super) parts: &'a Parts,
-    pub(super) connection: &'a Arc<Connection>,
-    pub(super) caching: &'a Caching,
-    pub(super) now: Timestamp,
+    pub(super) request: &'a Request<'a>,
     pub(super) meta: &'a Meta,
     /// Bytes of its body, where that is known.
     pub(super) length: Option<u64>,
     pub(super) outcome: Outcome,
+}
+
+/// Where the bytes of a response come from.
+enum Content<'f> {
+    Found(&'f Found),
+    Growing(Growing),
+    Passing(Box<Passing>),
 }
 
 /// Statuses whose answers have no body, nor a length of one.
@@ -44,58 +46,38 @@ fn is_bodiless(status: StatusCode) -> bool {
 impl Delivery<'_> {
     /// One that is stored.
     pub(super) fn found(self, found: &Found) -> Answer {
-        self.answer(|connection, first, sent| match found {
-            Found::Hot(hot) => Body::whole(slice(&hot.body(), first, sent)),
-            Found::Stored(stored) => match &stored.body {
-                StoredBody::Bytes(bytes) => Body::whole(slice(bytes, first, sent)),
-                StoredBody::File(file) => {
-                    let tail = Tail::new(Arc::clone(file), None);
-                    Body::from_source(Source::Stored(tail, first), sent, Arc::clone(connection))
-                }
-            },
-        })
+        self.answer(Content::Found(found))
     }
 
     /// One that arrives.
     pub(super) fn growing(self, growing: Growing) -> Answer {
-        self.answer(|connection, first, sent| {
-            let source = Source::Growing(growing.follow(first), first);
-            Body::from_source(source, sent, Arc::clone(connection))
-        })
+        self.answer(Content::Growing(growing))
     }
 
     /// One that is this client's alone.
     pub(super) fn passing(self, passing: Passing) -> Answer {
         let has_trailers = self.length.is_none();
         let trailer = passing.trailer_names().cloned().filter(|_| has_trailers);
-        let mut answer = self.answer(|connection, first, sent| {
-            let source = Source::Passing(Box::new(passing), first);
-            Body::from_source(source, sent, Arc::clone(connection))
-        });
+        let mut answer = self.answer(Content::Passing(Box::new(passing)));
         if let Some(trailer) = trailer {
             answer.headers.insert(header::TRAILER, trailer);
         }
         answer
     }
 
-    fn answer(self, body: impl FnOnce(&Arc<Connection>, u64, Option<u64>) -> Body) -> Answer {
+    fn answer(self, content: Content<'_>) -> Answer {
         let mut headers = self.head();
-        let is_head = self.parts.method == Method::HEAD;
-        let may_select = is_head || self.parts.method == Method::GET;
-        let selection = if self.meta.status == StatusCode::OK && may_select {
-            let method = if is_head { ReadMethod::Head } else { ReadMethod::Get };
-            let stored = || Cow::Borrowed(&self.meta.headers);
-            select(method, &self.parts.headers, stored, self.length)
-        } else {
-            Selection::Whole
-        };
-        let (status, first, sent) = match selection {
+        let (status, first, sent) = match self.selection(&content) {
             Selection::Whole => (self.meta.status, 0, self.length),
             Selection::Part(span) => {
                 let content_range = ContentRange::Part { span, length: self.length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
                 (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
             }
+            Selection::Parts(spans) => match (&content, self.multipart(&content, &spans)) {
+                (Content::Found(_), Some(made)) => return self.several(headers, made),
+                _ => (self.meta.status, 0, self.length),
+            },
             Selection::NotModified => {
                 trim(&mut headers);
                 return self.made_of(StatusCode::NOT_MODIFIED, headers, Body::empty());
@@ -116,14 +98,69 @@ impl Delivery<'_> {
         if is_bodiless(status) {
             return self.made_of(status, headers, Body::empty());
         }
-        if is_head || sent == Some(0) {
+        if self.request.parts.method == Method::HEAD || sent == Some(0) {
             if let Some(sent) = sent {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
             }
             return self.made_of(status, headers, Body::empty());
         }
-        let body = body(self.connection, first, sent);
+        let body = self.body(content, first, sent);
         self.made_of(status, headers, body)
+    }
+
+    fn selection(&self, content: &Content<'_>) -> Selection {
+        let parts = self.request.parts;
+        let method = match parts.method {
+            Method::HEAD => ReadMethod::Head,
+            Method::GET => ReadMethod::Get,
+            _ => return Selection::Whole,
+        };
+        if self.meta.status != StatusCode::OK {
+            return Selection::Whole;
+        }
+        // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
+        let several = match content {
+            Content::Found(_) => Several::Sent,
+            Content::Growing(_) | Content::Passing(_) => Several::AsWhole,
+        };
+        select(method, &parts.headers, &self.meta.headers, (self.length, several))
+    }
+
+    fn body(&self, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
+        let source = match content {
+            Content::Found(found) => match in_memory(found) {
+                Some(bytes) => return Body::whole(slice(&bytes, first, sent)),
+                None => self.source(found, first, sent),
+            },
+            Content::Growing(growing) => Source::Growing(growing.follow(first), first),
+            Content::Passing(passing) => Source::Passing(passing, first),
+        };
+        Body::from_source(source, sent, Arc::clone(self.request.connection))
+    }
+
+    /// What brings the bytes of a stored body from `first` on.
+    fn source(&self, found: &Found, first: u64, sent: Option<u64>) -> Source {
+        if let Found::Stored(stored) = found
+            && let StoredBody::File(file) = &stored.body
+        {
+            let rescue = self.request.rescue(stored);
+            return Source::Stored(Tail::new(Arc::clone(file), Some(rescue)), first);
+        }
+        Source::Bytes(slice(&in_memory(found).unwrap_or_default(), first, sent))
+    }
+
+    fn multipart(&self, content: &Content<'_>, spans: &[ByteSpan]) -> Option<Multipart> {
+        let Content::Found(found) = content else { return None };
+        let content_type = self.meta.headers.get(header::CONTENT_TYPE);
+        let source = |span: ByteSpan| self.source(found, span.first, Some(span.length()));
+        Multipart::of(spans, (self.length?, content_type), source)
+    }
+
+    fn several(&self, mut headers: HeaderMap, made: Multipart) -> Answer {
+        headers.insert(header::CONTENT_TYPE, made.content_type);
+        let (row, length) = (Source::Row(made.row), Some(made.length));
+        let body = Body::from_source(row, length, Arc::clone(self.request.connection));
+        self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
     }
 
     fn made_of(&self, status: StatusCode, headers: HeaderMap, body: Body) -> Answer {
@@ -139,20 +176,32 @@ impl Delivery<'_> {
         head.remove(header::CONTENT_LENGTH);
         fields::strip_for_client(&mut head);
         let is_used_again = self.outcome.is_hit() || self.outcome == Outcome::Revalidated;
-        let age = self.meta.age_at(self.now);
+        let now = self.request.now;
+        let age = self.meta.age_at(now);
         if is_used_again || self.meta.age_at_response > 0 {
             head.insert(header::AGE, HeaderValue::from(age));
         }
-        let status = cache_status(&self.meta.facts(), self.outcome, self.now);
+        let status = cache_status(&self.meta.facts(), self.outcome, now);
         head.insert(CACHE_STATUS, status.to_header_value_after(&upstream));
         head.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
-        for name in &self.caching.remove_headers {
+        for name in &self.request.caching.remove_headers {
             head.remove(name);
         }
-        for (name, value) in &self.caching.set_headers {
+        for (name, value) in &self.request.caching.set_headers {
             head.insert(name, value.clone());
         }
         head
+    }
+}
+
+/// The bytes of a body that is in memory.
+fn in_memory(found: &Found) -> Option<Bytes> {
+    match found {
+        Found::Hot(hot) => Some(hot.body()),
+        Found::Stored(stored) => match &stored.body {
+            StoredBody::Bytes(bytes) => Some(bytes.clone()),
+            StoredBody::File(_) => None,
+        },
     }
 }
 

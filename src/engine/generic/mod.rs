@@ -19,6 +19,7 @@ mod target;
 use super::answer::{self, Answer};
 use super::body::Body;
 use super::connection::{Connection, Transport};
+use super::rescue::{Lost, Rescue};
 use super::site::Site;
 use super::tally::Begun;
 use super::{Answering, Engine};
@@ -37,6 +38,7 @@ use crate::policy::generic::variant::{is_preferred, selects};
 use crate::policy::generic::{Directives, fields, invalidation, storing};
 use crate::policy::request::Refusal;
 use crate::rfc::CdnLoop;
+use crate::store::Stored;
 use bytes::Bytes;
 use deliver::Delivery;
 use http::request::Parts;
@@ -290,6 +292,7 @@ impl Request<'_> {
             headers,
             body,
             interim: self.interim(),
+            only: None,
         };
         let upstream = &self.site.upstream;
         let fills = &self.engine.fills;
@@ -393,6 +396,11 @@ impl Request<'_> {
         })
     }
 
+    /// What goes on with a stored body whose file fails.
+    fn rescue(&self, stored: &Stored) -> Box<Rescue> {
+        Rescue::of(self.engine, Lost::Page(Box::new(self.sought(None))), stored)
+    }
+
     fn found(&self, found: &Found, outcome: Outcome) -> Answer {
         self.delivery(&found.meta(), Some(found.length()), outcome).found(found)
     }
@@ -409,15 +417,7 @@ impl Request<'_> {
         length: Option<u64>,
         outcome: Outcome,
     ) -> Delivery<'d> {
-        Delivery {
-            parts: self.parts,
-            connection: self.connection,
-            caching: self.caching,
-            now: self.now,
-            meta,
-            length,
-            outcome,
-        }
+        Delivery { request: self, meta, length, outcome }
     }
 }
 

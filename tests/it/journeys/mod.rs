@@ -9,6 +9,7 @@ mod faults;
 mod flights;
 mod freshness;
 mod generic;
+mod generic_bodies;
 mod hits;
 mod http2;
 mod narinfos;
