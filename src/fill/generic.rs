@@ -7,6 +7,7 @@
 //! object again (hit for miss).
 
 use super::flight::{Flight, How, Landed};
+use super::part::page::{permits, salvage};
 use super::passing::Passing;
 use super::sink::Sink;
 use super::steady::{Checked, Question, Source, Steady};
@@ -86,12 +87,12 @@ impl Sought {
         }
     }
 
-    /// Asks for a stretch of what is the same still; of the origin at `only`, or of all.
-    pub(super) async fn rest(
+    /// Asks for a stretch; of the origin at `only`, or of all.
+    pub(super) async fn stretch(
         &self,
         rest: Rest<'_>,
         only: Option<usize>,
-    ) -> Result<Answer<Response>, FetchError> {
+    ) -> Result<Response, FetchError> {
         let mut headers = HeaderMap::clone(&self.headers);
         let last = rest.last.map(|last| last.to_string()).unwrap_or_default();
         if let Ok(range) = HeaderValue::try_from(format!("bytes={}-{last}", rest.first)) {
@@ -103,6 +104,44 @@ impl Sought {
         let forward = Forward { only, interim: None, ..self.forward(headers) };
         let mut response = self.upstream.origins.forward(forward).await?;
         date(&mut response);
+        Ok(response)
+    }
+
+    /// Asks whether what has this tag is what there is still; of what is another, for no more of it
+    /// than its first byte.
+    pub(super) async fn confirm(&self, etag: Option<&HeaderValue>) -> Result<Response, FetchError> {
+        let mut headers = HeaderMap::clone(&self.headers);
+        headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        if let Some(etag) = etag {
+            headers.insert(header::IF_NONE_MATCH, etag.clone());
+        }
+        let mut response = self.upstream.origins.forward(self.forward(headers)).await?;
+        date(&mut response);
+        Ok(response)
+    }
+
+    /// As [`Sought::rest`], of any origin; what may not be stored is not the same any more.
+    pub(super) async fn piece(&self, rest: Rest<'_>) -> Result<Answer<Response>, FetchError> {
+        Ok(match self.rest(rest, None).await? {
+            Answer::Found(response) => {
+                let is_part = response.status == StatusCode::PARTIAL_CONTENT;
+                let is_same = response.headers.get(header::ETAG) == rest.same;
+                let may_stay = is_same && (!is_part || permits(self, &response));
+                if may_stay { Answer::Found(response) } else { Answer::Changed }
+            }
+            answer @ (Answer::NotModified { .. } | Answer::Absent { .. } | Answer::Changed) => {
+                answer
+            }
+        })
+    }
+
+    /// Asks for a stretch of what is the same still; of the origin at `only`, or of all.
+    pub(super) async fn rest(
+        &self,
+        rest: Rest<'_>,
+        only: Option<usize>,
+    ) -> Result<Answer<Response>, FetchError> {
+        let response = self.stretch(rest, only).await?;
         let (origin, headers) = (response.origin, response.headers.clone());
         let (request_time, response_time) = (response.request_time, response.response_time);
         Ok(match response.status {
@@ -125,7 +164,7 @@ impl Sought {
         self.upstream.site.caching.as_ref()
     }
 
-    fn meta(&self, response: &Response, storable: Storable, variant: Variant) -> Meta {
+    pub(super) fn meta(&self, response: &Response, storable: Storable, variant: Variant) -> Meta {
         let key = if variant.is_empty() { self.key.clone() } else { self.key.variant(&variant) };
         Meta {
             key,
@@ -189,9 +228,24 @@ impl Fills {
             looked,
             || Ok(()),
             |(), landing: Landing| async move {
-                lead(&landing.shared, &landing.flight, &sought, stale, now).await;
+                lead(&landing.shared, &landing.flight, &sought, Before::Stale(stale), now).await;
             },
         )
+    }
+
+    /// As [`Fills::seek`]; a fetch that begins takes up the answer `given` to GET.
+    pub(super) fn seek_with(
+        &self,
+        sought: Sought,
+        given: Response,
+        now: Timestamp,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        let key = sought.key.clone();
+        let begun = |(), landing: Landing| async move {
+            let before = Before::Given(Box::new(given));
+            lead(&landing.shared, &landing.flight, &sought, before, now).await;
+        };
+        self.begin_or_join(&key, None, || Ok(()), begun)
     }
 
     /// Begins a fetch that nobody else joins.
@@ -208,7 +262,7 @@ impl Fills {
         self.shared.tasks.spawn("fill", async move {
             let _place = place;
             let _running = super::Running::begin(&shared.metrics);
-            Box::pin(lead(&shared, &leading, &sought, stale, now)).await;
+            Box::pin(lead(&shared, &leading, &sought, Before::Stale(stale), now)).await;
             leading.end();
         });
         Ok(flight)
@@ -252,16 +306,28 @@ impl Shared {
     }
 }
 
+/// What is here before anything is fetched.
+enum Before {
+    /// What is stored, to be confirmed.
+    Stale(Option<Found>),
+    /// An answer to GET.
+    Given(Box<Response>),
+}
+
 /// Fetches what is sought and tells `flight`.
 async fn lead(
     shared: &Arc<Shared>,
     flight: &Flight,
     sought: &Sought,
-    stale: Option<Found>,
+    before: Before,
     now: Timestamp,
 ) {
     let fetch = Fetch { shared, flight, sought, now };
-    let result = fetch.run(stale).await.unwrap_or_else(|error| {
+    let fetched = match before {
+        Before::Stale(stale) => fetch.run(stale).await,
+        Before::Given(given) => fetch.take_up(*given).await,
+    };
+    let result = fetched.unwrap_or_else(|error| {
         let (site, path) = (sought.key.site(), sought.key.path());
         tracing::warn!(site, path, error = &error as &dyn std::error::Error, "fill failed");
         flight.land(Landed::Failed(Arc::new(error)));
@@ -314,6 +380,13 @@ impl Fetch<'_> {
             }
         }
         self.answered(response, (caching, rule)).await
+    }
+
+    /// Goes on with an answer that is here.
+    async fn take_up(&self, given: Response) -> Result<&'static str, FillError> {
+        let Some(caching) = self.sought.caching() else { return Err(FillError::Lost) };
+        let rule = caching.rule(self.sought.key.path());
+        self.answered(given, (caching, rule)).await
     }
 
     /// Keeps what a 304 confirmed; false where it speaks of another response than the stored one.
@@ -475,14 +548,15 @@ impl Fetch<'_> {
         self.flight.set_cookies(cookies(&response.headers));
         let mut body = self.steady(response, meta.headers.clone());
         let shown = Arc::new(meta.clone());
-        self.flight.land(Landed::Streaming { meta: shown, growing, must_be: None });
+        let read = growing.clone();
+        self.flight.land(Landed::Streaming { meta: shown, growing: read, must_be: None });
         let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
-        let mut received = 0;
-        // At its end all of its bytes are here, if it has said how many it has.
-        while let Some(piece) = body.chunk().await? {
-            received += piece.len() as u64;
-            sink.append(piece).await?;
-            sink.reveal(received);
+        if let Err(error) = feed(&mut body, &mut sink).await {
+            let broke_off = matches!(error, FillError::Body(_) | FillError::Rejected { .. });
+            if let Some(length) = body.total().filter(|_| broke_off) {
+                Box::pin(salvage(self.shared, self.flight.ticket, (meta, length), &growing)).await;
+            }
+            return Err(error);
         }
         sink.end().await?;
         let Some(pending) = sink.proven() else { return Ok("not_stored") };
@@ -498,6 +572,17 @@ impl Fetch<'_> {
             }
         }
     }
+}
+
+/// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
+async fn feed(body: &mut Steady, sink: &mut Sink<'_>) -> Result<(), FillError> {
+    let mut received = 0;
+    while let Some(piece) = body.chunk().await? {
+        received += piece.len() as u64;
+        sink.append(piece).await?;
+        sink.reveal(received);
+    }
+    Ok(())
 }
 
 fn not_kept(meta: &Meta, error: &PublishError) {

@@ -8,7 +8,7 @@ use crate::engine::body::{Body, Source};
 use crate::engine::deliver::{cache_status, slice};
 use crate::engine::row::Multipart;
 use crate::engine::tail::Tail;
-use crate::fill::Passing;
+use crate::fill::{PartReader, Passing};
 use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy::generic::fields;
@@ -36,6 +36,9 @@ enum Content<'f> {
     Found(&'f Found),
     Growing(Growing),
     Passing(Box<Passing>),
+    Part(Box<PartReader>),
+    /// No byte of it is sent.
+    Nothing,
 }
 
 /// Statuses whose answers have no body, nor a length of one.
@@ -63,6 +66,31 @@ impl Delivery<'_> {
             answer.headers.insert(header::TRAILER, trailer);
         }
         answer
+    }
+
+    /// A stretch of one that is here in part: the one that the request selects.
+    pub(super) fn part(self, reader: PartReader) -> Answer {
+        self.answer(Content::Part(Box::new(reader)))
+    }
+
+    /// What a request gets that selects no byte of one.
+    pub(super) fn without_body(self) -> Answer {
+        self.answer(Content::Nothing)
+    }
+
+    /// The `sent` bytes behind the first `skipped` of one that is a part itself, and of which they
+    /// are the part `range`.
+    pub(super) fn sliced(
+        self,
+        passing: Passing,
+        range: ContentRange,
+        (skipped, sent): (u64, u64),
+    ) -> Answer {
+        let mut headers = self.head();
+        headers.insert(header::CONTENT_RANGE, range.to_header_value());
+        let source = Source::Passing(Box::new(passing), skipped);
+        let body = Body::from_source(source, Some(sent), Arc::clone(self.request.connection));
+        self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
     }
 
     fn answer(self, content: Content<'_>) -> Answer {
@@ -121,7 +149,9 @@ impl Delivery<'_> {
         // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
         let several = match content {
             Content::Found(_) => Several::Sent,
-            Content::Growing(_) | Content::Passing(_) => Several::AsWhole,
+            Content::Growing(_) | Content::Passing(_) | Content::Part(_) | Content::Nothing => {
+                Several::AsWhole
+            }
         };
         select(method, &parts.headers, &self.meta.headers, (self.length, several))
     }
@@ -134,6 +164,8 @@ impl Delivery<'_> {
             },
             Content::Growing(growing) => Source::Growing(growing.follow(first), first),
             Content::Passing(passing) => Source::Passing(passing, first),
+            Content::Part(reader) => Source::Part(reader),
+            Content::Nothing => return Body::empty(),
         };
         Body::from_source(source, sent, Arc::clone(self.request.connection))
     }

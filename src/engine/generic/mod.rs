@@ -10,10 +10,13 @@
 //! | anything, or nothing  | an answer          | it, of any status   | miss, pass, collapsed |
 //! | nothing usable        | nothing            | 502 or 504               | origin_failed    |
 //!
+//! What is stored in part is in `parts`.
+//!
 //! A method that is not GET or HEAD goes to the origin as it came. Where it is a write and was
 //! done, what it may have changed is dropped before the client hears of it.
 
 mod deliver;
+mod parts;
 mod target;
 
 use super::answer::{self, Answer};
@@ -44,8 +47,12 @@ use deliver::Delivery;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
+use parts::Parted;
 use std::sync::Arc;
 use target::Target;
+
+/// Times that what is stored is looked at where it changes meanwhile.
+const TRIES_MAX: u32 = 3;
 
 /// The client's address, as origins are told it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -138,6 +145,16 @@ impl Engine {
 
 impl Request<'_> {
     async fn cached(&self) -> Answer {
+        for _ in 0..TRIES_MAX {
+            if let Some(answer) = Box::pin(self.try_cached()).await {
+                return answer;
+            }
+        }
+        self.through(None).await
+    }
+
+    /// None where what is stored has changed meanwhile: look again.
+    async fn try_cached(&self) -> Option<Answer> {
         let cache = &self.engine.cache;
         let headers = &self.parts.headers;
         let hit =
@@ -157,29 +174,35 @@ impl Request<'_> {
         };
         let rule = self.caching.rule(self.target.key.path());
         if let Some(found) = &found {
-            let (meta, directives) = (found.meta(), self.directives(found));
+            let (meta, directives) = (found.meta(), self.directives(&found.meta()));
             match judge(&meta, &directives, &self.wishes, rule, self.now) {
-                Reuse::Serve => return self.found(found, outcome),
+                Reuse::Serve => return Some(self.found(found, outcome)),
                 Reuse::ServeAndRefresh => {
                     self.refresh(found);
-                    return self.found(found, Outcome::HitStale);
+                    return Some(self.found(found, Outcome::HitStale));
                 }
                 Reuse::Confirm => {}
             }
+        } else {
+            match Box::pin(self.parted()).await {
+                Parted::Answer(answer) => return Some(*answer),
+                Parted::Again => return None,
+                Parted::Nothing => {}
+            }
         }
         if self.wishes.wants_stored_only() {
-            return answer::refused(Refusal::NotStored);
+            return Some(answer::refused(Refusal::NotStored));
         }
         let wants_part = self.parts.headers.contains_key(header::RANGE) && found.is_none();
         let is_head = self.parts.method == Method::HEAD;
         if wants_part || (is_head && found.is_none()) {
-            return self.through(None).await;
+            return Some(self.through(None).await);
         }
-        self.fetched(found).await
+        Some(self.fetched(found).await)
     }
 
-    fn directives(&self, found: &Found) -> Directives {
-        Directives::of(&found.meta().headers, &self.caching.targeted)
+    fn directives(&self, meta: &Meta) -> Directives {
+        Directives::of(&meta.headers, &self.caching.targeted)
     }
 
     /// Has a stale response confirmed in the background.
@@ -228,7 +251,8 @@ impl Request<'_> {
         let stale = stale?;
         let rule = self.caching.rule(self.target.key.path());
         let why = (Outage::Disconnected, self.now);
-        let may = may_bridge(&stale.meta(), &self.directives(stale), &self.wishes, rule, why);
+        let may =
+            may_bridge(&stale.meta(), &self.directives(&stale.meta()), &self.wishes, rule, why);
         may.then(|| self.found(stale, Outcome::HitStale))
     }
 

@@ -10,6 +10,7 @@ mod flights;
 mod freshness;
 mod generic;
 mod generic_bodies;
+mod generic_parts;
 mod hits;
 mod http2;
 mod narinfos;
