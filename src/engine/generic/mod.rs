@@ -10,7 +10,7 @@
 //! | anything, or nothing  | an answer          | it, of any status   | miss, pass, collapsed |
 //! | nothing usable        | nothing            | 502 or 504               | origin_failed    |
 //!
-//! What is stored in part is in `parts`.
+//! What is here in part, and ranges of what is not stored, are in `parts`.
 //!
 //! A method that is not GET or HEAD goes to the origin as it came. Where it is a write and was
 //! done, what it may have changed is dropped before the client hears of it.

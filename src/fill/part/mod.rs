@@ -19,6 +19,9 @@
 //! byte yet begins anew, once. Only what has a strong tag, or a FileHash that the whole is checked
 //! against, is kept in parts; anything else passes through to its reader.
 //!
+//! What is said here holds for responses of generic sites too, but for how they begin and are
+//! confirmed: see [`page`].
+//!
 //! # Purges
 //!
 //! A flight takes its ticket before it looks at the disk or asks an origin. Nothing of a flight

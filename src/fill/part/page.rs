@@ -197,6 +197,10 @@ impl Learning {
         response: &Response,
         (asked, length): (Range<u64>, u64),
     ) -> Option<(Arc<Object>, Part, Range<u64>)> {
+        // A cookie is for the one who asked, who would not get it out of a part.
+        if response.headers.contains_key(header::SET_COOKIE) {
+            return None;
+        }
         let meta = whole_of(sought, response)?;
         let identity = Identity::new(&meta, length, Checked::ByLength);
         let asked = asked.start..asked.end.min(length);
