@@ -498,7 +498,11 @@ impl Fetch<'_> {
     }
 
     /// The body of an answer with these fields, which goes on where it breaks off.
-    fn steady(&self, response: Response, headers: HeaderMap) -> Steady {
+    fn steady(&self, response: Response, mut headers: HeaderMap) -> Steady {
+        if response.status != StatusCode::OK {
+            // Only of a 200 there are ranges.
+            headers.remove(header::ETAG);
+        }
         let source = Source {
             upstream: Arc::clone(&self.sought.upstream),
             metrics: self.shared.metrics.clone(),

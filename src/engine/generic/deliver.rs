@@ -15,7 +15,7 @@ use crate::policy::generic::fields;
 use crate::policy::generic::selection::{Selection, Several, select};
 use crate::policy::request::ReadMethod;
 use crate::rfc::ContentRange;
-use crate::rfc::cache_status::CACHE_STATUS;
+use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
 use crate::rfc::range::ByteSpan;
 use crate::store::{Growing, StoredBody};
 use bytes::Bytes;
@@ -29,6 +29,19 @@ pub(super) struct Delivery<'a> {
     /// Bytes of its body, where that is known.
     pub(super) length: Option<u64>,
     pub(super) outcome: Outcome,
+    /// What of it was here.
+    pub(super) here: Here,
+}
+
+/// What of a response was here when it was asked for, where an origin was asked for the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Here {
+    /// What its outcome says.
+    AsTold,
+    /// Nothing, and a part of it was asked for.
+    Nothing,
+    /// Another part.
+    Part,
 }
 
 /// Where the bytes of a response come from.
@@ -36,7 +49,7 @@ enum Content<'f> {
     Found(&'f Found),
     Growing(Growing),
     Passing(Box<Passing>),
-    Part(Box<PartReader>),
+    Part(Box<PartReader>, Selection),
     /// No byte of it is sent.
     Nothing,
 }
@@ -68,9 +81,9 @@ impl Delivery<'_> {
         answer
     }
 
-    /// A stretch of one that is here in part: the one that the request selects.
-    pub(super) fn part(self, reader: PartReader) -> Answer {
-        self.answer(Content::Part(Box::new(reader)))
+    /// A stretch of one that is here in part: the one that was selected.
+    pub(super) fn part(self, reader: PartReader, selected: Selection) -> Answer {
+        self.answer(Content::Part(Box::new(reader), selected))
     }
 
     /// What a request gets that selects no byte of one.
@@ -137,6 +150,9 @@ impl Delivery<'_> {
     }
 
     fn selection(&self, content: &Content<'_>) -> Selection {
+        if let Content::Part(_, selected) = content {
+            return selected.clone();
+        }
         let parts = self.request.parts;
         let method = match parts.method {
             Method::HEAD => ReadMethod::Head,
@@ -149,7 +165,7 @@ impl Delivery<'_> {
         // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
         let several = match content {
             Content::Found(_) => Several::Sent,
-            Content::Growing(_) | Content::Passing(_) | Content::Part(_) | Content::Nothing => {
+            Content::Growing(_) | Content::Passing(_) | Content::Part(..) | Content::Nothing => {
                 Several::AsWhole
             }
         };
@@ -164,7 +180,7 @@ impl Delivery<'_> {
             },
             Content::Growing(growing) => Source::Growing(growing.follow(first), first),
             Content::Passing(passing) => Source::Passing(passing, first),
-            Content::Part(reader) => Source::Part(reader),
+            Content::Part(reader, _) => Source::Part(reader),
             Content::Nothing => return Body::empty(),
         };
         Body::from_source(source, sent, Arc::clone(self.request.connection))
@@ -201,19 +217,32 @@ impl Delivery<'_> {
         answer
     }
 
+    /// What `Cache-Status` says where parts were asked for (RFC 9211 section 2.2).
+    fn in_part<'s>(&self, status: CacheStatus<'s>) -> CacheStatus<'s> {
+        let status = match (self.here, self.outcome) {
+            (Here::Nothing | Here::Part, Outcome::Miss) => {
+                status.with_forward_status(StatusCode::PARTIAL_CONTENT)
+            }
+            _ => status,
+        };
+        if self.here == Here::Part { status.with_forward(Forward::Partial) } else { status }
+    }
+
     /// The fields of the answer: the response's own, and those that this cache adds.
     fn head(&self) -> HeaderMap {
         let mut head = self.meta.headers.clone();
         let upstream: Vec<HeaderValue> = head.get_all(CACHE_STATUS).iter().cloned().collect();
         head.remove(header::CONTENT_LENGTH);
         fields::strip_for_client(&mut head);
-        let is_used_again = self.outcome.is_hit() || self.outcome == Outcome::Revalidated;
+        let is_used_again = self.outcome.is_hit()
+            || self.outcome == Outcome::Revalidated
+            || self.here == Here::Part;
         let now = self.request.now;
         let age = self.meta.age_at(now);
         if is_used_again || self.meta.age_at_response > 0 {
             head.insert(header::AGE, HeaderValue::from(age));
         }
-        let status = cache_status(&self.meta.facts(), self.outcome, now);
+        let status = self.in_part(cache_status(&self.meta.facts(), self.outcome, now));
         head.insert(CACHE_STATUS, status.to_header_value_after(&upstream));
         head.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
         for name in &self.request.caching.remove_headers {

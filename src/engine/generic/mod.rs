@@ -43,7 +43,7 @@ use crate::policy::request::Refusal;
 use crate::rfc::CdnLoop;
 use crate::store::Stored;
 use bytes::Bytes;
-use deliver::Delivery;
+use deliver::{Delivery, Here};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
@@ -441,7 +441,7 @@ impl Request<'_> {
         length: Option<u64>,
         outcome: Outcome,
     ) -> Delivery<'d> {
-        Delivery { request: self, meta, length, outcome }
+        Delivery { request: self, meta, length, outcome, here: Here::AsTold }
     }
 }
 

@@ -13,9 +13,9 @@
 //! Requests with credentials, and those that forbid storing, have no part in this.
 
 use super::Request;
+use super::deliver::{Delivery, Here};
 use crate::engine::answer::{self, Answer};
 use crate::fill::{Came, FillError, Find, PageConfirmed, Paged, PartHandle};
-use crate::object::Meta;
 use crate::origin::Response;
 use crate::outcome::Outcome;
 use crate::policy;
@@ -24,7 +24,7 @@ use crate::policy::generic::selection::{Selection, Several, select};
 use crate::policy::request::{ReadMethod, Refusal};
 use crate::rfc::ContentRange;
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -106,11 +106,11 @@ impl Request<'_> {
         };
         let meta = handle.meta();
         let several = (Some(length), Several::AsWhole);
-        let span = match select(ReadMethod::Get, &self.parts.headers, &meta.headers, several) {
-            Selection::Whole | Selection::Parts(_) => {
-                ByteSpan { first: 0, last: length.saturating_sub(1) }
-            }
+        let selected = select(ReadMethod::Get, &self.parts.headers, &meta.headers, several);
+        let span = match selected {
+            Selection::Whole => ByteSpan { first: 0, last: length.saturating_sub(1) },
             Selection::Part(span) => span,
+            Selection::Parts(_) => return Parted::Nothing,
             Selection::NotModified
             | Selection::PreconditionFailed
             | Selection::Unsatisfiable { .. } => {
@@ -120,7 +120,7 @@ impl Request<'_> {
         if must_be_here && !handle.holds(&bytes_of(span)) {
             return Parted::Nothing;
         }
-        self.part_of(handle, &meta, (span, hit)).await
+        self.part_of(handle, (selected, span), hit).await
     }
 
     /// Whether what is here in part may be used for this request; confirmed where it must be.
@@ -149,8 +149,8 @@ impl Request<'_> {
     async fn part_of(
         &self,
         handle: PartHandle,
-        meta: &Arc<Meta>,
-        (span, hit): (ByteSpan, Outcome),
+        (selected, span): (Selection, ByteSpan),
+        hit: Outcome,
     ) -> Parted {
         let (length, is_new) = (handle.length(), handle.is_learned_now());
         let reader = match handle.open(span).await {
@@ -163,11 +163,10 @@ impl Request<'_> {
             Came::Joined => Outcome::Collapsed,
             Came::Passed => Outcome::Pass,
         };
-        let mut answer = self.delivery(meta, Some(length), outcome).part(reader);
-        if !is_new {
-            answer.headers.insert(header::AGE, HeaderValue::from(meta.age_at(self.now)));
-        }
-        answer.into()
+        let here = if is_new { Here::Nothing } else { Here::Part };
+        let meta = reader.meta();
+        let delivery = Delivery { here, ..self.delivery(&meta, Some(length), outcome) };
+        delivery.part(reader, selected).into()
     }
 
     /// An answer for this request alone: as it is, or what the client asked for of it.

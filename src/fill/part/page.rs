@@ -176,6 +176,8 @@ impl Learning {
         if span.first == 0 && span.last.checked_add(1) == Some(length) {
             response.status = StatusCode::OK;
             response.headers.remove(header::CONTENT_RANGE);
+            // It has said how long it is, so its end is known however it is framed.
+            (response.content_length, response.is_framed) = (Some(length), true);
             self.whole_page(sought, response);
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Overlapping ranges by many clients at once, of an object that changes, from an origin that
 //! breaks off, over restarts, held against the plainest model there is: every byte is that of the
-//! version which the answer's tag names, and what ends cleanly has all of them. Of a binary cache and
-//! of a generic site.
+//! version which the answer's tag names, and what ends cleanly has all of them. Of a binary cache
+//! and of a generic site.
 
 use crate::harness::{Edge, Made, Said, Setup, VirtualOrigin};
 
@@ -18,8 +18,8 @@ impl Draw {
         self.0 % bound
     }
 
-    /// A range of an object of `length` bytes: first byte, and the one behind the last; of a generic
-    /// site also all of it, by no range, and its first byte.
+    /// A range of an object of `length` bytes: first byte, and the one behind the last; of a
+    /// generic site also all of it, by no range, and its first byte.
     fn range(&mut self, length: u64, site: &str) -> (String, u64, u64) {
         let first = self.below(length);
         match self.below(if site.is_empty() { 4 } else { 6 }) {
