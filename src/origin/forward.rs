@@ -117,9 +117,9 @@ pub(super) fn standing(status: StatusCode) -> Standing {
     }
 }
 
-/// What an origin that only knows objects said, as an answer of HTTP.
+/// What an origin that only knows objects said to `ask`, as an answer of HTTP.
 pub(super) fn as_response(
-    reply: Reply,
+    (ask, reply): (&Ask, Reply),
     now: Timestamp,
     origin: usize,
     name: &Arc<str>,
@@ -130,7 +130,12 @@ pub(super) fn as_response(
         Reply::Absent(heard, _) => own(StatusCode::NOT_FOUND, heard, (origin, name)),
         Reply::Changed => {
             let heard = unheard(now, HeaderMap::new());
-            own(StatusCode::PRECONDITION_FAILED, heard, (origin, name))
+            // Without a condition it can only mean the range.
+            let status = match ask.if_match {
+                Some(_) => StatusCode::PRECONDITION_FAILED,
+                None => StatusCode::RANGE_NOT_SATISFIABLE,
+            };
+            own(status, heard, (origin, name))
         }
     }
 }

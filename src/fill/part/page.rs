@@ -9,7 +9,8 @@
 //! nobody could tell.
 //!
 //! The first request asks for whole chunks. Where its answer may not be kept it is for the one who
-//! asked alone; whoever waited for it asks by itself, and for a while nobody waits again.
+//! asked alone; whoever waited for it asks by itself. After a 206 of that kind nobody waits again
+//! for a while.
 //!
 //! Purge, eviction, restart and a whole object that takes the place of the part are as for the
 //! parts of binary caches (see the module above).
@@ -134,7 +135,6 @@ impl Fills {
             PartLanded::Stored => Paged::Again,
             PartLanded::Alone => {
                 let taken = (role == Role::Lead).then(|| flight.alone.lock().take()).flatten();
-                shared.parts.alone.insert(key.clone(), now.plus(ALONE));
                 taken.map_or(Paged::Unknown, Paged::Alone)
             }
             PartLanded::Unknown | PartLanded::Absent(_) => Paged::Unknown,
@@ -229,7 +229,14 @@ impl Learning {
         self.flight.land(landed);
     }
 
+    /// Gives an answer to who caused the question; of a part that may not be kept, nobody waits for
+    /// the next for a while.
     fn alone(&self, response: Response) {
+        if response.status == StatusCode::PARTIAL_CONTENT {
+            let until = response.response_time.plus(ALONE);
+            let alone = &self.flight.shared.parts.alone;
+            alone.insert(self.flight.subject.key().clone(), until);
+        }
         *self.flight.alone.lock() = Some(Box::new(response));
         self.flight.land(PartLanded::Alone);
     }

@@ -3,6 +3,7 @@
 
 use crate::harness::{Edge, Gate, Origin, Said, Script, Setup, noise, says};
 use bytes::Bytes;
+use tempfile::TempDir;
 
 const CHUNK: usize = 1 << 20;
 
@@ -361,4 +362,19 @@ async fn a_part_is_completed_in_the_background_where_little_is_missing() {
     edge.until_idle().await;
     edge.get("/a").await.expect(200, "hit_disk").with(&body);
     assert_eq!(edge.metric("narthex_part_objects").await, 0);
+}
+
+#[tokio::test]
+async fn ranges_of_a_folder_are_kept_like_those_of_any_origin() {
+    let folder = TempDir::new().unwrap();
+    let body = noise(17, 3 * CHUNK);
+    std::fs::write(folder.path().join("a"), &body).unwrap();
+    let table = format!("url = \"file://{}\"\nname = \"folder\"", folder.path().display());
+    let site = "kind = \"generic\"\n[site.caching]\nttl_default = \"60s\"";
+    let edge = Setup::default().site(site).start_before(&[table]).await;
+    range(&edge, 3 * CHUNK, 3 * CHUNK + 9).await.expect(416, "pass");
+    expect_part(&range(&edge, CHUNK, CHUNK + 9).await, "miss", &body, CHUNK, CHUNK + 9);
+    edge.until_idle().await;
+    edge.get("/a").await.expect(200, "hit_disk").with(&body);
+    range(&edge, 3 * CHUNK, 3 * CHUNK + 9).await.expect(416, "hit_disk");
 }
