@@ -2,7 +2,7 @@
 //! after it. A part has the ticket of the moment before it was looked for or begun; from the first
 //! refusal on, it keeps nothing more. Called by `fill`.
 
-use super::{Cache, Found, PublishError, Ticket};
+use super::{Cache, Found, PublishError, Ticket, may_vary};
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{Disks, Kept, Part};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Cache {
         meta: Meta,
         sha256: Sha256,
     ) -> Result<Option<Found>, PublishError> {
-        let (memory, store) = (self.memory.clone(), self.store.clone());
+        let (memory, store, cache) = (self.memory.clone(), self.store.clone(), self.clone());
         let (fence, part) = (Arc::clone(&self.fence), part.clone());
         let publish = move || {
             let leave = fence.leave(ticket, &[&part.meta(), &meta]);
@@ -65,6 +65,9 @@ impl Cache {
                     store.keep_only(&stored.meta, stored.sha256);
                 }
                 memory.remove(part.key());
+                if may_vary(&stored.meta) {
+                    cache.settle_variants(&stored.meta);
+                }
             }
             Ok(stored.map(Found::Stored))
         };

@@ -112,6 +112,16 @@ impl Cache {
         None
     }
 
+    /// Whether any variant of the object of `primary` is stored.
+    pub async fn has_variants(&self, primary: &Key) -> bool {
+        let known = self.variants.of(primary);
+        let list = match known {
+            Some(list) => list,
+            None => self.variants_on_disk(primary).await,
+        };
+        !list.is_empty()
+    }
+
     async fn variants_on_disk(&self, primary: &Key) -> List {
         let (own, ticket) = (primary.clone(), self.heating.ticket());
         let found = self.on_disk(move |store| store.variants(&own)).await.unwrap_or_default();
@@ -138,6 +148,9 @@ impl Cache {
             list.truncate(VARIANTS_MAX);
             self.variants.put(&primary, list.into());
             self.drop_one(&primary);
+            if let Some(store) = &self.store {
+                store.remove_part(&primary);
+            }
             return;
         }
         let list = match known {

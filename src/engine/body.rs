@@ -9,6 +9,7 @@
 
 use super::connection::Connection;
 use super::portion::Portion;
+use super::row::Row;
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::fill::{PartReader, Passing};
@@ -63,6 +64,8 @@ pub(super) enum Source {
     Passing(Box<Passing>, u64),
     /// A stretch of an object that is here in part.
     Part(Box<PartReader>),
+    /// Several stretches, and what stands between them.
+    Row(Row),
 }
 
 impl std::fmt::Debug for Body {
@@ -281,7 +284,7 @@ impl Source {
                 }
                 None => Err(Self::Growing(growing, offset)),
             },
-            Self::File(..) | Self::Passing(..) | Self::Part(_) => Err(self),
+            Self::File(..) | Self::Passing(..) | Self::Part(_) | Self::Row(_) => Err(self),
         }
     }
 
@@ -312,6 +315,7 @@ impl Source {
                 let result = reader.chunk(max).await.map_err(io::Error::other);
                 (Self::Part(reader), result)
             }),
+            Self::Row(row) => row.read(max),
         }
     }
 }
@@ -324,7 +328,8 @@ fn trailers(source: Source) -> Option<HeaderMap> {
         | Source::File(..)
         | Source::Growing(..)
         | Source::Bytes(_)
-        | Source::Part(_) => None,
+        | Source::Part(_)
+        | Source::Row(_) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::answer::{self, Answer};
 use super::body::{Body, Source as BodySource};
 use super::connection::Connection;
-use super::rescue::Rescue;
+use super::rescue::{Lost, Rescue};
 use super::tail::Tail;
 use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
@@ -344,7 +344,8 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
         Content::Stored(stored) => match &stored.body {
             StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
             StoredBody::File(file) => {
-                let rescue = Rescue::of(asked.engine, asked.routed, stored);
+                let lost = Lost::Object(asked.routed.clone());
+                let rescue = Rescue::of(asked.engine, lost, stored);
                 BodySource::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
             }
         },

@@ -25,6 +25,7 @@ mod portion;
 mod ranged;
 mod refetch;
 mod rescue;
+mod row;
 mod site;
 mod spans;
 mod tail;

@@ -2,12 +2,15 @@
 //! that who asks next need not wait. Called by the assembly, for one object at a time.
 
 use super::Engine;
+use super::site::Site;
 use crate::cache::Hit;
-use crate::fill::Wanted;
+use crate::fill::{Sought, Wanted};
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
+use crate::policy::generic::request::Wishes;
 use crate::rfc::CdnLoop;
+use http::HeaderMap;
 use std::sync::Arc;
 
 /// What came of it.
@@ -41,6 +44,9 @@ impl Engine {
         let sites = self.sites();
         let site = sites.named(key.site()).filter(|site| site.key_space() == key.space());
         let Some(site) = site else { return Refetched::Failed };
+        if site.upstream.site.caching.is_some() {
+            return self.refetch_page(key, site).await;
+        }
         let wanted = Wanted {
             upstream: Arc::clone(&site.upstream),
             key: key.clone(),
@@ -51,6 +57,30 @@ impl Engine {
             cdn_loop: CdnLoop::default().extended(&self.instance),
         };
         let Ok((_, flight)) = self.fills.join(wanted, None, None) else { return Refetched::Failed };
+        flight.ended().await;
+        if self.is_stored(key).await { Refetched::Stored } else { Refetched::Failed }
+    }
+
+    /// As a client without a wish would ask for it; which one selects a variant, its key does not
+    /// tell.
+    async fn refetch_page(&self, key: &Key, site: &Site) -> Refetched {
+        if key.is_variant() {
+            return Refetched::Failed;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("cdn-loop", CdnLoop::default().extended(&self.instance));
+        let sought = Sought {
+            upstream: Arc::clone(&site.upstream),
+            key: key.clone(),
+            path: key.path().into(),
+            query: key.query().map(Into::into),
+            headers: Arc::new(headers),
+            wishes: Wishes::default(),
+            interim: None,
+        };
+        let Ok((_, flight)) = self.fills.seek(sought, None, self.clock.now()) else {
+            return Refetched::Failed;
+        };
         flight.ended().await;
         if self.is_stored(key).await { Refetched::Stored } else { Refetched::Failed }
     }

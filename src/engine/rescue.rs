@@ -9,7 +9,7 @@
 use super::body::{Reading, Source};
 use super::{Engine, Routed};
 use crate::cache::{Found, Hit};
-use crate::fill::{Flight, Landed, Mark, NotJoined, Role, Wanted};
+use crate::fill::{Flight, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
 use crate::store::{Stored, StoredBody};
@@ -20,11 +20,19 @@ use std::sync::Arc;
 /// any needs it: it holds what is there already, and the rest is made when it is needed.
 pub(super) struct Rescue {
     engine: Arc<Engine>,
-    routed: Routed,
+    lost: Lost,
     /// Head, length and digest of what is being sent.
     meta: Arc<Meta>,
     length: u64,
     sha256: Sha256,
+}
+
+/// What is being sent, and how it is fetched again.
+pub(super) enum Lost {
+    /// An object of a binary cache.
+    Object(Routed),
+    /// A response of a generic site, as it was asked for.
+    Page(Box<Sought>),
 }
 
 /// Why there is nothing to go on with.
@@ -37,11 +45,11 @@ enum NotRescued {
 }
 
 impl Rescue {
-    /// That of `stored`, which is sent to the request `routed`.
-    pub(super) fn of(engine: &Arc<Engine>, routed: &Routed, stored: &Stored) -> Box<Self> {
+    /// That of `stored`, which is sent.
+    pub(super) fn of(engine: &Arc<Engine>, lost: Lost, stored: &Stored) -> Box<Self> {
         Box::new(Self {
             engine: Arc::clone(engine),
-            routed: routed.clone(),
+            lost,
             meta: Arc::clone(&stored.meta),
             length: stored.length,
             sha256: stored.sha256,
@@ -58,7 +66,7 @@ impl Rescue {
         error: io::Error,
     ) -> Reading {
         Box::pin(async move {
-            let (key, result) = (&self.routed.target.key, self.find(offset).await);
+            let (key, result) = (&self.meta.key, self.find(offset).await);
             let label = match &result {
                 Ok(_) => "continued",
                 Err(NotRescued::Changed) => "changed",
@@ -81,10 +89,14 @@ impl Rescue {
 
     async fn find(&self, offset: u64) -> Result<Source, NotRescued> {
         let mark = self.engine.fills.mark();
-        let wanted = self.engine.wanted(&self.routed);
         if let Some(source) = self.stored(offset).await? {
             return Ok(source);
         }
+        let routed = match &self.lost {
+            Lost::Object(routed) => routed,
+            Lost::Page(sought) => return self.find_page(sought, offset, mark).await,
+        };
+        let wanted = self.engine.wanted(routed);
         let (_, flight) = match self.join(&wanted, Some(mark)) {
             Err(NotJoined::Ended) => match self.stored(offset).await? {
                 Some(source) => return Ok(source),
@@ -92,15 +104,64 @@ impl Rescue {
             },
             joined => joined,
         }
-        .map_err(|error| NotRescued::Failed(error.to_string()))?;
-        match flight.landed().await {
+        .map_err(not_joined)?;
+        let landed = flight.landed().await;
+        let is_taken = matches!(landed, Landed::Passing);
+        let mut passing = flight.take_passing();
+        if is_taken && passing.is_none() {
+            passing = self.engine.fills.pass(&wanted).await.take_passing();
+        }
+        self.landed(landed, passing, offset)
+    }
+
+    /// As for an object of a binary cache; but of an answer that may not be shared, only that to a
+    /// request of one's own.
+    async fn find_page(
+        &self,
+        sought: &Sought,
+        offset: u64,
+        mark: Mark,
+    ) -> Result<Source, NotRescued> {
+        let (fills, now) = (&self.engine.fills, self.engine.clock.now());
+        let (role, flight) = if sought.wishes.forbids_storing() {
+            let alone = fills.seek_alone(sought.clone(), None, now);
+            (Role::Lead, alone.map_err(not_joined)?)
+        } else {
+            match fills.seek_since(sought.clone(), None, now, Some(mark)) {
+                Err(NotJoined::Ended) => match self.stored(offset).await? {
+                    Some(source) => return Ok(source),
+                    None => fills.seek(sought.clone(), None, now),
+                },
+                joined => joined,
+            }
+            .map_err(not_joined)?
+        };
+        let (flight, landed) = match (role, flight.landed().await) {
+            (Role::Follow, Landed::Passing) => {
+                let alone = fills.seek_alone(sought.clone(), None, now).map_err(not_joined)?;
+                let landed = alone.landed().await;
+                (alone, landed)
+            }
+            (Role::Lead | Role::Follow, landed) => (flight, landed),
+        };
+        self.landed(landed, flight.take_passing(), offset)
+    }
+
+    /// What a flight brought, or the body that passes in its place, where it is the same object.
+    fn landed(
+        &self,
+        landed: Landed,
+        passing: Option<Passing>,
+        offset: u64,
+    ) -> Result<Source, NotRescued> {
+        match landed {
             Landed::Streaming { meta, growing, must_be } => {
                 self.expect_same(&meta, growing.length(), must_be)?;
                 Ok(Source::Growing(growing.follow(offset), offset))
             }
             Landed::Whole { found, .. } => self.source(&found, offset),
-            Landed::Passing => self.passing(&wanted, &flight, offset).await,
-            Landed::Absent(_) => Err(NotRescued::Failed("no origin has it".to_owned())),
+            Landed::Passing => self.passing(passing, offset),
+            Landed::Absent(_) => self.passing(None, offset),
             Landed::Failed(error) => Err(NotRescued::Failed(error.to_string())),
         }
     }
@@ -115,7 +176,7 @@ impl Rescue {
 
     /// What is stored by now: another reader may have met the damage before.
     async fn stored(&self, offset: u64) -> Result<Option<Source>, NotRescued> {
-        match self.engine.cache.lookup(&self.routed.target.key).await {
+        match self.engine.cache.lookup(&self.meta.key).await {
             Some(Hit::Memory(found) | Hit::Disk(found)) => self.source(&found, offset).map(Some),
             Some(Hit::Absent(_)) | None => Ok(None),
         }
@@ -139,16 +200,7 @@ impl Rescue {
         Ok(Source::Bytes(bytes.slice(offset..)))
     }
 
-    async fn passing(
-        &self,
-        wanted: &Wanted,
-        flight: &Flight,
-        offset: u64,
-    ) -> Result<Source, NotRescued> {
-        let passing = match flight.take_passing() {
-            Some(passing) => Some(passing),
-            None => self.engine.fills.pass(wanted).await.take_passing(),
-        };
+    fn passing(&self, passing: Option<Passing>, offset: u64) -> Result<Source, NotRescued> {
         let passing = passing.ok_or_else(|| NotRescued::Failed("no origin has it".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
         Ok(Source::Passing(Box::new(passing), offset))
@@ -160,12 +212,18 @@ impl Rescue {
         length: Option<u64>,
         must_be: Option<Sha256>,
     ) -> Result<(), NotRescued> {
-        let is_same = match must_be {
-            Some(sha256) => sha256 == self.sha256,
-            None => length == Some(self.length) && has_same_tag(&self.meta, meta),
+        let is_same = if let Some(sha256) = must_be {
+            sha256 == self.sha256
+        } else {
+            let is_so_long = length == Some(self.length) && meta.status == self.meta.status;
+            is_so_long && has_same_tag(&self.meta, meta)
         };
         if is_same { Ok(()) } else { Err(NotRescued::Changed) }
     }
+}
+
+fn not_joined(error: NotJoined) -> NotRescued {
+    NotRescued::Failed(error.to_string())
 }
 
 fn has_same_tag(one: &Meta, other: &Meta) -> bool {

@@ -7,16 +7,19 @@
 //! object again (hit for miss).
 
 use super::flight::{Flight, How, Landed};
+use super::part::page::{permits, salvage};
 use super::passing::Passing;
 use super::sink::Sink;
-use super::{FillError, Fills, Landing, NotJoined, Rejection, Role, Shared, Upstream};
+use super::steady::{Checked, Question, Source, Steady};
+use super::trail::Trail;
+use super::{FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared, Upstream};
 use crate::cache::{Cache, Found, PublishError, SMALL_BYTES_MAX};
 use crate::clock::Timestamp;
 use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Forward, Interim, Response};
+use crate::origin::{Answer, FetchError, Forward, Interim, Response};
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
 use crate::policy::generic::storing::{self, PassReason, Reply, Storable, Verdict};
@@ -54,6 +57,17 @@ pub struct Sought {
     pub interim: Option<Interim>,
 }
 
+/// A stretch of a response that has come in part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest<'a> {
+    /// Offset of its first byte.
+    pub(super) first: u64,
+    /// Offset of its last byte; `None` for the end.
+    pub(super) last: Option<u64>,
+    /// The strong entity tag that it must still have.
+    pub(super) same: Option<&'a HeaderValue>,
+}
+
 impl fmt::Debug for Sought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sought").field("key", &self.key).finish_non_exhaustive()
@@ -69,14 +83,88 @@ impl Sought {
             headers,
             body: None,
             interim: self.interim.clone(),
+            only: None,
         }
+    }
+
+    /// Asks for a stretch; of the origin at `only`, or of all.
+    pub(super) async fn stretch(
+        &self,
+        rest: Rest<'_>,
+        only: Option<usize>,
+    ) -> Result<Response, FetchError> {
+        let mut headers = HeaderMap::clone(&self.headers);
+        let last = rest.last.map(|last| last.to_string()).unwrap_or_default();
+        if let Ok(range) = HeaderValue::try_from(format!("bytes={}-{last}", rest.first)) {
+            headers.insert(header::RANGE, range);
+        }
+        if let Some(same) = rest.same {
+            headers.insert(header::IF_RANGE, same.clone());
+        }
+        let forward = Forward { only, interim: None, ..self.forward(headers) };
+        let mut response = self.upstream.origins.forward(forward).await?;
+        date(&mut response);
+        Ok(response)
+    }
+
+    /// Asks whether what has this tag is what there is still; of what is another, for no more of it
+    /// than its first byte.
+    pub(super) async fn confirm(&self, etag: Option<&HeaderValue>) -> Result<Response, FetchError> {
+        let mut headers = HeaderMap::clone(&self.headers);
+        headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        if let Some(etag) = etag {
+            headers.insert(header::IF_NONE_MATCH, etag.clone());
+        }
+        let mut response = self.upstream.origins.forward(self.forward(headers)).await?;
+        date(&mut response);
+        Ok(response)
+    }
+
+    /// As [`Sought::rest`], of any origin; what may not be stored is not the same any more.
+    pub(super) async fn piece(&self, rest: Rest<'_>) -> Result<Answer<Response>, FetchError> {
+        Ok(match self.rest(rest, None).await? {
+            Answer::Found(response) => {
+                let is_part = response.status == StatusCode::PARTIAL_CONTENT;
+                let is_same = response.headers.get(header::ETAG) == rest.same;
+                let may_stay = is_same && (!is_part || permits(self, &response));
+                if may_stay { Answer::Found(response) } else { Answer::Changed }
+            }
+            answer @ (Answer::NotModified { .. } | Answer::Absent { .. } | Answer::Changed) => {
+                answer
+            }
+        })
+    }
+
+    /// Asks for a stretch of what is the same still; of the origin at `only`, or of all.
+    pub(super) async fn rest(
+        &self,
+        rest: Rest<'_>,
+        only: Option<usize>,
+    ) -> Result<Answer<Response>, FetchError> {
+        let response = self.stretch(rest, only).await?;
+        let (origin, headers) = (response.origin, response.headers.clone());
+        let (request_time, response_time) = (response.request_time, response.response_time);
+        Ok(match response.status {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Answer::Found(response),
+            StatusCode::NOT_MODIFIED => {
+                Answer::NotModified { headers, origin, request_time, response_time }
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                Answer::Absent { headers, origin, request_time, response_time }
+            }
+            StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => Answer::Changed,
+            status => {
+                let origin = response.origin_name;
+                return Err(FetchError::Status { origin, status, retry_after_seconds: None });
+            }
+        })
     }
 
     fn caching(&self) -> Option<&Caching> {
         self.upstream.site.caching.as_ref()
     }
 
-    fn meta(&self, response: &Response, storable: Storable, variant: Variant) -> Meta {
+    pub(super) fn meta(&self, response: &Response, storable: Storable, variant: Variant) -> Meta {
         let key = if variant.is_empty() { self.key.clone() } else { self.key.variant(&variant) };
         Meta {
             key,
@@ -119,18 +207,45 @@ impl Fills {
         stale: Option<Found>,
         now: Timestamp,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        self.seek_since(sought, stale, now, None)
+    }
+
+    /// As [`Fills::seek`]; with `looked`, begins none where one of the same object has ended since:
+    /// look again at what is stored.
+    pub fn seek_since(
+        &self,
+        sought: Sought,
+        stale: Option<Found>,
+        now: Timestamp,
+        looked: Option<Mark>,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
         if self.shared.is_alone(&sought.key, now) {
             return Ok((Role::Lead, self.seek_alone(sought, stale, now)?));
         }
         let key = sought.key.clone();
         self.begin_or_join(
             &key,
-            None,
+            looked,
             || Ok(()),
             |(), landing: Landing| async move {
-                lead(&landing.shared, &landing.flight, &sought, stale, now).await;
+                lead(&landing.shared, &landing.flight, &sought, Before::Stale(stale), now).await;
             },
         )
+    }
+
+    /// As [`Fills::seek`]; a fetch that begins takes up the answer `given` to GET.
+    pub(super) fn seek_with(
+        &self,
+        sought: Sought,
+        given: Response,
+        now: Timestamp,
+    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+        let key = sought.key.clone();
+        let begun = |(), landing: Landing| async move {
+            let before = Before::Given(Box::new(given));
+            lead(&landing.shared, &landing.flight, &sought, before, now).await;
+        };
+        self.begin_or_join(&key, None, || Ok(()), begun)
     }
 
     /// Begins a fetch that nobody else joins.
@@ -147,7 +262,7 @@ impl Fills {
         self.shared.tasks.spawn("fill", async move {
             let _place = place;
             let _running = super::Running::begin(&shared.metrics);
-            Box::pin(lead(&shared, &leading, &sought, stale, now)).await;
+            Box::pin(lead(&shared, &leading, &sought, Before::Stale(stale), now)).await;
             leading.end();
         });
         Ok(flight)
@@ -191,16 +306,28 @@ impl Shared {
     }
 }
 
+/// What is here before anything is fetched.
+enum Before {
+    /// What is stored, to be confirmed.
+    Stale(Option<Found>),
+    /// An answer to GET.
+    Given(Box<Response>),
+}
+
 /// Fetches what is sought and tells `flight`.
 async fn lead(
     shared: &Arc<Shared>,
     flight: &Flight,
     sought: &Sought,
-    stale: Option<Found>,
+    before: Before,
     now: Timestamp,
 ) {
     let fetch = Fetch { shared, flight, sought, now };
-    let result = fetch.run(stale).await.unwrap_or_else(|error| {
+    let fetched = match before {
+        Before::Stale(stale) => fetch.run(stale).await,
+        Before::Given(given) => fetch.take_up(*given).await,
+    };
+    let result = fetched.unwrap_or_else(|error| {
         let (site, path) = (sought.key.site(), sought.key.path());
         tracing::warn!(site, path, error = &error as &dyn std::error::Error, "fill failed");
         flight.land(Landed::Failed(Arc::new(error)));
@@ -253,6 +380,13 @@ impl Fetch<'_> {
             }
         }
         self.answered(response, (caching, rule)).await
+    }
+
+    /// Goes on with an answer that is here.
+    async fn take_up(&self, given: Response) -> Result<&'static str, FillError> {
+        let Some(caching) = self.sought.caching() else { return Err(FillError::Lost) };
+        let rule = caching.rule(self.sought.key.path());
+        self.answered(given, (caching, rule)).await
     }
 
     /// Keeps what a 304 confirmed; false where it speaks of another response than the stored one.
@@ -344,13 +478,46 @@ impl Fetch<'_> {
         if !matches!(reason, PassReason::RequestNoStore | PassReason::Authorization) {
             self.shared.alone.insert(key.clone(), self.now.plus(ALONE));
         }
-        self.flight.land_passing(passing(key, response));
+        self.flight.land_passing(self.passing(response));
         "passed"
     }
 
-    async fn whole(&self, meta: Meta, mut response: Response) -> Result<&'static str, FillError> {
+    /// The answer for one client; where its tag says what goes on with it, it does not break off.
+    fn passing(&self, response: Response) -> Passing {
+        let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
+        let is_plain = response.status != StatusCode::OK || response.content_length.is_none();
+        let key = &self.sought.key;
+        if is_plain || !is_tagged {
+            return passing(key, response);
+        }
+        let mut headers = response.headers.clone();
+        crate::rfc::hop_by_hop::remove(&mut headers);
+        let meta = Arc::new(passed(key, &response, headers));
+        let body = self.steady(response, meta.headers.clone());
+        Passing::lasting(meta, body)
+    }
+
+    /// The body of an answer with these fields, which goes on where it breaks off.
+    fn steady(&self, response: Response, mut headers: HeaderMap) -> Steady {
+        if response.status != StatusCode::OK {
+            // Only of a 200 there are ranges.
+            headers.remove(header::ETAG);
+        }
+        let source = Source {
+            upstream: Arc::clone(&self.sought.upstream),
+            metrics: self.shared.metrics.clone(),
+            key: self.sought.key.clone(),
+            question: Question::Page(self.sought.clone()),
+            trail: Trail::default(),
+        };
+        Steady::new(source, response, headers, Checked::ByLength)
+    }
+
+    async fn whole(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
+        let cookies = cookies(&response.headers);
+        let mut body = self.steady(response, meta.headers.clone());
         let mut collected = BytesMut::new();
-        while let Some(piece) = response.body.chunk().await? {
+        while let Some(piece) = body.chunk().await? {
             collected.extend_from_slice(&piece);
             if collected.len() as u64 > SMALL_BYTES_MAX {
                 let (limit, actual) = (SMALL_BYTES_MAX, collected.len() as u64);
@@ -361,7 +528,6 @@ impl Fetch<'_> {
             }
         }
         let body = collected.freeze();
-        let cookies = cookies(&response.headers);
         let kept = self.cache().publish_small(self.flight.ticket, meta.clone(), body.clone(), None);
         let (found, how, result) = match kept.await {
             Ok(found) => (found, How::Stored, "stored"),
@@ -377,29 +543,24 @@ impl Fetch<'_> {
     }
 
     /// A body that readers follow while it is written.
-    async fn stream(&self, meta: Meta, mut response: Response) -> Result<&'static str, FillError> {
+    async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let Some(pending) = self.cache().begin(&meta.key, response.content_length).await else {
-            self.flight.land_passing(passing(&self.sought.key, response));
+            self.flight.land_passing(self.passing(response));
             return Ok("passed");
         };
         let growing = pending.growing();
         self.flight.set_cookies(cookies(&response.headers));
+        let mut body = self.steady(response, meta.headers.clone());
         let shown = Arc::new(meta.clone());
-        self.flight.land(Landed::Streaming { meta: shown, growing, must_be: None });
+        let read = growing.clone();
+        self.flight.land(Landed::Streaming { meta: shown, growing: read, must_be: None });
         let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
-        let mut received = 0;
-        while let Some(piece) = response.body.chunk().await? {
-            received += piece.len() as u64;
-            sink.append(piece).await?;
-            sink.reveal(received);
-        }
-        if let Some(expected) = response.content_length
-            && received != expected
-        {
-            return Err(FillError::Rejected {
-                origin: Arc::clone(&meta.origin),
-                rejection: Rejection::Short { expected, actual: received },
-            });
+        if let Err(error) = feed(&mut body, &mut sink).await {
+            let broke_off = matches!(error, FillError::Body(_) | FillError::Rejected { .. });
+            if let Some(length) = body.total().filter(|_| broke_off) {
+                Box::pin(salvage(self.shared, self.flight.ticket, (meta, length), &growing)).await;
+            }
+            return Err(error);
         }
         sink.end().await?;
         let Some(pending) = sink.proven() else { return Ok("not_stored") };
@@ -415,6 +576,17 @@ impl Fetch<'_> {
             }
         }
     }
+}
+
+/// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
+async fn feed(body: &mut Steady, sink: &mut Sink<'_>) -> Result<(), FillError> {
+    let mut received = 0;
+    while let Some(piece) = body.chunk().await? {
+        received += piece.len() as u64;
+        sink.append(piece).await?;
+        sink.reveal(received);
+    }
+    Ok(())
 }
 
 fn not_kept(meta: &Meta, error: &PublishError) {

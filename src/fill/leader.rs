@@ -5,7 +5,7 @@
 use super::flight::{Flight, How, Landed};
 use super::passing::Passing;
 use super::sink::Sink;
-use super::steady::{Checked, Source, Steady};
+use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::verify::{self, Expected};
 use super::{Admitted, FillError, Keep, Landing, Rejection, Shared, Wanted};
@@ -240,7 +240,7 @@ impl Fill<'_> {
             upstream: Arc::clone(&wanted.upstream),
             metrics: self.shared.metrics.clone(),
             key: wanted.key.clone(),
-            ask,
+            question: Question::Object(ask),
             trail: trail.clone(),
         };
         let body = Steady::new(source, response, meta.headers.clone(), checked);

@@ -21,7 +21,7 @@ mod wrong;
 
 pub use flight::{Flight, How, Landed};
 pub use generic::Sought;
-pub use part::{Came, Confirmed, PartHandle, PartReader, Ranged};
+pub use part::{Came, Confirmed, Find, PageConfirmed, Paged, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, WrongBodies};

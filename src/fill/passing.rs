@@ -30,6 +30,8 @@ enum Way {
     Checked(Box<Checked>),
     /// As it comes, of so many bytes where that is known.
     Plain(Box<ResponseBody>, Option<u64>, Bytes),
+    /// As it comes, and gone on with where it breaks off.
+    Lasting(Box<Steady>, Bytes),
 }
 
 struct Checked {
@@ -85,6 +87,12 @@ impl Passing {
         Self { meta, trailer, way: Way::Plain(Box::new(body), length, Bytes::new()) }
     }
 
+    /// An answer that is gone on with where it breaks off, for its tag tells whether what goes on
+    /// is the same.
+    pub(super) fn lasting(meta: Arc<Meta>, body: Steady) -> Self {
+        Self { meta, trailer: None, way: Way::Lasting(Box::new(body), Bytes::new()) }
+    }
+
     /// The names of the fields that may come behind the body.
     pub fn trailer_names(&self) -> Option<&HeaderValue> {
         self.trailer.as_ref()
@@ -95,6 +103,7 @@ impl Passing {
         match &self.way {
             Way::Checked(checked) => checked.body.total(),
             Way::Plain(_, length, _) => *length,
+            Way::Lasting(body, _) => body.total(),
         }
     }
 
@@ -102,14 +111,14 @@ impl Passing {
     pub fn must_be(&self) -> Option<Sha256> {
         match &self.way {
             Way::Checked(checked) => checked.expected.must_be(),
-            Way::Plain(..) => None,
+            Way::Plain(..) | Way::Lasting(..) => None,
         }
     }
 
     /// The trailer fields behind the last piece.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.way {
-            Way::Checked(_) => None,
+            Way::Checked(_) | Way::Lasting(..) => None,
             Way::Plain(body, ..) => body.take_trailers(),
         }
     }
@@ -122,6 +131,13 @@ impl Passing {
             Way::Plain(body, _, ready) => {
                 if ready.is_empty() {
                     let Some(piece) = body.chunk().await? else { return Ok(None) };
+                    *ready = piece;
+                }
+                Ok(Some(ready.split_to(max.min(ready.len()))))
+            }
+            Way::Lasting(body, ready) => {
+                if ready.is_empty() {
+                    let Some(piece) = Box::pin(body.chunk()).await? else { return Ok(None) };
                     *ready = piece;
                 }
                 Ok(Some(ready.split_to(max.min(ready.len()))))

@@ -1,6 +1,9 @@
 //! A body that survives its connection: when the origin breaks off, it is continued from the last
 //! good byte on the same or the next origin, as soon as one is there. Owned by one fill; no locks.
 //!
+//! A response of a generic site is continued like a body without a FileHash; what asks for the rest
+//! of it says everything that the client said, with `If-Range`.
+//!
 //! Only what is certain to be the same object continues a body: one with the same strong entity
 //! tag and the same length, or any where a FileHash is known that the whole is checked against at
 //! the end. An origin that shows another object, or none, is not asked again for this body; the
@@ -8,6 +11,7 @@
 //! each byte. Waits are jittered, and end at once when another request finds an origin usable
 //! again. A body that breaks off again and again without coming forward is given up in the end.
 
+use super::generic::{Rest, Sought};
 use super::patience::{Break, Patience};
 use super::trail::Trail;
 use super::{FillError, Rejection, Upstream};
@@ -35,6 +39,31 @@ pub(super) enum Checked {
     ByLength,
 }
 
+/// The request for a body.
+#[derive(Debug, Clone)]
+pub(super) enum Question {
+    /// For an object of a binary cache.
+    Object(Ask),
+    /// For a response of a generic site.
+    Page(Sought),
+}
+
+impl Question {
+    fn path(&self) -> &Arc<str> {
+        match self {
+            Self::Object(ask) => &ask.path,
+            Self::Page(sought) => &sought.path,
+        }
+    }
+
+    fn avoids(&self, position: usize) -> bool {
+        match self {
+            Self::Object(ask) => ask.avoid.contains(&position),
+            Self::Page(_) => false,
+        }
+    }
+}
+
 /// What a body is part of.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -45,7 +74,7 @@ pub(super) struct Source {
     /// The object.
     pub(super) key: Key,
     /// The request that brought the head.
-    pub(super) ask: Ask,
+    pub(super) question: Question,
     /// The origins that gave bytes of it.
     pub(super) trail: Trail,
 }
@@ -101,7 +130,7 @@ impl Steady {
         let origins = &source.upstream.site.origins;
         let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         let (last, first): (Vec<_>, Vec<_>) =
-            (0..origins.len()).partition(|position| source.ask.avoid.contains(position));
+            (0..origins.len()).partition(|position| source.question.avoids(*position));
         Self {
             origin: response.origin_name,
             headers,
@@ -179,13 +208,17 @@ impl Steady {
         let a_break = self.patience.broke(self.received);
         let is_identified = match self.checked {
             Checked::ByHash => true,
-            Checked::ByLength => self.etag.is_some() && self.total.is_some(),
+            Checked::ByLength => {
+                // The framing of a page shows its end; an object is kept by its length alone.
+                let is_page = matches!(self.source.question, Question::Page(_));
+                self.etag.is_some() && (self.total.is_some() || is_page)
+            }
         };
         if !is_identified || a_break == Break::TooMany {
             return Err(self.give_up(fault));
         }
         if a_break == Break::First {
-            let (path, origin, at) = (&self.source.ask.path, &self.origin, self.received);
+            let (path, origin, at) = (self.source.question.path(), &self.origin, self.received);
             tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
         }
         let upstream = Arc::clone(&self.source.upstream);
@@ -229,18 +262,7 @@ impl Steady {
     }
 
     async fn ask_one(&mut self, position: usize) -> Resumed {
-        let by_etag = self.checked == Checked::ByLength;
-        let ask = Ask {
-            range: Some(RangeAsked { first: self.received, last: None }),
-            // Where a hash will prove the whole, another tag is no reason not to go on.
-            if_match: self.etag.clone().filter(|_| by_etag),
-            if_none_match: None,
-            if_modified_since: None,
-            only: Some(position),
-            retries: Retries::None,
-            ..self.source.ask.clone()
-        };
-        let unfit = match self.source.upstream.origins.fetch(&ask).await {
+        let unfit = match self.ask_for_the_rest(position).await {
             Ok(Answer::Found(response)) => match self.take_over(response) {
                 Ok(()) => return Resumed::Yes,
                 Err(unfit) => unfit,
@@ -260,9 +282,30 @@ impl Steady {
         Resumed::Never
     }
 
+    async fn ask_for_the_rest(&self, position: usize) -> Result<Answer<Response>, FetchError> {
+        let by_etag = self.checked == Checked::ByLength;
+        let ask = match &self.source.question {
+            Question::Object(ask) => Ask {
+                range: Some(RangeAsked { first: self.received, last: None }),
+                // Where a hash will prove the whole, another tag is no reason not to go on.
+                if_match: self.etag.clone().filter(|_| by_etag),
+                if_none_match: None,
+                if_modified_since: None,
+                only: Some(position),
+                retries: Retries::None,
+                ..ask.clone()
+            },
+            Question::Page(sought) => {
+                let rest = Rest { first: self.received, last: None, same: self.etag.as_ref() };
+                return sought.rest(rest, Some(position)).await;
+            }
+        };
+        self.source.upstream.origins.fetch(&ask).await
+    }
+
     fn not_now(&self, position: usize, why: &str) -> Resumed {
         self.count("failed");
-        tracing::debug!(path = %self.source.ask.path, position, why, "resume failed");
+        tracing::debug!(path = %self.source.question.path(), position, why, "resume failed");
         Resumed::NotNow
     }
 

@@ -30,6 +30,8 @@ pub struct Forward {
     pub body: Option<OutboundBody>,
     /// What hears of interim answers.
     pub interim: Option<Interim>,
+    /// The only origin to ask, once, by its position; `None` for all in their order.
+    pub only: Option<usize>,
 }
 
 impl fmt::Debug for Forward {
@@ -43,9 +45,10 @@ impl fmt::Debug for Forward {
 
 impl Forward {
     /// Whether it may be sent again, and to another origin, where nothing is known of its fate: it
-    /// has no body, and its method only reads (RFC 9110 section 9.2.2).
+    /// has no body, and its method only reads (RFC 9110 section 9.2.2). One that is meant for one
+    /// origin alone comes back by itself.
     pub(super) fn may_repeat(&self) -> bool {
-        self.body.is_none() && self.method.is_safe()
+        self.body.is_none() && self.method.is_safe() && self.only.is_none()
     }
 
     /// The same request once more; it must be one that may be repeated.
@@ -57,6 +60,7 @@ impl Forward {
             headers: self.headers.clone(),
             body: None,
             interim: self.interim.clone(),
+            only: self.only,
         }
     }
 
@@ -113,9 +117,9 @@ pub(super) fn standing(status: StatusCode) -> Standing {
     }
 }
 
-/// What an origin that only knows objects said, as an answer of HTTP.
+/// What an origin that only knows objects said to `ask`, as an answer of HTTP.
 pub(super) fn as_response(
-    reply: Reply,
+    (ask, reply): (&Ask, Reply),
     now: Timestamp,
     origin: usize,
     name: &Arc<str>,
@@ -126,7 +130,12 @@ pub(super) fn as_response(
         Reply::Absent(heard, _) => own(StatusCode::NOT_FOUND, heard, (origin, name)),
         Reply::Changed => {
             let heard = unheard(now, HeaderMap::new());
-            own(StatusCode::PRECONDITION_FAILED, heard, (origin, name))
+            // Without a condition it can only mean the range.
+            let status = match ask.if_match {
+                Some(_) => StatusCode::PRECONDITION_FAILED,
+                None => StatusCode::RANGE_NOT_SATISFIABLE,
+            };
+            own(status, heard, (origin, name))
         }
     }
 }

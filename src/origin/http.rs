@@ -54,7 +54,7 @@ impl HttpOrigin {
     /// Sends a client's request on, once; the answer may have any status, and redirects are the
     /// client's business.
     pub(super) async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
-        let Forward { method, path, query, mut headers, body, interim } = forward;
+        let Forward { method, path, query, mut headers, body, interim, only: _ } = forward;
         let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let uri = self.uri(&format!("{}{path}{query}", self.base))?;
         let asked = if method == http::Method::HEAD { Method::Head } else { Method::Get };

@@ -131,7 +131,9 @@ impl Origins {
     /// the answer only where every origin asked said so; else the first trouble is. Dropping the
     /// future ends the request.
     pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
-        let mut upstreams = self.upstreams.iter().peekable();
+        let only = forward.only;
+        let is_meant = |upstream: &&Upstream| only.is_none_or(|only| only == upstream.position);
+        let mut upstreams = self.upstreams.iter().filter(is_meant).peekable();
         let (mut next, mut trouble, mut absent) = (Some(forward), None, None);
         while let (Some(forward), Some(upstream)) = (next.take(), upstreams.next()) {
             if forward.may_repeat() && upstreams.peek().is_some() {

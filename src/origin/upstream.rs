@@ -111,7 +111,7 @@ impl Upstream {
         match forward.ask() {
             Some(ask) => {
                 let reply = self.kind.ask(&ask).await?;
-                Ok(forward::as_response(reply, now, self.position, &self.name))
+                Ok(forward::as_response((&ask, reply), now, self.position, &self.name))
             }
             None => Ok(forward::read_only(now, self.position, &self.name)),
         }

@@ -95,6 +95,15 @@ impl<'a> CacheStatus<'a> {
         Self::new(Handling::Forwarded(why))
     }
 
+    /// Sent forward for this reason, where it was sent forward at all.
+    #[must_use]
+    pub const fn with_forward(mut self, why: Forward) -> Self {
+        if let Handling::Forwarded(_) = self.handling {
+            self.handling = Handling::Forwarded(why);
+        }
+        self
+    }
+
     /// Answered by this cache itself: neither a hit nor forwarded.
     pub const fn own() -> Self {
         Self::new(Handling::Own)

@@ -85,7 +85,9 @@ impl ByteRanges {
         let mut spans = Vec::with_capacity(self.0.len());
         for spec in &self.0 {
             match *spec {
-                RangeSpec::FromTo { first, last } => coalesce(&mut spans, ByteSpan { first, last }),
+                RangeSpec::FromTo { first, last } => {
+                    coalesce(&mut spans, ByteSpan { first, last }, 0);
+                }
                 RangeSpec::Suffix { .. } => return None,
             }
         }
@@ -97,6 +99,11 @@ impl ByteRanges {
 
     /// What the ranges mean for an object of `length` bytes.
     pub fn resolve(&self, length: u64) -> Resolved {
+        self.resolve_over_gaps(length, 0)
+    }
+
+    /// As [`ByteRanges::resolve`]; ranges with less than `gap` bytes between them become one too.
+    pub fn resolve_over_gaps(&self, length: u64, gap: u64) -> Resolved {
         if length == 0 {
             let has_suffix = self.0.iter().any(RangeSpec::is_nonempty_suffix);
             return if has_suffix { Resolved::Whole } else { Resolved::Unsatisfiable };
@@ -104,7 +111,7 @@ impl ByteRanges {
         let mut spans = Vec::with_capacity(self.0.len());
         for spec in &self.0 {
             if let Some(span) = spec.within(length) {
-                coalesce(&mut spans, span);
+                coalesce(&mut spans, span, gap);
             }
         }
         match spans.as_slice() {
@@ -156,15 +163,19 @@ impl ByteSpan {
         self.last.saturating_sub(self.first).saturating_add(1)
     }
 
-    const fn touches(self, other: Self) -> bool {
-        self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
+    /// Whether less than `gap` bytes are between the two, or none at all.
+    const fn touches(self, other: Self, gap: u64) -> bool {
+        let reach = if gap == 0 { 1 } else { gap };
+        self.first <= other.last.saturating_add(reach)
+            && other.first <= self.last.saturating_add(reach)
     }
 }
 
-/// Adds `span`, merged with all that it overlaps or touches, in the place of the first of them.
-fn coalesce(spans: &mut Vec<ByteSpan>, span: ByteSpan) {
+/// Adds `span`, merged with all that it overlaps or touches, or has less than `gap` bytes to, in
+/// the place of the first of them.
+fn coalesce(spans: &mut Vec<ByteSpan>, span: ByteSpan, gap: u64) {
     let (mut merged, mut place) = (span, spans.len());
-    while let Some(at) = spans.iter().position(|other| other.touches(merged)) {
+    while let Some(at) = spans.iter().position(|other| other.touches(merged, gap)) {
         let other = spans.remove(at);
         merged.first = merged.first.min(other.first);
         merged.last = merged.last.max(other.last);

@@ -1,37 +1,57 @@
 //! Answers made of responses of generic sites: which part of one a request gets, and the fields
 //! that say how it came about. Pure but for the bodies it hands on.
 
+use super::Request;
 use crate::cache::Found;
-use crate::clock::Timestamp;
 use crate::engine::answer::Answer;
 use crate::engine::body::{Body, Source};
-use crate::engine::connection::Connection;
 use crate::engine::deliver::{cache_status, slice};
+use crate::engine::row::Multipart;
 use crate::engine::tail::Tail;
-use crate::fill::Passing;
+use crate::fill::{PartReader, Passing};
 use crate::object::Meta;
 use crate::outcome::Outcome;
-use crate::policy::Selection;
 use crate::policy::generic::fields;
+use crate::policy::generic::selection::{Selection, Several, select};
 use crate::policy::request::ReadMethod;
-use crate::policy::selection::select;
 use crate::rfc::ContentRange;
-use crate::rfc::cache_status::CACHE_STATUS;
+use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
+use crate::rfc::range::ByteSpan;
 use crate::store::{Growing, StoredBody};
-use http::request::Parts;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A response on its way to a client.
 pub(super) struct Delivery<'a> {
-    pub(super) parts: &'a Parts,
-    pub(super) connection: &'a Arc<Connection>,
-    pub(super) now: Timestamp,
+    pub(super) request: &'a Request<'a>,
     pub(super) meta: &'a Meta,
     /// Bytes of its body, where that is known.
     pub(super) length: Option<u64>,
     pub(super) outcome: Outcome,
+    /// What of it was here.
+    pub(super) here: Here,
+}
+
+/// What of a response was here when it was asked for, where an origin was asked for the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Here {
+    /// What its outcome says.
+    AsTold,
+    /// Nothing, and a part of it was asked for.
+    Nothing,
+    /// Another part.
+    Part,
+}
+
+/// Where the bytes of a response come from.
+enum Content<'f> {
+    Found(&'f Found),
+    Growing(Growing),
+    Passing(Box<Passing>),
+    Part(Box<PartReader>, Selection),
+    /// No byte of it is sent.
+    Nothing,
 }
 
 /// Statuses whose answers have no body, nor a length of one.
@@ -42,58 +62,63 @@ fn is_bodiless(status: StatusCode) -> bool {
 impl Delivery<'_> {
     /// One that is stored.
     pub(super) fn found(self, found: &Found) -> Answer {
-        self.answer(|connection, first, sent| match found {
-            Found::Hot(hot) => Body::whole(slice(&hot.body(), first, sent)),
-            Found::Stored(stored) => match &stored.body {
-                StoredBody::Bytes(bytes) => Body::whole(slice(bytes, first, sent)),
-                StoredBody::File(file) => {
-                    let tail = Tail::new(Arc::clone(file), None);
-                    Body::from_source(Source::Stored(tail, first), sent, Arc::clone(connection))
-                }
-            },
-        })
+        self.answer(Content::Found(found))
     }
 
     /// One that arrives.
     pub(super) fn growing(self, growing: Growing) -> Answer {
-        self.answer(|connection, first, sent| {
-            let source = Source::Growing(growing.follow(first), first);
-            Body::from_source(source, sent, Arc::clone(connection))
-        })
+        self.answer(Content::Growing(growing))
     }
 
     /// One that is this client's alone.
     pub(super) fn passing(self, passing: Passing) -> Answer {
         let has_trailers = self.length.is_none();
         let trailer = passing.trailer_names().cloned().filter(|_| has_trailers);
-        let mut answer = self.answer(|connection, first, sent| {
-            let source = Source::Passing(Box::new(passing), first);
-            Body::from_source(source, sent, Arc::clone(connection))
-        });
+        let mut answer = self.answer(Content::Passing(Box::new(passing)));
         if let Some(trailer) = trailer {
             answer.headers.insert(header::TRAILER, trailer);
         }
         answer
     }
 
-    fn answer(self, body: impl FnOnce(&Arc<Connection>, u64, Option<u64>) -> Body) -> Answer {
+    /// A stretch of one that is here in part: the one that was selected.
+    pub(super) fn part(self, reader: PartReader, selected: Selection) -> Answer {
+        self.answer(Content::Part(Box::new(reader), selected))
+    }
+
+    /// What a request gets that selects no byte of one.
+    pub(super) fn without_body(self) -> Answer {
+        self.answer(Content::Nothing)
+    }
+
+    /// The `sent` bytes behind the first `skipped` of one that is a part itself, and of which they
+    /// are the part `range`.
+    pub(super) fn sliced(
+        self,
+        passing: Passing,
+        range: ContentRange,
+        (skipped, sent): (u64, u64),
+    ) -> Answer {
         let mut headers = self.head();
-        let is_head = self.parts.method == Method::HEAD;
-        let may_select = is_head || self.parts.method == Method::GET;
-        let selection = if self.meta.status == StatusCode::OK && may_select {
-            let method = if is_head { ReadMethod::Head } else { ReadMethod::Get };
-            let stored = || Cow::Borrowed(&self.meta.headers);
-            select(method, &self.parts.headers, stored, self.length)
-        } else {
-            Selection::Whole
-        };
-        let (status, first, sent) = match selection {
+        headers.insert(header::CONTENT_RANGE, range.to_header_value());
+        let source = Source::Passing(Box::new(passing), skipped);
+        let body = Body::from_source(source, Some(sent), Arc::clone(self.request.connection));
+        self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
+    }
+
+    fn answer(self, content: Content<'_>) -> Answer {
+        let mut headers = self.head();
+        let (status, first, sent) = match self.selection(&content) {
             Selection::Whole => (self.meta.status, 0, self.length),
             Selection::Part(span) => {
                 let content_range = ContentRange::Part { span, length: self.length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
                 (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
             }
+            Selection::Parts(spans) => match (&content, self.multipart(&content, &spans)) {
+                (Content::Found(_), Some(made)) => return self.several(headers, made),
+                _ => (self.meta.status, 0, self.length),
+            },
             Selection::NotModified => {
                 trim(&mut headers);
                 return self.made_of(StatusCode::NOT_MODIFIED, headers, Body::empty());
@@ -114,14 +139,76 @@ impl Delivery<'_> {
         if is_bodiless(status) {
             return self.made_of(status, headers, Body::empty());
         }
-        if is_head || sent == Some(0) {
+        if self.request.parts.method == Method::HEAD || sent == Some(0) {
             if let Some(sent) = sent {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
             }
             return self.made_of(status, headers, Body::empty());
         }
-        let body = body(self.connection, first, sent);
+        let body = self.body(content, first, sent);
         self.made_of(status, headers, body)
+    }
+
+    fn selection(&self, content: &Content<'_>) -> Selection {
+        if let Content::Part(_, selected) = content {
+            return selected.clone();
+        }
+        let parts = self.request.parts;
+        let method = match parts.method {
+            Method::HEAD => ReadMethod::Head,
+            Method::GET => ReadMethod::Get,
+            _ => return Selection::Whole,
+        };
+        if self.meta.status != StatusCode::OK {
+            return Selection::Whole;
+        }
+        // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
+        let several = match content {
+            Content::Found(_) => Several::Sent,
+            Content::Growing(_) | Content::Passing(_) | Content::Part(..) | Content::Nothing => {
+                Several::AsWhole
+            }
+        };
+        select(method, &parts.headers, &self.meta.headers, (self.length, several))
+    }
+
+    fn body(&self, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
+        let source = match content {
+            Content::Found(found) => match in_memory(found) {
+                Some(bytes) => return Body::whole(slice(&bytes, first, sent)),
+                None => self.source(found, first, sent),
+            },
+            Content::Growing(growing) => Source::Growing(growing.follow(first), first),
+            Content::Passing(passing) => Source::Passing(passing, first),
+            Content::Part(reader, _) => Source::Part(reader),
+            Content::Nothing => return Body::empty(),
+        };
+        Body::from_source(source, sent, Arc::clone(self.request.connection))
+    }
+
+    /// What brings the bytes of a stored body from `first` on.
+    fn source(&self, found: &Found, first: u64, sent: Option<u64>) -> Source {
+        if let Found::Stored(stored) = found
+            && let StoredBody::File(file) = &stored.body
+        {
+            let rescue = self.request.rescue(stored);
+            return Source::Stored(Tail::new(Arc::clone(file), Some(rescue)), first);
+        }
+        Source::Bytes(slice(&in_memory(found).unwrap_or_default(), first, sent))
+    }
+
+    fn multipart(&self, content: &Content<'_>, spans: &[ByteSpan]) -> Option<Multipart> {
+        let Content::Found(found) = content else { return None };
+        let content_type = self.meta.headers.get(header::CONTENT_TYPE);
+        let source = |span: ByteSpan| self.source(found, span.first, Some(span.length()));
+        Multipart::of(spans, (self.length?, content_type), source)
+    }
+
+    fn several(&self, mut headers: HeaderMap, made: Multipart) -> Answer {
+        headers.insert(header::CONTENT_TYPE, made.content_type);
+        let (row, length) = (Source::Row(made.row), Some(made.length));
+        let body = Body::from_source(row, length, Arc::clone(self.request.connection));
+        self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
     }
 
     fn made_of(&self, status: StatusCode, headers: HeaderMap, body: Body) -> Answer {
@@ -130,21 +217,46 @@ impl Delivery<'_> {
         answer
     }
 
+    /// What `Cache-Status` says where parts were asked for (RFC 9211 section 2.2).
+    fn in_part<'s>(&self, status: CacheStatus<'s>) -> CacheStatus<'s> {
+        let status = match (self.here, self.outcome) {
+            (Here::Nothing | Here::Part, Outcome::Miss) => {
+                status.with_forward_status(StatusCode::PARTIAL_CONTENT)
+            }
+            _ => status,
+        };
+        if self.here == Here::Part { status.with_forward(Forward::Partial) } else { status }
+    }
+
     /// The fields of the answer: the response's own, and those that this cache adds.
     fn head(&self) -> HeaderMap {
         let mut head = self.meta.headers.clone();
         let upstream: Vec<HeaderValue> = head.get_all(CACHE_STATUS).iter().cloned().collect();
         head.remove(header::CONTENT_LENGTH);
         fields::strip_for_client(&mut head);
-        let is_used_again = self.outcome.is_hit() || self.outcome == Outcome::Revalidated;
-        let age = self.meta.age_at(self.now);
+        let is_used_again = self.outcome.is_hit()
+            || self.outcome == Outcome::Revalidated
+            || self.here == Here::Part;
+        let now = self.request.now;
+        let age = self.meta.age_at(now);
         if is_used_again || self.meta.age_at_response > 0 {
             head.insert(header::AGE, HeaderValue::from(age));
         }
-        let status = cache_status(&self.meta.facts(), self.outcome, self.now);
+        let status = self.in_part(cache_status(&self.meta.facts(), self.outcome, now));
         head.insert(CACHE_STATUS, status.to_header_value_after(&upstream));
         head.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
         head
+    }
+}
+
+/// The bytes of a body that is in memory.
+fn in_memory(found: &Found) -> Option<Bytes> {
+    match found {
+        Found::Hot(hot) => Some(hot.body()),
+        Found::Stored(stored) => match &stored.body {
+            StoredBody::Bytes(bytes) => Some(bytes.clone()),
+            StoredBody::File(_) => None,
+        },
     }
 }
 

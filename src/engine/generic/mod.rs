@@ -10,15 +10,19 @@
 //! | anything, or nothing  | an answer          | it, of any status   | miss, pass, collapsed |
 //! | nothing usable        | nothing            | 502 or 504               | origin_failed    |
 //!
+//! What is here in part, and ranges of what is not stored, are in `parts`.
+//!
 //! A method that is not GET or HEAD goes to the origin as it came. Where it is a write and was
 //! done, what it may have changed is dropped before the client hears of it.
 
 mod deliver;
+mod parts;
 mod target;
 
 use super::answer::{self, Answer};
 use super::body::Body;
 use super::connection::{Connection, Transport};
+use super::rescue::{Lost, Rescue};
 use super::site::Site;
 use super::tally::Begun;
 use super::upload::Upload;
@@ -38,13 +42,18 @@ use crate::policy::generic::variant::{is_preferred, selects};
 use crate::policy::generic::{Directives, fields, invalidation, storing};
 use crate::policy::request::Refusal;
 use crate::rfc::CdnLoop;
+use crate::store::Stored;
 use bytes::Bytes;
-use deliver::Delivery;
+use deliver::{Delivery, Here};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
+use parts::Parted;
 use std::sync::Arc;
 use target::Target;
+
+/// Times that what is stored is looked at where it changes meanwhile.
+const TRIES_MAX: u32 = 3;
 
 /// The client's address, as origins are told it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -143,6 +152,16 @@ impl Engine {
 
 impl Request<'_> {
     async fn cached(&self) -> Answer {
+        for _ in 0..TRIES_MAX {
+            if let Some(answer) = Box::pin(self.try_cached()).await {
+                return answer;
+            }
+        }
+        self.through(None).await
+    }
+
+    /// None where what is stored has changed meanwhile: look again.
+    async fn try_cached(&self) -> Option<Answer> {
         let cache = &self.engine.cache;
         let headers = &self.parts.headers;
         let hit =
@@ -162,29 +181,35 @@ impl Request<'_> {
         };
         let rule = self.caching.rule(self.target.key.path());
         if let Some(found) = &found {
-            let (meta, directives) = (found.meta(), self.directives(found));
+            let (meta, directives) = (found.meta(), self.directives(&found.meta()));
             match judge(&meta, &directives, &self.wishes, rule, self.now) {
-                Reuse::Serve => return self.found(found, outcome),
+                Reuse::Serve => return Some(self.found(found, outcome)),
                 Reuse::ServeAndRefresh => {
                     self.refresh(found);
-                    return self.found(found, Outcome::HitStale);
+                    return Some(self.found(found, Outcome::HitStale));
                 }
                 Reuse::Confirm => {}
             }
+        } else {
+            match Box::pin(self.parted()).await {
+                Parted::Answer(answer) => return Some(*answer),
+                Parted::Again => return None,
+                Parted::Nothing => {}
+            }
         }
         if self.wishes.wants_stored_only() {
-            return answer::refused(Refusal::NotStored);
+            return Some(answer::refused(Refusal::NotStored));
         }
         let wants_part = self.parts.headers.contains_key(header::RANGE) && found.is_none();
         let is_head = self.parts.method == Method::HEAD;
         if wants_part || (is_head && found.is_none()) {
-            return self.through(None).await;
+            return Some(self.through(None).await);
         }
-        self.fetched(found).await
+        Some(self.fetched(found).await)
     }
 
-    fn directives(&self, found: &Found) -> Directives {
-        Directives::of(&found.meta().headers, &self.caching.targeted)
+    fn directives(&self, meta: &Meta) -> Directives {
+        Directives::of(&meta.headers, &self.caching.targeted)
     }
 
     /// Has a stale response confirmed in the background.
@@ -233,7 +258,8 @@ impl Request<'_> {
         let stale = stale?;
         let rule = self.caching.rule(self.target.key.path());
         let why = (Outage::Disconnected, self.now);
-        let may = may_bridge(&stale.meta(), &self.directives(stale), &self.wishes, rule, why);
+        let may =
+            may_bridge(&stale.meta(), &self.directives(&stale.meta()), &self.wishes, rule, why);
         may.then(|| self.found(stale, Outcome::HitStale))
     }
 
@@ -297,6 +323,7 @@ impl Request<'_> {
             headers,
             body,
             interim: self.interim(),
+            only: None,
         };
         let upstream = &self.site.upstream;
         let fills = &self.engine.fills;
@@ -400,6 +427,11 @@ impl Request<'_> {
         })
     }
 
+    /// What goes on with a stored body whose file fails.
+    fn rescue(&self, stored: &Stored) -> Box<Rescue> {
+        Rescue::of(self.engine, Lost::Page(Box::new(self.sought(None))), stored)
+    }
+
     fn found(&self, found: &Found, outcome: Outcome) -> Answer {
         self.delivery(&found.meta(), Some(found.length()), outcome).found(found)
     }
@@ -416,14 +448,7 @@ impl Request<'_> {
         length: Option<u64>,
         outcome: Outcome,
     ) -> Delivery<'d> {
-        Delivery {
-            parts: self.parts,
-            connection: self.connection,
-            now: self.now,
-            meta,
-            length,
-            outcome,
-        }
+        Delivery { request: self, meta, length, outcome, here: Here::AsTold }
     }
 }
 

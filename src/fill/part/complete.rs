@@ -11,10 +11,8 @@ use super::object::{Object, Purpose};
 use super::stretch::Stretch;
 use crate::cache::PublishError;
 use crate::fill::leader::better_lifetime;
-use crate::fill::verify::Expected;
 use crate::fill::{FillError, Running};
 use crate::object::Meta;
-use crate::policy::response::Coding;
 use crate::store::Part;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -64,7 +62,7 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
         done(flight, object, completed.unwrap_or(Completed::Failed));
         return;
     }
-    let is_whole_coming = flight.shared.flights.lock().under_way.contains_key(&flight.wanted.key);
+    let is_whole_coming = flight.shared.flights.lock().under_way.contains_key(flight.subject.key());
     let places = (
         Arc::clone(&flight.shared.parts.completions).try_acquire_owned(),
         Arc::clone(&flight.shared.room).try_acquire_owned(),
@@ -147,13 +145,7 @@ async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> 
     let digesting = shared.tasks.blocking("part digest", move || digested.digest(&stop)).await;
     let sha256 = digesting.ok().flatten()?;
     let mut meta = Meta::clone(&part.meta());
-    let expected = match coding_of(&meta) {
-        Coding::Identity => {
-            let claim = shared.cache.claim_of_nar(&meta.key, meta.class).await;
-            Expected::of(&flight.wanted.path, claim.as_ref())
-        }
-        Coding::Encoded => Expected::default(),
-    };
+    let expected = flight.subject.expected(&shared.cache, coding_of(&meta)).await;
     match expected.check(sha256, part.length()) {
         Ok(proof) => meta.proof = proof,
         Err(rejection) => {
@@ -166,7 +158,7 @@ async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> 
         }
     }
     better_lifetime(&mut meta);
-    let path = Arc::clone(&flight.wanted.path);
+    let path = Arc::clone(flight.subject.path());
     let published = shared.cache.publish_part(flight.ticket, part, meta, sha256).await;
     Some(match published {
         Ok(Some(_)) => Completed::Stored,

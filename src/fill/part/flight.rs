@@ -3,9 +3,12 @@
 
 use super::cursors::Cursors;
 use super::object::Object;
+use super::subject::Subject;
 use crate::cache::Ticket;
-use crate::fill::{FillError, Flight, NotJoined, Role, Shared, Wanted};
+use crate::fill::{FillError, Flight, NotJoined, Role, Shared};
 use crate::object::Meta;
+use crate::origin::Response;
+use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 
@@ -24,13 +27,19 @@ pub(super) enum PartLanded {
     Failed(Arc<FillError>),
     /// No origin may be asked now.
     NotJoined(NotJoined),
+    /// Nothing is here in part.
+    Unknown,
+    /// An answer that may not be kept: for who caused the question.
+    Alone,
 }
 
 /// What is known of one object of which ranges are wanted.
 #[derive(Debug)]
 pub(super) struct PartFlight {
     pub(super) shared: Arc<Shared>,
-    pub(super) wanted: Wanted,
+    pub(super) subject: Subject,
+    /// An answer that is for the one who caused the question alone.
+    pub(super) alone: Mutex<Option<Box<Response>>>,
     pub(super) ticket: Ticket,
     pub(super) cursors: Arc<Cursors>,
     landed: watch::Sender<Option<PartLanded>>,
@@ -39,11 +48,11 @@ pub(super) struct PartFlight {
 impl PartFlight {
     /// Joins the flight of an object, or begins one: then its caller must make it land. True where
     /// it had landed already.
-    pub(super) fn enter(shared: &Arc<Shared>, wanted: &Wanted) -> (Role, Arc<Self>, bool) {
+    pub(super) fn enter(shared: &Arc<Shared>, subject: &Subject) -> (Role, Arc<Self>, bool) {
         // A flight that is dropped takes the lock itself.
         let _stale;
         let mut under_way = shared.parts.under_way.lock();
-        match under_way.get(&wanted.key).and_then(Weak::upgrade) {
+        match under_way.get(subject.key()).and_then(Weak::upgrade) {
             Some(flight) if flight.may_be_joined() => {
                 let has_landed = flight.landed.borrow().is_some();
                 return (Role::Follow, flight, has_landed);
@@ -52,14 +61,21 @@ impl PartFlight {
         }
         let flight = Arc::new(Self {
             shared: Arc::clone(shared),
-            wanted: wanted.clone(),
+            subject: subject.clone(),
+            alone: Mutex::default(),
             ticket: shared.cache.ticket(),
             cursors: Arc::default(),
             landed: watch::Sender::new(None),
         });
-        under_way.insert(wanted.key.clone(), Arc::downgrade(&flight));
+        under_way.insert(subject.key().clone(), Arc::downgrade(&flight));
         drop(under_way);
         (Role::Lead, flight, false)
+    }
+
+    /// Whether its object is known, so that who comes now has something of it.
+    pub(super) fn is_of_use(&self) -> bool {
+        matches!(&*self.landed.borrow(), Some(PartLanded::Known(object)) if object.may_be_joined())
+            && !self.is_purged()
     }
 
     fn may_be_joined(&self) -> bool {
@@ -73,7 +89,7 @@ impl PartFlight {
 
     /// Whether a purge has overtaken it.
     pub(super) fn is_purged(&self) -> bool {
-        self.shared.cache.is_purged_since(self.ticket, &self.wanted.key)
+        self.shared.cache.is_purged_since(self.ticket, self.subject.key())
     }
 
     /// Waits until there is something to tell. Bounded by the deadlines of the origins.
@@ -102,8 +118,9 @@ impl Drop for PartFlight {
     fn drop(&mut self) {
         let mut under_way = self.shared.parts.under_way.lock();
         let own: *const Self = self;
-        if under_way.get(&self.wanted.key).is_some_and(|known| std::ptr::eq(known.as_ptr(), own)) {
-            under_way.remove(&self.wanted.key);
+        if under_way.get(self.subject.key()).is_some_and(|known| std::ptr::eq(known.as_ptr(), own))
+        {
+            under_way.remove(self.subject.key());
         }
     }
 }

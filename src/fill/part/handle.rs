@@ -5,6 +5,7 @@ use super::cursors::Cursor;
 use super::flight::PartFlight;
 use super::object::{Object, Told};
 use super::reader::{Came, PartReader};
+use super::subject::Subject;
 use crate::fill::{FillError, Fills, Role};
 use crate::object::Meta;
 use crate::origin::Answer;
@@ -61,7 +62,8 @@ impl PartHandle {
     pub async fn confirm(&self) -> Confirmed {
         let flight = &self.flight;
         let fills = Fills { shared: Arc::clone(&flight.shared) };
-        let response = match fills.head(&flight.wanted).await {
+        let Subject::Object(wanted) = &flight.subject else { return Confirmed::Other };
+        let response = match fills.head(wanted).await {
             Ok(Answer::Found(response)) => response,
             Ok(Answer::Absent { .. } | Answer::NotModified { .. } | Answer::Changed) => {
                 self.object.break_off(flight, Arc::new(FillError::Changed)).await;
@@ -70,7 +72,7 @@ impl PartHandle {
             Err(error) => return Confirmed::Failed(Arc::new(error.into())),
         };
         let length = response.content_length;
-        let admitted = match flight.wanted.admit(&response) {
+        let admitted = match wanted.admit(&response) {
             Ok(admitted) => admitted,
             Err(error) => return Confirmed::Failed(Arc::new(error)),
         };

@@ -5,11 +5,12 @@
 use super::complete;
 use super::flight::{PartFlight, PartLanded};
 use super::object::{Kind, Object, Purpose, Told};
-use super::stretch::{Identity, Stretch, question};
+use super::stretch::{Identity, Stretch};
+use super::subject::{Subject, question};
 use crate::cache::Hit;
 use crate::fill::steady::Checked;
 use crate::fill::verify::Expected;
-use crate::fill::{Admitted, FillError, Fills, Keep, NotJoined};
+use crate::fill::{Admitted, FillError, Fills, Keep, NotJoined, Wanted};
 use crate::object::Meta;
 use crate::origin::{Answer, FetchError, Response};
 use crate::policy::continuation;
@@ -25,7 +26,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A flight that is to land: dropped, it lands as lost where nothing was said.
 #[derive(Debug)]
 pub(super) struct Learning {
-    flight: Arc<PartFlight>,
+    pub(super) flight: Arc<PartFlight>,
 }
 
 impl Drop for Learning {
@@ -51,20 +52,29 @@ impl Learning {
     /// where that is known.
     pub(super) async fn run(self, place: Option<OwnedSemaphorePermit>, stretch: Option<ByteSpan>) {
         let cache = &self.flight.shared.cache;
-        let key = &self.flight.wanted.key;
+        let key = self.flight.subject.key();
         if let Some(Hit::Memory(_) | Hit::Disk(_)) = cache.lookup(key).await {
             return self.flight.land(PartLanded::Stored);
+        }
+        let is_page = matches!(self.flight.subject, Subject::Page(_));
+        if is_page && cache.has_variants(key).await {
+            return self.flight.land(PartLanded::Unknown);
         }
         if let Some(object) = self.on_disk().await {
             self.flight.land(PartLanded::Known(Arc::clone(&object)));
             return complete::see_to(&self.flight, &object).await;
         }
+        if is_page && (stretch.is_none() || !cache.takes_parts()) {
+            return self.flight.land(PartLanded::Unknown);
+        }
         if place.is_none() {
             return self.flight.land(PartLanded::NotJoined(NotJoined::NoRoom));
         }
-        let learnt = match stretch {
-            Some(stretch) => self.by_get(stretch).await,
-            None => self.by_head().await,
+        let learnt = match (&self.flight.subject, stretch) {
+            (Subject::Object(wanted), Some(stretch)) => self.by_get(wanted, stretch).await,
+            (Subject::Object(wanted), None) => self.by_head(wanted).await,
+            (Subject::Page(sought), Some(stretch)) => self.by_page(sought, stretch).await,
+            (Subject::Page(_), None) => Err(FillError::Lost),
         };
         if let Err(error) = learnt {
             tracing::warn!(
@@ -79,7 +89,7 @@ impl Learning {
 
     /// The part that is kept, if what is known of the object does not speak against it.
     async fn on_disk(&self) -> Option<Arc<Object>> {
-        let part = self.flight.shared.cache.part(&self.flight.wanted.key).await?;
+        let part = self.flight.shared.cache.part(self.flight.subject.key()).await?;
         let meta = part.meta();
         let expected = self.expected(coding_of(&meta)).await;
         let identity = Identity::new(&meta, part.length(), checked(&expected));
@@ -91,71 +101,62 @@ impl Learning {
     }
 
     async fn expected(&self, coding: Coding) -> Expected {
-        let wanted = &self.flight.wanted;
-        match coding {
-            Coding::Identity => {
-                let cache = &self.flight.shared.cache;
-                let claim = cache.claim_of_nar(&wanted.key, wanted.class).await;
-                Expected::of(&wanted.path, claim.as_ref())
-            }
-            Coding::Encoded => Expected::default(),
-        }
+        self.flight.subject.expected(&self.flight.shared.cache, coding).await
     }
 
-    async fn by_get(&self, stretch: ByteSpan) -> Result<(), FillError> {
-        let wanted = &self.flight.wanted;
+    async fn by_get(&self, wanted: &Wanted, stretch: ByteSpan) -> Result<(), FillError> {
         let end = stretch.last.saturating_add(1);
-        let asked = if self.flight.shared.cache.takes_parts() {
-            let first = stretch.first - stretch.first % CHUNK_BYTES;
-            first..end.checked_next_multiple_of(CHUNK_BYTES).unwrap_or(u64::MAX)
-        } else {
-            stretch.first..end
-        };
+        let is_kept = self.flight.shared.cache.takes_parts();
+        let asked = if is_kept { in_chunks(stretch) } else { stretch.first..end };
         let ask = question(wanted, &asked, None);
         match wanted.upstream.origins.fetch(&ask).await? {
             Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
-                self.found_part(response, asked).await
+                self.found_part(wanted, response, asked).await
             }
             Answer::Found(response) => {
-                self.whole(Some(response));
+                self.whole(wanted, Some(response));
                 Ok(())
             }
             Answer::Absent { headers, origin, request_time, response_time } => {
                 let times = Times { request: request_time, response: response_time };
-                self.absent(&headers, origin, times).await;
+                self.absent(wanted, &headers, origin, times).await;
                 Ok(())
             }
             // It ends before the stretch begins: its length tells.
-            Answer::Changed => self.by_head().await,
+            Answer::Changed => self.by_head(wanted).await,
             Answer::NotModified { origin, .. } => Err(self.unasked(origin, "304")),
         }
     }
 
-    async fn found_part(&self, mut response: Response, asked: Range<u64>) -> Result<(), FillError> {
+    async fn found_part(
+        &self,
+        wanted: &Wanted,
+        mut response: Response,
+        asked: Range<u64>,
+    ) -> Result<(), FillError> {
         let Some((span, Some(length))) = continuation::part(&response.headers) else {
-            self.whole(None);
+            self.whole(wanted, None);
             return Ok(());
         };
         if span.first == 0 && span.last.checked_add(1) == Some(length) {
             response.status = StatusCode::OK;
             response.headers.remove(header::CONTENT_RANGE);
-            self.whole(Some(response));
+            self.whole(wanted, Some(response));
             return Ok(());
         }
-        let admitted = self.flight.wanted.admit_part(&response, length)?;
+        let admitted = wanted.admit_part(&response, length)?;
         let expected = self.expected(admitted.coding).await;
         let begun = Some((response, asked.start..asked.end.min(length)));
         self.known(Head { admitted, length, expected, begun }).await
     }
 
-    async fn by_head(&self) -> Result<(), FillError> {
-        let wanted = &self.flight.wanted;
+    async fn by_head(&self, wanted: &Wanted) -> Result<(), FillError> {
         let fills = Fills { shared: Arc::clone(&self.flight.shared) };
         match fills.head(wanted).await? {
             Answer::Found(response) => {
                 let length = response.content_length.filter(|length| *length > CHUNK_BYTES);
                 let Some(length) = length else {
-                    self.whole(None);
+                    self.whole(wanted, None);
                     return Ok(());
                 };
                 let admitted = wanted.admit(&response)?;
@@ -164,7 +165,7 @@ impl Learning {
             }
             Answer::Absent { headers, origin, request_time, response_time } => {
                 let times = Times { request: request_time, response: response_time };
-                self.absent(&headers, origin, times).await;
+                self.absent(wanted, &headers, origin, times).await;
                 Ok(())
             }
             Answer::NotModified { .. } | Answer::Changed => {
@@ -206,7 +207,7 @@ impl Learning {
         Ok(())
     }
 
-    async fn kept(&self, object: Arc<Object>, part: &Part, begun: Option<Stretch>) {
+    pub(super) async fn kept(&self, object: Arc<Object>, part: &Part, begun: Option<Stretch>) {
         let flight = &self.flight;
         let run = begun.as_ref().and_then(|begun| part.claim(begun.next(), begun.end()));
         flight.land(PartLanded::Known(Arc::clone(&object)));
@@ -217,9 +218,9 @@ impl Learning {
     }
 
     /// Fetches the whole after all, with the answer to GET that is here already, if there is one.
-    fn whole(&self, given: Option<Response>) {
+    fn whole(&self, wanted: &Wanted, given: Option<Response>) {
         let fills = Fills { shared: Arc::clone(&self.flight.shared) };
-        let landed = match fills.join_with(self.flight.wanted.clone(), None, None, given) {
+        let landed = match fills.join_with(wanted.clone(), None, None, given) {
             Ok((role, flight)) => PartLanded::Whole(role, flight),
             Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
                 PartLanded::NotJoined(refused)
@@ -229,8 +230,8 @@ impl Learning {
         self.flight.land(landed);
     }
 
-    async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) {
-        let (meta, keep) = self.flight.wanted.absence(headers, origin, times);
+    async fn absent(&self, wanted: &Wanted, headers: &HeaderMap, origin: usize, times: Times) {
+        let (meta, keep) = wanted.absence(headers, origin, times);
         let meta = Arc::new(meta);
         if keep == Keep::IfVerified {
             let cache = &self.flight.shared.cache;
@@ -243,10 +244,17 @@ impl Learning {
     }
 
     fn unasked(&self, origin: usize, what: &str) -> FillError {
-        let origin = self.flight.wanted.upstream.origins.name(origin);
+        let origin = self.flight.subject.upstream().origins.name(origin);
         let detail = format!("{what} without conditions");
         FillError::Fetch(FetchError::Protocol { origin, detail })
     }
+}
+
+/// The chunks that a stretch lies in.
+pub(super) fn in_chunks(stretch: ByteSpan) -> Range<u64> {
+    let first = stretch.first - stretch.first % CHUNK_BYTES;
+    let end = stretch.last.saturating_add(1);
+    first..end.checked_next_multiple_of(CHUNK_BYTES).unwrap_or(u64::MAX)
 }
 
 /// What will be checked at the end.

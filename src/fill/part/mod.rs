@@ -19,6 +19,9 @@
 //! byte yet begins anew, once. Only what has a strong tag, or a FileHash that the whole is checked
 //! against, is kept in parts; anything else passes through to its reader.
 //!
+//! What is said here holds for responses of generic sites too, but for how they begin and are
+//! confirmed: see [`page`].
+//!
 //! # Purges
 //!
 //! A flight takes its ticket before it looks at the disk or asks an origin. Nothing of a flight
@@ -33,13 +36,17 @@ mod flight;
 mod handle;
 mod learn;
 mod object;
+pub(super) mod page;
 mod reader;
 mod stretch;
+mod subject;
 
 pub use handle::{Confirmed, PartHandle};
+pub use page::{Find, PageConfirmed, Paged};
 pub use reader::{Came, PartReader};
 
-use super::{FillError, Fills, Flight, Landed, NotJoined, Role, Running, Wanted};
+use super::generic::ALONE_MAX;
+use super::{Alone, FillError, Fills, Flight, Landed, NotJoined, Role, Running, Wanted};
 use crate::config::Limits;
 use crate::object::{Key, Meta};
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
@@ -49,6 +56,7 @@ use object::Told;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use subject::Subject;
 use tokio::sync::Semaphore;
 
 /// How far a run goes ahead of its foremost reader, in bytes.
@@ -63,6 +71,8 @@ pub(super) struct Parts {
     under_way: Mutex<HashMap<Key, Weak<PartFlight>>>,
     completions: Arc<Semaphore>,
     completion_size_max: u64,
+    /// Until when ranges of a response that may not be kept in parts are asked for one by one.
+    alone: Alone,
 }
 
 impl Parts {
@@ -71,6 +81,7 @@ impl Parts {
             under_way: Mutex::default(),
             completions: Arc::new(Semaphore::new(limits.completions_max)),
             completion_size_max: limits.completion_size_max,
+            alone: Alone::new(ALONE_MAX),
         }
     }
 }
@@ -124,7 +135,8 @@ impl Fills {
     }
 
     async fn apart(&self, wanted: &Wanted, stretch: Option<ByteSpan>) -> Ranged {
-        let (role, flight, is_known) = PartFlight::enter(&self.shared, wanted);
+        let subject = Subject::Object(wanted.clone());
+        let (role, flight, is_known) = PartFlight::enter(&self.shared, &subject);
         let (first, end) = stretch.map_or((0, 0), |s| (s.first, s.last.saturating_add(1)));
         let cursor = flight.cursors.register(first, end);
         if role == Role::Lead {
@@ -145,7 +157,7 @@ impl Fills {
                 flight,
             }),
             PartLanded::Whole(role, whole) => Ranged::Whole(role, whole),
-            PartLanded::Stored => Ranged::Again,
+            PartLanded::Stored | PartLanded::Unknown | PartLanded::Alone => Ranged::Again,
             PartLanded::Absent(meta) => Ranged::Absent(meta),
             PartLanded::Failed(error) => Ranged::Failed(error),
             PartLanded::NotJoined(refused) => Ranged::NotJoined(refused),

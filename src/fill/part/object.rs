@@ -4,6 +4,7 @@
 
 use super::complete;
 use super::flight::PartFlight;
+use super::page;
 use super::stretch::{Identity, Stretch};
 use crate::cache::PublishError;
 use crate::fill::{FillError, Running};
@@ -127,8 +128,8 @@ impl Object {
         }
         flight.shared.metrics.parts_dropped.with_label_values(&[reason]).inc();
         tracing::warn!(
-            site = flight.wanted.key.site(),
-            path = flight.wanted.key.path(),
+            site = flight.subject.key().site(),
+            path = flight.subject.key().path(),
             error = &*error as &dyn std::error::Error,
             "a part is dropped"
         );
@@ -184,7 +185,12 @@ impl Object {
         purpose: Purpose,
     ) -> Result<(), Arc<FillError>> {
         let pumped = match opened {
-            Ok(stretch) => self.pump(flight, &mut run, stretch, purpose).await,
+            Ok(mut stretch) => {
+                if let (Some(part), Some(told)) = (self.part(), stretch.take_told()) {
+                    page::renew(flight, part, &told).await;
+                }
+                self.pump(flight, &mut run, stretch, purpose).await
+            }
             Err(error) => Err(error),
         };
         let ended = match pumped {
@@ -207,8 +213,8 @@ impl Object {
             self.break_off(flight, Arc::clone(&error)).await;
         } else {
             tracing::warn!(
-                site = flight.wanted.key.site(),
-                path = flight.wanted.key.path(),
+                site = flight.subject.key().site(),
+                path = flight.subject.key().path(),
                 error = &*error as &dyn std::error::Error,
                 "a part's chunks were not fetched"
             );
@@ -268,10 +274,10 @@ impl Object {
         match flight.shared.cache.keep_part(flight.ticket, part).await {
             Ok(()) => {}
             Err(PublishError::Purged) => {
-                tracing::debug!(path = flight.wanted.key.path(), "purged while it was fetched");
+                tracing::debug!(path = flight.subject.key().path(), "purged while it was fetched");
             }
             Err(error) => {
-                tracing::info!(path = flight.wanted.key.path(), %error, "chunks are not kept");
+                tracing::info!(path = flight.subject.key().path(), %error, "chunks are not kept");
             }
         }
     }

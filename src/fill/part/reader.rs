@@ -8,6 +8,7 @@ use super::flight::PartFlight;
 use super::object::{Kind, Object, Patience};
 use super::stretch::Stretch;
 use crate::fill::FillError;
+use crate::object::Meta;
 use crate::store::{At, Part};
 use bytes::{Buf, Bytes};
 use std::ops::Range;
@@ -101,6 +102,11 @@ impl PartReader {
         }
         self.ready = self.piece(FIRST_BYTES).await?;
         Ok(())
+    }
+
+    /// The object's head, as the answers up to the first of the bytes asked for have renewed it.
+    pub fn meta(&self) -> Arc<Meta> {
+        self.object.meta()
     }
 
     /// How what was asked for came about.

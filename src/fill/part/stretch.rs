@@ -6,12 +6,14 @@
 //! length always.
 
 use super::flight::PartFlight;
+use super::subject::Subject;
 use crate::fill::patience::{Break, Patience};
 use crate::fill::steady::Checked;
-use crate::fill::{FillError, Rejection, Shared, Wanted};
+use crate::fill::{FillError, Rejection, Shared};
 use crate::object::Meta;
-use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Response, ResponseBody};
+use crate::origin::{Answer, FetchError, Response, ResponseBody};
 use crate::policy::continuation::{self, Begun, ContinuationError, Tie};
+use crate::policy::response::Times;
 use crate::rfc::EntityTag;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -24,7 +26,7 @@ use tokio::time::timeout_at;
 pub(super) struct Identity {
     headers: HeaderMap,
     /// The entity tag, where it is a strong one.
-    etag: Option<HeaderValue>,
+    pub(super) etag: Option<HeaderValue>,
     pub(super) length: u64,
     checked: Checked,
 }
@@ -56,7 +58,7 @@ impl Identity {
     }
 
     /// The offset behind the last byte of an answer to a request for `asked`, where it fits.
-    fn check(&self, asked: &Range<u64>, response: &Response) -> Result<u64, FillError> {
+    pub(super) fn check(&self, asked: &Range<u64>, response: &Response) -> Result<u64, FillError> {
         let begun =
             Begun { headers: &self.headers, length: Some(self.length), offset: asked.start };
         let last = asked.end.saturating_sub(1);
@@ -82,7 +84,7 @@ impl Identity {
 #[derive(Debug)]
 pub(super) struct Stretch {
     shared: Arc<Shared>,
-    wanted: Wanted,
+    subject: Subject,
     identity: Arc<Identity>,
     body: ResponseBody,
     origin: Arc<str>,
@@ -90,6 +92,15 @@ pub(super) struct Stretch {
     end: u64,
     start: u64,
     patience: Patience,
+    /// The head of its answer, where that was not the first of the object.
+    told: Option<Told>,
+}
+
+/// What the head of a later answer said.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) headers: HeaderMap,
+    pub(super) times: Times,
 }
 
 impl Stretch {
@@ -100,11 +111,11 @@ impl Stretch {
         response: Response,
         asked: Range<u64>,
     ) -> Self {
-        let origins = &flight.wanted.upstream.site.origins;
+        let origins = &flight.subject.upstream().site.origins;
         let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         Self {
             shared: Arc::clone(&flight.shared),
-            wanted: flight.wanted.clone(),
+            subject: flight.subject.clone(),
             identity: Arc::clone(identity),
             origin: response.origin_name,
             body: response.body,
@@ -112,6 +123,7 @@ impl Stretch {
             end: asked.end,
             start: asked.start,
             patience: Patience::new(patience.unwrap_or_default()),
+            told: None,
         }
     }
 
@@ -121,8 +133,15 @@ impl Stretch {
         identity: &Arc<Identity>,
         asked: Range<u64>,
     ) -> Result<Self, FillError> {
-        let response = ask_for(&flight.wanted, identity, &asked).await?;
-        Ok(Self::of(flight, identity, response, asked))
+        let response = ask_for(&flight.subject, identity, &asked).await?;
+        let times = Times { request: response.request_time, response: response.response_time };
+        let told = Some(Told { headers: response.headers.clone(), times });
+        Ok(Self { told, ..Self::of(flight, identity, response, asked) })
+    }
+
+    /// What the head of its answer says anew, once.
+    pub(super) fn take_told(&mut self) -> Option<Told> {
+        self.told.take()
     }
 
     /// Offset of the next byte.
@@ -164,16 +183,16 @@ impl Stretch {
         if !self.identity.ties_parts() {
             return Err(fault);
         }
-        let (path, at) = (&self.wanted.path, self.next);
+        let (path, at) = (self.subject.path(), self.next);
         match self.patience.broke(at.saturating_sub(self.start)) {
             Break::First => tracing::info!(%path, at, error = %fault, "resuming a part"),
             Break::Again => {}
             Break::TooMany => return Err(fault),
         }
-        let upstream = Arc::clone(&self.wanted.upstream);
+        let upstream = Arc::clone(self.subject.upstream());
         while let Some(until) = self.patience.next_round(&upstream.origins).await {
             let rest = self.next..self.end;
-            let asking = ask_for(&self.wanted, &self.identity, &rest);
+            let asking = ask_for(&self.subject, &self.identity, &rest);
             let Ok(asked) = timeout_at(until, asking).await else { break };
             match asked {
                 Ok(response) => {
@@ -188,7 +207,7 @@ impl Stretch {
                 }
                 Err(error) => {
                     self.count("failed");
-                    tracing::debug!(path = %self.wanted.path, %error, "resume failed");
+                    tracing::debug!(path = %self.subject.path(), %error, "resume failed");
                 }
             }
         }
@@ -200,21 +219,13 @@ impl Stretch {
     }
 }
 
-/// The question for the bytes `asked` of an object.
-pub(super) fn question(wanted: &Wanted, asked: &Range<u64>, length: Option<u64>) -> Ask {
-    let is_to_end = asked.end == u64::MAX || length == Some(asked.end);
-    let last = (!is_to_end).then(|| asked.end.saturating_sub(1));
-    Ask { range: Some(RangeAsked { first: asked.start, last }), ..wanted.ask(Method::Get) }
-}
-
 async fn ask_for(
-    wanted: &Wanted,
+    subject: &Subject,
     identity: &Identity,
     asked: &Range<u64>,
 ) -> Result<Response, FillError> {
-    let mut ask = question(wanted, asked, Some(identity.length));
-    ask.if_match.clone_from(&identity.etag);
-    match wanted.upstream.origins.fetch(&ask).await? {
+    let same = identity.etag.as_ref();
+    match subject.fetch(asked, identity.length, same).await? {
         Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
             identity.check(asked, &response)?;
             Ok(response)

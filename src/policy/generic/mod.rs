@@ -8,6 +8,7 @@ pub mod fields;
 pub mod invalidation;
 pub mod request;
 pub mod reuse;
+pub mod selection;
 pub mod storing;
 pub mod variant;
 

@@ -13,7 +13,7 @@ pub(crate) use brittle::Brittle;
 pub(crate) use client::{Arriving, Client, Said};
 pub(crate) use edge::{Edge, Setup};
 pub(crate) use fixture::{Package, noise, path_of_nar, untrusted_key};
-pub(crate) use origin::{Gate, Origin, Script, says};
+pub(crate) use origin::{Asked, Gate, Origin, Script, says};
 pub(crate) use virtual_origin::{Made, VirtualOrigin, Wish};
 
 use std::time::Duration;

@@ -426,7 +426,11 @@ fn select(asked: &Asked, script: &Script) -> (u16, Vec<(String, String)>, Bytes)
     {
         return (304, extra, Bytes::new());
     }
-    let Some(range) = asked.field("range").filter(|_| script.knows_ranges) else {
+    let is_other = asked.field("if-range").is_some()
+        && script.conditions == Conditions::Heeded
+        && !is_same("if-range", &script.etag)
+        && !is_same("if-range", &script.last_modified);
+    let Some(range) = asked.field("range").filter(|_| script.knows_ranges && !is_other) else {
         return (200, extra, script.body.clone());
     };
     let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();

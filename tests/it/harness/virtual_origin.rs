@@ -169,9 +169,10 @@ async fn read_wish(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Wish>
         let line = lines.iter().find(|line| line.to_ascii_lowercase().starts_with(name))?;
         Some(line.split_once(": ")?.1.to_owned())
     };
-    let range = field("range").map(|range| {
+    // A suffix gets the whole.
+    let range = field("range").and_then(|range| {
         let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
-        (first.parse().unwrap(), last.parse().ok())
+        Some((first.parse().ok()?, last.parse().ok()))
     });
     let mut words = lines[0].split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap(), words.next().unwrap());

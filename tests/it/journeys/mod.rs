@@ -10,6 +10,8 @@ mod faults;
 mod flights;
 mod freshness;
 mod generic;
+mod generic_bodies;
+mod generic_parts;
 mod hits;
 mod http2;
 mod lifetimes;

@@ -12,7 +12,7 @@ async fn stored(setup: Setup) -> (Edge, Origin, String, Bytes) {
     let origin = Origin::start().await;
     let nar = noise(5, LENGTH);
     let path = path_of_nar(&nar, "nar.xz");
-    origin.say(&path, says(nar.clone()).etag("\"a\""));
+    origin.say(&path, says(nar.clone()).etag("\"a\"").field("cache-control", "max-age=60"));
     let edge = setup.start(&[&origin]).await;
     edge.get(&path).await.expect(200, "miss").with(&nar);
     edge.until_idle().await;
@@ -50,8 +50,15 @@ async fn a_flipped_bit_reaches_nobody_and_the_object_is_fetched_again() {
 
 #[tokio::test]
 async fn the_scrubber_finds_a_flipped_bit_and_what_was_in_use_is_fetched_again() {
+    for site in ["", "kind = \"generic\""] {
+        the_scrubber_heals(site).await;
+    }
+}
+
+async fn the_scrubber_heals(site: &str) {
+    let setup = Setup::default().site(site);
     let (edge, origin, path, nar) =
-        stored(Setup::default().tables("scrub_pass = \"1s\"\nscrub_rate = \"1GiB\"")).await;
+        stored(setup.tables("scrub_pass = \"1s\"\nscrub_rate = \"1GiB\"")).await;
     flip(&edge, 1_234_567);
     edge.until_metric("narthex_check_faults_total{by=\"scrub\",kind=\"body\"}", 1).await;
     edge.until_metric("narthex_healed_objects_total{result=\"stored\"}", 1).await;

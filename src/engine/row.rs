@@ -1,0 +1,157 @@
+//! Several stretches of one stored body in one answer, as `multipart/byteranges` (RFC 9110 section
+//! 14.6): how the answer is made up, and the row of what it sends. Owned by one answer; no locks.
+//!
+//! Each stretch is read from a source of its own, in the order asked for, so that one that has to
+//! be rescued does not look back. A row that breaks off in the middle is an error, never an end.
+
+use super::body::{Reading, Source};
+use crate::rfc::ContentRange;
+use crate::rfc::range::ByteSpan;
+use bytes::Bytes;
+use http::HeaderValue;
+use std::collections::VecDeque;
+use std::io;
+
+/// What stands between the parts; drawn anew for each answer, so that no stored body can hold it
+/// but by a chance of one in 2^128.
+#[derive(Debug)]
+struct Boundary(String);
+
+impl Boundary {
+    fn draw() -> Option<Self> {
+        let (one, other) = (getrandom::u64().ok()?, getrandom::u64().ok()?);
+        Some(Self(format!("{one:016x}{other:016x}")))
+    }
+}
+
+/// What is sent one after the other, and how many bytes of each.
+pub(super) struct Row(VecDeque<(Source, u64)>);
+
+/// An answer of several stretches.
+pub(super) struct Multipart {
+    /// Its `Content-Type`.
+    pub(super) content_type: HeaderValue,
+    /// Its bytes, delimiters included.
+    pub(super) length: u64,
+    /// What is sent.
+    pub(super) row: Row,
+}
+
+impl Multipart {
+    /// The stretches `spans` of a body of `length` bytes and this type, each read from what
+    /// `source` gives for its first byte and its bytes; none where the system has no randomness.
+    pub(super) fn of(
+        spans: &[ByteSpan],
+        (length, content_type): (u64, Option<&HeaderValue>),
+        source: impl Fn(ByteSpan) -> Source,
+    ) -> Option<Self> {
+        let Boundary(boundary) = Boundary::draw()?;
+        let mut row = Row(VecDeque::with_capacity(spans.len() * 2 + 1));
+        let mut before = "";
+        for span in spans {
+            let mut head = format!("{before}--{boundary}\r\n").into_bytes();
+            if let Some(content_type) = content_type {
+                head.extend_from_slice(b"Content-Type: ");
+                head.extend_from_slice(content_type.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            let range = ContentRange::Part { span: *span, length: Some(length) }.to_header_value();
+            head.extend_from_slice(b"Content-Range: ");
+            head.extend_from_slice(range.as_bytes());
+            head.extend_from_slice(b"\r\n\r\n");
+            row.text(head);
+            row.0.push_back((source(*span), span.length()));
+            before = "\r\n";
+        }
+        row.text(format!("\r\n--{boundary}--\r\n").into_bytes());
+        let bytes = row.0.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
+        let kind = format!("multipart/byteranges; boundary={boundary}");
+        Some(Self { content_type: HeaderValue::try_from(kind).ok()?, length: bytes, row })
+    }
+}
+
+impl Row {
+    fn text(&mut self, text: Vec<u8>) {
+        let bytes = text.len() as u64;
+        self.0.push_back((Source::Bytes(text.into()), bytes));
+    }
+
+    /// The next piece, of at most `max` bytes; empty at the end.
+    pub(super) fn read(mut self, max: usize) -> Reading {
+        Box::pin(async move {
+            let Some((source, left)) = self.0.pop_front() else {
+                return (Source::Row(self), Ok(Bytes::new()));
+            };
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(max);
+            let (source, result) = source.read(wanted).await;
+            let result = match result {
+                Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(mut bytes) => {
+                    bytes.truncate(wanted);
+                    let left = left.saturating_sub(bytes.len() as u64);
+                    if left > 0 {
+                        self.0.push_front((source, left));
+                    }
+                    Ok(bytes)
+                }
+                Err(error) => Err(error),
+            };
+            (Source::Row(self), result)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn stretches_stand_between_delimiters_in_the_order_asked_for() {
+        let body = Bytes::from_static(b"0123456789");
+        let spans = [ByteSpan { first: 8, last: 9 }, ByteSpan { first: 0, last: 2 }];
+        let kind = HeaderValue::from_static("text/plain");
+        let source = |span: ByteSpan| {
+            let at = |offset| usize::try_from(offset).unwrap();
+            let (first, last) = (at(span.first), at(span.last));
+            Source::Bytes(body.slice(first..=last))
+        };
+        let made = Multipart::of(&spans, (10, Some(&kind)), source).unwrap();
+        let boundary = made.content_type.to_str().unwrap().split_once('=').unwrap().1.to_owned();
+        let (mut source, mut all) = (Source::Row(made.row), Vec::new());
+        loop {
+            let (rest, piece) = source.read(7).await;
+            let piece = piece.unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            all.extend_from_slice(&piece);
+            source = rest;
+        }
+        let part = |range: &str, bytes: &str| {
+            format!(
+                "--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes {range}/10\r\n\
+                 \r\n{bytes}\r\n"
+            )
+        };
+        let expected = format!("{}{}--{boundary}--\r\n", part("8-9", "89"), part("0-2", "012"));
+        assert_eq!(String::from_utf8(all).unwrap(), expected);
+        assert_eq!(made.length, expected.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn a_stretch_that_ends_early_is_an_error() {
+        let spans = [ByteSpan { first: 0, last: 4 }, ByteSpan { first: 6, last: 7 }];
+        let source = |_| Source::Bytes(Bytes::from_static(b"01"));
+        let made = Multipart::of(&spans, (10, None), source).unwrap();
+        let mut source = Source::Row(made.row);
+        let failed = loop {
+            let (rest, piece) = source.read(1 << 10).await;
+            match piece {
+                Ok(bytes) => assert!(!bytes.is_empty()),
+                Err(error) => break error,
+            }
+            source = rest;
+        };
+        assert_eq!(failed.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,85 @@
+//! What ranges are wanted of: an object of a binary cache, or a response of a generic site. How
+//! its origin is asked for a stretch of it, and what proves the whole. Values; no locks.
+
+use crate::cache::Cache;
+use crate::fill::generic::{Rest, Sought};
+use crate::fill::verify::Expected;
+use crate::fill::{Upstream, Wanted};
+use crate::object::Key;
+use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Response};
+use crate::policy::response::Coding;
+use http::HeaderValue;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What ranges are wanted of.
+#[derive(Debug, Clone)]
+pub(super) enum Subject {
+    /// An object of a binary cache.
+    Object(Wanted),
+    /// A response of a generic site that does not vary, as the first who wanted it asked.
+    Page(Sought),
+}
+
+impl Subject {
+    /// Its key.
+    pub(super) fn key(&self) -> &Key {
+        match self {
+            Self::Object(wanted) => &wanted.key,
+            Self::Page(sought) => &sought.key,
+        }
+    }
+
+    /// Its path, for logs.
+    pub(super) fn path(&self) -> &Arc<str> {
+        match self {
+            Self::Object(wanted) => &wanted.path,
+            Self::Page(sought) => &sought.path,
+        }
+    }
+
+    /// Where it comes from.
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        match self {
+            Self::Object(wanted) => &wanted.upstream,
+            Self::Page(sought) => &sought.upstream,
+        }
+    }
+
+    /// Asks for the bytes `asked` of `length`, of what still has the strong entity tag `same`.
+    pub(super) async fn fetch(
+        &self,
+        asked: &Range<u64>,
+        length: u64,
+        same: Option<&HeaderValue>,
+    ) -> Result<Answer<Response>, FetchError> {
+        let wanted = match self {
+            Self::Object(wanted) => wanted,
+            Self::Page(sought) => {
+                let last = (asked.end < length).then(|| asked.end.saturating_sub(1));
+                return sought.piece(Rest { first: asked.start, last, same }).await;
+            }
+        };
+        let if_match = same.cloned();
+        let ask = Ask { if_match, ..question(wanted, asked, Some(length)) };
+        wanted.upstream.origins.fetch(&ask).await
+    }
+
+    /// What proves the whole, where its head says that it is coded so.
+    pub(super) async fn expected(&self, cache: &Cache, coding: Coding) -> Expected {
+        match (self, coding) {
+            (Self::Object(wanted), Coding::Identity) => {
+                let claim = cache.claim_of_nar(&wanted.key, wanted.class).await;
+                Expected::of(&wanted.path, claim.as_ref())
+            }
+            (Self::Object(_), Coding::Encoded) | (Self::Page(_), _) => Expected::default(),
+        }
+    }
+}
+
+/// The question for the bytes `asked` of an object.
+pub(super) fn question(wanted: &Wanted, asked: &Range<u64>, length: Option<u64>) -> Ask {
+    let is_to_end = asked.end == u64::MAX || length == Some(asked.end);
+    let last = (!is_to_end).then(|| asked.end.saturating_sub(1));
+    Ask { range: Some(RangeAsked { first: asked.start, last }), ..wanted.ask(Method::Get) }
+}
