@@ -1,6 +1,6 @@
-//! Fuzzes `policy::generic::variant`, the keys of what varies: a request selects what was stored for
-//! it, and nothing that was stored for one that says another thing. Lines: fields by name, those of
-//! the stored request up to an empty line, `vary` among them, then those of another request.
+//! Fuzzes `policy::generic::variant`, the keys of what varies: a request selects what was stored
+//! for it, and nothing that was stored for one that says another thing. Lines: fields by name,
+//! those of the stored request up to an empty line, `vary` among them, then those of another.
 #![no_main]
 
 use http::{HeaderMap, HeaderName, header};
@@ -43,7 +43,8 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// Whether the field is there, and each of its bytes that says something (a parameter may be empty,
-/// RFC 9110 section 5.6.6): of preferences in any order and either case, without what is said twice.
+/// RFC 9110 section 5.6.6): of preferences in any order and either case, without what is said
+/// twice.
 fn said(name: &HeaderName, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
     if !request.contains_key(name) {
         return None;
