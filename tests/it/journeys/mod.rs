@@ -27,6 +27,7 @@ mod replayed;
 mod requests;
 mod s3;
 mod scrub;
+mod selection_model;
 mod tags;
 mod tiers;
 mod troubles;

@@ -300,3 +300,26 @@ async fn a_part_of_an_object_goes_with_its_name() {
         said.expect(206, outcome).with(&package.nar[20_000_000..20_001_000]);
     }
 }
+
+#[tokio::test]
+async fn a_part_of_a_generic_object_goes_with_its_name() {
+    for (tag, is_meant) in [("release-1", true), ("release-2", false)] {
+        let origin = Origin::start().await;
+        let limits = "[server.limits]\ncompletion_size_max = 0";
+        let setup = Setup::default().site("kind = \"generic\"").tables(limits);
+        let mut edge = setup.start(&[&origin]).await;
+        origin.say("/a", tagged(15, 5 << 20, "release-1 x").etag("\"a\""));
+        let range = [("range", "bytes=2000000-2000999")];
+        let body = noise(15, 5 << 20);
+        for outcome in ["miss", "hit_disk"] {
+            let said = edge.read_with("/a", &range).await;
+            said.expect(206, outcome).with(&body[2_000_000..2_001_000]);
+            assert_eq!(said.field("surrogate-key"), "");
+            edge.until_idle().await;
+        }
+        edge.restart().await;
+        assert_eq!(purged(&edge, &purge_of(tag, "")).await, u64::from(is_meant));
+        let outcome = if is_meant { "miss" } else { "hit_disk" };
+        edge.read_with("/a", &range).await.expect(206, outcome);
+    }
+}
