@@ -2,7 +2,7 @@
 //! ranges of files that they stand for (`engine::Spans`). Part of one connection's socket; no locks
 //! but the queue's.
 
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use crate::engine::{Connection, Piece, Sent, Spans};
 use bytes::{Buf, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
@@ -46,7 +46,7 @@ impl Sender {
     /// Writes for `connection`.
     pub(super) fn new(connection: Arc<Connection>) -> Self {
         // The pages of a file that wait unsent are those of the page cache, and take no memory.
-        let pace = Pace::new(UNBOUNDED);
+        let pace = Pace::new(UNBOUNDED, &pace::ALL);
         Self { connection, reading: None, piece: Bytes::new(), unsure: 0, pace }
     }
 

@@ -4,7 +4,7 @@
 
 use super::express::{Express, Next, Ready, Turn};
 use super::lines::{Lines, Refused};
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use super::plain::HeadLimits;
 use super::secure::{Secure, Unflushed};
 use super::sender::Sender;
@@ -58,7 +58,7 @@ impl Raw {
 
     /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
     pub(super) fn is_paced(&mut self) {
-        self.pace = Some(Pace::new(FAST_UNSENT_BYTES_MAX));
+        self.pace = Some(Pace::new(FAST_UNSENT_BYTES_MAX, &pace::ALL));
     }
 
     fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
