@@ -67,9 +67,9 @@ enum Taken {
 }
 
 impl Pace {
-    /// A client of which nothing is known. If it is fast, so many bytes may wait for it unsent while
-    /// one of `places` is free; or as many as the system is set to where that is 0, for pages of
-    /// files, which take no memory.
+    /// A client of which nothing is known. If it is fast, so many bytes may wait for it unsent
+    /// while one of `places` is free; or as many as the system is set to where that is 0, for
+    /// pages of files, which take no memory.
     pub(super) fn new(fast_unsent_max: u32, places: &'static Places) -> Self {
         let taken = Taken::Slowly;
         Self { since: Instant::now(), bytes: 0, taken, fast_unsent_max, places, place: None }
