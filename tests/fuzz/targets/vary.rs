@@ -56,6 +56,8 @@ fn said(name: &HeaderName, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
             members.push(member.iter().copied().filter(is_kept).collect::<Vec<u8>>());
         }
     }
+    // One of separators alone says as little as none.
+    members.retain(|member| !member.is_empty());
     if PREFERENCES.contains(name) {
         for member in &mut members {
             member.make_ascii_lowercase();
