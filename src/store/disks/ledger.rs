@@ -1,5 +1,5 @@
 //! Who has yet to make up for which purges, and the file that says so on every disk. Pure but for
-//! [`read`] and [`write`], which block; no locks.
+//! [`read`] and [`write()`], which block; no locks.
 //!
 //! A purge that a disk cannot carry out, since it is out or fails, is owed by it: nothing that it
 //! covers is served from that disk before it is carried out there. The disks that are in write

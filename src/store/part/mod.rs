@@ -1,6 +1,6 @@
 //! An object that is here in part: a sparse file, and for each chunk of it whether it is in the
 //! file. Lives as long as somebody reads or writes it; what is kept is found again by
-//! [`Store::part`].
+//! `Disks::part`.
 //!
 //! # Why no wrong byte is ever read
 //!
