@@ -1,7 +1,7 @@
 //! A thousand faults that an origin makes, seeded: nothing wrong ends cleanly, nothing wrong is
 //! kept.
 
-use crate::harness::{Edge, Origin, Package, Script, Setup, noise, path_of_nar, says};
+use crate::harness::{Draw, Edge, Origin, Package, Script, Setup, noise, path_of_nar, says};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,15 +12,10 @@ const ABREAST: usize = 50;
 /// Below, at and above what is checked whole in memory, held back, and written in one go.
 const SIZES: [usize; 6] = [900, 16_384, 65_536, 70_001, 300_007, 600_000];
 
-/// A generator of numbers that depends on nothing but its seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 11).unwrap() % limit.max(1)
+impl Draw {
+    /// A number below `limit`, to be an index.
+    fn index(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() >> 11).unwrap() % limit.max(1)
     }
 }
 
@@ -84,9 +79,9 @@ struct Case {
 
 impl Case {
     /// The case with this number, and what the origin has to be told for it.
-    fn new(number: usize, dice: &mut Dice, all: &Bytes) -> (Self, Vec<(String, Vec<Script>)>) {
-        let length = SIZES[dice.below(SIZES.len())];
-        let kind = [Kind::Name, Kind::Claim, Kind::Tag, Kind::Narinfo][dice.below(4)];
+    fn new(number: usize, draw: &mut Draw, all: &Bytes) -> (Self, Vec<(String, Vec<Script>)>) {
+        let length = SIZES[draw.index(SIZES.len())];
+        let kind = [Kind::Name, Kind::Claim, Kind::Tag, Kind::Narinfo][draw.index(4)];
         let body = all.slice(number * 8..number * 8 + length);
         let mut package = Package::new(number as u64, 1);
         package.nar = body.clone();
@@ -98,40 +93,40 @@ impl Case {
                 (package.narinfo_path.clone(), package.narinfo().into(), &FOR_NARINFOS[..])
             }
         };
-        let fault = faults[dice.below(faults.len())];
-        let from = dice.below(body.len());
+        let fault = faults[draw.index(faults.len())];
+        let from = draw.index(body.len());
         let case = Self { kind, fault, path, body, from };
-        let mut told = vec![(case.path.clone(), case.scripts(dice, all))];
+        let mut told = vec![(case.path.clone(), case.scripts(draw, all))];
         if kind == Kind::Claim {
             told.push((package.narinfo_path.clone(), vec![says(package.narinfo())]));
         }
         (case, told)
     }
 
-    fn scripts(&self, dice: &mut Dice, all: &Bytes) -> Vec<Script> {
+    fn scripts(&self, draw: &mut Draw, all: &Bytes) -> Vec<Script> {
         let (body, length) = (&self.body, self.body.len());
         let right = says(body.clone()).etag("\"right\"");
-        let at = dice.below(length);
+        let at = draw.index(length);
         let cut = right.clone().cut_at(at);
         // Asked for the whole, it is another object and no fault.
         let other = says(all.slice(all.len() - length..)).for_ranges_alone();
         match self.fault {
-            Fault::Flip => vec![right.with_body(self.flipped(dice))],
-            Fault::FlipChunked => vec![right.with_body(self.flipped(dice)).chunked()],
-            Fault::Short => vec![right.with_body(body.slice(..dice.below(length)))],
+            Fault::Flip => vec![right.with_body(self.flipped(draw))],
+            Fault::FlipChunked => vec![right.with_body(self.flipped(draw)).chunked()],
+            Fault::Short => vec![right.with_body(body.slice(..draw.index(length)))],
             Fault::Cut => vec![cut.clone(), cut, right],
             Fault::Reset => vec![right.clone().reset_at(at), right],
             Fault::Long => {
-                let longer = [&body[..], &all[..=dice.below(50_000)]].concat();
+                let longer = [&body[..], &all[..=draw.index(50_000)]].concat();
                 let longer = right.with_body(longer);
-                vec![if dice.below(2) == 0 { longer } else { longer.chunked() }]
+                vec![if draw.index(2) == 0 { longer } else { longer.chunked() }]
             }
-            Fault::Surplus => vec![right.surplus(1 + dice.below(1_000))],
+            Fault::Surplus => vec![right.surplus(1 + draw.index(1_000))],
             Fault::OtherTag => vec![cut, other.etag("\"other\"")],
             // Conditions are ignored, and the tag is another or none.
             Fault::OtherTagInASilentPart => {
                 let tags = [("etag", "\"other\""), ("etag", "W/\"right\""), ("x", "y")];
-                let (name, value) = tags[dice.below(3)];
+                let (name, value) = tags[draw.index(3)];
                 vec![cut, other.unconditional().field(name, value)]
             }
             Fault::OtherLength => {
@@ -139,7 +134,7 @@ impl Case {
                 vec![cut, right.with_body(shorter).for_ranges_alone()]
             }
             Fault::OtherRange => {
-                let first = (at + 1 + dice.below(length - 1)) % length;
+                let first = (at + 1 + draw.index(length - 1)) % length;
                 let range = format!("bytes {first}-{}/{length}", length - 1);
                 vec![cut, other.etag("\"right\"").content_range(&range)]
             }
@@ -147,16 +142,16 @@ impl Case {
     }
 
     /// The body with one bit turned; of a narinfo, in what is signed.
-    fn flipped(&self, dice: &mut Dice) -> Vec<u8> {
+    fn flipped(&self, draw: &mut Draw) -> Vec<u8> {
         let mut wrong = self.body.to_vec();
         let at = match self.kind {
             Kind::Narinfo => {
                 let text = std::str::from_utf8(&self.body).unwrap();
-                text.find("NarHash: sha256:").unwrap() + 16 + dice.below(52)
+                text.find("NarHash: sha256:").unwrap() + 16 + draw.index(52)
             }
-            Kind::Name | Kind::Claim | Kind::Tag => dice.below(wrong.len()),
+            Kind::Name | Kind::Claim | Kind::Tag => draw.index(wrong.len()),
         };
-        wrong[at] ^= 1 << dice.below(8);
+        wrong[at] ^= 1 << draw.index(8);
         wrong
     }
 
@@ -197,13 +192,13 @@ async fn play(
     let origin = Origin::start().await;
     let mut edge = Setup::default().disk_size(disk_size).start(&[&origin]).await;
     let all = noise(seed, 2 << 20);
-    let mut dice = Dice(seed);
+    let mut draw = Draw(seed);
     let (mut cases, mut outcomes) = (Vec::new(), BTreeMap::new());
     for begin in (0..count).step_by(ABREAST) {
         let mut playing = Vec::new();
         let shared = Arc::new(edge);
         for number in begin..count.min(begin + ABREAST) {
-            let (case, told) = Case::new(number, &mut dice, &all);
+            let (case, told) = Case::new(number, &mut draw, &all);
             for (path, scripts) in told {
                 origin.say_in_turn(&path, scripts);
                 if case.kind == Kind::Claim && path.ends_with(".narinfo") {

@@ -3,21 +3,12 @@
 //! version which the answer's tag names, and what ends cleanly has all of them. Of a binary cache
 //! and of a generic site.
 
-use crate::harness::{Edge, Made, Said, Setup, VirtualOrigin};
+use crate::harness::{Draw, Edge, Made, Said, Setup, VirtualOrigin};
 
 const CHUNK: u64 = 1 << 20;
 const PATH: &str = "/nar/0000000000000000000000000000000000000000000000000000.nar.zst";
 
-struct Draw(u64);
-
 impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
     /// A range of an object of `length` bytes: first byte, and the one behind the last; of a
     /// generic site also all of it, by no range, and its first byte.
     fn range(&mut self, length: u64, site: &str) -> (String, u64, u64) {

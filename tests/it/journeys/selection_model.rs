@@ -2,6 +2,7 @@
 //! model that never reads a field: it knows what the request was made of, and marks the bytes
 //! asked for one by one. By the rules of binary caches and by those of generic sites.
 
+use crate::harness::Draw;
 use http::header::{
     DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
     LAST_MODIFIED, RANGE,
@@ -23,16 +24,7 @@ const GAP: usize = 128;
 /// Ranges of one request, at most.
 const RANGES_MAX: usize = 16;
 
-struct Draw(u64);
-
 impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
     fn maybe<T>(&mut self, one_in: u64, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         (self.below(one_in) == 0).then(|| make(self))
     }
