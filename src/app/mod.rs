@@ -232,7 +232,7 @@ impl Handler<Body> for Behind {
         request: &PlainRequest<'_>,
         connection: &Arc<Connection>,
         out: &mut Vec<u8>,
-    ) -> Taken {
+    ) -> Taken<Body> {
         self.0.express(request, connection, out)
     }
 

@@ -21,7 +21,7 @@ use crate::policy::request::ReadMethod;
 use crate::policy::response::Times;
 use crate::rfc::ContentRange;
 use crate::rfc::cache_status::{CacheStatus, Forward};
-use crate::store::{Growing, Stored, StoredBody};
+use crate::store::{BodyFile, Growing, Stored, StoredBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::borrow::Cow;
@@ -344,9 +344,7 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
         Content::Stored(stored) => match &stored.body {
             StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
             StoredBody::File(file) => {
-                let lost = Lost::Object(asked.routed.clone());
-                let rescue = Rescue::of(asked.engine, lost, stored);
-                BodySource::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
+                stored_file(asked.engine, asked.routed.clone(), stored, file, first)
             }
         },
         Content::Growing(growing) => BodySource::Growing(growing.follow(first), first),
@@ -354,6 +352,30 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
         Content::Part(reader) => BodySource::Part(reader),
     };
     Body::from_source(source, sent, Arc::clone(asked.connection))
+}
+
+/// The whole of an object whose file is open.
+pub(super) fn file(
+    engine: &Arc<Engine>,
+    connection: &Arc<Connection>,
+    routed: Routed,
+    stored: &Stored,
+    file: &Arc<BodyFile>,
+) -> Body {
+    let source = stored_file(engine, routed, stored, file, 0);
+    Body::from_source(source, Some(stored.length), Arc::clone(connection))
+}
+
+/// A stored file from `first` on, and what goes on where it fails.
+fn stored_file(
+    engine: &Arc<Engine>,
+    routed: Routed,
+    stored: &Stored,
+    file: &Arc<BodyFile>,
+    first: u64,
+) -> BodySource {
+    let rescue = Rescue::of(engine, Lost::Object(routed), stored);
+    BodySource::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
 }
 
 /// The bytes of a body from `first` on, `sent` of them.

@@ -1,23 +1,29 @@
 //! The short way of a hit: a request that asks for an object and for nothing else, answered from
-//! memory as bytes that are ready for the socket of an HTTP/1.1 connection. What it says, counts
-//! and logs is what `Engine::handle` would; whatever needs more than that is left to it. Holds no
-//! lock, never waits.
+//! memory as bytes that are ready for the socket of an HTTP/1.1 connection, or, where its file is
+//! open, as such a head and a body whose file the socket sends. What it says, counts and logs is
+//! what `Engine::handle` would; whatever needs more than that is left to it. Holds no lock, never
+//! waits.
 
-use super::deliver::cache_status;
+use super::body::Body;
+use super::deliver::{self, cache_status};
 use super::tally::{Account, Begun};
 use super::target::Path;
-use super::{Connection, Engine, InMemory, local};
+use super::{Connection, Engine, InMemory, ObjectWay, Site, local};
 use crate::clock::Timestamp;
 use crate::memory::Hot;
+use crate::object::Facts;
+use crate::object::tags::TAG_FIELD;
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::request::ReadMethod;
-use crate::rfc::Authority;
+use crate::policy::request::{ReadMethod, Upstream};
 use crate::rfc::path::PlainPath;
+use crate::rfc::{Authority, CdnLoop};
+use crate::store::StoredBody;
 use crate::telemetry::RequestId;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
 use httpdate::HttpDate;
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// Bytes of the largest body that goes the short way, where it is copied once.
 const BODY_BYTES_MAX: u64 = 16 * 1024;
@@ -40,15 +46,17 @@ pub struct PlainRequest<'a> {
 }
 
 /// Whether a request was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+#[derive(Debug)]
+pub enum Taken<B> {
     /// The whole answer was written, and the request is counted and logged.
     Answered,
+    /// The answer's head was written; this is its body, which counts and logs the request.
+    Begun(B),
     /// Nothing was done.
     Not,
 }
 
-/// What an answer of the short way has beside the fields of its object.
+/// What an answer of the short way from memory has beside the fields of its object.
 struct Said<'a> {
     status: &'static str,
     hot: &'a Hot,
@@ -60,25 +68,22 @@ struct Said<'a> {
 
 impl Engine {
     /// Writes the whole answer to `request` behind `out`, counts and logs it, if memory has it and
-    /// nothing more is to be decided; does nothing otherwise.
+    /// nothing more is to be decided; its head alone, if its file is open; does nothing otherwise.
     pub fn express(
-        &self,
+        self: &Arc<Self>,
         request: &PlainRequest<'_>,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         out: &mut Vec<u8>,
-    ) -> Taken {
-        match self.try_express(request, connection, out) {
-            Some(()) => Taken::Answered,
-            None => Taken::Not,
-        }
+    ) -> Taken<Body> {
+        self.try_express(request, connection, out).unwrap_or(Taken::Not)
     }
 
     fn try_express(
-        &self,
+        self: &Arc<Self>,
         request: &PlainRequest<'_>,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         out: &mut Vec<u8>,
-    ) -> Option<()> {
+    ) -> Option<Taken<Body>> {
         let now = self.clock.now();
         let sites = self.sites.load();
         let site = with_host(request.host, |host| sites.route(Some(host)))?;
@@ -87,7 +92,9 @@ impl Engine {
             return None;
         }
         let path = Path::plain(request.target);
-        let (hit, class) = self.in_memory(site, &path, now)?;
+        let Some((hit, class)) = self.in_memory(site, &path, now) else {
+            return self.express_file(request, connection, (site, path), now, out);
+        };
         if local::may_adapt(class) {
             return None;
         }
@@ -98,7 +105,7 @@ impl Engine {
                 if hot.facts.status != StatusCode::OK || hot.length() > BODY_BYTES_MAX {
                     return None;
                 }
-                let (status, outcome) = ("HTTP/1.1 200 OK\r\n", *outcome);
+                let (status, outcome) = (STATUS_OK, *outcome);
                 Said { status, hot, outcome, body: hot.body_bytes(), request_id: None }
             }
             InMemory::Absence(hot) => {
@@ -108,29 +115,89 @@ impl Engine {
         };
         let sent = said.write(request.method, now, out);
         begun.answered(&said.account(sent, request_id), site, class);
-        Some(())
+        Some(Taken::Answered)
     }
+
+    /// The same for an object whose file is open, on a connection that sends files by itself.
+    fn express_file(
+        self: &Arc<Self>,
+        request: &PlainRequest<'_>,
+        connection: &Arc<Connection>,
+        (site, path): (&Arc<Site>, Path<'_>),
+        now: Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Option<Taken<Body>> {
+        connection.spans().filter(|_| request.method == ReadMethod::Get)?;
+        let (method, upstream) = (request.method, Upstream::MayBeAsked);
+        let way = ObjectWay { site, passed: CdnLoop::default(), path, method, upstream };
+        let (stored, outcome, routed) = self.open_file(&way, now)?;
+        let class = routed.target.class;
+        let StoredBody::File(file) = &stored.body else { return None };
+        if stored.meta.status != StatusCode::OK || stored.length == 0 || local::may_adapt(class) {
+            return None;
+        }
+        let begun = Begun::of_plain(request, now, connection, &self.log);
+        out.extend_from_slice(STATUS_OK.as_bytes());
+        write_objects(&stored.meta.headers, &stored.meta.facts(), out);
+        let has_date = stored.meta.headers.contains_key(header::DATE);
+        write_own(&stored.meta.facts(), outcome, now, out);
+        write_end(has_date, stored.length, now, out);
+        let account = Account {
+            status: StatusCode::OK,
+            outcome,
+            origin: &stored.meta.origin,
+            body_bytes: 0,
+            request_id: RequestId::draw(),
+        };
+        let tally = begun.going(&account, site, class);
+        let body = deliver::file(self, connection, routed, &stored, file);
+        Some(Taken::Begun(body.tallied(tally)))
+    }
+}
+
+/// The status line of an object.
+const STATUS_OK: &str = "HTTP/1.1 200 OK\r\n";
+
+/// Writes the fields that an answer has from its object, and a `Content-Type` in any case.
+fn write_objects(fields: &HeaderMap, facts: &Facts, out: &mut Vec<u8>) {
+    for (name, value) in fields {
+        if policy::head::is_objects(name) && *name != TAG_FIELD {
+            policy::head::write_field(out, name.as_str(), value.as_bytes());
+        }
+    }
+    if !fields.contains_key(header::CONTENT_TYPE) {
+        let own = facts.class.content_type();
+        policy::head::write_field(out, header::CONTENT_TYPE.as_str(), own.as_bytes());
+    }
+}
+
+/// Writes the fields that say how an answer came about.
+fn write_own(facts: &Facts, outcome: Outcome, now: Timestamp, out: &mut Vec<u8>) {
+    let cache_status = cache_status(facts, outcome, now);
+    policy::head::write_added(out, facts, now, &cache_status);
+}
+
+/// Writes what comes last in a head.
+fn write_end(has_date: bool, body_bytes: u64, now: Timestamp, out: &mut Vec<u8>) {
+    if !has_date {
+        write_date(now, out);
+    }
+    let mut length = itoa::Buffer::new();
+    policy::head::write_field(out, "content-length", length.format(body_bytes).as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 impl Said<'_> {
     /// Writes the answer at `now`; how many bytes of its body that were.
     fn write(&self, method: ReadMethod, now: Timestamp, out: &mut Vec<u8>) -> usize {
-        let facts = &self.hot.facts;
         out.extend_from_slice(self.status.as_bytes());
-        let cache_status = cache_status(facts, self.outcome, now);
         out.extend_from_slice(self.hot.lines());
-        policy::head::write_added(out, facts, now, &cache_status);
+        write_own(&self.hot.facts, self.outcome, now, out);
         if let Some(id) = self.request_id {
             let value = id.to_header_value();
             policy::head::write_field(out, "x-request-id", value.as_bytes());
         }
-        if !self.hot.has_date() {
-            write_date(now, out);
-        }
-        let mut length = itoa::Buffer::new();
-        let length = length.format(self.body.len());
-        policy::head::write_field(out, "content-length", length.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        write_end(self.hot.has_date(), self.body.len() as u64, now, out);
         match method {
             ReadMethod::Get => {
                 out.extend_from_slice(self.body);

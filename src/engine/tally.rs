@@ -82,23 +82,36 @@ impl Begun {
 
     /// Counts and logs an answer that is whole already.
     pub(super) fn answered(mut self, account: &Account<'_>, site: &Site, class: Class) {
-        let Account { status, outcome, origin, body_bytes, request_id } = account;
+        self.tell(account, site, class);
         let elapsed = self.started.elapsed();
-        let bytes = *body_bytes as u64;
+        let bytes = account.body_bytes as u64;
         if let Some(meters) = site.meters() {
-            count(meters, class, *outcome, bytes, elapsed);
+            count(meters, class, account.outcome, bytes, elapsed);
         }
         if let Some(Entry { mut record, log }) = self.entry.take() {
-            record.status = *status;
-            record.outcome = *outcome;
-            record.site = Some(site.shared_name());
-            record.class = Some(class);
-            record.origin = Some(Arc::clone(origin));
-            record.request_id = *request_id;
             record.elapsed = elapsed;
             record.response_body_bytes = bytes;
             log.record(record);
         }
+    }
+
+    /// The account of an answer whose body goes now.
+    pub(super) fn going(mut self, account: &Account<'_>, site: &Site, class: Class) -> Tally {
+        self.tell(account, site, class);
+        let counted = site.meters().map(|meters| (Arc::clone(meters), class));
+        Tally { begun: self, counted, outcome: account.outcome, bytes: 0 }
+    }
+
+    /// Tells the record, if there is one, of an answer.
+    fn tell(&mut self, account: &Account<'_>, site: &Site, class: Class) {
+        let Some(Entry { record, .. }) = &mut self.entry else { return };
+        let Account { status, outcome, origin, body_bytes: _, request_id } = account;
+        record.status = *status;
+        record.outcome = *outcome;
+        record.site = Some(site.shared_name());
+        record.class = Some(class);
+        record.origin = Some(Arc::clone(origin));
+        record.request_id = *request_id;
     }
 
     /// Whether the log takes it.
@@ -184,6 +197,7 @@ pub(super) struct Account<'a> {
     pub(super) outcome: Outcome,
     /// The origin that the object came from.
     pub(super) origin: &'a Arc<str>,
+    /// Bytes of the body, where it goes at once.
     pub(super) body_bytes: usize,
     pub(super) request_id: RequestId,
 }

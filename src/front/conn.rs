@@ -12,7 +12,7 @@ use super::socket::{Opening, Raw, Socket, Stream};
 use super::watch::{Deadlines, Fault, Version, Watch, Watchdog};
 use super::{AnswerBody, Door, Handler};
 use crate::config::Server;
-use crate::engine::{Connection, PlainRequest, Spans, Taken, Transport, Turns};
+use crate::engine::{Connection, Spans, Transport, Turns};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use hyper::rt::Executor;
@@ -24,7 +24,6 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -125,25 +124,6 @@ impl<B> Shared<B> {
     /// Counts a connection that was closed for a limit or a fault of its client.
     pub(super) fn refused(&self, reason: &str) {
         self.metrics.connections_refused.with_label_values(&[reason]).inc();
-    }
-}
-
-impl<B> Ready for Shared<B> {
-    fn answer(
-        &self,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
-        out: &mut Vec<u8>,
-    ) -> Taken {
-        let before = out.len();
-        // What the handler may leave half done is cut off.
-        let called = AssertUnwindSafe(|| self.handler.express(request, connection, out));
-        catch_unwind(called).unwrap_or_else(|_| {
-            self.metrics.request_panics.inc();
-            tracing::error!("a panic in the short way of a request, which goes the long way now");
-            out.truncate(before);
-            Taken::Not
-        })
     }
 }
 
@@ -337,13 +317,15 @@ where
             bytes_max: limits.request_head_bytes_max,
             fields_max: limits.request_headers_max,
         };
-        let ready = Arc::clone(&self.shared) as Arc<dyn Ready>;
+        let service = Arc::new(self.service(&connection));
+        let ready = Arc::clone(&service) as Arc<dyn Ready>;
         let unflushed = socket.speaks_http1(&connection, ready, limits);
-        let service = self.service(&connection);
         let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended);
+        // The library takes a failure of the short way for an end between two requests.
         let is_reset = connection.is_cut()
+            || self.watch.is_carrying()
             || match &ended {
                 Ended::Served => false,
                 // hyper has answered a request that it could not parse, and nothing else.
@@ -445,6 +427,11 @@ where
                     Poll::Ready(fault) => return Poll::Ready(Ended::Fault(fault)),
                     Poll::Pending => {}
                 }
+                if drain.is_some() && !is_winding_down && !self.watch.is_carrying() {
+                    is_winding_down = true;
+                    http.wind_down();
+                    continue;
+                }
                 let Some(drain) = &mut drain else {
                     // Whoever waits for the stop already only looks: that is cheaper.
                     let waits = heard.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
@@ -455,14 +442,8 @@ where
                         heard = Some(cx.waker().clone());
                         return Poll::Pending;
                     }
-                    is_winding_down = true;
                     // What has begun of a request reaches it first.
                     self.watch.wind_down();
-                    match http.poll_served(cx) {
-                        Poll::Ready(Err(error)) => return Poll::Ready(Ended::Failed(error)),
-                        Poll::Ready(Ok(())) => is_served = true,
-                        Poll::Pending => http.wind_down(),
-                    }
                     let deadline = self.shared.server.timeouts.drain;
                     drain = Some(Box::pin(tokio::time::sleep(deadline)));
                     continue;
@@ -531,7 +512,7 @@ trait Http {
     fn wind_down(&mut self);
 }
 
-impl<B> Http for http1::Connection<TokioIo<Socket>, Service<B>>
+impl<B> Http for http1::Connection<TokioIo<Socket>, Arc<Service<B>>>
 where
     B: AnswerBody,
 {

@@ -15,28 +15,33 @@
 //!   again: what may be a body must never be looked at as if it were a request.
 //!
 //! An answer for which the socket has no room is kept, and goes before anything else is written or
-//! read; so a client that does not read has at most one batch of answers waiting.
+//! read; so a client that does not read has at most one batch of answers waiting. So does a body
+//! that is more than memory has at once: until it has gone, nothing is read.
 
+use super::carry::Carry;
 use super::plain::{Head, HeadLimits};
-use super::watch::Watch;
-use crate::engine::{Connection, PlainRequest, Taken};
+use super::watch::{Carries, Watch};
+use crate::engine::{PlainRequest, Taken};
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
 
 /// Bytes of answers that are made before they are written.
 const BATCH_BYTES: usize = 32 * 1024;
 
-/// Answers plain requests from memory.
+/// A body that is being written.
+pub(super) type Body = Pin<Box<dyn Carry>>;
+
+/// Answers plain requests of one connection.
 pub(super) trait Ready: Send + Sync {
-    /// Writes the answer behind `out`; leaves `out` alone where it has none.
-    fn answer(
-        &self,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
-        out: &mut Vec<u8>,
-    ) -> Taken;
+    /// Writes the answer behind `out`, but for a body that it gives; leaves `out` alone where it
+    /// has none.
+    fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<Body>;
 }
 
 /// Whose turn it is.
@@ -62,7 +67,6 @@ pub(super) enum Next {
 /// The short way of one connection.
 pub(super) struct Express {
     ready: Arc<dyn Ready>,
-    connection: Arc<Connection>,
     limits: HeadLimits,
     turn: Turn,
     /// What was read and not given or answered yet.
@@ -71,6 +75,10 @@ pub(super) struct Express {
     owed: usize,
     /// Answers that are not written yet.
     rest: BytesMut,
+    /// What comes behind them.
+    body: Option<Body>,
+    /// Whether that has failed: it stays there, and nothing goes any more.
+    has_failed: bool,
 }
 
 impl fmt::Debug for Express {
@@ -80,14 +88,10 @@ impl fmt::Debug for Express {
 }
 
 impl Express {
-    /// That of `connection`, of which `held` was read.
-    pub(super) fn new(
-        ready: Arc<dyn Ready>,
-        connection: Arc<Connection>,
-        limits: HeadLimits,
-        held: BytesMut,
-    ) -> Self {
-        Self { ready, connection, limits, turn: Turn::Own, held, owed: 0, rest: BytesMut::new() }
+    /// That of a connection whose requests `ready` answers, and of which `held` was read.
+    pub(super) fn new(ready: Arc<dyn Ready>, limits: HeadLimits, held: BytesMut) -> Self {
+        let (turn, rest) = (Turn::Own, BytesMut::new());
+        Self { ready, limits, turn, held, owed: 0, rest, body: None, has_failed: false }
     }
 
     /// Whose turn it is.
@@ -115,9 +119,41 @@ impl Express {
         Some(self.held.split_to(bytes))
     }
 
-    /// Answers that are to be written before anything else is.
-    pub(super) const fn rest(&mut self) -> &mut BytesMut {
-        &mut self.rest
+    /// Keeps what is to be written before anything else is.
+    pub(super) fn keep(&mut self, answers: &[u8]) {
+        self.rest.extend_from_slice(answers);
+    }
+
+    /// Writes what is kept, and the body behind it, to the end.
+    pub(super) fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        watch: &Watch,
+        mut socket: Pin<&mut (impl AsyncWrite + Unpin)>,
+    ) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() && self.body.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(body) = &mut self.body {
+            if self.has_failed {
+                return Poll::Ready(Err(io::Error::other("an answer has failed before")));
+            }
+            let carried = ready!(body.as_mut().poll_carry(cx, &mut self.rest, socket));
+            self.has_failed = carried.is_err();
+            carried?;
+            self.body = None;
+            watch.carries(Carries::Nothing);
+        } else {
+            while !self.rest.is_empty() {
+                let written = ready!(socket.as_mut().poll_write(cx, &self.rest))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.rest.advance(written);
+            }
+        }
+        self.rest = BytesMut::new();
+        Poll::Ready(Ok(()))
     }
 
     /// From here on the library gets everything.
@@ -139,7 +175,7 @@ impl Express {
     }
 
     /// Looks at what is held while it is this way's turn, answers what can be, and gives the
-    /// answers to `write`, which keeps in [`Express::rest`] what it cannot write.
+    /// answers to `write`, which keeps what it cannot write; those before a body are kept.
     pub(super) fn take(&mut self, watch: &Watch, write: impl FnOnce(&mut Self, &[u8])) -> Next {
         thread_local! {
             static BATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -153,7 +189,12 @@ impl Express {
             if taken > 0 {
                 self.held.advance(taken);
                 watch.answered();
-                write(self, batch);
+                if self.body.is_some() {
+                    watch.carries(Carries::Body);
+                    self.keep(batch);
+                } else {
+                    write(self, batch);
+                }
             }
             if self.held.is_empty() {
                 self.held.clear();
@@ -175,15 +216,17 @@ impl Express {
             }
             let length = match Head::of(rest, self.limits) {
                 Head::Partial => return (taken, Next::Read),
-                Head::Plain(request, length) => {
-                    match self.ready.answer(&request, &self.connection, batch) {
-                        Taken::Answered => {
-                            taken += length;
-                            continue;
-                        }
-                        Taken::Not => length,
+                Head::Plain(request, length) => match self.ready.answer(&request, batch) {
+                    Taken::Answered => {
+                        taken += length;
+                        continue;
                     }
-                }
+                    Taken::Begun(body) => {
+                        self.body = Some(body);
+                        return (taken + length, Next::Again);
+                    }
+                    Taken::Not => length,
+                },
                 Head::Bodiless(length) => length,
                 Head::Other => {
                     (self.turn, self.owed) = (Turn::Closed, rest.len());

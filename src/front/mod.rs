@@ -3,11 +3,13 @@
 //!
 //! A connection's way: `accept` admits it, `conn` finds out its protocol and runs it, `request`
 //! looks at each request and calls the handler, `socket` is what hyper reads and writes, and
-//! `watch` knows what the connection may still wait for.
+//! `watch` knows what the connection may still wait for. Hits go a short way below hyper:
+//! `express` takes their requests out of what is read, `carry` writes the bodies that are files.
 
 mod accept;
 mod admission;
 mod bind;
+mod carry;
 mod conn;
 mod express;
 mod lines;
@@ -54,14 +56,14 @@ pub trait Handler<B>: Send + Sync {
     /// Answers a request; never fails.
     fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<B>;
 
-    /// Answers a plain request over HTTP/1.1 behind `out`, all of it and at once, or leaves both
-    /// alone: then [`Handler::answer`] is asked.
+    /// Answers a plain request over HTTP/1.1 behind `out`, all of it and at once or but for its
+    /// body, or leaves both alone: then [`Handler::answer`] is asked. A body has a known length.
     fn express(
         &self,
         request: &PlainRequest<'_>,
         connection: &Arc<Connection>,
         out: &mut Vec<u8>,
-    ) -> Taken;
+    ) -> Taken<B>;
 
     /// Hears of a request that the doors refused by themselves with `status`, for the log.
     fn refused(

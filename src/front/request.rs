@@ -2,12 +2,14 @@
 //! answer's body as hyper polls it. A panic in the handler fails its request and nothing else.
 
 use super::AnswerBody;
+use super::carry::Carried;
 use super::conn::Shared;
+use super::express::{self, Ready};
 use super::watch::{UnderWay, Watch};
-use crate::engine::{Answering, Connection};
+use crate::engine::{Answering, Connection, PlainRequest, Taken};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either, Ready, ready};
+use futures_util::future::{self, BoxFuture, Either, ready};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -39,7 +41,7 @@ where
 {
     type Response = Response<Answer<B>>;
     type Error = Infallible;
-    type Future = Either<Ready<Answered<B>>, BoxFuture<'static, Answered<B>>>;
+    type Future = Either<future::Ready<Answered<B>>, BoxFuture<'static, Answered<B>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let body = announced(&request);
@@ -120,6 +122,33 @@ impl Entered {
         self.panics.inc();
         tracing::error!("a request ended in a panic; its client got status 500");
         self.own(plain(StatusCode::INTERNAL_SERVER_ERROR, "fault"))
+    }
+}
+
+impl<B> Ready for Service<B>
+where
+    B: AnswerBody,
+{
+    fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<express::Body> {
+        let before = out.len();
+        let handler = &self.shared.handler;
+        // What the handler may leave half done is cut off.
+        let called = AssertUnwindSafe(|| handler.express(request, &self.connection, out));
+        match catch_unwind(called) {
+            Ok(Taken::Begun(body)) => {
+                let under_way = UnderWay::begin(&self.watch);
+                let (sent, panics) = (Sent::Handler { body }, Arc::clone(&self.panics));
+                Taken::Begun(Box::pin(Carried::new(Answer::new(sent, under_way, panics))))
+            }
+            Ok(Taken::Answered) => Taken::Answered,
+            Ok(Taken::Not) => Taken::Not,
+            Err(_) => {
+                self.panics.inc();
+                tracing::error!("a panic in the short way of a request; it goes the long way now");
+                out.truncate(before);
+                Taken::Not
+            }
+        }
     }
 }
 

@@ -223,7 +223,7 @@ impl Socket {
     ) -> Option<Unflushed> {
         let held = std::mem::take(&mut self.ahead);
         self.watch.read(&held);
-        self.express = Some(Express::new(ready, Arc::clone(connection), limits, held));
+        self.express = Some(Express::new(ready, limits, held));
         self.lines = Some(Lines::default());
         self.connection = Some(Arc::clone(connection));
         self.interims = connection.interims().map(|waiting| {
@@ -294,21 +294,10 @@ impl Socket {
         self.express = None;
     }
 
-    /// Writes answers of the short way for which there was no room.
+    /// Writes answers of the short way for which there was no room, and the body behind them.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(express) = &mut self.express else { return Poll::Ready(Ok(())) };
-        let rest = express.rest();
-        while !rest.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            rest.advance(written);
-            if rest.is_empty() {
-                *rest = BytesMut::new();
-            }
-        }
-        Poll::Ready(Ok(()))
+        express.poll_rest(cx, &self.watch, Pin::new(&mut self.stream))
     }
 
     /// Reads, answers what goes the short way, and gives `buffer` what does not.
@@ -344,11 +333,10 @@ impl Socket {
                     let next = express.take(&self.watch, |express, batch| {
                         match Pin::new(stream).poll_write(cx, batch) {
                             Poll::Ready(Ok(written)) => {
-                                let rest = batch.get(written..).unwrap_or_default();
-                                express.rest().extend_from_slice(rest);
+                                express.keep(batch.get(written..).unwrap_or_default());
                             }
                             Poll::Ready(Err(error)) => failed = Some(error),
-                            Poll::Pending => express.rest().extend_from_slice(batch),
+                            Poll::Pending => express.keep(batch),
                         }
                     });
                     if let Some(error) = failed {

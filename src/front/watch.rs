@@ -77,7 +77,16 @@ pub(super) struct Watch {
     deadlines: Deadlines,
     /// Whether the connection takes no further request but one that has begun.
     is_winding_down: AtomicBool,
+    /// Whether an answer is being written that the HTTP library does not know of.
+    is_carrying: AtomicBool,
     state: Mutex<State>,
+}
+
+/// What the short way writes beside answers that are in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carries {
+    Nothing,
+    Body,
 }
 
 /// How a connection stood when its poll ended.
@@ -128,7 +137,12 @@ impl Watch {
             ending: Ending::Undecided,
             polled_at: None,
         };
-        Self { deadlines, is_winding_down: AtomicBool::new(false), state: Mutex::new(state) }
+        Self {
+            deadlines,
+            is_winding_down: AtomicBool::new(false),
+            is_carrying: AtomicBool::new(false),
+            state: Mutex::new(state),
+        }
     }
 
     /// The connection is polled from now on.
@@ -206,6 +220,17 @@ impl Watch {
     /// Whether [`Watch::wind_down`] was called.
     pub(super) fn is_winding_down(&self) -> bool {
         self.is_winding_down.load(Ordering::Relaxed)
+    }
+
+    /// What the short way writes from now on.
+    pub(super) fn carries(&self, what: Carries) {
+        self.is_carrying.store(what == Carries::Body, Ordering::Relaxed);
+    }
+
+    /// Whether an answer is being written that the HTTP library does not know of: told to end, it
+    /// would end the connection under it.
+    pub(super) fn is_carrying(&self) -> bool {
+        self.is_carrying.load(Ordering::Relaxed)
     }
 
     /// How many requests began so far.

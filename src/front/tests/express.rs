@@ -5,6 +5,7 @@ use super::harness::{Edge, noise, reset, rest, rest_and_end, server, until};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any};
 use proptest::{prop_oneof, proptest};
+use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,6 +26,11 @@ fn get(target: &str, fields: &str, body: impl Into<Vec<u8>>) -> Exchange {
 fn ready(number: u32) -> Exchange {
     let fields = "User-Agent: curl/8\r\nAccept: */*\r\nConnection: Keep-Alive\r\n";
     get(&format!("/ready/{number}"), fields, format!("ready {number}"))
+}
+
+/// One that goes the short way, with a body of so many bytes that is not in memory.
+fn carried(length: usize) -> Exchange {
+    get(&format!("/carried/{length}"), "", noise(length))
 }
 
 /// One that may not, though its target would.
@@ -152,10 +158,12 @@ async fn answers_come_in_the_order_of_the_requests() {
     let large = get("/bytes?300000", "", noise(300_000));
     let exchanges =
         [ready(1), large.clone(), ready(2), ready(3), with_a_range(), large, ready(4), ready(5)];
+    let mut exchanges = exchanges.to_vec();
+    exchanges.extend([carried(300_000), carried(0), ready(6), carried(1), with_a_range()]);
     for pieces in [1, 50, 10_000] {
         assert_eq!(answers(&edge, &exchanges, &[pieces]).await, bodies_of(&exchanges));
     }
-    assert_eq!((edge.answered_at_once(), edge.asked.lock().len()), (15, 9));
+    assert_eq!((edge.answered_at_once(), edge.asked.lock().len()), (27, 12));
 }
 
 /// The library may wait for its answer while the next request is here already.
@@ -299,6 +307,89 @@ async fn a_panic_sends_a_request_the_long_way() {
     assert_eq!(edge.metrics.request_panics.get(), 1);
 }
 
+/// The library knows of no answer, and would end the connection under this one.
+#[tokio::test]
+async fn a_drain_lets_a_body_of_the_short_way_end() {
+    let edge = Edge::start(&server());
+    let held = get("/carried/held", "", "held").request;
+    let mut client = edge.send(held + &ready(1).request).await;
+    edge.reached.notified().await;
+    until(&mut client, "\r\n\r\n").await;
+    let tasks = edge.tasks.clone();
+    let drained = tokio::spawn(async move { tasks.drain(Duration::from_secs(30)).await });
+    edge.tasks.stopping().cancelled().await;
+    // One whole turn of the connection's task.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    edge.release.notify_one();
+    // What came behind it is the last that is answered.
+    let text = rest(&mut client).await;
+    assert!(text.starts_with("heldHTTP/1.1 200") && text.ends_with("hello"), "{text}");
+    assert!(drained.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_body_of_the_short_way_that_outlasts_the_drain_is_reset() {
+    let mut server = server();
+    server.timeouts.drain = Duration::from_millis(50);
+    let edge = Edge::start(&server);
+    let mut client = edge.send(get("/carried/endless", "", "").request).await;
+    until(&mut client, "xxxx").await;
+    let tasks = edge.tasks.clone();
+    let drained = tokio::spawn(async move { tasks.drain(Duration::from_secs(30)).await });
+    let (_, end) = rest_and_end(&mut client).await;
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(drained.await.unwrap());
+    assert_eq!(edge.refused("drain"), 1);
+}
+
+#[tokio::test]
+async fn a_body_of_the_short_way_that_fails_is_never_ended_as_if_whole() {
+    let edge = Edge::start(&server());
+    for path in ["/carried/cut", "/carried/panic-in-body"] {
+        let mut client = edge.send(get(path, "", "").request + &ready(1).request).await;
+        let (text, end) = rest_and_end(&mut client).await;
+        let end = end.map_err(|error| error.kind());
+        assert_eq!(end, Err(ErrorKind::ConnectionReset), "{path} {text}");
+        assert!(!text.contains("ready 1"), "{path} {text}");
+    }
+    assert_eq!(edge.metrics.request_panics.get(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_body_of_the_short_way_is_reset() {
+    let mut server = server();
+    server.timeouts.write_stall = Duration::from_millis(200);
+    let edge = Edge::start(&server);
+    let client = edge.send(get("/carried/endless", "", "").request).await;
+    reset(&client).await;
+    assert_eq!(edge.refused("write_stall"), 1);
+}
+
+/// It waits for the edge and not for its client: no deadline of a client's runs.
+#[tokio::test]
+async fn a_body_of_the_short_way_may_take_its_time() {
+    let mut server = server();
+    let short = Duration::from_millis(20);
+    (server.timeouts.idle, server.timeouts.request_head) = (short, short);
+    server.timeouts.write_stall = short;
+    let edge = Edge::start(&server);
+    let mut client = edge.send(get("/carried/held", "", "held").request).await;
+    edge.reached.notified().await;
+    let other = edge.send(get("/ready/1", "", "").request).await;
+    // That of a connection which began later has run out.
+    reset_or_closed(other).await;
+    edge.release.notify_one();
+    until(&mut client, "held").await;
+    assert_eq!((edge.refused("write_stall"), edge.refused("request_head")), (0, 0));
+}
+
+/// Waits until the edge has ended a connection.
+async fn reset_or_closed(mut client: TcpStream) {
+    let _ = rest_and_end(&mut client).await;
+}
+
 #[tokio::test]
 async fn a_drain_ends_a_connection_between_answers() {
     let edge = Edge::start(&server());
@@ -315,6 +406,7 @@ fn exchange() -> impl Strategy<Value = Exchange> {
         1 => (0..70_000_usize).prop_map(|length| {
             get(&format!("/bytes?{length}"), "", noise(length))
         }),
+        1 => (0..200_000_usize).prop_map(carried),
         1 => Just(get("/x", "X-Unknown: 1\r\n", "hello")),
         1 => Just(Exchange {
             // Lines before a request are let by (RFC 9112 section 2.2).

@@ -115,20 +115,52 @@ impl Handler<TestBody> for TestHandler {
         Answering::Later(later.boxed())
     }
 
-    fn express(&self, request: &PlainRequest<'_>, _: &Arc<Connection>, out: &mut Vec<u8>) -> Taken {
+    fn express(
+        &self,
+        request: &PlainRequest<'_>,
+        connection: &Arc<Connection>,
+        out: &mut Vec<u8>,
+    ) -> Taken<TestBody> {
+        let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        if let Some(path) = request.target.as_str().strip_prefix("/carried") {
+            self.express.fetch_add(1, Ordering::Relaxed);
+            let (length, body) = self.carried(path, connection);
+            out.extend_from_slice(head(length).as_bytes());
+            return Taken::Begun(body);
+        }
         let Some(number) = request.target.as_str().strip_prefix("/ready/") else {
             return Taken::Not;
         };
         assert_ne!(number, "panic", "a panic made for the test");
         self.express.fetch_add(1, Ordering::Relaxed);
         let body = format!("ready {number}");
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-        out.extend_from_slice((head + &body).as_bytes());
+        out.extend_from_slice((head(body.len()) + &body).as_bytes());
         Taken::Answered
     }
 
     fn refused(&self, _: &Request<Incoming>, status: StatusCode, _: &Arc<Connection>) {
         self.refused.lock().push(status.as_u16());
+    }
+}
+
+impl TestHandler {
+    /// The body under `path` on the short way, and its length as it is announced.
+    fn carried(&self, path: &str, connection: &Arc<Connection>) -> (usize, TestBody) {
+        if path == "/held" {
+            let (reached, release) = (Arc::clone(&self.reached), Arc::clone(&self.release));
+            let later = async move {
+                reached.notify_one();
+                release.notified().await;
+                Ok(Bytes::from_static(b"held"))
+            };
+            return (4, pieces(stream::once(later)));
+        }
+        if let Some(body) = streamed(path, connection) {
+            return (1 << 40, body);
+        }
+        let body = noise(path.trim_start_matches('/').parse().unwrap());
+        let parts: Vec<_> = body.chunks(40_000).map(|part| Ok(body.slice_ref(part))).collect();
+        (body.len(), pieces(stream::iter(parts)))
     }
 }
 
@@ -209,13 +241,31 @@ async fn respond(
     reached: &Notify,
     release: &Notify,
 ) -> Response<TestBody> {
-    let cut = Arc::clone(connection);
     let body = match request.uri().path() {
         "/held" => {
             reached.notify_one();
             release.notified().await;
             whole("held")
         }
+        "/bytes" => {
+            let wanted = request.uri().query().unwrap_or_default();
+            let body = Full::new(noise(wanted.parse().unwrap()));
+            body.map_err(|never| match never {}).boxed_unsync()
+        }
+        "/panic" => panic!("a panic made for the test"),
+        path => streamed(path, connection).unwrap_or_else(|| whole("hello")),
+    };
+    let mut response = Response::new(body);
+    if request.uri().query() == Some("length") {
+        response.headers_mut().insert("content-length", 100.into());
+    }
+    response
+}
+
+/// The bodies that come in pieces.
+fn streamed(path: &str, connection: &Arc<Connection>) -> Option<TestBody> {
+    let cut = Arc::clone(connection);
+    Some(match path {
         "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 16_384])))),
         // Two pieces of a body, then the rest cannot be had.
         "/cut" => pieces(stream::iter(0..3).map_step(move |step| match step {
@@ -225,23 +275,12 @@ async fn respond(
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
         })),
-        "/bytes" => {
-            let wanted = request.uri().query().unwrap_or_default();
-            let body = Full::new(noise(wanted.parse().unwrap()));
-            body.map_err(|never| match never {}).boxed_unsync()
-        }
-        "/panic" => panic!("a panic made for the test"),
         "/panic-in-body" => pieces(stream::iter(0..2).map_step(|step| {
             assert_eq!(step, 0, "a panic made for the test");
             Ok(Bytes::from_static(b"piece"))
         })),
-        _ => whole("hello"),
-    };
-    let mut response = Response::new(body);
-    if request.uri().query() == Some("length") {
-        response.headers_mut().insert("content-length", 100.into());
-    }
-    response
+        _ => return None,
+    })
 }
 
 /// `StreamExt::map`, under a name that does not need the trait in scope twice.
