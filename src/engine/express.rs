@@ -139,9 +139,11 @@ impl Engine {
         let begun = Begun::of_plain(request, now, connection, &self.log);
         out.extend_from_slice(STATUS_OK.as_bytes());
         write_objects(&stored.meta.headers, &stored.meta.facts(), out);
-        let has_date = stored.meta.headers.contains_key(header::DATE);
         write_own(&stored.meta.facts(), outcome, now, out);
-        write_end(has_date, stored.length, now, out);
+        if !stored.meta.headers.contains_key(header::DATE) {
+            write_date(now, out);
+        }
+        write_end(stored.length, out);
         let account = Account {
             status: StatusCode::OK,
             outcome,
@@ -178,10 +180,7 @@ fn write_own(facts: &Facts, outcome: Outcome, now: Timestamp, out: &mut Vec<u8>)
 }
 
 /// Writes what comes last in a head.
-fn write_end(has_date: bool, body_bytes: u64, now: Timestamp, out: &mut Vec<u8>) {
-    if !has_date {
-        write_date(now, out);
-    }
+fn write_end(body_bytes: u64, out: &mut Vec<u8>) {
     let mut length = itoa::Buffer::new();
     policy::head::write_field(out, "content-length", length.format(body_bytes).as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -197,7 +196,10 @@ impl Said<'_> {
             let value = id.to_header_value();
             policy::head::write_field(out, "x-request-id", value.as_bytes());
         }
-        write_end(self.hot.has_date(), self.body.len() as u64, now, out);
+        if !self.hot.has_date() {
+            write_date(now, out);
+        }
+        write_end(self.body.len() as u64, out);
         match method {
             ReadMethod::Get => {
                 out.extend_from_slice(self.body);

@@ -26,6 +26,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use rustix::fd::AsFd;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -183,10 +184,10 @@ impl Spans {
         let Some(file) = span.tail.file().filter(|_| is_ready).map(Arc::clone) else {
             return Ok(Sent::Missing(span.read(wanted)));
         };
-        let (first, mut at, before) = (span.at, span.at, blocks_read());
+        let (first, mut at) = (span.at, span.at);
         span.is_fresh = false;
         let result = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted);
-        if blocks_read() != before {
+        if has_read_blocks() {
             // Also where nothing went: the pages are there now, and nobody has compared them.
             file.doubt(first);
         }
@@ -219,9 +220,14 @@ impl Spans {
     }
 }
 
-/// Blocks that this thread has read from disks.
-fn blocks_read() -> i64 {
-    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads())
+/// Whether this thread has read blocks from disks since the last call, or since it began: what it
+/// did meanwhile beside sending counts too, and costs a comparison for nothing then.
+fn has_read_blocks() -> bool {
+    thread_local! {
+        static BEFORE: Cell<i64> = const { Cell::new(0) };
+    }
+    let now = getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads());
+    BEFORE.replace(now) != now
 }
 
 #[cfg(test)]
