@@ -345,11 +345,7 @@ impl Fill<'_> {
         better_lifetime(&mut meta);
         let Some(pending) = sink.proven() else { return Ok("not_stored") };
         let meta_kept = meta.clone();
-        let kept = async {
-            let sealed = pending.seal().await?;
-            self.shared.cache.publish(self.flight.ticket, sealed, meta, None).await
-        };
-        match kept.await {
+        match self.shared.cache.publish_pending(self.flight.ticket, pending, meta, None).await {
             Ok(_) => Ok("stored"),
             Err(error) => {
                 log_not_kept(&meta_kept, &error);

@@ -97,7 +97,7 @@ pub use fsck::{Begun, FsckError, fsck};
 pub use growing::{Follower, Growing};
 pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
-pub use pending::{Pending, Sealed};
+pub use pending::{Closed, Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
 pub use rebuild::RebuildError;
 pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};

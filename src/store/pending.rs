@@ -222,7 +222,18 @@ impl Pending {
 
     /// Writes what is left of the body and syncs it to the disk, ending it first where that was not
     /// done. Reveals nothing. Not cancel safe: given up, the object is gone.
-    pub async fn seal(mut self) -> Result<Sealed, WriteError> {
+    pub async fn seal(self) -> Result<Sealed, WriteError> {
+        let tasks = self.store.tasks.clone();
+        let closed = self.close().await?;
+        if closed.is_quick() {
+            return closed.seal();
+        }
+        tasks.blocking("store seal", || closed.seal()).await.map_err(|_| WriteError::Interrupted)?
+    }
+
+    /// Ends the body where that was not done, and waits for what is under way to the disk; the
+    /// rest is [`Closed::seal`]'s. Reveals nothing. Not cancel safe, as [`Pending::seal`].
+    pub async fn close(mut self) -> Result<Closed, WriteError> {
         if !self.shared.is_sealed() {
             self.end().await?;
         }
@@ -234,22 +245,7 @@ impl Pending {
             self.shared.writeback_failed();
         }
         let writer = self.writer.take().ok_or(WriteError::Interrupted)?;
-        let is_ready = body.is_some() && writer.missing(length) == 0;
-        let work = move || writer.finish(length, body);
-        let finished = if is_ready {
-            // It goes into the index with its record: there is nothing to write or to wait for.
-            Ok(work())
-        } else {
-            self.store.tasks.blocking("store seal", work).await
-        };
-        let (sha256, reservation, body) =
-            finished.map_err(|_| WriteError::Interrupted)?.inspect_err(|error| {
-                self.shared.writeback_failed();
-                self.store.write_failed(error);
-            })?;
-        self.check_writeback()?;
-        let Self { key, store, guard, .. } = self;
-        Ok(Sealed { length, sha256, key, store, body, reservation, guard })
+        Ok(Closed { pending: self, writer, length, body })
     }
 
     /// Goes on without the disk, after a write failed or was refused: the object will not be
@@ -417,6 +413,34 @@ impl Writer {
         };
         let sha256 = Sha256::finish(self.hash);
         Ok((sha256, self.reservation, body))
+    }
+}
+
+/// A body that has ended, not all of it on the disk.
+#[derive(Debug)]
+pub struct Closed {
+    pending: Pending,
+    writer: Writer,
+    length: u64,
+    body: Option<Bytes>,
+}
+
+impl Closed {
+    /// Whether there is nothing to write or to wait for: it goes into the index with its record.
+    fn is_quick(&self) -> bool {
+        self.body.is_some() && self.writer.missing(self.length) == 0
+    }
+
+    /// Writes what is left of the body and syncs it to the disk. Reveals nothing. Blocking.
+    pub fn seal(self) -> Result<Sealed, WriteError> {
+        let Self { mut pending, writer, length, body } = self;
+        let (sha256, reservation, body) = writer.finish(length, body).inspect_err(|error| {
+            pending.shared.writeback_failed();
+            pending.store.write_failed(error);
+        })?;
+        pending.check_writeback()?;
+        let Pending { key, store, guard, .. } = pending;
+        Ok(Sealed { length, sha256, key, store, body, reservation, guard })
     }
 }
 
