@@ -45,6 +45,7 @@
 //! but the account's.
 
 mod adrift;
+mod ahead;
 mod audit;
 mod check;
 mod chunks;
@@ -88,6 +89,7 @@ mod tests;
 mod trailer;
 
 pub use adrift::{Adrift, Deserted};
+pub use ahead::{Ahead, Early, Written};
 pub use check::Fault;
 pub use disks::{DiskReport, Disks};
 pub use error::{Broken, IndexError, OpenError, WriteError};

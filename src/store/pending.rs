@@ -12,6 +12,7 @@
 
 use super::Inner;
 use super::adrift::Adrift;
+use super::ahead::{Ahead, Mark, Written};
 use super::chunks::Chunks;
 use super::error::WriteError;
 use super::folder::NewFile;
@@ -83,7 +84,7 @@ pub struct Pending {
     /// Away while a write is under way; gone for good when that came to no end.
     writer: Option<Writer>,
     /// The write under way.
-    writing: Option<JoinHandle<Written>>,
+    writing: Option<JoinHandle<Wrote>>,
     /// Whether a write failed: no other is tried.
     is_failed: bool,
     unsynced_bytes: u64,
@@ -93,13 +94,14 @@ pub struct Pending {
 }
 
 /// What a write gives back: the file, which has so many bytes more, or why not.
-type Written = (Writer, u64, Result<Arc<File>, WriteError>);
+type Wrote = (Writer, u64, Result<Arc<File>, WriteError>);
 
 /// What the blocking side needs.
 struct Writer {
     store: Arc<Inner>,
     shared: Arc<Shared>,
     file: Option<NewFile>,
+    mark: Mark,
     hash: digest::Context,
     /// Bytes that `hash` knows.
     hashed: u64,
@@ -125,6 +127,7 @@ impl Pending {
             store: Arc::clone(&store),
             shared: Arc::clone(&shared),
             file: None,
+            mark: Mark::default(),
             hash: digest::Context::new(&digest::SHA256),
             hashed: 0,
             reservation,
@@ -191,6 +194,52 @@ impl Pending {
             self.start_writing();
         }
         Ok(())
+    }
+
+    /// Where bytes may be written before their turn. To be asked for only where the length is
+    /// declared. Not cancel safe: given up, the object is gone.
+    pub async fn ahead(&mut self) -> Result<Ahead, WriteError> {
+        self.written().await?;
+        let length = self.shared.declared().unwrap_or_else(|| self.shared.received());
+        let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let open = move || {
+            let file = writer.ensure(length, 0).and_then(|()| writer.file(length));
+            (writer, file)
+        };
+        let opened = self.store.tasks.blocking("store ahead", open).await;
+        let (writer, file) = opened.map_err(|_| WriteError::Interrupted)?;
+        let mark = writer.mark.clone();
+        self.writer = Some(writer);
+        let file = file.inspect_err(|error| self.store.write_failed(error))?;
+        Ok(Ahead::new(Arc::clone(&self.store), self.key.hash(), file, mark))
+    }
+
+    /// Takes in what was written ahead, which must begin where the object has come to, as far as
+    /// it reads as it was written: look at [`Pending::received`]. Not cancel safe: given up, the
+    /// object is gone.
+    pub async fn take_in(&mut self, written: Written) -> Result<(), WriteError> {
+        let (span, received) = (written.span(), self.shared.received());
+        if span.start != received || self.shared.declared().is_none_or(|end| span.end > end) {
+            return Err(WriteError::Length { declared: received, received: span.start });
+        }
+        self.written().await?;
+        if self.shared.unwritten() > 0 {
+            self.start_writing();
+            self.written().await?;
+        }
+        let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let work = move || {
+            let result = writer.take_in(&written);
+            (writer, result)
+        };
+        let worked = self.store.tasks.blocking("store take in", work).await;
+        let (writer, result) = worked.map_err(|_| WriteError::Interrupted)?;
+        self.writer = Some(writer);
+        let file = result.inspect_err(|error| {
+            self.is_failed = true;
+            self.store.write_failed(error);
+        })?;
+        self.written_back(self.shared.received().saturating_sub(received), file)
     }
 
     /// Ends the body, with all but its last bytes written: its SHA-256 and its bytes. Refuses a
@@ -283,6 +332,11 @@ impl Pending {
             self.store.write_failed(error);
         })?;
         self.shared.written(bytes, &file);
+        self.written_back(bytes, file)
+    }
+
+    /// Begins to write dirty pages to the disk where `bytes` more in `file` make enough of them.
+    fn written_back(&mut self, bytes: u64, file: Arc<File>) -> Result<(), WriteError> {
         self.check_writeback()?;
         self.unsynced_bytes += bytes;
         let is_idle = self.writeback.as_ref().is_none_or(JoinHandle::is_finished);
@@ -333,13 +387,8 @@ impl Writer {
     fn write(&mut self, start: u64, chunks: &[Bytes]) -> Result<Arc<File>, WriteError> {
         let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.ensure(start.saturating_add(bytes), GROWTH_BYTES)?;
-        let file = if let Some(new) = &self.file {
-            Arc::clone(new.file())
-        } else {
-            let create = || self.store.folder.new_file();
-            let made = self.store.evicting_once(bytes, "create", create)?;
-            Arc::clone(self.file.insert(made).file())
-        };
+        let file = self.file(bytes)?;
+        self.mark.raise(start.saturating_add(bytes));
         #[cfg(test)]
         self.store.faults.reach("a batch is to be written");
         self.hash_tail(start, chunks);
@@ -348,6 +397,34 @@ impl Writer {
         for chunk in chunks {
             self.shared.in_file(chunk, offset);
             offset += chunk.len() as u64;
+        }
+        Ok(file)
+    }
+
+    /// The file, made where there is none yet; `bytes` are to be written.
+    fn file(&mut self, bytes: u64) -> Result<Arc<File>, WriteError> {
+        if let Some(new) = &self.file {
+            return Ok(Arc::clone(new.file()));
+        }
+        let create = || self.store.folder.new_file();
+        let made = self.store.evicting_once(bytes, "create", create)?;
+        Ok(Arc::clone(self.file.insert(made).file()))
+    }
+
+    /// Takes in what is in the file already, as far as it reads as it was written.
+    fn take_in(&mut self, written: &Written) -> Result<Arc<File>, WriteError> {
+        let file = self.file(0)?;
+        self.mark.raise(written.span().end);
+        let (shared, hash, hashed) = (&self.shared, &mut self.hash, &mut self.hashed);
+        let read = written.read_back(&file, shared, |bytes, offset| {
+            hash.update(bytes);
+            *hashed += bytes.len() as u64;
+            shared.in_file(bytes, offset);
+            shared.taken_in(bytes.len() as u64, &file);
+        });
+        if let Err(error) = read {
+            self.store.count("read");
+            tracing::warn!(%error, "what was written ahead does not read as it was written");
         }
         Ok(file)
     }
@@ -387,6 +464,7 @@ impl Writer {
         body: Option<Bytes>,
     ) -> Result<(Sha256, Reservation, SealedBody), WriteError> {
         self.ensure(length, 0)?;
+        self.mark.raise(u64::MAX);
         let (start, chunks) = self.shared.tail();
         if body.is_none() && !chunks.is_empty() {
             let file = self.write(start, &chunks)?;
