@@ -51,6 +51,8 @@ pub struct Metrics {
     pub fills: IntCounterVec,
     /// Bodies taken up again after their origin broke off, by result.
     pub fill_resumes: IntCounterVec,
+    /// Pieces of objects that were fetched over further connections, by result.
+    pub fill_pieces: IntCounterVec,
     /// Fills under way.
     pub fills_running: IntGauge,
     /// Fills that went on without the disk after it failed under them.
@@ -189,6 +191,11 @@ const FILLS: Definition = define("narthex_fills_total", "Fills ended.", &["class
 const FILL_RESUMES: Definition = define(
     "narthex_fill_resumes_total",
     "Tries to take up a body again after its origin broke off.",
+    &["result"],
+);
+const FILL_PIECES: Definition = define(
+    "narthex_fill_pieces_total",
+    "Pieces of large objects that were asked for over further connections.",
     &["result"],
 );
 const FILLS_RUNNING: Definition = define("narthex_fills_running", "Fills under way.", &[]);
@@ -330,6 +337,7 @@ impl Metrics {
             evictions: registrar.counters(&EVICTIONS)?,
             fills: registrar.counters(&FILLS)?,
             fill_resumes: registrar.counters(&FILL_RESUMES)?,
+            fill_pieces: registrar.counters(&FILL_PIECES)?,
             fills_running: registrar.gauge(&FILLS_RUNNING)?,
             sendfile_bytes: registrar.counter(&SENDFILE_BYTES)?,
             fills_adrift: registrar.counter(&FILLS_ADRIFT)?,

@@ -181,10 +181,35 @@ impl Cache {
         meta: Meta,
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
+        self.publish_once(ticket, || Ok(sealed), meta, claim).await
+    }
+
+    /// Publishes a verified object whose body has ended: written, synced and named in one turn of a
+    /// blocking thread.
+    pub async fn publish_pending(
+        &self,
+        ticket: Ticket,
+        pending: Pending,
+        meta: Meta,
+        claim: Option<ClaimOf>,
+    ) -> Result<Found, PublishError> {
+        let closed = pending.close().await?;
+        self.publish_once(ticket, || closed.seal(), meta, claim).await
+    }
+
+    async fn publish_once(
+        &self,
+        ticket: Ticket,
+        seal: impl FnOnce() -> Result<Sealed, WriteError> + Send + 'static,
+        meta: Meta,
+        claim: Option<ClaimOf>,
+    ) -> Result<Found, PublishError> {
         let cache = self.clone();
         let memory = self.memory.clone();
         let commit = move || {
             let key = meta.key.clone();
+            // Outside of the fence, so that no purge waits for the disk.
+            let sealed = seal()?;
             let _leave = cache.fence.leave(ticket, &[&meta]).ok_or(PublishError::Purged)?;
             let stored = sealed.commit(meta, claim.clone())?;
             if let Some(store) = &cache.store {
@@ -216,21 +241,15 @@ impl Cache {
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
         if let Some(mut pending) = self.begin(&meta.key, Some(body.len() as u64)).await {
-            let written = async {
+            let published = async {
                 pending.append(body.clone()).await?;
-                pending.seal().await
+                self.publish_pending(ticket, pending, meta.clone(), claim.clone()).await
             };
-            match written.await {
-                Ok(sealed) => match self.publish(ticket, sealed, meta.clone(), claim.clone()).await
-                {
-                    Err(PublishError::Write(error)) => {
-                        tracing::debug!(path = meta.key.path(), %error, "kept in memory only");
-                    }
-                    ended => return ended,
-                },
-                Err(error) => {
+            match published.await {
+                Err(PublishError::Write(error)) => {
                     tracing::debug!(path = meta.key.path(), %error, "kept in memory only");
                 }
+                ended => return ended,
             }
         }
         let _leave = self.fence.leave(ticket, &[&meta]).ok_or(PublishError::Purged)?;

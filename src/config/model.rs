@@ -83,6 +83,22 @@ pub struct Limits {
     pub completion_size_max: u64,
     /// Objects that are completed in the background at once.
     pub completions_max: usize,
+    /// Fetching in pieces.
+    pub pieces: Pieces,
+}
+
+/// `[server.pieces]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pieces {
+    /// Bytes of a piece.
+    pub size: u64,
+    /// Pieces of one object under way at once, beside its first connection.
+    pub per_fill_max: usize,
+    /// Pieces under way at once, over all objects.
+    pub max: usize,
+    /// How long the rest of an object must take at the pace of its first connection for pieces of
+    /// it to be fetched.
+    pub after: Duration,
 }
 
 /// `[server.timeouts]`.

@@ -2,7 +2,8 @@
 //! is wrong between values. Pure; called once for each configuration that is read.
 
 use super::model::{
-    AccessLogForm, Admin, CertificateFiles, Disk, Limits, Log, Memory, Server, ServerTimeouts, Tls,
+    AccessLogForm, Admin, CertificateFiles, Disk, Limits, Log, Memory, Pieces, Server,
+    ServerTimeouts, Tls,
 };
 use super::problem::{Report, Spot, Spotted};
 use super::scope::{self, Scope};
@@ -220,6 +221,12 @@ fn limits(root: &Scope, report: &mut Report) -> Limits {
         fills_max: root.count("server.limits.fills_max"),
         completion_size_max: root.count("server.limits.completion_size_max"),
         completions_max: root.count("server.limits.completions_max"),
+        pieces: Pieces {
+            size: root.count("server.pieces.size"),
+            per_fill_max: root.count("server.pieces.per_fill_max"),
+            max: root.count("server.pieces.max"),
+            after: root.duration("server.pieces.after"),
+        },
     };
     if limits.path_bytes_max >= limits.request_head_bytes_max {
         let message = "is not less than request_head_bytes_max, which the path is part of; lower \

@@ -46,7 +46,7 @@ use crate::cache::{Cache, Found, Hit};
 use crate::client::BoxError;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Limits, Signatures};
-use crate::fill::{Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
+use crate::fill::{Asker, Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
 use crate::memory::Hot;
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -397,7 +397,7 @@ impl Engine {
         if routed.upstream == Upstream::StoredOnly {
             return answer::refused(Refusal::NotStored);
         }
-        let wanted = self.wanted(routed);
+        let wanted = self.wanted(routed, Asker::at(asked.connection.peer.ip()));
         if let Some(stale) = &stale
             && self.refreshes(asked, &wanted, stale, mark)
         {
@@ -438,7 +438,7 @@ impl Engine {
         may
     }
 
-    fn wanted(&self, routed: &Routed) -> Wanted {
+    fn wanted(&self, routed: &Routed, asker: Asker) -> Wanted {
         Wanted {
             upstream: Arc::clone(&routed.site.upstream),
             key: routed.target.key.clone(),
@@ -446,6 +446,7 @@ impl Engine {
             query: routed.target.query.clone(),
             class: routed.target.class,
             cdn_loop: routed.passed.extended(&self.instance),
+            asker,
         }
     }
 

@@ -4,7 +4,7 @@
 use super::Engine;
 use super::site::Site;
 use crate::cache::Hit;
-use crate::fill::{Sought, Wanted};
+use crate::fill::{Asker, Sought, Wanted};
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
@@ -55,6 +55,7 @@ impl Engine {
             // What has no class by its path was named by a narinfo.
             class: classify(key.path()).filter(|_| key.query().is_none()).unwrap_or(Class::Nar),
             cdn_loop: CdnLoop::default().extended(&self.instance),
+            asker: Asker::default(),
         };
         let Ok((_, flight)) = self.fills.join(wanted, None, None) else { return Refetched::Failed };
         flight.ended().await;

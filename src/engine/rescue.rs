@@ -9,7 +9,7 @@
 use super::body::{Reading, Source};
 use super::{Engine, Routed};
 use crate::cache::{Found, Hit};
-use crate::fill::{Flight, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
+use crate::fill::{Asker, Flight, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
 use crate::store::{Stored, StoredBody};
@@ -96,7 +96,7 @@ impl Rescue {
             Lost::Object(routed) => routed,
             Lost::Page(sought) => return self.find_page(sought, offset, mark).await,
         };
-        let wanted = self.engine.wanted(routed);
+        let wanted = self.engine.wanted(routed, Asker::default());
         let (_, flight) = match self.join(&wanted, Some(mark)) {
             Err(NotJoined::Ended) => match self.stored(offset).await? {
                 Some(source) => return Ok(source),

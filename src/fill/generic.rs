@@ -564,11 +564,8 @@ impl Fetch<'_> {
         }
         sink.end().await?;
         let Some(pending) = sink.proven() else { return Ok("not_stored") };
-        let kept = async {
-            let sealed = pending.seal().await?;
-            self.cache().publish(self.flight.ticket, sealed, meta.clone(), None).await
-        };
-        match kept.await {
+        let ticket = self.flight.ticket;
+        match self.cache().publish_pending(ticket, pending, meta.clone(), None).await {
             Ok(_) => Ok("stored"),
             Err(error) => {
                 not_kept(&meta, &error);

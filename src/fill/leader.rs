@@ -4,6 +4,7 @@
 
 use super::flight::{Flight, How, Landed};
 use super::passing::Passing;
+use super::pieces::{Begin, HELD_BACK_BYTES, Pieces, Ranges};
 use super::sink::Sink;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
@@ -20,9 +21,6 @@ use crate::store::Pending;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::sync::Arc;
-
-/// The end of a body that no reader sees before the whole is checked, in bytes.
-const HELD_BACK_BYTES: u64 = 16 << 10;
 
 /// The longest body that is checked whole in memory, in bytes.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
@@ -243,6 +241,11 @@ impl Fill<'_> {
             question: Question::Object(ask),
             trail: trail.clone(),
         };
+        let url = wanted.upstream.site.origins.get(response.origin).map(|origin| &origin.url);
+        let ranges = match coding {
+            Coding::Identity => Ranges::of(&response, url),
+            Coding::Encoded => Ranges::Unknown,
+        };
         let body = Steady::new(source, response, meta.headers.clone(), checked);
         if is_small || verify::is_checked_whole(wanted.class) {
             return self.whole(meta, body, expected, (keep, coding)).await;
@@ -259,7 +262,10 @@ impl Fill<'_> {
             self.flight.land_passing(passing);
             return Ok("passed");
         };
-        self.stream(meta, body, expected, pending).await
+        let Shared { lots, tasks, .. } = &**self.shared;
+        let begin = Begin { lots, asker: wanted.asker, tasks };
+        let body = Pieces::new(body, ranges, &begin);
+        Box::pin(self.stream(meta, body, expected, pending)).await
     }
 
     /// A body that no reader sees before all of it is here and checked.
@@ -325,16 +331,15 @@ impl Fill<'_> {
     async fn stream(
         &self,
         mut meta: Meta,
-        mut body: Steady,
+        mut body: Pieces,
         expected: Expected,
         pending: Pending,
     ) -> Result<&'static str, FillError> {
         let (growing, must_be) = (pending.growing(), expected.must_be());
         self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing, must_be });
         let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
-        let mut received = 0;
-        while let Some(piece) = body.chunk().await? {
-            received += piece.len() as u64;
+        while let Some(piece) = body.chunk(&mut sink).await? {
+            let received = sink.received().saturating_add(piece.len() as u64);
             // First, so that readers have it while it is written.
             sink.reveal(body.total().unwrap_or(received).saturating_sub(HELD_BACK_BYTES));
             sink.append(piece).await?;
@@ -345,11 +350,7 @@ impl Fill<'_> {
         better_lifetime(&mut meta);
         let Some(pending) = sink.proven() else { return Ok("not_stored") };
         let meta_kept = meta.clone();
-        let kept = async {
-            let sealed = pending.seal().await?;
-            self.shared.cache.publish(self.flight.ticket, sealed, meta, None).await
-        };
-        match kept.await {
+        match self.shared.cache.publish_pending(self.flight.ticket, pending, meta, None).await {
             Ok(_) => Ok("stored"),
             Err(error) => {
                 log_not_kept(&meta_kept, &error);

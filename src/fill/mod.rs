@@ -12,6 +12,7 @@ mod leader;
 mod part;
 mod passing;
 mod patience;
+mod pieces;
 mod sink;
 mod steady;
 mod trail;
@@ -23,6 +24,7 @@ pub use flight::{Flight, How, Landed};
 pub use generic::Sought;
 pub use part::{Came, Confirmed, Find, PageConfirmed, Paged, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
+pub use pieces::Asker;
 pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, WrongBodies};
 
@@ -291,6 +293,8 @@ struct Shared {
     ended_count: AtomicU64,
     room: Arc<Semaphore>,
     parts: part::Parts,
+    /// Pieces of large objects under way.
+    lots: Arc<pieces::Lots>,
     /// Until when nobody waits for the answer of another about an object of a generic site.
     alone: Alone,
 }
@@ -331,8 +335,9 @@ impl Fills {
         let wrong = WrongBodies::new(clock);
         let ended_count = AtomicU64::new(0);
         let alone = Alone::new(generic::ALONE_MAX);
+        let lots = pieces::Lots::new(limits.pieces.clone());
         let shared =
-            Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts, alone };
+            Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts, lots, alone };
         Self { shared: Arc::new(shared) }
     }
 

@@ -47,6 +47,11 @@ impl Patience {
         Self { whole, until: None, breaks: 0, broke_at: 0, pause: Duration::ZERO }
     }
 
+    /// How long it waits without a byte.
+    pub(super) fn whole(&self) -> Duration {
+        self.whole
+    }
+
     /// A byte has come.
     pub(super) fn begin_anew(&mut self) {
         self.until = None;

@@ -4,7 +4,7 @@
 use super::{FillError, Flight};
 use crate::metrics::Metrics;
 use crate::object::Sha256;
-use crate::store::{Adrift, Pending, WriteError};
+use crate::store::{Adrift, Ahead, Pending, WriteError, Written};
 use bytes::Bytes;
 
 /// Where a body goes.
@@ -46,6 +46,33 @@ impl<'a> Sink<'a> {
             Place::Store(pending) => pending.reveal(upto),
             Place::Nowhere(adrift) => adrift.reveal(upto),
             Place::Lost => {}
+        }
+    }
+
+    /// Bytes received so far.
+    pub(super) fn received(&self) -> u64 {
+        match &self.place {
+            Place::Store(pending) => pending.received(),
+            Place::Nowhere(adrift) => adrift.received(),
+            Place::Lost => 0,
+        }
+    }
+
+    /// Where bytes may be written before their turn; none where there is no disk any more.
+    pub(super) async fn ahead(&mut self) -> Result<Option<Ahead>, FillError> {
+        let Place::Store(pending) = &mut self.place else { return Ok(None) };
+        match pending.ahead().await {
+            Ok(ahead) => Ok(Some(ahead)),
+            Err(error) => self.leave_the_disk(error).map(|()| None),
+        }
+    }
+
+    /// Takes in what was written ahead, as far as that is to be had: [`Sink::received`] tells.
+    pub(super) async fn take_in(&mut self, written: Written) -> Result<(), FillError> {
+        let Place::Store(pending) = &mut self.place else { return Ok(()) };
+        match pending.take_in(written).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.leave_the_disk(error),
         }
     }
 

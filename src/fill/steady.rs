@@ -10,6 +10,9 @@
 //! others are asked in turn until one continues it or the patience ends, which begins anew with
 //! each byte. Waits are jittered, and end at once when another request finds an origin usable
 //! again. A body that breaks off again and again without coming forward is given up in the end.
+//!
+//! A body may be a piece of an object (see `pieces`): it begins and ends where it is told to, and
+//! is continued like any other.
 
 use super::generic::{Rest, Sought};
 use super::patience::{Break, Patience};
@@ -24,7 +27,9 @@ use crate::policy::continuation::{self, Begun, Tie};
 use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// Times that one body is read again from its start, at origins that know no ranges.
@@ -49,7 +54,8 @@ pub(super) enum Question {
 }
 
 impl Question {
-    fn path(&self) -> &Arc<str> {
+    /// The path that is asked for.
+    pub(super) fn path(&self) -> &Arc<str> {
         match self {
             Self::Object(ask) => &ask.path,
             Self::Page(sought) => &sought.path,
@@ -89,8 +95,15 @@ pub(super) struct Steady {
     etag: Option<HeaderValue>,
     checked: Checked,
     total: Option<u64>,
+    /// Offset of its first byte in the object.
+    start: u64,
+    /// Where it is to end before the object does.
+    end: Option<u64>,
+    /// Offset of its next byte in the object.
     received: u64,
     skip: u64,
+    /// What came and was not taken yet.
+    next: Option<Result<Option<Bytes>, BodyError>>,
     /// Origins that may still have the same object, in the order in which they are asked.
     candidates: Vec<usize>,
     patience: Patience,
@@ -137,8 +150,11 @@ impl Steady {
             etag,
             checked,
             total: response.content_length,
+            start: 0,
+            end: None,
             received: 0,
             skip: 0,
+            next: None,
             candidates: [first, last].concat(),
             patience: Patience::new(patience.unwrap_or_default()),
             restarts: 0,
@@ -157,11 +173,64 @@ impl Steady {
         &self.source
     }
 
+    /// Offset of the next byte in the object.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Where it is to end before the object does.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Has it end at an offset, or with the object; never before what has come.
+    pub(super) fn end_at(&mut self, end: Option<u64>) {
+        self.end = end;
+    }
+
+    /// Goes on at another offset, with an answer that is yet to be asked for.
+    pub(super) fn go_on_at(&mut self, offset: u64, end: Option<u64>) {
+        self.body = ResponseBody::nothing(Arc::clone(&self.origin));
+        (self.next, self.skip) = (None, 0);
+        (self.start, self.received, self.end) = (offset, offset, end);
+    }
+
+    /// What pieces of the same object are made from.
+    pub(super) fn seed(&self) -> Seed {
+        Seed {
+            source: self.source.clone(),
+            headers: self.headers.clone(),
+            etag: self.etag.clone(),
+            checked: self.checked,
+            total: self.total,
+            candidates: self.candidates.clone(),
+            patience: self.patience.whole(),
+        }
+    }
+
+    /// Waits until something has come: a piece, the end, or a fault. Cancel safe.
+    pub(super) async fn wait(&mut self) {
+        if self.next.is_none() && !self.is_at_its_end() {
+            self.next = Some(self.body.chunk().await);
+        }
+    }
+
+    fn is_at_its_end(&self) -> bool {
+        self.end.is_some_and(|end| self.received >= end)
+    }
+
     /// The next piece; `None` at the end, with every declared byte delivered. Waits for an origin
     /// that goes on with it as long as the patience lasts. Not cancel safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
-            let fault = match self.body.chunk().await {
+            if self.is_at_its_end() {
+                return Ok(None);
+            }
+            let came = match self.next.take() {
+                Some(came) => came,
+                None => self.body.chunk().await,
+            };
+            let fault = match came {
                 Ok(Some(mut bytes)) => {
                     if self.skip > 0 {
                         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX);
@@ -190,7 +259,13 @@ impl Steady {
         }
     }
 
-    fn accept(&mut self, bytes: Bytes) -> Result<Bytes, FillError> {
+    fn accept(&mut self, mut bytes: Bytes) -> Result<Bytes, FillError> {
+        if let Some(end) = self.end {
+            // The rest is of a whole answer, which goes on where no piece takes its place.
+            let left = usize::try_from(end.saturating_sub(self.received)).unwrap_or(usize::MAX);
+            let rest = bytes.split_off(left.min(bytes.len()));
+            self.next = (!rest.is_empty()).then_some(Ok(Some(rest)));
+        }
         self.received += bytes.len() as u64;
         self.patience.begin_anew();
         match self.total {
@@ -205,7 +280,7 @@ impl Steady {
     /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
     /// time.
     async fn resume(&mut self, fault: Fault) -> Result<(), FillError> {
-        let a_break = self.patience.broke(self.received);
+        let a_break = self.patience.broke(self.received.saturating_sub(self.start));
         let is_identified = match self.checked {
             Checked::ByHash => true,
             Checked::ByLength => {
@@ -286,7 +361,10 @@ impl Steady {
         let by_etag = self.checked == Checked::ByLength;
         let ask = match &self.source.question {
             Question::Object(ask) => Ask {
-                range: Some(RangeAsked { first: self.received, last: None }),
+                range: Some(RangeAsked {
+                    first: self.received,
+                    last: self.end.map(|end| end.saturating_sub(1)),
+                }),
                 // Where a hash will prove the whole, another tag is no reason not to go on.
                 if_match: self.etag.clone().filter(|_| by_etag),
                 if_none_match: None,
@@ -343,8 +421,15 @@ impl Steady {
             Checked::ByLength => &self.headers,
         };
         let begun = Begun { headers, length: self.total, offset: self.received };
-        let continuation = continuation::check(&begun, response.status, &response.headers)
-            .map_err(|error| error.to_string())?;
+        let (status, headers) = (response.status, &response.headers);
+        let checked = match self.end {
+            Some(end) => {
+                let last = end.saturating_sub(1);
+                continuation::check_stretch(&begun, last, status, headers).map(|(fits, _)| fits)
+            }
+            None => continuation::check(&begun, status, headers),
+        };
+        let continuation = checked.map_err(|error| error.to_string())?;
         if continuation.tie != Tie::EntityTag && self.checked != Checked::ByHash {
             return Err("the part has not the same strong entity tag".to_owned());
         }
@@ -379,5 +464,77 @@ impl Steady {
 
     fn count(&self, result: &str) {
         self.source.metrics.fill_resumes.with_label_values(&[result]).inc();
+    }
+}
+
+/// What pieces of an object are made from: all that is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Seed {
+    source: Source,
+    headers: HeaderMap,
+    etag: Option<HeaderValue>,
+    checked: Checked,
+    total: Option<u64>,
+    candidates: Vec<usize>,
+    patience: Duration,
+}
+
+impl Seed {
+    /// Whether pieces that come at different times can be told to be of one object.
+    pub(super) fn ties_pieces(&self) -> bool {
+        self.etag.is_some() || self.checked == Checked::ByHash
+    }
+
+    /// What the object is part of.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Asks the origin at `position` for a piece; why there is none where it gives none.
+    pub(super) async fn piece(self, span: Range<u64>, position: usize) -> Result<Steady, String> {
+        let Question::Object(ask) = &self.source.question else {
+            return Err("it is not an object of a binary cache".to_owned());
+        };
+        let ask = Ask {
+            range: Some(RangeAsked { first: span.start, last: Some(span.end.saturating_sub(1)) }),
+            if_match: self.etag.clone(),
+            if_none_match: None,
+            if_modified_since: None,
+            only: Some(position),
+            ..ask.clone()
+        };
+        let upstream = Arc::clone(&self.source.upstream);
+        let response = match upstream.origins.fetch(&ask).await {
+            Ok(Answer::Found(response)) => response,
+            Ok(Answer::Changed) => return Err("412 or 416: it is another object".to_owned()),
+            Ok(Answer::NotModified { .. }) => return Err("304 without conditions".to_owned()),
+            Ok(Answer::Absent { .. }) => return Err("no such object".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let (origin, position) = (Arc::clone(&response.origin_name), response.origin);
+        let mut piece = Steady {
+            body: ResponseBody::nothing(Arc::clone(&origin)),
+            origin: Arc::clone(&origin),
+            headers: self.headers,
+            etag: self.etag,
+            checked: self.checked,
+            total: self.total,
+            start: span.start,
+            end: Some(span.end),
+            received: span.start,
+            skip: 0,
+            next: None,
+            candidates: self.candidates,
+            patience: Patience::new(self.patience),
+            restarts: 0,
+            source: self.source,
+        };
+        if response.status != StatusCode::PARTIAL_CONTENT {
+            return Err(format!("status {} to a request for a range", response.status));
+        }
+        piece.part(&response)?;
+        piece.source.trail.add(position, &origin);
+        piece.body = response.body;
+        Ok(piece)
     }
 }

@@ -1,6 +1,6 @@
 //! An object that is wanted, and the heads that are made of what origins say of it. Values only.
 
-use super::{FillError, Rejection, Upstream};
+use super::{Asker, FillError, Rejection, Upstream};
 use crate::config::Terms;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
@@ -25,6 +25,8 @@ pub struct Wanted {
     pub class: Class,
     /// The whole `CDN-Loop` to send, this instance included.
     pub cdn_loop: HeaderValue,
+    /// For whom.
+    pub asker: Asker,
 }
 
 /// A response that may be sent to a client.

@@ -86,6 +86,11 @@ impl ResponseBody {
         Self { source, origin, between_bytes, received: None, place, permit, trailers }
     }
 
+    /// A body that is at its end.
+    pub fn nothing(origin: Arc<str>) -> Self {
+        Self::of(Bytes::new(), origin)
+    }
+
     /// The same body, keeping its client's place until it is done with.
     pub(super) fn placed(self, place: Place) -> Self {
         Self { place: Some(place), ..self }.released_if_ended()

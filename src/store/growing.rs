@@ -12,7 +12,7 @@
 use super::chunks::{Chunks, chunk_of};
 use super::error::Broken;
 use super::read;
-use super::sums::{CHUNK_BYTES, Sums};
+use super::sums::{CHUNK_BYTES, ChunkSum, Sums};
 use crate::object::KeyHash;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
@@ -260,6 +260,25 @@ impl Shared {
             tail.start += chunk.len() as u64;
         }
         tail.file_end = tail.start;
+    }
+
+    /// The sum that `bytes` have as the chunk `index` of this object, or as its beginning.
+    pub(super) fn sum_of(&self, index: u64, bytes: &[u8]) -> u64 {
+        let mut sum = ChunkSum::new(self.key, index);
+        sum.update(bytes);
+        sum.value()
+    }
+
+    /// The next `bytes` have come by way of `file`, where they are already: to be called only
+    /// while nothing is in memory.
+    pub(super) fn taken_in(&self, bytes: u64, file: &Arc<File>) {
+        let mut tail = self.tail.lock();
+        debug_assert!(tail.chunks.is_empty(), "what is in memory is before it");
+        tail.file.get_or_insert_with(|| Arc::clone(file));
+        tail.start += bytes;
+        tail.file_end = tail.start;
+        drop(tail);
+        self.progress.send_modify(|progress| progress.received += bytes);
     }
 
     /// Bytes in memory.

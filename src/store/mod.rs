@@ -45,6 +45,7 @@
 //! but the account's.
 
 mod adrift;
+mod ahead;
 mod audit;
 mod check;
 mod chunks;
@@ -88,6 +89,7 @@ mod tests;
 mod trailer;
 
 pub use adrift::{Adrift, Deserted};
+pub use ahead::{Ahead, Early, Written};
 pub use check::Fault;
 pub use disks::{DiskReport, Disks};
 pub use error::{Broken, IndexError, OpenError, WriteError};
@@ -97,7 +99,7 @@ pub use fsck::{Begun, FsckError, fsck};
 pub use growing::{Follower, Growing};
 pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
-pub use pending::{Pending, Sealed};
+pub use pending::{Closed, Pending, Sealed};
 pub use read::{BodyFile, Stored, StoredBody};
 pub use rebuild::RebuildError;
 pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};

@@ -12,6 +12,7 @@
 
 use super::Inner;
 use super::adrift::Adrift;
+use super::ahead::{Ahead, Mark, Written};
 use super::chunks::Chunks;
 use super::error::WriteError;
 use super::folder::NewFile;
@@ -83,7 +84,7 @@ pub struct Pending {
     /// Away while a write is under way; gone for good when that came to no end.
     writer: Option<Writer>,
     /// The write under way.
-    writing: Option<JoinHandle<Written>>,
+    writing: Option<JoinHandle<Wrote>>,
     /// Whether a write failed: no other is tried.
     is_failed: bool,
     unsynced_bytes: u64,
@@ -93,13 +94,14 @@ pub struct Pending {
 }
 
 /// What a write gives back: the file, which has so many bytes more, or why not.
-type Written = (Writer, u64, Result<Arc<File>, WriteError>);
+type Wrote = (Writer, u64, Result<Arc<File>, WriteError>);
 
 /// What the blocking side needs.
 struct Writer {
     store: Arc<Inner>,
     shared: Arc<Shared>,
     file: Option<NewFile>,
+    mark: Mark,
     hash: digest::Context,
     /// Bytes that `hash` knows.
     hashed: u64,
@@ -125,6 +127,7 @@ impl Pending {
             store: Arc::clone(&store),
             shared: Arc::clone(&shared),
             file: None,
+            mark: Mark::default(),
             hash: digest::Context::new(&digest::SHA256),
             hashed: 0,
             reservation,
@@ -193,6 +196,52 @@ impl Pending {
         Ok(())
     }
 
+    /// Where bytes may be written before their turn. To be asked for only where the length is
+    /// declared. Not cancel safe: given up, the object is gone.
+    pub async fn ahead(&mut self) -> Result<Ahead, WriteError> {
+        self.written().await?;
+        let length = self.shared.declared().unwrap_or_else(|| self.shared.received());
+        let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let open = move || {
+            let file = writer.ensure(length, 0).and_then(|()| writer.file(length));
+            (writer, file)
+        };
+        let opened = self.store.tasks.blocking("store ahead", open).await;
+        let (writer, file) = opened.map_err(|_| WriteError::Interrupted)?;
+        let mark = writer.mark.clone();
+        self.writer = Some(writer);
+        let file = file.inspect_err(|error| self.store.write_failed(error))?;
+        Ok(Ahead::new(Arc::clone(&self.store), self.key.hash(), file, mark))
+    }
+
+    /// Takes in what was written ahead, which must begin where the object has come to, as far as
+    /// it reads as it was written: look at [`Pending::received`]. Not cancel safe: given up, the
+    /// object is gone.
+    pub async fn take_in(&mut self, written: Written) -> Result<(), WriteError> {
+        let (span, received) = (written.span(), self.shared.received());
+        if span.start != received || self.shared.declared().is_none_or(|end| span.end > end) {
+            return Err(WriteError::Length { declared: received, received: span.start });
+        }
+        self.written().await?;
+        if self.shared.unwritten() > 0 {
+            self.start_writing();
+            self.written().await?;
+        }
+        let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
+        let work = move || {
+            let result = writer.take_in(&written);
+            (writer, result)
+        };
+        let worked = self.store.tasks.blocking("store take in", work).await;
+        let (writer, result) = worked.map_err(|_| WriteError::Interrupted)?;
+        self.writer = Some(writer);
+        let file = result.inspect_err(|error| {
+            self.is_failed = true;
+            self.store.write_failed(error);
+        })?;
+        self.written_back(self.shared.received().saturating_sub(received), file)
+    }
+
     /// Ends the body, with all but its last bytes written: its SHA-256 and its bytes. Refuses a
     /// body that is shorter than declared. Reveals nothing.
     pub async fn end(&mut self) -> Result<(Sha256, u64), WriteError> {
@@ -222,7 +271,18 @@ impl Pending {
 
     /// Writes what is left of the body and syncs it to the disk, ending it first where that was not
     /// done. Reveals nothing. Not cancel safe: given up, the object is gone.
-    pub async fn seal(mut self) -> Result<Sealed, WriteError> {
+    pub async fn seal(self) -> Result<Sealed, WriteError> {
+        let tasks = self.store.tasks.clone();
+        let closed = self.close().await?;
+        if closed.is_quick() {
+            return closed.seal();
+        }
+        tasks.blocking("store seal", || closed.seal()).await.map_err(|_| WriteError::Interrupted)?
+    }
+
+    /// Ends the body where that was not done, and waits for what is under way to the disk; the
+    /// rest is [`Closed::seal`]'s. Reveals nothing. Not cancel safe, as [`Pending::seal`].
+    pub async fn close(mut self) -> Result<Closed, WriteError> {
         if !self.shared.is_sealed() {
             self.end().await?;
         }
@@ -234,22 +294,7 @@ impl Pending {
             self.shared.writeback_failed();
         }
         let writer = self.writer.take().ok_or(WriteError::Interrupted)?;
-        let is_ready = body.is_some() && writer.missing(length) == 0;
-        let work = move || writer.finish(length, body);
-        let finished = if is_ready {
-            // It goes into the index with its record: there is nothing to write or to wait for.
-            Ok(work())
-        } else {
-            self.store.tasks.blocking("store seal", work).await
-        };
-        let (sha256, reservation, body) =
-            finished.map_err(|_| WriteError::Interrupted)?.inspect_err(|error| {
-                self.shared.writeback_failed();
-                self.store.write_failed(error);
-            })?;
-        self.check_writeback()?;
-        let Self { key, store, guard, .. } = self;
-        Ok(Sealed { length, sha256, key, store, body, reservation, guard })
+        Ok(Closed { pending: self, writer, length, body })
     }
 
     /// Goes on without the disk, after a write failed or was refused: the object will not be
@@ -287,6 +332,11 @@ impl Pending {
             self.store.write_failed(error);
         })?;
         self.shared.written(bytes, &file);
+        self.written_back(bytes, file)
+    }
+
+    /// Begins to write dirty pages to the disk where `bytes` more in `file` make enough of them.
+    fn written_back(&mut self, bytes: u64, file: Arc<File>) -> Result<(), WriteError> {
         self.check_writeback()?;
         self.unsynced_bytes += bytes;
         let is_idle = self.writeback.as_ref().is_none_or(JoinHandle::is_finished);
@@ -337,13 +387,8 @@ impl Writer {
     fn write(&mut self, start: u64, chunks: &[Bytes]) -> Result<Arc<File>, WriteError> {
         let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.ensure(start.saturating_add(bytes), GROWTH_BYTES)?;
-        let file = if let Some(new) = &self.file {
-            Arc::clone(new.file())
-        } else {
-            let create = || self.store.folder.new_file();
-            let made = self.store.evicting_once(bytes, "create", create)?;
-            Arc::clone(self.file.insert(made).file())
-        };
+        let file = self.file(bytes)?;
+        self.mark.raise(start.saturating_add(bytes));
         #[cfg(test)]
         self.store.faults.reach("a batch is to be written");
         self.hash_tail(start, chunks);
@@ -352,6 +397,34 @@ impl Writer {
         for chunk in chunks {
             self.shared.in_file(chunk, offset);
             offset += chunk.len() as u64;
+        }
+        Ok(file)
+    }
+
+    /// The file, made where there is none yet; `bytes` are to be written.
+    fn file(&mut self, bytes: u64) -> Result<Arc<File>, WriteError> {
+        if let Some(new) = &self.file {
+            return Ok(Arc::clone(new.file()));
+        }
+        let create = || self.store.folder.new_file();
+        let made = self.store.evicting_once(bytes, "create", create)?;
+        Ok(Arc::clone(self.file.insert(made).file()))
+    }
+
+    /// Takes in what is in the file already, as far as it reads as it was written.
+    fn take_in(&mut self, written: &Written) -> Result<Arc<File>, WriteError> {
+        let file = self.file(0)?;
+        self.mark.raise(written.span().end);
+        let (shared, hash, hashed) = (&self.shared, &mut self.hash, &mut self.hashed);
+        let read = written.read_back(&file, shared, |bytes, offset| {
+            hash.update(bytes);
+            *hashed += bytes.len() as u64;
+            shared.in_file(bytes, offset);
+            shared.taken_in(bytes.len() as u64, &file);
+        });
+        if let Err(error) = read {
+            self.store.count("read");
+            tracing::warn!(%error, "what was written ahead does not read as it was written");
         }
         Ok(file)
     }
@@ -391,6 +464,7 @@ impl Writer {
         body: Option<Bytes>,
     ) -> Result<(Sha256, Reservation, SealedBody), WriteError> {
         self.ensure(length, 0)?;
+        self.mark.raise(u64::MAX);
         let (start, chunks) = self.shared.tail();
         if body.is_none() && !chunks.is_empty() {
             let file = self.write(start, &chunks)?;
@@ -417,6 +491,34 @@ impl Writer {
         };
         let sha256 = Sha256::finish(self.hash);
         Ok((sha256, self.reservation, body))
+    }
+}
+
+/// A body that has ended, not all of it on the disk.
+#[derive(Debug)]
+pub struct Closed {
+    pending: Pending,
+    writer: Writer,
+    length: u64,
+    body: Option<Bytes>,
+}
+
+impl Closed {
+    /// Whether there is nothing to write or to wait for: it goes into the index with its record.
+    fn is_quick(&self) -> bool {
+        self.body.is_some() && self.writer.missing(self.length) == 0
+    }
+
+    /// Writes what is left of the body and syncs it to the disk. Reveals nothing. Blocking.
+    pub fn seal(self) -> Result<Sealed, WriteError> {
+        let Self { mut pending, writer, length, body } = self;
+        let (sha256, reservation, body) = writer.finish(length, body).inspect_err(|error| {
+            pending.shared.writeback_failed();
+            pending.store.write_failed(error);
+        })?;
+        pending.check_writeback()?;
+        let Pending { key, store, guard, .. } = pending;
+        Ok(Sealed { length, sha256, key, store, body, reservation, guard })
     }
 }
 

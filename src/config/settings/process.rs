@@ -24,6 +24,12 @@ pub(super) const TABLES: &[Table] = &[
          without end.",
     ),
     Table::new(
+        "server.pieces",
+        Shape::Once,
+        "Large objects that come slowly are fetched in pieces, over several connections at once, \
+         from origins that say that they know ranges.",
+    ),
+    Table::new(
         "server.timeouts",
         Shape::Once,
         "How long clients are waited for. There is no limit on the length of a download, only on \
@@ -124,6 +130,37 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("server.limits.completions_max", count_max(10_000), Fallback::Is("4"))
         .example("16")
         .doc("Objects that are completed in the background at once; each counts as a fill too."),
+    Setting::new(
+        "server.pieces.size",
+        Kind::Size { min: 1 << 20, max: 1 << 30 },
+        Fallback::Is(r#""8MiB""#),
+    )
+    .example(r#""16MiB""#)
+    .doc(
+        "Bytes of a piece, in whole MiB: what is over is left out. An object comes in pieces where \
+         more than two of them are missing; each is one more request to the origin.",
+    ),
+    Setting::new(
+        "server.pieces.per_fill_max",
+        Kind::Integer { min: 0, max: 1_000 },
+        Fallback::Is("8"),
+    )
+    .example("16")
+    .doc("Pieces of one object under way at once, beside its first connection; 0 for none."),
+    Setting::new("server.pieces.max", count_max(100_000), Fallback::Is("64")).example("256").doc(
+        "Pieces under way at once, over all objects; never more than half of the connections that \
+         their origin may have. Clients with large objects under way have equal shares.",
+    ),
+    Setting::new(
+        "server.pieces.after",
+        Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) },
+        Fallback::Is(r#""1s""#),
+    )
+    .example(r#""5s""#)
+    .doc(
+        "Pieces are fetched where the rest of an object would take longer than this at the pace of \
+         its first connection; 0 for always.",
+    ),
     Setting::new("server.timeouts.tls_handshake", WAIT, Fallback::Is(r#""10s""#))
         .example(r#""5s""#)
         .doc("From accepting a connection to the end of the TLS handshake."),

@@ -2,6 +2,7 @@
 //! of its own.
 
 mod adrift;
+mod ahead;
 mod checks;
 mod damage;
 mod disks;

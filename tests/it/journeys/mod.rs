@@ -21,6 +21,7 @@ mod outages;
 mod parts;
 mod parts_model;
 mod passing;
+mod pieces;
 mod purges;
 mod ranges;
 mod replayed;

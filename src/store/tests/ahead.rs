@@ -1,0 +1,112 @@
+//! Stretches that are written before their turn: what comes of them is what comes of bytes in
+//! order, or nothing.
+
+use super::{Bench, MIB, bytes, digest, key, meta, read};
+use crate::store::error::WriteError;
+use crate::store::{Ahead, Pending, Written};
+use bytes::Bytes;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+
+/// Writes a range of `body` ahead, as an origin might send it.
+async fn write(ahead: &Ahead, body: &Bytes, range: Range<usize>) -> Result<Written, WriteError> {
+    let mut early = ahead.stretch(range.start as u64);
+    for at in range.clone().step_by(70_000) {
+        early.append(body.slice(at..range.end.min(at + 70_000))).await?;
+    }
+    early.finish().await
+}
+
+async fn append(pending: &mut Pending, body: &Bytes, range: Range<usize>) {
+    for at in range.clone().step_by(50_000) {
+        pending.append(body.slice(at..range.end.min(at + 50_000))).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stretches_in_any_order_make_the_same_object() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(1, 6 * MIB + 4321);
+    let mut pending = store.begin(&key("a"), Some(body.len() as u64)).await.unwrap();
+    pending.reveal(u64::MAX);
+    let reader = pending.growing();
+    let ahead = pending.ahead().await.unwrap();
+    let last = write(&ahead, &body, 5 * MIB..body.len()).await.unwrap();
+    // Broken off within a chunk.
+    let middle = write(&ahead, &body, 2 * MIB..3 * MIB + 500_001).await.unwrap();
+    assert_eq!((reader.visible(), pending.received()), (0, 0), "nobody sees what is ahead");
+    append(&mut pending, &body, 0..2 * MIB).await;
+    pending.take_in(middle).await.unwrap();
+    assert_eq!(pending.received(), 3 * MIB as u64 + 500_001);
+    append(&mut pending, &body, 3 * MIB + 500_001..5 * MIB).await;
+    pending.take_in(last).await.unwrap();
+    let mut got = Vec::new();
+    while got.len() < body.len() {
+        got.extend_from_slice(&reader.read(got.len() as u64, 300_000).await.unwrap());
+    }
+    assert!(got == body, "what readers get while it comes");
+    assert_eq!(pending.end().await.unwrap(), (digest(&body), body.len() as u64));
+    let sealed = pending.seal().await.unwrap();
+    sealed.commit(meta(&key("a")), None).unwrap();
+    drop(ahead);
+    bench.close(store).await;
+    let store = bench.open().await;
+    let stored = store.get(&key("a")).await.unwrap();
+    assert!(read(&stored).await == body);
+    assert_eq!((stored.sha256, bench.damaged()), (digest(&body), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_read_as_it_was_written_is_not_taken_in() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(2, 4 * MIB);
+    let mut pending = store.begin(&key("a"), Some(body.len() as u64)).await.unwrap();
+    let ahead = pending.ahead().await.unwrap();
+    let written = write(&ahead, &body, MIB..4 * MIB).await.unwrap();
+    append(&mut pending, &body, 0..MIB).await;
+    ahead.file().write_all_at(b"damage", 2 * MIB as u64 + 77).unwrap();
+    pending.take_in(written).await.unwrap();
+    assert_eq!(pending.received(), 2 * MIB as u64, "up to the damaged chunk");
+    append(&mut pending, &body, 2 * MIB..4 * MIB).await;
+    assert_eq!(pending.end().await.unwrap(), (digest(&body), body.len() as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_given_up_writes_over_nothing() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let (body, other) = (bytes(3, 3 * MIB), bytes(4, 3 * MIB));
+    let mut pending = store.begin(&key("a"), Some(body.len() as u64)).await.unwrap();
+    let ahead = pending.ahead().await.unwrap();
+    append(&mut pending, &body, 0..2 * MIB).await;
+    pending.end().await.unwrap_err();
+    let late = write(&ahead, &other, 0..MIB).await;
+    assert!(matches!(late, Err(WriteError::Interrupted)), "{late:?}");
+    append(&mut pending, &body, 2 * MIB..3 * MIB).await;
+    let sealed = pending.seal().await.unwrap();
+    let late = write(&ahead, &other, 2 * MIB..3 * MIB).await;
+    assert!(matches!(late, Err(WriteError::Interrupted)), "{late:?}");
+    let stored = sealed.commit(meta(&key("a")), None).unwrap();
+    assert!(read(&stored).await == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stretch_out_of_its_turn_is_refused_and_a_full_disk_spares_the_object() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(5, 3 * MIB);
+    let mut pending = store.begin(&key("a"), Some(body.len() as u64)).await.unwrap();
+    let ahead = pending.ahead().await.unwrap();
+    let early = write(&ahead, &body, MIB..2 * MIB).await.unwrap();
+    assert!(pending.take_in(early).await.is_err(), "nothing came before it");
+    assert_eq!(pending.received(), 0);
+    // Nothing is there to be evicted.
+    store.0.faults.full.store(1, Ordering::Relaxed);
+    let refused = write(&ahead, &body, 2 * MIB..3 * MIB).await;
+    assert!(matches!(refused, Err(WriteError::NoSpace { .. })), "{refused:?}");
+    append(&mut pending, &body, 0..3 * MIB).await;
+    assert_eq!(pending.end().await.unwrap(), (digest(&body), body.len() as u64));
+}
