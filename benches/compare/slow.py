@@ -1,8 +1,9 @@
-"""Origins that are far away: Narthex beside nginx, which fetches large objects by `slice`, and beside
-asking the origin directly (slow_origin.py).
+"""Origins that are far away: Narthex beside nginx, which fetches large objects by `slice`, and
+beside asking the origin directly (slow_origin.py).
 
 `nar-far`: a cold NAR from an origin that answers after 100 ms and brings 2 MB/s on a connection.
-`narinfo-far`: cold narinfos from an origin that answers after 20 ms, but one in twenty after 2 s."""
+`narinfo-far`: cold narinfos from an origin that answers after 20 ms, but one in twenty after 2 s.
+"""
 
 import random
 import select
@@ -49,9 +50,11 @@ def measure(options, folder, started):
     started += [far, near]
     for _ in range(options.rounds):
         for name in ["directly", *PEERS]:
-            row = of_server(lab, name, far, started, lambda port: nar(port, far.port, (path, small), stock))
+            row = of_server(lab, name, far, started,
+                            lambda port: nar(port, far.port, (path, small), stock))
             rows["nar-far"].setdefault(name, []).append(row)
-            row = of_server(lab, name, near, started, lambda port: narinfos(port, stock))
+            row = of_server(lab, name, near, started,
+                            lambda port: narinfos(port, stock))
             rows["narinfo-far"].setdefault(name, []).append(row)
             print(f"{name} done", file=sys.stderr, flush=True)
     return {work: {name: {key: report.summary([row[key] for row in taken]) for key in taken[0]}
