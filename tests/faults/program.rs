@@ -40,8 +40,8 @@ struct Options {
     #[arg(long, requires = "upstream")]
     keep_host: bool,
     /// What goes wrong: FAULT[@CHANCE] with commas between; at most one strikes a request.
-    #[arg(long, default_value = "500@0", value_name = "RULES")]
-    fault: String,
+    #[arg(long, value_name = "RULES")]
+    fault: Option<String>,
     /// What the chances are drawn from; the same seed strikes the same requests.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -60,7 +60,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
-    let plan = Plan::new(options.seed, parse_rules(&options.fault)?)?;
+    let rules = options.fault.as_deref().map(parse_rules).transpose()?;
+    let plan = Plan::new(options.seed, rules.unwrap_or_default())?;
     match (options.folder, options.upstream) {
         (Some(folder), _) => serve(options.listen, Folder(folder), plan).await,
         (None, base) => {
