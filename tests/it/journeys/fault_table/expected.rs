@@ -9,8 +9,8 @@ pub(super) struct Row {
     pub(super) name: &'static str,
     /// What goes wrong with an object.
     pub(super) fault: fn(&Cell) -> Fault,
-    /// What is configured of the origin while it goes wrong for good.
-    pub(super) timeouts: &'static str,
+    /// The deadline that is short while it goes wrong.
+    pub(super) deadline: Option<&'static str>,
     pub(super) once: Cells,
     pub(super) for_good: Cells,
     /// Of a narinfo that is nowhere, once and for good, where a bucket makes a difference: its 404
@@ -20,18 +20,6 @@ pub(super) struct Row {
 
 /// One for each state.
 pub(super) type Cells = [&'static str; 7];
-
-/// How long anything is waited for while the origin is sound.
-pub(super) const PATIENT: &str = "connect = \"5s\"\nfirst_byte = \"20s\"\nbetween_bytes = \"20s\"";
-/// The same, but for a body that broke off.
-const SHORT: &str =
-    "connect = \"5s\"\nfirst_byte = \"20s\"\nbetween_bytes = \"20s\"\nresume = \"300ms\"";
-/// Where no answer comes.
-const HANG: &str =
-    "connect = \"5s\"\nfirst_byte = \"300ms\"\nbetween_bytes = \"20s\"\nresume = \"300ms\"";
-/// Where an answer stops.
-const STALL: &str =
-    "connect = \"5s\"\nfirst_byte = \"20s\"\nbetween_bytes = \"300ms\"\nresume = \"300ms\"";
 
 /// The client notices nothing: the edge asks again, or goes on where it was.
 const UNNOTICED: Cells = [
@@ -163,7 +151,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "connections refused",
         fault: |_| Fault::Refuse,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
         bucket: None,
@@ -171,7 +159,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "reset before the head",
         fault: |_| Fault::ResetBeforeHead,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
         bucket: None,
@@ -179,7 +167,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "reset after the head",
         fault: |_| Fault::ResetAfterHead,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: CUT,
         bucket: Some(["404 absent; hit_absent", "502 origin_failed; absent"]),
@@ -187,7 +175,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "closed in mid-body",
         fault: |cell| Fault::Cut(cell.late()),
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: CUT,
         bucket: None,
@@ -195,7 +183,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "reset in mid-body",
         fault: |cell| Fault::Reset(cell.late()),
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: CUT,
         bucket: None,
@@ -203,7 +191,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "no answer",
         fault: |_| Fault::Hang,
-        timeouts: HANG,
+        deadline: Some("first_byte"),
         once: UNNOTICED,
         for_good: SILENT,
         bucket: None,
@@ -211,7 +199,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "stalled in mid-body",
         fault: |cell| Fault::Stall(cell.late()),
-        timeouts: STALL,
+        deadline: Some("between_bytes"),
         once: UNNOTICED,
         for_good: STALLED,
         bucket: None,
@@ -219,7 +207,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "1 byte a second",
         fault: |_| Fault::Drip(1_000),
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: UNNOTICED,
         bucket: Some(["404 absent; absent"; 2]),
@@ -227,7 +215,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "500",
         fault: |_| status(500, None),
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
         bucket: None,
@@ -235,7 +223,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "503",
         fault: |_| status(503, None),
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
         bucket: None,
@@ -243,7 +231,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "503, Retry-After",
         fault: |_| status(503, Some(1)),
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
         bucket: None,
@@ -251,7 +239,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "503 SlowDown",
         fault: |_| Fault::SlowDown,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
         bucket: None,
@@ -259,7 +247,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "429",
         fault: |_| status(429, None),
-        timeouts: SHORT,
+        deadline: None,
         once: FAILED,
         for_good: FAILED,
         bucket: None,
@@ -267,7 +255,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "429, Retry-After",
         fault: |_| status(429, Some(1)),
-        timeouts: SHORT,
+        deadline: None,
         once: FAILED,
         for_good: FAILED,
         bucket: None,
@@ -275,7 +263,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "half the length",
         fault: |_| Fault::Shorter,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: WRONG_LENGTH,
         bucket: None,
@@ -283,7 +271,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "100 bytes too many",
         fault: |_| Fault::Longer,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: WRONG_LENGTH,
         bucket: None,
@@ -291,7 +279,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "length claims too much",
         fault: |_| Fault::Overclaimed,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: WRONG_LENGTH,
         bucket: None,
@@ -299,7 +287,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "wrong range",
         fault: |_| Fault::WrongRange,
-        timeouts: SHORT,
+        deadline: None,
         once: WRONG_RANGE,
         for_good: WRONG_RANGE,
         bucket: None,
@@ -307,7 +295,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "another ETag",
         fault: |_| Fault::ChangedTag,
-        timeouts: SHORT,
+        deadline: None,
         once: OTHER_TAG,
         for_good: OTHER_TAG,
         bucket: None,
@@ -315,7 +303,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "a wrong bit",
         fault: |cell| Fault::Flip(cell.proven()),
-        timeouts: SHORT,
+        deadline: None,
         once: WRONG_ONCE,
         for_good: WRONG,
         bucket: None,
@@ -323,7 +311,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "another ETag, a wrong bit",
         fault: |cell| Fault::Replaced(cell.proven()),
-        timeouts: SHORT,
+        deadline: None,
         once: WRONG_ONCE,
         for_good: WRONG,
         bucket: None,
@@ -331,7 +319,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "ExpiredToken",
         fault: |_| Fault::ExpiredToken,
-        timeouts: SHORT,
+        deadline: None,
         once: FAILED,
         for_good: FAILED,
         bucket: None,
@@ -339,7 +327,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "RequestTimeTooSkewed",
         fault: |_| Fault::TimeTooSkewed,
-        timeouts: SHORT,
+        deadline: None,
         once: FAILED,
         for_good: FAILED,
         bucket: None,
@@ -347,7 +335,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "Date an hour behind",
         fault: |_| Fault::DateBehind(3_600),
-        timeouts: SHORT,
+        deadline: None,
         once: AGED,
         for_good: AGED,
         bucket: None,
@@ -355,7 +343,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "Date an hour ahead",
         fault: |_| Fault::DateAhead(3_600),
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: UNNOTICED,
         bucket: None,
@@ -363,7 +351,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "redirect elsewhere",
         fault: |_| Fault::Redirect,
-        timeouts: SHORT,
+        deadline: None,
         once: FAILED,
         for_good: FAILED,
         bucket: None,
@@ -371,7 +359,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "no HTTP at all",
         fault: |_| Fault::Garbage,
-        timeouts: SHORT,
+        deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
         bucket: None,
