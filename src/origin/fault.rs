@@ -22,10 +22,13 @@ impl Fault {
         let mut reader = Reader::from_reader(document);
         let mut open: Vec<Vec<u8>> = Vec::new();
         let (mut code, mut message) = (String::new(), String::new());
+        // `NoSuchBucket` cut short may be `NoSuch`, which would tell of another fault or of none.
+        let mut is_code_whole = false;
         loop {
             match reader.read_event() {
                 Ok(Event::Start(start)) => open.push(start.local_name().as_ref().to_vec()),
                 Ok(Event::End(_)) => {
+                    is_code_whole |= matches!(field(&open), Some(Field::Code));
                     open.pop();
                 }
                 Ok(Event::Text(text)) => {
@@ -41,7 +44,8 @@ impl Fault {
             }
         }
         let is_code = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '_' || c == '-';
-        (!code.is_empty() && code.chars().all(is_code)).then_some(Self { code, message })
+        let is_sound = is_code_whole && !code.is_empty() && code.chars().all(is_code);
+        is_sound.then_some(Self { code, message })
     }
 }
 
@@ -101,6 +105,7 @@ mod tests {
     fn a_document_cut_short_still_tells_its_code() {
         let cut = b"<Error><Code>AccessDenied</Code><Message>Acc";
         assert_eq!(Fault::parse(cut).unwrap().code, "AccessDenied");
+        assert_eq!(Fault::parse(b"<Error><Code>NoSuch"), None, "but not a half of it");
     }
 
     proptest! {

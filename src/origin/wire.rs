@@ -11,9 +11,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
 
 /// The longest error document that is read.
 const FAULT_BYTES_MAX: usize = 64 * 1024;
@@ -81,13 +82,35 @@ impl Wire {
         Ok(Exchange { status, version, heard, body: Some((body, place)) })
     }
 
-    /// The error document of an answer, as far as it comes within the first-byte deadline.
-    pub(super) async fn fault(&self, exchange: &mut Exchange) -> Option<Fault> {
-        let (body, place) = exchange.body.take()?;
-        let body = Limited::new(body, FAULT_BYTES_MAX).collect();
-        let body = tokio::time::timeout(self.timeouts.first_byte, body).await;
+    /// The error document of an answer; `None` where it has none that can be read.
+    ///
+    /// One that breaks off, or does not come within the first-byte deadline, is a failure, unless
+    /// what came of it tells its code: a 404 of S3 may mean that the bucket is gone, so that it is
+    /// not believed without its document.
+    pub(super) async fn fault(&self, exchange: &mut Exchange) -> Result<Option<Fault>, FetchError> {
+        let Some((mut body, place)) = exchange.body.take() else { return Ok(None) };
+        let deadline = Instant::now() + self.timeouts.first_byte;
+        let mut document = Vec::new();
+        let failure = loop {
+            if document.len() >= FAULT_BYTES_MAX {
+                break None;
+            }
+            let end = deadline.min(Instant::now() + self.timeouts.between_bytes);
+            match timeout_at(end, body.frame()).await {
+                Ok(None) => break None,
+                Ok(Some(Ok(frame))) => {
+                    document.extend_from_slice(&frame.into_data().unwrap_or_default());
+                }
+                Ok(Some(Err(error))) => break Some(ClientError::Broken(error.into())),
+                Err(_) => break Some(ClientError::FirstByte(self.timeouts.first_byte)),
+            }
+        };
         drop(place);
-        Fault::parse(&body.ok()?.ok()?.to_bytes())
+        let fault = Fault::parse(&document);
+        match failure.filter(|_| fault.is_none()) {
+            Some(failure) => Err(self.failure(failure)),
+            None => Ok(fault),
+        }
     }
 
     /// Decides what an answer to `ask` means. Where only the error document tells, it is read;
@@ -107,14 +130,14 @@ impl Wire {
             return Ok(verdict);
         }
         if ask.method == Method::Get {
-            let fault = self.fault(exchange).await;
+            let fault = self.fault(exchange).await?;
             return Ok(by_fault(dialect, exchange.status, fault.as_ref()));
         }
         let mut learnt = self.send(ask.class, learn()?).await?;
         if learnt.status.is_success() {
             return Ok(Verdict::Status);
         }
-        let fault = self.fault(&mut learnt).await;
+        let fault = self.fault(&mut learnt).await?;
         Ok(by_fault(dialect, learnt.status, fault.as_ref()))
     }
 

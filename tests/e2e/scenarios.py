@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cutter import Cutter
 from edge import Edge
+from faults import FaultOrigin
 from giant import Giant, Origin, Reader, read_all
 from harness import fetch, free_ports, output_of, sha256_of, wait_until
 from nix import Client
@@ -448,6 +449,35 @@ def demo(world):
     world.checks.equal("and ends when told to", world.programs.stop(process), 0)
 
 
+def failing_origin(world):
+    """An origin that fails a fifth of all requests and cuts a fifth of all bodies.
+
+    Before the bucket, then with a folder; each time the origin goes away after the first fetch."""
+    checks, s3 = world.checks, world.s3
+    for seed, name in [(1, "bucket"), (2, "folder")]:
+        if name == "bucket":
+            origin = FaultOrigin(world.programs, seed, "--upstream", s3.endpoint, "--keep-host")
+            url = s3.origin_url().replace(s3.endpoint, origin.url)
+        else:
+            origin = FaultOrigin(world.programs, seed, "--folder", world.cache.cache)
+            url = origin.url
+        edge = world.edge("edge", [url])
+        world.fetch_closure(f"a client fetches the closure from a failing {name}", edge.url)
+        edge.settle()
+        (failed, cut), asked = origin.struck(), edge.origin_requests()
+        checks.expect("it did fail and cut, about a fifth of the time each",
+                      asked / 10 < failed < asked / 3 and asked / 10 < cut < asked / 3,
+                      f"{failed} failed and {cut} cut of {asked}")
+        told = edge.metric("narthex_requests_total", outcome="origin_failed")
+        checks.expect("of which the client was told little", told * 20 <= asked, told)
+        origin.stop()
+        before = edge.origin_requests(**{"class": "nar"})
+        world.fetch_closure(f"and an empty store again when the {name} is gone", edge.url)
+        checks.equal("without asking for a NAR",
+                     edge.origin_requests(**{"class": "nar"}) - before, 0)
+        edge.stop()
+
+
 def origin_away(world):
     """The last one: the S3 server goes away for good."""
     edge = world.edge("edge", [world.s3.origin_url()])
@@ -465,4 +495,4 @@ def origin_away(world):
 
 
 ALL = [commands, closure_from_s3, interrupted, stampede, bad_bytes, wrong_keys, tls,
-       points_of_presence, folder_and_office, origin_away]
+       points_of_presence, folder_and_office, failing_origin, origin_away]

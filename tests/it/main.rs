@@ -9,6 +9,8 @@
 )]
 #![expect(clippy::format_push_string, reason = "the texts of a test are short")]
 
+#[path = "../faults/origin/mod.rs"]
+mod faults;
 mod harness;
 mod journeys;
 mod process;

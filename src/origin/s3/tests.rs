@@ -1,7 +1,7 @@
 //! Tests of buckets: against a server that verifies signatures, and against scripted answers.
 
 use super::super::testing::{
-    Scripted, ask, bench, found, head, key_files, origins, s3_origin, says, says_fault, site,
+    Act, Scripted, ask, bench, found, head, key_files, origins, s3_origin, says, says_fault, site,
     whole, word,
 };
 use super::*;
@@ -159,7 +159,7 @@ async fn missing_keys_send_nothing_and_say_what_is_missing() {
 #[tokio::test]
 async fn the_session_token_and_the_range_are_sent_and_the_range_is_unsigned() {
     let fields = vec![("content-range", "bytes 1-2/3".to_owned())];
-    let server = Scripted::always(super::super::testing::Act::Answer(206, fields, "bc")).await;
+    let server = Scripted::always(Act::Answer(206, fields, "bc")).await;
     let folder = tempfile::tempdir().unwrap();
     let mut keys = key_files(folder.path(), ID, SECRET);
     let token_file = folder.path().join("token");
@@ -210,6 +210,20 @@ async fn the_table_of_refusals_over_the_wire_with_get_and_head() {
             let answer = origins.fetch(&question).await;
             assert_eq!(word(&answer), expected, "{status} {code} {:?}", question.method);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_404_whose_document_breaks_off_is_believed_only_if_its_code_came() {
+    for (document, expected) in [
+        ("", "broken"),
+        ("<Error><Code>NoSuch", "broken"),
+        ("<Error><Code>NoSuchKey</Code>", "absent"),
+    ] {
+        let cut = format!("HTTP/1.1 404 x\r\ncontent-length: 200\r\n\r\n{document}");
+        let server = Scripted::always(Act::RawAndClose(cut)).await;
+        let origins = origins(vec![s3_origin(server.address, S3Credentials::Anonymous)]);
+        assert_eq!(word(&origins.fetch(&ask("/x")).await), expected, "{document:?}");
     }
 }
 

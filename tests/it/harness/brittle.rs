@@ -3,7 +3,7 @@
 //! loses its power does: its connections are reset and it listens no more.
 
 use super::PATIENCE;
-use super::origin::read_head;
+use crate::faults::wire::read_head;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;

@@ -190,6 +190,11 @@ impl Edge {
         self.client().read_with(target, fields).await
     }
 
+    /// Its clock.
+    pub(crate) fn manual(&self) -> ManualClock {
+        self.manual.clone()
+    }
+
     /// Turns the clock.
     pub(crate) fn pass_time(&self, seconds: u64) {
         self.manual.advance(Duration::from_secs(seconds));

@@ -9,11 +9,14 @@ mod fixture;
 mod origin;
 mod virtual_origin;
 
+pub(crate) use crate::faults::fault::{Fault, Place};
+pub(crate) use crate::faults::reply::{Asked, Gate};
+pub(crate) use crate::faults::script::{Script, says};
 pub(crate) use brittle::Brittle;
 pub(crate) use client::{Arriving, Client, Said};
 pub(crate) use edge::{Edge, Setup};
 pub(crate) use fixture::{Draw, Package, noise, path_of_nar, untrusted_key};
-pub(crate) use origin::{Asked, Gate, Origin, Script, says};
+pub(crate) use origin::{Origin, Strikes};
 pub(crate) use virtual_origin::{Made, VirtualOrigin, Wish};
 
 use std::time::Duration;

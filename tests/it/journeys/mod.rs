@@ -6,6 +6,7 @@ mod breaks;
 mod caching_keys;
 mod damage;
 mod disks;
+mod fault_table;
 mod faults;
 mod flights;
 mod freshness;
