@@ -64,6 +64,7 @@ impl Wanted {
             only: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
+            reason: None,
         }
     }
 
