@@ -10,8 +10,8 @@ use crate::nix::Class;
 use crate::outcome::Outcome;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use sharded::Sharded;
 
@@ -33,6 +33,24 @@ pub struct Metrics {
     pub origin_first_byte_seconds: HistogramVec,
     /// Whether the origin's last answer was usable (1) or not (0), by origin.
     pub origin_up: IntGaugeVec,
+    /// Requests that left for an origin, by origin, class, method and reason.
+    pub origin_reasons: IntCounterVec,
+    /// What origins take for requests and bytes, at the configured prices.
+    pub origin_cost: CounterVec,
+    /// Whether an origin is asked (0), left alone (2), or under a probe (1), by origin.
+    pub origin_breaker_state: IntGaugeVec,
+    /// Changes of that, by origin and what it changed to.
+    pub origin_breaker_transitions: IntCounterVec,
+    /// Answers of an origin that asked for fewer requests, by origin.
+    pub origin_throttled: IntCounterVec,
+    /// Requests a second that an origin gets (0: no limit), by origin.
+    pub origin_rate_limit: GaugeVec,
+    /// Requests that did not leave for an origin, by origin and reason.
+    pub origin_held: IntCounterVec,
+    /// Retries, by origin and whether the budget had one left.
+    pub origin_retries: IntCounterVec,
+    /// Second requests where the first was slow, by origin and what came of them.
+    pub origin_hedges: IntCounterVec,
     /// Bytes stored, by tier.
     pub stored_bytes: IntGaugeVec,
     /// Objects stored, by tier.
@@ -163,6 +181,51 @@ const ORIGIN_FIRST_BYTE_SECONDS: Definition = define(
 );
 const ORIGIN_UP: Definition =
     define("narthex_origin_up", "Whether the origin's last answer was usable.", &["origin"]);
+const ORIGIN_REASONS: Definition = define(
+    "narthex_origin_requests_by_reason_total",
+    "Requests that left for an origin, by method and by what for.",
+    &["origin", "class", "method", "reason"],
+);
+const ORIGIN_COST: Definition = define(
+    "narthex_origin_cost_total",
+    "Estimated bill of an origin at the configured prices, in their currency.",
+    &["origin", "part"],
+);
+const ORIGIN_BREAKER_STATE: Definition = define(
+    "narthex_origin_breaker_state",
+    "Whether an origin is asked (0), left alone (2), or under a probe (1).",
+    &["origin"],
+);
+const ORIGIN_BREAKER_TRANSITIONS: Definition = define(
+    "narthex_origin_breaker_transitions_total",
+    "How often an origin came to be left alone, probed, asked again.",
+    &["origin", "to"],
+);
+const ORIGIN_THROTTLED: Definition = define(
+    "narthex_origin_throttled_total",
+    "Answers of an origin that asked for fewer requests.",
+    &["origin"],
+);
+const ORIGIN_RATE_LIMIT: Definition = define(
+    "narthex_origin_rate_limit",
+    "Requests a second that an origin gets since it asked for fewer; 0 for no limit.",
+    &["origin"],
+);
+const ORIGIN_HELD: Definition = define(
+    "narthex_origin_requests_held_total",
+    "Requests that did not leave for an origin.",
+    &["origin", "reason"],
+);
+const ORIGIN_RETRIES: Definition = define(
+    "narthex_origin_retries_total",
+    "Requests made again, and those for which the budget had nothing left.",
+    &["origin", "result"],
+);
+const ORIGIN_HEDGES: Definition = define(
+    "narthex_origin_hedges_total",
+    "Second requests where the first was slow: begun, those that won, refused by the budget.",
+    &["origin", "event"],
+);
 const STORED_BYTES: Definition = define("narthex_stored_bytes", "Bytes stored.", &["tier"]);
 const STORED_OBJECTS: Definition = define("narthex_stored_objects", "Objects stored.", &["tier"]);
 const ORDERED_OBJECTS: Definition = define(
@@ -328,6 +391,15 @@ impl Metrics {
             origin_bytes: registrar.counters(&ORIGIN_BYTES)?,
             origin_first_byte_seconds: registrar.seconds(&ORIGIN_FIRST_BYTE_SECONDS)?,
             origin_up: registrar.gauges(&ORIGIN_UP)?,
+            origin_reasons: registrar.counters(&ORIGIN_REASONS)?,
+            origin_cost: registrar.sums(&ORIGIN_COST)?,
+            origin_breaker_state: registrar.gauges(&ORIGIN_BREAKER_STATE)?,
+            origin_breaker_transitions: registrar.counters(&ORIGIN_BREAKER_TRANSITIONS)?,
+            origin_throttled: registrar.counters(&ORIGIN_THROTTLED)?,
+            origin_rate_limit: registrar.ratios(&ORIGIN_RATE_LIMIT)?,
+            origin_held: registrar.counters(&ORIGIN_HELD)?,
+            origin_retries: registrar.counters(&ORIGIN_RETRIES)?,
+            origin_hedges: registrar.counters(&ORIGIN_HEDGES)?,
             stored_bytes: registrar.gauges(&STORED_BYTES)?,
             stored_objects: registrar.gauges(&STORED_OBJECTS)?,
             ordered_objects: registrar.gauge(&ORDERED_OBJECTS)?,
@@ -435,6 +507,10 @@ impl Registrar {
 
     fn ratios(&self, what: &Definition) -> Result<GaugeVec, prometheus::Error> {
         self.entered(GaugeVec::new(Opts::new(what.name, what.help), what.labels)?)
+    }
+
+    fn sums(&self, what: &Definition) -> Result<CounterVec, prometheus::Error> {
+        self.entered(CounterVec::new(Opts::new(what.name, what.help), what.labels)?)
     }
 
     fn entered<M>(&self, metric: M) -> Result<M, prometheus::Error>

@@ -1,10 +1,12 @@
-//! Connects to origins: TCP with both address families raced, TLS where the URL says so, all
-//! within one deadline. Stateless; shared by the lanes of a client.
+//! Connects to origins: every address of the name tried, both families raced (the second begins
+//! 250 ms after the first), TLS where the URL says so, all within one deadline, of which each
+//! address of a family has its share. Stateless; shared by the lanes of a client.
 
 use super::{BoxError, Trust};
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioIo;
 use std::future::Future;
 use std::io;
@@ -19,14 +21,21 @@ const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
 
 /// A connector whose connections stand within the deadline or not at all.
 #[derive(Debug, Clone)]
-pub(super) struct DeadlineConnector {
-    inner: HttpsConnector<HttpConnector>,
+pub(super) struct DeadlineConnector<R = GaiResolver> {
+    inner: HttpsConnector<HttpConnector<R>>,
     deadline: Duration,
 }
 
 impl DeadlineConnector {
     pub(super) fn new(trust: &Trust, deadline: Duration) -> Self {
-        let mut tcp = HttpConnector::new();
+        Self::resolving(GaiResolver::new(), trust, deadline)
+    }
+}
+
+impl<R> DeadlineConnector<R> {
+    /// With names resolved by `resolver`.
+    fn resolving(resolver: R, trust: &Trust, deadline: Duration) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));
@@ -38,7 +47,15 @@ impl DeadlineConnector {
     }
 }
 
-impl Service<Uri> for DeadlineConnector {
+impl<R> Service<Uri> for DeadlineConnector<R>
+where
+    HttpsConnector<HttpConnector<R>>: Service<
+            Uri,
+            Response = MaybeHttpsStream<TokioIo<TcpStream>>,
+            Error = BoxError,
+            Future: Send + 'static,
+        >,
+{
     type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -56,5 +73,87 @@ impl Service<Uri> for DeadlineConnector {
                 Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper_util::client::legacy::connect::dns::Name;
+    use std::future::{Ready, ready};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::Instant;
+
+    /// Knows every name by these addresses.
+    #[derive(Debug, Clone)]
+    struct Known(Vec<IpAddr>);
+
+    impl Service<Name> for Known {
+        type Response = std::vec::IntoIter<SocketAddr>;
+        type Error = io::Error;
+        type Future = Ready<io::Result<Self::Response>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Name) -> Self::Future {
+            let addresses: Vec<_> = self.0.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+            ready(Ok(addresses.into_iter()))
+        }
+    }
+
+    const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// Where the connection to a name with these addresses leads.
+    async fn reached(addresses: &[IpAddr], port: u16) -> Result<IpAddr, BoxError> {
+        let trust = Trust::load(None).unwrap();
+        let known = Known(addresses.to_vec());
+        let mut connector = DeadlineConnector::resolving(known, &trust, Duration::from_secs(5));
+        let uri = format!("http://origin.test:{port}/").parse().unwrap();
+        match connector.call(uri).await? {
+            MaybeHttpsStream::Http(stream) => Ok(stream.inner().peer_addr().unwrap().ip()),
+            MaybeHttpsStream::Https(_) => panic!("TLS to http://"),
+        }
+    }
+
+    /// A port of both loopback addresses: one that answers over IPv4, and a queue that is full
+    /// over IPv6, so that whoever knocks there hears nothing.
+    async fn half_dead() -> (TcpListener, Vec<Box<dyn std::any::Any>>) {
+        loop {
+            let live = TcpListener::bind((V4, 0)).await.unwrap();
+            let address = SocketAddr::new(V6, live.local_addr().unwrap().port());
+            let socket = TcpSocket::new_v6().unwrap();
+            if socket.bind(address).is_err() {
+                continue;
+            }
+            let mut held: Vec<Box<dyn std::any::Any>> = vec![Box::new(socket.listen(1).unwrap())];
+            for _ in 0..2 {
+                held.push(Box::new(TcpStream::connect(address).await.unwrap()));
+            }
+            return (live, held);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_family_that_says_nothing_is_raced_by_the_other() {
+        let (live, _held) = half_dead().await;
+        let port = live.local_addr().unwrap().port();
+        let before = Instant::now();
+        assert_eq!(reached(&[V6, V4], port).await.unwrap(), V4);
+        let took = before.elapsed();
+        assert!(took >= HAPPY_EYEBALLS && took < Duration::from_secs(1), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn every_address_is_tried() {
+        let live = TcpListener::bind((V4, 0)).await.unwrap();
+        let port = live.local_addr().unwrap().port();
+        let closed = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
+        assert_eq!(reached(&[closed, V6, V4], port).await.unwrap(), V4);
+        assert_eq!(reached(&[V6, closed, V4], port).await.unwrap(), V4);
+        assert!(reached(&[closed], port).await.is_err());
     }
 }

@@ -248,6 +248,56 @@ pub struct Origin {
     pub timeouts: OriginTimeouts,
     /// Requests under way at once.
     pub connections_max: usize,
+    /// Its share among the origins of its priority; 0: none, it is asked after those that share.
+    pub weight: u32,
+    /// What its word that there is no such object is worth.
+    pub absence: AbsenceOf,
+    /// `[site.origin.breaker]`.
+    pub breaker: BreakerSettings,
+    /// `[site.origin.budget]`.
+    pub budget: BudgetSettings,
+    /// `[site.origin.prices]`.
+    pub prices: Prices,
+}
+
+/// What an origin's word that there is no such object is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbsenceOf {
+    /// The next origin may have it.
+    Next,
+    /// No origin behind this one has it: none is asked.
+    Final,
+}
+
+/// `[site.origin.breaker]`: when an origin is left alone, and how it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// What failures in a row come to until the origin is left alone; 0: it never is.
+    pub failures: u32,
+    /// The longest time between two looks at an origin that is left alone.
+    pub open_max: Duration,
+    /// An origin that nobody asked for so long is probed; zero: never.
+    pub probe_idle: Duration,
+}
+
+/// `[site.origin.budget]`: what may be asked beyond what is wanted, in percent of the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetSettings {
+    /// Retries.
+    pub retries_percent: u32,
+    /// Hedges; 0: none.
+    pub hedges_percent: u32,
+}
+
+/// `[site.origin.prices]`, in billionths of whatever currency is meant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Prices {
+    /// Of a thousand GET requests.
+    pub thousand_gets: u64,
+    /// Of a thousand HEAD requests.
+    pub thousand_heads: u64,
+    /// Of a GiB of bodies.
+    pub gib: u64,
 }
 
 /// Where an origin is.

@@ -1,6 +1,9 @@
 //! From values to the origins of a site, and what is wrong between them. Pure; called by `sites`.
 
-use super::model::{Origin, OriginTimeouts, OriginUrl, S3, S3Addressing, S3Credentials};
+use super::model::{
+    AbsenceOf, BreakerSettings, BudgetSettings, Origin, OriginTimeouts, OriginUrl, Prices, S3,
+    S3Addressing, S3Credentials,
+};
 use super::origin_url::{self, Parsed, S3Url};
 use super::problem::{Problem, Report, Spot, quote};
 use super::scope::Scope;
@@ -94,6 +97,25 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
             resume: scope.duration("site.origin.timeouts.resume"),
         },
         connections_max: scope.count("site.origin.connections_max"),
+        weight: scope.count("site.origin.weight"),
+        absence: match scope.text("site.origin.absence") {
+            Some(text) if text.value == "final" => AbsenceOf::Final,
+            Some(_) | None => AbsenceOf::Next,
+        },
+        breaker: BreakerSettings {
+            failures: scope.count("site.origin.breaker.failures"),
+            open_max: scope.duration("site.origin.breaker.open_max"),
+            probe_idle: scope.duration("site.origin.breaker.probe_idle"),
+        },
+        budget: BudgetSettings {
+            retries_percent: scope.count("site.origin.budget.retries"),
+            hedges_percent: scope.count("site.origin.budget.hedges"),
+        },
+        prices: Prices {
+            thousand_gets: scope.count("site.origin.prices.thousand_gets"),
+            thousand_heads: scope.count("site.origin.prices.thousand_heads"),
+            gib: scope.count("site.origin.prices.gib"),
+        },
     })
 }
 

@@ -101,6 +101,8 @@ pub enum Kind {
         /// The greatest.
         max: Duration,
     },
+    /// A sum of money of any currency, `0.0004`; read in billionths.
+    Price,
     /// `ADDRESS:PORT`, or `"off"`.
     AddressOrOff,
     /// A list of `ADDRESS:PORT`.

@@ -19,7 +19,7 @@ pub(super) enum Value {
     Texts(Vec<Spotted<String>>),
     /// Of `Boolean`.
     Boolean(bool),
-    /// Of `Integer` and, in bytes, of `Size`.
+    /// Of `Integer`, in bytes of `Size`, and in billionths of `Price`.
     Number(u64),
     /// Of `Sizes`, in bytes.
     Numbers(Vec<Spotted<u64>>),
@@ -35,6 +35,8 @@ enum Raw<'a> {
     /// `None` where it is negative or too large.
     Integer(Option<u64>, String),
     Boolean(bool),
+    /// A number with a fraction, as it was written.
+    Fraction(String),
     /// What it is instead, with its article.
     Other(&'static str),
     List(Vec<(Raw<'a>, Spot)>),
@@ -110,6 +112,7 @@ fn read(setting: &Setting, raw: &Raw<'_>, spot: &Spot, report: &mut Report) -> O
         Kind::Integer { min, max } => integer(raw, min, max).map(Value::Number),
         Kind::Size { min, max } => size(raw, min, max, example).map(Value::Number),
         Kind::Duration { min, max } => duration(raw, min, max, example).map(Value::Duration),
+        Kind::Price => price(raw, example).map(Value::Number),
         Kind::AddressOrOff => address_or_off(raw).map(|address| {
             let spotted = |value| Spotted { value, spot: spot.clone() };
             Value::Addresses(address.map(spotted).into_iter().collect())
@@ -167,7 +170,7 @@ fn one_or_more<T>(
             None
         }
         Raw::List(_) => list(raw, example, read, spot, report),
-        Raw::Text(_) | Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) => {
+        Raw::Text(_) | Raw::Integer(..) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) => {
             let value = read(raw).map_err(|message| report.problem(told(raw, message, spot)));
             value.ok().map(|value| vec![Spotted { value, spot: spot.clone() }])
         }
@@ -177,7 +180,7 @@ fn one_or_more<T>(
 fn text(raw: &Raw<'_>, example: &str) -> Result<String, String> {
     match raw {
         Raw::Text(text) => Ok(text.clone().into_owned()),
-        Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+        Raw::Integer(..) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
             Err(format!("is not a text; write {example}"))
         }
     }
@@ -187,9 +190,12 @@ fn word(raw: &Raw<'_>, words: &[&str]) -> Result<String, String> {
     let choice = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
     match raw {
         Raw::Text(text) if words.contains(&text.as_ref()) => Ok(text.clone().into_owned()),
-        Raw::Text(_) | Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
-            Err(format!("is not known here; write {choice}"))
-        }
+        Raw::Text(_)
+        | Raw::Integer(..)
+        | Raw::Boolean(_)
+        | Raw::Fraction(_)
+        | Raw::Other(_)
+        | Raw::List(_) => Err(format!("is not known here; write {choice}")),
     }
 }
 
@@ -204,7 +210,7 @@ fn path(raw: &Raw<'_>, example: &str) -> Result<String, String> {
 fn boolean(raw: &Raw<'_>) -> Result<bool, String> {
     match raw {
         Raw::Boolean(boolean) => Ok(*boolean),
-        Raw::Text(_) | Raw::Integer(..) | Raw::Other(_) | Raw::List(_) => {
+        Raw::Text(_) | Raw::Integer(..) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
             Err("is neither true nor false; write one of them, without quotes".to_owned())
         }
     }
@@ -214,9 +220,29 @@ fn integer(raw: &Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
     match raw {
         Raw::Integer(Some(number), _) if (min..=max).contains(number) => Ok(*number),
         Raw::Integer(..) => Err(format!("is out of range; write a number from {min} to {max}")),
-        Raw::Text(_) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+        Raw::Text(_) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
             Err(format!("is not a whole number; write one from {min} to {max}, without quotes"))
         }
+    }
+}
+
+/// Billionths of a sum, which is at most a million.
+fn price(raw: &Raw<'_>, example: &str) -> Result<u64, String> {
+    let text = match raw {
+        Raw::Fraction(text) | Raw::Integer(_, text) => text.as_str(),
+        Raw::Text(text) => text,
+        Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => "",
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let is_price = is_digits(whole) && is_digits(fraction) && fraction.len() <= 9;
+    let nanos = format!("{fraction:0<9}").parse::<u64>().ok().filter(|_| is_price);
+    let whole = whole.parse::<u64>().ok().filter(|whole| *whole < 1_000_000);
+    match (whole, nanos) {
+        (Some(whole), Some(nanos)) => Ok(whole * 1_000_000_000 + nanos),
+        _ => Err(format!(
+            "is not a price; write a number below a million with at most nine digits behind the \
+             point, such as {example}"
+        )),
     }
 }
 
@@ -226,7 +252,7 @@ fn size(raw: &Raw<'_>, min: u64, max: u64, example: &str) -> Result<u64, String>
         Raw::Integer(None, _) => return Err(format!("is not a size; write one like {example}")),
         Raw::Text(text) => units::parse_size(text)
             .map_err(|error| format!("is not a size: {error}; write one like {example}"))?,
-        Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+        Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
             return Err(format!("is not a size; write one like {example}"));
         }
     };
@@ -267,7 +293,7 @@ fn address(raw: &Raw<'_>) -> Result<SocketAddr, String> {
         Raw::Text(text) => text.parse().map_err(|_| {
             format!("is not an address with a port; host names do not serve; {wanted}")
         }),
-        Raw::Integer(..) | Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => {
+        Raw::Integer(..) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
             Err(format!("is not an address with a port; {wanted}"))
         }
     }
@@ -288,7 +314,7 @@ fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
             Raw::Integer(u64::from_str_radix(digits, integer.radix()).ok(), integer.to_string())
         }
         DeValue::Boolean(boolean) => Raw::Boolean(*boolean),
-        DeValue::Float(_) => Raw::Other("a number with a fraction"),
+        DeValue::Float(number) => Raw::Fraction(number.to_string()),
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Array(_) => Raw::Other("a list"),
         DeValue::Table(_) => Raw::Other("a table"),
@@ -298,7 +324,7 @@ fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
 fn told(raw: &Raw<'_>, message: String, spot: &Spot) -> Problem {
     let found = match raw {
         Raw::Text(text) => quote(&without_password(text)),
-        Raw::Integer(_, digits) => digits.chars().take(60).collect(),
+        Raw::Integer(_, digits) | Raw::Fraction(digits) => digits.chars().take(60).collect(),
         Raw::Boolean(boolean) => boolean.to_string(),
         Raw::Other(what) => (*what).to_owned(),
         Raw::List(_) => "a list".to_owned(),
@@ -366,7 +392,7 @@ mod tests {
         assert!(wrong(size, "\"1B\"").contains("too small; write at least \"256B\""));
         assert!(wrong(size, "\"1GiB\"").contains("too large; write at most \"64KiB\""));
         assert!(wrong(size, "-1").contains("-1 is not a size"));
-        assert!(wrong(size, "1.5").contains("a number with a fraction is not a size"));
+        assert!(wrong(size, "1.5").contains("1.5 is not a size"));
         let wait = "server.timeouts.idle";
         assert!(wrong(wait, "\"0s\"").contains("\"0s\" is too short; write at least \"100ms\""));
         assert!(wrong(wait, "\"2h\"").contains("too long; write at most \"1h\""));

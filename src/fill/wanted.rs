@@ -66,6 +66,7 @@ impl Wanted {
             only: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
+            reason: None,
         }
     }
 

@@ -15,6 +15,16 @@ pub enum Method {
     Head,
 }
 
+impl Method {
+    /// The same, as HTTP's.
+    pub(super) fn as_http(self) -> http::Method {
+        match self {
+            Self::Get => http::Method::GET,
+            Self::Head => http::Method::HEAD,
+        }
+    }
+}
+
 /// The bytes that are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeAsked {
@@ -52,6 +62,59 @@ pub struct Ask {
     pub avoid: Vec<usize>,
     /// Whether an origin that failed is asked again at once.
     pub retries: Retries,
+    /// Why it is asked, for metrics; `None` for what the request looks like.
+    pub reason: Option<Reason>,
+}
+
+impl Ask {
+    /// What the request is for.
+    pub(super) fn purpose(&self) -> Purpose {
+        let has_condition = self.if_none_match.is_some() || self.if_modified_since.is_some();
+        let looks_like = if has_condition {
+            Reason::Revalidation
+        } else if self.retries == Retries::None {
+            Reason::Resume
+        } else if self.range.is_some() {
+            Reason::Part
+        } else {
+            Reason::Miss
+        };
+        Purpose { class: self.class, reason: self.reason.unwrap_or(looks_like) }
+    }
+}
+
+/// Why a request leaves for an origin; a closed set, the label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// An object, or its head, that is not here.
+    Miss,
+    /// What is here may have changed.
+    Revalidation,
+    /// A range of what is not here as a whole.
+    Part,
+    /// The rest of a body that broke off.
+    Resume,
+    /// The rest of an object of which a part is here.
+    Completion,
+    /// A damaged object.
+    Heal,
+    /// Another request failed.
+    Retry,
+    /// Another request is slow.
+    Hedge,
+    /// To see whether the origin answers.
+    Probe,
+    /// A client's request with a method that does not only read.
+    Write,
+}
+
+/// What a request is for: what metrics tell of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Purpose {
+    /// The class of the path.
+    pub class: Class,
+    /// Why it leaves.
+    pub reason: Reason,
 }
 
 /// Whether an origin that failed is asked again at once.
@@ -158,6 +221,22 @@ pub enum FetchError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It failed again and again, and is left alone for a while: it was not asked.
+    #[error("origin {origin}: is left alone for a while, since it failed again and again: {last}")]
+    Open {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What was wrong with it last.
+        last: String,
+    },
+    /// It asked for fewer requests, and this one would have had to wait for too long.
+    #[error("origin {origin}: asks for fewer requests; the next may go in {seconds} s")]
+    Throttled {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// How long it would have had to wait.
+        seconds: u64,
+    },
     /// As many requests are under way as the origin may have, and none ended in time.
     #[error("origin {origin}: as many requests are under way as its connections_max allows")]
     Busy {
@@ -180,13 +259,15 @@ impl FetchError {
             Self::Credentials { .. }
             | Self::Protocol { .. }
             | Self::Folder { .. }
+            | Self::Open { .. }
+            | Self::Throttled { .. }
             | Self::Busy { .. } => false,
         }
     }
 
     /// Whether the fault is one of time: 504 rather than 502.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::FirstByte { .. } | Self::Busy { .. })
+        matches!(self, Self::FirstByte { .. } | Self::Busy { .. } | Self::Throttled { .. })
     }
 }
 

@@ -64,17 +64,14 @@ impl FolderOrigin {
     /// Looks the path up; each look-up counts as a request with the status it comes to.
     pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
         let request_time = self.clock.now();
-        let counted = self.meters.request(ask.class);
-        let (root, path) = (self.root.clone(), Arc::clone(&ask.path));
-        let looking = self.tasks.blocking("origin folder look-up", move || look_up(&root, &path));
-        let found = tokio::time::timeout(self.timeouts.first_byte, looking)
-            .await
-            .map_err(|_| FetchError::FirstByte {
-                origin: Arc::clone(&self.name),
-                seconds: self.timeouts.first_byte.as_secs(),
-            })?
-            .map_err(|error| self.failure(io::Error::other(error)))?
-            .map_err(|error| self.failure(error))?;
+        let counted = self.meters.request(ask.purpose(), &ask.method.as_http());
+        let found = match self.found(ask).await {
+            Ok(found) => found,
+            Err(error) => {
+                counted.failed();
+                return Err(error);
+            }
+        };
         let heard = |headers| Heard { headers, request_time, response_time: self.clock.now() };
         let Some(found) = found else {
             counted.answered(StatusCode::NOT_FOUND);
@@ -96,6 +93,19 @@ impl FolderOrigin {
                 Ok(Reply::Found(Box::new(self.response(ask, found, heard, status, first..end))))
             }
         }
+    }
+
+    async fn found(&self, ask: &Ask) -> Result<Option<Found>, FetchError> {
+        let (root, path) = (self.root.clone(), Arc::clone(&ask.path));
+        let looking = self.tasks.blocking("origin folder look-up", move || look_up(&root, &path));
+        tokio::time::timeout(self.timeouts.first_byte, looking)
+            .await
+            .map_err(|_| FetchError::FirstByte {
+                origin: Arc::clone(&self.name),
+                seconds: self.timeouts.first_byte.as_secs(),
+            })?
+            .map_err(|error| self.failure(io::Error::other(error)))?
+            .map_err(|error| self.failure(error))
     }
 
     fn response(

@@ -1,7 +1,7 @@
 //! Requests that go to an origin as a client sent them, and answers of any status: for generic
 //! sites. Values, and the rules of which origin's answer counts.
 
-use super::exchange::{Ask, Method as AskMethod, RangeAsked, Retries};
+use super::exchange::{Ask, Method as AskMethod, Purpose, RangeAsked, Reason, Retries};
 use super::response::{Response, ResponseBody};
 use super::wire::{Heard, Reply};
 use crate::client::OutboundBody;
@@ -51,6 +51,21 @@ impl Forward {
         self.body.is_none() && self.method.is_safe() && self.only.is_none()
     }
 
+    /// What the request is for.
+    pub(super) fn purpose(&self) -> Purpose {
+        let has = |name| self.headers.contains_key(name);
+        let reason = if !self.method.is_safe() {
+            Reason::Write
+        } else if has(header::IF_NONE_MATCH) || has(header::IF_MODIFIED_SINCE) {
+            Reason::Revalidation
+        } else if has(header::RANGE) {
+            if self.only.is_some() { Reason::Resume } else { Reason::Part }
+        } else {
+            Reason::Miss
+        };
+        Purpose { class: Class::Other, reason }
+    }
+
     /// The same request once more; it must be one that may be repeated.
     pub(super) fn again(&self) -> Self {
         Self {
@@ -87,6 +102,7 @@ impl Forward {
             only: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
+            reason: None,
         })
     }
 }

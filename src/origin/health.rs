@@ -56,10 +56,12 @@ impl Health {
         }
     }
 
-    /// No usable answer came. Having no room for a request says nothing of the origin.
+    /// No usable answer came. That it was not asked says nothing of it.
     pub(super) fn failed(&self, error: &FetchError) {
         let trouble = match error {
-            FetchError::Busy { .. } => return,
+            FetchError::Busy { .. } | FetchError::Open { .. } | FetchError::Throttled { .. } => {
+                return;
+            }
             FetchError::Credentials { .. } => Trouble::Credentials,
             FetchError::Connect { .. }
             | FetchError::Broken { .. }

@@ -1,7 +1,7 @@
 //! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
 //! per origin, as long lived as it; no locks.
 
-use super::exchange::{Ask, FetchError, Method};
+use super::exchange::{Ask, FetchError, Method, Purpose};
 use super::forward::Forward;
 use super::response::Response;
 use super::verdict::{Dialect, Verdict};
@@ -40,7 +40,7 @@ impl HttpOrigin {
         let query = ask.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let mut uri = self.uri(&format!("{}{}{query}", self.base, encode_path(&ask.path)))?;
         for _ in 0..=REDIRECTS_MAX {
-            let mut exchange = self.wire.send(ask.class, self.request(ask, &uri)?).await?;
+            let mut exchange = self.wire.send(ask.purpose(), self.request(ask, &uri)?).await?;
             let learn = || self.request(&learning(ask), &uri);
             let verdict = self.wire.judge(Dialect::Plain, ask, &mut exchange, learn).await?;
             if verdict != Verdict::Redirect {
@@ -53,7 +53,11 @@ impl HttpOrigin {
 
     /// Sends a client's request on, once; the answer may have any status, and redirects are the
     /// client's business.
-    pub(super) async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
+    pub(super) async fn forward(
+        &self,
+        forward: Forward,
+        purpose: Purpose,
+    ) -> Result<Response, FetchError> {
         let Forward { method, path, query, mut headers, body, interim, only: _ } = forward;
         let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let uri = self.uri(&format!("{}{path}{query}", self.base))?;
@@ -70,7 +74,7 @@ impl HttpOrigin {
                 interim(response.status(), response.headers());
             });
         }
-        let exchange = self.wire.send(Class::Other, request).await?;
+        let exchange = self.wire.send(purpose, request).await?;
         self.wire.response(Class::Other, asked, exchange)
     }
 

@@ -1,17 +1,26 @@
-//! The metrics of one origin. Counters only; shared by everybody who asks it.
+//! The metrics of one origin, and what its requests cost. Counters only; shared by everybody who
+//! asks it.
 
+use super::breaker::BreakerState;
+use super::exchange::{Purpose, Reason};
+use crate::config::Prices;
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use http::StatusCode;
-use prometheus::IntCounter;
+use http::{Method, StatusCode};
+use prometheus::{Counter, IntCounter};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Prices are in billionths.
+const NANOS: f64 = 1e9;
+const GIB: f64 = 1_073_741_824.0;
 
 /// The metrics of one origin.
 #[derive(Debug, Clone)]
 pub(super) struct Meters {
     metrics: Metrics,
     origin: Arc<str>,
+    prices: Prices,
 }
 
 /// Whether an origin's last answer was usable.
@@ -21,28 +30,103 @@ pub(super) enum Usable {
     No,
 }
 
-/// A request under way; counted as an error where it is dropped without an answer.
+/// What became of a wish to ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retried {
+    /// It was asked again.
+    Spent,
+    /// The budget had nothing left.
+    Refused,
+}
+
+/// What became of a hedge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hedged {
+    /// A second request left.
+    Begun,
+    /// Its answer was the one.
+    Won,
+    /// The budget had nothing left.
+    Refused,
+}
+
+/// Why a request did not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// The origin is left alone.
+    Open,
+    /// It asked for fewer.
+    Throttled,
+    /// As many as it may have are under way.
+    Busy,
+}
+
+/// A request under way; counted as dropped where nobody waits for its answer any more.
 #[derive(Debug)]
 pub(super) struct RequestMeter<'a> {
     meters: &'a Meters,
-    class: Class,
+    purpose: Purpose,
     started: Instant,
-    status: Option<StatusCode>,
+    price: f64,
+    ended: Ended,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ended {
+    Answered(StatusCode),
+    Failed,
+    Dropped,
+}
+
+/// Counts the bytes of a body, and what they cost.
+#[derive(Debug, Clone)]
+pub(super) struct Received {
+    bytes: IntCounter,
+    cost: Counter,
+    price: f64,
+}
+
+impl Received {
+    /// So many more bytes.
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.inc_by(bytes as u64);
+        if self.price > 0.0 {
+            self.cost.inc_by(self.price * in_float(bytes as u64));
+        }
+    }
 }
 
 impl Meters {
-    pub(super) fn new(metrics: Metrics, origin: Arc<str>) -> Self {
-        Self { metrics, origin }
+    pub(super) fn new(metrics: Metrics, origin: Arc<str>, prices: Prices) -> Self {
+        Self { metrics, origin, prices }
     }
 
     /// A request is about to leave.
-    pub(super) fn request(&self, class: Class) -> RequestMeter<'_> {
-        RequestMeter { meters: self, class, started: Instant::now(), status: None }
+    pub(super) fn request(&self, purpose: Purpose, method: &Method) -> RequestMeter<'_> {
+        let thousand = if *method == Method::HEAD {
+            self.prices.thousand_heads
+        } else {
+            self.prices.thousand_gets
+        };
+        let Purpose { class, reason } = purpose;
+        let labels = [&*self.origin, class.as_str(), method_label(method), reason.as_str()];
+        self.metrics.origin_reasons.with_label_values(&labels).inc();
+        RequestMeter {
+            meters: self,
+            purpose,
+            started: Instant::now(),
+            price: in_float(thousand) / NANOS / 1_000.0,
+            ended: Ended::Dropped,
+        }
     }
 
     /// The counter of body bytes received for `class`.
-    pub(super) fn bytes(&self, class: Class) -> IntCounter {
-        self.metrics.origin_bytes.with_label_values(&[&*self.origin, class.as_str()])
+    pub(super) fn bytes(&self, class: Class) -> Received {
+        Received {
+            bytes: self.metrics.origin_bytes.with_label_values(&[&*self.origin, class.as_str()]),
+            cost: self.metrics.origin_cost.with_label_values(&[&*self.origin, "bytes"]),
+            price: in_float(self.prices.gib) / NANOS / GIB,
+        }
     }
 
     /// Sets the gauge of health.
@@ -50,12 +134,67 @@ impl Meters {
         let gauge = self.metrics.origin_up.with_label_values(&[&*self.origin]);
         gauge.set(i64::from(usable == Usable::Yes));
     }
+
+    /// Sets the gauge of the breaker.
+    pub(super) fn breaker(&self, state: BreakerState) {
+        let value = match state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        };
+        self.metrics.origin_breaker_state.with_label_values(&[&*self.origin]).set(value);
+    }
+
+    /// The breaker has changed.
+    pub(super) fn breaker_turned(&self, to: BreakerState) {
+        let labels = [&*self.origin, to.as_str()];
+        self.metrics.origin_breaker_transitions.with_label_values(&labels).inc();
+    }
+
+    /// The origin asked for fewer requests.
+    pub(super) fn throttled(&self) {
+        self.metrics.origin_throttled.with_label_values(&[&*self.origin]).inc();
+    }
+
+    /// Requests a second that it gets; 0 for no limit.
+    pub(super) fn rate_limit(&self, rate: f64) {
+        self.metrics.origin_rate_limit.with_label_values(&[&*self.origin]).set(rate);
+    }
+
+    /// A request did not leave.
+    pub(super) fn held(&self, why: Held) {
+        let why = match why {
+            Held::Open => "open",
+            Held::Throttled => "throttled",
+            Held::Busy => "busy",
+        };
+        self.metrics.origin_held.with_label_values(&[&*self.origin, why]).inc();
+    }
+
+    /// A request was to be made again.
+    pub(super) fn retried(&self, result: Retried) {
+        let result = match result {
+            Retried::Spent => "spent",
+            Retried::Refused => "refused",
+        };
+        self.metrics.origin_retries.with_label_values(&[&*self.origin, result]).inc();
+    }
+
+    /// A request was slow.
+    pub(super) fn hedged(&self, result: Hedged) {
+        let result = match result {
+            Hedged::Begun => "begun",
+            Hedged::Won => "won",
+            Hedged::Refused => "refused",
+        };
+        self.metrics.origin_hedges.with_label_values(&[&*self.origin, result]).inc();
+    }
 }
 
 impl RequestMeter<'_> {
     /// The head of an answer arrived.
     pub(super) fn answered(mut self, status: StatusCode) {
-        self.status = Some(status);
+        self.ended = Ended::Answered(status);
         let seconds = self.started.elapsed().as_secs_f64();
         let meters = self.meters;
         meters
@@ -64,12 +203,59 @@ impl RequestMeter<'_> {
             .with_label_values(&[&*meters.origin])
             .observe(seconds);
     }
+
+    /// None will.
+    pub(super) fn failed(mut self) {
+        self.ended = Ended::Failed;
+    }
 }
 
 impl Drop for RequestMeter<'_> {
     fn drop(&mut self) {
-        let status = self.status.as_ref().map_or("error", StatusCode::as_str);
-        let labels = [&*self.meters.origin, self.class.as_str(), status];
-        self.meters.metrics.origin_requests.with_label_values(&labels).inc();
+        let Meters { metrics, origin, .. } = self.meters;
+        let status = match &self.ended {
+            Ended::Answered(status) => status.as_str(),
+            Ended::Failed => "error",
+            Ended::Dropped => "dropped",
+        };
+        let labels = [&**origin, self.purpose.class.as_str(), status];
+        metrics.origin_requests.with_label_values(&labels).inc();
+        // What never had an answer is on nobody's bill; what was dropped may be.
+        if self.price > 0.0 && !matches!(self.ended, Ended::Failed) {
+            metrics.origin_cost.with_label_values(&[&**origin, "requests"]).inc_by(self.price);
+        }
+    }
+}
+
+/// Origins are asked with few methods, but generic sites send on what clients send.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::HEAD => "head",
+        _ => "other",
+    }
+}
+
+/// Exact below 2^53, which no count or price reaches.
+#[expect(clippy::cast_precision_loss, reason = "a bill is an estimate")]
+fn in_float(number: u64) -> f64 {
+    number as f64
+}
+
+impl Reason {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Miss => "miss",
+            Self::Revalidation => "revalidation",
+            Self::Part => "part",
+            Self::Resume => "resume",
+            Self::Completion => "completion",
+            Self::Heal => "heal",
+            Self::Retry => "retry",
+            Self::Hedge => "hedge",
+            Self::Probe => "probe",
+            Self::Write => "write",
+        }
     }
 }

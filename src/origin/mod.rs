@@ -1,44 +1,67 @@
-//! Upstreams: pick, sign, retry, fail over, remember health. One [`Origins`] per site, as long
-//! lived as its configuration; cloning shares it; no lock across an await. Called by `fill`
+//! Upstreams: pick, sign, retry, hedge, fail over, remember health. One [`Origins`] per site, as
+//! long lived as its configuration; cloning shares it; no lock across an await. Called by `fill`
 //! alone, and by `app` for the self test at start.
+//!
+//! What is remembered of an origin (its breaker, pace, budgets and times) is about the origin, not
+//! about any object: a purge does not touch it, a restart or a reload begins anew, and no answer to
+//! a client is made of it but the failure of an origin that was not asked.
 
+mod breaker;
+mod budget;
 mod credentials;
 pub mod exchange;
 mod fault;
 mod file;
+mod first_bytes;
 mod forward;
 mod health;
+mod hedge;
 mod http;
+mod jitter;
 mod meters;
+mod order;
+mod pace;
 mod response;
 mod s3;
 mod sign;
+mod slots;
 mod upstream;
 mod verdict;
+mod watch;
 mod wire;
 
-pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Retries};
+pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reason, Retries};
 pub use forward::{Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 
 use crate::client::{Client, ClientSettings, TrustError, Trusts};
 use crate::clock::Clock;
-use crate::config::{Origin, OriginUrl, Site};
+use crate::config::{AbsenceOf, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::tasks::Tasks;
+use breaker::Breaker;
+use budget::Budget;
 use file::FolderOrigin;
+use first_bytes::FirstBytes;
 use forward::Standing;
 use futures_util::future::join_all;
 use health::Health;
 use http::HttpOrigin;
-use meters::Meters;
+use meters::{Hedged, Meters};
+use pace::Pacer;
+use parking_lot::Mutex;
 use s3::S3Origin;
+use slots::Slots;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use tokio::sync::{Notify, Semaphore};
-use upstream::{Kind, Upstream};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use upstream::{Kind, Upstream, is_small};
+use watch::Watch;
 use wire::Wire;
 
 /// What the self test asks for: every binary cache has it.
@@ -47,7 +70,7 @@ const PROBE_PATH: &str = "/nix-cache-info";
 /// The origins of one site, in the order in which they are asked.
 #[derive(Debug, Clone)]
 pub struct Origins {
-    upstreams: Arc<[Upstream]>,
+    upstreams: Arc<[Arc<Upstream>]>,
     recovery: Arc<Notify>,
 }
 
@@ -90,38 +113,47 @@ impl Origins {
         Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into(), recovery })
     }
 
-    /// Asks the origins in their order until one has the object or says that it has not changed.
+    /// Asks the origins in their order for this path until one has the object or says that it
+    /// has not changed.
     ///
-    /// An origin that says absent or fails is followed by the next. The answer is absent only
-    /// where every origin asked said so; where one failed and none had the object, the first
-    /// failure is the result. Each origin is asked at most three times, and only before a head
-    /// has arrived. Those to avoid come last. Dropping the future ends the request.
+    /// An origin that says absent or fails is followed by the next, but for one whose absence is
+    /// final. The answer is absent only where every origin asked said so; where one failed, or was
+    /// left alone, and none had the object, the first failure is the result. Each origin is asked
+    /// at most three times, and only before a head has arrived; for a small object a further time,
+    /// or the next origin of the same priority, where the first answer is slow. Those to avoid
+    /// come last. Dropping the future ends the request.
     pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
-        let (mut absent, mut failure) = (None, None);
-        let is_meant = |upstream: &&Upstream| ask.only.is_none_or(|only| only == upstream.position);
-        let (last, first): (Vec<_>, Vec<_>) = self
-            .upstreams
-            .iter()
-            .filter(is_meant)
-            .partition(|upstream| ask.avoid.contains(&upstream.position));
-        for upstream in first.into_iter().chain(last) {
-            match upstream.ask(ask).await {
-                Ok(answer @ Answer::Absent { .. }) => absent = Some(answer),
-                Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    tracing::debug!(path = %ask.path, %error, "origin failed");
-                    failure.get_or_insert(error);
+        let mut said = Said::default();
+        let mut left: VecDeque<&Arc<Upstream>> = self.order(ask).into();
+        while let Some(upstream) = left.pop_front() {
+            let partner = partner(ask, upstream, left.front().copied());
+            let answers = match partner {
+                None => [Some((upstream, upstream.ask(ask).await)), None],
+                Some(partner) => hedged(ask, upstream, partner).await,
+            };
+            for (upstream, answer) in answers.into_iter().flatten() {
+                // Whoever was asked for the sake of speed has had its turn.
+                left.retain(|other| other.position != upstream.position);
+                match said.hear(upstream, answer) {
+                    Heard::Answer(answer) => return Ok(*answer),
+                    Heard::NothingMore => left.clear(),
+                    Heard::GoOn => {}
                 }
             }
         }
-        match (failure, absent) {
-            (Some(error), _) => Err(error),
-            (None, Some(absent)) => Ok(absent),
-            (None, None) => Err(FetchError::Protocol {
-                origin: ask.only.map_or_else(|| "none".into(), |only| only.to_string().into()),
-                detail: "no origin has this position".to_owned(),
-            }),
-        }
+        said.result(ask)
+    }
+
+    /// The origins to ask, in this order.
+    fn order(&self, ask: &Ask) -> Vec<&Arc<Upstream>> {
+        let is_meant =
+            |upstream: &&Arc<Upstream>| ask.only.is_none_or(|only| only == upstream.position);
+        let (last, first): (Vec<_>, Vec<_>) =
+            order::ordered(&self.upstreams, |upstream| upstream.rank(), &ask.path)
+                .into_iter()
+                .filter(is_meant)
+                .partition(|upstream| ask.avoid.contains(&upstream.position));
+        [first, last].concat()
     }
 
     /// Sends a client's request to the origins in their order until one has a final answer.
@@ -132,8 +164,13 @@ impl Origins {
     /// future ends the request.
     pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
         let only = forward.only;
-        let is_meant = |upstream: &&Upstream| only.is_none_or(|only| only == upstream.position);
-        let mut upstreams = self.upstreams.iter().filter(is_meant).peekable();
+        let is_meant =
+            |upstream: &&Arc<Upstream>| only.is_none_or(|only| only == upstream.position);
+        let mut upstreams =
+            order::ordered(&self.upstreams, |upstream| upstream.rank(), &forward.path)
+                .into_iter()
+                .filter(is_meant)
+                .peekable();
         let (mut next, mut trouble, mut absent) = (Some(forward), None, None);
         while let (Some(forward), Some(upstream)) = (next.take(), upstreams.next()) {
             if forward.may_repeat() && upstreams.peek().is_some() {
@@ -142,7 +179,12 @@ impl Origins {
             match upstream.forward(forward).await {
                 Ok(response) => match forward::standing(response.status) {
                     Standing::Final => return Ok(response),
-                    Standing::Absent => absent = Some(response),
+                    Standing::Absent => {
+                        absent = Some(response);
+                        if upstream.absence == AbsenceOf::Final {
+                            next = None;
+                        }
+                    }
                     Standing::Trouble => {
                         trouble.get_or_insert(Ok(response));
                     }
@@ -165,9 +207,24 @@ impl Origins {
 
     /// The self test at start: asks every origin at once for `nix-cache-info`, so that wrong
     /// addresses and credentials are seen in the log, in [`Origins::health`] and in the result
-    /// before a client meets them. Ends within each origin's deadlines.
+    /// before a client meets them. Ends within each origin's deadlines. From then on those that
+    /// are to be probed while they are idle are.
     pub async fn probe(&self) -> Vec<(Arc<str>, Result<(), FetchError>)> {
-        let ask = Ask {
+        let ask = Self::probe_ask();
+        let probes = self
+            .upstreams
+            .iter()
+            .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe(&ask).await) });
+        let results = join_all(probes).await;
+        for upstream in self.upstreams.iter() {
+            upstream.watch.idle(upstream);
+        }
+        results
+    }
+
+    /// What a probe asks for.
+    fn probe_ask() -> Ask {
+        Ask {
             method: Method::Get,
             path: PROBE_PATH.into(),
             query: None,
@@ -180,12 +237,8 @@ impl Origins {
             only: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
-        };
-        let probes = self
-            .upstreams
-            .iter()
-            .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe(&ask).await) });
-        join_all(probes).await
+            reason: Some(Reason::Probe),
+        }
     }
 
     /// Completes when one of the origins that was not usable answers usably, from the moment of
@@ -196,7 +249,7 @@ impl Origins {
 
     /// The state of every origin, in their order.
     pub fn health(&self) -> Vec<OriginHealth> {
-        self.upstreams.iter().map(Upstream::health).collect()
+        self.upstreams.iter().map(|upstream| upstream.health()).collect()
     }
 
     /// The name of the origin at `position`.
@@ -216,6 +269,120 @@ impl Origins {
     }
 }
 
+/// What the origins said so far.
+#[derive(Default)]
+struct Said {
+    absent: Option<Answer<Response>>,
+    failure: Option<FetchError>,
+}
+
+/// What follows from what one origin said.
+enum Heard {
+    /// It is the answer.
+    Answer(Box<Answer<Response>>),
+    /// Nobody else is asked.
+    NothingMore,
+    /// The next one is asked.
+    GoOn,
+}
+
+impl Said {
+    fn hear(&mut self, upstream: &Upstream, answer: Result<Answer<Response>, FetchError>) -> Heard {
+        match answer {
+            Ok(answer @ Answer::Absent { .. }) => {
+                self.absent = Some(answer);
+                match upstream.absence {
+                    AbsenceOf::Next => Heard::GoOn,
+                    AbsenceOf::Final => Heard::NothingMore,
+                }
+            }
+            Ok(answer) => Heard::Answer(Box::new(answer)),
+            Err(error) => {
+                tracing::debug!(origin = %upstream.name, %error, "origin failed");
+                self.failure.get_or_insert(error);
+                Heard::GoOn
+            }
+        }
+    }
+
+    /// Absence only where nobody failed.
+    fn result(self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+        match (self.failure, self.absent) {
+            (Some(error), _) => Err(error),
+            (None, Some(absent)) => Ok(absent),
+            (None, None) => Err(FetchError::Protocol {
+                origin: ask.only.map_or_else(|| "none".into(), |only| only.to_string().into()),
+                detail: "no origin has this position".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Whom to ask beside `upstream` where it is slow: the `next` one, where it is of the same
+/// priority and may be asked at once, else itself. None where it is not known what slow is,
+/// or nobody is to be asked twice.
+fn partner<'a>(
+    ask: &Ask,
+    upstream: &'a Arc<Upstream>,
+    next: Option<&'a Arc<Upstream>>,
+) -> Option<&'a Arc<Upstream>> {
+    if !is_small(ask) || ask.retries == Retries::None {
+        return None;
+    }
+    upstream.hedges.earn();
+    upstream.first_bytes.hedge_after()?;
+    let is_peer = |next: &&Arc<Upstream>| {
+        next.priority == upstream.priority
+            && upstream.absence == AbsenceOf::Next
+            && !ask.avoid.contains(&next.position)
+            && next.breaker.is_closed()
+            && next.pacer.is_free()
+    };
+    Some(next.filter(is_peer).unwrap_or(upstream))
+}
+
+type Spoken<'a> = (&'a Arc<Upstream>, Result<Answer<Response>, FetchError>);
+
+/// Asks `upstream`, and `partner` too where it is slow: what each of them said, the answer that
+/// counts behind the one that does not.
+async fn hedged<'a>(
+    ask: &Ask,
+    upstream: &'a Arc<Upstream>,
+    partner: &'a Arc<Upstream>,
+) -> [Option<Spoken<'a>>; 2] {
+    let is_same = partner.position == upstream.position;
+    let hedge = Ask { reason: Some(Reason::Hedge), retries: Retries::None, ..ask.clone() };
+    let begin = || {
+        let may_be_asked = partner.breaker.is_closed() && partner.pacer.is_free();
+        let slot = partner.slots.now(ask.class).filter(|_| may_be_asked)?;
+        if !upstream.hedges.spend() {
+            upstream.meters.hedged(Hedged::Refused);
+            return None;
+        }
+        upstream.meters.hedged(Hedged::Begun);
+        Some(Box::pin(partner.ask_in(&hedge, slot)))
+    };
+    let is_good = |said: &Result<Answer<Response>, FetchError>| match said {
+        // The absence of one of several is no answer yet.
+        Ok(Answer::Absent { .. }) => is_same,
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    let wait = upstream.first_bytes.hedge_after().unwrap_or(Duration::MAX);
+    let raced = hedge::race(Box::pin(upstream.ask(ask)), wait, begin, is_good).await;
+    if raced.second.as_ref().is_some_and(&is_good) {
+        upstream.meters.hedged(Hedged::Won);
+    }
+    // Where both spoke, one of the two is not good: a failure of the same origin that has
+    // answered since is none.
+    let (first, second) = match (raced.first, raced.second) {
+        (Some(Err(_)), Some(second)) if is_same => (None, Some(second)),
+        (Some(first), Some(Err(_))) if is_same => (Some(first), None),
+        spoken => spoken,
+    };
+    [first.map(|said| (upstream, said)), second.map(|said| (partner, said))]
+}
+
 /// What the origins of one site are made with.
 struct Setup<'a> {
     site: &'a Site,
@@ -227,10 +394,41 @@ struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    fn upstream(&mut self, position: usize, origin: &Origin) -> Result<Upstream, OriginSetupError> {
+    fn upstream(
+        &mut self,
+        position: usize,
+        origin: &Origin,
+    ) -> Result<Arc<Upstream>, OriginSetupError> {
         let name: Arc<str> = origin.name.as_str().into();
-        let meters = Meters::new(self.metrics.clone(), Arc::clone(&name));
-        let kind = match &origin.url {
+        let meters = self.meters(origin);
+        let kind = self.kind(position, origin)?;
+        let deadline = origin.timeouts.connect;
+        let recovery = Arc::clone(&self.recovery);
+        Ok(Arc::new(Upstream {
+            position,
+            priority: origin.priority,
+            weight: origin.weight,
+            absence: origin.absence,
+            kind,
+            slots: Slots::new(Arc::clone(&name), origin.connections_max, deadline),
+            breaker_settings: origin.breaker,
+            breaker: Breaker::new(origin.breaker, meters.clone()),
+            pacer: Pacer::new(meters.clone()),
+            turn_deadline: deadline,
+            retries: Budget::of_retries(origin.budget.retries_percent),
+            hedges: Budget::of_hedges(origin.budget.hedges_percent),
+            first_bytes: FirstBytes::default(),
+            watch: Watch::new(self.tasks.clone()),
+            asked_at: Mutex::new(Instant::now()),
+            health: Health::new(Arc::clone(&name), meters.clone(), recovery),
+            meters,
+            clock: self.clock.clone(),
+            name,
+        }))
+    }
+
+    fn kind(&mut self, position: usize, origin: &Origin) -> Result<Kind, OriginSetupError> {
+        Ok(match &origin.url {
             OriginUrl::S3(bucket) => {
                 let wire = self.wire(position, origin)?;
                 Kind::S3(Box::new(S3Origin::new(wire, bucket, self.tasks.clone())?))
@@ -241,25 +439,19 @@ impl Setup<'_> {
                 Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts)))
             }
             OriginUrl::File(root) => Kind::Folder(Box::new(FolderOrigin {
-                name: Arc::clone(&name),
+                name: origin.name.as_str().into(),
                 position,
                 root: root.clone(),
                 clock: self.clock.clone(),
-                meters: meters.clone(),
+                meters: self.meters(origin),
                 tasks: self.tasks.clone(),
                 timeouts: origin.timeouts.clone(),
             })),
-        };
-        let slots = origin.connections_max.clamp(1, Semaphore::MAX_PERMITS);
-        Ok(Upstream {
-            health: Health::new(Arc::clone(&name), meters, Arc::clone(&self.recovery)),
-            name,
-            position,
-            kind,
-            slots: Arc::new(Semaphore::new(slots)),
-            slot_deadline: origin.timeouts.connect,
-            clock: self.clock.clone(),
         })
+    }
+
+    fn meters(&self, origin: &Origin) -> Meters {
+        Meters::new(self.metrics.clone(), origin.name.as_str().into(), origin.prices)
     }
 
     fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {
@@ -274,7 +466,7 @@ impl Setup<'_> {
             requests_max: origin.connections_max,
         };
         Ok(Wire {
-            meters: Meters::new(self.metrics.clone(), Arc::clone(&name)),
+            meters: self.meters(origin),
             name,
             position,
             client: Client::new(&trust, settings),

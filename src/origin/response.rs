@@ -3,17 +3,18 @@
 //! connection or resets the stream, and frees the origin's slot.
 
 use super::exchange::BodyError;
+use super::meters::Received;
+use super::slots::Slot;
 use crate::client::{Chain, Place};
 use crate::clock::Timestamp;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use prometheus::IntCounter;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 /// An object, or a part of one.
 #[derive(Debug)]
@@ -46,9 +47,9 @@ pub struct ResponseBody {
     source: Source,
     origin: Arc<str>,
     between_bytes: Duration,
-    received: Option<IntCounter>,
+    received: Option<Received>,
     place: Option<Place>,
-    permit: Option<OwnedSemaphorePermit>,
+    slot: Option<Slot>,
     trailers: Option<HeaderMap>,
 }
 
@@ -71,19 +72,19 @@ impl ResponseBody {
         source: Source,
         origin: Arc<str>,
         between_bytes: Duration,
-        received: IntCounter,
+        received: Received,
     ) -> Self {
-        let (place, permit, trailers) = (None, None, None);
+        let (place, slot, trailers) = (None, None, None);
         let received = Some(received);
-        Self { source, origin, between_bytes, received, place, permit, trailers }
+        Self { source, origin, between_bytes, received, place, slot, trailers }
     }
 
     /// A body that never was anywhere but here, and is not counted.
     pub(super) fn of(text: Bytes, origin: Arc<str>) -> Self {
-        let (place, permit, trailers) = (None, None, None);
+        let (place, slot, trailers) = (None, None, None);
         let source = Source::Bytes((!text.is_empty()).then_some(text));
         let between_bytes = Duration::MAX;
-        Self { source, origin, between_bytes, received: None, place, permit, trailers }
+        Self { source, origin, between_bytes, received: None, place, slot, trailers }
     }
 
     /// A body that is at its end.
@@ -97,8 +98,8 @@ impl ResponseBody {
     }
 
     /// The same body, keeping its origin's slot until it is done with.
-    pub(super) fn permitted(self, permit: OwnedSemaphorePermit) -> Self {
-        Self { permit: Some(permit), ..self }.released_if_ended()
+    pub(super) fn slotted(self, slot: Slot) -> Self {
+        Self { slot: Some(slot), ..self }.released_if_ended()
     }
 
     /// The next piece; `None` after the last.
@@ -119,7 +120,7 @@ impl ResponseBody {
         match next {
             Ok(Some(bytes)) => {
                 if let Some(received) = &self.received {
-                    received.inc_by(bytes.len() as u64);
+                    received.add(bytes.len());
                 }
                 Ok(Some(bytes))
             }
@@ -149,7 +150,7 @@ impl ResponseBody {
     fn release(&mut self) {
         self.source = Source::Ended;
         self.place = None;
-        self.permit = None;
+        self.slot = None;
     }
 }
 

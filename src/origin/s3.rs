@@ -57,7 +57,7 @@ impl S3Origin {
     }
 
     async fn ask_with(&self, ask: &Ask, keys: Option<&Keys>) -> Result<Reply, FetchError> {
-        let mut exchange = self.wire.send(ask.class, self.request(ask, keys)?).await?;
+        let mut exchange = self.wire.send(ask.purpose(), self.request(ask, keys)?).await?;
         let is_plain_absence = exchange.status == StatusCode::NOT_FOUND
             && ask.method == Method::Head
             && self.is_bucket_seen.load(Ordering::Relaxed);

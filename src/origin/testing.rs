@@ -6,8 +6,8 @@ use super::{Answer, Origins, Response};
 use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
-    CacheInfoOverride, Lifetimes, Origin, OriginTimeouts, OriginUrl, S3, S3Addressing,
-    S3Credentials, Signatures, Site, Terms,
+    AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Lifetimes, Origin,
+    OriginTimeouts, OriginUrl, Prices, S3, S3Addressing, S3Credentials, Signatures, Site, Terms,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -166,6 +166,7 @@ pub(super) fn ask(path: &str) -> Ask {
         only: None,
         avoid: Vec::new(),
         retries: Retries::Usual,
+        reason: None,
     }
 }
 
@@ -188,6 +189,15 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
             resume: Duration::from_mins(1),
         },
         connections_max: 200,
+        weight: 0,
+        absence: AbsenceOf::Next,
+        breaker: BreakerSettings {
+            failures: 10,
+            open_max: Duration::from_secs(10),
+            probe_idle: Duration::ZERO,
+        },
+        budget: BudgetSettings { retries_percent: 20, hedges_percent: 5 },
+        prices: Prices::default(),
     }
 }
 
@@ -306,5 +316,7 @@ pub(super) fn word(answer: &Result<Answer<Response>, FetchError>) -> &'static st
         Err(FetchError::Protocol { .. }) => "protocol",
         Err(FetchError::Folder { .. }) => "folder",
         Err(FetchError::Busy { .. }) => "busy",
+        Err(FetchError::Open { .. }) => "open",
+        Err(FetchError::Throttled { .. }) => "throttled",
     }
 }

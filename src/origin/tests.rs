@@ -5,7 +5,9 @@ use super::testing::{
 };
 use super::*;
 use std::net::SocketAddr;
-use std::time::Duration;
+
+mod care;
+mod groups;
 
 async fn fetch(origins: &Origins, path: &str) -> Result<Answer<Response>, FetchError> {
     origins.fetch(&ask(path)).await
@@ -100,7 +102,7 @@ async fn an_origin_that_is_away_is_a_failure_and_remembered() {
 async fn no_head_within_the_deadline_is_a_timeout() {
     let server = Scripted::always(Act::Hang).await;
     let origins = origins(vec![http_origin("one", &server)]);
-    let before = tokio::time::Instant::now();
+    let before = Instant::now();
     let error = fetch(&origins, "/x").await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert_eq!(server.asked(), 3);

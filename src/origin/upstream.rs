@@ -1,26 +1,44 @@
-//! One origin of a site: its slots, its retries, its state. As long lived as the site; no lock
-//! across an await. Called by `Origins`.
+//! One origin of a site: whether it is asked, how often and how fast, and its state. As long
+//! lived as the site; no lock across an await. Called by `Origins`, and by `watch` for probes.
+//!
+//! Each request passes, in this order: a slot (`slots`), the breaker (`breaker`), the pace
+//! (`pace`). What keeps it from leaving is a failure of this origin for this request, never an
+//! absence. It is sent again only before anything was promised: where no head has come, and the
+//! budget allows it.
 
-use super::exchange::{Answer, Ask, FetchError, Retries};
+use super::breaker::{Breaker, Caller, Leave};
+use super::budget::Budget;
+use super::exchange::{Answer, Ask, FetchError, Reason, Retries};
 use super::file::FolderOrigin;
+use super::first_bytes::FirstBytes;
 use super::forward::{self, Forward};
 use super::health::{Health, OriginHealth};
 use super::http::HttpOrigin;
+use super::jitter::jittered;
+use super::meters::{Held, Meters, Retried};
+use super::order::Rank;
+use super::pace::{Pacer, TooFast};
 use super::response::Response;
 use super::s3::S3Origin;
+use super::slots::{Slot, Slots};
 use super::verdict::Absence;
-use super::wire::{Heard, Reply};
+use super::watch::Watch;
+use super::wire::{Heard, Reply, retry_after};
 use crate::clock::Clock;
+use crate::config::{AbsenceOf, BreakerSettings};
+use crate::nix::Class;
+use http::StatusCode;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// Further tries after the first, where an error permits them.
 const RETRIES_MAX: u32 = 2;
-/// The shortest wait before another try, in milliseconds.
-const BACKOFF_MILLIS_MIN: u64 = 50;
-/// The longest.
-const BACKOFF_MILLIS_MAX: u64 = 250;
+/// The longest wait before the first further try; doubled for each.
+const BACKOFF_FIRST: Duration = Duration::from_millis(150);
+/// A failure that took so long costs more.
+const SLOW: Duration = Duration::from_secs(1);
 /// What is read of the probe's answer.
 const PROBE_BYTES_MAX: usize = 64 * 1024;
 
@@ -29,11 +47,23 @@ const PROBE_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Upstream {
     pub name: Arc<str>,
     pub position: usize,
+    pub priority: u32,
+    pub weight: u32,
+    pub absence: AbsenceOf,
     pub kind: Kind,
-    pub slots: Arc<Semaphore>,
-    /// How long a request waits for a slot.
-    pub slot_deadline: Duration,
+    pub slots: Slots,
+    pub breaker_settings: BreakerSettings,
+    pub breaker: Breaker,
+    pub pacer: Pacer,
+    /// How long a request waits for its turn.
+    pub turn_deadline: Duration,
+    pub retries: Budget,
+    pub hedges: Budget,
+    pub first_bytes: FirstBytes,
+    pub watch: Watch,
+    pub asked_at: Mutex<Instant>,
     pub health: Health,
+    pub meters: Meters,
     pub clock: Clock,
 }
 
@@ -57,59 +87,108 @@ impl Kind {
 
 impl Upstream {
     /// Asks, again where the error permits it, and remembers how it went.
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
-        let permit = self.slot().await?;
-        let retries_max = match ask.retries {
+    pub(super) async fn ask(self: &Arc<Self>, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+        let slot = self.slot(ask.class).await?;
+        self.ask_in(ask, slot).await
+    }
+
+    /// The same, in a slot that is had.
+    pub(super) async fn ask_in(
+        self: &Arc<Self>,
+        ask: &Ask,
+        slot: Slot,
+    ) -> Result<Answer<Response>, FetchError> {
+        let mut tries = Tries::new(match ask.retries {
             Retries::Usual => RETRIES_MAX,
             Retries::None => 0,
-        };
-        let mut retries = 0;
+        });
+        self.retries.earn();
+        let mut again = None;
         let reply = loop {
-            match self.kind.ask(ask).await {
-                Err(error) if error.may_retry() && retries < retries_max => {
-                    retries += 1;
-                    tracing::debug!(origin = %self.name, %error, retries, "asking again");
-                    tokio::time::sleep(backoff()).await;
+            let asked = self.attempt(again.as_ref().unwrap_or(ask), Caller::Request).await;
+            match self.may_retry(&mut tries, asked).await {
+                Next::Done(reply) => break reply,
+                Next::Again => {
+                    again.get_or_insert_with(|| Ask { reason: Some(Reason::Retry), ..ask.clone() });
                 }
-                reply => break reply,
             }
         };
         self.remember(&reply);
-        reply.map(|reply| self.answer(reply, permit))
+        reply.map(|reply| self.answer(reply, slot))
     }
 
     /// Sends a client's request on, again where it may be repeated and the error permits it, and
     /// remembers how it went.
-    pub(super) async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
-        let permit = self.slot().await?;
-        let may_repeat = forward.may_repeat();
-        let (mut next, mut retries) = (forward, 0);
+    pub(super) async fn forward(
+        self: &Arc<Self>,
+        forward: Forward,
+    ) -> Result<Response, FetchError> {
+        let slot = self.slot(Class::Other).await?;
+        let mut tries = Tries::new(if forward.may_repeat() { RETRIES_MAX } else { 0 });
+        self.retries.earn();
+        let mut purpose = forward.purpose();
+        let mut next = Some(forward);
         let response = loop {
-            let again = may_repeat.then(|| next.again());
-            match (self.forward_once(next).await, again) {
-                (Err(error), Some(again)) if error.may_retry() && retries < RETRIES_MAX => {
-                    retries += 1;
-                    tracing::debug!(origin = %self.name, %error, retries, "asking again");
-                    tokio::time::sleep(backoff()).await;
-                    next = again;
-                }
-                (response, _) => break response,
+            let Some(forward) = next.take() else {
+                return Err(FetchError::Protocol {
+                    origin: Arc::clone(&self.name),
+                    detail: "a request that was sent already".to_owned(),
+                });
+            };
+            next = forward.may_repeat().then(|| forward.again());
+            let asked = self.forward_once(forward, purpose).await;
+            match self.may_retry(&mut tries, asked).await {
+                Next::Done(response) => break response,
+                Next::Again => purpose.reason = Reason::Retry,
             }
         };
         match &response {
             Ok(_) => self.health.usable(),
             Err(error) => self.health.failed(error),
         }
-        response.map(|response| Response { body: response.body.permitted(permit), ..response })
+        response.map(|response| Response { body: response.body.slotted(slot), ..response })
     }
 
-    async fn forward_once(&self, forward: Forward) -> Result<Response, FetchError> {
+    /// Asks once, if it may.
+    async fn attempt(self: &Arc<Self>, ask: &Ask, caller: Caller) -> Result<Reply, FetchError> {
+        let leave = self.leave(ask.class, caller).await?;
+        let timer = Timer::start(is_small(ask).then_some(&self.first_bytes));
+        let reply = self.kind.ask(ask).await;
+        let took = timer.ended(&reply);
+        match &reply {
+            Ok(_) => leave.answered(),
+            Err(error) => self.failed(leave, error, took),
+        }
+        reply
+    }
+
+    async fn forward_once(
+        self: &Arc<Self>,
+        forward: Forward,
+        purpose: super::exchange::Purpose,
+    ) -> Result<Response, FetchError> {
+        let leave = self.leave(Class::Other, Caller::Request).await?;
+        let started = Instant::now();
+        let answered = self.forward_by_kind(forward, purpose).await;
+        match &answered {
+            Ok(response) => self.answered(leave, response),
+            Err(error) => self.failed(leave, error, started.elapsed()),
+        }
+        answered
+    }
+
+    async fn forward_by_kind(
+        &self,
+        forward: Forward,
+        purpose: super::exchange::Purpose,
+    ) -> Result<Response, FetchError> {
         if let Kind::Http(origin) = &self.kind {
-            return origin.forward(forward).await;
+            return origin.forward(forward, purpose).await;
         }
         let now = self.clock.now();
         match forward.ask() {
             Some(ask) => {
+                let ask = Ask { reason: Some(purpose.reason), ..ask };
                 let reply = self.kind.ask(&ask).await?;
                 Ok(forward::as_response((&ask, reply), now, self.position, &self.name))
             }
@@ -117,12 +196,102 @@ impl Upstream {
         }
     }
 
-    /// Asks for `nix-cache-info` once, as a test of this origin's address and credentials.
+    /// The leave of the breaker, then of the pace.
+    async fn leave(&self, class: Class, caller: Caller) -> Result<Leave<'_>, FetchError> {
+        let Some(leave) = self.breaker.admit(caller) else {
+            return Err(self.is_open());
+        };
+        let deadline = Instant::now() + self.turn_deadline;
+        if let Err(TooFast(wait)) = self.pacer.pass(class, deadline).await {
+            self.meters.held(Held::Throttled);
+            let origin = Arc::clone(&self.name);
+            // A part of a second is a second: 0 would mean now.
+            return Err(FetchError::Throttled { origin, seconds: wait.as_secs() + 1 });
+        }
+        self.note_asked();
+        Ok(leave)
+    }
+
+    /// The answer to a request that was sent on, of whatever status.
+    fn answered(self: &Arc<Self>, leave: Leave<'_>, response: &Response) {
+        let wait = retry_after(&response.headers, response.response_time);
+        self.note_throttle(response.status, wait);
+        if is_trouble(response.status) {
+            leave.failed(1);
+            self.see_to_breaker();
+        } else {
+            leave.answered();
+        }
+    }
+
+    fn failed(self: &Arc<Self>, leave: Leave<'_>, error: &FetchError, took: Duration) {
+        if let FetchError::Status { status, retry_after_seconds, .. } = error {
+            self.note_throttle(*status, *retry_after_seconds);
+        }
+        match cost(error, took) {
+            Cost::None => leave.answered(),
+            Cost::Nothing => drop(leave),
+            Cost::Failures(cost) => leave.failed(cost),
+        }
+        self.see_to_breaker();
+    }
+
+    fn see_to_breaker(self: &Arc<Self>) {
+        if !self.breaker.is_closed() {
+            self.watch.mend(self);
+        }
+    }
+
+    /// 429 asks for fewer requests; so does 503 with a time to come back, and S3's, which is
+    /// `SlowDown` or means the same.
+    fn note_throttle(&self, status: StatusCode, retry_after_seconds: Option<u64>) {
+        let is_s3 = matches!(self.kind, Kind::S3(_));
+        let is_throttle = match status {
+            StatusCode::TOO_MANY_REQUESTS => true,
+            StatusCode::SERVICE_UNAVAILABLE => is_s3 || retry_after_seconds.is_some(),
+            _ => false,
+        };
+        if is_throttle {
+            self.pacer.throttled(retry_after_seconds.map(Duration::from_secs));
+        }
+    }
+
+    /// Whether to ask again, after a wait; not where the wish to ask again was itself held back.
+    async fn may_retry<T>(
+        &self,
+        tries: &mut Tries,
+        asked: Result<T, FetchError>,
+    ) -> Next<Result<T, FetchError>> {
+        let error = match asked {
+            Ok(answer) => return Next::Done(Ok(answer)),
+            Err(error) => error,
+        };
+        if matches!(error, FetchError::Open { .. } | FetchError::Throttled { .. }) {
+            return Next::Done(Err(tries.last.take().unwrap_or(error)));
+        }
+        if !error.may_retry() || tries.left == 0 || !self.breaker.is_closed() {
+            return Next::Done(Err(error));
+        }
+        if !self.retries.spend() {
+            self.meters.retried(Retried::Refused);
+            return Next::Done(Err(error));
+        }
+        self.meters.retried(Retried::Spent);
+        tries.left -= 1;
+        tracing::debug!(origin = %self.name, %error, left = tries.left, "asking again");
+        let wait = tries.wait;
+        tries.wait = wait.saturating_mul(2);
+        tries.last = Some(error);
+        tokio::time::sleep(jittered(wait)).await;
+        Next::Again
+    }
+
+    /// Asks for `nix-cache-info` once, as a test of this origin's address and credentials. Takes
+    /// no slot, so that requests that hang do not keep it from being seen that it is back.
     ///
     /// `AccessDenied` is an error here: every binary cache has that object.
-    pub(super) async fn probe(&self, ask: &Ask) -> Result<(), FetchError> {
-        let _permit = self.slot().await?;
-        let reply = match self.kind.ask(ask).await {
+    pub(super) async fn probe(self: &Arc<Self>, ask: &Ask) -> Result<(), FetchError> {
+        let reply = match self.attempt(ask, Caller::Prober).await {
             Ok(Reply::Absent(_, Absence::Denied)) => Err(FetchError::Credentials {
                 origin: Arc::clone(&self.name),
                 code: "AccessDenied".to_owned(),
@@ -137,7 +306,7 @@ impl Upstream {
         match reply? {
             Reply::Found(response) => drain(*response).await,
             Reply::Absent(..) => {
-                tracing::warn!(origin = %self.name, path = %ask.path, "origin has no such object");
+                tracing::debug!(origin = %self.name, path = %ask.path, "origin has no such object");
             }
             Reply::NotModified(_) | Reply::Changed => {}
         }
@@ -149,12 +318,38 @@ impl Upstream {
         self.health.now()
     }
 
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, FetchError> {
-        let slot = Arc::clone(&self.slots).acquire_owned();
-        match tokio::time::timeout(self.slot_deadline, slot).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(FetchError::Busy { origin: Arc::clone(&self.name) }),
+    /// Where it stands among the others.
+    pub(super) fn rank(&self) -> Rank<'_> {
+        Rank { priority: self.priority, weight: self.weight, name: &self.name }
+    }
+
+    /// It is asked now, or was to be.
+    pub(super) fn note_asked(&self) {
+        *self.asked_at.lock() = Instant::now();
+    }
+
+    /// Until when it counts as in use.
+    pub(super) fn idle_until(&self) -> Instant {
+        *self.asked_at.lock() + self.breaker_settings.probe_idle
+    }
+
+    /// A slot for a request that may leave: who would be refused by the breaker waits for none.
+    async fn slot(&self, class: Class) -> Result<Slot, FetchError> {
+        if self.breaker.refuses() {
+            return Err(self.is_open());
         }
+        let slot = self.slots.wait(class).await;
+        if slot.is_err() {
+            self.meters.held(Held::Busy);
+        }
+        slot
+    }
+
+    fn is_open(&self) -> FetchError {
+        self.meters.held(Held::Open);
+        let last = self.health.now().last_error;
+        let last = last.unwrap_or_else(|| "it answered with errors".to_owned());
+        FetchError::Open { origin: Arc::clone(&self.name), last }
     }
 
     /// `AccessDenied` proves nothing: it is how absence looks to who may not list the bucket, and
@@ -167,12 +362,12 @@ impl Upstream {
         }
     }
 
-    fn answer(&self, reply: Reply, permit: OwnedSemaphorePermit) -> Answer<Response> {
+    fn answer(&self, reply: Reply, slot: Slot) -> Answer<Response> {
         let origin = self.position;
         match reply {
             Reply::Found(response) => {
                 let response = *response;
-                Answer::Found(Response { body: response.body.permitted(permit), ..response })
+                Answer::Found(Response { body: response.body.slotted(slot), ..response })
             }
             Reply::NotModified(Heard { headers, request_time, response_time }) => {
                 Answer::NotModified { headers, origin, request_time, response_time }
@@ -185,6 +380,88 @@ impl Upstream {
     }
 }
 
+/// Whether the time to an answer tells of the origin rather than of the object: for hedges.
+pub(super) fn is_small(ask: &Ask) -> bool {
+    matches!(ask.class, Class::Narinfo | Class::CacheInfo) && ask.range.is_none()
+}
+
+/// What is left of the tries of one request.
+struct Tries {
+    left: u32,
+    wait: Duration,
+    last: Option<FetchError>,
+}
+
+impl Tries {
+    fn new(left: u32) -> Self {
+        Self { left, wait: BACKOFF_FIRST, last: None }
+    }
+}
+
+enum Next<T> {
+    Done(T),
+    Again,
+}
+
+/// Notes the time to an answer, or until nobody waited for it any more.
+struct Timer<'a> {
+    started: Instant,
+    window: Option<&'a FirstBytes>,
+}
+
+impl<'a> Timer<'a> {
+    fn start(window: Option<&'a FirstBytes>) -> Self {
+        Self { started: Instant::now(), window }
+    }
+
+    /// How long it took; what failed says nothing of how long answers take.
+    fn ended(mut self, reply: &Result<Reply, FetchError>) -> Duration {
+        if reply.is_err() {
+            self.window = None;
+        }
+        self.started.elapsed()
+    }
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        if let Some(window) = self.window {
+            window.note(self.started.elapsed());
+        }
+    }
+}
+
+/// What an error counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cost {
+    /// No failure: the origin is there.
+    None,
+    /// Nothing follows.
+    Nothing,
+    /// So many failures.
+    Failures(u32),
+}
+
+/// What costs a client a deadline counts more than what comes back at once.
+fn cost(error: &FetchError, took: Duration) -> Cost {
+    let base = match error {
+        FetchError::Connect { .. } => 2,
+        FetchError::Broken { .. } | FetchError::FirstByte { .. } => 1,
+        FetchError::Status { status, .. } if is_trouble(*status) => 1,
+        FetchError::Status { .. } | FetchError::Credentials { .. } => return Cost::None,
+        FetchError::Protocol { .. }
+        | FetchError::Folder { .. }
+        | FetchError::Open { .. }
+        | FetchError::Throttled { .. }
+        | FetchError::Busy { .. } => return Cost::Nothing,
+    };
+    Cost::Failures(if took >= SLOW { base + 3 } else { base })
+}
+
+fn is_trouble(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
 /// Reads a small body to its end, so that its connection can be used again.
 async fn drain(mut response: Response) {
     let mut read = 0;
@@ -193,12 +470,4 @@ async fn drain(mut response: Response) {
     {
         read += piece.len();
     }
-}
-
-/// A wait of 50 to 250 ms, drawn anew each time so that requests that failed together do not
-/// come back together.
-fn backoff() -> Duration {
-    let span = BACKOFF_MILLIS_MAX - BACKOFF_MILLIS_MIN + 1;
-    let jitter = getrandom::u64().map_or(0, |random| random % span);
-    Duration::from_millis(BACKOFF_MILLIS_MIN + jitter)
 }

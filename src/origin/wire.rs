@@ -1,7 +1,7 @@
 //! What S3 and plain HTTP origins share: sending a request, timing and counting it, and turning
 //! the answer into a [`Reply`]. One per origin, as long lived as it; no locks.
 
-use super::exchange::{Ask, FetchError, Method, RangeAsked};
+use super::exchange::{Ask, FetchError, Method, Purpose, RangeAsked};
 use super::fault::Fault;
 use super::meters::Meters;
 use super::response::{Response, ResponseBody, Source};
@@ -66,15 +66,18 @@ impl Wire {
     /// Sends one request, which is counted whatever becomes of it.
     pub(super) async fn send(
         &self,
-        class: Class,
+        purpose: Purpose,
         request: OutboundRequest,
     ) -> Result<Exchange, FetchError> {
         let request_time = self.clock.now();
-        let counted = self.meters.request(class);
+        let counted = self.meters.request(purpose, request.method());
         let inbound = self.client.send(request).await;
         let Inbound { head, body, place } = match inbound {
             Ok(inbound) => inbound,
-            Err(error) => return Err(self.failure(error)),
+            Err(error) => {
+                counted.failed();
+                return Err(self.failure(error));
+            }
         };
         counted.answered(head.status);
         let heard = Heard { headers: head.headers, request_time, response_time: self.clock.now() };
@@ -133,7 +136,7 @@ impl Wire {
             let fault = self.fault(exchange).await?;
             return Ok(by_fault(dialect, exchange.status, fault.as_ref()));
         }
-        let mut learnt = self.send(ask.class, learn()?).await?;
+        let mut learnt = self.send(ask.purpose(), learn()?).await?;
         if learnt.status.is_success() {
             return Ok(Verdict::Status);
         }
@@ -284,7 +287,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// `Retry-After` in seconds from `now` (RFC 9110 section 10.2.3).
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<u64> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<u64> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(seconds);

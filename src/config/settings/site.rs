@@ -39,6 +39,23 @@ pub(super) const TABLES: &[Table] = &[
          profile.",
     ),
     Table::new("site.origin.timeouts", Shape::Once, "How long the origin is waited for."),
+    Table::new(
+        "site.origin.breaker",
+        Shape::Once,
+        "When an origin is left alone: requests fail at once, or go on to the next, while one \
+         probe at a time looks whether it answers again.",
+    ),
+    Table::new(
+        "site.origin.budget",
+        Shape::Once,
+        "What may be asked of the origin beyond what is wanted, so that an outage is not made \
+         worse.",
+    ),
+    Table::new(
+        "site.origin.prices",
+        Shape::Once,
+        "What the origin's operator takes, in any currency: for narthex_origin_cost_total.",
+    ),
 ];
 
 /// The settings, in the order of the reference.
@@ -187,7 +204,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         Fallback::Is("10"),
     )
     .example("20")
-    .doc("Lower is asked first; among equals, the order of the file."),
+    .doc("Lower is asked first; among equals, those with a weight, then the order of the file."),
+    Setting::new("site.origin.weight", Kind::Integer { min: 0, max: 1_000 }, Fallback::Is("0"))
+        .example("3")
+        .doc(
+            "Its share of the paths among the origins of its priority that have a weight: which \
+             one is asked first goes by the path, so that each path has its own. 0: it is asked \
+             after those, in the order of the file.",
+        ),
+    Setting::new("site.origin.absence", Kind::Word(&["next", "final"]), Fallback::Is(r#""next""#))
+        .example(r#""final""#)
+        .doc(
+            "Where this origin has no such object: \"next\" asks the next one, \"final\" asks none \
+         behind it. A failure always goes on to the next.",
+        ),
     Setting::new("site.origin.requester_pays", Kind::Boolean, Fallback::Is("false"))
         .example("true")
         .doc("Whether x-amz-request-payer is sent, so that a requester-pays bucket answers."),
@@ -255,7 +285,54 @@ pub(super) const SETTINGS: &[Setting] = &[
             "Without a byte of a body that this origin began and that broke off: its readers \
              wait so long for an origin that goes on with it.",
         ),
+    Setting::new(
+        "site.origin.breaker.failures",
+        Kind::Integer { min: 0, max: 10_000 },
+        Fallback::Is("10"),
+    )
+    .example("20")
+    .doc(
+        "Failures in a row until the origin is left alone: no connection, which counts twice, a \
+         connection that broke, no answer in time, 500, 502, 503, 504. One that took a second or \
+         longer counts three more. 0: never.",
+    ),
+    Setting::new("site.origin.breaker.open_max", WAIT, Fallback::Is(r#""10s""#))
+        .example(r#""30s""#)
+        .doc(
+            "The longest time between two probes of an origin that is left alone; it begins with \
+             a second and doubles.",
+        ),
+    Setting::new(
+        "site.origin.breaker.probe_idle",
+        Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24) },
+        Fallback::Is(r#""0s""#),
+    )
+    .example(r#""30s""#)
+    .doc(
+        "An origin that was not asked for so long is probed, so that a fallback's state is known \
+         before it is needed; 0s: only one that is left alone is.",
+    ),
+    Setting::new("site.origin.budget.retries", PERCENT, Fallback::Is("20")).example("10").doc(
+        "Retries in percent of the requests, beside a reserve of ten that comes back within a \
+         minute.",
+    ),
+    Setting::new("site.origin.budget.hedges", PERCENT, Fallback::Is("5")).example("0").doc(
+        "Second requests for narinfos and nix-cache-info, in percent of the requests for them: \
+         sent where the first has no answer after nearly all others had theirs; 0: none.",
+    ),
+    Setting::new("site.origin.prices.thousand_gets", Kind::Price, Fallback::Is("0"))
+        .example("0.0004")
+        .doc("Of a thousand GET requests."),
+    Setting::new("site.origin.prices.thousand_heads", Kind::Price, Fallback::Is("0"))
+        .example("0.0004")
+        .doc("Of a thousand HEAD requests."),
+    Setting::new("site.origin.prices.gib", Kind::Price, Fallback::Is("0"))
+        .example("0.09")
+        .doc("Of a GiB of bodies received."),
 ];
+
+/// A share of the requests.
+const PERCENT: Kind = Kind::Integer { min: 0, max: 100 };
 
 /// A lifetime: zero asks the origin each time; at most ten years.
 const LIFETIME: Kind =

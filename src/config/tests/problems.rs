@@ -278,3 +278,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_no_price_is_told() {
+    for price in ["-1", "\"cheap\"", "1000000", "0.0000000001", "true", "nan", "1e3"] {
+        let lines = format!("[site.origin.prices]\ngib = {price}");
+        let told = problem(&origin("https://a.example.org", &lines));
+        let place = "config.toml:5: site[0].origin[0].prices.gib: ";
+        assert!(told.starts_with(place) && told.contains(" is not a price; write"), "{told}");
+    }
+    let lines = "[site.origin.prices]\nthousand_gets = 0.0004\ngib = \"0.09\"";
+    let config = super::config(&origin("https://a.example.org", lines));
+    let prices = config.sites[0].origins[0].prices;
+    assert_eq!((prices.thousand_gets, prices.thousand_heads, prices.gib), (400_000, 0, 90_000_000));
+}

@@ -13,6 +13,7 @@ mod freshness;
 mod generic;
 mod generic_bodies;
 mod generic_parts;
+mod groups;
 mod hits;
 mod http2;
 mod lifetimes;

@@ -1,0 +1,99 @@
+//! In which order the origins of a site are asked for a path: by priority; among equals first
+//! those with a weight, then the order of the file. Pure; called by `Origins` for each request.
+//!
+//! Which of several weighted origins comes first is drawn by the path, not by chance (weighted
+//! rendezvous hashing): the same path goes to the same origin from every edge and after every
+//! restart, so a cache behind it holds each object once, a body is continued where it began, and
+//! an origin that is added or taken away moves no path but those that it gains or gives up.
+
+use crate::nix::hash::sha256;
+
+/// Where an origin stands among the others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rank<'a> {
+    /// Lower is asked first.
+    pub priority: u32,
+    /// Its share among those of its priority; 0 for none.
+    pub weight: u32,
+    /// Its name, to draw by.
+    pub name: &'a str,
+}
+
+/// The origins in the order in which they are asked for `path`; they come sorted by priority.
+pub(super) fn ordered<'a, T>(
+    origins: &'a [T],
+    rank_of: impl Fn(&'a T) -> Rank<'a>,
+    path: &str,
+) -> Vec<&'a T> {
+    let mut ordered: Vec<&T> = origins.iter().collect();
+    if origins.iter().any(|origin| rank_of(origin).weight > 0) {
+        // Stable: what has no weight stays in the order of the file.
+        ordered.sort_by_cached_key(|origin| {
+            let rank = rank_of(origin);
+            (rank.priority, draw(rank, path))
+        });
+    }
+    ordered
+}
+
+/// Ascending where origins are asked earlier: the least of exponential draws whose rates are the
+/// weights is each one's with a probability in proportion to its weight.
+fn draw(rank: Rank<'_>, path: &str) -> u64 {
+    if rank.weight == 0 {
+        return u64::MAX;
+    }
+    let digest = sha256(format!("{}\n{path}", rank.name).as_bytes());
+    let bits = u32::from_be_bytes(digest.first_chunk::<4>().copied().unwrap_or_default());
+    let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
+    // Positive floats are in the order of their bits.
+    (-uniform.ln() / f64::from(rank.weight)).to_bits()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn named(name: &'static str, priority: u32, weight: u32) -> Rank<'static> {
+        Rank { priority, weight, name }
+    }
+
+    fn names(origins: &[Rank<'static>], path: &str) -> Vec<&'static str> {
+        ordered(origins, |origin| *origin, path).iter().map(|origin| origin.name).collect()
+    }
+
+    fn paths() -> impl Iterator<Item = String> {
+        (0..20_000).map(|number| format!("/{number}.narinfo"))
+    }
+
+    #[test]
+    fn without_weights_the_order_is_that_of_priority_and_file() {
+        let origins = [named("b", 5, 0), named("a", 5, 0), named("c", 10, 0)];
+        assert!(paths().all(|path| names(&origins, &path) == ["b", "a", "c"]));
+    }
+
+    #[test]
+    fn paths_are_shared_by_weight_and_priorities_stay_apart() {
+        let origins =
+            [named("a", 5, 1), named("b", 5, 3), named("last", 5, 0), named("far", 9, 1_000)];
+        let mut first = BTreeMap::<_, u32>::new();
+        for path in paths() {
+            let names = names(&origins, &path);
+            assert_eq!(names[2..], ["last", "far"]);
+            *first.entry(names[0]).or_default() += 1;
+        }
+        assert!((4_700..5_300).contains(&first["a"]), "{first:?}");
+        assert_eq!(first["a"] + first["b"], 20_000);
+    }
+
+    #[test]
+    fn an_origin_less_moves_its_own_paths_only() {
+        let all = [named("a", 0, 2), named("b", 0, 2), named("c", 0, 2)];
+        let fewer = [all[0], all[2]];
+        for path in paths() {
+            let before = names(&all, &path);
+            let kept: Vec<_> = before.iter().copied().filter(|name| *name != "b").collect();
+            assert_eq!(names(&fewer, &path), kept);
+        }
+    }
+}
