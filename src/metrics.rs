@@ -33,6 +33,11 @@ pub struct Metrics {
     pub origin_first_byte_seconds: HistogramVec,
     /// Whether the origin's last answer was usable (1) or not (0), by origin.
     pub origin_up: IntGaugeVec,
+    /// Times that keys of a bucket were looked for and came to be others, or were not found, by
+    /// origin and result.
+    pub origin_keys: IntCounterVec,
+    /// Times that signatures came to be dated by the origin's clock, by origin.
+    pub origin_clock_corrections: IntCounterVec,
     /// Bytes stored, by tier.
     pub stored_bytes: IntGaugeVec,
     /// Objects stored, by tier.
@@ -161,6 +166,16 @@ const ORIGIN_FIRST_BYTE_SECONDS: Definition = define(
 );
 const ORIGIN_UP: Definition =
     define("narthex_origin_up", "Whether the origin's last answer was usable.", &["origin"]);
+const ORIGIN_KEYS: Definition = define(
+    "narthex_origin_keys_total",
+    "Times that keys of a bucket were looked for and came to be others, or were not found.",
+    &["origin", "result"],
+);
+const ORIGIN_CLOCK_CORRECTIONS: Definition = define(
+    "narthex_origin_clock_corrections_total",
+    "Times that the time in signatures was corrected by the origin's clock.",
+    &["origin"],
+);
 const STORED_BYTES: Definition = define("narthex_stored_bytes", "Bytes stored.", &["tier"]);
 const STORED_OBJECTS: Definition = define("narthex_stored_objects", "Objects stored.", &["tier"]);
 const ORDERED_OBJECTS: Definition = define(
@@ -321,6 +336,8 @@ impl Metrics {
             origin_bytes: registrar.counters(&ORIGIN_BYTES)?,
             origin_first_byte_seconds: registrar.seconds(&ORIGIN_FIRST_BYTE_SECONDS)?,
             origin_up: registrar.gauges(&ORIGIN_UP)?,
+            origin_keys: registrar.counters(&ORIGIN_KEYS)?,
+            origin_clock_corrections: registrar.counters(&ORIGIN_CLOCK_CORRECTIONS)?,
             stored_bytes: registrar.gauges(&STORED_BYTES)?,
             stored_objects: registrar.gauges(&STORED_OBJECTS)?,
             ordered_objects: registrar.gauge(&ORDERED_OBJECTS)?,

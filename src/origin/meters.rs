@@ -21,6 +21,13 @@ pub(super) enum Usable {
     No,
 }
 
+/// Whether looking for keys found any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeysFound {
+    Yes,
+    No,
+}
+
 /// A request under way; counted as an error where it is dropped without an answer.
 #[derive(Debug)]
 pub(super) struct RequestMeter<'a> {
@@ -43,6 +50,20 @@ impl Meters {
     /// The counter of body bytes received for `class`.
     pub(super) fn bytes(&self, class: Class) -> IntCounter {
         self.metrics.origin_bytes.with_label_values(&[&*self.origin, class.as_str()])
+    }
+
+    /// Looking for keys has ended: with others than were known, or with none.
+    pub(super) fn keys(&self, found: KeysFound) {
+        let result = match found {
+            KeysFound::Yes => "found",
+            KeysFound::No => "failed",
+        };
+        self.metrics.origin_keys.with_label_values(&[&*self.origin, result]).inc();
+    }
+
+    /// The origin refused a signature for its time, and the clock was corrected.
+    pub(super) fn clock_corrected(&self) {
+        self.metrics.origin_clock_corrections.with_label_values(&[&*self.origin]).inc();
     }
 
     /// Sets the gauge of health.

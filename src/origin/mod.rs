@@ -9,10 +9,17 @@ mod file;
 mod forward;
 mod health;
 mod http;
+mod key_endpoints;
+mod key_source;
+mod login;
 mod meters;
+mod netrc;
+mod order;
 mod response;
 mod s3;
+mod secret;
 mod sign;
+mod skew;
 mod upstream;
 mod verdict;
 mod wire;
@@ -22,17 +29,20 @@ pub use forward::{Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 
-use crate::client::{Client, ClientSettings, TrustError, Trusts};
-use crate::clock::Clock;
-use crate::config::{Origin, OriginUrl, Site};
+use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{CertificateFiles, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::tasks::Tasks;
+use ::http::HeaderMap;
 use file::FolderOrigin;
 use forward::Standing;
 use futures_util::future::join_all;
 use health::Health;
 use http::HttpOrigin;
+use key_endpoints::KeyEndpoints;
+use login::Keeper;
 use meters::Meters;
 use s3::S3Origin;
 use std::future::Future;
@@ -43,6 +53,13 @@ use wire::Wire;
 
 /// What the self test asks for: every binary cache has it.
 const PROBE_PATH: &str = "/nix-cache-info";
+
+/// How the endpoints that hand out keys are asked.
+const KEY_ENDPOINT_SETTINGS: ClientSettings = ClientSettings {
+    connect: key_endpoints::CONNECT,
+    first_byte: key_endpoints::ANSWER,
+    requests_max: key_endpoints::REQUESTS_MAX,
+};
 
 /// The origins of one site, in the order in which they are asked.
 #[derive(Debug, Clone)]
@@ -90,7 +107,8 @@ impl Origins {
         Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into(), recovery })
     }
 
-    /// Asks the origins in their order until one has the object or says that it has not changed.
+    /// Asks the origins in their order until one has the object or says that it has not changed:
+    /// those that are asked for it at all. Where none is, it is absent.
     ///
     /// An origin that says absent or fails is followed by the next. The answer is absent only
     /// where every origin asked said so; where one failed and none had the object, the first
@@ -98,13 +116,7 @@ impl Origins {
     /// has arrived. Those to avoid come last. Dropping the future ends the request.
     pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
         let (mut absent, mut failure) = (None, None);
-        let is_meant = |upstream: &&Upstream| ask.only.is_none_or(|only| only == upstream.position);
-        let (last, first): (Vec<_>, Vec<_>) = self
-            .upstreams
-            .iter()
-            .filter(is_meant)
-            .partition(|upstream| ask.avoid.contains(&upstream.position));
-        for upstream in first.into_iter().chain(last) {
+        for upstream in order::in_order(&self.upstreams, ask) {
             match upstream.ask(ask).await {
                 Ok(answer @ Answer::Absent { .. }) => absent = Some(answer),
                 Ok(answer) => return Ok(answer),
@@ -117,6 +129,9 @@ impl Origins {
         match (failure, absent) {
             (Some(error), _) => Err(error),
             (None, Some(absent)) => Ok(absent),
+            (None, None) if ask.only.is_none_or(|only| only < self.upstreams.len()) => {
+                Ok(self.nowhere())
+            }
             (None, None) => Err(FetchError::Protocol {
                 origin: ask.only.map_or_else(|| "none".into(), |only| only.to_string().into()),
                 detail: "no origin has this position".to_owned(),
@@ -131,9 +146,8 @@ impl Origins {
     /// the answer only where every origin asked said so; else the first trouble is. Dropping the
     /// future ends the request.
     pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
-        let only = forward.only;
-        let is_meant = |upstream: &&Upstream| only.is_none_or(|only| only == upstream.position);
-        let mut upstreams = self.upstreams.iter().filter(is_meant).peekable();
+        let upstreams = order::for_forward(&self.upstreams, &forward);
+        let mut upstreams = upstreams.into_iter().peekable();
         let (mut next, mut trouble, mut absent) = (Some(forward), None, None);
         while let (Some(forward), Some(upstream)) = (next.take(), upstreams.next()) {
             if forward.may_repeat() && upstreams.peek().is_some() {
@@ -158,9 +172,16 @@ impl Origins {
             (None, Some(absent)) => Ok(absent),
             (None, None) => Err(FetchError::Protocol {
                 origin: "none".into(),
-                detail: "there is no origin".to_owned(),
+                detail: "no origin is asked for this path: see only_for and never_for".to_owned(),
             }),
         }
+    }
+
+    /// What is said of an object that no origin is ever asked for: it is nowhere.
+    fn nowhere(&self) -> Answer<Response> {
+        let now = self.upstreams.first().map_or(Timestamp::from_secs(0), |one| one.clock.now());
+        let headers = HeaderMap::new();
+        Answer::Absent { headers, origin: 0, request_time: now, response_time: now }
     }
 
     /// The self test at start: asks every origin at once for `nix-cache-info`, so that wrong
@@ -178,6 +199,7 @@ impl Origins {
             if_match: None,
             cdn_loop: None,
             only: None,
+            prefer: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
         };
@@ -233,12 +255,19 @@ impl Setup<'_> {
         let kind = match &origin.url {
             OriginUrl::S3(bucket) => {
                 let wire = self.wire(position, origin)?;
-                Kind::S3(Box::new(S3Origin::new(wire, bucket, self.tasks.clone())?))
+                let trust = self.trust(origin, None)?;
+                let endpoints = KeyEndpoints::new(Client::new(&trust, KEY_ENDPOINT_SETTINGS));
+                Kind::S3(Box::new(S3Origin::new(wire, bucket, endpoints, self.tasks.clone())?))
             }
             OriginUrl::Http(base) => {
                 let wire = self.wire(position, origin)?;
                 let hosts = &self.site.follow_redirects_to;
-                Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts)))
+                let elsewhere = match &origin.identity {
+                    Some(_) => Some(self.client(origin, None)?),
+                    None => None,
+                };
+                let keeper = Keeper::new(origin, base, self.tasks.clone());
+                Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
             }
             OriginUrl::File(root) => Kind::Folder(Box::new(FolderOrigin {
                 name: Arc::clone(&name),
@@ -255,6 +284,7 @@ impl Setup<'_> {
             health: Health::new(Arc::clone(&name), meters, Arc::clone(&self.recovery)),
             name,
             position,
+            turns: origin.turns.clone(),
             kind,
             slots: Arc::new(Semaphore::new(slots)),
             slot_deadline: origin.timeouts.connect,
@@ -264,22 +294,38 @@ impl Setup<'_> {
 
     fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {
         let name: Arc<str> = origin.name.as_str().into();
-        let trust = self
-            .trusts
-            .load(origin.ca_file.as_deref())
-            .map_err(|source| OriginSetupError::Trust { origin: Arc::clone(&name), source })?;
+        Ok(Wire {
+            meters: Meters::new(self.metrics.clone(), Arc::clone(&name)),
+            name,
+            position,
+            client: self.client(origin, origin.identity.as_ref())?,
+            clock: self.clock.clone(),
+            timeouts: origin.timeouts.clone(),
+        })
+    }
+
+    /// A client that shows `identity` where it is asked for a certificate.
+    fn client(
+        &mut self,
+        origin: &Origin,
+        identity: Option<&CertificateFiles>,
+    ) -> Result<Client, OriginSetupError> {
+        let trust = self.trust(origin, identity)?;
         let settings = ClientSettings {
             connect: origin.timeouts.connect,
             first_byte: origin.timeouts.first_byte,
             requests_max: origin.connections_max,
         };
-        Ok(Wire {
-            meters: Meters::new(self.metrics.clone(), Arc::clone(&name)),
-            name,
-            position,
-            client: Client::new(&trust, settings),
-            clock: self.clock.clone(),
-            timeouts: origin.timeouts.clone(),
+        Ok(Client::new(&trust, settings))
+    }
+
+    fn trust(
+        &mut self,
+        origin: &Origin,
+        identity: Option<&CertificateFiles>,
+    ) -> Result<Trust, OriginSetupError> {
+        self.trusts.load(origin.ca_file.as_deref(), identity).map_err(|source| {
+            OriginSetupError::Trust { origin: origin.name.as_str().into(), source }
         })
     }
 }

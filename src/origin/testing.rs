@@ -6,8 +6,8 @@ use super::{Answer, Origins, Response};
 use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
-    CacheInfoOverride, Lifetimes, Origin, OriginTimeouts, OriginUrl, S3, S3Addressing,
-    S3Credentials, Signatures, Site, Terms,
+    CacheInfoOverride, Exposure, Lifetimes, Login, Origin, OriginTimeouts, OriginTurns, OriginUrl,
+    S3, S3Addressing, S3Credentials, Signatures, Site, Terms,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -164,6 +164,7 @@ pub(super) fn ask(path: &str) -> Ask {
         if_match: None,
         cdn_loop: None,
         only: None,
+        prefer: None,
         avoid: Vec::new(),
         retries: Retries::Usual,
     }
@@ -181,6 +182,11 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
         url,
         priority: 0,
         ca_file: None,
+        login: Login::None,
+        exposure: Exposure::Permitted,
+        identity: None,
+        trusted_public_keys: Vec::new(),
+        turns: OriginTurns::default(),
         timeouts: OriginTimeouts {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(15),

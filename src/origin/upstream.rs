@@ -11,6 +11,7 @@ use super::s3::S3Origin;
 use super::verdict::Absence;
 use super::wire::{Heard, Reply};
 use crate::clock::Clock;
+use crate::config::OriginTurns;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,6 +30,8 @@ const PROBE_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Upstream {
     pub name: Arc<str>,
     pub position: usize,
+    /// What it is asked for, and when.
+    pub turns: OriginTurns,
     pub kind: Kind,
     pub slots: Arc<Semaphore>,
     /// How long a request waits for a slot.

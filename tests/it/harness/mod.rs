@@ -12,7 +12,7 @@ mod virtual_origin;
 pub(crate) use brittle::Brittle;
 pub(crate) use client::{Arriving, Client, Said};
 pub(crate) use edge::{Edge, Setup};
-pub(crate) use fixture::{Draw, Package, noise, path_of_nar, untrusted_key};
+pub(crate) use fixture::{Draw, Package, noise, path_of_nar, trusted_key, untrusted_key};
 pub(crate) use origin::{Asked, Gate, Origin, Script, says};
 pub(crate) use virtual_origin::{Made, VirtualOrigin, Wish};
 

@@ -32,3 +32,4 @@ mod tags;
 mod tiers;
 mod troubles;
 mod uploads;
+mod upstreams;
