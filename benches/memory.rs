@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         memory.put(&meta.key, &Arc::new(Hot::new(&meta, &body)));
         let nar = Key::new("main#12ab", &format!("/nar/{number:052}.nar.xz"), None);
         let file_hash = Some(Sha256([7; 32]));
-        memory.put_claim(nar, NarClaim { file_hash, file_size: Some(number as u64) });
+        memory.put_claim(nar, NarClaim { file_hash, file_size: Some(number as u64), source: None });
     }
     let (grown, usage) = (resident_bytes()?.saturating_sub(before), memory.usage());
     let keys: Vec<Key> = (0..LOOKUPS).map(|turn| key(turn * STEP % count)).collect();

@@ -51,6 +51,11 @@ pub struct Metrics {
     pub origin_retries: IntCounterVec,
     /// Second requests where the first was slow, by origin and what came of them.
     pub origin_hedges: IntCounterVec,
+    /// Times that keys of a bucket were looked for and came to be others, or were not found, by
+    /// origin and result.
+    pub origin_keys: IntCounterVec,
+    /// Times that signatures came to be dated by the origin's clock, by origin.
+    pub origin_clock_corrections: IntCounterVec,
     /// Bytes stored, by tier.
     pub stored_bytes: IntGaugeVec,
     /// Objects stored, by tier.
@@ -226,6 +231,16 @@ const ORIGIN_HEDGES: Definition = define(
     "Second requests where the first was slow: begun, those that won, refused by the budget.",
     &["origin", "event"],
 );
+const ORIGIN_KEYS: Definition = define(
+    "narthex_origin_keys_total",
+    "Times that keys of a bucket were looked for and came to be others, or were not found.",
+    &["origin", "result"],
+);
+const ORIGIN_CLOCK_CORRECTIONS: Definition = define(
+    "narthex_origin_clock_corrections_total",
+    "Times that the time in signatures was corrected by the origin's clock.",
+    &["origin"],
+);
 const STORED_BYTES: Definition = define("narthex_stored_bytes", "Bytes stored.", &["tier"]);
 const STORED_OBJECTS: Definition = define("narthex_stored_objects", "Objects stored.", &["tier"]);
 const ORDERED_OBJECTS: Definition = define(
@@ -400,6 +415,8 @@ impl Metrics {
             origin_held: registrar.counters(&ORIGIN_HELD)?,
             origin_retries: registrar.counters(&ORIGIN_RETRIES)?,
             origin_hedges: registrar.counters(&ORIGIN_HEDGES)?,
+            origin_keys: registrar.counters(&ORIGIN_KEYS)?,
+            origin_clock_corrections: registrar.counters(&ORIGIN_CLOCK_CORRECTIONS)?,
             stored_bytes: registrar.gauges(&STORED_BYTES)?,
             stored_objects: registrar.gauges(&STORED_OBJECTS)?,
             ordered_objects: registrar.gauge(&ORDERED_OBJECTS)?,

@@ -216,8 +216,12 @@ pub enum Proof {
     FileHash,
     /// A narinfo that parses; signatures were not required.
     Parsed,
-    /// A narinfo with a signature by a trusted key.
+    /// A narinfo with a signature by a trusted key; it is not known which, as an older version
+    /// stored it.
     Signature,
+    /// A narinfo with a signature by a key that was trusted for the origin it came from; the mark
+    /// tells both.
+    SignedBy(u32),
 }
 
 /// A stored response head, and what is known of its body.
@@ -339,6 +343,11 @@ pub struct NarClaim {
     pub file_hash: Option<Sha256>,
     /// `FileSize` in bytes.
     pub file_size: Option<u64>,
+    /// What the origin is known by that the narinfo came from: the first to be asked for the file,
+    /// and the only one where nothing proves the file. None in what an older version stored; not
+    /// in the form that this derives.
+    #[serde(skip)]
+    pub source: Option<u32>,
 }
 
 #[cfg(test)]

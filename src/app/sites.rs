@@ -4,9 +4,9 @@ use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::engine::Site;
-use crate::fill::Upstream;
+use crate::fill::{Trusted, Upstream};
 use crate::metrics::Metrics;
-use crate::nix::signature::{KeyError, PublicKey, TrustedKeys};
+use crate::nix::signature::KeyError;
 use crate::origin::{OriginSetupError, Origins};
 use crate::tasks::Tasks;
 use std::sync::Arc;
@@ -59,9 +59,7 @@ fn upstream(
     let origins = Origins::new(site, clock.clone(), metrics.clone(), tasks.clone(), trusts);
     let origins =
         origins.map_err(|source| SitesError::Origin { site: site.name.clone(), source })?;
-    let keys = site.trusted_public_keys.iter().map(|key| PublicKey::parse(key));
-    let keys = keys
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| SitesError::Key { site: site.name.clone(), source })?;
-    Ok(Upstream { site: site.clone(), origins, trusted: TrustedKeys::new(keys) })
+    let trusted =
+        Trusted::of(site).map_err(|source| SitesError::Key { site: site.name.clone(), source })?;
+    Ok(Upstream { site: site.clone(), origins, trusted })
 }

@@ -109,7 +109,7 @@ mod tests {
 
     /// Where the connection to a name with these addresses leads.
     async fn reached(addresses: &[IpAddr], port: u16) -> Result<IpAddr, BoxError> {
-        let trust = Trust::load(None).unwrap();
+        let trust = Trust::load(None, None).unwrap();
         let known = Known(addresses.to_vec());
         let mut connector = DeadlineConnector::resolving(known, &trust, Duration::from_secs(5));
         let uri = format!("http://origin.test:{port}/").parse().unwrap();

@@ -86,7 +86,7 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
         [(&[&b"h2"[..], b"http/1.1"][..], "HTTP/2.0"), (&[&b"http/1.1"[..]][..], "HTTP/1.1")]
     {
         let server = tls_server(protocols).await;
-        let trust = Trust::load(Some(server.ca_file.path())).unwrap();
+        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
         let trusting = client(&trust, 200);
         for _ in 0..3 {
             let request = get("https", "localhost", server.address);
@@ -94,7 +94,7 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
         }
         assert_eq!(*server.connections.lock(), 1);
 
-        let doubting = client(&Trust::load(None).unwrap(), 200);
+        let doubting = client(&Trust::load(None, None).unwrap(), 200);
         let error = doubting.send(get("https", "localhost", server.address)).await.unwrap_err();
         assert!(matches!(error, ClientError::Connect(_)), "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
@@ -107,7 +107,7 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
 async fn a_handshake_that_never_ends_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let client = client(&Trust::load(None).unwrap(), 200);
+    let client = client(&Trust::load(None, None).unwrap(), 200);
     let sending = client.send(get("https", "127.0.0.1", address));
     let (result, silent) = tokio::join!(sending, listener.accept());
     let error = result.unwrap_err();
@@ -119,7 +119,7 @@ async fn a_handshake_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn a_lane_is_left_only_when_it_is_full() {
     let server = tls_server(&[b"h2", b"http/1.1"]).await;
-    let trust = Trust::load(Some(server.ca_file.path())).unwrap();
+    let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
     let client = client(&trust, REQUESTS_PER_LANE * 2);
     assert_eq!(client.lanes.len(), 2);
     let mut held = Vec::new();

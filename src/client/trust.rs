@@ -1,10 +1,11 @@
-//! Which certificate authorities an origin's certificate may come from. Read once when the
-//! configuration is taken into use, however many origins and sites it has: the system's take some
-//! 200 KiB. Shared afterwards; no locks.
+//! Which certificate authorities an origin's certificate may come from, and the certificate that the
+//! edge shows to it. Read once when the configuration is taken into use, however many origins and
+//! sites it has: the system's take some 200 KiB. Shared afterwards; no locks.
 
+use crate::config::CertificateFiles;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,25 +35,61 @@ pub enum TrustError {
         /// What is wrong with it.
         detail: String,
     },
+    /// The file has no private key that can be read.
+    #[error("{}: no usable private key: {detail}; write it as PEM", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without anything of the key.
+        detail: String,
+    },
+    /// A certificate and a private key do not serve together.
+    #[error(
+        "{} and {} cannot be shown to an origin: {detail}",
+        certificate.display(),
+        key.display()
+    )]
+    Identity {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What the TLS library says.
+        detail: String,
+    },
     /// The TLS library refused its set-up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
 
 impl Trust {
-    /// The system's authorities (those built in where it has none), and those of `ca_file`.
+    /// The system's authorities (those built in where it has none), and those of `ca_file`; origins
+    /// that ask for a certificate are shown `identity`.
     ///
     /// Reads files: not for the runtime's threads.
-    pub fn load(ca_file: Option<&Path>) -> Result<Self, TrustError> {
+    pub fn load(
+        ca_file: Option<&Path>,
+        identity: Option<&CertificateFiles>,
+    ) -> Result<Self, TrustError> {
         let mut roots = system_roots();
         if let Some(path) = ca_file {
             add_file(&mut roots, path)?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
+        let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut tls = match identity {
+            None => tls.with_no_client_auth(),
+            Some(files) => {
+                let (chain, key) = (chain(&files.certificate)?, private_key(&files.key)?);
+                tls.with_client_auth_cert(chain, key).map_err(|error| TrustError::Identity {
+                    certificate: files.certificate.clone(),
+                    key: files.key.clone(),
+                    detail: error.to_string(),
+                })?
+            }
+        };
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(tls)))
     }
@@ -63,19 +100,27 @@ impl Trust {
     }
 }
 
-/// The authorities of one configuration by their file, so that each is read once.
+/// The set-ups of one configuration by their files, so that each is read once.
 #[derive(Debug, Default)]
-pub struct Trusts(HashMap<Option<PathBuf>, Trust>);
+pub struct Trusts(HashMap<Files, Trust>);
+
+/// The authorities' file, and those of a certificate and its key.
+type Files = (Option<PathBuf>, Option<(PathBuf, PathBuf)>);
 
 impl Trusts {
-    /// As [`Trust::load`], or what that gave for the same file before.
-    pub fn load(&mut self, ca_file: Option<&Path>) -> Result<Trust, TrustError> {
-        let file = ca_file.map(Path::to_path_buf);
-        if let Some(trust) = self.0.get(&file) {
+    /// As [`Trust::load`], or what that gave for the same files before.
+    pub fn load(
+        &mut self,
+        ca_file: Option<&Path>,
+        identity: Option<&CertificateFiles>,
+    ) -> Result<Trust, TrustError> {
+        let own = identity.map(|files| (files.certificate.clone(), files.key.clone()));
+        let files = (ca_file.map(Path::to_path_buf), own);
+        if let Some(trust) = self.0.get(&files) {
             return Ok(trust.clone());
         }
-        let trust = Trust::load(ca_file)?;
-        self.0.insert(file, trust.clone());
+        let trust = Trust::load(ca_file, identity)?;
+        self.0.insert(files, trust.clone());
         Ok(trust)
     }
 }
@@ -95,27 +140,42 @@ fn system_roots() -> RootCertStore {
 }
 
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
-    let text = std::fs::read(path)
-        .map_err(|source| TrustError::Read { path: path.to_path_buf(), source })?;
+    for (certificate, position) in chain(path)?.into_iter().zip(1..) {
+        roots.add(certificate).map_err(|error| TrustError::Certificate {
+            path: path.to_path_buf(),
+            position,
+            detail: format!("not a usable authority: {error}"),
+        })?;
+    }
+    Ok(())
+}
+
+/// The certificates of a PEM file: one at least.
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let text = read(path)?;
     let wrong = |position, detail: String| TrustError::Certificate {
         path: path.to_path_buf(),
         position,
         detail,
     };
-    let mut count = 0;
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        count += 1;
-        let certificate =
-            certificate.map_err(|error| wrong(count, format!("not PEM: {error:?}")))?;
-        roots
-            .add(certificate)
-            .map_err(|error| wrong(count, format!("not a usable authority: {error}")))?;
+    let mut chain = Vec::new();
+    for (certificate, position) in CertificateDer::pem_slice_iter(&text).zip(1..) {
+        chain.push(certificate.map_err(|error| wrong(position, format!("not PEM: {error:?}")))?);
     }
-    if count == 0 {
+    if chain.is_empty() {
         let detail = "missing: the file has no `-----BEGIN CERTIFICATE-----` block";
         return Err(wrong(1, detail.to_owned()));
     }
-    Ok(())
+    Ok(chain)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TrustError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?)
+        .map_err(|error| TrustError::Key { path: path.to_path_buf(), detail: error.to_string() })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
+    std::fs::read(path).map_err(|source| TrustError::Read { path: path.to_path_buf(), source })
 }
 
 #[cfg(test)]
@@ -126,7 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, text).unwrap();
-        Trust::load(Some(&path))
+        Trust::load(Some(&path), None)
     }
 
     #[test]
@@ -138,7 +198,7 @@ mod tests {
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let text = load(broken).unwrap_err().to_string();
         assert!(text.contains("certificate 1: not a usable authority"), "{text}");
-        let missing = Trust::load(Some(Path::new("/does/not/exist.pem"))).unwrap_err();
+        let missing = Trust::load(Some(Path::new("/does/not/exist.pem")), None).unwrap_err();
         assert!(matches!(missing, TrustError::Read { .. }));
     }
 
@@ -149,15 +209,41 @@ mod tests {
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, key.cert.pem()).unwrap();
         let mut trusts = Trusts::default();
-        let (own, system) = (trusts.load(Some(&path)).unwrap(), trusts.load(None).unwrap());
+        let (own, system) =
+            (trusts.load(Some(&path), None).unwrap(), trusts.load(None, None).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert!(Arc::ptr_eq(&own.tls(), &trusts.load(Some(&path)).unwrap().tls()));
-        assert!(Arc::ptr_eq(&system.tls(), &trusts.load(None).unwrap().tls()));
+        assert!(Arc::ptr_eq(&own.tls(), &trusts.load(Some(&path), None).unwrap().tls()));
+        assert!(Arc::ptr_eq(&system.tls(), &trusts.load(None, None).unwrap().tls()));
         assert!(!Arc::ptr_eq(&own.tls(), &system.tls()));
     }
 
     #[test]
+    fn a_certificate_to_show_must_go_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let one = rcgen::generate_simple_self_signed(vec!["edge".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(vec!["edge".to_owned()]).unwrap();
+        let certificate = write("client.pem", one.cert.pem());
+        let files = |key| CertificateFiles { certificate: certificate.clone(), key };
+        let good = files(write("key.pem", one.signing_key.serialize_pem()));
+        assert!(Trust::load(None, Some(&good)).is_ok());
+        let strange = files(write("strange.pem", other.signing_key.serialize_pem()));
+        let error = Trust::load(None, Some(&strange)).unwrap_err();
+        assert!(matches!(error, TrustError::Identity { .. }), "{error}");
+        let text = Trust::load(None, Some(&files(certificate.clone()))).unwrap_err().to_string();
+        assert!(text.contains("client.pem: no usable private key"), "{text}");
+        let mut trusts = Trusts::default();
+        let (with, without) =
+            (trusts.load(None, Some(&good)).unwrap(), trusts.load(None, None).unwrap());
+        assert!(!Arc::ptr_eq(&with.tls(), &without.tls()));
+    }
+
+    #[test]
     fn without_a_file_there_are_still_authorities() {
-        assert!(Trust::load(None).is_ok());
+        assert!(Trust::load(None, None).is_ok());
     }
 }

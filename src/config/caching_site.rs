@@ -29,6 +29,11 @@ pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
         let message = "is for kind = \"nix-cache\" alone; leave it out";
         report.problem(scope.spot_of(path).problem(message));
     }
+    let keys = "site.origin.trusted_public_keys";
+    for origin in scope.scopes("site.origin").iter().filter(|origin| origin.is_given(keys)) {
+        let message = "is for kind = \"nix-cache\" alone; leave it out";
+        report.problem(origin.spot_of(keys).problem(message));
+    }
     for path in TABLES_OF_BINARY_CACHES.into_iter().filter(|path| scope.has_table(path)) {
         let message = "is for kind = \"nix-cache\" alone; leave it out, and see [site.caching]";
         report.problem(scope.spot_of(path).problem(message));

@@ -4,12 +4,14 @@
 //! `origins` and `trust` make the checked [`Config`] of them. Every mistake is told at once.
 //! [`load`] is pure and may be called at any time; [`read_file`] blocks for one small file.
 
+pub mod access;
 pub mod caching;
 pub mod lifetimes;
 mod model;
 pub mod settings;
 
 mod caching_site;
+mod origin_access;
 mod origin_url;
 mod origins;
 mod overlay;
@@ -24,6 +26,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Exposure, Login, Objects, OriginTurns, Turn};
 pub use caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
 pub use lifetimes::{LifetimeRule, Lifetimes, Terms};
 pub use model::*;

@@ -2,6 +2,7 @@
 //! [`Config`] need not doubt it. Made by the readers of this module's siblings, never by hand
 //! outside tests. Every default stands in the definitions beside it, not here.
 
+use super::access::{Exposure, Login, OriginTurns};
 use super::caching::Caching;
 use super::lifetimes::Lifetimes;
 use crate::nix::hash::{base16, sha256};
@@ -244,6 +245,17 @@ pub struct Origin {
     pub priority: u32,
     /// PEM file of certificate authorities to trust beside, or instead of, the system's.
     pub ca_file: Option<PathBuf>,
+    /// What is sent to an HTTP origin to be let in.
+    pub login: Login,
+    /// Whether that may be sent over plain http.
+    pub exposure: Exposure,
+    /// The certificate that is shown to an origin asked over https.
+    pub identity: Option<CertificateFiles>,
+    /// The public keys, `name:base64`, one of which must have signed what is a narinfo of this
+    /// origin: its own, else those of the site. Checked to parse.
+    pub trusted_public_keys: Vec<String>,
+    /// For which paths it is asked, and when.
+    pub turns: OriginTurns,
     /// `[site.origin.timeouts]`.
     pub timeouts: OriginTimeouts,
     /// Requests under way at once.
@@ -300,6 +312,21 @@ pub struct Prices {
     pub gib: u64,
 }
 
+impl Origin {
+    /// What a narinfo is marked with that came from here and was signed by `key`: the same as long
+    /// as both are, whatever else the configuration says.
+    pub fn trust_mark(&self, key: &str) -> u32 {
+        let text = format!("{}\n{key}", self.url.place());
+        u32::from_be_bytes(sha256(text.as_bytes()).first_chunk().copied().unwrap_or_default())
+    }
+
+    /// What its objects are known to come from, whatever its name and its place in the order.
+    pub fn source_mark(&self) -> u32 {
+        let place = self.url.place();
+        u32::from_be_bytes(sha256(place.as_bytes()).first_chunk().copied().unwrap_or_default())
+    }
+}
+
 /// Where an origin is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OriginUrl {
@@ -354,8 +381,17 @@ pub enum S3Addressing {
 /// Where an S3 origin's keys come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum S3Credentials {
-    /// `AWS_ACCESS_KEY_ID` and its companions, else the default profile.
+    /// The first that there is: `AWS_ACCESS_KEY_ID` and its companions, a web identity, the default
+    /// profile, a container's endpoint, the instance's metadata.
+    Usual,
+    /// `AWS_ACCESS_KEY_ID` and its companions alone.
     Environment,
+    /// A role taken on by the token of `AWS_WEB_IDENTITY_TOKEN_FILE`.
+    WebIdentity,
+    /// The endpoint that `AWS_CONTAINER_CREDENTIALS_FULL_URI` or its companion names.
+    Container,
+    /// The metadata endpoint of an EC2 instance (IMDSv2).
+    Instance,
     /// A section of the shared credentials and config files.
     Profile(String),
     /// One value a file; read again whenever the origin refuses them.

@@ -4,6 +4,7 @@ use super::model::{
     AbsenceOf, BreakerSettings, BudgetSettings, Origin, OriginTimeouts, OriginUrl, Prices, S3,
     S3Addressing, S3Credentials,
 };
+use super::origin_access::{self, Way};
 use super::origin_url::{self, Parsed, S3Url};
 use super::problem::{Problem, Report, Spot, quote};
 use super::scope::Scope;
@@ -22,19 +23,21 @@ pub(super) const NOT_A_LABEL: &str = "is not a name; write 1 to 100 printable ch
 const REGION_DEFAULT: &str = "us-east-1";
 
 /// Settings that mean something to a bucket only.
-const S3_ONLY: [&str; 7] = [
+const S3_ONLY: [&str; 8] = [
     "site.origin.requester_pays",
     "site.origin.addressing",
     PROFILE,
     ACCESS_KEY_ID,
     SECRET_ACCESS_KEY,
     SESSION_TOKEN,
+    SOURCE,
     ANONYMOUS,
 ];
 const PROFILE: &str = "site.origin.credentials.profile";
 const ACCESS_KEY_ID: &str = "site.origin.credentials.access_key_id_file";
 const SECRET_ACCESS_KEY: &str = "site.origin.credentials.secret_access_key_file";
 const SESSION_TOKEN: &str = "site.origin.credentials.session_token_file";
+const SOURCE: &str = "site.origin.credentials.source";
 const ANONYMOUS: &str = "site.origin.credentials.anonymous";
 
 /// The origins of the site in `scope`, lowest priority first.
@@ -85,7 +88,13 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
     if let Some(name) = name.as_ref().filter(|name| !is_label(&name.value)) {
         report.problem(name.spot.problem_with(&name.value, NOT_A_LABEL));
     }
+    let way = if is_tls(&url) { Way::Tls } else { Way::Plain };
     Some(Origin {
+        login: origin_access::login(scope, &url, report),
+        exposure: origin_access::exposure(scope),
+        identity: origin_access::identity(scope, way, report),
+        trusted_public_keys: origin_access::own_keys(scope, report),
+        turns: origin_access::turns(scope, report),
         name: name.map_or_else(|| default_name(&url), |name| name.value),
         url,
         priority: scope.count("site.origin.priority"),
@@ -192,18 +201,26 @@ fn credentials(scope: &Scope, url_profile: Option<String>, report: &mut Report) 
         report.problem(scope.spot_of(PROFILE).problem_with("", message));
     }
     let profile = profile.or(url_profile);
-    let sources = [has_files, is_anonymous, profile.is_some()];
+    let source = scope.text(SOURCE);
+    let sources = [has_files, is_anonymous, profile.is_some(), source.is_some()];
     if sources.into_iter().filter(|is_given| *is_given).count() > 1 {
         let message = "name more than one source of keys; keep one of: a profile, key files, \
-             anonymous = true";
+             source, anonymous = true";
         report.problem(scope.spot_of("site.origin.credentials").problem(message));
     }
     if is_anonymous {
-        S3Credentials::Anonymous
-    } else if has_files {
-        key_files(scope, report)
-    } else {
-        profile.map_or(S3Credentials::Environment, S3Credentials::Profile)
+        return S3Credentials::Anonymous;
+    }
+    if has_files {
+        return key_files(scope, report);
+    }
+    match (source.as_ref().map(|word| word.value.as_str()), profile) {
+        (Some("environment"), _) => S3Credentials::Environment,
+        (Some("web-identity"), _) => S3Credentials::WebIdentity,
+        (Some("container"), _) => S3Credentials::Container,
+        (Some("instance"), _) => S3Credentials::Instance,
+        (Some(_) | None, Some(profile)) => S3Credentials::Profile(profile),
+        (Some(_) | None, None) => S3Credentials::Usual,
     }
 }
 

@@ -69,8 +69,8 @@ fn site(scope: &Scope, taken: &mut Taken, report: &mut Report) -> Site {
     if scope.is_given("site.name") || report.problems.len() == told {
         take(&mut taken.names, &name, "is also the name of the site at", report);
     }
-    let origins = origins::origins(scope, &mut taken.origins, report);
-    let trust = trust::trust(scope, &origins, report);
+    let mut origins = origins::origins(scope, &mut taken.origins, report);
+    let trust = trust::trust(scope, &mut origins, report);
     let redirects = self::hosts(scope, "site.follow_redirects_to", report);
     Site {
         name: name.value,

@@ -2,7 +2,7 @@
 //! `sites`.
 
 use super::model::{Origin, OriginUrl, Signatures};
-use super::problem::{Report, quote};
+use super::problem::{Report, Spotted, quote};
 use super::scope::Scope;
 use crate::nix::signature::CACHE_NIXOS_ORG;
 use base64::Engine as _;
@@ -24,12 +24,16 @@ const KNOWN_KEYS: [(&str, &str); 1] = [("cache.nixos.org", CACHE_NIXOS_ORG)];
 const PUBLIC_KEY_BYTES: usize = 32;
 const SECRET_KEY_BYTES: usize = 64;
 
-/// The keys and the strictness of a site with these origins; what is wrong is told.
-pub(super) fn trust(scope: &Scope, origins: &[Origin], report: &mut Report) -> Trust {
-    let known: Vec<_> = origins.iter().filter_map(known_key).collect();
+/// The keys and the strictness of a site with these origins, each of which has its own keys already,
+/// if it has any, and gets those of the site otherwise; what is wrong is told.
+pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) -> Trust {
+    let has_own = |origin: &&Origin| !origin.trusted_public_keys.is_empty();
+    let own_count = origins.iter().filter(has_own).count();
+    let open_count = origins.len() - own_count;
+    let known: Vec<_> = origins.iter().filter(|o| !has_own(o)).filter_map(known_key).collect();
     let keys = match scope.is_given("site.trusted_public_keys") {
         true => given_keys(scope, &known, report),
-        false if known.len() == origins.len() => {
+        false if known.len() == open_count => {
             let mut keys: Vec<String> = known.iter().map(|(_, key)| (*key).to_owned()).collect();
             keys.dedup();
             keys
@@ -40,8 +44,8 @@ pub(super) fn trust(scope: &Scope, origins: &[Origin], report: &mut Report) -> T
     // Where keys or origins are wrong already, nothing more is told of what follows from them.
     let is_doubtful = scope.is_wrong("site.trusted_public_keys")
         || origins.len() < scope.scopes("site.origin").len();
-    let has_keys = !keys.is_empty() || is_doubtful;
-    let is_left_open = !scope.is_given("site.trusted_public_keys") && !known.is_empty();
+    let has_keys = !keys.is_empty() || (open_count == 0 && own_count > 0) || is_doubtful;
+    let is_left_open = !scope.is_given("site.trusted_public_keys") && known.len() + own_count > 0;
     let signatures = match signatures.as_ref().map(|text| text.value.as_str()) {
         Some("off") => Signatures::Off,
         Some(word) if !has_keys => {
@@ -54,29 +58,44 @@ pub(super) fn trust(scope: &Scope, origins: &[Origin], report: &mut Report) -> T
         Some(_) => Signatures::Require,
         None if has_keys => Signatures::Require,
         None if is_left_open && !scope.is_wrong("site.signatures") => {
-            let (host, key) = known.first().copied().unwrap_or_default();
-            let message = format!(
-                "is not set, and only {host} of this site's origins has a known key; write \
-                 trusted_public_keys with the keys of every origin, among them {key:?}, or \
-                 signatures = \"off\""
-            );
-            report.problem(scope.spot_of("site.signatures").problem(message));
+            report.problem(scope.spot_of("site.signatures").problem(left_open(&known)));
             Signatures::Require
         }
         None => Signatures::Off,
     };
-    Trust { keys, signatures }
+    let mut all = keys.clone();
+    for origin in origins {
+        if origin.trusted_public_keys.is_empty() {
+            origin.trusted_public_keys.clone_from(&keys);
+        }
+        for key in &origin.trusted_public_keys {
+            if !all.contains(key) {
+                all.push(key.clone());
+            }
+        }
+    }
+    Trust { keys: all, signatures }
+}
+
+/// What to say where some origins have keys and others have none.
+fn left_open(known: &[(&str, &str)]) -> String {
+    let Some((host, key)) = known.first() else {
+        return "is not set, and some of this site's origins have trusted_public_keys and others \
+             none; write them for every origin or for the site, or signatures = \"off\""
+            .to_owned();
+    };
+    format!(
+        "is not set, and only {host} of this site's origins has a known key; write \
+         trusted_public_keys with the keys of every origin, among them {key:?}, or signatures = \
+         \"off\""
+    )
 }
 
 /// The keys as given; wrong ones, and a well-known origin without its key, are told.
 fn given_keys(scope: &Scope, known: &[(&str, &str)], report: &mut Report) -> Vec<String> {
     let given = scope.texts("site.trusted_public_keys");
     for key in &given {
-        if let Err((found, message)) = check_public_key(&key.value) {
-            let mut problem = key.spot.problem(message);
-            problem.found = Some(quote(found));
-            report.problem(problem);
-        }
+        check_public_key(key, report);
     }
     let keys: Vec<String> = given.into_iter().map(|key| key.value).collect();
     for (host, key) in known {
@@ -99,9 +118,18 @@ fn known_key(origin: &Origin) -> Option<(&'static str, &'static str)> {
     KNOWN_KEYS.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(host))
 }
 
+/// Tells what is wrong with a public key.
+pub(super) fn check_public_key(key: &Spotted<String>, report: &mut Report) {
+    if let Err((found, message)) = fault_of_key(&key.value) {
+        let mut problem = key.spot.problem(message);
+        problem.found = Some(quote(found));
+        report.problem(problem);
+    }
+}
+
 /// Whether `text` is `name:base64` of an Ed25519 public key; else the part that may be quoted,
 /// never a secret, and what is wrong.
-fn check_public_key(text: &str) -> Result<(), (&str, String)> {
+fn fault_of_key(text: &str) -> Result<(), (&str, String)> {
     let wanted = "write NAME:BASE64 as in Nix's trusted-public-keys";
     let Some((name, base64)) = text.split_once(':') else {
         return Err((text, format!("is not a public key; {wanted}")));
@@ -129,9 +157,9 @@ mod tests {
     #[test]
     fn public_keys_are_a_name_and_32_bytes() {
         for (_, key) in KNOWN_KEYS {
-            assert_eq!(check_public_key(key), Ok(()));
+            assert_eq!(fault_of_key(key), Ok(()));
         }
-        let fault = |text: &str| check_public_key(text).unwrap_err().1;
+        let fault = |text: &str| fault_of_key(text).unwrap_err().1;
         assert!(fault("cache.nixos.org-1").contains("is not a public key"));
         assert!(fault(":AAAA").contains("no name"));
         assert!(fault("a b:AAAA").contains("no name"));
@@ -142,7 +170,7 @@ mod tests {
     #[test]
     fn a_secret_key_is_not_quoted() {
         let secret = format!("mine-1:{}", STANDARD.encode([7; SECRET_KEY_BYTES]));
-        let (found, message) = check_public_key(&secret).unwrap_err();
+        let (found, message) = fault_of_key(&secret).unwrap_err();
         assert_eq!(found, "mine-1");
         assert!(message.contains("secret key"));
     }

@@ -615,9 +615,14 @@ impl InMemory {
 }
 
 /// Whether what is stored proves as much as the site asks for now: a narinfo that was stored while
-/// signatures were not required does not serve once they are.
+/// signatures were not required does not serve once they are, nor one signed by a key that is not
+/// trusted any more for the origin that it came from.
 fn is_trusted(site: &Site, facts: &Facts) -> bool {
-    facts.class != Class::Narinfo
-        || facts.proof == Proof::Signature
-        || site.upstream.site.signatures != Signatures::Require
+    if facts.class != Class::Narinfo || site.upstream.site.signatures != Signatures::Require {
+        return true;
+    }
+    match facts.proof {
+        Proof::SignedBy(mark) => site.upstream.trusted.accepts(mark),
+        Proof::Length | Proof::FileHash | Proof::Parsed | Proof::Signature => false,
+    }
 }

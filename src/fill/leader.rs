@@ -8,6 +8,7 @@ use super::pieces::{Begin, HELD_BACK_BYTES, Pieces, Ranges};
 use super::sink::Sink;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
+use super::trusted::sourced;
 use super::verify::{self, Expected};
 use super::{Admitted, FillError, Keep, Landing, Rejection, Shared, Wanted};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
@@ -99,7 +100,8 @@ impl Fill<'_> {
         loop {
             tries += 1;
             let trail = Trail::default();
-            let ask = Ask { avoid: avoid.clone(), ..self.wanted.ask(Method::Get) };
+            let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
+            let ask = Ask { avoid: avoid.clone(), ..ask };
             let answered = match given.take() {
                 Some(response) => self.found(ask, response, &trail).await,
                 None => self.try_once(stale.take(), ask, &trail).await,
@@ -121,7 +123,7 @@ impl Fill<'_> {
                 }
             }
             let may_retry = matches!(error, FillError::Rejected { .. } | FillError::Body(_));
-            if tries == TRIES_MAX || !may_retry {
+            if tries >= self.tries_max() || !may_retry {
                 self.shared.note_wrong(key, self.flight.ticket, sources, wrong);
                 return Err(error);
             }
@@ -129,6 +131,14 @@ impl Fill<'_> {
             avoid.extend(trail.positions());
             self.flight.silence();
         }
+    }
+
+    /// What is checked whole may be asked of each origin in turn: one whose narinfo fails the
+    /// check has failed, and the next is asked. A large body is not downloaded so often.
+    fn tries_max(&self) -> u32 {
+        let origins = u32::try_from(self.wanted.upstream.origins.len()).unwrap_or(u32::MAX);
+        let is_small = verify::is_checked_whole(self.wanted.class);
+        if is_small { TRIES_MAX.max(origins) } else { TRIES_MAX }
     }
 
     async fn try_once(
@@ -174,7 +184,7 @@ impl Fill<'_> {
         let merged = policy::revalidation::merge(&stale.meta(), headers, times, &terms);
         let Some(meta) = merged else {
             // The 304 speaks of another object than the stored one: ask without conditions.
-            let ask = self.wanted.ask(Method::Get);
+            let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
             return match self.wanted.upstream.origins.fetch(&ask).await? {
                 Answer::Found(response) => self.found(ask, response, trail).await,
                 Answer::Absent { headers, origin, request_time, response_time } => {
@@ -221,6 +231,11 @@ impl Fill<'_> {
                 let claim = self.shared.cache.claim_of_nar(&wanted.key, wanted.class).await;
                 Expected::of(&wanted.path, claim.as_ref())
             }
+            Coding::Encoded if ask.prefer.is_some_and(|source| source != response.origin) => {
+                // What nothing proves comes from where its narinfo came from, or not at all.
+                let detail = "it comes under a Content-Encoding, and not from its narinfo's origin";
+                return Err(rejected(&meta, Rejection::Head { detail: detail.to_owned() }));
+            }
             Coding::Encoded => Expected::default(),
         };
         if let Some(length) = response.content_length {
@@ -248,7 +263,7 @@ impl Fill<'_> {
         };
         let body = Steady::new(source, response, meta.headers.clone(), checked);
         if is_small || verify::is_checked_whole(wanted.class) {
-            return self.whole(meta, body, expected, (keep, coding)).await;
+            return self.whole(meta, body, (expected, trail), (keep, coding)).await;
         }
         let is_provable = body.total().is_some() || checked == Checked::ByHash;
         let pending = if keep == Keep::IfVerified && is_provable {
@@ -273,7 +288,7 @@ impl Fill<'_> {
         &self,
         mut meta: Meta,
         mut body: Steady,
-        expected: Expected,
+        (expected, trail): (Expected, &Trail),
         (keep, coding): (Keep, Coding),
     ) -> Result<&'static str, FillError> {
         let mut collected = BytesMut::new();
@@ -286,9 +301,9 @@ impl Fill<'_> {
             collected.extend_from_slice(&piece);
         }
         let collected = collected.freeze();
-        let (proof, claim) = self.judge(&meta, expected, &collected, coding)?;
+        let (proof, claim) = self.judge(&meta, (expected, trail), &collected, coding)?;
         let is_whole =
-            body.total().is_some() || matches!(proof, Proof::FileHash | Proof::Signature);
+            body.total().is_some() || matches!(proof, Proof::FileHash | Proof::SignedBy(_));
         meta.proof = proof;
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {
@@ -311,7 +326,7 @@ impl Fill<'_> {
     fn judge(
         &self,
         meta: &Meta,
-        expected: Expected,
+        (expected, trail): (Expected, &Trail),
         body: &Bytes,
         coding: Coding,
     ) -> Result<(Proof, Option<ClaimOf>), FillError> {
@@ -319,7 +334,7 @@ impl Fill<'_> {
             verify::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
         }
         let judged = if meta.class == Class::Narinfo {
-            verify::narinfo(&self.wanted.upstream, &meta.key, body, coding)
+            verify::narinfo((&self.wanted.upstream, trail), &meta.key, body, coding)
         } else {
             expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
         };

@@ -16,6 +16,7 @@ mod pieces;
 mod sink;
 mod steady;
 mod trail;
+mod trusted;
 mod verify;
 mod wanted;
 mod wrong;
@@ -25,6 +26,7 @@ pub use generic::Sought;
 pub use part::{Came, Confirmed, Find, PageConfirmed, Paged, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use pieces::Asker;
+pub use trusted::Trusted;
 pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, WrongBodies};
 
@@ -32,7 +34,6 @@ use crate::cache::{Cache, Found, Ticket};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::nix::signature::TrustedKeys;
 use crate::object::{Key, Sha256};
 use crate::origin::{Answer, BodyError, FetchError, Method, Origins, Response};
 use crate::store::{Deserted, WriteError};
@@ -51,8 +52,8 @@ pub struct Upstream {
     pub site: config::Site,
     /// Its origins.
     pub origins: Origins,
-    /// Its trusted keys.
-    pub trusted: TrustedKeys,
+    /// The trusted keys of each origin.
+    pub trusted: Trusted,
 }
 
 /// Whether a reader began a fill or joined one.
@@ -441,7 +442,9 @@ impl Fills {
 
     /// Asks for an object's head alone, without keeping anything.
     pub async fn head(&self, wanted: &Wanted) -> Result<Answer<Response>, FetchError> {
-        wanted.upstream.origins.fetch(&wanted.ask(Method::Head)).await
+        let ask = wanted.ask(Method::Head);
+        let ask = trusted::sourced(&self.shared.cache, wanted, ask).await;
+        wanted.upstream.origins.fetch(&ask).await
     }
 
     /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose

@@ -18,7 +18,9 @@ use super::generic::{Rest, Sought};
 use super::patience::{Break, Patience};
 use super::trail::Trail;
 use super::{FillError, Rejection, Upstream};
+use crate::config::{OriginTurns, Turn};
 use crate::metrics::Metrics;
+use crate::nix::Class;
 use crate::object::Key;
 use crate::origin::{
     Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries,
@@ -59,6 +61,13 @@ impl Question {
         match self {
             Self::Object(ask) => &ask.path,
             Self::Page(sought) => &sought.path,
+        }
+    }
+
+    fn turn(&self, turns: &OriginTurns) -> Turn {
+        match self {
+            Self::Object(ask) => turns.turn(ask.class, &ask.path),
+            Self::Page(sought) => turns.turn(Class::Other, &sought.path),
         }
     }
 
@@ -142,8 +151,13 @@ impl Steady {
         source.trail.add(response.origin, &response.origin_name);
         let origins = &source.upstream.site.origins;
         let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
-        let (last, first): (Vec<_>, Vec<_>) =
-            (0..origins.len()).partition(|position| source.question.avoids(*position));
+        let is_asked = |position: &usize| {
+            let turns = origins.get(*position).map(|origin| &origin.turns);
+            turns.is_some_and(|turns| source.question.turn(turns) != Turn::Never)
+        };
+        let (last, first): (Vec<_>, Vec<_>) = (0..origins.len())
+            .filter(is_asked)
+            .partition(|position| source.question.avoids(*position));
         Self {
             origin: response.origin_name,
             headers,

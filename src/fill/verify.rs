@@ -1,6 +1,7 @@
 //! What must hold before an object is kept: lengths, hashes, narinfos that parse and are signed.
 //! Pure; called by the leader of a fill.
 
+use super::trail::Trail;
 use super::{Rejection, Upstream};
 use crate::cache::ClaimOf;
 use crate::config::Signatures;
@@ -64,9 +65,9 @@ impl Expected {
 }
 
 /// Checks a narinfo: that it parses, answers the path it was asked for, and is signed as the site
-/// wants it. Gives what it proves and what it claims of its NAR.
+/// wants it of the origins on its `trail`. Gives what it proves and what it claims of its NAR.
 pub(super) fn narinfo(
-    upstream: &Upstream,
+    (upstream, trail): (&Upstream, &Trail),
     key: &Key,
     body: &[u8],
     coding: Coding,
@@ -84,9 +85,10 @@ pub(super) fn narinfo(
         let detail = format!("is about {}", narinfo.store_path.hash_part());
         return Err(Rejection::Narinfo { detail });
     }
-    let proof = match (upstream.site.signatures, upstream.trusted.verify(&narinfo)) {
+    let positions = trail.positions();
+    let proof = match (upstream.site.signatures, upstream.trusted.verify(&positions, &narinfo)) {
         (Signatures::Off, _) => Proof::Parsed,
-        (Signatures::Require | Signatures::Warn, Ok(_)) => Proof::Signature,
+        (Signatures::Require | Signatures::Warn, Ok(mark)) => Proof::SignedBy(mark),
         (Signatures::Warn, Err(error)) => {
             tracing::warn!(path = key.path(), %error, "narinfo without a good signature");
             Proof::Parsed
@@ -95,7 +97,8 @@ pub(super) fn narinfo(
             return Err(Rejection::Signature { detail: error.to_string() });
         }
     };
-    Ok((proof, claim_of(key, &narinfo)))
+    let source = positions.first().and_then(|position| upstream.trusted.source(*position));
+    Ok((proof, claim_of(key, &narinfo, source)))
 }
 
 /// Checks a `nix-cache-info`: a page with status 200 is an upstream fault.
@@ -104,10 +107,13 @@ pub(super) fn cache_info(body: &[u8]) -> Result<(), Rejection> {
     checked.map(drop).map_err(|error| Rejection::CacheInfo { detail: error.to_string() })
 }
 
-fn claim_of(key: &Key, narinfo: &NarInfo) -> Option<ClaimOf> {
+fn claim_of(key: &Key, narinfo: &NarInfo, source: Option<u32>) -> Option<ClaimOf> {
     let location = narinfo.nar_location()?;
-    let claim =
-        NarClaim { file_hash: narinfo.file_sha256().map(Sha256), file_size: narinfo.file_bytes() };
+    let claim = NarClaim {
+        file_hash: narinfo.file_sha256().map(Sha256),
+        file_size: narinfo.file_bytes(),
+        source,
+    };
     Some((Key::new(key.space(), &location.path, location.query.as_deref()), claim))
 }
 
@@ -128,6 +134,7 @@ mod tests {
         let claim = |hash| NarClaim {
             file_hash: Some(Sha256(hash)),
             file_size: Some(b"body".len() as u64 + 1),
+            source: None,
         };
         for hash in [[1; 32], actual.0] {
             let expected = Expected::of(&path, Some(&claim(hash)));

@@ -64,6 +64,7 @@ impl Wanted {
             if_match: None,
             cdn_loop: Some(self.cdn_loop.clone()),
             only: None,
+            prefer: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
             reason: None,

@@ -272,7 +272,7 @@ mod tests {
         assert!(memory.get(key.as_str()).is_none() && memory.absent(key.as_str()).is_some());
         assert_eq!(memory.heat(&named("/b"), hot("/b", 1)).length(), 1);
         assert!(memory.get(named("/b").as_str()).is_some());
-        let claim = |size| NarClaim { file_hash: None, file_size: Some(size) };
+        let claim = |size| NarClaim { file_hash: None, file_size: Some(size), source: None };
         memory.put_claim(key.clone(), claim(2));
         assert_eq!(memory.heat_claim(&key, claim(1)), claim(2));
         assert_eq!(memory.claim(&key), Some(claim(2)));

@@ -223,30 +223,43 @@ impl TrustedKeys {
         &self.0
     }
 
-    /// The trusted key that has signed `narinfo`.
+    /// The name of the trusted key that has signed `narinfo`.
     pub fn verify(&self, narinfo: &NarInfo) -> Result<&KeyName, SignatureError> {
+        self.signer(narinfo).map(|key| &key.name)
+    }
+
+    /// The trusted key that has signed `narinfo`.
+    pub fn signer(&self, narinfo: &NarInfo) -> Result<&PublicKey, SignatureError> {
         if narinfo.signatures.is_empty() {
             return Err(SignatureError::Unsigned);
         }
-        self.verify_message(
+        self.signer_of(
             narinfo.fingerprint().as_bytes(),
             narinfo.signatures.iter().map(String::as_str),
         )
     }
 
-    /// The trusted key that has made one of `signatures`, values of `Sig` lines, of `message`. A
-    /// text that is no signature counts for nothing, as in Nix.
+    /// The name of the trusted key that has made one of `signatures`, values of `Sig` lines, of
+    /// `message`. A text that is no signature counts for nothing, as in Nix.
     pub fn verify_message<'s>(
         &self,
         message: &[u8],
         signatures: impl Iterator<Item = &'s str>,
     ) -> Result<&KeyName, SignatureError> {
+        self.signer_of(message, signatures).map(|key| &key.name)
+    }
+
+    fn signer_of<'s>(
+        &self,
+        message: &[u8],
+        signatures: impl Iterator<Item = &'s str>,
+    ) -> Result<&PublicKey, SignatureError> {
         let mut signed_by = Vec::new();
         let mut wrong = None;
         for signature in signatures.filter_map(|text| Signature::parse(text).ok()) {
             for key in self.0.iter().filter(|key| key.name == signature.name) {
                 if key.is_signer_of(message, &signature) {
-                    return Ok(&key.name);
+                    return Ok(key);
                 }
                 wrong = Some(key.name.clone());
             }

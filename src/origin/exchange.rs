@@ -58,6 +58,8 @@ pub struct Ask {
     pub cdn_loop: Option<HeaderValue>,
     /// The only origin to ask, by its position; `None` for all in their order.
     pub only: Option<usize>,
+    /// The origin to ask before those that have the same turn, by its position.
+    pub prefer: Option<usize>,
     /// Origins to ask after all others, by their positions: what they gave was wrong.
     pub avoid: Vec<usize>,
     /// Whether an origin that failed is asked again at once.

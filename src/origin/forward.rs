@@ -100,6 +100,7 @@ impl Forward {
             if_match: condition(header::IF_MATCH),
             cdn_loop: None,
             only: None,
+            prefer: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
             reason: None,

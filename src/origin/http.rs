@@ -1,15 +1,20 @@
 //! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
 //! per origin, as long lived as it; no locks.
+//!
+//! What lets the edge in goes to the origin's own scheme, host and port alone: not to where a
+//! redirect leads, nor is the client's certificate shown there. A 401 or 403 of an origin that is
+//! sent something tells of that, never of the object.
 
-use super::exchange::{Ask, FetchError, Method, Purpose};
+use super::exchange::{Ask, FetchError, Method, Purpose, Reason};
 use super::forward::Forward;
+use super::login::Keeper;
 use super::response::Response;
 use super::verdict::{Dialect, Verdict};
 use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
-use crate::client::{OutboundRequest, no_body};
+use crate::client::{Client, OutboundRequest, no_body};
 use crate::nix::Class;
 use crate::rfc::path::encode_path;
-use http::{HeaderValue, Request, Uri, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 
 /// The longest chain of redirects that is followed.
 const REDIRECTS_MAX: usize = 5;
@@ -22,29 +27,73 @@ pub(super) struct HttpOrigin {
     base: String,
     /// Hosts (`host` or `host:port`, lower case) that redirects may lead to.
     redirects_to: Vec<String>,
+    keeper: Keeper,
+    /// What asks where redirects lead, without the certificate that is shown to the origin itself;
+    /// present where there is one.
+    elsewhere: Option<Wire>,
+}
+
+/// What a request carries beside what is asked.
+#[derive(Debug, Clone, Copy)]
+struct Carried<'a> {
+    uri: &'a Uri,
+    /// Sent to the origin itself alone.
+    authorization: Option<&'a HeaderValue>,
 }
 
 impl HttpOrigin {
     /// The upstream at `base`; nothing is asked yet.
-    pub(super) fn new(wire: Wire, base: &Uri, redirects_to: &[String]) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        base: &Uri,
+        redirects_to: &[String],
+        (keeper, elsewhere): (Keeper, Option<Client>),
+    ) -> Self {
         let base = base.to_string().trim_end_matches('/').to_owned();
         let redirects_to = redirects_to.iter().map(|host| host.to_ascii_lowercase()).collect();
-        Self { wire, base, redirects_to }
+        let elsewhere = elsewhere.map(|client| Wire { client, ..wire.clone() });
+        Self { wire, base, redirects_to, keeper, elsewhere }
     }
 
-    /// Asks once, and again wherever a permitted redirect leads.
+    /// Asks once, and again wherever a permitted redirect leads; a second time where what lets the
+    /// edge in was refused and its file holds something else by now.
     ///
     /// Never sends `Accept-Encoding`: objects stored with a content coding come as stored, others
     /// without one.
     pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+        let authorization = self.keeper.authorization().await?;
+        let answer = self.ask_with(ask, authorization.as_ref()).await;
+        let (Err(FetchError::Credentials { .. }), Some(refused)) = (&answer, &authorization) else {
+            return answer;
+        };
+        match self.keeper.other_than(refused).await {
+            Some(other) => self.ask_with(ask, Some(&other)).await,
+            None => answer,
+        }
+    }
+
+    async fn ask_with(
+        &self,
+        ask: &Ask,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Reply, FetchError> {
         let query = ask.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let mut uri = self.uri(&format!("{}{}{query}", self.base, encode_path(&ask.path)))?;
+        let home = uri.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut exchange = self.wire.send(ask.purpose(), self.request(ask, &uri)?).await?;
-            let learn = || self.request(&learning(ask), &uri);
-            let verdict = self.wire.judge(Dialect::Plain, ask, &mut exchange, learn).await?;
+            let is_home = place(&uri) == place(&home);
+            let authorization = authorization.filter(|_| is_home);
+            let away = self.elsewhere.as_ref().filter(|_| !is_home);
+            let wire = away.unwrap_or(&self.wire);
+            let carried = Carried { uri: &uri, authorization };
+            let mut exchange = wire.send(ask.purpose(), self.request(ask, carried)?).await?;
+            if self.keeper.has_any() && is_refusal(exchange.status) {
+                return Err(self.keeper.refused(exchange.status.as_str()));
+            }
+            let learn = || self.request(&learning(ask), carried);
+            let verdict = wire.judge(Dialect::Plain, ask, &mut exchange, learn).await?;
             if verdict != Verdict::Redirect {
-                return self.wire.settle(ask, exchange, verdict);
+                return wire.settle(ask, exchange, verdict);
             }
             uri = self.redirected(&uri, &exchange)?;
         }
@@ -53,16 +102,53 @@ impl HttpOrigin {
 
     /// Sends a client's request on, once; the answer may have any status, and redirects are the
     /// client's business.
+    ///
+    /// What lets the edge in goes along with what only reads, where the client sends nothing of
+    /// its own: nobody writes to an origin by the edge's rights. A 401 or 403 to that is a fault of
+    /// the origin's: no client has a word for it.
     pub(super) async fn forward(
         &self,
         forward: Forward,
         purpose: Purpose,
+    ) -> Result<Response, FetchError> {
+        let is_own = forward.method.is_safe()
+            && forward.body.is_none()
+            && !forward.headers.contains_key(header::AUTHORIZATION);
+        if !is_own || !self.keeper.has_any() {
+            return self.forward_with(forward, purpose, None).await;
+        }
+        let authorization = self.keeper.authorization().await?;
+        let again = forward.again();
+        let response = self.forward_with(forward, purpose, authorization.as_ref()).await?;
+        if !is_refusal(response.status) {
+            return Ok(response);
+        }
+        let other = match &authorization {
+            Some(refused) => self.keeper.other_than(refused).await,
+            None => None,
+        };
+        let refused = self.keeper.refused(response.status.as_str());
+        let Some(other) = other else { return Err(refused) };
+        let response = self
+            .forward_with(again, Purpose { reason: Reason::Retry, ..purpose }, Some(&other))
+            .await?;
+        if is_refusal(response.status) { Err(refused) } else { Ok(response) }
+    }
+
+    async fn forward_with(
+        &self,
+        forward: Forward,
+        purpose: Purpose,
+        authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
         let Forward { method, path, query, mut headers, body, interim, only: _ } = forward;
         let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let uri = self.uri(&format!("{}{path}{query}", self.base))?;
         let asked = if method == http::Method::HEAD { Method::Head } else { Method::Get };
         headers.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
+        if let Some(authorization) = authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
         let mut request = Request::builder()
             .method(method)
             .uri(uri)
@@ -82,8 +168,12 @@ impl HttpOrigin {
         text.parse().map_err(|error| self.wire.protocol(format!("no URL {text:?}: {error}")))
     }
 
-    fn request(&self, ask: &Ask, uri: &Uri) -> Result<OutboundRequest, FetchError> {
+    fn request(&self, ask: &Ask, carried: Carried<'_>) -> Result<OutboundRequest, FetchError> {
+        let Carried { uri, authorization } = carried;
         let mut fields = ask_fields(ask);
+        if let Some(authorization) = authorization {
+            fields.insert(header::AUTHORIZATION, authorization.clone());
+        }
         fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         fields.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         fields.insert(header::VIA, HeaderValue::from_static("1.1 narthex"));
@@ -125,6 +215,19 @@ impl HttpOrigin {
             _ => Err(self.wire.protocol(format!("answered {status} from https to {location:?}"))),
         }
     }
+}
+
+/// Whether the status tells that who asks is not let in.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// Scheme, host and port: what is sent to let the edge in leaves for one of these only.
+fn place(uri: &Uri) -> (Option<&str>, String, u16) {
+    let scheme = uri.scheme_str();
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    let usual = if scheme == Some("https") { 443 } else { 80 };
+    (scheme, host, uri.port_u16().unwrap_or(usual))
 }
 
 /// `location` as seen from `from`, without a fragment (RFC 3986 section 5.2, but for `..`, which

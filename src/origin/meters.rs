@@ -61,6 +61,13 @@ pub(super) enum Held {
     Busy,
 }
 
+/// Whether looking for keys found any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeysFound {
+    Yes,
+    No,
+}
+
 /// A request under way; counted as dropped where nobody waits for its answer any more.
 #[derive(Debug)]
 pub(super) struct RequestMeter<'a> {
@@ -127,6 +134,20 @@ impl Meters {
             cost: self.metrics.origin_cost.with_label_values(&[&*self.origin, "bytes"]),
             price: in_float(self.prices.gib) / NANOS / GIB,
         }
+    }
+
+    /// Looking for keys has ended: with others than were known, or with none.
+    pub(super) fn keys(&self, found: KeysFound) {
+        let result = match found {
+            KeysFound::Yes => "found",
+            KeysFound::No => "failed",
+        };
+        self.metrics.origin_keys.with_label_values(&[&*self.origin, result]).inc();
+    }
+
+    /// The origin refused a signature for its time, and the clock was corrected.
+    pub(super) fn clock_corrected(&self) {
+        self.metrics.origin_clock_corrections.with_label_values(&[&*self.origin]).inc();
     }
 
     /// Sets the gauge of health.

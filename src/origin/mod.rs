@@ -18,12 +18,18 @@ mod health;
 mod hedge;
 mod http;
 mod jitter;
+mod key_endpoints;
+mod key_source;
+mod login;
 mod meters;
+mod netrc;
 mod order;
 mod pace;
 mod response;
 mod s3;
+mod secret;
 mod sign;
+mod skew;
 mod slots;
 mod upstream;
 mod verdict;
@@ -35,12 +41,13 @@ pub use forward::{Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 
-use crate::client::{Client, ClientSettings, TrustError, Trusts};
-use crate::clock::Clock;
-use crate::config::{AbsenceOf, Origin, OriginUrl, Site};
+use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{AbsenceOf, CertificateFiles, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::tasks::Tasks;
+use ::http::HeaderMap;
 use breaker::Breaker;
 use budget::Budget;
 use file::FolderOrigin;
@@ -49,6 +56,8 @@ use forward::Standing;
 use futures_util::future::join_all;
 use health::Health;
 use http::HttpOrigin;
+use key_endpoints::KeyEndpoints;
+use login::Keeper;
 use meters::{Hedged, Meters};
 use pace::Pacer;
 use parking_lot::Mutex;
@@ -66,6 +75,13 @@ use wire::Wire;
 
 /// What the self test asks for: every binary cache has it.
 const PROBE_PATH: &str = "/nix-cache-info";
+
+/// How the endpoints that hand out keys are asked.
+const KEY_ENDPOINT_SETTINGS: ClientSettings = ClientSettings {
+    connect: key_endpoints::CONNECT,
+    first_byte: key_endpoints::ANSWER,
+    requests_max: key_endpoints::REQUESTS_MAX,
+};
 
 /// The origins of one site, in the order in which they are asked.
 #[derive(Debug, Clone)]
@@ -114,7 +130,7 @@ impl Origins {
     }
 
     /// Asks the origins in their order for this path until one has the object or says that it
-    /// has not changed.
+    /// has not changed: those that are asked for it at all. Where none is, it is absent.
     ///
     /// An origin that says absent or fails is followed by the next, but for one whose absence is
     /// final. The answer is absent only where every origin asked said so; where one failed, or was
@@ -124,7 +140,7 @@ impl Origins {
     /// come last. Dropping the future ends the request.
     pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
         let mut said = Said::default();
-        let mut left: VecDeque<&Arc<Upstream>> = self.order(ask).into();
+        let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
         while let Some(upstream) = left.pop_front() {
             let partner = partner(ask, upstream, left.front().copied());
             let answers = match partner {
@@ -141,19 +157,14 @@ impl Origins {
                 }
             }
         }
-        said.result(ask)
-    }
-
-    /// The origins to ask, in this order.
-    fn order(&self, ask: &Ask) -> Vec<&Arc<Upstream>> {
-        let is_meant =
-            |upstream: &&Arc<Upstream>| ask.only.is_none_or(|only| only == upstream.position);
-        let (last, first): (Vec<_>, Vec<_>) =
-            order::ordered(&self.upstreams, |upstream| upstream.rank(), &ask.path)
-                .into_iter()
-                .filter(is_meant)
-                .partition(|upstream| ask.avoid.contains(&upstream.position));
-        [first, last].concat()
+        match said.result() {
+            Some(result) => result,
+            None if ask.only.is_none_or(|only| only < self.upstreams.len()) => Ok(self.nowhere()),
+            None => Err(FetchError::Protocol {
+                origin: ask.only.map_or_else(|| "none".into(), |only| only.to_string().into()),
+                detail: "no origin has this position".to_owned(),
+            }),
+        }
     }
 
     /// Sends a client's request to the origins in their order until one has a final answer.
@@ -163,14 +174,8 @@ impl Origins {
     /// the answer only where every origin asked said so; else the first trouble is. Dropping the
     /// future ends the request.
     pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
-        let only = forward.only;
-        let is_meant =
-            |upstream: &&Arc<Upstream>| only.is_none_or(|only| only == upstream.position);
-        let mut upstreams =
-            order::ordered(&self.upstreams, |upstream| upstream.rank(), &forward.path)
-                .into_iter()
-                .filter(is_meant)
-                .peekable();
+        let upstreams = order::for_forward(&self.upstreams, &forward);
+        let mut upstreams = upstreams.into_iter().peekable();
         let (mut next, mut trouble, mut absent) = (Some(forward), None, None);
         while let (Some(forward), Some(upstream)) = (next.take(), upstreams.next()) {
             if forward.may_repeat() && upstreams.peek().is_some() {
@@ -200,9 +205,16 @@ impl Origins {
             (None, Some(absent)) => Ok(absent),
             (None, None) => Err(FetchError::Protocol {
                 origin: "none".into(),
-                detail: "there is no origin".to_owned(),
+                detail: "no origin is asked for this path: see only_for and never_for".to_owned(),
             }),
         }
+    }
+
+    /// What is said of an object that no origin is ever asked for: it is nowhere.
+    fn nowhere(&self) -> Answer<Response> {
+        let now = self.upstreams.first().map_or(Timestamp::from_secs(0), |one| one.clock.now());
+        let headers = HeaderMap::new();
+        Answer::Absent { headers, origin: 0, request_time: now, response_time: now }
     }
 
     /// The self test at start: asks every origin at once for `nix-cache-info`, so that wrong
@@ -235,6 +247,7 @@ impl Origins {
             if_match: None,
             cdn_loop: None,
             only: None,
+            prefer: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
             reason: Some(Reason::Probe),
@@ -305,15 +318,12 @@ impl Said {
         }
     }
 
-    /// Absence only where nobody failed.
-    fn result(self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+    /// Absence only where nobody failed; none where nobody was asked.
+    fn result(self) -> Option<Result<Answer<Response>, FetchError>> {
         match (self.failure, self.absent) {
-            (Some(error), _) => Err(error),
-            (None, Some(absent)) => Ok(absent),
-            (None, None) => Err(FetchError::Protocol {
-                origin: ask.only.map_or_else(|| "none".into(), |only| only.to_string().into()),
-                detail: "no origin has this position".to_owned(),
-            }),
+            (Some(error), _) => Some(Err(error)),
+            (None, Some(absent)) => Some(Ok(absent)),
+            (None, None) => None,
         }
     }
 }
@@ -409,6 +419,7 @@ impl Setup<'_> {
             priority: origin.priority,
             weight: origin.weight,
             absence: origin.absence,
+            turns: origin.turns.clone(),
             kind,
             slots: Slots::new(Arc::clone(&name), origin.connections_max, deadline),
             breaker_settings: origin.breaker,
@@ -431,12 +442,19 @@ impl Setup<'_> {
         Ok(match &origin.url {
             OriginUrl::S3(bucket) => {
                 let wire = self.wire(position, origin)?;
-                Kind::S3(Box::new(S3Origin::new(wire, bucket, self.tasks.clone())?))
+                let trust = self.trust(origin, None)?;
+                let endpoints = KeyEndpoints::new(Client::new(&trust, KEY_ENDPOINT_SETTINGS));
+                Kind::S3(Box::new(S3Origin::new(wire, bucket, endpoints, self.tasks.clone())?))
             }
             OriginUrl::Http(base) => {
                 let wire = self.wire(position, origin)?;
                 let hosts = &self.site.follow_redirects_to;
-                Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts)))
+                let elsewhere = match &origin.identity {
+                    Some(_) => Some(self.client(origin, None)?),
+                    None => None,
+                };
+                let keeper = Keeper::new(origin, base, self.tasks.clone());
+                Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
             }
             OriginUrl::File(root) => Kind::Folder(Box::new(FolderOrigin {
                 name: origin.name.as_str().into(),
@@ -456,22 +474,38 @@ impl Setup<'_> {
 
     fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {
         let name: Arc<str> = origin.name.as_str().into();
-        let trust = self
-            .trusts
-            .load(origin.ca_file.as_deref())
-            .map_err(|source| OriginSetupError::Trust { origin: Arc::clone(&name), source })?;
+        Ok(Wire {
+            meters: self.meters(origin),
+            name,
+            position,
+            client: self.client(origin, origin.identity.as_ref())?,
+            clock: self.clock.clone(),
+            timeouts: origin.timeouts.clone(),
+        })
+    }
+
+    /// A client that shows `identity` where it is asked for a certificate.
+    fn client(
+        &mut self,
+        origin: &Origin,
+        identity: Option<&CertificateFiles>,
+    ) -> Result<Client, OriginSetupError> {
+        let trust = self.trust(origin, identity)?;
         let settings = ClientSettings {
             connect: origin.timeouts.connect,
             first_byte: origin.timeouts.first_byte,
             requests_max: origin.connections_max,
         };
-        Ok(Wire {
-            meters: self.meters(origin),
-            name,
-            position,
-            client: Client::new(&trust, settings),
-            clock: self.clock.clone(),
-            timeouts: origin.timeouts.clone(),
+        Ok(Client::new(&trust, settings))
+    }
+
+    fn trust(
+        &mut self,
+        origin: &Origin,
+        identity: Option<&CertificateFiles>,
+    ) -> Result<Trust, OriginSetupError> {
+        self.trusts.load(origin.ca_file.as_deref(), identity).map_err(|source| {
+            OriginSetupError::Trust { origin: origin.name.as_str().into(), source }
         })
     }
 }

@@ -1,12 +1,55 @@
-//! In which order the origins of a site are asked for a path: by priority; among equals first
-//! those with a weight, then the order of the file. Pure; called by `Origins` for each request.
+//! Which of a site's origins are asked for a path, and in which order: by priority; among equals
+//! first those with a weight, then the order of the file; before all others what is to be asked
+//! first by its rules, and then where the narinfo came from; last what gave wrong bodies. Pure;
+//! called by `Origins` for each request.
 //!
 //! Which of several weighted origins comes first is drawn by the path, not by chance (weighted
 //! rendezvous hashing): the same path goes to the same origin from every edge and after every
 //! restart, so a cache behind it holds each object once, a body is continued where it began, and
 //! an origin that is added or taken away moves no path but those that it gains or gives up.
 
+use super::exchange::Ask;
+use super::forward::Forward;
+use super::upstream::Upstream;
+use crate::config::Turn;
+use crate::nix::Class;
 use crate::nix::hash::sha256;
+use std::sync::Arc;
+
+/// Those that may be asked for an object, in their order.
+pub(super) fn in_order<'u>(upstreams: &'u [Arc<Upstream>], ask: &Ask) -> Vec<&'u Arc<Upstream>> {
+    let mut asked = with_a_turn(upstreams, ask.only, ask.class, &ask.path);
+    asked.sort_by_key(|(turn, upstream)| {
+        let is_last = ask.avoid.contains(&upstream.position);
+        (is_last, *turn, ask.prefer != Some(upstream.position))
+    });
+    asked.into_iter().map(|(_, upstream)| upstream).collect()
+}
+
+/// The same for a client's request.
+pub(super) fn for_forward<'u>(
+    upstreams: &'u [Arc<Upstream>],
+    forward: &Forward,
+) -> Vec<&'u Arc<Upstream>> {
+    let mut asked = with_a_turn(upstreams, forward.only, Class::Other, &forward.path);
+    asked.sort_by_key(|(turn, _)| *turn);
+    asked.into_iter().map(|(_, upstream)| upstream).collect()
+}
+
+/// Those that may be asked for `path`, by priority and weight, with their turns.
+fn with_a_turn<'u>(
+    upstreams: &'u [Arc<Upstream>],
+    only: Option<usize>,
+    class: Class,
+    path: &str,
+) -> Vec<(Turn, &'u Arc<Upstream>)> {
+    ordered(upstreams, |upstream| upstream.rank(), path)
+        .into_iter()
+        .filter(|upstream| only.is_none_or(|only| only == upstream.position))
+        .map(|upstream| (upstream.turns.turn(class, path), upstream))
+        .filter(|(turn, _)| *turn != Turn::Never)
+        .collect()
+}
 
 /// Where an origin stands among the others.
 #[derive(Debug, Clone, Copy)]
@@ -20,11 +63,7 @@ pub(super) struct Rank<'a> {
 }
 
 /// The origins in the order in which they are asked for `path`; they come sorted by priority.
-pub(super) fn ordered<'a, T>(
-    origins: &'a [T],
-    rank_of: impl Fn(&'a T) -> Rank<'a>,
-    path: &str,
-) -> Vec<&'a T> {
+fn ordered<'a, T>(origins: &'a [T], rank_of: impl Fn(&'a T) -> Rank<'a>, path: &str) -> Vec<&'a T> {
     let mut ordered: Vec<&T> = origins.iter().collect();
     if origins.iter().any(|origin| rank_of(origin).weight > 0) {
         // Stable: what has no weight stays in the order of the file.

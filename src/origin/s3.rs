@@ -1,12 +1,18 @@
 //! An S3 bucket as an origin: addresses keys, signs, tells absence from broken credentials. One
 //! per origin, as long lived as it; no lock across an await.
+//!
+//! What a refusal may mend is tried once each: the time of signatures is corrected by the origin's
+//! clock, and keys are looked for again.
 
 use super::OriginSetupError;
-use super::credentials::{KeyRing, Keys};
+use super::credentials::KeyRing;
 use super::exchange::{Ask, FetchError, Method};
+use super::key_endpoints::KeyEndpoints;
+use super::key_source::{KeySource, Keys};
 use super::sign::{Signable, signed_fields};
+use super::skew::{Learnt, Skew};
 use super::verdict::{Absence, Dialect, Verdict};
-use super::wire::{Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use super::wire::{Heard, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::{OutboundRequest, no_body};
 use crate::config::{S3, S3Addressing};
 use crate::rfc::path::encode_path;
@@ -24,6 +30,7 @@ pub(super) struct S3Origin {
     region: String,
     fields: &'static [(&'static str, &'static str)],
     keys: KeyRing,
+    skew: Arc<Skew>,
     /// Whether an answer has shown that the bucket exists: then a HEAD's 404, which has no error
     /// document, is taken for absence at once.
     is_bucket_seen: AtomicBool,
@@ -31,26 +38,44 @@ pub(super) struct S3Origin {
 
 impl S3Origin {
     /// The bucket that `config` describes; nothing is asked yet.
-    pub(super) fn new(wire: Wire, config: &S3, tasks: Tasks) -> Result<Self, OriginSetupError> {
+    pub(super) fn new(
+        wire: Wire,
+        config: &S3,
+        endpoints: KeyEndpoints,
+        tasks: Tasks,
+    ) -> Result<Self, OriginSetupError> {
         let base = base(config).ok_or_else(|| OriginSetupError::Endpoint {
             origin: Arc::clone(&wire.name),
             endpoint: config.endpoint.clone().unwrap_or_default(),
         })?;
         let fields: &[_] =
             if config.requester_pays { &[("x-amz-request-payer", "requester")] } else { &[] };
-        let keys = KeyRing::new(Arc::clone(&wire.name), config.credentials.clone(), tasks);
         let region = config.region.clone();
-        Ok(Self { wire, base, region, fields, keys, is_bucket_seen: AtomicBool::new(false) })
+        // Another service than AWS's has its own names of regions.
+        let aws_region = config.endpoint.is_none().then(|| region.clone());
+        let source =
+            KeySource::new(config.credentials.clone(), aws_region, endpoints, tasks.clone());
+        let skew = Arc::<Skew>::default();
+        let time = (wire.clock.clone(), Arc::clone(&skew));
+        let (name, meters) = (Arc::clone(&wire.name), wire.meters.clone());
+        let keys = KeyRing::new(name, source, time, meters, tasks);
+        Ok(Self { wire, base, region, fields, keys, skew, is_bucket_seen: AtomicBool::new(false) })
     }
 
-    /// Asks once; a second time where the keys were refused and there are others by now.
+    /// Asks once; a second time where the clock was corrected, and where the keys were refused and
+    /// there are others by now.
     pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
         let keys = self.keys.keys().await?;
-        let answer = self.ask_with(ask, keys.as_deref()).await;
-        let (Err(FetchError::Credentials { .. }), Some(refused)) = (&answer, &keys) else {
+        let offset = self.skew.millis();
+        let mut answer = self.ask_with(ask, keys.as_deref()).await;
+        let Some(used) = keys else { return answer };
+        if is_refused_for(&answer, is_of_the_clock) && self.skew.millis() != offset {
+            answer = self.ask_with(ask, Some(&used)).await;
+        }
+        if !is_refused_for(&answer, is_of_the_keys) {
             return answer;
-        };
-        match self.keys.other_than(refused).await {
+        }
+        match self.keys.other_than(&used).await {
             Some(others) => self.ask_with(ask, Some(&others)).await,
             None => answer,
         }
@@ -67,10 +92,28 @@ impl S3Origin {
             let learn = || self.request(&learning(ask), keys);
             self.wire.judge(Dialect::S3, ask, &mut exchange, learn).await?
         };
+        if let Verdict::Refused { code, .. } = &verdict
+            && is_of_the_clock(code)
+        {
+            self.correct_clock(&exchange.heard);
+        }
         if matches!(verdict, Verdict::Found | Verdict::Absent(Absence::Known)) {
             self.is_bucket_seen.store(true, Ordering::Relaxed);
         }
         self.wire.settle(ask, exchange, verdict)
+    }
+
+    /// Learns by how much this machine's clock is wrong from the answer that refuses its time.
+    fn correct_clock(&self, heard: &Heard) {
+        if let Learnt::Offset { millis } = self.skew.hear(&heard.headers, heard.response_time) {
+            self.wire.meters.clock_corrected();
+            tracing::warn!(
+                origin = %self.wire.name,
+                seconds = millis / 1_000,
+                "signatures are dated by the origin's clock, which is ahead by this: set this \
+                 machine's"
+            );
+        }
     }
 
     /// The request for the key that is `ask`'s path without its leading slash.
@@ -94,7 +137,7 @@ impl S3Origin {
                     uri: &uri,
                     region: &self.region,
                     fields: self.fields,
-                    at: self.wire.clock.now().to_system_time(),
+                    at: self.skew.now(&self.wire.clock).to_system_time(),
                 };
                 let signed =
                     signed_fields(what, keys).map_err(|error| FetchError::Credentials {
@@ -113,6 +156,27 @@ impl S3Origin {
         *request.headers_mut() = fields;
         Ok(request)
     }
+}
+
+/// Whether the answer is a refusal with a code of this kind.
+fn is_refused_for(answer: &Result<Reply, FetchError>, is_of: fn(&str) -> bool) -> bool {
+    matches!(answer, Err(FetchError::Credentials { code, .. }) if is_of(code))
+}
+
+fn is_of_the_clock(code: &str) -> bool {
+    code == "RequestTimeTooSkewed"
+}
+
+/// Whether other keys may serve; what tells of the bucket, the region or the account does not.
+fn is_of_the_keys(code: &str) -> bool {
+    let of_others = [
+        "NoSuchBucket",
+        "RequestExpired",
+        "AuthorizationHeaderMalformed",
+        "AccountProblem",
+        "unusable",
+    ];
+    !is_of_the_clock(code) && !of_others.contains(&code)
 }
 
 /// What stands before the key in its URL; `None` where the endpoint is not `scheme://host[:port]`.

@@ -1,6 +1,6 @@
 //! Signs requests to S3 with Signature Version 4, in header fields. Pure: the time is given.
 
-use super::credentials::Keys;
+use super::key_source::Keys;
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation,

@@ -6,8 +6,9 @@ use super::{Answer, Origins, Response};
 use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
-    AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Lifetimes, Origin,
-    OriginTimeouts, OriginUrl, Prices, S3, S3Addressing, S3Credentials, Signatures, Site, Terms,
+    AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Exposure, Lifetimes, Login,
+    Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3, S3Addressing, S3Credentials,
+    Signatures, Site, Terms,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -164,6 +165,7 @@ pub(super) fn ask(path: &str) -> Ask {
         if_match: None,
         cdn_loop: None,
         only: None,
+        prefer: None,
         avoid: Vec::new(),
         retries: Retries::Usual,
         reason: None,
@@ -182,6 +184,11 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
         url,
         priority: 0,
         ca_file: None,
+        login: Login::None,
+        exposure: Exposure::Permitted,
+        identity: None,
+        trusted_public_keys: Vec::new(),
+        turns: OriginTurns::default(),
         timeouts: OriginTimeouts {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(15),

@@ -25,7 +25,7 @@ use super::verdict::Absence;
 use super::watch::Watch;
 use super::wire::{Heard, Reply, retry_after};
 use crate::clock::Clock;
-use crate::config::{AbsenceOf, BreakerSettings};
+use crate::config::{AbsenceOf, BreakerSettings, OriginTurns};
 use crate::nix::Class;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -50,6 +50,8 @@ pub(super) struct Upstream {
     pub priority: u32,
     pub weight: u32,
     pub absence: AbsenceOf,
+    /// What it is asked for, and when.
+    pub turns: OriginTurns,
     pub kind: Kind,
     pub slots: Slots,
     pub breaker_settings: BreakerSettings,

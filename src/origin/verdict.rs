@@ -70,7 +70,9 @@ pub(super) fn by_status(dialect: Dialect, status: StatusCode, ask: &Ask) -> Verd
         403 => Verdict::Unclear,
         401 => Verdict::Refused {
             code: status.as_str().to_owned(),
-            detail: "the upstream wants credentials, and none can be configured for it".to_owned(),
+            detail: "the upstream wants to know who asks; write what it is to be sent in \
+                     [site.origin.credentials]"
+                .to_owned(),
         },
         301 | 302 | 307 | 308 if is_s3 => Verdict::Protocol(format!(
             "answered {status}: the bucket is in another region, or the endpoint is wrong"

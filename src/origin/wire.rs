@@ -52,7 +52,7 @@ pub(super) struct Exchange {
 }
 
 /// The connection to one HTTP origin.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Wire {
     pub name: Arc<str>,
     pub position: usize,

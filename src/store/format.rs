@@ -294,15 +294,26 @@ pub(super) fn encode_claim(
     key: &Key,
     claim: &NarClaim,
 ) -> Result<Vec<u8>, FormatError> {
-    encode(&ClaimForm { owner: owner.0, key: key.as_str().to_owned(), claim: claim.clone() })
+    let form = ClaimForm { owner: owner.0, key: key.as_str().to_owned(), claim: claim.clone() };
+    let mut bytes = encode(&form)?;
+    // Behind what older versions read and wrote, which look no further.
+    if let Some(source) = claim.source {
+        let source = postcard::to_stdvec(&source).map_err(|_| FormatError::Encoding)?;
+        bytes.extend_from_slice(&source);
+    }
+    Ok(bytes)
 }
 
 /// A claim: who makes it, about which NAR, and what it says.
 pub(super) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), FormatError> {
-    let form: ClaimForm =
-        postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
+    let (form, rest): (ClaimForm, _) =
+        postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
-    Ok((KeyHash(form.owner), key, form.claim))
+    let source = match rest {
+        [] => None,
+        rest => Some(postcard::from_bytes(rest).map_err(|_| FormatError::Field("source"))?),
+    };
+    Ok((KeyHash(form.owner), key, NarClaim { source, ..form.claim }))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -415,11 +426,17 @@ mod tests {
         sums.update(&vec![7; 70_000]);
         let trailer = trailer::encode(key.hash(), &head(), &sums.encode(), &record).unwrap();
         assert_eq!(hex(&trailer), include_str!("golden/trailer-3.hex").trim());
-        let claim = NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(300) };
+        let claim =
+            NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(300), source: None };
         assert_eq!(
             hex(&encode_claim(KeyHash([2; 16]), &key, &claim).unwrap()),
             include_str!("golden/claim-3.hex").trim()
         );
+        for source in [None, Some(0), Some(u32::MAX)] {
+            let claim = NarClaim { source, ..claim.clone() };
+            let bytes = encode_claim(KeyHash([2; 16]), &key, &claim).unwrap();
+            assert_eq!(decode_claim(&bytes), Ok((KeyHash([2; 16]), key.clone(), claim)));
+        }
         let totals = Totals { next_sequence: 300, bytes: 2, objects: 1 };
         assert_eq!(hex(&encode_totals(&totals).unwrap()), "03ac020201");
     }

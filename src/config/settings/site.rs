@@ -34,9 +34,12 @@ pub(super) const TABLES: &[Table] = &[
     Table::new(
         "site.origin.credentials",
         Shape::Once,
-        "Keys of an s3:// origin, one of: a profile, key files, anonymous. Without any: \
-         AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, else the default \
-         profile.",
+        "What lets the edge in. To an http:// or https:// origin, one of: user with password_file, \
+         token_file, netrc_file; over https a client's certificate too. To an s3:// origin, one \
+         of: a profile, key files, source, anonymous; without any, the first that there is of: \
+         AWS_ACCESS_KEY_ID and its companions, a web identity, the default profile, the endpoint \
+         of a container, the metadata of an EC2 instance. Secrets stand in files, are read again \
+         when these change or the origin answers 401 or 403, and never leave for another host.",
     ),
     Table::new("site.origin.timeouts", Shape::Once, "How long the origin is waited for."),
     Table::new(
@@ -237,6 +240,26 @@ pub(super) const SETTINGS: &[Setting] = &[
         .example(r#""/etc/narthex/tls/private-ca.pem""#)
         .doc("PEM file of certificate authorities to trust for this origin."),
     Setting::new(
+        "site.origin.trusted_public_keys",
+        Kind::Texts,
+        Fallback::Derived("those of the site, else the well-known key of cache.nixos.org"),
+    )
+    .example(r#"["cache.office.example-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]"#)
+    .doc(
+        "Public keys, one of which must have signed a narinfo that comes from this origin; a \
+         narinfo that none of them has signed is a failure of this origin, and the next is asked.",
+    ),
+    objects("site.origin.only_for", r#"["narinfo", "/nar/*"]"#).doc(
+        "Classes of objects (narinfo, nar, ... as in [site.lifetimes]) and paths (* stands for any \
+         characters) that this origin is asked for; without any, all.",
+    ),
+    objects("site.origin.never_for", r#"["log", "/debuginfo/*"]"#)
+        .doc("Classes and paths that this origin is never asked for."),
+    objects("site.origin.first_for", r#"["nar"]"#).doc(
+        "Classes and paths that this origin is asked for before those that do not say so, whatever \
+         their priority. A NAR is asked of the origin that its narinfo came from before any other.",
+    ),
+    Setting::new(
         "site.origin.connections_max",
         Kind::Integer { min: 1, max: 100_000 },
         Fallback::Is("200"),
@@ -267,9 +290,41 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""/run/credentials/narthex.service/session-token""#)
     .doc("File of the session token, where the keys are temporary."),
+    Setting::new(
+        "site.origin.credentials.source",
+        Kind::Word(&["environment", "web-identity", "container", "instance"]),
+        Fallback::Derived("each of them, and the default profile, in this order"),
+    )
+    .example(r#""instance""#)
+    .doc(
+        "The only place to look for keys: AWS_ACCESS_KEY_ID and its companions, the role of \
+         AWS_ROLE_ARN by AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_FULL_URI (ECS, EKS \
+         pod identity), or the metadata of an EC2 instance (IMDSv2).",
+    ),
     Setting::new("site.origin.credentials.anonymous", Kind::Boolean, Fallback::Is("false"))
         .example("true")
         .doc("Whether requests go unsigned: for a public bucket."),
+    Setting::new("site.origin.credentials.user", Kind::Text, Fallback::Derived("no user"))
+        .example(r#""edge""#)
+        .doc("The user's name of an HTTP origin that wants one; belongs with password_file."),
+    secret("site.origin.credentials.password_file", r#""/run/credentials/narthex.service/office""#)
+        .doc("File of that user's password, in one line."),
+    secret("site.origin.credentials.token_file", r#""/run/credentials/narthex.service/token""#)
+        .doc("File of a token that is sent as Authorization: Bearer TOKEN, in one line."),
+    secret("site.origin.credentials.netrc_file", r#""/etc/nix/netrc""#).doc(
+        "File in the form of Nix's netrc-file, with a name and password for the origin's host: \
+         machine HOST login NAME password WORD.",
+    ),
+    secret("site.origin.credentials.client_certificate_file", r#""/etc/narthex/tls/client.pem""#)
+        .doc(
+            "PEM chain of a certificate that is shown to an https origin which asks for one; read \
+             again at each reload. Belongs with client_key_file.",
+        ),
+    secret("site.origin.credentials.client_key_file", r#""/etc/narthex/tls/client-key.pem""#)
+        .doc("PEM private key of that certificate."),
+    Setting::new("site.origin.credentials.plain_http", Kind::Boolean, Fallback::Is("false"))
+        .example("true")
+        .doc("Whether a password or token may go to an http:// origin, where anybody can read it."),
     Setting::new("site.origin.timeouts.connect", WAIT, Fallback::Is(r#""5s""#))
         .example(r#""2s""#)
         .doc("Until a connection stands, TLS included."),
@@ -348,6 +403,14 @@ const WAIT: Kind = Kind::Duration { min: Duration::from_millis(10), max: Duratio
 
 const fn fresh(path: &'static str) -> Setting {
     Setting::new(path, LIFETIME, Fallback::Is(r#""1d""#)).example(r#""12h""#)
+}
+
+const fn objects(path: &'static str, example: &'static str) -> Setting {
+    Setting::new(path, Kind::Texts, Fallback::Is("[]")).example(example)
+}
+
+const fn secret(path: &'static str, example: &'static str) -> Setting {
+    Setting::new(path, Kind::Path, Fallback::Derived("none")).example(example)
 }
 
 const fn in_rule(path: &'static str, kind: Kind, otherwise: &'static str) -> Setting {

@@ -1,6 +1,6 @@
 //! The files of `config/`: the reference equals the definitions, the examples are without fault.
 
-use super::super::{OriginUrl, S3Credentials, Signatures, load, read_file, reference};
+use super::super::{Login, OriginUrl, S3Credentials, Signatures, load, read_file, reference};
 use super::super::{ReadError, Sources};
 use super::{config, home};
 use std::path::{Path, PathBuf};
@@ -54,11 +54,21 @@ fn reference_without(tables: &[&str], keys: &[&str]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// One source of keys goes with no other, and a bucket is let in by nothing of an HTTP origin.
+const ALONE: [&str; 8] = [
+    "profile = ",
+    "anonymous = ",
+    "source = ",
+    "user = ",
+    "password_file = ",
+    "token_file = ",
+    "netrc_file = ",
+    "plain_http = ",
+];
+
 #[test]
 fn the_reference_with_every_hash_taken_away_is_a_configuration() {
-    // These do not go together with others: one source of keys, and a URL that takes them all.
-    let alone = ["profile = ", "anonymous = "];
-    let config = config(&reference_without(&["site.caching"], &alone));
+    let config = config(&reference_without(&["site.caching"], &ALONE));
     assert_eq!(config.server.tls.unwrap().certificates.len(), 1);
     assert_eq!(config.sites[0].name, "main");
     assert_eq!(config.sites[0].signatures, Signatures::Warn);
@@ -67,9 +77,9 @@ fn the_reference_with_every_hash_taken_away_is_a_configuration() {
 
 #[test]
 fn so_it_is_for_a_generic_site() {
-    let of_binary_caches =
-        ["profile = ", "anonymous = ", "trusted_public_keys = ", "signatures = ", "follow_"];
-    let text = reference_without(&["site.lifetimes", "site.cache_info"], &of_binary_caches);
+    let of_binary_caches = ["trusted_public_keys = ", "signatures = ", "follow_"];
+    let left_out = [&ALONE[..], &of_binary_caches[..]].concat();
+    let text = reference_without(&["site.lifetimes", "site.cache_info"], &left_out);
     let text = text.replace("kind = \"nix-cache\"", "kind = \"generic\"");
     let text = text.replace("query = \"keep\"", "query = \"only\"");
     let site = config(&text).sites.remove(0);
@@ -82,8 +92,12 @@ fn the_office_example_is_the_default_with_a_private_cache_besides() {
     assert_eq!(config.sites.len(), 1);
     let site = &config.sites[0];
     assert_eq!((site.signatures, site.cache_info.priority), (Signatures::Require, Some(30)));
-    assert_eq!(site.origins.len(), 2);
+    assert_eq!(site.origins.len(), 3);
     assert_eq!(site.origins[0].name, "cache.nixos.org");
+    let keys = site.origins.iter().map(|origin| origin.trusted_public_keys.len());
+    assert_eq!(keys.collect::<Vec<_>>(), [2, 2, 1]);
+    let netrc = Login::Netrc { file: "/etc/nix/netrc".into() };
+    assert_eq!(site.origins[2].login, netrc);
 }
 
 #[test]

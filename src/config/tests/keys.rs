@@ -160,10 +160,22 @@ fn base_for(path: &str) -> Table {
         return base;
     }
     let mut base: Table = toml::from_str(BASE).unwrap();
-    if path.starts_with("site.origin.credentials.") && path.ends_with("_file") {
-        for key in ["access_key_id_file", "secret_access_key_file"] {
-            put(&mut base, &format!("site.origin.credentials.{key}"), "base".into());
+    let Some(key) = path.strip_prefix("site.origin.credentials.") else { return base };
+    if ["user", "password_file", "token_file", "netrc_file", "plain_http"].contains(&key) {
+        base = toml::from_str(&BASE.replace("s3://base?endpoint=", "")).unwrap();
+    }
+    let beside: &[&str] = match key {
+        "user" | "password_file" => &["user", "password_file"],
+        "client_certificate_file" | "client_key_file" => {
+            &["client_certificate_file", "client_key_file"]
         }
+        "access_key_id_file" | "secret_access_key_file" | "session_token_file" => {
+            &["access_key_id_file", "secret_access_key_file"]
+        }
+        _ => &[],
+    };
+    for key in beside {
+        put(&mut base, &format!("site.origin.credentials.{key}"), "base".into());
     }
     base
 }
@@ -210,6 +222,32 @@ fn every_variable_does_what_its_key_does() {
         let from_file = Sources { file: file(&table), ..home() };
         assert_eq!(load(&from_variable).unwrap(), load(&from_file).unwrap(), "{name}");
     }
+}
+
+#[test]
+fn each_origin_has_its_own_keys_else_those_of_the_site_or_those_that_are_known() {
+    let own = "own-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let site = |site: &str, private: &str| {
+        config(&format!(
+            "[[site]]\n{site}\n[[site.origin]]\nurl = 'https://cache.nixos.org'\n\
+             [[site.origin]]\nurl = 'https://private'\n{private}"
+        ))
+        .sites
+        .remove(0)
+    };
+    let own_key = format!("trusted_public_keys = ['{own}']");
+    let with_own = site("", &own_key);
+    assert_eq!(with_own.signatures, Signatures::Require);
+    assert!(with_own.origins[0].trusted_public_keys[0].starts_with("cache.nixos.org-1:"));
+    assert_eq!(with_own.origins[1].trusted_public_keys, [own]);
+    assert_eq!(with_own.trusted_public_keys.len(), 2);
+    let other = own.replace("own", "other");
+    let with_both = site(&format!("trusted_public_keys = ['{other}']"), &own_key);
+    assert_eq!(with_both.origins[0].trusted_public_keys, [other]);
+    assert_eq!(with_both.origins[1].trusted_public_keys, [own]);
+    let marks: Vec<u32> = with_both.origins.iter().map(|origin| origin.trust_mark(own)).collect();
+    assert_ne!(marks[0], marks[1]);
+    assert_eq!(site("signatures = 'off'", "").signatures, Signatures::Off);
 }
 
 #[test]

@@ -198,6 +198,46 @@ fn odds_and_ends_are_told() {
 }
 
 #[test]
+fn what_lets_the_edge_in_fits_the_origin() {
+    let with = |url: &str, lines: &str| {
+        problem(&origin(url, &format!("[site.origin.credentials]\n{lines}")))
+    };
+    for (lines, wanted) in [
+        ("user = 'u'", "password_file: is missing beside user"),
+        ("password_file = 'p'", "user: is missing beside password_file"),
+        ("user = 'a:b'\npassword_file = 'p'", "is not a user's name"),
+        ("token_file = 't'\nnetrc_file = 'n'", "more than one way in"),
+        ("client_key_file = 'k'", "client_certificate_file: is missing beside the other file"),
+        ("profile = 'x'", "belongs to an s3:// origin only"),
+        ("source = 'instance'", "belongs to an s3:// origin only"),
+    ] {
+        let problem = with("https://h", lines);
+        assert!(problem.contains(wanted), "{problem}");
+    }
+    assert!(with("http://h", "token_file = 't'").contains("over plain http"));
+    let plain = "[site.origin.credentials]\ntoken_file = 't'\nplain_http = true";
+    assert!(load_text(&origin("http://h", plain)).is_ok());
+    let certificate = "client_certificate_file = 'c'\nclient_key_file = 'k'";
+    let text = origin("http://h", &format!("[site.origin.credentials]\n{certificate}"));
+    assert!(problems(&text)[0].contains("asked over https only"));
+    assert!(with("s3://abc", "token_file = 't'").contains("https:// origin only"));
+    assert!(
+        with("s3://abc", "source = 'instance'\nprofile = 'x'").contains("more than one source")
+    );
+    assert!(with("s3://abc", "source = 'imds'").contains("\"imds\""));
+    let beside = |lines: &str| problem(&origin("https://h", lines));
+    assert!(beside("only_for = ['nars']").contains("nor a class of objects; write one of narinfo"));
+    assert!(beside("never_for = ['*']").contains("leaves nothing to ask this origin for"));
+    assert!(beside("trusted_public_keys = []").contains("has no keys"));
+    assert!(beside("trusted_public_keys = ['a:b']").contains("not base64"));
+    let key = "trusted_public_keys = ['a-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=']";
+    let left_open = format!("{}[[site.origin]]\nurl = 'https://i'\n{key}", origin("https://h", ""));
+    assert!(problem(&left_open).contains("write them for every origin or for the site"));
+    let generic = format!("[[site]]\nkind = 'generic'\n[[site.origin]]\nurl = 'http://h'\n{key}");
+    assert!(problem(&generic).contains("is for kind = \"nix-cache\" alone"));
+}
+
+#[test]
 fn no_home_folder_is_told_only_where_one_is_needed() {
     let nowhere = Sources::default();
     let problems = load(&nowhere).unwrap_err().to_string();

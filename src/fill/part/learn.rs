@@ -9,6 +9,7 @@ use super::stretch::{Identity, Stretch};
 use super::subject::{Subject, question};
 use crate::cache::Hit;
 use crate::fill::steady::Checked;
+use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
 use crate::fill::{Admitted, FillError, Fills, Keep, NotJoined, Wanted};
 use crate::object::Meta;
@@ -71,7 +72,9 @@ impl Learning {
             return self.flight.land(PartLanded::NotJoined(NotJoined::NoRoom));
         }
         let learnt = match (&self.flight.subject, stretch) {
-            (Subject::Object(wanted), Some(stretch)) => self.by_get(wanted, stretch).await,
+            (Subject::Object(wanted), Some(stretch)) => {
+                Box::pin(self.by_get(wanted, stretch)).await
+            }
             (Subject::Object(wanted), None) => self.by_head(wanted).await,
             (Subject::Page(sought), Some(stretch)) => self.by_page(sought, stretch).await,
             (Subject::Page(_), None) => Err(FillError::Lost),
@@ -108,7 +111,8 @@ impl Learning {
         let end = stretch.last.saturating_add(1);
         let is_kept = self.flight.shared.cache.takes_parts();
         let asked = if is_kept { in_chunks(stretch) } else { stretch.first..end };
-        let ask = question(wanted, &asked, None);
+        let cache = &self.flight.shared.cache;
+        let ask = sourced(cache, wanted, question(wanted, &asked, None)).await;
         match wanted.upstream.origins.fetch(&ask).await? {
             Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
                 self.found_part(wanted, response, asked).await

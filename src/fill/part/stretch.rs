@@ -7,6 +7,7 @@
 
 use super::flight::PartFlight;
 use super::subject::Subject;
+use crate::cache::Cache;
 use crate::fill::patience::{Break, Patience};
 use crate::fill::steady::Checked;
 use crate::fill::{FillError, Rejection, Shared};
@@ -133,7 +134,7 @@ impl Stretch {
         identity: &Arc<Identity>,
         asked: Range<u64>,
     ) -> Result<Self, FillError> {
-        let response = ask_for(&flight.subject, identity, &asked).await?;
+        let response = ask_for(&flight.shared.cache, &flight.subject, (identity, &asked)).await?;
         let times = Times { request: response.request_time, response: response.response_time };
         let told = Some(Told { headers: response.headers.clone(), times });
         Ok(Self { told, ..Self::of(flight, identity, response, asked) })
@@ -192,7 +193,7 @@ impl Stretch {
         let upstream = Arc::clone(self.subject.upstream());
         while let Some(until) = self.patience.next_round(&upstream.origins).await {
             let rest = self.next..self.end;
-            let asking = ask_for(&self.subject, &self.identity, &rest);
+            let asking = ask_for(&self.shared.cache, &self.subject, (&self.identity, &rest));
             let Ok(asked) = timeout_at(until, asking).await else { break };
             match asked {
                 Ok(response) => {
@@ -220,12 +221,12 @@ impl Stretch {
 }
 
 async fn ask_for(
+    cache: &Cache,
     subject: &Subject,
-    identity: &Identity,
-    asked: &Range<u64>,
+    (identity, asked): (&Identity, &Range<u64>),
 ) -> Result<Response, FillError> {
     let same = identity.etag.as_ref();
-    match subject.fetch(asked, identity.length, same).await? {
+    match subject.fetch(cache, asked, identity.length, same).await? {
         Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
             identity.check(asked, &response)?;
             Ok(response)

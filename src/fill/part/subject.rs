@@ -3,6 +3,7 @@
 
 use crate::cache::Cache;
 use crate::fill::generic::{Rest, Sought};
+use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
 use crate::fill::{Upstream, Wanted};
 use crate::object::Key;
@@ -49,6 +50,7 @@ impl Subject {
     /// Asks for the bytes `asked` of `length`, of what still has the strong entity tag `same`.
     pub(super) async fn fetch(
         &self,
+        cache: &Cache,
         asked: &Range<u64>,
         length: u64,
         same: Option<&HeaderValue>,
@@ -61,7 +63,8 @@ impl Subject {
             }
         };
         let if_match = same.cloned();
-        let ask = Ask { if_match, ..question(wanted, asked, Some(length)) };
+        let ask = sourced(cache, wanted, question(wanted, asked, Some(length))).await;
+        let ask = Ask { if_match, ..ask };
         wanted.upstream.origins.fetch(&ask).await
     }
 

@@ -5,10 +5,22 @@ use super::super::testing::{
     Act, Scripted, ask, bench, found, head, http_origin, origin, origins, says, says_fault, site,
     whole, word,
 };
-use super::super::{OriginUrl, exchange};
+use super::super::{Forward, OriginUrl, exchange};
 use super::resolve;
-use crate::config::Site;
+use crate::config::{CertificateFiles, Login, Origin, Site};
+use bytes::Bytes;
 use http::{HeaderValue, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::PrivateKeyDer;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn the_request_is_built_from_the_question_alone() {
@@ -180,5 +192,181 @@ fn locations_are_resolved() {
         ("/x?to=http://y", "https://a.example:8/x?to=http://y"),
     ] {
         assert_eq!(resolve(&from, location), expected);
+    }
+}
+
+/// An upstream that wants the token in `folder`, over plain http.
+fn with_token(server: &Scripted, folder: &tempfile::TempDir, token: &str) -> Origin {
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, token).unwrap();
+    Origin { login: Login::Bearer { token_file }, ..http_origin("private", server) }
+}
+
+#[tokio::test]
+async fn a_refusal_of_an_upstream_that_lets_the_edge_in_is_never_absence() {
+    let folder = tempfile::tempdir().unwrap();
+    for act in [says(401, ""), says(403, ""), says_fault(403, "NoSuchKey"), says_fault(403, "X")] {
+        for question in [ask("/x"), head("/x")] {
+            let server = Scripted::always(act.clone()).await;
+            let origins = origins(vec![with_token(&server, &folder, "hush")]);
+            let error = origins.fetch(&question).await.unwrap_err();
+            let text = format!("{error} {:?}", origins.health());
+            assert!(text.contains("private") && text.contains("the token in"), "{text}");
+            assert!(!text.contains("hush"), "{text}");
+            assert_eq!(server.asked(), 1);
+            assert!(!origins.health()[0].is_up);
+            assert!(server.heads()[0].contains("authorization: Bearer hush\r\n"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_mended_serves_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let server = Scripted::start(move |head| {
+        if head.contains("Bearer new") {
+            return says(200, "here");
+        }
+        std::fs::write(&file, "new").unwrap();
+        says(401, "")
+    })
+    .await;
+    let origins = origins(vec![with_token(&server, &folder, "old")]);
+    assert_eq!(whole(found(origins.fetch(&ask("/x")).await)).await, b"here");
+    assert_eq!(server.asked(), 2);
+    assert!(origins.health()[0].is_up);
+}
+
+#[tokio::test]
+async fn what_lets_the_edge_in_goes_nowhere_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = Scripted::always(says(200, "here")).await;
+    let target = format!("http://{}/y", elsewhere.address);
+    let server = Scripted::start(move |head| {
+        let location = if head.starts_with("GET /x ") { "/z" } else { &target };
+        Act::Answer(302, vec![("location", location.to_owned())], "")
+    })
+    .await;
+    let listed = vec![elsewhere.address.to_string(), server.address.to_string()];
+    let origins = vec![with_token(&server, &folder, "hush")];
+    let site = Site { follow_redirects_to: listed, ..site(origins) };
+    let origins = bench(&site).origins;
+    assert_eq!(whole(found(origins.fetch(&ask("/x")).await)).await, b"here");
+    assert!(server.heads().iter().all(|head| head.contains("Bearer hush")));
+    assert_eq!((server.asked(), elsewhere.asked()), (2, 1));
+    assert!(!elsewhere.heads()[0].contains("authorization"));
+}
+
+#[tokio::test]
+async fn a_clients_request_is_let_in_where_it_only_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Scripted::start(|head| {
+        if head.contains("/refused") { says(403, "no") } else { says(200, "here") }
+    })
+    .await;
+    let origins = origins(vec![with_token(&server, &folder, "hush")]);
+    let forward = |method: http::Method, path: &str, headers: http::HeaderMap| Forward {
+        method,
+        path: path.into(),
+        query: None,
+        headers,
+        body: None,
+        interim: None,
+        only: None,
+    };
+    let own = [(header::AUTHORIZATION, HeaderValue::from_static("Basic own"))];
+    for (method, headers, sent) in [
+        (http::Method::GET, http::HeaderMap::new(), Some("Bearer hush")),
+        (http::Method::GET, http::HeaderMap::from_iter(own), Some("Basic own")),
+        (http::Method::DELETE, http::HeaderMap::new(), None),
+    ] {
+        let request = forward(method, "/x", headers);
+        assert_eq!(origins.forward(request).await.unwrap().status, 200);
+        let head = server.heads().pop().unwrap();
+        let line = head.lines().find_map(|line| line.strip_prefix("authorization: "));
+        assert_eq!(line, sent, "{head}");
+    }
+    let refused = forward(http::Method::GET, "/refused", http::HeaderMap::new());
+    let error = origins.forward(refused).await.unwrap_err();
+    assert!(error.to_string().contains("the token in"), "{error}");
+    let refused = forward(http::Method::DELETE, "/refused", http::HeaderMap::new());
+    assert_eq!(origins.forward(refused).await.unwrap().status, 403);
+}
+
+/// A TLS server for `localhost` that may be shown a certificate that `edge` has signed. It sends
+/// whoever asks for `/x` to `away`, and tells others whether it was shown one.
+async fn tls_server(edge: &rcgen::Certificate, away: Option<SocketAddr>) -> (SocketAddr, String) {
+    let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(edge.der().clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .unwrap();
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let is_shown = stream.get_ref().1.peer_certificates().is_some();
+            let answer = service_fn(move |request: http::Request<Incoming>| async move {
+                let mut response = http::Response::new(Full::<Bytes>::from(is_shown.to_string()));
+                if let Some(away) = away.filter(|_| request.uri().path() == "/x") {
+                    *response.status_mut() = http::StatusCode::FOUND;
+                    let location = format!("https://localhost:{}/y", away.port());
+                    response.headers_mut().insert(header::LOCATION, location.parse().unwrap());
+                }
+                Ok::<_, Infallible>(response)
+            });
+            let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(serving);
+        }
+    });
+    (address, issued.cert.pem())
+}
+
+#[tokio::test]
+async fn a_certificate_is_shown_to_the_origin_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let edge = rcgen::generate_simple_self_signed(vec!["edge".to_owned()]).unwrap();
+    let (elsewhere, other_pem) = tls_server(&edge.cert, None).await;
+    let (home, own_pem) = tls_server(&edge.cert, Some(elsewhere)).await;
+    let identity = CertificateFiles {
+        certificate: write("client.pem", edge.cert.pem()),
+        key: write("client-key.pem", edge.signing_key.serialize_pem()),
+    };
+    let url = format!("https://localhost:{}", home.port()).parse().unwrap();
+    let shown = Origin {
+        ca_file: Some(write("ca.pem", own_pem + &other_pem)),
+        identity: Some(identity),
+        ..origin("private", OriginUrl::Http(url))
+    };
+    for (origin, expected) in [
+        (shown.clone(), ["true", "false"]),
+        (Origin { identity: None, ..shown }, ["false", "false"]),
+    ] {
+        let listed = vec![format!("localhost:{}", elsewhere.port())];
+        let site = Site { follow_redirects_to: listed, ..site(vec![origin]) };
+        let origins = bench(&site).origins;
+        for (path, expected) in ["/own", "/x"].into_iter().zip(expected) {
+            let body = whole(found(origins.fetch(&ask(path)).await)).await;
+            assert_eq!(body, expected.as_bytes(), "{path}");
+        }
     }
 }

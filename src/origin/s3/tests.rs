@@ -112,8 +112,56 @@ async fn wrong_keys_and_a_wrong_clock_are_never_absence() {
     let keys = key_files(folder.path(), ID, SECRET);
     let bench = bench(&site(vec![s3_origin(address, keys)]));
     bench.clock.advance(Duration::from_hours(24));
-    let error = bench.origins.fetch(&ask("/x")).await.unwrap_err();
-    assert!(error.to_string().contains("RequestTimeTooSkewed"), "{error}");
+    // The server says what time it is: signatures are dated by that from then on.
+    let corrections = bench.metrics.origin_clock_corrections.with_label_values(&["s3"]);
+    for path in ["/x", "/y"] {
+        assert_eq!(word(&bench.origins.fetch(&ask(path)).await), "found");
+        assert_eq!(corrections.get(), 1);
+    }
+    assert!(bench.origins.health()[0].is_up);
+    assert_eq!(word(&bench.origins.fetch(&ask("/missing")).await), "absent");
+}
+
+#[tokio::test]
+async fn a_wrong_clock_that_nothing_corrects_is_told_and_asked_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = || key_files(folder.path(), ID, SECRET);
+    let silent = Scripted::always(says_fault(403, "RequestTimeTooSkewed")).await;
+    let error = origins(vec![s3_origin(silent.address, keys())]).fetch(&ask("/x")).await;
+    assert!(error.unwrap_err().to_string().contains("RequestTimeTooSkewed"));
+    assert_eq!(silent.asked(), 1);
+    // One that refuses whatever it is told is asked twice, not for ever.
+    let body = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+    let date = vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT".to_owned())];
+    let stubborn = Scripted::always(Act::Answer(403, date, body)).await;
+    let answer = origins(vec![s3_origin(stubborn.address, keys())]).fetch(&ask("/x")).await;
+    assert_eq!((word(&answer), stubborn.asked()), ("credentials", 2));
+}
+
+#[tokio::test]
+async fn an_expired_token_is_looked_for_again_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let expired = says_fault(400, "ExpiredToken");
+    let (home, renewed) = (folder.path().to_owned(), says(200, "here"));
+    let mut asked = 0;
+    let server = Scripted::start(move |_| {
+        asked += 1;
+        if asked > 1 {
+            return renewed.clone();
+        }
+        key_files(&home, "AKIDRENEWED", SECRET);
+        expired.clone()
+    })
+    .await;
+    let keys = key_files(folder.path(), ID, SECRET);
+    let origins = origins(vec![s3_origin(server.address, keys)]);
+    assert_eq!(whole(found(origins.fetch(&ask("/x")).await)).await, b"here");
+    assert!(server.heads()[1].contains("Credential=AKIDRENEWED/"));
+    let lasting = Scripted::always(says_fault(400, "ExpiredToken")).await;
+    let keys = key_files(folder.path(), ID, SECRET);
+    let origins = self::origins(vec![s3_origin(lasting.address, keys)]);
+    assert_eq!(word(&origins.fetch(&ask("/x")).await), "credentials");
+    assert_eq!(lasting.asked(), 1, "the same keys were sent again");
 }
 
 #[tokio::test]

@@ -293,7 +293,7 @@ async fn claims_are_found_on_any_disk_and_not_on_one_that_owes() {
     let bench = Bench::new(64 * MIB);
     let disks = bench.disks(&[0, 1]).await;
     let (narinfo, nar) = (key("info"), key("nar"));
-    let claim = NarClaim { file_hash: None, file_size: Some(7) };
+    let claim = NarClaim { file_hash: None, file_size: Some(7), source: None };
     let mut pending = disks.begin(&narinfo, Some(3)).await.unwrap();
     append(&mut pending, &bytes(1, 3)).await.unwrap();
     let sealed = pending.seal().await.unwrap();

@@ -226,7 +226,7 @@ fn watch(folder: &Path, camera: &Arc<Mutex<Camera>>) {
 }
 
 async fn perform(bench: &mut Bench, store: Store, step: &Step) -> Store {
-    let claim = || NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(7) };
+    let claim = || NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(7), source: None };
     match *step {
         Step::Put(name, seed, length) => {
             put_with(&store, &key(name), &bytes(seed, length), None).await.unwrap();

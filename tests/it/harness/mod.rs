@@ -15,7 +15,7 @@ pub(crate) use crate::faults::script::{Script, says};
 pub(crate) use brittle::Brittle;
 pub(crate) use client::{Arriving, Client, Said};
 pub(crate) use edge::{Edge, Setup};
-pub(crate) use fixture::{Draw, Package, noise, path_of_nar, untrusted_key};
+pub(crate) use fixture::{Draw, Package, noise, path_of_nar, trusted_key, untrusted_key};
 pub(crate) use origin::{Origin, Strikes};
 pub(crate) use virtual_origin::{Made, VirtualOrigin, Wish};
 

@@ -35,3 +35,4 @@ mod tags;
 mod tiers;
 mod troubles;
 mod uploads;
+mod upstreams;

@@ -1,0 +1,118 @@
+//! How an HTTP origin lets the edge in, and which objects an origin is asked for, as the rest of
+//! the crate sees it. Values only.
+
+use super::caching::PathPattern;
+use crate::nix::Class;
+use std::path::PathBuf;
+
+/// What is sent to an HTTP origin to be let in; the secrets themselves stay in their files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Login {
+    /// Nothing.
+    #[default]
+    None,
+    /// A user's name and password (RFC 7617).
+    Basic {
+        /// The name.
+        user: String,
+        /// File of the password.
+        password_file: PathBuf,
+    },
+    /// A token (RFC 6750).
+    Bearer {
+        /// File of the token.
+        token_file: PathBuf,
+    },
+    /// The name and password that a netrc file has for the origin's host.
+    Netrc {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Whether what lets the edge in may be sent where anybody on the way can read it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Exposure {
+    /// Over https alone.
+    #[default]
+    Never,
+    /// Over plain http too.
+    Permitted,
+}
+
+/// For which paths an origin is asked, and when.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OriginTurns {
+    /// It is asked for these alone; empty for all.
+    pub only_for: Vec<Objects>,
+    /// It is never asked for these.
+    pub never_for: Vec<Objects>,
+    /// It is asked for these before the origins that do not say so.
+    pub first_for: Vec<Objects>,
+}
+
+/// Some objects of a site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Objects {
+    /// Those of a class.
+    Class(Class),
+    /// Those at some paths.
+    Paths(PathPattern),
+}
+
+impl Objects {
+    fn include(&self, class: Class, path: &str) -> bool {
+        match self {
+            Self::Class(own) => *own == class,
+            Self::Paths(pattern) => pattern.is_of(path),
+        }
+    }
+}
+
+/// When an origin is asked for an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// Before the others.
+    First,
+    /// When its priority says.
+    Usual,
+    /// Never.
+    Never,
+}
+
+impl OriginTurns {
+    /// When the origin is asked for the object at `path`.
+    pub fn turn(&self, class: Class, path: &str) -> Turn {
+        let is_among = |objects: &[Objects]| objects.iter().any(|some| some.include(class, path));
+        let is_meant = self.only_for.is_empty() || is_among(&self.only_for);
+        if !is_meant || is_among(&self.never_for) {
+            return Turn::Never;
+        }
+        if is_among(&self.first_for) { Turn::First } else { Turn::Usual }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_never_asked_for_wins_over_what_is_asked_first() {
+        let paths = |text: &str| Objects::Paths(PathPattern::new(text));
+        let turns = OriginTurns {
+            only_for: vec![Objects::Class(Class::Narinfo), paths("/nar/*"), paths("/log/*")],
+            never_for: vec![paths("/nar/x*"), Objects::Class(Class::Log)],
+            first_for: vec![paths("/nar/*")],
+        };
+        for (class, path, turn) in [
+            (Class::Narinfo, "/a.narinfo", Turn::Usual),
+            (Class::Nar, "/nar/a", Turn::First),
+            (Class::Nar, "/nar/xa", Turn::Never),
+            (Class::Log, "/log/a", Turn::Never),
+            (Class::Listing, "/a.ls", Turn::Never),
+        ] {
+            assert_eq!(turns.turn(class, path), turn, "{path}");
+        }
+        assert_eq!(OriginTurns::default().turn(Class::Log, "/log/a"), Turn::Usual);
+    }
+}
