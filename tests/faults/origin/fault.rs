@@ -1,6 +1,6 @@
 //! What can go wrong with an origin, and what each of it does to an answer. Pure.
 
-use super::reply::{Cut, Gate, Head, Reply};
+use super::reply::{Asked, Cut, Gate, Head, Reply};
 use narthex::clock::Clock;
 use std::fmt;
 use std::str::FromStr;
@@ -72,7 +72,8 @@ changed-tag        another entity tag on the same bytes, whatever the conditions
 flip[:N]           one bit of byte N is turned, the tag is the same; without N, anywhere
 replaced[:N]       one bit is turned, and the tag is another
 expired-token      400 with the error document ExpiredToken of S3
-time-too-skewed    403 with the error document RequestTimeTooSkewed, and a Date an hour ahead
+time-too-skewed    403 with the error document RequestTimeTooSkewed, and a Date an hour ahead, by
+                   which the next signature may be dated
 date-behind[:S]    Date is S seconds behind; without S, an hour
 date-ahead[:S]     Date is S seconds ahead; without S, an hour
 redirect           302 to another host
@@ -167,6 +168,13 @@ impl Fault {
     /// Whether the answer to be spoilt is the one to a request without preconditions.
     pub(crate) fn ignores_conditions(self) -> bool {
         matches!(self, Self::ChangedTag | Self::Flip(_) | Self::Replaced(_))
+    }
+
+    /// Whether this request is none to go wrong with: its signature is dated by the clock that is
+    /// an hour ahead, to the hour.
+    pub(crate) fn is_content_with(self, asked: &Asked, clock: &Clock) -> bool {
+        let dated = asked.field("x-amz-date").and_then(|at| at.get(..HOUR_CHARS));
+        self == Self::TimeTooSkewed && dated.is_some_and(|at| at == hour(&date(clock, 3600)))
     }
 
     /// Spoils an answer; `drawn` says where, in the places that are drawn.
@@ -280,6 +288,19 @@ fn wrong_range(reply: &mut Reply, length: u64) {
         reply.status = 206;
         reply.set("content-range", &format!("bytes {first}-{}/{end}", end - 1));
     }
+}
+
+/// Characters of `YYYYMMDDTHH`.
+const HOUR_CHARS: usize = 11;
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` as `19941106T08`.
+fn hour(date: &str) -> String {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let mut parts = date.split([' ', ':']).skip(1);
+    let mut next = || parts.next().unwrap_or_default();
+    let (day, month, year, hour) = (next(), next(), next(), next());
+    let month = MONTHS.find(month).map_or(0, |at| at / 3 + 1);
+    format!("{year}{month:02}{day}T{hour}")
 }
 
 /// The field `Date` as a clock that is `ahead` seconds off would have it.

@@ -76,13 +76,14 @@ async fn converse<S: Source>(stream: TcpStream, server: &Server<S>) -> io::Resul
         let length = asked.field("content-length").and_then(|length| length.parse().ok());
         let mut body = (&mut stream).take(length.unwrap_or(0));
         tokio::io::copy(&mut body, &mut tokio::io::sink()).await?;
+        let clock = server.clock.lock().clone();
         let drawn = server.plan.draw(&asked);
+        let drawn = drawn.filter(|(fault, _)| !fault.is_content_with(&asked, &clock));
         let conditions = match drawn {
             Some((fault, _)) if fault.ignores_conditions() => Conditions::Ignored,
             Some(_) | None => Conditions::Heeded,
         };
         let mut reply = server.source.reply(&asked, conditions).await?;
-        let clock = server.clock.lock().clone();
         if let Some((fault, place)) = drawn {
             server.source.spoilt(&asked, fault);
             fault.spoil(&mut reply, place, &clock);

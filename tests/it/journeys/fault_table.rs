@@ -5,7 +5,7 @@
 mod expected;
 
 use crate::harness::{Edge, Fault, Origin, Package, Place, Said, Script, Setup, Strikes, says};
-use expected::{ROWS, Row};
+use expected::{Bucket, ROWS, Row};
 use narthex::clock::Clock;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -51,8 +51,12 @@ enum Kind {
 impl Row {
     fn expected(&self, kind: Kind, strikes: Strikes) -> [&'static str; 7] {
         let mut cells = if strikes == Strikes::Once { self.once } else { self.for_good };
-        if let (Kind::Bucket, Some([once, for_good])) = (kind, self.bucket) {
-            cells[3] = if strikes == Strikes::Once { once } else { for_good };
+        match (kind, &self.bucket) {
+            (Kind::Upstream, _) | (Kind::Bucket, Bucket::Same) => {}
+            (Kind::Bucket, Bucket::Nowhere([once, for_good])) => {
+                cells[3] = if strikes == Strikes::Once { once } else { for_good };
+            }
+            (Kind::Bucket, Bucket::Always(all)) => cells = *all,
         }
         cells
     }

@@ -13,9 +13,17 @@ pub(super) struct Row {
     pub(super) deadline: Option<&'static str>,
     pub(super) once: Cells,
     pub(super) for_good: Cells,
-    /// Of a narinfo that is nowhere, once and for good, where a bucket makes a difference: its 404
-    /// is not believed without the error document.
-    pub(super) bucket: Option<[&'static str; 2]>,
+    pub(super) bucket: Bucket,
+}
+
+/// What differs where the origin is a bucket.
+pub(super) enum Bucket {
+    Same,
+    /// A narinfo that is nowhere, once and for good: a 404 is not believed without the error
+    /// document.
+    Nowhere([&'static str; 2]),
+    /// Everything, however often it strikes.
+    Always(Cells),
 }
 
 /// One for each state.
@@ -154,7 +162,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "reset before the head",
@@ -162,7 +170,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "reset after the head",
@@ -170,7 +178,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: CUT,
-        bucket: Some(["404 absent; hit_absent", "502 origin_failed; absent"]),
+        bucket: Bucket::Nowhere(["404 absent; hit_absent", "502 origin_failed; absent"]),
     },
     Row {
         name: "closed in mid-body",
@@ -178,7 +186,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: CUT,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "reset in mid-body",
@@ -186,7 +194,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: CUT,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "no answer",
@@ -194,7 +202,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: Some("first_byte"),
         once: UNNOTICED,
         for_good: SILENT,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "stalled in mid-body",
@@ -202,7 +210,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: Some("between_bytes"),
         once: UNNOTICED,
         for_good: STALLED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "1 byte a second",
@@ -210,7 +218,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: UNNOTICED,
-        bucket: Some(["404 absent; absent"; 2]),
+        bucket: Bucket::Nowhere(["404 absent; absent"; 2]),
     },
     Row {
         name: "500",
@@ -218,7 +226,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "503",
@@ -226,7 +234,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "503, Retry-After",
@@ -234,7 +242,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "503 SlowDown",
@@ -242,7 +250,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "429",
@@ -250,7 +258,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: FAILED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "429, Retry-After",
@@ -258,7 +266,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: FAILED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "half the length",
@@ -266,7 +274,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: WRONG_LENGTH,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "100 bytes too many",
@@ -274,7 +282,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: WRONG_LENGTH,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "length claims too much",
@@ -282,7 +290,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: WRONG_LENGTH,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "wrong range",
@@ -290,7 +298,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: WRONG_RANGE,
         for_good: WRONG_RANGE,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "another ETag",
@@ -298,7 +306,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: OTHER_TAG,
         for_good: OTHER_TAG,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "a wrong bit",
@@ -306,7 +314,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: WRONG_ONCE,
         for_good: WRONG,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "another ETag, a wrong bit",
@@ -314,7 +322,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: WRONG_ONCE,
         for_good: WRONG,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "ExpiredToken",
@@ -322,7 +330,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: FAILED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "RequestTimeTooSkewed",
@@ -330,7 +338,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: FAILED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Always(UNNOTICED),
     },
     Row {
         name: "Date an hour behind",
@@ -338,7 +346,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: AGED,
         for_good: AGED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "Date an hour ahead",
@@ -346,7 +354,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: UNNOTICED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "redirect elsewhere",
@@ -354,7 +362,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: FAILED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
     Row {
         name: "no HTTP at all",
@@ -362,6 +370,6 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: FAILED,
-        bucket: None,
+        bucket: Bucket::Same,
     },
 ];
