@@ -1,7 +1,7 @@
-//! Bytes of an object that come before their turn: written at their place in its file while what is
-//! before them is still on its way. Nobody sees them. When their turn has come, [`Pending::take_in`]
-//! reads them back, compares their sums, and takes them into the digest; so all that is said of an
-//! object that comes in order holds for one that comes in pieces.
+//! Bytes of an object that come before their turn: written at their place in its file while what
+//! is before them is still on its way. Nobody sees them. When their turn has come,
+//! [`Pending::take_in`] reads them back, compares their sums, and takes them into the digest; so
+//! all that is said of an object that comes in order holds for one that comes in pieces.
 //!
 //! A stretch has one writer. One that was given up may have a write under way: none goes below the
 //! mark, which what takes its place raises first, so that no byte in its place is ever overwritten.

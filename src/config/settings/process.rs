@@ -154,7 +154,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new(
         "server.pieces.after",
         Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) },
-        Fallback::Is(r#""1s""#),
+        Fallback::Is(r#""2s""#),
     )
     .example(r#""5s""#)
     .doc(

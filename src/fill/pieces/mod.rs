@@ -8,7 +8,8 @@
 //! a strong entity tag or a FileHash, and the rest would take too long at the front's pace,
 //! further connections fetch the pieces behind it, each a task that writes ahead into the
 //! object's file ([`piece`]). When the front has come to a piece, what is in the file is read back,
-//! compared and hashed in its turn, and that piece's answer is the front from there on.
+//! compared and hashed in its turn, and that piece's answer is the front from there on. Where the
+//! front is all that is missing, the latter half of it becomes a piece.
 //!
 //! # What holds
 //!
@@ -39,9 +40,10 @@ use crate::store::{Ahead, CHUNK_BYTES};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::header;
-use lots::Seat;
+use lots::{Lot, Seat};
 use piece::{HandedOver, Order, Piece, Rest, Stage};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -209,7 +211,7 @@ impl Plan {
                 None => Way::Alone,
             };
         }
-        self.begin_more();
+        self.begin_more(front);
         while let Some(piece) = self.queue.front() {
             let start = piece.span().start;
             if front.end() == Some(start) {
@@ -222,8 +224,13 @@ impl Plan {
                 }
                 break;
             }
-            // It has come too late.
+            // It has come too late: a front as fast as that needs no relief.
             self.queue.pop_front();
+            if let Way::Apart(_, _, next) = self.way
+                && next >= self.total
+            {
+                self.way = Way::Alone;
+            }
         }
         Ok(())
     }
@@ -255,34 +262,58 @@ impl Plan {
         rest.saturating_mul(spent) / u128::from(received.max(1)) > self.terms.after.as_millis()
     }
 
-    fn begin_more(&mut self) {
-        let Way::Apart(ahead, seat, next) = &mut self.way else { return };
+    /// Begins what there is room for.
+    fn begin_more(&mut self, front: &Steady) {
+        let Way::Apart(_, seat, _) = &self.way else { return };
         if self.queue.iter().any(Piece::has_failed) {
             self.way = Way::Alone;
             return;
         }
+        let seat = Arc::clone(seat);
         let is_under_way = |piece: &&Piece| piece.stage() != Stage::Here;
         let mut under_way = self.queue.iter().filter(is_under_way).count();
         while under_way < self.terms.per_fill_max
-            && *next < self.total
+            && let Some((span, place)) = self.next_span(front, under_way)
             && let Some(lot) = seat.lot()
         {
-            let mut end = next.saturating_add(self.terms.size).min(self.total);
-            if self.total - end < self.terms.size / 4 {
-                end = self.total;
-            }
-            let order = Order {
-                span: *next..end,
-                seed: self.seed.clone(),
-                position: self.position,
-                ahead: ahead.clone(),
-                lot,
-                wake: Arc::clone(&self.wake),
-            };
-            self.queue.push_back(Piece::begin(order, &self.tasks));
-            *next = end;
+            self.begin(span, place, lot);
             under_way += 1;
         }
+    }
+
+    /// What is fetched next, and its place in the queue: what nobody fetches yet; else, where only
+    /// the front is not here, the latter half of what is left of it, so that no slow connection
+    /// keeps all the others waiting.
+    fn next_span(&self, front: &Steady, under_way: usize) -> Option<(Range<u64>, usize)> {
+        let Way::Apart(_, _, next) = self.way else { return None };
+        let Terms { size, .. } = self.terms;
+        if next < self.total {
+            let end = next.saturating_add(size).min(self.total);
+            let is_little_left = self.total - end < size / 4;
+            let end = if is_little_left { self.total } else { end };
+            return Some((next..end, self.queue.len()));
+        }
+        let end = self.queue.front().map_or(self.total, |piece| piece.span().start);
+        let left = end.saturating_sub(front.received());
+        if under_way > 0 || left < (size / 2).max(2 * CHUNK_BYTES) {
+            return None;
+        }
+        let middle = front.received().saturating_add(left / 2).next_multiple_of(CHUNK_BYTES);
+        Some((middle..end, 0))
+    }
+
+    fn begin(&mut self, span: Range<u64>, place: usize, lot: Lot) {
+        let Way::Apart(ahead, _, next) = &mut self.way else { return };
+        *next = (*next).max(span.end);
+        let order = Order {
+            span,
+            seed: self.seed.clone(),
+            position: self.position,
+            ahead: ahead.clone(),
+            lot,
+            wake: Arc::clone(&self.wake),
+        };
+        self.queue.insert(place, Piece::begin(order, &self.tasks));
     }
 
     /// The front has come to its end, where the next piece begins, if there is one.

@@ -28,6 +28,8 @@ pub(crate) struct Brittle {
 struct State {
     path: String,
     body: Bytes,
+    /// What its heads say beside.
+    field: &'static str,
     sent: AtomicU64,
     dies_at: AtomicU64,
 }
@@ -35,10 +37,19 @@ struct State {
 impl Brittle {
     /// An origin that has `body` at `path`.
     pub(crate) async fn start(path: &str, body: Bytes) -> Self {
+        Self::start_saying(path, body, "").await
+    }
+
+    /// One that says that it knows ranges.
+    pub(crate) async fn start_ranged(path: &str, body: Bytes) -> Self {
+        Self::start_saying(path, body, "accept-ranges: bytes\r\n").await
+    }
+
+    async fn start_saying(path: &str, body: Bytes, field: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sent, dies_at) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        let state = Arc::new(State { path: path.to_owned(), body, sent, dies_at });
+        let state = Arc::new(State { path: path.to_owned(), body, field, sent, dies_at });
         let life = CancellationToken::new();
         live(listener, &state, &life);
         Self { address, state, life: Mutex::new(life) }
@@ -108,24 +119,31 @@ async fn converse(stream: TcpStream, state: &State, life: &CancellationToken) ->
     loop {
         let asked = read_head(&mut stream).await?;
         let is_it = asked.raw_target == state.path;
-        let first = asked.field("range").and_then(|range| range.strip_prefix("bytes="));
-        let first = first.and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok());
-        let (length, stream) = (state.body.len(), stream.get_mut());
-        let head = match first.filter(|_| is_it) {
+        let (length, field, stream) = (state.body.len(), state.field, stream.get_mut());
+        let range = asked.field("range").and_then(|range| range.strip_prefix("bytes="));
+        let range = range.and_then(|range| {
+            let (first, last) = range.split_once('-')?;
+            let end = last.parse::<usize>().map_or(length, |last| last + 1);
+            Some((first.parse::<usize>().ok()?, end))
+        });
+        let (first, end) = range.unwrap_or((0, length));
+        let head = match range.filter(|_| is_it) {
             _ if !is_it => "HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n".to_owned(),
-            None => format!("HTTP/1.1 200 Yes\r\ncontent-length: {length}\r\netag: \"b\"\r\n\r\n"),
-            Some(first) => format!(
+            None => format!(
+                "HTTP/1.1 200 Yes\r\ncontent-length: {length}\r\netag: \"b\"\r\n{field}\r\n"
+            ),
+            Some(_) => format!(
                 "HTTP/1.1 206 Part\r\ncontent-length: {}\r\netag: \"b\"\r\n\
                  content-range: bytes {first}-{}/{length}\r\n\r\n",
-                length - first,
-                length - 1
+                end - first,
+                end - 1
             ),
         };
         stream.write_all(head.as_bytes()).await?;
         if !is_it {
             continue;
         }
-        for piece in state.body[first.unwrap_or(0)..].chunks(PIECE_BYTES) {
+        for piece in state.body[first..end].chunks(PIECE_BYTES) {
             stream.write_all(piece).await?;
             let bytes = piece.len() as u64;
             let sent = state.sent.fetch_add(bytes, Ordering::Relaxed) + bytes;

@@ -52,6 +52,31 @@ async fn read_from(client: crate::harness::Client, path: &str, nar: &Bytes, firs
     assert_eq!(arriving.compare(&nar[first..]).await, (Some(nar.len() - first), false));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_pieces_of_an_object_survive_the_deaths_of_its_origin() {
+    const LENGTH: u64 = 24 << 20;
+    let nar = noise(4, 24 << 20);
+    let path = path_of_nar(&nar, "nar.xz");
+    let origin = Brittle::start_ranged(&path, nar.clone()).await;
+    origin.dies_at(3_500_000);
+    let table = format!("url = \"{}\"\nname = \"origin-0\"", origin.url());
+    let pieces = "[server.pieces]\nsize = \"1MiB\"\nper_fill_max = 4\nafter = \"0s\"";
+    let edge = Setup::default().tables(pieces).start_before(&[table]).await;
+    let whole = edge.client().begin(&path, &[]).await;
+    let compared = nar.clone();
+    let whole = tokio::spawn(async move { whole.compare(&compared).await });
+    for more in [10_000, 4_000_000, 1, 3_000_000, 700_000, u64::MAX / 2] {
+        origin.until_dead().await;
+        origin.revive(origin.sent() + more).await;
+    }
+    assert_eq!(whole.await.unwrap(), (Some(nar.len()), false));
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    let received = "narthex_origin_bytes_total{class=\"nar\",origin=\"origin-0\"}";
+    let received = edge.metric(received).await;
+    assert!((LENGTH..2 * LENGTH).contains(&received), "{received}");
+}
+
 #[tokio::test]
 async fn an_origin_that_does_not_come_back_in_time_cuts_its_readers() {
     let nar = noise(2, 1 << 20);

@@ -203,6 +203,27 @@ async fn a_piece_that_stands_still_when_its_turn_has_come_is_read_as_it_comes() 
 }
 
 #[tokio::test]
+async fn a_connection_that_stands_still_alone_is_relieved() {
+    let origin = Origin::start().await;
+    let (path, nar) = unproven(15, 12 * MIB);
+    let gate = Gate::default();
+    origin.say_in_turn(&path, vec![ranged(&nar).held_at(HELD_AT, &gate), ranged(&nar)]);
+    let pieces_of_four = "[server.pieces]\nsize = \"4MiB\"\nafter = \"0s\"";
+    let edge = Setup::default().tables(pieces_of_four).start(&[&origin]).await;
+    let arriving = begin(&edge, &origin, &path, 5).await;
+    let asked = origin.asked(&path);
+    let firsts = asked.iter().filter_map(|asked| asked.field("range")?.strip_prefix("bytes="));
+    let firsts: BTreeSet<usize> =
+        firsts.map(|range| range.split('-').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(firsts, [2, 3, 4, 8].map(|first| first * MIB).into());
+    gate.open();
+    arriving.rest().await.expect(200, "miss").with(&nar);
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    assert_eq!((origin.count(&path), edge.metric(&pieces("joined")).await), (5, 4));
+}
+
+#[tokio::test]
 async fn wrong_bytes_in_a_piece_are_never_whole_and_never_kept() {
     let origin = Origin::start().await;
     let nar = noise(10, 4 * MIB);
