@@ -1,6 +1,6 @@
-//! Which certificate authorities an origin's certificate may come from, and the certificate that the
-//! edge shows to it. Read once when the configuration is taken into use, however many origins and
-//! sites it has: the system's take some 200 KiB. Shared afterwards; no locks.
+//! Which certificate authorities an origin's certificate may come from, and the certificate that
+//! the edge shows to it. Read once when the configuration is taken into use, however many origins
+//! and sites it has: the system's take some 200 KiB. Shared afterwards; no locks.
 
 use crate::config::CertificateFiles;
 use rustls::{ClientConfig, RootCertStore};

@@ -1,5 +1,5 @@
-//! From values to what lets the edge in to an HTTP origin, to its own trusted keys and to what it is
-//! asked for, and what is wrong with these. Pure; called by `origins`.
+//! From values to what lets the edge in to an HTTP origin, to its own trusted keys and to what it
+//! is asked for, and what is wrong with these. Pure; called by `origins`.
 
 use super::access::{Exposure, Login, Objects, OriginTurns};
 use super::caching::PathPattern;

@@ -24,8 +24,8 @@ const KNOWN_KEYS: [(&str, &str); 1] = [("cache.nixos.org", CACHE_NIXOS_ORG)];
 const PUBLIC_KEY_BYTES: usize = 32;
 const SECRET_KEY_BYTES: usize = 64;
 
-/// The keys and the strictness of a site with these origins, each of which has its own keys already,
-/// if it has any, and gets those of the site otherwise; what is wrong is told.
+/// The keys and the strictness of a site with these origins, each of which has its own keys
+/// already, if it has any, and gets those of the site otherwise; what is wrong is told.
 pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) -> Trust {
     let has_own = |origin: &&Origin| !origin.trusted_public_keys.is_empty();
     let own_count = origins.iter().filter(has_own).count();

@@ -73,9 +73,9 @@ impl Trusted {
 }
 
 /// `ask`, a question for `wanted`, put to the origin that the narinfo of a NAR came from: to it
-/// first where the file's hash is known, which proves what any origin sends; to it alone where it is
-/// not, since another origin may have another file by that name. A site whose rules never ask that
-/// origin for the file wants it from others.
+/// first where the file's hash is known, which proves what any origin sends; to it alone where it
+/// is not, since another origin may have another file by that name. A site whose rules never ask
+/// that origin for the file wants it from others.
 pub(super) async fn sourced(cache: &Cache, wanted: &Wanted, ask: Ask) -> Ask {
     let origins = &wanted.upstream.site.origins;
     if wanted.class != Class::Nar || origins.len() < 2 {

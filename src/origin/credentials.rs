@@ -4,10 +4,11 @@
 //! never held across an await.
 //!
 //! One task looks at a time, however many requests wait for it, and within a deadline. While there
-//! are keys that serve nobody waits: they are renewed in the background, between a quarter and an
-//! eighth of their time before they expire, at a time drawn anew so that edges do not come together.
-//! Where that fails, the old ones go on being used until they expire, and it is tried again. A
-//! reload of the configuration begins with a new ring; the timer of the old one ends with it.
+//! are keys that serve nobody waits: they are renewed in the background a quarter of their time, at
+//! most ten minutes, before they expire, and up to half of that earlier, by chance, so that edges
+//! do not come together. Where that fails, the old ones go on being used until they expire, and it
+//! is tried again. A reload of the configuration begins with a new ring; the timer of the old one
+//! ends with it.
 
 use super::exchange::FetchError;
 use super::key_source::{Found, KeySource, Keys, Reach};

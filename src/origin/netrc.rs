@@ -239,6 +239,13 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_word_in_quotes_comes_back(word in "\\PC{1,20}") {
+            let quoted = word.replace('\\', "\\\\").replace('"', "\\\"");
+            let text = format!("machine a login \"{quoted}\" password \"{quoted}\"");
+            assert_eq!(found(&text, "a"), pair(&word, &word));
+        }
+
+        #[test]
         fn no_text_upsets_it(text in "(\\PC|\n|machine |password |\"){0,60}") {
             let _ = entry(&text, "a");
         }

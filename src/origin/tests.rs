@@ -4,6 +4,7 @@ use super::testing::{
     Act, Scripted, ask, bench, found, http_origin, origins, says, site, whole, word,
 };
 use super::*;
+use crate::config::{Objects, OriginTurns, PathPattern};
 use std::net::SocketAddr;
 
 mod care;
@@ -245,4 +246,54 @@ fn an_endpoint_that_is_none_is_refused() {
         );
         assert!(matches!(result, Err(OriginSetupError::Endpoint { .. })), "{endpoint}");
     }
+}
+
+/// Three origins that have nothing, with rules for the paths of this test.
+async fn three() -> (Origins, [Scripted; 3]) {
+    let paths = |text: &str| vec![Objects::Paths(PathPattern::new(text))];
+    let turns = [
+        OriginTurns { never_for: paths("/none*"), ..OriginTurns::default() },
+        OriginTurns { only_for: paths("/a*"), ..OriginTurns::default() },
+        OriginTurns {
+            first_for: paths("/*z"),
+            never_for: paths("/none*"),
+            ..OriginTurns::default()
+        },
+    ];
+    let mut servers = Vec::new();
+    let mut all = Vec::new();
+    for (turns, name) in turns.into_iter().zip(["one", "two", "three"]) {
+        let server = Scripted::always(says(404, "")).await;
+        all.push(Origin { turns, ..http_origin(name, &server) });
+        servers.push(server);
+    }
+    (origins(all), <[Scripted; 3]>::try_from(servers).ok().unwrap())
+}
+
+#[tokio::test]
+async fn rules_and_the_narinfos_origin_make_the_order() {
+    let (origins, _servers) = three().await;
+    let order = |path: &str, prefer, avoid: &[usize]| {
+        let ask = Ask { prefer, avoid: avoid.to_vec(), ..ask(path) };
+        let asked = order::in_order(&origins.upstreams, &ask);
+        asked.into_iter().map(|upstream| upstream.position).collect::<Vec<_>>()
+    };
+    assert_eq!(order("/a", None, &[]), [0, 1, 2]);
+    assert_eq!(order("/b", None, &[]), [0, 2]);
+    assert_eq!(order("/az", None, &[]), [2, 0, 1]);
+    assert_eq!(order("/a", Some(1), &[]), [1, 0, 2]);
+    assert_eq!(order("/az", Some(1), &[]), [2, 1, 0]);
+    assert_eq!(order("/az", Some(1), &[2, 1]), [0, 2, 1]);
+    assert_eq!(order("/none", Some(1), &[]), Vec::<usize>::new());
+}
+
+#[tokio::test]
+async fn what_no_origin_is_asked_for_is_nowhere() {
+    let (origins, servers) = three().await;
+    assert_eq!(word(&fetch(&origins, "/none").await), "absent");
+    let only = Ask { only: Some(1), ..ask("/none") };
+    assert_eq!(word(&origins.fetch(&only).await), "absent");
+    let unknown = Ask { only: Some(3), ..ask("/a") };
+    assert_eq!(word(&origins.fetch(&unknown).await), "protocol");
+    assert!(servers.iter().all(|server| server.asked() == 0));
 }
