@@ -96,10 +96,6 @@ pub enum Reason {
     Part,
     /// The rest of a body that broke off.
     Resume,
-    /// The rest of an object of which a part is here.
-    Completion,
-    /// A damaged object.
-    Heal,
     /// Another request failed.
     Retry,
     /// Another request is slow.

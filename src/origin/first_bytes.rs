@@ -16,8 +16,9 @@ const SAMPLES_MIN: usize = 32;
 /// The bound is drawn anew after so many samples.
 const SAMPLES_PER_LOOK: usize = 16;
 /// What is waited beyond the bound, so that answers that take a little longer than most are not
-/// asked for twice: they are there before the second one would be.
-const MARGIN: f64 = 1.25;
+/// asked for twice: they would be there as soon as the second one, and take from the budget what
+/// a slow answer needs. With 1.25 the budget was spent on a busy machine, and nothing gained.
+const MARGIN: f64 = 2.0;
 /// The shortest wait for a first answer, whatever the window says.
 const WAIT_MIN: Duration = Duration::from_millis(5);
 
@@ -93,11 +94,11 @@ mod tests {
         for _ in 0..SAMPLES_PER_LOOK {
             window.note(Duration::from_millis(100));
         }
-        assert_eq!(window.hedge_after(), Some(Duration::from_millis(125)));
+        assert_eq!(window.hedge_after(), Some(Duration::from_millis(200)));
         for _ in 0..SAMPLES_MAX + SAMPLES_PER_LOOK {
             window.note(Duration::from_millis(20));
         }
-        assert_eq!(window.hedge_after(), Some(Duration::from_millis(25)));
+        assert_eq!(window.hedge_after(), Some(Duration::from_millis(40)));
         for _ in 0..SAMPLES_MAX + SAMPLES_PER_LOOK {
             window.note(Duration::from_micros(20));
         }
@@ -110,7 +111,7 @@ mod tests {
             let samples: Vec<u32> =
                 (0..512).map(|at| if at < slow { 2_000_000 } else { 100_000 + at }).collect();
             let wait = wait(&samples).unwrap();
-            assert!(wait < Duration::from_millis(130), "{slow}: {wait:?}");
+            assert!(wait < Duration::from_millis(210), "{slow}: {wait:?}");
         }
         // A tenth is how this origin is.
         let samples: Vec<u32> =

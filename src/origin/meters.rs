@@ -271,8 +271,6 @@ impl Reason {
             Self::Revalidation => "revalidation",
             Self::Part => "part",
             Self::Resume => "resume",
-            Self::Completion => "completion",
-            Self::Heal => "heal",
             Self::Retry => "retry",
             Self::Hedge => "hedge",
             Self::Probe => "probe",

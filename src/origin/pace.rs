@@ -241,6 +241,7 @@ impl State {
         match &mut self.limit {
             Some(limit) if now - limit.halved_at < HALVED_EVERY => {}
             Some(limit) => {
+                limit.advance(now);
                 limit.rate = (limit.rate / 2.0).max(RATE_MIN);
                 limit.ready = 0.0;
                 limit.halved_at = now;

@@ -159,7 +159,7 @@ impl Upstream {
         let took = timer.ended(&reply);
         match &reply {
             Ok(_) => leave.answered(),
-            Err(error) => self.failed(leave, error, took),
+            Err(error) => self.failed(leave, error, took, ask.purpose().reason),
         }
         reply
     }
@@ -174,7 +174,7 @@ impl Upstream {
         let answered = self.forward_by_kind(forward, purpose).await;
         match &answered {
             Ok(response) => self.answered(leave, response),
-            Err(error) => self.failed(leave, error, started.elapsed()),
+            Err(error) => self.failed(leave, error, started.elapsed(), purpose.reason),
         }
         answered
     }
@@ -226,13 +226,22 @@ impl Upstream {
         }
     }
 
-    fn failed(self: &Arc<Self>, leave: Leave<'_>, error: &FetchError, took: Duration) {
+    fn failed(
+        self: &Arc<Self>,
+        leave: Leave<'_>,
+        error: &FetchError,
+        took: Duration,
+        reason: Reason,
+    ) {
         if let FetchError::Status { status, retry_after_seconds, .. } = error {
             self.note_throttle(*status, *retry_after_seconds);
         }
         match cost(error, took) {
             Cost::None => leave.answered(),
             Cost::Nothing => drop(leave),
+            // A body that waits for its origin knocks in rounds of its own, and a refusal costs
+            // it nothing: that is no reason to turn clients away when the origin is back.
+            Cost::Failures(_) if reason == Reason::Resume && took < SLOW => leave.failed(0),
             Cost::Failures(cost) => leave.failed(cost),
         }
         self.see_to_breaker();

@@ -68,7 +68,7 @@ async fn while_an_origin_is_left_alone_what_is_stored_serves_and_nothing_is_lear
     }
     edge.get(&cold).await.expect(502, "origin_failed");
     edge.until_metric("narthex_origin_breaker_state{origin=\"one\"}", 2).await;
-    edge.get(&stored).await.expect(200, "stale_if_error");
+    edge.get(&stored).await.expect(200, "hit_stale");
     edge.get(&cold).await.expect(502, "origin_failed");
     edge.get(&absent).await.expect(502, "origin_failed");
     origin.say("/nix-cache-info", mended);
