@@ -10,6 +10,7 @@ mod model;
 pub mod settings;
 
 mod caching_site;
+mod filters;
 mod origin_url;
 mod origins;
 mod overlay;

@@ -21,6 +21,7 @@ pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Retri
 pub use forward::{Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
+pub use s3::Page;
 
 use crate::client::{Client, ClientSettings, TrustError, Trusts};
 use crate::clock::Clock;
@@ -186,6 +187,18 @@ impl Origins {
             .iter()
             .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe(&ask).await) });
         join_all(probes).await
+    }
+
+    /// The keys behind `after` in the bucket that is the origin at `position`, as many as a page has,
+    /// in order; never fewer than there are. Asked once.
+    pub async fn page(&self, position: usize, after: &str) -> Result<Page, FetchError> {
+        match self.upstreams.get(position).map(|upstream| &upstream.kind) {
+            Some(Kind::S3(origin)) => origin.page(after).await,
+            Some(Kind::Http(_) | Kind::Folder(_)) | None => Err(FetchError::Protocol {
+                origin: self.name(position),
+                detail: "is no bucket, and cannot be listed".to_owned(),
+            }),
+        }
     }
 
     /// Completes when one of the origins that was not usable answers usably, from the moment of

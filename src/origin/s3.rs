@@ -1,6 +1,10 @@
 //! An S3 bucket as an origin: addresses keys, signs, tells absence from broken credentials. One
 //! per origin, as long lived as it; no lock across an await.
 
+mod list;
+
+pub use list::Page;
+
 use super::OriginSetupError;
 use super::credentials::{KeyRing, Keys};
 use super::exchange::{Ask, FetchError, Method};

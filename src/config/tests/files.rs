@@ -56,8 +56,9 @@ fn reference_without(tables: &[&str], keys: &[&str]) -> String {
 
 #[test]
 fn the_reference_with_every_hash_taken_away_is_a_configuration() {
-    // These do not go together with others: one source of keys, and a URL that takes them all.
-    let alone = ["profile = ", "anonymous = "];
+    // These do not go together with others: one source of keys, a URL that takes them all, a bucket
+    // of another name.
+    let alone = ["profile = ", "anonymous = ", "bucket = "];
     let config = config(&reference_without(&["site.caching"], &alone));
     assert_eq!(config.server.tls.unwrap().certificates.len(), 1);
     assert_eq!(config.sites[0].name, "main");
@@ -69,7 +70,10 @@ fn the_reference_with_every_hash_taken_away_is_a_configuration() {
 fn so_it_is_for_a_generic_site() {
     let of_binary_caches =
         ["profile = ", "anonymous = ", "trusted_public_keys = ", "signatures = ", "follow_"];
-    let text = reference_without(&["site.lifetimes", "site.cache_info"], &of_binary_caches);
+    let text = reference_without(
+        &["site.lifetimes", "site.cache_info", "site.absence_filter"],
+        &of_binary_caches,
+    );
     let text = text.replace("kind = \"nix-cache\"", "kind = \"generic\"");
     let text = text.replace("query = \"keep\"", "query = \"only\"");
     let site = config(&text).sites.remove(0);
