@@ -1,6 +1,6 @@
-//! The admin listener: metrics, health, readiness, purge, notices of uploads, checks of the disk. Bound and served
-//! once by the assembly; ends when the process drains. Nothing of it is reachable through the
-//! public listeners.
+//! The admin listener: metrics, health, readiness, purge, notices of uploads, checks of the disk.
+//! Bound and served once by the assembly; ends when the process drains. Nothing of it is reachable
+//! through the public listeners.
 
 mod fsck;
 mod listener;

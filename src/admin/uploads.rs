@@ -1,5 +1,5 @@
-//! What a request with notices of uploads says, and what becomes of it. Pure; the assembly gives the
-//! handler that carries it out. The notices themselves are read by `filter`.
+//! What a request with notices of uploads says, and what becomes of it. Pure; the assembly gives
+//! the handler that carries it out. The notices themselves are read by `filter`.
 
 use crate::filter::{Event, NoticeError};
 use futures_util::future::BoxFuture;

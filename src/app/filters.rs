@@ -92,7 +92,8 @@ impl Filters {
             let failed = |source| FilterError { site: name.to_owned(), source };
             let kept = old.get(name).filter(|filter| filter.serves(settings));
             let filter = if let Some(filter) = kept {
-                // What was wrong with its journal at the start need not keep the rest from changing.
+                // What was wrong with its journal at the start need not keep the rest from
+                // changing.
                 if let Err(error) = filter.open() {
                     tracing::error!(site = name, %error, "the absence filter stays aside");
                 }

@@ -108,8 +108,8 @@ impl Fence {
         allows.then_some(Leave { _guard: raised })
     }
 
-    /// Whether a purge that may be of `key` was raised, or `key` was uploaded, since `ticket`. Waits
-    /// only where any was.
+    /// Whether a purge that may be of `key` was raised, or `key` was uploaded, since `ticket`.
+    /// Waits only where any was.
     pub fn is_raised_since(&self, ticket: Ticket, key: &Key) -> bool {
         let now = self.ticket();
         let is_purged = || !self.raised.read().allows(ticket, |scope| scope.may_cover(key));

@@ -1,5 +1,5 @@
-//! `narthex filter build`: makes the file of an absence filter of an inventory, a list of keys, or a
-//! listing of the bucket. Nothing takes the place of an older file before it is whole.
+//! `narthex filter build`: makes the file of an absence filter of an inventory, a list of keys, or
+//! a listing of the bucket. Nothing takes the place of an older file before it is whole.
 //!
 //! # Up to when the file is complete
 //!
@@ -341,7 +341,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_key_is_in_one_stretch(key in "\\PC{0,6}|nar/[0-9a-z]{3}|[0-9a-z]{4}", after in "[a-z/]{0,5}") {
+        fn every_key_is_in_one_stretch(
+            key in "\\PC{0,6}|nar/[0-9a-z]{3}|[0-9a-z]{4}",
+            after in "[a-z/]{0,5}",
+        ) {
             let stretches = stretches(&after);
             let holds = |stretch: &&Stretch| {
                 key > stretch.after && stretch.last.as_ref().is_none_or(|last| key <= *last)

@@ -11,7 +11,8 @@
 //!   begins when the first notice of it came, by this machine's clock: an upload from then on has a
 //!   notice that found somebody who took it. The notice of an upload before may have been sent
 //!   while nobody listened, so the span never reaches back to what the first notice speaks of.
-//! - When the feed is late, the process ends, or a notice could not be noted, the span is closed,
+//! - When the feed is late (silent, or with a notice that took longer than `feed_timeout` while the
+//!   span was open), the process ends, or a notice could not be noted, the span is closed,
 //!   `feed_timeout` before it was last heard of: what was uploaded just before may have been on its
 //!   way. The next notice opens another span, and uploads between the two are in doubt.
 //! - The doubt ends in three ways. The feed states which uploads it has told of, and the statement
@@ -103,11 +104,13 @@ impl Coverage {
     /// The feed speaks `now`, of what happened `at`.
     pub(super) fn hear(&mut self, at: Timestamp, now: Timestamp) {
         let at = at.min(now);
-        if self.open.is_some_and(|open| self.is_late(open.heard, now)) {
-            self.interrupt();
-        }
         // A feed that is behind is alive once it has caught up.
         let is_behind = self.is_late(at, now);
+        let is_broken =
+            |open: Open| self.is_late(open.heard, now) || (is_behind && at >= open.opened);
+        if self.open.is_some_and(is_broken) {
+            self.interrupt();
+        }
         match &mut self.open {
             Some(open) => open.heard = open.heard.max(at),
             None if is_behind => {}
@@ -119,7 +122,9 @@ impl Coverage {
     /// The feed states `now` that the notices of all uploads in `span` have come.
     pub(super) fn state(&mut self, span: Span, now: Timestamp) {
         let up_to = span.up_to.min(now);
-        self.hear(up_to, now);
+        if !self.is_late(up_to, now) {
+            self.hear(up_to, now);
+        }
         self.close(Span { up_to, ..span });
         self.join(now);
     }
@@ -262,9 +267,9 @@ mod tests {
         alive(&mut coverage, 0, 3_000);
         alive(&mut coverage, 4_750, 20_000);
         assert!(!is_certain(&coverage, 100, 20_000));
-        coverage.state(span(2_900, 4_700), at(20_000));
+        coverage.state(span(2_900, 2_945), at(20_000));
         assert!(!is_certain(&coverage, 100, 20_000), "the statement leaves some out");
-        coverage.state(span(2_900, 4_800), at(20_000));
+        coverage.state(span(2_945, 2_960), at(20_000));
         assert!(is_certain(&coverage, 100, 20_000));
     }
 
@@ -279,6 +284,19 @@ mod tests {
         coverage.hear(at(99_999), at(1_020));
         assert_eq!(coverage.standing(at(1_020), at(1_081)), Standing::Late);
         assert_eq!(coverage.age(at(1_030)), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_notice_that_took_too_long_ends_the_span_unless_it_is_of_an_earlier_gap() {
+        let mut coverage = silent();
+        alive(&mut coverage, 0, 300);
+        coverage.hear(at(100), at(150));
+        assert!(is_certain(&coverage, 10, 300));
+        coverage.hear(at(200), at(300));
+        assert!(!is_certain(&coverage, 10, 300));
+        coverage.hear(at(300), at(300));
+        coverage.hear(at(250), at(330));
+        assert!(is_certain(&coverage, 300, 330), "sent again, of before the span");
     }
 
     #[test]

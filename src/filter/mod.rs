@@ -9,8 +9,8 @@
 //! - What is in the file or was noted since is always found (`set`). Only classes that the file
 //!   holds are looked up: narinfos.
 //! - The file knows every upload up to its own moment, and notices tell of those since; while it is
-//!   not certain that all have come, the filter steps aside (`coverage`), and the origin is asked as
-//!   without it. It begins aside: nothing is known before the file is loaded and the feed is heard.
+//!   not certain that all have come, the filter steps aside (`coverage`), and the origin is asked
+//!   as without it. It begins aside: nothing is known before the file is loaded and the feed heard.
 //! - A notice is noted on disk, then in memory, and then answered (`journal`). One that cannot be
 //!   noted is refused, so that it is sent again, and is a gap until it was.
 //! - A key that was removed stays in: that costs the origin one request, and no removal that
@@ -55,6 +55,9 @@ use std::time::Duration;
 const CLASS: Class = Class::Narinfo;
 /// How often at most the journal is told that the feed still lives.
 const SPANS_EVERY: Duration = Duration::from_secs(10);
+/// How coarse the times of notices may be: EventBridge's are whole seconds. What is noted a little
+/// longer than needed does no harm.
+const COARSE: Duration = Duration::from_mins(1);
 /// Bytes of journal for each upload in it, beyond which it is rewritten.
 const BYTES_PER_UPLOAD: u64 = 64;
 /// Bytes of journal that are never worth a rewrite.
@@ -282,8 +285,8 @@ impl Filter {
         Ok(())
     }
 
-    /// Reads the file that `settings` name, unless it is the one that is loaded, and says whether it
-    /// may be taken. Changes nothing. A file that is not there is a warning. Blocking.
+    /// Reads the file that `settings` name, unless it is the one that is loaded, and says whether
+    /// it may be taken. Changes nothing. A file that is not there is a warning. Blocking.
     pub fn look(&self, settings: &AbsenceFilter) -> Result<Newer, LoadError> {
         let path = &settings.file;
         let loaded = self.state.read().base.as_ref().map(|base| base.identity);
@@ -338,7 +341,8 @@ impl Filter {
         if let Some(base) = base {
             let Account { keys, source, complete_up_to, .. } = &base.account;
             let complete_up_to = print_moment(*complete_up_to);
-            tracing::info!(site = %self.site, keys, source, complete_up_to, "absence filter loaded");
+            let site = &*self.site;
+            tracing::info!(site, keys, source, complete_up_to, "absence filter loaded");
             state.base = Some(base);
         }
         if let Some(kept) = kept {
@@ -357,14 +361,15 @@ impl Filter {
     fn leave_out(&self, journal: &mut Journal, floor: Timestamp) -> Option<HashSet<KeyHash>> {
         let spans = self.state.read().coverage.spans();
         let rewritten = journal.uploads().and_then(|mut uploads| {
-            uploads.retain(|noted| noted.at > floor);
+            uploads.retain(|noted| noted.at.plus(COARSE) > floor);
             journal.rewrite(floor.max(journal.floor), &uploads, &spans)?;
             Ok(uploads.into_iter().map(|noted| noted.key).collect())
         });
         match rewritten {
             Ok(uploads) => Some(uploads),
             Err(error) => {
-                tracing::warn!(site = %self.site, %error, "the journal of uploads is not rewritten");
+                let site = &*self.site;
+                tracing::warn!(site, %error, "the journal of uploads is not rewritten");
                 None
             }
         }
@@ -401,9 +406,9 @@ impl Filter {
         let uploads: Vec<Noted> = events.iter().filter_map(|event| noted(event, now)).collect();
         let taken = self.write_down(journal.as_mut(), &uploads, events, now);
         let mut state = self.state.write();
-        state.uploads.extend(uploads.iter().map(|noted| noted.key));
         let result = match taken {
             Ok((coverage, written)) => {
+                state.uploads.extend(uploads.iter().map(|noted| noted.key));
                 state.coverage = coverage;
                 if let Some(spans) = written {
                     state.written = (spans, now);
@@ -525,23 +530,17 @@ impl Filter {
         let uploads = state.uploads.len() as u64;
         let uploads_bytes = state.uploads.allocation_size() as u64;
         drop(state);
-        let Metrics {
-            absence_filter_keys,
-            absence_filter_bytes,
-            absence_filter_feed_age,
-            absence_filter_answering,
-            ..
-        } = &self.metrics;
+        let metrics = &self.metrics;
         let site = &*self.site;
         for (part, keys, bytes) in [("file", keys, bytes), ("noted", uploads, uploads_bytes)] {
-            absence_filter_keys.with_label_values(&[site, part]).set(gauge(keys));
-            absence_filter_bytes.with_label_values(&[site, part]).set(gauge(bytes));
+            metrics.absence_filter_keys.with_label_values(&[site, part]).set(gauge(keys));
+            metrics.absence_filter_bytes.with_label_values(&[site, part]).set(gauge(bytes));
         }
         if let Some(bytes) = bytes_of_journal {
-            absence_filter_bytes.with_label_values(&[site, "journal"]).set(gauge(bytes));
+            metrics.absence_filter_bytes.with_label_values(&[site, "journal"]).set(gauge(bytes));
         }
-        absence_filter_feed_age.with_label_values(&[site]).set(age);
-        absence_filter_answering.with_label_values(&[site]).set(i64::from(is_answering));
+        metrics.absence_filter_feed_age.with_label_values(&[site]).set(age);
+        metrics.absence_filter_answering.with_label_values(&[site]).set(i64::from(is_answering));
         self.tell();
     }
 

@@ -57,7 +57,8 @@ pub enum SourceError {
     },
 }
 
-/// Calls `each` with every key of a list: one a line, as they are, by itself or packed by gzip or xz.
+/// Calls `each` with every key of a list: one a line, as they are, by itself or packed by gzip or
+/// xz.
 pub fn read_keys<E: From<SourceError>>(
     path: &Path,
     mut each: impl FnMut(&str) -> Result<(), E>,

@@ -189,8 +189,8 @@ impl Origins {
         join_all(probes).await
     }
 
-    /// The keys behind `after` in the bucket that is the origin at `position`, as many as a page has,
-    /// in order; never fewer than there are. Asked once.
+    /// The keys behind `after` in the bucket that is the origin at `position`, as many as a page
+    /// has, in order; never fewer than there are. Asked once.
     pub async fn page(&self, position: usize, after: &str) -> Result<Page, FetchError> {
         match self.upstreams.get(position).map(|upstream| &upstream.kind) {
             Some(Kind::S3(origin)) => origin.page(after).await,

@@ -193,7 +193,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         Fallback::Derived("the bucket of the site's s3:// origins"),
     )
     .example(r#""nix-cache""#)
-    .doc("The bucket, as notices and the file name it; needed where an origin is no s3:// URL."),
+    .doc(
+        "The bucket, as notices and inventories name it; needed where the origin is no s3:// URL, \
+         or one of an access point.",
+    ),
     Setting::new(
         "site.absence_filter.feed_timeout",
         Kind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24) },
@@ -212,9 +215,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     .example(r#""6h""#)
     .doc(
         "How long the feed tries again to deliver a notice that was not answered 200. After an \
-         interruption of at most half of it, such as a restart, the filter steps aside for so long, \
-         unless the feed states before what it has delivered; after a longer one until then, or \
-         until a newer file is loaded.",
+         interruption of at most half of it, such as a restart, the filter steps aside for so \
+         long, unless the feed states before what it has delivered; after a longer one until \
+         then, or until a newer file is loaded.",
     ),
     Setting::new(
         "site.absence_filter.uploads_max",
@@ -223,8 +226,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example("1_000_000")
     .doc(
-        "Uploads that are noted at most, at 24 bytes of memory and 32 of disk each. Beyond, notices \
-         are refused and the filter steps aside until a newer file is loaded.",
+        "Uploads that are noted at most, at 24 bytes of memory and 32 of disk each. Beyond, \
+         notices are refused and the filter steps aside until a newer file is loaded.",
     ),
     Setting::new("site.origin.url", Kind::Text, Fallback::Required)
         .flag("--origin")

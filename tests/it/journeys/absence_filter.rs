@@ -209,6 +209,8 @@ async fn a_late_feed_makes_the_filter_step_aside_until_it_is_certain_again() {
 async fn an_unreadable_notice_ends_all_certainty() {
     let (origin, bucket) = (Origin::start().await, Bucket::new());
     let edge = bucket.answering(&origin, &[]).await;
+    edge.get(&path_of(3)).await.expect(404, "absent_filter");
+    edge.pass_time(1);
     edge.notice(UPLOADS, "{\"Records\": [{}]}").await.expect_status(400);
     for _ in 0..30 {
         edge.notice(UPLOADS, KEEP_ALIVE).await.expect_status(200);
@@ -304,6 +306,7 @@ async fn notices_that_cannot_be_noted_are_refused_and_counted_as_a_gap() {
     edge.reload(&full).await.unwrap();
     edge.notice(UPLOADS, &uploaded(&edge, &path_of(1))).await.expect_status(200);
     edge.get(&path_of(3)).await.expect(404, "absent_filter");
+    edge.pass_time(1);
     let refused = edge.notice(UPLOADS, &uploaded(&edge, &path_of(2))).await;
     assert!(refused.expect_status(503).text().contains("uploads_max"), "{}", refused.text());
     edge.get(&path_of(3)).await.expect(404, "absent");

@@ -1,5 +1,5 @@
-//! `narthex filter build`: of a listing of a private bucket, of a list of keys, of an inventory; and
-//! what it refuses.
+//! `narthex filter build`: of a listing of a private bucket, of a list of keys, of an inventory;
+//! and what it refuses.
 
 use super::edge::{Settings, narthex, run};
 use flate2::Compression;
@@ -30,7 +30,7 @@ fn site(folder: &Path, origin: &str) -> String {
 
 /// What the filter that was built says of a path.
 fn verdict(folder: &Path, path: &str) -> Verdict {
-    let text = site(folder, "url = \"http://127.0.0.1:1\"");
+    let text = "[disk]\nsize = 0\n".to_owned() + &site(folder, "url = \"http://127.0.0.1:1\"");
     let file = Some(("test.toml".into(), text));
     let sources = narthex::config::Sources { file, ..Default::default() };
     let config = narthex::config::load(&sources).unwrap().config;
