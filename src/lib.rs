@@ -20,6 +20,7 @@ pub mod policy;
 pub mod telemetry;
 // 3 resources
 pub mod client;
+pub mod filter;
 pub mod memory;
 pub mod store;
 // 4 tiers

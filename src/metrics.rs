@@ -136,6 +136,18 @@ pub struct Metrics {
     pub request_panics: IntCounter,
     /// Purges carried out, by scope.
     pub purges: IntCounterVec,
+    /// Keys that absence filters were asked for, by site and result.
+    pub absence_filter_checks: IntCounterVec,
+    /// Keys that absence filters hold, by site and part.
+    pub absence_filter_keys: IntGaugeVec,
+    /// Bytes of absence filters, by site and part.
+    pub absence_filter_bytes: IntGaugeVec,
+    /// Seconds since the feed of uploads was heard (-1 before), by site.
+    pub absence_filter_feed_age: IntGaugeVec,
+    /// Whether an absence filter answers (1) or steps aside (0), by site.
+    pub absence_filter_answering: IntGaugeVec,
+    /// Records of notices of uploads, by result.
+    pub upload_notices: IntCounterVec,
     /// Access-log records dropped since the log could not keep up.
     pub access_log_dropped: IntCounter,
 }
@@ -386,6 +398,36 @@ const REQUEST_PANICS: Definition = define(
     &[],
 );
 const PURGES: Definition = define("narthex_purges_total", "Purges carried out.", &["scope"]);
+const ABSENCE_FILTER_CHECKS: Definition = define(
+    "narthex_absence_filter_checks_total",
+    "Keys that the absence filter was asked for: absent, maybe there, aside.",
+    &["site", "result"],
+);
+const ABSENCE_FILTER_KEYS: Definition = define(
+    "narthex_absence_filter_keys",
+    "Keys that the absence filter holds: of its file, and noted since.",
+    &["site", "part"],
+);
+const ABSENCE_FILTER_BYTES: Definition = define(
+    "narthex_absence_filter_bytes",
+    "Memory of the absence filter: its file, the uploads noted since; and their journal on disk.",
+    &["site", "part"],
+);
+const ABSENCE_FILTER_FEED_AGE: Definition = define(
+    "narthex_absence_filter_feed_age_seconds",
+    "Seconds since what the feed of uploads spoke of last; -1 where it is not alive.",
+    &["site"],
+);
+const ABSENCE_FILTER_ANSWERING: Definition = define(
+    "narthex_absence_filter_answering",
+    "Whether the absence filter answers, or steps aside.",
+    &["site"],
+);
+const UPLOAD_NOTICES: Definition = define(
+    "narthex_upload_notices_total",
+    "Records of upload notices: noted, other events, of no bucket here, refused, unreadable.",
+    &["result"],
+);
 const ACCESS_LOG_DROPPED: Definition = define(
     "narthex_access_log_dropped_total",
     "Access-log records dropped since the log could not keep up.",
@@ -457,6 +499,12 @@ impl Metrics {
             requests_refused: registrar.counters(&REQUESTS_REFUSED)?,
             request_panics: registrar.counter(&REQUEST_PANICS)?,
             purges: registrar.counters(&PURGES)?,
+            absence_filter_checks: registrar.counters(&ABSENCE_FILTER_CHECKS)?,
+            absence_filter_keys: registrar.gauges(&ABSENCE_FILTER_KEYS)?,
+            absence_filter_bytes: registrar.gauges(&ABSENCE_FILTER_BYTES)?,
+            absence_filter_feed_age: registrar.gauges(&ABSENCE_FILTER_FEED_AGE)?,
+            absence_filter_answering: registrar.gauges(&ABSENCE_FILTER_ANSWERING)?,
+            upload_notices: registrar.counters(&UPLOAD_NOTICES)?,
             access_log_dropped: registrar.counter(&ACCESS_LOG_DROPPED)?,
             registry: registrar.0,
         })

@@ -22,6 +22,8 @@ pub enum Outcome {
     Pass,
     /// Every origin said that there is no such object.
     Absent,
+    /// The site's absence filter knows that there is no such object; the origin was not asked.
+    AbsentFilter,
     /// Answered by Narthex itself: a landing page, an overridden `nix-cache-info`.
     Local,
     /// Refused without asking: malformed, not allowed, too large, a loop, an unknown host.
@@ -36,7 +38,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the metric's label values.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::HitMemory,
         Self::HitDisk,
         Self::HitStale,
@@ -46,6 +48,7 @@ impl Outcome {
         Self::Collapsed,
         Self::Pass,
         Self::Absent,
+        Self::AbsentFilter,
         Self::Local,
         Self::Refused,
         Self::Shed,
@@ -65,6 +68,7 @@ impl Outcome {
             Self::Collapsed => "collapsed",
             Self::Pass => "pass",
             Self::Absent => "absent",
+            Self::AbsentFilter => "absent_filter",
             Self::Local => "local",
             Self::Refused => "refused",
             Self::Shed => "shed",

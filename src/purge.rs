@@ -54,6 +54,14 @@ impl Purger {
         purged
     }
 
+    /// Forgets that these objects were absent, since they were uploaded. Durable nowhere: what is
+    /// remembered of absences does not outlast the process.
+    pub async fn uploaded(&self, keys: Vec<Key>) {
+        if let Err(error) = self.cache.forget_absences(keys).await {
+            tracing::error!(%error, "uploads were not noted; absences last up to a minute");
+        }
+    }
+
     /// Purges every object of `site` whose path begins with `prefix`; how many there were.
     pub async fn prefix(&self, site: &str, prefix: &str) -> u64 {
         let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };

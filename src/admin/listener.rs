@@ -4,6 +4,7 @@ use super::fsck::FsckHandler;
 use super::purge::PurgeHandler;
 use super::routes::{self, BeforeMetrics, ReadinessProbe};
 use super::token::Tokens;
+use super::uploads::UploadsHandler;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use hyper::server::conn::http1;
@@ -69,6 +70,8 @@ pub struct Parts {
     pub readiness: ReadinessProbe,
     /// `POST /api/v1/purge`.
     pub purge: PurgeHandler,
+    /// `POST /api/v1/uploads`.
+    pub uploads: UploadsHandler,
     /// `/api/v1/fsck`.
     pub fsck: FsckHandler,
     /// File with the bearer token; without it, purging is off.

@@ -1,6 +1,6 @@
-//! The admin listener: metrics, health, readiness, purge, checks of the disk. Bound and served
-//! once by the assembly; ends when the process drains. Nothing of it is reachable through the
-//! public listeners.
+//! The admin listener: metrics, health, readiness, purge, notices of uploads, checks of the disk.
+//! Bound and served once by the assembly; ends when the process drains. Nothing of it is reachable
+//! through the public listeners.
 
 mod fsck;
 mod listener;
@@ -9,8 +9,10 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod token;
+mod uploads;
 
 pub use fsck::{FsckHandler, FsckRefusal, FsckRequest};
 pub use listener::{Admin, BindError, Parts};
 pub use purge::{PurgeError, PurgeHandler, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
 pub use routes::{BeforeMetrics, Check, Readiness, ReadinessProbe};
+pub use uploads::{UploadsError, UploadsHandler, UploadsReply, UploadsRequest};

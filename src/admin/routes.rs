@@ -4,6 +4,8 @@ use super::fsck::{self, FsckRefusal, FsckRequest};
 use super::listener::Shared;
 use super::purge::{self, PurgeError};
 use super::token::AuthError;
+use super::uploads::{UploadsError, UploadsRequest, site_of};
+use crate::filter::{self, NoticeError};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{
@@ -22,6 +24,8 @@ use tokio::time::timeout;
 
 /// Bytes of a purge request's body.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a request's body that brings notices of uploads: a batch of SQS has 1 MiB.
+const NOTICES_BYTES_MAX: usize = 4 << 20;
 /// Until a purge request's body is whole.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -34,6 +38,7 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/metrics\">/metrics</a>: Prometheus text
 <li>POST /api/v1/purge: {\"path\": \"/x.narinfo\"}, or
 {\"key\": \"one of Surrogate-Key\"}, with a bearer token
+<li>POST /api/v1/uploads: notices of uploads, as S3 or EventBridge sends them, with a bearer token
 <li>POST /api/v1/fsck: {\"repair\": false}, with a bearer token; GET shows what it found
 </ul>
 ";
@@ -89,7 +94,10 @@ async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
     match request.uri().path() {
         "/api/v1/purge" if *request.method() == Method::POST => purge(shared, peer, request).await,
-        "/api/v1/purge" => not_allowed("POST"),
+        "/api/v1/uploads" if *request.method() == Method::POST => {
+            uploads(shared, peer, request).await
+        }
+        "/api/v1/purge" | "/api/v1/uploads" => not_allowed("POST"),
         "/api/v1/fsck" => match *request.method() {
             Method::POST | Method::GET => fsck(shared, peer, request).await,
             _ => not_allowed("GET, POST"),
@@ -125,7 +133,7 @@ async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     if let Err(problem) = shared.tokens.check(peer, authorization).await {
         return unauthorized(shared, peer, &problem);
     }
-    let body = match body_of(request).await {
+    let body = match body_of(request, BODY_BYTES_MAX).await {
         Ok(body) => body,
         Err(refused) => return *refused,
     };
@@ -147,6 +155,42 @@ async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     }
 }
 
+async fn uploads(
+    shared: &Shared,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    if let Err(problem) = shared.tokens.check(peer, authorization).await {
+        return unauthorized(shared, peer, &problem);
+    }
+    let site = site_of(request.uri().query());
+    let notices = match body_of(request, NOTICES_BYTES_MAX).await {
+        Ok(body) => filter::parse(&body),
+        Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Err(NoticeError::TooLarge { max: NOTICES_BYTES_MAX })
+        }
+        Err(refused) => return *refused,
+    };
+    match (shared.parts.uploads)(UploadsRequest { site, notices }).await {
+        Ok(reply) => {
+            let reply = serde_json::json!({ "uploads": reply.uploads, "others": reply.others });
+            json(StatusCode::OK, &reply)
+        }
+        Err(problem) => {
+            let status = match problem {
+                UploadsError::UnknownSite { .. } => StatusCode::NOT_FOUND,
+                UploadsError::Unreadable(NoticeError::TooLarge { .. }) => {
+                    StatusCode::PAYLOAD_TOO_LARGE
+                }
+                UploadsError::WhichSite | UploadsError::Unreadable(_) => StatusCode::BAD_REQUEST,
+                UploadsError::Refused { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            error(status, &problem.to_string())
+        }
+    }
+}
+
 async fn fsck(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     if let Err(problem) = shared.tokens.check(peer, authorization).await {
@@ -155,7 +199,7 @@ async fn fsck(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Resp
     let (wish, status) = if *request.method() == Method::GET {
         (FsckRequest::Look, StatusCode::OK)
     } else {
-        let body = match body_of(request).await {
+        let body = match body_of(request, BODY_BYTES_MAX).await {
             Ok(body) => body,
             Err(refused) => return *refused,
         };
@@ -180,12 +224,16 @@ async fn fsck(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Resp
 }
 
 /// The whole body of a request, or what to answer instead.
-async fn body_of(request: Request<Incoming>) -> Result<Bytes, Box<Response<Full<Bytes>>>> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+async fn body_of(
+    request: Request<Incoming>,
+    bytes_max: usize,
+) -> Result<Bytes, Box<Response<Full<Bytes>>>> {
+    let body = Limited::new(request.into_body(), bytes_max).collect();
     let refused = match timeout(BODY_DEADLINE, body).await {
         Ok(Ok(body)) => return Ok(body.to_bytes()),
         Ok(Err(problem)) if problem.is::<LengthLimitError>() => {
-            error(StatusCode::PAYLOAD_TOO_LARGE, "at most 64 KiB; send several requests")
+            let text = format!("at most {} KiB; send several requests", bytes_max >> 10);
+            error(StatusCode::PAYLOAD_TOO_LARGE, &text)
         }
         Ok(Err(_)) => error(StatusCode::BAD_REQUEST, "the body broke off"),
         Err(_) => error(StatusCode::REQUEST_TIMEOUT, "the body took more than 10 s"),

@@ -2,7 +2,7 @@
 
 use super::{
     Admin, BindError, Check, FsckRefusal, FsckRequest, Parts, PurgeError, PurgeReply, PurgeRequest,
-    PurgeScope, Readiness,
+    PurgeScope, Readiness, UploadsError, UploadsReply,
 };
 use crate::metrics::Metrics;
 use crate::store::{Mode, Report, Stage};
@@ -48,6 +48,16 @@ impl Office {
                 let check =
                     Check { name: "disk".to_owned(), is_ok: is_ready, detail: "d".to_owned() };
                 Readiness { is_ready, checks: vec![check] }
+            }),
+            uploads: Arc::new(|request| {
+                let taken = match request.notices {
+                    Ok(events) if request.site.as_deref() != Some("full") => {
+                        Ok(UploadsReply { uploads: events.len() as u64, others: 0 })
+                    }
+                    Ok(_) => Err(UploadsError::Refused { detail: "full".to_owned() }),
+                    Err(error) => Err(error.into()),
+                };
+                async move { taken }.boxed()
             }),
             purge: Arc::new(move |request: PurgeRequest| {
                 purges.lock().push(request.clone());

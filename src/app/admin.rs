@@ -1,7 +1,9 @@
 //! What the admin listener is given: metrics that are up to date, readiness, purging by what an
 //! operator writes, and checks of the disk tier.
 
+use super::filters::Filters;
 use super::readiness::Ready;
+use super::uploads::Uploads;
 use super::written::Written;
 use crate::admin::{
     FsckRefusal, FsckRequest, Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope,
@@ -21,6 +23,8 @@ pub(super) fn parts(
     ready: Ready,
     purger: Purger,
     metrics: Metrics,
+    uploads: Uploads,
+    filters: Arc<Filters>,
     token_file: Option<PathBuf>,
 ) -> Parts {
     let engine = Arc::clone(&ready.engine);
@@ -32,11 +36,16 @@ pub(super) fn parts(
         before_metrics: Arc::new(move || {
             cache.report(&gauges);
             written.report(&gauges);
+            filters.show();
         }),
         readiness: Arc::new(move || ready.report()),
         purge: Arc::new(move |request| {
             let (engine, purger) = (Arc::clone(&engine), purger.clone());
             async move { purge(&engine, &purger, request).await }.boxed()
+        }),
+        uploads: Arc::new(move |request| {
+            let uploads = uploads.clone();
+            async move { uploads.take(request).await }.boxed()
         }),
         fsck: Arc::new(move |request| fsck(store.as_ref(), request)),
         token_file,
@@ -107,7 +116,7 @@ fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<Site>, PurgeErro
 
 /// The key of a path as a client writes it, a query included where a narinfo names one, or where
 /// the site is a generic one.
-fn key(site: &Site, target: &str) -> Result<Key, PurgeError> {
+pub(super) fn key(site: &Site, target: &str) -> Result<Key, PurgeError> {
     if let Some(key) = site.generic_key(target) {
         return Ok(key);
     }

@@ -2,9 +2,11 @@
 //! error; what runs afterwards cannot. Called by `cli` and by the integration tests.
 
 mod admin;
+mod filters;
 mod heal;
 mod readiness;
 mod sites;
+mod uploads;
 mod written;
 
 use crate::admin::{self as admin_door, Admin};
@@ -22,6 +24,8 @@ use crate::store::{Disks, OpenError};
 use crate::tasks::{BlockingError, Tasks};
 use crate::telemetry::{self, AccessLog, Sink};
 use crate::tls::{Certificates, Protocols, TlsError};
+pub use filters::FilterError;
+use filters::Filters;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -30,6 +34,7 @@ use sites::SitesError;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use uploads::Uploads;
 
 /// What draining is given beyond `[server.timeouts] drain`, for connections to be reset and the
 /// index to be written.
@@ -68,6 +73,9 @@ pub enum StartError {
     /// A site's origins or keys.
     #[error(transparent)]
     Sites(#[from] SitesError),
+    /// A site's absence filter, at a reload.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// The access log.
     #[error(transparent)]
     AccessLog(#[from] telemetry::StartError),
@@ -94,6 +102,7 @@ pub struct Running {
     engine: Arc<Engine>,
     config: Mutex<Config>,
     certificates: Option<Certificates>,
+    filters: Arc<Filters>,
     clock: Clock,
     tasks: Tasks,
     log: Arc<AccessLog>,
@@ -109,7 +118,9 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let clock = surroundings.clock;
     let instance = InstanceName::new(&config.server.name)?;
     let certificates = certificates(&config.server, &tasks).await?;
-    let sites = Sites::new(sites::build(&config, &clock, &metrics, &tasks)?);
+    let filters = Arc::new(Filters::new(&config, clock.clone(), metrics.clone()));
+    let sites = sites::build(&config, &clock, &metrics, &tasks, &filters.by_name())?;
+    let sites = Sites::new(sites);
     let tls = tls_settings(&config.server, certificates.as_ref())?;
     let front = Front::bind(&config.server, tls)?;
     let admin = config.admin.listen.map(Admin::bind).transpose()?;
@@ -136,10 +147,19 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let admin_address = admin.as_ref().and_then(Admin::local_address);
     if let Some(door) = admin {
         let purger = Purger::new(cache.clone(), metrics.clone());
+        let uploads = Uploads {
+            engine: Arc::clone(&engine),
+            purger: purger.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        };
         let ready = Ready { engine: Arc::clone(&engine), cache, stopping: tasks.stopping() };
         let token_file = config.admin.token_file.clone();
-        door.serve(admin::parts(ready, purger, metrics.clone(), token_file), &tasks);
+        let filters = Arc::clone(&filters);
+        let parts = admin::parts(ready, purger, metrics.clone(), uploads, filters, token_file);
+        door.serve(parts, &tasks);
     }
+    filters.load(&tasks);
     front.serve(Arc::new(Behind(Arc::clone(&engine))), &metrics, &tasks);
     tasks.spawn("probe", readiness::probe(engine.sites()));
     tracing::info!(
@@ -156,6 +176,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         engine,
         config: Mutex::new(config),
         certificates,
+        filters,
         clock,
         tasks,
         log,
@@ -167,11 +188,17 @@ impl Running {
     /// Where anything is wrong, everything stays as it was. Gives the sections whose change
     /// needs a restart.
     pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let sites = sites::build(&config, &self.clock, &self.metrics, &self.tasks)?;
+        let (filters, looked_at) = (Arc::clone(&self.filters), config.clone());
+        let looking = move || filters.prepare(&looked_at);
+        let prepared = self.tasks.blocking("absence filters", looking).await??;
+        let filters = prepared.filters();
+        let sites = sites::build(&config, &self.clock, &self.metrics, &self.tasks, filters)?;
         if let (Some(certificates), Some(tls)) = (&self.certificates, &config.server.tls) {
             let (certificates, tls) = (certificates.clone(), tls.clone());
             self.tasks.blocking("certificates", move || certificates.reload(&tls)).await??;
         }
+        let filters = Arc::clone(&self.filters);
+        self.tasks.blocking("absence filters", move || filters.adopt(prepared)).await?;
         self.engine.replace_sites(Sites::new(sites));
         self.tasks.spawn("probe", readiness::probe(self.engine.sites()));
         let mut current = self.config.lock();

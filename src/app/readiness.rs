@@ -42,6 +42,11 @@ impl Ready {
                 let detail = origin.last_error.unwrap_or_else(|| "usable".to_owned());
                 checks.push(Check { name, is_ok: origin.is_up, detail });
             }
+            if let Some(filter) = &site.filter {
+                let name = format!("absence filter of site {}", site.name());
+                let report = filter.report();
+                checks.push(Check { name, is_ok: report.is_answering, detail: report.detail });
+            }
         }
         Readiness { is_ready: !is_draining, checks }
     }

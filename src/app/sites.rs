@@ -1,5 +1,6 @@
 //! Sites of the config become sites of the engine: origins set up, keys parsed.
 
+use super::filters::ByName;
 use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -37,6 +38,7 @@ pub(super) fn build(
     clock: &Clock,
     metrics: &Metrics,
     tasks: &Tasks,
+    filters: &ByName,
 ) -> Result<Vec<Site>, SitesError> {
     let mut trusts = Trusts::default();
     config
@@ -44,7 +46,7 @@ pub(super) fn build(
         .iter()
         .map(|site| {
             let upstream = upstream(site, clock, metrics, tasks, &mut trusts)?;
-            Ok(Site::new(Arc::new(upstream), metrics.clone()))
+            Ok(Site::new(Arc::new(upstream), filters.get(&site.name).cloned(), metrics.clone()))
         })
         .collect()
 }

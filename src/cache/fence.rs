@@ -1,24 +1,41 @@
 //! The fence that stops a purged object from coming back: a fill takes a ticket when it begins
 //! and publishes only while no purge that covers its key has been raised since. One per process;
 //! its lock is held while an object is published and never across an await.
+//!
+//! Uploads that notices tell of raise a fence of their own, which holds back absences alone: there
+//! may be hundreds a second, and an object that takes minutes to fetch has to pass them all. Where
+//! more came than are remembered, an absence is not published, and a fill is joined as before.
 
 use crate::object::{Key, Meta};
 use crate::store::Scope;
 use parking_lot::{RwLock, RwLockReadGuard};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Raised scopes that are remembered; a ticket older than all of them is refused.
 const REMEMBERED_MAX: usize = 4_096;
 
-/// When a fill began, counted in purges.
+/// Uploads that are remembered: minutes of them, at the most that S3 was seen to tell of.
+const UPLOADS_MAX: usize = 65_536;
+
+/// When a fill began, counted in purges and in uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket(u64);
+pub struct Ticket {
+    purges: u64,
+    uploads: u64,
+}
 
 /// Leave to publish; purges wait until it is dropped.
 #[derive(Debug)]
 pub struct Leave<'a> {
     _guard: RwLockReadGuard<'a, Raised>,
+}
+
+/// Leave to publish an absence; purges, and notices of uploads, wait until it is dropped.
+#[derive(Debug)]
+pub struct AbsentLeave<'a> {
+    _purges: Leave<'a>,
+    _uploads: RwLockReadGuard<'a, Uploads>,
 }
 
 /// The purges that were raised, newest last.
@@ -27,6 +44,17 @@ pub struct Fence {
     raised: RwLock<Raised>,
     /// Purges raised so far; changed under the lock alone.
     count: AtomicU64,
+    uploads: RwLock<Uploads>,
+    /// Uploads so far; changed under their lock alone.
+    uploads_count: AtomicU64,
+}
+
+/// The uploads that notices told of, each with its number.
+#[derive(Debug, Default)]
+struct Uploads {
+    count: u64,
+    last: HashMap<Key, u64>,
+    order: VecDeque<(u64, Key)>,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +66,29 @@ struct Raised {
 impl Fence {
     /// A ticket for a fill that begins now. Never waits.
     pub fn ticket(&self) -> Ticket {
-        Ticket(self.count.load(Ordering::Acquire))
+        Ticket {
+            purges: self.count.load(Ordering::Acquire),
+            uploads: self.uploads_count.load(Ordering::Acquire),
+        }
+    }
+
+    /// Leave to publish an absence, unless a purge of it was raised, or the object uploaded, since
+    /// `ticket`.
+    pub fn leave_absent(&self, ticket: Ticket, meta: &Meta) -> Option<AbsentLeave<'_>> {
+        let purges = self.leave(ticket, &[meta])?;
+        let uploads = self.uploads.read();
+        let allows = uploads.is_known_since(ticket) && !uploads.has_since(ticket, &meta.key);
+        allows.then_some(AbsentLeave { _purges: purges, _uploads: uploads })
+    }
+
+    /// Holds back the absences that older fills bring of these: they were uploaded. Waits for those
+    /// who publish an absence now. Blocking.
+    pub fn raise_uploads(&self, keys: &[Key]) {
+        let mut uploads = self.uploads.write();
+        for key in keys {
+            uploads.note(key);
+        }
+        self.uploads_count.store(uploads.count, Ordering::Release);
     }
 
     /// Leave to publish an object with these heads, the one that it gets and, where that was
@@ -58,9 +108,13 @@ impl Fence {
         allows.then_some(Leave { _guard: raised })
     }
 
-    /// Whether a purge that may be of `key` was raised since `ticket`. Waits only where any was.
+    /// Whether a purge that may be of `key` was raised, or `key` was uploaded, since `ticket`.
+    /// Waits only where any was.
     pub fn is_raised_since(&self, ticket: Ticket, key: &Key) -> bool {
-        ticket != self.ticket() && !self.raised.read().allows(ticket, |scope| scope.may_cover(key))
+        let now = self.ticket();
+        let is_purged = || !self.raised.read().allows(ticket, |scope| scope.may_cover(key));
+        (ticket.purges != now.purges && is_purged())
+            || (ticket.uploads != now.uploads && self.uploads.read().has_since(ticket, key))
     }
 
     /// Raises a purge: waits for those who publish now, and holds back every older fill. Blocking.
@@ -76,18 +130,43 @@ impl Fence {
     }
 }
 
+impl Uploads {
+    fn note(&mut self, key: &Key) {
+        self.count += 1;
+        if self.order.len() == UPLOADS_MAX
+            && let Some((number, oldest)) = self.order.pop_front()
+            && self.last.get(&oldest) == Some(&number)
+        {
+            self.last.remove(&oldest);
+        }
+        self.last.insert(key.clone(), self.count);
+        self.order.push_back((self.count, key.clone()));
+    }
+
+    /// Whether `key` is known to have been uploaded since `ticket`.
+    fn has_since(&self, ticket: Ticket, key: &Key) -> bool {
+        self.last.get(&key.primary()).is_some_and(|number| *number > ticket.uploads)
+    }
+
+    /// Whether every upload since `ticket` is remembered.
+    fn is_known_since(&self, ticket: Ticket) -> bool {
+        ticket.uploads == self.count
+            || self.order.front().is_some_and(|(first, _)| *first <= ticket.uploads + 1)
+    }
+}
+
 impl Raised {
     fn allows(&self, ticket: Ticket, covers: impl Fn(&Scope) -> bool) -> bool {
-        if ticket.0 == self.count {
+        if ticket.purges == self.count {
             return true;
         }
-        let knows_all = self.recent.front().is_some_and(|(first, _)| *first <= ticket.0 + 1);
+        let knows_all = self.recent.front().is_some_and(|(first, _)| *first <= ticket.purges + 1);
         knows_all
             && !self
                 .recent
                 .iter()
                 .rev()
-                .take_while(|(at, _)| *at > ticket.0)
+                .take_while(|(at, _)| *at > ticket.purges)
                 .any(|(_, scope)| covers(scope))
     }
 }
@@ -95,11 +174,30 @@ impl Raised {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Variant;
-    use http::HeaderName;
+    use crate::clock::Timestamp;
+    use crate::nix::Class;
+    use crate::object::{Lifetime, Proof, Variant};
+    use http::{HeaderMap, HeaderName, StatusCode};
 
     fn key(path: &str) -> Key {
         Key::new("s", path, None)
+    }
+
+    fn meta(key: &Key) -> Meta {
+        Meta {
+            key: key.clone(),
+            class: Class::Narinfo,
+            status: StatusCode::NOT_FOUND,
+            headers: HeaderMap::new(),
+            origin: "o".into(),
+            request_time: Timestamp::from_secs(0),
+            response_time: Timestamp::from_secs(0),
+            age_at_response: 0,
+            lifetime: Lifetime::Seconds(1),
+            is_invalidated: false,
+            proof: Proof::Parsed,
+            variant: Variant::default(),
+        }
     }
 
     #[test]
@@ -110,6 +208,37 @@ mod tests {
         assert!(fence.leave_unseen(before, &key("/a")).is_none());
         assert!(fence.leave_unseen(before, &key("/b")).is_some());
         assert!(fence.leave_unseen(fence.ticket(), &key("/a")).is_some());
+    }
+
+    #[test]
+    fn an_absence_that_was_found_before_an_upload_is_not_published_after_it() {
+        let fence = Fence::default();
+        let before = fence.ticket();
+        let absence = |path: &str| meta(&key(path));
+        fence.raise_uploads(&[key("/a"), key("/b")]);
+        assert!(fence.leave_absent(before, &absence("/a")).is_none());
+        assert!(fence.leave_absent(before, &absence("/c")).is_some());
+        assert!(fence.leave_absent(fence.ticket(), &absence("/a")).is_some());
+        assert!(fence.leave(before, &[&absence("/a")]).is_some(), "only absences are held back");
+        assert!(fence.is_raised_since(before, &key("/b")));
+        assert!(!fence.is_raised_since(before, &key("/c")));
+        fence.raise(Scope::Key(key("/c")));
+        assert!(fence.leave_absent(before, &absence("/c")).is_none());
+    }
+
+    #[test]
+    fn among_more_uploads_than_are_remembered_no_absence_is_published() {
+        let fence = Fence::default();
+        let before = fence.ticket();
+        fence.raise_uploads(&[key("/0")]);
+        let early = fence.ticket();
+        for number in 1..=UPLOADS_MAX {
+            fence.raise_uploads(&[key(&format!("/{number}"))]);
+        }
+        assert!(fence.leave_absent(before, &meta(&key("/other"))).is_none());
+        assert!(fence.leave_absent(early, &meta(&key("/other"))).is_some());
+        assert!(!fence.is_raised_since(before, &key("/0")), "forgotten: joined as before");
+        assert!(fence.is_raised_since(before, &key("/1")));
     }
 
     #[test]

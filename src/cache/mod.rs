@@ -157,7 +157,7 @@ impl Cache {
         self.fence.ticket()
     }
 
-    /// Whether `key` was purged since `ticket`.
+    /// Whether `key` was purged, or uploaded, since `ticket`.
     pub fn is_purged_since(&self, ticket: Ticket, key: &Key) -> bool {
         self.fence.is_raised_since(ticket, key)
     }
@@ -271,7 +271,7 @@ impl Cache {
         meta: Arc<Meta>,
     ) -> Result<(), PublishError> {
         {
-            let _leave = self.fence.leave(ticket, &[&meta]).ok_or(PublishError::Purged)?;
+            let _leave = self.fence.leave_absent(ticket, &meta).ok_or(PublishError::Purged)?;
             self.memory.put_absent(&meta.key, &Arc::new(Hot::new(&meta, b"")));
         }
         self.on_disk(move |store| store.remove(&meta.key)).await;
@@ -339,6 +339,20 @@ impl Cache {
             from_disk.max(from_memory)
         });
         purging.await.unwrap_or_else(|error| not_ended(&error))
+    }
+
+    /// Forgets that these were absent: they were uploaded. Fills under way that find them absent do
+    /// not have it remembered, and are joined by nobody any more. What is stored stays; the disk
+    /// remembers no absence.
+    pub async fn forget_absences(&self, keys: Vec<Key>) -> Result<(), BlockingError> {
+        let (fence, memory) = (Arc::clone(&self.fence), self.memory.clone());
+        let forgetting = move || {
+            fence.raise_uploads(&keys);
+            for key in &keys {
+                memory.forget_absence(key);
+            }
+        };
+        self.tasks.blocking("uploads", forgetting).await
     }
 
     /// Makes every object of `site` that has one of `tags` stale at once without dropping it; how

@@ -3,6 +3,7 @@
 
 mod config;
 pub mod demo;
+mod filter;
 mod fsck;
 mod purge;
 mod remote;
@@ -11,6 +12,7 @@ mod tour;
 
 use crate::config::Overrides;
 use clap::{Args, Parser, Subcommand};
+use filter::FilterArgs;
 use remote::RemoteArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +41,8 @@ enum Command {
     Purge(PurgeArgs),
     /// Check every stored byte, of a folder at rest or of a running edge; exit 0, 1 or 2
     Fsck(FsckArgs),
+    /// Make the file of a site's absence filter
+    Filter(FilterArgs),
     /// Print the reference config: every setting, its default, what it does
     Config,
 }
@@ -142,6 +146,7 @@ pub fn run() -> ExitCode {
         Command::Demo(arguments) => tour::run(&arguments),
         Command::Purge(arguments) => purge::run(&arguments),
         Command::Fsck(arguments) => fsck::run(&arguments),
+        Command::Filter(arguments) => filter::run(&arguments),
         Command::Config => config::print_reference(),
     }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 const OF_BINARY_CACHES: [&str; 3] =
     ["site.trusted_public_keys", "site.signatures", "site.follow_redirects_to"];
 /// The tables of the same kind.
-const TABLES_OF_BINARY_CACHES: [&str; 2] = ["site.cache_info", "site.lifetimes"];
+const TABLES_OF_BINARY_CACHES: [&str; 3] =
+    ["site.cache_info", "site.lifetimes", "site.absence_filter"];
 
 /// How the site of `scope` caches; none where it holds a binary cache.
 pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {

@@ -11,6 +11,7 @@ mod model;
 pub mod settings;
 
 mod caching_site;
+mod filters;
 mod origin_access;
 mod origin_url;
 mod origins;

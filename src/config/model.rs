@@ -192,6 +192,8 @@ pub struct Site {
     pub lifetimes: Lifetimes,
     /// How it caches, where it is of kind `generic`; none where it holds a binary cache.
     pub caching: Option<Caching>,
+    /// `[site.absence_filter]`.
+    pub absence_filter: Option<AbsenceFilter>,
     /// Hosts that an origin's redirect may lead to; empty: redirects are faults.
     pub follow_redirects_to: Vec<String>,
     /// `[[site.origin]]`, sorted by priority, lowest first; never empty.
@@ -210,6 +212,23 @@ impl Site {
         let head = digest.first_chunk::<4>().copied().unwrap_or_default();
         format!("{}#{}", self.name, base16(&head))
     }
+}
+
+/// `[site.absence_filter]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AbsenceFilter {
+    /// What `narthex filter build` made.
+    pub file: PathBuf,
+    /// Where uploads are noted that the file does not know.
+    pub journal: PathBuf,
+    /// The bucket whose keys it knows, and whose uploads its feed tells of.
+    pub bucket: String,
+    /// How long nothing may be heard of the feed.
+    pub feed_timeout: Duration,
+    /// How long the feed tries again to deliver what was not taken.
+    pub feed_retention: Duration,
+    /// Uploads that are noted, at most.
+    pub uploads_max: u64,
 }
 
 /// What a narinfo without a good signature gets.

@@ -188,7 +188,7 @@ fn tls(root: &Scope, report: &mut Report) -> Tls {
 }
 
 /// The path at `path`; empty where it is missing, which is told.
-fn required_file(scope: &Scope, path: &str, report: &mut Report) -> PathBuf {
+pub(super) fn required_file(scope: &Scope, path: &str, report: &mut Report) -> PathBuf {
     if !scope.is_given(path) {
         let key = path.rsplit('.').next().unwrap_or(path);
         report.problem(scope.spot_of(path).problem(format!("is missing; write {key} = \"FILE\"")));

@@ -2,6 +2,7 @@
 //! each configuration that is read.
 
 use super::caching_site;
+use super::filters;
 use super::model::{CacheInfoOverride, Site};
 use super::origins::{self, TakenOrigins};
 use super::problem::{Report, Spot, Spotted};
@@ -80,6 +81,7 @@ fn site(scope: &Scope, taken: &mut Taken, report: &mut Report) -> Site {
         cache_info: cache_info(scope, report),
         lifetimes: caching_site::lifetimes(scope, report),
         caching: caching_site::caching(scope, report),
+        absence_filter: filters::absence_filter(scope, &origins, report),
         follow_redirects_to: values(redirects),
         origins,
     }

@@ -126,6 +126,7 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
         | Outcome::Collapsed
         | Outcome::Pass
         | Outcome::Absent
+        | Outcome::AbsentFilter
         | Outcome::Local
         | Outcome::Refused
         | Outcome::Shed
@@ -147,6 +148,14 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
     if let Some(allowed) = refusal.allow() {
         answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
+    answer
+}
+
+/// There is no such object, by what the site knows of its bucket: as an origin's 404 is passed on,
+/// but kept by nobody here.
+pub(super) fn absent_by_filter() -> Answer {
+    let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
+    answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     answer
 }
 

@@ -413,7 +413,8 @@ pub(super) fn cache_status(
         Outcome::Pass | Outcome::Absent => {
             CacheStatus::forwarded(Forward::UriMiss).with_forward_status(facts.status)
         }
-        Outcome::Local
+        Outcome::AbsentFilter
+        | Outcome::Local
         | Outcome::Refused
         | Outcome::Shed
         | Outcome::OriginFailed

@@ -9,6 +9,7 @@
 //! | stale             | nothing usable   | the stale object       | hit_stale        |
 //! | stale or nothing  | an object        | it, while it arrives   | miss, collapsed, pass |
 //! | stale or nothing  | there is none    | 404                    | absent           |
+//! | nothing, and the site's filter knows it for absent: is not asked | 404 | absent_filter |
 //! | nothing           | nothing usable   | 502 or 504             | origin_failed    |
 //!
 //! A range of what is not stored as a whole goes its own way, chunk by chunk: see `ranged`.
@@ -47,6 +48,7 @@ use crate::client::BoxError;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Limits, Signatures};
 use crate::fill::{Asker, Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
+use crate::filter::Verdict;
 use crate::memory::Hot;
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -168,6 +170,14 @@ struct Routed {
     target: Target,
     method: ReadMethod,
     upstream: Upstream,
+}
+
+impl Routed {
+    /// Whether the site's absence filter knows that there is no such object.
+    fn is_absent_by_filter(&self) -> bool {
+        let Some(filter) = &self.site.filter else { return false };
+        filter.check(&self.target.path, self.target.class) == Some(Verdict::Absent)
+    }
 }
 
 /// What was looked for may be stored by now.
@@ -396,6 +406,9 @@ impl Engine {
         };
         if routed.upstream == Upstream::StoredOnly {
             return answer::refused(Refusal::NotStored);
+        }
+        if stale.is_none() && routed.is_absent_by_filter() {
+            return answer::absent_by_filter();
         }
         let wanted = self.wanted(routed, Asker::at(asked.connection.peer.ip()));
         if let Some(stale) = &stale

@@ -2,6 +2,7 @@
 //! start and at each reload, then only read.
 
 use crate::fill::Upstream;
+use crate::filter::Filter;
 use crate::metrics::{Metrics, Shard};
 use crate::nix::Class;
 use crate::outcome::Outcome;
@@ -14,6 +15,8 @@ use std::sync::{Arc, OnceLock};
 pub struct Site {
     /// Where its objects come from, and its settings.
     pub upstream: Arc<Upstream>,
+    /// What its bucket cannot have, where the site knows that.
+    pub filter: Option<Arc<Filter>>,
     name: Arc<str>,
     key_space: String,
     metrics: Metrics,
@@ -42,11 +45,12 @@ pub(super) struct Counters {
 
 impl Site {
     /// A site without requests yet.
-    pub fn new(upstream: Arc<Upstream>, metrics: Metrics) -> Self {
+    pub fn new(upstream: Arc<Upstream>, filter: Option<Arc<Filter>>, metrics: Metrics) -> Self {
         let key_space = upstream.site.key_space();
         Self {
             name: upstream.site.name.as_str().into(),
             upstream,
+            filter,
             key_space,
             metrics,
             meters: (0..Shard::count()).map(|_| OnceLock::new()).collect(),

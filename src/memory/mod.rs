@@ -135,6 +135,11 @@ impl Memory {
         (may_vary && self.remove_matching(is_variant) > 0) || was_known
     }
 
+    /// Forgets that there is no such object, and nothing else.
+    pub fn forget_absence(&self, key: &Key) {
+        self.absent.remove(key.as_str());
+    }
+
     /// Forgets what is kept under exactly this key, and no variant of it.
     pub fn remove_one(&self, key: &Key) {
         self.hot.remove(key.as_str());

@@ -40,6 +40,7 @@ pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reaso
 pub use forward::{Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
+pub use s3::Page;
 
 use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
 use crate::clock::{Clock, Timestamp};
@@ -251,6 +252,18 @@ impl Origins {
             avoid: Vec::new(),
             retries: Retries::Usual,
             reason: Some(Reason::Probe),
+        }
+    }
+
+    /// The keys behind `after` in the bucket that is the origin at `position`, as many as a page
+    /// has, in order; never fewer than there are. Asked once.
+    pub async fn page(&self, position: usize, after: &str) -> Result<Page, FetchError> {
+        match self.upstreams.get(position).map(|upstream| &upstream.kind) {
+            Some(Kind::S3(origin)) => origin.page(after).await,
+            Some(Kind::Http(_) | Kind::Folder(_)) | None => Err(FetchError::Protocol {
+                origin: self.name(position),
+                detail: "is no bucket, and cannot be listed".to_owned(),
+            }),
         }
     }
 

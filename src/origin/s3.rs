@@ -4,6 +4,10 @@
 //! What a refusal may mend is tried once each: the time of signatures is corrected by the origin's
 //! clock, and keys are looked for again.
 
+mod list;
+
+pub use list::Page;
+
 use super::OriginSetupError;
 use super::credentials::KeyRing;
 use super::exchange::{Ask, FetchError, Method};
@@ -159,7 +163,7 @@ impl S3Origin {
 }
 
 /// Whether the answer is a refusal with a code of this kind.
-fn is_refused_for(answer: &Result<Reply, FetchError>, is_of: fn(&str) -> bool) -> bool {
+fn is_refused_for<T>(answer: &Result<T, FetchError>, is_of: fn(&str) -> bool) -> bool {
     matches!(answer, Err(FetchError::Credentials { code, .. }) if is_of(code))
 }
 

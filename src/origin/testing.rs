@@ -259,6 +259,7 @@ pub(super) fn site(origins: Vec<Origin>) -> Site {
             rules: Vec::new(),
         },
         caching: None,
+        absence_filter: None,
         follow_redirects_to: Vec::new(),
         origins,
     }

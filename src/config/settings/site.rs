@@ -27,6 +27,16 @@ pub(super) const TABLES: &[Table] = &[
          the first counts. What a rule does not say is as in [site.lifetimes].",
     ),
     Table::new(
+        "site.absence_filter",
+        Shape::Optional,
+        "What keys the bucket of a binary cache has, so that its origin is not asked for narinfos \
+         that it cannot have: they are answered 404 at once, with the outcome absent_filter. Other \
+         classes are asked for as without it. \"narthex filter build\" makes the file; a feed of \
+         upload notices, POST /api/v1/uploads on the admin listener, keeps it true. While a notice \
+         may be missing, the filter steps aside. Every origin of the site must hold the keys of \
+         this one bucket.",
+    ),
+    Table::new(
         "site.origin",
         Shape::Repeated,
         "Where objects come from. Every site has at least one.",
@@ -184,6 +194,61 @@ pub(super) const SETTINGS: &[Setting] = &[
         .doc("How long a stale object still serves while it is confirmed in the background."),
     in_rule("site.lifetimes.rule.stale_if_error", LIFETIME, AS_FOR_THE_SITE)
         .doc("How long a stale object still serves while no origin gives a usable answer."),
+    Setting::new("site.absence_filter.file", Kind::Path, Fallback::Required)
+        .example(r#""/var/lib/narthex/main.filter""#)
+        .doc(
+            "The filter. It is read at the start and, where it has changed, at a reload; without a \
+             good one the edge works and asks its origin.",
+        ),
+    Setting::new(
+        "site.absence_filter.journal",
+        Kind::Path,
+        Fallback::Derived("the file's name with .uploads behind it"),
+    )
+    .example(r#""/var/lib/narthex/main.filter.uploads""#)
+    .doc("Where uploads are noted that the file does not know. Of this site and process alone."),
+    Setting::new(
+        "site.absence_filter.bucket",
+        Kind::Text,
+        Fallback::Derived("the bucket of the site's s3:// origins"),
+    )
+    .example(r#""nix-cache""#)
+    .doc(
+        "The bucket, as notices and inventories name it; needed where the origin is no s3:// URL, \
+         or one of an access point.",
+    ),
+    Setting::new(
+        "site.absence_filter.feed_timeout",
+        Kind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24) },
+        Fallback::Is(r#""5m""#),
+    )
+    .example(r#""10m""#)
+    .doc(
+        "How long nothing may be heard of the feed, neither a notice nor a keep-alive, before the \
+         filter steps aside; and how long a notice may take.",
+    ),
+    Setting::new(
+        "site.absence_filter.feed_retention",
+        Kind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24 * 30) },
+        Fallback::Is(r#""1d""#),
+    )
+    .example(r#""6h""#)
+    .doc(
+        "How long the feed tries again to deliver a notice that was not answered 200. After an \
+         interruption of at most half of it, such as a restart, the filter steps aside for so \
+         long, unless the feed states before what it has delivered; after a longer one until \
+         then, or until a newer file is loaded.",
+    ),
+    Setting::new(
+        "site.absence_filter.uploads_max",
+        Kind::Integer { min: 1, max: 100_000_000 },
+        Fallback::Is("5_000_000"),
+    )
+    .example("1_000_000")
+    .doc(
+        "Uploads that are noted at most, at 24 bytes of memory and 32 of disk each. Beyond, \
+         notices are refused and the filter steps aside until a newer file is loaded.",
+    ),
     Setting::new("site.origin.url", Kind::Text, Fallback::Required)
         .flag("--origin")
         .named("NARTHEX_ORIGIN")

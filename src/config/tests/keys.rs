@@ -152,6 +152,10 @@ fn base_for(path: &str) -> Table {
         let rule = "[[site.lifetimes.rule]]\npaths = [\"/base/*\"]\n[[site.origin]]";
         return toml::from_str(&BASE.replace("[[site.origin]]", rule)).unwrap();
     }
+    if path.starts_with("site.absence_filter.") {
+        let filter = "[site.absence_filter]\nfile = \"base\"\n[[site.origin]]";
+        return toml::from_str(&BASE.replace("[[site.origin]]", filter)).unwrap();
+    }
     if path.starts_with("site.caching.") {
         let mut base: Table = toml::from_str(GENERIC).unwrap();
         if path == "site.caching.query_names" {

@@ -332,3 +332,29 @@ fn what_is_no_price_is_told() {
     let prices = config.sites[0].origins[0].prices;
     assert_eq!((prices.thousand_gets, prices.thousand_heads, prices.gib), (400_000, 0, 90_000_000));
 }
+
+#[test]
+fn an_absence_filter_is_of_one_bucket() {
+    let filter = |lines: &str, origins: &[&str]| {
+        let tables = origins.iter().enumerate();
+        let tables = tables
+            .map(|(at, url)| format!("[[site.origin]]\nurl = '{url}'\nname = 'origin-{at}'\n"));
+        let tables = tables.collect::<Vec<_>>().concat();
+        format!("[[site]]\n[site.absence_filter]\n{lines}\n{tables}")
+    };
+    let (file, here, there) = ("file = '/f'", "s3://aaa", "s3://aaa?endpoint=http://h");
+    let told = |lines, origins: &[&str]| problem(&filter(lines, origins));
+    assert!(told(file, &["http://h"]).contains("says not which bucket"));
+    assert!(told(file, &[here, "s3://bbb"]).contains("another place"));
+    assert!(told("file = '/f'\nbucket = 'a'", &[here, "http://h"]).contains("another place"));
+    let both = told("file = '/f'\nbucket = 'a'", &["http://g", "http://h"]);
+    assert!(both.contains("another place"));
+    assert!(told("bucket = 'a'", &["http://h"]).contains("file: is missing; write file = "));
+    let generic = "[[site]]\nkind = 'generic'\n[site.absence_filter]\nfile = '/f'\n\
+                   bucket = 'a'\n[[site.origin]]\nurl = 'http://h'";
+    assert!(problem(generic).contains("kind = \"nix-cache\" alone"));
+    let good = super::config(&filter(file, &[here, there])).sites.remove(0).absence_filter.unwrap();
+    assert_eq!((good.bucket.as_str(), good.journal.to_str()), ("aaa", Some("/f.uploads")));
+    let alias = filter("file = '/f'\nbucket = 'real'", &["s3://alias-s3alias"]);
+    assert_eq!(super::config(&alias).sites[0].absence_filter.as_ref().unwrap().bucket, "real");
+}

@@ -273,6 +273,13 @@ impl Said {
         self
     }
 
+    /// Expects this status, of an answer that has no outcome.
+    #[track_caller]
+    pub(crate) fn expect_status(&self, status: u16) -> &Self {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self
+    }
+
     /// Expects exactly these bytes.
     #[track_caller]
     pub(crate) fn with(&self, body: &[u8]) -> &Self {

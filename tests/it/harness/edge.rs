@@ -229,6 +229,17 @@ impl Edge {
         self.admin().post("/api/v1/purge", &fields, request).await
     }
 
+    /// Sends a notice of uploads, as a feed does, to `target` of the admin listener.
+    pub(crate) async fn notice(&self, target: &str, body: &str) -> Said {
+        let authorization = format!("Bearer {TOKEN}");
+        self.admin().post(target, &[("authorization", &*authorization)], body).await
+    }
+
+    /// What its clock says.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.manual.now()
+    }
+
     /// The value of a metric, labels and all as `/metrics` prints it; 0 where it is not there.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let said = self.admin().get("/metrics").await;

@@ -2,6 +2,7 @@
 //! number of origin requests.
 
 mod absence;
+mod absence_filter;
 mod breaks;
 mod caching_keys;
 mod damage;

@@ -9,6 +9,7 @@ mod origin;
 mod check;
 mod crash;
 mod demo;
+mod filter;
 mod fsck;
 mod hostile;
 mod hostile_http2;

@@ -1,0 +1,385 @@
+//! Of which uploads the feed of notices has told: the one thing that decides whether what is not
+//! in the filter is not in the bucket. Pure; `now` is given. Held by a filter under its lock.
+//!
+//! # Why no upload is missed
+//!
+//! A filter's file is complete up to a moment T. What was uploaded later is known by its notice
+//! alone, so an absence is certain only while every notice of an upload since T is known to have
+//! come. What is known of that is kept as spans of time:
+//!
+//! - The *open* span: the feed has been heard again and again, never later than `feed_timeout`. It
+//!   begins when the first notice of it came, by this machine's clock: an upload from then on has a
+//!   notice that found somebody who took it. The notice of an upload before may have been sent
+//!   while nobody listened, so the span never reaches back to what the first notice speaks of.
+//! - When the feed is late (silent, or with a notice that took longer than `feed_timeout` while the
+//!   span was open), the process ends, or a notice could not be noted, the span is closed,
+//!   `feed_timeout` before it was last heard of: what was uploaded just before may have been on its
+//!   way. The next notice opens another span, and uploads between the two are in doubt.
+//! - The doubt ends in three ways. The feed states which uploads it has told of, and the statement
+//!   joins the spans. Or the feed tries again what was not taken: after `feed_retention` of an open
+//!   span it has brought whatever it will, provided that the gap is no longer than half of that,
+//!   so that nothing can have been given up before it was tried again. Or a newer file is loaded,
+//!   whose T lies in the open span.
+//! - A notice that came and could not be read is not sent again: all spans are forgotten, and only
+//!   a statement or a newer file helps.
+//!
+//! So the filter answers where the open span, joined with those before it, reaches back to T. A
+//! filter that was built before its feed was set up never does, whatever comes later. What is left
+//! is the time that a notice takes: for so long an upload may be answered as absent, as it is by
+//! the memory of absences.
+
+use crate::clock::Timestamp;
+use std::time::Duration;
+
+/// Closed spans that are remembered; the oldest go first.
+const SPANS_MAX: usize = 64;
+
+/// A span of time of whose uploads all notices have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) since: Timestamp,
+    pub(super) up_to: Timestamp,
+}
+
+/// What the feed has told of.
+#[derive(Debug, Clone)]
+pub(super) struct Coverage {
+    timeout: Duration,
+    retention: Duration,
+    /// In the order of their ends, none of which touch.
+    closed: Vec<Span>,
+    open: Option<Open>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    /// The first upload that is covered.
+    since: Timestamp,
+    /// When it was opened, to count the retention from.
+    opened: Timestamp,
+    /// What the newest notice speaks of.
+    heard: Timestamp,
+}
+
+/// Whether what is not known is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is.
+    Certain,
+    /// The feed is late, or was never heard.
+    Late,
+    /// The feed is alive; uploads since `since` are known, those before, after the file, are not.
+    Gap { since: Timestamp },
+}
+
+impl Coverage {
+    /// As it was written down, the process having ended since.
+    pub(super) fn new(timeout: Duration, retention: Duration, spans: Vec<Span>) -> Self {
+        let mut coverage = Self { timeout, retention, closed: Vec::new(), open: None };
+        for span in spans {
+            coverage.close(span);
+        }
+        coverage
+    }
+
+    /// The same with other settings.
+    pub(super) fn set(&mut self, timeout: Duration, retention: Duration) {
+        (self.timeout, self.retention) = (timeout, retention);
+    }
+
+    /// Whether what a file that is complete up to `complete_up_to` lacks is absent `now`.
+    pub(super) fn standing(&self, complete_up_to: Timestamp, now: Timestamp) -> Standing {
+        let Some(open) = self.open.filter(|open| !self.is_late(open.heard, now)) else {
+            return Standing::Late;
+        };
+        let since = self.reaches_back(open, now).0;
+        if since <= complete_up_to { Standing::Certain } else { Standing::Gap { since } }
+    }
+
+    /// How old the newest upload is that the open span has heard of; none where there is none.
+    pub(super) fn age(&self, now: Timestamp) -> Option<Duration> {
+        self.open.map(|open| now.since(open.heard))
+    }
+
+    /// The feed speaks `now`, of what happened `at`.
+    pub(super) fn hear(&mut self, at: Timestamp, now: Timestamp) {
+        let at = at.min(now);
+        // A feed that is behind is alive once it has caught up.
+        let is_behind = self.is_late(at, now);
+        let is_broken =
+            |open: Open| self.is_late(open.heard, now) || (is_behind && at >= open.opened);
+        if self.open.is_some_and(is_broken) {
+            self.interrupt();
+        }
+        match &mut self.open {
+            Some(open) => open.heard = open.heard.max(at),
+            None if is_behind => {}
+            None => self.open = Some(Open { since: now, opened: now, heard: at }),
+        }
+        self.join(now);
+    }
+
+    /// The feed states `now` that the notices of all uploads in `span` have come.
+    pub(super) fn state(&mut self, span: Span, now: Timestamp) {
+        let up_to = span.up_to.min(now);
+        if !self.is_late(up_to, now) {
+            self.hear(up_to, now);
+        }
+        self.close(Span { up_to, ..span });
+        self.join(now);
+    }
+
+    /// A notice may have been missed that will be sent again.
+    pub(super) fn interrupt(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.close(self.as_closed(open));
+        }
+    }
+
+    /// A notice was missed for good.
+    pub(super) fn forget(&mut self) {
+        self.open = None;
+        self.closed.clear();
+    }
+
+    /// What is to be written down, as if the process ended.
+    pub(super) fn spans(&self) -> Vec<Span> {
+        let mut written = self.clone();
+        written.interrupt();
+        written.closed
+    }
+
+    fn is_late(&self, heard: Timestamp, now: Timestamp) -> bool {
+        now.since(heard) > self.timeout
+    }
+
+    fn as_closed(&self, open: Open) -> Span {
+        let timeout = i64::try_from(self.timeout.as_millis()).unwrap_or(i64::MAX);
+        let up_to = Timestamp::from_millis(open.heard.millis().saturating_sub(timeout));
+        Span { since: open.since, up_to }
+    }
+
+    /// Adds a closed span, joined with those that it touches.
+    fn close(&mut self, mut span: Span) {
+        if span.since >= span.up_to {
+            return;
+        }
+        self.closed.retain(|other| {
+            let is_apart = other.up_to < span.since || span.up_to < other.since;
+            if !is_apart {
+                span.since = span.since.min(other.since);
+                span.up_to = span.up_to.max(other.up_to);
+            }
+            is_apart
+        });
+        let place = self.closed.partition_point(|other| other.up_to < span.up_to);
+        self.closed.insert(place, span);
+        if self.closed.len() > SPANS_MAX {
+            self.closed.remove(0);
+        }
+    }
+
+    /// Makes for good what has come to be certain `now`.
+    fn join(&mut self, now: Timestamp) {
+        let Some(open) = self.open else { return };
+        let (since, count) = self.reaches_back(open, now);
+        self.closed.truncate(self.closed.len().saturating_sub(count));
+        self.open = Some(Open { since, ..open });
+    }
+
+    /// How far back the open span reaches with those that it is joined with, and how many these
+    /// are.
+    fn reaches_back(&self, open: Open, now: Timestamp) -> (Timestamp, usize) {
+        let has_tried_again = now >= open.opened.plus(self.retention);
+        let (mut since, mut count) = (open.since, 0);
+        for span in self.closed.iter().rev() {
+            let gap = open.opened.since(span.up_to);
+            let is_tried = has_tried_again && gap <= self.retention / 2;
+            if span.up_to < since && !is_tried {
+                break;
+            }
+            since = since.min(span.since);
+            count += 1;
+        }
+        (since, count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{ProptestConfig, any, prop, proptest};
+
+    const TIMEOUT: Duration = Duration::from_mins(1);
+    const RETENTION: Duration = Duration::from_hours(1);
+
+    const fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn span(since: i64, up_to: i64) -> Span {
+        Span { since: at(since), up_to: at(up_to) }
+    }
+
+    fn silent() -> Coverage {
+        Coverage::new(TIMEOUT, RETENTION, Vec::new())
+    }
+
+    /// A feed that is heard every half minute over these seconds.
+    fn alive(coverage: &mut Coverage, from: i64, to: i64) {
+        for now in (from..=to).step_by(30) {
+            coverage.hear(at(now), at(now));
+        }
+    }
+
+    fn is_certain(coverage: &Coverage, file: i64, now: i64) -> bool {
+        coverage.standing(at(file), at(now)) == Standing::Certain
+    }
+
+    #[test]
+    fn only_a_file_made_while_the_feed_lives_is_certain() {
+        let mut coverage = silent();
+        assert_eq!(coverage.standing(at(0), at(0)), Standing::Late);
+        alive(&mut coverage, 1_000, 2_000);
+        assert!(!is_certain(&coverage, 999, 2_000));
+        assert!(is_certain(&coverage, 1_000, 2_000) && is_certain(&coverage, 1_500, 2_000));
+        assert_eq!(coverage.standing(at(999), at(2_000)), Standing::Gap { since: at(1_000) });
+        alive(&mut coverage, 2_000, 9_000);
+        assert!(!is_certain(&coverage, 999, 9_000), "nothing tells of uploads before the feed");
+    }
+
+    #[test]
+    fn a_late_feed_steps_aside_until_all_was_sent_again() {
+        let mut coverage = silent();
+        alive(&mut coverage, 0, 3_000);
+        assert!(is_certain(&coverage, 100, 3_060));
+        assert_eq!(coverage.standing(at(100), at(3_061)), Standing::Late);
+        alive(&mut coverage, 4_000, 7_590);
+        assert!(!is_certain(&coverage, 100, 7_599) && is_certain(&coverage, 4_000, 7_599));
+        assert!(is_certain(&coverage, 100, 7_600));
+        alive(&mut coverage, 7_620, 7_700);
+        assert!(is_certain(&coverage, 100, 7_700));
+    }
+
+    #[test]
+    fn a_gap_that_is_too_long_is_never_certain_again() {
+        let mut coverage = silent();
+        alive(&mut coverage, 0, 3_000);
+        alive(&mut coverage, 4_750, 20_000);
+        assert!(!is_certain(&coverage, 100, 20_000));
+        coverage.state(span(2_900, 2_945), at(20_000));
+        assert!(!is_certain(&coverage, 100, 20_000), "the statement leaves some out");
+        coverage.state(span(2_945, 2_960), at(20_000));
+        assert!(is_certain(&coverage, 100, 20_000));
+    }
+
+    #[test]
+    fn a_feed_that_is_behind_is_not_alive() {
+        let mut coverage = silent();
+        coverage.hear(at(100), at(1_000));
+        assert_eq!(coverage.standing(at(1_000), at(1_000)), Standing::Late);
+        coverage.hear(at(960), at(1_010));
+        assert!(is_certain(&coverage, 1_010, 1_020) && !is_certain(&coverage, 1_009, 1_020));
+        // What a notice says of the future is no sign of life then.
+        coverage.hear(at(99_999), at(1_020));
+        assert_eq!(coverage.standing(at(1_020), at(1_081)), Standing::Late);
+        assert_eq!(coverage.age(at(1_030)), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_notice_that_took_too_long_ends_the_span_unless_it_is_of_an_earlier_gap() {
+        let mut coverage = silent();
+        alive(&mut coverage, 0, 300);
+        coverage.hear(at(100), at(150));
+        assert!(is_certain(&coverage, 10, 300));
+        coverage.hear(at(200), at(300));
+        assert!(!is_certain(&coverage, 10, 300));
+        coverage.hear(at(300), at(300));
+        coverage.hear(at(250), at(330));
+        assert!(is_certain(&coverage, 300, 330), "sent again, of before the span");
+    }
+
+    #[test]
+    fn a_restart_is_a_gap_and_a_statement_closes_it() {
+        let mut coverage = silent();
+        alive(&mut coverage, 0, 3_000);
+        let mut again = Coverage::new(TIMEOUT, RETENTION, coverage.spans());
+        assert_eq!(again.standing(at(100), at(3_010)), Standing::Late);
+        again.hear(at(3_010), at(3_010));
+        assert!(!is_certain(&again, 100, 3_010));
+        again.state(span(2_940, 3_020), at(3_020));
+        assert!(is_certain(&again, 100, 3_020));
+        again.interrupt();
+        alive(&mut again, 3_030, 3_060);
+        assert!(!is_certain(&again, 100, 3_060));
+        again.forget();
+        alive(&mut again, 3_100, 30_000);
+        assert!(!is_certain(&again, 100, 30_000) && is_certain(&again, 3_100, 30_000));
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Hear(i64),
+        Silence(i64),
+        Restart,
+        Interrupt,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// Against a feed that sends each notice until it is taken, for the retention: where the
+        /// coverage is certain, no upload since the file is unknown that a listener took too late.
+        #[test]
+        fn what_is_certain_was_heard_or_tried_again(
+            steps in prop::collection::vec((0..4_u8, 1..2_000_i64), 1..60),
+            file in 0..5_000_i64,
+            unlucky in any::<bool>(),
+        ) {
+            let (mut coverage, mut now) = (silent(), 0);
+            // Seconds at which nobody listened: an upload then is told when it is tried again.
+            let mut deaf: Vec<(i64, i64)> = vec![(i64::MIN, 0)];
+            let mut listens_since = None;
+            for (kind, length) in steps {
+                let event = match kind {
+                    0 | 3 => Event::Hear(length),
+                    1 => Event::Silence(length % 900),
+                    2 if unlucky => Event::Restart,
+                    _ => Event::Interrupt,
+                };
+                match event {
+                    Event::Hear(length) => {
+                        let begun = now;
+                        listens_since.get_or_insert(begun);
+                        alive(&mut coverage, now, now + length);
+                        now += length / 30 * 30;
+                    }
+                    Event::Silence(length) => {
+                        listens_since = None;
+                        deaf.push((now, now + length));
+                        now += length;
+                        if length <= 60 { coverage.interrupt(); }
+                    }
+                    Event::Restart => {
+                        listens_since = None;
+                        deaf.push((now, now));
+                        coverage = Coverage::new(TIMEOUT, RETENTION, coverage.spans());
+                    }
+                    Event::Interrupt => {
+                        listens_since = None;
+                        deaf.push((now, now));
+                        coverage.interrupt();
+                    }
+                }
+                if is_certain(&coverage, file, now) {
+                    // Every time of deafness that touches what came after the file is long past.
+                    let doubt = deaf.iter().map(|(_, end)| *end).filter(|end| *end > file).max();
+                    let tried = doubt.is_none_or(|end| now >= end + 3_600);
+                    let heard = deaf.iter().all(|(begin, _)| *begin > i64::MIN) || file >= 0;
+                    assert!(tried && heard, "file {file}, now {now}, deaf {deaf:?}");
+                    assert!(listens_since.is_some());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Lists the keys of a bucket (ListObjectsV2), page by page, for `narthex filter build`. Pages are
+//! asked for by the last key before them, so a listing goes on after any failure, and stretches
+//! of the keys can be listed at once. No locks.
+
+use super::{S3Origin, is_of_the_clock, is_of_the_keys, is_refused_for};
+use crate::client::{OutboundRequest, no_body};
+use crate::nix::Class;
+use crate::origin::exchange::{FetchError, Method, Purpose, Reason};
+use crate::origin::key_source::Keys;
+use crate::origin::response::Response;
+use crate::origin::sign::{Signable, signed_fields};
+use crate::origin::verdict::{Dialect, Verdict, by_fault};
+use crate::origin::wire::USER_AGENT;
+use crate::rfc::path::encode_path;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// The longest page that is read: 1,000 keys of 1,024 bytes, each byte percent-encoded.
+const PAGE_BYTES_MAX: usize = 8 << 20;
+
+/// Some keys of a bucket, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The keys, decoded.
+    pub keys: Vec<String>,
+    /// Whether there are more behind them.
+    pub has_more: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listing {
+    is_truncated: bool,
+    encoding_type: Option<String>,
+    #[serde(default)]
+    contents: Vec<Listed>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    key: String,
+}
+
+impl S3Origin {
+    /// The keys behind `after`, as many as one page has. Asks a second time where the clock was
+    /// corrected, and where the keys of the signature were refused and there are others by now.
+    pub(in crate::origin) async fn page(&self, after: &str) -> Result<Page, FetchError> {
+        let keys = self.keys.keys().await?;
+        let offset = self.skew.millis();
+        let mut page = self.page_with(after, keys.as_deref()).await;
+        let Some(used) = keys else { return page };
+        if is_refused_for(&page, is_of_the_clock) && self.skew.millis() != offset {
+            page = self.page_with(after, Some(&used)).await;
+        }
+        if !is_refused_for(&page, is_of_the_keys) {
+            return page;
+        }
+        match self.keys.other_than(&used).await {
+            Some(others) => self.page_with(after, Some(&others)).await,
+            None => page,
+        }
+    }
+
+    async fn page_with(&self, after: &str, keys: Option<&Keys>) -> Result<Page, FetchError> {
+        let purpose = Purpose { class: Class::Other, reason: Reason::Miss };
+        let mut exchange = self.wire.send(purpose, self.listing(after, keys)?).await?;
+        let status = exchange.status;
+        if status != StatusCode::OK {
+            let fault = self.wire.fault(&mut exchange).await?;
+            return Err(match by_fault(Dialect::S3, status, fault.as_ref()) {
+                Verdict::Refused { code, detail } => {
+                    if is_of_the_clock(&code) {
+                        self.correct_clock(&exchange.heard);
+                    }
+                    FetchError::Credentials { origin: Arc::clone(&self.wire.name), code, detail }
+                }
+                Verdict::Absent(_) => FetchError::Credentials {
+                    origin: Arc::clone(&self.wire.name),
+                    code: "AccessDenied".to_owned(),
+                    detail: "the bucket may not be listed: allow s3:ListBucket".to_owned(),
+                },
+                Verdict::Found
+                | Verdict::NotModified
+                | Verdict::Changed
+                | Verdict::Redirect
+                | Verdict::Unclear
+                | Verdict::Status
+                | Verdict::Protocol(_) => FetchError::Status {
+                    origin: Arc::clone(&self.wire.name),
+                    status,
+                    retry_after_seconds: None,
+                },
+            });
+        }
+        let response = self.wire.response(Class::Other, Method::Get, exchange)?;
+        let document = self.document(response).await?;
+        let page = parse(&document).map_err(|detail| self.wire.protocol(detail))?;
+        // Whoever asks for the next page by the last key would miss some.
+        let is_in_order =
+            page.keys.is_sorted() && page.keys.first().is_none_or(|key| **key > *after);
+        if is_in_order { Ok(page) } else { Err(self.wire.protocol("a listing out of order")) }
+    }
+
+    async fn document(&self, mut response: Response) -> Result<Vec<u8>, FetchError> {
+        let mut document = Vec::new();
+        loop {
+            match response.body.chunk().await {
+                Ok(None) => return Ok(document),
+                Ok(Some(piece)) if document.len() + piece.len() <= PAGE_BYTES_MAX => {
+                    document.extend_from_slice(&piece);
+                }
+                Ok(Some(_)) => return Err(self.wire.protocol("a listing of more than 8 MiB")),
+                Err(error) => {
+                    return Err(FetchError::Broken {
+                        origin: Arc::clone(&self.wire.name),
+                        source: Box::new(error),
+                    });
+                }
+            }
+        }
+    }
+
+    fn listing(&self, after: &str, keys: Option<&Keys>) -> Result<OutboundRequest, FetchError> {
+        let slash = if self.base.rsplit("//").next().is_some_and(|rest| rest.contains('/')) {
+            ""
+        } else {
+            "/"
+        };
+        let mut text = format!("{}{slash}?encoding-type=url&list-type=2", self.base);
+        if !after.is_empty() {
+            // A query, unlike a path, has its slashes encoded for the signature.
+            text = format!("{text}&start-after={}", encode_path(after).replace('/', "%2F"));
+        }
+        let wrong = |detail: String| self.wire.protocol(detail);
+        let uri: Uri = text.parse().map_err(|error| wrong(format!("no URL {text}: {error}")))?;
+        let mut fields = HeaderMap::new();
+        match keys {
+            None => {
+                for (name, value) in self.fields {
+                    fields.insert(*name, HeaderValue::from_static(value));
+                }
+            }
+            Some(keys) => {
+                let at = self.skew.now(&self.wire.clock).to_system_time();
+                let region = &self.region;
+                let what = Signable { method: "GET", uri: &uri, region, fields: self.fields, at };
+                let signed =
+                    signed_fields(what, keys).map_err(|error| FetchError::Credentials {
+                        origin: Arc::clone(&self.wire.name),
+                        code: "unusable".to_owned(),
+                        detail: error.to_string(),
+                    })?;
+                fields.extend(signed);
+            }
+        }
+        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        let request = Request::builder().method("GET").uri(uri).body(no_body());
+        let mut request = request.map_err(|error| wrong(format!("no listing: {error}")))?;
+        *request.headers_mut() = fields;
+        Ok(request)
+    }
+}
+
+fn parse(document: &[u8]) -> Result<Page, String> {
+    let listing: Listing = quick_xml::de::from_reader(document)
+        .map_err(|error| format!("a listing that cannot be read: {error}"))?;
+    // A service that knows no encoding says so, and writes the keys as they are.
+    let is_encoded = listing.encoding_type.as_deref() == Some("url");
+    let decoded = |Listed { key }| {
+        if !is_encoded {
+            return Ok(key);
+        }
+        let key = key.replace('+', " ");
+        let key = percent_decode_str(&key).decode_utf8();
+        key.map(std::borrow::Cow::into_owned).map_err(|_| "a key that is not UTF-8".to_owned())
+    };
+    let keys = listing.contents.into_iter().map(decoded).collect::<Result<Vec<_>, _>>()?;
+    if listing.is_truncated && keys.is_empty() {
+        return Err("a listing that says that there is more, and nothing of it".to_owned());
+    }
+    Ok(Page { keys, has_more: listing.is_truncated })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_read_and_its_keys_are_decoded() {
+        let page = parse(
+            b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult \
+              xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name><Prefix/>\
+              <KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType>\
+              <IsTruncated>true</IsTruncated><Contents><Key>a%2Bb+c</Key><Size>1</Size></Contents>\
+              <Contents><Key>nar/x</Key><ETag>&quot;e&quot;</ETag></Contents></ListBucketResult>",
+        );
+        let keys = vec!["a+b c".to_owned(), "nar/x".to_owned()];
+        assert_eq!(page, Ok(Page { keys, has_more: true }));
+        let empty = parse(b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>");
+        assert_eq!(empty, Ok(Page { keys: Vec::new(), has_more: false }));
+        let plain = b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a+%41</Key>\
+                      </Contents></ListBucketResult>";
+        assert_eq!(parse(plain).unwrap().keys, ["a+%41"]);
+    }
+
+    #[test]
+    fn what_is_no_page_is_never_the_end_of_a_listing() {
+        for document in [
+            &b""[..],
+            b"<html>busy</html>",
+            b"<ListBucketResult></ListBucketResult>",
+            b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+            b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key>",
+            b"<Error><Code>SlowDown</Code></Error>",
+        ] {
+            assert!(parse(document).is_err(), "{document:?}");
+        }
+    }
+}
