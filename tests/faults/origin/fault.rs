@@ -72,8 +72,7 @@ changed-tag        another entity tag on the same bytes, whatever the conditions
 flip[:N]           one bit of byte N is turned, the tag is the same; without N, anywhere
 replaced[:N]       one bit is turned, and the tag is another
 expired-token      400 with the error document ExpiredToken of S3
-time-too-skewed    403 with the error document RequestTimeTooSkewed, and a Date an hour ahead, by
-                   which the next signature may be dated
+time-too-skewed    403 RequestTimeTooSkewed, Date an hour ahead, until signatures are dated by it
 date-behind[:S]    Date is S seconds behind; without S, an hour
 date-ahead[:S]     Date is S seconds ahead; without S, an hour
 redirect           302 to another host
