@@ -243,13 +243,13 @@ async fn body_of(
 
 fn unauthorized(shared: &Shared, peer: IpAddr, problem: &AuthError) -> Response<Full<Bytes>> {
     let (reason, status) = match problem {
-        AuthError::Off => ("purge_off", StatusCode::FORBIDDEN),
-        AuthError::File { .. } => ("purge_token_file", StatusCode::INTERNAL_SERVER_ERROR),
-        AuthError::Wrong => ("purge_token", StatusCode::UNAUTHORIZED),
-        AuthError::TooMany => ("purge_token_guesses", StatusCode::TOO_MANY_REQUESTS),
+        AuthError::Off => ("admin_off", StatusCode::FORBIDDEN),
+        AuthError::File { .. } => ("admin_token_file", StatusCode::INTERNAL_SERVER_ERROR),
+        AuthError::Wrong => ("admin_token", StatusCode::UNAUTHORIZED),
+        AuthError::TooMany => ("admin_token_guesses", StatusCode::TOO_MANY_REQUESTS),
     };
     shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
-    tracing::warn!(%peer, %problem, "purge refused");
+    tracing::warn!(%peer, %problem, "a request to the admin listener was refused");
     let mut response = error(status, &problem.to_string());
     let headers = response.headers_mut();
     match problem {

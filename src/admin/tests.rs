@@ -178,7 +178,7 @@ async fn a_purge_needs_the_token() {
         assert!(text.contains("www-authenticate: Bearer\r\n"), "{text}");
     }
     assert!(office.purges.lock().is_empty());
-    let refused = office.metrics.requests_refused.with_label_values(&["purge_token"]);
+    let refused = office.metrics.requests_refused.with_label_values(&["admin_token"]);
     assert_eq!(refused.get(), 7);
     let text = office.purge("Authorization: Bearer s3cret\r\n", request).await;
     assert_eq!((status(&text), body(&text)), (200, "{\"purged\":7}\n"));

@@ -1,4 +1,4 @@
-//! The bearer token of the purge interface: read from its file for every request, so a changed
+//! The bearer token of purges and upload notices: read from its file for every request, so a changed
 //! file counts at once; compared in constant time; guesses are limited. A mutex held for one
 //! look-up, never across an await.
 
@@ -20,11 +20,13 @@ const WINDOW: Duration = Duration::from_mins(1);
 /// Addresses remembered for their guesses; beyond, the oldest are forgotten with all others.
 const ADDRESSES_MAX: usize = 1024;
 
-/// Why a request may not purge.
+/// Why a request may not purge, nor tell of uploads.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AuthError {
     /// No token file is configured.
-    #[error("purging is off; set admin.token_file to a file with a token, and reload")]
+    #[error(
+        "purges and upload notices are off; set admin.token_file to a file with a token, and reload"
+    )]
     Off,
     /// The token file cannot be read, or is empty.
     #[error("the token file cannot be used: {source}; write one line with a token into it")]
@@ -52,7 +54,7 @@ impl Tokens {
         Self { file, guesses: Mutex::default() }
     }
 
-    /// Whether a request from `address` with this `Authorization` may purge.
+    /// Whether a request from `address` with this `Authorization` may purge and tell of uploads.
     pub(super) async fn check(
         &self,
         address: IpAddr,

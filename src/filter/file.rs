@@ -1,8 +1,10 @@
 //! The form of a filter's file, version 1: read whole, compared with its checksum, and only then
 //! believed. Written once, by `build`; blocking.
 //!
-//!     "NARTHEX-FILTER\0\n"  4 bytes version  fingerprints of 256 parts  account  8 bytes length of
-//!     the account  8 bytes XXH3 of all before
+//! ```text
+//! "NARTHEX-FILTER\0\n"  4 bytes version  fingerprints of 256 parts  account  8 bytes length of
+//! the account  8 bytes XXH3 of all before
+//! ```
 //!
 //! Numbers are little-endian. The account says, as postcard, of which bucket and classes the file
 //! is, up to when it is complete, and the numbers of the parts.

@@ -2,9 +2,11 @@
 //! told, kept over restarts. One open file for each filter, locked against a second process;
 //! written behind the filter's lock; blocking.
 //!
-//!     "NARTHEX-UPLOADS\n"  4 bytes version  8 bytes floor  8 bytes hash of the bucket's name
-//!     8 bytes XXH3 of these, then records: 4 bytes kind (1 uploads, 2 spans), 4 bytes count,
-//!     16 bytes each (moment and hash of a key; begin and end of a span), 8 bytes XXH3 of these
+//! ```text
+//! "NARTHEX-UPLOADS\n"  4 bytes version  8 bytes floor  8 bytes hash of the bucket's name
+//! 8 bytes XXH3 of these, then records: 4 bytes kind (1 uploads, 2 spans), 4 bytes count,
+//! 16 bytes each (moment and hash of a key; begin and end of a span), 8 bytes XXH3 of these
+//! ```
 //!
 //! Numbers are little-endian, moments in milliseconds. Of several records of spans the last counts.
 //!

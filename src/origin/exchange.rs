@@ -252,7 +252,9 @@ impl FetchError {
             Self::Status { status, .. } => {
                 let is_lasting =
                     [StatusCode::LOOP_DETECTED, StatusCode::NOT_IMPLEMENTED].contains(status);
-                status.is_server_error() && !is_lasting
+                let is_trouble =
+                    status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
+                is_trouble && !is_lasting
             }
             Self::Credentials { .. }
             | Self::Protocol { .. }
