@@ -1,6 +1,6 @@
-//! The bearer token of purges and upload notices: read from its file for every request, so a changed
-//! file counts at once; compared in constant time; guesses are limited. A mutex held for one
-//! look-up, never across an await.
+//! The bearer token of purges and upload notices: read from its file for every request, so a
+//! changed file counts at once; compared in constant time; guesses are limited. A mutex held for
+//! one look-up, never across an await.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
