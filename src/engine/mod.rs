@@ -460,6 +460,7 @@ impl Engine {
             class: routed.target.class,
             cdn_loop: routed.passed.extended(&self.instance),
             asker,
+            reason: None,
         }
     }
 

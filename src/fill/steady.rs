@@ -385,6 +385,7 @@ impl Steady {
                 if_modified_since: None,
                 only: Some(position),
                 retries: Retries::None,
+                reason: None,
                 ..ask.clone()
             },
             Question::Page(sought) => {

@@ -4,7 +4,7 @@ use super::{Asker, FillError, Rejection, Upstream};
 use crate::config::Terms;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Ask, Method, Response, Retries};
+use crate::origin::{Ask, Method, Reason, Response, Retries};
 use crate::policy;
 use crate::policy::response::{Admission, Coding, Reply, Times, Verdict};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -27,6 +27,8 @@ pub struct Wanted {
     pub cdn_loop: HeaderValue,
     /// For whom.
     pub asker: Asker,
+    /// Why, where the request for it does not tell by itself.
+    pub reason: Option<Reason>,
 }
 
 /// A response that may be sent to a client.
@@ -67,7 +69,7 @@ impl Wanted {
             prefer: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
-            reason: None,
+            reason: self.reason,
         }
     }
 

@@ -96,6 +96,10 @@ pub enum Reason {
     Part,
     /// The rest of a body that broke off.
     Resume,
+    /// What nobody asked for of an object that is here in part.
+    Completion,
+    /// What was found damaged on disk.
+    Heal,
     /// Another request failed.
     Retry,
     /// Another request is slow.

@@ -271,6 +271,8 @@ impl Reason {
             Self::Revalidation => "revalidation",
             Self::Part => "part",
             Self::Resume => "resume",
+            Self::Completion => "completion",
+            Self::Heal => "heal",
             Self::Retry => "retry",
             Self::Hedge => "hedge",
             Self::Probe => "probe",

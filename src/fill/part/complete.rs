@@ -13,6 +13,7 @@ use crate::cache::PublishError;
 use crate::fill::leader::better_lifetime;
 use crate::fill::{FillError, Running};
 use crate::object::Meta;
+use crate::origin::Reason;
 use crate::store::Part;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -129,7 +130,8 @@ async fn fetch_missing(
             return Err(Completed::NotStored);
         }
         let Some(run) = part.claim(from, part.length()) else { continue };
-        let opened = Stretch::open(flight, &object.identity, run.start()..run.end()).await;
+        let (span, why) = (run.start()..run.end(), Some(Reason::Completion));
+        let opened = Stretch::open(flight, &object.identity, span, why).await;
         if object.bring(flight, run, opened, Purpose::Completion).await.is_err() {
             return Err(Completed::Failed);
         }

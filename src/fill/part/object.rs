@@ -170,7 +170,7 @@ impl Object {
             *self.failure.lock() = Some(Arc::new(FillError::NoRoom));
             return;
         };
-        let opened = Stretch::open(flight, &self.identity, run.start()..run.end()).await;
+        let opened = Stretch::open(flight, &self.identity, run.start()..run.end(), None).await;
         if self.bring(flight, run, opened, Purpose::Readers).await.is_ok() {
             complete::see_to(flight, self).await;
         }

@@ -211,7 +211,7 @@ impl PartReader {
             begun
         } else {
             let asked = self.next..self.end;
-            let opened = Stretch::open(&self.flight, &self.object.identity, asked).await;
+            let opened = Stretch::open(&self.flight, &self.object.identity, asked, None).await;
             Box::new(opened.map_err(Arc::new)?)
         };
         self.passing = Some(stretch);

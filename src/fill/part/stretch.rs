@@ -12,7 +12,7 @@ use crate::fill::patience::{Break, Patience};
 use crate::fill::steady::Checked;
 use crate::fill::{FillError, Rejection, Shared};
 use crate::object::Meta;
-use crate::origin::{Answer, FetchError, Response, ResponseBody};
+use crate::origin::{Answer, FetchError, Reason, Response, ResponseBody};
 use crate::policy::continuation::{self, Begun, ContinuationError, Tie};
 use crate::policy::response::Times;
 use crate::rfc::EntityTag;
@@ -133,8 +133,10 @@ impl Stretch {
         flight: &PartFlight,
         identity: &Arc<Identity>,
         asked: Range<u64>,
+        why: Option<Reason>,
     ) -> Result<Self, FillError> {
-        let response = ask_for(&flight.shared.cache, &flight.subject, (identity, &asked)).await?;
+        let cache = &flight.shared.cache;
+        let response = ask_for(cache, &flight.subject, (identity, &asked), why).await?;
         let times = Times { request: response.request_time, response: response.response_time };
         let told = Some(Told { headers: response.headers.clone(), times });
         Ok(Self { told, ..Self::of(flight, identity, response, asked) })
@@ -193,7 +195,7 @@ impl Stretch {
         let upstream = Arc::clone(self.subject.upstream());
         while let Some(until) = self.patience.next_round(&upstream.origins).await {
             let rest = self.next..self.end;
-            let asking = ask_for(&self.shared.cache, &self.subject, (&self.identity, &rest));
+            let asking = ask_for(&self.shared.cache, &self.subject, (&self.identity, &rest), None);
             let Ok(asked) = timeout_at(until, asking).await else { break };
             match asked {
                 Ok(response) => {
@@ -224,9 +226,9 @@ async fn ask_for(
     cache: &Cache,
     subject: &Subject,
     (identity, asked): (&Identity, &Range<u64>),
+    why: Option<Reason>,
 ) -> Result<Response, FillError> {
-    let same = identity.etag.as_ref();
-    match subject.fetch(cache, asked, identity.length, same).await? {
+    match subject.fetch(cache, asked, identity, why).await? {
         Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
             identity.check(asked, &response)?;
             Ok(response)

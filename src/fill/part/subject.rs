@@ -1,15 +1,15 @@
 //! What ranges are wanted of: an object of a binary cache, or a response of a generic site. How
 //! its origin is asked for a stretch of it, and what proves the whole. Values; no locks.
 
+use super::stretch::Identity;
 use crate::cache::Cache;
 use crate::fill::generic::{Rest, Sought};
 use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
 use crate::fill::{Upstream, Wanted};
 use crate::object::Key;
-use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Response};
+use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response};
 use crate::policy::response::Coding;
-use http::HeaderValue;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,14 +47,16 @@ impl Subject {
         }
     }
 
-    /// Asks for the bytes `asked` of `length`, of what still has the strong entity tag `same`.
+    /// Asks for the bytes `asked` of what is still the same, for the reason `why` where that is
+    /// another than that a reader wants them.
     pub(super) async fn fetch(
         &self,
         cache: &Cache,
         asked: &Range<u64>,
-        length: u64,
-        same: Option<&HeaderValue>,
+        identity: &Identity,
+        why: Option<Reason>,
     ) -> Result<Answer<Response>, FetchError> {
+        let (length, same) = (identity.length, identity.etag.as_ref());
         let wanted = match self {
             Self::Object(wanted) => wanted,
             Self::Page(sought) => {
@@ -64,7 +66,7 @@ impl Subject {
         };
         let if_match = same.cloned();
         let ask = sourced(cache, wanted, question(wanted, asked, Some(length))).await;
-        let ask = Ask { if_match, ..ask };
+        let ask = Ask { if_match, reason: why, ..ask };
         wanted.upstream.origins.fetch(&ask).await
     }
 

@@ -206,3 +206,23 @@ async fn readiness_names_what_is_wrong_and_stays_ready() {
     assert!(check.unwrap()["detail"].as_str().unwrap().contains("500"), "{report}");
     assert_eq!(edge.admin().get("/healthz").await.status, 200);
 }
+
+/// Why a request leaves is told also where nobody asked for it.
+#[tokio::test]
+async fn what_completes_a_part_is_counted_as_that() {
+    let origin = Origin::start().await;
+    let nar = noise(3, 3 << 20);
+    let path = path_of_nar(&nar, "nar.xz");
+    origin.say(&path, says(nar.clone()).etag("\"a\""));
+    let edge = Edge::before(&origin).await;
+    let range = ("range", "bytes=1048576-1048580");
+    edge.client().ask("GET", &path, &[range]).await.expect(206, "miss");
+    edge.until_idle().await;
+    edge.get(&path).await.expect(200, "hit_disk").with(&nar);
+    let labels =
+        |reason| format!("class=\"nar\",method=\"get\",origin=\"origin-0\",reason=\"{reason}\"");
+    for (reason, count) in [("part", 1), ("completion", 2), ("miss", 0)] {
+        let name = format!("narthex_origin_requests_by_reason_total{{{}}}", labels(reason));
+        assert_eq!(edge.metric(&name).await, count, "{reason}");
+    }
+}

@@ -66,4 +66,9 @@ async fn the_scrubber_heals(site: &str) {
     edge.get(&path).await.expect(200, "hit_disk").with(&nar);
     assert_eq!(origin.count(&path), 2);
     assert_eq!(edge.metric("narthex_damaged_objects_total{tier=\"disk\"}").await, 1);
+    if !site.contains("generic") {
+        let labels = "class=\"nar\",method=\"get\",origin=\"origin-0\",reason=\"heal\"";
+        let healing = format!("narthex_origin_requests_by_reason_total{{{labels}}}");
+        assert_eq!(edge.metric(&healing).await, 1);
+    }
 }
