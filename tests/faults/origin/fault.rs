@@ -61,7 +61,7 @@ cut[:N]            the connection is closed before byte N of the object; without
 reset[:N]          the same with a reset
 hang               the request is read, nothing is ever said
 stall[:N]          nothing comes any more from byte N of the object on
-drip[:N]           the first N bytes, else all, come one a second
+drip[:N]           the first N bytes of an object, else all, come one a second
 500, 503[:S] ...   this status, with Retry-After: S where given
 slow-down          503 with the error document SlowDown of S3
 shorter            a body of half the length, well framed
@@ -193,7 +193,9 @@ impl Fault {
                     reply.manner.hold_at = Some((at, Gate::default()));
                 }
             }
-            Self::Drip(bytes) => reply.manner.drip = bytes,
+            // Whoever does not wait for the body of an absence ends it after any number of bytes.
+            Self::Drip(bytes) if is_found(reply) => reply.manner.drip = bytes,
+            Self::Drip(_) => {}
             Self::Status { status, retry_after } => {
                 *reply = Reply::bare(status, format!("{status}\n"));
                 if let Some(seconds) = retry_after {

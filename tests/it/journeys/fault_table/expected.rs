@@ -218,7 +218,7 @@ pub(super) const ROWS: &[Row] = &[
         deadline: None,
         once: UNNOTICED,
         for_good: UNNOTICED,
-        bucket: Bucket::Nowhere(["404 absent; absent"; 2]),
+        bucket: Bucket::Same,
     },
     Row {
         name: "500",
