@@ -1,11 +1,13 @@
 //! Whether an origin is asked at all. One per origin, as long lived as it; the lock is held for a
 //! comparison. Asked and told by `upstream` around each request, and by `watch`, its prober.
 //!
-//!     closed --failures in a row--> open --its time is over--> half open: one probe
-//!       ^  ^                         ^  |                        |      |
-//!       |  +---- any answer ---------|--+                        |      |
-//!       |                            +------- fails: twice the time ----+
-//!       +------------------------- answers -------------------------+
+//! ```text
+//! closed --failures in a row--> open --its time is over--> half open: one probe
+//!   ^  ^                         ^  |                        |      |
+//!   |  +---- any answer ---------|--+                        |      |
+//!   |                            +------- fails: twice the time ----+
+//!   +------------------------- answers -------------------------+
+//! ```
 //!
 //! While it is open, requests fail at once: the next origin, or what is stored, serves without
 //! another deadline. An open breaker is a failure, never an absence, and it tells nobody's
