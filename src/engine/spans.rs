@@ -26,6 +26,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use rustix::fd::AsFd;
+use rustix::io::Errno;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -191,9 +192,10 @@ impl Spans {
             // Also where nothing went: the pages are there now, and nobody has compared them.
             file.doubt(first);
         }
-        let sent = result?;
+        // A disk that has failed since its pages were seen has sent nothing.
+        let sent = if result == Err(Errno::IO) { 0 } else { result? };
         if sent == 0 {
-            // The file ends here: whoever reads it says so, and goes on elsewhere.
+            // The file ends here, or fails: whoever reads it says so, and goes on elsewhere.
             file.doubt(first);
             return Ok(Sent::Missing(span.read(wanted)));
         }
