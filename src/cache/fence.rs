@@ -174,30 +174,16 @@ impl Raised {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::nix::Class;
-    use crate::object::{Lifetime, Proof, Variant};
-    use http::{HeaderMap, HeaderName, StatusCode};
+    use crate::cache::tests;
+    use crate::object::Variant;
+    use http::{HeaderName, StatusCode};
 
     fn key(path: &str) -> Key {
         Key::new("s", path, None)
     }
 
-    fn meta(key: &Key) -> Meta {
-        Meta {
-            key: key.clone(),
-            class: Class::Narinfo,
-            status: StatusCode::NOT_FOUND,
-            headers: HeaderMap::new(),
-            origin: "o".into(),
-            request_time: Timestamp::from_secs(0),
-            response_time: Timestamp::from_secs(0),
-            age_at_response: 0,
-            lifetime: Lifetime::Seconds(1),
-            is_invalidated: false,
-            proof: Proof::Parsed,
-            variant: Variant::default(),
-        }
+    fn absence(path: &str) -> Meta {
+        Meta { status: StatusCode::NOT_FOUND, ..tests::meta(&key(path)) }
     }
 
     #[test]
@@ -214,7 +200,6 @@ mod tests {
     fn an_absence_that_was_found_before_an_upload_is_not_published_after_it() {
         let fence = Fence::default();
         let before = fence.ticket();
-        let absence = |path: &str| meta(&key(path));
         fence.raise_uploads(&[key("/a"), key("/b")]);
         assert!(fence.leave_absent(before, &absence("/a")).is_none());
         assert!(fence.leave_absent(before, &absence("/c")).is_some());
@@ -235,8 +220,8 @@ mod tests {
         for number in 1..=UPLOADS_MAX {
             fence.raise_uploads(&[key(&format!("/{number}"))]);
         }
-        assert!(fence.leave_absent(before, &meta(&key("/other"))).is_none());
-        assert!(fence.leave_absent(early, &meta(&key("/other"))).is_some());
+        assert!(fence.leave_absent(before, &absence("/other")).is_none());
+        assert!(fence.leave_absent(early, &absence("/other")).is_some());
         assert!(!fence.is_raised_since(before, &key("/0")), "forgotten: joined as before");
         assert!(fence.is_raised_since(before, &key("/1")));
     }

@@ -16,7 +16,8 @@ fn key(number: usize) -> Key {
     Key::new("s", &format!("/{number}"), None)
 }
 
-fn meta(key: &Key) -> Meta {
+/// What a narinfo has that came a moment ago.
+pub(super) fn meta(key: &Key) -> Meta {
     Meta {
         key: key.clone(),
         class: Class::Narinfo,

@@ -138,8 +138,9 @@ impl Engine {
         }
         let begun = Begun::of_plain(request, now, connection, &self.log);
         out.extend_from_slice(STATUS_OK.as_bytes());
-        write_objects(&stored.meta.headers, &stored.meta.facts(), out);
-        write_own(&stored.meta.facts(), outcome, now, out);
+        let facts = stored.meta.facts();
+        write_objects(&stored.meta.headers, &facts, out);
+        write_own(&facts, outcome, now, out);
         if !stored.meta.headers.contains_key(header::DATE) {
             write_date(now, out);
         }

@@ -20,7 +20,7 @@
 //! So what tells a client that an answer is whole goes only when all before it was found right.
 
 use super::tail::Tail;
-use crate::store::{BodyFile, CHUNK_BYTES};
+use crate::store::{BodyFile, CHUNK_BYTES, RUN_BYTES};
 use bytes::Bytes;
 use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::Mutex;
@@ -42,8 +42,8 @@ const SPAN_BYTES_MAX: usize = 1 << 20;
 const _: () = assert!(SPAN_BYTES_MAX as u64 == CHUNK_BYTES);
 /// Bytes that are read at once where they cannot be sent by the kernel.
 const PIECE_BYTES: usize = 64 << 10;
-/// While more than this is left of an answer, what comes next is not its end.
-const END_BYTES: u64 = 2 * CHUNK_BYTES;
+/// The end of an answer is at least as many bytes, and begins where a run of pages does.
+const END_BYTES_MIN: u64 = RUN_BYTES / 4;
 /// Below this many bytes a copy costs less than the calls.
 const SPAN_BYTES_MIN: usize = 8 << 10;
 
@@ -63,7 +63,8 @@ struct Span {
     tail: Arc<Tail>,
     at: u64,
     left: usize,
-    care: Care,
+    /// Where in the file the end of the answer begins, from which on `Care::Exact` is taken.
+    end: u64,
     /// Whether nothing was waited for since its pages were found in the page cache.
     is_fresh: bool,
 }
@@ -78,9 +79,9 @@ enum Care {
 }
 
 impl Care {
-    /// How to take what comes next where so many bytes are left of an answer.
-    fn of(left: u64) -> Self {
-        if left > END_BYTES { Self::Lately } else { Self::Exact }
+    /// How to take what lies at `at` where the end of the answer begins at `end`.
+    fn of(at: u64, end: u64) -> Self {
+        if at < end { Self::Lately } else { Self::Exact }
     }
 
     fn is_cached(self, file: &BodyFile, at: u64, length: usize) -> bool {
@@ -94,7 +95,8 @@ impl Care {
 impl Span {
     fn is_ready(&mut self) -> bool {
         let file = self.tail.file();
-        let is_cached = |file: &Arc<BodyFile>| self.care.is_cached(file, self.at, self.left);
+        let care = Care::of(self.at, self.end);
+        let is_cached = |file: &Arc<BodyFile>| care.is_cached(file, self.at, self.left);
         // A chunk that was doubted since then is compared before any more of it goes.
         let is_fresh = |file: &Arc<BodyFile>| self.is_fresh && file.is_trusted(self.at);
         self.is_fresh = file.is_some_and(|file| is_fresh(file) || is_cached(file));
@@ -147,12 +149,12 @@ impl Spans {
     /// Queues what can be sent of the file from `at` on, where `left` bytes are left of an answer,
     /// and gives what stands for it; none where what comes next is to be read. Never blocks.
     pub(super) fn put(&self, tail: &Arc<Tail>, at: u64, left: u64) -> Option<Bytes> {
-        let care = Care::of(left);
+        let end = end_of(at.saturating_add(left));
         let left = left.min(CHUNK_BYTES - at % CHUNK_BYTES);
         let left = usize::try_from(left).unwrap_or(SPAN_BYTES_MAX);
         let slice = PLACEHOLDER.get(..left).filter(|slice| slice.len() >= SPAN_BYTES_MIN)?;
-        tail.file().filter(|file| care.is_cached(file, at, left))?;
-        let span = Span { tail: Arc::clone(tail), at, left, care, is_fresh: true };
+        tail.file().filter(|file| Care::of(at, end).is_cached(file, at, left))?;
+        let span = Span { tail: Arc::clone(tail), at, left, end, is_fresh: true };
         self.queue.lock().push_back(span);
         Some(Bytes::from_static(slice))
     }
@@ -180,7 +182,10 @@ impl Spans {
         let Some(span) = queue.front_mut() else {
             return Err(io::Error::other("a placeholder stands for nothing"));
         };
-        let wanted = span.left.min(max);
+        // The end goes by itself.
+        let before_end = usize::try_from(span.end.saturating_sub(span.at)).unwrap_or(usize::MAX);
+        let at_once = if before_end > 0 { before_end } else { usize::MAX };
+        let wanted = span.left.min(max).min(at_once);
         let is_ready = span.is_ready();
         let Some(file) = span.tail.file().filter(|_| is_ready).map(Arc::clone) else {
             return Ok(Sent::Missing(span.read(wanted)));
@@ -222,6 +227,12 @@ impl Spans {
     }
 }
 
+/// Where the end of an answer begins whose last byte is the one before `behind`.
+fn end_of(behind: u64) -> u64 {
+    let latest = behind.saturating_sub(END_BYTES_MIN);
+    latest - latest % RUN_BYTES
+}
+
 /// Whether this thread has read blocks from disks since the last call, or since it began: what it
 /// did meanwhile beside sending counts too, and costs a comparison for nothing then.
 fn has_read_blocks() -> bool {
@@ -238,11 +249,20 @@ mod tests {
 
     #[test]
     fn the_end_of_an_answer_is_asked_about_just_before_it_goes() {
-        for left in [1, CHUNK_BYTES, END_BYTES] {
-            assert_eq!(Care::of(left), Care::Exact);
-        }
-        for left in [END_BYTES + 1, u64::MAX] {
-            assert_eq!(Care::of(left), Care::Lately);
+        let kib = 1 << 10;
+        for (behind, end) in [
+            (1, 0),
+            (64 * kib, 0),
+            (80 * kib - 1, 0),
+            (80 * kib, 64 * kib),
+            (1024 * kib, 960 * kib),
+            (1025 * kib, 960 * kib),
+            (1040 * kib, 1024 * kib),
+        ] {
+            assert_eq!(end_of(behind), end, "{behind}");
+            assert_eq!(Care::of(behind - 1, end), Care::Exact);
+            assert_eq!(Care::of(end, end), Care::Exact);
+            assert_eq!(Care::of(end.saturating_sub(1), end) == Care::Lately, end > 0);
         }
     }
 

@@ -21,7 +21,7 @@ use crate::client::{OutboundRequest, no_body};
 use crate::config::{S3, S3Addressing};
 use crate::rfc::path::encode_path;
 use crate::tasks::Tasks;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -66,21 +66,29 @@ impl S3Origin {
         Ok(Self { wire, base, region, fields, keys, skew, is_bucket_seen: AtomicBool::new(false) })
     }
 
-    /// Asks once; a second time where the clock was corrected, and where the keys were refused and
-    /// there are others by now.
+    /// Asks for `ask`.
     pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+        self.with_keys(|keys| async move { self.ask_with(ask, keys.as_deref()).await }).await
+    }
+
+    /// Asks once, by `asked`; a second time where the clock was corrected, and where the keys were
+    /// refused and there are others by now.
+    async fn with_keys<T, F>(&self, asked: impl Fn(Option<Arc<Keys>>) -> F) -> Result<T, FetchError>
+    where
+        F: Future<Output = Result<T, FetchError>>,
+    {
         let keys = self.keys.keys().await?;
         let offset = self.skew.millis();
-        let mut answer = self.ask_with(ask, keys.as_deref()).await;
+        let mut answer = asked(keys.clone()).await;
         let Some(used) = keys else { return answer };
         if is_refused_for(&answer, is_of_the_clock) && self.skew.millis() != offset {
-            answer = self.ask_with(ask, Some(&used)).await;
+            answer = asked(Some(Arc::clone(&used))).await;
         }
         if !is_refused_for(&answer, is_of_the_keys) {
             return answer;
         }
         match self.keys.other_than(&used).await {
-            Some(others) => self.ask_with(ask, Some(&others)).await,
+            Some(others) => asked(Some(others)).await,
             None => answer,
         }
     }
@@ -122,12 +130,20 @@ impl S3Origin {
 
     /// The request for the key that is `ask`'s path without its leading slash.
     fn request(&self, ask: &Ask, keys: Option<&Keys>) -> Result<OutboundRequest, FetchError> {
-        let path = encode_path(&ask.path);
-        let uri: Uri = format!("{}{path}", self.base)
-            .parse()
-            .map_err(|error| self.wire.protocol(format!("no URL for {path}: {error}")))?;
-        let method = method_name(ask.method);
-        let mut fields = ask_fields(ask);
+        let url = format!("{}{}", self.base, encode_path(&ask.path));
+        self.signed(method_name(ask.method), &url, ask_fields(ask), keys)
+    }
+
+    /// A request with `fields` and those that every request has, signed where there are `keys`.
+    fn signed(
+        &self,
+        method: &'static str,
+        url: &str,
+        mut fields: HeaderMap,
+        keys: Option<&Keys>,
+    ) -> Result<OutboundRequest, FetchError> {
+        let uri: Uri =
+            url.parse().map_err(|error| self.wire.protocol(format!("no URL: {url}: {error}")))?;
         fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         match keys {
             None => {
@@ -156,7 +172,7 @@ impl S3Origin {
             .method(method)
             .uri(uri)
             .body(no_body())
-            .map_err(|error| self.wire.protocol(format!("no request for {path}: {error}")))?;
+            .map_err(|error| self.wire.protocol(format!("no request for {url}: {error}")))?;
         *request.headers_mut() = fields;
         Ok(request)
     }

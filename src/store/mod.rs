@@ -100,7 +100,7 @@ pub use growing::{Follower, Growing};
 pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
 pub use pending::{Closed, Pending, Sealed};
-pub use read::{BodyFile, Stored, StoredBody};
+pub use read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use rebuild::RebuildError;
 pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};
 pub use scope::Scope;

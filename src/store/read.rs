@@ -25,7 +25,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Bytes of an aligned run of pages, of which a question about many looks at one: such a run is
 /// written, read and let go as one by the file systems that matter.
-const RUN_BYTES: usize = 64 * 1024;
+pub const RUN_BYTES: u64 = 64 * 1024;
 
 /// An object found in the store.
 #[derive(Debug, Clone)]
@@ -326,9 +326,8 @@ fn overlap(piece: &[u8], at: u64, offset: u64, max: usize) -> &[u8] {
 /// `length`, how many they are, is never 0.
 fn runs(offset: u64, length: u64) -> impl Iterator<Item = u64> {
     let end = offset.saturating_add(length);
-    let run = RUN_BYTES as u64;
-    let starts = (offset - offset % run..end).step_by(RUN_BYTES);
-    starts.map(move |start| start.saturating_add(run).min(end) - 1)
+    let starts = (offset / RUN_BYTES..end.div_ceil(RUN_BYTES)).map(|run| run * RUN_BYTES);
+    starts.map(move |start| start.saturating_add(RUN_BYTES).min(end) - 1)
 }
 
 /// At most `max`, and not past the end of the chunk that holds `offset`.

@@ -2,17 +2,15 @@
 //! asked for by the last key before them, so a listing goes on after any failure, and stretches
 //! of the keys can be listed at once. No locks.
 
-use super::{S3Origin, is_of_the_clock, is_of_the_keys, is_refused_for};
-use crate::client::{OutboundRequest, no_body};
+use super::{S3Origin, is_of_the_clock};
+use crate::client::OutboundRequest;
 use crate::nix::Class;
 use crate::origin::exchange::{FetchError, Method, Purpose, Reason};
 use crate::origin::key_source::Keys;
 use crate::origin::response::Response;
-use crate::origin::sign::{Signable, signed_fields};
 use crate::origin::verdict::{Dialect, Verdict, by_fault};
-use crate::origin::wire::USER_AGENT;
 use crate::rfc::path::encode_path;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -45,23 +43,9 @@ struct Listed {
 }
 
 impl S3Origin {
-    /// The keys behind `after`, as many as one page has. Asks a second time where the clock was
-    /// corrected, and where the keys of the signature were refused and there are others by now.
+    /// The keys behind `after`, as many as one page has.
     pub(in crate::origin) async fn page(&self, after: &str) -> Result<Page, FetchError> {
-        let keys = self.keys.keys().await?;
-        let offset = self.skew.millis();
-        let mut page = self.page_with(after, keys.as_deref()).await;
-        let Some(used) = keys else { return page };
-        if is_refused_for(&page, is_of_the_clock) && self.skew.millis() != offset {
-            page = self.page_with(after, Some(&used)).await;
-        }
-        if !is_refused_for(&page, is_of_the_keys) {
-            return page;
-        }
-        match self.keys.other_than(&used).await {
-            Some(others) => self.page_with(after, Some(&others)).await,
-            None => page,
-        }
+        self.with_keys(|keys| async move { self.page_with(after, keys.as_deref()).await }).await
     }
 
     async fn page_with(&self, after: &str, keys: Option<&Keys>) -> Result<Page, FetchError> {
@@ -134,33 +118,7 @@ impl S3Origin {
             // A query, unlike a path, has its slashes encoded for the signature.
             text = format!("{text}&start-after={}", encode_path(after).replace('/', "%2F"));
         }
-        let wrong = |detail: String| self.wire.protocol(detail);
-        let uri: Uri = text.parse().map_err(|error| wrong(format!("no URL {text}: {error}")))?;
-        let mut fields = HeaderMap::new();
-        match keys {
-            None => {
-                for (name, value) in self.fields {
-                    fields.insert(*name, HeaderValue::from_static(value));
-                }
-            }
-            Some(keys) => {
-                let at = self.skew.now(&self.wire.clock).to_system_time();
-                let region = &self.region;
-                let what = Signable { method: "GET", uri: &uri, region, fields: self.fields, at };
-                let signed =
-                    signed_fields(what, keys).map_err(|error| FetchError::Credentials {
-                        origin: Arc::clone(&self.wire.name),
-                        code: "unusable".to_owned(),
-                        detail: error.to_string(),
-                    })?;
-                fields.extend(signed);
-            }
-        }
-        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        let request = Request::builder().method("GET").uri(uri).body(no_body());
-        let mut request = request.map_err(|error| wrong(format!("no listing: {error}")))?;
-        *request.headers_mut() = fields;
-        Ok(request)
+        self.signed("GET", &text, HeaderMap::new(), keys)
     }
 }
 
