@@ -12,7 +12,7 @@ use crate::object::{Insertion, KeyHash, Meta, Sha256};
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use rustix::fs::Advice;
-use rustix::io::ReadWriteFlags;
+use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
@@ -340,15 +340,22 @@ fn within_chunk(offset: u64, max: usize) -> usize {
 /// or fails.
 fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> Option<usize> {
     let slices = &mut [IoSliceMut::new(buffer)];
-    let read = rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT);
-    read.ok().filter(|&read| read > 0)
+    let read = match rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT) {
+        Err(Errno::OPNOTSUPP) if is_in_memory(file) => file.read_at(buffer, offset).ok(),
+        read => read.ok(),
+    };
+    read.filter(|&read| read > 0)
 }
 
 /// Whether the page that holds `offset` can be read without waiting.
 fn is_page_cached(file: &File, offset: u64) -> bool {
-    let mut byte = [0];
-    let slices = &mut [IoSliceMut::new(&mut byte)];
-    matches!(rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT), Ok(1))
+    read_now(file, offset, &mut [0]) == Some(1)
+}
+
+/// Whether a file is one of a `tmpfs`, which knows no reads without waiting, and where none waits.
+fn is_in_memory(file: &File) -> bool {
+    // TMPFS_MAGIC of linux/magic.h.
+    rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == 0x0102_1994)
 }
 
 /// Fills a part of `buffer`, at least a byte; how many. Blocking. The end of the file is an error.
@@ -365,6 +372,22 @@ fn read_some(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_memory_is_read_without_waiting() {
+        let Ok(memory) = tempfile::tempfile_in("/dev/shm") else {
+            assert!(std::env::var_os("CI").is_none(), "CI has /dev/shm");
+            eprintln!("left out: no /dev/shm");
+            return;
+        };
+        memory.write_all_at(b"narthex", 0).unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(read_now(&memory, 3, &mut buffer), Some(4));
+        assert_eq!(&buffer[..4], b"thex");
+        assert!(is_page_cached(&memory, 6) && !is_page_cached(&memory, 7));
+        let elsewhere = File::open("/proc/self/exe").unwrap();
+        assert!(is_in_memory(&memory) && !is_in_memory(&elsewhere));
+    }
 
     #[test]
     fn a_page_of_each_run_is_looked_at_and_no_page_outside() {
