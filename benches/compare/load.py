@@ -1,5 +1,5 @@
-"""Load by wrk (HTTP/1.1) and h2load (HTTP/2, or at a fixed rate), and what both counted in one form: requests, bytes,
-seconds, share of answers with another status than 200, and percentiles of latency in ms."""
+"""Load by wrk (HTTP/1.1), h2load (HTTP/2, or at a fixed rate) and reader.c (clients on slow lines), and what they counted in
+one form: requests, bytes, seconds, share of answers with another status than 200, and percentiles of latency in ms."""
 
 import json
 import os
@@ -86,6 +86,18 @@ def counted_by_wrk(server, output):
     return Count(counted["requests"], counted["bytes"], counted["microseconds"] / 1e6,
                  counted["statuses"] / counted["requests"],
                  {name: counted[name] / 1e3 for name, _ in PERCENTILES})
+
+
+def read_by_lines(server, paths_file, connections, line, seconds, folder):
+    """Clients that take `line` bytes a second each; where a server falls behind, the rate tells. The
+    latencies are those of first bytes."""
+    command = [folder / "reader", server.port, paths_file, connections, line, seconds]
+    output = outcome(start(command, folder), seconds)
+    answers, moved, spent, *waits = [float(word) for word in re.findall(r"[\d.]+", output)]
+    if moved < 1 << 20:
+        raise Fault(f"{server.name}: next to nothing came within {seconds} s:\n{output}")
+    return Count(int(answers), int(moved), spent, 0.0,
+                 {name: wait / 1e3 for (name, _), wait in zip(PERCENTILES, waits)})
 
 
 def h2load(server, paths_file, connections, streams, seconds, folder):

@@ -15,7 +15,8 @@ COLOURS = {"narthex": "#d9730d", "floor": "#8a8f98"}
 PEER_COLOUR, TEXT, AXIS = "#5b8dc9", "#7d858e", "#9aa1a9"
 LEFT = [("narinfos", ["narinfo", "narinfo-404", "narinfo-h2"]),
         ("from an empty cache", ["nar-cold", "nar-cold-1G", "closure-cold"])]
-RIGHT = [("NARs, plain HTTP/1.1", ["nar-64K", "nar-1M", "nar-64M", "upgrade"]),
+RIGHT = [("NARs, plain HTTP/1.1", ["nar-64K", "nar-1M", "nar-64M", "upgrade",
+                                   "nar-1M-lines", "nar-64M-lines"]),
          ("NARs over TLS", ["nar-64M-tls", "nar-64M-h2"])]
 TITLES = {
     "narinfo": "narinfo, HTTP/1.1",
@@ -24,6 +25,8 @@ TITLES = {
     "nar-64K": "NAR of 64 KiB",
     "nar-1M": "NAR of 1 MiB",
     "nar-64M": "NAR of 64 MiB",
+    "nar-1M-lines": "NAR of 1 MiB, 40 clients at 200 Mbit/s",
+    "nar-64M-lines": "NAR of 64 MiB, 40 clients at 200 Mbit/s",
     "upgrade": "requests of system upgrades, mixed",
     "nar-64M-tls": "NAR of 64 MiB, HTTP/1.1",
     "nar-64M-h2": "NAR of 64 MiB, HTTP/2, 100 streams",

@@ -18,6 +18,7 @@ def figures(work, samples):
     for name, taken in samples.items():
         servers[name] = {
             "cpu": summary([sample.cpu for sample in taken]),
+            "cpu_of_both": summary([sample.cpu_of_both for sample in taken]),
             "rate": summary([sample.rate for sample in taken]),
             "latency_ms": {key: statistics.median(sample.latencies[key] for sample in taken)
                            for key, _ in PERCENTILES
@@ -42,7 +43,7 @@ def digits(value):
 def show_work(name, row, everybody):
     """Prints the block of one work."""
     print(f"\n{name}: CPU in {row['cpu_unit']}, rate in {row['rate_unit']}, latency in ms")
-    print(f"  {'':15}{'CPU':>8}  {'(min-max)':17}{'rate':>9}"
+    print(f"  {'':15}{'CPU':>8}  {'(min-max)':17}{'both':>8}{'rate':>9}"
           + "".join(f"{key:>9}" for key, _ in PERCENTILES) + f"{'narthex/it':>12}")
     for server in everybody:
         found = row["servers"].get(server)
@@ -55,6 +56,7 @@ def show_work(name, row, everybody):
                         for key, _ in PERCENTILES)
         ratio = f"{found['narthex_ratio']:>12.2f}" if "narthex_ratio" in found else ""
         print(f"  {server:15}{digits(cpu['median']):>8}  {spread:17}"
+              f"{digits(found['cpu_of_both']['median']):>8}"
               f"{digits(found['rate']['median']):>9}{waits}{ratio}".rstrip())
 
 

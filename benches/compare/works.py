@@ -1,14 +1,15 @@
 """The work kinds with everything stored: warming, checking, and one round of load."""
 
 import itertools
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
 
 from client import Connection, Fault, fetch_all, tls_context
-from load import h2load, h2load_paced, wrk
+from load import h2load, h2load_paced, read_by_lines, wrk
 from objects import ABSENT_KEYS, UPGRADE_ABSENT, upgrade_order, zipf_order
-from peers import program
+from peers import HERE, needed, program
 
 GIB = 1 << 30
 WARM_CONNECTIONS = 16
@@ -19,13 +20,15 @@ MISSES_MAX = 3  # in a load, of what is stored: told, and no fault yet
 class Work:
     """A kind of load. `unit` is what the processor time is for: a request (us) or a GiB (s).
     `streams` is 0 for HTTP/1.1. `failed_share` is the share of answers that must be 404. `rate` is
-    how often a second each connection asks, 0 for as often as it can."""
+    how often a second each connection asks, 0 for as often as it can; `line` is how many bytes a
+    second each connection takes, 0 for as many as come."""
     name: str
     unit: str
     connections: int
     tls: bool = False
     streams: int = 0
     rate: int = 0
+    line: int = 0
     paths: str = ""
     failed_share: float = 0.0
     has_floor: bool = True
@@ -35,11 +38,14 @@ class Work:
         return self.paths or self.name
 
 
+LINE = 25_000_000  # bytes a second: 200 Mbit/s
 # As fast as it can, the latency is that of a queue, and the server that answers most has the most
 # to do with the cores that it shares with its client; `narinfo-paced` is a quarter to a half of
 # what the slowest peer does, the same for all.
 # Eight clients with 25 look-ups under way each are what Nix does over HTTP/2; one connection
-# with 100 streams is the most that it has under way.
+# with 100 streams is the most that it has under way. Clients on lines of their own take the same from
+# every server that keeps up: otherwise who is faster makes the reader faster, and over loopback pays
+# for more of its packets.
 WORKS = [
     Work("narinfo", "request", 32),
     Work("narinfo-paced", "request", 128, rate=32, paths="narinfo"),
@@ -47,6 +53,8 @@ WORKS = [
     Work("nar-64K", "request", 32),
     Work("nar-1M", "GiB", 8),
     Work("nar-64M", "GiB", 4),
+    Work("nar-1M-lines", "GiB", 40, line=LINE, paths="nar-1M"),
+    Work("nar-64M-lines", "GiB", 40, line=LINE, paths="nar-64M"),
     Work("upgrade", "GiB", 16, failed_share=0.3),
     Work("narinfo-h2", "request", 8, tls=True, streams=25, paths="narinfo", has_floor=False),
     Work("nar-64M-tls", "GiB", 4, tls=True, paths="nar-64M", has_floor=False),
@@ -56,11 +64,18 @@ WORKS = [
 
 @dataclass
 class Sample:
-    """One server's figures in one round: processor time for each unit, units a second,
-    latencies in ms."""
+    """One server's figures in one round: processor time for each unit, that of the server and its
+    clients together, units a second, latencies in ms."""
     cpu: float
+    cpu_of_both: float
     rate: float
     latencies: dict
+
+
+def cpu_of_ended_children():
+    """Seconds of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class Field:
@@ -73,6 +88,9 @@ class Field:
             self.orders["narinfo"] = zipf_order(objects.narinfos)
         for name, paths in self.orders.items():
             self.write(name, paths)
+        if any(work.line for work in works):
+            subprocess.run([needed("cc"), "-O2", "-o", lab.folder / "reader", HERE / "reader.c"],
+                           check=True)
 
     def write(self, name, paths):
         (self.lab.folder / f"{name}.paths").write_text("".join(path + "\n" for path in paths))
@@ -147,7 +165,11 @@ class Field:
         fetch_all(server.port, absent, WARM_CONNECTIONS, check)
         paths_file = self.lab.folder / f"{work.paths_name}.paths"
         asked, before = self.lab.origin_requests(), server.cpu()
-        if work.rate:
+        clients_before = cpu_of_ended_children()
+        if work.line:
+            count = read_by_lines(server, paths_file, work.connections, work.line, seconds,
+                                  self.lab.folder)
+        elif work.rate:
             count = h2load_paced(server, paths_file, work.connections, work.rate, seconds,
                                  self.lab.folder)
         elif work.streams:
@@ -156,6 +178,7 @@ class Field:
         else:
             count = wrk(server, paths_file, work.connections, seconds, self.lab.folder, work.tls)
         spent = server.cpu_since(before)
+        of_both = spent + cpu_of_ended_children() - clients_before
         asked = self.lab.origin_requests() - asked - 1
         if asked:
             finding = f"{server.name}: {work.name}: {asked} requests went on to the origin"
@@ -166,9 +189,11 @@ class Field:
             raise Fault(f"{server.name}: {work.name}: {count.failed_share:.3f} of the answers "
                         "have a status of 400 or more")
         if work.unit == "request":
-            return Sample(spent * 1e6 / count.requests, count.requests / count.seconds,
+            each = 1e6 / count.requests
+            return Sample(spent * each, of_both * each, count.requests / count.seconds,
                           count.latencies)
-        return Sample(spent * GIB / count.bytes, count.bytes / GIB / count.seconds,
+        each = GIB / count.bytes
+        return Sample(spent * each, of_both * each, count.bytes / GIB / count.seconds,
                       count.latencies)
 
     def round(self, number, seconds, samples):
