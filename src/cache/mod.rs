@@ -5,7 +5,7 @@
 mod fence;
 mod parts;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod variants;
 
 pub use crate::store::Scope;

@@ -17,7 +17,7 @@ fn key(number: usize) -> Key {
 }
 
 /// What a narinfo has that came a moment ago.
-pub(super) fn meta(key: &Key) -> Meta {
+pub(crate) fn meta(key: &Key) -> Meta {
     Meta {
         key: key.clone(),
         class: Class::Narinfo,

@@ -246,6 +246,13 @@ fn has_read_blocks() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::tests::meta;
+    use crate::config::Disk;
+    use crate::metrics::Metrics;
+    use crate::object::Key;
+    use crate::store::{Disks, StoredBody};
+    use crate::tasks::Tasks;
+    use std::io::Read as _;
 
     #[test]
     fn the_end_of_an_answer_is_asked_about_just_before_it_goes() {
@@ -264,6 +271,31 @@ mod tests {
             assert_eq!(Care::of(end, end), Care::Exact);
             assert_eq!(Care::of(end.saturating_sub(1), end) == Care::Lately, end > 0);
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_answer_goes_by_itself() {
+        let place = tempfile::tempdir().unwrap();
+        let disk = Disk::unscrubbed(place.path().to_owned(), 64 << 20);
+        let store = Disks::open(&[disk], Metrics::new().unwrap(), Tasks::new()).unwrap();
+        let body = (0..128_u32 << 10).map(|at| at.to_le_bytes()[1]).collect::<Bytes>();
+        let key = Key::new("s", "/nar/x.nar", None);
+        let mut pending = store.begin(&key, Some(body.len() as u64)).await.unwrap();
+        pending.append(body.clone()).await.unwrap();
+        let stored = pending.seal().await.unwrap().commit(meta(&key), None).unwrap();
+        let StoredBody::File(file) = stored.body else { panic!("a small body") };
+        let spans = Spans::new(IntCounter::new("sent", "sent").unwrap());
+        let slice = spans.put(&Tail::new(file, None), 0, body.len() as u64).unwrap();
+        assert_eq!(slice.len(), body.len(), "all of it is one range");
+        let (socket, mut client) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut got = vec![0; body.len()];
+        for half in got.chunks_mut(64 << 10) {
+            let sent = spans.send(&socket, body.len()).unwrap();
+            assert!(matches!(sent, Sent::Bytes(bytes) if bytes == half.len()), "{sent:?}");
+            client.read_exact(half).unwrap();
+        }
+        assert_eq!(got, body);
+        assert!(!spans.is_ready(), "nothing is left");
     }
 
     #[test]

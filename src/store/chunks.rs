@@ -32,7 +32,8 @@
 //! bytes of a body that `sendfile` fetches because their page left the cache between the question
 //! and the call (that it did is seen afterwards, and the chunk doubted and compared); a page that
 //! `sendfile` waited for while another call fetched it, which doubts it a moment too late; one that
-//! left the cache half written, and that the kernel fetched again to write the other half.
+//! left the cache half written, and that the kernel fetched again to write the other half; on a
+//! `tmpfs`, which is memory, pages that were swapped out and in.
 //! The scrubber reads past the cache, and so finds what is wrong on the disk in any case.
 //!
 //! A body is remembered for a while after its last reader has gone, so that it need not be compared

@@ -352,7 +352,8 @@ fn is_page_cached(file: &File, offset: u64) -> bool {
     read_now(file, offset, &mut [0]) == Some(1)
 }
 
-/// Whether a file is one of a `tmpfs`, which knows no reads without waiting, and where none waits.
+/// Whether a file is one of a `tmpfs`, which knows no reads without waiting, and where none waits
+/// but for what was swapped out.
 fn is_in_memory(file: &File) -> bool {
     // TMPFS_MAGIC of linux/magic.h.
     rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == 0x0102_1994)
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!(read_now(&memory, 3, &mut buffer), Some(4));
         assert_eq!(&buffer[..4], b"thex");
         assert!(is_page_cached(&memory, 6) && !is_page_cached(&memory, 7));
-        let elsewhere = File::open("/proc/self/exe").unwrap();
+        let elsewhere = File::open("/proc/self/status").unwrap();
         assert!(is_in_memory(&memory) && !is_in_memory(&elsewhere));
     }
 
