@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -445,7 +446,8 @@ where
                     // What has begun of a request reaches it first.
                     self.watch.wind_down();
                     let deadline = self.shared.server.timeouts.drain;
-                    drain = Some(Box::pin(tokio::time::sleep(deadline)));
+                    // What was just written must not use up the share of the one that ends it.
+                    drain = Some(Box::pin(unconstrained(tokio::time::sleep(deadline))));
                     continue;
                 };
                 return drain.as_mut().poll(cx).map(|()| Ended::Drained);

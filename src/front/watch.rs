@@ -2,11 +2,12 @@
 //! socket, its requests and its task; a mutex held for a few instructions, never across an await.
 
 use parking_lot::Mutex;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 /// Socket writes of fewer bytes are no sign of a reader: they are acknowledgements of HTTP/2
@@ -428,7 +429,8 @@ impl Watchdog {
             if self.has_not_fired(cx, stands) {
                 return Poll::Pending;
             }
-            if self.sleep.as_mut().poll(cx).is_pending() {
+            // A connection that never waits would otherwise use up the timer's share of each poll.
+            if pin!(unconstrained(self.sleep.as_mut())).poll(cx).is_pending() {
                 self.wakes = Some(cx.waker().clone());
                 return Poll::Pending;
             }

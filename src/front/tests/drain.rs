@@ -34,7 +34,7 @@ async fn what_the_drain_cannot_finish_is_reset() {
     let mut server = server();
     server.timeouts.drain = Duration::from_millis(50);
     let edge = Edge::start(&server);
-    let mut client = edge.send("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let mut client = edge.send("GET /greedy HTTP/1.1\r\nHost: h\r\n\r\n").await;
     until(&mut client, "xxxx").await;
     let tasks = edge.tasks.clone();
     let drained = tokio::spawn(async move { tasks.drain(LONG).await });

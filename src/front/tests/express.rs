@@ -334,7 +334,7 @@ async fn a_body_of_the_short_way_that_outlasts_the_drain_is_reset() {
     let mut server = server();
     server.timeouts.drain = Duration::from_millis(50);
     let edge = Edge::start(&server);
-    let mut client = edge.send(get("/carried/endless", "", "").request).await;
+    let mut client = edge.send(get("/carried/greedy", "", "").request).await;
     until(&mut client, "xxxx").await;
     let tasks = edge.tasks.clone();
     let drained = tokio::spawn(async move { tasks.drain(Duration::from_secs(30)).await });

@@ -16,12 +16,15 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::consume_budget;
 use tokio::time::timeout;
 
 pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -268,6 +271,12 @@ fn streamed(path: &str, connection: &Arc<Connection>) -> Option<TestBody> {
     let cut = Arc::clone(connection);
     Some(match path {
         "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 16_384])))),
+        // Each piece takes the task's whole share, as a client does that reads all at once.
+        "/greedy" => pieces(stream::poll_fn(|cx| {
+            let takes_all = (0..1_000).any(|_| pin!(consume_budget()).poll(cx).is_pending());
+            assert!(takes_all, "no task of the runtime's");
+            Poll::Ready(Some(Ok(Bytes::from_static(b"xxxx"))))
+        })),
         // Two pieces of a body, then the rest cannot be had.
         "/cut" => pieces(stream::iter(0..3).map_step(move |step| match step {
             0 | 1 => Ok(Bytes::from_static(b"piece")),
