@@ -262,7 +262,7 @@ const ORDERED_OBJECTS: Definition = define(
 );
 const INDEX_MEMORY_BYTES: Definition = define(
     "narthex_index_memory_bytes",
-    "Memory of the disk tier's index: the eviction order, its store's cache, what is unwritten.",
+    "Memory of the disk tier's index: its order, known keys, its store's cache, what is unwritten.",
     &["part"],
 );
 const STORED_PAYLOAD_BYTES: Definition = define(

@@ -274,7 +274,9 @@ impl Cache {
             let _leave = self.fence.leave_absent(ticket, &meta).ok_or(PublishError::Purged)?;
             self.memory.put_absent(&meta.key, &Arc::new(Hot::new(&meta, b"")));
         }
-        self.on_disk(move |store| store.remove(&meta.key)).await;
+        if !self.store.as_ref().is_some_and(|store| store.lack(&meta.key)) {
+            self.on_disk(move |store| store.remove(&meta.key)).await;
+        }
         Ok(())
     }
 
@@ -449,6 +451,7 @@ impl Cache {
         if let Some(memory) = self.store.as_ref().map(Disks::memory) {
             let parts = [
                 ("order", memory.order_bytes),
+                ("keys", memory.keys_bytes),
                 ("cache", memory.cache_bytes),
                 ("unwritten", memory.unwritten_bytes),
             ];

@@ -1,6 +1,6 @@
 //! What a purge leaves behind while look-ups go on.
 
-use super::{Cache, Scope};
+use super::{Cache, Hit, Scope};
 use crate::clock::Timestamp;
 use crate::config::{Disk, Memory as MemorySettings};
 use crate::memory::Memory;
@@ -10,7 +10,10 @@ use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::store::Disks;
 use crate::tasks::Tasks;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
+use std::time::Duration;
 
 fn key(number: usize) -> Key {
     Key::new("s", &format!("/{number}"), None)
@@ -84,7 +87,7 @@ async fn what_is_served_from_memory_stays_on_disk() {
         publish(&cache, number).await;
     }
     for number in 0..10 {
-        assert!(matches!(cache.peek(key(number).as_str()), Some(super::Hit::Memory(_))));
+        assert!(matches!(cache.peek(key(number).as_str()), Some(Hit::Memory(_))));
     }
     for number in 40..150 {
         publish(&cache, number).await;
@@ -100,4 +103,33 @@ async fn what_is_served_from_memory_stays_on_disk() {
     assert!(metrics.evictions.with_label_values(&["disk", "size"]).get() > 50);
     cache.report(&metrics);
     assert!(metrics.index_memory_bytes.with_label_values(&["order"]).get() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_takes_no_thread() {
+    let place = tempfile::tempdir().unwrap();
+    let (cache, _metrics) = cache_on(place.path(), 64 << 20);
+    let store = cache.store().unwrap();
+    let (there, absent) = (meta(&key(1)), meta(&key(2)));
+    for _ in 0..1_000 {
+        if store.lack(&absent.key) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(cache.lookup(&absent.key).now_or_never().unwrap().is_none());
+    assert!(store.part(&absent.key).now_or_never().unwrap().is_none());
+    let remembering = cache.publish_absent(cache.ticket(), Arc::new(absent.clone()));
+    assert!(remembering.now_or_never().unwrap().is_ok());
+    assert!(matches!(cache.peek(absent.key.as_str()), Some(Hit::Absent(_))));
+
+    // The first asks the file system how much room there is.
+    let begun = (0..1_000).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        cache.begin(&there.key, Some(1)).now_or_never()
+    });
+    assert!(begun.unwrap().is_some());
+    let body = Bytes::from_static(b"x");
+    cache.publish_small(cache.ticket(), there.clone(), body, None).await.unwrap();
+    assert!(!store.lack(&there.key) && store.get(&there.key).await.is_some());
 }

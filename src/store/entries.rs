@@ -107,9 +107,9 @@ impl Audit<'_> {
         let mut next = 0;
         loop {
             let page = self.store.index.access().open()?.order_page(next, PLACES)?;
-            let Some(last) = page.last() else { break };
+            let Some((last, _)) = page.last() else { break };
             next = last.sequence.saturating_add(1);
-            for entry in page {
+            for (entry, _) in page {
                 self.place(entry.sequence)?;
             }
         }

@@ -23,17 +23,18 @@
 //! | `state` | `scrub` | how far the scrubber is |
 
 mod options;
+mod pages;
 mod tags;
 
 use super::error::{IndexError, OpenError};
 use super::eviction::Entry;
 use super::format::{self, CHARGE_UNIT, Head, Place, Totals};
 use super::gate::Gate;
+use super::presence::Presence;
 use crate::object::KeyHash;
 use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode, Slice};
 use options::{Sought, options};
 use parking_lot::Mutex;
-use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,6 +69,7 @@ pub(super) struct Index {
     is_closed: AtomicBool,
     /// Held by the one who opens it again.
     reviving: Mutex<()>,
+    presence: Arc<Presence>,
 }
 
 /// The open keyspaces.
@@ -84,6 +86,7 @@ pub(super) struct Open {
     chunks: Keyspace,
     state: Keyspace,
     gate: Gate,
+    presence: Arc<Presence>,
     /// Refuses every change, as an engine that has failed does.
     #[cfg(test)]
     refuses: AtomicBool,
@@ -96,20 +99,29 @@ pub(super) struct Access(Option<Arc<Open>>);
 pub(super) struct Change<'a> {
     open: &'a Open,
     batch: OwnedWriteBatch,
+    /// Keys that it brings something of.
+    comes: Vec<KeyHash>,
 }
 
 impl Index {
     /// Opens or makes the index.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let open =
-            Open::new(path).map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
+        let presence = Arc::<Presence>::default();
+        let open = Open::new(path, &presence)
+            .map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
             open: Mutex::new(Some(Arc::new(open))),
             has_failed: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             reviving: Mutex::new(()),
+            presence,
         })
+    }
+
+    /// Which keys it may have anything of.
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Access to the index; `Closed` while a failed one waits to be opened again.
@@ -166,7 +178,8 @@ impl Index {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        let open = Open::new(&self.path)?;
+        let open = Open::new(&self.path, &self.presence)?;
+        self.presence.forget();
         if !self.is_closed.load(Ordering::Acquire) {
             *self.open.lock() = Some(Arc::new(open));
             self.has_failed.store(false, Ordering::Release);
@@ -191,12 +204,12 @@ impl std::fmt::Debug for Open {
 impl Open {
     /// Opens or makes the keyspaces. The engine panics over some files that are damaged: that is an
     /// error like any other here, and nothing of what it held is used.
-    fn new(path: &Path) -> Result<Self, IndexError> {
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::try_new(path)));
+    fn new(path: &Path, presence: &Arc<Presence>) -> Result<Self, IndexError> {
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::try_new(path, presence)));
         Ok(opened.map_err(|_| IndexError::Panic)??)
     }
 
-    fn try_new(path: &Path) -> fjall::Result<Self> {
+    fn try_new(path: &Path, presence: &Arc<Presence>) -> fjall::Result<Self> {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -218,6 +231,7 @@ impl Open {
             chunks: keyspace("chunks", 4 * MIB, Sought::InOrder)?,
             state: keyspace("state", MIB, Sought::InOrder)?,
             gate: Gate::default(),
+            presence: Arc::clone(presence),
             #[cfg(test)]
             refuses: AtomicBool::new(false),
             database,
@@ -244,34 +258,10 @@ impl Open {
         Ok(self.claims.get(nar.0)?)
     }
 
-    /// At most `max` records in the order of their hashes, from the first one after `after`.
-    pub(super) fn page(
-        &self,
-        after: Option<KeyHash>,
-        max: usize,
-    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
-        page(&self.objects, after, max)
-    }
-
     /// The key of an insertion that is in the eviction order.
     pub(super) fn ordered(&self, sequence: u64) -> Result<Option<KeyHash>, IndexError> {
         let value = self.order.get(sequence.to_be_bytes())?;
         Ok(value.and_then(|value| Some(KeyHash(*value.first_chunk()?))))
-    }
-
-    /// At most `max` insertions from the sequence `from` on, in their order.
-    pub(super) fn order_page(&self, from: u64, max: usize) -> Result<Vec<Entry>, IndexError> {
-        let mut entries = Vec::with_capacity(max.min(4096));
-        for guard in self.order.range(from.to_be_bytes()..).take(max) {
-            let (key, value) = guard.into_inner()?;
-            if let (Ok(sequence), Some(charge)) = (<[u8; 8]>::try_from(&*key), value.get(16..))
-                && let Ok(units) = <[u8; 4]>::try_from(charge)
-            {
-                let charge = u64::from(u32::from_le_bytes(units)) * CHARGE_UNIT;
-                entries.push(Entry { sequence: u64::from_be_bytes(sequence), charge });
-            }
-        }
-        Ok(entries)
     }
 
     /// The insertions of a key whose small bodies are there; one, but for damage.
@@ -283,15 +273,6 @@ impl Open {
             }
         }
         Ok(sequences)
-    }
-
-    /// At most `max` claims in the order of their hashes, from the first one after `after`.
-    pub(super) fn claims_page(
-        &self,
-        after: Option<KeyHash>,
-        max: usize,
-    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
-        page(&self.claims, after, max)
     }
 
     /// At most `max` variants of an object: the hash of each one's key, and its row.
@@ -328,16 +309,6 @@ impl Open {
         Ok(self.parts.get(hash.0)?)
     }
 
-    /// At most `max` records of partial objects in the order of their hashes, from the first one
-    /// after `after`.
-    pub(super) fn parts_page(
-        &self,
-        after: Option<KeyHash>,
-        max: usize,
-    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
-        page(&self.parts, after, max)
-    }
-
     /// The chunks of an insertion that are here, in their order, each with its checksum.
     pub(super) fn chunks(
         &self,
@@ -364,23 +335,6 @@ impl Open {
         Ok(sequence.map(u64::from_be_bytes))
     }
 
-    /// At most `max` variants after the one `after`: the hash of the key without and with it.
-    pub(super) fn variants_page(
-        &self,
-        after: Option<(KeyHash, KeyHash)>,
-        max: usize,
-    ) -> Result<Vec<(KeyHash, KeyHash)>, IndexError> {
-        let from = after.map_or(Bound::Unbounded, |(one, other)| Bound::Excluded(pair(one, other)));
-        let mut variants = Vec::new();
-        for guard in self.variants.range::<[u8; 32], _>((from, Bound::Unbounded)).take(max) {
-            let key = guard.key()?;
-            if let (Some(primary), Some(variant)) = (key.first_chunk(), key.last_chunk()) {
-                variants.push((KeyHash(*primary), KeyHash(*variant)));
-            }
-        }
-        Ok(variants)
-    }
-
     /// At most `max` files that may be there without a record.
     pub(super) fn links(&self, max: usize) -> Result<Vec<(KeyHash, u64)>, IndexError> {
         let mut links = Vec::new();
@@ -401,23 +355,6 @@ impl Open {
         Ok(self.links.contains_key(insertion(hash, sequence))?)
     }
 
-    /// At most `max` insertions with a small body beside their record, from the first one after
-    /// `after`.
-    pub(super) fn bodies_page(
-        &self,
-        after: Option<(KeyHash, u64)>,
-        max: usize,
-    ) -> Result<Vec<(KeyHash, u64)>, IndexError> {
-        let from = after.map_or(Bound::Unbounded, |(hash, sequence)| {
-            Bound::Excluded(insertion(hash, sequence))
-        });
-        let mut found = Vec::new();
-        for guard in self.bodies.range::<[u8; 24], _>((from, Bound::Unbounded)).take(max) {
-            found.extend(of_insertion(&guard.key()?));
-        }
-        Ok(found)
-    }
-
     /// How far the scrubber is, encoded.
     pub(super) fn scrubbed(&self) -> Result<Option<Slice>, IndexError> {
         Ok(self.state.get(SCRUB)?)
@@ -425,7 +362,7 @@ impl Open {
 
     /// Begins changes that happen together.
     pub(super) fn change(&self) -> Change<'_> {
-        Change { open: self, batch: self.database.batch() }
+        Change { open: self, batch: self.database.batch(), comes: Vec::new() }
     }
 
     /// Empties a full journal into the tables, where the engine has begun another one: it keeps the
@@ -502,6 +439,7 @@ impl Change<'_> {
         let charge = u32::try_from(entry.charge / CHARGE_UNIT).unwrap_or(u32::MAX);
         units.copy_from_slice(&charge.to_le_bytes());
         self.batch.insert(&self.open.order, entry.sequence.to_be_bytes(), place);
+        self.comes.push(hash);
     }
 
     /// Sets the record of an insertion that is there, with the same head; and that it has its tags.
@@ -549,6 +487,7 @@ impl Change<'_> {
     /// Sets the row of a variant.
     pub(super) fn set_variant(&mut self, primary: KeyHash, variant: KeyHash, row: &[u8]) {
         self.batch.insert(&self.open.variants, pair(primary, variant), row);
+        self.comes.push(primary);
     }
 
     /// Drops the row of a variant.
@@ -628,24 +567,12 @@ impl Change<'_> {
         if self.open.refuses.load(Ordering::Acquire) {
             return Err(fjall::Error::Poisoned.into());
         }
-        Ok(self.batch.commit()?)
+        let note = || self.comes.iter().for_each(|key| self.open.presence.note(*key));
+        note();
+        let committed = self.batch.commit();
+        note();
+        Ok(committed?)
     }
-}
-
-fn page(
-    keyspace: &Keyspace,
-    after: Option<KeyHash>,
-    max: usize,
-) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
-    let from = after.map_or(Bound::Unbounded, |hash| Bound::Excluded(hash.0));
-    let mut entries = Vec::with_capacity(max.min(4096));
-    for guard in keyspace.range::<[u8; 16], _>((from, Bound::Unbounded)).take(max) {
-        let (key, value) = guard.into_inner()?;
-        if let Ok(hash) = <[u8; 16]>::try_from(&*key) {
-            entries.push((KeyHash(hash), value));
-        }
-    }
-    Ok(entries)
 }
 
 fn of_insertion(key: &[u8]) -> Option<(KeyHash, u64)> {

@@ -98,7 +98,8 @@ impl Inner {
     /// Whether anything may be stored of a key: a whole object, a part, or variants. An index that
     /// gives no answer may hold it. Seldom reads the disk where there is nothing.
     pub(super) fn may_hold(&self, hash: KeyHash) -> bool {
-        self.index.access().open().and_then(|index| index.holds(hash)).unwrap_or(true)
+        !self.lacks(hash)
+            && self.index.access().open().and_then(|index| index.holds(hash)).unwrap_or(true)
     }
 
     /// What tells one copy of an object from another.

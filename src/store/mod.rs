@@ -70,6 +70,7 @@ mod order_file;
 mod pace;
 mod part;
 mod pending;
+mod presence;
 mod probe;
 mod read;
 mod rebuild;
@@ -144,6 +145,8 @@ struct Store(Arc<Inner>);
 pub struct IndexMemory {
     /// The eviction order, with what it remembers of objects that left.
     pub order_bytes: u64,
+    /// Which keys there may be anything of.
+    pub keys_bytes: u64,
     /// What was read from the key-value store, its filters among it.
     pub cache_bytes: u64,
     /// What is in its journal and not in its tables yet.
@@ -170,6 +173,7 @@ struct Inner {
     next_sequence: AtomicU64,
     fleet: adrift::Fleet,
     receiving: pending::Receiving,
+    spare: room::Spare,
     is_unsynced: AtomicBool,
     /// Held for reading by each change of a part, for writing while all are counted.
     parts: RwLock<()>,
@@ -218,6 +222,8 @@ impl Store {
                 tracing::error!(%error, "the eviction order was not loaded");
             }
         });
+        tasks
+            .spawn("store presence", presence::keep(Arc::downgrade(&inner), inner.leaving.clone()));
         let syncing = recover::sync_often(Arc::downgrade(&inner), tasks.stopping());
         tasks.spawn("store sync", syncing);
         if !disk.scrub_pass.is_zero() {
@@ -236,10 +242,11 @@ impl Store {
     async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
         let store = Arc::clone(&self.0);
         let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
-        let work = move || {
-            store.admit()?;
-            store.reserve(charge).inspect_err(|error| store.write_failed(error))
-        };
+        store.admit()?;
+        if let Some(reservation) = store.reserve_at_once(charge) {
+            return Ok(Pending::new(store, key.clone(), length, reservation));
+        }
+        let work = move || store.reserve(charge).inspect_err(|error| store.write_failed(error));
         let reserved = self.0.tasks.blocking("store begin", work).await;
         let reservation = reserved.map_err(|_| WriteError::Interrupted)??;
         Ok(Pending::new(Arc::clone(&self.0), key.clone(), length, reservation))
@@ -269,6 +276,7 @@ impl Store {
             access.open().map_or((0, 0), index::Open::memory_bytes);
         IndexMemory {
             order_bytes: self.0.space.memory_bytes() as u64,
+            keys_bytes: self.0.index.presence().memory_bytes() as u64,
             cache_bytes,
             unwritten_bytes,
         }
@@ -317,6 +325,7 @@ impl Inner {
             next_sequence: AtomicU64::new(next_sequence),
             fleet: adrift::Fleet::default(),
             receiving: pending::Receiving::default(),
+            spare: room::Spare::default(),
             is_unsynced: AtomicBool::new(false),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
@@ -378,6 +387,7 @@ impl Inner {
             self.note_index(source);
         }
         self.count(operation);
+        self.spare.forget();
         let disk = &*self.label;
         if self.health.failed(error, Instant::now()) {
             tracing::warn!(disk, operation, %error, "disk tier: write failed");

@@ -53,6 +53,7 @@ impl Inner {
     fn load_page(&self) -> Result<bool, IndexError> {
         let frontier = self.space.begin_page();
         let page = self.index.access().open()?.order_page(frontier.next, PAGE)?;
+        let page: Vec<_> = page.into_iter().map(|(entry, _)| entry).collect();
         let old = page.partition_point(|entry| entry.sequence < frontier.first_new);
         let (old, new) = page.split_at_checked(old).unwrap_or((&page, &[]));
         for entries in old.chunks(STEP) {

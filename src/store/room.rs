@@ -8,11 +8,12 @@ use super::folder::Free;
 use super::remove::Reason;
 use super::space::{Reservation, Room};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is left free on the file system, so that the index never meets a full one; at most a 16th
 /// of the limit.
@@ -24,10 +25,67 @@ const SHED_BYTES_MIN: u64 = 4 * 1024 * 1024;
 const FREE_FILES_MIN: u64 = 1024;
 /// Objects that are evicted at least when the file system turns out to have no inode left.
 const SHED_FILES_MIN: u64 = 16;
+/// What the file system has to spare beyond that, in bytes and in inodes, where it is not asked
+/// before each promise.
+const SPARE_BYTES_MIN: u64 = 256 * 1024 * 1024;
+const SPARE_FILES_MIN: u64 = 4096;
+/// Inodes that an object takes at most: two folders and its file, and one for the index.
+const FILES_OF_ONE: u64 = 4;
+/// How long what the file system said counts: where it goes away, what is begun meanwhile reaches
+/// its clients and is not stored.
+const SPARE_AGE_MAX: Duration = Duration::from_millis(50);
 /// How long to wait for the index to load more that can be evicted.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What the file system had to spare when it was last asked, less what was promised of it since.
+#[derive(Debug, Default)]
+pub(super) struct Spare(Mutex<Option<Spared>>);
+
+#[derive(Debug)]
+struct Spared {
+    bytes: u64,
+    files: u64,
+    asked: Instant,
+}
+
+impl Spare {
+    /// The file system was asked, and has so much to spare.
+    fn heard(&self, bytes: u64, files: u64) {
+        *self.0.lock() = Some(Spared { bytes, files, asked: Instant::now() });
+    }
+
+    /// Nothing that it said counts any more.
+    pub(super) fn forget(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// Takes `bytes` and an object's inodes, where there is plenty of both.
+    fn take(&self, bytes: u64) -> bool {
+        let mut spared = self.0.lock();
+        let Some(spare) = spared.as_mut().filter(|spare| spare.asked.elapsed() < SPARE_AGE_MAX)
+        else {
+            return false;
+        };
+        let (left, files) =
+            (spare.bytes.saturating_sub(bytes), spare.files.saturating_sub(FILES_OF_ONE));
+        if left < SPARE_BYTES_MIN || files < SPARE_FILES_MIN {
+            return false;
+        }
+        (spare.bytes, spare.files) = (left, files);
+        true
+    }
+}
+
 impl Inner {
+    /// Promises `bytes` where nothing must go for it and the file system, asked a moment ago, has
+    /// plenty. Never waits.
+    pub(super) fn reserve_at_once(&self, bytes: u64) -> Option<Reservation> {
+        if !self.spare.take(bytes) {
+            return None;
+        }
+        self.space.reserve_free(bytes)
+    }
+
     /// Promises `bytes` of the limit and of the file system, evicting what must go first.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation, WriteError> {
         let reservation = self.reserve_limit(bytes)?;
@@ -54,9 +112,13 @@ impl Inner {
         let free = self.folder.free();
         let free = free.map_err(|source| WriteError::Io { operation: "space", source })?;
         let wanted = bytes.saturating_add(FREE_BYTES_MIN.min(self.space.limit() / 16));
+        let wanted_files = FREE_FILES_MIN.min(free.files_total / 16);
+        let spare_files = free.files.saturating_sub(wanted_files);
+        let spare_files = if free.files_total == 0 { u64::MAX } else { spare_files };
+        self.spare.heard(free.bytes.saturating_sub(wanted), spare_files);
         Ok(Free {
             bytes: wanted.saturating_sub(free.bytes),
-            files: FREE_FILES_MIN.min(free.files_total / 16).saturating_sub(free.files),
+            files: wanted_files.saturating_sub(free.files),
             files_total: free.files_total,
         })
     }
@@ -85,7 +147,7 @@ impl Inner {
     /// Writes all of `chunks`, one behind the other, from `offset` on; evicts and tries once more
     /// where the disk is full. In few calls: the page cache holds what one call writes in large
     /// pieces, and what many small ones write in small pieces, of which it costs twice as much to
-    /// send a body.
+    /// send a body; see [`CALL_BYTES_MAX`].
     pub(super) fn write_at(
         &self,
         file: &Arc<File>,
@@ -134,13 +196,26 @@ impl Inner {
 /// Slices of one call at most (`IOV_MAX`).
 const SLICES_MAX: usize = 1024;
 
+/// Bytes of one call at most, which the page cache holds in one piece: enough for it to be sent for
+/// the least. For more the kernel takes larger pieces, of memory that nobody has had for long: a
+/// virtual machine may have given that back to its host, and pays for each page of it once more.
+const CALL_BYTES_MAX: usize = 128 * 1024;
+
 /// Writes all of `chunks`, one behind the other, from `offset` on.
 fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64) -> io::Result<()> {
-    for group in chunks.chunks(SLICES_MAX) {
-        let mut slices: Vec<_> = group.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = chunks.iter().map(|chunk| &**chunk).filter(|chunk| !chunk.is_empty());
+    let mut next = rest.next();
+    while next.is_some() {
+        let mut slices = Vec::new();
+        let within = usize::try_from(offset % CALL_BYTES_MAX as u64).unwrap_or(0);
+        let mut room = CALL_BYTES_MAX - within;
+        while let Some(chunk) = next.filter(|_| room > 0 && slices.len() < SLICES_MAX) {
+            let (now, later) = chunk.split_at(room.min(chunk.len()));
+            slices.push(IoSlice::new(now));
+            room -= now.len();
+            next = if later.is_empty() { rest.next() } else { Some(later) };
+        }
         let mut left = slices.as_mut_slice();
-        // Slices of nothing are passed over.
-        IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
             match rustix::io::pwritev(file, left, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -173,7 +248,34 @@ mod tests {
         let mut read = vec![0; written.len()];
         file.read_exact_at(&mut read, 7).unwrap();
         assert_eq!(read, written);
+        let sizes = [300_000, 0, 1, CALL_BYTES_MAX, 5, 2 * CALL_BYTES_MAX];
+        let large = sizes.map(|size| Bytes::from(vec![u8::try_from(size % 251).unwrap(); size]));
+        write_all_at(&file, &large, 3).unwrap();
+        let mut read = vec![0; sizes.iter().sum()];
+        file.read_exact_at(&mut read, 3).unwrap();
+        assert!(read == large.concat());
         let read_only = File::open("/dev/null").unwrap();
         assert!(write_all_at(&read_only, &chunks, 0).is_err());
+    }
+
+    #[test]
+    fn what_the_file_system_had_to_spare_is_used_up() {
+        let spare = Spare::default();
+        assert!(!spare.take(1), "it was never asked");
+        spare.heard(SPARE_BYTES_MIN + 10, u64::MAX);
+        assert!(spare.take(4) && spare.take(6));
+        assert!(!spare.take(1), "no bytes");
+        spare.heard(u64::MAX, SPARE_FILES_MIN + 2 * FILES_OF_ONE);
+        assert!(spare.take(1) && spare.take(1));
+        assert!(!spare.take(1), "no inodes");
+        spare.heard(u64::MAX, u64::MAX);
+        assert!(spare.take(1));
+        if let Some(spared) = spare.0.lock().as_mut() {
+            spared.asked = spared.asked.checked_sub(SPARE_AGE_MAX).unwrap();
+        }
+        assert!(!spare.take(1), "asked too long ago");
+        spare.heard(u64::MAX, u64::MAX);
+        spare.forget();
+        assert!(!spare.take(1), "something failed since");
     }
 }

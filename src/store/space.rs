@@ -153,6 +153,18 @@ impl Space {
         Room::Promised(Reservation { space: Arc::clone(self), bytes }, evicted)
     }
 
+    /// Promises `bytes` where nobody must go for it.
+    pub(super) fn reserve_free(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let mut account = self.account.lock();
+        let promised = account.reserved.saturating_add(bytes);
+        if bytes > ENTRY_BYTES_MAX || account.used.saturating_add(promised) > self.limit {
+            return None;
+        }
+        account.reserved = promised;
+        self.show(&account);
+        Some(Reservation { space: Arc::clone(self), bytes })
+    }
+
     /// Names objects of `bytes` or more together that must go, whatever the limit says.
     pub(super) fn shed(&self, bytes: u64) -> Vec<Evicted> {
         let mut account = self.account.lock();

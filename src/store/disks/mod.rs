@@ -138,9 +138,11 @@ impl Disks {
             return Some(stored);
         }
         let mut found: Option<Stored> = None;
-        let (mut copies, mut answers) = (0, 0);
-        let asked = self.0.asked(key);
         let hash = key.hash();
+        let mut asked = self.0.asked(key);
+        let in_reach = asked.len();
+        asked.retain(|(_, entered)| !entered.store.0.lacks(hash));
+        let (mut copies, mut answers) = (0, in_reach - asked.len());
         let ticket = |(_, entered): &(&Disk, Entered)| entered.store.0.recent.ticket(hash);
         let tickets: Vec<_> = asked.iter().map(ticket).collect();
         let asking = asked.iter().map(|(disk, entered)| disk.get(&entered.store, key));
@@ -207,7 +209,11 @@ impl Disks {
     /// The part that is kept of an object, opened for reading and writing, from the first disk of
     /// its order that has one. Cancel safe.
     pub async fn part(&self, key: &Key) -> Option<Part> {
+        let hash = key.hash();
         for (disk, Entered { store, .. }) in self.0.asked(key) {
+            if store.0.lacks(hash) {
+                continue;
+            }
             let Ok(Some(part)) = disk.part(&store, key).await else { continue };
             if disk.owes() && self.0.is_owed(disk, key) {
                 continue; // purged while it was looked up
@@ -325,6 +331,12 @@ impl Disks {
         is_replaced
     }
 
+    /// Whether no disk that is in has anything of an object, for certain. Never waits.
+    pub fn lack(&self, key: &Key) -> bool {
+        let hash = key.hash();
+        self.0.disks.iter().filter_map(Disk::entered).all(|entered| entered.store.0.lacks(hash))
+    }
+
     /// Drops the object under `key` wherever it is, whole or in part, all its variants, and the
     /// claims they make, since it is there no more upstream; true where there was one. This is no
     /// purge: a disk that is out does not make up for it. Blocking.
@@ -395,9 +407,11 @@ impl Disks {
     /// What the indexes of the disks that are in keep in memory. Takes some microseconds.
     pub fn memory(&self) -> IndexMemory {
         let entered = self.0.disks.iter().filter_map(Disk::entered);
-        let nothing = IndexMemory { order_bytes: 0, cache_bytes: 0, unwritten_bytes: 0 };
+        let nothing =
+            IndexMemory { order_bytes: 0, keys_bytes: 0, cache_bytes: 0, unwritten_bytes: 0 };
         entered.map(|entered| entered.store.memory()).fold(nothing, |sum, own| IndexMemory {
             order_bytes: sum.order_bytes.saturating_add(own.order_bytes),
+            keys_bytes: sum.keys_bytes.saturating_add(own.keys_bytes),
             cache_bytes: sum.cache_bytes.saturating_add(own.cache_bytes),
             unwritten_bytes: sum.unwritten_bytes.saturating_add(own.unwritten_bytes),
         })

@@ -9,6 +9,7 @@ mod disks;
 mod kills;
 mod order;
 mod parts;
+mod presence;
 mod reads;
 mod tags;
 mod tier;

@@ -35,11 +35,11 @@ fn on_disk(store: &Store) -> Vec<Entry> {
     let index = access.open().unwrap();
     let order = index.order_page(0, usize::MAX).unwrap();
     let records = index.page(None, usize::MAX).unwrap();
-    let heads = records.iter().map(|(_, record)| format::decode_head(record).unwrap());
-    let mut of_records: Vec<Entry> = heads.map(|head| Entry::of(&head)).collect();
-    of_records.sort_by_key(|entry| entry.sequence);
+    let heads = records.iter().map(|(key, record)| (format::decode_head(record).unwrap(), *key));
+    let mut of_records: Vec<_> = heads.map(|(head, key)| (Entry::of(&head), key)).collect();
+    of_records.sort_by_key(|(entry, _)| entry.sequence);
     assert_eq!(order, of_records);
-    order
+    order.into_iter().map(|(entry, _)| entry).collect()
 }
 
 /// What the account says is what lies on disk.

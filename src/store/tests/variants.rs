@@ -12,7 +12,7 @@ pub(super) fn by_language(language: &str) -> Variant {
     Variant::new([(header::ACCEPT_LANGUAGE, Some(value)), (header::ACCEPT, None)])
 }
 
-async fn put(store: &Store, key: &Key, variant: &Variant, body: &Bytes) -> Key {
+pub(super) async fn put(store: &Store, key: &Key, variant: &Variant, body: &Bytes) -> Key {
     let key = key.variant(variant);
     let mut pending = store.begin(&key, Some(body.len() as u64)).await.unwrap();
     pending.append(body.clone()).await.unwrap();

@@ -1,0 +1,110 @@
+//! Walks over the index, a page at a time. Blocking; no lock.
+
+use super::{Open, insertion, of_insertion, pair};
+use crate::object::KeyHash;
+use crate::store::error::IndexError;
+use crate::store::eviction::Entry;
+use crate::store::format::CHARGE_UNIT;
+use fjall::{Keyspace, Slice};
+use std::ops::Bound;
+
+impl Open {
+    /// At most `max` records in the order of their hashes, from the first one after `after`.
+    pub(in crate::store) fn page(
+        &self,
+        after: Option<KeyHash>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
+        page(&self.objects, after, max)
+    }
+
+    /// At most `max` insertions from the sequence `from` on, in their order, each with its key.
+    pub(in crate::store) fn order_page(
+        &self,
+        from: u64,
+        max: usize,
+    ) -> Result<Vec<(Entry, KeyHash)>, IndexError> {
+        let mut entries = Vec::with_capacity(max.min(4096));
+        for guard in self.order.range(from.to_be_bytes()..).take(max) {
+            let (sequence, place) = guard.into_inner()?;
+            if let Ok(sequence) = <[u8; 8]>::try_from(&*sequence)
+                && let Some((key, units)) = place.split_first_chunk()
+                && let Ok(units) = <[u8; 4]>::try_from(units)
+            {
+                let charge = u64::from(u32::from_le_bytes(units)) * CHARGE_UNIT;
+                let entry = Entry { sequence: u64::from_be_bytes(sequence), charge };
+                entries.push((entry, KeyHash(*key)));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// At most `max` claims in the order of their hashes, from the first one after `after`.
+    pub(in crate::store) fn claims_page(
+        &self,
+        after: Option<KeyHash>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
+        page(&self.claims, after, max)
+    }
+
+    /// At most `max` records of partial objects in the order of their hashes, from the first one
+    /// after `after`.
+    pub(in crate::store) fn parts_page(
+        &self,
+        after: Option<KeyHash>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
+        page(&self.parts, after, max)
+    }
+
+    /// At most `max` variants after the one `after`: the hash of the key without and with it.
+    pub(in crate::store) fn variants_page(
+        &self,
+        after: Option<(KeyHash, KeyHash)>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, KeyHash)>, IndexError> {
+        let from = after.map_or(Bound::Unbounded, |(one, other)| Bound::Excluded(pair(one, other)));
+        let mut variants = Vec::new();
+        for guard in self.variants.range::<[u8; 32], _>((from, Bound::Unbounded)).take(max) {
+            let key = guard.key()?;
+            if let (Some(primary), Some(variant)) = (key.first_chunk(), key.last_chunk()) {
+                variants.push((KeyHash(*primary), KeyHash(*variant)));
+            }
+        }
+        Ok(variants)
+    }
+
+    /// At most `max` insertions with a small body beside their record, from the first one after
+    /// `after`.
+    pub(in crate::store) fn bodies_page(
+        &self,
+        after: Option<(KeyHash, u64)>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, u64)>, IndexError> {
+        let from = after.map_or(Bound::Unbounded, |(hash, sequence)| {
+            Bound::Excluded(insertion(hash, sequence))
+        });
+        let mut found = Vec::new();
+        for guard in self.bodies.range::<[u8; 24], _>((from, Bound::Unbounded)).take(max) {
+            found.extend(of_insertion(&guard.key()?));
+        }
+        Ok(found)
+    }
+}
+
+fn page(
+    keyspace: &Keyspace,
+    after: Option<KeyHash>,
+    max: usize,
+) -> Result<Vec<(KeyHash, Slice)>, IndexError> {
+    let from = after.map_or(Bound::Unbounded, |hash| Bound::Excluded(hash.0));
+    let mut entries = Vec::with_capacity(max.min(4096));
+    for guard in keyspace.range::<[u8; 16], _>((from, Bound::Unbounded)).take(max) {
+        let (key, value) = guard.into_inner()?;
+        if let Ok(hash) = <[u8; 16]>::try_from(&*key) {
+            entries.push((KeyHash(hash), value));
+        }
+    }
+    Ok(entries)
+}

@@ -1,0 +1,75 @@
+//! What is known in memory of which keys there are, and what is promised without asking anybody.
+
+use super::parts::LENGTH;
+use super::variants::by_language;
+use super::{Bench, KIB, MIB, bytes, held, key, meta, put, until};
+use crate::object::Key;
+use crate::store::Store;
+
+/// Waits until the filter is whole.
+async fn known(store: &Store) {
+    until("a filter", || store.0.lacks(key("never").hash())).await;
+}
+
+fn lacks(store: &Store, keys: &[Key]) -> Vec<bool> {
+    keys.iter().map(|key| store.0.lacks(key.hash())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_never_said_to_be_lacking() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let (page, partial) = (key("page"), key("partial"));
+    let variant = page.variant(&by_language("en"));
+    let keys = [key("small"), key("large"), page.clone(), variant.clone(), partial.clone()];
+    put(&store, &keys[0], &bytes(1, 10)).await.unwrap();
+    known(&store).await;
+    put(&store, &keys[1], &bytes(2, 64 * KIB)).await.unwrap();
+    assert_eq!(lacks(&store, &keys), [false, false, true, true, true]);
+    super::variants::put(&store, &page, &by_language("en"), &bytes(3, 9)).await;
+    let part = store.begin_part(meta(&partial), LENGTH as u64).await.unwrap();
+    super::parts::keep(&part, 0, 1).await;
+    drop(part);
+    assert_eq!(lacks(&store, &keys), [false; 5]);
+    assert!(store.0.index.presence().memory_bytes() > 0);
+    bench.close(store).await;
+
+    let store = bench.open().await;
+    assert_eq!(held(&store, &keys[0]).await.unwrap(), bytes(1, 10));
+    known(&store).await;
+    assert_eq!(lacks(&store, &keys), [false; 5]);
+    assert!(store.remove(&keys[0]));
+    assert_eq!(lacks(&store, &keys), [false; 5], "nothing is taken out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_opened_again_may_have_anything() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    known(&store).await;
+    store.0.index.mark_failed();
+    store.0.index.revive().unwrap();
+    assert!(!store.0.lacks(key("never").hash()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_is_promised_at_once_only_where_there_is_plenty() {
+    let bench = Bench::new(MIB);
+    let store = bench.open().await;
+    let (room, space) = (&store.0, &store.0.space);
+    assert!(room.reserve_at_once(1000).is_none(), "the file system was never asked");
+    // What it said counts for a moment, which a busy machine may let pass.
+    let both = (0..1_000).find_map(|_| {
+        let asked = room.reserve(1000).unwrap();
+        Some((asked, room.reserve_at_once(900_000)?))
+    });
+    assert!(both.is_some() && store.usage().reserved_bytes == 901_000);
+    assert!(space.reserve_free(200_000).is_none(), "somebody would have to go");
+    drop(both);
+    assert_eq!(store.usage().reserved_bytes, 0);
+    put(&store, &key("a"), &bytes(1, 900 * KIB)).await.unwrap();
+    assert!(space.reserve_free(100_000).is_some(), "there is so much left");
+    assert!(space.reserve_free(200_000).is_none(), "what is stored counts too");
+    put(&store, &key("b"), &bytes(1, 900 * KIB)).await.unwrap();
+    assert!(held(&store, &key("a")).await.is_none(), "it made room");
+}
