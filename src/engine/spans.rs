@@ -27,7 +27,6 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -192,8 +191,9 @@ impl Spans {
         };
         let (first, mut at) = (span.at, span.at);
         span.is_fresh = false;
+        let before = blocks_read();
         let result = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted);
-        if has_read_blocks() {
+        if blocks_read() != before {
             // Also where nothing went: the pages are there now, and nobody has compared them.
             file.doubt(first);
         }
@@ -233,14 +233,9 @@ fn end_of(behind: u64) -> u64 {
     latest - latest % RUN_BYTES
 }
 
-/// Whether this thread has read blocks from disks since the last call, or since it began: what it
-/// did meanwhile beside sending counts too, and costs a comparison for nothing then.
-fn has_read_blocks() -> bool {
-    thread_local! {
-        static BEFORE: Cell<i64> = const { Cell::new(0) };
-    }
-    let now = getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads());
-    BEFORE.replace(now) != now
+/// Blocks that this thread has read from disks so far.
+fn blocks_read() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads())
 }
 
 #[cfg(test)]
