@@ -48,12 +48,12 @@ def store_name(chance):
 
 
 def narinfo(chance, own, file_hash, size):
-    """The text of a narinfo, about 1.1 KiB; `own` is the name of its store path."""
+    """The text of a narinfo, about 1 KiB; `own` is the name of its store path."""
     return (
         f"StorePath: /nix/store/{own}\nURL: nar/{file_hash}.nar.xz\nCompression: xz\n"
         f"FileHash: sha256:{file_hash}\nFileSize: {size}\n"
         f"NarHash: sha256:{letters(chance, 52)}\nNarSize: {size * 4}\n"
-        f"References: {' '.join(store_name(chance) for _ in range(10))}\n"
+        f"References: {' '.join(store_name(chance) for _ in range(8))}\n"
         f"Deriver: {store_name(chance)}.drv\n"
         f"Sig: bench-1:{base64.b64encode(chance.randbytes(64)).decode()}\n").encode()
 

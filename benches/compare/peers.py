@@ -114,9 +114,15 @@ class Lab:
         return Server(name, command, port, folder, tls_port if does_tls else None)
 
     def remove(self, server):
-        """Stops a server and removes its folder."""
+        """Stops a server and empties its files. They are removed with everything at the end: on ext4
+        whoever makes files near others that were just removed looks at each of those first, for
+        minutes, so that the next server would pay for it (a file of 64 KiB 1.3 ms, else 0.2)."""
         server.stop()
-        shutil.rmtree(server.folder)
+        for folder, _, names in os.walk(server.folder):
+            for name in names:
+                path = Path(folder, name)
+                if path.is_file() and not path.is_symlink():
+                    os.truncate(path, 0)
 
 
 def needed(name):
