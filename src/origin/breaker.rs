@@ -2,12 +2,17 @@
 //! comparison. Asked and told by `upstream` around each request, and by `watch`, its prober.
 //!
 //! ```text
-//! closed --failures in a row--> open --its time is over--> half open: one probe
-//!   ^  ^                         ^  |                        |      |
-//!   |  +---- any answer ---------|--+                        |      |
-//!   |                            +------- fails: twice the time ----+
-//!   +------------------------- answers -------------------------+
+//! closed --failures in a row--> doubted --its probe fails--> open --its time is over--> half open
+//!   |                             |   |                       ^ ^                           |
+//!   |                             |   +-----as many again-----+ +--the probe fails: twice---+
+//!   +---the last one was slow-----|---------------------------+         the time            |
+//!   ^                             |                           |                             |
+//!   +--------any answer-----------+---------------------------+-----------------------------+
 //! ```
+//!
+//! Failures of a few objects look like those of an origin. So it is doubted first: one probe asks
+//! at once, and whoever wants something meanwhile still gets what the origin has. Not where the
+//! last failure was slow: then each request would pay for the doubt.
 //!
 //! While it is open, requests fail at once: the next origin, or what is stored, serves without
 //! another deadline. An open breaker is a failure, never an absence, and it tells nobody's
@@ -29,6 +34,8 @@ const OPEN_FIRST: Duration = Duration::from_secs(1);
 /// How long after its time the prober alone may probe: so no client pays for a probe, unless
 /// there is no prober.
 const GRACE: Duration = Duration::from_secs(1);
+/// A failure that took so long costs more, since its client paid with a deadline.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
 
 /// The breaker of one origin.
 #[derive(Debug)]
@@ -41,6 +48,7 @@ pub(super) struct Breaker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed { failures: u32 },
+    Doubted { failures: u32, is_probed: bool },
     Open { until: Instant, wait: Duration },
     HalfOpen { wait: Duration },
 }
@@ -77,8 +85,15 @@ pub(super) enum Caller {
 #[derive(Debug)]
 pub(super) struct Leave<'a> {
     breaker: &'a Breaker,
-    /// The wait that a failed probe doubles; none where this is no probe.
-    probing: Option<Duration>,
+    probe: Option<Probe>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Probe {
+    /// Whether an origin that is doubted is there.
+    Doubted,
+    /// Whether one is there again that was left alone for so long.
+    After(Duration),
 }
 
 impl Breaker {
@@ -91,37 +106,43 @@ impl Breaker {
     /// The leave to ask; none while it is open.
     pub(super) fn admit(&self, caller: Caller) -> Option<Leave<'_>> {
         let mut state = self.state.lock();
-        match *state {
-            State::Closed { .. } => Some(Leave { breaker: self, probing: None }),
+        let probe = match *state {
+            State::Doubted { failures, is_probed: false } if caller == Caller::Prober => {
+                *state = State::Doubted { failures, is_probed: true };
+                Some(Probe::Doubted)
+            }
+            State::Closed { .. } | State::Doubted { .. } => None,
             State::Open { until, wait } if is_due(until, caller) => {
                 self.change(&mut state, State::HalfOpen { wait });
-                Some(Leave { breaker: self, probing: Some(wait) })
+                Some(Probe::After(wait))
             }
-            State::Open { .. } | State::HalfOpen { .. } => None,
-        }
+            State::Open { .. } | State::HalfOpen { .. } => return None,
+        };
+        Some(Leave { breaker: self, probe })
     }
 
     /// Whether a request would be refused now.
     pub(super) fn refuses(&self) -> bool {
         match *self.state.lock() {
-            State::Closed { .. } => false,
+            State::Closed { .. } | State::Doubted { .. } => false,
             State::Open { until, .. } => !is_due(until, Caller::Request),
             State::HalfOpen { .. } => true,
         }
     }
 
-    /// Whether it is closed.
+    /// Whether it is closed, and nothing is doubted.
     pub(super) fn is_closed(&self) -> bool {
         matches!(*self.state.lock(), State::Closed { .. })
     }
 
-    /// When the prober is to look next; `None` where it is closed.
+    /// When the prober is to look next; `None` where it need not.
     pub(super) fn next_probe(&self) -> Option<Instant> {
         match *self.state.lock() {
             State::Closed { .. } => None,
+            State::Doubted { is_probed: false, .. } => Some(Instant::now()),
             State::Open { until, .. } => Some(until),
             // Somebody else's probe is under way.
-            State::HalfOpen { .. } => Some(Instant::now() + OPEN_FIRST),
+            State::Doubted { .. } | State::HalfOpen { .. } => Some(Instant::now() + OPEN_FIRST),
         }
     }
 
@@ -144,39 +165,54 @@ impl Breaker {
 impl Leave<'_> {
     /// The origin answered.
     pub(super) fn answered(mut self) {
-        self.probing = None;
+        self.probe = None;
         let mut state = self.breaker.state.lock();
         self.breaker.change(&mut state, State::Closed { failures: 0 });
     }
 
-    /// It failed, which counts `cost` times.
-    pub(super) fn failed(mut self, cost: u32) {
+    /// It failed, which counts `cost` times, after `took`.
+    pub(super) fn failed(mut self, cost: u32, took: Duration) {
         let breaker = self.breaker;
+        let threshold = breaker.settings.failures;
         let mut state = breaker.state.lock();
-        if let Some(wait) = self.probing.take() {
-            breaker.open(&mut state, wait.saturating_mul(2));
-            return;
-        }
-        // Where it opened meanwhile, this is news of yesterday.
-        if let State::Closed { failures } = *state {
-            let failures = failures.saturating_add(cost);
-            *state = State::Closed { failures };
-            if breaker.settings.failures > 0 && failures >= breaker.settings.failures {
-                breaker.open(&mut state, OPEN_FIRST);
+        match (self.probe.take(), *state) {
+            (Some(Probe::After(wait)), _) => breaker.open(&mut state, wait.saturating_mul(2)),
+            (Some(Probe::Doubted), State::Doubted { .. }) => breaker.open(&mut state, OPEN_FIRST),
+            (_, State::Closed { failures }) => {
+                let failures = failures.saturating_add(cost);
+                let is_enough = threshold > 0 && failures >= threshold;
+                if is_enough && took >= SLOW {
+                    breaker.open(&mut state, OPEN_FIRST);
+                } else if is_enough {
+                    breaker.change(&mut state, State::Doubted { failures, is_probed: false });
+                } else {
+                    *state = State::Closed { failures };
+                }
             }
+            (_, State::Doubted { failures, is_probed }) => {
+                let failures = failures.saturating_add(cost);
+                if took >= SLOW || failures >= threshold.saturating_mul(2) {
+                    breaker.open(&mut state, OPEN_FIRST);
+                } else {
+                    *state = State::Doubted { failures, is_probed };
+                }
+            }
+            // Where it opened meanwhile, this is news of yesterday.
+            (_, State::Open { .. } | State::HalfOpen { .. }) => {}
         }
     }
 }
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        if let Some(wait) = self.probing.take() {
-            let mut state = self.breaker.state.lock();
-            if matches!(*state, State::HalfOpen { .. }) {
-                let until = Instant::now() + OPEN_FIRST;
-                self.breaker.change(&mut state, State::Open { until, wait });
-            }
-        }
+        let Some(probe) = self.probe.take() else { return };
+        let mut state = self.breaker.state.lock();
+        let wait = match (probe, *state) {
+            (Probe::Doubted, State::Doubted { .. }) => OPEN_FIRST,
+            (Probe::After(wait), State::HalfOpen { .. }) => wait,
+            _ => return,
+        };
+        self.breaker.change(&mut state, State::Open { until: Instant::now() + OPEN_FIRST, wait });
     }
 }
 
@@ -190,7 +226,7 @@ fn is_due(until: Instant, caller: Caller) -> bool {
 
 fn shown(state: State) -> BreakerState {
     match state {
-        State::Closed { .. } => BreakerState::Closed,
+        State::Closed { .. } | State::Doubted { .. } => BreakerState::Closed,
         State::Open { .. } => BreakerState::Open,
         State::HalfOpen { .. } => BreakerState::HalfOpen,
     }
@@ -210,7 +246,7 @@ mod tests {
     }
 
     fn fail(breaker: &Breaker, caller: Caller) -> bool {
-        breaker.admit(caller).map(|leave| leave.failed(1)).is_some()
+        breaker.admit(caller).map(|leave| leave.failed(1, SLOW)).is_some()
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,7 +256,7 @@ mod tests {
             assert!(fail(&breaker, Caller::Request) && fail(&breaker, Caller::Request));
             breaker.admit(Caller::Request).unwrap().answered();
         }
-        breaker.admit(Caller::Request).unwrap().failed(2);
+        breaker.admit(Caller::Request).unwrap().failed(2, Duration::ZERO);
         assert!(breaker.is_closed());
         assert!(fail(&breaker, Caller::Request));
         assert!(breaker.refuses() && breaker.admit(Caller::Request).is_none());
@@ -241,7 +277,7 @@ mod tests {
             assert!(breaker.admit(Caller::Request).is_none());
             let probe = breaker.admit(Caller::Prober).unwrap();
             assert!(breaker.admit(Caller::Prober).is_none() && breaker.refuses());
-            probe.failed(1);
+            probe.failed(1, Duration::ZERO);
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!breaker.refuses());
@@ -267,9 +303,66 @@ mod tests {
             (breaker.admit(Caller::Request).unwrap(), breaker.admit(Caller::Request).unwrap());
         assert!(fail(&breaker, Caller::Request));
         let until = breaker.next_probe();
-        late.failed(1);
+        late.failed(1, SLOW);
         assert_eq!(breaker.next_probe(), until);
         later.answered();
+        assert!(breaker.is_closed());
+    }
+
+    fn doubted() -> (Breaker, Metrics) {
+        let (breaker, metrics) = breaker(3);
+        for _ in 0..3 {
+            assert_eq!(breaker.next_probe(), None);
+            breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
+        }
+        assert_eq!(breaker.next_probe(), Some(Instant::now()));
+        (breaker, metrics)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fast_failures_make_it_doubt_and_a_probe_that_is_answered_ends_that() {
+        let (breaker, metrics) = doubted();
+        let probe = breaker.admit(Caller::Prober).unwrap();
+        assert!(!breaker.is_closed() && breaker.next_probe() > Some(Instant::now()));
+        // Neither those who want something nor another prober hold it up.
+        breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
+        breaker.admit(Caller::Prober).unwrap().failed(1, Duration::ZERO);
+        assert!(!breaker.refuses());
+        probe.answered();
+        assert!(breaker.is_closed() && breaker.next_probe().is_none());
+        let text = metrics.text().unwrap();
+        assert!(!text.contains("narthex_origin_breaker_transitions_total{"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_doubted_opens_where_its_probe_or_as_many_again_fail_or_a_slow_one() {
+        type Fails = fn(&Breaker);
+        let ways: [Fails; 4] = [
+            |breaker| breaker.admit(Caller::Prober).unwrap().failed(1, Duration::ZERO),
+            |breaker| drop(breaker.admit(Caller::Prober).unwrap()),
+            |breaker| {
+                (0..3).for_each(|_| {
+                    breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO)
+                });
+            },
+            |breaker| breaker.admit(Caller::Request).unwrap().failed(0, SLOW),
+        ];
+        for fails in ways {
+            let (breaker, _) = doubted();
+            assert!(!breaker.refuses());
+            fails(&breaker);
+            assert!(breaker.refuses());
+            let wait = breaker.next_probe().unwrap() - Instant::now();
+            assert!((OPEN_FIRST / 2..=OPEN_FIRST).contains(&wait), "{wait:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubt_that_an_answer_ended_is_not_renewed_by_its_probe() {
+        let (breaker, _) = doubted();
+        let probe = breaker.admit(Caller::Prober).unwrap();
+        breaker.admit(Caller::Request).unwrap().answered();
+        probe.failed(1, Duration::ZERO);
         assert!(breaker.is_closed());
     }
 

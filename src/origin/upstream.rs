@@ -6,7 +6,7 @@
 //! absence. It is sent again only before anything was promised: where no head has come, and the
 //! budget allows it.
 
-use super::breaker::{Breaker, Caller, Leave};
+use super::breaker::{Breaker, Caller, Leave, SLOW};
 use super::budget::Budget;
 use super::exchange::{Answer, Ask, FetchError, Reason, Retries};
 use super::file::FolderOrigin;
@@ -37,8 +37,6 @@ use tokio::time::Instant;
 const RETRIES_MAX: u32 = 2;
 /// The longest wait before the first further try; doubled for each.
 const BACKOFF_FIRST: Duration = Duration::from_millis(150);
-/// A failure that took so long costs more.
-const SLOW: Duration = Duration::from_secs(1);
 /// What is read of the probe's answer.
 const PROBE_BYTES_MAX: usize = 64 * 1024;
 
@@ -219,7 +217,7 @@ impl Upstream {
         let wait = retry_after(&response.headers, response.response_time);
         self.note_throttle(response.status, wait);
         if is_trouble(response.status) {
-            leave.failed(1);
+            leave.failed(1, Duration::ZERO);
             self.see_to_breaker();
         } else {
             leave.answered();
@@ -241,8 +239,8 @@ impl Upstream {
             Cost::Nothing => drop(leave),
             // A body that waits for its origin knocks in rounds of its own, and a refusal costs
             // it nothing: that is no reason to turn clients away when the origin is back.
-            Cost::Failures(_) if reason == Reason::Resume && took < SLOW => leave.failed(0),
-            Cost::Failures(cost) => leave.failed(cost),
+            Cost::Failures(_) if reason == Reason::Resume && took < SLOW => leave.failed(0, took),
+            Cost::Failures(cost) => leave.failed(cost, took),
         }
         self.see_to_breaker();
     }

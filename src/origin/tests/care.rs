@@ -57,6 +57,24 @@ async fn an_origin_that_is_left_alone_is_passed_by_and_never_an_absence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_origin_that_fails_for_some_objects_alone_is_not_left_alone() {
+    let script = |head: &str| {
+        if head.contains("/bad") { Act::RawAndClose(String::new()) } else { says(200, "good") }
+    };
+    let server = Scripted::start(script).await;
+    let bench = bench(&site(vec![http_origin("one", &server)]));
+    let bad: Vec<_> = (0..6).map(|number| format!("/bad/{number}")).collect();
+    let failures = join_all(bad.iter().map(|path| fetch(&bench.origins, path))).await;
+    assert!(failures.iter().all(|failure| word(failure) != "open"), "{failures:?}");
+    assert_eq!(whole(found(fetch(&bench.origins, "/x").await)).await, b"good");
+    let probes =
+        server.heads().iter().filter(|head| head.starts_with("GET /nix-cache-info ")).count();
+    assert_eq!(probes, 1);
+    let text = bench.metrics.text().unwrap();
+    assert!(!text.contains("narthex_origin_breaker_transitions_total{"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_origin_whose_tasks_end_is_probed_no_more() {
     let server = Scripted::always(Act::Hang).await;
     let origins = origins(vec![http_origin("one", &server)]);
