@@ -301,6 +301,13 @@ fn the_document_says_what_is_expected() {
     assert!(wanted == DOCUMENT, "tests/it/journeys/fault_table.md must be:\n{wanted}");
 }
 
+/// Whether a cell came out as it was to. A reset takes what its client has not read yet with it,
+/// so that one that is to come behind a head may come without.
+fn is_as(seen: &str, wanted: &str) -> bool {
+    let overtaken = wanted.split_once(", cut; ").map(|(_, then)| format!("cut; {then}"));
+    seen == wanted || overtaken.as_deref() == Some(seen)
+}
+
 async fn play(kind: Kind) {
     let room = Arc::new(Semaphore::new(ABREAST));
     let mut playing = Vec::new();
@@ -311,7 +318,8 @@ async fn play(kind: Kind) {
                 let _turn = room.acquire_owned().await;
                 let seen = Play::before(kind, strikes).await.row(row).await;
                 let wanted = row.expected(kind, strikes);
-                (seen != wanted).then(|| format!("{} {strikes:?}:\n{seen:#?}", row.name))
+                let is_wanted = seen.iter().zip(wanted).all(|(seen, wanted)| is_as(seen, wanted));
+                (!is_wanted).then(|| format!("{} {strikes:?}:\n{seen:#?}", row.name))
             }));
         }
     }
