@@ -342,7 +342,7 @@ mod tests {
             |breaker| drop(breaker.admit(Caller::Prober).unwrap()),
             |breaker| {
                 (0..3).for_each(|_| {
-                    breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO)
+                    breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
                 });
             },
             |breaker| breaker.admit(Caller::Request).unwrap().failed(0, SLOW),
