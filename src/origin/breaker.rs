@@ -18,7 +18,9 @@
 //! another deadline. An open breaker is a failure, never an absence, and it tells nobody's
 //! readiness: what opened it did. An answer of any kind that is no failure closes it, one that was
 //! asked for before it opened too, since it shows that the origin is there. A probe that is dropped
-//! without an outcome leaves it open for another second, so that it never stays half open.
+//! without an outcome leaves it open for another second, so that it never stays half open. Whoever
+//! is refused makes the next probe come sooner, at most once a second: the longer waits are for an
+//! origin that nobody wants anything of.
 //!
 //! Purges and restarts do not meet it: it holds nothing of any object. A reload begins closed.
 
@@ -26,7 +28,9 @@ use super::jitter::jittered;
 use super::meters::Meters;
 use crate::config::BreakerSettings;
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How long it is open first.
@@ -43,13 +47,15 @@ pub(super) struct Breaker {
     settings: BreakerSettings,
     meters: Meters,
     state: Mutex<State>,
+    /// Tells the prober that its turn comes sooner.
+    hurry: Arc<Notify>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed { failures: u32 },
     Doubted { failures: u32, is_probed: bool },
-    Open { until: Instant, wait: Duration },
+    Open { soonest: Instant, until: Instant, wait: Duration },
     HalfOpen { wait: Duration },
 }
 
@@ -100,7 +106,12 @@ impl Breaker {
     /// Closed.
     pub(super) fn new(settings: BreakerSettings, meters: Meters) -> Self {
         meters.breaker(BreakerState::Closed);
-        Self { settings, meters, state: Mutex::new(State::Closed { failures: 0 }) }
+        Self {
+            settings,
+            meters,
+            state: Mutex::new(State::Closed { failures: 0 }),
+            hurry: Arc::default(),
+        }
     }
 
     /// The leave to ask; none while it is open.
@@ -112,21 +123,46 @@ impl Breaker {
                 Some(Probe::Doubted)
             }
             State::Closed { .. } | State::Doubted { .. } => None,
-            State::Open { until, wait } if is_due(until, caller) => {
+            State::Open { until, wait, .. } if is_due(until, caller) => {
                 self.change(&mut state, State::HalfOpen { wait });
                 Some(Probe::After(wait))
             }
-            State::Open { .. } | State::HalfOpen { .. } => return None,
+            State::Open { .. } | State::HalfOpen { .. } => {
+                if caller == Caller::Request {
+                    self.hurry(&mut state);
+                }
+                return None;
+            }
         };
         Some(Leave { breaker: self, probe })
     }
 
-    /// Whether a request would be refused now.
+    /// Whether a request is refused now.
     pub(super) fn refuses(&self) -> bool {
-        match *self.state.lock() {
+        let mut state = self.state.lock();
+        let refuses = match *state {
             State::Closed { .. } | State::Doubted { .. } => false,
             State::Open { until, .. } => !is_due(until, Caller::Request),
             State::HalfOpen { .. } => true,
+        };
+        if refuses {
+            self.hurry(&mut state);
+        }
+        refuses
+    }
+
+    /// Tells one who waits for the next probe that its time has come nearer.
+    pub(super) fn hurry_up(&self) -> Arc<Notify> {
+        Arc::clone(&self.hurry)
+    }
+
+    /// Somebody was refused.
+    fn hurry(&self, state: &mut State) {
+        if let State::Open { soonest, until, .. } = state
+            && *soonest < *until
+        {
+            *until = *soonest;
+            self.hurry.notify_one();
         }
     }
 
@@ -157,8 +193,9 @@ impl Breaker {
 
     fn open(&self, state: &mut State, wait: Duration) {
         let wait = wait.min(self.settings.open_max);
-        let until = Instant::now() + jittered(wait);
-        self.change(state, State::Open { until, wait });
+        let soonest = Instant::now() + jittered(OPEN_FIRST);
+        let until = soonest.max(Instant::now() + jittered(wait));
+        self.change(state, State::Open { soonest, until, wait });
     }
 }
 
@@ -212,7 +249,8 @@ impl Drop for Leave<'_> {
             (Probe::After(wait), State::HalfOpen { .. }) => wait,
             _ => return,
         };
-        self.breaker.change(&mut state, State::Open { until: Instant::now() + OPEN_FIRST, wait });
+        let until = Instant::now() + OPEN_FIRST;
+        self.breaker.change(&mut state, State::Open { soonest: until, until, wait });
     }
 }
 
@@ -283,6 +321,25 @@ mod tests {
         assert!(!breaker.refuses());
         breaker.admit(Caller::Request).unwrap().answered();
         assert!(breaker.is_closed() && breaker.next_probe().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_brings_the_next_probe_nearer_but_for_a_second() {
+        let (breaker, _) = breaker(1);
+        assert!(fail(&breaker, Caller::Request));
+        let hurry = breaker.hurry_up();
+        for _ in 0..5 {
+            tokio::time::sleep_until(breaker.next_probe().unwrap()).await;
+            breaker.admit(Caller::Prober).unwrap().failed(1, SLOW);
+            let (before, late) = (Instant::now(), breaker.next_probe().unwrap());
+            assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses());
+            let wait = breaker.next_probe().unwrap() - before;
+            assert!((OPEN_FIRST / 2..=OPEN_FIRST).contains(&wait), "{wait:?}");
+            if late > before + wait {
+                hurry.notified().await;
+            }
+            assert!(breaker.admit(Caller::Prober).is_none());
+        }
     }
 
     #[tokio::test(start_paused = true)]

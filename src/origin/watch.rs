@@ -8,6 +8,7 @@ use super::upstream::Upstream;
 use crate::tasks::Tasks;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 /// Who looks after one origin.
@@ -50,8 +51,11 @@ impl Watch {
 }
 
 async fn mend(upstream: Weak<Upstream>) {
-    while let Some(next) = next_probe(&upstream) {
-        sleep_until(next).await;
+    while let Some((next, hurry)) = next_probe(&upstream) {
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = hurry.notified() => continue,
+        }
         if let Some(upstream) = upstream.upgrade() {
             // Its outcome is in the breaker and in the log.
             let _ = upstream.probe(&Origins::probe_ask()).await;
@@ -59,16 +63,18 @@ async fn mend(upstream: Weak<Upstream>) {
     }
 }
 
-/// When to probe next; none where the origin is no longer left alone, or is gone.
-fn next_probe(upstream: &Weak<Upstream>) -> Option<Instant> {
+/// When to probe next, and what tells that it is sooner; none where the origin is no longer left
+/// alone, or is gone.
+fn next_probe(upstream: &Weak<Upstream>) -> Option<(Instant, Arc<Notify>)> {
     let upstream = upstream.upgrade()?;
+    let hurry = upstream.breaker.hurry_up();
     if let Some(next) = upstream.breaker.next_probe() {
-        return Some(next);
+        return Some((next, hurry));
     }
     upstream.watch.is_mending.store(false, Ordering::Release);
     // It may have opened again just before that, and found somebody who mends.
     let next = upstream.breaker.next_probe()?;
-    (!upstream.watch.is_mending.swap(true, Ordering::AcqRel)).then_some(next)
+    (!upstream.watch.is_mending.swap(true, Ordering::AcqRel)).then_some((next, hurry))
 }
 
 async fn watch(upstream: Weak<Upstream>) {

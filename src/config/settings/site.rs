@@ -421,7 +421,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         .example(r#""30s""#)
         .doc(
             "The longest time between two probes of an origin that is left alone; it begins with \
-             a second and doubles.",
+             a second and doubles, but stays there while requests come that it would be asked for.",
         ),
     Setting::new(
         "site.origin.breaker.probe_idle",

@@ -57,6 +57,31 @@ async fn an_origin_that_is_left_alone_is_passed_by_and_never_an_absence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_origin_that_comes_back_is_found_within_two_seconds_where_somebody_wants_it() {
+    let (server, is_mended) = mendable(Act::RawAndClose(String::new())).await;
+    let bench = bench(&site(vec![http_origin("one", &server)]));
+    for _ in 0..10 {
+        assert!(fetch(&bench.origins, "/x").await.is_err());
+    }
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    let asked = server.asked();
+    for _ in 0..600 {
+        assert_eq!(word(&fetch(&bench.origins, "/x").await), "open");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // One in half a second to a second, beside the time that each takes.
+    let probes = server.asked() - asked;
+    assert!((50..=120).contains(&probes), "{probes} in a minute");
+    is_mended.store(true, Ordering::Relaxed);
+    let mut waited = 0;
+    while fetch(&bench.origins, "/x").await.is_err() && waited < 20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        waited += 1;
+    }
+    assert!(waited < 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_origin_that_fails_for_some_objects_alone_is_not_left_alone() {
     let script = |head: &str| {
         if head.contains("/bad") { Act::RawAndClose(String::new()) } else { says(200, "good") }
