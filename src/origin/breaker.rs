@@ -12,7 +12,8 @@
 //!
 //! Failures of a few objects look like those of an origin. So it is doubted first: one probe asks
 //! at once, and whoever wants something meanwhile still gets what the origin has. Not where the
-//! last failure was slow: then each request would pay for the doubt.
+//! last failure was slow, since each request would pay for the doubt then; nor where nothing but a
+//! probe was answered since the last time, since the origin may have that object alone.
 //!
 //! While it is open, requests fail at once: the next origin, or what is stored, serves without
 //! another deadline. An open breaker is a failure, never an absence, and it tells nobody's
@@ -53,10 +54,23 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Closed { failures: u32 },
-    Doubted { failures: u32, is_probed: bool },
-    Open { soonest: Instant, until: Instant, wait: Duration },
-    HalfOpen { wait: Duration },
+    Closed {
+        failures: u32,
+        /// Whether a probe closed it, and no request was answered since.
+        by_probe: bool,
+    },
+    Doubted {
+        failures: u32,
+        is_probed: bool,
+    },
+    Open {
+        soonest: Instant,
+        until: Instant,
+        wait: Duration,
+    },
+    HalfOpen {
+        wait: Duration,
+    },
 }
 
 /// What the gauge shows.
@@ -109,7 +123,7 @@ impl Breaker {
         Self {
             settings,
             meters,
-            state: Mutex::new(State::Closed { failures: 0 }),
+            state: Mutex::new(State::Closed { failures: 0, by_probe: false }),
             hurry: Arc::default(),
         }
     }
@@ -202,9 +216,11 @@ impl Breaker {
 impl Leave<'_> {
     /// The origin answered.
     pub(super) fn answered(mut self) {
-        self.probe = None;
+        let by_probe = self.probe.take().is_some();
         let mut state = self.breaker.state.lock();
-        self.breaker.change(&mut state, State::Closed { failures: 0 });
+        // A request that was answered meanwhile has told more.
+        let by_probe = by_probe && !matches!(*state, State::Closed { by_probe: false, .. });
+        self.breaker.change(&mut state, State::Closed { failures: 0, by_probe });
     }
 
     /// It failed, which counts `cost` times, after `took`.
@@ -215,15 +231,15 @@ impl Leave<'_> {
         match (self.probe.take(), *state) {
             (Some(Probe::After(wait)), _) => breaker.open(&mut state, wait.saturating_mul(2)),
             (Some(Probe::Doubted), State::Doubted { .. }) => breaker.open(&mut state, OPEN_FIRST),
-            (_, State::Closed { failures }) => {
+            (_, State::Closed { failures, by_probe }) => {
                 let failures = failures.saturating_add(cost);
                 let is_enough = threshold > 0 && failures >= threshold;
-                if is_enough && took >= SLOW {
+                if is_enough && (took >= SLOW || by_probe) {
                     breaker.open(&mut state, OPEN_FIRST);
                 } else if is_enough {
                     breaker.change(&mut state, State::Doubted { failures, is_probed: false });
                 } else {
-                    *state = State::Closed { failures };
+                    *state = State::Closed { failures, by_probe };
                 }
             }
             (_, State::Doubted { failures, is_probed }) => {
@@ -389,6 +405,22 @@ mod tests {
         assert!(breaker.is_closed() && breaker.next_probe().is_none());
         let text = metrics.text().unwrap();
         assert!(!text.contains("narthex_origin_breaker_transitions_total{"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_answers_nothing_but_probes_is_not_doubted_again() {
+        for is_answered in [false, true] {
+            let (breaker, _) = doubted();
+            breaker.admit(Caller::Prober).unwrap().answered();
+            if is_answered {
+                breaker.admit(Caller::Request).unwrap().answered();
+            }
+            for _ in 0..3 {
+                assert!(!breaker.refuses());
+                breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
+            }
+            assert_eq!(breaker.refuses(), !is_answered);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -414,8 +414,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     .doc(
         "Failures in a row until the origin is probed, and left alone if the probe fails too, or \
          as many more requests: no connection, which counts twice, a connection that broke, no \
-         answer in time, 500, 502, 503, 504. One that took a second or longer counts three more, \
-         and there is no probe first. 0: never.",
+         answer in time, 500, 502, 503, 504. One that took a second or longer counts three more. \
+         No probe comes first where the last one did, nor where nothing but a probe was answered \
+         since the origin was last in doubt. 0: never.",
     ),
     Setting::new("site.origin.breaker.open_max", WAIT, Fallback::Is(r#""10s""#))
         .example(r#""30s""#)
