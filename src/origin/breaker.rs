@@ -175,7 +175,9 @@ impl Breaker {
         if let State::Open { soonest, until, .. } = state
             && *soonest < *until
         {
-            *until = *soonest;
+            // Not in the past: whoever comes next would take the prober's place.
+            *until = Instant::now().max(*soonest);
+            *soonest = *until;
             self.hurry.notify_one();
         }
     }
@@ -207,7 +209,7 @@ impl Breaker {
 
     fn open(&self, state: &mut State, wait: Duration) {
         let wait = wait.min(self.settings.open_max);
-        let soonest = Instant::now() + jittered(OPEN_FIRST);
+        let soonest = Instant::now() + jittered(wait.min(OPEN_FIRST));
         let until = soonest.max(Instant::now() + jittered(wait));
         self.change(state, State::Open { soonest, until, wait });
     }
@@ -356,6 +358,22 @@ mod tests {
             }
             assert!(breaker.admit(Caller::Prober).is_none());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_late_leaves_the_next_probe_to_the_prober() {
+        let (breaker, _) = breaker(1);
+        assert!(fail(&breaker, Caller::Request));
+        for _ in 0..2 {
+            tokio::time::sleep_until(breaker.next_probe().unwrap()).await;
+            breaker.admit(Caller::Prober).unwrap().failed(1, SLOW);
+        }
+        // The wait is two to four seconds, and a second of them need not be waited for.
+        tokio::time::sleep(Duration::from_millis(1_900)).await;
+        assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses());
+        assert!(breaker.admit(Caller::Request).is_none());
+        assert_eq!(breaker.next_probe(), Some(Instant::now()));
+        assert!(breaker.admit(Caller::Prober).is_some());
     }
 
     #[tokio::test(start_paused = true)]
