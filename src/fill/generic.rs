@@ -328,8 +328,7 @@ async fn lead(
         Before::Given(given) => fetch.take_up(*given).await,
     };
     let result = fetched.unwrap_or_else(|error| {
-        let (site, path) = (sought.key.site(), sought.key.path());
-        tracing::warn!(site, path, error = &error as &dyn std::error::Error, "fill failed");
+        error.log(&sought.key);
         flight.land(Landed::Failed(Arc::new(error)));
         "failed"
     });

@@ -77,12 +77,7 @@ impl Fill<'_> {
                 // That is logged with all that is known of it.
                 "rejected"
             } else {
-                tracing::warn!(
-                    site = self.wanted.key.site(),
-                    path = self.wanted.key.path(),
-                    error = &error as &dyn std::error::Error,
-                    "fill failed"
-                );
+                error.log(&self.wanted.key);
                 "failed"
             };
             self.flight.land(Landed::Failed(Arc::new(error)));

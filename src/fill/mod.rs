@@ -275,6 +275,17 @@ impl FillError {
             | Self::Lost => false,
         }
     }
+
+    /// Logs that it ended the fill of `key`. That an origin is left alone was logged when it began
+    /// to fail: it would be said once more of each request, which the access log does.
+    fn log(&self, key: &Key) {
+        let (site, path, error) = (key.site(), key.path(), self as &dyn std::error::Error);
+        if matches!(self, Self::Fetch(FetchError::Open { .. })) {
+            tracing::debug!(site, path, error, "fill failed");
+        } else {
+            tracing::warn!(site, path, error, "fill failed");
+        }
+    }
 }
 
 /// Begins fills and joins readers to them.
