@@ -465,6 +465,7 @@ impl Watchdog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front::tests::harness::take_all;
 
     const DEADLINES: Deadlines = Deadlines {
         request_head: Duration::from_secs(10),
@@ -513,6 +514,23 @@ mod tests {
         assert!(waited >= DEADLINES.request_head, "{waited:?}");
         assert!(waited < DEADLINES.request_head + Duration::from_secs(1), "{waited:?}");
         assert!(polls > 30, "{polls}");
+    }
+
+    /// As where a client abandons streams without end: what came due is seen all the same.
+    #[tokio::test(start_paused = true)]
+    async fn a_watchdog_of_a_task_that_never_waits_is_ready() {
+        let (watch, _) = watch();
+        let mut watchdog = Watchdog::new(Arc::clone(&watch));
+        for expected in [Poll::Pending, Poll::Ready(Fault::RequestHead)] {
+            let seen = std::future::poll_fn(|cx| {
+                take_all(cx);
+                watch.poll_begins();
+                let stands = watch.poll_ends();
+                Poll::Ready(watchdog.poll(cx, stands))
+            });
+            assert_eq!(seen.await, expected);
+            tokio::time::advance(DEADLINES.request_head).await;
+        }
     }
 
     #[test]

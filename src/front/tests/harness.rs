@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -273,8 +273,7 @@ fn streamed(path: &str, connection: &Arc<Connection>) -> Option<TestBody> {
         "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 16_384])))),
         // Each piece takes the task's whole share, as a client does that reads all at once.
         "/greedy" => pieces(stream::poll_fn(|cx| {
-            let takes_all = (0..1_000).any(|_| pin!(consume_budget()).poll(cx).is_pending());
-            assert!(takes_all, "no task of the runtime's");
+            take_all(cx);
             Poll::Ready(Some(Ok(Bytes::from_static(b"xxxx"))))
         })),
         // Two pieces of a body, then the rest cannot be had.
@@ -301,6 +300,12 @@ trait MapStep: futures_util::Stream + Sized {
 }
 
 impl<S: futures_util::Stream> MapStep for S {}
+
+/// Takes what this poll of a task has left of its share of the runtime.
+pub(in crate::front) fn take_all(cx: &mut Context<'_>) {
+    let is_all = (0..1_000).any(|_| pin!(consume_budget()).poll(cx).is_pending());
+    assert!(is_all, "no task of the runtime's");
+}
 
 /// So many bytes that repeat after a prime number of them.
 pub(super) fn noise(length: usize) -> Bytes {

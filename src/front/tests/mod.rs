@@ -4,7 +4,7 @@ mod deadlines;
 mod drain;
 mod express;
 mod framing;
-mod harness;
+pub(super) mod harness;
 mod http2;
 mod limits;
 mod tls;
