@@ -49,7 +49,7 @@ pub(super) struct Breaker {
     meters: Meters,
     state: Mutex<State>,
     /// Tells the prober that its turn comes sooner.
-    hurry: Arc<Notify>,
+    sooner: Arc<Notify>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl Breaker {
             settings,
             meters,
             state: Mutex::new(State::Closed { failures: 0, by_probe: false }),
-            hurry: Arc::default(),
+            sooner: Arc::default(),
         }
     }
 
@@ -141,44 +141,34 @@ impl Breaker {
                 self.change(&mut state, State::HalfOpen { wait });
                 Some(Probe::After(wait))
             }
-            State::Open { .. } | State::HalfOpen { .. } => {
-                if caller == Caller::Request {
-                    self.hurry(&mut state);
-                }
-                return None;
-            }
+            State::Open { .. } | State::HalfOpen { .. } => return None,
         };
         Some(Leave { breaker: self, probe })
     }
 
-    /// Whether a request is refused now.
+    /// Whether a request would be refused now.
     pub(super) fn refuses(&self) -> bool {
-        let mut state = self.state.lock();
-        let refuses = match *state {
+        match *self.state.lock() {
             State::Closed { .. } | State::Doubted { .. } => false,
             State::Open { until, .. } => !is_due(until, Caller::Request),
             State::HalfOpen { .. } => true,
-        };
-        if refuses {
-            self.hurry(&mut state);
         }
-        refuses
     }
 
-    /// Tells one who waits for the next probe that its time has come nearer.
-    pub(super) fn hurry_up(&self) -> Arc<Notify> {
-        Arc::clone(&self.hurry)
+    /// Tells who waits for the next probe that its time has come nearer.
+    pub(super) fn sooner(&self) -> Arc<Notify> {
+        Arc::clone(&self.sooner)
     }
 
-    /// Somebody was refused.
-    fn hurry(&self, state: &mut State) {
-        if let State::Open { soonest, until, .. } = state
+    /// Somebody was refused: the next probe comes as soon as it may.
+    pub(super) fn wanted(&self) {
+        if let State::Open { soonest, until, .. } = &mut *self.state.lock()
             && *soonest < *until
         {
             // Not in the past: whoever comes next would take the prober's place.
             *until = Instant::now().max(*soonest);
             *soonest = *until;
-            self.hurry.notify_one();
+            self.sooner.notify_one();
         }
     }
 
@@ -345,16 +335,17 @@ mod tests {
     async fn who_is_refused_brings_the_next_probe_nearer_but_for_a_second() {
         let (breaker, _) = breaker(1);
         assert!(fail(&breaker, Caller::Request));
-        let hurry = breaker.hurry_up();
+        let sooner = breaker.sooner();
         for _ in 0..5 {
             tokio::time::sleep_until(breaker.next_probe().unwrap()).await;
             breaker.admit(Caller::Prober).unwrap().failed(1, SLOW);
             let (before, late) = (Instant::now(), breaker.next_probe().unwrap());
             assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses());
+            breaker.wanted();
             let wait = breaker.next_probe().unwrap() - before;
             assert!((OPEN_FIRST / 2..=OPEN_FIRST).contains(&wait), "{wait:?}");
             if late > before + wait {
-                hurry.notified().await;
+                sooner.notified().await;
             }
             assert!(breaker.admit(Caller::Prober).is_none());
         }
@@ -370,8 +361,8 @@ mod tests {
         }
         // The wait is two to four seconds, and a second of them need not be waited for.
         tokio::time::sleep(Duration::from_millis(1_900)).await;
+        breaker.wanted();
         assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses());
-        assert!(breaker.admit(Caller::Request).is_none());
         assert_eq!(breaker.next_probe(), Some(Instant::now()));
         assert!(breaker.admit(Caller::Prober).is_some());
     }

@@ -355,6 +355,7 @@ impl Upstream {
     }
 
     fn is_open(&self) -> FetchError {
+        self.breaker.wanted();
         self.meters.held(Held::Open);
         let last = self.health.now().last_error;
         let last = last.unwrap_or_else(|| "it answered with errors".to_owned());

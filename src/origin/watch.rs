@@ -51,10 +51,10 @@ impl Watch {
 }
 
 async fn mend(upstream: Weak<Upstream>) {
-    while let Some((next, hurry)) = next_probe(&upstream) {
+    while let Some((next, sooner)) = next_probe(&upstream) {
         tokio::select! {
             () = sleep_until(next) => {}
-            () = hurry.notified() => continue,
+            () = sooner.notified() => continue,
         }
         if let Some(upstream) = upstream.upgrade() {
             // Its outcome is in the breaker and in the log.
@@ -67,14 +67,14 @@ async fn mend(upstream: Weak<Upstream>) {
 /// alone, or is gone.
 fn next_probe(upstream: &Weak<Upstream>) -> Option<(Instant, Arc<Notify>)> {
     let upstream = upstream.upgrade()?;
-    let hurry = upstream.breaker.hurry_up();
+    let sooner = upstream.breaker.sooner();
     if let Some(next) = upstream.breaker.next_probe() {
-        return Some((next, hurry));
+        return Some((next, sooner));
     }
     upstream.watch.is_mending.store(false, Ordering::Release);
     // It may have opened again just before that, and found somebody who mends.
     let next = upstream.breaker.next_probe()?;
-    (!upstream.watch.is_mending.swap(true, Ordering::AcqRel)).then_some((next, hurry))
+    (!upstream.watch.is_mending.swap(true, Ordering::AcqRel)).then_some((next, sooner))
 }
 
 async fn watch(upstream: Weak<Upstream>) {
