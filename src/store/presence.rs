@@ -11,7 +11,7 @@ use super::Inner;
 use super::error::IndexError;
 use crate::object::KeyHash;
 use fastbloom::AtomicBloomFilter;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,8 +30,6 @@ const PACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     filters: RwLock<Filters>,
-    /// Held by the one who makes a filter.
-    making: Mutex<()>,
 }
 
 /// The filter in use, and the one that is being made.
@@ -127,14 +125,10 @@ impl Inner {
         self.index.presence().lacks(key)
     }
 
-    /// Makes a filter out of all that the index has, where it is time; blocking. Ends early where
+    /// Makes a filter out of all that the index has; blocking, for one at a time. Ends early where
     /// the disk goes out or the process stops.
-    pub(super) fn renew_presence(&self) -> Result<(), IndexError> {
+    fn renew_presence(&self) -> Result<(), IndexError> {
         let presence = self.index.presence();
-        let Some(_one) = presence.making.try_lock() else { return Ok(()) };
-        if !presence.is_due() {
-            return Ok(());
-        }
         presence.begin(self.space.usage().objects);
         let mut from = 0;
         while !self.leaving.is_cancelled() {

@@ -64,15 +64,7 @@ impl Open {
         after: Option<(KeyHash, KeyHash)>,
         max: usize,
     ) -> Result<Vec<(KeyHash, KeyHash)>, IndexError> {
-        let from = after.map_or(Bound::Unbounded, |(one, other)| Bound::Excluded(pair(one, other)));
-        let mut variants = Vec::new();
-        for guard in self.variants.range::<[u8; 32], _>((from, Bound::Unbounded)).take(max) {
-            let key = guard.key()?;
-            if let (Some(primary), Some(variant)) = (key.first_chunk(), key.last_chunk()) {
-                variants.push((KeyHash(*primary), KeyHash(*variant)));
-            }
-        }
-        Ok(variants)
+        pairs_page(&self.variants, after.map(|(primary, variant)| pair(primary, variant)), max)
     }
 
     /// At most `max` insertions with a small body beside their record, from the first one after
@@ -107,4 +99,21 @@ fn page(
         }
     }
     Ok(entries)
+}
+
+/// At most `max` keys of two hashes, after the one `after`.
+pub(super) fn pairs_page(
+    keyspace: &Keyspace,
+    after: Option<[u8; 32]>,
+    max: usize,
+) -> Result<Vec<(KeyHash, KeyHash)>, IndexError> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut pairs = Vec::new();
+    for guard in keyspace.range::<[u8; 32], _>((from, Bound::Unbounded)).take(max) {
+        let key = guard.key()?;
+        if let (Some(one), Some(other)) = (key.first_chunk(), key.last_chunk()) {
+            pairs.push((KeyHash(*one), KeyHash(*other)));
+        }
+    }
+    Ok(pairs)
 }

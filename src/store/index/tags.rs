@@ -7,6 +7,7 @@
 
 use super::super::error::IndexError;
 use super::super::format;
+use super::pages::pairs_page;
 use super::{Change, Open, pair};
 use crate::object::KeyHash;
 use crate::object::tags::TagHash;
@@ -49,15 +50,9 @@ impl Open {
         after: Option<(TagHash, KeyHash)>,
         max: usize,
     ) -> Result<Vec<(TagHash, KeyHash)>, IndexError> {
-        let from = after.map_or(Bound::Unbounded, |(tag, hash)| Bound::Excluded(row(tag, hash)));
-        let mut rows = Vec::new();
-        for guard in self.tags.range::<[u8; 32], _>((from, Bound::Unbounded)).take(max) {
-            let key = guard.key()?;
-            if let (Some(tag), Some(hash)) = (key.first_chunk(), key.last_chunk()) {
-                rows.push((TagHash(*tag), KeyHash(*hash)));
-            }
-        }
-        Ok(rows)
+        let after = after.map(|(tag, hash)| row(tag, hash));
+        let rows = pairs_page(&self.tags, after, max)?.into_iter();
+        Ok(rows.map(|(tag, hash)| (TagHash(tag.0), hash)).collect())
     }
 }
 
