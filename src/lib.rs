@@ -9,6 +9,7 @@ pub mod clock;
 pub mod nix;
 pub mod outcome;
 pub mod rfc;
+mod sync;
 pub mod units;
 // 1 vocabulary
 pub mod config;

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::metrics::Metrics;
 use crate::store::{Mode, Report, Stage};
+use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

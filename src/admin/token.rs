@@ -2,7 +2,7 @@
 //! changed file counts at once; compared in constant time; guesses are limited. A mutex held for
 //! one look-up, never across an await.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;

@@ -7,8 +7,8 @@ use crate::clock::Clock;
 use crate::config::{AbsenceFilter, Config};
 use crate::filter::{Filter, LoadError, Newer};
 use crate::metrics::Metrics;
+use crate::sync::Mutex;
 use crate::tasks::Tasks;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 //! Reads `/proc` when metrics are read; where that tells nothing, the counter stays.
 
 use crate::metrics::Metrics;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// What has been counted so far.
 #[derive(Debug, Default)]

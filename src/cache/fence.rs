@@ -8,7 +8,7 @@
 
 use crate::object::{Key, Meta};
 use crate::store::Scope;
-use parking_lot::{RwLock, RwLockReadGuard};
+use crate::sync::{RwLock, RwLockReadGuard};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -17,9 +17,9 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Facts, Key, Meta, NarClaim, Sha256, Tags};
 use crate::store::{Disks, Pending, Sealed, Stored, StoredBody, WriteError};
+use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Bodies up to this many bytes are kept in memory.

@@ -1,11 +1,11 @@
 //! Tests of the client against servers that speak TLS and HTTP/2, or nothing at all.
 
 use super::*;
+use crate::sync::Mutex;
 use http_body_util::{BodyExt, Full};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use rustls_pki_types::PrivateKeyDer;
 use std::convert::Infallible;
 use std::io::Write;

@@ -3,8 +3,8 @@
 //! is the only place where they may stand. One per connection; a short lock, never held across an
 //! await.
 
+use crate::sync::Mutex;
 use http::{HeaderMap, StatusCode};
-use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 

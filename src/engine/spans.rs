@@ -21,9 +21,9 @@
 
 use super::tail::Tail;
 use crate::store::{BodyFile, CHUNK_BYTES, RUN_BYTES};
+use crate::sync::Mutex;
 use bytes::Bytes;
 use nix::sys::resource::{UsageWho, getrusage};
-use parking_lot::Mutex;
 use prometheus::IntCounter;
 use rustix::fd::AsFd;
 use rustix::io::Errno;

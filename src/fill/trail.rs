@@ -5,7 +5,7 @@
 use super::Rejection;
 use crate::metrics::Metrics;
 use crate::object::Key;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::sync::Arc;
 
 /// The origins that gave bytes of one body, in the order in which they came to it.

@@ -10,7 +10,7 @@ use super::leader::TRIES_MAX;
 use crate::cache::{Cache, Ticket};
 use crate::clock::{Clock, Timestamp};
 use crate::object::Key;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! How many connections may be open, in all and from one address. One for all listeners; a
 //! mutex held for one look-up; every open connection holds a permit.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 //! task that polls the connection flushes when the poll is over ([`Unflushed`]).
 
 use super::socket::Raw;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! What a connection may still wait for, and until when. One per connection, shared by its
 //! socket, its requests and its task; a mutex held for a few instructions, never across an await.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

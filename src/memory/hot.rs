@@ -6,9 +6,9 @@
 use crate::object::tags::{self, TAG_FIELD};
 use crate::object::{Facts, Insertion, Key, Meta, Tags, Variant};
 use crate::policy;
+use crate::sync::Mutex;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 

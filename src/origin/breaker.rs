@@ -28,7 +28,7 @@
 use super::jitter::jittered;
 use super::meters::Meters;
 use crate::config::BreakerSettings;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;

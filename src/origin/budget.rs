@@ -2,7 +2,7 @@
 //! share and each retry or hedge empties by one. One per origin and purpose, as long lived as the
 //! origin; the lock is held for a sum. A reload begins with new ones.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -6,7 +6,7 @@
 //! 2 KiB give the quantile exactly. A time is noted for whoever was dropped, too, as far as it
 //! went: else a hedge that wins would hide the slow answer from the window.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::time::Duration;
 
 /// Samples in the window.

@@ -3,7 +3,7 @@
 
 use super::exchange::FetchError;
 use super::meters::{Meters, Usable};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::sync::Arc;
 use tokio::sync::Notify;
 

@@ -13,7 +13,7 @@
 
 use super::meters::Meters;
 use crate::nix::Class;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};

@@ -12,8 +12,8 @@ use crate::config::{
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
+use crate::sync::Mutex;
 use crate::tasks::Tasks;
-use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use super::pace::{self, Pacer, Stopped};
 use super::report::{Mode, Problem, Report};
 use super::{Inner, SEQUENCE_GAP};
 use crate::object::KeyHash;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::io;
 use std::path::Path;
 

@@ -40,7 +40,7 @@
 //! at each request; which bodies is a matter of a fixed number of bitmaps.
 
 use super::sums::CHUNK_BYTES;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

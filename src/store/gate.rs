@@ -7,7 +7,7 @@
 //! memtable together, so nobody inside meets that point, however long the engine stays behind.
 
 use super::error::IndexError;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Writers inside at once. Each writes a record and a body of less than 64 KiB, or 36 bytes for

@@ -3,7 +3,7 @@
 //! short lock, never across an await or I/O.
 
 use super::error::WriteError;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Errors in a row after which writes are refused.

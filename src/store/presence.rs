@@ -10,8 +10,8 @@
 use super::Inner;
 use super::error::IndexError;
 use crate::object::KeyHash;
+use crate::sync::RwLock;
 use fastbloom::AtomicBloomFilter;
-use parking_lot::RwLock;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -20,7 +20,7 @@ use super::format::Totals;
 use super::gauges::Shown;
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 use super::form::{self, AccessRecord};
 use crate::config::AccessLogForm;
 use crate::metrics::Metrics;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use prometheus::IntCounter;
 use std::fmt;
 use std::io::{self, Write};
@@ -187,7 +187,7 @@ impl Writer {
 mod tests {
     use super::super::form::tests::record;
     use super::*;
-    use parking_lot::{Condvar, Mutex};
+    use crate::sync::{Condvar, Mutex};
     use std::sync::Arc;
 
     /// A writer that can be held up, and that tells what it got.

@@ -4,10 +4,10 @@
 use super::paced_body::PacedBody;
 use crate::clock::Clock;
 use crate::nix::hash::{base16, sha256};
+use crate::sync::{Mutex, RwLock};
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue};
-use parking_lot::{Mutex, RwLock};
 use s3s::dto::{
     ETag, ETagCondition, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput,
     ListObjectsV2Input, ListObjectsV2Output, Object, Range, StreamingBlob, Timestamp,

@@ -2,7 +2,7 @@
 //! still wanted. One per flight; a short lock, never across an await.
 
 use super::{AHEAD_BYTES, NEAR_BYTES};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

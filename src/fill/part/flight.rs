@@ -8,7 +8,7 @@ use crate::cache::Ticket;
 use crate::fill::{FillError, Flight, NotJoined, Role, Shared};
 use crate::object::Meta;
 use crate::origin::Response;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 

@@ -8,7 +8,7 @@
 //! of an origin: what is left is for narinfos, and for the first connection of every object.
 
 use crate::config;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use super::super::{Health, Inner, Part, Pending, Store, WriteError};
 use super::ledger::{DiskId, Owed};
 use crate::config;
 use crate::object::{Key, Meta};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};

@@ -29,7 +29,7 @@ async fn read_all(follower: Follower, from: usize, max: usize) -> Result<Vec<u8>
 async fn readers_and_origin_go_on_while_the_disk_is_busy() {
     let (reached, at) = std::sync::mpsc::channel();
     let (go_on, gate) = std::sync::mpsc::channel::<()>();
-    let gate = parking_lot::Mutex::new((Some(reached), gate));
+    let gate = crate::sync::Mutex::new((Some(reached), gate));
     OBSERVER.set(Some(Arc::new(move |step| {
         let mut gate = gate.lock();
         if step == "a batch is to be written"

@@ -5,7 +5,7 @@ use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with, until};
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
 use crate::store::report::{Mode, Problem, Report, Stage};
 use crate::store::{Begun, Fault, FsckError, OpenError, Store, format, fsck, trailer};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

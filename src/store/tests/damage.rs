@@ -6,7 +6,7 @@ use crate::store::error::OpenError;
 use crate::store::read::StoredBody;
 use crate::store::report::Mode;
 use crate::store::{Store, format, fsck};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use crate::object::{Meta, NarClaim, Sha256};
 use crate::store::format;
 use crate::store::report::{Mode, Report, Stage};
 use crate::store::{OpenError, Store, fsck};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use rustix::fs::SeekFrom;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;

@@ -7,9 +7,9 @@ use super::{Bench, KIB, MIB, bytes, held, key, meta};
 use crate::object::{Key, Meta, Tag, Tags};
 use crate::store::report::{Mode, Report};
 use crate::store::{Fault, Kept, Scope, Store, fsck};
+use crate::sync::Mutex;
 use bytes::Bytes;
 use http::HeaderValue;
-use parking_lot::Mutex;
 
 fn tags(names: &[&str]) -> Tags {
     Tags::new(names.iter().map(|name| Tag::parse(name).unwrap()))
