@@ -223,15 +223,19 @@ async fn a_changed_token_counts_at_once() {
 }
 
 #[tokio::test]
-async fn guessing_is_limited() {
+async fn wrong_tokens_are_limited_and_lock_no_right_one_out() {
     let folder = TempDir::new().unwrap();
     let office = Office::open(Some(token_file(&folder, "s3cret")));
+    let right = "Authorization: Bearer s3cret\r\n";
     for _ in 0..10 {
         assert_eq!(status(&office.purge("", "{}").await), 401);
     }
-    let text = office.purge("Authorization: Bearer s3cret\r\n", r#"{"all":true}"#).await;
-    assert!(status(&text) == 429 && text.contains("retry-after: 60\r\n"), "{text}");
-    assert!(office.purges.lock().is_empty());
+    for round in 1..=3 {
+        let text = office.purge("Authorization: Bearer guess\r\n", r#"{"all":true}"#).await;
+        assert!(status(&text) == 429 && text.contains("retry-after: 60\r\n"), "{text}");
+        assert_eq!(status(&office.purge(right, r#"{"all":true}"#).await), 200);
+        assert_eq!(office.purges.lock().len(), round);
+    }
 }
 
 #[tokio::test]
