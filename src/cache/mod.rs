@@ -16,7 +16,9 @@ use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Facts, Key, Meta, NarClaim, Sha256, Tags};
-use crate::store::{Disks, Pending, Sealed, Stored, StoredBody, WriteError};
+use crate::store::{
+    Disks, ObjectWriter, ProvenObject, SealedObject, Stored, StoredBody, Withhold, WriteError,
+};
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -162,10 +164,15 @@ impl Cache {
         self.fence.is_raised_since(ticket, key)
     }
 
-    /// Opens a growing object on disk; `None` where there is no disk or it does not take writes.
-    pub async fn begin(&self, key: &Key, length: Option<u64>) -> Option<Pending> {
-        match self.store.as_ref()?.begin(key, length).await {
-            Ok(pending) => Some(pending),
+    /// Begins to write an object to disk; `None` if there is no disk or it does not take writes.
+    pub async fn begin(
+        &self,
+        key: &Key,
+        length: Option<u64>,
+        withhold: Withhold,
+    ) -> Option<ObjectWriter> {
+        match self.store.as_ref()?.begin(key, length, withhold).await {
+            Ok(writer) => Some(writer),
             Err(error) => {
                 tracing::debug!(path = key.path(), %error, "not stored");
                 None
@@ -173,34 +180,21 @@ impl Cache {
         }
     }
 
-    /// Publishes a verified object that was written to disk.
+    /// Publishes a proven object: written out, named and shown in one turn of a blocking thread.
     pub async fn publish(
         &self,
         ticket: Ticket,
-        sealed: Sealed,
+        proven: ProvenObject,
         meta: Meta,
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
-        self.publish_once(ticket, || Ok(sealed), meta, claim).await
-    }
-
-    /// Publishes a verified object whose body has ended: written, synced and named in one turn of a
-    /// blocking thread.
-    pub async fn publish_pending(
-        &self,
-        ticket: Ticket,
-        pending: Pending,
-        meta: Meta,
-        claim: Option<ClaimOf>,
-    ) -> Result<Found, PublishError> {
-        let closed = pending.close().await?;
-        self.publish_once(ticket, || closed.seal(), meta, claim).await
+        self.publish_once(ticket, || proven.seal(), meta, claim).await
     }
 
     async fn publish_once(
         &self,
         ticket: Ticket,
-        seal: impl FnOnce() -> Result<Sealed, WriteError> + Send + 'static,
+        seal: impl FnOnce() -> Result<SealedObject, WriteError> + Send + 'static,
         meta: Meta,
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
@@ -240,10 +234,10 @@ impl Cache {
         body: Bytes,
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
-        if let Some(mut pending) = self.begin(&meta.key, Some(body.len() as u64)).await {
+        if let Some(store) = &self.store {
             let published = async {
-                pending.append(body.clone()).await?;
-                self.publish_pending(ticket, pending, meta.clone(), claim.clone()).await
+                let sealed = store.begin_small(&meta.key, body.clone()).await?;
+                self.publish_once(ticket, || Ok(sealed), meta.clone(), claim.clone()).await
             };
             match published.await {
                 Err(PublishError::Write(error)) => {

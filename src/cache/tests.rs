@@ -7,7 +7,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::store::Disks;
+use crate::store::{Disks, Withhold};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -126,7 +126,7 @@ async fn what_is_not_there_takes_no_thread() {
     // The first asks the file system how much room there is.
     let begun = (0..1_000).find_map(|_| {
         std::thread::sleep(Duration::from_millis(1));
-        cache.begin(&there.key, Some(1)).now_or_never()
+        cache.begin(&there.key, Some(1), Withhold::End).now_or_never()
     });
     assert!(begun.unwrap().is_some());
     let body = Bytes::from_static(b"x");

@@ -155,7 +155,6 @@ fn unopened(error: &Arc<FillError>) -> Tried {
         | FillError::Body(_)
         | FillError::Rejected { .. }
         | FillError::Write(_)
-        | FillError::Deserted(_)
         | FillError::Lost => answer::failed(error).into(),
     }
 }

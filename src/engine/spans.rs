@@ -245,7 +245,7 @@ mod tests {
     use crate::config::Disk;
     use crate::metrics::Metrics;
     use crate::object::Key;
-    use crate::store::{Disks, StoredBody};
+    use crate::store::{Disks, StoredBody, Withhold};
     use crate::tasks::Tasks;
     use std::io::Read as _;
 
@@ -275,9 +275,10 @@ mod tests {
         let store = Disks::open(&[disk], Metrics::new().unwrap(), Tasks::new()).unwrap();
         let body = (0..128_u32 << 10).map(|at| at.to_le_bytes()[1]).collect::<Bytes>();
         let key = Key::new("s", "/nar/x.nar", None);
-        let mut pending = store.begin(&key, Some(body.len() as u64)).await.unwrap();
+        let mut pending = store.begin(&key, Some(body.len() as u64), Withhold::End).await.unwrap();
         pending.append(body.clone()).await.unwrap();
-        let stored = pending.seal().await.unwrap().commit(meta(&key), None).unwrap();
+        let sealed = pending.end().await.unwrap().prove().unwrap().seal().unwrap();
+        let stored = sealed.commit(meta(&key), None).unwrap();
         let StoredBody::File(file) = stored.body else { panic!("a small body") };
         let spans = Spans::new(IntCounter::new("sent", "sent").unwrap());
         let slice = spans.put(&Tail::new(file, None), 0, body.len() as u64).unwrap();

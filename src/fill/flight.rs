@@ -117,12 +117,12 @@ impl Flight {
         self.over.cancelled().await;
     }
 
-    /// Nobody may join any more.
+    /// No reader may join any more.
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }
 
-    /// Whether nobody may join any more.
+    /// Whether no reader may join any more.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }

@@ -9,7 +9,6 @@
 use super::flight::{Flight, How, Landed};
 use super::part::page::{permits, salvage};
 use super::passing::Passing;
-use super::sink::Sink;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::{FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared, Upstream};
@@ -27,6 +26,7 @@ use crate::policy::generic::{Directives, fields};
 use crate::policy::response::Times;
 use crate::policy::revalidation;
 use crate::rfc::Validators;
+use crate::store::{ObjectWriter, Withhold};
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use std::fmt;
@@ -543,28 +543,26 @@ impl Fetch<'_> {
 
     /// A body that readers follow while it is written.
     async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
-        let Some(pending) = self.cache().begin(&meta.key, response.content_length).await else {
+        let length = response.content_length;
+        let Some(mut writer) = self.cache().begin(&meta.key, length, Withhold::End).await else {
             self.flight.land_passing(self.passing(response));
             return Ok("passed");
         };
-        let growing = pending.growing();
+        let growing = writer.growing();
         self.flight.set_cookies(cookies(&response.headers));
         let mut body = self.steady(response, meta.headers.clone());
         let shown = Arc::new(meta.clone());
         let read = growing.clone();
         self.flight.land(Landed::Streaming { meta: shown, growing: read, must_be: None });
-        let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
-        if let Err(error) = feed(&mut body, &mut sink).await {
+        if let Err(error) = self.feed(&mut body, &mut writer).await {
             let broke_off = matches!(error, FillError::Body(_) | FillError::Rejected { .. });
             if let Some(length) = body.total().filter(|_| broke_off) {
                 Box::pin(salvage(self.shared, self.flight.ticket, (meta, length), &growing)).await;
             }
             return Err(error);
         }
-        sink.end().await?;
-        let Some(pending) = sink.proven() else { return Ok("not_stored") };
-        let ticket = self.flight.ticket;
-        match self.cache().publish_pending(ticket, pending, meta.clone(), None).await {
+        let Ok(proven) = writer.end().await?.prove() else { return Ok("not_stored") };
+        match self.cache().publish(self.flight.ticket, proven, meta.clone(), None).await {
             Ok(_) => Ok("stored"),
             Err(error) => {
                 not_kept(&meta, &error);
@@ -572,17 +570,17 @@ impl Fetch<'_> {
             }
         }
     }
-}
 
-/// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
-async fn feed(body: &mut Steady, sink: &mut Sink<'_>) -> Result<(), FillError> {
-    let mut received = 0;
-    while let Some(piece) = body.chunk().await? {
-        received += piece.len() as u64;
-        sink.append(piece).await?;
-        sink.reveal(received);
+    /// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
+    async fn feed(&self, body: &mut Steady, writer: &mut ObjectWriter) -> Result<(), FillError> {
+        while let Some(piece) = body.chunk().await? {
+            writer.append(piece).await?;
+            if writer.is_memory_only() {
+                self.flight.close();
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn not_kept(meta: &Meta, error: &PublishError) {

@@ -4,8 +4,7 @@
 
 use super::flight::{Flight, How, Landed};
 use super::passing::Passing;
-use super::pieces::{Begin, HELD_BACK_BYTES, Pieces, Ranges};
-use super::sink::Sink;
+use super::pieces::{Begin, Pieces, Ranges};
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
@@ -18,7 +17,7 @@ use crate::object::{Meta, Proof, Sha256};
 use crate::origin::{Answer, Ask, FetchError, Method, Response};
 use crate::policy;
 use crate::policy::response::{Coding, Times};
-use crate::store::Pending;
+use crate::store::{ObjectWriter, Withhold};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::sync::Arc;
@@ -261,12 +260,12 @@ impl Fill<'_> {
             return self.whole(meta, body, (expected, trail), (keep, coding)).await;
         }
         let is_provable = body.total().is_some() || checked == Checked::ByHash;
-        let pending = if keep == Keep::IfVerified && is_provable {
-            self.shared.cache.begin(&wanted.key, body.total()).await
+        let writer = if keep == Keep::IfVerified && is_provable {
+            self.shared.cache.begin(&wanted.key, body.total(), Withhold::LastBytes).await
         } else {
             None
         };
-        let Some(pending) = pending else {
+        let Some(writer) = writer else {
             let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
             let passing = Passing::new(Arc::new(meta), body, expected, shared, ticket);
             self.flight.land_passing(passing);
@@ -275,7 +274,7 @@ impl Fill<'_> {
         let Shared { lots, tasks, .. } = &**self.shared;
         let begin = Begin { lots, asker: wanted.asker, tasks };
         let body = Pieces::new(body, ranges, &begin);
-        Box::pin(self.stream(meta, body, expected, pending)).await
+        Box::pin(self.stream(meta, body, expected, writer)).await
     }
 
     /// A body that no reader sees before all of it is here and checked.
@@ -343,27 +342,26 @@ impl Fill<'_> {
         mut meta: Meta,
         mut body: Pieces,
         expected: Expected,
-        pending: Pending,
+        mut writer: ObjectWriter,
     ) -> Result<&'static str, FillError> {
-        let (growing, must_be) = (pending.growing(), expected.must_be());
+        let (growing, must_be) = (writer.growing(), expected.must_be());
         self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing, must_be });
-        let mut sink = Sink::new(pending, self.flight, &self.shared.metrics);
-        while let Some(piece) = body.chunk(&mut sink).await? {
-            let received = sink.received().saturating_add(piece.len() as u64);
-            // First, so that readers have it while it is written.
-            sink.reveal(body.total().unwrap_or(received).saturating_sub(HELD_BACK_BYTES));
-            sink.append(piece).await?;
+        while let Some(piece) = body.chunk(&mut writer).await? {
+            writer.append(piece).await?;
+            if writer.is_memory_only() {
+                self.flight.close();
+            }
         }
-        let (sha256, length) = sink.end().await?;
-        meta.proof =
-            expected.check(sha256, length).map_err(|rejection| rejected(&meta, rejection))?;
+        let ended = writer.end().await?;
+        let judged = expected.check(ended.sha256, ended.length);
+        meta.proof = judged.map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
-        let Some(pending) = sink.proven() else { return Ok("not_stored") };
-        let meta_kept = meta.clone();
-        match self.shared.cache.publish_pending(self.flight.ticket, pending, meta, None).await {
+        let Ok(proven) = ended.prove() else { return Ok("not_stored") };
+        let published = self.shared.cache.publish(self.flight.ticket, proven, meta.clone(), None);
+        match published.await {
             Ok(_) => Ok("stored"),
             Err(error) => {
-                log_not_kept(&meta_kept, &error);
+                log_not_kept(&meta, &error);
                 Ok("not_stored")
             }
         }

@@ -13,7 +13,6 @@ mod part;
 mod passing;
 mod patience;
 mod pieces;
-mod sink;
 mod steady;
 mod trail;
 mod trusted;
@@ -36,7 +35,7 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Key, Sha256};
 use crate::origin::{Answer, BodyError, FetchError, Method, Origins, Response};
-use crate::store::{Deserted, WriteError};
+use crate::store::WriteError;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use std::collections::hash_map::Entry;
@@ -251,9 +250,6 @@ pub enum FillError {
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The disk gave up under it, and then nobody read it any more.
-    #[error(transparent)]
-    Deserted(#[from] Deserted),
     /// The fill ended without a word: a fault inside Narthex.
     #[error("the fill ended without a result")]
     Lost,
@@ -271,7 +267,6 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
-            | Self::Deserted(_)
             | Self::Lost => false,
         }
     }

@@ -1,12 +1,12 @@
 //! The one way into the store: a sealed body gets its name and its record. Blocking. Lock: the
-//! key's stripe; called by [`super::pending`] under its caller's fence.
+//! key's stripe; called by [`super::body`] under its caller's fence.
 
 use super::Inner;
+use super::body::SealedBody;
 use super::error::{IndexError, WriteError};
 use super::eviction::Entry;
 use super::format::{self, Head, Place, Record, Totals};
 use super::index::{Change, Open};
-use super::pending::SealedBody;
 use super::read::{BodyFile, Stored, StoredBody};
 use super::space::Reservation;
 use super::trailer;

@@ -210,6 +210,15 @@ pub enum WriteError {
         #[from]
         source: IndexError,
     },
+    /// The disk takes nothing.
+    #[error("the disk has taken nothing for {seconds} s")]
+    Stalled {
+        /// For how long.
+        seconds: u64,
+    },
+    /// The disk failed, and no reader is left: nothing is worth going on for.
+    #[error("the disk failed under the object, and no reader is left")]
+    NoReaders,
     /// An earlier write was given up half way, or its thread died.
     #[error("an earlier write of this object was given up")]
     Interrupted,
@@ -222,10 +231,12 @@ impl WriteError {
             Self::NoSpace { .. } | Self::NoFiles => Some("space"),
             Self::Io { operation, .. } => Some(operation),
             Self::Index { .. } => Some("index"),
+            Self::Stalled { .. } => Some("write"),
             Self::Refused { .. }
             | Self::TooLarge { .. }
             | Self::Busy { .. }
             | Self::Length { .. }
+            | Self::NoReaders
             | Self::Interrupted => None,
         }
     }
@@ -240,8 +251,9 @@ impl WriteError {
             | Self::NoSpace { .. }
             | Self::NoFiles
             | Self::Io { .. }
+            | Self::Stalled { .. }
             | Self::Index { .. } => true,
-            Self::Length { .. } | Self::Interrupted => false,
+            Self::Length { .. } | Self::NoReaders | Self::Interrupted => false,
         }
     }
 
@@ -255,6 +267,8 @@ impl WriteError {
             | Self::Busy { .. }
             | Self::Length { .. }
             | Self::Index { .. }
+            | Self::Stalled { .. }
+            | Self::NoReaders
             | Self::Interrupted => false,
         }
     }

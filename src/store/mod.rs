@@ -19,19 +19,20 @@
 //!
 //! # Why a crash never exposes a wrong body
 //!
-//! A large body is written to a file without a name and synced before [`Pending::seal`] returns
-//! (its readers may see all of it before that: a body that is proven needs no disk).
+//! A large body is written to a file without a name; its readers may see all of it before that,
+//! since a body that is proven needs no disk.
 //! A commit then (1) appends the trailer, (2) notes in `links` that a file `HASH-N` may be there,
 //! (3) links it, (4) writes the record and clears the note in one atomic change of the index. N is
 //! used once, so no file is ever replaced, and readers of an older one go on.
 //! - Killed before (4): no record, so nothing is found; the note makes the next open remove the
 //!   file. Before (3) the file vanishes by itself.
-//! - Killed after (4): found, with a body that was synced before.
-//! - A power cut may lose any of the last seconds' (1) to (4) in any order (all of it is synced
-//!   every few seconds, see `recover`). A record without its
-//!   file, or with one that has no whole trailer of the same key, N, length and SHA-256, is
-//!   damaged: a miss that is counted and dropped. A note that is lost leaves a file that nobody
-//!   finds and that takes space until repair.
+//! - Killed after (4): found, with all of its body.
+//! - A power cut may lose any of the last seconds' bytes, names and records in any order: every few
+//!   seconds the file system is synced, then the index (see `recover`). A record without its file,
+//!   or with one that has no whole trailer of the same key, N, length and SHA-256, is damaged: a
+//!   miss that is counted and dropped. So is a body with a chunk that does not have its sum, when
+//!   it is read. A note that is lost leaves a file without a record, which takes space until a
+//!   repair.
 //! - Dropping an object notes its file in the change that takes the record away, then removes the
 //!   file, then clears the note: the next open finishes what was cut short.
 //! - A small body lies in the same atomic change as its record, and its SHA-256 is checked when it
@@ -44,9 +45,8 @@
 //! objects, none across an await, and eviction runs before any of them is taken. Loading takes none
 //! but the account's.
 
-mod adrift;
-mod ahead;
 mod audit;
+mod body;
 mod check;
 mod chunks;
 mod commit;
@@ -61,7 +61,6 @@ mod fsck;
 mod gate;
 mod gauges;
 mod ghost;
-mod growing;
 mod health;
 mod import;
 mod index;
@@ -69,7 +68,6 @@ mod lookup;
 mod order_file;
 mod pace;
 mod part;
-mod pending;
 mod presence;
 mod probe;
 mod read;
@@ -89,18 +87,18 @@ mod sums;
 mod tests;
 mod trailer;
 
-pub use adrift::{Adrift, Deserted};
-pub use ahead::{Ahead, Early, Written};
+pub use body::{
+    EndedObject, Follower, Growing, ObjectWriter, OutOfOrder, ProvenObject, RangeWriter,
+    SealedObject, WITHHELD_BYTES, Withhold, WrittenRange,
+};
 pub use check::Fault;
 pub use disks::{DiskReport, Disks};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
 pub use fsck::{Begun, FsckError, fsck};
-pub use growing::{Follower, Growing};
 pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
-pub use pending::{Closed, Pending, Sealed};
 pub use read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use rebuild::RebuildError;
 pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};
@@ -119,7 +117,7 @@ use index::Index;
 use prometheus::IntCounter;
 use remove::Reason;
 use scrub::Scrubber;
-use space::Space;
+use space::{Reservation, Space};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -136,7 +134,7 @@ const SEQUENCE_GAP: u64 = 1 << 24;
 const DAMAGED_MAX: usize = 64;
 
 /// The store of one disk. Cloning shares it; the folder is unlocked when the last clone and the
-/// last [`Pending`] are gone.
+/// last [`ObjectWriter`] are gone.
 #[derive(Debug, Clone)]
 struct Store(Arc<Inner>);
 
@@ -171,8 +169,8 @@ struct Inner {
     recent: recent::Recent,
     health: health::Monitor,
     next_sequence: AtomicU64,
-    fleet: adrift::Fleet,
-    receiving: pending::Receiving,
+    receiving: body::Windows,
+    memory_only: body::Windows,
     spare: room::Spare,
     is_unsynced: AtomicBool,
     /// Held for reading by each change of a part, for writing while all are counted.
@@ -236,20 +234,19 @@ impl Store {
         Ok(Self(inner))
     }
 
-    /// Begins to write an object under `key`, of `length` bytes where that is known; evicts others
-    /// until it fits. Refuses an object that never fits, and every object for a while after
-    /// repeated errors of the disk. What is stored under the key stays until the commit.
-    async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
+    /// Promises the space of an object of `length` bytes, if that is known; evicts others until it
+    /// fits. Refuses an object that never fits, and every object for a while after repeated errors
+    /// of the disk.
+    async fn reserve(&self, length: Option<u64>) -> Result<Reservation, WriteError> {
         let store = Arc::clone(&self.0);
         let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
         store.admit()?;
         if let Some(reservation) = store.reserve_at_once(charge) {
-            return Ok(Pending::new(store, key.clone(), length, reservation));
+            return Ok(reservation);
         }
         let work = move || store.reserve(charge).inspect_err(|error| store.write_failed(error));
         let reserved = self.0.tasks.blocking("store begin", work).await;
-        let reservation = reserved.map_err(|_| WriteError::Interrupted)??;
-        Ok(Pending::new(Arc::clone(&self.0), key.clone(), length, reservation))
+        reserved.map_err(|_| WriteError::Interrupted)?
     }
 
     /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
@@ -323,8 +320,8 @@ impl Inner {
             recent: recent::Recent::default(),
             health: health::Monitor::default(),
             next_sequence: AtomicU64::new(next_sequence),
-            fleet: adrift::Fleet::default(),
-            receiving: pending::Receiving::default(),
+            receiving: body::Windows::to_the_disk(),
+            memory_only: body::Windows::without_a_disk(),
             spare: room::Spare::default(),
             is_unsynced: AtomicBool::new(false),
             are_parts_counted: AtomicBool::new(false),

@@ -203,7 +203,6 @@ fn unopened(error: &Arc<FillError>) -> Parted {
         | FillError::Body(_)
         | FillError::Rejected { .. }
         | FillError::Write(_)
-        | FillError::Deserted(_)
         | FillError::Lost => answer::failed(error).into(),
     }
 }

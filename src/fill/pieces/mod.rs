@@ -32,11 +32,10 @@ pub use lots::Asker;
 pub(super) use lots::Lots;
 
 use super::FillError;
-use super::sink::Sink;
 use super::steady::{Seed, Steady};
 use crate::config;
 use crate::origin::Response;
-use crate::store::{Ahead, CHUNK_BYTES};
+use crate::store::{CHUNK_BYTES, ObjectWriter, OutOfOrder};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::header;
@@ -51,9 +50,6 @@ use tokio::time::Instant;
 
 /// How long a front is watched before its pace is judged, and between two judgements.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// The end of a body that no reader sees before the whole is checked, in bytes.
-pub(super) const HELD_BACK_BYTES: u64 = 16 << 10;
 
 /// A body that may come in pieces.
 #[derive(Debug)]
@@ -93,7 +89,7 @@ enum Way {
     /// The front may be fast enough.
     Undecided,
     /// They are begun, the next at this offset.
-    Apart(Ahead, Arc<Seat>, u64),
+    Apart(OutOfOrder, Arc<Seat>, u64),
     /// None is begun any more.
     Alone,
 }
@@ -138,17 +134,15 @@ impl Pieces {
         Self { front, plan }
     }
 
-    /// The declared length.
-    pub(super) fn total(&self) -> Option<u64> {
-        self.front.total()
-    }
-
-    /// The next bytes, to be appended to `sink`, into which go those that came ahead; `None` at the
-    /// end. Not cancel safe.
-    pub(super) async fn chunk(&mut self, sink: &mut Sink<'_>) -> Result<Option<Bytes>, FillError> {
+    /// The next bytes, to be appended to `writer`, which takes in those that came ahead itself;
+    /// `None` at the end. Not cancel safe.
+    pub(super) async fn chunk(
+        &mut self,
+        writer: &mut ObjectWriter,
+    ) -> Result<Option<Bytes>, FillError> {
         loop {
             let Some(plan) = &mut self.plan else { return self.front.chunk().await };
-            plan.look(&mut self.front, sink).await?;
+            plan.look(&mut self.front, writer).await?;
             tokio::select! {
                 biased;
                 () = self.front.wait() => {}
@@ -160,7 +154,7 @@ impl Pieces {
             if self.front.received() >= plan.total {
                 return Ok(None);
             }
-            Box::pin(plan.cross(&mut self.front, sink)).await?;
+            Box::pin(plan.cross(&mut self.front, writer)).await?;
         }
     }
 }
@@ -201,9 +195,13 @@ impl Plan {
     }
 
     /// Sees to the pieces: begins what there is room for, and ends the front where one goes on.
-    async fn look(&mut self, front: &mut Steady, sink: &mut Sink<'_>) -> Result<(), FillError> {
+    async fn look(
+        &mut self,
+        front: &mut Steady,
+        writer: &mut ObjectWriter,
+    ) -> Result<(), FillError> {
         if matches!(self.way, Way::Undecided) && self.is_slow(front.received()) {
-            self.way = match sink.ahead().await? {
+            self.way = match writer.out_of_order().await? {
                 Some(ahead) => {
                     let next = front.received().saturating_add(self.terms.size);
                     Way::Apart(ahead, self.seat(), next.next_multiple_of(CHUNK_BYTES))
@@ -317,7 +315,11 @@ impl Plan {
     }
 
     /// The front has come to its end, where the next piece begins, if there is one.
-    async fn cross(&mut self, front: &mut Steady, sink: &mut Sink<'_>) -> Result<(), FillError> {
+    async fn cross(
+        &mut self,
+        front: &mut Steady,
+        writer: &mut ObjectWriter,
+    ) -> Result<(), FillError> {
         let Some(piece) = self.queue.pop_front() else {
             // Where no piece could be begun, the rest is asked for as it is where one breaks off.
             self.way = Way::Alone;
@@ -329,26 +331,25 @@ impl Plan {
         let came_to = front.received();
         if let Some(written) = written {
             let due = written.span().end;
-            sink.reveal(self.total.saturating_sub(HELD_BACK_BYTES));
-            sink.take_in(written).await?;
-            if sink.received() < due {
+            writer.take_in(written).await?;
+            if writer.received() < due {
                 // The disk has failed, or has not kept it: nothing ahead is to be had of it.
                 self.queue.clear();
                 self.way = Way::Alone;
-                front.go_on_at(sink.received(), None);
+                front.go_on_at(writer.received(), None);
                 return Ok(());
             }
         }
         match rest {
             Rest::Stream(stream) => *front = *stream,
-            Rest::Nothing => front.go_on_at(sink.received(), Some(end)),
+            Rest::Nothing => front.go_on_at(writer.received(), Some(end)),
             Rest::Failed => {
                 self.way = Way::Alone;
                 let end = self.queue.front().map(|piece| piece.span().start);
-                if sink.received() == came_to {
+                if writer.received() == came_to {
                     front.end_at(end);
                 } else {
-                    front.go_on_at(sink.received(), end);
+                    front.go_on_at(writer.received(), end);
                 }
             }
         }

@@ -5,7 +5,7 @@
 use super::lots::Lot;
 use crate::fill::steady::{Seed, Steady};
 use crate::metrics::Metrics;
-use crate::store::{Ahead, Written};
+use crate::store::{OutOfOrder, WrittenRange};
 use crate::tasks::Tasks;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct HandedOver {
     /// What is in the file.
-    pub(super) written: Option<Written>,
+    pub(super) written: Option<WrittenRange>,
     /// How it goes on.
     pub(super) rest: Rest,
 }
@@ -51,7 +51,7 @@ pub(super) struct Order {
     pub(super) span: Range<u64>,
     pub(super) seed: Seed,
     pub(super) position: usize,
-    pub(super) ahead: Ahead,
+    pub(super) ahead: OutOfOrder,
     pub(super) lot: Lot,
     /// Told of every stage.
     pub(super) wake: Arc<Notify>,
@@ -152,7 +152,7 @@ async fn fetch(
     };
     stages.send_replace(Stage::Coming);
     wake.notify_one();
-    let mut early = ahead.stretch(span.start);
+    let mut early = ahead.range_from(span.start);
     let rest = loop {
         tokio::select! {
             biased;

@@ -4,7 +4,8 @@
 
 use super::super::index::Open;
 use super::super::read::Stored;
-use super::super::{Health, Inner, Part, Pending, Store, WriteError};
+use super::super::space::Reservation;
+use super::super::{Health, Inner, Part, Store, WriteError};
 use super::ledger::{DiskId, Owed};
 use crate::config;
 use crate::object::{Key, Meta};
@@ -179,30 +180,36 @@ impl Disk {
         Ok(answer)
     }
 
-    /// Begins to write an object, as [`Store::begin`] does; refused where the disk does not answer
-    /// for a few seconds.
-    pub(super) async fn begin(
+    /// Promises the space of an object, as [`Store::reserve`] does; refused if the disk has purges
+    /// to make up for, or does not answer for a few seconds.
+    pub(super) async fn reserve(
         &self,
         store: &Store,
-        key: &Key,
         length: Option<u64>,
-    ) -> Result<Pending, WriteError> {
-        let beginning = tokio::time::timeout(PATIENCE, store.begin(key, length)).await;
-        beginning.unwrap_or_else(|_| {
-            let Stalled = self.stalled(store);
-            Err(WriteError::Refused { detail: "the disk does not answer".to_owned() })
-        })
+    ) -> Result<Reservation, WriteError> {
+        self.take(store, store.reserve(length)).await
     }
 
-    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`Disk::begin`] is.
+    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`Disk::reserve`] is.
     pub(super) async fn begin_part(
         &self,
         store: &Store,
         meta: Meta,
         length: u64,
     ) -> Result<Part, WriteError> {
-        let beginning = tokio::time::timeout(PATIENCE, store.begin_part(meta, length)).await;
-        beginning.unwrap_or_else(|_| {
+        self.take(store, store.begin_part(meta, length)).await
+    }
+
+    async fn take<T>(
+        &self,
+        store: &Store,
+        taking: impl Future<Output = Result<T, WriteError>>,
+    ) -> Result<T, WriteError> {
+        if self.owes() {
+            let detail = format!("disk {} has purges to make up for", self.label);
+            return Err(WriteError::Refused { detail });
+        }
+        tokio::time::timeout(PATIENCE, taking).await.unwrap_or_else(|_| {
             let Stalled = self.stalled(store);
             Err(WriteError::Refused { detail: "the disk does not answer".to_owned() })
         })

@@ -32,8 +32,8 @@ mod watch;
 
 use super::check::Fault;
 use super::{
-    Begun, DAMAGED_MAX, Health, IndexError, IndexMemory, Mode, OpenError, Part, Pending, Problem,
-    Report, Stage, Store, Stored, Usage, WriteError,
+    Begun, DAMAGED_MAX, Health, IndexError, IndexMemory, Mode, ObjectWriter, OpenError, Part,
+    Problem, Report, Reservation, SealedObject, Stage, Store, Stored, Usage, Withhold, WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
@@ -189,17 +189,33 @@ impl Disks {
         self.0.recent(key)
     }
 
-    /// Begins to write an object, as `Store::begin` does, on the first disk of its order that
-    /// takes it. The error is that of its first choice.
-    pub async fn begin(&self, key: &Key, length: Option<u64>) -> Result<Pending, WriteError> {
+    /// Begins to write an object of `length` bytes, if that is known, on the first disk of its
+    /// order that takes it. The error is that of its first choice.
+    pub async fn begin(
+        &self,
+        key: &Key,
+        length: Option<u64>,
+        withhold: Withhold,
+    ) -> Result<ObjectWriter, WriteError> {
+        let (store, reservation) = self.reserve(key, length).await?;
+        Ok(ObjectWriter::new(store.0, key.clone(), length, withhold, reservation))
+    }
+
+    /// As [`Disks::begin`], for a small body that is here as a whole and proven.
+    pub async fn begin_small(&self, key: &Key, body: Bytes) -> Result<SealedObject, WriteError> {
+        let (store, reservation) = self.reserve(key, Some(body.len() as u64)).await?;
+        Ok(SealedObject::small(store.0, key.clone(), body, reservation))
+    }
+
+    async fn reserve(
+        &self,
+        key: &Key,
+        length: Option<u64>,
+    ) -> Result<(Store, Reservation), WriteError> {
         let mut first = None;
         for (disk, Entered { store, .. }) in self.0.choices_to_write(key) {
-            let begun = match refusal(disk) {
-                None => disk.begin(&store, key, length).await,
-                Some(refusal) => Err(refusal),
-            };
-            match begun {
-                Ok(pending) => return Ok(pending),
+            match disk.reserve(&store, length).await {
+                Ok(reservation) => return Ok((store, reservation)),
                 Err(error) => first = first.or(Some(error)),
             }
         }
@@ -228,11 +244,7 @@ impl Disks {
     pub async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
         let mut first = None;
         for (disk, Entered { store, .. }) in self.0.choices_to_write(&meta.key) {
-            let begun = match refusal(disk) {
-                None => disk.begin_part(&store, meta.clone(), length).await,
-                Some(refusal) => Err(refusal),
-            };
-            match begun {
+            match disk.begin_part(&store, meta.clone(), length).await {
                 Ok(part) => return Ok(part),
                 Err(error) => first = first.or(Some(error)),
             }
@@ -664,12 +676,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// Why a disk takes nothing, for what is known before it is asked.
-fn refusal(disk: &Disk) -> Option<WriteError> {
-    let detail = || format!("disk {} has purges to make up for", disk.label);
-    disk.owes().then(|| WriteError::Refused { detail: detail() })
 }
 
 fn no_disk() -> WriteError {

@@ -30,11 +30,11 @@ pub(super) use durable::{PAGE, WhichPart, part_of};
 pub use run::Run;
 pub use table::{At, Holding};
 
+use super::body::Growth;
 use super::chunks::Chunks;
 use super::error::WriteError;
 use super::folder::NewFile;
 use super::format;
-use super::growing::Shared;
 use super::read;
 use super::space::Reservation;
 pub use super::sums::CHUNK_BYTES;
@@ -213,7 +213,7 @@ impl Part {
         let begin = |base| {
             let state = &self.0;
             let tasks = state.store.tasks.clone();
-            let new = Shared::new_at(base, state.hash, &state.chunks, tasks);
+            let new = Growth::new_at(base, state.hash, &state.chunks, tasks);
             shared.insert(new).reader()
         };
         let entered = self.0.table.lock().claim(from, until, begin)?;

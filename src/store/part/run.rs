@@ -5,8 +5,8 @@
 use super::table::{Chunk, Entered, Noted, number_at};
 use super::{CHUNK_BYTES, Part};
 use crate::store::Growing;
+use crate::store::body::{Batch, Growth};
 use crate::store::error::WriteError;
-use crate::store::growing::Shared;
 use crate::store::space::Reservation;
 use crate::store::sums::ChunkSum;
 use bytes::Bytes;
@@ -29,7 +29,7 @@ pub struct Run {
     id: u64,
     start: u64,
     end: Arc<AtomicU64>,
-    shared: Arc<Shared>,
+    growth: Arc<Growth>,
     /// Away while a write is under way; gone for good when that was given up.
     writer: Option<Writer>,
 }
@@ -37,7 +37,7 @@ pub struct Run {
 /// What the blocking side needs.
 struct Writer {
     part: Part,
-    shared: Arc<Shared>,
+    growth: Arc<Growth>,
     next: u64,
     sum: Box<ChunkSum>,
     reservation: Reservation,
@@ -50,21 +50,21 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Run {
-    pub(super) fn new(part: Part, entered: Entered, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(part: Part, entered: Entered, growth: Arc<Growth>) -> Self {
         let Entered { id, start, end } = entered;
         let writer = Writer {
             part: part.clone(),
-            shared: Arc::clone(&shared),
+            growth: Arc::clone(&growth),
             next: start,
             sum: Box::new(ChunkSum::new(part.0.hash, u64::from(number_at(start)))),
             reservation: Reservation::nothing(&part.0.store.space),
         };
-        Self { part, id, start, end, shared, writer: Some(writer) }
+        Self { part, id, start, end, growth, writer: Some(writer) }
     }
 
     /// A reader of what comes; it goes by offsets in the object.
     pub fn growing(&self) -> Growing {
-        self.shared.reader()
+        self.growth.reader()
     }
 
     /// Offset of its first byte.
@@ -79,7 +79,7 @@ impl Run {
 
     /// Offset behind the last byte that has come.
     pub fn received(&self) -> u64 {
-        self.shared.received()
+        self.growth.received()
     }
 
     /// Adds the next bytes, as far as they belong to it; waits for the disk when a batch is full.
@@ -93,8 +93,8 @@ impl Run {
         if self.writer.is_none() {
             return Err(WriteError::Interrupted);
         }
-        self.shared.push(piece);
-        if self.shared.unwritten() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+        self.growth.push(piece);
+        if self.growth.in_memory() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
     }
 
     /// Writes what is left. What of it makes whole chunks is here then. Not cancel safe.
@@ -104,15 +104,13 @@ impl Run {
 
     async fn flush(&mut self) -> Result<(), WriteError> {
         let mut writer = self.writer.take().ok_or(WriteError::Interrupted)?;
-        let (_, pieces) = self.shared.tail();
-        if pieces.is_empty() {
+        let Some(batch) = self.growth.take_batch() else {
             self.writer = Some(writer);
             return Ok(());
-        }
-        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        };
         let end = self.end();
         let work = move || {
-            let result = writer.write(&pieces, end);
+            let result = writer.write(&batch, end);
             (writer, result)
         };
         let store = &self.part.0.store;
@@ -120,7 +118,7 @@ impl Run {
         let (writer, result) = written.map_err(|_| WriteError::Interrupted)?;
         result.inspect_err(|error| store.write_failed(error))?;
         self.writer = Some(writer);
-        self.shared.written(bytes, &self.part.0.file);
+        self.growth.batch_written(&self.part.0.file);
         Ok(())
     }
 }
@@ -129,18 +127,17 @@ impl Drop for Run {
     /// Those who wait look at the table again, so it must know first.
     fn drop(&mut self) {
         self.part.0.table.lock().leave(self.id);
-        self.shared.abandon();
+        self.growth.abandon();
     }
 }
 
 impl Writer {
-    /// Writes pieces that follow what was written; `end` is where the run ends.
-    fn write(&mut self, pieces: &[Bytes], end: u64) -> Result<(), WriteError> {
-        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        self.ensure(bytes, end)?;
+    /// Writes a batch that follows what was written; `end` is where the run ends.
+    fn write(&mut self, batch: &Batch, end: u64) -> Result<(), WriteError> {
+        self.ensure(batch.bytes(), end)?;
         let state = Arc::clone(&self.part.0);
-        for piece in pieces {
-            let mut rest = piece.clone();
+        for segment in &batch.segments {
+            let mut rest = segment.clone();
             while !rest.is_empty() {
                 let number = number_at(self.next);
                 let chunk_end = state.table.lock().span(number).end;
@@ -151,7 +148,7 @@ impl Writer {
                 }
                 state.store.write_at(&state.file, std::slice::from_ref(&part), self.next)?;
                 self.sum.update(&part);
-                self.shared.in_file(&part, self.next);
+                self.growth.in_file(&part, self.next);
                 self.next += part.len() as u64;
                 if self.next == chunk_end {
                     self.chunk_is_here(number);

@@ -291,7 +291,7 @@ pub(super) fn chunks_up_to(end: u64) -> u32 {
 mod tests {
     use super::*;
     use crate::object::KeyHash;
-    use crate::store::growing::Shared;
+    use crate::store::body::Growth;
     use crate::tasks::Tasks;
     use proptest::prelude::{Strategy, any, prop, prop_oneof};
     use proptest::proptest;
@@ -300,7 +300,7 @@ mod tests {
     const LENGTH: u64 = 11 * CHUNK_BYTES + 5;
 
     fn begin(base: u64) -> Growing {
-        Shared::new_at(base, KeyHash([0; 16]), &Arc::default(), Tasks::new()).reader()
+        Growth::new_at(base, KeyHash([0; 16]), &Arc::default(), Tasks::new()).reader()
     }
 
     fn chunk() -> Chunk {

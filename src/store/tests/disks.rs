@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::object::{Key, Meta, NarClaim};
 use crate::store::error::{OpenError, WriteError};
-use crate::store::{Disks, Scope, Store, Stored};
+use crate::store::{Disks, Scope, Store, Stored, Withhold};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,7 +59,8 @@ async fn put_at(disks: &Disks, key: &Key, body: &Bytes, time: i64) -> Result<Sto
 
 /// Stores an object with this head.
 pub(super) async fn put_as(disks: &Disks, meta: Meta, body: &Bytes) -> Result<Stored, WriteError> {
-    let mut pending = disks.begin(&meta.key, Some(body.len() as u64)).await?;
+    let length = Some(body.len() as u64);
+    let mut pending = disks.begin(&meta.key, length, Withhold::End).await?;
     append(&mut pending, body).await?;
     let sealed = pending.seal().await?;
     let stored = sealed.commit(meta, None)?;
@@ -240,7 +241,8 @@ async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
         disks.purge(&Scope::Key(numbered(3)));
         assert!(held(&disks, &numbered(3)).await.is_none());
         assert!(held(&disks, &numbered(4)).await.is_some(), "reads go on");
-        assert!(disks.begin(&numbered(3), Some(1)).await.is_err() || numbers.len() > 1);
+        let begun = disks.begin(&numbered(3), Some(1), Withhold::End).await;
+        assert!(begun.is_err() || numbers.len() > 1);
         disks.remove(&numbered(5));
         let stale = disks.get(&numbered(6)).await.unwrap();
         let invalidated = Meta { is_invalidated: true, ..Meta::clone(&stale.meta) };
@@ -294,7 +296,7 @@ async fn claims_are_found_on_any_disk_and_not_on_one_that_owes() {
     let disks = bench.disks(&[0, 1]).await;
     let (narinfo, nar) = (key("info"), key("nar"));
     let claim = NarClaim { file_hash: None, file_size: Some(7), source: None };
-    let mut pending = disks.begin(&narinfo, Some(3)).await.unwrap();
+    let mut pending = disks.begin(&narinfo, Some(3), Withhold::End).await.unwrap();
     append(&mut pending, &bytes(1, 3)).await.unwrap();
     let sealed = pending.seal().await.unwrap();
     sealed.commit(meta(&narinfo), Some((nar.clone(), claim.clone()))).unwrap();

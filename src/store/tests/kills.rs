@@ -245,7 +245,7 @@ async fn perform(bench: &mut Bench, store: Store, step: &Step) -> Store {
         Step::Abandon(name, length) => {
             let mut pending = store.begin(&key(name), Some(length as u64)).await.unwrap();
             append(&mut pending, &bytes(99, length)).await.unwrap();
-            pending.seal().await.unwrap().discard();
+            drop(pending.seal().await.unwrap());
         }
         Step::Reopen => {
             bench.close(store).await;

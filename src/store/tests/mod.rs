@@ -1,13 +1,13 @@
 //! The store as its callers use it, and what it makes of every torn state. Each test has a folder
 //! of its own.
 
-mod adrift;
-mod ahead;
 mod checks;
 mod damage;
 mod disks;
 mod kills;
+mod memory_only;
 mod order;
+mod out_of_order;
 mod parts;
 mod presence;
 mod reads;
@@ -18,7 +18,7 @@ mod variants;
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
 use super::read::{Stored, StoredBody};
-use super::{Part, Pending, Report, Scope, Seat, Store};
+use super::{ObjectWriter, Part, Report, Scope, SealedObject, Seat, Store, Withhold};
 use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::metrics::Metrics;
@@ -44,10 +44,6 @@ const MIB: usize = 1024 * KIB;
 pub(super) struct Faults {
     /// Writes that find the disk full.
     full: AtomicU32,
-    /// Last syncs of an object that fail.
-    unsynced: AtomicU32,
-    /// Syncs beside a fill that fail.
-    unwritten: AtomicU32,
     /// Whether no probe succeeds.
     is_out: AtomicBool,
     observer: Option<Observer>,
@@ -80,24 +76,6 @@ impl Faults {
         }
     }
 
-    /// What the next sync meets.
-    pub(super) fn next_sync(&self) -> io::Result<()> {
-        Self::broken(&self.unsynced)
-    }
-
-    /// What the next sync beside a fill meets.
-    pub(super) fn next_writeback(&self) -> io::Result<()> {
-        Self::broken(&self.unwritten)
-    }
-
-    fn broken(faults: &AtomicU32) -> io::Result<()> {
-        let less = |left: u32| left.checked_sub(1);
-        match faults.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
-            Ok(_) => Err(io::Error::other("a fault that a test asked for")),
-            Err(_) => Ok(()),
-        }
-    }
-
     /// What a probe meets.
     pub(super) fn probe(&self) -> io::Result<()> {
         if self.is_out.load(Ordering::Relaxed) { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
@@ -113,8 +91,30 @@ impl Faults {
     }
 }
 
-/// What the tier does with its stores beside writing.
+impl ObjectWriter {
+    /// Ends a body that is right, and writes it out.
+    async fn seal(self) -> Result<SealedObject, WriteError> {
+        self.end().await?.prove()?.seal()
+    }
+}
+
+/// What the tier does with its stores.
 impl Store {
+    /// Begins to write an object of which only the end is withheld.
+    async fn begin(&self, key: &Key, length: Option<u64>) -> Result<ObjectWriter, WriteError> {
+        self.begin_withholding(key, length, Withhold::End).await
+    }
+
+    async fn begin_withholding(
+        &self,
+        key: &Key,
+        length: Option<u64>,
+        withhold: Withhold,
+    ) -> Result<ObjectWriter, WriteError> {
+        let reservation = self.reserve(length).await?;
+        Ok(ObjectWriter::new(Arc::clone(&self.0), key.clone(), length, withhold, reservation))
+    }
+
     /// The object under a key, with its body open for reading; `None` where there is none or it
     /// is damaged (then it is dropped and counted). Cancel safe.
     async fn get(&self, key: &Key) -> Option<Stored> {
@@ -285,7 +285,7 @@ fn digest(body: &[u8]) -> Sha256 {
     Sha256::of(body)
 }
 
-async fn append(pending: &mut Pending, body: &Bytes) -> Result<(), WriteError> {
+async fn append(pending: &mut ObjectWriter, body: &Bytes) -> Result<(), WriteError> {
     let mut rest = body.clone();
     while !rest.is_empty() {
         pending.append(rest.split_to(rest.len().min(16 * KIB))).await?;
@@ -376,14 +376,17 @@ async fn what_is_not_committed_leaves_no_trace() {
             append(&mut pending, &body).await.unwrap();
             let reader = pending.growing();
             drop(pending);
-            assert!(matches!(reader.read(0, 1).await, Err(Broken::Abandoned)));
+            assert!(matches!(reader.read(size as u64, 1).await, Err(Broken::Abandoned)));
 
             let mut pending = store.begin(&key, length).await.unwrap();
             append(&mut pending, &body).await.unwrap();
-            let sealed = pending.seal().await.unwrap();
-            let reader = sealed.growing();
-            sealed.discard();
-            assert!(reader.read(0, 1).await.is_err() || size == 0);
+            let reader = pending.growing();
+            drop(pending.end().await.unwrap());
+            assert!(matches!(reader.read(size as u64, 1).await, Err(Broken::Abandoned)));
+
+            let mut pending = store.begin(&key, length).await.unwrap();
+            append(&mut pending, &body).await.unwrap();
+            drop(pending.seal().await.unwrap());
         }
         assert!(store.get(&key).await.is_none());
     }
@@ -405,66 +408,6 @@ async fn a_body_of_another_length_than_declared_is_refused() {
     assert!(matches!(error, WriteError::Length { declared: 10, received: 9 }));
     assert!(store.health().is_writable);
     assert_eq!(store.usage().reserved_bytes, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_readers_follow_one_growing_object() {
-    let bench = Bench::new(64 * MIB);
-    let store = bench.open().await;
-    let body = bytes(7, 6 * MIB + 321);
-    let mut pending = store.begin(&key("a"), None).await.unwrap();
-    let readers: Vec<_> = (0..200_usize)
-        .map(|number| {
-            let growing = pending.growing();
-            tokio::spawn(async move {
-                let mut got = Vec::new();
-                loop {
-                    let max = 10_000 + number * 300;
-                    let chunk = growing.read(got.len() as u64, max).await.unwrap();
-                    if chunk.is_empty() {
-                        return digest(&got);
-                    }
-                    got.extend_from_slice(&chunk);
-                }
-            })
-        })
-        .collect();
-    let mut rest = body.clone();
-    while !rest.is_empty() {
-        let chunk = rest.split_to(rest.len().min(50_000));
-        pending.append(chunk).await.unwrap();
-        pending.reveal(pending.received().saturating_sub(1000));
-        let unwritten = pending.shared.unwritten();
-        assert!(unwritten < 4 * MIB as u64 + 50_000, "a fill buffers one window");
-    }
-    let growing = pending.growing();
-    let sealed = pending.seal().await.unwrap();
-    assert_eq!(growing.visible(), body.len() as u64 - 1000, "the end is held back");
-    sealed.commit(meta(&key("a")), None).unwrap();
-    for reader in readers {
-        assert_eq!(reader.await.unwrap(), digest(&body));
-    }
-    assert_eq!(growing.read(body.len() as u64, 1).await.unwrap(), "");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_proven_body_reaches_its_readers_even_where_it_is_not_stored() {
-    let bench = Bench::new(64 * MIB);
-    let store = bench.open().await;
-    let body = bytes(7, MIB);
-    let mut pending = store.begin(&key("a"), None).await.unwrap();
-    append(&mut pending, &body).await.unwrap();
-    let sealed = pending.seal().await.unwrap();
-    let growing = sealed.growing();
-    sealed.reveal_all();
-    sealed.discard();
-    let mut got = Vec::new();
-    while got.len() < body.len() {
-        got.extend_from_slice(&growing.read(got.len() as u64, MIB).await.unwrap());
-    }
-    assert_eq!(got, body);
-    assert_eq!(growing.read(got.len() as u64, 1).await.unwrap(), "");
-    assert!(store.get(&key("a")).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

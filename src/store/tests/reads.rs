@@ -1,8 +1,8 @@
 //! What comes from the disk is compared before anybody gets it.
 
-use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put, read};
+use super::{Bench, KIB, MIB, append, bytes, digest, held, key, meta, put, read};
 use crate::store::read::{BodyFile, StoredBody};
-use crate::store::{Store, trailer};
+use crate::store::{Store, WITHHELD_BYTES, Withhold, trailer};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -157,22 +157,81 @@ async fn a_reader_of_a_growing_body_compares_what_left_the_page_cache() {
     let body = bytes(1, 2 * MIB + 300 * KIB);
     let mut pending = store.begin(&key("a"), None).await.unwrap();
     append(&mut pending, &body).await.unwrap();
-    pending.end().await.unwrap();
-    pending.reveal(u64::MAX);
-    let growing = pending.growing();
-    let written = (body.len() as u64) - pending.shared.unwritten();
-    assert!(written > 2 * MIB as u64);
+    let (growing, growth) = (pending.growing(), Arc::clone(pending.growth()));
+    let ended = pending.end().await.unwrap();
+    assert!(body.len() as u64 - growth.in_memory() > 2 * MIB as u64);
     for index in 0..3 {
-        pending.shared.chunks().doubt(index);
+        growth.chunks().doubt(index);
     }
     for offset in [0, MIB - 10, MIB, 2 * MIB + 5] {
         let got = growing.read(offset as u64, 100).await.unwrap();
         assert!(!got.is_empty());
         assert_eq!(got, body[offset..offset + got.len()]);
     }
-    let sealed = pending.seal().await.unwrap();
+    let sealed = ended.prove().unwrap().seal().unwrap();
     let stored = sealed.commit(meta(&key("a")), None).unwrap();
     assert_eq!(read(&stored).await, body);
     let StoredBody::File(file) = &stored.body else { panic!() };
     assert!(file.is_trusted(0), "the readers of both share what they know");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_readers_follow_one_growing_object() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(7, 6 * MIB + 321);
+    let key = key("a");
+    let begun = store.begin_withholding(&key, None, Withhold::LastBytes);
+    let mut pending = begun.await.unwrap();
+    let readers: Vec<_> = (0..200_usize)
+        .map(|number| {
+            let growing = pending.growing();
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                loop {
+                    let max = 10_000 + number * 300;
+                    let chunk = growing.read(got.len() as u64, max).await.unwrap();
+                    if chunk.is_empty() {
+                        return digest(&got);
+                    }
+                    got.extend_from_slice(&chunk);
+                }
+            })
+        })
+        .collect();
+    let mut rest = body.clone();
+    while !rest.is_empty() {
+        let chunk = rest.split_to(rest.len().min(50_000));
+        pending.append(chunk).await.unwrap();
+        assert!(
+            pending.growth().in_memory() < 4 * MIB as u64 + 50_000,
+            "a fill buffers one window"
+        );
+    }
+    let growing = pending.growing();
+    let ended = pending.end().await.unwrap();
+    assert_eq!(growing.visible(), body.len() as u64 - WITHHELD_BYTES, "the end is withheld");
+    ended.prove().unwrap().seal().unwrap().commit(meta(&key), None).unwrap();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), digest(&body));
+    }
+    assert_eq!(growing.read(body.len() as u64, 1).await.unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proven_body_reaches_its_readers_even_if_it_is_not_stored() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(7, MIB);
+    let mut pending = store.begin(&key("a"), None).await.unwrap();
+    append(&mut pending, &body).await.unwrap();
+    let growing = pending.growing();
+    drop(pending.seal().await.unwrap());
+    let mut got = Vec::new();
+    while got.len() < body.len() {
+        got.extend_from_slice(&growing.read(got.len() as u64, MIB).await.unwrap());
+    }
+    assert_eq!(got, body);
+    assert_eq!(growing.read(got.len() as u64, 1).await.unwrap(), "");
+    assert!(store.get(&key("a")).await.is_none());
 }

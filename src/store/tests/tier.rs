@@ -6,7 +6,7 @@ use super::parts::{LENGTH, at, body, chunks, keep};
 use super::variants::by_language;
 use super::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::object::{Key, Meta};
-use crate::store::{Begun, Disks, Kept, Mode, Scope, Stage, Store};
+use crate::store::{Begun, Disks, Kept, Mode, Scope, Stage, Store, Withhold};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
@@ -79,7 +79,7 @@ async fn a_purge_takes_parts_and_variants_from_every_disk() {
     for number in 0..20 {
         let variant = by_language(&format!("l{number}"));
         let own = page.variant(&variant);
-        let mut pending = disks.begin(&own, Some(3)).await.unwrap();
+        let mut pending = disks.begin(&own, Some(3), Withhold::End).await.unwrap();
         pending.append(bytes(1, 3)).await.unwrap();
         let meta = Meta { variant: variant.clone(), ..meta(&own) };
         pending.seal().await.unwrap().commit(meta, None).unwrap();

@@ -1,0 +1,428 @@
+//! An object while it is written, as its readers see it. Any number of readers, each with a cursor
+//! of its own and no buffer: bytes that are not in the file are read from memory, the others from
+//! the file, where they are compared first, as with a stored body (see `chunks`). Lives as long as
+//! its last reader. One short lock, never held across an await or I/O.
+//!
+//! A reader sees the bytes that have come, without the last ones ([`Withhold`]), and never the end:
+//! both become visible when the object is proven, and never before.
+//!
+//! If the disk fails, what is in the file stays there for the readers and the rest passes through
+//! memory. Bytes between the two that all readers had, or that a reader did not take in time, are
+//! gone; a reader that still needs them fails.
+
+use super::segments::{Batch, Segments};
+use crate::object::KeyHash;
+use crate::store::chunks::{Chunks, chunk_of};
+use crate::store::error::Broken;
+use crate::store::read;
+use crate::store::sums::{CHUNK_BYTES, ChunkSum, Sums};
+use crate::sync::Mutex;
+use crate::tasks::Tasks;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::{Notify, watch};
+
+/// The end of a body that is withheld from every reader until the object is proven, in bytes.
+pub const WITHHELD_BYTES: u64 = 16 << 10;
+
+/// What readers do not see of an object before it is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withhold {
+    /// The last [`WITHHELD_BYTES`] and the end.
+    LastBytes,
+    /// The end alone: nothing but the framing of the message speaks for it.
+    End,
+}
+
+/// A view of an object that is being written. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Growing(Arc<Growth>);
+
+/// A reader whose position is known, so that an object without a disk waits for it. Gone when it
+/// is dropped.
+#[derive(Debug)]
+pub struct Follower {
+    growing: Growing,
+    number: u64,
+}
+
+/// What the writer and all readers share.
+#[derive(Debug)]
+pub(in crate::store) struct Growth {
+    declared: Option<u64>,
+    withhold: Withhold,
+    key: KeyHash,
+    chunks: Arc<Chunks>,
+    /// Of the bytes that are in the file.
+    sums: Mutex<Sums>,
+    tasks: Tasks,
+    state: Mutex<State>,
+    view: watch::Sender<View>,
+    /// Notified when a follower has moved or left.
+    moved: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    segments: Segments,
+    /// Bytes before this offset are in the file: the start of the segments, unless the disk has
+    /// failed and bytes were let go since.
+    file_end: u64,
+    file: Option<Arc<File>>,
+    /// The position of each follower: it has had all before.
+    followers: HashMap<u64, u64>,
+    followers_so_far: u64,
+}
+
+/// What readers are told.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    /// Bytes before this offset may be read.
+    visible: u64,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Unproven,
+    /// The object ends at the last visible byte, and is right.
+    Proven,
+    /// Nothing more will come.
+    Abandoned,
+}
+
+/// Where the bytes at an offset are.
+enum Whereabouts {
+    Memory(Bytes),
+    /// In the file, of which so many bytes from the offset on may be read.
+    File(Arc<File>, u64),
+    Gone,
+}
+
+impl Growing {
+    /// The length that was declared when the object was begun, in bytes.
+    pub fn length(&self) -> Option<u64> {
+        self.0.declared
+    }
+
+    /// How many bytes can be read now.
+    pub fn visible(&self) -> u64 {
+        self.0.view.borrow().visible
+    }
+
+    /// Up to `max` bytes from `offset`, as soon as there are any; empty only if the object is
+    /// proven and ends at or before `offset`. Cancel safe. Waits without a deadline of its own: the
+    /// writer has one.
+    pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
+        let visible = self.0.wait_past(offset).await?;
+        let within = usize::try_from(visible.saturating_sub(offset)).unwrap_or(usize::MAX);
+        self.0.fetch(offset, max.min(within)).await
+    }
+
+    /// A reader from `offset` on that is waited for if the disk fails.
+    pub fn follow(self, offset: u64) -> Follower {
+        let number = self.0.state.lock().enter(offset);
+        self.0.moved.notify_one();
+        Follower { growing: self, number }
+    }
+}
+
+impl Follower {
+    /// Up to `max` bytes from `offset` if they are in memory and visible, without a copy; never
+    /// empty. Bytes before `offset` will not be asked for again. Never waits.
+    pub fn read_now(&self, offset: u64, max: usize) -> Option<Bytes> {
+        let visible = self.growing.visible().saturating_sub(offset);
+        let max = usize::try_from(visible).map_or(max, |visible| visible.min(max));
+        if max == 0 {
+            return None;
+        }
+        let mut state = self.growing.0.state.lock();
+        let bytes = state.segments.read(offset, max)?;
+        state.followers.insert(self.number, offset);
+        drop(state);
+        self.growing.0.moved.notify_one();
+        Some(bytes)
+    }
+
+    /// As [`Growing::read`]; bytes before `offset` will not be asked for again.
+    pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
+        self.growing.0.state.lock().followers.insert(self.number, offset);
+        self.growing.0.moved.notify_one();
+        self.growing.read(offset, max).await
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.growing.0.state.lock().followers.remove(&self.number);
+        self.growing.0.moved.notify_one();
+    }
+}
+
+/// What its writer does.
+impl Growth {
+    /// An empty object under a key, of `declared` bytes if that is known.
+    pub(super) fn new(
+        declared: Option<u64>,
+        withhold: Withhold,
+        key: KeyHash,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let (sums, chunks) = (Sums::new(key), Arc::default());
+        Arc::new(Self::assemble(0, (declared, withhold), key, (sums, chunks), tasks))
+    }
+
+    /// A stretch of an object that begins with the chunk at offset `base`, visible as it comes.
+    /// Readers and the writer go by offsets in the object. It is never proven by itself.
+    pub(in crate::store) fn new_at(
+        base: u64,
+        key: KeyHash,
+        chunks: &Arc<Chunks>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let sums = Sums::from_chunk(key, chunk_of(base));
+        let parts = (sums, Arc::clone(chunks));
+        Arc::new(Self::assemble(base, (None, Withhold::End), key, parts, tasks))
+    }
+
+    fn assemble(
+        base: u64,
+        (declared, withhold): (Option<u64>, Withhold),
+        key: KeyHash,
+        (sums, chunks): (Sums, Arc<Chunks>),
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            declared,
+            withhold,
+            key,
+            chunks,
+            sums: Mutex::new(sums),
+            tasks,
+            state: Mutex::new(State {
+                segments: Segments::at(base),
+                file_end: base,
+                file: None,
+                followers: HashMap::new(),
+                followers_so_far: 0,
+            }),
+            view: watch::Sender::new(View { visible: base, phase: Phase::Unproven }),
+            moved: Notify::new(),
+        }
+    }
+
+    /// A reader.
+    pub(in crate::store) fn reader(self: &Arc<Self>) -> Growing {
+        Growing(Arc::clone(self))
+    }
+
+    /// The length that was declared.
+    pub(super) fn declared(&self) -> Option<u64> {
+        self.declared
+    }
+
+    /// Offset behind the last byte received.
+    pub(in crate::store) fn received(&self) -> u64 {
+        self.state.lock().segments.end()
+    }
+
+    /// Bytes in memory.
+    pub(in crate::store) fn in_memory(&self) -> u64 {
+        self.state.lock().segments.bytes()
+    }
+
+    /// Adds the next bytes, which readers see as far as they are not withheld.
+    pub(in crate::store) fn push(&self, bytes: Bytes) {
+        let mut state = self.state.lock();
+        state.segments.push(bytes);
+        let end = state.segments.end();
+        drop(state);
+        self.show(end);
+    }
+
+    /// All bytes that no thread has yet, to be written.
+    pub(in crate::store) fn take_batch(&self) -> Option<Batch> {
+        self.state.lock().segments.take_batch()
+    }
+
+    /// The batch that was taken last is in `file`.
+    pub(in crate::store) fn batch_written(&self, file: &Arc<File>) {
+        let mut state = self.state.lock();
+        state.file.get_or_insert_with(|| Arc::clone(file));
+        state.segments.batch_written();
+        state.file_end = state.segments.start();
+    }
+
+    /// `bytes` are in the file, at `offset`, behind all others: takes their sums.
+    pub(in crate::store) fn in_file(&self, bytes: &[u8], offset: u64) {
+        self.sums.lock().update(bytes);
+        let last = chunk_of(offset.saturating_add(bytes.len() as u64).saturating_sub(1));
+        // The first one may hold bytes from before, which may be doubted by now.
+        for index in offset.div_ceil(CHUNK_BYTES)..=last {
+            self.chunks.trust(index);
+        }
+    }
+
+    /// The next `bytes` are in `file` already; only valid while nothing is in memory.
+    pub(super) fn taken_in(&self, bytes: u64, file: &Arc<File>) {
+        let mut state = self.state.lock();
+        state.file.get_or_insert_with(|| Arc::clone(file));
+        state.segments.skip(bytes);
+        state.file_end = state.segments.end();
+        let end = state.segments.end();
+        drop(state);
+        self.show(end);
+    }
+
+    /// The sum that `bytes` have as the chunk `index` of this object, or as its beginning.
+    pub(super) fn sum_of(&self, index: u64, bytes: &[u8]) -> u64 {
+        let mut sum = ChunkSum::new(self.key, index);
+        sum.update(bytes);
+        sum.value()
+    }
+
+    /// The sums of all that is in the file, as its trailer has them.
+    pub(super) fn sums(&self) -> Vec<u8> {
+        self.sums.lock().encode()
+    }
+
+    /// What its readers know of its chunks.
+    pub(in crate::store) fn chunks(&self) -> &Arc<Chunks> {
+        &self.chunks
+    }
+
+    /// Bytes in memory from `offset` on, if there are any.
+    pub(super) fn read_memory(&self, offset: u64) -> Option<Bytes> {
+        self.state.lock().segments.read(offset, usize::MAX)
+    }
+
+    /// All bytes in memory as one piece.
+    pub(super) fn join(&self) -> Bytes {
+        self.state.lock().segments.join()
+    }
+
+    /// Lets go of what every follower has had; false if no follower is left that can read on.
+    pub(super) fn forget_what_all_had(&self) -> bool {
+        let visible = self.view.borrow().visible;
+        let mut state = self.state.lock();
+        let (start, file_end) = (state.segments.start(), state.file_end);
+        // A follower behind a gap can go no further than it, and is not waited for.
+        let can_go_on = |position: &u64| start == file_end || *position >= start;
+        let Some(slowest) = state.followers.values().copied().filter(can_go_on).min() else {
+            return false;
+        };
+        state.segments.forget_before(slowest.min(visible));
+        true
+    }
+
+    /// Lets go of the oldest `bytes`, whether or not a follower needs them; never of bytes that are
+    /// withheld.
+    pub(super) fn forget_oldest(&self, bytes: u64) {
+        let visible = self.view.borrow().visible;
+        let mut state = self.state.lock();
+        let upto = state.segments.start().saturating_add(bytes).min(visible);
+        state.segments.forget_before(upto);
+    }
+
+    /// Waits until a follower has come, moved or left since the last wait.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// The object is whole and right: readers see its last bytes and its end.
+    pub(super) fn prove(&self) {
+        let end = self.received();
+        self.view.send_replace(View { visible: end, phase: Phase::Proven });
+    }
+
+    /// Nothing more will come. Readers of a proven object go on, others fail when they need more.
+    pub(in crate::store) fn abandon(&self) {
+        self.view.send_if_modified(|view| {
+            let is_unproven = view.phase == Phase::Unproven;
+            if is_unproven {
+                view.phase = Phase::Abandoned;
+            }
+            is_unproven
+        });
+    }
+
+    /// Readers see what is not withheld of the bytes before `end`.
+    fn show(&self, end: u64) {
+        let limit = match self.withhold {
+            Withhold::LastBytes => self.declared.unwrap_or(end).saturating_sub(WITHHELD_BYTES),
+            Withhold::End => end,
+        };
+        self.view.send_if_modified(|view| {
+            let before = view.visible;
+            view.visible = before.max(end.min(limit));
+            view.visible > before
+        });
+    }
+}
+
+/// What its readers do.
+impl Growth {
+    async fn wait_past(&self, offset: u64) -> Result<u64, Broken> {
+        let is_settled = |view: &View| view.visible > offset || view.phase != Phase::Unproven;
+        let mut receiver = self.view.subscribe();
+        let view = *receiver.wait_for(is_settled).await.map_err(|_| Broken::Abandoned)?;
+        if view.visible > offset || view.phase == Phase::Proven {
+            Ok(view.visible)
+        } else {
+            Err(Broken::Abandoned)
+        }
+    }
+
+    async fn fetch(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, Broken> {
+        if max == 0 {
+            return Ok(Bytes::new());
+        }
+        let (file, max) = match self.state.lock().whereabouts(offset, max) {
+            Whereabouts::Memory(bytes) => return Ok(bytes),
+            Whereabouts::File(file, within) => {
+                (file, usize::try_from(within).map_or(max, |within| within.min(max)))
+            }
+            Whereabouts::Gone => return Err(Broken::Behind),
+        };
+        if let Some(bytes) = read::read_trusted(&file, &self.chunks, offset, max) {
+            return Ok(bytes);
+        }
+        let growth = Arc::clone(self);
+        let compare = move || {
+            let expected = |index| {
+                let expected = growth.sums.lock().of(index);
+                expected.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            };
+            read::read_compared(&file, &growth.chunks, (offset, max), growth.key, expected)
+        };
+        let reading = self.tasks.blocking("store read", compare);
+        let result = reading.await.map_err(io::Error::other).flatten();
+        result.map_err(|source| Broken::Unreadable { source })
+    }
+}
+
+impl State {
+    fn enter(&mut self, offset: u64) -> u64 {
+        self.followers_so_far += 1;
+        self.followers.insert(self.followers_so_far, offset);
+        self.followers_so_far
+    }
+
+    fn whereabouts(&self, offset: u64, max: usize) -> Whereabouts {
+        if let Some(bytes) = self.segments.read(offset, max) {
+            return Whereabouts::Memory(bytes);
+        }
+        match &self.file {
+            Some(file) if offset < self.file_end => {
+                Whereabouts::File(Arc::clone(file), self.file_end - offset)
+            }
+            Some(_) | None => Whereabouts::Gone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

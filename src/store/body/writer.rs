@@ -1,0 +1,478 @@
+//! The one writer of a growing object. Its states are types, consumed by their transition:
+//!
+//! ```text
+//! ObjectWriter --end of body--> EndedObject --proven--> ProvenObject --sealed--> SealedObject
+//!                                           \-> dropped: every reader fails, nothing stays
+//! ```
+//!
+//! A fill's task owns it. If any state is dropped, no trace stays: the file has no name yet, the
+//! promised space is given back, readers that need more fail. An object that is proven is read on
+//! by its readers, whether or not it can be stored.
+//!
+//! Bytes are hashed and written in batches beside the task, which waits for the disk only while a
+//! window of them is not in the file yet. If the disk fails, or takes nothing for [`STALL_MAX`],
+//! the object goes on in memory alone: it is not stored any more, and the bytes that are not in the
+//! file pass through a window that moves with the slowest reader. A reader that does not move for
+//! [`READER_STALL_MAX`] is left behind. Bytes that no reader may see yet are never let go, so the
+//! end stays withheld.
+//!
+//! No body is synced by itself: the index is synced every few seconds, after everything that the
+//! file system holds (see `recover`), and a body that a power cut took is a miss, since its trailer
+//! and the sums of its chunks tell.
+
+use super::disk_side::{Digest, DiskSide, RangePlace, SealedBody, SharedDigest};
+use super::growing::{Growing, Growth, Withhold};
+use super::out_of_order::{OutOfOrder, WrittenRange};
+use super::segments::Batch;
+use super::window::Window;
+use crate::object::{Key, Meta, NarClaim, Sha256};
+use crate::store::Inner;
+use crate::store::commit::Placing;
+use crate::store::error::WriteError;
+use crate::store::format::Place;
+use crate::store::read::Stored;
+use crate::store::space::Reservation;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Batches in a window.
+const BATCHES: u64 = 4;
+/// Bytes that are hashed without leaving the runtime when the body ends: some 150 us of work.
+const LAST_BATCH_BYTES_MAX: u64 = 256 * 1024;
+/// How long a batch may take before the disk counts as hanging.
+const STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a full window without a disk waits for its slowest reader.
+const READER_STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a full window without a disk waits for a first reader, which may be about to begin.
+const NO_READER_MAX: Duration = Duration::from_secs(1);
+
+/// An object that is being received.
+#[derive(Debug)]
+pub struct ObjectWriter {
+    object: Object,
+    storage: Storage,
+}
+
+/// What an object is in each of its states.
+#[derive(Debug)]
+struct Object {
+    key: Key,
+    store: Arc<Inner>,
+    readers: Readers,
+}
+
+/// Fails the readers that need more when it is dropped.
+#[derive(Debug)]
+struct Readers(Arc<Growth>);
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// Where the bytes go.
+#[derive(Debug)]
+enum Storage {
+    /// To the disk.
+    Disk(Disk),
+    /// Through memory to the readers alone.
+    Memory(MemoryOnly),
+}
+
+struct Disk {
+    /// Away while a write is under way; gone for good when that came to no end.
+    side: Option<Box<DiskSide>>,
+    digest: SharedDigest,
+    /// The write under way.
+    writing: Option<JoinHandle<Wrote>>,
+    window: Window,
+}
+
+/// What a write gives back.
+type Wrote = (Box<DiskSide>, Result<(), WriteError>);
+
+struct MemoryOnly {
+    /// Why it is not stored.
+    cause: WriteError,
+    digest: Digest,
+    window: Window,
+    /// The file takes its space until the end.
+    _file: Option<Box<DiskSide>>,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").field("is_writing", &self.writing.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for MemoryOnly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryOnly").field("window", &self.window).finish_non_exhaustive()
+    }
+}
+
+impl ObjectWriter {
+    /// An object of no bytes yet, of `length` bytes if that is known.
+    pub(in crate::store) fn new(
+        store: Arc<Inner>,
+        key: Key,
+        length: Option<u64>,
+        withhold: Withhold,
+        reservation: Reservation,
+    ) -> Self {
+        let growth = Growth::new(length, withhold, key.hash(), store.tasks.clone());
+        let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
+        let window = store.receiving.open();
+        let digest = side.digest();
+        let disk = Disk { side: Some(Box::new(side)), digest, writing: None, window };
+        let object = Object { key, store, readers: Readers(growth) };
+        Self { object, storage: Storage::Disk(disk) }
+    }
+
+    /// A reader of what is received and visible.
+    pub fn growing(&self) -> Growing {
+        self.growth().reader()
+    }
+
+    /// The key.
+    pub fn key(&self) -> &Key {
+        &self.object.key
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.growth().received()
+    }
+
+    /// Whether the object is not stored any more: its disk has failed.
+    pub fn is_memory_only(&self) -> bool {
+        matches!(self.storage, Storage::Memory(_))
+    }
+
+    /// Adds the next bytes, which readers see at once as far as they are not withheld; then waits
+    /// for the disk while too much is not written yet, or, without a disk, for the slowest reader.
+    /// Refuses more than the declared length. Not cancel safe: given up, the object must be
+    /// dropped.
+    pub async fn append(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        let received = self.received().saturating_add(bytes.len() as u64);
+        if let Some(declared) = self.growth().declared()
+            && received > declared
+        {
+            return Err(WriteError::Length { declared, received });
+        }
+        match &mut self.storage {
+            Storage::Disk(_) => {
+                self.growth().push(bytes);
+                let result = self.write_what_is_due().await;
+                self.spare(result)
+            }
+            Storage::Memory(memory) => {
+                memory.digest.update(&bytes);
+                memory.make_room(&self.object.readers.0, bytes.len() as u64).await?;
+                self.growth().push(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Where ranges may be written before their turn; `None` if there is no disk any more. To be
+    /// asked for only if the length is declared. Not cancel safe, as [`ObjectWriter::append`].
+    pub async fn out_of_order(&mut self) -> Result<Option<OutOfOrder>, WriteError> {
+        let length = self.growth().declared().unwrap_or_else(|| self.received());
+        let Storage::Disk(disk) = &mut self.storage else { return Ok(None) };
+        let opened = disk.open_for_ranges(&self.object.store, length).await;
+        match opened {
+            Ok(place) => {
+                let (store, key) = (Arc::clone(&self.object.store), self.object.key.hash());
+                Ok(Some(OutOfOrder::new(store, key, place)))
+            }
+            Err(error) => self.spare(Err(error)).map(|()| None),
+        }
+    }
+
+    /// Takes in a range that was written before its turn, which must begin where the object has
+    /// come to, as far as it reads as it was written: [`ObjectWriter::received`] tells. Not cancel
+    /// safe, as [`ObjectWriter::append`].
+    pub async fn take_in(&mut self, range: WrittenRange) -> Result<(), WriteError> {
+        let (span, received) = (range.span(), self.received());
+        if span.start != received || self.growth().declared().is_none_or(|end| span.end > end) {
+            return Err(WriteError::Length { declared: received, received: span.start });
+        }
+        let (growth, store) = (&self.object.readers.0, &self.object.store);
+        let Storage::Disk(disk) = &mut self.storage else { return Ok(()) };
+        let taken = async {
+            disk.write_all(growth, store).await?;
+            disk.start(store, move |side| side.take_in(&range));
+            disk.written().await
+        };
+        let result = taken.await;
+        self.spare(result)
+    }
+
+    /// Ends the body. Refuses one that is shorter than declared. Shows readers nothing.
+    pub async fn end(mut self) -> Result<EndedObject, WriteError> {
+        let length = self.received();
+        if let Some(declared) = self.growth().declared()
+            && length != declared
+        {
+            return Err(WriteError::Length { declared, received: length });
+        }
+        if let Storage::Disk(disk) = &mut self.storage {
+            let (growth, store) = (&self.object.readers.0, &self.object.store);
+            let result = disk.write_most(growth, store).await;
+            self.spare(result)?;
+        }
+        let (digest, storable) = match self.storage {
+            Storage::Memory(memory) => (memory.digest.finish(), Err(memory.cause)),
+            Storage::Disk(Disk { side, digest, .. }) => {
+                let side = side.ok_or(WriteError::Interrupted)?;
+                let last = self.object.readers.0.take_batch();
+                let growth = &self.object.readers.0;
+                let finished = digest.with(|digest| {
+                    digest.catch_up(growth);
+                    digest.finish()
+                })?;
+                (finished, Ok(Storable { side, last }))
+            }
+        };
+        let (sha256, hashed) = digest;
+        if hashed != length {
+            return Err(WriteError::Length { declared: length, received: hashed });
+        }
+        Ok(EndedObject { length, sha256, object: self.object, storable })
+    }
+
+    pub(in crate::store) fn growth(&self) -> &Arc<Growth> {
+        &self.object.readers.0
+    }
+
+    async fn write_what_is_due(&mut self) -> Result<(), WriteError> {
+        let (growth, store) = (&self.object.readers.0, &self.object.store);
+        let Storage::Disk(disk) = &mut self.storage else { return Ok(()) };
+        let window = disk.window.bytes();
+        let is_over = disk.writing.as_ref().is_some_and(JoinHandle::is_finished);
+        if is_over || growth.in_memory() >= window {
+            disk.written().await?;
+        }
+        if disk.writing.is_none() && growth.in_memory() >= window / BATCHES {
+            disk.start_batch(growth, store);
+        }
+        Ok(())
+    }
+
+    /// Goes on in memory alone if `result` is an error of the disk.
+    fn spare(&mut self, result: Result<(), WriteError>) -> Result<(), WriteError> {
+        let Err(error) = result else { return Ok(()) };
+        let Storage::Disk(disk) = &mut self.storage else { return Err(error) };
+        if !error.spares_the_body() {
+            return Err(error);
+        }
+        let Object { key, store, readers } = &self.object;
+        let received = readers.0.received();
+        store.write_failed(&error);
+        tracing::warn!(
+            site = key.site(),
+            path = key.path(),
+            received,
+            error = &error as &dyn std::error::Error,
+            "disk failed under a fill; continuing in memory"
+        );
+        store.metrics.fills_adrift.inc();
+        let digest = disk.digest.leave_the_disk(&readers.0).ok_or(WriteError::Interrupted)?;
+        let window = store.memory_only.open();
+        let file = disk.side.take();
+        self.storage = Storage::Memory(MemoryOnly { cause: error, digest, window, _file: file });
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Begins to write all that no thread has yet.
+    fn start_batch(&mut self, growth: &Growth, store: &Inner) {
+        if self.side.is_none() {
+            return;
+        }
+        if let Some(batch) = growth.take_batch() {
+            self.start(store, move |side| side.take(&batch));
+        }
+    }
+
+    fn start(
+        &mut self,
+        store: &Inner,
+        work: impl FnOnce(&mut DiskSide) -> Result<(), WriteError> + Send + 'static,
+    ) {
+        let Some(mut side) = self.side.take() else { return };
+        let work = move || {
+            let result = work(&mut side);
+            (side, result)
+        };
+        self.writing = Some(store.tasks.start_blocking(work));
+    }
+
+    /// Waits for the write under way, if there is one.
+    async fn written(&mut self) -> Result<(), WriteError> {
+        let Some(writing) = &mut self.writing else {
+            return if self.side.is_some() { Ok(()) } else { Err(WriteError::Interrupted) };
+        };
+        let written = timeout(STALL_MAX, writing).await;
+        self.writing = None;
+        let stalled = |_| WriteError::Stalled { seconds: STALL_MAX.as_secs() };
+        let (side, result) = written.map_err(stalled)?.map_err(|_| WriteError::Interrupted)?;
+        self.side = Some(side);
+        result
+    }
+
+    /// Writes all that was received.
+    async fn write_all(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
+        self.written().await?;
+        self.start_batch(growth, store);
+        self.written().await
+    }
+
+    /// Writes what was received, but for a little that the end of the body may hash at once.
+    async fn write_most(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
+        self.written().await?;
+        if growth.in_memory() > LAST_BATCH_BYTES_MAX {
+            self.write_all(growth, store).await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn open_for_ranges(
+        &mut self,
+        store: &Inner,
+        length: u64,
+    ) -> Result<RangePlace, WriteError> {
+        self.written().await?;
+        self.start(store, move |side| side.open_for_ranges(length));
+        self.written().await?;
+        let place = self.side.as_ref().and_then(|side| side.range_place());
+        place.ok_or(WriteError::Interrupted)
+    }
+}
+
+impl MemoryOnly {
+    /// Waits until `bytes` more fit into the window.
+    async fn make_room(&self, growth: &Growth, bytes: u64) -> Result<(), WriteError> {
+        let began = Instant::now();
+        loop {
+            let window = self.window.bytes();
+            let is_followed = growth.forget_what_all_had();
+            if growth.in_memory().saturating_add(bytes) <= window {
+                return Ok(());
+            }
+            let wait_max = if is_followed { READER_STALL_MAX } else { NO_READER_MAX };
+            if timeout_at(began + wait_max, growth.moved()).await.is_err() {
+                if !is_followed {
+                    return Err(WriteError::NoReaders);
+                }
+                // Half of it, so that the next of many slow readers is not waited for at once.
+                growth.forget_oldest((window / 2).max(bytes));
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// An object whose body has ended, to be judged by its digest. Readers do not see its last bytes
+/// nor its end.
+#[derive(Debug)]
+pub struct EndedObject {
+    /// Bytes of the body.
+    pub length: u64,
+    /// SHA-256 of the body.
+    pub sha256: Sha256,
+    object: Object,
+    storable: Result<Storable, WriteError>,
+}
+
+/// What makes an object that its disk has taken.
+#[derive(Debug)]
+struct Storable {
+    side: Box<DiskSide>,
+    /// Hashed, and not written yet.
+    last: Option<Batch>,
+}
+
+impl EndedObject {
+    /// The body is right: readers see all of it, and read on when this is gone. Gives back what may
+    /// still be stored, or why it is not.
+    pub fn prove(self) -> Result<ProvenObject, WriteError> {
+        let Self { length, sha256, object, storable } = self;
+        object.readers.0.prove();
+        storable.map(|storable| ProvenObject { length, sha256, storable, object })
+    }
+}
+
+/// An object that is proven and may be stored.
+#[derive(Debug)]
+pub struct ProvenObject {
+    length: u64,
+    sha256: Sha256,
+    storable: Storable,
+    object: Object,
+}
+
+impl ProvenObject {
+    /// Writes what is left of the body. Blocking.
+    pub fn seal(self) -> Result<SealedObject, WriteError> {
+        let Self { length, sha256, storable: Storable { side, last }, object } = self;
+        let Object { key, store, .. } = &object;
+        let growth = &object.readers.0;
+        let sealed = if Place::of(length).is_file() {
+            side.finish_file(length, last.as_ref()).map(|(new, reservation)| {
+                let (sums, chunks) = (growth.sums(), Arc::clone(growth.chunks()));
+                (SealedBody::File { new, sums, chunks }, reservation)
+            })
+        } else {
+            let body = growth.join();
+            side.finish_inline(length).map(|reservation| (SealedBody::Inline(body), reservation))
+        };
+        let (body, reservation) = sealed.inspect_err(|error| store.write_failed(error))?;
+        let (key, store) = (key.clone(), Arc::clone(store));
+        Ok(SealedObject { length, sha256, key, store, body, reservation })
+    }
+}
+
+/// A whole and proven body that has no name in the store yet.
+#[derive(Debug)]
+pub struct SealedObject {
+    pub(in crate::store) length: u64,
+    pub(in crate::store) sha256: Sha256,
+    key: Key,
+    store: Arc<Inner>,
+    body: SealedBody,
+    reservation: Reservation,
+}
+
+impl SealedObject {
+    /// A small body that is here as a whole.
+    pub(in crate::store) fn small(
+        store: Arc<Inner>,
+        key: Key,
+        body: Bytes,
+        reservation: Reservation,
+    ) -> Self {
+        let (length, sha256) = (body.len() as u64, Sha256::of(&body));
+        Self { length, sha256, key, store, body: SealedBody::Inline(body), reservation }
+    }
+
+    /// Puts the object in the store under `meta.key`, which is the key it was begun with, in place
+    /// of what was there, together with a claim it makes about a NAR. Blocking. On an error nothing
+    /// is stored.
+    pub fn commit(self, meta: Meta, claim: Option<(Key, NarClaim)>) -> Result<Stored, WriteError> {
+        let Self { length, sha256, key, store, body, reservation } = self;
+        debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
+        let placing = Placing { length, sha256, meta, claim, body, reservation };
+        let stored = store.place(placing).inspect_err(|error| store.write_failed(error))?;
+        store.health.succeeded();
+        Ok(stored)
+    }
+}
