@@ -16,9 +16,7 @@ use crate::memory::{Hot, Memory, Usage};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Facts, Key, Meta, NarClaim, Sha256, Tags};
-use crate::store::{
-    Disks, ObjectWriter, ProvenObject, SealedObject, Stored, StoredBody, Withhold, WriteError,
-};
+use crate::store::{Disks, ObjectWriter, ProvenObject, Stored, StoredBody, Withhold, WriteError};
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -188,22 +186,12 @@ impl Cache {
         meta: Meta,
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
-        self.publish_once(ticket, || proven.seal(), meta, claim).await
-    }
-
-    async fn publish_once(
-        &self,
-        ticket: Ticket,
-        seal: impl FnOnce() -> Result<SealedObject, WriteError> + Send + 'static,
-        meta: Meta,
-        claim: Option<ClaimOf>,
-    ) -> Result<Found, PublishError> {
         let cache = self.clone();
         let memory = self.memory.clone();
         let commit = move || {
             let key = meta.key.clone();
             // Outside of the fence, so that no purge waits for the disk.
-            let sealed = seal()?;
+            let sealed = proven.seal()?;
             let _leave = cache.fence.leave(ticket, &[&meta]).ok_or(PublishError::Purged)?;
             let stored = sealed.commit(meta, claim.clone())?;
             if let Some(store) = &cache.store {
@@ -236,8 +224,8 @@ impl Cache {
     ) -> Result<Found, PublishError> {
         if let Some(store) = &self.store {
             let published = async {
-                let sealed = store.begin_small(&meta.key, body.clone()).await?;
-                self.publish_once(ticket, || Ok(sealed), meta.clone(), claim.clone()).await
+                let proven = store.begin_whole(&meta.key, body.clone()).await?;
+                self.publish(ticket, proven, meta.clone(), claim.clone()).await
             };
             match published.await {
                 Err(PublishError::Write(error)) => {

@@ -7,7 +7,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::store::{Disks, Withhold};
+use crate::store::{Disks, StoredBody, Withhold};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -132,4 +132,24 @@ async fn what_is_not_there_takes_no_thread() {
     let body = Bytes::from_static(b"x");
     cache.publish_small(cache.ticket(), there.clone(), body, None).await.unwrap();
     assert!(!store.lack(&there.key) && store.get(&there.key).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_body_of_any_size_is_on_disk_when_it_is_published() {
+    let place = tempfile::tempdir().unwrap();
+    let (cache, _metrics) = cache_on(place.path(), 64 << 20);
+    let store = cache.store().unwrap();
+    for size in [0, 1, 4095, 4096, 65_535, 65_536, 65_537, 1 << 20] {
+        let meta = meta(&Key::new("s", &format!("/{size}"), None));
+        let body = Bytes::from(vec![7; size]);
+        cache.publish_small(cache.ticket(), meta.clone(), body.clone(), None).await.unwrap();
+        let stored = store.get(&meta.key).await.unwrap();
+        assert_eq!(stored.length, size as u64);
+        match stored.body {
+            StoredBody::Bytes(bytes) => assert_eq!(bytes, body),
+            StoredBody::File(file) => {
+                assert_eq!(file.read(0, 100).await.unwrap(), body[..100]);
+            }
+        }
+    }
 }

@@ -9,7 +9,6 @@ use crate::object::{Meta, Sha256};
 use crate::store::Growing;
 use crate::sync::Mutex;
 use http::HeaderValue;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +60,6 @@ pub struct Flight {
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
     over: CancellationToken,
-    is_closed: AtomicBool,
     upstream_status: OnceLock<Vec<HeaderValue>>,
     /// For the reader who caused the fetch alone.
     cookies: Mutex<Vec<HeaderValue>>,
@@ -74,7 +72,6 @@ impl Flight {
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
             over: CancellationToken::new(),
-            is_closed: AtomicBool::new(false),
             upstream_status: OnceLock::new(),
             cookies: Mutex::default(),
         }
@@ -117,14 +114,12 @@ impl Flight {
         self.over.cancelled().await;
     }
 
-    /// No reader may join any more.
-    pub(super) fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
-    }
-
-    /// Whether no reader may join any more.
+    /// Whether no reader may join any more: the object has left its disk.
     pub(super) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Acquire)
+        matches!(
+            &*self.landed.borrow(),
+            Some(Landed::Streaming { growing, .. }) if growing.is_memory_only()
+        )
     }
 
     pub(super) fn land(&self, landed: Landed) {

@@ -575,9 +575,6 @@ impl Fetch<'_> {
     async fn feed(&self, body: &mut Steady, writer: &mut ObjectWriter) -> Result<(), FillError> {
         while let Some(piece) = body.chunk().await? {
             writer.append(piece).await?;
-            if writer.is_memory_only() {
-                self.flight.close();
-            }
         }
         Ok(())
     }

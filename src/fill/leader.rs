@@ -235,11 +235,9 @@ impl Fill<'_> {
         if let Some(length) = response.content_length {
             expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
         }
-        if expected.file_hash.is_some() {
-            // What the narinfo says is checked at the end like the hash; known from the start, it
-            // gives readers a length and ranges, and tells whether the disk has room.
-            response.content_length = response.content_length.or(expected.file_size);
-        }
+        // What the narinfo says is checked at the end like the hash; known from the start, it gives
+        // readers a length and ranges, and tells whether the disk has room.
+        response.content_length = response.content_length.or_else(|| expected.length());
         let is_small = response.content_length.is_some_and(|length| length < SMALL_BYTES_MAX);
         let checked =
             if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength };
@@ -348,9 +346,6 @@ impl Fill<'_> {
         self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing, must_be });
         while let Some(piece) = body.chunk(&mut writer).await? {
             writer.append(piece).await?;
-            if writer.is_memory_only() {
-                self.flight.close();
-            }
         }
         let ended = writer.end().await?;
         let judged = expected.check(ended.sha256, ended.length);

@@ -45,6 +45,7 @@ struct Checked {
     held: Option<Bytes>,
     ready: Bytes,
     is_over: bool,
+    has_failed: bool,
 }
 
 impl std::fmt::Debug for Passing {
@@ -72,6 +73,7 @@ impl Passing {
             held: None,
             ready: Bytes::new(),
             is_over: false,
+            has_failed: false,
         };
         Self { meta, trailer: None, way: Way::Checked(Box::new(checked)) }
     }
@@ -148,6 +150,9 @@ impl Passing {
 
 impl Checked {
     async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
+        if self.has_failed {
+            return Err(FillError::Lost);
+        }
         while self.ready.is_empty() {
             if self.is_over {
                 match self.held.take() {
@@ -185,7 +190,7 @@ impl Checked {
 
     /// Gives up: what is held back is never sent.
     fn fail(&mut self, error: FillError) -> FillError {
-        self.is_over = true;
+        (self.is_over, self.has_failed) = (true, true);
         self.held = None;
         if let FillError::Rejected { origin, rejection } = &error {
             let Source { metrics, key, trail, .. } = self.body.source();

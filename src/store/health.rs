@@ -29,6 +29,8 @@ struct Errors {
     in_a_row: u32,
     refused_until: Option<Instant>,
     last: String,
+    /// Whether the last sync failed: what was written since may be in the page cache alone.
+    is_unsynced: bool,
 }
 
 impl Monitor {
@@ -70,6 +72,24 @@ impl Monitor {
         !was_refusing
     }
 
+    /// Remembers that a sync failed: until one succeeds, or a probe, no write takes errors back.
+    pub(super) fn not_synced(&self) {
+        self.0.lock().is_unsynced = true;
+    }
+
+    /// Remembers that a sync succeeded.
+    pub(super) fn synced(&self) {
+        self.0.lock().is_unsynced = false;
+    }
+
+    /// Remembers that a write reached the page cache.
+    pub(super) fn wrote(&self) {
+        let mut errors = self.0.lock();
+        if !errors.is_unsynced {
+            *errors = Errors::default();
+        }
+    }
+
     /// Remembers that a write reached the disk; whether there was an error before.
     pub(super) fn succeeded(&self) -> bool {
         let mut errors = self.0.lock();
@@ -108,6 +128,22 @@ mod tests {
         assert!(monitor.is_in_doubt() && monitor.succeeded() && !monitor.is_in_doubt());
         assert_eq!(monitor.report(later), Health { is_writable: true, detail: String::new() });
     }
+
+    #[test]
+    fn what_reaches_the_page_cache_alone_takes_no_error_of_a_sync_back() {
+        let (monitor, now) = (Monitor::default(), Instant::now());
+        let error = WriteError::NoSpace { bytes: 1 };
+        for _ in 0..ERRORS_MAX {
+            monitor.not_synced();
+            monitor.failed(&error, now);
+            monitor.wrote();
+        }
+        assert!(monitor.admit(now).is_err());
+        monitor.synced();
+        monitor.wrote();
+        assert!(monitor.admit(now).is_ok());
+    }
+
     #[test]
     fn a_failed_probe_pauses_at_once_and_is_news_once() {
         let monitor = Monitor::default();

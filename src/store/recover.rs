@@ -126,8 +126,13 @@ impl Inner {
         if !self.take_unsynced() && turn == Turn::Regular {
             return;
         }
-        if let Err(source) = self.folder.sync() {
-            self.write_failed(&WriteError::Io { operation: "sync", source });
+        match self.folder.sync() {
+            Ok(()) => self.health.synced(),
+            Err(source) => {
+                self.mark_unsynced();
+                self.health.not_synced();
+                self.write_failed(&WriteError::Io { operation: "sync", source });
+            }
         }
         let access = self.index.access();
         let synced = access.open().and_then(|index| {
@@ -138,6 +143,7 @@ impl Inner {
             }
         });
         if let Err(error) = synced {
+            self.mark_unsynced();
             self.index_failed(&error);
         }
     }

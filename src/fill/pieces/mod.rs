@@ -200,6 +200,12 @@ impl Plan {
         front: &mut Steady,
         writer: &mut ObjectWriter,
     ) -> Result<(), FillError> {
+        if writer.is_memory_only() && !matches!(self.way, Way::Alone) {
+            // What comes ahead would be written to a disk that is not used any more.
+            self.queue.clear();
+            self.way = Way::Alone;
+            front.end_at(None);
+        }
         if matches!(self.way, Way::Undecided) && self.is_slow(front.received()) {
             self.way = match writer.out_of_order().await? {
                 Some(ahead) => {

@@ -70,7 +70,7 @@ impl Digest {
     }
 
     /// Takes what is new of the bytes in memory.
-    pub(super) fn catch_up(&mut self, growth: &Growth) {
+    fn catch_up(&mut self, growth: &Growth) {
         while let Some(bytes) = growth.read_memory(self.end) {
             self.update(&bytes);
         }
@@ -100,8 +100,27 @@ impl SharedDigest {
         }
     }
 
+    /// Takes a batch, which must be the next one.
+    fn take(&self, batch: &Batch) -> Result<(), WriteError> {
+        self.with(|digest| {
+            if digest.end != batch.offset {
+                return Err(WriteError::Interrupted);
+            }
+            batch.segments.iter().for_each(|bytes| digest.update(bytes));
+            Ok(())
+        })?
+    }
+
+    /// Takes what is new of the bytes in memory: the SHA-256 of all bytes, and how many they are.
+    pub(super) fn catch_up(&self, growth: &Growth) -> Result<(Sha256, u64), WriteError> {
+        self.with(|digest| {
+            digest.catch_up(growth);
+            digest.finish()
+        })
+    }
+
     /// Does `work` with the digest, unless the object goes on without its disk.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Digest) -> T) -> Result<T, WriteError> {
+    fn with<T>(&self, work: impl FnOnce(&mut Digest) -> T) -> Result<T, WriteError> {
         match &mut *self.0.lock() {
             Hashing::Open(digest) => Ok(work(digest)),
             Hashing::Left => Err(WriteError::Interrupted),
@@ -123,7 +142,7 @@ impl DiskSide {
     /// Hashes and writes a batch, which is the next one. One that cannot be written stays in
     /// memory.
     pub(super) fn take(&mut self, batch: &Batch) -> Result<(), WriteError> {
-        self.digest.with(|digest| batch.segments.iter().for_each(|bytes| digest.update(bytes)))?;
+        self.digest.take(batch)?;
         self.write(batch)
     }
 

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, watch};
 
 /// The end of a body that is withheld from every reader until the object is proven, in bytes.
@@ -61,6 +62,7 @@ pub(in crate::store) struct Growth {
     tasks: Tasks,
     state: Mutex<State>,
     view: watch::Sender<View>,
+    is_memory_only: AtomicBool,
     /// Notified when a follower has moved or left.
     moved: Notify,
 }
@@ -75,6 +77,14 @@ struct State {
     /// The position of each follower: it has had all before.
     followers: HashMap<u64, u64>,
     followers_so_far: u64,
+}
+
+/// The followers that an object without a disk waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Followers {
+    pub(super) count: usize,
+    /// The lowest of their positions.
+    slowest: u64,
 }
 
 /// What readers are told.
@@ -106,6 +116,11 @@ impl Growing {
     /// The length that was declared when the object was begun, in bytes.
     pub fn length(&self) -> Option<u64> {
         self.0.declared
+    }
+
+    /// Whether the object has left its disk: what it still has is for the readers that it has.
+    pub fn is_memory_only(&self) -> bool {
+        self.0.is_memory_only.load(Ordering::Acquire)
     }
 
     /// How many bytes can be read now.
@@ -210,6 +225,7 @@ impl Growth {
                 followers_so_far: 0,
             }),
             view: watch::Sender::new(View { visible: base, phase: Phase::Unproven }),
+            is_memory_only: AtomicBool::new(false),
             moved: Notify::new(),
         }
     }
@@ -304,18 +320,27 @@ impl Growth {
         self.state.lock().segments.join()
     }
 
-    /// Lets go of what every follower has had; false if no follower is left that can read on.
-    pub(super) fn forget_what_all_had(&self) -> bool {
+    /// Lets go of what every follower has had; the followers that can read on.
+    pub(super) fn forget_what_all_had(&self) -> Followers {
         let visible = self.view.borrow().visible;
         let mut state = self.state.lock();
-        let (start, file_end) = (state.segments.start(), state.file_end);
-        // A follower behind a gap can go no further than it, and is not waited for.
-        let can_go_on = |position: &u64| start == file_end || *position >= start;
-        let Some(slowest) = state.followers.values().copied().filter(can_go_on).min() else {
-            return false;
-        };
-        state.segments.forget_before(slowest.min(visible));
-        true
+        let followers = state.followers_that_go_on();
+        if followers.count > 0 {
+            state.segments.forget_before(followers.slowest.min(visible));
+        }
+        followers
+    }
+
+    /// Waits until the slowest of these followers has moved or left, or one has come.
+    pub(super) async fn slowest_moved(&self, followers: Followers) {
+        while self.state.lock().followers_that_go_on() == followers {
+            self.moved.notified().await;
+        }
+    }
+
+    /// The object goes on in memory alone: it is for the readers that it has.
+    pub(super) fn leave_the_disk(&self) {
+        self.is_memory_only.store(true, Ordering::Release);
     }
 
     /// Lets go of the oldest `bytes`, whether or not a follower needs them; never of bytes that are
@@ -325,11 +350,6 @@ impl Growth {
         let mut state = self.state.lock();
         let upto = state.segments.start().saturating_add(bytes).min(visible);
         state.segments.forget_before(upto);
-    }
-
-    /// Waits until a follower has come, moved or left since the last wait.
-    pub(super) async fn moved(&self) {
-        self.moved.notified().await;
     }
 
     /// The object is whole and right: readers see its last bytes and its end.
@@ -405,6 +425,15 @@ impl Growth {
 }
 
 impl State {
+    /// A follower behind a gap can go no further than it, and is not waited for.
+    fn followers_that_go_on(&self) -> Followers {
+        let (start, file_end) = (self.segments.start(), self.file_end);
+        let can_go_on = |position: &&u64| start == file_end || **position >= start;
+        let positions = || self.followers.values().filter(can_go_on);
+        let slowest = positions().copied().min().unwrap_or(u64::MAX);
+        Followers { count: positions().count(), slowest }
+    }
+
     fn enter(&mut self, offset: u64) -> u64 {
         self.followers_so_far += 1;
         self.followers.insert(self.followers_so_far, offset);

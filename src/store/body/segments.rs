@@ -34,7 +34,7 @@ struct Segment {
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Batch {
     /// Offset of the first byte in the object.
-    pub(super) offset: u64,
+    pub(in crate::store) offset: u64,
     /// The bytes, one behind the other.
     pub(in crate::store) segments: Vec<Bytes>,
 }

@@ -10,10 +10,10 @@
 //! by its readers, whether or not it can be stored.
 //!
 //! Bytes are hashed and written in batches beside the task, which waits for the disk only while a
-//! window of them is not in the file yet. If the disk fails, or takes nothing for [`STALL_MAX`],
-//! the object goes on in memory alone: it is not stored any more, and the bytes that are not in the
-//! file pass through a window that moves with the slowest reader. A reader that does not move for
-//! [`READER_STALL_MAX`] is left behind. Bytes that no reader may see yet are never let go, so the
+//! window of them is not in the file yet. If the disk fails, or takes nothing for some time
+//! (see [`super::progress`]), the object goes on in memory alone: it is not stored any more, and the
+//! bytes that are not in the file pass through a window that moves with the slowest reader. A reader
+//! that does not move for [`READER_STALL_MAX`] while another waits for it is left behind. Bytes that no reader may see yet are never let go, so the
 //! end stays withheld.
 //!
 //! No body is synced by itself: the index is synced every few seconds, after everything that the
@@ -36,14 +36,12 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 /// Batches in a window.
 const BATCHES: u64 = 4;
 /// Bytes that are hashed without leaving the runtime when the body ends: some 150 us of work.
 const LAST_BATCH_BYTES_MAX: u64 = 256 * 1024;
-/// How long a batch may take before the disk counts as hanging.
-const STALL_MAX: Duration = Duration::from_secs(10);
 /// How long a full window without a disk waits for its slowest reader.
 const READER_STALL_MAX: Duration = Duration::from_secs(10);
 /// How long a full window without a disk waits for a first reader, which may be about to begin.
@@ -100,7 +98,7 @@ struct MemoryOnly {
     cause: WriteError,
     digest: Digest,
     window: Window,
-    /// The file takes its space until the end.
+    /// The file takes its space as long as the object is received.
     _file: Option<Box<DiskSide>>,
 }
 
@@ -208,7 +206,7 @@ impl ObjectWriter {
         let taken = async {
             disk.write_all(growth, store).await?;
             disk.start(store, move |side| side.take_in(&range));
-            disk.written().await
+            disk.written(store).await
         };
         let result = taken.await;
         self.spare(result)
@@ -232,12 +230,7 @@ impl ObjectWriter {
             Storage::Disk(Disk { side, digest, .. }) => {
                 let side = side.ok_or(WriteError::Interrupted)?;
                 let last = self.object.readers.0.take_batch();
-                let growth = &self.object.readers.0;
-                let finished = digest.with(|digest| {
-                    digest.catch_up(growth);
-                    digest.finish()
-                })?;
-                (finished, Ok(Storable { side, last }))
+                (digest.catch_up(&self.object.readers.0)?, Ok(Storable { side, last }))
             }
         };
         let (sha256, hashed) = digest;
@@ -257,7 +250,7 @@ impl ObjectWriter {
         let window = disk.window.bytes();
         let is_over = disk.writing.as_ref().is_some_and(JoinHandle::is_finished);
         if is_over || growth.in_memory() >= window {
-            disk.written().await?;
+            disk.written(store).await?;
         }
         if disk.writing.is_none() && growth.in_memory() >= window / BATCHES {
             disk.start_batch(growth, store);
@@ -275,6 +268,7 @@ impl ObjectWriter {
         let Object { key, store, readers } = &self.object;
         let received = readers.0.received();
         store.write_failed(&error);
+        readers.0.leave_the_disk();
         tracing::warn!(
             site = key.site(),
             path = key.path(),
@@ -316,28 +310,27 @@ impl Disk {
     }
 
     /// Waits for the write under way, if there is one.
-    async fn written(&mut self) -> Result<(), WriteError> {
+    async fn written(&mut self, store: &Inner) -> Result<(), WriteError> {
         let Some(writing) = &mut self.writing else {
             return if self.side.is_some() { Ok(()) } else { Err(WriteError::Interrupted) };
         };
-        let written = timeout(STALL_MAX, writing).await;
+        let written = store.writes.bounded(writing).await;
         self.writing = None;
-        let stalled = |_| WriteError::Stalled { seconds: STALL_MAX.as_secs() };
-        let (side, result) = written.map_err(stalled)?.map_err(|_| WriteError::Interrupted)?;
+        let (side, result) = written?.map_err(|_| WriteError::Interrupted)?;
         self.side = Some(side);
         result
     }
 
     /// Writes all that was received.
     async fn write_all(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
-        self.written().await?;
+        self.written(store).await?;
         self.start_batch(growth, store);
-        self.written().await
+        self.written(store).await
     }
 
     /// Writes what was received, but for a little that the end of the body may hash at once.
     async fn write_most(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
-        self.written().await?;
+        self.written(store).await?;
         if growth.in_memory() > LAST_BATCH_BYTES_MAX {
             self.write_all(growth, store).await
         } else {
@@ -350,9 +343,9 @@ impl Disk {
         store: &Inner,
         length: u64,
     ) -> Result<RangePlace, WriteError> {
-        self.written().await?;
+        self.written(store).await?;
         self.start(store, move |side| side.open_for_ranges(length));
-        self.written().await?;
+        self.written(store).await?;
         let place = self.side.as_ref().and_then(|side| side.range_place());
         place.ok_or(WriteError::Interrupted)
     }
@@ -361,23 +354,28 @@ impl Disk {
 impl MemoryOnly {
     /// Waits until `bytes` more fit into the window.
     async fn make_room(&self, growth: &Growth, bytes: u64) -> Result<(), WriteError> {
-        let began = Instant::now();
-        loop {
-            let window = self.window.bytes();
-            let is_followed = growth.forget_what_all_had();
-            if growth.in_memory().saturating_add(bytes) <= window {
-                return Ok(());
+        let has_room = || growth.in_memory().saturating_add(bytes) <= self.window.bytes();
+        while !has_room() {
+            let followers = growth.forget_what_all_had();
+            if has_room() {
+                break;
             }
-            let wait_max = if is_followed { READER_STALL_MAX } else { NO_READER_MAX };
-            if timeout_at(began + wait_max, growth.moved()).await.is_err() {
-                if !is_followed {
-                    return Err(WriteError::NoReaders);
-                }
-                // Half of it, so that the next of many slow readers is not waited for at once.
-                growth.forget_oldest((window / 2).max(bytes));
-                return Ok(());
+            let wait_max = match followers.count {
+                0 => NO_READER_MAX,
+                // The deadlines of its connection end it.
+                1 => Duration::MAX,
+                _ => READER_STALL_MAX,
+            };
+            if timeout(wait_max, growth.slowest_moved(followers)).await.is_ok() {
+                continue;
             }
+            if followers.count == 0 {
+                return Err(WriteError::NoReaders);
+            }
+            // Half of it, so that the next of many slow readers is not waited for at once.
+            growth.forget_oldest((self.window.bytes() / 2).max(bytes));
         }
+        Ok(())
     }
 }
 
@@ -421,6 +419,24 @@ pub struct ProvenObject {
 }
 
 impl ProvenObject {
+    /// A body that is here as a whole and proven, of at most some MiB: hashed at once.
+    pub(in crate::store) fn whole(
+        store: Arc<Inner>,
+        key: Key,
+        body: Bytes,
+        reservation: Reservation,
+    ) -> Result<Self, WriteError> {
+        let declared = Some(body.len() as u64);
+        let growth = Growth::new(declared, Withhold::End, key.hash(), store.tasks.clone());
+        growth.push(body);
+        let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
+        let (sha256, length) = side.digest().catch_up(&growth)?;
+        let storable = Storable { side: Box::new(side), last: growth.take_batch() };
+        growth.prove();
+        let object = Object { key, store, readers: Readers(growth) };
+        Ok(Self { length, sha256, storable, object })
+    }
+
     /// Writes what is left of the body. Blocking.
     pub fn seal(self) -> Result<SealedObject, WriteError> {
         let Self { length, sha256, storable: Storable { side, last }, object } = self;
@@ -453,17 +469,6 @@ pub struct SealedObject {
 }
 
 impl SealedObject {
-    /// A small body that is here as a whole.
-    pub(in crate::store) fn small(
-        store: Arc<Inner>,
-        key: Key,
-        body: Bytes,
-        reservation: Reservation,
-    ) -> Self {
-        let (length, sha256) = (body.len() as u64, Sha256::of(&body));
-        Self { length, sha256, key, store, body: SealedBody::Inline(body), reservation }
-    }
-
     /// Puts the object in the store under `meta.key`, which is the key it was begun with, in place
     /// of what was there, together with a claim it makes about a NAR. Blocking. On an error nothing
     /// is stored.
@@ -472,7 +477,7 @@ impl SealedObject {
         debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
         let placing = Placing { length, sha256, meta, claim, body, reservation };
         let stored = store.place(placing).inspect_err(|error| store.write_failed(error))?;
-        store.health.succeeded();
+        store.health.wrote();
         Ok(stored)
     }
 }

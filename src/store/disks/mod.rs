@@ -33,7 +33,7 @@ mod watch;
 use super::check::Fault;
 use super::{
     Begun, DAMAGED_MAX, Health, IndexError, IndexMemory, Mode, ObjectWriter, OpenError, Part,
-    Problem, Report, Reservation, SealedObject, Stage, Store, Stored, Usage, Withhold, WriteError,
+    Problem, ProvenObject, Report, Reservation, Stage, Store, Stored, Usage, Withhold, WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
@@ -201,10 +201,10 @@ impl Disks {
         Ok(ObjectWriter::new(store.0, key.clone(), length, withhold, reservation))
     }
 
-    /// As [`Disks::begin`], for a small body that is here as a whole and proven.
-    pub async fn begin_small(&self, key: &Key, body: Bytes) -> Result<SealedObject, WriteError> {
+    /// As [`Disks::begin`], for a body of at most some MiB that is here as a whole and proven.
+    pub async fn begin_whole(&self, key: &Key, body: Bytes) -> Result<ProvenObject, WriteError> {
         let (store, reservation) = self.reserve(key, Some(body.len() as u64)).await?;
-        Ok(SealedObject::small(store.0, key.clone(), body, reservation))
+        ProvenObject::whole(store.0, key.clone(), body, reservation)
     }
 
     async fn reserve(

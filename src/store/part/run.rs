@@ -26,7 +26,6 @@ const OVERHEAD_BYTES: u64 = 4 * ROUNDING_BYTES;
 #[derive(Debug)]
 pub struct Run {
     part: Part,
-    id: u64,
     start: u64,
     end: Arc<AtomicU64>,
     growth: Arc<Growth>,
@@ -34,9 +33,23 @@ pub struct Run {
     writer: Option<Writer>,
 }
 
+/// The right to write the chunks of a run; given back when it is dropped. A thread that hangs in a
+/// write keeps it, so that each byte of the file has one writer at most.
+struct Claim {
+    part: Part,
+    id: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.part.0.table.lock().leave(self.id);
+    }
+}
+
 /// What the blocking side needs.
 struct Writer {
     part: Part,
+    _claim: Claim,
     growth: Arc<Growth>,
     next: u64,
     sum: Box<ChunkSum>,
@@ -54,12 +67,13 @@ impl Run {
         let Entered { id, start, end } = entered;
         let writer = Writer {
             part: part.clone(),
+            _claim: Claim { part: part.clone(), id },
             growth: Arc::clone(&growth),
             next: start,
             sum: Box::new(ChunkSum::new(part.0.hash, u64::from(number_at(start)))),
             reservation: Reservation::nothing(&part.0.store.space),
         };
-        Self { part, id, start, end, growth, writer: Some(writer) }
+        Self { part, start, end, growth, writer: Some(writer) }
     }
 
     /// A reader of what comes; it goes by offsets in the object.
@@ -114,7 +128,8 @@ impl Run {
             (writer, result)
         };
         let store = &self.part.0.store;
-        let written = store.tasks.blocking("store write", work).await;
+        let written = store.writes.bounded(store.tasks.blocking("store write", work)).await;
+        let written = written.inspect_err(|error| store.write_failed(error))?;
         let (writer, result) = written.map_err(|_| WriteError::Interrupted)?;
         result.inspect_err(|error| store.write_failed(error))?;
         self.writer = Some(writer);
@@ -124,9 +139,9 @@ impl Run {
 }
 
 impl Drop for Run {
-    /// Those who wait look at the table again, so it must know first.
+    /// Readers that wait look at the table again, so it must know first.
     fn drop(&mut self) {
-        self.part.0.table.lock().leave(self.id);
+        drop(self.writer.take());
         self.growth.abandon();
     }
 }
@@ -134,6 +149,9 @@ impl Drop for Run {
 impl Writer {
     /// Writes a batch that follows what was written; `end` is where the run ends.
     fn write(&mut self, batch: &Batch, end: u64) -> Result<(), WriteError> {
+        if batch.offset != self.next {
+            return Err(WriteError::Interrupted);
+        }
         self.ensure(batch.bytes(), end)?;
         let state = Arc::clone(&self.part.0);
         for segment in &batch.segments {

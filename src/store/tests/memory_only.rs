@@ -234,3 +234,26 @@ async fn readers_go_on_when_the_disk_hangs_under_an_object() {
 
 /// By how much a test turns the clock while it waits.
 const STEP: std::time::Duration = std::time::Duration::from_millis(500);
+
+#[tokio::test(start_paused = true)]
+async fn the_only_reader_is_waited_for_however_slow_it_is() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let body = bytes(9, 20 * MIB);
+    let mut writer = store.begin(&key("a"), None).await.unwrap();
+    let follower = writer.growing().follow(0);
+    let reader = tokio::spawn(async move {
+        let mut got = Vec::new();
+        loop {
+            let piece = follower.read(got.len() as u64, 256 * KIB).await.unwrap();
+            if piece.is_empty() {
+                return got;
+            }
+            got.extend_from_slice(&piece);
+            tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+        }
+    });
+    write_failing(&store, &mut writer, &body, 0).await.unwrap();
+    assert!(writer.end().await.unwrap().prove().is_err());
+    assert!(reader.await.unwrap() == body);
+}
