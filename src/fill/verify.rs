@@ -42,8 +42,8 @@ impl Expected {
         self.file_hash.filter(|_| is_one).map(Sha256)
     }
 
-    /// The length that the body must have, if that is known: no `FileSize` counts beside a name that
-    /// proves the body.
+    /// The length that the body must have, if that is known: no `FileSize` counts beside a name
+    /// that proves the body.
     pub(super) fn length(&self) -> Option<u64> {
         self.file_size.filter(|_| self.file_hash.is_some() && self.hash_by_name.is_none())
     }
