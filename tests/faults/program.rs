@@ -9,7 +9,7 @@ use clap::{ArgGroup, Parser};
 use origin::fault::HELP;
 use origin::plan::{Plan, parse_rules};
 use origin::sources::{Folder, Host, Upstream};
-use origin::wire::{Server, Source, listen};
+use origin::wire::{Door, Server, Source, listen};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -81,6 +81,6 @@ async fn serve<S: Source>(
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let server = Arc::new(Server { source, plan, clock: parking_lot::Mutex::default() });
-    listen(listener, server, CancellationToken::new()).await;
+    listen(listener, Door::Plain, server, CancellationToken::new()).await;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with an origin, and what each of it does to an answer. Pure.
 
+use super::pieces::{Gap, Pieces, Size};
 use super::reply::{Asked, Cut, Gate, Head, Reply};
 use narthex::clock::Clock;
 use std::fmt;
@@ -8,6 +9,9 @@ use std::time::{Duration, SystemTime};
 
 /// Bytes that are too many, where there are too many.
 const SURPLUS_BYTES: u64 = 100;
+
+/// The time between two pieces.
+const PIECES_GAP: Duration = Duration::from_micros(100);
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub(crate) enum Fault {
     Stall(Place),
     /// So many bytes come one a second.
     Drip(u64),
+    /// The body comes in pieces of so many bytes, else of drawn sizes.
+    Pieces(Option<u64>),
     Status {
         status: u16,
         retry_after: Option<u64>,
@@ -62,6 +68,7 @@ reset[:N]          the same with a reset
 hang               the request is read, nothing is ever said
 stall[:N]          nothing comes any more from byte N of the object on
 drip[:N]           the first N bytes of an object, else all, come one a second
+pieces[:N]         the body comes in pieces of N bytes, 0.1 ms apart; without N, of drawn sizes
 500, 503[:S] ...   this status, with Retry-After: S where given
 slow-down          503 with the error document SlowDown of S3
 shorter            a body of half the length, well framed
@@ -100,6 +107,7 @@ impl FromStr for Fault {
             "hang" => (Self::Hang, false),
             "stall" => (Self::Stall(place), true),
             "drip" => (Self::Drip(number.unwrap_or(u64::MAX)), true),
+            "pieces" => (Self::Pieces(number), true),
             "slow-down" => (Self::SlowDown, false),
             "shorter" => (Self::Shorter, false),
             "longer" => (Self::Longer, false),
@@ -143,6 +151,8 @@ impl fmt::Display for Fault {
             Self::Stall(place) => placed(f, "stall", place),
             Self::Drip(u64::MAX) => f.write_str("drip"),
             Self::Drip(bytes) => write!(f, "drip:{bytes}"),
+            Self::Pieces(None) => f.write_str("pieces"),
+            Self::Pieces(Some(bytes)) => write!(f, "pieces:{bytes}"),
             Self::Status { status, retry_after: None } => write!(f, "{status}"),
             Self::Status { status, retry_after: Some(after) } => write!(f, "{status}:{after}"),
             Self::SlowDown => f.write_str("slow-down"),
@@ -196,6 +206,11 @@ impl Fault {
             // Whoever does not wait for the body of an absence ends it after any number of bytes.
             Self::Drip(bytes) if is_found(reply) => reply.manner.drip = bytes,
             Self::Drip(_) => {}
+            Self::Pieces(bytes) => {
+                let size = bytes.map_or(Size::Drawn(drawn), Size::Fixed);
+                let gap = Gap::Apart(PIECES_GAP);
+                reply.manner.pieces = Some(Pieces { size, gap, count_max: u64::MAX });
+            }
             Self::Status { status, retry_after } => {
                 *reply = Reply::bare(status, format!("{status}\n"));
                 if let Some(seconds) = retry_after {

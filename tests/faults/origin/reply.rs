@@ -1,6 +1,7 @@
 //! A request as it was sent, and what is to be sent in answer: the head, the content, and the
 //! manner of sending, which a fault may spoil. Owned by one conversation.
 
+use super::pieces::Pieces;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes that are read and sent together.
-pub(super) const PIECE_BYTES: u64 = 100_000;
+const BLOCK_BYTES: u64 = 100_000;
 
 /// Something that is held until it is let go.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +96,8 @@ pub(crate) struct Manner {
     pub(crate) overclaimed: u64,
     /// Bytes that follow behind the body.
     pub(crate) surplus: usize,
+    /// How the body comes in pieces; else it comes in large blocks.
+    pub(crate) pieces: Option<Pieces>,
 }
 
 impl Default for Manner {
@@ -109,6 +112,7 @@ impl Default for Manner {
             longer_by: 0,
             overclaimed: 0,
             surplus: 0,
+            pieces: None,
         }
     }
 }
@@ -197,7 +201,7 @@ impl Content {
 
     /// The next bytes, `limit` at most, which is not zero; none at the end.
     pub(crate) async fn next(&mut self, limit: u64) -> io::Result<Bytes> {
-        let limit = limit.min(PIECE_BYTES).min(self.length().unwrap_or(u64::MAX));
+        let limit = limit.min(BLOCK_BYTES).min(self.length().unwrap_or(u64::MAX));
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         match self {
             Self::Bytes(bytes) => Ok(bytes.split_to(limit)),

@@ -1,6 +1,7 @@
 //! What an object is, and what a good server makes of a request for it: conditions, then ranges.
 //! Pure.
 
+use super::pieces::Pieces;
 use super::reply::{Asked, Content, Cut, Framing, Gate, Head, Manner, Reply};
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -144,6 +145,12 @@ impl Script {
     /// So many bytes follow behind the body.
     pub(crate) fn surplus(mut self, bytes: usize) -> Self {
         self.manner.surplus = bytes;
+        self
+    }
+
+    /// The body comes in pieces.
+    pub(crate) fn in_pieces(mut self, pieces: Pieces) -> Self {
+        self.manner.pieces = Some(pieces);
         self
     }
 

@@ -166,7 +166,7 @@ fn report(asked: &Asked, fault: Fault) {
 mod tests {
     use super::*;
     use crate::faults::plan::{Plan, parse_rules};
-    use crate::faults::wire::{Server, listen};
+    use crate::faults::wire::{Door, Server, listen};
     use crate::harness::{Client as Asking, Origin, says};
     use tokio::net::TcpListener;
     use tokio_util::sync::{CancellationToken, DropGuard};
@@ -177,7 +177,7 @@ mod tests {
         let plan = Plan::new(1, parse_rules(rules).unwrap()).unwrap();
         let life = CancellationToken::new();
         let server = Arc::new(Server { source, plan, clock: parking_lot::Mutex::default() });
-        tokio::spawn(listen(listener, server, life.clone()));
+        tokio::spawn(listen(listener, Door::Plain, server, life.clone()));
         (Asking { address }, life.drop_guard())
     }
 
@@ -203,6 +203,8 @@ mod tests {
         let (client, _life) = before(source(), "cut:4").await;
         let cut = client.get("/nar/x").await;
         assert_eq!((cut.is_cut, cut.text()), (true, "0123"));
+        let (client, _life) = before(source(), "pieces:3").await;
+        assert_eq!(client.get("/nar/x").await.text(), "0123456789");
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use crate::faults::fault::Fault;
 use crate::faults::plan::Rule;
 use crate::faults::reply::{Asked, Reply};
 use crate::faults::script::{Conditions, Script, says};
-use crate::faults::wire::{Server, Source, listen};
+use crate::faults::wire::{Door, Server, Source, listen};
 use narthex::clock::Clock;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -55,7 +55,7 @@ impl Origin {
     fn live(&self, listener: TcpListener) {
         let life = CancellationToken::new();
         *self.life.lock() = life.clone();
-        tokio::spawn(listen(listener, Arc::clone(&self.server), life));
+        tokio::spawn(listen(listener, Door::Plain, Arc::clone(&self.server), life));
     }
 
     /// `http://address`.
