@@ -23,14 +23,23 @@ pub struct Interims {
 #[derive(Debug, Default)]
 struct State {
     bytes: Vec<u8>,
-    /// Whether the request under way has no answer yet.
+    /// Requests so far.
+    requests: u64,
+    /// Whether the last of them has no answer yet.
     is_open: bool,
 }
+
+/// A request of the connection. What is fetched for it may go on when it has its answer, and
+/// interim answers that come then are for no later request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn(u64);
 
 impl Interims {
     /// A request is being answered from now on.
     pub(super) fn open(&self) {
-        self.state.lock().is_open = true;
+        let mut state = self.state.lock();
+        state.requests += 1;
+        state.is_open = true;
     }
 
     /// The request has its answer: what comes later is left out.
@@ -38,11 +47,16 @@ impl Interims {
         self.state.lock().is_open = false;
     }
 
-    /// Adds an interim answer.
-    pub(super) fn put(&self, status: StatusCode, headers: &HeaderMap) {
+    /// The request that is being answered.
+    pub(super) fn turn(&self) -> Turn {
+        Turn(self.state.lock().requests)
+    }
+
+    /// Adds an interim answer to the request `turn`.
+    pub(super) fn put(&self, turn: Turn, status: StatusCode, headers: &HeaderMap) {
         let mut state = self.state.lock();
-        if !state.is_open || status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()
-        {
+        let is_due = state.is_open && turn == Turn(state.requests);
+        if !is_due || status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational() {
             return;
         }
         let reason = status.canonical_reason().unwrap_or("Interim");
@@ -93,13 +107,13 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("link", HeaderValue::from_static("</a>; rel=preload"));
         headers.insert("connection", HeaderValue::from_static("x"));
-        let put = || interims.put(StatusCode::EARLY_HINTS, &headers);
+        let put = || interims.put(interims.turn(), StatusCode::EARLY_HINTS, &headers);
         put();
         assert!(!interims.has_bytes());
         interims.open();
         put();
-        interims.put(StatusCode::OK, &headers);
-        interims.put(StatusCode::SWITCHING_PROTOCOLS, &headers);
+        interims.put(interims.turn(), StatusCode::OK, &headers);
+        interims.put(interims.turn(), StatusCode::SWITCHING_PROTOCOLS, &headers);
         assert!(interims.has_bytes());
         let expected = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n";
         assert_eq!(interims.take(), expected);
@@ -111,5 +125,18 @@ mod tests {
         interims.close();
         put();
         assert!(!interims.has_bytes());
+    }
+
+    #[test]
+    fn what_comes_late_for_one_request_is_not_told_to_the_next() {
+        let (interims, headers) = (Interims::default(), HeaderMap::new());
+        interims.open();
+        let first = interims.turn();
+        interims.close();
+        interims.open();
+        interims.put(first, StatusCode::EARLY_HINTS, &headers);
+        assert!(!interims.has_bytes());
+        interims.put(interims.turn(), StatusCode::EARLY_HINTS, &headers);
+        assert!(interims.has_bytes());
     }
 }

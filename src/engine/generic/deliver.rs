@@ -19,7 +19,7 @@ use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
 use crate::rfc::range::ByteSpan;
 use crate::store::{Growing, StoredBody};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use std::sync::Arc;
 
 /// A response on its way to a client.
@@ -72,8 +72,8 @@ impl Delivery<'_> {
 
     /// One that is this client's alone.
     pub(super) fn passing(self, passing: Passing) -> Answer {
-        let has_trailers = self.length.is_none();
-        let trailer = passing.trailer_names().cloned().filter(|_| has_trailers);
+        let is_chunked = self.length.is_none() && self.request.parts.version > Version::HTTP_10;
+        let trailer = passing.trailer_names().cloned().filter(|_| is_chunked);
         let mut answer = self.answer(Content::Passing(Box::new(passing)));
         if let Some(trailer) = trailer {
             answer.headers.insert(header::TRAILER, trailer);

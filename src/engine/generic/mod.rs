@@ -46,7 +46,7 @@ use crate::store::Stored;
 use bytes::Bytes;
 use deliver::{Delivery, Here};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use parts::Parted;
 use std::sync::Arc;
@@ -416,12 +416,15 @@ impl Request<'_> {
         of_uri.or_else(host).unwrap_or_default()
     }
 
-    /// Tells the client of interim answers, where its connection can.
+    /// Tells the client of interim answers, where its connection can: HTTP/1.0 has none (RFC 9110
+    /// section 15.2).
     fn interim(&self) -> Option<Interim> {
-        self.connection.interims().map(|interims| {
-            let interims = Arc::clone(interims);
+        let interims =
+            self.connection.interims().filter(|_| self.parts.version == Version::HTTP_11);
+        interims.map(|interims| {
+            let (interims, turn) = (Arc::clone(interims), interims.turn());
             let heard: Interim = Arc::new(move |status: StatusCode, headers: &HeaderMap| {
-                interims.put(status, headers);
+                interims.put(turn, status, headers);
             });
             heard
         })

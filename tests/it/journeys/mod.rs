@@ -16,6 +16,7 @@ mod generic_bodies;
 mod generic_parts;
 mod groups;
 mod hits;
+mod http10;
 mod http2;
 mod lifetimes;
 mod narinfos;
