@@ -102,8 +102,8 @@ impl Fill<'_> {
             };
             let error = match answered {
                 Ok(result) => {
-                    if result == "stored" {
-                        self.shared.wrong.forget(key);
+                    if matches!(result, "stored" | "not_stored" | "confirmed") {
+                        self.shared.wrong.right(key, &trail.positions());
                     }
                     return Ok(result);
                 }

@@ -181,11 +181,13 @@ impl Checked {
 
     fn check(&mut self) -> Result<(), FillError> {
         let actual = Sha256::finish(self.hash.clone());
-        let checked = self.expected.check(actual, self.received);
-        checked.map(drop).map_err(|rejection| {
+        if let Err(rejection) = self.expected.check(actual, self.received) {
             let origin = Arc::clone(&self.meta.origin);
-            self.fail(FillError::Rejected { origin, rejection })
-        })
+            return Err(self.fail(FillError::Rejected { origin, rejection }));
+        }
+        let Source { key, trail, .. } = self.body.source();
+        self.shared.wrong.right(key, &trail.positions());
+        Ok(())
     }
 
     /// Gives up: what is held back is never sent.

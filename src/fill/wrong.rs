@@ -2,22 +2,22 @@
 //! twice for each request, and an origin that gave a wrong one is asked after the others. One per
 //! process; bounded; a short lock, never across an await. Called by `Fills` and the leaders.
 //!
-//! After as many rejected bodies as a fill has tries, a key is refused for 10 s, and for twice as
-//! long each time that it comes wrong again, up to 5 min. Nothing here outlives a purge of the
-//! key, which is how an operator says that the origin was mended, nor a body that is stored.
+//! After as many wrong bodies in a row as a fill has tries, a key is refused for a second, and for
+//! twice as long each time that it comes wrong again, up to 5 min; then an origin is asked again. A
+//! right body ends that, and so does a purge of the key, which is how an operator says that the
+//! origin was mended. Nothing here is about another key, or about the origin itself.
 
 use super::leader::TRIES_MAX;
 use crate::cache::{Cache, Ticket};
 use crate::clock::{Clock, Timestamp};
 use crate::object::Key;
 use crate::sync::Mutex;
-use std::collections::HashMap;
 use std::time::Duration;
 
-/// Keys that are remembered. Beyond, the one that would be forgotten first goes.
+/// Keys that are remembered.
 const ENTRIES_MAX: usize = 4_096;
 /// How long a key is refused the first time.
-const PAUSE_FIRST: Duration = Duration::from_secs(10);
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// How long it is refused at most.
 const PAUSE_MAX: Duration = Duration::from_mins(5);
 
@@ -25,15 +25,15 @@ const PAUSE_MAX: Duration = Duration::from_mins(5);
 #[derive(Debug)]
 pub(super) struct WrongBodies {
     clock: Clock,
-    entries: Mutex<HashMap<Key, Entry>>,
+    entries: Mutex<quick_cache::unsync::Cache<Key, Entry>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     /// Of the fill that noted it last: a purge since then ends it.
     ticket: Ticket,
     noted: Timestamp,
-    /// Rejected bodies since the last refusal began.
+    /// Wrong bodies since the last refusal began, or the last right one.
     count: u32,
     /// Origins that gave them.
     sources: Vec<usize>,
@@ -59,7 +59,7 @@ pub(super) enum Advice {
 
 impl WrongBodies {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, entries: Mutex::default() }
+        Self { clock, entries: Mutex::new(quick_cache::unsync::Cache::new(ENTRIES_MAX)) }
     }
 
     /// What to do about `key` now.
@@ -80,7 +80,7 @@ impl WrongBodies {
         }
     }
 
-    /// Notes that the bodies of `key` from `sources` were rejected, `count` of them, by a fill with
+    /// Notes that the bodies of `key` from `sources` were wrong, `count` of them, by a fill with
     /// this ticket. Gives how long the key is refused now, if it is.
     pub(super) fn note(
         &self,
@@ -91,27 +91,23 @@ impl WrongBodies {
     ) -> Option<Duration> {
         let now = self.clock.now();
         let mut entries = self.entries.lock();
-        if entries.len() >= ENTRIES_MAX && !entries.contains_key(key) {
-            entries.retain(|_, entry| !entry.is_over(now));
-            let next = entries.iter().min_by_key(|(_, entry)| entry.forgotten_at);
-            if let Some(next) = next.map(|(key, _)| key.clone())
-                && entries.len() >= ENTRIES_MAX
-            {
-                entries.remove(&next);
-            }
-        }
-        let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(ticket, now));
-        if entry.is_over(now) {
-            *entry = Entry::new(ticket, now);
-        }
-        entry.add(ticket, now, sources, count)
+        let known = entries.remove(key).map(|(_, entry)| entry);
+        let known = known.filter(|entry| !entry.is_over(now));
+        let mut entry = known.unwrap_or_else(|| Entry::new(ticket, now));
+        let pause = entry.add(ticket, now, sources, count);
+        entries.insert(key.clone(), entry);
+        pause
     }
 
-    /// A right body came.
-    pub(super) fn forget(&self, key: &Key) {
+    /// Notes that the origins at `sources` gave a right body of `key`. Others that gave a wrong one
+    /// are still asked after them.
+    pub(super) fn right(&self, key: &Key, sources: &[usize]) {
         let mut entries = self.entries.lock();
-        if !entries.is_empty() {
-            entries.remove(key);
+        let Some((key, mut entry)) = entries.remove(key) else { return };
+        entry.sources.retain(|source| !sources.contains(source));
+        if !entry.sources.is_empty() {
+            (entry.count, entry.pause, entry.refused_until) = (0, Duration::ZERO, None);
+            entries.insert(key, entry);
         }
     }
 }
@@ -188,16 +184,16 @@ mod tests {
     fn a_key_that_stays_wrong_is_refused_for_longer_each_time() {
         let (wrong, manual, cache) = bench();
         let key = key(1);
-        for seconds in [10, 20, 40, 80, 160, 300, 300] {
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
             let ticket = cache.ticket();
             assert_eq!(wrong.note(&key, ticket, vec![0], 1), None);
             assert!(matches!(wrong.advice(&key, &cache), Advice::Ask { .. }));
             let pause = wrong.note(&key, ticket, vec![1], 1);
             assert_eq!(pause, Some(Duration::from_secs(seconds)));
             assert_eq!(wrong.advice(&key, &cache), Advice::Refuse { seconds });
-            manual.advance(Duration::from_secs(seconds - 1));
+            manual.advance(Duration::from_millis(seconds * 1_000 - 1));
             assert_eq!(wrong.advice(&key, &cache), Advice::Refuse { seconds: 1 });
-            manual.advance(Duration::from_secs(1));
+            manual.advance(Duration::from_millis(1));
             assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![0, 1] });
         }
         manual.advance(PAUSE_MAX);
@@ -212,19 +208,40 @@ mod tests {
         cache.purge(Scope::Key(key.clone())).await;
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
         assert!(wrong.note(&key, cache.ticket(), vec![0], 2).is_some());
-        wrong.forget(&key);
+        wrong.right(&key, &[0]);
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
     }
 
     #[test]
-    fn it_is_bounded_and_the_next_to_be_forgotten_goes_first() {
+    fn the_refusal_grows_only_while_every_body_is_wrong() {
         let (wrong, manual, cache) = bench();
-        for number in 0..ENTRIES_MAX + 10 {
-            wrong.note(&key(number), cache.ticket(), vec![0], 2);
-            manual.advance(Duration::from_millis(1));
+        let key = key(1);
+        let note = || wrong.note(&key, cache.ticket(), vec![0], 1);
+        for _ in 0..3 {
+            assert_eq!(note(), None);
+            assert_eq!(note(), Some(PAUSE_FIRST));
+            manual.advance(PAUSE_FIRST);
+            // Another origin has it right: the first one is asked after it from now on.
+            wrong.right(&key, &[1]);
+            assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![0] });
+            assert_eq!(note(), None);
+            wrong.right(&key, &[1]);
         }
-        assert_eq!(wrong.entries.lock().len(), ENTRIES_MAX);
-        assert!(!wrong.entries.lock().contains_key(&key(9)));
-        assert!(wrong.entries.lock().contains_key(&key(10)));
+    }
+
+    #[test]
+    fn another_key_is_not_refused() {
+        let (wrong, _manual, cache) = bench();
+        assert!(wrong.note(&key(1), cache.ticket(), vec![0], 2).is_some());
+        assert_eq!(wrong.advice(&key(2), &cache), Advice::Ask { avoid: vec![] });
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        let (wrong, _manual, cache) = bench();
+        for number in 0..2 * ENTRIES_MAX {
+            wrong.note(&key(number), cache.ticket(), vec![0], 2);
+        }
+        assert!(wrong.entries.lock().len() <= ENTRIES_MAX);
     }
 }
