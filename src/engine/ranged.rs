@@ -153,6 +153,7 @@ fn unopened(error: &Arc<FillError>) -> Tried {
         FillError::NoRoom => answer::shed().into(),
         FillError::Fetch(_)
         | FillError::Body(_)
+        | FillError::GivenUp(_)
         | FillError::Rejected { .. }
         | FillError::Write(_)
         | FillError::Lost => answer::failed(error).into(),

@@ -18,7 +18,7 @@ use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Answer, FetchError, Forward, Interim, Response};
+use crate::origin::{Answer, FetchError, Forward, Interim, Response, Retries};
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
 use crate::policy::generic::storing::{self, PassReason, Reply, Storable, Verdict};
@@ -66,6 +66,8 @@ pub(super) struct Rest<'a> {
     pub(super) last: Option<u64>,
     /// The strong entity tag that it must still have.
     pub(super) same: Option<&'a HeaderValue>,
+    /// Whether an origin that fails is asked again at once.
+    pub(super) retries: Retries,
 }
 
 impl fmt::Debug for Sought {
@@ -84,6 +86,7 @@ impl Sought {
             body: None,
             interim: self.interim.clone(),
             only: None,
+            retries: Retries::Usual,
         }
     }
 
@@ -101,7 +104,8 @@ impl Sought {
         if let Some(same) = rest.same {
             headers.insert(header::IF_RANGE, same.clone());
         }
-        let forward = Forward { only, interim: None, ..self.forward(headers) };
+        let retries = rest.retries;
+        let forward = Forward { only, interim: None, retries, ..self.forward(headers) };
         let mut response = self.upstream.origins.forward(forward).await?;
         date(&mut response);
         Ok(response)
@@ -555,7 +559,10 @@ impl Fetch<'_> {
         let read = growing.clone();
         self.flight.land(Landed::Streaming { meta: shown, growing: read, must_be: None });
         if let Err(error) = self.feed(&mut body, &mut writer).await {
-            let broke_off = matches!(error, FillError::Body(_) | FillError::Rejected { .. });
+            let broke_off = matches!(
+                error,
+                FillError::Body(_) | FillError::Rejected { .. } | FillError::GivenUp(_)
+            );
             if let Some(length) = body.total().filter(|_| broke_off) {
                 Box::pin(salvage(self.shared, self.flight.ticket, (meta, length), &growing)).await;
             }

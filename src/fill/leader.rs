@@ -72,7 +72,7 @@ impl Fill<'_> {
     async fn run(&self, beginning: Beginning) {
         let class = self.wanted.class;
         let result = self.try_and_retry(beginning).await.unwrap_or_else(|error| {
-            let result = if let FillError::Rejected { .. } = error {
+            let result = if error.rejected().is_some() {
                 // That is logged with all that is known of it.
                 "rejected"
             } else {
@@ -86,7 +86,7 @@ impl Fill<'_> {
     }
 
     /// Fetches, and once more where the body was not what was promised: from another origin, if
-    /// there is one.
+    /// there is one. A body that was asked for in vain after it broke off is not fetched again.
     async fn try_and_retry(&self, beginning: Beginning) -> Result<&'static str, FillError> {
         let key = &self.wanted.key;
         let Beginning { mut stale, mut given, mut avoid } = beginning;
@@ -109,7 +109,7 @@ impl Fill<'_> {
                 }
                 Err(error) => error,
             };
-            if let FillError::Rejected { origin, rejection } = &error {
+            if let Some((origin, rejection)) = error.rejected() {
                 trail.reject(&self.shared.metrics, key, origin, rejection);
                 if rejection.is_lasting() {
                     wrong += 1;

@@ -238,6 +238,9 @@ pub enum FillError {
         /// Why.
         rejection: Rejection,
     },
+    /// It broke off, and no origin went on with it as long as that was worth asking for.
+    #[error("{0}; no origin went on with it")]
+    GivenUp(Box<FillError>),
     /// The object is another than the one whose part is here.
     #[error("the object has changed at its origin since its first part was fetched")]
     Changed,
@@ -260,6 +263,7 @@ impl FillError {
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_timeout(),
+            Self::GivenUp(error) => error.is_timeout(),
             Self::Body(BodyError::Stalled { .. }) => true,
             Self::Body(BodyError::Broken { .. })
             | Self::Rejected { .. }
@@ -268,6 +272,21 @@ impl FillError {
             | Self::NoRoom
             | Self::Write(_)
             | Self::Lost => false,
+        }
+    }
+
+    /// Which origin gave a body that is not what was promised, and why it is not.
+    fn rejected(&self) -> Option<(&str, &Rejection)> {
+        match self {
+            Self::Rejected { origin, rejection } => Some((origin, rejection)),
+            Self::GivenUp(error) => error.rejected(),
+            Self::Fetch(_)
+            | Self::Body(_)
+            | Self::Changed
+            | Self::Unranged
+            | Self::NoRoom
+            | Self::Write(_)
+            | Self::Lost => None,
         }
     }
 

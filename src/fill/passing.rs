@@ -194,7 +194,7 @@ impl Checked {
     fn fail(&mut self, error: FillError) -> FillError {
         (self.is_over, self.has_failed) = (true, true);
         self.held = None;
-        if let FillError::Rejected { origin, rejection } = &error {
+        if let Some((origin, rejection)) = error.rejected() {
             let Source { metrics, key, trail, .. } = self.body.source();
             trail.reject(metrics, key, origin, rejection);
             let count = u32::from(rejection.is_lasting());

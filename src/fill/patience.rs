@@ -1,50 +1,99 @@
-//! How long a body that broke off is worth waiting for: until a time that begins anew with each
-//! byte, in rounds that are jittered, and not where it breaks off again and again without coming
-//! forward. Owned by one body; no locks. Used by whatever is fetched, whole or in part.
+//! How long a body that broke off is worth waiting for, and how often it is asked for meanwhile.
+//! Owned by one body; no locks. Used by whatever is fetched, whole or in part.
+//!
+//! A body waits for its next byte until a time that begins anew with each byte. A request that
+//! reached an origin must bring bytes: the wait before the next one grows threefold until
+//! [`FORWARD_BYTES`] have come, so an origin that breaks off again and again gets eight requests or
+//! nine in a minute. An origin that cannot be reached costs nothing by being tried: it is tried
+//! every second at least, and at once when another request finds it usable again.
 
-use crate::origin::Origins;
+use crate::origin::FetchError;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// Breaks that one body survives without coming forward by [`FORWARD_BYTES`] for each.
-const BREAKS_MAX: u64 = 32;
+/// Bytes that must come before a break is followed by a request without a wait.
+const FORWARD_BYTES: u64 = 256 << 10;
 
-/// Bytes that make up for a break.
-const FORWARD_BYTES: u64 = 1 << 20;
+/// The wait before the second request that follows a break; the first does not wait.
+const WAIT_FIRST: Duration = Duration::from_millis(100);
 
-/// The pause before the second round of asking; doubled up to [`PAUSE_MAX`] while no byte comes.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
+/// What each further wait is multiplied by.
+const WAIT_GROWTH: u32 = 3;
 
-/// The longest pause between two rounds.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The first pause after a round in which no origin was reached; doubled up to [`KNOCK_MAX`].
+const KNOCK_FIRST: Duration = Duration::from_millis(50);
+
+/// The longest pause between two rounds in which no origin was reached.
+const KNOCK_MAX: Duration = Duration::from_secs(1);
 
 /// What is left of the patience with one body.
 #[derive(Debug)]
 pub(super) struct Patience {
     whole: Duration,
+    /// The longest wait before a request that follows one without enough bytes.
+    wait_max: Duration,
     /// Until when a body that broke off waits for its next byte.
     until: Option<Instant>,
-    breaks: u64,
-    /// Bytes that had come when it broke off last.
-    broke_at: u64,
-    pause: Duration,
+    /// Bytes that have come since a request was last made without a wait.
+    forward: u64,
+    /// The wait before the next request, unless enough bytes come.
+    wait: Duration,
+    /// The pause before the next round.
+    pause: Pause,
 }
 
-/// What a break comes to.
+/// What the next round of asking waits for.
+#[derive(Debug, Clone, Copy)]
+enum Pause {
+    /// That an origin that was asked has had its rest.
+    Rest(Duration),
+    /// That an origin can be reached.
+    Knock(Duration),
+}
+
+/// What a round of asking came to that brought nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Break {
-    /// The first since a byte came: worth a line in the log.
-    First,
-    /// Another one.
-    Again,
-    /// One too many.
-    TooMany,
+pub(super) enum Nothing {
+    /// No origin was reached.
+    Unreached,
+    /// An origin was reached, and did not go on with the body.
+    Answered,
+}
+
+impl Nothing {
+    /// What an error of an origin comes to.
+    pub(super) fn of(error: &FetchError) -> Self {
+        if error.may_have_reached() { Self::Answered } else { Self::Unreached }
+    }
+
+    /// What two origins that were asked in one round come to.
+    pub(super) fn and(self, other: Self) -> Self {
+        if self == Self::Unreached { other } else { self }
+    }
 }
 
 impl Patience {
     /// Waits for up to `whole` without a byte.
     pub(super) fn new(whole: Duration) -> Self {
-        Self { whole, until: None, breaks: 0, broke_at: 0, pause: Duration::ZERO }
+        Self {
+            whole,
+            wait_max: Duration::MAX,
+            until: None,
+            forward: 0,
+            wait: Duration::ZERO,
+            pause: Pause::Rest(Duration::ZERO),
+        }
+    }
+
+    /// The same for a body that another request would bring as well: it is not asked for again and
+    /// again.
+    pub(super) fn short(self) -> Self {
+        Self { wait_max: WAIT_FIRST, ..self }
+    }
+
+    /// From now on nothing else would bring the body.
+    pub(super) fn lengthen(&mut self) {
+        self.wait_max = Duration::MAX;
     }
 
     /// How long it waits without a byte.
@@ -52,73 +101,157 @@ impl Patience {
         self.whole
     }
 
-    /// A byte has come.
-    pub(super) fn begin_anew(&mut self) {
+    /// So many bytes have come.
+    pub(super) fn came(&mut self, bytes: u64) {
         self.until = None;
-        self.pause = Duration::ZERO;
+        self.forward = self.forward.saturating_add(bytes);
     }
 
-    /// The body broke off after `received` bytes.
-    pub(super) fn broke(&mut self, received: u64) -> Break {
-        self.breaks += u64::from(received > self.broke_at);
-        self.broke_at = received;
-        if self.breaks > BREAKS_MAX + received / FORWARD_BYTES {
-            return Break::TooMany;
+    /// The body broke off; whether for the first time since a byte came.
+    pub(super) fn broke(&mut self) -> bool {
+        if self.forward >= FORWARD_BYTES {
+            (self.forward, self.wait) = (0, Duration::ZERO);
         }
-        if self.until.is_some() { Break::Again } else { Break::First }
+        self.rest();
+        self.until.is_none()
     }
 
-    /// Waits for the next round of asking, the first time not at all; until when it may take, or
-    /// `None` where the patience is at its end. Ends early when an origin is usable again.
-    pub(super) async fn next_round(&mut self, origins: &Origins) -> Option<Instant> {
-        let until = *self.until.get_or_insert_with(|| Instant::now() + self.whole);
-        if Instant::now() >= until {
-            return None;
+    /// A round of asking brought nothing.
+    pub(super) fn got(&mut self, nothing: Nothing) {
+        match (nothing, self.pause) {
+            (Nothing::Answered, _) => self.rest(),
+            (Nothing::Unreached, Pause::Rest(_)) => self.pause = Pause::Knock(KNOCK_FIRST),
+            (Nothing::Unreached, Pause::Knock(pause)) => {
+                self.pause = Pause::Knock(pause.saturating_mul(2).min(KNOCK_MAX));
+            }
         }
-        let recovered = origins.recovered();
-        if self.pause > Duration::ZERO {
-            let end = (Instant::now() + jittered(self.pause)).min(until);
-            // Whichever comes first: both mean that it is time to ask.
-            let _ = timeout_at(end, recovered).await;
+    }
+
+    fn rest(&mut self) {
+        self.pause = Pause::Rest(self.wait);
+        self.wait = self.wait.saturating_mul(WAIT_GROWTH).max(WAIT_FIRST);
+    }
+
+    /// Waits for the next round of asking; until when it may take, or `None` if the patience is at
+    /// its end, or would be before an origin has had its rest. `recovered` is when an origin is
+    /// usable again.
+    pub(super) async fn next_round(
+        &mut self,
+        recovered: impl Future<Output = ()>,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        let until = *self.until.get_or_insert_with(|| now + self.whole);
+        match self.pause {
+            Pause::Rest(wait) => {
+                let end = now.checked_add(jittered(wait)).filter(|end| *end < until)?;
+                if wait > self.wait_max {
+                    return None;
+                }
+                tokio::time::sleep_until(end).await;
+            }
+            Pause::Knock(pause) => {
+                // Whichever comes first: both mean that it is time to ask.
+                let _ = timeout_at((now + jittered(pause)).min(until), recovered).await;
+            }
         }
-        self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
-        Some(until)
+        (Instant::now() < until).then_some(until)
     }
 }
 
 /// A wait of half to all of `pause`, so that bodies that broke off together do not come back
 /// together.
 fn jittered(pause: Duration) -> Duration {
-    let millis = u64::try_from(pause.as_millis() / 2).unwrap_or(u64::MAX).max(1);
-    pause / 2 + Duration::from_millis(getrandom::u64().map_or(0, |random| random % millis))
+    let half = pause / 2;
+    let millis = u64::try_from(half.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 {
+        return pause;
+    }
+    half + Duration::from_millis(getrandom::u64().map_or(0, |random| random % millis))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::pending;
 
-    #[test]
-    fn a_body_that_comes_forward_may_break_off_for_ever() {
-        let mut patience = Patience::new(Duration::from_mins(1));
-        for at in 1..10_000 {
-            assert_eq!(patience.broke(at * FORWARD_BYTES), Break::First);
+    /// Rounds of asking, each of which comes to `nothing`, and how long they took.
+    async fn rounds(patience: &mut Patience, nothing: Nothing) -> (u32, Duration) {
+        let (begun, mut rounds) = (Instant::now(), 0);
+        while patience.next_round(pending()).await.is_some() {
+            rounds += 1;
+            patience.got(nothing);
+        }
+        (rounds, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_answers_with_nothing_is_asked_a_few_times_in_a_minute() {
+        for _ in 0..50 {
+            let mut patience = Patience::new(Duration::from_mins(1));
+            assert!(patience.broke());
+            let (rounds, took) = rounds(&mut patience, Nothing::Answered).await;
+            assert!((7..=8).contains(&rounds), "{rounds}");
+            assert!(took < Duration::from_mins(1), "{took:?}");
         }
     }
 
-    #[test]
-    fn a_body_that_does_not_come_forward_is_given_up() {
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_cannot_be_reached_is_tried_until_the_patience_ends() {
         let mut patience = Patience::new(Duration::from_mins(1));
-        let breaks = (1..=BREAKS_MAX + 1).map(|byte| patience.broke(byte));
-        let given_up: Vec<bool> = breaks.map(|a_break| a_break == Break::TooMany).collect();
-        assert_eq!(given_up.iter().filter(|is_over| **is_over).count(), 1);
-        assert_eq!(given_up.last(), Some(&true));
+        patience.broke();
+        let (rounds, took) = rounds(&mut patience, Nothing::Unreached).await;
+        assert!((60..=130).contains(&rounds), "{rounds}");
+        assert_eq!(took, Duration::from_mins(1));
     }
 
-    #[test]
-    fn breaks_without_a_byte_between_them_cost_time_alone() {
+    #[tokio::test(start_paused = true)]
+    async fn one_that_can_be_reached_again_is_asked_at_once_but_not_one_that_rests() {
         let mut patience = Patience::new(Duration::from_mins(1));
-        for _ in 0..1_000 {
-            assert_eq!(patience.broke(5), Break::First);
+        patience.broke();
+        let begun = Instant::now();
+        for _ in 0..10 {
+            assert!(patience.next_round(std::future::ready(())).await.is_some());
+            patience.got(Nothing::Unreached);
         }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        patience.got(Nothing::Answered);
+        assert!(patience.next_round(std::future::ready(())).await.is_some());
+        assert!(begun.elapsed() >= WAIT_FIRST / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_dribble_do_not_make_up_for_breaks() {
+        let mut patience = Patience::new(Duration::from_mins(1));
+        let mut requests = 0;
+        loop {
+            assert!(patience.broke());
+            if patience.next_round(pending()).await.is_none() {
+                break;
+            }
+            requests += 1;
+            patience.came(1);
+        }
+        assert!((7..=8).contains(&requests), "{requests}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_forward_may_break_off_for_ever_without_a_wait() {
+        let mut patience = Patience::new(Duration::from_mins(1));
+        let begun = Instant::now();
+        for _ in 0..10_000 {
+            patience.came(FORWARD_BYTES);
+            assert!(patience.broke());
+            assert!(patience.next_round(pending()).await.is_some());
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_something_else_would_bring_too_is_given_up_soon() {
+        let mut patience = Patience::new(Duration::from_mins(1)).short();
+        patience.broke();
+        assert_eq!(rounds(&mut patience, Nothing::Answered).await.0, 2);
+        patience.lengthen();
+        assert!(patience.next_round(pending()).await.is_some());
     }
 }

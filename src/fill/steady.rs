@@ -6,16 +6,14 @@
 //!
 //! Only what is certain to be the same object continues a body: one with the same strong entity
 //! tag and the same length, or any where a FileHash is known that the whole is checked against at
-//! the end. An origin that shows another object, or none, is not asked again for this body; the
-//! others are asked in turn until one continues it or the patience ends, which begins anew with
-//! each byte. Waits are jittered, and end at once when another request finds an origin usable
-//! again. A body that breaks off again and again without coming forward is given up in the end.
+//! the end. An origin that shows another object is not asked again for this body; the others are
+//! asked in turn until one continues it or the patience ends: see `patience`.
 //!
 //! A body may be a piece of an object (see `pieces`): it begins and ends where it is told to, and
 //! is continued like any other.
 
 use super::generic::{Rest, Sought};
-use super::patience::{Break, Patience};
+use super::patience::{Nothing, Patience};
 use super::trail::Trail;
 use super::{FillError, Rejection, Upstream};
 use crate::config::{OriginTurns, Turn};
@@ -104,8 +102,6 @@ pub(super) struct Steady {
     etag: Option<HeaderValue>,
     checked: Checked,
     total: Option<u64>,
-    /// Offset of its first byte in the object.
-    start: u64,
     /// Where it is to end before the object does.
     end: Option<u64>,
     /// Offset of its next byte in the object.
@@ -135,7 +131,7 @@ enum Resumed {
     Yes,
     /// It has another object.
     Never,
-    NotNow,
+    NotNow(Nothing),
 }
 
 impl Steady {
@@ -164,7 +160,6 @@ impl Steady {
             etag,
             checked,
             total: response.content_length,
-            start: 0,
             end: None,
             received: 0,
             skip: 0,
@@ -202,11 +197,16 @@ impl Steady {
         self.end = end;
     }
 
+    /// It is what readers wait for from now on, not fetched ahead of its turn any more.
+    pub(super) fn comes_to_front(&mut self) {
+        self.patience.lengthen();
+    }
+
     /// Goes on at another offset, with an answer that is yet to be asked for.
     pub(super) fn go_on_at(&mut self, offset: u64, end: Option<u64>) {
         self.body = ResponseBody::nothing(Arc::clone(&self.origin));
         (self.next, self.skip) = (None, 0);
-        (self.start, self.received, self.end) = (offset, offset, end);
+        (self.received, self.end) = (offset, end);
     }
 
     /// What pieces of the same object are made from.
@@ -281,7 +281,7 @@ impl Steady {
             self.next = (!rest.is_empty()).then_some(Ok(Some(rest)));
         }
         self.received += bytes.len() as u64;
-        self.patience.begin_anew();
+        self.patience.came(bytes.len() as u64);
         match self.total {
             Some(total) if self.received > total => {
                 let rejection = Rejection::Long { expected: total, actual: self.received };
@@ -294,7 +294,6 @@ impl Steady {
     /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
     /// time.
     async fn resume(&mut self, fault: Fault) -> Result<(), FillError> {
-        let a_break = self.patience.broke(self.received.saturating_sub(self.start));
         let is_identified = match self.checked {
             Checked::ByHash => true,
             Checked::ByLength => {
@@ -303,19 +302,23 @@ impl Steady {
                 self.etag.is_some() && (self.total.is_some() || is_page)
             }
         };
-        if !is_identified || a_break == Break::TooMany {
+        if !is_identified {
             return Err(self.give_up(fault));
         }
-        if a_break == Break::First {
+        if self.patience.broke() {
             let (path, origin, at) = (self.source.question.path(), &self.origin, self.received);
             tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
         }
         let upstream = Arc::clone(&self.source.upstream);
-        while !self.candidates.is_empty()
-            && let Some(until) = self.patience.next_round(&upstream.origins).await
-        {
-            if let Resumed::Yes = self.ask_around(until).await {
-                return Ok(());
+        while !self.candidates.is_empty() {
+            let recovered = upstream.origins.recovered();
+            let Some(until) = self.patience.next_round(recovered).await else {
+                return Err(FillError::GivenUp(Box::new(self.give_up(fault))));
+            };
+            match self.ask_around(until).await {
+                Resumed::Yes => return Ok(()),
+                Resumed::NotNow(nothing) => self.patience.got(nothing),
+                Resumed::Never => {}
             }
         }
         Err(self.give_up(fault))
@@ -337,17 +340,18 @@ impl Steady {
     /// left, so that one that says nothing does not keep the next from being asked.
     async fn ask_around(&mut self, until: Instant) -> Resumed {
         let candidates = self.candidates.clone();
+        let mut all = Nothing::Unreached;
         for (position, left) in candidates.iter().zip((1..=candidates.len()).rev()) {
             let left = u32::try_from(left).unwrap_or(u32::MAX);
             let share = until.saturating_duration_since(Instant::now()) / left;
             let asked = timeout_at(Instant::now() + share, self.ask_one(*position)).await;
-            match asked.unwrap_or(Resumed::NotNow) {
+            match asked.unwrap_or(Resumed::NotNow(Nothing::Answered)) {
                 Resumed::Yes => return Resumed::Yes,
                 Resumed::Never => self.candidates.retain(|candidate| candidate != position),
-                Resumed::NotNow => {}
+                Resumed::NotNow(nothing) => all = all.and(nothing),
             }
         }
-        Resumed::NotNow
+        Resumed::NotNow(all)
     }
 
     async fn ask_one(&mut self, position: usize) -> Resumed {
@@ -360,8 +364,12 @@ impl Steady {
             Ok(Answer::NotModified { .. }) => "304 to a request without conditions".to_owned(),
             Err(FetchError::Protocol { detail, .. }) => detail,
             // It may be away behind a gateway that does not say so.
-            Ok(Answer::Absent { .. }) => return self.not_now(position, "no such object"),
-            Err(error) => return self.not_now(position, &error.to_string()),
+            Ok(Answer::Absent { .. }) => {
+                return self.not_now(position, Nothing::Answered, "no such object");
+            }
+            Err(error) => {
+                return self.not_now(position, Nothing::of(&error), &error.to_string());
+            }
         };
         self.count("changed");
         let origin = self.source.upstream.origins.name(position);
@@ -389,17 +397,18 @@ impl Steady {
                 ..ask.clone()
             },
             Question::Page(sought) => {
-                let rest = Rest { first: self.received, last: None, same: self.etag.as_ref() };
+                let (same, retries) = (self.etag.as_ref(), Retries::None);
+                let rest = Rest { first: self.received, last: None, same, retries };
                 return sought.rest(rest, Some(position)).await;
             }
         };
         self.source.upstream.origins.fetch(&ask).await
     }
 
-    fn not_now(&self, position: usize, why: &str) -> Resumed {
+    fn not_now(&self, position: usize, nothing: Nothing, why: &str) -> Resumed {
         self.count("failed");
         tracing::debug!(path = %self.source.question.path(), position, why, "resume failed");
-        Resumed::NotNow
+        Resumed::NotNow(nothing)
     }
 
     /// What a continuation must be, for the log.
@@ -534,13 +543,12 @@ impl Seed {
             etag: self.etag,
             checked: self.checked,
             total: self.total,
-            start: span.start,
             end: Some(span.end),
             received: span.start,
             skip: 0,
             next: None,
             candidates: self.candidates,
-            patience: Patience::new(self.patience),
+            patience: Patience::new(self.patience).short(),
             restarts: 0,
             source: self.source,
         };

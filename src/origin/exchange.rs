@@ -269,6 +269,23 @@ impl FetchError {
         }
     }
 
+    /// Whether the origin may have got the request: not if no connection stood, or if the request
+    /// was held back here.
+    pub fn may_have_reached(&self) -> bool {
+        match self {
+            Self::Broken { .. }
+            | Self::FirstByte { .. }
+            | Self::Credentials { .. }
+            | Self::Status { .. }
+            | Self::Protocol { .. }
+            | Self::Folder { .. } => true,
+            Self::Connect { .. }
+            | Self::Open { .. }
+            | Self::Throttled { .. }
+            | Self::Busy { .. } => false,
+        }
+    }
+
     /// Whether the fault is one of time: 504 rather than 502.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::FirstByte { .. } | Self::Busy { .. } | Self::Throttled { .. })

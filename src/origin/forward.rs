@@ -32,6 +32,8 @@ pub struct Forward {
     pub interim: Option<Interim>,
     /// The only origin to ask, once, by its position; `None` for all in their order.
     pub only: Option<usize>,
+    /// Whether an origin that failed is asked again at once, if the request may be repeated.
+    pub retries: Retries,
 }
 
 impl fmt::Debug for Forward {
@@ -59,7 +61,8 @@ impl Forward {
         } else if has(header::IF_NONE_MATCH) || has(header::IF_MODIFIED_SINCE) {
             Reason::Revalidation
         } else if has(header::RANGE) {
-            if self.only.is_some() { Reason::Resume } else { Reason::Part }
+            let is_resumed = self.only.is_some() || self.retries == Retries::None;
+            if is_resumed { Reason::Resume } else { Reason::Part }
         } else {
             Reason::Miss
         };
@@ -76,6 +79,7 @@ impl Forward {
             body: None,
             interim: self.interim.clone(),
             only: self.only,
+            retries: self.retries,
         }
     }
 

@@ -141,7 +141,7 @@ impl HttpOrigin {
         purpose: Purpose,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
-        let Forward { method, path, query, mut headers, body, interim, only: _ } = forward;
+        let Forward { method, path, query, mut headers, body, interim, .. } = forward;
         let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let uri = self.uri(&format!("{}{path}{query}", self.base))?;
         let asked = if method == http::Method::HEAD { Method::Head } else { Method::Get };

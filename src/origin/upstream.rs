@@ -124,7 +124,8 @@ impl Upstream {
         forward: Forward,
     ) -> Result<Response, FetchError> {
         let slot = self.slot(Class::Other).await?;
-        let mut tries = Tries::new(if forward.may_repeat() { RETRIES_MAX } else { 0 });
+        let may_retry = forward.may_repeat() && forward.retries == Retries::Usual;
+        let mut tries = Tries::new(if may_retry { RETRIES_MAX } else { 0 });
         self.retries.earn();
         let mut purpose = forward.purpose();
         let mut next = Some(forward);

@@ -34,7 +34,7 @@ use crate::config::Caching;
 use crate::fill::{Flight, How, Landed, NotJoined, Passing, Role, Sought};
 use crate::nix::Class;
 use crate::object::{Meta, Variant};
-use crate::origin::{Forward, Interim, Response as OriginResponse};
+use crate::origin::{Forward, Interim, Response as OriginResponse, Retries};
 use crate::outcome::Outcome;
 use crate::policy::generic::request::{Way, Wishes, way};
 use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge};
@@ -324,6 +324,7 @@ impl Request<'_> {
             body,
             interim: self.interim(),
             only: None,
+            retries: Retries::Usual,
         };
         let upstream = &self.site.upstream;
         let fills = &self.engine.fills;

@@ -201,6 +201,7 @@ fn unopened(error: &Arc<FillError>) -> Parted {
         FillError::NoRoom => answer::shed().into(),
         FillError::Fetch(_)
         | FillError::Body(_)
+        | FillError::GivenUp(_)
         | FillError::Rejected { .. }
         | FillError::Write(_)
         | FillError::Lost => answer::failed(error).into(),

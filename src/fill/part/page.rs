@@ -28,7 +28,7 @@ use crate::fill::generic::{Rest, Sought};
 use crate::fill::steady::Checked;
 use crate::fill::{FillError, Fills, Flight, NotJoined, Role, Running, Shared};
 use crate::object::{Lifetime, Meta, Variant};
-use crate::origin::Response;
+use crate::origin::{Response, Retries};
 use crate::policy::continuation;
 use crate::policy::generic::storing::{self, PassReason, Reply, Verdict};
 use crate::policy::generic::{Directives, fields};
@@ -161,7 +161,7 @@ impl Learning {
     ) -> Result<(), FillError> {
         let asked = in_chunks(stretch);
         let last = (asked.end != u64::MAX).then(|| asked.end.saturating_sub(1));
-        let rest = Rest { first: asked.start, last, same: None };
+        let rest = Rest { first: asked.start, last, same: None, retries: Retries::Usual };
         let mut response = sought.stretch(rest, None).await?;
         if response.status == StatusCode::OK {
             self.whole_page(sought, response);

@@ -197,7 +197,9 @@ impl PartReader {
         if matches!(*failure, FillError::Write(_)) {
             return self.pass(None).await;
         }
-        self.failures_left = self.failures_left.saturating_sub(1);
+        // What was asked for in vain for as long as that was worth it is not asked for again.
+        let left = self.failures_left.saturating_sub(1);
+        self.failures_left = if matches!(*failure, FillError::GivenUp(_)) { 0 } else { left };
         if self.failures_left == 0 { Err(failure) } else { Ok(()) }
     }
 

@@ -8,7 +8,7 @@
 use super::flight::PartFlight;
 use super::subject::Subject;
 use crate::cache::Cache;
-use crate::fill::patience::{Break, Patience};
+use crate::fill::patience::{Nothing, Patience};
 use crate::fill::steady::Checked;
 use crate::fill::{FillError, Rejection, Shared};
 use crate::object::Meta;
@@ -91,7 +91,6 @@ pub(super) struct Stretch {
     origin: Arc<str>,
     next: u64,
     end: u64,
-    start: u64,
     patience: Patience,
     /// The head of its answer, where that was not the first of the object.
     told: Option<Told>,
@@ -122,7 +121,6 @@ impl Stretch {
             body: response.body,
             next: asked.start,
             end: asked.end,
-            start: asked.start,
             patience: Patience::new(patience.unwrap_or_default()),
             told: None,
         }
@@ -168,7 +166,7 @@ impl Stretch {
                     let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
                     bytes.truncate(left);
                     self.next += bytes.len() as u64;
-                    self.patience.begin_anew();
+                    self.patience.came(bytes.len() as u64);
                     return Ok(Some(bytes));
                 }
                 Ok(None) => FillError::Rejected {
@@ -186,18 +184,16 @@ impl Stretch {
         if !self.identity.ties_parts() {
             return Err(fault);
         }
-        let (path, at) = (self.subject.path(), self.next);
-        match self.patience.broke(at.saturating_sub(self.start)) {
-            Break::First => tracing::info!(%path, at, error = %fault, "resuming a part"),
-            Break::Again => {}
-            Break::TooMany => return Err(fault),
+        if self.patience.broke() {
+            let (path, at) = (self.subject.path(), self.next);
+            tracing::info!(%path, at, error = %fault, "resuming a part");
         }
         let upstream = Arc::clone(self.subject.upstream());
-        while let Some(until) = self.patience.next_round(&upstream.origins).await {
-            let rest = self.next..self.end;
-            let asking = ask_for(&self.shared.cache, &self.subject, (&self.identity, &rest), None);
+        while let Some(until) = self.patience.next_round(upstream.origins.recovered()).await {
+            let (rest, why) = (self.next..self.end, Some(Reason::Resume));
+            let asking = ask_for(&self.shared.cache, &self.subject, (&self.identity, &rest), why);
             let Ok(asked) = timeout_at(until, asking).await else { break };
-            match asked {
+            let error = match asked {
                 Ok(response) => {
                     self.count("continued");
                     self.origin = response.origin_name;
@@ -208,13 +204,16 @@ impl Stretch {
                     self.count("changed");
                     return Err(error);
                 }
-                Err(error) => {
-                    self.count("failed");
-                    tracing::debug!(path = %self.subject.path(), %error, "resume failed");
-                }
-            }
+                Err(error) => error,
+            };
+            self.count("failed");
+            tracing::debug!(path = %self.subject.path(), %error, "resume failed");
+            let is_unreached =
+                matches!(&error, FillError::Fetch(error) if !error.may_have_reached());
+            let nothing = if is_unreached { Nothing::Unreached } else { Nothing::Answered };
+            self.patience.got(nothing);
         }
-        Err(fault)
+        Err(FillError::GivenUp(Box::new(fault)))
     }
 
     fn count(&self, result: &str) {

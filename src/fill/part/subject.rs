@@ -8,7 +8,7 @@ use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
 use crate::fill::{Upstream, Wanted};
 use crate::object::Key;
-use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response};
+use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response, Retries};
 use crate::policy::response::Coding;
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,16 +57,18 @@ impl Subject {
         why: Option<Reason>,
     ) -> Result<Answer<Response>, FetchError> {
         let (length, same) = (identity.length, identity.etag.as_ref());
+        // What is resumed comes back by itself.
+        let retries = if why == Some(Reason::Resume) { Retries::None } else { Retries::Usual };
         let wanted = match self {
             Self::Object(wanted) => wanted,
             Self::Page(sought) => {
                 let last = (asked.end < length).then(|| asked.end.saturating_sub(1));
-                return sought.piece(Rest { first: asked.start, last, same }).await;
+                return sought.piece(Rest { first: asked.start, last, same, retries }).await;
             }
         };
         let if_match = same.cloned();
         let ask = sourced(cache, wanted, question(wanted, asked, Some(length))).await;
-        let ask = Ask { if_match, reason: why, ..ask };
+        let ask = Ask { if_match, retries, reason: why, ..ask };
         wanted.upstream.origins.fetch(&ask).await
     }
 

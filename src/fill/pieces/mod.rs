@@ -18,8 +18,10 @@
 //! - A front that would go on by itself is ended at a piece only once that piece's answer has said
 //!   that it is of the same object: an origin that knows no ranges after all, has another object by
 //!   now, or is too busy, costs a request, and the object comes over one connection as ever.
-//! - A piece that breaks off is continued as every body is (`steady`); one that is not is asked for
-//!   in its turn, from whoever has it, and no further piece is begun.
+//! - A piece that breaks off is continued as every body is (`steady`), but after two requests that
+//!   brought little it is left: it is asked for in its turn, from any origin that has it, and no
+//!   further piece is begun. So an origin that breaks off again and again is not asked more often
+//!   because there are pieces.
 //! - Memory: a batch of each piece that is under way. The disk: what was promised to the object
 //!   from the start. Origins and clients: see [`lots`].
 //! - A purge, a disk that fails, the end of the process: the fill's, as without pieces. They live
@@ -347,7 +349,10 @@ impl Plan {
             }
         }
         match rest {
-            Rest::Stream(stream) => *front = *stream,
+            Rest::Stream(stream) => {
+                *front = *stream;
+                front.comes_to_front();
+            }
             Rest::Nothing => front.go_on_at(writer.received(), Some(end)),
             Rest::Failed => {
                 self.way = Way::Alone;

@@ -1,6 +1,6 @@
 //! Tests of plain upstreams: what is sent, what each answer means, where redirects may lead.
 
-use super::super::exchange::{Answer, Method, RangeAsked};
+use super::super::exchange::{Answer, Method, RangeAsked, Retries};
 use super::super::testing::{
     Act, Scripted, ask, bench, found, head, http_origin, origin, origins, says, says_fault, site,
     whole, word,
@@ -274,6 +274,7 @@ async fn a_clients_request_is_let_in_where_it_only_reads() {
         body: None,
         interim: None,
         only: None,
+        retries: Retries::Usual,
     };
     let own = [(header::AUTHORIZATION, HeaderValue::from_static("Basic own"))];
     for (method, headers, sent) in [
