@@ -124,6 +124,9 @@ pub struct CachingRule {
     /// For how long a stale response takes the place of an error, where it does not say; none for
     /// what RFC 9111 permits.
     pub stale_if_error: Option<Duration>,
+    /// How long a request waits for an origin to confirm a stale response; none for what goes by
+    /// what permits the stale one.
+    pub revalidation_wait: Option<Duration>,
     /// What becomes of a `Set-Cookie`.
     pub set_cookie: SetCookie,
 }

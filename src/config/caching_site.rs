@@ -70,6 +70,7 @@ pub(super) fn lifetimes(scope: &Scope, report: &mut Report) -> Lifetimes {
             absent: scope.duration("site.lifetimes.absent"),
             stale_while_revalidate: scope.duration("site.lifetimes.stale_while_revalidate"),
             stale_if_error: scope.duration("site.lifetimes.stale_if_error"),
+            revalidation_wait: scope.duration("site.lifetimes.revalidation_wait"),
         },
         rules: scope
             .scopes("site.lifetimes.rule")
@@ -95,6 +96,7 @@ fn lifetime_rule(scope: &Scope, report: &mut Report) -> LifetimeRule {
         absent: given("site.lifetimes.rule.absent"),
         stale_while_revalidate: given("site.lifetimes.rule.stale_while_revalidate"),
         stale_if_error: given("site.lifetimes.rule.stale_if_error"),
+        revalidation_wait: given("site.lifetimes.rule.revalidation_wait"),
     };
     if let (Some(least), Some(most)) = (rule.fresh_min, rule.fresh)
         && most < least
@@ -141,6 +143,7 @@ fn rule(scope: &Scope, table: &str, report: &mut Report) -> CachingRule {
         statuses: statuses(scope.texts(&at("statuses")), report),
         stale_while_revalidate: scope.duration(&at("stale_while_revalidate")),
         stale_if_error: given("stale_if_error"),
+        revalidation_wait: given("revalidation_wait"),
         set_cookie: match word(scope, &at("set_cookie")).as_str() {
             "pass" => SetCookie::Pass,
             _ => SetCookie::Strip,

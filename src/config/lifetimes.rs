@@ -30,6 +30,8 @@ pub struct Terms {
     pub stale_while_revalidate: Duration,
     /// A stale object still serves this long while no origin gives a usable answer.
     pub stale_if_error: Duration,
+    /// A request waits this long for an origin to confirm a stale object that may serve.
+    pub revalidation_wait: Duration,
 }
 
 impl Terms {
@@ -56,6 +58,8 @@ pub struct LifetimeRule {
     pub stale_while_revalidate: Option<Duration>,
     /// See [`Terms::stale_if_error`].
     pub stale_if_error: Option<Duration>,
+    /// See [`Terms::revalidation_wait`].
+    pub revalidation_wait: Option<Duration>,
 }
 
 impl Lifetimes {
@@ -78,6 +82,7 @@ impl Lifetimes {
                 .stale_while_revalidate
                 .unwrap_or(terms.stale_while_revalidate),
             stale_if_error: rule.stale_if_error.unwrap_or(terms.stale_if_error),
+            revalidation_wait: rule.revalidation_wait.unwrap_or(terms.revalidation_wait),
         }
     }
 }

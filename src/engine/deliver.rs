@@ -8,17 +8,15 @@ use super::tail::Tail;
 use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
-use crate::fill::{Flight, PartReader, Passing, Wanted};
+use crate::fill::{Flight, PartReader, Passing};
 use crate::memory::Hot;
 use crate::object::tags::TAG_FIELD;
 use crate::object::{Facts, Lifetime, Meta};
-use crate::origin::{Answer as OriginAnswer, FetchError, Response};
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::Selection;
 use crate::policy::head::Source;
 use crate::policy::request::ReadMethod;
-use crate::policy::response::Times;
 use crate::rfc::ContentRange;
 use crate::rfc::cache_status::{CacheStatus, Forward};
 use crate::store::{BodyFile, Growing, Stored, StoredBody};
@@ -205,32 +203,8 @@ fn absence(mut headers: HeaderMap, outcome: Outcome) -> Answer {
 }
 
 /// Answers HEAD from what an origin said to HEAD.
-pub(super) fn head(
-    asked: &Asked<'_>,
-    wanted: &Wanted,
-    said: Result<OriginAnswer<Response>, FetchError>,
-) -> Answer {
-    let said = match said {
-        Ok(said) => said,
-        Err(error) => return answer::failed(&error.into()),
-    };
-    match said {
-        OriginAnswer::Found(response) => match wanted.admit(&response) {
-            Ok(admitted) => {
-                let length = response.content_length;
-                object(asked, &admitted.meta, length, Content::Nothing, Outcome::Pass.into())
-            }
-            Err(error) => answer::failed(&error),
-        },
-        OriginAnswer::Absent { headers, origin, request_time, response_time } => {
-            let times = Times { request: request_time, response: response_time };
-            let (meta, _) = wanted.absence(&headers, origin, times);
-            absent(asked, &meta, Outcome::Absent.into())
-        }
-        OriginAnswer::NotModified { .. } | OriginAnswer::Changed => {
-            answer::unusable("304, 412 or 416 to a HEAD without conditions")
-        }
-    }
+pub(super) fn head(asked: &Asked<'_>, meta: &Meta, length: Option<u64>) -> Answer {
+    object(asked, meta, length, Content::Nothing, Outcome::Pass.into())
 }
 
 fn object(

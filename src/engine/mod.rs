@@ -6,11 +6,15 @@
 //! | fresh             | is not asked     | the object             | hit_memory, hit_disk |
 //! | absence, fresh    | is not asked     | 404                    | hit_absent       |
 //! | stale             | 304              | the object             | revalidated      |
-//! | stale             | nothing usable   | the stale object       | hit_stale        |
+//! | stale             | nothing usable, or nothing in time | the stale object | hit_stale |
 //! | stale or nothing  | an object        | it, while it arrives   | miss, collapsed, pass |
 //! | stale or nothing  | there is none    | 404                    | absent           |
 //! | nothing, and the site's filter knows it for absent: is not asked | 404 | absent_filter |
 //! | nothing           | nothing usable   | 502 or 504             | origin_failed    |
+//!
+//! "In time" is `revalidation_wait` after the fill began: the fill goes on, and what it brings is
+//! for later requests. Once the head of a replacement is here, a request gets that, however slowly
+//! its body comes: the stored object is known to be out of date then.
 //!
 //! A range of what is not stored as a whole goes its own way, chunk by chunk: see `ranged`.
 
@@ -68,6 +72,7 @@ use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use std::sync::Arc;
+use std::time::Duration;
 use tally::Begun;
 use target::{Path, Target};
 
@@ -178,6 +183,13 @@ impl Routed {
         let Some(filter) = &self.site.filter else { return false };
         filter.check(&self.target.path, self.target.class) == Some(Verdict::Absent)
     }
+}
+
+/// A stale object that serves if no origin answers, or none in time.
+struct Bridge {
+    stale: Found,
+    /// How long the answer is waited for, from the beginning of the fill.
+    wait: Duration,
 }
 
 /// What was looked for may be stored by now.
@@ -411,15 +423,6 @@ impl Engine {
             return answer::absent_by_filter();
         }
         let wanted = self.wanted(routed, Asker::at(asked.connection.peer.ip()));
-        if let Some(stale) = &stale
-            && self.refreshes(asked, &wanted, stale, mark)
-        {
-            return deliver::found(asked, stale, Outcome::HitStale.into());
-        }
-        let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
-        if wants_head_alone && stale.is_none() && !self.fills.is_under_way(&wanted.key) {
-            return self.head(asked, &wanted).await;
-        }
         if stale.is_none()
             && let Some(answer) = self.ranged(asked, routed, &wanted).await
         {
@@ -435,20 +438,6 @@ impl Engine {
                 }
             },
         }
-    }
-
-    /// Has what is stale confirmed in the background where it may serve meanwhile; whether it may.
-    /// It does too while there is no room for a fill.
-    fn refreshes(&self, asked: &Asked<'_>, wanted: &Wanted, stale: &Found, looked: Mark) -> bool {
-        let terms = wanted.terms();
-        let may = !terms.stale_while_revalidate.is_zero()
-            && policy::freshness::may_serve_while_revalidating(&stale.meta(), asked.now, &terms);
-        if may
-            && let Err(error) = self.fills.join(wanted.clone(), Some(stale.clone()), Some(looked))
-        {
-            tracing::debug!(path = wanted.key.path(), ?error, "not refreshed");
-        }
-        may
     }
 
     fn wanted(&self, routed: &Routed, asker: Asker) -> Wanted {
@@ -475,7 +464,8 @@ impl Engine {
         })
     }
 
-    /// The answer of a fill, joined or begun; none where one has ended since `looked`.
+    /// The answer of a fill, joined or begun; none where one has ended since `looked`. The body of
+    /// a NAR is not fetched for its head alone.
     async fn fill(
         &self,
         asked: &Asked<'_>,
@@ -483,84 +473,61 @@ impl Engine {
         stale: Option<Found>,
         looked: Option<Mark>,
     ) -> Result<Answer, Again> {
-        let (role, flight) = match self.fills.join(wanted.clone(), stale.clone(), looked) {
-            Ok(joined) => joined,
-            Err(NotJoined::Ended) => return Err(Again),
-            Err(error @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
-                let refused = || match error {
-                    NotJoined::Wrong { seconds } => answer::wrong(seconds),
-                    NotJoined::NoRoom | NotJoined::Ended => answer::shed(),
-                };
-                return Ok(match stale {
-                    Some(stale) => self.stale_or(asked, wanted, &stale, refused),
-                    None => refused(),
-                });
-            }
+        let bridge = stale.as_ref().and_then(|stale| Bridge::of(stale, wanted, asked.now));
+        let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
+        let joined = if wants_head_alone && stale.is_none() {
+            self.fills.head(wanted.clone(), looked)
+        } else {
+            self.fills.join(wanted.clone(), stale, looked)
         };
-        Ok(self.landed(asked, wanted, stale, &flight, role).await)
-    }
-
-    /// The answer of a flight.
-    async fn landed(
-        &self,
-        asked: &Asked<'_>,
-        wanted: &Wanted,
-        stale: Option<Found>,
-        flight: &Flight,
-        role: Role,
-    ) -> Answer {
-        let outcome = match role {
-            Role::Lead => Outcome::Miss,
-            Role::Follow => Outcome::Collapsed,
-        };
-        match flight.landed().await {
-            Landed::Streaming { meta, growing, must_be: _ } => {
-                deliver::streaming(asked, &self.cache, &meta, growing, flight, outcome).await
-            }
-            Landed::Whole { found, how } => {
-                let outcome = match how {
-                    How::Stored => outcome,
-                    How::NotStored => Outcome::Pass,
-                    How::Confirmed => Outcome::Revalidated,
-                    How::Bridged => Outcome::HitStale,
-                };
-                deliver::found(
-                    asked,
-                    &found,
-                    deliver::How { outcome, upstream_status: flight.upstream_status() },
-                )
-            }
-            Landed::Absent(meta) => deliver::absent(
-                asked,
-                &meta,
-                deliver::How {
-                    outcome: Outcome::Absent,
-                    upstream_status: flight.upstream_status(),
-                },
-            ),
-            Landed::Passing => self.pass(asked, wanted, flight).await,
-            Landed::Failed(error) => {
-                let failed = || answer::failed(&error);
-                match stale {
-                    Some(stale) => self.stale_or(asked, wanted, &stale, failed),
-                    None => failed(),
-                }
+        match joined {
+            Ok((role, flight)) => Ok(self.landed(asked, wanted, bridge, (role, &flight)).await),
+            Err(NotJoined::Ended) => Err(Again),
+            Err(NotJoined::NoRoom) => Ok(Bridge::or(bridge, asked, answer::shed)),
+            Err(NotJoined::Wrong { seconds }) => {
+                Ok(Bridge::or(bridge, asked, || answer::wrong(seconds)))
             }
         }
     }
 
-    fn stale_or(
+    /// The answer of a flight; that of the stale object where the flight does not land in time.
+    async fn landed(
         &self,
         asked: &Asked<'_>,
         wanted: &Wanted,
-        stale: &Found,
-        otherwise: impl FnOnce() -> Answer,
+        bridge: Option<Bridge>,
+        (role, flight): (Role, &Flight),
     ) -> Answer {
-        let now = self.clock.now();
-        if policy::freshness::may_serve_stale_if_error(&stale.meta(), now, &wanted.terms()) {
-            deliver::found(asked, stale, Outcome::HitStale.into())
-        } else {
-            otherwise()
+        let landed = match &bridge {
+            None => flight.landed().await,
+            Some(bridge) => match flight.landed_within(bridge.wait).await {
+                Some(landed) => landed,
+                None => return bridge.answer(asked),
+            },
+        };
+        let came = match role {
+            Role::Lead => Outcome::Miss,
+            Role::Follow => Outcome::Collapsed,
+        };
+        let upstream_status = flight.upstream_status();
+        let by = |outcome| deliver::How { outcome, upstream_status };
+        match landed {
+            Landed::Streaming { meta, growing, must_be: _ } => {
+                deliver::streaming(asked, &self.cache, &meta, growing, flight, came).await
+            }
+            Landed::Whole { found, how } => {
+                let outcome = match how {
+                    How::Stored => came,
+                    How::NotStored => Outcome::Pass,
+                    How::Confirmed => Outcome::Revalidated,
+                    How::Bridged => Outcome::HitStale,
+                };
+                deliver::found(asked, &found, by(outcome))
+            }
+            Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
+            Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
+            Landed::Passing => self.pass(asked, wanted, flight).await,
+            Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
         }
     }
 
@@ -578,13 +545,27 @@ impl Engine {
             Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),
             Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()),
             Landed::Failed(error) => answer::failed(&error),
-            Landed::Streaming { .. } => answer::fault("a body that is not kept streams"),
+            Landed::Streaming { .. } | Landed::Head { .. } => {
+                answer::fault("a body that is not kept streams")
+            }
         }
     }
+}
 
-    /// The head of a NAR that is not stored: its body is not fetched for it.
-    async fn head(&self, asked: &Asked<'_>, wanted: &Wanted) -> Answer {
-        deliver::head(asked, wanted, self.fills.head(wanted).await)
+impl Bridge {
+    /// What `stale` is to a request that came at `now`; none if it may not serve unconfirmed.
+    fn of(stale: &Found, wanted: &Wanted, now: Timestamp) -> Option<Self> {
+        let wait = policy::freshness::revalidation_wait(&stale.meta(), now, &wanted.terms())?;
+        Some(Self { stale: stale.clone(), wait })
+    }
+
+    fn answer(&self, asked: &Asked<'_>) -> Answer {
+        deliver::found(asked, &self.stale, Outcome::HitStale.into())
+    }
+
+    /// The answer of `bridge`, or `otherwise` without one.
+    fn or(bridge: Option<Self>, asked: &Asked<'_>, otherwise: impl FnOnce() -> Answer) -> Answer {
+        bridge.map_or_else(otherwise, |bridge| bridge.answer(asked))
     }
 }
 

@@ -5,6 +5,7 @@
 //! |------------------------|-----------------------|-----------------|
 //! | all here, head fresh   | them                  | hit_disk        |
 //! | all here, head stale   | them, once confirmed  | revalidated     |
+//! | the same, and no origin confirms it in time | them | hit_stale |
 //! | some missing           | them, as they arrive  | miss, collapsed |
 //! | not kept               | them, passed through  | pass            |
 
@@ -17,7 +18,6 @@ use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::Selection;
-use crate::policy::freshness::Freshness;
 use crate::policy::request::ReadMethod;
 use crate::rfc::range::{ByteRanges, ByteSpan};
 use std::borrow::Cow;
@@ -72,9 +72,9 @@ impl Engine {
         ranges: &ByteRanges,
     ) -> Tried {
         match self.fills.part(wanted, ranges).await {
-            Ranged::Known(handle) => self.part(asked, handle).await,
+            Ranged::Known(handle) => self.part(asked, wanted, handle).await,
             Ranged::Whole(role, flight) => {
-                self.landed(asked, wanted, None, &flight, role).await.into()
+                self.landed(asked, wanted, None, (role, &flight)).await.into()
             }
             Ranged::Again => match self.stored(asked, routed).await {
                 Ok(answer) => answer.into(),
@@ -89,32 +89,40 @@ impl Engine {
     }
 
     /// The answer of what is here in part.
-    async fn part(&self, asked: &Asked<'_>, handle: PartHandle) -> Tried {
-        let freshness = policy::freshness::judge(&handle.meta().facts(), asked.now);
-        let is_fresh = handle.is_learned_now() || matches!(freshness, Freshness::Fresh { .. });
-        if !is_fresh {
-            match handle.confirm().await {
-                Confirmed::Same => {}
-                Confirmed::Other => return Tried::Again,
-                Confirmed::Failed(error) => return answer::failed(&error).into(),
-            }
-        }
+    async fn part(&self, asked: &Asked<'_>, wanted: &Wanted, handle: PartHandle) -> Tried {
         let (meta, length) = (handle.meta(), Some(handle.length()));
         let stored = || Cow::Borrowed(&meta.headers);
-        match policy::selection::select(asked.method, asked.headers, stored, length) {
-            Selection::Whole => Tried::AsWhole,
-            Selection::Part(span) => {
-                let hit = if is_fresh { Outcome::HitDisk } else { Outcome::Revalidated };
-                self.part_of(asked, (&meta, handle), span, hit).await
+        let selection = policy::selection::select(asked.method, asked.headers, stored, length);
+        let freshness = policy::freshness::judge(&meta.facts(), asked.now);
+        let is_fresh = handle.is_learned_now() || freshness.is_fresh();
+        let hit = if is_fresh {
+            Outcome::HitDisk
+        } else {
+            let is_here = match &selection {
+                Selection::Whole => false,
+                Selection::Part(span) => handle.holds(&(span.first..span.last.saturating_add(1))),
+                Selection::NotModified
+                | Selection::PreconditionFailed
+                | Selection::Unsatisfiable { .. } => true,
+            };
+            let wait = policy::freshness::revalidation_wait(&meta, asked.now, &wanted.terms());
+            let wait = wait.filter(|_| is_here);
+            match (handle.confirm(wait).await, wait) {
+                (Some(Confirmed::Same), _) => Outcome::Revalidated,
+                (Some(Confirmed::Other), _) => return Tried::Again,
+                (Some(_), Some(_)) | (None, _) => Outcome::HitStale,
+                (Some(Confirmed::Failed(error)), None) => return answer::failed(&error).into(),
+                (Some(Confirmed::Trouble), None) => return Tried::AsWhole,
             }
+        };
+        let meta = handle.meta();
+        match selection {
+            Selection::Whole => Tried::AsWhole,
+            Selection::Part(span) => self.part_of(asked, (&meta, handle), span, hit).await,
             Selection::NotModified
             | Selection::PreconditionFailed
             | Selection::Unsatisfiable { .. } => {
-                let outcome = match (handle.is_learned_now(), is_fresh) {
-                    (true, _) => Outcome::Pass,
-                    (false, true) => Outcome::HitDisk,
-                    (false, false) => Outcome::Revalidated,
-                };
+                let outcome = if handle.is_learned_now() { Outcome::Pass } else { hit };
                 let how = deliver::How { outcome, upstream_status: handle.upstream_status() };
                 deliver::without_body(asked, &meta, handle.length(), how).into()
             }

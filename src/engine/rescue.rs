@@ -161,7 +161,7 @@ impl Rescue {
             }
             Landed::Whole { found, .. } => self.source(&found, offset),
             Landed::Passing => self.passing(passing, offset),
-            Landed::Absent(_) => self.passing(None, offset),
+            Landed::Absent(_) | Landed::Head { .. } => self.passing(None, offset),
             Landed::Failed(error) => Err(NotRescued::Failed(error.to_string())),
         }
     }

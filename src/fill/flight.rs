@@ -2,15 +2,17 @@
 //! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
 //! no reader holds up another and none can cancel it.
 
-use super::FillError;
 use super::passing::Passing;
+use super::{Admitted, FillError};
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
 use crate::store::Growing;
 use crate::sync::Mutex;
 use http::HeaderValue;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// What a fill came to, as far as a reader needs to know.
@@ -31,6 +33,13 @@ pub enum Landed {
         found: Found,
         /// How it came about.
         how: How,
+    },
+    /// Its head, where only that was asked for.
+    Head {
+        /// What the origin said of it.
+        admitted: Arc<Admitted>,
+        /// Bytes of its body, where that was said.
+        length: Option<u64>,
     },
     /// Every origin said that there is no such object.
     Absent(Arc<Meta>),
@@ -57,6 +66,7 @@ pub enum How {
 #[derive(Debug)]
 pub struct Flight {
     pub(super) ticket: Ticket,
+    begun: Instant,
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
     over: CancellationToken,
@@ -69,6 +79,7 @@ impl Flight {
     pub(super) fn new(ticket: Ticket) -> Self {
         Self {
             ticket,
+            begun: Instant::now(),
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
             over: CancellationToken::new(),
@@ -84,6 +95,12 @@ impl Flight {
             Ok(landed) => landed.clone().unwrap_or_else(lost),
             Err(_) => lost(),
         }
+    }
+
+    /// As [`Flight::landed`], but `None` if nothing is to tell `wait` after the flight began. So a
+    /// request that joins a flight whose origin has been silent for longer does not wait.
+    pub async fn landed_within(&self, wait: Duration) -> Option<Landed> {
+        timeout_at(self.begun + wait, self.landed()).await.ok()
     }
 
     /// The body that cannot be kept, for the one reader that comes first.
@@ -151,4 +168,22 @@ impl Flight {
 
 fn lost() -> Landed {
     Landed::Failed(Arc::new(FillError::Lost))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Fence;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_flight_counts_from_its_beginning() {
+        let flight = Flight::new(Fence::default().ticket());
+        let (begun, wait) = (Instant::now(), Duration::from_secs(1));
+        assert!(flight.landed_within(wait).await.is_none());
+        assert_eq!(begun.elapsed(), wait);
+        assert!(flight.landed_within(wait).await.is_none());
+        assert_eq!(begun.elapsed(), wait);
+        flight.land(lost());
+        assert!(flight.landed_within(wait).await.is_some());
+    }
 }

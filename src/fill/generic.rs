@@ -18,7 +18,7 @@ use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Answer, FetchError, Forward, Interim, Response, Retries};
+use crate::origin::{Answer, FetchError, Forward, Interim, Method as AskMethod, Response, Retries};
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
 use crate::policy::generic::storing::{self, PassReason, Reply, Storable, Verdict};
@@ -228,7 +228,7 @@ impl Fills {
         }
         let key = sought.key.clone();
         self.begin_or_join(
-            &key,
+            (AskMethod::Get, &key),
             looked,
             || Ok(()),
             |(), landing: Landing| async move {
@@ -249,7 +249,7 @@ impl Fills {
             let before = Before::Given(Box::new(given));
             lead(&landing.shared, &landing.flight, &sought, before, now).await;
         };
-        self.begin_or_join(&key, None, || Ok(()), begun)
+        self.begin_or_join((AskMethod::Get, &key), None, || Ok(()), begun)
     }
 
     /// Begins a fetch that nobody else joins.

@@ -197,14 +197,8 @@ impl Fill<'_> {
 
     async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) -> &'static str {
         let (meta, keep) = self.wanted.absence(headers, origin, times);
-        let meta = Arc::new(meta);
-        if self.keep == Keep::IfVerified && keep == Keep::IfVerified {
-            let published =
-                self.shared.cache.publish_absent(self.flight.ticket, Arc::clone(&meta)).await;
-            if let Err(error) = published {
-                tracing::debug!(path = self.wanted.key.path(), %error, "absence not remembered");
-            }
-        }
+        let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
+        let meta = self.shared.absent(self.flight.ticket, meta, keep).await;
         self.flight.land(Landed::Absent(meta));
         "absent"
     }

@@ -8,6 +8,7 @@
 
 mod flight;
 mod generic;
+mod heads;
 mod leader;
 mod part;
 mod passing;
@@ -22,7 +23,7 @@ mod wrong;
 
 pub use flight::{Flight, How, Landed};
 pub use generic::Sought;
-pub use part::{Came, Confirmed, Find, PageConfirmed, Paged, PartHandle, PartReader, Ranged};
+pub use part::{Came, Confirmed, Find, Paged, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use pieces::Asker;
 pub use trusted::Trusted;
@@ -33,8 +34,8 @@ use crate::cache::{Cache, Found, Ticket};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, Sha256};
-use crate::origin::{Answer, BodyError, FetchError, Method, Origins, Response};
+use crate::object::{Key, Meta, Sha256};
+use crate::origin::{BodyError, FetchError, Method, Origins, Response};
 use crate::store::WriteError;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
@@ -326,6 +327,17 @@ struct Shared {
 }
 
 impl Shared {
+    /// Remembers an absence with this head, if it may be kept, of a fetch with this ticket.
+    async fn absent(&self, ticket: Ticket, meta: Meta, keep: Keep) -> Arc<Meta> {
+        let meta = Arc::new(meta);
+        if keep == Keep::IfVerified
+            && let Err(error) = self.cache.publish_absent(ticket, Arc::clone(&meta)).await
+        {
+            tracing::debug!(path = meta.key.path(), %error, "absence not remembered");
+        }
+        meta
+    }
+
     /// Remembers `count` bodies of `key` from `sources` that were wrong in a way that lasts.
     fn note_wrong(&self, key: &Key, ticket: Ticket, sources: Vec<usize>, count: u32) {
         if count == 0 {
@@ -342,8 +354,20 @@ impl Shared {
 #[derive(Debug, Default)]
 struct Flights {
     under_way: HashMap<Key, Arc<Flight>>,
+    /// Of which the head alone is asked for.
+    heads: HashMap<Key, Arc<Flight>>,
     /// What ended last, newest last.
     ended: VecDeque<Key>,
+}
+
+impl Flights {
+    /// Those of this method, and what ended last of both.
+    fn of(&mut self, method: Method) -> (&mut HashMap<Key, Arc<Flight>>, &mut VecDeque<Key>) {
+        match method {
+            Method::Get => (&mut self.under_way, &mut self.ended),
+            Method::Head => (&mut self.heads, &mut self.ended),
+        }
+    }
 }
 
 impl Fills {
@@ -403,17 +427,17 @@ impl Fills {
                 Err(NotJoined::Wrong { seconds })
             }
         };
-        self.begin_or_join(&key, looked, advised, |avoid, landing| {
+        self.begin_or_join((Method::Get, &key), looked, advised, |avoid, landing| {
             let beginning = leader::Beginning { stale, given, avoid };
             async move { leader::lead(&landing, wanted, beginning).await }
         })
     }
 
-    /// Joins the flight of `key`, or begins one: `advised` says with what, or why not, and `lead`
-    /// leads it.
+    /// Joins the flight of `key` that asks by `method`, or begins one: `advised` says with what, or
+    /// why not, and `lead` leads it.
     fn begin_or_join<A, F>(
         &self,
-        key: &Key,
+        (method, key): (Method, &Key),
         looked: Option<Mark>,
         advised: impl FnOnce() -> Result<A, NotJoined>,
         lead: impl FnOnce(A, Landing) -> F,
@@ -422,7 +446,7 @@ impl Fills {
         F: Future<Output = ()> + Send + 'static,
     {
         let mut flights = self.shared.flights.lock();
-        let Flights { under_way, ended } = &mut *flights;
+        let (under_way, ended) = flights.of(method);
         let cache = &self.shared.cache;
         let entry = match under_way.entry(key.clone()) {
             Entry::Occupied(entry) => {
@@ -441,14 +465,19 @@ impl Fills {
             return Err(NotJoined::Ended);
         }
         let advice = advised()?;
-        let place =
-            Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| NotJoined::NoRoom)?;
+        // A head has no body that would take room.
+        let place = match method {
+            Method::Get => Some(Arc::clone(&self.shared.room).try_acquire_owned()),
+            Method::Head => None,
+        };
+        let place = place.transpose().map_err(|_| NotJoined::NoRoom)?;
         let flight = Arc::new(Flight::new(cache.ticket()));
         entry.insert_entry(Arc::clone(&flight));
         drop(flights);
         let landing = Landing {
             shared: Arc::clone(&self.shared),
             key: key.clone(),
+            method,
             flight: Arc::clone(&flight),
         };
         self.shared.metrics.fills_running.inc();
@@ -460,16 +489,11 @@ impl Fills {
         Ok((Role::Lead, flight))
     }
 
-    /// Whether `key` is being fetched, so that who asks for its head need not ask an origin.
-    pub fn is_under_way(&self, key: &Key) -> bool {
-        self.shared.flights.lock().under_way.contains_key(key)
-    }
-
-    /// Asks for an object's head alone, without keeping anything.
-    pub async fn head(&self, wanted: &Wanted) -> Result<Answer<Response>, FetchError> {
-        let ask = wanted.ask(Method::Head);
-        let ask = trusted::sourced(&self.shared.cache, wanted, ask).await;
-        wanted.upstream.origins.fetch(&ask).await
+    /// The fill of the whole of `key` that is under way and may be joined.
+    fn whole_under_way(&self, key: &Key) -> Option<Arc<Flight>> {
+        let flight = self.shared.flights.lock().under_way.get(key).map(Arc::clone)?;
+        let is_purged = self.shared.cache.is_purged_since(flight.ticket, key);
+        (!is_purged && !flight.is_closed()).then_some(flight)
     }
 
     /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
@@ -508,6 +532,7 @@ impl Drop for Running {
 struct Landing {
     shared: Arc<Shared>,
     key: Key,
+    method: Method,
     flight: Arc<Flight>,
 }
 
@@ -516,14 +541,15 @@ impl Drop for Landing {
         self.flight.end();
         self.shared.metrics.fills_running.dec();
         let mut flights = self.shared.flights.lock();
-        if let Entry::Occupied(entry) = flights.under_way.entry(self.key.clone())
+        let (under_way, ended) = flights.of(self.method);
+        if let Entry::Occupied(entry) = under_way.entry(self.key.clone())
             && Arc::ptr_eq(entry.get(), &self.flight)
         {
             entry.remove();
-            if flights.ended.len() == ENDED_MAX {
-                flights.ended.pop_front();
+            if ended.len() == ENDED_MAX {
+                ended.pop_front();
             }
-            flights.ended.push_back(self.key.clone());
+            ended.push_back(self.key.clone());
             self.shared.ended_count.fetch_add(1, Ordering::Release);
         }
     }

@@ -32,7 +32,7 @@ pub struct Wanted {
 }
 
 /// A response that may be sent to a client.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Admitted {
     /// Its head.
     pub meta: Meta,

@@ -74,10 +74,19 @@ pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, terms: &Terms) -> b
     may_serve_stale(meta, now, terms.stale_if_error)
 }
 
-/// Whether `meta` may be served at `now` while it is confirmed in the background. As
-/// [`may_serve_stale_if_error`], and never what was purged softly.
-pub fn may_serve_while_revalidating(meta: &Meta, now: Timestamp, terms: &Terms) -> bool {
-    !meta.is_invalidated && may_serve_stale(meta, now, terms.stale_while_revalidate)
+/// How long a request waits at `now` for an origin to confirm `meta`, which is served after that;
+/// `None` if it may not be served unconfirmed.
+///
+/// Zero while `stale_while_revalidate` lasts, but for what was purged softly; else
+/// `revalidation_wait`, if [`may_serve_stale_if_error`].
+pub fn revalidation_wait(meta: &Meta, now: Timestamp, terms: &Terms) -> Option<Duration> {
+    let may_serve_meanwhile = !meta.is_invalidated
+        && !terms.stale_while_revalidate.is_zero()
+        && may_serve_stale(meta, now, terms.stale_while_revalidate);
+    if may_serve_meanwhile {
+        return Some(Duration::ZERO);
+    }
+    may_serve_stale_if_error(meta, now, terms).then_some(terms.revalidation_wait)
 }
 
 fn may_serve_stale(meta: &Meta, now: Timestamp, window: Duration) -> bool {
@@ -158,15 +167,16 @@ mod tests {
     fn what_is_confirmed_meanwhile_serves_for_a_while_unless_it_was_purged() {
         let mut meta = meta(&[]);
         meta.lifetime = Lifetime::Seconds(60);
-        let terms = Terms { stale_while_revalidate: Duration::from_secs(100), ..terms() };
+        let (own, meanwhile) = (Duration::from_secs(3), Duration::from_secs(100));
+        let terms = Terms { revalidation_wait: own, stale_while_revalidate: meanwhile, ..terms() };
         let at = |seconds| meta.response_time.plus(Duration::from_secs(seconds));
         let (within, after) = (at(159), at(160));
-        assert!(may_serve_while_revalidating(&meta, within, &terms));
-        assert!(!may_serve_while_revalidating(&meta, after, &terms));
+        assert_eq!(revalidation_wait(&meta, within, &terms), Some(Duration::ZERO));
+        assert_eq!(revalidation_wait(&meta, after, &terms), Some(own));
         let none = Terms { stale_while_revalidate: Duration::ZERO, ..terms };
-        assert!(!may_serve_while_revalidating(&meta, within, &none));
+        assert_eq!(revalidation_wait(&meta, within, &none), Some(own));
         meta.is_invalidated = true;
-        assert!(!may_serve_while_revalidating(&meta, within, &terms));
+        assert_eq!(revalidation_wait(&meta, within, &terms), Some(own));
     }
 
     #[test]
@@ -181,6 +191,22 @@ mod tests {
         assert!(may_serve_stale_if_error(&meta, meta.response_time, &terms()));
         meta.status = StatusCode::NOT_FOUND;
         assert!(!may_serve_stale_if_error(&meta, meta.response_time, &terms()));
+    }
+
+    #[test]
+    fn only_what_bridges_an_outage_bounds_the_wait_for_its_confirmation() {
+        let terms = Terms { revalidation_wait: Duration::from_secs(3), ..terms() };
+        let wait = |control: &str| {
+            let mut meta = meta(&[("cache-control", control)]);
+            meta.lifetime = Lifetime::Seconds(0);
+            revalidation_wait(&meta, meta.response_time, &terms)
+        };
+        assert_eq!(wait("max-age=0"), Some(Duration::from_secs(3)));
+        assert_eq!(wait("must-revalidate"), None);
+        let none = Terms { stale_if_error: Duration::ZERO, ..terms };
+        let mut meta = meta(&[]);
+        meta.lifetime = Lifetime::Seconds(0);
+        assert_eq!(revalidation_wait(&meta, meta.response_time, &none), None);
     }
 
     proptest! {

@@ -65,6 +65,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     statuses("site.caching.statuses"),
     stale_while_revalidate("site.caching.stale_while_revalidate"),
     stale_if_error("site.caching.stale_if_error"),
+    revalidation_wait("site.caching.revalidation_wait"),
     set_cookie("site.caching.set_cookie"),
     Setting::new("site.caching.rule.paths", Kind::Texts, Fallback::Required)
         .example(r#"["/channels/*", "*.iso"]"#)
@@ -75,6 +76,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     statuses("site.caching.rule.statuses"),
     stale_while_revalidate("site.caching.rule.stale_while_revalidate"),
     stale_if_error("site.caching.rule.stale_if_error"),
+    revalidation_wait("site.caching.rule.revalidation_wait"),
     set_cookie("site.caching.rule.set_cookie"),
 ];
 
@@ -127,6 +129,23 @@ const fn stale_if_error(path: &'static str) -> Setting {
     .doc(
         "How long a stale response takes the place of an error, where it does not say so itself \
          (RFC 5861). must-revalidate, proxy-revalidate and s-maxage forbid it.",
+    )
+}
+
+const fn revalidation_wait(path: &'static str) -> Setting {
+    Setting::new(
+        path,
+        Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) },
+        Fallback::Derived(
+            "1s where the response, the request or stale_if_error permits a stale response in \
+             place of an error, else 10s",
+        ),
+    )
+    .example(r#""300ms""#)
+    .doc(
+        "How long a request waits for an origin to confirm a stale response. Then it gets the \
+         stale response if that may take the place of an error, and the origin's answer updates \
+         the cache in the background. A request that asks for confirmation waits on.",
     )
 }
 

@@ -167,6 +167,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.lifetimes.stale_if_error", LIFETIME, Fallback::Is(r#""7d""#))
         .example(r#""30d""#)
         .doc("A stale object still serves this long while no origin gives a usable answer."),
+    Setting::new("site.lifetimes.revalidation_wait", WAIT_FOR_WORD, Fallback::Is(r#""1s""#))
+        .example(r#""300ms""#)
+        .doc(
+            "A request waits this long for an origin to confirm a stale object. Then it gets the \
+             stale object if stale_if_error permits that, and the origin's answer updates the \
+             cache in the background.",
+        ),
     Setting::new(
         "site.lifetimes.rule.paths",
         Kind::Texts,
@@ -194,6 +201,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         .doc("How long a stale object still serves while it is confirmed in the background."),
     in_rule("site.lifetimes.rule.stale_if_error", LIFETIME, AS_FOR_THE_SITE)
         .doc("How long a stale object still serves while no origin gives a usable answer."),
+    in_rule("site.lifetimes.rule.revalidation_wait", WAIT_FOR_WORD, AS_FOR_THE_SITE)
+        .doc("How long a request waits for an origin to confirm a stale object."),
     Setting::new("site.absence_filter.file", Kind::Path, Fallback::Required)
         .example(r#""/var/lib/narthex/main.filter""#)
         .doc(
@@ -459,6 +468,9 @@ const PERCENT: Kind = Kind::Integer { min: 0, max: 100 };
 /// A lifetime: zero asks the origin each time; at most ten years.
 const LIFETIME: Kind =
     Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
+
+/// A wait for the word of an origin on what is stored: zero does not wait.
+const WAIT_FOR_WORD: Kind = Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) };
 
 /// An absence: a client keeps a wrong one for an hour.
 const ABSENCE: Kind = Kind::Duration { min: Duration::ZERO, max: Duration::from_mins(1) };

@@ -6,7 +6,7 @@
 //! | may be used           | is not asked       | it                       | hit_memory, hit_disk |
 //! | may be used meanwhile | is asked after     | it                       | hit_stale        |
 //! | must be confirmed     | 304                | it                       | revalidated      |
-//! | must be confirmed     | nothing, or 5xx    | it, where permitted      | hit_stale        |
+//! | must be confirmed     | nothing, nothing in time, or 5xx | it, where permitted | hit_stale |
 //! | anything, or nothing  | an answer          | it, of any status   | miss, pass, collapsed |
 //! | nothing usable        | nothing            | 502 or 504               | origin_failed    |
 //!
@@ -37,7 +37,7 @@ use crate::object::{Meta, Variant};
 use crate::origin::{Forward, Interim, Response as OriginResponse, Retries};
 use crate::outcome::Outcome;
 use crate::policy::generic::request::{Way, Wishes, way};
-use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge};
+use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge, revalidation_wait};
 use crate::policy::generic::variant::{is_preferred, selects};
 use crate::policy::generic::{Directives, fields, invalidation, storing};
 use crate::policy::request::Refusal;
@@ -50,6 +50,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use http_body_util::BodyExt;
 use parts::Parted;
 use std::sync::Arc;
+use std::time::Duration;
 use target::Target;
 
 /// Times that what is stored is looked at where it changes meanwhile.
@@ -263,6 +264,13 @@ impl Request<'_> {
         may.then(|| self.found(stale, Outcome::HitStale))
     }
 
+    /// How long an origin is waited for before `stale` is sent; none if it may not be.
+    fn revalidation_wait(&self, stale: &Found) -> Option<Duration> {
+        let (meta, caching) = (stale.meta(), self.caching);
+        let rule = caching.rule(self.target.key.path());
+        revalidation_wait(&meta, &self.directives(&meta), &self.wishes, rule, self.now)
+    }
+
     /// The answer of a flight; none where it may not be shared with who only joined it.
     async fn landed(
         &self,
@@ -273,7 +281,15 @@ impl Request<'_> {
         let is_own = role == Role::Lead;
         let is_for_this = |variant: &Variant| is_own || selects(&self.parts.headers, variant);
         let outcome = if is_own { Outcome::Miss } else { Outcome::Collapsed };
-        let answer = match flight.landed().await {
+        let bridge = stale.and_then(|stale| Some((stale, self.revalidation_wait(stale)?)));
+        let landed = match bridge {
+            None => flight.landed().await,
+            Some((stale, wait)) => match flight.landed_within(wait).await {
+                Some(landed) => landed,
+                None => return Some(self.found(stale, Outcome::HitStale)),
+            },
+        };
+        let answer = match landed {
             Landed::Streaming { meta, growing, .. } => {
                 let length = growing.length();
                 is_for_this(&meta.variant)
@@ -293,7 +309,7 @@ impl Request<'_> {
                 Some(passing) => self.passing(passing),
                 None => answer::fault("a body passed to nobody"),
             }),
-            Landed::Passing | Landed::Absent(_) => None,
+            Landed::Passing | Landed::Absent(_) | Landed::Head { .. } => None,
             Landed::Failed(error) => {
                 Some(self.bridged(stale).unwrap_or_else(|| answer::failed(&error)))
             }

@@ -6,6 +6,7 @@
 //! | all that is asked for | it                        | hit_disk        |
 //! | that, stale           | it, once confirmed        | revalidated     |
 //! | that, stale           | it, where its origin is in trouble and that is permitted | hit_stale |
+//! | that, stale           | it, where its origin is silent and that is permitted | hit_stale |
 //! | some of it            | it, the rest as it comes  | miss, collapsed |
 //! | nothing, a range      | it, as it comes           | miss, collapsed |
 //! | nothing that may be kept | its origin's answer    | pass            |
@@ -15,11 +16,11 @@
 use super::Request;
 use super::deliver::{Delivery, Here};
 use crate::engine::answer::{self, Answer};
-use crate::fill::{Came, FillError, Find, PageConfirmed, Paged, PartHandle};
+use crate::fill::{Came, Confirmed, FillError, Find, Paged, PartHandle};
 use crate::origin::Response;
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge};
+use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge, revalidation_wait};
 use crate::policy::generic::selection::{Selection, Several, select};
 use crate::policy::request::{ReadMethod, Refusal};
 use crate::rfc::ContentRange;
@@ -27,6 +28,7 @@ use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
 use http::{Method, StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Fields that make the answer to a range depend on what is stored, so that an origin is asked for
 /// exactly what the client wants where nothing is.
@@ -99,23 +101,24 @@ impl Request<'_> {
         if matches!(resolved, Some(Resolved::Multiple(_))) {
             return Parted::Nothing;
         }
-        let (hit, must_be_here) = match self.usable(&handle).await {
+        let several = (Some(length), Several::AsWhole);
+        let stored = handle.meta();
+        let selected = select(ReadMethod::Get, &self.parts.headers, &stored.headers, several);
+        let span = match selected {
+            Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
+            Selection::Part(span) => Some(span),
+            Selection::Parts(_) => return Parted::Nothing,
+            Selection::NotModified
+            | Selection::PreconditionFailed
+            | Selection::Unsatisfiable { .. } => None,
+        };
+        let (hit, must_be_here) = match self.usable(&handle, span).await {
             Usable::Yes(hit) => (hit, self.wishes.wants_stored_only()),
             Usable::IfHere => (Outcome::HitStale, true),
             Usable::No(parted) => return parted,
         };
-        let meta = handle.meta();
-        let several = (Some(length), Several::AsWhole);
-        let selected = select(ReadMethod::Get, &self.parts.headers, &meta.headers, several);
-        let span = match selected {
-            Selection::Whole => ByteSpan { first: 0, last: length.saturating_sub(1) },
-            Selection::Part(span) => span,
-            Selection::Parts(_) => return Parted::Nothing,
-            Selection::NotModified
-            | Selection::PreconditionFailed
-            | Selection::Unsatisfiable { .. } => {
-                return self.delivery(&meta, Some(length), hit).without_body().into();
-            }
+        let Some(span) = span else {
+            return self.delivery(&handle.meta(), Some(length), hit).without_body().into();
         };
         if must_be_here && !handle.holds(&bytes_of(span)) {
             return Parted::Nothing;
@@ -123,26 +126,36 @@ impl Request<'_> {
         self.part_of(handle, (selected, span), hit).await
     }
 
-    /// Whether what is here in part may be used for this request; confirmed where it must be.
-    async fn usable(&self, handle: &PartHandle) -> Usable {
+    /// Whether what is here in part may be used for this request; confirmed where it must be, and
+    /// not waited for too long if all of `span` is here.
+    async fn usable(&self, handle: &PartHandle, span: Option<ByteSpan>) -> Usable {
         let meta = handle.meta();
         let (directives, wishes) = (self.directives(&meta), &self.wishes);
         let rule = self.caching.rule(self.target.key.path());
         let is_new = handle.is_learned_now();
-        if is_new || judge(&meta, &directives, wishes, rule, self.now) == Reuse::Serve {
+        let reuse = judge(&meta, &directives, wishes, rule, self.now);
+        if is_new || reuse == Reuse::Serve {
             return Usable::Yes(Outcome::HitDisk);
         }
         if wishes.wants_stored_only() {
             return Usable::No(answer::refused(Refusal::NotStored).into());
         }
         let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, self.now));
-        match handle.confirm_page().await {
-            PageConfirmed::Same => Usable::Yes(Outcome::Revalidated),
-            PageConfirmed::Other => Usable::No(Parted::Again),
-            PageConfirmed::Trouble if may_bridge(Outage::ServerError) => Usable::IfHere,
-            PageConfirmed::Trouble => Usable::No(Parted::Nothing),
-            PageConfirmed::Failed(_) if may_bridge(Outage::Disconnected) => Usable::IfHere,
-            PageConfirmed::Failed(error) => Usable::No(answer::failed(&error).into()),
+        let wait = match reuse {
+            Reuse::ServeAndRefresh => Some(Duration::ZERO),
+            Reuse::Serve | Reuse::Confirm => {
+                revalidation_wait(&meta, &directives, wishes, rule, self.now)
+            }
+        };
+        let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
+        match handle.confirm(wait.filter(|_| is_here())).await {
+            Some(Confirmed::Same) => Usable::Yes(Outcome::Revalidated),
+            Some(Confirmed::Other) => Usable::No(Parted::Again),
+            Some(Confirmed::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
+            Some(Confirmed::Trouble) => Usable::No(Parted::Nothing),
+            Some(Confirmed::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
+            Some(Confirmed::Failed(error)) => Usable::No(answer::failed(&error).into()),
+            None => Usable::IfHere,
         }
     }
 

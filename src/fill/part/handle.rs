@@ -5,12 +5,11 @@ use super::cursors::Cursor;
 use super::flight::PartFlight;
 use super::object::{Object, Told};
 use super::reader::{Came, PartReader};
-use super::subject::Subject;
-use crate::fill::{FillError, Fills, Role};
+use crate::fill::{FillError, Role};
 use crate::object::Meta;
-use crate::origin::Answer;
 use crate::rfc::range::ByteSpan;
 use http::HeaderValue;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// An object of which ranges are wanted, its head known.
@@ -21,17 +20,6 @@ pub struct PartHandle {
     pub(super) cursor: Cursor,
     pub(super) role: Role,
     pub(super) is_learned_now: bool,
-}
-
-/// What an origin says to what is here in part.
-#[derive(Debug)]
-pub enum Confirmed {
-    /// It is the same: its head is as fresh as can be.
-    Same,
-    /// It is another, or gone: begin anew.
-    Other,
-    /// No usable answer.
-    Failed(Arc<FillError>),
 }
 
 impl PartHandle {
@@ -58,32 +46,9 @@ impl PartHandle {
         }
     }
 
-    /// Asks an origin whether the object is still the one that is here in part, by its head.
-    pub async fn confirm(&self) -> Confirmed {
-        let flight = &self.flight;
-        let fills = Fills { shared: Arc::clone(&flight.shared) };
-        let Subject::Object(wanted) = &flight.subject else { return Confirmed::Other };
-        let response = match fills.head(wanted).await {
-            Ok(Answer::Found(response)) => response,
-            Ok(Answer::Absent { .. } | Answer::NotModified { .. } | Answer::Changed) => {
-                self.object.break_off(flight, Arc::new(FillError::Changed)).await;
-                return Confirmed::Other;
-            }
-            Err(error) => return Confirmed::Failed(Arc::new(error.into())),
-        };
-        let length = response.content_length;
-        let admitted = match wanted.admit(&response) {
-            Ok(admitted) => admitted,
-            Err(error) => return Confirmed::Failed(Arc::new(error)),
-        };
-        if !self.object.identity.is_of(&admitted.meta, length) {
-            self.object.break_off(flight, Arc::new(FillError::Changed)).await;
-            return Confirmed::Other;
-        }
-        if let Some(part) = self.object.part() {
-            flight.shared.cache.touch_part(flight.ticket, part, admitted.meta).await;
-        }
-        Confirmed::Same
+    /// Whether all of `asked` is here.
+    pub fn holds(&self, asked: &Range<u64>) -> bool {
+        self.object.part().is_some_and(|part| part.first_gap(asked).is_none())
     }
 
     /// A reader of `span`, once its first bytes are here: what goes wrong before is told in time

@@ -11,7 +11,7 @@ use crate::cache::Hit;
 use crate::fill::steady::Checked;
 use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
-use crate::fill::{Admitted, FillError, Fills, Keep, NotJoined, Wanted};
+use crate::fill::{Admitted, FillError, Fills, Keep, Landed, NotJoined, Wanted};
 use crate::object::Meta;
 use crate::origin::{Answer, FetchError, Response};
 use crate::policy::continuation;
@@ -19,7 +19,7 @@ use crate::policy::response::{Coding, Times};
 use crate::rfc::range::ByteSpan;
 use crate::store::{CHUNK_BYTES, Part};
 use crate::sync::Mutex;
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -123,7 +123,9 @@ impl Learning {
             }
             Answer::Absent { headers, origin, request_time, response_time } => {
                 let times = Times { request: request_time, response: response_time };
-                self.absent(wanted, &headers, origin, times).await;
+                let (meta, keep) = wanted.absence(&headers, origin, times);
+                let absent = self.flight.shared.absent(self.flight.ticket, meta, keep).await;
+                self.flight.land(PartLanded::Absent(absent));
                 Ok(())
             }
             // It ends before the stretch begins: its length tells.
@@ -156,24 +158,33 @@ impl Learning {
 
     async fn by_head(&self, wanted: &Wanted) -> Result<(), FillError> {
         let fills = Fills { shared: Arc::clone(&self.flight.shared) };
-        match fills.head(wanted).await? {
-            Answer::Found(response) => {
-                let length = response.content_length.filter(|length| *length > CHUNK_BYTES);
-                let Some(length) = length else {
+        let asked = match fills.head_alone(wanted.clone(), None) {
+            Ok((_, asked)) => asked,
+            Err(refused) => {
+                self.flight.land(PartLanded::NotJoined(refused));
+                return Ok(());
+            }
+        };
+        match asked.landed().await {
+            Landed::Head { admitted, length } => {
+                let Some(length) = length.filter(|length| *length > CHUNK_BYTES) else {
                     self.whole(wanted, None);
                     return Ok(());
                 };
-                let admitted = wanted.admit(&response)?;
                 let expected = self.expected(admitted.coding).await;
+                let admitted = Admitted::clone(&admitted);
                 self.known(Head { admitted, length, expected, begun: None }).await
             }
-            Answer::Absent { headers, origin, request_time, response_time } => {
-                let times = Times { request: request_time, response: response_time };
-                self.absent(wanted, &headers, origin, times).await;
+            Landed::Absent(meta) => {
+                self.flight.land(PartLanded::Absent(meta));
                 Ok(())
             }
-            Answer::NotModified { .. } | Answer::Changed => {
-                Err(self.unasked(0, "304, 412 or 416 to a HEAD"))
+            Landed::Failed(error) => {
+                self.flight.land(PartLanded::Failed(error));
+                Ok(())
+            }
+            Landed::Streaming { .. } | Landed::Whole { .. } | Landed::Passing => {
+                Err(FillError::Lost)
             }
         }
     }
@@ -232,19 +243,6 @@ impl Learning {
             Err(NotJoined::Ended) => PartLanded::Stored,
         };
         self.flight.land(landed);
-    }
-
-    async fn absent(&self, wanted: &Wanted, headers: &HeaderMap, origin: usize, times: Times) {
-        let (meta, keep) = wanted.absence(headers, origin, times);
-        let meta = Arc::new(meta);
-        if keep == Keep::IfVerified {
-            let cache = &self.flight.shared.cache;
-            let published = cache.publish_absent(self.flight.ticket, Arc::clone(&meta)).await;
-            if let Err(error) = published {
-                tracing::debug!(path = meta.key.path(), %error, "absence not remembered");
-            }
-        }
-        self.flight.land(PartLanded::Absent(meta));
     }
 
     fn unasked(&self, origin: usize, what: &str) -> FillError {

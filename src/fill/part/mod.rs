@@ -31,6 +31,7 @@
 //! Locks: the registry's, short; never while a flight is dropped, which takes it.
 
 mod complete;
+mod confirm;
 mod cursors;
 mod flight;
 mod handle;
@@ -41,8 +42,9 @@ mod reader;
 mod stretch;
 mod subject;
 
-pub use handle::{Confirmed, PartHandle};
-pub use page::{Find, PageConfirmed, Paged};
+pub use confirm::Confirmed;
+pub use handle::PartHandle;
+pub use page::{Find, Paged};
 pub use reader::{Came, PartReader};
 
 use super::generic::ALONE_MAX;
@@ -126,12 +128,6 @@ impl Fills {
                 Ranged::NotJoined(refused)
             }
         }
-    }
-
-    fn whole_under_way(&self, key: &Key) -> Option<Arc<Flight>> {
-        let flight = self.shared.flights.lock().under_way.get(key).map(Arc::clone)?;
-        let is_purged = self.shared.cache.is_purged_since(flight.ticket, key);
-        (!is_purged && !flight.is_closed()).then_some(flight)
     }
 
     async fn apart(&self, wanted: &Wanted, stretch: Option<ByteSpan>) -> Ranged {

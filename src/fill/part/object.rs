@@ -3,6 +3,7 @@
 //! cancels none. Short locks, none across an await.
 
 use super::complete;
+use super::confirm::Confirming;
 use super::flight::PartFlight;
 use super::page;
 use super::stretch::{Identity, Stretch};
@@ -29,6 +30,8 @@ pub(super) struct Object {
     pub(super) kind: Kind,
     pub(super) told: Told,
     pub(super) is_completing: AtomicBool,
+    /// The request that was last to confirm it.
+    pub(super) confirming: Mutex<Option<Confirming>>,
     broken: OnceLock<Arc<FillError>>,
     failure: Mutex<Option<Arc<FillError>>>,
 }
@@ -84,6 +87,7 @@ impl Object {
             kind,
             told,
             is_completing: AtomicBool::new(false),
+            confirming: Mutex::new(None),
             broken: OnceLock::new(),
             failure: Mutex::new(None),
         }

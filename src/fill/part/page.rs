@@ -33,7 +33,6 @@ use crate::policy::continuation;
 use crate::policy::generic::storing::{self, PassReason, Reply, Verdict};
 use crate::policy::generic::{Directives, fields};
 use crate::policy::response::Times;
-use crate::rfc::conditional::Validators;
 use crate::rfc::range::{ByteRanges, ByteSpan};
 use crate::store::{CHUNK_BYTES, Growing, Part};
 use http::{HeaderMap, StatusCode, header};
@@ -73,19 +72,6 @@ pub enum Paged {
     Failed(Arc<FillError>),
     /// Nothing may be fetched for it now.
     NotJoined(NotJoined),
-}
-
-/// What an origin says to what is here in part of a response.
-#[derive(Debug)]
-pub enum PageConfirmed {
-    /// It holds still.
-    Same,
-    /// It is another now, or may not be stored any more: what was here is gone.
-    Other,
-    /// It is in trouble: 500, 502, 503 or 504.
-    Trouble,
-    /// No usable answer.
-    Failed(Arc<FillError>),
 }
 
 impl Fills {
@@ -269,7 +255,7 @@ pub(super) async fn renew(flight: &PartFlight, part: &Part, told: &Told) {
 }
 
 /// The head `old` as a later answer about the same renews it; none where that forbids storing it.
-fn renewed(sought: &Sought, old: &Meta, told: &Told) -> Option<Meta> {
+pub(super) fn renewed(sought: &Sought, old: &Meta, told: &Told) -> Option<Meta> {
     let caching = sought.upstream.site.caching.as_ref()?;
     let directives = Directives::of(&told.headers, &caching.targeted);
     let headers = fields::merged(&old.headers, &told.headers, &directives);
@@ -343,41 +329,5 @@ pub(in crate::fill) async fn salvage(
         (Ok(()), Ok(())) => tracing::info!(site, path, come, length, "what came of it is kept"),
         (Err(error), _) => tracing::debug!(site, path, %error, "what came of it is not kept"),
         (_, Err(error)) => tracing::debug!(site, path, %error, "what came of it is not kept"),
-    }
-}
-
-impl PartHandle {
-    /// Asks an origin whether what is here in part holds still, and renews its head then.
-    pub async fn confirm_page(&self) -> PageConfirmed {
-        let flight = &self.flight;
-        let Subject::Page(sought) = &flight.subject else { return PageConfirmed::Other };
-        let old = self.meta();
-        let response = match sought.confirm(old.etag()).await {
-            Ok(response) => response,
-            Err(error) => return PageConfirmed::Failed(Arc::new(error.into())),
-        };
-        if matches!(response.status.as_u16(), 500 | 502 | 503 | 504) {
-            return PageConfirmed::Trouble;
-        }
-        let tags = (Validators::of(&old.headers).etag, Validators::of(&response.headers).etag);
-        let is_same = match (response.status, tags) {
-            (StatusCode::NOT_MODIFIED, (Some(own), Some(told))) => own.matches_weakly(&told),
-            (StatusCode::NOT_MODIFIED, _) => true,
-            _ => false,
-        };
-        let times = Times { request: response.request_time, response: response.response_time };
-        let told = Told { headers: response.headers.clone(), times };
-        let renewed = is_same.then(|| renewed(sought, &old, &told)).flatten();
-        if let (Some(meta), Some(part)) = (renewed, self.object.part()) {
-            flight.shared.cache.touch_part(flight.ticket, part, meta).await;
-            return PageConfirmed::Same;
-        }
-        self.object.break_off(flight, Arc::new(FillError::Changed)).await;
-        PageConfirmed::Other
-    }
-
-    /// Whether all of `asked` is here.
-    pub fn holds(&self, asked: &Range<u64>) -> bool {
-        self.object.part().is_some_and(|part| part.first_gap(asked).is_none())
     }
 }

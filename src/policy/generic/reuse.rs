@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::config::CachingRule;
 use crate::object::{Lifetime, Meta};
 use crate::rfc::cache_control::{Delta, Flag};
+use std::time::Duration;
 
 /// What may be done with a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,12 @@ pub enum Outage {
 /// Seconds for which a stale response bridges a disconnection where nobody says how long: RFC 9111
 /// section 4.2.4 permits it, and a day is what an operator needs to come back.
 const DISCONNECTED_SECONDS: u64 = 24 * 60 * 60;
+
+/// How long an origin is waited for if an error of it may be bridged.
+const WAIT_FOR_ANSWER: Duration = Duration::from_secs(1);
+
+/// How long it is waited for before it counts as disconnected.
+const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
 
 /// What may be done with `stored`, for a request with these `wishes`.
 pub fn judge(
@@ -99,6 +106,29 @@ pub fn may_bridge(
         (None, Outage::Disconnected) => stale_for < DISCONNECTED_SECONDS,
         (None, Outage::ServerError) => false,
     }
+}
+
+/// How long a request waits at `now` for an origin to confirm `stored`, which is sent after that;
+/// `None` if it may not be sent unconfirmed, or the request itself asks for confirmation.
+pub fn revalidation_wait(
+    stored: &Meta,
+    directives: &Directives,
+    wishes: &Wishes,
+    rule: &CachingRule,
+    now: Timestamp,
+) -> Option<Duration> {
+    let bridges = |outage| may_bridge(stored, directives, wishes, rule, (outage, now));
+    if wishes.wants_confirmation() || wishes.max_age().is_some() {
+        return None;
+    }
+    let wait = if bridges(Outage::ServerError) {
+        WAIT_FOR_ANSWER
+    } else if bridges(Outage::Disconnected) {
+        WAIT_FOR_CONNECTION
+    } else {
+        return None;
+    };
+    Some(rule.revalidation_wait.unwrap_or(wait))
 }
 
 /// Whether nothing permits the use of it once it is stale (RFC 9111 sections 4.2.4, 5.2.2).
@@ -208,6 +238,34 @@ mod tests {
         ] {
             let found = bridged(stored, rule, outage, stale_for);
             assert_eq!(found, expected, "{stored:?} {outage:?} {stale_for}");
+        }
+    }
+
+    #[test]
+    fn the_wait_for_a_confirmation_goes_by_what_permits_the_stale_response() {
+        let plain = CachingRule::default();
+        let own =
+            CachingRule { revalidation_wait: Some(Duration::from_millis(3)), ..plain.clone() };
+        let day = CachingRule { stale_if_error: Some(Duration::from_hours(24)), ..plain.clone() };
+        for (stored, asked, rule, expected) in [
+            ("", "", &plain, Some(WAIT_FOR_CONNECTION)),
+            ("stale-if-error=5", "", &plain, Some(WAIT_FOR_ANSWER)),
+            ("", "stale-if-error=5", &plain, Some(WAIT_FOR_ANSWER)),
+            ("", "", &day, Some(WAIT_FOR_ANSWER)),
+            ("", "", &own, Some(Duration::from_millis(3))),
+            ("", "no-cache", &own, None),
+            ("", "max-age=0", &own, None),
+            ("must-revalidate, stale-if-error=5", "", &own, None),
+            ("no-cache", "", &own, None),
+            ("stale-if-error=0", "", &own, None),
+        ] {
+            let mut meta = meta(&[("cache-control", stored)]);
+            meta.lifetime = Lifetime::Seconds(60);
+            let directives = Directives::of(&meta.headers, &[]);
+            let wishes = Wishes::of(&fields(&[("cache-control", asked)]), RequestControl::Honour);
+            let now = meta.response_time.plus(Duration::from_secs(61));
+            let wait = revalidation_wait(&meta, &directives, &wishes, rule, now);
+            assert_eq!(wait, expected, "{stored:?} {asked:?}");
         }
     }
 }

@@ -139,13 +139,29 @@ impl Setup {
             folder = folder.path().display(),
             size = self.disk_size,
             top = self.top,
-            site = self.site,
+            site = patient(&self.site),
         );
         for origin in origins {
             text +=
                 &format!("[[site.origin]]\n{origin}\n[site.origin.timeouts]\n{}\n", self.timeouts);
         }
         text
+    }
+}
+
+/// The lines of a site, which waits for the confirmation of what is stale as long as a test may
+/// take, unless they say how long.
+fn patient(site: &str) -> String {
+    const WAIT: &str = "revalidation_wait = \"1m\"";
+    if site.contains("revalidation_wait") {
+        return site.to_owned();
+    }
+    let is_generic = site.contains("kind = \"generic\"");
+    let table = if is_generic { "[site.caching]\n" } else { "[site.lifetimes]\n" };
+    if site.contains(table) {
+        site.replacen(table, &format!("{table}{WAIT}\n"), 1)
+    } else {
+        format!("{site}\n{table}{WAIT}")
     }
 }
 

@@ -138,7 +138,10 @@ async fn a_head_of_an_absent_nar_is_404_and_a_head_never_makes_an_object() {
     let nar = noise(10, 100_000);
     let path = path_of_nar(&nar, "nar.xz");
     edge.client().head(&path).await.expect(404, "absent").with(b"");
+    edge.client().head(&path).await.expect(404, "hit_absent").with(b"");
+    edge.get(&path).await.expect(404, "hit_absent");
     origin.say(&path, says(nar.clone()));
+    edge.pass_time(10);
     edge.client().head(&path).await.expect(200, "pass").with(b"");
     edge.get(&path).await.expect(200, "miss").with(&nar);
     let methods: Vec<_> = origin.asked(&path).into_iter().map(|asked| asked.method).collect();

@@ -1,6 +1,6 @@
 //! One fetch for each key, however many ask, and whoever leaves.
 
-use crate::harness::{Edge, Gate, Origin, Package, noise, path_of_nar, says};
+use crate::harness::{Edge, Gate, Origin, Package, Script, noise, path_of_nar, says};
 
 #[tokio::test]
 async fn fifty_readers_of_a_stalled_nar_cost_one_request() {
@@ -50,6 +50,51 @@ async fn fifty_askers_of_a_slow_narinfo_cost_one_request() {
         said.expect(200, &said.outcome()).with(package.narinfo().as_bytes());
     }
     assert_eq!(origin.count(&package.narinfo_path), 1);
+}
+
+#[tokio::test]
+async fn fifty_heads_of_an_absent_nar_cost_one_request() {
+    let origin = Origin::start().await;
+    let path = path_of_nar(&noise(6, 10), "nar.xz");
+    let gate = Gate::default();
+    origin.say(&path, Script::status(404).held(&gate));
+    let edge = Edge::before(&origin).await;
+    let asking: Vec<_> = (0..50)
+        .map(|_| {
+            let (client, path) = (edge.client(), path.clone());
+            tokio::spawn(async move { client.head(&path).await })
+        })
+        .collect();
+    origin.until_asked(&path, 1).await;
+    gate.open();
+    for asked in asking {
+        let said = asked.await.unwrap();
+        assert!(["absent", "hit_absent"].contains(&&*said.outcome()), "{said:?}");
+        said.expect(404, &said.outcome()).with(b"");
+    }
+    edge.get(&path).await.expect(404, "hit_absent");
+    assert_eq!(origin.count(&path), 1);
+    // A purge ends what is remembered, and what is under way is not joined after it.
+    assert_eq!(edge.purge(&format!("{{\"path\": \"{path}\"}}")).await.status, 200);
+    edge.client().head(&path).await.expect(404, "absent");
+    assert_eq!(origin.count(&path), 2);
+}
+
+#[tokio::test]
+async fn a_head_joins_the_fill_that_is_under_way() {
+    let origin = Origin::start().await;
+    let nar = noise(7, 300_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    let gate = Gate::default();
+    origin.say(&path, says(nar.clone()).held_at(100_000, &gate));
+    let edge = Edge::before(&origin).await;
+    let reader = edge.client().begin(&path, &[]).await;
+    let head = edge.client().head(&path).await;
+    head.expect(200, "collapsed").with(b"");
+    assert_eq!(head.field("content-length"), "300000");
+    gate.open();
+    reader.rest().await.expect(200, "miss").with(&nar);
+    assert_eq!(origin.count(&path), 1);
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ mod requests;
 mod s3;
 mod scrub;
 mod selection_model;
+mod silence;
 mod tags;
 mod tiers;
 mod troubles;
