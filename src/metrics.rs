@@ -51,6 +51,8 @@ pub struct Metrics {
     pub origin_retries: IntCounterVec,
     /// Second requests where the first was slow, by origin and what came of them.
     pub origin_hedges: IntCounterVec,
+    /// Requests sent again since they were not processed, by origin.
+    pub origin_resends: IntCounterVec,
     /// Times that keys of a bucket were looked for and came to be others, or were not found, by
     /// origin and result.
     pub origin_keys: IntCounterVec,
@@ -237,6 +239,11 @@ const ORIGIN_RETRIES: Definition = define(
     "narthex_origin_retries_total",
     "Requests made again, and those for which the budget had nothing left.",
     &["origin", "result"],
+);
+const ORIGIN_RESENDS: Definition = define(
+    "narthex_origin_resends_total",
+    "Requests sent again at once on another connection, since the origin did not process them.",
+    &["origin"],
 );
 const ORIGIN_HEDGES: Definition = define(
     "narthex_origin_hedges_total",
@@ -457,6 +464,7 @@ impl Metrics {
             origin_held: registrar.counters(&ORIGIN_HELD)?,
             origin_retries: registrar.counters(&ORIGIN_RETRIES)?,
             origin_hedges: registrar.counters(&ORIGIN_HEDGES)?,
+            origin_resends: registrar.counters(&ORIGIN_RESENDS)?,
             origin_keys: registrar.counters(&ORIGIN_KEYS)?,
             origin_clock_corrections: registrar.counters(&ORIGIN_CLOCK_CORRECTIONS)?,
             stored_bytes: registrar.gauges(&STORED_BYTES)?,

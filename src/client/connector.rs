@@ -1,6 +1,6 @@
 //! Connects to origins: every address of the name tried, both families raced (the second begins
 //! 250 ms after the first), TLS where the URL says so, all within one deadline, of which each
-//! address of a family has its share. Stateless; shared by the lanes of a client.
+//! address of a family has its share. Stateless; used by the pool of a client.
 
 use super::{BoxError, Trust};
 use http::Uri;

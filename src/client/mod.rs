@@ -2,26 +2,36 @@
 //! the deadlines of connecting and of the first byte. One client per origin, made once, as long
 //! lived as the configuration; cloning shares the pool; no lock across an await. Called by
 //! `origin` alone.
+//!
+//! A request that the server did not process is sent again at once on another connection, at most
+//! [`RESENDS_MAX`] times: the caller does not notice, and neither its budget nor its breaker does.
 
+mod body;
 mod connector;
+mod failure;
+mod http1;
+mod http2;
+mod pool;
 pub mod trust;
 mod upload;
 
+pub use body::InboundBody;
+pub use failure::Share;
 pub use trust::{Trust, TrustError, Trusts};
 
+use crate::config::HttpVersion;
 use bytes::Bytes;
 use connector::DeadlineConnector;
+use failure::{Failure, Fate};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, response};
+use http::{HeaderMap, Request, Response, response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
-use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http2::Http2;
+use pool::{Choice, Pool};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 use upload::{Progress, Upload};
 
 /// A request to an origin.
@@ -38,10 +48,10 @@ pub fn no_body() -> OutboundBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Requests under way on one lane before the next lane is used: below the 100 streams that
-/// HTTP/2 servers allow at least (RFC 9113 section 6.5.2), since a pool keeps one HTTP/2
-/// connection for each host.
-const REQUESTS_PER_LANE: usize = 64;
+/// How often a request that was not processed is sent again before that is a failure: a server that
+/// closes connections after a number of requests does it once or twice to one request, since the
+/// pool then learns the number.
+const RESENDS_MAX: u32 = 8;
 /// An idle connection is closed after this long.
 const IDLE: Duration = Duration::from_secs(75);
 /// Header fields of a response.
@@ -52,8 +62,9 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// What an HTTP/2 server may send ahead on one stream.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// What an HTTP/2 server may send ahead on one connection.
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// What an HTTP/2 server may send ahead on one connection: a full window of each stream, so that
+/// bodies that are read slowly never hold up the others.
+const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 64;
 
 /// What is asked of the allocator once and given back; see [`keep_buffers`].
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
@@ -67,35 +78,15 @@ pub struct ClientSettings {
     pub first_byte: Duration,
     /// Requests that its user will have under way at once.
     pub requests_max: usize,
+    /// The versions of HTTP that it speaks.
+    pub version: HttpVersion,
 }
 
 /// A pooled client.
-///
-/// It has several lanes, each a pool of its own, and takes the first that has room: so HTTP/1.1
-/// connections are reused as far as possible, and HTTP/2 goes over more than one connection only
-/// when one no longer suffices.
 #[derive(Debug, Clone)]
 pub struct Client {
-    lanes: Arc<[Lane]>,
+    pool: Arc<Pool>,
     first_byte: Duration,
-}
-
-#[derive(Debug)]
-struct Lane {
-    pool: Pool<DeadlineConnector, Upload>,
-    running: Arc<AtomicUsize>,
-}
-
-/// A request's place in its client; dropped when the response's body is done with.
-#[derive(Debug)]
-pub struct Place {
-    running: Arc<AtomicUsize>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A response whose head has arrived.
@@ -104,9 +95,9 @@ pub struct Inbound {
     /// Status and fields.
     pub head: response::Parts,
     /// The body, not yet read.
-    pub body: Incoming,
-    /// To be kept as long as the body.
-    pub place: Place,
+    pub body: InboundBody,
+    /// How often the request was sent again, since it was not processed before.
+    pub resends: u32,
 }
 
 /// Why there is no response.
@@ -114,10 +105,10 @@ pub struct Inbound {
 pub enum ClientError {
     /// No connection: refused, unresolved, TLS refused, or too slow.
     #[error("cannot connect: {0}")]
-    Connect(#[source] BoxError),
+    Connect(#[source] Chain, Share),
     /// The connection broke before the response's head was whole.
     #[error("broke off: {0}")]
-    Broken(#[source] BoxError),
+    Broken(#[source] Chain, Share),
     /// The connection stood, and no head came within this long.
     #[error("no answer within {} s", .0.as_secs())]
     FirstByte(Duration),
@@ -130,73 +121,97 @@ impl Client {
     /// A client without connections yet; it connects when first used.
     pub fn new(trust: &Trust, settings: ClientSettings) -> Self {
         keep_buffers();
-        let lanes = settings.requests_max.div_ceil(REQUESTS_PER_LANE).max(1);
-        let idle_max = settings.requests_max.clamp(1, REQUESTS_PER_LANE);
-        let connector = DeadlineConnector::new(trust, settings.connect);
-        let lane = || Lane { pool: pool(connector.clone(), idle_max), running: Arc::default() };
-        Self {
-            lanes: std::iter::repeat_with(lane).take(lanes).collect(),
-            first_byte: settings.first_byte,
-        }
+        let connector = DeadlineConnector::new(&trust.speaking(settings.version), settings.connect);
+        let pool = Pool::new(connector, settings.version, settings.requests_max);
+        Self { pool, first_byte: settings.first_byte }
     }
 
     /// Sends a request and waits for the response's head.
     ///
     /// Cancel safe: a dropped future closes its HTTP/1 connection or resets its stream.
     ///
-    /// The deadline of the first byte begins anew with each piece of the request's own body.
+    /// The deadline of the first byte begins with the first connection, and anew with each piece
+    /// of the request's own body. A request without a body is sent again if the server did not
+    /// process it, and one that only reads also if a kept connection ended in place of the
+    /// answer; one with a body only if none of it was sent.
     pub async fn send(&self, request: OutboundRequest) -> Result<Inbound, ClientError> {
         let progress = Progress::default();
-        let mut request = request.map(|body| Upload::new(body, progress.clone()));
-        let Some(lane) = self.lane() else {
-            return Err(ClientError::Protocol("the client has no lanes"));
-        };
-        lane.running.fetch_add(1, Ordering::Relaxed);
-        let place = Place { running: Arc::clone(&lane.running) };
-        let mut connection = capture_connection(&mut request);
-        let mut response = lane.pool.request(request);
-        let early = tokio::select! {
-            biased;
-            response = &mut response => Some(response),
-            () = connected(&mut connection) => None,
-        };
-        let response = match early {
-            Some(response) => response,
-            None => self.within_deadline(response, &progress).await?,
-        };
-        let (head, body) = response.map_err(|error| failure(&error))?.into_parts();
-        if let Err(detail) = check_head(&head) {
-            if let Some(connected) = connection.connection_metadata().as_ref() {
-                connected.poison();
-            }
-            return Err(ClientError::Protocol(detail));
-        }
-        Ok(Inbound { head, body, place })
-    }
-
-    /// Waits for `response` for as long as the request's body goes on, and then for the first byte.
-    async fn within_deadline<F: Future + Unpin>(
-        &self,
-        mut response: F,
-        progress: &Progress,
-    ) -> Result<F::Output, ClientError> {
+        let (head, body) = request.into_parts();
+        let endpoint = head.uri.scheme().cloned().zip(head.uri.authority().cloned());
+        let endpoint =
+            Arc::new(endpoint.ok_or(ClientError::Protocol("the request names no host"))?);
+        let is_bodiless = http_body::Body::is_end_stream(&body);
+        let mut body = Upload::new(body, progress.clone());
+        let (mut choice, mut until, mut resends) = (Choice::Any, None, 0);
         loop {
-            let before = progress.pieces();
-            match tokio::time::timeout(self.first_byte, &mut response).await {
-                Ok(response) => return Ok(response),
-                Err(_) if progress.pieces() != before => {}
-                Err(_) => return Err(ClientError::FirstByte(self.first_byte)),
-            }
+            let lease = self.pool.lease(&endpoint, choice).await;
+            let lease = lease.map_err(|error| {
+                let share = error.tell();
+                ClientError::Connect(error.source, share)
+            })?;
+            let shared = lease.shared();
+            let sending = Box::pin(lease.send(Request::from_parts(head.clone(), body)));
+            let until = until.get_or_insert_with(|| Instant::now() + self.first_byte);
+            let Some(answered) = self.within(until, sending, &progress).await else {
+                // Nothing tells a slow server from a dead connection: others take no risk.
+                shared.inspect(Http2::retire);
+                return Err(ClientError::FirstByte(self.first_byte));
+            };
+            let failure = match answered {
+                Ok(response) => return inbound(response, resends),
+                Err(failure) => failure,
+            };
+            let Failure { fate, source, loss } = failure;
+            body = match fate {
+                Fate::Unsent(unsent) if resends < RESENDS_MAX => unsent,
+                Fate::Unprocessed if is_bodiless && resends < RESENDS_MAX => {
+                    Upload::new(no_body(), progress.clone())
+                }
+                Fate::ClosedIdle if is_bodiless && head.method.is_safe() => {
+                    Upload::new(no_body(), progress.clone())
+                }
+                Fate::Unsent(_) | Fate::Unprocessed | Fate::ClosedIdle | Fate::Unknown => {
+                    return Err(ClientError::Broken(source, loss.tell()));
+                }
+            };
+            resends += 1;
+            tracing::debug!(error = %source, resends, "request was not processed: sent again");
+            choice = Choice::Other(shared);
         }
     }
 
-    /// The first lane with room, else the emptiest.
-    fn lane(&self) -> Option<&Lane> {
-        let running = |lane: &&Lane| lane.running.load(Ordering::Relaxed);
-        self.lanes
-            .iter()
-            .find(|lane| running(lane) < REQUESTS_PER_LANE)
-            .or_else(|| self.lanes.iter().min_by_key(running))
+    /// What `sending` gives, unless nothing comes before `until`, which goes on with each piece of
+    /// the request's body.
+    async fn within<F: Future + Unpin>(
+        &self,
+        until: &mut Instant,
+        mut sending: F,
+        progress: &Progress,
+    ) -> Option<F::Output> {
+        let mut before = progress.pieces();
+        loop {
+            if let Ok(sent) = tokio::time::timeout_at(*until, &mut sending).await {
+                return Some(sent);
+            }
+            let now = progress.pieces();
+            if now == before {
+                return None;
+            }
+            before = now;
+            *until = Instant::now() + self.first_byte;
+        }
+    }
+}
+
+/// A response whose head is fit for use.
+fn inbound(response: Response<InboundBody>, resends: u32) -> Result<Inbound, ClientError> {
+    let (head, body) = response.into_parts();
+    match check_head(&head) {
+        Ok(()) => Ok(Inbound { head, body, resends }),
+        Err(detail) => {
+            body.discard();
+            Err(ClientError::Protocol(detail))
+        }
     }
 }
 
@@ -205,37 +220,6 @@ impl Client {
 /// of KiB, go back to the kernel each time and come as fresh pages, an eighth of a fill's CPU.
 fn keep_buffers() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BYTES)));
-}
-
-fn pool(connector: DeadlineConnector, idle_max: usize) -> Pool<DeadlineConnector, Upload> {
-    Pool::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(idle_max)
-        .http1_max_headers(HEADERS_MAX)
-        .http1_max_buf_size(READ_BUFFER_BYTES_MAX)
-        .http2_max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .http2_keep_alive_timeout(Duration::from_secs(10))
-        .retry_canceled_requests(true)
-        .set_host(true)
-        .build(connector)
-}
-
-/// Ends when the request has been given a connection.
-async fn connected(connection: &mut CaptureConnection) {
-    connection.wait_for_connection_metadata().await;
-}
-
-fn failure(error: &PoolError) -> ClientError {
-    if error.is_connect() {
-        ClientError::Connect(Box::new(Chain::of(error)))
-    } else {
-        ClientError::Broken(Box::new(Chain::of(error)))
-    }
 }
 
 /// Refuses what two readers could frame in two ways (RFC 9112 section 6.3), and heads beyond the
@@ -262,11 +246,16 @@ fn head_bytes(headers: &HeaderMap) -> usize {
 }
 
 /// An error and everything behind it as one line: hyper's own text stops at the first link.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct Chain(String);
 
 impl Chain {
+    /// An error that has no other behind it.
+    pub(crate) fn text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The texts of `error` and its sources, joined by `: `, without repetitions.
     pub fn of(error: &dyn std::error::Error) -> Self {
         let mut text = error.to_string();

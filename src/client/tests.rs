@@ -1,22 +1,45 @@
 //! Tests of the client against servers that speak TLS and HTTP/2, or nothing at all.
 
+use super::http2::STREAMS_MAX;
 use super::*;
 use crate::sync::Mutex;
-use http_body_util::{BodyExt, Full};
+use http_body::Body;
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::PrivateKeyDer;
-use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
-use tokio::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::net::{TcpListener, TcpStream};
 
 /// A TLS server for `localhost` that answers with the HTTP version it is spoken to in.
 struct TlsServer {
     address: SocketAddr,
     ca_file: tempfile::NamedTempFile,
     connections: Arc<Mutex<usize>>,
+}
+
+/// How many bytes `/large` has: as many as a stream's window.
+const LARGE: usize = STREAM_WINDOW_BYTES as usize;
+
+/// Says which version the request came by, sends much, or tells the length of the request's body.
+async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let body = match request.uri().path() {
+        "/large" => Bytes::from(vec![b'x'; LARGE]),
+        "/length" => request.into_body().collect().await?.to_bytes().len().to_string().into(),
+        _ => format!("{:?}", request.version()).into(),
+    };
+    Ok(Response::new(Full::new(body)))
+}
+
+/// A server of HTTP/2 whose streams take few bytes at once.
+fn http2_server() -> http2::Builder<TokioExecutor> {
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server.initial_stream_window_size(1_000);
+    server
 }
 
 async fn tls_server(protocols: &[&[u8]]) -> TlsServer {
@@ -46,15 +69,11 @@ async fn tls_server(protocols: &[&[u8]]) -> TlsServer {
                 let Ok(stream) = acceptor.accept(stream).await else {
                     return;
                 };
-                let service = service_fn(|request: Request<Incoming>| async move {
-                    let version = format!("{:?}", request.version());
-                    Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from(version)))
-                });
+                let service = service_fn(respond);
                 let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = TokioIo::new(stream);
                 if is_h2 {
-                    let server = http2::Builder::new(TokioExecutor::new());
-                    let _ = server.serve_connection(stream, service).await;
+                    let _ = http2_server().serve_connection(stream, service).await;
                 } else {
                     let _ = http1::Builder::new().serve_connection(stream, service).await;
                 }
@@ -65,14 +84,25 @@ async fn tls_server(protocols: &[&[u8]]) -> TlsServer {
 }
 
 fn client(trust: &Trust, requests_max: usize) -> Client {
+    speaking(trust, requests_max, HttpVersion::Auto)
+}
+
+fn speaking(trust: &Trust, requests_max: usize, version: HttpVersion) -> Client {
     let connect = Duration::from_secs(5);
     let first_byte = Duration::from_secs(15);
-    Client::new(trust, ClientSettings { connect, first_byte, requests_max })
+    Client::new(trust, ClientSettings { connect, first_byte, requests_max, version })
 }
 
 fn get(scheme: &str, host: &str, address: SocketAddr) -> OutboundRequest {
-    let uri = format!("{scheme}://{host}:{}/x", address.port());
-    Request::builder().uri(uri).body(no_body()).unwrap()
+    request("GET", &format!("{scheme}://{host}:{}/x", address.port()), no_body())
+}
+
+fn request(method: &str, uri: &str, body: OutboundBody) -> OutboundRequest {
+    Request::builder().method(method).uri(uri).body(body).unwrap()
+}
+
+fn bytes(length: usize) -> OutboundBody {
+    Full::from(vec![b'x'; length]).map_err(|never| match never {}).boxed_unsync()
 }
 
 async fn text(inbound: Inbound) -> String {
@@ -96,10 +126,10 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
 
         let doubting = client(&Trust::load(None, None).unwrap(), 200);
         let error = doubting.send(get("https", "localhost", server.address)).await.unwrap_err();
-        assert!(matches!(error, ClientError::Connect(_)), "{error}");
+        assert!(matches!(error, ClientError::Connect(..)), "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
         let other_name = trusting.send(get("https", "127.0.0.1", server.address)).await;
-        assert!(matches!(other_name, Err(ClientError::Connect(_))));
+        assert!(matches!(other_name, Err(ClientError::Connect(..))));
     }
 }
 
@@ -111,33 +141,164 @@ async fn a_handshake_that_never_ends_is_given_up() {
     let sending = client.send(get("https", "127.0.0.1", address));
     let (result, silent) = tokio::join!(sending, listener.accept());
     let error = result.unwrap_err();
-    assert!(matches!(error, ClientError::Connect(_)), "{error}");
+    assert!(matches!(error, ClientError::Connect(..)), "{error}");
     assert!(error.to_string().contains("no connection within 5 s"), "{error}");
     drop(silent);
 }
 
 #[tokio::test]
-async fn a_lane_is_left_only_when_it_is_full() {
+async fn an_http2_connection_is_left_only_when_it_is_full() {
     let server = tls_server(&[b"h2", b"http/1.1"]).await;
     let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
-    let client = client(&trust, REQUESTS_PER_LANE * 2);
-    assert_eq!(client.lanes.len(), 2);
+    let client = client(&trust, STREAMS_MAX * 2);
     let mut held = Vec::new();
-    for _ in 0..REQUESTS_PER_LANE {
+    for _ in 0..STREAMS_MAX {
         held.push(client.send(get("https", "localhost", server.address)).await.unwrap());
     }
     assert_eq!(*server.connections.lock(), 1);
     held.push(client.send(get("https", "localhost", server.address)).await.unwrap());
     assert_eq!(*server.connections.lock(), 2);
     drop(held);
-    assert!(client.lanes.iter().all(|lane| lane.running.load(Ordering::Relaxed) == 0));
     drop(client.send(get("https", "localhost", server.address)).await.unwrap());
     assert_eq!(*server.connections.lock(), 2);
+}
+
+#[tokio::test]
+async fn the_version_is_the_one_that_is_set() {
+    let both = tls_server(&[b"h2", b"http/1.1"]).await;
+    let old = tls_server(&[b"http/1.1"]).await;
+    for (server, version, expected) in [
+        (&both, HttpVersion::Auto, Ok("HTTP/2.0")),
+        (&both, HttpVersion::Http1, Ok("HTTP/1.1")),
+        (&both, HttpVersion::Http2, Ok("HTTP/2.0")),
+        (&old, HttpVersion::Http1, Ok("HTTP/1.1")),
+        (&old, HttpVersion::Http2, Err(())),
+    ] {
+        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let client = speaking(&trust, 10, version);
+        match (client.send(get("https", "localhost", server.address)).await, expected) {
+            (Ok(inbound), Ok(expected)) => assert_eq!(text(inbound).await, expected),
+            (Err(ClientError::Connect(..)), Err(())) => {}
+            (other, _) => panic!("{version:?}: {other:?}"),
+        }
+    }
+}
+
+/// A server without TLS that takes connections for as long as `serve` serves them.
+async fn plain_server<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            tokio::spawn(serve(listener.accept().await.unwrap().0));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn http2_without_tls_needs_no_negotiation() {
+    let server = plain_server(|stream| async {
+        let serving = http2_server().serve_connection(TokioIo::new(stream), service_fn(respond));
+        drop(serving.await);
+    });
+    let (server, trust) = (server.await, Trust::load(None, None).unwrap());
+    let client = speaking(&trust, 10, HttpVersion::Http2);
+    assert_eq!(
+        text(client.send(get("http", "localhost", server)).await.unwrap()).await,
+        "HTTP/2.0"
+    );
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_do_not_hold_up_others() {
+    let server = tls_server(&[b"h2"]).await;
+    let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+    let client = client(&trust, STREAMS_MAX);
+    let uri = format!("https://localhost:{}/large", server.address.port());
+    let mut unread = Vec::new();
+    for _ in 0..STREAMS_MAX - 1 {
+        unread.push(client.send(request("GET", &uri, no_body())).await.unwrap());
+    }
+    let small = client.send(get("https", "localhost", server.address)).await.unwrap();
+    assert_eq!(text(small).await, "HTTP/2.0");
+    for inbound in unread {
+        assert_eq!(inbound.body.size_hint().exact(), Some(LARGE as u64));
+        assert_eq!(inbound.body.collect().await.unwrap().to_bytes().len(), LARGE);
+    }
+    assert_eq!(*server.connections.lock(), 1);
+}
+
+#[tokio::test]
+async fn a_body_is_sent_as_the_server_takes_it() {
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        let server = tls_server(&[protocol]).await;
+        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let client = client(&trust, 10);
+        let uri = format!("https://localhost:{}/length", server.address.port());
+        for length in [0, 1, 1_000, 1_001, 300_000] {
+            let sent = client.send(request("POST", &uri, bytes(length))).await.unwrap();
+            assert_eq!(text(sent).await, length.to_string());
+        }
+        assert_eq!(*server.connections.lock(), 1);
+    }
+}
+
+/// A server of HTTP/2 that closes each connection with GOAWAY before it takes a request.
+async fn closing_server(connections: &Arc<AtomicUsize>) -> SocketAddr {
+    let connections = Arc::clone(connections);
+    plain_server(move |stream| {
+        connections.fetch_add(1, Ordering::Relaxed);
+        async {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+            drop(std::future::poll_fn(|cx| connection.poll_closed(cx)).await);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn requests_that_are_never_processed_fail_after_a_bounded_number_of_connections() {
+    let connections = Arc::default();
+    let server = closing_server(&connections).await;
+    let client = speaking(&Trust::load(None, None).unwrap(), 100, HttpVersion::Http2);
+    let requests = 20;
+    let asked = (0..requests).map(|_| client.send(get("http", "localhost", server)));
+    for answered in futures_util::future::join_all(asked).await {
+        assert!(matches!(answered, Err(ClientError::Broken(..))), "{answered:?}");
+    }
+    let connections = connections.load(Ordering::Relaxed);
+    let most = requests * (RESENDS_MAX as usize + 1);
+    assert!((RESENDS_MAX as usize..=most).contains(&connections), "{connections}");
+}
+
+#[tokio::test]
+async fn a_server_that_closes_every_connection_at_once_is_asked_once() {
+    for version in [HttpVersion::Http1, HttpVersion::Http2] {
+        let connections = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&connections);
+        let server = plain_server(move |stream| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async { drop(stream) }
+        });
+        let server = server.await;
+        let client = speaking(&Trust::load(None, None).unwrap(), 100, version);
+        let answered = client.send(get("http", "localhost", server)).await;
+        assert!(
+            matches!(answered, Err(ClientError::Broken(..) | ClientError::Connect(..))),
+            "{answered:?}"
+        );
+        assert_eq!(connections.load(Ordering::Relaxed), 1, "{version:?}");
+    }
 }
 
 #[test]
 fn a_chain_names_every_link_once() {
     let inner = std::io::Error::other("inner");
-    let outer = ClientError::Connect(Box::new(std::io::Error::other(inner)));
+    let outer = ClientError::Connect(Chain::of(&std::io::Error::other(inner)), Share::First);
     assert_eq!(Chain::of(&outer).to_string(), "cannot connect: inner");
 }

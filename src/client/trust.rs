@@ -2,7 +2,7 @@
 //! the edge shows to it. Read once when the configuration is taken into use, however many origins
 //! and sites it has: the system's take some 200 KiB. Shared afterwards; no locks.
 
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, HttpVersion};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -92,6 +92,18 @@ impl Trust {
         };
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(tls)))
+    }
+
+    /// The same, with the versions of HTTP that `version` permits.
+    pub(super) fn speaking(&self, version: HttpVersion) -> Self {
+        let protocol = match version {
+            HttpVersion::Auto => return self.clone(),
+            HttpVersion::Http1 => b"http/1.1".to_vec(),
+            HttpVersion::Http2 => b"h2".to_vec(),
+        };
+        let mut tls = ClientConfig::clone(&self.0);
+        tls.alpn_protocols = vec![protocol];
+        Self(Arc::new(tls))
     }
 
     /// The set-up for rustls.

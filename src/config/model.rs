@@ -262,6 +262,8 @@ pub struct Origin {
     pub url: OriginUrl,
     /// Lower is asked first.
     pub priority: u32,
+    /// The versions of HTTP that it is asked by.
+    pub http_version: HttpVersion,
     /// PEM file of certificate authorities to trust beside, or instead of, the system's.
     pub ca_file: Option<PathBuf>,
     /// What is sent to an HTTP origin to be let in.
@@ -289,6 +291,17 @@ pub struct Origin {
     pub budget: BudgetSettings,
     /// `[site.origin.prices]`.
     pub prices: Prices,
+}
+
+/// The versions of HTTP that an origin is asked by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// What the origin chooses of HTTP/2 and HTTP/1.1 over TLS; HTTP/1.1 without TLS.
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, without TLS too.
+    Http2,
 }
 
 /// What an origin's word that there is no such object is worth.

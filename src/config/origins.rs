@@ -1,8 +1,8 @@
 //! From values to the origins of a site, and what is wrong between them. Pure; called by `sites`.
 
 use super::model::{
-    AbsenceOf, BreakerSettings, BudgetSettings, Origin, OriginTimeouts, OriginUrl, Prices, S3,
-    S3Addressing, S3Credentials,
+    AbsenceOf, BreakerSettings, BudgetSettings, HttpVersion, Origin, OriginTimeouts, OriginUrl,
+    Prices, S3, S3Addressing, S3Credentials,
 };
 use super::origin_access::{self, Way};
 use super::origin_url::{self, Parsed, S3Url};
@@ -88,6 +88,7 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
     if let Some(name) = name.as_ref().filter(|name| !is_label(&name.value)) {
         report.problem(name.spot.problem_with(&name.value, NOT_A_LABEL));
     }
+    let http_version = http_version(scope, &url, report);
     let way = if is_tls(&url) { Way::Tls } else { Way::Plain };
     Some(Origin {
         login: origin_access::login(scope, &url, report),
@@ -98,6 +99,7 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
         name: name.map_or_else(|| default_name(&url), |name| name.value),
         url,
         priority: scope.count("site.origin.priority"),
+        http_version,
         ca_file: scope.path("site.origin.ca_file"),
         timeouts: OriginTimeouts {
             connect: scope.duration("site.origin.timeouts.connect"),
@@ -126,6 +128,19 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
             gib: scope.count("site.origin.prices.gib"),
         },
     })
+}
+
+fn http_version(scope: &Scope, url: &OriginUrl, report: &mut Report) -> HttpVersion {
+    let path = "site.origin.http_version";
+    if scope.is_given(path) && matches!(url, OriginUrl::File(_)) {
+        let message = "belongs to an origin asked over http or https only; leave it out here";
+        report.problem(scope.spot_of(path).problem(message));
+    }
+    match scope.text(path).as_ref().map(|text| text.value.as_str()) {
+        Some("1.1") => HttpVersion::Http1,
+        Some("2") => HttpVersion::Http2,
+        Some(_) | None => HttpVersion::Auto,
+    }
 }
 
 fn url(scope: &Scope, report: &mut Report) -> Option<Parsed> {

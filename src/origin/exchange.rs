@@ -1,6 +1,7 @@
 //! The vocabulary between `fill` and the origins: what is asked, what comes back, what can go
 //! wrong and what that means for another try. Values only, but for a response's body.
 
+use crate::client::{Chain, Share};
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -169,7 +170,9 @@ pub enum FetchError {
         /// The origin's name.
         origin: Arc<str>,
         /// What the connector said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Chain,
+        /// Whether another request has told of the same.
+        share: Share,
     },
     /// The connection broke before the response's head was whole.
     #[error("origin {origin}: broke off before its answer: {source}")]
@@ -177,7 +180,9 @@ pub enum FetchError {
         /// The origin's name.
         origin: Arc<str>,
         /// What the client said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Chain,
+        /// Whether another request has told of the loss of the same connection.
+        share: Share,
     },
     /// No head within the deadline.
     #[error("origin {origin}: no answer within {seconds} s")]
@@ -284,6 +289,16 @@ impl FetchError {
             | Self::Throttled { .. }
             | Self::Busy { .. } => false,
         }
+    }
+
+    /// Whether another request has told of the same fault: a connection that is lost, or that was
+    /// not made, is one fault of the origin, however many requests were to go over it.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { share: Share::Further, .. }
+                | Self::Broken { share: Share::Further, .. }
+        )
     }
 
     /// Whether the fault is one of time: 504 rather than 502.

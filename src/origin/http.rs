@@ -28,8 +28,8 @@ pub(super) struct HttpOrigin {
     /// Hosts (`host` or `host:port`, lower case) that redirects may lead to.
     redirects_to: Vec<String>,
     keeper: Keeper,
-    /// What asks where redirects lead, without the certificate that is shown to the origin itself;
-    /// present where there is one.
+    /// What asks where redirects lead: without the certificate that is shown to the origin itself,
+    /// and by any version of HTTP. None if the origin has neither of its own.
     elsewhere: Option<Wire>,
 }
 

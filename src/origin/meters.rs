@@ -201,6 +201,14 @@ impl Meters {
         self.metrics.origin_retries.with_label_values(&[&*self.origin, result]).inc();
     }
 
+    /// A request was sent so many times again at once, since it was not processed before.
+    pub(super) fn resent(&self, times: u32) {
+        if times > 0 {
+            let counter = self.metrics.origin_resends.with_label_values(&[&*self.origin]);
+            counter.inc_by(u64::from(times));
+        }
+    }
+
     /// A request was slow.
     pub(super) fn hedged(&self, result: Hedged) {
         let result = match result {

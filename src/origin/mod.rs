@@ -44,7 +44,7 @@ pub use s3::Page;
 
 use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{AbsenceOf, CertificateFiles, Origin, OriginUrl, Site};
+use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::sync::Mutex;
@@ -82,6 +82,7 @@ const KEY_ENDPOINT_SETTINGS: ClientSettings = ClientSettings {
     connect: key_endpoints::CONNECT,
     first_byte: key_endpoints::ANSWER,
     requests_max: key_endpoints::REQUESTS_MAX,
+    version: HttpVersion::Auto,
 };
 
 /// The origins of one site, in the order in which they are asked.
@@ -462,9 +463,12 @@ impl Setup<'_> {
             OriginUrl::Http(base) => {
                 let wire = self.wire(position, origin)?;
                 let hosts = &self.site.follow_redirects_to;
-                let elsewhere = match &origin.identity {
-                    Some(_) => Some(self.client(origin, None)?),
-                    None => None,
+                let is_special =
+                    origin.identity.is_some() || origin.http_version != HttpVersion::Auto;
+                let elsewhere = if is_special {
+                    Some(self.client(origin, None, HttpVersion::Auto)?)
+                } else {
+                    None
                 };
                 let keeper = Keeper::new(origin, base, self.tasks.clone());
                 Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
@@ -491,7 +495,7 @@ impl Setup<'_> {
             meters: self.meters(origin),
             name,
             position,
-            client: self.client(origin, origin.identity.as_ref())?,
+            client: self.client(origin, origin.identity.as_ref(), origin.http_version)?,
             clock: self.clock.clone(),
             timeouts: origin.timeouts.clone(),
         })
@@ -502,12 +506,14 @@ impl Setup<'_> {
         &mut self,
         origin: &Origin,
         identity: Option<&CertificateFiles>,
+        version: HttpVersion,
     ) -> Result<Client, OriginSetupError> {
         let trust = self.trust(origin, identity)?;
         let settings = ClientSettings {
             connect: origin.timeouts.connect,
             first_byte: origin.timeouts.first_byte,
             requests_max: origin.connections_max,
+            version,
         };
         Ok(Client::new(&trust, settings))
     }

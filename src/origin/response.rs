@@ -5,12 +5,11 @@
 use super::exchange::BodyError;
 use super::meters::Received;
 use super::slots::Slot;
-use crate::client::{Chain, Place};
+use crate::client::InboundBody;
 use crate::clock::Timestamp;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +47,6 @@ pub struct ResponseBody {
     origin: Arc<str>,
     between_bytes: Duration,
     received: Option<Received>,
-    place: Option<Place>,
     slot: Option<Slot>,
     trailers: Option<HeaderMap>,
 }
@@ -57,7 +55,7 @@ pub struct ResponseBody {
 #[derive(Debug)]
 pub(super) enum Source {
     /// A connection.
-    Http(Incoming),
+    Http(InboundBody),
     /// The task that reads a file.
     Folder(mpsc::Receiver<io::Result<Bytes>>),
     /// Memory.
@@ -74,17 +72,15 @@ impl ResponseBody {
         between_bytes: Duration,
         received: Received,
     ) -> Self {
-        let (place, slot, trailers) = (None, None, None);
         let received = Some(received);
-        Self { source, origin, between_bytes, received, place, slot, trailers }
+        Self { source, origin, between_bytes, received, slot: None, trailers: None }
     }
 
     /// A body that never was anywhere but here, and is not counted.
     pub(super) fn of(text: Bytes, origin: Arc<str>) -> Self {
-        let (place, slot, trailers) = (None, None, None);
         let source = Source::Bytes((!text.is_empty()).then_some(text));
         let between_bytes = Duration::MAX;
-        Self { source, origin, between_bytes, received: None, place, slot, trailers }
+        Self { source, origin, between_bytes, received: None, slot: None, trailers: None }
     }
 
     /// A body that is at its end.
@@ -92,14 +88,10 @@ impl ResponseBody {
         Self::of(Bytes::new(), origin)
     }
 
-    /// The same body, keeping its client's place until it is done with.
-    pub(super) fn placed(self, place: Place) -> Self {
-        Self { place: Some(place), ..self }.released_if_ended()
-    }
-
     /// The same body, keeping its origin's slot until it is done with.
     pub(super) fn slotted(self, slot: Slot) -> Self {
-        Self { slot: Some(slot), ..self }.released_if_ended()
+        let is_ended = matches!(self.source, Source::Ended);
+        Self { slot: Some(slot).filter(|_| !is_ended), ..self }
     }
 
     /// The next piece; `None` after the last.
@@ -140,16 +132,8 @@ impl ResponseBody {
         self.trailers.take()
     }
 
-    fn released_if_ended(mut self) -> Self {
-        if matches!(self.source, Source::Ended) {
-            self.release();
-        }
-        self
-    }
-
     fn release(&mut self) {
         self.source = Source::Ended;
-        self.place = None;
         self.slot = None;
     }
 }
@@ -162,12 +146,11 @@ async fn next(
     trailers: &mut Option<HeaderMap>,
 ) -> Result<Option<Bytes>, BoxError> {
     match source {
-        Source::Http(incoming) => loop {
-            let Some(frame) = incoming.frame().await else {
+        Source::Http(body) => loop {
+            let Some(frame) = body.frame().await else {
                 return Ok(None);
             };
-            let frame = frame.map_err(|error| Box::new(Chain::of(&error)))?;
-            match frame.into_data() {
+            match frame?.into_data() {
                 Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
                 Ok(_) => {}
                 Err(frame) => *trailers = frame.into_trailers().ok(),

@@ -6,9 +6,9 @@ use super::{Answer, Origins, Response};
 use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
-    AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Exposure, Lifetimes, Login,
-    Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3, S3Addressing, S3Credentials,
-    Signatures, Site, Terms,
+    AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Exposure, HttpVersion,
+    Lifetimes, Login, Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3, S3Addressing,
+    S3Credentials, Signatures, Site, Terms,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -183,6 +183,7 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
         name: name.to_owned(),
         url,
         priority: 0,
+        http_version: HttpVersion::Auto,
         ca_file: None,
         login: Login::None,
         exposure: Exposure::Permitted,

@@ -282,11 +282,14 @@ impl Upstream {
         if !error.may_retry() || tries.left == 0 || !self.breaker.is_closed() {
             return Next::Done(Err(error));
         }
-        if !self.retries.spend() {
-            self.meters.retried(Retried::Refused);
-            return Next::Done(Err(error));
+        // What another request has told of has its place in the budget already.
+        if !error.is_told() {
+            if !self.retries.spend() {
+                self.meters.retried(Retried::Refused);
+                return Next::Done(Err(error));
+            }
+            self.meters.retried(Retried::Spent);
         }
-        self.meters.retried(Retried::Spent);
         tries.left -= 1;
         tracing::debug!(origin = %self.name, %error, left = tries.left, "asking again");
         let wait = tries.wait;
@@ -455,6 +458,9 @@ enum Cost {
 
 /// What costs a client a deadline counts more than what comes back at once.
 fn cost(error: &FetchError, took: Duration) -> Cost {
+    if error.is_told() {
+        return Cost::Nothing;
+    }
     let base = match error {
         FetchError::Connect { .. } => 2,
         FetchError::Broken { .. } | FetchError::FirstByte { .. } => 1,

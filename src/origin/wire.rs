@@ -6,13 +6,13 @@ use super::fault::Fault;
 use super::meters::Meters;
 use super::response::{Response, ResponseBody, Source};
 use super::verdict::{Absence, Dialect, Verdict, by_fault, by_status, check_part};
-use crate::client::{Client, ClientError, Inbound, OutboundRequest, Place};
+use crate::client::{Client, ClientError, Inbound, InboundBody, OutboundRequest, Share};
 use crate::clock::{Clock, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -48,7 +48,7 @@ pub(super) struct Exchange {
     pub status: StatusCode,
     pub version: Version,
     pub heard: Heard,
-    body: Option<(Incoming, Place)>,
+    body: Option<InboundBody>,
 }
 
 /// The connection to one HTTP origin.
@@ -72,7 +72,7 @@ impl Wire {
         let request_time = self.clock.now();
         let counted = self.meters.request(purpose, request.method());
         let inbound = self.client.send(request).await;
-        let Inbound { head, body, place } = match inbound {
+        let Inbound { head, body, resends } = match inbound {
             Ok(inbound) => inbound,
             Err(error) => {
                 counted.failed();
@@ -80,9 +80,10 @@ impl Wire {
             }
         };
         counted.answered(head.status);
+        self.meters.resent(resends);
         let heard = Heard { headers: head.headers, request_time, response_time: self.clock.now() };
         let (status, version) = (head.status, head.version);
-        Ok(Exchange { status, version, heard, body: Some((body, place)) })
+        Ok(Exchange { status, version, heard, body: Some(body) })
     }
 
     /// The error document of an answer; `None` where it has none that can be read.
@@ -91,7 +92,7 @@ impl Wire {
     /// what came of it tells its code: a 404 of S3 may mean that the bucket is gone, so that it is
     /// not believed without its document.
     pub(super) async fn fault(&self, exchange: &mut Exchange) -> Result<Option<Fault>, FetchError> {
-        let Some((mut body, place)) = exchange.body.take() else { return Ok(None) };
+        let Some(mut body) = exchange.body.take() else { return Ok(None) };
         let deadline = Instant::now() + self.timeouts.first_byte;
         let mut document = Vec::new();
         let failure = loop {
@@ -104,11 +105,11 @@ impl Wire {
                 Ok(Some(Ok(frame))) => {
                     document.extend_from_slice(&frame.into_data().unwrap_or_default());
                 }
-                Ok(Some(Err(error))) => break Some(ClientError::Broken(error.into())),
+                Ok(Some(Err(error))) => break Some(ClientError::Broken(error, Share::First)),
                 Err(_) => break Some(ClientError::FirstByte(self.timeouts.first_byte)),
             }
         };
-        drop(place);
+        drop(body);
         let fault = Fault::parse(&document);
         match failure.filter(|_| fault.is_none()) {
             Some(failure) => Err(self.failure(failure)),
@@ -193,7 +194,7 @@ impl Wire {
         exchange: Exchange,
     ) -> Result<Response, FetchError> {
         let Exchange { status, version, heard, body } = exchange;
-        let Some((body, place)) = body else {
+        let Some(body) = body else {
             return Err(self.protocol("an object without a body"));
         };
         let content_length = match method {
@@ -213,7 +214,7 @@ impl Wire {
         Ok(Response {
             status,
             headers: heard.headers,
-            body: body.placed(place),
+            body,
             origin: self.position,
             origin_name: Arc::clone(&self.name),
             request_time: heard.request_time,
@@ -226,8 +227,8 @@ impl Wire {
     fn failure(&self, error: ClientError) -> FetchError {
         let origin = Arc::clone(&self.name);
         match error {
-            ClientError::Connect(source) => FetchError::Connect { origin, source },
-            ClientError::Broken(source) => FetchError::Broken { origin, source },
+            ClientError::Connect(source, share) => FetchError::Connect { origin, source, share },
+            ClientError::Broken(source, share) => FetchError::Broken { origin, source, share },
             ClientError::FirstByte(deadline) => {
                 FetchError::FirstByte { origin, seconds: deadline.as_secs() }
             }

@@ -310,6 +310,17 @@ pub(super) const SETTINGS: &[Setting] = &[
     .doc(
         "Where the bucket's name goes: https://ENDPOINT/BUCKET/KEY or https://BUCKET.ENDPOINT/KEY.",
     ),
+    Setting::new(
+        "site.origin.http_version",
+        Kind::Word(&["auto", "1.1", "2"]),
+        Fallback::Is(r#""auto""#),
+    )
+    .example(r#""1.1""#)
+    .doc(
+        "The version of HTTP. \"auto\": over https what the origin chooses of 2 and 1.1, over http \
+         1.1. \"2\": HTTP/2 alone, over http without negotiation. Hosts that a redirect leads to \
+         choose by themselves.",
+    ),
     Setting::new("site.origin.ca_file", Kind::Path, Fallback::Derived("the system's authorities"))
         .example(r#""/etc/narthex/tls/private-ca.pem""#)
         .doc("PEM file of certificate authorities to trust for this origin."),

@@ -6,7 +6,7 @@ use super::super::testing::{Act, Scripted, says};
 use super::*;
 use crate::client::{Client, ClientSettings, Trust};
 use crate::clock::ManualClock;
-use crate::config::{Prices, S3Credentials};
+use crate::config::{HttpVersion, Prices, S3Credentials};
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use reqsign_core::{Context, HttpSend, StaticEnv};
@@ -31,6 +31,7 @@ impl Setting<'_> {
             connect: key_endpoints::CONNECT,
             first_byte: key_endpoints::ANSWER,
             requests_max: 1,
+            version: HttpVersion::Auto,
         };
         let client = Client::new(&Trust::load(None, None).unwrap(), settings);
         self.asking(KeyEndpoints::new(client))
@@ -327,6 +328,7 @@ async fn a_role_is_taken_on_by_a_web_identity() {
             connect: key_endpoints::CONNECT,
             first_byte: key_endpoints::ANSWER,
             requests_max: 1,
+            version: HttpVersion::Auto,
         };
         let client = Client::new(&Trust::load(None, None).unwrap(), settings);
         let endpoints = KeyEndpoints::new(client);

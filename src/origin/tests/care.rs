@@ -255,3 +255,45 @@ async fn the_bill_is_what_requests_and_bytes_cost() {
     assert!((cost("requests") - 2.2).abs() < 1e-6);
     assert!((cost("bytes") - 80.0).abs() < 1e-6);
 }
+
+/// An origin that may not be retried, and whose first failure opens its breaker.
+fn strict(server: &Scripted) -> Origin {
+    let mut origin = http_origin("one", server);
+    origin.budget.retries_percent = 0;
+    origin.breaker.failures = 1;
+    origin
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_in_place_of_an_answer_costs_nothing() {
+    let closes = || Act::RawAndClose(String::new());
+    let acts = vec![says(200, "one"), closes(), says(200, "two"), closes(), closes()];
+    let server = Scripted::sequence(acts).await;
+    let bench = bench(&site(vec![strict(&server)]));
+    assert_eq!(whole(found(fetch(&bench.origins, "/one").await)).await, b"one");
+    assert_eq!(whole(found(fetch(&bench.origins, "/two").await)).await, b"two");
+    let text = bench.metrics.text().unwrap();
+    for line in [
+        "narthex_origin_resends_total{origin=\"one\"} 1",
+        "narthex_origin_breaker_state{origin=\"one\"} 0",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    // A second end, on a new connection, is a failure.
+    assert_eq!(word(&fetch(&bench.origins, "/three").await), "broken");
+    assert_eq!((server.asked(), server.connections()), (5, 3));
+}
+
+#[tokio::test]
+async fn answers_that_close_their_connection_cost_nothing() {
+    let close = vec![("connection", "close".to_owned())];
+    let server = Scripted::always(Act::Answer(200, close, "good")).await;
+    let origins = origins(vec![strict(&server)]);
+    let paths: Vec<_> = (0..40).map(|number| format!("/{number}")).collect();
+    for some in paths.chunks(10) {
+        for answer in join_all(some.iter().map(|path| fetch(&origins, path))).await {
+            assert_eq!(whole(found(answer)).await, b"good");
+        }
+    }
+    assert_eq!((server.asked(), server.connections()), (40, 40));
+}

@@ -6,6 +6,7 @@ mod brittle;
 mod client;
 mod edge;
 mod fixture;
+pub(crate) mod http2_origin;
 mod origin;
 mod virtual_origin;
 

@@ -18,6 +18,7 @@ mod groups;
 mod hits;
 mod http10;
 mod http2;
+mod http2_origins;
 mod lifetimes;
 mod narinfos;
 mod operation;

@@ -1,0 +1,99 @@
+//! A connection that speaks HTTP/1.1: one request at a time. Lives until either side closes it;
+//! held by the pool while it is idle, and by one request otherwise. No locks.
+
+use super::failure::{Failure, Fate};
+use super::upload::Upload;
+use super::{Chain, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::rt::{Executor, Read, Write};
+use hyper_util::rt::TokioExecutor;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Http1 {
+    sender: SendRequest<Upload>,
+    /// Whether it has answered a request: then the server may close it at any time.
+    has_answered: bool,
+}
+
+impl Http1 {
+    /// Takes `stream` into use.
+    pub(super) async fn new<S>(stream: S) -> Result<Self, Chain>
+    where
+        S: Read + Write + Unpin + Send + 'static,
+    {
+        let mut builder = Builder::new();
+        builder.max_headers(HEADERS_MAX).max_buf_size(READ_BUFFER_BYTES_MAX);
+        let handshake = builder.handshake(stream).await;
+        let (sender, connection) = handshake.map_err(|error| Chain::of(&error))?;
+        TokioExecutor::new().execute(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %Chain::of(&error), "connection to an origin ended");
+            }
+        });
+        Ok(Self { sender, has_answered: false })
+    }
+
+    /// Whether it can take no further request.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Whether it can take a request now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Waits until it can take a request; false if it never will.
+    pub(super) async fn ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<Upload>,
+    ) -> Result<Response<Incoming>, Failure> {
+        address(&mut request);
+        let mut failed = match self.sender.try_send_request(request).await {
+            Ok(response) => {
+                self.has_answered = true;
+                return Ok(response);
+            }
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message().filter(|_| self.has_answered);
+        let error = failed.into_error();
+        let is_answer = error.is_parse() || error.is_parse_too_large() || error.is_user();
+        let fate = match unsent {
+            Some(request) => Fate::Unsent(request.into_body()),
+            None if self.has_answered && !is_answer => Fate::ClosedIdle,
+            None => Fate::Unknown,
+        };
+        Err(Failure::of_one_request(fate, Chain::of(&error)))
+    }
+}
+
+/// Puts the target into the form of HTTP/1.1: the host as a field, the path in the request line.
+fn address(request: &mut Request<Upload>) {
+    if let Some(host) = host_field(request.uri()) {
+        request.headers_mut().entry(HOST).or_insert(host);
+    }
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
+}
+
+/// The host and the port, unless that is the one of the scheme.
+fn host_field(uri: &Uri) -> Option<HeaderValue> {
+    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let host = uri.host()?;
+    let field = match uri.port_u16().filter(|port| *port != usual) {
+        Some(port) => HeaderValue::try_from(format!("{host}:{port}")),
+        None => HeaderValue::from_str(host),
+    };
+    field.ok()
+}
