@@ -13,8 +13,8 @@
 //! window of them is not in the file yet. If the disk fails, or takes nothing for some time (see
 //! `progress`), the object goes on in memory alone: it is not stored any more, and the bytes that
 //! are not in the file pass through a window that moves with the slowest reader. A reader that does
-//! not move for [`READER_STALL_MAX`] while another waits for it is left behind. Bytes that no reader
-//! may see yet are never let go, so the end stays withheld.
+//! not move for [`READER_STALL_MAX`] while another waits for it is left behind. Bytes that are
+//! withheld are never let go, so the end stays withheld.
 //!
 //! No body is synced by itself: the index is synced every few seconds, after everything that the
 //! file system holds (see `recover`), and a body that a power cut took is a miss, since its trailer
