@@ -110,8 +110,8 @@ pub(crate) async fn play(world: &World, bad: BadBody) -> Finding {
     world.origins.say(&object.path, framed(script(&object, pieces, &mut draw), bad.channel()));
     tokio::time::sleep(REST).await;
     let mut later = question.ask(&object.body).await;
-    if later.status == 200 && matches!(later.outcome, Outcome::Refused(_)) {
-        // It joined a fetch that had begun before the origin was right.
+    if matches!(later.outcome, Outcome::Refused(_)) {
+        // A fetch that had begun before the origin was right ended after the pause began.
         tokio::time::sleep(REST).await;
         later = question.ask(&object.body).await;
     }
