@@ -146,8 +146,7 @@ impl Cell {
         let gap = GAPS[gap].1;
         let count_max = match gap {
             Gap::Apart(_) => bounds.apart,
-            Gap::BackToBack => bounds.back_to_back,
-            Gap::Joined => bounds.joined,
+            Gap::Joined | Gap::BackToBack => bounds.back_to_back,
         };
         let size = PIECES[size].1.map_or_else(|| Size::Drawn(draw.next()), Size::Fixed);
         Pieces { size, gap, count_max }
@@ -183,13 +182,11 @@ impl fmt::Display for Cell {
     }
 }
 
-/// Pieces of one body at most.
+/// Pieces of one body at most, by what is between them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) apart: u64,
     pub(crate) back_to_back: u64,
-    /// Chunks that are written together.
-    pub(crate) joined: u64,
 }
 
 /// All cells.

@@ -1,8 +1,7 @@
 //! What small pieces cost in memory: while a body comes in them and a slow client reads it, the
 //! edge takes little more than at rest.
 
-use super::Failure;
-use super::cell::{Bounds, CHANNELS, Channel, KINDS, Kind};
+use super::cell::{CHANNELS, Channel, KINDS, Kind};
 use super::client::{Pace, Question};
 use super::covering::Draw;
 use super::edge::Edge;
@@ -10,10 +9,11 @@ use super::faults::pieces::{Gap, Pieces, Size};
 use super::object::Claim;
 use super::origin::{framed, host};
 use super::play::{Finding, Verdict, World, script};
+use super::{Failure, Form};
 use std::fmt;
 use std::time::Duration;
 
-const BODY_BYTES: u64 = 6 << 20;
+const BODY_BYTES_MAX: u64 = 6 << 20;
 /// What a fill and its readers may take beyond what the edge takes at rest.
 const GROWTH_BYTES_MAX: u64 = 40 << 20;
 
@@ -27,10 +27,15 @@ pub(crate) struct MemoryCase {
 }
 
 impl MemoryCase {
-    /// Pieces at most: as many as there are, if they cost little to make.
-    fn count_max(&self, bounds: Bounds) -> u64 {
-        let are_cheap = (self.gap, self.channel) == (Gap::Joined, Channel::Chunked);
-        if are_cheap { bounds.joined } else { bounds.back_to_back }
+    /// All of it in pieces, of which there are so many at most that the origin makes them in time.
+    fn body_bytes(&self, form: Form) -> u64 {
+        let count_max = match (self.gap, self.channel, form) {
+            (Gap::Joined, Channel::Chunked, Form::Full) => 1_000_000,
+            (Gap::Joined, Channel::Chunked, Form::Short) => 300_000,
+            (Gap::Joined, _, Form::Full) => 200_000,
+            (_, _, _) => 60_000,
+        };
+        BODY_BYTES_MAX.min(count_max * self.piece_bytes)
     }
 }
 
@@ -44,8 +49,8 @@ impl fmt::Display for MemoryCase {
     }
 }
 
-/// All of them: pieces that are written together are what an edge receives fastest.
-pub(crate) fn every() -> Vec<MemoryCase> {
+/// The cases of a form: pieces that are written together are what an edge receives fastest.
+pub(crate) fn plan(form: Form) -> Vec<MemoryCase> {
     let mut all = Vec::new();
     for (gap, channel) in [
         (Gap::Joined, Channel::Chunked),
@@ -59,33 +64,27 @@ pub(crate) fn every() -> Vec<MemoryCase> {
             }
         }
     }
-    all
-}
-
-/// Those of the short form.
-pub(crate) fn short() -> Vec<MemoryCase> {
-    let is_short = |case: &MemoryCase| match (case.channel, case.kind) {
+    all.retain(|case| match (case.channel, case.kind) {
         (Channel::Chunked, Kind::Name | Kind::Generic) | (Channel::Http2Open, Kind::Unproven) => {
             true
         }
-        (_, _) => false,
-    };
-    every().into_iter().filter(is_short).collect()
+        (_, _) => form == Form::Full,
+    });
+    all
 }
 
 /// Plays one, and what it took in memory; `at_rest` is what the edge takes without it, in bytes.
 pub(crate) async fn play(
     world: &World,
-    edge: &Edge,
-    at_rest: u64,
-    case: MemoryCase,
+    (edge, at_rest): (&Edge, u64),
+    (case, form): (MemoryCase, Form),
 ) -> Result<(Finding, u64), Failure> {
     let host = host(case.kind, case.channel);
-    let object = world.object(case.kind, BODY_BYTES, Claim::Right);
+    let object = world.object(case.kind, case.body_bytes(form), Claim::Right);
     let mut finding = Finding::right();
     world.ask_narinfo(&host, &object, &mut finding).await;
     let size = Size::Fixed(case.piece_bytes);
-    let pieces = Pieces { size, gap: case.gap, count_max: case.count_max(world.bounds) };
+    let pieces = Pieces { size, gap: case.gap, count_max: u64::MAX };
     let mut draw = Draw::new(world.seed, &case.to_string());
     let answer = framed(script(&object, pieces, &mut draw), case.channel);
     world.origins.say(&object.path, answer);

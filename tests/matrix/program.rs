@@ -57,8 +57,29 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// Cells at work at the same time; a long body counts as several.
 const ABREAST: u32 = 24;
 
-const FULL: Bounds = Bounds { apart: 8_000, back_to_back: 60_000, joined: u64::MAX };
-const SHORT: Bounds = Bounds { apart: 1_400, back_to_back: 5_000, joined: 200_000 };
+/// How much is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Full,
+    Short,
+}
+
+impl Form {
+    fn bounds(self) -> Bounds {
+        match self {
+            Self::Full => Bounds { apart: 8_000, back_to_back: 60_000 },
+            Self::Short => Bounds { apart: 1_400, back_to_back: 5_000 },
+        }
+    }
+
+    /// Dimensions of which each combination of values is in some cell.
+    fn strength(self) -> usize {
+        match self {
+            Self::Full => 3,
+            Self::Short => 2,
+        }
+    }
+}
 
 /// Plays bodies in pieces against a build of Narthex.
 #[derive(Debug, Parser)]
@@ -81,6 +102,12 @@ struct Options {
     /// Leaves the folder with the config, the log and the disk tier.
     #[arg(long)]
     keep: bool,
+}
+
+impl Options {
+    fn form(&self) -> Form {
+        if self.short { Form::Short } else { Form::Full }
+    }
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -173,12 +200,12 @@ impl Report {
 }
 
 fn cases(options: &Options) -> (Vec<memory::MemoryCase>, Vec<Case>) {
-    let seed = options.seed;
-    let (memory_cases, cells, bad) = match (&options.only, options.short) {
-        (Some(_), _) => (memory::every(), cell::every().collect(), bad_body::every()),
-        (None, true) => (memory::short(), cell::plan(2, seed), bad_body::plan(2, seed)),
-        (None, false) => (memory::every(), cell::plan(3, seed), bad_body::plan(3, seed)),
+    let (seed, strength) = (options.seed, options.form().strength());
+    let (cells, bad) = match options.only {
+        Some(_) => (cell::every().collect(), bad_body::every()),
+        None => (cell::plan(strength, seed), bad_body::plan(strength, seed)),
     };
+    let memory_cases = memory::plan(options.form());
     let is_meant = |name: &str| options.only.as_ref().is_none_or(|only| is_meant(only, name));
     let memory_cases = memory_cases.into_iter().filter(|case| is_meant(&case.to_string()));
     let cases = cells.into_iter().map(Case::Cell).chain(bad.into_iter().map(Case::BadBody));
@@ -200,7 +227,7 @@ async fn run(options: Options) -> Result<u64, Failure> {
         origins,
         noise: Noise::new(options.seed)?,
         seed: options.seed,
-        bounds: if options.short { SHORT } else { FULL },
+        bounds: options.form().bounds(),
         number: 0.into(),
         objects: Mutex::default(),
     });
@@ -209,7 +236,8 @@ async fn run(options: Options) -> Result<u64, Failure> {
     let at_rest = edge.resident_bytes()?;
     let mut growth_max = 0;
     for case in memory_cases {
-        let (finding, growth) = memory::play(&world, &edge, at_rest, case).await?;
+        let (finding, growth) =
+            memory::play(&world, (&edge, at_rest), (case, options.form())).await?;
         report.add(&case.to_string(), &finding);
         growth_max = growth_max.max(growth);
     }
