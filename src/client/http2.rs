@@ -39,21 +39,46 @@ pub(super) struct Http2 {
 }
 
 /// What its clones share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Requests under way.
     running: AtomicUsize,
     /// Requests that were ever given to it.
     given: AtomicUsize,
-    /// Those of them that the server did not process since it was closing the connection.
-    turned_away: AtomicUsize,
-    /// Whether there are more of those than was last asked.
-    has_turned_away: AtomicBool,
+    /// Requests that the server took before it closed the connection: the streams below the first
+    /// one that it left unprocessed. Read only once there is one.
+    taken: AtomicUsize,
+    /// Whether that is new since it was last read.
+    has_taken: AtomicBool,
     has_answered: AtomicBool,
     /// Whether something came since it was last asked for.
     is_heard: AtomicBool,
     is_retired: AtomicBool,
     loss: Loss,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            running: AtomicUsize::new(0),
+            given: AtomicUsize::new(0),
+            taken: AtomicUsize::new(usize::MAX),
+            has_taken: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
+            is_heard: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
+            loss: Loss::default(),
+        }
+    }
+
+    /// The server left this stream unprocessed, since it is closing the connection. A client's
+    /// streams have odd numbers.
+    fn left(&self, stream: u32) {
+        let taken = (stream / 2) as usize;
+        if taken < self.taken.fetch_min(taken, Ordering::Relaxed) {
+            self.has_taken.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Http2 {
@@ -71,7 +96,7 @@ impl Http2 {
             .handshake(TokioIo::new(stream))
             .await;
         let (sender, mut connection) = handshake.map_err(|error| Chain::of(&error))?;
-        let state = Arc::<State>::default();
+        let state = Arc::new(State::new());
         let pings = connection.ping_pong();
         TokioExecutor::new().execute(drive(connection, pings, Arc::clone(&state)));
         Ok(Self { sender, state })
@@ -116,12 +141,11 @@ impl Http2 {
         self.state.given.load(Ordering::Relaxed)
     }
 
-    /// How many requests the server has taken before it closed the connection; `None` if it has
-    /// turned none away since this was last asked.
+    /// How many requests the server has taken before it closed the connection; `None` if it did
+    /// not, or nothing is new since this was last asked.
     pub(super) fn taken(&self) -> Option<usize> {
-        let is_news = self.state.has_turned_away.swap(false, Ordering::Relaxed);
-        let turned_away = self.state.turned_away.load(Ordering::Relaxed);
-        is_news.then(|| self.given().saturating_sub(turned_away))
+        let is_news = self.state.has_taken.swap(false, Ordering::Relaxed);
+        is_news.then(|| self.state.taken.load(Ordering::Relaxed))
     }
 
     /// Whether both are the same connection.
@@ -158,15 +182,17 @@ impl Http2 {
         strip(&mut head.headers, body.size_hint().exact());
         let mut sender = self.sender.clone();
         if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
-            return Err(self.failure(&error, Some(body)));
+            return Err(self.failure(&error, Stage::Unsent(body)));
         }
         let is_all = body.is_end_stream();
         let (response, stream) = match sender.send_request(Request::from_parts(head, ()), is_all) {
             Ok(sent) => sent,
-            Err(error) => return Err(self.failure(&error, Some(body))),
+            Err(error) => return Err(self.failure(&error, Stage::Unsent(body))),
         };
         let uploading = (!is_all).then(|| Uploading::begin(body, stream));
-        let response = response.await.map_err(|error| self.failure(&error, None))?;
+        let id = response.stream_id().as_u32();
+        let response = response.await;
+        let response = response.map_err(|error| self.failure(&error, Stage::Sent(id)))?;
         self.state.has_answered.store(true, Ordering::Relaxed);
         self.state.is_heard.store(true, Ordering::Relaxed);
         let state = Arc::clone(&self.state);
@@ -175,22 +201,24 @@ impl Http2 {
         Ok(response.map(|stream| Http2Body { stream, _uploading: uploading, state, length, end }))
     }
 
-    /// What `error` says of a request; `unsent` is its body if no byte of it was sent.
-    fn failure(&self, error: &h2::Error, unsent: Option<Upload>) -> Failure {
+    /// What `error` says of a request.
+    fn failure(&self, error: &h2::Error, stage: Stage) -> Failure {
         let source = Chain::of(error);
         let reason = error.reason().filter(|_| error.is_remote());
         let is_going_away = error.is_go_away() && reason == Some(Reason::NO_ERROR);
         let is_refused = error.is_reset() && reason == Some(Reason::REFUSED_STREAM);
-        let has_answered = self.state.has_answered.load(Ordering::Relaxed);
-        if is_going_away {
-            self.state.turned_away.fetch_add(1, Ordering::Relaxed);
-            self.state.has_turned_away.store(true, Ordering::Relaxed);
-        }
         let is_of_connection = error.is_io() || error.is_go_away();
-        let fate = match unsent {
-            Some(body) if is_going_away || (is_of_connection && has_answered) => Fate::Unsent(body),
-            Some(_) | None if is_going_away || is_refused => Fate::Unprocessed,
-            Some(_) | None => Fate::Unknown,
+        let has_answered = self.state.has_answered.load(Ordering::Relaxed);
+        let fate = match stage {
+            Stage::Unsent(body) if is_going_away || (is_of_connection && has_answered) => {
+                Fate::Unsent(body)
+            }
+            Stage::Sent(stream) if is_going_away => {
+                self.state.left(stream);
+                Fate::Unprocessed
+            }
+            Stage::Sent(_) if is_refused => Fate::Unprocessed,
+            Stage::Unsent(_) | Stage::Sent(_) => Fate::Unknown,
         };
         if is_of_connection {
             Failure { fate, source, loss: self.state.loss.clone() }
@@ -198,6 +226,14 @@ impl Http2 {
             Failure::of_one_request(fate, source)
         }
     }
+}
+
+/// How far a request has come.
+enum Stage {
+    /// Nowhere; here is its body.
+    Unsent(Upload),
+    /// To this stream.
+    Sent(u32),
 }
 
 /// The body of a response on a stream.

@@ -387,8 +387,9 @@ impl Host {
     /// Learns from a connection how many streams and requests the server permits.
     fn learn(&mut self, connection: &Http2) {
         self.streams_max = connection.streams_max();
-        if let Some(taken) = connection.taken().filter(|taken| *taken > 0) {
-            self.quota = Some(taken);
+        if let Some(taken) = connection.taken() {
+            // One that takes none says nothing of the others.
+            self.quota = Some(taken).filter(|taken| *taken > 0);
         } else if self.quota.is_some_and(|quota| connection.given() >= quota)
             && connection.running() == 0
             && !connection.is_closing()
