@@ -3,8 +3,8 @@
 //! lived as the configuration; cloning shares the pool; no lock across an await. Called by
 //! `origin` alone.
 //!
-//! A request that the server did not process is sent again at once on another connection, at most
-//! [`RESENDS_MAX`] times: the caller does not notice, and neither its budget nor its breaker does.
+//! A request that the server did not process is sent again at once on another connection, a few
+//! times (`RESENDS_MAX`): the caller does not notice, and neither its budget nor its breaker does.
 
 mod body;
 mod connector;
