@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use narthex::clock::Timestamp;
 use narthex::config;
-use narthex::memory::{Hot, Memory};
+use narthex::memory::{HeldClaim, Hot, Memory};
 use narthex::metrics::Metrics;
 use narthex::nix::Class;
 use narthex::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         memory.put(&meta.key, &Arc::new(Hot::new(&meta, &body)));
         let nar = Key::new("main#12ab", &format!("/nar/{number:052}.nar.xz"), None);
         let file_hash = Some(Sha256([7; 32]));
-        memory.put_claim(nar, NarClaim { file_hash, file_size: Some(number as u64), source: None });
+        let claim = NarClaim { file_hash, file_size: Some(number as u64), source: None };
+        memory.put_claim(nar, HeldClaim { claim, by: meta.key.hash(), since: 0 });
     }
     let (grown, usage) = (resident_bytes()?.saturating_sub(before), memory.usage());
     let keys: Vec<Key> = (0..LOOKUPS).map(|turn| key(turn * STEP % count)).collect();

@@ -1,5 +1,6 @@
-//! Purging: raise the fence first, then drop from memory, then from disk. One per process; takes
-//! no lock of its own. Called by `admin` through the assembly.
+//! Purging: what an operator asks for, named, counted and logged. One per process; takes no lock of
+//! its own. Called by `admin` through the assembly. `cache` says why a purge holds, `store::disks`
+//! why it does on a disk.
 //!
 //! # Why a purge by tag holds
 //!
@@ -10,25 +11,14 @@
 //! - What is on disk: a record and the rows of its tags come and go in one change of the index, so
 //!   after any crash what is found by its key is found by its tags. A purge that a crash cuts short
 //!   was not answered; each object is gone, stale, or as it was.
-//! - What a look-up reads meanwhile is not made hot: the second fence, raised when the disks are
-//!   done, sees to it, and memory is gone through once more.
 //! - What is made stale in memory is taken out and put back, unless something newer is there; only
 //!   one purge at a time goes through memory, so none is missed while it is out.
 //! - A disk that is out, or fails, owes it, and serves nothing of the site before it has made up.
 
+pub use crate::cache::Purging;
 use crate::cache::{Cache, Scope};
 use crate::metrics::Metrics;
 use crate::object::{Key, Tags};
-
-/// Whether a purged object goes or is only asked for again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It goes.
-    Hard,
-    /// It becomes stale: confirmed or replaced at the next request, and still there while no
-    /// origin answers.
-    Soft,
-}
 
 /// Carries out purges.
 #[derive(Debug, Clone)]
@@ -43,12 +33,10 @@ impl Purger {
         Self { cache, metrics }
     }
 
-    /// Purges one object; how many there were: 0 or 1.
-    pub async fn object(&self, key: Key, kind: Kind) -> u64 {
-        let (scope, purged) = match kind {
-            Kind::Hard => ("object", self.cache.purge(Scope::Key(key.clone())).await),
-            Kind::Soft => ("object_soft", u64::from(self.cache.invalidate(&key).await)),
-        };
+    /// Purges one object with its variants; how many there were.
+    pub async fn object(&self, key: Key, purging: Purging) -> u64 {
+        let scope = label(purging, "object", "object_soft");
+        let purged = self.cache.purge(Scope::Key(key.clone()), purging).await;
         self.metrics.purges.with_label_values(&[scope]).inc();
         tracing::info!(site = key.site(), path = key.path(), scope, purged, "purge");
         purged
@@ -63,24 +51,21 @@ impl Purger {
     }
 
     /// Purges every object of `site` whose path begins with `prefix`; how many there were.
-    pub async fn prefix(&self, site: &str, prefix: &str) -> u64 {
+    pub async fn prefix(&self, site: &str, prefix: &str, purging: Purging) -> u64 {
         let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
-        let purged = self.cache.purge(scope).await;
-        self.metrics.purges.with_label_values(&["prefix"]).inc();
-        tracing::info!(site, prefix, purged, "purge");
+        let purged = self.cache.purge(scope, purging).await;
+        let scope = label(purging, "prefix", "prefix_soft");
+        self.metrics.purges.with_label_values(&[scope]).inc();
+        tracing::info!(site, prefix, scope, purged, "purge");
         purged
     }
 
     /// Purges every object of `site` that has one of `tags`; how many there were.
-    pub async fn tags(&self, site: &str, tags: Tags, kind: Kind) -> u64 {
+    pub async fn tags(&self, site: &str, tags: Tags, purging: Purging) -> u64 {
         let keys: Vec<String> = tags.iter().map(ToString::to_string).collect();
-        let (scope, purged) = match kind {
-            Kind::Hard => {
-                let scope = Scope::Tags { site: site.to_owned(), tags };
-                ("key", self.cache.purge(scope).await)
-            }
-            Kind::Soft => ("key_soft", self.cache.invalidate_tagged(site, tags).await),
-        };
+        let scope = Scope::Tags { site: site.to_owned(), tags };
+        let purged = self.cache.purge(scope, purging).await;
+        let scope = label(purging, "key", "key_soft");
         self.metrics.purges.with_label_values(&[scope]).inc();
         tracing::info!(site, ?keys, scope, purged, "purge");
         purged
@@ -88,9 +73,16 @@ impl Purger {
 
     /// Purges every object of every site; how many there were.
     pub async fn all(&self) -> u64 {
-        let purged = self.cache.purge(Scope::All).await;
+        let purged = self.cache.purge(Scope::All, Purging::Hard).await;
         self.metrics.purges.with_label_values(&["all"]).inc();
         tracing::info!(purged, "purge of everything");
         purged
+    }
+}
+
+fn label(purging: Purging, hard: &'static str, soft: &'static str) -> &'static str {
+    match purging {
+        Purging::Hard => hard,
+        Purging::Soft => soft,
     }
 }

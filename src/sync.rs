@@ -2,4 +2,4 @@
 //! simulator that steps from lock to lock, a checker of all orders of steps. Lives nowhere; every
 //! module that shares state with another thread takes its locks from here.
 
-pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};

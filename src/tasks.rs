@@ -1,9 +1,16 @@
 //! The one place that spawns. Every task has a name, is tracked, and hears when to stop.
-//! Lives as long as the process; cloning shares; holds no lock across an await.
+//! Lives as long as the process; cloning shares; holds no lock across an await. Blocking work for a
+//! resource that may hang goes through a lane of its own: see [`Tasks::lane`].
+
+mod lane;
+
+pub use lane::{Jobs, step};
 
 use futures_util::FutureExt;
+use lane::Lane;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::JoinHandle;
@@ -15,17 +22,28 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// What blocking work goes through; none where nothing bounds it.
+    lane: Option<Lane>,
 }
 
-/// Work on a blocking thread did not finish: it panicked or the runtime went away.
+/// Work on a blocking thread brought no result.
 #[derive(Debug, thiserror::Error)]
-#[error("the blocking task {name} did not finish")]
-pub struct BlockingError {
-    /// The task's name.
-    pub name: &'static str,
-    /// What the runtime said.
-    #[source]
-    pub source: tokio::task::JoinError,
+pub enum BlockingError {
+    /// It panicked, or the runtime went away.
+    #[error("the blocking task {name} did not finish")]
+    Failed {
+        /// The task's name.
+        name: &'static str,
+        /// What the runtime said.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+    /// It was given up. If it had begun, it goes on.
+    #[error("the blocking task {name} took too long")]
+    Late {
+        /// The task's name.
+        name: &'static str,
+    },
 }
 
 impl Tasks {
@@ -47,7 +65,15 @@ impl Tasks {
         })
     }
 
-    /// Runs blocking work on a thread made for it and waits for the result.
+    /// The same tasks, whose blocking work takes at most `threads` threads at once. A job has
+    /// `patience` from the moment it asks for a thread; then its caller gives up, and from the
+    /// moment it has run for so long, `jobs` is stalled.
+    pub fn lane(&self, jobs: &Arc<Jobs>, threads: usize, patience: Duration) -> Self {
+        Self { lane: Some(Lane::new(jobs, threads, patience)), ..self.clone() }
+    }
+
+    /// Runs blocking work on a thread made for it and waits for the result; in a lane, no longer
+    /// than its patience, which begins anew with each [`step`] of the work.
     ///
     /// Not cancel safe in the sense that the work goes on when the caller stops waiting.
     pub async fn blocking<T, F>(&self, name: &'static str, work: F) -> Result<T, BlockingError>
@@ -55,7 +81,28 @@ impl Tasks {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        tokio::task::spawn_blocking(work).await.map_err(|source| BlockingError { name, source })
+        if let Some(lane) = &self.lane {
+            return lane.run(name, lane.patience(), work).await;
+        }
+        let working = tokio::task::spawn_blocking(work).await;
+        working.map_err(|source| BlockingError::Failed { name, source })
+    }
+
+    /// The same with another patience. Outside of a lane there is no limit.
+    pub async fn blocking_for<T, F>(
+        &self,
+        name: &'static str,
+        patience: Duration,
+        work: F,
+    ) -> Result<T, BlockingError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        match &self.lane {
+            Some(lane) => lane.run(name, patience, work).await,
+            None => self.blocking(name, work).await,
+        }
     }
 
     /// Begins blocking work on a thread made for it; it goes on whether or not anybody waits.
@@ -64,7 +111,10 @@ impl Tasks {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        tokio::task::spawn_blocking(work)
+        match &self.lane {
+            Some(lane) => lane.start(work),
+            None => tokio::task::spawn_blocking(work),
+        }
     }
 
     /// A token that is cancelled when the process begins to drain.

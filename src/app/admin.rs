@@ -11,7 +11,7 @@ use crate::admin::{
 use crate::engine::{Engine, Site};
 use crate::metrics::Metrics;
 use crate::object::{Key, Tags};
-use crate::purge::{Kind, Purger};
+use crate::purge::{Purger, Purging};
 use crate::rfc::path::canonicalise;
 use crate::store::{Begun, Disks, Report};
 use futures_util::FutureExt;
@@ -67,33 +67,33 @@ async fn purge(
     purger: &Purger,
     request: PurgeRequest,
 ) -> Result<PurgeReply, PurgeError> {
-    let kind = match request.mode {
-        PurgeMode::Hard => Kind::Hard,
-        PurgeMode::Soft => Kind::Soft,
+    let purging = match request.mode {
+        PurgeMode::Hard => Purging::Hard,
+        PurgeMode::Soft => Purging::Soft,
     };
-    let count = match (request.scope, kind) {
-        (PurgeScope::Paths(paths), kind) => {
+    let count = match (request.scope, purging) {
+        (PurgeScope::Paths(paths), purging) => {
             let site = site_of(engine, request.site)?;
             let keys = paths.iter().map(|path| key(&site, path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
             let mut count = 0;
             for key in keys {
-                count += purger.object(key, kind).await;
+                count += purger.object(key, purging).await;
             }
             count
         }
-        (PurgeScope::Keys(tags), kind) => {
-            purger.tags(site_of(engine, request.site)?.name(), Tags::new(tags), kind).await
+        (PurgeScope::Keys(tags), purging) => {
+            purger.tags(site_of(engine, request.site)?.name(), Tags::new(tags), purging).await
         }
-        (PurgeScope::Prefix(_) | PurgeScope::All, Kind::Soft) => {
-            let detail =
-                "soft purges take paths or keys; leave out \"soft\", or name those".to_owned();
-            return Err(PurgeError::Invalid { detail });
+        (PurgeScope::Prefix(prefix), purging) => {
+            purger.prefix(site_of(engine, request.site)?.name(), &prefix, purging).await
         }
-        (PurgeScope::Prefix(prefix), Kind::Hard) => {
-            purger.prefix(site_of(engine, request.site)?.name(), &prefix).await
+        (PurgeScope::All, Purging::Soft) => {
+            let detail = "a soft purge takes paths, a prefix or keys; leave out \"soft\", or name \
+                          those";
+            return Err(PurgeError::Invalid { detail: detail.to_owned() });
         }
-        (PurgeScope::All, Kind::Hard) => purger.all().await,
+        (PurgeScope::All, Purging::Hard) => purger.all().await,
     };
     Ok(PurgeReply { purged: count })
 }

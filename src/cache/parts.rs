@@ -1,8 +1,8 @@
 //! Objects that are on disk in part, behind the fence: what was fetched before a purge is not noted
 //! after it. A part has the ticket of the moment before it was looked for or begun; from the first
-//! refusal on, it keeps nothing more. Called by `fill`.
+//! refusal on, it keeps nothing more. What touches the disk runs on its threads. Called by `fill`.
 
-use super::{Cache, Found, PublishError, Ticket, may_vary};
+use super::{Cache, Found, PublishError, Ticket};
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{Disks, Kept, Part};
 use std::sync::Arc;
@@ -29,17 +29,14 @@ impl Cache {
 
     /// Makes what has come of a part survive a restart.
     pub async fn keep_part(&self, ticket: Ticket, part: &Part) -> Result<(), PublishError> {
-        let (fence, part) = (Arc::clone(&self.fence), part.clone());
+        let (cache, own) = (self.clone(), part.clone());
         let keep = move || {
-            let Some(synced) = part.sync()? else { return Ok(()) };
-            let Some(_leave) = fence.leave(ticket, &[&part.meta()]) else {
-                part.let_go();
-                return Err(PublishError::Purged);
-            };
-            part.note(&synced)?;
-            Ok(())
+            let Some(synced) = own.sync()? else { return Ok(()) };
+            let allows = || cache.fence.allows(ticket, &[&own.meta()]);
+            let kept = own.note(&synced, &allows)?;
+            if kept == Kept::Loose && !allows() { Err(PublishError::Purged) } else { Ok(()) }
         };
-        self.tasks.blocking("store part", keep).await?
+        part.tasks().blocking("store part", keep).await?
     }
 
     /// Makes a part of which every chunk is kept a whole object, with the digest it was found to
@@ -51,45 +48,40 @@ impl Cache {
         meta: Meta,
         sha256: Sha256,
     ) -> Result<Option<Found>, PublishError> {
-        let (memory, store, cache) = (self.memory.clone(), self.store.clone(), self.clone());
-        let (fence, part) = (Arc::clone(&self.fence), part.clone());
-        let publish = move || {
-            let leave = fence.leave(ticket, &[&part.meta(), &meta]);
-            let Some(_leave) = leave else {
-                part.let_go();
-                return Err(PublishError::Purged);
+        let (cache, own) = (self.clone(), part.clone());
+        let promote = move || {
+            let before = own.meta();
+            let head = meta.clone();
+            let allows = || cache.fence.allows(ticket, &[&before, &head]);
+            let Some(stored) = own.promote(meta, sha256, &allows)? else {
+                return if allows() { Ok(None) } else { Err(PublishError::Purged) };
             };
-            let stored = part.promote(meta, sha256)?;
-            if let Some(stored) = &stored {
-                if let Some(store) = store {
-                    store.keep_only(&stored.meta, stored.sha256);
-                }
-                memory.remove(part.key());
-                if may_vary(&stored.meta) {
-                    cache.settle_variants(&stored.meta);
-                }
-            }
-            Ok(stored.map(Found::Stored))
+            let heads = [&*before, &*stored.meta];
+            let published = cache.show_stored((ticket, &heads), &stored, (None, None))?;
+            Ok(Some((stored, published)))
         };
-        self.tasks.blocking("commit", publish).await?
+        let promoted = part.tasks().blocking("commit", promote).await??;
+        let Some((stored, published)) = promoted else { return Ok(None) };
+        if let Some(store) = &self.store {
+            store.supersede(&published).await;
+        }
+        Ok(Some(Found::Stored(stored)))
     }
 
     /// Gives a part the head that its origin has confirmed, if it is still kept.
     pub async fn touch_part(&self, ticket: Ticket, part: &Part, meta: Meta) {
-        let (fence, part) = (Arc::clone(&self.fence), part.clone());
-        let touch = move || match fence.leave(ticket, &[&part.meta(), &meta]) {
-            Some(_leave) => part.touch_meta(meta),
-            None => Kept::Loose,
-        };
-        if let Err(error) = self.tasks.blocking("store part", touch).await {
+        let own = part.clone();
+        let permit = self.permit(ticket, [part.meta(), Arc::new(meta.clone())]);
+        let touch = move || own.touch_meta(meta, &*permit);
+        if let Err(error) = part.tasks().blocking("store part", touch).await {
             tracing::warn!(%error, "a part keeps its older head");
         }
     }
 
     /// Drops a part; who has it open goes on.
     pub async fn drop_part(&self, part: &Part) {
-        let part = part.clone();
-        if let Err(error) = self.tasks.blocking("store part", move || part.discard()).await {
+        let own = part.clone();
+        if let Err(error) = part.tasks().blocking("store part", move || own.discard()).await {
             tracing::error!(%error, "a part was not dropped");
         }
     }

@@ -1,6 +1,9 @@
-//! What a purge leaves behind while look-ups go on.
+//! What a purge leaves behind while look-ups go on; disks that hang; what takes the place of what.
 
-use super::{Cache, Hit, Scope};
+mod hung;
+mod order;
+
+use super::{Cache, Hit, Purging, Scope};
 use crate::clock::Timestamp;
 use crate::config::{Disk, Memory as MemorySettings};
 use crate::memory::Memory;
@@ -37,6 +40,15 @@ pub(crate) fn meta(key: &Key) -> Meta {
     }
 }
 
+impl Cache {
+    /// Forgets all that is in memory, as a restart does.
+    fn drop_memory(&self) {
+        self.memory.remove_matching(|_| true);
+        self.memory.clear_claims();
+        self.variants.forget(None);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     let place = tempfile::tempdir().unwrap();
@@ -53,7 +65,7 @@ async fn what_is_looked_up_while_it_is_purged_does_not_stay_in_memory() {
     let last = (0..200).map(key).max_by_key(Key::hash).unwrap();
     let purging = tokio::spawn({
         let cache = cache.clone();
-        async move { cache.purge(Scope::All).await }
+        async move { cache.purge(Scope::All, Purging::Hard).await }
     });
     let mut looks = Vec::new();
     while !purging.is_finished() {

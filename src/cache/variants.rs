@@ -1,14 +1,26 @@
 //! Which variants of an object are stored (RFC 9111 section 4.1): what a request is compared with
 //! before anything else is looked up. One map per cache, bounded; read from disk where it says
-//! nothing. Short locks of its own, never held across an await.
+//! nothing. Short locks of its own, never held across I/O or an await.
 //!
 //! A response that does not vary stands under the object's own key, and one that does under its
 //! variant's. Either takes the place of the other kind when it is published, so the newest response
-//! decides whether the object varies.
+//! decides whether the object varies; which is newer, its number among the insertions tells. One
+//! that is older than what it meets of the other kind is dropped again.
+//!
+//! # Why no variant is lost
+//!
+//! A publication changes the list of its object under one lock, after its record was written; if
+//! there is no list, it leaves one that is not whole. A look-up counts the changes of the object
+//! before it reads the disk, and makes the list whole under the same lock, only if nothing was
+//! changed meanwhile: else what it read is for itself alone. So of a publication and a look-up at
+//! the same time, either the look-up sees the record, or its list is not kept, or the publication
+//! adds to it.
 
 use super::Cache;
 use crate::cache::Hit;
 use crate::object::{Key, Meta, Variant};
+use crate::store::{Disks, Published};
+use crate::sync::Mutex;
 use quick_cache::sync::Cache as Recent;
 use std::sync::Arc;
 
@@ -20,35 +32,129 @@ const VARIANTS_MAX: usize = 64;
 /// Variants whose responses are looked at for one request.
 const SIMILAR_MAX: usize = 8;
 
-/// The variants of some objects, newest first.
-type List = Arc<[(Key, Variant)]>;
+/// Locks that objects share.
+const TURNS: usize = 64;
 
-/// What is known of variants.
+/// Whether a publication became visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// It is.
+    Yes,
+    /// A newer response of the other kind is there.
+    Superseded,
+}
+
+/// The variants of some objects.
 #[derive(Debug)]
-pub(super) struct Variants(Recent<Key, List>);
+pub(super) struct Variants {
+    known: Recent<Key, Arc<Known>>,
+    /// Each with the number of changes of its objects.
+    turns: [Mutex<u64>; TURNS],
+    /// Whether there is a disk, which may know of more than memory.
+    has_disk: bool,
+}
 
-impl Default for Variants {
-    fn default() -> Self {
-        Self(Recent::new(OBJECTS_MAX))
-    }
+/// What is known of the variants of one object.
+#[derive(Debug, Clone)]
+struct Known {
+    /// Newest first; empty if the object does not vary.
+    list: Vec<(Key, Variant)>,
+    /// Whether there are no more on disk.
+    is_whole: bool,
+    /// The number of the newest publication.
+    order: u64,
 }
 
 impl Variants {
-    fn of(&self, primary: &Key) -> Option<List> {
-        self.0.get(primary)
+    /// Those of a cache with this disk tier.
+    pub(super) fn new(store: Option<&Disks>) -> Self {
+        let turns = std::array::from_fn(|_| Mutex::new(0));
+        Self { known: Recent::new(OBJECTS_MAX), turns, has_disk: store.is_some() }
     }
 
-    fn put(&self, primary: &Key, list: List) {
-        self.0.insert(primary.clone(), list);
+    fn of(&self, primary: &Key) -> Option<Arc<Known>> {
+        self.known.get(primary)
+    }
+
+    /// The number of changes before a look-up on disk.
+    fn ticket(&self, primary: &Key) -> u64 {
+        *self.turn(primary).lock()
+    }
+
+    fn turn(&self, primary: &Key) -> &Mutex<u64> {
+        let [first, ..] = &self.turns;
+        let [.., byte] = primary.hash().0;
+        self.turns.get(usize::from(byte) % TURNS).unwrap_or(first)
+    }
+
+    /// Takes in what a look-up that began with `ticket` has found on disk; all variants.
+    fn learn(&self, primary: &Key, ticket: u64, found: Vec<(Key, Variant)>) -> Arc<Known> {
+        let changes = self.turn(primary).lock();
+        let known = self.of(primary);
+        if let Some(known) = known.as_ref().filter(|known| known.is_whole) {
+            return Arc::clone(known);
+        }
+        let (mut list, order) = known.map_or((Vec::new(), 0), |k| (k.list.clone(), k.order));
+        for (key, variant) in found {
+            if !list.iter().any(|(listed, _)| *listed == key) {
+                list.push((key, variant));
+            }
+        }
+        list.truncate(VARIANTS_MAX);
+        let learned = Arc::new(Known { list, is_whole: true, order });
+        if *changes == ticket {
+            self.known.insert(primary.clone(), Arc::clone(&learned));
+        }
+        learned
+    }
+
+    /// Makes a publication decide whether its object varies, unless a newer one of the other kind
+    /// has. `show` makes it visible, and drops the keys that it is given.
+    pub(super) fn publish(
+        &self,
+        published: &Published,
+        heads: &[&Meta],
+        show: impl FnOnce(&[Key]),
+    ) -> Shown {
+        let Published { key, order, .. } = published;
+        let primary = key.primary();
+        let mut changes = self.turn(&primary).lock();
+        *changes += 1;
+        let known = self.of(&primary);
+        let is_older = |known: &Arc<Known>| known.order > *order;
+        let is_other_kind = |known: &Arc<Known>| known.list.is_empty() == key.is_variant();
+        if known.as_ref().is_some_and(|known| is_older(known) && is_other_kind(known)) {
+            return Shown::Superseded;
+        }
+        let (before, was_whole, newest) = known
+            .map_or((Vec::new(), !self.has_disk, 0), |k| (k.list.clone(), k.is_whole, k.order));
+        let variant = heads.iter().find(|meta| meta.key == *key).map(|meta| meta.variant.clone());
+        let (list, is_whole) = if key.is_variant() {
+            show(std::slice::from_ref(&primary));
+            let others = before.into_iter().filter(|(listed, _)| listed != key);
+            let own = (key.clone(), variant.unwrap_or_default());
+            (std::iter::once(own).chain(others).take(VARIANTS_MAX).collect(), was_whole)
+        } else {
+            let others: Vec<Key> = before.into_iter().map(|(listed, _)| listed).collect();
+            show(&others);
+            (Vec::new(), true)
+        };
+        let known = Known { list, is_whole, order: newest.max(*order) };
+        self.known.insert(primary.clone(), Arc::new(known));
+        Shown::Yes
     }
 
     /// Forgets the list of one object, or of all.
     pub(super) fn forget(&self, key: Option<&Key>) {
-        match key {
-            Some(key) => {
-                self.0.remove(key);
+        if let Some(key) = key {
+            let mut changes = self.turn(key).lock();
+            *changes += 1;
+            self.known.remove(key);
+        } else {
+            for turn in &self.turns {
+                *turn.lock() += 1;
             }
-            None => self.0.clear(),
+            self.known.clear();
         }
     }
 }
@@ -57,10 +163,10 @@ impl Cache {
     /// As [`Cache::peek`] for the object of `primary`, or the variant of it that `selects` takes,
     /// as far as memory tells without doubt.
     pub fn peek_selected(&self, primary: &Key, selects: impl Fn(&Variant) -> bool) -> Option<Hit> {
-        match self.variants.of(primary).filter(|list| !list.is_empty()) {
+        match self.variants.of(primary).filter(|known| !known.list.is_empty()) {
             None => self.peek(primary.as_str()),
-            Some(list) => {
-                let (key, _) = list.iter().find(|(_, variant)| selects(variant))?;
+            Some(known) => {
+                let (key, _) = known.list.iter().find(|(_, variant)| selects(variant))?;
                 self.peek(key.as_str())
             }
         }
@@ -74,16 +180,12 @@ impl Cache {
         selects: impl Fn(&Variant) -> bool,
     ) -> Option<Hit> {
         let known = self.variants.of(primary);
-        if known.as_ref().is_none_or(|list| list.is_empty())
+        if known.as_ref().is_none_or(|known| known.list.is_empty())
             && let Some(hit) = self.lookup(primary).await
         {
             return Some(hit);
         }
-        let list = match known {
-            Some(list) => list,
-            None => self.variants_on_disk(primary).await,
-        };
-        for (key, variant) in list.iter() {
+        for (key, variant) in &self.all_variants(primary, known).await.list {
             if selects(variant)
                 && let Some(hit) = self.lookup(key).await
             {
@@ -100,8 +202,8 @@ impl Cache {
         primary: &Key,
         selects: impl Fn(&Variant, &Meta) -> bool,
     ) -> Option<Hit> {
-        let list = self.variants.of(primary)?;
-        for (key, variant) in list.iter().take(SIMILAR_MAX) {
+        let known = self.variants.of(primary)?;
+        for (key, variant) in known.list.iter().take(SIMILAR_MAX) {
             let hit = self.lookup(key).await;
             if let Some(Hit::Memory(found) | Hit::Disk(found)) = &hit
                 && selects(variant, &found.meta())
@@ -115,58 +217,19 @@ impl Cache {
     /// Whether any variant of the object of `primary` is stored.
     pub async fn has_variants(&self, primary: &Key) -> bool {
         let known = self.variants.of(primary);
-        let list = match known {
-            Some(list) => list,
-            None => self.variants_on_disk(primary).await,
+        !self.all_variants(primary, known).await.list.is_empty()
+    }
+
+    /// All variants of an object of which memory knows so much.
+    async fn all_variants(&self, primary: &Key, known: Option<Arc<Known>>) -> Arc<Known> {
+        if let Some(known) = known.filter(|known| known.is_whole) {
+            return known;
+        }
+        let ticket = self.variants.ticket(primary);
+        let found = match &self.store {
+            Some(store) => store.variants(primary).await,
+            None => Vec::new(),
         };
-        !list.is_empty()
-    }
-
-    async fn variants_on_disk(&self, primary: &Key) -> List {
-        let (own, ticket) = (primary.clone(), self.heating.ticket());
-        let found = self.on_disk(move |store| store.variants(&own)).await.unwrap_or_default();
-        let list: List = found.into();
-        if let Some(_leave) = self.heating.leave_unseen(ticket, primary) {
-            self.variants.put(primary, Arc::clone(&list));
-        }
-        list
-    }
-
-    /// What was just published under `meta.key` decides whether its object varies: responses of the
-    /// other kind go. Blocking.
-    pub(super) fn settle_variants(&self, meta: &Meta) {
-        let primary = meta.key.primary();
-        let known = self.variants.of(&primary);
-        if meta.key.is_variant() {
-            let on_disk = || self.store.as_ref().map(|store| store.variants(&primary));
-            let mut list: Vec<_> = match known {
-                Some(list) => list.to_vec(),
-                None => on_disk().unwrap_or_default(),
-            };
-            list.retain(|(key, _)| *key != meta.key);
-            list.insert(0, (meta.key.clone(), meta.variant.clone()));
-            list.truncate(VARIANTS_MAX);
-            self.variants.put(&primary, list.into());
-            self.drop_one(&primary);
-            if let Some(store) = &self.store {
-                store.remove_part(&primary);
-            }
-            return;
-        }
-        let list = match known {
-            Some(list) => list,
-            None => self.store.as_ref().map(|s| s.variants(&primary)).unwrap_or_default().into(),
-        };
-        for (key, _) in list.iter() {
-            self.drop_one(key);
-        }
-        self.variants.put(&primary, List::default());
-    }
-
-    fn drop_one(&self, key: &Key) {
-        self.memory.remove_one(key);
-        if let Some(store) = &self.store {
-            store.drop_one(key);
-        }
+        self.variants.learn(primary, ticket, found)
     }
 }

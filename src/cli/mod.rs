@@ -107,7 +107,7 @@ struct PurgeArgs {
     #[arg(long)]
     soft: bool,
     /// Every object whose path begins so
-    #[arg(long, value_name = "P", conflicts_with_all = ["all", "key", "paths", "soft"])]
+    #[arg(long, value_name = "P", conflicts_with_all = ["all", "key", "paths"])]
     prefix: Option<String>,
     /// Every object whose origin named this key in Surrogate-Key; may be repeated
     #[arg(long, value_name = "K", conflicts_with_all = ["all", "paths"])]

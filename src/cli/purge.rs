@@ -33,6 +33,7 @@ fn wish(arguments: &PurgeArgs) -> serde_json::Value {
         wish.insert("all".to_owned(), json!(true));
     } else if let Some(prefix) = &arguments.prefix {
         wish.insert("prefix".to_owned(), json!(prefix));
+        wish.insert("soft".to_owned(), json!(arguments.soft));
     } else if !arguments.key.is_empty() {
         wish.insert("keys".to_owned(), json!(arguments.key));
         wish.insert("soft".to_owned(), json!(arguments.soft));

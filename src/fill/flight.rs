@@ -177,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_flight_counts_from_its_beginning() {
-        let flight = Flight::new(Fence::default().ticket());
+        let flight = Flight::new(Fence::default().ticket(0));
         let (begun, wait) = (Instant::now(), Duration::from_secs(1));
         assert!(flight.landed_within(wait).await.is_none());
         assert_eq!(begun.elapsed(), wait);

@@ -12,7 +12,7 @@ use super::passing::Passing;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::{FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared, Upstream};
-use crate::cache::{Cache, Found, PublishError, SMALL_BYTES_MAX};
+use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope};
 use crate::clock::Timestamp;
 use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
@@ -440,7 +440,7 @@ impl Fetch<'_> {
             let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
             self.flight.land(Landed::Whole { found, how: How::Confirmed });
         } else {
-            self.cache().invalidate(&old.key).await;
+            self.cache().purge(Scope::Key(old.key.clone()), Purging::Soft).await;
             let found = stale.with_meta(Arc::new(meta));
             self.flight.land(Landed::Whole { found, how: How::NotStored });
         }

@@ -161,7 +161,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Scope;
+    use crate::cache::{Purging, Scope};
     use crate::clock::ManualClock;
     use crate::config;
     use crate::memory::Memory;
@@ -205,7 +205,7 @@ mod tests {
         let (wrong, _manual, cache) = bench();
         let key = key(1);
         assert!(wrong.note(&key, cache.ticket(), vec![0], 2).is_some());
-        cache.purge(Scope::Key(key.clone())).await;
+        cache.purge(Scope::Key(key.clone()), Purging::Hard).await;
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
         assert!(wrong.note(&key, cache.ticket(), vec![0], 2).is_some());
         wrong.right(&key, &[0]);

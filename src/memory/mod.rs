@@ -9,7 +9,7 @@ pub use hot::Hot;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, Meta, NarClaim, Tags};
+use crate::object::{Key, KeyHash, Meta, NarClaim, Tags};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, Weighter};
 use shelf::{Counts, ENTRY_OVERHEAD, Shelf};
@@ -29,12 +29,23 @@ pub struct Usage {
     pub objects: u64,
 }
 
+/// A claim about a NAR, and what tells whether it still counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldClaim {
+    /// What is claimed.
+    pub claim: NarClaim,
+    /// The hash of the key of the narinfo that claims it.
+    pub by: KeyHash,
+    /// How many purges had been raised before it came.
+    pub since: u64,
+}
+
 /// The hot tier.
 #[derive(Clone)]
 pub struct Memory {
     hot: Arc<Shelf>,
     absent: Arc<Shelf>,
-    claims: Arc<Cache<Key, NarClaim, ClaimWeigher>>,
+    claims: Arc<Cache<Key, HeldClaim, ClaimWeigher>>,
     /// Whether a variant was ever kept: only then does forgetting an object look for more of them.
     has_variants: Arc<AtomicBool>,
 }
@@ -79,7 +90,7 @@ impl Memory {
     /// Keeps a small object that was read from disk, unless something newer came meanwhile, which
     /// is given instead.
     pub fn heat(&self, key: &Key, hot: Arc<Hot>) -> Arc<Hot> {
-        if self.absent.has(key.as_str()) {
+        if self.absent.has(key.as_str(), |_| true) {
             return hot;
         }
         self.note(key);
@@ -91,25 +102,33 @@ impl Memory {
         self.absent.get(key)
     }
 
-    /// Remembers that there is no such object. Has its own budget: never evicts an object.
-    pub fn put_absent(&self, key: &Key, absence: &Arc<Hot>) {
+    /// Remembers that there is no such object, unless one is hot that was inserted on disk as
+    /// `before` or later; false then. Has its own budget: never evicts an object.
+    pub fn put_absent(&self, key: &Key, absence: &Arc<Hot>, before: u64) -> bool {
+        let is_newer = |hot: &Hot| hot.insertion().is_some_and(|own| own.sequence >= before);
+        if self.hot.has(key.as_str(), is_newer) {
+            return false;
+        }
         self.hot.remove(key.as_str());
         self.absent.put(key.as_str(), absence);
+        true
     }
 
     /// What a narinfo said of the NAR `key`.
-    pub fn claim(&self, key: &Key) -> Option<NarClaim> {
+    pub fn claim(&self, key: &Key) -> Option<HeldClaim> {
         self.claims.get(key)
     }
 
-    /// Keeps what a narinfo says of the NAR `key`.
-    pub fn put_claim(&self, key: Key, claim: NarClaim) {
+    /// Keeps what a narinfo says of the NAR `key`; what was held before.
+    pub fn put_claim(&self, key: Key, claim: HeldClaim) -> Option<HeldClaim> {
+        let before = self.claims.peek(&key);
         self.claims.insert(key, claim);
+        before
     }
 
-    /// Keeps a claim that was read from disk, unless a newer one came meanwhile, which is given
+    /// Keeps a claim that was read from disk, unless another one came meanwhile, which is given
     /// instead.
-    pub fn heat_claim(&self, key: &Key, claim: NarClaim) -> NarClaim {
+    pub fn heat_claim(&self, key: &Key, claim: HeldClaim) -> HeldClaim {
         match self.claims.get_value_or_guard(key, None) {
             GuardResult::Value(newer) => newer,
             GuardResult::Guard(place) => match place.insert(claim.clone()) {
@@ -119,6 +138,11 @@ impl Memory {
             },
             GuardResult::Timeout => claim,
         }
+    }
+
+    /// Forgets a claim, if it is still this one.
+    pub fn forget_claim(&self, key: &Key, held: &HeldClaim) {
+        self.claims.remove_if(key, |there| there == held);
     }
 
     /// Forgets every claim; those on disk are read again.
@@ -168,16 +192,32 @@ impl Memory {
         self.hot.remove_matching(matches)
     }
 
-    /// Makes every object of `site` that has one of `tags` stale; how many there were that were
-    /// not. Remembered absences of it are forgotten. What is kept anew meanwhile stays as it is.
-    pub fn invalidate_tagged(&self, site: &str, tags: &Tags) -> u64 {
-        self.absent.remove_matching(|hot| hot.is_tagged(site, tags));
-        let matches = |hot: &Hot| !hot.facts.is_invalidated && hot.is_tagged(site, tags);
-        self.hot.take_matching(matches, |hot| {
-            let meta = Meta { is_invalidated: true, ..hot.meta() };
-            let stale = Hot::copy_of(&meta, &hot.body(), hot.insertion());
-            self.heat(&meta.key, Arc::new(stale));
-        })
+    /// Makes every object that `matches` stale; how many there were that were not. Remembered
+    /// absences that match are forgotten. What is kept anew meanwhile stays as it is.
+    pub fn invalidate(&self, matches: impl Fn(&Hot) -> bool) -> u64 {
+        self.absent.remove_matching(&matches);
+        self.hot
+            .take_matching(|hot| !hot.facts.is_invalidated && matches(hot), |hot| self.stale(&hot))
+    }
+
+    /// The same for `key` and all its variants.
+    pub fn invalidate_key(&self, key: &Key) -> u64 {
+        self.absent.remove(key.as_str());
+        let own = self.hot.take(key.as_str(), |hot| !hot.facts.is_invalidated);
+        if let Some(hot) = &own {
+            self.stale(hot);
+        }
+        let is_variant = |hot: &Hot| {
+            hot.key().is_some_and(|other| other.is_variant() && other.primary() == *key)
+        };
+        let may_vary = self.has_variants.load(Ordering::Relaxed) && !key.is_variant();
+        u64::from(own.is_some()) + if may_vary { self.invalidate(is_variant) } else { 0 }
+    }
+
+    fn stale(&self, hot: &Hot) {
+        let meta = Meta { is_invalidated: true, ..hot.meta() };
+        let stale = Hot::copy_of(&meta, &hot.body(), hot.insertion());
+        self.heat(&meta.key, Arc::new(stale));
     }
 
     /// What the hot objects take.
@@ -200,9 +240,9 @@ fn counts(tier: &str, metrics: &Metrics) -> Counts {
 #[derive(Debug, Clone)]
 struct ClaimWeigher;
 
-impl Weighter<Key, NarClaim> for ClaimWeigher {
-    fn weight(&self, key: &Key, _: &NarClaim) -> u64 {
-        (ENTRY_OVERHEAD + key.as_str().len() + size_of::<(Key, NarClaim)>()) as u64
+impl Weighter<Key, HeldClaim> for ClaimWeigher {
+    fn weight(&self, key: &Key, _: &HeldClaim) -> u64 {
+        (ENTRY_OVERHEAD + key.as_str().len() + size_of::<(Key, HeldClaim)>()) as u64
     }
 }
 
@@ -248,7 +288,7 @@ mod tests {
     }
 
     fn put_absent(memory: &Memory, path: &str) {
-        memory.put_absent(&named(path), &hot(path, 0));
+        memory.put_absent(&named(path), &hot(path, 0), 0);
     }
 
     #[test]
@@ -277,10 +317,15 @@ mod tests {
         assert!(memory.get(key.as_str()).is_none() && memory.absent(key.as_str()).is_some());
         assert_eq!(memory.heat(&named("/b"), hot("/b", 1)).length(), 1);
         assert!(memory.get(named("/b").as_str()).is_some());
-        let claim = |size| NarClaim { file_hash: None, file_size: Some(size), source: None };
-        memory.put_claim(key.clone(), claim(2));
+        let claim = |size| {
+            let claim = NarClaim { file_hash: None, file_size: Some(size), source: None };
+            HeldClaim { claim, by: key.hash(), since: 0 }
+        };
+        assert_eq!(memory.put_claim(key.clone(), claim(2)), None);
         assert_eq!(memory.heat_claim(&key, claim(1)), claim(2));
         assert_eq!(memory.claim(&key), Some(claim(2)));
+        memory.forget_claim(&key, &claim(1));
+        assert_eq!(memory.put_claim(key.clone(), claim(3)), Some(claim(2)));
     }
 
     #[test]
@@ -303,6 +348,36 @@ mod tests {
         assert!(memory.remove(&key) && !memory.remove(&key));
         assert!(memory.get(key.variant(&vary("y")).as_str()).is_none());
         assert!(memory.get(other.variant(&vary("x")).as_str()).is_some());
+    }
+
+    #[test]
+    fn an_object_is_made_stale_with_its_variants_and_nothing_else() {
+        let memory = memory(1 << 20, 1 << 20);
+        let (key, other) = (named("/a"), named("/b"));
+        let value = HeaderValue::from_static("x");
+        let variant = Variant::new([(http::header::ACCEPT, Some(value))]);
+        let keys = [key.clone(), key.variant(&variant), other.clone(), other.variant(&variant)];
+        for key in &keys {
+            let hot = Hot::new(&Meta { key: key.clone(), ..meta("/a") }, b"body");
+            memory.put(key, &Arc::new(hot));
+        }
+        assert_eq!((memory.invalidate_key(&key), memory.invalidate_key(&key)), (2, 0));
+        let is_stale = |key: &Key| memory.get(key.as_str()).unwrap().facts.is_invalidated;
+        assert_eq!(keys.each_ref().map(is_stale), [true, true, false, false]);
+        assert_eq!(memory.invalidate_key(&keys[3]), 1);
+        assert_eq!(keys.each_ref().map(is_stale), [true, true, false, true]);
+    }
+
+    #[test]
+    fn an_absence_does_not_take_the_place_of_what_was_inserted_later() {
+        let memory = memory(1 << 20, 1 << 20);
+        let key = named("/a");
+        let insertion = crate::object::Insertion { disk: 0, sequence: 7 };
+        memory.put(&key, &Arc::new(Hot::copy_of(&meta("/a"), b"", Some(insertion))));
+        assert!(!memory.put_absent(&key, &hot("/a", 0), 7));
+        assert!(memory.get(key.as_str()).is_some() && memory.absent(key.as_str()).is_none());
+        assert!(memory.put_absent(&key, &hot("/a", 0), 8));
+        assert!(memory.get(key.as_str()).is_none() && memory.absent(key.as_str()).is_some());
     }
 
     #[test]
@@ -377,9 +452,9 @@ mod tests {
         }
         put(&memory, "/d", 1);
         let tags = Tags::new([Tag::parse("y").unwrap()]);
-        assert_eq!(memory.invalidate_tagged("other", &tags), 0);
-        assert_eq!(memory.invalidate_tagged("s", &tags), 2);
-        assert_eq!(memory.invalidate_tagged("s", &tags), 0, "stale already");
+        assert_eq!(memory.invalidate(|hot| hot.is_tagged("other", &tags)), 0);
+        assert_eq!(memory.invalidate(|hot| hot.is_tagged("s", &tags)), 2);
+        assert_eq!(memory.invalidate(|hot| hot.is_tagged("s", &tags)), 0, "stale already");
         let hot = |path| memory.get(named(path).as_str());
         assert!(
             hot("/a").unwrap().facts.is_invalidated && !hot("/c").unwrap().facts.is_invalidated

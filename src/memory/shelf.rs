@@ -79,9 +79,18 @@ impl Shelf {
         self.entries.get(&self.digest(key)).filter(|hot| hot.is(key))
     }
 
-    /// Whether there is an object of the key with this text.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.entries.peek(&self.digest(key)).is_some_and(|hot| hot.is(key))
+    /// Whether there is an object of the key with this text that `matches`.
+    pub(super) fn has(&self, key: &str, matches: impl Fn(&Hot) -> bool) -> bool {
+        self.entries.peek(&self.digest(key)).is_some_and(|hot| hot.is(key) && matches(&hot))
+    }
+
+    /// Takes out the object of the key with this text, if it `matches`, for another to come in its
+    /// place.
+    pub(super) fn take(&self, key: &str, matches: impl Fn(&Hot) -> bool) -> Option<Arc<Hot>> {
+        let is_meant = |hot: &Arc<Hot>| hot.is(key) && matches(hot);
+        let (_, hot) = self.entries.remove_if(&self.digest(key), is_meant)?;
+        self.left.replaced.inc();
+        Some(hot)
     }
 
     /// Keeps `hot` under its key, in place of what was there.

@@ -1,5 +1,9 @@
 //! The one way into the store: a sealed body gets its name and its record. Blocking. Lock: the
-//! key's stripe; called by [`super::body`] under its caller's fence.
+//! key's stripe; called by [`super::body`].
+//!
+//! Whether the object may be stored is asked once, under the stripe, before anything has a name.
+//! From then on the stripe is held until the record is written. So a purge that is raised later
+//! waits for the stripe and finds the record; one that was raised earlier makes the permit say no.
 
 use super::Inner;
 use super::body::SealedBody;
@@ -14,6 +18,10 @@ use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+/// Says whether what is about to be written may still be stored. Asked under the lock of its key,
+/// any number of times; never waits. Once it has said no, it never says yes again.
+pub type Permit = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Everything that makes an object.
 pub(super) struct Placing {
@@ -52,10 +60,21 @@ impl<'a> Rows<'a> {
 }
 
 impl Inner {
-    /// Places an object; see the module's crash argument for the order of the steps.
-    pub(super) fn place(self: &Arc<Self>, placing: Placing) -> Result<Stored, WriteError> {
+    /// Places an object, unless `permit` says no; see the module's crash argument for the order of
+    /// the steps.
+    pub(super) fn place(
+        self: &Arc<Self>,
+        placing: Placing,
+        permit: &dyn Fn() -> bool,
+    ) -> Result<Option<Stored>, WriteError> {
         let Placing { length, sha256, meta, claim, mut body, reservation } = placing;
         let hash = meta.key.hash();
+        let stripe = self.stripe(hash).lock();
+        if !permit() {
+            return Ok(None);
+        }
+        // Numbered under the stripe: of two insertions of a key the later one has the higher
+        // number.
         let head = Head {
             sequence: self.next_sequence(),
             length,
@@ -69,7 +88,6 @@ impl Inner {
         };
         let record = format::encode_record(&head, &meta).map_err(unencodable)?;
         let rows = Rows::of(&record, &head, &meta, claim).map_err(unencodable)?;
-        let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
         self.name(index, hash, &head, &record, &mut body)?;
@@ -109,13 +127,13 @@ impl Inner {
                 StoredBody::File(BodyFile::new(self, Arc::clone(new.file()), hash, &head))
             }
         };
-        Ok(Stored {
+        Ok(Some(Stored {
             meta: Arc::new(meta),
             body,
             length,
             sha256,
             insertion: self.insertion(head.sequence),
-        })
+        }))
     }
 
     /// Gives a body that is a file its trailer and its name.
@@ -234,16 +252,20 @@ impl Inner {
         self.faults.reach("a note is cleared");
     }
 
-    /// Writes new metadata of an object that is still the one with this digest; false where it is
-    /// another or gone.
+    /// Writes new metadata of an object that is still the one with this digest; false if it is
+    /// another or gone, or `permit` says no.
     pub(super) fn rewrite_meta(
         &self,
         hash: KeyHash,
         sha256: Sha256,
         meta: &Meta,
+        permit: &dyn Fn() -> bool,
     ) -> Result<bool, WriteError> {
         let rewrite = || -> Result<bool, WriteError> {
             let _stripe = self.stripe(hash).lock();
+            if !permit() {
+                return Ok(false);
+            }
             let access = self.index.access();
             let index = access.open()?;
             let Some(row) = index.record(hash)? else { return Ok(false) };

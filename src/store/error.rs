@@ -1,6 +1,7 @@
 //! What can go wrong on the disk tier, each with the folder or the amount and what to do.
 //! Values only.
 
+use crate::tasks::BlockingError;
 use std::io;
 use std::path::PathBuf;
 
@@ -222,6 +223,17 @@ pub enum WriteError {
     /// An earlier write was given up half way, or its thread died.
     #[error("an earlier write of this object was given up")]
     Interrupted,
+}
+
+impl From<BlockingError> for WriteError {
+    fn from(error: BlockingError) -> Self {
+        match error {
+            BlockingError::Late { .. } => {
+                Self::Refused { detail: "the disk does not answer".to_owned() }
+            }
+            BlockingError::Failed { .. } => Self::Interrupted,
+        }
+    }
 }
 
 impl WriteError {

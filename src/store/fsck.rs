@@ -70,7 +70,7 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     let disk = Disk::unscrubbed(path.to_owned(), u64::MAX);
     let assemble = |folder, index| {
         // Nobody fetches what is damaged.
-        let seat = Seat { disk: 0, damaged: mpsc::channel(1).0 };
+        let seat = Seat::alone(mpsc::channel(1).0);
         Inner::assemble(&disk, seat, folder, index, metrics.clone(), Tasks::new())
     };
     let store = assemble(folder, index)?;
@@ -138,9 +138,9 @@ impl Store {
             *report = Report { stage: Stage::Running, ..Report::default() };
         }
         let rate = rate.unwrap_or(self.0.scrub_rate);
-        let (weak, tasks) = (Arc::downgrade(&self.0), self.0.tasks.clone());
+        let (weak, tasks) = (Arc::downgrade(&self.0), self.0.background.clone());
         let stop = self.0.leaving.clone();
-        self.0.tasks.spawn("store check", async move {
+        self.0.background.spawn("store check", async move {
             let work = move || {
                 let Some(store) = weak.upgrade() else { return };
                 check_running(&store, mode, Pacer::new(rate, stop));

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 /// each chunk of a part, so that all of them together stay below a memtable of each keyspace. Only
 /// parts that have come to many tens of gigabytes, of which many go at once, would take more.
 const WRITERS_MAX: u32 = 48;
-/// How long a writer waits before it gives up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a writer waits before it gives up: less than a request waits for the disk, since an
+/// engine that is behind is no disk that hangs.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a writer asks whether the engine has caught up.
 const PACE: Duration = Duration::from_millis(10);
 

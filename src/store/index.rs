@@ -291,14 +291,6 @@ impl Open {
         Ok(variants)
     }
 
-    /// Whether anything is stored of a key: a record, a part, or a variant. For most keys that are
-    /// not there the filters in memory say so.
-    pub(super) fn holds(&self, hash: KeyHash) -> Result<bool, IndexError> {
-        Ok(self.objects.contains_key(hash.0)?
-            || self.parts.contains_key(hash.0)?
-            || self.variants.prefix(hash.0).next().is_some())
-    }
-
     /// Whether nothing is stored at all.
     pub(super) fn is_empty(&self) -> Result<bool, IndexError> {
         Ok(self.objects.is_empty()? && self.parts.is_empty()? && self.claims.is_empty()?)

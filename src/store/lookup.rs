@@ -6,7 +6,7 @@ use super::error::IndexError;
 use super::format::{self, Head, Place, Record};
 use super::read::{self, BodyFile, Stored, StoredBody};
 use crate::clock::Timestamp;
-use crate::object::{Key, KeyHash, NarClaim, Sha256, Variant};
+use crate::object::{Key, KeyHash, NarClaim, Variant};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -26,8 +26,6 @@ enum Attempt {
 pub(super) struct Version {
     /// When its head came.
     pub(super) response_time: Timestamp,
-    /// SHA-256 of its body.
-    pub(super) sha256: Sha256,
     /// Its insertion.
     pub(super) sequence: u64,
 }
@@ -66,13 +64,15 @@ impl Inner {
         None
     }
 
-    /// What a narinfo said about the NAR `key`.
-    pub(super) fn find_claim(&self, key: &Key) -> Option<NarClaim> {
+    /// What a narinfo said about the NAR `key`, and the hash of the narinfo's key.
+    pub(super) fn find_claim(&self, key: &Key) -> Option<(KeyHash, NarClaim)> {
+        #[cfg(test)]
+        self.faults.reach("the index is to be read");
         let access = self.index.access();
         let index = access.open().ok()?;
         let bytes = index.claim(key.hash()).inspect_err(|_| self.count("index")).ok()??;
         match format::decode_claim(&bytes) {
-            Ok((_, about, claim)) if about == *key => Some(claim),
+            Ok((by, about, claim)) if about == *key => Some((by, claim)),
             Ok(_) => None,
             Err(error) => {
                 let mut change = index.change();
@@ -95,21 +95,10 @@ impl Inner {
         own.map(|(_, key, variant)| (key, variant)).collect()
     }
 
-    /// Whether anything may be stored of a key: a whole object, a part, or variants. An index that
-    /// gives no answer may hold it. Seldom reads the disk where there is nothing.
-    pub(super) fn may_hold(&self, hash: KeyHash) -> bool {
-        !self.lacks(hash)
-            && self.index.access().open().and_then(|index| index.holds(hash)).unwrap_or(true)
-    }
-
     /// What tells one copy of an object from another.
     pub(super) fn version(self: &Arc<Self>, key: &Key) -> Option<Version> {
         let (record, _) = self.read_row(key.hash()).filter(|(row, _)| row.meta.key == *key)?;
-        Some(Version {
-            response_time: record.meta.response_time,
-            sha256: record.head.sha256,
-            sequence: record.head.sequence,
-        })
+        Some(Version { response_time: record.meta.response_time, sequence: record.head.sequence })
     }
 
     /// Whether nothing is there.
@@ -119,6 +108,8 @@ impl Inner {
 
     /// A record, and the body that stands behind it.
     fn read_row(self: &Arc<Self>, hash: KeyHash) -> Option<(Record, Bytes)> {
+        #[cfg(test)]
+        self.faults.reach("the index is to be read");
         let bytes = {
             let access = self.index.access();
             let read = access.open().and_then(|index| index.record(hash));

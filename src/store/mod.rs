@@ -43,7 +43,14 @@
 //! In this order: the stripe of a key's hash, the gate before the index's engine (a few seconds at
 //! most), the space account. The account's is never held across I/O nor for more than some hundred
 //! objects, none across an await, and eviction runs before any of them is taken. Loading takes none
-//! but the account's.
+//! but the account's. A stripe is held across I/O, and so are `parts` and the life of a part: they
+//! are taken on the disk's own threads alone, never by a task of the runtime.
+//!
+//! # Threads
+//!
+//! What requests and purges ask runs in two lanes (`tasks::lane`), `readers` and `tasks`, so that
+//! neither look-ups nor writes wait for threads that the other holds. Jobs of which one runs at a
+//! time (`background`: loading, syncs, probes, checks, the scrubber) have no lane.
 
 mod audit;
 mod body;
@@ -84,7 +91,7 @@ mod snapshot;
 mod space;
 mod sums;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trailer;
 
 pub use body::{
@@ -92,6 +99,7 @@ pub use body::{
     SealedObject, WITHHELD_BYTES, Withhold, WrittenRange,
 };
 pub use check::Fault;
+pub use commit::Permit;
 pub use disks::{DiskReport, Disks};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, Evicted, EvictionOrder};
@@ -101,15 +109,16 @@ pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
 pub use read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use rebuild::RebuildError;
+pub use remove::Published;
 pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};
-pub use scope::Scope;
+pub use scope::{Purging, Scope};
 pub use space::Usage;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Insertion, Key, KeyHash, NarClaim, Variant};
+use crate::object::{Insertion, Key, KeyHash};
 use crate::sync::{Mutex, RwLock};
-use crate::tasks::Tasks;
+use crate::tasks::{Jobs, Tasks};
 use folder::Folder;
 use format::Totals;
 use gauges::Shown;
@@ -120,7 +129,7 @@ use scrub::Scrubber;
 use space::{Reservation, Space};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -129,6 +138,11 @@ use tokio_util::sync::CancellationToken;
 const STRIPES: usize = 63;
 /// Insertion numbers skipped at open: more than a power cut can have made the index forget.
 const SEQUENCE_GAP: u64 = 1 << 24;
+
+/// How long a request waits for a disk that does not answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a job may take that writes a batch of a large body, before its disk counts as stalled.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Damaged objects that wait to be fetched again; more are fetched when they are asked for.
 const DAMAGED_MAX: usize = 64;
@@ -157,6 +171,20 @@ struct Seat {
     /// Which of them it is.
     disk: u16,
     damaged: mpsc::Sender<Key>,
+    /// The number of the next insertion.
+    insertions: Arc<AtomicU64>,
+    /// What runs on its disk, whichever store is open there.
+    jobs: Arc<Jobs>,
+    /// Threads of each of its two lanes.
+    threads: usize,
+}
+
+impl Seat {
+    /// That of a store that is alone.
+    fn alone(damaged: mpsc::Sender<Key>) -> Self {
+        let (insertions, jobs) = (Arc::default(), Arc::default());
+        Self { disk: 0, damaged, insertions, jobs, threads: 64 }
+    }
 }
 
 #[derive(Debug)]
@@ -168,12 +196,12 @@ struct Inner {
     bodies: chunks::OpenBodies,
     recent: recent::Recent,
     health: health::Monitor,
-    next_sequence: AtomicU64,
     receiving: body::Windows,
     writes: body::Writes,
     memory_only: body::Windows,
     spare: room::Spare,
     is_unsynced: AtomicBool,
+    syncs: recover::Syncs,
     /// Held for reading by each change of a part, for writing while all are counted.
     parts: RwLock<()>,
     are_parts_counted: AtomicBool,
@@ -190,7 +218,12 @@ struct Inner {
     /// Cancelled when the disk goes out or the process stops: what reads for long ends then.
     leaving: CancellationToken,
     metrics: Metrics,
+    /// The lane of what changes something on the disk.
     tasks: Tasks,
+    /// The lane of what reads it.
+    readers: Tasks,
+    /// Work of which one job runs at a time, as long as the store.
+    background: Tasks,
     #[cfg(test)]
     faults: tests::Faults,
     /// Last, so that it is unlocked when all else is closed.
@@ -213,7 +246,7 @@ impl Store {
         let failed = |source: IndexError| OpenError::Index { path, source };
         let inner = Inner::assemble(disk, seat, folder, index, metrics, tasks)?;
         inner.finish_links().map_err(failed)?;
-        let (tasks, stop) = (&inner.tasks, inner.tasks.stopping());
+        let (tasks, stop) = (&inner.background, inner.background.stopping());
         let (weak, loader) = (Arc::downgrade(&inner), tasks.clone());
         tasks.spawn("store load", async move {
             let loading = loader.blocking("store load", move || recover::load(&weak, &stop));
@@ -246,19 +279,8 @@ impl Store {
             return Ok(reservation);
         }
         let work = move || store.reserve(charge).inspect_err(|error| store.write_failed(error));
-        let reserved = self.0.tasks.blocking("store begin", work).await;
-        reserved.map_err(|_| WriteError::Interrupted)?
-    }
-
-    /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
-    fn claim(&self, nar: &Key) -> Option<NarClaim> {
-        self.0.find_claim(nar)
-    }
-
-    /// The variants that are stored of the object under `key`, each with the key that it is stored
-    /// under; at most 32, since of more the oldest are dropped. Blocking, seldom for long.
-    fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
-        self.0.find_variants(key)
+        let reserved = self.0.tasks.blocking_for("store begin", PATIENCE, work).await;
+        reserved?
     }
 
     /// Notes that the object of an insertion was used where it is kept in another tier, so that it
@@ -313,6 +335,7 @@ impl Inner {
             |source: IndexError| OpenError::Index { path: folder.path().to_owned(), source };
         let totals = index.access().open().and_then(index::Open::totals).map_err(failed)?;
         let next_sequence = totals.next_sequence.saturating_add(SEQUENCE_GAP);
+        seat.insertions.fetch_max(next_sequence, Ordering::AcqRel);
         Ok(Arc::new(Self {
             label: disk.path.display().to_string(),
             space: Space::new(disk.size, Totals { next_sequence, ..totals }, &metrics),
@@ -320,12 +343,12 @@ impl Inner {
             bodies: chunks::OpenBodies::default(),
             recent: recent::Recent::default(),
             health: health::Monitor::default(),
-            next_sequence: AtomicU64::new(next_sequence),
             receiving: body::Windows::to_the_disk(),
             writes: body::Writes::default(),
             memory_only: body::Windows::without_a_disk(),
             spare: room::Spare::default(),
             is_unsynced: AtomicBool::new(false),
+            syncs: recover::Syncs::default(),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
             parts: RwLock::new(()),
@@ -335,10 +358,12 @@ impl Inner {
             space_evictions: metrics.evictions.with_label_values(&["disk", "space"]),
             report: Arc::default(),
             scrub_rate: disk.scrub_rate,
-            seat,
             leaving: tasks.stopping().child_token(),
             metrics,
-            tasks,
+            tasks: tasks.lane(&seat.jobs, seat.threads, WRITE_PATIENCE),
+            readers: tasks.lane(&seat.jobs, seat.threads, PATIENCE),
+            background: tasks,
+            seat,
             #[cfg(test)]
             faults: tests::Faults::of_this_thread(),
             index,
@@ -364,7 +389,7 @@ impl Inner {
     }
 
     fn next_sequence(&self) -> u64 {
-        self.next_sequence.fetch_add(1, Ordering::Relaxed)
+        self.seat.insertions.fetch_add(1, Ordering::AcqRel)
     }
 
     fn mark_unsynced(&self) {

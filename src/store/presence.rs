@@ -164,7 +164,7 @@ pub(super) async fn keep(store: Weak<Inner>, stop: CancellationToken) {
         if !store.index.presence().is_due() {
             continue;
         }
-        let tasks = store.tasks.clone();
+        let tasks = store.background.clone();
         let work = move || {
             if let Err(error) = store.renew_presence() {
                 store.index_failed(&error);

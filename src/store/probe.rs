@@ -35,7 +35,7 @@ pub(super) async fn probe_when_in_doubt(store: Weak<Inner>, stop: CancellationTo
             pace = PACE_MIN;
             continue;
         }
-        let tasks = store.tasks.clone();
+        let tasks = store.background.clone();
         let probing = tasks.blocking("store probe", move || store.probe());
         let Ok(is_back) = probing.await else { return };
         pace = if is_back { PACE_MIN } else { (pace * 2).min(PACE_MAX) };

@@ -80,7 +80,7 @@ impl BodyFile {
     ) -> Arc<Self> {
         let (length, sequence) = (head.length, head.sequence);
         let chunks = store.bodies.of(sequence);
-        let (tasks, store) = (store.tasks.clone(), Arc::downgrade(store));
+        let (tasks, store) = (store.readers.clone(), Arc::downgrade(store));
         Arc::new(Self { file, chunks, length, hash, sequence, tasks, store })
     }
 
@@ -155,8 +155,8 @@ impl BodyFile {
 
     /// Up to `max` bytes from `offset`, on a blocking thread: never empty within the body, empty
     /// at its end, never past the end of a chunk. Where the file ends before the body, or what the
-    /// disk gives is not what was written, that is an error and the object is dropped as damaged.
-    /// Cancel safe.
+    /// disk gives is not what was written, that is an error and the object is dropped as damaged. A
+    /// disk that does not answer in time is an error too. Cancel safe.
     pub async fn read(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, io::Error> {
         let body = Arc::clone(self);
         let work = move || body.read_blocking(offset, max);

@@ -1,12 +1,17 @@
 //! What happens at open: files that lost their record are removed, then the eviction order is
-//! loaded beside the first look-ups. Never lists a folder of `objects/`.
+//! loaded beside the first look-ups. Never lists a folder of `objects/`. And the syncs of the
+//! index: every few seconds, and at once for a purge that waits for it; purges that come together
+//! wait for one sync ([`Syncs`]).
 
 use super::Inner;
 use super::error::{IndexError, WriteError};
 use super::format;
+use super::index::Open;
 use super::snapshot::{Schedule, Turn};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Insertions read in one go.
@@ -17,8 +22,66 @@ const STEP: usize = 256;
 const LINKS: usize = 4096;
 /// How old a change gets before it is safe from a power cut.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a purge waits until what it changed is safe from a power cut. A disk that takes longer
+/// has carried it out all the same.
+const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The syncs that are waited for. As long as the store; a short lock.
+#[derive(Debug)]
+pub(super) struct Syncs {
+    /// How many were asked for.
+    asked: AtomicU64,
+    wanted: Arc<Notify>,
+    /// The last of them that was given up.
+    late: AtomicU64,
+    /// The last of them that is done, and whether that failed.
+    ended: watch::Sender<(u64, bool)>,
+}
+
+impl Default for Syncs {
+    fn default() -> Self {
+        let ended = watch::Sender::new((0, false));
+        let (asked, late) = (AtomicU64::default(), AtomicU64::default());
+        Self { asked, wanted: Arc::default(), late, ended }
+    }
+}
+
+#[cfg(test)]
+impl Syncs {
+    /// How many were asked for.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
+/// What was changed may be undone by a power cut: the sync failed.
+#[derive(Debug)]
+pub(super) struct Unsynced;
 
 impl Inner {
+    /// Waits, for a while, until all that was changed is safe from a power cut. Cancel safe.
+    pub(super) async fn sync_soon(&self) -> Result<(), Unsynced> {
+        if !self.is_unsynced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let number = self.syncs.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.syncs.wanted.notify_one();
+        let mut ended = self.syncs.ended.subscribe();
+        if ended.borrow().0 < self.syncs.late.load(Ordering::Acquire) {
+            // It hangs: one purge that waits for it is enough.
+            return Ok(());
+        }
+        let waiting = ended.wait_for(|(last, _)| *last >= number);
+        if let Ok(Ok(ended)) = tokio::time::timeout(SYNC_PATIENCE, waiting).await {
+            let (_, has_failed) = *ended;
+            return if has_failed { Err(Unsynced) } else { Ok(()) };
+        }
+        self.syncs.late.fetch_max(number, Ordering::AcqRel);
+        let disk = &*self.label;
+        tracing::warn!(disk, "disk tier: purges do not wait for a slow sync");
+        Ok(())
+    }
+
     /// Removes the files of insertions that were begun or dropped and never finished.
     pub(super) fn finish_links(&self) -> Result<(), IndexError> {
         let access = self.index.access();
@@ -92,26 +155,35 @@ pub(super) fn load(store: &Weak<Inner>, stop: &CancellationToken) {
     }
 }
 
+/// Why the index is synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// It is time again.
+    Tick,
+    /// A purge waits for it.
+    Wanted,
+    /// The process stops.
+    Stop,
+}
+
 /// Makes changes safe from a power cut soon after they are made, and writes the eviction order down
 /// now and then, until the store or the process goes away.
 pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(SYNC_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut schedule = Schedule::starting(Instant::now());
-    let mut turn = Turn::Regular;
-    while turn == Turn::Regular {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => turn = Turn::Last,
-        }
-        let Some(store) = store.upgrade() else { return };
-        let tasks = store.tasks.clone();
-        let work = move || {
-            store.sync_now(turn);
-            store.keep_order(&mut schedule, Instant::now(), turn);
-            schedule
+    let wanted = store.upgrade().map(|store| Arc::clone(&store.syncs.wanted));
+    let Some(wanted) = wanted else { return };
+    let mut wake = Wake::Tick;
+    while wake != Wake::Stop {
+        wake = tokio::select! {
+            _ = ticks.tick() => Wake::Tick,
+            () = wanted.notified() => Wake::Wanted,
+            () = stop.cancelled() => Wake::Stop,
         };
-        match tasks.blocking("store sync", work).await {
+        let Some(store) = store.upgrade() else { return };
+        let tasks = store.background.clone();
+        match tasks.blocking("store sync", move || store.sync_for(wake, schedule)).await {
             Ok(kept) => schedule = kept,
             Err(_) => return,
         }
@@ -119,21 +191,44 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
 }
 
 impl Inner {
+    fn sync_for(self: &Arc<Self>, wake: Wake, mut schedule: Schedule) -> Schedule {
+        let asked = self.syncs.asked.load(Ordering::Acquire);
+        let (is_synced, turn) = match wake {
+            Wake::Tick => (self.sync_now(Turn::Regular), Turn::Regular),
+            Wake::Wanted => (self.sync_index().is_ok(), Turn::Regular),
+            Wake::Stop => (self.sync_now(Turn::Last), Turn::Last),
+        };
+        self.syncs.ended.send_replace((asked, !is_synced));
+        if wake != Wake::Wanted {
+            self.keep_order(&mut schedule, Instant::now(), turn);
+        }
+        schedule
+    }
+
     /// Syncs what has changed: the trailers and names of body files, then the index. Keeps short
-    /// what the next start has to read.
-    pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) {
+    /// what the next start has to read. Whether that was done; an error is noted.
+    pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) -> bool {
         // At the end, also what an earlier start left in the journal.
         if !self.take_unsynced() && turn == Turn::Regular {
-            return;
+            return true;
         }
-        match self.folder.sync() {
-            Ok(()) => self.health.synced(),
+        let synced = match self.folder.sync() {
+            Ok(()) => self.sync_whole_index(turn),
             Err(source) => {
-                self.mark_unsynced();
                 self.health.not_synced();
                 self.write_failed(&WriteError::Io { operation: "sync", source });
+                Err(())
             }
+        };
+        match synced {
+            Ok(()) => self.health.synced(),
+            Err(()) => self.mark_unsynced(),
         }
+        synced.is_ok()
+    }
+
+    /// Syncs the index, and keeps its journal short. Blocking; an error is noted.
+    fn sync_whole_index(&self, turn: Turn) -> Result<(), ()> {
         let access = self.index.access();
         let synced = access.open().and_then(|index| {
             index.sync()?;
@@ -142,9 +237,14 @@ impl Inner {
                 Turn::Last => index.empty_journal(),
             }
         });
-        if let Err(error) = synced {
-            self.mark_unsynced();
-            self.index_failed(&error);
-        }
+        synced.map_err(|error| self.index_failed(&error))
+    }
+
+    /// Syncs the index alone. Blocking.
+    pub(super) fn sync_index(&self) -> Result<(), IndexError> {
+        #[cfg(test)]
+        self.faults.reach("the index is to be synced");
+        let synced = self.index.access().open().and_then(Open::sync);
+        synced.inspect_err(|error| self.index_failed(error))
     }
 }

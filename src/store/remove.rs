@@ -1,6 +1,9 @@
-//! The ways out of the store: purge, eviction, damage; and what makes objects stale together.
-//! Blocking. Locks: the key's stripe, the index's read side, in this order; files are unlinked
-//! after the stripe is free.
+//! The ways out of the store: purge, eviction, damage, what is newer; and what makes objects stale
+//! together. Blocking. Locks: the key's stripe, the index's read side, in this order; files are
+//! unlinked after the stripe is free.
+//!
+//! A purge first takes every stripe once. A change that was permitted before the purge was raised
+//! holds the stripe of its key until its record is written, so the walk that follows finds it.
 
 use super::Inner;
 use super::error::IndexError;
@@ -8,10 +11,12 @@ use super::eviction::{Entry, Evicted};
 use super::format::{self, Place};
 use super::index::Open;
 use super::part::WhichPart;
-use super::scope::Scope;
+use super::scope::{Purging, Scope};
 use crate::object::tags::TagHash;
-use crate::object::{KeyHash, Meta, Tags};
+use crate::object::{Key, KeyHash, Meta, Tags};
+use crate::tasks;
 use fjall::Slice;
+use std::sync::Arc;
 
 /// Records that are looked at in one go.
 const PAGE: usize = 1024;
@@ -31,6 +36,20 @@ pub(super) enum Reason {
     Space,
 }
 
+/// What was just published, in place of what is older.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The key it is stored under.
+    pub key: Key,
+    /// The position of the disk that it is on; none if it is in memory alone.
+    pub disk: Option<u16>,
+    /// Its number among the insertions.
+    pub order: u64,
+    /// Whether responses of the other kind are older too: if it is a variant, one under the key of
+    /// its object; else all variants.
+    pub may_vary: bool,
+}
+
 /// Which state of a key is to go.
 #[derive(Debug, Clone, Copy)]
 enum Which<'a> {
@@ -38,10 +57,12 @@ enum Which<'a> {
     Any,
     /// Only this insertion.
     Insertion(u64),
+    /// Only one that was inserted before this one.
+    Before(u64),
     /// Only a record that cannot be read.
     Undecodable,
-    /// Only a whole object of this site that has one of these tags.
-    Tagged(&'a str, &'a Tags),
+    /// Only a whole object that a purge of this covers.
+    Covered(&'a Scope),
 }
 
 impl Which<'_> {
@@ -49,34 +70,90 @@ impl Which<'_> {
         match self {
             Self::Any => WhichPart::Any,
             Self::Insertion(sequence) => WhichPart::Insertion(sequence),
-            Self::Undecodable | Self::Tagged(..) => WhichPart::Never,
+            Self::Before(sequence) => WhichPart::Before(sequence),
+            Self::Undecodable | Self::Covered(_) => WhichPart::Never,
         }
     }
 }
 
 impl Inner {
     /// Drops everything in `scope`, whole or in part, with its variants and the claims it makes,
-    /// with `All` claims without an object too; returns the number of objects. On an error some may
-    /// be gone: what is left of the scope must not be served, and the purge be tried again.
-    pub(super) fn purge(&self, scope: &Scope) -> Result<u64, IndexError> {
-        let purged = match scope {
-            Scope::Key(key) => self.purge_key(key.hash()),
-            Scope::Prefix { .. } => self.purge_where(scope),
-            Scope::Tags { site, tags } => self.purge_tagged(site, tags),
-            Scope::All => self.purge_where(scope).and_then(|purged| {
+    /// with `All` claims without an object too; or makes whole objects stale and drops parts, as
+    /// `purging` says. Returns the number of objects. On an error some may be as they were: what is
+    /// left of the scope must not be served, and the purge be tried again.
+    pub(super) fn purge(&self, scope: &Scope, purging: Purging) -> Result<u64, IndexError> {
+        let purge = || {
+            self.pass_stripes();
+            let purge = Purge { store: self, scope, purging };
+            let purged = match scope {
+                Scope::Key(key) => purge.key(key.hash()),
+                Scope::Tags { site, tags } => purge.tagged(site, tags),
+                Scope::Prefix { .. } | Scope::All => purge.walk(),
+            }?;
+            if *scope == Scope::All && purging == Purging::Hard {
                 self.drop_claims()?;
-                Ok(purged)
-            }),
+            }
+            Ok(purged)
         };
+        let purged: Result<u64, IndexError> = purge();
         purged.inspect_err(|error| self.index_failed(error))
     }
 
-    fn purge_key(&self, hash: KeyHash) -> Result<u64, IndexError> {
-        let mut purged = u64::from(self.erase(hash, Which::Any)?);
-        for (variant, _) in self.variant_rows(hash, usize::MAX)? {
-            purged += u64::from(self.erase(variant, Which::Any)?);
+    /// Waits until every change that is under way has ended.
+    fn pass_stripes(&self) {
+        for stripe in self.stripes.iter().chain([&self.last_stripe]) {
+            drop(stripe.lock());
+            tasks::step();
         }
-        Ok(purged)
+    }
+
+    /// Drops what is stored of an object, with its variants, as far as it was inserted before
+    /// `before`; how many there were.
+    pub(super) fn remove_before(&self, hash: KeyHash, before: u64) -> Result<u64, IndexError> {
+        let remove = || {
+            let mut removed = u64::from(self.erase(hash, Which::Before(before))?);
+            for (variant, _) in self.variant_rows(hash, usize::MAX)? {
+                removed += u64::from(self.erase(variant, Which::Before(before))?);
+            }
+            Ok(removed)
+        };
+        let removed: Result<u64, IndexError> = remove();
+        removed.inspect_err(|error| self.index_failed(error))
+    }
+
+    /// Drops what is older than what was just published: a copy of it, if it is not on this disk;
+    /// parts of it; and if it may vary, responses of the other kind. An error is noted.
+    pub(super) fn supersede(&self, published: &Published) {
+        let Published { key, disk, order, may_vary } = published;
+        let older = Which::Before(*order);
+        let supersede = || -> Result<(), IndexError> {
+            if *disk != Some(self.seat.disk) {
+                self.erase(key.hash(), older)?;
+            }
+            if !may_vary {
+                return Ok(());
+            }
+            if key.is_variant() {
+                self.erase(key.primary().hash(), older)?;
+                return Ok(());
+            }
+            for (variant, _) in self.variant_rows(key.hash(), usize::MAX)? {
+                self.erase(variant, older)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = supersede() {
+            self.index_failed(&error);
+        }
+    }
+
+    /// Drops the copy of an object whose head came before this one. An error is noted.
+    pub(super) fn drop_older(self: &Arc<Self>, meta: &Meta) {
+        if let Some(version) = self.version(&meta.key)
+            && version.response_time < meta.response_time
+        {
+            self.drop_insertion(meta.key.hash(), version.sequence);
+        }
     }
 
     /// The variants of an object: the hash of each one's key, and its row.
@@ -114,6 +191,7 @@ impl Inner {
     pub(super) fn evict(&self, chosen: Vec<Evicted>, reason: Reason) -> Result<(), IndexError> {
         let mut chosen = chosen.into_iter();
         while let Some(evicted) = chosen.next() {
+            tasks::step();
             match self.evict_one(evicted) {
                 Ok(true) => self.evictions(reason).inc(),
                 Ok(false) => {}
@@ -166,70 +244,6 @@ impl Inner {
         has_gone
     }
 
-    fn purge_where(&self, scope: &Scope) -> Result<u64, IndexError> {
-        Ok(self.purge_pages(scope, Open::page)? + self.purge_pages(scope, Open::parts_page)?)
-    }
-
-    fn purge_pages(&self, scope: &Scope, page_of: PageOf) -> Result<u64, IndexError> {
-        let (mut after, mut purged) = (None, 0);
-        loop {
-            let page = page_of(self.index.access().open()?, after, PAGE)?;
-            let Some((last, _)) = page.last() else { return Ok(purged) };
-            after = Some(*last);
-            for (hash, record) in page {
-                // One that cannot be read might be meant, and serves nobody.
-                if format::decode_key(&record).map_or(true, |key| scope.may_cover(&key)) {
-                    purged += u64::from(self.erase(hash, Which::Any)?);
-                }
-            }
-        }
-    }
-
-    fn purge_tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
-        let whole =
-            self.each_tagged(site, tags, |hash| self.erase(hash, Which::Tagged(site, tags)))?;
-        Ok(whole + self.purge_tagged_parts(site, tags)?)
-    }
-
-    /// Makes every whole object of `site` that has one of `tags` stale, and drops those that are
-    /// here in part; how many there were. On an error some may not be stale: what has the tags must
-    /// not be served, and be purged.
-    pub(super) fn invalidate_tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
-        let invalidate = || {
-            let whole = self.each_tagged(site, tags, |hash| self.mark_stale(hash, site, tags))?;
-            Ok(whole + self.purge_tagged_parts(site, tags)?)
-        };
-        let invalidated: Result<u64, IndexError> = invalidate();
-        invalidated.inspect_err(|error| self.index_failed(error))
-    }
-
-    /// Does `purge` with each object that has one of the tags; with how many that was done. A row
-    /// that leads to no such object goes.
-    fn each_tagged(
-        &self,
-        site: &str,
-        tags: &Tags,
-        purge: impl Fn(KeyHash) -> Result<bool, IndexError>,
-    ) -> Result<u64, IndexError> {
-        let mut purged = 0;
-        for row in tags.hashes(site) {
-            let mut after = None;
-            loop {
-                let page = self.index.access().open()?.tagged(row, after, PAGE)?;
-                let Some(last) = page.last() else { break };
-                after = Some(*last);
-                for hash in page {
-                    if purge(hash)? {
-                        purged += 1;
-                    } else {
-                        self.drop_stray_tag(row, hash)?;
-                    }
-                }
-            }
-        }
-        Ok(purged)
-    }
-
     /// Drops the row of a tag, if there is no object that has it; true where it went.
     pub(super) fn drop_stray_tag(&self, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
         let _stripe = self.stripe(hash).lock();
@@ -250,21 +264,21 @@ impl Inner {
         is_stray(self.index.access().open()?, row, hash)
     }
 
-    /// Makes an object stale, if it has the tag; false where it has not, or cannot be read.
-    fn mark_stale(&self, hash: KeyHash, site: &str, tags: &Tags) -> Result<bool, IndexError> {
-        let marked = self.try_mark_stale(hash, site, tags);
+    /// Makes an object stale, if `scope` covers it; false if not, or if it cannot be read.
+    fn mark_stale(&self, hash: KeyHash, scope: &Scope) -> Result<bool, IndexError> {
+        let marked = self.try_mark_stale(hash, scope);
         self.recent.forget(hash);
         marked
     }
 
-    fn try_mark_stale(&self, hash: KeyHash, site: &str, tags: &Tags) -> Result<bool, IndexError> {
+    fn try_mark_stale(&self, hash: KeyHash, scope: &Scope) -> Result<bool, IndexError> {
         let _stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
         let Some(row) = index.record(hash)? else { return Ok(false) };
         // One that cannot be read serves nobody.
         let Ok((record, body)) = format::decode_row(&row) else { return Ok(false) };
-        if !format::is_tagged(&row, site, tags) {
+        if !scope.covers(&record.meta) {
             return Ok(false);
         }
         let meta = Meta { is_invalidated: true, ..record.meta };
@@ -278,22 +292,6 @@ impl Inner {
         Ok(true)
     }
 
-    fn purge_tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
-        let (mut after, mut purged) = (None, 0);
-        loop {
-            let page = self.index.access().open()?.parts_page(after, PAGE)?;
-            let Some((last, _)) = page.last() else { return Ok(purged) };
-            after = Some(*last);
-            for (hash, record) in page {
-                if format::is_tagged(&record, site, tags) {
-                    let head = format::decode_head(&record);
-                    let which = head.map_or(WhichPart::Any, |h| WhichPart::Insertion(h.sequence));
-                    purged += u64::from(self.drop_part(hash, which)?);
-                }
-            }
-        }
-    }
-
     fn drop_claims(&self) -> Result<(), IndexError> {
         let mut after = None;
         loop {
@@ -302,6 +300,7 @@ impl Inner {
             after = Some(*last);
             for (hash, _) in page {
                 self.drop_claim(hash)?;
+                tasks::step();
             }
         }
     }
@@ -343,8 +342,9 @@ impl Inner {
         let is_another = match which {
             Which::Any => false,
             Which::Insertion(sequence) => head.is_some_and(|head| head.sequence != sequence),
+            Which::Before(sequence) => head.is_some_and(|head| head.sequence >= sequence),
             Which::Undecodable => format::decode_record(&record).is_ok(),
-            Which::Tagged(site, tags) => !format::is_tagged(&record, site, tags),
+            Which::Covered(scope) => !is_covered(&record, scope),
         };
         if is_another {
             return Ok(false);
@@ -404,6 +404,113 @@ impl Inner {
             self.index_failed(&error);
             false
         })
+    }
+}
+
+/// One purge on one disk.
+struct Purge<'a> {
+    store: &'a Inner,
+    scope: &'a Scope,
+    purging: Purging,
+}
+
+impl Purge<'_> {
+    /// An object with its variants, and what is here of it in part.
+    fn key(&self, hash: KeyHash) -> Result<u64, IndexError> {
+        let mut purged = self.object(hash)?;
+        for (variant, _) in self.store.variant_rows(hash, usize::MAX)? {
+            purged += self.object(variant)?;
+        }
+        Ok(purged)
+    }
+
+    /// What is stored under a key, whole or in part; how many objects that was.
+    fn object(&self, hash: KeyHash) -> Result<u64, IndexError> {
+        let purged = match self.purging {
+            Purging::Hard => self.store.erase(hash, Which::Any)?,
+            Purging::Soft => {
+                self.store.mark_stale(hash, self.scope)?
+                    || self.store.drop_part(hash, WhichPart::Any)?
+            }
+        };
+        tasks::step();
+        Ok(u64::from(purged))
+    }
+
+    /// Everything whose key says that it is covered.
+    fn walk(&self) -> Result<u64, IndexError> {
+        Ok(self.pages(Open::page)? + self.pages(Open::parts_page)?)
+    }
+
+    fn pages(&self, page_of: PageOf) -> Result<u64, IndexError> {
+        let (mut after, mut purged) = (None, 0);
+        loop {
+            let page = page_of(self.store.index.access().open()?, after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(purged) };
+            after = Some(*last);
+            tasks::step();
+            for (hash, record) in page {
+                // One that cannot be read might be meant, and serves nobody.
+                if format::decode_key(&record).map_or(true, |key| self.scope.may_cover(&key)) {
+                    purged += self.object(hash)?;
+                }
+            }
+        }
+    }
+
+    /// Each whole object that has one of the tags, and parts that have. A row that leads to no such
+    /// object goes.
+    fn tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+        let mut purged = self.tagged_parts(site, tags)?;
+        for row in tags.hashes(site) {
+            let mut after = None;
+            loop {
+                let page = self.store.index.access().open()?.tagged(row, after, PAGE)?;
+                let Some(last) = page.last() else { break };
+                after = Some(*last);
+                for hash in page {
+                    let is_purged = match self.purging {
+                        Purging::Hard => self.store.erase(hash, Which::Covered(self.scope))?,
+                        Purging::Soft => self.store.mark_stale(hash, self.scope)?,
+                    };
+                    tasks::step();
+                    if is_purged {
+                        purged += 1;
+                    } else {
+                        self.store.drop_stray_tag(row, hash)?;
+                    }
+                }
+            }
+        }
+        Ok(purged)
+    }
+
+    fn tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+        let (mut after, mut purged) = (None, 0);
+        loop {
+            let page = self.store.index.access().open()?.parts_page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(purged) };
+            after = Some(*last);
+            tasks::step();
+            for (hash, record) in page {
+                if format::is_tagged(&record, site, tags) {
+                    let head = format::decode_head(&record);
+                    let which = head.map_or(WhichPart::Any, |h| WhichPart::Insertion(h.sequence));
+                    purged += u64::from(self.store.drop_part(hash, which)?);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a record is that of an object that a purge covers. One that cannot be read might be, and
+/// serves nobody.
+fn is_covered(record: &[u8], scope: &Scope) -> bool {
+    match scope {
+        Scope::Tags { site, tags } => format::is_tagged(record, site, tags),
+        Scope::Key(_) | Scope::Prefix { .. } | Scope::All => {
+            format::decode_key(record).map_or(true, |key| scope.may_cover(&key))
+        }
     }
 }
 

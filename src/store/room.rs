@@ -9,6 +9,7 @@ use super::folder::Free;
 use super::remove::Reason;
 use super::space::{Reservation, Room};
 use crate::sync::Mutex;
+use crate::tasks;
 use bytes::Bytes;
 use rustix::io::Errno;
 use std::fs::File;
@@ -35,8 +36,9 @@ const FILES_OF_ONE: u64 = 4;
 /// How long what the file system said counts: where it goes away, what is begun meanwhile reaches
 /// its clients and is not stored.
 const SPARE_AGE_MAX: Duration = Duration::from_millis(50);
-/// How long to wait for the index to load more that can be evicted.
-const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for the index to load more that can be evicted: less than a request waits for
+/// the disk.
+const LOAD_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the file system had to spare when it was last asked, less what was promised of it since.
 #[derive(Debug, Default)]
@@ -136,6 +138,7 @@ impl Inner {
                     if was_loaded || !self.space.wait_for_more(LOAD_PATIENCE) {
                         return Err(WriteError::Busy { bytes });
                     }
+                    tasks::step();
                 }
                 Room::Short(evicted) => self.evict(evicted, Reason::Size)?,
                 Room::Never => {

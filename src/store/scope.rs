@@ -2,6 +2,16 @@
 
 use crate::object::{Key, Meta, Tags};
 
+/// What becomes of what a purge covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purging {
+    /// It goes.
+    Hard,
+    /// It becomes stale: confirmed or replaced at the next request, and still there while no
+    /// origin answers. What is here in part goes.
+    Soft,
+}
+
 /// What a purge covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {

@@ -71,7 +71,7 @@ pub(super) struct Scrubber {
 
 /// Scrubs until the store or the process goes away.
 pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
-    let Some(tasks) = store.upgrade().map(|store| store.tasks.clone()) else { return };
+    let Some(tasks) = store.upgrade().map(|store| store.background.clone()) else { return };
     let mut pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone()));
     let weak = store.clone();
     let Ok(Some(mut state)) = tasks.blocking("store scrub", move || load(&weak)).await else {

@@ -27,7 +27,7 @@ use super::site::Site;
 use super::tally::Begun;
 use super::upload::Upload;
 use super::{Answering, Engine};
-use crate::cache::{Found, Hit, SMALL_BYTES_MAX, Scope};
+use crate::cache::{Found, Hit, Purging, SMALL_BYTES_MAX, Scope};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
 use crate::config::Caching;
@@ -381,7 +381,7 @@ impl Request<'_> {
         let space = self.site.key_space();
         let also = also.iter().filter_map(|path| Target::key_of(path, space, self.caching));
         for key in std::iter::once(self.target.key.clone()).chain(also) {
-            self.engine.cache.purge(Scope::Key(key)).await;
+            self.engine.cache.purge(Scope::Key(key), Purging::Hard).await;
         }
     }
 

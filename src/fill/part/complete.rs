@@ -144,7 +144,8 @@ async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> 
     let shared = &flight.shared;
     object.keep(flight).await;
     let (digested, stop) = (part.clone(), shared.tasks.stopping());
-    let digesting = shared.tasks.blocking("part digest", move || digested.digest(&stop)).await;
+    let digest = move || digested.digest(&stop);
+    let digesting = part.tasks().blocking("part digest", digest).await;
     let sha256 = digesting.ok().flatten()?;
     let mut meta = Meta::clone(&part.meta());
     let expected = flight.subject.expected(&shared.cache, coding_of(&meta)).await;

@@ -32,6 +32,7 @@ use crate::store::error::WriteError;
 use crate::store::format::Place;
 use crate::store::read::Stored;
 use crate::store::space::Reservation;
+use crate::tasks::Tasks;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -437,6 +438,11 @@ impl ProvenObject {
         Ok(Self { length, sha256, storable, object })
     }
 
+    /// What runs its blocking work: the threads of its disk.
+    pub fn tasks(&self) -> &Tasks {
+        &self.object.store.tasks
+    }
+
     /// Writes what is left of the body. Blocking.
     pub fn seal(self) -> Result<SealedObject, WriteError> {
         let Self { length, sha256, storable: Storable { side, last }, object } = self;
@@ -470,14 +476,22 @@ pub struct SealedObject {
 
 impl SealedObject {
     /// Puts the object in the store under `meta.key`, which is the key it was begun with, in place
-    /// of what was there, together with a claim it makes about a NAR. Blocking. On an error nothing
-    /// is stored.
-    pub fn commit(self, meta: Meta, claim: Option<(Key, NarClaim)>) -> Result<Stored, WriteError> {
+    /// of what was there, together with a claim it makes about a NAR; none if `permit` says no.
+    /// Blocking. On an error nothing is stored.
+    pub fn commit_if(
+        self,
+        meta: Meta,
+        claim: Option<(Key, NarClaim)>,
+        permit: &dyn Fn() -> bool,
+    ) -> Result<Option<Stored>, WriteError> {
         let Self { length, sha256, key, store, body, reservation } = self;
         debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
         let placing = Placing { length, sha256, meta, claim, body, reservation };
-        let stored = store.place(placing).inspect_err(|error| store.write_failed(error))?;
-        store.health.wrote();
+        let placed = store.place(placing, permit);
+        let stored = placed.inspect_err(|error| store.write_failed(error))?;
+        if stored.is_some() {
+            store.health.wrote();
+        }
         Ok(stored)
     }
 }

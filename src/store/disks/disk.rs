@@ -1,6 +1,9 @@
-//! One disk: its store while it is in, why not while it is out, and how requests are kept from
-//! hanging on it. One per configured folder, as long as the process. Short locks, never across
-//! I/O or an await.
+//! One disk: its store while it is in, why not while it is out, and whether it answers. One per
+//! configured folder, as long as the process. Short locks, never across I/O or an await.
+//!
+//! Everything that is asked of a disk runs in the lanes of its store (see `tasks::lane`), and each
+//! caller gives up after a few seconds. From then on the disk counts as stalled and is passed over
+//! by every request and every purge, until all that hangs on it has ended.
 
 use super::super::index::Open;
 use super::super::read::Stored;
@@ -10,18 +13,11 @@ use super::ledger::{DiskId, Owed};
 use crate::config;
 use crate::object::{Key, Meta};
 use crate::sync::Mutex;
+use crate::tasks::{BlockingError, Jobs};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
-
-/// Look-ups that one disk may keep waiting at once: far below the threads that block for all.
-const LOOKUPS_MAX: usize = 96;
-/// How long a request waits for a disk that does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a disk is passed over that did not answer.
-const STALL: Duration = Duration::from_secs(30);
+use std::time::Duration;
 
 /// A configured disk.
 #[derive(Debug)]
@@ -33,8 +29,12 @@ pub(super) struct Disk {
     state: Mutex<State>,
     /// Whether it has purges to make up for; the ledger says which.
     owes: AtomicBool,
-    lookups: Arc<Semaphore>,
-    stalled_until: Mutex<Option<Instant>>,
+    /// What runs on it, whichever store is open there.
+    pub(super) jobs: Arc<Jobs>,
+    /// Held by the thread that writes its record.
+    pub(super) recording: Mutex<()>,
+    /// Whether it was said that it is stalled.
+    is_said_stalled: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -57,10 +57,6 @@ pub(super) struct Entered {
     pub(super) store: Store,
 }
 
-/// It did not answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stalled;
-
 impl Disk {
     /// A disk that is out.
     pub(super) fn new(settings: config::Disk) -> Self {
@@ -69,8 +65,9 @@ impl Disk {
             settings,
             state: Mutex::default(),
             owes: AtomicBool::new(false),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-            stalled_until: Mutex::new(None),
+            jobs: Arc::default(),
+            recording: Mutex::new(()),
+            is_said_stalled: AtomicBool::new(false),
         }
     }
 
@@ -82,9 +79,23 @@ impl Disk {
 
     /// Its store, where it is in and answers.
     pub(super) fn answering(&self) -> Option<Entered> {
-        let until = *self.stalled_until.lock();
-        let is_stalled = until.is_some_and(|until| Instant::now() < until);
-        if is_stalled { None } else { self.entered() }
+        if self.is_stalled() { None } else { self.entered() }
+    }
+
+    /// Whether something hangs on it. Never waits.
+    pub(super) fn is_stalled(&self) -> bool {
+        let is_stalled = self.jobs.is_stalled();
+        if self.is_said_stalled.load(Ordering::Relaxed) != is_stalled
+            && self.is_said_stalled.swap(is_stalled, Ordering::Relaxed) != is_stalled
+        {
+            let disk = &*self.label;
+            if is_stalled {
+                tracing::error!(disk, "disk tier: the disk does not answer; skipped until it does");
+            } else {
+                tracing::info!(disk, "disk tier: the disk answers again");
+            }
+        }
+        is_stalled
     }
 
     /// Where its file system was mounted when it was last in.
@@ -104,8 +115,6 @@ impl Disk {
         state.id = Some(entered.id);
         state.store = Some(entered.store);
         state.fault.clear();
-        drop(state);
-        *self.stalled_until.lock() = None;
     }
 
     /// It is out from now on; its store is closed. Blocking.
@@ -145,49 +154,59 @@ impl Disk {
         self.owes.store(owed.is_some_and(|owed| !owed.is_empty()), Ordering::Release);
     }
 
-    /// The object under a key; an error where the disk does not answer. Waits a few seconds at
-    /// most. Cancel safe.
-    pub(super) async fn get(&self, store: &Store, key: &Key) -> Result<Option<Stored>, Stalled> {
+    /// The object under a key; an error if the disk does not answer in time. Cancel safe.
+    pub(super) async fn get(
+        &self,
+        store: &Store,
+        key: &Key,
+    ) -> Result<Option<Stored>, BlockingError> {
         let key = key.clone();
-        self.ask(store, "store get", move |store| store.find(&key)).await
+        self.read(store, "store get", move |store| store.find(&key)).await
     }
 
     /// The part that is kept of an object, as [`Disk::get`].
-    pub(super) async fn part(&self, store: &Store, key: &Key) -> Result<Option<Part>, Stalled> {
+    pub(super) async fn part(
+        &self,
+        store: &Store,
+        key: &Key,
+    ) -> Result<Option<Part>, BlockingError> {
         let key = key.clone();
-        self.ask(store, "store part", move |store| store.find_part(&key)).await
+        self.read(store, "store part", move |store| store.find_part(&key)).await
     }
 
-    async fn ask<T: Send + 'static>(
+    /// What `work` finds on it; an error if it does not answer in time. Cancel safe.
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         store: &Store,
         name: &'static str,
-        find: impl FnOnce(&Arc<Inner>) -> Option<T> + Send + 'static,
-    ) -> Result<Option<T>, Stalled> {
-        let asking = async {
-            let place = Arc::clone(&self.lookups).acquire_owned().await.ok();
-            let inner = Arc::clone(&store.0);
-            let work = move || {
-                // Kept by the thread, however long it hangs, not by whoever waits for it.
-                let _place = place;
-                find(&inner)
-            };
-            store.0.tasks.blocking(name, work).await.ok().flatten()
-        };
-        let answer = tokio::time::timeout(PATIENCE, asking).await;
-        let answer = answer.map_err(|_| self.stalled(store))?;
-        self.answered();
-        Ok(answer)
+        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+    ) -> Result<T, BlockingError> {
+        let inner = Arc::clone(&store.0);
+        self.in_time(store, store.0.readers.blocking(name, move || work(&inner)).await)
+    }
+
+    /// Has `work` change something on it; an error if it does not come further for `patience`. Then
+    /// the work goes on as soon as the disk does.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        store: &Store,
+        (name, patience): (&'static str, Duration),
+        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+    ) -> Result<T, BlockingError> {
+        let inner = Arc::clone(&store.0);
+        let work = move || work(&inner);
+        self.in_time(store, store.0.tasks.blocking_for(name, patience, work).await)
     }
 
     /// Promises the space of an object, as [`Store::reserve`] does; refused if the disk has purges
-    /// to make up for, or does not answer for a few seconds.
+    /// to make up for, or does not answer in time.
     pub(super) async fn reserve(
         &self,
         store: &Store,
         length: Option<u64>,
     ) -> Result<Reservation, WriteError> {
-        self.take(store, store.reserve(length)).await
+        self.admit()?;
+        store.reserve(length).await
     }
 
     /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`Disk::reserve`] is.
@@ -197,54 +216,28 @@ impl Disk {
         meta: Meta,
         length: u64,
     ) -> Result<Part, WriteError> {
-        self.take(store, store.begin_part(meta, length)).await
+        self.admit()?;
+        store.begin_part(meta, length).await
     }
 
-    async fn take<T>(
+    fn admit(&self) -> Result<(), WriteError> {
+        if !self.owes() {
+            return Ok(());
+        }
+        let detail = format!("disk {} has purges to make up for", self.label);
+        Err(WriteError::Refused { detail })
+    }
+
+    fn in_time<T>(
         &self,
         store: &Store,
-        taking: impl Future<Output = Result<T, WriteError>>,
-    ) -> Result<T, WriteError> {
-        if self.owes() {
-            let detail = format!("disk {} has purges to make up for", self.label);
-            return Err(WriteError::Refused { detail });
+        answer: Result<T, BlockingError>,
+    ) -> Result<T, BlockingError> {
+        if let Err(error @ BlockingError::Late { .. }) = &answer {
+            store.0.count("stall");
+            tracing::debug!(disk = self.label, %error, "disk tier: a job was given up");
         }
-        tokio::time::timeout(PATIENCE, taking).await.unwrap_or_else(|_| {
-            let Stalled = self.stalled(store);
-            Err(WriteError::Refused { detail: "the disk does not answer".to_owned() })
-        })
-    }
-
-    /// Notes that it did not answer in time.
-    fn stalled(&self, store: &Store) -> Stalled {
-        let now = Instant::now();
-        let mut until = self.stalled_until.lock();
-        if until.is_none_or(|until| until < now) {
-            tracing::error!(
-                disk = self.label,
-                "disk tier: the disk does not answer; passed over for a while"
-            );
-        }
-        *until = Some(now + STALL);
-        store.0.count("stall");
-        Stalled
-    }
-
-    /// Whether it did not answer lately.
-    pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        self.stalled_until.lock().is_some_and(|until| now < until)
-    }
-
-    /// Whether it has not answered again since it did not answer in time.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.stalled_until.lock().is_some()
-    }
-
-    fn answered(&self) {
-        let mut until = self.stalled_until.lock();
-        if until.is_some_and(|until| until <= Instant::now()) {
-            *until = None;
-        }
+        answer
     }
 
     /// What an operator is told of it.
@@ -252,7 +245,7 @@ impl Disk {
         let Some(Entered { store, .. }) = self.entered() else {
             return Health { is_writable: false, detail: self.fault() };
         };
-        if self.is_stalled(Instant::now()) {
+        if self.is_stalled() {
             return Health { is_writable: false, detail: "it does not answer".to_owned() };
         }
         let health = store.health();

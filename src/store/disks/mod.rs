@@ -1,58 +1,74 @@
 //! Several disks as one tier: an object goes to the disk that [`place`] names for it, or to the
 //! next one where that is out or fails, and is found on whichever has it. One per process; cloning
-//! shares it. Called by `cache` alone. Methods that are not async read and write disks and belong
-//! on a blocking thread.
+//! shares it. Called by `cache` alone. Methods that are not async wait for no disk, but for
+//! [`Disks::open`] and [`Disks::import`], which block.
 //!
 //! A disk is *in* while its store is open. One that cannot be opened, or goes away under its
 //! folder, is *out* and tried again in the background ([`watch`]); the others go on. A disk that is
 //! in and in trouble serves what it can read, takes nothing new, and is probed by its own store.
 //!
-//! Look-ups ask every disk at once, each on a thread of its own, so that none waits behind another.
-//! All but the one that has the object say no from the filters of their indexes, which are in
-//! memory: a miss costs little, however many disks there are. One that has not answered lately is
-//! asked only for what it is the first choice of. Two disks have an object each only where one was
-//! passed over when it was written anew: the later one counts, the other is dropped. A whole object
-//! counts before parts of it, which go from every disk when it is stored. Variants of an object are
-//! objects of their own here, each with its own first choice.
+//! Whatever is asked of a disk runs on threads of its own, which are bounded, and no job works on
+//! two disks. So a disk that hangs holds up its own threads alone, and a caller for a few seconds,
+//! once: then it is *stalled*, and passed over until all that hangs on it has ended ([`disk`]).
 //!
-//! Purges hold whatever state a disk is in: see [`ledger`].
+//! Look-ups ask every disk at once. All but the one that has the object say no from the filters of
+//! their indexes, which are in memory: a miss costs little, however many disks there are. Two disks
+//! have an object each only where one was passed over when it was written anew: the later one
+//! counts, the other is dropped. A whole object counts before parts of it, which go from every disk
+//! when it is stored. Variants of an object are objects of their own here, each with its own first
+//! choice.
+//!
+//! # Why a purge holds
+//!
+//! A change that puts something on a disk asks its [`Permit`](super::Permit) under the lock of its
+//! key, and has written its record when it gives that lock up. The permit says no as soon as a
+//! purge is raised that covers the object. So a purge that was raised first passes every lock of
+//! the store once ([`Inner::purge`]), and from then on each older change is in the
+//! index, where the purge finds it, or will be refused: no mark is needed for what is half
+//! published, and no crash brings it back. A purge is synced before it is answered.
+//!
+//! A disk that is out, stalled, fails, or does not come further with a purge for a second owes it
+//! ([`ledger`]): nothing that it covers is served from there before it has made up for it.
 //!
 //! An [`Insertion`] names its disk by position: whoever keeps one while another disk takes that
 //! place touches an object that he does not mean, which moves it in the order of eviction.
 //!
-//! Locks: `checks` (inside it those of the reports), `ledger` (short, never across I/O; inside it a
-//! disk's own), `files` while records are written. A disk comes in, and a purge picks the disks
-//! that carry it out, under `ledger`: so each purge is carried out by a disk or owed by it.
+//! Locks: `checks` (inside it those of the reports), `ledger` (inside it a disk's own), `files`;
+//! all of them short, never across I/O. A disk comes in, and a purge picks the disks that carry it
+//! out, under `ledger`: so each purge is carried out by a disk or owed by it.
 
 mod disk;
 mod ledger;
 mod mount;
 mod place;
+mod purging;
 mod watch;
 
 use super::check::Fault;
 use super::{
-    Begun, DAMAGED_MAX, Health, IndexError, IndexMemory, Mode, ObjectWriter, OpenError, Part,
-    Problem, ProvenObject, Report, Reservation, Stage, Store, Stored, Usage, Withhold, WriteError,
+    Begun, DAMAGED_MAX, Health, IndexMemory, Inner, Mode, ObjectWriter, OpenError, PATIENCE, Part,
+    Permit, Problem, ProvenObject, Report, Reservation, Stage, Store, Stored, Usage, Withhold,
+    WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Insertion, Key, Meta, NarClaim, Sha256, Tags, Variant};
-use crate::store::Scope;
+use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Sha256, Variant};
 use crate::sync::Mutex;
-use crate::tasks::Tasks;
+use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
 use disk::{Disk, Entered};
 use futures_util::future::join_all;
 use ledger::{DiskId, Ledger};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How long one use of an object in another tier counts: see [`Disks::epoch`].
 const EPOCH: Duration = Duration::from_mins(1);
+/// How long a purge waits for a disk that does not come further with it.
+const PURGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The disk tier. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -64,6 +80,9 @@ struct Shared {
     ledger: Mutex<Recorded>,
     /// By folder, whose record was written there, and how many changes were in it.
     files: Mutex<BTreeMap<String, (DiskId, u64)>>,
+    /// The number of the next insertion, of all disks: so each is later than those below it,
+    /// wherever they are, since this process began.
+    insertions: Arc<AtomicU64>,
     /// Of the check that goes on, or else the last one, disk by disk.
     checks: Mutex<Vec<Check>>,
     /// What the stores find damaged goes in here.
@@ -115,6 +134,7 @@ impl Disks {
             disks: settings.iter().cloned().map(Disk::new).collect(),
             ledger: Mutex::default(),
             files: Mutex::default(),
+            insertions: Arc::default(),
             checks: Mutex::default(),
             damaged,
             damaged_keys: Mutex::new(Some(damaged_keys)),
@@ -164,11 +184,8 @@ impl Disks {
             && let Some(found) = &found
         {
             let (shared, meta) = (Arc::clone(&self.0), Arc::clone(&found.meta));
-            self.0.tasks.spawn("disk copies", async move {
-                let tasks = shared.tasks.clone();
-                let work = move || shared.drop_older(&meta);
-                let _ = tasks.blocking("disk copies", work).await;
-            });
+            let dropping = async move { shared.drop_older(&meta).await };
+            self.0.tasks.spawn("disk copies", dropping);
         }
         if copies == 1
             && answers == self.0.disks.len()
@@ -252,29 +269,15 @@ impl Disks {
         Err(first.unwrap_or_else(no_disk))
     }
 
-    /// Drops what is kept of an object in part, wherever it is; true where there was any. Holds
-    /// where a disk fails: nothing of the key is served from it before it has made up for it.
-    /// Blocking.
-    pub fn remove_part(&self, key: &Key) -> bool {
-        let mut was_there = false;
-        for (_, entered) in self.0.holding(key) {
-            if let Ok(removed) = entered.store.0.purge_part(key) {
-                was_there |= removed;
-            } else {
-                self.0.owe_one(entered.id, &Scope::Key(key.clone()));
-                self.0.write_debts();
-            }
-        }
-        was_there
-    }
-
     /// The variants that are stored of the object under `key`, each with the key that it is stored
-    /// under; at most 32 on each disk, since of more the oldest are dropped. Blocking, seldom for
-    /// long.
-    pub fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+    /// under; at most 32 on each disk, since of more the oldest are dropped. Cancel safe.
+    pub async fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+        let (asked, own) = (self.0.holding(key.hash(), key), key.clone());
+        let find = move |store: &Arc<Inner>| store.find_variants(&own);
+        let answers = read_all(&asked, "store variants", find).await;
         let mut variants: Vec<(Key, Variant)> = Vec::new();
-        for (disk, Entered { store, .. }) in self.0.choices(key) {
-            for (own, variant) in store.variants(key) {
+        for ((disk, _), answer) in asked.iter().zip(answers) {
+            for (own, variant) in answer.unwrap_or_default() {
                 let is_owed = disk.owes() && self.0.is_owed(disk, &own);
                 if !is_owed && !variants.iter().any(|(other, _)| *other == own) {
                     variants.push((own, variant));
@@ -282,6 +285,16 @@ impl Disks {
             }
         }
         variants
+    }
+
+    /// The number that the next insertion gets, on whatever disk.
+    pub fn next_insertion(&self) -> u64 {
+        self.0.insertions.load(Ordering::Acquire)
+    }
+
+    /// Takes a number as an insertion does, for what is published in another tier alone.
+    pub fn take_insertion(&self) -> u64 {
+        self.0.insertions.fetch_add(1, Ordering::AcqRel)
     }
 
     /// Notes that an object was used where it is kept in another tier, so that it stays here too;
@@ -311,36 +324,17 @@ impl Disks {
         shares.into_values().map(|(store, share)| store.import(share)).sum()
     }
 
-    /// What was just published counts: copies of an object that other disks have are dropped, and
-    /// parts of it. Blocking; costs next to nothing where one disk has the object.
-    pub fn keep_only(&self, meta: &Meta, sha256: Sha256) {
-        self.0.keep_only(meta, sha256);
-    }
-
-    /// Drops what is stored under exactly this key, and neither parts nor variants of it. Blocking.
-    pub fn drop_one(&self, key: &Key) {
-        for (_, Entered { store, .. }) in self.0.holding(key) {
-            if let Some(version) = store.0.version(key) {
-                store.0.drop_insertion(key.hash(), version.sequence);
-            }
-        }
-    }
-
-    /// Replaces the metadata of an object while its body still has this digest, wherever it is.
-    /// Where an object cannot be marked as stale, it is not served any more. Blocking.
-    pub fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        let mut is_replaced = false;
-        for (_, entered) in self.0.holding(key) {
-            match entered.store.0.rewrite_meta(key.hash(), sha256, meta) {
-                Ok(replaced) => is_replaced |= replaced,
-                Err(_) if meta.is_invalidated => {
-                    self.0.owe_one(entered.id, &Scope::Key(key.clone()));
-                    self.0.write_debts();
-                }
-                Err(_) => {}
-            }
-        }
-        is_replaced
+    /// Replaces the metadata of an object while its body still has this digest, wherever it is,
+    /// unless `permit` says no; true if it was replaced.
+    pub async fn touch_meta(&self, meta: &Arc<Meta>, sha256: Sha256, permit: &Permit) -> bool {
+        let hash = meta.key.hash();
+        let asked = self.0.holding(hash, &meta.key);
+        let (meta, permit) = (Arc::clone(meta), Arc::clone(permit));
+        let touch = move |store: &Arc<Inner>| {
+            store.rewrite_meta(hash, sha256, &meta, &*permit).unwrap_or(false)
+        };
+        let touched = change_all(&asked, ("store touch", PATIENCE), touch).await;
+        touched.into_iter().any(|touched| touched.unwrap_or(false))
     }
 
     /// Whether no disk that is in has anything of an object, for certain. Never waits.
@@ -349,42 +343,17 @@ impl Disks {
         self.0.disks.iter().filter_map(Disk::entered).all(|entered| entered.store.0.lacks(hash))
     }
 
-    /// Drops the object under `key` wherever it is, whole or in part, all its variants, and the
-    /// claims they make, since it is there no more upstream; true where there was one. This is no
-    /// purge: a disk that is out does not make up for it. Blocking.
-    pub fn remove(&self, key: &Key) -> bool {
-        let scope = Scope::Key(key.clone());
-        let mut was_there = false;
-        for (_, entered) in self.0.holding(key) {
-            match entered.store.0.purge(&scope) {
-                Ok(removed) => was_there |= removed > 0,
-                // Written down by the watch: this is no purge, and comes by the thousand.
-                Err(_) => self.0.owe_one(entered.id, &scope),
-            }
-        }
-        was_there
-    }
-
-    /// Makes everything in `scope` go, and the claims it makes; returns the number of objects that
-    /// went. Holds on disks that are out or fail: nothing in the scope is served from them before
-    /// they have made up for it. Blocking.
-    pub fn purge(&self, scope: &Scope) -> u64 {
-        self.0.purge(scope, |store| store.0.purge(scope))
-    }
-
-    /// Makes every object of `site` that has one of `tags` stale; returns their number. What is
-    /// here in part goes, and what a disk that is out or fails has of them goes too, as
-    /// [`Disks::purge`] says. Blocking.
-    pub fn invalidate_tagged(&self, site: &str, tags: &Tags) -> u64 {
-        let scope = Scope::Tags { site: site.to_owned(), tags: tags.clone() };
-        self.0.purge(&scope, |store| store.0.invalidate_tagged(site, tags))
-    }
-
-    /// What a stored narinfo claims about the NAR `nar`. Blocking, seldom for long.
-    pub fn claim(&self, nar: &Key) -> Option<NarClaim> {
-        // The claim of a narinfo that was purged must not count, and nothing says whose it is.
+    /// What a stored narinfo claims about the NAR `nar`, and the hash of the narinfo's key. Cancel
+    /// safe.
+    pub async fn claim(&self, nar: &Key) -> Option<(KeyHash, NarClaim)> {
+        // The claim of a narinfo that was purged must not count, and the disk tells only its hash.
         let trusted = self.0.disks.iter().filter(|disk| !disk.owes());
-        trusted.filter_map(Disk::answering).find_map(|entered| entered.store.claim(nar))
+        let asked: Vec<_> = trusted.filter_map(|disk| Some((disk, disk.answering()?))).collect();
+        let nar = nar.clone();
+        let find = move |store: &Arc<Inner>| store.find_claim(&nar);
+        let found = read_all(&asked, "store claim", find).await;
+        let mut trusted = asked.iter().zip(found).filter(|((disk, _), _)| !disk.owes());
+        trusted.find_map(|(_, found)| found.ok().flatten())
     }
 
     /// What the disks that are in hold together.
@@ -483,8 +452,10 @@ impl Disks {
 
     /// Looks after each disk once, as the watch does.
     #[cfg(test)]
-    pub(super) fn look(&self) -> Vec<bool> {
-        (0..self.0.disks.len()).map(|position| self.0.look_after(position)).collect()
+    pub(crate) fn look(&self) -> Vec<bool> {
+        let are_in = (0..self.0.disks.len()).map(|position| self.0.look_after(position)).collect();
+        self.0.write_own_records();
+        are_in
     }
 
     /// The store of each disk that is in.
@@ -554,23 +525,16 @@ impl Shared {
         choices
     }
 
-    /// Those that a look-up asks: but for the first choice, none that has not answered lately.
+    /// Those that a look-up asks.
     fn asked(&self, key: &Key) -> Vec<(&Disk, Entered)> {
-        let is_asked =
-            |(rank, (disk, _)): &(usize, (&Disk, Entered))| *rank == 0 || !disk.is_suspect();
-        let asked = self.choices(key).enumerate().filter(is_asked).map(|(_, one)| one);
-        asked.filter(|(disk, _)| !(disk.owes() && self.is_owed(disk, key))).collect()
+        self.choices(key).filter(|(disk, _)| !(disk.owes() && self.is_owed(disk, key))).collect()
     }
 
-    /// Those that may have something of the object, and may serve it. Blocking, but for a disk that
-    /// has nothing of it seldom for long.
-    fn holding(&self, key: &Key) -> Vec<(&Disk, Entered)> {
-        let hash = key.hash();
-        let may_hold = |(rank, (_, entered)): &(usize, (&Disk, Entered))| {
-            *rank == 0 || entered.store.0.may_hold(hash)
-        };
-        let holding = self.choices(key).enumerate().filter(may_hold).map(|(_, one)| one);
-        holding.filter(|(disk, _)| !(disk.owes() && self.is_owed(disk, key))).collect()
+    /// Those of them that may have something of the object.
+    fn holding(&self, hash: KeyHash, key: &Key) -> Vec<(&Disk, Entered)> {
+        let mut asked = self.asked(key);
+        asked.retain(|(_, entered)| !entered.store.0.lacks(hash));
+        asked
     }
 
     fn is_owed(&self, disk: &Disk, key: &Key) -> bool {
@@ -588,85 +552,13 @@ impl Shared {
         owed.map_or(0, ledger::Owed::len)
     }
 
-    fn keep_only(&self, meta: &Meta, sha256: Sha256) {
-        // Also where a disk does not answer now, or cannot drop what it has.
-        for entered in self.disks.iter().filter_map(Disk::entered) {
-            entered.store.0.recent.forget(meta.key.hash());
-        }
-        if self.disks.len() == 1 {
-            return;
-        }
-        let holding = self.holding(&meta.key);
-        let hash = meta.key.hash();
-        let may_hold = |(_, entered): &&(&Disk, Entered)| entered.store.0.may_hold(hash);
-        if holding.iter().filter(may_hold).count() < 2 {
-            return;
-        }
-        for (_, Entered { store, .. }) in holding {
-            let Some(version) = store.0.version(&meta.key) else {
-                // An error is noted; what stays is behind the whole.
-                let _ = store.0.purge_part(&meta.key);
-                continue;
-            };
-            if (version.response_time, version.sha256) != (meta.response_time, sha256) {
-                store.0.drop_insertion(hash, version.sequence);
-            }
-        }
-    }
-
     /// Drops the copies of an object whose head came before this one.
-    fn drop_older(&self, meta: &Meta) {
-        for (_, Entered { store, .. }) in self.holding(&meta.key) {
-            if let Some(version) = store.0.version(&meta.key)
-                && version.response_time < meta.response_time
-            {
-                store.0.drop_insertion(meta.key.hash(), version.sequence);
-            }
-        }
-    }
-
-    /// Carries out a purge of `scope` on each disk by `carry_out`, or has it owed.
-    fn purge(&self, scope: &Scope, carry_out: impl Fn(&Store) -> Result<u64, IndexError>) -> u64 {
-        let mut working = Vec::new();
-        {
-            let mut recorded = self.ledger.lock();
-            for disk in &self.disks {
-                working.extend(disk.answering().filter(|_| !disk.owes()));
-            }
-            let ids: Vec<_> = working.iter().map(|entered| entered.id).collect();
-            if recorded.ledger.owe(scope, &ids) {
-                recorded.changes += 1;
-            }
-            self.mark_debtors(&recorded);
-        }
-        let mut purged = 0_u64;
-        for Entered { id, store } in working {
-            match carry_out(&store) {
-                Ok(count) => purged = purged.saturating_add(count),
-                Err(_) => self.owe_one(id, scope),
-            }
-        }
-        self.write_debts();
-        purged
-    }
-
-    /// Writes down what is owed; says so where that is nowhere.
-    fn write_debts(&self) {
-        if self.write_records() == 0 && self.disks.iter().any(Disk::owes) {
-            tracing::error!(
-                "a purge could be written on no disk: it holds until this process ends; purge \
-                 again after a restart"
-            );
-        }
-    }
-
-    /// Notes that a disk owes a purge that it was to carry out itself.
-    fn owe_one(&self, id: DiskId, scope: &Scope) {
-        let mut recorded = self.ledger.lock();
-        if recorded.ledger.owe_one(id, scope) {
-            recorded.changes += 1;
-        }
-        self.mark_debtors(&recorded);
+    async fn drop_older(&self, meta: &Arc<Meta>) {
+        let asked = self.holding(meta.key.hash(), &meta.key);
+        let meta = Arc::clone(meta);
+        let drop_older = move |store: &Arc<Inner>| store.drop_older(&meta);
+        // One that fails has noted it, and is asked again with the next look-up.
+        change_all(&asked, ("store copies", PATIENCE), drop_older).await;
     }
 
     fn mark_debtors(&self, recorded: &Recorded) {
@@ -676,6 +568,27 @@ impl Shared {
             }
         }
     }
+}
+
+/// What `find` finds on each of these disks, all of which are asked at once.
+async fn read_all<T: Send + 'static>(
+    asked: &[(&Disk, Entered)],
+    name: &'static str,
+    find: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
+) -> Vec<Result<T, BlockingError>> {
+    let asking = asked.iter().map(|(disk, entered)| disk.read(&entered.store, name, find.clone()));
+    join_all(asking).await
+}
+
+/// Has `work` change something on each of these disks, on all at once.
+async fn change_all<T: Send + 'static>(
+    asked: &[(&Disk, Entered)],
+    job: (&'static str, Duration),
+    work: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
+) -> Vec<Result<T, BlockingError>> {
+    let changing =
+        asked.iter().map(|(disk, entered)| disk.change(&entered.store, job, work.clone()));
+    join_all(changing).await
 }
 
 fn no_disk() -> WriteError {

@@ -1,5 +1,7 @@
 //! How disks come in and go out: all of them at start, and each by itself afterwards. One task per
-//! disk, so that one that hangs keeps no other from coming back; its work is on blocking threads.
+//! disk, so that one that hangs keeps no other from coming back. Its work takes one thread at most:
+//! while the disk is stalled it is not looked at, since what hangs on it tells when it is back.
+//! No thread works on two disks, but at the start.
 //!
 //! A folder is watched by the identity of its lock file: where another file system is mounted over
 //! it, or it is unmounted (with `umount -l`, since the store keeps files open) or removed, the
@@ -7,14 +9,16 @@
 //! folder without a store is made into one, but never the empty folder that is left where a disk
 //! was mounted, and never below a folder that has gone too.
 
-use super::super::{OpenError, Seat, Store, WriteError};
+use super::super::{Inner, OpenError, Purging, Seat, Store, WriteError};
 use super::disk::{Disk, Entered};
 use super::ledger::{self, DiskId, Joiner, Ledger, Member};
-use super::{Shared, mount};
+use super::{PURGE_PATIENCE, Shared, mount};
+use crate::tasks::BlockingError;
+use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +26,12 @@ use tokio_util::sync::CancellationToken;
 const PACE: Duration = Duration::from_secs(1);
 /// How seldom a disk that stays out is tried.
 const PACE_MAX: Duration = Duration::from_secs(15);
+/// How long a look may take without a step before the disk counts as stalled.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// Threads that blocking work on all disks takes at once; the rest of them is for everything else.
+const THREADS: usize = 384;
+/// Bounds of what one disk gets of them, half for what reads and half for what changes something.
+const THREADS_OF_ONE: std::ops::RangeInclusive<usize> = 16..=128;
 
 /// A disk whose store is open and that is not in yet.
 struct Opened {
@@ -35,6 +45,11 @@ struct Opened {
 /// Looks after one disk until the tier or the process goes away.
 pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: CancellationToken) {
     let mut pace = PACE;
+    let lane = {
+        let Some(shared) = shared.upgrade() else { return };
+        let Some(disk) = shared.disks.get(position) else { return };
+        shared.tasks.lane(&disk.jobs, 1, LOOK_PATIENCE)
+    };
     loop {
         tokio::select! {
             () = tokio::time::sleep(pace) => {}
@@ -42,10 +57,20 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
         }
         let Some(shared) = shared.upgrade() else { return };
         shared.tick();
-        let tasks = shared.tasks.clone();
-        let looking = tasks.blocking("disk watch", move || shared.look_after(position));
-        let Ok(is_in) = looking.await else { return };
-        pace = if is_in { PACE } else { (pace * 2).min(PACE_MAX) };
+        if shared.disks.get(position).is_some_and(Disk::is_stalled) {
+            continue;
+        }
+        let own = Arc::clone(&shared);
+        let look = move || own.look_after(position);
+        let looked = lane.blocking_for("disk watch", LOOK_PATIENCE, look).await;
+        shared.write_records().await;
+        drop(shared);
+        pace = match looked {
+            Ok(true) => PACE,
+            Ok(false) => (pace * 2).min(PACE_MAX),
+            Err(BlockingError::Late { .. }) => pace,
+            Err(BlockingError::Failed { .. }) => return,
+        };
     }
 }
 
@@ -90,7 +115,7 @@ impl Shared {
         for one in opened {
             self.admit(one)?;
         }
-        self.write_records();
+        self.write_own_records();
         Ok(())
     }
 
@@ -103,7 +128,6 @@ impl Shared {
                 if disk.owes() && entered.store.health().is_writable {
                     self.settle(disk, &entered);
                 }
-                self.write_records();
                 true
             }
             Ok(false) => {
@@ -132,7 +156,6 @@ impl Shared {
         };
         match opened.and_then(|opened| self.admit(opened)) {
             Ok(()) => {
-                self.write_records();
                 tracing::info!(disk = disk.label, "disk tier: the disk is in");
                 true
             }
@@ -171,7 +194,15 @@ impl Shared {
             }
         }
         let number = u16::try_from(position).unwrap_or(u16::MAX);
-        let seat = Seat { disk: number, damaged: self.damaged.clone() };
+        let threads =
+            (THREADS / self.disks.len()).clamp(*THREADS_OF_ONE.start(), *THREADS_OF_ONE.end());
+        let seat = Seat {
+            disk: number,
+            damaged: self.damaged.clone(),
+            insertions: Arc::clone(&self.insertions),
+            jobs: Arc::clone(&disk.jobs),
+            threads: threads / 2,
+        };
         let (metrics, tasks) = (self.metrics.clone(), self.tasks.clone());
         let store = Store::open(seat, &disk.settings, metrics, tasks)?;
         let record = ledger::read(path);
@@ -229,8 +260,11 @@ impl Shared {
         let Some(owed) = self.ledger.lock().ledger.owed(*id).cloned() else { return };
         let mut purged = 0_u64;
         for scope in owed.scopes() {
-            let Ok(count) = store.0.purge(&scope) else { return };
+            let Ok(count) = store.0.purge(&scope, Purging::Hard) else { return };
             purged = purged.saturating_add(count);
+        }
+        if store.0.sync_index().is_err() {
+            return;
         }
         let mut recorded = self.ledger.lock();
         if !recorded.ledger.settle(*id, &owed) {
@@ -239,7 +273,6 @@ impl Shared {
         recorded.changes += 1;
         self.mark_debtors(&recorded);
         drop(recorded);
-        self.write_records();
         tracing::info!(
             disk = disk.label,
             purges = owed.len(),
@@ -248,48 +281,72 @@ impl Shared {
         );
     }
 
-    /// Writes the ledger on every disk that is in and has not what it says now; on how many it is.
-    pub(super) fn write_records(&self) -> usize {
-        let mut files = self.files.lock();
+    /// Writes the ledger on every disk that answers and has not what it says now, and waits for
+    /// each a second at most; on how many it is.
+    pub(super) async fn write_records(self: &Arc<Self>) -> usize {
+        let writing = (0..self.disks.len()).map(|position| self.write_record(position));
+        join_all(writing).await.into_iter().filter(|is_written| *is_written).count()
+    }
+
+    /// Writes the ledger on every disk that has not what it says now. Blocking, for all of them.
+    pub(super) fn write_own_records(&self) {
+        for disk in &self.disks {
+            self.write_own_record(disk);
+        }
+    }
+
+    async fn write_record(self: &Arc<Self>, position: usize) -> bool {
+        let Some(disk) = self.disks.get(position) else { return false };
+        let Some(Entered { store, .. }) = disk.answering() else { return false };
+        if self.is_recorded(disk) {
+            return true;
+        }
+        let shared = Arc::clone(self);
+        let work = move |_: &Arc<Inner>| {
+            shared.disks.get(position).is_some_and(|disk| shared.write_own_record(disk))
+        };
+        disk.change(&store, ("disk record", PURGE_PATIENCE), work).await.unwrap_or(false)
+    }
+
+    /// Whether a disk has all that the ledger says now.
+    fn is_recorded(&self, disk: &Disk) -> bool {
+        let Some(Entered { id, .. }) = disk.entered() else { return false };
+        let changes = self.ledger.lock().changes;
+        self.files.lock().get(&disk.label) == Some(&(id, changes))
+    }
+
+    /// Writes the ledger on a disk that has not what it says now; whether it is there. Blocking.
+    fn write_own_record(&self, disk: &Disk) -> bool {
+        let _turn = disk.recording.lock();
+        let Some(Entered { id, store }) = disk.entered() else { return false };
+        if self.is_recorded(disk) {
+            return true;
+        }
+        if !store.0.is_admitting() {
+            return false;
+        }
         let (ledger, changes) = {
             let recorded = self.ledger.lock();
-            let is_written = |(disk, entered): (&Disk, Entered)| {
-                files.get(&disk.label) == Some(&(entered.id, recorded.changes))
-            };
-            let mut entered = self.disks.iter().filter_map(|disk| Some((disk, disk.entered()?)));
-            if entered.all(is_written) {
-                return files.len();
-            }
             (recorded.ledger.clone(), recorded.changes)
         };
-        let mut count = 0;
-        for disk in &self.disks {
-            let Some(Entered { id, store }) = disk.answering() else { continue };
-            if files.get(&disk.label) == Some(&(id, changes)) {
-                count += 1;
-                continue;
+        let written = match store.0.folder.is_in_place() {
+            Ok(true) => ledger::write(&disk.settings.path, id, &ledger),
+            Ok(false) => Err(io::ErrorKind::NotFound.into()),
+            Err(error) => Err(error),
+        };
+        let mut files = self.files.lock();
+        match written {
+            Ok(()) => {
+                files.insert(disk.label.clone(), (id, changes));
+                true
             }
-            if !store.0.is_admitting() {
-                continue;
-            }
-            let in_place = store.0.folder.is_in_place();
-            let written = match in_place {
-                Ok(true) => ledger::write(&disk.settings.path, id, &ledger),
-                Ok(false) => Err(io::ErrorKind::NotFound.into()),
-                Err(error) => Err(error),
-            };
-            match written {
-                Ok(()) => {
-                    files.insert(disk.label.clone(), (id, changes));
-                    count += 1;
-                }
-                Err(source) => {
-                    files.remove(&disk.label);
-                    store.0.write_failed(&WriteError::Io { operation: "record", source });
-                }
+            Err(source) => {
+                files.remove(&disk.label);
+                drop(files);
+                store.0.write_failed(&WriteError::Io { operation: "record", source });
+                false
             }
         }
-        count
     }
 
     /// Where the file systems of the folders were mounted, as the records on all disks say.

@@ -1,5 +1,5 @@
 //! Parts in the index: found, noted chunk by chunk, made whole, dropped, loaded. Blocking. Locks as
-//! the module says; [`Part::note`] and [`Part::promote`] are called under their caller's fence.
+//! the module says; what adds something asks its permit under them, as `commit` does.
 
 use super::table::{Chunk, Noted, Table};
 use super::{Kept, Life, Part, Synced};
@@ -44,14 +44,28 @@ pub(in crate::store) enum WhichPart {
     Any,
     /// Only this insertion.
     Insertion(u64),
+    /// Only one that was inserted before this one.
+    Before(u64),
     /// None.
     Never,
 }
 
+impl WhichPart {
+    fn means(self, sequence: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Insertion(meant) => meant == sequence,
+            Self::Before(next) => sequence < next,
+            Self::Never => false,
+        }
+    }
+}
+
 impl Part {
-    /// Notes synced chunks in the index, and the part itself with the first of them.
-    pub fn note(&self, synced: &Synced) -> Result<Kept, WriteError> {
-        let noted = self.try_note(&synced.0);
+    /// Notes synced chunks in the index, and the part itself with the first of them. If `permit`
+    /// says no, nothing more of it is kept.
+    pub fn note(&self, synced: &Synced, permit: &dyn Fn() -> bool) -> Result<Kept, WriteError> {
+        let noted = self.try_note(&synced.0, permit);
         let result = match &noted {
             Ok(Kept::Yes) => Noted::Yes,
             Ok(Kept::Loose) | Err(_) => Noted::Not,
@@ -66,7 +80,11 @@ impl Part {
         noted
     }
 
-    fn try_note(&self, chunks: &[(u32, u64)]) -> Result<Kept, WriteError> {
+    fn try_note(
+        &self,
+        chunks: &[(u32, u64)],
+        permit: &dyn Fn() -> bool,
+    ) -> Result<Kept, WriteError> {
         let state = &self.0;
         let (store, hash, sequence) = (&state.store, state.hash, state.sequence);
         let _parts = store.parts.read();
@@ -74,6 +92,10 @@ impl Part {
         let access = store.index.access();
         let index = access.open()?;
         let mut life = state.life.lock();
+        if !permit() {
+            self.loosen(&mut life);
+            return Ok(Kept::Loose);
+        }
         let before = state.table.lock().noted_bytes();
         let bytes = {
             let table = state.table.lock();
@@ -166,15 +188,18 @@ impl Part {
         }
     }
 
-    /// Replaces the metadata, where the part is still kept.
-    pub fn touch_meta(&self, meta: Meta) -> Kept {
+    /// Replaces the metadata, if the part is still kept and `permit` says yes.
+    pub fn touch_meta(&self, meta: Meta, permit: &dyn Fn() -> bool) -> Kept {
+        if !permit() {
+            return Kept::Loose;
+        }
         let state = &self.0;
         let rewrite = || -> Result<Kept, WriteError> {
             let _parts = state.store.parts.read();
             let _stripe = state.store.stripe(state.hash).lock();
             let access = state.store.index.access();
             let index = access.open()?;
-            if !is_ours(index, state.hash, state.sequence)? {
+            if !permit() || !is_ours(index, state.hash, state.sequence)? {
                 return Ok(Kept::Loose);
             }
             let mut rewriting = index.change();
@@ -192,14 +217,25 @@ impl Part {
     }
 
     /// Makes it a whole object, with `meta` as its head and `sha256` as [`Part::digest`] found it;
-    /// none where it is not kept any more. Every chunk must be noted.
-    pub fn promote(&self, meta: Meta, sha256: Sha256) -> Result<Option<Stored>, WriteError> {
-        let promoted = self.try_promote(meta, sha256);
+    /// none if it is not kept any more, or `permit` says no: then nothing more of it is kept. Every
+    /// chunk must be noted.
+    pub fn promote(
+        &self,
+        meta: Meta,
+        sha256: Sha256,
+        permit: &dyn Fn() -> bool,
+    ) -> Result<Option<Stored>, WriteError> {
+        let promoted = self.try_promote(meta, sha256, permit);
         self.0.store.recent.forget(self.0.hash);
         promoted.inspect_err(|error| self.0.store.write_failed(error))
     }
 
-    fn try_promote(&self, meta: Meta, sha256: Sha256) -> Result<Option<Stored>, WriteError> {
+    fn try_promote(
+        &self,
+        meta: Meta,
+        sha256: Sha256,
+        permit: &dyn Fn() -> bool,
+    ) -> Result<Option<Stored>, WriteError> {
         let state = &self.0;
         let (store, hash, length) = (&state.store, state.hash, state.length);
         let head = self.head(sha256);
@@ -209,6 +245,10 @@ impl Part {
         let access = store.index.access();
         let index = access.open()?;
         let mut life = state.life.lock();
+        if !permit() {
+            self.loosen(&mut life);
+            return Ok(None);
+        }
         let is_all_noted = state.table.lock().noted_bytes() == length;
         if !is_all_noted || !is_ours(index, hash, state.sequence)? {
             return Ok(None);
@@ -343,12 +383,6 @@ impl Inner {
         }
     }
 
-    /// Drops what is kept of an object in part; true where there was any. An error is noted.
-    pub(in crate::store) fn purge_part(&self, key: &Key) -> Result<bool, IndexError> {
-        let dropped = self.drop_part(key.hash(), WhichPart::Any);
-        dropped.inspect_err(|error| self.index_failed(error))
-    }
-
     fn part_went(&self, dropped: Result<bool, IndexError>) -> bool {
         dropped.unwrap_or_else(|error| {
             self.index_failed(&error);
@@ -383,10 +417,8 @@ impl Inner {
     ) -> Result<Option<u64>, IndexError> {
         let Some(part) = part_of(index, hash)? else { return Ok(None) };
         let Entry { sequence, charge } = part;
-        match which {
-            WhichPart::Any => {}
-            WhichPart::Insertion(meant) if meant == sequence => {}
-            WhichPart::Insertion(_) | WhichPart::Never => return Ok(None),
+        if !which.means(sequence) {
+            return Ok(None);
         }
         let mut change = index.change();
         change.drop_part(hash, sequence)?;
@@ -467,7 +499,7 @@ pub(in crate::store) fn part_of(index: &Open, hash: KeyHash) -> Result<Option<En
 fn commit(store: &Inner, mut change: Change<'_>) -> Result<(), WriteError> {
     let usage = store.space.usage();
     change.set_totals(&Totals {
-        next_sequence: store.next_sequence.load(Ordering::Relaxed),
+        next_sequence: store.seat.insertions.load(Ordering::Acquire),
         bytes: usage.bytes,
         objects: usage.objects,
     });

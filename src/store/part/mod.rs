@@ -39,9 +39,10 @@ use super::read;
 use super::space::Reservation;
 pub use super::sums::CHUNK_BYTES;
 use super::sums::{ChunkSum, Expected};
-use super::{Inner, Store};
+use super::{Inner, PATIENCE, Store};
 use crate::object::{Key, KeyHash, Meta, Sha256};
 use crate::sync::{Mutex, RwLock};
+use crate::tasks::{self, Tasks};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -116,8 +117,8 @@ impl Store {
             let table = Table::new(length);
             Ok(Part::new(&store, meta, (sequence, length), file, (Life::New(new), table)))
         };
-        let begun = self.0.tasks.blocking("store part", work).await;
-        begun.map_err(|_| WriteError::Interrupted)?.inspect_err(|error| self.0.write_failed(error))
+        let begun = self.0.tasks.blocking_for("store part", PATIENCE, work).await;
+        begun?.inspect_err(|error| self.0.write_failed(error))
     }
 }
 
@@ -158,6 +159,11 @@ impl Part {
     /// Bytes of the whole object.
     pub fn length(&self) -> u64 {
         self.0.length
+    }
+
+    /// What runs its blocking methods: the threads of its disk.
+    pub fn tasks(&self) -> &Tasks {
+        &self.0.store.tasks
     }
 
     /// Whether what comes to be here may still be kept.
@@ -242,7 +248,7 @@ impl Part {
             let read = read::read_compared(file, chunks, span, state.hash, expected);
             read.inspect_err(|error| part.clear(number, &chunk, &error.to_string())).ok()
         };
-        self.0.store.tasks.blocking("store read", work).await.ok().flatten()
+        self.0.store.readers.blocking("store read", work).await.ok().flatten()
     }
 
     fn piece(&self, offset: u64, max: usize) -> Option<(u32, Chunk, usize)> {
@@ -266,6 +272,7 @@ impl Part {
     pub fn digest(&self, stop: &CancellationToken) -> Option<Sha256> {
         let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         for number in 0..table::chunks_up_to(self.0.length) {
+            tasks::step();
             let chunk = self.0.table.lock().chunk(number)?;
             let bytes = self.bytes_of(number).unwrap_or_default();
             let mut sum = ChunkSum::new(self.0.hash, u64::from(number));

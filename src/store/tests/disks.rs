@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::object::{Key, Meta, NarClaim};
 use crate::store::error::{OpenError, WriteError};
-use crate::store::{Disks, Scope, Store, Stored, Withhold};
+use crate::store::{Disks, Published, Purging, Scope, Store, Stored, Withhold};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,8 +64,19 @@ pub(super) async fn put_as(disks: &Disks, meta: Meta, body: &Bytes) -> Result<St
     append(&mut pending, body).await?;
     let sealed = pending.seal().await?;
     let stored = sealed.commit(meta, None)?;
-    disks.keep_only(&stored.meta, stored.sha256);
+    let published = Published {
+        key: stored.meta.key.clone(),
+        disk: Some(stored.insertion.disk),
+        order: stored.insertion.sequence,
+        may_vary: false,
+    };
+    disks.supersede(&published).await;
     Ok(stored)
+}
+
+/// Makes everything in `scope` go.
+pub(super) async fn purge(disks: &Disks, scope: Scope) -> u64 {
+    disks.purge(&scope, Purging::Hard).await
 }
 
 pub(super) async fn put(disks: &Disks, key: &Key, body: &Bytes) -> Result<Stored, WriteError> {
@@ -199,7 +210,7 @@ async fn what_was_purged_while_a_disk_was_away_is_never_served_from_it() {
         let kept = |number: &usize| !scope.may_cover(&numbered(*number));
         bench.lose(away);
         assert!(!disks.look()[away]);
-        disks.purge(&scope);
+        purge(&disks, scope.clone()).await;
         // Over a restart, too, at which it is not there.
         bench.end(disks).await;
         std::fs::write(bench.folder(away), "no folder").unwrap();
@@ -238,15 +249,13 @@ async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
             store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
             store.0.index.access().open().unwrap().refuse();
         }
-        disks.purge(&Scope::Key(numbered(3)));
+        purge(&disks, Scope::Key(numbered(3))).await;
         assert!(held(&disks, &numbered(3)).await.is_none());
         assert!(held(&disks, &numbered(4)).await.is_some(), "reads go on");
         let begun = disks.begin(&numbered(3), Some(1), Withhold::End).await;
         assert!(begun.is_err() || numbers.len() > 1);
-        disks.remove(&numbered(5));
-        let stale = disks.get(&numbered(6)).await.unwrap();
-        let invalidated = Meta { is_invalidated: true, ..Meta::clone(&stale.meta) };
-        assert!(!disks.touch_meta(&numbered(6), stale.sha256, &invalidated));
+        assert!(!disks.remove(&numbered(5), u64::MAX).await);
+        assert_eq!(disks.purge(&Scope::Key(numbered(6)), Purging::Soft).await, 0);
         for number in [3, 5, 6] {
             assert!(held(&disks, &numbered(number)).await.is_none(), "{number}");
         }
@@ -300,13 +309,13 @@ async fn claims_are_found_on_any_disk_and_not_on_one_that_owes() {
     append(&mut pending, &bytes(1, 3)).await.unwrap();
     let sealed = pending.seal().await.unwrap();
     sealed.commit(meta(&narinfo), Some((nar.clone(), claim.clone()))).unwrap();
-    assert_eq!(disks.claim(&nar), Some(claim));
+    assert_eq!(disks.claim(&nar).await, Some((narinfo.hash(), claim)));
     for store in disks.stores() {
         store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
         store.0.index.access().open().unwrap().refuse();
     }
-    disks.purge(&Scope::Key(narinfo));
-    assert_eq!(disks.claim(&nar), None);
+    purge(&disks, Scope::Key(narinfo)).await;
+    assert_eq!(disks.claim(&nar).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,7 +325,7 @@ async fn a_store_that_was_never_in_with_the_others_is_cleared() {
         let disks = bench.disks(&[number]).await;
         put(&disks, &numbered(number), &bytes(1, 100)).await.unwrap();
         if number == 0 {
-            disks.purge(&Scope::Key(numbered(7)));
+            purge(&disks, Scope::Key(numbered(7))).await;
         }
         bench.end(disks).await;
     }

@@ -4,6 +4,7 @@
 mod checks;
 mod damage;
 mod disks;
+mod faults;
 mod kills;
 mod memory_only;
 mod order;
@@ -15,10 +16,15 @@ mod tags;
 mod tier;
 mod variants;
 
+pub(super) use faults::Faults;
+
+use faults::OBSERVER;
+
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
+use super::part::WhichPart;
 use super::read::{Stored, StoredBody};
-use super::{ObjectWriter, Part, Report, Scope, SealedObject, Seat, Store, Withhold};
+use super::{ObjectWriter, Part, Purging, Report, Scope, SealedObject, Seat, Store, Withhold};
 use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::metrics::Metrics;
@@ -27,69 +33,15 @@ use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use std::cell::RefCell;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
-
-/// The seam for faults: what a test lets happen at the steps of the store.
-#[derive(Default)]
-pub(super) struct Faults {
-    /// Writes that find the disk full.
-    full: AtomicU32,
-    /// Whether no probe succeeds.
-    is_out: AtomicBool,
-    observer: Option<Observer>,
-}
-
-/// Told of every step before which, or after which, the process may be killed.
-type Observer = Arc<dyn Fn(&'static str) + Send + Sync>;
-
-thread_local! {
-    /// The observer of the stores that this thread opens.
-    static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
-}
-
-impl std::fmt::Debug for Faults {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Faults").field("full", &self.full).finish_non_exhaustive()
-    }
-}
-
-impl Faults {
-    /// What the test on this thread asks for.
-    pub(super) fn of_this_thread() -> Self {
-        Self { observer: OBSERVER.with_borrow(Clone::clone), ..Self::default() }
-    }
-
-    /// The store is at this step.
-    pub(super) fn reach(&self, step: &'static str) {
-        if let Some(observer) = &self.observer {
-            observer(step);
-        }
-    }
-
-    /// What a probe meets.
-    pub(super) fn probe(&self) -> io::Result<()> {
-        if self.is_out.load(Ordering::Relaxed) { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
-    }
-
-    /// What the next write meets.
-    pub(super) fn next(&self) -> io::Result<()> {
-        let less = |left: u32| left.checked_sub(1);
-        match self.full.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
-            Ok(_) => Err(io::ErrorKind::StorageFull.into()),
-            Err(_) => Ok(()),
-        }
-    }
-}
 
 impl ObjectWriter {
     /// Ends a body that is right, and writes it out.
@@ -135,31 +87,57 @@ impl Store {
 
     /// Drops what is kept of an object in part; true where there was any. Blocking.
     fn remove_part(&self, key: &Key) -> bool {
-        self.0.purge_part(key).unwrap_or(false)
+        self.0.drop_part(key.hash(), WhichPart::Any).unwrap_or(false)
     }
 
     /// Replaces the metadata of the object under `key`, if it is still the one whose body has
     /// this digest; true where it was replaced.
     fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        self.0.rewrite_meta(key.hash(), sha256, meta).unwrap_or(false)
+        self.0.rewrite_meta(key.hash(), sha256, meta, &|| true).unwrap_or(false)
+    }
+
+    /// What a stored narinfo claims about the NAR `nar`.
+    fn claim(&self, nar: &Key) -> Option<NarClaim> {
+        self.0.find_claim(nar).map(|(_, claim)| claim)
+    }
+
+    /// The variants that are stored of the object under `key`.
+    fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+        self.0.find_variants(key)
+    }
+
+    /// Makes everything in `scope` go; how many objects there were.
+    fn purge(&self, scope: &Scope) -> u64 {
+        self.0.purge(scope, Purging::Hard).unwrap_or_default()
     }
 
     /// Drops the object under `key`, all its variants, and the claims they make; true where there
     /// was any.
     fn remove(&self, key: &Key) -> bool {
-        self.0.purge(&Scope::Key(key.clone())).is_ok_and(|purged| purged > 0)
+        self.purge(&Scope::Key(key.clone())) > 0
     }
 
     /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
     /// returns the number of objects.
     fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
         let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
-        self.0.purge(&scope).unwrap_or_default()
+        self.purge(&scope)
     }
 
     /// Drops every object and every claim; returns the number of objects.
     fn clear(&self) -> u64 {
-        self.0.purge(&Scope::All).unwrap_or_default()
+        self.purge(&Scope::All)
+    }
+}
+
+impl SealedObject {
+    /// Puts the object in the store, whatever was purged.
+    pub(crate) fn commit(
+        self,
+        meta: Meta,
+        claim: Option<(Key, NarClaim)>,
+    ) -> Result<Stored, WriteError> {
+        self.commit_if(meta, claim, &|| true).map(Option::unwrap)
     }
 }
 
@@ -194,7 +172,7 @@ impl Bench {
     }
 
     fn try_open(&self) -> Result<Store, OpenError> {
-        let seat = Seat { disk: 0, damaged: self.damaged.clone() };
+        let seat = Seat::alone(self.damaged.clone());
         Store::open(seat, &self.disk(), self.metrics.clone(), self.tasks.clone())
     }
 
@@ -624,7 +602,7 @@ async fn a_small_file_system_fills_up_and_the_store_goes_on() {
         scrub_rate: 1 << 40,
     };
     let outcome = {
-        let seat = Seat { disk: 0, damaged: mpsc::channel(1).0 };
+        let seat = Seat::alone(mpsc::channel(1).0);
         let store = Store::open(seat, &disk, metrics, tasks.clone()).unwrap();
         let store_of = store.clone();
         let filling = tokio::spawn(async move {

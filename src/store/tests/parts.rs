@@ -38,7 +38,7 @@ pub(super) async fn keep(part: &Part, from: u64, until: u64) -> Kept {
 }
 
 fn note(part: &Part) -> Kept {
-    part.note(&part.sync().unwrap().unwrap()).unwrap()
+    part.note(&part.sync().unwrap().unwrap(), &|| true).unwrap()
 }
 
 pub(super) fn at(chunk: u64) -> u64 {
@@ -108,14 +108,20 @@ async fn a_part_of_which_all_is_here_becomes_a_whole() {
     let stop = CancellationToken::new();
     assert_eq!(part.digest(&stop), None);
     let whole = crate::object::Meta { proof: Proof::Length, ..meta(&key("a")) };
-    assert!(part.promote(whole.clone(), Sha256([0; 32])).unwrap().is_none(), "not all is here");
+    assert!(
+        part.promote(whole.clone(), Sha256([0; 32]), &|| true).unwrap().is_none(),
+        "not all is here"
+    );
     bring(part.claim(at(3), u64::MAX).unwrap(), &body()).await;
-    assert!(part.promote(whole.clone(), digest(&body())).unwrap().is_none(), "not all is noted");
+    assert!(
+        part.promote(whole.clone(), digest(&body()), &|| true).unwrap().is_none(),
+        "not all is noted"
+    );
     note(&part);
     let sha256 = part.digest(&stop).unwrap();
     assert_eq!(sha256, digest(&body()));
     let reader = part.clone();
-    let stored = part.promote(whole.clone(), sha256).unwrap().unwrap();
+    let stored = part.promote(whole.clone(), sha256, &|| true).unwrap().unwrap();
     assert_eq!(read(&stored).await, body());
     assert_eq!(held(&store, &key("a")).await.unwrap(), body());
     assert!(store.part(&key("a")).await.is_none() && !part.is_live());
@@ -153,7 +159,7 @@ async fn every_way_out_takes_all_of_a_part() {
         assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
         assert_eq!(chunks(&part).await, [0, 1], "who has it open reads on");
         bring(part.claim(at(4), at(5)).unwrap(), &body()).await;
-        let noted = part.sync().unwrap().map(|synced| part.note(&synced).unwrap());
+        let noted = part.sync().unwrap().map(|synced| part.note(&synced, &|| true).unwrap());
         assert_ne!(noted, Some(Kept::Yes), "nothing of it comes back");
         assert!(!part.is_live());
         assert_eq!(chunks(&part).await, [0, 1, 4]);

@@ -6,7 +6,7 @@ use super::parts::{LENGTH, at, keep};
 use super::{Bench, KIB, MIB, bytes, held, key, meta};
 use crate::object::{Key, Meta, Tag, Tags};
 use crate::store::report::{Mode, Report};
-use crate::store::{Fault, Kept, Scope, Store, fsck};
+use crate::store::{Fault, Kept, Purging, Scope, Store, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;
 use http::HeaderValue;
@@ -56,9 +56,9 @@ async fn what_has_the_tag_goes_in_every_form_and_after_a_restart() {
 
     let store = bench.open().await;
     let other_site = Scope::Tags { site: "other".to_owned(), tags: tags(&["y"]) };
-    assert_eq!(store.0.purge(&other_site).unwrap(), 0);
-    assert_eq!(store.0.purge(&scope("y")).unwrap(), 4);
-    assert_eq!(store.0.purge(&scope("y")).unwrap(), 0);
+    assert_eq!(store.purge(&other_site), 0);
+    assert_eq!(store.purge(&scope("y")), 4);
+    assert_eq!(store.purge(&scope("y")), 0);
     for name in ["a", "b", "c"] {
         assert!(held(&store, &key(name)).await.is_none(), "{name}");
     }
@@ -69,7 +69,7 @@ async fn what_has_the_tag_goes_in_every_form_and_after_a_restart() {
     bench.close(store).await;
     let store = bench.open().await;
     assert!(held(&store, &key("a")).await.is_none(), "it holds");
-    assert_eq!(store.0.purge(&scope("z")).unwrap(), 2);
+    assert_eq!(store.purge(&scope("z")), 2);
     assert_eq!(store.usage().objects, 1);
 }
 
@@ -82,7 +82,7 @@ async fn what_has_the_tag_becomes_stale_and_stays() {
     {
         put(&store, name, tags, size).await;
     }
-    assert_eq!(store.0.invalidate_tagged("main", &tags(&["x"])).unwrap(), 3);
+    assert_eq!(store.0.purge(&scope("x"), Purging::Soft).unwrap(), 3);
     for (name, size) in [("a", 10), ("b", 10 * KIB), ("c", MIB)] {
         assert_eq!(is_stale(&store, name).await, Some(true), "{name}");
         assert_eq!(held(&store, &key(name)).await.unwrap(), bytes(size as u64, size));
@@ -91,7 +91,7 @@ async fn what_has_the_tag_becomes_stale_and_stays() {
     bench.close(store).await;
     let store = bench.open().await;
     assert_eq!(is_stale(&store, "c").await, Some(true), "it holds");
-    assert_eq!(store.0.purge(&scope("x")).unwrap(), 3, "it still has its tags");
+    assert_eq!(store.purge(&scope("x")), 3, "it still has its tags");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,14 +100,14 @@ async fn the_tags_that_count_are_those_of_the_newest_head() {
     let store = bench.open().await;
     put(&store, "a", "x y", 10).await;
     put(&store, "a", "y z", 20).await;
-    assert_eq!(store.0.purge(&scope("x")).unwrap(), 0);
+    assert_eq!(store.purge(&scope("x")), 0);
     let found = store.get(&key("a")).await.unwrap();
     assert!(store.touch_meta(&key("a"), found.sha256, &tagged(&key("a"), "w z")));
-    assert_eq!(store.0.purge(&scope("y")).unwrap(), 0);
+    assert_eq!(store.purge(&scope("y")), 0);
     assert!(held(&store, &key("a")).await.is_some());
     let both = Scope::Tags { site: "main".to_owned(), tags: tags(&["z", "w"]) };
-    assert_eq!(store.0.purge(&both).unwrap(), 1, "it has both, and is one");
-    assert_eq!(store.0.purge(&scope("w")).unwrap(), 0);
+    assert_eq!(store.purge(&both), 1, "it has both, and is one");
+    assert_eq!(store.purge(&scope("w")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +162,7 @@ async fn a_check_finds_tags_without_objects_and_objects_without_tags() {
     }
     assert_eq!(check(Mode::Report), (false, false));
     let store = bench.open().await;
-    assert_eq!(store.0.purge(&scope("y")).unwrap(), 1);
+    assert_eq!(store.purge(&scope("y")), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,8 +177,8 @@ async fn a_purge_by_tag_that_a_disk_cannot_carry_out_holds_all_the_same() {
     let stores = disks.stores();
     stores[0].0.index.access().open().unwrap().refuse();
     drop(stores);
-    disks.invalidate_tagged("main", &tags(&["odd"]));
-    disks.purge(&scope("even"));
+    disks.purge(&scope("odd"), Purging::Soft).await;
+    disks.purge(&scope("even"), Purging::Hard).await;
     for number in 0..20 {
         let found = disks.get(&super::disks::numbered(number)).await;
         match found {

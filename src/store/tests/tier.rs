@@ -1,13 +1,14 @@
 //! Several disks as one tier, for what is more than a whole object: parts, variants, uses noted
 //! from memory, checks.
 
-use super::disks::{held, numbered, objects, put};
+use super::disks::{held, numbered, objects, purge, put};
 use super::parts::{LENGTH, at, body, chunks, keep};
 use super::variants::by_language;
 use super::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::object::{Key, Meta};
-use crate::store::{Begun, Disks, Kept, Mode, Scope, Stage, Store, Withhold};
+use crate::store::{Begun, Disks, Kept, Mode, Permit, Scope, Stage, Store, Withhold};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The store that is the first choice for a key, and the other one.
@@ -15,7 +16,7 @@ async fn choices(disks: &Disks, key: &Key) -> [Store; 2] {
     let [one, other] = disks.stores().try_into().unwrap();
     put(disks, key, &bytes(1, 10)).await.unwrap();
     let is_first = one.get(key).await.is_some();
-    disks.purge(&Scope::Key(key.clone()));
+    purge(disks, Scope::Key(key.clone())).await;
     if is_first { [one, other] } else { [other, one] }
 }
 
@@ -48,10 +49,10 @@ async fn parts_are_spread_and_found_whatever_the_order_of_the_folders() {
     assert_eq!(bench.metrics.part_objects.get(), 10);
     assert_eq!(bench.metrics.ordered_objects.get(), 10);
     for number in 0..5 {
-        assert!(disks.remove_part(&numbered(number)));
-        assert!(!disks.remove_part(&numbered(number)));
+        assert_eq!(purge(&disks, Scope::Key(numbered(number))).await, 1);
+        assert_eq!(purge(&disks, Scope::Key(numbered(number))).await, 0);
     }
-    disks.purge(&Scope::All);
+    purge(&disks, Scope::All).await;
     assert_eq!((disks.usage().objects, bench.metrics.part_objects.get()), (0, 0));
 }
 
@@ -86,7 +87,7 @@ async fn a_purge_takes_parts_and_variants_from_every_disk() {
         variants.push((own, variant));
     }
     assert!(objects(&disks.stores()).iter().all(|count| *count > 0));
-    let mut found = disks.variants(&page);
+    let mut found = disks.variants(&page).await;
     found.sort_by(|one, other| one.0.cmp(&other.0));
     variants.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(found, variants);
@@ -94,8 +95,8 @@ async fn a_purge_takes_parts_and_variants_from_every_disk() {
         begin_on(&store, &page, 0).await;
     }
     put(&disks, &key("other"), &bytes(2, 3)).await.unwrap();
-    assert_eq!(disks.purge(&Scope::Key(page.clone())), 22);
-    assert!(disks.variants(&page).is_empty() && disks.part(&page).await.is_none());
+    assert_eq!(purge(&disks, Scope::Key(page.clone())).await, 22);
+    assert!(disks.variants(&page).await.is_empty() && disks.part(&page).await.is_none());
     assert_eq!(disks.usage().objects, 1);
 }
 
@@ -112,9 +113,9 @@ async fn what_a_disk_owes_of_an_object_it_owes_of_its_variants_and_parts() {
         store.0.faults.is_out.store(true, Ordering::Relaxed);
         store.0.index.access().open().unwrap().refuse();
     }
-    disks.remove_part(&page);
+    purge(&disks, Scope::Key(page.clone())).await;
     assert!(disks.part(&page).await.is_none() && held(&disks, &own).await.is_none());
-    assert!(disks.variants(&page).is_empty());
+    assert!(disks.variants(&page).await.is_empty());
     assert!(!disks.is_writable());
     assert!(disks.begin_part(meta(&key("b")), LENGTH as u64).await.is_err());
 }
@@ -124,21 +125,16 @@ async fn a_use_is_noted_on_the_disk_that_has_the_object() {
     let bench = Bench::new(64 * MIB);
     let disks = bench.disks(&[0, 1]).await;
     let mut found = Vec::new();
-    // Which disk takes an object depends on the names the disks drew, but of forty each takes some,
-    // and each counts its own from the same number.
+    // Which disk takes an object depends on the names the disks drew, but of forty each takes some.
     for number in 0..40 {
         let stored = put(&disks, &numbered(number), &bytes(1, 10)).await.unwrap();
         found.push(stored.insertion);
     }
+    assert!(found.is_sorted_by_key(|one| one.sequence), "all disks count together");
     let stores = disks.stores();
     let is_used = |disk: usize, sequence| stores[disk].0.space.is_used(sequence);
-    let twins = found.iter().find_map(|one| {
-        let is_twin = |other: &&crate::object::Insertion| {
-            other.sequence == one.sequence && other.disk != one.disk
-        };
-        Some((*one, *found.iter().find(is_twin)?))
-    });
-    let (one, other) = twins.expect("both count from the same number");
+    let on = |disk| *found.iter().find(|one| one.disk == disk).expect("each took some");
+    let (one, other) = (on(0), on(1));
     assert!(!is_used(usize::from(one.disk), one.sequence));
     assert!(disks.touch(one));
     assert!(is_used(usize::from(one.disk), one.sequence));
@@ -219,8 +215,12 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
         assert!(find_open().is_some());
         assert_eq!(held(&disks, &key).await.unwrap(), body);
 
-        let changed = Meta { is_invalidated: true, ..meta(&key) };
-        assert!(disks.touch_meta(&key, stored.sha256, &changed));
+        let changed = Arc::new(Meta { is_invalidated: true, ..meta(&key) });
+        let refused: Permit = Arc::new(|| false);
+        assert!(!disks.touch_meta(&changed, stored.sha256, &refused).await);
+        assert!(!disks.get(&key).await.unwrap().meta.is_invalidated);
+        let permit: Permit = Arc::new(|| true);
+        assert!(disks.touch_meta(&changed, stored.sha256, &permit).await);
         assert!(disks.get(&key).await.unwrap().meta.is_invalidated, "a new head is seen");
 
         put(&disks, &key, &bytes(2, MIB)).await.unwrap();
@@ -230,7 +230,7 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
         for store in disks.stores() {
             store.0.index.access().open().unwrap().refuse();
         }
-        disks.purge(&Scope::Key(key.clone()));
+        purge(&disks, Scope::Key(key.clone())).await;
         assert!(disks.get(&key).await.is_none(), "a purge holds where the disk refuses it");
     }
 }

@@ -82,7 +82,7 @@ async fn connections_that_close_after_some_requests_cost_nothing() {
             }
             said
         };
-        let said = while_serving(asking, serving).await;
+        let said = Box::pin(while_serving(asking, serving)).await;
         all_well(&edge, &said, 0).await;
         assert_eq!(origin.processed(), 200, "a limit of {limit}");
         // The number of requests that a connection takes is learnt from the first that closes.
@@ -132,7 +132,7 @@ async fn a_graceful_goodbye_and_the_one_that_follows_it_lose_nothing() {
         said.extend(objects(&edge, 2..3).await);
         said
     };
-    let said = while_serving(asking, serving).await;
+    let said = Box::pin(while_serving(asking, serving)).await;
     all_well(&edge, &said, 0).await;
 }
 
@@ -212,7 +212,7 @@ async fn a_server_may_permit_fewer_streams_later() {
         said.extend(objects(&edge, 3..20).await);
         said
     };
-    let said = while_serving(asking, serving).await;
+    let said = Box::pin(while_serving(asking, serving)).await;
     all_well(&edge, &said, 0).await;
 }
 
@@ -289,7 +289,7 @@ async fn a_body_ends_with_its_stream_alone() {
             let edge = starting.await;
             edge.client().try_to_read("/page", &[]).await
         };
-        let said = while_serving(asking, serving).await;
+        let said = Box::pin(while_serving(asking, serving)).await;
         assert!(said.is_none_or(|said| said.is_cut || said.status == 502), "reset: {is_reset}");
     }
 }

@@ -1,6 +1,6 @@
 //! Purging, also while what is purged is being fetched.
 
-use crate::harness::{Edge, Gate, Origin, Package, noise, path_of_nar, says};
+use crate::harness::{Edge, Gate, Origin, Package, Setup, noise, path_of_nar, says};
 
 fn path_request(path: &str, soft: &str) -> String {
     format!("{{\"path\": \"{path}\"{soft}}}")
@@ -185,4 +185,62 @@ async fn a_purge_is_for_who_has_the_token() {
         assert!(said.status.is_client_error(), "{wrong} {said:?}");
     }
     edge.get(&package.narinfo_path).await.expect(200, "hit_memory");
+}
+
+#[tokio::test]
+async fn a_soft_purge_of_a_response_that_varies_makes_each_variant_stale() {
+    let origin = Origin::start().await;
+    let mut edge = Setup::default().site("kind = \"generic\"").start(&[&origin]).await;
+    for size in [1_000, 200_000] {
+        let path = format!("/{size}");
+        let script = |language: &str, seed| {
+            let tag = format!("\"{language}\"");
+            let script = says(noise(seed, size)).field("cache-control", "max-age=600").etag(&tag);
+            script.field("vary", "Accept-Language")
+        };
+        let languages = [("de", 20), ("en", 21)];
+        for (language, seed) in languages {
+            origin.say(&path, script(language, seed));
+            edge.read_with(&path, &[("accept-language", language)]).await.expect(200, "miss");
+            edge.until_idle().await;
+        }
+        for is_restarted in [false, true] {
+            if is_restarted {
+                edge.restart().await;
+            }
+            let purged = edge.purge(&path_request(&path, SOFT)).await;
+            assert_eq!(purged.text().trim(), "{\"purged\":2}", "{size} {is_restarted}");
+            for (language, seed) in languages {
+                origin.say(&path, script(language, seed));
+                let said = edge.read_with(&path, &[("accept-language", language)]).await;
+                said.expect(200, "revalidated").with(&noise(seed, size));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn purges_of_one_site_hold_back_no_fill_of_another() {
+    let origin = Origin::start().await;
+    let other = format!(
+        "[[site]]\nname = \"other\"\nhosts = [\"other.test\"]\nkind = \"generic\"\n\
+         [[site.origin]]\nurl = \"{}\"\n",
+        origin.url()
+    );
+    let setup = Setup::default().tables(&other).site("hosts = [\"main.test\"]");
+    let edge = setup.start(&[&origin]).await;
+    let host = [("host", "main.test")];
+    let package = Package::new(30, 500_000);
+    let gate = Gate::default();
+    origin.say(&package.nar_path, says(package.nar.clone()).held_at(200_000, &gate));
+    let mut before = edge.client().begin(&package.nar_path, &host).await;
+    before.read_to(100_000).await;
+    let paths: Vec<String> = (0..4_097).map(|number| format!("\"/{number:04}\"")).collect();
+    let request = format!("{{\"site\": \"other\", \"paths\": [{}]}}", paths.join(","));
+    assert_eq!(edge.purge(&request).await.status, 200);
+    gate.open();
+    before.rest().await.expect(200, "miss").with(&package.nar);
+    edge.until_idle().await;
+    let said = edge.read_with(&package.nar_path, &host).await;
+    said.expect(200, "hit_disk").with(&package.nar);
 }

@@ -1,0 +1,100 @@
+//! Purges: memory, then each disk, then memory again, as the module above says. Each runs to its
+//! end as a task of its own, whether or not its caller waits. Called by `purge`, and for what a
+//! write has changed by `engine`.
+
+use super::{Cache, Purging, Scope};
+use crate::object::Key;
+use crate::tasks::BlockingError;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+impl Cache {
+    /// Makes everything in `scope` go or become stale, as `purging` says; how many objects there
+    /// were. What fills and confirmations under way bring of it is not kept: it may be what is
+    /// purged. Waits a second at most for a disk that does not come further. Cancel safe: the purge
+    /// goes on.
+    pub async fn purge(&self, scope: Scope, purging: Purging) -> u64 {
+        let (tell, told) = oneshot::channel();
+        let cache = self.clone();
+        self.tasks.spawn("purge", async move {
+            // The receiver is there, or waits no more.
+            let _ = tell.send(cache.carry_out(&scope, purging).await);
+        });
+        told.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a purge did not end; purge again");
+            0
+        })
+    }
+
+    async fn carry_out(&self, scope: &Scope, purging: Purging) -> u64 {
+        self.fence.raise(scope);
+        let from_memory = self.forget(scope, purging).await;
+        let from_disk = match &self.store {
+            Some(store) => store.purge(scope, purging).await,
+            None => 0,
+        };
+        // Look-ups have made hot what the disks still held, and those under way might yet.
+        self.heating.raise(scope);
+        self.forget(scope, purging).await;
+        from_disk.max(from_memory)
+    }
+
+    /// Goes through memory; how many objects were there.
+    async fn forget(&self, scope: &Scope, purging: Purging) -> u64 {
+        let (cache, scope) = (self.clone(), scope.clone());
+        let work = move || {
+            let _one = cache.forgetting.lock();
+            match purging {
+                Purging::Hard => cache.drop_hot(&scope),
+                Purging::Soft => cache.invalidate_hot(&scope),
+            }
+        };
+        self.tasks.blocking("purge", work).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a purge did not end; purge again");
+            0
+        })
+    }
+
+    fn drop_hot(&self, scope: &Scope) -> u64 {
+        match scope {
+            Scope::Key(key) => {
+                self.variants.forget(Some(key));
+                u64::from(self.memory.remove(key))
+            }
+            // Other variants of the same objects stay, and a list is all that leads to them where
+            // there is no disk.
+            Scope::Tags { site, tags } => self.memory.remove_tagged(site, tags),
+            Scope::Prefix { .. } | Scope::All => {
+                if *scope == Scope::All {
+                    self.memory.clear_claims();
+                }
+                self.variants.forget(None);
+                self.memory.remove_matching(|key| scope.may_cover(key))
+            }
+        }
+    }
+
+    fn invalidate_hot(&self, scope: &Scope) -> u64 {
+        match scope {
+            Scope::Key(key) => self.memory.invalidate_key(key),
+            Scope::Tags { site, tags } => self.memory.invalidate(|hot| hot.is_tagged(site, tags)),
+            Scope::Prefix { .. } | Scope::All => {
+                self.memory.invalidate(|hot| hot.key().is_none_or(|key| scope.may_cover(&key)))
+            }
+        }
+    }
+
+    /// Forgets that these were absent: they were uploaded. Fills under way that find them absent do
+    /// not have it remembered, and are joined no more. What is stored stays; the disk remembers no
+    /// absence.
+    pub async fn forget_absences(&self, keys: Vec<Key>) -> Result<(), BlockingError> {
+        let (fence, memory) = (Arc::clone(&self.fence), self.memory.clone());
+        let forgetting = move || {
+            fence.raise_uploads(&keys);
+            for key in &keys {
+                memory.forget_absence(key);
+            }
+        };
+        self.tasks.blocking("uploads", forgetting).await
+    }
+}

@@ -1,0 +1,218 @@
+//! A disk that hangs: who waits for it, for how long, and what comes of it afterwards. Time is
+//! turned by hand, and a disk hangs at the step that a test says.
+
+use super::{cache_on, key, meta, publish};
+use crate::cache::{Cache, Found, Hit, PublishError, Purging, Scope};
+use crate::object::NarClaim;
+use crate::store::{Disks, Withhold};
+use crate::tasks::Tasks;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use std::path::Path;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+const RECORD: &str = "a record is to be written";
+const LOOK: &str = "the index is to be read";
+/// Longer than anything waits for a disk.
+const LONG: Duration = Duration::from_mins(1);
+
+/// A cache on a disk that has told what is not there.
+async fn cache_at(place: &Path) -> Cache {
+    let (cache, _metrics) = cache_on(place, 64 << 20);
+    cache.store().unwrap().loaded().await;
+    cache
+}
+
+fn spawn_small(cache: &Cache, number: usize) -> JoinHandle<Result<Found, PublishError>> {
+    let (cache, ticket) = (cache.clone(), cache.ticket());
+    let body = Bytes::from(vec![7; 5_000]);
+    tokio::spawn(async move { cache.publish_small(ticket, meta(&key(number)), body, None).await })
+}
+
+fn spawn_purge(cache: &Cache, scope: Scope) -> JoinHandle<u64> {
+    let cache = cache.clone();
+    tokio::spawn(async move { cache.purge(scope, Purging::Hard).await })
+}
+
+/// Lets time pass, a little at a time, until something holds. Threads that do not hang get true
+/// time meanwhile: else more would pass than what waits for them allows.
+async fn pass_until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_millis(5) {
+            if holds() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(Duration::from_millis(20)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// Waits until something holds, and lets no time pass meanwhile.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < LONG, "never: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until the disk answers, and has made up for what it owes.
+async fn until_well(store: &Disks) {
+    until("the disk answers", || {
+        store.look();
+        store.is_writable()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_while_it_commits_holds_up_no_purge_no_hit_and_no_other_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let store = cache.store().unwrap().clone();
+    publish(&cache, 1).await;
+    let hold = store.hold(0, RECORD);
+    let publishing = spawn_small(&cache, 2);
+    hold.until_reached().await;
+
+    // Whether or not it is what is being written, a purge ends, and is owed by the disk.
+    for number in [2, 3] {
+        let purging = spawn_purge(&cache, Scope::Key(key(number)));
+        pass_until("the purge ends", || purging.is_finished()).await;
+        assert!(matches!(cache.peek(key(1).as_str()), Some(Hit::Memory(_))));
+        assert!(!store.is_writable(), "it owes the purge");
+    }
+    let newer = cache.ticket();
+    drop(hold);
+    assert!(publishing.await.unwrap().is_err(), "it is older than the purge");
+    assert!(cache.lookup(&key(2)).await.is_none());
+    until_well(&store).await;
+    assert!(cache.lookup(&key(2)).await.is_none() && !store.has_record(&key(2)));
+    let body = Bytes::from_static(b"new");
+    cache.publish_small(newer, meta(&key(2)), body, None).await.unwrap();
+    assert!(cache.lookup(&key(2)).await.is_some());
+    assert!(store.has_record(&key(2)), "what began after the purge is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_waits_for_what_is_being_written_and_takes_it() {
+    for scope in [
+        Scope::Key(key(2)),
+        Scope::Prefix { site: "s".to_owned(), prefix: "/".to_owned() },
+        Scope::All,
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let cache = cache_at(place.path()).await;
+        let store = cache.store().unwrap().clone();
+        let hold = store.hold(0, RECORD);
+        let publishing = spawn_small(&cache, 2);
+        hold.until_reached().await;
+        let purging = spawn_purge(&cache, scope.clone());
+        until("the purge is raised", || cache.fence.purges() == 1).await;
+        drop(hold);
+        assert_eq!(purging.await.unwrap(), 1, "it was written first: {scope:?}");
+        assert!(!store.has_record(&key(2)), "no crash brings it back");
+        assert!(store.is_writable(), "nothing is owed");
+        assert!(matches!(publishing.await.unwrap(), Err(PublishError::Purged)));
+        assert!(cache.lookup(&key(2)).await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_written_in_time_is_kept_in_memory_and_leaves_no_trace_on_the_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let store = cache.store().unwrap().clone();
+    let hold = store.hold(0, RECORD);
+    let publishing = spawn_small(&cache, 2);
+    hold.until_reached().await;
+    pass_until("it is given up", || publishing.is_finished()).await;
+    assert!(publishing.await.unwrap().is_ok());
+    assert!(matches!(cache.peek(key(2).as_str()), Some(Hit::Memory(_))));
+    assert!(
+        cache.begin(&key(3), Some(1), Withhold::End).now_or_never().unwrap().is_none(),
+        "it is passed over"
+    );
+    drop(hold);
+    until("the disk answers", || store.is_writable()).await;
+    until("it is dropped again", || !store.has_record(&key(2))).await;
+    assert!(matches!(cache.peek(key(2).as_str()), Some(Hit::Memory(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_disk_is_waited_for_once_and_takes_no_thread_from_anything_else() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let store = cache.store().unwrap().clone();
+    publish(&cache, 1).await;
+    let claim = NarClaim { file_hash: None, file_size: Some(1), source: None };
+    let (narinfo, body) = (meta(&key(7)), Bytes::from_static(b"x"));
+    cache.publish_small(cache.ticket(), narinfo, body, Some((key(8), claim))).await.unwrap();
+    // Nothing of it is in memory.
+    cache.drop_memory();
+
+    let hold = store.hold(0, LOOK);
+    let asking = (0..600).map(|number| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            match number % 2 {
+                0 => cache.claim(&key(8)).await.is_some(),
+                _ => cache.lookup(&key(1)).await.is_some(),
+            }
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    hold.until_reached().await;
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(hold.reached() <= 64, "{} threads", hold.reached());
+    assert_eq!(Tasks::new().blocking("elsewhere", || 7).await.unwrap(), 7);
+    tokio::time::advance(Duration::from_secs(4)).await;
+    for asked in asking {
+        assert!(!asked.await.unwrap(), "a miss");
+    }
+
+    // From now on nothing waits: what is asked is answered when it is first looked at.
+    assert!(cache.lookup(&key(1)).now_or_never().unwrap().is_none());
+    assert!(cache.claim(&key(8)).now_or_never().unwrap().is_none());
+    assert!(cache.begin(&key(3), Some(1), Withhold::End).now_or_never().unwrap().is_none());
+    let report = &store.reports()[0].health;
+    assert!(!report.is_writable && report.detail.contains("does not answer"), "{report:?}");
+    let purging = spawn_purge(&cache, Scope::Key(key(1)));
+    until("the purge ends, and no time passes", || purging.is_finished()).await;
+    for _ in 0..3 {
+        tokio::time::advance(LONG).await;
+        assert!(cache.lookup(&key(7)).now_or_never().unwrap().is_none(), "it hangs still");
+    }
+    drop(hold);
+    until_well(&store).await;
+    assert!(cache.lookup(&key(1)).await.is_none(), "it was purged meanwhile");
+    assert!(cache.lookup(&key(7)).await.is_some(), "the disk answers again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_is_synced_before_it_is_answered_and_waits_once_for_a_sync_that_hangs() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let store = cache.store().unwrap().clone();
+    let hold = store.hold(0, "the index is to be synced");
+    for number in 0..4 {
+        publish(&cache, number).await;
+    }
+    let purging: Vec<_> = (0..2).map(|n| spawn_purge(&cache, Scope::Key(key(n)))).collect();
+    hold.until_reached().await;
+    until("both wait for it", || store.syncs_asked() == 2).await;
+    assert!(purging.iter().all(|purging| !purging.is_finished()));
+    pass_until("the purges end", || purging.iter().all(JoinHandle::is_finished)).await;
+    let third = spawn_purge(&cache, Scope::Key(key(2)));
+    until("the next waits for it no more", || third.is_finished()).await;
+    assert_eq!(third.await.unwrap(), 1);
+    assert!(store.is_writable(), "it was carried out, and nothing is owed: {:?}", store.reports());
+    drop(hold);
+    assert_eq!(spawn_purge(&cache, Scope::Key(key(3))).await.unwrap(), 1);
+}

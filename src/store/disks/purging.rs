@@ -1,0 +1,133 @@
+//! What goes from every disk: purges, what is gone upstream, and what is superseded. The module
+//! above says why a purge holds. Called by `cache` alone.
+
+use super::super::{Inner, PATIENCE, Published, Purging, Scope};
+use super::disk::{Disk, Entered};
+use super::{DiskId, Disks, PURGE_PATIENCE, Shared, change_all};
+use crate::object::{Insertion, Key};
+use futures_util::future::join_all;
+use std::sync::Arc;
+
+impl Disks {
+    /// What was just published counts: what is older goes from the other disks that take writes, as
+    /// [`Inner::supersede`] says. Costs no thread if no disk may have anything of it.
+    pub async fn supersede(&self, published: &Published) {
+        let (key, hash) = (&published.key, published.key.hash());
+        // Also where a disk does not answer now, or cannot drop what it has.
+        for entered in self.0.disks.iter().filter_map(Disk::entered) {
+            entered.store.0.recent.forget(hash);
+        }
+        let primary = key.primary().hash();
+        let may_hold = |(_, entered): &(&Disk, Entered)| {
+            let inner = &entered.store.0;
+            if !inner.is_open() {
+                return false;
+            }
+            let may_hold = || !inner.lacks(hash) || (published.may_vary && !inner.lacks(primary));
+            published.disk != Some(inner.seat.disk) && may_hold()
+        };
+        let choices: Vec<_> = self.0.choices(key).filter(may_hold).collect();
+        let published = published.clone();
+        let supersede = move |store: &Arc<Inner>| store.supersede(&published);
+        // One that fails has noted it, and serves what it has by its own lifetime.
+        change_all(&choices, ("store supersede", PATIENCE), supersede).await;
+    }
+
+    /// The same on the disk that it is on. Blocking: to be called on the threads of that disk.
+    pub fn supersede_here(&self, published: &Published) {
+        let disk = published.disk.and_then(|disk| self.0.disks.get(usize::from(disk)));
+        if let Some(Entered { store, .. }) = disk.and_then(Disk::entered) {
+            store.0.supersede(published);
+        }
+    }
+
+    /// Drops an insertion that is not to be served, if it is still there. Blocking: to be called on
+    /// the threads of its disk.
+    pub fn drop_insertion(&self, key: &Key, insertion: Insertion) {
+        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(Disk::entered);
+        if let Some(Entered { store, .. }) = disk {
+            store.0.drop_insertion(key.hash(), insertion.sequence);
+        }
+    }
+
+    /// Drops the object under `key` wherever it is, whole or in part, all its variants, and the
+    /// claims they make, as far as they were inserted before `before`, since it is there no more
+    /// upstream; true if there was one. This is no purge: a disk that is out or does not answer
+    /// does not make up for it.
+    pub async fn remove(&self, key: &Key, before: u64) -> bool {
+        let hash = key.hash();
+        let asked = self.0.holding(hash, key);
+        let remove = move |store: &Arc<Inner>| store.remove_before(hash, before);
+        let removed = change_all(&asked, ("store remove", PATIENCE), remove).await;
+        let mut was_there = false;
+        for ((_, entered), removed) in asked.iter().zip(removed) {
+            match removed {
+                Ok(Ok(removed)) => was_there |= removed > 0,
+                // Written down by the watch: this is no purge, and comes by the thousand.
+                Ok(Err(_)) => self.0.owe_one(entered.id, &Scope::Key(key.clone())),
+                Err(_) => {}
+            }
+        }
+        was_there
+    }
+
+    /// Makes everything in `scope` go, and the claims it makes, or makes it stale, as `purging`
+    /// says; returns the number of objects. What is made stale and is here in part goes. Holds on
+    /// disks that are out, stalled or fail: nothing in the scope is served from them before they
+    /// have made up for it, and then it goes. Waits a second at most for a disk that does not come
+    /// further.
+    pub async fn purge(&self, scope: &Scope, purging: Purging) -> u64 {
+        let working = self.0.working(scope);
+        let own = scope.clone();
+        let purge = move |store: &Arc<Inner>| store.purge(&own, purging);
+        let purged = change_all(&working, ("store purge", PURGE_PATIENCE), purge).await;
+        let settling = working.iter().zip(purged).map(async |((_, entered), purged)| {
+            let count = purged.ok().and_then(Result::ok)?;
+            entered.store.0.sync_soon().await.ok().map(|()| count)
+        });
+        let mut count = 0_u64;
+        for ((_, entered), purged) in working.iter().zip(join_all(settling).await) {
+            match purged {
+                Some(purged) => count = count.saturating_add(purged),
+                None => self.0.owe_one(entered.id, scope),
+            }
+        }
+        self.0.write_debts().await;
+        count
+    }
+}
+
+impl Shared {
+    /// The disks that are to carry out a purge of `scope`; all others owe it from now on.
+    fn working(&self, scope: &Scope) -> Vec<(&Disk, Entered)> {
+        let mut recorded = self.ledger.lock();
+        let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
+        let working: Vec<_> = answering.filter(|(disk, _)| !disk.owes()).collect();
+        let ids: Vec<_> = working.iter().map(|(_, entered)| entered.id).collect();
+        if recorded.ledger.owe(scope, &ids) {
+            recorded.changes += 1;
+        }
+        self.mark_debtors(&recorded);
+        working
+    }
+
+    /// Writes down what is owed on the disks that answer, and waits for each a second at most; says
+    /// so if it is written nowhere.
+    async fn write_debts(self: &Arc<Self>) {
+        if self.write_records().await == 0 && self.disks.iter().any(Disk::owes) {
+            tracing::error!(
+                "a purge could be written on no disk: it holds until this process ends; purge \
+                 again after a restart"
+            );
+        }
+    }
+
+    /// Notes that a disk owes a purge that it was to carry out itself.
+    pub(super) fn owe_one(&self, id: DiskId, scope: &Scope) {
+        let mut recorded = self.ledger.lock();
+        if recorded.ledger.owe_one(id, scope) {
+            recorded.changes += 1;
+        }
+        self.mark_debtors(&recorded);
+    }
+}
