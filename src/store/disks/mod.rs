@@ -20,7 +20,7 @@
 //!
 //! # Why a purge holds
 //!
-//! A change that puts something on a disk asks its [`Permit`](super::Permit) under the lock of its
+//! A change that puts something on a disk asks its [`Permit`] under the lock of its
 //! key, and has written its record when it gives that lock up. The permit says no as soon as a
 //! purge is raised that covers the object. So a purge that was raised first passes every lock of
 //! the store once ([`Inner::purge`]), and from then on each older change is in the
