@@ -4,7 +4,7 @@
 
 mod lane;
 
-pub use lane::{Jobs, step};
+pub use lane::{Jobs, Started, step};
 
 use futures_util::FutureExt;
 use lane::Lane;
@@ -65,9 +65,9 @@ impl Tasks {
         })
     }
 
-    /// The same tasks, whose blocking work takes at most `threads` threads at once. A job has
-    /// `patience` from the moment it asks for a thread; then its caller gives up, and from the
-    /// moment it has run for so long, `jobs` is stalled.
+    /// The same tasks, whose blocking work takes at most `threads` threads at once. When a job has
+    /// run for `patience` without a [`step`], its caller gives up and `jobs` is stalled. A job that
+    /// waits for a thread is given up while `jobs` is stalled.
     pub fn lane(&self, jobs: &Arc<Jobs>, threads: usize, patience: Duration) -> Self {
         Self { lane: Some(Lane::new(jobs, threads, patience)), ..self.clone() }
     }
@@ -105,15 +105,15 @@ impl Tasks {
         }
     }
 
-    /// Begins blocking work on a thread made for it; it goes on whether or not anybody waits.
-    pub fn start_blocking<T, F>(&self, work: F) -> JoinHandle<T>
+    /// Starts blocking work on a thread made for it; it goes on whether or not it is waited for.
+    pub fn start_blocking<T, F>(&self, name: &'static str, work: F) -> Started<T>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
         match &self.lane {
-            Some(lane) => lane.start(work),
-            None => tokio::task::spawn_blocking(work),
+            Some(lane) => lane.start(name, work),
+            None => Started::unbounded(name, tokio::task::spawn_blocking(work)),
         }
     }
 

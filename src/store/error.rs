@@ -211,12 +211,9 @@ pub enum WriteError {
         #[from]
         source: IndexError,
     },
-    /// The disk takes nothing.
-    #[error("the disk has taken nothing for {seconds} s")]
-    Stalled {
-        /// For how long.
-        seconds: u64,
-    },
+    /// The disk came no further with what it was given, for some time.
+    #[error("the disk does not answer")]
+    Stalled,
     /// The disk failed, and no reader is left: nothing is worth going on for.
     #[error("the disk failed under the object, and no reader is left")]
     NoReaders,
@@ -228,9 +225,7 @@ pub enum WriteError {
 impl From<BlockingError> for WriteError {
     fn from(error: BlockingError) -> Self {
         match error {
-            BlockingError::Late { .. } => {
-                Self::Refused { detail: "the disk does not answer".to_owned() }
-            }
+            BlockingError::Late { .. } => Self::Stalled,
             BlockingError::Failed { .. } => Self::Interrupted,
         }
     }
@@ -243,7 +238,7 @@ impl WriteError {
             Self::NoSpace { .. } | Self::NoFiles => Some("space"),
             Self::Io { operation, .. } => Some(operation),
             Self::Index { .. } => Some("index"),
-            Self::Stalled { .. } => Some("write"),
+            Self::Stalled => Some("stall"),
             Self::Refused { .. }
             | Self::TooLarge { .. }
             | Self::Busy { .. }
@@ -263,7 +258,7 @@ impl WriteError {
             | Self::NoSpace { .. }
             | Self::NoFiles
             | Self::Io { .. }
-            | Self::Stalled { .. }
+            | Self::Stalled
             | Self::Index { .. } => true,
             Self::Length { .. } | Self::NoReaders | Self::Interrupted => false,
         }
@@ -279,7 +274,7 @@ impl WriteError {
             | Self::Busy { .. }
             | Self::Length { .. }
             | Self::Index { .. }
-            | Self::Stalled { .. }
+            | Self::Stalled
             | Self::NoReaders
             | Self::Interrupted => false,
         }

@@ -3,7 +3,6 @@
 //! are made by evicting objects that are files, by count. Blocking; no lock held.
 
 use super::Inner;
-use super::body::Writes;
 use super::error::WriteError;
 use super::folder::Free;
 use super::remove::Reason;
@@ -161,7 +160,7 @@ impl Inner {
         let write = || {
             #[cfg(test)]
             self.faults.next()?;
-            write_all_at(file, chunks, offset, &self.writes)
+            write_all_at(file, chunks, offset)
         };
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.evicting_once(bytes, "write", write)
@@ -206,7 +205,7 @@ const SLICES_MAX: usize = 1024;
 const CALL_BYTES_MAX: usize = 128 * 1024;
 
 /// Writes all of `chunks`, one behind the other, from `offset` on.
-fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64, writes: &Writes) -> io::Result<()> {
+fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64) -> io::Result<()> {
     let mut rest = chunks.iter().map(|chunk| &**chunk).filter(|chunk| !chunk.is_empty());
     let mut next = rest.next();
     while next.is_some() {
@@ -224,7 +223,7 @@ fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64, writes: &Writes)
             match rustix::io::pwritev(file, left, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    writes.ended();
+                    tasks::step();
                     IoSlice::advance_slices(&mut left, written);
                     offset = offset.saturating_add(written as u64);
                 }
@@ -246,8 +245,8 @@ mod tests {
         let chunk = |number: usize| Bytes::from(vec![number.to_le_bytes()[0]; number % 5]);
         let chunks: Vec<Bytes> = (0..2 * SLICES_MAX + 3).map(chunk).collect();
         let file = tempfile::tempfile().unwrap();
-        write_all_at(&file, &chunks, 7, &Writes::default()).unwrap();
-        write_all_at(&file, &[], 0, &Writes::default()).unwrap();
+        write_all_at(&file, &chunks, 7).unwrap();
+        write_all_at(&file, &[], 0).unwrap();
         let written = chunks.concat();
         assert_eq!(file.metadata().unwrap().len(), 7 + written.len() as u64);
         let mut read = vec![0; written.len()];
@@ -255,12 +254,12 @@ mod tests {
         assert_eq!(read, written);
         let sizes = [300_000, 0, 1, CALL_BYTES_MAX, 5, 2 * CALL_BYTES_MAX];
         let large = sizes.map(|size| Bytes::from(vec![u8::try_from(size % 251).unwrap(); size]));
-        write_all_at(&file, &large, 3, &Writes::default()).unwrap();
+        write_all_at(&file, &large, 3).unwrap();
         let mut read = vec![0; sizes.iter().sum()];
         file.read_exact_at(&mut read, 3).unwrap();
         assert!(read == large.concat());
         let read_only = File::open("/dev/null").unwrap();
-        assert!(write_all_at(&read_only, &chunks, 0, &Writes::default()).is_err());
+        assert!(write_all_at(&read_only, &chunks, 0).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! A resource is *stalled* while a job on it is beyond its time, and answers again as soon as every
 //! such job has ended: the jobs that hang are the probe, and no other is sent meanwhile. A job
-//! that waits for a thread counts for nothing, and is never begun once its caller has gone.
+//! that waits for a thread is waited for until the resource is stalled: a slow one is not given up.
 //!
 //! Never: more threads of a lane at once than it was made with, however many jobs hang.
 
@@ -12,7 +12,7 @@ use crate::sync::Mutex;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,6 +22,8 @@ use tokio::time::{Instant, timeout};
 
 /// No job runs.
 const NONE: u64 = u64::MAX;
+/// The job has no thread yet.
+const NOT_BEGUN: u64 = 0;
 
 /// The jobs of a resource that run, and until when each may.
 #[derive(Debug)]
@@ -98,33 +100,27 @@ impl Drop for Working {
 /// A job that runs, until it is dropped.
 #[derive(Debug)]
 struct Job {
-    jobs: Arc<Jobs>,
+    bound: Bound,
     number: u64,
-    patience: u64,
-    until: AtomicU64,
-    steps: Arc<AtomicU64>,
 }
 
 impl Job {
-    fn begin(jobs: &Arc<Jobs>, patience: Duration, steps: &Arc<AtomicU64>) -> Self {
-        let patience = u64::try_from(patience.as_millis()).unwrap_or(NONE / 2);
-        let until = jobs.now().saturating_add(patience).min(NONE - 1);
-        let mut number = 0;
-        jobs.change(|running| {
+    fn begin(bound: Bound) -> Self {
+        let (mut number, until) = (0, bound.deadline());
+        bound.until.store(until, Ordering::Relaxed);
+        bound.jobs.change(|running| {
             number = running.next;
             running.next += 1;
             running.until.insert((until, number));
         });
-        let (jobs, steps) = (Arc::clone(jobs), Arc::clone(steps));
-        Self { jobs, number, patience, until: AtomicU64::new(until), steps }
+        Self { bound, number }
     }
 
     fn step(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        let until = self.jobs.now().saturating_add(self.patience).min(NONE - 1);
-        let before = self.until.swap(until, Ordering::Relaxed);
+        let until = self.bound.deadline();
+        let before = self.bound.until.swap(until, Ordering::Relaxed);
         if before != until {
-            self.jobs.change(|running| {
+            self.bound.jobs.change(|running| {
                 running.until.remove(&(before, self.number));
                 running.until.insert((until, self.number));
             });
@@ -134,10 +130,86 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let until = self.until.load(Ordering::Relaxed);
-        self.jobs.change(|running| {
+        let until = self.bound.until.load(Ordering::Relaxed);
+        self.bound.jobs.change(|running| {
             running.until.remove(&(until, self.number));
         });
+    }
+}
+
+/// How long a job is waited for. What runs it and what waits for it share this.
+#[derive(Debug, Clone)]
+struct Bound {
+    jobs: Arc<Jobs>,
+    patience: Duration,
+    /// Until when it may run, in milliseconds as those of `jobs`, or [`NOT_BEGUN`].
+    until: Arc<AtomicU64>,
+}
+
+impl Bound {
+    fn new(jobs: &Arc<Jobs>, patience: Duration) -> Self {
+        Self { jobs: Arc::clone(jobs), patience, until: Arc::new(AtomicU64::new(NOT_BEGUN)) }
+    }
+
+    fn deadline(&self) -> u64 {
+        let patience = u64::try_from(self.patience.as_millis()).unwrap_or(NONE / 2);
+        self.jobs.now().saturating_add(patience).clamp(NOT_BEGUN + 1, NONE - 1)
+    }
+
+    /// How much longer the job may run; `None` if it has not begun.
+    fn left(&self) -> Option<Duration> {
+        match self.until.load(Ordering::Relaxed) {
+            NOT_BEGUN => None,
+            until => Some(Duration::from_millis(until.saturating_sub(self.jobs.now()))),
+        }
+    }
+
+    /// Waits for `working`, which runs the job.
+    async fn wait<F: Future>(
+        &self,
+        name: &'static str,
+        mut working: Pin<&mut F>,
+    ) -> Result<F::Output, BlockingError> {
+        let mut wait = self.left().unwrap_or(self.patience);
+        loop {
+            if let Ok(ended) = timeout(wait, working.as_mut()).await {
+                return Ok(ended);
+            }
+            wait = match self.left() {
+                Some(Duration::ZERO) => return Err(BlockingError::Late { name }),
+                None if self.jobs.is_stalled() => return Err(BlockingError::Late { name }),
+                left => left.unwrap_or(self.patience),
+            };
+        }
+    }
+}
+
+/// Blocking work that has been started; it goes on whether or not it is waited for.
+#[derive(Debug)]
+pub struct Started<T> {
+    name: &'static str,
+    working: JoinHandle<T>,
+    bound: Option<Bound>,
+}
+
+impl<T> Started<T> {
+    /// Work that nothing bounds.
+    pub(super) fn unbounded(name: &'static str, working: JoinHandle<T>) -> Self {
+        Self { name, working, bound: None }
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.working.is_finished()
+    }
+
+    /// Waits for its result, as [`Tasks::blocking`](super::Tasks::blocking) does. Cancel safe.
+    pub async fn ended(&mut self) -> Result<T, BlockingError> {
+        let ended = match &self.bound {
+            Some(bound) => bound.wait(self.name, Pin::new(&mut self.working)).await?,
+            None => (&mut self.working).await,
+        };
+        ended.map_err(|source| BlockingError::Failed { name: self.name, source })
     }
 }
 
@@ -158,7 +230,8 @@ impl Lane {
         self.patience
     }
 
-    /// Runs `work`, and gives up when `patience` has passed without a step of it.
+    /// Runs `work`, and gives up when it has made no step for `patience`. It is never begun once
+    /// its caller has gone.
     pub(super) async fn run<T, F>(
         &self,
         name: &'static str,
@@ -169,37 +242,30 @@ impl Lane {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let steps = Arc::<AtomicU64>::default();
-        let mut working = pin!(self.begin(patience, Arc::clone(&steps), work));
-        let mut seen = 0;
-        loop {
-            if let Ok(ended) = timeout(patience, &mut working).await {
-                return ended.map_err(|source| BlockingError::Failed { name, source });
-            }
-            let come = steps.load(Ordering::Relaxed);
-            if come == seen {
-                return Err(BlockingError::Late { name });
-            }
-            seen = come;
-        }
+        let bound = Bound::new(&self.jobs, patience);
+        let ended = bound.wait(name, pin!(self.begin(bound.clone(), work))).await?;
+        ended.map_err(|source| BlockingError::Failed { name, source })
     }
 
     /// Begins `work`, at once if a thread is free.
-    pub(super) fn start<T, F>(&self, work: F) -> JoinHandle<T>
+    pub(super) fn start<T, F>(&self, name: &'static str, work: F) -> Started<T>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let (lane, patience, steps) = (self.clone(), self.patience, Arc::default());
+        let bound = Bound::new(&self.jobs, self.patience);
+        let own = Some(bound.clone());
         if let Ok(thread) = Arc::clone(&self.threads).try_acquire_owned() {
-            return tokio::task::spawn_blocking(move || {
+            let working = tokio::task::spawn_blocking(move || {
                 let _thread = thread;
-                let _working = Working::on(Job::begin(&lane.jobs, patience, &steps));
+                let _working = Working::on(Job::begin(bound));
                 work()
             });
+            return Started { name, working, bound: own };
         }
-        tokio::spawn(async move {
-            match lane.begin(patience, steps, work).await {
+        let beginning = self.begin(bound, work);
+        let working = tokio::spawn(async move {
+            match beginning.await {
                 Ok(result) => result,
                 // As if the work had been done here.
                 Err(error) => match error.try_into_panic() {
@@ -208,26 +274,26 @@ impl Lane {
                     Err(_) => std::future::pending().await,
                 },
             }
-        })
+        });
+        Started { name, working, bound: own }
     }
 
     fn begin<T, F>(
         &self,
-        patience: Duration,
-        steps: Arc<AtomicU64>,
+        bound: Bound,
         work: F,
     ) -> impl Future<Output = Result<T, tokio::task::JoinError>> + use<T, F>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let (threads, jobs) = (Arc::clone(&self.threads), Arc::clone(&self.jobs));
+        let threads = Arc::clone(&self.threads);
         async move {
             // It is never closed.
             let thread = threads.acquire_owned().await.ok();
             let work = move || {
                 let _thread = thread;
-                let _working = Working::on(Job::begin(&jobs, patience, &steps));
+                let _working = Working::on(Job::begin(bound));
                 work()
             };
             tokio::task::spawn_blocking(work).await
@@ -294,7 +360,7 @@ mod tests {
         let (mut held, mut begun) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             let (begins, holds, work) = hanging();
-            drop(tasks.start_blocking(work));
+            drop(tasks.start_blocking("hangs", work));
             until(|| begins.try_recv().is_ok()).await;
             held.push(holds);
         }
@@ -308,12 +374,40 @@ mod tests {
             begun.push(begins);
             drop(holds);
         }
-        let later = tasks.start_blocking(|| 3);
-        assert!(!later.is_finished());
+        let mut later = tasks.start_blocking("later", || 3);
+        assert!(!later.is_over());
         held.clear();
-        assert_eq!(later.await.unwrap(), 3);
+        assert_eq!(later.ended().await.unwrap(), 3);
         let are_gone = begun.iter().all(|begins| begins.try_recv().is_err());
         assert!(are_gone, "a job whose caller gave up is not begun");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_waits_for_a_thread_is_given_up_once_the_resource_is_stalled() {
+        let (tasks, jobs) = lane(1);
+        let (steps, told) = mpsc::channel::<()>();
+        let (seen, reports) = mpsc::channel();
+        drop(tasks.start_blocking("walks", move || {
+            for () in told {
+                step();
+                seen.send(()).unwrap();
+            }
+        }));
+        let mut waiting = tasks.start_blocking("waits", || 7);
+        let waiting = tokio::spawn(async move { (waiting.ended().await, waiting) });
+        for _ in 0..5 {
+            steps.send(()).unwrap();
+            until(|| reports.try_recv().is_ok()).await;
+            tokio::time::advance(PATIENCE / 2).await;
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished(), "a slow resource is waited for");
+        }
+        tokio::time::advance(PATIENCE).await;
+        let (ended, mut waiting) = waiting.await.unwrap();
+        assert!(is_late(&ended) && jobs.is_stalled());
+        drop(steps);
+        until(|| !jobs.is_stalled()).await;
+        assert_eq!(waiting.ended().await.unwrap(), 7);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,6 @@
 mod disk_side;
 mod growing;
 mod out_of_order;
-mod progress;
 mod segments;
 mod window;
 mod writer;
@@ -19,6 +18,5 @@ pub use writer::{EndedObject, ObjectWriter, ProvenObject, SealedObject};
 
 pub(super) use disk_side::SealedBody;
 pub(super) use growing::Growth;
-pub(super) use progress::Writes;
 pub(super) use segments::Batch;
 pub(super) use window::Windows;

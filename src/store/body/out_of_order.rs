@@ -108,9 +108,7 @@ impl RangeWriter {
             place.store.write_at(&place.file, &batch.segments, batch.offset)
         };
         let store = &self.place.store;
-        let writing = store.tasks.blocking("store write range", write);
-        let written = store.writes.bounded(writing).await?;
-        let written = written.map_err(|_| WriteError::Interrupted)?;
+        let written = store.tasks.blocking("store write range", write).await?;
         written.inspect_err(|error| store.write_failed(error))?;
         self.segments.batch_written();
         Ok(())

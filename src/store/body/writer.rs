@@ -11,9 +11,9 @@
 //!
 //! Bytes are hashed and written in batches beside the task, which waits for the disk only while a
 //! window of them is not in the file yet. If the disk fails, or takes nothing for some time (see
-//! `progress`), the object goes on in memory alone: it is not stored any more, and the bytes that
-//! are not in the file pass through a window that moves with the slowest reader. A reader that does
-//! not move for [`READER_STALL_MAX`] while another waits for it is left behind. Bytes that are
+//! `tasks::lane`), the object goes on in memory alone: it is not stored any more, and the bytes
+//! that are not in the file pass through a window that moves with the slowest reader. A reader that
+//! does not move for [`READER_STALL_MAX`] while another waits for it is left behind. Bytes that are
 //! withheld are never let go, so the end stays withheld.
 //!
 //! No body is synced by itself: the index is synced every few seconds, after everything that the
@@ -32,11 +32,10 @@ use crate::store::error::WriteError;
 use crate::store::format::Place;
 use crate::store::read::Stored;
 use crate::store::space::Reservation;
-use crate::tasks::Tasks;
+use crate::tasks::{Started, Tasks};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Batches in a window.
@@ -87,7 +86,7 @@ struct Disk {
     side: Option<Box<DiskSide>>,
     digest: SharedDigest,
     /// The write under way.
-    writing: Option<JoinHandle<Wrote>>,
+    writing: Option<Started<Wrote>>,
     window: Window,
 }
 
@@ -207,7 +206,7 @@ impl ObjectWriter {
         let taken = async {
             disk.write_all(growth, store).await?;
             disk.start(store, move |side| side.take_in(&range));
-            disk.written(store).await
+            disk.written().await
         };
         let result = taken.await;
         self.spare(result)
@@ -249,9 +248,9 @@ impl ObjectWriter {
         let (growth, store) = (&self.object.readers.0, &self.object.store);
         let Storage::Disk(disk) = &mut self.storage else { return Ok(()) };
         let window = disk.window.bytes();
-        let is_over = disk.writing.as_ref().is_some_and(JoinHandle::is_finished);
+        let is_over = disk.writing.as_ref().is_some_and(Started::is_over);
         if is_over || growth.in_memory() >= window {
-            disk.written(store).await?;
+            disk.written().await?;
         }
         if disk.writing.is_none() && growth.in_memory() >= window / BATCHES {
             disk.start_batch(growth, store);
@@ -307,31 +306,31 @@ impl Disk {
             let result = work(&mut side);
             (side, result)
         };
-        self.writing = Some(store.tasks.start_blocking(work));
+        self.writing = Some(store.tasks.start_blocking("store write", work));
     }
 
     /// Waits for the write under way, if there is one.
-    async fn written(&mut self, store: &Inner) -> Result<(), WriteError> {
+    async fn written(&mut self) -> Result<(), WriteError> {
         let Some(writing) = &mut self.writing else {
             return if self.side.is_some() { Ok(()) } else { Err(WriteError::Interrupted) };
         };
-        let written = store.writes.bounded(writing).await;
+        let written = writing.ended().await;
         self.writing = None;
-        let (side, result) = written?.map_err(|_| WriteError::Interrupted)?;
+        let (side, result) = written?;
         self.side = Some(side);
         result
     }
 
     /// Writes all that was received.
     async fn write_all(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
-        self.written(store).await?;
+        self.written().await?;
         self.start_batch(growth, store);
-        self.written(store).await
+        self.written().await
     }
 
     /// Writes what was received, but for a little that the end of the body may hash at once.
     async fn write_most(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
-        self.written(store).await?;
+        self.written().await?;
         if growth.in_memory() > LAST_BATCH_BYTES_MAX {
             self.write_all(growth, store).await
         } else {
@@ -344,9 +343,9 @@ impl Disk {
         store: &Inner,
         length: u64,
     ) -> Result<RangePlace, WriteError> {
-        self.written(store).await?;
+        self.written().await?;
         self.start(store, move |side| side.open_for_ranges(length));
-        self.written(store).await?;
+        self.written().await?;
         let place = self.side.as_ref().and_then(|side| side.range_place());
         place.ok_or(WriteError::Interrupted)
     }
@@ -455,6 +454,9 @@ impl ProvenObject {
             })
         } else {
             let body = growth.join();
+            if body.len() as u64 != length {
+                return Err(WriteError::Interrupted);
+            }
             side.finish_inline(length).map(|reservation| (SealedBody::Inline(body), reservation))
         };
         let (body, reservation) = sealed.inspect_err(|error| store.write_failed(error))?;

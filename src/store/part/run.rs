@@ -128,9 +128,8 @@ impl Run {
             (writer, result)
         };
         let store = &self.part.0.store;
-        let written = store.writes.bounded(store.tasks.blocking("store write", work)).await;
-        let written = written.inspect_err(|error| store.write_failed(error))?;
-        let (writer, result) = written.map_err(|_| WriteError::Interrupted)?;
+        let written = store.tasks.blocking("store write", work).await.map_err(WriteError::from);
+        let (writer, result) = written.inspect_err(|error| store.write_failed(error))?;
         result.inspect_err(|error| store.write_failed(error))?;
         self.writer = Some(writer);
         self.growth.batch_written(&self.part.0.file);
