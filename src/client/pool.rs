@@ -224,7 +224,11 @@ impl Pool {
                 host.shared.push((connection, Instant::now()));
                 self.fill(host, endpoint);
             }
-            Err(source) => host.fail(&DialError { source, loss: Loss::default() }),
+            Err(source) => {
+                host.fail(&DialError { source, loss: Loss::default() });
+                self.tidy(&mut state);
+                return;
+            }
         }
         self.dial(host, endpoint);
         self.tidy(&mut state);
@@ -281,6 +285,9 @@ impl Pool {
                 }
                 host.learn(&connection);
                 self.fill(host, endpoint);
+                if host.running().next().is_none() {
+                    self.dial(host, endpoint);
+                }
             }
         }
         self.tidy(&mut state);
@@ -375,12 +382,28 @@ impl Host {
         }
     }
 
-    /// Fails the requests that no connection is being made for any more.
+    /// The HTTP/2 connections that have streams, whose end makes room for others.
+    fn running(&self) -> impl Iterator<Item = &Http2> {
+        let all = self.shared.iter().map(|(connection, _)| connection);
+        all.filter(|one| !one.is_closing() && one.running() > 0)
+    }
+
+    /// Fails the requests that wait for nothing any more: no connection is being made for them, and
+    /// none that has streams may take them.
     fn fail(&mut self, error: &DialError) {
-        let served = self.served_by_one().saturating_mul(self.dials);
-        for waiting in self.waiting.drain(..self.waiting.len().saturating_sub(served)) {
-            // Whoever no longer waits needs no answer.
-            drop(waiting.answer.send(Err(error.clone())));
+        self.waiting.retain(|waiting| !waiting.answer.is_closed());
+        let mut served = self.served_by_one().saturating_mul(self.dials);
+        let running: Vec<_> = self.running().cloned().collect();
+        // Those that came last are those that the connections being made are for.
+        for waiting in std::mem::take(&mut self.waiting).into_iter().rev() {
+            let is_for_running = running.iter().any(|one| waiting.choice.permits(one));
+            if is_for_running || served > 0 {
+                served -= usize::from(!is_for_running);
+                self.waiting.push_front(waiting);
+            } else {
+                // A request that waits no longer needs no answer.
+                drop(waiting.answer.send(Err(error.clone())));
+            }
         }
     }
 

@@ -247,6 +247,26 @@ async fn a_body_is_sent_as_the_server_takes_it() {
     }
 }
 
+#[tokio::test]
+async fn requests_wait_for_the_only_connection_that_a_server_permits() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        let mut server = http2_server();
+        server.max_concurrent_streams(2);
+        drop(server.serve_connection(TokioIo::new(stream), service_fn(respond)).await);
+    });
+    let client = speaking(&Trust::load(None, None).unwrap(), 100, HttpVersion::Http2);
+    let asked = (0..6).map(|_| async {
+        text(client.send(get("http", "localhost", address)).await.unwrap()).await
+    });
+    for answered in futures_util::future::join_all(asked).await {
+        assert_eq!(answered, "HTTP/2.0");
+    }
+}
+
 /// A server of HTTP/2 that closes each connection with GOAWAY before it takes a request.
 async fn closing_server(connections: &Arc<AtomicUsize>) -> SocketAddr {
     let connections = Arc::clone(connections);
