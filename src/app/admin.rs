@@ -14,9 +14,12 @@ use crate::object::{Key, Tags};
 use crate::purge::{Purger, Purging};
 use crate::rfc::path::canonicalise;
 use crate::store::{Begun, Disks, Report};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, stream};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Purges of one request that are under way at once.
+const PURGES_AT_ONCE: usize = 64;
 
 /// The parts of the admin listener.
 pub(super) fn parts(
@@ -76,11 +79,10 @@ async fn purge(
             let site = site_of(engine, request.site)?;
             let keys = paths.iter().map(|path| key(&site, path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
-            let mut count = 0;
-            for key in keys {
-                count += purger.object(key, purging).await;
-            }
-            count
+            // Many at once: purges that come together wait for one sync.
+            let purging = keys.into_iter().map(|key| purger.object(key, purging));
+            let counts = stream::iter(purging).buffer_unordered(PURGES_AT_ONCE);
+            counts.fold(0, async |sum: u64, count| sum.saturating_add(count)).await
         }
         (PurgeScope::Keys(tags), purging) => {
             purger.tags(site_of(engine, request.site)?.name(), Tags::new(tags), purging).await
