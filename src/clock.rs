@@ -74,6 +74,10 @@ pub enum Clock {
 impl Clock {
     /// The present moment.
     pub fn now(&self) -> Timestamp {
+        #[cfg(test)]
+        if let (Self::System, Some(millis)) = (self, crate::simulation::wall_clock()) {
+            return Timestamp::from_millis(millis);
+        }
         match self {
             Self::System => SystemTime::now().into(),
             Self::Manual(manual) => manual.now(),

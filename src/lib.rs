@@ -8,7 +8,10 @@
 pub mod clock;
 pub mod nix;
 pub mod outcome;
+mod random;
 pub mod rfc;
+#[cfg(test)]
+mod simulation;
 mod sync;
 pub mod units;
 // 1 vocabulary
@@ -41,3 +44,5 @@ pub mod front;
 pub mod app;
 // 9 entry
 pub mod cli;
+#[cfg(test)]
+mod simulator;

@@ -2,4 +2,144 @@
 //! simulator that steps from lock to lock, a checker of all orders of steps. Lives nowhere; every
 //! module that shares state with another thread takes its locks from here.
 
+/// For statics: in no simulation a step, since others of the process share it.
+pub(crate) use parking_lot::Mutex as StaticMutex;
+#[cfg(not(test))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+#[cfg(not(test))]
+pub(crate) use tokio::sync::watch;
+#[cfg(test)]
+pub(crate) mod watch;
+
+#[cfg(test)]
+pub(crate) use stepped::{Condvar, Mutex, MutexGuard, RwLock};
+
+/// The same locks, but where a thread simulates, one that is held lets the jobs of that thread go
+/// on.
+#[cfg(test)]
+mod stepped {
+    use crate::simulation::{jobs, world};
+    pub(crate) use parking_lot::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    #[derive(Debug, Default)]
+    pub struct Mutex<T: ?Sized>(parking_lot::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(parking_lot::Mutex::new(value))
+        }
+
+        pub(crate) fn into_inner(self) -> T {
+            self.0.into_inner()
+        }
+    }
+
+    impl<T: ?Sized> Mutex<T> {
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            jobs::may_lose_turn();
+            let free = self.0.try_lock();
+            free.or_else(|| jobs::wait_until(|| self.0.try_lock())).unwrap_or_else(|| self.0.lock())
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.0.try_lock()
+        }
+
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut()
+        }
+    }
+
+    /// As with the real one, no reader goes in while a writer waits.
+    #[derive(Debug, Default)]
+    pub(crate) struct RwLock<T: ?Sized> {
+        waiting_writers: AtomicU64,
+        lock: parking_lot::RwLock<T>,
+    }
+
+    impl<T> RwLock<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self { waiting_writers: AtomicU64::new(0), lock: parking_lot::RwLock::new(value) }
+        }
+    }
+
+    impl<T: ?Sized> RwLock<T> {
+        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+            jobs::may_lose_turn();
+            let try_read = || {
+                let is_free = self.waiting_writers.load(Ordering::Relaxed) == 0;
+                is_free.then(|| self.lock.try_read()).flatten()
+            };
+            let free = try_read().or_else(|| jobs::wait_until(try_read));
+            free.unwrap_or_else(|| self.lock.read())
+        }
+
+        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+            jobs::may_lose_turn();
+            if let Some(free) = self.lock.try_write() {
+                return free;
+            }
+            self.waiting_writers.fetch_add(1, Ordering::Relaxed);
+            let written = jobs::wait_until(|| self.lock.try_write());
+            self.waiting_writers.fetch_sub(1, Ordering::Relaxed);
+            written.unwrap_or_else(|| self.lock.write())
+        }
+    }
+
+    /// Counts what it was told, so that a waiting coroutine knows of it.
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(parking_lot::Condvar, AtomicU64);
+
+    /// How a wait ended.
+    pub(crate) struct Waited {
+        has_timed_out: bool,
+    }
+
+    impl Waited {
+        pub(crate) fn timed_out(&self) -> bool {
+            self.has_timed_out
+        }
+    }
+
+    impl Condvar {
+        pub(crate) const fn new() -> Self {
+            Self(parking_lot::Condvar::new(), AtomicU64::new(0))
+        }
+
+        pub(crate) fn wait<T: ?Sized>(&self, guard: &mut MutexGuard<'_, T>) {
+            if world().is_some() {
+                self.wait_for(guard, Duration::from_hours(24));
+            } else {
+                self.0.wait(guard);
+            }
+        }
+
+        pub(crate) fn wait_for<T: ?Sized>(
+            &self,
+            guard: &mut MutexGuard<'_, T>,
+            time: Duration,
+        ) -> Waited {
+            if world().is_none() {
+                return Waited { has_timed_out: self.0.wait_for(guard, time).timed_out() };
+            }
+            let (told, end) = (self.1.load(Ordering::Relaxed), Instant::now() + time);
+            let is_told = || (self.1.load(Ordering::Relaxed) != told).then_some(false);
+            let ended = || is_told().or_else(|| (Instant::now() >= end).then_some(true));
+            let waited = MutexGuard::unlocked(guard, || jobs::wait_until(ended));
+            Waited { has_timed_out: waited.unwrap_or(true) }
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.notify_one();
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.notify_all();
+        }
+    }
+}

@@ -60,6 +60,8 @@ impl Tasks {
         self.tracker.spawn(async move {
             // What the future held is dropped with it: nobody sees it half changed.
             if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+                #[cfg(test)]
+                crate::simulation::panicked(name);
                 tracing::error!(task = name, "task panicked");
             }
         })
@@ -84,8 +86,7 @@ impl Tasks {
         if let Some(lane) = &self.lane {
             return lane.run(name, lane.patience(), work).await;
         }
-        let working = tokio::task::spawn_blocking(work).await;
-        working.map_err(|source| BlockingError::Failed { name, source })
+        start(name, work).await.map_err(|source| BlockingError::Failed { name, source })
     }
 
     /// The same with another patience. Outside of a lane there is no limit.
@@ -113,7 +114,7 @@ impl Tasks {
     {
         match &self.lane {
             Some(lane) => lane.start(name, work),
-            None => Started::unbounded(name, tokio::task::spawn_blocking(work)),
+            None => Started::unbounded(name, start(name, work)),
         }
     }
 
@@ -128,6 +129,30 @@ impl Tasks {
         self.tracker.close();
         tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
     }
+}
+
+/// Begins blocking work: on a thread of the runtime's pool; in a simulation as one of its jobs.
+#[cfg_attr(not(test), expect(unused_variables, reason = "the name is for simulations"))]
+fn start<T, F>(name: &'static str, work: F) -> JoinHandle<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    #[cfg(test)]
+    let work = match crate::simulation::jobs::start(name, work) {
+        Ok(started) => return started,
+        Err(work) => work,
+    };
+    tokio::task::spawn_blocking(work)
+}
+
+/// Lets a blocking thread sleep; in a simulation, in its time.
+pub fn sleep_blocking(time: Duration) {
+    #[cfg(test)]
+    if crate::simulation::jobs::sleep(time) {
+        return;
+    }
+    std::thread::sleep(time);
 }
 
 /// Runs blocking work on the caller's thread, whose other tasks go on elsewhere meanwhile where the

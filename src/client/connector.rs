@@ -19,6 +19,12 @@ use tower_service::Service;
 /// The other address family is tried after this long (RFC 8305 section 8).
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
 
+/// A connection to an origin.
+#[cfg(not(test))]
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+#[cfg(test)]
+use simulated::Stream;
+
 /// A connector whose connections stand within the deadline or not at all.
 #[derive(Debug, Clone)]
 pub(super) struct DeadlineConnector<R = GaiResolver> {
@@ -56,7 +62,7 @@ where
             Future: Send + 'static,
         >,
 {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Stream;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -65,14 +71,120 @@ where
     }
 
     fn call(&mut self, target: Uri) -> Self::Future {
+        #[cfg(test)]
+        if let Some(connected) = simulated::connect(&target) {
+            return connected;
+        }
         let connecting = self.inner.call(target);
         let deadline = self.deadline;
         Box::pin(async move {
-            tokio::time::timeout(deadline, connecting).await.unwrap_or_else(|_| {
+            let connected = tokio::time::timeout(deadline, connecting).await;
+            let connected = connected.unwrap_or_else(|_| {
                 let text = format!("no connection within {} s", deadline.as_secs());
                 Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
-            })
+            });
+            #[cfg(test)]
+            let connected = connected.map(Stream::Real);
+            connected
         })
+    }
+}
+
+/// In a simulation, connections to scripted origins of the same process.
+#[cfg(test)]
+mod simulated {
+    use super::{BoxError, MaybeHttpsStream};
+    use http::Uri;
+    use hyper::rt::{Read, ReadBufCursor, Write};
+    use hyper_util::client::legacy::connect::{Connected, Connection};
+    use hyper_util::rt::TokioIo;
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::DuplexStream;
+    use tokio::net::TcpStream;
+
+    type Connecting = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+
+    /// A real connection or a simulated one.
+    #[expect(clippy::large_enum_variant, reason = "only tests have the small one")]
+    pub(crate) enum Stream {
+        Real(MaybeHttpsStream<TokioIo<TcpStream>>),
+        Simulated(TokioIo<DuplexStream>),
+    }
+
+    /// The connection to where `target` is, in a simulation.
+    pub(super) fn connect(target: &Uri) -> Option<Connecting> {
+        let connected = crate::simulation::connect(target.host().unwrap_or_default())?;
+        let stream = connected.map(TokioIo::new).map(Stream::Simulated).map_err(BoxError::from);
+        Some(Box::pin(std::future::ready(stream)))
+    }
+
+    impl Connection for Stream {
+        fn connected(&self) -> Connected {
+            match self {
+                Self::Real(stream) => stream.connected(),
+                Self::Simulated(_) => Connected::new(),
+            }
+        }
+    }
+
+    impl Read for Stream {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: ReadBufCursor<'_>,
+        ) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Self::Real(stream) => Pin::new(stream).poll_read(context, buffer),
+                Self::Simulated(stream) => Pin::new(stream).poll_read(context, buffer),
+            }
+        }
+    }
+
+    impl Write for Stream {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            match self.get_mut() {
+                Self::Real(stream) => Pin::new(stream).poll_write(context, bytes),
+                Self::Simulated(stream) => Pin::new(stream).poll_write(context, bytes),
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Self::Real(stream) => Pin::new(stream).poll_flush(context),
+                Self::Simulated(stream) => Pin::new(stream).poll_flush(context),
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Self::Real(stream) => Pin::new(stream).poll_shutdown(context),
+                Self::Simulated(stream) => Pin::new(stream).poll_shutdown(context),
+            }
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            slices: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            match self.get_mut() {
+                Self::Real(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+                Self::Simulated(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            }
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            match self {
+                Self::Real(stream) => stream.is_write_vectored(),
+                Self::Simulated(stream) => stream.is_write_vectored(),
+            }
+        }
     }
 }
 
@@ -114,8 +226,11 @@ mod tests {
         let mut connector = DeadlineConnector::resolving(known, &trust, Duration::from_secs(5));
         let uri = format!("http://origin.test:{port}/").parse().unwrap();
         match connector.call(uri).await? {
-            MaybeHttpsStream::Http(stream) => Ok(stream.inner().peer_addr().unwrap().ip()),
-            MaybeHttpsStream::Https(_) => panic!("TLS to http://"),
+            Stream::Real(MaybeHttpsStream::Http(stream)) => {
+                Ok(stream.inner().peer_addr().unwrap().ip())
+            }
+            Stream::Real(MaybeHttpsStream::Https(_)) => panic!("TLS to http://"),
+            Stream::Simulated(_) => panic!("simulated"),
         }
     }
 

@@ -5,6 +5,7 @@
 //! be rescued does not look back. A row that breaks off in the middle is an error, never an end.
 
 use super::body::{Reading, Source};
+use crate::random;
 use crate::rfc::ContentRange;
 use crate::rfc::range::ByteSpan;
 use bytes::Bytes;
@@ -19,7 +20,7 @@ struct Boundary(String);
 
 impl Boundary {
     fn draw() -> Option<Self> {
-        let (one, other) = (getrandom::u64().ok()?, getrandom::u64().ok()?);
+        let (one, other) = (random::u64().ok()?, random::u64().ok()?);
         Some(Self(format!("{one:016x}{other:016x}")))
     }
 }

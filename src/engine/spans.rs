@@ -33,8 +33,8 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Bytes of one range at most: those of a chunk, which is trusted or not as a whole.
 const SPAN_BYTES_MAX: usize = 1 << 20;

@@ -7,11 +7,10 @@ use super::{Admitted, FillError};
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
 use crate::store::Growing;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, watch};
 use http::HeaderValue;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 

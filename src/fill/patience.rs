@@ -166,7 +166,7 @@ fn jittered(pause: Duration) -> Duration {
     if millis == 0 {
         return pause;
     }
-    half + Duration::from_millis(getrandom::u64().map_or(0, |random| random % millis))
+    half + Duration::from_millis(crate::random::u64().map_or(0, |random| random % millis))
 }
 
 #[cfg(test)]

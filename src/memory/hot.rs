@@ -6,7 +6,7 @@
 use crate::object::tags::{self, TAG_FIELD};
 use crate::object::{Facts, Insertion, Key, Meta, Tags, Variant};
 use crate::policy;
-use crate::sync::Mutex;
+use crate::sync::StaticMutex;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const LISTS_MAX: usize = 64;
 /// Bytes that a count and a pointer take beside what the allocator adds to a piece of memory.
 const PIECE_OVERHEAD: usize = 32;
 
-static LISTS: Mutex<Vec<Arc<[HeaderName]>>> = Mutex::new(Vec::new());
+static LISTS: StaticMutex<Vec<Arc<[HeaderName]>>> = StaticMutex::new(Vec::new());
 
 /// A small object, whole, or a remembered absence, whose body is empty.
 #[derive(Debug)]

@@ -7,11 +7,12 @@
 //! does not know the secret, cost a miss.
 
 use super::hot::Hot;
+use crate::random;
 use prometheus::IntCounter;
 use quick_cache::sync::{Cache, GuardResult};
 use quick_cache::{Lifecycle, Options, OptionsBuilder, Weighter};
 use std::fmt;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -69,7 +70,8 @@ impl Shelf {
         let hasher = BuildHasherDefault::default();
         Self {
             entries: Cache::with_options(options(size), Weigher, hasher, leaving),
-            seed: RandomState::new().hash_one(0),
+            // Without randomness, keys can be made that share a digest.
+            seed: random::u64().unwrap_or_default(),
             left,
         }
     }

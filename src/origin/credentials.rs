@@ -298,7 +298,7 @@ fn earlier(at: Timestamp, by: Duration) -> Timestamp {
 /// A span below `most`, drawn anew each time.
 fn jitter(most: Duration) -> Duration {
     let millis = u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(1);
-    Duration::from_millis(getrandom::u64().map_or(0, |random| random % millis))
+    Duration::from_millis(crate::random::u64().map_or(0, |random| random % millis))
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Random numbers of the origins: waits that differ, so that what failed together does not come
 //! back together. Stateless; no locks. Called by `upstream` and `breaker`.
 
+use crate::random;
 use std::time::Duration;
 
 /// A wait of half to all of `longest`, drawn anew each time.
 pub(super) fn jittered(longest: Duration) -> Duration {
     // Without randomness the wait is the longest: never shorter than meant.
-    let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
-    longest / 2 + (longest / 2).mul_f64(share)
+    longest / 2 + (longest / 2).mul_f64(random::share())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::nix::Class;
 use http::{Method, StatusCode};
 use prometheus::{Counter, IntCounter};
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// Prices are in billionths.
 const NANOS: f64 = 1e9;

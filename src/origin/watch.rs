@@ -53,6 +53,7 @@ impl Watch {
 async fn mend(upstream: Weak<Upstream>) {
     while let Some((next, sooner)) = next_probe(&upstream) {
         tokio::select! {
+            biased;
             () = sleep_until(next) => {}
             () = sooner.notified() => continue,
         }

@@ -43,7 +43,8 @@ use super::sums::CHUNK_BYTES;
 use crate::sync::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a chunk that was found in the page cache is taken to be there, by who sees it where it
 /// is not: far less than it takes the kernel to let go of a page that was just used.

@@ -9,6 +9,7 @@ use super::Inner;
 use super::body::SealedBody;
 use super::error::{IndexError, WriteError};
 use super::eviction::Entry;
+use super::files;
 use super::format::{self, Head, Place, Record, Totals};
 use super::index::{Change, Open};
 use super::read::{BodyFile, Stored, StoredBody};
@@ -150,9 +151,11 @@ impl Inner {
         #[cfg(test)]
         self.faults.reach("a trailer is to be written");
         // Nothing is evicted here, under the locks: the trailer's space was promised.
-        new.file()
-            .write_all_at(&trailer, head.length)
-            .map_err(|source| WriteError::Io { operation: "write", source })?;
+        let file = new.file();
+        files::write(file, (head.length, trailer.len()), || {
+            file.write_all_at(&trailer, head.length)
+        })
+        .map_err(|source| WriteError::Io { operation: "write", source })?;
         #[cfg(test)]
         self.faults.reach("a file is to be noted");
         let mut change = index.change();

@@ -2,6 +2,7 @@
 //! once with the store and locked as long as that lives; no other lock. Blocking.
 
 use super::error::{OpenError, WriteError};
+use super::files;
 use super::format::VERSION;
 use super::read::without_readahead;
 use crate::object::KeyHash;
@@ -240,23 +241,23 @@ impl Folder {
     /// Makes everything on the folder's file system survive a power cut: files are written without
     /// a sync each after their bodies, and a system keeps them in memory for half a minute.
     pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.lock.0)?)
+        files::sync_all(|| Ok(rustix::fs::syncfs(&self.lock.0)?))
     }
 
     /// Whether what lies at the path is still the folder that was opened: not another file system
     /// that was mounted there, nor nothing, since this one was unmounted or removed.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {
-        match rustix::fs::stat(self.path.join(LOCK)) {
+        files::look(|| match rustix::fs::stat(self.path.join(LOCK)) {
             Ok(found) => Ok((found.st_dev, found.st_ino) == self.identity),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
             Err(error) => Err(error.into()),
-        }
+        })
     }
 
     /// A new, empty file that vanishes unless it is linked into place.
     pub(super) fn new_file(&self) -> io::Result<NewFile> {
         if self.is_nameless {
-            return self.new_nameless();
+            return files::look(|| self.new_nameless());
         }
         let number = self.next_name.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join("tmp").join(number.to_string());
@@ -274,14 +275,15 @@ impl Folder {
     /// Opens the file of an insertion for reading.
     pub(super) fn open_body(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(self.body_path(hash, sequence), flags, Mode::empty())?;
+        let path = self.body_path(hash, sequence);
+        let file = files::read(|| Ok(rustix::fs::open(path, flags, Mode::empty())?))?;
         Ok(without_readahead(file.into()))
     }
 
     /// Removes the file of an insertion; one that is gone already is fine.
     pub(super) fn remove_body(&self, hash: KeyHash, sequence: u64) -> io::Result<()> {
         let path = self.body_path(hash, sequence);
-        match std::fs::remove_file(&path) {
+        match files::remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -344,7 +346,7 @@ impl NewFile {
             return Ok(());
         }
         let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        Ok(rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)?)
+        files::link(to, || Ok(rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)?))
     }
 }
 
@@ -377,7 +379,7 @@ fn make_folders_of(body: &Path) -> io::Result<()> {
 }
 
 fn free(path: &Path) -> io::Result<Free> {
-    let figures = rustix::fs::statvfs(path)?;
+    let figures = files::look(|| Ok(rustix::fs::statvfs(path)?))?;
     Ok(Free {
         bytes: figures.f_bavail.saturating_mul(figures.f_frsize),
         files: figures.f_favail,

@@ -8,7 +8,8 @@
 
 use super::error::IndexError;
 use crate::sync::{Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Writers inside at once. Each writes a record and a body of less than 64 KiB, or 36 bytes for
 /// each chunk of a part, so that all of them together stay below a memtable of each keyspace. Only

@@ -4,7 +4,8 @@
 
 use super::error::WriteError;
 use crate::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Errors in a row after which writes are refused.
 const ERRORS_MAX: u32 = 3;

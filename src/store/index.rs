@@ -22,6 +22,7 @@
 //! | `state` | `totals` | totals of the last commit |
 //! | `state` | `scrub` | how far the scrubber is |
 
+pub(super) mod engine;
 mod options;
 mod pages;
 mod tags;
@@ -33,13 +34,16 @@ use super::gate::Gate;
 use super::presence::Presence;
 use crate::object::KeyHash;
 use crate::sync::Mutex;
-use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode, Slice};
+use crate::tasks;
+use engine::{Database, Keyspace, OwnedWriteBatch};
+use fjall::{PersistMode, Slice};
 use options::{Sought, options};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const TOTALS: &str = "totals";
 const SCRUB: &str = "scrub";
@@ -175,7 +179,7 @@ impl Index {
                     *self.open.lock() = users.upgrade();
                     return Err(IndexError::Stalled);
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                tasks::sleep_blocking(Duration::from_millis(5));
             }
         }
         let open = Open::new(&self.path, &self.presence)?;
@@ -210,12 +214,12 @@ impl Open {
     }
 
     fn try_new(path: &Path, presence: &Arc<Presence>) -> fjall::Result<Self> {
-        let database = Database::builder(path)
+        let builder = engine::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .worker_threads(2)
-            .max_cached_files(Some(256))
-            .open()?;
+            .max_cached_files(Some(256));
+        let database = engine::open(builder, path)?;
         let keyspace = |name, memtable_bytes: u64, sought: Sought| {
             database.keyspace(name, || options(memtable_bytes, sought))
         };
@@ -394,10 +398,10 @@ impl Open {
     /// Whether the engine is so far behind that a writer might sleep in it.
     fn is_behind(&self) -> bool {
         self.keyspaces().into_iter().any(|keyspace| {
-            let tree = &keyspace.tree;
-            tree.sealed_memtable_count() > SEALED_MAX
-                || tree.l0_run_count() > RUNS_MAX
-                || tree.active_memtable().size() > ACTIVE_BYTES_MAX
+            let backlog = engine::backlog(keyspace);
+            backlog.sealed > SEALED_MAX
+                || backlog.runs > RUNS_MAX
+                || backlog.active_bytes > ACTIVE_BYTES_MAX
         })
     }
 

@@ -62,6 +62,7 @@ mod disks;
 mod entries;
 mod error;
 mod eviction;
+mod files;
 mod folder;
 mod format;
 mod fsck;
@@ -117,6 +118,7 @@ pub use space::Usage;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, KeyHash};
+use crate::sync::watch;
 use crate::sync::{Mutex, RwLock};
 use crate::tasks::{Jobs, Tasks};
 use folder::Folder;
@@ -129,8 +131,9 @@ use scrub::Scrubber;
 use space::{Reservation, Space};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Locks that keys share, so that changes of different keys seldom wait for each other; one more
@@ -316,7 +319,7 @@ impl Store {
     async fn loaded(&self) {
         let mut receiver = self.0.has_loaded.subscribe();
         // The sender lives as long as this store, so there is always an answer.
-        let _ = receiver.wait_for(|has_loaded| *has_loaded).await;
+        drop(receiver.wait_for(|has_loaded| *has_loaded).await);
     }
 }
 
@@ -461,6 +464,8 @@ impl Inner {
 
     fn count_damaged(&self, object: &str, why: &str) {
         self.metrics.damaged_objects.with_label_values(&["disk"]).inc();
+        #[cfg(test)]
+        crate::simulation::damaged(why);
         tracing::warn!(object, why, "damaged object dropped from disk");
     }
 }

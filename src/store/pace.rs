@@ -3,7 +3,9 @@
 //! blocking thread, and hears when to stop. Owned by one check; no locks.
 
 use crate::object::KeyHash;
-use std::time::{Duration, Instant};
+use crate::tasks;
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a wait goes on before it looks whether to stop.
@@ -44,7 +46,7 @@ impl Pacer {
             if left.is_zero() {
                 break;
             }
-            std::thread::sleep(left.min(LOOK));
+            tasks::sleep_blocking(left.min(LOOK));
         }
         let cost = duration_of(bytes, self.rate);
         self.paid = self.paid.max(Instant::now()).checked_add(cost).unwrap_or(self.paid);

@@ -157,8 +157,9 @@ pub(super) async fn keep(store: Weak<Inner>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(PACE);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            biased;
             () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
         }
         let Some(store) = store.upgrade() else { return };
         if !store.index.presence().is_due() {

@@ -9,10 +9,12 @@
 
 use super::Inner;
 use super::error::WriteError;
+use super::files;
 use super::format::{INLINE_BYTES_MAX, charge};
 use std::os::unix::fs::FileExt;
 use std::sync::Weak;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How soon a disk in doubt is probed, and how often it is looked at.
@@ -27,8 +29,9 @@ pub(super) async fn probe_when_in_doubt(store: Weak<Inner>, stop: CancellationTo
     let mut pace = PACE_MIN;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(pace) => {}
+            biased;
             () = stop.cancelled() => return,
+            () = tokio::time::sleep(pace) => {}
         }
         let Some(store) = store.upgrade() else { return };
         if !store.is_in_doubt() {
@@ -73,8 +76,9 @@ impl Inner {
         #[cfg(test)]
         self.faults.probe().map_err(failed)?;
         let new = self.evicting_once(PROBE.len() as u64, "probe", || self.folder.new_file())?;
-        new.file().write_all_at(&PROBE, 0).map_err(failed)?;
-        new.file().sync_data().map_err(failed)?;
+        let write = || new.file().write_all_at(&PROBE, 0);
+        files::write(new.file(), (0, PROBE.len()), write).map_err(failed)?;
+        files::sync(new.file()).map_err(failed)?;
         drop(new);
         // Its answer is in the flag that says whether it is to be opened again.
         let _ = self.index.check();

@@ -5,6 +5,7 @@
 
 use super::Inner;
 use super::chunks::{Chunks, chunk_of};
+use super::files;
 use super::format::Head;
 use super::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
 use super::trailer;
@@ -18,7 +19,7 @@ use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// Bytes that a read from the disk compares at a time, so that a reader holds no whole chunk.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -183,7 +184,8 @@ impl BodyFile {
     /// The sum of a chunk, from the trailer. A sum that is wrong itself makes its chunk wrong.
     fn expected(&self, index: u64) -> io::Result<Expected> {
         let mut sum = [0; 8];
-        self.file.read_exact_at(&mut sum, self.length.saturating_add(index * SUM_BYTES))?;
+        let at = self.length.saturating_add(index * SUM_BYTES);
+        files::read(|| self.file.read_exact_at(&mut sum, at))?;
         let bytes = CHUNK_BYTES.min(self.length.saturating_sub(index * CHUNK_BYTES));
         Ok(Expected { sum: u64::from_le_bytes(sum), bytes })
     }
@@ -207,7 +209,7 @@ pub(super) fn check_file(
         return Ok(Err("its file has another length"));
     };
     let mut tail = vec![0; tail_bytes];
-    file.read_exact_at(&mut tail, offset)?;
+    files::read(|| file.read_exact_at(&mut tail, offset))?;
     Ok(trailer::check(hash, head, &tail).map_err(|_| "its file is another"))
 }
 
@@ -362,7 +364,7 @@ fn is_in_memory(file: &File) -> bool {
 /// Fills a part of `buffer`, at least a byte; how many. Blocking. The end of the file is an error.
 fn read_some(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
-        match file.read_at(buffer, offset) {
+        match files::read(|| file.read_at(buffer, offset)) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => return other,

@@ -8,10 +8,12 @@ use super::error::{IndexError, WriteError};
 use super::format;
 use super::index::Open;
 use super::snapshot::{Schedule, Turn};
+use crate::sync::watch;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Insertions read in one go.
@@ -177,9 +179,10 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
     let mut wake = Wake::Tick;
     while wake != Wake::Stop {
         wake = tokio::select! {
+            biased;
+            () = stop.cancelled() => Wake::Stop,
             _ = ticks.tick() => Wake::Tick,
             () = wanted.notified() => Wake::Wanted,
-            () = stop.cancelled() => Wake::Stop,
         };
         let Some(store) = store.upgrade() else { return };
         let tasks = store.background.clone();

@@ -4,17 +4,18 @@
 
 use super::Inner;
 use super::error::WriteError;
+use super::files;
 use super::folder::Free;
 use super::remove::Reason;
 use super::space::{Reservation, Room};
 use crate::sync::Mutex;
 use crate::tasks;
 use bytes::Bytes;
-use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// What is left free on the file system, so that the index never meets a full one; at most a 16th
 /// of the limit.
@@ -220,15 +221,17 @@ fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64) -> io::Result<()
         }
         let mut left = slices.as_mut_slice();
         while !left.is_empty() {
-            match rustix::io::pwritev(file, left, offset) {
+            let length = left.iter().map(|slice| slice.len()).sum();
+            let call = || Ok(rustix::io::pwritev(file, left, offset)?);
+            match files::write(file, (offset, length), call) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     tasks::step();
                     IoSlice::advance_slices(&mut left, written);
                     offset = offset.saturating_add(written as u64);
                 }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }

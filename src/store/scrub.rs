@@ -18,7 +18,8 @@ use crate::object::{Key, KeyHash};
 use crate::tasks::Tasks;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Records that are read in one go.

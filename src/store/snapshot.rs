@@ -15,7 +15,8 @@ use super::eviction::{Seen, Stage, Unplaced};
 use super::order_file::{self, OrderFileError, OrderReader, Part};
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Objects that are looked at or moved in one hold of the account's lock.

@@ -7,12 +7,13 @@
 //!
 //! Never: more threads of a lane at once than it was made with, however many jobs hang.
 
-use super::BlockingError;
+use super::{BlockingError, start};
 use crate::sync::Mutex;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -67,18 +68,24 @@ impl Jobs {
 }
 
 thread_local! {
-    /// The job that this thread works on.
-    static CURRENT: RefCell<Option<Job>> = const { RefCell::new(None) };
+    /// The job that this thread works on; in a simulation, each of its coroutines.
+    static CURRENT: RefCell<BTreeMap<usize, Rc<Job>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Which coroutine of its thread this is; always the same outside of simulations.
+fn coroutine() -> usize {
+    #[cfg(test)]
+    return crate::simulation::jobs::running();
+    #[cfg(not(test))]
+    0
 }
 
 /// Says that the job of this thread has come one step further: the time that it has begins anew.
 /// Nothing outside of a lane.
 pub fn step() {
-    CURRENT.with_borrow(|job| {
-        if let Some(job) = job {
-            job.step();
-        }
-    });
+    if let Some(job) = CURRENT.with_borrow(|jobs| jobs.get(&coroutine()).cloned()) {
+        job.step();
+    }
 }
 
 /// Makes a job that of this thread, until it is dropped.
@@ -86,14 +93,15 @@ struct Working;
 
 impl Working {
     fn on(job: Job) -> Self {
-        CURRENT.set(Some(job));
+        CURRENT.with_borrow_mut(|jobs| jobs.insert(coroutine(), Rc::new(job)));
         Self
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        drop(CURRENT.take());
+        let job = CURRENT.with_borrow_mut(|jobs| jobs.remove(&coroutine()));
+        drop(job);
     }
 }
 
@@ -256,7 +264,7 @@ impl Lane {
         let bound = Bound::new(&self.jobs, self.patience);
         let own = Some(bound.clone());
         if let Ok(thread) = Arc::clone(&self.threads).try_acquire_owned() {
-            let working = tokio::task::spawn_blocking(move || {
+            let working = start("lane", move || {
                 let _thread = thread;
                 let _working = Working::on(Job::begin(bound));
                 work()
@@ -296,7 +304,7 @@ impl Lane {
                 let _working = Working::on(Job::begin(bound));
                 work()
             };
-            tokio::task::spawn_blocking(work).await
+            start("lane", work).await
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::fill::{FillError, Flight, NotJoined, Role, Shared};
 use crate::object::Meta;
 use crate::origin::Response;
 use crate::sync::Mutex;
+use crate::sync::watch;
 use std::sync::{Arc, Weak};
-use tokio::sync::watch;
 
 /// What a flight has come to.
 #[derive(Debug, Clone)]

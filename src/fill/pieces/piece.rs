@@ -6,10 +6,11 @@ use super::lots::Lot;
 use crate::fill::steady::{Seed, Steady};
 use crate::metrics::Metrics;
 use crate::store::{OutOfOrder, WrittenRange};
+use crate::sync::watch;
 use crate::tasks::Tasks;
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How far a piece has come.

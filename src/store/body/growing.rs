@@ -16,7 +16,7 @@ use crate::store::chunks::{Chunks, chunk_of};
 use crate::store::error::Broken;
 use crate::store::read;
 use crate::store::sums::{CHUNK_BYTES, ChunkSum, Sums};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, watch};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// The end of a body that is withheld from every reader until the object is proven, in bytes.
 pub const WITHHELD_BYTES: u64 = 16 << 10;

@@ -16,6 +16,7 @@ use crate::object::KeyHash;
 use crate::store::Inner;
 use crate::store::chunks::chunk_of;
 use crate::store::error::WriteError;
+use crate::store::files;
 use crate::store::sums::{CHUNK_BYTES, Sums};
 use crate::sync::RwLock;
 use bytes::Bytes;
@@ -148,7 +149,7 @@ impl WrittenRange {
             let expected = self.sums.of(index).ok_or_else(damaged)?;
             let length = usize::try_from(expected.bytes).unwrap_or_default();
             let chunk = buffer.get_mut(..length).ok_or_else(damaged)?;
-            file.read_exact_at(chunk, at).map_err(failed)?;
+            files::read(|| file.read_exact_at(chunk, at)).map_err(failed)?;
             if growth.sum_of(index, chunk) != expected.sum {
                 return Err(damaged());
             }

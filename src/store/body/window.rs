@@ -21,12 +21,21 @@ impl Windows {
     /// For objects whose bytes wait for the disk. A peer that sends at a constant pace never makes
     /// up for a wait, so each window is as long as the disk's pauses: 1 Gbit/s for 32 ms.
     pub(in crate::store) fn to_the_disk() -> Self {
+        #[cfg(test)]
+        if crate::simulation::world().is_some() {
+            // No batch may hold a part of a body that goes into the index.
+            return Self::new(1 << 20, 256 << 10, 512 << 10);
+        }
         Self::new(256 << 20, 512 << 10, 4 << 20)
     }
 
     /// For objects without a disk, whose bytes wait for the slowest reader: the product of 1 Gbit/s
     /// and 60 ms, so that a reader that pauses for a moment holds up no other.
     pub(in crate::store) fn without_a_disk() -> Self {
+        #[cfg(test)]
+        if crate::simulation::world().is_some() {
+            return Self::new(1 << 20, 16 << 10, 256 << 10);
+        }
         Self::new(256 << 20, 512 << 10, 8 << 20)
     }
 

@@ -60,9 +60,9 @@ pub(super) struct DiskId(pub(super) [u8; 16]);
 impl DiskId {
     /// A name that nobody has.
     pub(super) fn draw() -> io::Result<Self> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        Ok(Self(bytes))
+        let random = || crate::random::u64().map_err(io::Error::other);
+        let (high, low) = (u128::from(random()?), u128::from(random()?));
+        Ok(Self((high << 64 | low).to_be_bytes()))
     }
 }
 

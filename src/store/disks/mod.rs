@@ -62,8 +62,9 @@ use ledger::{DiskId, Ledger};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// How long one use of an object in another tier counts: see [`Disks::epoch`].
 const EPOCH: Duration = Duration::from_mins(1);

@@ -52,8 +52,9 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
     };
     loop {
         tokio::select! {
-            () = tokio::time::sleep(pace) => {}
+            biased;
             () = stop.cancelled() => return,
+            () = tokio::time::sleep(pace) => {}
         }
         let Some(shared) = shared.upgrade() else { return };
         shared.tick();
@@ -83,15 +84,17 @@ impl Shared {
             let _runtime = runtime.as_ref().map(tokio::runtime::Handle::enter);
             self.open_one(position, mounts.get(&disk.label).map(PathBuf::as_path))
         };
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let opening: Vec<_> = self
-                .disks
-                .iter()
-                .enumerate()
-                .map(|(position, disk)| scope.spawn(move || open(position, disk)))
-                .collect();
-            opening.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
-        });
+        let results: Vec<_> = match &*self.disks {
+            [disk] => vec![Ok(open(0, disk))],
+            disks => std::thread::scope(|scope| {
+                let opening: Vec<_> = disks
+                    .iter()
+                    .enumerate()
+                    .map(|(position, disk)| scope.spawn(move || open(position, disk)))
+                    .collect();
+                opening.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+            }),
+        };
         let mut first_error = None;
         let mut opened = Vec::new();
         for (disk, result) in self.disks.iter().zip(results) {

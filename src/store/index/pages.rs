@@ -1,11 +1,12 @@
 //! Walks over the index, a page at a time. Blocking; no lock.
 
+use super::engine::Keyspace;
 use super::{Open, insertion, of_insertion, pair};
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
 use crate::store::eviction::Entry;
 use crate::store::format::CHARGE_UNIT;
-use fjall::{Keyspace, Slice};
+use fjall::Slice;
 use std::ops::Bound;
 
 impl Open {

@@ -7,6 +7,7 @@ use crate::object::{Key, KeyHash, Meta, Sha256};
 use crate::store::Inner;
 use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::Entry;
+use crate::store::files;
 use crate::store::format::{self, Head, INLINE_BYTES_MAX, Place, Totals};
 use crate::store::index::{Change, Open};
 use crate::store::read::{self, BodyFile, Stored, StoredBody};
@@ -257,7 +258,8 @@ impl Part {
         let trailer = trailer::encode(hash, &head, &sums, &record).map_err(store_format)?;
         let write = || {
             state.file.set_len(length)?;
-            state.file.write_all_at(&trailer, length)
+            let write = || state.file.write_all_at(&trailer, length);
+            files::write(&state.file, (length, trailer.len()), write)
         };
         write().map_err(|source| WriteError::Io { operation: "write", source })?;
         let mut change = index.change();

@@ -33,6 +33,7 @@ pub use table::{At, Holding};
 use super::body::Growth;
 use super::chunks::Chunks;
 use super::error::WriteError;
+use super::files;
 use super::folder::NewFile;
 use super::format;
 use super::read;
@@ -262,7 +263,7 @@ impl Part {
     fn bytes_of(&self, number: u32) -> io::Result<Vec<u8>> {
         let span = self.0.table.lock().span(number);
         let mut bytes = vec![0; usize::try_from(span.end - span.start).unwrap_or_default()];
-        self.0.file.read_exact_at(&mut bytes, span.start)?;
+        files::read(|| self.0.file.read_exact_at(&mut bytes, span.start))?;
         Ok(bytes)
     }
 
@@ -299,7 +300,7 @@ impl Part {
             return Ok(None);
         }
         let synced = Synced(chunks);
-        let sync = || self.0.file.sync_data();
+        let sync = || files::sync(&self.0.file);
         match self.0.store.evicting_once(0, "sync", sync) {
             Ok(()) => Ok(Some(synced)),
             Err(error) => {
