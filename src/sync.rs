@@ -7,22 +7,63 @@ pub(crate) use parking_lot::Mutex as StaticMutex;
 #[cfg(not(test))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(not(test))]
+pub(crate) use std::sync::atomic::AtomicU64;
+#[cfg(not(test))]
 pub(crate) use tokio::sync::watch;
+#[cfg(test)]
+pub(crate) mod orders;
 #[cfg(test)]
 pub(crate) mod watch;
 
 #[cfg(test)]
-pub(crate) use stepped::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use stepped::{Condvar, Mutex, MutexGuard, RwLock, SteppedU64 as AtomicU64};
 
 /// The same locks, but where a thread simulates, one that is held lets the jobs of that thread go
 /// on.
 #[cfg(test)]
 mod stepped {
+    use super::orders;
     use crate::simulation::{jobs, world};
     pub(crate) use parking_lot::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
     use tokio::time::Instant;
+
+    /// Others may go on here.
+    fn turn() {
+        orders::step();
+        jobs::may_lose_turn();
+    }
+
+    /// Waits until `ready` gives something; `None` where threads are real.
+    fn wait_until<T>(ready: impl FnMut() -> Option<T>) -> Option<T> {
+        if orders::is_checked() { orders::wait_until(ready) } else { jobs::wait_until(ready) }
+    }
+
+    /// Whether threads are anything else than real.
+    fn is_stepped() -> bool {
+        orders::is_checked() || world().is_some()
+    }
+
+    /// A number whose uses are steps.
+    #[derive(Debug, Default)]
+    pub(crate) struct SteppedU64(AtomicU64);
+
+    impl SteppedU64 {
+        pub(crate) const fn new(value: u64) -> Self {
+            Self(AtomicU64::new(value))
+        }
+
+        pub(crate) fn load(&self, order: Ordering) -> u64 {
+            orders::step();
+            self.0.load(order)
+        }
+
+        pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+            orders::step();
+            self.0.fetch_add(value, order)
+        }
+    }
 
     #[derive(Debug, Default)]
     pub struct Mutex<T: ?Sized>(parking_lot::Mutex<T>);
@@ -39,9 +80,9 @@ mod stepped {
 
     impl<T: ?Sized> Mutex<T> {
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            jobs::may_lose_turn();
+            turn();
             let free = self.0.try_lock();
-            free.or_else(|| jobs::wait_until(|| self.0.try_lock())).unwrap_or_else(|| self.0.lock())
+            free.or_else(|| wait_until(|| self.0.try_lock())).unwrap_or_else(|| self.0.lock())
         }
 
         pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
@@ -68,22 +109,22 @@ mod stepped {
 
     impl<T: ?Sized> RwLock<T> {
         pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-            jobs::may_lose_turn();
+            turn();
             let try_read = || {
                 let is_free = self.waiting_writers.load(Ordering::Relaxed) == 0;
                 is_free.then(|| self.lock.try_read()).flatten()
             };
-            let free = try_read().or_else(|| jobs::wait_until(try_read));
+            let free = try_read().or_else(|| wait_until(try_read));
             free.unwrap_or_else(|| self.lock.read())
         }
 
         pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-            jobs::may_lose_turn();
+            turn();
             if let Some(free) = self.lock.try_write() {
                 return free;
             }
             self.waiting_writers.fetch_add(1, Ordering::Relaxed);
-            let written = jobs::wait_until(|| self.lock.try_write());
+            let written = wait_until(|| self.lock.try_write());
             self.waiting_writers.fetch_sub(1, Ordering::Relaxed);
             written.unwrap_or_else(|| self.lock.write())
         }
@@ -110,7 +151,7 @@ mod stepped {
         }
 
         pub(crate) fn wait<T: ?Sized>(&self, guard: &mut MutexGuard<'_, T>) {
-            if world().is_some() {
+            if is_stepped() {
                 self.wait_for(guard, Duration::from_hours(24));
             } else {
                 self.0.wait(guard);
@@ -122,13 +163,13 @@ mod stepped {
             guard: &mut MutexGuard<'_, T>,
             time: Duration,
         ) -> Waited {
-            if world().is_none() {
+            if !is_stepped() {
                 return Waited { has_timed_out: self.0.wait_for(guard, time).timed_out() };
             }
             let (told, end) = (self.1.load(Ordering::Relaxed), Instant::now() + time);
             let is_told = || (self.1.load(Ordering::Relaxed) != told).then_some(false);
             let ended = || is_told().or_else(|| (Instant::now() >= end).then_some(true));
-            let waited = MutexGuard::unlocked(guard, || jobs::wait_until(ended));
+            let waited = MutexGuard::unlocked(guard, || wait_until(ended));
             Waited { has_timed_out: waited.unwrap_or(true) }
         }
 

@@ -307,7 +307,9 @@ mod tests {
     use super::*;
     use crate::cache::tests;
     use crate::object::{Tag, Tags, Variant};
+    use crate::sync::Mutex;
     use http::{HeaderName, HeaderValue, StatusCode};
+    use std::sync::Arc;
 
     fn key(path: &str) -> Key {
         Key::new("s", path, None)
@@ -488,5 +490,67 @@ mod tests {
         assert!(allows(&fence, after, &key("/a")) && !allows(&fence, after, &key("/c")));
         let absence = |path| fence.leave_absent(fence.ticket(0), &absence(path), || ()).is_some();
         assert!(absence("/b") && !allows_absence(&fence, before, "/b"));
+    }
+
+    /// One object as memory and a disk have it, and the fences between them.
+    #[derive(Default)]
+    struct Tiers {
+        publishing: Fence,
+        heating: Fence,
+        memory: Mutex<Option<u8>>,
+        disk: Mutex<Option<u8>>,
+    }
+
+    impl Tiers {
+        fn publish(&self, ticket: Ticket, version: u8) {
+            {
+                let mut disk = self.disk.lock();
+                if self.publishing.allows(ticket, &[&tests::meta(&key("/a"))]) {
+                    *disk = Some(version);
+                }
+            }
+            let show = || *self.memory.lock() = Some(version);
+            self.publishing.leave(ticket, &[&tests::meta(&key("/a"))], show);
+        }
+
+        fn look_up(&self) {
+            let ticket = self.heating.ticket(0);
+            let Some(version) = *self.disk.lock() else { return };
+            let heat = || {
+                self.memory.lock().get_or_insert(version);
+            };
+            self.heating.leave(ticket, &[&tests::meta(&key("/a"))], heat);
+        }
+
+        fn purge(&self) {
+            self.publishing.raise(&Scope::Key(key("/a")));
+            *self.memory.lock() = None;
+            *self.disk.lock() = None;
+            self.heating.raise(&Scope::Key(key("/a")));
+            *self.memory.lock() = None;
+        }
+    }
+
+    #[test]
+    fn in_any_order_what_was_fetched_before_a_purge_is_nowhere_after_it() {
+        crate::sync::orders::check(5_000, || {
+            let tiers = Arc::new(Tiers::default());
+            let ticket = tiers.publishing.ticket(0);
+            let other = |work: fn(&Tiers, Ticket)| {
+                let tiers = Arc::clone(&tiers);
+                shuttle::thread::spawn(move || work(&tiers, ticket))
+            };
+            let publishing = other(|tiers, ticket| tiers.publish(ticket, 1));
+            let looking = other(|tiers, _| (0..2).for_each(|_| tiers.look_up()));
+            tiers.purge();
+            let later = tiers.publishing.ticket(0);
+            let after = [*tiers.memory.lock(), *tiers.disk.lock()];
+            publishing.join().unwrap();
+            looking.join().unwrap();
+            assert_eq!(after, [None; 2]);
+            assert_eq!([*tiers.memory.lock(), *tiers.disk.lock()], [None; 2]);
+            tiers.publish(later, 2);
+            assert_eq!([*tiers.memory.lock(), *tiers.disk.lock()], [Some(2); 2]);
+        });
     }
 }

@@ -12,13 +12,13 @@
 //!
 //! It is doubted as soon as a read without waiting comes back short: pages of it have left the
 //! cache, and that very call may have made the kernel fetch them again. A reader from the cache
-//! asks before and after its read whether the chunk is trusted, and forgets what it read where it
-//! is not. A reader from the disk takes the chunk's turn, doubts it, reads it whole, compares,
-//! gives out its own copy of what it compared, and then trusts it. So a page that came from the
-//! disk is behind a doubt until somebody has compared it, and a chunk whose sum is wrong is
-//! trusted by nobody, however many have the file open. Body files are opened without read-ahead
-//! (`FADV_RANDOM`), so that a read brings no page of a neighbour but where the reader itself asks
-//! for the next chunk, which it doubts first.
+//! asks before and after its read whether the chunk is trusted, and forgets what it read if it is
+//! not, or if it was doubted meanwhile and compared anew. A reader from the disk takes the chunk's
+//! turn, doubts it, reads it whole, compares, gives out its own copy of what it compared, and then
+//! trusts it. So a page that came from the disk is behind a doubt until somebody has compared it,
+//! and a chunk whose sum is wrong is trusted by nobody, however many have the file open. Body files
+//! are opened without read-ahead (`FADV_RANDOM`), so that a read brings no page of a neighbour but
+//! where the reader itself asks for the next chunk, which it doubts first.
 //!
 //! To ask of the pages of a chunk costs as much as to send some of them. So a chunk whose pages
 //! were all found in the cache is taken to be there for a second ([`SEEN_FOR`]) by `sendfile`,
@@ -64,6 +64,8 @@ pub(super) struct Chunks {
 struct State {
     /// A bit for each chunk.
     trusted: Vec<u64>,
+    /// How often any chunk was doubted.
+    doubts: u64,
     /// A bit for each chunk that was found in the page cache since `seen_since`.
     seen: Vec<u64>,
     seen_since: Option<Instant>,
@@ -86,10 +88,30 @@ pub(super) struct Turn<'a> {
     index: u64,
 }
 
+/// What was known of a chunk before it was read from the page cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trusted {
+    index: u64,
+    doubts: u64,
+}
+
 impl Chunks {
     /// Whether the page cache may be believed about a chunk.
     pub(super) fn is_trusted(&self, index: u64) -> bool {
         self.state.lock().is_trusted(index)
+    }
+
+    /// The same, to be asked again with [`Chunks::is_still_trusted`] after a read.
+    pub(super) fn trusted(&self, index: u64) -> Option<Trusted> {
+        let state = self.state.lock();
+        state.is_trusted(index).then_some(Trusted { index, doubts: state.doubts })
+    }
+
+    /// Whether a chunk has been trusted all the time since. False also if another chunk of the body
+    /// was doubted.
+    pub(super) fn is_still_trusted(&self, before: Trusted) -> bool {
+        let state = self.state.lock();
+        state.is_trusted(before.index) && state.doubts == before.doubts
     }
 
     /// Whether a chunk is trusted, and all of it was found in the page cache lately.
@@ -177,6 +199,7 @@ impl State {
     }
 
     fn doubt(&mut self, index: u64) {
+        self.doubts += 1;
         if let Some(reading) = self.reading_of(index) {
             reading.is_doubted = true;
         }
@@ -262,6 +285,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::orders;
 
     #[test]
     fn a_chunk_is_trusted_when_it_was_compared_and_not_doubted() {
@@ -338,5 +362,92 @@ mod tests {
         let known = bodies.0.lock();
         assert_eq!(known.recent.len(), REMEMBERED_MAX);
         assert!(known.by_sequence.len() <= 2 * REMEMBERED_MAX + 1);
+    }
+
+    /// The page of a chunk in the page cache; true is what its sum says.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Page {
+        Absent,
+        /// Asked of the disk, and not here yet.
+        Coming(bool),
+        Here(bool),
+    }
+
+    struct Body {
+        chunks: Chunks,
+        page: Mutex<Page>,
+        /// What the disk brings.
+        disk: Mutex<bool>,
+    }
+
+    impl Body {
+        /// Reads without waiting. The kernel asks for an absent page, which comes after the doubt.
+        fn read_cached(&self) -> Option<bool> {
+            let before = self.chunks.trusted(0)?;
+            let read = {
+                let mut page = self.page.lock();
+                let read = *page;
+                if read == Page::Absent {
+                    *page = Page::Coming(*self.disk.lock());
+                }
+                read
+            };
+            let is_sound = self.chunks.is_still_trusted(before);
+            if let Page::Here(is_right) = read {
+                return is_sound.then_some(is_right);
+            }
+            self.chunks.doubt(0);
+            let mut page = self.page.lock();
+            if let Page::Coming(is_right) = *page {
+                *page = Page::Here(is_right);
+            }
+            None
+        }
+
+        /// Reads from the disk and compares.
+        fn read_compared(&self) -> Option<bool> {
+            let mut turn = self.chunks.turn(0);
+            turn.begin();
+            let is_right = {
+                let mut page = self.page.lock();
+                let is_right = match *page {
+                    Page::Absent => *self.disk.lock(),
+                    Page::Coming(is_right) | Page::Here(is_right) => is_right,
+                };
+                *page = Page::Here(is_right);
+                is_right
+            };
+            if !is_right {
+                return None;
+            }
+            turn.compared();
+            Some(is_right)
+        }
+    }
+
+    #[test]
+    fn in_any_order_nothing_is_given_out_that_was_not_compared() {
+        orders::check(5_000, || {
+            let (page, disk) = (Mutex::new(Page::Here(true)), Mutex::new(false));
+            let body = Arc::new(Body { chunks: Chunks::default(), page, disk });
+            body.chunks.trust(0);
+            let reading = (0..3).map(|_| {
+                let body = Arc::clone(&body);
+                shuttle::thread::spawn(move || {
+                    for _ in 0..2 {
+                        let given = body.read_cached().or_else(|| body.read_compared());
+                        assert_ne!(given, Some(false), "bytes that were never compared");
+                    }
+                })
+            });
+            let reading: Vec<_> = reading.collect();
+            for is_right in [true, false, true] {
+                *body.page.lock() = Page::Absent;
+                *body.disk.lock() = is_right;
+            }
+            for thread in reading {
+                thread.join().unwrap();
+            }
+        });
     }
 }

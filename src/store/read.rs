@@ -244,11 +244,9 @@ fn read_trusted_into(
     if max == 0 {
         return Some(0);
     }
-    if !chunks.is_trusted(index) {
-        return None;
-    }
+    let before = chunks.trusted(index)?;
     let read = read_now(file, offset, buffer.get_mut(..max)?);
-    let is_sound = chunks.is_trusted(index);
+    let is_sound = chunks.is_still_trusted(before);
     if read.is_none_or(|read| read < max) {
         chunks.doubt(index);
     }

@@ -10,8 +10,9 @@
 
 use super::read::Stored;
 use crate::object::{Key, KeyHash};
+use crate::sync::AtomicU64;
 use quick_cache::sync::Cache;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Files that are held open at most, beside those that are being read.
 const OPEN_MAX: usize = 512;
@@ -79,6 +80,7 @@ mod tests {
     use super::*;
     use crate::store::read::StoredBody;
     use crate::store::tests::{key, meta};
+    use crate::sync::{Mutex, orders};
     use bytes::Bytes;
     use std::sync::Arc;
 
@@ -112,5 +114,28 @@ mod tests {
             recent.remember(recent.ticket(key(&name).hash()), stored(&name));
         }
         assert!((OPEN_MAX / 2..=OPEN_MAX).contains(&recent.open.len()), "{recent:?}");
+    }
+
+    #[test]
+    fn in_any_order_nothing_is_found_that_was_changed() {
+        orders::check(5_000, || {
+            let recent = Arc::new(Recent::default());
+            let (hash, record) = (key("a").hash(), Arc::new(Mutex::new(Some(1))));
+            let looking = {
+                let (recent, record) = (Arc::clone(&recent), Arc::clone(&record));
+                shuttle::thread::spawn(move || {
+                    let ticket = recent.ticket(hash);
+                    let found = *record.lock();
+                    orders::step();
+                    if found.is_some() {
+                        recent.remember(ticket, stored("a"));
+                    }
+                })
+            };
+            *record.lock() = None;
+            recent.forget(hash);
+            looking.join().unwrap();
+            assert!(recent.get(&key("a")).is_none(), "the record went");
+        });
     }
 }

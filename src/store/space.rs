@@ -595,4 +595,49 @@ mod tests {
         space.loaded();
         assert_eq!((space.usage().bytes, space.usage().objects), (512, 1));
     }
+
+    /// Charges are kept in these.
+    const UNIT: u64 = 4096;
+
+    #[test]
+    fn in_any_order_what_is_promised_and_used_stays_within_the_limit_and_is_given_back() {
+        crate::sync::orders::check(2_000, || {
+            let space = space(100 * UNIT);
+            let storing = (0..3_u64).map(|thread| {
+                let space = Arc::clone(&space);
+                shuttle::thread::spawn(move || {
+                    for turn in 0..4 {
+                        let sequence = FIRST_NEW + thread * 10 + turn;
+                        let Room::Promised(mut reservation, _) = space.reserve(30 * UNIT) else {
+                            continue;
+                        };
+                        let rest = reservation.split(5 * UNIT);
+                        match turn {
+                            0 => drop(reservation),
+                            _ => space.add(
+                                reservation,
+                                entry(sequence, 25 * UNIT),
+                                hash(sequence),
+                                None,
+                            ),
+                        }
+                        drop(rest);
+                        let usage = space.usage();
+                        assert!(usage.bytes + usage.reserved_bytes <= 100 * UNIT, "{usage:?}");
+                        if turn == 2 {
+                            space.remove(entry(sequence, 25 * UNIT));
+                        }
+                    }
+                })
+            });
+            for thread in storing.collect::<Vec<_>>() {
+                thread.join().unwrap();
+            }
+            let usage = space.usage();
+            assert_eq!((usage.reserved_bytes, usage.bytes), (0, 25 * UNIT * usage.objects));
+            let left = space.shed(u64::MAX);
+            assert_eq!(left.len() as u64, usage.objects);
+            assert_eq!(space.usage().bytes, 0);
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! As `tokio::sync::watch`, as far as it is used, but the receivers wake in the same order each
 //! time: tokio draws that from a generator which no seed reaches. Compiled into unit tests alone.
 
+use super::orders;
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,12 +48,14 @@ impl<T> Sender<T> {
     }
 
     pub(crate) fn send_replace(&self, value: T) -> T {
+        orders::step();
         let before = std::mem::replace(&mut *self.0.value.write(), value);
         self.0.changed.notify_waiters();
         before
     }
 
     pub(crate) fn send_if_modified(&self, modify: impl FnOnce(&mut T) -> bool) -> bool {
+        orders::step();
         let is_modified = modify(&mut self.0.value.write());
         if is_modified {
             self.0.changed.notify_waiters();
@@ -79,6 +82,7 @@ impl<T> Receiver<T> {
     ) -> Result<RwLockReadGuard<'_, T>, Closed> {
         loop {
             let changed = self.0.changed.notified();
+            orders::step();
             let is_closed = self.0.is_closed.load(Ordering::Acquire);
             if is_it(&self.0.value.read()) {
                 return Ok(self.0.value.read());

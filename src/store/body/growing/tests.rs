@@ -1,6 +1,7 @@
 //! What readers of a growing object see, and what is let go of.
 
 use super::*;
+use crate::sync::orders;
 use proptest::prelude::*;
 use std::future::Future;
 use std::os::unix::fs::FileExt;
@@ -205,5 +206,109 @@ proptest! {
             model.take(step);
             model.check()?;
         }
+    }
+}
+
+/// How a body that is written by one thread, and sent on by another, ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ending {
+    Proven,
+    Abandoned,
+}
+
+/// Reads on until the end; what was read, and whether the end was clean. `is_proven` is set before
+/// the object is proven.
+fn read_to_the_end(growing: &Growing, is_proven: &AtomicBool, most: usize) -> (Vec<u8>, bool) {
+    let mut got = Vec::new();
+    loop {
+        match shuttle::future::block_on(growing.read(got.len() as u64, most)) {
+            Ok(piece) if piece.is_empty() => return (got, true),
+            Ok(piece) => got.extend_from_slice(&piece),
+            Err(_) => return (got, false),
+        }
+        let withheld = growing.length().unwrap().saturating_sub(WITHHELD_BYTES);
+        let is_withheld = got.len() as u64 > withheld;
+        assert!(
+            !is_withheld || is_proven.load(Ordering::SeqCst),
+            "the last bytes before the proof"
+        );
+    }
+}
+
+/// Writes the batches that it is given, in turn.
+fn write_batches(
+    growth: &Growth,
+    file: &Arc<File>,
+    given: &shuttle::sync::mpsc::Receiver<Batch>,
+    written: &shuttle::sync::mpsc::Sender<()>,
+) {
+    while let Ok(batch) = given.recv() {
+        let mut offset = batch.offset;
+        for segment in &batch.segments {
+            orders::step();
+            file.write_all_at(segment, offset).unwrap();
+            growth.in_file(segment, offset);
+            offset += segment.len() as u64;
+        }
+        growth.batch_written(file);
+        written.send(()).unwrap();
+    }
+}
+
+/// Receives `body` in pieces while a thread writes and two read.
+fn pass_on(body: &[u8], piece_bytes: usize, ending: Ending) {
+    use shuttle::sync::mpsc::channel;
+    let growth = growth(Some(body.len() as u64), Withhold::LastBytes);
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let is_proven = Arc::new(AtomicBool::new(false));
+    let reading = [700, 5_000].map(|most| {
+        let (growing, is_proven) = (growth.reader(), Arc::clone(&is_proven));
+        shuttle::thread::spawn(move || read_to_the_end(&growing, &is_proven, most))
+    });
+    let ((to_disk, given), (tell, written)) = (channel(), channel());
+    let writing = {
+        let (growth, file) = (Arc::clone(&growth), Arc::clone(&file));
+        shuttle::thread::spawn(move || write_batches(&growth, &file, &given, &tell))
+    };
+    let mut is_writing = false;
+    for piece in body.chunks(piece_bytes) {
+        growth.push(Bytes::copy_from_slice(piece));
+        is_writing &= written.try_recv().is_err();
+        if !is_writing && let Some(batch) = growth.take_batch() {
+            to_disk.send(batch).unwrap();
+            is_writing = true;
+        }
+    }
+    if is_writing {
+        written.recv().unwrap();
+    }
+    growth.take_batch().into_iter().for_each(|batch| to_disk.send(batch).unwrap());
+    drop(to_disk);
+    if ending == Ending::Proven {
+        is_proven.store(true, Ordering::SeqCst);
+        growth.prove();
+    } else {
+        growth.abandon();
+    }
+    writing.join().unwrap();
+    for thread in reading {
+        let (got, is_clean) = thread.join().unwrap();
+        assert_eq!((got.len() == body.len(), is_clean), (is_clean, ending == Ending::Proven));
+        assert!(body.starts_with(&got), "other bytes");
+    }
+    let mut stored = vec![0; body.len()];
+    file.read_exact_at(&mut stored, 0).unwrap();
+    assert!(stored == body, "other bytes in the file");
+}
+
+#[test]
+fn in_any_order_readers_and_the_file_get_the_bytes_and_the_end_comes_last() {
+    let length = usize::try_from(WITHHELD_BYTES).unwrap() + 5_000;
+    let body: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    for (piece_bytes, ending) in
+        [(1_000, Ending::Proven), (1_448, Ending::Abandoned), (5_000, Ending::Proven)]
+    {
+        let body = body.clone();
+        orders::check(300, move || pass_on(&body, piece_bytes, ending));
     }
 }
