@@ -118,10 +118,7 @@ async fn answer(scene: &Rc<Scene>, stream: &mut DuplexStream, asked: &Asked) -> 
         let object = model.objects.get(&asked.path);
         object.and_then(|object| select(object, asked))
     };
-    let Some((version, fields)) = found else {
-        let text = "HTTP/1.1 404 x\r\ncontent-length: 4\r\ncache-control: max-age=5\r\n\r\nnone";
-        return stream.write_all(text.as_bytes()).await.ok();
-    };
+    let Some((version, fields)) = found else { return absent(world, stream).await };
     if asked.if_none_match.as_deref().is_some_and(|tags| tags.contains(&version.etag)) {
         let text = format!("HTTP/1.1 304 x\r\n{fields}\r\n");
         note_sent(scene, asked, &version, Sent::Head);
@@ -185,6 +182,15 @@ fn note_sent(scene: &Scene, asked: &Asked, version: &Version, sent: Sent) {
             Sent::Body => own.ended = now,
         }
     }
+}
+
+/// Says that there is none, perhaps when there is one already.
+async fn absent(world: &Rc<World>, stream: &mut DuplexStream) -> Option<()> {
+    if world.chance(50) {
+        pause(world).await;
+    }
+    let text = "HTTP/1.1 404 x\r\ncontent-length: 4\r\ncache-control: max-age=5\r\n\r\nnone";
+    stream.write_all(text.as_bytes()).await.ok()
 }
 
 /// The version that is asked for, and the fields that come with it.

@@ -128,7 +128,7 @@ impl Scene {
         let object = Object { lifetime: self.narinfo_lifetime, ..Object::default() };
         self.model.borrow_mut().objects.insert(path.clone(), object);
         // Some are uploaded later.
-        if self.world.chance(80) {
+        if self.world.chance(70) {
             self.renew(&path);
         }
     }

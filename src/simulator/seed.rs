@@ -204,7 +204,7 @@ async fn play(scene: &Rc<Scene>, edge: &Rc<Edge>) {
 }
 
 /// Purges, and changes what the origin has.
-async fn disturb(scene: &Rc<Scene>, edge: &Edge) {
+async fn disturb(scene: &Rc<Scene>, edge: &Rc<Edge>) {
     let world = &scene.world;
     for _ in 0..world.below(6) {
         tokio::time::sleep(world.millis(0, 1_500)).await;
@@ -214,7 +214,12 @@ async fn disturb(scene: &Rc<Scene>, edge: &Edge) {
         if drawn < 15 {
             disturb_disk(scene);
         } else if drawn < 28 {
-            reclaim(scene, edge).await;
+            let path = any_path(scene);
+            if scene.model.borrow().objects[&path].versions.is_empty() {
+                upload(scene, edge, &path).await;
+            } else {
+                reclaim(scene, edge, path).await;
+            }
         } else if drawn < 71 {
             let path = any_path(scene);
             scene.model.borrow_mut().touched.clone_from(&path);
@@ -222,11 +227,7 @@ async fn disturb(scene: &Rc<Scene>, edge: &Edge) {
             world.say(|| format!("renewed {path}"));
             scene.renew(&path);
             if path.ends_with(".narinfo") && world.chance(50) {
-                let key = Key::new(&edge.spaces[0], &path, None);
-                edge.purger.uploaded(vec![key]).await;
-                let noticed = Some(world.moment());
-                let mut model = scene.model.borrow_mut();
-                model.objects.entry(path).or_default().noticed = noticed;
+                notice(scene, edge, &path).await;
             } else if world.chance(50) {
                 purge(scene, edge, path).await;
             }
@@ -237,11 +238,35 @@ async fn disturb(scene: &Rc<Scene>, edge: &Edge) {
     }
 }
 
+/// The edge is told of an upload.
+async fn notice(scene: &Rc<Scene>, edge: &Edge, path: &str) {
+    let key = Key::new(&edge.spaces[0], path, None);
+    edge.purger.uploaded(vec![key]).await;
+    let noticed = Some(scene.world.moment());
+    let mut model = scene.model.borrow_mut();
+    model.objects.entry(path.to_owned()).or_default().noticed = noticed;
+}
+
+/// What is absent is uploaded while a client asks for it.
+async fn upload(scene: &Rc<Scene>, edge: &Rc<Edge>, path: &str) {
+    let asking = {
+        let (scene, edge, path) = (Rc::clone(scene), Rc::clone(edge), path.to_owned());
+        tokio::task::spawn_local(async move { client::ask_plainly(&scene, &edge, &path).await })
+    };
+    origin::pause(&scene.world).await;
+    scene.renew(path);
+    notice(scene, edge, path).await;
+    origin::pause(&scene.world).await;
+    client::ask_plainly(scene, edge, path).await;
+    if let Err(error) = asking.await {
+        scene.world.violated(format!("a client: {error}"));
+    }
+}
+
 /// The file of a narinfo becomes another one under the same name: what was known of the one before
 /// counts no longer.
-async fn reclaim(scene: &Rc<Scene>, edge: &Edge) {
+async fn reclaim(scene: &Rc<Scene>, edge: &Edge, path: String) {
     let world = &scene.world;
-    let path = any_path(scene);
     let Some(nar) = path.ends_with(".narinfo").then(|| scene.nar_of(&path)).flatten() else {
         return;
     };
