@@ -1,8 +1,8 @@
 //! A body that goes straight from an origin to one client, since it cannot be kept: the response
 //! forbids it, or there is no disk that takes it. Owned by that client's response; no locks.
 //!
-//! One piece is held back until the next has come, and the last until the whole is checked, so
-//! that a client never receives a complete wrong body.
+//! If the body can be proven, its last 16 KiB are withheld until it is, as with one that is kept;
+//! else its end alone. So a client never receives a complete wrong body.
 
 use super::steady::{Source, Steady};
 use super::verify::Expected;
@@ -10,9 +10,11 @@ use super::{FillError, Shared};
 use crate::cache::Ticket;
 use crate::object::{Meta, Sha256};
 use crate::origin::ResponseBody;
+use crate::store::WITHHELD_BYTES;
 use aws_lc_rs::digest;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A body that goes straight to one client.
@@ -42,8 +44,11 @@ struct Checked {
     ticket: Ticket,
     hash: digest::Context,
     received: u64,
-    held: Option<Bytes>,
-    ready: Bytes,
+    /// The last bytes that have come.
+    withheld: BytesMut,
+    /// How many of them there are before the body is proven.
+    withheld_max: usize,
+    ready: VecDeque<Bytes>,
     is_over: bool,
     has_failed: bool,
 }
@@ -62,6 +67,10 @@ impl Passing {
         shared: Arc<Shared>,
         ticket: Ticket,
     ) -> Self {
+        let withheld_max = match expected.file_hash {
+            Some(_) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
+            None => 0,
+        };
         let checked = Checked {
             meta: Arc::clone(&meta),
             body,
@@ -70,8 +79,9 @@ impl Passing {
             ticket,
             hash: digest::Context::new(&digest::SHA256),
             received: 0,
-            held: None,
-            ready: Bytes::new(),
+            withheld: BytesMut::new(),
+            withheld_max,
+            ready: VecDeque::new(),
             is_over: false,
             has_failed: false,
         };
@@ -153,13 +163,16 @@ impl Checked {
         if self.has_failed {
             return Err(FillError::Lost);
         }
-        while self.ready.is_empty() {
-            if self.is_over {
-                match self.held.take() {
-                    Some(last) => self.ready = last,
-                    None => return Ok(None),
+        loop {
+            if let Some(mut ready) = self.ready.pop_front() {
+                let piece = ready.split_to(max.min(ready.len()));
+                if !ready.is_empty() {
+                    self.ready.push_front(ready);
                 }
-                continue;
+                return Ok(Some(piece));
+            }
+            if self.is_over {
+                return Ok(None);
             }
             match self.body.chunk().await {
                 Ok(Some(piece)) => {
@@ -167,16 +180,36 @@ impl Checked {
                     if self.expected.file_hash.is_some() {
                         self.hash.update(&piece);
                     }
-                    self.ready = self.held.replace(piece).unwrap_or_default();
+                    self.take(piece);
                 }
                 Ok(None) => {
                     self.is_over = true;
                     self.check()?;
+                    self.make_ready(usize::MAX);
                 }
                 Err(error) => return Err(self.fail(error)),
             }
         }
-        Ok(Some(self.ready.split_to(max.min(self.ready.len()))))
+    }
+
+    /// Takes the next bytes, and makes ready what need not be withheld for them any more.
+    fn take(&mut self, mut piece: Bytes) {
+        let bytes = self.withheld.len() + piece.len();
+        let surplus = bytes.saturating_sub(self.withheld_max);
+        let from_piece = surplus.saturating_sub(self.withheld.len());
+        self.make_ready(surplus);
+        if from_piece > 0 {
+            self.ready.push_back(piece.split_to(from_piece));
+        }
+        self.withheld.extend_from_slice(&piece);
+    }
+
+    /// Makes ready up to `max` of the bytes that are withheld.
+    fn make_ready(&mut self, max: usize) {
+        let bytes = max.min(self.withheld.len());
+        if bytes > 0 {
+            self.ready.push_back(self.withheld.split_to(bytes).freeze());
+        }
     }
 
     fn check(&mut self) -> Result<(), FillError> {
@@ -190,10 +223,11 @@ impl Checked {
         Ok(())
     }
 
-    /// Gives up: what is held back is never sent.
+    /// Gives up: what is withheld is never sent.
     fn fail(&mut self, error: FillError) -> FillError {
         (self.is_over, self.has_failed) = (true, true);
-        self.held = None;
+        self.ready.clear();
+        self.withheld.clear();
         if let Some((origin, rejection)) = error.rejected() {
             let Source { metrics, key, trail, .. } = self.body.source();
             trail.reject(metrics, key, origin, rejection);
