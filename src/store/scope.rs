@@ -36,6 +36,15 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// The site that it is of; none for all of them.
+    pub fn site(&self) -> Option<&str> {
+        match self {
+            Self::Key(key) => Some(key.site()),
+            Self::Prefix { site, .. } | Self::Tags { site, .. } => Some(site),
+            Self::All => None,
+        }
+    }
+
     /// Whether `key` is covered, or may be: only an object itself tells its tags.
     pub fn may_cover(&self, key: &Key) -> bool {
         match self {

@@ -5,7 +5,8 @@
 //! covers is served from that disk before it is carried out there. The disks that are in write
 //! down what the others owe, each all of it, in a file of their own beside the store, so that it is
 //! known after a restart too, whichever of them comes back. What a disk owes is bounded: beyond
-//! that it owes everything, and is cleared.
+//! that it owes everything of the site that has most purges, and everything if there are too many
+//! sites for that.
 //!
 //! # Why a purge holds whatever comes and goes
 //!
@@ -30,14 +31,14 @@
 
 use super::super::scope::Scope;
 use crate::nix::hash::sha256;
-use crate::object::{Key, Tag, Tags};
+use crate::object::{Key, KeyHash, Tag, Tags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// Purges that one disk may owe before it owes everything.
+/// Purges that one disk may owe before it owes all of a site in place of some.
 const OWED_MAX: usize = 1024;
 /// Disks that are remembered, in or out.
 const MEMBERS_MAX: usize = 256;
@@ -111,10 +112,19 @@ impl Owed {
             || self.tags.iter().any(is_of_site)
     }
 
+    /// Whether a purge that may be of the object of `site` whose key has this hash is among it.
+    pub(super) fn may_cover(&self, site: &str, hash: KeyHash) -> bool {
+        let is_key = |key: &Key| key.site() == site && key.hash() == hash;
+        self.is_all
+            || self.prefixes.iter().any(|(own, _)| own == site)
+            || self.tags.iter().any(|(own, _)| own == site)
+            || self.keys.iter().any(is_key)
+    }
+
     /// Adds a purge; false where it was owed already.
     pub(super) fn add(&mut self, scope: &Scope) -> bool {
         self.added += 1;
-        if self.is_all {
+        if self.is_all || scope.site().is_some_and(|site| self.has_site(site)) {
             return false;
         }
         let is_new = match scope {
@@ -127,10 +137,40 @@ impl Owed {
             }
             Scope::All => true,
         };
-        if *scope == Scope::All || self.len() > OWED_MAX {
-            *self = Self { added: self.added, ..Self::all() };
+        if *scope == Scope::All {
+            self.owe_all();
+        } else if self.len() > OWED_MAX {
+            self.shorten();
         }
         is_new
+    }
+
+    /// Whether everything of a site is among it.
+    fn has_site(&self, site: &str) -> bool {
+        self.prefixes.contains(&whole(site))
+    }
+
+    fn owe_all(&mut self) {
+        *self = Self { added: self.added, ..Self::all() };
+    }
+
+    /// Owes everything of the site that has most purges in place of these, so that the others pay
+    /// nothing for it; everything where no site has more than one.
+    fn shorten(&mut self) {
+        let keys = self.keys.iter().map(Key::site);
+        let prefixes = self.prefixes.iter().map(|(site, _)| site.as_str());
+        let tags = self.tags.iter().map(|(site, _)| site.as_str());
+        let mut counts = BTreeMap::<&str, usize>::new();
+        for site in keys.chain(prefixes).chain(tags) {
+            *counts.entry(site).or_default() += 1;
+        }
+        let largest = counts.into_iter().max_by_key(|(_, count)| *count);
+        let Some((site, 2..)) = largest else { return self.owe_all() };
+        let site = site.to_owned();
+        self.keys.retain(|key| key.site() != site);
+        self.prefixes.retain(|(own, _)| *own != site);
+        self.tags.retain(|(own, _)| *own != site);
+        self.prefixes.insert(whole(&site));
     }
 
     /// Adds what another owes.
@@ -156,6 +196,11 @@ impl Owed {
         };
         keys.chain(self.prefixes.iter().map(prefix)).chain(self.tags.iter().map(tag)).collect()
     }
+}
+
+/// The prefix that covers all of a site.
+fn whole(site: &str) -> (String, String) {
+    (site.to_owned(), "/".to_owned())
 }
 
 /// A disk that was ever in.

@@ -41,7 +41,7 @@ fn owes(ledger: &Ledger, number: u8) -> Vec<Scope> {
 }
 
 #[test]
-fn what_is_owed_covers_keys_prefixes_and_at_last_everything() {
+fn what_is_owed_covers_keys_prefixes_and_at_last_all_of_a_site() {
     let mut owed = Owed::default();
     let of = |path: &str| Key::new("main#1", path, None);
     assert!(owed.add(&prefix("/log/")) && !owed.add(&prefix("/log/")));
@@ -54,8 +54,35 @@ fn what_is_owed_covers_keys_prefixes_and_at_last_everything() {
     for number in 0..OWED_MAX {
         owed.add(&Scope::Key(of(&number.to_string())));
     }
+    assert_eq!(owed.scopes(), [prefix("/")]);
+    assert!(owed.covers(&of("/b")) && !owed.add(&key(1)) && !owed.add(&tagged("y")));
+    assert!(!owed.covers(&Key::new("other", "/b", None)), "sites are independent");
+    assert!(owed.add(&Scope::All));
     assert_eq!(owed.scopes(), [Scope::All]);
-    assert!(owed.covers(&of("/b")) && !owed.add(&key(1)));
+}
+
+#[test]
+fn many_purges_of_some_sites_leave_the_others_alone_and_too_many_sites_are_all() {
+    let mut owed = Owed::default();
+    let of = |site: usize, path: usize| Key::new(&site.to_string(), &format!("/{path}"), None);
+    for path in 0..6 * OWED_MAX {
+        owed.add(&Scope::Key(of(path % 3, path)));
+        owed.add(&Scope::Key(of(3, path / 100)));
+    }
+    for site in 0..3 {
+        assert!(owed.covers(&of(site, OWED_MAX)), "{site}");
+    }
+    assert!(owed.covers(&of(3, 1)) && !owed.covers(&of(3, 100)) && !owed.covers(&of(4, 1)));
+    assert!(owed.may_cover("3", of(3, 1).hash()) && !owed.may_cover("3", of(3, 100).hash()));
+    assert!(owed.may_cover("0", of(0, OWED_MAX).hash()));
+    for site in 4..OWED_MAX {
+        owed.add(&Scope::Key(of(site, 1)));
+    }
+    assert!(!owed.covers(&of(4, 2)) && owed.len() <= OWED_MAX);
+    for site in OWED_MAX..OWED_MAX + 8 {
+        owed.add(&Scope::Key(of(site, 1)));
+    }
+    assert_eq!(owed.scopes(), [Scope::All]);
 }
 
 #[test]
