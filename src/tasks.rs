@@ -46,6 +46,16 @@ pub enum BlockingError {
     },
 }
 
+impl BlockingError {
+    /// Whether the work panicked.
+    pub fn is_panic(&self) -> bool {
+        match self {
+            Self::Failed { source, .. } => source.is_panic(),
+            Self::Late { .. } => false,
+        }
+    }
+}
+
 impl Tasks {
     /// Nothing spawned yet.
     pub fn new() -> Self {

@@ -10,27 +10,34 @@ use super::{Cache, ClaimOf};
 use crate::memory::HeldClaim;
 use crate::nix::Class;
 use crate::object::{Key, KeyHash, NarClaim};
+use crate::store::ClaimUnknown;
 
 impl Cache {
     /// What a narinfo said of `key`, where its class is that of NARs.
-    pub async fn claim_of_nar(&self, key: &Key, class: Class) -> Option<NarClaim> {
-        if class == Class::Nar { self.claim(key).await } else { None }
+    pub async fn claim_of_nar(
+        &self,
+        key: &Key,
+        class: Class,
+    ) -> Result<Option<NarClaim>, ClaimUnknown> {
+        if class == Class::Nar { self.claim(key).await } else { Ok(None) }
     }
 
-    /// What a narinfo said of the NAR `key`.
-    pub async fn claim(&self, key: &Key) -> Option<NarClaim> {
+    /// What a narinfo said of the NAR `key`. An error says nothing about whether one did: a disk
+    /// does not tell.
+    pub async fn claim(&self, key: &Key) -> Result<Option<NarClaim>, ClaimUnknown> {
         if let Some(held) = self.memory.claim(key) {
             if self.heating.allows_hash(held.since, key.site(), held.by) {
-                return Some(held.claim);
+                return Ok(Some(held.claim));
             }
             self.memory.forget_claim(key, &held);
         }
         let since = self.heating.purges();
-        let (by, claim) = self.store.as_ref()?.claim(key).await?;
+        let Some(store) = &self.store else { return Ok(None) };
+        let Some((by, claim)) = store.claim(key).await? else { return Ok(None) };
         let found = HeldClaim { claim: claim.clone(), by, since };
         let heat = || self.memory.heat_claim(key, found);
         let heated = self.heating.leave_hash(since, (key.site(), by), heat);
-        Some(heated.map_or(claim, |held| held.claim))
+        Ok(Some(heated.map_or(claim, |held| held.claim)))
     }
 
     /// Keeps what the narinfo with this hash says; whether it says something else than the one

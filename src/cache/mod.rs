@@ -39,7 +39,7 @@ mod purging;
 pub(crate) mod tests;
 mod variants;
 
-pub use crate::store::{Purging, Scope};
+pub use crate::store::{ClaimUnknown, Purging, Scope};
 pub use fence::{Fence, Ticket};
 pub use publish::PublishError;
 use variants::Variants;

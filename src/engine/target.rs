@@ -83,15 +83,20 @@ pub(super) async fn of(
         && matches!(class, None | Some(Class::Nar))
     {
         let key = Key::new(site.key_space(), &path, Some(query));
-        if cache.claim(&key).await.is_some() {
+        if is_named(&key, cache).await {
             return Ok(Target { key, path, query: Some(query.into()), class: Class::Nar });
         }
     }
     match class {
         Some(class) => Ok(Target { key, path, query: None, class }),
-        None if cache.claim(&key).await.is_some() => {
+        None if is_named(&key, cache).await => {
             Ok(Target { key, path, query: None, class: Class::Nar })
         }
         None => Err(Refusal::OutsideCache),
     }
+}
+
+/// Whether a narinfo is known to name the NAR `key`.
+async fn is_named(key: &Key, cache: &Cache) -> bool {
+    cache.claim(key).await.is_ok_and(|claim| claim.is_some())
 }

@@ -217,7 +217,7 @@ impl Fill<'_> {
         let expected = match coding {
             Coding::Identity => {
                 let claim = self.shared.cache.claim_of_nar(&wanted.key, wanted.class).await;
-                Expected::of(&wanted.path, claim.as_ref())
+                Expected::as_known(&wanted.path, claim)
             }
             Coding::Encoded if ask.prefer.is_some_and(|source| source != response.origin) => {
                 // What nothing proves comes from where its narinfo came from, or not at all.
@@ -251,7 +251,7 @@ impl Fill<'_> {
         if is_small || verify::is_checked_whole(wanted.class) {
             return self.whole(meta, body, (expected, trail), (keep, coding)).await;
         }
-        let is_provable = body.total().is_some() || checked == Checked::ByHash;
+        let is_provable = expected.is_provable(body.total());
         let writer = if keep == Keep::IfVerified && is_provable {
             self.shared.cache.begin(&wanted.key, body.total(), Withhold::LastBytes).await
         } else {
@@ -287,9 +287,9 @@ impl Fill<'_> {
             collected.extend_from_slice(&piece);
         }
         let collected = collected.freeze();
+        let is_provable = expected.is_provable(body.total());
         let (proof, claim) = self.judge(&meta, (expected, trail), &collected, coding)?;
-        let is_whole =
-            body.total().is_some() || matches!(proof, Proof::FileHash | Proof::SignedBy(_));
+        let is_whole = is_provable || matches!(proof, Proof::SignedBy(_));
         meta.proof = proof;
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {

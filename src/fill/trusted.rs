@@ -81,7 +81,7 @@ pub(super) async fn sourced(cache: &Cache, wanted: &Wanted, ask: Ask) -> Ask {
     if wanted.class != Class::Nar || origins.len() < 2 {
         return ask;
     }
-    let Some(claim) = cache.claim(&wanted.key).await else { return ask };
+    let Ok(Some(claim)) = cache.claim(&wanted.key).await else { return ask };
     let position = claim.source.and_then(|source| wanted.upstream.trusted.position(source));
     let Some(position) = position else { return ask };
     let turns = origins.get(position).map(|origin| &origin.turns);

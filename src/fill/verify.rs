@@ -3,7 +3,7 @@
 
 use super::trail::Trail;
 use super::{Rejection, Upstream};
-use crate::cache::ClaimOf;
+use crate::cache::{ClaimOf, ClaimUnknown};
 use crate::config::Signatures;
 use crate::nix::cache_info::CacheInfo;
 use crate::nix::narinfo::NarInfo;
@@ -22,6 +22,8 @@ pub(super) struct Expected {
     hash_by_name: Option<[u8; 32]>,
     /// Bytes of the file.
     pub(super) file_size: Option<u64>,
+    /// Whether a narinfo may say more that cannot be read now.
+    is_unsure: bool,
 }
 
 impl Expected {
@@ -33,7 +35,20 @@ impl Expected {
             file_hash: claimed.or(named),
             hash_by_name: named,
             file_size: claim.and_then(|claim| claim.file_size),
+            is_unsure: false,
         }
+    }
+
+    /// What the path itself says, and the narinfo that names it, as far as that is known.
+    pub(super) fn as_known(path: &str, claim: Result<Option<NarClaim>, ClaimUnknown>) -> Self {
+        let is_unsure = claim.is_err();
+        Self { is_unsure, ..Self::of(path, claim.ok().flatten().as_ref()) }
+    }
+
+    /// Whether a body of this length, if that is known, can be proven well enough to be kept: by a
+    /// hash, or by its length, if no narinfo may say more.
+    pub(super) fn is_provable(&self, length: Option<u64>) -> bool {
+        self.file_hash.is_some() || (length.is_some() && !self.is_unsure)
     }
 
     /// The one SHA-256 that a body must have; none where there is no such, or more than one.
@@ -150,5 +165,20 @@ mod tests {
         }
         let unnamed = Expected::of("/nar/a.nar.zst", Some(&claim(actual.0)));
         assert!(unnamed.check_length(4).is_err() && unnamed.check(actual, 4).is_err());
+    }
+    #[test]
+    fn a_length_alone_keeps_nothing_while_a_claim_may_say_more() {
+        let (named, unnamed) = (format!("/nar/{}.nar.xz", "0".repeat(52)), "/nar/a.nar.zst");
+        let claim = NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(4), source: None };
+        for (path, claim, with_length, without) in [
+            (unnamed, Ok(None), true, false),
+            (unnamed, Ok(Some(claim)), true, true),
+            (unnamed, Err(ClaimUnknown), false, false),
+            (&*named, Err(ClaimUnknown), true, true),
+        ] {
+            let expected = Expected::as_known(path, claim);
+            assert_eq!(expected.is_provable(Some(4)), with_length, "{path} {expected:?}");
+            assert_eq!(expected.is_provable(None), without, "{path} {expected:?}");
+        }
     }
 }

@@ -137,41 +137,22 @@ impl Audit<'_> {
             after = Some(*last);
             for (nar, claim) in page {
                 self.report.lock().claims += 1;
-                let Some((what, detail)) = self.fault_of_claim(nar, &claim)? else { continue };
-                let is_repaired = self.mode == Mode::Repair;
-                if is_repaired {
-                    self.store.drop_claim(nar)?;
-                }
-                self.say(Problem {
-                    kind: Fault::Claim,
-                    what,
-                    detail: detail.to_owned(),
-                    is_repaired,
-                });
+                let (what, detail) = match format::decode_claim(&claim) {
+                    Ok((_, key, _)) if key.hash() == nar => {
+                        (key.path().to_owned(), "no stored object makes it")
+                    }
+                    Ok((_, key, _)) => (key.path().to_owned(), "it stands under another key"),
+                    Err(_) => (nar.to_string(), "it cannot be read"),
+                };
+                let is_repaired = match self.mode {
+                    Mode::Repair if self.store.drop_stray_claim(nar, &claim)? => true,
+                    Mode::Report if self.store.is_stray_claim(nar, &claim)? => false,
+                    Mode::Repair | Mode::Report => continue,
+                };
+                let detail = detail.to_owned();
+                self.say(Problem { kind: Fault::Claim, what, detail, is_repaired });
             }
         }
-    }
-
-    fn fault_of_claim(
-        &self,
-        nar: KeyHash,
-        claim: &[u8],
-    ) -> Result<Option<(String, &'static str)>, AuditError> {
-        let Ok((owner, key, _)) = format::decode_claim(claim) else {
-            return Ok(Some((nar.to_string(), "it cannot be read")));
-        };
-        if key.hash() != nar {
-            return Ok(Some((key.path().to_owned(), "it stands under another key")));
-        }
-        // Owner and claim change together, under the owner's stripe.
-        let _stripe = self.store.stripe(owner).lock();
-        let access = self.store.index.access();
-        let index = access.open()?;
-        let is_same = index.claim(nar)?.is_some_and(|now| *now == *claim);
-        let head = index.record(owner)?.and_then(|record| format::decode_head(&record).ok());
-        let is_made = head.is_some_and(|head| head.claims == Some(nar.0));
-        let is_wrong = is_same && !is_made;
-        Ok(is_wrong.then(|| (key.path().to_owned(), "no stored object makes it")))
     }
 
     fn small_bodies(&self) -> Result<(), AuditError> {

@@ -41,6 +41,13 @@ struct Rows<'a> {
     variant: Option<Vec<u8>>,
 }
 
+/// What an object took the place of.
+struct Replaced {
+    /// Whole objects: more than one where the record could not be read.
+    whole: Vec<(Entry, Place)>,
+    part: Option<Entry>,
+}
+
 impl<'a> Rows<'a> {
     fn of(
         record: &'a [u8],
@@ -96,7 +103,7 @@ impl Inner {
         self.faults.reach("a record is to be written");
         let recorded = self.record(index, hash, &head, &rows, &body);
         self.recent.forget(hash);
-        let (replaced, part) = match recorded {
+        let Replaced { whole: replaced, part } = match recorded {
             Ok(replaced) => replaced,
             Err(error) => {
                 if head.place.is_file() {
@@ -107,16 +114,17 @@ impl Inner {
         };
         #[cfg(test)]
         self.faults.reach("a record is written");
-        let gone = replaced.as_ref().map(Entry::of).or(part);
-        self.space.add(reservation, Entry::of(&head), hash, gone);
+        let mut gone = replaced.iter().map(|(entry, _)| *entry).chain(part);
+        self.space.add(reservation, Entry::of(&head), hash, gone.next());
+        gone.for_each(|entry| self.space.remove(entry));
         self.count_payload(&head);
         drop(stripe);
         if let Some(part) = part {
             self.show_part(-1, 0, part.charge);
             self.unlink(index, hash, part.sequence);
         }
-        if let Some(replaced) = replaced.filter(|head| head.place.is_file()) {
-            self.unlink(index, hash, replaced.sequence);
+        for (entry, _) in replaced.iter().filter(|(_, place)| place.is_file()) {
+            self.unlink(index, hash, entry.sequence);
         }
         drop(access);
         if let Some(primary) = head.variant_of {
@@ -168,8 +176,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The commit point: one atomic change of the index. Returns the head of what was replaced, and
-    /// the part that was.
+    /// The commit point: one change of the index. Returns what was replaced.
     fn record(
         &self,
         index: &Open,
@@ -177,19 +184,24 @@ impl Inner {
         head: &Head,
         rows: &Rows<'_>,
         body: &SealedBody,
-    ) -> Result<(Option<Head>, Option<Entry>), IndexError> {
+    ) -> Result<Replaced, IndexError> {
         let older = index.record(hash)?;
-        let replaced = older.as_ref().and_then(|bytes| format::decode_head(bytes).ok());
         let mut change = index.change();
+        let mut replaced = Vec::new();
         if let Some(older) = &older {
             change.drop_tags(hash, older, rows.record);
+            let known = format::decode_head(older).ok();
+            if let Some(known) = &known {
+                change.drop_claim_of(hash, known)?;
+            }
+            replaced = self.insertions_of(index, hash, known.as_ref())?;
+            // The file of the new one has its name already.
+            replaced.retain(|(entry, _)| entry.sequence != head.sequence);
         }
-        if let Some(replaced) = &replaced {
-            change.drop_body(hash, replaced.sequence, replaced.place);
-            change.drop_order(replaced.sequence);
-            change.drop_claim_of(hash, replaced)?;
+        for (entry, place) in &replaced {
+            change.drop_body(hash, entry.sequence, *place);
+            change.drop_order(entry.sequence);
         }
-        let part = Self::replace_part(index, &mut change, hash)?;
         match body {
             SealedBody::Inline(bytes) => change.set_object(hash, head, rows.record, bytes),
             SealedBody::File { .. } => {
@@ -197,6 +209,8 @@ impl Inner {
                 change.drop_link(hash, head.sequence);
             }
         }
+        // Behind the record: a look-up asks for parts last.
+        let part = Self::replace_part(index, &mut change, hash)?;
         if let Some((nar, claim)) = &rows.claim {
             change.set_claim(*nar, claim);
         }
@@ -205,8 +219,7 @@ impl Inner {
         }
         self.set_totals(&mut change, head.sequence, head.charge(), 1);
         change.commit()?;
-        self.mark_unsynced();
-        Ok((replaced, part))
+        Ok(Replaced { whole: replaced, part })
     }
 
     /// Says what the store is like once `objects` more are in it, the last with `sequence`.
@@ -288,7 +301,6 @@ impl Inner {
             change.commit()?;
             #[cfg(test)]
             self.faults.reach("metadata is written");
-            self.mark_unsynced();
             Ok(true)
         };
         let rewritten = rewrite();

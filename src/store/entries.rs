@@ -10,9 +10,10 @@ use super::direct::DirectFile;
 use super::error::IndexError;
 use super::format::{self, Record, Totals};
 use super::index::Open;
-use super::part::{PAGE, WhichPart, part_of};
+use super::part::{PAGE, part_of};
 use super::report::{Mode, Problem};
 use super::sums::{CHUNK_BYTES, ChunkSum};
+use super::which::Which;
 use crate::object::KeyHash;
 
 /// Places in the eviction order that are read in one go.
@@ -96,8 +97,7 @@ impl Audit<'_> {
         if !is_there {
             return Ok(true);
         }
-        let is_repaired =
-            self.mode == Mode::Repair && self.store.drop_part(hash, WhichPart::Any)?;
+        let is_repaired = self.mode == Mode::Repair && self.store.drop_part(hash, Which::Any)?;
         self.say(Problem { kind, what, detail, is_repaired });
         Ok(is_repaired)
     }

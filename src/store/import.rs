@@ -58,7 +58,6 @@ impl Inner {
         let bytes = placed.iter().map(|(_, head)| head.charge()).sum();
         self.set_totals(&mut change, last.sequence, bytes, placed.len() as u64);
         change.commit()?;
-        self.mark_unsynced();
         for (_, head) in &placed {
             self.count_payload(head);
         }

@@ -22,25 +22,27 @@
 //! | `state` | `totals` | totals of the last commit |
 //! | `state` | `scrub` | how far the scrubber is |
 
+mod change;
 pub(super) mod engine;
 mod options;
 mod pages;
 mod tags;
 
 use super::error::{IndexError, OpenError};
-use super::eviction::Entry;
-use super::format::{self, CHARGE_UNIT, Head, Place, Totals};
+use super::format::{self, Totals};
 use super::gate::Gate;
 use super::presence::Presence;
 use crate::object::KeyHash;
 use crate::sync::Mutex;
 use crate::tasks;
-use engine::{Database, Keyspace, OwnedWriteBatch};
+pub(super) use change::Change;
+use change::Row;
+use engine::{Database, Keyspace};
 use fjall::{PersistMode, Slice};
 use options::{Sought, options};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -73,7 +75,15 @@ pub(super) struct Index {
     is_closed: AtomicBool,
     /// Held by the one who opens it again.
     reviving: Mutex<()>,
+    shared: Shared,
+}
+
+/// What outlives the engine when the index is opened again.
+#[derive(Debug, Clone, Default)]
+struct Shared {
     presence: Arc<Presence>,
+    /// How many changes were made.
+    changes: Arc<AtomicU64>,
 }
 
 /// The open keyspaces.
@@ -90,28 +100,26 @@ pub(super) struct Open {
     chunks: Keyspace,
     state: Keyspace,
     gate: Gate,
-    presence: Arc<Presence>,
+    /// Held by a change of claims: two narinfos may make one of the same NAR, each under its own
+    /// stripe.
+    claiming: Mutex<()>,
+    shared: Shared,
     /// Refuses every change, as an engine that has failed does.
     #[cfg(test)]
     refuses: AtomicBool,
+    /// Called between the rows of a change.
+    #[cfg(test)]
+    torn: std::sync::OnceLock<Box<dyn Fn(&Self) + Send + Sync>>,
 }
 
 /// Access to the index as it was open at one moment.
 pub(super) struct Access(Option<Arc<Open>>);
 
-/// Changes that happen together or not at all.
-pub(super) struct Change<'a> {
-    open: &'a Open,
-    batch: OwnedWriteBatch,
-    /// Keys that it brings something of.
-    comes: Vec<KeyHash>,
-}
-
 impl Index {
     /// Opens or makes the index.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let presence = Arc::<Presence>::default();
-        let open = Open::new(path, &presence)
+        let shared = Shared::default();
+        let open = Open::new(path, &shared)
             .map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
@@ -119,13 +127,18 @@ impl Index {
             has_failed: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             reviving: Mutex::new(()),
-            presence,
+            shared,
         })
     }
 
     /// Which keys it may have anything of.
     pub(super) fn presence(&self) -> &Presence {
-        &self.presence
+        &self.shared.presence
+    }
+
+    /// How many changes were made since the store was opened, each counted when it is done.
+    pub(super) fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::Acquire)
     }
 
     /// Access to the index; `Closed` while a failed one waits to be opened again.
@@ -182,8 +195,8 @@ impl Index {
                 tasks::sleep_blocking(Duration::from_millis(5));
             }
         }
-        let open = Open::new(&self.path, &self.presence)?;
-        self.presence.forget();
+        let open = Open::new(&self.path, &self.shared)?;
+        self.shared.presence.forget();
         if !self.is_closed.load(Ordering::Acquire) {
             *self.open.lock() = Some(Arc::new(open));
             self.has_failed.store(false, Ordering::Release);
@@ -208,12 +221,12 @@ impl std::fmt::Debug for Open {
 impl Open {
     /// Opens or makes the keyspaces. The engine panics over some files that are damaged: that is an
     /// error like any other here, and nothing of what it held is used.
-    fn new(path: &Path, presence: &Arc<Presence>) -> Result<Self, IndexError> {
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::try_new(path, presence)));
+    fn new(path: &Path, shared: &Shared) -> Result<Self, IndexError> {
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::try_new(path, shared)));
         Ok(opened.map_err(|_| IndexError::Panic)??)
     }
 
-    fn try_new(path: &Path, presence: &Arc<Presence>) -> fjall::Result<Self> {
+    fn try_new(path: &Path, shared: &Shared) -> fjall::Result<Self> {
         let builder = engine::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -235,9 +248,12 @@ impl Open {
             chunks: keyspace("chunks", 4 * MIB, Sought::InOrder)?,
             state: keyspace("state", MIB, Sought::InOrder)?,
             gate: Gate::default(),
-            presence: Arc::clone(presence),
+            claiming: Mutex::new(()),
+            shared: shared.clone(),
             #[cfg(test)]
             refuses: AtomicBool::new(false),
+            #[cfg(test)]
+            torn: std::sync::OnceLock::new(),
             database,
         })
     }
@@ -358,7 +374,7 @@ impl Open {
 
     /// Begins changes that happen together.
     pub(super) fn change(&self) -> Change<'_> {
-        Change { open: self, batch: self.database.batch(), comes: Vec::new() }
+        Change::of(self)
     }
 
     /// Empties a full journal into the tables, where the engine has begun another one: it keeps the
@@ -405,169 +421,35 @@ impl Open {
         })
     }
 
+    /// Makes these changes, in this order, as one.
+    fn apply<'a>(&self, rows: impl Iterator<Item = Row<'a>>) -> Result<(), IndexError> {
+        let mut batch = self.database.batch();
+        for Row { keyspace, key, value } in rows {
+            match value {
+                Some(value) => batch.insert(keyspace, key, value),
+                None => batch.remove(keyspace, key),
+            }
+            #[cfg(test)]
+            if let Some(between) = self.torn.get() {
+                std::mem::replace(&mut batch, self.database.batch()).commit()?;
+                between(self);
+            }
+        }
+        batch.commit()?;
+        self.shared.changes.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Makes every change row by row from now on, and calls `between` after each, as a reader that
+    /// comes in the middle.
+    #[cfg(test)]
+    pub(super) fn tear(&self, between: impl Fn(&Self) + Send + Sync + 'static) {
+        assert!(self.torn.set(Box::new(between)).is_ok());
+    }
+
     /// Makes everything written so far survive a power cut.
     pub(super) fn sync(&self) -> Result<(), IndexError> {
         Ok(self.database.persist(PersistMode::SyncData)?)
-    }
-}
-
-impl Change<'_> {
-    /// Sets the record of a new insertion, and its place in the eviction order.
-    pub(super) fn set_record(&mut self, hash: KeyHash, head: &Head, record: &[u8]) {
-        self.rewrite_record(hash, record);
-        self.set_order(hash, Entry::of(head));
-    }
-
-    /// Sets the record of a new insertion whose body lives in the index, its body, and its place in
-    /// the eviction order.
-    pub(super) fn set_object(&mut self, hash: KeyHash, head: &Head, record: &[u8], body: &[u8]) {
-        self.set_record(hash, head, &format::with_body(record.to_vec(), head.place, body));
-        if head.place == Place::Inline {
-            self.set_body(hash, head.sequence, body);
-        }
-    }
-
-    /// Sets the place of an insertion in the eviction order.
-    pub(super) fn set_order(&mut self, hash: KeyHash, entry: Entry) {
-        let mut place = [0; 20];
-        let (key, units) = place.split_at_mut(16);
-        key.copy_from_slice(&hash.0);
-        let charge = u32::try_from(entry.charge / CHARGE_UNIT).unwrap_or(u32::MAX);
-        units.copy_from_slice(&charge.to_le_bytes());
-        self.batch.insert(&self.open.order, entry.sequence.to_be_bytes(), place);
-        self.comes.push(hash);
-    }
-
-    /// Sets the record of an insertion that is there, with the same head; and that it has its tags.
-    pub(super) fn rewrite_record(&mut self, hash: KeyHash, record: &[u8]) {
-        self.batch.insert(&self.open.objects, hash.0, record);
-        self.set_tags(hash, record);
-    }
-
-    /// Drops an insertion from the eviction order.
-    pub(super) fn drop_order(&mut self, sequence: u64) {
-        self.batch.remove(&self.open.order, sequence.to_be_bytes());
-    }
-
-    /// Sets the small body of an insertion that stands beside its record.
-    pub(super) fn set_body(&mut self, hash: KeyHash, sequence: u64, body: &[u8]) {
-        self.batch.insert(&self.open.bodies, insertion(hash, sequence), body);
-    }
-
-    /// Sets the claim about a NAR.
-    pub(super) fn set_claim(&mut self, nar: KeyHash, claim: &[u8]) {
-        self.batch.insert(&self.open.claims, nar.0, claim);
-    }
-
-    /// Drops the claim about a NAR.
-    pub(super) fn drop_claim(&mut self, nar: KeyHash) {
-        self.batch.remove(&self.open.claims, nar.0);
-    }
-
-    /// Drops the record of a key, which is this one, and that it has its tags.
-    pub(super) fn drop_record(&mut self, hash: KeyHash, record: &[u8]) {
-        self.batch.remove(&self.open.objects, hash.0);
-        self.drop_tags(hash, record, &[]);
-    }
-
-    /// Drops what of the body of an insertion is not gone with its record, or notes that its file
-    /// is to be removed.
-    pub(super) fn drop_body(&mut self, hash: KeyHash, sequence: u64, place: Place) {
-        match place {
-            Place::Within => {}
-            Place::Inline => self.batch.remove(&self.open.bodies, insertion(hash, sequence)),
-            Place::File => self.set_link(hash, sequence),
-        }
-    }
-
-    /// Sets the row of a variant.
-    pub(super) fn set_variant(&mut self, primary: KeyHash, variant: KeyHash, row: &[u8]) {
-        self.batch.insert(&self.open.variants, pair(primary, variant), row);
-        self.comes.push(primary);
-    }
-
-    /// Drops the row of a variant.
-    pub(super) fn drop_variant(&mut self, primary: KeyHash, variant: KeyHash) {
-        self.batch.remove(&self.open.variants, pair(primary, variant));
-    }
-
-    /// Drops the row of the variant that an object with this head is.
-    pub(super) fn drop_variant_of(&mut self, hash: KeyHash, head: &Head) {
-        if let Some(primary) = head.variant_of {
-            self.drop_variant(KeyHash(primary), hash);
-        }
-    }
-
-    /// Drops the claim that an object with this head makes, where it is still the one who does.
-    pub(super) fn drop_claim_of(&mut self, owner: KeyHash, head: &Head) -> Result<(), IndexError> {
-        let Some(nar) = head.claims.map(KeyHash) else { return Ok(()) };
-        let claim = self.open.claim(nar)?;
-        if claim.is_some_and(|c| format::decode_claim(&c).is_ok_and(|(by, ..)| by == owner)) {
-            self.drop_claim(nar);
-        }
-        Ok(())
-    }
-
-    /// Notes that the file of an insertion may be there without a record.
-    pub(super) fn set_link(&mut self, hash: KeyHash, sequence: u64) {
-        self.batch.insert(&self.open.links, insertion(hash, sequence), []);
-    }
-
-    /// Notes that the file of an insertion has a record, or is gone.
-    pub(super) fn drop_link(&mut self, hash: KeyHash, sequence: u64) {
-        self.batch.remove(&self.open.links, insertion(hash, sequence));
-    }
-
-    /// Sets the record of an object that is here in part.
-    pub(super) fn set_part(&mut self, hash: KeyHash, record: &[u8]) {
-        self.batch.insert(&self.open.parts, hash.0, record);
-    }
-
-    /// Drops the record of an object that is here in part, and what is known of its chunks.
-    pub(super) fn drop_part(&mut self, hash: KeyHash, sequence: u64) -> Result<(), IndexError> {
-        self.batch.remove(&self.open.parts, hash.0);
-        for guard in self.open.chunks.prefix(insertion(hash, sequence)) {
-            self.batch.remove(&self.open.chunks, guard.key()?);
-        }
-        Ok(())
-    }
-
-    /// Notes that a chunk is here.
-    pub(super) fn set_chunk(&mut self, hash: KeyHash, sequence: u64, number: u32, sum: u64) {
-        let key = chunk(hash, sequence, number);
-        self.batch.insert(&self.open.chunks, key, sum.to_le_bytes());
-    }
-
-    /// Notes that a chunk is not here.
-    pub(super) fn drop_chunk(&mut self, hash: KeyHash, sequence: u64, number: u32) {
-        self.batch.remove(&self.open.chunks, chunk(hash, sequence, number));
-    }
-
-    /// Sets the totals.
-    pub(super) fn set_totals(&mut self, totals: &Totals) {
-        if let Ok(bytes) = format::encode_totals(totals) {
-            self.batch.insert(&self.open.state, TOTALS, bytes);
-        }
-    }
-
-    /// Notes how far the scrubber is.
-    pub(super) fn set_scrubbed(&mut self, state: &[u8]) {
-        self.batch.insert(&self.open.state, SCRUB, state);
-    }
-
-    /// Makes the changes: they survive a crash of the process, and a power cut after the next sync.
-    /// Waits a few seconds at most for an engine that is behind.
-    pub(super) fn commit(self) -> Result<(), IndexError> {
-        let _pass = self.open.gate.enter(|| self.open.is_behind())?;
-        #[cfg(test)]
-        if self.open.refuses.load(Ordering::Acquire) {
-            return Err(fjall::Error::Poisoned.into());
-        }
-        let note = || self.comes.iter().for_each(|key| self.open.presence.note(*key));
-        note();
-        let committed = self.batch.commit();
-        note();
-        Ok(committed?)
     }
 }
 

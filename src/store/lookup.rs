@@ -1,5 +1,10 @@
 //! Finding an object: its record, then its body, which must be the one the record names. Anything
 //! else is damaged: dropped, counted, a miss. Blocking. Takes no lock but the index's read side.
+//!
+//! A look-up may come in the middle of a change. Then it finds the record from before or from after
+//! it, and a record never stands without its body, in the index (`index::change`) or in a file,
+//! which is linked before its record and unlinked behind it. So a body that is missing was dropped
+//! with its record since that was read, or is damaged: the record, read once more, tells which.
 
 use super::Inner;
 use super::error::IndexError;
@@ -64,24 +69,21 @@ impl Inner {
         None
     }
 
-    /// What a narinfo said about the NAR `key`, and the hash of the narinfo's key.
-    pub(super) fn find_claim(&self, key: &Key) -> Option<(KeyHash, NarClaim)> {
+    /// What a narinfo said about the NAR `key`, and the hash of the narinfo's key. An error says
+    /// nothing about whether there is such a claim.
+    pub(super) fn find_claim(&self, key: &Key) -> Result<Option<(KeyHash, NarClaim)>, IndexError> {
         #[cfg(test)]
         self.faults.reach("the index is to be read");
-        let access = self.index.access();
-        let index = access.open().ok()?;
-        let bytes = index.claim(key.hash()).inspect_err(|_| self.count("index")).ok()??;
-        match format::decode_claim(&bytes) {
-            Ok((by, about, claim)) if about == *key => Some((by, claim)),
-            Ok(_) => None,
+        let claim = self.index.access().open().and_then(|index| index.claim(key.hash()));
+        let Some(claim) = claim.inspect_err(|_| self.count("index"))? else { return Ok(None) };
+        match format::decode_claim(&claim) {
+            Ok((by, about, claim)) if about == *key => Ok(Some((by, claim))),
+            Ok(_) => Ok(None),
             Err(error) => {
-                let mut change = index.change();
-                change.drop_claim(key.hash());
-                if change.commit().is_err() {
-                    self.index.mark_failed();
+                if self.went(self.drop_stray_claim(key.hash(), &claim)) {
+                    self.count_damaged(key.path(), &error.to_string());
                 }
-                self.count_damaged(key.path(), &error.to_string());
-                None
+                Ok(None)
             }
         }
     }

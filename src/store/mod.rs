@@ -35,8 +35,9 @@
 //!   repair.
 //! - Dropping an object notes its file in the change that takes the record away, then removes the
 //!   file, then clears the note: the next open finishes what was cut short.
-//! - A small body lies in the same atomic change as its record, and its SHA-256 is checked when it
-//!   is read.
+//! - A small body lies in the same change as its record, which after a crash is there whole or
+//!   not at all, and its SHA-256 is checked when it is read. Readers may come in the middle of a
+//!   change: see `lookup`.
 //!
 //! # Locks
 //!
@@ -94,6 +95,7 @@ mod sums;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trailer;
+mod which;
 
 pub use body::{
     EndedObject, Follower, Growing, ObjectWriter, OutOfOrder, ProvenObject, RangeWriter,
@@ -101,7 +103,7 @@ pub use body::{
 };
 pub use check::Fault;
 pub use commit::Permit;
-pub use disks::{DiskReport, Disks};
+pub use disks::{ClaimUnknown, DiskReport, Disks};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
@@ -120,7 +122,7 @@ use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, KeyHash};
 use crate::sync::watch;
 use crate::sync::{Mutex, RwLock};
-use crate::tasks::{Jobs, Tasks};
+use crate::tasks::{BlockingError, Jobs, Tasks};
 use folder::Folder;
 use format::Totals;
 use gauges::Shown;
@@ -202,9 +204,10 @@ struct Inner {
     receiving: body::Windows,
     memory_only: body::Windows,
     spare: room::Spare,
-    is_unsynced: AtomicBool,
     syncs: recover::Syncs,
-    /// Held for reading by each change of a part, for writing while all are counted.
+    /// Held for reading by what adds to a part, makes it whole or drops it alone, for writing while
+    /// all are counted. A part that goes with its key meanwhile may be counted all the same: this
+    /// is for a gauge.
     parts: RwLock<()>,
     are_parts_counted: AtomicBool,
     shown_parts: Shown<2>,
@@ -220,9 +223,9 @@ struct Inner {
     /// Cancelled when the disk goes out or the process stops: what reads for long ends then.
     leaving: CancellationToken,
     metrics: Metrics,
-    /// The lane of what changes something on the disk.
+    /// The lane of what changes something on the disk, and reads what it has just written.
     tasks: Tasks,
-    /// The lane of what reads it.
+    /// The lane of look-ups, and of what reads for them.
     readers: Tasks,
     /// Work of which one job runs at a time, as long as the store.
     background: Tasks,
@@ -348,7 +351,6 @@ impl Inner {
             receiving: body::Windows::to_the_disk(),
             memory_only: body::Windows::without_a_disk(),
             spare: room::Spare::default(),
-            is_unsynced: AtomicBool::new(false),
             syncs: recover::Syncs::default(),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
@@ -393,14 +395,6 @@ impl Inner {
         self.seat.insertions.fetch_add(1, Ordering::AcqRel)
     }
 
-    fn mark_unsynced(&self) {
-        self.is_unsynced.store(true, Ordering::Release);
-    }
-
-    fn take_unsynced(&self) -> bool {
-        self.is_unsynced.swap(false, Ordering::AcqRel)
-    }
-
     fn finished_loading(&self) {
         self.has_loaded.send_replace(true);
     }
@@ -429,6 +423,24 @@ impl Inner {
             tracing::warn!(disk, %error, "disk tier: index failed");
         } else {
             tracing::debug!(disk, %error, "disk tier: index failed again");
+        }
+    }
+
+    /// What a job of a loop in the background has brought; none if it panicked, which is noted: the
+    /// loop goes on. An error if the runtime goes away.
+    fn unless_panicked<T>(
+        &self,
+        ended: Result<T, BlockingError>,
+    ) -> Result<Option<T>, BlockingError> {
+        match ended {
+            Err(error) if error.is_panic() => {
+                // The engine stays as its panic left it until it is opened again.
+                self.index_failed(&IndexError::Panic);
+                let disk = &*self.label;
+                tracing::error!(disk, %error, "disk tier: a background job panicked");
+                Ok(None)
+            }
+            ended => ended.map(Some),
         }
     }
 

@@ -12,8 +12,8 @@ use super::error::IndexError;
 use crate::object::KeyHash;
 use crate::sync::RwLock;
 use fastbloom::AtomicBloomFilter;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -165,13 +165,14 @@ pub(super) async fn keep(store: Weak<Inner>, stop: CancellationToken) {
         if !store.index.presence().is_due() {
             continue;
         }
-        let tasks = store.background.clone();
+        let own = Arc::clone(&store);
         let work = move || {
-            if let Err(error) = store.renew_presence() {
-                store.index_failed(&error);
+            if let Err(error) = own.renew_presence() {
+                own.index_failed(&error);
             }
         };
-        if tasks.blocking("store presence", work).await.is_err() {
+        let renewed = store.background.blocking("store presence", work).await;
+        if store.unless_panicked(renewed).is_err() {
             return;
         }
     }

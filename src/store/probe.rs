@@ -12,7 +12,7 @@ use super::error::WriteError;
 use super::files;
 use super::format::{INLINE_BYTES_MAX, charge};
 use std::os::unix::fs::FileExt;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,10 +38,10 @@ pub(super) async fn probe_when_in_doubt(store: Weak<Inner>, stop: CancellationTo
             pace = PACE_MIN;
             continue;
         }
-        let tasks = store.background.clone();
-        let probing = tasks.blocking("store probe", move || store.probe());
-        let Ok(is_back) = probing.await else { return };
-        pace = if is_back { PACE_MIN } else { (pace * 2).min(PACE_MAX) };
+        let own = Arc::clone(&store);
+        let probed = store.background.blocking("store probe", move || own.probe()).await;
+        let Ok(is_back) = store.unless_panicked(probed) else { return };
+        pace = if is_back == Some(true) { PACE_MIN } else { (pace * 2).min(PACE_MAX) };
     }
 }
 

@@ -28,10 +28,16 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// has carried it out all the same.
 const SYNC_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The syncs that are waited for. As long as the store; a short lock.
-#[derive(Debug)]
+/// What is safe from a power cut, and the syncs that are waited for. As long as the store; a short
+/// lock. Changes are counted by the index: a sync makes safe those that were made when it began,
+/// and says so when it has succeeded.
+#[derive(Debug, Default)]
 pub(super) struct Syncs {
-    /// How many were asked for.
+    /// How many changes of the index are safe.
+    indexed: AtomicU64,
+    /// How many are safe with the files that they name.
+    whole: AtomicU64,
+    /// How many syncs were asked for.
     asked: AtomicU64,
     wanted: Arc<Notify>,
     /// The last of them that was given up.
@@ -40,19 +46,16 @@ pub(super) struct Syncs {
     ended: watch::Sender<(u64, bool)>,
 }
 
-impl Default for Syncs {
-    fn default() -> Self {
-        let ended = watch::Sender::new((0, false));
-        let (asked, late) = (AtomicU64::default(), AtomicU64::default());
-        Self { asked, wanted: Arc::default(), late, ended }
-    }
-}
-
 #[cfg(test)]
 impl Syncs {
     /// How many were asked for.
     pub(super) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Acquire)
+    }
+
+    /// The last of them that is done, and whether that failed.
+    pub(super) fn ended(&self) -> (u64, bool) {
+        *self.ended.borrow()
     }
 }
 
@@ -61,9 +64,10 @@ impl Syncs {
 pub(super) struct Unsynced;
 
 impl Inner {
-    /// Waits, for a while, until all that was changed is safe from a power cut. Cancel safe.
+    /// Waits, for a while, until all that was changed in the index is safe from a power cut. Cancel
+    /// safe.
     pub(super) async fn sync_soon(&self) -> Result<(), Unsynced> {
-        if !self.is_unsynced.load(Ordering::Acquire) {
+        if self.syncs.indexed.load(Ordering::Acquire) >= self.index.changes() {
             return Ok(());
         }
         let number = self.syncs.asked.fetch_add(1, Ordering::AcqRel) + 1;
@@ -185,17 +189,24 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
             () = wanted.notified() => Wake::Wanted,
         };
         let Some(store) = store.upgrade() else { return };
-        let tasks = store.background.clone();
-        match tasks.blocking("store sync", move || store.sync_for(wake, schedule)).await {
-            Ok(kept) => schedule = kept,
+        let asked = store.syncs.asked.load(Ordering::Acquire);
+        let own = Arc::clone(&store);
+        let sync = move || own.sync_for(wake, asked, schedule);
+        let synced = store.background.blocking("store sync", sync).await;
+        schedule = match store.unless_panicked(synced) {
+            Ok(Some(kept)) => kept,
+            Ok(None) => {
+                store.syncs.ended.send_replace((asked, true));
+                Schedule::starting(Instant::now())
+            }
             Err(_) => return,
         }
     }
 }
 
 impl Inner {
-    fn sync_for(self: &Arc<Self>, wake: Wake, mut schedule: Schedule) -> Schedule {
-        let asked = self.syncs.asked.load(Ordering::Acquire);
+    /// Syncs; so many syncs had been asked for before.
+    fn sync_for(self: &Arc<Self>, wake: Wake, asked: u64, mut schedule: Schedule) -> Schedule {
         let (is_synced, turn) = match wake {
             Wake::Tick => (self.sync_now(Turn::Regular), Turn::Regular),
             Wake::Wanted => (self.sync_index().is_ok(), Turn::Regular),
@@ -211,10 +222,13 @@ impl Inner {
     /// Syncs what has changed: the trailers and names of body files, then the index. Keeps short
     /// what the next start has to read. Whether that was done; an error is noted.
     pub(super) fn sync_now(self: &Arc<Self>, turn: Turn) -> bool {
+        let made = self.index.changes();
         // At the end, also what an earlier start left in the journal.
-        if !self.take_unsynced() && turn == Turn::Regular {
+        if self.syncs.whole.load(Ordering::Acquire) >= made && turn == Turn::Regular {
             return true;
         }
+        #[cfg(test)]
+        self.faults.reach("the files are to be synced");
         let synced = match self.folder.sync() {
             Ok(()) => self.sync_whole_index(turn),
             Err(source) => {
@@ -223,9 +237,10 @@ impl Inner {
                 Err(())
             }
         };
-        match synced {
-            Ok(()) => self.health.synced(),
-            Err(()) => self.mark_unsynced(),
+        if synced.is_ok() {
+            self.health.synced();
+            self.syncs.indexed.fetch_max(made, Ordering::AcqRel);
+            self.syncs.whole.fetch_max(made, Ordering::AcqRel);
         }
         synced.is_ok()
     }
@@ -245,9 +260,12 @@ impl Inner {
 
     /// Syncs the index alone. Blocking.
     pub(super) fn sync_index(&self) -> Result<(), IndexError> {
+        let made = self.index.changes();
         #[cfg(test)]
         self.faults.reach("the index is to be synced");
         let synced = self.index.access().open().and_then(Open::sync);
-        synced.inspect_err(|error| self.index_failed(error))
+        synced.inspect_err(|error| self.index_failed(error))?;
+        self.syncs.indexed.fetch_max(made, Ordering::AcqRel);
+        Ok(())
     }
 }

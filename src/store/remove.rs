@@ -8,10 +8,10 @@
 use super::Inner;
 use super::error::IndexError;
 use super::eviction::{Entry, Evicted};
-use super::format::{self, Place};
+use super::format::{self, Head, Place};
 use super::index::Open;
-use super::part::WhichPart;
 use super::scope::{Purging, Scope};
+use super::which::Which;
 use crate::object::tags::TagHash;
 use crate::object::{Key, KeyHash, Meta, Tags};
 use crate::tasks;
@@ -50,32 +50,6 @@ pub struct Published {
     pub may_vary: bool,
 }
 
-/// Which state of a key is to go.
-#[derive(Debug, Clone, Copy)]
-enum Which<'a> {
-    /// Whatever is there.
-    Any,
-    /// Only this insertion.
-    Insertion(u64),
-    /// Only one that was inserted before this one.
-    Before(u64),
-    /// Only a record that cannot be read.
-    Undecodable,
-    /// Only a whole object that a purge of this covers.
-    Covered(&'a Scope),
-}
-
-impl Which<'_> {
-    fn part(self) -> WhichPart {
-        match self {
-            Self::Any => WhichPart::Any,
-            Self::Insertion(sequence) => WhichPart::Insertion(sequence),
-            Self::Before(sequence) => WhichPart::Before(sequence),
-            Self::Undecodable | Self::Covered(_) => WhichPart::Never,
-        }
-    }
-}
-
 impl Inner {
     /// Drops everything in `scope`, whole or in part, with its variants and the claims it makes,
     /// with `All` claims without an object too; or makes whole objects stale and drops parts, as
@@ -91,7 +65,7 @@ impl Inner {
                 Scope::Prefix { .. } | Scope::All => purge.walk(),
             }?;
             if *scope == Scope::All && purging == Purging::Hard {
-                self.drop_claims()?;
+                self.drop_stray_claims()?;
             }
             Ok(purged)
         };
@@ -288,35 +262,48 @@ impl Inner {
         #[cfg(test)]
         self.faults.reach("an object is to be made stale");
         change.commit()?;
-        self.mark_unsynced();
         Ok(true)
     }
 
-    fn drop_claims(&self) -> Result<(), IndexError> {
+    /// Drops every claim that no stored object makes: the objects that went took theirs along, and
+    /// an object that came since keeps its own.
+    fn drop_stray_claims(&self) -> Result<(), IndexError> {
         let mut after = None;
         loop {
             let page = self.index.access().open()?.claims_page(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
-            for (hash, _) in page {
-                self.drop_claim(hash)?;
+            for (nar, claim) in page {
+                self.drop_stray_claim(nar, &claim)?;
                 tasks::step();
             }
         }
     }
 
-    /// Drops the claim about a NAR, whoever makes it.
-    pub(super) fn drop_claim(&self, nar: KeyHash) -> Result<(), IndexError> {
+    /// Drops a claim about a NAR, if it is still this one and no stored object makes it; true where
+    /// it went.
+    pub(super) fn drop_stray_claim(&self, nar: KeyHash, claim: &Slice) -> Result<bool, IndexError> {
+        let owner = owner_of(nar, claim);
+        // An object and its claim change together, under the stripe of the object.
+        let _stripe = owner.map(|owner| self.stripe(owner).lock());
         let access = self.index.access();
         let index = access.open()?;
-        if index.claim(nar)?.is_none() {
-            return Ok(());
+        if !is_stray_claim(index, nar, claim, owner)? {
+            return Ok(false);
         }
         let mut change = index.change();
-        change.drop_claim(nar);
+        change.drop_claim(nar, claim.clone());
         #[cfg(test)]
         self.faults.reach("a claim is to be dropped");
-        change.commit()
+        change.commit()?;
+        Ok(true)
+    }
+
+    /// Whether a claim about a NAR is still this one, and no stored object makes it.
+    pub(super) fn is_stray_claim(&self, nar: KeyHash, claim: &Slice) -> Result<bool, IndexError> {
+        let owner = owner_of(nar, claim);
+        let _stripe = owner.map(|owner| self.stripe(owner).lock());
+        is_stray_claim(self.index.access().open()?, nar, claim, owner)
     }
 
     /// Takes the record of a key away, then its body; false where there is none such.
@@ -331,34 +318,24 @@ impl Inner {
         let access = self.index.access();
         let index = access.open()?;
         let Some(record) = index.record(hash)? else {
-            let part = self.erase_part(index, hash, which.part())?;
+            let part = self.erase_part(index, hash, which)?;
             drop(stripe);
             if let Some(sequence) = part {
                 self.unlink(index, hash, sequence);
             }
             return Ok(part.is_some());
         };
-        let head = format::decode_head(&record).ok();
-        let is_another = match which {
-            Which::Any => false,
-            Which::Insertion(sequence) => head.is_some_and(|head| head.sequence != sequence),
-            Which::Before(sequence) => head.is_some_and(|head| head.sequence >= sequence),
-            Which::Undecodable => format::decode_record(&record).is_ok(),
-            Which::Covered(scope) => !is_covered(&record, scope),
-        };
-        if is_another {
+        if !which.means(&record) {
             return Ok(false);
         }
+        let head = format::decode_head(&record).ok();
         let mut change = index.change();
         change.drop_record(hash, &record);
-        let gone = match head {
-            Some(head) => {
-                change.drop_claim_of(hash, &head)?;
-                change.drop_variant_of(hash, &head);
-                vec![(Entry::of(&head), head.place)]
-            }
-            None => self.insertions_of(index, hash)?,
-        };
+        if let Some(head) = &head {
+            change.drop_claim_of(hash, head)?;
+            change.drop_variant_of(hash, head);
+        }
+        let gone = self.insertions_of(index, hash, head.as_ref())?;
         for (entry, place) in &gone {
             change.drop_order(entry.sequence);
             change.drop_body(hash, entry.sequence, *place);
@@ -371,7 +348,6 @@ impl Inner {
         for (entry, _) in &gone {
             self.space.remove(*entry);
         }
-        self.mark_unsynced();
         drop(stripe);
         for (entry, _) in gone.iter().filter(|(_, place)| place.is_file()) {
             self.unlink(index, hash, entry.sequence);
@@ -379,14 +355,18 @@ impl Inner {
         Ok(true)
     }
 
-    /// The insertions of a key whose record cannot be read: their bodies are there. What they count
-    /// is not known here. One whose body stood behind its record is known to the order alone, where
-    /// it counts until its turn comes, or a check.
-    fn insertions_of(
+    /// The insertion of a record with this head. If the head cannot be read, every insertion whose
+    /// body is there; what these count is not known here. One whose body stood behind its record is
+    /// known to the order alone, where it counts until its turn comes, or a check.
+    pub(super) fn insertions_of(
         &self,
         index: &Open,
         hash: KeyHash,
+        head: Option<&Head>,
     ) -> Result<Vec<(Entry, Place)>, IndexError> {
+        if let Some(head) = head {
+            return Ok(vec![(Entry::of(head), head.place)]);
+        }
         let inline = index.bodies_of(hash)?.into_iter().map(|sequence| (sequence, Place::Inline));
         let files = self.folder.insertions_of(hash).unwrap_or_else(|error| {
             self.count("read");
@@ -399,7 +379,7 @@ impl Inner {
     }
 
     /// Whether something was removed; an error of the index is noted.
-    fn went(&self, removed: Result<bool, IndexError>) -> bool {
+    pub(super) fn went(&self, removed: Result<bool, IndexError>) -> bool {
         removed.unwrap_or_else(|error| {
             self.index_failed(&error);
             false
@@ -430,7 +410,7 @@ impl Purge<'_> {
             Purging::Hard => self.store.erase(hash, Which::Any)?,
             Purging::Soft => {
                 self.store.mark_stale(hash, self.scope)?
-                    || self.store.drop_part(hash, WhichPart::Any)?
+                    || self.store.drop_part(hash, Which::Any)?
             }
         };
         tasks::step();
@@ -495,21 +475,10 @@ impl Purge<'_> {
             for (hash, record) in page {
                 if format::is_tagged(&record, site, tags) {
                     let head = format::decode_head(&record);
-                    let which = head.map_or(WhichPart::Any, |h| WhichPart::Insertion(h.sequence));
+                    let which = head.map_or(Which::Any, |h| Which::Insertion(h.sequence));
                     purged += u64::from(self.store.drop_part(hash, which)?);
                 }
             }
-        }
-    }
-}
-
-/// Whether a record is that of an object that a purge covers. One that cannot be read might be, and
-/// serves nobody.
-fn is_covered(record: &[u8], scope: &Scope) -> bool {
-    match scope {
-        Scope::Tags { site, tags } => format::is_tagged(record, site, tags),
-        Scope::Key(_) | Scope::Prefix { .. } | Scope::All => {
-            format::decode_key(record).map_or(true, |key| scope.may_cover(&key))
         }
     }
 }
@@ -518,4 +487,26 @@ fn is_stray(index: &Open, row: TagHash, hash: KeyHash) -> Result<bool, IndexErro
     let record = index.record(hash)?;
     let has_tag = record.is_some_and(|record| format::tags_of(&record).contains(&row));
     Ok(!has_tag && index.has_tag(row, hash)?)
+}
+
+/// The key of the object that makes a claim about a NAR; none if it cannot be read, or is about
+/// another.
+fn owner_of(nar: KeyHash, claim: &[u8]) -> Option<KeyHash> {
+    let (owner, key, _) = format::decode_claim(claim).ok()?;
+    (key.hash() == nar).then_some(owner)
+}
+
+/// Whether a claim about a NAR is still this one, and its owner, if it tells one, does not make it.
+fn is_stray_claim(
+    index: &Open,
+    nar: KeyHash,
+    claim: &Slice,
+    owner: Option<KeyHash>,
+) -> Result<bool, IndexError> {
+    if index.claim(nar)?.as_ref() != Some(claim) {
+        return Ok(false);
+    }
+    let Some(owner) = owner else { return Ok(true) };
+    let head = index.record(owner)?.and_then(|record| format::decode_head(&record).ok());
+    Ok(head.is_none_or(|head| head.claims != Some(nar.0)))
 }

@@ -15,7 +15,7 @@ use super::format::{self, FormatError};
 use super::pace::{self, Pacer, Stopped};
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash};
-use crate::tasks::Tasks;
+use crate::tasks::{BlockingError, Tasks};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -75,14 +75,15 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
     let Some(tasks) = store.upgrade().map(|store| store.background.clone()) else { return };
     let mut pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone()));
     let weak = store.clone();
-    let Ok(Some(mut state)) = tasks.blocking("store scrub", move || load(&weak)).await else {
-        return;
-    };
+    let loaded = tasks.blocking("store scrub", move || load(&weak)).await;
+    let Ok(loaded) = unless_panicked(&store, loaded) else { return };
+    let Some(mut state) = loaded.unwrap_or_else(|| Some(State::default())) else { return };
     let mut since = Instant::now();
     loop {
         let (weak, after) = (store.clone(), state.after);
         let page = tasks.blocking("store scrub", move || page_after(&weak, after)).await;
-        let Ok(Some(page)) = page else { return };
+        let Ok(page) = unless_panicked(&store, page) else { return };
+        let Some(page) = page.unwrap_or(Some(Err(IndexError::Panic))) else { return };
         let Ok(page) = page else {
             if !scrubber.sleep(PAUSE).await {
                 return;
@@ -97,13 +98,13 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
             }
             let (weak, Some(mut own)) = (store.clone(), pacer.take()) else { return };
             let work = move || (scrub(&weak, hash, &mut own), own);
-            match tasks.blocking("store scrub", work).await {
-                Ok((Ok(()), own)) => pacer = Some(own),
-                Ok((Err(Stopped), _)) => break,
-                Err(error) => {
-                    tracing::error!(%error, "the scrubber ends; it begins again at the next start");
-                    return;
-                }
+            let ended = tasks.blocking("store scrub", work).await;
+            match unless_panicked(&store, ended) {
+                Ok(Some((Ok(()), own))) => pacer = Some(own),
+                Ok(Some((Err(Stopped), _))) => break,
+                // Over this object: the next one is looked at.
+                Ok(None) => pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone())),
+                Err(Stopped) => return,
             }
             state.after = Some(hash.0);
             if since.elapsed() > SAVE_INTERVAL {
@@ -125,6 +126,16 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
             return;
         }
     }
+}
+
+/// What a job has brought; none if it panicked, which is noted. Stopped if the store or the runtime
+/// goes away.
+fn unless_panicked<T>(
+    store: &Weak<Inner>,
+    ended: Result<T, BlockingError>,
+) -> Result<Option<T>, Stopped> {
+    let store = store.upgrade().ok_or(Stopped)?;
+    store.unless_panicked(ended).map_err(|_| Stopped)
 }
 
 impl Scrubber {
@@ -175,9 +186,8 @@ fn write_down(store: &Weak<Inner>, state: &State) {
     let Ok(bytes) = format::encode(state) else { return };
     let mut change = index.change();
     change.set_scrubbed(&bytes);
-    match change.commit() {
-        Ok(()) => store.mark_unsynced(),
-        Err(error) => store.index_failed(&error),
+    if let Err(error) = change.commit() {
+        store.index_failed(&error);
     }
 }
 

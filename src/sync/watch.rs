@@ -33,6 +33,12 @@ pub(crate) fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
     (sender, receiver)
 }
 
+impl<T: Default> Default for Sender<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 impl<T> Sender<T> {
     pub(crate) fn new(value: T) -> Self {
         let (value, is_closed) = (RwLock::new(value), AtomicBool::new(false));

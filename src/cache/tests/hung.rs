@@ -2,7 +2,7 @@
 //! turned by hand, and a disk hangs at the step that a test says.
 
 use super::{cache_on, key, meta, publish};
-use crate::cache::{Cache, Found, Hit, PublishError, Purging, Scope};
+use crate::cache::{Cache, ClaimUnknown, Found, Hit, PublishError, Purging, Scope};
 use crate::object::NarClaim;
 use crate::store::{Disks, Withhold};
 use crate::tasks::Tasks;
@@ -160,7 +160,7 @@ async fn a_hung_disk_is_waited_for_once_and_takes_no_thread_from_anything_else()
         let cache = cache.clone();
         tokio::spawn(async move {
             match number % 2 {
-                0 => cache.claim(&key(8)).await.is_some(),
+                0 => cache.claim(&key(8)).await.is_ok(),
                 _ => cache.lookup(&key(1)).await.is_some(),
             }
         })
@@ -174,12 +174,12 @@ async fn a_hung_disk_is_waited_for_once_and_takes_no_thread_from_anything_else()
     assert_eq!(Tasks::new().blocking("elsewhere", || 7).await.unwrap(), 7);
     tokio::time::advance(Duration::from_secs(4)).await;
     for asked in asking {
-        assert!(!asked.await.unwrap(), "a miss");
+        assert!(!asked.await.unwrap(), "a miss, or a claim that is not known");
     }
 
     // From now on nothing waits: what is asked is answered when it is first looked at.
     assert!(cache.lookup(&key(1)).now_or_never().unwrap().is_none());
-    assert!(cache.claim(&key(8)).now_or_never().unwrap().is_none());
+    assert_eq!(cache.claim(&key(8)).now_or_never().unwrap(), Err(ClaimUnknown));
     assert!(cache.begin(&key(3), Some(1), Withhold::End).now_or_never().unwrap().is_none());
     let report = &store.reports()[0].health;
     assert!(!report.is_writable && report.detail.contains("does not answer"), "{report:?}");

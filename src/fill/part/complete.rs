@@ -143,12 +143,15 @@ async fn fetch_missing(
 async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> Option<Completed> {
     let shared = &flight.shared;
     object.keep(flight).await;
+    let mut meta = Meta::clone(&part.meta());
+    let expected = flight.subject.expected(&shared.cache, coding_of(&meta)).await;
+    if !expected.is_provable(Some(part.length())) {
+        return Some(Completed::NotStored);
+    }
     let (digested, stop) = (part.clone(), shared.tasks.stopping());
     let digest = move || digested.digest(&stop);
     let digesting = part.tasks().blocking("part digest", digest).await;
     let sha256 = digesting.ok().flatten()?;
-    let mut meta = Meta::clone(&part.meta());
-    let expected = flight.subject.expected(&shared.cache, coding_of(&meta)).await;
     match expected.check(sha256, part.length()) {
         Ok(proof) => meta.proof = proof,
         Err(rejection) => {

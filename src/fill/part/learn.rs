@@ -204,7 +204,8 @@ impl Learning {
         // What was asked for while the disk took nothing may begin within a chunk.
         let is_aligned =
             begun.as_ref().is_none_or(|(_, asked)| asked.start.is_multiple_of(CHUNK_BYTES));
-        let part = if keep == Keep::IfVerified && identity.ties_parts() && is_aligned {
+        let is_kept = keep == Keep::IfVerified && expected.is_provable(Some(length));
+        let part = if is_kept && identity.ties_parts() && is_aligned {
             flight.shared.cache.begin_part(meta.clone(), length).await
         } else {
             None

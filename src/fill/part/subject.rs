@@ -77,7 +77,7 @@ impl Subject {
         match (self, coding) {
             (Self::Object(wanted), Coding::Identity) => {
                 let claim = cache.claim_of_nar(&wanted.key, wanted.class).await;
-                Expected::of(&wanted.path, claim.as_ref())
+                Expected::as_known(&wanted.path, claim)
             }
             (Self::Object(_), Coding::Encoded) | (Self::Page(_), _) => Expected::default(),
         }

@@ -111,6 +111,12 @@ struct Check {
     report: Arc<Mutex<Report>>,
 }
 
+/// Whether a narinfo claims anything about a NAR is not known: a disk that may have the claim does
+/// not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a disk that may have the claim does not tell")]
+pub struct ClaimUnknown;
+
 /// What an operator is told of one disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskReport {
@@ -344,17 +350,27 @@ impl Disks {
         self.0.disks.iter().filter_map(Disk::entered).all(|entered| entered.store.0.lacks(hash))
     }
 
-    /// What a stored narinfo claims about the NAR `nar`, and the hash of the narinfo's key. Cancel
-    /// safe.
-    pub async fn claim(&self, nar: &Key) -> Option<(KeyHash, NarClaim)> {
-        // The claim of a narinfo that was purged must not count, and the disk tells only its hash.
-        let trusted = self.0.disks.iter().filter(|disk| !disk.owes());
-        let asked: Vec<_> = trusted.filter_map(|disk| Some((disk, disk.answering()?))).collect();
-        let nar = nar.clone();
-        let find = move |store: &Arc<Inner>| store.find_claim(&nar);
+    /// What a stored narinfo claims about the NAR `nar`, and the hash of the narinfo's key. An
+    /// error if no disk that answers has it and another may. Cancel safe.
+    pub async fn claim(&self, nar: &Key) -> Result<Option<(KeyHash, NarClaim)>, ClaimUnknown> {
+        let answering = self.0.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
+        let asked: Vec<_> = answering.collect();
+        let mut have_all_answered = asked.len() == self.0.disks.len();
+        let wanted = nar.clone();
+        let find = move |store: &Arc<Inner>| store.find_claim(&wanted);
         let found = read_all(&asked, "store claim", find).await;
-        let mut trusted = asked.iter().zip(found).filter(|((disk, _), _)| !disk.owes());
-        trusted.find_map(|(_, found)| found.ok().flatten())
+        for ((disk, _), found) in asked.iter().zip(found) {
+            match found {
+                // The claim of a narinfo that was purged must not count, and the disk tells only
+                // the hash of its key.
+                Ok(Ok(Some((by, claim)))) if !self.0.may_be_owed(disk, nar.site(), by) => {
+                    return Ok(Some((by, claim)));
+                }
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(_)) | Err(_)) | Err(_) => have_all_answered = false,
+            }
+        }
+        if have_all_answered { Ok(None) } else { Err(ClaimUnknown) }
     }
 
     /// What the disks that are in hold together.
@@ -542,6 +558,16 @@ impl Shared {
         let recorded = self.ledger.lock();
         let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
         owed.is_some_and(|owed| owed.covers(key))
+    }
+
+    /// Whether a disk owes a purge that may be of the object of `site` whose key has this hash.
+    fn may_be_owed(&self, disk: &Disk, site: &str, hash: KeyHash) -> bool {
+        if !disk.owes() {
+            return false;
+        }
+        let recorded = self.ledger.lock();
+        let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
+        owed.is_some_and(|owed| owed.may_cover(site, hash))
     }
 
     fn owed_count(&self, disk: &Disk) -> usize {

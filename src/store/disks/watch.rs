@@ -9,7 +9,7 @@
 //! folder without a store is made into one, but never the empty folder that is left where a disk
 //! was mounted, and never below a folder that has gone too.
 
-use super::super::{Inner, OpenError, Purging, Seat, Store, WriteError};
+use super::super::{IndexError, Inner, OpenError, Purging, Seat, Store, WriteError};
 use super::disk::{Disk, Entered};
 use super::ledger::{self, DiskId, Joiner, Ledger, Member};
 use super::{PURGE_PATIENCE, Shared, mount};
@@ -65,11 +65,14 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
         let look = move || own.look_after(position);
         let looked = lane.blocking_for("disk watch", LOOK_PATIENCE, look).await;
         shared.write_records().await;
-        drop(shared);
         pace = match looked {
             Ok(true) => PACE,
             Ok(false) => (pace * 2).min(PACE_MAX),
             Err(BlockingError::Late { .. }) => pace,
+            Err(error) if error.is_panic() => {
+                shared.look_panicked(position, &error);
+                (pace * 2).min(PACE_MAX)
+            }
             Err(BlockingError::Failed { .. }) => return,
         };
     }
@@ -120,6 +123,16 @@ impl Shared {
         }
         self.write_own_records();
         Ok(())
+    }
+
+    /// Notes that a look at a disk panicked.
+    fn look_panicked(&self, position: usize, error: &BlockingError) {
+        let Some(disk) = self.disks.get(position) else { return };
+        self.metrics.store_errors.with_label_values(&[&*disk.label, "watch"]).inc();
+        tracing::error!(disk = disk.label, %error, "disk tier: a look at the disk panicked");
+        if let Some(Entered { store, .. }) = disk.entered() {
+            store.0.index_failed(&IndexError::Panic);
+        }
     }
 
     /// Whether the disk is in, after seeing to it. Blocking.
@@ -284,8 +297,8 @@ impl Shared {
         );
     }
 
-    /// Writes the ledger on every disk that answers and has not what it says now, and waits for
-    /// each a second at most; on how many it is.
+    /// Writes the ledger on every disk that answers and has not what it says now, and gives up
+    /// one that has not written it in a second; on how many it is.
     pub(super) async fn write_records(self: &Arc<Self>) -> usize {
         let writing = (0..self.disks.len()).map(|position| self.write_record(position));
         join_all(writing).await.into_iter().filter(|is_written| *is_written).count()

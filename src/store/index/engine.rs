@@ -3,9 +3,9 @@
 //! key by key under the eyes of readers, and what was not persisted may be lost in a power cut.
 
 #[cfg(not(test))]
-pub(super) use fjall::{Database, Keyspace, OwnedWriteBatch};
+pub(super) use fjall::{Database, Keyspace};
 #[cfg(test)]
-pub(super) use switched::{Database, Keyspace, OwnedWriteBatch};
+pub(super) use switched::{Database, Keyspace};
 
 use fjall::{AbstractTree, Database as Fjall, DatabaseBuilder, Keyspace as Tree};
 use std::path::Path;

@@ -60,7 +60,7 @@ impl Change<'_> {
     /// Sets the rows of the tags of a record.
     pub(super) fn set_tags(&mut self, hash: KeyHash, record: &[u8]) {
         for tag in format::tags_of(record) {
-            self.batch.insert(&self.open.tags, row(tag, hash), []);
+            self.set(&self.open.tags, row(tag, hash), []);
         }
     }
 
@@ -79,7 +79,7 @@ impl Change<'_> {
 
     /// Drops a row.
     pub(in crate::store) fn drop_tag(&mut self, tag: TagHash, hash: KeyHash) {
-        self.batch.remove(&self.open.tags, row(tag, hash));
+        self.drop(&self.open.tags, row(tag, hash));
     }
 }
 

@@ -13,6 +13,8 @@ use crate::store::index::{Change, Open};
 use crate::store::read::{self, BodyFile, Stored, StoredBody};
 use crate::store::space::Reservation;
 use crate::store::trailer;
+use crate::store::which::Which;
+use fjall::Slice;
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
@@ -36,30 +38,6 @@ enum Came {
     New { older: Option<Entry> },
     /// It counted less before.
     Grown { before: u64 },
-}
-
-/// Which state of a part is to go.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::store) enum WhichPart {
-    /// Whatever is there.
-    Any,
-    /// Only this insertion.
-    Insertion(u64),
-    /// Only one that was inserted before this one.
-    Before(u64),
-    /// None.
-    Never,
-}
-
-impl WhichPart {
-    fn means(self, sequence: u64) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Insertion(meant) => meant == sequence,
-            Self::Before(next) => sequence < next,
-            Self::Never => false,
-        }
-    }
 }
 
 impl Part {
@@ -206,7 +184,6 @@ impl Part {
             let mut rewriting = index.change();
             rewriting.set_part(state.hash, &self.record(&meta).map_err(store_format)?);
             rewriting.commit()?;
-            state.store.mark_unsynced();
             Ok(Kept::Yes)
         };
         let rewritten = rewrite();
@@ -263,8 +240,9 @@ impl Part {
         };
         write().map_err(|source| WriteError::Io { operation: "write", source })?;
         let mut change = index.change();
-        change.drop_part(hash, state.sequence)?;
+        // In this order: a look-up asks for parts last.
         change.set_record(hash, &head, &record);
+        change.drop_part(hash, state.sequence)?;
         commit(store, change)?;
         self.loosen(&mut life);
         let replaced = charge_of(length);
@@ -279,7 +257,7 @@ impl Part {
     /// Drops it from the index; readers go on. Blocking.
     pub fn discard(&self) {
         self.let_go();
-        let dropped = self.0.store.drop_part(self.0.hash, WhichPart::Insertion(self.0.sequence));
+        let dropped = self.0.store.drop_part(self.0.hash, Which::Insertion(self.0.sequence));
         self.0.store.part_went(dropped);
     }
 
@@ -320,7 +298,6 @@ impl Part {
         change.drop_chunk(hash, sequence, number);
         change.set_order(hash, entry);
         change.commit()?;
-        store.mark_unsynced();
         store.space.recharge(Reservation::nothing(&store.space), before, entry);
         store.show_part(0, after, before);
         Ok(())
@@ -342,7 +319,7 @@ impl Inner {
             let read = read.inspect_err(|_| self.count("index")).ok()??;
             drop(access);
             let Some(found) = read else {
-                self.part_damaged(hash, WhichPart::Any, "its record cannot be read");
+                self.part_damaged(hash, Which::Undecodable, "its record cannot be read");
                 return None;
             };
             found
@@ -354,7 +331,7 @@ impl Inner {
         let file = match self.open_for_writing(hash, sequence) {
             Ok(file) => Arc::new(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.part_damaged(hash, WhichPart::Insertion(sequence), "its file is gone");
+                self.part_damaged(hash, Which::Insertion(sequence), "its file is gone");
                 return None;
             }
             Err(error) => {
@@ -379,7 +356,7 @@ impl Inner {
         Ok(read::without_readahead(File::from(rustix::fs::open(path, flags, Mode::empty())?)))
     }
 
-    fn part_damaged(&self, hash: KeyHash, which: WhichPart, why: &str) {
+    fn part_damaged(&self, hash: KeyHash, which: Which<'_>, why: &str) {
         if self.part_went(self.drop_part(hash, which)) {
             self.count_damaged(&hash.to_string(), why);
         }
@@ -395,7 +372,7 @@ impl Inner {
     pub(in crate::store) fn drop_part(
         &self,
         hash: KeyHash,
-        which: WhichPart,
+        which: Which<'_>,
     ) -> Result<bool, IndexError> {
         let _parts = self.parts.read();
         let stripe = self.stripe(hash).lock();
@@ -415,13 +392,14 @@ impl Inner {
         &self,
         index: &Open,
         hash: KeyHash,
-        which: WhichPart,
+        which: Which<'_>,
     ) -> Result<Option<u64>, IndexError> {
-        let Some(part) = part_of(index, hash)? else { return Ok(None) };
-        let Entry { sequence, charge } = part;
-        if !which.means(sequence) {
+        let is_meant = |record: Slice| which.means(&record);
+        if !index.part(hash)?.is_some_and(is_meant) {
             return Ok(None);
         }
+        let Some(part) = part_of(index, hash)? else { return Ok(None) };
+        let Entry { sequence, charge } = part;
         let mut change = index.change();
         change.drop_part(hash, sequence)?;
         change.drop_order(sequence);
@@ -429,7 +407,6 @@ impl Inner {
         change.commit()?;
         self.space.remove(part);
         self.show_part(-1, 0, charge);
-        self.mark_unsynced();
         Ok(Some(sequence))
     }
 
@@ -506,7 +483,6 @@ fn commit(store: &Inner, mut change: Change<'_>) -> Result<(), WriteError> {
         objects: usage.objects,
     });
     change.commit()?;
-    store.mark_unsynced();
     Ok(())
 }
 

@@ -26,7 +26,7 @@ mod durable;
 mod run;
 mod table;
 
-pub(super) use durable::{PAGE, WhichPart, part_of};
+pub(super) use durable::{PAGE, part_of};
 pub use run::Run;
 pub use table::{At, Holding};
 

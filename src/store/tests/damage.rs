@@ -76,6 +76,28 @@ async fn every_damage_to_the_index_is_a_miss_and_a_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_takes_the_place_of_a_record_that_cannot_be_read_leaves_nothing_of_it() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let (key, hash) = (key("a"), key("a").hash());
+    for (old, new) in [(MIB, 2 * MIB), (5000, 6000), (MIB, 100), (5000, MIB)] {
+        put(&store, &key, &bytes(1, old)).await.unwrap();
+        let access = store.0.index.access();
+        let index = access.open().unwrap();
+        let mut change = index.change();
+        change.rewrite_record(hash, b"garbage");
+        change.commit().unwrap();
+        put(&store, &key, &bytes(2, new)).await.unwrap();
+        assert_eq!(held(&store, &key).await.unwrap(), bytes(2, new));
+        assert_eq!(bench.files().len(), usize::from(new == MIB || new == 2 * MIB));
+        assert_eq!(index.order_page(0, 10).unwrap().len(), 1);
+        assert_eq!(index.bodies_page(None, 10).unwrap().len(), usize::from(new == 6000));
+        let usage = store.usage();
+        assert_eq!((usage.bytes, usage.objects), (format::charge(new as u64), 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_damage_to_a_body_behind_its_record_is_a_miss_and_a_count() {
     let mut bench = Bench::new(64 * MIB);
     let store = bench.open().await;

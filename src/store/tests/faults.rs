@@ -19,6 +19,8 @@ pub(in crate::store) struct Faults {
     observer: Option<Observer>,
     /// The steps at which whatever reaches them waits.
     held: Mutex<Vec<(&'static str, Held)>>,
+    /// The step at which the next thread that reaches it panics.
+    panics: Mutex<Option<&'static str>>,
 }
 
 /// Those that wait at a step: how many came, and whether they may go on.
@@ -94,6 +96,8 @@ impl Faults {
         if let Some(observer) = &self.observer {
             observer(step);
         }
+        let panics = self.panics.lock().take_if(|at| *at == step).is_some();
+        assert!(!panics, "on purpose");
         let held = self.held.lock().iter().find(|(at, _)| *at == step).map(|(_, h)| Arc::clone(h));
         if let Some(held) = held {
             let mut state = held.0.lock();
@@ -102,6 +106,11 @@ impl Faults {
                 held.1.wait(&mut state);
             }
         }
+    }
+
+    /// Panics the next time that `step` is reached.
+    pub(super) fn panic_once(&self, step: &'static str) {
+        *self.panics.lock() = Some(step);
     }
 
     /// Holds whatever reaches `step` from now on.

@@ -2,9 +2,11 @@
 //! of its own.
 
 mod checks;
+mod claims;
 mod damage;
 mod disks;
 mod faults;
+mod halves;
 mod kills;
 mod memory_only;
 mod order;
@@ -12,6 +14,7 @@ mod out_of_order;
 mod parts;
 mod presence;
 mod reads;
+mod syncs;
 mod tags;
 mod tier;
 mod variants;
@@ -22,8 +25,8 @@ use faults::OBSERVER;
 
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
-use super::part::WhichPart;
 use super::read::{Stored, StoredBody};
+use super::which::Which;
 use super::{ObjectWriter, Part, Purging, Report, Scope, SealedObject, Seat, Store, Withhold};
 use crate::clock::Timestamp;
 use crate::config::Disk;
@@ -87,7 +90,7 @@ impl Store {
 
     /// Drops what is kept of an object in part; true where there was any. Blocking.
     fn remove_part(&self, key: &Key) -> bool {
-        self.0.drop_part(key.hash(), WhichPart::Any).unwrap_or(false)
+        self.0.drop_part(key.hash(), Which::Any).unwrap_or(false)
     }
 
     /// Replaces the metadata of the object under `key`, if it is still the one whose body has
@@ -98,7 +101,7 @@ impl Store {
 
     /// What a stored narinfo claims about the NAR `nar`.
     fn claim(&self, nar: &Key) -> Option<NarClaim> {
-        self.0.find_claim(nar).map(|(_, claim)| claim)
+        self.0.find_claim(nar).unwrap().map(|(_, claim)| claim)
     }
 
     /// The variants that are stored of the object under `key`.
