@@ -52,30 +52,22 @@ impl Disks {
 
     /// Drops the object under `key` wherever it is, whole or in part, all its variants, and the
     /// claims they make, as far as they were inserted before `before`, since it is there no more
-    /// upstream; true if there was one. This is no purge: a disk that is out or does not answer
-    /// does not make up for it.
+    /// upstream; true if there was one. This is no purge: a disk that is out, fails or does not
+    /// answer does not make up for it, and serves what it has by its own lifetime.
     pub async fn remove(&self, key: &Key, before: u64) -> bool {
         let hash = key.hash();
         let asked = self.0.holding(hash, key);
         let remove = move |store: &Arc<Inner>| store.remove_before(hash, before);
         let removed = change_all(&asked, ("store remove", PATIENCE), remove).await;
-        let mut was_there = false;
-        for ((_, entered), removed) in asked.iter().zip(removed) {
-            match removed {
-                Ok(Ok(removed)) => was_there |= removed > 0,
-                // Written down by the watch: this is no purge, and comes by the thousand.
-                Ok(Err(_)) => self.0.owe_one(entered.id, &Scope::Key(key.clone())),
-                Err(_) => {}
-            }
-        }
-        was_there
+        // One that fails has noted it.
+        removed.into_iter().any(|removed| matches!(removed, Ok(Ok(1..))))
     }
 
     /// Makes everything in `scope` go, and the claims it makes, or makes it stale, as `purging`
     /// says; returns the number of objects. What is made stale and is here in part goes. Holds on
     /// disks that are out, stalled or fail: nothing in the scope is served from them before they
-    /// have made up for it, and then it goes. Waits a second at most for a disk that does not come
-    /// further.
+    /// have made up for it, and then it goes. Waits for a disk that does not come further for some
+    /// seconds in all: one without a step of the purge, two for the sync, one for the record.
     pub async fn purge(&self, scope: &Scope, purging: Purging) -> u64 {
         let working = self.0.working(scope);
         let own = scope.clone();
@@ -111,8 +103,8 @@ impl Shared {
         working
     }
 
-    /// Writes down what is owed on the disks that answer, and waits for each a second at most; says
-    /// so if it is written nowhere.
+    /// Writes down what is owed on the disks that answer, and gives up one that has not written it
+    /// in a second; says so if it is written nowhere.
     async fn write_debts(self: &Arc<Self>) {
         if self.write_records().await == 0 && self.disks.iter().any(Disk::owes) {
             tracing::error!(

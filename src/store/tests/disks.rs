@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::object::{Key, Meta, NarClaim};
 use crate::store::error::{OpenError, WriteError};
-use crate::store::{Disks, Published, Purging, Scope, Store, Stored, Withhold};
+use crate::store::{ClaimUnknown, Disks, Published, Purging, Scope, Store, Stored, Withhold};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -255,8 +255,9 @@ async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
         let begun = disks.begin(&numbered(3), Some(1), Withhold::End).await;
         assert!(begun.is_err() || numbers.len() > 1);
         assert!(!disks.remove(&numbered(5), u64::MAX).await);
+        assert!(held(&disks, &numbered(5)).await.is_some(), "that is no purge");
         assert_eq!(disks.purge(&Scope::Key(numbered(6)), Purging::Soft).await, 0);
-        for number in [3, 5, 6] {
+        for number in [3, 6] {
             assert!(held(&disks, &numbered(number)).await.is_none(), "{number}");
         }
         disks.show(&bench.metrics);
@@ -268,9 +269,24 @@ async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
         assert!(disks.reports().iter().all(|report| report.health.is_writable), "{disks:?}");
         for number in 0..10 {
             let is_held = held(&disks, &numbered(number)).await.is_some();
-            assert_eq!(is_held, ![3, 5, 6].contains(&number), "{number}");
+            assert_eq!(is_held, ![3, 6].contains(&number), "{number}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absence_that_a_disk_does_not_carry_out_costs_nothing_newer() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0]).await;
+    put(&disks, &numbered(1), &bytes(1, 100)).await.unwrap();
+    let before = disks.next_insertion();
+    disks.stores()[0].0.index.access().open().unwrap().refuse();
+    assert!(!disks.remove(&numbered(1), before).await);
+    assert!(disks.stores()[0].0.probe());
+    assert!(disks.is_writable(), "nothing is owed: {:?}", disks.reports());
+    put(&disks, &numbered(1), &bytes(2, 100)).await.unwrap();
+    disks.look();
+    assert_eq!(held(&disks, &numbered(1)).await.unwrap(), bytes(2, 100));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,22 +316,39 @@ async fn a_later_copy_wins_and_the_earlier_one_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_are_found_on_any_disk_and_not_on_one_that_owes() {
+async fn a_claim_is_unknown_while_a_disk_that_may_have_it_does_not_tell() {
     let bench = Bench::new(64 * MIB);
     let disks = bench.disks(&[0, 1]).await;
-    let (narinfo, nar) = (key("info"), key("nar"));
+    let (narinfo, nar, none) = (key("info"), key("nar"), key("no nar"));
     let claim = NarClaim { file_hash: None, file_size: Some(7), source: None };
     let mut pending = disks.begin(&narinfo, Some(3), Withhold::End).await.unwrap();
     append(&mut pending, &bytes(1, 3)).await.unwrap();
     let sealed = pending.seal().await.unwrap();
-    sealed.commit(meta(&narinfo), Some((nar.clone(), claim.clone()))).unwrap();
-    assert_eq!(disks.claim(&nar).await, Some((narinfo.hash(), claim)));
+    let stored = sealed.commit(meta(&narinfo), Some((nar.clone(), claim.clone()))).unwrap();
+    let known = Ok(Some((narinfo.hash(), claim)));
+    assert_eq!((disks.claim(&nar).await, disks.claim(&none).await), (known.clone(), Ok(None)));
+
+    let other = 1 - usize::from(stored.insertion.disk);
+    bench.lose(other);
+    disks.look();
+    assert_eq!(disks.claim(&nar).await, known, "the other has it");
+    assert_eq!(disks.claim(&none).await, Err(ClaimUnknown));
+    bench.find_again(other);
+    until_in(&disks).await;
+    assert_eq!(disks.claim(&none).await, Ok(None));
+
     for store in disks.stores() {
         store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
         store.0.index.access().open().unwrap().refuse();
     }
+    let elsewhere = Scope::Prefix { site: "other".to_owned(), prefix: "/".to_owned() };
+    for owed in [elsewhere, Scope::Key(key("another"))] {
+        purge(&disks, owed).await;
+        assert_eq!(disks.claim(&nar).await, known, "what is owed is not of its narinfo");
+        assert_eq!(disks.claim(&none).await, Ok(None));
+    }
     purge(&disks, Scope::Key(narinfo)).await;
-    assert_eq!(disks.claim(&nar).await, None);
+    assert_eq!(disks.claim(&nar).await, Err(ClaimUnknown));
 }
 
 #[tokio::test(flavor = "multi_thread")]
