@@ -109,8 +109,12 @@ pub(super) struct Open {
     refuses: AtomicBool,
     /// Called between the rows of a change.
     #[cfg(test)]
-    torn: std::sync::OnceLock<Box<dyn Fn(&Self) + Send + Sync>>,
+    torn: std::sync::OnceLock<Torn>,
 }
+
+/// What looks at an index in the middle of a change.
+#[cfg(test)]
+type Torn = Box<dyn Fn(&Open) + Send + Sync>;
 
 /// Access to the index as it was open at one moment.
 pub(super) struct Access(Option<Arc<Open>>);
