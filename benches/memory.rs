@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use narthex::clock::Timestamp;
 use narthex::config;
-use narthex::memory::{HeldClaim, Hot, Memory};
+use narthex::memory::{Claimant, Coming, HeldClaim, Hot, Memory};
 use narthex::metrics::Metrics;
 use narthex::nix::Class;
 use narthex::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
@@ -30,11 +30,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let before = resident_bytes()?;
     for number in 0..count {
         let meta = meta(number, &origin)?;
-        memory.put(&meta.key, &Arc::new(Hot::new(&meta, &body)));
+        let hot = Arc::new(Hot::published(&meta, &body, number as u64));
+        let (order, response_time) = (hot.order(), meta.response_time);
+        let coming = Coming { hot: Some(&hot), order, response_time, since: order };
+        memory.publish(&meta.key, &coming);
         let nar = Key::new("main#12ab", &format!("/nar/{number:052}.nar.xz"), None);
         let file_hash = Some(Sha256([7; 32]));
         let claim = NarClaim { file_hash, file_size: Some(number as u64), source: None };
-        memory.put_claim(nar, HeldClaim { claim, by: meta.key.hash(), since: 0 });
+        let held = HeldClaim { claim, by: Claimant::Stored(meta.key.hash()), since: 0, order };
+        memory.put_claim(nar, held);
     }
     let (grown, usage) = (resident_bytes()?.saturating_sub(before), memory.usage());
     let keys: Vec<Key> = (0..LOOKUPS).map(|turn| key(turn * STEP % count)).collect();

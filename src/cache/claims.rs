@@ -1,16 +1,16 @@
 //! What narinfos say of NARs: remembered in memory, read from disk. A claim counts as long as its
-//! narinfo was not purged; which one that is, it knows by the hash of its key.
+//! narinfo was not purged; which one that is, it knows.
 //!
 //! Nothing is looked for when a purge comes: a claim that is held says how many purges had been
 //! raised before it came, and the second fence is asked each time it is used. A claim that may come
 //! from what was purged since is forgotten and read again from disk, where a narinfo that goes
-//! takes its claim with it.
+//! takes its claim with it. One that is on no disk counts if its narinfo is still in memory.
 
 use super::{Cache, ClaimOf};
-use crate::memory::HeldClaim;
+use crate::memory::{Claimant, HeldClaim};
 use crate::nix::Class;
-use crate::object::{Key, KeyHash, NarClaim};
-use crate::store::ClaimUnknown;
+use crate::object::{Key, NarClaim};
+use crate::store::{ClaimUnknown, Published};
 
 impl Cache {
     /// What a narinfo said of `key`, where its class is that of NARs.
@@ -26,26 +26,52 @@ impl Cache {
     /// does not tell.
     pub async fn claim(&self, key: &Key) -> Result<Option<NarClaim>, ClaimUnknown> {
         if let Some(held) = self.memory.claim(key) {
-            if self.heating.allows_hash(held.since, key.site(), held.by) {
+            let is_unpurged = self.heating.allows_hash(held.since, key.site(), held.by.hash());
+            if is_unpurged || self.is_made_by_hot(&held) {
                 return Ok(Some(held.claim));
             }
             self.memory.forget_claim(key, &held);
         }
-        let since = self.heating.purges();
+        let (since, seen) = (self.heating.purges(), self.memory.seen(key));
         let Some(store) = &self.store else { return Ok(None) };
         let Some((by, claim)) = store.claim(key).await? else { return Ok(None) };
-        let found = HeldClaim { claim: claim.clone(), by, since };
-        let heat = || self.memory.heat_claim(key, found);
+        let found = HeldClaim { claim: claim.clone(), by: Claimant::Stored(by), since, order: 0 };
+        let heat = || self.memory.heat_claim(key, found, seen);
         let heated = self.heating.leave_hash(since, (key.site(), by), heat);
         Ok(Some(heated.map_or(claim, |held| held.claim)))
     }
 
-    /// Keeps what the narinfo with this hash says; whether it says something else than the one
-    /// before. Waits for nothing.
-    pub(super) fn put_claim(&self, by: KeyHash, (nar, claim): ClaimOf) -> bool {
-        let says = (claim.file_hash, claim.file_size);
-        let since = self.heating.purges();
-        let before = self.memory.put_claim(nar, HeldClaim { claim, by, since });
-        before.is_some_and(|before| (before.claim.file_hash, before.claim.file_size) != says)
+    /// Whether the narinfo that makes this claim is in memory alone, and there still. What a purge
+    /// covers is not there any more when the second fence is raised.
+    fn is_made_by_hot(&self, held: &HeldClaim) -> bool {
+        match &held.by {
+            Claimant::Stored(_) => false,
+            Claimant::Hot(narinfo) => {
+                let hot = self.memory.get(narinfo.as_str());
+                hot.is_some_and(|hot| hot.order() == held.order)
+            }
+        }
     }
+
+    /// Keeps what a narinfo that is published says, if that is newer than what is held.
+    pub(super) fn put_claim(&self, published: &Published, (nar, claim): ClaimOf) -> PutClaim {
+        let by = match published.disk {
+            Some(_) => Claimant::Stored(published.key.hash()),
+            None => Claimant::Hot(published.key.clone()),
+        };
+        let (since, order) = (self.heating.purges(), published.order);
+        let held = HeldClaim { claim, by, since, order };
+        let before = self.memory.put_claim(nar.clone(), held.clone());
+        let says = |claim: &NarClaim| (claim.file_hash, claim.file_size);
+        let is_news = before.is_some_and(|before| says(&before.claim) != says(&held.claim));
+        PutClaim { nar, held, is_news }
+    }
+}
+
+/// A claim that is held.
+pub(super) struct PutClaim {
+    pub(super) nar: Key,
+    pub(super) held: HeldClaim,
+    /// Whether it says something else than the one before.
+    pub(super) is_news: bool,
 }

@@ -30,13 +30,13 @@ const NAMES_MAX: usize = 65_536;
 /// Purges of prefixes that are remembered of one site.
 const PREFIXES_MAX: usize = 1_024;
 
-/// When a fill began, counted in purges, in uploads and in insertions into the disk tier.
+/// A moment, counted in purges, in uploads and in publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     purges: u64,
     uploads: u64,
-    /// The next insertion at that time; what is below it was there before.
-    pub(super) insertions: u64,
+    /// The number of the next publication at that time; what is below it was there before.
+    pub(super) publications: u64,
 }
 
 /// The purges and the uploads that were raised.
@@ -117,9 +117,14 @@ impl<N: Hash + Eq + Copy> Latest<N> {
 }
 
 impl Fence {
-    /// A ticket for a fill that begins now, when `insertions` is the next insertion. Never waits.
-    pub fn ticket(&self, insertions: u64) -> Ticket {
-        Ticket { purges: self.purges(), uploads: self.uploads.load(Ordering::Acquire), insertions }
+    /// A ticket of this moment, when `publications` is the number of the next publication. Never
+    /// waits.
+    pub fn ticket(&self, publications: u64) -> Ticket {
+        Ticket {
+            purges: self.purges(),
+            uploads: self.uploads.load(Ordering::Acquire),
+            publications,
+        }
     }
 
     /// How many purges have been raised. Never waits.
@@ -203,25 +208,18 @@ impl Fence {
     /// now, which do no I/O.
     pub fn raise(&self, scope: &Scope) {
         let mut raised = self.raised.write();
-        raised.purges += 1;
-        let number = raised.purges;
-        self.purges.store(number, Ordering::Release);
-        match scope {
-            Scope::Key(key) => raised.site(key.site()).keys.note(key.hash(), number),
-            Scope::Prefix { site, prefix } => raised.site(site).note_prefix(prefix, number),
-            Scope::Tags { site, tags } => {
-                let own = raised.site(site);
-                own.tagged = number;
-                tags.hashes(site).into_iter().for_each(|tag| own.tags.note(tag, number));
-            }
-            Scope::All => {
-                raised.all = number;
-                // An older one of a site says nothing more; its uploads do.
-                for site in raised.sites.values_mut() {
-                    *site = Site { uploads: std::mem::take(&mut site.uploads), ..Site::default() };
-                }
-            }
-        }
+        self.purges.store(raised.note(scope), Ordering::Release);
+    }
+
+    /// Raises the purge of an object by a write to it. A ticket of that moment, when `publications`
+    /// is the next publication, for what the write has brought; none if another purge that may be
+    /// of the object was raised since `began`, before the write.
+    pub fn raise_written(&self, key: &Key, began: Ticket, publications: u64) -> Option<Ticket> {
+        let mut raised = self.raised.write();
+        let is_alone = raised.allows_key(began, key);
+        let purges = raised.note(&Scope::Key(key.clone()));
+        self.purges.store(purges, Ordering::Release);
+        is_alone.then(|| Ticket { purges, uploads: raised.uploads, publications })
     }
 
     /// Holds back the absences that older fills bring of these: they were uploaded.
@@ -239,6 +237,29 @@ impl Fence {
 impl Raised {
     fn site(&mut self, name: &str) -> &mut Site {
         self.sites.entry(name.into()).or_default()
+    }
+
+    /// Notes a purge; its number.
+    fn note(&mut self, scope: &Scope) -> u64 {
+        self.purges += 1;
+        let number = self.purges;
+        match scope {
+            Scope::Key(key) => self.site(key.site()).keys.note(key.hash(), number),
+            Scope::Prefix { site, prefix } => self.site(site).note_prefix(prefix, number),
+            Scope::Tags { site, tags } => {
+                let own = self.site(site);
+                own.tagged = number;
+                tags.hashes(site).into_iter().for_each(|tag| own.tags.note(tag, number));
+            }
+            Scope::All => {
+                self.all = number;
+                // An older one of a site says nothing more; its uploads do.
+                for site in self.sites.values_mut() {
+                    *site = Site { uploads: std::mem::take(&mut site.uploads), ..Site::default() };
+                }
+            }
+        }
+        number
     }
 
     fn allows_head(&self, ticket: Ticket, meta: &Meta) -> bool {

@@ -18,6 +18,10 @@
 //! - In memory: what was published before the raise is there when memory is gone through; later it
 //!   is refused. What a look-up reads from a disk becomes hot only if the second fence was not
 //!   raised since the look-up began: so it came before memory is gone through the second time.
+//! - In the hands of a fill: what is to be confirmed has the ticket of the moment before it was
+//!   looked up ([`Stale`]). A fill takes its own ticket first and then drops what was purged since
+//!   that other one; from then on its own ticket covers both. An answer that is here before its
+//!   fill begins has its ticket from before it was asked for.
 //! - Claims say which narinfo they come from, and count no longer than that.
 //!
 //! Never held across I/O or an await: any lock of this module. What a disk is asked runs on its own
@@ -27,8 +31,9 @@
 //! # Order
 //!
 //! Publications are numbered as insertions are, across all disks. What is older than a publication
-//! goes afterwards, disk by disk, by its number; what is newer stays, whichever ends first. An
-//! absence likewise removes only what was inserted before its fetch began.
+//! goes afterwards, disk by disk, by its number; memory compares the numbers of all that comes
+//! (`memory`). A response whose head came before that of one that was published during its fetch is
+//! not published. An absence removes only what was inserted before its fetch began.
 
 mod claims;
 mod fence;
@@ -49,10 +54,10 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Facts, Key, Meta, NarClaim};
 use crate::store::{Disks, Stored, StoredBody};
-use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bodies up to this many bytes are kept in memory.
 pub const SMALL_BYTES_MAX: u64 = 64 << 10;
@@ -87,7 +92,7 @@ impl Found {
     #[must_use]
     pub fn with_meta(&self, meta: Arc<Meta>) -> Self {
         match self {
-            Self::Hot(hot) => Self::Hot(Arc::new(Hot::new(&meta, &hot.body()))),
+            Self::Hot(hot) => Self::Hot(Arc::new(hot.with_meta(&meta))),
             Self::Stored(stored) => Self::Stored(Stored { meta, ..stored.clone() }),
         }
     }
@@ -99,6 +104,15 @@ impl Found {
             Self::Stored(stored) => stored.length,
         }
     }
+}
+
+/// An object that was found and is to be confirmed.
+#[derive(Debug, Clone)]
+pub struct Stale {
+    /// The object.
+    pub found: Found,
+    /// A ticket of the moment before it was looked up.
+    pub looked: Ticket,
 }
 
 /// What a look-up found.
@@ -125,9 +139,8 @@ pub struct Cache {
     /// hot.
     heating: Arc<Fence>,
     variants: Arc<Variants>,
-    /// Held while a purge goes through memory: one that makes objects stale takes them out and puts
-    /// them back, and must not put back what another one means to go.
-    forgetting: Arc<Mutex<()>>,
+    /// The number of the next publication, if there is no disk that numbers them.
+    publications: Arc<AtomicU64>,
     tasks: Tasks,
 }
 
@@ -136,7 +149,7 @@ impl Cache {
     pub fn new(memory: Memory, store: Option<Disks>, tasks: Tasks) -> Self {
         let (fence, heating) = (Arc::default(), Arc::default());
         let variants = Arc::new(Variants::new(store.as_ref()));
-        Self { memory, store, fence, heating, variants, forgetting: Arc::default(), tasks }
+        Self { memory, store, fence, heating, variants, publications: Arc::default(), tasks }
     }
 
     /// Looks in memory only, by the text of a key; never waits.
@@ -160,22 +173,42 @@ impl Cache {
             return Some(hit);
         }
         let store = self.store.as_ref()?;
-        let ticket = self.heating.ticket(0);
+        let (ticket, seen) = (self.heating.ticket(0), self.memory.seen(key));
         let stored = store.get(key).await?;
         let StoredBody::Bytes(body) = &stored.body else {
             return Some(Hit::Disk(Found::Stored(stored)));
         };
         let mut hot = Arc::new(hot_of(&stored, body));
-        let heat = || self.memory.heat(key, Arc::clone(&hot));
+        let heat = || self.memory.heat(key, Arc::clone(&hot), seen);
         if let Some(heated) = self.heating.leave(ticket, &[&stored.meta], heat) {
             hot = heated;
         }
         Some(Hit::Disk(Found::Hot(hot)))
     }
 
-    /// A ticket for a fill that begins now.
+    /// A ticket of this moment: for a fill that begins, or before what it may confirm is looked up.
+    /// Never waits.
     pub fn ticket(&self) -> Ticket {
-        self.fence.ticket(self.store.as_ref().map_or(0, Disks::next_insertion))
+        self.fence.ticket(self.next_order())
+    }
+
+    /// The number that the next publication gets.
+    fn next_order(&self) -> u64 {
+        let own = || self.publications.load(Ordering::Acquire);
+        self.store.as_ref().map_or_else(own, Disks::next_insertion)
+    }
+
+    /// A number for what is published in memory alone.
+    fn take_order(&self) -> u64 {
+        let own = || self.publications.fetch_add(1, Ordering::AcqRel);
+        self.store.as_ref().map_or_else(own, Disks::take_insertion)
+    }
+
+    /// What is to be confirmed, unless it was purged since it was looked up. To be asked by a fill
+    /// that has its ticket.
+    pub fn unpurged(&self, stale: Option<Stale>) -> Option<Found> {
+        let Stale { found, looked } = stale?;
+        self.fence.allows(looked, &[&found.meta()]).then_some(found)
     }
 
     /// Whether `key` was purged, or uploaded, since `ticket`.
@@ -231,5 +264,5 @@ fn may_vary(meta: &Meta) -> bool {
 
 /// A copy of a small stored object.
 fn hot_of(stored: &Stored, body: &Bytes) -> Hot {
-    Hot::copy_of(&stored.meta, body, Some(stored.insertion))
+    Hot::copy_of(&stored.meta, body, stored.insertion)
 }

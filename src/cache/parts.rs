@@ -2,6 +2,7 @@
 //! after it. A part has the ticket of the moment before it was looked for or begun; from the first
 //! refusal on, it keeps nothing more. What touches the disk runs on its threads. Called by `fill`.
 
+use super::publish::{Place, Publication};
 use super::{Cache, Found, PublishError, Ticket};
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{Disks, Kept, Part};
@@ -40,32 +41,18 @@ impl Cache {
     }
 
     /// Makes a part of which every chunk is kept a whole object, with the digest it was found to
-    /// have; none where it is not kept any more.
+    /// have.
     pub async fn publish_part(
         &self,
         ticket: Ticket,
         part: &Part,
         meta: Meta,
         sha256: Sha256,
-    ) -> Result<Option<Found>, PublishError> {
-        let (cache, own) = (self.clone(), part.clone());
-        let promote = move || {
-            let before = own.meta();
-            let head = meta.clone();
-            let allows = || cache.fence.allows(ticket, &[&before, &head]);
-            let Some(stored) = own.promote(meta, sha256, &allows)? else {
-                return if allows() { Ok(None) } else { Err(PublishError::Purged) };
-            };
-            let heads = [&*before, &*stored.meta];
-            let published = cache.show_stored((ticket, &heads), &stored, (None, None))?;
-            Ok(Some((stored, published)))
-        };
-        let promoted = part.tasks().blocking("commit", promote).await??;
-        let Some((stored, published)) = promoted else { return Ok(None) };
-        if let Some(store) = &self.store {
-            store.supersede(&published).await;
-        }
-        Ok(Some(Found::Stored(stored)))
+    ) -> Result<Found, PublishError> {
+        let (own, head) = (part.clone(), meta.clone());
+        let place: Place = Box::new(move |permit| own.promote(head, sha256, permit));
+        let publication = Publication { ticket, meta, before: Some(part.meta()), claim: None };
+        self.publish_large(part.tasks(), publication, place).await
     }
 
     /// Gives a part the head that its origin has confirmed, if it is still kept.

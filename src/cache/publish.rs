@@ -2,23 +2,24 @@
 //! on that disk's threads; the caller gives it up after a while. Called by `fill`.
 //!
 //! A publication that its caller gave up never becomes visible: the two agree by [`Turn`], and the
-//! thread that comes too late removes what it has written.
+//! thread that comes too late removes what it has written. One that is visible is told of at once;
+//! what is older goes from its disk afterwards.
 
 use super::variants::Shown;
 use super::{Cache, ClaimOf, Found, Ticket, hot_of, may_vary};
-use crate::memory::Hot;
+use crate::memory::{Coming, Hot};
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{
-    Disks, ObjectWriter, Permit, ProvenObject, Published, Stored, StoredBody, Withhold, WriteError,
+    ObjectWriter, Permit, ProvenObject, Published, Stored, StoredBody, Withhold, WriteError,
 };
-use crate::tasks::BlockingError;
+use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long whoever waits for a small object waits for the disk to take it.
+/// How long the readers of a small object wait for the disk to take it.
 const SMALL_PATIENCE: Duration = Duration::from_secs(4);
 /// The same for a large one, whose readers have it already.
 const LARGE_PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +30,9 @@ pub enum PublishError {
     /// It was purged while it was fetched.
     #[error("purged while it was fetched")]
     Purged,
+    /// A later response was published while it was fetched, or its part is kept no more.
+    #[error("replaced while it was fetched")]
+    Superseded,
     /// The disk refused.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -52,13 +56,35 @@ impl Turn {
     }
 }
 
-/// A body that has ended, and what it is to be published as.
-struct Publication {
-    ticket: Ticket,
-    proven: ProvenObject,
-    meta: Meta,
-    claim: Option<ClaimOf>,
-    turn: Turn,
+/// What is to be published.
+#[derive(Debug, Clone)]
+pub(super) struct Publication {
+    pub(super) ticket: Ticket,
+    pub(super) meta: Meta,
+    /// The head that a part of it had, which a purge may cover as well.
+    pub(super) before: Option<Arc<Meta>>,
+    pub(super) claim: Option<ClaimOf>,
+}
+
+impl Publication {
+    /// The heads that no purge may have covered.
+    fn heads(&self) -> Vec<&Meta> {
+        std::iter::once(&self.meta).chain(self.before.as_deref()).collect()
+    }
+}
+
+/// Puts an object on its disk, if what it is given says yes under the lock of the object's key;
+/// none if not, or if what is there stays. Blocking.
+pub(super) type Place =
+    Box<dyn FnOnce(&dyn Fn() -> bool) -> Result<Option<Stored>, WriteError> + Send>;
+
+/// What is left to be done on a disk once a publication was decided.
+enum Left {
+    Nothing,
+    /// What is older goes.
+    Older(Published),
+    /// The object itself goes again.
+    Itself(Stored),
 }
 
 impl Cache {
@@ -78,15 +104,15 @@ impl Cache {
         }
     }
 
-    /// Publishes a proven object: written out, named and shown in one turn of a blocking thread.
+    /// Publishes a proven object, which makes no claim.
     pub async fn publish(
         &self,
         ticket: Ticket,
         proven: ProvenObject,
         meta: Meta,
-        claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
-        self.publish_within(LARGE_PATIENCE, (ticket, proven), (meta, claim)).await
+        let publication = Publication { ticket, meta, before: None, claim: None };
+        self.publish_proven(LARGE_PATIENCE, publication, proven).await
     }
 
     /// Publishes a verified small object: on disk where there is one that takes it, and in memory.
@@ -97,11 +123,12 @@ impl Cache {
         body: Bytes,
         claim: Option<ClaimOf>,
     ) -> Result<Found, PublishError> {
+        let publication = Publication { ticket, meta, before: None, claim };
+        let meta = &publication.meta;
         if let Some(store) = &self.store {
             let published = async {
                 let proven = store.begin_whole(&meta.key, body.clone()).await?;
-                let published_as = (meta.clone(), claim.clone());
-                self.publish_within(SMALL_PATIENCE, (ticket, proven), published_as).await
+                self.publish_proven(SMALL_PATIENCE, publication.clone(), proven).await
             };
             match published.await {
                 Err(PublishError::Write(error)) => {
@@ -110,42 +137,66 @@ impl Cache {
                 ended => return ended,
             }
         }
-        let hot = Arc::new(Hot::new(&meta, &body));
-        let order = self.store.as_ref().map_or(0, Disks::take_insertion);
-        let published =
-            Published { key: meta.key.clone(), disk: None, order, may_vary: may_vary(&meta) };
-        self.show(ticket, &[&meta], (Some(&hot), claim), &published)?;
-        if let Some(store) = self.store.as_ref().filter(|_| published.may_vary) {
+        let order = self.take_order();
+        let hot = Arc::new(Hot::published(meta, &body, order));
+        let (key, may_vary) = (meta.key.clone(), may_vary(meta));
+        let published = Published { key, disk: None, order, may_vary };
+        self.show(&publication, Some(&hot), &published)?;
+        if let Some(store) = self.store.as_ref().filter(|_| may_vary) {
             store.supersede(&published).await;
         }
         Ok(Found::Hot(hot))
     }
 
-    /// Publishes on the threads of a disk, and gives up if that takes longer than it may.
-    async fn publish_within(
+    async fn publish_proven(
         &self,
         patience: Duration,
-        (ticket, proven): (Ticket, ProvenObject),
-        (meta, claim): (Meta, Option<ClaimOf>),
+        publication: Publication,
+        proven: ProvenObject,
     ) -> Result<Found, PublishError> {
         let tasks = proven.tasks().clone();
-        let turn = Turn::default();
-        let publication = Box::new(Publication { ticket, proven, meta, claim, turn });
+        let Publication { ticket, meta, claim, .. } = publication.clone();
+        let place: Place = Box::new(move |permit| {
+            proven.seal()?.commit_if(meta, claim, ticket.publications, permit)
+        });
+        self.publish_on((&tasks, patience), Box::new(publication), place).await
+    }
+
+    /// Publishes a large object that `place` puts on a disk, whose threads `tasks` are.
+    pub(super) async fn publish_large(
+        &self,
+        tasks: &Tasks,
+        publication: Publication,
+        place: Place,
+    ) -> Result<Found, PublishError> {
+        self.publish_on((tasks, LARGE_PATIENCE), Box::new(publication), place).await
+    }
+
+    /// Publishes on the threads of a disk, and gives up if that takes longer than it may.
+    async fn publish_on(
+        &self,
+        (tasks, patience): (&Tasks, Duration),
+        publication: Box<Publication>,
+        place: Place,
+    ) -> Result<Found, PublishError> {
         let (tell, told) = oneshot::channel();
-        let (cache, turn) = (self.clone(), publication.turn.clone());
+        let (cache, turn) = (self.clone(), Turn::default());
+        let own = turn.clone();
         let work = move || {
+            let (placed, left) = cache.place(&publication, &own, place);
             // The receiver is there, or has given up.
-            let _ = tell.send(cache.place(publication));
+            let _ = tell.send(placed);
+            cache.finish(left);
         };
         let placed = match tasks.blocking_for("commit", patience, work).await {
             Err(error @ BlockingError::Late { .. }) if turn.take() => {
                 return Err(WriteError::from(error).into());
             }
-            Err(error @ BlockingError::Failed { .. }) => return Err(error.into()),
-            // It may be late and yet have the turn: then it waits for nothing any more.
+            // If it is late and yet has the turn, it is told before the disk is touched again.
             Ok(()) | Err(BlockingError::Late { .. }) => {
                 told.await.map_err(|_| WriteError::Interrupted)?
             }
+            Err(error @ BlockingError::Failed { .. }) => told.await.map_err(|_| error)?,
         };
         let (found, published) = placed?;
         if let Some(store) = &self.store {
@@ -155,136 +206,140 @@ impl Cache {
     }
 
     /// Writes an object and makes it visible. Blocking; on the threads of its disk.
-    fn place(&self, publication: Box<Publication>) -> Result<(Found, Published), PublishError> {
-        let Publication { ticket, proven, meta, claim, turn } = *publication;
-        let sealed = proven.seal()?;
-        let head = meta.clone();
-        let permit = || !turn.is_taken() && self.fence.allows(ticket, &[&head]);
-        let stored = sealed.commit_if(meta, claim.clone(), &permit)?;
-        let stored = stored.ok_or(PublishError::Purged)?;
-        if !turn.take() {
-            self.drop_again(&stored);
-            return Err(WriteError::Interrupted.into());
-        }
-        let found = match &stored.body {
-            StoredBody::Bytes(body) => Found::Hot(Arc::new(hot_of(&stored, body))),
-            StoredBody::File(_) => Found::Stored(stored.clone()),
-        };
-        let hot = match &found {
-            Found::Hot(hot) => Some(hot),
-            Found::Stored(_) => None,
-        };
-        let published = self.show_stored((ticket, &[&stored.meta]), &stored, (hot, claim))?;
-        Ok((found, published))
-    }
-
-    /// Makes visible what was placed on a disk, and drops from there what is older; drops it again
-    /// if a newer response took its place meanwhile. What the fence refuses here, the purge finds
-    /// on the disk. Blocking; on the threads of its disk.
-    pub(super) fn show_stored(
+    fn place(
         &self,
-        (ticket, heads): (Ticket, &[&Meta]),
-        stored: &Stored,
-        hot_and_claim: (Option<&Arc<Hot>>, Option<ClaimOf>),
-    ) -> Result<Published, PublishError> {
+        publication: &Publication,
+        turn: &Turn,
+        place: Place,
+    ) -> (Result<(Found, Published), PublishError>, Left) {
+        let allows = || self.fence.allows(publication.ticket, &publication.heads());
+        let stored = match place(&|| !turn.is_taken() && allows()) {
+            Ok(Some(stored)) => stored,
+            Ok(None) if allows() => return (Err(PublishError::Superseded), Left::Nothing),
+            Ok(None) => return (Err(PublishError::Purged), Left::Nothing),
+            Err(error) => return (Err(error.into()), Left::Nothing),
+        };
+        if !turn.take() {
+            return (Err(WriteError::Interrupted.into()), Left::Itself(stored));
+        }
+        let (found, hot) = match &stored.body {
+            StoredBody::Bytes(body) => {
+                let hot = Arc::new(hot_of(&stored, body));
+                (Found::Hot(Arc::clone(&hot)), Some(hot))
+            }
+            StoredBody::File(_) => (Found::Stored(stored.clone()), None),
+        };
         let published = Published {
             key: stored.meta.key.clone(),
             disk: Some(stored.insertion.disk),
             order: stored.insertion.sequence,
             may_vary: may_vary(&stored.meta),
         };
-        match self.show(ticket, heads, hot_and_claim, &published)? {
-            Shown::Yes => {
-                if let Some(store) = &self.store {
-                    store.supersede_here(&published);
-                }
-            }
-            Shown::Superseded => self.drop_again(stored),
-        }
-        Ok(published)
-    }
-
-    fn drop_again(&self, stored: &Stored) {
-        if let Some(store) = &self.store {
-            store.drop_insertion(&stored.meta.key, stored.insertion);
+        match self.show(publication, hot.as_ref(), &published) {
+            Ok(()) => (Ok((found, published.clone())), Left::Older(published)),
+            Err(error @ PublishError::Superseded) => (Err(error), Left::Itself(stored)),
+            // The purge finds it on the disk.
+            Err(error) => (Err(error), Left::Nothing),
         }
     }
 
-    /// Makes a publication visible in memory, if the fence allows it. No I/O.
-    pub(super) fn show(
+    /// Drops what is left to be dropped. Blocking; on the threads of its disk.
+    fn finish(&self, left: Left) {
+        let Some(store) = &self.store else { return };
+        match left {
+            Left::Nothing => {}
+            Left::Older(published) => store.supersede_here(&published),
+            Left::Itself(stored) => store.drop_insertion(&stored.meta.key, stored.insertion),
+        }
+    }
+
+    /// Makes a publication visible in memory, if the fence allows it and nothing newer is there. No
+    /// I/O.
+    fn show(
         &self,
-        ticket: Ticket,
-        heads: &[&Meta],
-        (hot, claim): (Option<&Arc<Hot>>, Option<ClaimOf>),
+        publication: &Publication,
+        hot: Option<&Arc<Hot>>,
         published: &Published,
-    ) -> Result<Shown, PublishError> {
-        let key = &published.key;
-        let nar = claim.as_ref().map(|(nar, _)| nar.clone());
+    ) -> Result<(), PublishError> {
+        let Publication { ticket, meta, claim, .. } = publication;
+        let (key, order) = (&published.key, published.order);
+        let (since, response_time) = (ticket.publications, meta.response_time);
+        let coming = Coming { hot, order, response_time, since };
         let show = || {
-            let is_renewed = claim.is_some_and(|claim| self.put_claim(key.hash(), claim));
-            let put = || match hot {
-                Some(hot) => self.memory.put(key, hot),
-                None => self.memory.remove_one(key),
-            };
-            if !published.may_vary {
-                put();
-                return (Shown::Yes, is_renewed);
-            }
-            let shown = self.variants.publish(published, heads, |others| {
-                put();
-                for other in others {
-                    self.memory.remove_one(other);
+            // Who sees the narinfo finds its claim.
+            let claim = claim.clone().map(|claim| self.put_claim(published, claim));
+            let put = |others: &[Key]| {
+                let is_shown = self.memory.publish(key, &coming);
+                if is_shown {
+                    let superseding = Coming { hot: None, since: u64::MAX, ..coming };
+                    for other in others {
+                        self.memory.publish(other, &superseding);
+                    }
                 }
-            });
-            (shown, is_renewed)
+                is_shown
+            };
+            let shown = if published.may_vary {
+                self.variants.publish(published, meta, put)
+            } else if put(&[]) {
+                Shown::Yes
+            } else {
+                Shown::Superseded
+            };
+            if shown == Shown::Superseded
+                && let Some(claim) = &claim
+            {
+                self.memory.forget_claim(&claim.nar, &claim.held);
+            }
+            (shown, claim.filter(|claim| claim.is_news))
         };
-        let shown = self.fence.leave(ticket, heads, show);
-        let (shown, is_renewed) = shown.ok_or(PublishError::Purged)?;
-        if let Some(nar) = nar.filter(|_| is_renewed) {
+        let shown = self.fence.leave(*ticket, &publication.heads(), show);
+        match shown.ok_or(PublishError::Purged)? {
+            (Shown::Superseded, _) => return Err(PublishError::Superseded),
             // What was found of it by the claim before says nothing any more.
-            self.fence.raise_uploads(&[nar]);
+            (Shown::Yes, Some(claim)) => self.fence.raise_uploads(&[claim.nar]),
+            (Shown::Yes, None) => {}
         }
-        Ok(shown)
+        Ok(())
     }
 
     /// Remembers that there is no such object, and drops what was stored of it before the fetch
-    /// that says so began. What was stored since stays.
+    /// that says so began. What was published since stays.
     pub async fn publish_absent(
         &self,
         ticket: Ticket,
         meta: Arc<Meta>,
     ) -> Result<(), PublishError> {
-        let absence = Arc::new(Hot::new(&meta, b""));
-        let publish = || self.memory.put_absent(&meta.key, &absence, ticket.insertions);
+        let absence = Arc::new(Hot::published(&meta, b"", ticket.publications));
+        let publish = || self.memory.put_absent(&meta.key, &absence);
         self.fence.leave_absent(ticket, &meta, publish).ok_or(PublishError::Purged)?;
         if let Some(store) = &self.store
             && !store.lack(&meta.key)
         {
-            store.remove(&meta.key, ticket.insertions).await;
+            store.remove(&meta.key, ticket.publications).await;
         }
         Ok(())
     }
 
-    /// Gives a stored object the head that a 304 confirmed, if it is still there.
+    /// Gives an object the head that a 304 confirmed, in memory and on disk, as far as it is there
+    /// still.
     pub async fn touch(&self, ticket: Ticket, found: Found, meta: Meta) -> Found {
         let (meta, before) = (Arc::new(meta), found.meta());
-        let (confirmed, sha256) = match found {
-            Found::Hot(hot) => {
-                let body = hot.body();
-                let confirmed = Hot::copy_of(&meta, &body, hot.insertion());
-                (Found::Hot(Arc::new(confirmed)), Sha256::of(&body))
+        let confirmed = found.with_meta(Arc::clone(&meta));
+        let seen = self.memory.seen(&meta.key);
+        let is_stored = match &self.store {
+            Some(store) => {
+                let sha256 = match &found {
+                    Found::Hot(hot) => Sha256::of(hot.body_bytes()),
+                    Found::Stored(stored) => stored.sha256,
+                };
+                let permit = self.permit(ticket, [Arc::clone(&meta), Arc::clone(&before)]);
+                store.touch_meta(&meta, sha256, &permit).await
             }
-            Found::Stored(stored) => {
-                let sha256 = stored.sha256;
-                (Found::Stored(Stored { meta: Arc::clone(&meta), ..stored }), sha256)
-            }
+            None => false,
         };
-        if let Some(store) = &self.store {
-            let permit = self.permit(ticket, [Arc::clone(&meta), Arc::clone(&before)]);
-            store.touch_meta(&meta, sha256, &permit).await;
-        }
         if let Found::Hot(hot) = &confirmed {
-            self.fence.leave(ticket, &[&meta, &before], || self.memory.put(&meta.key, hot));
+            let renew = || self.memory.renew(&meta.key, hot, is_stored.then_some(seen));
+            self.fence.leave(ticket, &[&meta, &before], renew);
         }
         confirmed
     }

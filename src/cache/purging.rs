@@ -2,7 +2,7 @@
 //! end as a task of its own, whether or not its caller waits. Called by `purge`, and for what a
 //! write has changed by `engine`.
 
-use super::{Cache, Purging, Scope};
+use super::{Cache, Purging, Scope, Ticket};
 use crate::object::Key;
 use crate::tasks::BlockingError;
 use std::sync::Arc;
@@ -11,14 +11,30 @@ use tokio::sync::oneshot;
 impl Cache {
     /// Makes everything in `scope` go or become stale, as `purging` says; how many objects there
     /// were. What fills and confirmations under way bring of it is not kept: it may be what is
-    /// purged. Waits a second at most for a disk that does not come further. Cancel safe: the purge
-    /// goes on.
+    /// purged. Waits a few seconds at most for a disk that does not come further. Cancel safe: the
+    /// purge goes on.
     pub async fn purge(&self, scope: Scope, purging: Purging) -> u64 {
+        self.fence.raise(&scope);
+        self.carry_out(scope, purging).await
+    }
+
+    /// Makes the object of `key` go, since it was written to by a request that had the ticket
+    /// `began` before it was sent. A ticket for what that has brought; none if the object may have
+    /// been purged since otherwise: then it was written to once more, maybe. Cancel safe: the purge
+    /// goes on.
+    pub async fn purge_written(&self, key: Key, began: Ticket) -> Option<Ticket> {
+        let ticket = self.fence.raise_written(&key, began, self.next_order());
+        self.carry_out(Scope::Key(key), Purging::Hard).await;
+        ticket
+    }
+
+    /// Carries out a purge that was raised.
+    async fn carry_out(&self, scope: Scope, purging: Purging) -> u64 {
         let (tell, told) = oneshot::channel();
         let cache = self.clone();
         self.tasks.spawn("purge", async move {
             // The receiver is there, or waits no more.
-            let _ = tell.send(cache.carry_out(&scope, purging).await);
+            let _ = tell.send(cache.go_through(&scope, purging).await);
         });
         told.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a purge did not end; purge again");
@@ -26,8 +42,7 @@ impl Cache {
         })
     }
 
-    async fn carry_out(&self, scope: &Scope, purging: Purging) -> u64 {
-        self.fence.raise(scope);
+    async fn go_through(&self, scope: &Scope, purging: Purging) -> u64 {
         let from_memory = self.forget(scope, purging).await;
         let from_disk = match &self.store {
             Some(store) => store.purge(scope, purging).await,
@@ -42,12 +57,9 @@ impl Cache {
     /// Goes through memory; how many objects were there.
     async fn forget(&self, scope: &Scope, purging: Purging) -> u64 {
         let (cache, scope) = (self.clone(), scope.clone());
-        let work = move || {
-            let _one = cache.forgetting.lock();
-            match purging {
-                Purging::Hard => cache.drop_hot(&scope),
-                Purging::Soft => cache.invalidate_hot(&scope),
-            }
+        let work = move || match purging {
+            Purging::Hard => cache.drop_hot(&scope),
+            Purging::Soft => cache.invalidate_hot(&scope),
         };
         self.tasks.blocking("purge", work).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a purge did not end; purge again");
@@ -58,7 +70,7 @@ impl Cache {
     fn drop_hot(&self, scope: &Scope) -> u64 {
         match scope {
             Scope::Key(key) => {
-                self.variants.forget(Some(key));
+                self.variants.forget(key);
                 u64::from(self.memory.remove(key))
             }
             // Other variants of the same objects stay, and a list is all that leads to them where
@@ -68,7 +80,7 @@ impl Cache {
                 if *scope == Scope::All {
                     self.memory.clear_claims();
                 }
-                self.variants.forget(None);
+                self.variants.forget_matching(|key| scope.may_cover(key));
                 self.memory.remove_matching(|key| scope.may_cover(key))
             }
         }

@@ -1,6 +1,7 @@
 //! What a purge leaves behind while look-ups go on; disks that hang; what takes the place of what.
 
 mod hung;
+mod newer;
 mod order;
 
 use super::{Cache, Hit, Purging, Scope};
@@ -45,7 +46,7 @@ impl Cache {
     fn drop_memory(&self) {
         self.memory.remove_matching(|_| true);
         self.memory.clear_claims();
-        self.variants.forget(None);
+        self.variants.forget_matching(|_| true);
     }
 }
 

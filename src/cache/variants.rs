@@ -11,23 +11,21 @@
 //!
 //! A publication changes the list of its object under one lock, after its record was written; if
 //! there is no list, it leaves one that is not whole. A look-up counts the changes of the object
-//! before it reads the disk, and makes the list whole under the same lock, only if nothing was
-//! changed meanwhile: else what it read is for itself alone. So of a publication and a look-up at
-//! the same time, either the look-up sees the record, or its list is not kept, or the publication
-//! adds to it.
+//! before it reads the disks, and makes the list whole under the same lock, only if every disk has
+//! answered and nothing was changed meanwhile: else what it read is for itself alone. So of a
+//! publication and a look-up at the same time, either the look-up sees the record, or its list is
+//! not kept, or the publication adds to it.
 
 use super::Cache;
 use crate::cache::Hit;
 use crate::object::{Key, Meta, Variant};
-use crate::store::{Disks, Published};
+use crate::store::{Disks, Published, StoredVariants, VARIANTS_MAX};
 use crate::sync::Mutex;
 use quick_cache::sync::Cache as Recent;
 use std::sync::Arc;
 
 /// Objects whose variants are remembered in memory.
 const OBJECTS_MAX: usize = 16_384;
-/// Variants of one object that are compared.
-const VARIANTS_MAX: usize = 64;
 
 /// Variants whose responses are looked at for one request.
 const SIMILAR_MAX: usize = 8;
@@ -40,7 +38,7 @@ const TURNS: usize = 64;
 pub(super) enum Shown {
     /// It is.
     Yes,
-    /// A newer response of the other kind is there.
+    /// A newer response is there.
     Superseded,
 }
 
@@ -87,34 +85,34 @@ impl Variants {
         self.turns.get(usize::from(byte) % TURNS).unwrap_or(first)
     }
 
-    /// Takes in what a look-up that began with `ticket` has found on disk; all variants.
-    fn learn(&self, primary: &Key, ticket: u64, found: Vec<(Key, Variant)>) -> Arc<Known> {
+    /// Takes in what a look-up that began with `ticket` has found on disk.
+    fn learn(&self, primary: &Key, ticket: u64, found: StoredVariants) -> Arc<Known> {
         let changes = self.turn(primary).lock();
         let known = self.of(primary);
         if let Some(known) = known.as_ref().filter(|known| known.is_whole) {
             return Arc::clone(known);
         }
         let (mut list, order) = known.map_or((Vec::new(), 0), |k| (k.list.clone(), k.order));
-        for (key, variant) in found {
+        for (key, variant) in found.list {
             if !list.iter().any(|(listed, _)| *listed == key) {
                 list.push((key, variant));
             }
         }
         list.truncate(VARIANTS_MAX);
-        let learned = Arc::new(Known { list, is_whole: true, order });
-        if *changes == ticket {
+        let learned = Arc::new(Known { list, is_whole: found.is_whole, order });
+        if *changes == ticket && found.is_whole {
             self.known.insert(primary.clone(), Arc::clone(&learned));
         }
         learned
     }
 
     /// Makes a publication decide whether its object varies, unless a newer one of the other kind
-    /// has. `show` makes it visible, and drops the keys that it is given.
+    /// has. `show` makes it visible and drops the keys that it is given, unless it says no.
     pub(super) fn publish(
         &self,
         published: &Published,
-        heads: &[&Meta],
-        show: impl FnOnce(&[Key]),
+        meta: &Meta,
+        show: impl FnOnce(&[Key]) -> bool,
     ) -> Shown {
         let Published { key, order, .. } = published;
         let primary = key.primary();
@@ -128,15 +126,18 @@ impl Variants {
         }
         let (before, was_whole, newest) = known
             .map_or((Vec::new(), !self.has_disk, 0), |k| (k.list.clone(), k.is_whole, k.order));
-        let variant = heads.iter().find(|meta| meta.key == *key).map(|meta| meta.variant.clone());
         let (list, is_whole) = if key.is_variant() {
-            show(std::slice::from_ref(&primary));
+            if !show(std::slice::from_ref(&primary)) {
+                return Shown::Superseded;
+            }
             let others = before.into_iter().filter(|(listed, _)| listed != key);
-            let own = (key.clone(), variant.unwrap_or_default());
+            let own = (key.clone(), meta.variant.clone());
             (std::iter::once(own).chain(others).take(VARIANTS_MAX).collect(), was_whole)
         } else {
             let others: Vec<Key> = before.into_iter().map(|(listed, _)| listed).collect();
-            show(&others);
+            if !show(&others) {
+                return Shown::Superseded;
+            }
             (Vec::new(), true)
         };
         let known = Known { list, is_whole, order: newest.max(*order) };
@@ -144,18 +145,20 @@ impl Variants {
         Shown::Yes
     }
 
-    /// Forgets the list of one object, or of all.
-    pub(super) fn forget(&self, key: Option<&Key>) {
-        if let Some(key) = key {
-            let mut changes = self.turn(key).lock();
-            *changes += 1;
-            self.known.remove(key);
-        } else {
-            for turn in &self.turns {
-                *turn.lock() += 1;
-            }
-            self.known.clear();
+    /// Forgets the list of one object.
+    pub(super) fn forget(&self, key: &Key) {
+        let mut changes = self.turn(key).lock();
+        *changes += 1;
+        self.known.remove(key);
+    }
+
+    /// Forgets the lists of the objects that `matches`. What a look-up under way has read is not
+    /// kept.
+    pub(super) fn forget_matching(&self, matches: impl Fn(&Key) -> bool) {
+        for turn in &self.turns {
+            *turn.lock() += 1;
         }
+        self.known.retain(|key, _| !matches(key));
     }
 }
 
@@ -228,7 +231,7 @@ impl Cache {
         let ticket = self.variants.ticket(primary);
         let found = match &self.store {
             Some(store) => store.variants(primary).await,
-            None => Vec::new(),
+            None => StoredVariants { list: Vec::new(), is_whole: true },
         };
         self.variants.learn(primary, ticket, found)
     }

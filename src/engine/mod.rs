@@ -47,7 +47,7 @@ pub use refetch::Refetched;
 pub use site::{Site, Sites};
 pub use spans::{Piece, Sent, Spans};
 
-use crate::cache::{Cache, Found, Hit};
+use crate::cache::{Cache, Found, Hit, Stale};
 use crate::client::BoxError;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Limits, Signatures};
@@ -454,9 +454,11 @@ impl Engine {
     }
 
     /// The answer from what is stored, if that may be used as it is; else what there is.
-    async fn stored(&self, asked: &Asked<'_>, routed: &Routed) -> Result<Answer, Option<Found>> {
+    async fn stored(&self, asked: &Asked<'_>, routed: &Routed) -> Result<Answer, Option<Stale>> {
+        let looked = self.cache.ticket();
         let hit = self.cache.lookup(&routed.target.key).await;
-        Ok(match usable(&routed.site, hit, asked.now)? {
+        let usable = usable(&routed.site, hit, asked.now);
+        Ok(match usable.map_err(|found| found.map(|found| Stale { found, looked }))? {
             Usable::Object(found, outcome) => deliver::found(asked, &found, outcome.into()),
             Usable::Absence(absence) => {
                 deliver::absent(asked, &absence.meta(), Outcome::HitAbsent.into())
@@ -470,10 +472,10 @@ impl Engine {
         &self,
         asked: &Asked<'_>,
         wanted: &Wanted,
-        stale: Option<Found>,
+        stale: Option<Stale>,
         looked: Option<Mark>,
     ) -> Result<Answer, Again> {
-        let bridge = stale.as_ref().and_then(|stale| Bridge::of(stale, wanted, asked.now));
+        let bridge = stale.as_ref().and_then(|stale| Bridge::of(&stale.found, wanted, asked.now));
         let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
         let joined = if wants_head_alone && stale.is_none() {
             self.fills.head(wanted.clone(), looked)

@@ -11,8 +11,10 @@ use super::part::page::{permits, salvage};
 use super::passing::Passing;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
-use super::{FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared, Upstream};
-use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope};
+use super::{
+    Before, FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared, Upstream,
+};
+use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale, Ticket};
 use crate::clock::Timestamp;
 use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
@@ -208,7 +210,7 @@ impl Fills {
     pub fn seek(
         &self,
         sought: Sought,
-        stale: Option<Found>,
+        stale: Option<Stale>,
         now: Timestamp,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
         self.seek_since(sought, stale, now, None)
@@ -219,7 +221,7 @@ impl Fills {
     pub fn seek_since(
         &self,
         sought: Sought,
-        stale: Option<Found>,
+        stale: Option<Stale>,
         now: Timestamp,
         looked: Option<Mark>,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
@@ -229,7 +231,7 @@ impl Fills {
         let key = sought.key.clone();
         self.begin_or_join(
             (AskMethod::Get, &key),
-            looked,
+            (looked, None),
             || Ok(()),
             |(), landing: Landing| async move {
                 lead(&landing.shared, &landing.flight, &sought, Before::Stale(stale), now).await;
@@ -237,26 +239,27 @@ impl Fills {
         )
     }
 
-    /// As [`Fills::seek`]; a fetch that begins takes up the answer `given` to GET.
+    /// As [`Fills::seek`]; a fetch that begins takes up the answer `given` to GET, with a ticket of
+    /// the moment before that was asked for.
     pub(super) fn seek_with(
         &self,
         sought: Sought,
-        given: Response,
+        (given, ticket): (Response, Ticket),
         now: Timestamp,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
         let key = sought.key.clone();
         let begun = |(), landing: Landing| async move {
-            let before = Before::Given(Box::new(given));
+            let before = Before::Given(Box::new(given), ticket);
             lead(&landing.shared, &landing.flight, &sought, before, now).await;
         };
-        self.begin_or_join((AskMethod::Get, &key), None, || Ok(()), begun)
+        self.begin_or_join((AskMethod::Get, &key), (None, Some(ticket)), || Ok(()), begun)
     }
 
     /// Begins a fetch that nobody else joins.
     pub fn seek_alone(
         &self,
         sought: Sought,
-        stale: Option<Found>,
+        stale: Option<Stale>,
         now: Timestamp,
     ) -> Result<Arc<Flight>, NotJoined> {
         let place = Arc::clone(&self.shared.room).try_acquire_owned();
@@ -290,8 +293,15 @@ impl Fills {
 
     /// Keeps the small answer to a write that is what GET would bring, if it may be stored and says
     /// how long it is fresh; what it came to is told as for a fetch.
-    pub async fn keep(&self, sought: &Sought, response: Response, now: Timestamp) -> Arc<Flight> {
-        let flight = Arc::new(Flight::new(self.shared.cache.ticket()));
+    ///
+    /// `ticket` is that of the purge by the write ([`Cache::purge_written`]).
+    pub async fn keep(
+        &self,
+        sought: &Sought,
+        (response, ticket): (Response, Ticket),
+        now: Timestamp,
+    ) -> Arc<Flight> {
+        let flight = Arc::new(Flight::new(ticket));
         let fetch = Fetch { shared: &self.shared, flight: &flight, sought, now };
         if let Some(caching) = sought.caching() {
             let rule = caching.rule(sought.key.path());
@@ -310,14 +320,6 @@ impl Shared {
     }
 }
 
-/// What is here before anything is fetched.
-enum Before {
-    /// What is stored, to be confirmed.
-    Stale(Option<Found>),
-    /// An answer to GET.
-    Given(Box<Response>),
-}
-
 /// Fetches what is sought and tells `flight`.
 async fn lead(
     shared: &Arc<Shared>,
@@ -328,8 +330,8 @@ async fn lead(
 ) {
     let fetch = Fetch { shared, flight, sought, now };
     let fetched = match before {
-        Before::Stale(stale) => fetch.run(stale).await,
-        Before::Given(given) => fetch.take_up(*given).await,
+        Before::Stale(stale) => fetch.run(shared.cache.unpurged(stale)).await,
+        Before::Given(given, _) => fetch.take_up(*given).await,
     };
     let result = fetched.unwrap_or_else(|error| {
         error.log(&sought.key);
@@ -569,7 +571,7 @@ impl Fetch<'_> {
             return Err(error);
         }
         let Ok(proven) = writer.end().await?.prove() else { return Ok("not_stored") };
-        match self.cache().publish(self.flight.ticket, proven, meta.clone(), None).await {
+        match self.cache().publish(self.flight.ticket, proven, meta.clone()).await {
             Ok(_) => Ok("stored"),
             Err(error) => {
                 not_kept(&meta, &error);

@@ -30,8 +30,8 @@ impl Fills {
         looked: Option<Mark>,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
         let key = wanted.key.clone();
-        let advised = || Ok(());
-        self.begin_or_join((Method::Head, &key), looked, advised, |(), landing| async move {
+        let (asked, since, advised) = ((Method::Head, &key), (looked, None), || Ok(()));
+        self.begin_or_join(asked, since, advised, |(), landing| async move {
             let landed = ask(&landing, &wanted).await.unwrap_or_else(|error| {
                 error.log(&wanted.key);
                 Landed::Failed(Arc::new(error))

@@ -9,7 +9,7 @@ use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
 use super::verify::{self, Expected};
-use super::{Admitted, FillError, Keep, Landing, Rejection, Shared, Wanted};
+use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
@@ -35,26 +35,15 @@ struct Fill<'a> {
     keep: Keep,
 }
 
-/// What a fill begins with.
-#[derive(Debug, Default)]
-pub(super) struct Beginning {
-    /// What is stored, to be revalidated.
-    pub(super) stale: Option<Found>,
-    /// An answer to GET that is here already.
-    pub(super) given: Option<Response>,
-    /// The origins that are asked last.
-    pub(super) avoid: Vec<usize>,
-}
-
-/// Runs the fill of `landing` to its end.
-pub(super) async fn lead(landing: &Landing, wanted: Wanted, beginning: Beginning) {
+/// Runs the fill of `landing` to its end; the origins in `avoid` are asked last.
+pub(super) async fn lead(landing: &Landing, wanted: Wanted, before: Before, avoid: Vec<usize>) {
     let fill = Fill {
         shared: &landing.shared,
         flight: &landing.flight,
         wanted: &wanted,
         keep: Keep::IfVerified,
     };
-    fill.run(beginning).await;
+    fill.run(before, avoid).await;
 }
 
 /// Fetches for one reader alone; the result is told to `flight`, which nobody else knows.
@@ -64,14 +53,14 @@ pub(super) async fn pass(
     wanted: &Wanted,
     avoid: Vec<usize>,
 ) {
-    let beginning = Beginning { avoid, ..Beginning::default() };
-    Fill { shared, flight, wanted, keep: Keep::Never }.run(beginning).await;
+    let fill = Fill { shared, flight, wanted, keep: Keep::Never };
+    fill.run(Before::Stale(None), avoid).await;
 }
 
 impl Fill<'_> {
-    async fn run(&self, beginning: Beginning) {
+    async fn run(&self, before: Before, avoid: Vec<usize>) {
         let class = self.wanted.class;
-        let result = self.try_and_retry(beginning).await.unwrap_or_else(|error| {
+        let result = self.try_and_retry(before, avoid).await.unwrap_or_else(|error| {
             let result = if error.rejected().is_some() {
                 // That is logged with all that is known of it.
                 "rejected"
@@ -87,9 +76,16 @@ impl Fill<'_> {
 
     /// Fetches, and once more where the body was not what was promised: from another origin, if
     /// there is one. A body that was asked for in vain after it broke off is not fetched again.
-    async fn try_and_retry(&self, beginning: Beginning) -> Result<&'static str, FillError> {
+    async fn try_and_retry(
+        &self,
+        before: Before,
+        mut avoid: Vec<usize>,
+    ) -> Result<&'static str, FillError> {
         let key = &self.wanted.key;
-        let Beginning { mut stale, mut given, mut avoid } = beginning;
+        let (mut stale, mut given) = match before {
+            Before::Stale(stale) => (self.shared.cache.unpurged(stale), None),
+            Before::Given(given, _) => (None, Some(*given)),
+        };
         let (mut tries, mut wrong, mut sources) = (0, 0, Vec::new());
         loop {
             tries += 1;
@@ -328,7 +324,7 @@ impl Fill<'_> {
     }
 
     /// A body that readers follow while it is written. Judged when its last byte has come, shown
-    /// to the end, and only then synced and published: a disk that fails costs no reader anything.
+    /// to the end, and only then published: a disk that fails costs no reader anything.
     async fn stream(
         &self,
         mut meta: Meta,
@@ -346,7 +342,7 @@ impl Fill<'_> {
         meta.proof = judged.map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
         let Ok(proven) = ended.prove() else { return Ok("not_stored") };
-        let published = self.shared.cache.publish(self.flight.ticket, proven, meta.clone(), None);
+        let published = self.shared.cache.publish(self.flight.ticket, proven, meta.clone());
         match published.await {
             Ok(_) => Ok("stored"),
             Err(error) => {

@@ -30,7 +30,7 @@ pub use trusted::Trusted;
 pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, WrongBodies};
 
-use crate::cache::{Cache, Found, Ticket};
+use crate::cache::{Cache, Stale, Ticket};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::metrics::Metrics;
@@ -396,7 +396,8 @@ impl Fills {
         Mark(self.shared.ended_count.load(Ordering::Acquire))
     }
 
-    /// Joins the fill of `wanted`, or begins one. `stale` is what is stored, to be revalidated.
+    /// Joins the fill of `wanted`, or begins one. `stale` is what is stored, to be revalidated,
+    /// unless it was purged since it was looked up.
     ///
     /// With `looked`, begins none where one of the same object has ended since then: what it
     /// brought is in the cache, and was not when the cache was looked at. A fill that a
@@ -405,19 +406,18 @@ impl Fills {
     pub fn join(
         &self,
         wanted: Wanted,
-        stale: Option<Found>,
+        stale: Option<Stale>,
         looked: Option<Mark>,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
-        self.join_with(wanted, stale, looked, None)
+        self.join_with(wanted, looked, Before::Stale(stale))
     }
 
-    /// As [`Fills::join`]; a fill that begins takes up the answer `given` to GET.
+    /// As [`Fills::join`], with what is here before.
     fn join_with(
         &self,
         wanted: Wanted,
-        stale: Option<Found>,
         looked: Option<Mark>,
-        given: Option<Response>,
+        before: Before,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
         let key = wanted.key.clone();
         let advised = || match self.shared.wrong.advice(&key, &self.shared.cache) {
@@ -427,18 +427,21 @@ impl Fills {
                 Err(NotJoined::Wrong { seconds })
             }
         };
-        self.begin_or_join((Method::Get, &key), looked, advised, |avoid, landing| {
-            let beginning = leader::Beginning { stale, given, avoid };
-            async move { leader::lead(&landing, wanted, beginning).await }
-        })
+        let ticket = before.ticket();
+        self.begin_or_join(
+            (Method::Get, &key),
+            (looked, ticket),
+            advised,
+            |avoid, landing| async move { leader::lead(&landing, wanted, before, avoid).await },
+        )
     }
 
-    /// Joins the flight of `key` that asks by `method`, or begins one: `advised` says with what, or
-    /// why not, and `lead` leads it.
+    /// Joins the flight of `key` that asks by `method`, or begins one, with `ticket` or with one of
+    /// this moment: `advised` says with what, or why not, and `lead` leads it.
     fn begin_or_join<A, F>(
         &self,
         (method, key): (Method, &Key),
-        looked: Option<Mark>,
+        (looked, ticket): (Option<Mark>, Option<Ticket>),
         advised: impl FnOnce() -> Result<A, NotJoined>,
         lead: impl FnOnce(A, Landing) -> F,
     ) -> Result<(Role, Arc<Flight>), NotJoined>
@@ -471,7 +474,7 @@ impl Fills {
             Method::Head => None,
         };
         let place = place.transpose().map_err(|_| NotJoined::NoRoom)?;
-        let flight = Arc::new(Flight::new(cache.ticket()));
+        let flight = Arc::new(Flight::new(ticket.unwrap_or_else(|| cache.ticket())));
         entry.insert_entry(Arc::clone(&flight));
         drop(flights);
         let landing = Landing {
@@ -506,6 +509,25 @@ impl Fills {
         };
         Box::pin(leader::pass(&self.shared, &flight, wanted, avoid)).await;
         flight
+    }
+}
+
+/// What is here before anything is fetched.
+#[derive(Debug)]
+enum Before {
+    /// What is stored, to be confirmed.
+    Stale(Option<Stale>),
+    /// An answer to GET, and a ticket of the moment before it was asked for.
+    Given(Box<Response>, Ticket),
+}
+
+impl Before {
+    /// The ticket that a fill has from what is here.
+    fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::Stale(_) => None,
+            Self::Given(_, ticket) => Some(*ticket),
+        }
     }
 }
 

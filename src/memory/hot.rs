@@ -36,6 +36,8 @@ pub struct Hot {
     /// Slices of the text, but for what Narthex itself would send.
     values: Box<[HeaderValue]>,
     rare: Option<Box<Rare>>,
+    /// Its number among the publications.
+    order: u64,
     copy_of: Option<CopyOf>,
 }
 
@@ -76,21 +78,38 @@ impl Rare {
     }
 }
 
-/// The insertion on disk that a hot object is a copy of, and when its use was last noted there.
+/// The disk that a hot object is a copy from, and when its use was last noted there.
 #[derive(Debug)]
 struct CopyOf {
-    insertion: Insertion,
+    disk: u16,
     noted: AtomicU32,
 }
 
 impl Hot {
-    /// An object that is nowhere else.
+    /// An object that is not published.
     pub fn new(meta: &Meta, body: &[u8]) -> Self {
-        Self::copy_of(meta, body, None)
+        Self::published(meta, body, 0)
     }
 
-    /// A copy of an insertion on disk, where there is one.
-    pub fn copy_of(meta: &Meta, body: &[u8], insertion: Option<Insertion>) -> Self {
+    /// An object that is nowhere else, with its number among the publications. That of an absence
+    /// is the one that the next publication had when the fetch began that says so.
+    pub fn published(meta: &Meta, body: &[u8], order: u64) -> Self {
+        Self::of(meta, body, order, None)
+    }
+
+    /// A copy of an insertion on disk.
+    pub fn copy_of(meta: &Meta, body: &[u8], insertion: Insertion) -> Self {
+        Self::of(meta, body, insertion.sequence, Some(insertion.disk))
+    }
+
+    /// The same publication with another head.
+    #[must_use]
+    pub fn with_meta(&self, meta: &Meta) -> Self {
+        let disk = self.copy_of.as_ref().map(|copy_of| copy_of.disk);
+        Self::of(meta, self.body_bytes(), self.order, disk)
+    }
+
+    fn of(meta: &Meta, body: &[u8], order: u64, disk: Option<u16>) -> Self {
         let key = meta.key.as_str().as_bytes();
         let own = meta.class.content_type();
         let mut text = Vec::with_capacity(key.len() + lines_bytes(&meta.headers, own) + body.len());
@@ -131,7 +150,8 @@ impl Hot {
             names: names_of(&meta.headers),
             values,
             rare: Rare::of(meta),
-            copy_of: insertion.map(|insertion| CopyOf { insertion, noted }),
+            order,
+            copy_of: disk.map(|disk| CopyOf { disk, noted }),
         }
     }
 
@@ -142,7 +162,12 @@ impl Hot {
 
     /// Its key; `None` never, since it was made of one.
     pub fn key(&self) -> Option<Key> {
-        Key::from_stored(std::str::from_utf8(self.key_text()).ok()?)
+        Key::from_stored(self.key_str())
+    }
+
+    /// The text of its key.
+    pub(super) fn key_str(&self) -> &str {
+        std::str::from_utf8(self.key_text()).unwrap_or_default()
     }
 
     fn key_text(&self) -> &[u8] {
@@ -241,9 +266,9 @@ impl Hot {
         size_of::<Self>() + 3 * PIECE_OVERHEAD + self.text.len() + values + rare
     }
 
-    /// The insertion on disk that it is a copy of.
-    pub fn insertion(&self) -> Option<Insertion> {
-        self.copy_of.as_ref().map(|copy_of| copy_of.insertion)
+    /// Its number among the publications.
+    pub const fn order(&self) -> u64 {
+        self.order
     }
 
     /// Calls `note` with the insertion on disk, if its use has not been noted in this epoch; once
@@ -251,8 +276,9 @@ impl Hot {
     /// number.
     pub fn note_use(&self, epoch: u32, note: impl FnOnce(Insertion) -> bool) {
         let Some(copy_of) = &self.copy_of else { return };
+        let insertion = Insertion { disk: copy_of.disk, sequence: self.order };
         // Two at once may both note it: no harm.
-        if copy_of.noted.load(Ordering::Relaxed) != epoch && note(copy_of.insertion) {
+        if copy_of.noted.load(Ordering::Relaxed) != epoch && note(insertion) {
             copy_of.noted.store(epoch, Ordering::Relaxed);
         }
     }
@@ -409,7 +435,7 @@ mod tests {
     fn a_use_is_noted_once_in_an_epoch() {
         let alone = Hot::new(&meta("/a"), b"");
         alone.note_use(0, |_| panic!("it is nowhere else"));
-        let copy = Hot::copy_of(&meta("/a"), b"", Some(Insertion { disk: 1, sequence: 7 }));
+        let copy = Hot::copy_of(&meta("/a"), b"", Insertion { disk: 1, sequence: 7 });
         let mut noted = Vec::new();
         for (epoch, is_noted) in [(0, false), (0, true), (0, true), (1, true), (1, true)] {
             copy.note_use(epoch, |insertion| {

@@ -9,7 +9,7 @@
 use super::hot::Hot;
 use crate::random;
 use prometheus::IntCounter;
-use quick_cache::sync::{Cache, GuardResult};
+use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, Options, OptionsBuilder, Weighter};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -81,18 +81,9 @@ impl Shelf {
         self.entries.get(&self.digest(key)).filter(|hot| hot.is(key))
     }
 
-    /// Whether there is an object of the key with this text that `matches`.
-    pub(super) fn has(&self, key: &str, matches: impl Fn(&Hot) -> bool) -> bool {
-        self.entries.peek(&self.digest(key)).is_some_and(|hot| hot.is(key) && matches(&hot))
-    }
-
-    /// Takes out the object of the key with this text, if it `matches`, for another to come in its
-    /// place.
-    pub(super) fn take(&self, key: &str, matches: impl Fn(&Hot) -> bool) -> Option<Arc<Hot>> {
-        let is_meant = |hot: &Arc<Hot>| hot.is(key) && matches(hot);
-        let (_, hot) = self.entries.remove_if(&self.digest(key), is_meant)?;
-        self.left.replaced.inc();
-        Some(hot)
+    /// The same; does not count as a use.
+    pub(super) fn peek(&self, key: &str) -> Option<Arc<Hot>> {
+        self.entries.peek(&self.digest(key)).filter(|hot| hot.is(key))
     }
 
     /// Keeps `hot` under its key, in place of what was there.
@@ -107,18 +98,14 @@ impl Shelf {
         }
     }
 
-    /// Keeps `hot` under its key, unless there is an object, which is given instead.
-    pub(super) fn put_new(&self, key: &str, hot: Arc<Hot>) -> Arc<Hot> {
-        match self.entries.get_value_or_guard(&self.digest(key), None) {
-            GuardResult::Value(there) if there.is(key) => there,
-            // Another key with the same digest.
-            GuardResult::Value(_) | GuardResult::Timeout => hot,
-            GuardResult::Guard(place) => match place.insert(Arc::clone(&hot)) {
-                Ok(()) => hot,
-                // One that came meanwhile.
-                Err(hot) => self.get(key).unwrap_or(hot),
-            },
+    /// Drops `hot`, if it is there still.
+    pub(super) fn remove_exactly(&self, hot: &Arc<Hot>) -> bool {
+        let is_meant = |there: &Arc<Hot>| Arc::ptr_eq(there, hot);
+        let is_gone = self.entries.remove_if(&self.digest(hot.key_str()), is_meant).is_some();
+        if is_gone {
+            self.left.removed.inc();
         }
+        is_gone
     }
 
     /// Drops the object of the key with this text; true when there was one.
@@ -131,39 +118,12 @@ impl Shelf {
         is_gone
     }
 
-    /// Drops every object that `matches`; how many there were.
-    pub(super) fn remove_matching(&self, matches: impl Fn(&Hot) -> bool) -> u64 {
-        let mut removed = 0;
-        for (digest, hot) in self.entries.iter() {
-            // Not what came in its place meanwhile: whoever put that there knows of the purge.
-            if matches(&hot)
-                && self.entries.remove_if(&digest, |there| Arc::ptr_eq(there, &hot)).is_some()
-            {
-                self.left.removed.inc();
-                removed += 1;
-            }
-        }
-        removed
-    }
-
-    /// Takes out every object that `matches` and hands it to `next`; how many there were. Not one
-    /// that came in its place meanwhile.
-    pub(super) fn take_matching(
+    /// Every object that `matches`, one after the other, while others come and go.
+    pub(super) fn matching(
         &self,
         matches: impl Fn(&Hot) -> bool,
-        next: impl Fn(Arc<Hot>),
-    ) -> u64 {
-        let mut taken = 0;
-        for (digest, hot) in self.entries.iter() {
-            if matches(&hot)
-                && self.entries.remove_if(&digest, |there| Arc::ptr_eq(there, &hot)).is_some()
-            {
-                self.left.replaced.inc();
-                taken += 1;
-                next(hot);
-            }
-        }
-        taken
+    ) -> impl Iterator<Item = Arc<Hot>> {
+        self.entries.iter().map(|(_, hot)| hot).filter(move |hot| matches(hot))
     }
 
     /// Bytes that it holds.

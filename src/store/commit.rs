@@ -15,6 +15,7 @@ use super::index::{Change, Open};
 use super::read::{BodyFile, Stored, StoredBody};
 use super::space::Reservation;
 use super::trailer;
+use crate::clock::Timestamp;
 use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -30,6 +31,8 @@ pub(super) struct Placing {
     pub(super) sha256: Sha256,
     pub(super) meta: Meta,
     pub(super) claim: Option<(Key, NarClaim)>,
+    /// The insertion that came next when its fetch began.
+    pub(super) since: u64,
     pub(super) body: SealedBody,
     pub(super) reservation: Reservation,
 }
@@ -68,17 +71,23 @@ impl<'a> Rows<'a> {
 }
 
 impl Inner {
-    /// Places an object, unless `permit` says no; see the module's crash argument for the order of
+    /// Places an object, unless `permit` says no, or a response is there that came later and was
+    /// inserted while this one was fetched; see the module's crash argument for the order of
     /// the steps.
     pub(super) fn place(
         self: &Arc<Self>,
         placing: Placing,
         permit: &dyn Fn() -> bool,
     ) -> Result<Option<Stored>, WriteError> {
-        let Placing { length, sha256, meta, claim, mut body, reservation } = placing;
+        let Placing { length, sha256, meta, claim, since, mut body, reservation } = placing;
         let hash = meta.key.hash();
         let stripe = self.stripe(hash).lock();
         if !permit() {
+            return Ok(None);
+        }
+        let access = self.index.access();
+        let index = access.open()?;
+        if is_outdated(index, hash, (meta.response_time, since))? {
             return Ok(None);
         }
         // Numbered under the stripe: of two insertions of a key the later one has the higher
@@ -96,8 +105,6 @@ impl Inner {
         };
         let record = format::encode_record(&head, &meta).map_err(unencodable)?;
         let rows = Rows::of(&record, &head, &meta, claim).map_err(unencodable)?;
-        let access = self.index.access();
-        let index = access.open()?;
         self.name(index, hash, &head, &record, &mut body)?;
         #[cfg(test)]
         self.faults.reach("a record is to be written");
@@ -307,6 +314,21 @@ impl Inner {
         self.recent.forget(hash);
         rewritten.inspect_err(|error| self.write_failed(error))
     }
+}
+
+/// Whether a response is stored that came later than this moment, and is not older than the
+/// insertion `since`.
+fn is_outdated(
+    index: &Open,
+    hash: KeyHash,
+    (response_time, since): (Timestamp, u64),
+) -> Result<bool, IndexError> {
+    let Some(row) = index.record(hash)? else { return Ok(false) };
+    if format::decode_head(&row).is_ok_and(|head| head.sequence < since) {
+        return Ok(false);
+    }
+    let record = format::decode_row(&row);
+    Ok(record.is_ok_and(|(record, _)| record.meta.response_time > response_time))
 }
 
 pub(super) fn unencodable(error: format::FormatError) -> WriteError {

@@ -54,6 +54,8 @@ impl Inner {
             }
             match self.attempt(hash, &head, within)? {
                 Attempt::Found(body) => {
+                    #[cfg(test)]
+                    self.faults.reach("an object is found");
                     self.space.touch(head.sequence);
                     return Some(Stored {
                         meta: Arc::new(record.meta),
@@ -88,13 +90,16 @@ impl Inner {
         }
     }
 
-    /// The variants that are stored of the object under `key`, each with its own key.
-    pub(super) fn find_variants(&self, key: &Key) -> Vec<(Key, Variant)> {
+    /// The variants that are stored of the object under `key`, each with its own key. An error is
+    /// noted.
+    pub(super) fn find_variants(&self, key: &Key) -> Result<Vec<(Key, Variant)>, IndexError> {
+        #[cfg(test)]
+        self.faults.reach("the index is to be read");
         let rows = self.variant_rows(key.hash(), super::remove::VARIANTS_MAX);
-        let rows = rows.inspect_err(|error| self.index_failed(error)).unwrap_or_default();
+        let rows = rows.inspect_err(|error| self.index_failed(error))?;
         let decoded = rows.iter().filter_map(|(_, row)| format::decode_variant(row).ok());
         let own = decoded.filter(|(_, variant, _)| variant.primary() == *key);
-        own.map(|(_, key, variant)| (key, variant)).collect()
+        Ok(own.map(|(_, key, variant)| (key, variant)).collect())
     }
 
     /// What tells one copy of an object from another.

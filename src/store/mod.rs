@@ -103,7 +103,7 @@ pub use body::{
 };
 pub use check::Fault;
 pub use commit::Permit;
-pub use disks::{ClaimUnknown, DiskReport, Disks};
+pub use disks::{ClaimUnknown, DiskReport, Disks, StoredVariants};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
@@ -112,7 +112,7 @@ pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
 pub use read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use rebuild::RebuildError;
-pub use remove::Published;
+pub use remove::{Published, VARIANTS_MAX};
 pub use report::{Mode, PROBLEMS_MAX, Problem, Report, Stage};
 pub use scope::{Purging, Scope};
 pub use space::Usage;

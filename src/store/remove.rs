@@ -21,8 +21,8 @@ use std::sync::Arc;
 /// Records that are looked at in one go.
 const PAGE: usize = 1024;
 
-/// Variants of one object that are kept; of more, those inserted first go.
-pub(super) const VARIANTS_MAX: usize = 32;
+/// Variants of one object that are kept and compared; of more, those inserted first go.
+pub const VARIANTS_MAX: usize = 32;
 
 /// Reads a page of records.
 type PageOf = fn(&Open, Option<KeyHash>, usize) -> Result<Vec<(KeyHash, Slice)>, IndexError>;

@@ -37,7 +37,7 @@ fn spawn_purge(cache: &Cache, scope: Scope) -> JoinHandle<u64> {
 
 /// Lets time pass, a little at a time, until something holds. Threads that do not hang get true
 /// time meanwhile: else more would pass than what waits for them allows.
-async fn pass_until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn pass_until(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..10_000 {
         let began = std::time::Instant::now();
         while began.elapsed() < Duration::from_millis(5) {
@@ -52,7 +52,7 @@ async fn pass_until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Waits until something holds, and lets no time pass meanwhile.
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let began = std::time::Instant::now();
     while !holds() {
         assert!(began.elapsed() < LONG, "never: {what}");
@@ -193,6 +193,32 @@ async fn a_hung_disk_is_waited_for_once_and_takes_no_thread_from_anything_else()
     until_well(&store).await;
     assert!(cache.lookup(&key(1)).await.is_none(), "it was purged meanwhile");
     assert!(cache.lookup(&key(7)).await.is_some(), "the disk answers again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_variants_that_a_disk_did_not_tell_is_not_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let store = cache.store().unwrap().clone();
+    let page = |language| super::order::page(Some(language));
+    for language in ["de", "en"] {
+        let body = Bytes::from_static(b"page");
+        cache.publish_small(cache.ticket(), page(language), body, None).await.unwrap();
+    }
+    cache.drop_memory();
+    let hold = store.hold(0, LOOK);
+    let looking = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.has_variants(&key(1)).await }
+    });
+    hold.until_reached().await;
+    pass_until("the disk is given up", || looking.is_finished()).await;
+    assert!(!looking.await.unwrap());
+    drop(hold);
+    until_well(&store).await;
+    for language in ["de", "en"] {
+        assert!(super::order::selects(&cache, language).await.is_some(), "{language}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,12 @@
 
 use super::{cache_on, key, meta};
 use crate::cache::{Cache, Hit, Purging, Scope, Ticket};
+use crate::config::Memory as MemorySettings;
+use crate::memory::Memory;
+use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Meta, NarClaim, Sha256, Tag, Tags, Variant};
+use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use std::sync::Arc;
@@ -11,7 +15,7 @@ use std::sync::Arc;
 const BODY: Bytes = Bytes::from_static(b"body");
 
 /// What a page has, or one variant of it.
-fn page(language: Option<&str>) -> Meta {
+pub(super) fn page(language: Option<&str>) -> Meta {
     let primary = key(1);
     let value = |language| HeaderValue::from_str(language).unwrap();
     let by = |language| Variant::new([(header::ACCEPT_LANGUAGE, Some(value(language)))]);
@@ -24,7 +28,7 @@ async fn put(cache: &Cache, ticket: Ticket, meta: Meta) {
     cache.publish_small(ticket, meta, BODY, None).await.unwrap();
 }
 
-async fn selects(cache: &Cache, language: &str) -> Option<Hit> {
+pub(super) async fn selects(cache: &Cache, language: &str) -> Option<Hit> {
     let wanted = page(Some(language)).variant;
     cache.lookup_selected(&key(1), |variant| *variant == wanted).await
 }
@@ -96,6 +100,20 @@ async fn a_soft_purge_of_a_prefix_makes_all_below_it_stale() {
             assert_eq!(found.meta().is_invalidated, is_stale, "{number}");
         }
         cache.drop_memory();
+    }
+}
+
+/// Without a disk a list is all that leads to variants.
+#[tokio::test]
+async fn a_purge_of_a_prefix_leaves_the_variants_of_all_else() {
+    let settings = MemorySettings { size: 16 << 20, absent_size: 1 << 20 };
+    let memory = Memory::new(&settings, &Metrics::new().unwrap());
+    let cache = Cache::new(memory, None, Tasks::new());
+    for (site, prefix, is_left) in [("t", "/", true), ("s", "/2", true), ("s", "/1", false)] {
+        put(&cache, cache.ticket(), page(Some("de"))).await;
+        let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
+        cache.purge(scope, Purging::Hard).await;
+        assert_eq!(selects(&cache, "de").await.is_some(), is_left, "{site} {prefix}");
     }
 }
 

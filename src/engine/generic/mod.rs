@@ -27,7 +27,7 @@ use super::site::Site;
 use super::tally::Begun;
 use super::upload::Upload;
 use super::{Answering, Engine};
-use crate::cache::{Found, Hit, Purging, SMALL_BYTES_MAX, Scope};
+use crate::cache::{Found, Hit, SMALL_BYTES_MAX, Stale, Ticket};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
 use crate::config::Caching;
@@ -164,6 +164,7 @@ impl Request<'_> {
     /// None where what is stored has changed meanwhile: look again.
     async fn try_cached(&self) -> Option<Answer> {
         let cache = &self.engine.cache;
+        let looked = cache.ticket();
         let headers = &self.parts.headers;
         let hit =
             cache.lookup_selected(&self.target.key, |variant| selects(headers, variant)).await;
@@ -186,7 +187,7 @@ impl Request<'_> {
             match judge(&meta, &directives, &self.wishes, rule, self.now) {
                 Reuse::Serve => return Some(self.found(found, outcome)),
                 Reuse::ServeAndRefresh => {
-                    self.refresh(found);
+                    self.refresh(Stale { found: found.clone(), looked });
                     return Some(self.found(found, Outcome::HitStale));
                 }
                 Reuse::Confirm => {}
@@ -206,7 +207,7 @@ impl Request<'_> {
         if wants_part || (is_head && found.is_none()) {
             return Some(self.through(None).await);
         }
-        Some(self.fetched(found).await)
+        Some(self.fetched(found.map(|found| Stale { found, looked })).await)
     }
 
     fn directives(&self, meta: &Meta) -> Directives {
@@ -214,16 +215,17 @@ impl Request<'_> {
     }
 
     /// Has a stale response confirmed in the background.
-    fn refresh(&self, found: &Found) {
+    fn refresh(&self, stale: Stale) {
         let sought = self.sought(None);
-        if let Err(error) = self.engine.fills.seek(sought, Some(found.clone()), self.now) {
+        if let Err(error) = self.engine.fills.seek(sought, Some(stale), self.now) {
             tracing::debug!(path = self.target.key.path(), %error, "not refreshed");
         }
     }
 
     /// The answer of a fetch, joined or begun.
-    async fn fetched(&self, stale: Option<Found>) -> Answer {
+    async fn fetched(&self, stale: Option<Stale>) -> Answer {
         let fills = &self.engine.fills;
+        let found = stale.as_ref().map(|stale| &stale.found);
         let joined = if self.wishes.forbids_storing() {
             let alone = fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now);
             alone.map(|flight| (Role::Lead, flight))
@@ -232,18 +234,18 @@ impl Request<'_> {
         };
         let (role, flight) = match joined {
             Ok(joined) => joined,
-            Err(error) => return self.not_joined(error, stale.as_ref()),
+            Err(error) => return self.not_joined(error, found),
         };
-        if let Some(answer) = self.landed(role, &flight, stale.as_ref()).await {
+        if let Some(answer) = self.landed(role, &flight, found).await {
             return answer;
         }
         // What the other brought is not for this request.
         match fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now) {
-            Ok(flight) => match self.landed(Role::Lead, &flight, stale.as_ref()).await {
+            Ok(flight) => match self.landed(Role::Lead, &flight, found).await {
                 Some(answer) => answer,
                 None => answer::fault("a fetch of one's own brought another's answer"),
             },
-            Err(error) => self.not_joined(error, stale.as_ref()),
+            Err(error) => self.not_joined(error, found),
         }
     }
 
@@ -344,15 +346,18 @@ impl Request<'_> {
         };
         let upstream = &self.site.upstream;
         let fills = &self.engine.fills;
+        let began = self.engine.cache.ticket();
         let response = match fills.through(upstream, forward).await {
             Ok(response) => response,
             Err(error) => return answer::failed(&error),
         };
         let is_write = way(&self.parts.method) == Way::Write;
         if is_write && invalidation::is_success(response.status) {
-            self.invalidate(&response.headers).await;
-            if self.is_as_if_read(&response) {
-                let flight = fills.keep(&self.sought(None), response, self.now).await;
+            let ticket = self.invalidate(&response.headers, began).await;
+            if let Some(ticket) = ticket
+                && self.is_as_if_read(&response)
+            {
+                let flight = fills.keep(&self.sought(None), (response, ticket), self.now).await;
                 let answer = self.landed(Role::Lead, &flight, None).await;
                 return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
             }
@@ -373,16 +378,21 @@ impl Request<'_> {
             && invalidation::is_of_itself(&self.parts.uri, place, &response.headers)
     }
 
-    /// Drops what a write that was done may have changed.
-    async fn invalidate(&self, answered: &HeaderMap) {
+    /// Drops what a write that was done may have changed; `began` is a ticket of the moment before
+    /// it was sent. A ticket for its answer, as of [`Cache::purge_written`].
+    ///
+    /// [`Cache::purge_written`]: crate::cache::Cache::purge_written
+    async fn invalidate(&self, answered: &HeaderMap, began: Ticket) -> Option<Ticket> {
         let authority = self.authority();
         let place = (self.scheme(), authority.as_str());
         let also = invalidation::also_stale(&self.parts.uri, place, answered);
         let space = self.site.key_space();
         let also = also.iter().filter_map(|path| Target::key_of(path, space, self.caching));
-        for key in std::iter::once(self.target.key.clone()).chain(also) {
-            self.engine.cache.purge(Scope::Key(key), Purging::Hard).await;
+        let (own, cache) = (&self.target.key, &self.engine.cache);
+        for key in also.filter(|key| key != own) {
+            cache.purge_written(key, began).await;
         }
+        cache.purge_written(own.clone(), began).await
     }
 
     fn sought(&self, interim: Option<Interim>) -> Sought {

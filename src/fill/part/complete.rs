@@ -167,8 +167,8 @@ async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> 
     let path = Arc::clone(flight.subject.path());
     let published = shared.cache.publish_part(flight.ticket, part, meta, sha256).await;
     Some(match published {
-        Ok(Some(_)) => Completed::Stored,
-        Ok(None) | Err(PublishError::Purged) => Completed::NotStored,
+        Ok(_) => Completed::Stored,
+        Err(PublishError::Purged | PublishError::Superseded) => Completed::NotStored,
         Err(error) => {
             tracing::info!(%path, %error, "not kept");
             Completed::Failed

@@ -11,7 +11,7 @@ use crate::cache::Hit;
 use crate::fill::steady::Checked;
 use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
-use crate::fill::{Admitted, FillError, Fills, Keep, Landed, NotJoined, Wanted};
+use crate::fill::{Admitted, Before, FillError, Fills, Keep, Landed, NotJoined, Wanted};
 use crate::object::Meta;
 use crate::origin::{Answer, FetchError, Response};
 use crate::policy::continuation;
@@ -236,7 +236,11 @@ impl Learning {
     /// Fetches the whole after all, with the answer to GET that is here already, if there is one.
     fn whole(&self, wanted: &Wanted, given: Option<Response>) {
         let fills = Fills { shared: Arc::clone(&self.flight.shared) };
-        let landed = match fills.join_with(wanted.clone(), None, None, given) {
+        let before = match given {
+            Some(given) => Before::Given(Box::new(given), self.flight.ticket),
+            None => Before::Stale(None),
+        };
+        let landed = match fills.join_with(wanted.clone(), None, before) {
             Ok((role, flight)) => PartLanded::Whole(role, flight),
             Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
                 PartLanded::NotJoined(refused)

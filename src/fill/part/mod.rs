@@ -121,7 +121,7 @@ impl Fills {
     }
 
     fn whole(&self, wanted: &Wanted) -> Ranged {
-        match self.join_with(wanted.clone(), None, None, None) {
+        match self.join(wanted.clone(), None, None) {
             Ok((role, flight)) => Ranged::Whole(role, flight),
             Err(NotJoined::Ended) => Ranged::Again,
             Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {

@@ -205,7 +205,7 @@ impl Learning {
     fn whole_page(&self, sought: &Sought, given: Response) {
         let fills = Fills { shared: Arc::clone(&self.flight.shared) };
         let given_at = given.response_time;
-        let landed = match fills.seek_with(sought.clone(), given, given_at) {
+        let landed = match fills.seek_with(sought.clone(), (given, self.flight.ticket), given_at) {
             Ok((role, flight)) => PartLanded::Whole(role, flight),
             Err(NotJoined::Ended) => PartLanded::Stored,
             Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {

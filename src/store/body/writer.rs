@@ -478,17 +478,19 @@ pub struct SealedObject {
 
 impl SealedObject {
     /// Puts the object in the store under `meta.key`, which is the key it was begun with, in place
-    /// of what was there, together with a claim it makes about a NAR; none if `permit` says no.
+    /// of what was there, together with a claim it makes about a NAR; none if `permit` says no, or
+    /// if a response is there that came later and is not older than the insertion `since`.
     /// Blocking. On an error nothing is stored.
     pub fn commit_if(
         self,
         meta: Meta,
         claim: Option<(Key, NarClaim)>,
+        since: u64,
         permit: &dyn Fn() -> bool,
     ) -> Result<Option<Stored>, WriteError> {
         let Self { length, sha256, key, store, body, reservation } = self;
         debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
-        let placing = Placing { length, sha256, meta, claim, body, reservation };
+        let placing = Placing { length, sha256, meta, claim, since, body, reservation };
         let placed = store.place(placing, permit);
         let stored = placed.inspect_err(|error| store.write_failed(error))?;
         if stored.is_some() {

@@ -117,6 +117,15 @@ struct Check {
 #[error("a disk that may have the claim does not tell")]
 pub struct ClaimUnknown;
 
+/// Variants of one object.
+#[derive(Debug)]
+pub struct StoredVariants {
+    /// Each with the key that it is stored under.
+    pub list: Vec<(Key, Variant)>,
+    /// Whether every disk has told which ones it has.
+    pub is_whole: bool,
+}
+
 /// What an operator is told of one disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskReport {
@@ -276,22 +285,27 @@ impl Disks {
         Err(first.unwrap_or_else(no_disk))
     }
 
-    /// The variants that are stored of the object under `key`, each with the key that it is stored
-    /// under; at most 32 on each disk, since of more the oldest are dropped. Cancel safe.
-    pub async fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
-        let (asked, own) = (self.0.holding(key.hash(), key), key.clone());
+    /// The variants that are stored of the object under `key`; at most 32 on each disk, since of
+    /// more the oldest are dropped. Cancel safe.
+    pub async fn variants(&self, key: &Key) -> StoredVariants {
+        let mut asked = self.0.asked(key);
+        let in_reach = asked.len();
+        asked.retain(|(_, entered)| !entered.store.0.lacks(key.hash()));
+        let (mut list, mut answers) = (Vec::<(Key, Variant)>::new(), in_reach - asked.len());
+        let own = key.clone();
         let find = move |store: &Arc<Inner>| store.find_variants(&own);
-        let answers = read_all(&asked, "store variants", find).await;
-        let mut variants: Vec<(Key, Variant)> = Vec::new();
-        for ((disk, _), answer) in asked.iter().zip(answers) {
-            for (own, variant) in answer.unwrap_or_default() {
+        let found = read_all(&asked, "store variants", find).await;
+        for ((disk, _), answer) in asked.iter().zip(found) {
+            let Ok(Ok(variants)) = answer else { continue };
+            answers += 1;
+            for (own, variant) in variants {
                 let is_owed = disk.owes() && self.0.is_owed(disk, &own);
-                if !is_owed && !variants.iter().any(|(other, _)| *other == own) {
-                    variants.push((own, variant));
+                if !is_owed && !list.iter().any(|(other, _)| *other == own) {
+                    list.push((own, variant));
                 }
             }
         }
-        variants
+        StoredVariants { list, is_whole: answers == self.0.disks.len() }
     }
 
     /// The number that the next insertion gets, on whatever disk.

@@ -239,6 +239,8 @@ impl Part {
             files::write(&state.file, (length, trailer.len()), write)
         };
         write().map_err(|source| WriteError::Io { operation: "write", source })?;
+        #[cfg(test)]
+        store.faults.reach("a part is to be made whole");
         let mut change = index.change();
         // In this order: a look-up asks for parts last.
         change.set_record(hash, &head, &record);

@@ -106,7 +106,7 @@ impl Store {
 
     /// The variants that are stored of the object under `key`.
     fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
-        self.0.find_variants(key)
+        self.0.find_variants(key).unwrap()
     }
 
     /// Makes everything in `scope` go; how many objects there were.
@@ -140,7 +140,7 @@ impl SealedObject {
         meta: Meta,
         claim: Option<(Key, NarClaim)>,
     ) -> Result<Stored, WriteError> {
-        self.commit_if(meta, claim, &|| true).map(Option::unwrap)
+        self.commit_if(meta, claim, u64::MAX, &|| true).map(Option::unwrap)
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_purge_takes_parts_and_variants_from_every_disk() {
         variants.push((own, variant));
     }
     assert!(objects(&disks.stores()).iter().all(|count| *count > 0));
-    let mut found = disks.variants(&page).await;
+    let mut found = disks.variants(&page).await.list;
     found.sort_by(|one, other| one.0.cmp(&other.0));
     variants.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(found, variants);
@@ -96,7 +96,7 @@ async fn a_purge_takes_parts_and_variants_from_every_disk() {
     }
     put(&disks, &key("other"), &bytes(2, 3)).await.unwrap();
     assert_eq!(purge(&disks, Scope::Key(page.clone())).await, 22);
-    assert!(disks.variants(&page).await.is_empty() && disks.part(&page).await.is_none());
+    assert!(disks.variants(&page).await.list.is_empty() && disks.part(&page).await.is_none());
     assert_eq!(disks.usage().objects, 1);
 }
 
@@ -115,7 +115,7 @@ async fn what_a_disk_owes_of_an_object_it_owes_of_its_variants_and_parts() {
     }
     purge(&disks, Scope::Key(page.clone())).await;
     assert!(disks.part(&page).await.is_none() && held(&disks, &own).await.is_none());
-    assert!(disks.variants(&page).await.is_empty());
+    assert!(disks.variants(&page).await.list.is_empty());
     assert!(!disks.is_writable());
     assert!(disks.begin_part(meta(&key("b")), LENGTH as u64).await.is_err());
 }
