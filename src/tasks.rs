@@ -68,7 +68,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         self.tracker.spawn(async move {
-            // What the future held is dropped with it: nobody sees it half changed.
+            // What the future held is dropped with it: it is never seen half changed.
             if AssertUnwindSafe(future).catch_unwind().await.is_err() {
                 #[cfg(test)]
                 crate::simulation::panicked(name);

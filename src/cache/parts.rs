@@ -65,7 +65,7 @@ impl Cache {
         }
     }
 
-    /// Drops a part; who has it open goes on.
+    /// Drops a part; a reader that has it open goes on.
     pub async fn drop_part(&self, part: &Part) {
         let own = part.clone();
         if let Err(error) = part.tasks().blocking("store part", move || own.discard()).await {

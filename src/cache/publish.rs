@@ -266,7 +266,7 @@ impl Cache {
         let (since, response_time) = (ticket.publications, meta.response_time);
         let coming = Coming { hot, order, response_time, since };
         let show = || {
-            // Who sees the narinfo finds its claim.
+            // The claim first: a reader that finds the narinfo must find its claim.
             let claim = claim.clone().map(|claim| self.put_claim(published, claim));
             let put = |others: &[Key]| {
                 let is_shown = self.memory.publish(key, &coming);

@@ -111,7 +111,7 @@ impl Object {
 }
 
 impl Object {
-    /// Whether somebody who asks at `begun` may hear that there is none.
+    /// Whether a request that begins at `begun` may be told that there is none.
     fn may_be_absent(&self, begun: Moment) -> bool {
         let Some(first) = self.versions.first() else { return true };
         let is_told = self.noticed.is_some_and(|noticed| begun >= noticed);

@@ -15,10 +15,10 @@
 //! asks before and after its read whether the chunk is trusted, and forgets what it read if it is
 //! not, or if it was doubted meanwhile and compared anew. A reader from the disk takes the chunk's
 //! turn, doubts it, reads it whole, compares, gives out its own copy of what it compared, and then
-//! trusts it. So a page that came from the disk is behind a doubt until somebody has compared it,
-//! and a chunk whose sum is wrong is trusted by nobody, however many have the file open. Body files
-//! are opened without read-ahead (`FADV_RANDOM`), so that a read brings no page of a neighbour but
-//! where the reader itself asks for the next chunk, which it doubts first.
+//! trusts it. So a page that came from the disk is behind a doubt until a reader has compared it,
+//! and a chunk whose sum is wrong is never trusted, however many readers have the file open. Body
+//! files are opened without read-ahead (`FADV_RANDOM`), so that a read brings no page of a
+//! neighbour but where the reader itself asks for the next chunk, which it doubts first.
 //!
 //! To ask of the pages of a chunk costs as much as to send some of them. So a chunk whose pages
 //! were all found in the cache is taken to be there for a second ([`SEEN_FOR`]) by `sendfile`,

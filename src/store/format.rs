@@ -252,7 +252,7 @@ pub(super) fn tags_of(record: &[u8]) -> Vec<TagHash> {
 }
 
 /// Whether a purge of `site` by `tags` means the object of a record: whether it has any. One
-/// that cannot be read might be meant, and serves nobody.
+/// that cannot be read might be meant, and is never served.
 pub(super) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
     let lines = tag_lines(record);
     lines.is_none_or(|(key, lines)| key.site() == site && tags.covers(lines.into_iter()))

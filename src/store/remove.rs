@@ -250,7 +250,7 @@ impl Inner {
         let access = self.index.access();
         let index = access.open()?;
         let Some(row) = index.record(hash)? else { return Ok(false) };
-        // One that cannot be read serves nobody.
+        // One that cannot be read is never served.
         let Ok((record, body)) = format::decode_row(&row) else { return Ok(false) };
         if !scope.covers(&record.meta) {
             return Ok(false);
@@ -430,7 +430,7 @@ impl Purge<'_> {
             after = Some(*last);
             tasks::step();
             for (hash, record) in page {
-                // One that cannot be read might be meant, and serves nobody.
+                // One that cannot be read might be meant, and is never served.
                 if format::decode_key(&record).map_or(true, |key| self.scope.may_cover(&key)) {
                     purged += self.object(hash)?;
                 }

@@ -1,4 +1,4 @@
-//! A disk that hangs: who waits for it, for how long, and what comes of it afterwards. Time is
+//! A disk that hangs: what waits for it, for how long, and what is visible afterwards. Time is
 //! turned by hand, and a disk hangs at the step that a test says.
 
 use super::{cache_on, key, meta, publish};

@@ -30,8 +30,8 @@
 //! A disk that is out, stalled, fails, or does not come further with a purge for a second owes it
 //! ([`ledger`]): nothing that it covers is served from there before it has made up for it.
 //!
-//! An [`Insertion`] names its disk by position: whoever keeps one while another disk takes that
-//! place touches an object that he does not mean, which moves it in the order of eviction.
+//! An [`Insertion`] names its disk by position. If another disk takes that position, a use noted
+//! with an old insertion moves another object in the order of eviction, and nothing else.
 //!
 //! Locks: `checks` (inside it those of the reports), `ledger` (inside it a disk's own), `files`;
 //! all of them short, never across I/O. A disk comes in, and a purge picks the disks that carry it

@@ -151,7 +151,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Drops the claim that an object with this head makes, where it is still the one who does.
+    /// Drops the claim that an object with this head makes, if no other object makes it now.
     pub(in crate::store) fn drop_claim_of(
         &mut self,
         owner: KeyHash,
