@@ -351,6 +351,27 @@ pub struct NarClaim {
 }
 
 #[cfg(test)]
+impl Meta {
+    /// The head of a small narinfo, for tests.
+    pub(crate) fn of_a_narinfo(key: &Key) -> Self {
+        Self {
+            key: key.clone(),
+            class: Class::Narinfo,
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            origin: "o".into(),
+            request_time: Timestamp::from_secs(0),
+            response_time: Timestamp::from_secs(0),
+            age_at_response: 0,
+            lifetime: Lifetime::Seconds(1),
+            is_invalidated: false,
+            proof: Proof::Parsed,
+            variant: Variant::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

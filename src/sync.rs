@@ -18,6 +18,35 @@ pub(crate) mod watch;
 #[cfg(test)]
 pub(crate) use stepped::{Condvar, Mutex, MutexGuard, RwLock, SteppedU64 as AtomicU64};
 
+/// Locks that keys share. A number that differs from key to key, such as a part of a hash, says
+/// which lock a key has.
+#[derive(Debug)]
+pub(crate) struct Striped<T> {
+    first: Mutex<T>,
+    others: Box<[Mutex<T>]>,
+}
+
+impl<T: Default> Striped<T> {
+    /// This many locks, at least one.
+    pub(crate) fn new(count: usize) -> Self {
+        Self { first: Mutex::default(), others: (1..count).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl<T> Striped<T> {
+    /// The lock of the keys with this number.
+    pub(crate) fn of(&self, number: u64) -> &Mutex<T> {
+        let count = self.others.len() as u64 + 1;
+        let at = usize::try_from(number % count).ok();
+        at.and_then(|at| self.others.get(at)).unwrap_or(&self.first)
+    }
+
+    /// Every lock, always in the same order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
 /// The same locks, but where a thread simulates, one that is held lets the jobs of that thread go
 /// on.
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! How an object becomes visible: in two steps, as the module above says. What touches a disk runs
 //! on that disk's threads; the caller gives it up after a while. Called by `fill`.
 //!
-//! A publication that its caller gave up never becomes visible: the two agree by [`Turn`], and the
-//! thread that comes too late removes what it has written. One that is visible is told of at once;
-//! what is older goes from its disk afterwards.
+//! A publication that its caller gave up never becomes visible: the two agree by [`Handover`], and
+//! the thread that comes too late removes what it has written. One that is visible is told of at
+//! once; what is older goes from its disk afterwards.
 
 use super::variants::Shown;
 use super::{Cache, ClaimOf, Found, Ticket, hot_of, may_vary};
@@ -43,9 +43,9 @@ pub enum PublishError {
 
 /// Says which of the two decides: the thread that publishes, or its caller that gives up.
 #[derive(Debug, Clone, Default)]
-struct Turn(Arc<AtomicBool>);
+struct Handover(Arc<AtomicBool>);
 
-impl Turn {
+impl Handover {
     /// Takes the turn; false if the other has it.
     fn take(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)
@@ -180,7 +180,7 @@ impl Cache {
         place: Place,
     ) -> Result<Found, PublishError> {
         let (tell, told) = oneshot::channel();
-        let (cache, turn) = (self.clone(), Turn::default());
+        let (cache, turn) = (self.clone(), Handover::default());
         let own = turn.clone();
         let work = move || {
             let (placed, left) = cache.place(&publication, &own, place);
@@ -209,7 +209,7 @@ impl Cache {
     fn place(
         &self,
         publication: &Publication,
-        turn: &Turn,
+        turn: &Handover,
         place: Place,
     ) -> (Result<(Found, Published), PublishError>, Left) {
         let allows = || self.fence.allows(publication.ticket, &publication.heads());

@@ -5,17 +5,14 @@ mod newer;
 mod order;
 
 use super::{Cache, Hit, Purging, Scope};
-use crate::clock::Timestamp;
 use crate::config::{Disk, Memory as MemorySettings};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::nix::Class;
-use crate::object::{Key, Lifetime, Meta, Proof, Variant};
+use crate::object::{Key, Meta};
 use crate::store::{Disks, StoredBody, Withhold};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,22 +20,8 @@ fn key(number: usize) -> Key {
     Key::new("s", &format!("/{number}"), None)
 }
 
-/// What a narinfo has that came a moment ago.
 pub(crate) fn meta(key: &Key) -> Meta {
-    Meta {
-        key: key.clone(),
-        class: Class::Narinfo,
-        status: StatusCode::OK,
-        headers: HeaderMap::new(),
-        origin: "o".into(),
-        request_time: Timestamp::from_secs(0),
-        response_time: Timestamp::from_secs(0),
-        age_at_response: 0,
-        lifetime: Lifetime::Seconds(1),
-        is_invalidated: false,
-        proof: Proof::Parsed,
-        variant: Variant::default(),
-    }
+    Meta::of_a_narinfo(key)
 }
 
 impl Cache {

@@ -20,7 +20,7 @@ use super::Cache;
 use crate::cache::Hit;
 use crate::object::{Key, Meta, Variant};
 use crate::store::{Disks, Published, StoredVariants, VARIANTS_MAX};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Striped};
 use quick_cache::sync::Cache as Recent;
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ pub(super) enum Shown {
 pub(super) struct Variants {
     known: Recent<Key, Arc<Known>>,
     /// Each with the number of changes of its objects.
-    turns: [Mutex<u64>; TURNS],
+    turns: Striped<u64>,
     /// Whether there is a disk, which may know of more than memory.
     has_disk: bool,
 }
@@ -66,8 +66,8 @@ struct Known {
 impl Variants {
     /// Those of a cache with this disk tier.
     pub(super) fn new(store: Option<&Disks>) -> Self {
-        let turns = std::array::from_fn(|_| Mutex::new(0));
-        Self { known: Recent::new(OBJECTS_MAX), turns, has_disk: store.is_some() }
+        let (known, turns) = (Recent::new(OBJECTS_MAX), Striped::new(TURNS));
+        Self { known, turns, has_disk: store.is_some() }
     }
 
     fn of(&self, primary: &Key) -> Option<Arc<Known>> {
@@ -80,9 +80,8 @@ impl Variants {
     }
 
     fn turn(&self, primary: &Key) -> &Mutex<u64> {
-        let [first, ..] = &self.turns;
         let [.., byte] = primary.hash().0;
-        self.turns.get(usize::from(byte) % TURNS).unwrap_or(first)
+        self.turns.of(byte.into())
     }
 
     /// Takes in what a look-up that began with `ticket` has found on disk.
@@ -155,7 +154,7 @@ impl Variants {
     /// Forgets the lists of the objects that `matches`. What a look-up under way has read is not
     /// kept.
     pub(super) fn forget_matching(&self, matches: impl Fn(&Key) -> bool) {
-        for turn in &self.turns {
+        for turn in self.turns.iter() {
             *turn.lock() += 1;
         }
         self.known.retain(|key, _| !matches(key));

@@ -19,9 +19,11 @@ use tower_service::Service;
 /// The other address family is tried after this long (RFC 8305 section 8).
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
 
+/// What the connector makes.
+type Tcp = MaybeHttpsStream<TokioIo<TcpStream>>;
 /// A connection to an origin.
 #[cfg(not(test))]
-type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Stream = Tcp;
 #[cfg(test)]
 use simulated::Stream;
 
@@ -55,12 +57,8 @@ impl<R> DeadlineConnector<R> {
 
 impl<R> Service<Uri> for DeadlineConnector<R>
 where
-    HttpsConnector<HttpConnector<R>>: Service<
-            Uri,
-            Response = MaybeHttpsStream<TokioIo<TcpStream>>,
-            Error = BoxError,
-            Future: Send + 'static,
-        >,
+    HttpsConnector<HttpConnector<R>>:
+        Service<Uri, Response = Tcp, Error = BoxError, Future: Send + 'static>,
 {
     type Response = Stream;
     type Error = BoxError;
@@ -84,7 +82,7 @@ where
                 Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
             });
             #[cfg(test)]
-            let connected = connected.map(Stream::Real);
+            let connected = connected.map(|stream| Box::new(stream) as Stream);
             connected
         })
     }
@@ -93,98 +91,47 @@ where
 /// In a simulation, connections to scripted origins of the same process.
 #[cfg(test)]
 mod simulated {
-    use super::{BoxError, MaybeHttpsStream};
+    use super::BoxError;
     use http::Uri;
-    use hyper::rt::{Read, ReadBufCursor, Write};
+    use hyper::rt::{Read, Write};
     use hyper_util::client::legacy::connect::{Connected, Connection};
     use hyper_util::rt::TokioIo;
-    use std::io;
     use std::pin::Pin;
-    use std::task::{Context, Poll};
     use tokio::io::DuplexStream;
-    use tokio::net::TcpStream;
 
     type Connecting = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
 
+    /// What a connection does, real or simulated.
+    pub(crate) trait Io: Read + Write + Unpin + Send {
+        fn told(&self) -> Connected;
+    }
+
     /// A real connection or a simulated one.
-    #[expect(clippy::large_enum_variant, reason = "only tests have the small one")]
-    pub(crate) enum Stream {
-        Real(MaybeHttpsStream<TokioIo<TcpStream>>),
-        Simulated(TokioIo<DuplexStream>),
+    pub(crate) type Stream = Box<dyn Io>;
+
+    impl Io for super::Tcp {
+        fn told(&self) -> Connected {
+            self.connected()
+        }
+    }
+
+    impl Io for TokioIo<DuplexStream> {
+        fn told(&self) -> Connected {
+            Connected::new()
+        }
+    }
+
+    impl Connection for Stream {
+        fn connected(&self) -> Connected {
+            (**self).told()
+        }
     }
 
     /// The connection to where `target` is, in a simulation.
     pub(super) fn connect(target: &Uri) -> Option<Connecting> {
         let connected = crate::simulation::connect(target.host().unwrap_or_default())?;
-        let stream = connected.map(TokioIo::new).map(Stream::Simulated).map_err(BoxError::from);
-        Some(Box::pin(std::future::ready(stream)))
-    }
-
-    impl Connection for Stream {
-        fn connected(&self) -> Connected {
-            match self {
-                Self::Real(stream) => stream.connected(),
-                Self::Simulated(_) => Connected::new(),
-            }
-        }
-    }
-
-    impl Read for Stream {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            buffer: ReadBufCursor<'_>,
-        ) -> Poll<io::Result<()>> {
-            match self.get_mut() {
-                Self::Real(stream) => Pin::new(stream).poll_read(context, buffer),
-                Self::Simulated(stream) => Pin::new(stream).poll_read(context, buffer),
-            }
-        }
-    }
-
-    impl Write for Stream {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            match self.get_mut() {
-                Self::Real(stream) => Pin::new(stream).poll_write(context, bytes),
-                Self::Simulated(stream) => Pin::new(stream).poll_write(context, bytes),
-            }
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            match self.get_mut() {
-                Self::Real(stream) => Pin::new(stream).poll_flush(context),
-                Self::Simulated(stream) => Pin::new(stream).poll_flush(context),
-            }
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            match self.get_mut() {
-                Self::Real(stream) => Pin::new(stream).poll_shutdown(context),
-                Self::Simulated(stream) => Pin::new(stream).poll_shutdown(context),
-            }
-        }
-
-        fn poll_write_vectored(
-            self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            slices: &[io::IoSlice<'_>],
-        ) -> Poll<io::Result<usize>> {
-            match self.get_mut() {
-                Self::Real(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-                Self::Simulated(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            }
-        }
-
-        fn is_write_vectored(&self) -> bool {
-            match self {
-                Self::Real(stream) => stream.is_write_vectored(),
-                Self::Simulated(stream) => stream.is_write_vectored(),
-            }
-        }
+        let stream = connected.map(|stream| Box::new(TokioIo::new(stream)) as Stream);
+        Some(Box::pin(std::future::ready(stream.map_err(BoxError::from))))
     }
 }
 
@@ -192,6 +139,7 @@ mod simulated {
 mod tests {
     use super::*;
     use hyper_util::client::legacy::connect::dns::Name;
+    use hyper_util::client::legacy::connect::{Connection, HttpInfo};
     use std::future::{Ready, ready};
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
     use tokio::net::{TcpListener, TcpSocket};
@@ -225,13 +173,9 @@ mod tests {
         let known = Known(addresses.to_vec());
         let mut connector = DeadlineConnector::resolving(known, &trust, Duration::from_secs(5));
         let uri = format!("http://origin.test:{port}/").parse().unwrap();
-        match connector.call(uri).await? {
-            Stream::Real(MaybeHttpsStream::Http(stream)) => {
-                Ok(stream.inner().peer_addr().unwrap().ip())
-            }
-            Stream::Real(MaybeHttpsStream::Https(_)) => panic!("TLS to http://"),
-            Stream::Simulated(_) => panic!("simulated"),
-        }
+        let mut told = http::Extensions::new();
+        connector.call(uri).await?.connected().get_extras(&mut told);
+        Ok(told.get::<HttpInfo>().unwrap().remote_addr().ip())
     }
 
     /// A port of both loopback addresses: one that answers over IPv4, and a queue that is full

@@ -5,7 +5,7 @@
 //! # What is newer stays
 //!
 //! Publications are numbered, and each object, absence and claim here knows the number of its own.
-//! Every change is made under a lock of its key ([`turns`]), which compares the numbers:
+//! Every change is made under a lock of its key ([`history`]), which compares the numbers:
 //! - A publication ([`Memory::publish`]) takes no place from what has a higher number, and an
 //!   absence none from what was published since its fetch began.
 //! - What was read from a disk ([`Memory::heat`]) stays only if nothing of its key was published
@@ -16,26 +16,26 @@
 //! If nothing of a key is here, and something newer may have been, what comes is not kept: then the
 //! disk tells.
 
+mod history;
 mod hot;
 mod shelf;
 #[cfg(test)]
 mod tests;
-mod turns;
 
+pub use history::Seen;
 pub use hot::Hot;
-pub use turns::Seen;
 
 use crate::clock::Timestamp;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Key, KeyHash, Meta, NarClaim, Tags};
+use history::{Histories, History};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
 use shelf::{Counts, ENTRY_OVERHEAD, Shelf};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use turns::{Turn, Turns};
 
 /// Claims take this part of the hot tier's budget.
 const CLAIMS_DIVISOR: u64 = 16;
@@ -100,7 +100,7 @@ pub struct Memory {
     hot: Arc<Shelf>,
     absent: Arc<Shelf>,
     claims: Arc<Cache<Key, HeldClaim, ClaimWeigher>>,
-    turns: Arc<Turns>,
+    histories: Arc<Histories>,
     /// Whether a variant was ever kept: only then does forgetting an object look for more of them.
     has_variants: Arc<AtomicBool>,
 }
@@ -126,7 +126,7 @@ impl Memory {
             hot: Arc::new(Shelf::new(settings.size - claims_size, counts("memory", metrics))),
             absent: Arc::new(Shelf::new(settings.absent_size, counts("absent", metrics))),
             claims: Arc::new(claims),
-            turns: Arc::default(),
+            histories: Arc::default(),
             has_variants: Arc::default(),
         }
     }
@@ -138,13 +138,13 @@ impl Memory {
 
     /// This moment, before `key` is looked up on disk.
     pub fn seen(&self, key: &Key) -> Seen {
-        self.turns.of(key.as_str()).seen()
+        self.histories.of(key.as_str()).seen()
     }
 
     /// Makes an object visible in place of what is older, be it here or not; false if a response is
     /// here that came later and was published while this one was fetched.
     pub fn publish(&self, key: &Key, coming: &Coming<'_>) -> bool {
-        let mut turn = self.turns.of(key.as_str());
+        let mut history = self.histories.of(key.as_str());
         let there = self.hot.peek(key.as_str());
         let is_later = |there: &Arc<Hot>| {
             there.order() >= coming.since && there.facts.response_time > coming.response_time
@@ -152,8 +152,8 @@ impl Memory {
         if there.as_ref().is_some_and(is_later) {
             return false;
         }
-        let is_newest = self.is_newest(&turn, key, coming.order);
-        turn.count(coming.order);
+        let is_newest = self.is_newest(&history, key, coming.order);
+        history.count(coming.order);
         if is_newest {
             self.absent.remove(key.as_str());
             match coming.hot {
@@ -165,9 +165,9 @@ impl Memory {
     }
 
     /// Whether what was published of `key` under this number is newer than all that is known.
-    fn is_newest(&self, turn: &Turn, key: &Key, order: u64) -> bool {
+    fn is_newest(&self, history: &History, key: &Key, order: u64) -> bool {
         let there = self.hot.peek(key.as_str()).or_else(|| self.absent.peek(key.as_str()));
-        there.map_or_else(|| turn.is_before(order), |there| there.order() <= order)
+        there.map_or_else(|| history.is_before(order), |there| there.order() <= order)
     }
 
     fn keep(&self, key: &Key, hot: &Arc<Hot>) {
@@ -180,11 +180,11 @@ impl Memory {
     /// Keeps a small object that was read from disk since `seen`, unless something newer came
     /// meanwhile; gives that instead if it is here.
     pub fn heat(&self, key: &Key, hot: Arc<Hot>, seen: Seen) -> Arc<Hot> {
-        let turn = self.turns.of(key.as_str());
+        let history = self.histories.of(key.as_str());
         if let Some(there) = self.hot.peek(key.as_str()) {
             return there;
         }
-        if turn.is_as(seen) && self.absent.peek(key.as_str()).is_none() {
+        if history.is_as(seen) && self.absent.peek(key.as_str()).is_none() {
             self.keep(key, &hot);
         }
         hot
@@ -193,11 +193,11 @@ impl Memory {
     /// Gives a publication another head, if it is there still: here, or on the disk, which had it
     /// at `stored` or later.
     pub fn renew(&self, key: &Key, hot: &Arc<Hot>, stored: Option<Seen>) {
-        let turn = self.turns.of(key.as_str());
+        let history = self.histories.of(key.as_str());
         let is_there = match self.hot.peek(key.as_str()) {
             Some(there) => there.order() == hot.order(),
             None => {
-                stored.is_some_and(|seen| turn.is_as(seen))
+                stored.is_some_and(|seen| history.is_as(seen))
                     && self.absent.peek(key.as_str()).is_none()
             }
         };
@@ -214,10 +214,10 @@ impl Memory {
     /// Remembers that there is no such object, unless one was published since the fetch began that
     /// says so; false then. Has its own budget: never evicts an object.
     pub fn put_absent(&self, key: &Key, absence: &Arc<Hot>) -> bool {
-        let turn = self.turns.of(key.as_str());
+        let history = self.histories.of(key.as_str());
         let is_right = match self.hot.peek(key.as_str()) {
             Some(there) => there.order() < absence.order(),
-            None => self.is_newest(&turn, key, absence.order()),
+            None => self.is_newest(&history, key, absence.order()),
         };
         if is_right {
             self.hot.remove(key.as_str());
@@ -234,10 +234,10 @@ impl Memory {
     /// Keeps what a narinfo says of the NAR `key`, in place of what an older one said; what was
     /// held before.
     pub fn put_claim(&self, key: Key, claim: HeldClaim) -> Option<HeldClaim> {
-        let mut turn = self.turns.of(key.as_str());
+        let mut history = self.histories.of(key.as_str());
         let before = self.claims.peek(&key);
-        let is_newest = turn.is_before(claim.order.saturating_add(1));
-        turn.count(claim.order);
+        let is_newest = history.is_before(claim.order.saturating_add(1));
+        history.count(claim.order);
         if is_newest {
             self.claims.insert(key, claim);
             return before;
@@ -250,11 +250,11 @@ impl Memory {
     /// Keeps a claim that was read from disk since `seen`, unless another one came meanwhile, which
     /// is given instead if it is here.
     pub fn heat_claim(&self, key: &Key, claim: HeldClaim, seen: Seen) -> HeldClaim {
-        let turn = self.turns.of(key.as_str());
+        let history = self.histories.of(key.as_str());
         if let Some(there) = self.claims.peek(key) {
             return there;
         }
-        if turn.is_as(seen) {
+        if history.is_as(seen) {
             self.claims.insert(key.clone(), claim.clone());
         }
         claim
@@ -273,7 +273,7 @@ impl Memory {
     /// Forgets `key`, its absence and all its variants included; true when there was anything.
     pub fn remove(&self, key: &Key) -> bool {
         let was_known = {
-            let _turn = self.turns.of(key.as_str());
+            let _history = self.histories.of(key.as_str());
             let was_hot = self.hot.remove(key.as_str());
             self.absent.remove(key.as_str()) || was_hot
         };
@@ -284,7 +284,7 @@ impl Memory {
 
     /// Forgets that there is no such object, and nothing else.
     pub fn forget_absence(&self, key: &Key) {
-        let _turn = self.turns.of(key.as_str());
+        let _history = self.histories.of(key.as_str());
         self.absent.remove(key.as_str());
     }
 
@@ -306,7 +306,7 @@ impl Memory {
 
     fn remove_from(&self, tier: &Shelf, matches: impl Fn(&Hot) -> bool) -> u64 {
         let removed = tier.matching(matches).filter(|hot| {
-            let _turn = self.turns.of(hot.key_str());
+            let _history = self.histories.of(hot.key_str());
             // Not what came in its place meanwhile: that was published after the purge.
             tier.remove_exactly(hot)
         });
@@ -334,7 +334,7 @@ impl Memory {
     /// Makes an object stale that is there still and is not; whether it has.
     fn make_stale(&self, hot: &Arc<Hot>) -> bool {
         let key = hot.key_str();
-        let _turn = self.turns.of(key);
+        let _history = self.histories.of(key);
         let is_there = self.hot.peek(key).is_some_and(|there| Arc::ptr_eq(&there, hot));
         if !is_there || hot.facts.is_invalidated {
             return false;

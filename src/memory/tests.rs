@@ -2,27 +2,13 @@
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::nix::Class;
-use crate::object::{Lifetime, Proof, Tag, Variant};
+use crate::object::{Tag, Variant};
 use crate::sync::Mutex;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::HeaderValue;
 use std::sync::atomic::AtomicU64;
 
 pub(super) fn meta(path: &str) -> Meta {
-    Meta {
-        key: Key::new("s", path, None),
-        class: Class::Narinfo,
-        status: StatusCode::OK,
-        headers: HeaderMap::new(),
-        origin: "o".into(),
-        request_time: Timestamp::from_secs(0),
-        response_time: Timestamp::from_secs(0),
-        age_at_response: 0,
-        lifetime: Lifetime::Seconds(1),
-        is_invalidated: false,
-        proof: Proof::Parsed,
-        variant: Variant::default(),
-    }
+    Meta::of_a_narinfo(&named(path))
 }
 
 fn memory(size: u64, absent_size: u64) -> Memory {

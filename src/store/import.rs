@@ -32,7 +32,6 @@ impl Inner {
         // Evicting takes a stripe, so space is made before any is held.
         let reservation = self.reserve(objects.iter().map(|o| format::charge(length(o))).sum())?;
         let _stripes: Vec<_> = self.stripes.iter().map(crate::sync::Mutex::lock).collect();
-        let _last = self.last_stripe.lock();
         let access = self.index.access();
         let index = access.open()?;
         let (mut change, mut seen) = (index.change(), HashSet::new());

@@ -120,8 +120,7 @@ pub use space::Usage;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, KeyHash};
-use crate::sync::watch;
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock, Striped, watch};
 use crate::tasks::{BlockingError, Jobs, Tasks};
 use folder::Folder;
 use format::Totals;
@@ -140,7 +139,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Locks that keys share, so that changes of different keys seldom wait for each other; one more
 /// stands beside them.
-const STRIPES: usize = 63;
+const STRIPES: usize = 64;
 /// Insertion numbers skipped at open: more than a power cut can have made the index forget.
 const SEQUENCE_GAP: u64 = 1 << 24;
 
@@ -212,8 +211,7 @@ struct Inner {
     are_parts_counted: AtomicBool,
     shown_parts: Shown<2>,
     has_loaded: watch::Sender<bool>,
-    stripes: [Mutex<()>; STRIPES],
-    last_stripe: Mutex<()>,
+    stripes: Striped<()>,
     size_evictions: IntCounter,
     space_evictions: IntCounter,
     /// Of the check that goes on, or else the last one.
@@ -355,8 +353,7 @@ impl Inner {
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
             parts: RwLock::new(()),
-            stripes: std::array::from_fn(|_| Mutex::new(())),
-            last_stripe: Mutex::new(()),
+            stripes: Striped::new(STRIPES),
             size_evictions: metrics.evictions.with_label_values(&["disk", "size"]),
             space_evictions: metrics.evictions.with_label_values(&["disk", "space"]),
             report: Arc::default(),
@@ -376,7 +373,7 @@ impl Inner {
 
     fn stripe(&self, hash: KeyHash) -> &Mutex<()> {
         let [.., byte] = hash.0;
-        self.stripes.get(usize::from(byte) % (STRIPES + 1)).unwrap_or(&self.last_stripe)
+        self.stripes.of(byte.into())
     }
 
     fn evictions(&self, reason: Reason) -> &IntCounter {

@@ -75,7 +75,7 @@ impl Inner {
 
     /// Waits until every change that is under way has ended.
     fn pass_stripes(&self) {
-        for stripe in self.stripes.iter().chain([&self.last_stripe]) {
+        for stripe in self.stripes.iter() {
             drop(stripe.lock());
             tasks::step();
         }

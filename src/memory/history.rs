@@ -9,22 +9,22 @@
 //! when it has changed.
 
 use crate::random;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{MutexGuard, Striped};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Locks that keys share.
-const TURNS: usize = 4_096;
+const LOCKS: usize = 4_096;
 
 /// What is known of all keys that share a lock.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct History {
     /// One above the highest number that was published.
     end: u64,
     /// Publications so far.
     changes: u64,
 }
 
-impl Turn {
+impl History {
     /// Counts a publication.
     pub(super) fn count(&mut self, order: u64) {
         self.changes += 1;
@@ -50,27 +50,23 @@ impl Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen(u64);
 
-/// The locks.
+/// What was published, key by key, each behind its lock.
 #[derive(Debug)]
-pub(super) struct Turns {
-    locks: Vec<Mutex<Turn>>,
-    last: Mutex<Turn>,
+pub(super) struct Histories {
+    locks: Striped<History>,
     seed: u64,
 }
 
-impl Default for Turns {
+impl Default for Histories {
     fn default() -> Self {
-        let locks = (1..TURNS).map(|_| Mutex::default()).collect();
         // Without randomness, keys can be made that share a lock.
-        Self { locks, last: Mutex::default(), seed: random::u64().unwrap_or_default() }
+        Self { locks: Striped::new(LOCKS), seed: random::u64().unwrap_or_default() }
     }
 }
 
-impl Turns {
+impl Histories {
     /// Takes the lock of the key with this text.
-    pub(super) fn of(&self, key: &str) -> MutexGuard<'_, Turn> {
-        let digest = xxh3_64_with_seed(key.as_bytes(), self.seed);
-        let number = usize::try_from(digest % TURNS as u64).unwrap_or(TURNS);
-        self.locks.get(number).unwrap_or(&self.last).lock()
+    pub(super) fn of(&self, key: &str) -> MutexGuard<'_, History> {
+        self.locks.of(xxh3_64_with_seed(key.as_bytes(), self.seed)).lock()
     }
 }
