@@ -98,6 +98,12 @@ class Edge:
     def origin_requests(self, **labels):
         return self.metric("narthex_origin_requests_total", **labels)
 
+    def nar_fetches(self):
+        """How many NARs were asked of the origin. One that comes slowly, as on a busy machine,
+        comes in pieces; each is a further request and counts with its NAR."""
+        pieces = self.metric("narthex_fill_pieces_total")
+        return self.origin_requests(**{"class": "nar"}) - pieces
+
     def settle(self):
         """Waits until no fill is under way."""
         wait_until(f"the fills of {self.name} end",

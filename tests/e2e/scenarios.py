@@ -59,7 +59,7 @@ def closure_from_s3(world):
     world.fetch_closure("a client fetches the closure cold", edge.url)
     edge.settle()
     checks.equal("each NAR was asked of the bucket once",
-                 edge.origin_requests(**{"class": "nar"}), len(cache.nar_urls(cache.closure)))
+                 edge.nar_fetches(), len(cache.nar_urls(cache.closure)))
     before = edge.origin_requests()
     world.fetch_closure("another client fetches it warm", edge.url)
     world.fetch_closure("nix copy --from fetches it warm", edge.url, how="copy")
@@ -114,7 +114,7 @@ def interrupted(world):
     checks.equal("curl resumes to the same bytes", sha256_of(file), wanted)
     edge.settle()
     checks.equal("the NAR left the bucket once",
-                 edge.origin_requests(**{"class": "nar"}), 1)
+                 edge.nar_fetches(), 1)
     tail = edge.get(url, {"Range": f"bytes={size - 100}-"})
     checks.equal("a range of the end is 206 with its place",
                  (tail.status, tail.headers.get("Content-Range"), len(tail.body)),
@@ -146,7 +146,7 @@ def stampede(world, readers=40, size=None):
     digests = read_at_once(f"{edge.url}/{url}", readers)
     checks.equal(f"{readers} readers of a cold NAR of {size} bytes get it whole",
                  digests.count(wanted), readers)
-    checks.equal("the bucket was asked once", edge.origin_requests(**{"class": "nar"}), 1)
+    checks.equal("the bucket was asked once", edge.nar_fetches(), 1)
     growth = (edge.resident_peak() - before) // MIB
     checks.expect("memory grew by less than 64 MiB", growth < 64, f"{growth} MiB")
     edge.stop()
@@ -370,10 +370,10 @@ def points_of_presence(world):
         thread.join()
     checks.equal("both points of presence give the NAR whole to everybody",
                  digests.count(sha256_of(cache.cache / url)), 8)
-    checks.equal("the bucket was asked for it once", shield.origin_requests(**{"class": "nar"}), 1)
+    checks.equal("the bucket was asked for it once", shield.nar_fetches(), 1)
     for pop in pops:
         world.fetch_closure(f"a client fetches the closure through {pop.name}", pop.url)
-    checks.equal("each NAR left the bucket once", shield.origin_requests(**{"class": "nar"}),
+    checks.equal("each NAR left the bucket once", shield.nar_fetches(),
                  len(cache.nar_urls(cache.closure)))
     answer = pops[0].get(url, method="HEAD")
     checks.expect("Age and Cache-Status tell where it came from",
@@ -471,10 +471,10 @@ def failing_origin(world):
         told = edge.metric("narthex_requests_total", outcome="origin_failed")
         checks.expect("of which the client was told little", told * 20 <= asked, told)
         origin.stop()
-        before = edge.origin_requests(**{"class": "nar"})
+        before = edge.nar_fetches()
         world.fetch_closure(f"and an empty store again when the {name} is gone", edge.url)
         checks.equal("without asking for a NAR",
-                     edge.origin_requests(**{"class": "nar"}) - before, 0)
+                     edge.nar_fetches() - before, 0)
         edge.stop()
 
 
