@@ -24,6 +24,9 @@ pub struct Tasks {
     stop: CancellationToken,
     /// What blocking work goes through; none where nothing bounds it.
     lane: Option<Lane>,
+    /// The disk of a simulation that work outside of a lane is done on.
+    #[cfg(test)]
+    device: u64,
 }
 
 /// Work on a blocking thread brought no result.
@@ -84,6 +87,17 @@ impl Tasks {
         Self { lane: Some(Lane::new(jobs, threads, patience)), ..self.clone() }
     }
 
+    /// The same tasks, for the disk whose jobs those are. Nothing bounds their blocking work.
+    #[cfg_attr(not(test), expect(unused_variables, reason = "simulations tell disks apart"))]
+    pub fn beside(&self, jobs: &Jobs) -> Self {
+        Self {
+            lane: None,
+            #[cfg(test)]
+            device: jobs.device(),
+            ..self.clone()
+        }
+    }
+
     /// Runs blocking work on a thread made for it and waits for the result; in a lane, no longer
     /// than its patience, which begins anew with each [`step`] of the work.
     ///
@@ -96,7 +110,22 @@ impl Tasks {
         if let Some(lane) = &self.lane {
             return lane.run(name, lane.patience(), work).await;
         }
-        start(name, work).await.map_err(|source| BlockingError::Failed { name, source })
+        let working = start(name, self.placed(work));
+        working.await.map_err(|source| BlockingError::Failed { name, source })
+    }
+
+    /// The work, as work of its disk.
+    fn placed<T, F>(&self, work: F) -> impl FnOnce() -> T + Send + use<T, F>
+    where
+        F: FnOnce() -> T + Send,
+    {
+        #[cfg(test)]
+        let device = self.device;
+        move || {
+            #[cfg(test)]
+            crate::simulation::jobs::on_device(device);
+            work()
+        }
     }
 
     /// The same with another patience. Outside of a lane there is no limit.
@@ -116,6 +145,25 @@ impl Tasks {
         }
     }
 
+    /// As [`Tasks::blocking`], for a caller that is not async: its thread waits, and what else the
+    /// thread had to do goes on elsewhere if the runtime has more than one. In a lane that is
+    /// stalled it waits for nothing. For what is rare.
+    pub fn blocking_in_place<T, F>(&self, name: &'static str, work: F) -> Result<T, BlockingError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        if self.lane.as_ref().is_some_and(Lane::is_stalled) {
+            return Err(BlockingError::Late { name });
+        }
+        match Handle::try_current() {
+            Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                tokio::task::block_in_place(|| runtime.block_on(self.blocking(name, work)))
+            }
+            Ok(_) | Err(_) => Ok(work()),
+        }
+    }
+
     /// Starts blocking work on a thread made for it; it goes on whether or not it is waited for.
     pub fn start_blocking<T, F>(&self, name: &'static str, work: F) -> Started<T>
     where
@@ -124,7 +172,7 @@ impl Tasks {
     {
         match &self.lane {
             Some(lane) => lane.start(name, work),
-            None => Started::unbounded(name, start(name, work)),
+            None => Started::unbounded(name, start(name, self.placed(work))),
         }
     }
 
@@ -163,15 +211,6 @@ pub fn sleep_blocking(time: Duration) {
         return;
     }
     std::thread::sleep(time);
-}
-
-/// Runs blocking work on the caller's thread, whose other tasks go on elsewhere meanwhile where the
-/// runtime has more than one: for what is rare and cannot wait.
-pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        Ok(_) | Err(_) => work(),
-    }
 }
 
 #[cfg(test)]

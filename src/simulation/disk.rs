@@ -29,14 +29,25 @@ pub(crate) struct Mood {
     pub(crate) fails: u64,
     /// Writes that find no space.
     pub(crate) full: u64,
+    /// The only disk that fails, is full or hangs; 0 for all.
+    pub(crate) device: u64,
+}
+
+impl Mood {
+    /// Whether what is wrong concerns this disk.
+    fn concerns(&self, device: u64) -> bool {
+        self.device == 0 || self.device == device
+    }
 }
 
 /// The disk.
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) mood: Cell<Mood>,
-    /// Operations begun before this moment end after it.
-    hangs_until: Cell<Option<Instant>>,
+    /// How many disks this process has opened.
+    devices: Cell<u64>,
+    /// Operations on the disk begun before this moment end after it; on all if it is 0.
+    hangs_until: Cell<Option<(Instant, u64)>>,
     /// The power is cut: nothing is read or written any more.
     is_dead: Cell<bool>,
     /// Whether a power cut may have left records of what was not synced.
@@ -66,6 +77,7 @@ struct Undo {
 #[derive(Debug)]
 struct Dirty {
     inode: u64,
+    device: u64,
     file: File,
     writes: Vec<Overwritten>,
 }
@@ -81,21 +93,31 @@ struct Overwritten {
 
 /// A change of a folder.
 #[derive(Debug)]
-enum Name {
+struct Name {
+    path: PathBuf,
+    device: u64,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
     /// Made, and when.
-    Made(PathBuf, Instant),
+    Made(Instant),
     /// Gone, and where it still is.
-    Gone(PathBuf, PathBuf),
+    Gone(PathBuf),
 }
 
 impl Disk {
-    /// How long the operation that is under way takes; `None` for next to no time.
-    pub(super) fn delay(&self, world: &World) -> Option<Duration> {
+    /// How long the operation that is under way on a disk takes; `None` for next to no time.
+    pub(super) fn delay(&self, world: &World, device: u64) -> Option<Duration> {
         if self.is_dead.get() {
             return None;
         }
         let now = Instant::now();
-        if let Some(end) = self.hangs_until.get().filter(|end| *end > now) {
+        if let Some((end, of)) = self.hangs_until.get()
+            && end > now
+            && (of == 0 || of == device)
+        {
             return Some(end - now + world.millis(0, 5));
         }
         let (mood, drawn) = (self.mood.get(), world.below(100));
@@ -108,9 +130,20 @@ impl Disk {
         }
     }
 
-    /// Has every operation of the next `time` hang until then.
-    pub(crate) fn hang(&self, time: Duration) {
-        self.hangs_until.set(Some(Instant::now() + time));
+    /// Has every operation of the next `time` hang until then, on one disk, or on all if it is 0.
+    pub(crate) fn hang(&self, time: Duration, device: u64) {
+        self.hangs_until.set(Some((Instant::now() + time, device)));
+    }
+
+    /// How many disks there are.
+    pub(crate) fn devices(&self) -> u64 {
+        self.devices.get()
+    }
+
+    /// A process begins that has opened no disk yet.
+    pub(crate) fn begin_life(&self) {
+        self.devices.set(0);
+        self.mood.set(Mood::default());
     }
 
     /// Keeps what a power cut may undo from now on.
@@ -167,9 +200,9 @@ impl Disk {
     /// What is committed is safe after a while. Looked at when the power is cut.
     pub(crate) fn check_synced(&self, world: &World) {
         let undo = self.undo.borrow();
-        let made = undo.names.iter().filter_map(|name| match name {
-            Name::Made(_, at) => Some(at),
-            Name::Gone(..) => None,
+        let made = undo.names.iter().filter_map(|name| match &name.change {
+            Change::Made(at) => Some(at),
+            Change::Gone(_) => None,
         });
         if let Some(age) = made.map(Instant::elapsed).max().filter(|age| *age > SYNCED_AFTER) {
             let age = age.as_millis();
@@ -189,10 +222,11 @@ impl Disk {
             if !world.chance(percent) {
                 continue;
             }
-            match name {
-                Name::Made(path, _) => drop(std::fs::remove_file(path)),
-                Name::Gone(path, grave) if !path.exists() => drop(std::fs::rename(grave, path)),
-                Name::Gone(..) => {}
+            let Name { path, change, .. } = name;
+            match change {
+                Change::Made(_) => drop(std::fs::remove_file(path)),
+                Change::Gone(grave) if !path.exists() => drop(std::fs::rename(grave, path)),
+                Change::Gone(_) => {}
             }
         }
     }
@@ -202,6 +236,9 @@ impl Disk {
             return Err(rustix::io::Errno::IO.into());
         }
         let mood = self.mood.get();
+        if !mood.concerns(jobs::device()) {
+            return Ok(());
+        }
         if mood.fails > 0 && world.chance(mood.fails) {
             world.note("a disk error", 0);
             self.may_damage.set(true);
@@ -224,7 +261,8 @@ impl Disk {
         let known = undo.files.iter().position(|dirty| dirty.inode == inode);
         let at = known.unwrap_or(undo.files.len());
         if known.is_none() {
-            undo.files.push(Dirty { inode, file: file.try_clone()?, writes: Vec::new() });
+            let (device, file) = (jobs::device(), file.try_clone()?);
+            undo.files.push(Dirty { inode, device, file, writes: Vec::new() });
         }
         undo.files[at].writes.push(Overwritten { offset, length, before, file_length });
         Ok(())
@@ -251,6 +289,15 @@ fn undo_write(world: &World, file: &File, write: &Overwritten, percent: u64) {
 
 fn inode_of(file: impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstat(file)?.st_ino)
+}
+
+/// The number of a disk that is opened, from 1; 0 outside of simulations.
+pub(crate) fn new_device() -> u64 {
+    world().map_or(0, |world| {
+        let device = world.disk.devices.get() + 1;
+        world.disk.devices.set(device);
+        device
+    })
 }
 
 /// A step at the disk that neither reads nor writes a file by itself.
@@ -331,7 +378,7 @@ pub(crate) fn sync<T>(file: &File, act: impl FnOnce() -> io::Result<T>) -> io::R
     run("sync", false, before, act, after)
 }
 
-/// Syncs the file system.
+/// Syncs the file system of the disk whose thread this is.
 pub(crate) fn sync_all<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     run(
         "sync all",
@@ -340,8 +387,9 @@ pub(crate) fn sync_all<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> 
         act,
         |disk| {
             let mut undo = disk.undo.borrow_mut();
-            undo.files.clear();
-            undo.names.clear();
+            let device = jobs::device();
+            undo.files.retain(|dirty| dirty.device != device);
+            undo.names.retain(|name| name.device != device);
         },
     )
 }
@@ -354,7 +402,9 @@ pub(crate) fn link<T>(to: &Path, act: impl FnOnce() -> io::Result<T>) -> io::Res
         |_| Ok(()),
         act,
         |disk| {
-            disk.undo.borrow_mut().names.push(Name::Made(to.to_owned(), Instant::now()));
+            let (path, device) = (to.to_owned(), jobs::device());
+            let change = Change::Made(Instant::now());
+            disk.undo.borrow_mut().names.push(Name { path, device, change });
         },
     )
 }
@@ -374,7 +424,8 @@ pub(crate) fn remove<T>(path: &Path, act: impl FnOnce() -> io::Result<T>) -> io:
         let grave = grave.join(name);
         drop(std::fs::remove_file(&grave));
         if std::fs::hard_link(path, &grave).is_ok() {
-            undo.names.push(Name::Gone(path.to_owned(), grave));
+            let (path, device) = (path.to_owned(), jobs::device());
+            undo.names.push(Name { path, device, change: Change::Gone(grave) });
         }
         Ok(())
     };

@@ -38,6 +38,8 @@ struct Slot {
     coroutine: Option<Generator<'static, (), Pause>>,
     pause: Pause,
     name: &'static str,
+    /// The disk whose thread it runs on; 0 if on none's.
+    device: u64,
     waker: Option<Waker>,
 }
 
@@ -107,18 +109,18 @@ impl Future for Job {
             }
             let pause = resume(self.slot.expect("work that has begun"));
             let world = world().expect("a job of a simulation");
-            self.wait = wait(&world, pause);
+            self.wait = wait(&world, pause, device_of(self.slot));
         }
     }
 }
 
 /// How long a coroutine stays suspended.
-fn wait(world: &World, pause: Pause) -> Wait {
+fn wait(world: &World, pause: Pause, device: u64) -> Wait {
     let time = match pause {
         Pause::Idle => return Wait::Turns(0),
         Pause::Turn => return Wait::Turns(world.below(4)),
         Pause::For(time) => time,
-        Pause::Disk(_) => match world.disk.delay(world) {
+        Pause::Disk(_) => match world.disk.delay(world, device) {
             Some(time) => time,
             None => return Wait::Turns(world.below(4)),
         },
@@ -138,12 +140,13 @@ fn begin(name: &'static str, work: Work, waker: Waker) -> usize {
     let slot = free.unwrap_or_else(|| {
         SLOTS.with_borrow_mut(|slots| {
             let coroutine = Some(new_coroutine());
-            slots.push(Slot { coroutine, pause: Pause::Idle, name, waker: None });
+            slots.push(Slot { coroutine, pause: Pause::Idle, name, device: 0, waker: None });
             slots.len() - 1
         })
     });
     SLOTS.with_borrow_mut(|slots| {
         slots[slot].name = name;
+        slots[slot].device = 0;
         slots[slot].waker = Some(waker);
         slots[slot].pause = Pause::Turn;
     });
@@ -187,6 +190,22 @@ fn resume(slot: usize) -> Pause {
 /// Which coroutine runs: 0 for the runtime itself.
 pub(crate) fn running() -> usize {
     RUNNING.get().map_or(0, |slot| slot + 1)
+}
+
+fn device_of(slot: Option<usize>) -> u64 {
+    slot.map_or(0, |slot| SLOTS.with_borrow(|slots| slots[slot].device))
+}
+
+/// The disk whose thread the running code is on; 0 if on none's.
+pub(crate) fn device() -> u64 {
+    device_of(RUNNING.get())
+}
+
+/// The running code is on a thread of this disk from now on.
+pub(crate) fn on_device(device: u64) {
+    if let Some(slot) = RUNNING.get() {
+        SLOTS.with_borrow_mut(|slots| slots[slot].device = device);
+    }
 }
 
 /// A disk operation begins or ends: others may go on meanwhile.

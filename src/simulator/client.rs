@@ -42,9 +42,10 @@ pub(super) async fn ask(scene: &Rc<Scene>, edge: &Edge) {
     }
 }
 
-/// Asks for a whole, in no language.
+/// Asks for a whole, in the first of its languages.
 pub(super) async fn ask_plainly(scene: &Rc<Scene>, edge: &Edge, path: &str) -> Option<Got> {
-    put(scene, edge, Question::of(path)).await
+    let first = scene.model.borrow().objects[path].versions.first().and_then(|v| v.language);
+    put(scene, edge, Question { language: first, ..Question::of(path) }).await
 }
 
 /// Asks for the file that a narinfo names, as a Nix client does.

@@ -238,8 +238,10 @@ impl Scene {
 /// The configuration of a seed.
 pub(super) fn config(scene: &Scene, folder: &Path) -> Config {
     let (world, narinfo) = (&scene.world, scene.narinfo_lifetime.as_secs());
+    let disks = if world.chance(30) { 2 } else { 1 };
+    let paths: Vec<_> = (0..disks).map(|disk| folder.join(format!("disk{disk}"))).collect();
     let text = format!(
-        "[disk]\npath = \"{}\"\nsize = \"1GiB\"\nscrub_pass = \"0s\"\n\
+        "[disk]\npath = {paths:?}\nsize = \"1GiB\"\nscrub_pass = \"0s\"\n\
          [log]\naccess = \"off\"\n\
          [[site]]\nname = \"main\"\nsignatures = \"off\"\n\
          [site.lifetimes]\nnar = \"20s\"\nnarinfo = \"{narinfo}s\"\n\
@@ -248,7 +250,6 @@ pub(super) fn config(scene: &Scene, folder: &Path) -> Config {
          [[site]]\nname = \"web\"\nhosts = [\"web.test\"]\nkind = \"generic\"\n\
          [site.caching]\nstale_if_error = \"0s\"\n\
          [[site.origin]]\nurl = \"http://web.origin\"\n",
-        folder.display(),
     );
     let file = Some((folder.join("narthex.toml"), text));
     let sources = Sources { file, ..Sources::default() };
@@ -256,7 +257,8 @@ pub(super) fn config(scene: &Scene, folder: &Path) -> Config {
     // Less than an operator may say.
     let choose = |sizes: [u64; 3]| sizes[usize::try_from(world.below(3)).unwrap_or(0)];
     config.memory.size = choose([300 << 10, 2 << 20, 16 << 20]);
-    config.disks[0].size = choose([4 << 20, 12 << 20, 64 << 20]);
+    let size = choose([4 << 20, 12 << 20, 64 << 20]);
+    config.disks.iter_mut().for_each(|disk| disk.size = size);
     config
 }
 

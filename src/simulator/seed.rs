@@ -35,7 +35,7 @@ pub(super) fn run(seed: u64, is_printing: bool) -> Outcome {
     let entered = world.enter();
     let folder = Place::new();
     let scene = Scene::new(Rc::clone(&world));
-    let config = config(&scene, &folder.0.join("disk"));
+    let config = config(&scene, &folder.0);
     let lives = if world.chance(40) { 1 + world.below(3) } else { 0 };
     for _ in 0..lives {
         let ending = if world.chance(50) { Ending::Kill } else { Ending::PowerCut };
@@ -94,7 +94,7 @@ fn live(scene: &Rc<Scene>, config: &Config, ending: Ending) {
     let edge = local.block_on(&runtime, async {
         world.begin_life();
         scene.has_hung.set(false);
-        world.disk.mood.set(Mood::default());
+        world.disk.begin_life();
         let edge = Rc::new(Edge::start(config).await);
         if world.chance(50) {
             edge.loaded().await;
@@ -159,20 +159,22 @@ fn check_folder(scene: &Rc<Scene>, config: &Config) {
     if scene.has_lost.get() {
         return;
     }
-    let report = Mutex::new(Report::default());
-    let checked = fsck(&config.disks[0].path, Mode::Report, &report);
-    let report = report.into_inner();
-    if let Err(error) = checked {
-        scene.world.violated(format!("the check: {error}"));
-    }
-    for problem in &report.problems {
-        scene.world.violated(format!("on disk: {problem:?}"));
+    for disk in &config.disks {
+        let report = Mutex::new(Report::default());
+        let checked = fsck(&disk.path, Mode::Report, &report);
+        let report = report.into_inner();
+        if let Err(error) = checked {
+            scene.world.violated(format!("the check: {error}"));
+        }
+        for problem in &report.problems {
+            scene.world.violated(format!("on disk: {problem:?}"));
+        }
     }
 }
 
 async fn play(scene: &Rc<Scene>, edge: &Rc<Edge>) {
     let world = &scene.world;
-    world.disk.mood.set(Mood { waits: world.below(60), slow: world.below(4), fails: 0, full: 0 });
+    world.disk.mood.set(waiting(world));
     if world.chance(40) {
         scene.faults.set(Faults {
             refuses: world.below(8),
@@ -183,6 +185,11 @@ async fn play(scene: &Rc<Scene>, edge: &Rc<Edge>) {
         });
     }
     let mut actors = Vec::new();
+    if world.chance(30) {
+        let (scene, edge) = (Rc::clone(scene), Rc::clone(edge));
+        let path = any_path(&scene);
+        actors.push(tokio::task::spawn_local(async move { race(&scene, &edge, path).await }));
+    }
     for _ in 0..=world.below(4) {
         let (scene, edge) = (Rc::clone(scene), Rc::clone(edge));
         actors.push(tokio::task::spawn_local(async move {
@@ -220,7 +227,9 @@ async fn disturb(scene: &Rc<Scene>, edge: &Rc<Edge>) {
             } else {
                 reclaim(scene, edge, path).await;
             }
-        } else if drawn < 71 {
+        } else if drawn < 38 {
+            race(scene, edge, any_path(scene)).await;
+        } else if drawn < 74 {
             let path = any_path(scene);
             scene.model.borrow_mut().touched.clone_from(&path);
             world.note("renewed", path.len() as u64);
@@ -263,6 +272,26 @@ async fn upload(scene: &Rc<Scene>, edge: &Rc<Edge>, path: &str) {
     }
 }
 
+/// What a client asks for is renewed and purged meanwhile.
+async fn race(scene: &Rc<Scene>, edge: &Rc<Edge>, path: String) {
+    let world = &scene.world;
+    let asking = {
+        let (scene, edge, path) = (Rc::clone(scene), Rc::clone(edge), path.clone());
+        tokio::task::spawn_local(async move { client::ask_plainly(&scene, &edge, &path).await })
+    };
+    for _ in 0..world.below(4) {
+        origin::pause(world).await;
+    }
+    world.say(|| format!("renewed {path}"));
+    scene.renew(&path);
+    purge(scene, edge, path.clone()).await;
+    client::ask_plainly(scene, edge, &path).await;
+    if let Err(error) = asking.await {
+        world.violated(format!("a client: {error}"));
+    }
+    client::ask_plainly(scene, edge, &path).await;
+}
+
 /// The file of a narinfo becomes another one under the same name: what was known of the one before
 /// counts no longer.
 async fn reclaim(scene: &Rc<Scene>, edge: &Edge, path: String) {
@@ -285,10 +314,16 @@ async fn reclaim(scene: &Rc<Scene>, edge: &Edge, path: String) {
     client::follow(scene, edge, &path, got).await;
 }
 
-/// The disk becomes slow, fails, is full, hangs, or is well again.
+/// Disks that work, and take their time.
+fn waiting(world: &World) -> Mood {
+    Mood { waits: world.below(60), slow: world.below(4), ..Mood::default() }
+}
+
+/// One disk or all become slow, fail, are full, hang, or are well again.
 fn disturb_disk(scene: &Rc<Scene>) {
     let world = &scene.world;
-    let mut mood = Mood { waits: world.below(60), slow: world.below(4), fails: 0, full: 0 };
+    let device = if world.chance(50) { 1 + world.below(world.disk.devices()) } else { 0 };
+    let mut mood = Mood { device, ..waiting(world) };
     match world.below(6) {
         0 => {
             mood.slow = 60;
@@ -297,7 +332,7 @@ fn disturb_disk(scene: &Rc<Scene>) {
         1 => mood.fails = 1 + world.below(30),
         2 => mood.full = 1 + world.below(60),
         3 => {
-            world.disk.hang(world.millis(500, 40_000));
+            world.disk.hang(world.millis(500, 40_000), device);
             scene.has_hung.set(true);
         }
         _ => {}

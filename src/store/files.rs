@@ -5,6 +5,14 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+/// Whether one thread simulates all: then no other may be begun.
+pub(super) fn is_simulated() -> bool {
+    #[cfg(test)]
+    return crate::simulation::world().is_some();
+    #[cfg(not(test))]
+    false
+}
+
 /// Reads: `act` does.
 pub(super) fn read<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     #[cfg(test)]

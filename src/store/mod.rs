@@ -102,7 +102,7 @@ pub use body::{
     SealedObject, WITHHELD_BYTES, Withhold, WrittenRange,
 };
 pub use check::Fault;
-pub use commit::Permit;
+pub use commit::{Confirmed, Permit};
 pub use disks::{ClaimUnknown, DiskReport, Disks, StoredVariants};
 pub use error::{Broken, IndexError, OpenError, WriteError};
 pub use eviction::{Entry, Evicted, EvictionOrder};
@@ -362,7 +362,7 @@ impl Inner {
             metrics,
             tasks: tasks.lane(&seat.jobs, seat.threads, WRITE_PATIENCE),
             readers: tasks.lane(&seat.jobs, seat.threads, PATIENCE),
-            background: tasks,
+            background: tasks.beside(&seat.jobs),
             seat,
             #[cfg(test)]
             faults: tests::Faults::of_this_thread(),

@@ -29,6 +29,9 @@ const NOT_BEGUN: u64 = 0;
 /// The jobs of a resource that run, and until when each may.
 #[derive(Debug)]
 pub struct Jobs {
+    /// Which disk of a simulation it is.
+    #[cfg(test)]
+    device: u64,
     began: Instant,
     running: Mutex<Running>,
     /// The first moment at which one of them is beyond its time, in milliseconds since `began`.
@@ -44,11 +47,23 @@ struct Running {
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { began: Instant::now(), running: Mutex::default(), first: AtomicU64::new(NONE) }
+        Self {
+            #[cfg(test)]
+            device: crate::simulation::disk::new_device(),
+            began: Instant::now(),
+            running: Mutex::default(),
+            first: AtomicU64::new(NONE),
+        }
     }
 }
 
 impl Jobs {
+    /// Which disk of a simulation it is.
+    #[cfg(test)]
+    pub(super) fn device(&self) -> u64 {
+        self.device
+    }
+
     /// Whether a job is beyond its time. Never waits.
     pub fn is_stalled(&self) -> bool {
         let first = self.first.load(Ordering::Acquire);
@@ -93,6 +108,8 @@ struct Working;
 
 impl Working {
     fn on(job: Job) -> Self {
+        #[cfg(test)]
+        crate::simulation::jobs::on_device(job.bound.jobs.device);
         CURRENT.with_borrow_mut(|jobs| jobs.insert(coroutine(), Rc::new(job)));
         Self
     }
@@ -238,6 +255,10 @@ impl Lane {
         self.patience
     }
 
+    pub(super) fn is_stalled(&self) -> bool {
+        self.jobs.is_stalled()
+    }
+
     /// Runs `work`, and gives up when it has made no step for `patience`. It is never begun once
     /// its caller has gone.
     pub(super) async fn run<T, F>(
@@ -360,6 +381,25 @@ mod tests {
         assert!(jobs.is_stalled(), "the other still hangs");
         drop(held);
         until(|| !jobs.is_stalled()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_thread_that_waits_in_place_gives_up_a_job_that_hangs_and_holds_up_nothing() {
+        let jobs = Arc::<Jobs>::default();
+        let tasks = Tasks::new().lane(&jobs, 2, Duration::from_millis(200));
+        assert_eq!(tasks.blocking_in_place("works", || 7).unwrap(), 7);
+        let (begun, held, work) = hanging();
+        let waiting = tokio::spawn({
+            let tasks = tasks.clone();
+            async move { tasks.blocking_in_place("hangs", work) }
+        });
+        until(|| begun.try_recv().is_ok()).await;
+        assert!(!waiting.is_finished(), "and this one goes on meanwhile");
+        assert!(is_late(&waiting.await.unwrap()));
+        assert!(is_late(&tasks.blocking_in_place("is not tried", || 7)));
+        drop(held);
+        until(|| !jobs.is_stalled()).await;
+        assert_eq!(tasks.blocking_in_place("works again", || 7).unwrap(), 7);
     }
 
     #[tokio::test(start_paused = true)]
