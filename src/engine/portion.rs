@@ -12,7 +12,6 @@
 
 use super::connection::{Connection, Turns};
 use super::tail::Tail;
-use crate::tasks;
 use bytes::{Buf, Bytes};
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
@@ -126,7 +125,7 @@ impl Stretch {
         // Also where another part of it has failed: this one is looked at by itself.
         let file = self.tail.any_file();
         let length = file.read_now_into(self.at, wanted).unwrap_or_else(|| {
-            match tasks::in_place(|| file.read_blocking(self.at, max)) {
+            match file.read_in_place(self.at, max) {
                 Ok(bytes) => {
                     let length = bytes.len().min(max);
                     wanted.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);

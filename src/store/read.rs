@@ -164,8 +164,15 @@ impl BodyFile {
         self.tasks.blocking("store read", work).await.map_err(io::Error::other)?
     }
 
-    /// The same on the caller's thread. Blocking.
-    pub fn read_blocking(&self, offset: u64, max: usize) -> Result<Bytes, io::Error> {
+    /// The same for a caller that is not async, whose thread waits.
+    pub fn read_in_place(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, io::Error> {
+        let body = Arc::clone(self);
+        let work = move || body.read_blocking(offset, max);
+        self.tasks.blocking_in_place("store read", work).map_err(io::Error::other)?
+    }
+
+    /// The same on the caller's thread, however long that takes. Blocking.
+    fn read_blocking(&self, offset: u64, max: usize) -> Result<Bytes, io::Error> {
         let max = self.clamp(offset, max);
         let expected = |index| self.expected(index);
         let result = read_compared(&self.file, &self.chunks, (offset, max), self.hash, expected);
