@@ -10,7 +10,8 @@ use super::{Cache, ClaimOf, Found, Ticket, hot_of, may_vary};
 use crate::memory::{Coming, Hot};
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{
-    ObjectWriter, Permit, ProvenObject, Published, Stored, StoredBody, Withhold, WriteError,
+    Confirmed, ObjectWriter, Permit, ProvenObject, Published, Stored, StoredBody, Withhold,
+    WriteError,
 };
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -332,8 +333,9 @@ impl Cache {
                     Found::Hot(hot) => Sha256::of(hot.body_bytes()),
                     Found::Stored(stored) => stored.sha256,
                 };
+                let confirmed = Confirmed { sha256, response_time: before.response_time };
                 let permit = self.permit(ticket, [Arc::clone(&meta), Arc::clone(&before)]);
-                store.touch_meta(&meta, sha256, &permit).await
+                store.touch_meta(&meta, confirmed, &permit).await
             }
             None => false,
         };

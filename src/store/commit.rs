@@ -275,12 +275,12 @@ impl Inner {
         self.faults.reach("a note is cleared");
     }
 
-    /// Writes new metadata of an object that is still the one with this digest; false if it is
-    /// another or gone, or `permit` says no.
+    /// Writes new metadata of an object whose body is still the one that was confirmed; false if it
+    /// is another or gone, if the head of a later response is there, or if `permit` says no.
     pub(super) fn rewrite_meta(
         &self,
         hash: KeyHash,
-        sha256: Sha256,
+        confirmed: Confirmed,
         meta: &Meta,
         permit: &dyn Fn() -> bool,
     ) -> Result<bool, WriteError> {
@@ -292,10 +292,12 @@ impl Inner {
             let access = self.index.access();
             let index = access.open()?;
             let Some(row) = index.record(hash)? else { return Ok(false) };
-            let Ok((Record { head, .. }, body)) = format::decode_row(&row) else {
+            let Ok((Record { head, meta: there }, body)) = format::decode_row(&row) else {
                 return Ok(false);
             };
-            if head.sha256 != sha256 {
+            let is_later = there.response_time > meta.response_time
+                && there.response_time != confirmed.response_time;
+            if head.sha256 != confirmed.sha256 || is_later {
                 return Ok(false);
             }
             let record = format::encode_record(&head, meta).map_err(unencodable)?;
@@ -314,6 +316,15 @@ impl Inner {
         self.recent.forget(hash);
         rewritten.inspect_err(|error| self.write_failed(error))
     }
+}
+
+/// What an origin has confirmed by a 304.
+#[derive(Debug, Clone, Copy)]
+pub struct Confirmed {
+    /// The digest of the body.
+    pub sha256: Sha256,
+    /// When the response came that the origin was asked about.
+    pub response_time: Timestamp,
 }
 
 /// Whether a response is stored that came later than this moment, and is not older than the

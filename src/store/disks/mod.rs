@@ -46,13 +46,13 @@ mod watch;
 
 use super::check::Fault;
 use super::{
-    Begun, DAMAGED_MAX, Health, IndexMemory, Inner, Mode, ObjectWriter, OpenError, PATIENCE, Part,
-    Permit, Problem, ProvenObject, Report, Reservation, Stage, Store, Stored, Usage, Withhold,
-    WriteError,
+    Begun, Confirmed, DAMAGED_MAX, Health, IndexMemory, Inner, Mode, ObjectWriter, OpenError,
+    PATIENCE, Part, Permit, Problem, ProvenObject, Report, Reservation, Stage, Store, Stored,
+    Usage, Withhold, WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Sha256, Variant};
+use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Variant};
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -345,14 +345,20 @@ impl Disks {
         shares.into_values().map(|(store, share)| store.import(share)).sum()
     }
 
-    /// Replaces the metadata of an object while its body still has this digest, wherever it is,
-    /// unless `permit` says no; true if it was replaced.
-    pub async fn touch_meta(&self, meta: &Arc<Meta>, sha256: Sha256, permit: &Permit) -> bool {
+    /// Replaces the metadata of an object, wherever it is, while its body is still the one that was
+    /// confirmed and no head of a later response is there, unless `permit` says no; true if it was
+    /// replaced.
+    pub async fn touch_meta(
+        &self,
+        meta: &Arc<Meta>,
+        confirmed: Confirmed,
+        permit: &Permit,
+    ) -> bool {
         let hash = meta.key.hash();
         let asked = self.0.holding(hash, &meta.key);
         let (meta, permit) = (Arc::clone(meta), Arc::clone(permit));
         let touch = move |store: &Arc<Inner>| {
-            store.rewrite_meta(hash, sha256, &meta, &*permit).unwrap_or(false)
+            store.rewrite_meta(hash, confirmed, &meta, &*permit).unwrap_or(false)
         };
         let touched = change_all(&asked, ("store touch", PATIENCE), touch).await;
         touched.into_iter().any(|touched| touched.unwrap_or(false))

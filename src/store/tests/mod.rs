@@ -23,6 +23,7 @@ pub(super) use faults::Faults;
 
 use faults::OBSERVER;
 
+use super::commit::Confirmed;
 use super::error::{Broken, OpenError, WriteError};
 use super::format;
 use super::read::{Stored, StoredBody};
@@ -96,7 +97,8 @@ impl Store {
     /// Replaces the metadata of the object under `key`, if it is still the one whose body has
     /// this digest; true where it was replaced.
     fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        self.0.rewrite_meta(key.hash(), sha256, meta, &|| true).unwrap_or(false)
+        let confirmed = Confirmed { sha256, response_time: Timestamp::from_secs(0) };
+        self.0.rewrite_meta(key.hash(), confirmed, meta, &|| true).unwrap_or(false)
     }
 
     /// What a stored narinfo claims about the NAR `nar`.
@@ -523,6 +525,13 @@ async fn new_metadata_is_for_the_same_body_only() {
     let found = store.get(&key).await.unwrap();
     assert_eq!(found.meta.response_time, newer.response_time);
     assert_eq!(read(&found).await, bytes(1, MIB));
+    let late = Meta { response_time: Timestamp::from_secs(1_700_000_000), ..meta(&key) };
+    assert!(!store.touch_meta(&key, found.sha256, &late), "an older response");
+    assert_eq!(store.get(&key).await.unwrap().meta.response_time, newer.response_time);
+    let Stored { meta: there, sha256, .. } = store.get(&key).await.unwrap();
+    let confirmed = Confirmed { sha256, response_time: there.response_time };
+    let touched = store.0.rewrite_meta(key.hash(), confirmed, &late, &|| true);
+    assert!(touched.unwrap(), "the clock was set back since what it confirms came");
     assert!(store.remove(&key));
     assert!(!store.touch_meta(&key, found.sha256, &newer));
 }

@@ -6,7 +6,7 @@ use super::parts::{LENGTH, at, body, chunks, keep};
 use super::variants::by_language;
 use super::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::object::{Key, Meta};
-use crate::store::{Begun, Disks, Kept, Mode, Permit, Scope, Stage, Store, Withhold};
+use crate::store::{Begun, Confirmed, Disks, Kept, Mode, Permit, Scope, Stage, Store, Withhold};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -216,11 +216,13 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
         assert_eq!(held(&disks, &key).await.unwrap(), body);
 
         let changed = Arc::new(Meta { is_invalidated: true, ..meta(&key) });
+        let confirmed =
+            Confirmed { sha256: stored.sha256, response_time: stored.meta.response_time };
         let refused: Permit = Arc::new(|| false);
-        assert!(!disks.touch_meta(&changed, stored.sha256, &refused).await);
+        assert!(!disks.touch_meta(&changed, confirmed, &refused).await);
         assert!(!disks.get(&key).await.unwrap().meta.is_invalidated);
         let permit: Permit = Arc::new(|| true);
-        assert!(disks.touch_meta(&changed, stored.sha256, &permit).await);
+        assert!(disks.touch_meta(&changed, confirmed, &permit).await);
         assert!(disks.get(&key).await.unwrap().meta.is_invalidated, "a new head is seen");
 
         put(&disks, &key, &bytes(2, MIB)).await.unwrap();
