@@ -148,6 +148,9 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
     if let Some(allowed) = refusal.allow() {
         answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
+    if refusal == Refusal::ClaimUnknown {
+        answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SHED_RETRY_SECONDS));
+    }
     answer
 }
 

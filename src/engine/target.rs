@@ -1,7 +1,7 @@
 //! What a request asks for: from the raw target to a canonical path, a class and a key.
 
 use super::site::Site;
-use crate::cache::Cache;
+use crate::cache::{Cache, ClaimUnknown};
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
@@ -69,7 +69,8 @@ impl<'a> Path<'a> {
 /// Makes out the target of `uri`, whose path is `path`, on `site`.
 ///
 /// A query is dropped, and a path outside the grammar of a binary cache refused, unless a narinfo
-/// that is known here names that very URL: NAR URLs are opaque.
+/// that is known here names that very URL: NAR URLs are opaque. If a disk that may hold that narinfo
+/// does not answer, neither is decided.
 pub(super) async fn of(
     uri: &Uri,
     site: &Site,
@@ -83,13 +84,13 @@ pub(super) async fn of(
         && matches!(class, None | Some(Class::Nar))
     {
         let key = Key::new(site.key_space(), &path, Some(query));
-        if is_named(&key, cache).await {
+        if is_named(&key, cache).await? {
             return Ok(Target { key, path, query: Some(query.into()), class: Class::Nar });
         }
     }
     match class {
         Some(class) => Ok(Target { key, path, query: None, class }),
-        None if is_named(&key, cache).await => {
+        None if is_named(&key, cache).await? => {
             Ok(Target { key, path, query: None, class: Class::Nar })
         }
         None => Err(Refusal::OutsideCache),
@@ -97,6 +98,7 @@ pub(super) async fn of(
 }
 
 /// Whether a narinfo is known to name the NAR `key`.
-async fn is_named(key: &Key, cache: &Cache) -> bool {
-    cache.claim(key).await.is_ok_and(|claim| claim.is_some())
+async fn is_named(key: &Key, cache: &Cache) -> Result<bool, Refusal> {
+    let claim = cache.claim(key).await;
+    claim.map(|claim| claim.is_some()).map_err(|_: ClaimUnknown| Refusal::ClaimUnknown)
 }

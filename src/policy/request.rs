@@ -72,6 +72,10 @@ pub enum Refusal {
     /// The path is sound, but no binary cache has such an object.
     #[error("no object of a binary cache has such a path")]
     OutsideCache,
+    /// The path is outside the grammar, and a disk that may hold the narinfo that names it does not
+    /// answer.
+    #[error("a disk that may know this path does not answer; ask again")]
+    ClaimUnknown,
     /// `CDN-Loop` is malformed or too long.
     #[error(transparent)]
     CdnLoop(#[from] CdnLoopError),
@@ -102,6 +106,7 @@ impl Refusal {
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Path(error) => error.status(),
             Self::OutsideCache => StatusCode::NOT_FOUND,
+            Self::ClaimUnknown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NotStored => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -118,6 +123,7 @@ impl Refusal {
             Self::Path(PathError::TooLong { .. }) => "path_too_long",
             Self::Path(_) => "path",
             Self::OutsideCache => "outside_cache",
+            Self::ClaimUnknown => "claim_unknown",
             Self::CdnLoop(_) => "cdn_loop",
             Self::Loop => "loop",
             Self::NotStored => "not_stored",
@@ -131,6 +137,7 @@ impl Refusal {
             Self::UnknownHost
             | Self::Path(_)
             | Self::OutsideCache
+            | Self::ClaimUnknown
             | Self::CdnLoop(_)
             | Self::Loop
             | Self::NotStored => ConnectionFate::Kept,
@@ -152,6 +159,7 @@ impl Refusal {
             | Self::UnknownHost
             | Self::Path(_)
             | Self::OutsideCache
+            | Self::ClaimUnknown
             | Self::CdnLoop(_)
             | Self::Loop
             | Self::NotStored => None,
@@ -289,6 +297,7 @@ mod tests {
             (Refusal::Path(PathError::Nul), 400),
             (Refusal::UnknownHost, 421),
             (Refusal::OutsideCache, 404),
+            (Refusal::ClaimUnknown, 503),
             (Refusal::CdnLoop(CdnLoopError::Malformed), 400),
             (Refusal::Loop, 508),
         ] {

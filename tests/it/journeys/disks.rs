@@ -67,6 +67,21 @@ async fn what_is_purged_while_its_disk_is_away_is_fetched_anew() {
 }
 
 #[tokio::test]
+async fn a_path_that_only_a_disk_that_is_away_may_know_is_not_called_absent() {
+    let origin = Origin::start().await;
+    let (edge, _) = two_disks(&origin, 1).await;
+    edge.get("/packages/a.tar").await.expect(404, "refused");
+    edge.take_disk(1);
+    edge.until_metric(&of_disk(&edge, "stored_objects", 1), 0).await;
+    let said = edge.get("/packages/a.tar").await;
+    said.expect(503, "refused");
+    assert!(said.headers.contains_key("retry-after"));
+    edge.bring_disk_back(1);
+    edge.until_metric(&of_disk(&edge, "writable", 1), 1).await;
+    edge.get("/packages/a.tar").await.expect(404, "refused");
+}
+
+#[tokio::test]
 async fn readiness_names_the_disk_that_is_out() {
     let origin = Origin::start().await;
     let (edge, _) = two_disks(&origin, 1).await;
