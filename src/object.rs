@@ -350,6 +350,13 @@ pub struct NarClaim {
     pub source: Option<u32>,
 }
 
+impl NarClaim {
+    /// Whether both say the same of the file, wherever they came from.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (self.file_hash, self.file_size) == (other.file_hash, other.file_size)
+    }
+}
+
 #[cfg(test)]
 impl Meta {
     /// The head of a small narinfo, for tests.

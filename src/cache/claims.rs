@@ -41,6 +41,12 @@ impl Cache {
         Ok(Some(heated.map_or(claim, |held| held.claim)))
     }
 
+    /// What is held in memory of what a narinfo said of the NAR `key`, be it purged or not. Never
+    /// waits.
+    pub fn held_claim(&self, key: &Key) -> Option<NarClaim> {
+        self.memory.claim(key).map(|held| held.claim)
+    }
+
     /// Whether the narinfo that makes this claim is in memory alone, and there still. What a purge
     /// covers is not there any more when the second fence is raised.
     fn is_made_by_hot(&self, held: &HeldClaim) -> bool {
@@ -62,8 +68,7 @@ impl Cache {
         let (since, order) = (self.heating.purges(), published.order);
         let held = HeldClaim { claim, by, since, order };
         let before = self.memory.put_claim(nar.clone(), held.clone());
-        let says = |claim: &NarClaim| (claim.file_hash, claim.file_size);
-        let is_news = before.is_some_and(|before| says(&before.claim) != says(&held.claim));
+        let is_news = before.is_some_and(|before| !before.claim.says_the_same(&held.claim));
         PutClaim { nar, held, is_news }
     }
 }

@@ -9,6 +9,7 @@ use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
 use super::verify::{self, Expected};
+use super::wrong::Basis;
 use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
@@ -86,6 +87,7 @@ impl Fill<'_> {
             Before::Stale(stale) => (self.shared.cache.unpurged(stale), None),
             Before::Given(given, _) => (None, Some(*given)),
         };
+        let basis = Basis::new(self.flight.ticket, key, &self.shared.cache);
         let (mut tries, mut wrong, mut sources) = (0, 0, Vec::new());
         loop {
             tries += 1;
@@ -114,7 +116,7 @@ impl Fill<'_> {
             }
             let may_retry = matches!(error, FillError::Rejected { .. } | FillError::Body(_));
             if tries >= self.tries_max() || !may_retry {
-                self.shared.note_wrong(key, self.flight.ticket, sources, wrong);
+                self.shared.note_wrong(key, basis, sources, wrong);
                 return Err(error);
             }
             tracing::info!(site = key.site(), path = key.path(), "fetching once more");

@@ -28,7 +28,7 @@ pub use passing::Passing;
 pub use pieces::Asker;
 pub use trusted::Trusted;
 pub use wanted::{Admitted, Keep, Wanted};
-use wrong::{Advice, WrongBodies};
+use wrong::{Advice, Basis, WrongBodies};
 
 use crate::cache::{Cache, Stale, Ticket};
 use crate::clock::{Clock, Timestamp};
@@ -339,11 +339,11 @@ impl Shared {
     }
 
     /// Remembers `count` bodies of `key` from `sources` that were wrong in a way that lasts.
-    fn note_wrong(&self, key: &Key, ticket: Ticket, sources: Vec<usize>, count: u32) {
+    fn note_wrong(&self, key: &Key, basis: Basis, sources: Vec<usize>, count: u32) {
         if count == 0 {
             return;
         }
-        if let Some(pause) = self.wrong.note(key, ticket, sources, count) {
+        if let Some(pause) = self.wrong.note(key, basis, sources, count) {
             let seconds = pause.as_secs();
             let (site, path) = (key.site(), key.path());
             tracing::warn!(site, path, seconds, "only wrong bodies: answered 502 for a while");

@@ -6,6 +6,7 @@
 
 use super::steady::{Source, Steady};
 use super::verify::Expected;
+use super::wrong::Basis;
 use super::{FillError, Shared};
 use crate::cache::Ticket;
 use crate::object::{Meta, Sha256};
@@ -41,7 +42,7 @@ struct Checked {
     body: Steady,
     expected: Expected,
     shared: Arc<Shared>,
-    ticket: Ticket,
+    basis: Basis,
     hash: digest::Context,
     received: u64,
     /// The last bytes that have come.
@@ -67,6 +68,7 @@ impl Passing {
         shared: Arc<Shared>,
         ticket: Ticket,
     ) -> Self {
+        let basis = Basis::new(ticket, &meta.key, &shared.cache);
         let withheld_max = match expected.file_hash {
             Some(_) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
             None => 0,
@@ -76,7 +78,7 @@ impl Passing {
             body,
             expected,
             shared,
-            ticket,
+            basis,
             hash: digest::Context::new(&digest::SHA256),
             received: 0,
             withheld: BytesMut::new(),
@@ -232,7 +234,7 @@ impl Checked {
             let Source { metrics, key, trail, .. } = self.body.source();
             trail.reject(metrics, key, origin, rejection);
             let count = u32::from(rejection.is_lasting());
-            self.shared.note_wrong(key, self.ticket, trail.positions(), count);
+            self.shared.note_wrong(key, self.basis.clone(), trail.positions(), count);
         }
         error
     }

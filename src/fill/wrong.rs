@@ -5,12 +5,12 @@
 //! After as many wrong bodies in a row as a fill has tries, a key is refused for a second, and for
 //! twice as long each time that it comes wrong again, up to 5 min; then an origin is asked again. A
 //! right body ends that, and so does a purge of the key, which is how an operator says that the
-//! origin was mended. Nothing here is about another key, or about the origin itself.
+//! origin was mended, and a claim that is not the one that the bodies were held against. Nothing here is about another key, or about the origin itself.
 
 use super::leader::TRIES_MAX;
 use crate::cache::{Cache, Ticket};
 use crate::clock::{Clock, Timestamp};
-use crate::object::Key;
+use crate::object::{Key, NarClaim};
 use crate::sync::Mutex;
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub(super) struct WrongBodies {
 
 #[derive(Debug, Clone)]
 struct Entry {
-    /// Of the fill that noted it last: a purge since then ends it.
-    ticket: Ticket,
+    /// Of the fill that noted it last.
+    basis: Basis,
     noted: Timestamp,
     /// Wrong bodies since the last refusal began, or the last right one.
     count: u32,
@@ -40,6 +40,25 @@ struct Entry {
     pause: Duration,
     refused_until: Option<Timestamp>,
     forgotten_at: Timestamp,
+}
+
+/// What a fill of a key began with: what it finds wrong counts as long as that holds.
+#[derive(Debug, Clone)]
+pub(super) struct Basis {
+    ticket: Ticket,
+    claim: Option<NarClaim>,
+}
+
+impl Basis {
+    pub(super) fn new(ticket: Ticket, key: &Key, cache: &Cache) -> Self {
+        Self { ticket, claim: cache.held_claim(key) }
+    }
+
+    /// Whether the key was not purged since, and no other claim is held by now.
+    fn holds(&self, key: &Key, cache: &Cache) -> bool {
+        let is_same = |held: NarClaim| self.claim.as_ref().is_some_and(|c| c.says_the_same(&held));
+        !cache.is_purged_since(self.ticket, key) && cache.held_claim(key).is_none_or(is_same)
+    }
 }
 
 /// What to do about a key.
@@ -67,7 +86,7 @@ impl WrongBodies {
         let mut entries = self.entries.lock();
         let Some(entry) = entries.get(key) else { return Advice::Ask { avoid: Vec::new() } };
         let now = self.clock.now();
-        if entry.is_over(now) || cache.is_purged_since(entry.ticket, key) {
+        if entry.is_over(now) || !entry.basis.holds(key, cache) {
             entries.remove(key);
             return Advice::Ask { avoid: Vec::new() };
         }
@@ -80,12 +99,12 @@ impl WrongBodies {
         }
     }
 
-    /// Notes that the bodies of `key` from `sources` were wrong, `count` of them, by a fill with
-    /// this ticket. Gives how long the key is refused now, if it is.
+    /// Notes that the bodies of `key` from `sources` were wrong, `count` of them, by a fill that
+    /// began with `basis`. Gives how long the key is refused now, if it is.
     pub(super) fn note(
         &self,
         key: &Key,
-        ticket: Ticket,
+        basis: Basis,
         sources: Vec<usize>,
         count: u32,
     ) -> Option<Duration> {
@@ -93,8 +112,8 @@ impl WrongBodies {
         let mut entries = self.entries.lock();
         let known = entries.remove(key).map(|(_, entry)| entry);
         let known = known.filter(|entry| !entry.is_over(now));
-        let mut entry = known.unwrap_or_else(|| Entry::new(ticket, now));
-        let pause = entry.add(ticket, now, sources, count);
+        let mut entry = known.unwrap_or_else(|| Entry::new(basis.clone(), now));
+        let pause = entry.add(basis, now, sources, count);
         entries.insert(key.clone(), entry);
         pause
     }
@@ -113,9 +132,9 @@ impl WrongBodies {
 }
 
 impl Entry {
-    fn new(ticket: Ticket, now: Timestamp) -> Self {
+    fn new(basis: Basis, now: Timestamp) -> Self {
         Self {
-            ticket,
+            basis,
             noted: now,
             count: 0,
             sources: Vec::new(),
@@ -132,12 +151,12 @@ impl Entry {
 
     fn add(
         &mut self,
-        ticket: Ticket,
+        basis: Basis,
         now: Timestamp,
         sources: Vec<usize>,
         count: u32,
     ) -> Option<Duration> {
-        self.ticket = ticket;
+        self.basis = basis;
         self.noted = now;
         self.count = self.count.saturating_add(count);
         for source in sources {
@@ -166,10 +185,16 @@ mod tests {
     use crate::config;
     use crate::memory::Memory;
     use crate::metrics::Metrics;
+    use crate::object::Meta;
     use crate::tasks::Tasks;
+    use bytes::Bytes;
 
     fn key(number: usize) -> Key {
         Key::new("main", &format!("/nar/{number}.nar.zst"), None)
+    }
+
+    fn basis(cache: &Cache, key: &Key) -> Basis {
+        Basis::new(cache.ticket(), key, cache)
     }
 
     fn bench() -> (WrongBodies, ManualClock, Cache) {
@@ -185,10 +210,10 @@ mod tests {
         let (wrong, manual, cache) = bench();
         let key = key(1);
         for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
-            let ticket = cache.ticket();
-            assert_eq!(wrong.note(&key, ticket, vec![0], 1), None);
+            let basis = basis(&cache, &key);
+            assert_eq!(wrong.note(&key, basis.clone(), vec![0], 1), None);
             assert!(matches!(wrong.advice(&key, &cache), Advice::Ask { .. }));
-            let pause = wrong.note(&key, ticket, vec![1], 1);
+            let pause = wrong.note(&key, basis, vec![1], 1);
             assert_eq!(pause, Some(Duration::from_secs(seconds)));
             assert_eq!(wrong.advice(&key, &cache), Advice::Refuse { seconds });
             manual.advance(Duration::from_millis(seconds * 1_000 - 1));
@@ -204,19 +229,41 @@ mod tests {
     async fn a_purge_and_a_right_body_end_it() {
         let (wrong, _manual, cache) = bench();
         let key = key(1);
-        assert!(wrong.note(&key, cache.ticket(), vec![0], 2).is_some());
+        assert!(wrong.note(&key, basis(&cache, &key), vec![0], 2).is_some());
         cache.purge(Scope::Key(key.clone()), Purging::Hard).await;
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
-        assert!(wrong.note(&key, cache.ticket(), vec![0], 2).is_some());
+        assert!(wrong.note(&key, basis(&cache, &key), vec![0], 2).is_some());
         wrong.right(&key, &[0]);
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
+    }
+
+    #[tokio::test]
+    async fn another_claim_ends_it_and_the_same_does_not() {
+        let (wrong, _manual, cache) = bench();
+        let (nar, narinfo) = (key(1), Key::new("main", "/a.narinfo", None));
+        let claim = |size| NarClaim { file_hash: None, file_size: Some(size), source: None };
+        let publish = async |size| {
+            let (meta, claim) = (Meta::of_a_narinfo(&narinfo), (nar.clone(), claim(size)));
+            let body = Bytes::from_static(b"a narinfo");
+            cache.publish_small(cache.ticket(), meta, body, Some(claim)).await.unwrap();
+        };
+        publish(1).await;
+        assert!(wrong.note(&nar, basis(&cache, &nar), vec![0], 2).is_some());
+        publish(1).await;
+        assert_eq!(wrong.advice(&nar, &cache), Advice::Refuse { seconds: 1 });
+        // What was held is gone before the other one comes.
+        cache.purge(Scope::Key(narinfo.clone()), Purging::Hard).await;
+        assert_eq!(cache.claim(&nar).await, Ok(None));
+        assert_eq!(wrong.advice(&nar, &cache), Advice::Refuse { seconds: 1 });
+        publish(2).await;
+        assert_eq!(wrong.advice(&nar, &cache), Advice::Ask { avoid: vec![] });
     }
 
     #[test]
     fn the_refusal_grows_only_while_every_body_is_wrong() {
         let (wrong, manual, cache) = bench();
         let key = key(1);
-        let note = || wrong.note(&key, cache.ticket(), vec![0], 1);
+        let note = || wrong.note(&key, basis(&cache, &key), vec![0], 1);
         for _ in 0..3 {
             assert_eq!(note(), None);
             assert_eq!(note(), Some(PAUSE_FIRST));
@@ -232,7 +279,7 @@ mod tests {
     #[test]
     fn another_key_is_not_refused() {
         let (wrong, _manual, cache) = bench();
-        assert!(wrong.note(&key(1), cache.ticket(), vec![0], 2).is_some());
+        assert!(wrong.note(&key(1), basis(&cache, &key(1)), vec![0], 2).is_some());
         assert_eq!(wrong.advice(&key(2), &cache), Advice::Ask { avoid: vec![] });
     }
 
@@ -240,7 +287,7 @@ mod tests {
     fn it_is_bounded() {
         let (wrong, _manual, cache) = bench();
         for number in 0..2 * ENTRIES_MAX {
-            wrong.note(&key(number), cache.ticket(), vec![0], 2);
+            wrong.note(&key(number), basis(&cache, &key(number)), vec![0], 2);
         }
         assert!(wrong.entries.lock().len() <= ENTRIES_MAX);
     }
