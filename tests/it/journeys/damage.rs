@@ -160,12 +160,17 @@ async fn a_reader_whose_file_is_cut_is_cut_where_there_is_no_such_object_any_mor
 
 #[tokio::test]
 async fn a_reader_whose_file_is_cut_goes_on_where_a_strong_tag_says_the_same() {
-    let (edge, origin, path, nar) = stored_with(6, Proof::Tag).await;
-    let mut reader = edge.client().begin(&path, &[]).await;
-    reader.read_to(1_000).await;
-    truncate(&edge, CUT);
-    reader.rest().await.expect(200, "hit_disk").with(&nar);
-    assert_eq!((origin.count(&path), edge.metric(&rescued("continued")).await), (2, 1));
+    for is_chunked in [false, true] {
+        let (edge, origin, path, nar) = stored_with(6, Proof::Tag).await;
+        if is_chunked {
+            origin.say(&path, says(nar.clone()).etag("\"a\"").chunked());
+        }
+        let mut reader = edge.client().begin(&path, &[]).await;
+        reader.read_to(1_000).await;
+        truncate(&edge, CUT);
+        reader.rest().await.expect(200, "hit_disk").with(&nar);
+        assert_eq!((origin.count(&path), edge.metric(&rescued("continued")).await), (2, 1));
+    }
 }
 
 #[tokio::test]
