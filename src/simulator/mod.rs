@@ -3,7 +3,7 @@
 //! says what the client may have got. The same seed gives the same run.
 //!
 //! `NARTHEX_SIMULATOR_SEEDS=N` runs N seeds, `NARTHEX_SIMULATOR_SEED=S` one of them and shows its
-//! events:
+//! events and its log:
 //!
 //! ```text
 //! NARTHEX_SIMULATOR_SEED=4711 cargo test --lib simulator -- --nocapture
@@ -28,7 +28,9 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn every_seed_keeps_to_the_model() {
     if let Some(seed) = variable("NARTHEX_SIMULATOR_SEED") {
-        let outcome = run(seed, true);
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        let log = log.without_time().with_ansi(false).with_writer(std::io::stderr).finish();
+        let outcome = tracing::subscriber::with_default(log, || run(seed, true));
         assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
         return;
     }
