@@ -42,6 +42,8 @@ pub(super) fn run(seed: u64, is_printing: bool) -> Outcome {
         live(&scene, &config, ending);
     }
     live(&scene, &config, Ending::Drain);
+    // The script of the origin has the scene, which has the world.
+    world.set_origin(Box::new(|_| None));
     drop(entered);
     let (trace, steps) = (world.trace(), world.steps());
     Outcome { violations: world.violations(), trace, steps }

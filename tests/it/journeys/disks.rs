@@ -72,7 +72,7 @@ async fn a_path_that_only_a_disk_that_is_away_may_know_is_not_called_absent() {
     let (edge, _) = two_disks(&origin, 1).await;
     edge.get("/packages/a.tar").await.expect(404, "refused");
     edge.take_disk(1);
-    edge.until_metric(&of_disk(&edge, "stored_objects", 1), 0).await;
+    edge.until_metric(&of_disk(&edge, "writable", 1), 0).await;
     let said = edge.get("/packages/a.tar").await;
     said.expect(503, "refused");
     assert!(said.headers.contains_key("retry-after"));
