@@ -71,7 +71,7 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     let assemble = |folder, index| {
         // Nobody fetches what is damaged.
         let seat = Seat::alone(mpsc::channel(1).0);
-        Inner::assemble(&disk, seat, folder, index, metrics.clone(), Tasks::new())
+        Inner::assemble(&disk, seat, folder, index, metrics.clone(), &Tasks::new())
     };
     let store = assemble(folder, index)?;
     let error = match audit(&store, mode, report) {

@@ -241,7 +241,7 @@ impl Store {
         seat: Seat,
         disk: &config::Disk,
         metrics: Metrics,
-        tasks: Tasks,
+        tasks: &Tasks,
     ) -> Result<Self, OpenError> {
         let folder = Folder::open(&disk.path)?;
         let index = Index::open(&folder.index_path())?;
@@ -332,7 +332,7 @@ impl Inner {
         folder: Folder,
         index: Index,
         metrics: Metrics,
-        tasks: Tasks,
+        tasks: &Tasks,
     ) -> Result<Arc<Self>, OpenError> {
         let failed =
             |source: IndexError| OpenError::Index { path: folder.path().to_owned(), source };

@@ -221,8 +221,7 @@ impl Shared {
             jobs: Arc::clone(&disk.jobs),
             threads: threads / 2,
         };
-        let (metrics, tasks) = (self.metrics.clone(), self.tasks.clone());
-        let store = Store::open(seat, &disk.settings, metrics, tasks)?;
+        let store = Store::open(seat, &disk.settings, self.metrics.clone(), &self.tasks)?;
         let record = ledger::read(path);
         let record = record.map_err(|e| OpenError::io(path, "read its record of purges", e))?;
         let is_empty = store.0.is_empty();

@@ -178,7 +178,7 @@ impl Bench {
 
     fn try_open(&self) -> Result<Store, OpenError> {
         let seat = Seat::alone(self.damaged.clone());
-        Store::open(seat, &self.disk(), self.metrics.clone(), self.tasks.clone())
+        Store::open(seat, &self.disk(), self.metrics.clone(), &self.tasks)
     }
 
     async fn open(&self) -> Store {
@@ -615,7 +615,7 @@ async fn a_small_file_system_fills_up_and_the_store_goes_on() {
     };
     let outcome = {
         let seat = Seat::alone(mpsc::channel(1).0);
-        let store = Store::open(seat, &disk, metrics, tasks.clone()).unwrap();
+        let store = Store::open(seat, &disk, metrics, &tasks).unwrap();
         let store_of = store.clone();
         let filling = tokio::spawn(async move {
             for number in 0..40_u64 {
