@@ -165,16 +165,17 @@ pub enum WriteError {
         /// The last error.
         detail: String,
     },
-    /// The object alone is larger than the tier.
-    #[error("{bytes} bytes do not fit into a disk tier of {limit} bytes")]
+    /// The object is larger than one object may be.
+    #[error("{bytes} bytes are more than the {limit} that one object may have of the disk tier")]
     TooLarge {
         /// What the object would take.
         bytes: u64,
-        /// The tier's size.
+        /// What one object may have.
         limit: u64,
     },
-    /// All of the tier is promised to other objects that are being written.
-    #[error("no room for {bytes} bytes: other objects being written hold all of the disk tier")]
+    /// What is stored does not go for an object that is not proven, or all is promised to others
+    /// that are being written.
+    #[error("no room for {bytes} bytes of an object that is not asked for often enough")]
     Busy {
         /// What was asked for.
         bytes: u64,
@@ -246,6 +247,16 @@ impl WriteError {
             | Self::NoReaders
             | Self::Interrupted => None,
         }
+    }
+
+    /// Whether there was no room for the object: the disk is well.
+    pub(super) fn is_lack_of_room(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::NoFiles | Self::Busy { .. })
+    }
+
+    /// Whether the object alone is not stored, and the disk is well.
+    pub(super) fn is_of_the_object(&self) -> bool {
+        self.is_lack_of_room() || matches!(self, Self::TooLarge { .. })
     }
 
     /// Whether an object that meets this in mid-write can go on without the disk: the body is not

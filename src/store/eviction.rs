@@ -170,6 +170,33 @@ impl EvictionOrder {
         self.let_go(position)
     }
 
+    /// Takes out the object that goes next of those that are on trial and were never asked for
+    /// again; `None` when there is none. Those that were pass their trial.
+    pub(super) fn evict_untried(&mut self) -> Option<Evicted> {
+        let position = self.next_untried(Kind::File).or_else(|| self.next_untried(Kind::Inline))?;
+        self.let_go(position)
+    }
+
+    fn next_untried(&mut self, kind: Kind) -> Option<u32> {
+        loop {
+            let position = self.slab.queue(kind, Stage::Small).oldest();
+            let seen = self.slab.seen(position)?;
+            if seen.uses == 0 {
+                return Some(position);
+            }
+            self.slab.move_to(position, Stage::Main, 0, End::Newest);
+        }
+    }
+
+    /// Whether the key of an object that counts `charge` is remembered.
+    pub(super) fn remembers(&self, hash: KeyHash, charge: u64) -> bool {
+        let (kind, objects) = (Kind::of(charge), self.objects(Kind::of(charge)));
+        match kind {
+            Kind::Inline => self.inline_ghost.has(hash, objects),
+            Kind::File => self.file_ghost.has(hash, objects),
+        }
+    }
+
     /// Takes out the object that goes next of those with a file of their own; `None` when there is
     /// none.
     pub(super) fn evict_file(&mut self) -> Option<Evicted> {

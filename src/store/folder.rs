@@ -37,6 +37,8 @@ const LINK_TRIES: usize = 4;
 pub(super) struct Free {
     /// Bytes.
     pub(super) bytes: u64,
+    /// Bytes it has in all.
+    pub(super) bytes_total: u64,
     /// Inodes.
     pub(super) files: u64,
     /// Inodes it has in all; 0 where it makes them as they are needed.
@@ -382,6 +384,7 @@ fn free(path: &Path) -> io::Result<Free> {
     let figures = files::look(|| Ok(rustix::fs::statvfs(path)?))?;
     Ok(Free {
         bytes: figures.f_bavail.saturating_mul(figures.f_frsize),
+        bytes_total: figures.f_blocks.saturating_mul(figures.f_frsize),
         files: figures.f_favail,
         files_total: figures.f_files,
     })

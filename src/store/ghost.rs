@@ -25,17 +25,28 @@ impl Ghost {
         }
     }
 
-    /// Whether a key is remembered, where `objects` are there; it no longer is then.
+    /// Whether a key is remembered, where `objects` are there.
+    pub(super) fn has(&self, hash: KeyHash, objects: usize) -> bool {
+        self.find(hash, objects).is_some()
+    }
+
+    /// The same; it is no longer remembered then.
     pub(super) fn take(&mut self, hash: KeyHash, objects: usize) -> bool {
+        let Some((at, found)) = self.find(hash, objects) else { return false };
+        if let Some(bucket) = self.buckets.get_mut(at) {
+            bucket.copy_within(found + 1.., found);
+            bucket[BUCKET - 1] = EMPTY;
+        }
+        true
+    }
+
+    /// The bucket and the slot of a key.
+    fn find(&self, hash: KeyHash, objects: usize) -> Option<(usize, usize)> {
         let depth = objects.saturating_mul(BUCKET).div_ceil(self.slots().max(1)).clamp(1, BUCKET);
         let (at, fingerprint) = self.place(hash);
-        let Some(bucket) = self.buckets.get_mut(at) else { return false };
-        let Some(found) = bucket.iter().take(depth).position(|&slot| slot == fingerprint) else {
-            return false;
-        };
-        bucket.copy_within(found + 1.., found);
-        bucket[BUCKET - 1] = EMPTY;
-        true
+        let bucket = self.buckets.get(at)?;
+        let found = bucket.iter().take(depth).position(|&slot| slot == fingerprint)?;
+        Some((at, found))
     }
 
     /// Bytes allocated.

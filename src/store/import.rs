@@ -6,6 +6,7 @@ use super::commit::unencodable;
 use super::error::WriteError;
 use super::eviction::Entry;
 use super::format::{self, Head, INLINE_BYTES_MAX, Place};
+use super::space::Displaces;
 use super::{Inner, Store};
 use crate::object::{KeyHash, Meta, Sha256};
 use bytes::Bytes;
@@ -30,7 +31,8 @@ impl Inner {
             return Err(WriteError::TooLarge { bytes, limit: INLINE_BYTES_MAX - 1 });
         }
         // Evicting takes a stripe, so space is made before any is held.
-        let reservation = self.reserve(objects.iter().map(|o| format::charge(length(o))).sum())?;
+        let bytes = objects.iter().map(|o| format::charge(length(o))).sum();
+        let reservation = self.reserve(bytes, Displaces::Anything)?;
         let _stripes: Vec<_> = self.stripes.iter().map(crate::sync::Mutex::lock).collect();
         let access = self.index.access();
         let index = access.open()?;

@@ -129,7 +129,7 @@ use index::Index;
 use prometheus::IntCounter;
 use remove::Reason;
 use scrub::Scrubber;
-use space::{Reservation, Space};
+use space::{Displaces, Reservation, Space};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -202,6 +202,8 @@ struct Inner {
     health: health::Monitor,
     receiving: body::Windows,
     memory_only: body::Windows,
+    /// Held by the one thread that makes room on the file system.
+    making_room: Mutex<()>,
     spare: room::Spare,
     syncs: recover::Syncs,
     /// Held for reading by what adds to a part, makes it whole or drops it alone, for writing while
@@ -271,17 +273,33 @@ impl Store {
         Ok(Self(inner))
     }
 
-    /// Promises the space of an object of `length` bytes, if that is known; evicts others until it
-    /// fits. Refuses an object that never fits, and every object for a while after repeated errors
-    /// of the disk.
-    async fn reserve(&self, length: Option<u64>) -> Result<Reservation, WriteError> {
+    /// Promises the first space of an object of `length` bytes, if that is known, for which
+    /// others go as far as it may displace them before it is proven. Refuses an object that never
+    /// fits, and every object for a while after repeated errors of the disk.
+    async fn reserve(&self, key: &Key, length: Option<u64>) -> Result<Reservation, WriteError> {
+        let hash = key.hash();
+        let reserved = self.reserve_for(self.0.displaces(hash, length), length).await;
+        reserved.inspect_err(|error| self.0.not_stored(error, hash, length.unwrap_or_default()))
+    }
+
+    /// The same for an object that displaces so much.
+    async fn reserve_for(
+        &self,
+        displaces: Displaces,
+        length: Option<u64>,
+    ) -> Result<Reservation, WriteError> {
         let store = Arc::clone(&self.0);
         let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
         store.admit()?;
-        if let Some(reservation) = store.reserve_at_once(charge) {
+        store.fits(charge)?;
+        let first = charge.min(store.space.step());
+        if let Some(reservation) = store.reserve_at_once(first, displaces) {
             return Ok(reservation);
         }
-        let work = move || store.reserve(charge).inspect_err(|error| store.write_failed(error));
+        let work = move || {
+            let reserved = store.reserve(first, displaces);
+            reserved.inspect_err(|error| store.write_failed(error))
+        };
         let reserved = self.0.tasks.blocking_for("store begin", PATIENCE, work).await;
         reserved?
     }
@@ -349,6 +367,7 @@ impl Inner {
             receiving: body::Windows::to_the_disk(),
             memory_only: body::Windows::without_a_disk(),
             spare: room::Spare::default(),
+            making_room: Mutex::default(),
             syncs: recover::Syncs::default(),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
@@ -405,7 +424,11 @@ impl Inner {
         self.count(operation);
         self.spare.forget();
         let disk = &*self.label;
-        if self.health.failed(error, Instant::now()) {
+        if error.is_lack_of_room() {
+            if self.health.lacked_room(error) {
+                tracing::warn!(disk, %error, "disk tier: an object is not stored");
+            }
+        } else if self.health.failed(error, Instant::now()) {
             tracing::warn!(disk, operation, %error, "disk tier: write failed");
         } else {
             tracing::debug!(disk, operation, %error, "disk tier: write failed again");

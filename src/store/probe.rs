@@ -11,6 +11,7 @@ use super::Inner;
 use super::error::WriteError;
 use super::files;
 use super::format::{INLINE_BYTES_MAX, charge};
+use super::space::Displaces;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -75,7 +76,8 @@ impl Inner {
         let failed = |source| WriteError::Io { operation: "probe", source };
         #[cfg(test)]
         self.faults.probe().map_err(failed)?;
-        let new = self.evicting_once(PROBE.len() as u64, "probe", || self.folder.new_file())?;
+        let room = (PROBE.len() as u64, Displaces::Untried);
+        let new = self.evicting_once(room, "probe", || self.folder.new_file())?;
         let write = || new.file().write_all_at(&PROBE, 0);
         files::write(new.file(), (0, PROBE.len()), write).map_err(failed)?;
         files::sync(new.file()).map_err(failed)?;
@@ -83,6 +85,6 @@ impl Inner {
         // Its answer is in the flag that says whether it is to be opened again.
         let _ = self.index.check();
         self.index.revive()?;
-        self.reserve(charge(INLINE_BYTES_MAX)).map(drop)
+        self.reserve(charge(INLINE_BYTES_MAX), Displaces::Untried).map(drop)
     }
 }

@@ -1,13 +1,20 @@
 //! Making room and writing: space is promised and others evicted before the limit would be passed,
 //! and again where the file system is full before the limit says so, of bytes or of inodes: those
-//! are made by evicting objects that are files, by count. Blocking; no lock held.
+//! are made by evicting objects that are files, by count. Blocking; no lock held but the one that
+//! lets one thread make room on the file system at a time.
+//!
+//! What is not proven displaces little: an object that says how long it becomes displaces what was
+//! never asked for again, one that does not say so takes what is free. A 32nd of the tier is kept
+//! free for them: the commit of each object makes that room again. An object that finds no room is
+//! remembered, and displaces anything when it is asked for again.
 
 use super::Inner;
 use super::error::WriteError;
 use super::files;
-use super::folder::Free;
+use super::format;
 use super::remove::Reason;
-use super::space::{Reservation, Room};
+use super::space::{Displaces, Reservation, Room};
+use crate::object::KeyHash;
 use crate::sync::Mutex;
 use crate::tasks;
 use bytes::Bytes;
@@ -40,6 +47,17 @@ const SPARE_AGE_MAX: Duration = Duration::from_millis(50);
 /// the disk.
 const LOAD_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How often, and how long apart, a file system is asked for what was freed on it.
+const FREED_LOOKS: u32 = 20;
+const FREED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a file system lacks.
+#[derive(Debug, Clone, Copy)]
+struct Shortage {
+    bytes: u64,
+    files: u64,
+}
+
 /// What the file system had to spare when it was last asked, less what was promised of it since.
 #[derive(Debug, Default)]
 pub(super) struct Spare(Mutex<Option<Spared>>);
@@ -62,6 +80,13 @@ impl Spare {
         *self.0.lock() = None;
     }
 
+    /// Whether there is plenty beyond `bytes`.
+    fn has(&self, bytes: u64) -> bool {
+        let spared = self.0.lock();
+        let spared = spared.as_ref().filter(|spare| spare.asked.elapsed() < SPARE_AGE_MAX);
+        spared.is_some_and(|spare| spare.bytes.saturating_sub(bytes) >= SPARE_BYTES_MIN)
+    }
+
     /// Takes `bytes` and an object's inodes, where there is plenty of both.
     fn take(&self, bytes: u64) -> bool {
         let mut spared = self.0.lock();
@@ -80,38 +105,116 @@ impl Spare {
 }
 
 impl Inner {
+    /// What an object that becomes `length` bytes, if that is known, may take the place of before
+    /// it is proven.
+    pub(super) fn displaces(&self, hash: KeyHash, length: Option<u64>) -> Displaces {
+        if self.lacks(hash) { self.space.displaces(hash, length) } else { Displaces::Anything }
+    }
+
+    /// Remembers an object that found no room, so that it has a better displaces when it is asked for
+    /// again; `bytes` is how long it became or becomes.
+    pub(super) fn not_stored(&self, error: &WriteError, hash: KeyHash, bytes: u64) {
+        if error.is_lack_of_room() {
+            self.space.remember(hash, format::charge(bytes));
+        }
+    }
+
+    /// Whether one object may count `bytes`.
+    pub(super) fn fits(&self, bytes: u64) -> Result<(), WriteError> {
+        let limit = self.space.object_max();
+        if bytes > limit { Err(WriteError::TooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
     /// Promises `bytes` where nothing must go for it and the file system, asked a moment ago, has
     /// plenty. Never waits.
-    pub(super) fn reserve_at_once(&self, bytes: u64) -> Option<Reservation> {
+    pub(super) fn reserve_at_once(&self, bytes: u64, displaces: Displaces) -> Option<Reservation> {
         if !self.spare.take(bytes) {
             return None;
         }
-        self.space.reserve_free(bytes)
+        self.space.reserve_free(bytes, displaces)
     }
 
-    /// Promises `bytes` of the limit and of the file system, evicting what must go first.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation, WriteError> {
-        let reservation = self.reserve_limit(bytes)?;
-        let mut short = self.shortage(bytes)?;
-        if short.bytes > 0 {
-            self.evict(self.space.shed(short.bytes), Reason::Space)?;
-            short = self.shortage(bytes)?;
-        }
-        if short.files > 0 {
-            self.evict(self.space.shed_files(short.files.max(SHED_FILES_MIN)), Reason::Space)?;
-            short = self.shortage(bytes)?;
-        }
-        if short.bytes > 0 {
-            return Err(WriteError::NoSpace { bytes });
-        }
-        if short.files > 0 {
-            return Err(WriteError::NoFiles);
+    /// Promises `bytes` of the limit and of the file system, evicting first what goes for an object
+    /// that displaces so much.
+    pub(super) fn reserve(
+        &self,
+        bytes: u64,
+        displaces: Displaces,
+    ) -> Result<Reservation, WriteError> {
+        let reservation = self.reserve_limit(bytes, displaces)?;
+        if self.shortage(bytes)?.is_some() {
+            self.make_room(bytes, displaces)?;
         }
         Ok(reservation)
     }
 
-    /// What the file system lacks for `bytes` more and what is to stay free on it.
-    fn shortage(&self, bytes: u64) -> Result<Free, WriteError> {
+    /// Promises an object at least `missing` bytes more, `step` bytes at a time.
+    pub(super) fn extend(
+        &self,
+        reservation: &mut Reservation,
+        missing: u64,
+        step: u64,
+    ) -> Result<(), WriteError> {
+        self.fits(reservation.bytes().saturating_add(missing))?;
+        let displaces = reservation.displaces();
+        let more = self.reserve(missing.max(step), displaces);
+        reservation.join(more.or_else(|_| self.reserve(missing, displaces))?);
+        Ok(())
+    }
+
+    /// Evicts so that `bytes` more find room on the file system, and waits for what it frees: some
+    /// free what is removed a moment later. One thread at a time, since each would evict for all.
+    fn make_room(&self, bytes: u64, displaces: Displaces) -> Result<(), WriteError> {
+        let _turn = self.making_room.lock();
+        let Some(short) = self.shortage(bytes)? else { return Ok(()) };
+        let mut has_evicted = false;
+        for evicted in [
+            self.space.shed(short.bytes, displaces),
+            if short.files == 0 {
+                Vec::new()
+            } else {
+                self.space.shed_files(short.files.max(SHED_FILES_MIN), displaces)
+            },
+        ] {
+            has_evicted |= !evicted.is_empty();
+            self.evict(evicted, Reason::Space)?;
+        }
+        for _ in 0..FREED_LOOKS {
+            match self.shortage(bytes)? {
+                None => return Ok(()),
+                Some(short) if !has_evicted && short.bytes == 0 => return Err(WriteError::NoFiles),
+                Some(_) if !has_evicted => break,
+                Some(_) => tasks::sleep_blocking(FREED_PAUSE),
+            }
+        }
+        match self.shortage(bytes)? {
+            None => Ok(()),
+            Some(short) if short.bytes == 0 => Err(WriteError::NoFiles),
+            Some(_) => Err(WriteError::NoSpace { bytes }),
+        }
+    }
+
+    /// Evicts until what is kept free for objects that are not proven is free again. An error is
+    /// noted.
+    pub(super) fn keep_ahead(&self) {
+        let keep = || -> Result<(), WriteError> {
+            self.evict(self.space.overfull(), Reason::Size)?;
+            let ahead = self.space.ahead();
+            if !self.spare.has(ahead)
+                && let Some(short) = self.shortage(ahead)?
+            {
+                self.evict(self.space.shed(short.bytes, Displaces::Anything), Reason::Space)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = keep() {
+            self.write_failed(&error);
+        }
+    }
+
+    /// What the file system lacks for `bytes` more and what is to stay free on it; `None` if
+    /// nothing.
+    fn shortage(&self, bytes: u64) -> Result<Option<Shortage>, WriteError> {
         let free = self.folder.free();
         let free = free.map_err(|source| WriteError::Io { operation: "space", source })?;
         let wanted = bytes.saturating_add(FREE_BYTES_MIN.min(self.space.limit() / 16));
@@ -119,23 +222,27 @@ impl Inner {
         let spare_files = free.files.saturating_sub(wanted_files);
         let spare_files = if free.files_total == 0 { u64::MAX } else { spare_files };
         self.spare.heard(free.bytes.saturating_sub(wanted), spare_files);
-        Ok(Free {
+        self.space.set_capacity(free.bytes_total);
+        let short = Shortage {
             bytes: wanted.saturating_sub(free.bytes),
             files: wanted_files.saturating_sub(free.files),
-            files_total: free.files_total,
-        })
+        };
+        Ok(Some(short).filter(|short| short.bytes > 0 || short.files > 0))
     }
 
-    fn reserve_limit(&self, bytes: u64) -> Result<Reservation, WriteError> {
+    fn reserve_limit(&self, bytes: u64, displaces: Displaces) -> Result<Reservation, WriteError> {
         loop {
             let was_loaded = self.space.usage().is_loaded;
-            match self.space.reserve(bytes) {
+            match self.space.reserve(bytes, displaces) {
                 Room::Promised(reservation, evicted) => {
                     self.evict(evicted, Reason::Size)?;
                     return Ok(reservation);
                 }
                 Room::Short(evicted) if evicted.is_empty() => {
-                    if was_loaded || !self.space.wait_for_more(LOAD_PATIENCE) {
+                    if displaces != Displaces::Anything
+                        || was_loaded
+                        || !self.space.wait_for_more(LOAD_PATIENCE)
+                    {
                         return Err(WriteError::Busy { bytes });
                     }
                     tasks::step();
@@ -157,6 +264,7 @@ impl Inner {
         file: &Arc<File>,
         chunks: &[Bytes],
         offset: u64,
+        displaces: Displaces,
     ) -> Result<(), WriteError> {
         let write = || {
             #[cfg(test)]
@@ -164,36 +272,40 @@ impl Inner {
             write_all_at(file, chunks, offset)
         };
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        self.evicting_once(bytes, "write", write)
+        self.evicting_once((bytes, displaces), "write", write)
     }
 
-    /// Does `work`; where the file system is full, evicts `bytes` or more and does it once more.
+    /// Does `work`; where the file system is full, evicts `bytes` or more as far as they go for an
+    /// object that displaces so much, and does it again until what was freed is there.
     pub(super) fn evicting_once<T>(
         &self,
-        bytes: u64,
+        (bytes, displaces): (u64, Displaces),
         operation: &'static str,
         work: impl Fn() -> io::Result<T>,
     ) -> Result<T, WriteError> {
         let failed = |source| WriteError::Io { operation, source };
-        let result = work().map_err(failed);
-        match result {
-            Err(error) if error.is_full() => {
-                let lacks_files = self.shortage(bytes).is_ok_and(|short| short.files > 0);
-                let evicted = if lacks_files {
-                    self.space.shed_files(SHED_FILES_MIN)
-                } else {
-                    self.space.shed(bytes.max(SHED_BYTES_MIN))
-                };
-                if evicted.is_empty() {
-                    return Err(WriteError::NoSpace { bytes });
-                }
-                self.evict(evicted, Reason::Space)?;
-                work().map_err(failed).map_err(|error| {
-                    if error.is_full() { WriteError::NoSpace { bytes } } else { error }
-                })
-            }
-            result => result,
+        let mut result = work().map_err(failed);
+        if !result.as_ref().is_err_and(WriteError::is_full) {
+            return result;
         }
+        let short = self.shortage(bytes).ok().flatten();
+        let evicted = if short.is_some_and(|short| short.files > 0) {
+            self.space.shed_files(SHED_FILES_MIN, displaces)
+        } else {
+            self.space.shed(bytes.max(SHED_BYTES_MIN), displaces)
+        };
+        if evicted.is_empty() {
+            return Err(WriteError::NoSpace { bytes });
+        }
+        self.evict(evicted, Reason::Space)?;
+        for _ in 0..FREED_LOOKS {
+            result = work().map_err(failed);
+            if !result.as_ref().is_err_and(WriteError::is_full) {
+                return result;
+            }
+            tasks::sleep_blocking(FREED_PAUSE);
+        }
+        Err(WriteError::NoSpace { bytes })
     }
 }
 

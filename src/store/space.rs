@@ -16,13 +16,14 @@
 //! all is loaded: too much for a moment, never too little.
 
 use super::eviction::{ENTRY_BYTES_MAX, Entry, Evicted, EvictionOrder, Seen, Stage, Unplaced};
-use super::format::Totals;
+use super::format::{Totals, charge};
 use super::gauges::Shown;
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
 use crate::sync::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What the disk tier holds.
@@ -40,11 +41,23 @@ pub struct Usage {
     pub is_loaded: bool,
 }
 
+/// What an object that is being written may take the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Displaces {
+    /// Of nothing: it has not been said how long it becomes.
+    Nothing,
+    /// Of what was never asked for again: it is not proven.
+    Untried,
+    /// Of anything: it is proven, or was asked for before.
+    Anything,
+}
+
 /// Space promised to one object; gives it back when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     space: Arc<Space>,
     bytes: u64,
+    displaces: Displaces,
 }
 
 /// What came of asking for space. The entries must be removed from disk before it is written to.
@@ -54,7 +67,7 @@ pub(super) enum Room {
     Promised(Reservation, Vec<Evicted>),
     /// Not yet: these must go, then ask again; with none, no more is known of to evict.
     Short(Vec<Evicted>),
-    /// More than the limit, whatever goes.
+    /// More than one object may have, whatever goes.
     Never,
 }
 
@@ -67,10 +80,23 @@ pub(super) struct Frontier {
     pub(super) first_new: u64,
 }
 
+/// The part of the tier that one object may have.
+const OBJECT_PART: u64 = 2;
+/// The part of the tier that stays free for bytes that are not proven, and its most bytes.
+const AHEAD_PART: u64 = 32;
+const AHEAD_BYTES_MAX: u64 = 4 << 30;
+/// How many objects that are received find their next space in what is kept free, and the bounds of
+/// that space.
+const STEPS_AHEAD: u64 = 16;
+const STEP_BYTES_MIN: u64 = 256 << 10;
+const STEP_BYTES_MAX: u64 = 4 << 20;
+
 /// The account.
 #[derive(Debug)]
 pub(super) struct Space {
     limit: u64,
+    /// Bytes of the file system, for this and all else that is on it.
+    capacity: AtomicU64,
     account: Mutex<Account>,
     progress: Condvar,
     /// Bytes, objects, objects in the order.
@@ -111,6 +137,7 @@ impl Space {
         };
         let space = Self {
             limit,
+            capacity: AtomicU64::new(u64::MAX),
             account: Mutex::new(account),
             progress: Condvar::new(),
             shown: Shown::new([
@@ -128,8 +155,46 @@ impl Space {
         self.limit
     }
 
-    /// Promises `bytes`, naming who must go for it.
-    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Room {
+    /// The file system has so many bytes.
+    pub(super) fn set_capacity(&self, bytes: u64) {
+        self.capacity.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that one object may count at most.
+    pub(super) fn object_max(&self) -> u64 {
+        self.size() / OBJECT_PART
+    }
+
+    /// Bytes that are kept free for objects that are not proven.
+    pub(super) fn ahead(&self) -> u64 {
+        (self.size() / AHEAD_PART).min(AHEAD_BYTES_MAX)
+    }
+
+    /// Bytes that an object asks for at a time while it is received.
+    pub(super) fn step(&self) -> u64 {
+        (self.ahead() / STEPS_AHEAD).clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
+    }
+
+    fn size(&self) -> u64 {
+        self.limit.min(self.capacity.load(Ordering::Relaxed))
+    }
+
+    /// What an object that becomes `length` bytes, if that is known, may take the place of before
+    /// it is proven.
+    pub(super) fn displaces(&self, hash: KeyHash, length: Option<u64>) -> Displaces {
+        let account = self.account.lock();
+        let charges = length.map_or([0, u64::MAX], |length| [charge(length); 2]);
+        if charges.iter().any(|charge| account.order.remembers(hash, *charge)) {
+            Displaces::Anything
+        } else if length.is_some() {
+            Displaces::Untried
+        } else {
+            Displaces::Nothing
+        }
+    }
+
+    /// Promises `bytes` to an object that displaces so much, naming who must go for it.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64, displaces: Displaces) -> Room {
         let mut account = self.account.lock();
         let promised = account.reserved.saturating_add(bytes);
         if bytes > self.limit.min(ENTRY_BYTES_MAX) {
@@ -141,7 +206,7 @@ impl Space {
         }
         let mut evicted = Vec::new();
         while account.used.saturating_add(promised) > self.limit {
-            let Some(chosen) = account.order.evict() else {
+            let Some(chosen) = account.next_for(displaces) else {
                 self.show(&account);
                 return Room::Short(evicted);
             };
@@ -150,11 +215,15 @@ impl Space {
         }
         account.reserved = promised;
         self.show(&account);
-        Room::Promised(Reservation { space: Arc::clone(self), bytes }, evicted)
+        Room::Promised(Reservation { space: Arc::clone(self), bytes, displaces }, evicted)
     }
 
     /// Promises `bytes` where nobody must go for it.
-    pub(super) fn reserve_free(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+    pub(super) fn reserve_free(
+        self: &Arc<Self>,
+        bytes: u64,
+        displaces: Displaces,
+    ) -> Option<Reservation> {
         let mut account = self.account.lock();
         let promised = account.reserved.saturating_add(bytes);
         if bytes > ENTRY_BYTES_MAX || account.used.saturating_add(promised) > self.limit {
@@ -162,15 +231,29 @@ impl Space {
         }
         account.reserved = promised;
         self.show(&account);
-        Some(Reservation { space: Arc::clone(self), bytes })
+        Some(Reservation { space: Arc::clone(self), bytes, displaces })
     }
 
-    /// Names objects of `bytes` or more together that must go, whatever the limit says.
-    pub(super) fn shed(&self, bytes: u64) -> Vec<Evicted> {
+    /// Names who must go so that what is kept free is free again.
+    pub(super) fn overfull(&self) -> Vec<Evicted> {
+        let mut account = self.account.lock();
+        let mut evicted = Vec::new();
+        while account.used.saturating_add(self.ahead()) > self.limit {
+            let Some(chosen) = account.order.evict() else { break };
+            account.forgot(chosen.entry.charge);
+            evicted.push(chosen);
+        }
+        self.show(&account);
+        evicted
+    }
+
+    /// Names objects of `bytes` or more together that go for one that displaces so much, whatever the
+    /// limit says.
+    pub(super) fn shed(&self, bytes: u64, displaces: Displaces) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let (mut evicted, mut freed) = (Vec::new(), 0_u64);
         while freed < bytes {
-            let Some(chosen) = account.order.evict() else { break };
+            let Some(chosen) = account.next_for(displaces) else { break };
             freed = freed.saturating_add(chosen.entry.charge);
             account.forgot(chosen.entry.charge);
             evicted.push(chosen);
@@ -179,12 +262,17 @@ impl Space {
         evicted
     }
 
-    /// Names `count` objects with files of their own that must go, whatever the limit says.
-    pub(super) fn shed_files(&self, count: u64) -> Vec<Evicted> {
+    /// Names `count` objects with files of their own that go for one that displaces so much, whatever the
+    /// limit says.
+    pub(super) fn shed_files(&self, count: u64, displaces: Displaces) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let mut evicted = Vec::new();
         while (evicted.len() as u64) < count {
-            let Some(chosen) = account.order.evict_file() else { break };
+            let chosen = match displaces {
+                Displaces::Anything => account.order.evict_file(),
+                Displaces::Untried | Displaces::Nothing => account.next_for(displaces),
+            };
+            let Some(chosen) = chosen else { break };
             account.forgot(chosen.entry.charge);
             evicted.push(chosen);
         }
@@ -375,6 +463,15 @@ impl Space {
 }
 
 impl Account {
+    /// The next object that goes for one that displaces so much.
+    fn next_for(&mut self, displaces: Displaces) -> Option<Evicted> {
+        match displaces {
+            Displaces::Nothing => None,
+            Displaces::Untried => self.order.evict_untried(),
+            Displaces::Anything => self.order.evict(),
+        }
+    }
+
     fn forgot(&mut self, charge: u64) {
         self.used = self.used.saturating_sub(charge);
         self.objects = self.objects.saturating_sub(1);
@@ -407,16 +504,26 @@ impl Reservation {
         self.bytes
     }
 
+    /// What the object may take the place of.
+    pub(super) fn displaces(&self) -> Displaces {
+        self.displaces
+    }
+
+    /// The object is proven: anything goes for it from now on.
+    pub(super) fn is_proven(&mut self) {
+        self.displaces = Displaces::Anything;
+    }
+
     /// A promise of nothing.
-    pub(super) fn nothing(space: &Arc<Space>) -> Self {
-        Self { space: Arc::clone(space), bytes: 0 }
+    pub(super) fn nothing(space: &Arc<Space>, displaces: Displaces) -> Self {
+        Self { space: Arc::clone(space), bytes: 0, displaces }
     }
 
     /// Takes up to `bytes` of this promise into one of its own.
     pub(super) fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { space: Arc::clone(&self.space), bytes }
+        Self { space: Arc::clone(&self.space), bytes, displaces: self.displaces }
     }
 
     /// Takes the promise of another reservation into this one.
@@ -440,204 +547,4 @@ impl Drop for Reservation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FIRST_NEW: u64 = 1000;
-
-    /// An account before it is loaded.
-    fn unloaded(limit: u64, bytes: u64, objects: u64) -> Arc<Space> {
-        let totals = Totals { next_sequence: FIRST_NEW, bytes, objects };
-        Space::new(limit, totals, &Metrics::new().unwrap())
-    }
-
-    fn space(limit: u64) -> Arc<Space> {
-        let space = unloaded(limit, 0, 0);
-        space.loaded();
-        space
-    }
-
-    fn entry(sequence: u64, charge: u64) -> Entry {
-        Entry { sequence, charge }
-    }
-
-    fn hash(sequence: u64) -> KeyHash {
-        KeyHash([u8::try_from(sequence % 251).unwrap(); 16])
-    }
-
-    fn promised(room: Room) -> (Reservation, Vec<Entry>) {
-        let Room::Promised(reservation, evicted) = room else { panic!("{room:?}") };
-        (reservation, evicted.into_iter().map(|evicted| evicted.entry).collect())
-    }
-
-    #[test]
-    fn a_dropped_promise_is_given_back() {
-        let space = space(4096);
-        let (reservation, _) = promised(space.reserve(4096));
-        assert!(matches!(space.reserve(512), Room::Short(evicted) if evicted.is_empty()));
-        drop(reservation);
-        promised(space.reserve(4096));
-        assert!(matches!(space.reserve(4608), Room::Never));
-    }
-
-    #[test]
-    fn what_a_node_cannot_count_is_never_promised() {
-        let space = space(u64::MAX);
-        promised(space.reserve(ENTRY_BYTES_MAX));
-        assert!(matches!(space.reserve(ENTRY_BYTES_MAX + 1), Room::Never));
-    }
-
-    #[test]
-    fn promises_and_objects_never_pass_the_limit() {
-        let space = space(4096);
-        for number in 0..40 {
-            let (reservation, _) = promised(space.reserve(1024));
-            let usage = space.usage();
-            assert!(usage.bytes + usage.reserved_bytes <= 4096, "{usage:?}");
-            space.add(reservation, entry(number, 1024), hash(number), None);
-        }
-        assert_eq!((space.usage().bytes, space.usage().objects), (4096, 4));
-        let (_, evicted) = promised(space.reserve(2048));
-        assert_eq!(evicted, [entry(36, 1024), entry(37, 1024)]);
-    }
-
-    #[test]
-    fn nothing_goes_for_a_promise_that_others_stand_in_the_way_of() {
-        let space = space(4096);
-        let (reservation, _) = promised(space.reserve(1024));
-        space.add(reservation, entry(1, 1024), hash(1), None);
-        let (_held, _) = promised(space.reserve(2048));
-        assert!(matches!(space.reserve(2560), Room::Short(evicted) if evicted.is_empty()));
-        assert_eq!(space.usage().objects, 1);
-    }
-
-    #[test]
-    fn objects_without_a_file_free_no_inode() {
-        let space = space(1 << 30);
-        let file = crate::store::charge(64 << 10);
-        for number in 0..40 {
-            let entry = entry(number, if number % 2 == 0 { 512 } else { file });
-            let (reservation, _) = promised(space.reserve(entry.charge));
-            space.add(reservation, entry, hash(number), None);
-        }
-        let shed = space.shed_files(15);
-        assert!(shed.len() == 15 && shed.iter().all(|evicted| evicted.entry.charge == file));
-        assert_eq!(space.shed_files(15).len(), 5);
-        assert_eq!((space.usage().objects, space.usage().bytes), (20, 20 * 512));
-    }
-
-    #[test]
-    fn a_replaced_object_counts_once() {
-        let space = space(8192);
-        let mut replaced = None;
-        for (sequence, charge) in [(1, 1024), (2, 2048)] {
-            let (reservation, _) = promised(space.reserve(charge));
-            let new = entry(sequence, charge);
-            space.add(reservation, new, hash(7), replaced.replace(new));
-        }
-        assert_eq!((space.usage().bytes, space.usage().objects), (2048, 1));
-        space.remove(entry(1, 1024));
-        assert_eq!((space.usage().bytes, space.usage().objects), (2048, 1), "gone already");
-        space.remove(entry(2, 2048));
-        assert_eq!((space.usage().bytes, space.usage().objects), (0, 0));
-    }
-
-    #[test]
-    fn totals_hold_until_the_order_is_loaded() {
-        let space = unloaded(4096, 4096, 4);
-        assert!(matches!(space.reserve(512), Room::Short(evicted) if evicted.is_empty()));
-        space.begin_page();
-        space.load(&[entry(1, 1024)]);
-        let (reservation, evicted) = promised(space.reserve(512));
-        assert_eq!(evicted, [entry(1, 1024)]);
-        space.begin_page();
-        space.load(&[entry(2, 1024), entry(3, 512)]);
-        space.loaded();
-        assert_eq!((space.usage().bytes, space.usage().objects), (1536, 2));
-        drop(reservation);
-        assert_eq!(space.usage().reserved_bytes, 0);
-    }
-
-    #[test]
-    fn what_goes_while_loading_is_counted_once() {
-        let space = unloaded(10_240, 10_240, 10);
-        let usage = || (space.usage().bytes, space.usage().objects);
-        space.begin_page();
-        space.load(&[entry(1, 1024), entry(2, 1024)]);
-        let (_held, evicted) = promised(space.reserve(1024));
-        assert_eq!((evicted, usage()), (vec![entry(1, 1024)], (9216, 9)));
-        // Its removal from disk, which follows, says so again.
-        space.remove(entry(1, 1024));
-        assert_eq!(usage(), (9216, 9));
-        // One that was loaded, and one that is still to come: twice each.
-        for _ in 0..2 {
-            space.remove(entry(2, 1024));
-            space.remove(entry(5, 1024));
-        }
-        assert_eq!(usage(), (7168, 7));
-        // What was inserted since the start is in the order, or was never counted.
-        space.remove(entry(FIRST_NEW + 1, 1024));
-        assert_eq!(usage(), (7168, 7));
-    }
-
-    #[test]
-    fn what_goes_while_its_page_is_read_is_not_loaded() {
-        let space = unloaded(10_240, 4096, 4);
-        assert_eq!(space.begin_page().next, 0);
-        let page = [entry(1, 1024), entry(2, 1024), entry(3, 1024)];
-        space.remove(entry(2, 1024));
-        let (reservation, _) = promised(space.reserve(512));
-        space.add(reservation, entry(FIRST_NEW, 512), hash(3), Some(entry(3, 1024)));
-        space.load(&page[..2]);
-        space.remove(entry(1, 1024));
-        space.load(&page[2..]);
-        assert_eq!(space.begin_page().next, 4);
-        space.loaded();
-        assert_eq!((space.usage().bytes, space.usage().objects), (512, 1));
-    }
-
-    /// Charges are kept in these.
-    const UNIT: u64 = 4096;
-
-    #[test]
-    fn in_any_order_what_is_promised_and_used_stays_within_the_limit_and_is_given_back() {
-        crate::sync::orders::check(2_000, || {
-            let space = space(100 * UNIT);
-            let storing = (0..3_u64).map(|thread| {
-                let space = Arc::clone(&space);
-                shuttle::thread::spawn(move || {
-                    for turn in 0..4 {
-                        let sequence = FIRST_NEW + thread * 10 + turn;
-                        let Room::Promised(mut reservation, _) = space.reserve(30 * UNIT) else {
-                            continue;
-                        };
-                        let rest = reservation.split(5 * UNIT);
-                        match turn {
-                            0 => drop(reservation),
-                            _ => space.add(
-                                reservation,
-                                entry(sequence, 25 * UNIT),
-                                hash(sequence),
-                                None,
-                            ),
-                        }
-                        drop(rest);
-                        let usage = space.usage();
-                        assert!(usage.bytes + usage.reserved_bytes <= 100 * UNIT, "{usage:?}");
-                        if turn == 2 {
-                            space.remove(entry(sequence, 25 * UNIT));
-                        }
-                    }
-                })
-            });
-            for thread in storing.collect::<Vec<_>>() {
-                thread.join().unwrap();
-            }
-            let usage = space.usage();
-            assert_eq!((usage.reserved_bytes, usage.bytes), (0, 25 * UNIT * usage.objects));
-            let left = space.shed(u64::MAX);
-            assert_eq!(left.len() as u64, usage.objects);
-            assert_eq!(space.usage().bytes, 0);
-        });
-    }
-}
+mod tests;

@@ -16,9 +16,6 @@ use bytes::Bytes;
 use std::fs::File;
 use std::sync::Arc;
 
-/// Space that an object of unknown length asks for at a time, in bytes.
-const GROWTH_BYTES: u64 = 4 * 1024 * 1024;
-
 /// What a thread needs to write an object.
 pub(super) struct DiskSide {
     store: Arc<Inner>,
@@ -149,12 +146,12 @@ impl DiskSide {
     /// Writes a batch. If the file system is full, others are evicted and it is tried once more.
     pub(super) fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let (bytes, start) = (batch.bytes(), batch.offset);
-        self.promise(start.saturating_add(bytes), GROWTH_BYTES)?;
+        self.promise(start.saturating_add(bytes))?;
         let file = self.file(bytes)?;
         self.floor.raise(start.saturating_add(bytes));
         #[cfg(test)]
         self.store.faults.reach("a batch is to be written");
-        self.store.write_at(&file, &batch.segments, start)?;
+        self.store.write_at(&file, &batch.segments, start, self.reservation.displaces())?;
         let mut offset = start;
         for segment in &batch.segments {
             self.growth.in_file(segment, offset);
@@ -166,7 +163,7 @@ impl DiskSide {
     /// Makes the file for ranges that come before their turn, with the space of the whole object
     /// promised.
     pub(super) fn open_for_ranges(&mut self, length: u64) -> Result<(), WriteError> {
-        self.promise(length, 0)?;
+        self.promise(length)?;
         self.file(length).map(drop)
     }
 
@@ -197,19 +194,21 @@ impl DiskSide {
         }
     }
 
-    /// Ends a body of `length` bytes that goes into the index: its promised space.
+    /// Ends a proven body of `length` bytes that goes into the index: its promised space.
     pub(super) fn finish_inline(mut self, length: u64) -> Result<Reservation, WriteError> {
-        self.promise(length, 0)?;
+        self.reservation.is_proven();
+        self.promise(length)?;
         Ok(self.reservation)
     }
 
-    /// Ends a body of `length` bytes that goes into a file: writes its last batch.
+    /// Ends a proven body of `length` bytes that goes into a file: writes its last batch.
     pub(super) fn finish_file(
         mut self,
         length: u64,
         last: Option<&Batch>,
     ) -> Result<(NewFile, Reservation), WriteError> {
-        self.promise(length, 0)?;
+        self.reservation.is_proven();
+        self.promise(length)?;
         self.floor.raise(u64::MAX);
         if let Some(batch) = last {
             self.write(batch)?;
@@ -226,19 +225,21 @@ impl DiskSide {
             return Ok(Arc::clone(new.file()));
         }
         let create = || self.store.folder.new_file();
-        let made = self.store.evicting_once(bytes, "create", create)?;
+        let made =
+            self.store.evicting_once((bytes, self.reservation.displaces()), "create", create)?;
         Ok(Arc::clone(self.file.insert(made).file()))
     }
 
-    /// Makes sure that the space of a body of `length` bytes is promised, `step` bytes at a time.
-    fn promise(&mut self, length: u64, step: u64) -> Result<(), WriteError> {
+    /// Makes sure that the space of a body of `length` bytes is promised; ahead of more, if more
+    /// may come.
+    fn promise(&mut self, length: u64) -> Result<(), WriteError> {
         let missing = format::charge(length).saturating_sub(self.reservation.bytes());
-        if missing > 0 {
-            let reserve = |bytes| self.store.reserve(bytes);
-            let more = reserve(missing.max(step)).or_else(|_| reserve(missing))?;
-            self.reservation.join(more);
+        if missing == 0 {
+            return Ok(());
         }
-        Ok(())
+        let whole = self.growth.declared().map_or(u64::MAX, format::charge);
+        let step = self.store.space.step().min(whole.saturating_sub(self.reservation.bytes()));
+        self.store.extend(&mut self.reservation, missing, step)
     }
 }
 

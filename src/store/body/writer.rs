@@ -268,14 +268,16 @@ impl ObjectWriter {
         let Object { key, store, readers } = &self.object;
         let received = readers.0.received();
         store.write_failed(&error);
+        store.not_stored(&error, key.hash(), readers.0.declared().unwrap_or(received));
         readers.0.leave_the_disk();
-        tracing::warn!(
-            site = key.site(),
-            path = key.path(),
-            received,
-            error = &error as &dyn std::error::Error,
-            "disk failed under a fill; continuing in memory"
-        );
+        let (site, path) = (key.site(), key.path());
+        let why = &error as &dyn std::error::Error;
+        if error.is_of_the_object() {
+            tracing::debug!(site, path, received, error = why, "not stored");
+        } else {
+            let text = "disk failed under a fill; continuing in memory";
+            tracing::warn!(site, path, received, error = why, "{text}");
+        }
         store.metrics.fills_adrift.inc();
         let digest = disk.digest.leave_the_disk(&readers.0).ok_or(WriteError::Interrupted)?;
         let window = store.memory_only.open();

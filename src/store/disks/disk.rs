@@ -7,7 +7,7 @@
 
 use super::super::index::Open;
 use super::super::read::Stored;
-use super::super::space::Reservation;
+use super::super::space::{Displaces, Reservation};
 use super::super::{Health, Inner, Part, Store, WriteError};
 use super::ledger::{DiskId, Owed};
 use crate::config;
@@ -203,10 +203,20 @@ impl Disk {
     pub(super) async fn reserve(
         &self,
         store: &Store,
-        length: Option<u64>,
+        (key, length): (&Key, Option<u64>),
     ) -> Result<Reservation, WriteError> {
         self.admit()?;
-        store.reserve(length).await
+        store.reserve(key, length).await
+    }
+
+    /// The same for an object that is here as a whole, and proven.
+    pub(super) async fn reserve_whole(
+        &self,
+        store: &Store,
+        length: u64,
+    ) -> Result<Reservation, WriteError> {
+        self.admit()?;
+        store.reserve_for(Displaces::Anything, Some(length)).await
     }
 
     /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`Disk::reserve`] is.

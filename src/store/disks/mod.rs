@@ -47,8 +47,8 @@ mod watch;
 use super::check::Fault;
 use super::{
     Begun, Confirmed, DAMAGED_MAX, Health, IndexMemory, Inner, Mode, ObjectWriter, OpenError,
-    PATIENCE, Part, Permit, Problem, ProvenObject, Report, Reservation, Stage, Store, Stored,
-    Usage, Withhold, WriteError,
+    PATIENCE, Part, Permit, Problem, ProvenObject, Report, Stage, Store, Stored, Usage, Withhold,
+    WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
@@ -230,25 +230,27 @@ impl Disks {
         length: Option<u64>,
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
-        let (store, reservation) = self.reserve(key, length).await?;
-        Ok(ObjectWriter::new(store.0, key.clone(), length, withhold, reservation))
+        let mut first = None;
+        for (disk, Entered { store, .. }) in self.0.choices_to_write(key) {
+            match disk.reserve(&store, (key, length)).await {
+                Ok(reservation) => {
+                    let key = key.clone();
+                    return Ok(ObjectWriter::new(store.0, key, length, withhold, reservation));
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(no_disk))
     }
 
     /// As [`Disks::begin`], for a body of at most some MiB that is here as a whole and proven.
     pub async fn begin_whole(&self, key: &Key, body: Bytes) -> Result<ProvenObject, WriteError> {
-        let (store, reservation) = self.reserve(key, Some(body.len() as u64)).await?;
-        ProvenObject::whole(store.0, key.clone(), body, reservation)
-    }
-
-    async fn reserve(
-        &self,
-        key: &Key,
-        length: Option<u64>,
-    ) -> Result<(Store, Reservation), WriteError> {
         let mut first = None;
         for (disk, Entered { store, .. }) in self.0.choices_to_write(key) {
-            match disk.reserve(&store, length).await {
-                Ok(reservation) => return Ok((store, reservation)),
+            match disk.reserve_whole(&store, body.len() as u64).await {
+                Ok(reservation) => {
+                    return ProvenObject::whole(store.0, key.clone(), body, reservation);
+                }
                 Err(error) => first = first.or(Some(error)),
             }
         }

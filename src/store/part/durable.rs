@@ -11,7 +11,7 @@ use crate::store::files;
 use crate::store::format::{self, Head, INLINE_BYTES_MAX, Place, Totals};
 use crate::store::index::{Change, Open};
 use crate::store::read::{self, BodyFile, Stored, StoredBody};
-use crate::store::space::Reservation;
+use crate::store::space::{Displaces, Reservation};
 use crate::store::trailer;
 use crate::store::which::Which;
 use fjall::Slice;
@@ -140,7 +140,7 @@ impl Part {
         let promise = promised.split(entry.charge.saturating_sub(before));
         if !state.table.lock().has_unnoted() {
             // What is left over was for rounding.
-            *promised = Reservation::nothing(space);
+            *promised = Reservation::nothing(space, Displaces::Untried);
         }
         drop(promised);
         match came {
@@ -248,7 +248,11 @@ impl Part {
         commit(store, change)?;
         self.loosen(&mut life);
         let replaced = charge_of(length);
-        store.space.recharge(Reservation::nothing(&store.space), replaced, Entry::of(&head));
+        store.space.recharge(
+            Reservation::nothing(&store.space, Displaces::Untried),
+            replaced,
+            Entry::of(&head),
+        );
         store.show_part(-1, 0, replaced);
         let body = BodyFile::new(store, Arc::clone(&state.file), hash, &head);
         let (meta, body) = (Arc::new(meta), StoredBody::File(body));
@@ -300,7 +304,7 @@ impl Part {
         change.drop_chunk(hash, sequence, number);
         change.set_order(hash, entry);
         change.commit()?;
-        store.space.recharge(Reservation::nothing(&store.space), before, entry);
+        store.space.recharge(Reservation::nothing(&store.space, Displaces::Untried), before, entry);
         store.show_part(0, after, before);
         Ok(())
     }

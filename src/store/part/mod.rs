@@ -37,7 +37,7 @@ use super::files;
 use super::folder::NewFile;
 use super::format;
 use super::read;
-use super::space::Reservation;
+use super::space::{Displaces, Reservation};
 pub use super::sums::CHUNK_BYTES;
 use super::sums::{ChunkSum, Expected};
 use super::{Inner, PATIENCE, Store};
@@ -113,7 +113,9 @@ impl Store {
             if bytes > limit || table::chunks_up_to(length) == u32::MAX {
                 return Err(WriteError::TooLarge { bytes, limit });
             }
-            let new = store.evicting_once(0, "create", || store.folder.new_file())?;
+            let displaces = store.displaces(meta.key.hash(), Some(length));
+            let create = || store.folder.new_file();
+            let new = store.evicting_once((0, displaces), "create", create)?;
             let (file, sequence) = (Arc::clone(new.file()), store.next_sequence());
             let table = Table::new(length);
             Ok(Part::new(&store, meta, (sequence, length), file, (Life::New(new), table)))
@@ -143,7 +145,7 @@ impl Part {
             life: Mutex::new(life),
             is_loose: AtomicBool::new(false),
             table: Mutex::new(table),
-            promised: Mutex::new(Reservation::nothing(&store.space)),
+            promised: Mutex::new(Reservation::nothing(&store.space, Displaces::Untried)),
         }))
     }
 
@@ -301,7 +303,7 @@ impl Part {
         }
         let synced = Synced(chunks);
         let sync = || files::sync(&self.0.file);
-        match self.0.store.evicting_once(0, "sync", sync) {
+        match self.0.store.evicting_once((0, Displaces::Untried), "sync", sync) {
             Ok(()) => Ok(Some(synced)),
             Err(error) => {
                 self.0.table.lock().set_noted(&synced.0, Noted::Not);

@@ -65,13 +65,14 @@ impl std::fmt::Debug for Writer {
 impl Run {
     pub(super) fn new(part: Part, entered: Entered, growth: Arc<Growth>) -> Self {
         let Entered { id, start, end } = entered;
+        let displaces = part.0.store.displaces(part.0.hash, Some(part.0.length));
         let writer = Writer {
             part: part.clone(),
             _claim: Claim { part: part.clone(), id },
             growth: Arc::clone(&growth),
             next: start,
             sum: Box::new(ChunkSum::new(part.0.hash, u64::from(number_at(start)))),
-            reservation: Reservation::nothing(&part.0.store.space),
+            reservation: Reservation::nothing(&part.0.store.space, displaces),
         };
         Self { part, start, end, growth, writer: Some(writer) }
     }
@@ -163,7 +164,9 @@ impl Writer {
                 if part.is_empty() {
                     return Err(WriteError::Length { declared: state.length, received: self.next });
                 }
-                state.store.write_at(&state.file, std::slice::from_ref(&part), self.next)?;
+                let (chunks, displaces) =
+                    (std::slice::from_ref(&part), self.reservation.displaces());
+                state.store.write_at(&state.file, chunks, self.next, displaces)?;
                 self.sum.update(&part);
                 self.growth.in_file(&part, self.next);
                 self.next += part.len() as u64;
@@ -197,7 +200,7 @@ impl Writer {
             let left = end.saturating_sub(self.next).saturating_add(begun);
             let wanted = left.min(GROWTH_BYTES).saturating_add(OVERHEAD_BYTES).max(needed);
             let missing = wanted - self.reservation.bytes();
-            self.reservation.join(self.part.0.store.reserve(missing)?);
+            self.part.0.store.extend(&mut self.reservation, missing, 0)?;
         }
         Ok(())
     }

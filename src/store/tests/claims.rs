@@ -2,6 +2,7 @@
 
 use super::{Bench, MIB, bytes, key, meta, put_with};
 use crate::object::{Key, NarClaim};
+use crate::store::space::Displaces;
 use crate::store::{Store, format};
 use std::sync::Arc;
 use std::thread;
@@ -22,7 +23,7 @@ fn narinfos() -> [Key; 2] {
 /// Stores a narinfo that makes a claim, whatever waits meanwhile.
 fn put_beside(store: &Store, narinfo: &Key, nar: &Key, size: u64) {
     let body = bytes(size, 100);
-    let reservation = store.0.reserve(format::charge(100)).unwrap();
+    let reservation = store.0.reserve(format::charge(100), Displaces::Anything).unwrap();
     let inner = Arc::clone(&store.0);
     let proven = super::super::ProvenObject::whole(inner, narinfo.clone(), body, reservation);
     let sealed = proven.unwrap().seal().unwrap();

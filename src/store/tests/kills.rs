@@ -61,7 +61,7 @@ const SCRIPT: [Step; 22] = [
     Step::PutClaim("info", 8, "b"),
     Step::Remove("a"),
     Step::Put("a", 9, 90 * KIB),
-    Step::Abandon("b", 2 * MIB),
+    Step::Abandon("b", 2 * MIB - 64 * KIB),
     Step::Reopen,
     Step::Touch("a", 1_800_000_002),
     Step::RemoveMatching("/nar/c"),
@@ -229,7 +229,11 @@ async fn perform(bench: &mut Bench, store: Store, step: &Step) -> Store {
     let claim = || NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(7), source: None };
     match *step {
         Step::Put(name, seed, length) => {
-            put_with(&store, &key(name), &bytes(seed, length), None).await.unwrap();
+            let body = bytes(seed, length);
+            // What finds no room does when it is asked for again.
+            if put_with(&store, &key(name), &body, None).await.is_err() {
+                put_with(&store, &key(name), &body, None).await.unwrap();
+            }
         }
         Step::PutClaim(name, seed, nar) => {
             let claim = Some((key(nar), claim()));

@@ -5,6 +5,7 @@ use super::variants::by_language;
 use super::{Bench, KIB, MIB, bytes, held, key, meta, put, until};
 use crate::object::Key;
 use crate::store::Store;
+use crate::store::space::Displaces;
 
 /// Waits until the filter is whole.
 async fn known(store: &Store) {
@@ -54,22 +55,33 @@ async fn an_index_that_is_opened_again_may_have_anything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn room_is_promised_at_once_only_where_there_is_plenty() {
-    let bench = Bench::new(MIB);
+    let bench = Bench::new(2 * MIB);
     let store = bench.open().await;
     let (room, space) = (&store.0, &store.0.space);
-    assert!(room.reserve_at_once(1000).is_none(), "the file system was never asked");
+    assert!(
+        room.reserve_at_once(1000, Displaces::Anything).is_none(),
+        "the file system was never asked"
+    );
     // What it said counts for a moment, which a busy machine may let pass.
     let both = (0..1_000).find_map(|_| {
-        let asked = room.reserve(1000).unwrap();
-        Some((asked, room.reserve_at_once(900_000)?))
+        let asked = room.reserve(1000, Displaces::Anything).unwrap();
+        Some((asked, room.reserve_at_once(1_900_000, Displaces::Anything)?))
     });
-    assert!(both.is_some() && store.usage().reserved_bytes == 901_000);
-    assert!(space.reserve_free(200_000).is_none(), "somebody would have to go");
+    assert!(both.is_some() && store.usage().reserved_bytes == 1_901_000);
+    assert!(
+        space.reserve_free(300_000, Displaces::Anything).is_none(),
+        "somebody would have to go"
+    );
     drop(both);
     assert_eq!(store.usage().reserved_bytes, 0);
-    put(&store, &key("a"), &bytes(1, 900 * KIB)).await.unwrap();
-    assert!(space.reserve_free(100_000).is_some(), "there is so much left");
-    assert!(space.reserve_free(200_000).is_none(), "what is stored counts too");
-    put(&store, &key("b"), &bytes(1, 900 * KIB)).await.unwrap();
+    for name in ["a", "b"] {
+        put(&store, &key(name), &bytes(1, 900 * KIB)).await.unwrap();
+    }
+    assert!(space.reserve_free(100_000, Displaces::Anything).is_some(), "there is so much left");
+    assert!(
+        space.reserve_free(300_000, Displaces::Anything).is_none(),
+        "what is stored counts too"
+    );
+    put(&store, &key("c"), &bytes(1, 900 * KIB)).await.unwrap();
     assert!(held(&store, &key("a")).await.is_none(), "it made room");
 }

@@ -1,0 +1,97 @@
+//! What goes for an object that is being written, and what does not.
+
+use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
+use crate::store::error::WriteError;
+use crate::store::{ObjectWriter, Store, format};
+use bytes::Bytes;
+
+/// A tier of 64 MiB, nearly full of objects of 1 MiB that were all asked for again.
+async fn full(bench: &Bench) -> Store {
+    let store = bench.open().await;
+    for number in 0..61 {
+        let stored = put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
+        assert!(store.touch(stored.insertion.sequence));
+    }
+    store
+}
+
+fn objects(store: &Store) -> u64 {
+    store.usage().objects
+}
+
+/// Appends pieces of 1 MiB, `count` at most, until the object is not stored any more; how many.
+async fn trickle(writer: &mut ObjectWriter, count: usize) -> usize {
+    let _reader = writer.growing().follow(0);
+    for number in 0..count {
+        if writer.is_memory_only() {
+            return number;
+        }
+        writer.append(Bytes::from(vec![7; MIB])).await.unwrap();
+        // What waits for its reader would wait for long.
+        if writer.growth().in_memory() > 6 * MIB as u64 {
+            return number;
+        }
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_again_stays_until_what_comes_is_proven_or_asked_for_again() {
+    for length in [Some(30 * MIB as u64), None] {
+        let bench = Bench::new(64 * MIB);
+        let store = full(&bench).await;
+        let before = objects(&store);
+        match store.begin(&key("large"), length).await {
+            Ok(mut writer) => {
+                trickle(&mut writer, 30).await;
+                assert!(writer.is_memory_only(), "{length:?}");
+            }
+            Err(error) => assert!(matches!(error, WriteError::Busy { .. }), "{error}"),
+        }
+        assert_eq!(objects(&store), before, "{length:?}");
+        assert_eq!(store.usage().reserved_bytes, 0);
+
+        let body = bytes(99, 20 * MIB);
+        let length = length.map(|_| body.len() as u64);
+        let mut writer = store.begin(&key("large"), length).await.unwrap();
+        writer.append(body.clone()).await.unwrap();
+        let sealed = writer.seal().await.unwrap();
+        sealed.commit(meta(&key("large")), None).unwrap();
+        assert_eq!(held(&store, &key("large")).await.unwrap(), body, "it was asked for again");
+        assert!(store.usage().bytes <= 62 * MIB as u64, "what is kept free is free");
+        assert!(store.health().is_writable);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_unknown_length_takes_what_is_free_alone() {
+    let bench = Bench::new(24 * MIB);
+    let store = bench.open().await;
+    for number in 0..20 {
+        put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
+    }
+    let mut writer = store.begin(&key("endless"), None).await.unwrap();
+    trickle(&mut writer, 30).await;
+    assert!(writer.is_memory_only());
+    drop(writer);
+    assert_eq!(objects(&store), 20);
+    let declared = Some(11 * MIB as u64);
+    let mut writer = store.begin(&key("declared"), declared).await.unwrap();
+    assert_eq!(trickle(&mut writer, 8).await, 8);
+    assert!(objects(&store) < 20, "what was asked for once goes for what says how long it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_larger_than_one_object_may_be_takes_the_place_of_nothing() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, 40 * KIB)).await.unwrap();
+    let too_large = Some(33 * MIB as u64);
+    let refused = store.begin(&key("b"), too_large).await.unwrap_err();
+    assert!(matches!(refused, WriteError::TooLarge { limit, .. } if limit == 32 * MIB as u64));
+    // The file system is smaller than the tier may be.
+    store.0.space.set_capacity(10 * MIB as u64);
+    assert_eq!(store.0.space.object_max(), 5 * MIB as u64);
+    assert!(store.0.fits(format::charge(5 * MIB as u64)).is_err());
+    assert_eq!(objects(&store), 1);
+}
