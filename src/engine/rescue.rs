@@ -4,7 +4,8 @@
 //!
 //! The client has a part of the old object, whose bytes were proven when it was stored, or read
 //! back as they were written. The new one is the same where it must have the same SHA-256 (then its
-//! end is held back until that is checked), or where it has the same strong entity tag and no other length.
+//! end is held back until that is checked), or where it has the same strong entity tag and no other
+//! length.
 
 use super::body::{Reading, Source};
 use super::{Engine, Routed};

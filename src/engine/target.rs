@@ -69,8 +69,8 @@ impl<'a> Path<'a> {
 /// Makes out the target of `uri`, whose path is `path`, on `site`.
 ///
 /// A query is dropped, and a path outside the grammar of a binary cache refused, unless a narinfo
-/// that is known here names that very URL: NAR URLs are opaque. If a disk that may hold that narinfo
-/// does not answer, neither is decided.
+/// that is known here names that very URL: NAR URLs are opaque. If a disk that may hold that
+/// narinfo does not answer, neither is decided.
 pub(super) async fn of(
     uri: &Uri,
     site: &Site,

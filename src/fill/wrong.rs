@@ -5,7 +5,8 @@
 //! After as many wrong bodies in a row as a fill has tries, a key is refused for a second, and for
 //! twice as long each time that it comes wrong again, up to 5 min; then an origin is asked again. A
 //! right body ends that, and so does a purge of the key, which is how an operator says that the
-//! origin was mended, and a claim that is not the one that the bodies were held against. Nothing here is about another key, or about the origin itself.
+//! origin was mended, and a claim that is not the one that the bodies were held against. Nothing
+//! here is about another key, or about the origin itself.
 
 use super::leader::TRIES_MAX;
 use crate::cache::{Cache, Ticket};

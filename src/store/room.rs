@@ -111,8 +111,8 @@ impl Inner {
         if self.lacks(hash) { self.space.displaces(hash, length) } else { Displaces::Anything }
     }
 
-    /// Remembers an object that found no room, so that it has a better displaces when it is asked for
-    /// again; `bytes` is how long it became or becomes.
+    /// Remembers an object that found no room, so that it has a better displaces when it is asked
+    /// for again; `bytes` is how long it became or becomes.
     pub(super) fn not_stored(&self, error: &WriteError, hash: KeyHash, bytes: u64) {
         if error.is_lack_of_room() {
             self.space.remember(hash, format::charge(bytes));

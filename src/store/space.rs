@@ -247,8 +247,8 @@ impl Space {
         evicted
     }
 
-    /// Names objects of `bytes` or more together that go for one that displaces so much, whatever the
-    /// limit says.
+    /// Names objects of `bytes` or more together that go for one that displaces so much, whatever
+    /// the limit says.
     pub(super) fn shed(&self, bytes: u64, displaces: Displaces) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let (mut evicted, mut freed) = (Vec::new(), 0_u64);
@@ -262,8 +262,8 @@ impl Space {
         evicted
     }
 
-    /// Names `count` objects with files of their own that go for one that displaces so much, whatever the
-    /// limit says.
+    /// Names `count` objects with files of their own that go for one that displaces so much,
+    /// whatever the limit says.
     pub(super) fn shed_files(&self, count: u64, displaces: Displaces) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let mut evicted = Vec::new();

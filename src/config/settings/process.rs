@@ -222,9 +222,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         .example(r#""2TiB""#)
         .doc(
             "Bytes the tier may take in each folder; or a list with one size for each, such as \
-             [\"2TiB\", \"500GiB\"]. 0 switches the tier off. One object takes at most half of it. A \
-             32nd, at most 4GiB, is kept free for what is being received, and of the file system \
-             64MiB, at most a 16th of the size, for the index.",
+             [\"2TiB\", \"500GiB\"]. 0 switches the tier off. One object takes at most half of \
+             it. A 32nd, at most 4GiB, is kept free for what is being received, and of the file \
+             system 64MiB, at most a 16th of the size, for the index.",
         ),
     Setting::new(
         "disk.scrub_pass",

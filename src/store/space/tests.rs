@@ -3,6 +3,7 @@
 use super::*;
 
 const FIRST_NEW: u64 = 1000;
+const ALL: Displaces = Displaces::Anything;
 
 /// An account before it is loaded.
 fn unloaded(limit: u64, bytes: u64, objects: u64) -> Arc<Space> {
@@ -32,45 +33,41 @@ fn promised(room: Room) -> (Reservation, Vec<Entry>) {
 #[test]
 fn a_dropped_promise_is_given_back() {
     let space = space(4096);
-    let (reservation, _) = promised(space.reserve(4096, Displaces::Anything));
-    assert!(
-        matches!(space.reserve(512, Displaces::Anything), Room::Short(evicted) if evicted.is_empty())
-    );
+    let (reservation, _) = promised(space.reserve(4096, ALL));
+    assert!(matches!(space.reserve(512, ALL), Room::Short(evicted) if evicted.is_empty()));
     drop(reservation);
-    promised(space.reserve(4096, Displaces::Anything));
-    assert!(matches!(space.reserve(4608, Displaces::Anything), Room::Never));
+    promised(space.reserve(4096, ALL));
+    assert!(matches!(space.reserve(4608, ALL), Room::Never));
 }
 
 #[test]
 fn what_a_node_cannot_count_is_never_promised() {
     let space = space(u64::MAX);
-    promised(space.reserve(ENTRY_BYTES_MAX, Displaces::Anything));
-    assert!(matches!(space.reserve(ENTRY_BYTES_MAX + 1, Displaces::Anything), Room::Never));
+    promised(space.reserve(ENTRY_BYTES_MAX, ALL));
+    assert!(matches!(space.reserve(ENTRY_BYTES_MAX + 1, ALL), Room::Never));
 }
 
 #[test]
 fn promises_and_objects_never_pass_the_limit() {
     let space = space(4096);
     for number in 0..40 {
-        let (reservation, _) = promised(space.reserve(1024, Displaces::Anything));
+        let (reservation, _) = promised(space.reserve(1024, ALL));
         let usage = space.usage();
         assert!(usage.bytes + usage.reserved_bytes <= 4096, "{usage:?}");
         space.add(reservation, entry(number, 1024), hash(number), None);
     }
     assert_eq!((space.usage().bytes, space.usage().objects), (4096, 4));
-    let (_, evicted) = promised(space.reserve(2048, Displaces::Anything));
+    let (_, evicted) = promised(space.reserve(2048, ALL));
     assert_eq!(evicted, [entry(36, 1024), entry(37, 1024)]);
 }
 
 #[test]
 fn nothing_goes_for_a_promise_that_others_stand_in_the_way_of() {
     let space = space(4096);
-    let (reservation, _) = promised(space.reserve(1024, Displaces::Anything));
+    let (reservation, _) = promised(space.reserve(1024, ALL));
     space.add(reservation, entry(1, 1024), hash(1), None);
-    let (_held, _) = promised(space.reserve(2048, Displaces::Anything));
-    assert!(
-        matches!(space.reserve(2560, Displaces::Anything), Room::Short(evicted) if evicted.is_empty())
-    );
+    let (_held, _) = promised(space.reserve(2048, ALL));
+    assert!(matches!(space.reserve(2560, ALL), Room::Short(evicted) if evicted.is_empty()));
     assert_eq!(space.usage().objects, 1);
 }
 
@@ -80,12 +77,12 @@ fn objects_without_a_file_free_no_inode() {
     let file = charge(64 << 10);
     for number in 0..40 {
         let entry = entry(number, if number % 2 == 0 { 512 } else { file });
-        let (reservation, _) = promised(space.reserve(entry.charge, Displaces::Anything));
+        let (reservation, _) = promised(space.reserve(entry.charge, ALL));
         space.add(reservation, entry, hash(number), None);
     }
-    let shed = space.shed_files(15, Displaces::Anything);
+    let shed = space.shed_files(15, ALL);
     assert!(shed.len() == 15 && shed.iter().all(|evicted| evicted.entry.charge == file));
-    assert_eq!(space.shed_files(15, Displaces::Anything).len(), 5);
+    assert_eq!(space.shed_files(15, ALL).len(), 5);
     assert_eq!((space.usage().objects, space.usage().bytes), (20, 20 * 512));
 }
 
@@ -94,7 +91,7 @@ fn a_replaced_object_counts_once() {
     let space = space(8192);
     let mut replaced = None;
     for (sequence, charge) in [(1, 1024), (2, 2048)] {
-        let (reservation, _) = promised(space.reserve(charge, Displaces::Anything));
+        let (reservation, _) = promised(space.reserve(charge, ALL));
         let new = entry(sequence, charge);
         space.add(reservation, new, hash(7), replaced.replace(new));
     }
@@ -108,12 +105,10 @@ fn a_replaced_object_counts_once() {
 #[test]
 fn totals_hold_until_the_order_is_loaded() {
     let space = unloaded(4096, 4096, 4);
-    assert!(
-        matches!(space.reserve(512, Displaces::Anything), Room::Short(evicted) if evicted.is_empty())
-    );
+    assert!(matches!(space.reserve(512, ALL), Room::Short(evicted) if evicted.is_empty()));
     space.begin_page();
     space.load(&[entry(1, 1024)]);
-    let (reservation, evicted) = promised(space.reserve(512, Displaces::Anything));
+    let (reservation, evicted) = promised(space.reserve(512, ALL));
     assert_eq!(evicted, [entry(1, 1024)]);
     space.begin_page();
     space.load(&[entry(2, 1024), entry(3, 512)]);
@@ -129,7 +124,7 @@ fn what_goes_while_loading_is_counted_once() {
     let usage = || (space.usage().bytes, space.usage().objects);
     space.begin_page();
     space.load(&[entry(1, 1024), entry(2, 1024)]);
-    let (_held, evicted) = promised(space.reserve(1024, Displaces::Anything));
+    let (_held, evicted) = promised(space.reserve(1024, ALL));
     assert_eq!((evicted, usage()), (vec![entry(1, 1024)], (9216, 9)));
     // Its removal from disk, which follows, says so again.
     space.remove(entry(1, 1024));
@@ -151,7 +146,7 @@ fn what_goes_while_its_page_is_read_is_not_loaded() {
     assert_eq!(space.begin_page().next, 0);
     let page = [entry(1, 1024), entry(2, 1024), entry(3, 1024)];
     space.remove(entry(2, 1024));
-    let (reservation, _) = promised(space.reserve(512, Displaces::Anything));
+    let (reservation, _) = promised(space.reserve(512, ALL));
     space.add(reservation, entry(FIRST_NEW, 512), hash(3), Some(entry(3, 1024)));
     space.load(&page[..2]);
     space.remove(entry(1, 1024));
@@ -173,16 +168,19 @@ fn in_any_order_what_is_promised_and_used_stays_within_the_limit_and_is_given_ba
             shuttle::thread::spawn(move || {
                 for turn in 0..4 {
                     let sequence = FIRST_NEW + thread * 10 + turn;
-                    let Room::Promised(mut reservation, _) =
-                        space.reserve(30 * UNIT, Displaces::Anything)
-                    else {
+                    let Room::Promised(mut reservation, _) = space.reserve(30 * UNIT, ALL) else {
                         continue;
                     };
                     let rest = reservation.split(5 * UNIT);
                     match turn {
                         0 => drop(reservation),
                         _ => {
-                            space.add(reservation, entry(sequence, 25 * UNIT), hash(sequence), None);
+                            space.add(
+                                reservation,
+                                entry(sequence, 25 * UNIT),
+                                hash(sequence),
+                                None,
+                            );
                         }
                     }
                     drop(rest);
@@ -199,7 +197,7 @@ fn in_any_order_what_is_promised_and_used_stays_within_the_limit_and_is_given_ba
         }
         let usage = space.usage();
         assert_eq!((usage.reserved_bytes, usage.bytes), (0, 25 * UNIT * usage.objects));
-        let left = space.shed(u64::MAX, Displaces::Anything);
+        let left = space.shed(u64::MAX, ALL);
         assert_eq!(left.len() as u64, usage.objects);
         assert_eq!(space.usage().bytes, 0);
     });

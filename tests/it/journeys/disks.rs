@@ -98,7 +98,7 @@ async fn ranges_of_cold_objects_are_kept_on_either_disk_over_a_restart() {
     let origin = VirtualOrigin::start().await;
     let setup = Setup::default().disks(2).tables("[server.limits]\ncompletion_size_max = 0");
     let mut edge = setup.start_before(&[origin.table()]).await;
-    let objects = (0..8).map(|number| {
+    let objects = (0..16).map(|number| {
         let (path, object) =
             (format!("/nar/{number:052}.nar.zst"), Made::new(number + 1, 5 * CHUNK));
         origin.set(&path, Some(object.clone()));
@@ -113,8 +113,8 @@ async fn ranges_of_cold_objects_are_kept_on_either_disk_over_a_restart() {
         edge.until_idle().await;
         let parts = [0, 1].map(|number| of_disk(&edge, "stored_objects", number));
         let [one, other] = [edge.metric(&parts[0]).await, edge.metric(&parts[1]).await];
-        assert!(one > 0 && other > 0 && one + other == 8, "{one} and {other}");
-        assert_eq!(edge.metric("narthex_part_objects").await, 8);
+        assert!(one > 0 && other > 0 && one + other == 16, "{one} and {other}");
+        assert_eq!(edge.metric("narthex_part_objects").await, 16);
         edge.restart().await;
     }
     assert_eq!(origin.wishes().len(), objects.len());
@@ -124,7 +124,7 @@ async fn ranges_of_cold_objects_are_kept_on_either_disk_over_a_restart() {
     }
     edge.until_idle().await;
     assert_eq!(edge.metric("narthex_part_objects").await, 0);
-    assert_eq!(edge.metric("narthex_stored_objects{tier=\"disk\"}").await, 8);
+    assert_eq!(edge.metric("narthex_stored_objects{tier=\"disk\"}").await, 16);
 }
 
 #[tokio::test]
