@@ -171,7 +171,8 @@ impl Folder {
     pub(super) fn insertions_of(&self, hash: KeyHash) -> io::Result<Vec<u64>> {
         let prefix = format!("{hash}-");
         let path = self.body_path(hash, 0);
-        let entries = match std::fs::read_dir(path.parent().unwrap_or(&path)) {
+        let read = std::fs::read_dir(path.parent().unwrap_or(&path));
+        let entries = match read.map_err(|error| self.unless_away(error)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
@@ -256,6 +257,19 @@ impl Folder {
         })
     }
 
+    /// The error of an operation on a file in the folder: that a file is missing says something only
+    /// while the folder is in place.
+    fn unless_away(&self, error: io::Error) -> io::Error {
+        if error.kind() != io::ErrorKind::NotFound {
+            return error;
+        }
+        match self.is_in_place() {
+            Ok(true) => error,
+            Ok(false) => away(),
+            Err(error) => error,
+        }
+    }
+
     /// A new, empty file that vanishes unless it is linked into place.
     pub(super) fn new_file(&self) -> io::Result<NewFile> {
         if self.is_nameless {
@@ -270,22 +284,38 @@ impl Folder {
     fn new_nameless(&self) -> io::Result<NewFile> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
-        let file = rustix::fs::open(self.path.join("tmp"), flags, mode)?;
+        let file = rustix::fs::open(self.path.join("tmp"), flags, mode);
+        let file = file.map_err(|error| self.unless_away(error.into()))?;
+        // Nothing is written to what lies under a file system that was unmounted.
+        if rustix::fs::fstat(&file)?.st_dev != self.identity.0 {
+            return Err(away());
+        }
         Ok(NewFile { file: Arc::new(without_readahead(file.into())), name: None })
     }
 
-    /// Opens the file of an insertion for reading.
+    /// Opens the file of an insertion for reading. That it is gone is told only if the folder is in
+    /// place.
     pub(super) fn open_body(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        self.open_file(hash, sequence, OFlags::RDONLY)
+    }
+
+    /// The same for reading and writing.
+    pub(super) fn open_part(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
+        self.open_file(hash, sequence, OFlags::RDWR)
+    }
+
+    fn open_file(&self, hash: KeyHash, sequence: u64, access: OFlags) -> io::Result<File> {
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let path = self.body_path(hash, sequence);
-        let file = files::read(|| Ok(rustix::fs::open(path, flags, Mode::empty())?))?;
+        let file = files::read(|| Ok(rustix::fs::open(path, flags, Mode::empty())?));
+        let file = file.map_err(|error| self.unless_away(error))?;
         Ok(without_readahead(file.into()))
     }
 
-    /// Removes the file of an insertion; one that is gone already is fine.
+    /// Removes the file of an insertion; one that is gone already is fine, if the folder is in place.
     pub(super) fn remove_body(&self, hash: KeyHash, sequence: u64) -> io::Result<()> {
         let path = self.body_path(hash, sequence);
-        match files::remove(&path) {
+        match files::remove(&path).map_err(|error| self.unless_away(error)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -378,6 +408,11 @@ fn make_folders_of(body: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What an operation on a folder that is not in place comes to.
+fn away() -> io::Error {
+    io::Error::other("the folder is gone, or another is mounted there")
 }
 
 fn free(path: &Path) -> io::Result<Free> {

@@ -10,13 +10,11 @@ use crate::store::eviction::Entry;
 use crate::store::files;
 use crate::store::format::{self, Head, INLINE_BYTES_MAX, Place, Totals};
 use crate::store::index::{Change, Open};
-use crate::store::read::{self, BodyFile, Stored, StoredBody};
+use crate::store::read::{BodyFile, Stored, StoredBody};
 use crate::store::space::{Displaces, Reservation};
 use crate::store::trailer;
 use crate::store::which::Which;
 use fjall::Slice;
-use rustix::fs::{Mode, OFlags};
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -334,7 +332,7 @@ impl Inner {
             return None;
         }
         let Head { sequence, length, .. } = record.head;
-        let file = match self.open_for_writing(hash, sequence) {
+        let file = match self.folder.open_part(hash, sequence) {
             Ok(file) => Arc::new(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.part_damaged(hash, Which::Insertion(sequence), "its file is gone");
@@ -354,12 +352,6 @@ impl Inner {
         }
         self.space.touch(sequence);
         Some(Part::new(self, record.meta, (sequence, length), file, (Life::Kept, table)))
-    }
-
-    fn open_for_writing(&self, hash: KeyHash, sequence: u64) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let path = self.folder.body_path(hash, sequence);
-        Ok(read::without_readahead(File::from(rustix::fs::open(path, flags, Mode::empty())?)))
     }
 
     fn part_damaged(&self, hash: KeyHash, which: Which<'_>, why: &str) {

@@ -154,6 +154,36 @@ async fn a_file_truncated_under_its_reader_is_an_error_and_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_found_while_its_folder_is_away_is_not_gone() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
+    put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
+    let (here, away) = (bench.place.path(), bench.place.path().with_extension("away"));
+    for is_another_there in [false, true] {
+        // As `umount -l` leaves it: what is open works, paths lead elsewhere.
+        std::fs::rename(here, &away).unwrap();
+        if is_another_there {
+            std::fs::create_dir_all(here.join("tmp")).unwrap();
+        }
+        let record = store.0.index.access().open().unwrap().record(key("a").hash()).unwrap();
+        let head = format::decode_head(&record.unwrap()).unwrap();
+        assert!(store.get(&key("a")).await.is_none(), "its disk does not tell");
+        let error = store.0.folder.remove_body(key("a").hash(), head.sequence).unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::NotFound);
+        if !is_another_there {
+            assert!(put(&store, &key("c"), &bytes(3, MIB)).await.is_err());
+        }
+        if is_another_there {
+            std::fs::remove_dir_all(here).unwrap();
+        }
+        std::fs::rename(&away, here).unwrap();
+        assert_eq!((store.usage().objects, bench.damaged()), (2, 0));
+        assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_a_record_is_gone_after_a_restart() {
     let mut bench = Bench::new(64 * MIB);
     let store = bench.open().await;
