@@ -249,14 +249,14 @@ impl WriteError {
         }
     }
 
-    /// Whether there was no room for the object: the disk is well.
+    /// Whether there was no room for the object.
     pub(super) fn is_lack_of_room(&self) -> bool {
         matches!(self, Self::NoSpace { .. } | Self::NoFiles | Self::Busy { .. })
     }
 
     /// Whether the object alone is not stored, and the disk is well.
     pub(super) fn is_of_the_object(&self) -> bool {
-        self.is_lack_of_room() || matches!(self, Self::TooLarge { .. })
+        matches!(self, Self::Busy { .. } | Self::TooLarge { .. })
     }
 
     /// Whether an object that meets this in mid-write can go on without the disk: the body is not

@@ -30,8 +30,6 @@ struct Errors {
     in_a_row: u32,
     refused_until: Option<Instant>,
     last: String,
-    /// Whether there was no room for the last object: no fault of the disk.
-    lacks_room: bool,
     /// Whether the last sync failed: what was written since may be in the page cache alone.
     is_unsynced: bool,
 }
@@ -58,13 +56,6 @@ impl Monitor {
             errors.refused_until = Some(now + PAUSE);
         }
         errors.in_a_row == 1 || is_refusing != was_refusing
-    }
-
-    /// Remembers that there was no room for an object; whether that is news for an operator.
-    pub(super) fn lacked_room(&self, error: &dyn std::error::Error) -> bool {
-        let mut errors = self.0.lock();
-        errors.last = error.to_string();
-        !std::mem::replace(&mut errors.lacks_room, true)
     }
 
     /// Whether there was an error since the last success.

@@ -424,11 +424,7 @@ impl Inner {
         self.count(operation);
         self.spare.forget();
         let disk = &*self.label;
-        if error.is_lack_of_room() {
-            if self.health.lacked_room(error) {
-                tracing::warn!(disk, %error, "disk tier: an object is not stored");
-            }
-        } else if self.health.failed(error, Instant::now()) {
+        if self.health.failed(error, Instant::now()) {
             tracing::warn!(disk, operation, %error, "disk tier: write failed");
         } else {
             tracing::debug!(disk, operation, %error, "disk tier: write failed again");

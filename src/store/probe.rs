@@ -76,8 +76,7 @@ impl Inner {
         let failed = |source| WriteError::Io { operation: "probe", source };
         #[cfg(test)]
         self.faults.probe().map_err(failed)?;
-        let room = (PROBE.len() as u64, Displaces::Untried);
-        let new = self.evicting_once(room, "probe", || self.folder.new_file())?;
+        let new = self.evicting_once(PROBE.len() as u64, "probe", || self.folder.new_file())?;
         let write = || new.file().write_all_at(&PROBE, 0);
         files::write(new.file(), (0, PROBE.len()), write).map_err(failed)?;
         files::sync(new.file()).map_err(failed)?;

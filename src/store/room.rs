@@ -163,34 +163,31 @@ impl Inner {
     }
 
     /// Evicts so that `bytes` more find room on the file system, and waits for what it frees: some
-    /// free what is removed a moment later. One thread at a time, since each would evict for all.
+    /// free what is removed a moment later. Anything goes for what is to stay free on it, which no
+    /// object takes. One thread at a time, since each would evict for all.
     fn make_room(&self, bytes: u64, displaces: Displaces) -> Result<(), WriteError> {
         let _turn = self.making_room.lock();
-        let Some(short) = self.shortage(bytes)? else { return Ok(()) };
         let mut has_evicted = false;
-        for evicted in [
-            self.space.shed(short.bytes, displaces),
-            if short.files == 0 {
-                Vec::new()
-            } else {
-                self.space.shed_files(short.files.max(SHED_FILES_MIN), displaces)
-            },
-        ] {
+        for (bytes, displaces) in [(0, Displaces::Anything), (bytes, displaces)] {
+            let Some(short) = self.shortage(bytes)? else { continue };
+            let files = if short.files > 0 { short.files.max(SHED_FILES_MIN) } else { 0 };
+            let mut evicted = self.space.shed(short.bytes, displaces);
+            evicted.extend(self.space.shed_files(files, displaces));
             has_evicted |= !evicted.is_empty();
             self.evict(evicted, Reason::Space)?;
         }
-        for _ in 0..FREED_LOOKS {
-            match self.shortage(bytes)? {
-                None => return Ok(()),
-                Some(short) if !has_evicted && short.bytes == 0 => return Err(WriteError::NoFiles),
-                Some(_) if !has_evicted => break,
-                Some(_) => tasks::sleep_blocking(FREED_PAUSE),
+        let looks = if has_evicted { FREED_LOOKS } else { 1 };
+        for _ in 1..looks {
+            if self.shortage(bytes)?.is_none() {
+                return Ok(());
             }
+            tasks::sleep_blocking(FREED_PAUSE);
         }
-        match self.shortage(bytes)? {
-            None => Ok(()),
-            Some(short) if short.bytes == 0 => Err(WriteError::NoFiles),
-            Some(_) => Err(WriteError::NoSpace { bytes }),
+        match (self.shortage(bytes)?, self.shortage(0)?) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(WriteError::Busy { bytes }),
+            (Some(_), Some(short)) if short.bytes == 0 => Err(WriteError::NoFiles),
+            (Some(_), Some(_)) => Err(WriteError::NoSpace { bytes }),
         }
     }
 
@@ -264,7 +261,6 @@ impl Inner {
         file: &Arc<File>,
         chunks: &[Bytes],
         offset: u64,
-        displaces: Displaces,
     ) -> Result<(), WriteError> {
         let write = || {
             #[cfg(test)]
@@ -272,14 +268,14 @@ impl Inner {
             write_all_at(file, chunks, offset)
         };
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        self.evicting_once((bytes, displaces), "write", write)
+        self.evicting_once(bytes, "write", write)
     }
 
-    /// Does `work`; where the file system is full, evicts `bytes` or more as far as they go for an
-    /// object that displaces so much, and does it again until what was freed is there.
+    /// Does `work`; if the file system is full, whatever was promised, evicts `bytes` or more and
+    /// does it again until what was freed is there.
     pub(super) fn evicting_once<T>(
         &self,
-        (bytes, displaces): (u64, Displaces),
+        bytes: u64,
         operation: &'static str,
         work: impl Fn() -> io::Result<T>,
     ) -> Result<T, WriteError> {
@@ -290,9 +286,9 @@ impl Inner {
         }
         let short = self.shortage(bytes).ok().flatten();
         let evicted = if short.is_some_and(|short| short.files > 0) {
-            self.space.shed_files(SHED_FILES_MIN, displaces)
+            self.space.shed_files(SHED_FILES_MIN, Displaces::Anything)
         } else {
-            self.space.shed(bytes.max(SHED_BYTES_MIN), displaces)
+            self.space.shed(bytes.max(SHED_BYTES_MIN), Displaces::Anything)
         };
         if evicted.is_empty() {
             return Err(WriteError::NoSpace { bytes });

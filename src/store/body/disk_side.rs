@@ -151,7 +151,7 @@ impl DiskSide {
         self.floor.raise(start.saturating_add(bytes));
         #[cfg(test)]
         self.store.faults.reach("a batch is to be written");
-        self.store.write_at(&file, &batch.segments, start, self.reservation.displaces())?;
+        self.store.write_at(&file, &batch.segments, start)?;
         let mut offset = start;
         for segment in &batch.segments {
             self.growth.in_file(segment, offset);
@@ -225,8 +225,7 @@ impl DiskSide {
             return Ok(Arc::clone(new.file()));
         }
         let create = || self.store.folder.new_file();
-        let made =
-            self.store.evicting_once((bytes, self.reservation.displaces()), "create", create)?;
+        let made = self.store.evicting_once(bytes, "create", create)?;
         Ok(Arc::clone(self.file.insert(made).file()))
     }
 

@@ -17,7 +17,6 @@ use crate::store::Inner;
 use crate::store::chunks::chunk_of;
 use crate::store::error::WriteError;
 use crate::store::files;
-use crate::store::space::Displaces;
 use crate::store::sums::{CHUNK_BYTES, Sums};
 use crate::sync::RwLock;
 use bytes::Bytes;
@@ -107,8 +106,7 @@ impl RangeWriter {
             if batch.offset < *floor {
                 return Err(WriteError::Interrupted);
             }
-            let (file, displaces) = (&place.file, Displaces::Untried);
-            place.store.write_at(file, &batch.segments, batch.offset, displaces)
+            place.store.write_at(&place.file, &batch.segments, batch.offset)
         };
         let store = &self.place.store;
         let written = store.tasks.blocking("store write range", write).await?;

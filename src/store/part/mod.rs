@@ -113,9 +113,7 @@ impl Store {
             if bytes > limit || table::chunks_up_to(length) == u32::MAX {
                 return Err(WriteError::TooLarge { bytes, limit });
             }
-            let displaces = store.displaces(meta.key.hash(), Some(length));
-            let create = || store.folder.new_file();
-            let new = store.evicting_once((0, displaces), "create", create)?;
+            let new = store.evicting_once(0, "create", || store.folder.new_file())?;
             let (file, sequence) = (Arc::clone(new.file()), store.next_sequence());
             let table = Table::new(length);
             Ok(Part::new(&store, meta, (sequence, length), file, (Life::New(new), table)))
@@ -303,7 +301,7 @@ impl Part {
         }
         let synced = Synced(chunks);
         let sync = || files::sync(&self.0.file);
-        match self.0.store.evicting_once((0, Displaces::Untried), "sync", sync) {
+        match self.0.store.evicting_once(0, "sync", sync) {
             Ok(()) => Ok(Some(synced)),
             Err(error) => {
                 self.0.table.lock().set_noted(&synced.0, Noted::Not);

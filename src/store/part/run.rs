@@ -164,9 +164,7 @@ impl Writer {
                 if part.is_empty() {
                     return Err(WriteError::Length { declared: state.length, received: self.next });
                 }
-                let (chunks, displaces) =
-                    (std::slice::from_ref(&part), self.reservation.displaces());
-                state.store.write_at(&state.file, chunks, self.next, displaces)?;
+                state.store.write_at(&state.file, std::slice::from_ref(&part), self.next)?;
                 self.sum.update(&part);
                 self.growth.in_file(&part, self.next);
                 self.next += part.len() as u64;
