@@ -257,8 +257,8 @@ impl Folder {
         })
     }
 
-    /// The error of an operation on a file in the folder: that a file is missing says something only
-    /// while the folder is in place.
+    /// The error of an operation on a file in the folder: that a file is missing says something
+    /// only while the folder is in place.
     fn unless_away(&self, error: io::Error) -> io::Error {
         if error.kind() != io::ErrorKind::NotFound {
             return error;
@@ -312,7 +312,8 @@ impl Folder {
         Ok(without_readahead(file.into()))
     }
 
-    /// Removes the file of an insertion; one that is gone already is fine, if the folder is in place.
+    /// Removes the file of an insertion; one that is gone already is fine, if the folder is in
+    /// place.
     pub(super) fn remove_body(&self, hash: KeyHash, sequence: u64) -> io::Result<()> {
         let path = self.body_path(hash, sequence);
         match files::remove(&path).map_err(|error| self.unless_away(error)) {
