@@ -9,7 +9,6 @@ use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
 use super::verify::{self, Expected};
-use super::wrong::Basis;
 use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
@@ -87,7 +86,7 @@ impl Fill<'_> {
             Before::Stale(stale) => (self.shared.cache.unpurged(stale), None),
             Before::Given(given, _) => (None, Some(*given)),
         };
-        let basis = Basis::new(self.flight.ticket, key, &self.shared.cache);
+        let basis = self.shared.wrong.basis(self.flight.ticket, key, &self.shared.cache);
         let (mut tries, mut wrong, mut sources) = (0, 0, Vec::new());
         loop {
             tries += 1;

@@ -68,7 +68,7 @@ impl Passing {
         shared: Arc<Shared>,
         ticket: Ticket,
     ) -> Self {
-        let basis = Basis::new(ticket, &meta.key, &shared.cache);
+        let basis = shared.wrong.basis(ticket, &meta.key, &shared.cache);
         let withheld_max = match expected.file_hash {
             Some(_) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
             None => 0,

@@ -46,15 +46,12 @@ struct Entry {
 /// What a fill of a key began with: what it finds wrong counts as long as that holds.
 #[derive(Debug, Clone)]
 pub(super) struct Basis {
+    began: Timestamp,
     ticket: Ticket,
     claim: Option<NarClaim>,
 }
 
 impl Basis {
-    pub(super) fn new(ticket: Ticket, key: &Key, cache: &Cache) -> Self {
-        Self { ticket, claim: cache.held_claim(key) }
-    }
-
     /// Whether the key was not purged since, and no other claim is held by now.
     fn holds(&self, key: &Key, cache: &Cache) -> bool {
         let is_same = |held: NarClaim| self.claim.as_ref().is_some_and(|c| c.says_the_same(&held));
@@ -80,6 +77,11 @@ pub(super) enum Advice {
 impl WrongBodies {
     pub(super) fn new(clock: Clock) -> Self {
         Self { clock, entries: Mutex::new(quick_cache::unsync::Cache::new(ENTRIES_MAX)) }
+    }
+
+    /// What a fill of `key` that begins now begins with.
+    pub(super) fn basis(&self, ticket: Ticket, key: &Key, cache: &Cache) -> Basis {
+        Basis { began: self.clock.now(), ticket, claim: cache.held_claim(key) }
     }
 
     /// What to do about `key` now.
@@ -114,7 +116,10 @@ impl WrongBodies {
         let known = entries.remove(key).map(|(_, entry)| entry);
         let known = known.filter(|entry| !entry.is_over(now));
         let mut entry = known.unwrap_or_else(|| Entry::new(basis.clone(), now));
-        let pause = entry.add(basis, now, sources, count);
+        entry.came_from(sources);
+        // What began before the refusal is over says nothing of what an origin sends after it.
+        let is_late = entry.refused_until.is_some_and(|until| basis.began < until);
+        let pause = if is_late { None } else { entry.add(basis, now, count) };
         entries.insert(key.clone(), entry);
         pause
     }
@@ -150,21 +155,18 @@ impl Entry {
         now >= self.forgotten_at || now < self.noted
     }
 
-    fn add(
-        &mut self,
-        basis: Basis,
-        now: Timestamp,
-        sources: Vec<usize>,
-        count: u32,
-    ) -> Option<Duration> {
-        self.basis = basis;
-        self.noted = now;
-        self.count = self.count.saturating_add(count);
+    fn came_from(&mut self, sources: Vec<usize>) {
         for source in sources {
             if !self.sources.contains(&source) {
                 self.sources.push(source);
             }
         }
+    }
+
+    fn add(&mut self, basis: Basis, now: Timestamp, count: u32) -> Option<Duration> {
+        self.basis = basis;
+        self.noted = now;
+        self.count = self.count.saturating_add(count);
         if self.count < TRIES_MAX {
             self.forgotten_at = now.plus(PAUSE_MAX);
             return None;
@@ -194,10 +196,6 @@ mod tests {
         Key::new("main", &format!("/nar/{number}.nar.zst"), None)
     }
 
-    fn basis(cache: &Cache, key: &Key) -> Basis {
-        Basis::new(cache.ticket(), key, cache)
-    }
-
     fn bench() -> (WrongBodies, ManualClock, Cache) {
         let manual = ManualClock::starting_at(Timestamp::from_secs(1_000));
         let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };
@@ -211,7 +209,7 @@ mod tests {
         let (wrong, manual, cache) = bench();
         let key = key(1);
         for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
-            let basis = basis(&cache, &key);
+            let basis = wrong.basis(cache.ticket(), &key, &cache);
             assert_eq!(wrong.note(&key, basis.clone(), vec![0], 1), None);
             assert!(matches!(wrong.advice(&key, &cache), Advice::Ask { .. }));
             let pause = wrong.note(&key, basis, vec![1], 1);
@@ -230,10 +228,10 @@ mod tests {
     async fn a_purge_and_a_right_body_end_it() {
         let (wrong, _manual, cache) = bench();
         let key = key(1);
-        assert!(wrong.note(&key, basis(&cache, &key), vec![0], 2).is_some());
+        assert!(wrong.note(&key, wrong.basis(cache.ticket(), &key, &cache), vec![0], 2).is_some());
         cache.purge(Scope::Key(key.clone()), Purging::Hard).await;
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
-        assert!(wrong.note(&key, basis(&cache, &key), vec![0], 2).is_some());
+        assert!(wrong.note(&key, wrong.basis(cache.ticket(), &key, &cache), vec![0], 2).is_some());
         wrong.right(&key, &[0]);
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
     }
@@ -249,7 +247,7 @@ mod tests {
             cache.publish_small(cache.ticket(), meta, body, Some(claim)).await.unwrap();
         };
         publish(1).await;
-        assert!(wrong.note(&nar, basis(&cache, &nar), vec![0], 2).is_some());
+        assert!(wrong.note(&nar, wrong.basis(cache.ticket(), &nar, &cache), vec![0], 2).is_some());
         publish(1).await;
         assert_eq!(wrong.advice(&nar, &cache), Advice::Refuse { seconds: 1 });
         // What was held is gone before the other one comes.
@@ -261,10 +259,26 @@ mod tests {
     }
 
     #[test]
+    fn a_fill_that_began_before_the_refusal_is_over_does_not_renew_it() {
+        let (wrong, manual, cache) = bench();
+        let key = key(1);
+        let begin = || wrong.basis(cache.ticket(), &key, &cache);
+        let (first, second) = (begin(), begin());
+        assert_eq!(wrong.note(&key, first, vec![0], 2), Some(PAUSE_FIRST));
+        manual.advance(PAUSE_FIRST / 2);
+        let third = begin();
+        assert_eq!(wrong.note(&key, second, vec![1], 2), None);
+        manual.advance(PAUSE_FIRST / 2);
+        assert_eq!(wrong.note(&key, third, vec![0], 2), None);
+        assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![0, 1] });
+        assert_eq!(wrong.note(&key, begin(), vec![0], 2), Some(2 * PAUSE_FIRST));
+    }
+
+    #[test]
     fn the_refusal_grows_only_while_every_body_is_wrong() {
         let (wrong, manual, cache) = bench();
         let key = key(1);
-        let note = || wrong.note(&key, basis(&cache, &key), vec![0], 1);
+        let note = || wrong.note(&key, wrong.basis(cache.ticket(), &key, &cache), vec![0], 1);
         for _ in 0..3 {
             assert_eq!(note(), None);
             assert_eq!(note(), Some(PAUSE_FIRST));
@@ -280,7 +294,9 @@ mod tests {
     #[test]
     fn another_key_is_not_refused() {
         let (wrong, _manual, cache) = bench();
-        assert!(wrong.note(&key(1), basis(&cache, &key(1)), vec![0], 2).is_some());
+        assert!(
+            wrong.note(&key(1), wrong.basis(cache.ticket(), &key(1), &cache), vec![0], 2).is_some()
+        );
         assert_eq!(wrong.advice(&key(2), &cache), Advice::Ask { avoid: vec![] });
     }
 
@@ -288,7 +304,7 @@ mod tests {
     fn it_is_bounded() {
         let (wrong, _manual, cache) = bench();
         for number in 0..2 * ENTRIES_MAX {
-            wrong.note(&key(number), basis(&cache, &key(number)), vec![0], 2);
+            wrong.note(&key(number), wrong.basis(cache.ticket(), &key(number), &cache), vec![0], 2);
         }
         assert!(wrong.entries.lock().len() <= ENTRIES_MAX);
     }
