@@ -202,8 +202,9 @@ struct Inner {
     health: health::Monitor,
     receiving: body::Windows,
     memory_only: body::Windows,
-    /// Held by the one thread that makes room on the file system.
-    making_room: Mutex<()>,
+    /// Held by the one thread that makes room on the file system; when what is kept free on it was
+    /// made free last.
+    making_room: Mutex<Option<Instant>>,
     spare: room::Spare,
     syncs: recover::Syncs,
     /// Held for reading by what adds to a part, makes it whole or drops it alone, for writing while
@@ -273,22 +274,15 @@ impl Store {
         Ok(Self(inner))
     }
 
-    /// Promises the first space of an object of `length` bytes, if that is known, for which
-    /// others go as far as it may displace them before it is proven. Refuses an object that never
-    /// fits, and every object for a while after repeated errors of the disk.
-    async fn reserve(&self, key: &Key, length: Option<u64>) -> Result<Reservation, WriteError> {
-        let hash = key.hash();
-        let reserved = self.reserve_for(self.0.displaces(hash, length), length).await;
-        reserved.inspect_err(|error| self.0.not_stored(error, hash, length.unwrap_or_default()))
-    }
-
-    /// The same for an object that displaces so much.
-    async fn reserve_for(
+    /// Promises the first space of an object of `length` bytes, if that is known, for which others
+    /// go as far as it displaces them. Refuses an object that never fits, and every object for a
+    /// while after repeated errors of the disk.
+    async fn reserve(
         &self,
+        (key, length): (&Key, Option<u64>),
         displaces: Displaces,
-        length: Option<u64>,
     ) -> Result<Reservation, WriteError> {
-        let store = Arc::clone(&self.0);
+        let (store, hash) = (Arc::clone(&self.0), key.hash());
         let charge = charge(length.unwrap_or(format::INLINE_BYTES_MAX - 1));
         store.admit()?;
         store.fits(charge)?;
@@ -301,7 +295,7 @@ impl Store {
             reserved.inspect_err(|error| store.write_failed(error))
         };
         let reserved = self.0.tasks.blocking_for("store begin", PATIENCE, work).await;
-        reserved?
+        reserved?.inspect_err(|error| self.0.not_stored(error, hash, length.unwrap_or_default()))
     }
 
     /// Notes that the object of an insertion was used where it is kept in another tier, so that it

@@ -84,6 +84,6 @@ impl Inner {
         // Its answer is in the flag that says whether it is to be opened again.
         let _ = self.index.check();
         self.index.revive()?;
-        self.reserve(charge(INLINE_BYTES_MAX), Displaces::Untried).map(drop)
+        self.reserve(charge(INLINE_BYTES_MAX), Displaces::Anything).map(drop)
     }
 }

@@ -155,6 +155,7 @@ pub(super) fn load(store: &Weak<Inner>, stop: &CancellationToken) {
         store.arrange(stop);
         if !stop.is_cancelled() {
             store.space.loaded();
+            store.keep_ahead();
             store.finished_loading();
         }
         return;

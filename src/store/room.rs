@@ -111,8 +111,8 @@ impl Inner {
         if self.lacks(hash) { self.space.displaces(hash, length) } else { Displaces::Anything }
     }
 
-    /// Remembers an object that found no room, so that it has a better displaces when it is asked
-    /// for again; `bytes` is how long it became or becomes.
+    /// Remembers an object that found no room, so that it displaces anything when it is asked for
+    /// again; `bytes` is how long it became or becomes.
     pub(super) fn not_stored(&self, error: &WriteError, hash: KeyHash, bytes: u64) {
         if error.is_lack_of_room() {
             self.space.remember(hash, format::charge(bytes));
@@ -197,9 +197,14 @@ impl Inner {
         let keep = || -> Result<(), WriteError> {
             self.evict(self.space.overfull(), Reason::Size)?;
             let ahead = self.space.ahead();
-            if !self.spare.has(ahead)
-                && let Some(short) = self.shortage(ahead)?
-            {
+            if self.spare.has(ahead) {
+                return Ok(());
+            }
+            // What was freed a moment ago may not show yet: it is not made free twice.
+            let Some(mut last) = self.making_room.try_lock() else { return Ok(()) };
+            let is_recent = last.is_some_and(|last| last.elapsed() < FREED_PAUSE * FREED_LOOKS);
+            if !is_recent && let Some(short) = self.shortage(ahead)? {
+                *last = Some(Instant::now());
                 self.evict(self.space.shed(short.bytes, Displaces::Anything), Reason::Space)?;
             }
             Ok(())

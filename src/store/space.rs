@@ -193,7 +193,7 @@ impl Space {
         }
     }
 
-    /// Promises `bytes` to an object that displaces so much, naming who must go for it.
+    /// Promises `bytes` to an object that displaces so much; names the objects that must go for it.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64, displaces: Displaces) -> Room {
         let mut account = self.account.lock();
         let promised = account.reserved.saturating_add(bytes);
@@ -218,7 +218,7 @@ impl Space {
         Room::Promised(Reservation { space: Arc::clone(self), bytes, displaces }, evicted)
     }
 
-    /// Promises `bytes` where nobody must go for it.
+    /// Promises `bytes` if no object must go for it.
     pub(super) fn reserve_free(
         self: &Arc<Self>,
         bytes: u64,
@@ -234,7 +234,7 @@ impl Space {
         Some(Reservation { space: Arc::clone(self), bytes, displaces })
     }
 
-    /// Names who must go so that what is kept free is free again.
+    /// Names the objects that must go so that what is kept free is free again.
     pub(super) fn overfull(&self) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let mut evicted = Vec::new();
@@ -509,8 +509,8 @@ impl Reservation {
         self.displaces
     }
 
-    /// The object is proven: anything goes for it from now on.
-    pub(super) fn is_proven(&mut self) {
+    /// The object is proven: it displaces anything from now on.
+    pub(super) fn prove(&mut self) {
         self.displaces = Displaces::Anything;
     }
 

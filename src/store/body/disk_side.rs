@@ -196,7 +196,7 @@ impl DiskSide {
 
     /// Ends a proven body of `length` bytes that goes into the index: its promised space.
     pub(super) fn finish_inline(mut self, length: u64) -> Result<Reservation, WriteError> {
-        self.reservation.is_proven();
+        self.reservation.prove();
         self.promise(length)?;
         Ok(self.reservation)
     }
@@ -207,7 +207,7 @@ impl DiskSide {
         length: u64,
         last: Option<&Batch>,
     ) -> Result<(NewFile, Reservation), WriteError> {
-        self.reservation.is_proven();
+        self.reservation.prove();
         self.promise(length)?;
         self.floor.raise(u64::MAX);
         if let Some(batch) = last {

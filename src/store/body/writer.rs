@@ -273,10 +273,9 @@ impl ObjectWriter {
         let (site, path) = (key.site(), key.path());
         let why = &error as &dyn std::error::Error;
         if error.is_of_the_object() {
-            tracing::debug!(site, path, received, error = why, "not stored");
+            tracing::debug!(site, path, received, error = why, "no room; continuing in memory");
         } else {
-            let text = "disk failed under a fill; continuing in memory";
-            tracing::warn!(site, path, received, error = why, "{text}");
+            tracing::warn!(site, path, received, error = why, "disk failed; continuing in memory");
         }
         store.metrics.fills_adrift.inc();
         let digest = disk.digest.leave_the_disk(&readers.0).ok_or(WriteError::Interrupted)?;

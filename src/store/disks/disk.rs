@@ -203,20 +203,11 @@ impl Disk {
     pub(super) async fn reserve(
         &self,
         store: &Store,
-        (key, length): (&Key, Option<u64>),
+        object: (&Key, Option<u64>),
+        displaces: Displaces,
     ) -> Result<Reservation, WriteError> {
         self.admit()?;
-        store.reserve(key, length).await
-    }
-
-    /// The same for an object that is here as a whole, and proven.
-    pub(super) async fn reserve_whole(
-        &self,
-        store: &Store,
-        length: u64,
-    ) -> Result<Reservation, WriteError> {
-        self.admit()?;
-        store.reserve_for(Displaces::Anything, Some(length)).await
+        store.reserve(object, displaces).await
     }
 
     /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`Disk::reserve`] is.

@@ -46,9 +46,9 @@ mod watch;
 
 use super::check::Fault;
 use super::{
-    Begun, Confirmed, DAMAGED_MAX, Health, IndexMemory, Inner, Mode, ObjectWriter, OpenError,
-    PATIENCE, Part, Permit, Problem, ProvenObject, Report, Stage, Store, Stored, Usage, Withhold,
-    WriteError,
+    Begun, Confirmed, DAMAGED_MAX, Displaces, Health, IndexMemory, Inner, Mode, ObjectWriter,
+    OpenError, PATIENCE, Part, Permit, Problem, ProvenObject, Report, Reservation, Stage, Store,
+    Stored, Usage, Withhold, WriteError,
 };
 use crate::config;
 use crate::metrics::Metrics;
@@ -230,27 +230,27 @@ impl Disks {
         length: Option<u64>,
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
-        let mut first = None;
-        for (disk, Entered { store, .. }) in self.0.choices_to_write(key) {
-            match disk.reserve(&store, (key, length)).await {
-                Ok(reservation) => {
-                    let key = key.clone();
-                    return Ok(ObjectWriter::new(store.0, key, length, withhold, reservation));
-                }
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        Err(first.unwrap_or_else(no_disk))
+        let displaces = |store: &Store| store.0.displaces(key.hash(), length);
+        let (store, reservation) = self.reserve((key, length), displaces).await?;
+        Ok(ObjectWriter::new(store.0, key.clone(), length, withhold, reservation))
     }
 
     /// As [`Disks::begin`], for a body of at most some MiB that is here as a whole and proven.
     pub async fn begin_whole(&self, key: &Key, body: Bytes) -> Result<ProvenObject, WriteError> {
+        let object = (key, Some(body.len() as u64));
+        let (store, reservation) = self.reserve(object, |_| Displaces::Anything).await?;
+        ProvenObject::whole(store.0, key.clone(), body, reservation)
+    }
+
+    async fn reserve(
+        &self,
+        object: (&Key, Option<u64>),
+        displaces: impl Fn(&Store) -> Displaces,
+    ) -> Result<(Store, Reservation), WriteError> {
         let mut first = None;
-        for (disk, Entered { store, .. }) in self.0.choices_to_write(key) {
-            match disk.reserve_whole(&store, body.len() as u64).await {
-                Ok(reservation) => {
-                    return ProvenObject::whole(store.0, key.clone(), body, reservation);
-                }
+        for (disk, Entered { store, .. }) in self.0.choices_to_write(object.0) {
+            match disk.reserve(&store, object, displaces(&store)).await {
+                Ok(reservation) => return Ok((store, reservation)),
                 Err(error) => first = first.or(Some(error)),
             }
         }

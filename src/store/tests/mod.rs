@@ -68,7 +68,8 @@ impl Store {
         length: Option<u64>,
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
-        let reservation = self.reserve(key, length).await?;
+        let displaces = self.0.displaces(key.hash(), length);
+        let reservation = self.reserve((key, length), displaces).await?;
         Ok(ObjectWriter::new(Arc::clone(&self.0), key.clone(), length, withhold, reservation))
     }
 
