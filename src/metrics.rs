@@ -298,7 +298,7 @@ const FILL_PIECES: Definition = define(
 const FILLS_RUNNING: Definition = define("narthex_fills_running", "Fills under way.", &[]);
 const FILLS_ADRIFT: Definition = define(
     "narthex_fills_adrift_total",
-    "Fills that went on to their readers without the disk, which failed under them.",
+    "Fills that went on to their readers without the disk, which failed or had no room for them.",
     &[],
 );
 const FILLS_SPARED: Definition = define(
