@@ -9,7 +9,8 @@ use super::plain::HeadLimits;
 use super::request::Service;
 use super::secure::{More, Secure, Unflushed};
 use super::socket::{Opening, Raw, Socket, Stream};
-use super::watch::{Deadlines, Fault, Version, Watch, Watchdog};
+use super::watch::{Deadlines, Fault, Version, Watch};
+use super::watchdog::Watchdog;
 use super::{AnswerBody, Door, Handler};
 use crate::config::Server;
 use crate::engine::{Connection, Spans, Transport, Turns};
@@ -25,7 +26,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,11 +49,7 @@ const WINDOW_BYTES: u32 = 65_535;
 const RESET_STREAMS_MAX: usize = 20;
 /// See [`RESET_STREAMS_MAX`].
 const FAULTY_STREAMS_MAX: usize = 64;
-/// How often an HTTP/2 client is asked whether it is still there, and how long it may take.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// See [`PING_INTERVAL`].
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a client may take to close its side after the last answer.
+/// How long a client may take to close its side after it has the last answer.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Bytes of a refused request that are read and thrown away, so that the refusal is not lost to a
 /// reset.
@@ -69,6 +66,8 @@ pub(super) struct Shared<B> {
     pub(super) tasks: Tasks,
     pub(super) admission: Arc<Admission>,
     deadlines: Deadlines,
+    /// When the drain began.
+    stopped_at: OnceLock<Instant>,
     tls: Option<TlsAcceptor>,
     http1: http1::Builder,
     http2: http2::Builder<Streams>,
@@ -112,6 +111,7 @@ impl<B> Shared<B> {
                 idle: timeouts.idle,
                 write_stall: timeouts.write_stall,
             },
+            stopped_at: OnceLock::new(),
             tls: tls.map(TlsAcceptor::from),
             http1: http1_builder(&server),
             http2: http2_builder(&server, Streams(tasks.clone())),
@@ -120,6 +120,11 @@ impl<B> Shared<B> {
             tasks,
             server,
         }
+    }
+
+    /// When the drain that has begun is over.
+    fn drain_ends(&self) -> Instant {
+        *self.stopped_at.get_or_init(Instant::now) + self.server.timeouts.drain
     }
 
     /// Counts a connection that was closed for a limit or a fault of its client.
@@ -144,6 +149,8 @@ fn http1_builder(server: &Server) -> http1::Builder {
     builder
 }
 
+/// No PING asks whether a client is still there: it would wait behind all that a slow one has yet to
+/// receive. The [`Watch`] tells.
 fn http2_builder(server: &Server, streams: Streams) -> http2::Builder<Streams> {
     let head_bytes_max = u32::try_from(server.limits.request_head_bytes_max).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(streams);
@@ -156,9 +163,7 @@ fn http2_builder(server: &Server, streams: Streams) -> http2::Builder<Streams> {
         .adaptive_window(false)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
-        .max_send_buf_size(STREAM_BUFFER_BYTES_MAX)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .max_send_buf_size(STREAM_BUFFER_BYTES_MAX);
     builder
 }
 
@@ -223,7 +228,7 @@ async fn open<B>(door: Door, raw: Raw, watch: &Arc<Watch>, shared: &Shared<B>) -
         Opening::Preface => {
             shared.refused("preface");
             let _ = timeout(CLOSE_DEADLINE, socket.write_all(NOT_HTTP2)).await;
-            close(socket, watch).await;
+            close(socket, watch, &shared.tasks.stopping()).await;
             None
         }
     }
@@ -338,10 +343,10 @@ where
             return;
         }
         let socket = http.into_parts().io.into_inner();
-        if matches!(ended, Ended::Served | Ended::Failed(_)) && !self.stop.is_cancelled() {
-            close(socket, &self.watch).await;
-        } else {
-            shut(socket, &self.watch).await;
+        tokio::select! {
+            biased;
+            () = close(socket, &self.watch, &self.stop) => {}
+            () = self.drained() => {}
         }
     }
 
@@ -360,11 +365,26 @@ where
         match &ended {
             _ if connection.is_broken() => self.watch.end_reset(),
             // hyper has said GOAWAY; single streams were reset by it.
-            Ended::Served | Ended::Failed(_) | Ended::Fault(Fault::Idle) => self.watch.end_clean(),
+            Ended::Served | Ended::Failed(_) | Ended::Fault(Fault::Idle) => {
+                self.watch.end_clean();
+                // A client that says anything to a closed socket has it reset, with all in it.
+                tokio::select! {
+                    biased;
+                    () = self.drained() => {}
+                    () = self.watch.stalled() => {}
+                    () = self.watch.acknowledged() => {}
+                }
+            }
             Ended::Lost | Ended::Fault(_) => self.watch.end_reset(),
             Ended::Drained if self.watch.is_answering() => self.watch.end_reset(),
             Ended::Drained => self.watch.end_clean(),
         }
+    }
+
+    /// Ready when a drain is over.
+    async fn drained(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep_until(self.shared.drain_ends()).await;
     }
 
     fn connection(&self, version: Version) -> Arc<Connection> {
@@ -428,7 +448,7 @@ where
                     Poll::Ready(fault) => return Poll::Ready(Ended::Fault(fault)),
                     Poll::Pending => {}
                 }
-                if drain.is_some() && !is_winding_down && !self.watch.is_carrying() {
+                if drain.is_some() && !is_winding_down && self.watch.may_wind_down() {
                     is_winding_down = true;
                     http.wind_down();
                     continue;
@@ -445,9 +465,9 @@ where
                     }
                     // What has begun of a request reaches it first.
                     self.watch.wind_down();
-                    let deadline = self.shared.server.timeouts.drain;
+                    let ends = tokio::time::sleep_until(self.shared.drain_ends());
                     // What was just written must not use up the share of the one that ends it.
-                    drain = Some(Box::pin(unconstrained(tokio::time::sleep(deadline))));
+                    drain = Some(Box::pin(unconstrained(ends)));
                     continue;
                 };
                 return drain.as_mut().poll(cx).map(|()| Ended::Drained);
@@ -487,23 +507,32 @@ fn is_io(error: &hyper::Error) -> bool {
     error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some()
 }
 
-/// Half-closes, reads what the client still sends, and closes: a socket closed over unread
-/// bytes would be reset, and the last answer could be lost.
-async fn close(mut socket: Socket, watch: &Watch) {
+/// Half-closes, and closes when the client has acknowledged all that was written and has closed its
+/// side, or was given time for that. What it still sends is read: a socket closed over unread bytes
+/// would be reset, and the last answer could be lost. Ends early if the client takes nothing.
+async fn close(mut socket: Socket, watch: &Watch, stop: &CancellationToken) {
     watch.end_clean();
-    let closed = timeout(CLOSE_DEADLINE, async {
+    let closed = async {
         socket.shutdown().await?;
         socket.takes_no_more();
-        tokio::io::copy(&mut socket.take(DISCARD_BYTES_MAX), &mut tokio::io::sink()).await
-    });
-    // Whatever went wrong, the socket is dropped now.
-    let _ = closed.await;
-}
-
-/// Half-closes and closes.
-async fn shut(mut socket: Socket, watch: &Watch) {
-    watch.end_clean();
-    let _ = timeout(CLOSE_DEADLINE, socket.shutdown()).await;
+        let (mut rest, mut sink) = (socket.take(DISCARD_BYTES_MAX), tokio::io::sink());
+        let is_over = async {
+            watch.acknowledged().await;
+            let _ = timeout(CLOSE_DEADLINE, stop.cancelled()).await;
+        };
+        tokio::select! {
+            _ = tokio::io::copy(&mut rest, &mut sink) => {}
+            () = is_over => {}
+        }
+        watch.acknowledged().await;
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        biased;
+        () = watch.stalled() => {}
+        // If anything goes wrong, the socket is dropped all the same.
+        _ = closed => {}
+    }
 }
 
 /// A connection of hyper's.

@@ -2,9 +2,10 @@
 //! handler's business. Bound and served once by the assembly; ends when the process drains.
 //!
 //! A connection's way: `accept` admits it, `conn` finds out its protocol and runs it, `request`
-//! looks at each request and calls the handler, `socket` is what hyper reads and writes, and
-//! `watch` knows what the connection may still wait for. Hits go a short way below hyper:
-//! `express` takes their requests out of what is read, `carry` writes the bodies that are files.
+//! looks at each request and calls the handler, `socket` is what hyper reads and writes, `watch`
+//! knows what the connection may still wait for, `progress` what its client has taken, and
+//! `watchdog` is the timer. Hits go a short way below hyper: `express` takes their requests out of
+//! what is read, `carry` writes the bodies that are files.
 
 mod accept;
 mod admission;
@@ -15,6 +16,7 @@ mod express;
 mod lines;
 mod pace;
 mod plain;
+mod progress;
 mod request;
 mod secure;
 mod sender;
@@ -22,6 +24,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod watchdog;
 
 pub use bind::BindError;
 

@@ -50,6 +50,11 @@ impl Sender {
         Self { connection, reading: None, piece: Bytes::new(), unsure: 0, pace }
     }
 
+    /// Whether what goes next is still read from the disk.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
     /// Writes some of `slices`, as `AsyncWrite::poll_write_vectored` does.
     pub(super) fn poll_send(
         &mut self,

@@ -13,6 +13,7 @@ use crate::engine::{Connection, Interims};
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -53,6 +54,7 @@ impl Raw {
                 tracing::debug!(%error, "cannot set a socket option");
             }
         }
+        watch.socket_opened(stream.as_raw_fd());
         Self { stream, watch, spans: None, pace: None }
     }
 
@@ -65,6 +67,9 @@ impl Raw {
         match &result {
             Poll::Ready(Ok(bytes)) => self.watch.wrote(*bytes),
             Poll::Ready(Err(_)) => {}
+            Poll::Pending if self.spans.as_ref().is_some_and(Sender::is_reading) => {
+                self.watch.reads_disk();
+            }
             Poll::Pending => self.watch.blocked(),
         }
         result
@@ -73,6 +78,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
+        self.watch.socket_closes();
         if self.watch.is_reset()
             && let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
         {
@@ -437,6 +443,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
+        this.watch.library_writes();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
@@ -450,6 +457,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
+        this.watch.library_writes();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
@@ -466,6 +474,7 @@ impl AsyncWrite for Socket {
         if let Some(interims) = &mut this.interims {
             interims.is_between = true;
         }
+        this.watch.library_flushed();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         if let Some(express) = &mut this.express

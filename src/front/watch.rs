@@ -1,18 +1,21 @@
 //! What a connection may still wait for, and until when. One per connection, shared by its
 //! socket, its requests and its task; a mutex held for a few instructions, never across an await.
 
+use super::progress::{Progress, look_after};
 use crate::sync::Mutex;
-use std::pin::{Pin, pin};
+use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
-use tokio::task::unconstrained;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-/// Socket writes of fewer bytes are no sign of a reader: they are acknowledgements of HTTP/2
-/// frames that a client may send without reading anything.
+/// Writes of fewer bytes over HTTP/2 are no sign of a reader: they are acknowledgements of frames that
+/// a client may send without reading anything.
 const PROGRESS_BYTES_MIN: usize = 128;
+/// In the place of a socket's descriptor if it is not open.
+const NO_SOCKET: RawFd = -1;
+/// The longest time until a look tells that all is acknowledged.
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Requests of an HTTP/2 connection that its client may abandon, beyond those it lets finish.
 const ABANDONED_MAX: u32 = 500;
 
@@ -23,7 +26,7 @@ pub(super) struct Deadlines {
     pub(super) request_head: Duration,
     /// Without a request.
     pub(super) idle: Duration,
-    /// Without a byte taken.
+    /// Without a byte acknowledged; see [`progress`](super::progress).
     pub(super) write_stall: Duration,
 }
 
@@ -80,6 +83,10 @@ pub(super) struct Watch {
     is_winding_down: AtomicBool,
     /// Whether an answer is being written that the HTTP library does not know of.
     is_carrying: AtomicBool,
+    /// Whether the HTTP library may hold bytes that it has not written.
+    is_unflushed: AtomicBool,
+    /// The socket's descriptor while it is open.
+    socket: AtomicI32,
     state: Mutex<State>,
 }
 
@@ -94,9 +101,9 @@ pub(super) enum Carries {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Standing {
     /// As [`Watch::due`] has it.
-    due: Option<(Instant, Fault)>,
+    pub(super) due: Option<(Instant, Fault)>,
     /// When the poll began.
-    polled_at: Option<Instant>,
+    pub(super) polled_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -112,13 +119,32 @@ struct State {
     tail: [u8; 3],
     head_since: Option<Instant>,
     idle_since: Instant,
-    blocked_since: Option<Instant>,
+    /// Where what was given to the socket last waits.
+    waits: Waits,
+    /// When the client was last seen to take something, or when waiting for it began.
     progress_at: Instant,
+    /// When the kernel was last asked what the client took.
+    looked_at: Instant,
+    /// What the client had acknowledged then, less `small_bytes`.
+    acknowledged_bytes: u64,
+    /// Bytes that were written and are no sign of a reader.
+    small_bytes: u64,
     abandoned: u32,
     ending: Ending,
     /// When the connection's present poll began: all that happens within it happens then, since
     /// reading the clock for each step of a hit would cost more than the steps do.
     polled_at: Option<Instant>,
+}
+
+/// What keeps the socket from writing what it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// Nothing.
+    No,
+    /// The client, which makes no room.
+    ForClient,
+    /// The edge's own disk.
+    ForDisk,
 }
 
 impl Watch {
@@ -132,8 +158,11 @@ impl Watch {
             tail: *b"\n\r\n",
             head_since: Some(now),
             idle_since: now,
-            blocked_since: None,
+            waits: Waits::No,
             progress_at: now,
+            looked_at: now,
+            acknowledged_bytes: 0,
+            small_bytes: 0,
             abandoned: 0,
             ending: Ending::Undecided,
             polled_at: None,
@@ -142,7 +171,28 @@ impl Watch {
             deadlines,
             is_winding_down: AtomicBool::new(false),
             is_carrying: AtomicBool::new(false),
+            is_unflushed: AtomicBool::new(false),
+            socket: AtomicI32::new(NO_SOCKET),
             state: Mutex::new(state),
+        }
+    }
+
+    /// The connection's socket, which is open until [`Watch::socket_closes`].
+    pub(super) fn socket_opened(&self, socket: RawFd) {
+        self.socket.store(socket, Ordering::Release);
+    }
+
+    /// The socket is about to be closed.
+    pub(super) fn socket_closes(&self) {
+        self.socket.store(NO_SOCKET, Ordering::Release);
+    }
+
+    /// How far the client is; `None` without an open socket. Asked for by the task that owns the
+    /// socket, so it is not closed meanwhile.
+    fn progress(&self) -> Option<Progress> {
+        match self.socket.load(Ordering::Acquire) {
+            NO_SOCKET => None,
+            socket => Progress::of(socket),
         }
     }
 
@@ -186,12 +236,15 @@ impl Watch {
     /// The client took `bytes`.
     pub(super) fn wrote(&self, bytes: usize) {
         let mut state = self.state.lock();
-        if state.blocked_since.is_none() && bytes < PROGRESS_BYTES_MIN {
-            return;
+        if state.version == Version::Http2 && bytes < PROGRESS_BYTES_MIN {
+            state.small_bytes = state.small_bytes.saturating_add(bytes as u64);
+            if state.waits == Waits::No {
+                return;
+            }
         }
         let now = state.now();
         state.progress_at = now;
-        if state.blocked_since.take().is_some() && state.requests == 0 {
+        if std::mem::replace(&mut state.waits, Waits::No) != Waits::No && state.requests == 0 {
             state.idle_since = now;
         }
     }
@@ -199,9 +252,25 @@ impl Watch {
     /// The client takes nothing at present.
     pub(super) fn blocked(&self) {
         let mut state = self.state.lock();
-        if state.blocked_since.is_none() {
-            state.blocked_since = Some(state.now());
+        if state.waits != Waits::ForClient {
+            state.waits = Waits::ForClient;
+            state.progress_at = state.now();
         }
+    }
+
+    /// What is written next is still read from the edge's own disk: the client waits.
+    pub(super) fn reads_disk(&self) {
+        self.state.lock().waits = Waits::ForDisk;
+    }
+
+    /// The HTTP library writes, and may hold bytes that are not written.
+    pub(super) fn library_writes(&self) {
+        self.is_unflushed.store(true, Ordering::Relaxed);
+    }
+
+    /// The HTTP library has written all that it holds.
+    pub(super) fn library_flushed(&self) {
+        self.is_unflushed.store(false, Ordering::Relaxed);
     }
 
     /// A request's head is whole.
@@ -228,10 +297,16 @@ impl Watch {
         self.is_carrying.store(what == Carries::Body, Ordering::Relaxed);
     }
 
-    /// Whether an answer is being written that the HTTP library does not know of: told to end, it
-    /// would end the connection under it.
+    /// Whether an answer is being written that the HTTP library does not know of.
     pub(super) fn is_carrying(&self) -> bool {
         self.is_carrying.load(Ordering::Relaxed)
+    }
+
+    /// Whether the HTTP library may be told to end. Under an answer that it does not know of, or with
+    /// the rest of its last answer in its buffer, it would end the connection at once.
+    pub(super) fn may_wind_down(&self) -> bool {
+        let holds_rest = || self.is_unflushed.load(Ordering::Relaxed) && !self.has_requests();
+        !self.is_carrying() && !holds_rest()
     }
 
     /// How many requests began so far.
@@ -299,10 +374,51 @@ impl Watch {
         }
     }
 
-    /// The moment at which the connection's present phase has lasted too long; `None` while it
-    /// waits for Narthex and not for its client.
-    fn due(&self) -> Option<(Instant, Fault)> {
+    /// The moment at which the connection's present phase has lasted too long, or may have: see
+    /// [`Watch::overdue`]. `None` while it waits for Narthex and not for its client.
+    pub(super) fn due(&self) -> Option<(Instant, Fault)> {
         self.state.lock().due(&self.deadlines)
+    }
+
+    /// Which phase has lasted too long at `now`, if any, given what the client has acknowledged.
+    pub(super) fn overdue(&self, now: Instant) -> Option<Fault> {
+        let (at, fault) = self.due()?;
+        if at > now {
+            return None;
+        }
+        let progress = match fault {
+            Fault::WriteStall | Fault::Idle => self.progress(),
+            Fault::RequestHead | Fault::Abandoned => None,
+        };
+        self.state.lock().overdue(now, &self.deadlines, progress)
+    }
+
+    /// How long a connection may be idle.
+    pub(super) fn idle(&self) -> Duration {
+        self.deadlines.idle
+    }
+
+    /// Ready when the client has acknowledged all that was written, or its socket is gone. Cancel
+    /// safe.
+    pub(super) async fn acknowledged(&self) {
+        let mut pause = Duration::from_millis(1);
+        while self.progress().is_some_and(|progress| progress.is_owed) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_PAUSE_MAX);
+        }
+    }
+
+    /// Ready when the client has acknowledged nothing for as long as it may. Cancel safe.
+    pub(super) async fn stalled(&self) {
+        let acknowledged = || self.progress().map(|progress| progress.acknowledged_bytes);
+        let (mut seen, mut since) = (acknowledged(), Instant::now());
+        while since.elapsed() < self.deadlines.write_stall {
+            tokio::time::sleep(look_after(self.deadlines.write_stall)).await;
+            let now = acknowledged();
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+        }
     }
 }
 
@@ -317,24 +433,58 @@ impl State {
     }
 
     fn is_answering(&self) -> bool {
-        self.requests > 0 || self.blocked_since.is_some()
+        self.requests > 0 || self.waits != Waits::No
     }
 
     fn due(&self, deadlines: &Deadlines) -> Option<(Instant, Fault)> {
         if self.version == Version::Http2 && self.abandoned > ABANDONED_MAX {
             return Some((self.progress_at, Fault::Abandoned));
         }
-        if let Some(since) = self.blocked_since {
-            return Some((since + deadlines.write_stall, Fault::WriteStall));
+        let is_waited_for = match self.waits {
+            Waits::ForDisk => return None,
+            Waits::ForClient => true,
+            Waits::No => self.requests > 0 && self.waiting > 0,
+        };
+        if is_waited_for {
+            let look_at = self.progress_at.max(self.looked_at) + look_after(deadlines.write_stall);
+            return Some((look_at, Fault::WriteStall));
         }
         if self.requests > 0 {
-            let stalled = (self.progress_at + deadlines.write_stall, Fault::WriteStall);
-            return (self.waiting > 0).then_some(stalled);
+            return None;
         }
         Some(match self.head_since {
             Some(since) => (since + deadlines.request_head, Fault::RequestHead),
             None => (self.idle_since + deadlines.idle, Fault::Idle),
         })
+    }
+
+    /// As [`Watch::overdue`]: any progress renews the deadline of a client that is waited for, and
+    /// that of an idle one that still receives its last answer.
+    fn overdue(
+        &mut self,
+        now: Instant,
+        deadlines: &Deadlines,
+        progress: Option<Progress>,
+    ) -> Option<Fault> {
+        let (at, fault) = self.due(deadlines)?;
+        if at > now {
+            return None;
+        }
+        let acknowledged = progress.map_or(0, |progress| progress.acknowledged_bytes);
+        let acknowledged = acknowledged.saturating_sub(self.small_bytes);
+        let has_taken = acknowledged > self.acknowledged_bytes;
+        (self.acknowledged_bytes, self.looked_at) = (acknowledged, now);
+        match fault {
+            Fault::WriteStall if has_taken => self.progress_at = now,
+            Fault::WriteStall if now < self.progress_at + deadlines.write_stall => {}
+            Fault::Idle if has_taken && progress.is_some_and(|progress| progress.is_owed) => {
+                self.idle_since = now;
+            }
+            Fault::WriteStall | Fault::Idle | Fault::RequestHead | Fault::Abandoned => {
+                return Some(fault);
+            }
+        }
+        None
     }
 }
 
@@ -389,255 +539,5 @@ impl Drop for UnderWay {
     }
 }
 
-/// Waits for a [`Watch`] to come due. Polled after the connection by the connection's own task.
-#[derive(Debug)]
-pub(super) struct Watchdog {
-    watch: Arc<Watch>,
-    sleep: Pin<Box<Sleep>>,
-    /// Whom the timer wakes, where it waits.
-    wakes: Option<Waker>,
-    armed: Instant,
-    /// Nothing is due before.
-    floor: Instant,
-}
-
-impl Watchdog {
-    pub(super) fn new(watch: Arc<Watch>) -> Self {
-        let floor = Instant::now();
-        let armed = floor + watch.deadlines.idle;
-        let sleep = Box::pin(tokio::time::sleep_until(armed));
-        Self { watch, sleep, wakes: None, armed, floor }
-    }
-
-    /// Nothing comes due for `pause`.
-    pub(super) fn snooze(&mut self, pause: Duration) {
-        self.floor = Instant::now() + pause;
-        self.arm(self.floor);
-    }
-
-    /// Ready when the connection, which stands so, has waited too long for its client.
-    ///
-    /// The timer is put off only when it fires, so a busy connection does not touch it.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stands: Standing) -> Poll<Fault> {
-        let mut due = stands.due;
-        loop {
-            if let Some((at, _)) = self.not_before_floor(due)
-                && at < self.armed
-            {
-                self.arm(at);
-            }
-            if self.has_not_fired(cx, stands) {
-                return Poll::Pending;
-            }
-            // A connection that never waits would otherwise use up the timer's share of each poll.
-            if pin!(unconstrained(self.sleep.as_mut())).poll(cx).is_pending() {
-                self.wakes = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            let now = Instant::now();
-            due = self.watch.due();
-            match self.not_before_floor(due) {
-                Some((at, fault)) if at <= now => return Poll::Ready(fault),
-                Some((at, _)) => self.arm(at),
-                None => self.arm(now + self.watch.deadlines.idle),
-            }
-        }
-    }
-
-    /// Whether the timer, which wakes this task, had not fired when the poll began: then it wakes
-    /// the task again when it does, and need not be asked.
-    fn has_not_fired(&self, cx: &Context<'_>, stands: Standing) -> bool {
-        self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-            && stands.polled_at.is_some_and(|polled_at| polled_at < self.armed)
-    }
-
-    fn not_before_floor(&self, due: Option<(Instant, Fault)>) -> Option<(Instant, Fault)> {
-        due.map(|(at, fault)| (at.max(self.floor), fault))
-    }
-
-    fn arm(&mut self, at: Instant) {
-        self.wakes = None;
-        self.armed = at;
-        self.sleep.as_mut().reset(at);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::front::tests::harness::take_all;
-
-    const DEADLINES: Deadlines = Deadlines {
-        request_head: Duration::from_secs(10),
-        idle: Duration::from_mins(1),
-        write_stall: Duration::from_secs(30),
-    };
-
-    fn watch() -> (Arc<Watch>, Instant) {
-        let now = Instant::now();
-        (Arc::new(Watch::new(DEADLINES, now)), now)
-    }
-
-    fn fault(watch: &Watch) -> Option<Fault> {
-        watch.due().map(|(_, fault)| fault)
-    }
-
-    #[test]
-    fn a_new_connection_owes_a_head_and_then_may_be_idle() {
-        let (watch, now) = watch();
-        assert_eq!(watch.due(), Some((now + DEADLINES.request_head, Fault::RequestHead)));
-        let mut request = UnderWay::begin(&watch);
-        assert_eq!(watch.due(), None);
-        request.finished();
-        drop(request);
-        assert_eq!(fault(&watch), Some(Fault::Idle));
-        watch.read(b"G");
-        assert_eq!(fault(&watch), Some(Fault::RequestHead));
-    }
-
-    /// It is asked far more often than the timer is.
-    #[tokio::test(start_paused = true)]
-    async fn a_watchdog_of_a_busy_task_is_ready_in_time() {
-        let (watch, now) = watch();
-        let mut watchdog = Watchdog::new(Arc::clone(&watch));
-        let mut often = tokio::time::interval(Duration::from_millis(300));
-        let mut polls = 0;
-        let fault = std::future::poll_fn(|cx| {
-            while often.poll_tick(cx).is_ready() {}
-            polls += 1;
-            watch.poll_begins();
-            let stands = watch.poll_ends();
-            watchdog.poll(cx, stands)
-        });
-        assert_eq!(fault.await, Fault::RequestHead);
-        let waited = now.elapsed();
-        assert!(waited >= DEADLINES.request_head, "{waited:?}");
-        assert!(waited < DEADLINES.request_head + Duration::from_secs(1), "{waited:?}");
-        assert!(polls > 30, "{polls}");
-    }
-
-    /// As where a client abandons streams without end: what came due is seen all the same.
-    #[tokio::test(start_paused = true)]
-    async fn a_watchdog_of_a_task_that_never_waits_is_ready() {
-        let (watch, _) = watch();
-        let mut watchdog = Watchdog::new(Arc::clone(&watch));
-        for expected in [Poll::Pending, Poll::Ready(Fault::RequestHead)] {
-            let seen = std::future::poll_fn(|cx| {
-                take_all(cx);
-                watch.poll_begins();
-                let stands = watch.poll_ends();
-                Poll::Ready(watchdog.poll(cx, stands))
-            });
-            assert_eq!(seen.await, expected);
-            tokio::time::advance(DEADLINES.request_head).await;
-        }
-    }
-
-    #[test]
-    fn further_bytes_of_a_head_do_not_prolong_it() {
-        let (watch, _) = watch();
-        let first = watch.due();
-        watch.read(b"GET");
-        assert_eq!(watch.due(), first);
-    }
-
-    #[test]
-    fn half_a_request_sent_ahead_is_a_head_begun() {
-        for (pieces, expected) in [
-            (&["GET / HTTP/1.1\r\n\r\n"][..], Fault::Idle),
-            (&["GET / HTTP/1.1\r\n\r", "\n"], Fault::Idle),
-            (&["GET / HTTP/1.1\n\n"], Fault::Idle),
-            (&["GET / HTTP/1.1\r\n\r\nG"], Fault::RequestHead),
-            (&["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n"], Fault::RequestHead),
-        ] {
-            let (watch, _) = watch();
-            let (first, others) = pieces.split_first().unwrap();
-            watch.read(first.as_bytes());
-            let request = UnderWay::begin(&watch);
-            for piece in others {
-                watch.read(piece.as_bytes());
-            }
-            drop(request);
-            assert_eq!(fault(&watch), Some(expected), "{pieces:?}");
-        }
-    }
-
-    #[test]
-    fn a_client_that_takes_nothing_stalls_and_one_that_takes_a_byte_does_not() {
-        let (watch, _) = watch();
-        let mut request = UnderWay::begin(&watch);
-        request.handed_over();
-        watch.blocked();
-        let (at, fault) = watch.due().unwrap();
-        assert_eq!(fault, Fault::WriteStall);
-        watch.blocked();
-        assert_eq!(watch.due(), Some((at, fault)));
-        watch.wrote(1);
-        watch.blocked();
-        assert!(watch.due().unwrap().0 >= at);
-        watch.wrote(1);
-        request.asked();
-        assert_eq!(watch.due(), None);
-    }
-
-    #[test]
-    fn a_stream_whose_window_is_shut_stalls_although_the_socket_is_free() {
-        let (watch, _) = watch();
-        watch.speaks(Version::Http2);
-        let mut request = UnderWay::begin(&watch);
-        assert_eq!(fault(&watch), None);
-        request.handed_over();
-        assert_eq!(fault(&watch), Some(Fault::WriteStall));
-        request.asked();
-        assert_eq!(fault(&watch), None);
-    }
-
-    #[test]
-    fn the_last_bytes_of_an_answer_are_waited_for_before_the_idle_time_begins() {
-        let (watch, _) = watch();
-        let mut request = UnderWay::begin(&watch);
-        request.finished();
-        watch.blocked();
-        drop(request);
-        assert_eq!(fault(&watch), Some(Fault::WriteStall));
-        assert!(watch.is_answering());
-        watch.wrote(100);
-        assert_eq!(fault(&watch), Some(Fault::Idle));
-    }
-
-    #[test]
-    fn http2_frames_are_no_heads() {
-        let (watch, _) = watch();
-        watch.speaks(Version::Http2);
-        watch.read(b"\0");
-        assert_eq!(fault(&watch), Some(Fault::Idle));
-    }
-
-    #[test]
-    fn an_http2_client_that_only_abandons_comes_due() {
-        let (watch, _) = watch();
-        watch.speaks(Version::Http2);
-        for _ in 0..=ABANDONED_MAX {
-            assert_ne!(fault(&watch), Some(Fault::Abandoned));
-            drop(UnderWay::begin(&watch));
-        }
-        assert_eq!(fault(&watch), Some(Fault::Abandoned));
-        let mut request = UnderWay::begin(&watch);
-        request.finished();
-        drop(request);
-        assert_eq!(fault(&watch), Some(Fault::Idle));
-    }
-
-    #[test]
-    fn an_unfinished_answer_resets_unless_decided_otherwise() {
-        let (watch, _) = watch();
-        assert!(!watch.is_reset());
-        let request = UnderWay::begin(&watch);
-        assert!(watch.is_reset());
-        watch.end_clean();
-        assert!(!watch.is_reset());
-        drop(request);
-        watch.end_reset();
-        assert!(watch.is_reset());
-    }
-}
+mod tests;

@@ -4,8 +4,8 @@ use super::harness::{Edge, rest, rest_and_end, server, until};
 use crate::front::Door;
 use std::io::ErrorKind;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -60,4 +60,37 @@ async fn a_request_that_was_not_whole_when_the_drain_began_is_still_answered() {
     let text = rest(&mut half).await;
     assert!(text.contains("connection: close\r\n") && text.ends_with("hello"), "{text}");
     assert!(drained.await.unwrap());
+}
+
+/// FAULTS.md C1: told to end, hyper drops what it has not written of an answer that is to be its
+/// last.
+#[tokio::test]
+async fn a_drain_lets_a_slow_client_have_the_last_answer_of_its_connection() {
+    for (head, length) in [
+        ("GET /bytes?{} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 8_000_000),
+        ("GET /bytes?{} HTTP/1.0\r\n\r\n", 8_000_000),
+        // All of it is in the kernel when the drain begins, and waits there.
+        ("GET /bytes?{} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 100_000),
+        ("GET /bytes?{} HTTP/1.1\r\nHost: h\r\n\r\n", 100_000),
+        ("GET /carried/{} HTTP/1.1\r\nHost: h\r\n\r\n", 100_000),
+    ] {
+        let edge = Edge::start(&server());
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = socket.connect(edge.address).await.unwrap();
+        let request = head.replace("{}", &length.to_string());
+        client.write_all(request.as_bytes()).await.unwrap();
+        until(&mut client, "\r\n\r\n").await;
+        let tasks = edge.tasks.clone();
+        let drained = tokio::spawn(async move { tasks.drain(LONG).await });
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!drained.is_finished(), "{request}");
+        let mut body = Vec::new();
+        client.read_to_end(&mut body).await.unwrap();
+        assert_eq!(body.len(), length, "{request}");
+        assert!(drained.await.unwrap());
+        assert_eq!(edge.refused("drain"), 0);
+    }
 }

@@ -7,4 +7,5 @@ mod framing;
 pub(super) mod harness;
 mod http2;
 mod limits;
+mod slow;
 mod tls;

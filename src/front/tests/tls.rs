@@ -23,14 +23,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// A private authority, and the folder of what it issued.
-struct Authority {
+pub(super) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
     roots: RootCertStore,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -40,7 +40,7 @@ impl Authority {
         Self { folder, issuer: Issuer::new(params, key), roots }
     }
 
-    fn issue(&self, name: &str) -> CertificateFiles {
+    pub(super) fn issue(&self, name: &str) -> CertificateFiles {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let files = CertificateFiles {
@@ -70,17 +70,29 @@ impl Authority {
         alpn: &[&[u8]],
         versions: &[&'static SupportedProtocolVersion],
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_over(edge.connect().await, name, alpn, versions).await
+    }
+
+    pub(super) async fn connect_over(
+        &self,
+        stream: TcpStream,
+        name: &str,
+        alpn: &[&[u8]],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut config = self.client(versions);
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let name = name.to_owned().try_into().unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, edge.connect().await).await
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 }
 
-const ALL: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+pub(super) const ALL: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 
 /// A server with a TLS listener only, and its certificates.
-fn tls_server(certificates: Vec<CertificateFiles>) -> (crate::config::Server, Certificates) {
+pub(super) fn tls_server(
+    certificates: Vec<CertificateFiles>,
+) -> (crate::config::Server, Certificates) {
     let mut server = server();
     let tls = Tls { listen: std::mem::take(&mut server.listen), certificates };
     let certificates = Certificates::load(&tls).unwrap();
@@ -88,7 +100,7 @@ fn tls_server(certificates: Vec<CertificateFiles>) -> (crate::config::Server, Ce
     (server, certificates)
 }
 
-fn start(server: &crate::config::Server, certificates: &Certificates) -> Edge {
+pub(super) fn start(server: &crate::config::Server, certificates: &Certificates) -> Edge {
     let config = certificates.server_config(Protocols::Http2AndHttp1).unwrap();
     Edge::start_with(server, Some(config))
 }

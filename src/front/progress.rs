@@ -1,0 +1,107 @@
+//! What is progress of a client: bytes that its kernel has acknowledged. The one measure for HTTP/1.1,
+//! TLS and HTTP/2 alike, asked for when a deadline has come and when a connection ends, never for
+//! each write. What the socket accepts says little: megabytes may wait in it.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+use uapi::c::{IPPROTO_TCP, TCP_INFO};
+
+/// Bytes of `struct tcp_info` (linux/tcp.h) up to the last field that is read here.
+const INFO_BYTES: usize = 148;
+/// `tcpi_state` of a connection that is over, by a reset for example.
+const TCP_CLOSE: u8 = 7;
+/// Times that the kernel is asked within the time that a client may take nothing.
+const LOOKS: u32 = 4;
+
+/// How far a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Bytes that it acknowledged since the connection opened.
+    pub(super) acknowledged_bytes: u64,
+    /// Whether bytes are on their way that it may still acknowledge.
+    pub(super) is_owed: bool,
+}
+
+impl Progress {
+    /// That of the client of `socket`, an open TCP socket; `None` if the kernel does not tell.
+    pub(super) fn of(socket: RawFd) -> Option<Self> {
+        let mut info = [0; INFO_BYTES];
+        let length = uapi::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &mut info).ok()?;
+        if length < INFO_BYTES {
+            return None;
+        }
+        // `tcpi_unacked` counts packets, `tcpi_notsent_bytes` what is behind them.
+        let unacknowledged = u32::from_ne_bytes(field(&info, 24)?);
+        let not_sent = u32::from_ne_bytes(field(&info, 144)?);
+        Some(Self {
+            acknowledged_bytes: u64::from_ne_bytes(field(&info, 120)?),
+            is_owed: info[0] != TCP_CLOSE && (unacknowledged > 0 || not_sent > 0),
+        })
+    }
+}
+
+fn field<const BYTES: usize>(info: &[u8], at: usize) -> Option<[u8; BYTES]> {
+    info.get(at..)?.first_chunk().copied()
+}
+
+/// How long after one look at the kernel the next is due, if a client may take nothing for `stall`.
+pub(super) fn look_after(stall: Duration) -> Duration {
+    stall / LOOKS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    /// Asks until `is_as_expected`; the kernel acknowledges when it likes.
+    fn until(server: &TcpStream, is_as_expected: impl Fn(Progress) -> bool) -> Progress {
+        loop {
+            let progress = Progress::of(server.as_raw_fd()).unwrap();
+            if is_as_expected(progress) {
+                return progress;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn bytes_that_wait_in_the_socket_are_not_progress() {
+        let (mut client, mut server) = pair();
+        server.write_all(&[0; 1000]).unwrap();
+        let before = until(&server, |progress| !progress.is_owed).acknowledged_bytes;
+        server.set_nonblocking(true).unwrap();
+        while server.write(&[0; 65_536]).is_ok() {}
+        let full = Progress::of(server.as_raw_fd()).unwrap();
+        assert!(full.is_owed);
+        let mut buffer = vec![0; 1 << 20];
+        client.read_exact(&mut buffer).unwrap();
+        let after = until(&server, |now| now.acknowledged_bytes > full.acknowledged_bytes);
+        assert!(after.acknowledged_bytes > before + (1 << 19), "{before} {full:?} {after:?}");
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_owes_nothing() {
+        let (client, mut server) = pair();
+        server.set_nonblocking(true).unwrap();
+        while server.write(&[0; 65_536]).is_ok() {}
+        let reset = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
+        reset.unwrap();
+        drop(client);
+        until(&server, |progress| !progress.is_owed);
+    }
+
+    #[test]
+    fn what_is_no_tcp_socket_tells_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(Progress::of(file.as_raw_fd()), None);
+    }
+}

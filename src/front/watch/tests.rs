@@ -1,0 +1,228 @@
+//! Phases of a connection, without a socket.
+
+use super::*;
+
+const DEADLINES: Deadlines = Deadlines {
+    request_head: Duration::from_secs(10),
+    idle: Duration::from_mins(1),
+    write_stall: Duration::from_secs(30),
+};
+
+fn watch() -> (Arc<Watch>, Instant) {
+    let now = Instant::now();
+    (Arc::new(Watch::new(DEADLINES, now)), now)
+}
+
+fn fault(watch: &Watch) -> Option<Fault> {
+    watch.due().map(|(_, fault)| fault)
+}
+
+#[test]
+fn a_new_connection_owes_a_head_and_then_may_be_idle() {
+    let (watch, now) = watch();
+    assert_eq!(watch.due(), Some((now + DEADLINES.request_head, Fault::RequestHead)));
+    let mut request = UnderWay::begin(&watch);
+    assert_eq!(watch.due(), None);
+    request.finished();
+    drop(request);
+    assert_eq!(fault(&watch), Some(Fault::Idle));
+    watch.read(b"G");
+    assert_eq!(fault(&watch), Some(Fault::RequestHead));
+}
+
+#[test]
+fn further_bytes_of_a_head_do_not_prolong_it() {
+    let (watch, _) = watch();
+    let first = watch.due();
+    watch.read(b"GET");
+    assert_eq!(watch.due(), first);
+}
+
+#[test]
+fn half_a_request_sent_ahead_is_a_head_begun() {
+    for (pieces, expected) in [
+        (&["GET / HTTP/1.1\r\n\r\n"][..], Fault::Idle),
+        (&["GET / HTTP/1.1\r\n\r", "\n"], Fault::Idle),
+        (&["GET / HTTP/1.1\n\n"], Fault::Idle),
+        (&["GET / HTTP/1.1\r\n\r\nG"], Fault::RequestHead),
+        (&["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n"], Fault::RequestHead),
+    ] {
+        let (watch, _) = watch();
+        let (first, others) = pieces.split_first().unwrap();
+        watch.read(first.as_bytes());
+        let request = UnderWay::begin(&watch);
+        for piece in others {
+            watch.read(piece.as_bytes());
+        }
+        drop(request);
+        assert_eq!(fault(&watch), Some(expected), "{pieces:?}");
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_stalls_and_one_that_takes_a_byte_does_not() {
+    let (watch, _) = watch();
+    let mut request = UnderWay::begin(&watch);
+    request.handed_over();
+    watch.blocked();
+    let (at, fault) = watch.due().unwrap();
+    assert_eq!(fault, Fault::WriteStall);
+    watch.blocked();
+    assert_eq!(watch.due(), Some((at, fault)));
+    watch.wrote(1);
+    watch.blocked();
+    assert!(watch.due().unwrap().0 >= at);
+    watch.wrote(1);
+    request.asked();
+    assert_eq!(watch.due(), None);
+}
+
+/// A connection whose socket takes nothing from `now` on.
+fn blocked() -> (Arc<Watch>, Instant) {
+    let (watch, now) = watch();
+    watch.state.lock().polled_at = Some(now);
+    watch.blocked();
+    (watch, now)
+}
+
+fn taken(acknowledged_bytes: u64) -> Option<Progress> {
+    Some(Progress { acknowledged_bytes, is_owed: true })
+}
+
+/// What is overdue each quarter of the stall after `from`, as the kernel tells at each.
+fn looks(watch: &Watch, from: Instant, told: &[Option<Progress>]) -> Vec<Option<Fault>> {
+    let quarter = DEADLINES.write_stall / 4;
+    let mut state = watch.state.lock();
+    let looks = (1..)
+        .zip(told)
+        .map(|(number, &progress)| state.overdue(from + quarter * number, &DEADLINES, progress));
+    looks.collect()
+}
+
+/// FAULTS.md F2: megabytes may wait in the socket of a reader that was fast.
+#[test]
+fn what_a_client_acknowledged_renews_its_deadline_although_the_socket_takes_nothing() {
+    let (watch, now) = blocked();
+    let hours: Vec<_> = (1..2000).map(|bytes| taken(bytes / 4)).collect();
+    assert_eq!(looks(&watch, now, &hours), vec![None; 1999]);
+}
+
+#[test]
+fn a_client_that_acknowledges_nothing_is_cut_after_the_stall() {
+    for told in [None, taken(0)] {
+        let (watch, now) = blocked();
+        let stall = Some(Fault::WriteStall);
+        assert_eq!(looks(&watch, now, &[told; 4]), [None, None, None, stall]);
+    }
+    // What it took before the first look is not known to be of before.
+    let (watch, now) = blocked();
+    let seen = looks(&watch, now, &[taken(1000); 5]);
+    assert_eq!(seen, [None, None, None, None, Some(Fault::WriteStall)]);
+}
+
+/// A client may have its frames acknowledged without reading an answer.
+#[test]
+fn small_frames_are_no_progress() {
+    let (watch, now) = watch();
+    watch.speaks(Version::Http2);
+    let mut request = UnderWay::begin(&watch);
+    request.handed_over();
+    watch.state.lock().progress_at = now;
+    let mut acknowledged = 0;
+    let mut last = None;
+    for number in 1..=4 {
+        watch.wrote(17);
+        acknowledged += 17;
+        let at = now + DEADLINES.write_stall / 4 * number;
+        last = watch.state.lock().overdue(at, &DEADLINES, taken(acknowledged));
+    }
+    assert_eq!(last, Some(Fault::WriteStall));
+}
+
+/// FAULTS.md F15.
+#[test]
+fn a_wait_for_the_disk_of_the_edge_is_not_the_client_s() {
+    let (watch, _) = watch();
+    let mut request = UnderWay::begin(&watch);
+    request.handed_over();
+    watch.blocked();
+    watch.reads_disk();
+    assert_eq!(watch.due(), None);
+    assert!(watch.is_answering());
+    watch.blocked();
+    assert_eq!(fault(&watch), Some(Fault::WriteStall));
+}
+
+#[test]
+fn an_idle_client_that_still_receives_its_last_answer_is_not_let_go() {
+    let (watch, now) = watch();
+    watch.answered();
+    let mut state = watch.state.lock();
+    state.idle_since = now;
+    let idle = |number| now + DEADLINES.idle * number;
+    assert_eq!(state.overdue(idle(1), &DEADLINES, taken(1)), None);
+    assert_eq!(state.overdue(idle(2), &DEADLINES, taken(2)), None);
+    let whole = Progress { acknowledged_bytes: 3, is_owed: false };
+    assert_eq!(state.overdue(idle(3), &DEADLINES, Some(whole)), Some(Fault::Idle));
+}
+
+#[test]
+fn a_stream_whose_window_is_shut_stalls_although_the_socket_is_free() {
+    let (watch, _) = watch();
+    watch.speaks(Version::Http2);
+    let mut request = UnderWay::begin(&watch);
+    assert_eq!(fault(&watch), None);
+    request.handed_over();
+    assert_eq!(fault(&watch), Some(Fault::WriteStall));
+    request.asked();
+    assert_eq!(fault(&watch), None);
+}
+
+#[test]
+fn the_last_bytes_of_an_answer_are_waited_for_before_the_idle_time_begins() {
+    let (watch, _) = watch();
+    let mut request = UnderWay::begin(&watch);
+    request.finished();
+    watch.blocked();
+    drop(request);
+    assert_eq!(fault(&watch), Some(Fault::WriteStall));
+    assert!(watch.is_answering());
+    watch.wrote(100);
+    assert_eq!(fault(&watch), Some(Fault::Idle));
+}
+
+#[test]
+fn http2_frames_are_no_heads() {
+    let (watch, _) = watch();
+    watch.speaks(Version::Http2);
+    watch.read(b"\0");
+    assert_eq!(fault(&watch), Some(Fault::Idle));
+}
+
+#[test]
+fn an_http2_client_that_only_abandons_comes_due() {
+    let (watch, _) = watch();
+    watch.speaks(Version::Http2);
+    for _ in 0..=ABANDONED_MAX {
+        assert_ne!(fault(&watch), Some(Fault::Abandoned));
+        drop(UnderWay::begin(&watch));
+    }
+    assert_eq!(fault(&watch), Some(Fault::Abandoned));
+    let mut request = UnderWay::begin(&watch);
+    request.finished();
+    drop(request);
+    assert_eq!(fault(&watch), Some(Fault::Idle));
+}
+
+#[test]
+fn an_unfinished_answer_resets_unless_decided_otherwise() {
+    let (watch, _) = watch();
+    assert!(!watch.is_reset());
+    let request = UnderWay::begin(&watch);
+    assert!(watch.is_reset());
+    watch.end_clean();
+    assert!(!watch.is_reset());
+    drop(request);
+    watch.end_reset();
+    assert!(watch.is_reset());
+}

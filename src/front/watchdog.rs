@@ -1,0 +1,143 @@
+//! The timer of a connection: tells its task that the client was waited for too long. One per
+//! connection, polled after it by its own task; no locks of its own.
+
+use super::watch::{Fault, Standing, Watch};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, Sleep};
+
+/// Waits for a [`Watch`] to come due. Polled after the connection by the connection's own task.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    watch: Arc<Watch>,
+    sleep: Pin<Box<Sleep>>,
+    /// What the timer wakes, if it waits.
+    wakes: Option<Waker>,
+    armed: Instant,
+    /// Nothing is due before.
+    floor: Instant,
+}
+
+impl Watchdog {
+    pub(super) fn new(watch: Arc<Watch>) -> Self {
+        let floor = Instant::now();
+        let armed = floor + watch.idle();
+        let sleep = Box::pin(tokio::time::sleep_until(armed));
+        Self { watch, sleep, wakes: None, armed, floor }
+    }
+
+    /// Nothing comes due for `pause`.
+    pub(super) fn snooze(&mut self, pause: Duration) {
+        self.floor = Instant::now() + pause;
+        self.arm(self.floor);
+    }
+
+    /// Ready when the connection, which stands so, has waited too long for its client.
+    ///
+    /// The timer is put off only when it fires, so a busy connection does not touch it.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stands: Standing) -> Poll<Fault> {
+        let mut due = stands.due;
+        loop {
+            if let Some((at, _)) = self.not_before_floor(due)
+                && at < self.armed
+            {
+                self.arm(at);
+            }
+            if self.has_not_fired(cx, stands) {
+                return Poll::Pending;
+            }
+            // A connection that never waits would otherwise use up the timer's share of each poll.
+            if pin!(unconstrained(self.sleep.as_mut())).poll(cx).is_pending() {
+                self.wakes = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if now >= self.floor
+                && let Some(fault) = self.watch.overdue(now)
+            {
+                return Poll::Ready(fault);
+            }
+            due = self.watch.due();
+            match self.not_before_floor(due) {
+                Some((at, _)) => self.arm(at),
+                None => self.arm(now + self.watch.idle()),
+            }
+        }
+    }
+
+    /// Whether the timer, which wakes this task, had not fired when the poll began: then it wakes
+    /// the task again when it does, and need not be asked.
+    fn has_not_fired(&self, cx: &Context<'_>, stands: Standing) -> bool {
+        self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+            && stands.polled_at.is_some_and(|polled_at| polled_at < self.armed)
+    }
+
+    fn not_before_floor(&self, due: Option<(Instant, Fault)>) -> Option<(Instant, Fault)> {
+        due.map(|(at, fault)| (at.max(self.floor), fault))
+    }
+
+    fn arm(&mut self, at: Instant) {
+        self.wakes = None;
+        self.armed = at;
+        self.sleep.as_mut().reset(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::tests::harness::take_all;
+    use crate::front::watch::Deadlines;
+
+    const DEADLINES: Deadlines = Deadlines {
+        request_head: Duration::from_secs(10),
+        idle: Duration::from_mins(1),
+        write_stall: Duration::from_secs(30),
+    };
+
+    fn watch() -> (Arc<Watch>, Instant) {
+        let now = Instant::now();
+        (Arc::new(Watch::new(DEADLINES, now)), now)
+    }
+
+    /// It is asked far more often than the timer is.
+    #[tokio::test(start_paused = true)]
+    async fn a_watchdog_of_a_busy_task_is_ready_in_time() {
+        let (watch, now) = watch();
+        let mut watchdog = Watchdog::new(Arc::clone(&watch));
+        let mut often = tokio::time::interval(Duration::from_millis(300));
+        let mut polls = 0;
+        let fault = std::future::poll_fn(|cx| {
+            while often.poll_tick(cx).is_ready() {}
+            polls += 1;
+            watch.poll_begins();
+            let stands = watch.poll_ends();
+            watchdog.poll(cx, stands)
+        });
+        assert_eq!(fault.await, Fault::RequestHead);
+        let waited = now.elapsed();
+        assert!(waited >= DEADLINES.request_head, "{waited:?}");
+        assert!(waited < DEADLINES.request_head + Duration::from_secs(1), "{waited:?}");
+        assert!(polls > 30, "{polls}");
+    }
+
+    /// As where a client abandons streams without end: what came due is seen all the same.
+    #[tokio::test(start_paused = true)]
+    async fn a_watchdog_of_a_task_that_never_waits_is_ready() {
+        let (watch, _) = watch();
+        let mut watchdog = Watchdog::new(Arc::clone(&watch));
+        for expected in [Poll::Pending, Poll::Ready(Fault::RequestHead)] {
+            let seen = std::future::poll_fn(|cx| {
+                take_all(cx);
+                watch.poll_begins();
+                let stands = watch.poll_ends();
+                Poll::Ready(watchdog.poll(cx, stands))
+            });
+            assert_eq!(seen.await, expected);
+            tokio::time::advance(DEADLINES.request_head).await;
+        }
+    }
+}
