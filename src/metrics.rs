@@ -14,6 +14,7 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use sharded::Sharded;
+use std::sync::LazyLock;
 
 /// Every metric of the process.
 #[derive(Debug, Clone)]
@@ -153,6 +154,18 @@ pub struct Metrics {
     /// Access-log records dropped since the log could not keep up.
     pub access_log_dropped: IntCounter,
 }
+
+/// Lines of the diagnostic log that were left out: its queue was `full`, its reader `failed`, or
+/// they were `repeated`. The log is the process's, so its counters are too.
+pub fn log_lines_dropped(reason: &'static str) -> IntCounter {
+    LOG_LINES.with_label_values(&[reason])
+}
+
+static LOG_LINES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let known = counters(&LOG_LINES_DROPPED);
+    #[expect(clippy::expect_used, reason = "fails only for a name that is none")]
+    known.expect("the name of a metric")
+});
 
 const SECONDS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
@@ -435,6 +448,11 @@ const UPLOAD_NOTICES: Definition = define(
     "Records of upload notices: noted, other events, of no bucket here, refused, unreadable.",
     &["result"],
 );
+const LOG_LINES_DROPPED: Definition = define(
+    "narthex_log_lines_dropped_total",
+    "Lines of the diagnostic log that were left out.",
+    &["reason"],
+);
 const ACCESS_LOG_DROPPED: Definition = define(
     "narthex_access_log_dropped_total",
     "Access-log records dropped since the log could not keep up.",
@@ -447,6 +465,7 @@ impl Metrics {
     /// Fails only where two share a name, which the tests of this file exclude.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registrar = Registrar(Registry::new());
+        registrar.entered(LOG_LINES.clone())?;
         Ok(Self {
             requests: registrar.entered(Sharded::new(|| counters(&REQUESTS))?)?,
             response_bytes: registrar.entered(Sharded::new(|| counters(&RESPONSE_BYTES))?)?,

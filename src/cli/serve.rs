@@ -26,10 +26,13 @@ pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return report(&error),
     };
-    if let Err(error) = telemetry::diagnostics(&loaded.config.log.level) {
-        complain(error);
-        return ExitCode::FAILURE;
-    }
+    let diagnostics = match telemetry::diagnostics(&loaded.config.log.level) {
+        Ok(diagnostics) => diagnostics,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
     warn_of(&loaded);
     raise_open_files();
     let runtime = match Runtime::new() {
@@ -41,6 +44,7 @@ pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
     };
     let served = runtime.block_on(serve(loaded, arguments.config.as_deref(), flags));
     runtime.shutdown_background();
+    drop(diagnostics);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

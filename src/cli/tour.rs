@@ -16,10 +16,13 @@ const LOG_LEVEL: &str = "warn,s3s=off";
 
 /// `narthex demo`.
 pub(super) fn run(arguments: &DemoArgs) -> ExitCode {
-    if let Err(error) = telemetry::diagnostics(LOG_LEVEL) {
-        complain(error);
-        return ExitCode::FAILURE;
-    }
+    let diagnostics = match telemetry::diagnostics(LOG_LEVEL) {
+        Ok(diagnostics) => diagnostics,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -40,6 +43,7 @@ pub(super) fn run(arguments: &DemoArgs) -> ExitCode {
     };
     let toured = runtime.block_on(super::demo::run(options, &mut io::stdout(), start_edge));
     runtime.shutdown_background();
+    drop(diagnostics);
     match toured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

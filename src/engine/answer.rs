@@ -138,7 +138,8 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
 /// A request that Narthex refuses by itself.
 pub(super) fn refused(refusal: Refusal) -> Answer {
     if refusal == Refusal::Loop {
-        tracing::error!("a request came back: the origins of the caches form a circle");
+        // Any client can send the field: not an error before an operator finds a circle.
+        tracing::warn!("a request names this cache in CDN-Loop: its origins form a circle");
     }
     let mut answer = Answer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
     answer.refused = Some(refusal.reason());

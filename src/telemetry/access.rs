@@ -3,13 +3,13 @@
 //! shared by reference; dropping it writes what is queued.
 
 use super::form::{self, AccessRecord};
+use super::queue::{Full, Queue};
 use crate::config::AccessLogForm;
 use crate::metrics::Metrics;
-use crate::sync::Mutex;
 use prometheus::IntCounter;
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 /// Records that may wait for the writer.
@@ -49,14 +49,8 @@ pub struct StartError {
 #[derive(Debug)]
 pub struct AccessLog {
     /// `None` where the log is off, and while it closes.
-    open: Option<Open>,
+    open: Option<Queue<Box<AccessRecord>>>,
     dropped: IntCounter,
-}
-
-#[derive(Debug)]
-struct Open {
-    records: SyncSender<Box<AccessRecord>>,
-    ended: Mutex<Receiver<()>>,
 }
 
 impl AccessLog {
@@ -75,8 +69,6 @@ impl AccessLog {
         if form == AccessLogForm::Off {
             return Ok(Self { open: None, dropped });
         }
-        let (records, queue) = sync_channel(records_max);
-        let (end, ended) = sync_channel(1);
         let writer = Writer {
             form,
             out: match sink {
@@ -86,12 +78,8 @@ impl AccessLog {
             dropped: dropped.clone(),
             is_failing: false,
         };
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            writer.run(&queue);
-            // Nobody waits any more where this fails.
-            let _ = end.send(());
-        })?;
-        Ok(Self { open: Some(Open { records, ended: Mutex::new(ended) }), dropped })
+        let open = Queue::start("access-log", records_max, |queue| writer.run(queue))?;
+        Ok(Self { open: Some(open), dropped })
     }
 
     /// Whether records are written: where not, none need be made.
@@ -102,9 +90,8 @@ impl AccessLog {
     /// Queues a record. Never blocks; counts the record as dropped where the queue is full.
     pub fn record(&self, record: Box<AccessRecord>) {
         let Some(open) = &self.open else { return };
-        match open.records.try_send(record) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.dropped.inc(),
+        if let Err(Full) = open.send(record) {
+            self.dropped.inc();
         }
     }
 
@@ -115,9 +102,8 @@ impl AccessLog {
     }
 
     fn end(&mut self) {
-        let Some(Open { records, ended }) = self.open.take() else { return };
-        drop(records);
-        if ended.into_inner().recv_timeout(CLOSE_DEADLINE).is_err() {
+        let Some(open) = self.open.take() else { return };
+        if !open.end(CLOSE_DEADLINE) {
             tracing::warn!("access log: its reader takes nothing, the last lines are lost");
         }
     }
@@ -184,7 +170,7 @@ impl Writer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::form::tests::record;
     use super::*;
     use crate::sync::{Condvar, Mutex};
@@ -192,7 +178,7 @@ mod tests {
 
     /// A writer that can be held up, and that tells what it got.
     #[derive(Clone, Default)]
-    struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+    pub(in crate::telemetry) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
     #[derive(Default)]
     struct GateState {
@@ -202,25 +188,25 @@ mod tests {
     }
 
     impl Gate {
-        fn shut() -> Self {
+        pub(in crate::telemetry) fn shut() -> Self {
             let gate = Self::default();
             gate.0.0.lock().is_shut = true;
             gate
         }
 
-        fn wait_until_reached(&self) {
+        pub(in crate::telemetry) fn wait_until_reached(&self) {
             let mut state = self.0.0.lock();
             while !state.is_reached {
                 self.0.1.wait(&mut state);
             }
         }
 
-        fn open(&self) {
+        pub(in crate::telemetry) fn open(&self) {
             self.0.0.lock().is_shut = false;
             self.0.1.notify_all();
         }
 
-        fn text(&self) -> String {
+        pub(in crate::telemetry) fn text(&self) -> String {
             String::from_utf8(self.0.0.lock().written.clone()).unwrap()
         }
     }

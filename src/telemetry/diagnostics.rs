@@ -1,9 +1,30 @@
 //! The diagnostic log: `tracing` events to stderr, filtered by `[log] level`. Started once, by the
-//! entry, and lives as long as the process.
+//! entry, and lives as long as the process. A thread of its own writes, so that a reader that hangs
+//! holds up nothing: lines that find its queue full are dropped and counted, and so are those that
+//! are too many of their kind (`repeats`).
 
-use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use super::queue::Queue;
+use super::repeats::{Repeats, Verdict};
+use crate::metrics::log_lines_dropped;
+use crate::sync::Mutex;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+/// Lines that may wait for the writer.
+const QUEUE_LINES_MAX: usize = 4096;
+/// Bytes after which a batch is written, however many lines wait.
+const BATCH_BYTES: usize = 64 * 1024;
+/// How long the end of the process waits for the last lines to be written.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The names a filter's level may have.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -32,11 +53,28 @@ pub enum LevelError {
     /// Something in this process already receives the events.
     #[error("the diagnostic log was already started")]
     Started,
+    /// Its thread could not be started.
+    #[error("cannot start the diagnostic log's thread: {source}; raise the limit on threads")]
+    Thread {
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
-/// Modules of the index, whose everyday lines say nothing to an operator: warnings only, unless
-/// they are asked for by name.
-const STORAGE: [&str; 2] = ["fjall", "lsm_tree"];
+/// Libraries whose everyday lines say nothing to an operator.
+struct Quiet {
+    modules: &'static [&'static str],
+    /// What they say unless they are asked for by name.
+    most: &'static str,
+    /// The levels at which they say no more by themselves.
+    quieter: &'static [&'static str],
+}
+
+/// The index tells its warnings, and TLS its errors: it warns of whatever a client sends.
+const QUIET: [Quiet; 2] = [
+    Quiet { modules: &["fjall", "lsm_tree"], most: "warn", quieter: &["off", "error", "warn"] },
+    Quiet { modules: &["rustls"], most: "error", quieter: &["off", "error"] },
+];
 
 /// A word alone must be a level: the filter's own parser would take a misspelt one for a module.
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {
@@ -47,27 +85,146 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
         }
     }
     let mut directives = words.join(",");
-    let is_loud = |word: &&str| !["off", "error", "warn"].contains(&word.to_lowercase().as_str());
-    if words.iter().any(is_loud) && !STORAGE.iter().any(|module| level.contains(module)) {
-        directives = format!("{}=warn,{directives}", STORAGE.join("=warn,"));
+    for Quiet { modules, most, quieter } in QUIET {
+        let is_louder = words.iter().any(|word| !quieter.contains(&&*word.to_lowercase()));
+        if is_louder && !modules.iter().any(|module| level.contains(module)) {
+            for module in modules {
+                directives = format!("{module}={most},{directives}");
+            }
+        }
     }
     EnvFilter::try_new(directives)
         .map_err(|source| LevelError::Directive { level: level.to_owned(), source })
 }
 
-/// Starts the diagnostic log on stderr; `level` is the `[log] level` setting.
-pub fn diagnostics(level: &str) -> Result<(), LevelError> {
-    tracing_subscriber::fmt()
-        .with_env_filter(filter(level)?)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .try_init()
-        .map_err(|_| LevelError::Started)
+/// The diagnostic log; dropping it writes what is queued, for at most a second, and ends the
+/// writer.
+#[derive(Debug)]
+pub struct Diagnostics(Lines);
+
+impl Drop for Diagnostics {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Starts the diagnostic log on stderr; `level` is the `[log] level` setting. It is written while
+/// what is returned lives.
+pub fn diagnostics(level: &str) -> Result<Diagnostics, LevelError> {
+    let filter = filter(level)?;
+    let lines = Lines::start(io::stderr(), QUEUE_LINES_MAX)
+        .map_err(|source| LevelError::Thread { source })?;
+    let is_terminal = io::stderr().is_terminal();
+    let log = tracing_subscriber::registry().with(layer(&lines, is_terminal)).with(filter);
+    log.try_init().map_err(|_| LevelError::Started)?;
+    Ok(Diagnostics(lines))
+}
+
+fn layer<S>(lines: &Lines, is_coloured: bool) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let few = Few { repeats: Repeats::default(), lines: lines.clone() };
+    fmt::layer().with_ansi(is_coloured).with_writer(lines.clone()).with_filter(few)
+}
+
+/// Leaves out what is too much of its kind.
+struct Few {
+    repeats: Repeats,
+    lines: Lines,
+}
+
+impl<S> Filter<S> for Few {
+    fn enabled(&self, _: &tracing::Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        match self.repeats.judge(event.metadata(), Instant::now()) {
+            Verdict::Written { left_out: 0 } => true,
+            Verdict::Written { left_out } => {
+                let target = event.metadata().target();
+                self.lines.put(
+                    format!("{target}: {left_out} lines like the next one were left out\n").into(),
+                );
+                true
+            }
+            Verdict::LeftOut => {
+                log_lines_dropped("repeated").inc();
+                false
+            }
+        }
+    }
+}
+
+/// Takes lines and never waits; cloning shares.
+#[derive(Debug, Clone)]
+struct Lines(Arc<Mutex<Option<Queue<Vec<u8>>>>>);
+
+impl Lines {
+    fn start(out: impl Write + Send + 'static, lines_max: usize) -> io::Result<Self> {
+        let queue = Queue::start("log", lines_max, |queue| write(queue, out))?;
+        Ok(Self(Arc::new(Mutex::new(Some(queue)))))
+    }
+
+    /// Queues a line, or counts it as dropped.
+    fn put(&self, line: Vec<u8>) {
+        let is_queued = self.0.lock().as_ref().is_some_and(|queue| queue.send(line).is_ok());
+        if !is_queued {
+            log_lines_dropped("full").inc();
+        }
+    }
+
+    /// Writes what is queued; whatever comes later is dropped. Blocking.
+    fn end(&self) {
+        let queue = self.0.lock().take();
+        if let Some(queue) = queue {
+            // A reader that takes nothing loses the last lines.
+            let _ = queue.end(CLOSE_DEADLINE);
+        }
+    }
+}
+
+fn write(queue: &Receiver<Vec<u8>>, mut out: impl Write) {
+    while let Ok(mut batch) = queue.recv() {
+        let mut lines = 1;
+        while batch.len() < BATCH_BYTES
+            && let Ok(line) = queue.try_recv()
+        {
+            batch.extend_from_slice(&line);
+            lines += 1;
+        }
+        if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
+            log_lines_dropped("failed").inc_by(lines);
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+/// One line is one call.
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.put(line.to_owned());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::access::tests::Gate;
+    use crate::telemetry::repeats::{LINES_MAX, WHILE};
 
     #[test]
     fn levels_and_directives_pass() {
@@ -82,6 +239,81 @@ mod tests {
         let asked = filter("info,lsm_tree=debug").unwrap().to_string();
         assert!(asked.contains("lsm_tree=debug") && !asked.contains("fjall"), "{asked}");
         assert!(!filter("off").unwrap().to_string().contains("fjall"));
+    }
+
+    /// FAULTS.md F4: rustls warns of each handshake with a name that is an address.
+    #[test]
+    fn tls_tells_nothing_of_its_clients_unless_it_is_asked_for() {
+        for level in ["info", "warn"] {
+            assert!(filter(level).unwrap().to_string().contains("rustls=error"), "{level}");
+        }
+        for level in ["error", "off", "info,rustls=warn"] {
+            assert!(!filter(level).unwrap().to_string().contains("rustls=error"), "{level}");
+        }
+    }
+
+    fn logs(lines: &Lines, work: impl FnOnce()) {
+        let log = tracing_subscriber::registry().with(layer(lines, false));
+        tracing::subscriber::with_default(log, work);
+    }
+
+    /// FAULTS.md F3.
+    #[test]
+    fn a_reader_that_hangs_holds_up_nothing_that_logs() {
+        let gate = Gate::shut();
+        let lines = Lines::start(gate.clone(), 4).unwrap();
+        let dropped = log_lines_dropped("full");
+        let before = dropped.get();
+        logs(&lines, || {
+            tracing::info!("the first line");
+            gate.wait_until_reached();
+            for number in 0..20 {
+                tracing::info!(number, "a line");
+            }
+        });
+        assert!(dropped.get() >= before + 16);
+        gate.open();
+        lines.end();
+        assert_eq!(gate.text().lines().count(), 5);
+        lines.put(b"too late".to_vec());
+        assert_eq!(gate.text().lines().count(), 5);
+    }
+
+    /// FAULTS.md F4.
+    #[test]
+    fn what_a_client_causes_again_and_again_is_told_a_few_times() {
+        let gate = Gate::default();
+        let lines = Lines::start(gate.clone(), 4096).unwrap();
+        logs(&lines, || {
+            for number in 0..1000 {
+                tracing::warn!(number, "what a client does");
+            }
+            tracing::warn!("something else");
+            for number in 0..100 {
+                tracing::info!(target: "narthex::purge", number, "what an operator does");
+            }
+        });
+        lines.end();
+        let text = gate.text();
+        let count = |part| text.lines().filter(|line| line.contains(part)).count();
+        assert_eq!(count("what a client does"), LINES_MAX as usize);
+        assert_eq!((count("something else"), count("what an operator does")), (1, 100));
+    }
+
+    #[test]
+    fn how_many_were_left_out_is_told_later() {
+        let repeats = Repeats::default();
+        let place = tracing::warn_span!("a place");
+        let (metadata, now) = (place.metadata().unwrap(), Instant::now());
+        let judge = |after| repeats.judge(metadata, now + after);
+        for _ in 0..LINES_MAX {
+            assert_eq!(judge(Duration::ZERO), Verdict::Written { left_out: 0 });
+        }
+        for _ in 0..7 {
+            assert_eq!(judge(Duration::from_secs(9)), Verdict::LeftOut);
+        }
+        assert_eq!(judge(WHILE), Verdict::Written { left_out: 7 });
+        assert_eq!(judge(WHILE), Verdict::Written { left_out: 0 });
     }
 
     #[test]

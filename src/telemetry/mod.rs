@@ -3,9 +3,11 @@
 mod access;
 mod diagnostics;
 mod form;
+mod queue;
+mod repeats;
 mod request_id;
 
 pub use access::{AccessLog, Sink, StartError};
-pub use diagnostics::{LevelError, diagnostics};
+pub use diagnostics::{Diagnostics, LevelError, diagnostics};
 pub use form::{AccessRecord, TlsUse};
 pub use request_id::RequestId;

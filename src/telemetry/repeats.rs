@@ -1,0 +1,60 @@
+//! Which lines of the diagnostic log are one too many of their kind. A kind is a place in the code.
+//! One for the process, asked for each line that would be written; a mutex held for one look-up.
+//!
+//! Many lines are written for what a request or a peer does, and any client can send a million of
+//! those. Of each kind so many lines are written in a while; the others are counted, and the next
+//! line says how many there were.
+
+use crate::sync::Mutex;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use tracing::callsite::Identifier;
+use tracing::{Level, Metadata};
+
+/// Lines of one kind that are written within [`WHILE`].
+pub(super) const LINES_MAX: u32 = 50;
+/// See [`LINES_MAX`].
+pub(super) const WHILE: Duration = Duration::from_secs(10);
+/// Modules whose lines tell of what an operator did, each of which is written.
+const OPERATORS: [&str; 3] = ["narthex::admin", "narthex::purge", "narthex::cli"];
+
+/// Counts the lines of each kind; there are no more kinds than places in the code.
+#[derive(Debug, Default)]
+pub(super) struct Repeats(Mutex<HashMap<Identifier, Kind>>);
+
+#[derive(Debug)]
+struct Kind {
+    since: Instant,
+    lines: u32,
+}
+
+/// What becomes of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is written; before it, so many of its kind were left out.
+    Written { left_out: u32 },
+    /// It is left out.
+    LeftOut,
+}
+
+impl Repeats {
+    /// Whether a line at the place that `metadata` names is written at `now`.
+    pub(super) fn judge(&self, metadata: &Metadata<'_>, now: Instant) -> Verdict {
+        let is_told = *metadata.level() == Level::INFO
+            && OPERATORS.iter().any(|module| metadata.target().starts_with(module));
+        // What is below INFO was asked for by name.
+        if is_told || *metadata.level() > Level::INFO {
+            return Verdict::Written { left_out: 0 };
+        }
+        let mut kinds = self.0.lock();
+        let kind =
+            kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, lines: 0 });
+        let mut left_out = 0;
+        if now.saturating_duration_since(kind.since) >= WHILE {
+            left_out = kind.lines.saturating_sub(LINES_MAX);
+            *kind = Kind { since: now, lines: 0 };
+        }
+        kind.lines = kind.lines.saturating_add(1);
+        if kind.lines > LINES_MAX { Verdict::LeftOut } else { Verdict::Written { left_out } }
+    }
+}
