@@ -31,6 +31,8 @@
 use crate::clock::Timestamp;
 use std::time::Duration;
 
+/// How far the clock may go back without having been set.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// Closed spans that are remembered; the oldest go first.
 const SPANS_MAX: usize = 64;
 
@@ -149,8 +151,9 @@ impl Coverage {
         written.closed
     }
 
+    /// A clock that was set back tells nothing of how long ago the feed was heard.
     fn is_late(&self, heard: Timestamp, now: Timestamp) -> bool {
-        now.since(heard) > self.timeout
+        now.since(heard) > self.timeout || heard.since(now) > CLOCK_SLACK
     }
 
     fn as_closed(&self, open: Open) -> Span {
@@ -259,6 +262,20 @@ mod tests {
         assert!(is_certain(&coverage, 100, 7_600));
         alive(&mut coverage, 7_620, 7_700);
         assert!(is_certain(&coverage, 100, 7_700));
+    }
+
+    /// FAULTS.md F15.
+    #[test]
+    fn a_clock_set_back_keeps_no_dead_feed_alive() {
+        let mut coverage = silent();
+        alive(&mut coverage, 9_000, 10_000);
+        let heard = 9_990;
+        assert!(is_certain(&coverage, 9_500, heard - 1));
+        assert_eq!(coverage.standing(at(9_500), at(heard - 7_200)), Standing::Late);
+        // A feed that lives opens another span by the clock as it is now.
+        alive(&mut coverage, heard - 7_200, heard - 7_000);
+        assert!(!is_certain(&coverage, 2_000, heard - 7_000));
+        assert!(is_certain(&coverage, heard - 7_100, heard - 7_000));
     }
 
     #[test]

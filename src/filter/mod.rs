@@ -55,9 +55,9 @@ use std::time::Duration;
 const CLASS: Class = Class::Narinfo;
 /// How often at most the journal is told that the feed still lives.
 const SPANS_EVERY: Duration = Duration::from_secs(10);
-/// How coarse the times of notices may be: EventBridge's are whole seconds. What is noted a little
+/// How far this machine's clock may be behind that of what builds the files. What is noted a little
 /// longer than needed does no harm.
-const COARSE: Duration = Duration::from_mins(1);
+const BEHIND: Duration = Duration::from_mins(1);
 /// Bytes of journal for each upload in it, beyond which it is rewritten.
 const BYTES_PER_UPLOAD: u64 = 64;
 /// Bytes of journal that are never worth a rewrite.
@@ -361,7 +361,7 @@ impl Filter {
     fn leave_out(&self, journal: &mut Journal, floor: Timestamp) -> Option<HashSet<KeyHash>> {
         let spans = self.state.read().coverage.spans();
         let rewritten = journal.uploads().and_then(|mut uploads| {
-            uploads.retain(|noted| noted.at.plus(COARSE) > floor);
+            uploads.retain(|noted| noted.at.plus(BEHIND) > floor);
             journal.rewrite(floor.max(journal.floor), &uploads, &spans)?;
             Ok(uploads.into_iter().map(|noted| noted.key).collect())
         });
@@ -580,12 +580,12 @@ impl State {
     }
 }
 
-/// The upload that an event tells of, where a filter would be asked for its key.
+/// The upload that an event tells of, where a filter would be asked for its key. It counts as of
+/// `now`, when its notice came: a bucket whose clock is behind dates an upload before the moment
+/// up to which a file is complete that does not know it.
 fn noted(event: &Event, now: Timestamp) -> Option<Noted> {
-    let Event::Uploaded { key, at, .. } = event else { return None };
-    // What an origin says of the future must not outlast the next file.
-    let at = at.unwrap_or(now).min(now);
-    is_held(key).then(|| Noted { at, key: KeyHash::of(key) })
+    let Event::Uploaded { key, .. } = event else { return None };
+    is_held(key).then(|| Noted { at: now, key: KeyHash::of(key) })
 }
 
 /// Whether filters hold keys like this one.

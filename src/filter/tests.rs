@@ -145,6 +145,31 @@ fn without_a_file_notices_are_noted_and_without_a_journal_refused() {
     assert_eq!(verdict(&edge, &key.replace('1', "2")), Verdict::Absent);
 }
 
+/// FAULTS.md F5: the bucket's clock dates an upload before the moment up to which a file is
+/// complete that does not know it.
+#[test]
+fn an_upload_that_a_slow_clock_dates_too_early_stays_noted() {
+    let folder = TempDir::new().unwrap();
+    let clock = ManualClock::starting_at(Timestamp::from_secs(1_000_000));
+    build(folder.path(), &HashSet::new(), clock.now());
+    let edge = filter(folder.path(), &clock);
+    edge.take(&[Event::KeepAlive { at: None }]).unwrap();
+    clock.advance(Duration::from_mins(10));
+    edge.take(&[Event::KeepAlive { at: None }]).unwrap();
+    build(folder.path(), &HashSet::new(), clock.now());
+    clock.advance(Duration::from_secs(10));
+    let key = "b6gvzjyb2pg0kjfwrjmg1vfhh54ad73z.narinfo";
+    let behind = Timestamp::from_millis(clock.now().millis() - 200_000);
+    edge.take(&[uploaded(key, behind)]).unwrap();
+    for _ in 0..2 {
+        let newer = edge.look(&settings(folder.path())).unwrap();
+        edge.adopt(None, newer);
+        assert_eq!(verdict(&edge, key), Verdict::Maybe);
+    }
+    let other = "z6gvzjyb2pg0kjfwrjmg1vfhh54ad73z.narinfo";
+    assert_eq!(verdict(&edge, other), Verdict::Absent, "the filter answers");
+}
+
 #[test]
 fn a_file_of_the_future_is_refused() {
     let folder = TempDir::new().unwrap();
