@@ -1,4 +1,5 @@
-//! Accepts on the admin address: few connections, one request each, a deadline on everything.
+//! Accepts on the admin address: few connections, one request each, a deadline on everything. If
+//! all places are taken, the connection that has waited longest for its head makes room.
 
 use super::fsck::FsckHandler;
 use super::purge::PurgeHandler;
@@ -6,10 +7,12 @@ use super::routes::{self, BeforeMetrics, ReadinessProbe};
 use super::token::Tokens;
 use super::uploads::UploadsHandler;
 use crate::metrics::Metrics;
+use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -20,6 +23,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// Open connections; more wait in the kernel.
 const CONNECTIONS_MAX: usize = 64;
@@ -113,7 +117,8 @@ impl Admin {
         self.listener.local_addr().ok()
     }
 
-    /// Accepts from now on, until `tasks` stops. Returns at once.
+    /// Accepts from now on, until `tasks` stops. Returns at once. The tasks are best drained last:
+    /// operators ask how a drain goes.
     pub fn serve(self, parts: Parts, tasks: &Tasks) {
         let tokens = Tokens::new(parts.token_file.clone());
         let shared = Arc::new(Shared { parts, tokens });
@@ -131,13 +136,40 @@ fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
     BindError::Other { address, source }
 }
 
+/// Connections whose heads are not whole, the oldest first.
+#[derive(Default)]
+struct Heads(Mutex<VecDeque<(u64, CancellationToken)>>);
+
+impl Heads {
+    fn enter(&self, number: u64) -> CancellationToken {
+        let gone = CancellationToken::new();
+        self.0.lock().push_back((number, gone.clone()));
+        gone
+    }
+
+    fn leave(&self, number: u64) {
+        self.0.lock().retain(|(other, _)| *other != number);
+    }
+
+    /// Ends the oldest.
+    fn make_room(&self) {
+        if let Some((_, gone)) = self.0.lock().pop_front() {
+            gone.cancel();
+        }
+    }
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
     let stop = tasks.stopping();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
+    let heads = Arc::new(Heads::default());
+    for number in 0.. {
         let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
-            Some((listener.accept().await, place))
+            let accepted = listener.accept().await;
+            if places.available_permits() == 0 {
+                heads.make_room();
+            }
+            Some((accepted, Arc::clone(&places).acquire_owned().await.ok()?))
         };
         let accepted = tokio::select! {
             biased;
@@ -146,7 +178,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
         };
         match accepted {
             Some((Ok((stream, peer)), place)) => {
-                let connection = serve(stream, peer, place, Arc::clone(&shared), tasks.clone());
+                let gone = heads.enter(number);
+                let head = Head { number, gone, heads: Arc::clone(&heads) };
+                let connection =
+                    serve(stream, peer, (place, head), Arc::clone(&shared), tasks.clone());
                 tasks.spawn("admin connection", connection);
             }
             Some((Err(error), _)) => {
@@ -161,18 +196,32 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
     }
 }
 
+/// The place of a connection among those whose heads are not whole.
+struct Head {
+    number: u64,
+    /// Cancelled when it is to make room.
+    gone: CancellationToken,
+    heads: Arc<Heads>,
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        self.heads.leave(self.number);
+    }
+}
+
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    (_place, head): (OwnedSemaphorePermit, Head),
     shared: Arc<Shared>,
     tasks: Tasks,
 ) {
-    let _place = place;
     let gauge = shared.parts.metrics.connections.with_label_values(&["admin"]);
     gauge.inc();
     let service = service_fn(|request| {
         let shared = Arc::clone(&shared);
+        head.heads.leave(head.number);
         async move { Ok::<_, Infallible>(routes::answer(&shared, peer.ip(), request).await) }
     });
     let connection = http1::Builder::new()
@@ -186,14 +235,16 @@ async fn serve(
     let stop = tasks.stopping();
     let served = tokio::select! {
         biased;
-        served = &mut connection => served,
+        served = &mut connection => Some(served),
+        () = head.gone.cancelled() => None,
         // A request under way is answered; the drain has its own deadline.
-        () = stop.cancelled() => connection.await,
+        () = stop.cancelled() => Some(connection.await),
     };
     match served {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, %peer, "admin connection failed"),
-        Err(_) => tracing::debug!(%peer, "admin connection took too long"),
+        Some(Ok(Ok(()))) => {}
+        Some(Ok(Err(error))) => tracing::debug!(%error, %peer, "admin connection failed"),
+        Some(Err(_)) => tracing::debug!(%peer, "admin connection took too long"),
+        None => tracing::debug!(%peer, "admin connection made room for another"),
     }
     gauge.dec();
 }

@@ -2,7 +2,9 @@
 //! Bound and served once by the assembly; ends when the process drains. Nothing of it is reachable
 //! through the public listeners.
 
+mod browser;
 mod fsck;
+mod json;
 mod listener;
 mod purge;
 mod routes;

@@ -1,5 +1,6 @@
 //! What a purge request says. Pure; the assembly gives the handler that carries it out.
 
+use super::json;
 use crate::object::{Tag, TagError};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -127,7 +128,7 @@ const TOLD_MAX: usize = 100;
 
 /// Reads a JSON body.
 pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, BodyError> {
-    let Body { site, path, paths, prefix, key, keys, all, soft } = serde_json::from_slice(body)?;
+    let Body { site, path, paths, prefix, key, keys, all, soft } = json::object(body)?;
     let paths = one_or_more(path, paths)?;
     let keys = one_or_more(key, keys)?;
     let scope = match (paths, prefix, keys, all) {

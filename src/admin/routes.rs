@@ -1,5 +1,6 @@
 //! What each path of the admin interface answers.
 
+use super::browser;
 use super::fsck::{self, FsckRefusal, FsckRequest};
 use super::listener::Shared;
 use super::purge::{self, PurgeError};
@@ -39,7 +40,8 @@ const INDEX: &str = "<!doctype html>
 <li>POST /api/v1/purge: {\"path\": \"/x.narinfo\"}, or
 {\"key\": \"one of Surrogate-Key\"}, with a bearer token
 <li>POST /api/v1/uploads: notices of uploads, as S3 or EventBridge sends them, with a bearer token
-<li>POST /api/v1/fsck: {\"repair\": false}, with a bearer token; GET shows what it found
+<li>POST /api/v1/fsck: {\"repair\": false}, with a bearer token; GET shows what it
+found, DELETE ends it
 </ul>
 ";
 
@@ -91,6 +93,11 @@ pub(super) async fn answer(
 }
 
 async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if let Some(suspicion) = browser::suspicion(request.uri().path(), request.headers()) {
+        shared.parts.metrics.requests_refused.with_label_values(&[suspicion.as_str()]).inc();
+        tracing::warn!(%peer, problem = %suspicion, "a request to the admin listener was refused");
+        return error(StatusCode::FORBIDDEN, &suspicion.to_string());
+    }
     let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
     match request.uri().path() {
         "/api/v1/purge" if *request.method() == Method::POST => purge(shared, peer, request).await,
@@ -99,8 +106,8 @@ async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
         }
         "/api/v1/purge" | "/api/v1/uploads" => not_allowed("POST"),
         "/api/v1/fsck" => match *request.method() {
-            Method::POST | Method::GET => fsck(shared, peer, request).await,
-            _ => not_allowed("GET, POST"),
+            Method::POST | Method::GET | Method::DELETE => fsck(shared, peer, request).await,
+            _ => not_allowed("DELETE, GET, POST"),
         },
         "/" | "/healthz" | "/readyz" | "/metrics" if !is_read => not_allowed("GET, HEAD"),
         "/" => respond(StatusCode::OK, "text/html; charset=utf-8", INDEX),
@@ -198,6 +205,8 @@ async fn fsck(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Resp
     }
     let (wish, status) = if *request.method() == Method::GET {
         (FsckRequest::Look, StatusCode::OK)
+    } else if *request.method() == Method::DELETE {
+        (FsckRequest::End, StatusCode::OK)
     } else {
         let body = match body_of(request, BODY_BYTES_MAX).await {
             Ok(body) => body,

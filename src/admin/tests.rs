@@ -75,6 +75,7 @@ impl Office {
                 FsckRequest::Begin { mode: Mode::Report, .. } => {
                     Ok(Report { stage: Stage::Running, ..Report::default() })
                 }
+                FsckRequest::End => Ok(Report { stage: Stage::BrokenOff, ..Report::default() }),
                 FsckRequest::Look => Err(FsckRefusal::NoDisk),
             }),
             token_file,
@@ -204,6 +205,10 @@ async fn a_check_needs_the_token_and_says_how_it_stands() {
         ("POST", token, "", 202, "\"stage\":\"running\""),
         ("POST", token, r#"{"repair":true}"#, 409, "goes on"),
         ("POST", token, r#"{"repari":true}"#, 400, "`repari`"),
+        ("POST", token, "[true]", 400, "no JSON object"),
+        ("POST", token, r#"{"rate":0}"#, 400, "at least 65536"),
+        ("DELETE", token, "", 200, "\"stage\":\"broken"),
+        ("DELETE", "", "", 401, "token"),
         ("GET", token, "", 404, "no disk"),
         ("PUT", token, "", 405, "GET, POST"),
     ] {
@@ -292,4 +297,58 @@ async fn a_taken_port_is_named() {
     let office = Office::open(None);
     let error = Admin::bind(office.address).unwrap_err();
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
+}
+
+/// FAULTS.md F7.
+#[tokio::test]
+async fn a_page_in_a_browser_neither_purges_nor_locks_out_nor_reads_by_a_name_of_its_own() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret")));
+    for _ in 0..30 {
+        for fields in ["Sec-Fetch-Site: cross-site\r\n", "Origin: http://evil.example\r\n"] {
+            let text = office
+                .exchange(format!("GET /api/v1/fsck HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n"));
+            assert_eq!(status(&text.await), 403, "{fields}");
+        }
+    }
+    let right = "Authorization: Bearer s3cret\r\n";
+    assert_eq!(status(&office.purge(right, r#"{"all":true}"#).await), 200);
+    let rebound = "GET /metrics HTTP/1.1\r\nHost: evil.example\r\nAccept-Language: en\r\n\r\n";
+    let text = office.exchange(rebound).await;
+    assert!(status(&text) == 403 && !text.contains("narthex_"), "{text}");
+    assert!(office.ask("GET", "/metrics").await.contains("reason=\"admin_host\"} 1"));
+}
+
+/// FAULTS.md F14: serde takes an array for an object, by position.
+#[tokio::test]
+async fn an_array_purges_nothing() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret")));
+    let right = "Authorization: Bearer s3cret\r\n";
+    for body in [r#"["main",null,null,"/"]"#, "[null,\"/a\"]", "\"/a\"", ""] {
+        let text = office.purge(right, body).await;
+        assert!(status(&text) == 400 && text.contains("no JSON object"), "{body}: {text}");
+    }
+    assert!(office.purges.lock().is_empty());
+}
+
+/// FAULTS.md F14: connections that say nothing held the places of all others for ten seconds.
+#[tokio::test]
+async fn half_heads_hold_up_nothing() {
+    let office = Office::open(None);
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        let mut client = TcpStream::connect(office.address).await.unwrap();
+        client.write_all(b"GET /healthz HT").await.unwrap();
+        held.push(client);
+    }
+    let began = std::time::Instant::now();
+    assert_eq!(body(&office.ask("GET", "/healthz").await), "ok\n");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // The newest of them may still be answered.
+    let mut last = held.pop().unwrap();
+    last.write_all(b"TP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    last.read_to_string(&mut text).await.unwrap();
+    assert_eq!(body(&text), "ok\n");
 }

@@ -1,8 +1,10 @@
 //! The bearer token of purges and upload notices: read from its file for every request, so a
-//! changed file counts at once; compared in constant time. A right token is taken whatever came
-//! from its address before, so a program that guesses behind the same proxy locks no operator out.
-//! Wrong tokens are counted by address; beyond the limit the answer says so. A mutex held for one
-//! look-up, never across an await.
+//! changed file counts at once; compared in constant time. A request without a token is no guess:
+//! a page in a browser can send those. A mutex held for one look-up, never across an await.
+//!
+//! Wrong tokens are counted by address. Beyond the limit, tokens of that address are compared one
+//! after another, [`TURN`] each. A right one is taken all the same, so a program that guesses
+//! behind the same proxy locks no operator out, and many that guess at once get no further.
 
 use crate::sync::Mutex;
 use std::collections::HashMap;
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
 
 /// Bytes of a token file that are read.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -19,6 +22,10 @@ const TOKEN_BYTES_MAX: u64 = 4096;
 const GUESSES_MAX: u32 = 10;
 /// See [`GUESSES_MAX`].
 const WINDOW: Duration = Duration::from_mins(1);
+/// How long the comparison of a token takes whose address sent too many wrong ones.
+const TURN: Duration = Duration::from_millis(100);
+/// Tokens that may wait for that.
+const TURNS_MAX: usize = 16;
 /// Addresses remembered for their guesses; beyond, the oldest are forgotten with all others.
 const ADDRESSES_MAX: usize = 1024;
 
@@ -49,11 +56,19 @@ pub(super) enum AuthError {
 pub(super) struct Tokens {
     file: Option<PathBuf>,
     guesses: Mutex<Guesses>,
+    /// Of those that wait for their turn, and the turn.
+    waiting: Semaphore,
+    turn: Semaphore,
 }
 
 impl Tokens {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        Self { file, guesses: Mutex::default() }
+        Self {
+            file,
+            guesses: Mutex::default(),
+            waiting: Semaphore::new(TURNS_MAX),
+            turn: Semaphore::new(1),
+        }
     }
 
     /// Whether a request from `address` with this `Authorization` may purge and tell of uploads.
@@ -64,12 +79,19 @@ impl Tokens {
     ) -> Result<(), AuthError> {
         let Some(file) = &self.file else { return Err(AuthError::Off) };
         let token = read(file).await.map_err(|source| AuthError::File { source })?;
-        let given = authorization.and_then(bearer).unwrap_or_default();
+        let given = authorization.and_then(bearer).ok_or(AuthError::Wrong)?;
+        let address = address.to_canonical();
+        if self.guesses.lock().is_beyond(address, Instant::now()) {
+            let (Ok(_waiting), Ok(_turn)) = (self.waiting.try_acquire(), self.turn.acquire().await)
+            else {
+                return Err(AuthError::TooMany);
+            };
+            tokio::time::sleep(TURN).await;
+        }
         // Of unequal lengths only that they differ shows.
         if bool::from(given.ct_eq(token.trim_ascii())) {
             return Ok(());
         }
-        let address = address.to_canonical();
         let is_within = self.guesses.lock().count(address, Instant::now());
         Err(if is_within { AuthError::Wrong } else { AuthError::TooMany })
     }
@@ -99,6 +121,13 @@ struct Guesses {
 }
 
 impl Guesses {
+    /// Whether an address has sent as many wrong tokens as it may.
+    fn is_beyond(&self, address: IpAddr, now: Instant) -> bool {
+        self.by_address.get(&address).is_some_and(|&(count, since)| {
+            count >= GUESSES_MAX && now.saturating_duration_since(since) < WINDOW
+        })
+    }
+
     /// Counts a wrong token; whether the address is still within its limit.
     fn count(&mut self, address: IpAddr, now: Instant) -> bool {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= WINDOW;
@@ -141,6 +170,44 @@ mod tests {
         assert!(!guesses.count(one, now));
         assert!(guesses.count(two, now));
         assert!(guesses.count(one, now + WINDOW));
+    }
+
+    async fn tokens() -> (tempfile::NamedTempFile, Tokens) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "right\n").unwrap();
+        let tokens = Tokens::new(Some(file.path().to_owned()));
+        (file, tokens)
+    }
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    /// FAULTS.md F7.
+    #[tokio::test]
+    async fn a_request_without_a_token_is_no_guess() {
+        let (_file, tokens) = tokens().await;
+        for _ in 0..3 * GUESSES_MAX {
+            let refused = tokens.check(PEER, None).await;
+            assert!(matches!(refused, Err(AuthError::Wrong)), "{refused:?}");
+        }
+        assert!(!tokens.guesses.lock().is_beyond(PEER, Instant::now()));
+        tokens.check(PEER, Some(b"Bearer right")).await.unwrap();
+    }
+
+    /// FAULTS.md F15.
+    #[tokio::test]
+    async fn however_many_guess_at_once_few_tokens_are_compared() {
+        let (_file, tokens) = tokens().await;
+        for _ in 0..GUESSES_MAX {
+            tokens.check(PEER, Some(b"Bearer wrong")).await.unwrap_err();
+        }
+        let began = tokio::time::Instant::now();
+        let guesses = (0..100).map(|_| tokens.check(PEER, Some(b"Bearer wrong")));
+        let refused = futures_util::future::join_all(guesses).await;
+        assert!(refused.iter().all(|refused| matches!(refused, Err(AuthError::TooMany))));
+        let compared = tokens.guesses.lock().by_address[&PEER].0 - GUESSES_MAX;
+        assert!(compared as usize <= TURNS_MAX, "{compared}");
+        assert!(began.elapsed() >= TURN * compared);
+        tokens.check(PEER, Some(b"Bearer right")).await.unwrap();
     }
 
     #[test]

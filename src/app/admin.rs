@@ -57,10 +57,12 @@ pub(super) fn parts(
 
 fn fsck(store: Option<&Disks>, request: FsckRequest) -> Result<Report, FsckRefusal> {
     let store = store.ok_or(FsckRefusal::NoDisk)?;
-    if let FsckRequest::Begin { mode, rate } = request
-        && store.begin_check(mode, rate) == Begun::Already
-    {
-        return Err(FsckRefusal::Busy);
+    match request {
+        FsckRequest::Begin { mode, rate } if store.begin_check(mode, rate) == Begun::Already => {
+            return Err(FsckRefusal::Busy);
+        }
+        FsckRequest::Begin { .. } | FsckRequest::Look => {}
+        FsckRequest::End => store.end_check(),
     }
     Ok(store.checked())
 }

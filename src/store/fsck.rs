@@ -139,7 +139,8 @@ impl Store {
         }
         let rate = rate.unwrap_or(self.0.scrub_rate);
         let (weak, tasks) = (Arc::downgrade(&self.0), self.0.background.clone());
-        let stop = self.0.leaving.clone();
+        let stop = self.0.leaving.child_token();
+        *self.0.check_stop.lock() = stop.clone();
         self.0.background.spawn("store check", async move {
             let work = move || {
                 let Some(store) = weak.upgrade() else { return };
@@ -151,6 +152,11 @@ impl Store {
             }
         });
         Begun::Now
+    }
+
+    /// Ends the check that goes on, if there is one.
+    pub(super) fn end_check(&self) {
+        self.0.check_stop.lock().cancel();
     }
 }
 

@@ -219,6 +219,8 @@ struct Inner {
     space_evictions: IntCounter,
     /// Of the check that goes on, or else the last one.
     report: Arc<Mutex<Report>>,
+    /// What ends it.
+    check_stop: Mutex<CancellationToken>,
     scrub_rate: u64,
     seat: Seat,
     /// Cancelled when the disk goes out or the process stops: what reads for long ends then.
@@ -370,6 +372,7 @@ impl Inner {
             size_evictions: metrics.evictions.with_label_values(&["disk", "size"]),
             space_evictions: metrics.evictions.with_label_values(&["disk", "space"]),
             report: Arc::default(),
+            check_stop: Mutex::default(),
             scrub_rate: disk.scrub_rate,
             leaving: tasks.stopping().child_token(),
             metrics,

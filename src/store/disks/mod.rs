@@ -464,6 +464,13 @@ impl Disks {
         Begun::Now
     }
 
+    /// Ends the check that goes on, if there is one.
+    pub fn end_check(&self) {
+        for Entered { store, .. } in self.0.disks.iter().filter_map(Disk::entered) {
+            store.end_check();
+        }
+    }
+
     /// What the check that goes on, or else the last one, found on all disks.
     pub fn checked(&self) -> Report {
         let checks = self.0.checks.lock();
