@@ -2,24 +2,27 @@
 //! counters are atomic, no lock is held across an await. Labels come from closed sets: sites and
 //! origins of the config, classes, outcomes.
 
+mod printed;
 mod sharded;
 
 pub use sharded::Shard;
 
 use crate::nix::Class;
 use crate::outcome::Outcome;
+use printed::Printed;
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
 };
 use sharded::Sharded;
-use std::sync::LazyLock;
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
 
 /// Every metric of the process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    registry: Registry,
+    printed: Arc<Printed>,
     /// Requests answered, by site, class and outcome.
     requests: Sharded<IntCounterVec>,
     /// Body bytes sent to clients, by site, class and outcome.
@@ -464,8 +467,7 @@ impl Metrics {
     ///
     /// Fails only where two share a name, which the tests of this file exclude.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registrar = Registrar(Registry::new());
-        registrar.entered(LOG_LINES.clone())?;
+        let registrar = Registrar::new()?;
         Ok(Self {
             requests: registrar.entered(Sharded::new(|| counters(&REQUESTS))?)?,
             response_bytes: registrar.entered(Sharded::new(|| counters(&RESPONSE_BYTES))?)?,
@@ -533,15 +535,19 @@ impl Metrics {
             absence_filter_answering: registrar.gauges(&ABSENCE_FILTER_ANSWERING)?,
             upload_notices: registrar.counters(&UPLOAD_NOTICES)?,
             access_log_dropped: registrar.counter(&ACCESS_LOG_DROPPED)?,
-            registry: registrar.0,
+            printed: Arc::new(Printed::of(registrar.0)),
         })
+    }
+
+    /// Takes over what the config names now. Series of a site or an origin that it named before and
+    /// does not name any more are not printed until it does again.
+    pub fn name(&self, sites: BTreeSet<String>, origins: BTreeSet<String>) {
+        self.printed.name(sites, origins);
     }
 
     /// The Prometheus text exposition of every metric.
     pub fn text(&self) -> Result<String, prometheus::Error> {
-        let mut buffer = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut buffer)?;
-        String::from_utf8(buffer).map_err(|error| prometheus::Error::Msg(error.to_string()))
+        self.printed.text()
     }
 
     /// The counters that one answered request adds to, requests and bytes, in `shard`.
@@ -577,6 +583,13 @@ fn seconds(what: &Definition) -> Result<HistogramVec, prometheus::Error> {
 struct Registrar(Registry);
 
 impl Registrar {
+    /// With what is counted for the whole process.
+    fn new() -> Result<Self, prometheus::Error> {
+        let registrar = Self(Registry::new());
+        registrar.entered(LOG_LINES.clone())?;
+        Ok(registrar)
+    }
+
     fn counters(&self, what: &Definition) -> Result<IntCounterVec, prometheus::Error> {
         self.entered(counters(what)?)
     }
@@ -627,5 +640,26 @@ mod tests {
         assert!(
             text.contains("narthex_requests_total{class=\"nar\",outcome=\"miss\",site=\"main\"} 1")
         );
+    }
+
+    /// FAULTS.md F9: the series of a dead origin raised an alarm until the next restart.
+    #[test]
+    fn series_of_what_the_config_no_longer_names_are_not_printed() {
+        let metrics = Metrics::new().unwrap();
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        metrics.name(set(&["main"]), set(&["one", "two"]));
+        for origin in ["one", "two"] {
+            metrics.origin_up.with_label_values(&[origin]).set(0);
+        }
+        metrics.absence_filter_answering.with_label_values(&["main"]).set(1);
+        let prints = |part: &str| metrics.text().unwrap().contains(part);
+        assert!(prints("origin_up{origin=\"one\"} 0") && prints("origin_up{origin=\"two\"} 0"));
+        metrics.name(set(&["other"]), set(&["two"]));
+        // Something that is still under way counts on.
+        metrics.origin_up.with_label_values(&["one"]).set(0);
+        assert!(!prints("\"one\"") && prints("origin_up{origin=\"two\"} 0"));
+        assert!(!prints("narthex_absence_filter_answering"));
+        metrics.name(set(&["main"]), set(&["one", "two"]));
+        assert!(prints("\"one\"") && prints("narthex_absence_filter_answering"));
     }
 }

@@ -34,11 +34,15 @@ use sites::SitesError;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use uploads::Uploads;
 
 /// What draining is given beyond `[server.timeouts] drain`, for connections to be reset and the
 /// index to be written.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+
+/// What requests to the admin listener are given at the very end.
+const ADMIN_MARGIN: Duration = Duration::from_secs(1);
 
 /// What the environment of the process brings, so that tests can bring something else.
 #[derive(Debug)]
@@ -104,7 +108,11 @@ pub struct Running {
     certificates: Option<Certificates>,
     filters: Arc<Filters>,
     clock: Clock,
+    /// Cancelled when the edge is to get no new clients.
+    leaving: CancellationToken,
     tasks: Tasks,
+    /// Those of the admin listener, which outlives all others.
+    admin_tasks: Tasks,
     log: Arc<AccessLog>,
 }
 
@@ -114,13 +122,15 @@ pub struct Running {
 /// log and readiness what is wrong.
 pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running, StartError> {
     let metrics = Metrics::new()?;
-    let tasks = Tasks::new();
+    let (tasks, admin_tasks) = (Tasks::new(), Tasks::new());
+    let leaving = CancellationToken::new();
     let clock = surroundings.clock;
     let instance = InstanceName::new(&config.server.name)?;
     let certificates = certificates(&config.server, &tasks).await?;
     let filters = Arc::new(Filters::new(&config, clock.clone(), metrics.clone()));
     let sites = sites::build(&config, &clock, &metrics, &tasks, &filters.by_name())?;
     let sites = Sites::new(sites);
+    name(&config, &metrics);
     let tls = tls_settings(&config.server, certificates.as_ref())?;
     let front = Front::bind(&config.server, tls)?;
     let admin = config.admin.listen.map(Admin::bind).transpose()?;
@@ -153,22 +163,16 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
-        let ready = Ready { engine: Arc::clone(&engine), cache, stopping: tasks.stopping() };
+        let ready = Ready { engine: Arc::clone(&engine), cache, leaving: leaving.clone() };
         let token_file = config.admin.token_file.clone();
         let filters = Arc::clone(&filters);
         let parts = admin::parts(ready, purger, metrics.clone(), uploads, filters, token_file);
-        door.serve(parts, &tasks);
+        door.serve(parts, &admin_tasks);
     }
     filters.load(&tasks);
     front.serve(Arc::new(Behind(Arc::clone(&engine))), &metrics, &tasks);
     tasks.spawn("probe", readiness::probe(engine.sites()));
-    tracing::info!(
-        instance = instance.as_str(),
-        addresses = ?addresses.iter().map(|(_, address)| address).collect::<Vec<_>>(),
-        admin = ?admin_address,
-        version = env!("CARGO_PKG_VERSION"),
-        "serving"
-    );
+    say_serving(&instance, &addresses, admin_address);
     Ok(Running {
         addresses,
         admin: admin_address,
@@ -178,7 +182,9 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         certificates,
         filters,
         clock,
+        leaving,
         tasks,
+        admin_tasks,
         log,
     })
 }
@@ -200,6 +206,7 @@ impl Running {
         let filters = Arc::clone(&self.filters);
         self.tasks.blocking("absence filters", move || filters.adopt(prepared)).await?;
         self.engine.replace_sites(Sites::new(sites));
+        name(&config, &self.metrics);
         self.tasks.spawn("probe", readiness::probe(self.engine.sites()));
         let mut current = self.config.lock();
         let needs_restart = sections_that_differ(&current, &config);
@@ -213,17 +220,42 @@ impl Running {
         Ok(needs_restart)
     }
 
-    /// Stops accepting, lets answers under way end within `[server.timeouts] drain`, closes the
-    /// store. True where everything ended by itself.
+    /// Says that it is not ready, stops accepting after `[server.timeouts] lame_duck`, lets answers
+    /// under way end within `drain`, closes the admin listener and the store. True where everything
+    /// ended by itself.
     pub async fn drain(self) -> bool {
-        let deadline = self.config.lock().server.timeouts.drain + DRAIN_MARGIN;
-        let has_ended = self.tasks.drain(deadline).await;
+        let timeouts = self.config.lock().server.timeouts.clone();
+        self.leaving.cancel();
+        tokio::time::sleep(timeouts.lame_duck).await;
+        let has_ended = self.tasks.drain(timeouts.drain + DRAIN_MARGIN).await;
+        self.admin_tasks.drain(ADMIN_MARGIN).await;
         drop(self.engine);
         if let Some(log) = Arc::into_inner(self.log) {
             log.close();
         }
         has_ended
     }
+}
+
+fn say_serving(
+    instance: &InstanceName,
+    addresses: &[(Door, SocketAddr)],
+    admin: Option<SocketAddr>,
+) {
+    tracing::info!(
+        instance = instance.as_str(),
+        addresses = ?addresses.iter().map(|(_, address)| address).collect::<Vec<_>>(),
+        ?admin,
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
+}
+
+/// Tells the metrics which sites and origins there are.
+fn name(config: &Config, metrics: &Metrics) {
+    let sites = config.sites.iter().map(|site| site.name.clone());
+    let origins = config.sites.iter().flat_map(|site| &site.origins);
+    metrics.name(sites.collect(), origins.map(|origin| origin.name.clone()).collect());
 }
 
 fn sections_that_differ(old: &Config, new: &Config) -> Vec<&'static str> {

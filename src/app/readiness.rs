@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Ready {
     pub(super) engine: Arc<Engine>,
     pub(super) cache: Cache,
-    pub(super) stopping: CancellationToken,
+    pub(super) leaving: CancellationToken,
 }
 
 impl Ready {
     /// Ready while not draining. An origin in trouble, or a disk that takes no writes, is said in
     /// the checks and leaves the edge ready: it serves what it holds and passes on the rest.
     pub(super) fn report(&self) -> Readiness {
-        let is_draining = self.stopping.is_cancelled();
+        let is_draining = self.leaving.is_cancelled();
         let draining = if is_draining { "draining" } else { "not draining" };
         let mut checks = vec![Check {
             name: "process".to_owned(),

@@ -56,9 +56,18 @@ pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
 
 async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result<(), ServeError> {
     let mut signals = Signals::new()?;
-    let running = app::start(loaded.config, Surroundings::default()).await?;
+    let running = tokio::select! {
+        running = app::start(loaded.config, Surroundings::default()) => running?,
+        () = signals.stop() => {
+            tracing::info!("stopped before the start was over");
+            return Ok(());
+        }
+    };
     while let Told::Reload = signals.next().await {
-        reload(&running, file, flags).await;
+        tokio::select! {
+            () = reload(&running, file, flags) => {}
+            () = signals.stop() => break,
+        }
     }
     tracing::info!("stopping: answers under way may end");
     tokio::select! {
@@ -67,7 +76,7 @@ async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result
                 tracing::warn!("some answers were cut at the end of [server.timeouts] drain");
             }
         }
-        () = signals.second_stop() => tracing::warn!("stopped at once by a second signal"),
+        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
     }
     tracing::info!("stopped");
     Ok(())
@@ -144,7 +153,11 @@ impl Signals {
         }
     }
 
-    async fn second_stop(&mut self) {
-        while !matches!(self.next().await, Told::Stop) {}
+    /// Ready when the process is told to stop; a SIGHUP meanwhile is kept for later. Cancel safe.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

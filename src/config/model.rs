@@ -113,7 +113,9 @@ pub struct ServerTimeouts {
     pub idle: Duration,
     /// A client that takes no byte of a response.
     pub write_stall: Duration,
-    /// From SIGTERM until open responses are cut.
+    /// From SIGTERM until the listeners close.
+    pub lame_duck: Duration,
+    /// From then until open responses are cut.
     pub drain: Duration,
 }
 

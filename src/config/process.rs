@@ -36,6 +36,7 @@ pub(super) fn server(root: &Scope, report: &mut Report) -> Server {
             request_head: root.duration("server.timeouts.request_head"),
             idle: root.duration("server.timeouts.idle"),
             write_stall: root.duration("server.timeouts.write_stall"),
+            lame_duck: root.duration("server.timeouts.lame_duck"),
             drain: root.duration("server.timeouts.drain"),
         },
     }

@@ -172,9 +172,19 @@ pub(super) const SETTINGS: &[Setting] = &[
         .doc("An open connection without a request."),
     Setting::new("server.timeouts.write_stall", WAIT, Fallback::Is(r#""1m""#))
         .example(r#""2m""#)
-        .doc("A client that takes no byte of a response."),
+        .doc("A client that acknowledges no byte of a response; noticed within a quarter more."),
+    Setting::new(
+        "server.timeouts.lame_duck",
+        Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) },
+        Fallback::Is(r#""0s""#),
+    )
+    .example(r#""15s""#)
+    .doc(
+        "From SIGTERM until the listeners close: /readyz is 503 meanwhile, so that a load balancer \
+         sends nothing more before a connection is refused.",
+    ),
     Setting::new("server.timeouts.drain", WAIT, Fallback::Is(r#""30s""#)).example(r#""5m""#).doc(
-        "From SIGTERM until responses under way are cut. Give the service manager a little more.",
+        "From then until responses under way are cut. Give the service manager a little more.",
     ),
     Setting::new("admin.listen", Kind::AddressOrOff, Fallback::Is(r#""127.0.0.1:9145""#))
         .flag("--admin")

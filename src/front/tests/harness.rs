@@ -58,6 +58,7 @@ pub(super) fn server() -> Server {
             request_head: FOREVER,
             idle: FOREVER,
             write_stall: FOREVER,
+            lame_duck: Duration::ZERO,
             drain: FOREVER,
         },
     }

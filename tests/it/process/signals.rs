@@ -1,7 +1,7 @@
 //! SIGHUP takes a new config over, SIGTERM lets downloads end, a second one does not.
 
 use super::client::Connection;
-use super::edge::{Edge, Settings, site};
+use super::edge::{Edge, Process, Settings, narthex, site};
 use super::origin::{Gate, Origin, nar_path, noise};
 use rustix::process::Signal;
 
@@ -119,6 +119,54 @@ fn a_drain_lets_a_download_end() {
     assert!(!said.contains("cut at the end"), "{said}");
     // The last line of the access log is not lost.
     scene.edge.process.stdout.wait(0, &["\"miss\"", "200"]);
+}
+
+/// FAULTS.md F8: a load balancer that asks saw a refused connection and no 503.
+#[test]
+fn readiness_says_that_the_edge_leaves_until_the_last_answer_has_ended() {
+    let mut scene = downloading();
+    scene.edge.process.signal(Signal::TERM);
+    let reply = scene.edge.admin_until("/readyz", |reply| reply.status == 503);
+    assert!(reply.text().contains("draining"), "{reply:?}");
+    assert_eq!(super::client::get(scene.edge.admin, "/healthz").status, 200);
+    scene.gate.open();
+    assert!(scene.client.rest_of(scene.head).is_whole);
+    assert_eq!(scene.edge.process.ended().code(), Some(0));
+}
+
+#[test]
+fn a_lame_duck_still_takes_connections() {
+    let origin = Origin::start();
+    let mut settings = Settings::new();
+    settings.process.push_str("[server.timeouts]\nlame_duck = \"1h\"\n");
+    let mut edge = settings.start(&site(origin.url()));
+    edge.process.signal(Signal::TERM);
+    edge.admin_until("/readyz", |reply| reply.status == 503);
+    assert_eq!(edge.get("/nix-cache-info").status, 200);
+    assert_eq!(edge.terminate(), Some(0), "a second signal ends it");
+}
+
+/// FAULTS.md F15: a certificate that cannot be read yet, as on a file system that hangs.
+#[test]
+fn a_start_that_hangs_is_ended_by_a_signal() {
+    let origin = Origin::start();
+    let mut settings = Settings::new();
+    let pipe = settings.folder().join("hangs");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let pipe = pipe.display();
+    settings.process.push_str(&format!(
+        "[server.tls]\nlisten = [\"127.0.0.1:0\"]\n[[server.tls.certificates]]\n\
+         certificate = \"{pipe}\"\nkey = \"{pipe}\"\n"
+    ));
+    settings.write(&site(origin.url()));
+    let mut command = narthex(settings.folder());
+    let mut process = Process::start(command.args(["serve", "--config"]).arg(settings.file()));
+    // Opens when the edge has begun to read, and gives it nothing.
+    let _writer = std::fs::File::options().write(true).open(settings.folder().join("hangs"));
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().code(), Some(0));
+    process.stderr.wait(0, &["stopped before the start was over"]);
 }
 
 #[test]
