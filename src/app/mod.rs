@@ -303,6 +303,10 @@ impl Handler<Body> for Behind {
     ) {
         self.0.log_refused(request, status, connection);
     }
+
+    fn unreadable(&self, status: StatusCode, connection: &Arc<Connection>) {
+        self.0.log_unreadable(status, connection);
+    }
 }
 
 async fn certificates(server: &Server, tasks: &Tasks) -> Result<Option<Certificates>, StartError> {

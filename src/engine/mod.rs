@@ -70,7 +70,7 @@ use bytes::Bytes;
 use deliver::Asked;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tally::Begun;
@@ -319,6 +319,17 @@ impl Engine {
         connection: &Arc<Connection>,
     ) {
         Begun::of(request, self.clock.now(), connection, &self.log).refused(status);
+    }
+
+    /// Logs bytes that the doors could not read as a request and answered with `status`: without a
+    /// method or a target, which are not known.
+    pub fn log_unreadable(&self, status: StatusCode, connection: &Arc<Connection>) {
+        let mut request = Request::new(());
+        *request.uri_mut() = Uri::from_static("*");
+        if let Ok(unknown) = Method::from_bytes(b"-") {
+            *request.method_mut() = unknown;
+        }
+        self.log_refused(&request, status, connection);
     }
 
     /// What is decided before anything is looked up; no refusal for a preflight.

@@ -2,9 +2,22 @@
 //! mutex held for one look-up; every open connection holds a permit.
 
 use crate::sync::Mutex;
+use rustix::process::Resource;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+
+/// How many connections may be open in a process that may open so many files: half of them, since
+/// an answer may have a file open beside its connection, and the disk tier, origins and logs need
+/// some too. Idle clients can never take them all.
+pub(super) fn connections_within(open_files_max: u64) -> usize {
+    usize::try_from(open_files_max / 2).unwrap_or(usize::MAX).max(1)
+}
+
+/// How many files this process may open.
+pub(super) fn open_files_max() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
 
 /// The bits of an IPv6 address that its holder may choose freely.
 const IPV6_HOST_BITS: u32 = 64;
@@ -115,6 +128,14 @@ mod tests {
         let _other = admit(&admission, "192.0.2.2").unwrap();
         drop(first);
         admit(&admission, "192.0.2.1").unwrap();
+    }
+
+    /// FAULTS.md F11.
+    #[test]
+    fn connections_leave_half_of_the_files_to_the_rest() {
+        assert_eq!(connections_within(1024), 512);
+        assert_eq!(connections_within(0), 1);
+        assert_eq!(u64::try_from(connections_within(u64::MAX)), Ok(u64::MAX / 2));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! tasks of their own.
 
 use super::accept::Accepted;
-use super::admission::Admission;
+use super::admission::{Admission, connections_within, open_files_max};
 use super::express::Ready;
 use super::plain::HeadLimits;
 use super::request::Service;
@@ -16,6 +16,7 @@ use crate::config::Server;
 use crate::engine::{Connection, Spans, Transport, Turns};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
+use http::StatusCode;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -103,7 +104,7 @@ impl<B> Shared<B> {
         let (limits, timeouts) = (&server.limits, &server.timeouts);
         Self {
             admission: Arc::new(Admission::new(
-                limits.connections_max,
+                limits.connections_max.min(connections_within(open_files_max())),
                 limits.connections_per_address_max,
             )),
             deadlines: Deadlines {
@@ -133,6 +134,9 @@ impl<B> Shared<B> {
     }
 }
 
+/// A client may close its side once its request is whole: it is answered all the same (RFC 9112
+/// section 9.6), and the [`Watch`] notices if it is gone.
+///
 /// hyper's own timeout of a request's head also runs while a kept connection is idle, so the
 /// [`Watch`] keeps both. `pipeline_flush` stays off: it copies every body.
 fn http1_builder(server: &Server) -> http1::Builder {
@@ -141,7 +145,7 @@ fn http1_builder(server: &Server) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(None)
-        .half_close(false)
+        .half_close(true)
         .keep_alive(true)
         .max_headers(server.limits.request_headers_max)
         .max_header_size(head_bytes_max)
@@ -149,8 +153,8 @@ fn http1_builder(server: &Server) -> http1::Builder {
     builder
 }
 
-/// No PING asks whether a client is still there: it would wait behind all that a slow one has yet to
-/// receive. The [`Watch`] tells.
+/// No PING asks whether a client is still there: it would wait behind all that a slow one has yet
+/// to receive. The [`Watch`] tells.
 fn http2_builder(server: &Server, streams: Streams) -> http2::Builder<Streams> {
     let head_bytes_max = u32::try_from(server.limits.request_head_bytes_max).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(streams);
@@ -328,14 +332,17 @@ where
         let unflushed = socket.speaks_http1(&connection, ready, limits);
         let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, unflushed).await;
-        self.count(&ended);
+        self.count(&ended, &connection);
         // The library takes a failure of the short way for an end between two requests.
         let is_reset = connection.is_cut()
             || self.watch.is_carrying()
             || match &ended {
                 Ended::Served => false,
                 // hyper has answered a request that it could not parse, and nothing else.
-                Ended::Failed(error) => !error.is_parse(),
+                Ended::Failed(error) if error.is_parse() => false,
+                // The client ended within its next request.
+                Ended::Failed(error) if error.is_incomplete_message() => self.watch.is_answering(),
+                Ended::Failed(_) => true,
                 Ended::Lost | Ended::Fault(_) | Ended::Drained => self.watch.is_answering(),
             };
         if is_reset {
@@ -356,7 +363,7 @@ where
         let service = self.service(&connection);
         let mut http = self.shared.http2.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, unflushed).await;
-        self.count(&ended);
+        self.count(&ended, &connection);
         match &ended {
             // Not a broken connection but a broken rule, or one of h2's limits.
             Ended::Failed(error) if !is_io(error) => self.shared.refused("http2"),
@@ -480,15 +487,19 @@ where
         if self.watch.has_requests() { More::Expected } else { More::Unexpected }
     }
 
-    fn count(&self, ended: &Ended) {
+    fn count(&self, ended: &Ended, connection: &Arc<Connection>) {
         match ended {
-            Ended::Served | Ended::Lost | Ended::Fault(Fault::Idle) => {}
+            Ended::Served | Ended::Lost | Ended::Fault(Fault::Idle | Fault::Gone) => {}
             Ended::Failed(error) => {
                 tracing::debug!(%error, peer = %self.peer, "connection failed");
                 if error.is_parse() {
-                    let reason =
-                        if error.is_parse_too_large() { "request_too_large" } else { "malformed" };
+                    let (reason, status) = if error.is_parse_too_large() {
+                        ("request_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+                    } else {
+                        ("malformed", StatusCode::BAD_REQUEST)
+                    };
                     self.shared.metrics.requests_refused.with_label_values(&[reason]).inc();
+                    self.shared.handler.unreadable(status, connection);
                 }
             }
             Ended::Fault(fault) => {

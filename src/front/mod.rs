@@ -75,6 +75,9 @@ pub trait Handler<B>: Send + Sync {
         status: StatusCode,
         connection: &Arc<Connection>,
     );
+
+    /// Hears of bytes that are no request and were answered with `status`, for the log.
+    fn unreadable(&self, status: StatusCode, connection: &Arc<Connection>);
 }
 
 /// What travels through a listener.
@@ -137,6 +140,15 @@ impl Front {
         B: AnswerBody,
     {
         let Self { server, tls, listeners } = self;
+        let open_files_max = admission::open_files_max();
+        let connections_max = admission::connections_within(open_files_max);
+        if connections_max < server.limits.connections_max {
+            tracing::warn!(
+                connections_max,
+                open_files_max,
+                "fewer connections than server.limits.connections_max; raise the limit on files"
+            );
+        }
         let shared = Arc::new(Shared::new(server, tls, handler, metrics.clone(), tasks.clone()));
         for listener in listeners {
             tasks.spawn("accept", accept::run(listener, Arc::clone(&shared)));

@@ -1,6 +1,6 @@
-//! What is progress of a client: bytes that its kernel has acknowledged. The one measure for HTTP/1.1,
-//! TLS and HTTP/2 alike, asked for when a deadline has come and when a connection ends, never for
-//! each write. What the socket accepts says little: megabytes may wait in it.
+//! What is progress of a client: bytes that its kernel has acknowledged. The one measure for
+//! HTTP/1.1, TLS and HTTP/2 alike, asked for when a deadline has come and when a connection ends,
+//! never for each write. What the socket accepts says little: megabytes may wait in it.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -20,6 +20,8 @@ pub(super) struct Progress {
     pub(super) acknowledged_bytes: u64,
     /// Whether bytes are on their way that it may still acknowledge.
     pub(super) is_owed: bool,
+    /// Whether the connection is over in both directions: it was reset, or nothing answers.
+    pub(super) is_over: bool,
 }
 
 impl Progress {
@@ -33,9 +35,11 @@ impl Progress {
         // `tcpi_unacked` counts packets, `tcpi_notsent_bytes` what is behind them.
         let unacknowledged = u32::from_ne_bytes(field(&info, 24)?);
         let not_sent = u32::from_ne_bytes(field(&info, 144)?);
+        let is_over = info[0] == TCP_CLOSE;
         Some(Self {
             acknowledged_bytes: u64::from_ne_bytes(field(&info, 120)?),
-            is_owed: info[0] != TCP_CLOSE && (unacknowledged > 0 || not_sent > 0),
+            is_owed: !is_over && (unacknowledged > 0 || not_sent > 0),
+            is_over,
         })
     }
 }
@@ -96,7 +100,7 @@ mod tests {
         let reset = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
         reset.unwrap();
         drop(client);
-        until(&server, |progress| !progress.is_owed);
+        assert!(until(&server, |progress| !progress.is_owed).is_over);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::sender::Sender;
 use super::watch::Watch;
 use crate::engine::{Connection, Interims};
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -29,6 +29,13 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// progress show every few seconds instead of once in a whole send buffer. See `pace` for who is
 /// exempt.
 pub(super) const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+/// When the kernel asks a silent client whether it is still there, how often again, and how many
+/// times that may be left unanswered.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(75);
+/// See [`KEEPALIVE_AFTER`].
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// See [`KEEPALIVE_AFTER`].
+const KEEPALIVE_RETRIES: u32 = 4;
 /// The same for a client of HTTP/1 under TLS that takes what it is sent fast: fewer wake-ups for
 /// the memory. Over HTTP/2 all that waits is in the way of the answers that come behind it.
 const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
@@ -48,8 +55,16 @@ impl Raw {
     /// Sets the socket's options; where one cannot be set, the connection works without it.
     pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
         let socket = SockRef::from(&stream);
-        for result in [socket.set_tcp_nodelay(true), socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)]
-        {
+        // A client that closed both its sides has forgotten the connection a minute later.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_AFTER)
+            .with_interval(KEEPALIVE_EVERY)
+            .with_retries(KEEPALIVE_RETRIES);
+        for result in [
+            socket.set_tcp_nodelay(true),
+            socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX),
+            socket.set_tcp_keepalive(&keepalive),
+        ] {
             if let Err(error) = result {
                 tracing::debug!(%error, "cannot set a socket option");
             }

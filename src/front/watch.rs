@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Writes of fewer bytes over HTTP/2 are no sign of a reader: they are acknowledgements of frames that
-/// a client may send without reading anything.
+/// Writes of fewer bytes over HTTP/2 are no sign of a reader: they are acknowledgements of frames
+/// that a client may send without reading anything.
 const PROGRESS_BYTES_MIN: usize = 128;
 /// In the place of a socket's descriptor if it is not open.
 const NO_SOCKET: RawFd = -1;
+/// How often it is asked whether a client is still there that waits for its answer. Nothing is read
+/// meanwhile, since one that says no more may still wait.
+const GONE_LOOK: Duration = Duration::from_secs(15);
 /// The longest time until a look tells that all is acknowledged.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Requests of an HTTP/2 connection that its client may abandon, beyond those it lets finish.
@@ -41,6 +44,8 @@ pub(super) enum Fault {
     WriteStall,
     /// The client abandoned too many requests.
     Abandoned,
+    /// The client is gone while its answer was waited for.
+    Gone,
 }
 
 impl Fault {
@@ -51,6 +56,7 @@ impl Fault {
             Self::RequestHead => "request_head",
             Self::WriteStall => "write_stall",
             Self::Abandoned => "abandoned_requests",
+            Self::Gone => "gone",
         }
     }
 }
@@ -100,8 +106,8 @@ pub(super) enum Carries {
 /// How a connection stood when its poll ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Standing {
-    /// As [`Watch::due`] has it.
-    pub(super) due: Option<(Instant, Fault)>,
+    /// The moment of [`Watch::due`].
+    pub(super) due: Instant,
     /// When the poll began.
     pub(super) polled_at: Option<Instant>,
 }
@@ -205,7 +211,7 @@ impl Watch {
     pub(super) fn poll_ends(&self) -> Standing {
         let mut state = self.state.lock();
         let polled_at = state.polled_at.take();
-        Standing { due: state.due(&self.deadlines), polled_at }
+        Standing { due: state.due(&self.deadlines).0, polled_at }
     }
 
     /// The protocol is known.
@@ -302,8 +308,8 @@ impl Watch {
         self.is_carrying.load(Ordering::Relaxed)
     }
 
-    /// Whether the HTTP library may be told to end. Under an answer that it does not know of, or with
-    /// the rest of its last answer in its buffer, it would end the connection at once.
+    /// Whether the HTTP library may be told to end. Under an answer that it does not know of, or
+    /// with the rest of its last answer in its buffer, it would end the connection at once.
     pub(super) fn may_wind_down(&self) -> bool {
         let holds_rest = || self.is_unflushed.load(Ordering::Relaxed) && !self.has_requests();
         !self.is_carrying() && !holds_rest()
@@ -375,27 +381,22 @@ impl Watch {
     }
 
     /// The moment at which the connection's present phase has lasted too long, or may have: see
-    /// [`Watch::overdue`]. `None` while it waits for Narthex and not for its client.
-    pub(super) fn due(&self) -> Option<(Instant, Fault)> {
+    /// [`Watch::overdue`].
+    pub(super) fn due(&self) -> (Instant, Fault) {
         self.state.lock().due(&self.deadlines)
     }
 
     /// Which phase has lasted too long at `now`, if any, given what the client has acknowledged.
     pub(super) fn overdue(&self, now: Instant) -> Option<Fault> {
-        let (at, fault) = self.due()?;
+        let (at, fault) = self.due();
         if at > now {
             return None;
         }
         let progress = match fault {
-            Fault::WriteStall | Fault::Idle => self.progress(),
+            Fault::WriteStall | Fault::Idle | Fault::Gone => self.progress(),
             Fault::RequestHead | Fault::Abandoned => None,
         };
         self.state.lock().overdue(now, &self.deadlines, progress)
-    }
-
-    /// How long a connection may be idle.
-    pub(super) fn idle(&self) -> Duration {
-        self.deadlines.idle
     }
 
     /// Ready when the client has acknowledged all that was written, or its socket is gone. Cancel
@@ -436,26 +437,26 @@ impl State {
         self.requests > 0 || self.waits != Waits::No
     }
 
-    fn due(&self, deadlines: &Deadlines) -> Option<(Instant, Fault)> {
+    fn due(&self, deadlines: &Deadlines) -> (Instant, Fault) {
         if self.version == Version::Http2 && self.abandoned > ABANDONED_MAX {
-            return Some((self.progress_at, Fault::Abandoned));
+            return (self.progress_at, Fault::Abandoned);
         }
         let is_waited_for = match self.waits {
-            Waits::ForDisk => return None,
+            Waits::ForDisk => false,
             Waits::ForClient => true,
-            Waits::No => self.requests > 0 && self.waiting > 0,
+            Waits::No => self.waiting > 0,
         };
+        let looked_at = self.progress_at.max(self.looked_at);
         if is_waited_for {
-            let look_at = self.progress_at.max(self.looked_at) + look_after(deadlines.write_stall);
-            return Some((look_at, Fault::WriteStall));
+            return (looked_at + look_after(deadlines.write_stall), Fault::WriteStall);
         }
-        if self.requests > 0 {
-            return None;
+        if self.is_answering() {
+            return (looked_at + GONE_LOOK, Fault::Gone);
         }
-        Some(match self.head_since {
+        match self.head_since {
             Some(since) => (since + deadlines.request_head, Fault::RequestHead),
             None => (self.idle_since + deadlines.idle, Fault::Idle),
-        })
+        }
     }
 
     /// As [`Watch::overdue`]: any progress renews the deadline of a client that is waited for, and
@@ -466,7 +467,7 @@ impl State {
         deadlines: &Deadlines,
         progress: Option<Progress>,
     ) -> Option<Fault> {
-        let (at, fault) = self.due(deadlines)?;
+        let (at, fault) = self.due(deadlines);
         if at > now {
             return None;
         }
@@ -480,9 +481,12 @@ impl State {
             Fault::Idle if has_taken && progress.is_some_and(|progress| progress.is_owed) => {
                 self.idle_since = now;
             }
-            Fault::WriteStall | Fault::Idle | Fault::RequestHead | Fault::Abandoned => {
-                return Some(fault);
-            }
+            Fault::Gone if !progress.is_some_and(|progress| progress.is_over) => {}
+            Fault::WriteStall
+            | Fault::Idle
+            | Fault::RequestHead
+            | Fault::Abandoned
+            | Fault::Gone => return Some(fault),
         }
         None
     }

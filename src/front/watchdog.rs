@@ -24,7 +24,7 @@ pub(super) struct Watchdog {
 impl Watchdog {
     pub(super) fn new(watch: Arc<Watch>) -> Self {
         let floor = Instant::now();
-        let armed = floor + watch.idle();
+        let armed = watch.due().0;
         let sleep = Box::pin(tokio::time::sleep_until(armed));
         Self { watch, sleep, wakes: None, armed, floor }
     }
@@ -39,12 +39,10 @@ impl Watchdog {
     ///
     /// The timer is put off only when it fires, so a busy connection does not touch it.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, stands: Standing) -> Poll<Fault> {
-        let mut due = stands.due;
+        let mut due = stands.due.max(self.floor);
         loop {
-            if let Some((at, _)) = self.not_before_floor(due)
-                && at < self.armed
-            {
-                self.arm(at);
+            if due < self.armed {
+                self.arm(due);
             }
             if self.has_not_fired(cx, stands) {
                 return Poll::Pending;
@@ -60,11 +58,8 @@ impl Watchdog {
             {
                 return Poll::Ready(fault);
             }
-            due = self.watch.due();
-            match self.not_before_floor(due) {
-                Some((at, _)) => self.arm(at),
-                None => self.arm(now + self.watch.idle()),
-            }
+            due = self.watch.due().0.max(self.floor);
+            self.arm(due);
         }
     }
 
@@ -73,10 +68,6 @@ impl Watchdog {
     fn has_not_fired(&self, cx: &Context<'_>, stands: Standing) -> bool {
         self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
             && stands.polled_at.is_some_and(|polled_at| polled_at < self.armed)
-    }
-
-    fn not_before_floor(&self, due: Option<(Instant, Fault)>) -> Option<(Instant, Fault)> {
-        due.map(|(at, fault)| (at.max(self.floor), fault))
     }
 
     fn arm(&mut self, at: Instant) {

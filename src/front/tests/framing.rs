@@ -195,3 +195,30 @@ async fn a_panic_fails_its_request_and_nothing_else() {
     }
     assert_eq!(edge.metrics.request_panics.get(), 2);
 }
+
+/// FAULTS.md F10: RFC 9112 section 9.6; a client that has sent all it has may close its side.
+#[tokio::test]
+async fn a_client_that_half_closes_is_answered() {
+    let edge = Edge::start(&server());
+    for ahead in ["", "G"] {
+        let mut client = edge.send("GET /held HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        client.write_all(ahead.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        edge.reached.notified().await;
+        // The edge has seen the end when it has seen what another client sent later.
+        edge.exchange("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
+        edge.release.notify_one();
+        let text = rest(&mut client).await;
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("held"), "{ahead:?}: {text}");
+    }
+}
+
+/// FAULTS.md F14.
+#[tokio::test]
+async fn bytes_that_are_no_request_are_told_for_the_log() {
+    let edge = Edge::start(&server());
+    edge.exchange("\0\0\0 nonsense\r\n\r\n").await;
+    let long = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    edge.exchange(long).await;
+    assert_eq!(*edge.refused.lock(), [400, 431]);
+}

@@ -146,6 +146,10 @@ impl Handler<TestBody> for TestHandler {
     fn refused(&self, _: &Request<Incoming>, status: StatusCode, _: &Arc<Connection>) {
         self.refused.lock().push(status.as_u16());
     }
+
+    fn unreadable(&self, status: StatusCode, _: &Arc<Connection>) {
+        self.refused.lock().push(status.as_u16());
+    }
 }
 
 impl TestHandler {

@@ -1,9 +1,10 @@
-//! FAULTS.md F1 and F2: clients that take little at a time are served to the end over every protocol,
-//! and those that take nothing are not. Time is turned by hand once the sockets are full; until then
-//! it is real, since sockets are.
+//! FAULTS.md F1 and F2: clients that take little at a time are served to the end over every
+//! protocol, and those that take nothing are not. Time is turned by hand once the sockets are full;
+//! until then it is real, since sockets are.
 
 use super::harness::{Edge, server};
 use super::tls::{ALL, Authority, start, tls_server};
+use crate::front::Door;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream as Blocking;
 use std::time::Duration;
@@ -162,4 +163,24 @@ async fn a_reader_under_tls_that_takes_nothing_is_reset() {
 async fn a_reader_of_http2_that_takes_nothing_is_reset() {
     let edge = edge();
     is_reset_after_the_stall(&edge, plain(&edge, GET_HTTP2).await).await;
+}
+
+/// FAULTS.md F13: one byte sent ahead hid that a client had left, until its origin answered.
+#[tokio::test]
+async fn a_client_that_left_is_noticed_before_its_origin_answers() {
+    for ahead in ["", "G"] {
+        let edge = edge();
+        let client = plain(&edge, b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        edge.reached.notified().await;
+        client.try_write(ahead.as_bytes()).unwrap();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        settle().await;
+        pause();
+        for _ in 0..3 {
+            advance(Duration::from_secs(15)).await;
+            settle().await;
+        }
+        assert_eq!(edge.open_connections(Door::Plain), 0, "{ahead:?}");
+    }
 }

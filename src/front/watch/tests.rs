@@ -13,21 +13,21 @@ fn watch() -> (Arc<Watch>, Instant) {
     (Arc::new(Watch::new(DEADLINES, now)), now)
 }
 
-fn fault(watch: &Watch) -> Option<Fault> {
-    watch.due().map(|(_, fault)| fault)
+fn fault(watch: &Watch) -> Fault {
+    watch.due().1
 }
 
 #[test]
 fn a_new_connection_owes_a_head_and_then_may_be_idle() {
     let (watch, now) = watch();
-    assert_eq!(watch.due(), Some((now + DEADLINES.request_head, Fault::RequestHead)));
+    assert_eq!(watch.due(), (now + DEADLINES.request_head, Fault::RequestHead));
     let mut request = UnderWay::begin(&watch);
-    assert_eq!(watch.due(), None);
+    assert_eq!(fault(&watch), Fault::Gone);
     request.finished();
     drop(request);
-    assert_eq!(fault(&watch), Some(Fault::Idle));
+    assert_eq!(fault(&watch), Fault::Idle);
     watch.read(b"G");
-    assert_eq!(fault(&watch), Some(Fault::RequestHead));
+    assert_eq!(fault(&watch), Fault::RequestHead);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn half_a_request_sent_ahead_is_a_head_begun() {
             watch.read(piece.as_bytes());
         }
         drop(request);
-        assert_eq!(fault(&watch), Some(expected), "{pieces:?}");
+        assert_eq!(fault(&watch), expected, "{pieces:?}");
     }
 }
 
@@ -65,16 +65,16 @@ fn a_client_that_takes_nothing_stalls_and_one_that_takes_a_byte_does_not() {
     let mut request = UnderWay::begin(&watch);
     request.handed_over();
     watch.blocked();
-    let (at, fault) = watch.due().unwrap();
-    assert_eq!(fault, Fault::WriteStall);
+    let (at, stall) = watch.due();
+    assert_eq!(stall, Fault::WriteStall);
     watch.blocked();
-    assert_eq!(watch.due(), Some((at, fault)));
+    assert_eq!(watch.due(), (at, stall));
     watch.wrote(1);
     watch.blocked();
-    assert!(watch.due().unwrap().0 >= at);
+    assert!(watch.due().0 >= at);
     watch.wrote(1);
     request.asked();
-    assert_eq!(watch.due(), None);
+    assert_eq!(fault(&watch), Fault::Gone);
 }
 
 /// A connection whose socket takes nothing from `now` on.
@@ -86,7 +86,7 @@ fn blocked() -> (Arc<Watch>, Instant) {
 }
 
 fn taken(acknowledged_bytes: u64) -> Option<Progress> {
-    Some(Progress { acknowledged_bytes, is_owed: true })
+    Some(Progress { acknowledged_bytes, is_owed: true, is_over: false })
 }
 
 /// What is overdue each quarter of the stall after `from`, as the kernel tells at each.
@@ -147,10 +147,10 @@ fn a_wait_for_the_disk_of_the_edge_is_not_the_client_s() {
     request.handed_over();
     watch.blocked();
     watch.reads_disk();
-    assert_eq!(watch.due(), None);
+    assert_eq!(fault(&watch), Fault::Gone);
     assert!(watch.is_answering());
     watch.blocked();
-    assert_eq!(fault(&watch), Some(Fault::WriteStall));
+    assert_eq!(fault(&watch), Fault::WriteStall);
 }
 
 #[test]
@@ -162,8 +162,22 @@ fn an_idle_client_that_still_receives_its_last_answer_is_not_let_go() {
     let idle = |number| now + DEADLINES.idle * number;
     assert_eq!(state.overdue(idle(1), &DEADLINES, taken(1)), None);
     assert_eq!(state.overdue(idle(2), &DEADLINES, taken(2)), None);
-    let whole = Progress { acknowledged_bytes: 3, is_owed: false };
+    let whole = Progress { acknowledged_bytes: 3, is_owed: false, is_over: false };
     assert_eq!(state.overdue(idle(3), &DEADLINES, Some(whole)), Some(Fault::Idle));
+}
+
+/// FAULTS.md F13: one byte sent ahead hid that a client had left.
+#[test]
+fn a_client_that_left_while_it_waits_is_noticed() {
+    let (watch, now) = watch();
+    let _request = UnderWay::begin(&watch);
+    let mut state = watch.state.lock();
+    (state.progress_at, state.looked_at) = (now, now);
+    let look = |number| now + GONE_LOOK * number;
+    assert_eq!(state.overdue(look(1), &DEADLINES, taken(1)), None);
+    assert_eq!(state.overdue(look(2), &DEADLINES, None), None);
+    let over = Progress { acknowledged_bytes: 1, is_owed: false, is_over: true };
+    assert_eq!(state.overdue(look(3), &DEADLINES, Some(over)), Some(Fault::Gone));
 }
 
 #[test]
@@ -171,11 +185,11 @@ fn a_stream_whose_window_is_shut_stalls_although_the_socket_is_free() {
     let (watch, _) = watch();
     watch.speaks(Version::Http2);
     let mut request = UnderWay::begin(&watch);
-    assert_eq!(fault(&watch), None);
+    assert_eq!(fault(&watch), Fault::Gone);
     request.handed_over();
-    assert_eq!(fault(&watch), Some(Fault::WriteStall));
+    assert_eq!(fault(&watch), Fault::WriteStall);
     request.asked();
-    assert_eq!(fault(&watch), None);
+    assert_eq!(fault(&watch), Fault::Gone);
 }
 
 #[test]
@@ -185,10 +199,10 @@ fn the_last_bytes_of_an_answer_are_waited_for_before_the_idle_time_begins() {
     request.finished();
     watch.blocked();
     drop(request);
-    assert_eq!(fault(&watch), Some(Fault::WriteStall));
+    assert_eq!(fault(&watch), Fault::WriteStall);
     assert!(watch.is_answering());
     watch.wrote(100);
-    assert_eq!(fault(&watch), Some(Fault::Idle));
+    assert_eq!(fault(&watch), Fault::Idle);
 }
 
 #[test]
@@ -196,7 +210,7 @@ fn http2_frames_are_no_heads() {
     let (watch, _) = watch();
     watch.speaks(Version::Http2);
     watch.read(b"\0");
-    assert_eq!(fault(&watch), Some(Fault::Idle));
+    assert_eq!(fault(&watch), Fault::Idle);
 }
 
 #[test]
@@ -204,14 +218,14 @@ fn an_http2_client_that_only_abandons_comes_due() {
     let (watch, _) = watch();
     watch.speaks(Version::Http2);
     for _ in 0..=ABANDONED_MAX {
-        assert_ne!(fault(&watch), Some(Fault::Abandoned));
+        assert_ne!(fault(&watch), Fault::Abandoned);
         drop(UnderWay::begin(&watch));
     }
-    assert_eq!(fault(&watch), Some(Fault::Abandoned));
+    assert_eq!(fault(&watch), Fault::Abandoned);
     let mut request = UnderWay::begin(&watch);
     request.finished();
     drop(request);
-    assert_eq!(fault(&watch), Some(Fault::Idle));
+    assert_eq!(fault(&watch), Fault::Idle);
 }
 
 #[test]

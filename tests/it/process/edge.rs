@@ -214,6 +214,16 @@ impl Settings {
         std::fs::write(self.file(), format!("{}\n{sites}", self.process)).unwrap();
     }
 
+    /// Starts an edge with these sites that may open so many files.
+    pub(super) fn start_with_files(&self, sites: &str, files_max: u32) -> Edge {
+        self.write(sites);
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(format!("ulimit -n {files_max}; exec \"$0\" \"$@\""));
+        command.arg(env!("CARGO_BIN_EXE_narthex")).args(["serve", "--config"]).arg(self.file());
+        command.env_clear().env("HOME", self.folder()).stdin(Stdio::null());
+        Edge::start(&mut command, &self.folder)
+    }
+
     /// Starts an edge with these sites, a TOML text.
     pub(super) fn start(&self, sites: &str) -> Edge {
         self.write(sites);

@@ -1,8 +1,8 @@
 //! An origin that is not there: the edge starts, says so, and serves what it holds.
 
-use super::client::get;
+use super::client::{Connection, get};
 use super::edge::{Settings, site};
-use super::origin::{CACHE_INFO, Origin, sample, write_folder};
+use super::origin::{CACHE_INFO, Origin, nar_path, noise, sample, write_folder};
 use tempfile::TempDir;
 
 #[test]
@@ -72,4 +72,31 @@ fn an_absence_is_never_made_up() {
     origin.stop();
     let answer = edge.get("/nar/another.nar.xz");
     assert_eq!(answer.status, 502, "{answer:?}");
+}
+
+/// FAULTS.md F11: then bodies on disk could not be opened, and the disk took no writes.
+#[test]
+fn idle_clients_never_take_all_files() {
+    let origin = Origin::start();
+    let body = noise(1 << 20, 11);
+    let path = nar_path(&body);
+    origin.put(&path, body.clone());
+    let edge = Settings::new().start_with_files(&site(origin.url()), 256);
+    edge.process.stderr.wait(0, &["WARN", "connections_max=128"]);
+    let mut client = Connection::open(edge.address());
+    let mut ask = || {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        client.reply().unwrap()
+    };
+    assert!(ask().body == body);
+    let idle: Vec<_> = (0..300).map(|_| Connection::open(edge.address())).collect();
+    edge.admin_until("/metrics", |reply| {
+        reply.text().contains("connections_refused_total{reason=\"connections_max\"} 173")
+    });
+    for _ in 0..3 {
+        assert!(ask().body == body);
+    }
+    assert_eq!(edge.metric("narthex_disk_writable", &[]), 1);
+    assert_eq!(origin.requests_for(&path), 1);
+    drop(idle);
 }
