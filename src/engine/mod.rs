@@ -532,7 +532,7 @@ impl Engine {
                 let outcome = match how {
                     How::Stored => came,
                     How::NotStored => Outcome::Pass,
-                    How::Confirmed => Outcome::Revalidated,
+                    How::Confirmed | How::ConfirmedForOne => Outcome::Revalidated,
                     How::Bridged => Outcome::HitStale,
                 };
                 deliver::found(asked, &found, by(outcome))

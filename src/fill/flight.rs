@@ -8,7 +8,7 @@ use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
 use crate::store::Growing;
 use crate::sync::{Mutex, watch};
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -57,6 +57,8 @@ pub enum How {
     NotStored,
     /// What was stored is confirmed by a 304.
     Confirmed,
+    /// The same, for the reader alone that caused the fetch: with fields that no other one gets.
+    ConfirmedForOne,
     /// What was stored takes the place of an origin's 500, 502, 503 or 504.
     Bridged,
 }
@@ -70,8 +72,8 @@ pub struct Flight {
     passing: Mutex<Option<Passing>>,
     over: CancellationToken,
     upstream_status: OnceLock<Vec<HeaderValue>>,
-    /// For the reader who caused the fetch alone.
-    cookies: Mutex<Vec<HeaderValue>>,
+    /// For the reader alone that caused the fetch.
+    own: Mutex<HeaderMap>,
 }
 
 impl Flight {
@@ -83,7 +85,7 @@ impl Flight {
             passing: Mutex::new(None),
             over: CancellationToken::new(),
             upstream_status: OnceLock::new(),
-            cookies: Mutex::default(),
+            own: Mutex::default(),
         }
     }
 
@@ -107,13 +109,13 @@ impl Flight {
         self.passing.lock().take()
     }
 
-    /// The cookies that the answer sets, for the one reader who caused the fetch.
-    pub fn take_cookies(&self) -> Vec<HeaderValue> {
-        std::mem::take(&mut *self.cookies.lock())
+    /// The fields of the answer that are not shared, for the one reader that caused the fetch.
+    pub fn take_own(&self) -> HeaderMap {
+        std::mem::take(&mut *self.own.lock())
     }
 
-    pub(super) fn set_cookies(&self, values: Vec<HeaderValue>) {
-        *self.cookies.lock() = values;
+    pub(super) fn set_own(&self, fields: HeaderMap) {
+        *self.own.lock() = fields;
     }
 
     /// `Cache-Status` of the caches on the way to the origin.

@@ -21,9 +21,10 @@ use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::origin::{Answer, FetchError, Forward, Interim, Method as AskMethod, Response, Retries};
+use crate::policy::generic::fields::Divided;
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
-use crate::policy::generic::storing::{self, PassReason, Reply, Storable, Verdict};
+use crate::policy::generic::storing::{self, Confirmed, PassReason, Reply, Storable, Verdict};
 use crate::policy::generic::{Directives, fields};
 use crate::policy::response::Times;
 use crate::policy::revalidation;
@@ -175,7 +176,7 @@ impl Sought {
         Meta {
             key,
             status: response.status,
-            headers: storable.headers,
+            headers: storable.fields.shared,
             age_at_response: storable.age_at_response,
             lifetime: storable.lifetime,
             variant,
@@ -408,45 +409,43 @@ impl Fetch<'_> {
         {
             return false;
         }
-        let directives = Directives::of(&response.headers, &caching.targeted);
-        let headers = fields::merged(&old.headers, &response.headers, &directives);
         let times = Times { request: response.request_time, response: response.response_time };
-        let reply =
-            Reply { status: old.status, headers: &headers, wishes: &self.sought.wishes, times };
-        let mut meta = Meta {
+        let (status, wishes) = (old.status, &self.sought.wishes);
+        let reply = Reply { status, headers: &response.headers, wishes, times };
+        let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
+        let meta = |headers, lifetime| Meta {
             request_time: times.request,
             response_time: times.response,
             age_at_response: crate::rfc::age::initial_age(&response.headers, times.into()),
-            lifetime: Lifetime::Seconds(0),
+            headers,
+            lifetime,
             is_invalidated: false,
             ..Meta::clone(&old)
         };
-        let verdict = storing::admit(&reply, rule, &caching.targeted);
-        let varies = match &verdict {
-            Verdict::Store(storable) => {
-                meta.lifetime = storable.lifetime;
-                storable.varies.select(&self.sought.headers)
+        let for_one = |shared| stale.with_meta(Arc::new(meta(shared, Lifetime::Seconds(0))));
+        let (found, how, own) = match confirmed {
+            Confirmed::Renewed(storable) if self.selects(&storable, &old.variant) => {
+                let Storable { fields: Divided { shared, own }, lifetime, .. } = storable;
+                let meta = meta(shared, lifetime);
+                let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
+                (found, How::Confirmed, own)
             }
-            Verdict::Pass(_) => None,
+            Confirmed::ForOne(Divided { shared, own }) => {
+                (for_one(shared), How::ConfirmedForOne, own)
+            }
+            Confirmed::Renewed(Storable { fields, .. }) | Confirmed::Withdrawn(fields) => {
+                self.cache().purge(Scope::Key(old.key.clone()), Purging::Soft).await;
+                (for_one(fields.shared), How::NotStored, fields.own)
+            }
         };
-        let may_stay = match verdict {
-            Verdict::Store(_) => varies.is_some_and(|variant| variant == old.variant),
-            // It may not be stored on behalf of this request; what is stored stays what it is.
-            Verdict::Pass(reason) => matches!(
-                reason,
-                PassReason::RequestNoStore | PassReason::Authorization | PassReason::Useless
-            ),
-        };
-        meta.headers = headers;
-        if may_stay {
-            let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
-            self.flight.land(Landed::Whole { found, how: How::Confirmed });
-        } else {
-            self.cache().purge(Scope::Key(old.key.clone()), Purging::Soft).await;
-            let found = stale.with_meta(Arc::new(meta));
-            self.flight.land(Landed::Whole { found, how: How::NotStored });
-        }
+        self.flight.set_own(own);
+        self.flight.land(Landed::Whole { found, how });
         true
+    }
+
+    /// Whether the request selects `variant` of a response.
+    fn selects(&self, storable: &Storable, variant: &Variant) -> bool {
+        storable.varies.select(&self.sought.headers).is_some_and(|own| own == *variant)
     }
 
     async fn answered(
@@ -468,6 +467,7 @@ impl Fetch<'_> {
         if !response.is_framed {
             return Ok(self.pass(response, PassReason::Unframed));
         }
+        self.flight.set_own(storable.fields.own.clone());
         let meta = self.sought.meta(&response, storable, variant);
         if response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX) {
             return self.whole(meta, response).await;
@@ -519,7 +519,6 @@ impl Fetch<'_> {
     }
 
     async fn whole(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
-        let cookies = cookies(&response.headers);
         let mut body = self.steady(response, meta.headers.clone());
         let mut collected = BytesMut::new();
         while let Some(piece) = body.chunk().await? {
@@ -542,7 +541,6 @@ impl Fetch<'_> {
                 (hot, How::NotStored, "not_stored")
             }
         };
-        self.flight.set_cookies(cookies);
         self.flight.land(Landed::Whole { found, how });
         Ok(result)
     }
@@ -551,11 +549,12 @@ impl Fetch<'_> {
     async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let length = response.content_length;
         let Some(mut writer) = self.cache().begin(&meta.key, length, Withhold::End).await else {
+            // They are in the head that this reader gets.
+            self.flight.set_own(HeaderMap::new());
             self.flight.land_passing(self.passing(response));
             return Ok("passed");
         };
         let growing = writer.growing();
-        self.flight.set_cookies(cookies(&response.headers));
         let mut body = self.steady(response, meta.headers.clone());
         let shown = Arc::new(meta.clone());
         let read = growing.clone();
@@ -610,10 +609,6 @@ fn conditions(stored: &Meta) -> Option<HeaderMap> {
     add(header::IF_NONE_MATCH, conditions.if_none_match);
     add(header::IF_MODIFIED_SINCE, conditions.if_modified_since);
     Some(headers)
-}
-
-fn cookies(headers: &HeaderMap) -> Vec<HeaderValue> {
-    headers.get_all(header::SET_COOKIE).iter().cloned().collect()
 }
 
 fn passing(key: &Key, response: Response) -> Passing {

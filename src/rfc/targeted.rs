@@ -6,43 +6,50 @@ use super::cache_control::{CacheControl, DELTA_SECONDS_MAX, Delta, Flag};
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
+/// A field of which caching is one purpose among others.
+const SURROGATE_CONTROL: &str = "surrogate-control";
+
 /// The directives of the first of `targets` that `headers` have in a valid form, with a member at
 /// least; none where no such field is there, so that `Cache-Control` and `Expires` count.
 ///
 /// What is no Structured Field of the dictionary kind does not count at all; a member whose value
-/// has another type than its directive is left out (RFC 9213 section 2.1).
+/// has another type than its directive is left out (RFC 9213 section 2.1), but for `private` and
+/// `no-cache`: with any value but `?0` they are the plain directive, so that a value that names
+/// fields keeps more from being shared, never less. `Surrogate-Control` speaks of more than
+/// caching, so it counts only if it says `max-age` or `no-store`.
 pub fn directives(headers: &HeaderMap, targets: &[HeaderName]) -> Option<CacheControl> {
     targets.iter().find_map(|target| {
         let lines: Vec<&[u8]> =
             headers.get_all(target).iter().map(http::HeaderValue::as_bytes).collect();
         let members: Dictionary = Parser::new(&lines.join(&b", "[..])).parse().ok()?;
-        (!members.is_empty()).then(|| of(&members))
+        let found = of(&members);
+        let counts = if target.as_str() == SURROGATE_CONTROL {
+            found.seconds(Delta::MaxAge).is_some() || found.has(Flag::NoStore)
+        } else {
+            !members.is_empty()
+        };
+        counts.then_some(found)
     })
 }
 
 fn of(members: &Dictionary) -> CacheControl {
     let mut found = CacheControl::default();
     for (name, entry) in members {
-        let ListEntry::Item(item) = entry else { continue };
-        match &item.bare_item {
-            BareItem::Boolean(true) => {
-                if let Some(flag) = flag(name.as_str()) {
-                    found = found.with(flag);
-                }
+        let value = match entry {
+            ListEntry::Item(item) => Some(&item.bare_item),
+            ListEntry::InnerList(_) => None,
+        };
+        if let Some(flag) = flag(name.as_str()) {
+            let is_plain = matches!(value, Some(BareItem::Boolean(true)));
+            let is_off = matches!(value, Some(BareItem::Boolean(false)));
+            if is_plain || (!is_off && matches!(flag, Flag::Private | Flag::NoCache)) {
+                found = found.with(flag);
             }
-            BareItem::Integer(seconds) => {
-                if let Some(delta) = delta(name.as_str()) {
-                    let seconds = i64::from(*seconds).clamp(0, i64::from(DELTA_SECONDS_MAX));
-                    found.lower(delta, u32::try_from(seconds).unwrap_or(0));
-                }
-            }
-            BareItem::Boolean(false)
-            | BareItem::Decimal(_)
-            | BareItem::String(_)
-            | BareItem::ByteSequence(_)
-            | BareItem::Token(_)
-            | BareItem::Date(_)
-            | BareItem::DisplayString(_) => {}
+        } else if let (Some(delta), Some(BareItem::Integer(seconds))) =
+            (delta(name.as_str()), value)
+        {
+            let seconds = i64::from(*seconds).clamp(0, i64::from(DELTA_SECONDS_MAX));
+            found.lower(delta, u32::try_from(seconds).unwrap_or(0));
         }
     }
     found
@@ -120,6 +127,33 @@ mod tests {
         assert!(!odd.has(Flag::Private) && !odd.has(Flag::NoStore) && odd.has(Flag::Immutable));
         let huge = found(&[(&CDN, "max-age=99999999999")]).unwrap();
         assert_eq!(huge.seconds(Delta::MaxAge), Some(DELTA_SECONDS_MAX));
+    }
+
+    #[test]
+    fn a_restriction_that_names_fields_is_the_plain_one() {
+        for value in ["private=\"x\"", "private=x", "private=(\"x\" \"y\")", "private=1"] {
+            assert!(found(&[(&CDN, value)]).unwrap().has(Flag::Private), "{value}");
+            let value = value.replace("private", "no-cache");
+            assert!(found(&[(&CDN, &value)]).unwrap().has(Flag::NoCache), "{value}");
+        }
+        assert!(!found(&[(&CDN, "private=?0, public")]).unwrap().has(Flag::Private));
+    }
+
+    #[test]
+    fn surrogate_control_counts_if_it_speaks_of_storing() {
+        let name = HeaderName::from_static(SURROGATE_CONTROL);
+        for (value, counts) in [
+            ("content=\"ESI/1.0\"", false),
+            ("content=\"ESI/1.0\", max-age=5", true),
+            ("no-store", true),
+            ("max-age=x", false),
+            ("private", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(&name, HeaderValue::from_static(value));
+            let found = directives(&headers, std::slice::from_ref(&name));
+            assert_eq!(found.is_some(), counts, "{value}");
+        }
     }
 
     proptest! {

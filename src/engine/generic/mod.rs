@@ -301,6 +301,7 @@ impl Request<'_> {
                 let (is_shared, outcome) = match how {
                     How::Stored => (true, outcome),
                     How::Confirmed => (true, Outcome::Revalidated),
+                    How::ConfirmedForOne => (is_own, Outcome::Revalidated),
                     How::Bridged => (true, Outcome::HitStale),
                     How::NotStored => (is_own, Outcome::Pass),
                 };
@@ -318,9 +319,7 @@ impl Request<'_> {
         };
         answer.map(|mut answer| {
             if is_own {
-                for cookie in flight.take_cookies() {
-                    answer.headers.append(header::SET_COOKIE, cookie);
-                }
+                answer.headers.extend(flight.take_own());
             }
             answer
         })

@@ -27,15 +27,14 @@ use crate::clock::Timestamp;
 use crate::fill::generic::{Rest, Sought};
 use crate::fill::steady::Checked;
 use crate::fill::{FillError, Fills, Flight, NotJoined, Role, Running, Shared};
-use crate::object::{Lifetime, Meta, Variant};
+use crate::object::{Meta, Variant};
 use crate::origin::{Response, Retries};
 use crate::policy::continuation;
-use crate::policy::generic::storing::{self, PassReason, Reply, Verdict};
-use crate::policy::generic::{Directives, fields};
+use crate::policy::generic::storing::{self, Confirmed, PassReason, Reply, Storable, Verdict};
 use crate::policy::response::Times;
 use crate::rfc::range::{ByteRanges, ByteSpan};
 use crate::store::{CHUNK_BYTES, Growing, Part};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,10 +184,6 @@ impl Learning {
         response: &Response,
         (asked, length): (Range<u64>, u64),
     ) -> Option<(Arc<Object>, Part, Range<u64>)> {
-        // A cookie is for the one who asked, who would not get it out of a part.
-        if response.headers.contains_key(header::SET_COOKIE) {
-            return None;
-        }
         let meta = whole_of(sought, response)?;
         let identity = Identity::new(&meta, length, Checked::ByLength);
         let asked = asked.start..asked.end.min(length);
@@ -240,6 +235,10 @@ fn whole_of(sought: &Sought, response: &Response) -> Option<Meta> {
     let Verdict::Store(storable) = storing::admit(&reply, rule, &caching.targeted) else {
         return None;
     };
+    // What is for the client that asked alone would not come out of a part.
+    if !storable.fields.own.is_empty() {
+        return None;
+    }
     let varies = storable.varies.select(&sought.headers);
     varies.filter(Variant::is_empty)?;
     let meta = sought.meta(response, storable, Variant::default());
@@ -257,41 +256,38 @@ pub(super) async fn renew(flight: &PartFlight, part: &Part, told: &Told) {
 /// The head `old` as a later answer about the same renews it; none where that forbids storing it.
 pub(super) fn renewed(sought: &Sought, old: &Meta, told: &Told) -> Option<Meta> {
     let caching = sought.upstream.site.caching.as_ref()?;
-    let directives = Directives::of(&told.headers, &caching.targeted);
-    let headers = fields::merged(&old.headers, &told.headers, &directives);
     let times = told.times;
-    let lifetime = lifetime_of(sought, &headers, times)?;
+    let (status, wishes) = (StatusCode::OK, &sought.wishes);
+    let reply = Reply { status, headers: &told.headers, wishes, times };
+    let rule = caching.rule(sought.key.path());
+    let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
+    let Confirmed::Renewed(Storable { fields, lifetime, varies, .. }) = confirmed else {
+        return None;
+    };
+    varies.select(&sought.headers).filter(Variant::is_empty)?;
     Some(Meta {
         request_time: times.request,
         response_time: times.response,
         age_at_response: crate::rfc::age::initial_age(&told.headers, times.into()),
         lifetime,
         is_invalidated: false,
-        headers,
+        headers: fields.shared,
         ..old.clone()
     })
 }
 
 /// Whether an answer to a request for more of what is stored permits to store it.
 pub(in crate::fill) fn permits(sought: &Sought, response: &Response) -> bool {
+    let Some(caching) = sought.upstream.site.caching.as_ref() else { return false };
     let times = Times { request: response.request_time, response: response.response_time };
-    lifetime_of(sought, &response.headers, times).is_some()
-}
-
-/// For how long a 200 with these fields is fresh; none where it may not be stored, or varies.
-fn lifetime_of(sought: &Sought, headers: &HeaderMap, times: Times) -> Option<Lifetime> {
-    let caching = sought.upstream.site.caching.as_ref()?;
-    let reply = Reply { status: StatusCode::OK, headers, wishes: &sought.wishes, times };
+    let (status, headers, wishes) = (StatusCode::OK, &response.headers, &sought.wishes);
     let rule = caching.rule(sought.key.path());
-    match storing::admit(&reply, rule, &caching.targeted) {
+    match storing::admit(&Reply { status, headers, wishes, times }, rule, &caching.targeted) {
         Verdict::Store(storable) => {
-            let varies = storable.varies.select(&sought.headers);
-            varies.filter(Variant::is_empty)?;
-            Some(storable.lifetime)
+            storable.varies.select(&sought.headers).is_some_and(|variant| variant.is_empty())
         }
         // Stale as it comes, and nothing to confirm it by but the tag that ties the parts.
-        Verdict::Pass(PassReason::Useless) => Some(Lifetime::Seconds(0)),
-        Verdict::Pass(_) => None,
+        Verdict::Pass(reason) => reason == PassReason::Useless,
     }
 }
 

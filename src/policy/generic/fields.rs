@@ -24,33 +24,51 @@ pub fn dated(headers: &mut HeaderMap, times: Times) {
     }
 }
 
-/// The fields of a response that are stored.
-///
-/// Not those of its connection, those that `no-cache` and `private` name, a cookie, which is one
-/// client's, and those that this cache states itself.
-pub fn stored(origin: &HeaderMap, directives: &Directives) -> HeaderMap {
-    let mut fields = origin.clone();
-    hop_by_hop::remove(&mut fields);
-    for qualified in [&directives.no_cache, &directives.private] {
-        if let Qualified::Fields(names) = qualified {
-            for name in names {
-                fields.remove(name);
-            }
-        }
-    }
-    for name in [header::AGE, header::CONTENT_LENGTH, header::SET_COOKIE] {
-        fields.remove(name);
-    }
-    fields.remove("cache-status");
-    object::pack(&mut fields);
-    fields
+/// The fields of an answer, divided by which clients may get them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Divided {
+    /// Those of the stored response.
+    pub shared: HeaderMap,
+    /// Those of the client alone that caused the answer: cookies, and what `private` and `no-cache`
+    /// name.
+    pub own: HeaderMap,
 }
 
-/// The stored fields, each that the 304 has replaced by what it says there (RFC 9111 section 3.2).
+impl Divided {
+    /// Divides the fields of an answer. Those of its connection, and those that this cache states
+    /// itself, are in neither part.
+    pub fn of(answer: &HeaderMap, directives: &Directives) -> Self {
+        let mut shared = answer.clone();
+        hop_by_hop::remove(&mut shared);
+        for name in [header::AGE, header::CONTENT_LENGTH] {
+            shared.remove(name);
+        }
+        shared.remove("cache-status");
+        let mut own = HeaderMap::new();
+        let mut take = |name: &HeaderName| {
+            for value in shared.get_all(name) {
+                own.append(name, value.clone());
+            }
+            shared.remove(name);
+        };
+        take(&header::SET_COOKIE);
+        for qualified in [&directives.no_cache, &directives.private] {
+            if let Qualified::Fields(names) = qualified {
+                names.iter().for_each(&mut take);
+            }
+        }
+        object::pack(&mut shared);
+        Self { shared, own }
+    }
+}
+
+/// The stored fields, each that the 304 has replaced by what it says there (RFC 9111 section 3.2);
+/// not divided yet.
 ///
 /// Those that describe the stored bytes stay: a 304 has none of its own.
-pub fn merged(stored: &HeaderMap, confirming: &HeaderMap, directives: &Directives) -> HeaderMap {
-    let fresh = self::stored(confirming, directives);
+pub fn merged(stored: &HeaderMap, confirming: &HeaderMap) -> HeaderMap {
+    let mut fresh = confirming.clone();
+    hop_by_hop::remove(&mut fresh);
     let mut merged = stored.clone();
     for name in fresh.keys() {
         if !describes_bytes(name) {
@@ -62,7 +80,6 @@ pub fn merged(stored: &HeaderMap, confirming: &HeaderMap, directives: &Directive
             merged.append(name, value.clone());
         }
     }
-    object::pack(&mut merged);
     merged
 }
 
@@ -180,14 +197,17 @@ mod tests {
             ("age", "5"),
             ("date", "x"),
         ]);
-        assert_eq!(stored(&origin, &directives(&[])), fields(&[("c", "3"), ("date", "x")]));
+        let divided = Divided::of(&origin, &directives(&[]));
+        assert_eq!(divided.shared, fields(&[("c", "3"), ("date", "x")]));
+        assert_eq!(divided.own, fields(&[("set-cookie", "a=b")]));
     }
 
     #[test]
     fn a_field_that_a_directive_names_is_not_stored() {
         let lines = [("cache-control", "private=\"a\", no-cache=\"B\""), ("a", "1"), ("b", "2")];
-        let kept = stored(&fields(&lines), &directives(&lines));
-        assert_eq!(kept, fields(&lines[..1]));
+        let divided = Divided::of(&fields(&lines), &directives(&lines));
+        assert_eq!(divided.shared, fields(&lines[..1]));
+        assert_eq!(divided.own, fields(&lines[1..]));
     }
 
     #[test]
@@ -217,7 +237,7 @@ mod tests {
             ("link", "<2>"),
             ("link", "<3>"),
         ]);
-        assert_eq!(merged(&old, &new, &directives(&[])), expected);
+        assert_eq!(merged(&old, &new), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! and 4.2). Pure. `fill` asks once a response.
 
 use super::Directives;
-use super::fields;
+use super::fields::{self, Divided};
 use super::request::Wishes;
 use super::variant::Varies;
 use crate::clock::Timestamp;
@@ -47,8 +47,8 @@ pub enum Verdict {
 /// What is stored of a response beside its body.
 #[derive(Debug)]
 pub struct Storable {
-    /// Its fields.
-    pub headers: HeaderMap,
+    /// Its fields, with those that are not stored.
+    pub fields: Divided,
     /// How long it stays fresh.
     pub lifetime: Lifetime,
     /// Its age in seconds when it came.
@@ -112,6 +112,37 @@ pub fn admit(reply: &Reply<'_>, rule: &CachingRule, targets: &[HeaderName]) -> V
     }
 }
 
+/// What a 304 makes of a stored response.
+#[derive(Debug)]
+pub enum Confirmed {
+    /// What is stored is renewed, for every client.
+    Renewed(Storable),
+    /// The client that asked gets it with these fields. What is stored stays as it is: an answer to
+    /// credentials, or to a request that forbids storing, says nothing that others may get.
+    ForOne(Divided),
+    /// The same, and what is stored must be confirmed again before its next use.
+    Withdrawn(Divided),
+}
+
+/// Decides what the 304 `reply` makes of the response that is stored with the fields `stored` and
+/// with the status that `reply` names.
+pub fn confirmed(
+    stored: &HeaderMap,
+    reply: &Reply<'_>,
+    rule: &CachingRule,
+    targets: &[HeaderName],
+) -> Confirmed {
+    let headers = &fields::merged(stored, reply.headers);
+    let divided = || Divided::of(headers, &Directives::of(headers, targets));
+    match admit(&Reply { headers, ..*reply }, rule, targets) {
+        Verdict::Store(storable) => Confirmed::Renewed(storable),
+        Verdict::Pass(PassReason::RequestNoStore | PassReason::Authorization) => {
+            Confirmed::ForOne(divided())
+        }
+        Verdict::Pass(_) => Confirmed::Withdrawn(divided()),
+    }
+}
+
 fn refused(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Option<PassReason> {
     let control = &directives.control;
     let is_understood = control.has(Flag::MustUnderstand) && is_understood(reply.status);
@@ -161,13 +192,14 @@ fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Ver
     if seconds <= age_at_response && !is_of_use_when_stale {
         return Verdict::Pass(PassReason::Useless);
     }
-    let headers = fields::stored(reply.headers, directives);
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let fields = Divided::of(reply.headers, directives);
+    let lines = fields.shared.iter();
+    let bytes: usize = lines.map(|(name, value)| name.as_str().len() + value.len()).sum();
     if bytes > crate::policy::response::HEAD_BYTES_MAX {
         return Verdict::Pass(PassReason::HeadTooLarge);
     }
     Verdict::Store(Storable {
-        headers,
+        fields,
         lifetime: Lifetime::Seconds(seconds),
         age_at_response,
         varies,

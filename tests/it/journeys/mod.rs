@@ -14,6 +14,7 @@ mod freshness;
 mod generic;
 mod generic_bodies;
 mod generic_parts;
+mod generic_sharing;
 mod groups;
 mod hits;
 mod http10;

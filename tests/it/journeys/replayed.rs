@@ -56,8 +56,8 @@ async fn a_generic_site_replays_none_of_them() {
         let hit = if size < 1 << 16 { "hit_memory" } else { "hit_disk" };
         has_none(edge.get(path).await.expect(200, hit), &[]);
         edge.pass_time(60);
-        // The 304 has all of them too.
-        has_none(edge.get(path).await.expect(200, "revalidated"), &[]);
+        // The 304 has all of them too, and a cookie of it is for the client that caused it.
+        has_none(edge.get(path).await.expect(200, "revalidated"), &["set-cookie"]);
         has_none(edge.get(path).await.expect(200, hit), &[]);
         edge.restart().await;
         has_none(edge.get(path).await.expect(200, "hit_disk"), &[]);

@@ -1,0 +1,153 @@
+//! Sites of kind `generic`: what of an answer enters the stored response, and what goes to the
+//! client that caused it alone (RFC 9111 sections 3.1, 3.5 and 5.2.2.7).
+
+use crate::harness::{Edge, Gate, Origin, Script, Setup, noise, says};
+
+const FRESH: &str = "max-age=60";
+const ALICE: [(&str, &str); 1] = [("authorization", "Bearer alice-secret")];
+
+fn fresh(body: &'static str) -> Script {
+    says(body).field("cache-control", FRESH).etag("\"1\"")
+}
+
+async fn edge(origin: &Origin) -> Edge {
+    Setup::default().site("kind = \"generic\"").start(&[origin]).await
+}
+
+/// An edge that holds `/a`, stale.
+async fn with_stale(origin: &Origin) -> Edge {
+    let edge = edge(origin).await;
+    origin.say("/a", fresh("one"));
+    edge.get("/a").await.expect(200, "miss");
+    edge.pass_time(61);
+    edge
+}
+
+#[tokio::test]
+async fn a_304_to_one_client_changes_nothing_for_others() {
+    for fields in [&ALICE[..], &[("cache-control", "no-store")]] {
+        let origin = Origin::start().await;
+        let edge = with_stale(&origin).await;
+        origin.say("/a", fresh("one").field("x-user", "alice"));
+        let own = edge.read_with("/a", fields).await;
+        assert_eq!(own.expect(200, "revalidated").with(b"one").field("x-user"), "alice");
+        origin.say("/a", fresh("one"));
+        for outcome in ["revalidated", "hit_memory"] {
+            let said = edge.get("/a").await;
+            assert_eq!(said.expect(200, outcome).with(b"one").field("x-user"), "", "{fields:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_304_to_credentials_that_may_be_shared_renews_what_is_stored() {
+    let origin = Origin::start().await;
+    let edge = with_stale(&origin).await;
+    let public = says("one").etag("\"1\"").field("cache-control", "public, max-age=60");
+    origin.say("/a", public.field("x-new", "1"));
+    edge.read_with("/a", &ALICE).await.expect(200, "revalidated");
+    let said = edge.get("/a").await;
+    assert_eq!(said.expect(200, "hit_memory").field("x-new"), "1");
+}
+
+#[tokio::test]
+async fn readers_who_join_the_confirmation_for_credentials_ask_for_themselves() {
+    let origin = Origin::start().await;
+    let edge = with_stale(&origin).await;
+    let gate = Gate::default();
+    let own = fresh("one").field("x-user", "alice").held(&gate);
+    origin.say_in_turn("/a", vec![own, fresh("one")]);
+    let alice = {
+        let client = edge.client();
+        tokio::spawn(async move { client.read_with("/a", &ALICE).await })
+    };
+    origin.until_asked("/a", 2).await;
+    let other = {
+        let client = edge.client();
+        tokio::spawn(async move { client.get("/a").await })
+    };
+    // While this one is answered, the other one joins.
+    edge.get("/b").await.expect(404, "pass");
+    gate.open();
+    assert_eq!(alice.await.unwrap().expect(200, "revalidated").field("x-user"), "alice");
+    let other = other.await.unwrap();
+    assert_eq!(other.expect(200, "revalidated").field("x-user"), "");
+}
+
+#[tokio::test]
+async fn a_cookie_of_a_304_goes_to_the_client_that_caused_it_alone() {
+    let origin = Origin::start().await;
+    let edge = with_stale(&origin).await;
+    origin.say("/a", fresh("one").field("set-cookie", "a=b"));
+    assert_eq!(edge.get("/a").await.expect(200, "revalidated").field("set-cookie"), "a=b");
+    let again = edge.get("/a").await;
+    assert!(!again.expect(200, "hit_memory").headers.contains_key("set-cookie"));
+}
+
+#[tokio::test]
+async fn a_field_that_private_names_goes_to_the_client_that_caused_it_alone() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    let large = noise(1, 300_000);
+    let control = "max-age=60, private=\"x-user\"";
+    for (path, hit, body) in [("/a", "hit_memory", noise(2, 10)), ("/b", "hit_disk", large.clone())]
+    {
+        let script = says(body).etag("\"1\"").field("cache-control", control);
+        origin.say(path, script.clone().field("x-user", "alice"));
+        assert_eq!(edge.get(path).await.expect(200, "miss").field("x-user"), "alice");
+        edge.until_idle().await;
+        assert_eq!(edge.get(path).await.expect(200, hit).field("x-user"), "");
+        edge.pass_time(61);
+        // What names the field may be in the stored response alone.
+        origin.say(path, says("").etag("\"1\"").field("x-user", "bob"));
+        assert_eq!(edge.get(path).await.expect(200, "revalidated").field("x-user"), "bob");
+        assert_eq!(edge.get(path).await.expect(200, hit).field("x-user"), "");
+    }
+}
+
+#[tokio::test]
+async fn a_part_has_no_field_that_private_names() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    let script = says(noise(3, 3 << 20)).etag("\"1\"");
+    let script = script.field("cache-control", "max-age=60, private=\"x-user\"");
+    origin.say("/a", script.field("x-user", "alice"));
+    for _ in 0..2 {
+        let part = edge.read_with("/a", &[("range", "bytes=0-9")]).await;
+        assert_eq!(part.expect(206, "pass").field("x-user"), "alice");
+    }
+}
+
+#[tokio::test]
+async fn what_says_nothing_of_storing_leaves_cache_control_in_force() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    let private = says("one").field("cache-control", "private, no-store");
+    let private = private.last_modified("Mon, 01 Jan 2024 00:00:00 GMT");
+    origin.say("/a", private.field("surrogate-control", "content=\"ESI/1.0\""));
+    for _ in 0..2 {
+        edge.get("/a").await.expect(200, "pass");
+    }
+    let timed = says("one").field("cache-control", "private, no-store");
+    origin.say("/b", timed.field("surrogate-control", "content=\"ESI/1.0\", max-age=60"));
+    edge.get("/b").await.expect(200, "miss");
+    edge.get("/b").await.expect(200, "hit_memory");
+}
+
+#[tokio::test]
+async fn a_targeted_private_that_names_fields_is_plainly_private() {
+    for control in ["max-age=60, private=\"x-user\"", "max-age=60, private=(\"x-user\")"] {
+        let origin = Origin::start().await;
+        let edge = edge(&origin).await;
+        let script = says("one").field("cdn-cache-control", control);
+        origin.say("/a", script.field("x-user", "alice"));
+        for _ in 0..2 {
+            edge.get("/a").await.expect(200, "pass");
+        }
+        let script = says("one").etag("\"1\"");
+        let control = control.replace("private", "no-cache");
+        origin.say("/b", script.field("cdn-cache-control", &control));
+        edge.get("/b").await.expect(200, "miss");
+        edge.get("/b").await.expect(200, "revalidated");
+    }
+}
