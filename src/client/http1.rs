@@ -3,7 +3,7 @@
 
 use super::failure::{Failure, Fate};
 use super::upload::Upload;
-use super::{Chain, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
+use super::{AGE_MAX, Chain, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri};
@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::rt::{Executor, Read, Write};
 use hyper_util::rt::TokioExecutor;
+use tokio::time::Instant;
 
 /// A connection.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(super) struct Http1 {
     sender: SendRequest<Upload>,
     /// Whether it has answered a request: then the server may close it at any time.
     has_answered: bool,
+    made: Instant,
 }
 
 impl Http1 {
@@ -35,7 +37,12 @@ impl Http1 {
                 tracing::debug!(error = %Chain::of(&error), "connection to an origin ended");
             }
         });
-        Ok(Self { sender, has_answered: false })
+        Ok(Self { sender, has_answered: false, made: Instant::now() })
+    }
+
+    /// Whether it is to take no further request.
+    pub(super) fn is_old(&self) -> bool {
+        self.made.elapsed() >= AGE_MAX
     }
 
     /// Whether it can take no further request.

@@ -8,7 +8,7 @@
 
 use super::failure::{Failure, Fate, Loss};
 use super::upload::{Upload, Uploading};
-use super::{CONNECTION_WINDOW_BYTES, Chain, HEAD_BYTES_MAX, STREAM_WINDOW_BYTES};
+use super::{AGE_MAX, CONNECTION_WINDOW_BYTES, Chain, HEAD_BYTES_MAX, STREAM_WINDOW_BYTES};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream};
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Requests under way on one connection, if the server permits so many: below the 100 that servers
 /// permit at least (RFC 9113 section 6.5.2), so that none is refused before its settings are known.
@@ -54,6 +55,7 @@ struct State {
     /// Whether something came since it was last asked for.
     is_heard: AtomicBool,
     is_retired: AtomicBool,
+    made: Instant,
     loss: Loss,
 }
 
@@ -67,6 +69,7 @@ impl State {
             has_answered: AtomicBool::new(false),
             is_heard: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
+            made: Instant::now(),
             loss: Loss::default(),
         }
     }
@@ -117,13 +120,14 @@ impl Http2 {
         self.sender.current_max_send_streams().min(STREAMS_MAX)
     }
 
-    /// Whether it can take no further request: it has failed, the server has sent GOAWAY, or it
-    /// was retired.
+    /// Whether it can take no further request: it has failed, the server has sent GOAWAY, it was
+    /// retired, or it is old.
     pub(super) fn is_closing(&self) -> bool {
         let mut now = Context::from_waker(Waker::noop());
         // A clone has no request of its own in front of the stream limit, so it is never pending.
         let ready = self.sender.clone().poll_ready(&mut now);
-        self.state.is_retired.load(Ordering::Relaxed) || !matches!(ready, Poll::Ready(Ok(())))
+        let is_retired = self.state.is_retired.load(Ordering::Relaxed);
+        is_retired || self.state.made.elapsed() >= AGE_MAX || !matches!(ready, Poll::Ready(Ok(())))
     }
 
     /// Lets it take no further request; those under way go on.

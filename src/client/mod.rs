@@ -66,6 +66,10 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// bodies that are read slowly never hold up the others.
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 64;
 
+/// For how long a connection gets further requests: if a name leads to another address by then, the
+/// next connection goes there.
+const AGE_MAX: Duration = Duration::from_mins(5);
+
 /// What is asked of the allocator once and given back; see [`keep_buffers`].
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -132,8 +136,8 @@ impl Client {
     ///
     /// The deadline of the first byte begins with the first connection, and anew with each piece
     /// of the request's own body. A request without a body is sent again if the server did not
-    /// process it, and one that only reads also if a kept connection ended in place of the
-    /// answer; one with a body only if none of it was sent.
+    /// process it, and one that may be repeated also if a kept connection ended in place of the
+    /// answer (RFC 9110 section 9.2.2); one with a body only if none of it was sent.
     pub async fn send(&self, request: OutboundRequest) -> Result<Inbound, ClientError> {
         let progress = Progress::default();
         let (head, body) = request.into_parts();
@@ -167,7 +171,7 @@ impl Client {
                 Fate::Unprocessed if is_bodiless && resends < RESENDS_MAX => {
                     Upload::new(no_body(), progress.clone())
                 }
-                Fate::ClosedIdle if is_bodiless && head.method.is_safe() => {
+                Fate::ClosedIdle if is_bodiless && head.method.is_idempotent() => {
                     Upload::new(no_body(), progress.clone())
                 }
                 Fate::Unsent(_) | Fate::Unprocessed | Fate::ClosedIdle | Fate::Unknown => {

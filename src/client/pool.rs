@@ -274,6 +274,10 @@ impl Pool {
         let mut state = self.state.lock();
         let host = self.host(&mut state, endpoint);
         match connection {
+            // The requests that wait for one like it need another now.
+            Connection::Http1(connection) if connection.is_old() => {
+                self.dial(host, endpoint);
+            }
             Connection::Http1(connection) => {
                 self.hand_out(host, endpoint, connection, Use::Further);
             }
@@ -354,7 +358,8 @@ impl Host {
         }
         let mut idle = std::iter::from_fn(|| self.idle.pop());
         idle.find_map(|(connection, since)| {
-            let is_fresh = !connection.is_closed() && since.elapsed() < IDLE;
+            let is_young = !connection.is_old();
+            let is_fresh = !connection.is_closed() && since.elapsed() < IDLE && is_young;
             is_fresh.then_some(Connection::Http1(connection))
         })
     }

@@ -111,6 +111,23 @@ async fn text(inbound: Inbound) -> String {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_in_use_all_the_time_is_replaced_once_it_is_old() {
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        let server = tls_server(&[protocol]).await;
+        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let client = client(&trust, 200);
+        for request in 0..12 {
+            text(client.send(get("https", "localhost", server.address)).await.unwrap()).await;
+            let old = usize::from(AGE_MAX.as_secs() <= request * 30);
+            assert_eq!(*server.connections.lock(), 1 + old, "{request}");
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(30)).await;
+            tokio::time::resume();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_private_authority_is_trusted_where_its_file_is_given() {
     for (protocols, expected) in
         [(&[&b"h2"[..], b"http/1.1"][..], "HTTP/2.0"), (&[&b"http/1.1"[..]][..], "HTTP/1.1")]
