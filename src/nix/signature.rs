@@ -5,7 +5,9 @@
 use super::narinfo::NarInfo;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use std::fmt;
 
 /// The key of cache.nixos.org.
@@ -59,6 +61,14 @@ pub enum KeyError {
     #[error("the bytes are not a valid Ed25519 key")]
     Invalid,
 }
+
+/// Base 64 as Nix reads it: what is behind the last whole byte says nothing, be it bits or padding.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Why no trusted key vouches for a store path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -274,7 +284,7 @@ impl TrustedKeys {
 
 fn read<const N: usize>(text: &str) -> Result<(KeyName, [u8; N]), KeyError> {
     let (name, base64) = text.split_once(':').ok_or(KeyError::Name)?;
-    let bytes = STANDARD.decode(base64).ok().and_then(|bytes| bytes.try_into().ok());
+    let bytes = LENIENT.decode(base64).ok().and_then(|bytes| bytes.try_into().ok());
     Ok((key_name(name)?, bytes.ok_or(KeyError::Base64 { expected: N })?))
 }
 
@@ -305,6 +315,19 @@ mod tests {
         sha256:1xmr8jicvzszfzpz46g37mlpvbzjl2wpwvl2b05psipssyp1sm8h;120;";
     const SIGNATURE: &str = "narthex-test-1:5I4WMR0ftphHNi6aWQGr+2XhrLcORqeZ\
         RL0iVgnHBHwXL4h6zeJtgN1RJ7McR6VSzSihUYiHuXL3fmH7EHNDCw==";
+
+    #[test]
+    fn bits_behind_the_last_byte_say_nothing() {
+        let signer = SecretKey::from_seed("a", [1; 32]).unwrap();
+        let strict = signer.sign(b"x").unwrap().to_string();
+        let (begin, last) = strict.strip_suffix("==").unwrap().split_at(strict.len() - 3);
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let value = alphabet.iter().position(|digit| [*digit] == *last.as_bytes()).unwrap();
+        let other = char::from(alphabet[value | 0b1111]);
+        for text in [format!("{begin}{other}=="), format!("{begin}{other}")] {
+            assert_eq!(Signature::parse(&text).unwrap(), Signature::parse(&strict).unwrap());
+        }
+    }
 
     #[test]
     fn keys_and_signatures_agree_with_nix() {
