@@ -2,8 +2,10 @@
 //! `sites`.
 
 use super::model::S3Addressing;
+use super::value::without_secrets;
 use http::Uri;
 use percent_encoding::percent_decode_str;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 /// What the URL of an origin says.
@@ -80,7 +82,7 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Vec<String>> {
 fn hint(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
     if text.starts_with('/') {
-        format!("for a folder write file://{text}")
+        format!("for a folder write file://{}", without_secrets(text))
     } else if text.contains('.') && !text.starts_with('.') && text.chars().all(is_plain) {
         format!("write https://{text}, or another of s3://, http://, file://")
     } else {
@@ -126,7 +128,8 @@ fn parse_s3(rest: &str) -> Result<S3Url, Vec<String>> {
             }
             (name, _) if IGNORED.contains(&name) => url.ignored.push(name.to_owned()),
             (name, _) => faults.push(format!(
-                "has the parameter {name:?}, which is none of region, endpoint, profile, scheme"
+                "has the parameter {:?}, which is none of region, endpoint, profile, scheme",
+                without_secrets(name)
             )),
         }
     }
@@ -182,6 +185,12 @@ fn parse_http(text: &str) -> Result<Uri, String> {
     }
     if authority.host().is_empty() {
         return Err(format!("has no host; {wanted}"));
+    }
+    let address = authority.host().strip_prefix('[').map(|rest| rest.trim_end_matches(']'));
+    if address.is_some_and(|address| address.parse::<Ipv6Addr>().is_err()) {
+        return Err(format!(
+            "has no IPv6 address in its brackets, which has no zone (%) either; {wanted}"
+        ));
     }
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or("");
     if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
@@ -302,6 +311,8 @@ mod tests {
         assert!(fault("https://h?x=1").contains("query"));
         assert!(fault("https://h#x").contains("fragment"));
         assert!(fault("http://h:0").contains("port"));
+        assert!(fault("http://[fe80::1%25eth0]:8080").contains("zone"));
+        assert!(fault("http://[not-an-address]/").contains("IPv6"));
         assert!(fault("http://h:99999").contains("write https://HOST"));
         assert!(fault("http://h/../x").contains("'..'"));
         assert!(fault("http://").contains("write https://HOST"));

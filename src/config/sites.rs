@@ -8,6 +8,7 @@ use super::origins::{self, TakenOrigins};
 use super::problem::{Report, Spot, Spotted};
 use super::scope::{self, Scope};
 use super::trust;
+use crate::rfc::authority::canonical_host;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -92,6 +93,7 @@ fn hosts(scope: &Scope, path: &str, report: &mut Report) -> Vec<Spotted<String>>
     let mut hosts = scope.texts(path);
     for host in &mut hosts {
         host.value.make_ascii_lowercase();
+        host.value = canonical_host(&host.value).into_owned();
         if let Some(message) = fault_of_host(&host.value) {
             report.problem(host.spot.problem_with(&host.value, message));
         }

@@ -323,7 +323,7 @@ fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
 
 fn told(raw: &Raw<'_>, message: String, spot: &Spot) -> Problem {
     let found = match raw {
-        Raw::Text(text) => quote(&without_password(text)),
+        Raw::Text(text) => quote(&without_secrets(text)),
         Raw::Integer(_, digits) | Raw::Fraction(digits) => digits.chars().take(60).collect(),
         Raw::Boolean(boolean) => boolean.to_string(),
         Raw::Other(what) => (*what).to_owned(),
@@ -332,19 +332,29 @@ fn told(raw: &Raw<'_>, message: String, spot: &Spot) -> Problem {
     Problem { found: Some(found), ..spot.problem(message) }
 }
 
-/// The text of a URL without the user and password that may stand in it.
-pub(super) fn without_password(text: &str) -> Cow<'_, str> {
-    let Some((scheme, rest)) = text.split_once("://") else {
+/// A text without the secrets that may stand in it, if it is meant for a URL of any shape: all in
+/// front of the last `@`, the values of a query but for those that hold none, and a fragment.
+pub(super) fn without_secrets(text: &str) -> Cow<'_, str> {
+    const PLAIN: [&str; 5] = ["addressing-style", "endpoint", "profile", "region", "scheme"];
+    if !text.contains(['@', '?', '#']) {
         return text.into();
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest.split_at_checked(end) {
-        Some((authority, path)) => match authority.rsplit_once('@') {
-            Some((_, host)) => format!("{scheme}://***@{host}{path}").into(),
-            None => text.into(),
-        },
-        None => text.into(),
     }
+    let (text, fragment) = text.split_once('#').map_or((text, ""), |(text, _)| (text, "#***"));
+    let text = match text.rsplit_once('@') {
+        Some((secret, rest)) => {
+            let scheme = secret.split_once("://").map_or(String::new(), |(s, _)| format!("{s}://"));
+            format!("{scheme}***@{rest}")
+        }
+        None => text.to_owned(),
+    };
+    let Some((place, query)) = text.split_once('?') else { return (text + fragment).into() };
+    let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
+        Some((name, _)) if !PLAIN.contains(&name) => format!("{name}=***"),
+        Some(_) => parameter.to_owned(),
+        None => "***".to_owned(),
+    });
+    let parameters: Vec<String> = parameters.collect();
+    format!("{place}?{}{fragment}", parameters.join("&")).into()
 }
 
 fn is_digits(text: &str) -> bool {
@@ -444,8 +454,17 @@ mod tests {
 
     #[test]
     fn a_password_is_never_told() {
-        assert_eq!(without_password("https://me:secret@h/x@y"), "https://***@h/x@y");
-        assert_eq!(without_password("https://h/a@b"), "https://h/a@b");
-        assert_eq!(without_password("a@b"), "a@b");
+        for (text, told) in [
+            ("https://me:secret@h/x", "https://***@h/x"),
+            ("https://me:sec/ret@h/x", "https://***@h/x"),
+            ("https:/me:secret@h", "***@h"),
+            ("s3://b?endpoint=http://me:secret@h", "s3://***@h"),
+            ("http://h/?token=secret&region=eu", "http://h/?token=***&region=eu"),
+            ("http://h/?secret", "http://h/?***"),
+            ("http://h/#secret", "http://h/#***"),
+            ("https://h/a", "https://h/a"),
+        ] {
+            assert_eq!(without_secrets(text), told);
+        }
     }
 }

@@ -73,9 +73,9 @@ impl<'a> Authority<'a> {
             return Err(HostError::Malformed);
         }
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Cow::Owned(host.to_ascii_lowercase())
+            Cow::Owned(canonical_host(&host.to_ascii_lowercase()).into_owned())
         } else {
-            Cow::Borrowed(host)
+            canonical_host(host)
         };
         Ok(Self { host, port })
     }
@@ -86,6 +86,15 @@ impl<'a> Authority<'a> {
                 (Some(one), Some(other)) => one == other,
                 _ => true,
             }
+    }
+}
+
+/// A host in lower case, in the one form that it has: an IPv6 address has many (RFC 5952).
+pub fn canonical_host(host: &str) -> Cow<'_, str> {
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match address.and_then(|address| address.parse::<Ipv6Addr>().ok()) {
+        Some(address) => Cow::Owned(format!("[{address}]")),
+        None => Cow::Borrowed(host),
     }
 }
 
@@ -152,6 +161,8 @@ mod tests {
         assert_eq!(parse("cache:"), Ok(("cache".into(), None)));
         assert_eq!(parse("127.0.0.1:1"), Ok(("127.0.0.1".into(), Some(1))));
         assert_eq!(parse("[2001:DB8::1]:443"), Ok(("[2001:db8::1]".into(), Some(443))));
+        let long = "[2001:0db8:0:0::0001]";
+        assert_eq!(parse(long), Ok(("[2001:db8::1]".into(), None)));
         assert_eq!(parse("[::1]"), Ok(("[::1]".into(), None)));
     }
 
