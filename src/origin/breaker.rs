@@ -23,6 +23,9 @@
 //! is refused makes the next probe come sooner, at most once a second: the longer waits are for an
 //! origin that nobody wants anything of.
 //!
+//! A probe of a generic site asks for a path that may be the only one that fails. So once such a
+//! breaker has been open for the longest wait, requests come before the prober: one at a time.
+//!
 //! Purges and restarts do not meet it: it holds nothing of any object. A reload begins closed.
 
 use super::jitter::jittered;
@@ -46,6 +49,7 @@ pub(super) const SLOW: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Breaker {
     settings: BreakerSettings,
+    probes: Probes,
     meters: Meters,
     state: Mutex<State>,
     /// Tells the prober that its turn comes sooner.
@@ -67,10 +71,21 @@ enum State {
         soonest: Instant,
         until: Instant,
         wait: Duration,
+        since: Instant,
     },
     HalfOpen {
         wait: Duration,
+        since: Instant,
     },
+}
+
+/// What the outcome of a probe tells of an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probes {
+    /// How it answers other requests.
+    Tell,
+    /// How it answers one path, which may be none that it has.
+    MayMislead,
 }
 
 /// What the gauge shows.
@@ -118,10 +133,11 @@ enum Probe {
 
 impl Breaker {
     /// Closed.
-    pub(super) fn new(settings: BreakerSettings, meters: Meters) -> Self {
+    pub(super) fn new(settings: BreakerSettings, probes: Probes, meters: Meters) -> Self {
         meters.breaker(BreakerState::Closed);
         Self {
             settings,
+            probes,
             meters,
             state: Mutex::new(State::Closed { failures: 0, by_probe: false }),
             sooner: Arc::default(),
@@ -137,8 +153,8 @@ impl Breaker {
                 Some(Probe::Doubted)
             }
             State::Closed { .. } | State::Doubted { .. } => None,
-            State::Open { until, wait, .. } if is_due(until, caller) => {
-                self.change(&mut state, State::HalfOpen { wait });
+            State::Open { until, wait, since, .. } if self.is_due((until, since), caller) => {
+                self.change(&mut state, State::HalfOpen { wait, since });
                 Some(Probe::After(wait))
             }
             State::Open { .. } | State::HalfOpen { .. } => return None,
@@ -150,7 +166,7 @@ impl Breaker {
     pub(super) fn refuses(&self) -> bool {
         match *self.state.lock() {
             State::Closed { .. } | State::Doubted { .. } => false,
-            State::Open { until, .. } => !is_due(until, Caller::Request),
+            State::Open { until, since, .. } => !self.is_due((until, since), Caller::Request),
             State::HalfOpen { .. } => true,
         }
     }
@@ -182,7 +198,7 @@ impl Breaker {
         match *self.state.lock() {
             State::Closed { .. } => None,
             State::Doubted { is_probed: false, .. } => Some(Instant::now()),
-            State::Open { until, .. } => Some(until),
+            State::Open { until, since, .. } => Some(until + self.grace(since, Caller::Prober)),
             // Somebody else's probe is under way.
             State::Doubted { .. } | State::HalfOpen { .. } => Some(Instant::now() + OPEN_FIRST),
         }
@@ -198,10 +214,29 @@ impl Breaker {
     }
 
     fn open(&self, state: &mut State, wait: Duration) {
+        let since = match *state {
+            State::Open { since, .. } | State::HalfOpen { since, .. } => since,
+            State::Closed { .. } | State::Doubted { .. } => Instant::now(),
+        };
         let wait = wait.min(self.settings.open_max);
         let soonest = Instant::now() + jittered(wait.min(OPEN_FIRST));
         let until = soonest.max(Instant::now() + jittered(wait));
-        self.change(state, State::Open { soonest, until, wait });
+        self.change(state, State::Open { soonest, until, wait, since });
+    }
+
+    fn is_due(&self, (until, since): (Instant, Instant), caller: Caller) -> bool {
+        Instant::now() >= until + self.grace(since, caller)
+    }
+
+    /// How long after its time a probe is left to the other kind of caller, if the breaker is open
+    /// since then.
+    fn grace(&self, since: Instant, caller: Caller) -> Duration {
+        let is_long = since.elapsed() >= self.settings.open_max;
+        let first = match self.probes {
+            Probes::MayMislead if is_long => Caller::Request,
+            Probes::MayMislead | Probes::Tell => Caller::Prober,
+        };
+        if caller == first { Duration::ZERO } else { GRACE }
     }
 }
 
@@ -252,22 +287,14 @@ impl Drop for Leave<'_> {
     fn drop(&mut self) {
         let Some(probe) = self.probe.take() else { return };
         let mut state = self.breaker.state.lock();
-        let wait = match (probe, *state) {
-            (Probe::Doubted, State::Doubted { .. }) => OPEN_FIRST,
-            (Probe::After(wait), State::HalfOpen { .. }) => wait,
+        let (wait, since) = match (probe, *state) {
+            (Probe::Doubted, State::Doubted { .. }) => (OPEN_FIRST, Instant::now()),
+            (Probe::After(wait), State::HalfOpen { since, .. }) => (wait, since),
             _ => return,
         };
         let until = Instant::now() + OPEN_FIRST;
-        self.breaker.change(&mut state, State::Open { soonest: until, until, wait });
+        self.breaker.change(&mut state, State::Open { soonest: until, until, wait, since });
     }
-}
-
-fn is_due(until: Instant, caller: Caller) -> bool {
-    let grace = match caller {
-        Caller::Prober => Duration::ZERO,
-        Caller::Request => GRACE,
-    };
-    Instant::now() >= until + grace
 }
 
 fn shown(state: State) -> BreakerState {
@@ -284,11 +311,15 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn breaker(failures: u32) -> (Breaker, Metrics) {
+        probed(failures, Probes::Tell)
+    }
+
+    fn probed(failures: u32, probes: Probes) -> (Breaker, Metrics) {
         let metrics = Metrics::new().unwrap();
         let meters = Meters::new(metrics.clone(), "one".into(), crate::config::Prices::default());
         let open_max = Duration::from_secs(4);
         let settings = BreakerSettings { failures, open_max, probe_idle: Duration::ZERO };
-        (Breaker::new(settings, meters), metrics)
+        (Breaker::new(settings, probes, meters), metrics)
     }
 
     fn fail(breaker: &Breaker, caller: Caller) -> bool {
@@ -461,6 +492,26 @@ mod tests {
         let probe = breaker.admit(Caller::Prober).unwrap();
         breaker.admit(Caller::Request).unwrap().answered();
         probe.failed(1, Duration::ZERO);
+        assert!(breaker.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_probes_may_mislead_lets_requests_in_once_it_was_open_for_long() {
+        let (breaker, _) = probed(1, Probes::MayMislead);
+        assert!(fail(&breaker, Caller::Request));
+        let opened = Instant::now();
+        while opened.elapsed() < breaker.settings.open_max {
+            tokio::time::sleep_until(breaker.next_probe().unwrap()).await;
+            if let Some(probe) = breaker.admit(Caller::Prober) {
+                probe.failed(1, Duration::ZERO);
+            }
+        }
+        tokio::time::sleep(breaker.settings.open_max).await;
+        let request = breaker.admit(Caller::Request).expect("one request");
+        assert!(
+            breaker.admit(Caller::Request).is_none() && breaker.admit(Caller::Prober).is_none()
+        );
+        request.answered();
         assert!(breaker.is_closed());
     }
 

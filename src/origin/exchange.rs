@@ -70,6 +70,26 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// The question of a probe, for an object that every binary cache has.
+    pub(super) fn probe() -> Self {
+        Self {
+            method: Method::Get,
+            path: "/nix-cache-info".into(),
+            query: None,
+            class: Class::CacheInfo,
+            range: None,
+            if_none_match: None,
+            if_modified_since: None,
+            if_match: None,
+            cdn_loop: None,
+            only: None,
+            prefer: None,
+            avoid: Vec::new(),
+            retries: Retries::Usual,
+            reason: Some(Reason::Probe),
+        }
+    }
+
     /// What the request is for.
     pub(super) fn purpose(&self) -> Purpose {
         let has_condition = self.if_none_match.is_some() || self.if_modified_since.is_some();

@@ -32,10 +32,21 @@ pub(super) struct FolderOrigin {
     pub name: Arc<str>,
     pub position: usize,
     pub root: PathBuf,
+    /// What shows that the folder is the one that is meant, and that what it lacks is absent.
+    pub holds: Holds,
     pub clock: Clock,
     pub meters: Meters,
     pub tasks: Tasks,
     pub timeouts: OriginTimeouts,
+}
+
+/// What a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// A binary cache, which has a `nix-cache-info`.
+    BinaryCache,
+    /// Any files.
+    Files,
 }
 
 /// A file that was found.
@@ -96,8 +107,9 @@ impl FolderOrigin {
     }
 
     async fn found(&self, ask: &Ask) -> Result<Option<Found>, FetchError> {
-        let (root, path) = (self.root.clone(), Arc::clone(&ask.path));
-        let looking = self.tasks.blocking("origin folder look-up", move || look_up(&root, &path));
+        let (root, path, holds) = (self.root.clone(), Arc::clone(&ask.path), self.holds);
+        let looking = move || look_up(&root, &path, holds);
+        let looking = self.tasks.blocking("origin folder look-up", looking);
         tokio::time::timeout(self.timeouts.first_byte, looking)
             .await
             .map_err(|_| FetchError::FirstByte {
@@ -226,9 +238,9 @@ fn content_type(path: &str) -> &'static str {
 
 /// The regular file at `path` below `root`, or `None` where there is none.
 ///
-/// Fails where the folder is missing or has no `nix-cache-info`: then it is not mounted, or no
-/// binary cache, and nothing in it is known to be absent.
-fn look_up(root: &Path, path: &str) -> io::Result<Option<Found>> {
+/// Fails where the folder is missing, or a binary cache without `nix-cache-info`: then it is not
+/// mounted, or another one, and nothing in it is known to be absent.
+fn look_up(root: &Path, path: &str, holds: Holds) -> io::Result<Option<Found>> {
     let folder =
         rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| at(root, &error.into()))?;
@@ -237,7 +249,7 @@ fn look_up(root: &Path, path: &str) -> io::Result<Option<Found>> {
         Err(error) if is_absence(error) => None,
         Err(error) => return Err(at(&root.join(path.trim_start_matches('/')), &error.into())),
     };
-    if found.is_none() {
+    if found.is_none() && holds == Holds::BinaryCache {
         let info = rustix::fs::statat(&folder, "nix-cache-info", AtFlags::empty());
         info.map_err(|error| at(&root.join("nix-cache-info"), &error.into()))?;
     }

@@ -46,6 +46,20 @@ impl fmt::Debug for Forward {
 }
 
 impl Forward {
+    /// The question of a probe: for the head of the root.
+    pub(super) fn probe() -> Self {
+        Self {
+            method: Method::HEAD,
+            path: "/".into(),
+            query: None,
+            headers: HeaderMap::new(),
+            body: None,
+            interim: None,
+            only: None,
+            retries: Retries::None,
+        }
+    }
+
     /// Whether it may be sent again, and to another origin, where nothing is known of its fate: it
     /// has no body, and its method only reads (RFC 9110 section 9.2.2). One that is meant for one
     /// origin alone comes back by itself.
@@ -83,17 +97,26 @@ impl Forward {
         }
     }
 
-    /// The question that an origin without HTTP methods of its own understands; none where the
-    /// method is not GET or HEAD.
-    pub(super) fn ask(&self) -> Option<Ask> {
+    /// The same, without what lets its client in.
+    pub(super) fn anonymous(&self) -> Self {
+        let mut again = self.again();
+        again.headers.remove(header::AUTHORIZATION);
+        again.headers.remove(header::COOKIE);
+        again
+    }
+
+    /// The question that an origin without HTTP methods of its own understands.
+    pub(super) fn ask(&self) -> Asked {
         let method = match self.method {
             Method::GET => AskMethod::Get,
             Method::HEAD => AskMethod::Head,
-            _ => return None,
+            _ => return Asked::Write,
         };
-        let decoded = crate::rfc::path::canonicalise(&self.path, usize::MAX).ok()?;
+        let Ok(decoded) = crate::rfc::path::canonicalise(&self.path, usize::MAX) else {
+            return Asked::Nothing;
+        };
         let condition = |name| self.headers.get(name).cloned();
-        Some(Ask {
+        Asked::Object(Box::new(Ask {
             method,
             path: decoded.into(),
             query: self.query.clone(),
@@ -108,8 +131,19 @@ impl Forward {
             avoid: Vec::new(),
             retries: Retries::Usual,
             reason: None,
-        })
+        }))
     }
+}
+
+/// What a request is to an origin that only knows objects.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// A question for an object.
+    Object(Box<Ask>),
+    /// No object has such a path.
+    Nothing,
+    /// Neither GET nor HEAD.
+    Write,
 }
 
 /// The one range that is asked for, where it does not depend on the object's length.
@@ -166,6 +200,11 @@ pub(super) fn read_only(now: Timestamp, origin: usize, name: &Arc<str>) -> Respo
     let mut headers = HeaderMap::new();
     headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     own(StatusCode::METHOD_NOT_ALLOWED, unheard(now, headers), (origin, name))
+}
+
+/// The answer of an origin that only knows objects where there is none.
+pub(super) fn nowhere(now: Timestamp, origin: usize, name: &Arc<str>) -> Response {
+    own(StatusCode::NOT_FOUND, unheard(now, HeaderMap::new()), (origin, name))
 }
 
 fn unheard(now: Timestamp, headers: HeaderMap) -> Heard {

@@ -13,7 +13,9 @@ use super::verdict::{Dialect, Verdict};
 use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::{Client, OutboundRequest, no_body};
 use crate::nix::Class;
+use crate::rfc::authority::canonical_host;
 use crate::rfc::path::encode_path;
+use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 
 /// The longest chain of redirects that is followed.
@@ -23,14 +25,36 @@ const REDIRECTS_MAX: usize = 5;
 #[derive(Debug)]
 pub(super) struct HttpOrigin {
     wire: Wire,
-    /// `scheme://host[:port]` and the path prefix, without a trailing slash.
-    base: String,
+    base: Base,
     /// Hosts (`host` or `host:port`, lower case) that redirects may lead to.
     redirects_to: Vec<String>,
     keeper: Keeper,
     /// What asks where redirects lead: without the certificate that is shown to the origin itself,
     /// and by any version of HTTP. None if the origin has neither of its own.
     elsewhere: Option<Wire>,
+}
+
+/// Where the paths of an upstream begin.
+#[derive(Debug)]
+struct Base {
+    scheme: Scheme,
+    authority: Authority,
+    /// The path prefix, without a trailing slash.
+    prefix: String,
+}
+
+impl Base {
+    /// The URL of `path`, encoded and with a leading `/`, and of a query; none where it is no path.
+    fn url(&self, path: &str, query: Option<&str>) -> Option<Uri> {
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        let path = path.starts_with('/').then(|| format!("{}{path}{query}", self.prefix))?;
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(path)
+            .build()
+            .ok()
+    }
 }
 
 /// What a request carries beside what is asked.
@@ -49,7 +73,15 @@ impl HttpOrigin {
         redirects_to: &[String],
         (keeper, elsewhere): (Keeper, Option<Client>),
     ) -> Self {
-        let base = base.to_string().trim_end_matches('/').to_owned();
+        // A checked configuration has both.
+        let base = Base {
+            scheme: base.scheme().cloned().unwrap_or(Scheme::HTTP),
+            authority: base
+                .authority()
+                .cloned()
+                .unwrap_or_else(|| Authority::from_static("invalid")),
+            prefix: base.path().trim_end_matches('/').to_owned(),
+        };
         let redirects_to = redirects_to.iter().map(|host| host.to_ascii_lowercase()).collect();
         let elsewhere = elsewhere.map(|client| Wire { client, ..wire.clone() });
         Self { wire, base, redirects_to, keeper, elsewhere }
@@ -77,8 +109,7 @@ impl HttpOrigin {
         ask: &Ask,
         authorization: Option<&HeaderValue>,
     ) -> Result<Reply, FetchError> {
-        let query = ask.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-        let mut uri = self.uri(&format!("{}{}{query}", self.base, encode_path(&ask.path)))?;
+        let mut uri = self.url(&encode_path(&ask.path), ask.query.as_deref())?;
         let home = uri.clone();
         for _ in 0..=REDIRECTS_MAX {
             let is_home = place(&uri) == place(&home);
@@ -142,8 +173,11 @@ impl HttpOrigin {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
         let Forward { method, path, query, mut headers, body, interim, .. } = forward;
-        let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-        let uri = self.uri(&format!("{}{path}{query}", self.base))?;
+        let uri = self.url(&path, query.as_deref())?;
+        let may_be_part = headers.contains_key(header::RANGE);
+        let has_condition = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]
+            .iter()
+            .any(|n| headers.contains_key(n));
         let asked = if method == http::Method::HEAD { Method::Head } else { Method::Get };
         headers.append(header::VIA, HeaderValue::from_static("1.1 narthex"));
         if let Some(authorization) = authorization {
@@ -161,7 +195,21 @@ impl HttpOrigin {
             });
         }
         let exchange = self.wire.send(purpose, request).await?;
+        let is_asked_for = match exchange.status {
+            StatusCode::PARTIAL_CONTENT => may_be_part,
+            StatusCode::NOT_MODIFIED => has_condition,
+            _ => true,
+        };
+        if !is_asked_for {
+            let status = exchange.status;
+            return Err(self.wire.protocol(format!("answered {status}, which was not asked for")));
+        }
         self.wire.response(Class::Other, asked, exchange)
+    }
+
+    fn url(&self, path: &str, query: Option<&str>) -> Result<Uri, FetchError> {
+        let url = self.base.url(path, query);
+        url.ok_or_else(|| self.wire.protocol(format!("no URL for the path {path:?}")))
     }
 
     fn uri(&self, text: &str) -> Result<Uri, FetchError> {
@@ -200,7 +248,8 @@ impl HttpOrigin {
         let is_listed = target.authority().is_some_and(|authority| {
             let whole = authority.as_str().to_ascii_lowercase();
             let host = authority.host().to_ascii_lowercase();
-            self.redirects_to.iter().any(|listed| *listed == whole || *listed == host)
+            let host = canonical_host(&host);
+            self.redirects_to.iter().any(|listed| *listed == whole || **listed == *host)
         });
         let has_user = target.authority().is_some_and(|a| a.as_str().contains('@'));
         if !is_listed || has_user {
@@ -212,7 +261,7 @@ impl HttpOrigin {
         }
         match (from.scheme_str(), target.scheme_str()) {
             (Some("http"), Some("http" | "https")) | (Some("https"), Some("https")) => Ok(target),
-            _ => Err(self.wire.protocol(format!("answered {status} from https to {location:?}"))),
+            _ => Err(self.wire.protocol(format!("answered {status} from https to http"))),
         }
     }
 }
@@ -235,7 +284,7 @@ fn place(uri: &Uri) -> (Option<&str>, String, u16) {
 fn resolve(from: &Uri, location: &str) -> String {
     let location = location.split('#').next().unwrap_or_default();
     let scheme = from.scheme_str().unwrap_or("http");
-    let authority = from.authority().map_or("", http::uri::Authority::as_str);
+    let authority = from.authority().map_or("", Authority::as_str);
     if location.starts_with("//") {
         return format!("{scheme}:{location}");
     }

@@ -46,13 +46,12 @@ use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
-use crate::nix::Class;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use ::http::HeaderMap;
-use breaker::Breaker;
+use breaker::{Breaker, Probes};
 use budget::Budget;
-use file::FolderOrigin;
+use file::{FolderOrigin, Holds};
 use first_bytes::FirstBytes;
 use forward::Standing;
 use futures_util::future::join_all;
@@ -70,12 +69,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use upstream::{Kind, Upstream, is_small};
+use upstream::{Kind, Probing, Upstream, is_small};
 use watch::Watch;
 use wire::Wire;
-
-/// What the self test asks for: every binary cache has it.
-const PROBE_PATH: &str = "/nix-cache-info";
 
 /// How the endpoints that hand out keys are asked.
 const KEY_ENDPOINT_SETTINGS: ClientSettings = ClientSettings {
@@ -173,15 +169,18 @@ impl Origins {
     ///
     /// A request that may be repeated goes on to the next origin where one fails, is in trouble
     /// (500, 502, 503, 504) or has no such object; any other goes to the first alone. Absence is
-    /// the answer only where every origin asked said so; else the first trouble is. Dropping the
-    /// future ends the request.
+    /// the answer only where every origin asked said so; else the first trouble is. An origin of
+    /// another priority than the first is another service, so it gets no credentials and no cookies
+    /// that were meant for that. Dropping the future ends the request.
     pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
         let upstreams = order::for_forward(&self.upstreams, &forward);
+        let first = upstreams.first().map(|upstream| upstream.priority);
         let mut upstreams = upstreams.into_iter().peekable();
         let (mut next, mut trouble, mut absent) = (Some(forward), None, None);
         while let (Some(forward), Some(upstream)) = (next.take(), upstreams.next()) {
-            if forward.may_repeat() && upstreams.peek().is_some() {
-                next = Some(forward.again());
+            if let Some(other) = upstreams.peek().filter(|_| forward.may_repeat()) {
+                let is_peer = first == Some(other.priority);
+                next = Some(if is_peer { forward.again() } else { forward.anonymous() });
             }
             match upstream.forward(forward).await {
                 Ok(response) => match forward::standing(response.status) {
@@ -219,41 +218,20 @@ impl Origins {
         Answer::Absent { headers, origin: 0, request_time: now, response_time: now }
     }
 
-    /// The self test at start: asks every origin at once for `nix-cache-info`, so that wrong
-    /// addresses and credentials are seen in the log, in [`Origins::health`] and in the result
-    /// before a client meets them. Ends within each origin's deadlines. From then on those that
-    /// are to be probed while they are idle are.
+    /// The self test at start: probes every origin at once, so that wrong addresses and
+    /// credentials are seen in the log, in [`Origins::health`] and in the result before a client
+    /// meets them. Ends within each origin's deadlines. From then on those that are to be probed
+    /// while they are idle are.
     pub async fn probe(&self) -> Vec<(Arc<str>, Result<(), FetchError>)> {
-        let ask = Self::probe_ask();
         let probes = self
             .upstreams
             .iter()
-            .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe(&ask).await) });
+            .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe().await) });
         let results = join_all(probes).await;
         for upstream in self.upstreams.iter() {
             upstream.watch.idle(upstream);
         }
         results
-    }
-
-    /// What a probe asks for.
-    fn probe_ask() -> Ask {
-        Ask {
-            method: Method::Get,
-            path: PROBE_PATH.into(),
-            query: None,
-            class: Class::CacheInfo,
-            range: None,
-            if_none_match: None,
-            if_modified_since: None,
-            if_match: None,
-            cdn_loop: None,
-            only: None,
-            prefer: None,
-            avoid: Vec::new(),
-            retries: Retries::Usual,
-            reason: Some(Reason::Probe),
-        }
     }
 
     /// The keys behind `after` in the bucket that is the origin at `position`, as many as a page
@@ -426,6 +404,10 @@ impl Setup<'_> {
         let name: Arc<str> = origin.name.as_str().into();
         let meters = self.meters(origin);
         let kind = self.kind(position, origin)?;
+        let (probing, probes) = match kind {
+            Kind::Http(_) if self.site.caching.is_some() => (Probing::Root, Probes::MayMislead),
+            Kind::Http(_) | Kind::S3(_) | Kind::Folder(_) => (Probing::CacheInfo, Probes::Tell),
+        };
         let deadline = origin.timeouts.connect;
         let recovery = Arc::clone(&self.recovery);
         Ok(Arc::new(Upstream {
@@ -437,7 +419,8 @@ impl Setup<'_> {
             kind,
             slots: Slots::new(Arc::clone(&name), origin.connections_max, deadline),
             breaker_settings: origin.breaker,
-            breaker: Breaker::new(origin.breaker, meters.clone()),
+            breaker: Breaker::new(origin.breaker, probes, meters.clone()),
+            probing,
             pacer: Pacer::new(meters.clone()),
             turn_deadline: deadline,
             retries: Budget::of_retries(origin.budget.retries_percent),
@@ -477,6 +460,7 @@ impl Setup<'_> {
                 name: origin.name.as_str().into(),
                 position,
                 root: root.clone(),
+                holds: if self.site.caching.is_some() { Holds::Files } else { Holds::BinaryCache },
                 clock: self.clock.clone(),
                 meters: self.meters(origin),
                 tasks: self.tasks.clone(),

@@ -1,5 +1,6 @@
-//! How many requests an origin may have under way at once, and that NARs never take all of the
-//! room: an eighth is kept for what is small, so that narinfos do not wait behind downloads. One
+//! How many requests an origin may have under way at once, and that neither NARs nor uploads take
+//! all of the room: an eighth is kept for what is small, so that narinfos do not wait behind
+//! downloads, and half for what has no body, so that clients that send slowly hold up no other. One
 //! per origin, as long lived as it; no lock across an await. Who waits is served in turn.
 
 use super::exchange::FetchError;
@@ -11,12 +12,22 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 /// One part in so many is kept from NARs.
 const KEPT_FROM_NARS: usize = 8;
 
+/// What a request takes a slot for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    /// An object of this class.
+    Object(Class),
+    /// A client's request with a body of its own.
+    Upload,
+}
+
 /// The slots of one origin.
 #[derive(Debug)]
 pub(super) struct Slots {
     origin: Arc<str>,
     all: Arc<Semaphore>,
     nars: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
     /// How long a request waits.
     deadline: Duration,
 }
@@ -25,7 +36,7 @@ pub(super) struct Slots {
 #[derive(Debug)]
 pub(super) struct Slot {
     _one: OwnedSemaphorePermit,
-    _nar: Option<OwnedSemaphorePermit>,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 impl Slots {
@@ -33,35 +44,41 @@ impl Slots {
     pub(super) fn new(origin: Arc<str>, max: usize, deadline: Duration) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         let nars = max - max / KEPT_FROM_NARS;
-        let (all, nars) = (Arc::new(Semaphore::new(max)), Arc::new(Semaphore::new(nars)));
-        Self { origin, all, nars, deadline }
+        let uploads = max.div_ceil(2);
+        let [all, nars, uploads] = [max, nars, uploads].map(|max| Arc::new(Semaphore::new(max)));
+        Self { origin, all, nars, uploads, deadline }
     }
 
     /// A slot, as soon as there is one.
-    pub(super) async fn wait(&self, class: Class) -> Result<Slot, FetchError> {
-        match tokio::time::timeout(self.deadline, self.next(class)).await {
+    pub(super) async fn wait(&self, load: Load) -> Result<Slot, FetchError> {
+        match tokio::time::timeout(self.deadline, self.next(load)).await {
             Ok(Ok(slot)) => Ok(slot),
             Ok(Err(_)) | Err(_) => Err(FetchError::Busy { origin: Arc::clone(&self.origin) }),
         }
     }
 
-    /// A slot, if there is one now.
+    /// A slot for an object of this class, if there is one now.
     pub(super) fn now(&self, class: Class) -> Option<Slot> {
-        let nar = if class == Class::Nar {
-            Some(Arc::clone(&self.nars).try_acquire_owned().ok()?)
-        } else {
-            None
-        };
-        Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, _nar: nar })
+        let share = self.share(Load::Object(class)).map(Arc::clone);
+        let share = share.map(Semaphore::try_acquire_owned).transpose().ok()?;
+        Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, _share: share })
     }
 
-    async fn next(&self, class: Class) -> Result<Slot, AcquireError> {
-        let nar = if class == Class::Nar {
-            Some(Arc::clone(&self.nars).acquire_owned().await?)
-        } else {
-            None
+    async fn next(&self, load: Load) -> Result<Slot, AcquireError> {
+        let share = match self.share(load) {
+            Some(share) => Some(Arc::clone(share).acquire_owned().await?),
+            None => None,
         };
-        Ok(Slot { _one: Arc::clone(&self.all).acquire_owned().await?, _nar: nar })
+        Ok(Slot { _one: Arc::clone(&self.all).acquire_owned().await?, _share: share })
+    }
+
+    /// The part of the slots that requests of this kind share.
+    fn share(&self, load: Load) -> Option<&Arc<Semaphore>> {
+        match load {
+            Load::Object(Class::Nar) => Some(&self.nars),
+            Load::Object(_) => None,
+            Load::Upload => Some(&self.uploads),
+        }
     }
 }
 
@@ -74,12 +91,17 @@ mod tests {
         let slots = Slots::new("one".into(), 16, Duration::from_secs(5));
         let nars: Vec<_> = std::iter::from_fn(|| slots.now(Class::Nar)).collect();
         assert_eq!(nars.len(), 14);
-        assert!(matches!(slots.wait(Class::Nar).await, Err(FetchError::Busy { .. })));
+        assert!(matches!(slots.wait(Load::Object(Class::Nar)).await, Err(FetchError::Busy { .. })));
         let small: Vec<_> = std::iter::from_fn(|| slots.now(Class::Narinfo)).collect();
         assert_eq!(small.len(), 2);
         drop(nars);
-        assert!(slots.wait(Class::Nar).await.is_ok());
+        assert!(slots.wait(Load::Object(Class::Nar)).await.is_ok());
+        let uploads: Vec<_> =
+            futures_util::future::join_all((0..8).map(|_| slots.wait(Load::Upload))).await;
+        assert!(uploads.iter().all(Result::is_ok));
+        assert!(matches!(slots.wait(Load::Upload).await, Err(FetchError::Busy { .. })));
+        assert!(slots.now(Class::Other).is_some());
         let few = Slots::new("one".into(), 1, Duration::from_secs(5));
-        assert!(few.wait(Class::Nar).await.is_ok());
+        assert!(few.wait(Load::Object(Class::Nar)).await.is_ok());
     }
 }

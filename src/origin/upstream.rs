@@ -8,10 +8,10 @@
 
 use super::breaker::{Breaker, Caller, Leave, SLOW};
 use super::budget::Budget;
-use super::exchange::{Answer, Ask, FetchError, Reason, Retries};
+use super::exchange::{Answer, Ask, FetchError, Purpose, Reason, Retries};
 use super::file::FolderOrigin;
 use super::first_bytes::FirstBytes;
-use super::forward::{self, Forward};
+use super::forward::{self, Asked, Forward};
 use super::health::{Health, OriginHealth};
 use super::http::HttpOrigin;
 use super::jitter::jittered;
@@ -20,10 +20,10 @@ use super::order::Rank;
 use super::pace::{Pacer, TooFast};
 use super::response::Response;
 use super::s3::S3Origin;
-use super::slots::{Slot, Slots};
+use super::slots::{Load, Slot, Slots};
 use super::verdict::Absence;
 use super::watch::Watch;
-use super::wire::{Heard, Reply, retry_after};
+use super::wire::{Heard, Reply};
 use crate::clock::Clock;
 use crate::config::{AbsenceOf, BreakerSettings, OriginTurns};
 use crate::nix::Class;
@@ -52,6 +52,8 @@ pub(super) struct Upstream {
     pub turns: OriginTurns,
     pub kind: Kind,
     pub slots: Slots,
+    /// What a probe asks for.
+    pub probing: Probing,
     pub breaker_settings: BreakerSettings,
     pub breaker: Breaker,
     pub pacer: Pacer,
@@ -65,6 +67,15 @@ pub(super) struct Upstream {
     pub health: Health,
     pub meters: Meters,
     pub clock: Clock,
+}
+
+/// What a probe of an origin asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probing {
+    /// An object that every binary cache has.
+    CacheInfo,
+    /// The head of the root, of which any answer shows that the origin is there.
+    Root,
 }
 
 /// How an origin is asked.
@@ -88,7 +99,7 @@ impl Kind {
 impl Upstream {
     /// Asks, again where the error permits it, and remembers how it went.
     pub(super) async fn ask(self: &Arc<Self>, ask: &Ask) -> Result<Answer<Response>, FetchError> {
-        let slot = self.slot(ask.class).await?;
+        let slot = self.slot(Load::Object(ask.class)).await?;
         self.ask_in(ask, slot).await
     }
 
@@ -123,7 +134,8 @@ impl Upstream {
         self: &Arc<Self>,
         forward: Forward,
     ) -> Result<Response, FetchError> {
-        let slot = self.slot(Class::Other).await?;
+        let load = if forward.body.is_some() { Load::Upload } else { Load::Object(Class::Other) };
+        let slot = self.slot(load).await?;
         let may_retry = forward.may_repeat() && forward.retries == Retries::Usual;
         let mut tries = Tries::new(if may_retry { RETRIES_MAX } else { 0 });
         self.retries.earn();
@@ -137,7 +149,7 @@ impl Upstream {
                 });
             };
             next = forward.may_repeat().then(|| forward.again());
-            let asked = self.forward_once(forward, purpose).await;
+            let asked = self.forward_once(forward, purpose, Caller::Request).await;
             match self.may_retry(&mut tries, asked).await {
                 Next::Done(response) => break response,
                 Next::Again => purpose.reason = Reason::Retry,
@@ -166,14 +178,25 @@ impl Upstream {
     async fn forward_once(
         self: &Arc<Self>,
         forward: Forward,
-        purpose: super::exchange::Purpose,
+        purpose: Purpose,
+        caller: Caller,
     ) -> Result<Response, FetchError> {
-        let leave = self.leave(Class::Other, Caller::Request).await?;
+        let leave = self.leave(Class::Other, caller).await?;
         let started = Instant::now();
         let answered = self.forward_by_kind(forward, purpose).await;
         match &answered {
-            Ok(response) => self.answered(leave, response),
-            Err(error) => self.failed(leave, error, started.elapsed(), purpose.reason),
+            // Whatever it says is about the path: an application that fails there, or asks for
+            // fewer requests of it, may be as good as ever elsewhere.
+            Ok(_) => {
+                leave.answered();
+                self.see_to_breaker();
+            }
+            Err(error) => {
+                // So may one that hangs there, unless it hangs for the prober too.
+                let is_of_path = matches!(error, FetchError::FirstByte { .. });
+                let took = if is_of_path { Duration::ZERO } else { started.elapsed() };
+                self.failed(leave, error, took, purpose.reason);
+            }
         }
         answered
     }
@@ -181,19 +204,20 @@ impl Upstream {
     async fn forward_by_kind(
         &self,
         forward: Forward,
-        purpose: super::exchange::Purpose,
+        purpose: Purpose,
     ) -> Result<Response, FetchError> {
         if let Kind::Http(origin) = &self.kind {
             return origin.forward(forward, purpose).await;
         }
         let now = self.clock.now();
         match forward.ask() {
-            Some(ask) => {
-                let ask = Ask { reason: Some(purpose.reason), ..ask };
+            Asked::Object(ask) => {
+                let ask = Ask { reason: Some(purpose.reason), ..*ask };
                 let reply = self.kind.ask(&ask).await?;
                 Ok(forward::as_response((&ask, reply), now, self.position, &self.name))
             }
-            None => Ok(forward::read_only(now, self.position, &self.name)),
+            Asked::Nothing => Ok(forward::nowhere(now, self.position, &self.name)),
+            Asked::Write => Ok(forward::read_only(now, self.position, &self.name)),
         }
     }
 
@@ -211,18 +235,6 @@ impl Upstream {
         }
         self.note_asked();
         Ok(leave)
-    }
-
-    /// The answer to a request that was sent on, of whatever status.
-    fn answered(self: &Arc<Self>, leave: Leave<'_>, response: &Response) {
-        let wait = retry_after(&response.headers, response.response_time);
-        self.note_throttle(response.status, wait);
-        if is_trouble(response.status) {
-            leave.failed(1, Duration::ZERO);
-            self.see_to_breaker();
-        } else {
-            leave.answered();
-        }
     }
 
     fn failed(
@@ -299,11 +311,35 @@ impl Upstream {
         Next::Again
     }
 
-    /// Asks for `nix-cache-info` once, as a test of this origin's address and credentials. Takes
-    /// no slot, so that requests that hang do not keep it from being seen that it is back.
-    ///
-    /// `AccessDenied` is an error here: every binary cache has that object.
-    pub(super) async fn probe(self: &Arc<Self>, ask: &Ask) -> Result<(), FetchError> {
+    /// Tests this origin's address and credentials by one request. Takes no slot, so that requests
+    /// that hang do not keep it from being seen that it is back.
+    pub(super) async fn probe(self: &Arc<Self>) -> Result<(), FetchError> {
+        match self.probing {
+            Probing::CacheInfo => self.probe_cache_info().await,
+            Probing::Root => self.probe_root().await,
+        }
+    }
+
+    /// Asks for the head of `/`; any answer is a good one.
+    async fn probe_root(self: &Arc<Self>) -> Result<(), FetchError> {
+        let purpose = Purpose { class: Class::Other, reason: Reason::Probe };
+        match self.forward_once(Forward::probe(), purpose, Caller::Prober).await {
+            Ok(response) => {
+                self.health.usable();
+                drain(response).await;
+                Ok(())
+            }
+            Err(error) => {
+                self.health.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks for `nix-cache-info`. `AccessDenied` is an error here: every binary cache has that
+    /// object.
+    async fn probe_cache_info(self: &Arc<Self>) -> Result<(), FetchError> {
+        let ask = &Ask::probe();
         let reply = match self.attempt(ask, Caller::Prober).await {
             Ok(Reply::Absent(_, Absence::Denied)) => Err(FetchError::Credentials {
                 origin: Arc::clone(&self.name),
@@ -347,11 +383,11 @@ impl Upstream {
     }
 
     /// A slot for a request that may leave: who would be refused by the breaker waits for none.
-    async fn slot(&self, class: Class) -> Result<Slot, FetchError> {
+    async fn slot(&self, load: Load) -> Result<Slot, FetchError> {
         if self.breaker.refuses() {
             return Err(self.is_open());
         }
-        let slot = self.slots.wait(class).await;
+        let slot = self.slots.wait(load).await;
         if slot.is_err() {
             self.meters.held(Held::Busy);
         }

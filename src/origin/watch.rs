@@ -3,7 +3,6 @@
 //! live as long as there is something to look after: they hold the origin weakly, so that a reload
 //! ends them, and hear the stop of the process. Started by `upstream` and `Origins`.
 
-use super::Origins;
 use super::upstream::Upstream;
 use crate::tasks::Tasks;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +58,7 @@ async fn mend(upstream: Weak<Upstream>) {
         }
         if let Some(upstream) = upstream.upgrade() {
             // Its outcome is in the breaker and in the log.
-            let _ = upstream.probe(&Origins::probe_ask()).await;
+            let _ = upstream.probe().await;
         }
     }
 }
@@ -86,7 +85,7 @@ async fn watch(upstream: Weak<Upstream>) {
             continue;
         }
         let Some(upstream) = upstream.upgrade() else { return };
-        let _ = upstream.probe(&Origins::probe_ask()).await;
+        let _ = upstream.probe().await;
         // Asked or refused by its breaker, the next time is another wait away.
         upstream.note_asked();
     }

@@ -1,6 +1,7 @@
 //! Tests of what spares an origin and its clients: breaker, pace, budgets, hedges, and the bill.
 
 use super::*;
+use crate::nix::Class;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn narinfo(path: &str) -> Ask {

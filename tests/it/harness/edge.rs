@@ -99,11 +99,12 @@ impl Setup {
             .enumerate()
             .map(|(at, origin)| format!("url = \"{}\"\nname = \"origin-{at}\"", origin.url()))
             .collect();
-        let probed: Vec<usize> =
-            origins.iter().map(|origin| origin.count("/nix-cache-info")).collect();
+        let is_generic = self.site.contains("kind = \"generic\"");
+        let probe = if is_generic { "/" } else { "/nix-cache-info" };
+        let probed: Vec<usize> = origins.iter().map(|origin| origin.count(probe)).collect();
         let edge = self.start_before(&tables).await;
         for (origin, before) in origins.iter().zip(probed) {
-            origin.until_asked("/nix-cache-info", before + 1).await;
+            origin.until_asked(probe, before + 1).await;
         }
         edge
     }

@@ -122,11 +122,13 @@ impl Origin {
         self.asked(target).len()
     }
 
-    /// How many requests there were for anything but `nix-cache-info`, which the edge's self test
-    /// asks for.
+    /// How many requests there were beside those of the edge's self test.
     pub(crate) fn count_all(&self) -> usize {
         let asked = self.server.source.asked.lock();
-        asked.iter().filter(|asked| asked.target != "/nix-cache-info").count()
+        let is_probe = |asked: &&Asked| {
+            asked.target == "/nix-cache-info" || (asked.method == "HEAD" && asked.target == "/")
+        };
+        asked.iter().filter(|asked| !is_probe(asked)).count()
     }
 
     /// Waits until `target` was asked for `times` times.
