@@ -19,6 +19,7 @@ pub use crate::cache::Purging;
 use crate::cache::{Cache, Scope};
 use crate::metrics::Metrics;
 use crate::object::{Key, Tags};
+use futures_util::future::join_all;
 
 /// Carries out purges.
 #[derive(Debug, Clone)]
@@ -33,12 +34,15 @@ impl Purger {
         Self { cache, metrics }
     }
 
-    /// Purges one object with its variants; how many there were.
-    pub async fn object(&self, key: Key, purging: Purging) -> u64 {
+    /// Purges one object with its variants, under each of its `keys`; how many there were.
+    pub async fn object(&self, keys: Vec<Key>, purging: Purging) -> u64 {
         let scope = label(purging, "object", "object_soft");
-        let purged = self.cache.purge(Scope::Key(key.clone()), purging).await;
+        let first = keys.first().cloned();
+        let each = keys.into_iter().map(|key| self.cache.purge(Scope::Key(key), purging));
+        let purged = join_all(each).await.into_iter().fold(0, u64::saturating_add);
         self.metrics.purges.with_label_values(&[scope]).inc();
-        tracing::info!(site = key.site(), path = key.path(), scope, purged, "purge");
+        let (site, path) = first.as_ref().map_or(("", ""), |key| (key.site(), key.path()));
+        tracing::info!(site, path, scope, purged, "purge");
         purged
     }
 

@@ -79,10 +79,10 @@ async fn purge(
     let count = match (request.scope, purging) {
         (PurgeScope::Paths(paths), purging) => {
             let site = site_of(engine, request.site)?;
-            let keys = paths.iter().map(|path| key(&site, path));
+            let keys = paths.iter().map(|path| keys(&site, path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
             // Many at once: purges that come together wait for one sync.
-            let purging = keys.into_iter().map(|key| purger.object(key, purging));
+            let purging = keys.into_iter().map(|keys| purger.object(keys, purging));
             let counts = stream::iter(purging).buffer_unordered(PURGES_AT_ONCE);
             counts.fold(0, async |sum: u64, count| sum.saturating_add(count)).await
         }
@@ -118,12 +118,16 @@ fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<Site>, PurgeErro
     }
 }
 
-/// The key of a path as a client writes it, a query included where a narinfo names one, or where
-/// the site is a generic one.
-pub(super) fn key(site: &Site, target: &str) -> Result<Key, PurgeError> {
-    if let Some(key) = site.generic_key(target) {
-        return Ok(key);
+/// The keys of a path as a client writes it: several if the site is a generic one.
+fn keys(site: &Site, target: &str) -> Result<Vec<Key>, PurgeError> {
+    match site.generic_keys(target) {
+        Some(keys) => Ok(keys),
+        None => Ok(vec![key(site, target)?]),
     }
+}
+
+/// The key of a path as a client writes it, a query included where a narinfo names one.
+pub(super) fn key(site: &Site, target: &str) -> Result<Key, PurgeError> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),

@@ -13,6 +13,9 @@ pub struct Caching {
     pub request_control: RequestControl,
     /// What of a query is part of the key, and goes to the origin.
     pub query: QueryKept,
+    /// Fields of requests that go to the origin beside those that are known to be harmless,
+    /// although its answer may be stored.
+    pub request_headers: Vec<HeaderName>,
     /// Fields that are set on every answer.
     pub set_headers: Vec<(HeaderName, HeaderValue)>,
     /// Fields that are taken out of every answer.
@@ -40,6 +43,7 @@ impl Default for Caching {
             ],
             request_control: RequestControl::Honour,
             query: QueryKept::All,
+            request_headers: Vec::new(),
             set_headers: Vec::new(),
             remove_headers: Vec::new(),
             rules: Vec::new(),

@@ -47,6 +47,7 @@ pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
             _ => RequestControl::Honour,
         },
         query: query(scope, report),
+        request_headers: names(scope.texts("site.caching.request_headers"), report),
         set_headers: fields(scope.texts("site.caching.set_headers"), report),
         remove_headers: names(scope.texts("site.caching.remove_headers"), report),
         rules: rules

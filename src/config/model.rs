@@ -203,13 +203,17 @@ pub struct Site {
 }
 
 impl Site {
-    /// The first part of the keys of its objects: its name and, behind a `#`, what its set of
-    /// origins is known by. Objects of other origins are never served in their place; credentials,
-    /// priorities, timeouts and the scheme of an HTTP origin make no difference.
+    /// The first part of the keys of its objects: its name and, behind a `#`, what its kind and its
+    /// set of origins are known by. What one kind of site has stored, the other has not checked.
+    /// Objects of other origins are never served in their place; credentials, priorities, timeouts
+    /// and the scheme of an HTTP origin make no difference.
     pub fn key_space(&self) -> String {
         let mut places: Vec<_> = self.origins.iter().map(|origin| origin.url.place()).collect();
         places.sort_unstable();
         places.dedup();
+        if self.caching.is_some() {
+            places.push("generic".to_owned());
+        }
         let digest = sha256(places.join("\n").as_bytes());
         let head = digest.first_chunk::<4>().copied().unwrap_or_default();
         format!("{}#{}", self.name, base16(&head))

@@ -170,6 +170,14 @@ pub(super) fn preflight() -> Answer {
     Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
 }
 
+/// What a generic site permits, in answer to OPTIONS.
+pub(super) fn options() -> Answer {
+    const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
+    let mut headers = own_head(Outcome::Local);
+    headers.insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
+    Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
+}
+
 /// As many fills are under way as may be: come back later.
 pub(super) fn shed() -> Answer {
     let text = "too many fetches are under way\n";

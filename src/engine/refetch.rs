@@ -2,6 +2,7 @@
 //! that who asks next need not wait. Called by the assembly, for one object at a time.
 
 use super::Engine;
+use super::generic::Place;
 use super::site::Site;
 use crate::cache::Hit;
 use crate::fill::{Asker, Sought, Wanted};
@@ -43,10 +44,12 @@ impl Engine {
             return Refetched::Present;
         }
         let sites = self.sites();
-        let site = sites.named(key.site()).filter(|site| site.key_space() == key.space());
-        let Some(site) = site else { return Refetched::Failed };
+        let Some(site) = sites.named(key.site()) else { return Refetched::Failed };
         if site.upstream.site.caching.is_some() {
             return self.refetch_page(key, site).await;
+        }
+        if site.key_space() != key.space() {
+            return Refetched::Failed;
         }
         let wanted = Wanted {
             upstream: Arc::clone(&site.upstream),
@@ -67,10 +70,11 @@ impl Engine {
     /// As a client without a wish would ask for it; which one selects a variant, its key does not
     /// tell.
     async fn refetch_page(&self, key: &Key, site: &Site) -> Refetched {
-        if key.is_variant() {
+        let Some(place) = Place::of_space(site, key.space()).filter(|_| !key.is_variant()) else {
             return Refetched::Failed;
-        }
+        };
         let mut headers = HeaderMap::new();
+        place.tell(&mut headers);
         headers.insert("cdn-loop", CdnLoop::default().extended(&self.instance));
         let sought = Sought {
             upstream: Arc::clone(&site.upstream),

@@ -34,12 +34,6 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// For how long nobody waits for the answer of another after one could not be shared.
-const ALONE: Duration = Duration::from_mins(1);
-/// Objects of which that is remembered.
-pub(super) const ALONE_MAX: usize = 16_384;
 
 /// What a client wants of a generic site.
 #[derive(Clone)]
@@ -226,7 +220,7 @@ impl Fills {
         now: Timestamp,
         looked: Option<Mark>,
     ) -> Result<(Role, Arc<Flight>), NotJoined> {
-        if self.shared.is_alone(&sought.key, now) {
+        if self.shared.alone.holds(&sought.key, now, &self.shared.cache) {
             return Ok((Role::Lead, self.seek_alone(sought, stale, now)?));
         }
         let key = sought.key.clone();
@@ -312,12 +306,6 @@ impl Fills {
         }
         flight.end();
         flight
-    }
-}
-
-impl Shared {
-    fn is_alone(&self, key: &Key, now: Timestamp) -> bool {
-        self.alone.get(key).is_some_and(|until| now < until)
     }
 }
 
@@ -430,6 +418,10 @@ impl Fetch<'_> {
                 let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
                 (found, How::Confirmed, own)
             }
+            // A request that selects another variant by the same fields says nothing of this one.
+            Confirmed::Renewed(Storable { fields, varies, .. }) if varies.is_by(&old.variant) => {
+                (for_one(fields.shared), How::ConfirmedForOne, fields.own)
+            }
             Confirmed::ForOne(Divided { shared, own }) => {
                 (for_one(shared), How::ConfirmedForOne, own)
             }
@@ -467,6 +459,7 @@ impl Fetch<'_> {
         if !response.is_framed {
             return Ok(self.pass(response, PassReason::Unframed));
         }
+        self.shared.alone.end(&self.sought.key);
         self.flight.set_own(storable.fields.own.clone());
         let meta = self.sought.meta(&response, storable, variant);
         if response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX) {
@@ -479,9 +472,13 @@ impl Fetch<'_> {
     fn pass(&self, response: Response, reason: PassReason) -> &'static str {
         let key = &self.sought.key;
         tracing::debug!(path = key.path(), reason = reason.as_str(), "not to be kept");
-        // What one request says about itself is nothing that others should go alone for.
-        if !matches!(reason, PassReason::RequestNoStore | PassReason::Authorization) {
-            self.shared.alone.insert(key.clone(), self.now.plus(ALONE));
+        // What one request says about itself is nothing that others should go alone for, nor is an
+        // error: the next answer may be one for all.
+        let is_of_request =
+            matches!(reason, PassReason::RequestNoStore | PassReason::Authorization);
+        let is_error = response.status.is_client_error() || response.status.is_server_error();
+        if !is_of_request && !is_error {
+            self.shared.alone.begin(key, self.now, self.flight.ticket);
         }
         self.flight.land_passing(self.passing(response));
         "passed"

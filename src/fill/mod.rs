@@ -6,6 +6,7 @@
 //! A fill's leader is a task of its own: a client that leaves never cancels it. Its states are
 //! asking, streaming (or checking whole), sealed, published; a reader sees them as [`Landed`].
 
+mod alone;
 mod flight;
 mod generic;
 mod heads;
@@ -21,6 +22,7 @@ mod verify;
 mod wanted;
 mod wrong;
 
+use alone::Alone;
 pub use flight::{Flight, How, Landed};
 pub use generic::Sought;
 pub use part::{Came, Confirmed, Find, Paged, PartHandle, PartReader, Ranged};
@@ -31,7 +33,7 @@ pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, Basis, WrongBodies};
 
 use crate::cache::{Cache, Stale, Ticket};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Key, Meta, Sha256};
@@ -85,9 +87,6 @@ pub enum NotJoined {
 /// A moment, counted in fills that have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(u64);
-
-/// Objects whose answers could not be shared, and until when that counts.
-type Alone = quick_cache::sync::Cache<Key, Timestamp>;
 
 /// Keys of ended fills that are remembered.
 const ENDED_MAX: usize = 1_024;
@@ -276,6 +275,21 @@ impl FillError {
         }
     }
 
+    /// Whether a request that writes may have been done although this came of it.
+    pub fn may_have_been_done(&self) -> bool {
+        match self {
+            Self::Fetch(error) => error.may_have_reached(),
+            Self::Body(_)
+            | Self::Rejected { .. }
+            | Self::GivenUp(_)
+            | Self::Changed
+            | Self::Unranged
+            | Self::NoRoom
+            | Self::Write(_)
+            | Self::Lost => true,
+        }
+    }
+
     /// Which origin gave a body that is not what was promised, and why it is not.
     fn rejected(&self) -> Option<(&str, &Rejection)> {
         match self {
@@ -322,7 +336,7 @@ struct Shared {
     parts: part::Parts,
     /// Pieces of large objects under way.
     lots: Arc<pieces::Lots>,
-    /// Until when nobody waits for the answer of another about an object of a generic site.
+    /// The objects of generic sites that are asked for alone.
     alone: Alone,
 }
 
@@ -371,6 +385,24 @@ impl Flights {
 }
 
 impl Fills {
+    /// Does `work` in a task of its own, so that it goes on if its caller does not wait.
+    pub async fn in_own_task<T>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, FillError>> + Send + 'static,
+    ) -> Result<T, FillError>
+    where
+        T: Send + 'static,
+    {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let work = Box::pin(work);
+        self.shared.tasks.spawn(name, async move {
+            // The receiver is there, or waits no more.
+            drop(tell.send(work.await));
+        });
+        told.await.unwrap_or(Err(FillError::Lost))
+    }
+
     /// Nothing under way, and never more at once than `limits` allow.
     pub fn new(
         cache: Cache,
@@ -384,7 +416,7 @@ impl Fills {
         let flights = Mutex::default();
         let wrong = WrongBodies::new(clock);
         let ended_count = AtomicU64::new(0);
-        let alone = Alone::new(generic::ALONE_MAX);
+        let alone = Alone::default();
         let lots = pieces::Lots::new(limits.pieces.clone());
         let shared =
             Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts, lots, alone };

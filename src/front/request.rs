@@ -10,7 +10,7 @@ use crate::engine::{Answering, Connection, PlainRequest, Taken};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture, Either, ready};
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -191,7 +191,9 @@ fn refusal(
 ) -> Option<Refusal> {
     let is_known =
         |expectation: &HeaderValue| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if headers.len() > headers_max {
+    // HTTP/2 splits one field into as many lines as there are cookies (RFC 9113 section 8.2.3).
+    let cookies = headers.get_all(COOKIE).iter().count().saturating_sub(1);
+    if headers.len().saturating_sub(cookies) > headers_max {
         Some(Refusal::HeaderCount)
     } else if *method == Method::CONNECT {
         Some(Refusal::Connect)

@@ -57,6 +57,9 @@ pub enum Refusal {
     /// A body, or framing that leaves in doubt whether there is one.
     #[error("the request announces a body; send none, and no Transfer-Encoding")]
     Body,
+    /// A transfer coding other than `chunked` alone.
+    #[error("the request's body is coded for its transfer; send it chunked, and nothing more")]
+    TransferCoding,
     /// `Expect` with anything but `100-continue`.
     #[error("the request's Expect cannot be met; leave it out")]
     Expectation,
@@ -102,6 +105,7 @@ impl Refusal {
         match self {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Body | Self::Host(_) | Self::CdnLoop(_) => StatusCode::BAD_REQUEST,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Path(error) => error.status(),
@@ -117,6 +121,7 @@ impl Refusal {
         match self {
             Self::Method => "method",
             Self::Body => "body",
+            Self::TransferCoding => "transfer_coding",
             Self::Expectation => "expectation",
             Self::Host(_) => "host",
             Self::UnknownHost => "unknown_host",
@@ -133,7 +138,11 @@ impl Refusal {
     /// What happens to the connection.
     pub const fn connection(self) -> ConnectionFate {
         match self {
-            Self::Method | Self::Body | Self::Expectation | Self::Host(_) => ConnectionFate::Closed,
+            Self::Method
+            | Self::Body
+            | Self::TransferCoding
+            | Self::Expectation
+            | Self::Host(_) => ConnectionFate::Closed,
             Self::UnknownHost
             | Self::Path(_)
             | Self::OutsideCache
@@ -154,6 +163,7 @@ impl Refusal {
         match self {
             Self::Method => Some(ALLOWED_METHODS),
             Self::Body
+            | Self::TransferCoding
             | Self::Expectation
             | Self::Host(_)
             | Self::UnknownHost

@@ -121,34 +121,84 @@ pub fn encode_path(path: &str) -> String {
 }
 
 /// A raw path in the form in which paths that RFC 3986 section 6.2.2 calls the same are the same:
-/// percent encodings in upper case, and none of unreserved characters. Decodes nothing else, so
-/// that `%2F` stays another thing than `/`; what is no percent encoding stays as it is.
-pub fn normalise(raw: &str) -> Cow<'_, str> {
-    if !raw.contains('%') {
+/// percent encodings in upper case, none of unreserved characters, and no dot segments. Characters
+/// that no path has as they are (`{`, `|`, a `%` that encodes nothing) are encoded. Decodes nothing
+/// else, so that `%2F` stays another thing than `/`, and what is decoded never makes an encoding.
+///
+/// Refused: what does not begin with `/`, what leads above the root, and a `..` that an origin
+/// would see once it has decoded a `%2F` or taken a backslash for a slash.
+pub fn normalise(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    if !raw.starts_with('/') {
+        return Err(PathError::NotAbsolute);
+    }
+    without_dot_segments(normal_encodings(raw))
+}
+
+fn normal_encodings(raw: &str) -> Cow<'_, str> {
+    let is_odd = |byte: u8| byte == b'%' || is_unsafe(byte);
+    if !raw.bytes().any(is_odd) {
         return Cow::Borrowed(raw);
     }
     let mut normal = String::with_capacity(raw.len());
-    let mut pieces = raw.split('%');
-    normal.push_str(pieces.next().unwrap_or_default());
-    for piece in pieces {
-        let encoded = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (encoded, piece.split_at_checked(2)) {
-            (Some(byte), Some((_, rest))) if is_unreserved(byte) => {
-                normal.push(char::from(byte));
-                normal.push_str(rest);
+    let mut rest = raw;
+    while let Some(character) = rest.chars().next() {
+        rest = rest.get(character.len_utf8()..).unwrap_or_default();
+        let digits = rest.get(..2).filter(|digits| digits.bytes().all(|d| d.is_ascii_hexdigit()));
+        match (character, digits) {
+            ('%', Some(digits)) => {
+                rest = rest.get(2..).unwrap_or_default();
+                match u8::from_str_radix(digits, 16) {
+                    Ok(byte) if is_unreserved(byte) => normal.push(char::from(byte)),
+                    Ok(_) | Err(_) => {
+                        normal.push('%');
+                        normal.push_str(&digits.to_ascii_uppercase());
+                    }
+                }
             }
-            (Some(_), Some((digits, rest))) => {
-                normal.push('%');
-                normal.push_str(&digits.to_ascii_uppercase());
-                normal.push_str(rest);
-            }
-            _ => {
-                normal.push('%');
-                normal.push_str(piece);
-            }
+            ('%', None) => normal.push_str("%25"),
+            _ => match u8::try_from(character) {
+                Ok(byte) if is_unsafe(byte) => normal.push_str(&format!("%{byte:02X}")),
+                Ok(_) | Err(_) => normal.push(character),
+            },
         }
     }
     Cow::Owned(normal)
+}
+
+/// Resolves the dot segments of a path (RFC 3986 section 5.2.4).
+fn without_dot_segments(path: Cow<'_, str>) -> Result<Cow<'_, str>, PathError> {
+    if !path.contains("..") && !path.contains("/.") {
+        return Ok(path);
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        match segment {
+            "." | ".." => {
+                if segment == ".." && kept.pop().is_none() {
+                    return Err(PathError::DotSegment);
+                }
+                if is_last {
+                    kept.push("");
+                }
+            }
+            _ if hides_dots(segment) => return Err(PathError::DotSegment),
+            _ => kept.push(segment),
+        }
+    }
+    Ok(Cow::Owned(format!("/{}", kept.join("/"))))
+}
+
+/// Whether a segment is several to an origin that decodes it, one of them `..`.
+fn hides_dots(segment: &str) -> bool {
+    let slashes = segment.replace("%2F", "/").replace("%5C", "/");
+    slashes.contains('/') && slashes.split('/').any(|part| part == "..")
+}
+
+/// Characters that RFC 3986 permits nowhere in a path.
+fn is_unsafe(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
 }
 
 fn is_unreserved(byte: u8) -> bool {
@@ -316,6 +366,33 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_means_the_same_is_the_same() {
+        for (raw, expected) in [
+            ("/a", "/a"),
+            ("/%7Ea%2f", "/~a%2F"),
+            ("/%zz%", "/%25zz%25"),
+            ("/%+1", "/%25+1"),
+            ("/%%32e%%32e/a", "/%252e%252e/a"),
+            ("/{a}|b", "/%7Ba%7D%7Cb"),
+            ("/a/./b/../c", "/a/c"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/a/..", "/"),
+            ("/a/b/.", "/a/b/"),
+            ("/a//../b", "/a/b"),
+            ("/.a/..b/c..", "/.a/..b/c.."),
+            ("/a%2Fb..c", "/a%2Fb..c"),
+        ] {
+            assert_eq!(normalise(raw).as_deref(), Ok(expected), "{raw}");
+        }
+        for raw in ["/..", "/a/../..", "/%2e%2e/a", "/..%2fa", "/a%5C..", "/a\\..\\b"] {
+            assert_eq!(normalise(raw), Err(PathError::DotSegment), "{raw}");
+        }
+        for raw in ["*", "", "a"] {
+            assert_eq!(normalise(raw), Err(PathError::NotAbsolute), "{raw}");
+        }
+    }
+
+    #[test]
     fn origins_get_the_strict_form() {
         assert_eq!(encode_path("/a+b!c:d~e_f-g.h"), "/a%2Bb%21c%3Ad~e_f-g.h");
         assert_eq!(encode_path("/\u{e4}?x#y%z*"), "/%C3%A4%3Fx%23y%25z%2A");
@@ -344,6 +421,14 @@ mod tests {
             if raw.starts_with('/') && is_plain(&raw) {
                 assert_eq!((check_raw(&raw), check_segments(&raw)), (Ok(()), Ok(())));
                 assert_eq!(decode(&raw), Ok(Cow::Borrowed(&*raw)));
+            }
+        }
+
+        #[test]
+        fn what_is_normal_stays_so(raw in r"/([a-z%./{]|%2[eEfF0]|%5c|\PC){0,20}") {
+            if let Ok(path) = normalise(&raw) {
+                assert_eq!(normalise(&path), Ok(path.clone()));
+                assert!(!path.split('/').any(|segment| segment == "." || segment == ".."));
             }
         }
 

@@ -377,7 +377,7 @@ async fn purge_of(scene: &Rc<Scene>, edge: &Edge, (of, site): (Purged, usize), k
             let tags = Tags::new([Tag::parse(tag).expect("a tag")]);
             edge.purger.tags("web", tags, kind).await
         }
-        Purged::Path(path) => edge.purger.object(Key::new(space, path, None), kind).await,
+        Purged::Path(path) => edge.purger.object(vec![Key::new(space, path, None)], kind).await,
     };
     let answered = world.moment();
     world.note("purged", 0);

@@ -53,6 +53,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.caching.query_names", Kind::Texts, Fallback::Is("[]"))
         .example(r#"["version", "arch"]"#)
         .doc("The parameters that query = \"only\" keeps, in the order of the request."),
+    Setting::new("site.caching.request_headers", Kind::Texts, Fallback::Is("[]"))
+        .example(r#"["X-Api-Version"]"#)
+        .doc(
+            "Further fields of GET and HEAD requests that go to the origin. Its answer may be \
+             stored for every client, so of fields that are not usual only these do. An origin \
+             that answers by one of them must say so in Vary.",
+        ),
     Setting::new("site.caching.set_headers", Kind::Texts, Fallback::Is("[]"))
         .example(r#"["Strict-Transport-Security: max-age=31536000"]"#)
         .doc("Fields, NAME: VALUE, that every answer of the site gets, in place of its own."),

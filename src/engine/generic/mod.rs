@@ -18,30 +18,34 @@
 mod deliver;
 mod parts;
 mod target;
+mod write;
+
+pub(super) use target::Place;
 
 use super::answer::{self, Answer};
 use super::body::Body;
-use super::connection::{Connection, Transport};
+use super::connection::Connection;
 use super::rescue::{Lost, Rescue};
 use super::site::Site;
 use super::tally::Begun;
 use super::upload::Upload;
 use super::{Answering, Engine};
-use crate::cache::{Found, Hit, SMALL_BYTES_MAX, Stale, Ticket};
+use crate::cache::{Found, Hit, Stale};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
 use crate::config::Caching;
 use crate::fill::{Flight, How, Landed, NotJoined, Passing, Role, Sought};
 use crate::nix::Class;
 use crate::object::{Meta, Variant};
-use crate::origin::{Forward, Interim, Response as OriginResponse, Retries};
+use crate::origin::{Forward, Interim, Retries};
 use crate::outcome::Outcome;
-use crate::policy::generic::request::{Way, Wishes, way};
+use crate::policy::generic::fields::Fate;
+use crate::policy::generic::request::{Reach, Way, Wishes, reach, way};
 use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge, revalidation_wait};
 use crate::policy::generic::variant::{is_preferred, selects};
-use crate::policy::generic::{Directives, fields, invalidation, storing};
+use crate::policy::generic::{Directives, fields};
 use crate::policy::request::Refusal;
-use crate::rfc::CdnLoop;
+use crate::rfc::{Authority, CdnLoop};
 use crate::store::Stored;
 use bytes::Bytes;
 use deliver::{Delivery, Here};
@@ -49,7 +53,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use parts::Parted;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use target::Target;
 
@@ -58,10 +62,6 @@ const TRIES_MAX: u32 = 3;
 
 /// The client's address, as origins are told it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The scheme by which the client asked.
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The host that the client asked for.
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// A request for a generic site, as it came.
 pub(super) struct Asked {
@@ -79,6 +79,9 @@ struct Request<'a> {
     parts: &'a Parts,
     connection: &'a Arc<Connection>,
     target: Target,
+    /// What goes to the origin and selects a variant: without conditions and ranges.
+    fields: OnceLock<HeaderMap>,
+    reach: Reach,
     wishes: Wishes,
     passed: &'a CdnLoop,
     now: Timestamp,
@@ -128,7 +131,18 @@ impl Engine {
         let Some(caching) = &site.upstream.site.caching else {
             return answer::fault("a site without caching rules was asked as a generic one");
         };
-        let target = match Target::of(&parts.uri, site, caching, self.limits.path_bytes_max) {
+        let reach = reach(&parts.method, parts.uri.path(), &parts.headers);
+        if reach == Reach::Here {
+            return answer::options();
+        }
+        let host = Authority::of(&parts.uri, &parts.headers).ok();
+        let host = host.as_ref().map(|authority| &*authority.host);
+        let place = Place::of(site, host, connection);
+        let bytes_max = self.limits.path_bytes_max;
+        if fields::has_further_coding(&parts.headers) {
+            return answer::refused(Refusal::TransferCoding);
+        }
+        let target = match Target::of(&parts.uri, (site, caching), place, bytes_max) {
             Ok(target) => target,
             Err(error) => return answer::refused(Refusal::Path(error)),
         };
@@ -139,6 +153,8 @@ impl Engine {
             parts,
             connection,
             target,
+            fields: OnceLock::new(),
+            reach,
             wishes: Wishes::of(&parts.headers, caching.request_control),
             passed,
             now,
@@ -166,12 +182,14 @@ impl Request<'_> {
         let cache = &self.engine.cache;
         let looked = cache.ticket();
         let headers = &self.parts.headers;
-        let hit =
-            cache.lookup_selected(&self.target.key, |variant| selects(headers, variant)).await;
+        let hit = cache
+            .lookup_selected(&self.target.key, |variant| selects(self.fields(), variant))
+            .await;
         let hit = match hit {
             None if headers.contains_key(header::ACCEPT_LANGUAGE) => {
-                let is_preferred =
-                    |variant: &Variant, meta: &Meta| is_preferred(headers, variant, &meta.headers);
+                let is_preferred = |variant: &Variant, meta: &Meta| {
+                    is_preferred(self.fields(), variant, &meta.headers)
+                };
                 cache.lookup_similar(&self.target.key, is_preferred).await
             }
             hit => hit,
@@ -281,7 +299,7 @@ impl Request<'_> {
         stale: Option<&Found>,
     ) -> Option<Answer> {
         let is_own = role == Role::Lead;
-        let is_for_this = |variant: &Variant| is_own || selects(&self.parts.headers, variant);
+        let is_for_this = |variant: &Variant| is_own || selects(self.fields(), variant);
         let outcome = if is_own { Outcome::Miss } else { Outcome::Collapsed };
         let bridge = stale.and_then(|stale| Some((stale, self.revalidation_wait(stale)?)));
         let landed = match bridge {
@@ -327,11 +345,14 @@ impl Request<'_> {
 
     /// Sends the request on as it came, and what a write may have changed is dropped.
     async fn through(&self, body: Option<OutboundBody>) -> Answer {
-        let mut headers = self.outbound_headers();
-        if let Some(length) =
-            self.parts.headers.get(header::CONTENT_LENGTH).filter(|_| body.is_some())
-        {
-            headers.insert(header::CONTENT_LENGTH, length.clone());
+        let mut headers = self.fields().clone();
+        for name in fields::CONDITIONS {
+            for value in self.parts.headers.get_all(&name) {
+                headers.append(&name, value.clone());
+            }
+        }
+        if let Some(length) = self.content_length(body.is_some()) {
+            headers.insert(header::CONTENT_LENGTH, length);
         }
         let forward = Forward {
             method: self.parts.method.clone(),
@@ -343,103 +364,60 @@ impl Request<'_> {
             only: None,
             retries: Retries::Usual,
         };
-        let upstream = &self.site.upstream;
-        let fills = &self.engine.fills;
-        let began = self.engine.cache.ticket();
-        let response = match fills.through(upstream, forward).await {
-            Ok(response) => response,
-            Err(error) => return answer::failed(&error),
-        };
-        let is_write = way(&self.parts.method) == Way::Write;
-        if is_write && invalidation::is_success(response.status) {
-            let ticket = self.invalidate(&response.headers, began).await;
-            if let Some(ticket) = ticket
-                && self.is_as_if_read(&response)
-            {
-                let flight = fills.keep(&self.sought(None), (response, ticket), self.now).await;
-                let answer = self.landed(Role::Lead, &flight, None).await;
-                return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
-            }
+        if way(&self.parts.method) == Way::Write {
+            return self.write(forward).await;
         }
-        self.passing(fills.passing(&self.target.key, response))
+        match self.engine.fills.through(&self.site.upstream, forward).await {
+            Ok(response) => self.passing(self.engine.fills.passing(&self.target.key, response)),
+            Err(error) => answer::failed(&error),
+        }
     }
 
-    /// Whether the answer to a POST may be kept for GET (RFC 9110 section 9.3.3): it is small, says
-    /// how long it is fresh, and that it is what its own URL holds.
-    fn is_as_if_read(&self, response: &OriginResponse) -> bool {
-        let authority = self.authority();
-        let place = (self.scheme(), authority.as_str());
-        let directives = Directives::of(&response.headers, &self.caching.targeted);
-        self.parts.method == Method::POST
-            && response.status == StatusCode::OK
-            && response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX)
-            && storing::is_explicit(&response.headers, &directives)
-            && invalidation::is_of_itself(&self.parts.uri, place, &response.headers)
-    }
-
-    /// Drops what a write that was done may have changed; `began` is a ticket of the moment before
-    /// it was sent. A ticket for its answer, as of [`Cache::purge_written`].
-    ///
-    /// [`Cache::purge_written`]: crate::cache::Cache::purge_written
-    async fn invalidate(&self, answered: &HeaderMap, began: Ticket) -> Option<Ticket> {
-        let authority = self.authority();
-        let place = (self.scheme(), authority.as_str());
-        let also = invalidation::also_stale(&self.parts.uri, place, answered);
-        let space = self.site.key_space();
-        let also = also.iter().filter_map(|path| Target::key_of(path, space, self.caching));
-        let (own, cache) = (&self.target.key, &self.engine.cache);
-        for key in also.filter(|key| key != own) {
-            cache.purge_written(key, began).await;
+    /// How long the body is that goes to the origin, as far as it is told: no body is told too, of
+    /// methods that have one (RFC 9110 section 8.6).
+    fn content_length(&self, has_body: bool) -> Option<HeaderValue> {
+        let stated = self.parts.headers.get(header::CONTENT_LENGTH);
+        let has_meaning = matches!(self.parts.method, Method::POST | Method::PUT | Method::PATCH);
+        match (stated, has_body) {
+            (stated, true) => stated.cloned(),
+            (Some(stated), false) if stated == "0" => Some(HeaderValue::from(0)),
+            (_, false) => has_meaning.then(|| HeaderValue::from(0)),
         }
-        cache.purge_written(own.clone(), began).await
     }
 
     fn sought(&self, interim: Option<Interim>) -> Sought {
-        let mut headers = self.outbound_headers();
-        fields::unconditional(&mut headers);
         Sought {
             upstream: Arc::clone(&self.site.upstream),
             key: self.target.key.clone(),
             path: Arc::clone(&self.target.path),
             query: self.target.query.clone(),
-            headers: Arc::new(headers),
+            headers: Arc::new(self.fields().clone()),
             wishes: self.wishes,
             interim,
         }
     }
 
-    /// The fields that go to the origin.
-    fn outbound_headers(&self) -> HeaderMap {
-        let mut headers = fields::forwarded(&self.parts.headers);
-        headers.insert("cdn-loop", self.passed.extended(&self.engine.instance));
-        let own = [
-            (FORWARDED_FOR, self.connection.peer.ip().to_canonical().to_string()),
-            (FORWARDED_PROTO, self.scheme().to_owned()),
-            (FORWARDED_HOST, self.authority()),
-        ];
-        for (name, value) in own {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                if name == FORWARDED_FOR {
-                    headers.append(name, value);
-                } else {
-                    headers.insert(name, value);
-                }
+    /// The fields that go to the origin, but for conditions and ranges. They select a variant, too.
+    fn fields(&self) -> &HeaderMap {
+        self.fields.get_or_init(|| {
+            let fate = match way(&self.parts.method) {
+                Way::Cached => Fate::MayBeStored,
+                Way::Through | Way::Write | Way::Refused => Fate::PassedOn,
+            };
+            let further = &self.caching.request_headers;
+            let mut headers = fields::forwarded(&self.parts.headers, fate, further);
+            fields::unconditional(&mut headers);
+            headers.insert("cdn-loop", self.passed.extended(&self.engine.instance));
+            let address = self.connection.peer.ip().to_canonical().to_string();
+            if let Ok(address) = HeaderValue::try_from(address) {
+                headers.append(FORWARDED_FOR, address);
             }
-        }
-        headers
-    }
-
-    fn scheme(&self) -> &'static str {
-        match self.connection.transport {
-            Transport::Plain => "http",
-            Transport::Tls { .. } => "https",
-        }
-    }
-
-    fn authority(&self) -> String {
-        let of_uri = self.parts.uri.authority().map(ToString::to_string);
-        let host = || Some(self.parts.headers.get(header::HOST)?.to_str().ok()?.to_owned());
-        of_uri.or_else(host).unwrap_or_default()
+            self.target.place.tell(&mut headers);
+            if let Reach::FurtherWith(left) = &self.reach {
+                headers.insert(header::MAX_FORWARDS, left.clone());
+            }
+            headers
+        })
     }
 
     /// Tells the client of interim answers, where its connection can: HTTP/1.0 has none (RFC 9110

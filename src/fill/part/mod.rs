@@ -47,7 +47,6 @@ pub use handle::PartHandle;
 pub use page::{Find, Paged};
 pub use reader::{Came, PartReader};
 
-use super::generic::ALONE_MAX;
 use super::{Alone, FillError, Fills, Flight, Landed, NotJoined, Role, Running, Wanted};
 use crate::config::Limits;
 use crate::object::{Key, Meta};
@@ -73,7 +72,7 @@ pub(super) struct Parts {
     under_way: Mutex<HashMap<Key, Weak<PartFlight>>>,
     completions: Arc<Semaphore>,
     completion_size_max: u64,
-    /// Until when ranges of a response that may not be kept in parts are asked for one by one.
+    /// Responses of which ranges may not be kept: each is asked for alone.
     alone: Alone,
 }
 
@@ -83,7 +82,7 @@ impl Parts {
             under_way: Mutex::default(),
             completions: Arc::new(Semaphore::new(limits.completions_max)),
             completion_size_max: limits.completion_size_max,
-            alone: Alone::new(ALONE_MAX),
+            alone: Alone::default(),
         }
     }
 }

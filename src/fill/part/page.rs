@@ -37,10 +37,6 @@ use crate::store::{CHUNK_BYTES, Growing, Part};
 use http::{StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// For how long ranges of what may not be kept in parts are asked for one by one.
-const ALONE: Duration = Duration::from_mins(1);
 
 /// Bytes that are copied at a time of a body that broke off.
 const SALVAGED_BYTES: u64 = 256 << 10;
@@ -77,7 +73,7 @@ impl Fills {
     /// What is here of a response that is not stored as a whole, or comes to be.
     pub async fn page(&self, sought: &Sought, find: Find<'_>, now: Timestamp) -> Paged {
         let (key, shared) = (&sought.key, &self.shared);
-        let is_alone = shared.parts.alone.get(key).is_some_and(|until| now < until);
+        let is_alone = shared.parts.alone.holds(key, now, &shared.cache);
         let find = if is_alone { Find::Known } else { find };
         if let Find::Asked(ranges) = find
             && let Some(flight) = self.whole_under_way(key)
@@ -214,9 +210,8 @@ impl Learning {
     /// the next for a while.
     fn alone(&self, response: Response) {
         if response.status == StatusCode::PARTIAL_CONTENT {
-            let until = response.response_time.plus(ALONE);
-            let alone = &self.flight.shared.parts.alone;
-            alone.insert(self.flight.subject.key().clone(), until);
+            let (flight, now) = (&self.flight, response.response_time);
+            flight.shared.parts.alone.begin(flight.subject.key(), now, flight.ticket);
         }
         *self.flight.alone.lock() = Some(Box::new(response));
         self.flight.land(PartLanded::Alone);

@@ -8,6 +8,7 @@ use crate::object::tags::TAG_FIELD;
 use crate::policy::response::Times;
 use crate::rfc::cache_control::Qualified;
 use crate::rfc::date::HttpDate;
+use crate::rfc::grammar;
 use crate::rfc::hop_by_hop;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -108,49 +109,157 @@ pub fn dress(answer: &mut HeaderMap, caching: &Caching) {
 }
 
 /// Fields of a request by which applications behind caches let themselves be told another host,
-/// scheme or path than the one that was asked for, and which no key has: an answer to them would
-/// be stored for everybody.
-const UNKEYED: [&str; 12] = [
+/// scheme, path or method than the one that was asked for. They go to no origin.
+const OVERRIDING: [&str; 17] = [
     "forwarded",
+    "front-end-https",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-prefix",
+    "x-forwarded-proto",
     "x-forwarded-scheme",
     "x-forwarded-server",
+    "x-forwarded-ssl",
     "x-host",
+    "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-original-host",
     "x-original-url",
     "x-rewrite-url",
     "x-url-scheme",
 ];
 
-/// The fields of a client's request that go to the origin: all that are not of its connection, but
-/// for those that could poison the cache.
-pub fn forwarded(client: &HeaderMap) -> HeaderMap {
+/// Fields of a request that go to the origin although its answer may be stored and no key has them:
+/// what RFCs and browsers define, by which no application is known to answer without `Vary`.
+const HARMLESS: [&str; 51] = [
+    "a-im",
+    "authorization",
+    "available-dictionary",
+    "baggage",
+    "cache-control",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "cookie",
+    "date",
+    "depth",
+    "device-memory",
+    "dictionary-id",
+    "dnt",
+    "downlink",
+    "dpr",
+    "ect",
+    "from",
+    "git-protocol",
+    "if",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-event-id",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "prefer",
+    "priority",
+    "purpose",
+    "range",
+    "referer",
+    "rtt",
+    "save-data",
+    "service-worker",
+    "traceparent",
+    "tracestate",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "viewport-width",
+    "want-content-digest",
+    "want-digest",
+    "want-repr-digest",
+    "width",
+    "x-forwarded-for",
+    "x-request-id",
+    "x-requested-with",
+    "x-xsrf-token",
+];
+
+/// Families of such fields.
+const HARMLESS_FAMILIES: [&str; 3] = ["accept", "access-control-request-", "sec-"];
+
+/// What becomes of the answer to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It may be stored.
+    MayBeStored,
+    /// It goes to its client alone.
+    PassedOn,
+}
+
+/// The fields of a client's request that go to the origin: not those of its connection. If the
+/// answer may be stored, only those that cannot make it another one for other clients, and the
+/// `further` ones; else all but those that tell of another request than this one.
+pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> HeaderMap {
     let mut fields = client.clone();
     hop_by_hop::remove(&mut fields);
-    for name in UNKEYED {
-        fields.remove(name);
-    }
     for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
         fields.remove(name);
     }
     fields.remove("cdn-loop");
+    for name in OVERRIDING {
+        fields.remove(name);
+    }
+    if fate == Fate::MayBeStored {
+        let goes = |name: &HeaderName| is_harmless(name.as_str()) || further.contains(name);
+        let others: Vec<HeaderName> = fields.keys().filter(|name| !goes(name)).cloned().collect();
+        for name in others {
+            fields.remove(name);
+        }
+    }
+    join_cookies(&mut fields);
     fields
 }
+
+fn is_harmless(name: &str) -> bool {
+    HARMLESS.contains(&name) || HARMLESS_FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
+/// Whether a request's body is coded for its transfer beyond its chunks: that is taken off nowhere.
+pub fn has_further_coding(request: &HeaderMap) -> bool {
+    let mut codings = request.get_all(header::TRANSFER_ENCODING).iter();
+    codings.any(|line| {
+        let mut members = grammar::list_members(line.as_bytes());
+        members.any(|coding| !coding.eq_ignore_ascii_case(b"chunked"))
+    })
+}
+
+/// Makes one field of the lines that HTTP/2 splits cookies into (RFC 9113 section 8.2.3).
+fn join_cookies(fields: &mut HeaderMap) {
+    let lines: Vec<&[u8]> =
+        fields.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        fields.insert(header::COOKIE, joined);
+    }
+}
+
+/// The conditions and ranges of a request, which ask for a part of what is stored.
+pub const CONDITIONS: [HeaderName; 6] = [
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+];
 
 /// Takes out the conditions and ranges of a request, where the cache wants the whole of what it
 /// stores.
 pub fn unconditional(request: &mut HeaderMap) {
-    for name in [
-        header::IF_MATCH,
-        header::IF_NONE_MATCH,
-        header::IF_MODIFIED_SINCE,
-        header::IF_UNMODIFIED_SINCE,
-        header::IF_RANGE,
-        header::RANGE,
-    ] {
+    for name in CONDITIONS {
         request.remove(name);
     }
 }
@@ -266,9 +375,17 @@ mod tests {
             ("te", "trailers"),
             ("accept", "*/*"),
             ("cookie", "a=b"),
+            ("cookie", "c=d"),
             ("content-length", "5"),
+            ("x-own", "1"),
+            ("x-further", "1"),
         ]);
-        assert_eq!(forwarded(&client), fields(&[("accept", "*/*"), ("cookie", "a=b")]));
+        let further = [HeaderName::from_static("x-further")];
+        let usual = [("accept", "*/*"), ("cookie", "a=b; c=d"), ("x-further", "1")];
+        let sent = forwarded(&client, Fate::MayBeStored, &further);
+        assert_eq!(sent, fields(&usual));
+        let sent = forwarded(&client, Fate::PassedOn, &[]);
+        assert_eq!(sent, fields(&[&usual[..], &[("x-own", "1")]].concat()));
         let mut request = fields(&[("range", "bytes=0-"), ("if-range", "\"a\""), ("a", "1")]);
         unconditional(&mut request);
         assert_eq!(request, fields(&[("a", "1")]));

@@ -7,20 +7,32 @@ pub fn is_success(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
+/// Where a request came in, and whose answer it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Whereabouts<'a> {
+    /// The scheme by which the client asked.
+    pub scheme: &'a str,
+    /// The host, and perhaps the port, that it asked for.
+    pub authority: &'a str,
+    /// The hosts of the site's origins, which their applications may take for their own.
+    pub origins: &'a [&'a str],
+}
+
 /// What else than the URL that was written to is stale: the path and query of `Location` and
-/// `Content-Location`, where they are of the same origin, for which `scheme` and `authority` stand.
-pub fn also_stale(
-    asked: &Uri,
-    (scheme, authority): (&str, &str),
-    headers: &HeaderMap,
-) -> Vec<String> {
+/// `Content-Location`, if they are of the same host, or of an origin's. The scheme and the port
+/// make no difference: they are others behind something that ends TLS.
+pub fn also_stale(asked: &Uri, place: Whereabouts<'_>, headers: &HeaderMap) -> Vec<String> {
     const NAMES: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATION];
+    let Whereabouts { scheme, authority, origins } = place;
     let base = url::Url::parse(&format!("{scheme}://{authority}{asked}"));
     let Ok(base) = base else { return Vec::new() };
     let values = NAMES.iter().filter_map(|name| headers.get(name)?.to_str().ok());
     values
         .filter_map(|value| base.join(value).ok())
-        .filter(|target| target.origin() == base.origin())
+        .filter(|target| {
+            let host = target.host_str();
+            host == base.host_str() || host.is_some_and(|host| origins.contains(&host))
+        })
         .map(|target| match target.query() {
             Some(query) => format!("{}?{query}", target.path()),
             None => target.path().to_owned(),
@@ -30,7 +42,7 @@ pub fn also_stale(
 
 /// Whether the answer to a POST is at the same time what GET of the same URL would bring: it says
 /// so by its `Content-Location` (RFC 9110 section 9.3.3).
-pub fn is_of_itself(asked: &Uri, place: (&str, &str), headers: &HeaderMap) -> bool {
+pub fn is_of_itself(asked: &Uri, place: Whereabouts<'_>, headers: &HeaderMap) -> bool {
     let Some(location) = headers.get(header::CONTENT_LOCATION) else { return false };
     let mut alone = HeaderMap::new();
     alone.insert(header::CONTENT_LOCATION, location.clone());
@@ -44,15 +56,19 @@ mod tests {
     use crate::policy::testing::fields;
 
     fn stale(lines: &[(&str, &str)]) -> Vec<String> {
-        also_stale(&"/a/b?c".parse().unwrap(), ("http", "x.org:80"), &fields(lines))
+        let place = Whereabouts { scheme: "http", authority: "x.org:80", origins: &["o.org"] };
+        also_stale(&"/a/b?c".parse().unwrap(), place, &fields(lines))
     }
 
     #[test]
-    fn only_what_is_of_the_same_origin_goes() {
+    fn only_what_is_of_the_same_host_goes() {
         assert_eq!(stale(&[("location", "d?e#f")]), ["/a/d?e"]);
         assert_eq!(stale(&[("content-location", "/d"), ("location", "../e")]), ["/e", "/d"]);
         assert_eq!(stale(&[("location", "http://x.org/g")]), ["/g"]);
-        for other in ["http://y.org/g", "https://x.org/g", "//y.org/g", "http://x.org:81/g", ""] {
+        for same in ["https://x.org/g", "http://x.org:81/g", "http://o.org/g", "//x.org/g"] {
+            assert_eq!(stale(&[("location", same)]), ["/g"], "{same}");
+        }
+        for other in ["http://y.org/g", "//y.org/g", ""] {
             let expected: &[&str] = if other.is_empty() { &["/a/b?c"] } else { &[] };
             assert_eq!(stale(&[("location", other)]), expected, "{other}");
         }
@@ -61,12 +77,11 @@ mod tests {
     #[test]
     fn an_answer_says_that_it_is_of_its_own_url() {
         let asked = "/a/b?c".parse().unwrap();
-        let is = |value: &str| {
-            is_of_itself(&asked, ("http", "x"), &fields(&[("content-location", value)]))
-        };
+        let place = Whereabouts { scheme: "http", authority: "x", origins: &[] };
+        let is = |value: &str| is_of_itself(&asked, place, &fields(&[("content-location", value)]));
         assert!(is("/a/b?c") && is("b?c") && is("http://x/a/b?c"));
         assert!(!is("/a/b") && !is("http://y/a/b?c"));
-        assert!(!is_of_itself(&asked, ("http", "x"), &fields(&[("location", "/a/b?c")])));
+        assert!(!is_of_itself(&asked, place, &fields(&[("location", "/a/b?c")])));
     }
 
     #[test]

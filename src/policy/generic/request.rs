@@ -3,7 +3,7 @@
 use crate::config::RequestControl;
 use crate::rfc::cache_control::{CacheControl, Delta, Flag};
 use crate::rfc::grammar;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
 /// What is done with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,34 @@ pub fn way(method: &Method) -> Way {
         Method::OPTIONS => Way::Through,
         Method::CONNECT | Method::TRACE => Way::Refused,
         _ => Way::Write,
+    }
+}
+
+/// Whether a request goes further (RFC 9110 section 7.6.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// As it is.
+    Further,
+    /// With this as its `Max-Forwards`.
+    FurtherWith(HeaderValue),
+    /// It is answered here.
+    Here,
+}
+
+/// How far a request of this method for `path` goes: `OPTIONS *` asks about a server, and this is
+/// the one that was asked.
+pub fn reach(method: &Method, path: &str, headers: &HeaderMap) -> Reach {
+    if *method != Method::OPTIONS {
+        return Reach::Further;
+    }
+    if path == "*" {
+        return Reach::Here;
+    }
+    let value = headers.get(header::MAX_FORWARDS).and_then(|value| value.to_str().ok());
+    match value.map(str::parse::<u32>) {
+        Some(Ok(0)) => Reach::Here,
+        Some(Ok(left)) => Reach::FurtherWith(HeaderValue::from(left - 1)),
+        Some(Err(_)) | None => Reach::Further,
     }
 }
 
@@ -123,6 +151,21 @@ mod tests {
         ] {
             assert_eq!(way(&Method::from_bytes(method.as_bytes()).unwrap()), expected, "{method}");
         }
+    }
+
+    #[test]
+    fn options_go_as_far_as_they_may() {
+        let reach = |method: &str, path, value: &str| {
+            let headers = fields(&[("max-forwards", value)]);
+            reach(&Method::from_bytes(method.as_bytes()).unwrap(), path, &headers)
+        };
+        assert_eq!(reach("OPTIONS", "*", "5"), Reach::Here);
+        assert_eq!(reach("OPTIONS", "/a", "0"), Reach::Here);
+        assert_eq!(reach("OPTIONS", "/a", "5"), Reach::FurtherWith(HeaderValue::from(4)));
+        for value in ["", "x", "-1", "99999999999"] {
+            assert_eq!(reach("OPTIONS", "/a", value), Reach::Further);
+        }
+        assert_eq!(reach("GET", "/a", "0"), Reach::Further);
     }
 
     #[test]

@@ -42,6 +42,12 @@ impl Varies {
         }
     }
 
+    /// Whether `variant` is selected by the same fields.
+    pub fn is_by(&self, variant: &Variant) -> bool {
+        let others = variant.fields().iter().map(|(name, _)| name);
+        matches!(self, Self::By(names) if names.iter().eq(others))
+    }
+
     /// The variant that `request` selects; none where one of its values is too long to be compared.
     pub fn select(&self, request: &HeaderMap) -> Option<Variant> {
         match self {

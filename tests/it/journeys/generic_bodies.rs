@@ -124,7 +124,7 @@ async fn a_cut_body_with_a_strong_tag_goes_on_unseen() {
         let turns = cuts.map(|bytes| whole.clone().cut_at(bytes));
         origin.say_in_turn(path, [&turns[..], &[whole]].concat());
         let outcome = if path == "/alone" { "pass" } else { "miss" };
-        edge.read_with(path, &[("x-a", "1")]).await.expect(200, outcome).with(body);
+        edge.read_with(path, &[("accept-a", "1")]).await.expect(200, outcome).with(body);
         edge.until_idle().await;
         let asked = origin.asked(path);
         assert_eq!(asked.len(), 3, "{path}");
@@ -132,7 +132,7 @@ async fn a_cut_body_with_a_strong_tag_goes_on_unseen() {
         for (asked, offset) in asked[1..].iter().zip([cuts[0], next]) {
             assert_eq!(asked.field("range"), Some(&*format!("bytes={offset}-")), "{path}");
             assert_eq!(asked.field("if-range"), Some("\"same\""));
-            assert_eq!(asked.field("x-a"), Some("1"));
+            assert_eq!(asked.field("accept-a"), Some("1"));
         }
     }
     for (path, hit) in [("/large", "hit_disk"), ("/chunked", "hit_disk"), ("/deaf", "hit_disk")] {
@@ -169,7 +169,7 @@ async fn a_cut_body_that_nothing_ties_together_is_cut_for_the_client() {
 async fn stored(origin: &Origin, script: Script, body: &Bytes) -> Edge {
     origin.say("/a", script);
     let edge = edge(origin).await;
-    edge.read_with("/a", &[("x-a", "1")]).await.expect(200, "miss").with(body);
+    edge.read_with("/a", &[("accept-a", "1")]).await.expect(200, "miss").with(body);
     edge.until_idle().await;
     assert_eq!(edge.object_files().len(), 1);
     edge
@@ -187,11 +187,11 @@ async fn a_reader_whose_file_is_damaged_goes_on_where_a_strong_tag_says_the_same
     for varies in [false, true] {
         let origin = Origin::start().await;
         let script = fresh(&body).etag("\"a\"");
-        let script = if varies { script.field("vary", "x-a") } else { script };
+        let script = if varies { script.field("vary", "accept-a") } else { script };
         let edge = stored(&origin, script, &body).await;
         let mut readers = Vec::new();
         for ranges in ["bytes=0-", "bytes=1000-", "bytes=6000000-6000999,0-3000000"] {
-            let asked = [("range", ranges), ("x-a", "1")];
+            let asked = [("range", ranges), ("accept-a", "1")];
             let mut reader = edge.client().begin("/a", &asked).await;
             reader.read_to(1_000).await;
             readers.push(reader);
@@ -207,7 +207,7 @@ async fn a_reader_whose_file_is_damaged_goes_on_where_a_strong_tag_says_the_same
         assert_eq!(parts[0].1, body[6_000_000..6_001_000]);
         assert_eq!(parts[1].1, body[..=3_000_000]);
         edge.until_idle().await;
-        edge.read_with("/a", &[("x-a", "1")]).await.expect(200, "hit_disk").with(&body);
+        edge.read_with("/a", &[("accept-a", "1")]).await.expect(200, "hit_disk").with(&body);
         assert_eq!(origin.count("/a"), 2);
         assert!(edge.metric(&metric("body_rescues", "continued")).await >= 2);
         assert_eq!(edge.metric("narthex_damaged_objects_total{tier=\"disk\"}").await, 1);

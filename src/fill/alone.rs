@@ -1,0 +1,42 @@
+//! Objects of generic sites whose answers could not be shared of late (hit for miss): for a while
+//! no request waits for the answer to another one. One map for each kind of fetch, bounded; a
+//! stored answer and a purge end it for an object. A short lock of its own.
+
+use crate::cache::{Cache, Ticket};
+use crate::clock::Timestamp;
+use crate::object::Key;
+use quick_cache::sync::Cache as Recent;
+use std::time::Duration;
+
+/// For how long no request waits for another one after an answer could not be shared.
+const ALONE: Duration = Duration::from_mins(1);
+/// Objects of which that is remembered.
+const OBJECTS_MAX: usize = 16_384;
+
+/// Of which objects each request asks for itself.
+#[derive(Debug)]
+pub(super) struct Alone(Recent<Key, (Timestamp, Ticket)>);
+
+impl Default for Alone {
+    fn default() -> Self {
+        Self(Recent::new(OBJECTS_MAX))
+    }
+}
+
+impl Alone {
+    /// The answer that came at `now`, to a fetch with this ticket, could not be shared.
+    pub(super) fn begin(&self, key: &Key, now: Timestamp, ticket: Ticket) {
+        self.0.insert(key.clone(), (now.plus(ALONE), ticket));
+    }
+
+    /// An answer is stored for every request.
+    pub(super) fn end(&self, key: &Key) {
+        self.0.remove(key);
+    }
+
+    /// Whether each request for `key` asks for itself.
+    pub(super) fn holds(&self, key: &Key, now: Timestamp, cache: &Cache) -> bool {
+        let begun = self.0.get(key);
+        begun.is_some_and(|(until, ticket)| now < until && !cache.is_purged_since(ticket, key))
+    }
+}
