@@ -172,7 +172,7 @@ mod tests {
         assert!(guesses.count(one, now + WINDOW));
     }
 
-    async fn tokens() -> (tempfile::NamedTempFile, Tokens) {
+    fn tokens() -> (tempfile::NamedTempFile, Tokens) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "right\n").unwrap();
         let tokens = Tokens::new(Some(file.path().to_owned()));
@@ -184,7 +184,7 @@ mod tests {
     /// FAULTS.md F7.
     #[tokio::test]
     async fn a_request_without_a_token_is_no_guess() {
-        let (_file, tokens) = tokens().await;
+        let (_file, tokens) = tokens();
         for _ in 0..3 * GUESSES_MAX {
             let refused = tokens.check(PEER, None).await;
             assert!(matches!(refused, Err(AuthError::Wrong)), "{refused:?}");
@@ -196,7 +196,7 @@ mod tests {
     /// FAULTS.md F15.
     #[tokio::test]
     async fn however_many_guess_at_once_few_tokens_are_compared() {
-        let (_file, tokens) = tokens().await;
+        let (_file, tokens) = tokens();
         for _ in 0..GUESSES_MAX {
             tokens.check(PEER, Some(b"Bearer wrong")).await.unwrap_err();
         }

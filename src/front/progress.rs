@@ -83,7 +83,7 @@ mod tests {
         server.write_all(&[0; 1000]).unwrap();
         let before = until(&server, |progress| !progress.is_owed).acknowledged_bytes;
         server.set_nonblocking(true).unwrap();
-        while server.write(&[0; 65_536]).is_ok() {}
+        while server.write(&[0; 16_000]).is_ok() {}
         let full = Progress::of(server.as_raw_fd()).unwrap();
         assert!(full.is_owed);
         let mut buffer = vec![0; 1 << 20];
@@ -96,7 +96,7 @@ mod tests {
     fn a_connection_that_was_reset_owes_nothing() {
         let (client, mut server) = pair();
         server.set_nonblocking(true).unwrap();
-        while server.write(&[0; 65_536]).is_ok() {}
+        while server.write(&[0; 16_000]).is_ok() {}
         let reset = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
         reset.unwrap();
         drop(client);

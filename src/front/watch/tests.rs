@@ -85,6 +85,7 @@ fn blocked() -> (Arc<Watch>, Instant) {
     (watch, now)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a socket tells it")]
 fn taken(acknowledged_bytes: u64) -> Option<Progress> {
     Some(Progress { acknowledged_bytes, is_owed: true, is_over: false })
 }
