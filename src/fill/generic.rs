@@ -461,7 +461,7 @@ impl Fetch<'_> {
         }
         self.shared.alone.end(&self.sought.key);
         self.flight.set_own(storable.fields.own.clone());
-        let meta = self.sought.meta(&response, storable, variant);
+        let meta = self.sought.meta(&response, *storable, variant);
         if response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX) {
             return self.whole(meta, response).await;
         }

@@ -13,6 +13,7 @@
 use http::StatusCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// All but RFC 3986's unreserved characters and `/`.
 const OUTSIDE_PATH: &AsciiSet =
@@ -157,7 +158,7 @@ fn normal_encodings(raw: &str) -> Cow<'_, str> {
             }
             ('%', None) => normal.push_str("%25"),
             _ => match u8::try_from(character) {
-                Ok(byte) if is_unsafe(byte) => normal.push_str(&format!("%{byte:02X}")),
+                Ok(byte) if is_unsafe(byte) => drop(write!(normal, "%{byte:02X}")),
                 Ok(_) | Err(_) => normal.push(character),
             },
         }

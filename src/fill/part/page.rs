@@ -236,7 +236,7 @@ fn whole_of(sought: &Sought, response: &Response) -> Option<Meta> {
     }
     let varies = storable.varies.select(&sought.headers);
     varies.filter(Variant::is_empty)?;
-    let meta = sought.meta(response, storable, Variant::default());
+    let meta = sought.meta(response, *storable, Variant::default());
     Some(Meta { status, ..meta })
 }
 

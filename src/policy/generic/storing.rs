@@ -39,7 +39,7 @@ pub struct Reply<'a> {
 #[derive(Debug)]
 pub enum Verdict {
     /// It is stored.
-    Store(Storable),
+    Store(Box<Storable>),
     /// It is passed on, and not stored.
     Pass(PassReason),
 }
@@ -135,7 +135,7 @@ pub fn confirmed(
     let headers = &fields::merged(stored, reply.headers);
     let divided = || Divided::of(headers, &Directives::of(headers, targets));
     match admit(&Reply { headers, ..*reply }, rule, targets) {
-        Verdict::Store(storable) => Confirmed::Renewed(storable),
+        Verdict::Store(storable) => Confirmed::Renewed(*storable),
         Verdict::Pass(PassReason::RequestNoStore | PassReason::Authorization) => {
             Confirmed::ForOne(divided())
         }
@@ -198,12 +198,8 @@ fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Ver
     if bytes > crate::policy::response::HEAD_BYTES_MAX {
         return Verdict::Pass(PassReason::HeadTooLarge);
     }
-    Verdict::Store(Storable {
-        fields,
-        lifetime: Lifetime::Seconds(seconds),
-        age_at_response,
-        varies,
-    })
+    let lifetime = Lifetime::Seconds(seconds);
+    Verdict::Store(Box::new(Storable { fields, lifetime, age_at_response, varies }))
 }
 
 /// For how many seconds from its age zero a response is fresh; none where nothing says that it

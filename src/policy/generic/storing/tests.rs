@@ -27,8 +27,10 @@ fn judged(
     let status = StatusCode::from_u16(status).unwrap();
     let reply = Reply { status, headers: &headers, wishes: &wishes, times: times() };
     match admit(&reply, rule, &[HeaderName::from_static("cdn-cache-control")]) {
-        Verdict::Store(Storable { lifetime: Lifetime::Seconds(seconds), .. }) => Ok(seconds),
-        Verdict::Store(_) => panic!("nothing lasts for ever"),
+        Verdict::Store(storable) => match storable.lifetime {
+            Lifetime::Seconds(seconds) => Ok(seconds),
+            Lifetime::Forever => panic!("nothing lasts for ever"),
+        },
         Verdict::Pass(reason) => Err(reason),
     }
 }
