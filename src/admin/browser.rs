@@ -58,6 +58,9 @@ fn authority_of(origin: &[u8]) -> Option<&[u8]> {
 /// without a dot.
 fn is_local_name(host: &[u8]) -> bool {
     let Ok(authority) = Authority::try_from(host) else { return false };
+    if authority.as_str().contains('@') {
+        return false;
+    }
     let name = authority.host();
     let address = name.trim_start_matches('[').trim_end_matches(']');
     let name = name.to_ascii_lowercase();

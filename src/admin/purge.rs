@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn everything_else_says_what_is_wrong() {
         for (body, word) in [
-            ("", "EOF"),
+            ("", "JSON object"),
             ("{}", "exactly one"),
             (r#"{"paths":[]}"#, "exactly one"),
             (r#"{"all":false}"#, "exactly one"),

@@ -372,7 +372,7 @@ mod tests {
             (":n2qL5PyZqChpVNYMQT2bFYjxZWq28bR4bJaqnRkqtDI=", KeyError::Name),
             ("a b:n2qL5PyZqChpVNYMQT2bFYjxZWq28bR4bJaqnRkqtDI=", KeyError::Name),
             ("name:", KeyError::Base64 { expected }),
-            ("name:n2qL5PyZqChpVNYMQT2bFYjxZWq28bR4bJaqnRkqtDI", KeyError::Base64 { expected }),
+            ("name:n2qL5PyZqChpVNYMQT2bFYjxZWq28bR4bJaqnRkqtD", KeyError::Base64 { expected }),
             (SECRET, KeyError::Base64 { expected }),
         ] {
             assert_eq!(PublicKey::parse(text), Err(error), "{text}");

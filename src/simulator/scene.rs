@@ -73,8 +73,8 @@ pub(super) struct Edge {
     pub(super) purger: Purger,
     pub(super) cache: Cache,
     pub(super) tasks: Tasks,
-    /// The key spaces of the sites, that of the binary cache first.
-    pub(super) spaces: [String; 2],
+    /// The key space of the binary cache.
+    pub(super) space: String,
 }
 
 /// `length` bytes of noise, others at each call.
@@ -155,10 +155,12 @@ impl Scene {
     /// Whether an object is in memory and fresh: then a client gets it at once.
     pub(super) fn is_fresh_in_memory(&self, edge: &Edge, path: &str) -> bool {
         let lifetime = self.model.borrow().objects[path].lifetime.as_secs();
-        let space = &edge.spaces[usize::from(path.starts_with("/g/"))];
-        let Some(Hit::Memory(found)) = edge.cache.peek(Key::new(space, path, None).as_str()) else {
-            return false;
-        };
+        let keys = edge.keys(path);
+        let found = keys.iter().find_map(|key| match edge.cache.peek(key.as_str())? {
+            Hit::Memory(found) => Some(found),
+            Hit::Disk(_) | Hit::Absent(_) => None,
+        });
+        let Some(found) = found else { return false };
         let facts = found.facts();
         !facts.is_invalidated && facts.age_at(Clock::System.now()) + 1 < lifetime
     }
@@ -301,10 +303,17 @@ impl Edge {
             limits: limits.clone(),
             instance: "simulated".into(),
         });
-        let space = |at: usize| config.sites[at].key_space();
-        let spaces = [space(0), space(1)];
+        let space = config.sites[0].key_space();
         let purger = Purger::new(cache.clone(), metrics);
-        Self { engine: Arc::new(engine), purger, cache, tasks, spaces }
+        Self { engine: Arc::new(engine), purger, cache, tasks, space }
+    }
+
+    /// The keys of a path, as a purge names them.
+    pub(super) fn keys(&self, path: &str) -> Vec<Key> {
+        let sites = self.engine.sites();
+        let web = sites.named("web").filter(|_| path.starts_with("/g/"));
+        let keys = web.and_then(|site| site.generic_keys(path));
+        keys.unwrap_or_else(|| vec![Key::new(&self.space, path, None)])
     }
 
     /// Waits until the order of eviction is loaded.

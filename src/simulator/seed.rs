@@ -251,7 +251,7 @@ async fn disturb(scene: &Rc<Scene>, edge: &Rc<Edge>) {
 
 /// The edge is told of an upload.
 async fn notice(scene: &Rc<Scene>, edge: &Edge, path: &str) {
-    let key = Key::new(&edge.spaces[0], path, None);
+    let key = Key::new(&edge.space, path, None);
     edge.purger.uploaded(vec![key]).await;
     let noticed = Some(scene.world.moment());
     let mut model = scene.model.borrow_mut();
@@ -307,11 +307,11 @@ async fn reclaim(scene: &Rc<Scene>, edge: &Edge, path: String) {
         return;
     }
     let nar = format!("/{nar}");
-    purge_of(scene, edge, (Purged::Path(nar.clone()), 0), Purging::Hard).await;
+    purge_of(scene, edge, Purged::Path(nar.clone()), Purging::Hard).await;
     if world.chance(70) {
         client::ask_plainly(scene, edge, &nar).await;
     }
-    purge_of(scene, edge, (Purged::Path(path.clone()), 0), Purging::Hard).await;
+    purge_of(scene, edge, Purged::Path(path.clone()), Purging::Hard).await;
     let got = client::ask_plainly(scene, edge, &path).await;
     client::follow(scene, edge, &path, got).await;
 }
@@ -354,7 +354,6 @@ fn any_path(scene: &Scene) -> String {
 
 async fn purge(scene: &Rc<Scene>, edge: &Edge, path: String) {
     let world = &scene.world;
-    let site = usize::from(path.starts_with("/g/"));
     let kind = if world.chance(50) { Purging::Hard } else { Purging::Soft };
     let of = match world.below(8) {
         0 => Purged::All,
@@ -362,12 +361,11 @@ async fn purge(scene: &Rc<Scene>, edge: &Edge, path: String) {
         2..4 => Purged::Tag(format!("t{}", world.below(2))),
         _ => Purged::Path(path),
     };
-    purge_of(scene, edge, (of, site), kind).await;
+    purge_of(scene, edge, of, kind).await;
 }
 
-async fn purge_of(scene: &Rc<Scene>, edge: &Edge, (of, site): (Purged, usize), kind: Purging) {
+async fn purge_of(scene: &Rc<Scene>, edge: &Edge, of: Purged, kind: Purging) {
     let world = &scene.world;
-    let space = &edge.spaces[site];
     let begun = world.moment();
     world.say(|| format!("purge {of:?} {kind:?}"));
     match &of {
@@ -377,7 +375,7 @@ async fn purge_of(scene: &Rc<Scene>, edge: &Edge, (of, site): (Purged, usize), k
             let tags = Tags::new([Tag::parse(tag).expect("a tag")]);
             edge.purger.tags("web", tags, kind).await
         }
-        Purged::Path(path) => edge.purger.object(vec![Key::new(space, path, None)], kind).await,
+        Purged::Path(path) => edge.purger.object(edge.keys(path), kind).await,
     };
     let answered = world.moment();
     world.note("purged", 0);
