@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::yield_now;
-use tokio::time::{advance, pause};
+use tokio::time::{advance, pause, resume};
 
 /// What a client may have waiting in its own kernel.
 const RECEIVE_BYTES: u32 = 16 << 10;
@@ -182,5 +182,6 @@ async fn a_client_that_left_is_noticed_before_its_origin_answers() {
             settle().await;
         }
         assert_eq!(edge.open_connections(Door::Plain), 0, "{ahead:?}");
+        resume();
     }
 }
