@@ -303,7 +303,9 @@ mod tests {
     #[test]
     fn how_many_were_left_out_is_told_later() {
         let repeats = Repeats::default();
-        let place = tracing::warn_span!("a place");
+        let place = tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            tracing::warn_span!("a place")
+        });
         let (metadata, now) = (place.metadata().unwrap(), Instant::now());
         let judge = |after| repeats.judge(metadata, now + after);
         for _ in 0..LINES_MAX {

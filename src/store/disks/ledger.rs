@@ -33,7 +33,7 @@ use super::super::scope::Scope;
 use crate::nix::hash::sha256;
 use crate::object::{Key, KeyHash, Tag, Tags};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -72,11 +72,11 @@ impl DiskId {
 pub(super) struct Owed {
     /// Everything; then the others say nothing.
     is_all: bool,
-    keys: HashSet<Key>,
+    keys: BTreeSet<Key>,
     /// Sites and prefixes of paths.
-    prefixes: HashSet<(String, String)>,
+    prefixes: BTreeSet<(String, String)>,
     /// Sites and tags.
-    tags: HashSet<(String, Tag)>,
+    tags: BTreeSet<(String, Tag)>,
     /// How often a purge was added, those that were owed already too. Not written down.
     added: u64,
 }
@@ -405,9 +405,9 @@ fn proven<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Option<T> {
 
 /// A disk as it was written down; it owes everything where what it owes cannot be read.
 fn read_member(member: MemberForm, tags: TagsForm) -> (DiskId, Member) {
-    let keys: Option<HashSet<Key>> = member.keys.iter().map(|key| Key::from_stored(key)).collect();
+    let keys: Option<BTreeSet<Key>> = member.keys.iter().map(|key| Key::from_stored(key)).collect();
     let tag = |(site, tag): (String, String)| Some((site, Tag::parse(&tag).ok()?));
-    let tags: Option<HashSet<(String, Tag)>> = tags.into_iter().map(tag).collect();
+    let tags: Option<BTreeSet<(String, Tag)>> = tags.into_iter().map(tag).collect();
     let owed = match (keys, tags) {
         (Some(keys), Some(tags)) if !member.owes_all => {
             let prefixes = member.prefixes.into_iter().collect();
