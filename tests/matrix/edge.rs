@@ -60,6 +60,9 @@ impl Setup {
     /// Starts it; waits until it serves.
     pub(crate) fn start(&self) -> Result<Edge, Failure> {
         let log = self.folder.join("log");
+        if log.exists() {
+            std::fs::rename(&log, self.folder.join("log.before"))?;
+        }
         let errors = File::create(&log)?;
         let process = self.command("serve").stdout(Stdio::null()).stderr(errors).spawn()?;
         let mut edge = Edge { process, address: ([127, 0, 0, 1], 0).into() };
