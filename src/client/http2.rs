@@ -7,6 +7,7 @@
 //! by NO_ERROR for whole; here every end but the end of the stream is an error.
 
 use super::failure::{Failure, Fate, Loss};
+use super::gather::Pieces;
 use super::upload::{Upload, Uploading};
 use super::{AGE_MAX, CONNECTION_WINDOW_BYTES, Chain, HEAD_BYTES_MAX, STREAM_WINDOW_BYTES};
 use bytes::Bytes;
@@ -202,7 +203,13 @@ impl Http2 {
         let state = Arc::clone(&self.state);
         let length = length(response.headers(), response.body());
         let end = End::Ahead;
-        Ok(response.map(|stream| Http2Body { stream, _uploading: uploading, state, length, end }))
+        Ok(response.map(|stream| Http2Body {
+            pieces: Pieces::new(stream),
+            _uploading: uploading,
+            state,
+            length,
+            end,
+        }))
     }
 
     /// What `error` says of a request.
@@ -243,7 +250,7 @@ enum Stage {
 /// The body of a response on a stream.
 #[derive(Debug)]
 pub(super) struct Http2Body {
-    stream: RecvStream,
+    pieces: Pieces,
     /// The request's own body, if it is not yet sent to its end.
     _uploading: Option<Uploading>,
     state: Arc<State>,
@@ -281,19 +288,18 @@ impl Http2Body {
             return Poll::Ready(Ok(None));
         }
         if self.end == End::Ahead {
-            if let Some(bytes) = ready!(self.stream.poll_data(cx)).transpose()? {
-                self.stream.flow_control().release_capacity(bytes.len())?;
+            if let Some(bytes) = ready!(self.pieces.poll_data(cx))? {
                 self.length = self.length.map(|left| left.saturating_sub(bytes.len() as u64));
                 return Poll::Ready(Ok(Some(Frame::data(bytes))));
             }
             self.end = End::AfterTrailers;
         }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        let trailers = ready!(self.pieces.poll_trailers(cx))?;
         Poll::Ready(Ok(trailers.map(Frame::trailers)))
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.end == End::Reached || self.stream.is_end_stream()
+        self.end == End::Reached || self.pieces.is_end_stream()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

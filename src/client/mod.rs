@@ -9,6 +9,7 @@
 mod body;
 mod connector;
 mod failure;
+mod gather;
 mod http1;
 mod http2;
 mod pool;
