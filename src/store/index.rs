@@ -79,10 +79,10 @@ pub(super) struct Index {
 }
 
 /// What outlives the engine when the index is opened again.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Shared {
     presence: Arc<Presence>,
-    /// How many changes were made.
+    /// How many changes were made; what an earlier process has left, synced or not, counts as one.
     changes: Arc<AtomicU64>,
 }
 
@@ -122,7 +122,7 @@ pub(super) struct Access(Option<Arc<Open>>);
 impl Index {
     /// Opens or makes the index.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let shared = Shared::default();
+        let shared = Shared { presence: Arc::default(), changes: Arc::new(AtomicU64::new(1)) };
         let open = Open::new(path, &shared)
             .map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
         Ok(Self {
@@ -140,7 +140,8 @@ impl Index {
         &self.shared.presence
     }
 
-    /// How many changes were made since the store was opened, each counted when it is done.
+    /// How many changes were made since the store was opened, and one for those before; each is
+    /// counted when it is done.
     pub(super) fn changes(&self) -> u64 {
         self.shared.changes.load(Ordering::Acquire)
     }

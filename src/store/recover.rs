@@ -31,7 +31,7 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(2);
 /// What is safe from a power cut, and the syncs that are waited for. As long as the store; a short
 /// lock. Changes are counted by the index: a sync makes safe those that were made when it began,
 /// and says so when it has succeeded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Syncs {
     /// How many changes of the index are safe.
     indexed: AtomicU64,
@@ -44,6 +44,21 @@ pub(super) struct Syncs {
     late: AtomicU64,
     /// The last of them that is done, and whether that failed.
     ended: watch::Sender<(u64, bool)>,
+}
+
+impl Default for Syncs {
+    /// What an earlier process has left is as good as its files say, but its removals may not be
+    /// safe.
+    fn default() -> Self {
+        Self {
+            indexed: AtomicU64::new(0),
+            whole: AtomicU64::new(1),
+            asked: AtomicU64::default(),
+            wanted: Arc::default(),
+            late: AtomicU64::default(),
+            ended: watch::Sender::default(),
+        }
+    }
 }
 
 #[cfg(test)]

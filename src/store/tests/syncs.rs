@@ -47,6 +47,19 @@ async fn a_purge_that_finds_claims_alone_is_synced_too() {
     assert_eq!(store.0.syncs.asked(), 1);
 }
 
+/// A process that is killed leaves removals that a power cut undoes: a purge that finds nothing
+/// left of them makes them safe.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_after_a_start_syncs_what_was_changed_before() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    assert_eq!(store.clear(), 0);
+    assert!(store.0.sync_soon().await.is_ok());
+    assert_eq!(store.0.syncs.asked(), 1);
+    assert!(store.0.sync_soon().await.is_ok());
+    assert_eq!(store.0.syncs.asked(), 1, "all is safe");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_that_panics_has_failed_and_the_next_one_works() {
     let bench = Bench::new(64 * MIB);
