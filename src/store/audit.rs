@@ -188,7 +188,7 @@ impl Audit<'_> {
             return Ok(());
         }
         self.report.lock().unfinished =
-            self.store.index.access().open()?.links(usize::MAX)?.len() as u64;
+            self.store.index.access().open()?.links_page(None, usize::MAX)?.len() as u64;
         if self.mode == Mode::Repair {
             self.store.finish_links()?;
         }

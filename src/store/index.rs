@@ -352,15 +352,6 @@ impl Open {
         Ok(sequence.map(u64::from_be_bytes))
     }
 
-    /// At most `max` files that may be there without a record.
-    pub(super) fn links(&self, max: usize) -> Result<Vec<(KeyHash, u64)>, IndexError> {
-        let mut links = Vec::new();
-        for guard in self.links.iter().take(max) {
-            links.extend(of_insertion(&guard.key()?));
-        }
-        Ok(links)
-    }
-
     /// The totals of the last commit; zero where there are none or they cannot be read.
     pub(super) fn totals(&self) -> Result<Totals, IndexError> {
         let bytes = self.state.get(TOTALS)?;

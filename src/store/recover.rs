@@ -8,7 +8,9 @@ use super::error::{IndexError, WriteError};
 use super::format;
 use super::index::Open;
 use super::snapshot::{Schedule, Turn};
+use crate::object::KeyHash;
 use crate::sync::watch;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -78,6 +80,21 @@ impl Syncs {
 #[derive(Debug)]
 pub(super) struct Unsynced;
 
+/// Files that could not be removed.
+#[derive(Debug, Default)]
+struct RemovalFailures {
+    files: u64,
+    /// Why the first of them could not.
+    first: Option<io::Error>,
+}
+
+impl RemovalFailures {
+    fn add(&mut self, error: io::Error) {
+        self.files += 1;
+        self.first.get_or_insert(error);
+    }
+}
+
 impl Inner {
     /// Waits, for a while, until all that was changed in the index is safe from a power cut. Cancel
     /// safe.
@@ -103,26 +120,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes the files of insertions that were begun or dropped and never finished.
+    /// Removes the files of insertions that were begun or dropped and never finished. The note of
+    /// a file that cannot be removed stays for the next start.
     pub(super) fn finish_links(&self) -> Result<(), IndexError> {
         let access = self.index.access();
         let index = access.open()?;
+        let (mut after, mut failures) = (None, RemovalFailures::default());
         loop {
-            let links = index.links(LINKS)?;
-            if links.is_empty() {
-                return Ok(());
-            }
+            let links = index.links_page(after, LINKS)?;
+            let Some(last) = links.last() else { break };
+            after = Some(*last);
             let mut change = index.change();
             for (hash, sequence) in links {
-                let record = index.record(hash)?;
-                let mut records = record.into_iter().chain(index.part(hash)?);
-                let is_held = records.any(|bytes| {
-                    format::decode_head(&bytes).is_ok_and(|head| head.sequence == sequence)
-                });
-                if !is_held && let Err(error) = self.folder.remove_body(hash, sequence) {
-                    tracing::warn!(object = %hash, %error, "orphaned body file cannot be removed");
+                match self.finish_link(index, hash, sequence)? {
+                    Ok(()) => change.drop_link(hash, sequence),
+                    Err(error) => failures.add(error),
                 }
-                change.drop_link(hash, sequence);
                 #[cfg(test)]
                 self.faults.reach("a removal is finished");
             }
@@ -130,6 +143,27 @@ impl Inner {
             #[cfg(test)]
             self.faults.reach("notes are cleared");
         }
+        if let Some(error) = failures.first {
+            let (disk, files) = (&*self.label, failures.files);
+            self.metrics.store_errors.with_label_values(&[disk, "remove"]).inc_by(files);
+            tracing::warn!(disk, files, %error, "disk tier: orphaned body files stay until restart");
+        }
+        Ok(())
+    }
+
+    /// Removes the file of an insertion, unless a record leads to it.
+    fn finish_link(
+        &self,
+        index: &Open,
+        hash: KeyHash,
+        sequence: u64,
+    ) -> Result<io::Result<()>, IndexError> {
+        let record = index.record(hash)?;
+        let mut records = record.into_iter().chain(index.part(hash)?);
+        let is_held = records.any(|bytes| {
+            format::decode_head(&bytes).is_ok_and(|head| head.sequence == sequence)
+        });
+        Ok(if is_held { Ok(()) } else { self.folder.remove_body(hash, sequence) })
     }
 
     /// Loads one page of the eviction order; false after the last one. The account says how it

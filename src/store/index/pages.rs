@@ -75,15 +75,31 @@ impl Open {
         after: Option<(KeyHash, u64)>,
         max: usize,
     ) -> Result<Vec<(KeyHash, u64)>, IndexError> {
-        let from = after.map_or(Bound::Unbounded, |(hash, sequence)| {
-            Bound::Excluded(insertion(hash, sequence))
-        });
-        let mut found = Vec::new();
-        for guard in self.bodies.range::<[u8; 24], _>((from, Bound::Unbounded)).take(max) {
-            found.extend(of_insertion(&guard.key()?));
-        }
-        Ok(found)
+        insertions_page(&self.bodies, after, max)
     }
+
+    /// At most `max` files that may be there without a record, from the first one after `after`.
+    pub(in crate::store) fn links_page(
+        &self,
+        after: Option<(KeyHash, u64)>,
+        max: usize,
+    ) -> Result<Vec<(KeyHash, u64)>, IndexError> {
+        insertions_page(&self.links, after, max)
+    }
+}
+
+fn insertions_page(
+    keyspace: &Keyspace,
+    after: Option<(KeyHash, u64)>,
+    max: usize,
+) -> Result<Vec<(KeyHash, u64)>, IndexError> {
+    let from = after
+        .map_or(Bound::Unbounded, |(hash, sequence)| Bound::Excluded(insertion(hash, sequence)));
+    let mut found = Vec::new();
+    for guard in keyspace.range::<[u8; 24], _>((from, Bound::Unbounded)).take(max) {
+        found.extend(of_insertion(&guard.key()?));
+    }
+    Ok(found)
 }
 
 fn page(

@@ -201,7 +201,41 @@ async fn a_file_without_a_record_is_gone_after_a_restart() {
     let store = bench.open().await;
     assert!(!orphan.exists());
     assert_eq!(held(&store, &key("kept")).await.unwrap(), bytes(1, MIB));
-    assert_eq!(store.0.index.access().open().unwrap().links(10).unwrap(), []);
+    assert_eq!(store.0.index.access().open().unwrap().links_page(None, 10).unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_note_of_a_file_that_cannot_be_removed_stays_for_the_next_start() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let hashes = [KeyHash([7; 16]), KeyHash([8; 16])];
+    let [stuck, orphan] = hashes.map(|hash| store.0.folder.body_path(hash, 9));
+    {
+        let access = store.0.index.access();
+        let mut change = access.open().unwrap().change();
+        hashes.iter().for_each(|hash| change.set_link(*hash, 9));
+        change.commit().unwrap();
+    }
+    // No file: the system refuses to remove it as one.
+    std::fs::create_dir_all(&stuck).unwrap();
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "linked, then killed").unwrap();
+    bench.close(store).await;
+    let store = bench.open().await;
+    let links = |store: &Store| {
+        let access = store.0.index.access();
+        access.open().unwrap().links_page(None, 10).unwrap()
+    };
+    assert_eq!(links(&store), [(hashes[0], 9)]);
+    assert!(stuck.exists() && !orphan.exists());
+    let path = bench.place.path().display().to_string();
+    assert_eq!(bench.metrics.store_errors.with_label_values(&[&*path, "remove"]).get(), 1);
+    bench.close(store).await;
+    std::fs::remove_dir(&stuck).unwrap();
+    std::fs::write(&stuck, "linked, then killed").unwrap();
+    let store = bench.open().await;
+    assert!(!stuck.exists());
+    assert_eq!(links(&store), []);
 }
 
 /// The folder as a kill at this moment leaves it, opened again.

@@ -21,6 +21,8 @@ pub(in crate::store) struct Faults {
     held: Mutex<Vec<(&'static str, Held)>>,
     /// The step at which the next thread that reaches it panics.
     panics: Mutex<Option<&'static str>>,
+    /// The steps that fail, and how often they still do.
+    failing: Mutex<Vec<(&'static str, u32)>>,
 }
 
 /// Those that wait at a step: how many came, and whether they may go on.
@@ -111,6 +113,21 @@ impl Faults {
     /// Panics the next time that `step` is reached.
     pub(super) fn panic_once(&self, step: &'static str) {
         *self.panics.lock() = Some(step);
+    }
+
+    /// Lets `step` fail with an input or output error, so often.
+    pub(super) fn fail(&self, step: &'static str, times: u32) {
+        self.failing.lock().push((step, times));
+    }
+
+    /// What the work at this step meets.
+    pub(in crate::store) fn meet(&self, step: &'static str) -> io::Result<()> {
+        let mut failing = self.failing.lock();
+        let Some((_, left)) = failing.iter_mut().find(|(at, left)| *at == step && *left > 0) else {
+            return Ok(());
+        };
+        *left -= 1;
+        Err(rustix::io::Errno::IO.into())
     }
 
     /// Holds whatever reaches `step` from now on.
