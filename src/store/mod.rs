@@ -254,14 +254,8 @@ impl Store {
         let failed = |source: IndexError| OpenError::Index { path, source };
         let inner = Inner::assemble(disk, seat, folder, index, metrics, tasks)?;
         inner.finish_links().map_err(failed)?;
-        let (tasks, stop) = (&inner.background, inner.background.stopping());
-        let (weak, loader) = (Arc::downgrade(&inner), tasks.clone());
-        tasks.spawn("store load", async move {
-            let loading = loader.blocking("store load", move || recover::load(&weak, &stop));
-            if let Err(error) = loading.await {
-                tracing::error!(%error, "the eviction order was not loaded");
-            }
-        });
+        let tasks = &inner.background;
+        tasks.spawn("store load", recover::load(Arc::downgrade(&inner), inner.leaving.clone()));
         tasks
             .spawn("store presence", presence::keep(Arc::downgrade(&inner), inner.leaving.clone()));
         let syncing = recover::sync_often(Arc::downgrade(&inner), tasks.stopping());

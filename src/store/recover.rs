@@ -24,6 +24,9 @@ const PAGE: usize = 4096;
 const STEP: usize = 256;
 /// Files without a record that are handled in one go at open.
 const LINKS: usize = 4096;
+/// How long to wait after the index could not be read on, at first and at most.
+const LOAD_PAUSE_MIN: Duration = Duration::from_secs(1);
+const LOAD_PAUSE_MAX: Duration = Duration::from_mins(1);
 /// How old a change gets before it is safe from a power cut.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a purge waits until what it changed is safe from a power cut. A disk that takes longer
@@ -160,9 +163,8 @@ impl Inner {
     ) -> Result<io::Result<()>, IndexError> {
         let record = index.record(hash)?;
         let mut records = record.into_iter().chain(index.part(hash)?);
-        let is_held = records.any(|bytes| {
-            format::decode_head(&bytes).is_ok_and(|head| head.sequence == sequence)
-        });
+        let is_held = records
+            .any(|bytes| format::decode_head(&bytes).is_ok_and(|head| head.sequence == sequence));
         Ok(if is_held { Ok(()) } else { self.folder.remove_body(hash, sequence) })
     }
 
@@ -170,6 +172,8 @@ impl Inner {
     /// agrees with what changes meanwhile: nobody waits for a page.
     fn load_page(&self) -> Result<bool, IndexError> {
         let frontier = self.space.begin_page();
+        #[cfg(test)]
+        self.faults.meet("the order is to be read").map_err(fjall::Error::from)?;
         let page = self.index.access().open()?.order_page(frontier.next, PAGE)?;
         let page: Vec<_> = page.into_iter().map(|(entry, _)| entry).collect();
         let old = page.partition_point(|entry| entry.sequence < frontier.first_new);
@@ -179,27 +183,56 @@ impl Inner {
         }
         Ok(new.is_empty() && !old.is_empty())
     }
+
+    /// The order was not read to its end; that is tried again after `pause`.
+    fn not_loaded(&self, error: &IndexError, pause: Duration) {
+        self.index_failed(error);
+        let disk = &*self.label;
+        if pause == LOAD_PAUSE_MIN {
+            tracing::error!(disk, %error, "disk tier: the eviction order cannot be read; retrying");
+        } else {
+            tracing::debug!(disk, %error, "disk tier: the eviction order cannot be read yet");
+        }
+    }
 }
 
-/// Loads the eviction order; blocking. Ends early when the store or the process goes away.
-pub(super) fn load(store: &Weak<Inner>, stop: &CancellationToken) {
-    if let Some(store) = store.upgrade()
-        && let Err(error) = store.count_parts()
-    {
-        store.index_failed(&error);
-    }
-    while !stop.is_cancelled() {
+/// Loads the eviction order, and tries again after each error: what was not read is there all the
+/// same, and only an order that is whole keeps the limit. Ends early when the disk goes out or the
+/// process stops.
+pub(super) async fn load(store: Weak<Inner>, stop: CancellationToken) {
+    let Some(tasks) = store.upgrade().map(|store| store.background.clone()) else { return };
+    let mut pause = LOAD_PAUSE_MIN;
+    loop {
+        let (weak, own) = (store.clone(), stop.clone());
+        let loading = tasks.blocking("store load", move || load_on(&weak, &own));
+        let loaded = loading.await;
         let Some(store) = store.upgrade() else { return };
-        match store.load_page() {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => {
-                store.index_failed(&error);
-                tracing::error!(
-                    %error,
-                    "the index of the disk tier cannot be read; eviction knows a part of it only"
-                );
-            }
+        match store.unless_panicked(loaded) {
+            Ok(Some(Ok(()))) | Err(_) => return,
+            Ok(Some(Err(error))) => store.not_loaded(&error, pause),
+            Ok(None) => {}
+        }
+        drop(store);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LOAD_PAUSE_MAX);
+    }
+}
+
+/// Loads what is not loaded yet. Blocking. An order that is whole counts, whether or not the parts
+/// could be counted, which is for a gauge.
+fn load_on(store: &Weak<Inner>, stop: &CancellationToken) -> Result<(), IndexError> {
+    let counted = store.upgrade().map_or(Ok(()), |store| store.count_parts());
+    while !stop.is_cancelled() {
+        let Some(store) = store.upgrade() else { break };
+        if store.space.usage().is_loaded {
+            break;
+        }
+        if store.load_page()? {
+            continue;
         }
         store.arrange(stop);
         if !stop.is_cancelled() {
@@ -207,8 +240,8 @@ pub(super) fn load(store: &Weak<Inner>, stop: &CancellationToken) {
             store.keep_ahead();
             store.finished_loading();
         }
-        return;
     }
+    counted
 }
 
 /// Why the index is synced.

@@ -421,8 +421,11 @@ impl Inner {
         Ok(Some(part))
     }
 
-    /// Counts the parts; none is changed meanwhile.
+    /// Counts the parts, unless they are counted; none is changed meanwhile.
     pub(in crate::store) fn count_parts(&self) -> Result<(), IndexError> {
+        if self.are_parts_counted.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let _parts = self.parts.write();
         let access = self.index.access();
         let index = access.open()?;

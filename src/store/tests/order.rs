@@ -4,9 +4,13 @@ use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::metrics::Metrics;
 use crate::object::{Key, Sha256};
 use crate::store::eviction::Entry;
-use crate::store::{Store, WriteError, format};
+use crate::store::folder::Folder;
+use crate::store::index::Index;
+use crate::store::{Inner, Seat, Store, Usage, WriteError, format, recover};
 use bytes::Bytes;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 fn numbered(number: u64) -> Key {
     key(&number.to_string())
@@ -155,6 +159,38 @@ async fn what_changes_while_the_order_is_loading_is_counted_once() {
         assert_eq!(bench.damaged(), 0);
         bench.close(store).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_the_order_that_cannot_be_read_is_read_again() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for first in (0..10_000).step_by(1000) {
+        store.import(small(first..first + 1000)).unwrap();
+    }
+    let full = store.usage();
+    bench.close(store).await;
+    let folder = Folder::open(bench.place.path()).unwrap();
+    let index = Index::open(&folder.index_path()).unwrap();
+    let (seat, metrics) = (Seat::alone(bench.damaged.clone()), bench.metrics.clone());
+    let inner = Inner::assemble(&bench.disk(), seat, folder, index, metrics, &bench.tasks);
+    let store = Store(inner.unwrap());
+    store.0.faults.fail("the order is to be read", 3);
+    let loading = recover::load(Arc::downgrade(&store.0), bench.tasks.stopping());
+    let loading = tokio::spawn(loading);
+    let path = bench.place.path().display().to_string();
+    let errors = || bench.metrics.store_errors.with_label_values(&[&*path, "index"]).get();
+    // In the midst of the pauses between the attempts.
+    for (seconds, failed) in [(0.5, 1), (1.5, 2), (3.0, 3)] {
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        assert_eq!(errors(), failed);
+        assert_eq!(store.usage(), Usage { is_loaded: false, ..full }, "what was not read counts");
+        assert_eq!(store.0.space.changes(), None, "no order is written down");
+    }
+    store.loaded().await;
+    loading.await.unwrap();
+    assert_eq!((store.usage(), errors()), (full, 3));
+    assert_counted(&store);
 }
 
 #[tokio::test(flavor = "multi_thread")]
