@@ -5,7 +5,10 @@
 //! # Why no wrong byte is ever read
 //!
 //! A chunk counts as here once all of it is in the file, and the index is told only after the file
-//! was synced, so a record never promises what a power cut took back. What comes from the disk is
+//! was synced, so a record never promises what a power cut took back. If a sync fails, the system
+//! takes what it could not write for written, and the next sync succeeds without it: the chunks
+//! that waited for it are missing from then on, those that were arriving are not taken for here
+//! when they end, and all of them are fetched and written again. What comes from the disk is
 //! compared with its checksum before a byte of it is given out (see `chunks`); where it differs it
 //! is missing and counted. The file is named as whole ones are: a note in `links`, the link, then
 //! one change of the index with record, chunks and the note's end (see the module above). Only the
@@ -20,7 +23,8 @@
 //! body before that change is behind every chunk and overwritten by the next try.
 //!
 //! Locks, in the store's order: `parts`, stripe, index, then `life`, then `table`, then the
-//! space account. The last two are never held across I/O.
+//! space account. The last two are never held across I/O. `syncing` is held while the file is
+//! synced, and only `table` and the account are taken under it.
 
 mod durable;
 mod run;
@@ -70,6 +74,8 @@ struct State {
     /// What its readers know of its chunks.
     chunks: Arc<Chunks>,
     life: Mutex<Life>,
+    /// Held while the file is synced: an error is told to one of several callers alone.
+    syncing: Mutex<()>,
     /// Whether `life` is at its end; read where nobody may wait for the disk.
     is_loose: AtomicBool,
     table: Mutex<Table>,
@@ -141,6 +147,7 @@ impl Part {
             file,
             chunks: store.bodies.of(sequence),
             life: Mutex::new(life),
+            syncing: Mutex::new(()),
             is_loose: AtomicBool::new(false),
             table: Mutex::new(table),
             promised: Mutex::new(Reservation::nothing(&store.space, Displaces::Untried)),
@@ -290,22 +297,33 @@ impl Part {
         Some(Sha256::finish(hash))
     }
 
-    /// Syncs the chunks that are not in the index to the disk, if there are any. Blocking.
+    /// Syncs the chunks that are not in the index to the disk, if there are any; if that fails, they
+    /// are missing. Blocking.
     pub fn sync(&self) -> Result<Option<Synced>, WriteError> {
         if !self.is_live() {
             return Ok(None);
         }
+        let one = self.0.syncing.lock();
         let chunks = self.0.table.lock().take_unnoted();
         if chunks.is_empty() {
             return Ok(None);
         }
-        let synced = Synced(chunks);
-        let sync = || files::sync(&self.0.file);
-        match self.0.store.evicting_once(0, "sync", sync) {
-            Ok(()) => Ok(Some(synced)),
-            Err(error) => {
-                self.0.table.lock().set_noted(&synced.0, Noted::Not);
+        let sync = || {
+            #[cfg(test)]
+            self.0.store.faults.meet("a part is to be synced")?;
+            files::sync(&self.0.file)
+        };
+        match sync() {
+            Ok(()) => Ok(Some(Synced(chunks))),
+            Err(source) => {
+                let lost = self.0.table.lock().sync_failed(&chunks);
+                drop(self.0.promised.lock().split(run::promise_of(&lost)));
+                drop(one);
+                let error = WriteError::Io { operation: "sync", source };
                 self.0.store.write_failed(&error);
+                if error.is_full() {
+                    self.0.store.keep_ahead();
+                }
                 Err(error)
             }
         }

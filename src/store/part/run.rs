@@ -19,6 +19,11 @@ const BATCH_BYTES: u64 = 256 * 1024;
 const GROWTH_BYTES: u64 = 4 * CHUNK_BYTES;
 /// What a chunk may add to what its part counts, beside its bytes: overhead and rounding.
 const ROUNDING_BYTES: u64 = 8 * 1024;
+/// The space that is promised to chunks of so many bytes each.
+pub(super) fn promise_of(chunks: &[u64]) -> u64 {
+    chunks.iter().map(|bytes| bytes + ROUNDING_BYTES).sum()
+}
+
 /// Promised beyond the bytes of a run, for the chunks that one write may end.
 const OVERHEAD_BYTES: u64 = 4 * ROUNDING_BYTES;
 
@@ -53,6 +58,8 @@ struct Writer {
     growth: Arc<Growth>,
     next: u64,
     sum: Box<ChunkSum>,
+    /// How many syncs of the file had failed when its chunk was begun.
+    failures: u64,
     reservation: Reservation,
 }
 
@@ -72,6 +79,7 @@ impl Run {
             growth: Arc::clone(&growth),
             next: start,
             sum: Box::new(ChunkSum::new(part.0.hash, u64::from(number_at(start)))),
+            failures: part.0.table.lock().failures(),
             reservation: Reservation::nothing(&part.0.store.space, displaces),
         };
         Self { part, start, end, growth, writer: Some(writer) }
@@ -169,23 +177,31 @@ impl Writer {
                 self.growth.in_file(&part, self.next);
                 self.next += part.len() as u64;
                 if self.next == chunk_end {
-                    self.chunk_is_here(number);
+                    self.chunk_ended(number);
                 }
             }
         }
         Ok(())
     }
 
-    fn chunk_is_here(&mut self, number: u32) {
+    /// All of a chunk was written: it is here, unless a sync failed meanwhile, which says nothing
+    /// of what was written before.
+    fn chunk_ended(&mut self, number: u32) {
         let state = &self.part.0;
         let next = ChunkSum::new(state.hash, u64::from(number) + 1);
         let sum = std::mem::replace(&mut *self.sum, next).value();
         let mut table = state.table.lock();
+        let begun = std::mem::replace(&mut self.failures, table.failures());
+        let is_sound = begun == table.failures();
         let bytes = table.bytes(number);
-        table.add(number, Chunk { sum, noted: Noted::Not });
+        if is_sound {
+            table.add(number, Chunk { sum, noted: Noted::Not });
+        }
         drop(table);
-        let promise = self.reservation.split(bytes + ROUNDING_BYTES);
-        state.promised.lock().join(promise);
+        if is_sound {
+            let promise = self.reservation.split(promise_of(&[bytes]));
+            state.promised.lock().join(promise);
+        }
         state.store.metrics.chunks.with_label_values(&["fetched"]).inc();
     }
 

@@ -79,6 +79,7 @@ pub(super) struct Table {
     noted_bytes: u64,
     running: Vec<Running>,
     next_id: u64,
+    failures: u64,
 }
 
 /// A run that was entered.
@@ -99,6 +100,7 @@ impl Table {
             noted_bytes: 0,
             running: Vec::new(),
             next_id: 0,
+            failures: 0,
         }
     }
 
@@ -246,6 +248,28 @@ impl Table {
             (*number, chunk.sum)
         });
         taken.collect()
+    }
+
+    /// How many syncs of the file have failed.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// A sync of the file failed that these chunks waited for: they are missing, and those that
+    /// came meanwhile. The bytes of each that is lost. What others are noting was synced before.
+    pub(super) fn sync_failed(&mut self, waiting: &[(u32, u64)]) -> Vec<u64> {
+        self.failures += 1;
+        for (number, _) in waiting {
+            if let Some(chunk) = self.here.get_mut(number) {
+                chunk.noted = Noted::Not;
+            }
+        }
+        let unsynced = self.here.iter().filter(|(_, chunk)| chunk.noted == Noted::Not);
+        let lost: Vec<u32> = unsynced.map(|(number, _)| *number).collect();
+        for number in &lost {
+            self.remove(*number);
+        }
+        lost.into_iter().map(|number| self.bytes(number)).collect()
     }
 
     /// Whether there are chunks whose noting has not begun.

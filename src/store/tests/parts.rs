@@ -4,7 +4,7 @@ use super::{Bench, MIB, bytes, digest, held, key, meta, put, read};
 use crate::object::{Key, Proof, Sha256};
 use crate::store::part::{At, CHUNK_BYTES, Part, Run};
 use crate::store::report::{Mode, Report};
-use crate::store::{Fault, Kept, Store, format, fsck};
+use crate::store::{Fault, Kept, Store, WriteError, format, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;
 use std::os::unix::fs::FileExt;
@@ -43,6 +43,10 @@ fn note(part: &Part) -> Kept {
 
 pub(super) fn at(chunk: u64) -> u64 {
     chunk * CHUNK_BYTES
+}
+
+fn at_byte(chunk: u64) -> usize {
+    usize::try_from(at(chunk)).unwrap()
 }
 
 /// The chunks that are here, each compared with the body.
@@ -96,6 +100,41 @@ async fn what_was_kept_of_a_part_is_found_again() {
     assert_eq!(format!("{:?}", part.meta()), format!("{:?}", meta(&key("a"))));
     assert_eq!(chunks(&part).await, [1, 6], "the third was never kept");
     assert!(store.part(&key("b")).await.is_none());
+    assert_eq!(bench.damaged(), 0);
+}
+
+/// A sync that is tried again after it failed succeeds, without what the first one was for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_fails_loses_what_waited_for_it() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin(&store, &key("a")).await;
+    keep(&part, 0, at(1)).await;
+    // Two wait for the sync; of the third a part was written.
+    let mut arriving = part.claim(at(3), at(5)).unwrap();
+    bring(part.claim(at(1), at(3)).unwrap(), &body()).await;
+    let third = |from, to| body().slice(at_byte(3) + from..at_byte(3) + to);
+    arriving.append(third(0, 300_000)).await.unwrap();
+    arriving.finish().await.unwrap();
+    store.0.faults.fail("a part is to be synced", 1);
+    let error = part.sync().unwrap_err();
+    assert!(matches!(&error, WriteError::Io { operation: "sync", .. }), "{error}");
+    assert_eq!(chunks(&part).await, [0], "what a sync made safe before stays");
+    assert!(part.is_live());
+    assert!(part.sync().unwrap().is_none(), "nothing is left that a sync could be for");
+    // A chunk that was begun before the sync failed is not taken for here, the next one is.
+    arriving.append(third(300_000, 2 * MIB)).await.unwrap();
+    arriving.finish().await.unwrap();
+    drop(arriving);
+    assert_eq!(chunks(&part).await, [0, 4]);
+    assert_eq!(note(&part), Kept::Yes);
+    assert_eq!(store.usage().reserved_bytes, 0, "the space of what was lost is given back");
+    // Fetched and written again, it is kept.
+    assert_eq!(keep(&part, at(1), at(4)).await, Kept::Yes);
+    assert_eq!(chunks(&part).await, [0, 1, 2, 3, 4]);
+    drop(part);
+    let part = store.part(&key("a")).await.unwrap();
+    assert_eq!(chunks(&part).await, [0, 1, 2, 3, 4]);
     assert_eq!(bench.damaged(), 0);
 }
 
