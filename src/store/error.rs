@@ -293,10 +293,10 @@ impl WriteError {
 }
 
 impl IndexError {
-    /// Whether it takes no write before it is opened again.
+    /// Whether it is to be opened again.
     pub(super) fn is_final(&self) -> bool {
         match self {
-            Self::Engine(_) | Self::Panic => true,
+            Self::Engine(_) | Self::Panic | Self::InDoubt { .. } => true,
             Self::Closed | Self::Stalled => false,
         }
     }
@@ -318,6 +318,12 @@ pub enum IndexError {
     /// The engine is too far behind with writing to take more, for longer than is waited for it.
     #[error("the index is behind with its writes for seconds")]
     Stalled,
+    /// What was written before a failure may be missing on the disk, and cannot be written anew.
+    #[error("its journal cannot be written anew after a failure: {why}")]
+    InDoubt {
+        /// What the system said.
+        why: String,
+    },
     /// The engine refused.
     #[error(transparent)]
     Engine(#[from] fjall::Error),

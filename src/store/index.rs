@@ -3,7 +3,9 @@
 //! take the handle, never held while the engine works; and the gate's.
 //!
 //! The engine takes no write after one that failed ([`Index::revive`] opens it again, once the disk
-//! takes writes), but answers reads as before. While it flushes or compacts too slowly it lets
+//! takes writes), but answers reads as before. What a failed sync was for may be missing on the
+//! disk although every later sync succeeds, so the journal is written anew in between; until that
+//! succeeds, every sync fails. While it flushes or compacts too slowly it lets
 //! writers sleep inside a commit, and for ever where the thread that flushes has died of an error
 //! of the disk. So no writer goes in unless the engine is far from that point, and no more than a
 //! few at once: see [`Gate`].
@@ -24,6 +26,7 @@
 
 mod change;
 pub(super) mod engine;
+mod journal;
 mod options;
 mod pages;
 mod tags;
@@ -104,6 +107,8 @@ pub(super) struct Open {
     /// stripe.
     claiming: Mutex<()>,
     shared: Shared,
+    /// Why its journal could not be written anew after a failure.
+    in_doubt: Option<String>,
     /// Refuses every change, as an engine that has failed does.
     #[cfg(test)]
     refuses: AtomicBool,
@@ -123,7 +128,7 @@ impl Index {
     /// Opens or makes the index.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let shared = Shared { presence: Arc::default(), changes: Arc::new(AtomicU64::new(1)) };
-        let open = Open::new(path, &shared)
+        let open = Open::new(path, &shared, None)
             .map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
@@ -177,7 +182,8 @@ impl Index {
 
     /// Opens the index again where a write has failed since the last time. To be called only where
     /// the disk takes writes: a failed engine still answers reads, one that cannot be opened does
-    /// not. Where the failed one is still in use, it stays.
+    /// not. Where the failed one is still in use, it stays. Where the journal cannot be written
+    /// anew, it is opened all the same, so that what makes room can go, and no sync succeeds.
     pub(super) fn revive(&self) -> Result<(), IndexError> {
         if !self.has_failed() {
             return Ok(());
@@ -187,20 +193,21 @@ impl Index {
             return Err(IndexError::Closed);
         }
         let taken = self.open.lock().take();
-        if let Some(failed) = taken {
-            let users = Arc::downgrade(&failed);
-            drop(failed);
+        if let Some(mut failed) = taken {
             let began = Instant::now();
-            while users.strong_count() > 0 {
+            // What is dropped here is closed behind it.
+            while let Err(used) = Arc::try_unwrap(failed) {
                 if began.elapsed() > LAST_USERS_PATIENCE {
-                    // Upgrading fails only where the last user has just gone.
-                    *self.open.lock() = users.upgrade();
+                    *self.open.lock() = Some(used);
                     return Err(IndexError::Stalled);
                 }
+                failed = used;
                 tasks::sleep_blocking(Duration::from_millis(5));
             }
         }
-        let open = Open::new(&self.path, &self.shared)?;
+        let rewritten = engine::rewrite_journal(&self.path);
+        let in_doubt = rewritten.err().map(|error| error.to_string());
+        let open = Open::new(&self.path, &self.shared, in_doubt)?;
         self.shared.presence.forget();
         if !self.is_closed.load(Ordering::Acquire) {
             *self.open.lock() = Some(Arc::new(open));
@@ -226,12 +233,13 @@ impl std::fmt::Debug for Open {
 impl Open {
     /// Opens or makes the keyspaces. The engine panics over some files that are damaged: that is an
     /// error like any other here, and nothing of what it held is used.
-    fn new(path: &Path, shared: &Shared) -> Result<Self, IndexError> {
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::try_new(path, shared)));
+    fn new(path: &Path, shared: &Shared, in_doubt: Option<String>) -> Result<Self, IndexError> {
+        let open = || Self::try_new(path, shared, in_doubt);
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(open));
         Ok(opened.map_err(|_| IndexError::Panic)??)
     }
 
-    fn try_new(path: &Path, shared: &Shared) -> fjall::Result<Self> {
+    fn try_new(path: &Path, shared: &Shared, in_doubt: Option<String>) -> fjall::Result<Self> {
         let builder = engine::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -255,6 +263,7 @@ impl Open {
             gate: Gate::default(),
             claiming: Mutex::new(()),
             shared: shared.clone(),
+            in_doubt,
             #[cfg(test)]
             refuses: AtomicBool::new(false),
             #[cfg(test)]
@@ -445,6 +454,9 @@ impl Open {
 
     /// Makes everything written so far survive a power cut.
     pub(super) fn sync(&self) -> Result<(), IndexError> {
+        if let Some(why) = &self.in_doubt {
+            return Err(IndexError::InDoubt { why: why.clone() });
+        }
         Ok(self.database.persist(PersistMode::SyncData)?)
     }
 }

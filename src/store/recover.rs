@@ -332,7 +332,7 @@ impl Inner {
     fn sync_whole_index(&self, turn: Turn) -> Result<(), ()> {
         let access = self.index.access();
         let synced = access.open().and_then(|index| {
-            index.sync()?;
+            self.sync_engine(index)?;
             match turn {
                 Turn::Regular => index.tidy_journal(),
                 Turn::Last => index.empty_journal(),
@@ -346,9 +346,17 @@ impl Inner {
         let made = self.index.changes();
         #[cfg(test)]
         self.faults.reach("the index is to be synced");
-        let synced = self.index.access().open().and_then(Open::sync);
+        let access = self.index.access();
+        let synced = access.open().and_then(|index| self.sync_engine(index));
         synced.inspect_err(|error| self.index_failed(error))?;
         self.syncs.indexed.fetch_max(made, Ordering::AcqRel);
         Ok(())
+    }
+
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests let it fail"))]
+    fn sync_engine(&self, index: &Open) -> Result<(), IndexError> {
+        #[cfg(test)]
+        self.faults.meet("the engine is to sync").map_err(fjall::Error::from)?;
+        index.sync()
     }
 }

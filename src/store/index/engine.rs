@@ -55,10 +55,17 @@ pub(super) fn open(builder: DatabaseBuilder<Fjall>, path: &Path) -> fjall::Resul
 }
 
 #[cfg(test)]
-pub(super) use switched::open;
+pub(super) use switched::{open, rewrite_journal};
+
+/// Writes the journal of a database anew that nothing has open; `path` is its folder.
+#[cfg(not(test))]
+pub(super) fn rewrite_journal(path: &Path) -> std::io::Result<()> {
+    super::journal::rewrite(path)
+}
 
 #[cfg(test)]
 mod switched {
+    use super::super::journal;
     use super::Backlog;
     use crate::simulation::{disk, world};
     use crate::sync::Mutex;
@@ -86,6 +93,8 @@ mod switched {
         changes: Vec<Vec<Write>>,
         persisted: usize,
         is_poisoned: bool,
+        /// A persist failed: none makes anything safe before the journal is written anew.
+        has_hole: bool,
     }
 
     impl InMemory {
@@ -116,12 +125,20 @@ mod switched {
                 return Err(fjall::Error::Poisoned);
             }
             if let Err(error) = disk::write_step("index sync") {
-                self.journal.lock().is_poisoned = true;
+                let mut journal = self.journal.lock();
+                (journal.is_poisoned, journal.has_hole) = (true, true);
                 return Err(error.into());
             }
             let mut journal = self.journal.lock();
-            journal.persisted = journal.changes.len();
+            if !journal.has_hole {
+                journal.persisted = journal.changes.len();
+            }
             Ok(())
+        }
+
+        fn rewritten(&self) {
+            let mut journal = self.journal.lock();
+            (journal.persisted, journal.has_hole) = (journal.changes.len(), false);
         }
     }
 
@@ -130,7 +147,7 @@ mod switched {
             let mut journal = self.journal.lock();
             let (persisted, all) = (journal.persisted, journal.changes.len());
             journal.changes.truncate(kept(persisted, all));
-            journal.is_poisoned = false;
+            (journal.is_poisoned, journal.has_hole) = (false, false);
             let mut rows = Rows::new();
             for (keyspace, key, value) in journal.changes.iter().flatten() {
                 match value {
@@ -176,10 +193,23 @@ mod switched {
             drop(std::fs::write(path.join("simulated"), b""));
             Arc::<InMemory>::default()
         });
-        let one: Arc<dyn std::any::Any + Send + Sync> = Arc::clone(one) as _;
-        let one = one.downcast::<InMemory>().expect("the only kind there is");
+        let one = in_memory(one);
         one.journal.lock().is_poisoned = false;
         Ok(Database::InMemory(one))
+    }
+
+    fn in_memory(database: &Arc<dyn disk::Database>) -> Arc<InMemory> {
+        let one: Arc<dyn std::any::Any + Send + Sync> = Arc::clone(database) as _;
+        one.downcast::<InMemory>().expect("the only kind there is")
+    }
+
+    pub(in crate::store) fn rewrite_journal(path: &Path) -> std::io::Result<()> {
+        let Some(world) = world() else { return journal::rewrite(path) };
+        disk::write_step("index rewrite")?;
+        if let Some(one) = world.disk.databases.borrow().get(path) {
+            in_memory(one).rewritten();
+        }
+        Ok(())
     }
 
     impl Database {

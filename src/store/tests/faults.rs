@@ -115,9 +115,11 @@ impl Faults {
         *self.panics.lock() = Some(step);
     }
 
-    /// Lets `step` fail with an input or output error, so often.
+    /// Lets `step` fail with an input or output error, so often from now on.
     pub(super) fn fail(&self, step: &'static str, times: u32) {
-        self.failing.lock().push((step, times));
+        let mut failing = self.failing.lock();
+        failing.retain(|(at, _)| *at != step);
+        failing.push((step, times));
     }
 
     /// What the work at this step meets.

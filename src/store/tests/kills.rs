@@ -121,7 +121,7 @@ fn recorded(store: &Store) -> (u64, u64, usize) {
 
 /// Copies a folder as it is, holes and all, into an empty one. Where a file goes meanwhile, what
 /// was copied is no state that ever was: it is copied anew.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     for _ in 0..COPIES_MAX {
         match try_to_copy(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

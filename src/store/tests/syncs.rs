@@ -1,11 +1,15 @@
 //! When a purge is safe from a power cut, and what holds up or ends the syncs.
 
-use super::{Bench, KIB, MIB, bytes, key, put, until};
+use super::kills::copy;
+use super::{Bench, KIB, MIB, bytes, held, key, put, until};
 use crate::object::NarClaim;
 use crate::store::format;
 use crate::store::recover::Unsynced;
 use crate::store::snapshot::Turn;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_a_sync_under_way_has_taken_is_still_waited_for() {
@@ -73,4 +77,66 @@ async fn a_sync_that_panics_has_failed_and_the_next_one_works() {
     put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
     assert!(store.0.sync_soon().await.is_ok());
     assert_eq!(store.0.syncs.ended(), (2, false), "it was synced, and not given up");
+}
+
+fn journals(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join("index")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|suffix| suffix == "jnl")).collect()
+}
+
+/// What a failed sync was for is not on the disk, and the next sync succeeds without it: here the
+/// bytes are taken from the files that were open when it failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_sync_of_the_index_was_for_is_written_again() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    store.0.faults.is_out.store(true, Ordering::Relaxed);
+    store.0.faults.fail("the engine is to sync", u32::MAX);
+    put(&store, &key("a"), &bytes(1, 100)).await.unwrap();
+    let open = |path: &PathBuf| std::fs::File::options().write(true).open(path).unwrap();
+    let failed: Vec<_> = journals(bench.place.path()).iter().map(open).collect();
+    assert!(matches!(store.0.sync_soon().await, Err(Unsynced)));
+    assert!(store.0.index.has_failed() && !store.health().is_writable);
+    store.0.faults.fail("the engine is to sync", 0);
+    store.0.faults.is_out.store(false, Ordering::Relaxed);
+    until("the index is opened again", || store.health().is_writable).await;
+    put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
+    store.0.sync_soon().await.unwrap();
+    for file in failed {
+        let length = usize::try_from(file.metadata().unwrap().len()).unwrap();
+        file.write_all_at(&vec![0; length], 0).unwrap();
+    }
+    let image = Bench::new(64 * MIB);
+    copy(bench.place.path(), image.place.path());
+    let store = image.open().await;
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        assert_eq!(held(&store, &key(name)).await.unwrap(), bytes(seed, 100), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_sync_succeeds_before_the_journal_is_written_again() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    store.0.faults.is_out.store(true, Ordering::Relaxed);
+    store.0.faults.fail("the engine is to sync", u32::MAX);
+    put(&store, &key("a"), &bytes(1, 100)).await.unwrap();
+    assert!(!store.0.sync_now(Turn::Regular));
+    store.0.faults.fail("the engine is to sync", 0);
+    // A folder has the name of the copy.
+    let blocked: Vec<_> = journals(bench.place.path())
+        .into_iter()
+        .map(|journal| journal.with_extension("jnl-new"))
+        .inspect(|path| std::fs::create_dir(path).unwrap())
+        .collect();
+    assert!(!blocked.is_empty());
+    store.0.index.revive().unwrap();
+    assert!(store.0.index.access().open().is_ok(), "it answers");
+    assert!(!store.0.sync_now(Turn::Regular), "what is in the journal is not safe");
+    assert!(store.0.index.has_failed(), "it is tried again");
+    blocked.iter().for_each(|path| std::fs::remove_dir(path).unwrap());
+    store.0.index.revive().unwrap();
+    assert!(store.0.sync_now(Turn::Regular));
+    assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, 100));
 }
