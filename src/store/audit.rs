@@ -227,7 +227,7 @@ impl Audit<'_> {
             }
         }
         // An unlink that was under way took its note away after the file.
-        if !path.exists() {
+        if !path.try_exists()? {
             return Ok(());
         }
         let is_repaired =

@@ -5,7 +5,6 @@
 //! verdict names the insertion, which is then another.
 
 use super::Inner;
-use super::direct::DirectFile;
 use super::error::IndexError;
 use super::format::{self, Head, Place};
 use super::pace::{Pacer, Stopped};
@@ -145,7 +144,7 @@ impl Inner {
     }
 
     fn compare_file(&self, hash: KeyHash, head: &Head, pacer: &mut Pacer) -> Result<(), Early> {
-        let mut file = DirectFile::open(&self.folder.body_path(hash, head.sequence))?;
+        let mut file = self.folder.open_direct(hash, head.sequence)?;
         let (tail_at, length) = (trailer::tail_offset(head.length), file.length()?);
         let tail_bytes = usize::try_from(length.saturating_sub(tail_at)).unwrap_or(usize::MAX);
         if !(trailer::FOOTER_BYTES..=trailer::TAIL_BYTES_MAX).contains(&tail_bytes) {
@@ -193,7 +192,7 @@ fn of_index(error: &IndexError) -> (Fault, String) {
     (fault, error.to_string())
 }
 
-/// What an error of the system says about a body: that it is gone or short, or nothing at all.
+/// Whether a small body is the one that was recorded.
 fn of_body(head: &Head, body: Option<&[u8]>) -> Result<(), Early> {
     match body {
         None => Err(Early::Wrong(Fault::Body, "its body is gone")),
@@ -202,7 +201,8 @@ fn of_body(head: &Head, body: Option<&[u8]>) -> Result<(), Early> {
     }
 }
 
-fn of_disk(error: &io::Error) -> (Fault, String) {
+/// What an error of the system says about a body: that it is gone or short, or nothing at all.
+pub(super) fn of_disk(error: &io::Error) -> (Fault, String) {
     if error.kind() == io::ErrorKind::NotFound {
         return (Fault::Body, "its file is gone".to_owned());
     }

@@ -5,8 +5,7 @@
 
 use super::Inner;
 use super::audit::{Audit, AuditError};
-use super::check::Fault;
-use super::direct::DirectFile;
+use super::check::{Fault, of_disk};
 use super::error::IndexError;
 use super::format::{self, Record, Totals};
 use super::index::Open;
@@ -15,6 +14,7 @@ use super::report::{Mode, Problem};
 use super::sums::{CHUNK_BYTES, ChunkSum};
 use super::which::Which;
 use crate::object::KeyHash;
+use std::io;
 
 /// Places in the eviction order that are read in one go.
 const PLACES: usize = 4096;
@@ -59,22 +59,28 @@ impl Audit<'_> {
         };
         let what = meta.key.path().to_owned();
         let chunks = self.store.index.access().open()?.chunks(hash, head.sequence)?;
-        let opened = DirectFile::open(&self.store.folder.body_path(hash, head.sequence));
-        let mut file = match opened {
+        let wrong_of = |error: &io::Error, what: String| {
+            let (fault, detail) = of_disk(error);
+            Ok::<_, AuditError>(Some((fault, what, detail)))
+        };
+        let mut file = match self.store.folder.open_direct(hash, head.sequence) {
             Ok(file) => file,
-            Err(error) => return Ok(Some((Fault::Body, what, error.to_string()))),
+            Err(error) => return wrong_of(&error, what),
         };
         for (number, expected) in chunks {
             let start = u64::from(number) * CHUNK_BYTES;
             let end = head.length.min(start + CHUNK_BYTES);
             self.pacer.spend(end.saturating_sub(start))?;
             let mut sum = ChunkSum::new(hash, u64::from(number));
-            let read = file.read::<std::io::Error>(start, end, |piece| {
+            let read = file.read::<io::Error>(start, end, |piece| {
                 sum.update(piece);
                 Ok(())
             });
             self.report.lock().bytes += end.saturating_sub(start);
-            if read.is_err() || sum.value() != expected {
+            if let Err(error) = read {
+                return wrong_of(&error, what);
+            }
+            if sum.value() != expected {
                 let detail = format!("chunk {number} of a part is not what was written");
                 return Ok(Some((Fault::Body, what, detail)));
             }
@@ -97,7 +103,8 @@ impl Audit<'_> {
         if !is_there {
             return Ok(true);
         }
-        let is_repaired = self.mode == Mode::Repair && self.store.drop_part(hash, Which::Any)?;
+        let may_drop = self.mode == Mode::Repair && kind.is_of_object();
+        let is_repaired = may_drop && self.store.drop_part(hash, Which::Any)?;
         self.say(Problem { kind, what, detail, is_repaired });
         Ok(is_repaired)
     }

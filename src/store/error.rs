@@ -297,7 +297,7 @@ impl IndexError {
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Engine(_) | Self::Panic | Self::InDoubt { .. } => true,
-            Self::Closed | Self::Stalled => false,
+            Self::Closed | Self::Stalled | Self::Listing(_) => false,
         }
     }
 }
@@ -318,6 +318,9 @@ pub enum IndexError {
     /// The engine is too far behind with writing to take more, for longer than is waited for it.
     #[error("the index is behind with its writes for seconds")]
     Stalled,
+    /// The index does not tell which files an object has, nor does the folder.
+    #[error("the files of a damaged object cannot be listed: {0}")]
+    Listing(#[source] io::Error),
     /// What was written before a failure may be missing on the disk, and cannot be written anew.
     #[error("its journal cannot be written anew after a failure: {why}")]
     InDoubt {

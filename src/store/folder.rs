@@ -1,6 +1,7 @@
 //! The disk folder: its marker, its lock, where everything in it is, and new body files. Opened
 //! once with the store and locked as long as that lives; no other lock. Blocking.
 
+use super::direct::DirectFile;
 use super::error::{OpenError, WriteError};
 use super::files;
 use super::format::VERSION;
@@ -80,7 +81,7 @@ impl Folder {
         std::fs::create_dir_all(path).map_err(|e| OpenError::io(path, "make it", e))?;
         let is_new = !has_marker(path)?;
         let lock = lock(path)?;
-        if !is_new && is_index_lost(path) {
+        if !is_new && is_index_lost(path)? {
             return Err(OpenError::IndexLost { path: path.to_owned() });
         }
         if is_new {
@@ -193,7 +194,7 @@ impl Folder {
     }
 
     /// Whether there are bodies and nothing that knows them.
-    pub(super) fn is_index_lost(&self) -> bool {
+    pub(super) fn is_index_lost(&self) -> Result<bool, OpenError> {
         is_index_lost(&self.path)
     }
 
@@ -223,12 +224,12 @@ impl Folder {
     /// Moves the index aside, under the first free name; where to, `None` where there is none.
     pub(super) fn put_index_aside(&self) -> io::Result<Option<PathBuf>> {
         let index = self.index_path();
-        if !index.exists() {
+        if !index.try_exists()? {
             return Ok(None);
         }
         for number in 1..=ASIDE_MAX {
             let aside = self.path.join(format!("index.bad-{number}"));
-            if !aside.exists() {
+            if !aside.try_exists()? {
                 std::fs::rename(&index, &aside)?;
                 return Ok(Some(aside));
             }
@@ -310,6 +311,11 @@ impl Folder {
         let file = files::read(|| Ok(rustix::fs::open(path, flags, Mode::empty())?));
         let file = file.map_err(|error| self.unless_away(error))?;
         Ok(without_readahead(file.into()))
+    }
+
+    /// Opens the file of an insertion for reading past the page cache; the same holds.
+    pub(super) fn open_direct(&self, hash: KeyHash, sequence: u64) -> io::Result<DirectFile> {
+        DirectFile::open(&self.body_path(hash, sequence)).map_err(|error| self.unless_away(error))
     }
 
     /// Removes the file of an insertion; one that is gone already is fine, if the folder is in
@@ -477,11 +483,18 @@ fn must_be_empty(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Whether there are bodies and nothing that knows them.
-fn is_index_lost(path: &Path) -> bool {
-    let is_empty = |name: &str| {
-        std::fs::read_dir(path.join(name)).map_or(true, |mut entries| entries.next().is_none())
-    };
-    is_empty("index") && !is_empty("objects")
+fn is_index_lost(path: &Path) -> Result<bool, OpenError> {
+    Ok(is_empty(&path.join("index"))? && !is_empty(&path.join("objects"))?)
+}
+
+/// Whether there is nothing in a folder, or no folder; one that cannot be listed is not empty.
+fn is_empty(path: &Path) -> Result<bool, OpenError> {
+    let listing = |error| OpenError::io(path, "list it", error);
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().transpose().map_err(listing)?.is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(listing(error)),
+    }
 }
 
 fn lock(path: &Path) -> Result<Lock, OpenError> {

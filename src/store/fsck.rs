@@ -106,7 +106,7 @@ fn audit(store: &Inner, mode: Mode, report: &Mutex<Report>) -> Result<(), AuditE
 }
 
 fn open_index(folder: &Folder) -> Result<Index, OpenError> {
-    if folder.is_index_lost() {
+    if folder.is_index_lost()? {
         return Err(OpenError::IndexLost { path: folder.path().to_owned() });
     }
     Index::open(&folder.index_path())

@@ -368,11 +368,8 @@ impl Inner {
             return Ok(vec![(Entry::of(head), head.place)]);
         }
         let inline = index.bodies_of(hash)?.into_iter().map(|sequence| (sequence, Place::Inline));
-        let files = self.folder.insertions_of(hash).unwrap_or_else(|error| {
-            self.count("read");
-            tracing::warn!(object = %hash, %error, "files of a damaged object cannot be listed");
-            Vec::new()
-        });
+        // Those that are not listed are there all the same, and nothing else would lead to them.
+        let files = self.folder.insertions_of(hash).map_err(IndexError::Listing)?;
         let files = files.into_iter().map(|sequence| (sequence, Place::File));
         let entry = |(sequence, place)| (Entry { sequence, charge: 0 }, place);
         Ok(inline.chain(files).map(entry).collect())

@@ -3,13 +3,15 @@
 use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put};
 use crate::object::KeyHash;
 use crate::store::error::OpenError;
+use crate::store::pace::Pacer;
 use crate::store::read::StoredBody;
 use crate::store::report::Mode;
-use crate::store::{Store, format, fsck};
+use crate::store::{Fault, FsckError, Store, format, fsck};
 use crate::sync::Mutex;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_damage_to_a_file_is_a_miss_and_a_count() {
@@ -139,6 +141,51 @@ async fn every_damage_to_a_body_behind_its_record_is_a_miss_and_a_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_stays_while_the_files_that_it_leads_to_cannot_be_listed() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let key = key("a");
+    put(&store, &key, &bytes(1, MIB)).await.unwrap();
+    {
+        let access = store.0.index.access();
+        let mut change = access.open().unwrap().change();
+        change.rewrite_record(key.hash(), b"garbage");
+        change.commit().unwrap();
+    }
+    let bodies = bench.files().first().unwrap().parent().unwrap().to_owned();
+    let away = bodies.with_extension("away");
+    std::fs::rename(&bodies, &away).unwrap();
+    std::fs::write(&bodies, "no folder").unwrap();
+    assert!(store.get(&key).await.is_none());
+    let record = store.0.index.access().open().unwrap().record(key.hash()).unwrap();
+    assert!(record.is_some() && bench.damaged() == 0);
+    std::fs::remove_file(&bodies).unwrap();
+    std::fs::rename(&away, &bodies).unwrap();
+    assert!(store.get(&key).await.is_none());
+    let record = store.0.index.access().open().unwrap().record(key.hash()).unwrap();
+    assert!(record.is_none() && bench.damaged() == 1);
+    assert_eq!(bench.files(), [] as [PathBuf; 0], "its file went with it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_cannot_be_listed_is_not_taken_for_lost() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
+    bench.close(store).await;
+    let [index, away] = ["index", "index.away"].map(|name| bench.place.path().join(name));
+    std::fs::rename(&index, &away).unwrap();
+    std::fs::write(&index, "no folder").unwrap();
+    assert!(matches!(bench.try_open(), Err(OpenError::Folder { .. })));
+    let error = fsck(bench.place.path(), Mode::Repair, &Mutex::default()).unwrap_err();
+    assert!(matches!(&error, FsckError::Open(OpenError::Folder { .. })), "{error}");
+    std::fs::remove_file(&index).unwrap();
+    std::fs::rename(&away, &index).unwrap();
+    let store = bench.open().await;
+    assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_truncated_under_its_reader_is_an_error_and_dropped() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
@@ -167,7 +214,11 @@ async fn what_is_not_found_while_its_folder_is_away_is_not_gone() {
             std::fs::create_dir_all(here.join("tmp")).unwrap();
         }
         let record = store.0.index.access().open().unwrap().record(key("a").hash()).unwrap();
-        let head = format::decode_head(&record.unwrap()).unwrap();
+        let record = record.unwrap();
+        let head = format::decode_head(&record).unwrap();
+        let mut pacer = Pacer::new(u64::MAX, CancellationToken::new());
+        let checked = store.0.check_object(key("a").hash(), &record, &mut pacer).unwrap();
+        assert_eq!(checked.wrong.unwrap().0, Fault::Unreadable, "a check does not drop it");
         assert!(store.get(&key("a")).await.is_none(), "its disk does not tell");
         let error = store.0.folder.remove_body(key("a").hash(), head.sequence).unwrap_err();
         assert_ne!(error.kind(), io::ErrorKind::NotFound);
