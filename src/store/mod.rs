@@ -33,6 +33,9 @@
 //!   miss that is counted and dropped. So is a body with a chunk that does not have its sum, when
 //!   it is read. A note that is lost leaves a file without a record, which takes space until a
 //!   repair.
+//! - A sync that fails says nothing of what it was for, and neither does one that succeeds later:
+//!   the chunks of a part are fetched again (see `part`), the index writes its journal anew (see
+//!   `index`), bodies are read back from the disk (see `recover`).
 //! - Dropping an object notes its file in the change that takes the record away, then removes the
 //!   file, then clears the note: the next open finishes what was cut short.
 //! - A small body lies in the same change as its record, which after a crash is there whole or
@@ -358,7 +361,7 @@ impl Inner {
             memory_only: body::Windows::without_a_disk(),
             spare: room::Spare::default(),
             making_room: Mutex::default(),
-            syncs: recover::Syncs::default(),
+            syncs: recover::Syncs::from_insertion(next_sequence),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
             parts: RwLock::new(()),

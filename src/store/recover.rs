@@ -1,15 +1,18 @@
 //! What happens at open: files that lost their record are removed, then the eviction order is
 //! loaded beside the first look-ups. Never lists a folder of `objects/`. And the syncs of the
 //! index: every few seconds, and at once for a purge that waits for it; purges that come together
-//! wait for one sync ([`Syncs`]).
+//! wait for one sync ([`Syncs`]). The system takes what a failed sync of the files could not write
+//! for written, so the bodies that it was for are read back after the next one that succeeds.
 
 use super::Inner;
 use super::error::{IndexError, WriteError};
 use super::format;
 use super::index::Open;
+use super::pace::{Pacer, Stopped};
 use super::snapshot::{Schedule, Turn};
 use crate::object::KeyHash;
-use crate::sync::watch;
+use crate::sync::{Mutex, watch};
+use fjall::Slice;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -49,6 +52,38 @@ pub(super) struct Syncs {
     late: AtomicU64,
     /// The last of them that is done, and whether that failed.
     ended: watch::Sender<(u64, bool)>,
+    bodies: Mutex<Bodies>,
+}
+
+/// Which body files are safe from a power cut.
+#[derive(Debug, Default)]
+struct Bodies {
+    /// The insertion that was next when the last sync that succeeded began. Bodies before it were
+    /// written by then, but perhaps not their trailers.
+    begun: u64,
+    /// Bodies of insertions before this one are safe.
+    safe: u64,
+    /// From this one on a sync failed, which says nothing of what it was for.
+    doubted: Option<u64>,
+}
+
+impl Bodies {
+    /// A sync succeeded that began when the insertion `next` was next.
+    fn synced(&mut self, next: u64) {
+        self.safe = std::mem::replace(&mut self.begun, next);
+    }
+
+    fn sync_failed(&mut self) {
+        self.doubted = Some(self.doubted.unwrap_or(u64::MAX).min(self.safe));
+    }
+}
+
+impl Syncs {
+    /// Of a store whose first insertion is this one.
+    pub(super) fn from_insertion(first: u64) -> Self {
+        let bodies = Mutex::new(Bodies { begun: first, safe: first, doubted: None });
+        Self { bodies, ..Self::default() }
+    }
 }
 
 impl Default for Syncs {
@@ -312,11 +347,11 @@ impl Inner {
         }
         #[cfg(test)]
         self.faults.reach("the files are to be synced");
-        let synced = match self.folder.sync() {
+        let synced = match self.sync_files(turn) {
             Ok(()) => self.sync_whole_index(turn),
-            Err(source) => {
+            Err(error) => {
                 self.health.not_synced();
-                self.write_failed(&WriteError::Io { operation: "sync", source });
+                self.write_failed(&error);
                 Err(())
             }
         };
@@ -326,6 +361,55 @@ impl Inner {
             self.syncs.whole.fetch_max(made, Ordering::AcqRel);
         }
         synced.is_ok()
+    }
+
+    /// Syncs the trailers and names of body files. Blocking.
+    fn sync_files(&self, turn: Turn) -> Result<(), WriteError> {
+        let failed = |source| WriteError::Io { operation: "sync", source };
+        let next = self.seat.insertions.load(Ordering::Acquire);
+        let sync = || {
+            #[cfg(test)]
+            self.faults.meet("the file system is to sync")?;
+            self.folder.sync()
+        };
+        sync().inspect_err(|_| self.syncs.bodies.lock().sync_failed()).map_err(failed)?;
+        self.syncs.bodies.lock().synced(next);
+        let doubted = self.syncs.bodies.lock().doubted;
+        // A process that stops does not wait for it: readers compare what comes from the disk.
+        let Some(from) = doubted.filter(|_| turn == Turn::Regular) else { return Ok(()) };
+        self.read_back(from)?;
+        self.syncs.bodies.lock().doubted = None;
+        Ok(())
+    }
+
+    /// Reads the bodies of all insertions from this one on back from the disk, and drops those that
+    /// it does not have: a sync failed, and the one that succeeded since was not for them. Blocking.
+    fn read_back(&self, mut from: u64) -> Result<(), WriteError> {
+        let failed =
+            |why: String| WriteError::Io { operation: "sync", source: io::Error::other(why) };
+        let mut pacer = Pacer::new(u64::MAX, self.leaving.clone());
+        loop {
+            let page = self.index.access().open()?.order_page(from, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            from = last.sequence.saturating_add(1);
+            for (entry, hash) in page {
+                let record = self.index.access().open()?.record(hash)?;
+                let is_meant = |record: &Slice| {
+                    let head = format::decode_head(record);
+                    head.is_ok_and(|h| h.sequence == entry.sequence && h.place.is_file())
+                };
+                let Some(record) = record.filter(is_meant) else { continue };
+                let checked = self.check_object(hash, &record, &mut pacer);
+                let checked = checked.map_err(|Stopped| failed("it was stopped".to_owned()))?;
+                match &checked.wrong {
+                    None => {}
+                    Some((fault, why)) if fault.is_of_object() => {
+                        self.drop_checked(hash, &checked, why);
+                    }
+                    Some((_, why)) => return Err(failed(why.clone())),
+                }
+            }
+        }
     }
 
     /// Syncs the index, and keeps its journal short. Blocking; an error is noted.

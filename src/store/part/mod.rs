@@ -55,7 +55,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use table::{Chunk, Noted, Table};
+use table::{Chunk, Table};
 use tokio_util::sync::CancellationToken;
 
 /// An object that is here in part. Cloning shares it.

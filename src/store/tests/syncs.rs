@@ -140,3 +140,33 @@ async fn no_sync_succeeds_before_the_journal_is_written_again() {
     assert!(store.0.sync_now(Turn::Regular));
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, 100));
 }
+
+/// The same for bodies: they are read back from the disk once a sync succeeds again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_a_failed_sync_has_not_written_is_dropped() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("before"), &bytes(1, 70 * KIB)).await.unwrap();
+    let before = bench.files();
+    // The second one also tells that what was written within the first is safe.
+    for name in ["small", "other"] {
+        put(&store, &key(name), &bytes(2, 100)).await.unwrap();
+        assert!(store.0.sync_now(Turn::Regular));
+    }
+    store.0.faults.is_out.store(true, Ordering::Relaxed);
+    store.0.faults.fail("the file system is to sync", u32::MAX);
+    put(&store, &key("a"), &bytes(3, 70 * KIB)).await.unwrap();
+    let of_a: Vec<_> = bench.files().into_iter().filter(|path| !before.contains(path)).collect();
+    put(&store, &key("b"), &bytes(4, 70 * KIB)).await.unwrap();
+    assert!(!store.0.sync_now(Turn::Regular));
+    for path in before.iter().chain(&of_a) {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(b"stale", 5000).unwrap();
+    }
+    store.0.faults.fail("the file system is to sync", 0);
+    assert!(store.0.sync_now(Turn::Regular));
+    assert_eq!(bench.damaged(), 1, "what was safe before is not read");
+    assert!(store.get(&key("a")).await.is_none());
+    assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(4, 70 * KIB));
+    assert_eq!(held(&store, &key("small")).await.unwrap(), bytes(2, 100));
+}
