@@ -179,6 +179,8 @@ mod switched {
     pub(in crate::store) enum Guard {
         Fjall(fjall::Guard),
         InMemory(Vec<u8>, Slice),
+        /// The row could not be read.
+        Failed(fjall::Error),
     }
 
     pub(in crate::store) fn open(
@@ -276,7 +278,7 @@ mod switched {
         pub(in crate::store) fn is_empty(&self) -> fjall::Result<bool> {
             match self {
                 Self::Fjall(keyspace) => keyspace.is_empty(),
-                Self::InMemory(..) => Ok(self.iter().next().is_none()),
+                Self::InMemory(..) => Ok(self.iter().next().map(Guard::key).transpose()?.is_none()),
             }
         }
 
@@ -298,6 +300,7 @@ mod switched {
             let from = self.range::<Vec<u8>, _>(prefix.clone()..);
             let has_prefix = move |guard: &Guard| match guard {
                 Guard::InMemory(key, _) => key.starts_with(&prefix),
+                Guard::Failed(_) => true,
                 Guard::Fjall(_) => false,
             };
             Box::new(from.take_while(has_prefix))
@@ -313,8 +316,9 @@ mod switched {
                 }
                 Self::InMemory(one, name) => (one, *name),
             };
-            // An error shows at the next look-up.
-            drop(disk::step("index read"));
+            if let Err(error) = disk::step("index read") {
+                return Box::new(std::iter::once(Guard::Failed(error.into())));
+            }
             let bound = |bound: Bound<&K>| bound.map(|key| (name, key.as_ref().to_vec()));
             let from = match bound(range.start_bound()) {
                 Bound::Unbounded => Bound::Included((name, Vec::new())),
@@ -388,6 +392,7 @@ mod switched {
             match self {
                 Self::Fjall(guard) => guard.key(),
                 Self::InMemory(key, _) => Ok(key.into()),
+                Self::Failed(error) => Err(error),
             }
         }
 
@@ -395,6 +400,7 @@ mod switched {
             match self {
                 Self::Fjall(guard) => guard.into_inner(),
                 Self::InMemory(key, row) => Ok((key.into(), row)),
+                Self::Failed(error) => Err(error),
             }
         }
     }
