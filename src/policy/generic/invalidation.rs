@@ -1,5 +1,6 @@
 //! What a write makes stale (RFC 9111 section 4.4). Pure.
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 
 /// Whether the answer to a write says that it was done: everything it may have changed is stale.
@@ -24,7 +25,9 @@ pub struct Whereabouts<'a> {
 pub fn also_stale(asked: &Uri, place: Whereabouts<'_>, headers: &HeaderMap) -> Vec<String> {
     const NAMES: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATION];
     let Whereabouts { scheme, authority, origins } = place;
-    let base = url::Url::parse(&format!("{scheme}://{authority}{asked}"));
+    // With its authority, as HTTP/2 and the absolute form have it, the target is a URL itself.
+    let target = asked.path_and_query().map_or("/", PathAndQuery::as_str);
+    let base = url::Url::parse(&format!("{scheme}://{authority}{target}"));
     let Ok(base) = base else { return Vec::new() };
     let values = NAMES.iter().filter_map(|name| headers.get(name)?.to_str().ok());
     values
@@ -46,7 +49,7 @@ pub fn is_of_itself(asked: &Uri, place: Whereabouts<'_>, headers: &HeaderMap) ->
     let Some(location) = headers.get(header::CONTENT_LOCATION) else { return false };
     let mut alone = HeaderMap::new();
     alone.insert(header::CONTENT_LOCATION, location.clone());
-    let own = asked.path_and_query().map(http::uri::PathAndQuery::as_str);
+    let own = asked.path_and_query().map(PathAndQuery::as_str);
     also_stale(asked, place, &alone).first().map(String::as_str) == own
 }
 
@@ -71,6 +74,23 @@ mod tests {
         for other in ["http://y.org/g", "//y.org/g", ""] {
             let expected: &[&str] = if other.is_empty() { &["/a/b?c"] } else { &[] };
             assert_eq!(stale(&[("location", other)]), expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_target_with_its_authority_is_the_same_place() {
+        let place = Whereabouts { scheme: "https", authority: "x.org", origins: &[] };
+        for target in ["/a/b?c", "https://x.org/a/b?c", "http://x.org/a/b?c"] {
+            let asked: Uri = target.parse().unwrap();
+            let stale = |value: &str| also_stale(&asked, place, &fields(&[("location", value)]));
+            for (value, expected) in
+                [("https://x.org/d?e", "/d?e"), ("d", "/a/d"), ("../d", "/d"), ("/d", "/d")]
+            {
+                assert_eq!(stale(value), [expected], "{target} {value}");
+            }
+            assert!(stale("https://y.org/d").is_empty(), "{target}");
+            let own = fields(&[("content-location", "b?c")]);
+            assert!(is_of_itself(&asked, place, &own), "{target}");
         }
     }
 

@@ -126,6 +126,21 @@ async fn what_a_write_says_of_other_places_goes_too() {
 }
 
 #[tokio::test]
+async fn a_write_in_absolute_form_makes_its_location_stale() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    origin.say("/b", fresh("old"));
+    edge.get("/b").await.expect(200, "miss");
+    for location in ["https://cache.test/b", "b"] {
+        origin.say("/a", Script::status(201).field("location", location));
+        let text = "POST http://cache.test/a HTTP/1.1\r\nhost: cache.test\r\n\
+                    content-length: 1\r\nconnection: close\r\n\r\nx";
+        assert_eq!(raw(&edge, text).await, "201");
+        edge.get("/b").await.expect(200, "miss");
+    }
+}
+
+#[tokio::test]
 async fn a_coded_body_is_not_passed_on_as_if_it_were_plain() {
     let origin = Origin::start().await;
     let edge = edge(&origin).await;
