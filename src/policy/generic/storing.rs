@@ -115,7 +115,8 @@ pub fn admit(reply: &Reply<'_>, rule: &CachingRule, targets: &[HeaderName]) -> V
 /// What a 304 makes of a stored response.
 #[derive(Debug)]
 pub enum Confirmed {
-    /// What is stored is renewed, for every client.
+    /// What is stored is renewed, for every client. Cookies of the 304 go to the client that asked
+    /// alone; they never keep what is stored from being renewed.
     Renewed(Storable),
     /// The client that asked gets it with these fields. What is stored stays as it is: an answer to
     /// credentials, or to a request that forbids storing, says nothing that others may get.
@@ -132,10 +133,15 @@ pub fn confirmed(
     rule: &CachingRule,
     targets: &[HeaderName],
 ) -> Confirmed {
-    let headers = &fields::merged(stored, reply.headers);
-    let divided = || Divided::of(headers, &Directives::of(headers, targets));
-    match admit(&Reply { headers, ..*reply }, rule, targets) {
-        Verdict::Store(storable) => Confirmed::Renewed(*storable),
+    let merged = &fields::merged(stored, reply.headers);
+    let divided = || Divided::of(merged, &Directives::of(merged, targets));
+    let mut headers = merged.clone();
+    headers.remove(header::SET_COOKIE);
+    match admit(&Reply { headers: &headers, ..*reply }, rule, targets) {
+        Verdict::Store(mut storable) => {
+            storable.fields.own = divided().own;
+            Confirmed::Renewed(*storable)
+        }
         Verdict::Pass(PassReason::RequestNoStore | PassReason::Authorization) => {
             Confirmed::ForOne(divided())
         }

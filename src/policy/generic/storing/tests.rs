@@ -142,6 +142,25 @@ fn a_cookie_is_left_out_or_keeps_a_response_out() {
 }
 
 #[test]
+fn a_304_with_a_cookie_renews_what_is_stored() {
+    let stored = map(&[("etag", "\"1\""), ("cache-control", "max-age=5")]);
+    let cookie = map(&[("set-cookie", "a=b")]);
+    let mut headers = map(&[("date", DATE), ("cache-control", "max-age=9")]);
+    headers.extend(cookie.clone());
+    let wishes = Wishes::default();
+    let reply =
+        Reply { status: StatusCode::OK, headers: &headers, wishes: &wishes, times: times() };
+    for set_cookie in [SetCookie::Strip, SetCookie::Pass] {
+        let rule = CachingRule { set_cookie, ..CachingRule::default() };
+        let confirmed = confirmed(&stored, &reply, &rule, &[]);
+        let Confirmed::Renewed(renewed) = confirmed else { panic!("{set_cookie:?}") };
+        assert_eq!(renewed.lifetime, Lifetime::Seconds(9));
+        assert_eq!(renewed.fields.own, cookie);
+        assert!(!renewed.fields.shared.contains_key("set-cookie"));
+    }
+}
+
+#[test]
 fn what_comes_stale_is_stored_only_where_it_can_be_confirmed() {
     let old = [("cache-control", "max-age=5"), ("age", "5")];
     assert_eq!(plain(200, &old), Err(PassReason::Useless));
