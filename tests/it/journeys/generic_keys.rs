@@ -86,9 +86,11 @@ async fn only_fields_that_are_known_to_be_harmless_reach_the_origin() {
         ("x-original-host", "evil.example"),
         ("x-forwarded-ssl", "on"),
         ("front-end-https", "on"),
+        ("x-requested-with", "XMLHttpRequest"),
+        ("x-xsrf-token", "1"),
         ("x-unknown", "1"),
     ];
-    let harmless = [("accept", "text/html"), ("cookie", "a=b"), ("x-requested-with", "x")];
+    let harmless = [("accept", "text/html"), ("cookie", "a=b"), ("x-request-id", "x")];
     let fields = [&harmful[..], &harmless[..]].concat();
     let edge = edge_with(&origin, "").await;
     edge.read_with("/a", &fields).await.expect(200, "miss");
@@ -103,6 +105,7 @@ async fn only_fields_that_are_known_to_be_harmless_reach_the_origin() {
     edge.client().post("/a", &fields, "x").await.expect(200, "pass");
     let asked = &origin.asked("/a")[1];
     assert_eq!(asked.field("x-unknown"), Some("1"));
+    assert_eq!(asked.field("x-requested-with"), Some("XMLHttpRequest"));
     assert_eq!(asked.field("x-original-host"), None);
     let caching = "[site.caching]\nrequest_headers = [\"X-Unknown\"]\n";
     let site = format!("kind = \"generic\"\n{caching}");
