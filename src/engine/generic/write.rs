@@ -18,7 +18,7 @@ use crate::fill::{Fills, Role};
 use crate::object::Key;
 use crate::origin::{Forward, Response};
 use crate::policy::generic::invalidation::{self, Whereabouts};
-use crate::policy::generic::storing;
+use crate::policy::generic::{fields, storing};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use std::sync::Arc;
 
@@ -78,7 +78,8 @@ impl Request<'_> {
     }
 
     /// Whether the answer to a POST may be kept for GET (RFC 9110 section 9.3.3): it is small, says
-    /// how long it is fresh, and that it is what its own URL holds.
+    /// how long it is fresh, and that it is what its own URL holds. The origin has made it of no
+    /// field that it would not get with a GET.
     fn is_as_if_read(&self, response: &Response) -> bool {
         let authority = self.authority();
         let scheme = self.target.place.scheme();
@@ -89,6 +90,7 @@ impl Request<'_> {
             && response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX)
             && storing::is_explicit(&response.headers, &directives)
             && invalidation::is_of_itself(&self.parts.uri, place, &response.headers)
+            && !fields::has_unkeyed(&self.parts.headers, &self.caching.request_headers)
     }
 
     fn authority(&self) -> String {

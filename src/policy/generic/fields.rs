@@ -220,6 +220,12 @@ pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> Head
     fields
 }
 
+/// Whether the origin is told more of a request that is passed on than of one whose answer may be
+/// stored.
+pub fn has_unkeyed(client: &HeaderMap, further: &[HeaderName]) -> bool {
+    forwarded(client, Fate::PassedOn, further) != forwarded(client, Fate::MayBeStored, further)
+}
+
 fn is_harmless(name: &str) -> bool {
     HARMLESS.contains(&name) || HARMLESS_FAMILIES.iter().any(|family| name.starts_with(family))
 }
@@ -390,6 +396,20 @@ mod tests {
         let mut request = fields(&[("range", "bytes=0-"), ("if-range", "\"a\""), ("a", "1")]);
         unconditional(&mut request);
         assert_eq!(request, fields(&[("a", "1")]));
+    }
+
+    #[test]
+    fn a_request_tells_more_if_its_answer_is_not_to_be_stored() {
+        let further = [HeaderName::from_static("x-further")];
+        let has = |name, value| has_unkeyed(&fields(&[("accept", "*/*"), (name, value)]), &further);
+        for (name, value) in [("x-own", "1"), ("x-requested-with", "XMLHttpRequest")] {
+            assert!(has(name, value), "{name}");
+        }
+        for (name, value) in
+            [("x-further", "1"), ("x-forwarded-host", "evil"), ("te", "trailers"), ("cookie", "a")]
+        {
+            assert!(!has(name, value), "{name}");
+        }
     }
 
     #[test]

@@ -85,6 +85,23 @@ async fn a_write_without_a_body_says_that_it_has_none() {
 }
 
 #[tokio::test]
+async fn an_answer_to_a_post_is_kept_only_if_a_get_would_have_told_its_origin_as_much() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    let answer = fresh("of the post").field("content-location", "/a");
+    for (field, written, read, body) in [
+        (("x-unknown", "evil"), "pass", "miss", "of the get"),
+        (("accept", "text/html"), "miss", "hit_memory", "of the post"),
+    ] {
+        origin.say("/a", answer.clone());
+        let said = edge.client().post("/a", &[field], "x").await;
+        said.expect(200, written).with(b"of the post");
+        origin.say("/a", fresh("of the get"));
+        edge.get("/a").await.expect(200, read).with(body.as_bytes());
+    }
+}
+
+#[tokio::test]
 async fn uploads_that_trickle_leave_slots_to_others() {
     let origin = Origin::start().await;
     origin.say("/a", fresh("one"));
