@@ -126,8 +126,9 @@ pub fn encode_path(path: &str) -> String {
 /// that no path has as they are (`{`, `|`, a `%` that encodes nothing) are encoded. Decodes nothing
 /// else, so that `%2F` stays another thing than `/`, and what is decoded never makes an encoding.
 ///
-/// Refused: what does not begin with `/`, what leads above the root, and a `..` that an origin
-/// would see once it has decoded a `%2F` or taken a backslash for a slash.
+/// Refused: what does not begin with `/`, what leads above the root, a `..` that an origin would see
+/// once it has decoded a `%2F` or taken a backslash for a slash, and a `..` or `.` with parameters
+/// behind a `;`, which some origins leave out of a segment.
 pub fn normalise(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if !raw.starts_with('/') {
         return Err(PathError::NotAbsolute);
@@ -191,10 +192,12 @@ fn without_dot_segments(path: Cow<'_, str>) -> Result<Cow<'_, str>, PathError> {
     Ok(Cow::Owned(format!("/{}", kept.join("/"))))
 }
 
-/// Whether a segment is several to an origin that decodes it, one of them `..`.
+/// Whether a segment is a dot segment to an origin that leaves out parameters, or several to one
+/// that decodes it, one of them `..`.
 fn hides_dots(segment: &str) -> bool {
-    let slashes = segment.replace("%2F", "/").replace("%5C", "/");
-    slashes.contains('/') && slashes.split('/').any(|part| part == "..")
+    let decoded = segment.replace("%2F", "/").replace("%5C", "/").replace("%3B", ";");
+    let is = |part: &str, dots| part.split(';').next() == Some(dots);
+    is(&decoded, ".") || decoded.split('/').any(|part| is(part, ".."))
 }
 
 /// Characters that RFC 3986 permits nowhere in a path.
@@ -382,10 +385,15 @@ mod tests {
             ("/a//../b", "/a/b"),
             ("/.a/..b/c..", "/.a/..b/c.."),
             ("/a%2Fb..c", "/a%2Fb..c"),
+            ("/a;v=1/../b;x=..", "/b;x=.."),
+            ("/...;/.a;/;/a%3b..;b", "/...;/.a;/;/a%3B..;b"),
         ] {
             assert_eq!(normalise(raw).as_deref(), Ok(expected), "{raw}");
         }
         for raw in ["/..", "/a/../..", "/%2e%2e/a", "/..%2fa", "/a%5C..", "/a\\..\\b"] {
+            assert_eq!(normalise(raw), Err(PathError::DotSegment), "{raw}");
+        }
+        for raw in ["/..;/a", "/a/..;x=1/b", "/a/%2e%2E;", "/a/..%3b/b", "/.;/a", "/a%2f..;b"] {
             assert_eq!(normalise(raw), Err(PathError::DotSegment), "{raw}");
         }
         for raw in ["*", "", "a"] {
@@ -426,10 +434,11 @@ mod tests {
         }
 
         #[test]
-        fn what_is_normal_stays_so(raw in r"/([a-z%./{]|%2[eEfF0]|%5c|\PC){0,20}") {
+        fn what_is_normal_stays_so(raw in r"/([a-z%./{;]|%2[eEfF0]|%5c|%3b|\PC){0,20}") {
             if let Ok(path) = normalise(&raw) {
                 assert_eq!(normalise(&path), Ok(path.clone()));
-                assert!(!path.split('/').any(|segment| segment == "." || segment == ".."));
+                let names = path.split('/').map(|segment| segment.split(';').next());
+                assert!(names.flatten().all(|name| name != "." && name != ".."));
             }
         }
 

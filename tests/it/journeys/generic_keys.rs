@@ -73,6 +73,11 @@ async fn dot_segments_are_gone_before_key_and_request() {
     for path in ["/../secret", "/%2e%2e/secret", "/x/../../secret", "/..%2fsecret", "/x%5c..%5cy"] {
         edge.get(path).await.expect(400, "refused");
     }
+    for path in ["/..;/secret", "/x/..;a=b/..;/secret", "/%2e%2e%3b/secret", "/.;/dot"] {
+        edge.get(path).await.expect(400, "refused");
+    }
+    edge.get("/dot;v=1").await.expect(404, "pass");
+    assert_eq!(origin.count("/public/dot;v=1"), 1);
     assert_eq!(origin.count("/secret") + origin.count("/public/../secret"), 0);
 }
 
