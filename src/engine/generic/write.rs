@@ -4,6 +4,7 @@
 //! | origin says            | what is stored of it, and of what it names | the client gets    |
 //! |------------------------|--------------------------------------------|--------------------|
 //! | 2xx, 3xx               | dropped before the client hears of it      | the answer         |
+//! | 502, 504               | of it, dropped; of what it names, stays    | the answer         |
 //! | another status         | stays                                      | the answer         |
 //! | nothing, perhaps done  | dropped                                    | 502 or 504         |
 //! | nothing, never sent    | stays                                      | 502 or 504         |
@@ -30,7 +31,7 @@ struct Write {
     authority: String,
 }
 
-/// What a write came to; with a ticket if it was done.
+/// What a write came to; with a ticket if it may have been done.
 struct Written {
     response: Response,
     ticket: Option<Ticket>,
@@ -51,6 +52,9 @@ impl Request<'_> {
             let stale = match &response {
                 Ok(response) if invalidation::is_success(response.status) => {
                     write.stale(&response.headers)
+                }
+                Ok(response) if invalidation::is_of_unknown_fate(response.status) => {
+                    write.stale(&HeaderMap::new())
                 }
                 Err(error) if error.may_have_been_done() => write.stale(&HeaderMap::new()),
                 Ok(_) | Err(_) => Vec::new(),

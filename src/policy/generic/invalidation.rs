@@ -8,6 +8,12 @@ pub fn is_success(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
+/// Whether the answer to a write is that of a gateway that lost the write on its way, or its answer:
+/// nothing says whether it was done.
+pub fn is_of_unknown_fate(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT)
+}
+
 /// Where a request came in, and whose answer it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Whereabouts<'a> {
@@ -106,10 +112,18 @@ mod tests {
 
     #[test]
     fn a_failure_changes_nothing() {
-        for (status, expected) in
-            [(200, true), (204, true), (303, true), (404, false), (500, false)]
-        {
-            assert_eq!(is_success(StatusCode::from_u16(status).unwrap()), expected);
+        for (status, is_done, is_unknown) in [
+            (200, true, false),
+            (204, true, false),
+            (303, true, false),
+            (404, false, false),
+            (500, false, false),
+            (502, false, true),
+            (503, false, false),
+            (504, false, true),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!((is_success(status), is_of_unknown_fate(status)), (is_done, is_unknown));
         }
     }
 }

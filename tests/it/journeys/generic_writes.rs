@@ -69,6 +69,22 @@ async fn a_write_of_unknown_fate_invalidates() {
 }
 
 #[tokio::test]
+async fn a_write_of_which_a_gateway_knows_no_fate_invalidates() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    origin.say("/a", fresh("old"));
+    edge.get("/a").await.expect(200, "miss");
+    for (status, outcome) in
+        [(500, "hit_memory"), (503, "hit_memory"), (502, "miss"), (504, "miss")]
+    {
+        origin.say("/a", Script::status(status));
+        edge.client().post("/a", &[], "x").await.expect(status, "pass");
+        origin.say("/a", fresh("old"));
+        edge.get("/a").await.expect(200, outcome);
+    }
+}
+
+#[tokio::test]
 async fn a_write_without_a_body_says_that_it_has_none() {
     let origin = Origin::start().await;
     let edge = edge(&origin).await;
