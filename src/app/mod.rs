@@ -128,11 +128,13 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let instance = InstanceName::new(&config.server.name)?;
     let certificates = certificates(&config.server, &tasks).await?;
     let filters = Arc::new(Filters::new(&config, clock.clone(), metrics.clone()));
-    let sites = sites::build(&config, &clock, &metrics, &tasks, &filters.by_name())?;
-    let sites = Sites::new(sites);
-    name(&config, &metrics);
     let tls = tls_settings(&config.server, certificates.as_ref())?;
     let front = Front::bind(&config.server, tls)?;
+    let addresses = front.local_addresses();
+    let by_name = filters.by_name();
+    let sites = sites::build(&config, &addresses, &clock, &metrics, &tasks, &by_name)?;
+    let sites = Sites::new(sites);
+    name(&config, &metrics);
     let admin = config.admin.listen.map(Admin::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
     let store = open_store(&config, &metrics, &tasks).await?;
@@ -153,7 +155,6 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         let heal = heal::run(Arc::clone(&engine), damaged, metrics.clone(), tasks.stopping());
         tasks.spawn("heal", heal);
     }
-    let addresses = front.local_addresses();
     let admin_address = admin.as_ref().and_then(Admin::local_address);
     if let Some(door) = admin {
         let purger = Purger::new(cache.clone(), metrics.clone());
@@ -198,7 +199,8 @@ impl Running {
         let looking = move || filters.prepare(&looked_at);
         let prepared = self.tasks.blocking("absence filters", looking).await??;
         let filters = prepared.filters();
-        let sites = sites::build(&config, &self.clock, &self.metrics, &self.tasks, filters)?;
+        let (clock, metrics, addresses) = (&self.clock, &self.metrics, &self.addresses);
+        let sites = sites::build(&config, addresses, clock, metrics, &self.tasks, filters)?;
         if let (Some(certificates), Some(tls)) = (&self.certificates, &config.server.tls) {
             let (certificates, tls) = (certificates.clone(), tls.clone());
             self.tasks.blocking("certificates", move || certificates.reload(&tls)).await??;

@@ -4,12 +4,14 @@ use super::filters::ByName;
 use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::engine::Site;
+use crate::engine::{Ports, Site};
 use crate::fill::{Trusted, Upstream};
+use crate::front::Door;
 use crate::metrics::Metrics;
 use crate::nix::signature::KeyError;
 use crate::origin::{OriginSetupError, Origins};
 use crate::tasks::Tasks;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Why a site cannot be set up.
@@ -35,18 +37,24 @@ pub enum SitesError {
 
 pub(super) fn build(
     config: &Config,
+    addresses: &[(Door, SocketAddr)],
     clock: &Clock,
     metrics: &Metrics,
     tasks: &Tasks,
     filters: &ByName,
 ) -> Result<Vec<Site>, SitesError> {
     let mut trusts = Trusts::default();
+    let ports = Ports::of(addresses.iter().map(|(door, address)| match door {
+        Door::Plain => ("http", address.port()),
+        Door::Tls => ("https", address.port()),
+    }));
     config
         .sites
         .iter()
         .map(|site| {
             let upstream = upstream(site, clock, metrics, tasks, &mut trusts)?;
-            Ok(Site::new(Arc::new(upstream), filters.get(&site.name).cloned(), metrics.clone()))
+            let filter = filters.get(&site.name).cloned();
+            Ok(Site::new(Arc::new(upstream), filter, ports.clone(), metrics.clone()))
         })
         .collect()
 }

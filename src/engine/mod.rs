@@ -44,7 +44,7 @@ pub use express::{PlainRequest, Taken};
 pub use interim::Interims;
 pub use portion::{Portion, Stretch};
 pub use refetch::Refetched;
-pub use site::{Site, Sites};
+pub use site::{Ports, Site, Sites};
 pub use spans::{Piece, Sent, Spans};
 
 use crate::cache::{Cache, Found, Hit, Stale};

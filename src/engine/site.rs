@@ -19,9 +19,30 @@ pub struct Site {
     pub filter: Option<Arc<Filter>>,
     name: Arc<str>,
     key_space: String,
+    ports: Ports,
     metrics: Metrics,
     /// One for each shard of the metrics, made when its threads first answer for the site.
     meters: Box<[OnceLock<Arc<Meters>>]>,
+}
+
+/// The ports of the listeners that are not the usual one of their clients' scheme.
+#[derive(Debug, Clone, Default)]
+pub struct Ports(Vec<(&'static str, u16)>);
+
+impl Ports {
+    /// Those of listeners, each with the scheme of its clients' URLs.
+    pub fn of(listeners: impl IntoIterator<Item = (&'static str, u16)>) -> Self {
+        let is_usual = |listener: &(&str, u16)| matches!(listener, ("http", 80) | ("https", 443));
+        let mut ports: Vec<_> = listeners.into_iter().filter(|one| !is_usual(one)).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self(ports)
+    }
+
+    /// Those of one scheme.
+    pub(super) fn by(&self, scheme: &str) -> impl Iterator<Item = u16> {
+        self.0.iter().filter(move |(own, _)| *own == scheme).map(|(_, port)| *port)
+    }
 }
 
 /// The counters of a site's requests, as far as some threads answer them.
@@ -45,13 +66,19 @@ pub(super) struct Counters {
 
 impl Site {
     /// A site without requests yet.
-    pub fn new(upstream: Arc<Upstream>, filter: Option<Arc<Filter>>, metrics: Metrics) -> Self {
+    pub fn new(
+        upstream: Arc<Upstream>,
+        filter: Option<Arc<Filter>>,
+        ports: Ports,
+        metrics: Metrics,
+    ) -> Self {
         let key_space = upstream.site.key_space();
         Self {
             name: upstream.site.name.as_str().into(),
             upstream,
             filter,
             key_space,
+            ports,
             metrics,
             meters: (0..Shard::count()).map(|_| OnceLock::new()).collect(),
         }
@@ -70,6 +97,11 @@ impl Site {
     /// The first part of the keys of its objects.
     pub fn key_space(&self) -> &str {
         &self.key_space
+    }
+
+    /// The ports at which its clients reach it.
+    pub(super) fn ports(&self) -> &Ports {
+        &self.ports
     }
 
     /// The counters for the calling thread.

@@ -135,9 +135,8 @@ impl Engine {
         if reach == Reach::Here {
             return answer::options();
         }
-        let host = Authority::of(&parts.uri, &parts.headers).ok();
-        let host = host.as_ref().map(|authority| &*authority.host);
-        let place = Place::of(site, host, connection);
+        let named = Authority::of(&parts.uri, &parts.headers).ok();
+        let place = Place::of(site, named.as_ref(), connection);
         let bytes_max = self.limits.path_bytes_max;
         if fields::has_further_coding(&parts.headers) {
             return answer::refused(Refusal::TransferCoding);

@@ -1,21 +1,25 @@
 //! What a request for a generic site asks for, computed once: the key of its answer, the path,
 //! query and fields that go to the origin, and what selects a variant all come from it.
 //!
-//! An origin is told the scheme by which the client asked, and the host if the site names it, so
-//! both are part of the key. A host that the configuration does not name is told to no origin.
+//! An origin is told the scheme by which the client asked, and the host if the site names it, with
+//! its port if a listener has it; so all are part of the key. A host or port that the configuration
+//! does not name is told to no origin: clients would choose how many keys a path has, and a purge
+//! could not name them all.
 
 use super::super::connection::{Connection, Transport};
 use crate::config::{Caching, QueryKept};
-use crate::engine::site::Site;
+use crate::engine::site::{Ports, Site};
 use crate::object::Key;
+use crate::rfc::Authority;
 use crate::rfc::path::{PathError, normalise};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use std::borrow::Cow;
+use std::iter;
 use std::sync::Arc;
 
 /// The scheme by which the client asked.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The host that the client asked for.
+/// The host that the client asked for, perhaps with a port.
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What separates the parts of a key space.
@@ -67,27 +71,31 @@ impl Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::engine) struct Place {
     scheme: &'static str,
-    /// One of the site's own.
-    host: Option<String>,
+    /// A host of the site's own, with the port of a listener if that is not the usual one.
+    authority: Option<String>,
 }
 
 impl Place {
-    /// Where a request for `host` came in.
-    pub(super) fn of(site: &Site, host: Option<&str>, connection: &Connection) -> Self {
+    /// Where a request came in that names this host.
+    pub(super) fn of(site: &Site, named: Option<&Authority<'_>>, connection: &Connection) -> Self {
         let scheme = match connection.transport {
             Transport::Plain => "http",
             Transport::Tls { .. } => "https",
         };
         let hosts = &site.upstream.site.hosts;
-        let host = host.filter(|host| hosts.iter().any(|own| own == host)).map(str::to_owned);
-        Self { scheme, host }
+        let named = named.filter(|named| hosts.iter().any(|own| *own == named.host));
+        let ports = site.ports();
+        Self { scheme, authority: named.map(|named| authority(named, scheme, ports)) }
     }
 
     /// Every place of a site.
     fn all(site: &Site) -> impl Iterator<Item = Self> {
         let hosts = &site.upstream.site.hosts;
-        let hosts = hosts.iter().cloned().map(Some).chain(hosts.is_empty().then_some(None));
-        hosts.flat_map(|host| ["http", "https"].map(|scheme| Self { scheme, host: host.clone() }))
+        ["http", "https"].into_iter().flat_map(|scheme| {
+            let authorities = authorities(hosts, scheme, site.ports()).map(Some);
+            let authorities = authorities.chain(hosts.is_empty().then_some(None));
+            authorities.map(move |authority| Self { scheme, authority })
+        })
     }
 
     /// The place whose key space is `space`, if it is one of `site`.
@@ -97,11 +105,11 @@ impl Place {
 
     /// The first part of the keys of its answers, of a site with this one.
     fn space<'s>(&self, site: &'s str) -> Cow<'s, str> {
-        match (self.scheme, &self.host) {
+        match (self.scheme, &self.authority) {
             ("http", None) => Cow::Borrowed(site),
-            (scheme, host) => {
-                let host = host.as_deref().unwrap_or_default();
-                Cow::Owned(format!("{site}{SEPARATOR}{scheme}{SEPARATOR}{host}"))
+            (scheme, authority) => {
+                let authority = authority.as_deref().unwrap_or_default();
+                Cow::Owned(format!("{site}{SEPARATOR}{scheme}{SEPARATOR}{authority}"))
             }
         }
     }
@@ -114,15 +122,30 @@ impl Place {
     /// Tells an origin.
     pub(in crate::engine) fn tell(&self, headers: &mut HeaderMap) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
-        let host = self.host.as_deref().and_then(|host| HeaderValue::try_from(host).ok());
-        if let Some(host) = host {
+        let authority = self.authority.as_deref();
+        if let Some(host) = authority.and_then(|host| HeaderValue::try_from(host).ok()) {
             headers.insert(FORWARDED_HOST, host);
         }
     }
 }
 
+/// What is told of the host that a client named: its port, if that is one of `ports`.
+fn authority(named: &Authority<'_>, scheme: &str, ports: &Ports) -> String {
+    let port = named.port.filter(|port| ports.by(scheme).any(|own| own == *port));
+    port.map_or_else(|| named.host.to_string(), |port| format!("{}:{port}", named.host))
+}
+
+/// Everything that [`authority`] may tell of `hosts`.
+fn authorities(hosts: &[String], scheme: &str, ports: &Ports) -> impl Iterator<Item = String> {
+    hosts.iter().flat_map(move |host| {
+        let with_ports = ports.by(scheme).map(move |port| format!("{host}:{port}"));
+        iter::once(host.clone()).chain(with_ports)
+    })
+}
+
 impl Site {
-    /// The keys of a path with its query, as a client writes them, one for each scheme and host;
+    /// The keys of a path with its query, as a client writes them, one for each scheme and host, and
+    /// for each port at which it is reached;
     /// none if the site is no generic one, or that is no path. A purge names them all.
     pub fn generic_keys(&self, path_and_query: &str) -> Option<Vec<Key>> {
         let caching = self.upstream.site.caching.as_ref()?;
@@ -166,6 +189,32 @@ mod tests {
         }
         assert_eq!(kept("a=1&&", &QueryKept::All).as_deref(), Some("a=1&&"));
         assert_eq!(kept("a=1", &QueryKept::Nothing), None);
+    }
+
+    #[test]
+    fn an_origin_is_told_the_port_of_a_listener() {
+        let listeners =
+            [("http", 80), ("http", 8080), ("https", 443), ("https", 8443), ("https", 8443)];
+        let (ports, hosts) = (Ports::of(listeners), ["a.example".to_owned(), "[::1]".to_owned()]);
+        for (scheme, named, expected) in [
+            ("https", "a.example:8443", "a.example:8443"),
+            ("https", "A.example", "a.example"),
+            ("https", "a.example:443", "a.example"),
+            ("https", "a.example:8080", "a.example"),
+            ("https", "a.example:1", "a.example"),
+            ("https", "[0::1]:8443", "[::1]:8443"),
+            ("http", "a.example:8080", "a.example:8080"),
+            ("http", "a.example:80", "a.example"),
+            ("http", "a.example:443", "a.example"),
+        ] {
+            let told = authority(&Authority::parse(named).unwrap(), scheme, &ports);
+            assert_eq!(told, expected, "{scheme} {named}");
+            assert_eq!(authorities(&hosts, scheme, &ports).filter(|one| *one == told).count(), 1);
+            let mut headers = HeaderMap::new();
+            Place { scheme, authority: Some(told) }.tell(&mut headers);
+            assert_eq!(headers[FORWARDED_HOST], expected);
+        }
+        assert_eq!(authorities(&hosts, "http", &ports).count(), 4);
     }
 
     #[test]

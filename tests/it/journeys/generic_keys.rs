@@ -47,6 +47,24 @@ async fn each_host_of_a_site_has_answers_of_its_own() {
 }
 
 #[tokio::test]
+async fn the_port_of_a_listener_is_told_and_has_answers_of_its_own() {
+    let origin = Origin::start().await;
+    origin.say("/a", fresh("one"));
+    let edge = edge_with(&origin, "hosts = [\"a.example\"]").await;
+    let named = format!("a.example:{}", edge.client().address.port());
+    for (at, host) in [&*named, "a.example"].into_iter().enumerate() {
+        edge.read_with("/a", &[("host", host)]).await.expect(200, "miss");
+        edge.read_with("/a", &[("host", host)]).await.expect(200, "hit_memory");
+        assert_eq!(origin.asked("/a")[at].field("x-forwarded-host"), Some(host));
+    }
+    edge.read_with("/a", &[("host", "a.example:1")]).await.expect(200, "hit_memory");
+    edge.purge("{\"path\": \"/a\"}").await.expect_status(200);
+    for host in [&*named, "a.example"] {
+        edge.read_with("/a", &[("host", host)]).await.expect(200, "miss");
+    }
+}
+
+#[tokio::test]
 async fn what_varies_by_a_field_that_the_edge_sends_is_found_again() {
     for vary in ["Host", "X-Forwarded-Proto", "X-Forwarded-Host, Accept-Encoding"] {
         let origin = Origin::start().await;
