@@ -2,6 +2,7 @@
 //! error; what runs afterwards cannot. Called by `cli` and by the integration tests.
 
 mod admin;
+mod drain;
 mod filters;
 mod heal;
 mod readiness;
@@ -25,6 +26,7 @@ use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use crate::telemetry::{self, AccessLog, Sink};
 use crate::tls::{Certificates, Protocols, TlsError};
+use drain::Stages;
 pub use filters::FilterError;
 use filters::Filters;
 use http::{Request, StatusCode};
@@ -33,16 +35,7 @@ use readiness::Ready;
 use sites::SitesError;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 use uploads::Uploads;
-
-/// What draining is given beyond `[server.timeouts] drain`, for connections to be reset and the
-/// index to be written.
-const DRAIN_MARGIN: Duration = Duration::from_secs(5);
-
-/// What requests to the admin listener are given at the very end.
-const ADMIN_MARGIN: Duration = Duration::from_secs(1);
 
 /// What the environment of the process brings, so that tests can bring something else.
 #[derive(Debug)]
@@ -108,11 +101,7 @@ pub struct Running {
     certificates: Option<Certificates>,
     filters: Arc<Filters>,
     clock: Clock,
-    /// Cancelled when the edge is to get no new clients.
-    leaving: CancellationToken,
-    tasks: Tasks,
-    /// Those of the admin listener, which outlives all others.
-    admin_tasks: Tasks,
+    stages: Stages,
     log: Arc<AccessLog>,
 }
 
@@ -122,8 +111,8 @@ pub struct Running {
 /// log and readiness what is wrong.
 pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running, StartError> {
     let metrics = Metrics::new()?;
-    let (tasks, admin_tasks) = (Tasks::new(), Tasks::new());
-    let leaving = CancellationToken::new();
+    let stages = Stages::default();
+    let tasks = stages.work.clone();
     let clock = surroundings.clock;
     let instance = InstanceName::new(&config.server.name)?;
     let certificates = certificates(&config.server, &tasks).await?;
@@ -137,7 +126,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     name(&config, &metrics);
     let admin = config.admin.listen.map(Admin::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
-    let store = open_store(&config, &metrics, &tasks).await?;
+    let store = open_store(&config, &metrics, &stages.store).await?;
     let cache = Cache::new(Memory::new(&config.memory, &metrics), store, tasks.clone());
     let limits = &config.server.limits;
     let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), limits);
@@ -164,11 +153,11 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
-        let ready = Ready { engine: Arc::clone(&engine), cache, leaving: leaving.clone() };
+        let ready = Ready { engine: Arc::clone(&engine), cache, leaving: stages.leaving.clone() };
         let token_file = config.admin.token_file.clone();
         let filters = Arc::clone(&filters);
         let parts = admin::parts(ready, purger, metrics.clone(), uploads, filters, token_file);
-        door.serve(parts, &admin_tasks);
+        door.serve(parts, &stages.admin);
     }
     filters.load(&tasks);
     front.serve(Arc::new(Behind(Arc::clone(&engine))), &metrics, &tasks);
@@ -183,9 +172,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         certificates,
         filters,
         clock,
-        leaving,
-        tasks,
-        admin_tasks,
+        stages,
         log,
     })
 }
@@ -197,19 +184,20 @@ impl Running {
     pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
         let (filters, looked_at) = (Arc::clone(&self.filters), config.clone());
         let looking = move || filters.prepare(&looked_at);
-        let prepared = self.tasks.blocking("absence filters", looking).await??;
+        let tasks = &self.stages.work;
+        let prepared = tasks.blocking("absence filters", looking).await??;
         let filters = prepared.filters();
         let (clock, metrics, addresses) = (&self.clock, &self.metrics, &self.addresses);
-        let sites = sites::build(&config, addresses, clock, metrics, &self.tasks, filters)?;
+        let sites = sites::build(&config, addresses, clock, metrics, tasks, filters)?;
         if let (Some(certificates), Some(tls)) = (&self.certificates, &config.server.tls) {
             let (certificates, tls) = (certificates.clone(), tls.clone());
-            self.tasks.blocking("certificates", move || certificates.reload(&tls)).await??;
+            tasks.blocking("certificates", move || certificates.reload(&tls)).await??;
         }
         let filters = Arc::clone(&self.filters);
-        self.tasks.blocking("absence filters", move || filters.adopt(prepared)).await?;
+        tasks.blocking("absence filters", move || filters.adopt(prepared)).await?;
         self.engine.replace_sites(Sites::new(sites));
         name(&config, &self.metrics);
-        self.tasks.spawn("probe", readiness::probe(self.engine.sites()));
+        tasks.spawn("probe", readiness::probe(self.engine.sites()));
         let mut current = self.config.lock();
         let needs_restart = sections_that_differ(&current, &config);
         // What needs a restart stays as it runs, so that the next reload says so again.
@@ -223,14 +211,11 @@ impl Running {
     }
 
     /// Says that it is not ready, stops accepting after `[server.timeouts] lame_duck`, lets answers
-    /// under way end within `drain`, closes the admin listener and the store. True where everything
-    /// ended by itself.
+    /// under way end within `drain`, then closes the admin listener, then the store. True where
+    /// everything ended by itself.
     pub async fn drain(self) -> bool {
         let timeouts = self.config.lock().server.timeouts.clone();
-        self.leaving.cancel();
-        tokio::time::sleep(timeouts.lame_duck).await;
-        let has_ended = self.tasks.drain(timeouts.drain + DRAIN_MARGIN).await;
-        self.admin_tasks.drain(ADMIN_MARGIN).await;
+        let has_ended = self.stages.drain(&timeouts).await;
         drop(self.engine);
         if let Some(log) = Arc::into_inner(self.log) {
             log.close();

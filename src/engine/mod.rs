@@ -211,6 +211,12 @@ impl Engine {
         }
     }
 
+    /// What it serves from.
+    #[cfg(test)]
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// The sites as they are now.
     pub fn sites(&self) -> Arc<Sites> {
         self.sites.load_full()

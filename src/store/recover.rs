@@ -134,10 +134,15 @@ impl RemovalFailures {
 }
 
 impl Inner {
+    /// Whether all that was changed in the index is safe from a power cut.
+    pub(super) fn is_synced(&self) -> bool {
+        self.syncs.indexed.load(Ordering::Acquire) >= self.index.changes()
+    }
+
     /// Waits, for a while, until all that was changed in the index is safe from a power cut. Cancel
     /// safe.
     pub(super) async fn sync_soon(&self) -> Result<(), Unsynced> {
-        if self.syncs.indexed.load(Ordering::Acquire) >= self.index.changes() {
+        if self.is_synced() {
             return Ok(());
         }
         let number = self.syncs.asked.fetch_add(1, Ordering::AcqRel) + 1;

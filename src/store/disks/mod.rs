@@ -510,6 +510,12 @@ impl Disks {
         self.0.disks.iter().filter_map(Disk::entered).map(|entered| entered.store).collect()
     }
 
+    /// Whether a power cut undoes no change of an index.
+    #[cfg(test)]
+    pub(crate) fn is_synced(&self) -> bool {
+        self.stores().iter().all(|store| store.0.is_synced())
+    }
+
     /// Waits until the eviction order of each disk that is in is loaded. Cancel safe.
     pub async fn loaded(&self) {
         for disk in &self.0.disks {
