@@ -2,7 +2,7 @@
 //! `sites`.
 
 use super::model::S3Addressing;
-use super::value::without_secrets;
+use super::problem::without_secrets;
 use http::Uri;
 use percent_encoding::percent_decode_str;
 use std::net::Ipv6Addr;
@@ -108,6 +108,7 @@ fn parse_s3(rest: &str) -> Result<S3Url, Vec<String>> {
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         let Ok(value) = percent_decode_str(value).decode_utf8() else {
+            let name = without_secrets(name);
             faults.push(format!("has a value of {name} that is not UTF-8; write it in ASCII"));
             continue;
         };
@@ -153,6 +154,7 @@ fn join_endpoint(endpoint: Option<&str>, scheme: Option<&str>) -> Result<Option<
     let whole = match endpoint.split_once("://") {
         None => format!("{}://{endpoint}", scheme.unwrap_or("https")),
         Some((own, _)) if scheme.is_some_and(|scheme| scheme != own) => {
+            let own = without_secrets(own);
             return Err(format!("has an endpoint= with {own}:// and another scheme=; keep one"));
         }
         Some(_) => endpoint.to_owned(),

@@ -6,9 +6,8 @@ use super::model::{
 };
 use super::origin_access::{self, Way};
 use super::origin_url::{self, Parsed, S3Url};
-use super::problem::{Problem, Report, Spot, quote};
+use super::problem::{Report, Spot};
 use super::scope::Scope;
-use super::value::without_secrets;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -155,9 +154,8 @@ fn url(scope: &Scope, report: &mut Report) -> Option<Parsed> {
         Ok(parsed) => return Some(parsed),
         Err(faults) => faults,
     };
-    let found = Some(quote(&without_secrets(&text.value)));
     for fault in faults {
-        report.problem(Problem { found: found.clone(), ..text.spot.problem(fault) });
+        report.problem(text.spot.problem_with(&text.value, fault));
     }
     None
 }

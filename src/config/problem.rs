@@ -1,6 +1,7 @@
 //! What is wrong with a configuration: where, what was found, what to write instead. Values only;
 //! made by every reader of this module, printed by `cli`, one line each.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// One thing that is wrong, or, among the warnings, one that is surely not meant.
@@ -90,9 +91,9 @@ impl Spot {
         Problem { place: self.place.clone(), path: self.path.clone(), found: None, message }
     }
 
-    /// A problem with the text that stands here.
+    /// A problem with the text that stands here; the secrets in it are not told.
     pub(super) fn problem_with(&self, text: &str, message: impl Into<String>) -> Problem {
-        Problem { found: Some(quote(text)), ..self.problem(message) }
+        Problem { found: Some(quote(&without_secrets(text))), ..self.problem(message) }
     }
 
     /// The element `position` of the list that stands here.
@@ -121,6 +122,34 @@ pub(super) fn quote(text: &str) -> String {
     }
     let head: String = text.chars().take(CHARACTERS_MAX).collect();
     format!("{head:?}...")
+}
+
+/// A text without the secrets that may stand in it, if it is meant for a URL of any shape: all in
+/// front of the last `@`, the values of a query but for plain ones that hold none, and a fragment.
+pub(super) fn without_secrets(text: &str) -> Cow<'_, str> {
+    const PLAIN: [&str; 5] = ["addressing-style", "endpoint", "profile", "region", "scheme"];
+    if !text.contains(['@', '?', '#']) {
+        return text.into();
+    }
+    let (text, fragment) = text.split_once('#').map_or((text, ""), |(text, _)| (text, "#***"));
+    let text = match text.rsplit_once('@') {
+        Some((secret, rest)) => {
+            let scheme = secret.split_once("://").map_or(String::new(), |(s, _)| format!("{s}://"));
+            format!("{scheme}***@{rest}")
+        }
+        None => text.to_owned(),
+    };
+    let Some((place, query)) = text.split_once('?') else { return (text + fragment).into() };
+    let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
+        // A URL may be such a value, with secrets of its own behind escapes.
+        Some((name, value)) if !PLAIN.contains(&name) || value.contains(['%', '?', '@']) => {
+            format!("{name}=***")
+        }
+        Some(_) => parameter.to_owned(),
+        None => "***".to_owned(),
+    });
+    let parameters: Vec<String> = parameters.collect();
+    format!("{place}?{}{fragment}", parameters.join("&")).into()
 }
 
 impl fmt::Display for Place {
@@ -179,6 +208,27 @@ mod tests {
         assert_eq!(problem.to_string(), line);
         assert_eq!(problem.line(), Some(12));
         assert_eq!(Problems(vec![problem.clone(), problem]).to_string().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_password_is_never_told() {
+        for (text, told) in [
+            ("https://me:secret@h/x", "https://***@h/x"),
+            ("https://me:sec/ret@h/x", "https://***@h/x"),
+            ("https:/me:secret@h", "***@h"),
+            ("s3://b?endpoint=http://me:secret@h", "s3://***@h"),
+            ("http://h/?token=secret&region=eu", "http://h/?token=***&region=eu"),
+            ("s3://b?endpoint=http://h:1&scheme=http", "s3://b?endpoint=http://h:1&scheme=http"),
+            ("s3://b?endpoint=http%3A%2F%2Fme:secret%40h", "s3://b?endpoint=***"),
+            ("s3://b?region=eu&endpoint=http://h/?token=secret", "s3://b?region=eu&endpoint=***"),
+            ("http://h/?secret", "http://h/?***"),
+            ("http://h/#secret", "http://h/#***"),
+            ("https://h/a", "https://h/a"),
+        ] {
+            assert_eq!(without_secrets(text), told);
+            let spot = Spot { path: "a".into(), place: Place::Default };
+            assert_eq!(spot.problem_with(text, "").found, Some(quote(told)));
+        }
     }
 
     #[test]

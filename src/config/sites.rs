@@ -5,7 +5,7 @@ use super::caching_site;
 use super::filters;
 use super::model::{CacheInfoOverride, Site};
 use super::origins::{self, TakenOrigins};
-use super::problem::{Report, Spot, Spotted};
+use super::problem::{Report, Spot, Spotted, quote, without_secrets};
 use super::scope::{self, Scope};
 use super::trust;
 use crate::rfc::authority::canonical_host;
@@ -122,7 +122,7 @@ fn fault_of_host(host: &str) -> Option<String> {
         return None;
     }
     if let Some((name, _)) = host.rsplit_once(':') {
-        return Some(format!("has a port; write \"{}\"", name.escape_debug()));
+        return Some(format!("has a port; write {}", quote(&without_secrets(name))));
     }
     let is_label = |label: &str| {
         let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');

@@ -144,6 +144,23 @@ fn a_bucket_has_one_source_of_keys_and_nothing_else_has_any() {
     assert!(of("ca_file = 'x'").contains("asked over https only"));
 }
 
+/// FAULTS.md G17.
+#[test]
+fn passwords_in_what_should_be_a_host_or_an_endpoint_are_not_told() {
+    for wrong in ["https://me:hush@h", "me:hush@h:80", "http://h/?token=hush"] {
+        for setting in ["hosts", "follow_redirects_to"] {
+            let told = problem(&site(&format!("{setting} = ['{wrong}']")));
+            assert!(told.contains("write ") && !told.contains("hush"), "{told}");
+        }
+    }
+    for endpoint in
+        ["http%3A%2F%2Fme:hush%40h", "http://h/?token=hush", "me:hush@h://x&scheme=http"]
+    {
+        let told = problem(&origin(&format!("s3://abc?endpoint={endpoint}"), ""));
+        assert!(told.contains("endpoint= ") && !told.contains("hush"), "{told}");
+    }
+}
+
 #[test]
 fn odds_and_ends_are_told() {
     assert!(problem("disk.size = 5").contains("at least \"1MiB\", or 0 for no disk tier"));
