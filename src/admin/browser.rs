@@ -3,10 +3,11 @@
 //! Pure; asked before a request is routed.
 //!
 //! Browsers say where a request is from (`Origin`, `Sec-Fetch-Site`) and always name languages
-//! (`Accept-Language`); programs that scrape and purge do none of that, and reach this listener by
-//! any name.
+//! (`Accept-Language`); programs that scrape and purge do little of that, and reach this listener by
+//! any name. A few of their libraries name languages too, so a request to `/api/` that brings
+//! `Authorization` may come by any name: its token judges it, which no page knows.
 
-use http::header::{ACCEPT_LANGUAGE, HOST, ORIGIN};
+use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION, HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
@@ -42,8 +43,12 @@ pub(super) fn suspicion(path: &str, headers: &HeaderMap) -> Option<Suspicion> {
     let is_own_site = site.is_none_or(|site| site == b"same-origin" || site == b"none");
     let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes);
     let is_own_origin = origin.is_none_or(|origin| authority_of(origin) == Some(host));
-    if path.starts_with("/api/") && !(is_own_site && is_own_origin) {
+    let is_api = path.starts_with("/api/");
+    if is_api && !(is_own_site && is_own_origin) {
         return Some(Suspicion::CrossSite);
+    }
+    if is_api && headers.contains_key(AUTHORIZATION) {
+        return None;
     }
     let is_browser = site.is_some() || origin.is_some() || headers.contains_key(ACCEPT_LANGUAGE);
     (is_browser && !is_local_name(host)).then_some(Suspicion::Name)
@@ -108,6 +113,26 @@ mod tests {
         for host in ["127.0.0.1:9145", "[::1]:9145", "localhost:9145", "edge1:9145", "a.localhost"]
         {
             assert_eq!(of("/metrics", &[("host", host), language]), None, "{host}");
+        }
+    }
+
+    /// As `fetch` of Node and Deno sends it.
+    #[test]
+    fn a_program_that_names_languages_comes_by_any_name_with_a_token() {
+        let host = ("host", "narthex.example.org:9145");
+        let fetch = [host, ("accept-language", "*"), ("sec-fetch-mode", "cors")];
+        let [host, language, mode] = fetch;
+        let token = ("authorization", "Bearer token");
+        for path in ["/api/v1/purge", "/api/v1/uploads", "/api/v1/fsck"] {
+            assert_eq!(of(path, &[host, language, mode, token]), None, "{path}");
+            assert_eq!(of(path, &fetch), Some(Suspicion::Name), "{path}");
+        }
+        let foreign = [host, language, token, ("sec-fetch-site", "cross-site")];
+        assert_eq!(of("/api/v1/purge", &foreign), Some(Suspicion::CrossSite));
+        // These ask for no token.
+        for path in ["/metrics", "/readyz", "/", "/api"] {
+            let seen = of(path, &[host, language, mode, token]);
+            assert_eq!(seen, Some(Suspicion::Name), "{path}");
         }
     }
 
