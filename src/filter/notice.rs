@@ -3,7 +3,8 @@
 //! body.
 //!
 //! What cannot be read is an error for the whole body: it may have been an upload. A body without a
-//! record tells nothing: a queue that is asked and has nothing brings an empty batch.
+//! record tells nothing: a queue that is asked and has nothing brings an empty batch, in SQS's JSON
+//! `{}`, to which a client of Amazon's adds `ResponseMetadata`.
 
 use crate::clock::Timestamp;
 use percent_encoding::percent_decode_str;
@@ -77,9 +78,17 @@ pub fn parse(body: &[u8]) -> Result<Vec<Event>, NoticeError> {
         return Ok(Vec::new());
     }
     let value: Value = serde_json::from_slice(body)?;
+    if is_empty_reply(&value) {
+        return Ok(Vec::new());
+    }
     let mut events = Vec::new();
     read(&value, 0, &mut events)?;
     Ok(events)
+}
+
+/// Whether it is what SQS answers if it has no message.
+fn is_empty_reply(value: &Value) -> bool {
+    value.as_object().is_some_and(|fields| fields.keys().all(|name| name == "ResponseMetadata"))
 }
 
 fn unknown(detail: impl Into<String>) -> NoticeError {
@@ -334,10 +343,27 @@ mod tests {
     /// FAULTS.md F6: what polls a queue sends on whatever it got.
     #[test]
     fn an_empty_batch_tells_nothing() {
-        for body in [&b""[..], b" \n", b"[]", br#"{"Messages": []}"#, br#"{"Records": []}"#] {
-            assert_eq!(parse(body).unwrap(), [], "{body:?}");
+        for body in [
+            "",
+            " \n",
+            "[]",
+            "{}",
+            r#"{"Messages": []}"#,
+            r#"{"Records": []}"#,
+            r#"{"ResponseMetadata": {"RequestId": "r", "HTTPStatusCode": 200}}"#,
+            r#"{"Messages": [], "ResponseMetadata": {"RequestId": "r"}}"#,
+        ] {
+            assert_eq!(parse(body.as_bytes()).unwrap(), [], "{body}");
         }
-        assert!(parse(b"{}").is_err() && parse(br#"{"Messages": null}"#).is_err());
+        for body in [
+            r#"{"Messages": null}"#,
+            "[{}]",
+            r#"{"Records": [{}]}"#,
+            r#"{"Messages": [{"Body": "{}"}]}"#,
+            r#"{"ResponseMetadata": {}, "Event": "s3:Unknown"}"#,
+        ] {
+            assert!(parse(body.as_bytes()).is_err(), "{body}");
+        }
     }
 
     #[test]
