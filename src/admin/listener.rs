@@ -1,5 +1,6 @@
 //! Accepts on the admin address: few connections, one request each, a deadline on everything. If
-//! all places are taken, the connection that has waited longest for its head makes room.
+//! all places are taken, a connection that waits for its client makes room: for the end of a head,
+//! or for an answer to be taken. The one that has waited longest goes first.
 
 use super::fsck::FsckHandler;
 use super::purge::PurgeHandler;
@@ -136,22 +137,12 @@ fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
     BindError::Other { address, source }
 }
 
-/// Connections whose heads are not whole, the oldest first.
+/// Connections that wait for their clients, the one that has waited longest first.
 #[derive(Default)]
-struct Heads(Mutex<VecDeque<(u64, CancellationToken)>>);
+struct Waiting(Mutex<VecDeque<(u64, CancellationToken)>>);
 
-impl Heads {
-    fn enter(&self, number: u64) -> CancellationToken {
-        let gone = CancellationToken::new();
-        self.0.lock().push_back((number, gone.clone()));
-        gone
-    }
-
-    fn leave(&self, number: u64) {
-        self.0.lock().retain(|(other, _)| *other != number);
-    }
-
-    /// Ends the oldest.
+impl Waiting {
+    /// Ends the first.
     fn make_room(&self) {
         if let Some((_, gone)) = self.0.lock().pop_front() {
             gone.cancel();
@@ -162,12 +153,12 @@ impl Heads {
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
     let stop = tasks.stopping();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let heads = Arc::new(Heads::default());
+    let waiting = Arc::new(Waiting::default());
     for number in 0.. {
         let accepted = async {
             let accepted = listener.accept().await;
             if places.available_permits() == 0 {
-                heads.make_room();
+                waiting.make_room();
             }
             Some((accepted, Arc::clone(&places).acquire_owned().await.ok()?))
         };
@@ -178,10 +169,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
         };
         match accepted {
             Some((Ok((stream, peer)), place)) => {
-                let gone = heads.enter(number);
-                let head = Head { number, gone, heads: Arc::clone(&heads) };
+                let turn = Turn::new(number, Arc::clone(&waiting));
                 let connection =
-                    serve(stream, peer, (place, head), Arc::clone(&shared), tasks.clone());
+                    serve(stream, peer, (place, turn), Arc::clone(&shared), tasks.clone());
                 tasks.spawn("admin connection", connection);
             }
             Some((Err(error), _)) => {
@@ -196,33 +186,51 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
     }
 }
 
-/// The place of a connection among those whose heads are not whole.
-struct Head {
+/// Whose turn it is on a connection: its client's, as long as it is among those that wait.
+struct Turn {
     number: u64,
     /// Cancelled when it is to make room.
     gone: CancellationToken,
-    heads: Arc<Heads>,
+    waiting: Arc<Waiting>,
 }
 
-impl Drop for Head {
+impl Turn {
+    /// The client's.
+    fn new(number: u64, waiting: Arc<Waiting>) -> Self {
+        let turn = Self { number, gone: CancellationToken::new(), waiting };
+        turn.of_client();
+        turn
+    }
+
+    fn of_client(&self) {
+        self.waiting.0.lock().push_back((self.number, self.gone.clone()));
+    }
+
+    fn of_server(&self) {
+        self.waiting.0.lock().retain(|(other, _)| *other != self.number);
+    }
+}
+
+impl Drop for Turn {
     fn drop(&mut self) {
-        self.heads.leave(self.number);
+        self.of_server();
     }
 }
 
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    (_place, head): (OwnedSemaphorePermit, Head),
+    (_place, turn): (OwnedSemaphorePermit, Turn),
     shared: Arc<Shared>,
     tasks: Tasks,
 ) {
     let gauge = shared.parts.metrics.connections.with_label_values(&["admin"]);
     gauge.inc();
-    let service = service_fn(|request| {
-        let shared = Arc::clone(&shared);
-        head.heads.leave(head.number);
-        async move { Ok::<_, Infallible>(routes::answer(&shared, peer.ip(), request).await) }
+    let service = service_fn(async |request| {
+        turn.of_server();
+        let answer = routes::answer(&shared, peer.ip(), request).await;
+        turn.of_client();
+        Ok::<_, Infallible>(answer)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -236,7 +244,7 @@ async fn serve(
     let served = tokio::select! {
         biased;
         served = &mut connection => Some(served),
-        () = head.gone.cancelled() => None,
+        () = turn.gone.cancelled() => None,
         // A request under way is answered; the drain has its own deadline.
         () = stop.cancelled() => Some(connection.await),
     };

@@ -64,6 +64,7 @@ impl Office {
                 async move {
                     match request.site.as_deref() {
                         Some("panic") => panic!("a panic made for the test"),
+                        Some("hang") => std::future::pending().await,
                         Some(name) => Err(PurgeError::UnknownSite { name: name.to_owned() }),
                         None => Ok(PurgeReply { purged: 7 }),
                     }
@@ -361,4 +362,41 @@ async fn half_heads_hold_up_nothing() {
     let mut text = String::new();
     last.read_to_string(&mut text).await.unwrap();
     assert_eq!(body(&text), "ok\n");
+}
+
+/// FAULTS.md F14: a client that takes no answer kept its place for five minutes.
+#[tokio::test]
+async fn an_answer_that_is_not_taken_holds_up_nothing() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret")));
+    // More than the sockets hold.
+    let long = "x".repeat(16 << 20);
+    office.metrics.requests_refused.with_label_values(&[&long]).inc();
+    let mut reader = TcpStream::connect(office.address).await.unwrap();
+    reader.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    reader.readable().await.unwrap();
+    // All other places are taken by what the server is to blame for.
+    let body = r#"{"path":"/a","site":"hang"}"#;
+    let request = format!(
+        "POST /api/v1/purge HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer s3cret\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut held = Vec::new();
+    for _ in 1..64 {
+        let mut client = TcpStream::connect(office.address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        held.push(client);
+    }
+    let asked = async {
+        while office.purges.lock().len() < held.len() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap();
+    assert!(office.ask("GET", "/healthz").await.ends_with("ok\n"));
+    let mut taken = Vec::new();
+    // It was cut.
+    let _ = timeout(PATIENCE, reader.read_to_end(&mut taken)).await.unwrap();
+    assert!(taken.len() < long.len(), "{}", taken.len());
 }
