@@ -291,6 +291,8 @@ mod tests {
             tracing::warn!("something else");
             for number in 0..100 {
                 tracing::info!(target: "narthex::purge", number, "what an operator does");
+                tracing::error!(target: "narthex::cli::serve", number, "what a file has wrong");
+                tracing::warn!(target: "narthex::admin::routes", number, "what a guess gets");
             }
         });
         lines.end();
@@ -298,6 +300,8 @@ mod tests {
         let count = |part| text.lines().filter(|line| line.contains(part)).count();
         assert_eq!(count("what a client does"), LINES_MAX as usize);
         assert_eq!((count("something else"), count("what an operator does")), (1, 100));
+        assert_eq!(count("what a file has wrong"), 100);
+        assert_eq!(count("what a guess gets"), LINES_MAX as usize);
     }
 
     #[test]

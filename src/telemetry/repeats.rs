@@ -15,8 +15,13 @@ use tracing::{Level, Metadata};
 pub(super) const LINES_MAX: u32 = 50;
 /// See [`LINES_MAX`].
 pub(super) const WHILE: Duration = Duration::from_secs(10);
-/// Modules whose lines tell of what an operator did, each of which is written.
-const OPERATORS: [&str; 3] = ["narthex::admin", "narthex::purge", "narthex::cli"];
+/// Modules whose lines tell of what an operator did, each of which is written, up to a level: what
+/// they warn of may be any client's doing, but for those that no client reaches.
+const OPERATORS: [(&str, Level); 3] = [
+    ("narthex::admin", Level::INFO),
+    ("narthex::purge", Level::INFO),
+    ("narthex::cli", Level::ERROR),
+];
 
 /// Counts the lines of each kind; there are no more kinds than places in the code.
 #[derive(Debug, Default)]
@@ -40,8 +45,9 @@ pub(super) enum Verdict {
 impl Repeats {
     /// Whether a line at the place that `metadata` names is written at `now`.
     pub(super) fn judge(&self, metadata: &Metadata<'_>, now: Instant) -> Verdict {
-        let is_told = *metadata.level() == Level::INFO
-            && OPERATORS.iter().any(|module| metadata.target().starts_with(module));
+        let is_told = OPERATORS.iter().any(|(module, most)| {
+            metadata.level() >= most && metadata.target().starts_with(module)
+        });
         // What is below INFO was asked for by name.
         if is_told || *metadata.level() > Level::INFO {
             return Verdict::Written { left_out: 0 };
