@@ -1,15 +1,18 @@
 //! The diagnostic log: `tracing` events to stderr, filtered by `[log] level`. Started once, by the
 //! entry, and lives as long as the process. A thread of its own writes, so that a reader that hangs
 //! holds up nothing: lines that find its queue full are dropped and counted, and so are those that
-//! are too many of their kind (`repeats`).
+//! are too many of their kind (`repeats`). Panics are told in it too.
 
 use super::queue::Queue;
 use super::repeats::{Repeats, Verdict};
 use crate::metrics::log_lines_dropped;
 use crate::sync::Mutex;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
+use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::{Duration, Instant};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::ParseError;
@@ -117,7 +120,22 @@ pub fn diagnostics(level: &str) -> Result<Diagnostics, LevelError> {
     let is_terminal = io::stderr().is_terminal();
     let log = tracing_subscriber::registry().with(layer(&lines, is_terminal)).with(filter);
     log.try_init().map_err(|_| LevelError::Started)?;
+    panic::set_hook(Box::new(log_panic));
     Ok(Diagnostics(lines))
+}
+
+/// Logs a panic. The standard library's own hook writes to stderr on the thread that panics, which
+/// waits for a reader that hangs.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let is_captured = backtrace.status() == BacktraceStatus::Captured;
+    tracing::error!(
+        thread = thread::current().name(),
+        location = panic.location().map(tracing::field::display),
+        problem = panic.payload_as_str(),
+        backtrace = is_captured.then(|| tracing::field::display(&backtrace)),
+        "a thread panicked"
+    );
 }
 
 fn layer<S>(lines: &Lines, is_coloured: bool) -> impl Layer<S>
@@ -302,6 +320,28 @@ mod tests {
         assert_eq!((count("something else"), count("what an operator does")), (1, 100));
         assert_eq!(count("what a file has wrong"), 100);
         assert_eq!(count("what a guess gets"), LINES_MAX as usize);
+    }
+
+    /// FAULTS.md F3.
+    #[test]
+    fn a_panic_waits_for_no_reader_of_the_log() {
+        let gate = Gate::shut();
+        let lines = Lines::start(gate.clone(), 4).unwrap();
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(log_panic));
+        logs(&lines, || {
+            tracing::info!("the first line");
+            gate.wait_until_reached();
+            panic::catch_unwind(|| panic!("on purpose, {}", 1)).unwrap_err();
+        });
+        panic::set_hook(before);
+        gate.open();
+        lines.end();
+        let text = gate.text();
+        let told = text.lines().last().unwrap();
+        for part in ["ERROR", "a thread panicked", "diagnostics.rs:", "on purpose, 1"] {
+            assert!(told.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]
