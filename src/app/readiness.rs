@@ -52,8 +52,8 @@ impl Ready {
     }
 }
 
-/// Asks every origin for `nix-cache-info`, so that wrong addresses and credentials are in the log
-/// before a client meets them.
+/// Probes every origin, so that wrong addresses and credentials are in the log before a client
+/// meets them.
 pub(super) async fn probe(sites: Arc<Sites>) {
     for site in sites.all() {
         for (origin, result) in site.upstream.origins.probe().await {

@@ -184,7 +184,8 @@ pub(super) const SETTINGS: &[Setting] = &[
          sends nothing more before a connection is refused.",
     ),
     Setting::new("server.timeouts.drain", WAIT, Fallback::Is(r#""30s""#)).example(r#""5m""#).doc(
-        "From then until responses under way are cut. Give the service manager a little more.",
+        "From then until responses under way are cut. Let the service manager wait 20 s longer \
+         than lame_duck and drain together: the disk tier is closed at the end.",
     ),
     Setting::new("admin.listen", Kind::AddressOrOff, Fallback::Is(r#""127.0.0.1:9145""#))
         .flag("--admin")

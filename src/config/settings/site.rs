@@ -442,7 +442,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         .example(r#""30s""#)
         .doc(
             "The longest time between two probes of an origin that is left alone; it begins with \
-             a second and doubles, but stays there while requests come that it would be asked for.",
+             a second and doubles, but stays there while requests come that it would be asked for. \
+             An HTTP origin of a generic site that has been left alone for so long is tested by \
+             requests of clients, one at a time.",
         ),
     Setting::new(
         "site.origin.breaker.probe_idle",
