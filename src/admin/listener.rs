@@ -186,7 +186,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
     }
 }
 
-/// Whose turn it is on a connection: its client's, as long as it is among those that wait.
+/// Which end of a connection has its turn: the client as long as the connection is in the queue.
 struct Turn {
     number: u64,
     /// Cancelled when it is to make room.
@@ -195,7 +195,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// The client's.
+    /// The client's turn.
     fn new(number: u64, waiting: Arc<Waiting>) -> Self {
         let turn = Self { number, gone: CancellationToken::new(), waiting };
         turn.of_client();

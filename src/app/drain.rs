@@ -12,7 +12,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// What requests to the admin listener are given then.
 const ADMIN_MARGIN: Duration = Duration::from_secs(1);
 /// What the disk tier is given then, for its last sync and for the order of eviction.
-const STORE_MARGIN: Duration = Duration::from_secs(10);
+const STORE_MARGIN: Duration = Duration::from_secs(8);
 
 /// The tasks of an edge, by when they are told to stop.
 #[derive(Debug, Default)]
