@@ -125,21 +125,27 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// A text without the secrets that may stand in it, if it is meant for a URL of any shape: all in
-/// front of the last `@`, the values of a query but for plain ones that hold none, and a fragment.
+/// front of the last `@`, and behind it too if that may belong to a query or a fragment; the values
+/// of a query but for plain ones that hold none, and a fragment.
 pub(super) fn without_secrets(text: &str) -> Cow<'_, str> {
     const PLAIN: [&str; 5] = ["addressing-style", "endpoint", "profile", "region", "scheme"];
     if !text.contains(['@', '?', '#']) {
         return text.into();
     }
-    let (text, fragment) = text.split_once('#').map_or((text, ""), |(text, _)| (text, "#***"));
     let text = match text.rsplit_once('@') {
         Some((secret, rest)) => {
             let scheme = secret.split_once("://").map_or(String::new(), |(s, _)| format!("{s}://"));
+            if secret.contains(['?', '#']) {
+                return format!("{scheme}***").into();
+            }
             format!("{scheme}***@{rest}")
         }
         None => text.to_owned(),
     };
-    let Some((place, query)) = text.split_once('?') else { return (text + fragment).into() };
+    let (text, fragment) = text.split_once('#').map_or((&*text, ""), |(text, _)| (text, "#***"));
+    let Some((place, query)) = text.split_once('?') else {
+        return format!("{text}{fragment}").into();
+    };
     let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
         // A URL may be such a value, with secrets of its own behind escapes.
         Some((name, value)) if !PLAIN.contains(&name) || value.contains(['%', '?', '@']) => {
@@ -216,7 +222,11 @@ mod tests {
             ("https://me:secret@h/x", "https://***@h/x"),
             ("https://me:sec/ret@h/x", "https://***@h/x"),
             ("https:/me:secret@h", "***@h"),
-            ("s3://b?endpoint=http://me:secret@h", "s3://***@h"),
+            ("https://me:sec#ret@h/x", "https://***"),
+            ("https://me:sec?ret@h/x", "https://***"),
+            ("https://h/?token=sec@ret", "https://***"),
+            ("https://me:secret@h/?a#b", "https://***@h/?***#***"),
+            ("s3://b?endpoint=http://me:secret@h", "s3://***"),
             ("http://h/?token=secret&region=eu", "http://h/?token=***&region=eu"),
             ("s3://b?endpoint=http://h:1&scheme=http", "s3://b?endpoint=http://h:1&scheme=http"),
             ("s3://b?endpoint=http%3A%2F%2Fme:secret%40h", "s3://b?endpoint=***"),
