@@ -126,9 +126,9 @@ pub fn encode_path(path: &str) -> String {
 /// that no path has as they are (`{`, `|`, a `%` that encodes nothing) are encoded. Decodes nothing
 /// else, so that `%2F` stays another thing than `/`, and what is decoded never makes an encoding.
 ///
-/// Refused: what does not begin with `/`, what leads above the root, a `..` that an origin would see
-/// once it has decoded a `%2F` or taken a backslash for a slash, and a `..` or `.` with parameters
-/// behind a `;`, which some origins leave out of a segment.
+/// Refused: what does not begin with `/`, what leads above the root, a `..` that an origin would
+/// see once it has decoded a `%2F` or taken a backslash for a slash, and a `..` or `.` with
+/// parameters behind a `;`, which some origins leave out of a segment.
 pub fn normalise(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if !raw.starts_with('/') {
         return Err(PathError::NotAbsolute);

@@ -144,9 +144,9 @@ fn authorities(hosts: &[String], scheme: &str, ports: &Ports) -> impl Iterator<I
 }
 
 impl Site {
-    /// The keys of a path with its query, as a client writes them, one for each scheme and host, and
-    /// for each port at which it is reached;
-    /// none if the site is no generic one, or that is no path. A purge names them all.
+    /// The keys of a path with its query, as a client writes them, one for each scheme, host and
+    /// port that an origin may be told; none if the site is no generic one, or that is no path. A
+    /// purge names them all.
     pub fn generic_keys(&self, path_and_query: &str) -> Option<Vec<Key>> {
         let caching = self.upstream.site.caching.as_ref()?;
         let keys = Place::all(self)

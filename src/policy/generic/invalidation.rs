@@ -8,8 +8,8 @@ pub fn is_success(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// Whether the answer to a write is that of a gateway that lost the write on its way, or its answer:
-/// nothing says whether it was done.
+/// Whether the answer to a write is that of a gateway that lost the write on its way, or its
+/// answer: nothing says whether it was done.
 pub fn is_of_unknown_fate(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT)
 }
