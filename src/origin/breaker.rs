@@ -25,6 +25,7 @@
 //!
 //! A probe of a generic site asks for a path that may be the only one that fails. So once such a
 //! breaker has been open for the longest wait, requests come before the prober: one at a time.
+//! An upload is never the probe: it lasts as long as its client likes, and all others would wait.
 //!
 //! Purges and restarts do not meet it: it holds nothing of any object. A reload begins closed.
 
@@ -112,6 +113,8 @@ impl BreakerState {
 pub(super) enum Caller {
     /// Somebody who wants an object.
     Request,
+    /// A client that sends a body of its own.
+    Upload,
     /// The prober.
     Prober,
 }
@@ -162,11 +165,11 @@ impl Breaker {
         Some(Leave { breaker: self, probe })
     }
 
-    /// Whether a request would be refused now.
-    pub(super) fn refuses(&self) -> bool {
+    /// Whether this caller would be refused now.
+    pub(super) fn refuses(&self, caller: Caller) -> bool {
         match *self.state.lock() {
             State::Closed { .. } | State::Doubted { .. } => false,
-            State::Open { until, since, .. } => !self.is_due((until, since), Caller::Request),
+            State::Open { until, since, .. } => !self.is_due((until, since), caller),
             State::HalfOpen { .. } => true,
         }
     }
@@ -225,7 +228,7 @@ impl Breaker {
     }
 
     fn is_due(&self, (until, since): (Instant, Instant), caller: Caller) -> bool {
-        Instant::now() >= until + self.grace(since, caller)
+        caller != Caller::Upload && Instant::now() >= until + self.grace(since, caller)
     }
 
     /// How long after its time a probe is left to the other kind of caller, if the breaker is open
@@ -336,7 +339,7 @@ mod tests {
         breaker.admit(Caller::Request).unwrap().failed(2, Duration::ZERO);
         assert!(breaker.is_closed());
         assert!(fail(&breaker, Caller::Request));
-        assert!(breaker.refuses() && breaker.admit(Caller::Request).is_none());
+        assert!(breaker.refuses(Caller::Request) && breaker.admit(Caller::Request).is_none());
         let text = metrics.text().unwrap();
         assert!(text.contains("narthex_origin_breaker_state{origin=\"one\"} 2"), "{text}");
     }
@@ -353,11 +356,11 @@ mod tests {
             tokio::time::sleep_until(until).await;
             assert!(breaker.admit(Caller::Request).is_none());
             let probe = breaker.admit(Caller::Prober).unwrap();
-            assert!(breaker.admit(Caller::Prober).is_none() && breaker.refuses());
+            assert!(breaker.admit(Caller::Prober).is_none() && breaker.refuses(Caller::Request));
             probe.failed(1, Duration::ZERO);
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(!breaker.refuses());
+        assert!(!breaker.refuses(Caller::Request));
         breaker.admit(Caller::Request).unwrap().answered();
         assert!(breaker.is_closed() && breaker.next_probe().is_none());
     }
@@ -371,7 +374,7 @@ mod tests {
             tokio::time::sleep_until(breaker.next_probe().unwrap()).await;
             breaker.admit(Caller::Prober).unwrap().failed(1, SLOW);
             let (before, late) = (Instant::now(), breaker.next_probe().unwrap());
-            assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses());
+            assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses(Caller::Request));
             breaker.wanted();
             let wait = breaker.next_probe().unwrap() - before;
             assert!((OPEN_FIRST / 2..=OPEN_FIRST).contains(&wait), "{wait:?}");
@@ -393,7 +396,7 @@ mod tests {
         // The wait is two to four seconds, and a second of them need not be waited for.
         tokio::time::sleep(Duration::from_millis(1_900)).await;
         breaker.wanted();
-        assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses());
+        assert!(breaker.admit(Caller::Request).is_none() && breaker.refuses(Caller::Request));
         assert_eq!(breaker.next_probe(), Some(Instant::now()));
         assert!(breaker.admit(Caller::Prober).is_some());
     }
@@ -440,7 +443,7 @@ mod tests {
         // Neither those who want something nor another prober hold it up.
         breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
         breaker.admit(Caller::Prober).unwrap().failed(1, Duration::ZERO);
-        assert!(!breaker.refuses());
+        assert!(!breaker.refuses(Caller::Request));
         probe.answered();
         assert!(breaker.is_closed() && breaker.next_probe().is_none());
         let text = metrics.text().unwrap();
@@ -456,10 +459,10 @@ mod tests {
                 breaker.admit(Caller::Request).unwrap().answered();
             }
             for _ in 0..3 {
-                assert!(!breaker.refuses());
+                assert!(!breaker.refuses(Caller::Request));
                 breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
             }
-            assert_eq!(breaker.refuses(), !is_answered);
+            assert_eq!(breaker.refuses(Caller::Request), !is_answered);
         }
     }
 
@@ -478,9 +481,9 @@ mod tests {
         ];
         for fails in ways {
             let (breaker, _) = doubted();
-            assert!(!breaker.refuses());
+            assert!(!breaker.refuses(Caller::Request));
             fails(&breaker);
-            assert!(breaker.refuses());
+            assert!(breaker.refuses(Caller::Request));
             let wait = breaker.next_probe().unwrap() - Instant::now();
             assert!((OPEN_FIRST / 2..=OPEN_FIRST).contains(&wait), "{wait:?}");
         }

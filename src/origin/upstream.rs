@@ -99,7 +99,7 @@ impl Kind {
 impl Upstream {
     /// Asks, again where the error permits it, and remembers how it went.
     pub(super) async fn ask(self: &Arc<Self>, ask: &Ask) -> Result<Answer<Response>, FetchError> {
-        let slot = self.slot(Load::Object(ask.class)).await?;
+        let slot = self.slot(Load::Object(ask.class), Caller::Request).await?;
         self.ask_in(ask, slot).await
     }
 
@@ -134,8 +134,11 @@ impl Upstream {
         self: &Arc<Self>,
         forward: Forward,
     ) -> Result<Response, FetchError> {
-        let load = if forward.body.is_some() { Load::Upload } else { Load::Object(Class::Other) };
-        let slot = self.slot(load).await?;
+        let (load, caller) = match forward.body {
+            Some(_) => (Load::Upload, Caller::Upload),
+            None => (Load::Object(Class::Other), Caller::Request),
+        };
+        let slot = self.slot(load, caller).await?;
         let may_retry = forward.may_repeat() && forward.retries == Retries::Usual;
         let mut tries = Tries::new(if may_retry { RETRIES_MAX } else { 0 });
         self.retries.earn();
@@ -149,7 +152,7 @@ impl Upstream {
                 });
             };
             next = forward.may_repeat().then(|| forward.again());
-            let asked = self.forward_once(forward, purpose, Caller::Request).await;
+            let asked = self.forward_once(forward, purpose, caller).await;
             match self.may_retry(&mut tries, asked).await {
                 Next::Done(response) => break response,
                 Next::Again => purpose.reason = Reason::Retry,
@@ -383,8 +386,8 @@ impl Upstream {
     }
 
     /// A slot for a request that may leave: who would be refused by the breaker waits for none.
-    async fn slot(&self, load: Load) -> Result<Slot, FetchError> {
-        if self.breaker.refuses() {
+    async fn slot(&self, load: Load, caller: Caller) -> Result<Slot, FetchError> {
+        if self.breaker.refuses(caller) {
             return Err(self.is_open());
         }
         let slot = self.slots.wait(load).await;
