@@ -32,8 +32,7 @@ use http2::Http2;
 use pool::{Choice, Pool};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-use upload::{Progress, Upload};
+use upload::{Late, Progress, Upload, Wait};
 
 /// A request to an origin.
 pub type OutboundRequest = Request<OutboundBody>;
@@ -117,9 +116,23 @@ pub enum ClientError {
     /// The connection stood, and no head came within this long.
     #[error("no answer within {} s", .0.as_secs())]
     FirstByte(Duration),
+    /// The body of the request did not come to its end: that is no fault of the server.
+    #[error("{0}")]
+    Upload(#[source] UploadError),
     /// The response's framing is ambiguous, or its head too large.
     #[error("{0}")]
     Protocol(&'static str),
+}
+
+/// What is wrong with the body of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UploadError {
+    /// It ended in an error.
+    #[error("the body of the request broke off")]
+    Broken,
+    /// Nothing came for too long, or less than the least mean rate permits.
+    #[error("the body of the request comes too slowly")]
+    Slow,
 }
 
 impl Client {
@@ -136,7 +149,7 @@ impl Client {
     /// Cancel safe: a dropped future closes its HTTP/1 connection or resets its stream.
     ///
     /// The deadline of the first byte begins with the first connection, and anew with each piece
-    /// of the request's own body. A request without a body is sent again if the server did not
+    /// of the request's own body, which must keep a least mean rate. A request without a body is sent again if the server did not
     /// process it, and one that may be repeated also if a kept connection ended in place of the
     /// answer (RFC 9110 section 9.2.2); one with a body only if none of it was sent.
     pub async fn send(&self, request: OutboundRequest) -> Result<Inbound, ClientError> {
@@ -147,7 +160,7 @@ impl Client {
             Arc::new(endpoint.ok_or(ClientError::Protocol("the request names no host"))?);
         let is_bodiless = http_body::Body::is_end_stream(&body);
         let mut body = Upload::new(body, progress.clone());
-        let (mut choice, mut until, mut resends) = (Choice::Any, None, 0);
+        let (mut choice, mut wait, mut resends) = (Choice::Any, None, 0);
         loop {
             let lease = self.pool.lease(&endpoint, choice).await;
             let lease = lease.map_err(|error| {
@@ -156,15 +169,19 @@ impl Client {
             })?;
             let shared = lease.shared();
             let sending = Box::pin(lease.send(Request::from_parts(head.clone(), body)));
-            let until = until.get_or_insert_with(|| Instant::now() + self.first_byte);
-            let Some(answered) = self.within(until, sending, &progress).await else {
-                // Nothing tells a slow server from a dead connection: others take no risk.
-                shared.inspect(Http2::retire);
-                return Err(ClientError::FirstByte(self.first_byte));
-            };
-            let failure = match answered {
-                Ok(response) => return inbound(response, resends),
-                Err(failure) => failure,
+            let wait = wait.get_or_insert_with(|| Wait::new(progress.clone(), self.first_byte));
+            let failure = match wait.within(sending).await {
+                Ok(Ok(response)) => return inbound(response, resends),
+                Ok(Err(_)) if progress.is_broken() => {
+                    return Err(ClientError::Upload(UploadError::Broken));
+                }
+                Ok(Err(failure)) => failure,
+                Err(Late::Client) => return Err(ClientError::Upload(UploadError::Slow)),
+                Err(Late::Server) => {
+                    // Nothing tells a slow server from a dead connection: others take no risk.
+                    shared.inspect(Http2::retire);
+                    return Err(ClientError::FirstByte(self.first_byte));
+                }
             };
             let Failure { fate, source, loss } = failure;
             body = match fate {
@@ -182,28 +199,6 @@ impl Client {
             resends += 1;
             tracing::debug!(error = %source, resends, "request was not processed: sent again");
             choice = Choice::Other(shared);
-        }
-    }
-
-    /// What `sending` gives, unless nothing comes before `until`, which goes on with each piece of
-    /// the request's body.
-    async fn within<F: Future + Unpin>(
-        &self,
-        until: &mut Instant,
-        mut sending: F,
-        progress: &Progress,
-    ) -> Option<F::Output> {
-        let mut before = progress.pieces();
-        loop {
-            if let Ok(sent) = tokio::time::timeout_at(*until, &mut sending).await {
-                return Some(sent);
-            }
-            let now = progress.pieces();
-            if now == before {
-                return None;
-            }
-            before = now;
-            *until = Instant::now() + self.first_byte;
         }
     }
 }

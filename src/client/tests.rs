@@ -3,8 +3,9 @@
 use super::http2::STREAMS_MAX;
 use super::*;
 use crate::sync::Mutex;
-use http_body::Body;
-use http_body_util::Full;
+use futures_util::{StreamExt, stream};
+use http_body::{Body, Frame};
+use http_body_util::{Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -261,6 +262,52 @@ async fn a_body_is_sent_as_the_server_takes_it() {
             assert_eq!(text(sent).await, length.to_string());
         }
         assert_eq!(*server.connections.lock(), 1);
+    }
+}
+
+/// A body of so many pieces of so many bytes, with a gap before each.
+fn pieces(count: usize, bytes: usize, gap: Duration) -> OutboundBody {
+    let pieces = stream::iter(0..count).then(move |_| async move {
+        tokio::time::sleep(gap).await;
+        Ok(Frame::data(Bytes::from(vec![b'x'; bytes])))
+    });
+    OutboundBody::new(StreamBody::new(pieces))
+}
+
+/// A body that breaks off after its first piece.
+fn broken() -> OutboundBody {
+    let first = Frame::data(Bytes::from_static(b"x"));
+    OutboundBody::new(StreamBody::new(stream::iter([Ok(first), Err("gone".into())])))
+}
+
+#[tokio::test]
+async fn a_body_that_its_client_does_not_finish_is_no_fault_of_the_server() {
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        let server = tls_server(&[protocol]).await;
+        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let client = client(&trust, 10);
+        let uri = format!("https://localhost:{}/length", server.address.port());
+        let seconds = Duration::from_secs;
+        for (body, expected) in [
+            (broken(), UploadError::Broken),
+            (pieces(2, 1, seconds(3_600)), UploadError::Slow),
+            (pieces(200, 1, seconds(5)), UploadError::Slow),
+        ] {
+            text(client.send(get("https", "localhost", server.address)).await.unwrap()).await;
+            tokio::time::pause();
+            let sent = client.send(request("PUT", &uri, body));
+            let sent = tokio::time::timeout(seconds(120), sent).await.expect("an end in time");
+            tokio::time::resume();
+            let is_expected = matches!(sent, Err(ClientError::Upload(error)) if error == expected);
+            assert!(is_expected, "{protocol:?} {expected:?}: {sent:?}");
+        }
+        text(client.send(get("https", "localhost", server.address)).await.unwrap()).await;
+        let connections = if protocol == b"h2" { 1 } else { 4 };
+        assert_eq!(*server.connections.lock(), connections);
+        tokio::time::pause();
+        let sent = client.send(request("PUT", &uri, pieces(100, 10_000, seconds(5)))).await;
+        assert_eq!(text(sent.unwrap()).await, "1000000");
+        tokio::time::resume();
     }
 }
 

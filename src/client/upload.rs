@@ -1,5 +1,5 @@
-//! The body of a request on its way to an origin, and how far it has come. One per request; an
-//! atomic number only.
+//! The body of a request on its way to an origin, how far it has come, and how long that may take.
+//! One per request; atomic values only.
 
 use super::{BoxError, OutboundBody};
 use bytes::Bytes;
@@ -13,21 +13,108 @@ use hyper_util::rt::TokioExecutor;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
-/// Pieces that have gone.
+/// The least mean rate of a body that is not yet sent to its end.
+const RATE_MIN_BYTES_PER_SECOND: u64 = 1_000;
+/// The rate counts once a body was under way for so long.
+const RATE_AFTER: Duration = Duration::from_secs(30);
+
+/// How far the body of a request has come.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Arc<AtomicU64>);
+pub(super) struct Progress(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Bytes that have gone.
+    bytes: AtomicU64,
+    /// Whether all of it has gone.
+    is_ended: AtomicBool,
+    /// Whether its client gave an error in place of a piece.
+    is_broken: AtomicBool,
+    /// Whether its client is waited for, rather than the server.
+    is_awaited: AtomicBool,
+}
 
 impl Progress {
-    /// How many so far.
-    pub(super) fn pieces(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Whether the body broke off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// What is different after each progress.
+    fn so_far(&self) -> (u64, bool) {
+        (self.0.bytes.load(Ordering::Relaxed), self.0.is_ended.load(Ordering::Relaxed))
+    }
+
+    /// Whether what has come after `elapsed` is less than the least rate permits.
+    fn is_too_slow(&self, elapsed: Duration) -> bool {
+        let (bytes, is_ended) = self.so_far();
+        let bytes_min = elapsed.as_secs().saturating_mul(RATE_MIN_BYTES_PER_SECOND);
+        !is_ended && elapsed >= RATE_AFTER && bytes < bytes_min
+    }
+
+    fn late(&self) -> Late {
+        if self.0.is_awaited.load(Ordering::Relaxed) { Late::Client } else { Late::Server }
     }
 }
 
-/// A body whose pieces are counted as they go.
+/// What a request has waited for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Late {
+    /// The next piece of the body.
+    Client,
+    /// An answer, or room for the next piece.
+    Server,
+}
+
+/// How long a request waits for the head of its answer.
+#[derive(Debug)]
+pub(super) struct Wait {
+    progress: Progress,
+    first_byte: Duration,
+    began: Instant,
+    until: Instant,
+}
+
+impl Wait {
+    /// From now on: `first_byte` from each progress of the body.
+    pub(super) fn new(progress: Progress, first_byte: Duration) -> Self {
+        let began = Instant::now();
+        Self { progress, first_byte, began, until: began + first_byte }
+    }
+
+    /// What `sending` gives in time.
+    pub(super) async fn within<F: Future + Unpin>(
+        &mut self,
+        mut sending: F,
+    ) -> Result<F::Output, Late> {
+        let mut before = self.progress.so_far();
+        loop {
+            let look = self.until.min(Instant::now() + RATE_AFTER);
+            if let Ok(sent) = timeout_at(look, &mut sending).await {
+                return Ok(sent);
+            }
+            if self.progress.is_too_slow(self.began.elapsed()) {
+                return Err(self.progress.late());
+            }
+            if look < self.until {
+                continue;
+            }
+            let now = self.progress.so_far();
+            if now == before {
+                return Err(self.progress.late());
+            }
+            before = now;
+            self.until = Instant::now() + self.first_byte;
+        }
+    }
+}
+
+/// A body whose bytes are counted as they go.
 #[derive(Debug)]
 pub(super) struct Upload {
     body: OutboundBody,
@@ -36,6 +123,7 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn new(body: OutboundBody, progress: Progress) -> Self {
+        progress.0.is_ended.store(body.is_end_stream(), Ordering::Relaxed);
         Self { body, progress }
     }
 }
@@ -49,9 +137,21 @@ impl Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        this.progress.0.fetch_add(1, Ordering::Relaxed);
-        Poll::Ready(frame)
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let state = &*this.progress.0;
+        state.is_awaited.store(polled.is_pending(), Ordering::Relaxed);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                state.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                // What knows its length is asked for nothing behind it.
+                state.is_ended.store(this.body.is_end_stream(), Ordering::Relaxed);
+            }
+            Poll::Ready(Some(Err(_))) => state.is_broken.store(true, Ordering::Relaxed),
+            Poll::Ready(None) => state.is_ended.store(true, Ordering::Relaxed),
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The vocabulary between `fill` and the origins: what is asked, what comes back, what can go
 //! wrong and what that means for another try. Values only, but for a response's body.
 
-use crate::client::{Chain, Share};
+use crate::client::{Chain, Share, UploadError};
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -212,6 +212,14 @@ pub enum FetchError {
         /// The deadline.
         seconds: u64,
     },
+    /// The client's own body did not come to its end, so neither did the request.
+    #[error("origin {origin}: was not asked to the end: {source}")]
+    Upload {
+        /// The origin's name.
+        origin: Arc<str>,
+        /// What is wrong with the body.
+        source: UploadError,
+    },
     /// The credentials were refused, or there are none. Never absence.
     #[error("origin {origin}: credentials do not serve ({code}): {detail}")]
     Credentials {
@@ -285,7 +293,8 @@ impl FetchError {
                     status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS;
                 is_trouble && !is_lasting
             }
-            Self::Credentials { .. }
+            Self::Upload { .. }
+            | Self::Credentials { .. }
             | Self::Protocol { .. }
             | Self::Folder { .. }
             | Self::Open { .. }
@@ -300,6 +309,7 @@ impl FetchError {
         match self {
             Self::Broken { .. }
             | Self::FirstByte { .. }
+            | Self::Upload { .. }
             | Self::Credentials { .. }
             | Self::Status { .. }
             | Self::Protocol { .. }
@@ -323,7 +333,13 @@ impl FetchError {
 
     /// Whether the fault is one of time: 504 rather than 502.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::FirstByte { .. } | Self::Busy { .. } | Self::Throttled { .. })
+        matches!(
+            self,
+            Self::FirstByte { .. }
+                | Self::Upload { source: UploadError::Slow, .. }
+                | Self::Busy { .. }
+                | Self::Throttled { .. }
+        )
     }
 }
 

@@ -56,12 +56,13 @@ impl Health {
         }
     }
 
-    /// No usable answer came. That it was not asked says nothing of it.
+    /// No usable answer came. That it was not asked, or not to the end, says nothing of it.
     pub(super) fn failed(&self, error: &FetchError) {
         let trouble = match error {
-            FetchError::Busy { .. } | FetchError::Open { .. } | FetchError::Throttled { .. } => {
-                return;
-            }
+            FetchError::Upload { .. }
+            | FetchError::Busy { .. }
+            | FetchError::Open { .. }
+            | FetchError::Throttled { .. } => return,
             FetchError::Credentials { .. } => Trouble::Credentials,
             FetchError::Connect { .. }
             | FetchError::Broken { .. }

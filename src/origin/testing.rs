@@ -320,6 +320,7 @@ pub(super) fn word(answer: &Result<Answer<Response>, FetchError>) -> &'static st
         Err(FetchError::Connect { .. }) => "connect",
         Err(FetchError::Broken { .. }) => "broken",
         Err(FetchError::FirstByte { .. }) => "first byte",
+        Err(FetchError::Upload { .. }) => "upload",
         Err(FetchError::Credentials { .. }) => "credentials",
         Err(FetchError::Status { .. }) => "status",
         Err(FetchError::Protocol { .. }) => "protocol",

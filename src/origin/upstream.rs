@@ -195,8 +195,9 @@ impl Upstream {
                 self.see_to_breaker();
             }
             Err(error) => {
-                // So may one that hangs there, unless it hangs for the prober too.
-                let is_of_path = matches!(error, FetchError::FirstByte { .. });
+                // So may one that hangs or breaks off there, unless it does for the prober too.
+                let is_of_path =
+                    matches!(error, FetchError::FirstByte { .. } | FetchError::Broken { .. });
                 let took = if is_of_path { Duration::ZERO } else { started.elapsed() };
                 self.failed(leave, error, took, purpose.reason);
             }
@@ -505,7 +506,8 @@ fn cost(error: &FetchError, took: Duration) -> Cost {
         FetchError::Broken { .. } | FetchError::FirstByte { .. } => 1,
         FetchError::Status { status, .. } if is_trouble(*status) => 1,
         FetchError::Status { .. } | FetchError::Credentials { .. } => return Cost::None,
-        FetchError::Protocol { .. }
+        FetchError::Upload { .. }
+        | FetchError::Protocol { .. }
         | FetchError::Folder { .. }
         | FetchError::Open { .. }
         | FetchError::Throttled { .. }

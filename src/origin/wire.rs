@@ -74,6 +74,8 @@ impl Wire {
         let inbound = self.client.send(request).await;
         let Inbound { head, body, resends } = match inbound {
             Ok(inbound) => inbound,
+            // Counted as dropped, as if its client had left before.
+            Err(error @ ClientError::Upload(_)) => return Err(self.failure(error)),
             Err(error) => {
                 counted.failed();
                 return Err(self.failure(error));
@@ -232,6 +234,7 @@ impl Wire {
             ClientError::FirstByte(deadline) => {
                 FetchError::FirstByte { origin, seconds: deadline.as_secs() }
             }
+            ClientError::Upload(source) => FetchError::Upload { origin, source },
             ClientError::Protocol(detail) => {
                 FetchError::Protocol { origin, detail: detail.to_owned() }
             }
