@@ -97,12 +97,11 @@ impl Forward {
         }
     }
 
-    /// The same, without what lets its client in.
-    pub(super) fn anonymous(&self) -> Self {
-        let mut again = self.again();
-        again.headers.remove(header::AUTHORIZATION);
-        again.headers.remove(header::COOKIE);
-        again
+    /// The same request without what lets its client in.
+    pub(super) fn anonymous(mut self) -> Self {
+        self.headers.remove(header::AUTHORIZATION);
+        self.headers.remove(header::COOKIE);
+        self
     }
 
     /// The question that an origin without HTTP methods of its own understands.

@@ -173,15 +173,18 @@ impl Origins {
     /// another priority than the first is another service, so it gets no credentials and no cookies
     /// that were meant for that. Dropping the future ends the request.
     pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
-        let upstreams = order::for_forward(&self.upstreams, &forward);
+        let upstreams = order::for_forward(&self.upstreams, &forward.path);
+        // The first of all, also if another one alone is asked: for the rest of a body.
         let first = upstreams.first().map(|upstream| upstream.priority);
-        let mut upstreams = upstreams.into_iter().peekable();
+        let only = forward.only;
+        let is_asked = |one: &&Arc<Upstream>| only.is_none_or(|only| only == one.position);
         let (mut next, mut trouble, mut absent) = (Some(forward), None, None);
+        let mut upstreams = upstreams.into_iter().filter(is_asked).peekable();
         while let (Some(forward), Some(upstream)) = (next.take(), upstreams.next()) {
-            if let Some(other) = upstreams.peek().filter(|_| forward.may_repeat()) {
-                let is_peer = first == Some(other.priority);
-                next = Some(if is_peer { forward.again() } else { forward.anonymous() });
-            }
+            let has_next = upstreams.peek().is_some();
+            next = (has_next && forward.may_repeat()).then(|| forward.again());
+            let is_peer = first == Some(upstream.priority);
+            let forward = if is_peer { forward } else { forward.anonymous() };
             match upstream.forward(forward).await {
                 Ok(response) => match forward::standing(response.status) {
                     Standing::Final => return Ok(response),

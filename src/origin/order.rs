@@ -9,7 +9,6 @@
 //! an origin that is added or taken away moves no path but those that it gains or gives up.
 
 use super::exchange::Ask;
-use super::forward::Forward;
 use super::upstream::Upstream;
 use crate::config::Turn;
 use crate::nix::Class;
@@ -26,12 +25,12 @@ pub(super) fn in_order<'u>(upstreams: &'u [Arc<Upstream>], ask: &Ask) -> Vec<&'u
     asked.into_iter().map(|(_, upstream)| upstream).collect()
 }
 
-/// The same for a client's request.
+/// Those that may be sent a client's request for `path`, in their order.
 pub(super) fn for_forward<'u>(
     upstreams: &'u [Arc<Upstream>],
-    forward: &Forward,
+    path: &str,
 ) -> Vec<&'u Arc<Upstream>> {
-    let mut asked = with_a_turn(upstreams, forward.only, Class::Other, &forward.path);
+    let mut asked = with_a_turn(upstreams, None, Class::Other, path);
     asked.sort_by_key(|(turn, _)| *turn);
     asked.into_iter().map(|(_, upstream)| upstream).collect()
 }
