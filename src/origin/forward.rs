@@ -46,11 +46,11 @@ impl fmt::Debug for Forward {
 }
 
 impl Forward {
-    /// The question of a probe: for the head of the root.
-    pub(super) fn probe() -> Self {
+    /// The question of a probe: for the head of `path`.
+    pub(super) fn probe(path: &str) -> Self {
         Self {
             method: Method::HEAD,
-            path: "/".into(),
+            path: path.into(),
             query: None,
             headers: HeaderMap::new(),
             body: None,

@@ -136,7 +136,8 @@ impl HttpOrigin {
     ///
     /// What lets the edge in goes along with what only reads, where the client sends nothing of
     /// its own: nobody writes to an origin by the edge's rights. A 401 or 403 to that is a fault of
-    /// the origin's: no client has a word for it.
+    /// the origin's: no client has a word for it. To a probe it is an answer: who may read the
+    /// objects of an origin need not be let in at the path that the probe asks for.
     pub(super) async fn forward(
         &self,
         forward: Forward,
@@ -151,7 +152,7 @@ impl HttpOrigin {
         let authorization = self.keeper.authorization().await?;
         let again = forward.again();
         let response = self.forward_with(forward, purpose, authorization.as_ref()).await?;
-        if !is_refusal(response.status) {
+        if !is_refusal(response.status) || purpose.reason == Reason::Probe {
             return Ok(response);
         }
         let other = match &authorization {

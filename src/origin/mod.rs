@@ -408,8 +408,10 @@ impl Setup<'_> {
         let meters = self.meters(origin);
         let kind = self.kind(position, origin)?;
         let (probing, probes) = match kind {
-            Kind::Http(_) if self.site.caching.is_some() => (Probing::Root, Probes::MayMislead),
-            Kind::Http(_) | Kind::S3(_) | Kind::Folder(_) => (Probing::CacheInfo, Probes::Tell),
+            _ if self.site.caching.is_none() => (Probing::CacheInfo, Probes::Tell),
+            Kind::Http(_) => (Probing::Head("/"), Probes::MayMislead),
+            // A bucket has no root.
+            Kind::S3(_) | Kind::Folder(_) => (Probing::Head("/nix-cache-info"), Probes::Tell),
         };
         let deadline = origin.timeouts.connect;
         let recovery = Arc::clone(&self.recovery);

@@ -8,6 +8,7 @@ use crate::config::{Objects, OriginTurns, PathPattern};
 use std::net::SocketAddr;
 
 mod care;
+mod forwards;
 mod groups;
 
 async fn fetch(origins: &Origins, path: &str) -> Result<Answer<Response>, FetchError> {

@@ -74,8 +74,8 @@ pub(super) struct Upstream {
 pub(super) enum Probing {
     /// An object that every binary cache has.
     CacheInfo,
-    /// The head of the root, of which any answer shows that the origin is there.
-    Root,
+    /// The head of this path, of which any answer shows that the origin is there.
+    Head(&'static str),
 }
 
 /// How an origin is asked.
@@ -320,14 +320,14 @@ impl Upstream {
     pub(super) async fn probe(self: &Arc<Self>) -> Result<(), FetchError> {
         match self.probing {
             Probing::CacheInfo => self.probe_cache_info().await,
-            Probing::Root => self.probe_root().await,
+            Probing::Head(path) => self.probe_head(path).await,
         }
     }
 
-    /// Asks for the head of `/`; any answer is a good one.
-    async fn probe_root(self: &Arc<Self>) -> Result<(), FetchError> {
+    /// Asks for the head of `path`; any answer is a good one.
+    async fn probe_head(self: &Arc<Self>, path: &'static str) -> Result<(), FetchError> {
         let purpose = Purpose { class: Class::Other, reason: Reason::Probe };
-        match self.forward_once(Forward::probe(), purpose, Caller::Prober).await {
+        match self.forward_once(Forward::probe(path), purpose, Caller::Prober).await {
             Ok(response) => {
                 self.health.usable();
                 drain(response).await;

@@ -7,7 +7,7 @@ use super::super::testing::{
 };
 use super::super::{Forward, OriginUrl, exchange};
 use super::resolve;
-use crate::config::{CertificateFiles, Login, Origin, Site};
+use crate::config::{Caching, CertificateFiles, Login, Origin, Site};
 use bytes::Bytes;
 use http::{HeaderValue, Uri, header};
 use http_body_util::Full;
@@ -293,6 +293,23 @@ async fn a_clients_request_is_let_in_where_it_only_reads() {
     assert!(error.to_string().contains("the token in"), "{error}");
     let refused = forward(http::Method::DELETE, "/refused", http::HeaderMap::new());
     assert_eq!(origins.forward(refused).await.unwrap().status, 403);
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_answer_to_the_probe_of_a_generic_site_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for status in [401, 403] {
+        let server = Scripted::always(says(status, "")).await;
+        let private = || vec![with_token(&server, &folder, "hush")];
+        let generic = Site { caching: Some(Caching::default()), ..site(private()) };
+        let origins = bench(&generic).origins;
+        assert!(origins.probe().await[0].1.is_ok(), "{status}");
+        assert!(origins.health()[0].is_up);
+        assert!(server.heads()[0].starts_with("HEAD / "));
+        let binary_cache = bench(&site(private())).origins;
+        assert!(binary_cache.probe().await[0].1.is_err());
+        assert!(!binary_cache.health()[0].is_up);
+    }
 }
 
 /// A TLS server for `localhost` that may be shown a certificate that `edge` has signed. It sends

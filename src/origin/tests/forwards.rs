@@ -1,0 +1,175 @@
+//! Tests of what becomes of clients' requests: with bodies, with credentials, and of probes of
+//! generic sites.
+
+use super::*;
+use crate::client::{BoxError, OutboundBody};
+use crate::config::{Caching, S3Credentials, Site};
+use ::http::{HeaderValue, Method, header};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use std::sync::atomic::{AtomicBool, Ordering};
+use testing::{Bench, s3_origin, says_fault};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+type Piece = Result<Frame<Bytes>, BoxError>;
+
+/// The origins of a generic site.
+fn generic(origins: Vec<Origin>) -> Bench {
+    bench(&Site { caching: Some(Caching::default()), ..site(origins) })
+}
+
+fn get(path: &str) -> Forward {
+    Forward {
+        method: Method::GET,
+        path: path.into(),
+        query: None,
+        headers: HeaderMap::new(),
+        body: None,
+        interim: None,
+        only: None,
+        retries: Retries::Usual,
+    }
+}
+
+/// A write with a body of which one byte comes, and then what `then` gives.
+fn put(path: &str, then: impl Stream<Item = Piece> + Send + 'static) -> Forward {
+    let first: Piece = Ok(Frame::data(Bytes::from_static(b"x")));
+    let pieces = stream::once(async { first }).chain(then);
+    let body: OutboundBody = OutboundBody::new(StreamBody::new(pieces));
+    Forward { method: Method::PUT, body: Some(body), ..get(path) }
+}
+
+/// A client that goes away after more than a second.
+fn aborted() -> impl Stream<Item = Piece> + Send {
+    stream::once(async {
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        Err("gone".into())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_never_tests_an_origin_that_is_left_alone() {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_mended);
+    // Its root fails for good, so that no probe tells that it is back.
+    let server = Scripted::start(move |head| {
+        let is_good = seen.load(Ordering::Relaxed) && !head.starts_with("HEAD / ");
+        if is_good { says(200, "good") } else { Act::RawAndClose(String::new()) }
+    })
+    .await;
+    let origins = generic(vec![http_origin("one", &server)]).origins;
+    for _ in 0..40 {
+        assert!(origins.forward(get("/x")).await.is_err());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let left_alone = origins.forward(get("/x")).await;
+    assert!(matches!(left_alone, Err(FetchError::Open { .. })), "{left_alone:?}");
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    is_mended.store(true, Ordering::Relaxed);
+    for _ in 0..20 {
+        let uploaded = origins.forward(put("/x", stream::pending())).await;
+        assert!(matches!(uploaded, Err(FetchError::Open { .. })), "{uploaded:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let mut tries = 0;
+    while origins.forward(get("/x")).await.is_err() {
+        tries += 1;
+        assert!(tries < 40);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(server.heads().iter().all(|head| !head.starts_with("PUT ")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_finish_its_upload_is_no_failure_of_the_origin() {
+    let server =
+        Scripted::start(
+            |head| {
+                if head.starts_with("PUT ") { Act::Hang } else { says(200, "good") }
+            },
+        )
+        .await;
+    let bench = generic(vec![http_origin("one", &server)]);
+    for _ in 0..6 {
+        let broken = bench.origins.forward(put("/x", aborted())).await.unwrap_err();
+        assert!(matches!(broken, FetchError::Upload { .. }), "{broken}");
+        assert!(broken.may_have_reached() && !broken.may_retry() && !broken.is_timeout());
+        let stalled = bench.origins.forward(put("/x", stream::pending())).await.unwrap_err();
+        assert!(matches!(stalled, FetchError::Upload { .. }), "{stalled}");
+        assert!(stalled.may_have_reached() && stalled.is_timeout());
+    }
+    assert!(bench.origins.health()[0].is_up);
+    assert_eq!(bench.origins.forward(get("/x")).await.unwrap().status, 200);
+    let text = bench.metrics.text().unwrap();
+    assert!(text.contains("narthex_origin_breaker_state{origin=\"one\"} 0"), "{text}");
+}
+
+/// A server that closes the connections of writes after two seconds, and answers all else.
+async fn closing_late() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = [0; 4_096];
+                let read = stream.read(&mut head).await.unwrap();
+                if head[..read].starts_with(b"PUT ") {
+                    return tokio::time::sleep(Duration::from_secs(2)).await;
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_writes_that_break_off_late_do_not_open_the_breaker() {
+    let origins = generic(vec![at("one", closing_late().await)]).origins;
+    for _ in 0..8 {
+        let broken = origins.forward(put("/x", stream::empty())).await;
+        assert!(matches!(broken, Err(FetchError::Broken { .. })), "{broken:?}");
+    }
+    assert_eq!(origins.forward(get("/x")).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn credentials_go_to_no_fallback_although_it_alone_is_asked() {
+    let (one, two) =
+        (Scripted::always(says(200, "a")).await, Scripted::always(says(200, "a")).await);
+    let fallback = Origin { priority: 2, ..http_origin("two", &two) };
+    let origins = generic(vec![http_origin("one", &one), fallback]).origins;
+    let fields = [
+        (header::AUTHORIZATION, HeaderValue::from_static("Bearer secret")),
+        (header::COOKIE, HeaderValue::from_static("a=b")),
+        (header::RANGE, HeaderValue::from_static("bytes=1-")),
+    ];
+    for only in [0, 1] {
+        let headers = HeaderMap::from_iter(fields.clone());
+        let asked = Forward { only: Some(only), headers, ..get("/x") };
+        assert_eq!(origins.forward(asked).await.unwrap().origin, only);
+    }
+    let heads = [one.heads(), two.heads()].concat();
+    for (head, has_any) in heads.iter().zip([true, false]) {
+        for secret in ["authorization: Bearer secret\r\n", "cookie: a=b\r\n"] {
+            assert_eq!(head.contains(secret), has_any, "{head}");
+        }
+        assert!(head.contains("range: bytes=1-\r\n"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_of_a_generic_site_that_may_not_be_listed_is_there() {
+    let server = Scripted::always(says_fault(403, "AccessDenied")).await;
+    let bucket = || vec![s3_origin(server.address, S3Credentials::Anonymous)];
+    let lists = generic(bucket()).origins;
+    assert!(lists.probe().await[0].1.is_ok());
+    assert!(lists.health()[0].is_up);
+    let binary_cache = origins(bucket());
+    assert!(binary_cache.probe().await[0].1.is_err());
+}
