@@ -80,6 +80,18 @@ impl Origin {
         self.server.plan.set(vec![Rule { fault, chance: 1.0, target, times }]);
     }
 
+    /// From now on this goes wrong with every answer to one of `targets`, and nothing else with
+    /// any.
+    pub(crate) fn fail_at(&self, targets: &[String], fault: Fault) {
+        let rule = |target: &String| Rule {
+            fault,
+            chance: 1.0,
+            target: Some(target.clone()),
+            times: None,
+        };
+        self.server.plan.set(targets.iter().map(rule).collect());
+    }
+
     /// From now on nothing goes wrong.
     pub(crate) fn recover(&self) {
         self.server.plan.set(Vec::new());

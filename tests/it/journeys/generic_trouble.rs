@@ -1,7 +1,7 @@
 //! Sites of kind `generic` whose origin answers some requests badly: what follows is for the
 //! object or the path that failed, and for nothing else.
 
-use crate::harness::{Edge, Fault, Gate, Origin, Script, Setup, Strikes, says};
+use crate::harness::{Edge, Fault, Gate, Origin, Script, Setup, noise, says};
 use std::time::Duration;
 
 fn fresh(body: &'static str) -> Script {
@@ -90,15 +90,21 @@ async fn a_path_that_throttles_holds_up_no_other() {
 async fn an_origin_that_refuses_unknown_paths_comes_back() {
     let origin = Origin::start().await;
     origin.say("/a", fresh("one"));
-    let edge = edge(&origin).await;
+    let scans: Vec<_> = (0..12).map(|number| format!("/scan{number}")).collect();
     // As `return 444` does, for all that is not known.
-    origin.fail("/nix-cache-info", Fault::ResetBeforeHead, Strikes::ForGood);
-    for number in 0..14 {
-        origin.say(&format!("/scan{number}"), Script::status(503));
-        edge.get(&format!("/scan{number}")).await;
+    let unknown = [&["/".to_owned()], &scans[..]].concat();
+    origin.fail_at(&unknown, Fault::ResetBeforeHead);
+    let breaker = "[site.origin.breaker]\nfailures = 3\nopen_max = \"1s\"";
+    let table = format!("url = \"{}\"\nname = \"one\"\n{breaker}", origin.url());
+    let edge = Setup::default().site("kind = \"generic\"").start_before(&[table]).await;
+    for scan in &scans {
+        edge.get(scan).await.expect(502, "origin_failed");
     }
+    edge.until_metric("narthex_origin_breaker_state{origin=\"one\"}", 2).await;
     for _ in 0..1_000 {
-        if edge.get("/a").await.status == 200 {
+        let said = edge.get("/a").await;
+        if said.status == 200 {
+            said.expect(200, "miss");
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -174,6 +180,26 @@ async fn a_fallback_gets_no_credentials_that_were_meant_for_another_origin() {
     let asked = &fallback.asked("/a")[0];
     assert_eq!((asked.field("authorization"), asked.field("cookie")), (None, None));
     assert_eq!(asked.field("accept"), Some("text/x"));
+}
+
+#[tokio::test]
+async fn a_body_goes_on_from_a_fallback_without_the_credentials_of_its_client() {
+    let (main, fallback) = (Origin::start().await, Origin::start().await);
+    let body = noise(7, 1 << 20);
+    let whole = says(body.clone()).field("cache-control", "no-store").etag("\"same\"");
+    main.say_in_turn("/a", vec![whole.clone().cut_at(400_000), Script::status(404)]);
+    fallback.say("/a", whole);
+    let tables = [(&main, 1), (&fallback, 2)].map(|(origin, priority)| {
+        format!("url = \"{}\"\nname = \"{priority}\"\npriority = {priority}", origin.url())
+    });
+    let edge = Setup::default().site("kind = \"generic\"").start_before(&tables).await;
+    let fields = [("authorization", "Bearer secret"), ("cookie", "a=b")];
+    edge.read_with("/a", &fields).await.expect(200, "pass").with(&body);
+    let first = &main.asked("/a")[0];
+    assert_eq!(first.field("authorization"), Some("Bearer secret"));
+    let rest = &fallback.asked("/a")[0];
+    assert_eq!(rest.field("range"), Some("bytes=400000-"));
+    assert_eq!((rest.field("authorization"), rest.field("cookie")), (None, None));
 }
 
 #[tokio::test]
