@@ -189,7 +189,7 @@ impl Inner {
         if let Some(error) = failures.first {
             let (disk, files) = (&*self.label, failures.files);
             self.metrics.store_errors.with_label_values(&[disk, "remove"]).inc_by(files);
-            tracing::warn!(disk, files, %error, "disk tier: orphaned body files stay until restart");
+            tracing::warn!(disk, files, %error, "disk tier: orphaned files stay until restart");
         }
         Ok(())
     }
@@ -388,7 +388,8 @@ impl Inner {
     }
 
     /// Reads the bodies of all insertions from this one on back from the disk, and drops those that
-    /// it does not have: a sync failed, and the one that succeeded since was not for them. Blocking.
+    /// it does not have: a sync failed, and the one that succeeded since was not for them.
+    /// Blocking.
     fn read_back(&self, mut from: u64) -> Result<(), WriteError> {
         let failed =
             |why: String| WriteError::Io { operation: "sync", source: io::Error::other(why) };

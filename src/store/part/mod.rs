@@ -297,8 +297,8 @@ impl Part {
         Some(Sha256::finish(hash))
     }
 
-    /// Syncs the chunks that are not in the index to the disk, if there are any; if that fails, they
-    /// are missing. Blocking.
+    /// Syncs the chunks that are not in the index to the disk, if there are any; if that fails,
+    /// they are missing. Blocking.
     pub fn sync(&self) -> Result<Option<Synced>, WriteError> {
         if !self.is_live() {
             return Ok(None);
