@@ -246,7 +246,7 @@ fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn warn_of_expiry(files: &CertificateFiles, key: &CertifiedKey, provider: &Arc<CryptoProvider>) {
     let certificate = files.certificate.display();
-    let now = Clock::System.now().since(Timestamp::from_secs(0));
+    let now = Clock::System.wall().since(Timestamp::from_secs(0));
     match validity(key, now, provider) {
         Validity::Expired => tracing::warn!(
             %certificate, "this certificate has expired; clients will refuse it: renew it"

@@ -161,7 +161,7 @@ fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), Failure> {
         read_keys(path, |key| add(&mut builder, &bar, key))?;
         (begun, MARGIN, format!("keys {}", path.display()))
     } else {
-        let begun = Clock::System.now();
+        let begun = Clock::System.wall();
         list(site, arguments.parallel, |key| add(&mut builder, &bar, key))?;
         (begun, MARGIN, format!("listing of {}", settings.bucket))
     };
@@ -174,7 +174,7 @@ fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), Failure> {
     let margin = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
     let complete_up_to = Timestamp::from_millis(begun.millis().saturating_sub(margin));
     let bucket = settings.bucket.clone();
-    let built = Clock::System.now();
+    let built = Clock::System.wall();
     bar.set_message(format!("keys; complete up to {}; parts", print_moment(complete_up_to)));
     let facts = Facts { bucket, complete_up_to, source, built };
     let built = builder.finish(facts, &output, |parts| bar.set_position(parts));

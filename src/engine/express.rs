@@ -9,7 +9,7 @@ use super::deliver::{self, cache_status};
 use super::tally::{Account, Begun};
 use super::target::Path;
 use super::{Connection, Engine, InMemory, ObjectWay, Site, local};
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::memory::Hot;
 use crate::object::Facts;
 use crate::object::tags::TAG_FIELD;
@@ -84,7 +84,7 @@ impl Engine {
         connection: &Arc<Connection>,
         out: &mut Vec<u8>,
     ) -> Option<Taken<Body>> {
-        let now = self.clock.now();
+        let moment = self.clock.moment();
         let sites = self.sites.load();
         let site = with_host(request.host, |host| sites.route(Some(host)))?;
         let is_long = request.target.as_str().len() > self.limits.path_bytes_max;
@@ -92,13 +92,13 @@ impl Engine {
             return None;
         }
         let path = Path::plain(request.target);
-        let Some((hit, class)) = self.in_memory(site, &path, now) else {
-            return self.express_file(request, connection, (site, path), now, out);
+        let Some((hit, class)) = self.in_memory(site, &path, moment.edge) else {
+            return self.express_file(request, connection, (site, path), moment, out);
         };
         if local::may_adapt(class) {
             return None;
         }
-        let begun = Begun::of_plain(request, now, connection, &self.log);
+        let begun = Begun::of_plain(request, moment.wall, connection, &self.log);
         let request_id = RequestId::draw();
         let said = match &hit {
             InMemory::Object(hot, outcome) => {
@@ -113,7 +113,7 @@ impl Engine {
                 Said { status, hot, outcome, body: ABSENT, request_id: Some(request_id) }
             }
         };
-        let sent = said.write(request.method, now, out);
+        let sent = said.write(request.method, moment, out);
         begun.answered(&said.account(sent, request_id), site, class);
         Some(Taken::Answered)
     }
@@ -124,25 +124,25 @@ impl Engine {
         request: &PlainRequest<'_>,
         connection: &Arc<Connection>,
         (site, path): (&Arc<Site>, Path<'_>),
-        now: Timestamp,
+        moment: Moment,
         out: &mut Vec<u8>,
     ) -> Option<Taken<Body>> {
         connection.spans().filter(|_| request.method == ReadMethod::Get)?;
         let (method, upstream) = (request.method, Upstream::MayBeAsked);
         let way = ObjectWay { site, passed: CdnLoop::default(), path, method, upstream };
-        let (stored, outcome, routed) = self.open_file(&way, now)?;
+        let (stored, outcome, routed) = self.open_file(&way, moment.edge)?;
         let class = routed.target.class;
         let StoredBody::File(file) = &stored.body else { return None };
         if stored.meta.status != StatusCode::OK || stored.length == 0 || local::may_adapt(class) {
             return None;
         }
-        let begun = Begun::of_plain(request, now, connection, &self.log);
+        let begun = Begun::of_plain(request, moment.wall, connection, &self.log);
         out.extend_from_slice(STATUS_OK.as_bytes());
         let facts = stored.meta.facts();
         write_objects(&stored.meta.headers, &facts, out);
-        write_own(&facts, outcome, now, out);
+        write_own(&facts, outcome, moment.edge, out);
         if !stored.meta.headers.contains_key(header::DATE) {
-            write_date(now, out);
+            write_date(moment.wall, out);
         }
         write_end(stored.length, out);
         let account = Account {
@@ -188,17 +188,17 @@ fn write_end(body_bytes: u64, out: &mut Vec<u8>) {
 }
 
 impl Said<'_> {
-    /// Writes the answer at `now`; how many bytes of its body that were.
-    fn write(&self, method: ReadMethod, now: Timestamp, out: &mut Vec<u8>) -> usize {
+    /// Writes the answer at this moment; how many bytes of its body that were.
+    fn write(&self, method: ReadMethod, moment: Moment, out: &mut Vec<u8>) -> usize {
         out.extend_from_slice(self.status.as_bytes());
         out.extend_from_slice(self.hot.lines());
-        write_own(&self.hot.facts, self.outcome, now, out);
+        write_own(&self.hot.facts, self.outcome, moment.edge, out);
         if let Some(id) = self.request_id {
             let value = id.to_header_value();
             policy::head::write_field(out, "x-request-id", value.as_bytes());
         }
         if !self.hot.has_date() {
-            write_date(now, out);
+            write_date(moment.wall, out);
         }
         write_end(self.body.len() as u64, out);
         match method {

@@ -49,7 +49,7 @@ pub use spans::{Piece, Sent, Spans};
 
 use crate::cache::{Cache, Found, Hit, Stale};
 use crate::client::BoxError;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Limits, Signatures};
 use crate::fill::{Asker, Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
 use crate::filter::Verdict;
@@ -241,8 +241,8 @@ impl Engine {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let now = self.clock.now();
-        let begun = Begun::of(&request, now, connection, &self.log);
+        let Moment { edge: now, wall } = self.clock.moment();
+        let begun = Begun::of(&request, wall, connection, &self.log);
         let (mut parts, body) = request.into_parts();
         let sites = self.sites.load();
         let way = match self.way(&parts, &sites) {
@@ -324,7 +324,7 @@ impl Engine {
         status: StatusCode,
         connection: &Arc<Connection>,
     ) {
-        Begun::of(request, self.clock.now(), connection, &self.log).refused(status);
+        Begun::of(request, self.clock.wall(), connection, &self.log).refused(status);
     }
 
     /// Logs bytes that the doors could not read as a request and answered with `status`: without a

@@ -34,9 +34,42 @@ impl Alone {
         self.0.remove(key);
     }
 
-    /// Whether each request for `key` asks for itself.
+    /// Whether, at `now` in edge time, each request for `key` asks for itself.
     pub(super) fn holds(&self, key: &Key, now: Timestamp, cache: &Cache) -> bool {
         let begun = self.0.get(key);
         begun.is_some_and(|(until, ticket)| now < until && !cache.is_purged_since(ticket, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Purging, Scope};
+    use crate::clock::{Clock, ManualClock, Moment};
+    use crate::config;
+    use crate::memory::Memory;
+    use crate::metrics::Metrics;
+    use crate::tasks::Tasks;
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_does_not_lengthen_the_minute() {
+        let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };
+        let cache =
+            Cache::new(Memory::new(&settings, &Metrics::new().unwrap()), None, Tasks::new());
+        let manual = ManualClock::starting_at(Timestamp::from_secs(100_000));
+        let clock = Clock::Manual(manual.clone());
+        let (alone, key) = (Alone::default(), Key::new("web", "/a", None));
+        // As of an answer that came now.
+        let Moment { edge, .. } = clock.moment();
+        alone.begin(&key, edge, cache.ticket());
+        manual.set_back(Duration::from_hours(2));
+        manual.advance(ALONE - Duration::from_millis(1));
+        assert!(alone.holds(&key, clock.now(), &cache));
+        manual.advance(Duration::from_millis(1));
+        assert!(!alone.holds(&key, clock.now(), &cache));
+        alone.begin(&key, clock.now(), cache.ticket());
+        assert!(alone.holds(&key, clock.now(), &cache));
+        cache.purge(Scope::Key(key.clone()), Purging::Hard).await;
+        assert!(!alone.holds(&key, clock.now(), &cache));
     }
 }

@@ -190,7 +190,7 @@ fn passed(key: &Key, response: &Response, headers: HeaderMap) -> Meta {
         headers,
         origin: Arc::clone(&response.origin_name),
         request_time: response.request_time,
-        response_time: response.response_time,
+        response_time: response.response_time.edge,
         lifetime: Lifetime::Seconds(0),
         is_invalidated: false,
         proof: Proof::Length,
@@ -403,7 +403,7 @@ impl Fetch<'_> {
         let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
         let meta = |headers, lifetime| Meta {
             request_time: times.request,
-            response_time: times.response,
+            response_time: times.response.edge,
             age_at_response: crate::rfc::age::initial_age(&response.headers, times.into()),
             headers,
             lifetime,

@@ -157,7 +157,7 @@ impl Wanted {
             headers: admission.headers.clone(),
             origin: Arc::clone(origin),
             request_time: times.request,
-            response_time: times.response,
+            response_time: times.response.edge,
             age_at_response: admission.age_at_response,
             lifetime: admission.lifetime,
             is_invalidated: false,

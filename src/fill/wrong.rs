@@ -33,7 +33,6 @@ pub(super) struct WrongBodies {
 struct Entry {
     /// Of the fill that noted it last.
     basis: Basis,
-    noted: Timestamp,
     /// Wrong bodies since the last refusal began, or the last right one.
     count: u32,
     /// Origins that gave them.
@@ -141,7 +140,6 @@ impl Entry {
     fn new(basis: Basis, now: Timestamp) -> Self {
         Self {
             basis,
-            noted: now,
             count: 0,
             sources: Vec::new(),
             pause: Duration::ZERO,
@@ -150,9 +148,8 @@ impl Entry {
         }
     }
 
-    /// Whether its time is over, or the clock was set back behind its beginning.
     fn is_over(&self, now: Timestamp) -> bool {
-        now >= self.forgotten_at || now < self.noted
+        now >= self.forgotten_at
     }
 
     fn came_from(&mut self, sources: Vec<usize>) {
@@ -165,7 +162,6 @@ impl Entry {
 
     fn add(&mut self, basis: Basis, now: Timestamp, count: u32) -> Option<Duration> {
         self.basis = basis;
-        self.noted = now;
         self.count = self.count.saturating_add(count);
         if self.count < TRIES_MAX {
             self.forgotten_at = now.plus(PAUSE_MAX);
@@ -289,6 +285,19 @@ mod tests {
             assert_eq!(note(), None);
             wrong.right(&key, &[1]);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_neither_ends_nor_lengthens_a_refusal() {
+        let (wrong, manual, cache) = bench();
+        let key = key(1);
+        let note = || wrong.note(&key, wrong.basis(cache.ticket(), &key, &cache), vec![0], 2);
+        assert_eq!(note(), Some(PAUSE_FIRST));
+        manual.set_back(Duration::from_secs(7_200));
+        assert_eq!(wrong.advice(&key, &cache), Advice::Refuse { seconds: 1 });
+        manual.advance(PAUSE_FIRST);
+        assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![0] });
+        assert_eq!(note(), Some(2 * PAUSE_FIRST));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use notice::{Event, NoticeError, parse, parse_moment, print_moment};
 pub use set::KeyHash;
 pub use source::{Inventory, SourceError, read_keys};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::AbsenceFilter;
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -221,7 +221,7 @@ impl Filter {
             base: None,
             uploads: HashSet::new(),
             coverage,
-            written: (Vec::new(), clock.now()),
+            written: (Vec::new(), clock.wall()),
             trouble: None,
         };
         Self {
@@ -311,7 +311,7 @@ impl Filter {
             return Err(LoadError::Classes { path: path.clone() });
         }
         let moment = print_moment(account.complete_up_to);
-        if account.complete_up_to > self.clock.now() {
+        if account.complete_up_to > self.clock.wall() {
             return Err(LoadError::Future { path: path.clone(), moment });
         }
         match self.journal.lock().as_ref().map(|journal| journal.floor) {
@@ -381,7 +381,7 @@ impl Filter {
         let key = path.strip_prefix('/').filter(|_| class == CLASS)?;
         let (posture, verdict) = {
             let state = self.state.read();
-            let posture = state.posture(self.clock.now());
+            let posture = state.posture(self.clock.wall());
             let hash = KeyHash::of(key);
             let verdict = match (&state.base, posture) {
                 (Some(base), Posture::Answering) => {
@@ -402,8 +402,9 @@ impl Filter {
     /// Durable when it returns; after an error all of it has to be sent again. Blocking.
     pub fn take(&self, events: &[Event]) -> Result<(), TakeError> {
         let mut journal = self.journal.lock();
-        let now = self.clock.now();
-        let uploads: Vec<Noted> = events.iter().filter_map(|event| noted(event, now)).collect();
+        // A wall clock that was set back dates an upload before a file that does not know it.
+        let Moment { edge, wall: now } = self.clock.moment();
+        let uploads: Vec<Noted> = events.iter().filter_map(|event| noted(event, edge)).collect();
         let taken = self.write_down(journal.as_mut(), &uploads, events, now);
         let mut state = self.state.write();
         let result = match taken {
@@ -478,7 +479,7 @@ impl Filter {
         let mut journal = self.journal.lock();
         let mut state = self.state.write();
         state.coverage.forget();
-        state.written = (Vec::new(), self.clock.now());
+        state.written = (Vec::new(), self.clock.wall());
         drop(state);
         if let Some(journal) = journal.as_mut()
             && let Err(error) = journal.append(&[], Some(&[]))
@@ -492,7 +493,7 @@ impl Filter {
     /// What it does, and why.
     pub fn report(&self) -> Report {
         let state = self.state.read();
-        let (now, bucket) = (self.clock.now(), &state.settings.bucket);
+        let (now, bucket) = (self.clock.wall(), &state.settings.bucket);
         let posture = state.posture(now);
         let age = state.coverage.age(now).map_or_else(
             || "nothing was heard of the feed".to_owned(),
@@ -522,7 +523,7 @@ impl Filter {
         let bytes_of_journal =
             self.journal.try_lock().map(|journal| journal.as_ref().map_or(0, Journal::bytes));
         let state = self.state.read();
-        let now = self.clock.now();
+        let now = self.clock.wall();
         let is_answering = state.posture(now) == Posture::Answering;
         let age = state.coverage.age(now).map_or(-1, |age| gauge(age.as_secs()));
         let (keys, bytes) =
@@ -546,7 +547,7 @@ impl Filter {
 
     /// Logs what it does, once for each time that this changes.
     fn tell(&self) {
-        let posture = self.state.read().posture(self.clock.now());
+        let posture = self.state.read().posture(self.clock.wall());
         self.tell_of(posture);
     }
 
@@ -581,8 +582,8 @@ impl State {
 }
 
 /// The upload that an event tells of, where a filter would be asked for its key. It counts as of
-/// `now`, when its notice came: a bucket whose clock is behind dates an upload before the moment
-/// up to which a file is complete that does not know it.
+/// `now`, in edge time, when its notice came: a bucket whose clock is behind dates an upload before
+/// the moment up to which a file is complete that does not know it.
 fn noted(event: &Event, now: Timestamp) -> Option<Noted> {
     let Event::Uploaded { key, .. } = event else { return None };
     is_held(key).then(|| Noted { at: now, key: KeyHash::of(key) })

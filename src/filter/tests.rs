@@ -171,6 +171,26 @@ fn an_upload_that_a_slow_clock_dates_too_early_stays_noted() {
 }
 
 #[test]
+fn an_upload_that_comes_while_the_clock_is_set_back_stays_noted() {
+    let folder = TempDir::new().unwrap();
+    let clock = ManualClock::starting_at(Timestamp::from_secs(1_000_000));
+    build(folder.path(), &HashSet::new(), clock.wall());
+    let edge = filter(folder.path(), &clock);
+    let key = "b6gvzjyb2pg0kjfwrjmg1vfhh54ad73z.narinfo";
+    clock.set_back(Duration::from_hours(2));
+    edge.take(&[uploaded(key, clock.wall())]).unwrap();
+    clock.set_right();
+    edge.take(&[Event::KeepAlive { at: None }]).unwrap();
+    clock.advance(Duration::from_secs(10));
+    build(folder.path(), &HashSet::new(), clock.wall());
+    let newer = edge.look(&settings(folder.path())).unwrap();
+    edge.adopt(None, newer);
+    assert_eq!(verdict(&edge, key), Verdict::Maybe);
+    let other = "z6gvzjyb2pg0kjfwrjmg1vfhh54ad73z.narinfo";
+    assert_eq!(verdict(&edge, other), Verdict::Absent, "the filter answers");
+}
+
+#[test]
 fn a_file_of_the_future_is_refused() {
     let folder = TempDir::new().unwrap();
     let clock = ManualClock::starting_at(Timestamp::from_secs(1_780_000_000));

@@ -2,7 +2,7 @@
 //! wrong and what that means for another try. Values only, but for a response's body.
 
 use crate::client::{Chain, Share, UploadError};
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use std::sync::Arc;
@@ -160,10 +160,10 @@ pub enum Answer<R> {
         headers: HeaderMap,
         /// Position of the origin that said so.
         origin: usize,
-        /// When the request left.
+        /// When the request left, in edge time.
         request_time: Timestamp,
         /// When the 304 arrived.
-        response_time: Timestamp,
+        response_time: Moment,
     },
     /// Every origin that may be asked said that there is no such object.
     Absent {
@@ -171,10 +171,10 @@ pub enum Answer<R> {
         headers: HeaderMap,
         /// Position of the last origin that said so.
         origin: usize,
-        /// When the request to it left.
+        /// When the request to it left, in edge time.
         request_time: Timestamp,
         /// When its answer arrived.
-        response_time: Timestamp,
+        response_time: Moment,
     },
     /// 412, or 416 where a range was asked: the origin's object is another than the one whose
     /// body is to be continued.

@@ -83,7 +83,7 @@ impl FolderOrigin {
                 return Err(error);
             }
         };
-        let heard = |headers| Heard { headers, request_time, response_time: self.clock.now() };
+        let heard = |headers| Heard { headers, request_time, response_time: self.clock.moment() };
         let Some(found) = found else {
             counted.answered(StatusCode::NOT_FOUND);
             return Ok(Reply::Absent(heard(HeaderMap::new()), Absence::Known));

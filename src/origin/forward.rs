@@ -5,7 +5,7 @@ use super::exchange::{Ask, Method as AskMethod, Purpose, RangeAsked, Reason, Ret
 use super::response::{Response, ResponseBody};
 use super::wire::{Heard, Reply};
 use crate::client::OutboundBody;
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::nix::Class;
 use crate::rfc::range::ByteRanges;
 use bytes::Bytes;
@@ -174,7 +174,7 @@ pub(super) fn standing(status: StatusCode) -> Standing {
 /// What an origin that only knows objects said to `ask`, as an answer of HTTP.
 pub(super) fn as_response(
     (ask, reply): (&Ask, Reply),
-    now: Timestamp,
+    now: Moment,
     origin: usize,
     name: &Arc<str>,
 ) -> Response {
@@ -195,19 +195,19 @@ pub(super) fn as_response(
 }
 
 /// The answer of an origin that only knows objects to a method that does not read them.
-pub(super) fn read_only(now: Timestamp, origin: usize, name: &Arc<str>) -> Response {
+pub(super) fn read_only(now: Moment, origin: usize, name: &Arc<str>) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     own(StatusCode::METHOD_NOT_ALLOWED, unheard(now, headers), (origin, name))
 }
 
 /// The answer of an origin that only knows objects where there is none.
-pub(super) fn nowhere(now: Timestamp, origin: usize, name: &Arc<str>) -> Response {
+pub(super) fn nowhere(now: Moment, origin: usize, name: &Arc<str>) -> Response {
     own(StatusCode::NOT_FOUND, unheard(now, HeaderMap::new()), (origin, name))
 }
 
-fn unheard(now: Timestamp, headers: HeaderMap) -> Heard {
-    Heard { headers, request_time: now, response_time: now }
+fn unheard(now: Moment, headers: HeaderMap) -> Heard {
+    Heard { headers, request_time: now.edge, response_time: now }
 }
 
 /// An answer with a body of this cache's own: the error document of a bucket is no page for a

@@ -43,7 +43,7 @@ pub use response::{Response, ResponseBody};
 pub use s3::Page;
 
 use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
 use crate::sync::Mutex;
@@ -216,9 +216,10 @@ impl Origins {
 
     /// What is said of an object that no origin is ever asked for: it is nowhere.
     fn nowhere(&self) -> Answer<Response> {
-        let now = self.upstreams.first().map_or(Timestamp::from_secs(0), |one| one.clock.now());
+        let epoch = Moment::at(Timestamp::from_secs(0));
+        let now = self.upstreams.first().map_or(epoch, |one| one.clock.moment());
         let headers = HeaderMap::new();
-        Answer::Absent { headers, origin: 0, request_time: now, response_time: now }
+        Answer::Absent { headers, origin: 0, request_time: now.edge, response_time: now }
     }
 
     /// The self test at start: probes every origin at once, so that wrong addresses and

@@ -6,7 +6,7 @@ use super::exchange::BodyError;
 use super::meters::Received;
 use super::slots::Slot;
 use crate::client::InboundBody;
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
@@ -29,10 +29,10 @@ pub struct Response {
     pub origin: usize,
     /// The origin's name.
     pub origin_name: Arc<str>,
-    /// When the request left.
+    /// When the request left, in edge time.
     pub request_time: Timestamp,
     /// When the head arrived.
-    pub response_time: Timestamp,
+    pub response_time: Moment,
     /// Bytes of the body; for HEAD, of the body that GET would have.
     pub content_length: Option<u64>,
     /// Whether the end of the body shows that it is whole: it has a length, or is chunked, or came

@@ -117,7 +117,8 @@ impl S3Origin {
 
     /// Learns by how much this machine's clock is wrong from the answer that refuses its time.
     fn correct_clock(&self, heard: &Heard) {
-        if let Learnt::Offset { millis } = self.skew.hear(&heard.headers, heard.response_time) {
+        if let Learnt::Offset { millis } = self.skew.hear(&heard.headers, heard.response_time.wall)
+        {
             self.wire.meters.clock_corrected();
             tracing::warn!(
                 origin = %self.wire.name,

@@ -29,7 +29,7 @@ pub(super) enum Learnt {
 impl Skew {
     /// The time as the origin has it.
     pub(super) fn now(&self, clock: &Clock) -> Timestamp {
-        Timestamp::from_millis(clock.now().millis().saturating_add(self.millis()))
+        Timestamp::from_millis(clock.wall().millis().saturating_add(self.millis()))
     }
 
     /// The milliseconds that the origin's clock is ahead, as far as is known.
@@ -67,7 +67,7 @@ mod tests {
             let date = httpdate::fmt_http_date(Timestamp::from_secs(seconds).to_system_time());
             let mut fields = HeaderMap::new();
             fields.insert(header::DATE, HeaderValue::try_from(date).unwrap());
-            skew.hear(&fields, clock.now())
+            skew.hear(&fields, clock.wall())
         };
         assert_eq!(hear(100_030), Learnt::Nothing);
         assert_eq!(skew.now(&clock), Timestamp::from_secs(100_000));
@@ -76,6 +76,6 @@ mod tests {
         assert_eq!(hear(103_601), Learnt::Nothing);
         assert_eq!(hear(90_000), Learnt::Offset { millis: -10_000_000 });
         assert_eq!(hear(100_000), Learnt::Offset { millis: 0 });
-        assert_eq!(skew.hear(&HeaderMap::new(), clock.now()), Learnt::Nothing);
+        assert_eq!(skew.hear(&HeaderMap::new(), clock.wall()), Learnt::Nothing);
     }
 }

@@ -213,7 +213,7 @@ impl Upstream {
         if let Kind::Http(origin) = &self.kind {
             return origin.forward(forward, purpose).await;
         }
-        let now = self.clock.now();
+        let now = self.clock.moment();
         match forward.ask() {
             Asked::Object(ask) => {
                 let ask = Ask { reason: Some(purpose.reason), ..*ask };

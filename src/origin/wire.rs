@@ -7,7 +7,7 @@ use super::meters::Meters;
 use super::response::{Response, ResponseBody, Source};
 use super::verdict::{Absence, Dialect, Verdict, by_fault, by_status, check_part};
 use crate::client::{Client, ClientError, Inbound, InboundBody, OutboundRequest, Share};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
@@ -39,7 +39,7 @@ pub(super) enum Reply {
 pub(super) struct Heard {
     pub headers: HeaderMap,
     pub request_time: Timestamp,
-    pub response_time: Timestamp,
+    pub response_time: Moment,
 }
 
 /// An answer to one request.
@@ -83,7 +83,8 @@ impl Wire {
         };
         counted.answered(head.status);
         self.meters.resent(resends);
-        let heard = Heard { headers: head.headers, request_time, response_time: self.clock.now() };
+        let heard =
+            Heard { headers: head.headers, request_time, response_time: self.clock.moment() };
         let (status, version) = (head.status, head.version);
         Ok(Exchange { status, version, heard, body: Some(body) })
     }
@@ -168,7 +169,7 @@ impl Wire {
                 status: exchange.status,
                 retry_after_seconds: retry_after(
                     &exchange.heard.headers,
-                    exchange.heard.response_time,
+                    exchange.heard.response_time.wall,
                 ),
             }),
         }

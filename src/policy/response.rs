@@ -9,7 +9,7 @@
 //! good.
 
 use super::fields;
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::config::Terms;
 use crate::nix::Class;
 use crate::object::tags::TAG_FIELD;
@@ -29,15 +29,19 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// When a request left for an origin and when the head of the answer arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// When the request left.
+    /// When the request left, in edge time.
     pub request: Timestamp,
     /// When the head arrived.
-    pub response: Timestamp,
+    pub response: Moment,
 }
 
 impl From<Times> for Exchanged {
     fn from(times: Times) -> Self {
-        Self { request_millis: times.request.millis(), response_millis: times.response.millis() }
+        let delay = times.response.edge.since(times.request);
+        Self {
+            delay_millis: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            arrived_millis: times.response.wall.millis(),
+        }
     }
 }
 
@@ -232,7 +236,8 @@ mod tests {
     const DATE: &str = "Thu, 01 Jan 1970 00:16:40 GMT"; // second 1000
 
     fn times() -> Times {
-        Times { request: Timestamp::from_secs(1000), response: Timestamp::from_secs(1002) }
+        let response = Moment::at(Timestamp::from_secs(1002));
+        Times { request: Timestamp::from_secs(1000), response }
     }
 
     fn judge(class: Class, status: u16, lines: &[(&str, &str)]) -> Verdict {
@@ -284,6 +289,15 @@ mod tests {
         assert_eq!(admission.age_at_response, 52);
         assert_eq!(admission.upstream_cache_status, ["narthex; hit"]);
         assert!(admission.headers.is_empty());
+    }
+
+    #[test]
+    fn a_date_is_compared_with_the_wall_clock() {
+        let headers = fields(&[("date", DATE)]);
+        let (request, edge) = (Timestamp::from_secs(8_200), Timestamp::from_secs(8_202));
+        // The wall clock was two hours ahead until it was set right.
+        let response = Moment { edge, wall: Timestamp::from_secs(1_002) };
+        assert_eq!(initial_age(&headers, Times { request, response }.into()), 2);
     }
 
     #[test]

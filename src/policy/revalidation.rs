@@ -56,7 +56,7 @@ pub fn merge(meta: &Meta, headers: &HeaderMap, times: Times, terms: &Terms) -> O
     Some(Meta {
         headers: merged,
         request_time: times.request,
-        response_time: times.response,
+        response_time: times.response.edge,
         age_at_response: initial_age(headers, times.into()),
         lifetime: lifetime_when_proven(meta.class, meta.proof).unwrap_or(stated),
         is_invalidated: false,
@@ -85,7 +85,7 @@ fn with_date(merged: &HeaderMap, headers: &HeaderMap) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::clock::{Moment, Timestamp};
     use crate::nix::Class;
     use crate::object::{Lifetime, Proof};
     use crate::policy::testing::{fields, meta, terms};
@@ -93,7 +93,8 @@ mod tests {
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
     fn times() -> Times {
-        Times { request: Timestamp::from_secs(5_000), response: Timestamp::from_secs(5_001) }
+        let response = Moment::at(Timestamp::from_secs(5_001));
+        Times { request: Timestamp::from_secs(5_000), response }
     }
 
     fn merged(stored: &[(&str, &str)], confirmed: &[(&str, &str)]) -> Option<Meta> {
@@ -120,7 +121,7 @@ mod tests {
         let new = new.unwrap();
         assert!(!new.is_invalidated);
         assert_eq!(new.age_at_response, 4);
-        assert_eq!((new.request_time, new.response_time), (times().request, times().response));
+        assert_eq!((new.request_time, new.response_time), (times().request, times().response.edge));
         assert_eq!(new.lifetime, Lifetime::Seconds(86_400));
         assert_eq!((new.key, new.proof, new.status), (old.key, old.proof, old.status));
     }

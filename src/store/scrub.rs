@@ -116,7 +116,7 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
             if !scrubber.sleep(scrubber.pass.saturating_sub(state.elapsed(since))).await {
                 return;
             }
-            state = State { last_pass: Some(Clock::System.now()), ..State::default() };
+            state = State { last_pass: Some(Clock::System.wall()), ..State::default() };
             since = Instant::now();
         } else {
             since = state.count(since);

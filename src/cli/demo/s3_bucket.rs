@@ -83,7 +83,7 @@ impl Bucket {
             entity_tag: ETag::Strong(entity_tag_value(&bytes)),
             bytes,
             content_type: content_type.to_owned(),
-            last_modified: whole_seconds(Clock::System.now().to_system_time()),
+            last_modified: whole_seconds(Clock::System.wall().to_system_time()),
         });
         self.0.objects.write().insert(key.to_owned(), stored);
     }

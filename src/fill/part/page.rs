@@ -195,7 +195,7 @@ impl Learning {
     /// Fetches the whole, with the answer that is here already.
     fn whole_page(&self, sought: &Sought, given: Response) {
         let fills = Fills { shared: Arc::clone(&self.flight.shared) };
-        let given_at = given.response_time;
+        let given_at = given.response_time.edge;
         let landed = match fills.seek_with(sought.clone(), (given, self.flight.ticket), given_at) {
             Ok((role, flight)) => PartLanded::Whole(role, flight),
             Err(NotJoined::Ended) => PartLanded::Stored,
@@ -210,7 +210,7 @@ impl Learning {
     /// the next for a while.
     fn alone(&self, response: Response) {
         if response.status == StatusCode::PARTIAL_CONTENT {
-            let (flight, now) = (&self.flight, response.response_time);
+            let (flight, now) = (&self.flight, response.response_time.edge);
             flight.shared.parts.alone.begin(flight.subject.key(), now, flight.ticket);
         }
         *self.flight.alone.lock() = Some(Box::new(response));
@@ -262,7 +262,7 @@ pub(super) fn renewed(sought: &Sought, old: &Meta, told: &Told) -> Option<Meta> 
     varies.select(&sought.headers).filter(Variant::is_empty)?;
     Some(Meta {
         request_time: times.request,
-        response_time: times.response,
+        response_time: times.response.edge,
         age_at_response: crate::rfc::age::initial_age(&told.headers, times.into()),
         lifetime,
         is_invalidated: false,

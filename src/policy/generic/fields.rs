@@ -20,7 +20,7 @@ pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-con
 pub fn dated(headers: &mut HeaderMap, times: Times) {
     let has_date = headers.get(header::DATE).is_some_and(|date| HttpDate::parse(date).is_some());
     if !has_date {
-        let arrived = HttpDate::from_secs(times.response.millis().div_euclid(1_000));
+        let arrived = HttpDate::from_secs(times.response.wall.millis().div_euclid(1_000));
         headers.insert(header::DATE, arrived.to_header_value());
     }
 }
@@ -283,7 +283,7 @@ pub fn add_via(headers: &mut HeaderMap, received: http::Version) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::clock::{Moment, Timestamp};
     use crate::policy::testing::fields;
 
     fn directives(lines: &[(&str, &str)]) -> Directives {
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn what_has_no_date_gets_that_of_its_arrival() {
         let at = Timestamp::from_secs(784_111_777);
-        let times = Times { request: at, response: at };
+        let times = Times { request: at, response: Moment::at(at) };
         for lines in [&[][..], &[("date", "yesterday")]] {
             let mut headers = fields(lines);
             dated(&mut headers, times);

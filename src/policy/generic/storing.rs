@@ -248,7 +248,7 @@ fn stated(reply: &Reply<'_>, directives: &Directives) -> Option<u32> {
     if by_directive.is_some() || directives.is_targeted {
         return by_directive;
     }
-    let date = date_of(reply.headers, reply.times.response);
+    let date = date_of(reply.headers, reply.times.response.wall);
     let expires = reply.headers.get_all(header::EXPIRES).iter();
     expires
         .map(|line| HttpDate::parse(line).map_or(0, |at| at.secs().saturating_sub(date.secs())))

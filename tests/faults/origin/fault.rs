@@ -321,7 +321,7 @@ fn hour(date: &str) -> String {
 
 /// The field `Date` as a clock that is `ahead` seconds off would have it.
 fn date(clock: &Clock, ahead: i64) -> String {
-    let now = clock.now().to_system_time();
+    let now = clock.wall().to_system_time();
     let off = Duration::from_secs(ahead.unsigned_abs());
     let at = if ahead < 0 { now.checked_sub(off) } else { now.checked_add(off) };
     httpdate::fmt_http_date(at.unwrap_or(SystemTime::UNIX_EPOCH))

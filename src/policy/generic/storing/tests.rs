@@ -1,6 +1,7 @@
 //! What is stored, and for how long.
 
 use super::*;
+use crate::clock::Moment;
 use crate::config::RequestControl;
 use crate::policy::testing::fields as map;
 use std::time::Duration;
@@ -12,7 +13,7 @@ const DATE_SECONDS: i64 = 784_111_777;
 
 fn times() -> Times {
     let at = Timestamp::from_secs(DATE_SECONDS);
-    Times { request: at, response: at }
+    Times { request: at, response: Moment::at(at) }
 }
 
 fn judged(
