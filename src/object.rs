@@ -14,6 +14,7 @@ use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The identity of an object: site, canonical decoded path, the query where it counts, and the
 /// variant where there are several.
@@ -240,7 +241,7 @@ pub struct Meta {
     pub origin: Arc<str>,
     /// When the request that brought (or last confirmed) it left.
     pub request_time: Timestamp,
-    /// When its head arrived.
+    /// When its head arrived, in edge time.
     pub response_time: Timestamp,
     /// Age in seconds at `response_time` (RFC 9111 section 4.2.3, corrected_initial_age).
     pub age_at_response: u32,
@@ -253,6 +254,27 @@ pub struct Meta {
     /// What the response was selected by, where its origin says that it varies; then the key is
     /// that of the variant.
     pub variant: Variant,
+}
+
+/// How much later than now a response may have come and still count as new: a request judges what
+/// it finds by the moment at which it began to look.
+const FUTURE_MAX: Duration = Duration::from_secs(5);
+
+/// Whether a response came at a time that is still to come, so that its age is unknown: it was
+/// stored by a process whose clock was ahead.
+fn is_from_the_future(response_time: Timestamp, now: Timestamp) -> bool {
+    response_time > now.plus(FUTURE_MAX)
+}
+
+/// Whether `one` of two responses under one key came later than the `other`, as far as is known at
+/// `now`. One from the future came earlier than one that is not: a clock that was ahead once does
+/// not make it win for good.
+pub fn came_later(one: Timestamp, other: Timestamp, now: Timestamp) -> bool {
+    match (is_from_the_future(one, now), is_from_the_future(other, now)) {
+        (true, false) => false,
+        (false, true) => true,
+        (false, false) | (true, true) => one > other,
+    }
 }
 
 /// What is known of a stored response beside its key, its fields and its body: see [`Meta`].
@@ -280,6 +302,12 @@ impl Facts {
     /// Age in whole seconds at `now` (RFC 9111 section 4.2.3).
     pub fn age_at(&self, now: Timestamp) -> u64 {
         u64::from(self.age_at_response) + now.since(self.response_time).as_secs()
+    }
+
+    /// Whether its age is more than [`Facts::age_at`] tells, and unknown: it is stale then, unless
+    /// it is fresh for good.
+    pub fn has_unknown_age(&self, now: Timestamp) -> bool {
+        self.lifetime != Lifetime::Forever && is_from_the_future(self.response_time, now)
     }
 }
 
@@ -381,6 +409,16 @@ impl Meta {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_copies_one_from_the_future_is_the_older() {
+        let (now, at) = (Timestamp::from_secs(10_000), Timestamp::from_secs);
+        let is_later = |one, other| came_later(at(one), at(other), now);
+        assert!(is_later(9_000, 8_000) && !is_later(8_000, 9_000) && !is_later(9_000, 9_000));
+        assert!(is_later(10_005, 9_000), "the clock was looked at before");
+        assert!(!is_later(17_200, 9_000) && is_later(9_000, 17_200), "its clock was set back");
+        assert!(is_later(17_200, 17_100) && !is_later(17_100, 17_200));
+    }
 
     #[test]
     fn a_key_keeps_its_parts_apart() {

@@ -7,6 +7,8 @@ mod filters;
 mod heal;
 mod readiness;
 mod sites;
+#[cfg(test)]
+mod tests;
 mod uploads;
 mod written;
 

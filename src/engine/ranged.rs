@@ -76,11 +76,15 @@ impl Engine {
             Ranged::Whole(role, flight) => {
                 self.landed(asked, wanted, None, (role, &flight)).await.into()
             }
-            Ranged::Again => match self.stored(asked, routed).await {
-                Ok(answer) => answer.into(),
-                Err(Some(_)) => Tried::AsWhole,
-                Err(None) => Tried::Again,
-            },
+            Ranged::Again => {
+                // What is stored by now may have come since the request was first looked at.
+                let asked = Asked { now: self.clock.now(), ..*asked };
+                match self.stored(&asked, routed).await {
+                    Ok(answer) => answer.into(),
+                    Err(Some(_)) => Tried::AsWhole,
+                    Err(None) => Tried::Again,
+                }
+            }
             Ranged::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()).into(),
             Ranged::Failed(error) => answer::failed(&error).into(),
             Ranged::NotJoined(NotJoined::Wrong { seconds }) => answer::wrong(seconds).into(),

@@ -22,7 +22,8 @@ pub enum Freshness {
     Stale {
         /// Its age.
         age: u64,
-        /// How long it has been stale; zero where a soft purge made it stale before its time.
+        /// How long it has been stale; zero if a soft purge made it stale before its time, or its
+        /// age is unknown.
         stale_for: u64,
     },
 }
@@ -52,14 +53,16 @@ impl Freshness {
     }
 }
 
-/// How a response of which these facts are known stands at `now`.
+/// How a response of which these facts are known stands at `now`. One whose age is unknown is
+/// stale.
 pub fn judge(facts: &Facts, now: Timestamp) -> Freshness {
     let age = facts.age_at(now);
+    let is_stale = facts.is_invalidated || facts.has_unknown_age(now);
     match facts.lifetime {
-        Lifetime::Forever if facts.is_invalidated => Freshness::Stale { age, stale_for: 0 },
+        Lifetime::Forever if is_stale => Freshness::Stale { age, stale_for: 0 },
         Lifetime::Forever => Freshness::Fresh { age, ttl: None },
         Lifetime::Seconds(seconds) => match u64::from(seconds).checked_sub(age) {
-            Some(ttl @ 1..) if !facts.is_invalidated => Freshness::Fresh { age, ttl: Some(ttl) },
+            Some(ttl @ 1..) if !is_stale => Freshness::Fresh { age, ttl: Some(ttl) },
             _ => Freshness::Stale { age, stale_for: age.saturating_sub(u64::from(seconds)) },
         },
     }
@@ -77,10 +80,12 @@ pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, terms: &Terms) -> b
 /// How long a request waits at `now` for an origin to confirm `meta`, which is served after that;
 /// `None` if it may not be served unconfirmed.
 ///
-/// Zero while `stale_while_revalidate` lasts, but for what was purged softly; else
-/// `revalidation_wait`, if [`may_serve_stale_if_error`].
+/// Zero while `stale_while_revalidate` lasts, but for what was purged softly or has an unknown age;
+/// else `revalidation_wait`, if [`may_serve_stale_if_error`].
 pub fn revalidation_wait(meta: &Meta, now: Timestamp, terms: &Terms) -> Option<Duration> {
-    let may_serve_meanwhile = !meta.is_invalidated
+    let facts = meta.facts();
+    let may_serve_meanwhile = !facts.is_invalidated
+        && !facts.has_unknown_age(now)
         && !terms.stale_while_revalidate.is_zero()
         && may_serve_stale(meta, now, terms.stale_while_revalidate);
     if may_serve_meanwhile {
@@ -209,6 +214,30 @@ mod tests {
         assert_eq!(revalidation_wait(&meta, meta.response_time, &none), None);
     }
 
+    #[test]
+    fn what_came_in_the_future_is_stale_and_bridges_an_outage() {
+        let mut meta = meta(&[]);
+        meta.lifetime = Lifetime::Seconds(86_400);
+        // The clock was two hours ahead when it was stored, by an earlier process.
+        let now = Timestamp::from_millis(meta.response_time.millis() - 7_200_000);
+        assert_eq!(judge(&meta.facts(), now), Freshness::Stale { age: 0, stale_for: 0 });
+        let meanwhile = Duration::from_secs(100);
+        let wait = Duration::from_secs(3);
+        let terms = Terms {
+            revalidation_wait: wait,
+            stale_while_revalidate: meanwhile,
+            stale_if_error: meanwhile,
+            ..terms()
+        };
+        assert_eq!(revalidation_wait(&meta, now, &terms), Some(wait));
+        // A request that began just before it came.
+        let before = Timestamp::from_millis(meta.response_time.millis() - 5_000);
+        assert!(judge(&meta.facts(), before).is_fresh());
+        assert!(!judge(&meta.facts(), Timestamp::from_millis(before.millis() - 1)).is_fresh());
+        meta.lifetime = Lifetime::Forever;
+        assert!(judge(&meta.facts(), now).is_fresh(), "its bytes are proven");
+    }
+
     proptest! {
         #[test]
         fn age_and_lifetime_add_up(age: u32, seconds: u32, response: i64, now: i64) {
@@ -220,8 +249,12 @@ mod tests {
                 Freshness::Fresh { age, ttl } => {
                     assert_eq!(Some(u64::from(seconds) - age), ttl);
                 }
-                Freshness::Stale { age, stale_for } => {
+                Freshness::Stale { age, stale_for } if age >= u64::from(seconds) => {
                     assert_eq!(age - stale_for, u64::from(seconds));
+                }
+                Freshness::Stale { stale_for, .. } => {
+                    assert_eq!(stale_for, 0);
+                    assert!(response > now, "stale before its time");
                 }
             }
         }

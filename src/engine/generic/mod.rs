@@ -145,7 +145,7 @@ impl Engine {
             Ok(target) => target,
             Err(error) => return answer::refused(Refusal::Path(error)),
         };
-        let request = Request {
+        let mut request = Request {
             engine: self,
             site,
             caching,
@@ -167,8 +167,9 @@ impl Engine {
 }
 
 impl Request<'_> {
-    async fn cached(&self) -> Answer {
+    async fn cached(&mut self) -> Answer {
         for _ in 0..TRIES_MAX {
+            self.now = self.engine.clock.now();
             if let Some(answer) = Box::pin(self.try_cached()).await {
                 return answer;
             }

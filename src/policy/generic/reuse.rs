@@ -48,7 +48,8 @@ pub fn judge(
     rule: &CachingRule,
     now: Timestamp,
 ) -> Reuse {
-    if stored.is_invalidated || wishes.wants_confirmation() || directives.must_be_confirmed() {
+    let is_stale = stored.is_invalidated || stored.facts().has_unknown_age(now);
+    if is_stale || wishes.wants_confirmation() || directives.must_be_confirmed() {
         return Reuse::Confirm;
     }
     let age = stored.age_at(now);
@@ -208,6 +209,24 @@ mod tests {
         let rule = CachingRule::default();
         let judged = judge(&meta, &directives, &Wishes::default(), &rule, meta.response_time);
         assert_eq!(judged, Reuse::Confirm);
+    }
+
+    #[test]
+    fn what_came_in_the_future_is_confirmed_and_bridges_an_outage() {
+        let mut meta = meta(&[("cache-control", "stale-while-revalidate=10")]);
+        meta.lifetime = Lifetime::Seconds(60);
+        let directives = Directives::of(&meta.headers, &[]);
+        let wishes = Wishes::of(&fields(&[("cache-control", "max-stale")]), RequestControl::Honour);
+        let rule = CachingRule::default();
+        let now = Timestamp::from_millis(meta.response_time.millis() - 7_200_000);
+        for wishes in [Wishes::default(), wishes] {
+            assert_eq!(judge(&meta, &directives, &wishes, &rule, now), Reuse::Confirm);
+        }
+        let why = (Outage::Disconnected, now);
+        assert!(may_bridge(&meta, &directives, &Wishes::default(), &rule, why));
+        meta.lifetime = Lifetime::Forever;
+        let judged = judge(&meta, &directives, &Wishes::default(), &rule, now);
+        assert_eq!(judged, Reuse::Serve);
     }
 
     fn bridged(stored: &str, rule: &CachingRule, outage: Outage, stale_for: u64) -> bool {

@@ -1,0 +1,174 @@
+//! A whole edge before a folder, when its wall clock is set back by two hours: nothing stays fresh
+//! for longer, whether the process goes on or another one begins.
+
+use super::{Running, Surroundings, start};
+use crate::clock::{Clock, ManualClock, Timestamp};
+use crate::config::{self, Sources};
+use crate::telemetry::Sink;
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const TWO_HOURS: Duration = Duration::from_hours(2);
+const START: Timestamp = Timestamp::from_secs(1_780_000_000);
+const HASH: &str = "0123456789abcdfghijklmnpqrsvwxyz";
+
+/// A folder with a binary cache, and what an edge before it keeps.
+struct Bench {
+    place: TempDir,
+}
+
+/// An answer: its status, its `Age`, and its body.
+type Said = (u16, Option<u64>, Vec<u8>);
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { place: tempfile::tempdir().unwrap() };
+        std::fs::create_dir_all(bench.at("origin/nar")).unwrap();
+        bench.put("nix-cache-info", b"StoreDir: /nix/store\n");
+        bench
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.place.path().join(path)
+    }
+
+    /// The origin has this from now on.
+    fn put(&self, path: &str, body: &[u8]) {
+        // A new file, as another one is written in its place.
+        let written = self.at("written");
+        std::fs::write(&written, body).unwrap();
+        std::fs::rename(written, self.at("origin").join(path)).unwrap();
+    }
+
+    /// The origin has a narinfo that names so many bytes.
+    fn put_narinfo(&self, bytes: u64) -> Vec<u8> {
+        let text = format!(
+            "StorePath: /nix/store/{HASH}-package\nURL: nar/{file}.nar.xz\nCompression: xz\n\
+             FileHash: sha256:{file}\nFileSize: {bytes}\nNarHash: sha256:{file}\n\
+             NarSize: 123456\nReferences: \n",
+            file = "1".repeat(52),
+        );
+        self.put(&format!("{HASH}.narinfo"), text.as_bytes());
+        text.into()
+    }
+
+    async fn start(&self, clock: &ManualClock) -> Running {
+        let text = format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\n\
+             [disk]\npath = {disk:?}\nsize = \"256MiB\"\n\
+             [[site]]\nname = \"main\"\nsignatures = \"off\"\n\
+             [site.lifetimes]\nnar = \"20s\"\nnarinfo = \"3s\"\nabsent = \"2s\"\n\
+             revalidation_wait = \"1m\"\n\
+             [[site.origin]]\nurl = \"file://{origin}\"\n",
+            disk = self.at("disk"),
+            origin = self.at("origin").display(),
+        );
+        let sources = Sources { file: Some((self.at("narthex.toml"), text)), ..Sources::default() };
+        let loaded = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+        let clock = Clock::Manual(clock.clone());
+        start(loaded.config, Surroundings { clock, access_log: Sink::Stdout }).await.unwrap()
+    }
+}
+
+async fn get(edge: &Running, path: &str) -> Said {
+    let mut client = TcpStream::connect(edge.addresses[0].1).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let age = head.lines().find_map(|line| line.strip_prefix("age: "));
+    (status, age.map(|age| age.parse().unwrap()), body)
+}
+
+fn narinfo_path() -> String {
+    format!("/{HASH}.narinfo")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absence_ends_in_time_although_the_clock_is_set_back() {
+    let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+    let edge = bench.start(&clock).await;
+    assert_eq!(get(&edge, &narinfo_path()).await.0, 404);
+    let narinfo = bench.put_narinfo(1);
+    clock.set_back(TWO_HOURS);
+    clock.advance(Duration::from_secs(1));
+    let (status, age, _) = get(&edge, &narinfo_path()).await;
+    assert_eq!((status, age), (404, Some(1)), "it is remembered");
+    clock.advance(Duration::from_secs(1));
+    let (status, _, body) = get(&edge, &narinfo_path()).await;
+    assert_eq!((status, body), (200, narinfo));
+    assert!(edge.drain().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narinfo_in_memory_is_confirmed_in_time_although_the_clock_is_set_back() {
+    let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+    let edge = bench.start(&clock).await;
+    let older = bench.put_narinfo(1);
+    assert_eq!(get(&edge, &narinfo_path()).await.2, older);
+    let newer = bench.put_narinfo(1_000);
+    clock.set_back(TWO_HOURS);
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(get(&edge, &narinfo_path()).await, (200, Some(2), older));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(get(&edge, &narinfo_path()).await.2, newer);
+    // What came after the step is as fresh as ever.
+    bench.put_narinfo(2_000);
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(get(&edge, &narinfo_path()).await, (200, Some(2), newer));
+    assert!(edge.drain().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_on_disk_is_confirmed_in_time_although_the_clock_is_set_back() {
+    let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+    let edge = bench.start(&clock).await;
+    let nar = format!("nar/{}.nar.zst", "1".repeat(52));
+    let path = format!("/{nar}");
+    bench.put(&nar, &[1; 300_000]);
+    assert_eq!(get(&edge, &path).await.2.len(), 300_000);
+    bench.put(&nar, &[2; 400_000]);
+    clock.set_back(TWO_HOURS);
+    clock.advance(Duration::from_secs(19));
+    let (status, age, body) = get(&edge, &path).await;
+    assert_eq!((status, age, body.len()), (200, Some(19), 300_000));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(get(&edge, &path).await.2.len(), 400_000);
+    assert!(edge.drain().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_process_stored_in_the_future_is_confirmed_once() {
+    let bench = Bench::new();
+    let nar = format!("nar/{}.nar.zst", "1".repeat(52));
+    let path = format!("/{nar}");
+    bench.put(&nar, &[1; 300_000]);
+    let older = bench.put_narinfo(1);
+    let edge = bench.start(&ManualClock::starting_at(START)).await;
+    assert_eq!(get(&edge, &path).await.2.len(), 300_000);
+    assert_eq!(get(&edge, &narinfo_path()).await.2, older);
+    assert!(edge.drain().await);
+
+    let newer = bench.put_narinfo(1_000);
+    bench.put(&nar, &[2; 400_000]);
+    let clock = ManualClock::starting_at(START);
+    clock.set_back(TWO_HOURS);
+    let clock = ManualClock::starting_at(clock.wall());
+    let edge = bench.start(&clock).await;
+    assert_eq!(get(&edge, &narinfo_path()).await.2, newer);
+    assert_eq!(get(&edge, &path).await.2.len(), 400_000);
+    clock.advance(Duration::from_secs(2));
+    bench.put_narinfo(2_000);
+    bench.put(&nar, &[3; 500_000]);
+    assert_eq!(get(&edge, &narinfo_path()).await, (200, Some(2), newer));
+    let (status, age, body) = get(&edge, &path).await;
+    assert_eq!((status, age, body.len()), (200, Some(2), 400_000));
+    assert!(edge.drain().await);
+}
