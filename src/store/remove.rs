@@ -12,8 +12,9 @@ use super::format::{self, Head, Place};
 use super::index::Open;
 use super::scope::{Purging, Scope};
 use super::which::Which;
+use crate::clock::Clock;
 use crate::object::tags::TagHash;
-use crate::object::{Key, KeyHash, Meta, Tags};
+use crate::object::{Key, KeyHash, Meta, Tags, came_later};
 use crate::tasks;
 use fjall::Slice;
 use std::sync::Arc;
@@ -124,7 +125,7 @@ impl Inner {
     /// Drops the copy of an object whose head came before this one. An error is noted.
     pub(super) fn drop_older(self: &Arc<Self>, meta: &Meta) {
         if let Some(version) = self.version(&meta.key)
-            && version.response_time < meta.response_time
+            && came_later(meta.response_time, version.response_time, Clock::System.now())
         {
             self.drop_insertion(meta.key.hash(), version.sequence);
         }

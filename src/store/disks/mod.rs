@@ -50,9 +50,10 @@ use super::{
     OpenError, PATIENCE, Part, Permit, Problem, ProvenObject, Report, Reservation, Stage, Store,
     Stored, Usage, Withhold, WriteError,
 };
+use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Variant};
+use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Variant, came_later};
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -191,7 +192,9 @@ impl Disks {
                 continue; // purged while it was looked up
             }
             copies += 1;
-            let is_later = |than: &Stored| stored.meta.response_time > than.meta.response_time;
+            let time = stored.meta.response_time;
+            let is_later =
+                |than: &Stored| came_later(time, than.meta.response_time, Clock::System.now());
             if found.as_ref().is_none_or(is_later) {
                 found = Some(stored);
             }

@@ -2,7 +2,7 @@
 //! that what was purged meanwhile never comes back.
 
 use super::{Bench, KIB, MIB, append, bytes, key, meta, read, until};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Disk;
 use crate::object::{Key, Meta, NarClaim};
 use crate::store::error::{OpenError, WriteError};
@@ -313,6 +313,25 @@ async fn a_later_copy_wins_and_the_earlier_one_goes() {
     put_at(&disks, &key, &bytes(3, 100), 3).await.unwrap();
     assert_eq!(disks.usage().objects, 1, "a newer one replaces it wherever it was");
     assert_eq!(held(&disks, &key).await.unwrap(), bytes(3, 100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_when_the_clock_was_ahead_does_not_win_over_a_later_one() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let key = key("a");
+    let ahead = Clock::System.now().plus(Duration::from_hours(2)).secs();
+    put_at(&disks, &key, &bytes(1, 100), ahead).await.unwrap();
+    let first = usize::from(disks.stores()[1].get(&key).await.is_some());
+    bench.lose(first);
+    disks.look();
+    put_at(&disks, &key, &bytes(2, 100), 2).await.unwrap();
+    bench.find_again(first);
+    until_in(&disks).await;
+    assert_eq!(disks.usage().objects, 2);
+    assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, 100));
+    until("the copy from the future is dropped", || disks.usage().objects == 1).await;
+    assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, 100));
 }
 
 #[tokio::test(flavor = "multi_thread")]
