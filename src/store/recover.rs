@@ -56,7 +56,7 @@ pub(super) struct Syncs {
 }
 
 /// Which body files are safe from a power cut.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bodies {
     /// The insertion that was next when the last sync that succeeded began. Bodies before it were
     /// written by then, but perhaps not their trailers.
@@ -79,17 +79,9 @@ impl Bodies {
 }
 
 impl Syncs {
-    /// Of a store whose first insertion is this one.
+    /// Of a store whose first insertion is this one. What an earlier process has left is as good as
+    /// its files say, but its removals may not be safe.
     pub(super) fn from_insertion(first: u64) -> Self {
-        let bodies = Mutex::new(Bodies { begun: first, safe: first, doubted: None });
-        Self { bodies, ..Self::default() }
-    }
-}
-
-impl Default for Syncs {
-    /// What an earlier process has left is as good as its files say, but its removals may not be
-    /// safe.
-    fn default() -> Self {
         Self {
             indexed: AtomicU64::new(0),
             whole: AtomicU64::new(1),
@@ -97,6 +89,7 @@ impl Default for Syncs {
             wanted: Arc::default(),
             late: AtomicU64::default(),
             ended: watch::Sender::default(),
+            bodies: Mutex::new(Bodies { begun: first, safe: first, doubted: None }),
         }
     }
 }
