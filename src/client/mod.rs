@@ -148,10 +148,11 @@ impl Client {
     ///
     /// Cancel safe: a dropped future closes its HTTP/1 connection or resets its stream.
     ///
-    /// The deadline of the first byte begins with the first connection, and anew with each piece
-    /// of the request's own body, which must keep a least mean rate. A request without a body is sent again if the server did not
-    /// process it, and one that may be repeated also if a kept connection ended in place of the
-    /// answer (RFC 9110 section 9.2.2); one with a body only if none of it was sent.
+    /// The deadline of the first byte begins with the first connection, and anew with each progress
+    /// of the request's own body, which must keep a least mean rate. A request without a body is
+    /// sent again if the server did not process it, and one that may be repeated also if a kept
+    /// connection ended in place of the answer (RFC 9110 section 9.2.2); one with a body only if
+    /// none of it was sent.
     pub async fn send(&self, request: OutboundRequest) -> Result<Inbound, ClientError> {
         let progress = Progress::default();
         let (head, body) = request.into_parts();

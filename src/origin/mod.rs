@@ -9,6 +9,7 @@
 mod breaker;
 mod budget;
 mod credentials;
+mod drain;
 pub mod exchange;
 mod fault;
 mod file;
@@ -51,6 +52,7 @@ use crate::tasks::Tasks;
 use ::http::HeaderMap;
 use breaker::{Breaker, Probes};
 use budget::Budget;
+use drain::Drains;
 use file::{FolderOrigin, Holds};
 use first_bytes::FirstBytes;
 use forward::Standing;
@@ -488,6 +490,7 @@ impl Setup<'_> {
             client: self.client(origin, origin.identity.as_ref(), origin.http_version)?,
             clock: self.clock.clone(),
             timeouts: origin.timeouts.clone(),
+            drains: Drains::new(self.tasks.clone()),
         })
     }
 

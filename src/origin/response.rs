@@ -1,15 +1,14 @@
 //! An object as it comes from an origin: its head, and its body read piece by piece. Lives as
-//! long as the fill that reads it; no locks. Dropping a body before its end closes the HTTP/1
-//! connection or resets the stream, and frees the origin's slot.
+//! long as the fill that reads it; no locks. Dropping a body before its end frees the origin's
+//! slot, and resets the stream or closes the HTTP/1 connection, unless little is left (`drain`).
 
+use super::drain::DrainedBody;
 use super::exchange::BodyError;
 use super::meters::Received;
 use super::slots::Slot;
-use crate::client::InboundBody;
 use crate::clock::{Moment, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +54,7 @@ pub struct ResponseBody {
 #[derive(Debug)]
 pub(super) enum Source {
     /// A connection.
-    Http(InboundBody),
+    Http(DrainedBody),
     /// The task that reads a file.
     Folder(mpsc::Receiver<io::Result<Bytes>>),
     /// Memory.

@@ -1,17 +1,17 @@
 //! What S3 and plain HTTP origins share: sending a request, timing and counting it, and turning
 //! the answer into a [`Reply`]. One per origin, as long lived as it; no locks.
 
+use super::drain::{DrainedBody, Drains};
 use super::exchange::{Ask, FetchError, Method, Purpose, RangeAsked};
 use super::fault::Fault;
 use super::meters::Meters;
 use super::response::{Response, ResponseBody, Source};
 use super::verdict::{Absence, Dialect, Verdict, by_fault, by_status, check_part};
-use crate::client::{Client, ClientError, Inbound, InboundBody, OutboundRequest, Share};
+use crate::client::{Client, ClientError, Inbound, OutboundRequest, Share};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
-use http_body_util::BodyExt;
 use hyper::body::Body;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
@@ -48,7 +48,7 @@ pub(super) struct Exchange {
     pub status: StatusCode,
     pub version: Version,
     pub heard: Heard,
-    body: Option<InboundBody>,
+    body: Option<DrainedBody>,
 }
 
 /// The connection to one HTTP origin.
@@ -60,6 +60,7 @@ pub(super) struct Wire {
     pub clock: Clock,
     pub meters: Meters,
     pub timeouts: OriginTimeouts,
+    pub drains: Drains,
 }
 
 impl Wire {
@@ -83,6 +84,11 @@ impl Wire {
         };
         counted.answered(head.status);
         self.meters.resent(resends);
+        let is_shared = head.version == Version::HTTP_2;
+        let is_framed = body.size_hint().exact().is_some()
+            || head.headers.contains_key(header::TRANSFER_ENCODING);
+        let drains = (is_framed && !is_shared).then(|| self.drains.clone());
+        let body = DrainedBody::new(body, drains);
         let heard =
             Heard { headers: head.headers, request_time, response_time: self.clock.moment() };
         let (status, version) = (head.status, head.version);
@@ -201,7 +207,7 @@ impl Wire {
             return Err(self.protocol("an object without a body"));
         };
         let content_length = match method {
-            Method::Get => body.size_hint().exact(),
+            Method::Get => body.bytes_left(),
             Method::Head => content_length(&heard.headers),
         };
         let is_framed = content_length.is_some()

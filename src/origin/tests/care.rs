@@ -257,6 +257,26 @@ async fn the_bill_is_what_requests_and_bytes_cost() {
     assert!((cost("bytes") - 80.0).abs() < 1e-6);
 }
 
+#[tokio::test]
+async fn a_page_of_an_absence_that_is_not_wanted_costs_no_connection() {
+    let page = |bytes: usize| -> &'static str { String::leak("x".repeat(bytes)) };
+    let server = Scripted::always(says(404, page(200_000))).await;
+    let pooled = origins(vec![http_origin("one", &server)]);
+    // It is read beside, so that the next request may come too early for it.
+    while server.connections() == server.asked() {
+        assert!(server.asked() < 200, "no connection was used again");
+        assert_eq!(word(&fetch(&pooled, "/x").await), "absent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let server = Scripted::always(says(404, page(1_000_000))).await;
+    let pooled = origins(vec![http_origin("one", &server)]);
+    for _ in 0..5 {
+        assert_eq!(word(&fetch(&pooled, "/x").await), "absent");
+    }
+    assert_eq!((server.asked(), server.connections()), (5, 5));
+}
+
 /// An origin that may not be retried, and whose first failure opens its breaker.
 fn strict(server: &Scripted) -> Origin {
     let mut origin = http_origin("one", server);
