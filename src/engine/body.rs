@@ -12,8 +12,8 @@ use super::portion::Portion;
 use super::row::Row;
 use super::tail::Tail;
 use super::tally::Tally;
-use crate::fill::{PartReader, Passing};
-use crate::store::{BodyFile, CHUNK_BYTES, Follower};
+use crate::fill::{GrowingReader, PartReader, Passing};
+use crate::store::{BodyFile, CHUNK_BYTES};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
@@ -57,7 +57,7 @@ pub(super) enum Source {
     /// A stored file, from this offset on.
     File(Arc<BodyFile>, u64),
     /// An object that arrives, from this offset on.
-    Growing(Follower, u64),
+    Growing(GrowingReader, u64),
     /// Bytes in memory.
     Bytes(Bytes),
     /// A body that passes through, of which so many bytes are to be left out first.

@@ -8,7 +8,7 @@ use super::tail::Tail;
 use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
-use crate::fill::{Flight, PartReader, Passing};
+use crate::fill::{Flight, FlightReader, PartReader, Passing};
 use crate::memory::Hot;
 use crate::object::tags::TAG_FIELD;
 use crate::object::{Facts, Lifetime, Meta};
@@ -39,7 +39,7 @@ pub(super) struct Asked<'a> {
 /// A body that can be had, and where it comes from.
 enum Content<'a> {
     Stored(&'a Stored),
-    Growing(Growing),
+    Growing(Growing, &'a FlightReader),
     Passing(Box<Passing>),
     Part(Box<PartReader>),
     /// For HEAD, where there is no body to read.
@@ -101,7 +101,7 @@ pub(super) async fn streaming(
     cache: &Cache,
     meta: &Arc<Meta>,
     growing: Growing,
-    flight: &Flight,
+    flight: &FlightReader,
     outcome: Outcome,
 ) -> Answer {
     let how = How { outcome, upstream_status: flight.upstream_status() };
@@ -115,7 +115,7 @@ pub(super) async fn streaming(
         };
     }
     let length = growing.length();
-    object(asked, meta, length, Content::Growing(growing), how)
+    object(asked, meta, length, Content::Growing(growing, flight), how)
 }
 
 /// Delivers a body that is not kept.
@@ -321,7 +321,9 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
                 stored_file(asked.engine, asked.routed.clone(), stored, file, first)
             }
         },
-        Content::Growing(growing) => BodySource::Growing(growing.follow(first), first),
+        Content::Growing(growing, flight) => {
+            BodySource::Growing(flight.follow(growing, first), first)
+        }
         Content::Passing(passing) => BodySource::Passing(passing, first),
         Content::Part(reader) => BodySource::Part(reader),
     };

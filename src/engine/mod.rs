@@ -51,7 +51,7 @@ use crate::cache::{Cache, Found, Hit, Stale};
 use crate::client::BoxError;
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Limits, Signatures};
-use crate::fill::{Asker, Fills, Flight, How, Landed, Mark, NotJoined, Role, Wanted};
+use crate::fill::{Asker, Fills, Flight, FlightReader, How, Landed, Mark, NotJoined, Role, Wanted};
 use crate::filter::Verdict;
 use crate::memory::Hot;
 use crate::metrics::Metrics;
@@ -515,7 +515,7 @@ impl Engine {
         asked: &Asked<'_>,
         wanted: &Wanted,
         bridge: Option<Bridge>,
-        (role, flight): (Role, &Flight),
+        (role, flight): (Role, &FlightReader),
     ) -> Answer {
         let landed = match &bridge {
             None => flight.landed().await,

@@ -160,7 +160,7 @@ impl Engine {
 /// What a reader comes to that got no byte.
 fn unopened(error: &Arc<FillError>) -> Tried {
     match &**error {
-        FillError::Changed => Tried::Again,
+        FillError::Changed | FillError::Unread => Tried::Again,
         FillError::Unranged => Tried::AsWhole,
         FillError::NoRoom => answer::shed().into(),
         FillError::Fetch(_)

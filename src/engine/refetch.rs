@@ -83,6 +83,7 @@ impl Engine {
             query: key.query().map(Into::into),
             headers: Arc::new(headers),
             wishes: Wishes::default(),
+            asker: Asker::default(),
             interim: None,
         };
         let Ok((_, flight)) = self.fills.seek(sought, None, self.clock.now()) else {

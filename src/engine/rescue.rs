@@ -10,7 +10,7 @@
 use super::body::{Reading, Source};
 use super::{Engine, Routed};
 use crate::cache::{Found, Hit};
-use crate::fill::{Asker, Flight, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
+use crate::fill::{Asker, FlightReader, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
 use crate::store::{Stored, StoredBody};
@@ -112,7 +112,7 @@ impl Rescue {
         if is_taken && passing.is_none() {
             passing = self.engine.fills.pass(&wanted).await.take_passing();
         }
-        self.landed(landed, passing, offset)
+        self.landed((&flight, landed), passing, offset)
     }
 
     /// As for an object of a binary cache; but of an answer that may not be shared, only that to a
@@ -145,20 +145,20 @@ impl Rescue {
             }
             (Role::Lead | Role::Follow, landed) => (flight, landed),
         };
-        self.landed(landed, flight.take_passing(), offset)
+        self.landed((&flight, landed), flight.take_passing(), offset)
     }
 
     /// What a flight brought, or the body that passes in its place, where it is the same object.
     fn landed(
         &self,
-        landed: Landed,
+        (flight, landed): (&FlightReader, Landed),
         passing: Option<Passing>,
         offset: u64,
     ) -> Result<Source, NotRescued> {
         match landed {
             Landed::Streaming { meta, growing, must_be } => {
                 self.expect_same(&meta, growing.length(), must_be)?;
-                Ok(Source::Growing(growing.follow(offset), offset))
+                Ok(Source::Growing(flight.follow(growing, offset), offset))
             }
             Landed::Whole { found, .. } => self.source(&found, offset),
             Landed::Passing => self.passing(passing, offset),
@@ -171,7 +171,7 @@ impl Rescue {
         &self,
         wanted: &Wanted,
         looked: Option<Mark>,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+    ) -> Result<(Role, FlightReader), NotJoined> {
         self.engine.fills.join(wanted.clone(), None, looked)
     }
 

@@ -1,14 +1,17 @@
 //! A flight: the one fetch of a key under way, and what its readers are told. Made by the first
 //! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
-//! no reader holds up another and none can cancel it.
+//! no reader holds up another and none can cancel it. What has no reader may be ended: see `room`.
 
 use super::passing::Passing;
+use super::readers::{Reader, Readers};
 use super::{Admitted, FillError};
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
-use crate::store::Growing;
+use crate::store::{Broken, Follower, Growing};
 use crate::sync::{Mutex, watch};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -67,6 +70,7 @@ pub enum How {
 #[derive(Debug)]
 pub struct Flight {
     pub(super) ticket: Ticket,
+    pub(super) readers: Readers,
     begun: Instant,
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
@@ -80,6 +84,7 @@ impl Flight {
     pub(super) fn new(ticket: Ticket) -> Self {
         Self {
             ticket,
+            readers: Readers::default(),
             begun: Instant::now(),
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
@@ -132,12 +137,15 @@ impl Flight {
         self.over.cancelled().await;
     }
 
-    /// Whether no reader may join any more: the object has left its disk.
-    pub(super) fn is_closed(&self) -> bool {
-        matches!(
+    /// A reader of it; none if no reader may join any more, since it is being ended, or its object
+    /// has left its disk.
+    pub(super) fn join(self: &Arc<Self>) -> Option<FlightReader> {
+        let is_memory_only = matches!(
             &*self.landed.borrow(),
             Some(Landed::Streaming { growing, .. }) if growing.is_memory_only()
-        )
+        );
+        let reader = self.readers.enter().filter(|_| !is_memory_only)?;
+        Some(FlightReader { flight: Arc::clone(self), reader })
     }
 
     pub(super) fn land(&self, landed: Landed) {
@@ -164,6 +172,55 @@ impl Flight {
             is_silent
         });
         self.over.cancel();
+    }
+}
+
+/// A reader of a flight: until the last of them is dropped, the flight is not ended for the sake of
+/// others.
+#[derive(Debug, Clone)]
+pub struct FlightReader {
+    pub(super) flight: Arc<Flight>,
+    reader: Reader,
+}
+
+impl FlightReader {
+    /// The first reader of a new flight.
+    pub(super) fn first(ticket: Ticket) -> Self {
+        let flight = Flight::new(ticket);
+        let reader = Reader::first(&flight.readers);
+        Self { flight: Arc::new(flight), reader }
+    }
+
+    /// A reader of the object that the flight brings, from `offset` on.
+    pub fn follow(&self, growing: Growing, offset: u64) -> GrowingReader {
+        GrowingReader { follower: growing.follow(offset), _reader: self.reader.clone() }
+    }
+}
+
+impl Deref for FlightReader {
+    type Target = Flight;
+
+    fn deref(&self) -> &Flight {
+        &self.flight
+    }
+}
+
+/// A reader of an object that a flight brings.
+#[derive(Debug)]
+pub struct GrowingReader {
+    follower: Follower,
+    _reader: Reader,
+}
+
+impl GrowingReader {
+    /// As [`Follower::read_now`].
+    pub fn read_now(&self, offset: u64, max: usize) -> Option<Bytes> {
+        self.follower.read_now(offset, max)
+    }
+
+    /// As [`Follower::read`].
+    pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
+        self.follower.read(offset, max).await
     }
 }
 

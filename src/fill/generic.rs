@@ -6,13 +6,14 @@
 //! varies, or is private) ask for themselves, and for a while nobody waits for an answer of that
 //! object again (hit for miss).
 
-use super::flight::{Flight, How, Landed};
+use super::flight::{Flight, FlightReader, How, Landed};
 use super::part::page::{permits, salvage};
 use super::passing::Passing;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::{
-    Before, FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared, Upstream,
+    Asker, Before, Demand, FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared,
+    Upstream,
 };
 use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale, Ticket};
 use crate::clock::Timestamp;
@@ -20,7 +21,7 @@ use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Answer, FetchError, Forward, Interim, Method as AskMethod, Response, Retries};
+use crate::origin::{Answer, FetchError, Forward, Interim, Response, Retries};
 use crate::policy::generic::fields::Divided;
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
@@ -50,6 +51,8 @@ pub struct Sought {
     pub headers: Arc<HeaderMap>,
     /// What the client says about stored answers.
     pub wishes: Wishes,
+    /// For whom.
+    pub asker: Asker,
     /// What hears of interim answers.
     pub interim: Option<Interim>,
 }
@@ -74,6 +77,11 @@ impl fmt::Debug for Sought {
 }
 
 impl Sought {
+    pub(super) fn demand(&self) -> Demand {
+        let upstream = Arc::clone(&self.upstream);
+        Demand { asker: self.asker, class: Class::Other, upstream }
+    }
+
     fn forward(&self, headers: HeaderMap) -> Forward {
         Forward {
             method: Method::GET,
@@ -207,7 +215,7 @@ impl Fills {
         sought: Sought,
         stale: Option<Stale>,
         now: Timestamp,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+    ) -> Result<(Role, FlightReader), NotJoined> {
         self.seek_since(sought, stale, now, None)
     }
 
@@ -219,13 +227,13 @@ impl Fills {
         stale: Option<Stale>,
         now: Timestamp,
         looked: Option<Mark>,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+    ) -> Result<(Role, FlightReader), NotJoined> {
         if self.shared.alone.holds(&sought.key, now, &self.shared.cache) {
             return Ok((Role::Lead, self.seek_alone(sought, stale, now)?));
         }
-        let key = sought.key.clone();
+        let (key, demand) = (sought.key.clone(), sought.demand());
         self.begin_or_join(
-            (AskMethod::Get, &key),
+            (&key, Some(demand)),
             (looked, None),
             || Ok(()),
             |(), landing: Landing| async move {
@@ -241,13 +249,13 @@ impl Fills {
         sought: Sought,
         (given, ticket): (Response, Ticket),
         now: Timestamp,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
-        let key = sought.key.clone();
+    ) -> Result<(Role, FlightReader), NotJoined> {
+        let (key, demand) = (sought.key.clone(), sought.demand());
         let begun = |(), landing: Landing| async move {
             let before = Before::Given(Box::new(given), ticket);
             lead(&landing.shared, &landing.flight, &sought, before, now).await;
         };
-        self.begin_or_join((AskMethod::Get, &key), (None, Some(ticket)), || Ok(()), begun)
+        self.begin_or_join((&key, Some(demand)), (None, Some(ticket)), || Ok(()), begun)
     }
 
     /// Begins a fetch that nobody else joins.
@@ -256,18 +264,19 @@ impl Fills {
         sought: Sought,
         stale: Option<Stale>,
         now: Timestamp,
-    ) -> Result<Arc<Flight>, NotJoined> {
-        let place = Arc::clone(&self.shared.room).try_acquire_owned();
-        let place = place.map_err(|_| NotJoined::NoRoom)?;
-        let flight = Arc::new(Flight::new(self.shared.cache.ticket()));
-        let (shared, leading) = (Arc::clone(&self.shared), Arc::clone(&flight));
+    ) -> Result<FlightReader, NotJoined> {
+        let reader = FlightReader::first(self.shared.cache.ticket());
+        let flight = Arc::clone(&reader.flight);
+        let demand = sought.demand();
+        let place = self.shared.room.admit(&demand, &flight.readers).ok_or(NotJoined::NoRoom)?;
+        let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn("fill", async move {
-            let _place = place;
             let _running = super::Running::begin(&shared.metrics);
-            Box::pin(lead(&shared, &leading, &sought, Before::Stale(stale), now)).await;
-            leading.end();
+            let leading = Box::pin(lead(&shared, &flight, &sought, Before::Stale(stale), now));
+            place.hold(&demand, &flight.readers, leading).await;
+            flight.end();
         });
-        Ok(flight)
+        Ok(reader)
     }
 
     /// Sends a request on whose answer is nobody else's, and gives that as it comes.
@@ -295,8 +304,8 @@ impl Fills {
         sought: &Sought,
         (response, ticket): (Response, Ticket),
         now: Timestamp,
-    ) -> Arc<Flight> {
-        let flight = Arc::new(Flight::new(ticket));
+    ) -> FlightReader {
+        let flight = FlightReader::first(ticket);
         let fetch = Fetch { shared: &self.shared, flight: &flight, sought, now };
         if let Some(caching) = sought.caching() {
             let rule = caching.rule(sought.key.path());
@@ -323,9 +332,9 @@ async fn lead(
         Before::Given(given, _) => fetch.take_up(*given).await,
     };
     let result = fetched.unwrap_or_else(|error| {
-        error.log(&sought.key);
+        let result = error.log(&sought.key);
         flight.land(Landed::Failed(Arc::new(error)));
-        "failed"
+        result
     });
     shared.metrics.fills.with_label_values(&[Class::Other.as_str(), result]).inc();
 }
@@ -350,17 +359,14 @@ impl Fetch<'_> {
         let mut headers = HeaderMap::clone(&sought.headers);
         let is_conditional = conditions.is_some();
         headers.extend(conditions.unwrap_or_default());
-        let mut response = sought.upstream.origins.forward(sought.forward(headers)).await?;
-        date(&mut response);
+        let mut response = self.forward(headers).await?;
         if response.status == StatusCode::NOT_MODIFIED && is_conditional {
             if let Some(stale) = &stale
                 && self.confirmed(stale, &response, (caching, rule)).await
             {
                 return Ok("confirmed");
             }
-            let again = sought.forward(HeaderMap::clone(&sought.headers));
-            response = sought.upstream.origins.forward(again).await?;
-            date(&mut response);
+            response = self.forward(HeaderMap::clone(&sought.headers)).await?;
         }
         if is_trouble(response.status)
             && let Some(stale) = stale
@@ -374,6 +380,13 @@ impl Fetch<'_> {
             }
         }
         self.answered(response, (caching, rule)).await
+    }
+
+    async fn forward(&self, headers: HeaderMap) -> Result<Response, FillError> {
+        let forwarding = self.sought.upstream.origins.forward(self.sought.forward(headers));
+        let mut response = self.flight.readers.while_open(forwarding).await??;
+        date(&mut response);
+        Ok(response)
     }
 
     /// Goes on with an answer that is here.
@@ -518,7 +531,9 @@ impl Fetch<'_> {
     async fn whole(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let mut body = self.steady(response, meta.headers.clone());
         let mut collected = BytesMut::new();
-        while let Some(piece) = body.chunk().await? {
+        let readers = &self.flight.readers;
+        while let Some(piece) = readers.while_open(body.chunk()).await?? {
+            readers.came(piece.len() as u64);
             collected.extend_from_slice(&piece);
             if collected.len() as u64 > SMALL_BYTES_MAX {
                 let (limit, actual) = (SMALL_BYTES_MAX, collected.len() as u64);
@@ -578,7 +593,9 @@ impl Fetch<'_> {
 
     /// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
     async fn feed(&self, body: &mut Steady, writer: &mut ObjectWriter) -> Result<(), FillError> {
-        while let Some(piece) = body.chunk().await? {
+        let readers = &self.flight.readers;
+        while let Some(piece) = readers.while_open(body.chunk()).await?? {
+            readers.came(piece.len() as u64);
             writer.append(piece).await?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! gets. An absence is remembered as that of a fill is; nothing else is kept. Called by `engine`,
 //! and where a range needs a length first.
 
-use super::flight::{Flight, Landed};
+use super::flight::{FlightReader, Landed};
 use super::trusted::sourced;
 use super::{FillError, Fills, Landing, Mark, NotJoined, Role, Wanted};
 use crate::origin::{Answer, FetchError, Method};
@@ -16,7 +16,7 @@ impl Fills {
         &self,
         wanted: Wanted,
         looked: Option<Mark>,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+    ) -> Result<(Role, FlightReader), NotJoined> {
         match self.whole_under_way(&wanted.key) {
             Some(flight) => Ok((Role::Follow, flight)),
             None => self.head_alone(wanted, looked),
@@ -28,9 +28,9 @@ impl Fills {
         &self,
         wanted: Wanted,
         looked: Option<Mark>,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+    ) -> Result<(Role, FlightReader), NotJoined> {
         let key = wanted.key.clone();
-        let (asked, since, advised) = ((Method::Head, &key), (looked, None), || Ok(()));
+        let (asked, since, advised) = ((&key, None), (looked, None), || Ok(()));
         self.begin_or_join(asked, since, advised, |(), landing| async move {
             let landed = ask(&landing, &wanted).await.unwrap_or_else(|error| {
                 error.log(&wanted.key);

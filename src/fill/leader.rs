@@ -65,8 +65,7 @@ impl Fill<'_> {
                 // That is logged with all that is known of it.
                 "rejected"
             } else {
-                error.log(&self.wanted.key);
-                "failed"
+                error.log(&self.wanted.key)
             };
             self.flight.land(Landed::Failed(Arc::new(error)));
             result
@@ -144,7 +143,7 @@ impl Fill<'_> {
             ask.if_none_match = conditions.if_none_match;
             ask.if_modified_since = conditions.if_modified_since;
         }
-        let answer = self.wanted.upstream.origins.fetch(&ask).await?;
+        let answer = self.fetch(&ask).await?;
         match (answer, stale) {
             (Answer::Found(response), _) => self.found(ask, response, trail).await,
             (Answer::Absent { headers, origin, request_time, response_time }, _) => {
@@ -164,6 +163,11 @@ impl Fill<'_> {
         }
     }
 
+    async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FillError> {
+        let fetching = self.wanted.upstream.origins.fetch(ask);
+        Ok(self.flight.readers.while_open(fetching).await??)
+    }
+
     async fn confirmed(
         &self,
         stale: Found,
@@ -176,7 +180,7 @@ impl Fill<'_> {
         let Some(meta) = merged else {
             // The 304 speaks of another object than the stored one: ask without conditions.
             let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
-            return match self.wanted.upstream.origins.fetch(&ask).await? {
+            return match self.fetch(&ask).await? {
                 Answer::Found(response) => self.found(ask, response, trail).await,
                 Answer::Absent { headers, origin, request_time, response_time } => {
                     let times = Times { request: request_time, response: response_time };
@@ -275,7 +279,9 @@ impl Fill<'_> {
         (keep, coding): (Keep, Coding),
     ) -> Result<&'static str, FillError> {
         let mut collected = BytesMut::new();
-        while let Some(piece) = body.chunk().await? {
+        let readers = &self.flight.readers;
+        while let Some(piece) = readers.while_open(body.chunk()).await?? {
+            readers.came(piece.len() as u64);
             let actual = (collected.len() + piece.len()) as u64;
             if actual > WHOLE_BYTES_MAX {
                 let rejection = Rejection::TooLarge { limit: WHOLE_BYTES_MAX, actual };
@@ -335,8 +341,11 @@ impl Fill<'_> {
     ) -> Result<&'static str, FillError> {
         let (growing, must_be) = (writer.growing(), expected.must_be());
         self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing, must_be });
-        while let Some(piece) = body.chunk(&mut writer).await? {
+        let (readers, mut received) = (&self.flight.readers, 0);
+        while let Some(piece) = readers.while_open(body.chunk(&mut writer)).await?? {
             writer.append(piece).await?;
+            readers.came(writer.received() - received);
+            received = writer.received();
         }
         let ended = writer.end().await?;
         let judged = expected.check(ended.sha256, ended.length);

@@ -3,8 +3,9 @@
 //! across an await. Called by `engine`; the only module that asks an origin and, with `purge`,
 //! the only one that changes the cache.
 //!
-//! A fill's leader is a task of its own: a client that leaves never cancels it. Its states are
-//! asking, streaming (or checking whole), sealed, published; a reader sees them as [`Landed`].
+//! A fill's leader is a task of its own: a client that leaves does not cancel it, though a fill
+//! without readers makes room for others (`room`). Its states are asking, streaming (or checking
+//! whole), sealed, published; a reader sees them as [`Landed`].
 
 mod alone;
 mod flight;
@@ -15,6 +16,8 @@ mod part;
 mod passing;
 mod patience;
 mod pieces;
+mod readers;
+mod room;
 mod steady;
 mod trail;
 mod trusted;
@@ -23,11 +26,12 @@ mod wanted;
 mod wrong;
 
 use alone::Alone;
-pub use flight::{Flight, How, Landed};
+pub use flight::{Flight, FlightReader, GrowingReader, How, Landed};
 pub use generic::Sought;
 pub use part::{Came, Confirmed, Find, Paged, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use pieces::Asker;
+use room::{Demand, Room};
 pub use trusted::Trusted;
 pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, Basis, WrongBodies};
@@ -45,7 +49,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Semaphore;
 
 /// Where the objects of one site come from, and what they must prove.
 #[derive(Debug)]
@@ -253,6 +256,9 @@ pub enum FillError {
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// It has no reader, and its place was given to another fill, or its origin is too slow.
+    #[error("it has no reader, and is too slow or makes room for another")]
+    Unread,
     /// The fill ended without a word: a fault inside Narthex.
     #[error("the fill ended without a result")]
     Lost,
@@ -271,6 +277,7 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
+            | Self::Unread
             | Self::Lost => false,
         }
     }
@@ -286,6 +293,7 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
+            | Self::Unread
             | Self::Lost => true,
         }
     }
@@ -301,19 +309,26 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
+            | Self::Unread
             | Self::Lost => None,
         }
     }
 
-    /// Logs that it ended the fill of `key`. That an origin is left alone was logged when it began
-    /// to fail: it would be said once more of each request, which the access log does.
-    fn log(&self, key: &Key) {
+    /// Logs that it ended the fill of `key`; the metric label of its result. That an origin is left
+    /// alone was logged when it began to fail: it would be said once more of each request, which
+    /// the access log does.
+    fn log(&self, key: &Key) -> &'static str {
         let (site, path, error) = (key.site(), key.path(), self as &dyn std::error::Error);
+        if matches!(self, Self::Unread) {
+            tracing::info!(site, path, "fill without readers ended");
+            return "unread";
+        }
         if matches!(self, Self::Fetch(FetchError::Open { .. })) {
             tracing::debug!(site, path, error, "fill failed");
         } else {
             tracing::warn!(site, path, error, "fill failed");
         }
+        "failed"
     }
 }
 
@@ -332,7 +347,7 @@ struct Shared {
     wrong: WrongBodies,
     /// Fills that have ended; changed under the lock of `flights` alone.
     ended_count: AtomicU64,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     parts: part::Parts,
     /// Pieces of large objects under way.
     lots: Arc<pieces::Lots>,
@@ -411,7 +426,7 @@ impl Fills {
         tasks: Tasks,
         limits: &config::Limits,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(limits.fills_max));
+        let room = Room::new(limits.fills_max);
         let parts = part::Parts::new(limits);
         let flights = Mutex::default();
         let wrong = WrongBodies::new(clock);
@@ -434,13 +449,14 @@ impl Fills {
     /// With `looked`, begins none where one of the same object has ended since then: what it
     /// brought is in the cache, and was not when the cache was looked at. A fill that a
     /// purge has overtaken is not joined: a request after the purge asks anew. Nor is one whose
-    /// disk failed under it: what it still has is for its own readers.
+    /// disk failed under it: what it still has is for its own readers. Nor one that is ended since
+    /// it had no reader.
     pub fn join(
         &self,
         wanted: Wanted,
         stale: Option<Stale>,
         looked: Option<Mark>,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
+    ) -> Result<(Role, FlightReader), NotJoined> {
         self.join_with(wanted, looked, Before::Stale(stale))
     }
 
@@ -450,8 +466,8 @@ impl Fills {
         wanted: Wanted,
         looked: Option<Mark>,
         before: Before,
-    ) -> Result<(Role, Arc<Flight>), NotJoined> {
-        let key = wanted.key.clone();
+    ) -> Result<(Role, FlightReader), NotJoined> {
+        let (key, demand) = (wanted.key.clone(), wanted.demand());
         let advised = || match self.shared.wrong.advice(&key, &self.shared.cache) {
             Advice::Ask { avoid } => Ok(avoid),
             Advice::Refuse { seconds } => {
@@ -461,33 +477,36 @@ impl Fills {
         };
         let ticket = before.ticket();
         self.begin_or_join(
-            (Method::Get, &key),
+            (&key, Some(demand)),
             (looked, ticket),
             advised,
             |avoid, landing| async move { leader::lead(&landing, wanted, before, avoid).await },
         )
     }
 
-    /// Joins the flight of `key` that asks by `method`, or begins one, with `ticket` or with one of
-    /// this moment: `advised` says with what, or why not, and `lead` leads it.
+    /// Joins the flight of `key`, or begins one, with `ticket` or with one of this moment: `advised`
+    /// says with what, or why not, and `lead` leads it. Without a `demand` it is one for the head
+    /// alone, which has no body that would take room.
     fn begin_or_join<A, F>(
         &self,
-        (method, key): (Method, &Key),
+        (key, demand): (&Key, Option<Demand>),
         (looked, ticket): (Option<Mark>, Option<Ticket>),
         advised: impl FnOnce() -> Result<A, NotJoined>,
         lead: impl FnOnce(A, Landing) -> F,
-    ) -> Result<(Role, Arc<Flight>), NotJoined>
+    ) -> Result<(Role, FlightReader), NotJoined>
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let method = if demand.is_some() { Method::Get } else { Method::Head };
         let mut flights = self.shared.flights.lock();
         let (under_way, ended) = flights.of(method);
         let cache = &self.shared.cache;
         let entry = match under_way.entry(key.clone()) {
             Entry::Occupied(entry) => {
-                let is_open = !entry.get().is_closed();
-                if is_open && !cache.is_purged_since(entry.get().ticket, key) {
-                    return Ok((Role::Follow, Arc::clone(entry.get())));
+                if !cache.is_purged_since(entry.get().ticket, key)
+                    && let Some(reader) = entry.get().join()
+                {
+                    return Ok((Role::Follow, reader));
                 }
                 entry.remove();
                 under_way.entry(key.clone())
@@ -500,13 +519,13 @@ impl Fills {
             return Err(NotJoined::Ended);
         }
         let advice = advised()?;
-        // A head has no body that would take room.
-        let place = match method {
-            Method::Get => Some(Arc::clone(&self.shared.room).try_acquire_owned()),
-            Method::Head => None,
+        let reader = FlightReader::first(ticket.unwrap_or_else(|| cache.ticket()));
+        let flight = Arc::clone(&reader.flight);
+        let admit = |demand| {
+            let place = self.shared.room.admit(&demand, &flight.readers);
+            place.map(|place| (place, demand)).ok_or(NotJoined::NoRoom)
         };
-        let place = place.transpose().map_err(|_| NotJoined::NoRoom)?;
-        let flight = Arc::new(Flight::new(ticket.unwrap_or_else(|| cache.ticket())));
+        let admitted = demand.map(admit).transpose()?;
         entry.insert_entry(Arc::clone(&flight));
         drop(flights);
         let landing = Landing {
@@ -518,17 +537,19 @@ impl Fills {
         self.shared.metrics.fills_running.inc();
         let leading = Box::pin(lead(advice, landing));
         self.shared.tasks.spawn("fill", async move {
-            let _place = place;
-            leading.await;
+            match admitted {
+                Some((place, demand)) => place.hold(&demand, &flight.readers, leading).await,
+                None => leading.await,
+            }
         });
-        Ok((Role::Lead, flight))
+        Ok((Role::Lead, reader))
     }
 
     /// The fill of the whole of `key` that is under way and may be joined.
-    fn whole_under_way(&self, key: &Key) -> Option<Arc<Flight>> {
+    fn whole_under_way(&self, key: &Key) -> Option<FlightReader> {
         let flight = self.shared.flights.lock().under_way.get(key).map(Arc::clone)?;
         let is_purged = self.shared.cache.is_purged_since(flight.ticket, key);
-        (!is_purged && !flight.is_closed()).then_some(flight)
+        if is_purged { None } else { flight.join() }
     }
 
     /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose

@@ -11,8 +11,9 @@ use crate::origin::FetchError;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// Bytes that must come before a break is followed by a request without a wait.
-const FORWARD_BYTES: u64 = 256 << 10;
+/// Bytes that are progress: after a break that follows them, the next request does not wait; and
+/// what has no reader must bring so many from time to time (see `room`).
+pub(super) const FORWARD_BYTES: u64 = 256 << 10;
 
 /// The wait before the second request that follows a break; the first does not wait.
 const WAIT_FIRST: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
 //! An object that is wanted, and the heads that are made of what origins say of it. Values only.
 
-use super::{Asker, FillError, Rejection, Upstream};
+use super::{Asker, Demand, FillError, Rejection, Upstream};
 use crate::config::Terms;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
@@ -54,6 +54,10 @@ pub enum Keep {
 }
 
 impl Wanted {
+    pub(super) fn demand(&self) -> Demand {
+        Demand { asker: self.asker, class: self.class, upstream: Arc::clone(&self.upstream) }
+    }
+
     pub(super) fn ask(&self, method: Method) -> Ask {
         Ask {
             method,

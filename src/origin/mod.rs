@@ -47,6 +47,7 @@ use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
+use crate::nix::Class;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use ::http::HeaderMap;
@@ -256,6 +257,11 @@ impl Origins {
     /// this call on: whoever waits for an origin to come back need not find out by asking.
     pub fn recovered(&self) -> impl Future<Output = ()> + use<> {
         Arc::clone(&self.recovery).notified_owned()
+    }
+
+    /// Whether an object of this class would have to wait for a connection to one of them.
+    pub fn is_full(&self, class: Class) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.slots.is_full(class))
     }
 
     /// The state of every origin, in their order.

@@ -64,6 +64,12 @@ impl Slots {
         Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, _share: share })
     }
 
+    /// Whether an object of this class would have to wait.
+    pub(super) fn is_full(&self, class: Class) -> bool {
+        let share = self.share(Load::Object(class));
+        [Some(&self.all), share].iter().flatten().any(|slots| slots.available_permits() == 0)
+    }
+
     async fn next(&self, load: Load) -> Result<Slot, AcquireError> {
         let share = match self.share(load) {
             Some(share) => Some(Arc::clone(share).acquire_owned().await?),

@@ -114,7 +114,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         .example("4096")
         .doc(
             "Fetches from origins under way at once, over all sites; a request that would need \
-             one more is answered 503.",
+             one more is answered 503. One whose clients have left makes room for another. An \
+             eighth is kept for narinfos, a quarter from the other objects of one site, and the \
+             last quarter from clients that have as many.",
         ),
     Setting::new(
         "server.limits.completion_size_max",

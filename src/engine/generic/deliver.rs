@@ -8,7 +8,7 @@ use crate::engine::body::{Body, Source};
 use crate::engine::deliver::{cache_status, slice};
 use crate::engine::row::Multipart;
 use crate::engine::tail::Tail;
-use crate::fill::{PartReader, Passing};
+use crate::fill::{FlightReader, PartReader, Passing};
 use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy::generic::fields;
@@ -47,7 +47,7 @@ pub(super) enum Here {
 /// Where the bytes of a response come from.
 enum Content<'f> {
     Found(&'f Found),
-    Growing(Growing),
+    Growing(Growing, &'f FlightReader),
     Passing(Box<Passing>),
     Part(Box<PartReader>, Selection),
     /// No byte of it is sent.
@@ -66,8 +66,8 @@ impl Delivery<'_> {
     }
 
     /// One that arrives.
-    pub(super) fn growing(self, growing: Growing) -> Answer {
-        self.answer(Content::Growing(growing))
+    pub(super) fn growing(self, growing: Growing, flight: &FlightReader) -> Answer {
+        self.answer(Content::Growing(growing, flight))
     }
 
     /// One that is this client's alone.
@@ -165,7 +165,7 @@ impl Delivery<'_> {
         // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
         let several = match content {
             Content::Found(_) => Several::Sent,
-            Content::Growing(_) | Content::Passing(_) | Content::Part(..) | Content::Nothing => {
+            Content::Growing(..) | Content::Passing(_) | Content::Part(..) | Content::Nothing => {
                 Several::AsWhole
             }
         };
@@ -178,7 +178,9 @@ impl Delivery<'_> {
                 Some(bytes) => return Body::whole(slice(&bytes, first, sent)),
                 None => self.source(found, first, sent),
             },
-            Content::Growing(growing) => Source::Growing(growing.follow(first), first),
+            Content::Growing(growing, flight) => {
+                Source::Growing(flight.follow(growing, first), first)
+            }
             Content::Passing(passing) => Source::Passing(passing, first),
             Content::Part(reader, _) => Source::Part(reader),
             Content::Nothing => return Body::empty(),

@@ -34,7 +34,7 @@ use crate::cache::{Found, Hit, Stale};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
 use crate::config::Caching;
-use crate::fill::{Flight, How, Landed, NotJoined, Passing, Role, Sought};
+use crate::fill::{Asker, FlightReader, How, Landed, NotJoined, Passing, Role, Sought};
 use crate::nix::Class;
 use crate::object::{Meta, Variant};
 use crate::origin::{Forward, Interim, Retries};
@@ -295,7 +295,7 @@ impl Request<'_> {
     async fn landed(
         &self,
         role: Role,
-        flight: &Arc<Flight>,
+        flight: &FlightReader,
         stale: Option<&Found>,
     ) -> Option<Answer> {
         let is_own = role == Role::Lead;
@@ -313,7 +313,7 @@ impl Request<'_> {
             Landed::Streaming { meta, growing, .. } => {
                 let length = growing.length();
                 is_for_this(&meta.variant)
-                    .then(|| self.delivery(&meta, length, outcome).growing(growing))
+                    .then(|| self.delivery(&meta, length, outcome).growing(growing, flight))
             }
             Landed::Whole { found, how } => {
                 let (is_shared, outcome) = match how {
@@ -393,6 +393,7 @@ impl Request<'_> {
             query: self.target.query.clone(),
             headers: Arc::new(self.fields().clone()),
             wishes: self.wishes,
+            asker: Asker::at(self.connection.peer.ip()),
             interim,
         }
     }

@@ -209,7 +209,7 @@ impl Request<'_> {
 /// What a reader comes to that got no byte.
 fn unopened(error: &Arc<FillError>) -> Parted {
     match &**error {
-        FillError::Changed => Parted::Again,
+        FillError::Changed | FillError::Unread => Parted::Again,
         FillError::Unranged => Parted::Nothing,
         FillError::NoRoom => answer::shed().into(),
         FillError::Fetch(_)

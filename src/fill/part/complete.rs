@@ -8,7 +8,6 @@
 use super::flight::PartFlight;
 use super::learn::coding_of;
 use super::object::{Object, Purpose};
-use super::stretch::Stretch;
 use crate::cache::PublishError;
 use crate::fill::leader::better_lifetime;
 use crate::fill::{FillError, Running};
@@ -64,11 +63,10 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
         return;
     }
     let is_whole_coming = flight.shared.flights.lock().under_way.contains_key(flight.subject.key());
-    let places = (
-        Arc::clone(&flight.shared.parts.completions).try_acquire_owned(),
-        Arc::clone(&flight.shared.room).try_acquire_owned(),
-    );
-    let (Ok(turn), Ok(place), false) = (places.0, places.1, is_whole_coming) else {
+    let (demand, readers) = (flight.subject.demand(), flight.cursors.readers.clone());
+    let turn = Arc::clone(&flight.shared.parts.completions).try_acquire_owned();
+    let place = flight.shared.room.spare(&demand, &readers);
+    let (Ok(turn), Some(place), false) = (turn, place, is_whole_coming) else {
         return done(flight, object, Completed::Skipped);
     };
     let (flight, object) = (Arc::clone(flight), Arc::clone(object));
@@ -76,7 +74,7 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
     let tasks = flight.shared.tasks.clone();
     tasks.spawn("part completion", async move {
         let _running = running;
-        Box::pin(run(&flight, &object, (turn, place))).await;
+        place.hold(&demand, &readers, Box::pin(run(&flight, &object, turn))).await;
     });
 }
 
@@ -88,11 +86,7 @@ fn done(flight: &PartFlight, object: &Object, completed: Completed) {
 }
 
 /// Fetches what is missing, and finishes the object.
-async fn run(
-    flight: &Arc<PartFlight>,
-    object: &Arc<Object>,
-    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-) {
+async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, _turn: OwnedSemaphorePermit) {
     let Some(part) = object.part() else { return };
     let mut completed = Completed::ByOthers;
     for _ in 0..ROUNDS_MAX {
@@ -131,7 +125,7 @@ async fn fetch_missing(
         }
         let Some(run) = part.claim(from, part.length()) else { continue };
         let (span, why) = (run.start()..run.end(), Some(Reason::Completion));
-        let opened = Stretch::open(flight, &object.identity, span, why).await;
+        let opened = object.open(flight, span, why).await;
         if object.bring(flight, run, opened, Purpose::Completion).await.is_err() {
             return Err(Completed::Failed);
         }

@@ -2,6 +2,7 @@
 //! still wanted. One per flight; a short lock, never across an await.
 
 use super::{AHEAD_BYTES, NEAR_BYTES};
+use crate::fill::readers::{Reader, Readers};
 use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// All readers of one object.
 #[derive(Debug, Default)]
 pub(super) struct Cursors {
+    pub(super) readers: Readers,
     all: Mutex<All>,
     moved: Notify,
 }
@@ -30,6 +32,7 @@ struct All {
 pub(super) struct Cursor {
     cursors: Arc<Cursors>,
     id: u64,
+    _reader: Reader,
 }
 
 /// Whether the byte at an offset is wanted.
@@ -41,13 +44,15 @@ enum Want {
 }
 
 impl Cursors {
-    /// A reader that wants the bytes from `next` up to, not including, `end`.
-    pub(super) fn register(self: &Arc<Self>, next: u64, end: u64) -> Cursor {
+    /// A reader that wants the bytes from `next` up to, not including, `end`; none if what is
+    /// fetched is ended for want of readers.
+    pub(super) fn register(self: &Arc<Self>, next: u64, end: u64) -> Option<Cursor> {
+        let reader = self.readers.enter()?;
         let mut all = self.all.lock();
         let id = all.next_id;
         all.next_id += 1;
         all.places.insert(id, (next, end));
-        Cursor { cursors: Arc::clone(self), id }
+        Some(Cursor { cursors: Arc::clone(self), id, _reader: reader })
     }
 
     /// Whether a run that has come to `offset` should go on; waits while all who want its next byte
@@ -103,8 +108,8 @@ mod tests {
     fn what_is_wanted_follows_the_readers() {
         let cursors = Arc::new(Cursors::default());
         assert_eq!(cursors.want(0), Want::Never);
-        let far = cursors.register(1 << 30, u64::MAX);
-        let near = cursors.register(100, 1000);
+        let far = cursors.register(1 << 30, u64::MAX).unwrap();
+        let near = cursors.register(100, 1000).unwrap();
         assert_eq!(cursors.want(0), Want::Now);
         assert_eq!(cursors.want(999), Want::Now);
         assert_eq!(cursors.want(1000), Want::Never);
@@ -122,7 +127,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_run_far_ahead_waits_for_its_reader_for_a_while() {
         let cursors = Arc::new(Cursors::default());
-        let reader = cursors.register(0, u64::MAX);
+        let reader = cursors.register(0, u64::MAX).unwrap();
         assert!(cursors.wants(0).await);
         assert!(!cursors.wants(AHEAD_BYTES).await, "nobody moved");
         let waiting = {

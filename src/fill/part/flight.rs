@@ -5,7 +5,7 @@ use super::cursors::Cursors;
 use super::object::Object;
 use super::subject::Subject;
 use crate::cache::Ticket;
-use crate::fill::{FillError, Flight, NotJoined, Role, Shared};
+use crate::fill::{FillError, FlightReader, NotJoined, Role, Shared};
 use crate::object::Meta;
 use crate::origin::Response;
 use crate::sync::Mutex;
@@ -18,7 +18,7 @@ pub(super) enum PartLanded {
     /// The object's head is known.
     Known(Arc<Object>),
     /// The whole is being fetched.
-    Whole(Role, Arc<Flight>),
+    Whole(Role, FlightReader),
     /// The whole is stored.
     Stored,
     /// There is none.
@@ -84,7 +84,7 @@ impl PartFlight {
             Some(PartLanded::Known(object)) => object.may_be_joined(),
             Some(_) => false,
         };
-        is_open && !self.is_purged()
+        is_open && !self.is_purged() && !self.cursors.readers.is_closed()
     }
 
     /// Whether a purge has overtaken it.

@@ -22,7 +22,6 @@ use crate::sync::Mutex;
 use http::{StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// A flight that is to land: dropped, it lands as lost where nothing was said.
 #[derive(Debug)]
@@ -49,9 +48,8 @@ impl Learning {
         Self { flight }
     }
 
-    /// Makes the flight land. `place` is needed to ask an origin; `stretch` is what is wanted,
-    /// where that is known.
-    pub(super) async fn run(self, place: Option<OwnedSemaphorePermit>, stretch: Option<ByteSpan>) {
+    /// Makes the flight land. `stretch` is what is wanted, where that is known.
+    pub(super) async fn run(self, stretch: Option<ByteSpan>) {
         let cache = &self.flight.shared.cache;
         let key = self.flight.subject.key();
         if let Some(Hit::Memory(_) | Hit::Disk(_)) = cache.lookup(key).await {
@@ -68,25 +66,33 @@ impl Learning {
         if is_page && (stretch.is_none() || !cache.takes_parts()) {
             return self.flight.land(PartLanded::Unknown);
         }
-        if place.is_none() {
+        let (demand, readers) = (self.flight.subject.demand(), &self.flight.cursors.readers);
+        let Some(place) = self.flight.shared.room.admit(&demand, readers) else {
             return self.flight.land(PartLanded::NotJoined(NotJoined::NoRoom));
-        }
-        let learnt = match (&self.flight.subject, stretch) {
-            (Subject::Object(wanted), Some(stretch)) => {
-                Box::pin(self.by_get(wanted, stretch)).await
+        };
+        let asking = Box::pin(self.ask(stretch));
+        if let Err(error) = place.hold(&demand, readers, asking).await {
+            if matches!(error, FillError::Unread) {
+                error.log(key);
+            } else {
+                tracing::warn!(
+                    site = key.site(),
+                    path = key.path(),
+                    error = &error as &dyn std::error::Error,
+                    "range not fetched"
+                );
             }
+            self.flight.land(PartLanded::Failed(Arc::new(error)));
+        }
+    }
+
+    /// Asks an origin, and keeps what it brings.
+    async fn ask(&self, stretch: Option<ByteSpan>) -> Result<(), FillError> {
+        match (&self.flight.subject, stretch) {
+            (Subject::Object(wanted), Some(stretch)) => self.by_get(wanted, stretch).await,
             (Subject::Object(wanted), None) => self.by_head(wanted).await,
             (Subject::Page(sought), Some(stretch)) => self.by_page(sought, stretch).await,
             (Subject::Page(_), None) => Err(FillError::Lost),
-        };
-        if let Err(error) = learnt {
-            tracing::warn!(
-                site = key.site(),
-                path = key.path(),
-                error = &error as &dyn std::error::Error,
-                "range not fetched"
-            );
-            self.flight.land(PartLanded::Failed(Arc::new(error)));
         }
     }
 
@@ -113,7 +119,8 @@ impl Learning {
         let asked = if is_kept { in_chunks(stretch) } else { stretch.first..end };
         let cache = &self.flight.shared.cache;
         let ask = sourced(cache, wanted, question(wanted, &asked, None)).await;
-        match wanted.upstream.origins.fetch(&ask).await? {
+        let asking = wanted.upstream.origins.fetch(&ask);
+        match self.flight.cursors.readers.while_open(asking).await?? {
             Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
                 self.found_part(wanted, response, asked).await
             }
@@ -165,7 +172,7 @@ impl Learning {
                 return Ok(());
             }
         };
-        match asked.landed().await {
+        match self.flight.cursors.readers.while_open(asked.landed()).await? {
             Landed::Head { admitted, length } => {
                 let Some(length) = length.filter(|length| *length > CHUNK_BYTES) else {
                     self.whole(wanted, None);

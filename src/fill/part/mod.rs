@@ -47,7 +47,7 @@ pub use handle::PartHandle;
 pub use page::{Find, Paged};
 pub use reader::{Came, PartReader};
 
-use super::{Alone, FillError, Fills, Flight, Landed, NotJoined, Role, Running, Wanted};
+use super::{Alone, FillError, Fills, FlightReader, Landed, NotJoined, Role, Running, Wanted};
 use crate::config::Limits;
 use crate::object::{Key, Meta};
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
@@ -91,7 +91,7 @@ impl Parts {
 #[derive(Debug)]
 pub enum Ranged {
     /// The whole is being fetched: read along.
-    Whole(Role, Arc<Flight>),
+    Whole(Role, FlightReader),
     /// Its head is known.
     Known(PartHandle),
     /// It may be stored as a whole by now: look again.
@@ -133,14 +133,13 @@ impl Fills {
         let subject = Subject::Object(wanted.clone());
         let (role, flight, is_known) = PartFlight::enter(&self.shared, &subject);
         let (first, end) = stretch.map_or((0, 0), |s| (s.first, s.last.saturating_add(1)));
-        let cursor = flight.cursors.register(first, end);
+        let Some(cursor) = flight.cursors.register(first, end) else { return Ranged::Again };
         if role == Role::Lead {
-            let place = Arc::clone(&self.shared.room).try_acquire_owned().ok();
             let learning = learn::Learning::new(Arc::clone(&flight));
             let running = Running::begin(&self.shared.metrics);
             self.shared.tasks.spawn("part", async move {
                 let _running = running;
-                Box::pin(learning.run(place, stretch)).await;
+                Box::pin(learning.run(stretch)).await;
             });
         }
         match flight.landed().await {
@@ -167,7 +166,7 @@ fn is_as_good_as_whole(stretch: ByteSpan) -> bool {
 }
 
 /// Whether what `ranges` begin with has come, or comes soon, by way of a fill of the whole.
-async fn is_near(flight: &Flight, ranges: &ByteRanges) -> bool {
+async fn is_near(flight: &FlightReader, ranges: &ByteRanges) -> bool {
     let Landed::Streaming { growing, .. } = flight.landed().await else { return true };
     let Some(length) = growing.length() else { return true };
     match ranges.resolve(length) {

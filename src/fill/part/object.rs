@@ -10,12 +10,15 @@ use super::stretch::{Identity, Stretch};
 use crate::cache::PublishError;
 use crate::fill::{FillError, Running};
 use crate::object::Meta;
+use crate::origin::Reason;
 use crate::store::{CHUNK_BYTES, Part, Run};
 use crate::sync::Mutex;
 use http::HeaderValue;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Chunks of a run that have come before the first of them is kept for a restart.
 const KEEP_CHUNKS: u64 = 8;
@@ -162,22 +165,34 @@ impl Object {
 
     /// Waits for its turn, fetches, and sees to what is missing then.
     async fn turn(self: &Arc<Self>, flight: &Arc<PartFlight>, run: Run, patience: Patience) {
-        let room = Arc::clone(&flight.shared.room);
+        let (demand, readers) = (flight.subject.demand(), &flight.cursors.readers);
+        let room = &flight.shared.room;
         let place = match patience {
-            Patience::None => room.try_acquire_owned().ok(),
-            Patience::Some => {
-                let turn = tokio::time::timeout(TURN, room.acquire_owned()).await;
-                turn.ok().and_then(Result::ok)
-            }
+            Patience::None => room.admit(&demand, readers),
+            Patience::Some => room.wait(&demand, readers, Instant::now() + TURN).await,
         };
-        let Some(_place) = place else {
+        let Some(place) = place else {
             *self.failure.lock() = Some(Arc::new(FillError::NoRoom));
             return;
         };
-        let opened = Stretch::open(flight, &self.identity, run.start()..run.end(), None).await;
-        if self.bring(flight, run, opened, Purpose::Readers).await.is_ok() {
-            complete::see_to(flight, self).await;
-        }
+        let fetching = async {
+            let opened = self.open(flight, run.start()..run.end(), None).await;
+            if self.bring(flight, run, opened, Purpose::Readers).await.is_ok() {
+                complete::see_to(flight, self).await;
+            }
+        };
+        place.hold(&demand, readers, fetching).await;
+    }
+
+    /// A stretch of it, unless it is ended for want of readers.
+    pub(super) async fn open(
+        &self,
+        flight: &PartFlight,
+        span: Range<u64>,
+        why: Option<Reason>,
+    ) -> Result<Stretch, FillError> {
+        let opening = Stretch::open(flight, &self.identity, span, why);
+        flight.cursors.readers.while_open(opening).await?
     }
 
     /// Fetches a run to its end, tells how it ended, and keeps what has come.
@@ -213,12 +228,15 @@ impl Object {
 
     async fn failed(&self, flight: &PartFlight, error: FillError) -> Arc<FillError> {
         let error = Arc::new(error);
+        let key = flight.subject.key();
         if matches!(*error, FillError::Changed) {
             self.break_off(flight, Arc::clone(&error)).await;
+        } else if matches!(*error, FillError::Unread) {
+            error.log(key);
         } else {
             tracing::warn!(
-                site = flight.subject.key().site(),
-                path = flight.subject.key().path(),
+                site = key.site(),
+                path = key.path(),
                 error = &*error as &dyn std::error::Error,
                 "a part's chunks were not fetched"
             );
@@ -238,11 +256,13 @@ impl Object {
             Purpose::Readers => "fetched",
             Purpose::Completion => "completed",
         };
+        let readers = &flight.cursors.readers;
         let bytes = flight.shared.metrics.range_bytes.with_label_values(&[what]);
         while run.received() < run.end()
-            && let Some(mut piece) = stretch.chunk().await?
+            && let Some(mut piece) = readers.while_open(stretch.chunk()).await??
         {
             bytes.inc_by(piece.len() as u64);
+            readers.came(piece.len() as u64);
             *self.failure.lock() = None;
             while !piece.is_empty() && run.received() < run.end() {
                 let left = CHUNK_BYTES - run.received() % CHUNK_BYTES;

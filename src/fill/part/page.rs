@@ -26,7 +26,7 @@ use crate::cache::Ticket;
 use crate::clock::Timestamp;
 use crate::fill::generic::{Rest, Sought};
 use crate::fill::steady::Checked;
-use crate::fill::{FillError, Fills, Flight, NotJoined, Role, Running, Shared};
+use crate::fill::{FillError, Fills, FlightReader, NotJoined, Role, Running, Shared};
 use crate::object::{Meta, Variant};
 use crate::origin::{Response, Retries};
 use crate::policy::continuation;
@@ -56,7 +56,7 @@ pub enum Paged {
     /// It is here in part.
     Known(PartHandle),
     /// The whole is being fetched: read along.
-    Whole(Role, Arc<Flight>),
+    Whole(Role, FlightReader),
     /// It may be stored as a whole by now: look again.
     Again,
     /// Nothing is known of it: ask as if there were no parts.
@@ -91,14 +91,15 @@ impl Fills {
         let subject = Subject::Page(sought.clone());
         let (role, flight, is_known) = PartFlight::enter(shared, &subject);
         let (first, end) = stretch.map_or((0, 0), |s| (s.first, s.last.saturating_add(1)));
-        let cursor = Cursors::register(&flight.cursors, first, end);
+        let Some(cursor) = Cursors::register(&flight.cursors, first, end) else {
+            return Paged::Again;
+        };
         if role == Role::Lead {
-            let place = Arc::clone(&shared.room).try_acquire_owned().ok();
             let learning = Learning::new(Arc::clone(&flight));
             let running = Running::begin(&shared.metrics);
             shared.tasks.spawn("part", async move {
                 let _running = running;
-                Box::pin(learning.run(place, stretch)).await;
+                Box::pin(learning.run(stretch)).await;
             });
         }
         match flight.landed().await {
@@ -143,7 +144,8 @@ impl Learning {
         let asked = in_chunks(stretch);
         let last = (asked.end != u64::MAX).then(|| asked.end.saturating_sub(1));
         let rest = Rest { first: asked.start, last, same: None, retries: Retries::Usual };
-        let mut response = sought.stretch(rest, None).await?;
+        let asking = sought.stretch(rest, None);
+        let mut response = self.flight.cursors.readers.while_open(asking).await??;
         if response.status == StatusCode::OK {
             self.whole_page(sought, response);
             return Ok(());

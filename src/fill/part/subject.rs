@@ -6,7 +6,7 @@ use crate::cache::Cache;
 use crate::fill::generic::{Rest, Sought};
 use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
-use crate::fill::{Upstream, Wanted};
+use crate::fill::{Demand, Upstream, Wanted};
 use crate::object::Key;
 use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response, Retries};
 use crate::policy::response::Coding;
@@ -36,6 +36,14 @@ impl Subject {
         match self {
             Self::Object(wanted) => &wanted.path,
             Self::Page(sought) => &sought.path,
+        }
+    }
+
+    /// What a fill of it is for.
+    pub(super) fn demand(&self) -> Demand {
+        match self {
+            Self::Object(wanted) => wanted.demand(),
+            Self::Page(sought) => sought.demand(),
         }
     }
 

@@ -28,6 +28,11 @@ impl Asker {
         let others = 128 - V6_PREFIX_BITS;
         Self(Some(IpAddr::V6((own.to_bits() >> others << others).into())))
     }
+
+    /// Whether it is a client: what the edge fetches by itself has none.
+    pub(in crate::fill) fn is_known(self) -> bool {
+        self.0.is_some()
+    }
 }
 
 /// An origin, by its site and position.

@@ -1,6 +1,6 @@
 //! One fetch for each key, however many ask, and whoever leaves.
 
-use crate::harness::{Edge, Gate, Origin, Package, Script, noise, path_of_nar, says};
+use crate::harness::{Edge, Gate, Origin, Package, Said, Script, Setup, noise, path_of_nar, says};
 
 #[tokio::test]
 async fn fifty_readers_of_a_stalled_nar_cost_one_request() {
@@ -138,7 +138,6 @@ async fn a_reader_that_leaves_before_the_head_cancels_nothing() {
 
 #[tokio::test]
 async fn a_fill_beyond_the_limit_is_shed_and_nothing_else_is() {
-    use crate::harness::Setup;
     let origin = Origin::start().await;
     let (first, second) = (Package::new(4, 10), Package::new(5, 10));
     let gate = Gate::default();
@@ -182,4 +181,87 @@ async fn a_rush_on_what_comes_at_once_costs_one_request_each() {
             assert_eq!(origin.count(path), 1, "{seed} {path}");
         }
     }
+}
+
+/// GET of `path` until it is not shed: that a client has left is not seen at once.
+async fn admitted(edge: &Edge, path: &str) -> Said {
+    for _ in 0..10_000 {
+        let said = edge.get(path).await;
+        if said.outcome() != "shed" {
+            return said;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    panic!("{path} is shed for good");
+}
+
+/// What the edge counts of fills of NARs that were ended for want of readers.
+const UNREAD: &str = "narthex_fills_total{class=\"nar\",result=\"unread\"}";
+
+#[tokio::test]
+async fn a_fill_without_readers_makes_room_for_one_that_has_a_reader() {
+    let origin = Origin::start().await;
+    let (first, second) = (noise(8, 2 << 20), noise(9, 300_000));
+    let (path, other) = (path_of_nar(&first, "nar.xz"), path_of_nar(&second, "nar.xz"));
+    let gate = Gate::default();
+    origin.say(&path, says(first.clone()).held_at(1 << 20, &gate));
+    origin.say(&other, says(second.clone()));
+    let setup = Setup::default().tables("[server.limits]\nfills_max = 1");
+    let edge = setup.start(&[&origin]).await;
+    let mut only = edge.client().begin(&path, &[]).await;
+    only.read_to(100_000).await;
+    edge.get(&other).await.expect(503, "shed");
+    drop(only);
+    admitted(&edge, &other).await.expect(200, "miss").with(&second);
+    edge.until_metric(UNREAD, 1).await;
+    edge.until_idle().await;
+    gate.open();
+    // Nothing of the first one is stored.
+    edge.get(&path).await.expect(200, "miss").with(&first);
+    edge.until_idle().await;
+    assert_eq!((origin.count(&path), origin.count(&other)), (2, 1));
+    edge.get(&path).await.expect(200, "hit_disk").with(&first);
+}
+
+#[tokio::test]
+async fn a_range_without_readers_makes_room_for_a_fill_that_has_a_reader() {
+    let origin = Origin::start().await;
+    let (first, second) = (noise(10, 4 << 20), noise(11, 300_000));
+    let (path, other) = (path_of_nar(&first, "nar.xz"), path_of_nar(&second, "nar.xz"));
+    let gate = Gate::default();
+    let whole = says(first.clone()).etag("\"a\"");
+    origin.say_in_turn(&path, vec![whole.clone().held_at(300_000, &gate), whole]);
+    origin.say(&other, says(second.clone()));
+    let setup = Setup::default().tables("[server.limits]\nfills_max = 1");
+    let edge = setup.start(&[&origin]).await;
+    let fields = [("range", "bytes=2097152-2900000")];
+    let mut only = edge.client().begin(&path, &fields).await;
+    only.read_to(100_000).await;
+    edge.get(&other).await.expect(503, "shed");
+    drop(only);
+    admitted(&edge, &other).await.expect(200, "miss").with(&second);
+    edge.until_idle().await;
+    let said = edge.read_with(&path, &fields).await;
+    said.expect(206, "miss").with(&first[2_097_152..=2_900_000]);
+    gate.open();
+}
+
+#[tokio::test]
+async fn fills_without_readers_give_up_the_connections_of_their_origin() {
+    let origin = Origin::start().await;
+    let gate = Gate::default();
+    let url = format!("url = \"{}\"\nname = \"few\"\nconnections_max = 2", origin.url());
+    let edge = Setup::default().start_before(&[url]).await;
+    for seed in 12..14 {
+        let nar = noise(seed, 2 << 20);
+        let path = path_of_nar(&nar, "nar.xz");
+        origin.say(&path, says(nar).held_at(1 << 20, &gate));
+        let mut only = edge.client().begin(&path, &[]).await;
+        only.read_to(100_000).await;
+    }
+    let nar = noise(14, 300_000);
+    let path = path_of_nar(&nar, "nar.xz");
+    origin.say(&path, says(nar.clone()));
+    edge.get(&path).await.expect(200, "miss").with(&nar);
+    gate.open();
 }
