@@ -105,17 +105,28 @@ pub(super) async fn streaming(
     outcome: Outcome,
 ) -> Answer {
     let how = How { outcome, upstream_status: flight.upstream_status() };
-    if growing.length().is_none() && asked.headers.contains_key(header::RANGE) {
-        flight.ended().await;
-        return match cache.lookup(&meta.key).await {
-            Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(asked, &whole, how),
-            Some(Hit::Absent(_)) | None => {
-                answer::unusable("a body without a length ended before a range could be told")
-            }
-        };
+    let mut length = growing.length();
+    if length.is_none() && asked.headers.contains_key(header::RANGE) {
+        length = proven_length(&growing).await;
+        if length.is_none() {
+            flight.ended().await;
+            return match cache.lookup(&meta.key).await {
+                Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(asked, &whole, how),
+                Some(Hit::Absent(_)) | None => {
+                    answer::unusable("a body without a length ended before a range could be told")
+                }
+            };
+        }
     }
-    let length = growing.length();
     object(asked, meta, length, Content::Growing(growing, flight), how)
+}
+
+/// Waits for the end of an object: its length, if all of it can be read, whether or not it is
+/// stored.
+async fn proven_length(growing: &Growing) -> Option<u64> {
+    // There is nothing to read behind the end, which is seen once the object is proven.
+    growing.read(u64::MAX, 1).await.ok()?;
+    (!growing.is_memory_only()).then(|| growing.visible())
 }
 
 /// Delivers a body that is not kept.

@@ -93,6 +93,33 @@ async fn a_fill_that_began_before_a_purge_never_commits_after_it() {
 }
 
 #[tokio::test]
+async fn a_range_of_a_body_without_a_length_is_served_although_it_is_purged_meanwhile() {
+    let origin = Origin::start().await;
+    let edge = Edge::before(&origin).await;
+    for (seed, soft) in [(20, ""), (21, SOFT)] {
+        let nar = noise(seed, 300_000);
+        let path = path_of_nar(&nar, "nar.xz");
+        let gate = Gate::default();
+        origin.say(&path, says(nar.clone()).chunked().held_at(200_000, &gate));
+        let asking = {
+            let (client, path) = (edge.client(), path.clone());
+            tokio::spawn(
+                async move { client.read_with(&path, &[("range", "bytes=150000-")]).await },
+            )
+        };
+        origin.until_asked(&path, 1).await;
+        assert_eq!(edge.purge(&path_request(&path, soft)).await.status, 200);
+        gate.open();
+        let said = asking.await.unwrap();
+        said.expect(206, "miss").with(&nar[150_000..]);
+        assert_eq!(said.field("content-range"), "bytes 150000-299999/300000");
+        edge.until_idle().await;
+        edge.get(&path).await.expect(200, "miss").with(&nar);
+        assert_eq!(origin.count(&path), 2);
+    }
+}
+
+#[tokio::test]
 async fn a_confirmation_that_began_before_a_soft_purge_does_not_undo_it() {
     let origin = Origin::start().await;
     let package = Package::new(7, 10);
