@@ -230,7 +230,7 @@ mod tests {
         let manual = ManualClock::starting_at(Timestamp::from_secs(10_000));
         let clock = Clock::Manual(manual.clone());
         assert_eq!(clock.moment(), Moment::at(Timestamp::from_secs(10_000)));
-        manual.set_back(Duration::from_secs(7_200));
+        manual.set_back(Duration::from_hours(2));
         manual.advance(Duration::from_secs(2));
         let (edge, wall) = (Timestamp::from_secs(10_002), Timestamp::from_secs(2_802));
         assert_eq!(clock.moment(), Moment { edge, wall });

@@ -146,9 +146,9 @@ async fn an_object_on_disk_is_confirmed_in_time_although_the_clock_is_set_back()
     let edge = bench.start(&clock).await;
     let nar = format!("nar/{}.nar.zst", "1".repeat(52));
     let path = format!("/{nar}");
-    bench.put(&nar, &[1; 300_000]);
+    bench.put(&nar, &vec![1; 300_000]);
     assert_eq!(get_stored(&edge, &path).await, 300_000);
-    bench.put(&nar, &[2; 400_000]);
+    bench.put(&nar, &vec![2; 400_000]);
     clock.set_back(TWO_HOURS);
     clock.advance(Duration::from_secs(19));
     let (status, age, body) = get(&edge, &path).await;
@@ -163,7 +163,7 @@ async fn what_an_earlier_process_stored_in_the_future_is_confirmed_once() {
     let bench = Bench::new();
     let nar = format!("nar/{}.nar.zst", "1".repeat(52));
     let path = format!("/{nar}");
-    bench.put(&nar, &[1; 300_000]);
+    bench.put(&nar, &vec![1; 300_000]);
     let older = bench.put_narinfo(1);
     let edge = bench.start(&ManualClock::starting_at(START)).await;
     assert_eq!(get_stored(&edge, &path).await, 300_000);
@@ -171,7 +171,7 @@ async fn what_an_earlier_process_stored_in_the_future_is_confirmed_once() {
     assert!(edge.drain().await);
 
     let newer = bench.put_narinfo(1_000);
-    bench.put(&nar, &[2; 400_000]);
+    bench.put(&nar, &vec![2; 400_000]);
     let clock = ManualClock::starting_at(START);
     clock.set_back(TWO_HOURS);
     let clock = ManualClock::starting_at(clock.wall());
@@ -181,7 +181,7 @@ async fn what_an_earlier_process_stored_in_the_future_is_confirmed_once() {
     assert_eq!(get_stored(&edge, &path).await, 400_000);
     clock.advance(Duration::from_secs(2));
     bench.put_narinfo(2_000);
-    bench.put(&nar, &[3; 500_000]);
+    bench.put(&nar, &vec![3; 500_000]);
     assert_eq!(get(&edge, &narinfo_path()).await, (200, Some(2), newer));
     let (status, age, body) = get(&edge, &path).await;
     assert_eq!((status, age, body.len()), (200, Some(2), 400_000));

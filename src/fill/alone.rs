@@ -63,7 +63,7 @@ mod tests {
         let Moment { edge, .. } = clock.moment();
         alone.begin(&key, edge, cache.ticket());
         manual.set_back(Duration::from_hours(2));
-        manual.advance(ALONE - Duration::from_millis(1));
+        manual.advance(ALONE.saturating_sub(Duration::from_millis(1)));
         assert!(alone.holds(&key, clock.now(), &cache));
         manual.advance(Duration::from_millis(1));
         assert!(!alone.holds(&key, clock.now(), &cache));

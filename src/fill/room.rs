@@ -74,7 +74,7 @@ pub(super) struct FillPlace {
 #[derive(Debug, Default)]
 struct Places {
     next: u64,
-    places: HashMap<u64, Holder>,
+    holders: HashMap<u64, Holder>,
     /// The fills that have no reader, by their places; longest without one first.
     unread: BTreeMap<u64, u64>,
     large: usize,
@@ -263,7 +263,7 @@ impl Drop for FillPlace {
 impl Places {
     /// Why there is no place among `max` for one more.
     fn obstacle(&self, max: usize, account: &Account) -> Option<Obstacle> {
-        let left = max.saturating_sub(self.places.len());
+        let left = max.saturating_sub(self.holders.len());
         if left == 0 {
             return Some(Obstacle::All);
         }
@@ -290,12 +290,12 @@ impl Places {
         *self.by_asker.entry(account.asker).or_default() += 1;
         let id = self.number();
         let holder = Holder { account, readers: readers.clone(), unread: None };
-        self.places.insert(id, holder);
+        self.holders.insert(id, holder);
         id
     }
 
     fn leave(&mut self, id: u64) {
-        let Some(Holder { account, unread, .. }) = self.places.remove(&id) else { return };
+        let Some(Holder { account, unread, .. }) = self.holders.remove(&id) else { return };
         if let Some(unread) = unread {
             self.unread.remove(&unread);
         }
@@ -309,7 +309,7 @@ impl Places {
     /// The fill in this place has no reader.
     fn is_unread(&mut self, id: u64) {
         let number = self.number();
-        if let Some(holder) = self.places.get_mut(&id) {
+        if let Some(holder) = self.holders.get_mut(&id) {
             holder.unread = Some(number);
             self.unread.insert(number, id);
         }
@@ -317,7 +317,7 @@ impl Places {
 
     /// The fill in this place has a reader.
     fn is_read(&mut self, id: u64) {
-        if let Some(unread) = self.places.get_mut(&id).and_then(|holder| holder.unread.take()) {
+        if let Some(unread) = self.holders.get_mut(&id).and_then(|holder| holder.unread.take()) {
             self.unread.remove(&unread);
         }
     }
@@ -326,7 +326,7 @@ impl Places {
     /// place back; false if there is none.
     fn end_unread(&mut self, is_meant: impl Fn(&Account) -> bool) -> bool {
         let ended = self.unread.values().copied().find(|id| {
-            let holder = self.places.get(id);
+            let holder = self.holders.get(id);
             holder.is_some_and(|holder| is_meant(&holder.account) && holder.readers.close_if_none())
         });
         if let Some(id) = ended {
@@ -356,8 +356,8 @@ mod tests {
     use super::*;
     use tokio::time::timeout;
 
-    fn share(client: u8, site: &str, size: Size) -> Account {
-        Account { asker: Asker::at([192, 0, 2, client].into()), site: site.to_owned(), size }
+    fn account(client: u8, of: &str, size: Size) -> Account {
+        Account { asker: Asker::at([192, 0, 2, client].into()), site: of.to_owned(), size }
     }
 
     /// As many places as `shares` get one after the other.
@@ -376,13 +376,13 @@ mod tests {
     #[test]
     fn nars_leave_an_eighth_to_narinfos_and_those_of_a_site_a_quarter_to_others() {
         let mut taken = Places::default();
-        let nars = |site: &'static str| (0..).map(move |client| share(client, site, Size::Large));
+        let nars = |site: &'static str| (0..).map(move |client| account(client, site, Size::Large));
         assert_eq!(entered(&mut taken, 16, nars("one")), 12);
         assert_eq!(entered(&mut taken, 16, nars("two")), 2);
-        let narinfos = (100..).map(|client| share(client, "one", Size::Small));
+        let narinfos = (100..).map(|client| account(client, "one", Size::Small));
         assert_eq!(entered(&mut taken, 16, narinfos), 2);
-        assert_eq!(taken.obstacle(16, &share(1, "two", Size::Small)), Some(Obstacle::All));
-        for id in taken.places.keys().copied().collect::<Vec<_>>() {
+        assert_eq!(taken.obstacle(16, &account(1, "two", Size::Small)), Some(Obstacle::All));
+        for id in taken.holders.keys().copied().collect::<Vec<_>>() {
             taken.leave(id);
         }
         assert!(taken.by_asker.is_empty() && taken.large_by_site.is_empty() && taken.large == 0);
@@ -391,12 +391,12 @@ mod tests {
     #[test]
     fn a_client_with_a_quarter_of_the_places_gets_none_of_the_last_quarter() {
         let mut taken = Places::default();
-        let of_client = |client| std::iter::repeat_with(move || share(client, "a", Size::Small));
+        let of_client = |client| std::iter::repeat_with(move || account(client, "a", Size::Small));
         assert_eq!(entered(&mut taken, 16, of_client(1)), 12);
-        assert_eq!(taken.obstacle(16, &share(1, "a", Size::Small)), Some(Obstacle::Client));
+        assert_eq!(taken.obstacle(16, &account(1, "a", Size::Small)), Some(Obstacle::Client));
         assert_eq!(entered(&mut taken, 16, of_client(2)), 4);
         let mut taken = Places::default();
-        let own = || Account { asker: Asker::default(), ..share(1, "a", Size::Small) };
+        let own = || Account { asker: Asker::default(), ..account(1, "a", Size::Small) };
         assert_eq!(entered(&mut taken, 16, std::iter::repeat_with(own)), 16);
     }
 
@@ -405,7 +405,7 @@ mod tests {
         let mut taken = Places::default();
         let readers: Vec<_> = (0..4).map(|_| Readers::default()).collect();
         let mut enter =
-            |at: usize, site: &str| taken.enter(share(1, site, Size::Large), &readers[at]);
+            |at: usize, site: &str| taken.enter(account(1, site, Size::Large), &readers[at]);
         let ids = [enter(0, "a"), enter(1, "a"), enter(2, "b"), enter(3, "a")];
         let _reader = readers[1].enter().unwrap();
         for id in [ids[1], ids[3], ids[2], ids[0]] {
@@ -417,10 +417,10 @@ mod tests {
         assert!(!taken.end_unread(of_a));
         let ended: Vec<_> = readers.iter().map(Readers::is_closed).collect();
         assert_eq!(ended, [true, false, false, false]);
-        assert_eq!(taken.places.len(), 3);
+        assert_eq!(taken.holders.len(), 3);
         // Its place is given back once.
         taken.leave(ids[0]);
-        assert_eq!((taken.places.len(), taken.large), (3, 3));
+        assert_eq!((taken.holders.len(), taken.large), (3, 3));
     }
 
     #[tokio::test(start_paused = true)]

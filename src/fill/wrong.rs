@@ -293,7 +293,7 @@ mod tests {
         let key = key(1);
         let note = || wrong.note(&key, wrong.basis(cache.ticket(), &key, &cache), vec![0], 2);
         assert_eq!(note(), Some(PAUSE_FIRST));
-        manual.set_back(Duration::from_secs(7_200));
+        manual.set_back(Duration::from_hours(2));
         assert_eq!(wrong.advice(&key, &cache), Advice::Refuse { seconds: 1 });
         manual.advance(PAUSE_FIRST);
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![0] });

@@ -181,7 +181,7 @@ impl Object {
                 complete::see_to(flight, self).await;
             }
         };
-        place.hold(&demand, readers, fetching).await;
+        Box::pin(place.hold(&demand, readers, fetching)).await;
     }
 
     /// A stretch of it, unless it is ended for want of readers.
@@ -208,7 +208,7 @@ impl Object {
                 if let (Some(part), Some(told)) = (self.part(), stretch.take_told()) {
                     page::renew(flight, part, &told).await;
                 }
-                self.pump(flight, &mut run, stretch, purpose).await
+                Box::pin(self.pump(flight, &mut run, stretch, purpose)).await
             }
             Err(error) => Err(error),
         };

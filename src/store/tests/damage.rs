@@ -264,7 +264,9 @@ async fn the_note_of_a_file_that_cannot_be_removed_stays_for_the_next_start() {
     {
         let access = store.0.index.access();
         let mut change = access.open().unwrap().change();
-        hashes.iter().for_each(|hash| change.set_link(*hash, 9));
+        for hash in &hashes {
+            change.set_link(*hash, 9);
+        }
         change.commit().unwrap();
     }
     // No file: the system refuses to remove it as one.

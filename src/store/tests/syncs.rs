@@ -133,7 +133,9 @@ async fn no_sync_succeeds_before_the_journal_is_written_again() {
     assert!(store.0.index.access().open().is_ok(), "it answers");
     assert!(!store.0.sync_now(Turn::Regular), "what is in the journal is not safe");
     assert!(store.0.index.has_failed(), "it is tried again");
-    blocked.iter().for_each(|path| std::fs::remove_dir(path).unwrap());
+    for path in &blocked {
+        std::fs::remove_dir(path).unwrap();
+    }
     store.0.index.revive().unwrap();
     assert!(store.0.sync_now(Turn::Regular));
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, 100));
