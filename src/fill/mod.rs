@@ -503,9 +503,9 @@ impl Fills {
         )
     }
 
-    /// Joins the flight of `key`, or begins one, with `ticket` or with one of this moment: `advised`
-    /// says with what, or why not, and `lead` leads it. Without a `demand` it is one for the head
-    /// alone, which has no body that would take room.
+    /// Joins the flight of `key`, or begins one, with `ticket` or with one of this moment:
+    /// `advised` says with what, or why not, and `lead` leads it. Without a `demand` it is one for
+    /// the head alone, which has no body that would take room.
     fn begin_or_join<A, F>(
         &self,
         (key, demand): (&Key, Option<Demand>),

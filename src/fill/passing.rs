@@ -1,6 +1,6 @@
 //! A body that goes straight from an origin to clients, since it cannot be kept: the response
-//! forbids it, or there is no disk that takes it; then clients that ask meanwhile share it (`relay`).
-//! Owned by one client's response, or by the leader that relays it; no locks.
+//! forbids it, or there is no disk that takes it; then clients that ask meanwhile share it
+//! (`relay`). Owned by one client's response, or by the leader that relays it; no locks.
 //!
 //! If the body can be proven, its last 16 KiB are withheld until it is, as with one that is kept;
 //! else its end alone. So a client never receives a complete wrong body.

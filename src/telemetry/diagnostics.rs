@@ -117,8 +117,8 @@ pub fn diagnostics(level: &str) -> Result<Diagnostics, LevelError> {
     let filter = filter(level)?;
     let lines = Lines::start(io::stderr(), QUEUE_LINES_MAX)
         .map_err(|source| LevelError::Thread { source })?;
-    let is_terminal = io::stderr().is_terminal();
-    let log = tracing_subscriber::registry().with(layer(&lines, is_terminal)).with(filter);
+    let colours = if io::stderr().is_terminal() { Colours::Ansi } else { Colours::None };
+    let log = tracing_subscriber::registry().with(layer(&lines, colours)).with(filter);
     log.try_init().map_err(|_| LevelError::Started)?;
     panic::set_hook(Box::new(log_panic));
     Ok(Diagnostics(lines))
@@ -138,11 +138,19 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     );
 }
 
-fn layer<S>(lines: &Lines, is_coloured: bool) -> impl Layer<S>
+/// How lines are marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colours {
+    None,
+    Ansi,
+}
+
+fn layer<S>(lines: &Lines, colours: Colours) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let few = Few { repeats: Repeats::default(), lines: lines.clone() };
+    let is_coloured = colours == Colours::Ansi;
     fmt::layer().with_ansi(is_coloured).with_writer(lines.clone()).with_filter(few)
 }
 
@@ -271,7 +279,7 @@ mod tests {
     }
 
     fn logs(lines: &Lines, work: impl FnOnce()) {
-        let log = tracing_subscriber::registry().with(layer(lines, false));
+        let log = tracing_subscriber::registry().with(layer(lines, Colours::None));
         tracing::subscriber::with_default(log, work);
     }
 

@@ -351,7 +351,7 @@ impl Request<'_> {
                 headers.append(&name, value.clone());
             }
         }
-        if let Some(length) = self.content_length(body.is_some()) {
+        if let Some(length) = self.content_length(body.as_ref()) {
             headers.insert(header::CONTENT_LENGTH, length);
         }
         let forward = Forward {
@@ -375,13 +375,13 @@ impl Request<'_> {
 
     /// How long the body is that goes to the origin, as far as it is told: no body is told too, of
     /// methods that have one (RFC 9110 section 8.6).
-    fn content_length(&self, has_body: bool) -> Option<HeaderValue> {
+    fn content_length<T>(&self, body: Option<&T>) -> Option<HeaderValue> {
         let stated = self.parts.headers.get(header::CONTENT_LENGTH);
         let has_meaning = matches!(self.parts.method, Method::POST | Method::PUT | Method::PATCH);
-        match (stated, has_body) {
-            (stated, true) => stated.cloned(),
-            (Some(stated), false) if stated == "0" => Some(HeaderValue::from(0)),
-            (_, false) => has_meaning.then(|| HeaderValue::from(0)),
+        match (stated, body) {
+            (stated, Some(_)) => stated.cloned(),
+            (Some(stated), None) if stated == "0" => Some(HeaderValue::from(0)),
+            (_, None) => has_meaning.then(|| HeaderValue::from(0)),
         }
     }
 
