@@ -137,7 +137,7 @@ impl Inner {
         if let Some(primary) = head.variant_of {
             self.trim_variants(KeyHash(primary));
         }
-        self.keep_ahead();
+        self.keep_ahead(head.charge());
         let body = match body {
             SealedBody::Inline(bytes) => StoredBody::Bytes(bytes),
             SealedBody::File { new, .. } => {

@@ -248,6 +248,12 @@ impl Folder {
         files::sync_all(|| Ok(rustix::fs::syncfs(&self.lock.0)?))
     }
 
+    /// Has the file system free what was removed: some do so when they write their journal next,
+    /// some seconds later.
+    pub(super) fn free_removed(&self) -> io::Result<()> {
+        files::sync(self.new_file()?.file())
+    }
+
     /// Whether what lies at the path is still the folder that was opened: not another file system
     /// that was mounted there, nor nothing, since this one was unmounted or removed.
     pub(super) fn is_in_place(&self) -> io::Result<bool> {

@@ -205,9 +205,7 @@ struct Inner {
     health: health::Monitor,
     receiving: body::Windows,
     memory_only: body::Windows,
-    /// Held by the one thread that makes room on the file system; when what is kept free on it was
-    /// made free last.
-    making_room: Mutex<Option<Instant>>,
+    ahead: room::Ahead,
     spare: room::Spare,
     syncs: recover::Syncs,
     /// Held for reading by what adds to a part, makes it whole or drops it alone, for writing while
@@ -360,7 +358,7 @@ impl Inner {
             receiving: body::Windows::to_the_disk(),
             memory_only: body::Windows::without_a_disk(),
             spare: room::Spare::default(),
-            making_room: Mutex::default(),
+            ahead: room::Ahead::default(),
             syncs: recover::Syncs::from_insertion(next_sequence),
             are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),

@@ -270,7 +270,7 @@ fn load_on(store: &Weak<Inner>, stop: &CancellationToken) -> Result<(), IndexErr
         store.arrange(stop);
         if !stop.is_cancelled() {
             store.space.loaded();
-            store.keep_ahead();
+            store.keep_ahead(0);
             store.finished_loading();
         }
     }

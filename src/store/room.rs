@@ -21,6 +21,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -50,6 +51,8 @@ const LOAD_PATIENCE: Duration = Duration::from_secs(3);
 /// How often, and how long apart, a file system is asked for what was freed on it.
 const FREED_LOOKS: u32 = 20;
 const FREED_PAUSE: Duration = Duration::from_millis(100);
+/// Within this long a file system shows what was freed on it.
+const FREED_WITHIN: Duration = Duration::from_secs(6);
 
 /// What a file system lacks.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +70,15 @@ struct Spared {
     bytes: u64,
     files: u64,
     asked: Instant,
+}
+
+/// What is kept free on the file system for objects that are not proven.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// When it was made free last. Held by the one thread that makes room on the file system.
+    made: Mutex<Option<Instant>>,
+    /// Bytes that objects have taken since as much went for them.
+    taken: AtomicU64,
 }
 
 impl Spare {
@@ -166,7 +178,7 @@ impl Inner {
     /// free what is removed a moment later. Anything goes for what is to stay free on it, which no
     /// object takes. One thread at a time, since each would evict for all.
     fn make_room(&self, bytes: u64, displaces: Displaces) -> Result<(), WriteError> {
-        let _turn = self.making_room.lock();
+        let _turn = self.ahead.made.lock();
         let mut has_evicted = false;
         for (bytes, displaces) in [(0, Displaces::Anything), (bytes, displaces)] {
             let Some(short) = self.shortage(bytes)? else { continue };
@@ -175,6 +187,9 @@ impl Inner {
             evicted.extend(self.space.shed_files(files, displaces));
             has_evicted |= !evicted.is_empty();
             self.evict(evicted, Reason::Space)?;
+        }
+        if has_evicted {
+            self.free_removed()?;
         }
         let looks = if has_evicted { FREED_LOOKS } else { 1 };
         for _ in 1..looks {
@@ -191,27 +206,40 @@ impl Inner {
         }
     }
 
-    /// Evicts until what is kept free for objects that are not proven is free again. An error is
-    /// noted.
-    pub(super) fn keep_ahead(&self) {
+    /// Evicts until what is kept free for objects that are not proven is free again, of which
+    /// `taken` bytes were taken. An error is noted.
+    pub(super) fn keep_ahead(&self, taken: u64) {
+        self.ahead.taken.fetch_add(taken, Ordering::Relaxed);
         let keep = || -> Result<(), WriteError> {
             self.evict(self.space.overfull(), Reason::Size)?;
             let ahead = self.space.ahead();
             if self.spare.has(ahead) {
                 return Ok(());
             }
-            // What was freed a moment ago may not show yet: it is not made free twice.
-            let Some(mut last) = self.making_room.try_lock() else { return Ok(()) };
-            let is_recent = last.is_some_and(|last| last.elapsed() < FREED_PAUSE * FREED_LOOKS);
-            if !is_recent && let Some(short) = self.shortage(ahead)? {
-                *last = Some(Instant::now());
-                self.evict(self.space.shed(short.bytes, Displaces::Anything), Reason::Space)?;
+            let Some(mut made) = self.ahead.made.try_lock() else { return Ok(()) };
+            let taken = self.ahead.taken.swap(0, Ordering::Relaxed);
+            let Some(short) = self.shortage(ahead)? else { return Ok(()) };
+            // What was freed a moment ago may not show yet: as much goes as came, and no more.
+            let is_recent = made.is_some_and(|made| made.elapsed() < FREED_WITHIN);
+            let bytes = if is_recent { short.bytes.min(taken) } else { short.bytes };
+            if !is_recent {
+                *made = Some(Instant::now());
             }
-            Ok(())
+            let evicted = self.space.shed(bytes, Displaces::Anything);
+            if evicted.is_empty() {
+                return Ok(());
+            }
+            self.evict(evicted, Reason::Space)?;
+            self.free_removed()
         };
         if let Err(error) = keep() {
             self.write_failed(&error);
         }
+    }
+
+    fn free_removed(&self) -> Result<(), WriteError> {
+        let freed = self.folder.free_removed();
+        freed.map_err(|source| WriteError::Io { operation: "sync", source })
     }
 
     /// What the file system lacks for `bytes` more and what is to stay free on it; `None` if

@@ -322,7 +322,7 @@ impl Part {
                 let error = WriteError::Io { operation: "sync", source };
                 self.0.store.write_failed(&error);
                 if error.is_full() {
-                    self.0.store.keep_ahead();
+                    self.0.store.keep_ahead(0);
                 }
                 Err(error)
             }
