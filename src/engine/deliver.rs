@@ -130,13 +130,8 @@ async fn proven_length(growing: &Growing) -> Option<u64> {
 }
 
 /// Delivers a body that is not kept.
-pub(super) fn passing(
-    asked: &Asked<'_>,
-    passing: Passing,
-    flight: &Flight,
-    outcome: Outcome,
-) -> Answer {
-    let how = How { outcome, upstream_status: flight.upstream_status() };
+pub(super) fn passing(asked: &Asked<'_>, passing: Passing, flight: &Flight) -> Answer {
+    let how = How { outcome: Outcome::Pass, upstream_status: flight.upstream_status() };
     let meta = Arc::clone(&passing.meta);
     let length = passing.length();
     object(asked, &meta, length, Content::Passing(Box::new(passing)), how)

@@ -545,29 +545,20 @@ impl Engine {
             }
             Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
             Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
-            Landed::Passing => self.pass(asked, wanted, (role, flight)).await,
+            Landed::Passing => self.pass(asked, wanted, flight).await,
             Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
         }
     }
 
-    /// A body that cannot be kept: who may not share it asks for itself.
-    async fn pass(
-        &self,
-        asked: &Asked<'_>,
-        wanted: &Wanted,
-        (role, flight): (Role, &Flight),
-    ) -> Answer {
+    /// A body that cannot be kept: the first reader takes it, every other asks for itself.
+    async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted, flight: &Flight) -> Answer {
         if let Some(passing) = flight.take_passing() {
-            let outcome = match role {
-                Role::Lead => Outcome::Pass,
-                Role::Follow => Outcome::Collapsed,
-            };
-            return deliver::passing(asked, passing, flight, outcome);
+            return deliver::passing(asked, passing, flight);
         }
         let own = self.fills.pass(wanted).await;
         match own.landed().await {
             Landed::Passing => match own.take_passing() {
-                Some(passing) => deliver::passing(asked, passing, &own, Outcome::Pass),
+                Some(passing) => deliver::passing(asked, passing, &own),
                 None => answer::fault("a body passed to nobody"),
             },
             Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),

@@ -4,7 +4,6 @@
 
 use super::passing::Passing;
 use super::readers::{Reader, Readers};
-use super::relay::Relay;
 use super::{Admitted, FillError};
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
@@ -46,7 +45,7 @@ pub enum Landed {
     },
     /// Every origin said that there is no such object.
     Absent(Arc<Meta>),
-    /// The object cannot be kept; the body is taken with [`Flight::take_passing`].
+    /// The object cannot be kept; one reader may take the body with [`Flight::take_passing`].
     Passing,
     /// No usable answer.
     Failed(Arc<FillError>),
@@ -75,7 +74,6 @@ pub struct Flight {
     begun: Instant,
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
-    relay: OnceLock<Arc<Relay>>,
     over: CancellationToken,
     upstream_status: OnceLock<Vec<HeaderValue>>,
     /// For the reader alone that caused the fetch.
@@ -90,7 +88,6 @@ impl Flight {
             begun: Instant::now(),
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
-            relay: OnceLock::new(),
             over: CancellationToken::new(),
             upstream_status: OnceLock::new(),
             own: Mutex::default(),
@@ -112,13 +109,9 @@ impl Flight {
         timeout_at(self.begun + wait, self.landed()).await.ok()
     }
 
-    /// The body that cannot be kept: for each reader that comes in time, if it may be shared, else
-    /// for the one that comes first.
+    /// The body that cannot be kept, for the one reader that comes first.
     pub fn take_passing(&self) -> Option<Passing> {
-        match self.relay.get() {
-            Some(relay) => relay.join(&self.readers),
-            None => self.passing.lock().take(),
-        }
+        self.passing.lock().take()
     }
 
     /// The fields of the answer that are not shared, for the one reader that caused the fetch.
@@ -144,15 +137,14 @@ impl Flight {
         self.over.cancelled().await;
     }
 
-    /// A reader of it; none if no reader may join any more, since it is being ended, its object has
-    /// left its disk, or the first bytes of what is not kept are gone.
+    /// A reader of it; none if no reader may join any more, since it is being ended, or its object
+    /// has left its disk.
     pub(super) fn join(self: &Arc<Self>) -> Option<FlightReader> {
         let is_memory_only = matches!(
             &*self.landed.borrow(),
             Some(Landed::Streaming { growing, .. }) if growing.is_memory_only()
         );
-        let is_gone = is_memory_only || self.relay.get().is_some_and(|relay| !relay.is_open());
-        let reader = self.readers.enter().filter(|_| !is_gone)?;
+        let reader = self.readers.enter().filter(|_| !is_memory_only)?;
         Some(FlightReader { flight: Arc::clone(self), reader })
     }
 
@@ -162,12 +154,6 @@ impl Flight {
 
     pub(super) fn land_passing(&self, passing: Passing) {
         *self.passing.lock() = Some(passing);
-        self.land(Landed::Passing);
-    }
-
-    /// What is not kept is shared from now on.
-    pub(super) fn land_relay(&self, relay: &Arc<Relay>) {
-        self.relay.get_or_init(|| Arc::clone(relay));
         self.land(Landed::Passing);
     }
 

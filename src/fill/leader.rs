@@ -5,7 +5,6 @@
 use super::flight::{Flight, How, Landed};
 use super::passing::Passing;
 use super::pieces::{Begin, Pieces, Ranges};
-use super::relay::Relay;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
@@ -262,23 +261,13 @@ impl Fill<'_> {
         let Some(writer) = writer else {
             let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
             let passing = Passing::new(Arc::new(meta), body, expected, shared, ticket);
-            match keep {
-                Keep::Never => self.flight.land_passing(passing),
-                Keep::IfVerified => self.relay(passing).await,
-            }
+            self.flight.land_passing(passing);
             return Ok("passed");
         };
         let Shared { lots, tasks, .. } = &**self.shared;
         let begin = Begin { lots, asker: wanted.asker, tasks };
         let body = Pieces::new(body, ranges, &begin);
         Box::pin(self.stream(meta, body, expected, writer)).await
-    }
-
-    /// A body that could be kept, but for the disk.
-    async fn relay(&self, passing: Passing) {
-        let relay = Relay::new(&passing, self.shared, self.wanted);
-        self.flight.land_relay(&relay);
-        relay.run(passing, &self.flight.readers).await;
     }
 
     /// A body that no reader sees before all of it is here and checked.

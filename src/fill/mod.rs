@@ -17,7 +17,6 @@ mod passing;
 mod patience;
 mod pieces;
 mod readers;
-mod relay;
 mod room;
 mod steady;
 mod trail;
@@ -257,9 +256,6 @@ pub enum FillError {
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Why the fetch ended that this reader shares with others.
-    #[error(transparent)]
-    Relayed(Arc<FillError>),
     /// It has no reader, and its place was given to another fill, or its origin is too slow.
     #[error("it has no reader, and is too slow or makes room for another")]
     Unread,
@@ -274,7 +270,6 @@ impl FillError {
         match self {
             Self::Fetch(error) => error.is_timeout(),
             Self::GivenUp(error) => error.is_timeout(),
-            Self::Relayed(error) => error.is_timeout(),
             Self::Body(BodyError::Stalled { .. }) => true,
             Self::Body(BodyError::Broken { .. })
             | Self::Rejected { .. }
@@ -298,7 +293,6 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
-            | Self::Relayed(_)
             | Self::Unread
             | Self::Lost => true,
         }
@@ -315,7 +309,6 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
-            | Self::Relayed(_)
             | Self::Unread
             | Self::Lost => None,
         }
@@ -360,7 +353,6 @@ struct Shared {
     lots: Arc<pieces::Lots>,
     /// The objects of generic sites that are asked for alone.
     alone: Alone,
-    windows: relay::Windows,
 }
 
 impl Shared {
@@ -441,19 +433,8 @@ impl Fills {
         let ended_count = AtomicU64::new(0);
         let alone = Alone::default();
         let lots = pieces::Lots::new(limits.pieces.clone());
-        let shared = Shared {
-            cache,
-            metrics,
-            tasks,
-            flights,
-            wrong,
-            ended_count,
-            room,
-            parts,
-            lots,
-            alone,
-            windows: relay::Windows::default(),
-        };
+        let shared =
+            Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts, lots, alone };
         Self { shared: Arc::new(shared) }
     }
 
@@ -572,7 +553,7 @@ impl Fills {
     }
 
     /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
-    /// object may not be kept, beyond the first, and for those that come too late to share it.
+    /// object cannot be kept, beyond the first.
     pub async fn pass(&self, wanted: &Wanted) -> Flight {
         let flight = Flight::new(self.shared.cache.ticket());
         let avoid = match self.shared.wrong.advice(&wanted.key, &self.shared.cache) {

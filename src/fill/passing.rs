@@ -1,11 +1,9 @@
-//! A body that goes straight from an origin to clients, since it cannot be kept: the response
-//! forbids it, or there is no disk that takes it; then clients that ask meanwhile share it
-//! (`relay`). Owned by one client's response, or by the leader that relays it; no locks.
+//! A body that goes straight from an origin to one client, since it cannot be kept: the response
+//! forbids it, or there is no disk that takes it. Owned by that client's response; no locks.
 //!
 //! If the body can be proven, its last 16 KiB are withheld until it is, as with one that is kept;
 //! else its end alone. So a client never receives a complete wrong body.
 
-use super::relay::RelayReader;
 use super::steady::{Source, Steady};
 use super::verify::Expected;
 use super::wrong::Basis;
@@ -37,8 +35,6 @@ enum Way {
     Plain(Box<ResponseBody>, Option<u64>, Bytes),
     /// As it comes, and gone on with where it breaks off.
     Lasting(Box<Steady>, Bytes),
-    /// Together with others.
-    Relayed(Box<RelayReader>),
 }
 
 struct Checked {
@@ -111,11 +107,6 @@ impl Passing {
         Self { meta, trailer: None, way: Way::Lasting(Box::new(body), Bytes::new()) }
     }
 
-    /// What one of several clients reads.
-    pub(super) fn relayed(meta: Arc<Meta>, reader: RelayReader) -> Self {
-        Self { meta, trailer: None, way: Way::Relayed(Box::new(reader)) }
-    }
-
     /// The names of the fields that may come behind the body.
     pub fn trailer_names(&self) -> Option<&HeaderValue> {
         self.trailer.as_ref()
@@ -127,7 +118,6 @@ impl Passing {
             Way::Checked(checked) => checked.body.total(),
             Way::Plain(_, length, _) => *length,
             Way::Lasting(body, _) => body.total(),
-            Way::Relayed(reader) => reader.length(),
         }
     }
 
@@ -135,7 +125,6 @@ impl Passing {
     pub fn must_be(&self) -> Option<Sha256> {
         match &self.way {
             Way::Checked(checked) => checked.expected.must_be(),
-            Way::Relayed(reader) => reader.must_be(),
             Way::Plain(..) | Way::Lasting(..) => None,
         }
     }
@@ -143,7 +132,7 @@ impl Passing {
     /// The trailer fields behind the last piece.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.way {
-            Way::Checked(_) | Way::Lasting(..) | Way::Relayed(_) => None,
+            Way::Checked(_) | Way::Lasting(..) => None,
             Way::Plain(body, ..) => body.take_trailers(),
         }
     }
@@ -153,7 +142,6 @@ impl Passing {
     pub async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         match &mut self.way {
             Way::Checked(checked) => checked.chunk(max).await,
-            Way::Relayed(reader) => reader.chunk(max).await,
             Way::Plain(body, _, ready) => {
                 if ready.is_empty() {
                     let Some(piece) = body.chunk().await? else { return Ok(None) };

@@ -4,7 +4,6 @@
 
 use super::FillError;
 use crate::sync::watch;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -62,15 +61,6 @@ impl Readers {
     /// Waits until there is a reader. Cancel safe.
     pub(super) async fn some(&self) {
         self.when(|attendance| attendance.count > 0).await;
-    }
-
-    /// Ends the fetch as soon as it has no reader.
-    pub(super) async fn close_with_last(&self) -> Infallible {
-        while !self.is_closed() {
-            self.none().await;
-            self.close_if_none();
-        }
-        std::future::pending().await
     }
 
     /// What an origin is waited for, unless the fetch is ended before. `wait` is dropped then.

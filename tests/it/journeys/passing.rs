@@ -49,64 +49,6 @@ async fn an_object_larger_than_the_disk_passes() {
 }
 
 #[tokio::test]
-async fn thirty_readers_of_what_no_disk_takes_cost_one_request() {
-    let origin = Origin::start().await;
-    let nar = noise(30, 1_000_000);
-    let path = path_of_nar(&nar, "nar.xz");
-    let gate = Gate::default();
-    origin.say(&path, says(nar.clone()).held_at(500_000, &gate));
-    let edge = without_disk(&origin).await;
-    let mut readers = Vec::new();
-    for number in 0..30 {
-        let mut reader = edge.client().begin(&path, &[]).await;
-        reader.read_to(400_000).await;
-        assert_eq!(reader.outcome(), if number == 0 { "pass" } else { "collapsed" });
-        readers.push(reader);
-    }
-    let part = edge.read_with(&path, &[("range", "bytes=100-199999")]).await;
-    part.expect(206, "collapsed").with(&nar[100..200_000]);
-    gate.open();
-    for reader in readers {
-        let outcome = reader.outcome();
-        reader.rest().await.expect(200, &outcome).with(&nar);
-    }
-    edge.until_idle().await;
-    assert_eq!(origin.count(&path), 1);
-}
-
-#[tokio::test]
-async fn a_slow_reader_of_what_no_disk_takes_holds_up_no_other() {
-    let origin = Origin::start().await;
-    let nar = noise(31, 32 << 20);
-    let path = path_of_nar(&nar, "nar.xz");
-    let gate = Gate::default();
-    origin.say(&path, says(nar.clone()).held_at(100_000, &gate));
-    let edge = without_disk(&origin).await;
-    let slow = edge.client().begin(&path, &[]).await;
-    let fast = edge.client().begin(&path, &[]).await;
-    gate.open();
-    fast.rest().await.expect(200, "collapsed").with(&nar);
-    slow.rest().await.expect(200, "pass").with(&nar);
-    assert_eq!(origin.count(&path), 2);
-}
-
-#[tokio::test]
-async fn what_no_disk_takes_is_not_fetched_on_without_readers() {
-    let origin = Origin::start().await;
-    let nar = noise(32, 1_000_000);
-    let path = path_of_nar(&nar, "nar.xz");
-    let gate = Gate::default();
-    origin.say(&path, says(nar.clone()).held_at(500_000, &gate));
-    let edge = without_disk(&origin).await;
-    let mut only = edge.client().begin(&path, &[]).await;
-    only.read_to(100_000).await;
-    drop(only);
-    edge.until_idle().await;
-    gate.open();
-    edge.get(&path).await.expect(200, "pass").with(&nar);
-}
-
-#[tokio::test]
 async fn wrong_bytes_that_pass_never_end_cleanly() {
     let origin = Origin::start().await;
     let nar = noise(4, 1_000_000);
