@@ -15,7 +15,8 @@
 //!
 //! - A fill of a small object, such as a narinfo, may have any place. An eighth of the places is
 //!   never given to other objects, and a quarter never to such objects of one site.
-//! - A client that has a quarter of the places gets none of the last quarter.
+//! - A client that has a quarter of the places gets none of the last quarter, be it of all places
+//!   or of those that objects of this size or site may have.
 
 use super::Upstream;
 use super::patience::FORWARD_BYTES;
@@ -261,25 +262,31 @@ impl Drop for FillPlace {
 }
 
 impl Places {
-    /// Why there is no place among `max` for one more.
+    /// Why there is no place among `max` for one more: the obstacle first whose end takes away the
+    /// others too.
     fn obstacle(&self, max: usize, account: &Account) -> Option<Obstacle> {
-        let left = max.saturating_sub(self.holders.len());
-        if left == 0 {
-            return Some(Obstacle::All);
-        }
-        if account.size == Size::Large {
-            let of_site = self.large_by_site.get(&account.site).copied().unwrap_or_default();
-            if of_site >= max - max / KEPT_FROM_SITE {
-                return Some(Obstacle::LargeOfSite);
-            }
-            if self.large >= max - max / KEPT_FROM_LARGE {
-                return Some(Obstacle::Large);
-            }
-        }
+        let free = max.saturating_sub(self.holders.len());
+        let of_site = self.large_by_site.get(&account.site).copied().unwrap_or_default();
+        let (free_to_site, free_to_large) = match account.size {
+            Size::Small => (free, free),
+            Size::Large => (
+                (max - max / KEPT_FROM_SITE).saturating_sub(of_site).min(free),
+                (max - max / KEPT_FROM_LARGE).saturating_sub(self.large).min(free),
+            ),
+        };
         let own = self.by_asker.get(&account.asker).copied().unwrap_or_default();
         let kept = max / KEPT_FROM_CLIENT;
-        let is_over = account.asker.is_known() && left <= kept && own >= kept;
-        is_over.then_some(Obstacle::Client)
+        let is_over = own >= kept && free_to_site.min(free_to_large) <= kept;
+        if is_over && account.asker.is_known() {
+            return Some(Obstacle::Client);
+        }
+        match (free_to_site, free_to_large, free) {
+            (1.., 1.., 1..) => None,
+            (_, _, 0) if account.size == Size::Small => Some(Obstacle::All),
+            (0, _, _) if of_site >= max - max / KEPT_FROM_SITE => Some(Obstacle::LargeOfSite),
+            (_, 0, _) if self.large >= max - max / KEPT_FROM_LARGE => Some(Obstacle::Large),
+            (_, _, _) => Some(Obstacle::All),
+        }
     }
 
     fn enter(&mut self, account: Account, readers: &Readers) -> u64 {
@@ -396,8 +403,26 @@ mod tests {
         assert_eq!(taken.obstacle(16, &account(1, "a", Size::Small)), Some(Obstacle::Client));
         assert_eq!(entered(&mut taken, 16, of_client(2)), 4);
         let mut taken = Places::default();
+        let nars = |client| std::iter::repeat_with(move || account(client, "a", Size::Large));
+        assert_eq!(entered(&mut taken, 16, nars(1)), 8);
+        assert_eq!(entered(&mut taken, 16, nars(2)), 4);
+        let mut taken = Places::default();
         let own = || Account { asker: Asker::default(), ..account(1, "a", Size::Small) };
         assert_eq!(entered(&mut taken, 16, std::iter::repeat_with(own)), 16);
+    }
+
+    #[test]
+    fn no_fill_is_ended_in_vain() {
+        let mut taken = Places::default();
+        for client in 1..=12 {
+            taken.enter(account(client, "one", Size::Large), &Readers::default());
+        }
+        let narinfos = (20..).map(|client| account(client, "two", Size::Small));
+        assert_eq!(entered(&mut taken, 16, narinfos), 4);
+        let nar = account(30, "one", Size::Large);
+        assert_eq!(taken.obstacle(16, &nar), Some(Obstacle::LargeOfSite));
+        assert_eq!(taken.obstacle(16, &account(30, "two", Size::Large)), Some(Obstacle::All));
+        assert_eq!(taken.obstacle(4, &account(1, "one", Size::Small)), Some(Obstacle::Client));
     }
 
     #[test]
