@@ -47,10 +47,11 @@ pub(super) fn suspicion(path: &str, headers: &HeaderMap) -> Option<Suspicion> {
     if is_api && !(is_own_site && is_own_origin) {
         return Some(Suspicion::CrossSite);
     }
-    if is_api && headers.contains_key(AUTHORIZATION) {
+    let is_page = site.is_some() || origin.is_some();
+    if is_api && !is_page && headers.contains_key(AUTHORIZATION) {
         return None;
     }
-    let is_browser = site.is_some() || origin.is_some() || headers.contains_key(ACCEPT_LANGUAGE);
+    let is_browser = is_page || headers.contains_key(ACCEPT_LANGUAGE);
     (is_browser && !is_local_name(host)).then_some(Suspicion::Name)
 }
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncReadExt;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// Bytes of a token file that are read.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -26,6 +26,8 @@ const GUESSES_MAX: u32 = 10;
 const WINDOW: Duration = Duration::from_mins(1);
 /// How long the comparison of a token takes whose address sent too many wrong ones.
 const TURN: Duration = Duration::from_millis(100);
+/// How many may wait for a turn.
+const WAITING_MAX: usize = 48;
 /// Addresses remembered for their guesses; beyond, the oldest are forgotten with all others.
 const ADDRESSES_MAX: usize = 1024;
 
@@ -59,11 +61,19 @@ pub(super) struct Tokens {
     /// Held during the comparison of a token whose address sent too many wrong ones; first come,
     /// first served.
     turn: AsyncMutex<()>,
+    /// Room for those who wait for it: fewer than the listener has connections, so that probes and
+    /// metrics are answered.
+    waiting: Semaphore,
 }
 
 impl Tokens {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        Self { file, guesses: Mutex::default(), turn: AsyncMutex::default() }
+        Self {
+            file,
+            guesses: Mutex::default(),
+            turn: AsyncMutex::default(),
+            waiting: Semaphore::new(WAITING_MAX),
+        }
     }
 
     /// Whether a request from `address` with this `Authorization` may purge and tell of uploads.
@@ -77,6 +87,7 @@ impl Tokens {
         let given = authorization.and_then(bearer).ok_or(AuthError::Wrong)?;
         let address = address.to_canonical();
         if self.guesses.lock().is_beyond(address, Instant::now()) {
+            let Ok(_waiting) = self.waiting.try_acquire() else { return Err(AuthError::TooMany) };
             let _turn = self.turn.lock().await;
             tokio::time::sleep(TURN).await;
         }
@@ -194,7 +205,8 @@ mod tests {
         }
         let began = tokio::time::Instant::now();
         let token = |number| if number % 2 == 0 { "Bearer wrong" } else { "Bearer right" };
-        let checks = (0..64).map(|number| tokens.check(PEER, Some(token(number).as_bytes())));
+        let checks =
+            (0..WAITING_MAX).map(|number| tokens.check(PEER, Some(token(number).as_bytes())));
         let checked = futures_util::future::join_all(checks).await;
         for (number, checked) in checked.iter().enumerate() {
             match checked {
@@ -203,8 +215,8 @@ mod tests {
                 Err(other) => panic!("{other}"),
             }
         }
-        assert_eq!(tokens.guesses.lock().by_address[&PEER].0, GUESSES_MAX + 32);
-        assert!(began.elapsed() >= TURN * 64);
+        assert_eq!(tokens.guesses.lock().by_address[&PEER].0, GUESSES_MAX + 24);
+        assert!(began.elapsed() >= TURN * 48);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(super) struct Pieces {
     /// The stream, unless a task reads it.
     stream: Option<RecvStream>,
     gathering: Option<Gathering>,
-    /// How many small pieces have come.
+    /// How many small pieces have come one behind the other.
     small: u32,
 }
 
@@ -72,7 +72,7 @@ impl Pieces {
             return Poll::Ready(Ok(None));
         };
         stream.flow_control().release_capacity(bytes.len())?;
-        self.small += u32::from(bytes.len() < SMALL_BYTES);
+        self.small = if bytes.len() < SMALL_BYTES { self.small + 1 } else { 0 };
         if self.small >= SMALL_MAX && !stream.is_end_stream() {
             self.gathering = self.stream.take().map(Gathering::begin);
         }

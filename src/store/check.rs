@@ -201,6 +201,10 @@ fn of_body(head: &Head, body: Option<&[u8]>) -> Result<(), Early> {
     }
 }
 
+/// What a disk and its file system answer of bytes that they have lost.
+const UNREADABLE: [Errno; 6] =
+    [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO, Errno::UCLEAN, Errno::BADMSG];
+
 /// What an error of the system says about a body: that it is gone or short, or nothing at all.
 pub(super) fn of_disk(error: &io::Error) -> (Fault, String) {
     if error.kind() == io::ErrorKind::NotFound {
@@ -209,7 +213,8 @@ pub(super) fn of_disk(error: &io::Error) -> (Fault, String) {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return (Fault::Body, "its file is shorter than its body".to_owned());
     }
-    if error.raw_os_error() == Some(Errno::IO.raw_os_error()) {
+    let is_of_medium = error.raw_os_error().map(Errno::from_raw_os_error);
+    if is_of_medium.is_some_and(|errno| UNREADABLE.contains(&errno)) {
         return (Fault::Body, "the disk cannot read its file".to_owned());
     }
     (Fault::Unreadable, error.to_string())

@@ -390,7 +390,7 @@ impl Inner {
         loop {
             let page = self.index.access().open()?.order_page(from, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
-            from = last.sequence.saturating_add(1);
+            let next = last.sequence.saturating_add(1);
             for (entry, hash) in page {
                 let record = self.index.access().open()?.record(hash)?;
                 let is_meant = |record: &Slice| {
@@ -408,6 +408,8 @@ impl Inner {
                     Some((_, why)) => return Err(failed(why.clone())),
                 }
             }
+            from = next;
+            self.syncs.bodies.lock().doubted = Some(from);
         }
     }
 

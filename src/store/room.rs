@@ -51,6 +51,8 @@ const LOAD_PATIENCE: Duration = Duration::from_secs(3);
 /// How often, and how long apart, a file system is asked for what was freed on it.
 const FREED_LOOKS: u32 = 20;
 const FREED_PAUSE: Duration = Duration::from_millis(100);
+/// How often a file system is told to free what was removed.
+const FREED_OFTEN: Duration = Duration::from_millis(250);
 /// Within this long a file system shows what was freed on it.
 const FREED_WITHIN: Duration = Duration::from_secs(6);
 
@@ -79,6 +81,21 @@ pub(super) struct Ahead {
     made: Mutex<Option<Instant>>,
     /// Bytes that objects have taken since as much went for them.
     taken: AtomicU64,
+    /// When the file system was told to free what was removed.
+    freed: Mutex<Option<Instant>>,
+}
+
+impl Ahead {
+    /// Whether the file system is to free what was removed at once: a few times a second, since
+    /// what is published meanwhile waits for it.
+    fn is_to_free(&self) -> bool {
+        let mut freed = self.freed.lock();
+        let is_due = freed.is_none_or(|freed| freed.elapsed() >= FREED_OFTEN);
+        if is_due {
+            *freed = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 impl Spare {
@@ -189,7 +206,7 @@ impl Inner {
             self.evict(evicted, Reason::Space)?;
         }
         if has_evicted {
-            self.free_removed()?;
+            self.free_removed();
         }
         let looks = if has_evicted { FREED_LOOKS } else { 1 };
         for _ in 1..looks {
@@ -230,16 +247,21 @@ impl Inner {
                 return Ok(());
             }
             self.evict(evicted, Reason::Space)?;
-            self.free_removed()
+            if self.ahead.is_to_free() {
+                self.free_removed();
+            }
+            Ok(())
         };
         if let Err(error) = keep() {
             self.write_failed(&error);
         }
     }
 
-    fn free_removed(&self) -> Result<(), WriteError> {
-        let freed = self.folder.free_removed();
-        freed.map_err(|source| WriteError::Io { operation: "sync", source })
+    /// Has the file system free what was removed; if it does not, it will in its own time.
+    fn free_removed(&self) {
+        if let Err(error) = self.folder.free_removed() {
+            tracing::debug!(disk = &*self.label, %error, "what was removed is not yet free");
+        }
     }
 
     /// What the file system lacks for `bytes` more and what is to stay free on it; `None` if

@@ -20,8 +20,9 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Writes every journal in `folder` anew, each whole or not at all.
 pub(super) fn rewrite(folder: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
+    // All names first: a folder that is read while names come may not end.
+    let entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    for path in entries.into_iter().map(|entry| entry.path()) {
         if path.extension().is_some_and(|suffix| suffix == SUFFIX) {
             rewrite_one(&path)?;
         }

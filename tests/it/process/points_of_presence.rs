@@ -157,7 +157,7 @@ fn a_circle_of_caches_ends_at_once() {
     first.process.stderr.wait(0, &["narthex::cli::serve: reloaded"]);
     let reply = first.get("/nar/unknown.nar.xz");
     assert!(matches!(reply.status, 502 | 508), "{reply:?}");
-    first.process.stderr.wait(0, &["ERROR", "circle"]);
+    first.process.stderr.wait(0, &["WARN", "circle"]);
     let direct = super::client::ask(
         first.address(),
         "/nar/unknown.nar.xz",
