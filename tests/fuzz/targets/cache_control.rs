@@ -78,8 +78,8 @@ fn check_numbers(data: &[u8]) {
         headers.extend(lines.next().map(|line| (name, line)));
     }
     assert!(explicit_lifetime(&headers) <= Some(DELTA_SECONDS_MAX));
-    let millis = number.cast_signed();
-    let exchanged = Exchanged { request_millis: millis, response_millis: millis.rotate_left(32) };
+    let exchanged =
+        Exchanged { delay_millis: number, arrived_millis: number.cast_signed().rotate_left(32) };
     let age = initial_age(&headers, exchanged);
     assert!(age <= DELTA_SECONDS_MAX && Some(age) >= stated_age(&headers));
 }
