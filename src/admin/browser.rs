@@ -21,7 +21,7 @@ pub(super) enum Suspicion {
     /// A page of another site sent it.
     #[error("a page of another site may not use this interface; use narthex or curl")]
     CrossSite,
-    /// It came by a name that may be anybody's.
+    /// It came by a name that may belong to a page of another site.
     #[error("open this page by its address or as localhost; another name may be a trap of a page")]
     Name,
 }

@@ -61,8 +61,8 @@ pub(super) struct Tokens {
     /// Held during the comparison of a token whose address sent too many wrong ones; first come,
     /// first served.
     turn: AsyncMutex<()>,
-    /// Room for those who wait for it: fewer than the listener has connections, so that probes and
-    /// metrics are answered.
+    /// Places of requests that wait for a turn: fewer than the listener has connections, so that
+    /// probes and metrics are answered.
     waiting: Semaphore,
 }
 

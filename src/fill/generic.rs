@@ -51,7 +51,7 @@ pub struct Sought {
     pub headers: Arc<HeaderMap>,
     /// What the client says about stored answers.
     pub wishes: Wishes,
-    /// For whom.
+    /// The client that asks.
     pub asker: Asker,
     /// What hears of interim answers.
     pub interim: Option<Interim>,

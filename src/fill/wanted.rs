@@ -25,7 +25,7 @@ pub struct Wanted {
     pub class: Class,
     /// The whole `CDN-Loop` to send, this instance included.
     pub cdn_loop: HeaderValue,
-    /// For whom.
+    /// The client that asks.
     pub asker: Asker,
     /// Why, where the request for it does not tell by itself.
     pub reason: Option<Reason>,

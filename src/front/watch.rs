@@ -544,4 +544,4 @@ impl Drop for UnderWay {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -81,18 +81,7 @@ impl Watchdog {
 mod tests {
     use super::*;
     use crate::front::tests::harness::take_all;
-    use crate::front::watch::Deadlines;
-
-    const DEADLINES: Deadlines = Deadlines {
-        request_head: Duration::from_secs(10),
-        idle: Duration::from_mins(1),
-        write_stall: Duration::from_secs(30),
-    };
-
-    fn watch() -> (Arc<Watch>, Instant) {
-        let now = Instant::now();
-        (Arc::new(Watch::new(DEADLINES, now)), now)
-    }
+    use crate::front::watch::tests::{DEADLINES, watch};
 
     /// It is asked far more often than the timer is.
     #[tokio::test(start_paused = true)]

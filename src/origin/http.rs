@@ -134,10 +134,10 @@ impl HttpOrigin {
     /// Sends a client's request on, once; the answer may have any status, and redirects are the
     /// client's business.
     ///
-    /// What lets the edge in goes along with what only reads, where the client sends nothing of
-    /// its own: nobody writes to an origin by the edge's rights. A 401 or 403 to that is a fault of
-    /// the origin's: no client has a word for it. To a probe it is an answer: who may read the
-    /// objects of an origin need not be let in at the path that the probe asks for.
+    /// The edge adds its credentials to requests that only read, if the client sends none: no
+    /// client writes to an origin by the edge's rights. A 401 or 403 to such a request is a fault
+    /// of the origin, since the client cannot change it. To a probe it is an answer: an origin that
+    /// serves its objects may refuse the path that the probe asks for.
     pub(super) async fn forward(
         &self,
         forward: Forward,

@@ -1,7 +1,7 @@
 //! A scripted HTTP/1 server on loopback, and short ways to sites and questions, for the tests of
 //! this module's files.
 
-use super::exchange::{Ask, FetchError, Method, Retries};
+use super::exchange::{Ask, FetchError, Method};
 use super::{Answer, Origins, Response};
 use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -154,22 +154,7 @@ fn rendered(status: u16, fields: &[(&str, String)], body: &str, head: &str) -> S
 
 /// GET of the whole object at `path`.
 pub(super) fn ask(path: &str) -> Ask {
-    Ask {
-        method: Method::Get,
-        path: path.into(),
-        query: None,
-        class: Class::Other,
-        range: None,
-        if_none_match: None,
-        if_modified_since: None,
-        if_match: None,
-        cdn_loop: None,
-        only: None,
-        prefer: None,
-        avoid: Vec::new(),
-        retries: Retries::Usual,
-        reason: None,
-    }
+    Ask { path: path.into(), class: Class::Other, reason: None, ..Ask::probe() }
 }
 
 /// HEAD of the object at `path`.

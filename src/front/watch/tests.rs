@@ -2,13 +2,13 @@
 
 use super::*;
 
-const DEADLINES: Deadlines = Deadlines {
+pub(in crate::front) const DEADLINES: Deadlines = Deadlines {
     request_head: Duration::from_secs(10),
     idle: Duration::from_mins(1),
     write_stall: Duration::from_secs(30),
 };
 
-fn watch() -> (Arc<Watch>, Instant) {
+pub(in crate::front) fn watch() -> (Arc<Watch>, Instant) {
     let now = Instant::now();
     (Arc::new(Watch::new(DEADLINES, now)), now)
 }

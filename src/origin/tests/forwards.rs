@@ -22,16 +22,7 @@ fn generic(origins: Vec<Origin>) -> Bench {
 }
 
 fn get(path: &str) -> Forward {
-    Forward {
-        method: Method::GET,
-        path: path.into(),
-        query: None,
-        headers: HeaderMap::new(),
-        body: None,
-        interim: None,
-        only: None,
-        retries: Retries::Usual,
-    }
+    Forward { method: Method::GET, retries: Retries::Usual, ..Forward::probe(path) }
 }
 
 /// A write with a body of which one byte comes, and then what `then` gives.

@@ -289,27 +289,27 @@ async fn an_absence_that_a_disk_does_not_carry_out_costs_nothing_newer() {
     assert_eq!(held(&disks, &numbered(1)).await.unwrap(), bytes(2, 100));
 }
 
+/// Puts an object of the second `at` on one disk and, while that is out, another of second 2 on
+/// the other: the latter is found.
+async fn put_on_both(bench: &Bench, disks: &Disks, key: &Key, at: i64) {
+    put_at(disks, key, &bytes(1, 100), at).await.unwrap();
+    let first = usize::from(disks.stores()[1].get(key).await.is_some());
+    bench.lose(first);
+    disks.look();
+    put_at(disks, key, &bytes(2, 100), 2).await.unwrap();
+    bench.find_again(first);
+    until_in(disks).await;
+    assert_eq!(disks.usage().objects, 2);
+    assert_eq!(held(disks, key).await.unwrap(), bytes(2, 100));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_copy_wins_and_the_earlier_one_goes() {
     let bench = Bench::new(64 * MIB);
     let disks = bench.disks(&[0, 1]).await;
     let key = key("a");
-    put_at(&disks, &key, &bytes(1, 100), 1).await.unwrap();
-    let first = usize::from(disks.stores()[1].get(&key).await.is_some());
-    bench.lose(first);
-    disks.look();
-    put_at(&disks, &key, &bytes(2, 100), 2).await.unwrap();
-    bench.find_again(first);
-    until_in(&disks).await;
-    assert_eq!(disks.usage().objects, 2);
-    assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, 100));
-    for _ in 0..3_000 {
-        if disks.usage().objects == 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    assert_eq!(disks.usage().objects, 1, "the earlier one is dropped");
+    put_on_both(&bench, &disks, &key, 1).await;
+    until("the earlier one is dropped", || disks.usage().objects == 1).await;
     put_at(&disks, &key, &bytes(3, 100), 3).await.unwrap();
     assert_eq!(disks.usage().objects, 1, "a newer one replaces it wherever it was");
     assert_eq!(held(&disks, &key).await.unwrap(), bytes(3, 100));
@@ -321,15 +321,7 @@ async fn a_copy_of_when_the_clock_was_ahead_does_not_win_over_a_later_one() {
     let disks = bench.disks(&[0, 1]).await;
     let key = key("a");
     let ahead = Clock::System.now().plus(Duration::from_hours(2)).secs();
-    put_at(&disks, &key, &bytes(1, 100), ahead).await.unwrap();
-    let first = usize::from(disks.stores()[1].get(&key).await.is_some());
-    bench.lose(first);
-    disks.look();
-    put_at(&disks, &key, &bytes(2, 100), 2).await.unwrap();
-    bench.find_again(first);
-    until_in(&disks).await;
-    assert_eq!(disks.usage().objects, 2);
-    assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, 100));
+    put_on_both(&bench, &disks, &key, ahead).await;
     until("the copy from the future is dropped", || disks.usage().objects == 1).await;
     assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, 100));
 }

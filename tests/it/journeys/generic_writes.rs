@@ -1,5 +1,5 @@
-//! Sites of kind `generic`: requests that write. What they may have changed is forgotten, whatever
-//! becomes of their clients, and slow ones hold up nobody.
+//! Sites of kind `generic`: requests that write. The edge drops what they may have changed, whether
+//! or not their clients stay, and slow ones hold up no other request.
 
 use crate::harness::{Edge, Fault, Gate, Origin, Script, Setup, Strikes, says};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
