@@ -22,8 +22,8 @@ use tempfile::TempDir;
 
 const NAMES: [&str; 9] = ["info", "a", "b", "c", "e1", "e2", "e3", "e4", "last"];
 const LIMIT: usize = 4 * MIB;
-/// Times that a copy is begun.
-const COPIES_MAX: usize = 20;
+/// Times that a folder is read.
+const READS_MAX: usize = 20;
 
 /// What a store holds under each name: its body and when it was confirmed; and the claims.
 type Held = BTreeMap<&'static str, Option<(Sha256, i64)>>;
@@ -119,19 +119,25 @@ fn recorded(store: &Store) -> (u64, u64, usize) {
     (heads.len() as u64, charges, files)
 }
 
-/// Copies a folder as it is, holes and all, into an empty one. Where a file goes meanwhile, what
-/// was copied is no state that ever was: it is copied anew.
+/// Copies a folder as it is, holes and all, into an empty one.
 pub(super) fn copy(from: &Path, to: &Path) {
-    for _ in 0..COPIES_MAX {
-        match try_to_copy(from, to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                std::fs::remove_dir_all(to).unwrap();
-                std::fs::create_dir(to).unwrap();
-            }
-            copied => return copied.unwrap(),
+    at_rest(from, || {
+        std::fs::remove_dir_all(to)?;
+        std::fs::create_dir(to)?;
+        try_to_copy(from, to)
+    });
+}
+
+/// Reads a folder. If a file goes meanwhile, what was read is no state that ever was: it is read
+/// anew.
+fn at_rest<T>(folder: &Path, read: impl Fn() -> io::Result<T>) -> T {
+    for _ in 0..READS_MAX {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            whole => return whole.unwrap(),
         }
     }
-    panic!("{} does not come to rest", from.display());
+    panic!("{} does not come to rest", folder.display());
 }
 
 fn try_to_copy(from: &Path, to: &Path) -> io::Result<()> {
@@ -168,22 +174,22 @@ fn data(file: &File, length: u64) -> Vec<(u64, u64)> {
 }
 
 /// A digest of all that a folder holds.
-fn fingerprint(folder: &Path) -> Sha256 {
+fn fingerprint(folder: &Path) -> io::Result<Sha256> {
     let mut files = Vec::new();
     super::list(folder, &mut files);
     files.sort();
     let mut all = Vec::new();
     for path in files {
         all.extend_from_slice(path.strip_prefix(folder).unwrap().to_string_lossy().as_bytes());
-        let file = File::open(&path).unwrap();
-        for (start, end) in data(&file, file.metadata().unwrap().len()) {
+        let file = File::open(&path)?;
+        for (start, end) in data(&file, file.metadata()?.len()) {
             let mut piece = vec![0; usize::try_from(end - start).unwrap()];
-            file.read_exact_at(&mut piece, start).unwrap();
+            file.read_exact_at(&mut piece, start)?;
             all.extend_from_slice(&start.to_le_bytes());
             all.extend_from_slice(&piece);
         }
     }
-    digest(&all)
+    Ok(digest(&all))
 }
 
 /// A folder as a kill at one step left it.
@@ -205,7 +211,7 @@ struct Camera {
 impl Camera {
     fn take(&mut self, folder: &Path, step: &'static str) {
         self.steps += 1;
-        if !self.seen.insert(fingerprint(folder)) {
+        if !self.seen.insert(at_rest(folder, || fingerprint(folder))) {
             return;
         }
         let place = tempfile::tempdir().unwrap();
