@@ -119,7 +119,7 @@ async fn fetch_missing(
     part: &Part,
 ) -> Result<(), Completed> {
     let stopping = flight.shared.tasks.stopping();
-    while let Some(from) = part.first_missing() {
+    while let Some(from) = part.first_missing(&(0..part.length())) {
         if stopping.is_cancelled() || !part.is_live() || flight.is_purged() {
             return Err(Completed::NotStored);
         }

@@ -88,17 +88,19 @@ impl PartReader {
         Ok(reader)
     }
 
-    /// Gets the first bytes, and the first of those that are not here: once an origin has begun to
-    /// send them, it is the same object still.
+    /// Gets the first bytes, and the first of those that are not here, arriving or not: once an
+    /// origin has begun to send them, it is the same object still.
     async fn prime(&mut self) -> Result<(), Arc<FillError>> {
         let asked = self.next..self.end;
-        let gap = self.object.part().and_then(|part| part.first_gap(&asked));
-        if let Some(gap) = gap.filter(|gap| *gap > asked.start) {
-            self.next = gap;
-            self.piece(1).await?;
+        if let Some(part) = self.object.part().cloned() {
+            let gaps = [part.first_gap(&asked), part.first_missing(&asked)];
+            for gap in gaps.into_iter().flatten().filter(|gap| *gap > asked.start) {
+                self.next = gap;
+                self.piece(1).await?;
+                self.failures_left = 1;
+            }
             self.next = asked.start;
             self.cursor.set(self.next, self.end);
-            self.failures_left = 1;
         }
         self.ready = self.piece(FIRST_BYTES).await?;
         Ok(())

@@ -210,9 +210,9 @@ impl Part {
         self.0.table.lock().missing_bytes()
     }
 
-    /// The offset of the first chunk that nobody has or brings.
-    pub fn first_missing(&self) -> Option<u64> {
-        self.0.table.lock().first_missing()
+    /// The first of the bytes `asked` that is neither here nor arriving.
+    pub fn first_missing(&self, asked: &Range<u64>) -> Option<u64> {
+        self.0.table.lock().first_missing(asked)
     }
 
     /// Notes that it was asked for, so that it stays longer.

@@ -156,16 +156,16 @@ impl Table {
         self.noted_bytes
     }
 
-    /// The offset of the first chunk that nobody has or brings.
-    pub(super) fn first_missing(&self) -> Option<u64> {
-        let mut number = 0;
-        while number < chunks_up_to(self.length) {
+    /// The first of the bytes `asked` that is neither here nor arriving.
+    pub(super) fn first_missing(&self, asked: &Range<u64>) -> Option<u64> {
+        let mut number = number_at(asked.start);
+        while number < chunks_up_to(asked.end.min(self.length)) {
             if let Some(run) = self.running.iter().find(|run| run.chunks().contains(&number)) {
                 number = run.chunks().end;
             } else if self.here.contains_key(&number) {
                 number += 1;
             } else {
-                return Some(self.span(number).start);
+                return Some(self.span(number).start.max(asked.start));
             }
         }
         None
@@ -346,9 +346,13 @@ mod tests {
         assert!(table.claim(LENGTH, u64::MAX, begin).is_none(), "behind the end");
         let exact = table.claim(5, 6, begin).unwrap();
         assert_eq!((exact.start, exact.end.load(Ordering::Relaxed)), (0, CHUNK_BYTES));
-        assert_eq!(table.first_missing(), None);
+        assert_eq!(table.first_missing(&(0..LENGTH)), None);
         table.leave(near.id);
-        assert_eq!(table.first_missing(), Some(CHUNK_BYTES));
+        assert_eq!(table.first_missing(&(0..LENGTH)), Some(CHUNK_BYTES));
+        let within = CHUNK_BYTES + 7..CHUNK_BYTES + 9;
+        assert_eq!(table.first_missing(&within), Some(within.start));
+        assert_eq!(table.first_missing(&(0..CHUNK_BYTES)), None);
+        assert_eq!(table.first_missing(&(7 * CHUNK_BYTES..LENGTH)), None);
     }
 
     #[test]
@@ -523,7 +527,7 @@ mod tests {
             }
             let told = (self.table.missing_bytes(), self.table.noted_bytes());
             assert_eq!(told, (missing, noted));
-            assert_eq!(self.table.first_missing(), first_missing);
+            assert_eq!(self.table.first_missing(&(0..self.table.length)), first_missing);
         }
     }
 

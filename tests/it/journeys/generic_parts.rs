@@ -129,6 +129,23 @@ async fn a_change_in_the_middle_of_an_answer_cuts_it() {
 }
 
 #[tokio::test]
+async fn a_change_while_the_first_chunk_arrives_begins_anew() {
+    let origin = Origin::start().await;
+    let (old, new) = (noise(24, 3 * CHUNK), noise(25, 3 * CHUNK));
+    let gate = Gate::default();
+    origin.say("/a", fresh(&old).held_at(100_000, &gate));
+    let edge = edge(&origin).await;
+    let mut first = edge.client().begin("/a", &[("range", "bytes=0-199999")]).await;
+    first.read_to(100).await;
+    origin.say("/a", fresh(&new).etag("\"2\""));
+    let whole = edge.client().begin("/a", &[]).await;
+    gate.open();
+    whole.rest().await.expect(200, "miss").with(&new);
+    let said = first.rest().await;
+    assert!(said.is_cut && old.starts_with(&said.body), "{} bytes", said.body.len());
+}
+
+#[tokio::test]
 async fn what_may_not_be_kept_in_parts_passes() {
     let body = noise(6, 3 * CHUNK);
     let plain = || says(body.clone()).field("cache-control", "max-age=60");
