@@ -109,7 +109,7 @@ fn parse_s3(rest: &str) -> Result<S3Url, Vec<String>> {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         let Ok(value) = percent_decode_str(value).decode_utf8() else {
             let name = without_secrets(name);
-            faults.push(format!("has a value of {name} that is not UTF-8; write it in ASCII"));
+            faults.push(format!("has a value of {name:?} that is not UTF-8; write it in ASCII"));
             continue;
         };
         match (name, value.as_ref()) {
@@ -154,8 +154,8 @@ fn join_endpoint(endpoint: Option<&str>, scheme: Option<&str>) -> Result<Option<
     let whole = match endpoint.split_once("://") {
         None => format!("{}://{endpoint}", scheme.unwrap_or("https")),
         Some((own, _)) if scheme.is_some_and(|scheme| scheme != own) => {
-            let own = without_secrets(own);
-            return Err(format!("has an endpoint= with {own}:// and another scheme=; keep one"));
+            let own = format!("{}://", without_secrets(own));
+            return Err(format!("has an endpoint= with {own:?} and another scheme=; keep one"));
         }
         Some(_) => endpoint.to_owned(),
     };

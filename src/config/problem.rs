@@ -2,7 +2,7 @@
 //! made by every reader of this module, printed by `cli`, one line each.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// One thing that is wrong, or, among the warnings, one that is surely not meant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,8 +185,16 @@ impl fmt::Display for Problem {
         if let Some(found) = &self.found {
             write!(f, "{found} ")?;
         }
-        f.write_str(&self.message)
+        one_line(f, &self.message)
     }
+}
+
+/// Writes a text on one line, whatever of a configuration it has taken in.
+fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars().try_for_each(|character| match character {
+        control if control.is_control() => write!(f, "{}", control.escape_default()),
+        plain => f.write_char(plain),
+    })
 }
 
 impl fmt::Display for Problems {
@@ -214,6 +222,10 @@ mod tests {
         assert_eq!(problem.to_string(), line);
         assert_eq!(problem.line(), Some(12));
         assert_eq!(Problems(vec![problem.clone(), problem]).to_string().lines().count(), 2);
+        let place = Place::Flag { name: "--origin" };
+        let spot = Spot { path: "url".into(), place };
+        let line = spot.problem_with("x", "has a value of a\nb\u{1b}").to_string();
+        assert_eq!(line, r#"--origin: url: "x" has a value of a\nb\u{1b}"#);
     }
 
     #[test]
