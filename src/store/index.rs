@@ -128,6 +128,7 @@ impl Index {
     /// Opens or makes the index.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let shared = Shared { presence: Arc::default(), changes: Arc::new(AtomicU64::new(1)) };
+        journal::remove_unfinished(path);
         let open = Open::new(path, &shared, None)
             .map_err(|source| OpenError::Index { path: path.to_owned(), source })?;
         Ok(Self {

@@ -1,17 +1,21 @@
-//! The engine's journal, written anew after a failure. Blocking; called by [`Index::revive`], while
-//! nothing has the engine open.
+//! The engine's journal, written anew after a failure. Blocking; called by [`Index::revive`] and
+//! [`Index::open`], while nothing has the engine open.
 //!
 //! If a sync fails, the system takes the pages that it could not write for written, and the next
 //! sync succeeds without them. The journal then has a hole on the disk, and a start after a power
 //! cut reads it up to there: whatever was synced behind the hole is lost with it. The page cache
 //! still has all of it, so that a copy that is synced makes it good.
 //!
+//! A copy that a kill leaves unfinished is removed before the next one, and when the index is opened:
+//! the engine may never make a journal of that name again, so that nothing else would overwrite it.
+//!
+//! [`Index::open`]: super::Index::open
 //! [`Index::revive`]: super::Index::revive
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the names of journals end in; the engine passes over other files.
 const SUFFIX: &str = "jnl";
@@ -20,14 +24,34 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Writes every journal in `folder` anew, each whole or not at all.
 pub(super) fn rewrite(folder: &Path) -> io::Result<()> {
-    // All names first: a folder that is read while names come may not end.
-    let entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
-    for path in entries.into_iter().map(|entry| entry.path()) {
-        if path.extension().is_some_and(|suffix| suffix == SUFFIX) {
-            rewrite_one(&path)?;
-        }
+    remove_unfinished(folder);
+    for path in names(folder, SUFFIX)? {
+        rewrite_one(&path)?;
     }
     File::open(folder)?.sync_all()
+}
+
+/// Removes the copies in `folder` that have not become journals.
+pub(super) fn remove_unfinished(folder: &Path) {
+    let removed = names(folder, SUFFIX_NEW).and_then(|paths| {
+        let mut removed = paths.iter().map(std::fs::remove_file);
+        removed.try_for_each(|one| one)
+    });
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(%error, "an unfinished copy of the journal stays until the next start");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// The files in `folder` whose names end in `suffix`; all names at once, since a folder that is
+/// read while names come may not end.
+fn names(folder: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    let mut paths: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|own| own == suffix));
+    Ok(paths)
 }
 
 fn rewrite_one(path: &Path) -> io::Result<()> {
@@ -86,6 +110,38 @@ mod tests {
         assert_eq!(inodes()[1], old[1]);
         assert!(journal.metadata().unwrap().blocks() * 512 < length, "holes stay holes");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_kill_leaves_of_a_copy_goes() {
+        let place = tempfile::tempdir().unwrap();
+        let [journal, own, of_none] =
+            ["1.jnl", "1.jnl-new", "0.jnl-new"].map(|name| place.path().join(name));
+        let leave = || {
+            for path in [&journal, &own, &of_none] {
+                std::fs::write(path, "narthex").unwrap();
+            }
+        };
+        let there = || [&journal, &own, &of_none].map(|path| path.exists());
+        leave();
+        remove_unfinished(place.path());
+        assert_eq!(there(), [true, false, false]);
+        leave();
+        rewrite(place.path()).unwrap();
+        assert_eq!(there(), [true, false, false]);
+        remove_unfinished(&place.path().join("none"));
+    }
+
+    #[test]
+    fn an_index_that_is_opened_has_no_unfinished_copy() {
+        let place = tempfile::tempdir().unwrap();
+        let unfinished = place.path().join("0.jnl-new");
+        for _ in ["a new index", "one that is there"] {
+            std::fs::write(&unfinished, "narthex").unwrap();
+            let index = super::super::Index::open(place.path()).unwrap();
+            assert!(!unfinished.exists());
+            drop(index);
+        }
     }
 
     #[test]
