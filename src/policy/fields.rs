@@ -1,8 +1,38 @@
-//! Which fields of an origin's response are kept. Pure.
+//! Which fields of an origin's response are kept, and which of one of any site are of one client
+//! alone. Pure.
 
 use crate::object;
 use crate::rfc::{grammar, hop_by_hop};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Fields of a response that are of the client that caused it, and of no other: cookies, what
+/// belongs to one exchange of credentials (RFC 7615, RFC 8053, RFC 9449), what serves one time
+/// alone (RFC 8555 section 6.5.1), and what says as whom the client is known.
+const OF_ONE_CLIENT: [&str; 18] = [
+    "authentication-control",
+    "authentication-info",
+    "authorization",
+    "dpop-nonce",
+    "optional-www-authenticate",
+    "persistent-auth",
+    "proxy-authentication-info",
+    "replay-nonce",
+    "sec-session-challenge",
+    "sec-session-registration",
+    "secure-session-challenge",
+    "secure-session-registration",
+    "set-cookie",
+    "set-cookie2",
+    "set-login",
+    "x-auth-token",
+    "x-csrf-token",
+    "x-xsrf-token",
+];
+
+/// The fields of a response that may never reach another client than the one that caused it.
+pub(super) fn of_one_client() -> impl Iterator<Item = HeaderName> {
+    OF_ONE_CLIENT.into_iter().map(HeaderName::from_static)
+}
 
 /// The end-to-end fields of `origin`'s response that are stored and sent on.
 ///
@@ -35,7 +65,8 @@ fn is_kept(name: &str) -> bool {
     if let Some(rest) = name.strip_prefix("x-amz-") {
         return rest.starts_with("meta-");
     }
-    if name.starts_with("access-control-") || name.starts_with("x-accel-") {
+    let is_of_others = name.starts_with("access-control-") || name.starts_with("x-accel-");
+    if is_of_others || OF_ONE_CLIENT.contains(&name) {
         return false;
     }
     !matches!(
@@ -44,13 +75,13 @@ fn is_kept(name: &str) -> bool {
         "accept-ranges" | "age" | "cache-status" | "content-length" | "content-range" | "date"
             | "vary"
             // Of the origin's connection and of the caches on the way.
-            | "alt-svc" | "authentication-info" | "cdn-loop" | "expect-ct" | "proxy-status"
+            | "alt-svc" | "cdn-loop" | "expect-ct" | "proxy-status"
             | "public-key-pins" | "retry-after" | "server" | "server-timing"
             | "strict-transport-security" | "via" | "www-authenticate" | "x-cache"
             | "x-cache-hits" | "x-served-by" | "x-timer"
             // Commands to a browser, or to a server in front of this one.
             | "clear-site-data" | "nel" | "refresh" | "report-to" | "reporting-endpoints"
-            | "set-cookie" | "set-cookie2" | "x-sendfile"
+            | "x-sendfile"
             // To caches alone; the tags of `Surrogate-Key` are kept, and sent to nobody.
             | "surrogate-control"
     )
@@ -128,6 +159,9 @@ mod tests {
             ("via", "1.1 x"),
             ("cache-status", "x; hit"),
             ("set-cookie", "a=b"),
+            ("authentication-info", "nextnonce=\"1\""),
+            ("dpop-nonce", "1"),
+            ("x-auth-token", "1"),
             ("access-control-allow-origin", "https://x"),
             ("access-control-allow-credentials", "true"),
             ("alt-svc", "h3=\":443\""),

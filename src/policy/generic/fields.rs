@@ -5,6 +5,7 @@ use super::Directives;
 use crate::config::Caching;
 use crate::object;
 use crate::object::tags::TAG_FIELD;
+use crate::policy::fields::of_one_client;
 use crate::policy::response::Times;
 use crate::rfc::cache_control::Qualified;
 use crate::rfc::date::HttpDate;
@@ -30,8 +31,8 @@ pub fn dated(headers: &mut HeaderMap, times: Times) {
 pub struct Divided {
     /// Those of the stored response.
     pub shared: HeaderMap,
-    /// Those of the client alone that caused the answer: cookies, and what `private` and `no-cache`
-    /// name.
+    /// Those of the client alone that caused the answer: cookies, what belongs to its credentials,
+    /// and what `private` and `no-cache` name.
     pub own: HeaderMap,
 }
 
@@ -52,7 +53,7 @@ impl Divided {
             }
             shared.remove(name);
         };
-        take(&header::SET_COOKIE);
+        of_one_client().for_each(|name| take(&name));
         for qualified in [&directives.no_cache, &directives.private] {
             if let Qualified::Fields(names) = qualified {
                 names.iter().for_each(&mut take);
@@ -313,6 +314,28 @@ mod tests {
         let divided = Divided::of(&origin, &directives(&[]));
         assert_eq!(divided.shared, fields(&[("c", "3"), ("date", "x")]));
         assert_eq!(divided.own, fields(&[("set-cookie", "a=b")]));
+    }
+
+    #[test]
+    fn what_belongs_to_the_credentials_of_one_client_is_not_stored() {
+        let own = [
+            ("authentication-info", "nextnonce=\"1\""),
+            ("authentication-control", "Basic"),
+            ("optional-www-authenticate", "Digest nonce=\"1\""),
+            ("authorization", "Bearer 1"),
+            ("dpop-nonce", "1"),
+            ("replay-nonce", "1"),
+            ("set-cookie", "a=b"),
+            ("set-cookie", "c=d"),
+            ("set-cookie2", "a=b"),
+            ("set-login", "logged-in"),
+            ("x-auth-token", "1"),
+            ("x-csrf-token", "1"),
+        ];
+        let shared = [("etag", "\"1\""), ("x-content-type-options", "nosniff")];
+        let origin = fields(&[&own[..], &shared, &[("proxy-authentication-info", "x")]].concat());
+        let divided = Divided::of(&origin, &directives(&[]));
+        assert_eq!((divided.shared, divided.own), (fields(&shared), fields(&own)));
     }
 
     #[test]

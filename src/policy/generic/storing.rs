@@ -14,6 +14,7 @@ use crate::rfc::cache_control::{
     DELTA_SECONDS_MAX, Delta, Flag, Qualified, is_heuristically_cacheable,
 };
 use crate::rfc::date::HttpDate;
+use crate::rfc::grammar;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
 /// The part of the time since its last change for which a response counts as fresh where it does
@@ -66,7 +67,8 @@ pub enum PassReason {
     NoStore,
     /// It is for one client.
     Private,
-    /// It answers credentials and does not say that it may be shared.
+    /// It answers credentials and does not say that it may be shared, or it is a step of one
+    /// client's exchange of credentials.
     Authorization,
     /// No request would select it.
     VaryAny,
@@ -175,10 +177,26 @@ fn refused(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Op
     if reply.wishes.is_authorized && !is_shared {
         return Some(PassReason::Authorization);
     }
+    if has_challenge_for_one(reply.headers) {
+        return Some(PassReason::Authorization);
+    }
     if rule.set_cookie == SetCookie::Pass && reply.headers.contains_key(header::SET_COOKIE) {
         return Some(PassReason::SetCookie);
     }
     None
+}
+
+/// Whether a response challenges one client alone: every scheme but these two puts into its
+/// challenge what serves one exchange, such as the nonce of `Digest` or the token of `Negotiate`.
+fn has_challenge_for_one(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::WWW_AUTHENTICATE).iter();
+    let mut members = lines.flat_map(|line| grammar::list_members(line.as_bytes()));
+    members.any(|member| {
+        let name = member.split(|byte| b" \t=".contains(byte)).next().unwrap_or_default();
+        let is_parameter = member.get(name.len()) == Some(&b'=');
+        let is_for_all = [&b"basic"[..], b"bearer"];
+        !is_parameter && !is_for_all.iter().any(|scheme| name.eq_ignore_ascii_case(scheme))
+    })
 }
 
 fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Verdict {

@@ -6,8 +6,8 @@
 //! cut reads it up to there: whatever was synced behind the hole is lost with it. The page cache
 //! still has all of it, so that a copy that is synced makes it good.
 //!
-//! A copy that a kill leaves unfinished is removed before the next one, and when the index is opened:
-//! the engine may never make a journal of that name again, so that nothing else would overwrite it.
+//! A copy that a kill leaves unfinished is removed before the next one, and when the index is
+//! opened: the engine may never make a journal of that name again, which alone would overwrite it.
 //!
 //! [`Index::open`]: super::Index::open
 //! [`Index::revive`]: super::Index::revive

@@ -2,6 +2,7 @@
 //! client that caused it alone (RFC 9111 sections 3.1, 3.5 and 5.2.2.7).
 
 use crate::harness::{Edge, Gate, Origin, Script, Setup, noise, says};
+use bytes::Bytes;
 
 const FRESH: &str = "max-age=60";
 const ALICE: [(&str, &str); 1] = [("authorization", "Bearer alice-secret")];
@@ -110,6 +111,38 @@ async fn a_field_that_private_names_goes_to_the_client_that_caused_it_alone() {
         origin.say(path, says("").etag("\"1\"").field("x-user", "bob"));
         assert_eq!(edge.get(path).await.expect(200, "revalidated").field("x-user"), "bob");
         assert_eq!(edge.get(path).await.expect(200, hit).field("x-user"), "");
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_the_credentials_of_one_client_reaches_no_other() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    let names = ["authentication-info", "dpop-nonce", "x-csrf-token", "set-cookie2"];
+    let with_own = |script: Script, value: &str| {
+        names.iter().fold(script, |script, name| script.field(name, value))
+    };
+    let public =
+        |body: Bytes| says(body).etag("\"1\"").field("cache-control", "public, max-age=60");
+    for (path, hit, body) in
+        [("/a", "hit_memory", noise(2, 10)), ("/b", "hit_disk", noise(1, 300_000))]
+    {
+        origin.say(path, with_own(public(body), "of alice"));
+        let alice = edge.read_with(path, &ALICE).await;
+        alice.expect(200, "miss");
+        edge.until_idle().await;
+        let other = edge.get(path).await;
+        other.expect(200, hit);
+        edge.pass_time(61);
+        origin.say(path, with_own(public(Bytes::new()), "of bob"));
+        let bob = edge.get(path).await;
+        bob.expect(200, "revalidated");
+        let after = edge.get(path).await;
+        after.expect(200, hit);
+        for name in names {
+            assert_eq!([alice.field(name), bob.field(name)], ["of alice", "of bob"], "{name}");
+            assert_eq!([other.field(name), after.field(name)], ["", ""], "{name}");
+        }
     }
 }
 

@@ -64,6 +64,27 @@ fn a_targeted_field_takes_the_place_of_all_others() {
 }
 
 #[test]
+fn a_challenge_that_is_for_one_exchange_is_not_stored() {
+    let challenged =
+        |value| plain(401, &[("cache-control", "public, max-age=5"), ("www-authenticate", value)]);
+    for for_all in [
+        "Basic realm=\"Digest a, Negotiate b\", charset=\"UTF-8\"",
+        "bearer",
+        "Bearer realm=\"a\", error=\"b\", Basic realm=\"c\"",
+    ] {
+        assert_eq!(challenged(for_all), Ok(5), "{for_all}");
+    }
+    for for_one in [
+        "Digest realm=\"a\", nonce=\"b\"",
+        "Basic realm=\"a\", Digest realm=\"a\", nonce=\"b\"",
+        "Negotiate YIIB=",
+        "NTLM",
+    ] {
+        assert_eq!(challenged(for_one), Err(PassReason::Authorization), "{for_one}");
+    }
+}
+
+#[test]
 fn nothing_forbidden_is_stored() {
     for (value, reason) in [
         ("no-store, max-age=5", PassReason::NoStore),
