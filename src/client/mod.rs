@@ -130,7 +130,8 @@ pub enum UploadError {
     /// It ended in an error.
     #[error("the body of the request broke off")]
     Broken,
-    /// Nothing came for too long, or less than the least mean rate permits.
+    /// Nothing came for too long, or less than the least mean rate permits; or so little that it
+    /// makes room for others.
     #[error("the body of the request comes too slowly")]
     Slow,
 }
@@ -173,10 +174,10 @@ impl Client {
             let wait = wait.get_or_insert_with(|| Wait::new(progress.clone(), self.first_byte));
             let failure = match wait.within(sending).await {
                 Ok(Ok(response)) => return inbound(response, resends),
-                Ok(Err(_)) if progress.is_broken() => {
-                    return Err(ClientError::Upload(UploadError::Broken));
-                }
-                Ok(Err(failure)) => failure,
+                Ok(Err(failure)) => match progress.error() {
+                    Some(error) => return Err(ClientError::Upload(error)),
+                    None => failure,
+                },
                 Err(Late::Client) => return Err(ClientError::Upload(UploadError::Slow)),
                 Err(Late::Server) => {
                     // Nothing tells a slow server from a dead connection: others take no risk.

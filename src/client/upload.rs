@@ -1,7 +1,7 @@
 //! The body of a request on its way to an origin, how far it has come, and how long that may take.
 //! One per request; atomic values only.
 
-use super::{BoxError, OutboundBody};
+use super::{BoxError, OutboundBody, UploadError};
 use bytes::Bytes;
 use futures_util::future::{AbortHandle, abortable};
 use h2::{Reason, SendStream};
@@ -12,8 +12,8 @@ use hyper::rt::Executor;
 use hyper_util::rt::TokioExecutor;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -33,16 +33,16 @@ struct State {
     bytes: AtomicU64,
     /// Whether all of it has gone.
     is_ended: AtomicBool,
-    /// Whether its client gave an error in place of a piece.
-    is_broken: AtomicBool,
+    /// What is wrong with it, if an error came in place of a piece.
+    error: OnceLock<UploadError>,
     /// Whether its client is waited for, rather than the server.
     is_awaited: AtomicBool,
 }
 
 impl Progress {
-    /// Whether the body broke off.
-    pub(super) fn is_broken(&self) -> bool {
-        self.0.is_broken.load(Ordering::Relaxed)
+    /// What is wrong with the body, if an error came in place of a piece.
+    pub(super) fn error(&self) -> Option<UploadError> {
+        self.0.error.get().copied()
     }
 
     /// What is different after each progress.
@@ -148,7 +148,10 @@ impl Body for Upload {
                 // What knows its length is asked for nothing behind it.
                 state.is_ended.store(this.body.is_end_stream(), Ordering::Relaxed);
             }
-            Poll::Ready(Some(Err(_))) => state.is_broken.store(true, Ordering::Relaxed),
+            Poll::Ready(Some(Err(error))) => {
+                let own = error.downcast_ref().copied();
+                state.error.get_or_init(|| own.unwrap_or(UploadError::Broken));
+            }
             Poll::Ready(None) => state.is_ended.store(true, Ordering::Relaxed),
         }
         polled

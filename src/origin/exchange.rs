@@ -281,6 +281,23 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// What is wrong with the body of the request itself, if it was for that.
+    pub fn upload(&self) -> Option<UploadError> {
+        match self {
+            Self::Upload { source, .. } => Some(*source),
+            Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::FirstByte { .. }
+            | Self::Credentials { .. }
+            | Self::Status { .. }
+            | Self::Protocol { .. }
+            | Self::Folder { .. }
+            | Self::Open { .. }
+            | Self::Throttled { .. }
+            | Self::Busy { .. } => None,
+        }
+    }
+
     /// Whether the same request may be sent to the same origin again.
     pub fn may_retry(&self) -> bool {
         match self {
@@ -333,13 +350,7 @@ impl FetchError {
 
     /// Whether the fault is one of time: 504 rather than 502.
     pub fn is_timeout(&self) -> bool {
-        matches!(
-            self,
-            Self::FirstByte { .. }
-                | Self::Upload { source: UploadError::Slow, .. }
-                | Self::Busy { .. }
-                | Self::Throttled { .. }
-        )
+        matches!(self, Self::FirstByte { .. } | Self::Busy { .. } | Self::Throttled { .. })
     }
 }
 

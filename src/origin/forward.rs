@@ -1,6 +1,7 @@
 //! Requests that go to an origin as a client sent them, and answers of any status: for generic
 //! sites. Values, and the rules of which origin's answer counts.
 
+use super::asker::Asker;
 use super::exchange::{Ask, Method as AskMethod, Purpose, RangeAsked, Reason, Retries};
 use super::response::{Response, ResponseBody};
 use super::wire::{Heard, Reply};
@@ -27,13 +28,22 @@ pub struct Forward {
     /// Every field but those of the connection; `Host` is the origin's own.
     pub headers: HeaderMap,
     /// The body; none for a request that may be sent twice.
-    pub body: Option<OutboundBody>,
+    pub body: Option<ClientBody>,
     /// What hears of interim answers.
     pub interim: Option<Interim>,
     /// The only origin to ask, once, by its position; `None` for all in their order.
     pub only: Option<usize>,
     /// Whether an origin that failed is asked again at once, if the request may be repeated.
     pub retries: Retries,
+}
+
+/// The body of a client's request.
+#[derive(Debug)]
+pub struct ClientBody {
+    /// The client.
+    pub client: Asker,
+    /// What it sends.
+    pub content: OutboundBody,
 }
 
 impl fmt::Debug for Forward {

@@ -187,7 +187,7 @@ impl HttpOrigin {
         let mut request = Request::builder()
             .method(method)
             .uri(uri)
-            .body(body.unwrap_or_else(no_body))
+            .body(body.map_or_else(no_body, |body| body.content))
             .map_err(|error| self.wire.protocol(format!("no request for {path}: {error}")))?;
         *request.headers_mut() = headers;
         if let Some(interim) = interim {

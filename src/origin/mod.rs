@@ -6,6 +6,7 @@
 //! about any object: a purge does not touch it, a restart or a reload begins anew, and no answer to
 //! a client is made of it but the failure of an origin that was not asked.
 
+mod asker;
 mod breaker;
 mod budget;
 mod credentials;
@@ -32,13 +33,15 @@ mod secret;
 mod sign;
 mod skew;
 mod slots;
+mod uploads;
 mod upstream;
 mod verdict;
 mod watch;
 mod wire;
 
+pub use asker::Asker;
 pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reason, Retries};
-pub use forward::{Forward, Interim};
+pub use forward::{ClientBody, Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 pub use s3::Page;

@@ -1,9 +1,13 @@
 //! How many requests an origin may have under way at once, and that neither NARs nor uploads take
 //! all of the room: an eighth is kept for what is small, so that narinfos do not wait behind
-//! downloads, and half for what has no body, so that clients that send slowly hold up no other. One
-//! per origin, as long lived as it; no lock across an await. Who waits is served in turn.
+//! downloads, and half for what has no body, so that clients that send slowly hold up no other. The
+//! half of the uploads is shared by their clients (`uploads`). One per origin, as long lived as it;
+//! no lock across an await. Who waits is served in turn.
 
+use super::asker::Asker;
 use super::exchange::FetchError;
+use super::uploads::{UploadPlace, Uploads};
+use crate::client::OutboundBody;
 use crate::nix::Class;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +21,8 @@ const KEPT_FROM_NARS: usize = 8;
 pub(super) enum Load {
     /// An object of this class.
     Object(Class),
-    /// A client's request with a body of its own.
-    Upload,
+    /// A request of this client with a body of its own.
+    Upload(Asker),
 }
 
 /// The slots of one origin.
@@ -27,7 +31,7 @@ pub(super) struct Slots {
     origin: Arc<str>,
     all: Arc<Semaphore>,
     nars: Arc<Semaphore>,
-    uploads: Arc<Semaphore>,
+    uploads: Arc<Uploads>,
     /// How long a request waits.
     deadline: Duration,
 }
@@ -36,7 +40,32 @@ pub(super) struct Slots {
 #[derive(Debug)]
 pub(super) struct Slot {
     _one: OwnedSemaphorePermit,
-    _share: Option<OwnedSemaphorePermit>,
+    share: Option<Share>,
+}
+
+/// A place in the part of the slots that requests of one kind share.
+#[derive(Debug)]
+enum Share {
+    Nar { _permit: OwnedSemaphorePermit },
+    Upload(UploadPlace),
+}
+
+impl Slot {
+    /// The body of a request in this slot; if the slot is one of an upload, and the body comes so
+    /// slowly that it costs other clients their uploads, it ends in an error.
+    pub(super) fn paced(&self, body: OutboundBody) -> OutboundBody {
+        match &self.share {
+            Some(Share::Upload(place)) => place.paced(body),
+            Some(Share::Nar { .. }) | None => body,
+        }
+    }
+
+    /// The slot of a request whose answer has begun: it is no upload any more if all of its body
+    /// has gone.
+    pub(super) fn answered(self) -> Self {
+        let is_over = |share: &Share| matches!(share, Share::Upload(place) if place.is_ended());
+        Self { share: self.share.filter(|share| !is_over(share)), ..self }
+    }
 }
 
 impl Slots {
@@ -44,8 +73,8 @@ impl Slots {
     pub(super) fn new(origin: Arc<str>, max: usize, deadline: Duration) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         let nars = max - max / KEPT_FROM_NARS;
-        let uploads = max.div_ceil(2);
-        let [all, nars, uploads] = [max, nars, uploads].map(|max| Arc::new(Semaphore::new(max)));
+        let uploads = Uploads::new(max.div_ceil(2));
+        let [all, nars] = [max, nars].map(|max| Arc::new(Semaphore::new(max)));
         Self { origin, all, nars, uploads, deadline }
     }
 
@@ -59,32 +88,34 @@ impl Slots {
 
     /// A slot for an object of this class, if there is one now.
     pub(super) fn now(&self, class: Class) -> Option<Slot> {
-        let share = self.share(Load::Object(class)).map(Arc::clone);
+        let share = self.share(class).map(Arc::clone);
         let share = share.map(Semaphore::try_acquire_owned).transpose().ok()?;
-        Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, _share: share })
+        let share = share.map(|permit| Share::Nar { _permit: permit });
+        Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, share })
     }
 
     /// Whether an object of this class would have to wait.
     pub(super) fn is_full(&self, class: Class) -> bool {
-        let share = self.share(Load::Object(class));
+        let share = self.share(class);
         [Some(&self.all), share].iter().flatten().any(|slots| slots.available_permits() == 0)
     }
 
     async fn next(&self, load: Load) -> Result<Slot, AcquireError> {
-        let share = match self.share(load) {
-            Some(share) => Some(Arc::clone(share).acquire_owned().await?),
-            None => None,
+        let share = match load {
+            Load::Upload(asker) => Some(Share::Upload(self.uploads.place(asker).await)),
+            Load::Object(class) => match self.share(class) {
+                Some(share) => {
+                    Some(Share::Nar { _permit: Arc::clone(share).acquire_owned().await? })
+                }
+                None => None,
+            },
         };
-        Ok(Slot { _one: Arc::clone(&self.all).acquire_owned().await?, _share: share })
+        Ok(Slot { _one: Arc::clone(&self.all).acquire_owned().await?, share })
     }
 
-    /// The part of the slots that requests of this kind share.
-    fn share(&self, load: Load) -> Option<&Arc<Semaphore>> {
-        match load {
-            Load::Object(Class::Nar) => Some(&self.nars),
-            Load::Object(_) => None,
-            Load::Upload => Some(&self.uploads),
-        }
+    /// The part of the slots that objects of this class share.
+    fn share(&self, class: Class) -> Option<&Arc<Semaphore>> {
+        (class == Class::Nar).then_some(&self.nars)
     }
 }
 
@@ -102,10 +133,10 @@ mod tests {
         assert_eq!(small.len(), 2);
         drop(nars);
         assert!(slots.wait(Load::Object(Class::Nar)).await.is_ok());
-        let uploads: Vec<_> =
-            futures_util::future::join_all((0..8).map(|_| slots.wait(Load::Upload))).await;
+        let upload = |client| slots.wait(Load::Upload(Asker::at([192, 0, 2, client].into())));
+        let uploads: Vec<_> = futures_util::future::join_all((0..8).map(upload)).await;
         assert!(uploads.iter().all(Result::is_ok));
-        assert!(matches!(slots.wait(Load::Upload).await, Err(FetchError::Busy { .. })));
+        assert!(matches!(upload(8).await, Err(FetchError::Busy { .. })));
         assert!(slots.now(Class::Other).is_some());
         let few = Slots::new("one".into(), 1, Duration::from_secs(5));
         assert!(few.wait(Load::Object(Class::Nar)).await.is_ok());

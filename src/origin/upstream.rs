@@ -11,7 +11,7 @@ use super::budget::Budget;
 use super::exchange::{Answer, Ask, FetchError, Purpose, Reason, Retries};
 use super::file::FolderOrigin;
 use super::first_bytes::FirstBytes;
-use super::forward::{self, Asked, Forward};
+use super::forward::{self, Asked, ClientBody, Forward};
 use super::health::{Health, OriginHealth};
 use super::http::HttpOrigin;
 use super::jitter::jittered;
@@ -132,13 +132,15 @@ impl Upstream {
     /// remembers how it went.
     pub(super) async fn forward(
         self: &Arc<Self>,
-        forward: Forward,
+        mut forward: Forward,
     ) -> Result<Response, FetchError> {
-        let (load, caller) = match forward.body {
-            Some(_) => (Load::Upload, Caller::Upload),
+        let (load, caller) = match &forward.body {
+            Some(body) => (Load::Upload(body.client), Caller::Upload),
             None => (Load::Object(Class::Other), Caller::Request),
         };
         let slot = self.slot(load, caller).await?;
+        forward.body =
+            forward.body.map(|body| ClientBody { content: slot.paced(body.content), ..body });
         let may_retry = forward.may_repeat() && forward.retries == Retries::Usual;
         let mut tries = Tries::new(if may_retry { RETRIES_MAX } else { 0 });
         self.retries.earn();
@@ -162,6 +164,7 @@ impl Upstream {
             Ok(_) => self.health.usable(),
             Err(error) => self.health.failed(error),
         }
+        let slot = slot.answered();
         response.map(|response| Response { body: response.body.slotted(slot), ..response })
     }
 

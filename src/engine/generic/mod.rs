@@ -37,7 +37,7 @@ use crate::config::Caching;
 use crate::fill::{Asker, FlightReader, How, Landed, NotJoined, Passing, Role, Sought};
 use crate::nix::Class;
 use crate::object::{Meta, Variant};
-use crate::origin::{Forward, Interim, Retries};
+use crate::origin::{ClientBody, Forward, Interim, Retries};
 use crate::outcome::Outcome;
 use crate::policy::generic::fields::Fate;
 use crate::policy::generic::request::{Reach, Way, Wishes, reach, way};
@@ -354,6 +354,8 @@ impl Request<'_> {
         if let Some(length) = self.content_length(body.as_ref()) {
             headers.insert(header::CONTENT_LENGTH, length);
         }
+        let client = Asker::at(self.connection.peer.ip());
+        let body = body.map(|content| ClientBody { client, content });
         let forward = Forward {
             method: self.parts.method.clone(),
             path: Arc::clone(&self.target.path),

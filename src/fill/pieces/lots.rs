@@ -8,32 +8,10 @@
 //! of an origin: what is left is for narinfos, and for the first connection of every object.
 
 use crate::config;
+use crate::origin::Asker;
 use crate::sync::Mutex;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
-
-/// Bits of an IPv6 address that tell clients apart: what one network is given.
-const V6_PREFIX_BITS: u32 = 64;
-
-/// For whom an object is fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Asker(Option<IpAddr>);
-
-impl Asker {
-    /// The client at an address.
-    pub fn at(address: IpAddr) -> Self {
-        let address = address.to_canonical();
-        let IpAddr::V6(own) = address else { return Self(Some(address)) };
-        let others = 128 - V6_PREFIX_BITS;
-        Self(Some(IpAddr::V6((own.to_bits() >> others << others).into())))
-    }
-
-    /// Whether it is a client: what the edge fetches by itself has none.
-    pub(in crate::fill) fn is_known(self) -> bool {
-        self.0.is_some()
-    }
-}
 
 /// An origin, by its site and position.
 type OriginOf = (Arc<str>, usize);
@@ -208,13 +186,5 @@ mod tests {
         let taken = lots.taken.lock();
         assert_eq!(taken.all, 0);
         assert!(taken.by_asker.is_empty() && taken.by_origin.is_empty());
-    }
-
-    #[test]
-    fn a_network_is_one_client() {
-        let at = |text: &str| Asker::at(text.parse().unwrap());
-        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
-        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
-        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
     }
 }

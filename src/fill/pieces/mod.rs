@@ -30,7 +30,7 @@
 mod lots;
 mod piece;
 
-pub use lots::Asker;
+pub use crate::origin::Asker;
 pub(super) use lots::Lots;
 
 use super::FillError;

@@ -2,7 +2,7 @@
 //! generic sites.
 
 use super::*;
-use crate::client::{BoxError, OutboundBody};
+use crate::client::{BoxError, OutboundBody, UploadError};
 use crate::config::{Caching, S3Credentials, Site};
 use ::http::{HeaderValue, Method, header};
 use bytes::Bytes;
@@ -29,8 +29,24 @@ fn get(path: &str) -> Forward {
 fn put(path: &str, then: impl Stream<Item = Piece> + Send + 'static) -> Forward {
     let first: Piece = Ok(Frame::data(Bytes::from_static(b"x")));
     let pieces = stream::once(async { first }).chain(then);
-    let body: OutboundBody = OutboundBody::new(StreamBody::new(pieces));
-    Forward { method: Method::PUT, body: Some(body), ..get(path) }
+    let content: OutboundBody = OutboundBody::new(StreamBody::new(pieces));
+    let body = Some(ClientBody { client: Asker::default(), content });
+    Forward { method: Method::PUT, body, ..get(path) }
+}
+
+/// The same from this client.
+fn put_of(last: u8, path: &str, then: impl Stream<Item = Piece> + Send + 'static) -> Forward {
+    let forward = put(path, then);
+    let client = Asker::at([192, 0, 2, last].into());
+    Forward { body: forward.body.map(|body| ClientBody { client, ..body }), ..forward }
+}
+
+/// A client that sends 1.5 kB a second, without end.
+fn trickling() -> impl Stream<Item = Piece> + Send {
+    stream::repeat(()).then(|()| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(Frame::data(Bytes::from_static(&[b'x'; 1_500])))
+    })
 }
 
 /// A client that goes away after more than a second.
@@ -86,16 +102,45 @@ async fn a_client_that_does_not_finish_its_upload_is_no_failure_of_the_origin() 
     let bench = generic(vec![http_origin("one", &server)]);
     for _ in 0..6 {
         let broken = bench.origins.forward(put("/x", aborted())).await.unwrap_err();
-        assert!(matches!(broken, FetchError::Upload { .. }), "{broken}");
+        assert_eq!(broken.upload(), Some(UploadError::Broken), "{broken}");
         assert!(broken.may_have_reached() && !broken.may_retry() && !broken.is_timeout());
         let stalled = bench.origins.forward(put("/x", stream::pending())).await.unwrap_err();
-        assert!(matches!(stalled, FetchError::Upload { .. }), "{stalled}");
-        assert!(stalled.may_have_reached() && stalled.is_timeout());
+        assert_eq!(stalled.upload(), Some(UploadError::Slow), "{stalled}");
+        assert!(stalled.may_have_reached() && !stalled.may_retry() && !stalled.is_timeout());
     }
     assert!(bench.origins.health()[0].is_up);
     assert_eq!(bench.origins.forward(get("/x")).await.unwrap().status, 200);
     let text = bench.metrics.text().unwrap();
     assert!(text.contains("narthex_origin_breaker_state{origin=\"one\"} 0"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_uploads_keep_those_of_other_clients_from_no_origin() {
+    let server =
+        Scripted::start(
+            |head| {
+                if head.starts_with("PUT /slow") { Act::Hang } else { says(200, "good") }
+            },
+        )
+        .await;
+    let origin = Origin { connections_max: 16, ..http_origin("one", &server) };
+    let bench = generic(vec![origin]);
+    let slow: Vec<_> = [1, 1, 1, 2, 2, 2, 3, 3]
+        .into_iter()
+        .map(|client| {
+            let origins = bench.origins.clone();
+            tokio::spawn(async move { origins.forward(put_of(client, "/slow", trickling())).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(server.asked(), 8);
+    let put = bench.origins.forward(put_of(4, "/x", stream::empty())).await;
+    assert_eq!(put.unwrap().status, 200);
+    let mut ended = slow.into_iter().filter(tokio::task::JoinHandle::is_finished);
+    let slow = ended.next().unwrap().await.unwrap();
+    let error = slow.as_ref().err().and_then(FetchError::upload);
+    assert!(error == Some(UploadError::Slow) && ended.next().is_none(), "{slow:?}");
+    assert!(bench.origins.health()[0].is_up);
 }
 
 /// A server that closes the connections of writes after two seconds, and answers all else.
