@@ -3,6 +3,7 @@
 
 use super::body::Body;
 use super::tally::Tally;
+use crate::client::UploadError;
 use crate::fill::FillError;
 use crate::outcome::Outcome;
 use crate::policy;
@@ -194,8 +195,14 @@ pub(super) fn wrong(seconds: u64) -> Answer {
     answer
 }
 
-/// No origin gave a usable answer: 504 where it was a matter of time, else 502. Never 404.
+/// No origin gave a usable answer: 504 where it was a matter of time, else 502. Never 404. If the
+/// request's own body is at fault, no origin is: 400, or 408 where it was a matter of time.
 pub(super) fn failed(error: &FillError) -> Answer {
+    match error.upload() {
+        Some(UploadError::Broken) => return refused(Refusal::BodyBroken),
+        Some(UploadError::Slow) => return refused(Refusal::BodySlow),
+        None => {}
+    }
     let (status, text) = if error.is_timeout() {
         (StatusCode::GATEWAY_TIMEOUT, "no origin answered in time")
     } else {
@@ -221,4 +228,22 @@ fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
     let text = format!("{text} (request {})\n", answer.request_id);
     answer.set_text(text.into());
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::FetchError;
+
+    #[test]
+    fn a_body_that_its_client_does_not_finish_is_the_clients_fault() {
+        for (source, status, reason) in
+            [(UploadError::Broken, 400, "body_broken"), (UploadError::Slow, 408, "body_slow")]
+        {
+            let error = FillError::Fetch(FetchError::Upload { origin: "one".into(), source });
+            let answer = failed(&error);
+            assert_eq!((answer.status.as_u16(), answer.refused), (status, Some(reason)));
+            assert_eq!((answer.outcome, answer.ends), (Outcome::Refused, Ends::Connection));
+        }
+    }
 }

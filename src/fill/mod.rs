@@ -37,6 +37,7 @@ pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, Basis, WrongBodies};
 
 use crate::cache::{Cache, Stale, Ticket};
+use crate::client::UploadError;
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
@@ -279,6 +280,22 @@ impl FillError {
             | Self::Write(_)
             | Self::Unread
             | Self::Lost => false,
+        }
+    }
+
+    /// What is wrong with the body of the request itself, if it was for that.
+    pub fn upload(&self) -> Option<UploadError> {
+        match self {
+            Self::Fetch(error) => error.upload(),
+            Self::Body(_)
+            | Self::Rejected { .. }
+            | Self::GivenUp(_)
+            | Self::Changed
+            | Self::Unranged
+            | Self::NoRoom
+            | Self::Write(_)
+            | Self::Unread
+            | Self::Lost => None,
         }
     }
 

@@ -60,6 +60,12 @@ pub enum Refusal {
     /// A transfer coding other than `chunked` alone.
     #[error("the request's body is coded for its transfer; send it chunked, and nothing more")]
     TransferCoding,
+    /// The body broke off: its client is gone, or its framing is wrong.
+    #[error("the request's body does not come to its end as its fields say")]
+    BodyBroken,
+    /// The body comes too slowly.
+    #[error("the request's body comes too slowly")]
+    BodySlow,
     /// `Expect` with anything but `100-continue`.
     #[error("the request's Expect cannot be met; leave it out")]
     Expectation,
@@ -104,7 +110,10 @@ impl Refusal {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Body | Self::Host(_) | Self::CdnLoop(_) => StatusCode::BAD_REQUEST,
+            Self::Body | Self::BodyBroken | Self::Host(_) | Self::CdnLoop(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::BodySlow => StatusCode::REQUEST_TIMEOUT,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
@@ -122,6 +131,8 @@ impl Refusal {
             Self::Method => "method",
             Self::Body => "body",
             Self::TransferCoding => "transfer_coding",
+            Self::BodyBroken => "body_broken",
+            Self::BodySlow => "body_slow",
             Self::Expectation => "expectation",
             Self::Host(_) => "host",
             Self::UnknownHost => "unknown_host",
@@ -141,6 +152,8 @@ impl Refusal {
             Self::Method
             | Self::Body
             | Self::TransferCoding
+            | Self::BodyBroken
+            | Self::BodySlow
             | Self::Expectation
             | Self::Host(_) => ConnectionFate::Closed,
             Self::UnknownHost
@@ -164,6 +177,8 @@ impl Refusal {
             Self::Method => Some(ALLOWED_METHODS),
             Self::Body
             | Self::TransferCoding
+            | Self::BodyBroken
+            | Self::BodySlow
             | Self::Expectation
             | Self::Host(_)
             | Self::UnknownHost
@@ -316,5 +331,9 @@ mod tests {
             assert_eq!(refusal.allow(), None);
         }
         assert!(Refusal::Host(HostError::Repeated).must_close());
+        for (refusal, status) in [(Refusal::BodyBroken, 400), (Refusal::BodySlow, 408)] {
+            assert_eq!(refusal.status(), status);
+            assert!(refusal.must_close(), "more of its body may come");
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! | another status         | stays                                      | the answer         |
 //! | nothing, perhaps done  | dropped                                    | 502 or 504         |
 //! | nothing, never sent    | stays                                      | 502 or 504         |
+//! | nothing, since the body broke off | dropped                         | 400 or 408         |
 
 use super::target::Target;
 use super::{Directives, Request};

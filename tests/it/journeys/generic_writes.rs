@@ -1,5 +1,5 @@
 //! Sites of kind `generic`: requests that write. The edge drops what they may have changed, whether
-//! or not their clients stay, and slow ones hold up no other request.
+//! or not their clients stay. Slow ones hold up no other request, and are no fault of their origin.
 
 use crate::harness::{Edge, Fault, Gate, Origin, Script, Setup, Strikes, says};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -134,6 +134,23 @@ async fn uploads_that_trickle_leave_slots_to_others() {
     assert_eq!(raw(&edge, text).await, "404");
     edge.get("/a").await.expect(200, "miss");
     drop(slow);
+}
+
+#[tokio::test]
+async fn a_body_that_its_client_does_not_finish_is_no_fault_of_the_origin() {
+    let origin = Origin::start().await;
+    origin.say("/a", Script::hangs());
+    let edge = Setup::default().site("kind = \"generic\"").timeouts("first_byte = \"1s\"");
+    let edge = edge.start(&[&origin]).await;
+    edge.until_metric("narthex_origin_up{origin=\"origin-0\"}", 1).await;
+    for (body, status) in [
+        ("transfer-encoding: chunked\r\n\r\n1\r\nx\r\nno size\r\n", "400"),
+        ("content-length: 2\r\n\r\nx", "408"),
+    ] {
+        assert_eq!(raw(&edge, &format!("PUT /a HTTP/1.1\r\nhost: x\r\n{body}")).await, status);
+    }
+    assert!(edge.log(2).await.iter().all(|line| line["response_state"] == "refused"));
+    assert_eq!(edge.metric("narthex_origin_up{origin=\"origin-0\"}").await, 1);
 }
 
 #[tokio::test]
