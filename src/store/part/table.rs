@@ -250,6 +250,12 @@ impl Table {
         taken.collect()
     }
 
+    /// Whether this chunk is here, and is being noted.
+    pub(super) fn is_being_noted(&self, number: u32, sum: u64) -> bool {
+        let chunk = self.here.get(&number);
+        chunk.is_some_and(|chunk| chunk.sum == sum && chunk.noted == Noted::Soon)
+    }
+
     /// How many syncs of the file have failed.
     pub(super) fn failures(&self) -> u64 {
         self.failures
@@ -277,15 +283,20 @@ impl Table {
         self.here.values().any(|chunk| chunk.noted == Noted::Not)
     }
 
-    /// How the noting of `numbers` ended.
-    pub(super) fn set_noted(&mut self, numbers: &[(u32, u64)], noted: Noted) {
-        for (number, _) in numbers {
+    /// How the noting of these chunks ended; those that were lost and came anew meanwhile have no
+    /// part in it.
+    pub(super) fn set_noted(&mut self, chunks: &[(u32, u64)], noted: Noted) {
+        for (number, sum) in chunks {
             let bytes = self.bytes(*number);
-            let Some(chunk) = self.here.get_mut(number) else { continue };
-            if chunk.noted == Noted::Soon && noted == Noted::Yes {
+            if !self.is_being_noted(*number, *sum) {
+                continue;
+            }
+            if noted == Noted::Yes {
                 self.noted_bytes += bytes;
             }
-            chunk.noted = noted;
+            if let Some(chunk) = self.here.get_mut(number) {
+                chunk.noted = noted;
+            }
         }
     }
 
@@ -383,6 +394,25 @@ mod tests {
         assert_eq!(table.first_gap(&(CHUNK_BYTES + 1..LENGTH)), Some(2 * CHUNK_BYTES));
         assert_eq!(table.first_gap(&(7..LENGTH)), Some(7));
         assert_eq!(table.missing_bytes(), 10 * CHUNK_BYTES);
+    }
+
+    #[test]
+    fn a_chunk_that_came_anew_while_it_was_noted_is_not_noted() {
+        for sum in [1, 2] {
+            let mut table = Table::new(LENGTH);
+            table.add(1, Chunk { sum: 1, noted: Noted::Not });
+            let taken = table.take_unnoted();
+            table.remove(1);
+            table.add(1, Chunk { sum, noted: Noted::Not });
+            table.set_noted(&taken, Noted::Yes);
+            assert_eq!((table.noted_bytes(), table.has_unnoted()), (0, true), "{sum}");
+            let taken = table.take_unnoted();
+            table.set_noted(&taken, Noted::Yes);
+            table.set_noted(&taken, Noted::Yes);
+            assert_eq!((table.noted_bytes(), table.has_unnoted()), (CHUNK_BYTES, false));
+            table.remove(1);
+            assert_eq!(table.noted_bytes(), 0);
+        }
     }
 
     #[derive(Debug, Clone)]
