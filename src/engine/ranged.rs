@@ -116,7 +116,7 @@ impl Engine {
                 (Some(Confirmed::Other), _) => return Tried::Again,
                 (Some(_), Some(_)) | (None, _) => Outcome::HitStale,
                 (Some(Confirmed::Failed(error)), None) => return answer::failed(&error).into(),
-                (Some(Confirmed::Trouble), None) => return Tried::AsWhole,
+                (Some(Confirmed::Trouble | Confirmed::Unsaid), None) => return Tried::AsWhole,
             }
         };
         let meta = handle.meta();

@@ -152,7 +152,7 @@ impl Request<'_> {
             Some(Confirmed::Same) => Usable::Yes(Outcome::Revalidated),
             Some(Confirmed::Other) => Usable::No(Parted::Again),
             Some(Confirmed::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
-            Some(Confirmed::Trouble) => Usable::No(Parted::Nothing),
+            Some(Confirmed::Trouble | Confirmed::Unsaid) => Usable::No(Parted::Nothing),
             Some(Confirmed::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
             Some(Confirmed::Failed(error)) => Usable::No(answer::failed(&error).into()),
             None => Usable::IfHere,

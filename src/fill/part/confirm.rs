@@ -27,6 +27,9 @@ pub enum Confirmed {
     Other,
     /// The origin of a generic site is in trouble: 500, 502, 503 or 504.
     Trouble,
+    /// It answers with what says nothing of the object: a refusal, a redirect, a wish for fewer
+    /// requests. What is here stays, and must be confirmed still.
+    Unsaid,
     /// No usable answer.
     Failed(Arc<FillError>),
 }
@@ -117,8 +120,10 @@ async fn by_page(flight: &PartFlight, object: &Object, sought: &Sought) -> Confi
         Ok(response) => response,
         Err(error) => return Confirmed::Failed(Arc::new(error.into())),
     };
-    if matches!(response.status.as_u16(), 500 | 502 | 503 | 504) {
-        return Confirmed::Trouble;
+    match response.status.as_u16() {
+        500 | 502 | 503 | 504 => return Confirmed::Trouble,
+        200..=299 | 304 | 404 | 410 | 412 | 416 => {}
+        _ => return Confirmed::Unsaid,
     }
     let tags = (Validators::of(&old.headers).etag, Validators::of(&response.headers).etag);
     let is_same = match (response.status, tags) {

@@ -233,6 +233,23 @@ async fn a_stale_part_is_confirmed_before_it_is_used() {
 }
 
 #[tokio::test]
+async fn an_answer_that_says_nothing_of_the_object_drops_no_part() {
+    for status in [302, 403, 429] {
+        let origin = Origin::start().await;
+        let body = noise(8, 3 * CHUNK);
+        origin.say("/a", fresh(&body));
+        let edge = edge(&origin).await;
+        range(&edge, 0, 9).await.expect(206, "miss");
+        edge.until_idle().await;
+        edge.pass_time(60);
+        origin.say("/a", Script::status(status));
+        range(&edge, 5, 9).await.expect(status, "pass");
+        origin.say("/a", fresh(&body));
+        expect_part(&range(&edge, 5, 9).await, "revalidated", &body, 5, 9);
+    }
+}
+
+#[tokio::test]
 async fn an_origin_that_sends_the_whole_is_kept_as_a_whole() {
     let origin = Origin::start().await;
     let edge = edge(&origin).await;
