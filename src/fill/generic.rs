@@ -491,7 +491,8 @@ impl Fetch<'_> {
             matches!(reason, PassReason::RequestNoStore | PassReason::Authorization);
         let is_error = response.status.is_client_error() || response.status.is_server_error();
         if !is_of_request && !is_error {
-            self.shared.alone.begin(key, self.now, self.flight.ticket);
+            let now = response.response_time.edge;
+            self.shared.alone.begin(key, now, self.flight.ticket);
         }
         self.flight.land_passing(self.passing(response));
         "passed"

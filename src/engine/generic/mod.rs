@@ -232,8 +232,12 @@ impl Request<'_> {
         Directives::of(&meta.headers, &self.caching.targeted)
     }
 
-    /// Has a stale response confirmed in the background.
+    /// Has a stale response confirmed in the background; not for a request whose answer may not be
+    /// stored: others would join it in vain.
     fn refresh(&self, stale: Stale) {
+        if self.wishes.forbids_storing() {
+            return;
+        }
         let sought = self.sought(None);
         if let Err(error) = self.engine.fills.seek(sought, Some(stale), self.now) {
             tracing::debug!(path = self.target.key.path(), %error, "not refreshed");
@@ -276,12 +280,14 @@ impl Request<'_> {
 
     /// A stale response in place of an origin that cannot be asked, where that is permitted.
     fn bridged(&self, stale: Option<&Found>) -> Option<Answer> {
-        let stale = stale?;
-        let rule = self.caching.rule(self.target.key.path());
-        let why = (Outage::Disconnected, self.now);
-        let may =
-            may_bridge(&stale.meta(), &self.directives(&stale.meta()), &self.wishes, rule, why);
-        may.then(|| self.found(stale, Outcome::HitStale))
+        let stale = stale.filter(|stale| self.may_bridge(stale, Outage::Disconnected))?;
+        Some(self.found(stale, Outcome::HitStale))
+    }
+
+    /// Whether this request may get `stale` in place of an origin that has no usable answer.
+    fn may_bridge(&self, stale: &Found, outage: Outage) -> bool {
+        let (meta, rule) = (stale.meta(), self.caching.rule(self.target.key.path()));
+        may_bridge(&meta, &self.directives(&meta), &self.wishes, rule, (outage, self.now))
     }
 
     /// How long an origin is waited for before `stale` is sent; none if it may not be.
@@ -320,7 +326,9 @@ impl Request<'_> {
                     How::Stored => (true, outcome),
                     How::Confirmed => (true, Outcome::Revalidated),
                     How::ConfirmedForOne => (is_own, Outcome::Revalidated),
-                    How::Bridged => (true, Outcome::HitStale),
+                    How::Bridged => {
+                        (is_own || self.may_bridge(&found, Outage::ServerError), Outcome::HitStale)
+                    }
                     How::NotStored => (is_own, Outcome::Pass),
                 };
                 let is_for_this = is_shared && is_for_this(&found.meta().variant);

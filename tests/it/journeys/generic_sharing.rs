@@ -76,6 +76,45 @@ async fn readers_who_join_the_confirmation_for_credentials_ask_for_themselves() 
 }
 
 #[tokio::test]
+async fn what_one_request_permits_is_not_sent_to_those_that_join_it() {
+    let origin = Origin::start().await;
+    let edge = with_stale(&origin).await;
+    let gate = Gate::default();
+    let failing = Script::status(500);
+    origin.say_in_turn("/a", vec![failing.clone().held(&gate), failing]);
+    let asking = |fields: &'static [(&str, &str)]| {
+        let client = edge.client();
+        tokio::spawn(async move { client.read_with("/a", fields).await })
+    };
+    let patient = asking(&[("cache-control", "stale-if-error=600")]);
+    origin.until_asked("/a", 2).await;
+    let other = asking(&[]);
+    // While this one is answered, the other one joins.
+    edge.get("/b").await.expect(404, "pass");
+    gate.open();
+    patient.await.unwrap().expect(200, "hit_stale").with(b"one");
+    other.await.unwrap().expect(500, "pass");
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_may_not_be_stored_refreshes_nothing() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    let control = "max-age=60, stale-while-revalidate=60";
+    origin.say("/a", says("one").etag("\"1\"").field("cache-control", control));
+    edge.get("/a").await.expect(200, "miss");
+    edge.pass_time(61);
+    let no_store = [("cache-control", "no-store")];
+    edge.read_with("/a", &no_store).await.expect(200, "hit_stale").with(b"one");
+    edge.until_idle().await;
+    assert_eq!(origin.count("/a"), 1);
+    edge.get("/a").await.expect(200, "hit_stale");
+    edge.until_idle().await;
+    edge.get("/a").await.expect(200, "hit_memory");
+    assert_eq!(origin.count("/a"), 2);
+}
+
+#[tokio::test]
 async fn a_cookie_of_a_304_goes_to_the_client_that_caused_it_alone() {
     for cookies in ["strip", "pass"] {
         let origin = Origin::start().await;

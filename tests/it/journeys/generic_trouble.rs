@@ -52,6 +52,26 @@ async fn an_error_sends_no_client_to_the_origin_alone() {
 }
 
 #[tokio::test]
+async fn the_minute_in_which_every_client_asks_alone_begins_with_the_answer() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    let (slow, gate) = (Gate::default(), Gate::default());
+    let private = says("one").field("cache-control", "private");
+    origin.say_in_turn("/a", vec![private.clone().held(&slow), private.held(&gate)]);
+    let asking = async {
+        origin.until_asked("/a", 1).await;
+        edge.pass_time(61);
+        slow.open();
+    };
+    tokio::join!(at_once(&edge, "/a", 1), asking);
+    let asking = async {
+        origin.until_asked("/a", 4).await;
+        gate.open();
+    };
+    tokio::join!(at_once(&edge, "/a", 3), asking);
+}
+
+#[tokio::test]
 async fn a_purge_ends_that_every_client_asks_alone() {
     for purge in ["{\"path\": \"/a\"}", "{\"prefix\": \"/\"}", "{\"all\": true}"] {
         let origin = Origin::start().await;
