@@ -69,6 +69,30 @@ async fn until_well(store: &Disks) {
     .await;
 }
 
+/// So that a range goes on by way of its origin.
+#[tokio::test(start_paused = true)]
+async fn a_read_of_a_part_ends_although_the_disk_hangs() {
+    const CHUNK: usize = 1 << 20;
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let part = cache.begin_part(meta(&key(1)), 3 << 20).await.unwrap();
+    let mut run = part.claim(0, 1).unwrap();
+    run.append(Bytes::from(vec![7; CHUNK])).await.unwrap();
+    run.finish().await.unwrap();
+    drop(run);
+    part.doubt();
+    let hold = cache.store().unwrap().hold(0, "a part is to be read");
+    let reading = {
+        let part = part.clone();
+        tokio::spawn(async move { part.read(0, 100).await })
+    };
+    hold.until_reached().await;
+    pass_until("the read ends", || reading.is_finished()).await;
+    assert!(reading.await.unwrap().is_err());
+    drop(hold);
+    assert_eq!(part.read(0, 100).await.unwrap().unwrap(), vec![7; 100]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_while_it_commits_holds_up_no_purge_no_hit_and_no_other_disk() {
     let place = tempfile::tempdir().unwrap();

@@ -98,9 +98,16 @@ impl PartReader {
                 self.next = gap;
                 self.piece(1).await?;
                 self.failures_left = 1;
+                if self.passing.is_some() {
+                    break;
+                }
             }
             self.next = asked.start;
             self.cursor.set(self.next, self.end);
+            // What passes since the disk gave up began at the gap.
+            if self.passing.take().is_some() {
+                self.pass(None).await?;
+            }
         }
         self.ready = self.piece(FIRST_BYTES).await?;
         Ok(())
@@ -168,7 +175,11 @@ impl PartReader {
     async fn kept(&mut self, part: &Part, max: usize) -> Result<Option<Bytes>, Arc<FillError>> {
         part.cut(self.next, NEAR_BYTES);
         match part.at(self.next) {
-            At::Here => Ok(part.read(self.next, max).await),
+            At::Here => match part.read(self.next, max).await {
+                Ok(bytes) => Ok(bytes),
+                // The disk does not answer.
+                Err(_) => self.pass(None).await.map(|()| None),
+            },
             At::Arriving(growing) => match growing.read(self.next, max).await {
                 Ok(bytes) if !bytes.is_empty() => Ok(Some(bytes)),
                 Ok(_) | Err(_) => self.lapsed().await.map(|()| None),
@@ -194,7 +205,8 @@ impl PartReader {
     async fn lapsed(&mut self) -> Result<(), Arc<FillError>> {
         let Some(failure) = self.object.failure() else {
             self.idle += 1;
-            return self.give_up_idle();
+            // A thread that hangs in a write keeps the chunk from any other.
+            return if self.idle < IDLE_MAX { Ok(()) } else { self.pass(None).await };
         };
         if matches!(*failure, FillError::Write(_)) {
             return self.pass(None).await;
@@ -226,11 +238,14 @@ impl PartReader {
     /// Bytes straight from the origin, without those before the next one.
     async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
         let Some(stretch) = &mut self.passing else { return Err(Arc::new(FillError::Lost)) };
-        let at = stretch.next();
+        // Nothing that comes is behind what is to come next.
+        let Some(ahead) = self.next.checked_sub(stretch.next()) else {
+            return Err(Arc::new(FillError::Lost));
+        };
         let Some(mut bytes) = stretch.chunk().await.map_err(Arc::new)? else {
             return Err(Arc::new(FillError::Lost));
         };
-        let skipped = usize::try_from(self.next.saturating_sub(at)).unwrap_or(usize::MAX);
+        let skipped = usize::try_from(ahead).unwrap_or(usize::MAX);
         bytes.advance(skipped.min(bytes.len()));
         self.count("passed", bytes.len() as u64);
         Ok(Some(bytes))

@@ -73,15 +73,20 @@ impl Part {
             self.loosen(&mut life);
             return Ok(Kept::Loose);
         }
-        let before = state.table.lock().noted_bytes();
-        let bytes = {
+        let (chunks, before, bytes) = {
             let table = state.table.lock();
+            let is_noted = |(number, sum): &(u32, u64)| table.is_being_noted(*number, *sum);
+            let chunks: Vec<_> = chunks.iter().copied().filter(is_noted).collect();
             let more: u64 = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
-            before.saturating_add(more)
+            let before = table.noted_bytes();
+            (chunks, before, before.saturating_add(more))
         };
+        if chunks.is_empty() {
+            return Ok(if self.is_live() { Kept::Yes } else { Kept::Loose });
+        }
         let mut change = index.change();
         for (number, sum) in chunks {
-            change.set_chunk(hash, sequence, *number, *sum);
+            change.set_chunk(hash, sequence, number, sum);
         }
         let entry = Entry { sequence, charge: charge_of(bytes) };
         change.set_order(hash, entry);
@@ -165,15 +170,18 @@ impl Part {
         }
     }
 
-    /// Replaces the metadata, if the part is still kept and `permit` says yes.
+    /// Replaces the metadata, if the part is still kept and `permit` says yes; a newer head stays.
     pub fn touch_meta(&self, meta: Meta, permit: &dyn Fn() -> bool) -> Kept {
         if !permit() {
             return Kept::Loose;
         }
         let state = &self.0;
+        let _parts = state.store.parts.read();
+        let _stripe = state.store.stripe(state.hash).lock();
+        if meta.response_time < state.meta.read().response_time {
+            return if self.is_live() { Kept::Yes } else { Kept::Loose };
+        }
         let rewrite = || -> Result<Kept, WriteError> {
-            let _parts = state.store.parts.read();
-            let _stripe = state.store.stripe(state.hash).lock();
             let access = state.store.index.access();
             let index = access.open()?;
             if !permit() || !is_ours(index, state.hash, state.sequence)? {
@@ -309,29 +317,25 @@ impl Part {
 }
 
 impl Inner {
-    /// The part that is kept of an object, with what the index says of its chunks.
+    /// The part that is kept of an object, as it is open, or with what the index says of its
+    /// chunks. None if one is open of which nothing more is kept: what writes it may still be at
+    /// work in the file.
     pub(in crate::store) fn find_part(self: &Arc<Self>, key: &Key) -> Option<Part> {
         let hash = key.hash();
-        let (record, chunks) = {
-            let access = self.index.access();
-            let read = access.open().and_then(|index| {
-                let Some(record) = index.part(hash)? else { return Ok(None) };
-                let Ok(record) = format::decode_record(&record) else { return Ok(Some(None)) };
-                let chunks = index.chunks(hash, record.head.sequence)?;
-                Ok(Some(Some((record, chunks))))
-            });
-            let read = read.inspect_err(|_| self.count("index")).ok()??;
-            drop(access);
-            let Some(found) = read else {
-                self.part_damaged(hash, Which::Undecodable, "its record cannot be read");
-                return None;
-            };
-            found
+        let record = self.look_up(|index| index.part(hash))??;
+        let Ok(record) = format::decode_record(&record) else {
+            self.part_damaged(hash, Which::Undecodable, "its record cannot be read");
+            return None;
         };
         if record.meta.key != *key {
             return None;
         }
         let Head { sequence, length, .. } = record.head;
+        if let Some(open) = self.open_parts.get(sequence) {
+            self.space.touch(sequence);
+            return open.is_live().then_some(open);
+        }
+        let chunks = self.look_up(|index| index.chunks(hash, sequence))?;
         let file = match self.folder.open_part(hash, sequence) {
             Ok(file) => Arc::new(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -352,6 +356,12 @@ impl Inner {
         }
         self.space.touch(sequence);
         Some(Part::new(self, record.meta, (sequence, length), file, (Life::Kept, table)))
+    }
+
+    /// What the index says; none if it does not answer, which is counted.
+    fn look_up<T>(&self, look: impl FnOnce(&Open) -> Result<T, IndexError>) -> Option<T> {
+        let access = self.index.access();
+        access.open().and_then(look).inspect_err(|_| self.count("index")).ok()
     }
 
     fn part_damaged(&self, hash: KeyHash, which: Which<'_>, why: &str) {

@@ -1,6 +1,6 @@
 //! An object that is here in part: a sparse file, and for each chunk of it whether it is in the
 //! file. Lives as long as somebody reads or writes it; what is kept is found again by
-//! `Disks::part`.
+//! `Disks::part`, and an insertion that is open is found as it is: no two parts write one file.
 //!
 //! # Why no wrong byte is ever read
 //!
@@ -24,13 +24,16 @@
 //!
 //! Locks, in the store's order: `parts`, stripe, index, then `life`, then `table`, then the
 //! space account. The last two are never held across I/O. `syncing` is held while the file is
-//! synced, and only `table` and the account are taken under it.
+//! synced, and only `table` and the account are taken under it. That of `open_parts` is taken
+//! under none of them but in passing, and none is taken under it.
 
 mod durable;
+mod open;
 mod run;
 mod table;
 
 pub(super) use durable::{PAGE, part_of};
+pub(super) use open::OpenParts;
 pub use run::Run;
 pub use table::{At, Holding};
 
@@ -47,7 +50,7 @@ use super::sums::{ChunkSum, Expected};
 use super::{Inner, PATIENCE, Store};
 use crate::object::{Key, KeyHash, Meta, Sha256};
 use crate::sync::{Mutex, RwLock};
-use crate::tasks::{self, Tasks};
+use crate::tasks::{self, BlockingError, Tasks};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -130,6 +133,7 @@ impl Store {
 }
 
 impl Part {
+    /// A part that is opened; if one of the same insertion was opened meanwhile, that one.
     fn new(
         store: &Arc<Inner>,
         meta: Meta,
@@ -137,7 +141,7 @@ impl Part {
         file: Arc<File>,
         (life, table): (Life, Table),
     ) -> Self {
-        Self(Arc::new(State {
+        let part = Self(Arc::new(State {
             store: Arc::clone(store),
             key: meta.key.clone(),
             hash: meta.key.hash(),
@@ -151,7 +155,8 @@ impl Part {
             is_loose: AtomicBool::new(false),
             table: Mutex::new(table),
             promised: Mutex::new(Reservation::nothing(&store.space, Displaces::Untried)),
-        }))
+        }));
+        store.open_parts.enter(part)
     }
 
     /// The object's metadata.
@@ -241,22 +246,31 @@ impl Part {
     }
 
     /// Up to `max` bytes from `offset`, of one chunk that is here: never empty; none where it is
-    /// not, or turns out damaged. Cancel safe.
-    pub async fn read(&self, offset: u64, max: usize) -> Option<Bytes> {
-        let (number, chunk, max) = self.piece(offset, max)?;
+    /// not, or turns out damaged. An error if the disk does not answer in time. Cancel safe.
+    pub async fn read(&self, offset: u64, max: usize) -> Result<Option<Bytes>, BlockingError> {
+        let Some((number, chunk, max)) = self.piece(offset, max) else { return Ok(None) };
         if let Some(bytes) = read::read_trusted(&self.0.file, &self.0.chunks, offset, max) {
-            return Some(bytes);
+            return Ok(Some(bytes));
         }
         let part = self.clone();
         let work = move || {
             let state = &part.0;
+            #[cfg(test)]
+            state.store.faults.reach("a part is to be read");
             let bytes = state.table.lock().bytes(number);
             let expected = |_| Ok(Expected { sum: chunk.sum, bytes });
             let (file, chunks, span) = (&state.file, &state.chunks, (offset, max));
             let read = read::read_compared(file, chunks, span, state.hash, expected);
             read.inspect_err(|error| part.clear(number, &chunk, &error.to_string())).ok()
         };
-        self.0.store.readers.blocking("store read", work).await.ok().flatten()
+        self.0.store.readers.blocking("store read", work).await
+    }
+
+    /// Has the next read of each chunk compare it, as if it had left the page cache.
+    #[cfg(test)]
+    pub fn doubt(&self) {
+        (0..table::chunks_up_to(self.0.length))
+            .for_each(|number| self.0.chunks.doubt(u64::from(number)));
     }
 
     fn piece(&self, offset: u64, max: usize) -> Option<(u32, Chunk, usize)> {

@@ -9,6 +9,7 @@ use crate::sync::Mutex;
 use bytes::Bytes;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub(super) const LENGTH: usize = 6 * MIB + 777;
@@ -59,7 +60,7 @@ pub(super) async fn chunks(part: &Part) -> Vec<u64> {
         }
         let mut offset = span.start;
         while offset < span.end {
-            let Some(piece) = part.read(offset, 300_000).await else { break };
+            let Some(piece) = part.read(offset, 300_000).await.unwrap() else { break };
             let from = usize::try_from(offset).unwrap();
             assert!(piece == body().slice(from..from + piece.len()), "other bytes");
             offset += piece.len() as u64;
@@ -234,6 +235,51 @@ async fn a_whole_and_a_part_of_one_key_never_stand_beside_each_other() {
     assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
 }
 
+/// Two who write one file share what is known of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_open_is_found_as_it_is() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin(&store, &key("a")).await;
+    keep(&part, 0, at(1)).await;
+    let again = store.part(&key("a")).await.unwrap();
+    let run = part.claim(at(2), at(3)).unwrap();
+    assert!(again.claim(at(2), at(3)).is_none() && matches!(again.at(at(2)), At::Arriving(_)));
+    bring(run, &body()).await;
+    assert_eq!(chunks(&again).await, [0, 2]);
+    assert_eq!(note(&again), Kept::Yes);
+    drop(part);
+    let third = store.part(&key("a")).await.unwrap();
+    assert_eq!(chunks(&third).await, [0, 2]);
+    // What writes a part that is kept no more may still be at work in its file.
+    again.let_go();
+    assert!(!third.is_live() && store.part(&key("a")).await.is_none());
+    drop((again, third));
+    let part = store.part(&key("a")).await.unwrap();
+    assert_eq!(chunks(&part).await, [0, 2]);
+    assert!(part.is_live());
+    drop(part);
+    assert_eq!((bench.damaged(), store.usage().reserved_bytes), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_head_never_takes_the_place_of_a_newer_one() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin(&store, &key("a")).await;
+    keep(&part, 0, at(1)).await;
+    let at_second = |seconds| {
+        let response_time = meta(&key("a")).response_time.plus(Duration::from_secs(seconds));
+        crate::object::Meta { response_time, ..meta(&key("a")) }
+    };
+    assert_eq!(part.touch_meta(at_second(20), &|| true), Kept::Yes);
+    assert_eq!(part.touch_meta(at_second(10), &|| true), Kept::Yes);
+    assert_eq!(part.meta().response_time, at_second(20).response_time);
+    drop(part);
+    let part = store.part(&key("a")).await.unwrap();
+    assert_eq!(part.meta().response_time, at_second(20).response_time);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_found_before_a_byte_of_it_is_read() {
     for damage in ["flip", "truncate", "gone", "record"] {
@@ -337,7 +383,7 @@ fn a_sudden_end_at_any_moment_never_leaves_a_wrong_byte() {
             work.abort();
         });
         // Nothing is drained or closed: what runs on a blocking thread ends, no more.
-        runtime.shutdown_timeout(std::time::Duration::from_secs(30));
+        runtime.shutdown_timeout(Duration::from_secs(30));
         bench.tasks = crate::tasks::Tasks::new();
         sure = kept.lock().clone();
         assert_eq!(damage, 0);
