@@ -262,6 +262,7 @@ impl Store {
             .spawn("store presence", presence::keep(Arc::downgrade(&inner), inner.leaving.clone()));
         let syncing = recover::sync_often(Arc::downgrade(&inner), tasks.stopping());
         tasks.spawn("store sync", syncing);
+        tasks.spawn("store free", room::free_often(Arc::downgrade(&inner), inner.leaving.clone()));
         if !disk.scrub_pass.is_zero() {
             let stop = inner.leaving.clone();
             let scrubber = Scrubber { pass: disk.scrub_pass, rate: disk.scrub_rate, stop };

@@ -279,7 +279,7 @@ fn load_on(store: &Weak<Inner>, stop: &CancellationToken) -> Result<(), IndexErr
 
 /// Why the index is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wake {
+pub(super) enum Wake {
     /// It is time again.
     Tick,
     /// A purge waits for it.
@@ -323,16 +323,26 @@ pub(super) async fn sync_often(store: Weak<Inner>, stop: CancellationToken) {
 impl Inner {
     /// Syncs; so many syncs had been asked for before.
     fn sync_for(self: &Arc<Self>, wake: Wake, asked: u64, mut schedule: Schedule) -> Schedule {
-        let (is_synced, turn) = match wake {
-            Wake::Tick => (self.sync_now(Turn::Regular), Turn::Regular),
-            Wake::Wanted => (self.sync_index().is_ok(), Turn::Regular),
-            Wake::Stop => (self.sync_now(Turn::Last), Turn::Last),
-        };
+        let is_synced = self.synced_for(wake, asked);
         self.syncs.ended.send_replace((asked, !is_synced));
-        if wake != Wake::Wanted {
-            self.keep_order(&mut schedule, Instant::now(), turn);
+        match wake {
+            Wake::Tick => self.keep_order(&mut schedule, Instant::now(), Turn::Regular),
+            Wake::Stop => self.keep_order(&mut schedule, Instant::now(), Turn::Last),
+            Wake::Wanted => {}
         }
         schedule
+    }
+
+    /// Syncs; whether that was done of what the purges need that asked, so many by now: the index
+    /// alone, whatever woke it.
+    pub(super) fn synced_for(self: &Arc<Self>, wake: Wake, asked: u64) -> bool {
+        let is_all_synced = match wake {
+            Wake::Tick => self.sync_now(Turn::Regular),
+            Wake::Stop => self.sync_now(Turn::Last),
+            Wake::Wanted => return self.sync_index().is_ok(),
+        };
+        let is_awaited = || self.syncs.ended.borrow().0 < asked;
+        is_all_synced || (is_awaited() && self.sync_index().is_ok())
     }
 
     /// Syncs what has changed: the trailers and names of body files, then the index. Keeps short

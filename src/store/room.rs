@@ -20,10 +20,12 @@ use crate::tasks;
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// What is left free on the file system, so that the index never meets a full one; at most a 16th
 /// of the limit.
@@ -51,7 +53,7 @@ const LOAD_PATIENCE: Duration = Duration::from_secs(3);
 /// How often, and how long apart, a file system is asked for what was freed on it.
 const FREED_LOOKS: u32 = 20;
 const FREED_PAUSE: Duration = Duration::from_millis(100);
-/// How often a file system is told to free what was removed.
+/// How often a file system is told to free what was removed ahead of need.
 const FREED_OFTEN: Duration = Duration::from_millis(250);
 /// Within this long a file system shows what was freed on it.
 const FREED_WITHIN: Duration = Duration::from_secs(6);
@@ -81,20 +83,33 @@ pub(super) struct Ahead {
     made: Mutex<Option<Instant>>,
     /// Bytes that objects have taken since as much went for them.
     taken: AtomicU64,
-    /// When the file system was told to free what was removed.
-    freed: Mutex<Option<Instant>>,
+    /// Notified when the file system is to free what was removed.
+    removed: Arc<Notify>,
 }
 
-impl Ahead {
-    /// Whether the file system is to free what was removed at once: a few times a second, since
-    /// what is published meanwhile waits for it.
-    fn is_to_free(&self) -> bool {
-        let mut freed = self.freed.lock();
-        let is_due = freed.is_none_or(|freed| freed.elapsed() >= FREED_OFTEN);
-        if is_due {
-            *freed = Some(Instant::now());
+/// Has the file system free what was removed ahead of need, a few times a second at most, until the
+/// disk goes out or the process stops. That takes a sync, for which no answer waits.
+pub(super) async fn free_often(store: Weak<Inner>, stop: CancellationToken) {
+    let Some(removed) = store.upgrade().map(|store| Arc::clone(&store.ahead.removed)) else {
+        return;
+    };
+    let freeing = async {
+        loop {
+            removed.notified().await;
+            let Some(store) = store.upgrade() else { return };
+            let own = Arc::clone(&store);
+            let freed = store.background.blocking("store free", move || own.free_removed()).await;
+            if store.unless_panicked(freed).is_err() {
+                return;
+            }
+            drop(store);
+            tokio::time::sleep(FREED_OFTEN).await;
         }
-        is_due
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = freeing => {}
     }
 }
 
@@ -247,9 +262,7 @@ impl Inner {
                 return Ok(());
             }
             self.evict(evicted, Reason::Space)?;
-            if self.ahead.is_to_free() {
-                self.free_removed();
-            }
+            self.ahead.removed.notify_one();
             Ok(())
         };
         if let Err(error) = keep() {
@@ -259,6 +272,8 @@ impl Inner {
 
     /// Has the file system free what was removed; if it does not, it will in its own time.
     fn free_removed(&self) {
+        #[cfg(test)]
+        self.faults.reach("what was removed is to be freed");
         if let Err(error) = self.folder.free_removed() {
             tracing::debug!(disk = &*self.label, %error, "what was removed is not yet free");
         }
@@ -269,6 +284,8 @@ impl Inner {
     fn shortage(&self, bytes: u64) -> Result<Option<Shortage>, WriteError> {
         let free = self.folder.free();
         let free = free.map_err(|source| WriteError::Io { operation: "space", source })?;
+        #[cfg(test)]
+        let free = self.faults.less(free);
         let wanted = bytes.saturating_add(FREE_BYTES_MIN.min(self.space.limit() / 16));
         let wanted_files = FREE_FILES_MIN.min(free.files_total / 16);
         let spare_files = free.files.saturating_sub(wanted_files);

@@ -3,17 +3,20 @@
 
 use crate::object::Key;
 use crate::store::Disks;
+use crate::store::folder::Free;
 use crate::sync::{Condvar, Mutex};
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The seam for faults: what a test lets happen at the steps of the store.
 #[derive(Default)]
 pub(in crate::store) struct Faults {
     /// Writes that find the disk full.
     pub(super) full: AtomicU32,
+    /// Bytes of the file system that others take.
+    pub(super) others: AtomicU64,
     /// Whether no probe succeeds.
     pub(super) is_out: AtomicBool,
     observer: Option<Observer>,
@@ -91,6 +94,12 @@ impl Faults {
     /// What the test on this thread asks for.
     pub(in crate::store) fn of_this_thread() -> Self {
         Self { observer: OBSERVER.with_borrow(Clone::clone), ..Self::default() }
+    }
+
+    /// What is free beside what others take.
+    pub(in crate::store) fn less(&self, free: Free) -> Free {
+        let others = self.others.load(Ordering::Relaxed);
+        Free { bytes: free.bytes.saturating_sub(others), ..free }
     }
 
     /// The store is at this step.

@@ -4,6 +4,9 @@ use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::store::error::WriteError;
 use crate::store::{ObjectWriter, Store, format};
 use bytes::Bytes;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// A tier of 64 MiB, nearly full of objects of 1 MiB that were all asked for again.
 async fn full(bench: &Bench) -> Store {
@@ -94,4 +97,24 @@ async fn what_is_larger_than_one_object_may_be_takes_the_place_of_nothing() {
     assert_eq!(store.0.space.object_max(), 5 * MIB as u64);
     assert!(store.0.fits(format::charge(5 * MIB as u64)).is_err());
     assert_eq!(objects(&store), 1);
+}
+
+/// A file system may free what was removed only when it writes its journal, which takes a sync.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_does_not_wait_until_what_goes_for_it_is_free() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
+    let body = bytes(2, 100 * KIB);
+    let mut writer = store.begin(&key("b"), Some(body.len() as u64)).await.unwrap();
+    writer.append(body).await.unwrap();
+    let sealed = writer.seal().await.unwrap();
+    let freeing = store.0.faults.hold("what was removed is to be freed");
+    store.0.faults.others.store(u64::MAX, Ordering::Relaxed);
+    store.0.spare.forget();
+    let committing = tokio::task::spawn_blocking(move || sealed.commit(meta(&key("b")), None));
+    let committed = timeout(Duration::from_secs(30), committing).await;
+    committed.unwrap().unwrap().unwrap();
+    assert!(store.get(&key("a")).await.is_none(), "it went for what is kept free");
+    freeing.until_reached().await;
 }

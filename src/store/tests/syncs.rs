@@ -4,7 +4,7 @@ use super::kills::copy;
 use super::{Bench, KIB, MIB, bytes, held, key, put, until};
 use crate::object::NarClaim;
 use crate::store::format;
-use crate::store::recover::Unsynced;
+use crate::store::recover::{Unsynced, Wake};
 use crate::store::snapshot::Turn;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -177,4 +177,20 @@ async fn a_body_that_a_failed_sync_has_not_written_is_dropped() {
     assert!(store.get(&key("a")).await.is_none());
     assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(4, 70 * KIB));
     assert_eq!(held(&store, &key("small")).await.unwrap(), bytes(2, 100));
+}
+
+/// It may be told what came of a sync that was due anyway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_is_not_told_that_the_files_were_not_synced() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    store.0.faults.is_out.store(true, Ordering::Relaxed);
+    store.0.faults.fail("the file system is to sync", u32::MAX);
+    put(&store, &key("a"), &bytes(1, 70 * KIB)).await.unwrap();
+    for wake in [Wake::Tick, Wake::Stop] {
+        assert!(!store.0.synced_for(wake, 0), "{wake:?}");
+        assert!(store.0.synced_for(wake, u64::MAX), "{wake:?}");
+    }
+    store.0.faults.fail("the engine is to sync", u32::MAX);
+    assert!(!store.0.synced_for(Wake::Tick, u64::MAX));
 }
