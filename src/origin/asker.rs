@@ -6,7 +6,7 @@ use std::net::IpAddr;
 /// Bits of an IPv6 address that tell clients apart: what one network is given.
 const V6_PREFIX_BITS: u32 = 64;
 
-/// For which client an origin is asked; none for what the edge asks by itself.
+/// The client that an origin is asked for: an address, or none if the edge itself asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Asker(Option<IpAddr>);
 

@@ -1,11 +1,11 @@
-//! How many pieces may be under way, and whose. One per process; its lock is short and never held
-//! across an await.
+//! How many pieces may be under way, and for which clients. One per process; its lock is short and
+//! never held across an await.
 //!
-//! A piece never waits for its turn in a queue where somebody else would stand behind it: it is
-//! asked for where there is room, and else the object comes by the connections that it has. Who
-//! has a large object under way has a seat; nobody is given more than an equal share of all pieces
-//! for each client that has a seat, and all together never have more than half of the connections
-//! of an origin: what is left is for narinfos, and for the first connection of every object.
+//! A piece never waits in a queue: it is requested if there is room, and otherwise the object comes
+//! over the connections that it has. A client with a large object under way has a seat. No client
+//! has more pieces than an equal share of all for each seat, and all together use at most half of
+//! the connections of an origin. The rest is for narinfos, and for the first connection of every
+//! object.
 
 use crate::config;
 use crate::origin::Asker;
