@@ -5,8 +5,8 @@
 //!
 //! - There is no place for a fill that has a reader. Of the fills without one whose place helps,
 //!   the one that has had none for longest is ended.
-//! - A fill of the same site waits for its first byte, has a reader, and an origin has no
-//!   connection left.
+//! - A fill of the same site waits for its first byte, has a reader, and requests wait for a
+//!   connection to an origin of the site. At a time no more are ended than wait.
 //! - It brings less than [`FORWARD_BYTES`] in [`SLOW`].
 //!
 //! What it was about to store is dropped; it is never published.
@@ -42,7 +42,8 @@ const KEPT_FROM_CLIENT: usize = 4;
 /// How long a fill without readers may take for [`FORWARD_BYTES`].
 const SLOW: Duration = Duration::from_mins(1);
 
-/// How often a fill that waits for its first byte looks whether its origins have a connection left.
+/// How often a fill that waits for its first byte looks whether requests wait for a connection to
+/// its origins.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What is to be fetched, and for which client.
@@ -81,6 +82,8 @@ struct Places {
     large: usize,
     large_by_site: HashMap<String, usize>,
     by_asker: HashMap<Asker, usize>,
+    /// How many fills of a site were ended for their connections, since when.
+    ended_of: HashMap<String, (Instant, usize)>,
 }
 
 #[derive(Debug)]
@@ -190,10 +193,6 @@ impl Room {
         FillPlace { room: Arc::clone(self), id }
     }
 
-    /// Ends one fill of `site` without readers, so that it gives up its connection.
-    fn end_one_of(&self, site: &str) {
-        self.taken.lock().end_unread(|holder| holder.site == site);
-    }
 }
 
 impl FillPlace {
@@ -213,11 +212,12 @@ impl FillPlace {
     }
 
     async fn watch(&self, demand: &Demand, readers: &Readers) -> Infallible {
+        let begun = readers.received();
         loop {
             tokio::select! {
                 biased;
                 () = readers.none() => {}
-                never = self.press(demand, readers) => match never {},
+                never = self.press(demand, || readers.received() == begun) => match never {},
             }
             self.room.taken.lock().is_unread(self.id);
             self.room.changed.notify_waiters();
@@ -230,14 +230,14 @@ impl FillPlace {
         }
     }
 
-    /// Before the first byte: where the origins have no connection left, takes one from a fill
-    /// without readers.
-    async fn press(&self, demand: &Demand, readers: &Readers) -> Infallible {
-        let begun = readers.received();
-        while readers.received() == begun {
+    /// While this fill waits for its first byte: if requests wait for a connection to its origins,
+    /// takes one from a fill without readers.
+    async fn press(&self, demand: &Demand, waits: impl Fn() -> bool) -> Infallible {
+        while waits() {
             sleep(LOOK).await;
-            if readers.received() == begun && demand.upstream.origins.is_full(demand.class) {
-                self.room.end_one_of(&demand.upstream.site.name);
+            let waiting = demand.upstream.origins.waiting(demand.class);
+            if waits() && waiting > 0 {
+                self.room.taken.lock().end_one_of(&demand.upstream.site.name, waiting);
             }
         }
         std::future::pending().await
@@ -340,6 +340,17 @@ impl Places {
             self.leave(id);
         }
         ended.is_some()
+    }
+
+    /// Ends a fill of `site` without readers, so that it gives up its connection, unless as many
+    /// were ended a moment ago as requests are waiting.
+    fn end_one_of(&mut self, site: &str, waiting: usize) {
+        let now = Instant::now();
+        let (since, ended) = self.ended_of.get(site).copied().unwrap_or((now, 0));
+        let (since, ended) = if now < since + LOOK { (since, ended) } else { (now, 0) };
+        if ended < waiting && self.end_unread(|holder| holder.site == site) {
+            self.ended_of.insert(site.to_owned(), (since, ended + 1));
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -446,6 +457,25 @@ mod tests {
         // Its place is given back once.
         taken.leave(ids[0]);
         assert_eq!((taken.holders.len(), taken.large), (3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_fills_are_ended_for_their_connections_than_requests_wait() {
+        let mut taken = Places::default();
+        let readers: Vec<_> = (0..9).map(|_| Readers::default()).collect();
+        for readers in &readers {
+            let id = taken.enter(account(1, "a", Size::Large), readers);
+            taken.is_unread(id);
+        }
+        let ended = || readers.iter().filter(|readers| readers.is_closed()).count();
+        for (waiting, expected) in [(0, 0), (2, 2), (1, 3)] {
+            for _ in 0..3 {
+                taken.end_one_of("a", waiting);
+                taken.end_one_of("b", waiting);
+            }
+            assert_eq!(ended(), expected);
+            tokio::time::advance(LOOK).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

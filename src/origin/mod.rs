@@ -262,9 +262,10 @@ impl Origins {
         Arc::clone(&self.recovery).notified_owned()
     }
 
-    /// Whether an object of this class would have to wait for a connection to one of them.
-    pub fn is_full(&self, class: Class) -> bool {
-        self.upstreams.iter().any(|upstream| upstream.slots.is_full(class))
+    /// Requests for objects that wait for a connection to an origin which has none left for an
+    /// object of this class.
+    pub fn waiting(&self, class: Class) -> usize {
+        self.upstreams.iter().map(|upstream| upstream.slots.waiting(class)).sum()
     }
 
     /// The state of every origin, in their order.

@@ -10,6 +10,7 @@ use super::uploads::{UploadPlace, Uploads};
 use crate::client::OutboundBody;
 use crate::nix::Class;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
@@ -32,8 +33,26 @@ pub(super) struct Slots {
     all: Arc<Semaphore>,
     nars: Arc<Semaphore>,
     uploads: Arc<Uploads>,
+    /// Requests for objects that wait.
+    waiting: AtomicUsize,
     /// How long a request waits.
     deadline: Duration,
+}
+
+/// A request that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A place among the requests under way; given back when it is dropped.
@@ -75,11 +94,13 @@ impl Slots {
         let nars = max - max / KEPT_FROM_NARS;
         let uploads = Uploads::new(max.div_ceil(2));
         let [all, nars] = [max, nars].map(|max| Arc::new(Semaphore::new(max)));
-        Self { origin, all, nars, uploads, deadline }
+        Self { origin, all, nars, uploads, waiting: AtomicUsize::new(0), deadline }
     }
 
     /// A slot, as soon as there is one.
     pub(super) async fn wait(&self, load: Load) -> Result<Slot, FetchError> {
+        let is_object = matches!(load, Load::Object(_));
+        let _waiting = is_object.then(|| Waiting::begin(&self.waiting));
         match tokio::time::timeout(self.deadline, self.next(load)).await {
             Ok(Ok(slot)) => Ok(slot),
             Ok(Err(_)) | Err(_) => Err(FetchError::Busy { origin: Arc::clone(&self.origin) }),
@@ -94,10 +115,12 @@ impl Slots {
         Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, share })
     }
 
-    /// Whether an object of this class would have to wait.
-    pub(super) fn is_full(&self, class: Class) -> bool {
+    /// Requests for objects that wait, if one of this class would have to.
+    pub(super) fn waiting(&self, class: Class) -> usize {
         let share = self.share(class);
-        [Some(&self.all), share].iter().flatten().any(|slots| slots.available_permits() == 0)
+        let is_full =
+            [Some(&self.all), share].iter().flatten().any(|slots| slots.available_permits() == 0);
+        if is_full { self.waiting.load(Ordering::Relaxed) } else { 0 }
     }
 
     async fn next(&self, load: Load) -> Result<Slot, AcquireError> {
@@ -140,5 +163,26 @@ mod tests {
         assert!(slots.now(Class::Other).is_some());
         let few = Slots::new("one".into(), 1, Duration::from_secs(5));
         assert!(few.wait(Load::Object(Class::Nar)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_for_objects_are_counted_while_they_wait() {
+        let slots = Slots::new("one".into(), 1, Duration::from_secs(5));
+        let taken = slots.wait(Load::Object(Class::Nar)).await.unwrap();
+        assert_eq!(slots.waiting(Class::Narinfo), 0, "nothing waits");
+        let mut uploading = Box::pin(slots.wait(Load::Upload));
+        let mut asking = Box::pin(slots.wait(Load::Object(Class::Narinfo)));
+        assert!(futures_util::poll!(&mut uploading).is_pending());
+        assert_eq!(slots.waiting(Class::Narinfo), 0, "no object");
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert_eq!((slots.waiting(Class::Narinfo), slots.waiting(Class::Nar)), (1, 1));
+        drop(uploading);
+        drop(taken);
+        assert_eq!(slots.waiting(Class::Narinfo), 1, "the slot is promised to it");
+        let slot = asking.await.unwrap();
+        assert_eq!(slots.waiting(Class::Narinfo), 0);
+        drop(slot);
+        let asking = slots.wait(Load::Object(Class::Narinfo)).await;
+        assert_eq!((asking.is_ok(), slots.waiting(Class::Nar)), (true, 0));
     }
 }
