@@ -7,6 +7,8 @@ use super::purge::{self, PurgeError};
 use super::token::AuthError;
 use super::uploads::{UploadsError, UploadsRequest, site_of};
 use crate::filter::{self, NoticeError};
+use crate::policy::request::Refusal;
+use crate::rfc::authority::Authority;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{
@@ -93,6 +95,12 @@ pub(super) async fn answer(
 }
 
 async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let host = Authority::of_request(request.version(), request.uri(), request.headers());
+    if let Err(problem) = host {
+        let reason = Refusal::from(problem).reason();
+        shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
+        return error(StatusCode::BAD_REQUEST, &problem.to_string());
+    }
     if let Some(suspicion) = browser::suspicion(request.uri().path(), request.headers()) {
         shared.parts.metrics.requests_refused.with_label_values(&[suspicion.as_str()]).inc();
         tracing::warn!(%peer, problem = %suspicion, "a request to the admin listener was refused");

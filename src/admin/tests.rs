@@ -332,6 +332,45 @@ async fn a_page_in_a_browser_neither_purges_nor_locks_out_nor_reads_by_a_name_of
     }
 }
 
+/// FAULTS.md F7, F14: bodies that never come are not waited for before the token is judged.
+#[tokio::test]
+async fn half_bodies_with_wrong_tokens_hold_up_no_right_one() {
+    let folder = TempDir::new().unwrap();
+    let office = Office::open(Some(token_file(&folder, "s3cret")));
+    let guess = "POST /api/v1/purge HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer guess\r\n\
+                 Content-Length: 1000\r\n\r\n{\"all\":";
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        let mut client = TcpStream::connect(office.address).await.unwrap();
+        client.write_all(guess.as_bytes()).await.unwrap();
+        held.push(client);
+    }
+    let right = "Authorization: Bearer s3cret\r\n";
+    for _ in 0..3 {
+        assert_eq!(status(&office.purge(right, r#"{"all":true}"#).await), 200);
+    }
+    assert_eq!(office.purges.lock().len(), 3);
+}
+
+#[tokio::test]
+async fn a_host_in_doubt_is_refused_as_by_the_other_listeners() {
+    let office = Office::open(None);
+    for (head, expected) in [
+        ("GET /healthz HTTP/1.1\r\nHost: h\r\n", 200),
+        ("GET /healthz HTTP/1.0\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: h\r\nHost: h\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: h\r\nhost: evil.example\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: a@b\r\n", 400),
+        ("GET http://evil.example/metrics HTTP/1.1\r\nHost: h\r\n", 400),
+    ] {
+        let text = office.exchange(format!("{head}\r\n")).await;
+        assert_eq!(status(&text), expected, "{head}: {text}");
+    }
+    let metrics = office.ask("GET", "/metrics").await;
+    assert!(metrics.contains("reason=\"host\"} 5"), "{metrics}");
+}
+
 /// FAULTS.md F14: serde takes an array for an object, by position.
 #[tokio::test]
 async fn an_array_purges_nothing() {

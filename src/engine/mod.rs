@@ -61,7 +61,7 @@ use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
 use crate::rfc::CdnLoop;
-use crate::rfc::authority::{Authority, HostError};
+use crate::rfc::authority::Authority;
 use crate::store::Stored;
 use crate::telemetry::AccessLog;
 use answer::Answer;
@@ -70,7 +70,7 @@ use bytes::Bytes;
 use deliver::Asked;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use std::sync::Arc;
 use std::time::Duration;
 use tally::Begun;
@@ -344,12 +344,9 @@ impl Engine {
         parts: &'p Parts,
         sites: &'s Sites,
     ) -> Result<Way<'s, 'p>, Option<Refusal>> {
-        let host = match Authority::of(&parts.uri, &parts.headers) {
-            Ok(authority) => Some(authority.host),
-            Err(HostError::Missing) if parts.version <= Version::HTTP_10 => None,
-            Err(error) => return Err(Some(error.into())),
-        };
-        let site = sites.route(host.as_deref());
+        let named = Authority::of_request(parts.version, &parts.uri, &parts.headers);
+        let named = named.map_err(Refusal::from)?;
+        let site = sites.route(named.as_ref().map(|authority| &*authority.host));
         if let Some(site) = site.filter(|site| site.upstream.site.caching.is_some()) {
             return Ok(Way::Generic { site, passed: self.passed(parts)? });
         }
@@ -447,13 +444,17 @@ impl Engine {
         }
         match self.fill(asked, &wanted, stale, Some(mark)).await {
             Ok(answer) => answer,
-            Err(Again) => match self.stored(asked, routed).await {
-                Ok(answer) => answer,
-                Err(stale) => {
-                    let filled = self.fill(asked, &wanted, stale, None).await;
-                    filled.unwrap_or_else(|Again| answer::fault("a fill ended before it began"))
+            Err(Again) => {
+                // What is stored by now may have come since the request was first looked at.
+                let asked = &Asked { now: self.clock.now(), ..*asked };
+                match self.stored(asked, routed).await {
+                    Ok(answer) => answer,
+                    Err(stale) => {
+                        let filled = self.fill(asked, &wanted, stale, None).await;
+                        filled.unwrap_or_else(|Again| answer::fault("a fill ended before it began"))
+                    }
                 }
-            },
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which host a request is for (RFC 9110 section 7.2, RFC 9112 section 3.2). Pure. Called once
 //! a request, before its site is looked up.
 
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
@@ -35,6 +35,19 @@ pub struct Authority<'a> {
 }
 
 impl<'a> Authority<'a> {
+    /// The host that a request of this version is for, as [`Authority::of`] tells; none if a
+    /// request of HTTP/1.0 names none, as it may.
+    pub fn of_request(
+        version: Version,
+        target: &'a Uri,
+        headers: &'a HeaderMap,
+    ) -> Result<Option<Self>, HostError> {
+        match Self::of(target, headers) {
+            Err(HostError::Missing) if version <= Version::HTTP_10 => Ok(None),
+            named => named.map(Some),
+        }
+    }
+
     /// The host that a request is for. Where both the target and `Host` name one, both must be
     /// sound and say the same (a port that only one of them names is no difference).
     pub fn of(target: &'a Uri, headers: &'a HeaderMap) -> Result<Self, HostError> {
@@ -206,6 +219,21 @@ mod tests {
         assert_eq!(of("http://a:1/x", &["a:2"]), Err(HostError::Disagrees));
         assert_eq!(of("http://u@a/x", &["a"]), Err(HostError::Malformed));
         assert_eq!(of("http://a/x", &["u@a"]), Err(HostError::Malformed));
+    }
+
+    #[test]
+    fn a_request_of_http_1_0_may_name_no_host() {
+        let (target, mut headers) = (Uri::from_static("/x"), HeaderMap::new());
+        let of = |version, headers: &HeaderMap| {
+            let named = Authority::of_request(version, &target, headers);
+            named.map(|named| named.map(|authority| authority.host.into_owned()))
+        };
+        assert_eq!(of(Version::HTTP_10, &headers), Ok(None));
+        assert_eq!(of(Version::HTTP_11, &headers), Err(HostError::Missing));
+        headers.append(header::HOST, HeaderValue::from_static("a"));
+        assert_eq!(of(Version::HTTP_10, &headers), Ok(Some("a".to_owned())));
+        headers.append(header::HOST, HeaderValue::from_static("a"));
+        assert_eq!(of(Version::HTTP_10, &headers), Err(HostError::Repeated));
     }
 
     proptest! {
