@@ -22,16 +22,18 @@
 //!   whose T lies in the open span.
 //! - A notice that came and could not be read is not sent again: all spans are forgotten, and only
 //!   a statement or a newer file helps.
+//! - If the clock is set back, or right again after that, no time that was noted can be compared
+//!   with any that comes, nor is it known how long the feed was silent: all spans are forgotten.
 //!
 //! So the filter answers where the open span, joined with those before it, reaches back to T. A
 //! filter that was built before its feed was set up never does, whatever comes later. What is left
 //! is the time that a notice takes: for so long an upload may be answered as absent, as it is by
 //! the memory of absences.
 
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use std::time::Duration;
 
-/// How far the clock may go back without having been set.
+/// How far the clock may go back in all without having been set.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// Closed spans that are remembered; the oldest go first.
 const SPANS_MAX: usize = 64;
@@ -51,6 +53,8 @@ pub(super) struct Coverage {
     /// In the order of their ends, none of which touch.
     closed: Vec<Span>,
     open: Option<Open>,
+    /// How far the clock that they were noted by was behind edge time.
+    behind: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +81,8 @@ pub(super) enum Standing {
 impl Coverage {
     /// As it was written down, the process having ended since.
     pub(super) fn new(timeout: Duration, retention: Duration, spans: Vec<Span>) -> Self {
-        let mut coverage = Self { timeout, retention, closed: Vec::new(), open: None };
+        let (closed, open) = (Vec::new(), None);
+        let mut coverage = Self { timeout, retention, closed, open, behind: Duration::ZERO };
         for span in spans {
             coverage.close(span);
         }
@@ -90,10 +95,11 @@ impl Coverage {
     }
 
     /// Whether what a file that is complete up to `complete_up_to` lacks is absent `now`.
-    pub(super) fn standing(&self, complete_up_to: Timestamp, now: Timestamp) -> Standing {
-        let Some(open) = self.open.filter(|open| !self.is_late(open.heard, now)) else {
-            return Standing::Late;
-        };
+    pub(super) fn standing(&self, complete_up_to: Timestamp, now: Moment) -> Standing {
+        let has_stepped = self.has_stepped(now);
+        let now = now.wall;
+        let is_alive = |open: &Open| !has_stepped && !self.is_late(open.heard, now);
+        let Some(open) = self.open.filter(is_alive) else { return Standing::Late };
         let since = self.reaches_back(open, now).0;
         if since <= complete_up_to { Standing::Certain } else { Standing::Gap { since } }
     }
@@ -104,7 +110,9 @@ impl Coverage {
     }
 
     /// The feed speaks `now`, of what happened `at`.
-    pub(super) fn hear(&mut self, at: Timestamp, now: Timestamp) {
+    pub(super) fn hear(&mut self, at: Timestamp, now: Moment) {
+        self.keep_to(now);
+        let now = now.wall;
         let at = at.min(now);
         // A feed that is behind is alive once it has caught up.
         let is_behind = self.is_late(at, now);
@@ -122,13 +130,14 @@ impl Coverage {
     }
 
     /// The feed states `now` that the notices of all uploads in `span` have come.
-    pub(super) fn state(&mut self, span: Span, now: Timestamp) {
-        let up_to = span.up_to.min(now);
-        if !self.is_late(up_to, now) {
+    pub(super) fn state(&mut self, span: Span, now: Moment) {
+        self.keep_to(now);
+        let up_to = span.up_to.min(now.wall);
+        if !self.is_late(up_to, now.wall) {
             self.hear(up_to, now);
         }
         self.close(Span { up_to, ..span });
-        self.join(now);
+        self.join(now.wall);
     }
 
     /// A notice may have been missed that will be sent again.
@@ -151,9 +160,26 @@ impl Coverage {
         written.closed
     }
 
-    /// A clock that was set back tells nothing of how long ago the feed was heard.
     fn is_late(&self, heard: Timestamp, now: Timestamp) -> bool {
-        now.since(heard) > self.timeout || heard.since(now) > CLOCK_SLACK
+        now.since(heard) > self.timeout
+    }
+
+    /// Goes by the clock that says `now`, and forgets what was noted by another.
+    fn keep_to(&mut self, now: Moment) {
+        if self.has_stepped(now) {
+            self.forget();
+            self.behind = now.edge.since(now.wall);
+        }
+    }
+
+    /// Whether the clock is not the one that the spans were noted by: it was set back, or right
+    /// again, or an earlier process noted what is yet to come.
+    fn has_stepped(&self, now: Moment) -> bool {
+        let is_behind = now.edge.since(now.wall);
+        let heard = self.open.iter().map(|open| open.heard);
+        let noted = self.closed.last().map(|span| span.up_to).into_iter().chain(heard);
+        self.behind.abs_diff(is_behind) > CLOCK_SLACK
+            || noted.into_iter().any(|at| at.since(now.wall) > CLOCK_SLACK)
     }
 
     fn as_closed(&self, open: Open) -> Span {
@@ -220,6 +246,11 @@ mod tests {
         Timestamp::from_secs(secs)
     }
 
+    /// A clock that was never set back.
+    const fn clock(secs: i64) -> Moment {
+        Moment::at(at(secs))
+    }
+
     fn span(since: i64, up_to: i64) -> Span {
         Span { since: at(since), up_to: at(up_to) }
     }
@@ -231,22 +262,22 @@ mod tests {
     /// A feed that is heard every half minute over these seconds.
     fn alive(coverage: &mut Coverage, from: i64, to: i64) {
         for now in (from..=to).step_by(30) {
-            coverage.hear(at(now), at(now));
+            coverage.hear(at(now), clock(now));
         }
     }
 
     fn is_certain(coverage: &Coverage, file: i64, now: i64) -> bool {
-        coverage.standing(at(file), at(now)) == Standing::Certain
+        coverage.standing(at(file), clock(now)) == Standing::Certain
     }
 
     #[test]
     fn only_a_file_made_while_the_feed_lives_is_certain() {
         let mut coverage = silent();
-        assert_eq!(coverage.standing(at(0), at(0)), Standing::Late);
+        assert_eq!(coverage.standing(at(0), clock(0)), Standing::Late);
         alive(&mut coverage, 1_000, 2_000);
         assert!(!is_certain(&coverage, 999, 2_000));
         assert!(is_certain(&coverage, 1_000, 2_000) && is_certain(&coverage, 1_500, 2_000));
-        assert_eq!(coverage.standing(at(999), at(2_000)), Standing::Gap { since: at(1_000) });
+        assert_eq!(coverage.standing(at(999), clock(2_000)), Standing::Gap { since: at(1_000) });
         alive(&mut coverage, 2_000, 9_000);
         assert!(!is_certain(&coverage, 999, 9_000), "nothing tells of uploads before the feed");
     }
@@ -256,12 +287,17 @@ mod tests {
         let mut coverage = silent();
         alive(&mut coverage, 0, 3_000);
         assert!(is_certain(&coverage, 100, 3_060));
-        assert_eq!(coverage.standing(at(100), at(3_061)), Standing::Late);
+        assert_eq!(coverage.standing(at(100), clock(3_061)), Standing::Late);
         alive(&mut coverage, 4_000, 7_590);
         assert!(!is_certain(&coverage, 100, 7_599) && is_certain(&coverage, 4_000, 7_599));
         assert!(is_certain(&coverage, 100, 7_600));
         alive(&mut coverage, 7_620, 7_700);
         assert!(is_certain(&coverage, 100, 7_700));
+    }
+
+    /// So many seconds behind edge time, which never goes back.
+    const fn set_back(edge: i64, by: i64) -> Moment {
+        Moment { edge: at(edge), wall: at(edge - by) }
     }
 
     /// FAULTS.md F15.
@@ -271,11 +307,63 @@ mod tests {
         alive(&mut coverage, 9_000, 10_000);
         let heard = 9_990;
         assert!(is_certain(&coverage, 9_500, heard - 1));
-        assert_eq!(coverage.standing(at(9_500), at(heard - 7_200)), Standing::Late);
+        assert_eq!(coverage.standing(at(9_500), clock(heard - 7_200)), Standing::Late);
         // A feed that lives opens another span by the clock as it is now.
         alive(&mut coverage, heard - 7_200, heard - 7_000);
         assert!(!is_certain(&coverage, 2_000, heard - 7_000));
         assert!(is_certain(&coverage, heard - 7_100, heard - 7_000));
+    }
+
+    /// FAULTS.md F15: the time of silence is not known, and may look like none.
+    #[test]
+    fn what_was_noted_before_the_clock_was_set_back_is_not_joined() {
+        for (silence, by) in [(3_000, 3_000), (3_000, 2_990), (3_000, 100), (40, 30), (0, 7_200)] {
+            let mut coverage = silent();
+            alive(&mut coverage, 990, 9_990);
+            let now = set_back(9_990 + silence, by);
+            assert_eq!(coverage.standing(at(5_000), now), Standing::Late, "{silence} {by}");
+            for later in (0..5_000).step_by(30) {
+                let now = set_back(9_990 + silence + later, by);
+                coverage.hear(now.wall, now);
+                let seen = coverage.standing(at(5_000), now);
+                let since = at(9_990 + silence - by);
+                let expected =
+                    if since <= at(5_000) { Standing::Certain } else { Standing::Gap { since } };
+                assert_eq!(seen, expected, "{silence} {by} {later}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_right_again_begins_anew_too() {
+        let mut coverage = silent();
+        for edge in (10_000..11_000).step_by(30) {
+            let now = set_back(edge, 2_000);
+            coverage.hear(now.wall, now);
+        }
+        assert_eq!(coverage.standing(at(8_000), set_back(11_000, 2_000)), Standing::Certain);
+        assert_eq!(coverage.standing(at(8_000), set_back(11_010, 0)), Standing::Late);
+        coverage.hear(at(11_010), clock(11_010));
+        let since = at(11_010);
+        assert_eq!(coverage.standing(at(8_000), clock(11_010)), Standing::Gap { since });
+    }
+
+    #[test]
+    fn an_earlier_process_that_noted_what_is_yet_to_come_had_another_clock() {
+        let spans = vec![span(100, 900), span(1_000, 9_000)];
+        let mut coverage = Coverage::new(TIMEOUT, RETENTION, spans);
+        alive(&mut coverage, 3_000, 8_000);
+        assert!(!is_certain(&coverage, 2_999, 8_000) && is_certain(&coverage, 3_000, 8_000));
+    }
+
+    /// As time servers set it.
+    #[test]
+    fn a_clock_that_goes_back_by_less_than_a_second_is_the_same() {
+        let mut coverage = silent();
+        alive(&mut coverage, 1_000, 2_000);
+        let now = Moment { edge: at(2_000), wall: Timestamp::from_millis(1_999_200) };
+        coverage.hear(now.wall, now);
+        assert_eq!(coverage.standing(at(1_000), now), Standing::Certain);
     }
 
     #[test]
@@ -284,22 +372,22 @@ mod tests {
         alive(&mut coverage, 0, 3_000);
         alive(&mut coverage, 4_750, 20_000);
         assert!(!is_certain(&coverage, 100, 20_000));
-        coverage.state(span(2_900, 2_945), at(20_000));
+        coverage.state(span(2_900, 2_945), clock(20_000));
         assert!(!is_certain(&coverage, 100, 20_000), "the statement leaves some out");
-        coverage.state(span(2_945, 2_960), at(20_000));
+        coverage.state(span(2_945, 2_960), clock(20_000));
         assert!(is_certain(&coverage, 100, 20_000));
     }
 
     #[test]
     fn a_feed_that_is_behind_is_not_alive() {
         let mut coverage = silent();
-        coverage.hear(at(100), at(1_000));
-        assert_eq!(coverage.standing(at(1_000), at(1_000)), Standing::Late);
-        coverage.hear(at(960), at(1_010));
+        coverage.hear(at(100), clock(1_000));
+        assert_eq!(coverage.standing(at(1_000), clock(1_000)), Standing::Late);
+        coverage.hear(at(960), clock(1_010));
         assert!(is_certain(&coverage, 1_010, 1_020) && !is_certain(&coverage, 1_009, 1_020));
         // What a notice says of the future is no sign of life then.
-        coverage.hear(at(99_999), at(1_020));
-        assert_eq!(coverage.standing(at(1_020), at(1_081)), Standing::Late);
+        coverage.hear(at(99_999), clock(1_020));
+        assert_eq!(coverage.standing(at(1_020), clock(1_081)), Standing::Late);
         assert_eq!(coverage.age(at(1_030)), Some(Duration::from_secs(10)));
     }
 
@@ -307,12 +395,12 @@ mod tests {
     fn a_notice_that_took_too_long_ends_the_span_unless_it_is_of_an_earlier_gap() {
         let mut coverage = silent();
         alive(&mut coverage, 0, 300);
-        coverage.hear(at(250), at(310));
+        coverage.hear(at(250), clock(310));
         assert!(is_certain(&coverage, 10, 310));
-        coverage.hear(at(200), at(310));
+        coverage.hear(at(200), clock(310));
         assert!(!is_certain(&coverage, 10, 310));
-        coverage.hear(at(310), at(310));
-        coverage.hear(at(250), at(330));
+        coverage.hear(at(310), clock(310));
+        coverage.hear(at(250), clock(330));
         assert!(is_certain(&coverage, 310, 330), "sent again, of before the span");
     }
 
@@ -321,10 +409,10 @@ mod tests {
         let mut coverage = silent();
         alive(&mut coverage, 0, 3_000);
         let mut again = Coverage::new(TIMEOUT, RETENTION, coverage.spans());
-        assert_eq!(again.standing(at(100), at(3_010)), Standing::Late);
-        again.hear(at(3_010), at(3_010));
+        assert_eq!(again.standing(at(100), clock(3_010)), Standing::Late);
+        again.hear(at(3_010), clock(3_010));
         assert!(!is_certain(&again, 100, 3_010));
-        again.state(span(2_940, 3_020), at(3_020));
+        again.state(span(2_940, 3_020), clock(3_020));
         assert!(is_certain(&again, 100, 3_020));
         again.interrupt();
         alive(&mut again, 3_030, 3_060);

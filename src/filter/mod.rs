@@ -381,7 +381,7 @@ impl Filter {
         let key = path.strip_prefix('/').filter(|_| class == CLASS)?;
         let (posture, verdict) = {
             let state = self.state.read();
-            let posture = state.posture(self.clock.wall());
+            let posture = state.posture(self.clock.moment());
             let hash = KeyHash::of(key);
             let verdict = match (&state.base, posture) {
                 (Some(base), Posture::Answering) => {
@@ -403,16 +403,17 @@ impl Filter {
     pub fn take(&self, events: &[Event]) -> Result<(), TakeError> {
         let mut journal = self.journal.lock();
         // A wall clock that was set back dates an upload before a file that does not know it.
-        let Moment { edge, wall: now } = self.clock.moment();
-        let uploads: Vec<Noted> = events.iter().filter_map(|event| noted(event, edge)).collect();
-        let taken = self.write_down(journal.as_mut(), &uploads, events, now);
+        let moment = self.clock.moment();
+        let uploads = events.iter().filter_map(|event| noted(event, moment.edge));
+        let uploads: Vec<Noted> = uploads.collect();
+        let taken = self.write_down(journal.as_mut(), &uploads, events, moment);
         let mut state = self.state.write();
         let result = match taken {
             Ok((coverage, written)) => {
                 state.uploads.extend(uploads.iter().map(|noted| noted.key));
                 state.coverage = coverage;
                 if let Some(spans) = written {
-                    state.written = (spans, now);
+                    state.written = (spans, moment.wall);
                 }
                 Ok(())
             }
@@ -434,7 +435,7 @@ impl Filter {
         journal: Option<&mut Journal>,
         uploads: &[Noted],
         events: &[Event],
-        now: Timestamp,
+        now: Moment,
     ) -> Result<(Coverage, Option<Vec<Span>>), TakeError> {
         let state = self.state.read();
         let Some(journal) = journal else {
@@ -449,7 +450,7 @@ impl Filter {
         for event in events {
             match event {
                 Event::Uploaded { at, .. } | Event::Other { at, .. } | Event::KeepAlive { at } => {
-                    coverage.hear(at.unwrap_or(now), now);
+                    coverage.hear(at.unwrap_or(now.wall), now);
                 }
                 Event::Delivered { since, up_to } => {
                     coverage.state(Span { since: *since, up_to: *up_to }, now);
@@ -459,7 +460,7 @@ impl Filter {
         let spans = coverage.spans();
         let (written, at) = &state.written;
         let begins = |spans: &[Span]| spans.iter().map(|span| span.since).collect::<Vec<_>>();
-        let is_due = begins(&spans) != begins(written) || now.since(*at) >= SPANS_EVERY;
+        let is_due = begins(&spans) != begins(written) || now.wall.since(*at) >= SPANS_EVERY;
         let spans = Some(spans).filter(|_| is_due);
         drop(state);
         let written = journal.append(uploads, spans.as_deref()).and_then(|()| {
@@ -493,9 +494,9 @@ impl Filter {
     /// What it does, and why.
     pub fn report(&self) -> Report {
         let state = self.state.read();
-        let (now, bucket) = (self.clock.wall(), &state.settings.bucket);
+        let (now, bucket) = (self.clock.moment(), &state.settings.bucket);
         let posture = state.posture(now);
-        let age = state.coverage.age(now).map_or_else(
+        let age = state.coverage.age(now.wall).map_or_else(
             || "nothing was heard of the feed".to_owned(),
             |age| format!("the feed was heard {} s ago", age.as_secs()),
         );
@@ -523,9 +524,9 @@ impl Filter {
         let bytes_of_journal =
             self.journal.try_lock().map(|journal| journal.as_ref().map_or(0, Journal::bytes));
         let state = self.state.read();
-        let now = self.clock.wall();
+        let now = self.clock.moment();
         let is_answering = state.posture(now) == Posture::Answering;
-        let age = state.coverage.age(now).map_or(-1, |age| gauge(age.as_secs()));
+        let age = state.coverage.age(now.wall).map_or(-1, |age| gauge(age.as_secs()));
         let (keys, bytes) =
             state.base.as_ref().map_or((0, 0), |base| (base.account.keys, base.bytes()));
         let uploads = state.uploads.len() as u64;
@@ -547,7 +548,7 @@ impl Filter {
 
     /// Logs what it does, once for each time that this changes.
     fn tell(&self) {
-        let posture = self.state.read().posture(self.clock.wall());
+        let posture = self.state.read().posture(self.clock.moment());
         self.tell_of(posture);
     }
 
@@ -571,7 +572,7 @@ impl Filter {
 }
 
 impl State {
-    fn posture(&self, now: Timestamp) -> Posture {
+    fn posture(&self, now: Moment) -> Posture {
         let Some(base) = &self.base else { return Posture::NoFile };
         match self.coverage.standing(base.account.complete_up_to, now) {
             Standing::Certain => Posture::Answering,
