@@ -14,9 +14,10 @@ use tokio::time::Instant;
 const PROGRESS_BYTES_MIN: usize = 128;
 /// In the place of a socket's descriptor if it is not open.
 const NO_SOCKET: RawFd = -1;
-/// How often it is asked whether a client is still there that waits for its answer. Nothing is read
-/// meanwhile, since one that says no more may still wait.
-const GONE_LOOK: Duration = Duration::from_secs(15);
+/// How often the kernel is asked whether a client that waits for its answer is still there. Nothing
+/// is read meanwhile, since a client that has closed its own side alone still waits. A look is one
+/// call to the system, and only an answer that takes this long causes one.
+const GONE_LOOK: Duration = Duration::from_secs(2);
 /// The longest time until a look tells that all is acknowledged.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Requests of an HTTP/2 connection that its client may abandon, beyond those it lets finish.
