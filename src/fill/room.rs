@@ -192,7 +192,6 @@ impl Room {
         let id = taken.enter(account, readers);
         FillPlace { room: Arc::clone(self), id }
     }
-
 }
 
 impl FillPlace {
