@@ -116,7 +116,8 @@ pub(super) const SETTINGS: &[Setting] = &[
             "Fetches from origins under way at once, over all sites; a request that would need \
              one more is answered 503. One whose clients have left makes room for another. An \
              eighth is kept for narinfos, a quarter from the other objects of one site, and the \
-             last quarter from clients that have as many.",
+             last quarter from clients that have as many. A client is an address, so all that \
+             come through one load balancer count as one.",
         ),
     Setting::new(
         "server.limits.completion_size_max",
