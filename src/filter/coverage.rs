@@ -177,9 +177,9 @@ impl Coverage {
     fn has_stepped(&self, now: Moment) -> bool {
         let is_behind = now.edge.since(now.wall);
         let heard = self.open.iter().map(|open| open.heard);
-        let noted = self.closed.last().map(|span| span.up_to).into_iter().chain(heard);
+        let mut noted = self.closed.last().map(|span| span.up_to).into_iter().chain(heard);
         self.behind.abs_diff(is_behind) > CLOCK_SLACK
-            || noted.into_iter().any(|at| at.since(now.wall) > CLOCK_SLACK)
+            || noted.any(|at| at.since(now.wall) > CLOCK_SLACK)
     }
 
     fn as_closed(&self, open: Open) -> Span {
