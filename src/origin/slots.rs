@@ -170,7 +170,7 @@ mod tests {
         let slots = Slots::new("one".into(), 1, Duration::from_secs(5));
         let taken = slots.wait(Load::Object(Class::Nar)).await.unwrap();
         assert_eq!(slots.waiting(Class::Narinfo), 0, "nothing waits");
-        let mut uploading = Box::pin(slots.wait(Load::Upload));
+        let mut uploading = Box::pin(slots.wait(Load::Upload(Asker::default())));
         let mut asking = Box::pin(slots.wait(Load::Object(Class::Narinfo)));
         assert!(futures_util::poll!(&mut uploading).is_pending());
         assert_eq!(slots.waiting(Class::Narinfo), 0, "no object");
