@@ -206,6 +206,7 @@ mod tests {
         assert_eq!(before.since(clock.now()), Duration::ZERO);
     }
 
+    /// FAULTS.md S6.
     #[test]
     fn a_step_back_of_the_wall_clock_turns_nothing_back() {
         let lead = AtomicI64::new(i64::MIN);

@@ -410,6 +410,7 @@ impl Meta {
 mod tests {
     use super::*;
 
+    /// FAULTS.md S6.
     #[test]
     fn of_two_copies_one_from_the_future_is_the_older() {
         let (now, at) = (Timestamp::from_secs(10_000), Timestamp::from_secs);

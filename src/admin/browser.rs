@@ -84,6 +84,7 @@ mod tests {
         suspicion(path, &fields.iter().map(field).collect())
     }
 
+    /// FAULTS.md F7a.
     #[test]
     fn a_page_of_another_site_changes_nothing() {
         let host = ("host", "127.0.0.1:9145");
@@ -102,6 +103,7 @@ mod tests {
         }
     }
 
+    /// FAULTS.md F7b.
     #[test]
     fn a_name_that_a_page_s_owner_made_point_here_reads_nothing() {
         let language = ("accept-language", "en");

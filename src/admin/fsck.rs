@@ -75,7 +75,7 @@ mod tests {
         }
     }
 
-    /// FAULTS.md F12: such a check ran for ever, and no other could begin.
+    /// FAULTS.md F12a: such a check ran for ever, and no other could begin.
     #[test]
     fn a_check_that_never_ends_is_refused() {
         for rate in [0, 1, RATE_MIN - 1] {

@@ -188,6 +188,7 @@ async fn a_purge_needs_the_token() {
     assert_eq!(office.purges.lock().last().unwrap().scope, scope);
 }
 
+/// FAULTS.md F12b.
 #[tokio::test]
 async fn a_check_needs_the_token_and_says_how_it_stands() {
     let folder = TempDir::new().unwrap();
@@ -301,7 +302,7 @@ async fn a_taken_port_is_named() {
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
 }
 
-/// FAULTS.md F7.
+/// FAULTS.md F7a, F7b.
 #[tokio::test]
 async fn a_page_in_a_browser_neither_purges_nor_locks_out_nor_reads_by_a_name_of_its_own() {
     let folder = TempDir::new().unwrap();
@@ -332,7 +333,7 @@ async fn a_page_in_a_browser_neither_purges_nor_locks_out_nor_reads_by_a_name_of
     }
 }
 
-/// FAULTS.md F7, F14: bodies that never come are not waited for before the token is judged.
+/// FAULTS.md F7, F14a: bodies that never come are not waited for before the token is judged.
 #[tokio::test]
 async fn half_bodies_with_wrong_tokens_hold_up_no_right_one() {
     let folder = TempDir::new().unwrap();
@@ -371,7 +372,7 @@ async fn a_host_in_doubt_is_refused_as_by_the_other_listeners() {
     assert!(metrics.contains("reason=\"host\"} 5"), "{metrics}");
 }
 
-/// FAULTS.md F14: serde takes an array for an object, by position.
+/// FAULTS.md F14b: serde takes an array for an object, by position.
 #[tokio::test]
 async fn an_array_purges_nothing() {
     let folder = TempDir::new().unwrap();
@@ -384,7 +385,7 @@ async fn an_array_purges_nothing() {
     assert!(office.purges.lock().is_empty());
 }
 
-/// FAULTS.md F14: connections that say nothing held the places of all others for ten seconds.
+/// FAULTS.md F14a: connections that say nothing held the places of all others for ten seconds.
 #[tokio::test]
 async fn half_heads_hold_up_nothing() {
     let office = Office::open(None);
@@ -405,7 +406,7 @@ async fn half_heads_hold_up_nothing() {
     assert_eq!(body(&text), "ok\n");
 }
 
-/// FAULTS.md F14: a client that takes no answer kept its place for five minutes.
+/// FAULTS.md F14a: a client that takes no answer kept its place for five minutes.
 #[tokio::test]
 async fn an_answer_that_is_not_taken_holds_up_nothing() {
     let folder = TempDir::new().unwrap();

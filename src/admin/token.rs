@@ -174,7 +174,7 @@ mod tests {
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    /// FAULTS.md F7.
+    /// FAULTS.md F7a.
     #[tokio::test]
     async fn a_request_without_a_token_is_no_guess() {
         let (_file, tokens) = tokens();
@@ -186,7 +186,7 @@ mod tests {
         tokens.check(PEER, Some(b"Bearer right")).await.unwrap();
     }
 
-    /// FAULTS.md F15, HOSTILE.md 35: as many guesses at once as the listener has connections.
+    /// FAULTS.md F15c, HOSTILE.md 35: as many guesses at once as the listener has connections.
     #[tokio::test(start_paused = true)]
     async fn guesses_at_once_are_compared_in_turn_and_hold_up_no_right_token() {
         const CONNECTIONS: u32 = 64;

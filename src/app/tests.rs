@@ -105,6 +105,7 @@ fn narinfo_path() -> String {
     format!("/{HASH}.narinfo")
 }
 
+/// FAULTS.md S6.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absence_ends_in_time_although_the_clock_is_set_back() {
     let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
@@ -121,6 +122,7 @@ async fn an_absence_ends_in_time_although_the_clock_is_set_back() {
     assert!(edge.drain().await);
 }
 
+/// FAULTS.md S6.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_narinfo_in_memory_is_confirmed_in_time_although_the_clock_is_set_back() {
     let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
@@ -140,6 +142,7 @@ async fn a_narinfo_in_memory_is_confirmed_in_time_although_the_clock_is_set_back
     assert!(edge.drain().await);
 }
 
+/// FAULTS.md S6.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_on_disk_is_confirmed_in_time_although_the_clock_is_set_back() {
     let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
@@ -158,6 +161,7 @@ async fn an_object_on_disk_is_confirmed_in_time_although_the_clock_is_set_back()
     assert!(edge.drain().await);
 }
 
+/// FAULTS.md S6.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_process_stored_in_the_future_is_confirmed_once() {
     let bench = Bench::new();

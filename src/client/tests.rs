@@ -111,6 +111,7 @@ async fn text(inbound: Inbound) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// FAULTS.md G19b.
 #[tokio::test]
 async fn a_connection_that_is_in_use_all_the_time_is_replaced_once_it_is_old() {
     for protocol in [&b"h2"[..], b"http/1.1"] {
@@ -280,6 +281,7 @@ fn broken() -> OutboundBody {
     OutboundBody::new(StreamBody::new(stream::iter([Ok(first), Err("gone".into())])))
 }
 
+/// FAULTS.md G9.
 #[tokio::test]
 async fn a_body_that_its_client_does_not_finish_is_no_fault_of_the_server() {
     for protocol in [&b"h2"[..], b"http/1.1"] {

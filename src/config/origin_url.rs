@@ -300,6 +300,7 @@ mod tests {
         assert_eq!(url.addressing, Some(S3Addressing::VirtualHost));
     }
 
+    /// FAULTS.md G18a.
     #[test]
     fn http_urls_keep_a_prefix_without_its_slash() {
         let http = |text: &str| match parse(text) {

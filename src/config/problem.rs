@@ -228,6 +228,7 @@ mod tests {
         assert_eq!(line, r#"--origin: url: "x" has a value of a\nb\u{1b}"#);
     }
 
+    /// FAULTS.md G17.
     #[test]
     fn a_password_is_never_told() {
         for (text, told) in [

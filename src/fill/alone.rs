@@ -51,6 +51,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::tasks::Tasks;
 
+    /// FAULTS.md S6.
     #[tokio::test]
     async fn a_clock_that_is_set_back_does_not_lengthen_the_minute() {
         let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };

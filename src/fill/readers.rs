@@ -122,6 +122,7 @@ impl Drop for Reader {
 mod tests {
     use super::*;
 
+    /// FAULTS.md S5.
     #[test]
     fn a_fetch_is_ended_only_without_readers_and_takes_none_then() {
         let readers = Readers::default();
@@ -135,6 +136,7 @@ mod tests {
         assert!(readers.enter().is_none());
     }
 
+    /// FAULTS.md S5.
     #[tokio::test(start_paused = true)]
     async fn a_wait_for_an_origin_ends_with_the_fetch() {
         let readers = Readers::default();

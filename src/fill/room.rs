@@ -390,6 +390,7 @@ mod tests {
         admitted.count()
     }
 
+    /// FAULTS.md S5.
     #[test]
     fn nars_leave_an_eighth_to_narinfos_and_those_of_a_site_a_quarter_to_others() {
         let mut taken = Places::default();
@@ -405,6 +406,7 @@ mod tests {
         assert!(taken.by_asker.is_empty() && taken.large_by_site.is_empty() && taken.large == 0);
     }
 
+    /// FAULTS.md S5.
     #[test]
     fn a_client_with_a_quarter_of_the_places_gets_none_of_the_last_quarter() {
         let mut taken = Places::default();
@@ -421,6 +423,7 @@ mod tests {
         assert_eq!(entered(&mut taken, 16, std::iter::repeat_with(own)), 16);
     }
 
+    /// FAULTS.md S5.
     #[test]
     fn no_fill_is_ended_in_vain() {
         let mut taken = Places::default();
@@ -435,6 +438,7 @@ mod tests {
         assert_eq!(taken.obstacle(4, &account(1, "one", Size::Small)), Some(Obstacle::Client));
     }
 
+    /// FAULTS.md S5.
     #[test]
     fn the_fill_that_has_had_no_reader_for_longest_is_ended_and_none_that_has_one() {
         let mut taken = Places::default();
@@ -458,6 +462,7 @@ mod tests {
         assert_eq!((taken.holders.len(), taken.large), (3, 3));
     }
 
+    /// FAULTS.md S5.
     #[tokio::test(start_paused = true)]
     async fn no_more_fills_are_ended_for_their_connections_than_requests_wait() {
         let mut taken = Places::default();

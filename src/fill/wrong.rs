@@ -232,6 +232,7 @@ mod tests {
         assert_eq!(wrong.advice(&key, &cache), Advice::Ask { avoid: vec![] });
     }
 
+    /// FAULTS.md S8.
     #[tokio::test]
     async fn another_claim_ends_it_and_the_same_does_not() {
         let (wrong, _manual, cache) = bench();
@@ -287,6 +288,7 @@ mod tests {
         }
     }
 
+    /// FAULTS.md S6.
     #[test]
     fn a_clock_that_is_set_back_neither_ends_nor_lengthens_a_refusal() {
         let (wrong, manual, cache) = bench();

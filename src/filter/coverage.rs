@@ -300,7 +300,7 @@ mod tests {
         Moment { edge: at(edge), wall: at(edge - by) }
     }
 
-    /// FAULTS.md F15.
+    /// FAULTS.md F15a.
     #[test]
     fn a_clock_set_back_keeps_no_dead_feed_alive() {
         let mut coverage = silent();

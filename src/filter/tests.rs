@@ -170,6 +170,7 @@ fn an_upload_that_a_slow_clock_dates_too_early_stays_noted() {
     assert_eq!(verdict(&edge, other), Verdict::Absent, "the filter answers");
 }
 
+/// FAULTS.md S6.
 #[test]
 fn an_upload_that_comes_while_the_clock_is_set_back_stays_noted() {
     let folder = TempDir::new().unwrap();

@@ -77,6 +77,7 @@ mod tests {
         }
     }
 
+    /// FAULTS.md F2.
     #[test]
     fn bytes_that_wait_in_the_socket_are_not_progress() {
         let (mut client, mut server) = pair();

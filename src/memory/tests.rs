@@ -173,6 +173,7 @@ impl Disk {
     }
 }
 
+/// FAULTS.md S14a.
 #[test]
 fn in_any_order_of_steps_memory_has_what_the_disk_has_or_nothing() {
     crate::sync::orders::check(1_000, || {

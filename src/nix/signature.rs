@@ -316,6 +316,7 @@ mod tests {
     const SIGNATURE: &str = "narthex-test-1:5I4WMR0ftphHNi6aWQGr+2XhrLcORqeZ\
         RL0iVgnHBHwXL4h6zeJtgN1RJ7McR6VSzSihUYiHuXL3fmH7EHNDCw==";
 
+    /// FAULTS.md G20b.
     #[test]
     fn bits_behind_the_last_byte_say_nothing() {
         let signer = SecretKey::from_seed("a", [1; 32]).unwrap();

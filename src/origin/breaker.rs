@@ -498,6 +498,7 @@ mod tests {
         assert!(breaker.is_closed());
     }
 
+    /// FAULTS.md G1.
     #[tokio::test(start_paused = true)]
     async fn one_whose_probes_may_mislead_lets_requests_in_once_it_was_open_for_long() {
         let (breaker, _) = probed(1, Probes::MayMislead);

@@ -146,6 +146,7 @@ impl Slots {
 mod tests {
     use super::*;
 
+    /// FAULTS.md G9.
     #[tokio::test(start_paused = true)]
     async fn nars_leave_an_eighth_to_others() {
         let slots = Slots::new("one".into(), 16, Duration::from_secs(5));

@@ -214,6 +214,7 @@ mod tests {
         assert_eq!(revalidation_wait(&meta, meta.response_time, &none), None);
     }
 
+    /// FAULTS.md S6.
     #[test]
     fn what_came_in_the_future_is_stale_and_bridges_an_outage() {
         let mut meta = meta(&[]);

@@ -291,6 +291,7 @@ mod tests {
         assert!(admission.headers.is_empty());
     }
 
+    /// FAULTS.md S6.
     #[test]
     fn a_date_is_compared_with_the_wall_clock() {
         let headers = fields(&[("date", DATE)]);

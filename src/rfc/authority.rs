@@ -167,6 +167,7 @@ mod tests {
         Authority::of(&target, &headers).map(|authority| authority.host.into_owned())
     }
 
+    /// FAULTS.md G18b.
     #[test]
     fn a_host_loses_its_case_port_and_final_dot() {
         assert_eq!(parse("Cache.Example.ORG:8080"), Ok(("cache.example.org".into(), Some(8080))));

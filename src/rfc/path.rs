@@ -369,6 +369,7 @@ mod tests {
         assert_eq!(error.status(), StatusCode::URI_TOO_LONG);
     }
 
+    /// FAULTS.md G8.
     #[test]
     fn a_path_that_means_the_same_is_the_same() {
         for (raw, expected) in [
@@ -433,6 +434,7 @@ mod tests {
             }
         }
 
+        /// FAULTS.md G8.
         #[test]
         fn what_is_normal_stays_so(raw in r"/([a-z%./{;]|%2[eEfF0]|%5c|%3b|\PC){0,20}") {
             if let Ok(path) = normalise(&raw) {

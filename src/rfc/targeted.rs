@@ -129,6 +129,7 @@ mod tests {
         assert_eq!(huge.seconds(Delta::MaxAge), Some(DELTA_SECONDS_MAX));
     }
 
+    /// FAULTS.md G4b.
     #[test]
     fn a_restriction_that_names_fields_is_the_plain_one() {
         for value in ["private=\"x\"", "private=x", "private=(\"x\" \"y\")", "private=1"] {
@@ -139,6 +140,7 @@ mod tests {
         assert!(!found(&[(&CDN, "private=?0, public")]).unwrap().has(Flag::Private));
     }
 
+    /// FAULTS.md G4a.
     #[test]
     fn surrogate_control_counts_if_it_speaks_of_storing() {
         let name = HeaderName::from_static(SURROGATE_CONTROL);

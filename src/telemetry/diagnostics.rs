@@ -267,7 +267,7 @@ mod tests {
         assert!(!filter("off").unwrap().to_string().contains("fjall"));
     }
 
-    /// FAULTS.md F4: rustls warns of each handshake with a name that is an address.
+    /// FAULTS.md F4a: rustls warns of each handshake with a name that is an address.
     #[test]
     fn tls_tells_nothing_of_its_clients_unless_it_is_asked_for() {
         for level in ["info", "warn"] {
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(gate.text().lines().count(), 5);
     }
 
-    /// FAULTS.md F4.
+    /// FAULTS.md F4a, F4b.
     #[test]
     fn what_a_client_causes_again_and_again_is_told_a_few_times() {
         let gate = Gate::default();
@@ -351,6 +351,7 @@ mod tests {
         }
     }
 
+    /// FAULTS.md F4b.
     #[test]
     fn how_many_were_left_out_is_told_later() {
         let repeats = Repeats::default();

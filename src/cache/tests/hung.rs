@@ -245,6 +245,7 @@ async fn a_list_of_variants_that_a_disk_did_not_tell_is_not_whole() {
     }
 }
 
+/// FAULTS.md S4.
 #[tokio::test(start_paused = true)]
 async fn a_purge_is_synced_before_it_is_answered_and_waits_once_for_a_sync_that_hangs() {
     let place = tempfile::tempdir().unwrap();

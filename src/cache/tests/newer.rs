@@ -66,6 +66,7 @@ fn hot(cache: &Cache, number: usize) -> Option<Bytes> {
     }
 }
 
+/// FAULTS.md S14b.
 #[tokio::test]
 async fn a_confirmation_does_not_bring_back_what_was_purged_since_it_was_looked_up() {
     let place = tempfile::tempdir().unwrap();
@@ -115,6 +116,7 @@ async fn a_confirmation_renews_what_is_there_still() {
     }
 }
 
+/// FAULTS.md S14b.
 #[tokio::test]
 async fn a_confirmation_of_an_older_object_does_not_take_the_place_of_a_newer_one() {
     let place = tempfile::tempdir().unwrap();
@@ -128,6 +130,7 @@ async fn a_confirmation_of_an_older_object_does_not_take_the_place_of_a_newer_on
     }
 }
 
+/// FAULTS.md S14b.
 #[tokio::test]
 async fn a_confirmation_of_an_older_object_does_not_hide_a_newer_large_one() {
     let place = tempfile::tempdir().unwrap();
@@ -166,6 +169,7 @@ async fn published_across(newer: Bytes) -> Cache {
     cache
 }
 
+/// FAULTS.md S14a.
 #[tokio::test(start_paused = true)]
 async fn a_publication_that_is_shown_late_does_not_take_the_place_of_a_newer_one() {
     let cache = published_across(body("two")).await;
@@ -174,6 +178,7 @@ async fn a_publication_that_is_shown_late_does_not_take_the_place_of_a_newer_one
     assert!(cache.peek(key(1).as_str()).is_none());
 }
 
+/// FAULTS.md S14a.
 #[tokio::test]
 async fn a_response_that_came_earlier_and_ends_later_does_not_take_the_place_of_a_newer_one() {
     for (older, newer) in
@@ -236,6 +241,7 @@ async fn an_object_that_is_shown_late_does_not_take_the_place_of_a_newer_absence
     assert!(found(&cache, 1).await.is_none());
 }
 
+/// FAULTS.md S14a.
 #[tokio::test(start_paused = true)]
 async fn a_slow_look_up_does_not_make_hot_what_a_large_object_has_replaced() {
     let place = tempfile::tempdir().unwrap();

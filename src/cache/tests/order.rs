@@ -136,6 +136,7 @@ async fn the_newest_response_decides_whether_an_object_varies() {
     }
 }
 
+/// FAULTS.md S9.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn variants_that_are_published_at_once_are_all_found() {
     let place = tempfile::tempdir().unwrap();
@@ -161,6 +162,7 @@ async fn variants_that_are_published_at_once_are_all_found() {
     }
 }
 
+/// FAULTS.md S8.
 #[tokio::test]
 async fn a_claim_goes_with_its_narinfo_however_that_is_purged() {
     let claim = |byte| {

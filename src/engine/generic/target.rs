@@ -191,6 +191,7 @@ mod tests {
         assert_eq!(kept("a=1", &QueryKept::Nothing), None);
     }
 
+    /// FAULTS.md G5.
     #[test]
     fn an_origin_is_told_the_port_of_a_listener() {
         let listeners =

@@ -418,6 +418,7 @@ fn exchange() -> impl Strategy<Value = Exchange> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    /// FAULTS.md Held: pipelined requests.
     #[test]
     fn any_requests_in_any_pieces_are_answered_in_order(
         exchanges in vec(exchange(), 1..30),

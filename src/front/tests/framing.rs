@@ -21,6 +21,7 @@ async fn requests_follow_each_other_on_one_connection() {
     assert!(std::sync::Arc::ptr_eq(&connections[0], &connections[1]));
 }
 
+/// FAULTS.md Held: pipelined requests.
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let edge = Edge::start(&server());
@@ -213,7 +214,7 @@ async fn a_client_that_half_closes_is_answered() {
     }
 }
 
-/// FAULTS.md F14.
+/// FAULTS.md F14c.
 #[tokio::test]
 async fn bytes_that_are_no_request_are_told_for_the_log() {
     let edge = Edge::start(&server());

@@ -1,4 +1,4 @@
-//! FAULTS.md F1 and F2: clients that take little at a time are served to the end over every
+//! Clients that take little at a time are served to the end over every
 //! protocol, and those that take nothing are not. Time is turned by hand once the sockets are full;
 //! until then it is real, since sockets are.
 
@@ -124,12 +124,14 @@ async fn is_reset_after_the_stall(edge: &Edge, mut client: TcpStream) {
     assert!(take(&mut client, FAST_BYTES).await.is_err());
 }
 
+/// FAULTS.md F2.
 #[tokio::test]
 async fn a_slow_reader_is_served_over_http1() {
     let edge = edge();
     is_served_for_an_hour(&edge, plain(&edge, GET).await).await;
 }
 
+/// FAULTS.md F2.
 #[tokio::test]
 async fn a_slow_reader_is_served_over_tls() {
     let authority = Authority::new();
@@ -137,12 +139,14 @@ async fn a_slow_reader_is_served_over_tls() {
     is_served_for_an_hour(&edge, secure(&edge, &authority, b"http/1.1", GET).await).await;
 }
 
+/// FAULTS.md F1.
 #[tokio::test]
 async fn a_slow_reader_is_served_over_http2() {
     let edge = edge();
     is_served_for_an_hour(&edge, plain(&edge, GET_HTTP2).await).await;
 }
 
+/// FAULTS.md F1.
 #[tokio::test]
 async fn a_slow_reader_is_served_over_http2_under_tls() {
     let authority = Authority::new();
@@ -163,6 +167,7 @@ async fn a_reader_under_tls_that_takes_nothing_is_reset() {
     is_reset_after_the_stall(&edge, secure(&edge, &authority, b"http/1.1", GET).await).await;
 }
 
+/// FAULTS.md F1.
 #[tokio::test]
 async fn a_reader_of_http2_that_takes_nothing_is_reset() {
     let edge = edge();

@@ -140,7 +140,7 @@ fn small_frames_are_no_progress() {
     assert_eq!(last, Some(Fault::WriteStall));
 }
 
-/// FAULTS.md F15.
+/// FAULTS.md F15b.
 #[test]
 fn a_wait_for_the_disk_of_the_edge_is_not_the_client_s() {
     let (watch, _) = watch();

@@ -295,6 +295,7 @@ async fn a_clients_request_is_let_in_where_it_only_reads() {
     assert_eq!(origins.forward(refused).await.unwrap().status, 403);
 }
 
+/// FAULTS.md G1.
 #[tokio::test]
 async fn a_refusal_is_an_answer_to_the_probe_of_a_generic_site_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -257,6 +257,7 @@ async fn the_bill_is_what_requests_and_bytes_cost() {
     assert!((cost("bytes") - 80.0).abs() < 1e-6);
 }
 
+/// FAULTS.md G16i.
 #[tokio::test]
 async fn a_page_of_an_absence_that_is_not_wanted_costs_no_connection() {
     let page = |bytes: usize| -> &'static str { String::leak("x".repeat(bytes)) };

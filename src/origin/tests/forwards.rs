@@ -57,6 +57,7 @@ fn aborted() -> impl Stream<Item = Piece> + Send {
     })
 }
 
+/// FAULTS.md G1.
 #[tokio::test(start_paused = true)]
 async fn an_upload_never_tests_an_origin_that_is_left_alone() {
     let is_mended = Arc::new(AtomicBool::new(false));
@@ -90,6 +91,7 @@ async fn an_upload_never_tests_an_origin_that_is_left_alone() {
     assert!(server.heads().iter().all(|head| !head.starts_with("PUT ")));
 }
 
+/// FAULTS.md G1.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_finish_its_upload_is_no_failure_of_the_origin() {
     let server =
@@ -164,6 +166,7 @@ async fn closing_late() -> SocketAddr {
     address
 }
 
+/// FAULTS.md G1.
 #[tokio::test(start_paused = true)]
 async fn a_few_writes_that_break_off_late_do_not_open_the_breaker() {
     let origins = generic(vec![at("one", closing_late().await)]).origins;
@@ -174,6 +177,7 @@ async fn a_few_writes_that_break_off_late_do_not_open_the_breaker() {
     assert_eq!(origins.forward(get("/x")).await.unwrap().status, 200);
 }
 
+/// FAULTS.md G19a.
 #[tokio::test]
 async fn credentials_go_to_no_fallback_although_it_alone_is_asked() {
     let (one, two) =
@@ -199,6 +203,7 @@ async fn credentials_go_to_no_fallback_although_it_alone_is_asked() {
     }
 }
 
+/// FAULTS.md G1.
 #[tokio::test]
 async fn a_bucket_of_a_generic_site_that_may_not_be_listed_is_there() {
     let server = Scripted::always(says_fault(403, "AccessDenied")).await;

@@ -391,6 +391,7 @@ mod tests {
         assert_eq!(headers, own);
     }
 
+    /// FAULTS.md G16g.
     #[test]
     fn nothing_that_no_key_has_reaches_the_origin() {
         let client = fields(&[
@@ -421,6 +422,7 @@ mod tests {
         assert_eq!(request, fields(&[("a", "1")]));
     }
 
+    /// FAULTS.md G16g.
     #[test]
     fn a_request_tells_more_if_its_answer_is_not_to_be_stored() {
         let further = [HeaderName::from_static("x-further")];

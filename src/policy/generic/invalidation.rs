@@ -69,6 +69,7 @@ mod tests {
         also_stale(&"/a/b?c".parse().unwrap(), place, &fields(lines))
     }
 
+    /// FAULTS.md G16e.
     #[test]
     fn only_what_is_of_the_same_host_goes() {
         assert_eq!(stale(&[("location", "d?e#f")]), ["/a/d?e"]);
@@ -83,6 +84,7 @@ mod tests {
         }
     }
 
+    /// FAULTS.md G16e.
     #[test]
     fn a_target_with_its_authority_is_the_same_place() {
         let place = Whereabouts { scheme: "https", authority: "x.org", origins: &[] };

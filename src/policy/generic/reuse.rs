@@ -211,6 +211,7 @@ mod tests {
         assert_eq!(judged, Reuse::Confirm);
     }
 
+    /// FAULTS.md S6.
     #[test]
     fn what_came_in_the_future_is_confirmed_and_bridges_an_outage() {
         let mut meta = meta(&[("cache-control", "stale-while-revalidate=10")]);

@@ -91,6 +91,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
+    /// FAULTS.md S12b.
     #[test]
     fn journals_become_other_files_of_the_same_bytes() {
         let place = tempfile::tempdir().unwrap();
@@ -112,6 +113,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2);
     }
 
+    /// FAULTS.md S12b.
     #[test]
     fn what_a_kill_leaves_of_a_copy_goes() {
         let place = tempfile::tempdir().unwrap();

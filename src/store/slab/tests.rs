@@ -33,6 +33,7 @@ fn a_node_is_small() {
     assert_eq!(size_of::<Node>(), 16);
 }
 
+/// FAULTS.md S15c.
 #[test]
 fn a_charge_comes_back_up_to_the_largest() {
     let mut slab = Slab::new();

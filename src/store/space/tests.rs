@@ -40,6 +40,7 @@ fn a_dropped_promise_is_given_back() {
     assert!(matches!(space.reserve(4608, ALL), Room::Never));
 }
 
+/// FAULTS.md S15c.
 #[test]
 fn what_a_node_cannot_count_is_never_promised() {
     let space = space(u64::MAX);

@@ -51,6 +51,7 @@ async fn a_purge_of_everything_leaves_the_claim_of_a_narinfo_that_came_since() {
     assert_eq!(store.claim(&other), None);
 }
 
+/// FAULTS.md S16c.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_narinfo_that_goes_leaves_the_claim_that_another_has_just_made() {
     let bench = Bench::new(64 * MIB);

@@ -140,6 +140,7 @@ async fn every_damage_to_a_body_behind_its_record_is_a_miss_and_a_count() {
     assert_eq!(store.usage().bytes, 0);
 }
 
+/// FAULTS.md S13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_stays_while_the_files_that_it_leads_to_cannot_be_listed() {
     let bench = Bench::new(64 * MIB);
@@ -167,6 +168,7 @@ async fn a_record_stays_while_the_files_that_it_leads_to_cannot_be_listed() {
     assert_eq!(bench.files(), [] as [PathBuf; 0], "its file went with it");
 }
 
+/// FAULTS.md S13.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_cannot_be_listed_is_not_taken_for_lost() {
     let mut bench = Bench::new(64 * MIB);
@@ -185,6 +187,7 @@ async fn an_index_that_cannot_be_listed_is_not_taken_for_lost() {
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
 }
 
+/// FAULTS.md Held: truncation under sendfile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_truncated_under_its_reader_is_an_error_and_dropped() {
     let bench = Bench::new(64 * MIB);
@@ -200,6 +203,7 @@ async fn a_file_truncated_under_its_reader_is_an_error_and_dropped() {
     assert!(store.get(&key).await.is_none());
 }
 
+/// FAULTS.md S2.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_found_while_its_folder_is_away_is_not_gone() {
     let bench = Bench::new(64 * MIB);
@@ -255,6 +259,7 @@ async fn a_file_without_a_record_is_gone_after_a_restart() {
     assert_eq!(store.0.index.access().open().unwrap().links_page(None, 10).unwrap(), []);
 }
 
+/// FAULTS.md S13.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_note_of_a_file_that_cannot_be_removed_stays_for_the_next_start() {
     let mut bench = Bench::new(64 * MIB);

@@ -315,6 +315,7 @@ async fn a_later_copy_wins_and_the_earlier_one_goes() {
     assert_eq!(held(&disks, &key).await.unwrap(), bytes(3, 100));
 }
 
+/// FAULTS.md S6.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_when_the_clock_was_ahead_does_not_win_over_a_later_one() {
     let bench = Bench::new(64 * MIB);
@@ -326,6 +327,7 @@ async fn a_copy_of_when_the_clock_was_ahead_does_not_win_over_a_later_one() {
     assert_eq!(held(&disks, &key).await.unwrap(), bytes(2, 100));
 }
 
+/// FAULTS.md S15a.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_is_unknown_while_a_disk_that_may_have_it_does_not_tell() {
     let bench = Bench::new(64 * MIB);

@@ -23,6 +23,7 @@ fn assert_whole(index: &Open) {
     }
 }
 
+/// FAULTS.md S7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_never_stands_without_what_it_leads_to() {
     let bench = Bench::new(64 * MIB);

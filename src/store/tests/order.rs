@@ -161,6 +161,7 @@ async fn what_changes_while_the_order_is_loading_is_counted_once() {
     }
 }
 
+/// FAULTS.md S10.
 #[tokio::test(start_paused = true)]
 async fn a_page_of_the_order_that_cannot_be_read_is_read_again() {
     let mut bench = Bench::new(64 * MIB);

@@ -104,6 +104,7 @@ async fn what_was_kept_of_a_part_is_found_again() {
     assert_eq!(bench.damaged(), 0);
 }
 
+/// FAULTS.md S12a.
 /// A sync that is tried again after it failed succeeds, without what the first one was for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_that_fails_loses_what_waited_for_it() {

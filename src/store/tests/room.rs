@@ -38,6 +38,7 @@ async fn trickle(writer: &mut ObjectWriter, count: usize) -> usize {
     count
 }
 
+/// FAULTS.md S1.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_for_again_stays_until_what_comes_is_proven_or_asked_for_again() {
     for length in [Some(30 * MIB as u64), None] {
@@ -66,6 +67,7 @@ async fn what_is_asked_for_again_stays_until_what_comes_is_proven_or_asked_for_a
     }
 }
 
+/// FAULTS.md S1, C2b.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_unknown_length_takes_what_is_free_alone() {
     let bench = Bench::new(24 * MIB);
@@ -84,6 +86,7 @@ async fn an_object_of_unknown_length_takes_what_is_free_alone() {
     assert!(objects(&store) < 20, "what was asked for once goes for what says how long it is");
 }
 
+/// FAULTS.md S1, C2a.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_larger_than_one_object_may_be_takes_the_place_of_nothing() {
     let bench = Bench::new(64 * MIB);

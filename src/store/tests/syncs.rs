@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// FAULTS.md S4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_a_sync_under_way_has_taken_is_still_waited_for() {
     let bench = Bench::new(64 * MIB);
@@ -31,6 +32,7 @@ async fn a_change_that_a_sync_under_way_has_taken_is_still_waited_for() {
     assert_eq!(store.0.syncs.asked(), 1, "all is safe");
 }
 
+/// FAULTS.md S4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_that_finds_claims_alone_is_synced_too() {
     let bench = Bench::new(64 * MIB);
@@ -51,6 +53,7 @@ async fn a_purge_that_finds_claims_alone_is_synced_too() {
     assert!(store.0.is_synced());
 }
 
+/// FAULTS.md S4.
 /// A process that is killed leaves removals that a power cut undoes: a purge that finds nothing
 /// left of them makes them safe.
 #[tokio::test(flavor = "multi_thread")]
@@ -62,6 +65,7 @@ async fn a_purge_after_a_start_syncs_what_was_changed_before() {
     assert_eq!(store.0.syncs.asked(), 1);
 }
 
+/// FAULTS.md S4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_that_panics_has_failed_and_the_next_one_works() {
     let bench = Bench::new(64 * MIB);
@@ -90,6 +94,7 @@ fn journals(folder: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|suffix| suffix == "jnl")).collect()
 }
 
+/// FAULTS.md S12b.
 /// What a failed sync was for is not on the disk, and the next sync succeeds without it: here the
 /// bytes are taken from the files that were open when it failed.
 #[tokio::test(flavor = "multi_thread")]
@@ -120,6 +125,7 @@ async fn what_a_failed_sync_of_the_index_was_for_is_written_again() {
     }
 }
 
+/// FAULTS.md S12b.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_sync_succeeds_before_the_journal_is_written_again() {
     let bench = Bench::new(64 * MIB);
@@ -149,6 +155,7 @@ async fn no_sync_succeeds_before_the_journal_is_written_again() {
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, 100));
 }
 
+/// FAULTS.md S12a.
 /// The same for bodies: they are read back from the disk once a sync succeeds again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_a_failed_sync_has_not_written_is_dropped() {

@@ -122,6 +122,7 @@ async fn a_short_or_missing_file_is_a_miss_and_is_fetched_again() {
     }
 }
 
+/// FAULTS.md Held: truncation under sendfile.
 #[tokio::test]
 async fn a_reader_whose_file_is_cut_goes_on_out_of_a_new_fill() {
     let (edge, origin, path, nar) = stored(2).await;
@@ -143,6 +144,7 @@ async fn a_reader_whose_file_is_cut_goes_on_out_of_a_new_fill() {
     assert_eq!(edge.metric("narthex_damaged_objects_total{tier=\"disk\"}").await, 1);
 }
 
+/// FAULTS.md Held: truncation under sendfile.
 #[tokio::test]
 async fn a_reader_whose_file_is_cut_is_cut_where_there_is_no_such_object_any_more() {
     for (is_away, result) in [(true, "failed"), (false, "changed")] {

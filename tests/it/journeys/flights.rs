@@ -198,6 +198,7 @@ async fn admitted(edge: &Edge, path: &str) -> Said {
 /// What the edge counts of fills of NARs that were ended for want of readers.
 const UNREAD: &str = "narthex_fills_total{class=\"nar\",result=\"unread\"}";
 
+/// FAULTS.md S5.
 #[tokio::test]
 async fn a_fill_without_readers_makes_room_for_one_that_has_a_reader() {
     let origin = Origin::start().await;
@@ -223,6 +224,7 @@ async fn a_fill_without_readers_makes_room_for_one_that_has_a_reader() {
     edge.get(&path).await.expect(200, "hit_disk").with(&first);
 }
 
+/// FAULTS.md S5.
 #[tokio::test]
 async fn a_range_without_readers_makes_room_for_a_fill_that_has_a_reader() {
     let origin = Origin::start().await;
@@ -245,6 +247,7 @@ async fn a_range_without_readers_makes_room_for_a_fill_that_has_a_reader() {
     gate.open();
 }
 
+/// FAULTS.md S5.
 #[tokio::test]
 async fn fills_without_readers_give_up_the_connections_of_their_origin() {
     let origin = Origin::start().await;

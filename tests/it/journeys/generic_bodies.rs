@@ -142,6 +142,7 @@ async fn a_cut_body_with_a_strong_tag_goes_on_unseen() {
     assert_eq!(edge.metric(&metric("fill_resumes", "continued")).await, 10);
 }
 
+/// FAULTS.md C6e.
 #[tokio::test]
 async fn a_cut_body_that_nothing_ties_together_is_cut_for_the_client() {
     let origin = Origin::start().await;

@@ -13,6 +13,7 @@ async fn edge_with(origin: &Origin, site: &str) -> Edge {
     Setup::default().site(&format!("{site}\nkind = \"generic\"")).start(&[origin]).await
 }
 
+/// FAULTS.md G5.
 #[tokio::test]
 async fn a_host_that_the_site_does_not_name_reaches_no_origin() {
     let origin = Origin::start().await;
@@ -24,6 +25,7 @@ async fn a_host_that_the_site_does_not_name_reaches_no_origin() {
     assert_eq!(origin.asked("/a")[0].field("x-forwarded-host"), None);
 }
 
+/// FAULTS.md G5.
 #[tokio::test]
 async fn each_host_of_a_site_has_answers_of_its_own() {
     let origin = Origin::start().await;
@@ -46,6 +48,7 @@ async fn each_host_of_a_site_has_answers_of_its_own() {
     edge.read_with("/a", &[("host", "b.example")]).await.expect(200, "miss");
 }
 
+/// FAULTS.md G5.
 #[tokio::test]
 async fn the_port_of_a_listener_is_told_and_has_answers_of_its_own() {
     let origin = Origin::start().await;
@@ -64,6 +67,7 @@ async fn the_port_of_a_listener_is_told_and_has_answers_of_its_own() {
     }
 }
 
+/// FAULTS.md G12.
 #[tokio::test]
 async fn what_varies_by_a_field_that_the_edge_sends_is_found_again() {
     for vary in ["Host", "X-Forwarded-Proto", "X-Forwarded-Host, Accept-Encoding"] {
@@ -77,6 +81,7 @@ async fn what_varies_by_a_field_that_the_edge_sends_is_found_again() {
     }
 }
 
+/// FAULTS.md G8.
 #[tokio::test]
 async fn dot_segments_are_gone_before_key_and_request() {
     let origin = Origin::start().await;
@@ -99,6 +104,7 @@ async fn dot_segments_are_gone_before_key_and_request() {
     assert_eq!(origin.count("/secret") + origin.count("/public/../secret"), 0);
 }
 
+/// FAULTS.md G16g.
 #[tokio::test]
 async fn only_fields_that_are_known_to_be_harmless_reach_the_origin() {
     let origin = Origin::start().await;
@@ -137,6 +143,7 @@ async fn only_fields_that_are_known_to_be_harmless_reach_the_origin() {
     assert_eq!(origin.asked("/b")[0].field("x-unknown"), Some("1"));
 }
 
+/// FAULTS.md G11.
 #[tokio::test]
 async fn cookies_in_many_lines_are_one_field() {
     let origin = Origin::start().await;
@@ -152,6 +159,7 @@ async fn cookies_in_many_lines_are_one_field() {
     assert_eq!(asked.field("cookie"), Some(&*names.join("; ")));
 }
 
+/// FAULTS.md G6.
 #[tokio::test]
 async fn what_a_generic_site_stored_is_nothing_to_a_binary_cache() {
     let origin = Origin::start().await;

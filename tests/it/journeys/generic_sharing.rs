@@ -24,6 +24,7 @@ async fn with_stale(origin: &Origin) -> Edge {
     edge
 }
 
+/// FAULTS.md G3.
 #[tokio::test]
 async fn a_304_to_one_client_changes_nothing_for_others() {
     for fields in [&ALICE[..], &[("cache-control", "no-store")]] {
@@ -51,6 +52,7 @@ async fn a_304_to_credentials_that_may_be_shared_renews_what_is_stored() {
     assert_eq!(said.expect(200, "hit_memory").field("x-new"), "1");
 }
 
+/// FAULTS.md G3, G19c.
 #[tokio::test]
 async fn readers_who_join_the_confirmation_for_credentials_ask_for_themselves() {
     let origin = Origin::start().await;
@@ -75,6 +77,7 @@ async fn readers_who_join_the_confirmation_for_credentials_ask_for_themselves() 
     assert_eq!(other.expect(200, "revalidated").field("x-user"), "");
 }
 
+/// FAULTS.md G3, G16a.
 #[tokio::test]
 async fn what_one_request_permits_is_not_sent_to_those_that_join_it() {
     let origin = Origin::start().await;
@@ -132,6 +135,7 @@ async fn a_cookie_of_a_304_goes_to_the_client_that_caused_it_alone() {
     }
 }
 
+/// FAULTS.md G3.
 #[tokio::test]
 async fn a_field_that_private_names_goes_to_the_client_that_caused_it_alone() {
     let origin = Origin::start().await;
@@ -153,6 +157,7 @@ async fn a_field_that_private_names_goes_to_the_client_that_caused_it_alone() {
     }
 }
 
+/// FAULTS.md G3.
 #[tokio::test]
 async fn what_belongs_to_the_credentials_of_one_client_reaches_no_other() {
     let origin = Origin::start().await;
@@ -198,6 +203,7 @@ async fn a_part_has_no_field_that_private_names() {
     }
 }
 
+/// FAULTS.md G4a.
 #[tokio::test]
 async fn what_says_nothing_of_storing_leaves_cache_control_in_force() {
     let origin = Origin::start().await;
@@ -214,6 +220,7 @@ async fn what_says_nothing_of_storing_leaves_cache_control_in_force() {
     edge.get("/b").await.expect(200, "hit_memory");
 }
 
+/// FAULTS.md G4b.
 #[tokio::test]
 async fn a_targeted_private_that_names_fields_is_plainly_private() {
     for control in ["max-age=60, private=\"x-user\"", "max-age=60, private=(\"x-user\")"] {

@@ -23,6 +23,7 @@ async fn at_once(edge: &Edge, path: &'static str, clients: usize) {
     }
 }
 
+/// FAULTS.md G10, C3.
 #[tokio::test]
 async fn an_error_sends_no_client_to_the_origin_alone() {
     for first in [
@@ -51,6 +52,7 @@ async fn an_error_sends_no_client_to_the_origin_alone() {
     }
 }
 
+/// FAULTS.md C3.
 #[tokio::test]
 async fn the_minute_in_which_every_client_asks_alone_begins_with_the_answer() {
     let origin = Origin::start().await;
@@ -92,6 +94,7 @@ async fn a_purge_ends_that_every_client_asks_alone() {
     }
 }
 
+/// FAULTS.md G7.
 #[tokio::test]
 async fn a_path_that_throttles_holds_up_no_other() {
     for status in [429, 503] {
@@ -106,6 +109,7 @@ async fn a_path_that_throttles_holds_up_no_other() {
     }
 }
 
+/// FAULTS.md G1.
 #[tokio::test]
 async fn an_origin_that_refuses_unknown_paths_comes_back() {
     let origin = Origin::start().await;
@@ -132,6 +136,7 @@ async fn an_origin_that_refuses_unknown_paths_comes_back() {
     panic!("it never came back");
 }
 
+/// FAULTS.md G1.
 #[tokio::test]
 async fn the_probe_of_a_generic_site_asks_for_its_root() {
     let origin = Origin::start().await;
@@ -144,6 +149,7 @@ async fn the_probe_of_a_generic_site_asks_for_its_root() {
     assert_eq!(origin.count("/nix-cache-info"), 0);
 }
 
+/// FAULTS.md G2.
 #[tokio::test]
 async fn a_request_for_no_path_is_answered_here_or_refused() {
     let origin = Origin::start().await;
@@ -157,6 +163,7 @@ async fn a_request_for_no_path_is_answered_here_or_refused() {
     assert_eq!(origin.count_all(), 0);
 }
 
+/// FAULTS.md G16d.
 #[tokio::test]
 async fn a_request_that_may_go_no_further_is_answered_here() {
     let origin = Origin::start().await;
@@ -169,6 +176,7 @@ async fn a_request_that_may_go_no_further_is_answered_here() {
     assert_eq!(origin.asked("/a")[0].field("max-forwards"), Some("1"));
 }
 
+/// FAULTS.md G15.
 #[tokio::test]
 async fn a_folder_lacks_files_without_being_a_binary_cache() {
     let folder = tempfile::TempDir::new().unwrap();
@@ -185,6 +193,7 @@ async fn a_folder_lacks_files_without_being_a_binary_cache() {
     assert_eq!(edge.get("/b").await.status, 502);
 }
 
+/// FAULTS.md G19a.
 #[tokio::test]
 async fn a_fallback_gets_no_credentials_that_were_meant_for_another_origin() {
     let (main, fallback) = (Origin::start().await, Origin::start().await);
@@ -202,6 +211,7 @@ async fn a_fallback_gets_no_credentials_that_were_meant_for_another_origin() {
     assert_eq!(asked.field("accept"), Some("text/x"));
 }
 
+/// FAULTS.md G19a.
 #[tokio::test]
 async fn a_body_goes_on_from_a_fallback_without_the_credentials_of_its_client() {
     let (main, fallback) = (Origin::start().await, Origin::start().await);
@@ -222,6 +232,7 @@ async fn a_body_goes_on_from_a_fallback_without_the_credentials_of_its_client() 
     assert_eq!((rest.field("authorization"), rest.field("cookie")), (None, None));
 }
 
+/// FAULTS.md G16h.
 #[tokio::test]
 async fn an_answer_to_a_request_for_a_part_is_none_to_another() {
     let origin = Origin::start().await;
@@ -233,6 +244,7 @@ async fn an_answer_to_a_request_for_a_part_is_none_to_another() {
     }
 }
 
+/// FAULTS.md G16b.
 #[tokio::test]
 async fn a_variant_in_another_language_stays_when_it_is_confirmed() {
     let origin = Origin::start().await;

@@ -28,6 +28,7 @@ async fn raw(edge: &Edge, text: &str) -> String {
     String::from_utf8_lossy(&answer).chars().skip(9).take(3).collect()
 }
 
+/// FAULTS.md G13a.
 #[tokio::test]
 async fn a_write_invalidates_although_its_client_leaves() {
     let origin = Origin::start().await;
@@ -52,6 +53,7 @@ async fn a_write_invalidates_although_its_client_leaves() {
     panic!("the old answer stays");
 }
 
+/// FAULTS.md G13b.
 #[tokio::test]
 async fn a_write_of_unknown_fate_invalidates() {
     for (fault, status) in [(Fault::ResetBeforeHead, 502), (Fault::Hang, 504)] {
@@ -68,6 +70,7 @@ async fn a_write_of_unknown_fate_invalidates() {
     }
 }
 
+/// FAULTS.md G13b.
 #[tokio::test]
 async fn a_write_of_which_a_gateway_knows_no_fate_invalidates() {
     let origin = Origin::start().await;
@@ -84,6 +87,7 @@ async fn a_write_of_which_a_gateway_knows_no_fate_invalidates() {
     }
 }
 
+/// FAULTS.md G14.
 #[tokio::test]
 async fn a_write_without_a_body_says_that_it_has_none() {
     let origin = Origin::start().await;
@@ -100,6 +104,7 @@ async fn a_write_without_a_body_says_that_it_has_none() {
     assert_eq!(origin.asked("/a")[3].field("content-length"), None);
 }
 
+/// FAULTS.md G16g.
 #[tokio::test]
 async fn an_answer_to_a_post_is_kept_only_if_a_get_would_have_told_its_origin_as_much() {
     let origin = Origin::start().await;
@@ -117,6 +122,7 @@ async fn an_answer_to_a_post_is_kept_only_if_a_get_would_have_told_its_origin_as
     }
 }
 
+/// FAULTS.md G9.
 #[tokio::test]
 async fn uploads_that_trickle_leave_slots_to_others() {
     let origin = Origin::start().await;
@@ -136,6 +142,7 @@ async fn uploads_that_trickle_leave_slots_to_others() {
     drop(slow);
 }
 
+/// FAULTS.md G16e.
 #[tokio::test]
 async fn a_body_that_its_client_does_not_finish_is_no_fault_of_the_origin() {
     let origin = Origin::start().await;
@@ -175,6 +182,7 @@ async fn what_a_write_says_of_other_places_goes_too() {
     }
 }
 
+/// FAULTS.md G16e.
 #[tokio::test]
 async fn a_write_in_absolute_form_makes_its_location_stale() {
     let origin = Origin::start().await;
@@ -190,6 +198,7 @@ async fn a_write_in_absolute_form_makes_its_location_stale() {
     }
 }
 
+/// FAULTS.md G16c.
 #[tokio::test]
 async fn a_coded_body_is_not_passed_on_as_if_it_were_plain() {
     let origin = Origin::start().await;

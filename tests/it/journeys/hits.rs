@@ -113,6 +113,7 @@ fn is_short(said: &Said) -> bool {
     place("date") < place("content-length")
 }
 
+/// FAULTS.md Held: fast path and hyper.
 /// A request with nothing but a host is answered below the HTTP library, one with a field that this
 /// does not know above it: nobody may tell them apart.
 #[tokio::test]

@@ -99,6 +99,7 @@ async fn rounds(seed: u64, completion: &str, site: &'static str) {
     assert_eq!(edge.metric("narthex_damaged_objects_total{tier=\"disk\"}").await, 0);
 }
 
+/// FAULTS.md Held: ranges and conditions against a model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranges_of_an_object_that_changes_are_those_of_the_model() {
     for seed in 1..=2 {
@@ -106,6 +107,7 @@ async fn ranges_of_an_object_that_changes_are_those_of_the_model() {
     }
 }
 
+/// FAULTS.md Held: ranges and conditions against a model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranges_of_an_object_that_is_completed_are_those_of_the_model() {
     for seed in 3..=4 {
@@ -113,6 +115,7 @@ async fn ranges_of_an_object_that_is_completed_are_those_of_the_model() {
     }
 }
 
+/// FAULTS.md Held: ranges and conditions against a model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranges_of_a_generic_site_are_those_of_the_model() {
     rounds(5, "1B", GENERIC).await;

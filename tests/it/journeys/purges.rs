@@ -92,6 +92,7 @@ async fn a_fill_that_began_before_a_purge_never_commits_after_it() {
     }
 }
 
+/// FAULTS.md C5.
 #[tokio::test]
 async fn a_range_of_a_body_without_a_length_is_served_although_it_is_purged_meanwhile() {
     let origin = Origin::start().await;

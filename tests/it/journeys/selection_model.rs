@@ -358,6 +358,7 @@ fn of_generic(object: &Object, stored: &HeaderMap, request: &Request) -> Gets {
     }
 }
 
+/// FAULTS.md Held: ranges and conditions against a model.
 #[test]
 fn a_million_requests_get_what_the_model_says() {
     let mut draw = Draw(0x9e37_79b9_7f4a_7c15);

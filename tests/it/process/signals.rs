@@ -134,6 +134,7 @@ fn readiness_says_that_the_edge_leaves_until_the_last_answer_has_ended() {
     assert_eq!(scene.edge.process.ended().code(), Some(0));
 }
 
+/// FAULTS.md F8.
 #[test]
 fn a_lame_duck_still_takes_connections() {
     let origin = Origin::start();
@@ -146,7 +147,7 @@ fn a_lame_duck_still_takes_connections() {
     assert_eq!(edge.terminate(), Some(0), "a second signal ends it");
 }
 
-/// FAULTS.md F15: a certificate that cannot be read yet, as on a file system that hangs.
+/// FAULTS.md F15d: a certificate that cannot be read yet, as on a file system that hangs.
 #[test]
 fn a_start_that_hangs_is_ended_by_a_signal() {
     let origin = Origin::start();

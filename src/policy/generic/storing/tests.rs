@@ -163,6 +163,7 @@ fn a_cookie_is_left_out_or_keeps_a_response_out() {
     assert_eq!(judged(200, &lines, &[], &rule), Err(PassReason::SetCookie));
 }
 
+/// FAULTS.md G16a.
 #[test]
 fn a_304_with_a_cookie_renews_what_is_stored() {
     let stored = map(&[("etag", "\"1\""), ("cache-control", "max-age=5")]);
