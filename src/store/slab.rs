@@ -296,12 +296,12 @@ impl Slab {
 
     /// Changes what an object counts, within its kind.
     pub(super) fn recharge(&mut self, position: u32, charge: u64) {
-        let Some(node) = self.node(position).copied() else { return };
-        if let Some(queue) = self.queue_mut(&node) {
-            queue.bytes = queue.bytes.saturating_sub(node.charge()).saturating_add(charge);
-        }
-        if let Some(node) = self.node_mut(position) {
-            node.packed = units(charge) << 4 | node.packed & 0b1111;
+        let Some(node) = self.node_mut(position) else { return };
+        let before = *node;
+        node.packed = units(charge) << 4 | node.packed & 0b1111;
+        let after = node.charge();
+        if let Some(queue) = self.queue_mut(&before) {
+            queue.bytes = queue.bytes.saturating_sub(before.charge()).saturating_add(after);
         }
     }
 

@@ -267,3 +267,36 @@ async fn a_purge_is_synced_before_it_is_answered_and_waits_once_for_a_sync_that_
     drop(hold);
     assert_eq!(spawn_purge(&cache, Scope::Key(key(3))).await.unwrap(), 1);
 }
+
+/// FAULTS.md S15b.
+#[tokio::test(start_paused = true)]
+async fn parts_that_are_being_counted_hold_up_nothing_but_parts() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let store = cache.store().unwrap().clone();
+    publish(&cache, 2).await;
+    let ticket = cache.ticket();
+    let part = cache.begin_part(meta(&key(1)), 3 << 20).await.unwrap();
+    let mut run = part.claim(0, 1).unwrap();
+    run.append(Bytes::from(vec![7; 1 << 20])).await.unwrap();
+    run.finish().await.unwrap();
+    let hold = store.hold(0, "the parts are to be counted");
+    let counting = store.count_parts_again(0);
+    hold.until_reached().await;
+    let keeping = tokio::spawn({
+        let (cache, part) = (cache.clone(), part.clone());
+        async move { cache.keep_part(ticket, &part).await }
+    });
+    let purging = spawn_purge(&cache, Scope::Key(key(2)));
+    until("the purge ends", || purging.is_finished()).await;
+    assert_eq!(purging.await.unwrap(), 1);
+    let publishing = spawn_small(&cache, 3);
+    until("what comes is published", || publishing.is_finished()).await;
+    assert!(publishing.await.unwrap().is_ok());
+    assert!(!keeping.is_finished());
+    drop(hold);
+    until("the part is kept", || keeping.is_finished()).await;
+    assert!(keeping.await.unwrap().is_ok() && part.is_live());
+    counting.join().unwrap();
+    assert!(store.is_writable());
+}

@@ -437,6 +437,8 @@ impl Inner {
             return Ok(());
         }
         let _parts = self.parts.write();
+        #[cfg(test)]
+        self.faults.reach("the parts are to be counted");
         let access = self.index.access();
         let index = access.open()?;
         let (mut after, mut objects, mut bytes) = (None, 0, 0);

@@ -4,6 +4,9 @@
 //!
 //! # Why no wrong byte is ever read
 //!
+//! A part is open once, so its table knows every writer of its file. A part that is loose and has
+//! users still is not found again: what comes next begins anew, in a file of its own.
+//!
 //! A chunk counts as here once all of it is in the file, and the index is told only after the file
 //! was synced, so a record never promises what a power cut took back. If a sync fails, the system
 //! takes what it could not write for written, and the next sync succeeds without it: the chunks
@@ -40,6 +43,7 @@ pub use table::{At, Holding};
 use super::body::Growth;
 use super::chunks::Chunks;
 use super::error::WriteError;
+use super::eviction::ENTRY_BYTES_MAX;
 use super::files;
 use super::folder::NewFile;
 use super::format;
@@ -118,7 +122,8 @@ impl Store {
         let store = Arc::clone(&self.0);
         let work = move || {
             store.admit()?;
-            let (bytes, limit) = (format::charge(length), store.space.limit());
+            let limit = store.space.limit().min(ENTRY_BYTES_MAX);
+            let bytes = format::charge(length);
             if bytes > limit || table::chunks_up_to(length) == u32::MAX {
                 return Err(WriteError::TooLarge { bytes, limit });
             }

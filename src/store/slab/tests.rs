@@ -46,6 +46,22 @@ fn a_charge_comes_back_up_to_the_largest() {
     assert!(!slab.add(entry(2), Stage::Small, 0, End::Newest), "it is there already");
 }
 
+/// FAULTS.md S15c.
+#[test]
+fn a_charge_that_changes_is_counted_up_to_the_largest() {
+    let mut slab = Slab::new();
+    assert!(slab.add(Entry { sequence: 1, charge: CHARGE_MAX }, Stage::Main, 0, End::Newest));
+    let position = slab.position(1).unwrap();
+    for charge in [CHARGE_MAX + UNIT, CHARGE_MAX - UNIT, 1 << 50, CHARGE_MAX] {
+        slab.recharge(position, charge);
+        let counted = slab.seen(position).unwrap().entry.charge;
+        assert_eq!(counted, charge.min(CHARGE_MAX));
+        assert_eq!(slab.queue(Kind::File, Stage::Main).bytes, counted);
+    }
+    slab.remove(position);
+    assert_eq!(slab.queue(Kind::File, Stage::Main).bytes, 0);
+}
+
 #[test]
 fn far_and_late_sequences_have_their_place() {
     let mut slab = Slab::new();

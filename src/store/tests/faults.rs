@@ -62,6 +62,13 @@ impl Disks {
         self.stores()[disk].0.faults.hold(step)
     }
 
+    /// Counts the parts of a disk again, on a thread of its own.
+    pub(crate) fn count_parts_again(&self, disk: usize) -> std::thread::JoinHandle<()> {
+        let store = self.stores()[disk].clone();
+        store.0.are_parts_counted.store(false, Ordering::Release);
+        std::thread::spawn(move || store.0.count_parts().unwrap())
+    }
+
     /// How many syncs of the first disk were asked for.
     pub(crate) fn syncs_asked(&self) -> u64 {
         self.stores()[0].0.syncs.asked()

@@ -104,6 +104,42 @@ async fn what_was_kept_of_a_part_is_found_again() {
     assert_eq!(bench.damaged(), 0);
 }
 
+/// FAULTS.md S11.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_open_is_found_and_not_opened_again() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin(&store, &key("a")).await;
+    assert_eq!(keep(&part, at(1), at(2)).await, Kept::Yes);
+    let other = store.part(&key("a")).await.unwrap();
+    let run = part.claim(at(2), at(3)).unwrap();
+    assert!(other.claim(at(2), at(3)).is_none(), "a chunk has one writer");
+    assert!(matches!(other.at(at(2)), At::Arriving(_)));
+    bring(run, &body()).await;
+    assert_eq!(chunks(&other).await, [1, 2]);
+    drop(part);
+    assert_eq!(note(&other), Kept::Yes);
+    // Nothing more of it is kept, and it has a user: what comes next has a file of its own.
+    other.let_go();
+    assert!(store.part(&key("a")).await.is_none());
+    let next = begin(&store, &key("a")).await;
+    assert_eq!(keep(&next, at(4), at(5)).await, Kept::Yes);
+    assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [4]);
+    drop((other, next));
+    assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [4]);
+    assert_eq!((store.usage().objects, bench.files().len(), bench.damaged()), (1, 1, 0));
+}
+
+/// FAULTS.md S15c.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_part_is_begun_that_the_order_cannot_count() {
+    let bench = Bench::new(1 << 40);
+    let store = bench.open().await;
+    assert!(store.begin_part(meta(&key("a")), 100 << 30).await.is_ok());
+    let refused = store.begin_part(meta(&key("a")), 128 << 30).await;
+    assert!(matches!(refused, Err(WriteError::TooLarge { .. })), "{refused:?}");
+}
+
 /// FAULTS.md S12a.
 /// A sync that is tried again after it failed succeeds, without what the first one was for.
 #[tokio::test(flavor = "multi_thread")]

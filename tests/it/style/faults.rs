@@ -71,7 +71,8 @@ fn check_against(source: &Source, rows: &BTreeSet<String>) -> Vec<Finding> {
             findings.push(source.finding(at, "this comment is of no test: name the row above one"));
         }
         if named.is_empty() {
-            findings.push(source.finding(at, "this names no row: write one behind the file's name"));
+            findings
+                .push(source.finding(at, "this names no row: write one behind the file's name"));
         }
         for row in named.iter().filter(|row| !rows.contains(*row)) {
             let advice = format!("{row} is no row of tests/faults/rows.toml");
