@@ -35,6 +35,17 @@ pub(super) struct Version {
     pub(super) sequence: u64,
 }
 
+/// A claim that is stored of a NAR.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    /// The hash of its narinfo's key.
+    pub(super) by: KeyHash,
+    /// The insertion of its narinfo, if that is there still: of several claims the newest counts.
+    pub(super) sequence: Option<u64>,
+    /// What it says.
+    pub(super) claim: NarClaim,
+}
+
 impl Inner {
     /// The object under a key.
     pub(super) fn find(self: &Arc<Self>, key: &Key) -> Option<Stored> {
@@ -71,15 +82,20 @@ impl Inner {
         None
     }
 
-    /// What a narinfo said about the NAR `key`, and the hash of the narinfo's key. An error says
-    /// nothing about whether there is such a claim.
-    pub(super) fn find_claim(&self, key: &Key) -> Result<Option<(KeyHash, NarClaim)>, IndexError> {
+    /// What a narinfo said about the NAR `key`. An error says nothing about whether there is such a
+    /// claim.
+    pub(super) fn find_claim(&self, key: &Key) -> Result<Option<Claimed>, IndexError> {
         #[cfg(test)]
         self.faults.reach("the index is to be read");
-        let claim = self.index.access().open().and_then(|index| index.claim(key.hash()));
+        let access = self.index.access();
+        let claim = access.open().and_then(|index| index.claim(key.hash()));
         let Some(claim) = claim.inspect_err(|_| self.count("index"))? else { return Ok(None) };
         match format::decode_claim(&claim) {
-            Ok((by, about, claim)) if about == *key => Ok(Some((by, claim))),
+            Ok((by, about, claim)) if about == *key => {
+                let owner = access.open()?.record(by)?;
+                let head = owner.and_then(|record| format::decode_head(&record).ok());
+                Ok(Some(Claimed { by, sequence: head.map(|head| head.sequence), claim }))
+            }
             Ok(_) => Ok(None),
             Err(error) => {
                 if self.went(self.drop_stray_claim(key.hash(), &claim)) {

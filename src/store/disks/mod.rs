@@ -45,6 +45,7 @@ mod purging;
 mod watch;
 
 use super::check::Fault;
+use super::lookup::Claimed;
 use super::{
     Begun, Confirmed, DAMAGED_MAX, Displaces, Health, IndexMemory, Inner, Mode, ObjectWriter,
     OpenError, PATIENCE, Part, Permit, Problem, ProvenObject, Report, Reservation, Stage, Store,
@@ -384,18 +385,26 @@ impl Disks {
         let wanted = nar.clone();
         let find = move |store: &Arc<Inner>| store.find_claim(&wanted);
         let found = read_all(&asked, "store claim", find).await;
+        // Insertions are numbered for all disks together.
+        let mut newest: Option<Claimed> = None;
         for ((disk, _), found) in asked.iter().zip(found) {
             match found {
                 // The claim of a narinfo that was purged must not count, and the disk tells only
                 // the hash of its key.
-                Ok(Ok(Some((by, claim)))) if !self.0.may_be_owed(disk, nar.site(), by) => {
-                    return Ok(Some((by, claim)));
+                Ok(Ok(Some(claimed))) if !self.0.may_be_owed(disk, nar.site(), claimed.by) => {
+                    if newest.as_ref().is_none_or(|newest| newest.sequence < claimed.sequence) {
+                        newest = Some(claimed);
+                    }
                 }
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(_)) | Err(_)) | Err(_) => have_all_answered = false,
             }
         }
-        if have_all_answered { Ok(None) } else { Err(ClaimUnknown) }
+        match newest {
+            Some(claimed) => Ok(Some((claimed.by, claimed.claim))),
+            None if have_all_answered => Ok(None),
+            None => Err(ClaimUnknown),
+        }
     }
 
     /// What the disks that are in hold together.

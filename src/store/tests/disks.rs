@@ -382,3 +382,21 @@ async fn a_store_that_was_never_in_with_the_others_is_cleared() {
     assert_eq!(objects(&disks.stores()), [1, 0]);
     assert!(disks.reports().iter().all(|report| report.health.is_writable));
 }
+
+/// FAULTS.md S15a.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_claims_on_several_disks_the_newest_counts() {
+    let bench = Bench::new(64 * MIB);
+    let disks = bench.disks(&[0, 1]).await;
+    let nar = key("nar");
+    for size in 1..=20 {
+        let narinfo = key(&format!("{size}.narinfo"));
+        let claim = NarClaim { file_hash: None, file_size: Some(size), source: None };
+        let mut pending = disks.begin(&narinfo, Some(3), Withhold::End).await.unwrap();
+        append(&mut pending, &bytes(size, 3)).await.unwrap();
+        let sealed = pending.seal().await.unwrap();
+        sealed.commit(meta(&narinfo), Some((nar.clone(), claim.clone()))).unwrap();
+        assert_eq!(disks.claim(&nar).await, Ok(Some((narinfo.hash(), claim))));
+    }
+    assert!(disks.stores().iter().all(|store| store.usage().objects > 0), "both have some");
+}

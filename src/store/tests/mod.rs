@@ -105,7 +105,7 @@ impl Store {
 
     /// What a stored narinfo claims about the NAR `nar`.
     fn claim(&self, nar: &Key) -> Option<NarClaim> {
-        self.0.find_claim(nar).unwrap().map(|(_, claim)| claim)
+        self.0.find_claim(nar).unwrap().map(|claimed| claimed.claim)
     }
 
     /// The variants that are stored of the object under `key`.
