@@ -1,5 +1,6 @@
-//! A whole edge before a folder, when its wall clock is set back by two hours: nothing stays fresh
-//! for longer, whether the process goes on or another one begins.
+//! A whole edge before a folder, when its wall clock is set back by two hours, or its disk hangs:
+//! nothing stays fresh for longer, whether the process goes on or another one begins, and no client
+//! waits for the disk.
 
 use super::{Running, Surroundings, start};
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -60,6 +61,7 @@ impl Bench {
             "[server]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\n\
              [admin]\nlisten = \"off\"\n\
              [disk]\npath = {disk:?}\nsize = \"256MiB\"\n\
+             [server.limits]\ncompletion_size_max = 0\n\
              [[site]]\nname = \"main\"\nsignatures = \"off\"\n\
              [site.lifetimes]\nnar = \"20s\"\nnarinfo = \"3s\"\nabsent = \"2s\"\n\
              revalidation_wait = \"1m\"\n\
@@ -75,8 +77,13 @@ impl Bench {
 }
 
 async fn get(edge: &Running, path: &str) -> Said {
+    ask(edge, path, "").await
+}
+
+/// GET with more header lines, each ended by CRLF.
+async fn ask(edge: &Running, path: &str, lines: &str) -> Said {
     let mut client = TcpStream::connect(edge.addresses[0].1).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{lines}\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).await.unwrap();
@@ -190,4 +197,27 @@ async fn what_an_earlier_process_stored_in_the_future_is_confirmed_once() {
     let (status, age, body) = get(&edge, &path).await;
     assert_eq!((status, age, body.len()), (200, Some(2), 400_000));
     assert!(edge.drain().await);
+}
+
+/// FAULTS.md S16a.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_whose_chunk_the_disk_does_not_give_comes_from_its_origin() {
+    let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+    let body: Vec<u8> = (0..6_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let file = format!("nar/{}.nar.zst", "1".repeat(52));
+    bench.put(&file, &body);
+    let (path, range) = (format!("/{file}"), "Range: bytes=2097152-2097251\r\n");
+    let part = (206, body[2_097_152..2_097_252].to_vec());
+    let edge = bench.start(&clock).await;
+    let (status, _, bytes) = ask(&edge, &path, range).await;
+    assert_eq!((status, bytes), part);
+    // What an earlier process wrote is read from the disk.
+    assert!(edge.drain().await);
+    let edge = bench.start(&clock).await;
+    let store = edge.engine.cache().store().unwrap().clone();
+    let hold = store.hold(0, "a chunk of a part is to be read");
+    let asked = tokio::time::timeout(Duration::from_mins(1), ask(&edge, &path, range)).await;
+    let (status, _, bytes) = asked.expect("an answer while the disk hangs");
+    assert_eq!((status, bytes), part);
+    assert!(hold.reached() > 0, "it was asked of the disk");
 }

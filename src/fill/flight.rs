@@ -175,6 +175,16 @@ impl Flight {
     }
 }
 
+/// Ends a flight when it is dropped, although what leads it panics.
+#[derive(Debug)]
+pub(super) struct Ending(pub(super) Arc<Flight>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// A reader of a flight: until the last of them is dropped, the flight is not ended for the sake of
 /// others.
 #[derive(Debug, Clone)]
@@ -232,6 +242,21 @@ fn lost() -> Landed {
 mod tests {
     use super::*;
     use crate::cache::Fence;
+    use crate::tasks::Tasks;
+
+    /// FAULTS.md S15d.
+    #[tokio::test]
+    async fn a_leader_that_panics_leaves_no_reader_waiting() {
+        let reader = FlightReader::first(Fence::default().ticket(0));
+        let ending = Ending(Arc::clone(&reader.flight));
+        let leading = Tasks::new().spawn("fill", async move {
+            let _ending = ending;
+            panic!("on purpose");
+        });
+        leading.await.unwrap();
+        assert!(matches!(reader.landed().await, Landed::Failed(_)));
+        reader.flight.over.cancelled().await;
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_flight_counts_from_its_beginning() {

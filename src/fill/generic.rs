@@ -6,7 +6,7 @@
 //! varies, or is private) ask for themselves, and for a while nobody waits for an answer of that
 //! object again (hit for miss).
 
-use super::flight::{Flight, FlightReader, How, Landed};
+use super::flight::{Ending, Flight, FlightReader, How, Landed};
 use super::part::page::{permits, salvage};
 use super::passing::Passing;
 use super::steady::{Checked, Question, Source, Steady};
@@ -272,9 +272,9 @@ impl Fills {
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn("fill", async move {
             let _running = super::Running::begin(&shared.metrics);
-            let leading = Box::pin(lead(&shared, &flight, &sought, Before::Stale(stale), now));
-            place.hold(&demand, &flight.readers, leading).await;
-            flight.end();
+            let flight = Ending(flight);
+            let leading = Box::pin(lead(&shared, &flight.0, &sought, Before::Stale(stale), now));
+            place.hold(&demand, &flight.0.readers, leading).await;
         });
         Ok(reader)
     }

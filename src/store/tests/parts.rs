@@ -272,33 +272,6 @@ async fn a_whole_and_a_part_of_one_key_never_stand_beside_each_other() {
     assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
 }
 
-/// Two who write one file share what is known of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_part_that_is_open_is_found_as_it_is() {
-    let bench = Bench::new(64 * MIB);
-    let store = bench.open().await;
-    let part = begin(&store, &key("a")).await;
-    keep(&part, 0, at(1)).await;
-    let again = store.part(&key("a")).await.unwrap();
-    let run = part.claim(at(2), at(3)).unwrap();
-    assert!(again.claim(at(2), at(3)).is_none() && matches!(again.at(at(2)), At::Arriving(_)));
-    bring(run, &body()).await;
-    assert_eq!(chunks(&again).await, [0, 2]);
-    assert_eq!(note(&again), Kept::Yes);
-    drop(part);
-    let third = store.part(&key("a")).await.unwrap();
-    assert_eq!(chunks(&third).await, [0, 2]);
-    // What writes a part that is kept no more may still be at work in its file.
-    again.let_go();
-    assert!(!third.is_live() && store.part(&key("a")).await.is_none());
-    drop((again, third));
-    let part = store.part(&key("a")).await.unwrap();
-    assert_eq!(chunks(&part).await, [0, 2]);
-    assert!(part.is_live());
-    drop(part);
-    assert_eq!((bench.damaged(), store.usage().reserved_bytes), (0, 0));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_head_never_takes_the_place_of_a_newer_one() {
     let bench = Bench::new(64 * MIB);
