@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What is left free on the file system, so that the index never meets a full one; at most a 16th
 /// of the limit.
-const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+pub(super) const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// What is evicted at least when the file system turns out full.
 const SHED_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Inodes that are left free on the file system, for the folders and files of objects being

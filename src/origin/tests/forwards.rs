@@ -214,3 +214,19 @@ async fn a_bucket_of_a_generic_site_that_may_not_be_listed_is_there() {
     let binary_cache = origins(bucket());
     assert!(binary_cache.probe().await[0].1.is_err());
 }
+
+/// FAULTS.md G20a.
+#[tokio::test]
+async fn a_write_that_may_be_repeated_is_sent_again_if_a_kept_connection_ends_instead() {
+    for (method, times) in [(Method::PUT, 2), (Method::DELETE, 2), (Method::POST, 1)] {
+        let acts = vec![says(200, "one"), Act::RawAndClose(String::new()), says(200, "two")];
+        let server = Scripted::sequence(acts).await;
+        let origins = generic(vec![http_origin("one", &server)]).origins;
+        assert_eq!(whole(origins.forward(get("/x")).await.unwrap()).await, b"one");
+        let asked = Forward { method: method.clone(), ..get("/x") };
+        assert_eq!(origins.forward(asked).await.is_ok(), times == 2, "{method}");
+        let line = format!("{method} /x ");
+        let heads = server.heads();
+        assert_eq!(heads.iter().filter(|head| head.starts_with(&line)).count(), times, "{method}");
+    }
+}

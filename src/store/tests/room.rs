@@ -2,6 +2,7 @@
 
 use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::store::error::WriteError;
+use crate::store::room::FREE_BYTES_MIN;
 use crate::store::{ObjectWriter, Store, format};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
@@ -120,4 +121,38 @@ async fn what_is_published_does_not_wait_until_what_goes_for_it_is_free() {
     committed.unwrap().unwrap().unwrap();
     assert!(store.get(&key("a")).await.is_none(), "it went for what is kept free");
     freeing.until_reached().await;
+}
+
+/// FAULTS.md S16b.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_objects_at_once_displace_no_more_than_they_are() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for number in 0..70 {
+        put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
+    }
+    let before = objects(&store);
+    let coming = (100..108).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
+        })
+    });
+    for one in coming.collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    // As much goes as comes, and what one of them asks for ahead.
+    assert!(objects(&store) + 8 >= before, "{} of {before} are left", objects(&store));
+    for number in 100..108 {
+        assert!(store.get(&key(&number.to_string())).await.is_some(), "{number}");
+    }
+}
+
+/// FAULTS.md C6a.
+#[test]
+fn the_reference_says_what_is_left_free() {
+    let reference = include_str!("../../../config/reference.toml").replace("\n# ", " ");
+    let bytes = FREE_BYTES_MIN >> 20;
+    let said = format!("of the file system {bytes}MiB, at most a 16th of the size");
+    assert!(reference.contains(&said), "{said}");
 }

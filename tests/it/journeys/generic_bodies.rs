@@ -161,6 +161,8 @@ async fn a_cut_body_that_nothing_ties_together_is_cut_for_the_client() {
         origin.say_in_turn(path, vec![first.cut_at(400_000), second]);
         let said = edge.get(path).await;
         assert!(said.is_cut && said.body == body[..said.body.len()], "{path}");
+        // That is told before the end is known: it is kept if it ends well.
+        assert!(said.field("cache-status").contains("; stored"), "{path}: {said:?}");
         edge.until_idle().await;
         assert_eq!(edge.object_files().len(), 0, "{path}");
     }

@@ -178,3 +178,19 @@ async fn what_a_generic_site_stored_is_nothing_to_a_binary_cache() {
     edge.restart().await;
     assert_eq!(edge.get(narinfo).await.status, 502);
 }
+
+/// FAULTS.md G16f.
+#[tokio::test]
+async fn a_query_counts_for_nothing_in_the_length_of_a_path() {
+    let origin = Origin::start().await;
+    let query = "q".repeat(900);
+    origin.say(&format!("/a?{query}"), fresh("one"));
+    let limits = "[server.limits]\npath_bytes_max = \"512B\"";
+    let setup = Setup::default().tables(limits).site("kind = \"generic\"");
+    let edge = setup.start(&[&origin]).await;
+    edge.get(&format!("/a?{query}")).await.expect(200, "miss").with(b"one");
+    edge.get(&format!("/a?{query}")).await.expect(200, "hit_memory").with(b"one");
+    let long = format!("/{}", "a".repeat(512));
+    assert_eq!(edge.get(&long).await.status, 414);
+    assert_eq!(edge.get(&long[..512]).await.status, 404);
+}

@@ -258,3 +258,21 @@ async fn a_variant_in_another_language_stays_when_it_is_confirmed() {
     ask("de").await.expect(200, "revalidated");
     ask("de").await.expect(200, "hit_memory");
 }
+
+/// FAULTS.md C6d.
+#[tokio::test]
+async fn a_purge_of_a_path_leaves_its_queries_and_one_of_a_prefix_takes_them() {
+    let origin = Origin::start().await;
+    let edge = edge(&origin).await;
+    for target in ["/a", "/a?b=1"] {
+        origin.say(target, fresh("one"));
+        edge.get(target).await.expect(200, "miss");
+    }
+    assert!(edge.purge("{\"path\": \"/a\"}").await.text().contains(":1"));
+    edge.get("/a?b=1").await.expect(200, "hit_memory");
+    edge.get("/a").await.expect(200, "miss");
+    assert!(edge.purge("{\"prefix\": \"/a\"}").await.text().contains(":2"));
+    for target in ["/a", "/a?b=1"] {
+        edge.get(target).await.expect(200, "miss");
+    }
+}

@@ -240,3 +240,23 @@ async fn what_the_doors_refuse_is_logged_as_well() {
     assert_eq!((&line["response_status"], &line["url"]), (&400.into(), &"/x".into()));
     assert_eq!(line["response_state"], "refused");
 }
+
+/// FAULTS.md G18b.
+#[tokio::test]
+async fn an_address_has_its_site_in_whatever_form_it_is_written() {
+    let origin = Origin::start().await;
+    let package = Package::new(8, 10);
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    let setup = Setup::default().site("hosts = [\"[2001:db8:0:0::1]\"]");
+    let edge = setup.start(&[&origin]).await;
+    for (host, status) in [
+        ("[2001:db8::1]", 200),
+        ("[2001:DB8:0:0:0:0:0:1]:8080", 200),
+        ("[2001:0db8::0001]", 200),
+        ("[2001:db8::2]", 421),
+    ] {
+        let said = edge.read_with(&package.narinfo_path, &[("host", host)]).await;
+        assert_eq!(said.status, status, "{host}");
+    }
+    assert_eq!(origin.count(&package.narinfo_path), 1);
+}

@@ -1,6 +1,7 @@
 //! `narthex check` and `narthex config`: every problem at once, with its place; exit 0 or 2.
 
-use super::edge::{complaint, narthex, run};
+use super::edge::{Settings, complaint, narthex, run};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 fn check(config: &str) -> (i32, String) {
@@ -103,4 +104,33 @@ fn a_wrong_call_is_told_with_code_2() {
         assert_eq!(code, 2, "{arguments:?}: {said}");
         assert!(said.contains("Usage") || said.contains("narthex"), "{said}");
     }
+}
+
+/// FAULTS.md G17.
+#[test]
+fn no_secret_of_a_url_is_told_by_a_check_a_start_or_a_reload() {
+    let origin = |url: &str| format!("[[site]]\n[[site.origin]]\nurl = \"{url}\"\n");
+    let good = Settings::new();
+    let edge = good.start(&origin("http://127.0.0.1:1"));
+    for url in [
+        "s3://b?endpoint=http://u:hush@h",
+        "https://u:hush/x@h",
+        "http://h/?token=hush",
+        "http://u:hush@h:99999",
+        "ftp://u:hush@h/a",
+    ] {
+        let (code, said) = check(&origin(url));
+        assert!(code == 2 && said.contains("url") && !said.contains("hush"), "{url}: {said}");
+        let bad = Settings::new();
+        bad.write(&origin(url));
+        let mut command = narthex(bad.folder());
+        command.args(["serve", "--config"]).arg(bad.file());
+        let (code, said) = complaint(command);
+        assert!(code == 2 && said.contains("url") && !said.contains("hush"), "{url}: {said}");
+        good.write(&origin(url));
+        let before = edge.process.stderr.count();
+        edge.process.signal(Signal::HUP);
+        edge.process.stderr.wait(before, &["reload refused", "url"]);
+    }
+    assert!(!edge.process.stderr.so_far().contains("hush"));
 }

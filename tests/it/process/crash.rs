@@ -97,3 +97,25 @@ fn kills_in_a_row_never_serve_a_wrong_byte() {
     }
     assert_eq!(edge.metric("narthex_damaged_objects_total", &[]), 0);
 }
+
+/// FAULTS.md C6b. Of a body without a length HTTP/1.0 has no end but that of the connection.
+#[test]
+fn a_client_sees_that_the_process_was_killed_wherever_the_framing_tells() {
+    let origin = Origin::start();
+    let body = noise(2 << 20, 9);
+    let path = nar_path(&body);
+    let _gate = origin.put_held(&path, body.clone());
+    let mut edge = Settings::new().start(&site(origin.url()));
+    let mut clients = ["1.0", "1.1"].map(|version| {
+        let mut client = Connection::open(edge.address());
+        client.send(format!("GET {path} HTTP/{version}\r\nHost: a.example\r\n\r\n"));
+        let head = client.head().unwrap();
+        client.at_least(body.len() / 4);
+        (client, head)
+    });
+    edge.kill();
+    for (client, head) in &mut clients {
+        let reply = client.rest_of(std::mem::take(head));
+        assert!(!reply.is_whole && body.starts_with(&reply.body), "{reply:?}");
+    }
+}

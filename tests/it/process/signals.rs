@@ -93,11 +93,15 @@ struct Downloading {
 }
 
 fn downloading() -> Downloading {
+    downloading_from(&Settings::new())
+}
+
+fn downloading_from(settings: &Settings) -> Downloading {
     let origin = Origin::start();
     let body = noise(1 << 20, 5);
     let path = nar_path(&body);
     let gate = origin.put_held(&path, body.clone());
-    let edge = Edge::of(origin.url());
+    let edge = settings.start(&site(origin.url()));
     let mut client = Connection::open(edge.address());
     client.send(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
     let head = client.head().unwrap();
@@ -195,4 +199,19 @@ fn an_idle_edge_ends_at_once() {
         assert_eq!(edge.process.ended().code(), Some(0));
         assert_eq!(kept.rest(), b"");
     }
+}
+
+/// FAULTS.md C6c: a few seconds beyond `drain`, which the README bounds.
+#[test]
+fn a_drain_that_cuts_ends_within_what_is_documented() {
+    let mut settings = Settings::new();
+    settings.process.push_str("[server.timeouts]\ndrain = \"1s\"\n");
+    let mut scene = downloading_from(&settings);
+    scene.edge.process.signal(Signal::TERM);
+    assert_eq!(scene.edge.process.ended().code(), Some(0));
+    scene.edge.process.stderr.wait(0, &["WARN", "some answers were cut"]);
+    assert!(!scene.client.rest_of(scene.head).is_whole);
+    let readme = include_str!("../../../README.md");
+    assert!(readme.contains("exit status 0, at most 20 s later"));
+    scene.gate.open();
 }
