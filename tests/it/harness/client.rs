@@ -189,7 +189,15 @@ impl Arriving {
 
     /// Reads the rest without keeping it; how many bytes came, if each of them was as `body` has
     /// it, and whether it ended before its time.
-    pub(crate) async fn compare(mut self, body: &[u8]) -> (Option<usize>, bool) {
+    pub(crate) async fn compare(self, body: &[u8]) -> (Option<usize>, bool) {
+        self.compare_by(|at, piece| body.get(at..at + piece.len()) == Some(piece)).await
+    }
+
+    /// The same, with what says of each piece behind so many bytes whether it is right.
+    pub(crate) async fn compare_by(
+        mut self,
+        mut is_right: impl FnMut(usize, &[u8]) -> bool,
+    ) -> (Option<usize>, bool) {
         let mut seen = 0;
         loop {
             let piece = match timeout(PATIENCE, self.body.frame()).await.expect("a piece in time") {
@@ -197,7 +205,7 @@ impl Arriving {
                 Some(Err(_)) => return (Some(seen), true),
                 Some(Ok(piece)) => piece.into_data().unwrap_or_default(),
             };
-            if body.get(seen..seen + piece.len()) != Some(&piece[..]) {
+            if !is_right(seen, &piece) {
                 return (None, false);
             }
             seen += piece.len();

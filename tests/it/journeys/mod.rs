@@ -19,6 +19,7 @@ mod generic_sharing;
 mod generic_trouble;
 mod generic_writes;
 mod groups;
+mod held;
 mod hits;
 mod http10;
 mod http2;

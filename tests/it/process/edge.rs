@@ -138,6 +138,11 @@ impl Process {
         Self { child, stdout, stderr }
     }
 
+    /// What `/proc` has of it at `place`.
+    pub(super) fn proc(&self, place: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{place}", self.child.id()))
+    }
+
     /// Sends a signal.
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();

@@ -11,6 +11,7 @@ mod crash;
 mod demo;
 mod filter;
 mod fsck;
+mod held;
 mod hostile;
 mod hostile_http2;
 mod office;

@@ -3,6 +3,7 @@
 use super::edge::{DEADLINE, Edge, Settings, site};
 use super::origin::{CACHE_INFO, Origin};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -10,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
+use std::cell::Cell;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -157,4 +159,52 @@ async fn a_renewed_certificate_is_served_after_a_signal_and_a_bad_one_is_not() {
         "{line}"
     );
     assert_eq!(authority.shown(&edge, "a.example").await, renewed);
+}
+
+/// FAULTS.md F15d: a certificate that cannot be read, as on a file system that hangs.
+#[test]
+fn a_reload_that_hangs_is_ended_by_a_signal() {
+    let Scene { settings, mut edge, origin, .. } = scene();
+    let certificate = settings.folder().join("a.example.crt");
+    std::fs::remove_file(&certificate).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&certificate).status().unwrap();
+    assert!(made.success());
+    edge.process.signal(Signal::HUP);
+    // Opens when the edge has begun to read, and gives it nothing.
+    let _writer = std::fs::File::options().write(true).open(&certificate).unwrap();
+    assert_eq!(edge.get("/nix-cache-info").status, 200, "it serves meanwhile");
+    assert_eq!(edge.terminate(), Some(0));
+    drop(origin);
+}
+
+/// FAULTS.md Held: handshakes during reloads.
+#[tokio::test]
+async fn every_handshake_during_reloads_gets_the_old_certificate_or_the_new() {
+    let Scene { authority, settings, edge, .. } = scene();
+    let (is_over, shaken) = (Cell::new(false), Cell::new(0_u32));
+    let reloading = async {
+        let mut shown = authority.shown(&edge, "a.example").await;
+        for _ in 0..20 {
+            authority.issue(&settings, "a.example");
+            edge.process.signal(Signal::HUP);
+            let old = shown.clone();
+            while shown == old {
+                shown = authority.shown(&edge, "a.example").await;
+            }
+        }
+        is_over.set(true);
+    };
+    let shaking = async |name: &str| {
+        while !is_over.get() {
+            let shown = authority.shown(&edge, name).await;
+            assert!(!shown.is_empty());
+            shaken.set(shaken.get() + 1);
+        }
+    };
+    let all = async {
+        let shaking = ["a.example", "b.example", "a.example"].map(|name| Box::pin(shaking(name)));
+        tokio::join!(Box::pin(reloading), join_all(shaking));
+    };
+    timeout(3 * DEADLINE, all).await.expect("every certificate is shown");
+    assert!(shaken.get() > 20, "{} handshakes", shaken.get());
 }

@@ -68,7 +68,7 @@ fn check_against(source: &Source, rows: &BTreeSet<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, named) in markers(&source.text) {
         if source.path.ends_with(".rs") && !is_of_a_test(&source.text, at) {
-            findings.push(source.finding(at, "this comment is of no test: name the row above one"));
+            findings.push(source.finding(at, "this is the comment of no test"));
         }
         if named.is_empty() {
             findings
