@@ -98,16 +98,13 @@ impl PartReader {
                 self.next = gap;
                 self.piece(1).await?;
                 self.failures_left = 1;
-                if self.passing.is_some() {
+                // What passes from there on is asked for again when its turn has come.
+                if self.passing.take().is_some() {
                     break;
                 }
             }
             self.next = asked.start;
             self.cursor.set(self.next, self.end);
-            // What passes since the disk gave up began at the gap.
-            if self.passing.take().is_some() {
-                self.pass(None).await?;
-            }
         }
         self.ready = self.piece(FIRST_BYTES).await?;
         Ok(())
