@@ -195,10 +195,10 @@ mod tests {
             tokens.check(PEER, Some(b"Bearer wrong")).await.unwrap_err();
         }
         let began = tokio::time::Instant::now();
-        let guesses = (1..CONNECTIONS).map(|_| tokens.check(PEER, Some(b"Bearer wrong")));
-        let guesses = futures_util::future::join_all(guesses);
-        let (guessed, last) =
-            tokio::join!(biased; guesses, tokens.check(PEER, Some(b"Bearer right")));
+        let wrong = (1..CONNECTIONS).map(|_| tokens.check(PEER, Some(b"Bearer wrong")));
+        let wrong = futures_util::future::join_all(wrong);
+        let right = tokens.check(PEER, Some(b"Bearer right"));
+        let (guessed, last) = tokio::join!(biased; wrong, right);
         last.unwrap();
         assert!(guessed.iter().all(|guess| matches!(guess, Err(AuthError::TooMany))));
         assert_eq!(tokens.guesses.lock().by_address[&PEER].0, GUESSES_MAX + CONNECTIONS - 1);

@@ -442,18 +442,16 @@ impl Engine {
         {
             return answer;
         }
-        match self.fill(asked, &wanted, stale, Some(mark)).await {
+        if let Ok(answer) = self.fill(asked, &wanted, stale, Some(mark)).await {
+            return answer;
+        }
+        // What is stored by now may have come since the request was first looked at.
+        let asked = &Asked { now: self.clock.now(), ..*asked };
+        match self.stored(asked, routed).await {
             Ok(answer) => answer,
-            Err(Again) => {
-                // What is stored by now may have come since the request was first looked at.
-                let asked = &Asked { now: self.clock.now(), ..*asked };
-                match self.stored(asked, routed).await {
-                    Ok(answer) => answer,
-                    Err(stale) => {
-                        let filled = self.fill(asked, &wanted, stale, None).await;
-                        filled.unwrap_or_else(|Again| answer::fault("a fill ended before it began"))
-                    }
-                }
+            Err(stale) => {
+                let filled = self.fill(asked, &wanted, stale, None).await;
+                filled.unwrap_or_else(|Again| answer::fault("a fill ended before it began"))
             }
         }
     }

@@ -125,7 +125,7 @@ async fn fetch_missing(
         }
         let Some(run) = part.claim(from, part.length()) else { continue };
         let (span, why) = (run.start()..run.end(), Some(Reason::Completion));
-        let opened = object.open(flight, span, why).await;
+        let opened = Box::pin(object.open(flight, span, why)).await;
         if object.bring(flight, run, opened, Purpose::Completion).await.is_err() {
             return Err(Completed::Failed);
         }

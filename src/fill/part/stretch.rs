@@ -175,7 +175,7 @@ impl Stretch {
                 },
                 Err(error) => FillError::Body(error),
             };
-            self.resume(fault).await?;
+            Box::pin(self.resume(fault)).await?;
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::{Finding, Source, all_sources, expect_found, files, read, report};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// What stands before the rows of a test. In two parts here, so that this file names no row.
 const MARKER: &str = concat!("FAULTS", ".md ");
@@ -67,7 +68,8 @@ fn is_of_a_test(text: &str, marker: usize) -> bool {
 fn check_against(source: &Source, rows: &BTreeSet<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, named) in markers(&source.text) {
-        if source.path.ends_with(".rs") && !is_of_a_test(&source.text, at) {
+        let is_rust = Path::new(&source.path).extension().is_some_and(|suffix| suffix == "rs");
+        if is_rust && !is_of_a_test(&source.text, at) {
             findings.push(source.finding(at, "this is the comment of no test"));
         }
         if named.is_empty() {
