@@ -333,7 +333,7 @@ async fn a_page_in_a_browser_neither_purges_nor_locks_out_nor_reads_by_a_name_of
     }
 }
 
-/// FAULTS.md F7, F14a: bodies that never come are not waited for before the token is judged.
+/// FAULTS.md F7a, F14a: bodies that never come are not waited for before the token is judged.
 #[tokio::test]
 async fn half_bodies_with_wrong_tokens_hold_up_no_right_one() {
     let folder = TempDir::new().unwrap();

@@ -314,7 +314,7 @@ mod tests {
         assert!(is_certain(&coverage, heard - 7_100, heard - 7_000));
     }
 
-    /// FAULTS.md F15: the time of silence is not known, and may look like none.
+    /// FAULTS.md F15a: the time of silence is not known, and may look like none.
     #[test]
     fn what_was_noted_before_the_clock_was_set_back_is_not_joined() {
         for (silence, by) in [(3_000, 3_000), (3_000, 2_990), (3_000, 100), (40, 30), (0, 7_200)] {
