@@ -112,6 +112,7 @@ async fn a_request_whose_answer_may_not_be_stored_refreshes_nothing() {
     edge.until_idle().await;
     assert_eq!(origin.count("/a"), 1);
     edge.get("/a").await.expect(200, "hit_stale");
+    origin.until_asked("/a", 2).await;
     edge.until_idle().await;
     edge.get("/a").await.expect(200, "hit_memory");
     assert_eq!(origin.count("/a"), 2);
