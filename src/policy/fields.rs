@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Fields of a response that are of the client that caused it, and of no other: cookies, what
 /// belongs to one exchange of credentials (RFC 7615, RFC 8053, RFC 9449), what serves one time
-/// alone (RFC 8555 section 6.5.1), and what says as whom the client is known.
+/// alone (RFC 8555 section 6.5.1), and what tells of the client's login.
 const OF_ONE_CLIENT: [&str; 18] = [
     "authentication-control",
     "authentication-info",

@@ -73,14 +73,7 @@ impl Part {
             self.loosen(&mut life);
             return Ok(Kept::Loose);
         }
-        let (chunks, before, bytes) = {
-            let table = state.table.lock();
-            let is_noted = |(number, sum): &(u32, u64)| table.is_being_noted(*number, *sum);
-            let chunks: Vec<_> = chunks.iter().copied().filter(is_noted).collect();
-            let more: u64 = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
-            let before = table.noted_bytes();
-            (chunks, before, before.saturating_add(more))
-        };
+        let (chunks, before, bytes) = self.being_noted(chunks);
         if chunks.is_empty() {
             return Ok(if self.is_live() { Kept::Yes } else { Kept::Loose });
         }
@@ -130,6 +123,17 @@ impl Part {
             store.unlink(index, hash, older.sequence);
         }
         Ok(Kept::Yes)
+    }
+
+    /// Which of these chunks are still to be noted, how many bytes the index knows of, and of how
+    /// many it will.
+    fn being_noted(&self, chunks: &[(u32, u64)]) -> (Vec<(u32, u64)>, u64, u64) {
+        let table = self.0.table.lock();
+        let is_noted = |(number, sum): &(u32, u64)| table.is_being_noted(*number, *sum);
+        let chunks: Vec<_> = chunks.iter().copied().filter(is_noted).collect();
+        let more: u64 = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
+        let before = table.noted_bytes();
+        (chunks, before, before.saturating_add(more))
     }
 
     /// Counts what it holds now, out of what was promised.

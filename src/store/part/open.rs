@@ -1,5 +1,5 @@
 //! The parts of one store that are open, by insertion: each byte of a file has one writer at most
-//! only if all who write it share one table. One per store; a short lock, under which no part is
+//! only if all of its writers share one table. One per store; a short lock, under which no part is
 //! dropped.
 
 use super::{Part, State};
