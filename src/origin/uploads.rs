@@ -208,8 +208,10 @@ impl Pulse {
         let now = Instant::now();
         let earned = (bytes as u64).saturating_mul(1_000_000) / RATE_MIN;
         let earned = Duration::from_micros(earned).min(PAUSE_MAX);
+        // What was missed counts, as far back as a pause may be long.
+        let floor = now.checked_sub(PAUSE_MAX).unwrap_or(now);
         let mut beat = self.beat.lock();
-        let fast_until = beat.fast_until.max(now) + earned;
+        let fast_until = beat.fast_until.max(floor) + earned;
         *beat = Beat { stage, since: now, fast_until: fast_until.min(now + PAUSE_MAX) };
     }
 
