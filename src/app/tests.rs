@@ -215,7 +215,7 @@ async fn a_range_whose_chunk_the_disk_does_not_give_comes_from_its_origin() {
     assert!(edge.drain().await);
     let edge = bench.start(&clock).await;
     let store = edge.engine.cache().store().unwrap().clone();
-    let hold = store.hold(0, "a chunk of a part is to be read");
+    let hold = store.hold(0, "a part is to be read");
     let asked = tokio::time::timeout(Duration::from_mins(1), ask(&edge, &path, range)).await;
     let (status, _, bytes) = asked.expect("an answer while the disk hangs");
     assert_eq!((status, bytes), part);

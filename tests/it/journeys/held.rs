@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 const PATH: &str = "/nar/0000000000000000000000000000000000000000000000000000.nar.zst";
-const LENGTH: u64 = (3 << 20) + 777;
+const LENGTH: u64 = (1 << 20) + 300_777;
 const CLIENTS: u64 = 6;
-const ROUNDS: u64 = 50;
+const ROUNDS: u64 = 25;
 /// Answers that come between two purges at least.
 const ANSWERS: u64 = 8;
 
@@ -112,13 +112,19 @@ async fn an_object_beyond_four_gibibytes_comes_whole() {
     }
     let url = format!("url = \"file://{}\"", folder.path().display());
     let edge = Setup::default().disk_size("0").start_before(&[url]).await;
-    let arriving = edge.client().begin(PATH, &[]).await;
-    assert_eq!(arriving.status, 200);
-    assert_eq!(arriving.headers["content-length"], length.to_string());
+    // All of it takes a debug build a minute.
+    let begin = if cfg!(debug_assertions) { border - (64 << 20) } else { 0 };
+    let range = format!("bytes={begin}-");
+    let fields = [("range", &*range)];
+    let fields = if begin == 0 { &[][..] } else { &fields };
+    let arriving = edge.client().begin(PATH, fields).await;
+    assert_eq!(arriving.status, if begin == 0 { 200 } else { 206 });
+    assert_eq!(arriving.headers["content-length"], (length - begin).to_string());
     let zeros = vec![0; 1 << 20];
     let mut expected = Vec::new();
     let is_right = |at: usize, piece: &[u8]| {
-        let (first, end) = (at as u64, (at + piece.len()) as u64);
+        let first = begin + at as u64;
+        let end = first + piece.len() as u64;
         if marks.iter().all(|(mark, _)| end <= *mark || mark + 8 <= first) {
             return piece.chunks(zeros.len()).all(|part| part == &zeros[..part.len()]);
         }
@@ -134,5 +140,5 @@ async fn an_object_beyond_four_gibibytes_comes_whole() {
         piece == expected
     };
     let (seen, is_cut) = arriving.compare_by(is_right).await;
-    assert_eq!((seen.map(|seen| seen as u64), is_cut), (Some(length), false));
+    assert_eq!((seen.map(|seen| seen as u64), is_cut), (Some(length - begin), false));
 }
