@@ -8,7 +8,7 @@ use super::tail::Tail;
 use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
-use crate::fill::{Flight, FlightReader, PartReader, Passing};
+use crate::fill::{Flight, FlightReader, PartReader, Passing, Role};
 use crate::memory::Hot;
 use crate::object::tags::TAG_FIELD;
 use crate::object::{Facts, Lifetime, Meta};
@@ -130,8 +130,16 @@ async fn proven_length(growing: &Growing) -> Option<u64> {
 }
 
 /// Delivers a body that is not kept.
-pub(super) fn passing(asked: &Asked<'_>, passing: Passing, flight: &Flight) -> Answer {
-    let how = How { outcome: Outcome::Pass, upstream_status: flight.upstream_status() };
+pub(super) fn passing(
+    asked: &Asked<'_>,
+    passing: Passing,
+    (role, flight): (Role, &Flight),
+) -> Answer {
+    let outcome = match role {
+        Role::Follow if passing.is_shared() => Outcome::Collapsed,
+        Role::Lead | Role::Follow => Outcome::Pass,
+    };
+    let how = How { outcome, upstream_status: flight.upstream_status() };
     let meta = Arc::clone(&passing.meta);
     let length = passing.length();
     object(asked, &meta, length, Content::Passing(Box::new(passing)), how)

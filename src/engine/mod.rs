@@ -51,7 +51,7 @@ use crate::cache::{Cache, Found, Hit, Stale};
 use crate::client::BoxError;
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Limits, Signatures};
-use crate::fill::{Asker, Fills, Flight, FlightReader, How, Landed, Mark, NotJoined, Role, Wanted};
+use crate::fill::{Asker, Fills, FlightReader, How, Landed, Mark, NotJoined, Role, Wanted};
 use crate::filter::Verdict;
 use crate::memory::Hot;
 use crate::metrics::Metrics;
@@ -544,20 +544,33 @@ impl Engine {
             }
             Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
             Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
-            Landed::Passing => self.pass(asked, wanted, flight).await,
+            Landed::Passing => self.pass(asked, wanted, (role, flight)).await,
             Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
         }
     }
 
-    /// A body that cannot be kept: the first reader takes it, every other asks for itself.
-    async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted, flight: &Flight) -> Answer {
-        if let Some(passing) = flight.take_passing() {
-            return deliver::passing(asked, passing, flight);
+    /// A body that cannot be kept. If its readers share it, those that come too late for this fill
+    /// join or begin another; else the first reader takes it, and every other asks for itself.
+    async fn pass(
+        &self,
+        asked: &Asked<'_>,
+        wanted: &Wanted,
+        (role, flight): (Role, &FlightReader),
+    ) -> Answer {
+        if let Some(passing) = flight.take_passing(wanted.asker) {
+            return deliver::passing(asked, passing, (role, flight));
+        }
+        if flight.is_shared()
+            && let Ok((role, flight)) = self.fills.join(wanted.clone(), None, None)
+            && let Landed::Passing = flight.landed().await
+            && let Some(passing) = flight.take_passing(wanted.asker)
+        {
+            return deliver::passing(asked, passing, (role, &flight));
         }
         let own = self.fills.pass(wanted).await;
         match own.landed().await {
-            Landed::Passing => match own.take_passing() {
-                Some(passing) => deliver::passing(asked, passing, &own),
+            Landed::Passing => match own.take_passing(wanted.asker) {
+                Some(passing) => deliver::passing(asked, passing, (Role::Lead, &own)),
                 None => answer::fault("a body passed to nobody"),
             },
             Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),

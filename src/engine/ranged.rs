@@ -168,6 +168,7 @@ fn unopened(error: &Arc<FillError>) -> Tried {
         | FillError::GivenUp(_)
         | FillError::Rejected { .. }
         | FillError::Write(_)
+        | FillError::Relayed(_)
         | FillError::Lost => answer::failed(error).into(),
     }
 }

@@ -4,7 +4,8 @@
 
 use super::passing::Passing;
 use super::readers::{Reader, Readers};
-use super::{Admitted, FillError};
+use super::relay::Entrance;
+use super::{Admitted, Asker, FillError};
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
 use crate::store::{Broken, Follower, Growing};
@@ -45,7 +46,7 @@ pub enum Landed {
     },
     /// Every origin said that there is no such object.
     Absent(Arc<Meta>),
-    /// The object cannot be kept; one reader may take the body with [`Flight::take_passing`].
+    /// The object cannot be kept; its body is to be had with [`Flight::take_passing`].
     Passing,
     /// No usable answer.
     Failed(Arc<FillError>),
@@ -74,6 +75,7 @@ pub struct Flight {
     begun: Instant,
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
+    relay: OnceLock<Entrance>,
     over: CancellationToken,
     upstream_status: OnceLock<Vec<HeaderValue>>,
     /// For the reader alone that caused the fetch.
@@ -88,6 +90,7 @@ impl Flight {
             begun: Instant::now(),
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
+            relay: OnceLock::new(),
             over: CancellationToken::new(),
             upstream_status: OnceLock::new(),
             own: Mutex::default(),
@@ -109,9 +112,24 @@ impl Flight {
         timeout_at(self.begun + wait, self.landed()).await.ok()
     }
 
-    /// The body that cannot be kept, for the one reader that comes first.
-    pub fn take_passing(&self) -> Option<Passing> {
-        self.passing.lock().take()
+    /// The body that cannot be kept, for a reader of this client: for each that comes in time if it
+    /// may be shared, else for the one that comes first.
+    pub fn take_passing(&self, asker: Asker) -> Option<Passing> {
+        match self.relay.get() {
+            Some(entrance) => entrance.join(&self.readers, asker),
+            None => self.passing.lock().take(),
+        }
+    }
+
+    /// Whether its body cannot be kept, and readers share it.
+    pub fn is_shared(&self) -> bool {
+        self.relay.get().is_some()
+    }
+
+    /// Of a body that cannot be kept, and that readers share: its length, if that is known, and
+    /// how many bytes have come.
+    pub(super) fn shared_progress(&self) -> Option<(Option<u64>, u64)> {
+        self.relay.get().map(Entrance::progress)
     }
 
     /// The fields of the answer that are not shared, for the one reader that caused the fetch.
@@ -137,14 +155,15 @@ impl Flight {
         self.over.cancelled().await;
     }
 
-    /// A reader of it; none if no reader may join any more, since it is being ended, or its object
-    /// has left its disk.
+    /// A reader of it; none if no reader may join any more, since it is being ended, its object has
+    /// left its disk, or the first byte of what is not kept is gone.
     pub(super) fn join(self: &Arc<Self>) -> Option<FlightReader> {
         let is_memory_only = matches!(
             &*self.landed.borrow(),
             Some(Landed::Streaming { growing, .. }) if growing.is_memory_only()
         );
-        let reader = self.readers.enter().filter(|_| !is_memory_only)?;
+        let is_gone = is_memory_only || self.relay.get().is_some_and(|relay| !relay.is_open());
+        let reader = self.readers.enter().filter(|_| !is_gone)?;
         Some(FlightReader { flight: Arc::clone(self), reader })
     }
 
@@ -154,6 +173,12 @@ impl Flight {
 
     pub(super) fn land_passing(&self, passing: Passing) {
         *self.passing.lock() = Some(passing);
+        self.land(Landed::Passing);
+    }
+
+    /// The object cannot be kept, and readers share its body.
+    pub(super) fn land_relay(&self, entrance: Entrance) {
+        self.relay.get_or_init(|| entrance);
         self.land(Landed::Passing);
     }
 

@@ -3,9 +3,10 @@
 //! was not published. Locks nothing across an await.
 
 use super::flight::{Flight, How, Landed};
-use super::passing::Passing;
+use super::passing::{Checked, Passing};
 use super::pieces::{Begin, Pieces, Ranges};
-use super::steady::{Checked, Question, Source, Steady};
+use super::relay::Relay;
+use super::steady::{self, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
 use super::verify::{self, Expected};
@@ -234,8 +235,11 @@ impl Fill<'_> {
         // readers a length and ranges, and tells whether the disk has room.
         response.content_length = response.content_length.or_else(|| expected.length());
         let is_small = response.content_length.is_some_and(|length| length < SMALL_BYTES_MAX);
-        let checked =
-            if expected.file_hash.is_some() { Checked::ByHash } else { Checked::ByLength };
+        let checked = if expected.file_hash.is_some() {
+            steady::Checked::ByHash
+        } else {
+            steady::Checked::ByLength
+        };
         let source = Source {
             upstream: Arc::clone(&wanted.upstream),
             metrics: self.shared.metrics.clone(),
@@ -260,14 +264,32 @@ impl Fill<'_> {
         };
         let Some(writer) = writer else {
             let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
-            let passing = Passing::new(Arc::new(meta), body, expected, shared, ticket);
-            self.flight.land_passing(passing);
-            return Ok("passed");
+            let body = Checked::new(Arc::new(meta), body, expected, shared, ticket);
+            return Ok(Box::pin(self.pass(body, keep)).await);
         };
         let Shared { lots, tasks, .. } = &**self.shared;
         let begin = Begin { lots, asker: wanted.asker, tasks };
         let body = Pieces::new(body, ranges, &begin);
         Box::pin(self.stream(meta, body, expected, writer)).await
+    }
+
+    /// A body that is not stored; if that is for want of a disk, its readers share it.
+    async fn pass(&self, body: Box<Checked>, keep: Keep) -> &'static str {
+        let relay = match keep {
+            Keep::IfVerified => Relay::new(&body, self.shared, self.wanted),
+            Keep::Never => None,
+        };
+        let Some(relay) = relay else {
+            self.flight.land_passing(Passing::checked(body));
+            return "passed";
+        };
+        self.flight.land_relay(relay.entrance());
+        match relay.run(body, &self.flight.readers).await {
+            Ok(()) => "passed",
+            // That is logged with all that is known of it.
+            Err(error) if error.rejected().is_some() => "rejected",
+            Err(error) => error.log(&self.wanted.key),
+        }
     }
 
     /// A body that no reader sees before all of it is here and checked.

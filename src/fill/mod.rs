@@ -12,11 +12,13 @@ mod flight;
 mod generic;
 mod heads;
 mod leader;
+mod memory_window;
 mod part;
 mod passing;
 mod patience;
 mod pieces;
 mod readers;
+mod relay;
 mod room;
 mod steady;
 mod trail;
@@ -28,6 +30,7 @@ mod wrong;
 use alone::Alone;
 pub use flight::{Flight, FlightReader, GrowingReader, How, Landed};
 pub use generic::Sought;
+use memory_window::{Bounds, WindowMemory};
 pub use part::{Came, Confirmed, Find, Paged, PartHandle, PartReader, Ranged};
 pub use passing::Passing;
 pub use pieces::Asker;
@@ -257,6 +260,9 @@ pub enum FillError {
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// Why the fetch ended that a reader shares with others, or had for itself then.
+    #[error(transparent)]
+    Relayed(Arc<FillError>),
     /// It has no reader, and its place was given to another fill, or its origin is too slow.
     #[error("it has no reader, and is too slow or makes room for another")]
     Unread,
@@ -271,6 +277,7 @@ impl FillError {
         match self {
             Self::Fetch(error) => error.is_timeout(),
             Self::GivenUp(error) => error.is_timeout(),
+            Self::Relayed(error) => error.is_timeout(),
             Self::Body(BodyError::Stalled { .. }) => true,
             Self::Body(BodyError::Broken { .. })
             | Self::Rejected { .. }
@@ -310,6 +317,7 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
+            | Self::Relayed(_)
             | Self::Unread
             | Self::Lost => true,
         }
@@ -320,6 +328,7 @@ impl FillError {
         match self {
             Self::Rejected { origin, rejection } => Some((origin, rejection)),
             Self::GivenUp(error) => error.rejected(),
+            Self::Relayed(error) => error.rejected(),
             Self::Fetch(_)
             | Self::Body(_)
             | Self::Changed
@@ -370,6 +379,8 @@ struct Shared {
     lots: Arc<pieces::Lots>,
     /// The objects of generic sites that are asked for alone.
     alone: Alone,
+    /// For bodies that no disk takes.
+    window_memory: Arc<WindowMemory>,
 }
 
 impl Shared {
@@ -450,8 +461,20 @@ impl Fills {
         let ended_count = AtomicU64::new(0);
         let alone = Alone::default();
         let lots = pieces::Lots::new(limits.pieces.clone());
-        let shared =
-            Shared { cache, metrics, tasks, flights, wrong, ended_count, room, parts, lots, alone };
+        let window_memory = WindowMemory::new(Bounds::usual());
+        let shared = Shared {
+            cache,
+            metrics,
+            tasks,
+            flights,
+            wrong,
+            ended_count,
+            room,
+            parts,
+            lots,
+            alone,
+            window_memory,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -570,7 +593,7 @@ impl Fills {
     }
 
     /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
-    /// object cannot be kept, beyond the first.
+    /// object may not be kept, beyond the first, and for those that come too late to share it.
     pub async fn pass(&self, wanted: &Wanted) -> Flight {
         let flight = Flight::new(self.shared.cache.ticket());
         let avoid = match self.shared.wrong.advice(&wanted.key, &self.shared.cache) {

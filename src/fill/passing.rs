@@ -1,9 +1,12 @@
-//! A body that goes straight from an origin to one client, since it cannot be kept: the response
-//! forbids it, or there is no disk that takes it. Owned by that client's response; no locks.
+//! A body that goes straight from an origin to its readers, since it cannot be kept: the response
+//! forbids it, or there is no disk that takes it. In the first case it has one reader; in the
+//! second, readers share it (see `relay`). Owned by one response, or by the fill that relays it; no
+//! locks.
 //!
 //! If the body can be proven, its last 16 KiB are withheld until it is, as with one that is kept;
 //! else its end alone. So a client never receives a complete wrong body.
 
+use super::relay::RelayReader;
 use super::steady::{Source, Steady};
 use super::verify::Expected;
 use super::wrong::Basis;
@@ -18,7 +21,7 @@ use http::{HeaderMap, HeaderValue};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A body that goes straight to one client.
+/// A body that goes straight to a client.
 pub struct Passing {
     /// The head.
     pub meta: Arc<Meta>,
@@ -31,19 +34,23 @@ pub struct Passing {
 enum Way {
     /// Checked, and gone on with where it breaks off.
     Checked(Box<Checked>),
+    /// Checked for several readers, of which this is one.
+    Relayed(Box<RelayReader>),
     /// As it comes, of so many bytes where that is known.
     Plain(Box<ResponseBody>, Option<u64>, Bytes),
     /// As it comes, and gone on with where it breaks off.
     Lasting(Box<Steady>, Bytes),
 }
 
-struct Checked {
-    meta: Arc<Meta>,
+/// A body that is judged at its end.
+pub(super) struct Checked {
+    pub(super) meta: Arc<Meta>,
     body: Steady,
     expected: Expected,
     shared: Arc<Shared>,
     basis: Basis,
-    hash: digest::Context,
+    /// SHA-256 of all bytes that were given so far.
+    given: digest::Context,
     received: u64,
     /// The last bytes that have come.
     withheld: BytesMut,
@@ -61,33 +68,27 @@ impl std::fmt::Debug for Passing {
 }
 
 impl Passing {
-    pub(super) fn new(
-        meta: Arc<Meta>,
-        body: Steady,
-        expected: Expected,
-        shared: Arc<Shared>,
-        ticket: Ticket,
-    ) -> Self {
-        let basis = shared.wrong.basis(ticket, &meta.key, &shared.cache);
-        let withheld_max = match expected.file_hash {
-            Some(_) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
-            None => 0,
-        };
-        let checked = Checked {
-            meta: Arc::clone(&meta),
-            body,
-            expected,
-            shared,
-            basis,
-            hash: digest::Context::new(&digest::SHA256),
-            received: 0,
-            withheld: BytesMut::new(),
-            withheld_max,
-            ready: VecDeque::new(),
-            is_over: false,
-            has_failed: false,
-        };
-        Self { meta, trailer: None, way: Way::Checked(Box::new(checked)) }
+    /// A body that is judged at its end, for one reader.
+    pub(super) fn checked(checked: Box<Checked>) -> Self {
+        Self { meta: Arc::clone(&checked.meta), trailer: None, way: Way::Checked(checked) }
+    }
+
+    /// A body that is judged at its end, for one of several readers.
+    pub(super) fn relayed(meta: Arc<Meta>, reader: Box<RelayReader>) -> Self {
+        Self { meta, trailer: None, way: Way::Relayed(reader) }
+    }
+
+    /// The body that is judged at its end, if it is one for a single reader.
+    pub(super) fn into_checked(self) -> Option<Box<Checked>> {
+        match self.way {
+            Way::Checked(checked) => Some(checked),
+            Way::Relayed(_) | Way::Plain(..) | Way::Lasting(..) => None,
+        }
+    }
+
+    /// Whether other readers may share it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.way, Way::Relayed(_))
     }
 
     /// An answer of any status, as it comes; nothing is known of its body but what its framing
@@ -115,7 +116,8 @@ impl Passing {
     /// The declared length.
     pub fn length(&self) -> Option<u64> {
         match &self.way {
-            Way::Checked(checked) => checked.body.total(),
+            Way::Checked(checked) => checked.length(),
+            Way::Relayed(reader) => reader.length(),
             Way::Plain(_, length, _) => *length,
             Way::Lasting(body, _) => body.total(),
         }
@@ -124,7 +126,8 @@ impl Passing {
     /// The one SHA-256 that it must turn out to have, where that is known.
     pub fn must_be(&self) -> Option<Sha256> {
         match &self.way {
-            Way::Checked(checked) => checked.expected.must_be(),
+            Way::Checked(checked) => checked.must_be(),
+            Way::Relayed(reader) => reader.must_be(),
             Way::Plain(..) | Way::Lasting(..) => None,
         }
     }
@@ -132,7 +135,7 @@ impl Passing {
     /// The trailer fields behind the last piece.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.way {
-            Way::Checked(_) | Way::Lasting(..) => None,
+            Way::Checked(_) | Way::Relayed(_) | Way::Lasting(..) => None,
             Way::Plain(body, ..) => body.take_trailers(),
         }
     }
@@ -142,6 +145,7 @@ impl Passing {
     pub async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         match &mut self.way {
             Way::Checked(checked) => checked.chunk(max).await,
+            Way::Relayed(reader) => reader.chunk(max).await,
             Way::Plain(body, _, ready) => {
                 if ready.is_empty() {
                     let Some(piece) = body.chunk().await? else { return Ok(None) };
@@ -161,7 +165,52 @@ impl Passing {
 }
 
 impl Checked {
-    async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
+    /// The body of an answer with this head, of a fill with this ticket.
+    pub(super) fn new(
+        meta: Arc<Meta>,
+        body: Steady,
+        expected: Expected,
+        shared: Arc<Shared>,
+        ticket: Ticket,
+    ) -> Box<Self> {
+        let basis = shared.wrong.basis(ticket, &meta.key, &shared.cache);
+        let withheld_max = match expected.file_hash {
+            Some(_) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
+            None => 0,
+        };
+        Box::new(Self {
+            meta,
+            body,
+            expected,
+            shared,
+            basis,
+            given: digest::Context::new(&digest::SHA256),
+            received: 0,
+            withheld: BytesMut::new(),
+            withheld_max,
+            ready: VecDeque::new(),
+            is_over: false,
+            has_failed: false,
+        })
+    }
+
+    /// The declared length.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.body.total()
+    }
+
+    /// The one SHA-256 that it must turn out to have, where that is known.
+    pub(super) fn must_be(&self) -> Option<Sha256> {
+        self.expected.must_be()
+    }
+
+    /// SHA-256 of all bytes that [`Checked::chunk`] has given so far.
+    pub(super) fn given(&self) -> &digest::Context {
+        &self.given
+    }
+
+    /// As [`Passing::chunk`].
+    pub(super) async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         if self.has_failed {
             return Err(FillError::Lost);
         }
@@ -171,6 +220,7 @@ impl Checked {
                 if !ready.is_empty() {
                     self.ready.push_front(ready);
                 }
+                self.given.update(&piece);
                 return Ok(Some(piece));
             }
             if self.is_over {
@@ -179,9 +229,6 @@ impl Checked {
             match self.body.chunk().await {
                 Ok(Some(piece)) => {
                     self.received += piece.len() as u64;
-                    if self.expected.file_hash.is_some() {
-                        self.hash.update(&piece);
-                    }
                     self.take(piece);
                 }
                 Ok(None) => {
@@ -214,8 +261,11 @@ impl Checked {
         }
     }
 
+    /// Judges the whole, of which all is given but what is withheld.
     fn check(&mut self) -> Result<(), FillError> {
-        let actual = Sha256::finish(self.hash.clone());
+        let mut whole = self.given.clone();
+        whole.update(&self.withheld);
+        let actual = Sha256::finish(whole);
         if let Err(rejection) = self.expected.check(actual, self.received) {
             let origin = Arc::clone(&self.meta.origin);
             return Err(self.fail(FillError::Rejected { origin, rejection }));

@@ -63,6 +63,14 @@ impl Readers {
         self.when(|attendance| attendance.count > 0).await;
     }
 
+    /// Waits until there is no reader, and ends the fetch then.
+    pub(super) async fn closed_without_any(&self) {
+        while !self.is_closed() {
+            self.none().await;
+            self.close_if_none();
+        }
+    }
+
     /// What an origin is waited for, unless the fetch is ended before. `wait` is dropped then.
     pub(super) async fn while_open<T>(
         &self,

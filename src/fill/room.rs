@@ -8,6 +8,7 @@
 //! - A fill of the same site waits for its first byte, has a reader, and requests wait for a
 //!   connection to an origin of the site. At a time no more are ended than wait.
 //! - It brings less than [`FORWARD_BYTES`] in [`SLOW`].
+//! - No disk takes its object (see `relay`).
 //!
 //! What it was about to store is dropped; it is never published.
 //!

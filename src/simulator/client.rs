@@ -6,6 +6,7 @@ use super::origin::pause;
 use super::scene::{Edge, Scene};
 use crate::engine::{Answering, Body, Connection, Transport};
 use bytes::{Buf, Bytes};
+use futures_util::future::join_all;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Empty};
 use std::rc::Rc;
@@ -58,8 +59,10 @@ pub(super) async fn follow(scene: &Rc<Scene>, edge: &Edge, narinfo: &str, got: O
         model.objects[narinfo].current(None).is_some_and(|now| Some(&now.etag) == got.etag.as_ref())
     };
     let must_work = is_current();
-    let nar = Question { must_work, ..Question::of(&format!("/{url}")) };
-    put(scene, edge, nar).await;
+    // Several at once may share a fetch, each at its own pace.
+    let readers = if scene.world.chance(30) { 3 } else { 1 };
+    let nar = || Question { must_work, ..Question::of(&format!("/{url}")) };
+    join_all((0..readers).map(|_| put(scene, edge, nar()))).await;
 }
 
 /// Asks `question`, and has the model judge the answer; `None` if there was none.

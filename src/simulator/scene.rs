@@ -259,6 +259,10 @@ pub(super) fn config(scene: &Scene, folder: &Path) -> Config {
     // Less than an operator may say.
     let choose = |sizes: [u64; 3]| sizes[usize::try_from(world.below(3)).unwrap_or(0)];
     config.memory.size = choose([300 << 10, 2 << 20, 16 << 20]);
+    if world.chance(15) {
+        // Then what is not small passes through memory.
+        config.disks.clear();
+    }
     let size = choose([4 << 20, 12 << 20, 64 << 20]);
     config.disks.iter_mut().for_each(|disk| disk.size = size);
     config
@@ -270,11 +274,12 @@ impl Edge {
         let metrics = METRICS.with(Clone::clone);
         let (tasks, clock) = (Tasks::new(), Clock::System);
         let (disks, own) = (config.disks.clone(), (metrics.clone(), tasks.clone()));
-        let open = move || Disks::open(&disks, own.0, own.1);
+        let has_disks = !disks.is_empty();
+        let open = move || has_disks.then(|| Disks::open(&disks, own.0, own.1)).transpose();
         let store = tasks.blocking("open", open).await.unwrap();
         let store = store.unwrap_or_else(|error| panic!("the store does not open: {error}"));
         let memory = Memory::new(&config.memory, &metrics);
-        let cache = Cache::new(memory, Some(store), tasks.clone());
+        let cache = Cache::new(memory, store, tasks.clone());
         let limits = &config.server.limits;
         let fills =
             Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks.clone(), limits);

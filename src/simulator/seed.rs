@@ -324,7 +324,7 @@ fn waiting(world: &World) -> Mood {
 /// One disk or all become slow, fail, are full, hang, or are well again.
 fn disturb_disk(scene: &Rc<Scene>) {
     let world = &scene.world;
-    let device = if world.chance(50) { 1 + world.below(world.disk.devices()) } else { 0 };
+    let device = if world.chance(50) { 1 + world.below(world.disk.devices().max(1)) } else { 0 };
     let mut mood = Mood { device, ..waiting(world) };
     match world.below(6) {
         0 => {

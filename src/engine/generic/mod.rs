@@ -334,10 +334,12 @@ impl Request<'_> {
                 let is_for_this = is_shared && is_for_this(&found.meta().variant);
                 is_for_this.then(|| self.found(&found, outcome))
             }
-            Landed::Passing if is_own => Some(match flight.take_passing() {
-                Some(passing) => self.passing(passing),
-                None => answer::fault("a body passed to nobody"),
-            }),
+            Landed::Passing if is_own => {
+                Some(match flight.take_passing(Asker::at(self.connection.peer.ip())) {
+                    Some(passing) => self.passing(passing),
+                    None => answer::fault("a body passed to nobody"),
+                })
+            }
             Landed::Passing | Landed::Absent(_) | Landed::Head { .. } => None,
             Landed::Failed(error) => {
                 Some(self.bridged(stale).unwrap_or_else(|| answer::failed(&error)))

@@ -217,6 +217,7 @@ fn unopened(error: &Arc<FillError>) -> Parted {
         | FillError::GivenUp(_)
         | FillError::Rejected { .. }
         | FillError::Write(_)
+        | FillError::Relayed(_)
         | FillError::Lost => answer::failed(error).into(),
     }
 }

@@ -167,10 +167,14 @@ fn is_as_good_as_whole(stretch: ByteSpan) -> bool {
 
 /// Whether what `ranges` begin with has come, or comes soon, by way of a fill of the whole.
 async fn is_near(flight: &FlightReader, ranges: &ByteRanges) -> bool {
-    let Landed::Streaming { growing, .. } = flight.landed().await else { return true };
-    let Some(length) = growing.length() else { return true };
+    let progress = match flight.landed().await {
+        Landed::Streaming { growing, .. } => Some((growing.length(), growing.visible())),
+        Landed::Passing => flight.shared_progress(),
+        Landed::Whole { .. } | Landed::Head { .. } | Landed::Absent(_) | Landed::Failed(_) => None,
+    };
+    let Some((Some(length), visible)) = progress else { return true };
     match ranges.resolve(length) {
-        Resolved::Single(span) => span.first <= growing.visible().saturating_add(NEAR_BYTES),
+        Resolved::Single(span) => span.first <= visible.saturating_add(NEAR_BYTES),
         Resolved::Whole | Resolved::Multiple(_) | Resolved::Unsatisfiable => true,
     }
 }

@@ -39,6 +39,7 @@ mod requests;
 mod s3;
 mod scrub;
 mod selection_model;
+mod shared_bodies;
 mod silence;
 mod tags;
 mod tiers;

@@ -1,0 +1,527 @@
+//! A body that may be stored and that no disk takes, shared by all readers that ask for it while
+//! its first byte is in memory: one fetch feeds a window ([`MemoryWindow`]), in which each reader
+//! has a position of its own. Lives as long as its fill, and its readers after that; a short lock,
+//! never held across an await. Without memory for a window, the body passes to one reader alone.
+//!
+//! - The fetch follows the foremost reader, half a window ahead of it at most, and waits for no
+//!   other. If the foremost takes nothing, the deadlines of its connection end it.
+//! - Bytes that all readers have had are let go as soon as no reader may join any more. A reader
+//!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
+//!   let go, whether or not a slow reader has had them.
+//! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own,
+//!   which counts as a fill. The bytes of that one up to its position are hashed and left out: they
+//!   must have the SHA-256 of what it was given. Else it is cut, for no bytes of two fetches are
+//!   joined without that proof. What follows is judged as any body that passes.
+//! - Without readers the fetch is ended.
+//!
+//! Only objects of binary caches are shared in this way. Bodies of generic sites that no disk takes
+//! are fetched for each reader.
+
+use super::flight::Landed;
+use super::memory_window::{MemoryWindow, Taken};
+use super::passing::{Checked, Passing};
+use super::readers::{Reader, Readers};
+use super::room::FillPlace;
+use super::{Asker, FillError, Fills, Running, Shared, Wanted};
+use crate::object::{Meta, Sha256};
+use crate::sync::Mutex;
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::header;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Bytes that a reader which goes on alone leaves out at a time.
+const SKIPPED_BYTES_MAX: u64 = 64 << 10;
+/// How long a reader that goes on alone waits for a place among the fills.
+const PLACE_WAIT: Duration = Duration::from_secs(10);
+
+/// A body on its way to several readers.
+pub(super) struct Relay {
+    meta: Arc<Meta>,
+    length: Option<u64>,
+    must_be: Option<Sha256>,
+    fills: Fills,
+    wanted: Wanted,
+    state: Mutex<State>,
+    /// Notified when bytes or the end have come.
+    grown: Notify,
+    /// Notified when a reader has moved or left.
+    moved: Notify,
+}
+
+struct State {
+    window: MemoryWindow,
+    /// What each reader wants next.
+    positions: HashMap<u64, u64>,
+    readers_so_far: u64,
+    /// No reader joins any more.
+    is_shut: bool,
+    over: Option<Result<(), Arc<FillError>>>,
+}
+
+/// Where readers join; when it is dropped, no reader joins any more.
+#[derive(Debug)]
+pub(super) struct Entrance(Arc<Relay>);
+
+/// A reader of such a body.
+pub(super) struct RelayReader {
+    relay: Arc<Relay>,
+    /// Its client.
+    asker: Asker,
+    way: Way,
+    /// Taken, and not given yet.
+    ready: Bytes,
+    /// Offset behind what was taken.
+    position: u64,
+    /// SHA-256 of all bytes before that.
+    had: digest::Context,
+}
+
+enum Way {
+    Joined(Seat),
+    Alone(Box<Alone>),
+    /// It has left, and goes on with nothing.
+    Lost,
+}
+
+/// The place of a reader in the shared fetch, given up when it is dropped.
+struct Seat {
+    relay: Arc<Relay>,
+    number: u64,
+    _reader: Reader,
+}
+
+/// A fetch for one reader, which counts as a fill.
+struct Alone {
+    body: Box<Checked>,
+    _place: FillPlace,
+    _reader: Reader,
+    _running: Running,
+}
+
+/// What a reader finds at its position.
+enum Next {
+    Bytes(Taken),
+    End,
+    Failed(Arc<FillError>),
+    /// It is gone.
+    Behind,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// For `body`, of which nothing was read; none if there is no memory for a window.
+    pub(super) fn new(body: &Checked, shared: &Arc<Shared>, wanted: &Wanted) -> Option<Arc<Self>> {
+        let state = State::new(shared.window_memory.open()?);
+        Some(Arc::new(Self {
+            meta: Arc::clone(&body.meta),
+            length: body.length(),
+            must_be: body.must_be(),
+            fills: Fills { shared: Arc::clone(shared) },
+            wanted: wanted.clone(),
+            state: Mutex::new(state),
+            grown: Notify::new(),
+            moved: Notify::new(),
+        }))
+    }
+
+    /// Where its readers join.
+    pub(super) fn entrance(self: &Arc<Self>) -> Entrance {
+        Entrance(Arc::clone(self))
+    }
+
+    /// Brings `body` to the readers, until it ends, or has no reader.
+    pub(super) async fn run(
+        &self,
+        mut body: Box<Checked>,
+        readers: &Readers,
+    ) -> Result<(), Arc<FillError>> {
+        let max = self.state.lock().window.bounds().piece_bytes;
+        let brought = async {
+            while let Some(bytes) = body.chunk(max).await? {
+                readers.came(bytes.len() as u64);
+                self.push(&bytes, body.given()).await;
+            }
+            Ok(())
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = brought => ended,
+            () = readers.closed_without_any() => Err(FillError::Unread),
+        };
+        let ended = ended.map_err(Arc::new);
+        self.state.lock().over = Some(ended.clone());
+        self.grown.notify_waiters();
+        ended
+    }
+
+    /// Adds the next bytes, once the foremost reader is near enough.
+    async fn push(&self, bytes: &Bytes, digest: &digest::Context) {
+        while !self.state.lock().push(bytes, digest) {
+            self.moved.notified().await;
+        }
+        self.grown.notify_waiters();
+    }
+
+    fn seat(self: &Arc<Self>, readers: &Readers) -> Option<Seat> {
+        let reader = readers.enter()?;
+        let number = self.state.lock().enter()?;
+        Some(Seat { relay: Arc::clone(self), number, _reader: reader })
+    }
+}
+
+impl Entrance {
+    /// The body for one reader more, of this client; none if its first byte is gone.
+    pub(super) fn join(&self, readers: &Readers, asker: Asker) -> Option<Passing> {
+        let relay = &self.0;
+        let reader = RelayReader {
+            way: Way::Joined(relay.seat(readers)?),
+            relay: Arc::clone(relay),
+            asker,
+            ready: Bytes::new(),
+            position: 0,
+            had: digest::Context::new(&digest::SHA256),
+        };
+        Some(Passing::relayed(Arc::clone(&relay.meta), Box::new(reader)))
+    }
+
+    /// Whether a request that comes now may join: not if all of the body has come, since its
+    /// readers may have its end already, and what they ask for next is asked for anew.
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.0.state.lock();
+        state.is_open() && state.over.is_none() && self.0.length != Some(state.window.end())
+    }
+
+    /// The declared length, and how many bytes have come.
+    pub(super) fn progress(&self) -> (Option<u64>, u64) {
+        (self.0.length, self.0.state.lock().window.end())
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.is_shut = true;
+        state.let_go();
+    }
+}
+
+impl State {
+    fn new(window: MemoryWindow) -> Self {
+        let positions = HashMap::new();
+        Self { window, positions, readers_so_far: 0, is_shut: false, over: None }
+    }
+
+    /// Whether a reader may join that waits for the body already.
+    fn is_open(&self) -> bool {
+        !self.is_shut && self.window.start() == 0 && !matches!(self.over, Some(Err(_)))
+    }
+
+    fn enter(&mut self) -> Option<u64> {
+        if !self.is_open() {
+            return None;
+        }
+        self.readers_so_far += 1;
+        self.positions.insert(self.readers_so_far, 0);
+        Some(self.readers_so_far)
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.positions.remove(&number);
+        self.let_go();
+    }
+
+    /// False if the foremost reader must move first.
+    fn push(&mut self, bytes: &Bytes, digest: &digest::Context) -> bool {
+        let foremost = self.positions.values().copied().max().unwrap_or_default();
+        let ahead = self.window.end().saturating_sub(foremost);
+        if ahead > 0 && ahead + bytes.len() as u64 > self.window.bounds().most_bytes / 2 {
+            return false;
+        }
+        let has_come = self.window.push(bytes, digest, foremost);
+        self.let_go();
+        has_come
+    }
+
+    /// What the reader of this number finds, which has come to `position`; none if it must wait.
+    fn take(&mut self, number: u64, position: u64) -> Option<Next> {
+        if position < self.window.start() {
+            return Some(Next::Behind);
+        }
+        if let Some(taken) = self.window.take(position) {
+            self.positions.insert(number, position + taken.bytes.len() as u64);
+            self.let_go();
+            return Some(Next::Bytes(taken));
+        }
+        match &self.over {
+            Some(Ok(())) => Some(Next::End),
+            Some(Err(error)) => Some(Next::Failed(Arc::clone(error))),
+            None => None,
+        }
+    }
+
+    /// Lets go of what all readers have had, if no reader may join any more.
+    fn let_go(&mut self) {
+        if !self.is_open() {
+            let slowest = self.positions.values().copied().min();
+            self.window.forget_before(slowest.unwrap_or(u64::MAX));
+        }
+    }
+}
+
+impl Seat {
+    /// What comes at `position`, as soon as it is there. Cancel safe.
+    async fn next(&self, position: u64) -> Next {
+        loop {
+            let mut grown = std::pin::pin!(self.relay.grown.notified());
+            grown.as_mut().enable();
+            let found = self.relay.state.lock().take(self.number, position);
+            if let Some(found) = found {
+                self.relay.moved.notify_one();
+                return found;
+            }
+            grown.await;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.relay.state.lock().leave(self.number);
+        self.relay.moved.notify_one();
+    }
+}
+
+impl RelayReader {
+    /// The declared length.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.relay.length
+    }
+
+    /// The one SHA-256 that the body must turn out to have, where that is known.
+    pub(super) fn must_be(&self) -> Option<Sha256> {
+        self.relay.must_be
+    }
+
+    /// As [`Passing::chunk`].
+    pub(super) async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
+        while self.ready.is_empty() {
+            let next = match &mut self.way {
+                Way::Joined(seat) => seat.next(self.position).await,
+                Way::Alone(alone) => return alone.body.chunk(max).await,
+                Way::Lost => return Err(FillError::Lost),
+            };
+            match next {
+                Next::Bytes(Taken { bytes, digest }) => {
+                    self.position += bytes.len() as u64;
+                    (self.ready, self.had) = (bytes, digest);
+                }
+                Next::End => return Ok(None),
+                Next::Failed(error) => return Err(FillError::Relayed(error)),
+                Next::Behind => {
+                    // The seat is given up first: the shared fetch is not kept for this reader.
+                    self.way = Way::Lost;
+                    self.way = Way::Alone(Box::pin(self.alone()).await?);
+                }
+            }
+        }
+        Ok(Some(self.ready.split_to(max.min(self.ready.len()))))
+    }
+
+    /// The same body out of another fetch, up to where this reader has come.
+    async fn alone(&self) -> Result<Box<Alone>, FillError> {
+        let Relay { fills, wanted, meta, .. } = &*self.relay;
+        let wanted = Wanted { asker: self.asker, ..wanted.clone() };
+        let (path, position) = (meta.key.path(), self.position);
+        tracing::debug!(path, position, "reader fell behind; fetching alone");
+        let (readers, demand) = (Readers::default(), wanted.demand());
+        let reader = Reader::first(&readers);
+        let deadline = Instant::now() + PLACE_WAIT;
+        let place = fills.shared.room.wait(&demand, &readers, deadline).await;
+        let place = place.ok_or(FillError::NoRoom)?;
+        let running = Running::begin(&fills.shared.metrics);
+        let flight = fills.pass(&wanted).await;
+        let passing = match flight.landed().await {
+            Landed::Passing => flight.take_passing(self.asker),
+            Landed::Failed(error) => return Err(FillError::Relayed(error)),
+            Landed::Streaming { .. }
+            | Landed::Whole { .. }
+            | Landed::Head { .. }
+            | Landed::Absent(_) => None,
+        };
+        let mut body = passing.and_then(Passing::into_checked).ok_or(FillError::Changed)?;
+        if !self.is_of_same(&body) {
+            return Err(FillError::Changed);
+        }
+        let mut left = position;
+        while left > 0 {
+            let max = usize::try_from(left.min(SKIPPED_BYTES_MAX)).unwrap_or(usize::MAX);
+            let skipped = body.chunk(max).await?.ok_or(FillError::Changed)?;
+            left -= skipped.len() as u64;
+        }
+        let (had, skipped) = (self.had.clone(), body.given().clone());
+        if Sha256::finish(had) != Sha256::finish(skipped) {
+            tracing::warn!(path, position, "two bodies of one object differ; cutting a reader");
+            return Err(FillError::Changed);
+        }
+        Ok(Box::new(Alone { body, _place: place, _reader: reader, _running: running }))
+    }
+
+    /// Whether the head of another fetch is that of the same representation: what comes may only
+    /// differ where one hash judges both, in its validators.
+    fn is_of_same(&self, body: &Checked) -> bool {
+        let (one, other) = (&self.relay.meta, &body.meta);
+        let has_same = |name| one.headers.get_all(&name).iter().eq(other.headers.get_all(&name));
+        let lengths = self.relay.length.zip(body.length());
+        let is_one_body = self.relay.must_be.is_some() && self.relay.must_be == body.must_be();
+        let has_same_validators = has_same(header::ETAG) && has_same(header::LAST_MODIFIED);
+        one.status == other.status
+            && lengths.is_none_or(|(one, other)| one == other)
+            && has_same(header::CONTENT_ENCODING)
+            && (is_one_body || has_same_validators)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory_window::{Bounds, WindowMemory};
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        all_bytes: 4 << 20,
+        least_bytes: 256 << 10,
+        most_bytes: 1 << 20,
+        piece_bytes: 64 << 10,
+    };
+
+    /// A body that comes in pieces, and what its readers are given.
+    struct Bench {
+        memory: Arc<WindowMemory>,
+        state: State,
+        came: u64,
+        digest: digest::Context,
+        /// What all bytes come to, by the ends of the pieces that came.
+        digests: HashMap<u64, Sha256>,
+    }
+
+    fn bytes(span: std::ops::Range<u64>) -> Bytes {
+        span.map(|at| u8::try_from(at * 31 % 251).unwrap()).collect()
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let memory = WindowMemory::new(BOUNDS);
+            let state = State::new(memory.open().unwrap());
+            let digest = digest::Context::new(&digest::SHA256);
+            Self { memory, state, came: 0, digest, digests: HashMap::new() }
+        }
+
+        /// Whether the next piece, of so many bytes, finds room.
+        fn push(&mut self, length: u64) -> bool {
+            let end = self.came + length;
+            let (piece, mut digest) = (bytes(self.came..end), self.digest.clone());
+            digest.update(&piece);
+            let has_come = self.state.push(&piece, &digest);
+            if has_come {
+                self.digests.insert(end, Sha256::finish(digest.clone()));
+                (self.came, self.digest) = (end, digest);
+            }
+            has_come
+        }
+
+        /// Reads all that is there, and compares it and its digest.
+        fn read(&mut self, number: u64, position: u64) -> u64 {
+            let mut position = position;
+            while let Some(next) = self.state.take(number, position) {
+                let Next::Bytes(taken) = next else { panic!("no bytes at {position}") };
+                let end = position + taken.bytes.len() as u64;
+                assert_eq!(taken.bytes, bytes(position..end));
+                assert_eq!(Some(&Sha256::finish(taken.digest)), self.digests.get(&end));
+                position = end;
+            }
+            position
+        }
+    }
+
+    #[test]
+    fn the_fetch_follows_the_foremost_reader_and_no_other() {
+        let mut bench = Bench::new();
+        let (slow, fast) = (bench.state.enter().unwrap(), bench.state.enter().unwrap());
+        let mut position = 0;
+        for _ in 0..10 {
+            while bench.push(50_000) {}
+            assert!(bench.came - position <= BOUNDS.most_bytes / 2, "{} ahead", bench.came);
+            position = bench.read(fast, position);
+            assert_eq!(position, bench.came);
+            assert!(bench.memory.taken() <= BOUNDS.most_bytes);
+        }
+        assert!(matches!(bench.state.take(slow, 0), Some(Next::Behind)));
+        assert!(bench.state.enter().is_none(), "the first byte is gone");
+        // Nothing is kept for a reader that has left.
+        bench.state.leave(slow);
+        assert_eq!(bench.memory.taken(), BOUNDS.least_bytes);
+        bench.state.leave(fast);
+        drop(bench.state);
+        assert_eq!(bench.memory.taken(), 0);
+    }
+
+    #[test]
+    fn what_all_have_had_is_let_go_once_no_reader_may_join() {
+        let mut bench = Bench::new();
+        let (one, other) = (bench.state.enter().unwrap(), bench.state.enter().unwrap());
+        while bench.push(60_000) {}
+        bench.read(one, 0);
+        bench.read(other, 0);
+        assert_eq!(bench.state.window.start(), 0, "another may join");
+        let before = bench.memory.taken();
+        bench.state.is_shut = true;
+        bench.state.let_go();
+        assert_eq!(bench.state.window.start(), bench.came);
+        assert!(bench.memory.taken() < before);
+        assert!(bench.state.enter().is_none());
+    }
+
+    #[test]
+    fn readers_of_every_pace_get_every_byte_of_pieces_of_every_size() {
+        let sizes = [1, 7, 4096, 4097, 1, 1, 65_536, 300, 20_000];
+        let mut bench = Bench::new();
+        let numbers: Vec<_> = (0..3).map(|_| bench.state.enter().unwrap()).collect();
+        let mut positions = [0; 3];
+        for step in 0..2_000 {
+            bench.push(sizes[step % sizes.len()]);
+            for (at, every) in [1, 3, 5].into_iter().enumerate() {
+                if step % every == 0 {
+                    positions[at] = bench.read(numbers[at], positions[at]);
+                }
+            }
+            assert!(bench.memory.taken() <= BOUNDS.most_bytes);
+            if bench.came > 3 << 20 {
+                break;
+            }
+        }
+        assert!(bench.came > 1 << 20);
+    }
+
+    #[test]
+    fn readers_that_leave_hold_nothing() {
+        let mut bench = Bench::new();
+        let first = bench.state.enter().unwrap();
+        while bench.push(64 << 10) {}
+        bench.read(first, 0);
+        let second = bench.state.enter().unwrap();
+        bench.state.leave(first);
+        assert!(!bench.push(64 << 10), "the second has had nothing yet");
+        let position = bench.read(second, 0);
+        assert!(bench.push(64 << 10));
+        bench.read(second, position);
+    }
+}
