@@ -294,6 +294,7 @@ impl FillError {
     pub fn upload(&self) -> Option<UploadError> {
         match self {
             Self::Fetch(error) => error.upload(),
+            Self::Relayed(error) => error.upload(),
             Self::Body(_)
             | Self::Rejected { .. }
             | Self::GivenUp(_)
