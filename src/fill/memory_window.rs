@@ -3,7 +3,7 @@
 //! lock.
 //!
 //! All windows of the process share one amount of memory ([`WindowMemory`]), counted in bytes that
-//! are really held. A window has [`Bounds::least`] for as long as it lives, and more while
+//! are really held. A window has [`Bounds::least_bytes`] for as long as it lives, and more while
 //! there is more. It lets go of its oldest bytes first.
 
 use aws_lc_rs::digest;
@@ -18,17 +18,18 @@ const COPIED_BYTES_MAX: usize = 4096;
 /// What a piece costs beside its bytes: its entry and its digest.
 const PIECE_COST: u64 = 512;
 
-/// How much memory there is for windows, in bytes.
+/// How much memory there is for windows.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "each is a number of bytes")]
 pub(super) struct Bounds {
     /// Of all windows.
-    pub(super) all: u64,
+    pub(super) all_bytes: u64,
     /// What each window has for certain.
-    pub(super) least: u64,
+    pub(super) least_bytes: u64,
     /// What no window exceeds.
-    pub(super) most: u64,
+    pub(super) most_bytes: u64,
     /// What no piece exceeds.
-    pub(super) piece: usize,
+    pub(super) piece_bytes: usize,
 }
 
 impl Bounds {
@@ -37,9 +38,19 @@ impl Bounds {
     pub(super) fn usual() -> Self {
         #[cfg(test)]
         if crate::simulation::world().is_some() {
-            return Self { all: 256 << 10, least: 32 << 10, most: 64 << 10, piece: 6 << 10 };
+            return Self {
+                all_bytes: 256 << 10,
+                least_bytes: 32 << 10,
+                most_bytes: 64 << 10,
+                piece_bytes: 6 << 10,
+            };
         }
-        Self { all: 128 << 20, least: 256 << 10, most: 8 << 20, piece: 64 << 10 }
+        Self {
+            all_bytes: 128 << 20,
+            least_bytes: 256 << 10,
+            most_bytes: 8 << 20,
+            piece_bytes: 64 << 10,
+        }
     }
 }
 
@@ -93,14 +104,14 @@ impl WindowMemory {
 
     /// A window for one body more, with no bytes yet; none if all memory is taken.
     pub(super) fn open(self: &Arc<Self>) -> Option<MemoryWindow> {
-        let Bounds { all, least, .. } = self.bounds;
-        self.take(least, all)?;
+        let Bounds { all_bytes, least_bytes, .. } = self.bounds;
+        self.take(least_bytes, all_bytes)?;
         Some(MemoryWindow {
             pieces: VecDeque::new(),
             open: BytesMut::new(),
             end: 0,
             digest: digest::Context::new(&digest::SHA256),
-            share: Share { memory: Arc::clone(self), bytes: least },
+            share: Share { memory: Arc::clone(self), bytes: least_bytes },
         })
     }
 
@@ -120,13 +131,13 @@ impl Share {
     /// Makes it `bytes`, or what a window has for certain if that is more; false if it stays as it
     /// is, since there is not so much.
     fn resize(&mut self, bytes: u64) -> bool {
-        let Bounds { all, least, most, .. } = self.memory.bounds;
-        let bytes = bytes.max(least);
+        let Bounds { all_bytes, least_bytes, most_bytes, .. } = self.memory.bounds;
+        let bytes = bytes.max(least_bytes);
         if let Some(surplus) = self.bytes.checked_sub(bytes) {
             self.memory.taken.fetch_sub(surplus, Ordering::Relaxed);
         } else {
-            let is_there = || self.memory.take(bytes - self.bytes, all - all / 4);
-            if bytes > most || is_there().is_none() {
+            let is_there = || self.memory.take(bytes - self.bytes, all_bytes - all_bytes / 4);
+            if bytes > most_bytes || is_there().is_none() {
                 return false;
             }
         }
@@ -167,16 +178,16 @@ impl MemoryWindow {
                 return false;
             }
         }
-        let piece = self.bounds().piece;
+        let piece_bytes = self.bounds().piece_bytes;
         let is_copied = bytes.len() <= COPIED_BYTES_MAX;
-        if !is_copied || self.open.len() + bytes.len() > piece {
+        if !is_copied || self.open.len() + bytes.len() > piece_bytes {
             self.close_open();
         }
         self.end += bytes.len() as u64;
         self.digest.clone_from(digest);
         if is_copied {
             if self.open.capacity() - self.open.len() < bytes.len() {
-                self.open.reserve(piece);
+                self.open.reserve(piece_bytes);
             }
             self.open.extend_from_slice(bytes);
         } else {
@@ -225,7 +236,7 @@ impl MemoryWindow {
     /// Bytes that it holds, with those that its open piece may take without another buffer.
     fn cost(&self) -> u64 {
         let held = self.end - self.start();
-        held + PIECE_COST * self.pieces.len() as u64 + 2 * self.bounds().piece as u64
+        held + PIECE_COST * self.pieces.len() as u64 + 2 * self.bounds().piece_bytes as u64
     }
 
     fn close_open(&mut self) {
@@ -247,8 +258,12 @@ mod tests {
     use super::*;
 
     const PIECE_BYTES: usize = 64 << 10;
-    const BOUNDS: Bounds =
-        Bounds { all: 8 << 20, least: 256 << 10, most: 2 << 20, piece: PIECE_BYTES };
+    const BOUNDS: Bounds = Bounds {
+        all_bytes: 8 << 20,
+        least_bytes: 256 << 10,
+        most_bytes: 2 << 20,
+        piece_bytes: PIECE_BYTES,
+    };
 
     fn push(window: &mut MemoryWindow, bytes: usize, foremost: u64) -> bool {
         let (piece, digest) = (Bytes::from(vec![7; bytes]), window.digest.clone());
@@ -266,7 +281,7 @@ mod tests {
         for _ in 0..2_000 {
             let end = window.end();
             assert!(push(&mut window, COPIED_BYTES_MAX + 1, end) && push(&mut window, 1, end));
-            assert!(window.cost() <= BOUNDS.most);
+            assert!(window.cost() <= BOUNDS.most_bytes);
         }
     }
 
@@ -275,26 +290,26 @@ mod tests {
         let memory = WindowMemory::new(BOUNDS);
         let mut windows: Vec<_> = std::iter::from_fn(|| memory.open()).collect();
         assert_eq!(windows.len(), 32);
-        assert_eq!(memory.taken(), BOUNDS.all);
+        assert_eq!(memory.taken(), BOUNDS.all_bytes);
         for window in &mut windows {
             for _ in 0..100 {
                 let end = window.end();
                 assert!(push(window, PIECE_BYTES, end), "a body always goes on");
-                assert!(window.cost() <= BOUNDS.least);
+                assert!(window.cost() <= BOUNDS.least_bytes);
             }
-            assert!(push(window, 1_000, 0) || window.cost() + 65_536 > BOUNDS.least);
+            assert!(push(window, 1_000, 0) || window.cost() + 65_536 > BOUNDS.least_bytes);
         }
-        assert_eq!(memory.taken(), BOUNDS.all);
+        assert_eq!(memory.taken(), BOUNDS.all_bytes);
         windows.truncate(2);
         for window in &mut windows {
             while push(window, PIECE_BYTES, 0) {}
-            assert!(window.cost() > BOUNDS.most - 2 * PIECE_BYTES as u64);
+            assert!(window.cost() > BOUNDS.most_bytes - 2 * PIECE_BYTES as u64);
         }
         let held: u64 = windows.iter().map(|window| window.share.bytes).sum();
         assert_eq!(memory.taken(), held);
         // A quarter stays for others.
         let more: Vec<_> = std::iter::from_fn(|| memory.open()).collect();
-        assert!(more.len() >= 8 && memory.taken() <= BOUNDS.all);
+        assert!(more.len() >= 8 && memory.taken() <= BOUNDS.all_bytes);
         drop((windows, more));
         assert_eq!(memory.taken(), 0);
     }

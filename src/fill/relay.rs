@@ -145,7 +145,7 @@ impl Relay {
         mut body: Box<Checked>,
         readers: &Readers,
     ) -> Result<(), Arc<FillError>> {
-        let max = self.state.lock().window.bounds().piece;
+        let max = self.state.lock().window.bounds().piece_bytes;
         let brought = async {
             while let Some(bytes) = body.chunk(max).await? {
                 readers.came(bytes.len() as u64);
@@ -244,7 +244,7 @@ impl State {
     fn push(&mut self, bytes: &Bytes, digest: &digest::Context) -> bool {
         let foremost = self.positions.values().copied().max().unwrap_or_default();
         let ahead = self.window.end().saturating_sub(foremost);
-        if ahead > 0 && ahead + bytes.len() as u64 > self.window.bounds().most / 2 {
+        if ahead > 0 && ahead + bytes.len() as u64 > self.window.bounds().most_bytes / 2 {
             return false;
         }
         let has_come = self.window.push(bytes, digest, foremost);
@@ -396,8 +396,12 @@ mod tests {
     use super::super::memory_window::{Bounds, WindowMemory};
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { all: 4 << 20, least: 256 << 10, most: 1 << 20, piece: 64 << 10 };
+    const BOUNDS: Bounds = Bounds {
+        all_bytes: 4 << 20,
+        least_bytes: 256 << 10,
+        most_bytes: 1 << 20,
+        piece_bytes: 64 << 10,
+    };
 
     /// A body that comes in pieces, and what its readers are given.
     struct Bench {
@@ -455,16 +459,16 @@ mod tests {
         let mut position = 0;
         for _ in 0..10 {
             while bench.push(50_000) {}
-            assert!(bench.came - position <= BOUNDS.most / 2, "{} ahead", bench.came);
+            assert!(bench.came - position <= BOUNDS.most_bytes / 2, "{} ahead", bench.came);
             position = bench.read(fast, position);
             assert_eq!(position, bench.came);
-            assert!(bench.memory.taken() <= BOUNDS.most);
+            assert!(bench.memory.taken() <= BOUNDS.most_bytes);
         }
         assert!(matches!(bench.state.take(slow, 0), Some(Next::Behind)));
         assert!(bench.state.enter().is_none(), "the first byte is gone");
         // Nothing is kept for a reader that has left.
         bench.state.leave(slow);
-        assert_eq!(bench.memory.taken(), BOUNDS.least);
+        assert_eq!(bench.memory.taken(), BOUNDS.least_bytes);
         bench.state.leave(fast);
         drop(bench.state);
         assert_eq!(bench.memory.taken(), 0);
@@ -499,7 +503,7 @@ mod tests {
                     positions[at] = bench.read(numbers[at], positions[at]);
                 }
             }
-            assert!(bench.memory.taken() <= BOUNDS.most);
+            assert!(bench.memory.taken() <= BOUNDS.most_bytes);
             if bench.came > 3 << 20 {
                 break;
             }

@@ -20,6 +20,7 @@ fn damaged(body: &Bytes, at: usize) -> Bytes {
     damaged.into()
 }
 
+/// FAULTS.md C4.
 #[tokio::test]
 async fn thirty_readers_without_a_disk_cost_one_request() {
     let origin = Origin::start().await;
@@ -47,6 +48,7 @@ async fn thirty_readers_without_a_disk_cost_one_request() {
     assert_eq!(edge.metric("narthex_fills_total{class=\"nar\",result=\"passed\"}").await, 1);
 }
 
+/// FAULTS.md C4.
 #[tokio::test]
 async fn readers_that_ask_at_once_for_an_object_above_the_size_share_its_fetch() {
     let origin = Origin::start().await;
