@@ -12,7 +12,7 @@ use crate::rfc::authority::Authority;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -95,8 +95,13 @@ pub(super) async fn answer(
 }
 
 async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    // Probes of load balancers name no host, or an empty one; a browser always names one.
+    let names_none = request.headers().get_all(HOST).iter().all(HeaderValue::is_empty);
     let host = Authority::of_request(request.version(), request.uri(), request.headers());
-    if let Err(problem) = host {
+    if let Err(problem) = host
+        && !(is_read && names_none)
+    {
         let reason = Refusal::from(problem).reason();
         shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
         return error(StatusCode::BAD_REQUEST, &problem.to_string());
@@ -106,7 +111,6 @@ async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
         tracing::warn!(%peer, problem = %suspicion, "a request to the admin listener was refused");
         return error(StatusCode::FORBIDDEN, &suspicion.to_string());
     }
-    let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
     match request.uri().path() {
         "/api/v1/purge" if *request.method() == Method::POST => purge(shared, peer, request).await,
         "/api/v1/uploads" if *request.method() == Method::POST => {

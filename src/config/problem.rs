@@ -178,22 +178,28 @@ impl fmt::Display for Spot {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        let mut text = format!("{}: ", self.place);
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            write!(text, "{}: ", self.path)?;
         }
         if let Some(found) = &self.found {
-            write!(f, "{found} ")?;
+            write!(text, "{found} ")?;
         }
-        one_line(f, &self.message)
+        text += &self.message;
+        one_line(f, &text)
     }
 }
 
-/// Writes a text on one line, whatever of a configuration it has taken in.
+/// Writes a text on one line, whatever names it has taken in: without what ends a line, or shows
+/// it in another order.
 fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let is_plain = |character: char| {
+        let orders = matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        !character.is_control() && !orders
+    };
     text.chars().try_for_each(|character| match character {
-        control if control.is_control() => write!(f, "{}", control.escape_default()),
-        plain => f.write_char(plain),
+        plain if is_plain(plain) => f.write_char(plain),
+        other => write!(f, "{}", other.escape_default()),
     })
 }
 
@@ -222,10 +228,10 @@ mod tests {
         assert_eq!(problem.to_string(), line);
         assert_eq!(problem.line(), Some(12));
         assert_eq!(Problems(vec![problem.clone(), problem]).to_string().lines().count(), 2);
-        let place = Place::Flag { name: "--origin" };
+        let place = Place::File { file: "a\nb".into(), line: 1, column: None };
         let spot = Spot { path: "url".into(), place };
-        let line = spot.problem_with("x", "has a value of a\nb\u{1b}").to_string();
-        assert_eq!(line, r#"--origin: url: "x" has a value of a\nb\u{1b}"#);
+        let line = spot.problem_with("x", "has a value of c\u{1b}\u{202e}").to_string();
+        assert_eq!(line, r#"a\nb:1: url: "x" has a value of c\u{1b}\u{202e}"#);
     }
 
     /// FAULTS.md G17.

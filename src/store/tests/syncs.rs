@@ -48,7 +48,9 @@ async fn a_purge_that_finds_claims_alone_is_synced_too() {
     assert!(store.0.sync_now(Turn::Regular));
     assert!(store.0.sync_soon().await.is_ok());
     assert_eq!(store.0.syncs.asked(), 0);
+    let before = store.0.index.changes();
     assert_eq!((store.clear(), store.claim(&key("nar"))), (0, None));
+    assert!(store.0.index.changes() > before);
     assert!(store.0.sync_soon().await.is_ok());
     assert!(store.0.is_synced());
 }
@@ -71,14 +73,16 @@ async fn a_sync_that_panics_has_failed_and_the_next_one_works() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     // The one that comes every few seconds may come first, and leave nothing to sync.
-    let mut asked = 0;
-    while asked == 0 {
+    let mut tries = 0;
+    loop {
         put(&store, &key("a"), &bytes(1, 100)).await.unwrap();
         store.0.faults.panic_once("the index is to be synced");
         assert!(store.remove(&key("a")));
-        let synced = store.0.sync_soon().await;
-        asked = store.0.syncs.asked();
-        assert_eq!(asked == 1, matches!(synced, Err(Unsynced)));
+        if matches!(store.0.sync_soon().await, Err(Unsynced)) {
+            break;
+        }
+        tries += 1;
+        assert!(tries < 10, "no sync fails");
     }
     // The engine is opened again: it may not get over a panic.
     until("the index works", || store.health().is_writable && !store.0.index.has_failed()).await;
