@@ -43,8 +43,8 @@ const SPARE_BYTES_MIN: u64 = 256 * 1024 * 1024;
 const SPARE_FILES_MIN: u64 = 4096;
 /// Inodes that an object takes at most: two folders and its file, and one for the index.
 const FILES_OF_ONE: u64 = 4;
-/// How long what the file system said counts: where it goes away, what is begun meanwhile reaches
-/// its clients and is not stored.
+/// How long an answer of the file system counts. If it goes away, objects that are begun meanwhile
+/// reach their clients and are not stored.
 const SPARE_AGE_MAX: Duration = Duration::from_millis(50);
 /// How long to wait for the index to load more that can be evicted: less than a request waits for
 /// the disk.
@@ -79,10 +79,15 @@ struct Spared {
 /// What is kept free on the file system for objects that are not proven.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// When it was made free last. Held by the one thread that makes room on the file system.
-    made: Mutex<Option<Instant>>,
+    /// When the file system last freed what went for it. Held by the one thread that makes room on
+    /// the file system.
+    pub(super) freed: Mutex<Option<Instant>>,
     /// Bytes that objects have taken since as much went for them.
     taken: AtomicU64,
+    /// How often more went for it than objects had taken.
+    evictions: AtomicU64,
+    /// How many of these evictions the file system has freed.
+    freed_evictions: AtomicU64,
     /// Notified when the file system is to free what was removed.
     removed: Arc<Notify>,
 }
@@ -98,7 +103,7 @@ pub(super) async fn free_often(store: Weak<Inner>, stop: CancellationToken) {
             removed.notified().await;
             let Some(store) = store.upgrade() else { return };
             let own = Arc::clone(&store);
-            let freed = store.background.blocking("store free", move || own.free_removed()).await;
+            let freed = store.background.blocking("store free", move || own.free_ahead()).await;
             if store.unless_panicked(freed).is_err() {
                 return;
             }
@@ -210,7 +215,7 @@ impl Inner {
     /// free what is removed a moment later. Anything goes for what is to stay free on it, which no
     /// object takes. One thread at a time, since each would evict for all.
     fn make_room(&self, bytes: u64, displaces: Displaces) -> Result<(), WriteError> {
-        let _turn = self.ahead.made.lock();
+        let _turn = self.ahead.freed.lock();
         let mut has_evicted = false;
         for (bytes, displaces) in [(0, Displaces::Anything), (bytes, displaces)] {
             let Some(short) = self.shortage(bytes)? else { continue };
@@ -248,14 +253,16 @@ impl Inner {
             if self.spare.has(ahead) {
                 return Ok(());
             }
-            let Some(mut made) = self.ahead.made.try_lock() else { return Ok(()) };
+            let Some(freed) = self.ahead.freed.try_lock() else { return Ok(()) };
             let taken = self.ahead.taken.swap(0, Ordering::Relaxed);
             let Some(short) = self.shortage(ahead)? else { return Ok(()) };
-            // What was freed a moment ago may not show yet: as much goes as came, and no more.
-            let is_recent = made.is_some_and(|made| made.elapsed() < FREED_WITHIN);
-            let bytes = if is_recent { short.bytes.min(taken) } else { short.bytes };
-            if !is_recent {
-                *made = Some(Instant::now());
+            // What goes does not show before it is freed, nor at once then: as much goes as came.
+            let evictions = self.ahead.evictions.load(Ordering::Acquire);
+            let is_hidden = evictions != self.ahead.freed_evictions.load(Ordering::Acquire)
+                || freed.is_some_and(|freed| freed.elapsed() < FREED_WITHIN);
+            let bytes = if is_hidden { short.bytes.min(taken) } else { short.bytes };
+            if !is_hidden {
+                self.ahead.evictions.fetch_add(1, Ordering::AcqRel);
             }
             let evicted = self.space.shed(bytes, Displaces::Anything);
             if evicted.is_empty() {
@@ -267,6 +274,16 @@ impl Inner {
         };
         if let Err(error) = keep() {
             self.write_failed(&error);
+        }
+    }
+
+    /// Has the file system free what was removed ahead of need.
+    fn free_ahead(&self) {
+        let evictions = self.ahead.evictions.load(Ordering::Acquire);
+        self.free_removed();
+        if evictions != self.ahead.freed_evictions.load(Ordering::Acquire) {
+            *self.ahead.freed.lock() = Some(Instant::now());
+            self.ahead.freed_evictions.store(evictions, Ordering::Release);
         }
     }
 
