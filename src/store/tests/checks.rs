@@ -262,7 +262,7 @@ async fn table(bench: &Bench) -> PathBuf {
     let mut found = None;
     until("a table of small bodies", || {
         let mut files = Vec::new();
-        super::list(&index, &mut files);
+        super::list(&index, &mut files).unwrap();
         files.retain(|path| path.extension().is_none_or(|extension| extension != "jnl"));
         found = files.into_iter().find(|path| path.metadata().is_ok_and(|m| m.len() > 1 << 20));
         found.is_some()

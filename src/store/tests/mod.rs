@@ -38,6 +38,7 @@ use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -199,7 +200,7 @@ impl Bench {
     fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for folder in ["objects", "tmp"] {
-            list(&self.place.path().join(folder), &mut files);
+            list(&self.place.path().join(folder), &mut files).unwrap();
         }
         files
     }
@@ -214,11 +215,16 @@ impl Bench {
     }
 }
 
-fn list(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { list(&path, files) } else { files.push(path) }
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            list(&path, files)?;
+        } else {
+            files.push(path);
+        }
     }
+    Ok(())
 }
 
 /// Waits until something holds, and fails with `what` where it never does.

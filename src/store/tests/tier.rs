@@ -184,7 +184,7 @@ async fn what_is_damaged_on_any_disk_is_named_to_one_receiver() {
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     for number in [0, 1] {
         let mut files = Vec::new();
-        super::list(&bench.folder(number).join("objects"), &mut files);
+        super::list(&bench.folder(number).join("objects"), &mut files).unwrap();
         let file = std::fs::File::options().write(true).open(&files[0]).unwrap();
         file.write_all_at(b"damage", 60_000).unwrap();
     }
