@@ -1,5 +1,5 @@
-//! How many fills may be under way, whose they are, and which of them make room for others. One
-//! per process; its lock is short and never held across an await.
+//! How many fills may be under way, for which clients and sites, and which of them make room for
+//! others. One per process; its lock is short and never held across an await.
 //!
 //! A fill goes on if its last reader leaves. Without a reader it is ended by any of these:
 //!
@@ -83,7 +83,7 @@ struct Places {
     large: usize,
     large_by_site: HashMap<String, usize>,
     by_asker: HashMap<Asker, usize>,
-    /// How many fills of a site were ended for their connections, since when.
+    /// How many fills of a site were ended for their connections a moment ago, since when.
     ended_of: HashMap<String, (Instant, usize)>,
 }
 
@@ -95,7 +95,7 @@ struct Holder {
     unread: Option<u64>,
 }
 
-/// Whose a place is, and what it counts for.
+/// The client, the site and the size that a place is counted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Account {
     asker: Asker,
@@ -346,8 +346,8 @@ impl Places {
     /// were ended a moment ago as requests are waiting.
     fn end_one_of(&mut self, site: &str, waiting: usize) {
         let now = Instant::now();
+        self.ended_of.retain(|_, (since, _)| now < *since + LOOK);
         let (since, ended) = self.ended_of.get(site).copied().unwrap_or((now, 0));
-        let (since, ended) = if now < since + LOOK { (since, ended) } else { (now, 0) };
         if ended < waiting && self.end_unread(|holder| holder.site == site) {
             self.ended_of.insert(site.to_owned(), (since, ended + 1));
         }
@@ -481,6 +481,8 @@ mod tests {
             assert_eq!(ended(), expected);
             tokio::time::advance(LOOK).await;
         }
+        taken.end_one_of("b", 1);
+        assert!(taken.ended_of.is_empty(), "what was ended a while ago is forgotten");
     }
 
     #[tokio::test(start_paused = true)]
