@@ -8,9 +8,9 @@
 //! come. What is known of that is kept as spans of time:
 //!
 //! - The *open* span: the feed has been heard again and again, never later than `feed_timeout`. It
-//!   begins when the first notice of it came, by this machine's clock: an upload from then on has a
-//!   notice that found somebody who took it. The notice of an upload before may have been sent
-//!   while nobody listened, so the span never reaches back to what the first notice speaks of.
+//!   begins when the first notice of it came, by this machine's clock: the notices of uploads from
+//!   then on are received. The notice of an upload before may have been sent while no listener was
+//!   there, so the span never reaches back to what the first notice speaks of.
 //! - When the feed is late (silent, or with a notice that took longer than `feed_timeout` while the
 //!   span was open), the process ends, or a notice could not be noted, the span is closed,
 //!   `feed_timeout` before it was last heard of: what was uploaded just before may have been on its
@@ -22,10 +22,12 @@
 //!   whose T lies in the open span.
 //! - A notice that came and could not be read is not sent again: all spans are forgotten, and only
 //!   a statement or a newer file helps.
-//! - If the clock is set back, or right again after that, no time that was noted can be compared
-//!   with any that comes, nor is it known how long the feed was silent: all spans are forgotten.
+//! - If the clock is set back, or right again after that, all spans are forgotten: no time that was
+//!   noted can be compared with one that comes. An earlier process had another clock if it noted
+//!   what is yet to come. A clock that is set back for less time than the process was away is not
+//!   noticed: the gap then looks shorter than it was.
 //!
-//! So the filter answers where the open span, joined with those before it, reaches back to T. A
+//! So the filter answers if the open span, joined with those before it, reaches back to T. A
 //! filter that was built before its feed was set up never does, whatever comes later. What is left
 //! is the time that a notice takes: for so long an upload may be answered as absent, as it is by
 //! the memory of absences.
@@ -104,7 +106,7 @@ impl Coverage {
         if since <= complete_up_to { Standing::Certain } else { Standing::Gap { since } }
     }
 
-    /// How old the newest upload is that the open span has heard of; none where there is none.
+    /// How old the newest upload is that the open span has heard of, if there is one.
     pub(super) fn age(&self, now: Timestamp) -> Option<Duration> {
         self.open.map(|open| now.since(open.heard))
     }
@@ -172,8 +174,8 @@ impl Coverage {
         }
     }
 
-    /// Whether the clock is not the one that the spans were noted by: it was set back, or right
-    /// again, or an earlier process noted what is yet to come.
+    /// Whether the spans were noted by another clock. It was set back, or is right again, or an
+    /// earlier process noted what is yet to come.
     fn has_stepped(&self, now: Moment) -> bool {
         let is_behind = now.edge.since(now.wall);
         let heard = self.open.iter().map(|open| open.heard);

@@ -2,12 +2,12 @@
 //! [`Index::open`], while nothing has the engine open.
 //!
 //! If a sync fails, the system takes the pages that it could not write for written, and the next
-//! sync succeeds without them. The journal then has a hole on the disk, and a start after a power
-//! cut reads it up to there: whatever was synced behind the hole is lost with it. The page cache
-//! still has all of it, so that a copy that is synced makes it good.
+//! sync succeeds without them. The journal then has a hole on the disk. A start after a power cut
+//! reads it up to there, so that what was synced behind the hole is lost too. The page cache still
+//! has all of it: a copy that is synced repairs it.
 //!
-//! A copy that a kill leaves unfinished is removed before the next one, and when the index is
-//! opened: the engine may never make a journal of that name again, which alone would overwrite it.
+//! A copy that a kill leaves unfinished is removed before the next copy, and when the index is
+//! opened. No later copy need overwrite it, since the engine may never reuse the journal's name.
 //!
 //! [`Index::open`]: super::Index::open
 //! [`Index::revive`]: super::Index::revive

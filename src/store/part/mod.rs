@@ -1,11 +1,12 @@
 //! An object that is here in part: a sparse file, and for each chunk of it whether it is in the
-//! file. Lives as long as somebody reads or writes it; what is kept is found again by
-//! `Disks::part`, and an insertion that is open is found as it is: no two parts write one file.
+//! file. Lives as long as it has readers or writers. What is kept is found again by `Disks::part`,
+//! and an insertion that is open is found as it is: no two parts write one file.
 //!
 //! # Why no wrong byte is ever read
 //!
-//! A part is open once, so its table knows every writer of its file. A part that is loose and has
-//! users still is not found again: what comes next begins anew, in a file of its own.
+//! A part is open once, so its table knows every writer of its file: it is opened under its stripe,
+//! with the chunks that the index has then. A part that is loose and has users still is not found
+//! again: the next one begins anew, in a file of its own.
 //!
 //! A chunk counts as here once all of it is in the file, and the index is told only after the file
 //! was synced, so a record never promises what a power cut took back. If a sync fails, the system
@@ -18,8 +19,8 @@
 //! first change has to link, every later one adds chunks to a record that must still be this
 //! insertion's.
 //!
-//! Whoever drops the object (purge, eviction, a whole object that takes its place) takes record
-//! and chunks in one change. A part that finds its record gone is *loose*: its readers and writers
+//! What drops the object (purge, eviction, a whole object that takes its place) takes record and
+//! chunks in one change. A part that finds its record gone is *loose*: its readers and writers
 //! go on in the file without a name, and nothing of it is ever kept again. A whole object and a
 //! part of the same key are never both in the index. [`Part::promote`] turns a part into a whole
 //! object in one change: same file, same insertion; the trailer that a crash may leave behind the
@@ -189,8 +190,7 @@ impl Part {
         !self.0.is_loose.load(Ordering::Acquire)
     }
 
-    /// Keeps nothing more of it. What is in the index stays for whoever dropped it to remove.
-    /// Blocking.
+    /// Keeps nothing more of it. What is in the index is removed by what drops it. Blocking.
     pub fn let_go(&self) {
         self.loosen(&mut self.0.life.lock());
     }

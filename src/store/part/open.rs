@@ -1,6 +1,6 @@
-//! The parts of one store that are open, by insertion: each byte of a file has one writer at most
-//! only if all of its writers share one table. One per store; a short lock, under which no part is
-//! dropped.
+//! The parts of one store that are open, by insertion. All writers of a file share one table, so
+//! that each of its bytes has one writer at most. One per store; a short lock, under which no part
+//! is dropped.
 
 use super::{Part, State};
 use crate::sync::Mutex;
