@@ -1,6 +1,7 @@
-//! A reader of a stretch of an object that is here in part: from the file what is there, along with
-//! a run what arrives, by a run of its own what nobody fetches; and straight from the origin where
-//! the object is not kept or the disk gives up. Owned by one answer; no locks across an await.
+//! A reader of a stretch of an object that is here in part. Bytes that are here come from the file,
+//! those that arrive come along with their run, and for others it begins a run. They come straight
+//! from the origin if the object is not kept or the disk gives up. Owned by one answer; no locks
+//! across an await.
 
 use super::NEAR_BYTES;
 use super::cursors::Cursor;
@@ -9,7 +10,7 @@ use super::object::{Kind, Object, Patience};
 use super::stretch::Stretch;
 use crate::fill::FillError;
 use crate::object::Meta;
-use crate::store::{At, Part};
+use crate::store::{At, CHUNK_BYTES, Part};
 use bytes::{Buf, Bytes};
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +20,12 @@ const FAILURES_MAX: u32 = 3;
 
 /// Turns without a byte and without a failure that a reader waits for.
 const IDLE_MAX: u32 = 32;
+
+/// Turns in which neither disk nor origin gives a byte of a chunk that is here.
+const LATE_MAX: u32 = 8;
+
+/// How often the stretch that passes becomes twice as long while the disk gives nothing.
+const DOUBLED_MAX: u32 = 24;
 
 /// Bytes of the first piece.
 const FIRST_BYTES: usize = 64 << 10;
@@ -43,17 +50,28 @@ pub struct PartReader {
     object: Arc<Object>,
     cursor: Cursor,
     passing: Option<Box<Stretch>>,
+    primed: Option<Primed>,
     ready: Bytes,
     next: u64,
     end: u64,
     came: Came,
     failures_left: u32,
     idle: u32,
+    /// Stretches that passed because the disk was late, since it gave a byte.
+    late: u32,
+}
+
+/// What the origin has begun to send of a gap while the disk takes nothing.
+#[derive(Debug)]
+struct Primed {
+    at: u64,
+    bytes: Bytes,
+    rest: Box<Stretch>,
 }
 
 impl PartReader {
-    /// A reader of `asked` with its first bytes at hand. `brought` where an origin has told the
-    /// head since it was asked for: then nothing of it was here before.
+    /// A reader of `asked` with its first bytes at hand. `brought` if an origin has told the head
+    /// since it was asked for: then nothing of it was here before.
     pub(super) async fn open(
         flight: Arc<PartFlight>,
         object: Arc<Object>,
@@ -66,11 +84,13 @@ impl PartReader {
             object: Arc::clone(&object),
             cursor,
             passing: None,
+            primed: None,
             ready: Bytes::new(),
             next: asked.start,
             end: asked.end,
             failures_left: 1,
             idle: 0,
+            late: 0,
         };
         reader.count("asked", asked.end - asked.start);
         match &object.kind {
@@ -80,7 +100,10 @@ impl PartReader {
                 let begun = begun.lock().take();
                 let fits = |begun: &Stretch| (begun.next()..begun.end()).contains(&asked.start);
                 let begun = begun.filter(|begun| fits(begun) && asked.end <= begun.end());
-                reader.pass(begun).await?;
+                match begun {
+                    Some(begun) => reader.pass_on(begun),
+                    None => reader.pass(asked.end).await?,
+                }
             }
         }
         reader.prime().await?;
@@ -88,25 +111,39 @@ impl PartReader {
         Ok(reader)
     }
 
-    /// Gets the first bytes, and the first of those that are not here, arriving or not: once an
-    /// origin has begun to send them, it is the same object still.
+    /// Gets the first bytes of what was asked for. Before that it gets the first that are not here,
+    /// and the first that no run brings: an origin that sends them has the same object still.
     async fn prime(&mut self) -> Result<(), Arc<FillError>> {
         let asked = self.next..self.end;
         if let Some(part) = self.object.part().cloned() {
-            let gaps = [part.first_gap(&asked), part.first_missing(&asked)];
-            for gap in gaps.into_iter().flatten().filter(|gap| *gap > asked.start) {
-                self.next = gap;
-                self.piece(1).await?;
-                self.failures_left = 1;
-                // What passes from there on is asked for again when its turn has come.
-                if self.passing.take().is_some() {
-                    break;
+            let is_later = |gap: &u64| *gap > asked.start;
+            let gap = part.first_gap(&asked);
+            let missing = part.first_missing(&asked).filter(|missing| Some(*missing) != gap);
+            if let Some(gap) = gap.filter(is_later) {
+                self.prime_at(gap).await?;
+            }
+            if let Some(missing) = missing.filter(is_later)
+                && self.primed.is_none()
+            {
+                match self.prime_at(missing).await {
+                    // It may find room when its turn has come.
+                    Err(error) if matches!(*error, FillError::NoRoom) => {}
+                    primed => primed?,
                 }
             }
             self.next = asked.start;
+            self.failures_left = 1;
             self.cursor.set(self.next, self.end);
         }
         self.ready = self.piece(FIRST_BYTES).await?;
+        Ok(())
+    }
+
+    /// Gets the first bytes at `offset`. What passes from there on waits until its turn has come.
+    async fn prime_at(&mut self, offset: u64) -> Result<(), Arc<FillError>> {
+        (self.next, self.failures_left) = (offset, 1);
+        let bytes = self.piece(1).await?;
+        self.primed = self.passing.take().map(|rest| Primed { at: offset, bytes, rest });
         Ok(())
     }
 
@@ -154,7 +191,10 @@ impl PartReader {
             let object = Arc::clone(&self.object);
             let bytes = match (&mut self.passing, object.part()) {
                 (Some(_), _) | (None, None) => self.passed().await?,
-                (None, Some(part)) => self.kept(part, max.min(left)).await?,
+                (None, Some(part)) => match self.take_primed() {
+                    None => self.kept(part, max.min(left)).await?,
+                    primed => primed,
+                },
             };
             if let Some(mut bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
                 bytes.truncate(left);
@@ -162,10 +202,24 @@ impl PartReader {
                 self.cursor.set(self.next, self.end);
                 self.failures_left = FAILURES_MAX;
                 self.idle = 0;
+                if self.passing.is_none() {
+                    self.late = 0;
+                }
                 return Ok(bytes);
             }
         }
         Ok(Bytes::new())
+    }
+
+    /// What was primed, if its turn has come; from then on its rest passes.
+    fn take_primed(&mut self) -> Option<Bytes> {
+        let next = self.next;
+        let primed = self.primed.take_if(|primed| primed.at <= next)?;
+        if primed.at < next {
+            return None;
+        }
+        self.pass_on(primed.rest);
+        Some(primed.bytes)
     }
 
     /// Bytes by way of the disk; none where the next turn may have some.
@@ -175,7 +229,7 @@ impl PartReader {
             At::Here => match part.read(self.next, max).await {
                 Ok(bytes) => Ok(bytes),
                 // The disk does not answer.
-                Err(_) => self.pass(None).await.map(|()| None),
+                Err(_) => self.pass_late().await.map(|()| None),
             },
             At::Arriving(growing) => match growing.read(self.next, max).await {
                 Ok(bytes) if !bytes.is_empty() => Ok(Some(bytes)),
@@ -203,10 +257,10 @@ impl PartReader {
         let Some(failure) = self.object.failure() else {
             self.idle += 1;
             // A thread that hangs in a write keeps the chunk from any other.
-            return if self.idle < IDLE_MAX { Ok(()) } else { self.pass(None).await };
+            return if self.idle < IDLE_MAX { Ok(()) } else { self.pass_late().await };
         };
         if matches!(*failure, FillError::Write(_)) {
-            return self.pass(None).await;
+            return self.pass(self.end).await;
         }
         // What was asked for in vain for as long as that was worth it is not asked for again.
         let left = self.failures_left.saturating_sub(1);
@@ -218,21 +272,37 @@ impl PartReader {
         if self.idle < IDLE_MAX { Ok(()) } else { Err(Arc::new(FillError::Lost)) }
     }
 
-    /// From now on straight from the origin, with what is on its way if there is any.
-    async fn pass(&mut self, begun: Option<Box<Stretch>>) -> Result<(), Arc<FillError>> {
-        let stretch = if let Some(begun) = begun {
-            begun
-        } else {
-            let asked = self.next..self.end;
-            let opened = Stretch::open(&self.flight, &self.object.identity, asked, None).await;
-            Box::new(opened.map_err(Arc::new)?)
+    /// The disk is late with the next byte. The rest of its chunk comes straight from the origin,
+    /// and twice as much each time until the disk gives a byte. If no origin can be reached, the
+    /// disk is asked again a few times.
+    async fn pass_late(&mut self) -> Result<(), Arc<FillError>> {
+        let chunk = self.next - self.next % CHUNK_BYTES;
+        let end = chunk.saturating_add(CHUNK_BYTES << self.late.min(DOUBLED_MAX));
+        let Err(error) = self.pass(end.min(self.end)).await else {
+            self.late += 1;
+            return Ok(());
         };
-        self.passing = Some(stretch);
-        self.came = Came::Passed;
+        self.idle += 1;
+        let is_unreached = matches!(&*error, FillError::Fetch(error) if !error.may_have_reached());
+        if is_unreached && self.idle < LATE_MAX { Ok(()) } else { Err(error) }
+    }
+
+    /// Bytes up to `end` come straight from the origin.
+    async fn pass(&mut self, end: u64) -> Result<(), Arc<FillError>> {
+        let asked = self.next..end;
+        let opening = Stretch::open(&self.flight, &self.object.identity, asked, None);
+        let opened = Box::pin(opening).await.map_err(Arc::new)?;
+        self.pass_on(Box::new(opened));
         Ok(())
     }
 
-    /// Bytes straight from the origin, without those before the next one.
+    fn pass_on(&mut self, stretch: Box<Stretch>) {
+        self.passing = Some(stretch);
+        self.came = Came::Passed;
+    }
+
+    /// Bytes straight from the origin, without those before the next one; none at the end of what
+    /// passes, where the disk is asked again.
     async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
         let Some(stretch) = &mut self.passing else { return Err(Arc::new(FillError::Lost)) };
         // Nothing that comes is behind what is to come next.
@@ -240,7 +310,8 @@ impl PartReader {
             return Err(Arc::new(FillError::Lost));
         };
         let Some(mut bytes) = stretch.chunk().await.map_err(Arc::new)? else {
-            return Err(Arc::new(FillError::Lost));
+            self.passing = None;
+            return Ok(None);
         };
         let skipped = usize::try_from(ahead).unwrap_or(usize::MAX);
         bytes.advance(skipped.min(bytes.len()));
