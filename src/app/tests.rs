@@ -221,3 +221,34 @@ async fn a_range_whose_chunk_the_disk_does_not_give_comes_from_its_origin() {
     assert_eq!((status, bytes), part);
     assert!(hold.reached() > 0, "it was asked of the disk");
 }
+
+/// FAULTS.md S16a.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_late_once_gives_the_next_chunk_itself() {
+    let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+    let body: Vec<u8> = (0..6_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let file = format!("nar/{}.nar.zst", "1".repeat(52));
+    bench.put(&file, &body);
+    let (path, range) = (format!("/{file}"), "Range: bytes=2097152-4194303\r\n");
+    let part = (206, body[2_097_152..4_194_304].to_vec());
+    let edge = bench.start(&clock).await;
+    let (status, _, bytes) = ask(&edge, &path, range).await;
+    assert!((status, bytes) == part);
+    // What an earlier process wrote is read from the disk.
+    assert!(edge.drain().await);
+    let edge = bench.start(&clock).await;
+    let store = edge.engine.cache().store().unwrap().clone();
+    let hold = store.hold(0, "a part is to be read");
+    let asking = ask(&edge, &path, range);
+    let releasing = async move {
+        // The second chunk is asked for once the first has passed.
+        while hold.reached() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let both = async { tokio::join!(asking, releasing) };
+    let ((status, _, bytes), ()) =
+        tokio::time::timeout(Duration::from_mins(1), both).await.unwrap();
+    assert!((status, bytes) == part);
+    assert_eq!(edge.metrics.range_bytes.with_label_values(&["passed"]).get(), 1 << 20);
+}
