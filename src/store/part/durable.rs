@@ -8,13 +8,14 @@ use crate::store::Inner;
 use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::Entry;
 use crate::store::files;
-use crate::store::format::{self, Head, INLINE_BYTES_MAX, Place, Totals};
+use crate::store::format::{self, Head, INLINE_BYTES_MAX, Place, Record, Totals};
 use crate::store::index::{Change, Open};
 use crate::store::read::{BodyFile, Stored, StoredBody};
 use crate::store::space::{Displaces, Reservation};
 use crate::store::trailer;
 use crate::store::which::Which;
 use fjall::Slice;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -39,8 +40,8 @@ enum Came {
 }
 
 impl Part {
-    /// Notes synced chunks in the index, and the part itself with the first of them. If `permit`
-    /// says no, nothing more of it is kept.
+    /// Notes synced chunks in the index, and the part itself with the first of them, if `permit`
+    /// says yes.
     pub fn note(&self, synced: &Synced, permit: &dyn Fn() -> bool) -> Result<Kept, WriteError> {
         let noted = self.try_note(&synced.0, permit);
         let result = match &noted {
@@ -70,7 +71,7 @@ impl Part {
         let index = access.open()?;
         let mut life = state.life.lock();
         if !permit() {
-            self.loosen(&mut life);
+            self.refused(index, &mut life)?;
             return Ok(Kept::Loose);
         }
         let (chunks, before, bytes) = self.being_noted(chunks);
@@ -123,6 +124,16 @@ impl Part {
             store.unlink(index, hash, older.sequence);
         }
         Ok(Kept::Yes)
+    }
+
+    /// A permit says no. Nothing more is kept of a part that has no record, or not any more; other
+    /// flights share one that has.
+    fn refused(&self, index: &Open, life: &mut Life) -> Result<(), IndexError> {
+        let state = &self.0;
+        if !matches!(life, Life::Kept) || !is_ours(index, state.hash, state.sequence)? {
+            self.loosen(life);
+        }
+        Ok(())
     }
 
     /// Which of these chunks are still to be noted, how many bytes the index knows of, and of how
@@ -205,8 +216,7 @@ impl Part {
     }
 
     /// Makes it a whole object, with `meta` as its head and `sha256` as [`Part::digest`] found it;
-    /// none if it is not kept any more, or `permit` says no: then nothing more of it is kept. Every
-    /// chunk must be noted.
+    /// none if it is not kept any more, or `permit` says no. Every chunk must be noted.
     pub fn promote(
         &self,
         meta: Meta,
@@ -234,7 +244,7 @@ impl Part {
         let index = access.open()?;
         let mut life = state.life.lock();
         if !permit() {
-            self.loosen(&mut life);
+            self.refused(index, &mut life)?;
             return Ok(None);
         }
         let is_all_noted = state.table.lock().noted_bytes() == length;
@@ -322,24 +332,22 @@ impl Part {
 
 impl Inner {
     /// The part that is kept of an object, as it is open, or with what the index says of its
-    /// chunks. None if one is open of which nothing more is kept: what writes it may still be at
-    /// work in the file.
+    /// chunks. None if one is open of which nothing more is kept: its file may still be written.
     pub(in crate::store) fn find_part(self: &Arc<Self>, key: &Key) -> Option<Part> {
         let hash = key.hash();
         let record = self.look_up(|index| index.part(hash))??;
-        let Ok(record) = format::decode_record(&record) else {
+        let Ok(Record { head, meta }) = format::decode_record(&record) else {
             self.part_damaged(hash, Which::Undecodable, "its record cannot be read");
             return None;
         };
-        if record.meta.key != *key {
+        if meta.key != *key {
             return None;
         }
-        let Head { sequence, length, .. } = record.head;
+        let sequence = head.sequence;
         if let Some(open) = self.open_parts.get(sequence) {
             self.space.touch(sequence);
             return open.is_live().then_some(open);
         }
-        let chunks = self.look_up(|index| index.chunks(hash, sequence))?;
         let file = match self.folder.open_part(hash, sequence) {
             Ok(file) => Arc::new(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -352,14 +360,30 @@ impl Inner {
                 return None;
             }
         };
-        let mut table = Table::new(length);
+        #[cfg(test)]
+        self.faults.reach("a part is to be opened");
+        let part = self.open_part(hash, sequence, file)?;
+        self.space.touch(sequence);
+        part.is_live().then_some(part)
+    }
+
+    /// Opens the part of an insertion with what the index has of it at this moment, unless another
+    /// has been opened, or took its place, since it was found.
+    fn open_part(self: &Arc<Self>, hash: KeyHash, sequence: u64, file: Arc<File>) -> Option<Part> {
+        let _stripe = self.stripe(hash).lock();
+        let record = self.look_up(|index| index.part(hash))??;
+        let Record { head, meta } = format::decode_record(&record).ok()?;
+        if head.sequence != sequence {
+            return None;
+        }
+        let chunks = self.look_up(|index| index.chunks(hash, sequence))?;
+        let mut table = Table::new(head.length);
         for (number, sum) in chunks {
             if table.bytes(number) > 0 {
                 table.add(number, Chunk { sum, noted: Noted::Yes });
             }
         }
-        self.space.touch(sequence);
-        Some(Part::new(self, record.meta, (sequence, length), file, (Life::Kept, table)))
+        Some(Part::new(self, meta, (sequence, head.length), file, (Life::Kept, table)))
     }
 
     /// What the index says; none if it does not answer, which is counted.

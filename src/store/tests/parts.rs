@@ -22,6 +22,13 @@ async fn begin(store: &Store, key: &Key) -> Part {
     store.begin_part(meta(key), LENGTH as u64).await.unwrap()
 }
 
+/// A part of `a` of which one chunk is kept.
+async fn begin_with(store: &Store, chunk: u64) -> Part {
+    let part = begin(store, &key("a")).await;
+    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, Kept::Yes);
+    part
+}
+
 /// Writes all of a run's bytes.
 async fn bring(mut run: Run, body: &Bytes) {
     let end = usize::try_from(run.end()).unwrap();
@@ -128,6 +135,61 @@ async fn a_part_that_is_open_is_found_and_not_opened_again() {
     drop((other, next));
     assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [4]);
     assert_eq!((store.usage().objects, bench.files().len(), bench.damaged()), (1, 1, 0));
+}
+
+/// FAULTS.md S11.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_changes_while_it_is_opened_is_opened_as_it_is_then() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let finding = || {
+        let opening = store.0.faults.hold("a part is to be opened");
+        let inner = Arc::clone(&store.0);
+        let found = tokio::task::spawn_blocking(move || inner.find_part(&key("a")));
+        (opening, found)
+    };
+    drop(begin_with(&store, 0).await);
+    let (opening, found) = finding();
+    opening.until_reached().await;
+    // Others are not held.
+    drop(store.0.faults.hold("a part is to be opened"));
+    let other = store.part(&key("a")).await.unwrap();
+    assert_eq!(keep(&other, at(1), at(2)).await, Kept::Yes);
+    drop(other);
+    drop(opening);
+    let part = found.await.unwrap().unwrap();
+    assert_eq!(chunks(&part).await, [0, 1]);
+    assert_eq!(keep(&part, at(2), at(3)).await, Kept::Yes);
+    assert_eq!(store.usage().bytes, format::charge(3 * CHUNK_BYTES));
+    drop(part);
+    let (opening, found) = finding();
+    opening.until_reached().await;
+    assert!(store.remove_part(&key("a")));
+    drop(opening);
+    assert!(found.await.unwrap().is_none());
+    assert_eq!((store.usage().objects, bench.damaged()), (0, 0));
+}
+
+/// FAULTS.md S11.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flight_that_may_keep_nothing_leaves_its_part_to_others() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin_with(&store, 0).await;
+    let other = store.part(&key("a")).await.unwrap();
+    bring(part.claim(at(1), at(2)).unwrap(), &body()).await;
+    let synced = part.sync().unwrap().unwrap();
+    assert_eq!(part.note(&synced, &|| false).unwrap(), Kept::Loose);
+    assert!(other.is_live());
+    assert_eq!(note(&other), Kept::Yes);
+    drop((part, other));
+    assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [0, 1]);
+    // One that was never kept is not kept later either.
+    let new = begin(&store, &key("b")).await;
+    bring(new.claim(0, at(1)).unwrap(), &body()).await;
+    let synced = new.sync().unwrap().unwrap();
+    assert_eq!(new.note(&synced, &|| false).unwrap(), Kept::Loose);
+    assert!(!new.is_live());
 }
 
 /// FAULTS.md S15c.
