@@ -15,7 +15,6 @@ use crate::object::Meta;
 use crate::origin::Reason;
 use crate::store::Part;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Rounds of fetching chunks that turned out damaged when the whole was checked.
@@ -54,12 +53,12 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
     if missing > flight.shared.parts.completion_size_max || object.broken().is_some() {
         return;
     }
-    if object.is_completing.swap(true, Ordering::AcqRel) {
+    if !part.begin_completion() {
         return;
     }
     if missing == 0 {
         let completed = Box::pin(finish(flight, object, part)).await;
-        done(flight, object, completed.unwrap_or(Completed::Failed));
+        done(flight, part, completed.unwrap_or(Completed::Failed));
         return;
     }
     let is_whole_coming = flight.shared.flights.lock().under_way.contains_key(flight.subject.key());
@@ -67,7 +66,7 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
     let turn = Arc::clone(&flight.shared.parts.completions).try_acquire_owned();
     let place = flight.shared.room.spare(&demand, &readers);
     let (Ok(turn), Some(place), false) = (turn, place, is_whole_coming) else {
-        return done(flight, object, Completed::Skipped);
+        return done(flight, part, Completed::Skipped);
     };
     let (flight, object) = (Arc::clone(flight), Arc::clone(object));
     let running = Running::begin(&flight.shared.metrics);
@@ -78,8 +77,8 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
     });
 }
 
-fn done(flight: &PartFlight, object: &Object, completed: Completed) {
-    object.is_completing.store(false, Ordering::Release);
+fn done(flight: &PartFlight, part: &Part, completed: Completed) {
+    part.end_completion();
     if let Some(result) = completed.as_str() {
         flight.shared.metrics.completions.with_label_values(&[result]).inc();
     }
@@ -102,14 +101,11 @@ async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, _turn: OwnedSemapho
             break;
         }
     }
-    done(flight, object, completed);
+    done(flight, part, completed);
     // The others may have brought their last chunk, and seen that this was under way.
-    if completed == Completed::ByOthers
-        && part.missing_bytes() == 0
-        && !object.is_completing.swap(true, Ordering::AcqRel)
-    {
+    if completed == Completed::ByOthers && part.missing_bytes() == 0 && part.begin_completion() {
         let completed = finish(flight, object, part).await;
-        done(flight, object, completed.unwrap_or(Completed::Failed));
+        done(flight, part, completed.unwrap_or(Completed::Failed));
     }
 }
 

@@ -15,7 +15,6 @@ use crate::store::{CHUNK_BYTES, Part, Run};
 use crate::sync::Mutex;
 use http::HeaderValue;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,7 +31,6 @@ pub(super) struct Object {
     pub(super) identity: Arc<Identity>,
     pub(super) kind: Kind,
     pub(super) told: Told,
-    pub(super) is_completing: AtomicBool,
     /// The request that was last to confirm it.
     pub(super) confirming: Mutex<Option<Confirming>>,
     broken: OnceLock<Arc<FillError>>,
@@ -89,7 +87,6 @@ impl Object {
             identity,
             kind,
             told,
-            is_completing: AtomicBool::new(false),
             confirming: Mutex::new(None),
             broken: OnceLock::new(),
             failure: Mutex::new(None),

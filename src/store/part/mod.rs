@@ -86,6 +86,8 @@ struct State {
     syncing: Mutex<()>,
     /// Whether `life` is at its end; read where nobody may wait for the disk.
     is_loose: AtomicBool,
+    /// Whether one of its users completes it.
+    is_completing: AtomicBool,
     table: Mutex<Table>,
     /// Space of chunks that are here and not in the index.
     promised: Mutex<Reservation>,
@@ -159,6 +161,7 @@ impl Part {
             life: Mutex::new(life),
             syncing: Mutex::new(()),
             is_loose: AtomicBool::new(false),
+            is_completing: AtomicBool::new(false),
             table: Mutex::new(table),
             promised: Mutex::new(Reservation::nothing(&store.space, Displaces::Untried)),
         }));
@@ -188,6 +191,17 @@ impl Part {
     /// Whether what comes to be here may still be kept.
     pub fn is_live(&self) -> bool {
         !self.0.is_loose.load(Ordering::Acquire)
+    }
+
+    /// Takes it on oneself to complete it; false if another does. Ended by
+    /// [`Part::end_completion`].
+    pub fn begin_completion(&self) -> bool {
+        !self.0.is_completing.swap(true, Ordering::AcqRel)
+    }
+
+    /// Others may complete it again.
+    pub fn end_completion(&self) {
+        self.0.is_completing.store(false, Ordering::Release);
     }
 
     /// Keeps nothing more of it. What is in the index is removed by what drops it. Blocking.
