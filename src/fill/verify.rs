@@ -23,7 +23,7 @@ pub(super) struct Expected {
     /// Bytes of the file.
     pub(super) file_size: Option<u64>,
     /// Whether a narinfo may say more that cannot be read now.
-    is_unsure: bool,
+    pub(super) is_unsure: bool,
 }
 
 impl Expected {

@@ -96,14 +96,18 @@ impl Learning {
         }
     }
 
-    /// The part that is kept, if what is known of the object does not speak against it.
+    /// The part that is kept, unless what is known of the object speaks against it: then the part
+    /// is dropped, if all is known.
     async fn on_disk(&self) -> Option<Arc<Object>> {
         let part = self.flight.shared.cache.part(self.flight.subject.key()).await?;
         let meta = part.meta();
         let expected = self.expected(coding_of(&meta)).await;
         let identity = Identity::new(&meta, part.length(), checked(&expected));
         if !identity.ties_parts() || expected.check_length(part.length()).is_err() {
-            self.flight.shared.cache.drop_part(&part).await;
+            // A claim that a disk does not tell may be the one that ties it.
+            if !expected.is_unsure {
+                self.flight.shared.cache.drop_part(&part).await;
+            }
             return None;
         }
         Some(Arc::new(Object::new(Arc::new(identity), Kind::Kept(part), Told::ByDisk)))
