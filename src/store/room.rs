@@ -261,12 +261,12 @@ impl Inner {
             let is_hidden = evictions != self.ahead.freed_evictions.load(Ordering::Acquire)
                 || freed.is_some_and(|freed| freed.elapsed() < FREED_WITHIN);
             let bytes = if is_hidden { short.bytes.min(taken) } else { short.bytes };
-            if !is_hidden {
-                self.ahead.evictions.fetch_add(1, Ordering::AcqRel);
-            }
             let evicted = self.space.shed(bytes, Displaces::Anything);
             if evicted.is_empty() {
                 return Ok(());
+            }
+            if !is_hidden {
+                self.ahead.evictions.fetch_add(1, Ordering::AcqRel);
             }
             self.evict(evicted, Reason::Space)?;
             self.ahead.removed.notify_one();
