@@ -1,6 +1,6 @@
 //! Objects that are on disk in part, behind the fence: what was fetched before a purge is not noted
 //! after it. Each flight has the ticket of the moment before it looked for the part or began it. A
-//! part that is refused keeps nothing more, unless it is still in the index: then another flight may
+//! part that is refused keeps nothing more, unless it is still in the index: another flight may
 //! have a later ticket. What touches the disk runs on its threads. Called by `fill`.
 
 use super::publish::{Place, Publication};
