@@ -177,6 +177,29 @@ async fn many_readers_of_one_range_cost_one_fetch() {
 }
 
 #[tokio::test]
+async fn a_gap_that_finds_no_room_yet_refuses_no_answer() {
+    let origin = VirtualOrigin::start().await;
+    let (object, path) = (Made::new(1, 8 * CHUNK), path(1));
+    origin.set(&path, Some(object.clone()));
+    let limits = "[server.limits]\ncompletion_size_max = 0\nfills_max = 1";
+    let edge = before(Setup::default().disk_size("4GiB").tables(limits), &origin).await;
+    range(&edge, &path, "bytes=0-9").await.expect_status(206);
+    edge.until_idle().await;
+    let gate = Gate::default();
+    origin.hold(100_000, &gate);
+    let mut second = edge.client().begin(&path, &[("range", "bytes=1048576-2097151")]).await;
+    second.read_to(1000).await;
+    // The first chunk is here, the second arrives, and nothing may bring the third as yet.
+    let mut all = edge.client().begin(&path, &[("range", "bytes=0-3145727")]).await;
+    all.read_to(1000).await;
+    gate.open();
+    let said = all.rest().await;
+    assert!(said.status == 206 && !said.is_cut && said.body == object.bytes(0..3 * CHUNK));
+    second.rest().await.expect_status(206);
+    assert_eq!(origin.sent(), 3 * CHUNK);
+}
+
+#[tokio::test]
 async fn suffixes_and_ranges_that_do_not_fit() {
     let origin = VirtualOrigin::start().await;
     let (object, path) = (Made::new(1, 20 * CHUNK + 5), path(1));
