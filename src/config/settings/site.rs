@@ -350,7 +350,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         Fallback::Is("200"),
     )
     .example("500")
-    .doc("Requests to this origin under way at once."),
+    .doc(
+        "Requests to this origin under way at once. An eighth is kept from NARs, and half from \
+         uploads. A client that has a quarter of the places of all uploads gets none of the last \
+         quarter: its next upload waits, and is answered 503 if it gets no place in time. A slow \
+         upload ends if one of a client that has fewer waits, or one of its own client. A client \
+         is an address, so all that come through one load balancer count as one.",
+    ),
     Setting::new("site.origin.credentials.profile", Kind::Text, Fallback::Derived("no profile"))
         .example(r#""nix-cache""#)
         .doc("A section of the shared AWS credentials and config files; also profile= in the URL."),
