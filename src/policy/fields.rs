@@ -5,9 +5,9 @@ use crate::object;
 use crate::rfc::{grammar, hop_by_hop};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Fields of a response that are of the client that caused it, and of no other: cookies, what
-/// belongs to one exchange of credentials (RFC 7615, RFC 8053, RFC 9449), what serves one time
-/// alone (RFC 8555 section 6.5.1), and what tells of the client's login.
+/// Fields of a response for the client that caused it alone. They are cookies, fields of one
+/// exchange of credentials (RFC 7615, RFC 8053, RFC 9449), nonces (RFC 8555 section 6.5.1) and
+/// fields about the client's login.
 const OF_ONE_CLIENT: [&str; 18] = [
     "authentication-control",
     "authentication-info",
@@ -34,13 +34,57 @@ pub(super) fn of_one_client() -> impl Iterator<Item = HeaderName> {
     OF_ONE_CLIENT.into_iter().map(HeaderName::from_static)
 }
 
+/// Takes out of a stored response what is for one client alone: earlier builds have stored it.
+/// Tells what its challenge was. Without that, the response must be confirmed before its next use.
+pub fn take_of_one_client(stored: &mut HeaderMap) -> Challenge {
+    let is_own = |name: &&HeaderName| OF_ONE_CLIENT.contains(&name.as_str());
+    let own: Vec<HeaderName> = stored.keys().filter(is_own).cloned().collect();
+    for name in own {
+        stored.remove(name);
+    }
+    let challenge = Challenge::of(stored);
+    if challenge == Challenge::ForOne {
+        stored.remove(header::WWW_AUTHENTICATE);
+    }
+    challenge
+}
+
+/// For which clients the challenge of a response is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Challenge {
+    /// It may be sent to each, or there is none.
+    ForAll,
+    /// It has what serves one exchange, such as the nonce of `Digest` or the token of `Negotiate`.
+    ForOne,
+}
+
+impl Challenge {
+    /// Of a response with these fields. Of the schemes, `Basic` and `Bearer` alone are for all.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let lines = headers.get_all(header::WWW_AUTHENTICATE).iter();
+        let mut members = lines.flat_map(|line| grammar::list_members(line.as_bytes()));
+        let is_for_one = members.any(|member| {
+            let name = member.split(|byte| b" \t=".contains(byte)).next().unwrap_or_default();
+            let is_parameter = member.get(name.len()) == Some(&b'=');
+            let is_for_all = [&b"basic"[..], b"bearer"];
+            !is_parameter && !is_for_all.iter().any(|scheme| name.eq_ignore_ascii_case(scheme))
+        });
+        if is_for_one { Self::ForOne } else { Self::ForAll }
+    }
+}
+
 /// The end-to-end fields of `origin`'s response that are stored and sent on.
 ///
-/// Left out: what this cache states itself (length, age, date, ranges, CORS, `Cache-Status`);
-/// what speaks of the origin's connection, host or storage; what commands a browser or a server
-/// in front; cookies; what is for caches alone, but for the tags; and `Vary`, since every request
-/// to an origin carries the same fields. `Content-Encoding` loses the members that mean nothing,
-/// `identity` and `aws-chunked`.
+/// Left out are:
+///
+/// - what this cache states itself: length, age, date, ranges, CORS and `Cache-Status`;
+/// - what describes the origin's connection, host or storage;
+/// - commands to a browser or to a server in front;
+/// - what is for one client alone, such as cookies;
+/// - what is for caches alone, but for the tags;
+/// - `Vary`, since every request to an origin carries the same fields.
+///
+/// `Content-Encoding` loses the members that mean nothing: `identity` and `aws-chunked`.
 pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
     let mut fields = origin.clone();
     hop_by_hop::remove(&mut fields);
@@ -82,7 +126,7 @@ fn is_kept(name: &str) -> bool {
             // Commands to a browser, or to a server in front of this one.
             | "clear-site-data" | "nel" | "refresh" | "report-to" | "reporting-endpoints"
             | "x-sendfile"
-            // To caches alone; the tags of `Surrogate-Key` are kept, and sent to nobody.
+            // To caches alone; the tags of `Surrogate-Key` are kept, and never sent.
             | "surrogate-control"
     )
 }
@@ -172,6 +216,21 @@ mod tests {
             ("vary", "origin"),
         ]);
         assert_eq!(kept, []);
+    }
+
+    #[test]
+    fn a_stored_response_loses_what_is_for_one_client() {
+        let stored = |challenge| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ETAG, HeaderValue::from_static("\"1\""));
+            headers.insert("x-auth-token", HeaderValue::from_static("1"));
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=a"));
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            let challenge = take_of_one_client(&mut headers);
+            (challenge, headers.len(), headers.contains_key(header::ETAG))
+        };
+        assert_eq!(stored("Bearer"), (Challenge::ForAll, 3, true));
+        assert_eq!(stored("Digest nonce=\"1\""), (Challenge::ForOne, 1, true));
     }
 
     /// A field as it comes is a slice of its connection's read buffer, of up to hundreds of KiB;

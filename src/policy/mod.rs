@@ -14,6 +14,7 @@ mod fields;
 #[cfg(test)]
 mod testing;
 
+pub use fields::{Challenge, take_of_one_client};
 pub use freshness::Freshness;
 pub use request::{Plan, Refusal};
 pub use response::{Admission, Reply, Verdict};

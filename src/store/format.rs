@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::object::tags::{self, TagHash};
 use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Tags, Variant, pack};
+use crate::policy::{Challenge, take_of_one_client};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -164,6 +165,7 @@ impl MetaForm {
                 HeaderValue::from_bytes(&value).map_err(|_| FormatError::Field("header value"))?;
             headers.try_append(name, value).map_err(too_many)?;
         }
+        let challenge = take_of_one_client(&mut headers);
         pack(&mut headers);
         let class = Class::ALL.into_iter().find(|class| class.as_str() == self.class);
         Ok(Meta {
@@ -176,7 +178,7 @@ impl MetaForm {
             response_time: self.response_time,
             age_at_response: self.age_at_response,
             lifetime: self.lifetime,
-            is_invalidated: self.is_invalidated,
+            is_invalidated: self.is_invalidated || challenge == Challenge::ForOne,
             proof: self.proof,
             variant: variant_of_form(self.variant)?,
         })
@@ -416,6 +418,22 @@ mod tests {
             .map(|at| u8::from_str_radix(golden.get(2 * at..2 * at + 2).unwrap(), 16).unwrap())
             .collect();
         assert_eq!(decode_record(&bytes).unwrap().head, head());
+    }
+
+    #[test]
+    fn what_is_for_one_client_is_not_read_back() {
+        let sound = meta();
+        let mut stored = sound.clone();
+        stored.headers.insert("x-csrf-token", HeaderValue::from_static("1"));
+        let read = |meta: &Meta| {
+            let record = encode_record(&head(), meta).unwrap();
+            let Meta { headers, is_invalidated, .. } = decode_record(&record).unwrap().meta;
+            (headers, is_invalidated)
+        };
+        assert_eq!(read(&stored), (sound.headers.clone(), false));
+        let challenge = HeaderValue::from_static("Digest realm=\"a\", nonce=\"1\"");
+        stored.headers.insert("www-authenticate", challenge);
+        assert_eq!(read(&stored), (sound.headers, true), "it is confirmed before its next use");
     }
 
     #[test]

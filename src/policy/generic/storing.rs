@@ -8,17 +8,17 @@ use super::variant::Varies;
 use crate::clock::Timestamp;
 use crate::config::{CachingRule, SetCookie};
 use crate::object::Lifetime;
+use crate::policy::fields::Challenge;
 use crate::policy::response::Times;
 use crate::rfc::age::initial_age;
 use crate::rfc::cache_control::{
     DELTA_SECONDS_MAX, Delta, Flag, Qualified, is_heuristically_cacheable,
 };
 use crate::rfc::date::HttpDate;
-use crate::rfc::grammar;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-/// The part of the time since its last change for which a response counts as fresh where it does
-/// not say how long (RFC 9111 section 4.2.2 names a tenth).
+/// The part of the time since its last change for which a response is fresh if it does not say how
+/// long (RFC 9111 section 4.2.2 names a tenth).
 const HEURISTIC_DIVISOR: i64 = 10;
 /// Seconds for which it does so at most.
 const HEURISTIC_SECONDS_MAX: i64 = 7 * 24 * 60 * 60;
@@ -67,9 +67,10 @@ pub enum PassReason {
     NoStore,
     /// It is for one client.
     Private,
-    /// It answers credentials and does not say that it may be shared, or it is a step of one
-    /// client's exchange of credentials.
+    /// It answers credentials and does not say that it may be shared.
     Authorization,
+    /// It challenges one client alone.
+    Challenge,
     /// No request would select it.
     VaryAny,
     /// It sets a cookie, and the site does not store such responses.
@@ -94,6 +95,7 @@ impl PassReason {
             Self::NoStore => "no-store",
             Self::Private => "private",
             Self::Authorization => "authorization",
+            Self::Challenge => "challenge",
             Self::VaryAny => "vary-any",
             Self::SetCookie => "set-cookie",
             Self::Unstated => "unstated",
@@ -121,7 +123,8 @@ pub enum Confirmed {
     /// alone; they never keep what is stored from being renewed.
     Renewed(Storable),
     /// The client that asked gets it with these fields. What is stored stays as it is: an answer to
-    /// credentials, or to a request that forbids storing, says nothing that others may get.
+    /// credentials, with a challenge of one client, or to a request that forbids storing, says
+    /// nothing that others may get.
     ForOne(Divided),
     /// The same, and what is stored must be confirmed again before its next use.
     Withdrawn(Divided),
@@ -144,9 +147,9 @@ pub fn confirmed(
             storable.fields.own = divided().own;
             Confirmed::Renewed(*storable)
         }
-        Verdict::Pass(PassReason::RequestNoStore | PassReason::Authorization) => {
-            Confirmed::ForOne(divided())
-        }
+        Verdict::Pass(
+            PassReason::RequestNoStore | PassReason::Authorization | PassReason::Challenge,
+        ) => Confirmed::ForOne(divided()),
         Verdict::Pass(_) => Confirmed::Withdrawn(divided()),
     }
 }
@@ -177,26 +180,13 @@ fn refused(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Op
     if reply.wishes.is_authorized && !is_shared {
         return Some(PassReason::Authorization);
     }
-    if has_challenge_for_one(reply.headers) {
-        return Some(PassReason::Authorization);
+    if Challenge::of(reply.headers) == Challenge::ForOne {
+        return Some(PassReason::Challenge);
     }
     if rule.set_cookie == SetCookie::Pass && reply.headers.contains_key(header::SET_COOKIE) {
         return Some(PassReason::SetCookie);
     }
     None
-}
-
-/// Whether a response challenges one client alone: every scheme but these two puts into its
-/// challenge what serves one exchange, such as the nonce of `Digest` or the token of `Negotiate`.
-fn has_challenge_for_one(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(header::WWW_AUTHENTICATE).iter();
-    let mut members = lines.flat_map(|line| grammar::list_members(line.as_bytes()));
-    members.any(|member| {
-        let name = member.split(|byte| b" \t=".contains(byte)).next().unwrap_or_default();
-        let is_parameter = member.get(name.len()) == Some(&b'=');
-        let is_for_all = [&b"basic"[..], b"bearer"];
-        !is_parameter && !is_for_all.iter().any(|scheme| name.eq_ignore_ascii_case(scheme))
-    })
 }
 
 fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Verdict {
@@ -226,8 +216,8 @@ fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Ver
     Verdict::Store(Box::new(Storable { fields, lifetime, age_at_response, varies }))
 }
 
-/// For how many seconds from its age zero a response is fresh; none where nothing says that it
-/// may be stored at all (RFC 9111 sections 3 and 4.2.1).
+/// For how many seconds from its age zero a response is fresh; none if nothing says that it may be
+/// stored at all (RFC 9111 sections 3 and 4.2.1).
 ///
 /// What the response states is kept within the rule's bounds. What must be confirmed each time
 /// has none, whatever the rule says.

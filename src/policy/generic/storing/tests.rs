@@ -80,7 +80,7 @@ fn a_challenge_that_is_for_one_exchange_is_not_stored() {
         "Negotiate YIIB=",
         "NTLM",
     ] {
-        assert_eq!(challenged(for_one), Err(PassReason::Authorization), "{for_one}");
+        assert_eq!(challenged(for_one), Err(PassReason::Challenge), "{for_one}");
     }
 }
 
