@@ -104,7 +104,7 @@ impl Answer {
 }
 
 impl Answer {
-    /// Says how long its body is, which nobody else does once there is none.
+    /// States the length of the body, which is left out of an answer to HEAD.
     fn state_length(&mut self) {
         if let Some(length @ 1..) = self.body.size_hint().exact()
             && !self.headers.contains_key(header::CONTENT_LENGTH)
@@ -156,8 +156,8 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
     answer
 }
 
-/// There is no such object, by what the site knows of its bucket: as an origin's 404 is passed on,
-/// but kept by nobody here.
+/// There is no such object, by what the site knows of its bucket. The answer is an origin's 404 as
+/// it is passed on, and is not stored.
 pub(super) fn absent_by_filter() -> Answer {
     let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
     answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -181,7 +181,10 @@ pub(super) fn options() -> Answer {
 
 /// As many fills are under way as may be: come back later.
 pub(super) fn shed() -> Answer {
-    let text = "too many fetches are under way\n";
+    shed_as("too many fetches are under way\n")
+}
+
+fn shed_as(text: &'static str) -> Answer {
     let mut answer = Answer::text(StatusCode::SERVICE_UNAVAILABLE, text, Outcome::Shed);
     answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SHED_RETRY_SECONDS));
     answer
@@ -195,13 +198,18 @@ pub(super) fn wrong(seconds: u64) -> Answer {
     answer
 }
 
-/// No origin gave a usable answer: 504 where it was a matter of time, else 502. Never 404. If the
-/// request's own body is at fault, no origin is: 400, or 408 where it was a matter of time.
+/// No origin gave a usable answer: 504 if a deadline has passed, else 502. Never 404.
+///
+/// No origin is at fault if the request's own body is: 400, or 408 if the body is too slow. An
+/// upload beyond the share of its client is 503.
 pub(super) fn failed(error: &FillError) -> Answer {
     match error.upload() {
         Some(UploadError::Broken) => return refused(Refusal::BodyBroken),
         Some(UploadError::Slow) => return refused(Refusal::BodySlow),
         None => {}
+    }
+    if error.is_over_share() {
+        return shed_as("too many uploads of this client are under way\n");
     }
     let (status, text) = if error.is_timeout() {
         (StatusCode::GATEWAY_TIMEOUT, "no origin answered in time")
@@ -233,7 +241,7 @@ fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::FetchError;
+    use crate::origin::{FetchError, SlotLimit};
 
     #[test]
     fn a_body_that_its_client_does_not_finish_is_the_clients_fault() {
@@ -245,5 +253,14 @@ mod tests {
             assert_eq!((answer.status.as_u16(), answer.refused), (status, Some(reason)));
             assert_eq!((answer.outcome, answer.ends), (Outcome::Refused, Ends::Connection));
         }
+    }
+
+    #[test]
+    fn an_upload_beyond_the_share_of_its_client_may_come_back() {
+        let busy = |limit| FetchError::Busy { origin: "one".into(), limit };
+        let answer = failed(&FillError::Fetch(busy(SlotLimit::Share)));
+        assert_eq!((answer.status.as_u16(), answer.outcome), (503, Outcome::Shed));
+        assert!(answer.headers.contains_key(header::RETRY_AFTER));
+        assert_eq!(failed(&FillError::Fetch(busy(SlotLimit::Requests))).status, 504);
     }
 }

@@ -290,6 +290,11 @@ impl FillError {
         }
     }
 
+    /// Whether the client has as many uploads under way as its share of the origin allows: 503.
+    pub fn is_over_share(&self) -> bool {
+        matches!(self, Self::Fetch(error) if error.is_over_share())
+    }
+
     /// What is wrong with the body of the request itself, if it was for that.
     pub fn upload(&self) -> Option<UploadError> {
         match self {

@@ -5,6 +5,7 @@ use crate::client::{Chain, Share, UploadError};
 use crate::clock::{Moment, Timestamp};
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use std::fmt;
 use std::sync::Arc;
 
 /// The method of a request to an origin.
@@ -272,11 +273,13 @@ pub enum FetchError {
         /// How long it would have had to wait.
         seconds: u64,
     },
-    /// As many requests are under way as the origin may have, and none ended in time.
-    #[error("origin {origin}: as many requests are under way as its connections_max allows")]
+    /// As many requests are under way as may be, and none ended in time.
+    #[error("origin {origin}: as many {limit} are under way as its connections_max allows")]
     Busy {
         /// The origin's name.
         origin: Arc<str>,
+        /// Which limit is reached.
+        limit: SlotLimit,
     },
 }
 
@@ -351,6 +354,29 @@ impl FetchError {
     /// Whether the fault is one of time: 504 rather than 502.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::FirstByte { .. } | Self::Busy { .. } | Self::Throttled { .. })
+    }
+
+    /// Whether the client has as many uploads under way as its share of the origin allows: 503.
+    pub fn is_over_share(&self) -> bool {
+        matches!(self, Self::Busy { limit: SlotLimit::Share, .. })
+    }
+}
+
+/// A limit on the slots of an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotLimit {
+    /// Of all requests, or of those of one kind.
+    Requests,
+    /// Of the uploads of one client.
+    Share,
+}
+
+impl fmt::Display for SlotLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Requests => "requests",
+            Self::Share => "uploads of this client",
+        })
     }
 }
 

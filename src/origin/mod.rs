@@ -40,7 +40,9 @@ mod watch;
 mod wire;
 
 pub use asker::Asker;
-pub use exchange::{Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reason, Retries};
+pub use exchange::{
+    Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reason, Retries, SlotLimit,
+};
 pub use forward::{ClientBody, Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};

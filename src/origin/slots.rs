@@ -1,18 +1,21 @@
-//! How many requests an origin may have under way at once, and that neither NARs nor uploads take
-//! all of the room: an eighth is kept for what is small, so that narinfos do not wait behind
-//! downloads, and half for what has no body, so that clients that send slowly hold up no other. The
-//! half of the uploads is shared by their clients (`uploads`). One per origin, as long lived as it;
-//! no lock across an await. Who waits is served in turn.
+//! How many requests an origin may have under way at once. One per origin, as long lived as it; no
+//! lock across an await.
+//!
+//! - An eighth is kept from NARs, so that narinfos do not wait behind downloads.
+//! - Half is kept from uploads, so that clients that send slowly hold up no reads. The other half
+//!   is shared by the clients that upload (`uploads`).
+//! - Requests that wait are served in the order of their arrival, but for uploads of clients that
+//!   have their share.
 
 use super::asker::Asker;
-use super::exchange::FetchError;
+use super::exchange::{FetchError, SlotLimit};
 use super::uploads::{UploadPlace, Uploads};
 use crate::client::OutboundBody;
 use crate::nix::Class;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// One part in so many is kept from NARs.
 const KEPT_FROM_NARS: usize = 8;
@@ -70,8 +73,8 @@ enum Share {
 }
 
 impl Slot {
-    /// The body of a request in this slot; if the slot is one of an upload, and the body comes so
-    /// slowly that it costs other clients their uploads, it ends in an error.
+    /// The body of a request in this slot. That of an upload ends in an error if it is slow and
+    /// another upload needs its place.
     pub(super) fn paced(&self, body: OutboundBody) -> OutboundBody {
         match &self.share {
             Some(Share::Upload(place)) => place.paced(body),
@@ -79,20 +82,27 @@ impl Slot {
         }
     }
 
-    /// The slot of a request whose answer has begun: it is no upload any more if all of its body
-    /// has gone.
+    /// The slot of a request whose answer has begun. An upload gives its place back if all of its
+    /// body has gone; if not, no other upload ends it.
     pub(super) fn answered(self) -> Self {
-        let is_over = |share: &Share| matches!(share, Share::Upload(place) if place.is_ended());
-        Self { share: self.share.filter(|share| !is_over(share)), ..self }
+        let is_needed = |share: &Share| match share {
+            Share::Nar { .. } => true,
+            Share::Upload(place) => {
+                place.spare();
+                !place.is_ended()
+            }
+        };
+        Self { share: self.share.filter(is_needed), ..self }
     }
 }
 
 impl Slots {
-    /// Room for `max` requests, for which others wait up to `deadline`.
+    /// Room for `max` requests, for which others wait up to `deadline`. A new upload may bring
+    /// nothing for half of that, so that one that waits can still have its place.
     pub(super) fn new(origin: Arc<str>, max: usize, deadline: Duration) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         let nars = max - max / KEPT_FROM_NARS;
-        let uploads = Uploads::new(max.div_ceil(2));
+        let uploads = Uploads::new(max.div_ceil(2), deadline / 2);
         let [all, nars] = [max, nars].map(|max| Arc::new(Semaphore::new(max)));
         Self { origin, all, nars, uploads, waiting: AtomicUsize::new(0), deadline }
     }
@@ -101,10 +111,14 @@ impl Slots {
     pub(super) async fn wait(&self, load: Load) -> Result<Slot, FetchError> {
         let is_object = matches!(load, Load::Object(_));
         let _waiting = is_object.then(|| Waiting::begin(&self.waiting));
-        match tokio::time::timeout(self.deadline, self.next(load)).await {
-            Ok(Ok(slot)) => Ok(slot),
-            Ok(Err(_)) | Err(_) => Err(FetchError::Busy { origin: Arc::clone(&self.origin) }),
+        if let Ok(Some(slot)) = tokio::time::timeout(self.deadline, self.next(load)).await {
+            return Ok(slot);
         }
+        let limit = match load {
+            Load::Upload(asker) if self.uploads.has_full_share(asker) => SlotLimit::Share,
+            Load::Upload(_) | Load::Object(_) => SlotLimit::Requests,
+        };
+        Err(FetchError::Busy { origin: Arc::clone(&self.origin), limit })
     }
 
     /// A slot for an object of this class, if there is one now.
@@ -123,17 +137,18 @@ impl Slots {
         if is_full { self.waiting.load(Ordering::Relaxed) } else { 0 }
     }
 
-    async fn next(&self, load: Load) -> Result<Slot, AcquireError> {
+    async fn next(&self, load: Load) -> Option<Slot> {
         let share = match load {
-            Load::Upload(asker) => Some(Share::Upload(self.uploads.place(asker).await)),
+            Load::Upload(asker) => Some(Share::Upload(self.uploads.place(asker).await?)),
             Load::Object(class) => match self.share(class) {
                 Some(share) => {
-                    Some(Share::Nar { _permit: Arc::clone(share).acquire_owned().await? })
+                    let permit = Arc::clone(share).acquire_owned().await.ok()?;
+                    Some(Share::Nar { _permit: permit })
                 }
                 None => None,
             },
         };
-        Ok(Slot { _one: Arc::clone(&self.all).acquire_owned().await?, share })
+        Some(Slot { _one: Arc::clone(&self.all).acquire_owned().await.ok()?, share })
     }
 
     /// The part of the slots that objects of this class share.
@@ -164,6 +179,26 @@ mod tests {
         assert!(slots.now(Class::Other).is_some());
         let few = Slots::new("one".into(), 1, Duration::from_secs(5));
         assert!(few.wait(Load::Object(Class::Nar)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_is_told_what_is_used_up() {
+        let slots = Slots::new("one".into(), 16, Duration::from_secs(5));
+        let upload = |client| slots.wait(Load::Upload(Asker::at([192, 0, 2, client].into())));
+        let mut held: Vec<_> = futures_util::future::join_all([1; 7].map(upload)).await;
+        let seventh = held.pop().unwrap();
+        assert!(
+            matches!(seventh, Err(FetchError::Busy { limit: SlotLimit::Share, .. })),
+            "{seventh:?}"
+        );
+        assert!(held.iter().all(Result::is_ok));
+        let others = [upload(2).await, upload(3).await];
+        assert!(others.iter().all(Result::is_ok));
+        let more = upload(4).await;
+        assert!(
+            matches!(more, Err(FetchError::Busy { limit: SlotLimit::Requests, .. })),
+            "{more:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

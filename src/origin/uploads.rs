@@ -2,10 +2,13 @@
 //! short and never held across an await. Called by `slots`.
 //!
 //! - A client that has a quarter of the places gets none of the last quarter.
-//! - While an upload finds no place, slow uploads of clients that have more places than its own are
-//!   ended, one after the other: first one of the client that has most.
+//! - Uploads wait in a queue. A free place goes to the first of them whose client may have it.
+//! - While an upload waits, one slow upload at a time is ended, if the waiting one can enter then.
+//!   The upload is one of the client that has most places, and more than the waiting client. If
+//!   there is none, it is one of the waiting client itself.
 //! - An upload is slow if its client is waited for and brings less than [`RATE_MIN`], with pauses
-//!   of up to [`PAUSE_MAX`]. One that its origin does not take faster is not slow.
+//!   of up to [`PAUSE_MAX`]. One that its origin does not take faster is not slow. One whose answer
+//!   has begun is never ended.
 
 use super::asker::Asker;
 use crate::client::{BoxError, OutboundBody, UploadError};
@@ -13,14 +16,14 @@ use crate::sync::Mutex;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// One place in so many is kept from clients that have as many.
 const KEPT_FROM_CLIENT: usize = 4;
@@ -28,16 +31,15 @@ const KEPT_FROM_CLIENT: usize = 4;
 const RATE_MIN: u64 = 8_000;
 /// How long an upload may bring nothing before it is slow.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How often an upload that waits looks whether others have become slow.
+/// How often slow uploads are looked for while others wait.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The places of all uploads.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    max: usize,
-    taken: Mutex<Places>,
-    /// Notified when a place is free.
-    changed: Notify,
+    /// How long a new upload may bring nothing before it is slow.
+    grace: Duration,
+    places: Mutex<Places>,
 }
 
 /// A place among the uploads under way, until it is dropped.
@@ -48,11 +50,16 @@ pub(super) struct UploadPlace {
     pulse: Arc<Pulse>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Places {
+    max: usize,
     next: u64,
     holders: HashMap<u64, Holder>,
     by_asker: HashMap<Asker, usize>,
+    /// In the order of their arrival. None of them may have a place that is free.
+    queue: VecDeque<QueueEntry>,
+    /// When slow uploads were last looked for; none if the one that was found has left.
+    looked_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -61,29 +68,28 @@ struct Holder {
     pulse: Arc<Pulse>,
 }
 
-/// How the body of one upload comes.
+/// An upload that waits, until its receiver is dropped.
 #[derive(Debug)]
-struct Pulse {
-    beat: Mutex<Beat>,
-    /// Cancelled if the upload is to end.
-    ending: CancellationToken,
+struct QueueEntry {
+    asker: Asker,
+    give: oneshot::Sender<UploadPlace>,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// How the body of one upload comes.
+#[derive(Debug)]
+struct Pulse(Mutex<Beat>);
+
+#[derive(Debug)]
 struct Beat {
     stage: Stage,
     /// Since when.
     since: Instant,
     /// Until when its client has been fast enough.
     fast_until: Instant,
-}
-
-impl Beat {
-    /// The body is about to be sent.
-    fn first() -> Self {
-        let since = Instant::now();
-        Self { stage: Stage::Going, since, fast_until: since + PAUSE_MAX }
-    }
+    /// Whether the answer has begun.
+    is_answered: bool,
+    /// What waits for the next piece.
+    waker: Option<Waker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,77 +98,146 @@ enum Stage {
     Going,
     /// The client is waited for.
     Awaited,
+    /// The client is waited for, and the body ends in an error unless a piece is there already.
+    Ending,
     /// All of the body has gone.
     Ended,
 }
 
 impl Uploads {
-    /// Places for `max` uploads.
-    pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, taken: Mutex::default(), changed: Notify::new() })
+    /// Places for `max` uploads; a new one may bring nothing for up to `grace`.
+    pub(super) fn new(max: usize, grace: Duration) -> Arc<Self> {
+        let places = Mutex::new(Places::new(max));
+        Arc::new(Self { grace: grace.min(PAUSE_MAX), places })
     }
 
-    /// A place, as soon as there is one. Cancel safe.
-    pub(super) async fn place(self: &Arc<Self>, asker: Asker) -> UploadPlace {
+    /// The next place that this client may have, in the order of arrival. None only if its entry in
+    /// the queue is lost. Cancel safe: a place that is not taken goes to the next.
+    pub(super) async fn place(self: &Arc<Self>, asker: Asker) -> Option<UploadPlace> {
+        let (give, mut given) = oneshot::channel();
+        if let Some(place) = self.admit(QueueEntry { asker, give }) {
+            return Some(place);
+        }
         loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if let Some(place) = self.admit(asker) {
-                return place;
+            self.look();
+            if let Ok(place) = timeout(LOOK, &mut given).await {
+                return place.ok();
             }
-            // Whether it ends by a place or by the time, it looks again.
-            drop(timeout(LOOK, changed).await);
         }
     }
 
-    /// A place, if there is one now; if all are taken, a slow upload may have to give up its own.
-    fn admit(self: &Arc<Self>, asker: Asker) -> Option<UploadPlace> {
-        let mut taken = self.taken.lock();
-        let (own, free) = (taken.of(asker), self.max.saturating_sub(taken.holders.len()));
-        if free == 0 {
-            let slowest = taken.slowest(own);
-            drop(taken);
-            if let Some(slowest) = slowest {
-                slowest.cancel();
-            }
-            return None;
+    /// Whether a client has so many places that it gets none of the last quarter.
+    pub(super) fn has_full_share(&self, asker: Asker) -> bool {
+        let places = self.places.lock();
+        asker.is_known() && places.of(asker) >= places.kept().max(1)
+    }
+
+    /// A place, if there is one now; else the upload waits from now on.
+    fn admit(self: &Arc<Self>, entry: QueueEntry) -> Option<UploadPlace> {
+        let mut places = self.places.lock();
+        if places.admits(entry.asker, None) {
+            return Some(self.enter(&mut places, entry.asker));
         }
-        let kept = self.max / KEPT_FROM_CLIENT;
-        if asker.is_known() && own >= kept && free <= kept {
-            return None;
+        places.queue.push_back(entry);
+        None
+    }
+
+    fn enter(self: &Arc<Self>, places: &mut Places, asker: Asker) -> UploadPlace {
+        let pulse = Arc::new(Pulse(Mutex::new(Beat::first(self.grace))));
+        let id = places.enter(Holder { asker, pulse: Arc::clone(&pulse) });
+        UploadPlace { uploads: Arc::clone(self), id, pulse }
+    }
+
+    /// Gives a place back, and what is free to the first that wait and may have it.
+    fn release(self: &Arc<Self>, id: u64) {
+        let mut given = Vec::new();
+        let mut places = self.places.lock();
+        places.leave(id);
+        while let Some(QueueEntry { asker, give }) = places.first_admitted() {
+            given.push((give, self.enter(&mut places, asker)));
         }
-        let pulse = Arc::new(Pulse::new());
-        let id = taken.enter(Holder { asker, pulse: Arc::clone(&pulse) });
-        drop(taken);
-        Some(UploadPlace { uploads: Arc::clone(self), id, pulse })
+        drop(places);
+        for (give, place) in given {
+            // If its upload has left, the place is released again.
+            drop(give.send(place));
+        }
+        self.look();
+    }
+
+    /// Ends a slow upload if that makes room for one that waits.
+    fn look(&self) {
+        let now = Instant::now();
+        let mut places = self.places.lock();
+        let is_recent = places.looked_at.is_some_and(|looked_at| now < looked_at + LOOK);
+        if is_recent || places.queue.is_empty() {
+            return;
+        }
+        places.looked_at = Some(now);
+        places.forget_gone();
+        let slowest = places.slowest(now);
+        drop(places);
+        if let Some(slowest) = slowest {
+            slowest.end();
+        }
     }
 }
 
 impl UploadPlace {
     /// The same body, which ends in [`UploadError::Slow`] if it is to give up this place.
     pub(super) fn paced(&self, body: OutboundBody) -> OutboundBody {
-        let ending = Box::pin(self.pulse.ending.clone().cancelled_owned());
-        *self.pulse.beat.lock() = Beat::first();
-        Paced { body, pulse: Arc::clone(&self.pulse), ending }.boxed_unsync()
+        *self.pulse.0.lock() = Beat::first(self.uploads.grace);
+        Paced { body, pulse: Arc::clone(&self.pulse) }.boxed_unsync()
+    }
+
+    /// Never ends the upload from now on: its answer has begun.
+    pub(super) fn spare(&self) {
+        let mut beat = self.pulse.0.lock();
+        beat.is_answered = true;
+        if beat.stage == Stage::Ending {
+            beat.stage = Stage::Awaited;
+        }
     }
 
     /// Whether all of the body has gone.
     pub(super) fn is_ended(&self) -> bool {
-        self.pulse.beat.lock().stage == Stage::Ended
+        self.pulse.0.lock().stage == Stage::Ended
     }
 }
 
 impl Drop for UploadPlace {
     fn drop(&mut self) {
-        self.uploads.taken.lock().leave(self.id);
-        self.uploads.changed.notify_waiters();
+        self.uploads.release(self.id);
     }
 }
 
 impl Places {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            next: 0,
+            holders: HashMap::new(),
+            by_asker: HashMap::new(),
+            queue: VecDeque::new(),
+            looked_at: None,
+        }
+    }
+
+    /// How many are kept from clients that have as many.
+    fn kept(&self) -> usize {
+        self.max / KEPT_FROM_CLIENT
+    }
+
     /// How many this client has.
     fn of(&self, asker: Asker) -> usize {
         self.by_asker.get(&asker).copied().unwrap_or_default()
+    }
+
+    /// Whether a client may have a place, if an upload of the client `leaving` has left.
+    fn admits(&self, asker: Asker, leaving: Option<Asker>) -> bool {
+        let taken = self.holders.len().saturating_sub(usize::from(leaving.is_some()));
+        let free = self.max.saturating_sub(taken);
+        let own = self.of(asker).saturating_sub(usize::from(leaving == Some(asker)));
+        free > 0 && (!asker.is_known() || own < self.kept() || free > self.kept())
     }
 
     fn enter(&mut self, holder: Holder) -> u64 {
@@ -173,36 +248,55 @@ impl Places {
     }
 
     fn leave(&mut self, id: u64) {
-        let Some(Holder { asker, .. }) = self.holders.remove(&id) else { return };
+        let Some(Holder { asker, pulse }) = self.holders.remove(&id) else { return };
+        if pulse.is_ending() {
+            self.looked_at = None;
+        }
         if let Some(count) = self.by_asker.get_mut(&asker) {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 self.by_asker.remove(&asker);
             }
         }
+        self.forget_gone();
     }
 
-    /// What ends the slowest upload of a client that has more than `own` places; none if one is
-    /// about to end.
-    fn slowest(&self, own: usize) -> Option<CancellationToken> {
+    /// Takes the first that waits and may have a place out of the queue.
+    fn first_admitted(&mut self) -> Option<QueueEntry> {
+        let at = self.queue.iter().position(|entry| self.admits(entry.asker, None))?;
+        self.queue.remove(at)
+    }
+
+    /// Drops uploads that have left.
+    fn forget_gone(&mut self) {
+        self.queue.retain(|entry| !entry.give.is_closed());
+    }
+
+    /// The slow upload to end for the first that waits and can enter then; none if one is ending.
+    fn slowest(&self, now: Instant) -> Option<Arc<Pulse>> {
         if self.holders.values().any(|holder| holder.pulse.is_ending()) {
             return None;
         }
-        let now = Instant::now();
-        let slow = self.holders.values().filter_map(|Holder { asker, pulse }| {
-            let others = self.of(*asker);
-            let slow_for = pulse.slow_for(now).filter(|_| others > own)?;
-            Some(((others, slow_for), &pulse.ending))
+        let slow = self.holders.values().filter_map(|holder| {
+            let slow_for = holder.pulse.0.lock().slow_for(now)?;
+            Some(((self.of(holder.asker), slow_for), holder))
         });
-        slow.max_by_key(|(order, _)| *order).map(|(_, ending)| ending.clone())
+        let mut slow: Vec<_> = slow.collect();
+        slow.sort_by_key(|(order, _)| Reverse(*order));
+        let ended_for = |asker: Asker| {
+            let own = self.of(asker);
+            let helps = |of: Asker| self.admits(asker, Some(of));
+            let mut others = slow.iter().filter(|((held, _), _)| *held > own);
+            let mut same = slow.iter().filter(|(_, holder)| holder.asker == asker);
+            let of_others = others.find(|(_, holder)| helps(holder.asker));
+            of_others.or_else(|| same.find(|_| helps(asker)))
+        };
+        let (_, holder) = self.queue.iter().find_map(|entry| ended_for(entry.asker))?;
+        Some(Arc::clone(&holder.pulse))
     }
 }
 
 impl Pulse {
-    fn new() -> Self {
-        Self { beat: Mutex::new(Beat::first()), ending: CancellationToken::new() }
-    }
-
     /// So many bytes have come.
     fn came(&self, bytes: usize, stage: Stage) {
         let now = Instant::now();
@@ -210,34 +304,66 @@ impl Pulse {
         let earned = Duration::from_micros(earned).min(PAUSE_MAX);
         // What was missed counts, as far back as a pause may be long.
         let floor = now.checked_sub(PAUSE_MAX).unwrap_or(now);
-        let mut beat = self.beat.lock();
+        let mut beat = self.0.lock();
         let fast_until = beat.fast_until.max(floor) + earned;
-        *beat = Beat { stage, since: now, fast_until: fast_until.min(now + PAUSE_MAX) };
+        beat.fast_until = fast_until.min(now + PAUSE_MAX);
+        beat.stage = stage;
+        beat.since = now;
     }
 
-    /// The client is waited for; it is not to blame for what its origin took until now.
-    fn is_awaited(&self) {
-        let (now, mut beat) = (Instant::now(), self.beat.lock());
+    /// The client is waited for: it is not to blame for what its origin took until now. Ready if
+    /// the upload is to end.
+    fn wait(&self, cx: &Context<'_>) -> Poll<()> {
+        let (now, mut beat) = (Instant::now(), self.0.lock());
+        if beat.stage == Stage::Ending {
+            return Poll::Ready(());
+        }
         if beat.stage == Stage::Going {
             let fast_until = beat.fast_until + (now - beat.since);
-            *beat = Beat { stage: Stage::Awaited, since: now, fast_until };
+            beat.fast_until = fast_until;
+            beat.stage = Stage::Awaited;
+            beat.since = now;
         }
+        beat.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn is_at_end(&self) {
-        self.beat.lock().stage = Stage::Ended;
+        self.0.lock().stage = Stage::Ended;
     }
 
-    /// For how long its client has been too slow; none if it is not.
-    fn slow_for(&self, now: Instant) -> Option<Duration> {
-        let beat = *self.beat.lock();
-        let is_slow = beat.stage == Stage::Awaited && now > beat.fast_until;
-        is_slow.then(|| now - beat.fast_until)
+    /// Ends the upload, if it is still slow.
+    fn end(&self) {
+        let mut beat = self.0.lock();
+        if beat.slow_for(Instant::now()).is_none() {
+            return;
+        }
+        beat.stage = Stage::Ending;
+        let waker = beat.waker.take();
+        drop(beat);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
-    /// Whether its end is certain, and near.
+    /// Whether its place is about to be free.
     fn is_ending(&self) -> bool {
-        self.ending.is_cancelled() && self.beat.lock().stage == Stage::Awaited
+        self.0.lock().stage == Stage::Ending
+    }
+}
+
+impl Beat {
+    /// The body is about to be sent.
+    fn first(grace: Duration) -> Self {
+        let since = Instant::now();
+        let fast_until = since + grace;
+        Self { stage: Stage::Going, since, fast_until, is_answered: false, waker: None }
+    }
+
+    /// For how long its client has been too slow; none if it is not, or if it is too late to end.
+    fn slow_for(&self, now: Instant) -> Option<Duration> {
+        let is_slow = self.stage == Stage::Awaited && now > self.fast_until;
+        (is_slow && !self.is_answered).then(|| now - self.fast_until)
     }
 }
 
@@ -245,7 +371,6 @@ impl Pulse {
 struct Paced {
     body: OutboundBody,
     pulse: Arc<Pulse>,
-    ending: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Body for Paced {
@@ -260,9 +385,7 @@ impl Body for Paced {
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         match &polled {
             Poll::Pending => {
-                this.pulse.is_awaited();
-                if this.ending.as_mut().poll(cx).is_ready() {
-                    this.pulse.is_at_end();
+                if this.pulse.wait(cx).is_ready() {
                     return Poll::Ready(Some(Err(UploadError::Slow.into())));
                 }
             }
@@ -289,16 +412,22 @@ impl Body for Paced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::{FutureExt, stream};
+    use futures_util::{FutureExt, poll, stream};
     use http_body_util::StreamBody;
     use tokio::sync::mpsc;
+    use tokio::time::advance;
 
     fn client(last: u8) -> Asker {
         Asker::at([192, 0, 2, last].into())
     }
 
+    /// A place for this client, if there is one now.
+    fn place_now(uploads: &Arc<Uploads>, asker: Asker) -> Option<UploadPlace> {
+        uploads.place(asker).now_or_never().flatten()
+    }
+
     fn as_many(uploads: &Arc<Uploads>, last: u8) -> Vec<UploadPlace> {
-        std::iter::from_fn(|| uploads.admit(client(last))).collect()
+        std::iter::from_fn(|| place_now(uploads, client(last))).collect()
     }
 
     type Pieces = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
@@ -331,89 +460,201 @@ mod tests {
         }
     }
 
+    /// The positions of those that have ended as too slow.
+    fn ended(bodies: &mut [(Pieces, OutboundBody)]) -> Vec<usize> {
+        let ended = bodies.iter_mut().map(|(_, body)| is_ended(body)).enumerate();
+        ended.filter(|(_, is_ended)| *is_ended).map(|(at, _)| at).collect()
+    }
+
+    /// Places, six of the first client and two of the second, whose bodies nothing has come of for
+    /// longer than a pause may last.
+    async fn stalled(uploads: &Arc<Uploads>) -> (Vec<UploadPlace>, Vec<(Pieces, OutboundBody)>) {
+        let mut places = as_many(uploads, 1);
+        places.extend(as_many(uploads, 2));
+        let mut bodies: Vec<_> = places.iter().map(body).collect();
+        assert_eq!((bodies.len(), ended(&mut bodies)), (8, vec![]));
+        advance(PAUSE_MAX * 2).await;
+        assert!(ended(&mut bodies).is_empty(), "nothing waits for their places");
+        (places, bodies)
+    }
+
     #[tokio::test]
     async fn a_client_with_a_quarter_of_the_places_gets_none_of_the_last_quarter() {
-        let uploads = Uploads::new(8);
+        let uploads = Uploads::new(8, PAUSE_MAX);
         let first = as_many(&uploads, 1);
         assert_eq!((first.len(), as_many(&uploads, 2).len()), (6, 2));
         let second = as_many(&uploads, 2);
         assert_eq!((second.len(), as_many(&uploads, 3).len()), (2, 0));
+        assert!(uploads.has_full_share(client(2)) && !uploads.has_full_share(client(3)));
         drop((first, second));
-        let own: Vec<_> = std::iter::from_fn(|| uploads.admit(Asker::default())).collect();
-        assert_eq!(own.len(), 8);
+        let own: Vec<_> = std::iter::from_fn(|| place_now(&uploads, Asker::default())).collect();
+        assert_eq!((own.len(), uploads.has_full_share(Asker::default())), (8, false));
         drop(own);
-        let taken = uploads.taken.lock();
-        assert!(taken.holders.is_empty() && taken.by_asker.is_empty());
+        let places = uploads.places.lock();
+        assert!(places.holders.is_empty() && places.by_asker.is_empty());
+        assert!(places.queue.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_upload_makes_room_for_a_client_that_has_fewer() {
-        let uploads = Uploads::new(8);
+        let uploads = Uploads::new(8, PAUSE_MAX);
         let mut places = as_many(&uploads, 1);
         places.extend(as_many(&uploads, 2));
-        let mut bodies: Vec<_> = places.iter().map(body).enumerate().collect();
-        // The second one is fast enough.
+        let mut bodies: Vec<_> = places.iter().map(body).collect();
+        // The last one of the first client is fast enough.
         for _ in 0..20 {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            for (number, (pieces, body)) in &mut bodies {
-                give(pieces, if *number == 1 { 9_000 } else { 1_500 });
-                assert!(!is_ended(body), "nothing waits for its place");
+            advance(Duration::from_secs(1)).await;
+            for (number, (pieces, _)) in bodies.iter().enumerate() {
+                give(pieces, if number == 5 { 9_000 } else { 1_500 });
             }
+            assert!(ended(&mut bodies).is_empty(), "nothing waits for their places");
         }
         for waiting in [3, 4] {
-            assert!(uploads.admit(client(waiting)).is_none());
-            assert!(uploads.admit(client(waiting)).is_none(), "no second one is ended");
-            let mut ended = Vec::new();
-            for (at, (number, (_, body))) in bodies.iter_mut().enumerate() {
-                if is_ended(body) {
-                    ended.push((at, *number));
-                }
-            }
-            assert!(matches!(ended[..], [(_, 0 | 2..=5)]), "{ended:?}");
-            drop((bodies.remove(ended[0].0), places.remove(ended[0].0)));
-            places.push(uploads.admit(client(waiting)).unwrap());
+            let mut waiting = Box::pin(uploads.place(client(waiting)));
+            assert!(poll!(&mut waiting).is_pending());
+            let slow = ended(&mut bodies);
+            assert!(matches!(slow[..], [0..=4]), "{slow:?}");
+            drop(bodies.remove(slow[0]));
+            // What ends it has yet to give its place back.
+            advance(LOOK).await;
+            assert!(poll!(&mut waiting).is_pending());
+            assert!(ended(&mut bodies).is_empty(), "no second one is ended");
+            drop(places.remove(slow[0]));
+            let place = waiting.now_or_never().flatten().unwrap();
+            // As many stand before the fast one as before.
+            bodies.insert(0, body(&place));
+            places.insert(0, place);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_upload_ends_for_a_client_that_has_as_many() {
-        let uploads = Uploads::new(4);
-        let places: Vec<_> = (1..=4).filter_map(|last| uploads.admit(client(last))).collect();
+    async fn uploads_are_served_in_the_order_of_their_arrival() {
+        let uploads = Uploads::new(1, PAUSE_MAX);
+        let first = place_now(&uploads, client(1)).unwrap();
+        let mut second = Box::pin(uploads.place(client(2)));
+        let mut third = Box::pin(uploads.place(client(3)));
+        let mut fourth = Box::pin(uploads.place(client(4)));
+        for waiting in [&mut second, &mut third, &mut fourth] {
+            assert!(poll!(waiting).is_pending());
+        }
+        drop(first);
+        assert!(place_now(&uploads, client(5)).is_none(), "the place is promised");
+        assert!(poll!(&mut third).is_pending());
+        drop(second);
+        assert!(place_now(&uploads, client(5)).is_none(), "it is promised to the next");
+        assert!(poll!(&mut fourth).is_pending());
+        let third = third.now_or_never().flatten().unwrap();
+        drop(third);
+        drop(fourth.now_or_never().flatten().unwrap());
+        assert!(place_now(&uploads, client(5)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_whose_client_has_its_share_holds_up_no_other() {
+        let uploads = Uploads::new(8, PAUSE_MAX);
+        let mut first = as_many(&uploads, 1);
+        let mut more = Box::pin(uploads.place(client(1)));
+        assert!(poll!(&mut more).is_pending());
+        let second = place_now(&uploads, client(2)).unwrap();
+        drop(first.pop());
+        assert!(poll!(&mut more).is_pending(), "two are free, as many as are kept");
+        drop(second);
+        assert!(more.now_or_never().flatten().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_upload_of_another_client_ends_for_one_that_has_as_many() {
+        let uploads = Uploads::new(4, PAUSE_MAX);
+        let mut places: Vec<_> =
+            (1..=4).filter_map(|last| place_now(&uploads, client(last))).collect();
         let mut bodies: Vec<_> = places.iter().map(body).collect();
-        assert!(bodies.iter_mut().all(|(_, body)| !is_ended(body)));
-        tokio::time::advance(PAUSE_MAX * 2).await;
-        assert!(uploads.admit(client(4)).is_none());
-        assert!(bodies.iter_mut().all(|(_, body)| !is_ended(body)));
-        assert!(uploads.admit(client(5)).is_none());
-        let ended = bodies.iter_mut().map(|(_, body)| is_ended(body));
-        assert_eq!(ended.filter(|is_ended| *is_ended).count(), 1);
+        assert!(ended(&mut bodies).is_empty());
+        advance(PAUSE_MAX * 2).await;
+        let mut same = Box::pin(uploads.place(client(4)));
+        assert!(poll!(&mut same).is_pending());
+        assert_eq!(ended(&mut bodies), vec![3]);
+        drop((bodies.remove(3), same));
+        drop(places.remove(3));
+        let _fourth = place_now(&uploads, client(4)).unwrap();
+        let mut other = Box::pin(uploads.place(client(5)));
+        assert!(poll!(&mut other).is_pending());
+        assert_eq!(ended(&mut bodies).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_upload_makes_room_for_one_of_its_own_client() {
+        let uploads = Uploads::new(8, PAUSE_MAX);
+        let (mut places, mut bodies) = stalled(&uploads).await;
+        places.truncate(6);
+        bodies.truncate(6);
+        let mut waiting = Box::pin(uploads.place(client(1)));
+        assert!(poll!(&mut waiting).is_pending());
+        let slow = ended(&mut bodies);
+        assert_eq!(slow.len(), 1);
+        drop(places.remove(slow[0]));
+        assert!(waiting.now_or_never().flatten().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_upload_ends_in_vain() {
+        let uploads = Uploads::new(8, PAUSE_MAX);
+        let (_places, mut bodies) = stalled(&uploads).await;
+        let mut waiting = Box::pin(uploads.place(client(1)));
+        assert!(poll!(&mut waiting).is_pending());
+        assert!(ended(&mut bodies).is_empty(), "the next place is kept from this client");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_goes_on_in_time_is_not_ended() {
+        let uploads = Uploads::new(8, PAUSE_MAX);
+        let (places, mut bodies) = stalled(&uploads).await;
+        let mut waiting = Box::pin(uploads.place(client(3)));
+        assert!(poll!(&mut waiting).is_pending());
+        assert!(uploads.places.lock().slowest(Instant::now()).is_none(), "one is ending");
+        bodies.iter().for_each(|(pieces, _)| give(pieces, 1));
+        assert!(ended(&mut bodies).is_empty());
+        places.iter().for_each(UploadPlace::spare);
+        advance(LOOK * 2).await;
+        assert!(poll!(&mut waiting).is_pending());
+        assert!(ended(&mut bodies).is_empty(), "their answers have begun");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_its_origin_does_not_take_is_not_slow() {
-        let uploads = Uploads::new(1);
-        let place = uploads.admit(client(1)).unwrap();
+        let uploads = Uploads::new(1, PAUSE_MAX);
+        let place = place_now(&uploads, client(1)).unwrap();
         let (pieces, mut body) = body(&place);
         give(&pieces, 1);
         assert!(body.frame().now_or_never().is_some());
-        tokio::time::advance(PAUSE_MAX * 9).await;
-        assert!(uploads.admit(client(2)).is_none());
+        advance(PAUSE_MAX * 9).await;
+        assert!(place_now(&uploads, client(2)).is_none());
         assert!(!is_ended(&mut body));
         // From now on its client is waited for.
-        tokio::time::advance(PAUSE_MAX / 2).await;
-        assert!(uploads.admit(client(2)).is_none());
+        advance(PAUSE_MAX / 2).await;
+        assert!(place_now(&uploads, client(2)).is_none());
         assert!(!is_ended(&mut body));
-        tokio::time::advance(PAUSE_MAX).await;
-        assert!(uploads.admit(client(2)).is_none());
+        advance(PAUSE_MAX).await;
+        assert!(place_now(&uploads, client(2)).is_none());
         assert!(is_ended(&mut body));
-        assert!(place.is_ended());
+        assert!(!place.is_ended(), "not all of its body has gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_upload_is_slow_after_its_grace() {
+        let uploads = Uploads::new(1, PAUSE_MAX / 4);
+        let place = uploads.place(client(1)).await.unwrap();
+        let (_pieces, mut body) = body(&place);
+        assert!(!is_ended(&mut body));
+        advance(PAUSE_MAX / 2).await;
+        assert!(place_now(&uploads, client(2)).is_none());
+        assert!(is_ended(&mut body));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_waited_for() {
-        let uploads = Uploads::new(1);
+        let uploads = Uploads::new(1, PAUSE_MAX);
         let place = uploads.place(client(1)).await;
-        let (_pieces, mut body) = body(&place);
+        let (_pieces, mut body) = body(place.as_ref().unwrap());
         let waiting = tokio::spawn({
             let uploads = Arc::clone(&uploads);
             async move { uploads.place(client(2)).await }
@@ -421,7 +662,7 @@ mod tests {
         let ended = body.frame().await.unwrap().unwrap_err();
         assert_eq!(ended.downcast_ref(), Some(&UploadError::Slow));
         drop(place);
-        drop(waiting.await.unwrap());
-        assert!(uploads.admit(client(1)).is_some());
+        drop(waiting.await.unwrap().unwrap());
+        assert!(place_now(&uploads, client(1)).is_some());
     }
 }

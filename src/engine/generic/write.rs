@@ -1,14 +1,14 @@
-//! Requests that write: sent on by a task of their own, so that what they may have changed is
-//! dropped whatever becomes of their clients. Part of the table of `generic`; holds no lock.
+//! Requests that write. A task of its own sends each on, so that what it may have changed is
+//! dropped even if its client leaves. Part of the table of `generic`; holds no lock.
 //!
-//! | origin says            | what is stored of it, and of what it names | the client gets    |
-//! |------------------------|--------------------------------------------|--------------------|
-//! | 2xx, 3xx               | dropped before the client hears of it      | the answer         |
-//! | 502, 504               | of it, dropped; of what it names, stays    | the answer         |
-//! | another status         | stays                                      | the answer         |
-//! | nothing, perhaps done  | dropped                                    | 502 or 504         |
-//! | nothing, never sent    | stays                                      | 502 or 504         |
-//! | nothing, since the body broke off | dropped                         | 400 or 408         |
+//! | origin says                 | stored of it, and of what it names      | the client gets |
+//! |-----------------------------|-----------------------------------------|-----------------|
+//! | 2xx, 3xx                    | dropped before the client is answered   | the answer      |
+//! | 502, 504                    | of it, dropped; of what it names, stays | the answer      |
+//! | another status              | stays                                   | the answer      |
+//! | nothing, perhaps done       | dropped                                 | 502 or 504      |
+//! | nothing, never sent         | stays                                   | 502, 503 or 504 |
+//! | nothing, the body broke off | dropped                                 | 400 or 408      |
 
 use super::target::Target;
 use super::{Directives, Request};
