@@ -611,7 +611,9 @@ mod tests {
         let mut waiting = Box::pin(uploads.place(client(3)));
         assert!(poll!(&mut waiting).is_pending());
         assert!(uploads.places.lock().slowest(Instant::now()).is_none(), "one is ending");
-        bodies.iter().for_each(|(pieces, _)| give(pieces, 1));
+        for (pieces, _) in &bodies {
+            give(pieces, 1);
+        }
         assert!(ended(&mut bodies).is_empty());
         places.iter().for_each(UploadPlace::spare);
         advance(LOOK * 2).await;
