@@ -98,7 +98,7 @@ enum Stage {
     Going,
     /// The client is waited for.
     Awaited,
-    /// The client is waited for, and the body ends in an error unless a piece is there already.
+    /// It is slow, and its body ends in an error as soon as its client is waited for.
     Ending,
     /// All of the body has gone.
     Ended,
@@ -307,8 +307,12 @@ impl Pulse {
         let mut beat = self.0.lock();
         let fast_until = beat.fast_until.max(floor) + earned;
         beat.fast_until = fast_until.min(now + PAUSE_MAX);
-        beat.stage = stage;
         beat.since = now;
+        // A little more does not save an upload that is too slow.
+        let is_ending = beat.stage == Stage::Ending && now > beat.fast_until;
+        if !is_ending || stage == Stage::Ended {
+            beat.stage = stage;
+        }
     }
 
     /// The client is waited for: it is not to blame for what its origin took until now. Ready if
@@ -612,7 +616,7 @@ mod tests {
         assert!(poll!(&mut waiting).is_pending());
         assert!(uploads.places.lock().slowest(Instant::now()).is_none(), "one is ending");
         for (pieces, _) in &bodies {
-            give(pieces, 1);
+            give(pieces, 90_000);
         }
         assert!(ended(&mut bodies).is_empty());
         places.iter().for_each(UploadPlace::spare);
