@@ -15,7 +15,7 @@ use super::format;
 use super::remove::Reason;
 use super::space::{Displaces, Reservation, Room};
 use crate::object::KeyHash;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::tasks;
 use bytes::Bytes;
 use std::fs::File;
@@ -53,6 +53,8 @@ const LOAD_PATIENCE: Duration = Duration::from_secs(3);
 /// How often, and how long apart, a file system is asked for what was freed on it.
 const FREED_LOOKS: u32 = 20;
 const FREED_PAUSE: Duration = Duration::from_millis(100);
+/// How often a thread looks whether it is its turn to make room.
+const TURN_LOOKS: u32 = 10;
 /// How often a file system is told to free what was removed ahead of need.
 const FREED_OFTEN: Duration = Duration::from_millis(250);
 /// Within this long a file system shows what was freed on it.
@@ -213,9 +215,10 @@ impl Inner {
 
     /// Evicts so that `bytes` more find room on the file system, and waits for what it frees: some
     /// free what is removed a moment later. Anything goes for what is to stay free on it, which no
-    /// object takes. One thread at a time, since each would evict for all.
+    /// object takes. One thread at a time, since each would evict for all. A thread that waits
+    /// here does not wait for the disk.
     fn make_room(&self, bytes: u64, displaces: Displaces) -> Result<(), WriteError> {
-        let _turn = self.ahead.freed.lock();
+        let _turn = self.turn_to_make_room().ok_or(WriteError::Busy { bytes })?;
         let mut has_evicted = false;
         for (bytes, displaces) in [(0, Displaces::Anything), (bytes, displaces)] {
             let Some(short) = self.shortage(bytes)? else { continue };
@@ -227,6 +230,7 @@ impl Inner {
         }
         if has_evicted {
             self.free_removed();
+            tasks::step();
         }
         let looks = if has_evicted { FREED_LOOKS } else { 1 };
         for _ in 1..looks {
@@ -234,6 +238,7 @@ impl Inner {
                 return Ok(());
             }
             tasks::sleep_blocking(FREED_PAUSE);
+            tasks::step();
         }
         match (self.shortage(bytes)?, self.shortage(0)?) {
             (None, _) => Ok(()),
@@ -241,6 +246,18 @@ impl Inner {
             (Some(_), Some(short)) if short.bytes == 0 => Err(WriteError::NoFiles),
             (Some(_), Some(_)) => Err(WriteError::NoSpace { bytes }),
         }
+    }
+
+    /// The turn of this thread to make room; none if another one takes too long.
+    fn turn_to_make_room(&self) -> Option<MutexGuard<'_, Option<Instant>>> {
+        for _ in 0..TURN_LOOKS {
+            if let Some(turn) = self.ahead.freed.try_lock() {
+                return Some(turn);
+            }
+            tasks::sleep_blocking(FREED_PAUSE);
+            tasks::step();
+        }
+        None
     }
 
     /// Evicts until what is kept free for objects that are not proven is free again, of which
@@ -389,6 +406,7 @@ impl Inner {
                 return result;
             }
             tasks::sleep_blocking(FREED_PAUSE);
+            tasks::step();
         }
         Err(WriteError::NoSpace { bytes })
     }

@@ -142,6 +142,7 @@ impl PartReader {
     /// Gets the first bytes at `offset`. What passes from there on waits until its turn has come.
     async fn prime_at(&mut self, offset: u64) -> Result<(), Arc<FillError>> {
         (self.next, self.failures_left) = (offset, 1);
+        self.cursor.set(offset, self.end);
         let bytes = self.piece(1).await?;
         self.primed = self.passing.take().map(|rest| Primed { at: offset, bytes, rest });
         Ok(())
