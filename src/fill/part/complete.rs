@@ -53,45 +53,56 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
     if missing > flight.shared.parts.completion_size_max || object.broken().is_some() {
         return;
     }
-    if !part.begin_completion() {
-        return;
-    }
     if missing == 0 {
-        let completed = Box::pin(finish(flight, object, part)).await;
-        done(flight, part, completed.unwrap_or(Completed::Failed));
-        return;
+        return finish_once(flight, object, part).await;
     }
+    let Some(completing) = part.begin_completion() else { return };
     let is_whole_coming = flight.shared.flights.lock().under_way.contains_key(flight.subject.key());
     let (demand, readers) = (flight.subject.demand(), flight.cursors.readers.clone());
     let turn = Arc::clone(&flight.shared.parts.completions).try_acquire_owned();
     let place = flight.shared.room.spare(&demand, &readers);
     let (Ok(turn), Some(place), false) = (turn, place, is_whole_coming) else {
-        return done(flight, part, Completed::Skipped);
+        return count(flight, Completed::Skipped);
     };
     let (flight, object) = (Arc::clone(flight), Arc::clone(object));
     let running = Running::begin(&flight.shared.metrics);
     let tasks = flight.shared.tasks.clone();
     tasks.spawn("part completion", async move {
         let _running = running;
-        place.hold(&demand, &readers, Box::pin(run(&flight, &object, turn))).await;
+        let work = async {
+            let _turn: OwnedSemaphorePermit = turn;
+            let Some(part) = object.part() else { return };
+            let completed = run(&flight, &object, part).await;
+            drop(completing);
+            count(&flight, completed);
+            // The others may have brought their last chunk, and seen that this was under way.
+            if completed == Completed::ByOthers && part.missing_bytes() == 0 {
+                finish_once(&flight, &object, part).await;
+            }
+        };
+        place.hold(&demand, &readers, Box::pin(work)).await;
     });
 }
 
-fn done(flight: &PartFlight, part: &Part, completed: Completed) {
-    part.end_completion();
+/// Finishes an object of which all is here, unless another completes it.
+async fn finish_once(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) {
+    let Some(_completing) = part.begin_completion() else { return };
+    let completed = Box::pin(finish(flight, object, part)).await;
+    count(flight, completed.unwrap_or(Completed::Failed));
+}
+
+fn count(flight: &PartFlight, completed: Completed) {
     if let Some(result) = completed.as_str() {
         flight.shared.metrics.completions.with_label_values(&[result]).inc();
     }
 }
 
 /// Fetches what is missing, and finishes the object.
-async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, _turn: OwnedSemaphorePermit) {
-    let Some(part) = object.part() else { return };
+async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> Completed {
     let mut completed = Completed::ByOthers;
     for _ in 0..ROUNDS_MAX {
         if let Err(failed) = fetch_missing(flight, object, part).await {
-            completed = failed;
-            break;
+            return failed;
         }
         if part.missing_bytes() > 0 {
             break;
@@ -101,12 +112,7 @@ async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, _turn: OwnedSemapho
             break;
         }
     }
-    done(flight, part, completed);
-    // The others may have brought their last chunk, and seen that this was under way.
-    if completed == Completed::ByOthers && part.missing_bytes() == 0 && part.begin_completion() {
-        let completed = finish(flight, object, part).await;
-        done(flight, part, completed.unwrap_or(Completed::Failed));
-    }
+    completed
 }
 
 async fn fetch_missing(
@@ -154,6 +160,8 @@ async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> 
         }
     }
     better_lifetime(&mut meta);
+    // What another flight was noting before may have been refused to it meanwhile.
+    object.keep(flight).await;
     let path = Arc::clone(flight.subject.path());
     let published = shared.cache.publish_part(flight.ticket, part, meta, sha256).await;
     Some(match published {

@@ -136,12 +136,12 @@ impl Part {
         Ok(())
     }
 
-    /// Which of these chunks are still to be noted, how many bytes the index knows of, and of how
-    /// many it will.
+    /// Which of these chunks, given with their ids, are still to be noted, with their sums; how
+    /// many bytes the index knows of, and of how many it will.
     fn being_noted(&self, chunks: &[(u32, u64)]) -> (Vec<(u32, u64)>, u64, u64) {
         let table = self.0.table.lock();
-        let is_noted = |(number, sum): &(u32, u64)| table.is_being_noted(*number, *sum);
-        let chunks: Vec<_> = chunks.iter().copied().filter(is_noted).collect();
+        let sum_of = |(number, id): &(u32, u64)| Some((*number, table.being_noted(*number, *id)?));
+        let chunks: Vec<_> = chunks.iter().filter_map(sum_of).collect();
         let more: u64 = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
         let before = table.noted_bytes();
         (chunks, before, before.saturating_add(more))
@@ -247,24 +247,13 @@ impl Part {
             self.refused(index, &mut life)?;
             return Ok(None);
         }
-        let is_all_noted = state.table.lock().noted_bytes() == length;
-        if !is_all_noted || !is_ours(index, hash, state.sequence)? {
+        if !is_ours(index, hash, state.sequence)? {
             return Ok(None);
         }
-        let sums = state.table.lock().sums();
-        let trailer = trailer::encode(hash, &head, &sums, &record).map_err(store_format)?;
-        let write = || {
-            state.file.set_len(length)?;
-            let write = || state.file.write_all_at(&trailer, length);
-            files::write(&state.file, (length, trailer.len()), write)
-        };
-        write().map_err(|source| WriteError::Io { operation: "write", source })?;
-        #[cfg(test)]
-        store.faults.reach("a part is to be made whole");
-        let mut change = index.change();
-        // In this order: a look-up asks for parts last.
-        change.set_record(hash, &head, &record);
-        change.drop_part(hash, state.sequence)?;
+        let Some(sums) = state.table.lock().seal() else { return Ok(None) };
+        let change = self.change_to_whole(index, &head, &record, &sums);
+        let change = change.inspect_err(|_| state.table.lock().unseal())?;
+        // Sealed even if this fails: the index may have taken it.
         commit(store, change)?;
         self.loosen(&mut life);
         let replaced = charge_of(length);
@@ -280,6 +269,34 @@ impl Part {
         Ok(Some(Stored { meta, body, length, sha256, insertion }))
     }
 
+    /// Writes the trailer; the change that makes the part whole.
+    fn change_to_whole<'i>(
+        &self,
+        index: &'i Open,
+        head: &Head,
+        record: &[u8],
+        sums: &[u8],
+    ) -> Result<Change<'i>, WriteError> {
+        let state = &self.0;
+        let length = state.length;
+        let trailer = trailer::encode(state.hash, head, sums, record).map_err(store_format)?;
+        let write = || {
+            #[cfg(test)]
+            state.store.faults.meet("the trailer of a part is to be written")?;
+            state.file.set_len(length)?;
+            let write = || state.file.write_all_at(&trailer, length);
+            files::write(&state.file, (length, trailer.len()), write)
+        };
+        write().map_err(|source| WriteError::Io { operation: "write", source })?;
+        #[cfg(test)]
+        state.store.faults.reach("a part is to be made whole");
+        let mut change = index.change();
+        // In this order: a look-up asks for parts last.
+        change.set_record(state.hash, head, record);
+        change.drop_part(state.hash, state.sequence)?;
+        Ok(change)
+    }
+
     /// Drops it from the index; readers go on. Blocking.
     pub fn discard(&self) {
         self.let_go();
@@ -288,12 +305,17 @@ impl Part {
     }
 
     /// A chunk is damaged: it is missing from now on, unless it has been fetched anew since `seen`.
+    /// If the part is sealed, the chunk stays and the whole object is dropped.
     pub(super) fn clear(&self, number: u32, seen: &Chunk, why: &str) {
         let state = &self.0;
         let (before, chunk, bytes) = {
             let mut table = state.table.lock();
-            let now = table.chunk(number);
-            if now.is_none_or(|now| now.sum != seen.sum) {
+            if !table.holds(number, seen.id) {
+                return;
+            }
+            if table.is_sealed() {
+                drop(table);
+                state.store.drop_damaged(state.hash, state.sequence, why);
                 return;
             }
             let before = table.noted_bytes();
@@ -380,7 +402,7 @@ impl Inner {
         let mut table = Table::new(head.length);
         for (number, sum) in chunks {
             if table.bytes(number) > 0 {
-                table.add(number, Chunk { sum, noted: Noted::Yes });
+                table.add(number, sum, Noted::Yes);
             }
         }
         Some(Part::new(self, meta, (sequence, head.length), file, (Life::Kept, table)))

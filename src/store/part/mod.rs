@@ -14,22 +14,25 @@
 //! that waited for it are missing from then on, those that were arriving are not taken for here
 //! when they end, and all of them are fetched and written again. What comes from the disk is
 //! compared with its checksum before a byte of it is given out (see `chunks`); where it differs it
-//! is missing and counted. The file is named as whole ones are: a note in `links`, the link, then
-//! one change of the index with record, chunks and the note's end (see the module above). Only the
-//! first change has to link, every later one adds chunks to a record that must still be this
-//! insertion's.
+//! is missing and counted. While it is fetched again, `chunks` trusts it from its first new byte
+//! on, so a reader looks after its read whether the table has had the chunk all the time. The file
+//! is named as whole ones are: a note in `links`, the link, then one change of the index with
+//! record, chunks and the note's end (see the module above). Only the first change has to link,
+//! every later one adds chunks to a record that must still be this insertion's.
 //!
 //! What drops the object (purge, eviction, a whole object that takes its place) takes record and
-//! chunks in one change. A part that finds its record gone is *loose*: its readers and writers
-//! go on in the file without a name, and nothing of it is ever kept again. A whole object and a
-//! part of the same key are never both in the index. [`Part::promote`] turns a part into a whole
-//! object in one change: same file, same insertion; the trailer that a crash may leave behind the
-//! body before that change is behind every chunk and overwritten by the next try.
+//! chunks in one change. A part that finds its record gone is *loose*: its readers and writers go
+//! on in the file without a name, and nothing of it is ever kept again. A whole object and a part
+//! of the same key are never both in the index. [`Part::promote`] turns a part into a whole object
+//! in one change: same file, same insertion; the trailer that a crash may leave behind the body
+//! before that change is behind every chunk and overwritten by the next try. It seals the table
+//! first, with the sums of the trailer in hand: nothing ever writes a chunk of a whole object.
+//! Where a reader of a sealed part finds damage, the whole is dropped.
 //!
-//! Locks, in the store's order: `parts`, stripe, index, then `life`, then `table`, then the
-//! space account. The last two are never held across I/O. `syncing` is held while the file is
-//! synced, and only `table` and the account are taken under it. That of `open_parts` is taken
-//! under none of them but in passing, and none is taken under it.
+//! Locks, in the store's order: `parts`, stripe, index, then `life`, then `table`, then the space
+//! account. The last two are never held across I/O. `syncing` is held while the file is synced, and
+//! only `table` and the account are taken under it. That of `open_parts` is taken under none of
+//! them but in passing, and none is taken under it.
 
 mod durable;
 mod open;
@@ -113,7 +116,28 @@ pub enum Kept {
     Loose,
 }
 
-/// Chunks that are safe from a power cut and wait to be noted in the index.
+/// The right to complete a part; given back when it is dropped.
+#[derive(Debug)]
+pub struct Completing(Part);
+
+impl Drop for Completing {
+    fn drop(&mut self) {
+        self.0.0.is_completing.store(false, Ordering::Release);
+    }
+}
+
+/// Why a chunk that is here was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk does not answer in time.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+    /// It is damaged, and nothing writes the file any more.
+    #[error("a chunk of a sealed part is damaged")]
+    Damaged,
+}
+
+/// Chunks that are safe from a power cut and wait to be noted in the index, with their ids.
 #[derive(Debug)]
 pub struct Synced(Vec<(u32, u64)>);
 
@@ -193,15 +217,10 @@ impl Part {
         !self.0.is_loose.load(Ordering::Acquire)
     }
 
-    /// Takes it on oneself to complete it; false if another does. Ended by
-    /// [`Part::end_completion`].
-    pub fn begin_completion(&self) -> bool {
-        !self.0.is_completing.swap(true, Ordering::AcqRel)
-    }
-
-    /// Others may complete it again.
-    pub fn end_completion(&self) {
-        self.0.is_completing.store(false, Ordering::Release);
+    /// Takes it on oneself to complete it; none if another does.
+    pub fn begin_completion(&self) -> Option<Completing> {
+        let is_taken = self.0.is_completing.swap(true, Ordering::AcqRel);
+        (!is_taken).then(|| Completing(self.clone()))
     }
 
     /// Keeps nothing more of it. What is in the index is removed by what drops it. Blocking.
@@ -245,7 +264,8 @@ impl Part {
     }
 
     /// Takes it on oneself to bring the chunks from the one at `from` to the one that ends at or
-    /// after `until`, or to the next that is here or arriving; none where the first of them is.
+    /// after `until`, or to the next that is here or arriving; none where the first of them is, or
+    /// the part is whole.
     pub fn claim(&self, from: u64, until: u64) -> Option<Run> {
         let mut shared = None;
         let begin = |base| {
@@ -265,11 +285,12 @@ impl Part {
     }
 
     /// Up to `max` bytes from `offset`, of one chunk that is here: never empty; none where it is
-    /// not, or turns out damaged. An error if the disk does not answer in time. Cancel safe.
-    pub async fn read(&self, offset: u64, max: usize) -> Result<Option<Bytes>, BlockingError> {
+    /// not, turns out damaged, or was fetched anew meanwhile. An error if the disk does not answer
+    /// in time, or the chunk is damaged and the part is sealed. Cancel safe.
+    pub async fn read(&self, offset: u64, max: usize) -> Result<Option<Bytes>, ReadError> {
         let Some((number, chunk, max)) = self.piece(offset, max) else { return Ok(None) };
         if let Some(bytes) = read::read_trusted(&self.0.file, &self.0.chunks, offset, max) {
-            return Ok(Some(bytes));
+            return Ok(Some(bytes).filter(|_| self.0.table.lock().holds(number, chunk.id)));
         }
         let part = self.clone();
         let work = move || {
@@ -280,9 +301,15 @@ impl Part {
             let expected = |_| Ok(Expected { sum: chunk.sum, bytes });
             let (file, chunks, span) = (&state.file, &state.chunks, (offset, max));
             let read = read::read_compared(file, chunks, span, state.hash, expected);
-            read.inspect_err(|error| part.clear(number, &chunk, &error.to_string())).ok()
+            let read = read.inspect_err(|error| part.clear(number, &chunk, &error.to_string()));
+            let table = state.table.lock();
+            match read {
+                Ok(bytes) => Ok(Some(bytes).filter(|_| table.holds(number, chunk.id))),
+                Err(_) if table.is_sealed() => Err(ReadError::Damaged),
+                Err(_) => Ok(None),
+            }
         };
-        self.0.store.readers.blocking("store read", work).await
+        self.0.store.readers.blocking("store read", work).await?
     }
 
     /// Has the next read of each chunk compare it, as if it had left the page cache.

@@ -2,7 +2,7 @@
 //! and readers look for another. A chunk is here once all of it is in the file; what broke off
 //! within a chunk is fetched again.
 
-use super::table::{Chunk, Entered, Noted, number_at};
+use super::table::{Entered, Noted, number_at};
 use super::{CHUNK_BYTES, Part};
 use crate::store::Growing;
 use crate::store::body::{Batch, Growth};
@@ -195,7 +195,7 @@ impl Writer {
         let is_sound = begun == table.failures();
         let bytes = table.bytes(number);
         if is_sound {
-            table.add(number, Chunk { sum, noted: Noted::Not });
+            table.add(number, sum, Noted::Not);
         }
         drop(table);
         if is_sound {

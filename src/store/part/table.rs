@@ -3,7 +3,8 @@
 //!
 //! A chunk that is here names its checksum. A run is a row of neighbouring chunks that one writer
 //! brings; no two runs overlap and none holds a chunk that was here when it began, so each byte of
-//! the file has at most one writer. A run may be cut short for one that begins within it.
+//! the file has at most one writer. A run may be cut short for one that begins within it. Once a
+//! table is sealed, no chunk enters or leaves it and no run begins.
 
 use super::CHUNK_BYTES;
 use crate::store::Growing;
@@ -15,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A chunk that is in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chunk {
+    /// Another each time that the chunk comes to be here.
+    pub(super) id: u64,
     /// What `sums` makes of it.
     pub(super) sum: u64,
     /// How far the index knows of it.
@@ -80,6 +83,7 @@ pub(super) struct Table {
     running: Vec<Running>,
     next_id: u64,
     failures: u64,
+    is_sealed: bool,
 }
 
 /// A run that was entered.
@@ -101,6 +105,7 @@ impl Table {
             running: Vec::new(),
             next_id: 0,
             failures: 0,
+            is_sealed: false,
         }
     }
 
@@ -123,6 +128,11 @@ impl Table {
     /// The chunk at `offset`, where it is here.
     pub(super) fn chunk(&self, number: u32) -> Option<Chunk> {
         self.here.get(&number).copied()
+    }
+
+    /// Whether a chunk is here, and was all the time since it got this id.
+    pub(super) fn holds(&self, number: u32, id: u64) -> bool {
+        self.here.get(&number).is_some_and(|chunk| chunk.id == id)
     }
 
     /// What is here of the bytes `asked`.
@@ -172,8 +182,8 @@ impl Table {
     }
 
     /// Enters a run from the chunk at `from` up to the one that ends at or after `until`, or to the
-    /// next that is here or arriving. None where the first of them is. `begin` makes its readers'
-    /// side from its first offset.
+    /// next that is here or arriving. None where the first of them is, or the table is sealed.
+    /// `begin` makes its readers' side from its first offset.
     pub(super) fn claim(
         &mut self,
         from: u64,
@@ -181,7 +191,8 @@ impl Table {
         begin: impl FnOnce(u64) -> Growing,
     ) -> Option<Entered> {
         let first = number_at(from);
-        if from >= self.length || !matches!(self.at(from), At::Missing) {
+        let is_missing = matches!(self.at(from), At::Missing);
+        if self.is_sealed || from >= self.length || !is_missing {
             return None;
         }
         let limit = chunks_up_to(until.min(self.length)).max(first.saturating_add(1));
@@ -190,11 +201,10 @@ impl Table {
         let end = starts.fold(limit.min(here), u32::min);
         let start = self.span(first).start;
         let entered = Entered {
-            id: self.next_id,
+            id: self.new_id(),
             start,
             end: Arc::new(AtomicU64::new(self.span(end.saturating_sub(1)).end)),
         };
-        self.next_id += 1;
         let (id, end, growing) = (entered.id, Arc::clone(&entered.end), begin(start));
         self.running.push(Running { id, first, end, growing });
         Some(entered)
@@ -219,14 +229,19 @@ impl Table {
     }
 
     /// A chunk is in the file now.
-    pub(super) fn add(&mut self, number: u32, chunk: Chunk) {
+    pub(super) fn add(&mut self, number: u32, sum: u64, noted: Noted) {
         self.remove(number);
-        let bytes = self.bytes(number);
+        let (id, bytes) = (self.new_id(), self.bytes(number));
         self.here_bytes += bytes;
-        if chunk.noted == Noted::Yes {
+        if noted == Noted::Yes {
             self.noted_bytes += bytes;
         }
-        self.here.insert(number, chunk);
+        self.here.insert(number, Chunk { id, sum, noted });
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
     }
 
     /// A chunk is not in the file any more; what was known of it.
@@ -240,20 +255,21 @@ impl Table {
         Some(chunk)
     }
 
-    /// The chunks that the index does not know of yet; they count as being noted.
+    /// The chunks that the index does not know of yet, and their ids; they count as being noted.
     pub(super) fn take_unnoted(&mut self) -> Vec<(u32, u64)> {
         let unnoted = self.here.iter_mut().filter(|(_, chunk)| chunk.noted == Noted::Not);
         let taken = unnoted.map(|(number, chunk)| {
             chunk.noted = Noted::Soon;
-            (*number, chunk.sum)
+            (*number, chunk.id)
         });
         taken.collect()
     }
 
-    /// Whether this chunk is here, and is being noted.
-    pub(super) fn is_being_noted(&self, number: u32, sum: u64) -> bool {
+    /// The sum of this chunk, if it is here still and is being noted.
+    pub(super) fn being_noted(&self, number: u32, id: u64) -> Option<u64> {
         let chunk = self.here.get(&number);
-        chunk.is_some_and(|chunk| chunk.sum == sum && chunk.noted == Noted::Soon)
+        let is_meant = |chunk: &&Chunk| chunk.id == id && chunk.noted == Noted::Soon;
+        chunk.filter(is_meant).map(|chunk| chunk.sum)
     }
 
     /// How many syncs of the file have failed.
@@ -286,9 +302,9 @@ impl Table {
     /// How the noting of these chunks ended; those that were lost and came anew meanwhile have no
     /// part in it.
     pub(super) fn set_noted(&mut self, chunks: &[(u32, u64)], noted: Noted) {
-        for (number, sum) in chunks {
+        for (number, id) in chunks {
             let bytes = self.bytes(*number);
-            if !self.is_being_noted(*number, *sum) {
+            if self.being_noted(*number, *id).is_none() {
                 continue;
             }
             if noted == Noted::Yes {
@@ -300,9 +316,24 @@ impl Table {
         }
     }
 
-    /// The sums of the chunks that are here, as a trailer has them.
-    pub(super) fn sums(&self) -> Vec<u8> {
-        self.here.values().flat_map(|chunk| chunk.sum.to_le_bytes()).collect()
+    /// Seals the table if the index knows of every chunk; their sums then, as a trailer has them. A
+    /// run that is listed still has nothing left to write.
+    pub(super) fn seal(&mut self) -> Option<Vec<u8>> {
+        if self.noted_bytes != self.length {
+            return None;
+        }
+        self.is_sealed = true;
+        Some(self.here.values().flat_map(|chunk| chunk.sum.to_le_bytes()).collect())
+    }
+
+    /// Lets chunks change again: what it was sealed for has failed.
+    pub(super) fn unseal(&mut self) {
+        self.is_sealed = false;
+    }
+
+    /// Whether no chunk changes any more.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.is_sealed
     }
 
     /// Bytes of a chunk.
@@ -338,14 +369,10 @@ mod tests {
         Growth::new_at(base, KeyHash([0; 16]), &Arc::default(), Tasks::new()).reader()
     }
 
-    fn chunk() -> Chunk {
-        Chunk { sum: 0, noted: Noted::Not }
-    }
-
     #[test]
     fn a_run_ends_where_another_begins_or_a_chunk_is_here() {
         let mut table = Table::new(LENGTH);
-        table.add(7, chunk());
+        table.add(7, 0, Noted::Not);
         let far = table.claim(9 * CHUNK_BYTES + 3, u64::MAX, begin).unwrap();
         assert_eq!((far.start, far.end.load(Ordering::Relaxed)), (9 * CHUNK_BYTES, LENGTH));
         let near = table.claim(CHUNK_BYTES * 2 - 1, u64::MAX, begin).unwrap();
@@ -382,8 +409,8 @@ mod tests {
     #[test]
     fn what_is_held_of_a_stretch_is_counted_by_the_byte() {
         let mut table = Table::new(LENGTH);
-        table.add(1, chunk());
-        table.add(11, chunk());
+        table.add(1, 0, Noted::Not);
+        table.add(11, 0, Noted::Not);
         let holding = |from: u64, to: u64| table.holding(&(from..to));
         assert_eq!(holding(0, 10), Holding { chunks: 0, of_chunks: 1, bytes: 0 });
         let half = holding(CHUNK_BYTES - 4, CHUNK_BYTES + 4);
@@ -400,19 +427,38 @@ mod tests {
     fn a_chunk_that_came_anew_while_it_was_noted_is_not_noted() {
         for sum in [1, 2] {
             let mut table = Table::new(LENGTH);
-            table.add(1, Chunk { sum: 1, noted: Noted::Not });
-            let taken = table.take_unnoted();
+            table.add(1, 1, Noted::Not);
+            let before = table.take_unnoted();
             table.remove(1);
-            table.add(1, Chunk { sum, noted: Noted::Not });
-            table.set_noted(&taken, Noted::Yes);
+            table.add(1, sum, Noted::Not);
+            table.set_noted(&before, Noted::Yes);
             assert_eq!((table.noted_bytes(), table.has_unnoted()), (0, true), "{sum}");
             let taken = table.take_unnoted();
+            table.set_noted(&before, Noted::Yes);
+            assert_eq!(table.noted_bytes(), 0, "the sync for it may not have ended");
             table.set_noted(&taken, Noted::Yes);
             table.set_noted(&taken, Noted::Yes);
             assert_eq!((table.noted_bytes(), table.has_unnoted()), (CHUNK_BYTES, false));
             table.remove(1);
             assert_eq!(table.noted_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn a_table_is_sealed_with_the_sums_of_all_chunks_or_not_at_all() {
+        let mut table = Table::new(CHUNK_BYTES + 5);
+        table.add(0, 1, Noted::Yes);
+        table.add(1, 2, Noted::Not);
+        assert_eq!((table.seal(), table.is_sealed()), (None, false), "not all is noted");
+        let taken = table.take_unnoted();
+        table.set_noted(&taken, Noted::Yes);
+        let sums = [1_u64.to_le_bytes(), 2_u64.to_le_bytes()].concat();
+        assert_eq!((table.seal(), table.is_sealed()), (Some(sums), true));
+        table.remove(0);
+        assert!(table.claim(0, 1, begin).is_none(), "sealed");
+        table.unseal();
+        assert!(table.claim(0, 1, begin).is_some());
+        assert_eq!((table.seal(), table.is_sealed()), (None, false), "a chunk is missing");
     }
 
     #[derive(Debug, Clone)]
@@ -476,7 +522,7 @@ mod tests {
         fn bring(&mut self, at: usize) {
             let (id, end, next) = &mut self.runs[at];
             if *next < chunks_up_to(end.load(Ordering::Relaxed)) {
-                self.table.add(*next, chunk());
+                self.table.add(*next, 0, Noted::Not);
                 self.model[*next as usize] = Known::Here { is_noted: false };
                 *next += 1;
             } else {

@@ -277,6 +277,130 @@ async fn a_part_of_which_all_is_here_becomes_a_whole() {
     assert_eq!(bench.files().len(), 0);
 }
 
+/// A part of `a` with all its chunks, noted.
+async fn begin_with_all(store: &Store) -> Part {
+    let part = begin(store, &key("a")).await;
+    assert_eq!(keep(&part, 0, LENGTH as u64).await, Kept::Yes);
+    part
+}
+
+/// Writes other bytes into the only file of a store, as a disk that fails does.
+fn damage(bench: &Bench, offset: u64) {
+    let file = std::fs::File::options().write(true).open(bench.files().remove(0)).unwrap();
+    file.write_all_at(b"wrong", offset).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_a_part_that_became_a_whole_is_written_no_more() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin_with_all(&store).await;
+    part.promote(meta(&key("a")), digest(&body()), &|| true).unwrap().unwrap();
+    damage(&bench, at(2) + 9);
+    part.doubt();
+    let piece = part.read(at(2), 100).await;
+    assert!(piece.is_err(), "its reader goes to the origin: {piece:?}");
+    assert!(part.claim(at(2), at(3)).is_none(), "nothing of it is fetched into the file");
+    assert!(store.get(&key("a")).await.is_none(), "the whole was dropped");
+    assert_eq!((bench.files().len(), bench.damaged(), store.usage().objects), (0, 1, 0));
+    assert!(part.read(at(1), 100).await.unwrap().is_some(), "its other chunks are read on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_is_found_damaged_while_a_whole_is_made_stays_and_the_whole_goes() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin_with_all(&store).await;
+    let making = store.0.faults.hold("a part is to be made whole");
+    let own = part.clone();
+    let promoting = tokio::task::spawn_blocking(move || {
+        own.promote(meta(&key("a")), digest(&body()), &|| true).unwrap().is_some()
+    });
+    making.until_reached().await;
+    damage(&bench, at(2) + 9);
+    part.doubt();
+    let comparing = store.0.faults.hold("a part is to be read");
+    let own = part.clone();
+    let reading = tokio::spawn(async move { own.read(at(2), 100).await });
+    comparing.until_reached().await;
+    drop(comparing);
+    assert!(part.claim(at(2), at(3)).is_none());
+    drop(making);
+    assert!(promoting.await.unwrap());
+    assert!(reading.await.unwrap().is_err());
+    assert!(store.get(&key("a")).await.is_none());
+    assert_eq!((bench.files().len(), bench.damaged()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_did_not_become_a_whole_is_repaired_and_tried_again() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin_with_all(&store).await;
+    let promote = || part.promote(meta(&key("a")), digest(&body()), &|| true);
+    store.0.faults.fail("the trailer of a part is to be written", 1);
+    let error = promote().unwrap_err();
+    assert!(matches!(&error, WriteError::Io { operation: "write", .. }), "{error}");
+    damage(&bench, at(2) + 9);
+    part.doubt();
+    assert_eq!(part.read(at(2), 100).await.unwrap(), None);
+    assert!(promote().unwrap().is_none(), "a chunk is missing, which is no error of the disk");
+    assert_eq!(keep(&part, at(2), at(3)).await, Kept::Yes);
+    assert!(promote().unwrap().is_some());
+    assert_eq!(held(&store, &key("a")).await.unwrap(), body());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_began_before_its_chunk_was_fetched_anew_gives_nothing_of_it() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for is_brought in [false, true] {
+        let part = begin_with(&store, 0).await;
+        let near_end = at(1) - 64 * 1024;
+        damage(&bench, near_end + 5);
+        part.doubt();
+        let waiting = store.0.faults.hold("a part is to be read");
+        let own = part.clone();
+        let late = tokio::spawn(async move { own.read(near_end, 100).await.unwrap() });
+        waiting.until_reached().await;
+        // Others are not held.
+        drop(store.0.faults.hold("a part is to be read"));
+        let before = bench.damaged();
+        assert_eq!(part.read(0, 100).await.unwrap(), None);
+        assert_eq!(bench.damaged(), before + 1);
+        let mut run = part.claim(0, at(1)).unwrap();
+        if is_brought {
+            bring(run, &body()).await;
+            damage(&bench, near_end + 5);
+            part.doubt();
+            drop(waiting);
+            assert_eq!(late.await.unwrap(), None);
+            assert!(matches!(part.at(0), At::Here), "what is new is not cleared for what was old");
+            assert_eq!(bench.damaged(), before + 1);
+        } else {
+            run.append(body().slice(..300_000)).await.unwrap();
+            drop(waiting);
+            assert_eq!(late.await.unwrap(), None, "the end of the chunk is as damaged as before");
+        }
+        part.discard();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_to_complete_a_part_is_given_back_with_its_holder() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let part = begin(&store, &key("a")).await;
+    let completing = part.begin_completion().unwrap();
+    assert!(part.begin_completion().is_none());
+    let panicking = tokio::spawn(async move {
+        let _completing = completing;
+        assert!(tokio::task::try_id().is_none(), "on purpose");
+    });
+    assert!(panicking.await.is_err());
+    assert!(part.begin_completion().is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_way_out_takes_all_of_a_part() {
     let bench = Bench::new(64 * MIB);
