@@ -229,7 +229,7 @@ impl PartReader {
         match part.at(self.next) {
             At::Here => match part.read(self.next, max).await {
                 Ok(bytes) => Ok(bytes),
-                // The disk does not answer.
+                // The disk does not answer, or the chunk is damaged for good.
                 Err(_) => self.pass_late().await.map(|()| None),
             },
             At::Arriving(growing) => match growing.read(self.next, max).await {
