@@ -387,16 +387,16 @@ impl RelayReader {
         Ok(Box::new(Alone { body, _place: place, _reader: reader, _running: running }))
     }
 
-    /// Whether the head of another fetch is that of the same representation: what comes may only
-    /// differ where one hash judges both, in its validators.
+    /// Whether the head of another fetch is that of the same representation. If its client was told
+    /// a length, the other head must tell the same: the proof of a longer body comes too late. If
+    /// one hash judges both, their validators may differ.
     fn is_of_same(&self, body: &Checked) -> bool {
         let (one, other) = (&self.relay.meta, &body.meta);
         let has_same = |name| one.headers.get_all(&name).iter().eq(other.headers.get_all(&name));
-        let lengths = self.relay.length.zip(body.length());
         let is_one_body = self.relay.must_be.is_some() && self.relay.must_be == body.must_be();
         let has_same_validators = has_same(header::ETAG) && has_same(header::LAST_MODIFIED);
         one.status == other.status
-            && lengths.is_none_or(|(one, other)| one == other)
+            && (self.relay.length.is_none() || self.relay.length == body.length())
             && has_same(header::CONTENT_ENCODING)
             && (is_one_body || has_same_validators)
     }

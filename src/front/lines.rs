@@ -1,14 +1,95 @@
-//! The filter in front of HTTP/1: no line ends in a bare line feed. Pure; one per connection, fed
-//! by `socket` with all that it reads. A file of its own, without other modules, since
-//! `tests/fuzz` takes it in by path.
+//! The filter in front of HTTP/1: no line of a head ends in a bare line feed. Bodies pass as they
+//! are. Pure; one per connection, fed by `socket` with all that it reads. A file of its own,
+//! without other modules, since `tests/fuzz` takes it in by path.
+
+/// Bytes of a line that are looked at: what tells the length of a body is shorter.
+const LINE_BYTES_MAX: usize = 256;
 
 /// How the lines of HTTP/1 end. A line feed alone ends a line for hyper (RFC 9112 section 2.2
 /// allows that) and not for every proxy in front of this one: two requests to one of them and a
-/// single one to the other. No request here has a body, so every line feed ends a line.
+/// single one to the other. Where heads and bodies begin is told from the heads, as hyper does. If
+/// a head does not tell it, hyper refuses the request, and nothing is changed any more.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
+    part: Part,
+    /// The beginning of the line that arrives.
+    line: Vec<u8>,
+    /// Bytes of that line.
+    length: usize,
     last_byte: u8,
+    framing: Framing,
     was_refused: bool,
+}
+
+/// What the next byte is of.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The first line of a request, or empty lines before it.
+    #[default]
+    Start,
+    /// The other lines of a head.
+    Head,
+    /// A body of which so many bytes are missing.
+    Body(u64),
+    /// The line in front of a chunk.
+    ChunkSize,
+    /// A chunk, and the end of line behind it, of which so many bytes are missing.
+    Chunk(u64),
+    /// The lines behind the last chunk.
+    Trailers,
+    /// What hyper refuses.
+    Unknown,
+}
+
+/// What a head tells of the body behind it.
+#[derive(Debug, Default, Clone, Copy)]
+struct Framing {
+    length: Option<u64>,
+    is_chunked: Option<bool>,
+    is_unclear: bool,
+}
+
+impl Framing {
+    /// Looks at a line, of which all is here unless it is longer than [`LINE_BYTES_MAX`].
+    fn see(&mut self, line: &[u8], length: usize) {
+        let is_whole = line.len().saturating_add(2) == length;
+        let Some(colon) = memchr::memchr(b':', line) else { return };
+        let (name, value) = line.split_at(colon);
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        if is("content-length") {
+            let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
+            let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+            self.length = digits.and_then(|digits| digits.parse().ok());
+            self.is_unclear |= self.length.is_none() || !is_whole;
+        } else if is("transfer-encoding") {
+            let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
+            self.is_chunked = Some(last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+            self.is_unclear |= !is_whole;
+        }
+    }
+
+    /// What comes behind the head.
+    fn next(self) -> Part {
+        match (self.is_unclear, self.is_chunked, self.length) {
+            (true, ..) | (false, Some(false), _) => Part::Unknown,
+            (false, Some(true), _) => Part::ChunkSize,
+            (false, None, None | Some(0)) => Part::Start,
+            (false, None, Some(length)) => Part::Body(length),
+        }
+    }
+}
+
+/// The part behind the line in front of a chunk.
+fn chunk(line: &[u8]) -> Part {
+    let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
+    let (digits, rest) = line.split_at(end);
+    let size = std::str::from_utf8(digits).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+    match (size, rest.first()) {
+        (Some(0), None | Some(b' ' | b'\t' | b';')) => Part::Trailers,
+        (Some(size), None | Some(b' ' | b'\t' | b';')) => Part::Chunk(size.saturating_add(2)),
+        _ => Part::Unknown,
+    }
 }
 
 /// Whether a line of `bytes`, which begin a line, ends in a line feed alone.
@@ -23,6 +104,15 @@ fn is_paired(bytes: &[u8], at: usize, last_byte: u8) -> bool {
     before.unwrap_or(last_byte) == b'\r'
 }
 
+/// What a piece of a line ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// It ends in a line feed.
+    Line,
+    /// More of the line comes.
+    Nothing,
+}
+
 /// Whether there was a bare line feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -35,28 +125,92 @@ pub(super) enum Refused {
 }
 
 impl Lines {
-    /// Makes each line feed without a carriage return before it a NUL, which no parser takes.
+    /// Makes each line feed of a head without a carriage return before it a NUL, which no parser
+    /// takes.
     pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> Refused {
-        let mut last_byte = self.last_byte;
-        self.last_byte = bytes.last().copied().unwrap_or(last_byte);
-        if memchr::memchr_iter(b'\n', bytes).all(|at| is_paired(bytes, at, last_byte)) {
-            return Refused::No;
-        }
-        let mut refused = Refused::No;
-        for byte in bytes {
-            let is_bare = *byte == b'\n' && last_byte != b'\r';
-            last_byte = *byte;
-            if is_bare {
-                *byte = 0;
-                let was_refused = std::mem::replace(&mut self.was_refused, true);
-                refused = match refused {
-                    Refused::No if was_refused => Refused::Again,
-                    Refused::No => Refused::First,
-                    Refused::First | Refused::Again => refused,
-                };
-            }
+        let (mut refused, mut rest) = (Refused::No, bytes);
+        while !rest.is_empty() {
+            let taken = match self.part {
+                Part::Unknown => return refused,
+                Part::Body(left) | Part::Chunk(left) => self.skip(left, rest.len()),
+                Part::Start | Part::Head | Part::ChunkSize | Part::Trailers => {
+                    let end = memchr::memchr(b'\n', rest);
+                    let taken = end.map_or(rest.len(), |at| at.saturating_add(1));
+                    let line = rest.get_mut(..taken).unwrap_or_default();
+                    let ends = if end.is_some() { Ends::Line } else { Ends::Nothing };
+                    if self.refuses(line, ends) {
+                        refused = self.note(refused);
+                    }
+                    taken
+                }
+            };
+            rest = rest.get_mut(taken..).unwrap_or_default();
         }
         refused
+    }
+
+    /// Passes over a body or a chunk of which `left` bytes are missing and `here` may be here.
+    fn skip(&mut self, left: u64, here: usize) -> usize {
+        let taken = usize::try_from(left).unwrap_or(usize::MAX).min(here);
+        let left = left.saturating_sub(taken as u64);
+        self.part = match (self.part, left) {
+            (Part::Chunk(_), 0) => Part::ChunkSize,
+            (Part::Chunk(_), left) => Part::Chunk(left),
+            (_, 0) => Part::Start,
+            (_, left) => Part::Body(left),
+        };
+        taken
+    }
+
+    /// Takes a piece of a line, which ends it or not; whether its line feed was made a NUL.
+    fn refuses(&mut self, piece: &mut [u8], ends: Ends) -> bool {
+        let Some((last, before)) = piece.split_last_mut() else { return false };
+        let is_end =
+            ends == Ends::Line && before.last().copied().unwrap_or(self.last_byte) == b'\r';
+        let is_bare = ends == Ends::Line && !is_end;
+        if is_bare && self.part == Part::ChunkSize {
+            // hyper takes none in front of a chunk.
+            self.part = Part::Unknown;
+            return false;
+        }
+        if is_bare {
+            *last = 0;
+        }
+        self.last_byte = *last;
+        self.length = self.length.saturating_add(piece.len());
+        let room = LINE_BYTES_MAX.saturating_sub(self.line.len()).min(piece.len());
+        self.line.extend_from_slice(piece.get(..room).unwrap_or_default());
+        if is_end {
+            self.end_line();
+        }
+        is_bare
+    }
+
+    /// Goes on behind a line that ended in CRLF.
+    fn end_line(&mut self) {
+        let line = self.line.strip_suffix(b"\r\n").unwrap_or(&self.line);
+        self.part = match (self.part, line.is_empty()) {
+            (Part::Start | Part::Trailers, true) => Part::Start,
+            (Part::Start, false) => Part::Head,
+            (Part::Head, true) => std::mem::take(&mut self.framing).next(),
+            (Part::Head, false) => {
+                self.framing.see(line, self.length);
+                Part::Head
+            }
+            (Part::ChunkSize, _) => chunk(line),
+            (part, _) => part,
+        };
+        self.line.clear();
+        (self.length, self.last_byte) = (0, 0);
+    }
+
+    fn note(&mut self, refused: Refused) -> Refused {
+        let was_refused = std::mem::replace(&mut self.was_refused, true);
+        match refused {
+            Refused::No if was_refused => Refused::Again,
+            Refused::No => Refused::First,
+            Refused::First | Refused::Again => refused,
+        }
     }
 }
 
@@ -85,6 +239,59 @@ mod tests {
         let mut lines = Lines::default();
         let mut refused = || lines.refuse_bare_line_feeds(&mut b"\n\n".to_vec());
         assert_eq!([refused(), refused()], [Refused::First, Refused::Again]);
+    }
+
+    fn is_passed(text: &[u8]) -> bool {
+        let pieces: Vec<_> = text.chunks(1).collect();
+        seen(&[text]) == text && seen(&pieces) == text
+    }
+
+    #[test]
+    fn bodies_pass_as_they_are_and_heads_behind_them_do_not() {
+        let body = b"\n\r\n\r\n\na\n";
+        let plain = |name: &str| {
+            let head = format!("\r\nPUT / HTTP/1.1\r\nHost: h\r\n{name}: {}\r\n\r\n", body.len());
+            [head.as_bytes(), body].concat()
+        };
+        let chunked = |line: &str, trailers: &str| {
+            let head = format!("POST / HTTP/1.1\r\n{line}\r\n\r\n8;x=y\r\n");
+            let end = format!("\r\n0\r\n{trailers}\r\n");
+            [head.as_bytes(), body, end.as_bytes()].concat()
+        };
+        assert_eq!(body.len(), 8);
+        for message in [
+            plain("Content-Length"),
+            plain("content-LENGTH"),
+            chunked("Transfer-Encoding: chunked", ""),
+            chunked("transfer-encoding:gzip ,  Chunked\t", "a: b\r\nc: d\r\n"),
+            chunked("Content-Length: 3\r\nTransfer-Encoding: chunked", ""),
+        ] {
+            let twice = message.repeat(2);
+            assert!(is_passed(&twice), "{}", String::from_utf8_lossy(&twice));
+            let behind = [&message[..], b"GET / HTTP/1.1\nHost: h\n\n"].concat();
+            let seen = seen(&[&behind]);
+            assert_eq!(seen[..message.len()], message);
+            assert_eq!(&seen[message.len()..], b"GET / HTTP/1.1\0Host: h\0\0");
+        }
+        let trailers = chunked("Transfer-Encoding: chunked", "a: b\nc: d\r\n");
+        let masked = [&trailers[..trailers.len() - 9], b"\0c: d\r\n\r\n"].concat();
+        assert_eq!(seen(&[&trailers]), &masked[..]);
+    }
+
+    #[test]
+    fn nothing_is_changed_behind_what_hyper_refuses() {
+        for line in ["Content-Length: +3", "Content-Length: 3, 3", "Transfer-Encoding: gzip"] {
+            assert!(
+                is_passed(format!("PUT / HTTP/1.1\r\n{line}\r\n\r\n\n\n").as_bytes()),
+                "{line}"
+            );
+        }
+        let long = format!("Content-Length:{}3", " ".repeat(LINE_BYTES_MAX));
+        assert!(is_passed(format!("PUT / HTTP/1.1\r\n{long}\r\n\r\n\n\n").as_bytes()));
+        for size in ["x", "", "3 \n", "fffffffffffffffff"] {
+            let head = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+            assert!(is_passed(format!("{head}{size}\r\n\n\n").as_bytes()), "{size:?}");
+        }
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Fuzzes the private `front::lines`, taken in by path: exactly the line feeds without a carriage
-//! return become NUL, however the bytes arrive. The first byte says in which pieces they do.
+//! return become NUL, however the bytes arrive. The first byte says in which pieces they do. If a
+//! head may tell of a body, it is only compared with the same bytes in one piece.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -22,6 +23,13 @@ fuzz_target!(|data: &[u8]| {
         };
         assert!(expected, "{piece:?} became {changed:?}");
         seen.extend(changed);
+    }
+    let lower = bytes.to_ascii_lowercase();
+    let has = |name: &[u8]| lower.windows(name.len()).any(|window| window == name);
+    if has(b"content-length") || has(b"transfer-encoding") {
+        let mut whole = bytes.to_vec();
+        Lines::default().refuse_bare_line_feeds(&mut whole);
+        return assert_eq!(seen, whole);
     }
     let before = [0].iter().chain(bytes);
     let is_bare = |(last, byte): (&u8, &u8)| (*last, *byte) != (b'\r', b'\n') && *byte == b'\n';

@@ -5,8 +5,9 @@ use crate::harness::{Arriving, Edge, Origin, noise, path_of_nar, says};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use rustix::fs::{Advice, fadvise};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 const LENGTH: usize = 3 << 20;
 /// The windows that a client begins with (RFC 9113 section 6.9.2).
@@ -39,6 +40,14 @@ async fn answers_side_by_side_have_their_own_bytes() {
     }
 }
 
+/// Has the pages of a file leave the page cache. One that is in use stays at first.
+async fn leave_the_page_cache(file: &File) {
+    for _ in 0..5 {
+        fadvise(file, 0, None, Advice::DontNeed).unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// The client has room for 64 KiB. What comes next was promised when the pages were there, and is
 /// read when they are not any more.
 #[tokio::test]
@@ -53,7 +62,7 @@ async fn what_left_the_page_cache_before_it_was_written_is_compared_first() {
             file.write_at(&[nar[200_000] ^ 1], 200_000).unwrap();
         }
         file.sync_all().unwrap();
-        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        leave_the_page_cache(&file).await;
         let said = reader.rest().await;
         if is_flipped {
             assert!(said.is_cut && said.body.len() <= 200_000, "{said:?}");

@@ -44,5 +44,6 @@ mod silence;
 mod tags;
 mod tiers;
 mod troubles;
+mod upload_bodies;
 mod uploads;
 mod upstreams;

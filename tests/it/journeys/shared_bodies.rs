@@ -127,9 +127,23 @@ async fn a_reader_that_falls_behind_is_cut_if_another_object_is_there_by_now() {
     let origin = Origin::start().await;
     let nar = noise(34, LONG);
     let path = path_of_nar(&nar, "nar.zst");
+    // Of a length that the client was told, and longer in truth: the proof would come too late.
+    let proven = path_of_nar(&nar, "nar.xz");
+    let longer = [&damaged(&nar, LONG - 3_000_000)[..], &vec![b'x'; 500_000]].concat();
+    let gate = Gate::default();
+    let first = says(nar.clone()).held_at(100_000, &gate);
+    origin.say_in_turn(&proven, vec![first, says(longer).chunked()]);
+    let edge = without_disk(&origin).await;
+    let slow = edge.client().begin(&proven, &[]).await;
+    let fast = edge.client().begin(&proven, &[]).await;
+    gate.open();
+    fast.rest().await.expect(200, "collapsed").with(&nar);
+    assert!(slow.rest().await.is_cut);
     for second in [
         says(nar.clone()).etag("\"other\""),
         says(nar.slice(..LONG - 1)).etag("\"same\""),
+        says([&nar[..], b"and more"].concat()).etag("\"same\"").chunked(),
+        says(nar.clone()).etag("\"same\"").until_close(),
         says(nar.clone()).etag("\"same\"").field("content-encoding", "br"),
     ] {
         let gate = Gate::default();
