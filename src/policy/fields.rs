@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// Fields of a response for the client that caused it alone. They are cookies, fields of one
 /// exchange of credentials (RFC 7615, RFC 8053, RFC 9449), nonces (RFC 8555 section 6.5.1) and
 /// fields about the client's login.
-const OF_ONE_CLIENT: [&str; 18] = [
+const OF_ONE_CLIENT: [&str; 17] = [
     "authentication-control",
     "authentication-info",
     "authorization",
@@ -22,7 +22,6 @@ const OF_ONE_CLIENT: [&str; 18] = [
     "secure-session-challenge",
     "secure-session-registration",
     "set-cookie",
-    "set-cookie2",
     "set-login",
     "x-auth-token",
     "x-csrf-token",

@@ -327,7 +327,6 @@ mod tests {
             ("replay-nonce", "1"),
             ("set-cookie", "a=b"),
             ("set-cookie", "c=d"),
-            ("set-cookie2", "a=b"),
             ("set-login", "logged-in"),
             ("x-auth-token", "1"),
             ("x-csrf-token", "1"),
