@@ -198,6 +198,11 @@ pub(super) fn wrong(seconds: u64) -> Answer {
     answer
 }
 
+/// A body that cannot be kept was not there for the only request that may take it.
+pub(super) fn untaken() -> Answer {
+    fault("a body is gone before its reader came")
+}
+
 /// No origin gave a usable answer: 504 if a deadline has passed, else 502. Never 404.
 ///
 /// No origin is at fault if the request's own body is: 400, or 408 if the body is too slow. An

@@ -571,7 +571,7 @@ impl Engine {
         match own.landed().await {
             Landed::Passing => match own.take_passing(wanted.asker) {
                 Some(passing) => deliver::passing(asked, passing, (Role::Lead, &own)),
-                None => answer::fault("a body passed to nobody"),
+                None => answer::untaken(),
             },
             Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),
             Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()),

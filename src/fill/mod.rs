@@ -290,43 +290,27 @@ impl FillError {
         }
     }
 
+    /// Why no origin gave a usable answer, if it is that.
+    fn fetch(&self) -> Option<&FetchError> {
+        if let Self::Relayed(error) = self {
+            return error.fetch();
+        }
+        if let Self::Fetch(error) = self { Some(error) } else { None }
+    }
+
     /// Whether the client has as many uploads under way as its share of the origin allows: 503.
     pub fn is_over_share(&self) -> bool {
-        matches!(self, Self::Fetch(error) if error.is_over_share())
+        self.fetch().is_some_and(FetchError::is_over_share)
     }
 
     /// What is wrong with the body of the request itself, if it was for that.
     pub fn upload(&self) -> Option<UploadError> {
-        match self {
-            Self::Fetch(error) => error.upload(),
-            Self::Relayed(error) => error.upload(),
-            Self::Body(_)
-            | Self::Rejected { .. }
-            | Self::GivenUp(_)
-            | Self::Changed
-            | Self::Unranged
-            | Self::NoRoom
-            | Self::Write(_)
-            | Self::Unread
-            | Self::Lost => None,
-        }
+        self.fetch().and_then(FetchError::upload)
     }
 
     /// Whether a request that writes may have been done although this came of it.
     pub fn may_have_been_done(&self) -> bool {
-        match self {
-            Self::Fetch(error) => error.may_have_reached(),
-            Self::Body(_)
-            | Self::Rejected { .. }
-            | Self::GivenUp(_)
-            | Self::Changed
-            | Self::Unranged
-            | Self::NoRoom
-            | Self::Write(_)
-            | Self::Relayed(_)
-            | Self::Unread
-            | Self::Lost => true,
-        }
+        self.fetch().is_none_or(FetchError::may_have_reached)
     }
 
     /// Which origin gave a body that is not what was promised, and why it is not.

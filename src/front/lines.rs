@@ -50,7 +50,7 @@ struct Framing {
 }
 
 impl Framing {
-    /// Looks at a line, of which all is here unless it is longer than [`LINE_BYTES_MAX`].
+    /// Looks at a line of so many bytes, of which the end may be missing.
     fn see(&mut self, line: &[u8], length: usize) {
         let is_whole = line.len().saturating_add(2) == length;
         let Some(colon) = memchr::memchr(b':', line) else { return };
@@ -177,31 +177,39 @@ impl Lines {
             *last = 0;
         }
         self.last_byte = *last;
-        self.length = self.length.saturating_add(piece.len());
         let room = LINE_BYTES_MAX.saturating_sub(self.line.len()).min(piece.len());
-        self.line.extend_from_slice(piece.get(..room).unwrap_or_default());
+        let (kept, is_first) = (piece.get(..room).unwrap_or_default(), self.length == 0);
+        if is_end && is_first {
+            self.end_line(kept, piece.len());
+            return false;
+        }
+        self.length = self.length.saturating_add(piece.len());
+        self.line.extend_from_slice(kept);
         if is_end {
-            self.end_line();
+            let (mut line, length) =
+                (std::mem::take(&mut self.line), std::mem::take(&mut self.length));
+            self.end_line(&line, length);
+            line.clear();
+            self.line = line;
         }
         is_bare
     }
 
-    /// Goes on behind a line that ended in CRLF.
-    fn end_line(&mut self) {
-        let line = self.line.strip_suffix(b"\r\n").unwrap_or(&self.line);
+    /// Goes on behind a line of so many bytes that ended in CRLF.
+    fn end_line(&mut self, line: &[u8], length: usize) {
+        let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         self.part = match (self.part, line.is_empty()) {
             (Part::Start | Part::Trailers, true) => Part::Start,
             (Part::Start, false) => Part::Head,
             (Part::Head, true) => std::mem::take(&mut self.framing).next(),
             (Part::Head, false) => {
-                self.framing.see(line, self.length);
+                self.framing.see(line, length);
                 Part::Head
             }
             (Part::ChunkSize, _) => chunk(line),
             (part, _) => part,
         };
-        self.line.clear();
-        (self.length, self.last_byte) = (0, 0);
+        self.last_byte = 0;
     }
 
     fn note(&mut self, refused: Refused) -> Refused {

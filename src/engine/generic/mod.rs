@@ -337,7 +337,7 @@ impl Request<'_> {
             Landed::Passing if is_own => {
                 Some(match flight.take_passing(Asker::at(self.connection.peer.ip())) {
                     Some(passing) => self.passing(passing),
-                    None => answer::fault("a body passed to nobody"),
+                    None => answer::untaken(),
                 })
             }
             Landed::Passing | Landed::Absent(_) | Landed::Head { .. } => None,
