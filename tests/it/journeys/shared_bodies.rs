@@ -69,6 +69,7 @@ async fn readers_that_ask_at_once_for_an_object_above_the_size_share_its_fetch()
     for asked in asking.collect::<Vec<_>>() {
         assert_eq!(asked.await.unwrap(), (Some(nar.len()), false));
     }
+    // One that falls behind asks for itself.
     assert!(origin.count(&path) <= 4, "{} requests", origin.count(&path));
     edge.until_idle().await;
     assert_eq!(edge.objects_on_disk(), (0, 0));
