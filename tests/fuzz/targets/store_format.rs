@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use narthex::object::{KeyHash, Sha256};
 // What the file below names by `crate::`.
-use narthex::{clock, nix, object};
+use narthex::{clock, nix, object, policy};
 
 #[path = "../../../src/store/format.rs"]
 mod format;
