@@ -7,8 +7,11 @@
 //! The page cache gets a page of a body file by our own write, whose bytes are part of a SHA-256
 //! that the fill verifies, or by a read from the disk, which may bring anything. So a chunk is
 //! trusted only after one of these, and read without more checks only while it is trusted:
-//! - it was written by this process, or
+//! - all of it was written by this process, or
 //! - one reader read all of it, compared its sum, and nobody doubted it meanwhile.
+//!
+//! While a chunk is written, its file may hold other bytes behind those that were. So until its
+//! last byte it is trusted by the readers of its writer alone, which see nothing behind them.
 //!
 //! It is doubted as soon as a read without waiting comes back short: pages of it have left the
 //! cache, and that very call may have made the kernel fetch them again. A reader from the cache
@@ -42,6 +45,7 @@
 use super::sums::CHUNK_BYTES;
 use crate::sync::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -71,7 +75,24 @@ struct State {
     seen_since: Option<Instant>,
     /// Chunks that are being read from the disk.
     reading: Vec<Reading>,
+    /// Chunks of which a writer has written a part, and has written or compared all that its
+    /// readers see; with the number of the writer.
+    begun: Vec<(u64, u64)>,
+    writers_so_far: u64,
 }
+
+/// What of a chunk a reader may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// All of it.
+    Whole,
+    /// What this writer has written of it.
+    Written(WriterNumber),
+}
+
+/// A writer of the file; what it has begun is forgotten with [`Chunks::leave`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WriterNumber(u64);
 
 /// A chunk that is being read from the disk.
 #[derive(Debug)]
@@ -92,6 +113,7 @@ pub(super) struct Turn<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trusted {
     index: u64,
+    sight: Sight,
     doubts: u64,
 }
 
@@ -101,17 +123,24 @@ impl Chunks {
         self.state.lock().is_trusted(index)
     }
 
-    /// The same, to be asked again with [`Chunks::is_still_trusted`] after a read.
-    pub(super) fn trusted(&self, index: u64) -> Option<Trusted> {
+    /// Whether the page cache may be believed about what a reader sees of a chunk; to be asked
+    /// again with [`Chunks::is_still_trusted`] after a read.
+    pub(super) fn trusted(&self, index: u64, sight: Sight) -> Option<Trusted> {
         let state = self.state.lock();
-        state.is_trusted(index).then_some(Trusted { index, doubts: state.doubts })
+        state.is_sound(index, sight).then_some(Trusted { index, sight, doubts: state.doubts })
+    }
+
+    /// Whether all or a part of a chunk is trusted.
+    pub(super) fn is_in_part_trusted(&self, index: u64) -> bool {
+        let state = self.state.lock();
+        state.is_trusted(index) || state.begun.iter().any(|(begun, _)| *begun == index)
     }
 
     /// Whether a chunk has been trusted all the time since. False also if another chunk of the body
     /// was doubted.
     pub(super) fn is_still_trusted(&self, before: Trusted) -> bool {
         let state = self.state.lock();
-        state.is_trusted(before.index) && state.doubts == before.doubts
+        state.is_sound(before.index, before.sight) && state.doubts == before.doubts
     }
 
     /// Whether a chunk is trusted, and all of it was found in the page cache lately.
@@ -130,7 +159,39 @@ impl Chunks {
         }
     }
 
-    /// This process has written a part of the chunk, and has written or compared the rest.
+    /// Another writer of the file.
+    pub(super) fn new_writer(&self) -> WriterNumber {
+        let mut state = self.state.lock();
+        state.writers_so_far += 1;
+        WriterNumber(state.writers_so_far)
+    }
+
+    /// A writer, which writes one byte behind the other, has written these.
+    pub(super) fn written(&self, writer: WriterNumber, bytes: Range<u64>) {
+        let mut state = self.state.lock();
+        for index in chunk_of(bytes.start)..bytes.end.div_ceil(CHUNK_BYTES) {
+            let start = index.saturating_mul(CHUNK_BYTES);
+            if bytes.start <= start {
+                state.begin(index, writer);
+            }
+            if bytes.end >= start.saturating_add(CHUNK_BYTES) {
+                state.end(index, writer);
+            }
+        }
+    }
+
+    /// A writer has written the last byte of a chunk that may be a short one.
+    pub(super) fn ended(&self, writer: WriterNumber, index: u64) {
+        self.state.lock().end(index, writer);
+    }
+
+    /// Nothing is read any more of what a writer has begun and not ended.
+    pub(super) fn leave(&self, writer: WriterNumber) {
+        self.state.lock().begun.retain(|(_, of)| *of != writer.0);
+    }
+
+    /// All of a chunk was written or compared.
+    #[cfg(test)]
     pub(super) fn trust(&self, index: u64) {
         self.state.lock().trust(index);
     }
@@ -161,11 +222,16 @@ impl Turn<'_> {
         }
     }
 
-    /// The chunk was read whole and is right: trusts it, unless it was doubted meanwhile.
-    pub(super) fn compared(self) {
+    /// What a reader sees of the chunk, `bytes` from its start on, was read and is right: trusts it
+    /// so far, unless it was doubted meanwhile.
+    pub(super) fn compared(self, sight: Sight, bytes: u64) {
         let mut state = self.chunks.state.lock();
-        if state.reading_of(self.index).is_some_and(|reading| !reading.is_doubted) {
-            state.trust(self.index);
+        if state.reading_of(self.index).is_none_or(|reading| reading.is_doubted) {
+            return;
+        }
+        match sight {
+            Sight::Written(writer) if bytes < CHUNK_BYTES => state.begun_by(self.index, writer),
+            Sight::Written(_) | Sight::Whole => state.trust(self.index),
         }
     }
 }
@@ -182,8 +248,36 @@ impl State {
         has_bit(&self.trusted, index)
     }
 
+    fn is_sound(&self, index: u64, sight: Sight) -> bool {
+        self.is_trusted(index)
+            || matches!(sight, Sight::Written(writer) if self.begun.contains(&(index, writer.0)))
+    }
+
     fn trust(&mut self, index: u64) {
         set_bit(&mut self.trusted, index);
+    }
+
+    /// A writer has written the first bytes of a chunk: what was known of others is over.
+    fn begin(&mut self, index: u64, writer: WriterNumber) {
+        if self.is_trusted(index) {
+            self.doubt(index);
+        }
+        self.begun.retain(|(begun, _)| *begun != index);
+        self.begun_by(index, writer);
+    }
+
+    fn begun_by(&mut self, index: u64, WriterNumber(writer): WriterNumber) {
+        if !self.begun.contains(&(index, writer)) {
+            self.begun.push((index, writer));
+        }
+    }
+
+    /// A writer has written the last byte of a chunk: trusts it, if it was not doubted on the way.
+    fn end(&mut self, index: u64, WriterNumber(writer): WriterNumber) {
+        if let Some(at) = self.begun.iter().position(|begun| *begun == (index, writer)) {
+            self.begun.swap_remove(at);
+            self.trust(index);
+        }
     }
 
     fn forget_seen_before(&mut self, now: Instant) {
@@ -203,6 +297,7 @@ impl State {
         if let Some(reading) = self.reading_of(index) {
             reading.is_doubted = true;
         }
+        self.begun.retain(|(begun, _)| *begun != index);
         let (word, bit) = place(index);
         for bits in [&mut self.trusted, &mut self.seen] {
             if let Some(bits) = bits.get_mut(word) {
@@ -293,20 +388,20 @@ mod tests {
         assert!(!chunks.is_trusted(0) && !chunks.is_trusted(70));
         let mut turn = chunks.turn(70);
         turn.begin();
-        turn.compared();
+        turn.compared(Sight::Whole, CHUNK_BYTES);
         assert!(chunks.is_trusted(70) && !chunks.is_trusted(6));
         let mut turn = chunks.turn(70);
         turn.begin();
         assert!(!chunks.is_trusted(70), "what comes from the disk now is not compared yet");
         chunks.doubt(70);
-        turn.compared();
+        turn.compared(Sight::Whole, CHUNK_BYTES);
         assert!(!chunks.is_trusted(70), "another may have let a page go meanwhile");
         let mut turn = chunks.turn(70);
         turn.begin();
         chunks.doubt(71);
-        turn.compared();
+        turn.compared(Sight::Whole, CHUNK_BYTES);
         assert!(chunks.is_trusted(70), "what becomes of a neighbour does not matter");
-        chunks.turn(1).compared();
+        chunks.turn(1).compared(Sight::Whole, CHUNK_BYTES);
         assert!(!chunks.is_trusted(1), "nothing was read");
         chunks.trust(70);
         chunks.doubt(70);
@@ -383,7 +478,7 @@ mod tests {
     impl Body {
         /// Reads without waiting. The kernel asks for an absent page, which comes after the doubt.
         fn read_cached(&self) -> Option<bool> {
-            let before = self.chunks.trusted(0)?;
+            let before = self.chunks.trusted(0, Sight::Whole)?;
             let read = {
                 let mut page = self.page.lock();
                 let read = *page;
@@ -420,7 +515,7 @@ mod tests {
             if !is_right {
                 return None;
             }
-            turn.compared();
+            turn.compared(Sight::Whole, CHUNK_BYTES);
             Some(is_right)
         }
     }

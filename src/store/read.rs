@@ -4,7 +4,7 @@
 //! bytes until the last reader is gone. No locks but those of `chunks`.
 
 use super::Inner;
-use super::chunks::{Chunks, chunk_of};
+use super::chunks::{Chunks, Sight, chunk_of};
 use super::files;
 use super::format::Head;
 use super::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
@@ -27,6 +27,17 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Bytes of an aligned run of pages, of which a question about many looks at one: such a run is
 /// written, read and let go as one by the file systems that matter.
 pub const RUN_BYTES: u64 = 64 * 1024;
+
+/// A body file, and what of it a reader may see.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileView<'a> {
+    /// The file.
+    pub(super) file: &'a File,
+    /// What is known of its chunks.
+    pub(super) chunks: &'a Chunks,
+    /// How much of a chunk is seen.
+    pub(super) sight: Sight,
+}
 
 /// An object found in the store.
 #[derive(Debug, Clone)]
@@ -144,14 +155,14 @@ impl BodyFile {
     /// within the body, empty at its end, `None` where reading would block or failed:
     /// [`BodyFile::read`] then waits, or says why. Never past the end of a chunk. Never blocks.
     pub fn read_now(&self, offset: u64, max: usize) -> Option<Bytes> {
-        read_trusted(&self.file, &self.chunks, offset, self.clamp(offset, max))
+        read_trusted(self.view(), offset, self.clamp(offset, max))
     }
 
     /// The same into `buffer`; how many bytes it got, none at the end.
     pub fn read_now_into(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
         let max = self.clamp(offset, buffer.len());
         let buffer = buffer.get_mut(..max)?;
-        read_trusted_into(&self.file, &self.chunks, offset, buffer)
+        read_trusted_into(self.view(), offset, buffer)
     }
 
     /// Up to `max` bytes from `offset`, on a blocking thread: never empty within the body, empty
@@ -175,11 +186,15 @@ impl BodyFile {
     fn read_blocking(&self, offset: u64, max: usize) -> Result<Bytes, io::Error> {
         let max = self.clamp(offset, max);
         let expected = |index| self.expected(index);
-        let result = read_compared(&self.file, &self.chunks, (offset, max), self.hash, expected);
+        let result = read_compared(self.view(), (offset, max), self.hash, expected);
         if let Err(error) = &result {
             self.drop_as_damaged(&error.to_string());
         }
         result
+    }
+
+    fn view(&self) -> FileView<'_> {
+        FileView { file: &self.file, chunks: &self.chunks, sight: Sight::Whole }
     }
 
     fn drop_as_damaged(&self, why: &str) {
@@ -229,21 +244,20 @@ pub(super) fn without_readahead(file: File) -> File {
 
 /// Up to `max` bytes from `offset` where the page cache has them and its chunk is trusted; see
 /// `chunks`.
-pub(super) fn read_trusted(file: &File, chunks: &Chunks, offset: u64, max: usize) -> Option<Bytes> {
+pub(super) fn read_trusted(view: FileView<'_>, offset: u64, max: usize) -> Option<Bytes> {
     let max = within_chunk(offset, max);
-    if max > 0 && !chunks.is_trusted(chunk_of(offset)) {
+    if max > 0 && view.chunks.trusted(chunk_of(offset), view.sight).is_none() {
         return None;
     }
     let mut buffer = BytesMut::zeroed(max);
-    let read = read_trusted_into(file, chunks, offset, &mut buffer)?;
+    let read = read_trusted_into(view, offset, &mut buffer)?;
     buffer.truncate(read);
     Some(buffer.freeze())
 }
 
 /// The same into `buffer`; how many bytes it got.
 fn read_trusted_into(
-    file: &File,
-    chunks: &Chunks,
+    FileView { file, chunks, sight }: FileView<'_>,
     offset: u64,
     buffer: &mut [u8],
 ) -> Option<usize> {
@@ -251,7 +265,7 @@ fn read_trusted_into(
     if max == 0 {
         return Some(0);
     }
-    let before = chunks.trusted(index)?;
+    let before = chunks.trusted(index, sight)?;
     let read = read_now(file, offset, buffer.get_mut(..max)?);
     let is_sound = chunks.is_still_trusted(before);
     if read.is_none_or(|read| read < max) {
@@ -261,11 +275,10 @@ fn read_trusted_into(
 }
 
 /// Up to `max` bytes from `offset` of the body of a key, from the disk or from where they are,
-/// after the whole chunk was compared with what is `expected` of it; see `chunks`. Blocking. The
-/// end of the file is an error unless `max` is 0.
+/// after all that may be seen of the chunk was compared with what is `expected` of it; see
+/// `chunks`. Blocking. The end of the file is an error unless `max` is 0.
 pub(super) fn read_compared(
-    file: &File,
-    chunks: &Chunks,
+    view: FileView<'_>,
     (offset, max): (u64, usize),
     key: KeyHash,
     expected: impl FnOnce(u64) -> io::Result<Expected>,
@@ -274,8 +287,9 @@ pub(super) fn read_compared(
     if max == 0 {
         return Ok(Bytes::new());
     }
+    let FileView { file, chunks, sight } = view;
     let mut turn = chunks.turn(index);
-    if let Some(bytes) = read_trusted(file, chunks, offset, max) {
+    if let Some(bytes) = read_trusted(view, offset, max) {
         return Ok(bytes);
     }
     turn.begin();
@@ -303,7 +317,7 @@ pub(super) fn read_compared(
     if wanted.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    turn.compared();
+    turn.compared(sight, expected.bytes);
     if index > 0 && offset == start && expected.bytes == CHUNK_BYTES {
         fetch_ahead(file, chunks, index + 1);
     }
@@ -313,7 +327,7 @@ pub(super) fn read_compared(
 /// Has the disk fetch the chunk that a reader who came from the one before will ask for next. It is
 /// trusted only when it is compared, like any other.
 fn fetch_ahead(file: &File, chunks: &Chunks, index: u64) {
-    if !chunks.is_trusted(index) {
+    if !chunks.is_in_part_trusted(index) {
         chunks.doubt(index);
         let length = NonZeroU64::new(CHUNK_BYTES);
         // Only a wish.

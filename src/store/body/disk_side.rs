@@ -6,6 +6,7 @@ use super::out_of_order::{WriteFloor, WrittenRange};
 use super::segments::Batch;
 use crate::object::Sha256;
 use crate::store::Inner;
+use crate::store::chunks::chunk_of;
 use crate::store::error::WriteError;
 use crate::store::folder::NewFile;
 use crate::store::format;
@@ -213,6 +214,7 @@ impl DiskSide {
         if let Some(batch) = last {
             self.write(batch)?;
         }
+        self.growth.chunk_in_file(chunk_of(length.saturating_sub(1)));
         #[cfg(test)]
         self.store.faults.reach("a body is written");
         let file = self.file.ok_or(WriteError::Interrupted)?;

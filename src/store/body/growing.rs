@@ -12,10 +12,10 @@
 
 use super::segments::{Batch, Segments};
 use crate::object::KeyHash;
-use crate::store::chunks::{Chunks, chunk_of};
+use crate::store::chunks::{Chunks, Sight, WriterNumber, chunk_of};
 use crate::store::error::Broken;
-use crate::store::read;
-use crate::store::sums::{CHUNK_BYTES, ChunkSum, Sums};
+use crate::store::read::{self, FileView};
+use crate::store::sums::{ChunkSum, Sums};
 use crate::sync::{Mutex, watch};
 use crate::tasks::Tasks;
 use bytes::Bytes;
@@ -57,6 +57,7 @@ pub(in crate::store) struct Growth {
     withhold: Withhold,
     key: KeyHash,
     chunks: Arc<Chunks>,
+    writer: WriterNumber,
     /// Of the bytes that are in the file.
     sums: Mutex<Sums>,
     tasks: Tasks,
@@ -214,6 +215,7 @@ impl Growth {
             declared,
             withhold,
             key,
+            writer: chunks.new_writer(),
             chunks,
             sums: Mutex::new(sums),
             tasks,
@@ -275,11 +277,13 @@ impl Growth {
     /// `bytes` are in the file, at `offset`, behind all others: takes their sums.
     pub(in crate::store) fn in_file(&self, bytes: &[u8], offset: u64) {
         self.sums.lock().update(bytes);
-        let last = chunk_of(offset.saturating_add(bytes.len() as u64).saturating_sub(1));
-        // The first one may hold bytes from before, which may be doubted by now.
-        for index in offset.div_ceil(CHUNK_BYTES)..=last {
-            self.chunks.trust(index);
-        }
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.chunks.written(self.writer, offset..end);
+    }
+
+    /// The last byte of a chunk, which may be a short one, is in the file.
+    pub(in crate::store) fn chunk_in_file(&self, index: u64) {
+        self.chunks.ended(self.writer, index);
     }
 
     /// The next `bytes` are in `file` already; only valid while nothing is in memory.
@@ -407,7 +411,7 @@ impl Growth {
             }
             Whereabouts::Gone => return Err(Broken::Behind),
         };
-        if let Some(bytes) = read::read_trusted(&file, &self.chunks, offset, max) {
+        if let Some(bytes) = read::read_trusted(self.view(&file), offset, max) {
             return Ok(bytes);
         }
         let growth = Arc::clone(self);
@@ -416,11 +420,21 @@ impl Growth {
                 let expected = growth.sums.lock().of(index);
                 expected.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             };
-            read::read_compared(&file, &growth.chunks, (offset, max), growth.key, expected)
+            read::read_compared(growth.view(&file), (offset, max), growth.key, expected)
         };
         let reading = self.tasks.blocking("store read", compare);
         let result = reading.await.map_err(io::Error::other).flatten();
         result.map_err(|source| Broken::Unreadable { source })
+    }
+
+    fn view<'a>(&'a self, file: &'a File) -> FileView<'a> {
+        FileView { file, chunks: &self.chunks, sight: Sight::Written(self.writer) }
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        self.chunks.leave(self.writer);
     }
 }
 

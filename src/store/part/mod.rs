@@ -14,11 +14,11 @@
 //! that waited for it are missing from then on, those that were arriving are not taken for here
 //! when they end, and all of them are fetched and written again. What comes from the disk is
 //! compared with its checksum before a byte of it is given out (see `chunks`); where it differs it
-//! is missing and counted. While it is fetched again, `chunks` trusts it from its first new byte
-//! on, so a reader looks after its read whether the table has had the chunk all the time. The file
-//! is named as whole ones are: a note in `links`, the link, then one change of the index with
-//! record, chunks and the note's end (see the module above). Only the first change has to link,
-//! every later one adds chunks to a record that must still be this insertion's.
+//! is missing and counted. It may be fetched again while it is read, so a reader looks after its
+//! read whether the table has had the chunk all the time. The file is named as whole ones are: a
+//! note in `links`, the link, then one change of the index with record, chunks and the note's end
+//! (see the module above). Only the first change has to link, every later one adds chunks to a
+//! record that must still be this insertion's.
 //!
 //! What drops the object (purge, eviction, a whole object that takes its place) takes record and
 //! chunks in one change. A part that finds its record gone is *loose*: its readers and writers go
@@ -45,13 +45,13 @@ pub use run::Run;
 pub use table::{At, Holding};
 
 use super::body::Growth;
-use super::chunks::Chunks;
+use super::chunks::{Chunks, Sight};
 use super::error::WriteError;
 use super::eviction::ENTRY_BYTES_MAX;
 use super::files;
 use super::folder::NewFile;
 use super::format;
-use super::read;
+use super::read::{self, FileView};
 use super::space::{Displaces, Reservation};
 pub use super::sums::CHUNK_BYTES;
 use super::sums::{ChunkSum, Expected};
@@ -94,6 +94,12 @@ struct State {
     table: Mutex<Table>,
     /// Space of chunks that are here and not in the index.
     promised: Mutex<Reservation>,
+}
+
+impl State {
+    fn view(&self) -> FileView<'_> {
+        FileView { file: &self.file, chunks: &self.chunks, sight: Sight::Whole }
+    }
 }
 
 /// How a part stands with the index.
@@ -289,7 +295,7 @@ impl Part {
     /// in time, or the chunk is damaged and the part is sealed. Cancel safe.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Option<Bytes>, ReadError> {
         let Some((number, chunk, max)) = self.piece(offset, max) else { return Ok(None) };
-        if let Some(bytes) = read::read_trusted(&self.0.file, &self.0.chunks, offset, max) {
+        if let Some(bytes) = read::read_trusted(self.0.view(), offset, max) {
             return Ok(Some(bytes).filter(|_| self.0.table.lock().holds(number, chunk.id)));
         }
         let part = self.clone();
@@ -299,8 +305,7 @@ impl Part {
             state.store.faults.reach("a part is to be read");
             let bytes = state.table.lock().bytes(number);
             let expected = |_| Ok(Expected { sum: chunk.sum, bytes });
-            let (file, chunks, span) = (&state.file, &state.chunks, (offset, max));
-            let read = read::read_compared(file, chunks, span, state.hash, expected);
+            let read = read::read_compared(state.view(), (offset, max), state.hash, expected);
             let read = read.inspect_err(|error| part.clear(number, &chunk, &error.to_string()));
             let table = state.table.lock();
             match read {

@@ -188,6 +188,7 @@ impl Writer {
     /// of what was written before.
     fn chunk_ended(&mut self, number: u32) {
         let state = &self.part.0;
+        self.growth.chunk_in_file(u64::from(number));
         let next = ChunkSum::new(state.hash, u64::from(number) + 1);
         let sum = std::mem::replace(&mut *self.sum, next).value();
         let mut table = state.table.lock();

@@ -1,6 +1,7 @@
 //! What readers of a growing object see, and what is let go of.
 
 use super::*;
+use crate::store::sums::CHUNK_BYTES;
 use crate::sync::orders;
 use proptest::prelude::*;
 use std::future::Future;
@@ -65,6 +66,58 @@ async fn an_abandoned_object_breaks_its_readers_when_they_need_more() {
     assert_eq!(reader.read(0, 9).await.unwrap(), "ab");
     let result = pin!(reader.read(4, 1)).poll(&mut context);
     assert!(matches!(result, Poll::Ready(Err(Broken::Abandoned))));
+}
+
+/// Writes bytes to the file of an object, as its writer does.
+fn write(growth: &Growth, file: &Arc<File>, bytes: Vec<u8>) {
+    growth.push(bytes.into());
+    let batch = growth.take_batch().unwrap();
+    file.write_all_at(&batch.segments.concat(), batch.offset).unwrap();
+    let mut offset = batch.offset;
+    for segment in &batch.segments {
+        growth.in_file(segment, offset);
+        offset += segment.len() as u64;
+    }
+    growth.batch_written(file);
+}
+
+/// A chunk that is fetched again may stand behind damage that is in the page cache.
+#[tokio::test]
+async fn a_chunk_is_trusted_by_all_once_its_last_byte_was_written() {
+    let whole = usize::try_from(CHUNK_BYTES).unwrap();
+    let chunks: Arc<Chunks> = Arc::default();
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    file.write_all_at(&vec![9; whole], 0).unwrap();
+    let growth = Growth::new_at(0, KEY, &chunks, Tasks::new());
+    write(&growth, &file, vec![1; 300_000]);
+    let is_trusted_by = |sight| chunks.trusted(0, sight).is_some();
+    let own = Sight::Written(growth.writer);
+    assert!(is_trusted_by(own) && !is_trusted_by(Sight::Whole));
+    // The writer's readers compare what was written, and no more.
+    chunks.doubt(0);
+    assert!(!is_trusted_by(own));
+    assert_eq!(growth.reader().read(299_990, 100).await.unwrap(), [1; 10][..]);
+    assert!(is_trusted_by(own) && !is_trusted_by(Sight::Whole));
+    // It broke off, and another begins the chunk anew.
+    let next = Growth::new_at(0, KEY, &chunks, Tasks::new());
+    write(&next, &file, vec![2; 1_000]);
+    assert!(!is_trusted_by(own) && !is_trusted_by(Sight::Whole));
+    assert!(is_trusted_by(Sight::Written(next.writer)));
+    write(&next, &file, vec![2; whole - 1_000]);
+    assert!(is_trusted_by(Sight::Whole));
+    // The last chunk is a short one.
+    write(&next, &file, vec![3; 5]);
+    assert!(!chunks.is_trusted(1));
+    next.chunk_in_file(1);
+    assert!(chunks.is_trusted(1));
+    // What was doubted on the way is compared by the next that reads it whole.
+    write(&Growth::new_at(2 * CHUNK_BYTES, KEY, &chunks, Tasks::new()), &file, vec![4; 5]);
+    assert!(!chunks.is_in_part_trusted(2), "its writer has left");
+    let last = Growth::new_at(2 * CHUNK_BYTES, KEY, &chunks, Tasks::new());
+    write(&last, &file, vec![4; 5]);
+    chunks.doubt(2);
+    last.chunk_in_file(2);
+    assert!(!chunks.is_in_part_trusted(2));
 }
 
 /// What may happen to an object. A batch is written in two steps, as in the code: between them
