@@ -5,12 +5,17 @@
 use super::{Running, Surroundings, start};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{self, Sources};
+use crate::object::Key;
+use crate::store::At;
+use crate::sync::Mutex;
 use crate::telemetry::Sink;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 const TWO_HOURS: Duration = Duration::from_hours(2);
 const START: Timestamp = Timestamp::from_secs(1_780_000_000);
@@ -36,6 +41,15 @@ impl Bench {
         self.place.path().join(path)
     }
 
+    /// The only object or part that is stored in a file.
+    fn object_file(&self) -> PathBuf {
+        let mut place = self.at("disk/objects");
+        while place.is_dir() {
+            place = std::fs::read_dir(&place).unwrap().next().unwrap().unwrap().path();
+        }
+        place
+    }
+
     /// The origin has this from now on.
     fn put(&self, path: &str, body: &[u8]) {
         // A new file, as another one is written in its place.
@@ -57,6 +71,12 @@ impl Bench {
     }
 
     async fn start(&self, clock: &ManualClock) -> Running {
+        let url = format!("file://{}", self.at("origin").display());
+        self.start_before(&url, clock).await
+    }
+
+    /// An edge before the origin at `url`.
+    async fn start_before(&self, url: &str, clock: &ManualClock) -> Running {
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\n\
              [admin]\nlisten = \"off\"\n\
@@ -65,9 +85,8 @@ impl Bench {
              [[site]]\nname = \"main\"\nsignatures = \"off\"\n\
              [site.lifetimes]\nnar = \"20s\"\nnarinfo = \"3s\"\nabsent = \"2s\"\n\
              revalidation_wait = \"1m\"\n\
-             [[site.origin]]\nurl = \"file://{origin}\"\n",
+             [[site.origin]]\nurl = {url:?}\n",
             disk = self.at("disk"),
-            origin = self.at("origin").display(),
         );
         let sources = Sources { file: Some((self.at("narthex.toml"), text)), ..Sources::default() };
         let loaded = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
@@ -251,4 +270,160 @@ async fn a_disk_that_is_late_once_gives_the_next_chunk_itself() {
         tokio::time::timeout(Duration::from_mins(1), both).await.unwrap();
     assert!((status, bytes) == part);
     assert_eq!(edge.metrics.range_bytes.with_label_values(&["passed"]).get(), 1 << 20);
+}
+
+/// What an origin does with a request for a range.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Send,
+    /// It sends so many bytes, and breaks off.
+    BreakOff(usize),
+    /// It sends so many bytes, and nothing more.
+    PauseAfter(usize),
+    Busy,
+}
+
+/// An HTTP origin of one object, which may be told what to do and counts what it is asked.
+#[derive(Clone)]
+struct Ranged {
+    body: Arc<Vec<u8>>,
+    act: Arc<Mutex<(Act, u32)>>,
+}
+
+impl Ranged {
+    /// The origin, and its URL.
+    async fn start(body: Vec<u8>) -> (Self, String) {
+        let origin = Self { body: Arc::new(body), act: Arc::new(Mutex::new((Act::Send, 0))) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let own = origin.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(own.clone().converse(stream));
+            }
+        });
+        (origin, url)
+    }
+
+    fn will(&self, act: Act) {
+        *self.act.lock() = (act, 0);
+    }
+
+    fn asked(&self) -> u32 {
+        self.act.lock().1
+    }
+
+    /// Answers one request.
+    async fn converse(self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        // The probe of an origin that failed asks for all.
+        let Some((_, range)) = head.split_once("range: bytes=") else { return Ok(()) };
+        let (first, rest) = range.split_once('-').unwrap();
+        let first: usize = first.parse().unwrap();
+        let last = rest.lines().next().unwrap().parse().unwrap_or(self.body.len() - 1);
+        let act = {
+            let mut act = self.act.lock();
+            act.1 += 1;
+            act.0
+        };
+        if matches!(act, Act::Busy) {
+            let busy = "HTTP/1.1 503 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            return stream.write_all(busy.as_bytes()).await;
+        }
+        let text = format!(
+            "HTTP/1.1 206 x\r\netag: \"a\"\r\nconnection: close\r\ncontent-length: {}\r\n\
+             content-range: bytes {first}-{last}/{}\r\n\r\n",
+            last + 1 - first,
+            self.body.len()
+        );
+        stream.write_all(text.as_bytes()).await?;
+        let bytes = &self.body[first..=last];
+        match act {
+            Act::BreakOff(at) => stream.write_all(&bytes[..at.min(bytes.len())]).await,
+            Act::PauseAfter(at) => {
+                stream.write_all(&bytes[..at.min(bytes.len())]).await?;
+                std::future::pending().await
+            }
+            Act::Send | Act::Busy => stream.write_all(bytes).await,
+        }
+    }
+}
+
+/// FAULTS.md S16a.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_disk_is_asked_again_if_the_origin_is_of_no_use() {
+    for act in [Act::Busy, Act::BreakOff(1_000)] {
+        let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+        let body: Vec<u8> = (0..6_u32 << 18).flat_map(u32::to_le_bytes).collect();
+        let (origin, url) = Ranged::start(body.clone()).await;
+        let path = format!("/nar/{}.nar.zst", "1".repeat(52));
+        let range = "Range: bytes=2097152-3145727\r\n";
+        let part = (206, body[2_097_152..3_145_728].to_vec());
+        let edge = bench.start_before(&url, &clock).await;
+        let (status, _, bytes) = ask(&edge, &path, range).await;
+        assert!((status, bytes) == part, "{act:?}");
+        // What an earlier process wrote is read from the disk.
+        assert!(edge.drain().await);
+        let edge = bench.start_before(&url, &clock).await;
+        let store = edge.engine.cache().store().unwrap().clone();
+        let hold = store.hold(0, "a part is to be read");
+        origin.will(act);
+        let asking = ask(&edge, &path, range);
+        let releasing = async {
+            while origin.asked() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // The disk answers again, after the origin.
+            drop(hold);
+        };
+        let both = async { tokio::join!(asking, releasing) };
+        let ((status, _, bytes), ()) =
+            tokio::time::timeout(Duration::from_mins(1), both).await.unwrap();
+        assert!((status, bytes) == part, "{act:?}: {status}");
+        assert!(edge.drain().await);
+    }
+}
+
+/// The first gap is looked for before the first byte is sent. What passes from there on is for its
+/// place alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_from_the_first_gap_on_is_not_sent_for_what_is_before_it() {
+    let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+    let body: Vec<u8> = (0..6_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let (origin, url) = Ranged::start(body.clone()).await;
+    let edge = bench.start_before(&url, &clock).await;
+    let path = format!("/nar/{}.nar.zst", "1".repeat(52));
+    let (status, _, bytes) = ask(&edge, &path, "Range: bytes=2097152-3145727\r\n").await;
+    assert!((status, &bytes[..]) == (206, &body[2_097_152..3_145_728]));
+    // Another reader brings the first bytes of the next chunk.
+    origin.will(Act::PauseAfter(600_000));
+    let mut other = TcpStream::connect(edge.addresses[0].1).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nRange: bytes=3145728-4194303\r\n\r\n");
+    other.write_all(request.as_bytes()).await.unwrap();
+    let sites = edge.engine.sites();
+    let key = Key::new(sites.named("main").unwrap().key_space(), &path, None);
+    let part = loop {
+        if let Some(part) = edge.engine.cache().part(&key).await
+            && let At::Arriving(growing) = part.at(3_145_728)
+            && growing.visible() > 3_145_728
+            && growing.follow(3_145_728).read_now(3_145_728, 1).is_none()
+        {
+            break part;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    // They are in the file, and the disk gives others, each time.
+    let file = std::fs::File::options().write(true).open(bench.object_file()).unwrap();
+    file.write_all_at(b"wrong", 3_145_733).unwrap();
+    part.doubt();
+    origin.will(Act::Send);
+    let (status, _, bytes) = ask(&edge, &path, "Range: bytes=2097252-4194303\r\n").await;
+    assert!((status, &bytes[..]) == (206, &body[2_097_252..4_194_304]));
+    assert_eq!(edge.metrics.range_bytes.with_label_values(&["passed"]).get(), 1 << 20);
+    drop(other);
 }

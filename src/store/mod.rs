@@ -112,7 +112,7 @@ pub use eviction::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
 pub use fsck::{Begun, FsckError, fsck};
 pub use health::Health;
-pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, Run, Synced};
+pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, ReadError, Run, Synced};
 pub use read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use rebuild::RebuildError;
 pub use remove::{Published, VARIANTS_MAX};

@@ -6,7 +6,7 @@ use super::complete;
 use super::confirm::Confirming;
 use super::flight::PartFlight;
 use super::page;
-use super::stretch::{Identity, Stretch};
+use super::stretch::{Identity, Resuming, Stretch};
 use crate::cache::PublishError;
 use crate::fill::{FillError, Running};
 use crate::object::Meta;
@@ -256,7 +256,7 @@ impl Object {
         let readers = &flight.cursors.readers;
         let bytes = flight.shared.metrics.range_bytes.with_label_values(&[what]);
         while run.received() < run.end()
-            && let Some(mut piece) = readers.while_open(stretch.chunk()).await??
+            && let Some(mut piece) = readers.while_open(stretch.chunk(Resuming::Yes)).await??
         {
             bytes.inc_by(piece.len() as u64);
             readers.came(piece.len() as u64);

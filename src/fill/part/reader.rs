@@ -7,13 +7,15 @@ use super::NEAR_BYTES;
 use super::cursors::Cursor;
 use super::flight::PartFlight;
 use super::object::{Kind, Object, Patience};
-use super::stretch::Stretch;
+use super::stretch::{Resuming, Stretch};
 use crate::fill::FillError;
 use crate::object::Meta;
-use crate::store::{At, CHUNK_BYTES, Part};
+use crate::store::{At, CHUNK_BYTES, Part, ReadError};
 use bytes::{Buf, Bytes};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Failed runs that a reader survives in the middle of its answer.
 const FAILURES_MAX: u32 = 3;
@@ -21,8 +23,9 @@ const FAILURES_MAX: u32 = 3;
 /// Turns without a byte and without a failure that a reader waits for.
 const IDLE_MAX: u32 = 32;
 
-/// Turns in which neither disk nor origin gives a byte of a chunk that is here.
-const LATE_MAX: u32 = 8;
+/// How long the disk is asked again and again for a chunk that is here while neither it nor an
+/// origin gives a byte.
+const LATE_MAX: Duration = Duration::from_mins(1);
 
 /// How often the stretch that passes becomes twice as long while the disk gives nothing.
 const DOUBLED_MAX: u32 = 24;
@@ -59,6 +62,8 @@ pub struct PartReader {
     idle: u32,
     /// Stretches that passed because the disk was late, since it gave a byte.
     late: u32,
+    /// Since when neither disk nor origin has given a byte of a chunk that is here.
+    late_since: Option<Instant>,
 }
 
 /// What the origin has begun to send of a gap while the disk takes nothing.
@@ -91,6 +96,7 @@ impl PartReader {
             failures_left: 1,
             idle: 0,
             late: 0,
+            late_since: None,
         };
         reader.count("asked", asked.end - asked.start);
         match &object.kind {
@@ -202,7 +208,7 @@ impl PartReader {
                 self.next += bytes.len() as u64;
                 self.cursor.set(self.next, self.end);
                 self.failures_left = FAILURES_MAX;
-                self.idle = 0;
+                (self.idle, self.late_since) = (0, None);
                 if self.passing.is_none() {
                     self.late = 0;
                 }
@@ -229,8 +235,11 @@ impl PartReader {
         match part.at(self.next) {
             At::Here => match part.read(self.next, max).await {
                 Ok(bytes) => Ok(bytes),
-                // The disk does not answer, or the chunk is damaged for good.
-                Err(_) => self.pass_late().await.map(|()| None),
+                Err(ReadError::Blocking(_)) => {
+                    let passed = self.pass_late().await;
+                    passed.or_else(|error| self.ask_the_disk_again(error)).map(|()| None)
+                }
+                Err(ReadError::Damaged) => self.pass_late().await.map(|()| None),
             },
             At::Arriving(growing) => match growing.read(self.next, max).await {
                 Ok(bytes) if !bytes.is_empty() => Ok(Some(bytes)),
@@ -273,19 +282,29 @@ impl PartReader {
         if self.idle < IDLE_MAX { Ok(()) } else { Err(Arc::new(FillError::Lost)) }
     }
 
-    /// The disk is late with the next byte. The rest of its chunk comes straight from the origin,
-    /// and twice as much each time until the disk gives a byte. If no origin can be reached, the
-    /// disk is asked again a few times.
+    /// The disk does not give the next byte. The rest of its chunk comes straight from the origin,
+    /// and twice as much each time until the disk gives a byte.
     async fn pass_late(&mut self) -> Result<(), Arc<FillError>> {
         let chunk = self.next - self.next % CHUNK_BYTES;
         let end = chunk.saturating_add(CHUNK_BYTES << self.late.min(DOUBLED_MAX));
-        let Err(error) = self.pass(end.min(self.end)).await else {
-            self.late += 1;
-            return Ok(());
-        };
+        self.pass(end.min(self.end)).await?;
+        self.late += 1;
+        Ok(())
+    }
+
+    /// The origin does not give the next byte. If the disk has it, the disk is asked again for a
+    /// while, unless the object has changed.
+    fn ask_the_disk_again(&mut self, error: Arc<FillError>) -> Result<(), Arc<FillError>> {
         self.idle += 1;
-        let is_unreached = matches!(&*error, FillError::Fetch(error) if !error.may_have_reached());
-        if is_unreached && self.idle < LATE_MAX { Ok(()) } else { Err(error) }
+        let since = *self.late_since.get_or_insert_with(Instant::now);
+        let is_in_time = self.idle < IDLE_MAX && since.elapsed() < LATE_MAX;
+        let has_changed = matches!(*error, FillError::Changed);
+        if self.is_here() && is_in_time && !has_changed { Ok(()) } else { Err(error) }
+    }
+
+    /// Whether the disk has the next byte.
+    fn is_here(&self) -> bool {
+        self.object.part().is_some_and(|part| matches!(part.at(self.next), At::Here))
     }
 
     /// Bytes up to `end` come straight from the origin.
@@ -303,16 +322,25 @@ impl PartReader {
     }
 
     /// Bytes straight from the origin, without those before the next one; none at the end of what
-    /// passes, where the disk is asked again.
+    /// passes and if the disk has them, so that the disk is asked.
     async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
+        let resuming = if self.is_here() { Resuming::No } else { Resuming::Yes };
         let Some(stretch) = &mut self.passing else { return Err(Arc::new(FillError::Lost)) };
         // Nothing that comes is behind what is to come next.
         let Some(ahead) = self.next.checked_sub(stretch.next()) else {
             return Err(Arc::new(FillError::Lost));
         };
-        let Some(mut bytes) = stretch.chunk().await.map_err(Arc::new)? else {
-            self.passing = None;
-            return Ok(None);
+        let mut bytes = match stretch.chunk(resuming).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
+                self.passing = None;
+                return Ok(None);
+            }
+            Err(error) => {
+                self.ask_the_disk_again(Arc::new(error))?;
+                self.passing = None;
+                return Ok(None);
+            }
         };
         let skipped = usize::try_from(ahead).unwrap_or(usize::MAX);
         bytes.advance(skipped.min(bytes.len()));

@@ -81,6 +81,15 @@ impl Identity {
     }
 }
 
+/// Whether a stretch that breaks off is continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resuming {
+    /// It is.
+    Yes,
+    /// The next byte may come another way.
+    No,
+}
+
 /// A stretch of an object that is arriving.
 #[derive(Debug)]
 pub(super) struct Stretch {
@@ -156,7 +165,7 @@ impl Stretch {
     }
 
     /// The next piece; `None` at the end, with every byte delivered. Not cancel safe.
-    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, FillError> {
+    pub(super) async fn chunk(&mut self, resuming: Resuming) -> Result<Option<Bytes>, FillError> {
         loop {
             if self.next >= self.end {
                 return Ok(None);
@@ -175,7 +184,10 @@ impl Stretch {
                 },
                 Err(error) => FillError::Body(error),
             };
-            Box::pin(self.resume(fault)).await?;
+            match resuming {
+                Resuming::Yes => Box::pin(self.resume(fault)).await?,
+                Resuming::No => return Err(fault),
+            }
         }
     }
 
