@@ -127,7 +127,7 @@ impl Inner {
         self.count_payload(&head);
         drop(stripe);
         if let Some(part) = part {
-            self.show_part(-1, 0, part.charge);
+            self.show_part(hash, -1, (0, part.charge));
             self.unlink(index, hash, part.sequence);
         }
         for (entry, _) in replaced.iter().filter(|(_, place)| place.is_file()) {

@@ -127,14 +127,13 @@ use crate::sync::{Mutex, RwLock, Striped, watch};
 use crate::tasks::{BlockingError, Jobs, Tasks};
 use folder::Folder;
 use format::Totals;
-use gauges::Shown;
 use index::Index;
 use prometheus::IntCounter;
 use remove::Reason;
 use scrub::Scrubber;
 use space::{Displaces, Reservation, Space};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -210,11 +209,10 @@ struct Inner {
     spare: room::Spare,
     syncs: recover::Syncs,
     /// Held for reading by what adds to a part, makes it whole or drops it alone, for writing while
-    /// all are counted. A part that goes with its key meanwhile may be counted all the same: this
+    /// some are counted. A part that goes with its key meanwhile may be counted all the same: this
     /// is for a gauge.
     parts: RwLock<()>,
-    are_parts_counted: AtomicBool,
-    shown_parts: Shown<2>,
+    counted_parts: part::CountedParts,
     has_loaded: watch::Sender<bool>,
     stripes: Striped<()>,
     size_evictions: IntCounter,
@@ -353,7 +351,7 @@ impl Inner {
         Ok(Arc::new(Self {
             label: disk.path.display().to_string(),
             space: Space::new(disk.size, Totals { next_sequence, ..totals }, &metrics),
-            shown_parts: Shown::new([metrics.part_objects.clone(), metrics.part_bytes.clone()]),
+            counted_parts: part::CountedParts::shown_on(&metrics),
             bodies: chunks::OpenBodies::default(),
             open_parts: part::OpenParts::default(),
             recent: recent::Recent::default(),
@@ -363,7 +361,6 @@ impl Inner {
             spare: room::Spare::default(),
             ahead: room::Ahead::default(),
             syncs: recover::Syncs::from_insertion(next_sequence),
-            are_parts_counted: AtomicBool::new(false),
             has_loaded: watch::Sender::new(false),
             parts: RwLock::new(()),
             stripes: Striped::new(STRIPES),

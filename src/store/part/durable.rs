@@ -23,6 +23,8 @@ use std::sync::atomic::Ordering;
 
 /// Records of parts that are looked at in one go.
 pub(in crate::store) const PAGE: usize = 1024;
+/// Parts that are counted in one go, while no part may change.
+pub(in crate::store) const COUNTED_AT_ONCE: usize = 32;
 
 /// Bytes that a part with so many bytes in the index counts against the limit. With all of them it
 /// is what the whole object counts.
@@ -166,7 +168,7 @@ impl Part {
             Came::Grown { before } => space.recharge(promise, before, entry),
         }
         let objects = i64::from(matches!(came, Came::New { older: None }));
-        state.store.show_part(objects, entry.charge, before);
+        state.store.show_part(state.hash, objects, (entry.charge, before));
     }
 
     /// The record of the whole that this is a part of; its digest is not known yet.
@@ -262,7 +264,7 @@ impl Part {
             replaced,
             Entry::of(&head),
         );
-        store.show_part(-1, 0, replaced);
+        store.show_part(hash, -1, (0, replaced));
         let body = BodyFile::new(store, Arc::clone(&state.file), hash, &head);
         let (meta, body) = (Arc::new(meta), StoredBody::File(body));
         let insertion = store.insertion(state.sequence);
@@ -347,7 +349,7 @@ impl Part {
         change.set_order(hash, entry);
         change.commit()?;
         store.space.recharge(Reservation::nothing(&store.space, Displaces::Untried), before, entry);
-        store.show_part(0, after, before);
+        store.show_part(hash, 0, (after, before));
         Ok(())
     }
 }
@@ -464,7 +466,7 @@ impl Inner {
         change.set_link(hash, sequence);
         change.commit()?;
         self.space.remove(part);
-        self.show_part(-1, 0, charge);
+        self.show_part(hash, -1, (0, charge));
         Ok(Some(sequence))
     }
 
@@ -481,39 +483,48 @@ impl Inner {
         Ok(Some(part))
     }
 
-    /// Counts the parts, unless they are counted; none is changed meanwhile.
+    /// Counts the parts that are not counted yet, a few at a time, which do not change meanwhile.
+    /// After an error it goes on where that came.
     pub(in crate::store) fn count_parts(&self) -> Result<(), IndexError> {
-        if self.are_parts_counted.load(Ordering::Acquire) {
-            return Ok(());
+        while !self.counted_parts.are_all() {
+            self.count_some_parts()?;
+            #[cfg(test)]
+            self.faults.reach("some parts are counted");
         }
+        Ok(())
+    }
+
+    fn count_some_parts(&self) -> Result<(), IndexError> {
         let _parts = self.parts.write();
         #[cfg(test)]
         self.faults.reach("the parts are to be counted");
         let access = self.index.access();
         let index = access.open()?;
-        let (mut after, mut objects, mut bytes) = (None, 0, 0);
-        loop {
-            let page = index.parts_page(after, PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (hash, _) in page {
-                let Some(part) = part_of(index, hash)? else { continue };
-                objects += 1;
-                bytes = part.charge.saturating_add(bytes);
-            }
+        let page = index.parts_page(self.counted_parts.last(), COUNTED_AT_ONCE)?;
+        let last = page.last().map(|(last, _)| *last);
+        let (mut objects, mut bytes) = (0, 0);
+        for (hash, _) in page {
+            let Some(part) = part_of(index, hash)? else { continue };
+            objects += 1;
+            bytes += signed(part.charge);
         }
-        self.shown_parts.set([objects, bytes]);
-        self.are_parts_counted.store(true, Ordering::Release);
+        self.counted_parts.add_up_to(last, [objects, bytes]);
         Ok(())
     }
 
-    /// Shows what has become of parts; until they are counted, the count itself will.
-    pub(in crate::store) fn show_part(&self, objects: i64, charge: u64, before: u64) {
-        if self.are_parts_counted.load(Ordering::Acquire) {
-            let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-            self.shown_parts.add([objects, signed(charge) - signed(before)]);
-        }
+    /// Shows what has become of a part; if it is not counted yet, the count itself will.
+    pub(in crate::store) fn show_part(
+        &self,
+        hash: KeyHash,
+        objects: i64,
+        (charge, before): (u64, u64),
+    ) {
+        self.counted_parts.change(hash, [objects, signed(charge) - signed(before)]);
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn is_ours(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {

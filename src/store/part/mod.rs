@@ -34,11 +34,15 @@
 //! only `table` and the account are taken under it. That of `open_parts` is taken under none of
 //! them but in passing, and none is taken under it.
 
+mod counted;
 mod durable;
 mod open;
 mod run;
 mod table;
 
+pub(super) use counted::CountedParts;
+#[cfg(test)]
+pub(super) use durable::COUNTED_AT_ONCE;
 pub(super) use durable::{PAGE, part_of};
 pub(super) use open::OpenParts;
 pub use run::Run;

@@ -65,7 +65,7 @@ impl Disks {
     /// Counts the parts of a disk again, on a thread of its own.
     pub(crate) fn count_parts_again(&self, disk: usize) -> std::thread::JoinHandle<()> {
         let store = self.stores()[disk].clone();
-        store.0.are_parts_counted.store(false, Ordering::Release);
+        store.0.counted_parts.forget();
         std::thread::spawn(move || store.0.count_parts().unwrap())
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Bench, MIB, bytes, digest, held, key, meta, put, read};
 use crate::object::{Key, Proof, Sha256};
-use crate::store::part::{At, CHUNK_BYTES, Part, Run};
+use crate::store::part::{At, CHUNK_BYTES, COUNTED_AT_ONCE, Part, Run};
 use crate::store::report::{Mode, Report};
 use crate::store::{Fault, Kept, Store, WriteError, format, fsck};
 use crate::sync::Mutex;
@@ -399,6 +399,46 @@ async fn the_right_to_complete_a_part_is_given_back_with_its_holder() {
     });
     assert!(panicking.await.is_err());
     assert!(part.begin_completion().is_some());
+}
+
+/// FAULTS.md S15b.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_change_while_others_are_counted() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    let mut keys: Vec<Key> = (0..COUNTED_AT_ONCE + 5).map(|n| key(&n.to_string())).collect();
+    keys.sort_unstable_by_key(Key::hash);
+    let add = async |key: &Key, from| {
+        let part = match store.part(key).await {
+            Some(part) => part,
+            None => store.begin_part(meta(key), LENGTH as u64).await.unwrap(),
+        };
+        assert_eq!(keep(&part, at(from), at(from + 1)).await, Kept::Yes);
+    };
+    let (new_early, new_late) = (keys.remove(0), keys.pop().unwrap());
+    for key in &keys {
+        add(key, 6).await;
+    }
+    let hold = store.0.faults.hold("some parts are counted");
+    store.0.counted_parts.forget();
+    let inner = Arc::clone(&store.0);
+    let counting = tokio::task::spawn_blocking(move || inner.count_parts().unwrap());
+    hold.until_reached().await;
+    // Some are counted, and some are not.
+    assert_eq!(bench.metrics.part_objects.get(), i64::try_from(COUNTED_AT_ONCE).unwrap());
+    for key in [&new_early, &keys[1], &new_late, &keys[keys.len() - 1]] {
+        add(key, 0).await;
+    }
+    for gone in [2, keys.len() - 2] {
+        assert!(store.remove_part(&keys[gone]));
+    }
+    drop(hold);
+    counting.await.unwrap();
+    let usage = store.usage();
+    let shown = (bench.metrics.part_objects.get(), bench.metrics.part_bytes.get());
+    let (objects, bytes) = (usage.objects.try_into().unwrap(), usage.bytes.try_into().unwrap());
+    assert_eq!(shown, (objects, bytes));
+    assert_eq!(usage.objects, keys.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
