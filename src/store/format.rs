@@ -35,6 +35,10 @@ pub(super) enum FormatError {
     /// A field has a value that was never written.
     #[error("bad {0}")]
     Field(&'static str),
+    /// A 401 whose challenge was for one client: none may be sent without a challenge (RFC 9110
+    /// section 15.5.2), and a 304 would not bring it back.
+    #[error("a 401 without a challenge for all clients")]
+    Challenge,
 }
 
 /// Where a body is.
@@ -165,13 +169,18 @@ impl MetaForm {
                 HeaderValue::from_bytes(&value).map_err(|_| FormatError::Field("header value"))?;
             headers.try_append(name, value).map_err(too_many)?;
         }
+        let status = StatusCode::from_u16(self.status);
+        let status = status.map_err(|_| FormatError::Field("status"))?;
         let challenge = take_of_one_client(&mut headers);
+        if challenge == Challenge::ForOne && status == StatusCode::UNAUTHORIZED {
+            return Err(FormatError::Challenge);
+        }
         pack(&mut headers);
         let class = Class::ALL.into_iter().find(|class| class.as_str() == self.class);
         Ok(Meta {
             key: Key::from_stored(&self.key).ok_or(FormatError::Field("key"))?,
             class: class.ok_or(FormatError::Field("class"))?,
-            status: StatusCode::from_u16(self.status).map_err(|_| FormatError::Field("status"))?,
+            status,
             headers,
             origin: Arc::from(self.origin),
             request_time: self.request_time,
@@ -434,6 +443,9 @@ mod tests {
         let challenge = HeaderValue::from_static("Digest realm=\"a\", nonce=\"1\"");
         stored.headers.insert("www-authenticate", challenge);
         assert_eq!(read(&stored), (sound.headers, true), "it is confirmed before its next use");
+        stored.status = StatusCode::UNAUTHORIZED;
+        let record = encode_record(&head(), &stored).unwrap();
+        assert_eq!(decode_record(&record).map(|_| ()), Err(FormatError::Challenge));
     }
 
     #[test]

@@ -8,8 +8,9 @@
 
 use super::Inner;
 use super::error::IndexError;
-use super::format::{self, Head, Place, Record};
+use super::format::{self, FormatError, Head, Place, Record};
 use super::read::{self, BodyFile, Stored, StoredBody};
+use super::which::Which;
 use crate::clock::Timestamp;
 use crate::object::{Key, KeyHash, NarClaim, Variant};
 use bytes::Bytes;
@@ -92,7 +93,8 @@ impl Inner {
         let Some(claim) = claim.inspect_err(|_| self.count("index"))? else { return Ok(None) };
         match format::decode_claim(&claim) {
             Ok((by, about, claim)) if about == *key => {
-                let owner = access.open()?.record(by)?;
+                let owner = access.open().and_then(|index| index.record(by));
+                let owner = owner.inspect_err(|_| self.count("index"))?;
                 let head = owner.and_then(|record| format::decode_head(&record).ok());
                 Ok(Some(Claimed { by, sequence: head.map(|head| head.sequence), claim }))
             }
@@ -140,6 +142,11 @@ impl Inner {
         };
         match format::decode_row(&bytes) {
             Ok((record, body)) => Some((record, Bytes::copy_from_slice(body))),
+            // Of an earlier build; nothing is damaged.
+            Err(FormatError::Challenge) => {
+                self.went(self.erase(hash, Which::Undecodable));
+                None
+            }
             Err(error) => {
                 self.drop_undecodable(hash, &error.to_string());
                 None

@@ -308,7 +308,7 @@ impl Inner {
     }
 
     /// Takes the record of a key away, then its body; false where there is none such.
-    fn erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
+    pub(super) fn erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
         let erased = self.try_erase(hash, which);
         self.recent.forget(hash);
         erased

@@ -8,6 +8,7 @@ use crate::store::read::StoredBody;
 use crate::store::report::Mode;
 use crate::store::{Fault, FsckError, Store, format, fsck};
 use crate::sync::Mutex;
+use http::{HeaderValue, StatusCode};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -377,4 +378,22 @@ async fn an_index_that_cannot_be_opened_is_one_clear_error_and_nothing_is_wiped(
     assert!(matches!(error, OpenError::Index { .. }));
     assert!(error.to_string().contains("narthex fsck --repair"), "{error}");
     assert_eq!(bench.files().len(), 1);
+}
+
+/// An earlier build has stored it. Its challenge is not sent, and a 401 needs one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_401_with_a_challenge_for_one_client_is_not_found_and_not_damaged() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for (challenge, is_found) in [("Basic realm=a", true), ("Digest nonce=\"1\"", false)] {
+        let mut meta = meta(&key("a"));
+        meta.status = StatusCode::UNAUTHORIZED;
+        meta.headers.insert("www-authenticate", HeaderValue::from_static(challenge));
+        let body = bytes(1, 100);
+        let mut pending = store.begin(&key("a"), Some(100)).await.unwrap();
+        append(&mut pending, &body).await.unwrap();
+        pending.seal().await.unwrap().commit(meta, None).unwrap();
+        assert_eq!(held(&store, &key("a")).await, is_found.then_some(body), "{challenge}");
+    }
+    assert_eq!((store.usage().objects, bench.damaged()), (0, 0));
 }
