@@ -336,13 +336,19 @@ impl Inner {
     /// Syncs; whether that was done of what the purges need that asked, so many by now: the index
     /// alone, whatever woke it.
     pub(super) fn synced_for(self: &Arc<Self>, wake: Wake, asked: u64) -> bool {
+        let made = self.index.changes();
         let is_all_synced = match wake {
             Wake::Tick => self.sync_now(Turn::Regular),
             Wake::Stop => self.sync_now(Turn::Last),
             Wake::Wanted => return self.sync_index().is_ok(),
         };
-        let is_awaited = || self.syncs.ended.borrow().0 < asked;
-        is_all_synced || (is_awaited() && self.sync_index().is_ok())
+        if self.syncs.ended.borrow().0 >= asked {
+            return is_all_synced;
+        }
+        // Without a change since the start nothing was synced, and what was removed before it may
+        // not be safe.
+        let is_index_synced = self.syncs.indexed.load(Ordering::Acquire) >= made;
+        (is_all_synced && is_index_synced) || self.sync_index().is_ok()
     }
 
     /// Syncs what has changed: the trailers and names of body files, then the index. Keeps short

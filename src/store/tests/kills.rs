@@ -154,7 +154,7 @@ fn try_to_copy(from: &Path, to: &Path) -> io::Result<()> {
         let (source, target) = (File::open(&path)?, File::create(&copied)?);
         let length = source.metadata()?.len();
         target.set_len(length)?;
-        for (start, end) in data(&source, length) {
+        for (start, end) in data(&source, length)? {
             let mut piece = vec![0; usize::try_from(end - start).unwrap()];
             source.read_exact_at(&mut piece, start)?;
             target.write_all_at(&piece, start)?;
@@ -164,15 +164,17 @@ fn try_to_copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The parts of a file that are no holes.
-fn data(file: &File, length: u64) -> Vec<(u64, u64)> {
+fn data(file: &File, length: u64) -> io::Result<Vec<(u64, u64)>> {
     let (mut parts, mut at) = (Vec::new(), 0);
     while at < length {
         let Ok(start) = rustix::fs::seek(file, SeekFrom::Data(at)) else { break };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap();
+        let Ok(end) = rustix::fs::seek(file, SeekFrom::Hole(start)) else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
         parts.push((start, end));
         at = end;
     }
-    parts
+    Ok(parts)
 }
 
 /// A digest of all that a folder holds.
@@ -184,7 +186,7 @@ fn fingerprint(folder: &Path) -> io::Result<Sha256> {
     for path in files {
         all.extend_from_slice(path.strip_prefix(folder).unwrap().to_string_lossy().as_bytes());
         let file = File::open(&path)?;
-        for (start, end) in data(&file, file.metadata()?.len()) {
+        for (start, end) in data(&file, file.metadata()?.len())? {
             let mut piece = vec![0; usize::try_from(end - start).unwrap()];
             file.read_exact_at(&mut piece, start)?;
             all.extend_from_slice(&start.to_le_bytes());
@@ -382,7 +384,7 @@ async fn a_torn_journal_gives_no_wrong_byte() {
     journals.sort();
     let journal = journals.last().unwrap();
     let file = File::open(journal).unwrap();
-    let end = data(&file, file.metadata().unwrap().len()).last().unwrap().1;
+    let end = data(&file, file.metadata().unwrap().len()).unwrap().last().unwrap().1;
     let name = journal.strip_prefix(image.path()).unwrap();
     let torn = |number: u64, is_flipped: bool| {
         let place = tempfile::tempdir().unwrap();
