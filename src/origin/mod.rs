@@ -33,6 +33,7 @@ mod secret;
 mod sign;
 mod skew;
 mod slots;
+mod upload_body;
 mod uploads;
 mod upstream;
 mod verdict;

@@ -6,31 +6,21 @@
 //! - While an upload waits, one slow upload at a time is ended, if the waiting one can enter then.
 //!   The upload is one of the client that has most places, and more than the waiting client. If
 //!   there is none, it is one of the waiting client itself.
-//! - An upload is slow if its client is waited for and brings less than [`RATE_MIN`], with pauses
-//!   of up to [`PAUSE_MAX`]. One that its origin does not take faster is not slow. One whose answer
-//!   has begun is never ended.
+//! - `upload_body` says which uploads are slow. One whose answer has begun is never ended.
 
 use super::asker::Asker;
-use crate::client::{BoxError, OutboundBody, UploadError};
+use super::upload_body::{PAUSE_MAX, Pulse};
+use crate::client::OutboundBody;
 use crate::sync::Mutex;
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 /// One place in so many is kept from clients that have as many.
 const KEPT_FROM_CLIENT: usize = 4;
-/// Bytes a second below which an upload is slow.
-const RATE_MIN: u64 = 8_000;
-/// How long an upload may bring nothing before it is slow.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How often slow uploads are looked for while others wait.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -75,35 +65,6 @@ struct QueueEntry {
     give: oneshot::Sender<UploadPlace>,
 }
 
-/// How the body of one upload comes.
-#[derive(Debug)]
-struct Pulse(Mutex<Beat>);
-
-#[derive(Debug)]
-struct Beat {
-    stage: Stage,
-    /// Since when.
-    since: Instant,
-    /// Until when its client has been fast enough.
-    fast_until: Instant,
-    /// Whether the answer has begun.
-    is_answered: bool,
-    /// What waits for the next piece.
-    waker: Option<Waker>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The origin is to take what came, or has not been asked yet.
-    Going,
-    /// The client is waited for.
-    Awaited,
-    /// It is slow, and its body ends in an error as soon as its client is waited for.
-    Ending,
-    /// All of the body has gone.
-    Ended,
-}
-
 impl Uploads {
     /// Places for `max` uploads; a new one may bring nothing for up to `grace`.
     pub(super) fn new(max: usize, grace: Duration) -> Arc<Self> {
@@ -143,7 +104,7 @@ impl Uploads {
     }
 
     fn enter(self: &Arc<Self>, places: &mut Places, asker: Asker) -> UploadPlace {
-        let pulse = Arc::new(Pulse(Mutex::new(Beat::first(self.grace))));
+        let pulse = Arc::new(Pulse::new(self.grace));
         let id = places.enter(Holder { asker, pulse: Arc::clone(&pulse) });
         UploadPlace { uploads: Arc::clone(self), id, pulse }
     }
@@ -185,22 +146,17 @@ impl Uploads {
 impl UploadPlace {
     /// The same body, which ends in [`UploadError::Slow`] if it is to give up this place.
     pub(super) fn paced(&self, body: OutboundBody) -> OutboundBody {
-        *self.pulse.0.lock() = Beat::first(self.uploads.grace);
-        Paced { body, pulse: Arc::clone(&self.pulse) }.boxed_unsync()
+        self.pulse.paced(body, self.uploads.grace)
     }
 
     /// Never ends the upload from now on: its answer has begun.
     pub(super) fn spare(&self) {
-        let mut beat = self.pulse.0.lock();
-        beat.is_answered = true;
-        if beat.stage == Stage::Ending {
-            beat.stage = Stage::Awaited;
-        }
+        self.pulse.spare();
     }
 
     /// Whether all of the body has gone.
     pub(super) fn is_ended(&self) -> bool {
-        self.pulse.0.lock().stage == Stage::Ended
+        self.pulse.is_ended()
     }
 }
 
@@ -278,7 +234,7 @@ impl Places {
             return None;
         }
         let slow = self.holders.values().filter_map(|holder| {
-            let slow_for = holder.pulse.0.lock().slow_for(now)?;
+            let slow_for = holder.pulse.slow_for(now)?;
             Some(((self.of(holder.asker), slow_for), holder))
         });
         let mut slow: Vec<_> = slow.collect();
@@ -296,128 +252,14 @@ impl Places {
     }
 }
 
-impl Pulse {
-    /// So many bytes have come.
-    fn came(&self, bytes: usize, stage: Stage) {
-        let now = Instant::now();
-        let earned = (bytes as u64).saturating_mul(1_000_000) / RATE_MIN;
-        let earned = Duration::from_micros(earned).min(PAUSE_MAX);
-        // What was missed counts, as far back as a pause may be long.
-        let floor = now.checked_sub(PAUSE_MAX).unwrap_or(now);
-        let mut beat = self.0.lock();
-        let fast_until = beat.fast_until.max(floor) + earned;
-        beat.fast_until = fast_until.min(now + PAUSE_MAX);
-        beat.since = now;
-        // A little more does not save an upload that is too slow.
-        let is_ending = beat.stage == Stage::Ending && now > beat.fast_until;
-        if !is_ending || stage == Stage::Ended {
-            beat.stage = stage;
-        }
-    }
-
-    /// The client is waited for: it is not to blame for what its origin took until now. Ready if
-    /// the upload is to end.
-    fn wait(&self, cx: &Context<'_>) -> Poll<()> {
-        let (now, mut beat) = (Instant::now(), self.0.lock());
-        if beat.stage == Stage::Ending {
-            return Poll::Ready(());
-        }
-        if beat.stage == Stage::Going {
-            let fast_until = beat.fast_until + (now - beat.since);
-            beat.fast_until = fast_until;
-            beat.stage = Stage::Awaited;
-            beat.since = now;
-        }
-        beat.waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    fn is_at_end(&self) {
-        self.0.lock().stage = Stage::Ended;
-    }
-
-    /// Ends the upload, if it is still slow.
-    fn end(&self) {
-        let mut beat = self.0.lock();
-        if beat.slow_for(Instant::now()).is_none() {
-            return;
-        }
-        beat.stage = Stage::Ending;
-        let waker = beat.waker.take();
-        drop(beat);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// Whether its place is about to be free.
-    fn is_ending(&self) -> bool {
-        self.0.lock().stage == Stage::Ending
-    }
-}
-
-impl Beat {
-    /// The body is about to be sent.
-    fn first(grace: Duration) -> Self {
-        let since = Instant::now();
-        let fast_until = since + grace;
-        Self { stage: Stage::Going, since, fast_until, is_answered: false, waker: None }
-    }
-
-    /// For how long its client has been too slow; none if it is not, or if it is too late to end.
-    fn slow_for(&self, now: Instant) -> Option<Duration> {
-        let is_slow = self.stage == Stage::Awaited && now > self.fast_until;
-        (is_slow && !self.is_answered).then(|| now - self.fast_until)
-    }
-}
-
-/// The body of an upload that has a place.
-struct Paced {
-    body: OutboundBody,
-    pulse: Arc<Pulse>,
-}
-
-impl Body for Paced {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match &polled {
-            Poll::Pending => {
-                if this.pulse.wait(cx).is_ready() {
-                    return Poll::Ready(Some(Err(UploadError::Slow.into())));
-                }
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                // What knows its length is asked for nothing behind it.
-                let is_last = this.body.is_end_stream();
-                let stage = if is_last { Stage::Ended } else { Stage::Going };
-                this.pulse.came(frame.data_ref().map_or(0, Bytes::len), stage);
-            }
-            Poll::Ready(Some(Err(_)) | None) => this.pulse.is_at_end(),
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{BoxError, UploadError};
+    use bytes::Bytes;
     use futures_util::{FutureExt, poll, stream};
-    use http_body_util::StreamBody;
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::Frame;
     use tokio::sync::mpsc;
     use tokio::time::advance;
 
