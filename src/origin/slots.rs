@@ -4,13 +4,13 @@
 //! - An eighth is kept from NARs, so that narinfos do not wait behind downloads.
 //! - Half is kept from uploads, so that clients that send slowly hold up no reads. The other half
 //!   is shared by the clients that upload (`uploads`).
-//! - Requests that wait are served in the order of their arrival, but for uploads of clients that
-//!   have their share.
+//! - Requests for objects that wait are served in the order of their arrival.
 
-use super::asker::Asker;
 use super::exchange::{FetchError, SlotLimit};
+use super::forward::ClientBody;
+use super::upload_body::UploadBody;
 use super::uploads::{UploadPlace, Uploads};
-use crate::client::OutboundBody;
+use crate::client::UploadError;
 use crate::nix::Class;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,12 +21,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const KEPT_FROM_NARS: usize = 8;
 
 /// What a request takes a slot for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Load {
+#[derive(Debug)]
+pub(super) enum Load<'a> {
     /// An object of this class.
     Object(Class),
-    /// A request of this client with a body of its own.
-    Upload(Asker),
+    /// A request with this body.
+    Upload(&'a mut UploadBody),
 }
 
 /// The slots of one origin.
@@ -73,17 +73,8 @@ enum Share {
 }
 
 impl Slot {
-    /// The body of a request in this slot. That of an upload ends in an error if it is slow and
-    /// another upload needs its place.
-    pub(super) fn paced(&self, body: OutboundBody) -> OutboundBody {
-        match &self.share {
-            Some(Share::Upload(place)) => place.paced(body),
-            Some(Share::Nar { .. }) | None => body,
-        }
-    }
-
     /// The slot of a request whose answer has begun. An upload gives its place back if all of its
-    /// body has gone; if not, no other upload ends it.
+    /// body has come; if not, no other upload ends it.
     pub(super) fn answered(self) -> Self {
         let is_needed = |share: &Share| match share {
             Share::Nar { .. } => true,
@@ -107,18 +98,27 @@ impl Slots {
         Self { origin, all, nars, uploads, waiting: AtomicUsize::new(0), deadline }
     }
 
+    /// An upload that has arrived.
+    pub(super) fn upload(&self, body: ClientBody) -> Box<UploadBody> {
+        Box::new(self.uploads.arrived(body.client, body.content))
+    }
+
     /// A slot, as soon as there is one.
-    pub(super) async fn wait(&self, load: Load) -> Result<Slot, FetchError> {
+    pub(super) async fn wait(&self, mut load: Load<'_>) -> Result<Slot, FetchError> {
         let is_object = matches!(load, Load::Object(_));
         let _waiting = is_object.then(|| Waiting::begin(&self.waiting));
-        if let Ok(Some(slot)) = tokio::time::timeout(self.deadline, self.next(load)).await {
+        if let Ok(Some(slot)) = tokio::time::timeout(self.deadline, self.next(&mut load)).await {
             return Ok(slot);
         }
+        let origin = Arc::clone(&self.origin);
         let limit = match load {
-            Load::Upload(asker) if self.uploads.has_full_share(asker) => SlotLimit::Share,
+            Load::Upload(body) if body.is_broken() => {
+                return Err(FetchError::Upload { origin, source: UploadError::Broken });
+            }
+            Load::Upload(body) if self.uploads.has_full_share(body.client()) => SlotLimit::Share,
             Load::Upload(_) | Load::Object(_) => SlotLimit::Requests,
         };
-        Err(FetchError::Busy { origin: Arc::clone(&self.origin), limit })
+        Err(FetchError::Busy { origin, limit })
     }
 
     /// A slot for an object of this class, if there is one now.
@@ -137,10 +137,10 @@ impl Slots {
         if is_full { self.waiting.load(Ordering::Relaxed) } else { 0 }
     }
 
-    async fn next(&self, load: Load) -> Option<Slot> {
+    async fn next(&self, load: &mut Load<'_>) -> Option<Slot> {
         let share = match load {
-            Load::Upload(asker) => Some(Share::Upload(self.uploads.place(asker).await?)),
-            Load::Object(class) => match self.share(class) {
+            Load::Upload(body) => Some(Share::Upload(Box::pin(self.uploads.place(body)).await?)),
+            Load::Object(class) => match self.share(*class) {
                 Some(share) => {
                     let permit = Arc::clone(share).acquire_owned().await.ok()?;
                     Some(Share::Nar { _permit: permit })
@@ -160,6 +160,15 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::OutboundBody;
+    use crate::origin::asker::Asker;
+    use http_body_util::StreamBody;
+
+    /// A slot for an upload of this client of which nothing has come.
+    async fn upload(slots: &Slots, client: Asker) -> Result<Slot, FetchError> {
+        let content = OutboundBody::new(StreamBody::new(futures_util::stream::pending()));
+        slots.wait(Load::Upload(&mut slots.upload(ClientBody { client, content }))).await
+    }
 
     /// FAULTS.md G9.
     #[tokio::test(start_paused = true)]
@@ -172,7 +181,7 @@ mod tests {
         assert_eq!(small.len(), 2);
         drop(nars);
         assert!(slots.wait(Load::Object(Class::Nar)).await.is_ok());
-        let upload = |client| slots.wait(Load::Upload(Asker::at([192, 0, 2, client].into())));
+        let upload = |last| upload(&slots, Asker::at([192, 0, 2, last].into()));
         let uploads: Vec<_> = futures_util::future::join_all((0..8).map(upload)).await;
         assert!(uploads.iter().all(Result::is_ok));
         assert!(matches!(upload(8).await, Err(FetchError::Busy { .. })));
@@ -184,7 +193,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upload_is_told_what_is_used_up() {
         let slots = Slots::new("one".into(), 16, Duration::from_secs(5));
-        let upload = |client| slots.wait(Load::Upload(Asker::at([192, 0, 2, client].into())));
+        let upload = |last| upload(&slots, Asker::at([192, 0, 2, last].into()));
         let mut held: Vec<_> = futures_util::future::join_all([1; 7].map(upload)).await;
         let seventh = held.pop().unwrap();
         assert!(
@@ -206,7 +215,7 @@ mod tests {
         let slots = Slots::new("one".into(), 1, Duration::from_secs(5));
         let taken = slots.wait(Load::Object(Class::Nar)).await.unwrap();
         assert_eq!(slots.waiting(Class::Narinfo), 0, "nothing waits");
-        let mut uploading = Box::pin(slots.wait(Load::Upload(Asker::default())));
+        let mut uploading = Box::pin(upload(&slots, Asker::default()));
         let mut asking = Box::pin(slots.wait(Load::Object(Class::Narinfo)));
         assert!(futures_util::poll!(&mut uploading).is_pending());
         assert_eq!(slots.waiting(Class::Narinfo), 0, "no object");

@@ -1,17 +1,20 @@
 //! The body of an upload on its way to an origin, and whether its client brings it too slowly. One
 //! per upload; its lock is short and never held across an await. Called by `uploads`.
 //!
-//! An upload is slow if its client is waited for and brings less than [`RATE_MIN`], with pauses of
-//! up to [`PAUSE_MAX`]. One that its origin does not take faster is not slow.
+//! - An upload is slow if its client is waited for and brings less than [`RATE_MIN`], with pauses of
+//!   up to [`PAUSE_MAX`]. One that its origin does not take faster is not slow.
+//! - While it waits for a place, a little of it is read. It is proven when all of it has come, or
+//!   [`PROOF_BYTES`] fast enough.
 
+use super::asker::Asker;
 use crate::client::{BoxError, OutboundBody, UploadError};
 use crate::sync::Mutex;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,6 +22,24 @@ use tokio::time::Instant;
 const RATE_MIN: u64 = 8_000;
 /// How long an upload may bring nothing before it is slow.
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Bytes that tell an upload that goes on from one that only holds a place. At most so many, and
+/// one piece more, are read before it has one.
+const PROOF_BYTES: usize = 8_000;
+
+/// The body of an upload. As it is sent, it ends in [`UploadError::Slow`] if it is to give up its
+/// place.
+#[derive(Debug)]
+pub(super) struct UploadBody {
+    client: Asker,
+    body: OutboundBody,
+    /// What was read while it waited.
+    ahead: BytesMut,
+    /// What came behind that, if it is no data: trailers or an error.
+    behind: Option<Result<Frame<Bytes>, BoxError>>,
+    /// Whether nothing comes any more.
+    is_over: bool,
+    pulse: Arc<Pulse>,
+}
 
 /// How the body of one upload comes.
 #[derive(Debug)]
@@ -31,6 +52,8 @@ struct Beat {
     since: Instant,
     /// Until when its client has been fast enough.
     fast_until: Instant,
+    /// Bytes that have come.
+    bytes: usize,
     /// Whether the answer has begun.
     is_answered: bool,
     /// What waits for the next piece.
@@ -45,20 +68,131 @@ enum Stage {
     Awaited,
     /// It is slow, and its body ends in an error as soon as its client is waited for.
     Ending,
-    /// All of the body has gone.
+    /// All of the body has come.
     Ended,
 }
 
-impl Pulse {
-    /// That of an upload which may bring nothing for up to `grace`.
-    pub(super) fn new(grace: Duration) -> Self {
-        Self(Mutex::new(Beat::first(grace)))
+/// What is known of an upload that waits for a place, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Evidence {
+    /// It goes on.
+    Proven,
+    /// Nothing yet.
+    New,
+    /// It is slow.
+    Slow,
+}
+
+impl UploadBody {
+    /// What `client` sends, which may bring nothing for up to `grace` from now on.
+    pub(super) fn new(client: Asker, body: OutboundBody, grace: Duration) -> Self {
+        let is_over = body.is_end_stream();
+        let pulse = Arc::new(Pulse(Mutex::new(Beat::first(grace))));
+        if is_over {
+            pulse.is_at_end();
+        }
+        Self { client, body, ahead: BytesMut::new(), behind: None, is_over, pulse }
     }
 
-    /// `body`, which is about to be sent. It ends in [`UploadError::Slow`] if [`Pulse::end`] says so.
-    pub(super) fn paced(self: &Arc<Self>, body: OutboundBody, grace: Duration) -> OutboundBody {
-        *self.0.lock() = Beat::first(grace);
-        Paced { body, pulse: Arc::clone(self) }.boxed_unsync()
+    /// The client that sends it.
+    pub(super) fn client(&self) -> Asker {
+        self.client
+    }
+
+    /// How it comes.
+    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// Whether it ended in an error while it waited.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.behind, Some(Err(_)))
+    }
+
+    /// Reads on until the upload is proven or broken. Cancel safe.
+    pub(super) async fn prove(&mut self) {
+        poll_fn(|cx| self.poll_proof(cx)).await;
+    }
+
+    fn poll_proof(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.is_over && self.behind.is_none() && self.ahead.len() < PROOF_BYTES {
+            match ready!(self.poll_body(cx)).map(|piece| piece.map(Frame::into_data)) {
+                Some(Ok(Ok(bytes))) => self.ahead.extend_from_slice(&bytes),
+                Some(Ok(Err(frame))) => self.behind = Some(Ok(frame)),
+                Some(Err(error)) => self.behind = Some(Err(error)),
+                None => {}
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The next piece that its client sends.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Pending => {
+                if self.pulse.wait(cx).is_ready() {
+                    return Poll::Ready(Some(Err(UploadError::Slow.into())));
+                }
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                // What knows its length is asked for nothing behind it.
+                self.is_over = self.body.is_end_stream();
+                let stage = if self.is_over { Stage::Ended } else { Stage::Going };
+                self.pulse.came(frame.data_ref().map_or(0, Bytes::len), stage);
+            }
+            Poll::Ready(Some(Err(_)) | None) => {
+                self.is_over = true;
+                self.pulse.is_at_end();
+            }
+        }
+        polled
+    }
+}
+
+impl Body for UploadBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let ahead = std::mem::take(&mut this.ahead);
+            return Poll::Ready(Some(Ok(Frame::data(ahead.freeze()))));
+        }
+        match this.behind.take() {
+            Some(behind) => Poll::Ready(Some(behind)),
+            None if this.is_over => Poll::Ready(None),
+            None => this.poll_body(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty() && self.behind.is_none() && self.is_over
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (ahead, rest) = (self.ahead.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
+    }
+}
+
+impl Pulse {
+    /// Has a place from now on: until it is asked for more, its client is not waited for.
+    pub(super) fn enters(&self) {
+        let mut beat = self.0.lock();
+        if beat.stage == Stage::Awaited {
+            beat.stage = Stage::Going;
+            beat.since = Instant::now();
+        }
     }
 
     /// Never ends the body from now on: its answer has begun.
@@ -70,9 +204,22 @@ impl Pulse {
         }
     }
 
-    /// Whether all of the body has gone.
+    /// Whether all of the body has come.
     pub(super) fn is_ended(&self) -> bool {
         self.0.lock().stage == Stage::Ended
+    }
+
+    /// What is known of an upload that waits.
+    pub(super) fn evidence(&self, now: Instant) -> Evidence {
+        let beat = self.0.lock();
+        let has_enough = beat.bytes >= PROOF_BYTES;
+        if beat.stage == Stage::Ended || (has_enough && beat.since <= beat.fast_until) {
+            Evidence::Proven
+        } else if has_enough || beat.slow_for(now).is_some() {
+            Evidence::Slow
+        } else {
+            Evidence::New
+        }
     }
 
     /// For how long its client has been too slow; none if it is not, or if it is too late to end.
@@ -88,6 +235,7 @@ impl Pulse {
         // What was missed counts, as far back as a pause may be long.
         let floor = now.checked_sub(PAUSE_MAX).unwrap_or(now);
         let mut beat = self.0.lock();
+        beat.bytes = beat.bytes.saturating_add(bytes);
         let fast_until = beat.fast_until.max(floor) + earned;
         beat.fast_until = fast_until.min(now + PAUSE_MAX);
         beat.since = now;
@@ -140,58 +288,17 @@ impl Pulse {
 }
 
 impl Beat {
-    /// The body is about to be sent.
+    /// The body is about to be read.
     fn first(grace: Duration) -> Self {
         let since = Instant::now();
         let fast_until = since + grace;
-        Self { stage: Stage::Going, since, fast_until, is_answered: false, waker: None }
+        let stage = Stage::Going;
+        Self { stage, since, fast_until, bytes: 0, is_answered: false, waker: None }
     }
 
     /// For how long its client has been too slow; none if it is not, or if it is too late to end.
     fn slow_for(&self, now: Instant) -> Option<Duration> {
         let is_slow = self.stage == Stage::Awaited && now > self.fast_until;
         (is_slow && !self.is_answered).then(|| now - self.fast_until)
-    }
-}
-
-/// The body of an upload that has a place.
-struct Paced {
-    body: OutboundBody,
-    pulse: Arc<Pulse>,
-}
-
-impl Body for Paced {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match &polled {
-            Poll::Pending => {
-                if this.pulse.wait(cx).is_ready() {
-                    return Poll::Ready(Some(Err(UploadError::Slow.into())));
-                }
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                // What knows its length is asked for nothing behind it.
-                let is_last = this.body.is_end_stream();
-                let stage = if is_last { Stage::Ended } else { Stage::Going };
-                this.pulse.came(frame.data_ref().map_or(0, Bytes::len), stage);
-            }
-            Poll::Ready(Some(Err(_)) | None) => this.pulse.is_at_end(),
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -24,6 +24,7 @@ use super::slots::{Load, Slot, Slots};
 use super::verdict::Absence;
 use super::watch::Watch;
 use super::wire::{Heard, Reply};
+use crate::client::OutboundBody;
 use crate::clock::Clock;
 use crate::config::{AbsenceOf, BreakerSettings, OriginTurns};
 use crate::nix::Class;
@@ -134,13 +135,8 @@ impl Upstream {
         self: &Arc<Self>,
         mut forward: Forward,
     ) -> Result<Response, FetchError> {
-        let (load, caller) = match &forward.body {
-            Some(body) => (Load::Upload(body.client), Caller::Upload),
-            None => (Load::Object(Class::Other), Caller::Request),
-        };
-        let slot = self.slot(load, caller).await?;
-        forward.body =
-            forward.body.map(|body| ClientBody { content: slot.paced(body.content), ..body });
+        let caller = if forward.body.is_some() { Caller::Upload } else { Caller::Request };
+        let slot = self.slot_for(&mut forward.body, caller).await?;
         let may_retry = forward.may_repeat() && forward.retries == Retries::Usual;
         let mut tries = Tries::new(if may_retry { RETRIES_MAX } else { 0 });
         self.retries.earn();
@@ -389,13 +385,29 @@ impl Upstream {
         *self.asked_at.lock() + self.breaker_settings.probe_idle
     }
 
+    /// A slot for a request with this body, of which a little is read while it waits.
+    async fn slot_for(
+        &self,
+        body: &mut Option<ClientBody>,
+        caller: Caller,
+    ) -> Result<Slot, FetchError> {
+        let Some(sent) = body.take() else {
+            return self.slot(Load::Object(Class::Other), caller).await;
+        };
+        let mut upload = self.slots.upload(sent);
+        let slot = self.slot(Load::Upload(&mut upload), caller).await?;
+        let client = upload.client();
+        *body = Some(ClientBody { client, content: OutboundBody::new(*upload) });
+        Ok(slot)
+    }
+
     /// A slot for a request that may leave: who would be refused by the breaker waits for none.
-    async fn slot(&self, load: Load, caller: Caller) -> Result<Slot, FetchError> {
+    async fn slot(&self, load: Load<'_>, caller: Caller) -> Result<Slot, FetchError> {
         if self.breaker.refuses(caller) {
             return Err(self.is_open());
         }
         let slot = self.slots.wait(load).await;
-        if slot.is_err() {
+        if matches!(slot, Err(FetchError::Busy { .. })) {
             self.meters.held(Held::Busy);
         }
         slot

@@ -354,8 +354,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Requests to this origin under way at once. An eighth is kept from NARs, and half from \
          uploads. A client that has a quarter of the places of all uploads gets none of the last \
          quarter: its next upload waits, and is answered 503 if it gets no place in time. A slow \
-         upload ends if one of a client that has fewer waits, or one of its own client. A client \
-         is an address, so all that come through one load balancer count as one.",
+         upload ends if one waits that brings more, or one of a client that has fewer, or one of \
+         its own client. A client is an address, so all that come through one load balancer count \
+         as one.",
     ),
     Setting::new("site.origin.credentials.profile", Kind::Text, Fallback::Derived("no profile"))
         .example(r#""nix-cache""#)
