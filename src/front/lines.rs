@@ -149,6 +149,11 @@ impl Lines {
         refused
     }
 
+    /// Whether what was seen ends with a whole request, or nothing was seen.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.part == Part::Start && self.length == 0
+    }
+
     /// Passes over a body or a chunk of which `left` bytes are missing and `here` may be here.
     fn skip(&mut self, left: u64, here: usize) -> usize {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(here);
@@ -274,6 +279,12 @@ mod tests {
             chunked("transfer-encoding:gzip ,  Chunked\t", "a: b\r\nc: d\r\n"),
             chunked("Content-Length: 3\r\nTransfer-Encoding: chunked", ""),
         ] {
+            let mut lines = Lines::default();
+            for part in message.chunks(message.len() / 2) {
+                assert_eq!(lines.is_between_requests(), part.as_ptr() == message.as_ptr());
+                lines.refuse_bare_line_feeds(&mut part.to_vec());
+            }
+            assert!(lines.is_between_requests());
             let twice = message.repeat(2);
             assert!(is_passed(&twice), "{}", String::from_utf8_lossy(&twice));
             let behind = [&message[..], b"GET / HTTP/1.1\nHost: h\n\n"].concat();

@@ -407,16 +407,14 @@ impl Socket {
 
     /// Looks at the bytes of `buffer` from `before`, which the library is given.
     fn refuse_bare_line_feeds(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
-        match buffer.filled_mut().get_mut(before..) {
-            None | Some([]) => {}
-            Some(bytes) => {
-                if let Some(lines) = &mut self.lines
-                    && lines.refuse_bare_line_feeds(bytes) == Refused::First
-                {
-                    // hyper parses what it has begun to read only when it sees the end of it.
-                    self.ahead.extend_from_slice(END_OF_HEAD);
-                }
-            }
+        let Some(lines) = &mut self.lines else { return };
+        let bytes = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+        if lines.refuse_bare_line_feeds(bytes) == Refused::First {
+            // hyper parses what it has begun to read only when it sees the end of it.
+            self.ahead.extend_from_slice(END_OF_HEAD);
+        }
+        if lines.is_between_requests() && !self.express.as_ref().is_some_and(Express::holds) {
+            self.watch.is_between_requests();
         }
     }
 

@@ -20,6 +20,8 @@ const NO_SOCKET: RawFd = -1;
 const GONE_LOOK: Duration = Duration::from_secs(2);
 /// The longest time until a look tells that all is acknowledged.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How a head ends.
+const BETWEEN_HEADS: [u8; 3] = *b"\n\r\n";
 /// Requests of an HTTP/2 connection that its client may abandon, beyond those it lets finish.
 const ABANDONED_MAX: u32 = 500;
 
@@ -162,7 +164,7 @@ impl Watch {
             requests: 0,
             begun: 0,
             waiting: 0,
-            tail: *b"\n\r\n",
+            tail: BETWEEN_HEADS,
             head_since: Some(now),
             idle_since: now,
             waits: Waits::No,
@@ -238,6 +240,11 @@ impl Watch {
         if state.requests == 0 && state.head_since.is_none() {
             state.head_since = Some(state.now());
         }
+    }
+
+    /// What was read so far ends with a whole request, as a body may that ends like no head.
+    pub(super) fn is_between_requests(&self) {
+        self.state.lock().tail = BETWEEN_HEADS;
     }
 
     /// The client took `bytes`.

@@ -5,6 +5,7 @@ use super::harness::{Edge, reset, rest, rest_and_end, server, until};
 use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::time::sleep;
 
 const SHORT: Duration = Duration::from_millis(50);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -51,6 +52,26 @@ async fn half_a_request_sent_ahead_counts_as_a_head_begun() {
     until(&mut client, "hello").await;
     assert_eq!(rest(&mut client).await, "");
     assert_eq!(edge.asked.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_a_body_is_no_head_begun() {
+    let mut server = server();
+    server.timeouts.request_head = Duration::from_secs(10);
+    let edge = Edge::start(&server);
+    let mut client = edge.connect().await;
+    for pieces in [&["Content-Length: 4\r\n\r\nbody"][..], &["Content-Length: 4\r\n\r\nb", "ody"]] {
+        client.write_all(b"PUT /read HTTP/1.1\r\nHost: h\r\n").await.unwrap();
+        for piece in pieces {
+            client.write_all(piece.as_bytes()).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+        }
+        until(&mut client, "hello").await;
+        sleep(Duration::from_secs(20)).await;
+    }
+    client.write_all(b"GET / HT").await.unwrap();
+    assert_eq!(rest(&mut client).await, "");
+    assert_eq!((edge.asked.lock().len(), edge.refused("request_head")), (2, 1));
 }
 
 #[tokio::test]
