@@ -10,6 +10,9 @@ use uapi::c::{IPPROTO_TCP, TCP_INFO};
 const INFO_BYTES: usize = 148;
 /// `tcpi_state` of a connection that is over, by a reset for example.
 const TCP_CLOSE: u8 = 7;
+/// `tcpi_state` of a connection whose peer has closed its side alone, or has ended and says so no
+/// better.
+const TCP_CLOSE_WAIT: u8 = 8;
 /// Times that the kernel is asked within the time that a client may take nothing.
 const LOOKS: u32 = 4;
 
@@ -22,6 +25,8 @@ pub(super) struct Progress {
     pub(super) is_owed: bool,
     /// Whether the connection is over in both directions: it was reset, or nothing answers.
     pub(super) is_over: bool,
+    /// Whether the client has closed its side.
+    pub(super) is_half_closed: bool,
 }
 
 impl Progress {
@@ -40,6 +45,7 @@ impl Progress {
             acknowledged_bytes: u64::from_ne_bytes(field(&info, 120)?),
             is_owed: !is_over && (unacknowledged > 0 || not_sent > 0),
             is_over,
+            is_half_closed: info[0] == TCP_CLOSE_WAIT,
         })
     }
 }
@@ -102,6 +108,18 @@ mod tests {
         reset.unwrap();
         drop(client);
         assert!(until(&server, |progress| !progress.is_owed).is_over);
+    }
+
+    #[test]
+    fn a_client_that_closes_its_side_has_half_closed() {
+        for closes_both in [false, true] {
+            let (client, server) = pair();
+            assert!(!until(&server, |_| true).is_half_closed);
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let client = (!closes_both).then_some(client);
+            assert!(!until(&server, |progress| progress.is_half_closed).is_over);
+            drop(client);
+        }
     }
 
     #[test]

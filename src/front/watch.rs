@@ -1,5 +1,11 @@
 //! What a connection may still wait for, and until when. One per connection, shared by its
 //! socket, its requests and its task; a mutex held for a few instructions, never across an await.
+//!
+//! A client that has closed its side may still wait for its answer, or may have ended: an HTTP
+//! client that is stopped says the same. If it is sent no byte for [`HALF_CLOSED_MAX`], and none of
+//! what it had sent is read meanwhile, it counts as gone. The kernel tells that a side is closed.
+//! TLS makes no difference: a client that has sent `close_notify` and no more is still there. Over
+//! HTTP/2, the end of a client's side ends the connection as soon as it is read.
 
 use super::progress::{Progress, look_after};
 use crate::sync::Mutex;
@@ -18,6 +24,8 @@ const NO_SOCKET: RawFd = -1;
 /// is read meanwhile, since a client that has closed its own side alone still waits. A look is one
 /// call to the system, and only an answer that takes this long causes one.
 const GONE_LOOK: Duration = Duration::from_secs(2);
+/// How long a client that has closed its own side may be sent no byte.
+const HALF_CLOSED_MAX: Duration = Duration::from_secs(30);
 /// The longest time until a look tells that all is acknowledged.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How a head ends.
@@ -47,7 +55,7 @@ pub(super) enum Fault {
     WriteStall,
     /// The client abandoned too many requests.
     Abandoned,
-    /// The client is gone while its answer was waited for.
+    /// The client left while its answer was waited for.
     Gone,
 }
 
@@ -136,6 +144,9 @@ struct State {
     looked_at: Instant,
     /// What the client had acknowledged then, less `small_bytes`.
     acknowledged_bytes: u64,
+    /// When a look first told that the client has closed its side, or when more of what it had sent
+    /// before was read.
+    half_closed_at: Option<Instant>,
     /// Bytes that were written and are no sign of a reader.
     small_bytes: u64,
     abandoned: u32,
@@ -171,6 +182,7 @@ impl Watch {
             progress_at: now,
             looked_at: now,
             acknowledged_bytes: 0,
+            half_closed_at: None,
             small_bytes: 0,
             abandoned: 0,
             ending: Ending::Undecided,
@@ -239,6 +251,9 @@ impl Watch {
         }
         if state.requests == 0 && state.head_since.is_none() {
             state.head_since = Some(state.now());
+        }
+        if state.half_closed_at.is_some() {
+            state.half_closed_at = Some(state.now());
         }
     }
 
@@ -483,13 +498,16 @@ impl State {
         let acknowledged = acknowledged.saturating_sub(self.small_bytes);
         let has_taken = acknowledged > self.acknowledged_bytes;
         (self.acknowledged_bytes, self.looked_at) = (acknowledged, now);
+        if progress.is_some_and(|progress| progress.is_half_closed) {
+            self.half_closed_at.get_or_insert(now);
+        }
         match fault {
             Fault::WriteStall if has_taken => self.progress_at = now,
             Fault::WriteStall if now < self.progress_at + deadlines.write_stall => {}
             Fault::Idle if has_taken && progress.is_some_and(|progress| progress.is_owed) => {
                 self.idle_since = now;
             }
-            Fault::Gone if !progress.is_some_and(|progress| progress.is_over) => {}
+            Fault::Gone if !self.is_gone(now, progress) => {}
             Fault::WriteStall
             | Fault::Idle
             | Fault::RequestHead
@@ -497,6 +515,13 @@ impl State {
             | Fault::Gone => return Some(fault),
         }
         None
+    }
+
+    /// Whether a client that waits for its answer has left, or has to be taken for one that has.
+    fn is_gone(&self, now: Instant, progress: Option<Progress>) -> bool {
+        let is_over = progress.is_some_and(|progress| progress.is_over);
+        let waited_since = self.half_closed_at.map(|at| at.max(self.progress_at));
+        is_over || waited_since.is_some_and(|since| now >= since + HALF_CLOSED_MAX)
     }
 }
 

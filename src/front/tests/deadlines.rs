@@ -4,8 +4,8 @@
 use super::harness::{Edge, reset, rest, rest_and_end, server, until};
 use std::io::ErrorKind;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::time::sleep;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
 
 const SHORT: Duration = Duration::from_millis(50);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -112,4 +112,36 @@ async fn a_client_that_takes_nothing_is_reset() {
     let (_, end) = rest_and_end(&mut client).await;
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(edge.refused("write_stall"), 1);
+}
+
+/// A client that has ended says no more than one that has only closed its side.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_half_closed_is_let_go_if_no_byte_of_its_answer_comes() {
+    let edge = Edge::start(&server());
+    let started = Instant::now();
+    let mut client = edge.send("GET /held HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.shutdown().await.unwrap();
+    let end = client.read(&mut [0; 100]).await;
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let waited = started.elapsed().as_secs();
+    assert!((30..40).contains(&waited), "{waited}");
+    assert_eq!(edge.refused("gone"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_half_closed_is_answered_whole_if_its_answer_goes_on() {
+    let edge = Edge::start(&server());
+    for path in ["/held", "/carried/held"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut client = edge.send(request.repeat(3)).await;
+        client.shutdown().await.unwrap();
+        for _ in 0..3 {
+            edge.reached.notified().await;
+            sleep(Duration::from_secs(25)).await;
+            edge.release.notify_one();
+        }
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text.matches("\r\n\r\nheld").count(), 3, "{path}: {text}");
+    }
 }

@@ -6,6 +6,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -65,7 +66,7 @@ async fn many_requests_share_a_connection() {
     assert_eq!(edge.asked.lock().len(), 100);
     assert!(edge.asked.lock().iter().all(|asked| asked.ends_with("HTTP/2.0")));
     let connections = edge.connections.lock();
-    assert!(connections.iter().all(|other| std::sync::Arc::ptr_eq(other, &connections[0])));
+    assert!(connections.iter().all(|other| Arc::ptr_eq(other, &connections[0])));
 }
 
 #[tokio::test]
@@ -230,6 +231,23 @@ fn says_calm_down(mut frames: &[u8]) -> bool {
         frames = next;
     }
     codes.last().is_some_and(|code| code == &11_u32.to_be_bytes())
+}
+
+/// Other than over HTTP/1, nothing is waited for: its requests end at once.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_its_side_is_let_go() {
+    let edge = Edge::start(&server());
+    let handles = Arc::strong_count(&edge.release);
+    let request = frame(1, 0x5, 1, b"\x82\x86\x44\x05/held\x41\x01a");
+    let mut client = edge.send([PREFACE, &frame(4, 0, 0, b""), &request].concat()).await;
+    edge.reached.notified().await;
+    assert_eq!(Arc::strong_count(&edge.release), handles + 1);
+    client.shutdown().await.unwrap();
+    let mut turns = 0..1_000;
+    while Arc::strong_count(&edge.release) > handles {
+        assert!(turns.next().is_some(), "the request goes on");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// CVE-2023-43622: a client that opens no window for what it asked for.

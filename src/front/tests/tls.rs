@@ -313,3 +313,27 @@ async fn a_tls_listener_needs_certificates() {
     let error = Front::bind(&server, None).unwrap_err();
     assert!(matches!(error, BindError::NoCertificates { .. }), "{error}");
 }
+
+/// As without TLS: what tells is the end of the client's side, not its `close_notify`.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_half_closed_is_answered_in_time_or_let_go() {
+    let authority = Authority::new();
+    let (server, certificates) = tls_server(vec![authority.issue("a.example")]);
+    let edge = start(&server, &certificates);
+    for is_answered in [true, false] {
+        let alpn: &[&[u8]] = &[b"http/1.1"];
+        let mut client = authority.connect(&edge, "a.example", alpn, ALL).await.unwrap();
+        client.write_all(b"GET /held HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        edge.reached.notified().await;
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        if is_answered {
+            edge.release.notify_one();
+        }
+        let mut text = String::new();
+        let end = client.read_to_string(&mut text).await;
+        assert_eq!(text.ends_with("\r\n\r\nheld"), is_answered, "{text}");
+        let reset = end.err().map(|error| error.kind());
+        assert_eq!(reset, (!is_answered).then_some(ErrorKind::ConnectionReset));
+    }
+}

@@ -87,7 +87,7 @@ fn blocked() -> (Arc<Watch>, Instant) {
 
 #[expect(clippy::unnecessary_wraps, reason = "as a socket tells it")]
 fn taken(acknowledged_bytes: u64) -> Option<Progress> {
-    Some(Progress { acknowledged_bytes, is_owed: true, is_over: false })
+    Some(Progress { acknowledged_bytes, is_owed: true, is_over: false, is_half_closed: false })
 }
 
 /// What is overdue each quarter of the stall after `from`, as the kernel tells at each.
@@ -163,7 +163,8 @@ fn an_idle_client_that_still_receives_its_last_answer_is_not_let_go() {
     let idle = |number| now + DEADLINES.idle * number;
     assert_eq!(state.overdue(idle(1), &DEADLINES, taken(1)), None);
     assert_eq!(state.overdue(idle(2), &DEADLINES, taken(2)), None);
-    let whole = Progress { acknowledged_bytes: 3, is_owed: false, is_over: false };
+    let whole =
+        Progress { acknowledged_bytes: 3, is_owed: false, is_over: false, is_half_closed: false };
     assert_eq!(state.overdue(idle(3), &DEADLINES, Some(whole)), Some(Fault::Idle));
 }
 
@@ -177,8 +178,30 @@ fn a_client_that_left_while_it_waits_is_noticed() {
     let look = |number| now + GONE_LOOK * number;
     assert_eq!(state.overdue(look(1), &DEADLINES, taken(1)), None);
     assert_eq!(state.overdue(look(2), &DEADLINES, None), None);
-    let over = Progress { acknowledged_bytes: 1, is_owed: false, is_over: true };
+    let over =
+        Progress { acknowledged_bytes: 1, is_owed: false, is_over: true, is_half_closed: false };
     assert_eq!(state.overdue(look(3), &DEADLINES, Some(over)), Some(Fault::Gone));
+}
+
+#[test]
+fn a_client_that_closed_its_side_may_be_sent_nothing_for_a_while_alone() {
+    let (watch, now) = watch();
+    let _request = UnderWay::begin(&watch);
+    let mut state = watch.state.lock();
+    (state.progress_at, state.looked_at) = (now, now);
+    let half_closed = taken(1).map(|progress| Progress { is_half_closed: true, ..progress });
+    let seen = now + GONE_LOOK;
+    let border = seen + HALF_CLOSED_MAX;
+    let shortly = Duration::from_millis(1);
+    for at in [seen, border - shortly] {
+        assert_eq!(state.overdue(at, &DEADLINES, half_closed), None);
+    }
+    // A piece of the answer is written.
+    state.progress_at = border - shortly;
+    let border = state.progress_at + HALF_CLOSED_MAX;
+    assert_eq!(state.overdue(border - shortly, &DEADLINES, half_closed), None);
+    state.looked_at = now;
+    assert_eq!(state.overdue(border, &DEADLINES, half_closed), Some(Fault::Gone));
 }
 
 #[test]
