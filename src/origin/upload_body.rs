@@ -1,8 +1,8 @@
 //! The body of an upload on its way to an origin, and whether its client brings it too slowly. One
 //! per upload; its lock is short and never held across an await. Called by `uploads`.
 //!
-//! - An upload is slow if its client is waited for and brings less than [`RATE_MIN`], with pauses of
-//!   up to [`PAUSE_MAX`]. One that its origin does not take faster is not slow.
+//! - An upload is slow if its client is waited for and brings less than [`RATE_MIN`], with pauses
+//!   of up to [`PAUSE_MAX`]. One that its origin does not take faster is not slow.
 //! - While it waits for a place, a little of it is read. It is proven when all of it has come, or
 //!   [`PROOF_BYTES`] fast enough.
 

@@ -33,8 +33,8 @@ pub(super) const TABLES: &[Table] = &[
         "server.timeouts",
         Shape::Once,
         "How long clients are waited for. There is no limit on the length of a download, only on \
-         the time without progress. A client that has closed its side while it waits counts as gone \
-         if it is sent no byte for 30 seconds.",
+         the time without progress. A client that has closed its side while it waits counts as \
+         gone if it is sent no byte for 30 seconds.",
     ),
     Table::new(
         "admin",
