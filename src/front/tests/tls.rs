@@ -19,6 +19,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -326,6 +327,7 @@ async fn a_client_that_half_closed_is_answered_in_time_or_let_go() {
         client.write_all(b"GET /held HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
         client.shutdown().await.unwrap();
         edge.reached.notified().await;
+        let asked = Instant::now();
         tokio::time::sleep(Duration::from_secs(25)).await;
         if is_answered {
             edge.release.notify_one();
@@ -335,5 +337,6 @@ async fn a_client_that_half_closed_is_answered_in_time_or_let_go() {
         assert_eq!(text.ends_with("\r\n\r\nheld"), is_answered, "{text}");
         let reset = end.err().map(|error| error.kind());
         assert_eq!(reset, (!is_answered).then_some(ErrorKind::ConnectionReset));
+        assert!(asked.elapsed() < Duration::from_mins(1), "{:?}", asked.elapsed());
     }
 }

@@ -145,39 +145,6 @@ async fn slow_uploads_keep_those_of_other_clients_from_no_origin() {
     assert!(bench.origins.health()[0].is_up);
 }
 
-/// FAULTS.md G9.
-#[tokio::test(start_paused = true)]
-async fn slow_uploads_of_many_clients_delay_none_that_goes_on() {
-    let server =
-        Scripted::start(
-            |head| {
-                if head.starts_with("PUT /slow") { Act::Hang } else { says(200, "good") }
-            },
-        )
-        .await;
-    let origin = Origin { connections_max: 16, ..http_origin("one", &server) };
-    let bench = generic(vec![origin]);
-    let slow = (0..40).map(|client| {
-        let origins = bench.origins.clone();
-        tokio::spawn(async move {
-            loop {
-                assert!(origins.forward(put_of(client, "/slow", trickling())).await.is_err());
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        })
-    });
-    let slow: Vec<_> = slow.collect();
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    for clients in [&[100][..], &[101, 102, 103, 103]] {
-        let put = |client: &u8| bench.origins.forward(put_of(*client, "/x", stream::empty()));
-        for put in join_all(clients.iter().map(put)).await {
-            assert_eq!(put.unwrap().status, 200);
-        }
-    }
-    assert!(slow.iter().all(|slow| !slow.is_finished()));
-    slow.iter().for_each(tokio::task::JoinHandle::abort);
-}
-
 /// A server that closes the connections of writes after two seconds, and answers all else.
 async fn closing_late() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
