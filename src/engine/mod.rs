@@ -196,6 +196,18 @@ struct Bridge {
 #[derive(Debug)]
 struct Again;
 
+/// Why a body that cannot be kept is not to be had from a flight.
+#[derive(Debug, Clone, Copy)]
+enum Untaken {
+    /// Readers share it, and its first byte is gone.
+    Late,
+    /// Its one reader has it.
+    ByAnother,
+}
+
+/// Flights that a request joins or begins when it comes too late for a shared body.
+const TURNS_MAX: u32 = 3;
+
 impl Engine {
     /// An engine of `parts`.
     pub fn new(parts: EngineParts) -> Self {
@@ -508,19 +520,47 @@ impl Engine {
         }
     }
 
-    /// The answer of a flight; that of the stale object where the flight does not land in time.
+    /// The answer of a flight; that of the stale object where the flight does not land in time. A
+    /// request that comes too late for a body that readers share joins or begins another flight.
     async fn landed(
         &self,
         asked: &Asked<'_>,
         wanted: &Wanted,
         bridge: Option<Bridge>,
-        (role, flight): (Role, &FlightReader),
+        joined: (Role, &FlightReader),
     ) -> Answer {
+        let mut landed = self.try_landed(asked, wanted, bridge, joined).await;
+        for _ in 0..TURNS_MAX {
+            match landed {
+                Ok(answer) => return answer,
+                Err(Untaken::Late) => {}
+                Err(Untaken::ByAnother) => break,
+            }
+            landed = match self.fills.join(wanted.clone(), None, None) {
+                Ok((role, flight)) => self.try_landed(asked, wanted, None, (role, &flight)).await,
+                Err(NotJoined::Wrong { seconds }) => return answer::wrong(seconds),
+                Err(NotJoined::NoRoom | NotJoined::Ended) => break,
+            };
+        }
+        match landed {
+            Ok(answer) => answer,
+            Err(Untaken::Late | Untaken::ByAnother) => self.pass(asked, wanted).await,
+        }
+    }
+
+    /// The answer of a flight, unless it is a body that cannot be kept, and not to be had.
+    async fn try_landed(
+        &self,
+        asked: &Asked<'_>,
+        wanted: &Wanted,
+        bridge: Option<Bridge>,
+        (role, flight): (Role, &FlightReader),
+    ) -> Result<Answer, Untaken> {
         let landed = match &bridge {
             None => flight.landed().await,
             Some(bridge) => match flight.landed_within(bridge.wait).await {
                 Some(landed) => landed,
-                None => return bridge.answer(asked),
+                None => return Ok(bridge.answer(asked)),
             },
         };
         let came = match role {
@@ -529,7 +569,7 @@ impl Engine {
         };
         let upstream_status = flight.upstream_status();
         let by = |outcome| deliver::How { outcome, upstream_status };
-        match landed {
+        Ok(match landed {
             Landed::Streaming { meta, growing, must_be: _ } => {
                 deliver::streaming(asked, &self.cache, &meta, growing, flight, came).await
             }
@@ -544,32 +584,20 @@ impl Engine {
             }
             Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
             Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
-            Landed::Passing => self.pass(asked, wanted, (role, flight)).await,
+            Landed::Passing => match flight.take_passing(wanted.asker, None) {
+                Some(passing) => deliver::passing(asked, passing, (role, flight)),
+                None if flight.is_too_late() => return Err(Untaken::Late),
+                None => return Err(Untaken::ByAnother),
+            },
             Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
-        }
+        })
     }
 
-    /// A body that cannot be kept. If its readers share it, those that come too late for this fill
-    /// join or begin another; else the first reader takes it, and every other asks for itself.
-    async fn pass(
-        &self,
-        asked: &Asked<'_>,
-        wanted: &Wanted,
-        (role, flight): (Role, &FlightReader),
-    ) -> Answer {
-        if let Some(passing) = flight.take_passing(wanted.asker) {
-            return deliver::passing(asked, passing, (role, flight));
-        }
-        if flight.is_shared()
-            && let Ok((role, flight)) = self.fills.join(wanted.clone(), None, None)
-            && let Landed::Passing = flight.landed().await
-            && let Some(passing) = flight.take_passing(wanted.asker)
-        {
-            return deliver::passing(asked, passing, (role, &flight));
-        }
+    /// The answer to a request that asks for itself, since the body is another reader's.
+    async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted) -> Answer {
         let own = self.fills.pass(wanted).await;
         match own.landed().await {
-            Landed::Passing => match own.take_passing(wanted.asker) {
+            Landed::Passing => match own.take_passing(wanted.asker, None) {
                 Some(passing) => deliver::passing(asked, passing, (Role::Lead, &own)),
                 None => answer::untaken(),
             },
@@ -652,3 +680,6 @@ fn is_trusted(site: &Site, facts: &Facts) -> bool {
         Proof::Length | Proof::FileHash | Proof::Parsed | Proof::Signature => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

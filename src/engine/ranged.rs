@@ -169,6 +169,7 @@ fn unopened(error: &Arc<FillError>) -> Tried {
         | FillError::Rejected { .. }
         | FillError::Write(_)
         | FillError::Relayed(_)
+        | FillError::Behind
         | FillError::Lost => answer::failed(error).into(),
     }
 }

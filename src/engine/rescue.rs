@@ -108,9 +108,9 @@ impl Rescue {
         .map_err(not_joined)?;
         let landed = flight.landed().await;
         let is_taken = matches!(landed, Landed::Passing);
-        let mut passing = flight.take_passing(wanted.asker);
+        let mut passing = flight.take_passing(wanted.asker, None);
         if is_taken && passing.is_none() {
-            passing = self.engine.fills.pass(&wanted).await.take_passing(wanted.asker);
+            passing = self.engine.fills.pass(&wanted).await.take_passing(wanted.asker, None);
         }
         self.landed((&flight, landed), passing, offset)
     }
@@ -145,7 +145,8 @@ impl Rescue {
             }
             (Role::Lead | Role::Follow, landed) => (flight, landed),
         };
-        self.landed((&flight, landed), flight.take_passing(sought.asker), offset)
+        let passing = flight.take_passing(sought.asker, Some(sought.clone()));
+        self.landed((&flight, landed), passing, offset)
     }
 
     /// What a flight brought, or the body that passes in its place, where it is the same object.

@@ -2,6 +2,7 @@
 //! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
 //! no reader holds up another and none can cancel it. What has no reader may be ended: see `room`.
 
+use super::generic::Sought;
 use super::passing::Passing;
 use super::readers::{Reader, Readers};
 use super::relay::Entrance;
@@ -113,10 +114,11 @@ impl Flight {
     }
 
     /// The body that cannot be kept, for a reader of this client: for each that comes in time if it
-    /// may be shared, else for the one that comes first.
-    pub fn take_passing(&self, asker: Asker) -> Option<Passing> {
+    /// may be shared, else for the one that comes first. A reader of a generic site that falls
+    /// behind asks as in `page`.
+    pub fn take_passing(&self, asker: Asker, page: Option<Sought>) -> Option<Passing> {
         match self.relay.get() {
-            Some(entrance) => entrance.join(&self.readers, asker),
+            Some(entrance) => entrance.join(&self.readers, asker, page),
             None => self.passing.lock().take(),
         }
     }
@@ -124,6 +126,11 @@ impl Flight {
     /// Whether its body cannot be kept, and readers share it.
     pub fn is_shared(&self) -> bool {
         self.relay.get().is_some()
+    }
+
+    /// Whether readers share its body, and no further one may join.
+    pub fn is_too_late(&self) -> bool {
+        self.relay.get().is_some_and(|relay| !relay.is_open())
     }
 
     /// Of a body that cannot be kept, and that readers share: its length, if that is known, and
@@ -162,7 +169,7 @@ impl Flight {
             &*self.landed.borrow(),
             Some(Landed::Streaming { growing, .. }) if growing.is_memory_only()
         );
-        let is_gone = is_memory_only || self.relay.get().is_some_and(|relay| !relay.is_open());
+        let is_gone = is_memory_only || self.is_too_late();
         let reader = self.readers.enter().filter(|_| !is_gone)?;
         Some(FlightReader { flight: Arc::clone(self), reader })
     }
@@ -179,6 +186,7 @@ impl Flight {
     /// The object cannot be kept, and readers share its body.
     pub(super) fn land_relay(&self, entrance: Entrance) {
         self.relay.get_or_init(|| entrance);
+        self.readers.give_place_back();
         self.land(Landed::Passing);
     }
 

@@ -2,18 +2,20 @@
 //! may be shared with; revalidation; and requests that only pass through. Called by `engine`; the
 //! leader is a task of its own, as for every fill.
 //!
-//! What an answer says decides whether it is kept. Readers who joined and may not share it (it
+//! What an answer says decides whether it is kept. If it might be and no disk takes it, readers share
+//! it all the same (see `relay`). Readers who joined and may not share it (it
 //! varies, or is private) ask for themselves, and for a while nobody waits for an answer of that
 //! object again (hit for miss).
 
 use super::flight::{Ending, Flight, FlightReader, How, Landed};
 use super::part::page::{permits, salvage};
-use super::passing::Passing;
+use super::passing::{self, Passing};
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
+use super::verify::Expected;
 use super::{
     Asker, Before, Demand, FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared,
-    Upstream,
+    Upstream, relay,
 };
 use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale, Ticket};
 use crate::clock::Timestamp;
@@ -150,7 +152,20 @@ impl Sought {
         rest: Rest<'_>,
         only: Option<usize>,
     ) -> Result<Answer<Response>, FetchError> {
-        let response = self.stretch(rest, only).await?;
+        Self::answer(self.stretch(rest, only).await?)
+    }
+
+    /// Asks the origin at `only` for the whole once more.
+    pub(super) async fn again(&self, only: usize) -> Result<Answer<Response>, FetchError> {
+        let (only, retries) = (Some(only), Retries::None);
+        let forward = self.forward(HeaderMap::clone(&self.headers));
+        let forward = Forward { only, interim: None, retries, ..forward };
+        let mut response = self.upstream.origins.forward(forward).await?;
+        date(&mut response);
+        Self::answer(response)
+    }
+
+    fn answer(response: Response) -> Result<Answer<Response>, FetchError> {
         let (origin, headers) = (response.origin, response.headers.clone());
         let (request_time, response_time) = (response.request_time, response.response_time);
         Ok(match response.status {
@@ -292,7 +307,7 @@ impl Fills {
 
     /// The answer of [`Fills::through`] as a body for one client.
     pub fn passing(&self, key: &Key, response: Response) -> Passing {
-        passing(key, response)
+        passed_on(key, response)
     }
 
     /// Keeps the small answer to a write that is what GET would bring, if it may be stored and says
@@ -504,7 +519,7 @@ impl Fetch<'_> {
         let is_plain = response.status != StatusCode::OK || response.content_length.is_none();
         let key = &self.sought.key;
         if is_plain || !is_tagged {
-            return passing(key, response);
+            return passed_on(key, response);
         }
         let mut headers = response.headers.clone();
         crate::rfc::hop_by_hop::remove(&mut headers);
@@ -562,10 +577,11 @@ impl Fetch<'_> {
     async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let length = response.content_length;
         let Some(mut writer) = self.cache().begin(&meta.key, length, Withhold::End).await else {
-            // They are in the head that this reader gets.
-            self.flight.set_own(HeaderMap::new());
-            self.flight.land_passing(self.passing(response));
-            return Ok("passed");
+            let body = self.steady(response, meta.headers.clone());
+            let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
+            let expected = Expected::default();
+            let body = passing::Checked::new(Arc::new(meta), body, expected, shared, ticket);
+            return Ok(Box::pin(relay::share(body, self.flight, self.sought.demand())).await);
         };
         let growing = writer.growing();
         let mut body = self.steady(response, meta.headers.clone());
@@ -626,7 +642,7 @@ fn conditions(stored: &Meta) -> Option<HeaderMap> {
     Some(headers)
 }
 
-fn passing(key: &Key, response: Response) -> Passing {
+fn passed_on(key: &Key, response: Response) -> Passing {
     let mut headers = response.headers.clone();
     crate::rfc::hop_by_hop::remove(&mut headers);
     let trailer = response.headers.get(header::TRAILER).cloned();

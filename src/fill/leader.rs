@@ -5,12 +5,11 @@
 use super::flight::{Flight, How, Landed};
 use super::passing::{Checked, Passing};
 use super::pieces::{Begin, Pieces, Ranges};
-use super::relay::Relay;
 use super::steady::{self, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
 use super::verify::{self, Expected};
-use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted};
+use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted, relay};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
@@ -263,33 +262,18 @@ impl Fill<'_> {
             None
         };
         let Some(writer) = writer else {
-            let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
-            let body = Checked::new(Arc::new(meta), body, expected, shared, ticket);
-            return Ok(Box::pin(self.pass(body, keep)).await);
+            let (shared, flight) = (Arc::clone(self.shared), self.flight);
+            let body = Checked::new(Arc::new(meta), body, expected, shared, flight.ticket);
+            if keep == Keep::IfVerified {
+                return Ok(Box::pin(relay::share(body, flight, wanted.demand())).await);
+            }
+            flight.land_passing(Passing::checked(body));
+            return Ok("passed");
         };
         let Shared { lots, tasks, .. } = &**self.shared;
         let begin = Begin { lots, asker: wanted.asker, tasks };
         let body = Pieces::new(body, ranges, &begin);
         Box::pin(self.stream(meta, body, expected, writer)).await
-    }
-
-    /// A body that is not stored; if that is for want of a disk, its readers share it.
-    async fn pass(&self, body: Box<Checked>, keep: Keep) -> &'static str {
-        let relay = match keep {
-            Keep::IfVerified => Relay::new(&body, self.shared, self.wanted),
-            Keep::Never => None,
-        };
-        let Some(relay) = relay else {
-            self.flight.land_passing(Passing::checked(body));
-            return "passed";
-        };
-        self.flight.land_relay(relay.entrance());
-        match relay.run(body, &self.flight.readers).await {
-            Ok(()) => "passed",
-            // That is logged with all that is known of it.
-            Err(error) if error.rejected().is_some() => "rejected",
-            Err(error) => error.log(&self.wanted.key),
-        }
     }
 
     /// A body that no reader sees before all of it is here and checked.

@@ -260,9 +260,12 @@ pub enum FillError {
     /// The disk gave up under it.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Why the fetch ended that a reader shares with others, or had for itself then.
+    /// Why the fetch ended that a reader shares with others.
     #[error(transparent)]
     Relayed(Arc<FillError>),
+    /// A reader has left a shared fetch, and no origin has sent the same body once more.
+    #[error("its reader fell behind a shared fetch, and no origin has sent the same body again")]
+    Behind,
     /// It has no reader, and its place was given to another fill, or its origin is too slow.
     #[error("it has no reader, and is too slow or makes room for another")]
     Unread,
@@ -285,6 +288,7 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
+            | Self::Behind
             | Self::Unread
             | Self::Lost => false,
         }
@@ -325,6 +329,7 @@ impl FillError {
             | Self::Unranged
             | Self::NoRoom
             | Self::Write(_)
+            | Self::Behind
             | Self::Unread
             | Self::Lost => None,
         }

@@ -6,11 +6,12 @@
 //! If the body can be proven, its last 16 KiB are withheld until it is, as with one that is kept;
 //! else its end alone. So a client never receives a complete wrong body.
 
+use super::generic::Sought;
 use super::relay::RelayReader;
-use super::steady::{Source, Steady};
+use super::steady::{Seed, Source, Steady};
 use super::verify::Expected;
 use super::wrong::Basis;
-use super::{FillError, Shared};
+use super::{Advice, FillError, Shared};
 use crate::cache::Ticket;
 use crate::object::{Meta, Sha256};
 use crate::origin::ResponseBody;
@@ -61,6 +62,30 @@ pub(super) struct Checked {
     has_failed: bool,
 }
 
+/// What such a body is fetched from once more.
+pub(super) struct Original {
+    seed: Seed,
+    meta: Arc<Meta>,
+    expected: Expected,
+    shared: Arc<Shared>,
+    basis: Basis,
+}
+
+impl Original {
+    /// The same body, from its start, once an origin sends it; a page is asked for as in `page`.
+    /// What reads it compares the bytes that it has: nothing else ties the two together.
+    pub(super) async fn again(&self, page: Option<&Sought>) -> Result<Box<Checked>, FillError> {
+        let avoid = match self.shared.wrong.advice(&self.meta.key, &self.shared.cache) {
+            Advice::Ask { avoid } => avoid,
+            Advice::Refuse { .. } => Vec::new(),
+        };
+        let mut body = self.seed.clone().anew(page, &avoid);
+        body.begin().await?;
+        let (meta, shared) = (Arc::clone(&self.meta), Arc::clone(&self.shared));
+        Ok(Checked::from_basis((meta, body, self.expected), shared, self.basis.clone()))
+    }
+}
+
 impl std::fmt::Debug for Passing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Passing").field("meta", &self.meta).finish_non_exhaustive()
@@ -76,14 +101,6 @@ impl Passing {
     /// A body that is judged at its end, for one of several readers.
     pub(super) fn relayed(meta: Arc<Meta>, reader: Box<RelayReader>) -> Self {
         Self { meta, trailer: None, way: Way::Relayed(reader) }
-    }
-
-    /// The body that is judged at its end, if it is one for a single reader.
-    pub(super) fn into_checked(self) -> Option<Box<Checked>> {
-        match self.way {
-            Way::Checked(checked) => Some(checked),
-            Way::Relayed(_) | Way::Plain(..) | Way::Lasting(..) => None,
-        }
     }
 
     /// Whether other readers may share it.
@@ -174,6 +191,14 @@ impl Checked {
         ticket: Ticket,
     ) -> Box<Self> {
         let basis = shared.wrong.basis(ticket, &meta.key, &shared.cache);
+        Self::from_basis((meta, body, expected), shared, basis)
+    }
+
+    fn from_basis(
+        (meta, body, expected): (Arc<Meta>, Steady, Expected),
+        shared: Arc<Shared>,
+        basis: Basis,
+    ) -> Box<Self> {
         let withheld_max = match expected.file_hash {
             Some(_) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
             None => 0,
@@ -192,6 +217,22 @@ impl Checked {
             is_over: false,
             has_failed: false,
         })
+    }
+
+    /// The fills that it is one of.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What it is fetched from once more.
+    pub(super) fn original(&self) -> Original {
+        Original {
+            seed: self.body.seed(),
+            meta: Arc::clone(&self.meta),
+            expected: self.expected,
+            shared: Arc::clone(&self.shared),
+            basis: self.basis.clone(),
+        }
     }
 
     /// The declared length.

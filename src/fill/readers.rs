@@ -23,6 +23,8 @@ struct Attendance {
     count: usize,
     /// No reader may enter any more: the fetch is ended.
     is_closed: bool,
+    /// The fetch needs no place among the fills any more.
+    is_placeless: bool,
 }
 
 /// One reader, until it is dropped.
@@ -51,6 +53,19 @@ impl Readers {
     /// Whether the fetch is ended.
     pub(super) fn is_closed(&self) -> bool {
         self.0.attendance.borrow().is_closed
+    }
+
+    /// The fetch gives its place among the fills back, and goes on.
+    pub(super) fn give_place_back(&self) {
+        self.0.attendance.send_if_modified(|attendance| {
+            attendance.is_placeless = true;
+            true
+        });
+    }
+
+    /// Waits until the fetch gives its place back. Cancel safe.
+    pub(super) async fn place_given_back(&self) {
+        self.when(|attendance| attendance.is_placeless).await;
     }
 
     /// Waits until there is no reader. Cancel safe.

@@ -2,32 +2,38 @@
 //! its first byte is in memory: one fetch feeds a window ([`MemoryWindow`]), in which each reader
 //! has a position of its own. Lives as long as its fill, and its readers after that; a short lock,
 //! never held across an await. Without memory for a window, the body passes to one reader alone.
+//! Called by the leaders of both kinds of site.
 //!
 //! - The fetch follows the foremost reader, half a window ahead of it at most, and waits for no
 //!   other. If the foremost takes nothing, the deadlines of its connection end it.
 //! - Bytes that all readers have had are let go as soon as no reader may join any more. A reader
 //!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
 //!   let go, whether or not a slow reader has had them.
-//! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own,
-//!   which counts as a fill. The bytes of that one up to its position are hashed and left out: they
-//!   must have the SHA-256 of what it was given. Else it is cut, for no bytes of two fetches are
-//!   joined without that proof. What follows is judged as any body that passes.
+//! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own. It
+//!   asks as long as a body that broke off is asked for (see `steady`). The bytes up to its position
+//!   are hashed and left out: they must have the SHA-256 of what it was given. Else it is cut, for
+//!   no bytes of two fetches are joined without that proof. What follows is judged as any body that
+//!   passes. A page of a generic site is fetched once more only if it has a strong entity tag.
 //! - Without readers the fetch is ended.
 //!
-//! Only objects of binary caches are shared in this way. Bodies of generic sites that no disk takes
-//! are fetched for each reader.
+//! # Bounds
+//!
+//! A shared fetch gives its place among the fills back when its head is here. Then the memory of
+//! windows bounds it: 512 windows of the least size. A reader that fell behind waits a while for a
+//! place, goes on without one if there is none, and gives it back when a head is here. So such
+//! fetches, and those without a window, are no more than readers: the connections and streams of
+//! clients bound them. The connections to an origin bound all.
 
-use super::flight::Landed;
+use super::flight::Flight;
+use super::generic::Sought;
 use super::memory_window::{MemoryWindow, Taken};
-use super::passing::{Checked, Passing};
+use super::passing::{Checked, Original, Passing};
 use super::readers::{Reader, Readers};
-use super::room::FillPlace;
-use super::{Asker, FillError, Fills, Running, Shared, Wanted};
+use super::{Asker, Demand, FillError, Running, Shared};
 use crate::object::{Meta, Sha256};
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use http::header;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,13 +45,30 @@ const SKIPPED_BYTES_MAX: u64 = 64 << 10;
 /// How long a reader that goes on alone waits for a place among the fills.
 const PLACE_WAIT: Duration = Duration::from_secs(10);
 
+/// Has the readers of `flight`, which fetches what `demand` says, share `body`, of which nothing was
+/// read, to its end; the result for the metrics. It passes to one reader if there is no memory.
+pub(super) async fn share(body: Box<Checked>, flight: &Flight, demand: Demand) -> &'static str {
+    let Some(relay) = Relay::new(&body, demand) else {
+        flight.land_passing(Passing::checked(body));
+        return "passed";
+    };
+    flight.land_relay(Entrance(Arc::clone(&relay)));
+    match relay.run(body, &flight.readers).await {
+        Ok(()) => "passed",
+        // That is logged with all that is known of it.
+        Err(error) if error.rejected().is_some() => "rejected",
+        Err(error) => error.log(&relay.meta.key),
+    }
+}
+
 /// A body on its way to several readers.
 pub(super) struct Relay {
     meta: Arc<Meta>,
     length: Option<u64>,
     must_be: Option<Sha256>,
-    fills: Fills,
-    wanted: Wanted,
+    original: Original,
+    shared: Arc<Shared>,
+    demand: Demand,
     state: Mutex<State>,
     /// Notified when bytes or the end have come.
     grown: Notify,
@@ -75,6 +98,8 @@ pub(super) struct RelayReader {
     relay: Arc<Relay>,
     /// Its client.
     asker: Asker,
+    /// Of a generic site: what the client asks for.
+    page: Option<Box<Sought>>,
     way: Way,
     /// Taken, and not given yet.
     ready: Bytes,
@@ -98,12 +123,9 @@ struct Seat {
     _reader: Reader,
 }
 
-/// A fetch for one reader, which counts as a fill.
+/// A fetch for one reader, which is counted as under way.
 struct Alone {
     body: Box<Checked>,
-    /// None if there was none in time: a reader in mid-body is not refused.
-    _place: Option<FillPlace>,
-    _reader: Reader,
     _running: Running,
 }
 
@@ -124,31 +146,24 @@ impl std::fmt::Debug for Relay {
 
 impl Relay {
     /// For `body`, of which nothing was read; none if there is no memory for a window.
-    pub(super) fn new(body: &Checked, shared: &Arc<Shared>, wanted: &Wanted) -> Option<Arc<Self>> {
+    fn new(body: &Checked, demand: Demand) -> Option<Arc<Self>> {
+        let shared = Arc::clone(body.shared());
         let state = State::new(shared.window_memory.open()?);
         Some(Arc::new(Self {
             meta: Arc::clone(&body.meta),
             length: body.length(),
             must_be: body.must_be(),
-            fills: Fills { shared: Arc::clone(shared) },
-            wanted: wanted.clone(),
+            original: body.original(),
+            shared,
+            demand,
             state: Mutex::new(state),
             grown: Notify::new(),
             moved: Notify::new(),
         }))
     }
 
-    /// Where its readers join.
-    pub(super) fn entrance(self: &Arc<Self>) -> Entrance {
-        Entrance(Arc::clone(self))
-    }
-
     /// Brings `body` to the readers, until it ends, or has no reader.
-    pub(super) async fn run(
-        &self,
-        mut body: Box<Checked>,
-        readers: &Readers,
-    ) -> Result<(), Arc<FillError>> {
+    async fn run(&self, mut body: Box<Checked>, readers: &Readers) -> Result<(), Arc<FillError>> {
         let _end = RelayEnd(self);
         let max = self.state.lock().window.bounds().piece_bytes;
         let brought = async {
@@ -184,13 +199,20 @@ impl Relay {
 }
 
 impl Entrance {
-    /// The body for one reader more, of this client; none if its first byte is gone.
-    pub(super) fn join(&self, readers: &Readers, asker: Asker) -> Option<Passing> {
+    /// The body for one reader more, of this client, which asks for a page of a generic site as in
+    /// `page`; none if its first byte is gone.
+    pub(super) fn join(
+        &self,
+        readers: &Readers,
+        asker: Asker,
+        page: Option<Sought>,
+    ) -> Option<Passing> {
         let relay = &self.0;
         let reader = RelayReader {
             way: Way::Joined(relay.seat(readers)?),
             relay: Arc::clone(relay),
             asker,
+            page: page.map(Box::new),
             ready: Bytes::new(),
             position: 0,
             had: digest::Context::new(&digest::SHA256),
@@ -351,28 +373,17 @@ impl RelayReader {
 
     /// The same body out of another fetch, up to where this reader has come.
     async fn alone(&self) -> Result<Box<Alone>, FillError> {
-        let Relay { fills, wanted, meta, .. } = &*self.relay;
-        let wanted = Wanted { asker: self.asker, ..wanted.clone() };
+        let Relay { original, shared, meta, demand, .. } = &*self.relay;
         let (path, position) = (meta.key.path(), self.position);
         tracing::debug!(path, position, "reader fell behind; fetching alone");
-        let (readers, demand) = (Readers::default(), wanted.demand());
-        let reader = Reader::first(&readers);
+        let demand = Demand { asker: self.asker, ..demand.clone() };
+        // A reader in mid-body is not refused. As of any body that passes, the place is given back
+        // when the head is here.
         let deadline = Instant::now() + PLACE_WAIT;
-        let place = fills.shared.room.wait(&demand, &readers, deadline).await;
-        let running = Running::begin(&fills.shared.metrics);
-        let flight = fills.pass(&wanted).await;
-        let passing = match flight.landed().await {
-            Landed::Passing => flight.take_passing(self.asker),
-            Landed::Failed(error) => return Err(FillError::Relayed(error)),
-            Landed::Streaming { .. }
-            | Landed::Whole { .. }
-            | Landed::Head { .. }
-            | Landed::Absent(_) => None,
-        };
-        let mut body = passing.and_then(Passing::into_checked).ok_or(FillError::Changed)?;
-        if !self.is_of_same(&body) {
-            return Err(FillError::Changed);
-        }
+        let place = shared.room.wait(&demand, &Readers::default(), deadline).await;
+        let running = Running::begin(&shared.metrics);
+        let mut body = original.again(self.page.as_deref()).await?;
+        drop(place);
         let mut left = position;
         while left > 0 {
             let max = usize::try_from(left.min(SKIPPED_BYTES_MAX)).unwrap_or(usize::MAX);
@@ -384,21 +395,7 @@ impl RelayReader {
             tracing::warn!(path, position, "two bodies of one object differ; cutting a reader");
             return Err(FillError::Changed);
         }
-        Ok(Box::new(Alone { body, _place: place, _reader: reader, _running: running }))
-    }
-
-    /// Whether the head of another fetch is that of the same representation. If its client was told
-    /// a length, the other head must tell the same: the proof of a longer body comes too late. If
-    /// one hash judges both, their validators may differ.
-    fn is_of_same(&self, body: &Checked) -> bool {
-        let (one, other) = (&self.relay.meta, &body.meta);
-        let has_same = |name| one.headers.get_all(&name).iter().eq(other.headers.get_all(&name));
-        let is_one_body = self.relay.must_be.is_some() && self.relay.must_be == body.must_be();
-        let has_same_validators = has_same(header::ETAG) && has_same(header::LAST_MODIFIED);
-        one.status == other.status
-            && (self.relay.length.is_none() || self.relay.length == body.length())
-            && has_same(header::CONTENT_ENCODING)
-            && (is_one_body || has_same_validators)
+        Ok(Box::new(Alone { body, _running: running }))
     }
 }
 

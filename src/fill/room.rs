@@ -10,6 +10,9 @@
 //! - It brings less than [`FORWARD_BYTES`] in [`SLOW`].
 //! - No disk takes its object (see `relay`).
 //!
+//! A fill whose object no disk takes gives its place back when its head is here: its readers and the
+//! memory of windows bound it.
+//!
 //! What it was about to store is dropped; it is never published.
 //!
 //! # Shares
@@ -196,19 +199,24 @@ impl Room {
 }
 
 impl FillPlace {
-    /// Does `work`, which fetches what `demand` says, while this place has it. The fetch is ended
-    /// through `readers` if it has none and is not worth its place.
+    /// Does `work`, which fetches what `demand` says, and holds the place until that is done or
+    /// gives it back through `readers`. Until then, the fetch is ended through `readers` if it has
+    /// none and is not worth its place.
     pub(super) async fn hold<T>(
-        &self,
+        self,
         demand: &Demand,
         readers: &Readers,
         work: impl Future<Output = T>,
     ) -> T {
+        let mut work = std::pin::pin!(work);
         tokio::select! {
             biased;
-            done = work => done,
+            done = &mut work => return done,
+            () = readers.place_given_back() => {}
             never = self.watch(demand, readers) => match never {},
         }
+        drop(self);
+        work.await
     }
 
     async fn watch(&self, demand: &Demand, readers: &Readers) -> Infallible {

@@ -9,6 +9,9 @@
 //! the end. An origin that shows another object is not asked again for this body; the others are
 //! asked in turn until one continues it or the patience ends: see `patience`.
 //!
+//! A body that readers share is fetched once more for a reader that fell behind (see `relay`), by
+//! the same rules. What it must be the same as is the body that was shared.
+//!
 //! A body may be a piece of an object (see `pieces`): it begins and ends where it is told to, and
 //! is continued like any other.
 
@@ -113,6 +116,9 @@ pub(super) struct Steady {
     candidates: Vec<usize>,
     patience: Patience,
     restarts: u32,
+    /// It is fetched once more, for a reader that compares its bytes with those that it has: its
+    /// beginning is asked for as that of any whole body.
+    is_anew: bool,
 }
 
 /// How a body ended before its time.
@@ -124,6 +130,9 @@ enum Fault {
     /// With an error.
     #[error(transparent)]
     Broken(#[from] BodyError),
+    /// It is yet to be asked for, for a reader that fell behind those that it shared with.
+    #[error("a reader fell behind")]
+    Behind,
 }
 
 /// What one origin made of the question to go on.
@@ -167,6 +176,7 @@ impl Steady {
             candidates: [first, last].concat(),
             patience: Patience::new(patience.unwrap_or_default()),
             restarts: 0,
+            is_anew: false,
             body: response.body,
             source,
         }
@@ -213,6 +223,7 @@ impl Steady {
     pub(super) fn seed(&self) -> Seed {
         Seed {
             source: self.source.clone(),
+            origin: Arc::clone(&self.origin),
             headers: self.headers.clone(),
             etag: self.etag.clone(),
             checked: self.checked,
@@ -302,26 +313,48 @@ impl Steady {
                 self.etag.is_some() && (self.total.is_some() || is_page)
             }
         };
-        if !is_identified {
+        // Of what is fetched anew no byte is joined to others without being compared.
+        if !is_identified && !self.asks_for_whole() {
             return Err(self.give_up(fault));
         }
         if self.patience.broke() {
             let (path, origin, at) = (self.source.question.path(), &self.origin, self.received);
             tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
         }
+        self.ask_until_one_goes_on(fault).await
+    }
+
+    async fn ask_until_one_goes_on(&mut self, fault: Fault) -> Result<(), FillError> {
         let upstream = Arc::clone(&self.source.upstream);
         while !self.candidates.is_empty() {
             let recovered = upstream.origins.recovered();
             let Some(until) = self.patience.next_round(recovered).await else {
                 return Err(FillError::GivenUp(Box::new(self.give_up(fault))));
             };
-            match self.ask_around(until).await {
+            match self.ask_around(Some(until)).await {
                 Resumed::Yes => return Ok(()),
                 Resumed::NotNow(nothing) => self.patience.got(nothing),
                 Resumed::Never => {}
             }
         }
         Err(self.give_up(fault))
+    }
+
+    /// Asks for a body that is fetched anew, until an origin sends it or the patience ends: each
+    /// origin once for as long as its own deadlines let it, then as for a body that broke off.
+    /// Without a strong entity tag no page is asked for.
+    pub(super) async fn begin(&mut self) -> Result<(), FillError> {
+        let is_page = matches!(self.source.question, Question::Page(_));
+        if is_page && self.etag.is_none() {
+            return Err(self.give_up(Fault::Behind));
+        }
+        self.patience.broke();
+        match self.ask_around(None).await {
+            Resumed::Yes => return Ok(()),
+            Resumed::NotNow(nothing) => self.patience.got(nothing),
+            Resumed::Never => {}
+        }
+        self.ask_until_one_goes_on(Fault::Behind).await
     }
 
     fn give_up(&self, fault: Fault) -> FillError {
@@ -333,19 +366,27 @@ impl Steady {
             (Fault::Short, total) => short(total.unwrap_or(0)),
             (Fault::Broken(BodyError::Broken { .. }), Some(total)) => short(total),
             (Fault::Broken(error), _) => FillError::Body(error),
+            (Fault::Behind, _) => FillError::Behind,
         }
     }
 
-    /// Asks every candidate in turn until one goes on; each has its share of the time that is
-    /// left, so that one that says nothing does not keep the next from being asked.
-    async fn ask_around(&mut self, until: Instant) -> Resumed {
+    /// Asks every candidate in turn until one goes on; each has its share of the time `until`, if
+    /// that is told, so that one that says nothing does not keep the next from being asked.
+    async fn ask_around(&mut self, until: Option<Instant>) -> Resumed {
         let candidates = self.candidates.clone();
         let mut all = Nothing::Unreached;
         for (position, left) in candidates.iter().zip((1..=candidates.len()).rev()) {
             let left = u32::try_from(left).unwrap_or(u32::MAX);
-            let share = until.saturating_duration_since(Instant::now()) / left;
-            let asked = timeout_at(Instant::now() + share, self.ask_one(*position)).await;
-            match asked.unwrap_or(Resumed::NotNow(Nothing::Answered)) {
+            let asking = self.ask_one(*position);
+            let asked = match until {
+                Some(until) => {
+                    let share = until.saturating_duration_since(Instant::now()) / left;
+                    let asked = timeout_at(Instant::now() + share, asking).await;
+                    asked.unwrap_or(Resumed::NotNow(Nothing::Answered))
+                }
+                None => asking.await,
+            };
+            match asked {
                 Resumed::Yes => return Resumed::Yes,
                 Resumed::Never => self.candidates.retain(|candidate| candidate != position),
                 Resumed::NotNow(nothing) => all = all.and(nothing),
@@ -379,14 +420,18 @@ impl Steady {
         Resumed::Never
     }
 
+    fn asks_for_whole(&self) -> bool {
+        self.is_anew && self.received == 0
+    }
+
     async fn ask_for_the_rest(&self, position: usize) -> Result<Answer<Response>, FetchError> {
-        let by_etag = self.checked == Checked::ByLength;
+        let is_whole = self.asks_for_whole();
+        let by_etag = self.checked == Checked::ByLength && !is_whole;
+        let range =
+            RangeAsked { first: self.received, last: self.end.map(|end| end.saturating_sub(1)) };
         let ask = match &self.source.question {
             Question::Object(ask) => Ask {
-                range: Some(RangeAsked {
-                    first: self.received,
-                    last: self.end.map(|end| end.saturating_sub(1)),
-                }),
+                range: Some(range).filter(|_| !is_whole),
                 // Where a hash will prove the whole, another tag is no reason not to go on.
                 if_match: self.etag.clone().filter(|_| by_etag),
                 if_none_match: None,
@@ -396,6 +441,7 @@ impl Steady {
                 reason: None,
                 ..ask.clone()
             },
+            Question::Page(sought) if is_whole => return sought.again(position).await,
             Question::Page(sought) => {
                 let (same, retries) = (self.etag.as_ref(), Retries::None);
                 let rest = Rest { first: self.received, last: None, same, retries };
@@ -472,16 +518,21 @@ impl Steady {
         let length = response.content_length;
         match self.checked {
             Checked::ByHash if length.is_none() || self.total.is_none() => {}
+            // It may tell a length that the first response did not tell.
+            Checked::ByLength if self.is_anew && self.total.is_none() => {}
             Checked::ByHash | Checked::ByLength if length != self.total => {
                 return Err(format!("200 with {length:?} bytes"));
             }
-            Checked::ByHash => {}
-            Checked::ByLength => {
-                let etag = response.headers.get(header::ETAG);
-                if etag != self.etag.as_ref() {
-                    return Err(format!("200 with the ETag {etag:?}"));
-                }
-            }
+            Checked::ByHash | Checked::ByLength => {}
+        }
+        let (none, now) = (HeaderMap::new(), &response.headers);
+        let before = if self.checked == Checked::ByHash { &none } else { &self.headers };
+        continuation::tie(before, now).map_err(|error| error.to_string())?;
+        let has_same = |name| self.headers.get_all(&name).iter().eq(now.get_all(&name));
+        let has_same_tag =
+            has_same(header::ETAG) && (self.etag.is_some() || has_same(header::LAST_MODIFIED));
+        if self.checked == Checked::ByLength && !has_same_tag {
+            return Err(format!("200 with the ETag {:?}", now.get(header::ETAG)));
         }
         Ok(self.received)
     }
@@ -495,6 +546,7 @@ impl Steady {
 #[derive(Debug, Clone)]
 pub(super) struct Seed {
     source: Source,
+    origin: Arc<str>,
     headers: HeaderMap,
     etag: Option<HeaderValue>,
     checked: Checked,
@@ -504,6 +556,35 @@ pub(super) struct Seed {
 }
 
 impl Seed {
+    /// The same body once more, from its start: [`Steady::begin`] asks for it. First asked is the
+    /// origin that gave it, last are those to `avoid`. A page is asked for as in `page`.
+    pub(super) fn anew(self, page: Option<&Sought>, avoid: &[usize]) -> Steady {
+        let gave = self.source.trail.positions();
+        let mut candidates = self.candidates;
+        candidates.sort_by_key(|at| (avoid.contains(at), !gave.contains(at)));
+        let question = match (self.source.question, page) {
+            (Question::Page(_), Some(page)) => Question::Page(page.clone()),
+            (question, _) => question,
+        };
+        Steady {
+            body: ResponseBody::nothing(Arc::clone(&self.origin)),
+            origin: self.origin,
+            headers: self.headers,
+            etag: self.etag,
+            checked: self.checked,
+            total: self.total,
+            end: None,
+            received: 0,
+            skip: 0,
+            next: None,
+            candidates,
+            patience: Patience::new(self.patience),
+            restarts: 0,
+            is_anew: true,
+            source: Source { question, trail: Trail::default(), ..self.source },
+        }
+    }
+
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_pieces(&self) -> bool {
         self.etag.is_some() || self.checked == Checked::ByHash
@@ -550,6 +631,7 @@ impl Seed {
             candidates: self.candidates,
             patience: Patience::new(self.patience).short(),
             restarts: 0,
+            is_anew: false,
             source: self.source,
         };
         if response.status != StatusCode::PARTIAL_CONTENT {

@@ -130,7 +130,8 @@ pub fn part(headers: &HeaderMap) -> Option<(ByteSpan, Option<u64>)> {
     body.is_none_or(|body| body == span.length()).then_some((span, length))
 }
 
-fn tie(before: &HeaderMap, now: &HeaderMap) -> Result<Tie, ContinuationError> {
+/// What ties a response with the fields `now` to one whose kept fields are `before`.
+pub fn tie(before: &HeaderMap, now: &HeaderMap) -> Result<Tie, ContinuationError> {
     let cleaned = fields::kept(now);
     let coding = |headers: &HeaderMap| headers.get(header::CONTENT_ENCODING).cloned();
     if coding(before) != coding(&cleaned) {

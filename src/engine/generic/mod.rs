@@ -248,18 +248,23 @@ impl Request<'_> {
     async fn fetched(&self, stale: Option<Stale>) -> Answer {
         let fills = &self.engine.fills;
         let found = stale.as_ref().map(|stale| &stale.found);
-        let joined = if self.wishes.forbids_storing() {
-            let alone = fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now);
-            alone.map(|flight| (Role::Lead, flight))
-        } else {
-            fills.seek(self.sought(self.interim()), stale.clone(), self.now)
-        };
-        let (role, flight) = match joined {
-            Ok(joined) => joined,
-            Err(error) => return self.not_joined(error, found),
-        };
-        if let Some(answer) = self.landed(role, &flight, found).await {
-            return answer;
+        for _ in 0..TRIES_MAX {
+            let joined = if self.wishes.forbids_storing() {
+                let alone = fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now);
+                alone.map(|flight| (Role::Lead, flight))
+            } else {
+                fills.seek(self.sought(self.interim()), stale.clone(), self.now)
+            };
+            let (role, flight) = match joined {
+                Ok(joined) => joined,
+                Err(error) => return self.not_joined(error, found),
+            };
+            if let Some(answer) = self.landed(role, &flight, found).await {
+                return answer;
+            }
+            if !flight.is_too_late() {
+                break;
+            }
         }
         // What the other brought is not for this request.
         match fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now) {
@@ -334,11 +339,15 @@ impl Request<'_> {
                 let is_for_this = is_shared && is_for_this(&found.meta().variant);
                 is_for_this.then(|| self.found(&found, outcome))
             }
-            Landed::Passing if is_own => {
-                Some(match flight.take_passing(Asker::at(self.connection.peer.ip())) {
-                    Some(passing) => self.passing(passing),
-                    None => answer::untaken(),
-                })
+            Landed::Passing if is_own || flight.is_shared() => {
+                let page = flight.is_shared().then(|| self.sought(None));
+                match flight.take_passing(Asker::at(self.connection.peer.ip()), page) {
+                    Some(passing) => is_for_this(&passing.meta.variant).then(|| {
+                        self.passing(passing, if is_own { Outcome::Pass } else { outcome })
+                    }),
+                    None if flight.is_too_late() => None,
+                    None => Some(answer::untaken()),
+                }
             }
             Landed::Passing | Landed::Absent(_) | Landed::Head { .. } => None,
             Landed::Failed(error) => {
@@ -380,7 +389,10 @@ impl Request<'_> {
             return self.write(forward).await;
         }
         match self.engine.fills.through(&self.site.upstream, forward).await {
-            Ok(response) => self.passing(self.engine.fills.passing(&self.target.key, response)),
+            Ok(response) => {
+                let passing = self.engine.fills.passing(&self.target.key, response);
+                self.passing(passing, Outcome::Pass)
+            }
             Err(error) => answer::failed(&error),
         }
     }
@@ -456,9 +468,9 @@ impl Request<'_> {
         self.delivery(&found.meta(), Some(found.length()), outcome).found(found)
     }
 
-    fn passing(&self, passing: Passing) -> Answer {
+    fn passing(&self, passing: Passing, outcome: Outcome) -> Answer {
         let meta = Arc::clone(&passing.meta);
-        let delivery = self.delivery(&meta, passing.length(), Outcome::Pass);
+        let delivery = self.delivery(&meta, passing.length(), outcome);
         delivery.passing(passing)
     }
 

@@ -188,7 +188,7 @@ impl Request<'_> {
         let is_part = response.status == StatusCode::PARTIAL_CONTENT;
         let passing = |response| self.engine.fills.passing(&self.target.key, response);
         if !is_part {
-            return self.passing(passing(response)).into();
+            return self.passing(passing(response), Outcome::Pass).into();
         }
         let (Some((here, length)), Some(asked)) = (part, ranges.and_then(ByteRanges::stretch))
         else {
@@ -218,6 +218,7 @@ fn unopened(error: &Arc<FillError>) -> Parted {
         | FillError::Rejected { .. }
         | FillError::Write(_)
         | FillError::Relayed(_)
+        | FillError::Behind
         | FillError::Lost => answer::failed(error).into(),
     }
 }

@@ -19,6 +19,7 @@ use crate::engine::site::Site;
 use crate::fill::{Fills, Role};
 use crate::object::Key;
 use crate::origin::{Forward, Response};
+use crate::outcome::Outcome;
 use crate::policy::generic::invalidation::{self, Whereabouts};
 use crate::policy::generic::{fields, storing};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -79,7 +80,7 @@ impl Request<'_> {
             let answer = self.landed(Role::Lead, &flight, None).await;
             return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
         }
-        self.passing(fills.passing(&self.target.key, response))
+        self.passing(fills.passing(&self.target.key, response), Outcome::Pass)
     }
 
     /// Whether the answer to a POST may be kept for GET (RFC 9110 section 9.3.3): it is small, says

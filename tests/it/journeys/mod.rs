@@ -40,6 +40,7 @@ mod s3;
 mod scrub;
 mod selection_model;
 mod shared_bodies;
+mod shared_pages;
 mod silence;
 mod tags;
 mod tiers;

@@ -2,7 +2,7 @@
 //! time, and never bytes of two bodies in one answer.
 
 use crate::faults::pieces::{Gap, Pieces, Size};
-use crate::harness::{Arriving, Edge, Gate, Origin, Setup, noise, path_of_nar, says};
+use crate::harness::{Arriving, Edge, Gate, Origin, Script, Setup, noise, path_of_nar, says};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
@@ -156,6 +156,96 @@ async fn a_reader_that_falls_behind_is_cut_if_another_object_is_there_by_now() {
         gate.open();
         fast.rest().await.expect(200, "collapsed").with(&nar);
         assert!(slow.rest().await.is_cut);
+    }
+}
+
+/// FAULTS.md C4.
+#[tokio::test]
+async fn a_reader_that_falls_behind_asks_again_while_the_origin_is_in_trouble() {
+    let origin = Origin::start().await;
+    let nar = noise(42, LONG);
+    for path in [path_of_nar(&nar, "nar.xz"), path_of_nar(&nar, "nar.zst")] {
+        for status in [503, 429, 500] {
+            let gate = Gate::default();
+            let (whole, trouble) = (says(nar.clone()), Script::status(status));
+            let first = whole.clone().held_at(100_000, &gate);
+            origin.say_in_turn(&path, vec![first, trouble.clone(), trouble, whole]);
+            let edge = without_disk(&origin).await;
+            let before = origin.count(&path);
+            let slow = edge.client().begin(&path, &[]).await;
+            let fast = edge.client().begin(&path, &[]).await;
+            gate.open();
+            fast.rest().await.expect(200, "collapsed").with(&nar);
+            slow.rest().await.expect(200, "pass").with(&nar);
+            assert_eq!(origin.count(&path), before + 4, "{path} {status}");
+            edge.until_idle().await;
+        }
+    }
+}
+
+/// FAULTS.md C4.
+#[tokio::test]
+async fn a_reader_that_falls_behind_waits_for_an_origin_that_is_away() {
+    let origin = Origin::start().await;
+    let nar = noise(43, LONG);
+    let path = path_of_nar(&nar, "nar.xz");
+    let gate = Gate::default();
+    let whole = says(nar.clone());
+    origin.say_in_turn(&path, vec![whole.clone().held_at(100_000, &gate), whole]);
+    let edge = without_disk(&origin).await;
+    let slow = edge.client().begin(&path, &[]).await;
+    let fast = edge.client().begin(&path, &[]).await;
+    gate.open();
+    fast.rest().await.expect(200, "collapsed").with(&nar);
+    edge.until_idle().await;
+    origin.die();
+    let slow = tokio::spawn(slow.rest());
+    edge.until_metric("narthex_fills_running", 1).await;
+    origin.revive().await;
+    slow.await.unwrap().expect(200, "pass").with(&nar);
+}
+
+/// FAULTS.md C4.
+#[tokio::test]
+async fn a_reader_that_falls_behind_goes_on_at_another_origin() {
+    let (one, other) = (Origin::start().await, Origin::start().await);
+    let nar = noise(44, LONG);
+    let path = path_of_nar(&nar, "nar.xz");
+    let gate = Gate::default();
+    let first = says(nar.clone()).held_at(100_000, &gate);
+    one.say_in_turn(&path, vec![first, says(damaged(&nar, 5).slice(1..))]);
+    other.say(&path, says(nar.clone()));
+    let edge = Setup::default().disk_size("0").start(&[&one, &other]).await;
+    let slow = edge.client().begin(&path, &[]).await;
+    let fast = edge.client().begin(&path, &[]).await;
+    gate.open();
+    fast.rest().await.expect(200, "collapsed").with(&nar);
+    slow.rest().await.expect(200, "pass").with(&nar);
+    assert_eq!((one.count(&path), other.count(&path)), (2, 1));
+}
+
+/// FAULTS.md C4.
+#[tokio::test]
+async fn shared_bodies_that_come_slowly_take_no_place_from_other_objects() {
+    let origin = Origin::start().await;
+    let few = "[server.limits]\nfills_max = 4";
+    let edge = Setup::default().disk_size("0").tables(few).start(&[&origin]).await;
+    let gate = Gate::default();
+    let mut readers = Vec::new();
+    for seed in 50..60 {
+        let nar = noise(seed, MIB);
+        let path = path_of_nar(&nar, "nar.xz");
+        origin.say(&path, says(nar.clone()).held_at(500_000, &gate));
+        let mut reader = edge.client().begin(&path, &[]).await;
+        reader.read_to(100_000).await;
+        readers.push((reader, nar));
+    }
+    let (_, nar) = &readers[0];
+    let shared = edge.client().begin(&path_of_nar(nar, "nar.xz"), &[]).await;
+    assert_eq!(shared.outcome(), "collapsed");
+    gate.open();
+    for (reader, nar) in readers {
+        reader.rest().await.expect(200, "pass").with(&nar);
     }
 }
 

@@ -1,0 +1,109 @@
+//! A request that joined a flight and comes too late for the body that its readers share.
+
+use super::*;
+use crate::client::Trusts;
+use crate::config::{self, Sources};
+use crate::fill::Trusted;
+use crate::memory::Memory;
+use crate::origin::Origins;
+use crate::store::Disks;
+use crate::tasks::Tasks;
+use crate::telemetry::Sink;
+use std::path::Path as FilePath;
+use tempfile::TempDir;
+
+const MIB: usize = 1 << 20;
+const PATH: &str = "/nar/1111111111111111111111111111111111111111111111111111.nar.zst";
+
+/// An engine before a folder, whose disk takes no object of 32 MiB.
+async fn engine(folder: &FilePath) -> Arc<Engine> {
+    let text = format!(
+        "[disk]\npath = {:?}\nsize = \"1GiB\"\nscrub_pass = \"0s\"\n[log]\naccess = \"off\"\n\
+         [[site]]\nname = \"main\"\nsignatures = \"off\"\n\
+         [[site.origin]]\nurl = \"file://{}\"\n",
+        folder.join("disk"),
+        folder.join("origin").display(),
+    );
+    let sources = Sources { file: Some((folder.join("test.toml"), text)), ..Sources::default() };
+    let mut config = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}")).config;
+    config.disks.iter_mut().for_each(|disk| disk.size = 24 << 20);
+    let (metrics, tasks, clock) = (Metrics::new().unwrap(), Tasks::new(), Clock::System);
+    let (disks, own) = (config.disks.clone(), (metrics.clone(), tasks.clone()));
+    let open = move || Disks::open(&disks, own.0, own.1);
+    let store = tasks.blocking("open", open).await.unwrap().unwrap();
+    let memory = Memory::new(&config.memory, &metrics);
+    let cache = Cache::new(memory, Some(store), tasks.clone());
+    let limits = config.server.limits.clone();
+    let (site, trusts) = (config.sites.remove(0), &mut Trusts::default());
+    let origins = Origins::new(&site, clock.clone(), metrics.clone(), tasks.clone(), trusts);
+    let trusted = Trusted::of(&site).unwrap();
+    let upstream = crate::fill::Upstream { site, origins: origins.unwrap(), trusted };
+    let site = Site::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
+    let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();
+    let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks, &limits);
+    Arc::new(Engine::new(EngineParts {
+        sites: Sites::new(vec![site]),
+        cache,
+        fills,
+        clock,
+        metrics,
+        log: Arc::new(log),
+        limits,
+        instance: "test".into(),
+    }))
+}
+
+/// A request that is too late for a body of 32 MiB, and the answer that it gets if the origin has
+/// `next` by then; how the fills of the object ended.
+async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static str, u64)>) {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join(format!("origin{PATH}"));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, vec![7; 32 * MIB]).unwrap();
+    let engine = engine(folder.path()).await;
+    let peer = ([127, 0, 0, 1], 1).into();
+    let connection = Arc::new(Connection::new(peer, peer, Transport::Plain));
+    let site = Arc::clone(engine.sites().named("main").unwrap());
+    let key = Key::new(site.key_space(), PATH, None);
+    let target = Target { key, path: PATH.into(), query: None, class: Class::Nar };
+    let (passed, method) = (CdnLoop::default(), ReadMethod::Get);
+    let routed = Routed { site, passed, target, method, upstream: Upstream::MayBeAsked };
+    let wanted = engine.wanted(&routed, Asker::at(peer.ip()));
+    let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
+    assert!(matches!(flight.landed().await, Landed::Passing));
+    let mut passing = flight.take_passing(wanted.asker, None).unwrap();
+    while !flight.is_too_late() {
+        passing.chunk(MIB).await.unwrap().unwrap();
+    }
+    std::fs::remove_file(&file).unwrap();
+    if let Some(next) = next {
+        std::fs::write(&file, next).unwrap();
+    }
+    let (headers, now) = (HeaderMap::new(), engine.clock.now());
+    let (connection, routed) = (&connection, &routed);
+    let asked = Asked { method, headers: &headers, connection, engine: &engine, routed, now };
+    let answer = engine.landed(&asked, &wanted, None, (Role::Follow, &flight)).await;
+    while let Ok(Some(_)) = passing.chunk(MIB).await {}
+    drop(flight);
+    let idle = async {
+        while engine.metrics.fills_running.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), idle).await.expect("the end of every fill");
+    let ended = |result| engine.metrics.fills.with_label_values(&["nar", result]).get();
+    let ended = ["stored", "absent", "passed", "failed"].map(|result| (result, ended(result)));
+    let ended = ended.into_iter().filter(|(_, count)| *count > 0).collect();
+    (answer.status, answer.outcome, ended)
+}
+
+/// FAULTS.md C4.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_too_late_for_a_shared_body_takes_what_the_next_flight_brings() {
+    let (status, outcome, ended) = too_late(Some(vec![8; MIB])).await;
+    assert_eq!((status, outcome), (StatusCode::OK, Outcome::Miss));
+    assert!(ended.contains(&("stored", 1)), "{ended:?}");
+    let (status, outcome, ended) = too_late(None).await;
+    assert_eq!((status, outcome), (StatusCode::NOT_FOUND, Outcome::Absent));
+    assert!(ended.contains(&("absent", 1)), "{ended:?}");
+}

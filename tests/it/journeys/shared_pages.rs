@@ -1,0 +1,183 @@
+//! Large bodies of generic sites that may be stored and that no disk takes: one fetch for all
+//! requests that may share the answer, and for no other.
+
+use crate::harness::{Arriving, Edge, Gate, Origin, Script, Setup, noise, says};
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+const MIB: usize = 1 << 20;
+/// More than a window of memory and the buffers of a reader's connection.
+const LONG: usize = 32 * MIB;
+
+async fn edge(origin: &Origin, disk_size: &str) -> Edge {
+    let setup = Setup::default().disk_size(disk_size);
+    setup.site("kind = \"generic\"").start(&[origin]).await
+}
+
+fn fresh(body: &Bytes) -> Script {
+    says(body.clone()).field("cache-control", "max-age=60")
+}
+
+/// FAULTS.md C4.
+#[tokio::test]
+async fn thirty_readers_of_what_no_disk_takes_cost_one_request() {
+    let origin = Origin::start().await;
+    let page = noise(60, 3 * MIB);
+    for script in [fresh(&page), fresh(&page).chunked(), fresh(&page).etag("\"a\"")] {
+        let edge = edge(&origin, "0").await;
+        let (gate, before) = (Gate::default(), origin.count("/a"));
+        let own = script.field("cache-control", "private=\"x-user\"").field("x-user", "one");
+        origin.say("/a", own.held_at(2 * MIB, &gate));
+        let mut readers = Vec::new();
+        for number in 0..30 {
+            let mut reader = edge.client().begin("/a", &[]).await;
+            reader.read_to(100_000).await;
+            assert_eq!(reader.outcome(), if number == 0 { "pass" } else { "collapsed" });
+            assert_eq!(reader.headers.contains_key("x-user"), number == 0);
+            readers.push(reader);
+        }
+        gate.open();
+        for said in join_all(readers.into_iter().map(Arriving::rest)).await {
+            said.expect_status(200).with(&page);
+        }
+        edge.until_idle().await;
+        assert_eq!(origin.count("/a"), before + 1);
+    }
+}
+
+/// FAULTS.md C4.
+#[tokio::test]
+async fn readers_of_an_object_above_the_size_share_its_fetch() {
+    let origin = Origin::start().await;
+    let page = noise(65, 33 * MIB);
+    let gate = Gate::default();
+    origin.say("/a", fresh(&page).etag("\"a\"").held_at(100_000, &gate));
+    let edge = edge(&origin, "32MiB").await;
+    let mut readers = Vec::new();
+    for _ in 0..12 {
+        readers.push(edge.client().begin("/a", &[]).await);
+    }
+    gate.open();
+    let asking = readers.into_iter().map(|reader| {
+        let page = page.clone();
+        tokio::spawn(async move { reader.compare(&page).await })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        assert_eq!(asked.await.unwrap(), (Some(page.len()), false));
+    }
+    // One that falls behind asks for itself.
+    assert!(origin.count("/a") <= 4, "{} requests", origin.count("/a"));
+    edge.until_idle().await;
+    assert_eq!(edge.objects_on_disk(), (0, 0));
+}
+
+#[tokio::test]
+async fn answers_of_one_client_are_fetched_for_each() {
+    let origin = Origin::start().await;
+    let page = noise(61, MIB);
+    for (field, value) in
+        [("cache-control", "private"), ("cache-control", "no-store"), ("vary", "*")]
+    {
+        let edge = edge(&origin, "0").await;
+        let (gate, before) = (Gate::default(), origin.count("/a"));
+        let script = says(page.clone()).field(field, value);
+        let script =
+            if field == "vary" { script.field("cache-control", "max-age=60") } else { script };
+        origin.say("/a", script.held_at(500_000, &gate));
+        let mut readers = Vec::new();
+        for _ in 0..3 {
+            let mut reader = edge.client().begin("/a", &[]).await;
+            reader.read_to(100_000).await;
+            assert_eq!(reader.outcome(), "pass", "{field}: {value}");
+            readers.push(reader);
+        }
+        gate.open();
+        for said in join_all(readers.into_iter().map(Arriving::rest)).await {
+            said.expect_status(200).with(&page);
+        }
+        assert_eq!(origin.count("/a"), before + 3, "{field}: {value}");
+        let no_store = [("cache-control", "no-store")];
+        edge.read_with("/a", &no_store).await.expect(200, "pass").with(&page);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_selects_another_variant_asks_for_itself() {
+    let origin = Origin::start().await;
+    let (german, english) = (noise(62, MIB), noise(63, MIB));
+    let edge = edge(&origin, "0").await;
+    let gate = Gate::default();
+    let script = |page| fresh(page).field("vary", "accept-language").held_at(500_000, &gate);
+    origin.say_in_turn("/a", vec![script(&german), script(&english)]);
+    let mut readers = Vec::new();
+    for (language, page, outcome) in
+        [("de", &german, "pass"), ("en", &english, "pass"), ("de", &german, "collapsed")]
+    {
+        let mut reader = edge.client().begin("/a", &[("accept-language", language)]).await;
+        reader.read_to(100_000).await;
+        assert_eq!(reader.outcome(), outcome, "{language}");
+        readers.push((reader, page));
+    }
+    gate.open();
+    for (reader, page) in readers {
+        reader.rest().await.expect_status(200).with(page);
+    }
+    assert_eq!(origin.count("/a"), 2);
+}
+
+/// A slow reader of `/a`, whose first response is `first`, and which falls behind then; the slow one
+/// comes first and has `fields`.
+async fn fall_behind(
+    origin: &Origin,
+    (first, then): (Script, Vec<Script>),
+    fields: &[(&str, &str)],
+) -> (crate::harness::Said, usize) {
+    let gate = Gate::default();
+    let edge = edge(origin, "0").await;
+    let before = origin.count("/a");
+    origin.say_in_turn("/a", [vec![first.held_at(100_000, &gate)], then].concat());
+    let mut fast = edge.client().begin("/a", &[("authorization", "Bearer fast")]).await;
+    fast.read_to(1).await;
+    let slow = edge.client().begin("/a", fields).await;
+    assert_eq!(slow.outcome(), "collapsed");
+    gate.open();
+    let fast = fast.rest().await;
+    assert!(!fast.is_cut && fast.body.len() == LONG);
+    (slow.rest().await, origin.count("/a") - before)
+}
+
+/// FAULTS.md C4.
+#[tokio::test]
+async fn a_reader_that_falls_behind_goes_on_with_the_same_tag_alone() {
+    let origin = Origin::start().await;
+    let page = noise(64, LONG);
+    let other = [&[page[0] ^ 1], &page[1..]].concat().into();
+    let script = |page: &Bytes| says(page.clone()).field("cache-control", "public, max-age=60");
+    let same = |page| script(page).etag("\"same\"");
+    for (first, then, requests) in [
+        (same(&page), vec![same(&page)], Some(2)),
+        (same(&page), vec![Script::status(503), same(&page)], Some(3)),
+        (same(&page).chunked(), vec![same(&page).chunked()], Some(2)),
+        // Without a tag that is strong, it is not asked for.
+        (script(&page), vec![script(&page)], None),
+        (script(&page).etag("W/\"same\""), vec![script(&page).etag("W/\"same\"")], None),
+        (same(&page), vec![script(&page).etag("\"other\"")], None),
+        (same(&page), vec![same(&page.slice(..LONG - 1))], None),
+        (same(&page), vec![same(&page).field("content-encoding", "br")], None),
+        (same(&page), vec![same(&other)], None),
+    ] {
+        let fields = [("x-test", "slow")];
+        let (slow, asked) = fall_behind(&origin, (first, then), &fields).await;
+        assert_eq!(slow.is_cut, requests.is_none(), "{asked} requests");
+        if let Some(requests) = requests {
+            slow.expect(200, "collapsed").with(&page);
+            assert_eq!(asked, requests);
+        } else {
+            assert!(asked <= 2 && slow.body[..] == page[..slow.body.len()]);
+        }
+    }
+    // What it asks with is its own.
+    let last = origin.asked("/a").pop().unwrap();
+    assert_eq!(last.field("authorization"), None);
+    assert_eq!(last.field("range"), None);
+}
