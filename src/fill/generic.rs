@@ -2,10 +2,10 @@
 //! may be shared with; revalidation; and requests that only pass through. Called by `engine`; the
 //! leader is a task of its own, as for every fill.
 //!
-//! What an answer says decides whether it is kept. If it might be and no disk takes it, readers share
-//! it all the same (see `relay`). Readers who joined and may not share it (it
-//! varies, or is private) ask for themselves, and for a while nobody waits for an answer of that
-//! object again (hit for miss).
+//! What an answer says decides whether it is kept. If it might be and no disk takes it, readers
+//! share it all the same (see `relay`). Readers that joined and may not share it (it varies, or is
+//! private) ask for themselves, and for a while no request waits for an answer of that object again
+//! (hit for miss).
 
 use super::flight::{Ending, Flight, FlightReader, How, Landed};
 use super::part::page::{permits, salvage};

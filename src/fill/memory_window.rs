@@ -2,8 +2,8 @@
 //! moves on, with the SHA-256 of all bytes before each piece's end. Owned by one relay, behind its
 //! lock.
 //!
-//! All windows of the process share one amount of memory ([`WindowMemory`]), counted in the bytes of
-//! their pieces; a piece may keep the buffer alive that it was read into. A window has
+//! All windows of the process share one amount of memory ([`WindowMemory`]), counted in the bytes
+//! of their pieces; a piece may keep the buffer alive that it was read into. A window has
 //! [`Bounds::least_bytes`] for as long as it lives, and more while there is more. It lets go of its
 //! oldest bytes first.
 

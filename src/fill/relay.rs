@@ -10,10 +10,11 @@
 //!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
 //!   let go, whether or not a slow reader has had them.
 //! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own. It
-//!   asks as long as a body that broke off is asked for (see `steady`). The bytes up to its position
-//!   are hashed and left out: they must have the SHA-256 of what it was given. Else it is cut, for
-//!   no bytes of two fetches are joined without that proof. What follows is judged as any body that
-//!   passes. A page of a generic site is fetched once more only if it has a strong entity tag.
+//!   asks as long as a body that broke off is asked for (see `steady`). The bytes up to its
+//!   position are hashed and left out: they must have the SHA-256 of what it was given. Else it is
+//!   cut, for no bytes of two fetches are joined without that proof. What follows is judged as any
+//!   body that passes. A page of a generic site is fetched once more only if it has a strong
+//!   entity tag.
 //! - Without readers the fetch is ended.
 //!
 //! # Bounds
@@ -45,8 +46,8 @@ const SKIPPED_BYTES_MAX: u64 = 64 << 10;
 /// How long a reader that goes on alone waits for a place among the fills.
 const PLACE_WAIT: Duration = Duration::from_secs(10);
 
-/// Has the readers of `flight`, which fetches what `demand` says, share `body`, of which nothing was
-/// read, to its end; the result for the metrics. It passes to one reader if there is no memory.
+/// Has the readers of `flight`, which fetches what `demand` says, share `body`, of which nothing
+/// was read, to its end; the result for the metrics. It passes to one reader if there is no memory.
 pub(super) async fn share(body: Box<Checked>, flight: &Flight, demand: Demand) -> &'static str {
     let Some(relay) = Relay::new(&body, demand) else {
         flight.land_passing(Passing::checked(body));

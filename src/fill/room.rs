@@ -10,8 +10,8 @@
 //! - It brings less than [`FORWARD_BYTES`] in [`SLOW`].
 //! - No disk takes its object (see `relay`).
 //!
-//! A fill whose object no disk takes gives its place back when its head is here: its readers and the
-//! memory of windows bound it.
+//! A fill whose object no disk takes gives its place back when its head is here: its readers and
+//! the memory of windows bound it.
 //!
 //! What it was about to store is dropped; it is never published.
 //!

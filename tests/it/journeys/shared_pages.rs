@@ -125,8 +125,8 @@ async fn a_request_that_selects_another_variant_asks_for_itself() {
     assert_eq!(origin.count("/a"), 2);
 }
 
-/// A slow reader of `/a`, whose first response is `first`, and which falls behind then; the slow one
-/// comes first and has `fields`.
+/// What a slow reader of `/a`, whose request has `fields`, gets when it falls behind the body of
+/// `first`, and how many requests there were; `then` answers the later ones.
 async fn fall_behind(
     origin: &Origin,
     (first, then): (Script, Vec<Script>),
