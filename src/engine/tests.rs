@@ -60,6 +60,8 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let file = folder.path().join(format!("origin{PATH}"));
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, vec![7; 32 * MIB]).unwrap();
+    // Without it the folder may be one whose disk is not mounted.
+    std::fs::write(folder.path().join("origin/nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
     let engine = engine(folder.path()).await;
     let peer = ([127, 0, 0, 1], 1).into();
     let connection = Arc::new(Connection::new(peer, peer, Transport::Plain));
