@@ -3,9 +3,10 @@
 //! leader is a task of its own, as for every fill.
 //!
 //! What an answer says decides whether it is kept. If it might be and no disk takes it, readers
-//! share it all the same (see `relay`). Readers that joined and may not share it (it varies, or is
-//! private) ask for themselves, and for a while no request waits for an answer of that object again
-//! (hit for miss).
+//! share it all the same (see `relay`), provided that it has a strong tag: else a reader that falls
+//! behind could not go on. Readers that joined and may not share it (it varies, or is private) ask
+//! for themselves, and for a while no request waits for an answer of that object again (hit for
+//! miss).
 
 use super::flight::{Ending, Flight, FlightReader, How, Landed};
 use super::part::page::{permits, salvage};
@@ -515,10 +516,8 @@ impl Fetch<'_> {
 
     /// The answer for one client; where its tag says what goes on with it, it does not break off.
     fn passing(&self, response: Response) -> Passing {
-        let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
-        let is_plain = response.status != StatusCode::OK || response.content_length.is_none();
         let key = &self.sought.key;
-        if is_plain || !is_tagged {
+        if response.content_length.is_none() || !is_identified(&response) {
             return passed_on(key, response);
         }
         let mut headers = response.headers.clone();
@@ -577,6 +576,12 @@ impl Fetch<'_> {
     async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let length = response.content_length;
         let Some(mut writer) = self.cache().begin(&meta.key, length, Withhold::End).await else {
+            if !is_identified(&response) {
+                // They are in the head that this reader gets.
+                self.flight.set_own(HeaderMap::new());
+                self.flight.land_passing(self.passing(response));
+                return Ok("passed");
+            }
             let body = self.steady(response, meta.headers.clone());
             let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
             let expected = Expected::default();
@@ -640,6 +645,12 @@ fn conditions(stored: &Meta) -> Option<HeaderMap> {
     add(header::IF_NONE_MATCH, conditions.if_none_match);
     add(header::IF_MODIFIED_SINCE, conditions.if_modified_since);
     Some(headers)
+}
+
+/// Whether a strong tag tells what goes on with it.
+fn is_identified(response: &Response) -> bool {
+    let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
+    response.status == StatusCode::OK && is_tagged
 }
 
 fn passed_on(key: &Key, response: Response) -> Passing {

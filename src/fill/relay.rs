@@ -13,8 +13,7 @@
 //!   asks as long as a body that broke off is asked for (see `steady`). The bytes up to its
 //!   position are hashed and left out: they must have the SHA-256 of what it was given. Else it is
 //!   cut, for no bytes of two fetches are joined without that proof. What follows is judged as any
-//!   body that passes. A page of a generic site is fetched once more only if it has a strong
-//!   entity tag.
+//!   body that passes. A page of a generic site is shared only if it has a strong entity tag.
 //! - Without readers the fetch is ended.
 //!
 //! # Bounds
