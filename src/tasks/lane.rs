@@ -7,7 +7,7 @@
 //!
 //! Never: more threads of a lane at once than it was made with, however many jobs hang.
 
-use super::{BlockingError, start};
+use super::blocking::{BlockingError, start};
 use crate::sync::Mutex;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
