@@ -2,12 +2,9 @@
 //! all places are taken, a connection that waits for its client makes room: for the end of a head,
 //! or for an answer to be taken. The one that has waited longest goes first.
 
-use super::fsck::FsckHandler;
-use super::purge::PurgeHandler;
-use super::routes::{self, BeforeMetrics, ReadinessProbe};
+use super::parts::{Parts, Shared};
+use super::routes;
 use super::token::Tokens;
-use super::uploads::UploadsHandler;
-use crate::metrics::Metrics;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use hyper::server::conn::http1;
@@ -15,10 +12,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -62,37 +57,6 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-/// What the admin interface speaks of.
-#[derive(Clone)]
-pub struct Parts {
-    /// `/metrics`.
-    pub metrics: Metrics,
-    /// Called before `/metrics` is printed.
-    pub before_metrics: BeforeMetrics,
-    /// `/readyz`; called for each request, so it must not block.
-    pub readiness: ReadinessProbe,
-    /// `POST /api/v1/purge`.
-    pub purge: PurgeHandler,
-    /// `POST /api/v1/uploads`.
-    pub uploads: UploadsHandler,
-    /// `/api/v1/fsck`.
-    pub fsck: FsckHandler,
-    /// File with the bearer token; without it, purging is off.
-    pub token_file: Option<PathBuf>,
-}
-
-impl fmt::Debug for Parts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts").field("token_file", &self.token_file).finish_non_exhaustive()
-    }
-}
-
-/// What all requests share.
-pub(super) struct Shared {
-    pub(super) parts: Parts,
-    pub(super) tokens: Tokens,
 }
 
 /// A bound admin listener that does not accept yet.

@@ -6,6 +6,7 @@ mod browser;
 mod fsck;
 mod json;
 mod listener;
+mod parts;
 mod purge;
 mod routes;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod token;
 mod uploads;
 
 pub use fsck::{FsckHandler, FsckRefusal, FsckRequest};
-pub use listener::{Admin, BindError, Parts};
+pub use listener::{Admin, BindError};
+pub use parts::{BeforeMetrics, Check, Parts, Readiness, ReadinessProbe};
 pub use purge::{PurgeError, PurgeHandler, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
-pub use routes::{BeforeMetrics, Check, Readiness, ReadinessProbe};
 pub use uploads::{UploadsError, UploadsHandler, UploadsReply, UploadsRequest};

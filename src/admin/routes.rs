@@ -2,7 +2,7 @@
 
 use super::browser;
 use super::fsck::{self, FsckRefusal, FsckRequest};
-use super::listener::Shared;
+use super::parts::Shared;
 use super::purge::{self, PurgeError};
 use super::token::AuthError;
 use super::uploads::{UploadsError, UploadsRequest, site_of};
@@ -21,7 +21,6 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -46,34 +45,6 @@ const INDEX: &str = "<!doctype html>
 found, DELETE ends it
 </ul>
 ";
-
-/// Brings gauges up to date that are only worth setting when they are read; must not block.
-pub type BeforeMetrics = Arc<dyn Fn() + Send + Sync>;
-
-/// Says whether the edge can serve; must not block.
-pub type ReadinessProbe = Arc<dyn Fn() -> Readiness + Send + Sync>;
-
-/// Whether the edge can serve, and what each part says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Readiness {
-    /// Whether clients should be sent here.
-    #[serde(rename = "ready")]
-    pub is_ready: bool,
-    /// The parts.
-    pub checks: Vec<Check>,
-}
-
-/// What one part says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// The part.
-    pub name: String,
-    /// Whether it works.
-    #[serde(rename = "ok")]
-    pub is_ok: bool,
-    /// What it does, or what is wrong and what to do.
-    pub detail: String,
-}
 
 /// Answers a request. A panic in a part's own code is its request's fault alone.
 pub(super) async fn answer(
