@@ -1,25 +1,18 @@
-//! What the admin listener is given: metrics that are up to date, readiness, purging by what an
-//! operator writes, and checks of the disk tier.
+//! What the admin listener is given: metrics that are up to date, readiness, purging, notices of
+//! uploads, and checks of the disk tier. Called by the assembly, once.
 
 use super::filters::Filters;
+use super::purging::purge;
 use super::readiness::Ready;
 use super::uploads::Uploads;
 use super::written::Written;
-use crate::admin::{
-    FsckRefusal, FsckRequest, Parts, PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope,
-};
-use crate::engine::{Engine, Site};
+use crate::admin::{FsckRefusal, FsckRequest, Parts};
 use crate::metrics::Metrics;
-use crate::object::{Key, Tags};
-use crate::purge::{Purger, Purging};
-use crate::rfc::path::canonicalise;
+use crate::purge::Purger;
 use crate::store::{Begun, Disks, Report};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::FutureExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Purges of one request that are under way at once.
-const PURGES_AT_ONCE: usize = 64;
 
 /// The parts of the admin listener.
 pub(super) fn parts(
@@ -65,77 +58,4 @@ fn fsck(store: Option<&Disks>, request: FsckRequest) -> Result<Report, FsckRefus
         FsckRequest::End => store.end_check(),
     }
     Ok(store.checked())
-}
-
-async fn purge(
-    engine: &Engine,
-    purger: &Purger,
-    request: PurgeRequest,
-) -> Result<PurgeReply, PurgeError> {
-    let purging = match request.mode {
-        PurgeMode::Hard => Purging::Hard,
-        PurgeMode::Soft => Purging::Soft,
-    };
-    let count = match (request.scope, purging) {
-        (PurgeScope::Paths(paths), purging) => {
-            let site = site_of(engine, request.site)?;
-            let keys = paths.iter().map(|path| keys(&site, path));
-            let keys = keys.collect::<Result<Vec<_>, _>>()?;
-            // Many at once: purges that come together wait for one sync.
-            let purging = keys.into_iter().map(|keys| purger.object(keys, purging));
-            let counts = stream::iter(purging).buffer_unordered(PURGES_AT_ONCE);
-            counts.fold(0, async |sum: u64, count| sum.saturating_add(count)).await
-        }
-        (PurgeScope::Keys(tags), purging) => {
-            purger.tags(site_of(engine, request.site)?.name(), Tags::new(tags), purging).await
-        }
-        (PurgeScope::Prefix(prefix), purging) => {
-            purger.prefix(site_of(engine, request.site)?.name(), &prefix, purging).await
-        }
-        (PurgeScope::All, Purging::Soft) => {
-            let detail = "a soft purge takes paths, a prefix or keys; leave out \"soft\", or name \
-                          those";
-            return Err(PurgeError::Invalid { detail: detail.to_owned() });
-        }
-        (PurgeScope::All, Purging::Hard) => purger.all().await,
-    };
-    Ok(PurgeReply { purged: count })
-}
-
-/// The site that was named, or the only one there is.
-fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<Site>, PurgeError> {
-    let sites = engine.sites();
-    match (name, sites.all()) {
-        (Some(name), _) => {
-            let site = sites.named(&name).map(Arc::clone);
-            site.ok_or(PurgeError::UnknownSite { name })
-        }
-        (None, [only]) => Ok(Arc::clone(only)),
-        (None, _) => {
-            let detail = "there are several sites; say which with \"site\"".to_owned();
-            Err(PurgeError::Invalid { detail })
-        }
-    }
-}
-
-/// The keys of a path as a client writes it: several if the site is a generic one.
-fn keys(site: &Site, target: &str) -> Result<Vec<Key>, PurgeError> {
-    match site.generic_keys(target) {
-        Some(keys) => Ok(keys),
-        None => Ok(vec![key(site, target)?]),
-    }
-}
-
-/// The key of a path as a client writes it, a query included where a narinfo names one.
-pub(super) fn key(site: &Site, target: &str) -> Result<Key, PurgeError> {
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
-    };
-    let invalid = |error: crate::rfc::PathError| PurgeError::Invalid {
-        detail: format!("{target:?}: {error}"),
-    };
-    let path = canonicalise(path, path.len()).map_err(invalid)?;
-    let path = if path == "/" { "/index.html" } else { &*path };
-    Ok(Key::new(site.key_space(), path, query))
 }

@@ -5,6 +5,7 @@ mod admin;
 mod drain;
 mod filters;
 mod heal;
+mod purging;
 mod readiness;
 mod sites;
 #[cfg(test)]

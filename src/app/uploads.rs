@@ -2,7 +2,7 @@
 //! bucket forgets that the object was absent, and only then is the notice answered. Called by the
 //! admin listener.
 
-use super::admin::key;
+use super::purging::key;
 use crate::admin::{UploadsError, UploadsReply, UploadsRequest};
 use crate::config::OriginUrl;
 use crate::engine::{Engine, Site};
