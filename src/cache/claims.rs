@@ -6,7 +6,8 @@
 //! from what was purged since is forgotten and read again from disk, where a narinfo that goes
 //! takes its claim with it. One that is on no disk counts if its narinfo is still in memory.
 
-use super::{Cache, ClaimOf};
+use super::found::ClaimOf;
+use super::tiers::Cache;
 use crate::memory::{Claimant, HeldClaim};
 use crate::nix::Class;
 use crate::object::{Key, NarClaim};

@@ -3,8 +3,10 @@
 //! part that is refused keeps nothing more, unless it is still in the index: another flight may
 //! have a later ticket. What touches the disk runs on its threads. Called by `fill`.
 
-use super::publish::{Place, Publication};
-use super::{Cache, Found, PublishError, Ticket};
+use super::fence::Ticket;
+use super::found::Found;
+use super::publish::{Place, Publication, PublishError};
+use super::tiers::Cache;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{Disks, Kept, Part};
 use std::sync::Arc;

@@ -5,9 +5,12 @@
 //! the thread that comes too late removes what it has written. One that is visible is told of at
 //! once; what is older goes from its disk afterwards.
 
+use super::fence::Ticket;
+use super::found::{ClaimOf, Found, hot_of};
+use super::tiers::Cache;
 use super::variants::Shown;
-use super::{Cache, ClaimOf, Found, Ticket, hot_of, may_vary};
 use crate::memory::{Coming, Hot};
+use crate::nix::Class;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{
     Confirmed, ObjectWriter, Permit, ProvenObject, Published, Stored, StoredBody, Withhold,
@@ -351,4 +354,10 @@ impl Cache {
         let fence = Arc::clone(&self.fence);
         Arc::new(move || fence.allows(ticket, &heads.each_ref().map(|head| &**head)))
     }
+}
+
+/// Whether responses for the same object may have been of another kind: a class of its own never
+/// varies.
+fn may_vary(meta: &Meta) -> bool {
+    meta.class == Class::Other
 }

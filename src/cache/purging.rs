@@ -2,8 +2,10 @@
 //! end as a task of its own, whether or not its caller waits. Called by `purge`, and for what a
 //! write has changed by `engine`.
 
-use super::{Cache, Purging, Scope, Ticket};
+use super::fence::Ticket;
+use super::tiers::Cache;
 use crate::object::Key;
+use crate::store::{Purging, Scope};
 use crate::tasks::BlockingError;
 use std::sync::Arc;
 use tokio::sync::oneshot;

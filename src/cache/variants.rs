@@ -16,8 +16,6 @@
 //! publication and a look-up at the same time, either the look-up sees the record, or its list is
 //! not kept, or the publication adds to it.
 
-use super::Cache;
-use crate::cache::Hit;
 use crate::object::{Key, Meta, Variant};
 use crate::store::{Disks, Published, StoredVariants, VARIANTS_MAX};
 use crate::sync::{Mutex, Striped};
@@ -26,9 +24,6 @@ use std::sync::Arc;
 
 /// Objects whose variants are remembered in memory.
 const OBJECTS_MAX: usize = 16_384;
-
-/// Variants whose responses are looked at for one request.
-const SIMILAR_MAX: usize = 8;
 
 /// Locks that objects share.
 const TURNS: usize = 64;
@@ -54,11 +49,11 @@ pub(super) struct Variants {
 
 /// What is known of the variants of one object.
 #[derive(Debug, Clone)]
-struct Known {
+pub(super) struct Known {
     /// Newest first; empty if the object does not vary.
-    list: Vec<(Key, Variant)>,
+    pub(super) list: Vec<(Key, Variant)>,
     /// Whether there are no more on disk.
-    is_whole: bool,
+    pub(super) is_whole: bool,
     /// The number of the newest publication.
     order: u64,
 }
@@ -70,12 +65,13 @@ impl Variants {
         Self { known, turns, has_disk: store.is_some() }
     }
 
-    fn of(&self, primary: &Key) -> Option<Arc<Known>> {
+    /// Those of one object, as far as memory tells.
+    pub(super) fn of(&self, primary: &Key) -> Option<Arc<Known>> {
         self.known.get(primary)
     }
 
     /// The number of changes before a look-up on disk.
-    fn ticket(&self, primary: &Key) -> u64 {
+    pub(super) fn ticket(&self, primary: &Key) -> u64 {
         *self.turn(primary).lock()
     }
 
@@ -85,7 +81,7 @@ impl Variants {
     }
 
     /// Takes in what a look-up that began with `ticket` has found on disk.
-    fn learn(&self, primary: &Key, ticket: u64, found: StoredVariants) -> Arc<Known> {
+    pub(super) fn learn(&self, primary: &Key, ticket: u64, found: StoredVariants) -> Arc<Known> {
         let changes = self.turn(primary).lock();
         let known = self.of(primary);
         if let Some(known) = known.as_ref().filter(|known| known.is_whole) {
@@ -158,80 +154,5 @@ impl Variants {
             *turn.lock() += 1;
         }
         self.known.retain(|key, _| !matches(key));
-    }
-}
-
-impl Cache {
-    /// As [`Cache::peek`] for the object of `primary`, or the variant of it that `selects` takes,
-    /// as far as memory tells without doubt.
-    pub fn peek_selected(&self, primary: &Key, selects: impl Fn(&Variant) -> bool) -> Option<Hit> {
-        match self.variants.of(primary).filter(|known| !known.list.is_empty()) {
-            None => self.peek(primary.as_str()),
-            Some(known) => {
-                let (key, _) = known.list.iter().find(|(_, variant)| selects(variant))?;
-                self.peek(key.as_str())
-            }
-        }
-    }
-
-    /// Looks for the object of `primary`, or for the variant of it that `selects` takes, in memory
-    /// and on disk.
-    pub async fn lookup_selected(
-        &self,
-        primary: &Key,
-        selects: impl Fn(&Variant) -> bool,
-    ) -> Option<Hit> {
-        let known = self.variants.of(primary);
-        if known.as_ref().is_none_or(|known| known.list.is_empty())
-            && let Some(hit) = self.lookup(primary).await
-        {
-            return Some(hit);
-        }
-        for (key, variant) in &self.all_variants(primary, known).await.list {
-            if selects(variant)
-                && let Some(hit) = self.lookup(key).await
-            {
-                return Some(hit);
-            }
-        }
-        None
-    }
-
-    /// The response stored for a variant of `primary` of which `selects` says, head in hand, that
-    /// it serves; at most a few are looked at. For a request that selects none outright.
-    pub async fn lookup_similar(
-        &self,
-        primary: &Key,
-        selects: impl Fn(&Variant, &Meta) -> bool,
-    ) -> Option<Hit> {
-        let known = self.variants.of(primary)?;
-        for (key, variant) in known.list.iter().take(SIMILAR_MAX) {
-            let hit = self.lookup(key).await;
-            if let Some(Hit::Memory(found) | Hit::Disk(found)) = &hit
-                && selects(variant, &found.meta())
-            {
-                return hit;
-            }
-        }
-        None
-    }
-
-    /// Whether any variant of the object of `primary` is stored.
-    pub async fn has_variants(&self, primary: &Key) -> bool {
-        let known = self.variants.of(primary);
-        !self.all_variants(primary, known).await.list.is_empty()
-    }
-
-    /// All variants of an object of which memory knows so much.
-    async fn all_variants(&self, primary: &Key, known: Option<Arc<Known>>) -> Arc<Known> {
-        if let Some(known) = known.filter(|known| known.is_whole) {
-            return known;
-        }
-        let ticket = self.variants.ticket(primary);
-        let found = match &self.store {
-            Some(store) => store.variants(primary).await,
-            None => StoredVariants { list: Vec::new(), is_whole: true },
-        };
-        self.variants.learn(primary, ticket, found)
     }
 }
