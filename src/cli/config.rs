@@ -1,6 +1,7 @@
 //! `narthex check` and `narthex config`, and how every command reads its config.
 
-use super::{ConfigArgs, EXIT_USAGE, complain, say};
+use super::arguments::ConfigArgs;
+use super::output::{EXIT_USAGE, complain, say};
 use crate::config::{self, Loaded, Overrides, Problems, ReadError, Sources};
 use std::path::Path;
 use std::process::ExitCode;

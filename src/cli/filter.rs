@@ -7,8 +7,9 @@
 //! clocks that differ. An inventory's is its own, less a day: S3 says that one may lack recent
 //! uploads. Of a list only whoever made it knows.
 
+use super::arguments::{BuildArgs, FilterArgs, FilterCommand};
 use super::config::{ConfigError, load, report};
-use super::{ConfigArgs, EXIT_USAGE, complain, say};
+use super::output::{EXIT_USAGE, complain, say};
 use crate::client::Trusts;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, OriginUrl, Overrides};
@@ -20,7 +21,6 @@ use crate::metrics::Metrics;
 use crate::origin::{FetchError, OriginSetupError, Origins, Page};
 use crate::tasks::Tasks;
 use crate::units::parse_duration;
-use clap::{Args, Subcommand};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal};
@@ -37,52 +37,6 @@ const INVENTORY_MARGIN: Duration = Duration::from_hours(24);
 const TRIES_MAX: u32 = 6;
 /// The characters of Nix's base 32, in the order of their bytes.
 const NIX32: &[u8] = b"0123456789abcdfghijklmnpqrsvwxyz";
-
-/// `narthex filter`.
-#[derive(Debug, Args)]
-pub(super) struct FilterArgs {
-    #[command(subcommand)]
-    command: FilterCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum FilterCommand {
-    /// Make the file of an absence filter of all keys of a bucket
-    Build(BuildArgs),
-}
-
-#[derive(Debug, Args)]
-struct BuildArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// The site whose bucket it is; needed where several have an absence filter
-    #[arg(long, value_name = "NAME")]
-    site: Option<String>,
-    /// An S3 inventory in CSV: its manifest.json, with its files beside it or in ../data
-    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["keys", "list"])]
-    inventory: Option<PathBuf>,
-    /// A list of all keys, one a line, plain or packed by gzip or xz
-    #[arg(long, value_name = "FILE", conflicts_with = "list", requires = "complete_up_to")]
-    keys: Option<PathBuf>,
-    /// Ask the site's s3:// origin for its keys (ListObjectsV2), with its credentials
-    #[arg(long, required_unless_present_any = ["inventory", "keys"])]
-    list: bool,
-    /// When the list of keys was begun, such as 2026-05-28T20:00:00Z
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["inventory", "list"])]
-    complete_up_to: Option<String>,
-    /// How long before that every upload is sure to be known; by default 1m, of an inventory 1d
-    #[arg(long, value_name = "DURATION")]
-    margin: Option<String>,
-    /// Listings of parts of the bucket at once
-    #[arg(long, value_name = "NUMBER", default_value_t = 16)]
-    parallel: usize,
-    /// Folder of temporary files, 8 bytes a key; by default the result's
-    #[arg(long, value_name = "DIR")]
-    temporary: Option<PathBuf>,
-    /// The file to make; by default the site's
-    #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
 
 /// Why no file was made.
 #[derive(Debug, thiserror::Error)]

@@ -2,9 +2,10 @@
 //! running edge through its admin listener. The exit code is the worst of all. 0: nothing is wrong;
 //! 1: something is, or was and is repaired; 2: it could not be checked.
 
+use super::arguments::FsckArgs;
 use super::config::{load, report as report_config};
+use super::output::{EXIT_USAGE, complain, say};
 use super::remote::{Remote, RemoteError};
-use super::{EXIT_USAGE, FsckArgs, complain, say};
 use crate::config::Overrides;
 use crate::store::{self, FsckError, Mode, OpenError, Problem, Report, Stage};
 use crate::sync::Mutex;

@@ -1,8 +1,9 @@
 //! `narthex purge`: asks a running edge's admin listener.
 
+use super::arguments::PurgeArgs;
 use super::config::report;
+use super::output::{EXIT_USAGE, complain, say};
 use super::remote::{Remote, RemoteError};
-use super::{EXIT_USAGE, PurgeArgs, complain, say};
 use http::Method;
 use serde_json::json;
 use std::process::ExitCode;

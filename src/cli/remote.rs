@@ -1,9 +1,9 @@
 //! Asking a running edge's admin listener, for the commands that do so.
 
+use super::arguments::RemoteArgs;
 use super::config::{ConfigError, load};
 use crate::config::Overrides;
 use bytes::Bytes;
-use clap::Args;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
@@ -16,17 +16,6 @@ use std::time::Duration;
 const DEADLINE: Duration = Duration::from_mins(1);
 /// Bytes of its reply that are read.
 const REPLY_BYTES_MAX: usize = 4 << 20;
-
-/// Which edge is asked.
-#[derive(Debug, Args)]
-pub(super) struct RemoteArgs {
-    /// Address of the edge's admin listener; by default the config's
-    #[arg(long, value_name = "ADDR")]
-    pub(super) admin: Option<SocketAddr>,
-    /// File with the admin token; by default the config's
-    #[arg(long, value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
-}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

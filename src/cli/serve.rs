@@ -1,7 +1,8 @@
 //! `narthex serve`: starts the edge, reloads it on SIGHUP, drains it on SIGTERM and SIGINT.
 
+use super::arguments::ConfigArgs;
 use super::config::{ConfigError, load, report};
-use super::{ConfigArgs, complain};
+use super::output::complain;
 use crate::app::{self, Running, StartError, Surroundings};
 use crate::config::{Loaded, Overrides};
 use crate::telemetry;

@@ -1,7 +1,8 @@
 //! `narthex demo`: the tour of `demo`, with an edge of this very program.
 
+use super::arguments::DemoArgs;
 use super::demo::{Afterwards, DemoOptions, EdgeSettings, RunningEdge, progress, sample};
-use super::{DemoArgs, complain};
+use super::output::complain;
 use crate::app::{self, Surroundings};
 use crate::config::{self, Sources};
 use crate::telemetry;

@@ -2,24 +2,25 @@
 //! the order and with the parallelism of Nix, over HTTP/1.1. Every body is verified, none is kept.
 //! One per journey, with connections of its own; no locks.
 
+use super::client_error::{ClientError, STALL_DEADLINE};
 use super::journey::{Failure, Journey, Spent, outcome_label};
 use super::progress::Progress;
-use super::verify::{VerifyError, verify};
-use crate::nix::narinfo::{NARINFO_BYTES_MAX, NarInfo, NarInfoError};
-use crate::nix::signature::{SignatureError, TrustedKeys};
+use super::verify::verify;
+use crate::nix::narinfo::{NARINFO_BYTES_MAX, NarInfo};
+use crate::nix::signature::TrustedKeys;
 use crate::nix::store_path::StorePath;
-use crate::tasks::{BlockingError, Tasks};
+use crate::tasks::Tasks;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::StatusCode;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{self, Client as Pool};
 use hyper_util::rt::TokioExecutor;
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Narinfos in flight at once; as many as Nix opens connections.
@@ -27,9 +28,6 @@ const NARINFOS_AT_ONCE: usize = 25;
 
 /// NARs in flight at once; as many as Nix substitutes.
 const NARS_AT_ONCE: usize = 16;
-
-/// Until the answer's head, and between two pieces of its body.
-const STALL_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Pieces of a body that may wait for the verifier.
 const PIECES_WAITING_MAX: usize = 16;
@@ -44,84 +42,6 @@ pub struct Client {
     edge: SocketAddr,
     trusted: TrustedKeys,
     tasks: Tasks,
-}
-
-/// Why a request did not bring what it asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The path cannot be asked for.
-    #[error("cannot be asked for: {source}")]
-    Request {
-        /// What is wrong with it.
-        #[from]
-        source: http::Error,
-    },
-    /// No connection, or it broke before the head.
-    #[error("no answer: {source}")]
-    Exchange {
-        /// What the client said.
-        #[from]
-        source: legacy::Error,
-    },
-    /// Nothing came for a while.
-    #[error("nothing came for {} s", STALL_DEADLINE.as_secs())]
-    Stalled,
-    /// Another status than 200.
-    #[error("answered {status}")]
-    Status {
-        /// The status.
-        status: StatusCode,
-    },
-    /// The body broke off.
-    #[error("the body broke off: {source}")]
-    Body {
-        /// What hyper said.
-        #[from]
-        source: hyper::Error,
-    },
-    /// A small object that is too large.
-    #[error("the body is larger than {NARINFO_BYTES_MAX} bytes")]
-    TooLarge,
-    /// Not a narinfo.
-    #[error("not a narinfo: {source}")]
-    NarInfo {
-        /// What is wrong with it.
-        #[from]
-        source: NarInfoError,
-    },
-    /// The narinfo of another path.
-    #[error("the narinfo is of another path, {found}")]
-    OtherPath {
-        /// The path it is of.
-        found: StorePath,
-    },
-    /// The narinfo is not signed by the sample's key.
-    #[error("signature: {source}")]
-    Signature {
-        /// What is wrong with it.
-        #[from]
-        source: SignatureError,
-    },
-    /// The NAR is somewhere else.
-    #[error("its URL '{url}' leads out of the cache")]
-    Location {
-        /// What the narinfo says.
-        url: String,
-    },
-    /// The NAR is not the one that the narinfo describes.
-    #[error("{source}")]
-    Verify {
-        /// The difference.
-        #[from]
-        source: VerifyError,
-    },
-    /// The verifier ended without a verdict.
-    #[error("{source}")]
-    Verifier {
-        /// Why.
-        #[from]
-        source: BlockingError,
-    },
 }
 
 /// A request that is over: what it cost and what it brought.

@@ -1,6 +1,6 @@
 //! What one client's journey through the edge cost: plain numbers, by class of request. Pure.
 
-use super::client::ClientError;
+use super::client_error::ClientError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

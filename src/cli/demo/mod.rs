@@ -3,6 +3,7 @@
 //! started by the caller, so that the demo shows what `serve` runs and nothing else.
 
 pub mod client;
+pub mod client_error;
 pub mod journey;
 pub mod paced_body;
 pub mod progress;
@@ -15,12 +16,15 @@ pub mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use sample::BUCKET;
+
 use crate::nix::narinfo::NarInfo;
 use crate::nix::signature::{KeyError, SecretKey, TrustedKeys};
 use crate::tasks::{BlockingError, Tasks};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use client::{Client, ClientError};
+use client::Client;
+use client_error::ClientError;
 use progress::{Progress, Screen};
 use report::{Addresses, Leg, OriginRequests};
 use s3_origin::{S3Origin, S3OriginSettings};
@@ -36,9 +40,6 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-
-/// The bucket's name.
-pub const BUCKET: &str = "narthex-demo";
 
 /// The region that signatures name.
 const REGION: &str = "us-east-1";

@@ -1,9 +1,8 @@
 //! What the demo says, as text: pure functions from numbers to lines.
 
-use super::BUCKET;
 use super::journey::{Cost, Journey};
 use super::progress::Screen;
-use super::sample::Sample;
+use super::sample::{BUCKET, Sample};
 use crate::nix::narinfo::NarInfo;
 use http::StatusCode;
 use indicatif::DecimalBytes;

@@ -20,6 +20,9 @@ use noise::Noise;
 use recipes::{RECIPES, Recipe};
 use std::io::{self, Write};
 
+/// The name of the bucket that holds the sample.
+pub const BUCKET: &str = "narthex-demo";
+
 /// Packages from this size on are served uncompressed: their made-up bytes do not compress, and
 /// the demo should not begin with a pause.
 const UNCOMPRESSED_FROM_KIBIBYTES: usize = 4096;
