@@ -1,10 +1,14 @@
-//! The body of an origin's response. It keeps its connection: HTTP/1.1 connections go back to the
-//! pool when the body is dropped, HTTP/2 streams are closed. No locks.
+//! Sending a request over a connection, and the body of its response. The body keeps its
+//! connection: HTTP/1.1 connections go back to the pool when the body is dropped, HTTP/2 streams
+//! are closed. No locks.
 
-use super::Chain;
+use super::error::Chain;
+use super::failure::{Failure, Fate};
 use super::http2::Http2Body;
-use super::pool::Lease;
+use super::pool::{Connection, Lease};
+use super::upload::Upload;
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
@@ -23,13 +27,35 @@ struct Held {
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
+enum Kind {
     Http1(Incoming),
     Http2(Http2Body),
 }
 
+impl Lease {
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// Dropping the future closes an HTTP/1.1 connection, or resets the stream.
+    pub(super) async fn send(
+        mut self,
+        request: Request<Upload>,
+    ) -> Result<Response<InboundBody>, Failure> {
+        match &mut self.connection {
+            Some(Connection::Http1(connection)) => {
+                let response = connection.send(request).await?;
+                Ok(response.map(|body| InboundBody::new(Kind::Http1(body), self)))
+            }
+            Some(Connection::Http2(connection)) => {
+                let response = connection.send(request).await?;
+                Ok(response.map(|body| InboundBody::new(Kind::Http2(body), self)))
+            }
+            None => Err(Failure::of_one_request(Fate::Unknown, Chain::text("no connection"))),
+        }
+    }
+}
+
 impl InboundBody {
-    pub(super) fn new(kind: Kind, lease: Lease) -> Self {
+    fn new(kind: Kind, lease: Lease) -> Self {
         Self(Box::new(Held { kind, lease }))
     }
 

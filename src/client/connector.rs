@@ -2,7 +2,8 @@
 //! 250 ms after the first), TLS where the URL says so, all within one deadline, of which each
 //! address of a family has its share. Stateless; used by the pool of a client.
 
-use super::{BoxError, Trust};
+use super::message::BoxError;
+use super::trust::Trust;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;

@@ -1,7 +1,7 @@
 //! Why a request has no response, and what that says of its fate: whether the server may have
 //! processed it. Values only, but for the mark that a connection's loss was told.
 
-use super::Chain;
+use super::error::{Chain, Share};
 use super::upload::Upload;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,15 +27,6 @@ pub(super) enum Fate {
     ClosedIdle,
     /// The server may have processed it.
     Unknown,
-}
-
-/// Which failure of its connection a failure is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
-    /// The first that is told.
-    First,
-    /// Another request has told of the same loss.
-    Further,
 }
 
 /// The loss of a connection, which all its requests share.

@@ -1,9 +1,10 @@
 //! A connection that speaks HTTP/1.1: one request at a time. Lives until either side closes it;
 //! held by the pool while it is idle, and by one request otherwise. No locks.
 
+use super::error::Chain;
 use super::failure::{Failure, Fate};
+use super::limits::{AGE_MAX, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
 use super::upload::Upload;
-use super::{AGE_MAX, Chain, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri};

@@ -6,10 +6,11 @@
 //! given to it, and how many streams the server permits. hyper also takes a body whose stream ends
 //! by NO_ERROR for whole; here every end but the end of the stream is an error.
 
+use super::error::Chain;
 use super::failure::{Failure, Fate, Loss};
 use super::gather::Pieces;
+use super::limits::{AGE_MAX, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, STREAM_WINDOW_BYTES};
 use super::upload::{Upload, Uploading};
-use super::{AGE_MAX, CONNECTION_WINDOW_BYTES, Chain, HEAD_BYTES_MAX, STREAM_WINDOW_BYTES};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream};

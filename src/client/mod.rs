@@ -8,67 +8,38 @@
 
 mod body;
 mod connector;
+mod error;
 mod failure;
 mod gather;
 mod http1;
 mod http2;
+mod limits;
+mod message;
 mod pool;
 pub mod trust;
 mod upload;
 
 pub use body::InboundBody;
-pub use failure::Share;
+pub use error::{Chain, ClientError, Share, UploadError};
+pub use message::{BoxError, OutboundBody, OutboundRequest, no_body};
 pub use trust::{Trust, TrustError, Trusts};
 
 use crate::config::HttpVersion;
-use bytes::Bytes;
 use connector::DeadlineConnector;
 use failure::{Failure, Fate};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, Response, response};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty};
 use http2::Http2;
+use limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use pool::{Choice, Pool};
 use std::sync::Arc;
 use std::time::Duration;
 use upload::{Late, Progress, Upload, Wait};
 
-/// A request to an origin.
-pub type OutboundRequest = Request<OutboundBody>;
-
-/// The body of a request to an origin.
-pub type OutboundBody = UnsyncBoxBody<Bytes, BoxError>;
-
-/// Any error.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// No body; takes no memory.
-pub fn no_body() -> OutboundBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
 /// How often a request that was not processed is sent again before that is a failure: a server that
 /// closes connections after a number of requests does it once or twice to one request, since the
 /// pool then learns the number.
 const RESENDS_MAX: u32 = 8;
-/// An idle connection is closed after this long.
-const IDLE: Duration = Duration::from_secs(75);
-/// Header fields of a response.
-const HEADERS_MAX: usize = 100;
-/// Bytes of a response's head, each field counted with its separators.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The read buffer of an HTTP/1 connection.
-const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
-/// What an HTTP/2 server may send ahead on one stream.
-const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// What an HTTP/2 server may send ahead on one connection: a full window of each stream, so that
-/// bodies that are read slowly never hold up the others.
-const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 64;
-
-/// For how long a connection gets further requests: if a name leads to another address by then, the
-/// next connection goes there.
-const AGE_MAX: Duration = Duration::from_mins(5);
 
 /// What is asked of the allocator once and given back; see [`keep_buffers`].
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
@@ -102,38 +73,6 @@ pub struct Inbound {
     pub body: InboundBody,
     /// How often the request was sent again, since it was not processed before.
     pub resends: u32,
-}
-
-/// Why there is no response.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// No connection: refused, unresolved, TLS refused, or too slow.
-    #[error("cannot connect: {0}")]
-    Connect(#[source] Chain, Share),
-    /// The connection broke before the response's head was whole.
-    #[error("broke off: {0}")]
-    Broken(#[source] Chain, Share),
-    /// The connection stood, and no head came within this long.
-    #[error("no answer within {} s", .0.as_secs())]
-    FirstByte(Duration),
-    /// The body of the request did not come to its end: that is no fault of the server.
-    #[error("{0}")]
-    Upload(#[source] UploadError),
-    /// The response's framing is ambiguous, or its head too large.
-    #[error("{0}")]
-    Protocol(&'static str),
-}
-
-/// What is wrong with the body of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UploadError {
-    /// It ended in an error.
-    #[error("the body of the request broke off")]
-    Broken,
-    /// Nothing came for too long, or less than the least mean rate permits; or so little that it
-    /// makes room for others.
-    #[error("the body of the request comes too slowly")]
-    Slow,
 }
 
 impl Client {
@@ -245,33 +184,6 @@ fn check_head(head: &response::Parts) -> Result<(), &'static str> {
 
 fn head_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
-}
-
-/// An error and everything behind it as one line: hyper's own text stops at the first link.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct Chain(String);
-
-impl Chain {
-    /// An error that has no other behind it.
-    pub(crate) fn text(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-
-    /// The texts of `error` and its sources, joined by `: `, without repetitions.
-    pub fn of(error: &dyn std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            let link = error.to_string();
-            if !text.ends_with(&link) {
-                text.push_str(": ");
-                text.push_str(&link);
-            }
-            source = error.source();
-        }
-        Self(text)
-    }
 }
 
 #[cfg(test)]

@@ -8,17 +8,17 @@
 //! version is not known. So the requests that a closing HTTP/2 connection leaves over do not all
 //! shake hands with the server. The caller bounds the requests, and with them the connections.
 
-use super::body::{InboundBody, Kind};
 use super::connector::DeadlineConnector;
-use super::failure::{Failure, Fate, Loss, Share};
+use super::error::{Chain, Share};
+use super::failure::Loss;
 use super::http1::Http1;
 use super::http2::{Http2, STREAMS_MAX};
-use super::upload::Upload;
-use super::{BoxError, Chain, IDLE};
+use super::limits::IDLE;
+use super::message::BoxError;
 use crate::config::HttpVersion;
 use crate::sync::Mutex;
+use http::Uri;
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri};
 use hyper::rt::Executor;
 use hyper_util::client::legacy::connect::Connection as _;
 use hyper_util::rt::TokioExecutor;
@@ -107,13 +107,13 @@ impl DialError {
 /// HTTP/2 connection together with others. Goes back to the pool when it is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
-    connection: Option<Connection>,
+    pub(super) connection: Option<Connection>,
     endpoint: Arc<Endpoint>,
     pool: Weak<Pool>,
 }
 
 #[derive(Debug)]
-enum Connection {
+pub(super) enum Connection {
     Http1(Http1),
     Http2(Http2),
 }
@@ -438,26 +438,6 @@ impl Host {
 }
 
 impl Lease {
-    /// Sends a request and waits for the head of its response.
-    ///
-    /// Dropping the future closes an HTTP/1.1 connection, or resets the stream.
-    pub(super) async fn send(
-        mut self,
-        request: Request<Upload>,
-    ) -> Result<Response<InboundBody>, Failure> {
-        match &mut self.connection {
-            Some(Connection::Http1(connection)) => {
-                let response = connection.send(request).await?;
-                Ok(response.map(|body| InboundBody::new(Kind::Http1(body), self)))
-            }
-            Some(Connection::Http2(connection)) => {
-                let response = connection.send(request).await?;
-                Ok(response.map(|body| InboundBody::new(Kind::Http2(body), self)))
-            }
-            None => Err(Failure::of_one_request(Fate::Unknown, Chain::text("no connection"))),
-        }
-    }
-
     /// The HTTP/2 connection, if it is one.
     pub(super) fn shared(&self) -> Option<Http2> {
         match &self.connection {

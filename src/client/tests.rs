@@ -1,11 +1,13 @@
 //! Tests of the client against servers that speak TLS and HTTP/2, or nothing at all.
 
 use super::http2::STREAMS_MAX;
+use super::limits::{AGE_MAX, STREAM_WINDOW_BYTES};
 use super::*;
 use crate::sync::Mutex;
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body::{Body, Frame};
-use http_body_util::{Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;

@@ -1,7 +1,8 @@
 //! The body of a request on its way to an origin, how far it has come, and how long that may take.
 //! One per request; atomic values only.
 
-use super::{BoxError, OutboundBody, UploadError};
+use super::error::UploadError;
+use super::message::{BoxError, OutboundBody};
 use bytes::Bytes;
 use futures_util::future::{AbortHandle, abortable};
 use h2::{Reason, SendStream};
