@@ -1,6 +1,6 @@
 //! The settings of a site: `[[site]]` and the tables in it.
 
-use super::{Fallback, Kind, Setting, Shape, Table};
+use super::setting::{Fallback, Kind, Setting, Shape, Table};
 use std::time::Duration;
 
 /// The tables, in the order of the reference.
