@@ -1,5 +1,5 @@
 //! Whether an origin is asked at all. One per origin, as long lived as it; the lock is held for a
-//! comparison. Asked and told by `upstream` around each request, and by `watch`, its prober.
+//! comparison. Asked and told by `upstream` around each request and each probe.
 //!
 //! ```text
 //! closed --failures in a row--> doubted --its probe fails--> open --its time is over--> half open
@@ -30,7 +30,7 @@
 //! Purges and restarts do not meet it: it holds nothing of any object. A reload begins closed.
 
 use super::jitter::jittered;
-use super::meters::Meters;
+use super::meters::{BreakerState, Meters};
 use crate::config::BreakerSettings;
 use crate::sync::Mutex;
 use std::sync::Arc;
@@ -87,25 +87,6 @@ pub(super) enum Probes {
     Tell,
     /// How it answers one path, which may be none that it has.
     MayMislead,
-}
-
-/// What the gauge shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BreakerState {
-    Closed,
-    HalfOpen,
-    Open,
-}
-
-impl BreakerState {
-    /// The label of a transition to it.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
 }
 
 /// Who wants to ask.

@@ -1,7 +1,6 @@
 //! The metrics of one origin, and what its requests cost. Counters only; shared by everybody who
 //! asks it.
 
-use super::breaker::BreakerState;
 use super::exchange::{Purpose, Reason};
 use crate::config::Prices;
 use crate::metrics::Metrics;
@@ -48,6 +47,25 @@ pub(super) enum Hedged {
     Won,
     /// The budget had nothing left.
     Refused,
+}
+
+/// What the gauge of the breaker shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BreakerState {
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+impl BreakerState {
+    /// The label of a transition to it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
 }
 
 /// Why a request did not leave.

@@ -9,6 +9,7 @@
 mod asker;
 mod breaker;
 mod budget;
+mod cost;
 mod credentials;
 mod drain;
 pub mod exchange;
@@ -30,6 +31,7 @@ mod pace;
 mod response;
 mod s3;
 mod secret;
+mod setup_error;
 mod sign;
 mod skew;
 mod slots;
@@ -48,8 +50,9 @@ pub use forward::{ClientBody, Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 pub use s3::Page;
+pub use setup_error::OriginSetupError;
 
-use crate::client::{Client, ClientSettings, Trust, TrustError, Trusts};
+use crate::client::{Client, ClientSettings, Trust, Trusts};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
@@ -95,27 +98,6 @@ const KEY_ENDPOINT_SETTINGS: ClientSettings = ClientSettings {
 pub struct Origins {
     upstreams: Arc<[Arc<Upstream>]>,
     recovery: Arc<Notify>,
-}
-
-/// Why a site's origins cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum OriginSetupError {
-    /// The certificate authorities cannot be used.
-    #[error("origin {origin}: {source}")]
-    Trust {
-        /// The origin's name.
-        origin: Arc<str>,
-        /// What is wrong with them.
-        source: TrustError,
-    },
-    /// The endpoint, with the bucket's name, is no address.
-    #[error("origin {origin}: endpoint {endpoint:?} must be http[s]://host[:port], nothing more")]
-    Endpoint {
-        /// The origin's name.
-        origin: Arc<str>,
-        /// The configured endpoint; empty for Amazon's own.
-        endpoint: String,
-    },
 }
 
 impl Origins {
@@ -242,7 +224,7 @@ impl Origins {
             .map(|upstream| async { (Arc::clone(&upstream.name), upstream.probe().await) });
         let results = join_all(probes).await;
         for upstream in self.upstreams.iter() {
-            upstream.watch.idle(upstream);
+            upstream.watch_idle();
         }
         results
     }

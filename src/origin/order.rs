@@ -42,7 +42,7 @@ fn with_a_turn<'u>(
     class: Class,
     path: &str,
 ) -> Vec<(Turn, &'u Arc<Upstream>)> {
-    ordered(upstreams, |upstream| upstream.rank(), path)
+    ordered(upstreams, |upstream| rank(upstream), path)
         .into_iter()
         .filter(|upstream| only.is_none_or(|only| only == upstream.position))
         .map(|upstream| (upstream.turns.turn(class, path), upstream))
@@ -52,13 +52,18 @@ fn with_a_turn<'u>(
 
 /// Where an origin stands among the others.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rank<'a> {
+struct Rank<'a> {
     /// Lower is asked first.
-    pub priority: u32,
+    priority: u32,
     /// Its share among those of its priority; 0 for none.
-    pub weight: u32,
+    weight: u32,
     /// Its name, to draw by.
-    pub name: &'a str,
+    name: &'a str,
+}
+
+/// Where `upstream` stands.
+fn rank(upstream: &Upstream) -> Rank<'_> {
+    Rank { priority: upstream.priority, weight: upstream.weight, name: &upstream.name }
 }
 
 /// The origins in the order in which they are asked for `path`; they come sorted by priority.

@@ -8,11 +8,11 @@ mod list;
 
 pub use list::Page;
 
-use super::OriginSetupError;
 use super::credentials::KeyRing;
 use super::exchange::{Ask, FetchError, Method};
 use super::key_endpoints::KeyEndpoints;
 use super::key_source::{KeySource, Keys};
+use super::setup_error::OriginSetupError;
 use super::sign::{Signable, signed_fields};
 use super::skew::{Learnt, Skew};
 use super::verdict::{Absence, Dialect, Verdict};

@@ -1,5 +1,5 @@
 //! One origin of a site: whether it is asked, how often and how fast, and its state. As long
-//! lived as the site; no lock across an await. Called by `Origins`, and by `watch` for probes.
+//! lived as the site; no lock across an await. Called by `Origins`.
 //!
 //! Each request passes, in this order: a slot (`slots`), the breaker (`breaker`), the pace
 //! (`pace`). What keeps it from leaving is a failure of this origin for this request, never an
@@ -8,6 +8,7 @@
 
 use super::breaker::{Breaker, Caller, Leave, SLOW};
 use super::budget::Budget;
+use super::cost::{Cost, cost};
 use super::exchange::{Answer, Ask, FetchError, Purpose, Reason, Retries};
 use super::file::FolderOrigin;
 use super::first_bytes::FirstBytes;
@@ -16,7 +17,6 @@ use super::health::{Health, OriginHealth};
 use super::http::HttpOrigin;
 use super::jitter::jittered;
 use super::meters::{Held, Meters, Retried};
-use super::order::Rank;
 use super::pace::{Pacer, TooFast};
 use super::response::Response;
 use super::s3::S3Origin;
@@ -30,9 +30,10 @@ use crate::config::{AbsenceOf, BreakerSettings, OriginTurns};
 use crate::nix::Class;
 use crate::sync::Mutex;
 use http::StatusCode;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 /// Further tries after the first, where an error permits them.
 const RETRIES_MAX: u32 = 2;
@@ -263,7 +264,7 @@ impl Upstream {
 
     fn see_to_breaker(self: &Arc<Self>) {
         if !self.breaker.is_closed() {
-            self.watch.mend(self);
+            self.watch.mend(mend(Arc::downgrade(self)));
         }
     }
 
@@ -365,23 +366,25 @@ impl Upstream {
         Ok(())
     }
 
+    /// Sees to it that it is probed when it was not asked for long, if it is to be.
+    pub(super) fn watch_idle(self: &Arc<Self>) {
+        if !self.breaker_settings.probe_idle.is_zero() {
+            self.watch.watch(watch(Arc::downgrade(self)));
+        }
+    }
+
     /// The state now.
     pub(super) fn health(&self) -> OriginHealth {
         self.health.now()
     }
 
-    /// Where it stands among the others.
-    pub(super) fn rank(&self) -> Rank<'_> {
-        Rank { priority: self.priority, weight: self.weight, name: &self.name }
-    }
-
     /// It is asked now, or was to be.
-    pub(super) fn note_asked(&self) {
+    fn note_asked(&self) {
         *self.asked_at.lock() = Instant::now();
     }
 
     /// Until when it counts as in use.
-    pub(super) fn idle_until(&self) -> Instant {
+    fn idle_until(&self) -> Instant {
         *self.asked_at.lock() + self.breaker_settings.probe_idle
     }
 
@@ -449,6 +452,51 @@ impl Upstream {
     }
 }
 
+/// Probes an origin that is left alone, until it is not. A reload ends it, since it holds the
+/// origin weakly.
+async fn mend(upstream: Weak<Upstream>) {
+    while let Some((next, sooner)) = next_probe(&upstream) {
+        tokio::select! {
+            biased;
+            () = sleep_until(next) => {}
+            () = sooner.notified() => continue,
+        }
+        if let Some(upstream) = upstream.upgrade() {
+            // Its outcome is in the breaker and in the log.
+            let _ = upstream.probe().await;
+        }
+    }
+}
+
+/// When to probe next, and what tells that it is sooner; none where the origin is no longer left
+/// alone, or is gone.
+fn next_probe(upstream: &Weak<Upstream>) -> Option<(Instant, Arc<Notify>)> {
+    let upstream = upstream.upgrade()?;
+    let sooner = upstream.breaker.sooner();
+    if let Some(next) = upstream.breaker.next_probe() {
+        return Some((next, sooner));
+    }
+    upstream.watch.mended();
+    // It may have opened again just before that, and found that mending goes on.
+    let next = upstream.breaker.next_probe()?;
+    upstream.watch.mends_on().then_some((next, sooner))
+}
+
+/// Probes an origin that was not asked for long. A reload ends it too.
+async fn watch(upstream: Weak<Upstream>) {
+    loop {
+        let Some(due) = upstream.upgrade().map(|upstream| upstream.idle_until()) else { return };
+        if due > Instant::now() {
+            sleep_until(due).await;
+            continue;
+        }
+        let Some(upstream) = upstream.upgrade() else { return };
+        let _ = upstream.probe().await;
+        // Asked or refused by its breaker, the next time is another wait away.
+        upstream.note_asked();
+    }
+}
+
 /// Whether the time to an answer tells of the origin rather than of the object: for hedges.
 pub(super) fn is_small(ask: &Ask) -> bool {
     matches!(ask.class, Class::Narinfo | Class::CacheInfo) && ask.range.is_none()
@@ -498,41 +546,6 @@ impl Drop for Timer<'_> {
             window.note(self.started.elapsed());
         }
     }
-}
-
-/// What an error counts as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cost {
-    /// No failure: the origin is there.
-    None,
-    /// Nothing follows.
-    Nothing,
-    /// So many failures.
-    Failures(u32),
-}
-
-/// What costs a client a deadline counts more than what comes back at once.
-fn cost(error: &FetchError, took: Duration) -> Cost {
-    if error.is_told() {
-        return Cost::Nothing;
-    }
-    let base = match error {
-        FetchError::Connect { .. } => 2,
-        FetchError::Broken { .. } | FetchError::FirstByte { .. } => 1,
-        FetchError::Status { status, .. } if is_trouble(*status) => 1,
-        FetchError::Status { .. } | FetchError::Credentials { .. } => return Cost::None,
-        FetchError::Upload { .. }
-        | FetchError::Protocol { .. }
-        | FetchError::Folder { .. }
-        | FetchError::Open { .. }
-        | FetchError::Throttled { .. }
-        | FetchError::Busy { .. } => return Cost::Nothing,
-    };
-    Cost::Failures(if took >= SLOW { base + 3 } else { base })
-}
-
-fn is_trouble(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
 /// Reads a small body to its end, so that its connection can be used again.

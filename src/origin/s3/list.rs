@@ -44,7 +44,7 @@ struct Listed {
 
 impl S3Origin {
     /// The keys behind `after`, as many as one page has.
-    pub(in crate::origin) async fn page(&self, after: &str) -> Result<Page, FetchError> {
+    pub(crate) async fn page(&self, after: &str) -> Result<Page, FetchError> {
         self.with_keys(|keys| async move { self.page_with(after, keys.as_deref()).await }).await
     }
 
