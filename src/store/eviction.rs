@@ -18,11 +18,11 @@
 //! them where a snapshot of the order says, then the rest: see [`EvictionOrder::load`]. What comes,
 //! is used or goes meanwhile does so at once.
 
-use super::format::Head;
 use super::ghost::Ghost;
 use super::slab::{CHARGE_MAX, End, Kind, NONE, Queue, Slab};
 use crate::object::KeyHash;
 
+pub use super::slab::Entry;
 pub(super) use super::slab::{Seen, Stage};
 
 /// Uses that are counted.
@@ -33,22 +33,6 @@ const SMALL_PART: u64 = 10;
 const INLINE_PART: u64 = 10;
 /// Bytes that one object may count at most: 128 GiB.
 pub(super) const ENTRY_BYTES_MAX: u64 = CHARGE_MAX;
-
-/// An object as the eviction order knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// Its insertion sequence.
-    pub sequence: u64,
-    /// Bytes it counts: what [`charge`](super::charge) says.
-    pub charge: u64,
-}
-
-impl Entry {
-    /// The insertion with this head.
-    pub(super) const fn of(head: &Head) -> Self {
-        Self { sequence: head.sequence, charge: head.charge() }
-    }
-}
 
 /// An object that was chosen to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

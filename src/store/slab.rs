@@ -7,8 +7,7 @@
 //! a neighbour of its size where both fit in one: at most a quarter of the memory is ever unused. A
 //! node that moves takes its links along, so no position outlives a call that adds or removes.
 
-use super::eviction::Entry;
-use super::format::{CHARGE_UNIT, INLINE_BYTES_MAX, charge};
+use super::format::{CHARGE_UNIT, Head, INLINE_BYTES_MAX, charge};
 
 /// No position.
 pub(super) const NONE: u32 = u32::MAX;
@@ -24,6 +23,22 @@ const LATE_MAX: u64 = 1 << 16;
 const UNITS_MAX: u32 = u32::MAX >> 4;
 /// Bytes that an object may count at most.
 pub(super) const CHARGE_MAX: u64 = UNITS_MAX as u64 * CHARGE_UNIT;
+
+/// An object as the eviction order knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its insertion sequence.
+    pub sequence: u64,
+    /// Bytes it counts: what [`charge`] says.
+    pub charge: u64,
+}
+
+impl Entry {
+    /// The insertion with this head.
+    pub(super) const fn of(head: &Head) -> Self {
+        Self { sequence: head.sequence, charge: head.charge() }
+    }
+}
 
 /// The two kinds of objects, which have queues of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -42,6 +42,7 @@ mod ledger;
 mod mount;
 mod place;
 mod purging;
+mod tier;
 mod watch;
 
 use super::check::Fault;
@@ -56,62 +57,20 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Variant, came_later};
 use crate::sync::Mutex;
-use crate::tasks::{BlockingError, Tasks};
+use crate::tasks::Tasks;
 use bytes::Bytes;
 use disk::{Disk, Entered};
 use futures_util::future::join_all;
-use ledger::{DiskId, Ledger};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tier::{Check, Shared, change_all, read_all};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-
-/// How long one use of an object in another tier counts: see [`Disks::epoch`].
-const EPOCH: Duration = Duration::from_mins(1);
-/// How long a purge waits for a disk that does not come further with it.
-const PURGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The disk tier. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct Disks(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    disks: Vec<Disk>,
-    ledger: Mutex<Recorded>,
-    /// By folder, whose record was written there, and how many changes were in it.
-    files: Mutex<BTreeMap<String, (DiskId, u64)>>,
-    /// The number of the next insertion, of all disks: so each is later than those below it,
-    /// wherever they are, since this process began.
-    insertions: Arc<AtomicU64>,
-    /// Of the check that goes on, or else the last one, disk by disk.
-    checks: Mutex<Vec<Check>>,
-    /// What the stores find damaged goes in here.
-    damaged: mpsc::Sender<Key>,
-    damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
-    opened: Instant,
-    /// See [`Disks::epoch`]; the watches keep it.
-    epoch: AtomicU32,
-    metrics: Metrics,
-    tasks: Tasks,
-}
-
-/// The ledger, and how often what it says of debts has changed.
-#[derive(Debug, Default)]
-struct Recorded {
-    ledger: Ledger,
-    changes: u64,
-}
-
-/// The check of one disk. It outlives the store: of a disk that goes out it says that it broke off.
-#[derive(Debug)]
-struct Check {
-    /// The folder, as the configuration names it.
-    path: String,
-    report: Arc<Mutex<Report>>,
-}
 
 /// Whether a narinfo claims anything about a NAR is not known: a disk that may have the claim does
 /// not tell.
@@ -536,133 +495,6 @@ impl Disks {
             }
         }
     }
-}
-
-impl Shared {
-    /// Notes what time it is.
-    fn tick(&self) {
-        let epoch = self.opened.elapsed().as_secs() / EPOCH.as_secs();
-        let epoch = u32::try_from(epoch).unwrap_or(u32::MAX).min(u32::MAX - 1);
-        self.epoch.store(epoch, Ordering::Relaxed);
-    }
-
-    /// An object whose file is open, since a look-up that asked every disk has found it on this one
-    /// alone. Never waits.
-    fn recent(&self, key: &Key) -> Option<Stored> {
-        let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
-        for (disk, Entered { store, .. }) in answering {
-            if let Some(stored) = store.0.recent.get(key)
-                && !(disk.owes() && self.is_owed(disk, key))
-            {
-                store.touch(stored.insertion.sequence);
-                return Some(stored);
-            }
-        }
-        None
-    }
-
-    /// The positions of the disks, from the first choice for a key to the last; those that were
-    /// never in come last.
-    fn order(&self, key: &Key) -> Vec<usize> {
-        if self.disks.len() == 1 {
-            return vec![0];
-        }
-        let entered = self.disks.iter().enumerate().filter_map(|(position, disk)| {
-            Some((position, (disk.entered()?.id, disk.settings.size)))
-        });
-        let (positions, names): (Vec<usize>, Vec<_>) = entered.unzip();
-        let order = place::order(key.hash(), &names);
-        order.into_iter().filter_map(|at| positions.get(at).copied()).collect()
-    }
-
-    /// The disks that are in and answer, from the first choice for a key to the last.
-    fn choices(&self, key: &Key) -> impl Iterator<Item = (&Disk, Entered)> {
-        let order = self.order(key).into_iter();
-        let disks = order.filter_map(|position| self.disks.get(position));
-        disks.filter_map(|disk| Some((disk, disk.answering()?)))
-    }
-
-    /// The same, for writing: a disk that has just failed comes last.
-    fn choices_to_write(&self, key: &Key) -> Vec<(&Disk, Entered)> {
-        let mut choices: Vec<_> = self.choices(key).collect();
-        choices.sort_by_key(|(_, Entered { store, .. })| store.0.is_in_doubt());
-        choices
-    }
-
-    /// Those that a look-up asks.
-    fn asked(&self, key: &Key) -> Vec<(&Disk, Entered)> {
-        self.choices(key).filter(|(disk, _)| !(disk.owes() && self.is_owed(disk, key))).collect()
-    }
-
-    /// Those of them that may have something of the object.
-    fn holding(&self, hash: KeyHash, key: &Key) -> Vec<(&Disk, Entered)> {
-        let mut asked = self.asked(key);
-        asked.retain(|(_, entered)| !entered.store.0.lacks(hash));
-        asked
-    }
-
-    fn is_owed(&self, disk: &Disk, key: &Key) -> bool {
-        let recorded = self.ledger.lock();
-        let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
-        owed.is_some_and(|owed| owed.covers(key))
-    }
-
-    /// Whether a disk owes a purge that may be of the object of `site` whose key has this hash.
-    fn may_be_owed(&self, disk: &Disk, site: &str, hash: KeyHash) -> bool {
-        if !disk.owes() {
-            return false;
-        }
-        let recorded = self.ledger.lock();
-        let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
-        owed.is_some_and(|owed| owed.may_cover(site, hash))
-    }
-
-    fn owed_count(&self, disk: &Disk) -> usize {
-        if !disk.owes() {
-            return 0;
-        }
-        let recorded = self.ledger.lock();
-        let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
-        owed.map_or(0, ledger::Owed::len)
-    }
-
-    /// Drops the copies of an object whose head came before this one.
-    async fn drop_older(&self, meta: &Arc<Meta>) {
-        let asked = self.holding(meta.key.hash(), &meta.key);
-        let meta = Arc::clone(meta);
-        let drop_older = move |store: &Arc<Inner>| store.drop_older(&meta);
-        // One that fails has noted it, and is asked again with the next look-up.
-        change_all(&asked, ("store copies", PATIENCE), drop_older).await;
-    }
-
-    fn mark_debtors(&self, recorded: &Recorded) {
-        for disk in &self.disks {
-            if let Some(Entered { id, .. }) = disk.entered() {
-                disk.set_owed(recorded.ledger.owed(id));
-            }
-        }
-    }
-}
-
-/// What `find` finds on each of these disks, all of which are asked at once.
-async fn read_all<T: Send + 'static>(
-    asked: &[(&Disk, Entered)],
-    name: &'static str,
-    find: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
-) -> Vec<Result<T, BlockingError>> {
-    let asking = asked.iter().map(|(disk, entered)| disk.read(&entered.store, name, find.clone()));
-    join_all(asking).await
-}
-
-/// Has `work` change something on each of these disks, on all at once.
-async fn change_all<T: Send + 'static>(
-    asked: &[(&Disk, Entered)],
-    job: (&'static str, Duration),
-    work: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
-) -> Vec<Result<T, BlockingError>> {
-    let changing =
-        asked.iter().map(|(disk, entered)| disk.change(&entered.store, job, work.clone()));
-    join_all(changing).await
 }
 
 fn no_disk() -> WriteError {

@@ -2,8 +2,10 @@
 //! above says why a purge holds. Called by `cache` alone.
 
 use super::super::{Inner, PATIENCE, Published, Purging, Scope};
+use super::Disks;
 use super::disk::{Disk, Entered};
-use super::{DiskId, Disks, PURGE_PATIENCE, Shared, change_all};
+use super::ledger::DiskId;
+use super::tier::{PURGE_PATIENCE, Shared, change_all};
 use crate::object::{Insertion, Key};
 use futures_util::future::join_all;
 use std::sync::Arc;

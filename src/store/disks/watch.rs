@@ -12,7 +12,8 @@
 use super::super::{IndexError, Inner, OpenError, Purging, Seat, Store, WriteError, files};
 use super::disk::{Disk, Entered};
 use super::ledger::{self, DiskId, Joiner, Ledger, Member};
-use super::{PURGE_PATIENCE, Shared, mount};
+use super::mount;
+use super::tier::{PURGE_PATIENCE, Shared};
 use crate::tasks::BlockingError;
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
