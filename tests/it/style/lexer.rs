@@ -130,14 +130,49 @@ pub(crate) fn without_tests(code: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The end of the item that begins at `start`: its `;` or the brace that closes it.
+/// The end of the item that begins at `start`: its `;`, the brace that closes it, or the comma
+/// behind a field, which stands at the end of a line.
 fn item_end(bytes: &[u8], start: usize) -> usize {
+    if is_field(&bytes[start..]) {
+        return field_end(bytes, start);
+    }
     let stop = bytes[start..].iter().position(|b| matches!(b, b';' | b'{'));
     match stop.map(|n| start + n) {
         Some(at) if bytes[at] == b'{' => closing(bytes, at),
         Some(at) => at + 1,
         None => bytes.len(),
     }
+}
+
+/// Whether a field of a struct or a parameter begins here: a name and one colon.
+fn is_field(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii_start();
+    let text = match text.strip_prefix(b"pub") {
+        Some(rest) if rest.starts_with(b"(") => {
+            let end = rest.iter().position(|b| *b == b')').map_or(rest.len(), |at| at + 1);
+            rest[end..].trim_ascii_start()
+        }
+        Some(rest) if rest.starts_with(b" ") => rest.trim_ascii_start(),
+        Some(_) | None => text,
+    };
+    let name = text.iter().take_while(|b| is_word(**b)).count();
+    name > 0 && text[name..].starts_with(b":") && !text[name..].starts_with(b"::")
+}
+
+fn field_end(bytes: &[u8], start: usize) -> usize {
+    let mut depth = 0_i32;
+    for (at, byte) in bytes.iter().enumerate().skip(start) {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth -= 1,
+            b',' if depth == 0 && bytes.get(at + 1) == Some(&b'\n') => return at + 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return at;
+        }
+    }
+    bytes.len()
 }
 
 /// One past the brace that closes the one at `open`.
@@ -239,6 +274,13 @@ fn comments_and_literals_are_blanked_in_place() {
 fn test_items_are_blanked_and_nothing_else() {
     let code = without_tests("fn a() {}\n#[cfg(test)]\nmod tests { fn b() {} }\nfn c() {}\n");
     assert!(code.contains("fn a") && code.contains("fn c") && !code.contains("fn b"), "{code}");
+    let code =
+        without_tests("struct A {\n    #[cfg(test)]\n    pub(super) b: B<u8, u8>,\n    c: C,\n}\n");
+    assert!(code.contains("c: C,\n}") && !code.contains("b: B"), "{code}");
+    let code = without_tests("A {\n    #[cfg(test)]\n    b: f(|| { 1 }),\n    c,\n}\nfn d() {}\n");
+    assert!(code.contains("c,\n}\nfn d()") && !code.contains("b: f"), "{code}");
+    let code = without_tests("#[cfg(test)]\nb::c();\nd();\n");
+    assert_eq!(code.trim(), "d();");
 }
 
 #[test]
