@@ -1,6 +1,7 @@
 //! The checks that keep STYLE and the layering: each reads the sources and names file, line and
 //! what to do. Each is also shown a small spoilt sample, since a check that cannot fail is none.
 
+mod circles;
 mod faults;
 mod layers;
 mod lexer;
