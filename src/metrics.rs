@@ -1,20 +1,24 @@
-//! Every metric: its name, help and labels, in this one file. Made once at start and shared;
-//! counters are atomic, no lock is held across an await. Labels come from closed sets: sites and
-//! origins of the config, classes, outcomes.
+//! Every metric: its name, help and labels, in this one file; the values of the labels stand in
+//! `labels.rs`. Made once at start and shared; counters are atomic, no lock is held across an
+//! await. Labels come from closed sets: sites and origins of the config, classes, outcomes.
 
+mod definition;
+mod labels;
 mod printed;
+mod reference;
+mod registrar;
 mod sharded;
 
 pub use sharded::Shard;
 
 use crate::nix::Class;
 use crate::outcome::Outcome;
+use definition::{Definition, define};
 use printed::Printed;
-use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry,
+    CounterVec, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
+use registrar::Registrar;
 use sharded::Sharded;
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -165,300 +169,312 @@ pub fn log_lines_dropped(reason: &'static str) -> IntCounter {
 }
 
 static LOG_LINES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let known = counters(&LOG_LINES_DROPPED);
+    let known = LOG_LINES_DROPPED.counters();
     #[expect(clippy::expect_used, reason = "fails only for a name that is none")]
     known.expect("the name of a metric")
 });
 
-const SECONDS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0, 30.0, 60.0, 300.0,
-];
-
-/// What a metric is called, what it says and how it is split.
-struct Definition {
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-}
-
-const fn define(
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-) -> Definition {
-    Definition { name, help, labels }
-}
-
-const REQUESTS: Definition =
-    define("narthex_requests_total", "Requests answered.", &["site", "class", "outcome"]);
+const REQUESTS: Definition = define(
+    "narthex_requests_total",
+    "Requests answered.",
+    &[labels::SITE, labels::CLASS, labels::OUTCOME],
+);
 const RESPONSE_BYTES: Definition = define(
     "narthex_response_bytes_total",
     "Body bytes sent to clients.",
-    &["site", "class", "outcome"],
+    &[labels::SITE, labels::CLASS, labels::OUTCOME],
 );
 const REQUEST_SECONDS: Definition = define(
     "narthex_request_seconds",
-    "Seconds from a request's head to the end of its answer.",
-    &["site", "class"],
+    "Seconds from the head of a request to the end of its answer.",
+    &[labels::SITE, labels::CLASS],
 );
 const ORIGIN_REQUESTS: Definition = define(
     "narthex_origin_requests_total",
-    "Requests that left for an origin, retries included.",
-    &["origin", "class", "status"],
+    "Requests sent to an origin, with retries and hedges.",
+    &[labels::ORIGIN, labels::CLASS, labels::STATUS],
 );
-const ORIGIN_BYTES: Definition =
-    define("narthex_origin_bytes_total", "Body bytes received from origins.", &["origin", "class"]);
+const ORIGIN_BYTES: Definition = define(
+    "narthex_origin_bytes_total",
+    "Body bytes received from an origin.",
+    &[labels::ORIGIN, labels::CLASS],
+);
 const ORIGIN_FIRST_BYTE_SECONDS: Definition = define(
     "narthex_origin_first_byte_seconds",
-    "Seconds from a request to an origin until its head.",
-    &["origin"],
+    "Seconds from a request to an origin to the head of its answer.",
+    &[labels::ORIGIN],
 );
-const ORIGIN_UP: Definition =
-    define("narthex_origin_up", "Whether the origin's last answer was usable.", &["origin"]);
+const ORIGIN_UP: Definition = define(
+    "narthex_origin_up",
+    "1 if the last answer of the origin was usable, else 0.",
+    &[labels::ORIGIN],
+);
 const ORIGIN_REASONS: Definition = define(
     "narthex_origin_requests_by_reason_total",
-    "Requests that left for an origin, by method and by what for.",
-    &["origin", "class", "method", "reason"],
+    "Requests sent to an origin, by method and purpose.",
+    &[labels::ORIGIN, labels::CLASS, labels::METHOD, labels::PURPOSE],
 );
 const ORIGIN_COST: Definition = define(
     "narthex_origin_cost_total",
-    "Estimated bill of an origin at the configured prices, in their currency.",
-    &["origin", "part"],
+    "Estimated bill of an origin, at the prices and in the currency of [site.origin.prices].",
+    &[labels::ORIGIN, labels::COST],
 );
 const ORIGIN_BREAKER_STATE: Definition = define(
     "narthex_origin_breaker_state",
-    "Whether an origin is asked (0), left alone (2), or under a probe (1).",
-    &["origin"],
+    "State of the breaker: 0 closed, 1 half open (a probe is under way), 2 open (no request is \
+     sent).",
+    &[labels::ORIGIN],
 );
 const ORIGIN_BREAKER_TRANSITIONS: Definition = define(
     "narthex_origin_breaker_transitions_total",
-    "How often an origin came to be left alone, probed, asked again.",
-    &["origin", "to"],
+    "Changes of the state of the breaker.",
+    &[labels::ORIGIN, labels::BREAKER_STATE],
 );
 const ORIGIN_THROTTLED: Definition = define(
     "narthex_origin_throttled_total",
-    "Answers of an origin that asked for fewer requests.",
-    &["origin"],
+    "Answers that asked for fewer requests: 429, 503 with Retry-After, 503 of a bucket.",
+    &[labels::ORIGIN],
 );
 const ORIGIN_RATE_LIMIT: Definition = define(
     "narthex_origin_rate_limit",
-    "Requests a second that an origin gets since it asked for fewer; 0 for no limit.",
-    &["origin"],
+    "Requests a second that Narthex sends at most after the origin throttled; 0 for no limit.",
+    &[labels::ORIGIN],
 );
 const ORIGIN_HELD: Definition = define(
     "narthex_origin_requests_held_total",
-    "Requests that did not leave for an origin.",
-    &["origin", "reason"],
+    "Requests that were not sent to an origin.",
+    &[labels::ORIGIN, labels::HELD],
 );
 const ORIGIN_RETRIES: Definition = define(
     "narthex_origin_retries_total",
-    "Requests made again, and those for which the budget had nothing left.",
-    &["origin", "result"],
+    "Retries, by the decision of the retry budget.",
+    &[labels::ORIGIN, labels::RETRY],
 );
 const ORIGIN_RESENDS: Definition = define(
     "narthex_origin_resends_total",
-    "Requests sent again at once on another connection, since the origin did not process them.",
-    &["origin"],
+    "Requests sent again at once on another connection, since the origin had not processed them.",
+    &[labels::ORIGIN],
 );
 const ORIGIN_HEDGES: Definition = define(
     "narthex_origin_hedges_total",
-    "Second requests where the first was slow: begun, those that won, refused by the budget.",
-    &["origin", "event"],
+    "Hedges: second requests after a slow first one.",
+    &[labels::ORIGIN, labels::HEDGE],
 );
 const ORIGIN_KEYS: Definition = define(
     "narthex_origin_keys_total",
-    "Times that keys of a bucket were looked for and came to be others, or were not found.",
-    &["origin", "result"],
+    "Look-ups of the credentials of a bucket that changed them or failed.",
+    &[labels::ORIGIN, labels::CREDENTIALS],
 );
 const ORIGIN_CLOCK_CORRECTIONS: Definition = define(
     "narthex_origin_clock_corrections_total",
-    "Times that the time in signatures was corrected by the origin's clock.",
-    &["origin"],
+    "Corrections of the time in signatures by the clock of the origin.",
+    &[labels::ORIGIN],
 );
-const STORED_BYTES: Definition = define("narthex_stored_bytes", "Bytes stored.", &["tier"]);
-const STORED_OBJECTS: Definition = define("narthex_stored_objects", "Objects stored.", &["tier"]);
+const STORED_BYTES: Definition = define("narthex_stored_bytes", "Bytes stored.", &[labels::TIER]);
+const STORED_OBJECTS: Definition =
+    define("narthex_stored_objects", "Objects stored.", &[labels::TIER]);
 const ORDERED_OBJECTS: Definition = define(
     "narthex_ordered_objects",
-    "Objects in the eviction order of the disk tier; fewer than stored while it is loading.",
+    "Objects in the eviction order of the disk tier; fewer than stored while the order loads \
+     after a start.",
     &[],
 );
 const INDEX_MEMORY_BYTES: Definition = define(
     "narthex_index_memory_bytes",
-    "Memory of the disk tier's index: its order, known keys, its store's cache, what is unwritten.",
-    &["part"],
+    "Memory of the index of the disk tier.",
+    &[labels::INDEX_PART],
 );
 const STORED_PAYLOAD_BYTES: Definition = define(
     "narthex_stored_payload_bytes_total",
-    "Body bytes put in the disk tier, in its index or in files.",
-    &["place"],
+    "Body bytes written to the disk tier.",
+    &[labels::PLACE],
 );
 const DISK_WRITTEN_BYTES: Definition = define(
     "narthex_disk_written_bytes_total",
-    "Bytes that the process has made the kernel write to disks, whatever for.",
+    "Bytes that the kernel wrote to disks for the process; divided by the payload, the write \
+     amplification.",
     &[],
 );
-const EVICTIONS: Definition =
-    define("narthex_evictions_total", "Objects evicted.", &["tier", "reason"]);
-const FILLS: Definition = define("narthex_fills_total", "Fills ended.", &["class", "result"]);
+const EVICTIONS: Definition = define(
+    "narthex_evictions_total",
+    "Objects that left a tier.",
+    &[labels::TIER, labels::EVICTION],
+);
+const FILLS: Definition =
+    define("narthex_fills_total", "Fills ended.", &[labels::CLASS, labels::FILL]);
 const FILL_RESUMES: Definition = define(
     "narthex_fill_resumes_total",
-    "Tries to take up a body again after its origin broke off.",
-    &["result"],
+    "Attempts to resume a body after its origin broke off.",
+    &[labels::RESUME],
 );
 const FILL_PIECES: Definition = define(
     "narthex_fill_pieces_total",
-    "Pieces of large objects that were asked for over further connections.",
-    &["result"],
+    "Pieces of large objects requested over further connections.",
+    &[labels::PIECE],
 );
 const FILLS_RUNNING: Definition = define("narthex_fills_running", "Fills under way.", &[]);
 const FILLS_ADRIFT: Definition = define(
     "narthex_fills_adrift_total",
-    "Fills that went on to their readers without the disk, which failed or had no room for them.",
+    "Fills that continued from memory after the disk failed or had no space for them.",
     &[],
 );
 const FILLS_SPARED: Definition = define(
     "narthex_fills_spared_total",
-    "Requests for which no origin was asked, since every body of late was wrong.",
+    "Requests refused without an origin request, since every recent body of the key was wrong.",
     &[],
 );
 const SENDFILE_BYTES: Definition = define(
     "narthex_sendfile_bytes_total",
-    "Bytes of stored files that the kernel sent by itself, without a copy.",
+    "Bytes of stored files sent by sendfile, without a copy in Narthex.",
     &[],
 );
 const BODY_RESCUES: Definition = define(
     "narthex_body_rescues_total",
     "Answers whose stored file turned out damaged while it was sent.",
-    &["result"],
+    &[labels::RESCUE],
 );
 const REJECTED_BODIES: Definition = define(
     "narthex_rejected_bodies_total",
     "Bodies that did not match what was promised; none of them is stored.",
-    &["origin", "reason"],
+    &[labels::ORIGIN, labels::REJECTION],
 );
-const DAMAGED_OBJECTS: Definition =
-    define("narthex_damaged_objects_total", "Stored objects found damaged and dropped.", &["tier"]);
+const DAMAGED_OBJECTS: Definition = define(
+    "narthex_damaged_objects_total",
+    "Stored objects found damaged and dropped.",
+    &[labels::DAMAGED_TIER],
+);
 const CHECKED_BYTES: Definition = define(
     "narthex_checked_bytes_total",
-    "Stored bytes that were read back and compared.",
-    &["by"],
+    "Stored bytes read back and compared.",
+    &[labels::CHECKER],
 );
 const CHECKED_OBJECTS: Definition = define(
     "narthex_checked_objects_total",
-    "Stored objects that were read back and compared.",
-    &["by"],
+    "Stored objects read back and compared.",
+    &[labels::CHECKER],
 );
 const CHECK_FAULTS: Definition = define(
     "narthex_check_faults_total",
-    "What checks of stored objects found wrong.",
-    &["by", "kind"],
+    "Faults of stored objects that a check found.",
+    &[labels::CHECKER, labels::CHECK_FAULT],
 );
 const SCRUB_PROGRESS: Definition = define(
     "narthex_scrub_progress_ratio",
-    "How much of its present pass the scrubber has done.",
-    &["disk"],
+    "Part of the present pass that the scrubber has done, 0 to 1.",
+    &[labels::DISK],
 );
 const SCRUB_LAST_PASS: Definition = define(
     "narthex_scrub_last_pass_timestamp_seconds",
-    "When the scrubber ended its last pass; 0 before the first.",
-    &["disk"],
+    "Unix time of the end of the last pass of the scrubber; 0 before the first.",
+    &[labels::DISK],
 );
-const HEALED_OBJECTS: Definition =
-    define("narthex_healed_objects_total", "Damaged objects that were fetched again.", &["result"]);
-const CHUNKS: Definition = define(
-    "narthex_chunks_total",
-    "Chunks of partial objects: asked for and there, fetched, found damaged.",
-    &["result"],
+const HEALED_OBJECTS: Definition = define(
+    "narthex_healed_objects_total",
+    "Damaged objects in use that were to be fetched again.",
+    &[labels::HEAL],
 );
+const CHUNKS: Definition =
+    define("narthex_chunks_total", "Chunks of 1 MiB of partial objects.", &[labels::CHUNK]);
 const RANGE_BYTES: Definition = define(
     "narthex_range_bytes_total",
-    "Bytes of ranges of objects that are not there as a whole: asked for, those of them that were \
-     there, fetched for them, fetched to complete the object, passed through unkept.",
-    &["what"],
+    "Bytes of ranges of objects that are not stored whole.",
+    &[labels::RANGE],
 );
-const PART_OBJECTS: Definition =
-    define("narthex_part_objects", "Objects on disk of which only a part is there.", &[]);
-const PART_BYTES: Definition =
-    define("narthex_part_bytes", "Bytes of disk that partial objects count.", &[]);
+const PART_OBJECTS: Definition = define(
+    "narthex_part_objects",
+    "Partial objects on disk; they also count as stored objects.",
+    &[],
+);
+const PART_BYTES: Definition = define(
+    "narthex_part_bytes",
+    "Bytes of disk of partial objects; they also count as stored bytes.",
+    &[],
+);
 const PARTS_DROPPED: Definition = define(
     "narthex_parts_dropped_total",
-    "Partial objects dropped since what an origin sent does not fit.",
-    &["reason"],
+    "Partial objects dropped, since what an origin sent does not fit them.",
+    &[labels::PART_DROP],
 );
 const COMPLETIONS: Definition = define(
     "narthex_completions_total",
-    "Partial objects that came to be whole, or were to be completed and were not.",
-    &["result"],
+    "Ends of the completion of partial objects.",
+    &[labels::COMPLETION],
 );
-const STORE_ERRORS: Definition =
-    define("narthex_store_errors_total", "Errors of the disk tier.", &["disk", "operation"]);
-const DISK_READABLE: Definition =
-    define("narthex_disk_readable", "Whether the disk is in: its objects can be read.", &["disk"]);
+const STORE_ERRORS: Definition = define(
+    "narthex_store_errors_total",
+    "Errors of the disk tier.",
+    &[labels::DISK, labels::OPERATION],
+);
+const DISK_READABLE: Definition = define(
+    "narthex_disk_readable",
+    "1 while the objects of the disk can be read, else 0.",
+    &[labels::DISK],
+);
 const DISK_WRITABLE: Definition =
-    define("narthex_disk_writable", "Whether the disk takes objects.", &["disk"]);
+    define("narthex_disk_writable", "1 while the disk takes objects, else 0.", &[labels::DISK]);
 const DISK_STORED_BYTES: Definition =
-    define("narthex_disk_stored_bytes", "Bytes stored on the disk.", &["disk"]);
+    define("narthex_disk_stored_bytes", "Bytes stored on the disk.", &[labels::DISK]);
 const DISK_STORED_OBJECTS: Definition =
-    define("narthex_disk_stored_objects", "Objects stored on the disk.", &["disk"]);
+    define("narthex_disk_stored_objects", "Objects stored on the disk.", &[labels::DISK]);
 const DISK_PURGES_OWED: Definition = define(
     "narthex_disk_purges_owed",
-    "Purges that the disk, which was out or failed, has yet to carry out.",
-    &["disk"],
+    "Purges that the disk, which was out or failed, has not carried out yet.",
+    &[labels::DISK],
 );
 const CONNECTIONS: Definition =
-    define("narthex_connections", "Open client connections.", &["door"]);
+    define("narthex_connections", "Open client connections.", &[labels::DOOR]);
 const CONNECTIONS_REFUSED: Definition = define(
     "narthex_connections_refused_total",
     "Client connections closed for a limit or a fault of the client.",
-    &["reason"],
+    &[labels::CONNECTION_REFUSAL],
 );
-const REQUESTS_REFUSED: Definition =
-    define("narthex_requests_refused_total", "Requests refused before any work.", &["reason"]);
+const REQUESTS_REFUSED: Definition = define(
+    "narthex_requests_refused_total",
+    "Requests refused before any work.",
+    &[labels::REQUEST_REFUSAL],
+);
 const REQUEST_PANICS: Definition = define(
     "narthex_request_panics_total",
     "Requests that ended in a panic; each is a fault of Narthex.",
     &[],
 );
-const PURGES: Definition = define("narthex_purges_total", "Purges carried out.", &["scope"]);
+const PURGES: Definition =
+    define("narthex_purges_total", "Purges carried out.", &[labels::PURGE_SCOPE]);
 const ABSENCE_FILTER_CHECKS: Definition = define(
     "narthex_absence_filter_checks_total",
-    "Keys that the absence filter was asked for: absent, maybe there, aside.",
-    &["site", "result"],
+    "Narinfos looked up in the absence filter.",
+    &[labels::SITE, labels::VERDICT],
 );
 const ABSENCE_FILTER_KEYS: Definition = define(
     "narthex_absence_filter_keys",
-    "Keys that the absence filter holds: of its file, and noted since.",
-    &["site", "part"],
+    "Keys that the absence filter holds.",
+    &[labels::SITE, labels::FILTER_KEYS],
 );
 const ABSENCE_FILTER_BYTES: Definition = define(
     "narthex_absence_filter_bytes",
-    "Memory of the absence filter: its file, the uploads noted since; and their journal on disk.",
-    &["site", "part"],
+    "Bytes of the absence filter.",
+    &[labels::SITE, labels::FILTER_BYTES],
 );
 const ABSENCE_FILTER_FEED_AGE: Definition = define(
     "narthex_absence_filter_feed_age_seconds",
-    "Seconds since what the feed of uploads spoke of last; -1 where it is not alive.",
-    &["site"],
+    "Seconds since the last upload that the feed reported; -1 if the feed is not alive.",
+    &[labels::SITE],
 );
 const ABSENCE_FILTER_ANSWERING: Definition = define(
     "narthex_absence_filter_answering",
-    "Whether the absence filter answers, or steps aside.",
-    &["site"],
+    "1 while the absence filter answers, 0 while it steps aside.",
+    &[labels::SITE],
 );
-const UPLOAD_NOTICES: Definition = define(
-    "narthex_upload_notices_total",
-    "Records of upload notices: noted, other events, of no bucket here, refused, unreadable.",
-    &["result"],
-);
+const UPLOAD_NOTICES: Definition =
+    define("narthex_upload_notices_total", "Records of upload notices.", &[labels::NOTICE]);
 const LOG_LINES_DROPPED: Definition = define(
     "narthex_log_lines_dropped_total",
-    "Lines of the diagnostic log that were left out.",
-    &["reason"],
+    "Lines left out of the diagnostic log.",
+    &[labels::LOG_DROP],
 );
 const ACCESS_LOG_DROPPED: Definition = define(
     "narthex_access_log_dropped_total",
-    "Access-log records dropped since the log could not keep up.",
+    "Access-log records dropped, since the reader of the log was too slow.",
     &[],
 );
 
@@ -467,11 +483,11 @@ impl Metrics {
     ///
     /// Fails only where two share a name, which the tests of this file exclude.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registrar = Registrar::new()?;
+        let mut registrar = Registrar::default();
         Ok(Self {
-            requests: registrar.entered(Sharded::new(|| counters(&REQUESTS))?)?,
-            response_bytes: registrar.entered(Sharded::new(|| counters(&RESPONSE_BYTES))?)?,
-            request_seconds: registrar.entered(Sharded::new(|| seconds(&REQUEST_SECONDS))?)?,
+            requests: registrar.sharded_counters(&REQUESTS)?,
+            response_bytes: registrar.sharded_counters(&RESPONSE_BYTES)?,
+            request_seconds: registrar.sharded_seconds(&REQUEST_SECONDS)?,
             origin_requests: registrar.counters(&ORIGIN_REQUESTS)?,
             origin_bytes: registrar.counters(&ORIGIN_BYTES)?,
             origin_first_byte_seconds: registrar.seconds(&ORIGIN_FIRST_BYTE_SECONDS)?,
@@ -535,7 +551,7 @@ impl Metrics {
             absence_filter_answering: registrar.gauges(&ABSENCE_FILTER_ANSWERING)?,
             upload_notices: registrar.counters(&UPLOAD_NOTICES)?,
             access_log_dropped: registrar.counter(&ACCESS_LOG_DROPPED)?,
-            printed: Arc::new(Printed::of(registrar.0)),
+            printed: Arc::new(Printed::of(registrar.process_wide(&LOG_LINES_DROPPED, &LOG_LINES)?)),
         })
     }
 
@@ -543,6 +559,12 @@ impl Metrics {
     /// does not name any more are not printed until it does again.
     pub fn name(&self, sites: BTreeSet<String>, origins: BTreeSet<String>) {
         self.printed.name(sites, origins);
+    }
+
+    /// The text of `deploy/METRICS.md`: every metric, its type, its labels with their values, and
+    /// what it means, as Markdown.
+    pub fn reference(&self) -> String {
+        reference::of(self.printed.entries())
     }
 
     /// The Prometheus text exposition of every metric.
@@ -567,63 +589,6 @@ impl Metrics {
     pub fn answer_seconds(&self, shard: Shard, site: &str, class: Class) -> Option<Histogram> {
         let seconds = self.request_seconds.shard(shard)?;
         Some(seconds.with_label_values(&[site, class.as_str()]))
-    }
-}
-
-fn counters(what: &Definition) -> Result<IntCounterVec, prometheus::Error> {
-    IntCounterVec::new(Opts::new(what.name, what.help), what.labels)
-}
-
-fn seconds(what: &Definition) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::new(what.name, what.help).buckets(SECONDS.to_vec());
-    HistogramVec::new(options, what.labels)
-}
-
-/// Makes metrics and enters each in the registry.
-struct Registrar(Registry);
-
-impl Registrar {
-    /// With what is counted for the whole process.
-    fn new() -> Result<Self, prometheus::Error> {
-        let registrar = Self(Registry::new());
-        registrar.entered(LOG_LINES.clone())?;
-        Ok(registrar)
-    }
-
-    fn counters(&self, what: &Definition) -> Result<IntCounterVec, prometheus::Error> {
-        self.entered(counters(what)?)
-    }
-
-    fn gauges(&self, what: &Definition) -> Result<IntGaugeVec, prometheus::Error> {
-        self.entered(IntGaugeVec::new(Opts::new(what.name, what.help), what.labels)?)
-    }
-
-    fn seconds(&self, what: &Definition) -> Result<HistogramVec, prometheus::Error> {
-        self.entered(seconds(what)?)
-    }
-
-    fn counter(&self, what: &Definition) -> Result<IntCounter, prometheus::Error> {
-        self.entered(IntCounter::new(what.name, what.help)?)
-    }
-
-    fn gauge(&self, what: &Definition) -> Result<IntGauge, prometheus::Error> {
-        self.entered(IntGauge::new(what.name, what.help)?)
-    }
-
-    fn ratios(&self, what: &Definition) -> Result<GaugeVec, prometheus::Error> {
-        self.entered(GaugeVec::new(Opts::new(what.name, what.help), what.labels)?)
-    }
-
-    fn sums(&self, what: &Definition) -> Result<CounterVec, prometheus::Error> {
-        self.entered(CounterVec::new(Opts::new(what.name, what.help), what.labels)?)
-    }
-
-    fn entered<M>(&self, metric: M) -> Result<M, prometheus::Error>
-    where
-        M: Collector + Clone + 'static,
-    {
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) enum Command {
     /// Make the file of a site's absence filter
     Filter(FilterArgs),
     /// Print the reference config: every setting, its default, what it does
-    Config,
+    Config(ReferenceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -35,6 +35,13 @@ pub(super) struct ConfigArgs {
     /// The config file
     #[arg(long, env = "NARTHEX_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReferenceArgs {
+    /// Print the reference of the metrics instead: names, types, labels, meanings
+    #[arg(long)]
+    pub(super) metrics: bool,
 }
 
 #[derive(Debug, Args)]

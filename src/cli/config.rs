@@ -1,8 +1,9 @@
 //! `narthex check` and `narthex config`, and how every command reads its config.
 
-use super::arguments::ConfigArgs;
+use super::arguments::{ConfigArgs, ReferenceArgs};
 use super::output::{EXIT_USAGE, complain, say};
 use crate::config::{self, Loaded, Overrides, Problems, ReadError, Sources};
+use crate::metrics::Metrics;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -51,7 +52,19 @@ pub(super) fn check(arguments: &ConfigArgs) -> ExitCode {
 }
 
 /// `narthex config`.
-pub(super) fn print_reference() -> ExitCode {
-    say(config::reference());
-    ExitCode::SUCCESS
+pub(super) fn print_reference(arguments: &ReferenceArgs) -> ExitCode {
+    if !arguments.metrics {
+        say(config::reference());
+        return ExitCode::SUCCESS;
+    }
+    match Metrics::new() {
+        Ok(metrics) => {
+            say(metrics.reference());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
+        }
+    }
 }

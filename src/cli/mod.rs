@@ -26,7 +26,7 @@ pub fn run() -> ExitCode {
         Command::Purge(arguments) => purge::run(&arguments),
         Command::Fsck(arguments) => fsck::run(&arguments),
         Command::Filter(arguments) => filter::run(&arguments),
-        Command::Config => config::print_reference(),
+        Command::Config(arguments) => config::print_reference(&arguments),
     }
 }
 

@@ -1,21 +1,28 @@
 //! What is printed: every metric, but for series of sites and origins that an earlier config named
 //! and the present one does not. One for each registry; a mutex held while series are picked.
 
+use super::registrar::{MetricEntry, Registrar};
 use crate::sync::Mutex;
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::proto::{Metric, MetricFamily};
+use prometheus::{Encoder, TextEncoder};
 use std::collections::BTreeSet;
 
 /// The metrics of a registry, and the names that the config gives.
 #[derive(Debug)]
 pub(super) struct Printed {
-    registry: Registry,
+    registered: Registrar,
     names: Mutex<Names>,
 }
 
 impl Printed {
-    /// Those of `registry`.
-    pub(super) fn of(registry: Registry) -> Self {
-        Self { registry, names: Mutex::default() }
+    /// What `registered` has made.
+    pub(super) fn of(registered: Registrar) -> Self {
+        Self { registered, names: Mutex::default() }
+    }
+
+    /// The metrics as they are documented, in the order of their registration.
+    pub(super) fn entries(&self) -> &[MetricEntry] {
+        &self.registered.entries
     }
 
     /// Takes over what the config names now.
@@ -27,7 +34,8 @@ impl Printed {
 
     /// The Prometheus text exposition.
     pub(super) fn text(&self) -> Result<String, prometheus::Error> {
-        let mut families = self.registry.gather();
+        let mut families = self.registered.registry.gather();
+        debug_assert_eq!(self.undocumented(&families), Vec::<String>::new());
         let names = self.names.lock();
         for family in &mut families {
             family.mut_metric().retain(|series| {
@@ -39,6 +47,25 @@ impl Printed {
         let mut buffer = Vec::new();
         TextEncoder::new().encode(&families, &mut buffer)?;
         String::from_utf8(buffer).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+
+    /// LabelValues of labels that the definitions do not name.
+    fn undocumented(&self, families: &[MetricFamily]) -> Vec<String> {
+        let mut found = Vec::new();
+        for MetricEntry { definition, .. } in self.entries() {
+            let family = families.iter().find(|family| family.name() == definition.name);
+            let series = family.map(MetricFamily::get_metric).unwrap_or_default();
+            for pair in series.iter().flat_map(Metric::get_label) {
+                let is_known = definition
+                    .labels
+                    .iter()
+                    .any(|label| label.name == pair.name() && label.permits(pair.value()));
+                if !is_known {
+                    found.push(format!("{} {}={}", definition.name, pair.name(), pair.value()));
+                }
+            }
+        }
+        found
     }
 }
 
@@ -72,5 +99,22 @@ impl Names {
             "origin" => self.origins.gone.contains(value),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Metrics;
+
+    #[test]
+    fn a_value_of_a_label_that_no_definition_names_is_found() {
+        let metrics = Metrics::new().unwrap();
+        for scope in ["object", "nothing"] {
+            metrics.purges.with_label_values(&[scope]).inc();
+        }
+        metrics.origin_up.with_label_values(&["any.example"]).set(1);
+        let families = metrics.printed.registered.registry.gather();
+        let found = metrics.printed.undocumented(&families);
+        assert_eq!(found, ["narthex_purges_total scope=nothing"]);
     }
 }

@@ -83,6 +83,17 @@ fn the_environment_is_checked_too() {
 }
 
 #[test]
+fn the_reference_of_the_metrics_is_printed_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let mut command = narthex(folder.path());
+    command.args(["config", "--metrics"]);
+    let output = run(command);
+    assert_eq!(output.status.code(), Some(0));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, include_str!("../../../deploy/METRICS.md"));
+}
+
+#[test]
 fn the_reference_is_printed_as_it_is_and_changes_nothing() {
     let folder = TempDir::new().unwrap();
     let mut command = narthex(folder.path());

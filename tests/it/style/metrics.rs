@@ -1,10 +1,13 @@
-//! Metrics: each is documented in the README and counted somewhere, and what documentation,
-//! rules and dashboards name exists.
+//! Metrics: each is documented in `deploy/METRICS.md` and counted somewhere, each value of a label
+//! stands in the code that counts, and what documentation, rules and dashboards name exists. That
+//! `deploy/METRICS.md` is up to date is checked by `src/metrics/reference.rs`.
 
 use super::lexer::{self, functions, is_word, words};
 use super::{Source, all_sources, files, read};
 
 const HOME: &str = "src/metrics.rs";
+const LABELS: &str = "src/metrics/labels.rs";
+const PAGE: &str = "deploy/METRICS.md";
 
 /// The `narthex_...` names in the text, each once.
 fn metric_names(text: &str) -> Vec<String> {
@@ -63,13 +66,42 @@ fn known() -> Vec<String> {
 }
 
 #[test]
-fn every_metric_stands_in_the_readme() {
-    let readme = read("README.md");
-    let documented = metric_names(&readme);
+fn every_metric_is_documented() {
+    let page = read(PAGE);
     let known = known();
     assert!(known.len() > 15, "{HOME}: only {} metrics read", known.len());
-    let missing: Vec<&String> = known.iter().filter(|name| !documented.contains(name)).collect();
-    assert!(missing.is_empty(), "README.md: add to the table of metrics: {missing:?}");
+    let is_row = |name: &&String| page.contains(&format!("\n| `{name}` | "));
+    let missing: Vec<&String> = known.iter().filter(|name| !is_row(name)).collect();
+    assert!(missing.is_empty(), "{PAGE}: no row for {missing:?}");
+}
+
+/// The values of labels in the text of [`LABELS`]: what stands first in a pair of two strings.
+fn label_values(text: &str) -> Vec<&str> {
+    let first = |(at, _)| {
+        let (value, rest) = text[at + 2..].split_once('"')?;
+        rest.starts_with(", \"").then_some(value)
+    };
+    let is_pair = |(at, _): &(usize, &str)| !text[..*at].ends_with("given");
+    text.match_indices("(\"").filter(is_pair).filter_map(first).collect()
+}
+
+#[test]
+fn every_value_of_a_label_is_counted_under() {
+    let text = lexer::without_tests(&read(LABELS));
+    let values = label_values(&text);
+    assert!(values.len() > 100, "{LABELS}: only {} values read", values.len());
+    let sources = all_sources();
+    let others: Vec<&Source> =
+        sources.iter().filter(|source| source.is_library() && source.path != LABELS).collect();
+    let is_named = |value: &str| {
+        let literal = format!("\"{value}\"");
+        let is_code = |source: &Source, at: usize| source.product.as_bytes().get(at) == Some(&b'"');
+        others
+            .iter()
+            .any(|source| source.text.match_indices(&literal).any(|(at, _)| is_code(source, at)))
+    };
+    let unused: Vec<&str> = values.into_iter().filter(|value| !is_named(value)).collect();
+    assert!(unused.is_empty(), "{LABELS}: no code counts under {unused:?}: remove them");
 }
 
 #[test]
@@ -122,4 +154,6 @@ fn an_undocumented_unused_or_unknown_metric_is_found() {
     let known = vec!["narthex_a_seconds".to_owned()];
     assert_eq!(unknown_names("narthex_a_seconds_bucket narthex_b", &known), ["narthex_b"]);
     assert_eq!(metric_names("`narthex_*` narthex_a_seconds x_narthex_c"), known);
+    let labels = "given(\"a\", \"b\"); own(\"c\", &[(\"d\", \"\"), (\"e\", \"f\")])";
+    assert_eq!(label_values(labels), ["d", "e"]);
 }
