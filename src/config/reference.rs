@@ -87,8 +87,18 @@ fn write_setting(text: &mut String, setting: &Setting) {
     let _ = writeln!(text, "#{} = {value}", setting.key());
 }
 
+/// Paragraphs, with an empty comment line between them.
+fn prose(text: &mut String, paragraphs: &str) {
+    for (position, words) in paragraphs.split("\n\n").enumerate() {
+        if position > 0 {
+            text.push_str("#\n");
+        }
+        paragraph(text, words);
+    }
+}
+
 /// Words as comment lines of at most [`COLUMNS`].
-fn prose(text: &mut String, words: &str) {
+fn paragraph(text: &mut String, words: &str) {
     let mut line = String::from("#");
     for word in words.split_whitespace() {
         if line.len() + 1 + word.len() > COLUMNS {

@@ -9,7 +9,16 @@ pub(super) const TABLES: &[Table] = &[
         "site.caching",
         Shape::Once,
         "How a site of kind \"generic\" caches. What a response says about itself counts (RFC \
-         9111, RFC 5861, RFC 9213), within these bounds.",
+         9111, RFC 5861, RFC 9213), within these bounds.\n\n\
+         The origin is asked with its own Host. X-Forwarded-Proto tells it the scheme of the \
+         client's request, and X-Forwarded-Host the host if that is one of hosts. The port is \
+         told if a listener of the edge has it and it is not the usual one of the scheme. A port \
+         that a device before the edge maps is not told. A site without hosts sends no \
+         X-Forwarded-Host: an application that makes URLs of it needs hosts. Answers are stored \
+         apart for each scheme and host, and a purge by path removes all of them.\n\n\
+         If the origin sends strong entity tags, ranges of large files are kept chunk by chunk \
+         and become the whole, and a body that breaks off is continued. A client never gets bytes \
+         of two versions.",
     ),
     Table::new(
         "site.caching.rule",

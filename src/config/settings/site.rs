@@ -5,7 +5,15 @@ use std::time::Duration;
 
 /// The tables, in the order of the reference.
 pub(super) const TABLES: &[Table] = &[
-    Table::new("site", Shape::Repeated, "What is served under which host names, and from where."),
+    Table::new(
+        "site",
+        Shape::Repeated,
+        "What is served under which host names, and from where.\n\n\
+         Surrogate-Key: NAME NAME ... in a response, of any kind of site, names what the object \
+         belongs to, for purges by key. No client is sent it. An object keeps at most 128 names \
+         of at most 1,024 bytes each. An object with more or longer names goes with every name of \
+         its site that is purged.",
+    ),
     Table::new(
         "site.cache_info",
         Shape::Once,
@@ -30,26 +38,52 @@ pub(super) const TABLES: &[Table] = &[
         "site.absence_filter",
         Shape::Optional,
         "What keys the bucket of a binary cache has, so that its origin is not asked for narinfos \
-         that it cannot have: they are answered 404 at once, with the outcome absent_filter. Other \
-         classes are asked for as without it. \"narthex filter build\" makes the file; a feed of \
-         upload notices, POST /api/v1/uploads on the admin listener, keeps it true. While a notice \
-         may be missing, the filter steps aside. Every origin of the site must hold the keys of \
-         this one bucket.",
+         that it cannot have: they are answered 404 at once, with the outcome absent_filter. Of \
+         the keys that are absent, one in 250 is still asked for. Other classes are asked for as \
+         without the filter. Every origin of the site must hold the keys of this one bucket.\n\n\
+         1. Send the upload notices of the bucket to POST /api/v1/uploads on the admin listener, \
+         with the bearer token: S3 event notifications, also in the envelopes of SNS and SQS, or \
+         EventBridge's Object Created. At least once in feed_timeout something must come if \
+         nothing is uploaded: an EventBridge schedule on the same way, or {\"keep_alive\": true}. \
+         A notice that is not answered 200 must be sent again, for feed_retention.\n\n\
+         2. Only then build the file: narthex filter build --help names the sources, which are a \
+         listing, an inventory in CSV and a list of keys. The build needs 8 bytes of temporary \
+         files a key, and makes 1.2 bytes a key. A reload doubles the memory of the filter while \
+         it reads.\n\n\
+         3. Send SIGHUP. /readyz says whether the filter answers, and if not, why. If a notice \
+         may be missing (a late feed, a restart, a gap longer than half of feed_retention, an \
+         unreadable notice), the filter steps aside, and the origin is asked as without it.\n\n\
+         4. Build the file again from time to time, and reload. Uploads since the last build stay \
+         in memory and in the journal, up to uploads_max.\n\n\
+         A feed that knows what it has delivered can end a gap at once: {\"delivered\": \
+         {\"since\": TIME, \"up_to\": TIME}}. The span must reach from before the gap to the \
+         first notice after it. With several such sites, keep-alives and statements name theirs: \
+         POST /api/v1/uploads?site=NAME. A notice also ends a remembered absence of any class, on \
+         every site of that bucket.",
     ),
     Table::new(
         "site.origin",
         Shape::Repeated,
-        "Where objects come from. Every site has at least one.",
+        "Where objects come from. Every site has at least one.\n\n\
+         A NAR is asked of the origin that its narinfo came from. Another origin serves it only \
+         if the FileHash proves its bytes, or in mid-body if it has the same strong entity tag \
+         and length.",
     ),
     Table::new(
         "site.origin.credentials",
         Shape::Once,
-        "What lets the edge in. To an http:// or https:// origin, one of: user with password_file, \
-         token_file, netrc_file; over https a client's certificate too. To an s3:// origin, one \
-         of: a profile, key files, source, anonymous; without any, the first that there is of: \
-         AWS_ACCESS_KEY_ID and its companions, a web identity, the default profile, the endpoint \
-         of a container, the metadata of an EC2 instance. Secrets stand in files, are read again \
-         when these change or the origin answers 401 or 403, and never leave for another host.",
+        "What lets the edge in. To an http:// or https:// origin, one of: user with \
+         password_file, token_file, netrc_file; over https a client's certificate too. To an \
+         s3:// origin, one of: a profile, key files, source, anonymous; without any, the first \
+         that there is of: AWS_ACCESS_KEY_ID and its companions, a web identity, the default \
+         profile, the endpoint of a container, the metadata of an EC2 instance. Secrets stand in \
+         files, and are read again when these change or the origin answers 401 or 403. They go to \
+         the scheme, host and port of the origin alone, not to where it redirects.\n\n\
+         A 401 or 403 tells of the credentials, never of an object: the log names the origin and \
+         the file, and so does /readyz. Every client of the edge can read what these credentials \
+         let the edge read. Keys of AWS that expire are renewed in the background; if that fails, \
+         the old ones serve until they expire. If a bucket refuses the time of a signature, the \
+         next signatures have the time of the bucket's clock.",
     ),
     Table::new("site.origin.timeouts", Shape::Once, "How long the origin is waited for."),
     Table::new(
