@@ -5,6 +5,13 @@
 //!
 //! A request that the server did not process is sent again at once on another connection, a few
 //! times (`RESENDS_MAX`): the caller does not notice, and neither its budget nor its breaker does.
+//! Such a request has a stream above the last one of GOAWAY, was refused, or was not sent before
+//! its connection closed. The same holds for an idempotent request without a body if a kept
+//! HTTP/1.1 connection ends in place of its answer.
+//!
+//! An HTTP/2 connection carries up to 64 requests, or as few as the server permits. A connection
+//! that ends with GOAWAY teaches the pool how many requests such a connection takes; later ones get
+//! no more.
 
 mod body;
 mod connector;

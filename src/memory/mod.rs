@@ -2,6 +2,11 @@
 //! as long as the process; every budget is in bytes, overhead included; the tables' locks are never
 //! held across an await. Called by `cache` alone.
 //!
+//! The table is quick_cache's: a look-up takes less than a fifth of moka's, and no housekeeping
+//! runs in the requests. It finds an object by 64 bits of the text of its key, drawn with a secret,
+//! and the object itself compares the key. The list of field names is shared by all objects that
+//! have the same ones ([`hot`]).
+//!
 //! # What is newer stays
 //!
 //! Publications are numbered, and each object, absence and claim here knows the number of its own.

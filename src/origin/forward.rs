@@ -1,5 +1,10 @@
 //! Requests that go to an origin as a client sent them, and answers of any status: for generic
 //! sites. Values, and the rules of which origin's answer counts.
+//!
+//! Any method is sent on, with a body that streams. A write goes to the first origin once. A read
+//! goes on to the next origin after a failure or an absence. An origin of another priority gets no
+//! credentials and no cookies. A body that its client does not finish is 400 or 408, and no fault
+//! of the origin.
 
 use super::asker::Asker;
 use super::exchange::{Ask, Method as AskMethod, Purpose, RangeAsked, Reason, Retries};

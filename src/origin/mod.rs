@@ -5,6 +5,28 @@
 //! What is remembered of an origin (its breaker, pace, budgets and times) is about the origin, not
 //! about any object: a purge does not touch it, a restart or a reload begins anew, and no answer to
 //! a client is made of it but the failure of an origin that was not asked.
+//!
+//! # An origin in trouble
+//!
+//! - The next origin is asked after an absence, unless that is final, and after a failure. A path
+//!   is absent if all origins said so (`order`).
+//! - A breaker skips an origin after failures in a row. One that took a deadline counts more, since
+//!   each further request would pay for the doubt. An origin skipped by its breaker counts as
+//!   failed, never as absent, so `stale_if_error` holds (`breaker`). Probes are sent by `watch`, so
+//!   no client pays for them.
+//! - An origin that throttles gets half of its requests, and more again by steps. Narinfos go
+//!   first, and every fourth request is of another class (`pace`).
+//! - Retries are a fifth of the requests, beside a reserve of ten. Hedges are a twentieth of the
+//!   requests for small objects, without a reserve (`budget`).
+//! - A hedge is sent after twice the lower bound of the observed 95th percentile (`first_bytes`).
+//!   The percentile itself would miss a slow twentieth half of the time.
+//! - An eighth of `connections_max` is never given to NARs (`slots`).
+//! - A connection that is lost, or not made, is one failure for the breaker and one retry of the
+//!   budget, however many requests it had.
+//! - Each phase has a deadline that any progress renews: connection, upload, first byte, and each
+//!   piece of a body. No body has a deadline for the whole.
+//! - Whatever status an HTTP origin of a generic site answers with is about the path: its breaker
+//!   counts only requests without an answer, and its pace ignores 429 and 503.
 
 mod asker;
 mod breaker;

@@ -3,6 +3,14 @@
 //! `fill` ask.
 //!
 //! Nothing here knows Nix: what a response says decides, within the bounds of the site's rules.
+//!
+//! - `request`: what a method and the wishes of a client mean.
+//! - `storing`: RFC 9111 sections 3 and 4.2. `fields`: sections 3.1 and 3.2.
+//! - `reuse`: RFC 9111 section 4, RFC 5861, RFC 8246. `variant`: section 4.1.
+//! - `invalidation`: RFC 9111 section 4.4.
+//!
+//! The fields of a response that are not stored go to the client that caused it. A 304 to a
+//! request with credentials or `no-store` changes nothing that is stored.
 
 pub mod fields;
 pub mod invalidation;
