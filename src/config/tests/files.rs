@@ -88,6 +88,31 @@ fn so_it_is_for_a_generic_site() {
     assert_eq!(site.caching.unwrap().rules.len(), 1);
 }
 
+/// The TOML blocks of the README are complete configurations: an office, a mirror, a shield.
+#[test]
+fn the_configurations_of_the_readme_are_without_fault() {
+    let readme = include_str!("../../../README.md");
+    let blocks: Vec<&str> = readme
+        .split("\n```toml\n")
+        .skip(1)
+        .filter_map(|block| Some(block.split_once("\n```\n")?.0))
+        .collect();
+    let [office, mirror, shield] = blocks[..] else { panic!("{} blocks", blocks.len()) };
+    let read = |text: &str| {
+        let loaded = load(&Sources { file: Some(("README.md".into(), text.to_owned())), ..home() });
+        let loaded = loaded.unwrap();
+        assert_eq!(loaded.warnings, [], "{text}");
+        loaded.config.sites.into_iter().next().unwrap()
+    };
+    let office = read(office);
+    assert_eq!((office.signatures, office.origins.len()), (Signatures::Require, 2));
+    assert_eq!(office.origins[1].login, Login::Netrc { file: "/etc/nix/netrc".into() });
+    let mirror = read(mirror);
+    assert_eq!((mirror.signatures, mirror.hosts.len()), (Signatures::Require, 1));
+    let OriginUrl::S3(s3) = &read(shield).origins[0].url else { panic!("no bucket") };
+    assert!(s3.requester_pays);
+}
+
 #[test]
 fn the_office_example_is_the_default_with_a_private_cache_besides() {
     let config = example("office.toml");
