@@ -508,10 +508,11 @@ impl Engine {
         let joined = if wants_head_alone && stale.is_none() {
             self.fills.head(wanted.clone(), looked)
         } else {
-            self.fills.join(wanted.clone(), stale, looked)
+            self.fills.join(wanted.clone(), stale.clone(), looked)
         };
+        let bridge = bridge.as_ref();
         match joined {
-            Ok((role, flight)) => Ok(self.landed(asked, wanted, bridge, (role, &flight)).await),
+            Ok(joined) => Ok(self.landed(asked, wanted, (stale, bridge), joined).await),
             Err(NotJoined::Ended) => Err(Again),
             Err(NotJoined::NoRoom) => Ok(Bridge::or(bridge, asked, answer::shed)),
             Err(NotJoined::Wrong { seconds }) => {
@@ -526,37 +527,36 @@ impl Engine {
         &self,
         asked: &Asked<'_>,
         wanted: &Wanted,
-        bridge: Option<Bridge>,
-        joined: (Role, &FlightReader),
+        (stale, bridge): (Option<Stale>, Option<&Bridge>),
+        mut joined: (Role, FlightReader),
     ) -> Answer {
-        let mut landed = self.try_landed(asked, wanted, bridge, joined).await;
-        for _ in 0..TURNS_MAX {
-            match landed {
+        for turn in 0..=TURNS_MAX {
+            match self.try_landed(asked, wanted, bridge, joined).await {
                 Ok(answer) => return answer,
-                Err(Untaken::Late) => {}
-                Err(Untaken::ByAnother) => break,
+                Err(Untaken::Late) if turn < TURNS_MAX => {}
+                Err(Untaken::Late | Untaken::ByAnother) => break,
             }
-            landed = match self.fills.join(wanted.clone(), None, None) {
-                Ok((role, flight)) => self.try_landed(asked, wanted, None, (role, &flight)).await,
-                Err(NotJoined::Wrong { seconds }) => return answer::wrong(seconds),
+            joined = match self.fills.join(wanted.clone(), stale.clone(), None) {
+                Ok(joined) => joined,
+                Err(NotJoined::Wrong { seconds }) => {
+                    return Bridge::or(bridge, asked, || answer::wrong(seconds));
+                }
                 Err(NotJoined::NoRoom | NotJoined::Ended) => break,
             };
         }
-        match landed {
-            Ok(answer) => answer,
-            Err(Untaken::Late | Untaken::ByAnother) => self.pass(asked, wanted).await,
-        }
+        self.pass(asked, wanted, bridge).await
     }
 
-    /// The answer of a flight, unless it is a body that cannot be kept, and not to be had.
+    /// The answer of a flight, unless it is a body that cannot be kept, and not to be had: then the
+    /// flight is left.
     async fn try_landed(
         &self,
         asked: &Asked<'_>,
         wanted: &Wanted,
-        bridge: Option<Bridge>,
-        (role, flight): (Role, &FlightReader),
+        bridge: Option<&Bridge>,
+        (role, flight): (Role, FlightReader),
     ) -> Result<Answer, Untaken> {
-        let landed = match &bridge {
+        let landed = match bridge {
             None => flight.landed().await,
             Some(bridge) => match flight.landed_within(bridge.wait).await {
                 Some(landed) => landed,
@@ -571,7 +571,7 @@ impl Engine {
         let by = |outcome| deliver::How { outcome, upstream_status };
         Ok(match landed {
             Landed::Streaming { meta, growing, must_be: _ } => {
-                deliver::streaming(asked, &self.cache, &meta, growing, flight, came).await
+                deliver::streaming(asked, &self.cache, &meta, growing, &flight, came).await
             }
             Landed::Whole { found, how } => {
                 let outcome = match how {
@@ -585,7 +585,7 @@ impl Engine {
             Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
             Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
             Landed::Passing => match flight.take_passing(wanted.asker, None) {
-                Some(passing) => deliver::passing(asked, passing, (role, flight)),
+                Some(passing) => deliver::passing(asked, passing, (role, &flight)),
                 None if flight.is_too_late() => return Err(Untaken::Late),
                 None => return Err(Untaken::ByAnother),
             },
@@ -594,7 +594,7 @@ impl Engine {
     }
 
     /// The answer to a request that asks for itself, since the body is another reader's.
-    async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted) -> Answer {
+    async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted, bridge: Option<&Bridge>) -> Answer {
         let own = self.fills.pass(wanted).await;
         match own.landed().await {
             Landed::Passing => match own.take_passing(wanted.asker, None) {
@@ -603,7 +603,7 @@ impl Engine {
             },
             Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),
             Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()),
-            Landed::Failed(error) => answer::failed(&error),
+            Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
             Landed::Streaming { .. } | Landed::Head { .. } => {
                 answer::fault("a body that is not kept streams")
             }
@@ -623,7 +623,7 @@ impl Bridge {
     }
 
     /// The answer of `bridge`, or `otherwise` without one.
-    fn or(bridge: Option<Self>, asked: &Asked<'_>, otherwise: impl FnOnce() -> Answer) -> Answer {
+    fn or(bridge: Option<&Self>, asked: &Asked<'_>, otherwise: impl FnOnce() -> Answer) -> Answer {
         bridge.map_or_else(otherwise, |bridge| bridge.answer(asked))
     }
 }

@@ -74,7 +74,7 @@ impl Engine {
         match self.fills.part(wanted, ranges).await {
             Ranged::Known(handle) => self.part(asked, wanted, handle).await,
             Ranged::Whole(role, flight) => {
-                self.landed(asked, wanted, None, (role, &flight)).await.into()
+                self.landed(asked, wanted, (None, None), (role, flight)).await.into()
             }
             Ranged::Again => {
                 // What is stored by now may have come since the request was first looked at.

@@ -107,10 +107,11 @@ impl Rescue {
         }
         .map_err(not_joined)?;
         let landed = flight.landed().await;
-        let is_taken = matches!(landed, Landed::Passing);
-        let mut passing = flight.take_passing(wanted.asker, None);
-        if is_taken && passing.is_none() {
-            passing = self.engine.fills.pass(&wanted).await.take_passing(wanted.asker, None);
+        let passing = flight.take_passing(wanted.asker, None);
+        if passing.is_none() && matches!(landed, Landed::Passing) {
+            drop(flight);
+            let own = self.engine.fills.pass(&wanted).await;
+            return self.passing(own.take_passing(wanted.asker, None), offset);
         }
         self.landed((&flight, landed), passing, offset)
     }
@@ -139,6 +140,7 @@ impl Rescue {
         };
         let (flight, landed) = match (role, flight.landed().await) {
             (Role::Follow, Landed::Passing) => {
+                drop(flight);
                 let alone = fills.seek_alone(sought.clone(), None, now).map_err(not_joined)?;
                 let landed = alone.landed().await;
                 (alone, landed)

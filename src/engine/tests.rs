@@ -84,9 +84,8 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let (headers, now) = (HeaderMap::new(), engine.clock.now());
     let (connection, routed) = (&connection, &routed);
     let asked = Asked { method, headers: &headers, connection, engine: &engine, routed, now };
-    let answer = engine.landed(&asked, &wanted, None, (Role::Follow, &flight)).await;
+    let answer = engine.landed(&asked, &wanted, (None, None), (Role::Follow, flight)).await;
     while let Ok(Some(_)) = passing.chunk(MIB).await {}
-    drop(flight);
     let idle = async {
         while engine.metrics.fills_running.get() > 0 {
             tokio::task::yield_now().await;

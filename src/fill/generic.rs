@@ -153,20 +153,7 @@ impl Sought {
         rest: Rest<'_>,
         only: Option<usize>,
     ) -> Result<Answer<Response>, FetchError> {
-        Self::answer(self.stretch(rest, only).await?)
-    }
-
-    /// Asks the origin at `only` for the whole once more.
-    pub(super) async fn again(&self, only: usize) -> Result<Answer<Response>, FetchError> {
-        let (only, retries) = (Some(only), Retries::None);
-        let forward = self.forward(HeaderMap::clone(&self.headers));
-        let forward = Forward { only, interim: None, retries, ..forward };
-        let mut response = self.upstream.origins.forward(forward).await?;
-        date(&mut response);
-        Self::answer(response)
-    }
-
-    fn answer(response: Response) -> Result<Answer<Response>, FetchError> {
+        let response = self.stretch(rest, only).await?;
         let (origin, headers) = (response.origin, response.headers.clone());
         let (request_time, response_time) = (response.request_time, response.response_time);
         Ok(match response.status {
@@ -576,14 +563,14 @@ impl Fetch<'_> {
     async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let length = response.content_length;
         let Some(mut writer) = self.cache().begin(&meta.key, length, Withhold::End).await else {
-            if !is_identified(&response) {
+            if !is_shareable(&response) {
                 // They are in the head that this reader gets.
                 self.flight.set_own(HeaderMap::new());
                 self.flight.land_passing(self.passing(response));
                 return Ok("passed");
             }
-            let body = self.steady(response, meta.headers.clone());
             let (shared, ticket) = (Arc::clone(self.shared), self.flight.ticket);
+            let body = self.steady(response, meta.headers.clone());
             let expected = Expected::default();
             let body = passing::Checked::new(Arc::new(meta), body, expected, shared, ticket);
             return Ok(Box::pin(relay::share(body, self.flight, self.sought.demand())).await);
@@ -645,6 +632,12 @@ fn conditions(stored: &Meta) -> Option<HeaderMap> {
     add(header::IF_NONE_MATCH, conditions.if_none_match);
     add(header::IF_MODIFIED_SINCE, conditions.if_modified_since);
     Some(headers)
+}
+
+/// Whether readers may share its body: a strong tag tells what goes on with it, and nothing comes
+/// behind it.
+fn is_shareable(response: &Response) -> bool {
+    is_identified(response) && !response.headers.contains_key(header::TRAILER)
 }
 
 /// Whether a strong tag tells what goes on with it.

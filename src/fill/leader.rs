@@ -264,7 +264,7 @@ impl Fill<'_> {
         let Some(writer) = writer else {
             let (shared, flight) = (Arc::clone(self.shared), self.flight);
             let body = Checked::new(Arc::new(meta), body, expected, shared, flight.ticket);
-            if keep == Keep::IfVerified {
+            if keep == Keep::IfVerified && body.is_identified() {
                 return Ok(Box::pin(relay::share(body, flight, wanted.demand())).await);
             }
             flight.land_passing(Passing::checked(body));

@@ -62,7 +62,7 @@ pub(super) struct Checked {
     has_failed: bool,
 }
 
-/// What such a body is fetched from once more.
+/// What a reader of such a body goes on with apart from the others.
 pub(super) struct Original {
     seed: Seed,
     meta: Arc<Meta>,
@@ -72,17 +72,22 @@ pub(super) struct Original {
 }
 
 impl Original {
-    /// The same body, from its start, once an origin sends it; a page is asked for as in `page`.
-    /// What reads it compares the bytes that it has: nothing else ties the two together.
-    pub(super) async fn again(&self, page: Option<&Sought>) -> Result<Box<Checked>, FillError> {
+    /// What is behind the first `received` bytes, which are hashed in `given`, as soon as an origin
+    /// sends it; a page is asked for as in `page`.
+    pub(super) async fn rest(
+        &self,
+        (received, given): (u64, digest::Context),
+        page: Option<&Sought>,
+    ) -> Result<Box<Checked>, FillError> {
         let avoid = match self.shared.wrong.advice(&self.meta.key, &self.shared.cache) {
             Advice::Ask { avoid } => avoid,
             Advice::Refuse { .. } => Vec::new(),
         };
-        let mut body = self.seed.clone().anew(page, &avoid);
+        let mut body = self.seed.clone().rest(received, page, &avoid);
         body.begin().await?;
         let (meta, shared) = (Arc::clone(&self.meta), Arc::clone(&self.shared));
-        Ok(Checked::from_basis((meta, body, self.expected), shared, self.basis.clone()))
+        let checked = Checked::from_basis((meta, body, self.expected), shared, self.basis.clone());
+        Ok(Box::new(Checked { given, received, ..*checked }))
     }
 }
 
@@ -219,12 +224,17 @@ impl Checked {
         })
     }
 
+    /// Whether something tells what goes on with it.
+    pub(super) fn is_identified(&self) -> bool {
+        self.body.is_identified()
+    }
+
     /// The fills that it is one of.
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// What it is fetched from once more.
+    /// What a reader goes on with apart from the others.
     pub(super) fn original(&self) -> Original {
         Original {
             seed: self.body.seed(),

@@ -9,11 +9,9 @@
 //! - Bytes that all readers have had are let go as soon as no reader may join any more. A reader
 //!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
 //!   let go, whether or not a slow reader has had them.
-//! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own. It
-//!   asks as long as a body that broke off is asked for (see `steady`). The bytes up to its
-//!   position are hashed and left out: they must have the SHA-256 of what it was given. Else it is
-//!   cut, for no bytes of two fetches are joined without that proof. What follows is judged as any
-//!   body that passes. A page of a generic site is shared only if it has a strong entity tag.
+//! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own, as
+//!   a body goes on that broke off (see `steady`): only a strong entity tag, or a hash that the
+//!   whole is judged by, tells what goes on with it. So a body without either is never shared.
 //! - Without readers the fetch is ended.
 //!
 //! # Bounds
@@ -40,14 +38,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Bytes that a reader which goes on alone leaves out at a time.
-const SKIPPED_BYTES_MAX: u64 = 64 << 10;
 /// How long a reader that goes on alone waits for a place among the fills.
 const PLACE_WAIT: Duration = Duration::from_secs(10);
 
 /// Has the readers of `flight`, which fetches what `demand` says, share `body`, of which nothing
 /// was read, to its end; the result for the metrics. It passes to one reader if there is no memory.
+/// Something must tell what goes on with it ([`Checked::is_identified`]).
 pub(super) async fn share(body: Box<Checked>, flight: &Flight, demand: Demand) -> &'static str {
+    debug_assert!(body.is_identified());
     let Some(relay) = Relay::new(&body, demand) else {
         flight.land_passing(Passing::checked(body));
         return "passed";
@@ -57,23 +55,28 @@ pub(super) async fn share(body: Box<Checked>, flight: &Flight, demand: Demand) -
         Ok(()) => "passed",
         // That is logged with all that is known of it.
         Err(error) if error.rejected().is_some() => "rejected",
-        Err(error) => error.log(&relay.meta.key),
+        Err(error) => error.log(&relay.about.meta.key),
     }
 }
 
 /// A body on its way to several readers.
 pub(super) struct Relay {
+    about: Arc<About>,
+    state: Mutex<State>,
+    /// Notified when bytes or the end have come.
+    grown: Notify,
+    /// Notified when a reader has moved or left.
+    moved: Notify,
+}
+
+/// What is known of the body, also to readers that have left.
+struct About {
     meta: Arc<Meta>,
     length: Option<u64>,
     must_be: Option<Sha256>,
     original: Original,
     shared: Arc<Shared>,
     demand: Demand,
-    state: Mutex<State>,
-    /// Notified when bytes or the end have come.
-    grown: Notify,
-    /// Notified when a reader has moved or left.
-    moved: Notify,
 }
 
 struct State {
@@ -95,7 +98,7 @@ struct RelayEnd<'a>(&'a Relay);
 
 /// A reader of such a body.
 pub(super) struct RelayReader {
-    relay: Arc<Relay>,
+    about: Arc<About>,
     /// Its client.
     asker: Asker,
     /// Of a generic site: what the client asks for.
@@ -140,7 +143,7 @@ enum Next {
 
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("meta", &self.meta).finish_non_exhaustive()
+        f.debug_struct("Relay").field("meta", &self.about.meta).finish_non_exhaustive()
     }
 }
 
@@ -149,13 +152,16 @@ impl Relay {
     fn new(body: &Checked, demand: Demand) -> Option<Arc<Self>> {
         let shared = Arc::clone(body.shared());
         let state = State::new(shared.window_memory.open()?);
-        Some(Arc::new(Self {
+        let about = About {
             meta: Arc::clone(&body.meta),
             length: body.length(),
             must_be: body.must_be(),
             original: body.original(),
             shared,
             demand,
+        };
+        Some(Arc::new(Self {
+            about: Arc::new(about),
             state: Mutex::new(state),
             grown: Notify::new(),
             moved: Notify::new(),
@@ -210,26 +216,26 @@ impl Entrance {
         let relay = &self.0;
         let reader = RelayReader {
             way: Way::Joined(relay.seat(readers)?),
-            relay: Arc::clone(relay),
+            about: Arc::clone(&relay.about),
             asker,
             page: page.map(Box::new),
             ready: Bytes::new(),
             position: 0,
             had: digest::Context::new(&digest::SHA256),
         };
-        Some(Passing::relayed(Arc::clone(&relay.meta), Box::new(reader)))
+        Some(Passing::relayed(Arc::clone(&relay.about.meta), Box::new(reader)))
     }
 
     /// Whether a request that comes now may join: not if all of the body has come, since its
     /// readers may have its end already, and what they ask for next is asked for anew.
     pub(super) fn is_open(&self) -> bool {
         let state = self.0.state.lock();
-        state.is_open() && state.over.is_none() && self.0.length != Some(state.window.end())
+        state.is_open() && state.over.is_none() && self.0.about.length != Some(state.window.end())
     }
 
     /// The declared length, and how many bytes have come.
     pub(super) fn progress(&self) -> (Option<u64>, u64) {
-        (self.0.length, self.0.state.lock().window.end())
+        (self.0.about.length, self.0.state.lock().window.end())
     }
 }
 
@@ -338,12 +344,12 @@ impl Drop for Seat {
 impl RelayReader {
     /// The declared length.
     pub(super) fn length(&self) -> Option<u64> {
-        self.relay.length
+        self.about.length
     }
 
     /// The one SHA-256 that the body must turn out to have, where that is known.
     pub(super) fn must_be(&self) -> Option<Sha256> {
-        self.relay.must_be
+        self.about.must_be
     }
 
     /// As [`Passing::chunk`].
@@ -371,9 +377,9 @@ impl RelayReader {
         Ok(Some(self.ready.split_to(max.min(self.ready.len()))))
     }
 
-    /// The same body out of another fetch, up to where this reader has come.
+    /// The same body out of another fetch, behind what this reader has.
     async fn alone(&self) -> Result<Box<Alone>, FillError> {
-        let Relay { original, shared, meta, demand, .. } = &*self.relay;
+        let About { original, shared, meta, demand, .. } = &*self.about;
         let (path, position) = (meta.key.path(), self.position);
         tracing::debug!(path, position, "reader fell behind; fetching alone");
         let demand = Demand { asker: self.asker, ..demand.clone() };
@@ -382,19 +388,8 @@ impl RelayReader {
         let deadline = Instant::now() + PLACE_WAIT;
         let place = shared.room.wait(&demand, &Readers::default(), deadline).await;
         let running = Running::begin(&shared.metrics);
-        let mut body = original.again(self.page.as_deref()).await?;
+        let body = original.rest((position, self.had.clone()), self.page.as_deref()).await?;
         drop(place);
-        let mut left = position;
-        while left > 0 {
-            let max = usize::try_from(left.min(SKIPPED_BYTES_MAX)).unwrap_or(usize::MAX);
-            let skipped = body.chunk(max).await?.ok_or(FillError::Changed)?;
-            left -= skipped.len() as u64;
-        }
-        let (had, skipped) = (self.had.clone(), body.given().clone());
-        if Sha256::finish(had) != Sha256::finish(skipped) {
-            tracing::warn!(path, position, "two bodies of one object differ; cutting a reader");
-            return Err(FillError::Changed);
-        }
         Ok(Box::new(Alone { body, _running: running }))
     }
 }

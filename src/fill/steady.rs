@@ -9,8 +9,8 @@
 //! the end. An origin that shows another object is not asked again for this body; the others are
 //! asked in turn until one continues it or the patience ends: see `patience`.
 //!
-//! A body that readers share is fetched once more for a reader that fell behind (see `relay`), by
-//! the same rules. What it must be the same as is the body that was shared.
+//! A reader that fell behind those that it shared a body with goes on by the same rules (see
+//! `relay`): what it has is the part that came.
 //!
 //! A body may be a piece of an object (see `pieces`): it begins and ends where it is told to, and
 //! is continued like any other.
@@ -116,9 +116,6 @@ pub(super) struct Steady {
     candidates: Vec<usize>,
     patience: Patience,
     restarts: u32,
-    /// It is fetched once more, for a reader that compares its bytes with those that it has: its
-    /// beginning is asked for as that of any whole body.
-    is_anew: bool,
 }
 
 /// How a body ended before its time.
@@ -176,7 +173,6 @@ impl Steady {
             candidates: [first, last].concat(),
             patience: Patience::new(patience.unwrap_or_default()),
             restarts: 0,
-            is_anew: false,
             body: response.body,
             source,
         }
@@ -302,19 +298,22 @@ impl Steady {
         }
     }
 
-    /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
-    /// time.
-    async fn resume(&mut self, fault: Fault) -> Result<(), FillError> {
-        let is_identified = match self.checked {
+    /// Whether something tells what goes on with it.
+    pub(super) fn is_identified(&self) -> bool {
+        match self.checked {
             Checked::ByHash => true,
             Checked::ByLength => {
                 // The framing of a page shows its end; an object is kept by its length alone.
                 let is_page = matches!(self.source.question, Question::Page(_));
                 self.etag.is_some() && (self.total.is_some() || is_page)
             }
-        };
-        // Of what is fetched anew no byte is joined to others without being compared.
-        if !is_identified && !self.asks_for_whole() {
+        }
+    }
+
+    /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
+    /// time.
+    async fn resume(&mut self, fault: Fault) -> Result<(), FillError> {
+        if !self.is_identified() {
             return Err(self.give_up(fault));
         }
         if self.patience.broke() {
@@ -340,12 +339,10 @@ impl Steady {
         Err(self.give_up(fault))
     }
 
-    /// Asks for a body that is fetched anew, until an origin sends it or the patience ends: each
+    /// Asks for the rest of [`Seed::rest`], until an origin sends it or the patience ends: each
     /// origin once for as long as its own deadlines let it, then as for a body that broke off.
-    /// Without a strong entity tag no page is asked for.
     pub(super) async fn begin(&mut self) -> Result<(), FillError> {
-        let is_page = matches!(self.source.question, Question::Page(_));
-        if is_page && self.etag.is_none() {
+        if !self.is_identified() {
             return Err(self.give_up(Fault::Behind));
         }
         self.patience.broke();
@@ -420,18 +417,14 @@ impl Steady {
         Resumed::Never
     }
 
-    fn asks_for_whole(&self) -> bool {
-        self.is_anew && self.received == 0
-    }
-
     async fn ask_for_the_rest(&self, position: usize) -> Result<Answer<Response>, FetchError> {
-        let is_whole = self.asks_for_whole();
-        let by_etag = self.checked == Checked::ByLength && !is_whole;
-        let range =
-            RangeAsked { first: self.received, last: self.end.map(|end| end.saturating_sub(1)) };
+        let by_etag = self.checked == Checked::ByLength;
         let ask = match &self.source.question {
             Question::Object(ask) => Ask {
-                range: Some(range).filter(|_| !is_whole),
+                range: Some(RangeAsked {
+                    first: self.received,
+                    last: self.end.map(|end| end.saturating_sub(1)),
+                }),
                 // Where a hash will prove the whole, another tag is no reason not to go on.
                 if_match: self.etag.clone().filter(|_| by_etag),
                 if_none_match: None,
@@ -441,7 +434,6 @@ impl Steady {
                 reason: None,
                 ..ask.clone()
             },
-            Question::Page(sought) if is_whole => return sought.again(position).await,
             Question::Page(sought) => {
                 let (same, retries) = (self.etag.as_ref(), Retries::None);
                 let rest = Rest { first: self.received, last: None, same, retries };
@@ -509,7 +501,8 @@ impl Steady {
     }
 
     /// The bytes to skip of a 200 from an origin that knows no ranges: those that came already,
-    /// if it is the same object.
+    /// if it is the same object. Without a length, its framing must show its end, unless a hash
+    /// does.
     fn again_from_the_start(&mut self, response: &Response) -> Result<u64, String> {
         if self.restarts == RESTARTS_MAX {
             return Err(format!("200, the whole for the {RESTARTS_MAX}th time"));
@@ -518,8 +511,10 @@ impl Steady {
         let length = response.content_length;
         match self.checked {
             Checked::ByHash if length.is_none() || self.total.is_none() => {}
-            // It may tell a length that the first response did not tell.
-            Checked::ByLength if self.is_anew && self.total.is_none() => {}
+            Checked::ByLength if self.total.is_none() && response.is_framed => {}
+            Checked::ByLength if self.total.is_none() => {
+                return Err("200 that ends with its connection".to_owned());
+            }
             Checked::ByHash | Checked::ByLength if length != self.total => {
                 return Err(format!("200 with {length:?} bytes"));
             }
@@ -528,11 +523,13 @@ impl Steady {
         let (none, now) = (HeaderMap::new(), &response.headers);
         let before = if self.checked == Checked::ByHash { &none } else { &self.headers };
         continuation::tie(before, now).map_err(|error| error.to_string())?;
-        let has_same = |name| self.headers.get_all(&name).iter().eq(now.get_all(&name));
-        let has_same_tag =
-            has_same(header::ETAG) && (self.etag.is_some() || has_same(header::LAST_MODIFIED));
-        if self.checked == Checked::ByLength && !has_same_tag {
-            return Err(format!("200 with the ETag {:?}", now.get(header::ETAG)));
+        let etag = now.get(header::ETAG);
+        if self.checked == Checked::ByLength && etag != self.etag.as_ref() {
+            return Err(format!("200 with the ETag {etag:?}"));
+        }
+        if self.checked == Checked::ByLength {
+            // It may tell a length that the first response did not tell.
+            self.total = self.total.or(length);
         }
         Ok(self.received)
     }
@@ -556,9 +553,10 @@ pub(super) struct Seed {
 }
 
 impl Seed {
-    /// The same body once more, from its start: [`Steady::begin`] asks for it. First asked is the
-    /// origin that gave it, last are those to `avoid`. A page is asked for as in `page`.
-    pub(super) fn anew(self, page: Option<&Sought>, avoid: &[usize]) -> Steady {
+    /// What is behind the first `received` bytes of the body, which [`Steady::begin`] asks for. The
+    /// origins that gave the body come first, those to `avoid` last. A page is asked for as in
+    /// `page`.
+    pub(super) fn rest(self, received: u64, page: Option<&Sought>, avoid: &[usize]) -> Steady {
         let gave = self.source.trail.positions();
         let mut candidates = self.candidates;
         candidates.sort_by_key(|at| (avoid.contains(at), !gave.contains(at)));
@@ -574,14 +572,13 @@ impl Seed {
             checked: self.checked,
             total: self.total,
             end: None,
-            received: 0,
+            received,
             skip: 0,
             next: None,
             candidates,
             patience: Patience::new(self.patience),
             restarts: 0,
-            is_anew: true,
-            source: Source { question, trail: Trail::default(), ..self.source },
+            source: Source { question, trail: self.source.trail.fork(), ..self.source },
         }
     }
 
@@ -631,7 +628,6 @@ impl Seed {
             candidates: self.candidates,
             patience: Patience::new(self.patience).short(),
             restarts: 0,
-            is_anew: false,
             source: self.source,
         };
         if response.status != StatusCode::PARTIAL_CONTENT {

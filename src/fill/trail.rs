@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trail(Arc<Mutex<Vec<Source>>>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Source {
     position: usize,
     name: Arc<str>,
@@ -25,6 +25,11 @@ impl Trail {
         if sources.iter().all(|source| source.position != position) {
             sources.push(Source { position, name: Arc::clone(name) });
         }
+    }
+
+    /// The same origins, for a body that goes on apart from this one.
+    pub(super) fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().clone())))
     }
 
     /// Their positions.

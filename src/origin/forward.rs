@@ -6,11 +6,10 @@
 //! credentials and no cookies. A body that its client does not finish is 400 or 408, and no fault
 //! of the origin.
 
-use super::asker::Asker;
 use super::exchange::{Ask, Method as AskMethod, Purpose, RangeAsked, Reason, Retries};
 use super::response::{Response, ResponseBody};
+use super::upload_body::ClientBody;
 use super::wire::{Heard, Reply};
-use crate::client::OutboundBody;
 use crate::clock::Moment;
 use crate::nix::Class;
 use crate::rfc::range::ByteRanges;
@@ -40,15 +39,6 @@ pub struct Forward {
     pub only: Option<usize>,
     /// Whether an origin that failed is asked again at once, if the request may be repeated.
     pub retries: Retries,
-}
-
-/// The body of a client's request.
-#[derive(Debug)]
-pub struct ClientBody {
-    /// The client.
-    pub client: Asker,
-    /// What it sends.
-    pub content: OutboundBody,
 }
 
 impl fmt::Debug for Forward {

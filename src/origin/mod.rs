@@ -68,11 +68,12 @@ pub use asker::Asker;
 pub use exchange::{
     Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reason, Retries, SlotLimit,
 };
-pub use forward::{ClientBody, Forward, Interim};
+pub use forward::{Forward, Interim};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 pub use s3::Page;
 pub use setup_error::OriginSetupError;
+pub use upload_body::ClientBody;
 
 use crate::client::{Client, ClientSettings, Trust, Trusts};
 use crate::clock::{Clock, Moment, Timestamp};

@@ -7,8 +7,7 @@
 //! - Requests for objects that wait are served in the order of their arrival.
 
 use super::exchange::{FetchError, SlotLimit};
-use super::forward::ClientBody;
-use super::upload_body::UploadBody;
+use super::upload_body::{ClientBody, UploadBody};
 use super::uploads::{UploadPlace, Uploads};
 use crate::client::UploadError;
 use crate::nix::Class;

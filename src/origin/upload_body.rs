@@ -26,6 +26,15 @@ pub(super) const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// one piece more, are read before it has one.
 const PROOF_BYTES: usize = 8_000;
 
+/// The body of a client's request.
+#[derive(Debug)]
+pub struct ClientBody {
+    /// The client.
+    pub client: Asker,
+    /// What it sends.
+    pub content: OutboundBody,
+}
+
 /// The body of an upload. As it is sent, it ends in [`UploadError::Slow`] if it is to give up its
 /// place.
 #[derive(Debug)]

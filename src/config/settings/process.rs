@@ -118,8 +118,8 @@ pub(super) const SETTINGS: &[Setting] = &[
              one more is answered 503. One whose clients have left makes room for another. An \
              eighth is kept for narinfos, a quarter from the other objects of one site, and the \
              last quarter from clients that have as many. A client is an address, so all that \
-             come through one load balancer count as one. A NAR that no disk takes counts as long \
-             as it is read.",
+             come through one load balancer count as one. A body that no disk takes counts until \
+             its head has come.",
         ),
     Setting::new(
         "server.limits.completion_size_max",

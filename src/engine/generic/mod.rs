@@ -310,7 +310,7 @@ impl Request<'_> {
         stale: Option<&Found>,
     ) -> Option<Answer> {
         let is_own = role == Role::Lead;
-        let is_for_this = |variant: &Variant| is_own || selects(self.fields(), variant);
+        let is_for_this = |meta: &Meta| is_own || self.may_share(meta);
         let outcome = if is_own { Outcome::Miss } else { Outcome::Collapsed };
         let bridge = stale.and_then(|stale| Some((stale, self.revalidation_wait(stale)?)));
         let landed = match bridge {
@@ -323,7 +323,7 @@ impl Request<'_> {
         let answer = match landed {
             Landed::Streaming { meta, growing, .. } => {
                 let length = growing.length();
-                is_for_this(&meta.variant)
+                is_for_this(&meta)
                     .then(|| self.delivery(&meta, length, outcome).growing(growing, flight))
             }
             Landed::Whole { found, how } => {
@@ -336,13 +336,14 @@ impl Request<'_> {
                     }
                     How::NotStored => (is_own, Outcome::Pass),
                 };
-                let is_for_this = is_shared && is_for_this(&found.meta().variant);
+                let is_for_this =
+                    is_shared && (is_own || selects(self.fields(), &found.meta().variant));
                 is_for_this.then(|| self.found(&found, outcome))
             }
             Landed::Passing if is_own || flight.is_shared() => {
                 let page = flight.is_shared().then(|| self.sought(None));
                 match flight.take_passing(Asker::at(self.connection.peer.ip()), page) {
-                    Some(passing) => is_for_this(&passing.meta.variant).then(|| {
+                    Some(passing) => is_for_this(&passing.meta).then(|| {
                         self.passing(passing, if is_own { Outcome::Pass } else { outcome })
                     }),
                     None if flight.is_too_late() => None,
@@ -360,6 +361,16 @@ impl Request<'_> {
             }
             answer
         })
+    }
+
+    /// Whether an answer that is under way may be this request's too: it began after the request
+    /// came, or may be reused by now.
+    fn may_share(&self, meta: &Meta) -> bool {
+        let rule = self.caching.rule(self.target.key.path());
+        selects(self.fields(), &meta.variant)
+            && (meta.response_time >= self.now
+                || judge(meta, &self.directives(meta), &self.wishes, rule, self.now)
+                    != Reuse::Confirm)
     }
 
     /// Sends the request on as it came, and what a write may have changed is dropped.

@@ -232,6 +232,20 @@ async fn a_body_goes_on_from_a_fallback_without_the_credentials_of_its_client() 
     assert_eq!((rest.field("authorization"), rest.field("cookie")), (None, None));
 }
 
+/// The end of the second answer shows nothing: it may be cut off.
+#[tokio::test]
+async fn a_chunked_body_does_not_go_on_with_one_that_ends_with_its_connection() {
+    let origin = Origin::start().await;
+    let body = noise(8, 1 << 20);
+    let script = |body| says(body).field("cache-control", "max-age=60").etag("\"same\"");
+    let cut = script(body.clone()).chunked().cut_at(400_000);
+    let short = script(body.slice(..900_000)).without_ranges().until_close();
+    origin.say_in_turn("/a", vec![cut, short, script(body.clone())]);
+    let edge = edge(&origin).await;
+    assert!(edge.client().begin("/a", &[]).await.rest().await.is_cut);
+    edge.get("/a").await.expect(200, "miss").with(&body);
+}
+
 /// FAULTS.md G16h.
 #[tokio::test]
 async fn an_answer_to_a_request_for_a_part_is_none_to_another() {
