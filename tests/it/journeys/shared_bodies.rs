@@ -61,6 +61,8 @@ async fn readers_that_ask_at_once_for_an_object_above_the_size_share_its_fetch()
     for _ in 0..12 {
         readers.push(edge.client().begin(&path, &[]).await);
     }
+    // One that falls behind later asks for itself.
+    assert_eq!(origin.count(&path), 1);
     gate.open();
     let asking = readers.into_iter().map(|reader| {
         let nar = nar.clone();
@@ -69,8 +71,6 @@ async fn readers_that_ask_at_once_for_an_object_above_the_size_share_its_fetch()
     for asked in asking.collect::<Vec<_>>() {
         assert_eq!(asked.await.unwrap(), (Some(nar.len()), false));
     }
-    // One that falls behind asks for itself.
-    assert!(origin.count(&path) <= 4, "{} requests", origin.count(&path));
     edge.until_idle().await;
     assert_eq!(edge.objects_on_disk(), (0, 0));
 }

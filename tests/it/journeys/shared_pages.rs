@@ -57,6 +57,8 @@ async fn readers_of_an_object_above_the_size_share_its_fetch() {
     for _ in 0..12 {
         readers.push(edge.client().begin("/a", &[]).await);
     }
+    // One that falls behind later asks for itself.
+    assert_eq!(origin.count("/a"), 1);
     gate.open();
     let asking = readers.into_iter().map(|reader| {
         let page = page.clone();
@@ -65,8 +67,6 @@ async fn readers_of_an_object_above_the_size_share_its_fetch() {
     for asked in asking.collect::<Vec<_>>() {
         assert_eq!(asked.await.unwrap(), (Some(page.len()), false));
     }
-    // One that falls behind asks for itself.
-    assert!(origin.count("/a") <= 4, "{} requests", origin.count("/a"));
     edge.until_idle().await;
     assert_eq!(edge.objects_on_disk(), (0, 0));
 }
