@@ -2,10 +2,10 @@
 //! socket, its requests and its task; a mutex held for a few instructions, never across an await.
 //!
 //! A client that has closed its side may still wait for its answer, or may have ended: an HTTP
-//! client that is stopped says the same. If it is sent no byte for [`HALF_CLOSED_MAX`], and none of
-//! what it had sent is read meanwhile, it counts as gone. The kernel tells that a side is closed.
-//! TLS makes no difference: a client that has sent `close_notify` and no more is still there. Over
-//! HTTP/2, the end of a client's side ends the connection as soon as it is read.
+//! client that is stopped says the same. If it is sent no byte for [`HALF_CLOSED_MAX`], acknowledges
+//! none, and none of what it had sent is read meanwhile, it counts as gone. The kernel tells that a
+//! side is closed. TLS makes no difference: a client that has sent `close_notify` and no more is
+//! still there. Over HTTP/2, the end of a client's side ends the connection as soon as it is read.
 
 use super::progress::{Progress, look_after};
 use crate::sync::Mutex;
@@ -24,7 +24,7 @@ const NO_SOCKET: RawFd = -1;
 /// is read meanwhile, since a client that has closed its own side alone still waits. A look is one
 /// call to the system, and only an answer that takes this long causes one.
 const GONE_LOOK: Duration = Duration::from_secs(2);
-/// How long a client that has closed its own side may be sent no byte.
+/// How long a client that has closed its own side may be sent no byte, and acknowledge none.
 const HALF_CLOSED_MAX: Duration = Duration::from_secs(30);
 /// The longest time until a look tells that all is acknowledged.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -498,6 +498,7 @@ impl State {
         let acknowledged = acknowledged.saturating_sub(self.small_bytes);
         let has_taken = acknowledged > self.acknowledged_bytes;
         (self.acknowledged_bytes, self.looked_at) = (acknowledged, now);
+        let is_over = progress.is_some_and(|progress| progress.is_over);
         if progress.is_some_and(|progress| progress.is_half_closed) {
             self.half_closed_at.get_or_insert(now);
         }
@@ -507,7 +508,8 @@ impl State {
             Fault::Idle if has_taken && progress.is_some_and(|progress| progress.is_owed) => {
                 self.idle_since = now;
             }
-            Fault::Gone if !self.is_gone(now, progress) => {}
+            Fault::Gone if !is_over && has_taken => self.progress_at = now,
+            Fault::Gone if !is_over && !self.is_given_up(now) => {}
             Fault::WriteStall
             | Fault::Idle
             | Fault::RequestHead
@@ -517,11 +519,10 @@ impl State {
         None
     }
 
-    /// Whether a client that waits for its answer has left, or has to be taken for one that has.
-    fn is_gone(&self, now: Instant, progress: Option<Progress>) -> bool {
-        let is_over = progress.is_some_and(|progress| progress.is_over);
+    /// Whether a client that has closed its own side counts as gone.
+    fn is_given_up(&self, now: Instant) -> bool {
         let waited_since = self.half_closed_at.map(|at| at.max(self.progress_at));
-        is_over || waited_since.is_some_and(|since| now >= since + HALF_CLOSED_MAX)
+        waited_since.is_some_and(|since| now >= since + HALF_CLOSED_MAX)
     }
 }
 

@@ -204,6 +204,25 @@ fn a_client_that_closed_its_side_may_be_sent_nothing_for_a_while_alone() {
     assert_eq!(state.overdue(border, &DEADLINES, half_closed), Some(Fault::Gone));
 }
 
+/// What was written may still be on its way over a slow link.
+#[test]
+fn a_client_that_closed_its_side_and_takes_bytes_is_not_let_go() {
+    let (watch, now) = watch();
+    let _request = UnderWay::begin(&watch);
+    let mut state = watch.state.lock();
+    (state.progress_at, state.looked_at) = (now, now);
+    let half_closed =
+        |bytes| taken(bytes).map(|progress| Progress { is_half_closed: true, ..progress });
+    let mut at = now;
+    for bytes in 1..=2 * HALF_CLOSED_MAX.as_secs() / GONE_LOOK.as_secs() {
+        at += GONE_LOOK;
+        assert_eq!(state.overdue(at, &DEADLINES, half_closed(bytes)), None, "{bytes}");
+    }
+    // It has ended: the last bytes that it took do not count.
+    let over = half_closed(1_000).map(|progress| Progress { is_over: true, ..progress });
+    assert_eq!(state.overdue(at + GONE_LOOK, &DEADLINES, over), Some(Fault::Gone));
+}
+
 #[test]
 fn a_stream_whose_window_is_shut_stalls_although_the_socket_is_free() {
     let (watch, _) = watch();
