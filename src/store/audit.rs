@@ -118,6 +118,9 @@ impl Audit<'_> {
 
     /// Says what is wrong with an object; true where it was dropped.
     fn judge(&self, hash: KeyHash, checked: &Checked) -> bool {
+        if checked.is_unserved {
+            return self.mode == Mode::Repair && self.store.drop_unserved(hash);
+        }
         let Some((fault, detail)) = &checked.wrong else { return false };
         if self.traffic == Traffic::Open && !self.store.is_still(hash, checked) {
             return true;

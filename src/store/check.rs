@@ -6,7 +6,7 @@
 
 use super::Inner;
 use super::error::IndexError;
-use super::format::{self, Head, Place};
+use super::format::{self, FormatError, Head, Place};
 use super::pace::{Pacer, Stopped};
 use super::sums::{self, CHUNK_BYTES, Sums};
 use super::trailer;
@@ -72,6 +72,8 @@ pub(super) struct Checked {
     pub(super) key: Option<Key>,
     /// What is wrong, and how that shows.
     pub(super) wrong: Option<(Fault, String)>,
+    /// Whether it is sound, and still not served: an earlier build wrote it.
+    pub(super) is_unserved: bool,
 }
 
 /// Why a comparison ended early.
@@ -102,11 +104,15 @@ impl Inner {
         record: &[u8],
         pacer: &mut Pacer,
     ) -> Result<Checked, Stopped> {
-        let mut checked =
-            Checked { bytes: record.len() as u64, head: None, key: None, wrong: None };
+        let bytes = record.len() as u64;
+        let mut checked = Checked { bytes, head: None, key: None, wrong: None, is_unserved: false };
         pacer.spend(checked.bytes)?;
         let (record, within) = match format::decode_row(record) {
             Ok(row) => row,
+            Err(FormatError::Challenge) => {
+                checked.is_unserved = true;
+                return Ok(checked);
+            }
             Err(error) => {
                 checked.wrong = Some((Fault::Record, error.to_string()));
                 return Ok(checked);

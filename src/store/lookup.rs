@@ -10,7 +10,6 @@ use super::Inner;
 use super::error::IndexError;
 use super::format::{self, FormatError, Head, Place, Record};
 use super::read::{self, BodyFile, Stored, StoredBody};
-use super::which::Which;
 use crate::clock::Timestamp;
 use crate::object::{Key, KeyHash, NarClaim, Variant};
 use bytes::Bytes;
@@ -142,9 +141,8 @@ impl Inner {
         };
         match format::decode_row(&bytes) {
             Ok((record, body)) => Some((record, Bytes::copy_from_slice(body))),
-            // Of an earlier build; nothing is damaged.
             Err(FormatError::Challenge) => {
-                self.went(self.erase(hash, Which::Undecodable));
+                self.drop_unserved(hash);
                 None
             }
             Err(error) => {

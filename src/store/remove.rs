@@ -209,10 +209,16 @@ impl Inner {
         has_gone
     }
 
+    /// Drops a record of an earlier build that is not served, unless another replaced it: nothing
+    /// is damaged. True where it went.
+    pub(super) fn drop_unserved(&self, hash: KeyHash) -> bool {
+        self.went(self.erase(hash, Which::Undecodable))
+    }
+
     /// Drops a record that cannot be read, and counts it, unless another replaced it; true where it
     /// went.
     pub(super) fn drop_undecodable(&self, hash: KeyHash, why: &str) -> bool {
-        let has_gone = self.went(self.erase(hash, Which::Undecodable));
+        let has_gone = self.drop_unserved(hash);
         if has_gone {
             self.count_damaged(&hash.to_string(), why);
         }

@@ -204,6 +204,9 @@ fn scrub(store: &Weak<Inner>, hash: KeyHash, pacer: &mut Pacer) -> Result<(), St
 
 impl Inner {
     fn drop_scrubbed(self: &Arc<Self>, hash: KeyHash, checked: &Checked) {
+        if checked.is_unserved {
+            self.drop_unserved(hash);
+        }
         let Some((fault, why)) = &checked.wrong else { return };
         if !self.is_still(hash, checked) {
             return;

@@ -1,17 +1,18 @@
 //! Torn, damaged and killed states: each is a miss and a count, or the state before or after.
 
-use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put};
-use crate::object::KeyHash;
+use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put, until};
+use crate::object::{Key, KeyHash};
 use crate::store::error::OpenError;
 use crate::store::pace::Pacer;
 use crate::store::read::StoredBody;
-use crate::store::report::Mode;
+use crate::store::report::{Mode, Report};
 use crate::store::{Fault, FsckError, Store, format, fsck};
 use crate::sync::Mutex;
 use http::{HeaderValue, StatusCode};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -385,15 +386,44 @@ async fn an_index_that_cannot_be_opened_is_one_clear_error_and_nothing_is_wiped(
 async fn a_401_with_a_challenge_for_one_client_is_not_found_and_not_damaged() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
-    for (challenge, is_found) in [("Basic realm=a", true), ("Digest nonce=\"1\"", false)] {
-        let mut meta = meta(&key("a"));
-        meta.status = StatusCode::UNAUTHORIZED;
-        meta.headers.insert("www-authenticate", HeaderValue::from_static(challenge));
-        let body = bytes(1, 100);
-        let mut pending = store.begin(&key("a"), Some(100)).await.unwrap();
-        append(&mut pending, &body).await.unwrap();
-        pending.seal().await.unwrap().commit(meta, None).unwrap();
-        assert_eq!(held(&store, &key("a")).await, is_found.then_some(body), "{challenge}");
+    for (challenge, is_found) in [("Basic realm=a", true), (FOR_ONE_CLIENT, false)] {
+        put_challenge(&store, &key("a"), challenge).await;
+        let body = is_found.then(|| bytes(1, 100));
+        assert_eq!(held(&store, &key("a")).await, body, "{challenge}");
     }
     assert_eq!((store.usage().objects, bench.damaged()), (0, 0));
+}
+
+const FOR_ONE_CLIENT: &str = "Digest nonce=\"1\"";
+
+async fn put_challenge(store: &Store, key: &Key, challenge: &'static str) {
+    let mut meta = meta(key);
+    meta.status = StatusCode::UNAUTHORIZED;
+    meta.headers.insert("www-authenticate", HeaderValue::from_static(challenge));
+    let mut pending = store.begin(key, Some(100)).await.unwrap();
+    append(&mut pending, &bytes(1, 100)).await.unwrap();
+    pending.seal().await.unwrap().commit(meta, None).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_drops_a_401_with_a_challenge_for_one_client_and_reports_nothing() {
+    let mut bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    put_challenge(&store, &key("a"), FOR_ONE_CLIENT).await;
+    bench.close(store).await;
+    for (mode, objects) in
+        [(Mode::Report, 1), (Mode::Report, 1), (Mode::Repair, 1), (Mode::Repair, 0)]
+    {
+        let report = Mutex::default();
+        fsck(bench.place.path(), mode, &report).unwrap();
+        let report: Report = report.into_inner();
+        assert_eq!((report.objects, report.problems.len()), (objects, 0), "{:?}", report.problems);
+    }
+
+    bench.scrub_pass = Duration::from_millis(100);
+    let store = bench.open().await;
+    put_challenge(&store, &key("b"), FOR_ONE_CLIENT).await;
+    until("the scrubber drops it", || store.usage().objects == 0).await;
+    let faults = bench.metrics.check_faults.with_label_values(&["scrub", "record"]).get();
+    assert_eq!((faults, bench.damaged()), (0, 0));
 }
