@@ -484,9 +484,9 @@ impl Inner {
     }
 
     /// Counts the parts that are not counted yet, a few at a time, which do not change meanwhile.
-    /// After an error it goes on where that came.
+    /// After an error it goes on where that came. Ends early when the store is left.
     pub(in crate::store) fn count_parts(&self) -> Result<(), IndexError> {
-        while !self.counted_parts.are_all() {
+        while !self.counted_parts.are_all() && !self.leaving.is_cancelled() {
             self.count_some_parts()?;
             #[cfg(test)]
             self.faults.reach("some parts are counted");

@@ -442,6 +442,26 @@ async fn parts_change_while_others_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_left_counts_no_further_parts() {
+    let bench = Bench::new(64 * MIB);
+    let store = bench.open().await;
+    for number in 0..=COUNTED_AT_ONCE {
+        let key = key(&number.to_string());
+        let part = store.begin_part(meta(&key), LENGTH as u64).await.unwrap();
+        assert_eq!(keep(&part, at(6), at(7)).await, Kept::Yes);
+    }
+    store.0.counted_parts.forget();
+    let hold = store.0.faults.hold("some parts are counted");
+    let inner = Arc::clone(&store.0);
+    let counting = tokio::task::spawn_blocking(move || inner.count_parts().unwrap());
+    hold.until_reached().await;
+    store.0.leaving.cancel();
+    drop(hold);
+    counting.await.unwrap();
+    assert_eq!(bench.metrics.part_objects.get(), i64::try_from(COUNTED_AT_ONCE).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_way_out_takes_all_of_a_part() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
