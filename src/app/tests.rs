@@ -281,6 +281,8 @@ enum Act {
     /// It sends so many bytes, and nothing more.
     PauseAfter(usize),
     Busy,
+    /// It sends so many bytes and breaks off, is busy when it is asked next, and then sends all.
+    Stumble(usize),
 }
 
 /// An HTTP origin of one object, which may be told what to do and counts what it is asked.
@@ -329,7 +331,11 @@ impl Ranged {
         let act = {
             let mut act = self.act.lock();
             act.1 += 1;
-            act.0
+            match (act.0, act.1) {
+                (Act::Stumble(at), 1) => Act::BreakOff(at),
+                (Act::Stumble(_), 2) => Act::Busy,
+                (act, _) => act,
+            }
         };
         if matches!(act, Act::Busy) {
             let busy = "HTTP/1.1 503 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -349,7 +355,7 @@ impl Ranged {
                 stream.write_all(&bytes[..at.min(bytes.len())]).await?;
                 std::future::pending().await
             }
-            Act::Send | Act::Busy => stream.write_all(bytes).await,
+            Act::Send | Act::Busy | Act::Stumble(_) => stream.write_all(bytes).await,
         }
     }
 }
@@ -387,6 +393,35 @@ async fn a_late_disk_is_asked_again_if_the_origin_is_of_no_use() {
         assert!((status, bytes) == part, "{act:?}: {status}");
         assert!(edge.drain().await);
     }
+}
+
+/// The whole is made of the part meanwhile, so that the chunk stays as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_instead_of_a_damaged_chunk_is_continued_when_it_breaks_off() {
+    let (bench, clock) = (Bench::new(), ManualClock::starting_at(START));
+    let body: Vec<u8> = (0..6_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let (origin, url) = Ranged::start(body.clone()).await;
+    let edge = bench.start_before(&url, &clock).await;
+    let path = format!("/nar/{}.nar.zst", "1".repeat(52));
+    let range = "Range: bytes=2097152-3145727\r\n";
+    let (status, _, bytes) = ask(&edge, &path, range).await;
+    assert!((status, &bytes[..]) == (206, &body[2_097_152..3_145_728]));
+    let key = Key::new(edge.engine.sites().named("main").unwrap().key_space(), &path, None);
+    // It is kept a little after it was sent.
+    let part = loop {
+        match edge.engine.cache().part(&key).await {
+            Some(part) if matches!(part.at(2_097_152), At::Here) => break part,
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let file = std::fs::File::options().write(true).open(bench.object_file()).unwrap();
+    file.write_all_at(b"wrong", 2_097_157).unwrap();
+    part.doubt();
+    part.freeze();
+    origin.will(Act::Stumble(1_000));
+    let (status, _, bytes) = ask(&edge, &path, range).await;
+    assert!((status, &bytes[..]) == (206, &body[2_097_152..3_145_728]), "{}", bytes.len());
+    assert_eq!(origin.asked(), 3);
 }
 
 /// The first gap is looked for before the first byte is sent. What passes from there on is for its

@@ -27,6 +27,12 @@ const IDLE_MAX: u32 = 32;
 /// origin gives a byte.
 const LATE_MAX: Duration = Duration::from_mins(1);
 
+/// The first pause before both are asked again; each is as long as those before it together.
+const AGAIN_MIN: Duration = Duration::from_millis(100);
+
+/// The longest of these pauses.
+const AGAIN_MAX: Duration = Duration::from_secs(4);
+
 /// How often the stretch that passes becomes twice as long while the disk gives nothing.
 const DOUBLED_MAX: u32 = 24;
 
@@ -52,7 +58,7 @@ pub struct PartReader {
     flight: Arc<PartFlight>,
     object: Arc<Object>,
     cursor: Cursor,
-    passing: Option<Box<Stretch>>,
+    passing: Option<Passing>,
     primed: Option<Primed>,
     ready: Bytes,
     next: u64,
@@ -62,8 +68,26 @@ pub struct PartReader {
     idle: u32,
     /// Stretches that passed because the disk was late, since it gave a byte.
     late: u32,
-    /// Since when neither disk nor origin has given a byte of a chunk that is here.
-    late_since: Option<Instant>,
+    waiting: Waiting,
+}
+
+/// What comes straight from an origin. It is continued where the disk will not give it.
+#[derive(Debug)]
+struct Passing {
+    stretch: Box<Stretch>,
+    resuming: Resuming,
+}
+
+/// Since when neither disk nor origin has given a byte of a chunk that is here.
+#[derive(Debug, Default)]
+struct Waiting(Option<Instant>);
+
+impl Waiting {
+    /// The pause before both are asked again; none if that has lasted too long.
+    fn pause(&mut self) -> Option<Duration> {
+        let waited = self.0.get_or_insert_with(Instant::now).elapsed();
+        (waited < LATE_MAX).then(|| waited.clamp(AGAIN_MIN, AGAIN_MAX))
+    }
 }
 
 /// What the origin has begun to send of a gap while the disk takes nothing.
@@ -71,7 +95,7 @@ pub struct PartReader {
 struct Primed {
     at: u64,
     bytes: Bytes,
-    rest: Box<Stretch>,
+    rest: Passing,
 }
 
 impl PartReader {
@@ -96,7 +120,7 @@ impl PartReader {
             failures_left: 1,
             idle: 0,
             late: 0,
-            late_since: None,
+            waiting: Waiting::default(),
         };
         reader.count("asked", asked.end - asked.start);
         match &object.kind {
@@ -107,8 +131,10 @@ impl PartReader {
                 let fits = |begun: &Stretch| (begun.next()..begun.end()).contains(&asked.start);
                 let begun = begun.filter(|begun| fits(begun) && asked.end <= begun.end());
                 match begun {
-                    Some(begun) => reader.pass_on(begun),
-                    None => reader.pass(asked.end).await?,
+                    Some(begun) => {
+                        reader.pass_on(Passing { stretch: begun, resuming: Resuming::Yes });
+                    }
+                    None => reader.pass(asked.end, Resuming::Yes).await?,
                 }
             }
         }
@@ -208,7 +234,7 @@ impl PartReader {
                 self.next += bytes.len() as u64;
                 self.cursor.set(self.next, self.end);
                 self.failures_left = FAILURES_MAX;
-                (self.idle, self.late_since) = (0, None);
+                (self.idle, self.waiting) = (0, Waiting::default());
                 if self.passing.is_none() {
                     self.late = 0;
                 }
@@ -236,10 +262,12 @@ impl PartReader {
             At::Here => match part.read(self.next, max).await {
                 Ok(bytes) => Ok(bytes),
                 Err(ReadError::Blocking(_)) => {
-                    let passed = self.pass_late().await;
-                    passed.or_else(|error| self.ask_the_disk_again(error)).map(|()| None)
+                    if let Err(error) = self.pass_late(Resuming::No).await {
+                        self.ask_the_disk_again(error).await?;
+                    }
+                    Ok(None)
                 }
-                Err(ReadError::Damaged) => self.pass_late().await.map(|()| None),
+                Err(ReadError::Damaged) => self.pass_late(Resuming::Yes).await.map(|()| None),
             },
             At::Arriving(growing) => match growing.read(self.next, max).await {
                 Ok(bytes) if !bytes.is_empty() => Ok(Some(bytes)),
@@ -267,10 +295,10 @@ impl PartReader {
         let Some(failure) = self.object.failure() else {
             self.idle += 1;
             // A thread that hangs in a write keeps the chunk from any other.
-            return if self.idle < IDLE_MAX { Ok(()) } else { self.pass_late().await };
+            return if self.idle < IDLE_MAX { Ok(()) } else { self.pass_late(Resuming::Yes).await };
         };
         if matches!(*failure, FillError::Write(_)) {
-            return self.pass(self.end).await;
+            return self.pass(self.end, Resuming::Yes).await;
         }
         // What was asked for in vain for as long as that was worth it is not asked for again.
         let left = self.failures_left.saturating_sub(1);
@@ -284,22 +312,23 @@ impl PartReader {
 
     /// The disk does not give the next byte. The rest of its chunk comes straight from the origin,
     /// and twice as much each time until the disk gives a byte.
-    async fn pass_late(&mut self) -> Result<(), Arc<FillError>> {
+    async fn pass_late(&mut self, resuming: Resuming) -> Result<(), Arc<FillError>> {
         let chunk = self.next - self.next % CHUNK_BYTES;
         let end = chunk.saturating_add(CHUNK_BYTES << self.late.min(DOUBLED_MAX));
-        self.pass(end.min(self.end)).await?;
+        self.pass(end.min(self.end), resuming).await?;
         self.late += 1;
         Ok(())
     }
 
     /// The origin does not give the next byte. If the disk has it, the disk is asked again for a
     /// while, unless the object has changed.
-    fn ask_the_disk_again(&mut self, error: Arc<FillError>) -> Result<(), Arc<FillError>> {
-        self.idle += 1;
-        let since = *self.late_since.get_or_insert_with(Instant::now);
-        let is_in_time = self.idle < IDLE_MAX && since.elapsed() < LATE_MAX;
-        let has_changed = matches!(*error, FillError::Changed);
-        if self.is_here() && is_in_time && !has_changed { Ok(()) } else { Err(error) }
+    async fn ask_the_disk_again(&mut self, error: Arc<FillError>) -> Result<(), Arc<FillError>> {
+        if !self.is_here() || matches!(*error, FillError::Changed) {
+            return Err(error);
+        }
+        let Some(pause) = self.waiting.pause() else { return Err(error) };
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     /// Whether the disk has the next byte.
@@ -308,37 +337,37 @@ impl PartReader {
     }
 
     /// Bytes up to `end` come straight from the origin.
-    async fn pass(&mut self, end: u64) -> Result<(), Arc<FillError>> {
+    async fn pass(&mut self, end: u64, resuming: Resuming) -> Result<(), Arc<FillError>> {
         let asked = self.next..end;
         let opening = Stretch::open(&self.flight, &self.object.identity, asked, None);
         let opened = Box::pin(opening).await.map_err(Arc::new)?;
-        self.pass_on(Box::new(opened));
+        self.pass_on(Passing { stretch: Box::new(opened), resuming });
         Ok(())
     }
 
-    fn pass_on(&mut self, stretch: Box<Stretch>) {
-        self.passing = Some(stretch);
+    fn pass_on(&mut self, passing: Passing) {
+        self.passing = Some(passing);
         self.came = Came::Passed;
     }
 
     /// Bytes straight from the origin, without those before the next one; none at the end of what
     /// passes and if the disk has them, so that the disk is asked.
     async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
-        let resuming = if self.is_here() { Resuming::No } else { Resuming::Yes };
-        let Some(stretch) = &mut self.passing else { return Err(Arc::new(FillError::Lost)) };
+        let Some(Passing { stretch, resuming }) = &mut self.passing else {
+            return Err(Arc::new(FillError::Lost));
+        };
         // Nothing that comes is behind what is to come next.
         let Some(ahead) = self.next.checked_sub(stretch.next()) else {
             return Err(Arc::new(FillError::Lost));
         };
-        let mut bytes = match stretch.chunk(resuming).await {
+        let mut bytes = match stretch.chunk(*resuming).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 self.passing = None;
                 return Ok(None);
             }
             Err(error) => {
-                self.ask_the_disk_again(Arc::new(error))?;
-                self.passing = None;
+                self.broke_off(error).await?;
                 return Ok(None);
             }
         };
@@ -346,5 +375,36 @@ impl PartReader {
         bytes.advance(skipped.min(bytes.len()));
         self.count("passed", bytes.len() as u64);
         Ok(Some(bytes))
+    }
+
+    /// What passes broke off. The disk is asked if it has the next byte; a chunk that has gone from
+    /// it since comes from the origin after all.
+    async fn broke_off(&mut self, error: FillError) -> Result<(), Arc<FillError>> {
+        let is_here = self.is_here();
+        if let Some(Passing { stretch, resuming: resuming @ Resuming::No }) = &mut self.passing
+            && !is_here
+        {
+            *resuming = Resuming::Yes;
+            return Box::pin(stretch.resume(error)).await.map_err(Arc::new);
+        }
+        self.ask_the_disk_again(Arc::new(error)).await?;
+        self.passing = None;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn disk_and_origin_are_asked_again_for_as_long_as_that_is_worth_it_and_not_in_haste() {
+        let (mut waiting, began, mut rounds) = (Waiting::default(), Instant::now(), 0);
+        while let Some(pause) = waiting.pause() {
+            tokio::time::advance(pause).await;
+            rounds += 1;
+        }
+        assert!((LATE_MAX..LATE_MAX + AGAIN_MAX).contains(&began.elapsed()));
+        assert!((10..=30).contains(&rounds), "{rounds}");
     }
 }

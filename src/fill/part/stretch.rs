@@ -191,8 +191,8 @@ impl Stretch {
         }
     }
 
-    /// Asks for the rest; fails with `fault` where nobody continues it.
-    async fn resume(&mut self, fault: FillError) -> Result<(), FillError> {
+    /// Asks for the rest; fails with `fault` where no origin continues it.
+    pub(super) async fn resume(&mut self, fault: FillError) -> Result<(), FillError> {
         if !self.identity.ties_parts() {
             return Err(fault);
         }

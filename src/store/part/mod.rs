@@ -328,6 +328,12 @@ impl Part {
             .for_each(|number| self.0.chunks.doubt(u64::from(number)));
     }
 
+    /// Has no chunk enter or leave it, as when the whole has been made of it.
+    #[cfg(test)]
+    pub fn freeze(&self) {
+        self.0.table.lock().freeze();
+    }
+
     fn piece(&self, offset: u64, max: usize) -> Option<(u32, Chunk, usize)> {
         let number = table::number_at(offset);
         let table = self.0.table.lock();

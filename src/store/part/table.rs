@@ -326,6 +326,12 @@ impl Table {
         Some(self.here.values().flat_map(|chunk| chunk.sum.to_le_bytes()).collect())
     }
 
+    /// Seals it, whether or not all of it is here.
+    #[cfg(test)]
+    pub(super) fn freeze(&mut self) {
+        self.is_sealed = true;
+    }
+
     /// Lets chunks change again: what it was sealed for has failed.
     pub(super) fn unseal(&mut self) {
         self.is_sealed = false;
