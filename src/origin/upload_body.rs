@@ -20,8 +20,9 @@ use tokio::time::Instant;
 
 /// Bytes a second below which an upload is slow.
 const RATE_MIN: u64 = 8_000;
-/// How long an upload may bring nothing before it is slow.
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long an upload may bring nothing before it is slow: half of the time that an upload waits
+/// for a place by default. So those that wait outlast those that only hold a place.
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(2_500);
 /// Bytes that tell an upload that goes on from one that only holds a place. At most so many, and
 /// one piece more, are read before it has one.
 const PROOF_BYTES: usize = 8_000;
