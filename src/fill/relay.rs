@@ -4,8 +4,10 @@
 //! never held across an await. Without memory for a window, the body passes to one reader alone.
 //! Called by the leaders of both kinds of site.
 //!
-//! - The fetch follows the foremost reader, half a window ahead of it at most, and waits for no
-//!   other. If the foremost takes nothing, the deadlines of its connection end it.
+//! - The fetch follows the foremost reader, half a window ahead of it at most. If the foremost
+//!   takes nothing, the deadlines of its connection end it.
+//! - The fetch waits for readers that are about as fast as the foremost: each may hold it up for
+//!   [`GRACE`] in all, and for an eighth of the time that it takes.
 //! - Bytes that all readers have had are let go as soon as no reader may join any more. A reader
 //!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
 //!   let go, whether or not a slow reader has had them.
@@ -36,8 +38,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+/// For how long a reader may hold up a shared fetch, at its beginning.
+const GRACE: Duration = Duration::from_millis(500);
+/// A reader may hold it up for one part in so many of its time beside that.
+const GRACE_PART: u32 = 8;
 /// How long a reader that goes on alone waits for a place among the fills.
 const PLACE_WAIT: Duration = Duration::from_secs(10);
 
@@ -81,12 +87,29 @@ struct About {
 
 struct State {
     window: MemoryWindow,
-    /// What each reader wants next.
-    positions: HashMap<u64, u64>,
+    begun: Instant,
+    places: HashMap<u64, Place>,
     readers_so_far: u64,
     /// No reader joins any more.
     is_shut: bool,
     over: Option<Result<(), Arc<FillError>>>,
+}
+
+/// Where a reader is.
+struct Place {
+    /// What it wants next.
+    position: u64,
+    /// For how long it has held up the fetch.
+    held: Duration,
+}
+
+/// What became of the next bytes.
+enum Pushed {
+    Added,
+    /// The foremost reader must move first.
+    Ahead,
+    /// Others must move first, or hold the fetch up for so long.
+    Held(Duration),
 }
 
 /// Where readers join; when it is dropped, no reader joins any more.
@@ -189,10 +212,20 @@ impl Relay {
         ended
     }
 
-    /// Adds the next bytes, once the foremost reader is near enough.
+    /// Adds the next bytes, once the readers that are waited for are near enough.
     async fn push(&self, bytes: &Bytes, digest: &digest::Context) {
-        while !self.state.lock().push(bytes, digest) {
-            self.moved.notified().await;
+        loop {
+            let pushed = self.state.lock().push(bytes, digest, Instant::now());
+            match pushed {
+                Pushed::Added => break,
+                Pushed::Ahead => self.moved.notified().await,
+                Pushed::Held(left) => {
+                    let waited = Instant::now();
+                    // Either way it is looked at again.
+                    let _ = timeout(left, self.moved.notified()).await;
+                    self.state.lock().charge(waited.elapsed());
+                }
+            }
         }
         self.grown.notify_waiters();
     }
@@ -257,8 +290,8 @@ impl Drop for RelayEnd<'_> {
 
 impl State {
     fn new(window: MemoryWindow) -> Self {
-        let positions = HashMap::new();
-        Self { window, positions, readers_so_far: 0, is_shut: false, over: None }
+        let (begun, places) = (Instant::now(), HashMap::new());
+        Self { window, begun, places, readers_so_far: 0, is_shut: false, over: None }
     }
 
     /// Whether a reader may join that waits for the body already.
@@ -271,25 +304,54 @@ impl State {
             return None;
         }
         self.readers_so_far += 1;
-        self.positions.insert(self.readers_so_far, 0);
+        let place = Place { position: 0, held: Duration::ZERO };
+        self.places.insert(self.readers_so_far, place);
         Some(self.readers_so_far)
     }
 
     fn leave(&mut self, number: u64) {
-        self.positions.remove(&number);
+        self.places.remove(&number);
         self.let_go();
     }
 
-    /// False if the foremost reader must move first.
-    fn push(&mut self, bytes: &Bytes, digest: &digest::Context) -> bool {
-        let foremost = self.positions.values().copied().max().unwrap_or_default();
+    fn push(&mut self, bytes: &Bytes, digest: &digest::Context, now: Instant) -> Pushed {
+        let foremost = self.positions().max().unwrap_or_default();
         let ahead = self.window.end().saturating_sub(foremost);
         if ahead > 0 && ahead + bytes.len() as u64 > self.window.bounds().most_bytes / 2 {
-            return false;
+            return Pushed::Ahead;
         }
-        let has_come = self.window.push(bytes, digest, foremost);
+        let (start, grace) = (self.window.start(), GRACE + (now - self.begun) / GRACE_PART);
+        let is_waited_for = |place: &&Place| place.position >= start && place.held < grace;
+        let hindmost = self.places.values().filter(is_waited_for).min_by_key(|p| p.position);
+        let (kept, left) = match hindmost {
+            Some(place) => (place.position, grace.saturating_sub(place.held)),
+            None => (foremost, grace),
+        };
+        let has_come = self.window.push(bytes, digest, kept);
         self.let_go();
-        has_come
+        if has_come {
+            Pushed::Added
+        } else if kept < foremost {
+            Pushed::Held(left)
+        } else {
+            Pushed::Ahead
+        }
+    }
+
+    /// The fetch was held up for so long, by readers in the last quarter of the window.
+    fn charge(&mut self, held: Duration) {
+        let (start, end) = (self.window.start(), self.window.end());
+        let quarter = start + (end - start) / 4;
+        let hindmost = self.positions().filter(|position| *position >= start).min();
+        for place in self.places.values_mut() {
+            if place.position < quarter || Some(place.position) == hindmost {
+                place.held += held;
+            }
+        }
+    }
+
+    fn positions(&self) -> impl Iterator<Item = u64> {
+        self.places.values().map(|place| place.position)
     }
 
     /// What the reader of this number finds, which has come to `position`; none if it must wait.
@@ -298,7 +360,9 @@ impl State {
             return Some(Next::Behind);
         }
         if let Some(taken) = self.window.take(position) {
-            self.positions.insert(number, position + taken.bytes.len() as u64);
+            if let Some(place) = self.places.get_mut(&number) {
+                place.position = position + taken.bytes.len() as u64;
+            }
             self.let_go();
             return Some(Next::Bytes(taken));
         }
@@ -312,7 +376,7 @@ impl State {
     /// Lets go of what all readers have had, if no reader may join any more.
     fn let_go(&mut self) {
         if !self.is_open() {
-            let slowest = self.positions.values().copied().min();
+            let slowest = self.positions().min();
             self.window.forget_before(slowest.unwrap_or(u64::MAX));
         }
     }
@@ -428,17 +492,25 @@ mod tests {
             Self { memory, state, came: 0, digest, digests: HashMap::new() }
         }
 
-        /// Whether the next piece, of so many bytes, finds room.
+        /// Whether the next piece, of so many bytes, finds room if no reader is waited for.
         fn push(&mut self, length: u64) -> bool {
+            for place in self.state.places.values_mut() {
+                place.held = Duration::MAX;
+            }
+            matches!(self.push_waiting(length), Pushed::Added)
+        }
+
+        /// What becomes of the next piece, of so many bytes.
+        fn push_waiting(&mut self, length: u64) -> Pushed {
             let end = self.came + length;
             let (piece, mut digest) = (bytes(self.came..end), self.digest.clone());
             digest.update(&piece);
-            let has_come = self.state.push(&piece, &digest);
-            if has_come {
+            let pushed = self.state.push(&piece, &digest, self.state.begun);
+            if matches!(pushed, Pushed::Added) {
                 self.digests.insert(end, Sha256::finish(digest.clone()));
                 (self.came, self.digest) = (end, digest);
             }
-            has_come
+            pushed
         }
 
         /// Reads all that is there, and compares it and its digest.
@@ -526,5 +598,32 @@ mod tests {
         let position = bench.read(second, 0);
         assert!(bench.push(64 << 10));
         bench.read(second, position);
+    }
+
+    #[test]
+    fn a_reader_that_is_little_behind_is_waited_for_and_one_that_stays_behind_is_not() {
+        let mut bench = Bench::new();
+        let (fast, slow) = (bench.state.enter().unwrap(), bench.state.enter().unwrap());
+        let (mut had, mut slow_had) = (0, 0);
+        let mut until_held = |bench: &mut Bench| {
+            loop {
+                match bench.push_waiting(64 << 10) {
+                    Pushed::Added => had = bench.read(fast, had),
+                    Pushed::Held(left) => return left,
+                    Pushed::Ahead => panic!("the foremost has had all"),
+                }
+            }
+        };
+        for _ in 0..10 {
+            assert_eq!(until_held(&mut bench), GRACE);
+            slow_had = bench.read(slow, slow_had);
+        }
+        assert_eq!(until_held(&mut bench), GRACE);
+        bench.state.charge(GRACE / 5);
+        assert_eq!(until_held(&mut bench), GRACE / 5 * 4);
+        bench.state.charge(GRACE);
+        assert!(matches!(bench.push_waiting(64 << 10), Pushed::Added));
+        assert!(matches!(bench.state.take(slow, slow_had), Some(Next::Behind)));
+        assert!(bench.state.places[&fast].held.is_zero());
     }
 }

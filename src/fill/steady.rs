@@ -501,24 +501,22 @@ impl Steady {
     }
 
     /// The bytes to skip of a 200 from an origin that knows no ranges: those that came already,
-    /// if it is the same object. Without a length, its framing must show its end, unless a hash
-    /// does.
+    /// if it is the same object. If no length is known, its framing must show its end, unless a
+    /// hash does.
     fn again_from_the_start(&mut self, response: &Response) -> Result<u64, String> {
         if self.restarts == RESTARTS_MAX {
             return Err(format!("200, the whole for the {RESTARTS_MAX}th time"));
         }
         self.restarts += 1;
         let length = response.content_length;
-        match self.checked {
-            Checked::ByHash if length.is_none() || self.total.is_none() => {}
-            Checked::ByLength if self.total.is_none() && response.is_framed => {}
-            Checked::ByLength if self.total.is_none() => {
-                return Err("200 that ends with its connection".to_owned());
-            }
-            Checked::ByHash | Checked::ByLength if length != self.total => {
-                return Err(format!("200 with {length:?} bytes"));
-            }
-            Checked::ByHash | Checked::ByLength => {}
+        let is_of_known_end = self.total.is_some() || response.is_framed;
+        if self.checked == Checked::ByLength && !is_of_known_end {
+            return Err("200 that ends with its connection".to_owned());
+        }
+        if let (Some(length), Some(total)) = (length, self.total)
+            && length != total
+        {
+            return Err(format!("200 with {length} bytes"));
         }
         let (none, now) = (HeaderMap::new(), &response.headers);
         let before = if self.checked == Checked::ByHash { &none } else { &self.headers };

@@ -2,10 +2,11 @@
 //! socket, its requests and its task; a mutex held for a few instructions, never across an await.
 //!
 //! A client that has closed its side may still wait for its answer, or may have ended: an HTTP
-//! client that is stopped says the same. If it is sent no byte for [`HALF_CLOSED_MAX`], acknowledges
-//! none, and none of what it had sent is read meanwhile, it counts as gone. The kernel tells that a
-//! side is closed. TLS makes no difference: a client that has sent `close_notify` and no more is
-//! still there. Over HTTP/2, the end of a client's side ends the connection as soon as it is read.
+//! client that is stopped says the same. It counts as gone if it is sent no byte for
+//! [`HALF_CLOSED_MAX`], acknowledges none, and none of what it had sent is read meanwhile. The
+//! kernel tells that a side is closed. TLS makes no difference: a client that has sent
+//! `close_notify` and no more is still there. Over HTTP/2, the end of a client's side ends the
+//! connection as soon as it is read.
 
 use super::progress::{Progress, look_after};
 use crate::sync::Mutex;

@@ -162,6 +162,8 @@ async fn a_reader_that_falls_behind_goes_on_with_the_same_tag_alone() {
         (same(&page).chunked(), vec![same(&page).chunked()], Some(2)),
         (same(&page).chunked(), vec![same(&page).without_ranges().chunked()], Some(2)),
         (same(&page).chunked(), vec![same(&page).without_ranges()], Some(2)),
+        (same(&page), vec![same(&page).without_ranges().chunked()], Some(2)),
+        (same(&page), vec![same(&page).without_ranges().until_close()], Some(2)),
         (same(&page), vec![script(&page).etag("\"other\"")], None),
         (same(&page), vec![same(&page.slice(..LONG - 1))], None),
         (same(&page), vec![same(&page).field("content-encoding", "br")], None),
