@@ -584,7 +584,7 @@ impl Engine {
             }
             Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
             Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
-            Landed::Passing => match flight.take_passing(wanted.asker, None) {
+            Landed::Passing => match flight.take_passing(wanted.asker) {
                 Some(passing) => deliver::passing(asked, passing, (role, &flight)),
                 None if flight.is_too_late() => return Err(Untaken::Late),
                 None => return Err(Untaken::ByAnother),
@@ -597,7 +597,7 @@ impl Engine {
     async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted, bridge: Option<&Bridge>) -> Answer {
         let own = self.fills.pass(wanted).await;
         match own.landed().await {
-            Landed::Passing => match own.take_passing(wanted.asker, None) {
+            Landed::Passing => match own.take_passing(wanted.asker) {
                 Some(passing) => deliver::passing(asked, passing, (Role::Lead, &own)),
                 None => answer::untaken(),
             },

@@ -107,11 +107,11 @@ impl Rescue {
         }
         .map_err(not_joined)?;
         let landed = flight.landed().await;
-        let passing = flight.take_passing(wanted.asker, None);
+        let passing = flight.take_passing(wanted.asker);
         if passing.is_none() && matches!(landed, Landed::Passing) {
             drop(flight);
             let own = self.engine.fills.pass(&wanted).await;
-            return self.passing(own.take_passing(wanted.asker, None), offset);
+            return self.passing(own.take_passing(wanted.asker), offset);
         }
         self.landed((&flight, landed), passing, offset)
     }
@@ -147,7 +147,7 @@ impl Rescue {
             }
             (Role::Lead | Role::Follow, landed) => (flight, landed),
         };
-        let passing = flight.take_passing(sought.asker, Some(sought.clone()));
+        let passing = flight.take_passing(sought.asker);
         self.landed((&flight, landed), passing, offset)
     }
 

@@ -73,7 +73,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let wanted = engine.wanted(&routed, Asker::at(peer.ip()));
     let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
     assert!(matches!(flight.landed().await, Landed::Passing));
-    let mut passing = flight.take_passing(wanted.asker, None).unwrap();
+    let mut passing = flight.take_passing(wanted.asker).unwrap();
     while !flight.is_too_late() {
         passing.chunk(MIB).await.unwrap().unwrap();
     }

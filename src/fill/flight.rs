@@ -2,7 +2,6 @@
 //! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
 //! no reader holds up another and none can cancel it. What has no reader may be ended: see `room`.
 
-use super::generic::Sought;
 use super::passing::Passing;
 use super::readers::{Reader, Readers};
 use super::relay::Entrance;
@@ -114,11 +113,10 @@ impl Flight {
     }
 
     /// The body that cannot be kept, for a reader of this client: for each that comes in time if it
-    /// may be shared, else for the one that comes first. A reader of a generic site that falls
-    /// behind asks as in `page`.
-    pub fn take_passing(&self, asker: Asker, page: Option<Sought>) -> Option<Passing> {
+    /// may be shared, else for the one that comes first.
+    pub fn take_passing(&self, asker: Asker) -> Option<Passing> {
         match self.relay.get() {
-            Some(entrance) => entrance.join(&self.readers, asker, page),
+            Some(entrance) => entrance.join(&self.readers, asker),
             None => self.passing.lock().take(),
         }
     }

@@ -3,14 +3,14 @@
 //! leader is a task of its own, as for every fill.
 //!
 //! What an answer says decides whether it is kept. If it might be and no disk takes it, readers
-//! share it all the same (see `relay`), provided that it has a strong tag: else a reader that falls
-//! behind could not go on. Readers that joined and may not share it (it varies, or is private) ask
-//! for themselves, and for a while no request waits for an answer of that object again (hit for
-//! miss).
+//! share it all the same if memory has room for it (see `relay`). Readers that joined and may
+//! not share it (it varies, or is private) ask for themselves, and for a while no request waits
+//! for an answer of that object again (hit for miss).
 
 use super::flight::{Ending, Flight, FlightReader, How, Landed};
 use super::part::page::{permits, salvage};
 use super::passing::{self, Passing};
+use super::relay::Kept;
 use super::steady::{Checked, Question, Source, Steady};
 use super::trail::Trail;
 use super::verify::Expected;
@@ -563,7 +563,8 @@ impl Fetch<'_> {
     async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
         let length = response.content_length;
         let Some(mut writer) = self.cache().begin(&meta.key, length, Withhold::End).await else {
-            if !is_shareable(&response) {
+            // Nothing comes behind a body that is shared.
+            if length.is_none() || response.headers.contains_key(header::TRAILER) {
                 // They are in the head that this reader gets.
                 self.flight.set_own(HeaderMap::new());
                 self.flight.land_passing(self.passing(response));
@@ -573,7 +574,13 @@ impl Fetch<'_> {
             let body = self.steady(response, meta.headers.clone());
             let expected = Expected::default();
             let body = passing::Checked::new(Arc::new(meta), body, expected, shared, ticket);
-            return Ok(Box::pin(relay::share(body, self.flight, self.sought.demand())).await);
+            return Ok(Box::pin(relay::share(
+                body,
+                self.flight,
+                self.sought.demand(),
+                Kept::Whole,
+            ))
+            .await);
         };
         let growing = writer.growing();
         let mut body = self.steady(response, meta.headers.clone());
@@ -632,12 +639,6 @@ fn conditions(stored: &Meta) -> Option<HeaderMap> {
     add(header::IF_NONE_MATCH, conditions.if_none_match);
     add(header::IF_MODIFIED_SINCE, conditions.if_modified_since);
     Some(headers)
-}
-
-/// Whether readers may share its body: a strong tag tells what goes on with it, and nothing comes
-/// behind it.
-fn is_shareable(response: &Response) -> bool {
-    is_identified(response) && !response.headers.contains_key(header::TRAILER)
 }
 
 /// Whether a strong tag tells what goes on with it.

@@ -5,6 +5,7 @@
 use super::flight::{Flight, How, Landed};
 use super::passing::{Checked, Passing};
 use super::pieces::{Begin, Pieces, Ranges};
+use super::relay::Kept;
 use super::steady::{self, Question, Source, Steady};
 use super::trail::Trail;
 use super::trusted::sourced;
@@ -265,7 +266,9 @@ impl Fill<'_> {
             let (shared, flight) = (Arc::clone(self.shared), self.flight);
             let body = Checked::new(Arc::new(meta), body, expected, shared, flight.ticket);
             if keep == Keep::IfVerified && body.is_identified() {
-                return Ok(Box::pin(relay::share(body, flight, wanted.demand())).await);
+                return Ok(
+                    Box::pin(relay::share(body, flight, wanted.demand(), Kept::Stretch)).await
+                );
             }
             flight.land_passing(Passing::checked(body));
             return Ok("passed");

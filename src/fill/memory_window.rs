@@ -66,6 +66,8 @@ pub(super) struct WindowMemory {
 #[derive(Debug)]
 struct Share {
     memory: Arc<WindowMemory>,
+    /// What the window has for certain.
+    floor: u64,
     bytes: u64,
 }
 
@@ -107,13 +109,29 @@ impl WindowMemory {
     pub(super) fn open(self: &Arc<Self>) -> Option<MemoryWindow> {
         let Bounds { all_bytes, least_bytes, .. } = self.bounds;
         self.take(least_bytes, all_bytes)?;
-        Some(MemoryWindow {
+        Some(self.window(least_bytes))
+    }
+
+    /// A window that has room for all of a body of `length` bytes, with no bytes yet; none if there
+    /// is not so much memory, or no window may have it.
+    pub(super) fn open_for_all(self: &Arc<Self>, length: u64) -> Option<MemoryWindow> {
+        let Bounds { all_bytes, least_bytes, most_bytes, piece_bytes } = self.bounds;
+        // At worst a piece just above those that are copied comes after each that is.
+        let entries = length / COPIED_BYTES_MAX as u64 * 2 + 4;
+        let bytes = length.checked_add(entries * PIECE_COST + 3 * piece_bytes as u64)?;
+        let bytes = Some(bytes.max(least_bytes)).filter(|bytes| *bytes <= most_bytes)?;
+        self.take(bytes, all_bytes - all_bytes / 4)?;
+        Some(self.window(bytes))
+    }
+
+    fn window(self: &Arc<Self>, floor: u64) -> MemoryWindow {
+        MemoryWindow {
             pieces: VecDeque::new(),
             open: BytesMut::new(),
             end: 0,
             digest: digest::Context::new(&digest::SHA256),
-            share: Share { memory: Arc::clone(self), bytes: least_bytes },
-        })
+            share: Share { memory: Arc::clone(self), floor, bytes: floor },
+        }
     }
 
     /// Bytes that are taken.
@@ -132,8 +150,8 @@ impl Share {
     /// Makes it `bytes`, or what a window has for certain if that is more; false if it stays as it
     /// is, since there is not so much.
     fn resize(&mut self, bytes: u64) -> bool {
-        let Bounds { all_bytes, least_bytes, most_bytes, .. } = self.memory.bounds;
-        let bytes = bytes.max(least_bytes);
+        let Bounds { all_bytes, most_bytes, .. } = self.memory.bounds;
+        let bytes = bytes.max(self.floor);
         if let Some(surplus) = self.bytes.checked_sub(bytes) {
             self.memory.taken.fetch_sub(surplus, Ordering::Relaxed);
         } else {
@@ -313,5 +331,27 @@ mod tests {
         assert!(more.len() >= 8 && memory.taken() <= BOUNDS.all_bytes);
         drop((windows, more));
         assert_eq!(memory.taken(), 0);
+    }
+
+    #[test]
+    fn a_window_for_all_of_a_body_never_lets_go_of_a_byte() {
+        for sizes in [&[1, 4_097][..], &[4_097], &[1], &[65_536], &[4_096, 4_097, 7]] {
+            let memory = WindowMemory::new(BOUNDS);
+            let length = 500_000;
+            let mut window = memory.open_for_all(length).unwrap();
+            for size in sizes.iter().cycle() {
+                let left = usize::try_from(length - window.end()).unwrap();
+                if left == 0 {
+                    break;
+                }
+                let bytes = Bytes::from(vec![7; left.min(*size)]);
+                assert!(window.push(&bytes, &digest::Context::new(&digest::SHA256), 0));
+                assert_eq!(window.start(), 0);
+            }
+            drop(window);
+            assert_eq!(memory.taken(), 0);
+        }
+        assert!(WindowMemory::new(BOUNDS).open_for_all(BOUNDS.most_bytes).is_none());
+        assert!(WindowMemory::new(BOUNDS).open_for_all(u64::MAX).is_none());
     }
 }

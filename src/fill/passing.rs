@@ -6,7 +6,6 @@
 //! If the body can be proven, its last 16 KiB are withheld until it is, as with one that is kept;
 //! else its end alone. So a client never receives a complete wrong body.
 
-use super::generic::Sought;
 use super::relay::RelayReader;
 use super::steady::{Seed, Source, Steady};
 use super::verify::Expected;
@@ -73,17 +72,16 @@ pub(super) struct Original {
 
 impl Original {
     /// What is behind the first `received` bytes, which are hashed in `given`, as soon as an origin
-    /// sends it; a page is asked for as in `page`.
+    /// sends it.
     pub(super) async fn rest(
         &self,
         (received, given): (u64, digest::Context),
-        page: Option<&Sought>,
     ) -> Result<Box<Checked>, FillError> {
         let avoid = match self.shared.wrong.advice(&self.meta.key, &self.shared.cache) {
             Advice::Ask { avoid } => avoid,
             Advice::Refuse { .. } => Vec::new(),
         };
-        let mut body = self.seed.clone().rest(received, page, &avoid);
+        let mut body = self.seed.clone().rest(received, &avoid);
         body.begin().await?;
         let (meta, shared) = (Arc::clone(&self.meta), Arc::clone(&self.shared));
         let checked = Checked::from_basis((meta, body, self.expected), shared, self.basis.clone());

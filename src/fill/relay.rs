@@ -14,6 +14,8 @@
 //! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own, as
 //!   a body goes on that broke off (see `steady`): only a strong entity tag, or a hash that the
 //!   whole is judged by, tells what goes on with it. So a body without either is never shared.
+//! - A page of a generic site may change at any time. So it is shared only if its window has room
+//!   for all of it, which is about 6 MiB at most. It stays there until it has no reader.
 //! - Without readers the fetch is ended.
 //!
 //! # Bounds
@@ -25,7 +27,6 @@
 //! clients bound them. The connections to an origin bound all.
 
 use super::flight::Flight;
-use super::generic::Sought;
 use super::memory_window::{MemoryWindow, Taken};
 use super::passing::{Checked, Original, Passing};
 use super::readers::{Reader, Readers};
@@ -49,10 +50,13 @@ const PLACE_WAIT: Duration = Duration::from_secs(10);
 
 /// Has the readers of `flight`, which fetches what `demand` says, share `body`, of which nothing
 /// was read, to its end; the result for the metrics. It passes to one reader if there is no memory.
-/// Something must tell what goes on with it ([`Checked::is_identified`]).
-pub(super) async fn share(body: Box<Checked>, flight: &Flight, demand: Demand) -> &'static str {
-    debug_assert!(body.is_identified());
-    let Some(relay) = Relay::new(&body, demand) else {
+pub(super) async fn share(
+    body: Box<Checked>,
+    flight: &Flight,
+    demand: Demand,
+    kept: Kept,
+) -> &'static str {
+    let Some(relay) = Relay::new(&body, demand, kept) else {
         flight.land_passing(Passing::checked(body));
         return "passed";
     };
@@ -63,6 +67,16 @@ pub(super) async fn share(body: Box<Checked>, flight: &Flight, demand: Demand) -
         Err(error) if error.rejected().is_some() => "rejected",
         Err(error) => error.log(&relay.about.meta.key),
     }
+}
+
+/// What a window keeps of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// A stretch that moves on. Something must tell what goes on with the body
+    /// ([`Checked::is_identified`]).
+    Stretch,
+    /// All of it.
+    Whole,
 }
 
 /// A body on its way to several readers.
@@ -87,6 +101,7 @@ struct About {
 
 struct State {
     window: MemoryWindow,
+    kept: Kept,
     begun: Instant,
     places: HashMap<u64, Place>,
     readers_so_far: u64,
@@ -124,8 +139,6 @@ pub(super) struct RelayReader {
     about: Arc<About>,
     /// Its client.
     asker: Asker,
-    /// Of a generic site: what the client asks for.
-    page: Option<Box<Sought>>,
     way: Way,
     /// Taken, and not given yet.
     ready: Bytes,
@@ -172,9 +185,13 @@ impl std::fmt::Debug for Relay {
 
 impl Relay {
     /// For `body`, of which nothing was read; none if there is no memory for a window.
-    fn new(body: &Checked, demand: Demand) -> Option<Arc<Self>> {
+    fn new(body: &Checked, demand: Demand, kept: Kept) -> Option<Arc<Self>> {
         let shared = Arc::clone(body.shared());
-        let state = State::new(shared.window_memory.open()?);
+        let window = match kept {
+            Kept::Stretch => shared.window_memory.open()?,
+            Kept::Whole => shared.window_memory.open_for_all(body.length()?)?,
+        };
+        let state = State::new(window, kept);
         let about = About {
             meta: Arc::clone(&body.meta),
             length: body.length(),
@@ -238,20 +255,13 @@ impl Relay {
 }
 
 impl Entrance {
-    /// The body for one reader more, of this client, which asks for a page of a generic site as in
-    /// `page`; none if its first byte is gone.
-    pub(super) fn join(
-        &self,
-        readers: &Readers,
-        asker: Asker,
-        page: Option<Sought>,
-    ) -> Option<Passing> {
+    /// The body for one reader more, of this client; none if its first byte is gone.
+    pub(super) fn join(&self, readers: &Readers, asker: Asker) -> Option<Passing> {
         let relay = &self.0;
         let reader = RelayReader {
             way: Way::Joined(relay.seat(readers)?),
             about: Arc::clone(&relay.about),
             asker,
-            page: page.map(Box::new),
             ready: Bytes::new(),
             position: 0,
             had: digest::Context::new(&digest::SHA256),
@@ -289,9 +299,9 @@ impl Drop for RelayEnd<'_> {
 }
 
 impl State {
-    fn new(window: MemoryWindow) -> Self {
+    fn new(window: MemoryWindow, kept: Kept) -> Self {
         let (begun, places) = (Instant::now(), HashMap::new());
-        Self { window, begun, places, readers_so_far: 0, is_shut: false, over: None }
+        Self { window, kept, begun, places, readers_so_far: 0, is_shut: false, over: None }
     }
 
     /// Whether a reader may join that waits for the body already.
@@ -373,9 +383,9 @@ impl State {
         }
     }
 
-    /// Lets go of what all readers have had, if no reader may join any more.
+    /// Lets go of what all readers have had, if no reader may join any more and not all is kept.
     fn let_go(&mut self) {
-        if !self.is_open() {
+        if self.kept == Kept::Stretch && !self.is_open() {
             let slowest = self.positions().min();
             self.window.forget_before(slowest.unwrap_or(u64::MAX));
         }
@@ -452,7 +462,7 @@ impl RelayReader {
         let deadline = Instant::now() + PLACE_WAIT;
         let place = shared.room.wait(&demand, &Readers::default(), deadline).await;
         let running = Running::begin(&shared.metrics);
-        let body = original.rest((position, self.had.clone()), self.page.as_deref()).await?;
+        let body = original.rest((position, self.had.clone())).await?;
         drop(place);
         Ok(Box::new(Alone { body, _running: running }))
     }
@@ -487,7 +497,7 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let memory = WindowMemory::new(BOUNDS);
-            let state = State::new(memory.open().unwrap());
+            let state = State::new(memory.open().unwrap(), Kept::Stretch);
             let digest = digest::Context::new(&digest::SHA256);
             Self { memory, state, came: 0, digest, digests: HashMap::new() }
         }

@@ -552,16 +552,11 @@ pub(super) struct Seed {
 
 impl Seed {
     /// What is behind the first `received` bytes of the body, which [`Steady::begin`] asks for. The
-    /// origins that gave the body come first, those to `avoid` last. A page is asked for as in
-    /// `page`.
-    pub(super) fn rest(self, received: u64, page: Option<&Sought>, avoid: &[usize]) -> Steady {
+    /// origins that gave the body come first, those to `avoid` last.
+    pub(super) fn rest(self, received: u64, avoid: &[usize]) -> Steady {
         let gave = self.source.trail.positions();
         let mut candidates = self.candidates;
         candidates.sort_by_key(|at| (avoid.contains(at), !gave.contains(at)));
-        let question = match (self.source.question, page) {
-            (Question::Page(_), Some(page)) => Question::Page(page.clone()),
-            (question, _) => question,
-        };
         Steady {
             body: ResponseBody::nothing(Arc::clone(&self.origin)),
             origin: self.origin,
@@ -576,7 +571,7 @@ impl Seed {
             candidates,
             patience: Patience::new(self.patience),
             restarts: 0,
-            source: Source { question, trail: self.source.trail.fork(), ..self.source },
+            source: Source { trail: self.source.trail.fork(), ..self.source },
         }
     }
 

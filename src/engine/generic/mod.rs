@@ -341,8 +341,7 @@ impl Request<'_> {
                 is_for_this.then(|| self.found(&found, outcome))
             }
             Landed::Passing if is_own || flight.is_shared() => {
-                let page = flight.is_shared().then(|| self.sought(None));
-                match flight.take_passing(Asker::at(self.connection.peer.ip()), page) {
+                match flight.take_passing(Asker::at(self.connection.peer.ip())) {
                     Some(passing) => is_for_this(&passing.meta).then(|| {
                         self.passing(passing, if is_own { Outcome::Pass } else { outcome })
                     }),
