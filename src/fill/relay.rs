@@ -123,8 +123,11 @@ enum Pushed {
     Added,
     /// The foremost reader must move first.
     Ahead,
-    /// Others must move first, or hold the fetch up for so long.
-    Held(Duration),
+    /// The reader at `kept` must move first, or hold the fetch up for as long as is `left`.
+    Held {
+        left: Duration,
+        kept: u64,
+    },
 }
 
 /// Where readers join; when it is dropped, no reader joins any more.
@@ -236,11 +239,11 @@ impl Relay {
             match pushed {
                 Pushed::Added => break,
                 Pushed::Ahead => self.moved.notified().await,
-                Pushed::Held(left) => {
+                Pushed::Held { left, kept } => {
                     let waited = Instant::now();
                     // Either way it is looked at again.
                     let _ = timeout(left, self.moved.notified()).await;
-                    self.state.lock().charge(waited.elapsed());
+                    self.state.lock().charge(waited.elapsed(), kept);
                 }
             }
         }
@@ -342,19 +345,19 @@ impl State {
         if has_come {
             Pushed::Added
         } else if kept < foremost {
-            Pushed::Held(left)
+            Pushed::Held { left, kept }
         } else {
             Pushed::Ahead
         }
     }
 
-    /// The fetch was held up for so long, by readers in the last quarter of the window.
-    fn charge(&mut self, held: Duration) {
+    /// The fetch was held up for so long, by the reader at `kept` and those in the last quarter of
+    /// the window.
+    fn charge(&mut self, held: Duration, kept: u64) {
         let (start, end) = (self.window.start(), self.window.end());
-        let quarter = start + (end - start) / 4;
-        let hindmost = self.positions().filter(|position| *position >= start).min();
+        let last = kept.max(start + (end - start) / 4);
         for place in self.places.values_mut() {
-            if place.position < quarter || Some(place.position) == hindmost {
+            if place.position <= last {
                 place.held += held;
             }
         }
@@ -619,19 +622,19 @@ mod tests {
             loop {
                 match bench.push_waiting(64 << 10) {
                     Pushed::Added => had = bench.read(fast, had),
-                    Pushed::Held(left) => return left,
+                    Pushed::Held { left, kept } => return (left, kept),
                     Pushed::Ahead => panic!("the foremost has had all"),
                 }
             }
         };
         for _ in 0..10 {
-            assert_eq!(until_held(&mut bench), GRACE);
+            assert_eq!(until_held(&mut bench), (GRACE, slow_had));
             slow_had = bench.read(slow, slow_had);
         }
-        assert_eq!(until_held(&mut bench), GRACE);
-        bench.state.charge(GRACE / 5);
-        assert_eq!(until_held(&mut bench), GRACE / 5 * 4);
-        bench.state.charge(GRACE);
+        assert_eq!(until_held(&mut bench), (GRACE, slow_had));
+        bench.state.charge(GRACE / 5, slow_had);
+        assert_eq!(until_held(&mut bench), (GRACE / 5 * 4, slow_had));
+        bench.state.charge(GRACE, slow_had);
         assert!(matches!(bench.push_waiting(64 << 10), Pushed::Added));
         assert!(matches!(bench.state.take(slow, slow_had), Some(Next::Behind)));
         assert!(bench.state.places[&fast].held.is_zero());
