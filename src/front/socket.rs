@@ -409,11 +409,16 @@ impl Socket {
     fn refuse_bare_line_feeds(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let Some(lines) = &mut self.lines else { return };
         let bytes = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+        // The deadlines have noted such an end as they were told of the bytes.
+        let is_noted = bytes.ends_with(b"\n\r\n");
         if lines.refuse_bare_line_feeds(bytes) == Refused::First {
             // hyper parses what it has begun to read only when it sees the end of it.
             self.ahead.extend_from_slice(END_OF_HEAD);
         }
-        if lines.is_between_requests() && !self.express.as_ref().is_some_and(Express::holds) {
+        if !is_noted
+            && lines.is_between_requests()
+            && !self.express.as_ref().is_some_and(Express::holds)
+        {
             self.watch.is_between_requests();
         }
     }
