@@ -19,6 +19,7 @@ pub(super) enum Command {
     /// Say everything that is wrong with a config; exit 0 or 2
     Check(ConfigArgs),
     /// Show the whole journey: a signed sample cache, a private S3 origin, the edge in front
+    #[cfg(feature = "demo")]
     Demo(DemoArgs),
     /// Make objects go from a running edge, or be asked for again
     Purge(PurgeArgs),
@@ -68,6 +69,7 @@ pub(super) struct ServeArgs {
     pub(super) memory_size: Option<String>,
 }
 
+#[cfg(feature = "demo")]
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// Address the edge listens on

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod config;
+#[cfg(feature = "demo")]
 pub mod demo;
 mod filter;
 mod fsck;
@@ -10,6 +11,7 @@ mod output;
 mod purge;
 mod remote;
 mod serve;
+#[cfg(feature = "demo")]
 mod tour;
 
 use crate::config::Overrides;
@@ -22,6 +24,7 @@ pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(arguments) => serve::run(&arguments.config, &overrides(&arguments)),
         Command::Check(arguments) => config::check(&arguments),
+        #[cfg(feature = "demo")]
         Command::Demo(arguments) => tour::run(&arguments),
         Command::Purge(arguments) => purge::run(&arguments),
         Command::Fsck(arguments) => fsck::run(&arguments),

@@ -4,10 +4,11 @@
 use super::error::Chain;
 use super::failure::{Failure, Fate};
 use super::limits::{AGE_MAX, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
+use super::message::host_field;
 use super::upload::Upload;
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::rt::{Executor, Read, Write};
@@ -93,15 +94,4 @@ fn address(request: &mut Request<Upload>) {
     }
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
-}
-
-/// The host and the port, unless that is the one of the scheme.
-fn host_field(uri: &Uri) -> Option<HeaderValue> {
-    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-    let host = uri.host()?;
-    let field = match uri.port_u16().filter(|port| *port != usual) {
-        Some(port) => HeaderValue::try_from(format!("{host}:{port}")),
-        None => HeaderValue::from_str(host),
-    };
-    field.ok()
 }

@@ -28,7 +28,7 @@ mod upload;
 
 pub use body::InboundBody;
 pub use error::{Chain, ClientError, Share, UploadError};
-pub use message::{BoxError, OutboundBody, OutboundRequest, no_body};
+pub use message::{BoxError, OutboundBody, OutboundRequest, host_field, no_body};
 pub use trust::{Trust, TrustError, Trusts};
 
 use crate::config::HttpVersion;

@@ -20,25 +20,22 @@ impl Fault {
     /// The fault that `document` tells; `None` where its root is not `Error` or it has no code.
     pub(super) fn parse(document: &[u8]) -> Option<Self> {
         let mut reader = Reader::from_reader(document);
-        let mut open: Vec<Vec<u8>> = Vec::new();
+        let mut open: Vec<String> = Vec::new();
         let (mut code, mut message) = (String::new(), String::new());
         // `NoSuchBucket` cut short may be `NoSuch`, which would tell of another fault or of none.
         let mut is_code_whole = false;
         loop {
             match reader.read_event() {
-                Ok(Event::Start(start)) => open.push(start.local_name().as_ref().to_vec()),
+                Ok(Event::Start(start)) => open.push(start.local_name().as_ref().to_owned()),
                 Ok(Event::End(_)) => {
                     is_code_whole |= matches!(field(&open), Some(Field::Code));
                     open.pop();
                 }
-                Ok(Event::Text(text)) => {
-                    let text = text.decode().ok()?;
-                    match field(&open) {
-                        Some(Field::Code) => keep(&mut code, text.trim()),
-                        Some(Field::Message) => keep(&mut message, &text),
-                        None => {}
-                    }
-                }
+                Ok(Event::Text(text)) => match field(&open) {
+                    Some(Field::Code) => keep(&mut code, text.trim()),
+                    Some(Field::Message) => keep(&mut message, &text),
+                    None => {}
+                },
                 Ok(Event::Eof) | Err(_) => break,
                 Ok(_) => {}
             }
@@ -55,10 +52,10 @@ enum Field {
 }
 
 /// Which field the text inside the `open` elements belongs to.
-fn field(open: &[Vec<u8>]) -> Option<Field> {
+fn field(open: &[String]) -> Option<Field> {
     match open {
-        [root, child] if root == b"Error" && child == b"Code" => Some(Field::Code),
-        [root, child] if root == b"Error" && child == b"Message" => Some(Field::Message),
+        [root, child] if root == "Error" && child == "Code" => Some(Field::Code),
+        [root, child] if root == "Error" && child == "Message" => Some(Field::Message),
         _ => None,
     }
 }

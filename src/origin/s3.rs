@@ -158,7 +158,7 @@ impl S3Origin {
                     uri: &uri,
                     region: &self.region,
                     fields: self.fields,
-                    at: self.skew.now(&self.wire.clock).to_system_time(),
+                    at: self.skew.now(&self.wire.clock),
                 };
                 let signed =
                     signed_fields(what, keys).map_err(|error| FetchError::Credentials {

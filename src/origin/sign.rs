@@ -1,17 +1,21 @@
 //! Signs requests to S3 with Signature Version 4, in header fields. Pure: the time is given.
 
 use super::key_source::Keys;
-use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation,
-    SigningSettings, UriPathNormalizationMode, sign,
-};
-use aws_sigv4::sign::v4::SigningParams;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use std::time::SystemTime;
+use crate::client::host_field;
+use crate::clock::Timestamp;
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use reqsign_aws_core::constants::{X_AMZ_CONTENT_SHA_256, X_AMZ_DATE, X_AMZ_SECURITY_TOKEN};
+use reqsign_aws_core::signing::{canonical_request_string, canonicalize_query};
+use reqsign_core::SigningRequest;
+use reqsign_core::hash::{hex_hmac_sha256, hex_sha256, hmac_sha256};
+use reqsign_core::time;
+use std::error::Error;
 
 /// SHA-256 of nothing: a request to an origin never has a body.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// What is signed.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +30,7 @@ pub(super) struct Signable<'a> {
     /// `x-amz-security-token`.
     pub fields: &'a [(&'a str, &'a str)],
     /// The time that the signature names.
-    pub at: SystemTime,
+    pub at: Timestamp,
 }
 
 /// The request cannot be signed: the keys hold characters that a header field may not.
@@ -34,58 +38,57 @@ pub(super) struct Signable<'a> {
 #[error("the request cannot be signed: {0}")]
 pub(super) struct SignError(String);
 
-/// The fields to add to the request, `fields` included.
+/// The fields to add to the request, `fields` included. They are those of Amazon S3's "Signature
+/// Calculations for the Authorization Header": the path is encoded once and not normalised.
 pub(super) fn signed_fields(what: Signable<'_>, keys: &Keys) -> Result<HeaderMap, SignError> {
-    let wrong = |error: &dyn std::error::Error| SignError(error.to_string());
-    let identity = Credentials::new(
-        keys.access_key_id.as_str(),
-        keys.secret_access_key.as_str(),
-        keys.session_token.clone(),
-        None,
-        "narthex",
-    )
-    .into();
-    let params = SigningParams::builder()
-        .identity(&identity)
-        .region(what.region)
-        .name("s3")
-        .time(what.at)
-        .settings(settings())
-        .build()
-        .map_err(|error| wrong(&error))?
-        .into();
-    let body = SignableBody::Precomputed(EMPTY_SHA256.to_owned());
-    let request =
-        SignableRequest::new(what.method, what.uri.to_string(), what.fields.iter().copied(), body)
-            .map_err(|error| wrong(&error))?;
-    let output = sign(request, &params).map_err(|error| wrong(&error))?;
-    let (instructions, _) = output.into_parts();
-    let (signing, _) = instructions.into_parts();
-    let mut headers = HeaderMap::with_capacity(signing.len() + what.fields.len());
-    let signing = signing.iter().map(|field| (field.name(), field.value()));
-    for (name, value) in what.fields.iter().copied().chain(signing) {
+    let wrong = |error: &dyn Error| SignError(error.to_string());
+    let at = time::Timestamp::from_millisecond(what.at.millis()).map_err(|error| wrong(&error))?;
+    let (date, moment) = (at.format_date(), at.format_iso8601());
+    let host = host_field(what.uri).ok_or_else(|| SignError("the URL has no host".to_owned()))?;
+    let own = [(X_AMZ_CONTENT_SHA_256, EMPTY_SHA256), (X_AMZ_DATE, moment.as_str())];
+    let token = keys.session_token.as_deref().map(|token| (X_AMZ_SECURITY_TOKEN, token));
+    let mut headers = HeaderMap::with_capacity(what.fields.len() + own.len() + 3);
+    headers.insert(HOST, host);
+    for (name, value) in what.fields.iter().copied().chain(own).chain(token) {
         let name = HeaderName::try_from(name).map_err(|error| wrong(&error))?;
-        let mut value = HeaderValue::try_from(value).map_err(|error| wrong(&error))?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
+        headers.insert(name, sensitive(value)?);
     }
+    let request = Request::builder().method(what.method).uri(what.uri.clone()).body(());
+    let (mut parts, ()) = request.map_err(|error| wrong(&error))?.into_parts();
+    parts.headers = headers;
+    let request = SigningRequest::build(&mut parts).map_err(|error| wrong(&error))?;
+    let canonical = canonical_request_string(&request, &canonicalize_query(&request, &[]))
+        .map_err(|error| wrong(&error))?;
+    let scope = format!("{date}/{}/s3/aws4_request", what.region);
+    let digest = hex_sha256(canonical.as_bytes());
+    let text = format!("{ALGORITHM}\n{moment}\n{scope}\n{digest}");
+    let secret = format!("AWS4{}", keys.secret_access_key);
+    let key = [date.as_str(), what.region, "s3", "aws4_request"]
+        .iter()
+        .fold(secret.into_bytes(), |key, part| hmac_sha256(&key, part.as_bytes()));
+    let authorization = format!(
+        "{ALGORITHM} Credential={}/{scope}, SignedHeaders={}, Signature={}",
+        keys.access_key_id,
+        request.header_name_to_vec_sorted().join(";"),
+        hex_hmac_sha256(&key, text.as_bytes()),
+    );
+    let mut headers = request.headers;
+    headers.insert(AUTHORIZATION, sensitive(&authorization)?);
+    // The client writes it, in the form of the protocol.
+    headers.remove(HOST);
     Ok(headers)
 }
 
-/// S3 does not encode the path again and does not normalise it; the payload's hash is a field.
-fn settings() -> SigningSettings {
-    let mut settings = SigningSettings::default();
-    settings.percent_encoding_mode = PercentEncodingMode::Single;
-    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-    settings.signature_location = SignatureLocation::Headers;
-    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-    settings
+/// A value that is never printed.
+fn sensitive(value: &str) -> Result<HeaderValue, SignError> {
+    let mut value = HeaderValue::try_from(value).map_err(|error| SignError(error.to_string()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
 
     /// The keys of Amazon's documentation.
     fn example_keys() -> Keys {
@@ -102,7 +105,7 @@ mod tests {
             uri: &Uri::from_static(uri),
             region: "us-east-1",
             fields,
-            at: Timestamp::from_secs(1_369_353_600).to_system_time(),
+            at: Timestamp::from_secs(1_369_353_600),
         };
         signed_fields(what, keys).unwrap()
     }
@@ -161,7 +164,7 @@ mod tests {
     fn keys_that_no_field_can_hold_are_an_error() {
         let keys = Keys { access_key_id: "AK\nIA".to_owned(), ..example_keys() };
         let uri = Uri::from_static("http://h/b/k");
-        let at = SystemTime::UNIX_EPOCH;
+        let at = Timestamp::from_secs(0);
         let what = Signable { method: "GET", uri: &uri, region: "r", fields: &[], at };
         assert!(signed_fields(what, &keys).is_err());
     }

@@ -411,9 +411,8 @@ def folder_and_office(world):
 
 
 def commands(world):
-    """`demo`, `config` and `check`, and the files of deploy/compose."""
+    """`config` and `check`, and the files of deploy/compose."""
     checks = world.checks
-    demo(world)
     for file in sorted((Path(__file__).parents[2] / "deploy" / "compose").glob("*.toml")):
         checks.equal(f"check passes {file.name}", check(world, file)[0], 0)
     reference = output_of([world.binary, "config"])
@@ -434,19 +433,6 @@ def check(world, file):
     done = subprocess.run([world.binary, "check", "--config", file], capture_output=True,
                           text=True, timeout=30, check=False)
     return done.returncode, done.stdout + done.stderr
-
-
-def demo(world):
-    """What a newcomer runs first: it goes through, then serves until it is told to end."""
-    port, admin_port = free_ports(2)
-    process = world.programs.start("demo", [
-        world.binary, "demo", "--listen", f"127.0.0.1:{port}",
-        "--admin", f"127.0.0.1:{admin_port}"])
-    wait_until("the demo says what to try next", lambda: (
-        process.poll() is not None or "Try next" in world.programs.log("demo", 200)), 120)
-    status = fetch(f"http://127.0.0.1:{port}/nix-cache-info").status
-    world.checks.equal("demo runs, and serves afterwards", status, 200)
-    world.checks.equal("and ends when told to", world.programs.stop(process), 0)
 
 
 def failing_origin(world):
