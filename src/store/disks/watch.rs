@@ -43,6 +43,15 @@ struct Opened {
     is_empty: bool,
 }
 
+/// On which disks a record is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tries {
+    /// On one that takes writes.
+    IfHealthy,
+    /// On any, although its last write failed.
+    Always,
+}
+
 /// Looks after one disk until the tier or the process goes away.
 pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: CancellationToken) {
     let mut pace = PACE;
@@ -54,7 +63,10 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
     loop {
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {
+                let Some(shared) = shared.upgrade() else { return };
+                return shared.write_last_record(position).await;
+            }
             () = tokio::time::sleep(pace) => {}
         }
         let Some(shared) = shared.upgrade() else { return };
@@ -309,7 +321,7 @@ impl Shared {
     /// Writes the ledger on every disk that has not what it says now. Blocking, for all of them.
     pub(super) fn write_own_records(&self) {
         for disk in &self.disks {
-            self.write_own_record(disk);
+            self.write_own_record(disk, Tries::IfHealthy);
         }
     }
 
@@ -321,9 +333,30 @@ impl Shared {
         }
         let shared = Arc::clone(self);
         let work = move |_: &Arc<Inner>| {
-            shared.disks.get(position).is_some_and(|disk| shared.write_own_record(disk))
+            shared
+                .disks
+                .get(position)
+                .is_some_and(|disk| shared.write_own_record(disk, Tries::IfHealthy))
         };
         disk.change(&store, ("disk record", PURGE_PATIENCE), work).await.unwrap_or(false)
+    }
+
+    /// Writes the ledger once more on a disk that has not what it says now, before the process ends:
+    /// a disk that failed or hung may have come back, and what it owes is forgotten otherwise. Waits
+    /// for a second at most.
+    async fn write_last_record(self: &Arc<Self>, position: usize) {
+        let Some(disk) = self.disks.get(position) else { return };
+        if disk.entered().is_none() || self.is_recorded(disk) {
+            return;
+        }
+        let shared = Arc::clone(self);
+        let work = move || {
+            let disk = shared.disks.get(position);
+            disk.is_some_and(|disk| shared.write_own_record(disk, Tries::Always))
+        };
+        let lane = self.tasks.lane(&disk.jobs, 1, PURGE_PATIENCE);
+        // A failure is logged. A disk that hangs keeps its thread.
+        let _ = lane.blocking_for("disk last record", PURGE_PATIENCE, work).await;
     }
 
     /// Whether a disk has all that the ledger says now.
@@ -334,13 +367,13 @@ impl Shared {
     }
 
     /// Writes the ledger on a disk that has not what it says now; whether it is there. Blocking.
-    fn write_own_record(&self, disk: &Disk) -> bool {
+    fn write_own_record(&self, disk: &Disk, tries: Tries) -> bool {
         let _turn = disk.recording.lock();
         let Some(Entered { id, store }) = disk.entered() else { return false };
         if self.is_recorded(disk) {
             return true;
         }
-        if !store.0.is_admitting() {
+        if tries == Tries::IfHealthy && !store.0.is_admitting() {
             return false;
         }
         let (ledger, changes) = {

@@ -275,6 +275,27 @@ async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_orderly_stop_notes_a_purge_that_no_disk_took() {
+    for numbers in [vec![0], vec![0, 1]] {
+        let mut bench = Bench::new(64 * MIB);
+        let disks = bench.disks(&numbers).await;
+        for number in [3, 4] {
+            put(&disks, &numbered(number), &bytes(1, 70 * KIB)).await.unwrap();
+        }
+        for store in disks.stores() {
+            store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
+            store.0.index.access().open().unwrap().refuse();
+        }
+        purge(&disks, Scope::Key(numbered(3))).await;
+        assert!(bench.tasks.drain(Duration::from_secs(30)).await);
+        bench.end(disks).await;
+        let disks = bench.disks(&numbers).await;
+        assert!(held(&disks, &numbered(3)).await.is_none());
+        assert!(held(&disks, &numbered(4)).await.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_absence_that_a_disk_does_not_carry_out_costs_nothing_newer() {
     let bench = Bench::new(64 * MIB);
     let disks = bench.disks(&[0]).await;
