@@ -341,9 +341,9 @@ impl Shared {
         disk.change(&store, ("disk record", PURGE_PATIENCE), work).await.unwrap_or(false)
     }
 
-    /// Writes the ledger once more on a disk that has not what it says now, before the process ends:
-    /// a disk that failed or hung may have come back, and what it owes is forgotten otherwise. Waits
-    /// for a second at most.
+    /// Writes the ledger once more on a disk that has not what it says now, before the process
+    /// ends: a disk that failed or hung may have come back, and what it owes is forgotten
+    /// otherwise. Waits for a second at most.
     async fn write_last_record(self: &Arc<Self>, position: usize) {
         let Some(disk) = self.disks.get(position) else { return };
         if disk.entered().is_none() || self.is_recorded(disk) {
