@@ -7,13 +7,15 @@
 //! under the stripe of its key before it is said or touched, or is dropped as the insertion that it
 //! was, which never comes back.
 
-use super::check::{Checked, Fault};
+use super::catalog::{Catalog, SEQUENCE_GAP};
+use super::check::{self, Checked};
 use super::error::IndexError;
 use super::format::{self, Place, Totals};
-use super::index::Open;
+use super::index::Keyspaces;
 use super::pace::{self, Pacer, Stopped};
-use super::report::{Mode, Problem, Report};
-use super::{Inner, SEQUENCE_GAP};
+use super::part;
+use super::recover;
+use super::report::{Fault, Mode, Problem, Report};
 use crate::object::KeyHash;
 use crate::sync::Mutex;
 use std::io;
@@ -59,7 +61,7 @@ impl From<Stopped> for AuditError {
 /// A check under way.
 #[derive(Debug)]
 pub(super) struct Audit<'a> {
-    pub(super) store: &'a Inner,
+    pub(super) catalog: &'a Catalog,
     pub(super) mode: Mode,
     pub(super) traffic: Traffic,
     pub(super) pacer: Pacer,
@@ -88,13 +90,13 @@ impl Audit<'_> {
     fn objects(&mut self) -> Result<Totals, AuditError> {
         let (mut after, mut totals) = (None, Totals::default());
         loop {
-            let page = self.store.index.access().open()?.page(after, PAGE)?;
+            let page = self.catalog.index.access().open()?.page(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(totals) };
             after = Some(*last);
             for (hash, record) in page {
-                let checked = self.store.check_object(hash, &record, &mut self.pacer)?;
+                let checked = check::check_object(self.catalog, hash, &record, &mut self.pacer)?;
                 let progress = pace::fraction(hash) * OBJECTS_PART;
-                self.store.count_checked("fsck", &checked);
+                check::count_checked(self.catalog, "fsck", &checked);
                 {
                     let mut report = self.report.lock();
                     (report.objects, report.progress) = (report.objects + 1, progress);
@@ -119,14 +121,14 @@ impl Audit<'_> {
     /// Says what is wrong with an object; true where it was dropped.
     fn judge(&self, hash: KeyHash, checked: &Checked) -> bool {
         if checked.is_unserved {
-            return self.mode == Mode::Repair && self.store.drop_unserved(hash);
+            return self.mode == Mode::Repair && self.catalog.drop_unserved(hash);
         }
         let Some((fault, detail)) = &checked.wrong else { return false };
-        if self.traffic == Traffic::Open && !self.store.is_still(hash, checked) {
+        if self.traffic == Traffic::Open && !check::is_still(self.catalog, hash, checked) {
             return true;
         }
         let may_drop = self.mode == Mode::Repair && fault.is_of_object();
-        let is_repaired = may_drop && self.store.drop_checked(hash, checked, detail);
+        let is_repaired = may_drop && check::drop_checked(self.catalog, hash, checked, detail);
         let what = checked.key.as_ref().map_or_else(|| hash.to_string(), |key| key.path().into());
         self.say(Problem { kind: *fault, what, detail: detail.clone(), is_repaired });
         is_repaired
@@ -135,7 +137,7 @@ impl Audit<'_> {
     fn claims(&self) -> Result<(), AuditError> {
         let mut after = None;
         loop {
-            let page = self.store.index.access().open()?.claims_page(after, PAGE)?;
+            let page = self.catalog.index.access().open()?.claims_page(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (nar, claim) in page {
@@ -148,8 +150,8 @@ impl Audit<'_> {
                     Err(_) => (nar.to_string(), "it cannot be read"),
                 };
                 let is_repaired = match self.mode {
-                    Mode::Repair if self.store.drop_stray_claim(nar, &claim)? => true,
-                    Mode::Report if self.store.is_stray_claim(nar, &claim)? => false,
+                    Mode::Repair if self.catalog.drop_stray_claim(nar, &claim)? => true,
+                    Mode::Report if self.catalog.is_stray_claim(nar, &claim)? => false,
                     Mode::Repair | Mode::Report => continue,
                 };
                 let detail = detail.to_owned();
@@ -161,12 +163,12 @@ impl Audit<'_> {
     fn small_bodies(&self) -> Result<(), AuditError> {
         let mut after = None;
         loop {
-            let page = self.store.index.access().open()?.bodies_page(after, PAGE)?;
+            let page = self.catalog.index.access().open()?.bodies_page(after, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (hash, sequence) in page {
-                let _stripe = self.store.stripe(hash).lock();
-                let access = self.store.index.access();
+                let _stripe = self.catalog.stripe(hash).lock();
+                let access = self.catalog.index.access();
                 let index = access.open()?;
                 let is_there = index.body(hash, sequence)?.is_some();
                 if !is_there || is_recorded(index, hash, sequence, Place::Inline)? {
@@ -191,17 +193,17 @@ impl Audit<'_> {
             return Ok(());
         }
         self.report.lock().unfinished =
-            self.store.index.access().open()?.links_page(None, usize::MAX)?.len() as u64;
+            self.catalog.index.access().open()?.links_page(None, usize::MAX)?.len() as u64;
         if self.mode == Mode::Repair {
-            self.store.finish_links()?;
+            recover::finish_links(self.catalog)?;
         }
         Ok(())
     }
 
     fn files(&mut self) -> Result<(), AuditError> {
-        let (store, report) = (self.store, self.report);
+        let (catalog, report) = (self.catalog, self.report);
         let mut pacer = Pacer::new(u64::MAX, self.pacer.stop());
-        store.folder.walk(|path, insertion| {
+        catalog.folder.walk(|path, insertion| {
             pacer.spend(0)?;
             report.lock().files += 1;
             match insertion {
@@ -219,11 +221,11 @@ impl Audit<'_> {
     fn file(&self, path: &Path, hash: KeyHash, sequence: u64) -> Result<(), AuditError> {
         {
             // A commit links and records, and a removal notes and forgets, under this lock.
-            let _stripe = self.store.stripe(hash).lock();
-            let access = self.store.index.access();
+            let _stripe = self.catalog.stripe(hash).lock();
+            let access = self.catalog.index.access();
             let index = access.open()?;
             if is_recorded(index, hash, sequence, Place::File)?
-                || Inner::is_part(index, hash, sequence)?
+                || part::is_part(index, hash, sequence)?
                 || index.has_link(hash, sequence)?
             {
                 return Ok(());
@@ -234,7 +236,7 @@ impl Audit<'_> {
             return Ok(());
         }
         let is_repaired =
-            self.mode == Mode::Repair && self.store.folder.remove_body(hash, sequence).is_ok();
+            self.mode == Mode::Repair && self.catalog.folder.remove_body(hash, sequence).is_ok();
         let what = path.display().to_string();
         let detail = "a body file without a record".to_owned();
         self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
@@ -242,7 +244,7 @@ impl Audit<'_> {
     }
 
     fn totals(&self, found: Totals) -> Result<(), AuditError> {
-        let access = self.store.index.access();
+        let access = self.catalog.index.access();
         let index = access.open()?;
         let noted = index.totals()?;
         // Commits that run beside each other may note the lower number last; a start leaves a gap.
@@ -268,56 +270,18 @@ impl Audit<'_> {
     pub(super) fn say(&self, problem: Problem) {
         let Problem { kind, what, detail, is_repaired } = &problem;
         let kind = kind.as_str();
-        self.store.metrics.check_faults.with_label_values(&["fsck", kind]).inc();
+        self.catalog.metrics.check_faults.with_label_values(&["fsck", kind]).inc();
         tracing::warn!(kind, what, detail, is_repaired, "fsck found a problem");
         self.report.lock().add(problem);
     }
 }
 
 fn is_recorded(
-    index: &Open,
+    index: &Keyspaces,
     hash: KeyHash,
     sequence: u64,
     place: Place,
 ) -> Result<bool, IndexError> {
     let head = index.record(hash)?.and_then(|record| format::decode_head(&record).ok());
     Ok(head.is_some_and(|head| head.sequence == sequence && head.place == place))
-}
-
-impl Inner {
-    /// Whether what was checked is what is still recorded.
-    pub(super) fn is_still(&self, hash: KeyHash, checked: &Checked) -> bool {
-        let access = self.index.access();
-        let record = access.open().and_then(|index| index.record(hash));
-        let Ok(Some(record)) = record else { return false };
-        match (format::decode_head(&record), checked.head) {
-            (Ok(now), Some(then)) => now.sequence == then.sequence,
-            (Ok(_), None) => format::decode_record(&record).is_err(),
-            (Err(_), _) => checked.head.is_none(),
-        }
-    }
-
-    /// Drops what was found wrong, unless another replaced it; true where it went. What was in use
-    /// is told to whoever fetches again.
-    pub(super) fn drop_checked(&self, hash: KeyHash, checked: &Checked, why: &str) -> bool {
-        let is_used = checked.head.is_some_and(|head| self.space.is_used(head.sequence));
-        let has_gone = match checked.head {
-            Some(head) => self.drop_damaged(hash, head.sequence, why),
-            None => self.drop_undecodable(hash, why),
-        };
-        if has_gone
-            && is_used
-            && let Some(key) = &checked.key
-            && self.seat.damaged.try_send(key.clone()).is_err()
-        {
-            tracing::debug!(path = key.path(), "not fetched again before it is asked for");
-        }
-        has_gone
-    }
-
-    /// Counts what was compared.
-    pub(super) fn count_checked(&self, by: &str, checked: &Checked) {
-        self.metrics.checked_bytes.with_label_values(&[by]).inc_by(checked.bytes);
-        self.metrics.checked_objects.with_label_values(&[by]).inc();
-    }
 }

@@ -4,60 +4,36 @@
 //! and no other lock, so the object may be replaced or dropped meanwhile: whoever acts on a
 //! verdict names the insertion, which is then another.
 
-use super::Inner;
+use super::catalog::Catalog;
 use super::error::IndexError;
 use super::format::{self, FormatError, Head, Place};
 use super::pace::{Pacer, Stopped};
+use super::report::{Fault, Report};
 use super::sums::{self, CHUNK_BYTES, Sums};
 use super::trailer;
 use crate::object::{Key, KeyHash, Sha256};
+use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use rustix::io::Errno;
 use std::io;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
-/// What can be wrong with what is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// A record that cannot be read, or stands under another key.
-    Record,
-    /// A body that is not there, or not the one that was recorded.
-    Body,
-    /// What follows a body in its file.
-    Trailer,
-    /// A claim that cannot be read, or that nobody makes.
-    Claim,
-    /// A body without a record.
-    Orphan,
-    /// Something that no store puts there.
-    Foreign,
-    /// Totals that would let a file's name be used again.
-    Totals,
-    /// The index as a whole.
-    Index,
-    /// The disk does not answer.
-    Unreadable,
+/// The checks of one store, of which one runs at a time.
+#[derive(Debug)]
+pub(super) struct Checks {
+    /// Of the check that goes on, or else the last one.
+    pub(super) report: Arc<Mutex<Report>>,
+    /// What ends it.
+    pub(super) stop: Mutex<CancellationToken>,
+    /// Bytes a second that a check reads if it is not told another number.
+    pub(super) rate: u64,
 }
 
-impl Fault {
-    /// Whether the object itself is wrong, so that it helps to drop it.
-    pub(super) fn is_of_object(self) -> bool {
-        !matches!(self, Self::Index | Self::Unreadable)
-    }
-
-    /// Its name in metrics, logs and reports.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Record => "record",
-            Self::Body => "body",
-            Self::Trailer => "trailer",
-            Self::Claim => "claim",
-            Self::Orphan => "orphan",
-            Self::Foreign => "foreign",
-            Self::Totals => "totals",
-            Self::Index => "index",
-            Self::Unreadable => "unreadable",
-        }
+impl Checks {
+    /// No check yet.
+    pub(super) fn at_rate(rate: u64) -> Self {
+        Self { report: Arc::default(), stop: Mutex::default(), rate }
     }
 }
 
@@ -96,100 +72,144 @@ impl From<Stopped> for Early {
     }
 }
 
-impl Inner {
-    /// Compares everything of the object whose encoded record this is.
-    pub(super) fn check_object(
-        &self,
-        hash: KeyHash,
-        record: &[u8],
-        pacer: &mut Pacer,
-    ) -> Result<Checked, Stopped> {
-        let bytes = record.len() as u64;
-        let mut checked = Checked { bytes, head: None, key: None, wrong: None, is_unserved: false };
-        pacer.spend(checked.bytes)?;
-        let (record, within) = match format::decode_row(record) {
-            Ok(row) => row,
-            Err(FormatError::Challenge) => {
-                checked.is_unserved = true;
-                return Ok(checked);
-            }
-            Err(error) => {
-                checked.wrong = Some((Fault::Record, error.to_string()));
-                return Ok(checked);
-            }
-        };
-        checked.head = Some(record.head);
-        if record.meta.key.hash() != hash {
-            checked.wrong = Some((Fault::Record, "it stands under another key".to_owned()));
+/// Compares everything of the object whose encoded record this is.
+pub(super) fn check_object(
+    catalog: &Catalog,
+    hash: KeyHash,
+    record: &[u8],
+    pacer: &mut Pacer,
+) -> Result<Checked, Stopped> {
+    let bytes = record.len() as u64;
+    let mut checked = Checked { bytes, head: None, key: None, wrong: None, is_unserved: false };
+    pacer.spend(checked.bytes)?;
+    let (record, within) = match format::decode_row(record) {
+        Ok(row) => row,
+        Err(FormatError::Challenge) => {
+            checked.is_unserved = true;
             return Ok(checked);
         }
-        checked.key = Some(record.meta.key);
-        let compared = match record.head.place {
-            Place::Within => of_body(&record.head, Some(within)),
-            Place::Inline => self.compare_inline(hash, &record.head, pacer),
-            Place::File => self.compare_file(hash, &record.head, pacer),
-        };
-        if record.head.place != Place::Within {
-            checked.bytes += record.head.length;
+        Err(error) => {
+            checked.wrong = Some((Fault::Record, error.to_string()));
+            return Ok(checked);
         }
-        checked.wrong = match compared {
-            Ok(()) => None,
-            Err(Early::Stopped) => return Err(Stopped),
-            Err(Early::Wrong(fault, why)) => Some((fault, why.to_owned())),
-            Err(Early::Disk(error)) => Some(of_disk(&error)),
-            Err(Early::Index(error)) => Some(of_index(&error)),
-        };
-        Ok(checked)
+    };
+    checked.head = Some(record.head);
+    if record.meta.key.hash() != hash {
+        checked.wrong = Some((Fault::Record, "it stands under another key".to_owned()));
+        return Ok(checked);
     }
-
-    fn compare_inline(&self, hash: KeyHash, head: &Head, pacer: &mut Pacer) -> Result<(), Early> {
-        pacer.spend(head.length)?;
-        let access = self.index.access();
-        let body = access.open().and_then(|index| index.body(hash, head.sequence));
-        of_body(head, body.map_err(Early::Index)?.as_deref())
+    checked.key = Some(record.meta.key);
+    let compared = match record.head.place {
+        Place::Within => of_body(&record.head, Some(within)),
+        Place::Inline => compare_inline(catalog, hash, &record.head, pacer),
+        Place::File => compare_file(catalog, hash, &record.head, pacer),
+    };
+    if record.head.place != Place::Within {
+        checked.bytes += record.head.length;
     }
+    checked.wrong = match compared {
+        Ok(()) => None,
+        Err(Early::Stopped) => return Err(Stopped),
+        Err(Early::Wrong(fault, why)) => Some((fault, why.to_owned())),
+        Err(Early::Disk(error)) => Some(of_disk(&error)),
+        Err(Early::Index(error)) => Some(of_index(&error)),
+    };
+    Ok(checked)
+}
 
-    fn compare_file(&self, hash: KeyHash, head: &Head, pacer: &mut Pacer) -> Result<(), Early> {
-        let mut file = self.folder.open_direct(hash, head.sequence)?;
-        let (tail_at, length) = (trailer::tail_offset(head.length), file.length()?);
-        let tail_bytes = usize::try_from(length.saturating_sub(tail_at)).unwrap_or(usize::MAX);
-        if !(trailer::FOOTER_BYTES..=trailer::TAIL_BYTES_MAX).contains(&tail_bytes) {
-            return Err(Early::Wrong(Fault::Body, "its file has another length"));
-        }
-        let mut whole = digest::Context::new(&digest::SHA256);
-        let mut found = Sums::new(hash);
-        let mut at = 0;
-        while at < head.length {
-            let end = head.length.min(at + CHUNK_BYTES);
-            pacer.spend(end - at)?;
-            file.read::<Early>(at, end, |piece| {
-                whole.update(piece);
-                found.update(piece);
-                Ok(())
-            })?;
-            at = end;
-        }
-        if Sha256::finish(whole) != head.sha256 {
-            return Err(Early::Wrong(Fault::Body, "its body is another"));
-        }
-        let mut sums = Vec::new();
-        file.read::<Early>(head.length, tail_at, |piece| {
-            sums.extend_from_slice(piece);
+fn compare_inline(
+    catalog: &Catalog,
+    hash: KeyHash,
+    head: &Head,
+    pacer: &mut Pacer,
+) -> Result<(), Early> {
+    pacer.spend(head.length)?;
+    let access = catalog.index.access();
+    let body = access.open().and_then(|index| index.body(hash, head.sequence));
+    of_body(head, body.map_err(Early::Index)?.as_deref())
+}
+
+fn compare_file(
+    catalog: &Catalog,
+    hash: KeyHash,
+    head: &Head,
+    pacer: &mut Pacer,
+) -> Result<(), Early> {
+    let mut file = catalog.folder.open_direct(hash, head.sequence)?;
+    let (tail_at, length) = (trailer::tail_offset(head.length), file.length()?);
+    let tail_bytes = usize::try_from(length.saturating_sub(tail_at)).unwrap_or(usize::MAX);
+    if !(trailer::FOOTER_BYTES..=trailer::TAIL_BYTES_MAX).contains(&tail_bytes) {
+        return Err(Early::Wrong(Fault::Body, "its file has another length"));
+    }
+    let mut whole = digest::Context::new(&digest::SHA256);
+    let mut found = Sums::new(hash);
+    let mut at = 0;
+    while at < head.length {
+        let end = head.length.min(at + CHUNK_BYTES);
+        pacer.spend(end - at)?;
+        file.read::<Early>(at, end, |piece| {
+            whole.update(piece);
+            found.update(piece);
             Ok(())
         })?;
-        let mut tail = Vec::with_capacity(tail_bytes);
-        file.read::<Early>(tail_at, length, |piece| {
-            tail.extend_from_slice(piece);
-            Ok(())
-        })?;
-        let Ok(footer) = trailer::check(hash, head, &tail) else {
-            return Err(Early::Wrong(Fault::Trailer, "its trailer is another"));
-        };
-        if sums != found.encode() || sums::digest(&sums) != footer.sums {
-            return Err(Early::Wrong(Fault::Trailer, "its checksums are others"));
-        }
+        at = end;
+    }
+    if Sha256::finish(whole) != head.sha256 {
+        return Err(Early::Wrong(Fault::Body, "its body is another"));
+    }
+    let mut sums = Vec::new();
+    file.read::<Early>(head.length, tail_at, |piece| {
+        sums.extend_from_slice(piece);
         Ok(())
+    })?;
+    let mut tail = Vec::with_capacity(tail_bytes);
+    file.read::<Early>(tail_at, length, |piece| {
+        tail.extend_from_slice(piece);
+        Ok(())
+    })?;
+    let Ok(footer) = trailer::check(hash, head, &tail) else {
+        return Err(Early::Wrong(Fault::Trailer, "its trailer is another"));
+    };
+    if sums != found.encode() || sums::digest(&sums) != footer.sums {
+        return Err(Early::Wrong(Fault::Trailer, "its checksums are others"));
     }
+    Ok(())
+}
+
+/// Whether what was checked is what is still recorded.
+pub(super) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &Checked) -> bool {
+    let access = catalog.index.access();
+    let record = access.open().and_then(|index| index.record(hash));
+    let Ok(Some(record)) = record else { return false };
+    match (format::decode_head(&record), checked.head) {
+        (Ok(now), Some(then)) => now.sequence == then.sequence,
+        (Ok(_), None) => format::decode_record(&record).is_err(),
+        (Err(_), _) => checked.head.is_none(),
+    }
+}
+
+/// Drops what was found wrong, unless another replaced it; true where it went. What was in use
+/// is told to whoever fetches again.
+pub(super) fn drop_checked(catalog: &Catalog, hash: KeyHash, checked: &Checked, why: &str) -> bool {
+    let is_used = checked.head.is_some_and(|head| catalog.accounting.is_used(head.sequence));
+    let has_gone = match checked.head {
+        Some(head) => catalog.drop_damaged(hash, head.sequence, why),
+        None => catalog.drop_undecodable(hash, why),
+    };
+    if has_gone
+        && is_used
+        && let Some(key) = &checked.key
+        && catalog.tier.damaged.try_send(key.clone()).is_err()
+    {
+        tracing::debug!(path = key.path(), "not fetched again before it is asked for");
+    }
+    has_gone
+}
+
+/// Counts what was compared.
+pub(super) fn count_checked(catalog: &Catalog, by: &str, checked: &Checked) {
+    catalog.metrics.checked_bytes.with_label_values(&[by]).inc_by(checked.bytes);
+    catalog.metrics.checked_objects.with_label_values(&[by]).inc();
 }
 
 /// What an error of the index says: that it is damaged, or nothing about what it holds.

@@ -3,14 +3,13 @@
 //! whole store (see `audit`), with the same rules: on a running store, what looks wrong is looked
 //! at again under the stripe of its key.
 
-use super::Inner;
 use super::audit::{Audit, AuditError};
-use super::check::{Fault, of_disk};
+use super::check::of_disk;
 use super::error::IndexError;
 use super::format::{self, Record, Totals};
-use super::index::Open;
-use super::part::{PAGE, part_of};
-use super::report::{Mode, Problem};
+use super::index::Keyspaces;
+use super::part::{self, PAGE, part_of};
+use super::report::{Fault, Mode, Problem};
 use super::sums::{CHUNK_BYTES, ChunkSum};
 use super::which::Which;
 use crate::object::KeyHash;
@@ -24,7 +23,7 @@ impl Audit<'_> {
     pub(super) fn parts(&mut self, totals: &mut Totals) -> Result<(), AuditError> {
         let mut after = None;
         loop {
-            let page = self.store.index.access().open()?.parts_page(after, PAGE)?;
+            let page = self.catalog.index.access().open()?.parts_page(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (hash, record) in page {
@@ -33,7 +32,7 @@ impl Audit<'_> {
                     Some((kind, what, detail)) => self.drop_wrong_part(hash, kind, what, detail)?,
                     None => false,
                 };
-                let access = self.store.index.access();
+                let access = self.catalog.index.access();
                 if let Some(part) = part_of(access.open()?, hash)?.filter(|_| !has_gone) {
                     totals.objects += 1;
                     totals.bytes = totals.bytes.saturating_add(part.charge);
@@ -58,12 +57,12 @@ impl Audit<'_> {
             }
         };
         let what = meta.key.path().to_owned();
-        let chunks = self.store.index.access().open()?.chunks(hash, head.sequence)?;
+        let chunks = self.catalog.index.access().open()?.chunks(hash, head.sequence)?;
         let wrong_of = |error: &io::Error, what: String| {
             let (fault, detail) = of_disk(error);
             Ok::<_, AuditError>(Some((fault, what, detail)))
         };
-        let mut file = match self.store.folder.open_direct(hash, head.sequence) {
+        let mut file = match self.catalog.folder.open_direct(hash, head.sequence) {
             Ok(file) => file,
             Err(error) => return wrong_of(&error, what),
         };
@@ -97,14 +96,14 @@ impl Audit<'_> {
         detail: String,
     ) -> Result<bool, AuditError> {
         let is_there = {
-            let access = self.store.index.access();
+            let access = self.catalog.index.access();
             part_of(access.open()?, hash)?.is_some()
         };
         if !is_there {
             return Ok(true);
         }
         let may_drop = self.mode == Mode::Repair && kind.is_of_object();
-        let is_repaired = may_drop && self.store.drop_part(hash, Which::Any)?;
+        let is_repaired = may_drop && part::drop_part(self.catalog, hash, Which::Any)?;
         self.say(Problem { kind, what, detail, is_repaired });
         Ok(is_repaired)
     }
@@ -113,7 +112,7 @@ impl Audit<'_> {
     pub(super) fn order(&self) -> Result<(), AuditError> {
         let mut next = 0;
         loop {
-            let page = self.store.index.access().open()?.order_page(next, PLACES)?;
+            let page = self.catalog.index.access().open()?.order_page(next, PLACES)?;
             let Some((last, _)) = page.last() else { break };
             next = last.sequence.saturating_add(1);
             for (entry, _) in page {
@@ -122,7 +121,7 @@ impl Audit<'_> {
         }
         let mut after = None;
         loop {
-            let page = self.store.index.access().open()?.page(after, PLACES)?;
+            let page = self.catalog.index.access().open()?.page(after, PLACES)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (hash, _) in page {
@@ -133,11 +132,11 @@ impl Audit<'_> {
     }
 
     fn place(&self, sequence: u64) -> Result<(), AuditError> {
-        let Some(hash) = self.store.index.access().open()?.ordered(sequence)? else {
+        let Some(hash) = self.catalog.index.access().open()?.ordered(sequence)? else {
             return Ok(());
         };
-        let _stripe = self.store.stripe(hash).lock();
-        let access = self.store.index.access();
+        let _stripe = self.catalog.stripe(hash).lock();
+        let access = self.catalog.index.access();
         let index = access.open()?;
         if index.ordered(sequence)?.is_none() || is_held(index, hash, sequence)? {
             return Ok(());
@@ -155,8 +154,8 @@ impl Audit<'_> {
     }
 
     fn unplaced(&self, hash: KeyHash) -> Result<(), AuditError> {
-        let _stripe = self.store.stripe(hash).lock();
-        let access = self.store.index.access();
+        let _stripe = self.catalog.stripe(hash).lock();
+        let access = self.catalog.index.access();
         let index = access.open()?;
         let Some(record) = index.record(hash)? else { return Ok(()) };
         let Ok(head) = format::decode_head(&record) else { return Ok(()) };
@@ -176,8 +175,8 @@ impl Audit<'_> {
 
     /// A record without the row of one of its tags: a purge would miss it.
     fn untagged(&self, hash: KeyHash) -> Result<(), AuditError> {
-        let _stripe = self.store.stripe(hash).lock();
-        let access = self.store.index.access();
+        let _stripe = self.catalog.stripe(hash).lock();
+        let access = self.catalog.index.access();
         let index = access.open()?;
         let Some(record) = index.record(hash)? else { return Ok(()) };
         let mut is_whole = true;
@@ -202,13 +201,13 @@ impl Audit<'_> {
     pub(super) fn tags(&self) -> Result<(), AuditError> {
         let mut after = None;
         loop {
-            let page = self.store.index.access().open()?.tags_page(after, PLACES)?;
+            let page = self.catalog.index.access().open()?.tags_page(after, PLACES)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (tag, hash) in page {
                 let is_repaired = match self.mode {
-                    Mode::Repair if self.store.drop_stray_tag(tag, hash)? => true,
-                    Mode::Report if self.store.is_stray_tag(tag, hash)? => false,
+                    Mode::Repair if self.catalog.drop_stray_tag(tag, hash)? => true,
+                    Mode::Report if self.catalog.is_stray_tag(tag, hash)? => false,
                     Mode::Repair | Mode::Report => continue,
                 };
                 let detail = "a tag without an object that has it".to_owned();
@@ -222,12 +221,12 @@ impl Audit<'_> {
     pub(super) fn variants(&self) -> Result<(), AuditError> {
         let mut after = None;
         loop {
-            let page = self.store.index.access().open()?.variants_page(after, PLACES)?;
+            let page = self.catalog.index.access().open()?.variants_page(after, PLACES)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (primary, variant) in page {
-                let _stripe = self.store.stripe(variant).lock();
-                let access = self.store.index.access();
+                let _stripe = self.catalog.stripe(variant).lock();
+                let access = self.catalog.index.access();
                 let index = access.open()?;
                 let record = index.record(variant)?;
                 let head = record.and_then(|record| format::decode_head(&record).ok());
@@ -249,15 +248,8 @@ impl Audit<'_> {
 }
 
 /// Whether an insertion is that of the object or the part under a key.
-pub(super) fn is_held(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
+pub(super) fn is_held(index: &Keyspaces, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
     let mut records = index.record(hash)?.into_iter().chain(index.part(hash)?);
     Ok(records
         .any(|record| format::decode_head(&record).map_or(true, |head| head.sequence == sequence)))
-}
-
-impl Inner {
-    /// Whether an insertion is that of a part.
-    pub(super) fn is_part(index: &Open, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
-        Ok(part_of(index, hash)?.is_some_and(|part| part.sequence == sequence))
-    }
 }

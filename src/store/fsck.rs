@@ -4,14 +4,15 @@
 //! be opened. Blocking.
 
 use super::audit::{Audit, AuditError, Traffic};
-use super::check::Fault;
+use super::catalog::Catalog;
+use super::disk_store::DiskStore;
 use super::error::OpenError;
 use super::folder::Folder;
 use super::index::Index;
 use super::pace::Pacer;
 use super::rebuild::{self, RebuildError, Rebuilt};
-use super::report::{Mode, Problem, Report, Stage};
-use super::{Inner, Seat, Store};
+use super::report::{Fault, Mode, Problem, Report, Stage};
+use super::tier_share::TierShare;
 use crate::config::Disk;
 use crate::metrics::Metrics;
 use crate::sync::Mutex;
@@ -70,11 +71,11 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     let disk = Disk::unscrubbed(path.to_owned(), u64::MAX);
     let assemble = |folder, index| {
         // Nobody fetches what is damaged.
-        let seat = Seat::alone(mpsc::channel(1).0);
-        Inner::assemble(&disk, seat, folder, index, metrics.clone(), &Tasks::new())
+        let tier = TierShare::alone(mpsc::channel(1).0);
+        DiskStore::assemble(&disk, tier, folder, index, metrics.clone(), &Tasks::new())
     };
     let store = assemble(folder, index)?;
-    let error = match audit(&store, mode, report) {
+    let error = match audit(&store.catalog, mode, report) {
         Ok(()) => return Ok(true),
         Err(error) => error,
     };
@@ -88,21 +89,21 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
         return Ok(false);
     };
     // It opens and cannot be read: a new one, and everything once more.
-    let Inner { folder, index, .. } = store;
+    let DiskStore { catalog: Catalog { folder, index, .. }, .. } = store;
     drop(index);
     let index = rebuilt(&folder, report, &error.to_string())?;
     let store = assemble(folder, index)?;
-    let again = audit(&store, mode, report);
+    let again = audit(&store.catalog, mode, report);
     if let Err(error) = &again {
         report.lock().add(index_problem(error.to_string()));
     }
     Ok(again.is_ok())
 }
 
-fn audit(store: &Inner, mode: Mode, report: &Mutex<Report>) -> Result<(), AuditError> {
+fn audit(catalog: &Catalog, mode: Mode, report: &Mutex<Report>) -> Result<(), AuditError> {
     let pacer = Pacer::new(u64::MAX, CancellationToken::new());
     let traffic = Traffic::None;
-    Audit { store, mode, traffic, pacer, report }.run()
+    Audit { catalog, mode, traffic, pacer, report }.run()
 }
 
 fn open_index(folder: &Folder) -> Result<Index, OpenError> {
@@ -125,45 +126,38 @@ fn index_problem(detail: String) -> Problem {
     Problem { kind: Fault::Index, what: "index".to_owned(), detail, is_repaired: false }
 }
 
-impl Store {
-    /// Begins to check everything beside the service, at `rate` bytes a second or else at the
-    /// scrubber's; needs a runtime.
-    pub(super) fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
-        let report = Arc::clone(&self.0.report);
-        {
-            let mut report = report.lock();
-            if report.stage == Stage::Running {
-                return Begun::Already;
-            }
-            *report = Report { stage: Stage::Running, ..Report::default() };
+/// Begins to check everything beside the service, at `rate` bytes a second or else at the
+/// scrubber's; needs a runtime.
+pub(super) fn begin_check(store: &Arc<DiskStore>, mode: Mode, rate: Option<u64>) -> Begun {
+    let report = Arc::clone(&store.checks.report);
+    {
+        let mut report = report.lock();
+        if report.stage == Stage::Running {
+            return Begun::Already;
         }
-        let rate = rate.unwrap_or(self.0.scrub_rate);
-        let (weak, tasks) = (Arc::downgrade(&self.0), self.0.background.clone());
-        let stop = self.0.leaving.child_token();
-        *self.0.check_stop.lock() = stop.clone();
-        self.0.background.spawn("store check", async move {
-            let work = move || {
-                let Some(store) = weak.upgrade() else { return };
-                check_running(&store, mode, Pacer::new(rate, stop));
-            };
-            if tasks.blocking("store check", work).await.is_err() {
-                let mut report = report.lock();
-                report.stage = Stage::BrokenOff;
-            }
-        });
-        Begun::Now
+        *report = Report { stage: Stage::Running, ..Report::default() };
     }
-
-    /// Ends the check that goes on, if there is one.
-    pub(super) fn end_check(&self) {
-        self.0.check_stop.lock().cancel();
-    }
+    let rate = rate.unwrap_or(store.checks.rate);
+    let (weak, tasks) = (Arc::downgrade(store), store.lanes.background.clone());
+    let stop = store.lanes.leaving.child_token();
+    *store.checks.stop.lock() = stop.clone();
+    store.lanes.background.spawn("store check", async move {
+        let work = move || {
+            let Some(store) = weak.upgrade() else { return };
+            check_running(&store, mode, Pacer::new(rate, stop));
+        };
+        if tasks.blocking("store check", work).await.is_err() {
+            let mut report = report.lock();
+            report.stage = Stage::BrokenOff;
+        }
+    });
+    Begun::Now
 }
 
-fn check_running(store: &Arc<Inner>, mode: Mode, pacer: Pacer) {
-    let report = &*store.report;
+fn check_running(store: &DiskStore, mode: Mode, pacer: Pacer) {
+    let (catalog, report) = (&store.catalog, &*store.checks.report);
     let traffic = Traffic::Open;
-    let ended = Audit { store, mode, traffic, pacer, report }.run();
+    let ended = Audit { catalog, mode, traffic, pacer, report }.run();
     let mut report = report.lock();
     match ended {
         Ok(()) => report.stage = Stage::Ended,

@@ -3,8 +3,7 @@
 //! says why nothing else is ever given out. A body outlives its object: its file handle holds the
 //! bytes until the last reader is gone. No locks but those of `chunks`.
 
-use super::Inner;
-use super::chunks::{Chunks, Sight, chunk_of};
+use super::chunks::{Chunks, OpenBodies, Sight, chunk_of};
 use super::files;
 use super::format::Head;
 use super::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
@@ -18,7 +17,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Bytes that a read from the disk compares at a time, so that a reader holds no whole chunk.
@@ -71,7 +70,6 @@ impl StoredBody {
 }
 
 /// The file of a large body, open for reading; the body is at offset 0.
-#[derive(Debug)]
 pub struct BodyFile {
     file: Arc<File>,
     chunks: Arc<Chunks>,
@@ -79,23 +77,58 @@ pub struct BodyFile {
     hash: KeyHash,
     sequence: u64,
     tasks: Tasks,
-    store: Weak<Inner>,
+    drop_damaged: DropDamaged,
+}
+
+impl std::fmt::Debug for BodyFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (hash, sequence) = (&self.hash, &self.sequence);
+        f.debug_struct("BodyFile")
+            .field("hash", hash)
+            .field("sequence", sequence)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Drops an insertion of a key that turned out damaged, and says why.
+pub(super) type DropDamaged = Arc<dyn Fn(KeyHash, u64, &str) + Send + Sync>;
+
+/// What the readers of all bodies of a store share.
+pub(super) struct BodyReads {
+    /// What is known of the chunks of the bodies that are open.
+    pub(super) bodies: OpenBodies,
+    /// The lane of look-ups.
+    lane: Tasks,
+    drop_damaged: DropDamaged,
+}
+
+impl std::fmt::Debug for BodyReads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BodyReads").field("bodies", &self.bodies).finish_non_exhaustive()
+    }
+}
+
+impl BodyReads {
+    /// No body is open.
+    pub(super) fn new(lane: Tasks, drop_damaged: DropDamaged) -> Self {
+        Self { bodies: OpenBodies::default(), lane, drop_damaged }
+    }
+
+    /// The body of an insertion with this head, at the start of `file`, open for reading.
+    pub(super) fn body_file(&self, file: Arc<File>, hash: KeyHash, head: &Head) -> Arc<BodyFile> {
+        Arc::new(BodyFile {
+            file,
+            chunks: self.bodies.of(head.sequence),
+            length: head.length,
+            hash,
+            sequence: head.sequence,
+            tasks: self.lane.clone(),
+            drop_damaged: Arc::clone(&self.drop_damaged),
+        })
+    }
 }
 
 impl BodyFile {
-    /// A body of `length` bytes at the start of `file`, of the insertion `sequence` of a key.
-    pub(super) fn new(
-        store: &Arc<Inner>,
-        file: Arc<File>,
-        hash: KeyHash,
-        head: &Head,
-    ) -> Arc<Self> {
-        let (length, sequence) = (head.length, head.sequence);
-        let chunks = store.bodies.of(sequence);
-        let (tasks, store) = (store.readers.clone(), Arc::downgrade(store));
-        Arc::new(Self { file, chunks, length, hash, sequence, tasks, store })
-    }
-
     /// Bytes of the body.
     pub fn length(&self) -> u64 {
         self.length
@@ -188,19 +221,13 @@ impl BodyFile {
         let expected = |index| self.expected(index);
         let result = read_compared(self.view(), (offset, max), self.hash, expected);
         if let Err(error) = &result {
-            self.drop_as_damaged(&error.to_string());
+            (self.drop_damaged)(self.hash, self.sequence, &error.to_string());
         }
         result
     }
 
     fn view(&self) -> FileView<'_> {
         FileView { file: &self.file, chunks: &self.chunks, sight: Sight::Whole }
-    }
-
-    fn drop_as_damaged(&self, why: &str) {
-        if let Some(store) = self.store.upgrade() {
-            store.drop_damaged(self.hash, self.sequence, why);
-        }
     }
 
     /// The sum of a chunk, from the trailer. A sum that is wrong itself makes its chunk wrong.

@@ -5,19 +5,18 @@
 //! A purge first takes every stripe once. A change that was permitted before the purge was raised
 //! holds the stripe of its key until its record is written, so the walk that follows finds it.
 
-use super::Inner;
+use super::catalog::{Catalog, EvictionReason};
 use super::error::IndexError;
 use super::eviction::{Entry, Evicted};
 use super::format::{self, Head, Place};
-use super::index::Open;
+use super::index::Keyspaces;
+use super::part;
 use super::scope::{Purging, Scope};
 use super::which::Which;
-use crate::clock::Clock;
 use crate::object::tags::TagHash;
-use crate::object::{Key, KeyHash, Meta, Tags, came_later};
+use crate::object::{Key, KeyHash, Meta, Tags};
 use crate::tasks;
 use fjall::Slice;
-use std::sync::Arc;
 
 /// Records that are looked at in one go.
 const PAGE: usize = 1024;
@@ -26,16 +25,7 @@ const PAGE: usize = 1024;
 pub const VARIANTS_MAX: usize = 32;
 
 /// Reads a page of records.
-type PageOf = fn(&Open, Option<KeyHash>, usize) -> Result<Vec<(KeyHash, Slice)>, IndexError>;
-
-/// Why objects are evicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// The limit of the tier.
-    Size,
-    /// The file system is full before the limit is reached.
-    Space,
-}
+type PageOf = fn(&Keyspaces, Option<KeyHash>, usize) -> Result<Vec<(KeyHash, Slice)>, IndexError>;
 
 /// What was just published, in place of what is older.
 #[derive(Debug, Clone)]
@@ -51,7 +41,7 @@ pub struct Published {
     pub may_vary: bool,
 }
 
-impl Inner {
+impl Catalog {
     /// Drops everything in `scope`, whole or in part, with its variants and the claims it makes,
     /// with `All` claims without an object too; or makes whole objects stale and drops parts, as
     /// `purging` says. Returns the number of objects. On an error some may be as they were: what is
@@ -59,7 +49,7 @@ impl Inner {
     pub(super) fn purge(&self, scope: &Scope, purging: Purging) -> Result<u64, IndexError> {
         let purge = || {
             self.pass_stripes();
-            let purge = Purge { store: self, scope, purging };
+            let purge = Purge { catalog: self, scope, purging };
             let purged = match scope {
                 Scope::Key(key) => purge.key(key.hash()),
                 Scope::Tags { site, tags } => purge.tagged(site, tags),
@@ -102,7 +92,7 @@ impl Inner {
         let Published { key, disk, order, may_vary } = published;
         let older = Which::Before(*order);
         let supersede = || -> Result<(), IndexError> {
-            if *disk != Some(self.seat.disk) {
+            if *disk != Some(self.tier.disk) {
                 self.erase(key.hash(), older)?;
             }
             if !may_vary {
@@ -119,15 +109,6 @@ impl Inner {
         };
         if let Err(error) = supersede() {
             self.index_failed(&error);
-        }
-    }
-
-    /// Drops the copy of an object whose head came before this one. An error is noted.
-    pub(super) fn drop_older(self: &Arc<Self>, meta: &Meta) {
-        if let Some(version) = self.version(&meta.key)
-            && came_later(meta.response_time, version.response_time, Clock::System.now())
-        {
-            self.drop_insertion(meta.key.hash(), version.sequence);
         }
     }
 
@@ -163,16 +144,20 @@ impl Inner {
 
     /// Removes objects from disk that were chosen to go, for `reason`. Where that fails, it and the
     /// rest of them count again, and no more is tried: whoever needs the room goes without.
-    pub(super) fn evict(&self, chosen: Vec<Evicted>, reason: Reason) -> Result<(), IndexError> {
+    pub(super) fn evict(
+        &self,
+        chosen: Vec<Evicted>,
+        reason: EvictionReason,
+    ) -> Result<(), IndexError> {
         let mut chosen = chosen.into_iter();
         while let Some(evicted) = chosen.next() {
             tasks::step();
             match self.evict_one(evicted) {
-                Ok(true) => self.evictions(reason).inc(),
+                Ok(true) => self.evictions_for(reason).inc(),
                 Ok(false) => {}
                 Err(error) => {
-                    self.space.restore(evicted.entry);
-                    chosen.for_each(|evicted| self.space.restore(evicted.entry));
+                    self.accounting.restore(evicted.entry);
+                    chosen.for_each(|evicted| self.accounting.restore(evicted.entry));
                     return Err(error);
                 }
             }
@@ -187,7 +172,7 @@ impl Inner {
         let Some(hash) = hash else { return Ok(false) };
         if self.erase(hash, Which::Insertion(entry.sequence))? {
             if was_on_trial {
-                self.space.remember(hash, entry.charge);
+                self.accounting.remember(hash, entry.charge);
             }
             return Ok(true);
         }
@@ -325,7 +310,7 @@ impl Inner {
         let access = self.index.access();
         let index = access.open()?;
         let Some(record) = index.record(hash)? else {
-            let part = self.erase_part(index, hash, which)?;
+            let part = part::erase_part(self, index, hash, which)?;
             drop(stripe);
             if let Some(sequence) = part {
                 self.unlink(index, hash, sequence);
@@ -353,7 +338,7 @@ impl Inner {
         #[cfg(test)]
         self.faults.reach("a record is dropped");
         for (entry, _) in &gone {
-            self.space.remove(*entry);
+            self.accounting.remove(*entry);
         }
         drop(stripe);
         for (entry, _) in gone.iter().filter(|(_, place)| place.is_file()) {
@@ -367,7 +352,7 @@ impl Inner {
     /// known to the order alone, where it counts until its turn comes, or a check.
     pub(super) fn insertions_of(
         &self,
-        index: &Open,
+        index: &Keyspaces,
         hash: KeyHash,
         head: Option<&Head>,
     ) -> Result<Vec<(Entry, Place)>, IndexError> {
@@ -393,7 +378,7 @@ impl Inner {
 
 /// One purge on one disk.
 struct Purge<'a> {
-    store: &'a Inner,
+    catalog: &'a Catalog,
     scope: &'a Scope,
     purging: Purging,
 }
@@ -402,7 +387,7 @@ impl Purge<'_> {
     /// An object with its variants, and what is here of it in part.
     fn key(&self, hash: KeyHash) -> Result<u64, IndexError> {
         let mut purged = self.object(hash)?;
-        for (variant, _) in self.store.variant_rows(hash, usize::MAX)? {
+        for (variant, _) in self.catalog.variant_rows(hash, usize::MAX)? {
             purged += self.object(variant)?;
         }
         Ok(purged)
@@ -411,10 +396,10 @@ impl Purge<'_> {
     /// What is stored under a key, whole or in part; how many objects that was.
     fn object(&self, hash: KeyHash) -> Result<u64, IndexError> {
         let purged = match self.purging {
-            Purging::Hard => self.store.erase(hash, Which::Any)?,
+            Purging::Hard => self.catalog.erase(hash, Which::Any)?,
             Purging::Soft => {
-                self.store.mark_stale(hash, self.scope)?
-                    || self.store.drop_part(hash, Which::Any)?
+                self.catalog.mark_stale(hash, self.scope)?
+                    || part::drop_part(self.catalog, hash, Which::Any)?
             }
         };
         tasks::step();
@@ -423,13 +408,13 @@ impl Purge<'_> {
 
     /// Everything whose key says that it is covered.
     fn walk(&self) -> Result<u64, IndexError> {
-        Ok(self.pages(Open::page)? + self.pages(Open::parts_page)?)
+        Ok(self.pages(Keyspaces::page)? + self.pages(Keyspaces::parts_page)?)
     }
 
     fn pages(&self, page_of: PageOf) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
-            let page = page_of(self.store.index.access().open()?, after, PAGE)?;
+            let page = page_of(self.catalog.index.access().open()?, after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(purged) };
             after = Some(*last);
             tasks::step();
@@ -449,19 +434,19 @@ impl Purge<'_> {
         for row in tags.hashes(site) {
             let mut after = None;
             loop {
-                let page = self.store.index.access().open()?.tagged(row, after, PAGE)?;
+                let page = self.catalog.index.access().open()?.tagged(row, after, PAGE)?;
                 let Some(last) = page.last() else { break };
                 after = Some(*last);
                 for hash in page {
                     let is_purged = match self.purging {
-                        Purging::Hard => self.store.erase(hash, Which::Covered(self.scope))?,
-                        Purging::Soft => self.store.mark_stale(hash, self.scope)?,
+                        Purging::Hard => self.catalog.erase(hash, Which::Covered(self.scope))?,
+                        Purging::Soft => self.catalog.mark_stale(hash, self.scope)?,
                     };
                     tasks::step();
                     if is_purged {
                         purged += 1;
                     } else {
-                        self.store.drop_stray_tag(row, hash)?;
+                        self.catalog.drop_stray_tag(row, hash)?;
                     }
                 }
             }
@@ -472,7 +457,7 @@ impl Purge<'_> {
     fn tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
-            let page = self.store.index.access().open()?.parts_page(after, PAGE)?;
+            let page = self.catalog.index.access().open()?.parts_page(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(purged) };
             after = Some(*last);
             tasks::step();
@@ -480,14 +465,14 @@ impl Purge<'_> {
                 if format::is_tagged(&record, site, tags) {
                     let head = format::decode_head(&record);
                     let which = head.map_or(Which::Any, |h| Which::Insertion(h.sequence));
-                    purged += u64::from(self.store.drop_part(hash, which)?);
+                    purged += u64::from(part::drop_part(self.catalog, hash, which)?);
                 }
             }
         }
     }
 }
 
-fn is_stray(index: &Open, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+fn is_stray(index: &Keyspaces, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
     let record = index.record(hash)?;
     let has_tag = record.is_some_and(|record| format::tags_of(&record).contains(&row));
     Ok(!has_tag && index.has_tag(row, hash)?)
@@ -502,7 +487,7 @@ fn owner_of(nar: KeyHash, claim: &[u8]) -> Option<KeyHash> {
 
 /// Whether a claim about a NAR is still this one, and its owner, if it tells one, does not make it.
 fn is_stray_claim(
-    index: &Open,
+    index: &Keyspaces,
     nar: KeyHash,
     claim: &Slice,
     owner: Option<KeyHash>,

@@ -1,11 +1,56 @@
 //! What a check of a whole store came to. Values only; shared between the check that writes it and
 //! whoever shows it, here or on the other side of the admin interface.
 
-use super::check::Fault;
 use serde::{Deserialize, Serialize};
 
 /// Problems that are kept word for word; the others are counted.
 pub const PROBLEMS_MAX: usize = 1000;
+
+/// What can be wrong with what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A record that cannot be read, or stands under another key.
+    Record,
+    /// A body that is not there, or not the one that was recorded.
+    Body,
+    /// What follows a body in its file.
+    Trailer,
+    /// A claim that cannot be read, or that nobody makes.
+    Claim,
+    /// A body without a record.
+    Orphan,
+    /// Something that no store puts there.
+    Foreign,
+    /// Totals that would let a file's name be used again.
+    Totals,
+    /// The index as a whole.
+    Index,
+    /// The disk does not answer.
+    Unreadable,
+}
+
+impl Fault {
+    /// Whether the object itself is wrong, so that it helps to drop it.
+    pub(super) fn is_of_object(self) -> bool {
+        !matches!(self, Self::Index | Self::Unreadable)
+    }
+
+    /// Its name in metrics, logs and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Body => "body",
+            Self::Trailer => "trailer",
+            Self::Claim => "claim",
+            Self::Orphan => "orphan",
+            Self::Foreign => "foreign",
+            Self::Totals => "totals",
+            Self::Index => "index",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
 
 /// Whether a check changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

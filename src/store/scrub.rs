@@ -8,16 +8,18 @@
 //! and survive a restart; time while the process was down does not count. At the end of a pass it
 //! waits for the beginning of the next one.
 
-use super::Inner;
-use super::check::Checked;
+use super::catalog::Catalog;
+use super::check::{self, Checked};
+use super::disk_store::DiskStore;
 use super::error::IndexError;
 use super::format::{self, FormatError};
+use super::index::Keyspaces;
 use super::pace::{self, Pacer, Stopped};
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash};
 use crate::tasks::{BlockingError, Tasks};
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +33,7 @@ const PAUSE: Duration = Duration::from_mins(1);
 
 /// How far the scrubber is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct State {
+struct ScrubPosition {
     /// The last object that was read in this pass.
     after: Option<[u8; 16]>,
     /// Milliseconds that the pass has taken.
@@ -40,7 +42,7 @@ struct State {
     last_pass: Option<Timestamp>,
 }
 
-impl State {
+impl ScrubPosition {
     fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         postcard::from_bytes(format::versioned(bytes)?).map_err(|_| FormatError::Encoding)
     }
@@ -71,13 +73,13 @@ pub(super) struct Scrubber {
 }
 
 /// Scrubs until the store or the process goes away.
-pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
-    let Some(tasks) = store.upgrade().map(|store| store.background.clone()) else { return };
+pub(super) async fn run(store: Weak<DiskStore>, scrubber: Scrubber) {
+    let Some(tasks) = store.upgrade().map(|store| store.lanes.background.clone()) else { return };
     let mut pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone()));
     let weak = store.clone();
     let loaded = tasks.blocking("store scrub", move || load(&weak)).await;
     let Ok(loaded) = unless_panicked(&store, loaded) else { return };
-    let Some(mut state) = loaded.unwrap_or_else(|| Some(State::default())) else { return };
+    let Some(mut state) = loaded.unwrap_or_else(|| Some(ScrubPosition::default())) else { return };
     let mut since = Instant::now();
     loop {
         let (weak, after) = (store.clone(), state.after);
@@ -116,7 +118,8 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
             if !scrubber.sleep(scrubber.pass.saturating_sub(state.elapsed(since))).await {
                 return;
             }
-            state = State { last_pass: Some(Clock::System.wall()), ..State::default() };
+            state =
+                ScrubPosition { last_pass: Some(Clock::System.wall()), ..ScrubPosition::default() };
             since = Instant::now();
         } else {
             since = state.count(since);
@@ -131,11 +134,11 @@ pub(super) async fn run(store: Weak<Inner>, scrubber: Scrubber) {
 /// What a job has brought; none if it panicked, which is noted. Stopped if the store or the runtime
 /// goes away.
 fn unless_panicked<T>(
-    store: &Weak<Inner>,
+    store: &Weak<DiskStore>,
     ended: Result<T, BlockingError>,
 ) -> Result<Option<T>, Stopped> {
     let store = store.upgrade().ok_or(Stopped)?;
-    store.unless_panicked(ended).map_err(|_| Stopped)
+    store.catalog.unless_panicked(ended).map_err(|_| Stopped)
 }
 
 impl Scrubber {
@@ -150,84 +153,83 @@ impl Scrubber {
 }
 
 /// Where the scrubber was; `None` where the store is gone. Blocking.
-fn load(store: &Weak<Inner>) -> Option<State> {
+fn load(store: &Weak<DiskStore>) -> Option<ScrubPosition> {
     let store = store.upgrade()?;
-    let access = store.index.access();
-    let bytes = access.open().and_then(super::index::Open::scrubbed).ok().flatten();
-    let state: State = bytes.and_then(|bytes| State::decode(&bytes).ok()).unwrap_or_default();
-    store.show_scrubbed(&state);
+    let access = store.catalog.index.access();
+    let bytes = access.open().and_then(Keyspaces::scrubbed).ok().flatten();
+    let state: ScrubPosition =
+        bytes.and_then(|bytes| ScrubPosition::decode(&bytes).ok()).unwrap_or_default();
+    show_scrubbed(&store.catalog, &state);
     Some(state)
 }
 
 /// The next objects; `None` where the store is gone. Blocking.
 fn page_after(
-    store: &Weak<Inner>,
+    store: &Weak<DiskStore>,
     after: Option<[u8; 16]>,
 ) -> Option<Result<Vec<KeyHash>, IndexError>> {
     let store = store.upgrade()?;
-    let access = store.index.access();
+    let access = store.catalog.index.access();
     let page = access.open().and_then(|index| index.page(after.map(KeyHash), PAGE));
     Some(page.map(|page| page.into_iter().map(|(hash, _)| hash).collect()))
 }
 
 /// Notes where the scrubber is. What fails is noted with the next page.
-async fn save(store: &Weak<Inner>, tasks: &Tasks, state: State) {
+async fn save(store: &Weak<DiskStore>, tasks: &Tasks, state: ScrubPosition) {
     let weak = store.clone();
     if let Err(error) = tasks.blocking("store scrub", move || write_down(&weak, &state)).await {
         tracing::debug!(%error, "the scrubber's place is noted with the next page");
     }
 }
 
-fn write_down(store: &Weak<Inner>, state: &State) {
+fn write_down(store: &Weak<DiskStore>, state: &ScrubPosition) {
     let Some(store) = store.upgrade() else { return };
-    store.show_scrubbed(state);
-    let access = store.index.access();
+    show_scrubbed(&store.catalog, state);
+    let access = store.catalog.index.access();
     let Ok(index) = access.open() else { return };
     let Ok(bytes) = format::encode(state) else { return };
     let mut change = index.change();
     change.set_scrubbed(&bytes);
     if let Err(error) = change.commit() {
-        store.index_failed(&error);
+        store.catalog.index_failed(&error);
     }
 }
 
 /// Reads the object back that has this hash now, which is later than when it was listed.
-fn scrub(store: &Weak<Inner>, hash: KeyHash, pacer: &mut Pacer) -> Result<(), Stopped> {
+fn scrub(store: &Weak<DiskStore>, hash: KeyHash, pacer: &mut Pacer) -> Result<(), Stopped> {
     let store = store.upgrade().ok_or(Stopped)?;
-    let record = store.index.access().open().and_then(|index| index.record(hash));
+    let record = store.catalog.index.access().open().and_then(|index| index.record(hash));
     let Ok(Some(record)) = record else { return Ok(()) };
-    let checked = store.check_object(hash, &record, pacer)?;
-    store.count_checked("scrub", &checked);
-    store.drop_scrubbed(hash, &checked);
+    let checked = check::check_object(&store.catalog, hash, &record, pacer)?;
+    check::count_checked(&store.catalog, "scrub", &checked);
+    drop_scrubbed(&store.catalog, hash, &checked);
     Ok(())
 }
 
-impl Inner {
-    fn drop_scrubbed(self: &Arc<Self>, hash: KeyHash, checked: &Checked) {
-        if checked.is_unserved {
-            self.drop_unserved(hash);
-        }
-        let Some((fault, why)) = &checked.wrong else { return };
-        if !self.is_still(hash, checked) {
-            return;
-        }
-        let file = checked.head.map(|head| self.folder.body_path(hash, head.sequence));
-        let path = checked.key.as_ref().map(Key::path);
-        let has_gone = fault.is_of_object() && self.drop_checked(hash, checked, why);
-        if has_gone || !fault.is_of_object() {
-            let kind = fault.as_str();
-            self.metrics.check_faults.with_label_values(&["scrub", kind]).inc();
-            tracing::warn!(kind, path, ?file, why, "the scrubber found a damaged object");
-        }
+fn drop_scrubbed(catalog: &Catalog, hash: KeyHash, checked: &Checked) {
+    if checked.is_unserved {
+        catalog.drop_unserved(hash);
     }
+    let Some((fault, why)) = &checked.wrong else { return };
+    if !check::is_still(catalog, hash, checked) {
+        return;
+    }
+    let file = checked.head.map(|head| catalog.folder.body_path(hash, head.sequence));
+    let path = checked.key.as_ref().map(Key::path);
+    let has_gone = fault.is_of_object() && check::drop_checked(catalog, hash, checked, why);
+    if has_gone || !fault.is_of_object() {
+        let kind = fault.as_str();
+        catalog.metrics.check_faults.with_label_values(&["scrub", kind]).inc();
+        tracing::warn!(kind, path, ?file, why, "the scrubber found a damaged object");
+    }
+}
 
-    fn show_scrubbed(&self, state: &State) {
-        let progress = state.after.map_or(0.0, |after| pace::fraction(KeyHash(after)));
-        let disk = &[&*self.label];
-        self.metrics.scrub_progress.with_label_values(disk).set(progress);
-        let last_pass = state.last_pass.map_or(0, Timestamp::secs);
-        self.metrics.scrub_last_pass.with_label_values(disk).set(last_pass);
-    }
+fn show_scrubbed(catalog: &Catalog, state: &ScrubPosition) {
+    let progress = state.after.map_or(0.0, |after| pace::fraction(KeyHash(after)));
+    let disk = &[&*catalog.label];
+    catalog.metrics.scrub_progress.with_label_values(disk).set(progress);
+    let last_pass = state.last_pass.map_or(0, Timestamp::secs);
+    catalog.metrics.scrub_last_pass.with_label_values(disk).set(last_pass);
 }
 
 #[cfg(test)]
@@ -236,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_golden_state_stays_readable() {
-        let state = State {
+        let state = ScrubPosition {
             after: Some([9; 16]),
             elapsed_millis: 300,
             last_pass: Some(Timestamp::from_secs(1)),
@@ -244,7 +246,7 @@ mod tests {
         let bytes = format::encode(&state).unwrap();
         let golden = [&[3, 1][..], &[9; 16], &[0xac, 2], &[1, 0xd0, 0x0f]].concat();
         assert_eq!(bytes, golden);
-        assert_eq!(State::decode(&golden), Ok(state));
-        assert!(State::decode(&[1, 0]).is_err());
+        assert_eq!(ScrubPosition::decode(&golden), Ok(state));
+        assert!(ScrubPosition::decode(&[1, 0]).is_err());
     }
 }

@@ -10,7 +10,7 @@
 //! What is left out: the fingerprints of keys that left. They would double the file, and serve for
 //! as long only as it takes for as many objects to leave.
 
-use super::Inner;
+use super::catalog::Catalog;
 use super::eviction::{Seen, Stage, Unplaced};
 use super::order_file::{self, OrderFileError, OrderReader, Part};
 use std::fs::File;
@@ -32,7 +32,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Schedule {
     next: Instant,
-    /// [`Space::changes`](super::space::Space::changes) at the last one.
+    /// [`Space::changes`](super::accounting::Space::changes) at the last one.
     changes: Option<u64>,
 }
 
@@ -53,91 +53,89 @@ impl Schedule {
     }
 }
 
-impl Inner {
-    /// Writes a snapshot where one is due at `now`, or in any case where this is the last one and
-    /// the order has changed. Never before the order is loaded: it would forget the rest.
-    pub(super) fn keep_order(&self, schedule: &mut Schedule, now: Instant, turn: Turn) {
-        let Some(changes) = self.space.changes() else { return };
-        let is_due = match turn {
-            Turn::Regular => schedule.is_due(now, changes),
-            Turn::Last => schedule.changes != Some(changes),
+/// Writes a snapshot where one is due at `now`, or in any case where this is the last one and
+/// the order has changed. Never before the order is loaded: it would forget the rest.
+pub(super) fn keep_order(catalog: &Catalog, schedule: &mut Schedule, now: Instant, turn: Turn) {
+    let Some(changes) = catalog.accounting.changes() else { return };
+    let is_due = match turn {
+        Turn::Regular => schedule.is_due(now, changes),
+        Turn::Last => schedule.changes != Some(changes),
+    };
+    if !is_due {
+        return;
+    }
+    let written = catalog.folder.replace_order(|file| write_order(catalog, file));
+    match &written {
+        Ok(_) => schedule.changes = Some(changes),
+        Err(error) => {
+            catalog.count("snapshot");
+            tracing::warn!(%error, "the order of eviction was not written down");
+        }
+    }
+    schedule.tried(now, written.unwrap_or(0));
+}
+
+fn write_order(catalog: &Catalog, file: &mut impl Write) -> io::Result<()> {
+    file.write_all(&order_file::encode_head())?;
+    // What moves meanwhile is seen again, but not without end.
+    let mut left = catalog.accounting.usage().objects.saturating_mul(2);
+    catalog.accounting.begin_walk();
+    loop {
+        let seen = catalog.accounting.walk(STEP);
+        let Some(first) = seen.first().filter(|_| left > 0) else { break };
+        left = left.saturating_sub(seen.len() as u64);
+        let part = match first.stage {
+            Stage::Main => Part::Main,
+            Stage::Small | Stage::Waiting => Part::Trial,
         };
-        if !is_due {
-            return;
-        }
-        let written = self.folder.replace_order(|file| self.write_order(file));
-        match &written {
-            Ok(_) => schedule.changes = Some(changes),
-            Err(error) => {
-                self.count("snapshot");
-                tracing::warn!(%error, "the order of eviction was not written down");
-            }
-        }
-        schedule.tried(now, written.unwrap_or(0));
+        let insertion = |seen: &Seen| (seen.entry.sequence, seen.uses);
+        let insertions: Vec<(u64, u8)> = seen.iter().map(insertion).collect();
+        file.write_all(&order_file::encode_block(part, &insertions))?;
     }
+    file.write_all(&order_file::encode_end())
+}
 
-    fn write_order(&self, file: &mut impl Write) -> io::Result<()> {
-        file.write_all(&order_file::encode_head())?;
-        // What moves meanwhile is seen again, but not without end.
-        let mut left = self.space.usage().objects.saturating_mul(2);
-        self.space.begin_walk();
-        loop {
-            let seen = self.space.walk(STEP);
-            let Some(first) = seen.first().filter(|_| left > 0) else { break };
-            left = left.saturating_sub(seen.len() as u64);
-            let part = match first.stage {
-                Stage::Main => Part::Main,
-                Stage::Small | Stage::Waiting => Part::Trial,
-            };
-            let insertion = |seen: &Seen| (seen.entry.sequence, seen.uses);
-            let insertions: Vec<(u64, u8)> = seen.iter().map(insertion).collect();
-            file.write_all(&order_file::encode_block(part, &insertions))?;
+/// Puts all loaded objects in their places: as the snapshot says, as far as that can be read,
+/// and the others in the order of their insertion. Ends early when the process stops.
+pub(super) fn arrange(catalog: &Catalog, stop: &CancellationToken) {
+    let mut placed = false;
+    let unplaced = match arrange_as_written(catalog, stop, &mut placed) {
+        Ok(()) => Unplaced::Newcomers,
+        Err(OrderFileError::Io(error)) if error.kind() == ErrorKind::NotFound => Unplaced::All,
+        Err(error) => {
+            tracing::warn!(
+                path = %catalog.folder.order_path().display(),
+                %error,
+                "the snapshot of the eviction order is of no use; objects it does not place \
+                 stand in the order of their insertion"
+            );
+            if placed { Unplaced::Newcomers } else { Unplaced::All }
         }
-        file.write_all(&order_file::encode_end())
-    }
+    };
+    while !stop.is_cancelled() && catalog.accounting.settle(STEP, unplaced) {}
+}
 
-    /// Puts all loaded objects in their places: as the snapshot says, as far as that can be read,
-    /// and the others in the order of their insertion. Ends early when the process stops.
-    pub(super) fn arrange(&self, stop: &CancellationToken) {
-        let mut placed = false;
-        let unplaced = match self.arrange_as_written(stop, &mut placed) {
-            Ok(()) => Unplaced::Newcomers,
-            Err(OrderFileError::Io(error)) if error.kind() == ErrorKind::NotFound => Unplaced::All,
-            Err(error) => {
-                tracing::warn!(
-                    path = %self.folder.order_path().display(),
-                    %error,
-                    "the snapshot of the eviction order is of no use; objects it does not place \
-                     stand in the order of their insertion"
-                );
-                if placed { Unplaced::Newcomers } else { Unplaced::All }
-            }
+fn arrange_as_written(
+    catalog: &Catalog,
+    stop: &CancellationToken,
+    placed: &mut bool,
+) -> Result<(), OrderFileError> {
+    let file = File::open(catalog.folder.order_path())?;
+    let mut reader = OrderReader::new(BufReader::with_capacity(BUFFER_BYTES, file))?;
+    while let Some(block) = reader.next()? {
+        let stage = match block.part {
+            Part::Trial => Stage::Small,
+            Part::Main => Stage::Main,
         };
-        while !stop.is_cancelled() && self.space.settle(STEP, unplaced) {}
-    }
-
-    fn arrange_as_written(
-        &self,
-        stop: &CancellationToken,
-        placed: &mut bool,
-    ) -> Result<(), OrderFileError> {
-        let file = File::open(self.folder.order_path())?;
-        let mut reader = OrderReader::new(BufReader::with_capacity(BUFFER_BYTES, file))?;
-        while let Some(block) = reader.next()? {
-            let stage = match block.part {
-                Part::Trial => Stage::Small,
-                Part::Main => Stage::Main,
-            };
-            for insertions in block.insertions.chunks(STEP) {
-                if stop.is_cancelled() {
-                    return Ok(());
-                }
-                self.space.arrange(stage, insertions);
-                *placed = true;
+        for insertions in block.insertions.chunks(STEP) {
+            if stop.is_cancelled() {
+                return Ok(());
             }
+            catalog.accounting.arrange(stage, insertions);
+            *placed = true;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Why a snapshot may be written now.

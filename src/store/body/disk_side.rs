@@ -2,15 +2,16 @@
 //! space. In one thread's hands at a time; no lock but the object's own, for a moment.
 
 use super::growing::Growth;
-use super::out_of_order::{WriteFloor, WrittenRange};
+use super::out_of_order::{RangePlace, WriteFloor, WrittenRange};
 use super::segments::Batch;
 use crate::object::Sha256;
-use crate::store::Inner;
+use crate::store::accounting::Reservation;
 use crate::store::chunks::chunk_of;
+use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
 use crate::store::folder::NewFile;
 use crate::store::format;
-use crate::store::space::Reservation;
+use crate::store::reserve;
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -19,16 +20,13 @@ use std::sync::Arc;
 
 /// What a thread needs to write an object.
 pub(super) struct DiskSide {
-    store: Arc<Inner>,
+    store: Arc<DiskStore>,
     growth: Arc<Growth>,
     file: Option<NewFile>,
     floor: WriteFloor,
     digest: SharedDigest,
     reservation: Reservation,
 }
-
-/// A file, and the offset below which no range is written ahead.
-pub(super) type RangePlace = (Arc<File>, WriteFloor);
 
 /// The digest of the bytes that were handed to threads. Cloning shares it. The lock is held while a
 /// batch is hashed, never across I/O.
@@ -127,7 +125,11 @@ impl SharedDigest {
 }
 
 impl DiskSide {
-    pub(super) fn new(store: Arc<Inner>, growth: Arc<Growth>, reservation: Reservation) -> Self {
+    pub(super) fn new(
+        store: Arc<DiskStore>,
+        growth: Arc<Growth>,
+        reservation: Reservation,
+    ) -> Self {
         let (floor, digest) = (WriteFloor::default(), SharedDigest::new());
         Self { store, growth, file: None, floor, digest, reservation }
     }
@@ -151,8 +153,8 @@ impl DiskSide {
         let file = self.file(bytes)?;
         self.floor.raise(start.saturating_add(bytes));
         #[cfg(test)]
-        self.store.faults.reach("a batch is to be written");
-        self.store.write_at(&file, &batch.segments, start)?;
+        self.store.catalog.faults.reach("a batch is to be written");
+        reserve::write_at(&self.store.catalog, &file, &batch.segments, start)?;
         let mut offset = start;
         for segment in &batch.segments {
             self.growth.in_file(segment, offset);
@@ -187,7 +189,7 @@ impl DiskSide {
         match read {
             Ok(()) => Ok(()),
             Err(WriteError::Io { source, .. }) => {
-                self.store.count("read");
+                self.store.catalog.count("read");
                 tracing::warn!(error = %source, "a range does not read as it was written");
                 Ok(())
             }
@@ -216,7 +218,7 @@ impl DiskSide {
         }
         self.growth.chunk_in_file(chunk_of(length.saturating_sub(1)));
         #[cfg(test)]
-        self.store.faults.reach("a body is written");
+        self.store.catalog.faults.reach("a body is written");
         let file = self.file.ok_or(WriteError::Interrupted)?;
         Ok((file, self.reservation))
     }
@@ -226,8 +228,8 @@ impl DiskSide {
         if let Some(new) = &self.file {
             return Ok(Arc::clone(new.file()));
         }
-        let create = || self.store.folder.new_file();
-        let made = self.store.evicting_once(bytes, "create", create)?;
+        let create = || self.store.catalog.folder.new_file();
+        let made = reserve::evicting_once(&self.store.catalog, bytes, "create", create)?;
         Ok(Arc::clone(self.file.insert(made).file()))
     }
 
@@ -239,8 +241,13 @@ impl DiskSide {
             return Ok(());
         }
         let whole = self.growth.declared().map_or(u64::MAX, format::charge);
-        let step = self.store.space.step().min(whole.saturating_sub(self.reservation.bytes()));
-        self.store.extend(&mut self.reservation, missing, step)
+        let step = self
+            .store
+            .catalog
+            .accounting
+            .step()
+            .min(whole.saturating_sub(self.reservation.bytes()));
+        self.store.reserve.extend(&self.store.catalog, &mut self.reservation, missing, step)
     }
 }
 

@@ -19,4 +19,4 @@ pub use writer::{EndedObject, ObjectWriter, ProvenObject, SealedObject};
 pub(super) use disk_side::SealedBody;
 pub(super) use growing::Growth;
 pub(super) use segments::Batch;
-pub(super) use window::Windows;
+pub(super) use window::MemoryWindows;

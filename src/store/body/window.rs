@@ -13,6 +13,21 @@ pub(in crate::store) struct Windows {
     most_bytes: u64,
 }
 
+/// The windows of the objects that one disk receives.
+#[derive(Debug)]
+pub(in crate::store) struct MemoryWindows {
+    /// Of objects whose bytes wait for the disk.
+    pub(in crate::store) to_disk: Windows,
+    /// Of objects that are not stored, whose bytes wait for the slowest reader.
+    pub(in crate::store) without_disk: Windows,
+}
+
+impl Default for MemoryWindows {
+    fn default() -> Self {
+        Self { to_disk: Windows::to_the_disk(), without_disk: Windows::without_a_disk() }
+    }
+}
+
 /// One object's share, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Window(Windows);
@@ -20,7 +35,7 @@ pub(super) struct Window(Windows);
 impl Windows {
     /// For objects whose bytes wait for the disk. A peer that sends at a constant pace never makes
     /// up for a wait, so each window is as long as the disk's pauses: 1 Gbit/s for 32 ms.
-    pub(in crate::store) fn to_the_disk() -> Self {
+    fn to_the_disk() -> Self {
         #[cfg(test)]
         if crate::simulation::world().is_some() {
             // No batch may hold a part of a body that goes into the index.
@@ -31,7 +46,7 @@ impl Windows {
 
     /// For objects without a disk, whose bytes wait for the slowest reader: the product of 1 Gbit/s
     /// and 60 ms, so that a reader that pauses for a moment holds up no other.
-    pub(in crate::store) fn without_a_disk() -> Self {
+    fn without_a_disk() -> Self {
         #[cfg(test)]
         if crate::simulation::world().is_some() {
             return Self::new(1 << 20, 16 << 10, 256 << 10);

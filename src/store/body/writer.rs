@@ -20,18 +20,18 @@
 //! file system holds (see `recover`), and a body that a power cut took is a miss, since its trailer
 //! and the sums of its chunks tell.
 
-use super::disk_side::{Digest, DiskSide, RangePlace, SealedBody, SharedDigest};
+use super::disk_side::{Digest, DiskSide, SealedBody, SharedDigest};
 use super::growing::{Growing, Growth, Withhold};
-use super::out_of_order::{OutOfOrder, WrittenRange};
+use super::out_of_order::{OutOfOrder, RangePlace, WrittenRange};
 use super::segments::Batch;
 use super::window::Window;
 use crate::object::{Key, Meta, NarClaim, Sha256};
-use crate::store::Inner;
-use crate::store::commit::Placing;
+use crate::store::accounting::Reservation;
+use crate::store::commit::{self, Placing};
+use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
 use crate::store::format::Place;
 use crate::store::read::Stored;
-use crate::store::space::Reservation;
 use crate::tasks::{Started, Tasks};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ pub struct ObjectWriter {
 #[derive(Debug)]
 struct Object {
     key: Key,
-    store: Arc<Inner>,
+    store: Arc<DiskStore>,
     readers: Readers,
 }
 
@@ -117,15 +117,15 @@ impl std::fmt::Debug for MemoryOnly {
 impl ObjectWriter {
     /// An object of no bytes yet, of `length` bytes if that is known.
     pub(in crate::store) fn new(
-        store: Arc<Inner>,
+        store: Arc<DiskStore>,
         key: Key,
         length: Option<u64>,
         withhold: Withhold,
         reservation: Reservation,
     ) -> Self {
-        let growth = Growth::new(length, withhold, key.hash(), store.tasks.clone());
+        let growth = Growth::new(length, withhold, key.hash(), store.lanes.changes.clone());
         let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
-        let window = store.receiving.open();
+        let window = store.windows.to_disk.open();
         let digest = side.digest();
         let disk = Disk { side: Some(Box::new(side)), digest, writing: None, window };
         let object = Object { key, store, readers: Readers(growth) };
@@ -267,8 +267,8 @@ impl ObjectWriter {
         }
         let Object { key, store, readers } = &self.object;
         let received = readers.0.received();
-        store.write_failed(&error);
-        store.not_stored(&error, key.hash(), readers.0.declared().unwrap_or(received));
+        store.catalog.write_failed(&error);
+        store.catalog.not_stored(&error, key.hash(), readers.0.declared().unwrap_or(received));
         readers.0.leave_the_disk();
         let (site, path) = (key.site(), key.path());
         let why = &error as &dyn std::error::Error;
@@ -277,9 +277,9 @@ impl ObjectWriter {
         } else {
             tracing::warn!(site, path, received, error = why, "disk failed; continuing in memory");
         }
-        store.metrics.fills_adrift.inc();
+        store.catalog.metrics.fills_adrift.inc();
         let digest = disk.digest.leave_the_disk(&readers.0).ok_or(WriteError::Interrupted)?;
-        let window = store.memory_only.open();
+        let window = store.windows.without_disk.open();
         let file = disk.side.take();
         self.storage = Storage::Memory(MemoryOnly { cause: error, digest, window, _file: file });
         Ok(())
@@ -288,7 +288,7 @@ impl ObjectWriter {
 
 impl Disk {
     /// Begins to write all that no thread has yet.
-    fn start_batch(&mut self, growth: &Growth, store: &Inner) {
+    fn start_batch(&mut self, growth: &Growth, store: &DiskStore) {
         if self.side.is_none() {
             return;
         }
@@ -299,7 +299,7 @@ impl Disk {
 
     fn start(
         &mut self,
-        store: &Inner,
+        store: &DiskStore,
         work: impl FnOnce(&mut DiskSide) -> Result<(), WriteError> + Send + 'static,
     ) {
         let Some(mut side) = self.side.take() else { return };
@@ -307,7 +307,7 @@ impl Disk {
             let result = work(&mut side);
             (side, result)
         };
-        self.writing = Some(store.tasks.start_blocking("store write", work));
+        self.writing = Some(store.lanes.changes.start_blocking("store write", work));
     }
 
     /// Waits for the write under way, if there is one.
@@ -323,14 +323,14 @@ impl Disk {
     }
 
     /// Writes all that was received.
-    async fn write_all(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
+    async fn write_all(&mut self, growth: &Growth, store: &DiskStore) -> Result<(), WriteError> {
         self.written().await?;
         self.start_batch(growth, store);
         self.written().await
     }
 
     /// Writes what was received, but for a little that the end of the body may hash at once.
-    async fn write_most(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
+    async fn write_most(&mut self, growth: &Growth, store: &DiskStore) -> Result<(), WriteError> {
         self.written().await?;
         if growth.in_memory() > LAST_BATCH_BYTES_MAX {
             self.write_all(growth, store).await
@@ -341,7 +341,7 @@ impl Disk {
 
     async fn open_for_ranges(
         &mut self,
-        store: &Inner,
+        store: &DiskStore,
         length: u64,
     ) -> Result<RangePlace, WriteError> {
         self.written().await?;
@@ -422,13 +422,13 @@ pub struct ProvenObject {
 impl ProvenObject {
     /// A body that is here as a whole and proven, of at most some MiB: hashed at once.
     pub(in crate::store) fn whole(
-        store: Arc<Inner>,
+        store: Arc<DiskStore>,
         key: Key,
         body: Bytes,
         reservation: Reservation,
     ) -> Result<Self, WriteError> {
         let declared = Some(body.len() as u64);
-        let growth = Growth::new(declared, Withhold::End, key.hash(), store.tasks.clone());
+        let growth = Growth::new(declared, Withhold::End, key.hash(), store.lanes.changes.clone());
         growth.push(body);
         let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
         let (sha256, length) = side.digest().catch_up(&growth)?;
@@ -440,7 +440,7 @@ impl ProvenObject {
 
     /// What runs its blocking work: the threads of its disk.
     pub fn tasks(&self) -> &Tasks {
-        &self.object.store.tasks
+        &self.object.store.lanes.changes
     }
 
     /// Writes what is left of the body. Blocking.
@@ -460,7 +460,7 @@ impl ProvenObject {
             }
             side.finish_inline(length).map(|reservation| (SealedBody::Inline(body), reservation))
         };
-        let (body, reservation) = sealed.inspect_err(|error| store.write_failed(error))?;
+        let (body, reservation) = sealed.inspect_err(|error| store.catalog.write_failed(error))?;
         let (key, store) = (key.clone(), Arc::clone(store));
         Ok(SealedObject { length, sha256, key, store, body, reservation })
     }
@@ -472,7 +472,7 @@ pub struct SealedObject {
     pub(in crate::store) length: u64,
     pub(in crate::store) sha256: Sha256,
     key: Key,
-    store: Arc<Inner>,
+    store: Arc<DiskStore>,
     body: SealedBody,
     reservation: Reservation,
 }
@@ -492,10 +492,10 @@ impl SealedObject {
         let Self { length, sha256, key, store, body, reservation } = self;
         debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
         let placing = Placing { length, sha256, meta, claim, since, body, reservation };
-        let placed = store.place(placing, permit);
-        let stored = placed.inspect_err(|error| store.write_failed(error))?;
+        let placed = commit::place(&store, placing, permit);
+        let stored = placed.inspect_err(|error| store.catalog.write_failed(error))?;
         if stored.is_some() {
-            store.health.wrote();
+            store.catalog.health.wrote();
         }
         Ok(stored)
     }

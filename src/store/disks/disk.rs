@@ -5,13 +5,18 @@
 //! caller gives up after a few seconds. From then on the disk counts as stalled and is passed over
 //! by every request and every purge, until all that hangs on it has ended.
 
-use super::super::index::Open;
-use super::super::read::Stored;
-use super::super::space::{Displaces, Reservation};
-use super::super::{Health, Inner, Part, Store, WriteError};
 use super::ledger::{DiskId, Owed};
 use crate::config;
 use crate::object::{Key, Meta};
+use crate::store::accounting::{Displaces, Reservation};
+use crate::store::disk_store::DiskStore;
+use crate::store::error::WriteError;
+use crate::store::handle::Store;
+use crate::store::health::Health;
+use crate::store::index::Keyspaces;
+use crate::store::lookup;
+use crate::store::part::{Part, find_part};
+use crate::store::read::Stored;
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Jobs};
 use std::path::PathBuf;
@@ -47,7 +52,7 @@ struct State {
     /// Why it is out.
     fault: String,
     /// The engine of the store that was closed last.
-    closed: Weak<Open>,
+    closed: Weak<Keyspaces>,
 }
 
 /// A disk that is in.
@@ -125,8 +130,8 @@ impl Disk {
             state.store.take()
         };
         if let Some(store) = store {
-            store.0.leaving.cancel();
-            let closed = store.0.index.close();
+            store.disk.lanes.leaving.cancel();
+            let closed = store.disk.catalog.index.close();
             self.state.lock().closed = closed;
         }
     }
@@ -161,7 +166,7 @@ impl Disk {
         key: &Key,
     ) -> Result<Option<Stored>, BlockingError> {
         let key = key.clone();
-        self.read(store, "store get", move |store| store.find(&key)).await
+        self.read(store, "store get", move |store| lookup::find(store, &key)).await
     }
 
     /// The part that is kept of an object, as [`Disk::get`].
@@ -170,8 +175,8 @@ impl Disk {
         store: &Store,
         key: &Key,
     ) -> Result<Option<Part>, BlockingError> {
-        let key = key.clone();
-        self.read(store, "store part", move |store| store.find_part(&key)).await
+        let (open, key) = (Arc::clone(&store.open_parts), key.clone());
+        self.read(store, "store part", move |store| find_part(store, &open, &key)).await
     }
 
     /// What `work` finds on it; an error if it does not answer in time. Cancel safe.
@@ -179,10 +184,10 @@ impl Disk {
         &self,
         store: &Store,
         name: &'static str,
-        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+        work: impl FnOnce(&Arc<DiskStore>) -> T + Send + 'static,
     ) -> Result<T, BlockingError> {
-        let inner = Arc::clone(&store.0);
-        self.in_time(store, store.0.readers.blocking(name, move || work(&inner)).await)
+        let inner = Arc::clone(&store.disk);
+        self.in_time(store, store.disk.lanes.reads.blocking(name, move || work(&inner)).await)
     }
 
     /// Has `work` change something on it; an error if it does not come further for `patience`. Then
@@ -191,11 +196,11 @@ impl Disk {
         &self,
         store: &Store,
         (name, patience): (&'static str, Duration),
-        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+        work: impl FnOnce(&Arc<DiskStore>) -> T + Send + 'static,
     ) -> Result<T, BlockingError> {
-        let inner = Arc::clone(&store.0);
+        let inner = Arc::clone(&store.disk);
         let work = move || work(&inner);
-        self.in_time(store, store.0.tasks.blocking_for(name, patience, work).await)
+        self.in_time(store, store.disk.lanes.changes.blocking_for(name, patience, work).await)
     }
 
     /// Promises the space of an object, as [`Store::reserve`] does; refused if the disk has purges
@@ -235,7 +240,7 @@ impl Disk {
         answer: Result<T, BlockingError>,
     ) -> Result<T, BlockingError> {
         if let Err(error @ BlockingError::Late { .. }) = &answer {
-            store.0.count("stall");
+            store.disk.catalog.count("stall");
             tracing::debug!(disk = self.label, %error, "disk tier: a job was given up");
         }
         answer

@@ -23,7 +23,7 @@
 //! A change that puts something on a disk asks its [`Permit`] under the lock of its
 //! key, and has written its record when it gives that lock up. The permit says no as soon as a
 //! purge is raised that covers the object. So a purge that was raised first passes every lock of
-//! the store once ([`Inner::purge`]), and from then on each older change is in the
+//! the store once ([`Catalog::purge`](crate::store::catalog::Catalog::purge)), and from then on each older change is in the
 //! index, where the purge finds it, or will be refused: no mark is needed for what is half
 //! published, and no crash brings it back. A purge is synced before it is answered.
 //!
@@ -45,13 +45,19 @@ mod purging;
 mod tier;
 mod watch;
 
-use super::check::Fault;
-use super::lookup::Claimed;
-use super::{
-    Begun, Confirmed, DAMAGED_MAX, Displaces, Health, IndexMemory, Inner, Mode, ObjectWriter,
-    OpenError, PATIENCE, Part, Permit, Problem, ProvenObject, Report, Reservation, Stage, Store,
-    Stored, Usage, Withhold, WriteError,
-};
+use super::accounting::{Displaces, Reservation, Usage};
+use super::body::{ObjectWriter, ProvenObject, Withhold};
+use super::commit::{self, Confirmed, Permit};
+use super::disk_store::DiskStore;
+use super::error::{OpenError, WriteError};
+use super::fsck::Begun;
+use super::handle::{IndexMemory, Store};
+use super::health::Health;
+use super::lanes::PATIENCE;
+use super::lookup::{self, Claimed};
+use super::part::Part;
+use super::read::Stored;
+use super::report::{Fault, Mode, Problem, Report, Stage};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
@@ -67,6 +73,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tier::{Check, Shared, change_all, read_all};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+/// Damaged objects that wait to be fetched again; more are fetched when they are asked for.
+const DAMAGED_MAX: usize = 64;
 
 /// The disk tier. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -138,9 +147,10 @@ impl Disks {
         let hash = key.hash();
         let mut asked = self.0.asked(key);
         let in_reach = asked.len();
-        asked.retain(|(_, entered)| !entered.store.0.lacks(hash));
+        asked.retain(|(_, entered)| !entered.store.disk.catalog.lacks(hash));
         let (mut copies, mut answers) = (0, in_reach - asked.len());
-        let ticket = |(_, entered): &(&Disk, Entered)| entered.store.0.recent.ticket(hash);
+        let ticket =
+            |(_, entered): &(&Disk, Entered)| entered.store.disk.catalog.recent.ticket(hash);
         let tickets: Vec<_> = asked.iter().map(ticket).collect();
         let asking = asked.iter().map(|(disk, entered)| disk.get(&entered.store, key));
         for ((disk, _), answer) in asked.iter().zip(join_all(asking).await) {
@@ -171,8 +181,8 @@ impl Disks {
             && let Some(stored) = found.as_ref().filter(|stored| stored.body.is_file())
         {
             for ((_, Entered { store, .. }), ticket) in asked.iter().zip(tickets) {
-                if store.0.seat.disk == stored.insertion.disk {
-                    store.0.recent.remember(ticket, stored.clone());
+                if store.disk.catalog.tier.disk == stored.insertion.disk {
+                    store.disk.catalog.recent.remember(ticket, stored.clone());
                 }
             }
         }
@@ -193,16 +203,16 @@ impl Disks {
         length: Option<u64>,
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
-        let displaces = |store: &Store| store.0.displaces(key.hash(), length);
+        let displaces = |store: &Store| store.disk.catalog.displaces(key.hash(), length);
         let (store, reservation) = self.reserve((key, length), displaces).await?;
-        Ok(ObjectWriter::new(store.0, key.clone(), length, withhold, reservation))
+        Ok(ObjectWriter::new(store.disk, key.clone(), length, withhold, reservation))
     }
 
     /// As [`Disks::begin`], for a body of at most some MiB that is here as a whole and proven.
     pub async fn begin_whole(&self, key: &Key, body: Bytes) -> Result<ProvenObject, WriteError> {
         let object = (key, Some(body.len() as u64));
         let (store, reservation) = self.reserve(object, |_| Displaces::Anything).await?;
-        ProvenObject::whole(store.0, key.clone(), body, reservation)
+        ProvenObject::whole(store.disk, key.clone(), body, reservation)
     }
 
     async fn reserve(
@@ -225,7 +235,7 @@ impl Disks {
     pub async fn part(&self, key: &Key) -> Option<Part> {
         let hash = key.hash();
         for (disk, Entered { store, .. }) in self.0.asked(key) {
-            if store.0.lacks(hash) {
+            if store.disk.catalog.lacks(hash) {
                 continue;
             }
             let Ok(Some(part)) = disk.part(&store, key).await else { continue };
@@ -255,10 +265,10 @@ impl Disks {
     pub async fn variants(&self, key: &Key) -> StoredVariants {
         let mut asked = self.0.asked(key);
         let in_reach = asked.len();
-        asked.retain(|(_, entered)| !entered.store.0.lacks(key.hash()));
+        asked.retain(|(_, entered)| !entered.store.disk.catalog.lacks(key.hash()));
         let (mut list, mut answers) = (Vec::<(Key, Variant)>::new(), in_reach - asked.len());
         let own = key.clone();
-        let find = move |store: &Arc<Inner>| store.find_variants(&own);
+        let find = move |store: &Arc<DiskStore>| lookup::find_variants(&store.catalog, &own);
         let found = read_all(&asked, "store variants", find).await;
         for ((disk, _), answer) in asked.iter().zip(found) {
             let Ok(Ok(variants)) = answer else { continue };
@@ -304,7 +314,7 @@ impl Disks {
         for object in objects {
             let choices = self.0.choices_to_write(&object.0.key);
             let (_, Entered { store, .. }) = choices.into_iter().next().ok_or_else(no_disk)?;
-            let share = shares.entry(store.0.seat.disk);
+            let share = shares.entry(store.disk.catalog.tier.disk);
             share.or_insert_with(|| (store, Vec::new())).1.push(object);
         }
         shares.into_values().map(|(store, share)| store.import(share)).sum()
@@ -322,8 +332,8 @@ impl Disks {
         let hash = meta.key.hash();
         let asked = self.0.holding(hash, &meta.key);
         let (meta, permit) = (Arc::clone(meta), Arc::clone(permit));
-        let touch = move |store: &Arc<Inner>| {
-            store.rewrite_meta(hash, confirmed, &meta, &*permit).unwrap_or(false)
+        let touch = move |store: &Arc<DiskStore>| {
+            commit::rewrite_meta(&store.catalog, hash, confirmed, &meta, &*permit).unwrap_or(false)
         };
         let touched = change_all(&asked, ("store touch", PATIENCE), touch).await;
         touched.into_iter().any(|touched| touched.unwrap_or(false))
@@ -332,7 +342,11 @@ impl Disks {
     /// Whether no disk that is in has anything of an object, for certain. Never waits.
     pub fn lack(&self, key: &Key) -> bool {
         let hash = key.hash();
-        self.0.disks.iter().filter_map(Disk::entered).all(|entered| entered.store.0.lacks(hash))
+        self.0
+            .disks
+            .iter()
+            .filter_map(Disk::entered)
+            .all(|entered| entered.store.disk.catalog.lacks(hash))
     }
 
     /// What a stored narinfo claims about the NAR `nar`, and the hash of the narinfo's key. An
@@ -342,7 +356,7 @@ impl Disks {
         let asked: Vec<_> = answering.collect();
         let mut have_all_answered = asked.len() == self.0.disks.len();
         let wanted = nar.clone();
-        let find = move |store: &Arc<Inner>| store.find_claim(&wanted);
+        let find = move |store: &Arc<DiskStore>| lookup::find_claim(&store.catalog, &wanted);
         let found = read_all(&asked, "store claim", find).await;
         // Insertions are numbered for all disks together.
         let mut newest: Option<Claimed> = None;
@@ -392,7 +406,9 @@ impl Disks {
     /// Whether any disk takes objects.
     pub fn is_writable(&self) -> bool {
         let mut trusted = self.0.disks.iter().filter(|disk| !disk.owes());
-        trusted.any(|disk| disk.answering().is_some_and(|entered| entered.store.0.is_open()))
+        trusted.any(|disk| {
+            disk.answering().is_some_and(|entered| entered.store.disk.catalog.is_open())
+        })
     }
 
     /// What the indexes of the disks that are in keep in memory. Takes some microseconds.
@@ -429,7 +445,7 @@ impl Disks {
                 return Check { path, report };
             };
             store.begin_check(mode, rate);
-            Check { path, report: Arc::clone(&store.0.report) }
+            Check { path, report: Arc::clone(&store.disk.checks.report) }
         };
         *checks = self.0.disks.iter().map(begin).collect();
         Begun::Now
@@ -484,7 +500,7 @@ impl Disks {
     /// Whether a power cut undoes no change of an index.
     #[cfg(test)]
     pub(crate) fn is_synced(&self) -> bool {
-        self.stores().iter().all(|store| store.0.is_synced())
+        self.stores().iter().all(|store| store.disk.syncs.is_synced(&store.disk.catalog))
     }
 
     /// Waits until the eviction order of each disk that is in is loaded. Cancel safe.

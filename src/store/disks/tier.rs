@@ -1,12 +1,16 @@
 //! What the clones of the tier, its watches and its purges share: the disks, the ledger, and which
 //! disks are asked for a key. As long lived as the tier. Locks: as the module above says.
 
-use super::super::{Inner, PATIENCE, Report, Stored};
 use super::disk::{Disk, Entered};
 use super::ledger::{self, DiskId, Ledger};
 use super::place;
 use crate::metrics::Metrics;
 use crate::object::{Key, KeyHash, Meta};
+use crate::store::disk_store::DiskStore;
+use crate::store::lanes::PATIENCE;
+use crate::store::lookup;
+use crate::store::read::Stored;
+use crate::store::report::Report;
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use futures_util::future::join_all;
@@ -72,7 +76,7 @@ impl Shared {
     pub(super) fn recent(&self, key: &Key) -> Option<Stored> {
         let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
         for (disk, Entered { store, .. }) in answering {
-            if let Some(stored) = store.0.recent.get(key)
+            if let Some(stored) = store.disk.catalog.recent.get(key)
                 && !(disk.owes() && self.is_owed(disk, key))
             {
                 store.touch(stored.insertion.sequence);
@@ -106,7 +110,7 @@ impl Shared {
     /// The same, for writing: a disk that has just failed comes last.
     pub(super) fn choices_to_write(&self, key: &Key) -> Vec<(&Disk, Entered)> {
         let mut choices: Vec<_> = self.choices(key).collect();
-        choices.sort_by_key(|(_, Entered { store, .. })| store.0.is_in_doubt());
+        choices.sort_by_key(|(_, Entered { store, .. })| store.disk.catalog.is_in_doubt());
         choices
     }
 
@@ -118,7 +122,7 @@ impl Shared {
     /// Those of them that may have something of the object.
     pub(super) fn holding(&self, hash: KeyHash, key: &Key) -> Vec<(&Disk, Entered)> {
         let mut asked = self.asked(key);
-        asked.retain(|(_, entered)| !entered.store.0.lacks(hash));
+        asked.retain(|(_, entered)| !entered.store.disk.catalog.lacks(hash));
         asked
     }
 
@@ -151,7 +155,7 @@ impl Shared {
     pub(super) async fn drop_older(&self, meta: &Arc<Meta>) {
         let asked = self.holding(meta.key.hash(), &meta.key);
         let meta = Arc::clone(meta);
-        let drop_older = move |store: &Arc<Inner>| store.drop_older(&meta);
+        let drop_older = move |store: &Arc<DiskStore>| lookup::drop_older(&store.catalog, &meta);
         // One that fails has noted it, and is asked again with the next look-up.
         change_all(&asked, ("store copies", PATIENCE), drop_older).await;
     }
@@ -169,7 +173,7 @@ impl Shared {
 pub(super) async fn read_all<T: Send + 'static>(
     asked: &[(&Disk, Entered)],
     name: &'static str,
-    find: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
+    find: impl Fn(&Arc<DiskStore>) -> T + Clone + Send + 'static,
 ) -> Vec<Result<T, BlockingError>> {
     let asking = asked.iter().map(|(disk, entered)| disk.read(&entered.store, name, find.clone()));
     join_all(asking).await
@@ -179,7 +183,7 @@ pub(super) async fn read_all<T: Send + 'static>(
 pub(super) async fn change_all<T: Send + 'static>(
     asked: &[(&Disk, Entered)],
     job: (&'static str, Duration),
-    work: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
+    work: impl Fn(&Arc<DiskStore>) -> T + Clone + Send + 'static,
 ) -> Vec<Result<T, BlockingError>> {
     let changing =
         asked.iter().map(|(disk, entered)| disk.change(&entered.store, job, work.clone()));

@@ -9,11 +9,18 @@
 //! folder without a store is made into one, but never the empty folder that is left where a disk
 //! was mounted, and never below a folder that has gone too.
 
-use super::super::{IndexError, Inner, OpenError, Purging, Seat, Store, WriteError, files};
 use super::disk::{Disk, Entered};
 use super::ledger::{self, DiskId, Joiner, Ledger, Member};
 use super::mount;
 use super::tier::{PURGE_PATIENCE, Shared};
+use crate::store::disk_store::DiskStore;
+use crate::store::error::{IndexError, OpenError, WriteError};
+use crate::store::files;
+use crate::store::folder;
+use crate::store::handle::Store;
+use crate::store::lookup;
+use crate::store::scope::Purging;
+use crate::store::tier_share::TierShare;
 use crate::tasks::BlockingError;
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
@@ -134,7 +141,7 @@ impl Shared {
         self.metrics.store_errors.with_label_values(&[&*disk.label, "watch"]).inc();
         tracing::error!(disk = disk.label, %error, "disk tier: a look at the disk panicked");
         if let Some(Entered { store, .. }) = disk.entered() {
-            store.0.index_failed(&IndexError::Panic);
+            store.disk.catalog.index_failed(&IndexError::Panic);
         }
     }
 
@@ -142,7 +149,7 @@ impl Shared {
     pub(super) fn look_after(&self, position: usize) -> bool {
         let Some(disk) = self.disks.get(position) else { return false };
         let Some(entered) = disk.entered() else { return self.try_to_enter(position, disk) };
-        match entered.store.0.folder.is_in_place() {
+        match entered.store.disk.catalog.folder.is_in_place() {
             Ok(true) => {
                 if disk.owes() && entered.store.health().is_writable {
                     self.settle(disk, &entered);
@@ -158,7 +165,11 @@ impl Shared {
                 false
             }
             Err(source) => {
-                entered.store.0.write_failed(&WriteError::Io { operation: "look", source });
+                entered
+                    .store
+                    .disk
+                    .catalog
+                    .write_failed(&WriteError::Io { operation: "look", source });
                 true
             }
         }
@@ -205,7 +216,7 @@ impl Shared {
             return Err(OpenError::InUse { path: path.clone() });
         }
         if let Some(mount) = mount
-            && !super::super::folder::is_store(path)
+            && !folder::is_store(path)
         {
             let is_mounted = mount::is_point(mount);
             if !is_mounted.map_err(|e| OpenError::io(mount, "look at it", e))? {
@@ -215,17 +226,17 @@ impl Shared {
         let number = u16::try_from(position).unwrap_or(u16::MAX);
         let threads =
             (THREADS / self.disks.len()).clamp(*THREADS_OF_ONE.start(), *THREADS_OF_ONE.end());
-        let seat = Seat {
+        let tier = TierShare {
             disk: number,
             damaged: self.damaged.clone(),
             insertions: Arc::clone(&self.insertions),
             jobs: Arc::clone(&disk.jobs),
             threads: threads / 2,
         };
-        let store = Store::open(seat, &disk.settings, self.metrics.clone(), &self.tasks)?;
+        let store = Store::open(tier, &disk.settings, self.metrics.clone(), &self.tasks)?;
         let record = ledger::read(path);
         let record = record.map_err(|e| OpenError::io(path, "read its record of purges", e))?;
-        let is_empty = store.0.is_empty();
+        let is_empty = lookup::is_empty(&store.disk.catalog);
         let is_empty =
             is_empty.map_err(|source| OpenError::Index { path: path.clone(), source })?;
         let (id, record) = record.unzip();
@@ -278,10 +289,10 @@ impl Shared {
         let Some(owed) = self.ledger.lock().ledger.owed(*id).cloned() else { return };
         let mut purged = 0_u64;
         for scope in owed.scopes() {
-            let Ok(count) = store.0.purge(&scope, Purging::Hard) else { return };
+            let Ok(count) = store.disk.catalog.purge(&scope, Purging::Hard) else { return };
             purged = purged.saturating_add(count);
         }
-        if store.0.sync_index().is_err() {
+        if store.disk.syncs.sync_index(&store.disk.catalog).is_err() {
             return;
         }
         let mut recorded = self.ledger.lock();
@@ -320,7 +331,7 @@ impl Shared {
             return true;
         }
         let shared = Arc::clone(self);
-        let work = move |_: &Arc<Inner>| {
+        let work = move |_: &Arc<DiskStore>| {
             shared.disks.get(position).is_some_and(|disk| shared.write_own_record(disk))
         };
         disk.change(&store, ("disk record", PURGE_PATIENCE), work).await.unwrap_or(false)
@@ -340,14 +351,14 @@ impl Shared {
         if self.is_recorded(disk) {
             return true;
         }
-        if !store.0.is_admitting() {
+        if !store.disk.catalog.is_admitting() {
             return false;
         }
         let (ledger, changes) = {
             let recorded = self.ledger.lock();
             (recorded.ledger.clone(), recorded.changes)
         };
-        let written = match store.0.folder.is_in_place() {
+        let written = match store.disk.catalog.folder.is_in_place() {
             Ok(true) => ledger::write(&disk.settings.path, id, &ledger),
             Ok(false) => Err(io::ErrorKind::NotFound.into()),
             Err(error) => Err(error),
@@ -361,7 +372,7 @@ impl Shared {
             Err(source) => {
                 files.remove(&disk.label);
                 drop(files);
-                store.0.write_failed(&WriteError::Io { operation: "record", source });
+                store.disk.catalog.write_failed(&WriteError::Io { operation: "record", source });
                 false
             }
         }

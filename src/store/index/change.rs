@@ -1,12 +1,12 @@
 //! A change of the index: what it writes, in which order, and how it is made. Lives within one call
-//! on a blocking thread. Locks: the gate's, then that of the claims, held while the engine commits.
+//! on a blocking thread. Locks: that of the admission, then that of the claims, held while the engine commits.
 
-use super::super::error::IndexError;
-use super::super::eviction::Entry;
-use super::super::format::{self, CHARGE_UNIT, Head, Place, Totals};
 use super::engine::Keyspace;
-use super::{Open, SCRUB, TOTALS, chunk, insertion, pair};
+use super::keyspaces::{Keyspaces, Row, SCRUB, TOTALS, chunk, insertion, pair};
 use crate::object::KeyHash;
+use crate::store::error::IndexError;
+use crate::store::eviction::Entry;
+use crate::store::format::{self, CHARGE_UNIT, Head, Place, Totals};
 use fjall::Slice;
 use std::collections::BTreeMap;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 /// in whatever order the caller names them: a reader that finds a record finds all of it, or finds
 /// another record, or none, when it looks again.
 pub(in crate::store) struct Change<'a> {
-    pub(super) open: &'a Open,
+    pub(super) open: &'a Keyspaces,
     /// What records of this change lead to.
     before: Vec<Row<'a>>,
     rows: Vec<Row<'a>>,
@@ -30,13 +30,6 @@ pub(in crate::store) struct Change<'a> {
     comes: Vec<KeyHash>,
 }
 
-/// A row that is set, or dropped.
-pub(super) struct Row<'a> {
-    pub(super) keyspace: &'a Keyspace,
-    pub(super) key: Slice,
-    pub(super) value: Option<Slice>,
-}
-
 /// What becomes of the claim about a NAR.
 enum ClaimChange {
     Set(Slice),
@@ -44,10 +37,11 @@ enum ClaimChange {
     Drop(Slice),
 }
 
-impl<'a> Change<'a> {
-    pub(super) fn of(open: &'a Open) -> Self {
-        Self {
-            open,
+impl Keyspaces {
+    /// Begins changes that happen together.
+    pub(in crate::store) fn change(&self) -> Change<'_> {
+        Change {
+            open: self,
             before: Vec::new(),
             rows: Vec::new(),
             behind: Vec::new(),
@@ -55,7 +49,9 @@ impl<'a> Change<'a> {
             comes: Vec::new(),
         }
     }
+}
 
+impl<'a> Change<'a> {
     /// Sets the record of a new insertion, and its place in the eviction order.
     pub(in crate::store) fn set_record(&mut self, hash: KeyHash, head: &Head, record: &[u8]) {
         self.rewrite_record(hash, record);
@@ -239,7 +235,7 @@ impl<'a> Change<'a> {
     /// Makes the changes: they survive a crash of the process, and a power cut after the next sync.
     /// Waits a few seconds at most for an engine that is behind.
     pub(in crate::store) fn commit(mut self) -> Result<(), IndexError> {
-        let _pass = self.open.gate.enter(|| self.open.is_behind())?;
+        let _pass = self.open.admission.enter(|| self.open.is_behind())?;
         #[cfg(test)]
         if self.open.refuses.load(Ordering::Acquire) {
             return Err(fjall::Error::Poisoned.into());
@@ -257,21 +253,11 @@ impl<'a> Change<'a> {
                 ClaimChange::Drop(_) => {}
             }
         }
-        let note = || self.comes.iter().for_each(|key| self.open.shared.presence.note(*key));
+        let note = || self.comes.iter().for_each(|key| self.open.shared.key_filter.note(*key));
         note();
         let rows = self.before.into_iter().chain(self.rows).chain(self.behind);
         let committed = self.open.apply(rows);
         note();
         committed
-    }
-}
-
-impl<'a> Row<'a> {
-    fn set(keyspace: &'a Keyspace, key: impl Into<Slice>, value: impl Into<Slice>) -> Self {
-        Self { keyspace, key: key.into(), value: Some(value.into()) }
-    }
-
-    fn gone(keyspace: &'a Keyspace, key: impl Into<Slice>) -> Self {
-        Self { keyspace, key: key.into(), value: None }
     }
 }

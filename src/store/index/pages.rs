@@ -1,7 +1,7 @@
 //! Walks over the index, a page at a time. Blocking; no lock.
 
 use super::engine::Keyspace;
-use super::{Open, insertion, of_insertion, pair};
+use super::keyspaces::{Keyspaces, insertion, of_insertion, pair};
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
 use crate::store::eviction::Entry;
@@ -9,7 +9,7 @@ use crate::store::format::CHARGE_UNIT;
 use fjall::Slice;
 use std::ops::Bound;
 
-impl Open {
+impl Keyspaces {
     /// At most `max` records in the order of their hashes, from the first one after `after`.
     pub(in crate::store) fn page(
         &self,

@@ -5,15 +5,16 @@
 //! the record, which counts. A record never lacks a row: [`Change::rewrite_record`] is the one way
 //! by which a record comes in, and sets them.
 
-use super::super::error::IndexError;
-use super::super::format;
+use super::change::Change;
+use super::keyspaces::{Keyspaces, pair};
 use super::pages::pairs_page;
-use super::{Change, Open, pair};
 use crate::object::KeyHash;
 use crate::object::tags::TagHash;
+use crate::store::error::IndexError;
+use crate::store::format;
 use std::ops::Bound;
 
-impl Open {
+impl Keyspaces {
     /// At most `max` objects that may have a tag, in the order of their hashes, from the first one
     /// after `after`.
     pub(in crate::store) fn tagged(

@@ -5,11 +5,15 @@
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
 use crate::store::gauges::Shown;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, RwLock};
 
 /// The parts that are counted, and the gauges that show them: objects and bytes.
 #[derive(Debug)]
 pub(in crate::store) struct CountedParts {
+    /// Held for reading by what adds to a part, makes it whole or drops it alone, for writing while
+    /// some are counted. A part that goes with its key meanwhile may be counted all the same: this
+    /// is for a gauge.
+    pub(in crate::store) changing: RwLock<()>,
     progress: Mutex<Progress>,
     shown: Shown<2>,
 }
@@ -37,7 +41,7 @@ impl CountedParts {
     /// None yet.
     pub(in crate::store) fn shown_on(metrics: &Metrics) -> Self {
         let shown = Shown::new([metrics.part_objects.clone(), metrics.part_bytes.clone()]);
-        Self { progress: Mutex::new(Progress::None), shown }
+        Self { changing: RwLock::new(()), progress: Mutex::new(Progress::None), shown }
     }
 
     /// Whether all are counted.
@@ -62,7 +66,7 @@ impl CountedParts {
     }
 
     /// A part has changed by so much.
-    pub(super) fn change(&self, hash: KeyHash, by: [i64; 2]) {
+    pub(in crate::store) fn change(&self, hash: KeyHash, by: [i64; 2]) {
         let progress = self.progress.lock();
         if progress.has(hash) {
             self.shown.add(by);

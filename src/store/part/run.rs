@@ -2,13 +2,13 @@
 //! and readers look for another. A chunk is here once all of it is in the file; what broke off
 //! within a chunk is fetched again.
 
+use super::open::Part;
 use super::table::{Entered, Noted, number_at};
-use super::{CHUNK_BYTES, Part};
-use crate::store::Growing;
-use crate::store::body::{Batch, Growth};
+use crate::store::accounting::Reservation;
+use crate::store::body::{Batch, Growing, Growth};
 use crate::store::error::WriteError;
-use crate::store::space::Reservation;
-use crate::store::sums::ChunkSum;
+use crate::store::reserve;
+use crate::store::sums::{CHUNK_BYTES, ChunkSum};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Writer {
 impl Run {
     pub(super) fn new(part: Part, entered: Entered, growth: Arc<Growth>) -> Self {
         let Entered { id, start, end } = entered;
-        let displaces = part.0.store.displaces(part.0.hash, Some(part.0.length));
+        let displaces = part.0.store.catalog.displaces(part.0.hash, Some(part.0.length));
         let writer = Writer {
             part: part.clone(),
             _claim: Claim { part: part.clone(), id },
@@ -80,7 +80,7 @@ impl Run {
             next: start,
             sum: Box::new(ChunkSum::new(part.0.hash, u64::from(number_at(start)))),
             failures: part.0.table.lock().failures(),
-            reservation: Reservation::nothing(&part.0.store.space, displaces),
+            reservation: Reservation::nothing(&part.0.store.catalog.accounting, displaces),
         };
         Self { part, start, end, growth, writer: Some(writer) }
     }
@@ -137,9 +137,10 @@ impl Run {
             (writer, result)
         };
         let store = &self.part.0.store;
-        let written = store.tasks.blocking("store write", work).await.map_err(WriteError::from);
-        let (writer, result) = written.inspect_err(|error| store.write_failed(error))?;
-        result.inspect_err(|error| store.write_failed(error))?;
+        let written =
+            store.lanes.changes.blocking("store write", work).await.map_err(WriteError::from);
+        let (writer, result) = written.inspect_err(|error| store.catalog.write_failed(error))?;
+        result.inspect_err(|error| store.catalog.write_failed(error))?;
         self.writer = Some(writer);
         self.growth.batch_written(&self.part.0.file);
         Ok(())
@@ -172,7 +173,12 @@ impl Writer {
                 if part.is_empty() {
                     return Err(WriteError::Length { declared: state.length, received: self.next });
                 }
-                state.store.write_at(&state.file, std::slice::from_ref(&part), self.next)?;
+                reserve::write_at(
+                    &state.store.catalog,
+                    &state.file,
+                    std::slice::from_ref(&part),
+                    self.next,
+                )?;
                 self.sum.update(&part);
                 self.growth.in_file(&part, self.next);
                 self.next += part.len() as u64;
@@ -203,7 +209,7 @@ impl Writer {
             let promise = self.reservation.split(promise_of(&[bytes]));
             state.promised.lock().join(promise);
         }
-        state.store.metrics.chunks.with_label_values(&["fetched"]).inc();
+        state.store.catalog.metrics.chunks.with_label_values(&["fetched"]).inc();
     }
 
     /// Makes sure that `bytes` more, up to the end of the chunk that they reach, have their space
@@ -215,7 +221,8 @@ impl Writer {
             let left = end.saturating_sub(self.next).saturating_add(begun);
             let wanted = left.min(GROWTH_BYTES).saturating_add(OVERHEAD_BYTES).max(needed);
             let missing = wanted - self.reservation.bytes();
-            self.part.0.store.extend(&mut self.reservation, missing, 0)?;
+            let store = &self.part.0.store;
+            store.reserve.extend(&store.catalog, &mut self.reservation, missing, 0)?;
         }
         Ok(())
     }

@@ -3,8 +3,9 @@
 
 use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with, until};
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
+use crate::store::handle::Store;
 use crate::store::report::{Mode, Problem, Report, Stage};
-use crate::store::{Begun, Fault, FsckError, OpenError, Store, format, fsck, trailer};
+use crate::store::{Begun, Fault, FsckError, OpenError, format, fsck, trailer};
 use crate::sync::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -140,7 +141,7 @@ async fn what_is_wrong_in_the_index_is_found() {
     let mut bench = Bench::new(64 * MIB);
     filled(&mut bench).await;
     change(&mut bench, |store| {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let index = access.open().unwrap();
         let record = index.record(key("a").hash()).unwrap().unwrap();
         let mut change = index.change();
@@ -185,11 +186,11 @@ async fn what_a_kill_cut_short_is_no_problem() {
     let (hash, sequence) = (KeyHash([7; 16]), 9);
     let mut orphan = None;
     change(&mut bench, |store| {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         change.set_link(hash, sequence);
         change.commit().unwrap();
-        orphan = Some(store.0.folder.body_path(hash, sequence));
+        orphan = Some(store.disk.catalog.folder.body_path(hash, sequence));
     })
     .await;
     let orphan = orphan.unwrap();

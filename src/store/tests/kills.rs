@@ -8,8 +8,9 @@ use super::{Bench, KIB, MIB, OBSERVER, append, bytes, digest, key, meta, put_wit
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim, Sha256};
 use crate::store::format;
+use crate::store::handle::Store;
 use crate::store::report::{Mode, Report, Stage};
-use crate::store::{OpenError, Store, fsck};
+use crate::store::{OpenError, fsck};
 use crate::sync::Mutex;
 use rustix::fs::SeekFrom;
 use std::collections::{BTreeMap, HashSet};
@@ -111,7 +112,7 @@ async fn look(store: &Store) -> State {
 
 /// What is in the index: objects, their charges, and how many have a file.
 fn recorded(store: &Store) -> (u64, u64, usize) {
-    let access = store.0.index.access();
+    let access = store.disk.catalog.index.access();
     let page = access.open().unwrap().page(None, 1000).unwrap();
     let heads: Vec<_> = page.iter().map(|(_, r)| format::decode_head(r).unwrap()).collect();
     let charges = heads.iter().map(format::Head::charge).sum();

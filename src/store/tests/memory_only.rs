@@ -2,7 +2,8 @@
 
 use super::{Bench, KIB, MIB, OBSERVER, bytes, digest, key, meta, read};
 use crate::store::error::{Broken, WriteError};
-use crate::store::{EndedObject, Follower, ObjectWriter, Store, WITHHELD_BYTES, Withhold};
+use crate::store::handle::Store;
+use crate::store::{EndedObject, Follower, ObjectWriter, WITHHELD_BYTES, Withhold};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -71,7 +72,7 @@ async fn write_failing(
 ) -> Result<(), WriteError> {
     for piece in pieces(body) {
         if writer.received() >= failing_at {
-            store.0.faults.full.store(u32::MAX, Ordering::Relaxed);
+            store.disk.catalog.faults.full.store(u32::MAX, Ordering::Relaxed);
         }
         writer.append(piece).await?;
         if writer.is_memory_only() {
@@ -179,7 +180,7 @@ async fn a_last_write_that_fails_costs_no_reader_anything_and_stores_nothing() {
     let growing = writer.growing();
     let proven = writer.end().await.unwrap().prove().unwrap();
     assert!(reader.await.unwrap().unwrap() == body, "all of it before the last write");
-    store.0.faults.full.store(u32::MAX, Ordering::Relaxed);
+    store.disk.catalog.faults.full.store(u32::MAX, Ordering::Relaxed);
     assert!(proven.seal().unwrap_err().is_full());
     assert!(store.get(&key("a")).await.is_none());
     for at in [5, body.len() - 10] {

@@ -3,10 +3,13 @@
 use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::metrics::Metrics;
 use crate::object::{Key, Sha256};
+use crate::store::disk_store::DiskStore;
 use crate::store::eviction::Entry;
 use crate::store::folder::Folder;
+use crate::store::handle::Store;
 use crate::store::index::Index;
-use crate::store::{Inner, Seat, Store, Usage, WriteError, format, recover};
+use crate::store::tier_share::TierShare;
+use crate::store::{Usage, WriteError, format, recover};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +30,7 @@ fn snapshot(bench: &Bench) -> PathBuf {
 
 /// Which of the objects are there. Does not use them.
 fn there(store: &Store, numbers: std::ops::Range<u64>) -> Vec<u64> {
-    let access = store.0.index.access();
+    let access = store.disk.catalog.index.access();
     let index = access.open().unwrap();
     let is_there = |number: &u64| index.record(numbered(*number).hash()).unwrap().is_some();
     numbers.filter(is_there).collect()
@@ -35,7 +38,7 @@ fn there(store: &Store, numbers: std::ops::Range<u64>) -> Vec<u64> {
 
 /// Everything that the index holds of the order, and what the records say: they must be the same.
 fn on_disk(store: &Store) -> Vec<Entry> {
-    let access = store.0.index.access();
+    let access = store.disk.catalog.index.access();
     let index = access.open().unwrap();
     let order = index.order_page(0, usize::MAX).unwrap();
     let records = index.page(None, usize::MAX).unwrap();
@@ -173,11 +176,11 @@ async fn a_page_of_the_order_that_cannot_be_read_is_read_again() {
     bench.close(store).await;
     let folder = Folder::open(bench.place.path()).unwrap();
     let index = Index::open(&folder.index_path()).unwrap();
-    let (seat, metrics) = (Seat::alone(bench.damaged.clone()), bench.metrics.clone());
-    let inner = Inner::assemble(&bench.disk(), seat, folder, index, metrics, &bench.tasks);
-    let store = Store(inner.unwrap());
-    store.0.faults.fail("the order is to be read", 3);
-    let loading = recover::load(Arc::downgrade(&store.0), bench.tasks.stopping());
+    let (tier, metrics) = (TierShare::alone(bench.damaged.clone()), bench.metrics.clone());
+    let inner = DiskStore::assemble(&bench.disk(), tier, folder, index, metrics, &bench.tasks);
+    let store = Store { disk: inner.unwrap(), open_parts: Arc::default() };
+    store.disk.catalog.faults.fail("the order is to be read", 3);
+    let loading = recover::load(Arc::downgrade(&store.disk), bench.tasks.stopping());
     let loading = tokio::spawn(loading);
     let path = bench.place.path().display().to_string();
     let errors = || bench.metrics.store_errors.with_label_values(&[&*path, "index"]).get();
@@ -186,7 +189,7 @@ async fn a_page_of_the_order_that_cannot_be_read_is_read_again() {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         assert_eq!(errors(), failed);
         assert_eq!(store.usage(), Usage { is_loaded: false, ..full }, "what was not read counts");
-        assert_eq!(store.0.space.changes(), None, "no order is written down");
+        assert_eq!(store.disk.catalog.accounting.changes(), None, "no order is written down");
     }
     store.loaded().await;
     loading.await.unwrap();
@@ -200,7 +203,7 @@ async fn a_place_in_the_order_without_a_record_goes_when_its_turn_comes() {
     let store = bench.open().await;
     let stored = put(&store, &key("a"), &bytes(1, 100 * KIB)).await.unwrap();
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         let head = format::Head {
             sequence: stored.insertion.sequence + 7,

@@ -108,7 +108,7 @@ async fn a_range_out_of_its_turn_is_refused_and_a_full_disk_spares_the_object() 
     assert!(pending.take_in(early).await.is_err(), "nothing came before it");
     assert_eq!(pending.received(), 0);
     // Nothing is there to be evicted.
-    store.0.faults.full.store(1, Ordering::Relaxed);
+    store.disk.catalog.faults.full.store(1, Ordering::Relaxed);
     let refused = write(&ahead, &body, 2 * MIB..3 * MIB).await;
     assert!(matches!(refused, Err(WriteError::NoSpace { .. })), "{refused:?}");
     append(&mut pending, &body, 0..3 * MIB).await;

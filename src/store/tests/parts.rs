@@ -2,9 +2,11 @@
 
 use super::{Bench, MIB, bytes, digest, held, key, meta, put, read};
 use crate::object::{Key, Proof, Sha256};
+use crate::store::handle::Store;
+use crate::store::part;
 use crate::store::part::{At, CHUNK_BYTES, COUNTED_AT_ONCE, Part, Run};
 use crate::store::report::{Mode, Report};
-use crate::store::{Fault, Kept, Store, WriteError, format, fsck};
+use crate::store::{Fault, Kept, WriteError, format, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;
 use std::os::unix::fs::FileExt;
@@ -143,16 +145,16 @@ async fn a_part_that_changes_while_it_is_opened_is_opened_as_it_is_then() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     let finding = || {
-        let opening = store.0.faults.hold("a part is to be opened");
-        let inner = Arc::clone(&store.0);
-        let found = tokio::task::spawn_blocking(move || inner.find_part(&key("a")));
+        let opening = store.disk.catalog.faults.hold("a part is to be opened");
+        let (inner, open) = (Arc::clone(&store.disk), Arc::clone(&store.open_parts));
+        let found = tokio::task::spawn_blocking(move || part::find_part(&inner, &open, &key("a")));
         (opening, found)
     };
     drop(begin_with(&store, 0).await);
     let (opening, found) = finding();
     opening.until_reached().await;
     // Others are not held.
-    drop(store.0.faults.hold("a part is to be opened"));
+    drop(store.disk.catalog.faults.hold("a part is to be opened"));
     let other = store.part(&key("a")).await.unwrap();
     assert_eq!(keep(&other, at(1), at(2)).await, Kept::Yes);
     drop(other);
@@ -216,7 +218,7 @@ async fn a_sync_that_fails_loses_what_waited_for_it() {
     let third = |from, to| body().slice(at_byte(3) + from..at_byte(3) + to);
     arriving.append(third(0, 300_000)).await.unwrap();
     arriving.finish().await.unwrap();
-    store.0.faults.fail("a part is to be synced", 1);
+    store.disk.catalog.faults.fail("a part is to be synced", 1);
     let error = part.sync().unwrap_err();
     assert!(matches!(&error, WriteError::Io { operation: "sync", .. }), "{error}");
     assert_eq!(chunks(&part).await, [0], "what a sync made safe before stays");
@@ -311,7 +313,7 @@ async fn a_chunk_that_is_found_damaged_while_a_whole_is_made_stays_and_the_whole
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     let part = begin_with_all(&store).await;
-    let making = store.0.faults.hold("a part is to be made whole");
+    let making = store.disk.catalog.faults.hold("a part is to be made whole");
     let own = part.clone();
     let promoting = tokio::task::spawn_blocking(move || {
         own.promote(meta(&key("a")), digest(&body()), &|| true).unwrap().is_some()
@@ -319,7 +321,7 @@ async fn a_chunk_that_is_found_damaged_while_a_whole_is_made_stays_and_the_whole
     making.until_reached().await;
     damage(&bench, at(2) + 9);
     part.doubt();
-    let comparing = store.0.faults.hold("a part is to be read");
+    let comparing = store.disk.catalog.faults.hold("a part is to be read");
     let own = part.clone();
     let reading = tokio::spawn(async move { own.read(at(2), 100).await });
     comparing.until_reached().await;
@@ -338,7 +340,7 @@ async fn a_part_that_did_not_become_a_whole_is_repaired_and_tried_again() {
     let store = bench.open().await;
     let part = begin_with_all(&store).await;
     let promote = || part.promote(meta(&key("a")), digest(&body()), &|| true);
-    store.0.faults.fail("the trailer of a part is to be written", 1);
+    store.disk.catalog.faults.fail("the trailer of a part is to be written", 1);
     let error = promote().unwrap_err();
     assert!(matches!(&error, WriteError::Io { operation: "write", .. }), "{error}");
     damage(&bench, at(2) + 9);
@@ -359,12 +361,12 @@ async fn a_read_that_began_before_its_chunk_was_fetched_anew_gives_nothing_of_it
         let near_end = at(1) - 64 * 1024;
         damage(&bench, near_end + 5);
         part.doubt();
-        let waiting = store.0.faults.hold("a part is to be read");
+        let waiting = store.disk.catalog.faults.hold("a part is to be read");
         let own = part.clone();
         let late = tokio::spawn(async move { own.read(near_end, 100).await.unwrap() });
         waiting.until_reached().await;
         // Others are not held.
-        drop(store.0.faults.hold("a part is to be read"));
+        drop(store.disk.catalog.faults.hold("a part is to be read"));
         let before = bench.damaged();
         assert_eq!(part.read(0, 100).await.unwrap(), None);
         assert_eq!(bench.damaged(), before + 1);
@@ -419,10 +421,12 @@ async fn parts_change_while_others_are_counted() {
     for key in &keys {
         add(key, 6).await;
     }
-    let hold = store.0.faults.hold("some parts are counted");
-    store.0.counted_parts.forget();
-    let inner = Arc::clone(&store.0);
-    let counting = tokio::task::spawn_blocking(move || inner.count_parts().unwrap());
+    let hold = store.disk.catalog.faults.hold("some parts are counted");
+    store.disk.catalog.counted_parts.forget();
+    let inner = Arc::clone(&store.disk);
+    let counting = tokio::task::spawn_blocking(move || {
+        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap()
+    });
     hold.until_reached().await;
     // Some are counted, and some are not.
     assert_eq!(bench.metrics.part_objects.get(), i64::try_from(COUNTED_AT_ONCE).unwrap());
@@ -450,12 +454,14 @@ async fn a_store_that_is_left_counts_no_further_parts() {
         let part = store.begin_part(meta(&key), LENGTH as u64).await.unwrap();
         assert_eq!(keep(&part, at(6), at(7)).await, Kept::Yes);
     }
-    store.0.counted_parts.forget();
-    let hold = store.0.faults.hold("some parts are counted");
-    let inner = Arc::clone(&store.0);
-    let counting = tokio::task::spawn_blocking(move || inner.count_parts().unwrap());
+    store.disk.catalog.counted_parts.forget();
+    let hold = store.disk.catalog.faults.hold("some parts are counted");
+    let inner = Arc::clone(&store.disk);
+    let counting = tokio::task::spawn_blocking(move || {
+        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap()
+    });
     hold.until_reached().await;
-    store.0.leaving.cancel();
+    store.disk.lanes.leaving.cancel();
     drop(hold);
     counting.await.unwrap();
     assert_eq!(bench.metrics.part_objects.get(), i64::try_from(COUNTED_AT_ONCE).unwrap());
@@ -487,7 +493,7 @@ async fn every_way_out_takes_all_of_a_part() {
         assert!(!part.is_live());
         assert_eq!(chunks(&part).await, [0, 1, 4]);
         assert!(store.part(&key).await.is_none());
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let index = access.open().unwrap();
         assert_eq!(index.insertion_of_chunks(key.hash()).unwrap(), None);
     }
@@ -546,7 +552,7 @@ async fn damage_is_found_before_a_byte_of_it_is_read() {
         drop(part);
         let path = bench.files().remove(0);
         if damage == "record" {
-            let access = store.0.index.access();
+            let access = store.disk.catalog.index.access();
             let mut change = access.open().unwrap().change();
             change.set_part(key("a").hash(), b"\x01garbage");
             change.commit().unwrap();

@@ -4,16 +4,17 @@ use super::parts::LENGTH;
 use super::variants::by_language;
 use super::{Bench, KIB, MIB, bytes, held, key, meta, put, until};
 use crate::object::Key;
-use crate::store::Store;
-use crate::store::space::Displaces;
+use crate::store::accounting::Displaces;
+use crate::store::handle::Store;
+use crate::store::reserve;
 
 /// Waits until the filter is whole.
 async fn known(store: &Store) {
-    until("a filter", || store.0.lacks(key("never").hash())).await;
+    until("a filter", || store.disk.catalog.lacks(key("never").hash())).await;
 }
 
 fn lacks(store: &Store, keys: &[Key]) -> Vec<bool> {
-    keys.iter().map(|key| store.0.lacks(key.hash())).collect()
+    keys.iter().map(|key| store.disk.catalog.lacks(key.hash())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +33,7 @@ async fn what_is_stored_is_never_said_to_be_lacking() {
     super::parts::keep(&part, 0, 1).await;
     drop(part);
     assert_eq!(lacks(&store, &keys), [false; 5]);
-    assert!(store.0.index.presence().memory_bytes() > 0);
+    assert!(store.disk.catalog.index.key_filter().memory_bytes() > 0);
     bench.close(store).await;
 
     let store = bench.open().await;
@@ -48,25 +49,25 @@ async fn an_index_that_is_opened_again_may_have_anything() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     known(&store).await;
-    store.0.index.mark_failed();
-    store.0.index.revive().unwrap();
-    assert!(!store.0.lacks(key("never").hash()));
+    store.disk.catalog.index.mark_failed();
+    store.disk.catalog.index.revive().unwrap();
+    assert!(!store.disk.catalog.lacks(key("never").hash()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn room_is_promised_at_once_only_where_there_is_plenty() {
     let bench = Bench::new(2 * MIB);
     let store = bench.open().await;
-    let (room, space) = (&store.0, &store.0.space);
-    room.spare.forget();
+    let (catalog, space) = (&store.disk.catalog, &store.disk.catalog.accounting);
+    catalog.free_space.forget();
     assert!(
-        room.reserve_at_once(1000, Displaces::Anything).is_none(),
+        reserve::reserve_at_once(catalog, 1000, Displaces::Anything).is_none(),
         "the file system was not asked"
     );
     // What it said counts for a moment, which a busy machine may let pass.
     let both = (0..1_000).find_map(|_| {
-        let asked = room.reserve(1000, Displaces::Anything).unwrap();
-        Some((asked, room.reserve_at_once(1_900_000, Displaces::Anything)?))
+        let asked = store.disk.reserve.reserve(catalog, 1000, Displaces::Anything).unwrap();
+        Some((asked, reserve::reserve_at_once(catalog, 1_900_000, Displaces::Anything)?))
     });
     assert!(both.is_some() && store.usage().reserved_bytes == 1_901_000);
     assert!(

@@ -1,8 +1,9 @@
 //! What comes from the disk is compared before anybody gets it.
 
 use super::{Bench, KIB, MIB, append, bytes, digest, held, key, meta, put, read};
+use crate::store::handle::Store;
 use crate::store::read::{BodyFile, StoredBody};
-use crate::store::{Store, WITHHELD_BYTES, Withhold, trailer};
+use crate::store::{WITHHELD_BYTES, Withhold, trailer};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -2,8 +2,9 @@
 
 use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::store::error::WriteError;
-use crate::store::room::FREE_BYTES_MIN;
-use crate::store::{ObjectWriter, Store, format};
+use crate::store::handle::Store;
+use crate::store::reserve::FREE_BYTES_MIN;
+use crate::store::{ObjectWriter, format};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -97,9 +98,9 @@ async fn what_is_larger_than_one_object_may_be_takes_the_place_of_nothing() {
     let refused = store.begin(&key("b"), too_large).await.unwrap_err();
     assert!(matches!(refused, WriteError::TooLarge { limit, .. } if limit == 32 * MIB as u64));
     // The file system is smaller than the tier may be.
-    store.0.space.set_capacity(10 * MIB as u64);
-    assert_eq!(store.0.space.object_max(), 5 * MIB as u64);
-    assert!(store.0.fits(format::charge(5 * MIB as u64)).is_err());
+    store.disk.catalog.accounting.set_capacity(10 * MIB as u64);
+    assert_eq!(store.disk.catalog.accounting.object_max(), 5 * MIB as u64);
+    assert!(store.disk.catalog.fits(format::charge(5 * MIB as u64)).is_err());
     assert_eq!(objects(&store), 1);
 }
 
@@ -113,9 +114,9 @@ async fn what_is_published_does_not_wait_until_what_goes_for_it_is_free() {
     let mut writer = store.begin(&key("b"), Some(body.len() as u64)).await.unwrap();
     writer.append(body).await.unwrap();
     let sealed = writer.seal().await.unwrap();
-    let freeing = store.0.faults.hold("what was removed is to be freed");
-    store.0.faults.others.store(u64::MAX, Ordering::Relaxed);
-    store.0.spare.forget();
+    let freeing = store.disk.catalog.faults.hold("what was removed is to be freed");
+    store.disk.catalog.faults.others.store(u64::MAX, Ordering::Relaxed);
+    store.disk.catalog.free_space.forget();
     let committing = tokio::task::spawn_blocking(move || sealed.commit(meta(&key("b")), None));
     let committed = timeout(Duration::from_secs(30), committing).await;
     committed.unwrap().unwrap().unwrap();
@@ -138,13 +139,13 @@ async fn while_the_file_system_frees_slowly_no_more_goes_than_comes() {
         writer.append(body).await.unwrap();
         coming.push((writer.seal().await.unwrap(), name));
     }
-    let freeing = store.0.faults.hold("what was removed is to be freed");
-    store.0.faults.others.store(u64::MAX, Ordering::Relaxed);
-    store.0.spare.forget();
+    let freeing = store.disk.catalog.faults.hold("what was removed is to be freed");
+    store.disk.catalog.faults.others.store(u64::MAX, Ordering::Relaxed);
+    store.disk.catalog.free_space.forget();
     let mut left = objects(&store);
     for (number, (sealed, name)) in coming.into_iter().enumerate() {
         // The last time that something was freed is long ago.
-        *store.0.ahead.freed.lock() = None;
+        *store.disk.reserve.freed.lock() = None;
         let committing = move || sealed.commit(meta(&key(&name)), None);
         tokio::task::spawn_blocking(committing).await.unwrap().unwrap();
         let before = std::mem::replace(&mut left, objects(&store));

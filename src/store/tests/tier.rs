@@ -6,7 +6,8 @@ use super::parts::{LENGTH, at, body, chunks, keep};
 use super::variants::by_language;
 use super::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::object::{Key, Meta};
-use crate::store::{Begun, Confirmed, Disks, Kept, Mode, Permit, Scope, Stage, Store, Withhold};
+use crate::store::handle::Store;
+use crate::store::{Begun, Confirmed, Disks, Kept, Mode, Permit, Scope, Stage, Withhold};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,8 +111,8 @@ async fn what_a_disk_owes_of_an_object_it_owes_of_its_variants_and_parts() {
     put(&disks, &own, &bytes(1, 3)).await.unwrap();
     begin_on(&disks.stores()[0], &page, 0).await;
     for store in disks.stores() {
-        store.0.faults.is_out.store(true, Ordering::Relaxed);
-        store.0.index.access().open().unwrap().refuse();
+        store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
+        store.disk.catalog.index.access().open().unwrap().refuse();
     }
     purge(&disks, Scope::Key(page.clone())).await;
     assert!(disks.part(&page).await.is_none() && held(&disks, &own).await.is_none());
@@ -132,7 +133,7 @@ async fn a_use_is_noted_on_the_disk_that_has_the_object() {
     }
     assert!(found.is_sorted_by_key(|one| one.sequence), "all disks count together");
     let stores = disks.stores();
-    let is_used = |disk: usize, sequence| stores[disk].0.space.is_used(sequence);
+    let is_used = |disk: usize, sequence| stores[disk].disk.catalog.accounting.is_used(sequence);
     let on = |disk| *found.iter().find(|one| one.disk == disk).expect("each took some");
     let (one, other) = (on(0), on(1));
     assert!(!is_used(usize::from(one.disk), one.sequence));
@@ -155,7 +156,7 @@ async fn a_check_is_of_all_disks_and_tells_of_what_is_out() {
     assert_eq!(disks.begin_check(Mode::Report, None), Begun::Already);
     let stopped = disks.stores();
     for store in &stopped {
-        store.0.leaving.cancel();
+        store.disk.lanes.leaving.cancel();
     }
     until_checked(&disks).await;
     assert_eq!(disks.checked().stage, Stage::BrokenOff);
@@ -209,7 +210,8 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
         let key = key("a");
         let body = bytes(1, MIB);
         let stored = put(&disks, &key, &body).await.unwrap();
-        let find_open = || disks.stores().iter().find_map(|store| store.0.recent.get(&key));
+        let find_open =
+            || disks.stores().iter().find_map(|store| store.disk.catalog.recent.get(&key));
         assert!(find_open().is_none(), "nobody has looked for it yet");
         disks.get(&key).await.unwrap();
         assert!(find_open().is_some());
@@ -230,7 +232,7 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
 
         assert!(find_open().is_some());
         for store in disks.stores() {
-            store.0.index.access().open().unwrap().refuse();
+            store.disk.catalog.index.access().open().unwrap().refuse();
         }
         purge(&disks, Scope::Key(key.clone())).await;
         assert!(disks.get(&key).await.is_none(), "a purge holds where the disk refuses it");

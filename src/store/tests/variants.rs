@@ -2,7 +2,7 @@
 
 use super::{Bench, KIB, MIB, bytes, held, key, meta};
 use crate::object::{Key, Meta, Variant};
-use crate::store::Store;
+use crate::store::handle::Store;
 use crate::store::remove::VARIANTS_MAX;
 use bytes::Bytes;
 use http::{HeaderValue, header};

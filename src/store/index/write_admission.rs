@@ -1,12 +1,12 @@
-//! The gate before the index's engine: few writers at once, none while the engine is behind, and
+//! Who may write to the index's engine: few writers at once, none while the engine is behind, and
 //! none waits for long. One per open index; a short lock, held neither while a writer is inside nor
 //! while it asks the engine.
 //!
 //! Why it is safe: the engine lets writers sleep inside a commit from a point on that is some
-//! memtables away from where this gate closes. Who is inside when it closes writes less than a
+//! memtables away from where this admission closes. Who is inside when it closes writes less than a
 //! memtable together, so nobody inside meets that point, however long the engine stays behind.
 
-use super::error::IndexError;
+use crate::store::error::IndexError;
 use crate::sync::{Condvar, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,20 +21,23 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a writer asks whether the engine has caught up.
 const PACE: Duration = Duration::from_millis(10);
 
-/// The gate.
+/// The admission.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(in crate::store) struct WriteAdmission {
     inside: Mutex<u32>,
     left: Condvar,
 }
 
 /// Leave to be inside; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Pass<'a>(&'a Gate);
+pub(in crate::store) struct AdmittedWrite<'a>(&'a WriteAdmission);
 
-impl Gate {
+impl WriteAdmission {
     /// Waits until there is room and the engine is not behind; blocking, a few seconds at most.
-    pub(super) fn enter(&self, is_behind: impl Fn() -> bool) -> Result<Pass<'_>, IndexError> {
+    pub(in crate::store) fn enter(
+        &self,
+        is_behind: impl Fn() -> bool,
+    ) -> Result<AdmittedWrite<'_>, IndexError> {
         self.enter_before(Instant::now() + PATIENCE, is_behind)
     }
 
@@ -42,13 +45,13 @@ impl Gate {
         &self,
         deadline: Instant,
         is_behind: impl Fn() -> bool,
-    ) -> Result<Pass<'_>, IndexError> {
+    ) -> Result<AdmittedWrite<'_>, IndexError> {
         loop {
             if !is_behind() {
                 let mut inside = self.inside.lock();
                 if *inside < WRITERS_MAX {
                     *inside += 1;
-                    return Ok(Pass(self));
+                    return Ok(AdmittedWrite(self));
                 }
             }
             if Instant::now() >= deadline {
@@ -60,7 +63,7 @@ impl Gate {
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for AdmittedWrite<'_> {
     fn drop(&mut self) {
         let mut inside = self.0.inside.lock();
         *inside = inside.saturating_sub(1);
@@ -76,26 +79,30 @@ mod tests {
 
     #[test]
     fn a_full_gate_refuses_and_opens_when_one_leaves() {
-        let gate = Gate::default();
-        let mut inside: Vec<_> = (0..WRITERS_MAX).map(|_| gate.enter(|| false).unwrap()).collect();
+        let admission = WriteAdmission::default();
+        let mut inside: Vec<_> =
+            (0..WRITERS_MAX).map(|_| admission.enter(|| false).unwrap()).collect();
         let now = Instant::now();
-        assert!(matches!(gate.enter_before(now, || false), Err(IndexError::Stalled)));
+        assert!(matches!(admission.enter_before(now, || false), Err(IndexError::Stalled)));
         inside.pop();
-        gate.enter_before(now, || false).unwrap();
+        admission.enter_before(now, || false).unwrap();
     }
 
     #[test]
     fn nobody_goes_in_while_the_engine_is_behind() {
-        let gate = Gate::default();
+        let admission = WriteAdmission::default();
         let is_behind = || true;
-        assert!(matches!(gate.enter_before(Instant::now(), is_behind), Err(IndexError::Stalled)));
+        assert!(matches!(
+            admission.enter_before(Instant::now(), is_behind),
+            Err(IndexError::Stalled)
+        ));
         let has_caught_up = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let waiting =
-                scope.spawn(|| gate.enter(|| !has_caught_up.load(Ordering::Acquire)).map(|_| ()));
+            let waiting = scope
+                .spawn(|| admission.enter(|| !has_caught_up.load(Ordering::Acquire)).map(|_| ()));
             has_caught_up.store(true, Ordering::Release);
             waiting.join().unwrap().unwrap();
         });
-        assert_eq!(*gate.inside.lock(), 0);
+        assert_eq!(*admission.inside.lock(), 0);
     }
 }

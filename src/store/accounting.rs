@@ -52,10 +52,10 @@ pub(super) enum Displaces {
     Anything,
 }
 
-/// Space promised to one object; gives it back when dropped.
+/// Accounting promised to one object; gives it back when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    space: Arc<Space>,
+    space: Arc<Accounting>,
     bytes: u64,
     displaces: Displaces,
 }
@@ -93,7 +93,7 @@ const STEP_BYTES_MAX: u64 = 4 << 20;
 
 /// The account.
 #[derive(Debug)]
-pub(super) struct Space {
+pub(super) struct Accounting {
     limit: u64,
     /// Bytes of the file system, for this and all else that is on it.
     capacity: AtomicU64,
@@ -120,7 +120,7 @@ struct Account {
     changes: u64,
 }
 
-impl Space {
+impl Accounting {
     /// An account that knows only totals yet: `totals.next_sequence` is the first insertion that
     /// is new.
     pub(super) fn new(limit: u64, totals: Totals, metrics: &Metrics) -> Arc<Self> {
@@ -148,6 +148,11 @@ impl Space {
         };
         space.show(&space.account.lock());
         Arc::new(space)
+    }
+
+    /// The first insertion since the start.
+    pub(super) fn first_new(&self) -> u64 {
+        self.account.lock().first_new
     }
 
     /// The limit in bytes.
@@ -515,7 +520,7 @@ impl Reservation {
     }
 
     /// A promise of nothing.
-    pub(super) fn nothing(space: &Arc<Space>, displaces: Displaces) -> Self {
+    pub(super) fn nothing(space: &Arc<Accounting>, displaces: Displaces) -> Self {
         Self { space: Arc::clone(space), bytes: 0, displaces }
     }
 

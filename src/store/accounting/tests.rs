@@ -6,12 +6,12 @@ const FIRST_NEW: u64 = 1000;
 const ALL: Displaces = Displaces::Anything;
 
 /// An account before it is loaded.
-fn unloaded(limit: u64, bytes: u64, objects: u64) -> Arc<Space> {
+fn unloaded(limit: u64, bytes: u64, objects: u64) -> Arc<Accounting> {
     let totals = Totals { next_sequence: FIRST_NEW, bytes, objects };
-    Space::new(limit, totals, &Metrics::new().unwrap())
+    Accounting::new(limit, totals, &Metrics::new().unwrap())
 }
 
-fn space(limit: u64) -> Arc<Space> {
+fn space(limit: u64) -> Arc<Accounting> {
     let space = unloaded(limit, 0, 0);
     space.loaded();
     space
