@@ -2,10 +2,10 @@
 //! keys. Each is one task, as long as the store or the process; its work runs on blocking threads,
 //! one job at a time. Started by the store's handle.
 
-use super::disk_store::DiskStore;
-use super::error::IndexError;
-use super::snapshot::Schedule;
-use super::syncs::Wake;
+use crate::store::disk_store::DiskStore;
+use crate::store::error::IndexError;
+use crate::store::eviction::snapshot::Schedule;
+use crate::store::syncs::Wake;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;

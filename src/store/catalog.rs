@@ -2,20 +2,21 @@
 //! all of them in memory. One per store, owned by it. Whatever finds, places or drops an object is
 //! handed it. Locks: the stripes, then what the index takes; see the head of the module.
 
-use super::accounting::{Accounting, Displaces};
-use super::error::{IndexError, WriteError};
-use super::folder::Folder;
-use super::format::{self, Head, Place, Totals};
-use super::free_space::FreeSpace;
-use super::health::Monitor;
-use super::index::{Change, Index, Keyspaces};
-use super::part::CountedParts;
-use super::recent::Recent;
-#[cfg(test)]
-use super::tests::Faults;
-use super::tier_share::TierShare;
 use crate::metrics::Metrics;
 use crate::object::{Insertion, KeyHash};
+use crate::store::body::recent::Recent;
+use crate::store::disks::health::Monitor;
+use crate::store::error::{IndexError, WriteError};
+use crate::store::eviction::accounting::{Accounting, Displaces};
+use crate::store::eviction::free_space::FreeSpace;
+use crate::store::folder::Folder;
+use crate::store::format;
+use crate::store::format::{Head, Place, Totals};
+use crate::store::index::{Change, Index, Keyspaces};
+use crate::store::part::CountedParts;
+#[cfg(test)]
+use crate::store::tests::Faults;
+use crate::store::tier_share::TierShare;
 use crate::sync::{Mutex, Striped};
 use crate::tasks::BlockingError;
 use prometheus::IntCounter;

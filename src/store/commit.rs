@@ -5,20 +5,21 @@
 //! From then on the stripe is held until the record is written. So a purge that is raised later
 //! waits for the stripe and finds the record; one that was raised earlier makes the permit say no.
 
-use super::accounting::Reservation;
-use super::body::SealedBody;
-use super::catalog::Catalog;
-use super::disk_store::DiskStore;
-use super::error::{IndexError, WriteError};
-use super::eviction::Entry;
-use super::files;
-use super::format::{self, Head, Place, Record};
-use super::index::Keyspaces;
-use super::part;
-use super::read::{Stored, StoredBody};
-use super::trailer;
 use crate::clock::Timestamp;
 use crate::object::{Key, KeyHash, Meta, NarClaim, Sha256};
+use crate::store::body::SealedBody;
+use crate::store::body::read::{Stored, StoredBody};
+use crate::store::body::trailer;
+use crate::store::catalog::Catalog;
+use crate::store::disk_store::DiskStore;
+use crate::store::error::{IndexError, WriteError};
+use crate::store::eviction::accounting::Reservation;
+use crate::store::eviction::order::Entry;
+use crate::store::files;
+use crate::store::format;
+use crate::store::format::{Head, Place, Record};
+use crate::store::index::Keyspaces;
+use crate::store::part;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;

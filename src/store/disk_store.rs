@@ -2,20 +2,20 @@
 //! store is handed the owners that it needs, and stands above this file. Lives until the last handle
 //! of the store, body that is received and background job are gone.
 
-use super::body::MemoryWindows;
-use super::catalog::Catalog;
-use super::check::Checks;
-use super::error::OpenError;
-use super::folder::Folder;
-use super::index::Index;
-use super::lanes::Lanes;
-use super::read::BodyReads;
-use super::reserve::Reserve;
-use super::syncs::Syncs;
-use super::tier_share::TierShare;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
+use crate::store::body::MemoryWindows;
+use crate::store::body::read::BodyReads;
+use crate::store::catalog::Catalog;
+use crate::store::check::object::Checks;
+use crate::store::error::OpenError;
+use crate::store::eviction::reserve::Reserve;
+use crate::store::folder::Folder;
+use crate::store::index::Index;
+use crate::store::lanes::Lanes;
+use crate::store::syncs::Syncs;
+use crate::store::tier_share::TierShare;
 use crate::sync::watch;
 use crate::tasks::Tasks;
 use std::sync::{Arc, Weak};

@@ -1,12 +1,12 @@
 //! The disk folder: its marker, its lock, where everything in it is, and new body files. Opened
 //! once with the store and locked as long as that lives; no other lock. Blocking.
 
-use super::direct::DirectFile;
-use super::error::{OpenError, WriteError};
-use super::files;
-use super::format::VERSION;
-use super::read::without_readahead;
 use crate::object::KeyHash;
+use crate::store::body::direct::DirectFile;
+use crate::store::body::read::without_readahead;
+use crate::store::error::{OpenError, WriteError};
+use crate::store::files;
+use crate::store::format::VERSION;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};

@@ -4,12 +4,12 @@
 //! Each encoding begins with a version byte, then postcard of a private form. What stands in a
 //! body file beside the body is in `trailer` and `sums`.
 
-use super::sums;
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::object::tags::{self, TagHash};
 use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Tags, Variant, pack};
 use crate::policy::{Challenge, take_of_one_client};
+use crate::store::body::sums;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -377,7 +377,7 @@ pub(super) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
 mod tests {
     use super::*;
     use crate::object::Tag;
-    use crate::store::trailer;
+    use crate::store::body::trailer;
     use proptest::prelude::proptest;
 
     fn hex(bytes: &[u8]) -> String {

@@ -2,27 +2,30 @@
 //! looked at. Cloning shares it; the folder is unlocked when the last clone and the last object that
 //! is received are gone.
 
-use super::accounting::{Displaces, Reservation, Usage};
-use super::background;
-use super::disk_store::DiskStore;
-use super::error::{IndexError, OpenError, WriteError};
-use super::folder::Folder;
-use super::format;
-use super::fsck::{self, Begun};
-use super::health::Health;
-use super::import;
-use super::index::{Index, Keyspaces};
-use super::lanes::PATIENCE;
-use super::part::{self, OpenParts, Part};
-use super::probe;
-use super::recover;
-use super::report::Mode;
-use super::reserve;
-use super::scrub::{self, Scrubber};
-use super::tier_share::TierShare;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Key, Meta};
+use crate::store::background;
+use crate::store::check::fsck;
+use crate::store::check::fsck::Begun;
+use crate::store::check::report::Mode;
+use crate::store::check::scrub;
+use crate::store::check::scrub::Scrubber;
+use crate::store::disk_store::DiskStore;
+use crate::store::disks::health::Health;
+use crate::store::error::{IndexError, OpenError, WriteError};
+use crate::store::eviction::accounting::{Displaces, Reservation, Usage};
+use crate::store::eviction::reserve;
+use crate::store::folder::Folder;
+use crate::store::format;
+use crate::store::import;
+use crate::store::index::{Index, Keyspaces};
+use crate::store::lanes::PATIENCE;
+use crate::store::part;
+use crate::store::part::{OpenParts, Part};
+use crate::store::probe;
+use crate::store::recover;
+use crate::store::tier_share::TierShare;
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use std::sync::Arc;

@@ -2,13 +2,14 @@
 //! the price of one. Blocking. Locks: every stripe, in their order, so all changes wait meanwhile;
 //! called by whoever fills a store in bulk.
 
-use super::accounting::Displaces;
-use super::commit::unencodable;
-use super::disk_store::DiskStore;
-use super::error::WriteError;
-use super::eviction::Entry;
-use super::format::{self, Head, INLINE_BYTES_MAX, Place};
 use crate::object::{KeyHash, Meta, Sha256};
+use crate::store::commit::unencodable;
+use crate::store::disk_store::DiskStore;
+use crate::store::error::WriteError;
+use crate::store::eviction::accounting::Displaces;
+use crate::store::eviction::order::Entry;
+use crate::store::format;
+use crate::store::format::{Head, INLINE_BYTES_MAX, Place};
 use bytes::Bytes;
 use std::collections::HashSet;
 

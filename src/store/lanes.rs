@@ -1,7 +1,7 @@
 //! The threads of one store: a lane of look-ups, a lane of changes, and background jobs of which one
 //! runs at a time. One per store; no locks.
 
-use super::tier_share::TierShare;
+use crate::store::tier_share::TierShare;
 use crate::tasks::Tasks;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;

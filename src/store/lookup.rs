@@ -6,13 +6,15 @@
 //! which is linked before its record and unlinked behind it. So a body that is missing was dropped
 //! with its record since that was read, or is damaged: the record, read once more, tells which.
 
-use super::catalog::Catalog;
-use super::disk_store::DiskStore;
-use super::error::IndexError;
-use super::format::{self, FormatError, Head, Place, Record};
-use super::read::{self, Stored, StoredBody};
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash, Meta, NarClaim, Variant, came_later};
+use crate::store::body::read;
+use crate::store::body::read::{Stored, StoredBody};
+use crate::store::catalog::Catalog;
+use crate::store::disk_store::DiskStore;
+use crate::store::error::IndexError;
+use crate::store::format;
+use crate::store::format::{FormatError, Head, Place, Record};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;

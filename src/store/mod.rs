@@ -56,72 +56,51 @@
 //! neither look-ups nor writes wait for threads that the other holds. Jobs of which one runs at a
 //! time (`background`: loading, syncs, probes, checks, the scrubber) have no lane.
 
-mod accounting;
-mod audit;
 mod background;
 mod body;
 mod catalog;
 mod check;
-mod chunks;
 mod commit;
-mod direct;
 mod disk_store;
 mod disks;
-mod entries;
 mod error;
 mod eviction;
 mod files;
 mod folder;
 mod format;
-mod free_space;
-mod fsck;
 mod gauges;
-mod ghost;
 mod handle;
-mod health;
 mod import;
 mod index;
 mod lanes;
 mod lookup;
-mod order_file;
-mod pace;
 mod part;
 mod probe;
-mod read;
-mod rebuild;
-mod recent;
 mod recover;
 mod remove;
-mod report;
-mod reserve;
 mod scope;
-mod scrub;
-mod slab;
-mod snapshot;
-mod sums;
 mod syncs;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tier_share;
-mod trailer;
 mod which;
 
-pub use accounting::Usage;
+pub use body::read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use body::{
     EndedObject, Follower, Growing, ObjectWriter, OutOfOrder, ProvenObject, RangeWriter,
     SealedObject, WITHHELD_BYTES, Withhold, WrittenRange,
 };
+pub use check::fsck::{Begun, FsckError, fsck};
+pub use check::rebuild::RebuildError;
+pub use check::report::{Fault, Mode, PROBLEMS_MAX, Problem, Report, Stage};
 pub use commit::{Confirmed, Permit};
+pub use disks::health::Health;
 pub use disks::{ClaimUnknown, DiskReport, Disks, StoredVariants};
 pub use error::{Broken, IndexError, OpenError, WriteError};
-pub use eviction::{Entry, Evicted, EvictionOrder};
+pub use eviction::accounting::Usage;
+pub use eviction::order::{Entry, Evicted, EvictionOrder};
 pub use format::charge;
-pub use fsck::{Begun, FsckError, fsck};
 pub use handle::IndexMemory;
-pub use health::Health;
 pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, ReadError, Run, Synced};
-pub use read::{BodyFile, RUN_BYTES, Stored, StoredBody};
-pub use rebuild::RebuildError;
 pub use remove::{Published, VARIANTS_MAX};
-pub use report::{Fault, Mode, PROBLEMS_MAX, Problem, Report, Stage};
 pub use scope::{Purging, Scope};

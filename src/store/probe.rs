@@ -7,12 +7,12 @@
 //! disk that takes all of that is trusted. A failed index still answers reads, so it is opened
 //! again only after the file was written: on a read-only file system reads go on.
 
-use super::accounting::Displaces;
-use super::disk_store::DiskStore;
-use super::error::WriteError;
-use super::files;
-use super::format::{INLINE_BYTES_MAX, charge};
-use super::reserve;
+use crate::store::disk_store::DiskStore;
+use crate::store::error::WriteError;
+use crate::store::eviction::accounting::Displaces;
+use crate::store::eviction::reserve;
+use crate::store::files;
+use crate::store::format::{INLINE_BYTES_MAX, charge};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;

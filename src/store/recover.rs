@@ -1,14 +1,14 @@
 //! What happens at open: files that lost their record are removed, then the eviction order is
 //! loaded beside the first look-ups. Never lists a folder of `objects/`.
 
-use super::catalog::Catalog;
-use super::disk_store::DiskStore;
-use super::error::IndexError;
-use super::format;
-use super::index::Keyspaces;
-use super::part;
-use super::snapshot;
 use crate::object::KeyHash;
+use crate::store::catalog::Catalog;
+use crate::store::disk_store::DiskStore;
+use crate::store::error::IndexError;
+use crate::store::eviction::snapshot;
+use crate::store::format;
+use crate::store::index::Keyspaces;
+use crate::store::part;
 use std::io;
 use std::sync::Weak;
 use std::time::Duration;

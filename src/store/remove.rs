@@ -5,16 +5,17 @@
 //! A purge first takes every stripe once. A change that was permitted before the purge was raised
 //! holds the stripe of its key until its record is written, so the walk that follows finds it.
 
-use super::catalog::{Catalog, EvictionReason};
-use super::error::IndexError;
-use super::eviction::{Entry, Evicted};
-use super::format::{self, Head, Place};
-use super::index::Keyspaces;
-use super::part;
-use super::scope::{Purging, Scope};
-use super::which::Which;
 use crate::object::tags::TagHash;
 use crate::object::{Key, KeyHash, Meta, Tags};
+use crate::store::catalog::{Catalog, EvictionReason};
+use crate::store::error::IndexError;
+use crate::store::eviction::order::{Entry, Evicted};
+use crate::store::format;
+use crate::store::format::{Head, Place};
+use crate::store::index::Keyspaces;
+use crate::store::part;
+use crate::store::scope::{Purging, Scope};
+use crate::store::which::Which;
 use crate::tasks;
 use fjall::Slice;
 

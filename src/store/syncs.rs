@@ -3,13 +3,14 @@
 //! for written, so the bodies that it was for are read back after the next one that succeeds. One
 //! [`Syncs`] per store; blocking, but for [`Syncs::sync_soon`].
 
-use super::catalog::Catalog;
-use super::check;
-use super::error::{IndexError, WriteError};
-use super::format;
-use super::index::Keyspaces;
-use super::pace::{Pacer, Stopped};
-use super::snapshot::{self, Schedule, Turn};
+use crate::store::catalog::Catalog;
+use crate::store::check::object;
+use crate::store::check::pace::{Pacer, Stopped};
+use crate::store::error::{IndexError, WriteError};
+use crate::store::eviction::snapshot;
+use crate::store::eviction::snapshot::{Schedule, Turn};
+use crate::store::format;
+use crate::store::index::Keyspaces;
 use crate::sync::{Mutex, watch};
 use fjall::Slice;
 use std::io;
@@ -241,12 +242,12 @@ impl Syncs {
                     head.is_ok_and(|h| h.sequence == entry.sequence && h.place.is_file())
                 };
                 let Some(record) = record.filter(is_meant) else { continue };
-                let checked = check::check_object(catalog, hash, &record, &mut pacer);
+                let checked = object::check_object(catalog, hash, &record, &mut pacer);
                 let checked = checked.map_err(|Stopped| failed("it was stopped".to_owned()))?;
                 match &checked.wrong {
                     None => {}
                     Some((fault, why)) if fault.is_of_object() => {
-                        check::drop_checked(catalog, hash, &checked, why);
+                        object::drop_checked(catalog, hash, &checked, why);
                     }
                     Some((_, why)) => return Err(failed(why.clone())),
                 }

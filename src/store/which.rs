@@ -1,8 +1,8 @@
 //! Which state of a key is to go: one way to say it for whole objects and parts. Values only; asked
 //! under the stripe of the key, by whatever takes records away.
 
-use super::format;
-use super::scope::Scope;
+use crate::store::format;
+use crate::store::scope::Scope;
 
 /// Which state of a key is to go. A record that cannot be read might be meant by any of these, and
 /// serves nothing.

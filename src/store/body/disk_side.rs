@@ -1,17 +1,17 @@
 //! The blocking side of an object that is being received: its file, its digest and its promised
 //! space. In one thread's hands at a time; no lock but the object's own, for a moment.
 
-use super::growing::Growth;
-use super::out_of_order::{RangePlace, WriteFloor, WrittenRange};
-use super::segments::Batch;
 use crate::object::Sha256;
-use crate::store::accounting::Reservation;
-use crate::store::chunks::chunk_of;
+use crate::store::body::chunks::chunk_of;
+use crate::store::body::growing::Growth;
+use crate::store::body::out_of_order::{RangePlace, WriteFloor, WrittenRange};
+use crate::store::body::segments::Batch;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
+use crate::store::eviction::accounting::Reservation;
+use crate::store::eviction::reserve;
 use crate::store::folder::NewFile;
 use crate::store::format;
-use crate::store::reserve;
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -263,6 +263,6 @@ pub(in crate::store) enum SealedBody {
         /// The sums of its chunks.
         sums: Vec<u8>,
         /// What its readers know of its chunks.
-        chunks: Arc<crate::store::chunks::Chunks>,
+        chunks: Arc<crate::store::body::chunks::Chunks>,
     },
 }

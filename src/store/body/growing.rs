@@ -10,12 +10,13 @@
 //! memory. Bytes between the two that all readers had, or that a reader did not take in time, are
 //! gone; a reader that still needs them fails.
 
-use super::segments::{Batch, Segments};
 use crate::object::KeyHash;
-use crate::store::chunks::{Chunks, Sight, WriterNumber, chunk_of};
+use crate::store::body::chunks::{Chunks, Sight, WriterNumber, chunk_of};
+use crate::store::body::read;
+use crate::store::body::read::FileView;
+use crate::store::body::segments::{Batch, Segments};
+use crate::store::body::sums::{ChunkSum, Sums};
 use crate::store::error::Broken;
-use crate::store::read::{self, FileView};
-use crate::store::sums::{ChunkSum, Sums};
 use crate::sync::{Mutex, watch};
 use crate::tasks::Tasks;
 use bytes::Bytes;

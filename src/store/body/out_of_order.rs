@@ -9,15 +9,15 @@
 //!
 //! [`ObjectWriter::take_in`]: super::ObjectWriter::take_in
 
-use super::growing::Growth;
-use super::segments::Segments;
 use crate::object::KeyHash;
-use crate::store::chunks::chunk_of;
+use crate::store::body::chunks::chunk_of;
+use crate::store::body::growing::Growth;
+use crate::store::body::segments::Segments;
+use crate::store::body::sums::{CHUNK_BYTES, Sums};
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
+use crate::store::eviction::reserve;
 use crate::store::files;
-use crate::store::reserve;
-use crate::store::sums::{CHUNK_BYTES, Sums};
 use crate::sync::RwLock;
 use bytes::Bytes;
 use std::fs::File;

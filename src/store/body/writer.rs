@@ -20,18 +20,19 @@
 //! file system holds (see `recover`), and a body that a power cut took is a miss, since its trailer
 //! and the sums of its chunks tell.
 
-use super::disk_side::{Digest, DiskSide, SealedBody, SharedDigest};
-use super::growing::{Growing, Growth, Withhold};
-use super::out_of_order::{OutOfOrder, RangePlace, WrittenRange};
-use super::segments::Batch;
-use super::window::Window;
 use crate::object::{Key, Meta, NarClaim, Sha256};
-use crate::store::accounting::Reservation;
-use crate::store::commit::{self, Placing};
+use crate::store::body::disk_side::{Digest, DiskSide, SealedBody, SharedDigest};
+use crate::store::body::growing::{Growing, Growth, Withhold};
+use crate::store::body::out_of_order::{OutOfOrder, RangePlace, WrittenRange};
+use crate::store::body::read::Stored;
+use crate::store::body::segments::Batch;
+use crate::store::body::window::Window;
+use crate::store::commit;
+use crate::store::commit::Placing;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
+use crate::store::eviction::accounting::Reservation;
 use crate::store::format::Place;
-use crate::store::read::Stored;
 use crate::tasks::{Started, Tasks};
 use bytes::Bytes;
 use std::sync::Arc;

@@ -5,18 +5,18 @@
 //! caller gives up after a few seconds. From then on the disk counts as stalled and is passed over
 //! by every request and every purge, until all that hangs on it has ended.
 
-use super::ledger::{DiskId, Owed};
 use crate::config;
 use crate::object::{Key, Meta};
-use crate::store::accounting::{Displaces, Reservation};
+use crate::store::body::read::Stored;
 use crate::store::disk_store::DiskStore;
+use crate::store::disks::health::Health;
+use crate::store::disks::ledger::{DiskId, Owed};
 use crate::store::error::WriteError;
+use crate::store::eviction::accounting::{Displaces, Reservation};
 use crate::store::handle::Store;
-use crate::store::health::Health;
 use crate::store::index::Keyspaces;
 use crate::store::lookup;
 use crate::store::part::{Part, find_part};
-use crate::store::read::Stored;
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Jobs};
 use std::path::PathBuf;

@@ -29,9 +29,9 @@
 //! that was purged without it, serves what it holds until that one comes back. A purge while no
 //! disk takes a write holds until the process ends; that is logged as an error.
 
-use super::super::scope::Scope;
 use crate::nix::hash::sha256;
 use crate::object::{Key, KeyHash, Tag, Tags};
+use crate::store::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

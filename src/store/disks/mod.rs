@@ -38,6 +38,7 @@
 //! out, under `ledger`: so each purge is carried out by a disk or owed by it.
 
 mod disk;
+pub(super) mod health;
 mod ledger;
 mod mount;
 mod place;
@@ -45,23 +46,25 @@ mod purging;
 mod tier;
 mod watch;
 
-use super::accounting::{Displaces, Reservation, Usage};
-use super::body::{ObjectWriter, ProvenObject, Withhold};
-use super::commit::{self, Confirmed, Permit};
-use super::disk_store::DiskStore;
-use super::error::{OpenError, WriteError};
-use super::fsck::Begun;
-use super::handle::{IndexMemory, Store};
-use super::health::Health;
-use super::lanes::PATIENCE;
-use super::lookup::{self, Claimed};
-use super::part::Part;
-use super::read::Stored;
-use super::report::{Fault, Mode, Problem, Report, Stage};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Variant, came_later};
+use crate::store::body::read::Stored;
+use crate::store::body::{ObjectWriter, ProvenObject, Withhold};
+use crate::store::check::fsck::Begun;
+use crate::store::check::report::{Fault, Mode, Problem, Report, Stage};
+use crate::store::commit;
+use crate::store::commit::{Confirmed, Permit};
+use crate::store::disk_store::DiskStore;
+use crate::store::disks::health::Health;
+use crate::store::error::{OpenError, WriteError};
+use crate::store::eviction::accounting::{Displaces, Reservation, Usage};
+use crate::store::handle::{IndexMemory, Store};
+use crate::store::lanes::PATIENCE;
+use crate::store::lookup;
+use crate::store::lookup::Claimed;
+use crate::store::part::Part;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use bytes::Bytes;

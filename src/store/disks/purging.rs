@@ -1,12 +1,12 @@
 //! What goes from every disk: purges, what is gone upstream, and what is superseded. The module
 //! above says why a purge holds. Called by `cache` alone.
 
-use super::Disks;
-use super::disk::{Disk, Entered};
-use super::ledger::DiskId;
-use super::tier::{PURGE_PATIENCE, Shared, change_all};
 use crate::object::{Insertion, Key};
 use crate::store::disk_store::DiskStore;
+use crate::store::disks::Disks;
+use crate::store::disks::disk::{Disk, Entered};
+use crate::store::disks::ledger::DiskId;
+use crate::store::disks::tier::{PURGE_PATIENCE, Shared, change_all};
 use crate::store::lanes::PATIENCE;
 use crate::store::remove::Published;
 use crate::store::scope::{Purging, Scope};

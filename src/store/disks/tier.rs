@@ -1,16 +1,17 @@
 //! What the clones of the tier, its watches and its purges share: the disks, the ledger, and which
 //! disks are asked for a key. As long lived as the tier. Locks: as the module above says.
 
-use super::disk::{Disk, Entered};
-use super::ledger::{self, DiskId, Ledger};
-use super::place;
 use crate::metrics::Metrics;
 use crate::object::{Key, KeyHash, Meta};
+use crate::store::body::read::Stored;
+use crate::store::check::report::Report;
 use crate::store::disk_store::DiskStore;
+use crate::store::disks::disk::{Disk, Entered};
+use crate::store::disks::ledger;
+use crate::store::disks::ledger::{DiskId, Ledger};
+use crate::store::disks::place;
 use crate::store::lanes::PATIENCE;
 use crate::store::lookup;
-use crate::store::read::Stored;
-use crate::store::report::Report;
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use futures_util::future::join_all;

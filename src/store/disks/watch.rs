@@ -9,11 +9,12 @@
 //! folder without a store is made into one, but never the empty folder that is left where a disk
 //! was mounted, and never below a folder that has gone too.
 
-use super::disk::{Disk, Entered};
-use super::ledger::{self, DiskId, Joiner, Ledger, Member};
-use super::mount;
-use super::tier::{PURGE_PATIENCE, Shared};
 use crate::store::disk_store::DiskStore;
+use crate::store::disks::disk::{Disk, Entered};
+use crate::store::disks::ledger;
+use crate::store::disks::ledger::{DiskId, Joiner, Ledger, Member};
+use crate::store::disks::mount;
+use crate::store::disks::tier::{PURGE_PATIENCE, Shared};
 use crate::store::error::{IndexError, OpenError, WriteError};
 use crate::store::files;
 use crate::store::folder;

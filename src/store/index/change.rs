@@ -1,12 +1,13 @@
 //! A change of the index: what it writes, in which order, and how it is made. Lives within one call
 //! on a blocking thread. Locks: that of the admission, then that of the claims, held while the engine commits.
 
-use super::engine::Keyspace;
-use super::keyspaces::{Keyspaces, Row, SCRUB, TOTALS, chunk, insertion, pair};
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
-use crate::store::eviction::Entry;
-use crate::store::format::{self, CHARGE_UNIT, Head, Place, Totals};
+use crate::store::eviction::order::Entry;
+use crate::store::format;
+use crate::store::format::{CHARGE_UNIT, Head, Place, Totals};
+use crate::store::index::engine::Keyspace;
+use crate::store::index::keyspaces::{Keyspaces, Row, SCRUB, TOTALS, chunk, insertion, pair};
 use fjall::Slice;
 use std::collections::BTreeMap;
 #[cfg(test)]

@@ -65,9 +65,9 @@ pub(super) fn rewrite_journal(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod switched {
-    use super::super::journal;
-    use super::Backlog;
     use crate::simulation::{disk, world};
+    use crate::store::index::engine::Backlog;
+    use crate::store::index::journal;
     use crate::sync::Mutex;
     use fjall::{KeyspaceCreateOptions, PersistMode, Slice};
     use std::collections::BTreeMap;

@@ -1,11 +1,11 @@
 //! The index as the store has it: open, or closed for a moment until it is opened again after a
 //! failure. One per store. Locks: a short one to take the handle, never held while the engine works.
 
-use super::engine;
-use super::journal;
-use super::key_filter::KeyFilter;
-use super::keyspaces::{Keyspaces, Shared};
 use crate::store::error::{IndexError, OpenError};
+use crate::store::index::engine;
+use crate::store::index::journal;
+use crate::store::index::key_filter::KeyFilter;
+use crate::store::index::keyspaces::{Keyspaces, Shared};
 use crate::sync::Mutex;
 use crate::tasks;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,15 @@
 //! The open keyspaces of the index: look-ups of single rows, and how a change is applied. Lives until
 //! the index is closed or opened again. Locks: that of the admission while a change is made.
 
-use super::engine::{self, Database, Keyspace};
-use super::key_filter::KeyFilter;
-use super::options::{Sought, options};
-use super::write_admission::WriteAdmission;
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
-use crate::store::format::{self, Totals};
+use crate::store::format;
+use crate::store::format::Totals;
+use crate::store::index::engine;
+use crate::store::index::engine::{Database, Keyspace};
+use crate::store::index::key_filter::KeyFilter;
+use crate::store::index::options::{Sought, options};
+use crate::store::index::write_admission::WriteAdmission;
 use crate::sync::Mutex;
 use fjall::{PersistMode, Slice};
 use std::panic::AssertUnwindSafe;

@@ -1,11 +1,11 @@
 //! Walks over the index, a page at a time. Blocking; no lock.
 
-use super::engine::Keyspace;
-use super::keyspaces::{Keyspaces, insertion, of_insertion, pair};
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
-use crate::store::eviction::Entry;
+use crate::store::eviction::order::Entry;
 use crate::store::format::CHARGE_UNIT;
+use crate::store::index::engine::Keyspace;
+use crate::store::index::keyspaces::{Keyspaces, insertion, of_insertion, pair};
 use fjall::Slice;
 use std::ops::Bound;
 

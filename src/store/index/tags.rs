@@ -5,13 +5,13 @@
 //! the record, which counts. A record never lacks a row: [`Change::rewrite_record`] is the one way
 //! by which a record comes in, and sets them.
 
-use super::change::Change;
-use super::keyspaces::{Keyspaces, pair};
-use super::pages::pairs_page;
 use crate::object::KeyHash;
 use crate::object::tags::TagHash;
 use crate::store::error::IndexError;
 use crate::store::format;
+use crate::store::index::change::Change;
+use crate::store::index::keyspaces::{Keyspaces, pair};
+use crate::store::index::pages::pairs_page;
 use std::ops::Bound;
 
 impl Keyspaces {

@@ -1,21 +1,24 @@
 //! Parts in the index: found, noted chunk by chunk, made whole, dropped, loaded. Blocking. Locks as
 //! the module says; what adds something asks its permit under them, as `commit` does.
 
-use super::open::{Life, OpenParts, Part};
-use super::records::{charge_of, drop_part, is_ours, part_damaged, part_went, replace_part};
-use super::table::{Chunk, Noted, Table};
-use super::{Kept, Synced};
 use crate::object::{Key, KeyHash, Meta, Sha256};
-use crate::store::accounting::{Displaces, Reservation};
+use crate::store::body::read::{Stored, StoredBody};
+use crate::store::body::trailer;
 use crate::store::catalog::Catalog;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::{IndexError, WriteError};
-use crate::store::eviction::Entry;
+use crate::store::eviction::accounting::{Displaces, Reservation};
+use crate::store::eviction::order::Entry;
 use crate::store::files;
-use crate::store::format::{self, Head, Place, Record, Totals};
+use crate::store::format;
+use crate::store::format::{Head, Place, Record, Totals};
 use crate::store::index::{Change, Keyspaces};
-use crate::store::read::{Stored, StoredBody};
-use crate::store::trailer;
+use crate::store::part::open::{Life, OpenParts, Part};
+use crate::store::part::records::{
+    charge_of, drop_part, is_ours, part_damaged, part_went, replace_part,
+};
+use crate::store::part::table::{Chunk, Noted, Table};
+use crate::store::part::{Kept, Synced};
 use crate::store::which::Which;
 use std::fs::File;
 use std::io;

@@ -1,20 +1,20 @@
 //! A part as its readers and those who complete it use it: what is here, what is read of it, which
 //! chunks are claimed, and the sync of its file.
 
-use super::open::{Life, OpenParts, Part};
-use super::run::{Run, promise_of};
-use super::table::{At, Chunk, Holding, Table, chunks_up_to, number_at};
 use crate::object::{Key, Meta, Sha256};
 use crate::store::body::Growth;
+use crate::store::body::read;
+use crate::store::body::sums::{ChunkSum, Expected};
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
-use crate::store::eviction::ENTRY_BYTES_MAX;
+use crate::store::eviction::order::ENTRY_BYTES_MAX;
+use crate::store::eviction::reserve;
 use crate::store::files;
 use crate::store::format;
 use crate::store::lanes::PATIENCE;
-use crate::store::read;
-use crate::store::reserve;
-use crate::store::sums::{ChunkSum, Expected};
+use crate::store::part::open::{Life, OpenParts, Part};
+use crate::store::part::run::{Run, promise_of};
+use crate::store::part::table::{At, Chunk, Holding, Table, chunks_up_to, number_at};
 use crate::tasks::{self, BlockingError, Tasks};
 use bytes::Bytes;
 use std::io;

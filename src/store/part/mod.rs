@@ -56,4 +56,4 @@ pub(super) use records::{
 pub use run::Run;
 pub use table::{At, Holding};
 
-pub use super::sums::CHUNK_BYTES;
+pub use crate::store::body::sums::CHUNK_BYTES;

@@ -2,13 +2,13 @@
 //! share one table, so that each of its bytes has one writer at most. The registry is one per store;
 //! a short lock, under which no part is dropped.
 
-use super::table::Table;
 use crate::object::{Key, KeyHash, Meta};
-use crate::store::accounting::{Displaces, Reservation};
-use crate::store::chunks::{Chunks, Sight};
+use crate::store::body::chunks::{Chunks, Sight};
+use crate::store::body::read::FileView;
 use crate::store::disk_store::DiskStore;
+use crate::store::eviction::accounting::{Displaces, Reservation};
 use crate::store::folder::NewFile;
-use crate::store::read::FileView;
+use crate::store::part::table::Table;
 use crate::sync::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::fs::File;

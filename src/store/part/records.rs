@@ -1,13 +1,14 @@
 //! The records of parts in the index: which part a key has and what it counts, dropped, replaced and
 //! counted. Knows no part that is open. Blocking. Locks as the module says.
 
-use super::table::Table;
 use crate::object::KeyHash;
 use crate::store::catalog::Catalog;
 use crate::store::error::IndexError;
-use crate::store::eviction::Entry;
-use crate::store::format::{self, INLINE_BYTES_MAX};
+use crate::store::eviction::order::Entry;
+use crate::store::format;
+use crate::store::format::INLINE_BYTES_MAX;
 use crate::store::index::{Change, Keyspaces};
+use crate::store::part::table::Table;
 use crate::store::which::Which;
 use fjall::Slice;
 use tokio_util::sync::CancellationToken;

@@ -2,13 +2,13 @@
 //! and readers look for another. A chunk is here once all of it is in the file; what broke off
 //! within a chunk is fetched again.
 
-use super::open::Part;
-use super::table::{Entered, Noted, number_at};
-use crate::store::accounting::Reservation;
+use crate::store::body::sums::{CHUNK_BYTES, ChunkSum};
 use crate::store::body::{Batch, Growing, Growth};
 use crate::store::error::WriteError;
-use crate::store::reserve;
-use crate::store::sums::{CHUNK_BYTES, ChunkSum};
+use crate::store::eviction::accounting::Reservation;
+use crate::store::eviction::reserve;
+use crate::store::part::open::Part;
+use crate::store::part::table::{Entered, Noted, number_at};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

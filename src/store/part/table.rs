@@ -6,8 +6,8 @@
 //! the file has at most one writer. A run may be cut short for one that begins within it. Once a
 //! table is sealed, no chunk enters or leaves it and no run begins.
 
-use super::CHUNK_BYTES;
 use crate::store::Growing;
+use crate::store::part::CHUNK_BYTES;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped where
 //! that is wanted.
 
-use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with, until};
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
+use crate::store::body::trailer;
+use crate::store::check::report::{Mode, Problem, Report, Stage};
 use crate::store::handle::Store;
-use crate::store::report::{Mode, Problem, Report, Stage};
-use crate::store::{Begun, Fault, FsckError, OpenError, format, fsck, trailer};
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with, until};
+use crate::store::{Begun, Fault, FsckError, OpenError, format, fsck};
 use crate::sync::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,10 +1,10 @@
 //! Claims beside the objects that make them: a claim goes with its owner, and with nothing else.
 
-use super::{Bench, MIB, bytes, key, meta, put_with};
 use crate::object::{Key, NarClaim};
-use crate::store::accounting::Displaces;
+use crate::store::eviction::accounting::Displaces;
 use crate::store::format;
 use crate::store::handle::Store;
+use crate::store::tests::{Bench, MIB, bytes, key, meta, put_with};
 use std::sync::Arc;
 use std::thread;
 

@@ -1,13 +1,13 @@
 //! Torn, damaged and killed states: each is a miss and a count, or the state before or after.
 
-use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put, until};
 use crate::object::{Key, KeyHash};
-use crate::store::check;
+use crate::store::body::read::StoredBody;
+use crate::store::check::object;
+use crate::store::check::pace::Pacer;
+use crate::store::check::report::{Mode, Report};
 use crate::store::error::OpenError;
 use crate::store::handle::Store;
-use crate::store::pace::Pacer;
-use crate::store::read::StoredBody;
-use crate::store::report::{Mode, Report};
+use crate::store::tests::{Bench, KIB, MIB, append, bytes, held, key, meta, put, until};
 use crate::store::{Fault, FsckError, format, fsck};
 use crate::sync::Mutex;
 use http::{HeaderValue, StatusCode};
@@ -227,7 +227,8 @@ async fn what_is_not_found_while_its_folder_is_away_is_not_gone() {
         let head = format::decode_head(&record).unwrap();
         let mut pacer = Pacer::new(u64::MAX, CancellationToken::new());
         let checked =
-            check::check_object(&store.disk.catalog, key("a").hash(), &record, &mut pacer).unwrap();
+            object::check_object(&store.disk.catalog, key("a").hash(), &record, &mut pacer)
+                .unwrap();
         assert_eq!(checked.wrong.unwrap().0, Fault::Unreadable, "a check does not drop it");
         assert!(store.get(&key("a")).await.is_none(), "its disk does not tell");
         let error =

@@ -1,13 +1,13 @@
 //! Several disks as one tier: where objects go, what happens to each while another is gone, and
 //! that what was purged meanwhile never comes back.
 
-use super::{Bench, KIB, MIB, append, bytes, key, meta, read, until};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Disk;
 use crate::object::{Key, Meta, NarClaim};
 use crate::store::error::{OpenError, WriteError};
 use crate::store::handle::Store;
 use crate::store::probe;
+use crate::store::tests::{Bench, KIB, MIB, append, bytes, key, meta, read, until};
 use crate::store::{ClaimUnknown, Disks, Published, Purging, Scope, Stored, Withhold};
 use bytes::Bytes;
 use std::path::PathBuf;

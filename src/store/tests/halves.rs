@@ -1,10 +1,11 @@
 //! Readers in the middle of a change: the engine applies it row by row.
 
-use super::{Bench, KIB, MIB, bytes, key, meta, put, put_with};
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim};
-use crate::store::format::{self, Place, Record};
+use crate::store::format;
+use crate::store::format::{Place, Record};
 use crate::store::index::Keyspaces;
+use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, put, put_with};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

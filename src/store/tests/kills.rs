@@ -4,12 +4,14 @@
 //! file without a record, totals that are right. A power cut besides: the last journal cut and
 //! flipped at many places.
 
-use super::{Bench, KIB, MIB, OBSERVER, append, bytes, digest, key, meta, put_with, read};
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim, Sha256};
+use crate::store::check::report::{Mode, Report, Stage};
 use crate::store::format;
 use crate::store::handle::Store;
-use crate::store::report::{Mode, Report, Stage};
+use crate::store::tests::{
+    Bench, KIB, MIB, OBSERVER, append, bytes, digest, key, meta, put_with, read,
+};
 use crate::store::{OpenError, fsck};
 use crate::sync::Mutex;
 use rustix::fs::SeekFrom;

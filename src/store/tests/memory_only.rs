@@ -1,8 +1,8 @@
 //! The disk fails under an object in mid-write: its readers go on, nothing of it is stored.
 
-use super::{Bench, KIB, MIB, OBSERVER, bytes, digest, key, meta, read};
 use crate::store::error::{Broken, WriteError};
 use crate::store::handle::Store;
+use crate::store::tests::{Bench, KIB, MIB, OBSERVER, bytes, digest, key, meta, read};
 use crate::store::{EndedObject, Follower, ObjectWriter, WITHHELD_BYTES, Withhold};
 use bytes::Bytes;
 use std::sync::Arc;

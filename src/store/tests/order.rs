@@ -1,13 +1,13 @@
 //! The eviction order: loaded beside everything else, counted once, kept over a restart.
 
-use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::metrics::Metrics;
 use crate::object::{Key, Sha256};
 use crate::store::disk_store::DiskStore;
-use crate::store::eviction::Entry;
+use crate::store::eviction::order::Entry;
 use crate::store::folder::Folder;
 use crate::store::handle::Store;
 use crate::store::index::Index;
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::store::tier_share::TierShare;
 use crate::store::{Usage, WriteError, format, recover};
 use bytes::Bytes;

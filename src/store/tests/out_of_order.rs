@@ -1,8 +1,8 @@
 //! Ranges that are written before their turn: they make the object that bytes in order make, or
 //! nothing.
 
-use super::{Bench, MIB, bytes, digest, key, meta, read};
 use crate::store::error::WriteError;
+use crate::store::tests::{Bench, MIB, bytes, digest, key, meta, read};
 use crate::store::{ObjectWriter, OutOfOrder, WrittenRange};
 use bytes::Bytes;
 use std::ops::Range;

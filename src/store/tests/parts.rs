@@ -1,11 +1,11 @@
 //! Objects that are here in part: what survives, what does not, and what becomes of them.
 
-use super::{Bench, MIB, bytes, digest, held, key, meta, put, read};
 use crate::object::{Key, Proof, Sha256};
+use crate::store::check::report::{Mode, Report};
 use crate::store::handle::Store;
 use crate::store::part;
 use crate::store::part::{At, CHUNK_BYTES, COUNTED_AT_ONCE, Part, Run};
-use crate::store::report::{Mode, Report};
+use crate::store::tests::{Bench, MIB, bytes, digest, held, key, meta, put, read};
 use crate::store::{Fault, Kept, WriteError, format, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;

@@ -1,12 +1,12 @@
 //! What is known in memory of which keys there are, and what is promised without asking the disk.
 
-use super::parts::LENGTH;
-use super::variants::by_language;
-use super::{Bench, KIB, MIB, bytes, held, key, meta, put, until};
 use crate::object::Key;
-use crate::store::accounting::Displaces;
+use crate::store::eviction::accounting::Displaces;
+use crate::store::eviction::reserve;
 use crate::store::handle::Store;
-use crate::store::reserve;
+use crate::store::tests::parts::LENGTH;
+use crate::store::tests::variants::by_language;
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta, put, until};
 
 /// Waits until the filter is whole.
 async fn known(store: &Store) {

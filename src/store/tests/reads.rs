@@ -1,9 +1,10 @@
 //! What comes from the disk is compared before anybody gets it.
 
-use super::{Bench, KIB, MIB, append, bytes, digest, held, key, meta, put, read};
+use crate::store::body::read::{BodyFile, StoredBody};
+use crate::store::body::trailer;
 use crate::store::handle::Store;
-use crate::store::read::{BodyFile, StoredBody};
-use crate::store::{WITHHELD_BYTES, Withhold, trailer};
+use crate::store::tests::{Bench, KIB, MIB, append, bytes, digest, held, key, meta, put, read};
+use crate::store::{WITHHELD_BYTES, Withhold};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -1,9 +1,9 @@
 //! What goes for an object that is being written, and what does not.
 
-use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::store::error::WriteError;
+use crate::store::eviction::reserve::FREE_BYTES_MIN;
 use crate::store::handle::Store;
-use crate::store::reserve::FREE_BYTES_MIN;
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::store::{ObjectWriter, format};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;

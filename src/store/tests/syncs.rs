@@ -1,11 +1,11 @@
 //! When a purge is safe from a power cut, and what holds up or ends the syncs.
 
-use super::kills::copy;
-use super::{Bench, KIB, MIB, bytes, held, key, put, until};
 use crate::object::NarClaim;
+use crate::store::eviction::snapshot::Turn;
 use crate::store::format;
-use crate::store::snapshot::Turn;
 use crate::store::syncs::{Unsynced, Wake};
+use crate::store::tests::kills::copy;
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, put, until};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,12 +1,12 @@
 //! Purges by tag: what has the tag goes, or is stale, and nothing else, whatever became of it
 //! since.
 
-use super::disks::put_as;
-use super::parts::{LENGTH, at, keep};
-use super::{Bench, KIB, MIB, bytes, held, key, meta};
 use crate::object::{Key, Meta, Tag, Tags};
+use crate::store::check::report::{Mode, Report};
 use crate::store::handle::Store;
-use crate::store::report::{Mode, Report};
+use crate::store::tests::disks::put_as;
+use crate::store::tests::parts::{LENGTH, at, keep};
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta};
 use crate::store::{Fault, Kept, Purging, Scope, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;

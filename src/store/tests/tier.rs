@@ -1,12 +1,12 @@
 //! Several disks as one tier, for what is more than a whole object: parts, variants, uses noted
 //! from memory, checks.
 
-use super::disks::{held, numbered, objects, purge, put};
-use super::parts::{LENGTH, at, body, chunks, keep};
-use super::variants::by_language;
-use super::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::object::{Key, Meta};
 use crate::store::handle::Store;
+use crate::store::tests::disks::{held, numbered, objects, purge, put};
+use crate::store::tests::parts::{LENGTH, at, body, chunks, keep};
+use crate::store::tests::variants::by_language;
+use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::store::{Begun, Confirmed, Disks, Kept, Mode, Permit, Scope, Stage, Withhold};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;

@@ -9,10 +9,18 @@ use narthex::{clock, nix, object, policy};
 
 #[path = "../../../src/store/format.rs"]
 mod format;
-#[path = "../../../src/store/sums.rs"]
+#[path = "../../../src/store/body/sums.rs"]
 mod sums;
-#[path = "../../../src/store/trailer.rs"]
+#[path = "../../../src/store/body/trailer.rs"]
 mod trailer;
+
+/// What these files name by `crate::store`.
+mod store {
+    pub(crate) use super::format;
+    pub(crate) mod body {
+        pub(crate) use super::super::{sums, trailer};
+    }
+}
 
 use format::{Head, Place};
 use trailer::Footer;

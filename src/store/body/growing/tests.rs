@@ -1,7 +1,7 @@
 //! What readers of a growing object see, and what is let go of.
 
 use super::*;
-use crate::store::sums::CHUNK_BYTES;
+use crate::store::body::sums::CHUNK_BYTES;
 use crate::sync::orders;
 use proptest::prelude::*;
 use std::future::Future;

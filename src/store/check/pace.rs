@@ -13,11 +13,11 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// The process stops, or nobody wants the result any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stopped;
+pub(in crate::store) struct Stopped;
 
 /// Keeps reading below a number of bytes a second.
 #[derive(Debug)]
-pub(super) struct Pacer {
+pub(in crate::store) struct Pacer {
     rate: u64,
     /// Until when what was read is paid for.
     paid: Instant,
@@ -26,18 +26,18 @@ pub(super) struct Pacer {
 
 impl Pacer {
     /// At most `rate` bytes a second, until `stop`.
-    pub(super) fn new(rate: u64, stop: CancellationToken) -> Self {
+    pub(in crate::store) fn new(rate: u64, stop: CancellationToken) -> Self {
         Self { rate, paid: Instant::now(), stop }
     }
 
     /// What stops it.
-    pub(super) fn stop(&self) -> CancellationToken {
+    pub(in crate::store) fn stop(&self) -> CancellationToken {
         self.stop.clone()
     }
 
     /// Counts `bytes` that are about to be read, and waits until those before are paid for; time
     /// that was not used is not saved up. Blocking.
-    pub(super) fn spend(&mut self, bytes: u64) -> Result<(), Stopped> {
+    pub(in crate::store) fn spend(&mut self, bytes: u64) -> Result<(), Stopped> {
         loop {
             if self.stop.is_cancelled() {
                 return Err(Stopped);
@@ -63,13 +63,13 @@ fn duration_of(bytes: u64, rate: u64) -> Duration {
 
 /// How much of all objects stands before `hash` in the order of hashes, 0 to 1: hashes are uniform,
 /// so no count is needed.
-pub(super) fn fraction(hash: KeyHash) -> f64 {
+pub(in crate::store) fn fraction(hash: KeyHash) -> f64 {
     let [first, second, third, fourth, ..] = hash.0;
     f64::from(u32::from_be_bytes([first, second, third, fourth])) / f64::from(u32::MAX)
 }
 
 /// When in a pass of length `pass` the object `hash` is due, from the beginning of the pass.
-pub(super) fn due(hash: KeyHash, pass: Duration) -> Duration {
+pub(in crate::store) fn due(hash: KeyHash, pass: Duration) -> Duration {
     Duration::try_from_secs_f64(pass.as_secs_f64() * fraction(hash)).unwrap_or(pass)
 }
 

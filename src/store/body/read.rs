@@ -3,12 +3,12 @@
 //! says why nothing else is ever given out. A body outlives its object: its file handle holds the
 //! bytes until the last reader is gone. No locks but those of `chunks`.
 
-use super::chunks::{Chunks, OpenBodies, Sight, chunk_of};
-use super::files;
-use super::format::Head;
-use super::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
-use super::trailer;
 use crate::object::{Insertion, KeyHash, Meta, Sha256};
+use crate::store::body::chunks::{Chunks, OpenBodies, Sight, chunk_of};
+use crate::store::body::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
+use crate::store::body::trailer;
+use crate::store::files;
+use crate::store::format::Head;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use rustix::fs::Advice;
@@ -29,13 +29,13 @@ pub const RUN_BYTES: u64 = 64 * 1024;
 
 /// A body file, and what of it a reader may see.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FileView<'a> {
+pub(in crate::store) struct FileView<'a> {
     /// The file.
-    pub(super) file: &'a File,
+    pub(in crate::store) file: &'a File,
     /// What is known of its chunks.
-    pub(super) chunks: &'a Chunks,
+    pub(in crate::store) chunks: &'a Chunks,
     /// How much of a chunk is seen.
-    pub(super) sight: Sight,
+    pub(in crate::store) sight: Sight,
 }
 
 /// An object found in the store.
@@ -49,7 +49,7 @@ pub struct Stored {
     pub length: u64,
     /// SHA-256 of the body.
     pub sha256: Sha256,
-    /// Where it is: what [`Disks::touch`](super::Disks::touch) takes.
+    /// Where it is: what [`Disks::touch`](crate::store::Disks::touch) takes.
     pub insertion: Insertion,
 }
 
@@ -64,7 +64,7 @@ pub enum StoredBody {
 
 impl StoredBody {
     /// Whether it is a file.
-    pub(super) fn is_file(&self) -> bool {
+    pub(in crate::store) fn is_file(&self) -> bool {
         matches!(self, Self::File(_))
     }
 }
@@ -91,12 +91,12 @@ impl std::fmt::Debug for BodyFile {
 }
 
 /// Drops an insertion of a key that turned out damaged, and says why.
-pub(super) type DropDamaged = Arc<dyn Fn(KeyHash, u64, &str) + Send + Sync>;
+pub(in crate::store) type DropDamaged = Arc<dyn Fn(KeyHash, u64, &str) + Send + Sync>;
 
 /// What the readers of all bodies of a store share.
-pub(super) struct BodyReads {
+pub(in crate::store) struct BodyReads {
     /// What is known of the chunks of the bodies that are open.
-    pub(super) bodies: OpenBodies,
+    pub(in crate::store) bodies: OpenBodies,
     /// The lane of look-ups.
     lane: Tasks,
     drop_damaged: DropDamaged,
@@ -110,12 +110,17 @@ impl std::fmt::Debug for BodyReads {
 
 impl BodyReads {
     /// No body is open.
-    pub(super) fn new(lane: Tasks, drop_damaged: DropDamaged) -> Self {
+    pub(in crate::store) fn new(lane: Tasks, drop_damaged: DropDamaged) -> Self {
         Self { bodies: OpenBodies::default(), lane, drop_damaged }
     }
 
     /// The body of an insertion with this head, at the start of `file`, open for reading.
-    pub(super) fn body_file(&self, file: Arc<File>, hash: KeyHash, head: &Head) -> Arc<BodyFile> {
+    pub(in crate::store) fn body_file(
+        &self,
+        file: Arc<File>,
+        hash: KeyHash,
+        head: &Head,
+    ) -> Arc<BodyFile> {
         Arc::new(BodyFile {
             file,
             chunks: self.bodies.of(head.sequence),
@@ -246,7 +251,7 @@ impl BodyFile {
 
 /// Whether `file` is the one that was written with this head, by its size and its trailer; or why
 /// not. Errors of the system say nothing about the file.
-pub(super) fn check_file(
+pub(in crate::store) fn check_file(
     file: &File,
     hash: KeyHash,
     head: &Head,
@@ -264,14 +269,14 @@ pub(super) fn check_file(
 
 /// Tells the kernel to fetch nothing that is not asked for. It is only a wish: the answer of a file
 /// system that does not know it changes nothing but speed.
-pub(super) fn without_readahead(file: File) -> File {
+pub(in crate::store) fn without_readahead(file: File) -> File {
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
     file
 }
 
 /// Up to `max` bytes from `offset` where the page cache has them and its chunk is trusted; see
 /// `chunks`.
-pub(super) fn read_trusted(view: FileView<'_>, offset: u64, max: usize) -> Option<Bytes> {
+pub(in crate::store) fn read_trusted(view: FileView<'_>, offset: u64, max: usize) -> Option<Bytes> {
     let max = within_chunk(offset, max);
     if max > 0 && view.chunks.trusted(chunk_of(offset), view.sight).is_none() {
         return None;
@@ -304,7 +309,7 @@ fn read_trusted_into(
 /// Up to `max` bytes from `offset` of the body of a key, from the disk or from where they are,
 /// after all that may be seen of the chunk was compared with what is `expected` of it; see
 /// `chunks`. Blocking. The end of the file is an error unless `max` is 0.
-pub(super) fn read_compared(
+pub(in crate::store) fn read_compared(
     view: FileView<'_>,
     (offset, max): (u64, usize),
     key: KeyHash,

@@ -7,16 +7,19 @@
 //! under the stripe of its key before it is said or touched, or is dropped as the insertion that it
 //! was, which never comes back.
 
-use super::catalog::{Catalog, SEQUENCE_GAP};
-use super::check::{self, Checked};
-use super::error::IndexError;
-use super::format::{self, Place, Totals};
-use super::index::Keyspaces;
-use super::pace::{self, Pacer, Stopped};
-use super::part;
-use super::recover;
-use super::report::{Fault, Mode, Problem, Report};
 use crate::object::KeyHash;
+use crate::store::catalog::{Catalog, SEQUENCE_GAP};
+use crate::store::check::object;
+use crate::store::check::object::Checked;
+use crate::store::check::pace;
+use crate::store::check::pace::{Pacer, Stopped};
+use crate::store::check::report::{Fault, Mode, Problem, Report};
+use crate::store::error::IndexError;
+use crate::store::format;
+use crate::store::format::{Place, Totals};
+use crate::store::index::Keyspaces;
+use crate::store::part;
+use crate::store::recover;
 use crate::sync::Mutex;
 use std::io;
 use std::path::Path;
@@ -28,7 +31,7 @@ const OBJECTS_PART: f64 = 0.95;
 
 /// Whether other threads change the store meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Traffic {
+pub(in crate::store) enum Traffic {
     /// They may.
     Open,
     /// Nobody else has it.
@@ -37,7 +40,7 @@ pub(super) enum Traffic {
 
 /// Why a check broke off.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AuditError {
+pub(in crate::store) enum AuditError {
     /// It was stopped.
     #[error("it was stopped")]
     Stopped,
@@ -60,17 +63,17 @@ impl From<Stopped> for AuditError {
 
 /// A check under way.
 #[derive(Debug)]
-pub(super) struct Audit<'a> {
-    pub(super) catalog: &'a Catalog,
-    pub(super) mode: Mode,
-    pub(super) traffic: Traffic,
-    pub(super) pacer: Pacer,
-    pub(super) report: &'a Mutex<Report>,
+pub(in crate::store) struct Audit<'a> {
+    pub(in crate::store) catalog: &'a Catalog,
+    pub(in crate::store) mode: Mode,
+    pub(in crate::store) traffic: Traffic,
+    pub(in crate::store) pacer: Pacer,
+    pub(in crate::store) report: &'a Mutex<Report>,
 }
 
 impl Audit<'_> {
     /// Looks at everything.
-    pub(super) fn run(&mut self) -> Result<(), AuditError> {
+    pub(in crate::store) fn run(&mut self) -> Result<(), AuditError> {
         let mut totals = self.objects()?;
         self.parts(&mut totals)?;
         self.order()?;
@@ -94,9 +97,9 @@ impl Audit<'_> {
             let Some((last, _)) = page.last() else { return Ok(totals) };
             after = Some(*last);
             for (hash, record) in page {
-                let checked = check::check_object(self.catalog, hash, &record, &mut self.pacer)?;
+                let checked = object::check_object(self.catalog, hash, &record, &mut self.pacer)?;
                 let progress = pace::fraction(hash) * OBJECTS_PART;
-                check::count_checked(self.catalog, "fsck", &checked);
+                object::count_checked(self.catalog, "fsck", &checked);
                 {
                     let mut report = self.report.lock();
                     (report.objects, report.progress) = (report.objects + 1, progress);
@@ -124,11 +127,11 @@ impl Audit<'_> {
             return self.mode == Mode::Repair && self.catalog.drop_unserved(hash);
         }
         let Some((fault, detail)) = &checked.wrong else { return false };
-        if self.traffic == Traffic::Open && !check::is_still(self.catalog, hash, checked) {
+        if self.traffic == Traffic::Open && !object::is_still(self.catalog, hash, checked) {
             return true;
         }
         let may_drop = self.mode == Mode::Repair && fault.is_of_object();
-        let is_repaired = may_drop && check::drop_checked(self.catalog, hash, checked, detail);
+        let is_repaired = may_drop && object::drop_checked(self.catalog, hash, checked, detail);
         let what = checked.key.as_ref().map_or_else(|| hash.to_string(), |key| key.path().into());
         self.say(Problem { kind: *fault, what, detail: detail.clone(), is_repaired });
         is_repaired
@@ -267,7 +270,7 @@ impl Audit<'_> {
     }
 
     /// Puts a problem on record.
-    pub(super) fn say(&self, problem: Problem) {
+    pub(in crate::store) fn say(&self, problem: Problem) {
         let Problem { kind, what, detail, is_repaired } = &problem;
         let kind = kind.as_str();
         self.catalog.metrics.check_faults.with_label_values(&["fsck", kind]).inc();

@@ -8,10 +8,10 @@
 //! free for them: the commit of each object makes that room again. An object that finds no room is
 //! remembered, and displaces anything when it is asked for again.
 
-use super::accounting::{Displaces, Reservation, Room};
-use super::catalog::{Catalog, EvictionReason};
-use super::error::WriteError;
-use super::files;
+use crate::store::catalog::{Catalog, EvictionReason};
+use crate::store::error::WriteError;
+use crate::store::eviction::accounting::{Displaces, Reservation, Room};
+use crate::store::files;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tasks;
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 /// What is left free on the file system, so that the index never meets a full one; at most a 16th
 /// of the limit.
-pub(super) const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+pub(in crate::store) const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// What is evicted at least when the file system turns out full.
 const SHED_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Inodes that are left free on the file system, for the folders and files of objects being
@@ -54,10 +54,10 @@ struct Shortage {
 
 /// What is kept free on the file system for objects that are not proven.
 #[derive(Debug, Default)]
-pub(super) struct Reserve {
+pub(in crate::store) struct Reserve {
     /// When the file system last freed what went for it. Held by the one thread that makes room on
     /// the file system.
-    pub(super) freed: Mutex<Option<Instant>>,
+    pub(in crate::store) freed: Mutex<Option<Instant>>,
     /// Bytes that objects have taken since as much went for them.
     taken: AtomicU64,
     /// How often more went for it than objects had taken.
@@ -65,13 +65,13 @@ pub(super) struct Reserve {
     /// How many of these evictions the file system has freed.
     freed_evictions: AtomicU64,
     /// Notified when the file system is to free what was removed.
-    pub(super) removed: Arc<Notify>,
+    pub(in crate::store) removed: Arc<Notify>,
 }
 
 impl Reserve {
     /// Promises `bytes` of the limit and of the file system, evicting first what goes for an object
     /// that displaces so much.
-    pub(super) fn reserve(
+    pub(in crate::store) fn reserve(
         &self,
         catalog: &Catalog,
         bytes: u64,
@@ -85,7 +85,7 @@ impl Reserve {
     }
 
     /// Promises an object at least `missing` bytes more, `step` bytes at a time.
-    pub(super) fn extend(
+    pub(in crate::store) fn extend(
         &self,
         catalog: &Catalog,
         reservation: &mut Reservation,
@@ -153,7 +153,7 @@ impl Reserve {
 
     /// Evicts until what is kept free for objects that are not proven is free again, of which
     /// `taken` bytes were taken. An error is noted.
-    pub(super) fn keep_ahead(&self, catalog: &Catalog, taken: u64) {
+    pub(in crate::store) fn keep_ahead(&self, catalog: &Catalog, taken: u64) {
         self.taken.fetch_add(taken, Ordering::Relaxed);
         let keep = || -> Result<(), WriteError> {
             catalog.evict(catalog.accounting.overfull(), EvictionReason::Size)?;
@@ -186,7 +186,7 @@ impl Reserve {
     }
 
     /// Has the file system free what was removed ahead of need.
-    pub(super) fn free_ahead(&self, catalog: &Catalog) {
+    pub(in crate::store) fn free_ahead(&self, catalog: &Catalog) {
         let evictions = self.evictions.load(Ordering::Acquire);
         free_removed(catalog);
         if evictions != self.freed_evictions.load(Ordering::Acquire) {
@@ -198,7 +198,7 @@ impl Reserve {
 
 /// Promises `bytes` where nothing must go for it and the file system, asked a moment ago, has
 /// plenty. Never waits.
-pub(super) fn reserve_at_once(
+pub(in crate::store) fn reserve_at_once(
     catalog: &Catalog,
     bytes: u64,
     displaces: Displaces,
@@ -271,7 +271,7 @@ fn reserve_limit(
 /// where the disk is full. In few calls: the page cache holds what one call writes in large
 /// pieces, and what many small ones write in small pieces, of which it costs twice as much to
 /// send a body; see [`CALL_BYTES_MAX`].
-pub(super) fn write_at(
+pub(in crate::store) fn write_at(
     catalog: &Catalog,
     file: &Arc<File>,
     chunks: &[Bytes],
@@ -288,7 +288,7 @@ pub(super) fn write_at(
 
 /// Does `work`; if the file system is full, whatever was promised, evicts `bytes` or more and
 /// does it again until what was freed is there.
-pub(super) fn evicting_once<T>(
+pub(in crate::store) fn evicting_once<T>(
     catalog: &Catalog,
     bytes: u64,
     operation: &'static str,

@@ -3,18 +3,19 @@
 //! that no process holds, as fast as the disk goes, and the only way back from an index that cannot
 //! be opened. Blocking.
 
-use super::audit::{Audit, AuditError, Traffic};
-use super::catalog::Catalog;
-use super::disk_store::DiskStore;
-use super::error::OpenError;
-use super::folder::Folder;
-use super::index::Index;
-use super::pace::Pacer;
-use super::rebuild::{self, RebuildError, Rebuilt};
-use super::report::{Fault, Mode, Problem, Report, Stage};
-use super::tier_share::TierShare;
 use crate::config::Disk;
 use crate::metrics::Metrics;
+use crate::store::catalog::Catalog;
+use crate::store::check::audit::{Audit, AuditError, Traffic};
+use crate::store::check::pace::Pacer;
+use crate::store::check::rebuild;
+use crate::store::check::rebuild::{RebuildError, Rebuilt};
+use crate::store::check::report::{Fault, Mode, Problem, Report, Stage};
+use crate::store::disk_store::DiskStore;
+use crate::store::error::OpenError;
+use crate::store::folder::Folder;
+use crate::store::index::Index;
+use crate::store::tier_share::TierShare;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use std::path::Path;
@@ -128,7 +129,11 @@ fn index_problem(detail: String) -> Problem {
 
 /// Begins to check everything beside the service, at `rate` bytes a second or else at the
 /// scrubber's; needs a runtime.
-pub(super) fn begin_check(store: &Arc<DiskStore>, mode: Mode, rate: Option<u64>) -> Begun {
+pub(in crate::store) fn begin_check(
+    store: &Arc<DiskStore>,
+    mode: Mode,
+    rate: Option<u64>,
+) -> Begun {
     let report = Arc::clone(&store.checks.report);
     {
         let mut report = report.lock();

@@ -8,15 +8,18 @@
 //! and survive a restart; time while the process was down does not count. At the end of a pass it
 //! waits for the beginning of the next one.
 
-use super::catalog::Catalog;
-use super::check::{self, Checked};
-use super::disk_store::DiskStore;
-use super::error::IndexError;
-use super::format::{self, FormatError};
-use super::index::Keyspaces;
-use super::pace::{self, Pacer, Stopped};
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash};
+use crate::store::catalog::Catalog;
+use crate::store::check::object;
+use crate::store::check::object::Checked;
+use crate::store::check::pace;
+use crate::store::check::pace::{Pacer, Stopped};
+use crate::store::disk_store::DiskStore;
+use crate::store::error::IndexError;
+use crate::store::format;
+use crate::store::format::FormatError;
+use crate::store::index::Keyspaces;
 use crate::tasks::{BlockingError, Tasks};
 use serde::{Deserialize, Serialize};
 use std::sync::Weak;
@@ -63,17 +66,17 @@ impl ScrubPosition {
 
 /// What the scrubber works by.
 #[derive(Debug)]
-pub(super) struct Scrubber {
+pub(in crate::store) struct Scrubber {
     /// How long a pass takes.
-    pub(super) pass: Duration,
+    pub(in crate::store) pass: Duration,
     /// Bytes a second.
-    pub(super) rate: u64,
+    pub(in crate::store) rate: u64,
     /// When to stop.
-    pub(super) stop: CancellationToken,
+    pub(in crate::store) stop: CancellationToken,
 }
 
 /// Scrubs until the store or the process goes away.
-pub(super) async fn run(store: Weak<DiskStore>, scrubber: Scrubber) {
+pub(in crate::store) async fn run(store: Weak<DiskStore>, scrubber: Scrubber) {
     let Some(tasks) = store.upgrade().map(|store| store.lanes.background.clone()) else { return };
     let mut pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone()));
     let weak = store.clone();
@@ -200,8 +203,8 @@ fn scrub(store: &Weak<DiskStore>, hash: KeyHash, pacer: &mut Pacer) -> Result<()
     let store = store.upgrade().ok_or(Stopped)?;
     let record = store.catalog.index.access().open().and_then(|index| index.record(hash));
     let Ok(Some(record)) = record else { return Ok(()) };
-    let checked = check::check_object(&store.catalog, hash, &record, pacer)?;
-    check::count_checked(&store.catalog, "scrub", &checked);
+    let checked = object::check_object(&store.catalog, hash, &record, pacer)?;
+    object::count_checked(&store.catalog, "scrub", &checked);
     drop_scrubbed(&store.catalog, hash, &checked);
     Ok(())
 }
@@ -211,12 +214,12 @@ fn drop_scrubbed(catalog: &Catalog, hash: KeyHash, checked: &Checked) {
         catalog.drop_unserved(hash);
     }
     let Some((fault, why)) = &checked.wrong else { return };
-    if !check::is_still(catalog, hash, checked) {
+    if !object::is_still(catalog, hash, checked) {
         return;
     }
     let file = checked.head.map(|head| catalog.folder.body_path(hash, head.sequence));
     let path = checked.key.as_ref().map(Key::path);
-    let has_gone = fault.is_of_object() && check::drop_checked(catalog, hash, checked, why);
+    let has_gone = fault.is_of_object() && object::drop_checked(catalog, hash, checked, why);
     if has_gone || !fault.is_of_object() {
         let kind = fault.as_str();
         catalog.metrics.check_faults.with_label_values(&["scrub", kind]).inc();

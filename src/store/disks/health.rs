@@ -1,8 +1,8 @@
 //! Whether the disk takes writes: after repeated errors it is left alone until a probe (see
-//! [`super::probe`]) succeeds, or for a while where no probe runs. One per store, as long as it; a
+//! [`crate::store::probe`]) succeeds, or for a while where no probe runs. One per store, as long as it; a
 //! short lock, never across an await or I/O.
 
-use super::error::WriteError;
+use crate::store::error::WriteError;
 use crate::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Whether the disk tier takes writes, and what it last complained of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Whether [`Disks::begin`](super::Disks::begin) is open.
+    /// Whether [`Disks::begin`](crate::store::Disks::begin) is open.
     pub is_writable: bool,
     /// The last error; empty while all is well.
     pub detail: String,
@@ -23,7 +23,7 @@ pub struct Health {
 
 /// The store's memory of its write errors.
 #[derive(Debug, Default)]
-pub(super) struct Monitor(Mutex<Errors>);
+pub(in crate::store) struct Monitor(Mutex<Errors>);
 
 #[derive(Debug, Default)]
 struct Errors {
@@ -36,7 +36,7 @@ struct Errors {
 
 impl Monitor {
     /// Whether a write may be tried at `now`.
-    pub(super) fn admit(&self, now: Instant) -> Result<(), WriteError> {
+    pub(in crate::store) fn admit(&self, now: Instant) -> Result<(), WriteError> {
         let errors = self.0.lock();
         match errors.refused_until {
             Some(until) if now < until => Err(WriteError::Refused { detail: errors.last.clone() }),
@@ -46,7 +46,7 @@ impl Monitor {
 
     /// Remembers a write error at `now`; every one past [`ERRORS_MAX`] in a row pauses writing.
     /// Whether that is news for an operator: the first error, or the one that pauses writing.
-    pub(super) fn failed(&self, error: &dyn std::error::Error, now: Instant) -> bool {
+    pub(in crate::store) fn failed(&self, error: &dyn std::error::Error, now: Instant) -> bool {
         let mut errors = self.0.lock();
         let was_refusing = errors.in_a_row >= ERRORS_MAX;
         errors.in_a_row = errors.in_a_row.saturating_add(1);
@@ -59,12 +59,12 @@ impl Monitor {
     }
 
     /// Whether there was an error since the last success.
-    pub(super) fn is_in_doubt(&self) -> bool {
+    pub(in crate::store) fn is_in_doubt(&self) -> bool {
         self.0.lock().in_a_row > 0
     }
 
     /// Pauses writing at `now`, whatever the errors before: a probe has failed.
-    pub(super) fn refuse(&self, error: &dyn std::error::Error, now: Instant) -> bool {
+    pub(in crate::store) fn refuse(&self, error: &dyn std::error::Error, now: Instant) -> bool {
         let mut errors = self.0.lock();
         let was_refusing = errors.in_a_row >= ERRORS_MAX;
         errors.in_a_row = errors.in_a_row.saturating_add(1).max(ERRORS_MAX);
@@ -74,17 +74,17 @@ impl Monitor {
     }
 
     /// Remembers that a sync failed: until one succeeds, or a probe, no write takes errors back.
-    pub(super) fn not_synced(&self) {
+    pub(in crate::store) fn not_synced(&self) {
         self.0.lock().is_unsynced = true;
     }
 
     /// Remembers that a sync succeeded.
-    pub(super) fn synced(&self) {
+    pub(in crate::store) fn synced(&self) {
         self.0.lock().is_unsynced = false;
     }
 
     /// Remembers that a write reached the page cache.
-    pub(super) fn wrote(&self) {
+    pub(in crate::store) fn wrote(&self) {
         let mut errors = self.0.lock();
         if !errors.is_unsynced {
             *errors = Errors::default();
@@ -92,7 +92,7 @@ impl Monitor {
     }
 
     /// Remembers that a write reached the disk; whether there was an error before.
-    pub(super) fn succeeded(&self) -> bool {
+    pub(in crate::store) fn succeeded(&self) -> bool {
         let mut errors = self.0.lock();
         let was_in_doubt = errors.in_a_row > 0;
         *errors = Errors::default();
@@ -100,7 +100,7 @@ impl Monitor {
     }
 
     /// What an operator is told at `now`.
-    pub(super) fn report(&self, now: Instant) -> Health {
+    pub(in crate::store) fn report(&self, now: Instant) -> Health {
         let errors = self.0.lock();
         let is_writable = errors.refused_until.is_none_or(|until| now >= until);
         Health { is_writable, detail: errors.last.clone() }

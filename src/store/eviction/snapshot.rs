@@ -10,9 +10,10 @@
 //! What is left out: the fingerprints of keys that left. They would double the file, and serve for
 //! as long only as it takes for as many objects to leave.
 
-use super::catalog::Catalog;
-use super::eviction::{Seen, Stage, Unplaced};
-use super::order_file::{self, OrderFileError, OrderReader, Part};
+use crate::store::catalog::Catalog;
+use crate::store::eviction::order::{Seen, Stage, Unplaced};
+use crate::store::eviction::order_file;
+use crate::store::eviction::order_file::{OrderFileError, OrderReader, Part};
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::time::Duration;
@@ -30,15 +31,15 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// When the next snapshot is due.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub(in crate::store) struct Schedule {
     next: Instant,
-    /// [`Space::changes`](super::accounting::Space::changes) at the last one.
+    /// [`Space::changes`](crate::store::eviction::accounting::Space::changes) at the last one.
     changes: Option<u64>,
 }
 
 impl Schedule {
     /// A snapshot is due some time after `now`.
-    pub(super) fn starting(now: Instant) -> Self {
+    pub(in crate::store) fn starting(now: Instant) -> Self {
         Self { next: now + INTERVAL_MIN, changes: None }
     }
 
@@ -55,7 +56,12 @@ impl Schedule {
 
 /// Writes a snapshot where one is due at `now`, or in any case where this is the last one and
 /// the order has changed. Never before the order is loaded: it would forget the rest.
-pub(super) fn keep_order(catalog: &Catalog, schedule: &mut Schedule, now: Instant, turn: Turn) {
+pub(in crate::store) fn keep_order(
+    catalog: &Catalog,
+    schedule: &mut Schedule,
+    now: Instant,
+    turn: Turn,
+) {
     let Some(changes) = catalog.accounting.changes() else { return };
     let is_due = match turn {
         Turn::Regular => schedule.is_due(now, changes),
@@ -97,7 +103,7 @@ fn write_order(catalog: &Catalog, file: &mut impl Write) -> io::Result<()> {
 
 /// Puts all loaded objects in their places: as the snapshot says, as far as that can be read,
 /// and the others in the order of their insertion. Ends early when the process stops.
-pub(super) fn arrange(catalog: &Catalog, stop: &CancellationToken) {
+pub(in crate::store) fn arrange(catalog: &Catalog, stop: &CancellationToken) {
     let mut placed = false;
     let unplaced = match arrange_as_written(catalog, stop, &mut placed) {
         Ok(()) => Unplaced::Newcomers,
@@ -140,7 +146,7 @@ fn arrange_as_written(
 
 /// Why a snapshot may be written now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(in crate::store) enum Turn {
     /// Time has passed.
     Regular,
     /// The process drains.

@@ -8,12 +8,14 @@
 //! the last insertion counts; the others, and those whose trailer is not whole, are left for the
 //! check that follows, which reads every body as well.
 
-use super::error::{IndexError, OpenError};
-use super::folder::Folder;
-use super::format::{self, Totals};
-use super::index::Index;
-use super::trailer::{self, FOOTER_BYTES, Footer, TAIL_BYTES_MAX};
 use crate::object::{KeyHash, Meta};
+use crate::store::body::trailer;
+use crate::store::body::trailer::{FOOTER_BYTES, Footer, TAIL_BYTES_MAX};
+use crate::store::error::{IndexError, OpenError};
+use crate::store::folder::Folder;
+use crate::store::format;
+use crate::store::format::Totals;
+use crate::store::index::Index;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -35,17 +37,17 @@ pub enum RebuildError {
 
 /// What became of it.
 #[derive(Debug)]
-pub(super) struct Rebuilt {
+pub(in crate::store) struct Rebuilt {
     /// The new index.
-    pub(super) index: Index,
+    pub(in crate::store) index: Index,
     /// Objects in it.
-    pub(super) objects: u64,
+    pub(in crate::store) objects: u64,
     /// Where the old one is now.
-    pub(super) aside: Option<PathBuf>,
+    pub(in crate::store) aside: Option<PathBuf>,
 }
 
 /// Moves the index aside and makes a new one.
-pub(super) fn rebuild(folder: &Folder) -> Result<Rebuilt, RebuildError> {
+pub(in crate::store) fn rebuild(folder: &Folder) -> Result<Rebuilt, RebuildError> {
     let aside = folder.put_index_aside()?;
     std::fs::create_dir_all(folder.index_path())?;
     let index = Index::open(&folder.index_path())?;

@@ -5,7 +5,7 @@
 //! `O_DIRECT` does both. Where a file system does not know it (a tmpfs has no disk below it), the
 //! page cache is asked to let go of each piece before it is read and afterwards.
 
-use super::read::without_readahead;
+use crate::store::body::read::without_readahead;
 use rustix::fs::{Advice, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -21,7 +21,7 @@ const PIECE_BYTES: usize = 1024 * 1024;
 
 /// A file that is read past the page cache.
 #[derive(Debug)]
-pub(super) struct DirectFile {
+pub(in crate::store) struct DirectFile {
     file: File,
     path: PathBuf,
     is_direct: bool,
@@ -30,7 +30,7 @@ pub(super) struct DirectFile {
 
 impl DirectFile {
     /// Opens a file.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(in crate::store) fn open(path: &Path) -> io::Result<Self> {
         let (file, is_direct) = match open(path, OFlags::DIRECT) {
             Err(Errno::INVAL) => (open(path, OFlags::empty())?, false),
             opened => (opened?, true),
@@ -40,13 +40,13 @@ impl DirectFile {
     }
 
     /// Bytes of the file.
-    pub(super) fn length(&self) -> io::Result<u64> {
+    pub(in crate::store) fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
     /// Gives `each` the bytes from `start` to `end` in pieces of up to 1 MiB, in order. What it
     /// fails with ends the reading. A file that ends before is an error.
-    pub(super) fn read<E: From<io::Error>>(
+    pub(in crate::store) fn read<E: From<io::Error>>(
         &mut self,
         start: u64,
         end: u64,

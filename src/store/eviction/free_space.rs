@@ -16,7 +16,7 @@ const FILES_OF_ONE: u64 = 4;
 const SPARE_AGE_MAX: Duration = Duration::from_millis(50);
 /// What the file system had to spare when it was last asked, less what was promised of it since.
 #[derive(Debug, Default)]
-pub(super) struct FreeSpace(Mutex<Option<LastAnswer>>);
+pub(in crate::store) struct FreeSpace(Mutex<Option<LastAnswer>>);
 
 /// What the file system said.
 #[derive(Debug)]
@@ -28,24 +28,24 @@ struct LastAnswer {
 
 impl FreeSpace {
     /// The file system was asked, and has so much to spare.
-    pub(super) fn heard(&self, bytes: u64, files: u64) {
+    pub(in crate::store) fn heard(&self, bytes: u64, files: u64) {
         *self.0.lock() = Some(LastAnswer { bytes, files, asked: Instant::now() });
     }
 
     /// Nothing that it said counts any more.
-    pub(super) fn forget(&self) {
+    pub(in crate::store) fn forget(&self) {
         *self.0.lock() = None;
     }
 
     /// Whether there is plenty beyond `bytes`.
-    pub(super) fn has(&self, bytes: u64) -> bool {
+    pub(in crate::store) fn has(&self, bytes: u64) -> bool {
         let spared = self.0.lock();
         let spared = spared.as_ref().filter(|spare| spare.asked.elapsed() < SPARE_AGE_MAX);
         spared.is_some_and(|spare| spare.bytes.saturating_sub(bytes) >= SPARE_BYTES_MIN)
     }
 
     /// Takes `bytes` and an object's inodes, where there is plenty of both.
-    pub(super) fn take(&self, bytes: u64) -> bool {
+    pub(in crate::store) fn take(&self, bytes: u64) -> bool {
         let mut spared = self.0.lock();
         let Some(spare) = spared.as_mut().filter(|spare| spare.asked.elapsed() < SPARE_AGE_MAX)
         else {

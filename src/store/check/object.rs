@@ -4,14 +4,16 @@
 //! and no other lock, so the object may be replaced or dropped meanwhile: whoever acts on a
 //! verdict names the insertion, which is then another.
 
-use super::catalog::Catalog;
-use super::error::IndexError;
-use super::format::{self, FormatError, Head, Place};
-use super::pace::{Pacer, Stopped};
-use super::report::{Fault, Report};
-use super::sums::{self, CHUNK_BYTES, Sums};
-use super::trailer;
 use crate::object::{Key, KeyHash, Sha256};
+use crate::store::body::sums;
+use crate::store::body::sums::{CHUNK_BYTES, Sums};
+use crate::store::body::trailer;
+use crate::store::catalog::Catalog;
+use crate::store::check::pace::{Pacer, Stopped};
+use crate::store::check::report::{Fault, Report};
+use crate::store::error::IndexError;
+use crate::store::format;
+use crate::store::format::{FormatError, Head, Place};
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use rustix::io::Errno;
@@ -21,35 +23,35 @@ use tokio_util::sync::CancellationToken;
 
 /// The checks of one store, of which one runs at a time.
 #[derive(Debug)]
-pub(super) struct Checks {
+pub(in crate::store) struct Checks {
     /// Of the check that goes on, or else the last one.
-    pub(super) report: Arc<Mutex<Report>>,
+    pub(in crate::store) report: Arc<Mutex<Report>>,
     /// What ends it.
-    pub(super) stop: Mutex<CancellationToken>,
+    pub(in crate::store) stop: Mutex<CancellationToken>,
     /// Bytes a second that a check reads if it is not told another number.
-    pub(super) rate: u64,
+    pub(in crate::store) rate: u64,
 }
 
 impl Checks {
     /// No check yet.
-    pub(super) fn at_rate(rate: u64) -> Self {
+    pub(in crate::store) fn at_rate(rate: u64) -> Self {
         Self { report: Arc::default(), stop: Mutex::default(), rate }
     }
 }
 
 /// What came of reading an object back.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub(in crate::store) struct Checked {
     /// Bytes that were compared.
-    pub(super) bytes: u64,
+    pub(in crate::store) bytes: u64,
     /// The insertion, where its record can be read.
-    pub(super) head: Option<Head>,
+    pub(in crate::store) head: Option<Head>,
     /// The key, where its record can be read.
-    pub(super) key: Option<Key>,
+    pub(in crate::store) key: Option<Key>,
     /// What is wrong, and how that shows.
-    pub(super) wrong: Option<(Fault, String)>,
+    pub(in crate::store) wrong: Option<(Fault, String)>,
     /// Whether it is sound, and still not served: an earlier build wrote it.
-    pub(super) is_unserved: bool,
+    pub(in crate::store) is_unserved: bool,
 }
 
 /// Why a comparison ended early.
@@ -73,7 +75,7 @@ impl From<Stopped> for Early {
 }
 
 /// Compares everything of the object whose encoded record this is.
-pub(super) fn check_object(
+pub(in crate::store) fn check_object(
     catalog: &Catalog,
     hash: KeyHash,
     record: &[u8],
@@ -177,7 +179,7 @@ fn compare_file(
 }
 
 /// Whether what was checked is what is still recorded.
-pub(super) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &Checked) -> bool {
+pub(in crate::store) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &Checked) -> bool {
     let access = catalog.index.access();
     let record = access.open().and_then(|index| index.record(hash));
     let Ok(Some(record)) = record else { return false };
@@ -190,7 +192,12 @@ pub(super) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &Checked) -> b
 
 /// Drops what was found wrong, unless another replaced it; true where it went. What was in use
 /// is told to whoever fetches again.
-pub(super) fn drop_checked(catalog: &Catalog, hash: KeyHash, checked: &Checked, why: &str) -> bool {
+pub(in crate::store) fn drop_checked(
+    catalog: &Catalog,
+    hash: KeyHash,
+    checked: &Checked,
+    why: &str,
+) -> bool {
     let is_used = checked.head.is_some_and(|head| catalog.accounting.is_used(head.sequence));
     let has_gone = match checked.head {
         Some(head) => catalog.drop_damaged(hash, head.sequence, why),
@@ -207,7 +214,7 @@ pub(super) fn drop_checked(catalog: &Catalog, hash: KeyHash, checked: &Checked, 
 }
 
 /// Counts what was compared.
-pub(super) fn count_checked(catalog: &Catalog, by: &str, checked: &Checked) {
+pub(in crate::store) fn count_checked(catalog: &Catalog, by: &str, checked: &Checked) {
     catalog.metrics.checked_bytes.with_label_values(&[by]).inc_by(checked.bytes);
     catalog.metrics.checked_objects.with_label_values(&[by]).inc();
 }
@@ -232,7 +239,7 @@ const UNREADABLE: [Errno; 6] =
     [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO, Errno::UCLEAN, Errno::BADMSG];
 
 /// What an error of the system says about a body: that it is gone or short, or nothing at all.
-pub(super) fn of_disk(error: &io::Error) -> (Fault, String) {
+pub(in crate::store) fn of_disk(error: &io::Error) -> (Fault, String) {
     if error.kind() == io::ErrorKind::NotFound {
         return (Fault::Body, "its file is gone".to_owned());
     }

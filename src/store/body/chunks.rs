@@ -42,7 +42,7 @@
 //! A body is remembered for a while after its last reader has gone, so that it need not be compared
 //! at each request; which bodies is a matter of a fixed number of bitmaps.
 
-use super::sums::CHUNK_BYTES;
+use crate::store::body::sums::CHUNK_BYTES;
 use crate::sync::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -59,7 +59,7 @@ const REMEMBERED_MAX: usize = 16_384;
 
 /// What is known of the chunks of one insertion.
 #[derive(Debug, Default)]
-pub(super) struct Chunks {
+pub(in crate::store) struct Chunks {
     state: Mutex<State>,
     turned: Condvar,
 }
@@ -83,7 +83,7 @@ struct State {
 
 /// What of a chunk a reader may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sight {
+pub(in crate::store) enum Sight {
     /// All of it.
     Whole,
     /// What this writer has written of it.
@@ -92,7 +92,7 @@ pub(super) enum Sight {
 
 /// A writer of the file; what it has begun is forgotten with [`Chunks::leave`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WriterNumber(u64);
+pub(in crate::store) struct WriterNumber(u64);
 
 /// A chunk that is being read from the disk.
 #[derive(Debug)]
@@ -104,14 +104,14 @@ struct Reading {
 
 /// The right to read one chunk from the disk; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
+pub(in crate::store) struct Turn<'a> {
     chunks: &'a Chunks,
     index: u64,
 }
 
 /// What was known of a chunk before it was read from the page cache.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Trusted {
+pub(in crate::store) struct Trusted {
     index: u64,
     sight: Sight,
     doubts: u64,
@@ -119,39 +119,39 @@ pub(super) struct Trusted {
 
 impl Chunks {
     /// Whether the page cache may be believed about a chunk.
-    pub(super) fn is_trusted(&self, index: u64) -> bool {
+    pub(in crate::store) fn is_trusted(&self, index: u64) -> bool {
         self.state.lock().is_trusted(index)
     }
 
     /// Whether the page cache may be believed about what a reader sees of a chunk; to be asked
     /// again with [`Chunks::is_still_trusted`] after a read.
-    pub(super) fn trusted(&self, index: u64, sight: Sight) -> Option<Trusted> {
+    pub(in crate::store) fn trusted(&self, index: u64, sight: Sight) -> Option<Trusted> {
         let state = self.state.lock();
         state.is_sound(index, sight).then_some(Trusted { index, sight, doubts: state.doubts })
     }
 
     /// Whether all or a part of a chunk is trusted.
-    pub(super) fn is_in_part_trusted(&self, index: u64) -> bool {
+    pub(in crate::store) fn is_in_part_trusted(&self, index: u64) -> bool {
         let state = self.state.lock();
         state.is_trusted(index) || state.begun.iter().any(|(begun, _)| *begun == index)
     }
 
     /// Whether a chunk has been trusted all the time since. False also if another chunk of the body
     /// was doubted.
-    pub(super) fn is_still_trusted(&self, before: Trusted) -> bool {
+    pub(in crate::store) fn is_still_trusted(&self, before: Trusted) -> bool {
         let state = self.state.lock();
         state.is_sound(before.index, before.sight) && state.doubts == before.doubts
     }
 
     /// Whether a chunk is trusted, and all of it was found in the page cache lately.
-    pub(super) fn was_seen(&self, index: u64, now: Instant) -> bool {
+    pub(in crate::store) fn was_seen(&self, index: u64, now: Instant) -> bool {
         let mut state = self.state.lock();
         state.forget_seen_before(now);
         state.is_trusted(index) && has_bit(&state.seen, index)
     }
 
     /// All of a chunk was found in the page cache.
-    pub(super) fn saw(&self, index: u64, now: Instant) {
+    pub(in crate::store) fn saw(&self, index: u64, now: Instant) {
         let mut state = self.state.lock();
         state.forget_seen_before(now);
         if state.is_trusted(index) {
@@ -160,14 +160,14 @@ impl Chunks {
     }
 
     /// Another writer of the file.
-    pub(super) fn new_writer(&self) -> WriterNumber {
+    pub(in crate::store) fn new_writer(&self) -> WriterNumber {
         let mut state = self.state.lock();
         state.writers_so_far += 1;
         WriterNumber(state.writers_so_far)
     }
 
     /// A writer, which writes one byte behind the other, has written these.
-    pub(super) fn written(&self, writer: WriterNumber, bytes: Range<u64>) {
+    pub(in crate::store) fn written(&self, writer: WriterNumber, bytes: Range<u64>) {
         let mut state = self.state.lock();
         for index in chunk_of(bytes.start)..bytes.end.div_ceil(CHUNK_BYTES) {
             let start = index.saturating_mul(CHUNK_BYTES);
@@ -181,28 +181,28 @@ impl Chunks {
     }
 
     /// A writer has written the last byte of a chunk that may be a short one.
-    pub(super) fn ended(&self, writer: WriterNumber, index: u64) {
+    pub(in crate::store) fn ended(&self, writer: WriterNumber, index: u64) {
         self.state.lock().end(index, writer);
     }
 
     /// Nothing is read any more of what a writer has begun and not ended.
-    pub(super) fn leave(&self, writer: WriterNumber) {
+    pub(in crate::store) fn leave(&self, writer: WriterNumber) {
         self.state.lock().begun.retain(|(_, of)| *of != writer.0);
     }
 
     /// All of a chunk was written or compared.
     #[cfg(test)]
-    pub(super) fn trust(&self, index: u64) {
+    pub(in crate::store) fn trust(&self, index: u64) {
         self.state.lock().trust(index);
     }
 
     /// Pages of the chunk may have come from the disk, or be about to.
-    pub(super) fn doubt(&self, index: u64) {
+    pub(in crate::store) fn doubt(&self, index: u64) {
         self.state.lock().doubt(index);
     }
 
     /// Waits until nobody reads the chunk from the disk, then takes the turn. Blocking.
-    pub(super) fn turn(&self, index: u64) -> Turn<'_> {
+    pub(in crate::store) fn turn(&self, index: u64) -> Turn<'_> {
         let mut state = self.state.lock();
         while state.reading.iter().any(|reading| reading.index == index) {
             self.turned.wait(&mut state);
@@ -214,7 +214,7 @@ impl Chunks {
 
 impl Turn<'_> {
     /// Doubts the chunk: what is read from now on comes from the disk.
-    pub(super) fn begin(&mut self) {
+    pub(in crate::store) fn begin(&mut self) {
         let mut state = self.chunks.state.lock();
         state.doubt(self.index);
         if let Some(reading) = state.reading_of(self.index) {
@@ -224,7 +224,7 @@ impl Turn<'_> {
 
     /// What a reader sees of the chunk, `bytes` from its start on, was read and is right: trusts it
     /// so far, unless it was doubted meanwhile.
-    pub(super) fn compared(self, sight: Sight, bytes: u64) {
+    pub(in crate::store) fn compared(self, sight: Sight, bytes: u64) {
         let mut state = self.chunks.state.lock();
         if state.reading_of(self.index).is_none_or(|reading| reading.is_doubted) {
             return;
@@ -328,13 +328,13 @@ fn place(index: u64) -> (usize, u64) {
 }
 
 /// The chunk that holds the byte at `offset`.
-pub(super) const fn chunk_of(offset: u64) -> u64 {
+pub(in crate::store) const fn chunk_of(offset: u64) -> u64 {
     offset / CHUNK_BYTES
 }
 
 /// The chunks of every open body, by insertion, and of those that were open last.
 #[derive(Debug, Default)]
-pub(super) struct OpenBodies(Mutex<Known>);
+pub(in crate::store) struct OpenBodies(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -344,7 +344,7 @@ struct Known {
 
 impl OpenBodies {
     /// What is known of an insertion that is opened; nothing yet where it was not open lately.
-    pub(super) fn of(&self, sequence: u64) -> Arc<Chunks> {
+    pub(in crate::store) fn of(&self, sequence: u64) -> Arc<Chunks> {
         let mut known = self.0.lock();
         if let Some(chunks) = known.by_sequence.get(&sequence).and_then(Weak::upgrade) {
             return chunks;
@@ -355,7 +355,7 @@ impl OpenBodies {
     }
 
     /// Remembers an insertion that was just written.
-    pub(super) fn written(&self, sequence: u64, chunks: &Arc<Chunks>) {
+    pub(in crate::store) fn written(&self, sequence: u64, chunks: &Arc<Chunks>) {
         self.0.lock().remember(sequence, chunks);
     }
 }

@@ -3,16 +3,18 @@
 //! whole store (see `audit`), with the same rules: on a running store, what looks wrong is looked
 //! at again under the stripe of its key.
 
-use super::audit::{Audit, AuditError};
-use super::check::of_disk;
-use super::error::IndexError;
-use super::format::{self, Record, Totals};
-use super::index::Keyspaces;
-use super::part::{self, PAGE, part_of};
-use super::report::{Fault, Mode, Problem};
-use super::sums::{CHUNK_BYTES, ChunkSum};
-use super::which::Which;
 use crate::object::KeyHash;
+use crate::store::body::sums::{CHUNK_BYTES, ChunkSum};
+use crate::store::check::audit::{Audit, AuditError};
+use crate::store::check::object::of_disk;
+use crate::store::check::report::{Fault, Mode, Problem};
+use crate::store::error::IndexError;
+use crate::store::format;
+use crate::store::format::{Record, Totals};
+use crate::store::index::Keyspaces;
+use crate::store::part;
+use crate::store::part::{PAGE, part_of};
+use crate::store::which::Which;
 use std::io;
 
 /// Places in the eviction order that are read in one go.
@@ -20,7 +22,7 @@ const PLACES: usize = 4096;
 
 impl Audit<'_> {
     /// Looks at every part, and adds what stays to `totals`.
-    pub(super) fn parts(&mut self, totals: &mut Totals) -> Result<(), AuditError> {
+    pub(in crate::store) fn parts(&mut self, totals: &mut Totals) -> Result<(), AuditError> {
         let mut after = None;
         loop {
             let page = self.catalog.index.access().open()?.parts_page(after, PAGE)?;
@@ -109,7 +111,7 @@ impl Audit<'_> {
     }
 
     /// Looks at every place in the eviction order: an object must have one, or it never goes.
-    pub(super) fn order(&self) -> Result<(), AuditError> {
+    pub(in crate::store) fn order(&self) -> Result<(), AuditError> {
         let mut next = 0;
         loop {
             let page = self.catalog.index.access().open()?.order_page(next, PLACES)?;
@@ -198,7 +200,7 @@ impl Audit<'_> {
     }
 
     /// Looks at every row of a tag.
-    pub(super) fn tags(&self) -> Result<(), AuditError> {
+    pub(in crate::store) fn tags(&self) -> Result<(), AuditError> {
         let mut after = None;
         loop {
             let page = self.catalog.index.access().open()?.tags_page(after, PLACES)?;
@@ -218,7 +220,7 @@ impl Audit<'_> {
     }
 
     /// Looks at every row of a variant.
-    pub(super) fn variants(&self) -> Result<(), AuditError> {
+    pub(in crate::store) fn variants(&self) -> Result<(), AuditError> {
         let mut after = None;
         loop {
             let page = self.catalog.index.access().open()?.variants_page(after, PLACES)?;
@@ -248,7 +250,11 @@ impl Audit<'_> {
 }
 
 /// Whether an insertion is that of the object or the part under a key.
-pub(super) fn is_held(index: &Keyspaces, hash: KeyHash, sequence: u64) -> Result<bool, IndexError> {
+pub(in crate::store) fn is_held(
+    index: &Keyspaces,
+    hash: KeyHash,
+    sequence: u64,
+) -> Result<bool, IndexError> {
     let mut records = index.record(hash)?.into_iter().chain(index.part(hash)?);
     Ok(records
         .any(|record| format::decode_head(&record).map_or(true, |head| head.sequence == sequence)))

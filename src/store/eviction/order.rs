@@ -18,21 +18,21 @@
 //! them where a snapshot of the order says, then the rest: see [`EvictionOrder::load`]. What comes,
 //! is used or goes meanwhile does so at once.
 
-use super::ghost::Ghost;
-use super::slab::{CHARGE_MAX, End, Kind, NONE, Queue, Slab};
 use crate::object::KeyHash;
+use crate::store::eviction::ghost::Ghost;
+use crate::store::eviction::slab::{CHARGE_MAX, End, Kind, NONE, Queue, Slab};
 
-pub use super::slab::Entry;
-pub(super) use super::slab::{Seen, Stage};
+pub use crate::store::eviction::slab::Entry;
+pub(in crate::store) use crate::store::eviction::slab::{Seen, Stage};
 
 /// Uses that are counted.
-pub(super) const USES_MAX: u8 = 2;
+pub(in crate::store) const USES_MAX: u8 = 2;
 /// The part of a kind's bytes that new objects may take.
 const SMALL_PART: u64 = 10;
 /// The part of all bytes that small bodies may take before any of them goes.
 const INLINE_PART: u64 = 10;
 /// Bytes that one object may count at most: 128 GiB.
-pub(super) const ENTRY_BYTES_MAX: u64 = CHARGE_MAX;
+pub(in crate::store) const ENTRY_BYTES_MAX: u64 = CHARGE_MAX;
 
 /// An object that was chosen to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Evicted {
 
 /// Where loaded objects go that no snapshot places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unplaced {
+pub(in crate::store) enum Unplaced {
     /// There is no snapshot: the newest tenth of each kind is on trial, the others have passed it.
     All,
     /// They came after the snapshot: all are on trial.
@@ -106,7 +106,7 @@ impl EvictionOrder {
     }
 
     /// Changes what an object counts, within its kind; what it was before, where it is there.
-    pub(super) fn recharge(&mut self, now: Entry) -> Option<Entry> {
+    pub(in crate::store) fn recharge(&mut self, now: Entry) -> Option<Entry> {
         let position = self.slab.position(now.sequence)?;
         let before = self.slab.seen(position)?.entry;
         self.slab.recharge(position, now.charge);
@@ -156,7 +156,7 @@ impl EvictionOrder {
 
     /// Takes out the object that goes next of those that are on trial and were never asked for
     /// again; `None` when there is none. Those that were pass their trial.
-    pub(super) fn evict_untried(&mut self) -> Option<Evicted> {
+    pub(in crate::store) fn evict_untried(&mut self) -> Option<Evicted> {
         let position = self.next_untried(Kind::File).or_else(|| self.next_untried(Kind::Inline))?;
         self.let_go(position)
     }
@@ -173,7 +173,7 @@ impl EvictionOrder {
     }
 
     /// Whether the key of an object that counts `charge` is remembered.
-    pub(super) fn remembers(&self, hash: KeyHash, charge: u64) -> bool {
+    pub(in crate::store) fn remembers(&self, hash: KeyHash, charge: u64) -> bool {
         let (kind, objects) = (Kind::of(charge), self.objects(Kind::of(charge)));
         match kind {
             Kind::Inline => self.inline_ghost.has(hash, objects),
@@ -183,7 +183,7 @@ impl EvictionOrder {
 
     /// Takes out the object that goes next of those with a file of their own; `None` when there is
     /// none.
-    pub(super) fn evict_file(&mut self) -> Option<Evicted> {
+    pub(in crate::store) fn evict_file(&mut self) -> Option<Evicted> {
         let position = self.next(Kind::File)?;
         self.let_go(position)
     }
@@ -202,13 +202,13 @@ impl EvictionOrder {
 
     /// Adds an object that was there before the start; objects come in the order of their
     /// insertion. It may go, be used and be removed, and counts, but has no place yet.
-    pub(super) fn load(&mut self, entry: Entry) {
+    pub(in crate::store) fn load(&mut self, entry: Entry) {
         self.slab.add(entry, Stage::Waiting, 0, End::Loaded);
     }
 
     /// Puts a loaded object where a snapshot says; objects come in the order of the snapshot. One
     /// that is gone, or has a place already, stays as it is.
-    pub(super) fn place(&mut self, sequence: u64, stage: Stage, uses: u8) {
+    pub(in crate::store) fn place(&mut self, sequence: u64, stage: Stage, uses: u8) {
         if let Some(position) = self.slab.position(sequence)
             && let Some(seen) = self.slab.seen(position)
             && seen.stage == Stage::Waiting
@@ -220,7 +220,7 @@ impl EvictionOrder {
 
     /// Gives a place to at most `max` loaded objects that have none, the oldest first; false when
     /// all have one.
-    pub(super) fn settle(&mut self, max: usize, unplaced: Unplaced) -> bool {
+    pub(in crate::store) fn settle(&mut self, max: usize, unplaced: Unplaced) -> bool {
         for kind in [Kind::Inline, Kind::File] {
             let trial = match unplaced {
                 Unplaced::All => self.bytes_of(kind) / SMALL_PART,
@@ -239,14 +239,14 @@ impl EvictionOrder {
 
     /// Begins a walk over all objects that have a place, from the next to go to the last in each
     /// queue; the one before it ends.
-    pub(super) fn begin_walk(&mut self) {
+    pub(in crate::store) fn begin_walk(&mut self) {
         for (kind, stage) in WALK {
             self.slab.begin_walk(kind, stage);
         }
     }
 
     /// At most `max` objects of a walk, all in one queue; none at its end. See [`Slab::walk`].
-    pub(super) fn walk(&mut self, max: usize) -> Vec<Seen> {
+    pub(in crate::store) fn walk(&mut self, max: usize) -> Vec<Seen> {
         let queues = WALK.into_iter();
         let mut walked = queues.map(|(kind, stage)| self.slab.walk(kind, stage, max));
         walked.find(|seen| !seen.is_empty()).unwrap_or_default()

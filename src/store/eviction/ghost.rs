@@ -9,14 +9,14 @@ const EMPTY: u16 = 0;
 
 /// Keys that left, as many of the newest as there are objects, about.
 #[derive(Debug, Default)]
-pub(super) struct Ghost {
+pub(in crate::store) struct Ghost {
     /// Newest first; their number is zero or a power of two.
     buckets: Vec<[u16; BUCKET]>,
 }
 
 impl Ghost {
     /// Remembers a key, where `objects` are there.
-    pub(super) fn add(&mut self, hash: KeyHash, objects: usize) {
+    pub(in crate::store) fn add(&mut self, hash: KeyHash, objects: usize) {
         self.grow(objects);
         let (at, fingerprint) = self.place(hash);
         if let Some(bucket) = self.buckets.get_mut(at) {
@@ -26,12 +26,12 @@ impl Ghost {
     }
 
     /// Whether a key is remembered, where `objects` are there.
-    pub(super) fn has(&self, hash: KeyHash, objects: usize) -> bool {
+    pub(in crate::store) fn has(&self, hash: KeyHash, objects: usize) -> bool {
         self.find(hash, objects).is_some()
     }
 
     /// The same; it is no longer remembered then.
-    pub(super) fn take(&mut self, hash: KeyHash, objects: usize) -> bool {
+    pub(in crate::store) fn take(&mut self, hash: KeyHash, objects: usize) -> bool {
         let Some((at, found)) = self.find(hash, objects) else { return false };
         if let Some(bucket) = self.buckets.get_mut(at) {
             bucket.copy_within(found + 1.., found);
@@ -50,7 +50,7 @@ impl Ghost {
     }
 
     /// Bytes allocated.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(in crate::store) fn memory_bytes(&self) -> usize {
         self.buckets.capacity() * size_of::<[u16; BUCKET]>()
     }
 

@@ -27,7 +27,7 @@ use std::io::{self, Read};
 const MAGIC: [u8; 8] = *b"NARTHEXO";
 const VERSION: u32 = 1;
 /// Insertions of a block, at most.
-pub(super) const BLOCK_MAX: usize = 4096;
+pub(crate) const BLOCK_MAX: usize = 4096;
 /// Bytes that one insertion takes at most.
 const NUMBER_BYTES_MAX: usize = 9;
 /// Sequences below this can be written; there are never so many insertions.
@@ -37,7 +37,7 @@ const SUM_BYTES: usize = 16;
 
 /// The queue of a block's insertions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// On trial.
     Trial,
     /// Passed it.
@@ -46,16 +46,16 @@ pub(super) enum Part {
 
 /// Some insertions of one queue, each with its uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// The queue.
-    pub(super) part: Part,
+    pub(crate) part: Part,
     /// From the next to go to the last.
-    pub(super) insertions: Vec<(u64, u8)>,
+    pub(crate) insertions: Vec<(u64, u8)>,
 }
 
 /// Why a snapshot cannot be read on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OrderFileError {
+pub(crate) enum OrderFileError {
     /// The file cannot be read, or ends early.
     #[error("it cannot be read to its end: {0}")]
     Io(#[from] io::Error),
@@ -74,17 +74,17 @@ pub(super) enum OrderFileError {
 }
 
 /// What a snapshot begins with.
-pub(super) fn encode_head() -> Vec<u8> {
+pub(crate) fn encode_head() -> Vec<u8> {
     [&MAGIC[..], &VERSION.to_le_bytes()].concat()
 }
 
 /// What a snapshot ends with.
-pub(super) fn encode_end() -> Vec<u8> {
+pub(crate) fn encode_end() -> Vec<u8> {
     encode(0, &[])
 }
 
 /// A block of at most [`BLOCK_MAX`] insertions.
-pub(super) fn encode_block(part: Part, insertions: &[(u64, u8)]) -> Vec<u8> {
+pub(crate) fn encode_block(part: Part, insertions: &[(u64, u8)]) -> Vec<u8> {
     let part = match part {
         Part::Trial => 1,
         Part::Main => 2,
@@ -123,11 +123,11 @@ fn push_number(bytes: &mut Vec<u8>, mut number: u64) {
 
 /// Reads a snapshot, block by block.
 #[derive(Debug)]
-pub(super) struct OrderReader<R>(R);
+pub(crate) struct OrderReader<R>(R);
 
 impl<R: Read> OrderReader<R> {
     /// A reader of what `source` gives, which should be buffered.
-    pub(super) fn new(mut source: R) -> Result<Self, OrderFileError> {
+    pub(crate) fn new(mut source: R) -> Result<Self, OrderFileError> {
         let mut magic = [0; MAGIC.len()];
         source.read_exact(&mut magic)?;
         if magic != MAGIC {
@@ -142,7 +142,7 @@ impl<R: Read> OrderReader<R> {
     }
 
     /// The next block; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Block>, OrderFileError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Block>, OrderFileError> {
         let mut head = [0; HEAD_BYTES];
         self.0.read_exact(&mut head)?;
         let [part, c0, c1, c2, c3, b0, b1, b2, b3] = head;
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_golden_snapshot_stays_readable() {
-        let golden = include_str!("golden/order-1.hex").split_whitespace().collect::<String>();
+        let golden = include_str!("../golden/order-1.hex").split_whitespace().collect::<String>();
         let blocks = [
             Block { part: Part::Trial, insertions: vec![(7, 0), (8, 2), (300, 1)] },
             Block { part: Part::Main, insertions: vec![(5, 1), (1, 0), (SEQUENCE_MAX - 1, 2)] },

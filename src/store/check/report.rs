@@ -32,7 +32,7 @@ pub enum Fault {
 
 impl Fault {
     /// Whether the object itself is wrong, so that it helps to drop it.
-    pub(super) fn is_of_object(self) -> bool {
+    pub(in crate::store) fn is_of_object(self) -> bool {
         !matches!(self, Self::Index | Self::Unreadable)
     }
 
@@ -120,7 +120,7 @@ pub struct Report {
 
 impl Report {
     /// What the checks of several disks, each with its name, came to together.
-    pub(super) fn of_all(reports: Vec<(String, Self)>) -> Self {
+    pub(in crate::store) fn of_all(reports: Vec<(String, Self)>) -> Self {
         let mut reports = reports;
         if let [(_, only)] = reports.as_mut_slice() {
             return std::mem::take(only);
@@ -151,7 +151,7 @@ impl Report {
     }
 
     /// Adds a problem.
-    pub(super) fn add(&mut self, problem: Problem) {
+    pub(in crate::store) fn add(&mut self, problem: Problem) {
         self.problem_count += 1;
         self.repaired_count += u64::from(problem.is_repaired);
         if self.problems.len() < PROBLEMS_MAX {

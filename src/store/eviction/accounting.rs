@@ -15,11 +15,13 @@
 //! goes from the index before its page is read, and is counted as gone after, stays in `used` until
 //! all is loaded: too much for a moment, never too little.
 
-use super::eviction::{ENTRY_BYTES_MAX, Entry, Evicted, EvictionOrder, Seen, Stage, Unplaced};
-use super::format::{Totals, charge};
-use super::gauges::Shown;
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
+use crate::store::eviction::order::{
+    ENTRY_BYTES_MAX, Entry, Evicted, EvictionOrder, Seen, Stage, Unplaced,
+};
+use crate::store::format::{Totals, charge};
+use crate::store::gauges::Shown;
 use crate::sync::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,7 +45,7 @@ pub struct Usage {
 
 /// What an object that is being written may take the place of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Displaces {
+pub(in crate::store) enum Displaces {
     /// Of nothing: it has not been said how long it becomes.
     Nothing,
     /// Of what was never asked for again: it is not proven.
@@ -54,7 +56,7 @@ pub(super) enum Displaces {
 
 /// Accounting promised to one object; gives it back when dropped.
 #[derive(Debug)]
-pub(super) struct Reservation {
+pub(in crate::store) struct Reservation {
     space: Arc<Accounting>,
     bytes: u64,
     displaces: Displaces,
@@ -62,7 +64,7 @@ pub(super) struct Reservation {
 
 /// What came of asking for space. The entries must be removed from disk before it is written to.
 #[derive(Debug)]
-pub(super) enum Room {
+pub(in crate::store) enum Room {
     /// It is promised, once these are gone.
     Promised(Reservation, Vec<Evicted>),
     /// Not yet: these must go, then ask again; with none, no more is known of to evict.
@@ -73,11 +75,11 @@ pub(super) enum Room {
 
 /// What is still to be loaded.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Frontier {
+pub(in crate::store) struct Frontier {
     /// Every insertion below has been loaded.
-    pub(super) next: u64,
+    pub(in crate::store) next: u64,
     /// Insertions from here on are new, and need not be loaded.
-    pub(super) first_new: u64,
+    pub(in crate::store) first_new: u64,
 }
 
 /// The part of the tier that one object may have.
@@ -93,7 +95,7 @@ const STEP_BYTES_MAX: u64 = 4 << 20;
 
 /// The account.
 #[derive(Debug)]
-pub(super) struct Accounting {
+pub(in crate::store) struct Accounting {
     limit: u64,
     /// Bytes of the file system, for this and all else that is on it.
     capacity: AtomicU64,
@@ -123,7 +125,7 @@ struct Account {
 impl Accounting {
     /// An account that knows only totals yet: `totals.next_sequence` is the first insertion that
     /// is new.
-    pub(super) fn new(limit: u64, totals: Totals, metrics: &Metrics) -> Arc<Self> {
+    pub(in crate::store) fn new(limit: u64, totals: Totals, metrics: &Metrics) -> Arc<Self> {
         let account = Account {
             order: EvictionOrder::new(),
             used: totals.bytes,
@@ -151,32 +153,32 @@ impl Accounting {
     }
 
     /// The first insertion since the start.
-    pub(super) fn first_new(&self) -> u64 {
+    pub(in crate::store) fn first_new(&self) -> u64 {
         self.account.lock().first_new
     }
 
     /// The limit in bytes.
-    pub(super) fn limit(&self) -> u64 {
+    pub(in crate::store) fn limit(&self) -> u64 {
         self.limit
     }
 
     /// The file system has so many bytes.
-    pub(super) fn set_capacity(&self, bytes: u64) {
+    pub(in crate::store) fn set_capacity(&self, bytes: u64) {
         self.capacity.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes that one object may count at most.
-    pub(super) fn object_max(&self) -> u64 {
+    pub(in crate::store) fn object_max(&self) -> u64 {
         self.size() / OBJECT_PART
     }
 
     /// Bytes that are kept free for objects that are not proven.
-    pub(super) fn ahead(&self) -> u64 {
+    pub(in crate::store) fn ahead(&self) -> u64 {
         (self.size() / AHEAD_PART).min(AHEAD_BYTES_MAX)
     }
 
     /// Bytes that an object asks for at a time while it is received.
-    pub(super) fn step(&self) -> u64 {
+    pub(in crate::store) fn step(&self) -> u64 {
         (self.ahead() / STEPS_AHEAD).clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
     }
 
@@ -186,7 +188,7 @@ impl Accounting {
 
     /// What an object that becomes `length` bytes, if that is known, may take the place of before
     /// it is proven.
-    pub(super) fn displaces(&self, hash: KeyHash, length: Option<u64>) -> Displaces {
+    pub(in crate::store) fn displaces(&self, hash: KeyHash, length: Option<u64>) -> Displaces {
         let account = self.account.lock();
         let charges = length.map_or([0, u64::MAX], |length| [charge(length); 2]);
         if charges.iter().any(|charge| account.order.remembers(hash, *charge)) {
@@ -199,7 +201,7 @@ impl Accounting {
     }
 
     /// Promises `bytes` to an object that displaces so much; names the objects that must go for it.
-    pub(super) fn reserve(self: &Arc<Self>, bytes: u64, displaces: Displaces) -> Room {
+    pub(in crate::store) fn reserve(self: &Arc<Self>, bytes: u64, displaces: Displaces) -> Room {
         let mut account = self.account.lock();
         let promised = account.reserved.saturating_add(bytes);
         if bytes > self.limit.min(ENTRY_BYTES_MAX) {
@@ -224,7 +226,7 @@ impl Accounting {
     }
 
     /// Promises `bytes` if no object must go for it.
-    pub(super) fn reserve_free(
+    pub(in crate::store) fn reserve_free(
         self: &Arc<Self>,
         bytes: u64,
         displaces: Displaces,
@@ -240,7 +242,7 @@ impl Accounting {
     }
 
     /// Names the objects that must go so that what is kept free is free again.
-    pub(super) fn overfull(&self) -> Vec<Evicted> {
+    pub(in crate::store) fn overfull(&self) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let mut evicted = Vec::new();
         while account.used.saturating_add(self.ahead()) > self.limit {
@@ -254,7 +256,7 @@ impl Accounting {
 
     /// Names objects of `bytes` or more together that go for one that displaces so much, whatever
     /// the limit says.
-    pub(super) fn shed(&self, bytes: u64, displaces: Displaces) -> Vec<Evicted> {
+    pub(in crate::store) fn shed(&self, bytes: u64, displaces: Displaces) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let (mut evicted, mut freed) = (Vec::new(), 0_u64);
         while freed < bytes {
@@ -269,7 +271,7 @@ impl Accounting {
 
     /// Names `count` objects with files of their own that go for one that displaces so much,
     /// whatever the limit says.
-    pub(super) fn shed_files(&self, count: u64, displaces: Displaces) -> Vec<Evicted> {
+    pub(in crate::store) fn shed_files(&self, count: u64, displaces: Displaces) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let mut evicted = Vec::new();
         while (evicted.len() as u64) < count {
@@ -287,7 +289,7 @@ impl Accounting {
 
     /// Counts an object whose space was promised, under the key `hash`; `replaced` is the one it
     /// replaces, which counts as gone.
-    pub(super) fn add(
+    pub(in crate::store) fn add(
         &self,
         mut reservation: Reservation,
         entry: Entry,
@@ -304,7 +306,7 @@ impl Accounting {
     }
 
     /// Counts new objects whose space was promised together.
-    pub(super) fn add_all(
+    pub(in crate::store) fn add_all(
         &self,
         mut reservation: Reservation,
         objects: impl Iterator<Item = (KeyHash, Entry)>,
@@ -321,7 +323,7 @@ impl Accounting {
     }
 
     /// Counts an object again that could not be evicted.
-    pub(super) fn restore(&self, entry: Entry) {
+    pub(in crate::store) fn restore(&self, entry: Entry) {
         let mut account = self.account.lock();
         if account.order.restore(entry) {
             account.used = account.used.saturating_add(entry.charge);
@@ -331,12 +333,12 @@ impl Accounting {
     }
 
     /// Remembers the key of an object that was evicted while it was on trial.
-    pub(super) fn remember(&self, hash: KeyHash, charge: u64) {
+    pub(in crate::store) fn remember(&self, hash: KeyHash, charge: u64) {
         self.account.lock().order.remember(hash, charge);
     }
 
     /// Counts an object as gone, with what its record says.
-    pub(super) fn remove(&self, entry: Entry) {
+    pub(in crate::store) fn remove(&self, entry: Entry) {
         let mut account = self.account.lock();
         let known = account.order.remove(entry.sequence);
         account.went(known, Some(entry));
@@ -344,7 +346,7 @@ impl Accounting {
     }
 
     /// Notes that an object was read; false where the account is busy, and nothing is noted.
-    pub(super) fn touch(&self, sequence: u64) -> bool {
+    pub(in crate::store) fn touch(&self, sequence: u64) -> bool {
         let Some(mut account) = self.account.try_lock() else { return false };
         account.order.touch(sequence);
         account.changes = account.changes.wrapping_add(1);
@@ -352,14 +354,14 @@ impl Accounting {
     }
 
     /// Whether an object was asked for since it was stored, as far as the order remembers.
-    pub(super) fn is_used(&self, sequence: u64) -> bool {
+    pub(in crate::store) fn is_used(&self, sequence: u64) -> bool {
         self.account.lock().order.is_used(sequence)
     }
 
     /// Counts a part, of which more or less is here now, with space that was promised; nothing
     /// where it has been chosen to go. Its kind never changes: no part is as small as a body in
     /// the index.
-    pub(super) fn recharge(&self, mut reservation: Reservation, before: u64, now: Entry) {
+    pub(in crate::store) fn recharge(&self, mut reservation: Reservation, before: u64, now: Entry) {
         let mut account = self.account.lock();
         account.reserved = account.reserved.saturating_sub(reservation.take());
         let is_to_come =
@@ -377,19 +379,19 @@ impl Accounting {
     }
 
     /// Bytes of memory that the order takes.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(in crate::store) fn memory_bytes(&self) -> usize {
         self.account.lock().order.memory_bytes()
     }
 
     /// Where to load from: call before a page is read.
-    pub(super) fn begin_page(&self) -> Frontier {
+    pub(in crate::store) fn begin_page(&self) -> Frontier {
         let mut account = self.account.lock();
         account.gone.clear();
         Frontier { next: account.frontier, first_new: account.first_new }
     }
 
     /// Loads entries of a page that was read from the frontier on, in their order.
-    pub(super) fn load(&self, entries: &[Entry]) {
+    pub(in crate::store) fn load(&self, entries: &[Entry]) {
         let mut account = self.account.lock();
         for entry in entries {
             if !account.gone.contains(&entry.sequence) {
@@ -403,7 +405,7 @@ impl Accounting {
     }
 
     /// Puts loaded objects where a snapshot says.
-    pub(super) fn arrange(&self, stage: Stage, objects: &[(u64, u8)]) {
+    pub(in crate::store) fn arrange(&self, stage: Stage, objects: &[(u64, u8)]) {
         let mut account = self.account.lock();
         for (sequence, uses) in objects {
             account.order.place(*sequence, stage, *uses);
@@ -412,12 +414,12 @@ impl Accounting {
 
     /// Puts at most `max` loaded objects of each kind where they go without a snapshot; false when
     /// all have a place.
-    pub(super) fn settle(&self, max: usize, unplaced: Unplaced) -> bool {
+    pub(in crate::store) fn settle(&self, max: usize, unplaced: Unplaced) -> bool {
         self.account.lock().order.settle(max, unplaced)
     }
 
     /// Everything is loaded: the order's own sums count from now on.
-    pub(super) fn loaded(&self) {
+    pub(in crate::store) fn loaded(&self) {
         let mut account = self.account.lock();
         account.used = account.order.bytes();
         account.objects = account.order.len();
@@ -429,29 +431,29 @@ impl Accounting {
     }
 
     /// A number that differs when the order has changed; `None` until it is loaded.
-    pub(super) fn changes(&self) -> Option<u64> {
+    pub(in crate::store) fn changes(&self) -> Option<u64> {
         let account = self.account.lock();
         account.is_loaded.then_some(account.changes)
     }
 
     /// Begins a walk over the order.
-    pub(super) fn begin_walk(&self) {
+    pub(in crate::store) fn begin_walk(&self) {
         self.account.lock().order.begin_walk();
     }
 
     /// At most `max` objects of a walk, all in one queue; none at its end.
-    pub(super) fn walk(&self, max: usize) -> Vec<Seen> {
+    pub(in crate::store) fn walk(&self, max: usize) -> Vec<Seen> {
         self.account.lock().order.walk(max)
     }
 
     /// Waits, at most `patience`, until more is loaded; false when none came.
-    pub(super) fn wait_for_more(&self, patience: Duration) -> bool {
+    pub(in crate::store) fn wait_for_more(&self, patience: Duration) -> bool {
         let mut account = self.account.lock();
         account.is_loaded || !self.progress.wait_for(&mut account, patience).timed_out()
     }
 
     /// What is used and promised now.
-    pub(super) fn usage(&self) -> Usage {
+    pub(in crate::store) fn usage(&self) -> Usage {
         let account = self.account.lock();
         Usage {
             bytes: account.used,
@@ -505,34 +507,34 @@ impl Account {
 
 impl Reservation {
     /// Bytes promised.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::store) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// What the object may take the place of.
-    pub(super) fn displaces(&self) -> Displaces {
+    pub(in crate::store) fn displaces(&self) -> Displaces {
         self.displaces
     }
 
     /// The object is proven: it displaces anything from now on.
-    pub(super) fn prove(&mut self) {
+    pub(in crate::store) fn prove(&mut self) {
         self.displaces = Displaces::Anything;
     }
 
     /// A promise of nothing.
-    pub(super) fn nothing(space: &Arc<Accounting>, displaces: Displaces) -> Self {
+    pub(in crate::store) fn nothing(space: &Arc<Accounting>, displaces: Displaces) -> Self {
         Self { space: Arc::clone(space), bytes: 0, displaces }
     }
 
     /// Takes up to `bytes` of this promise into one of its own.
-    pub(super) fn split(&mut self, bytes: u64) -> Self {
+    pub(in crate::store) fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         Self { space: Arc::clone(&self.space), bytes, displaces: self.displaces }
     }
 
     /// Takes the promise of another reservation into this one.
-    pub(super) fn join(&mut self, mut other: Self) {
+    pub(in crate::store) fn join(&mut self, mut other: Self) {
         self.bytes = self.bytes.saturating_add(other.take());
     }
 

@@ -7,10 +7,10 @@
 //! a neighbour of its size where both fit in one: at most a quarter of the memory is ever unused. A
 //! node that moves takes its links along, so no position outlives a call that adds or removes.
 
-use super::format::{CHARGE_UNIT, Head, INLINE_BYTES_MAX, charge};
+use crate::store::format::{CHARGE_UNIT, Head, INLINE_BYTES_MAX, charge};
 
 /// No position.
-pub(super) const NONE: u32 = u32::MAX;
+pub(in crate::store) const NONE: u32 = u32::MAX;
 /// Nodes of a chunk, at most: few enough that writing one anew is short.
 const CHUNK: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 10;
@@ -22,7 +22,7 @@ const MERGED_MAX: usize = CHUNK / 4 * 3;
 const LATE_MAX: u64 = 1 << 16;
 const UNITS_MAX: u32 = u32::MAX >> 4;
 /// Bytes that an object may count at most.
-pub(super) const CHARGE_MAX: u64 = UNITS_MAX as u64 * CHARGE_UNIT;
+pub(in crate::store) const CHARGE_MAX: u64 = UNITS_MAX as u64 * CHARGE_UNIT;
 
 /// An object as the eviction order knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +35,14 @@ pub struct Entry {
 
 impl Entry {
     /// The insertion with this head.
-    pub(super) const fn of(head: &Head) -> Self {
+    pub(in crate::store) const fn of(head: &Head) -> Self {
         Self { sequence: head.sequence, charge: head.charge() }
     }
 }
 
 /// The two kinds of objects, which have queues of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::store) enum Kind {
     /// The body is in the index.
     Inline,
     /// The body is a file.
@@ -51,14 +51,14 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The kind of an object that counts this many bytes.
-    pub(super) const fn of(bytes: u64) -> Self {
+    pub(in crate::store) const fn of(bytes: u64) -> Self {
         if bytes < charge(INLINE_BYTES_MAX) { Self::Inline } else { Self::File }
     }
 }
 
 /// The queue of its kind that an object is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(in crate::store) enum Stage {
     /// Loaded; its place is not known yet.
     Waiting,
     /// New: on trial.
@@ -69,7 +69,7 @@ pub(super) enum Stage {
 
 /// Where in a queue an object is put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::store) enum End {
     /// As the newest of all.
     Newest,
     /// As the newest of those that were put in so; older than all others.
@@ -124,18 +124,18 @@ impl Node {
 
 /// An object as others see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(in crate::store) struct Seen {
     /// Its sequence and what it counts.
-    pub(super) entry: Entry,
+    pub(in crate::store) entry: Entry,
     /// The queue it is in.
-    pub(super) stage: Stage,
+    pub(in crate::store) stage: Stage,
     /// Uses that still count for it.
-    pub(super) uses: u8,
+    pub(in crate::store) uses: u8,
 }
 
 /// A queue: its ends, the newest of those loaded, where a walk has come to, and its sums.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Queue {
+pub(in crate::store) struct Queue {
     newest: u32,
     oldest: u32,
     loaded: u32,
@@ -149,17 +149,17 @@ impl Queue {
         Self { newest: NONE, oldest: NONE, loaded: NONE, walked: NONE, bytes: 0, objects: 0 };
 
     /// The sum of all charges.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::store) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Objects in it.
-    pub(super) fn objects(&self) -> usize {
+    pub(in crate::store) fn objects(&self) -> usize {
         self.objects
     }
 
     /// The position of the oldest, [`NONE`] where there is none.
-    pub(super) fn oldest(&self) -> u32 {
+    pub(in crate::store) fn oldest(&self) -> u32 {
         self.oldest
     }
 }
@@ -217,7 +217,7 @@ struct Place {
 
 /// All objects, by position, by sequence and in their queues.
 #[derive(Debug)]
-pub(super) struct Slab {
+pub(in crate::store) struct Slab {
     chunks: Vec<Chunk>,
     free: Vec<u32>,
     places: Vec<Place>,
@@ -226,13 +226,13 @@ pub(super) struct Slab {
 
 impl Slab {
     /// No object.
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         let (chunks, free, places) = (Vec::new(), Vec::new(), Vec::new());
         Self { chunks, free, places, queues: [Queue::EMPTY; 6] }
     }
 
     /// Bytes allocated.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(in crate::store) fn memory_bytes(&self) -> usize {
         let nodes: usize = self.chunks.iter().map(|chunk| chunk.nodes.capacity()).sum();
         nodes * size_of::<Node>()
             + self.chunks.capacity() * size_of::<Chunk>()
@@ -241,12 +241,12 @@ impl Slab {
     }
 
     /// A queue.
-    pub(super) fn queue(&self, kind: Kind, stage: Stage) -> Queue {
+    pub(in crate::store) fn queue(&self, kind: Kind, stage: Stage) -> Queue {
         self.queues.get(queue_of(kind, stage)).copied().unwrap_or(Queue::EMPTY)
     }
 
     /// The object at a position.
-    pub(super) fn seen(&self, position: u32) -> Option<Seen> {
+    pub(in crate::store) fn seen(&self, position: u32) -> Option<Seen> {
         let (slot, index) = split(position);
         let chunk = self.chunks.get(slot)?;
         let node = chunk.nodes.get(index)?;
@@ -257,7 +257,7 @@ impl Slab {
 
     /// The position of a sequence. Sequences seldom leave gaps, so the place where it would be
     /// without any is mostly right: a look at two cold lines of memory, not twenty.
-    pub(super) fn position(&self, sequence: u64) -> Option<u32> {
+    pub(in crate::store) fn position(&self, sequence: u64) -> Option<u32> {
         let guess = self.guess(sequence);
         let is_before = |place: &Place| place.first <= sequence;
         let at = partition_point_near(&self.places, guess, is_before).checked_sub(1)?;
@@ -283,7 +283,7 @@ impl Slab {
 
     /// Adds an object and puts it in its queue; false where it is there already, or where there is
     /// no position left, past two billion objects.
-    pub(super) fn add(&mut self, entry: Entry, stage: Stage, uses: u8, end: End) -> bool {
+    pub(in crate::store) fn add(&mut self, entry: Entry, stage: Stage, uses: u8, end: End) -> bool {
         let units = units(entry.charge);
         let Some(position) = self.make(entry.sequence, Node::new(0, units, stage, uses)) else {
             return false;
@@ -293,7 +293,7 @@ impl Slab {
     }
 
     /// Takes an object out of its queue and forgets it.
-    pub(super) fn remove(&mut self, position: u32) -> Option<Seen> {
+    pub(in crate::store) fn remove(&mut self, position: u32) -> Option<Seen> {
         let seen = self.seen(position)?;
         self.unlink(position);
         self.release(position);
@@ -301,7 +301,7 @@ impl Slab {
     }
 
     /// Counts uses of an object.
-    pub(super) fn set_uses(&mut self, position: u32, uses: u8) {
+    pub(in crate::store) fn set_uses(&mut self, position: u32, uses: u8) {
         if let Some(node) = self.node_mut(position)
             && let Some(stage) = node.stage()
         {
@@ -310,7 +310,7 @@ impl Slab {
     }
 
     /// Changes what an object counts, within its kind.
-    pub(super) fn recharge(&mut self, position: u32, charge: u64) {
+    pub(in crate::store) fn recharge(&mut self, position: u32, charge: u64) {
         let Some(node) = self.node_mut(position) else { return };
         let before = *node;
         node.packed = units(charge) << 4 | node.packed & 0b1111;
@@ -321,7 +321,7 @@ impl Slab {
     }
 
     /// Puts an object in another queue of its kind, or in another place of its own.
-    pub(super) fn move_to(&mut self, position: u32, stage: Stage, uses: u8, end: End) {
+    pub(in crate::store) fn move_to(&mut self, position: u32, stage: Stage, uses: u8, end: End) {
         self.unlink(position);
         if let Some(node) = self.node_mut(position) {
             node.set(stage, uses);
@@ -330,7 +330,7 @@ impl Slab {
     }
 
     /// Begins a walk of a queue from its oldest; the one before it ends.
-    pub(super) fn begin_walk(&mut self, kind: Kind, stage: Stage) {
+    pub(in crate::store) fn begin_walk(&mut self, kind: Kind, stage: Stage) {
         if let Some(queue) = self.queues.get_mut(queue_of(kind, stage)) {
             queue.walked = queue.oldest;
         }
@@ -339,7 +339,7 @@ impl Slab {
     /// The next objects of a walk, at most `max`; none at its end. Objects that are added, taken
     /// out or moved meanwhile may be seen, not seen, or seen twice; all others are seen once, in
     /// order.
-    pub(super) fn walk(&mut self, kind: Kind, stage: Stage, max: usize) -> Vec<Seen> {
+    pub(in crate::store) fn walk(&mut self, kind: Kind, stage: Stage, max: usize) -> Vec<Seen> {
         let name = queue_of(kind, stage);
         let mut position = self.queues.get(name).map_or(NONE, |queue| queue.walked);
         let mut walked = Vec::with_capacity(max);

@@ -8,8 +8,8 @@
 //! before, and takes its entry out again where the count is another afterwards. So either the entry
 //! was there when the change took it out, or the one who put it there sees the change.
 
-use super::read::Stored;
 use crate::object::{Key, KeyHash};
+use crate::store::body::read::Stored;
 use crate::sync::AtomicU64;
 use quick_cache::sync::Cache;
 use std::sync::atomic::Ordering;
@@ -20,14 +20,14 @@ const OPEN_MAX: usize = 512;
 const COUNTS: usize = 64;
 
 /// Objects that were found lately.
-pub(super) struct Recent {
+pub(in crate::store) struct Recent {
     open: Cache<KeyHash, Stored>,
     changes: [AtomicU64; COUNTS],
 }
 
 /// The count of changes when a look-up began.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ticket(u64);
+pub(in crate::store) struct Ticket(u64);
 
 impl std::fmt::Debug for Recent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,17 +44,17 @@ impl Default for Recent {
 
 impl Recent {
     /// The object under a key. Never waits.
-    pub(super) fn get(&self, key: &Key) -> Option<Stored> {
+    pub(in crate::store) fn get(&self, key: &Key) -> Option<Stored> {
         self.open.get(&key.hash()).filter(|stored| stored.meta.key == *key)
     }
 
     /// A ticket for a look-up that begins now.
-    pub(super) fn ticket(&self, hash: KeyHash) -> Ticket {
+    pub(in crate::store) fn ticket(&self, hash: KeyHash) -> Ticket {
         Ticket(self.count(hash).load(Ordering::Acquire))
     }
 
     /// Remembers what a look-up found, unless the key has changed since it began.
-    pub(super) fn remember(&self, ticket: Ticket, stored: Stored) {
+    pub(in crate::store) fn remember(&self, ticket: Ticket, stored: Stored) {
         let hash = stored.meta.key.hash();
         self.open.insert(hash, stored);
         if self.count(hash).load(Ordering::SeqCst) != ticket.0 {
@@ -63,7 +63,7 @@ impl Recent {
     }
 
     /// Forgets a key, whose record has changed or is gone.
-    pub(super) fn forget(&self, hash: KeyHash) {
+    pub(in crate::store) fn forget(&self, hash: KeyHash) {
         self.count(hash).fetch_add(1, Ordering::SeqCst);
         self.open.remove(&hash);
     }
@@ -78,7 +78,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::read::StoredBody;
+    use crate::store::body::read::StoredBody;
     use crate::store::tests::{key, meta};
     use crate::sync::{Mutex, orders};
     use bytes::Bytes;

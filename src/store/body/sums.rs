@@ -13,36 +13,36 @@ use xxhash_rust::xxh3::Xxh3;
 /// Bytes of a chunk; the last of a body may have fewer.
 pub const CHUNK_BYTES: u64 = 1024 * 1024;
 /// Bytes of a sum on disk, little-endian.
-pub(super) const SUM_BYTES: u64 = 8;
+pub(crate) const SUM_BYTES: u64 = 8;
 
 /// Bytes that the sums of a body of `length` bytes take.
-pub(super) const fn sums_bytes(length: u64) -> u64 {
+pub(crate) const fn sums_bytes(length: u64) -> u64 {
     length.div_ceil(CHUNK_BYTES) * SUM_BYTES
 }
 
 /// The sum of one chunk while its bytes come.
-pub(super) struct ChunkSum(Xxh3);
+pub(crate) struct ChunkSum(Xxh3);
 
 impl ChunkSum {
     /// Nothing yet of the chunk `index` of a key's body.
-    pub(super) fn new(key: KeyHash, index: u64) -> Self {
+    pub(crate) fn new(key: KeyHash, index: u64) -> Self {
         let head = key.0.first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
         Self(Xxh3::with_seed(head.wrapping_add(index)))
     }
 
     /// Adds the next bytes.
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     /// The sum of what was added so far.
-    pub(super) fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         self.0.digest()
     }
 }
 
 /// The sums of a body while it comes.
-pub(super) struct Sums {
+pub(crate) struct Sums {
     key: KeyHash,
     /// The chunk that the bytes begin with.
     first: u64,
@@ -59,18 +59,18 @@ impl std::fmt::Debug for Sums {
 
 impl Sums {
     /// The sums of no bytes.
-    pub(super) fn new(key: KeyHash) -> Self {
+    pub(crate) fn new(key: KeyHash) -> Self {
         Self::from_chunk(key, 0)
     }
 
     /// The sums of no bytes yet, which begin with the chunk `first`.
-    pub(super) fn from_chunk(key: KeyHash, first: u64) -> Self {
+    pub(crate) fn from_chunk(key: KeyHash, first: u64) -> Self {
         let last = ChunkSum::new(key, first);
         Self { key, first, whole: Vec::new(), last, last_bytes: 0 }
     }
 
     /// Adds the next bytes of the body.
-    pub(super) fn update(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let left = CHUNK_BYTES - self.last_bytes;
             let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -87,7 +87,7 @@ impl Sums {
     }
 
     /// The sum of the chunk `index` as far as it has come, and its bytes; `None` where none came.
-    pub(super) fn of(&self, index: u64) -> Option<Expected> {
+    pub(crate) fn of(&self, index: u64) -> Option<Expected> {
         let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
         if let Some(&sum) = self.whole.get(position) {
             return Some(Expected { sum, bytes: CHUNK_BYTES });
@@ -97,7 +97,7 @@ impl Sums {
     }
 
     /// All sums, as they stand in the file.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let last = (self.last_bytes > 0).then(|| self.last.value());
         self.whole.iter().copied().chain(last).flat_map(u64::to_le_bytes).collect()
     }
@@ -105,15 +105,15 @@ impl Sums {
 
 /// What a chunk must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     /// Its sum.
-    pub(super) sum: u64,
+    pub(crate) sum: u64,
     /// How many bytes the sum is of.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What the footer keeps of all sums: the head of their SHA-256.
-pub(super) fn digest(sums: &[u8]) -> [u8; 16] {
+pub(crate) fn digest(sums: &[u8]) -> [u8; 16] {
     Sha256::of(sums).0.first_chunk().copied().unwrap_or_default()
 }
 

@@ -20,36 +20,36 @@
 //! the sums of 100 GiB take 800 KiB, and a read from the disk fetches only the one that it needs. A
 //! later change of metadata is in the index only.
 
-use super::format::{FormatError, Head, VERSION};
-use super::sums;
 use crate::object::{KeyHash, Sha256};
+use crate::store::body::sums;
+use crate::store::format::{FormatError, Head, VERSION};
 
 const MAGIC: [u8; 8] = *b"NARTHEX\n";
 /// Bytes of the footer.
-pub(super) const FOOTER_BYTES: usize = 112;
+pub(crate) const FOOTER_BYTES: usize = 112;
 /// Bytes that record and footer may have together; longer ones were never written.
-pub(super) const TAIL_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const TAIL_BYTES_MAX: usize = 256 * 1024;
 
 /// The footer of a body file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Footer {
+pub(crate) struct Footer {
     /// Bytes of the record before it.
-    pub(super) record_bytes: u32,
+    pub(crate) record_bytes: u32,
     /// Bytes of the body.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// The insertion.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// The key's hash.
-    pub(super) key: KeyHash,
+    pub(crate) key: KeyHash,
     /// SHA-256 of the body.
-    pub(super) sha256: Sha256,
+    pub(crate) sha256: Sha256,
     /// What [`sums::digest`] makes of the sums.
-    pub(super) sums: [u8; 16],
+    pub(crate) sums: [u8; 16],
 }
 
 impl Footer {
     /// The footer at the end of `bytes`; whether it is right is not checked here.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let footer = bytes.len().checked_sub(FOOTER_BYTES).and_then(|start| bytes.get(start..));
         let mut rest = footer.ok_or(FormatError::Field("trailer length"))?;
         if take(&mut rest)? != MAGIC {
@@ -70,7 +70,7 @@ impl Footer {
     }
 
     /// Bytes that the whole file has; `None` where they are more than a file can have.
-    pub(super) fn file_bytes(&self) -> Option<u64> {
+    pub(crate) fn file_bytes(&self) -> Option<u64> {
         let tail = u64::from(self.record_bytes) + FOOTER_BYTES as u64;
         self.length.checked_add(sums::sums_bytes(self.length))?.checked_add(tail)
     }
@@ -96,12 +96,12 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], FormatError> {
 }
 
 /// Where record and footer of a body of `length` bytes begin in its file.
-pub(super) const fn tail_offset(length: u64) -> u64 {
+pub(crate) const fn tail_offset(length: u64) -> u64 {
     length.saturating_add(sums::sums_bytes(length))
 }
 
 /// What follows the body of `key` in its file: its sums, its encoded record and the footer.
-pub(super) fn encode(
+pub(crate) fn encode(
     key: KeyHash,
     head: &Head,
     sums: &[u8],
@@ -128,7 +128,7 @@ pub(super) fn encode(
 }
 
 /// Reads record and footer, `tail`, back: both are as they were written.
-pub(super) fn decode(tail: &[u8]) -> Result<(Footer, &[u8]), FormatError> {
+pub(crate) fn decode(tail: &[u8]) -> Result<(Footer, &[u8]), FormatError> {
     let Some((checked, sum)) = tail.split_last_chunk::<16>() else {
         return Err(FormatError::Field("trailer length"));
     };
@@ -143,7 +143,7 @@ pub(super) fn decode(tail: &[u8]) -> Result<(Footer, &[u8]), FormatError> {
 }
 
 /// Whether record and footer, `tail`, were written for `key` with this head.
-pub(super) fn check(key: KeyHash, head: &Head, tail: &[u8]) -> Result<Footer, FormatError> {
+pub(crate) fn check(key: KeyHash, head: &Head, tail: &[u8]) -> Result<Footer, FormatError> {
     let (footer, _) = decode(tail)?;
     let is_it = footer.key == key
         && footer.sequence == head.sequence
