@@ -66,7 +66,7 @@ pub(super) async fn free_often(store: Weak<DiskStore>, stop: CancellationToken) 
             let freed = store
                 .lanes
                 .background
-                .blocking("store free", move || own.reserve.free_ahead(&own.catalog))
+                .blocking("store free", move || own.reserve.free_removed_files(&own.catalog))
                 .await;
             if store.catalog.unless_panicked(freed).is_err() {
                 return;

@@ -11,7 +11,7 @@ use crate::store::eviction::accounting::{Accounting, Displaces};
 use crate::store::eviction::free_space::FreeSpace;
 use crate::store::folder::Folder;
 use crate::store::format;
-use crate::store::format::{Head, Place, Totals};
+use crate::store::format::{BodyPlace, RecordHead, Totals};
 use crate::store::index::{Change, Index, Keyspaces};
 use crate::store::part::CountedParts;
 #[cfg(test)]
@@ -253,10 +253,10 @@ impl Catalog {
     }
 
     /// Counts what was asked to be stored.
-    pub(super) fn count_payload(&self, head: &Head) {
+    pub(super) fn count_payload(&self, head: &RecordHead) {
         let place = match head.place {
-            Place::Within | Place::Inline => "index",
-            Place::File => "file",
+            BodyPlace::Within | BodyPlace::Inline => "index",
+            BodyPlace::File => "file",
         };
         self.metrics.stored_payload_bytes.with_label_values(&[place]).inc_by(head.length);
     }

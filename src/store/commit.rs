@@ -14,10 +14,10 @@ use crate::store::catalog::Catalog;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::accounting::Reservation;
-use crate::store::eviction::order::Entry;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::files;
 use crate::store::format;
-use crate::store::format::{Head, Place, Record};
+use crate::store::format::{BodyPlace, Record, RecordHead};
 use crate::store::index::Keyspaces;
 use crate::store::part;
 use std::io;
@@ -26,10 +26,10 @@ use std::sync::Arc;
 
 /// Says whether what is about to be written may still be stored. Asked under the lock of its key,
 /// any number of times; never waits. Once it has said no, it never says yes again.
-pub type Permit = Arc<dyn Fn() -> bool + Send + Sync>;
+pub type ChangePermit = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Everything that makes an object.
-pub(super) struct Placing {
+pub(super) struct NewObject {
     pub(super) length: u64,
     pub(super) sha256: Sha256,
     pub(super) meta: Meta,
@@ -48,16 +48,16 @@ struct Rows<'a> {
 }
 
 /// What an object took the place of.
-struct Replaced {
+struct Replacement {
     /// Whole objects: more than one where the record could not be read.
-    whole: Vec<(Entry, Place)>,
-    part: Option<Entry>,
+    whole: Vec<(EvictionEntry, BodyPlace)>,
+    part: Option<EvictionEntry>,
 }
 
 impl<'a> Rows<'a> {
     fn of(
         record: &'a [u8],
-        head: &Head,
+        head: &RecordHead,
         meta: &Meta,
         claim: Option<(Key, NarClaim)>,
     ) -> Result<Self, format::FormatError> {
@@ -78,10 +78,10 @@ impl<'a> Rows<'a> {
 /// the steps.
 pub(super) fn place(
     store: &DiskStore,
-    placing: Placing,
+    placing: NewObject,
     permit: &dyn Fn() -> bool,
 ) -> Result<Option<Stored>, WriteError> {
-    let Placing { length, sha256, meta, claim, since, mut body, reservation } = placing;
+    let NewObject { length, sha256, meta, claim, since, mut body, reservation } = placing;
     let (catalog, hash) = (&store.catalog, meta.key.hash());
     let stripe = catalog.stripe(hash).lock();
     if !permit() {
@@ -94,13 +94,13 @@ pub(super) fn place(
     }
     // Numbered under the stripe: of two insertions of a key the later one has the higher
     // number.
-    let head = Head {
+    let head = RecordHead {
         sequence: catalog.next_sequence(),
         length,
         sha256,
         place: match &body {
-            SealedBody::Inline(_) => Place::of(length),
-            SealedBody::File { .. } => Place::File,
+            SealedBody::Inline(_) => BodyPlace::of(length),
+            SealedBody::File { .. } => BodyPlace::File,
         },
         claims: claim.as_ref().map(|(nar, _)| nar.hash().0),
         variant_of: meta.key.is_variant().then(|| meta.key.primary().hash().0),
@@ -112,7 +112,7 @@ pub(super) fn place(
     catalog.faults.reach("a record is to be written");
     let recorded = write_rows(catalog, index, hash, &head, &rows, &body);
     catalog.recent.forget(hash);
-    let Replaced { whole: replaced, part } = match recorded {
+    let Replacement { whole: replaced, part } = match recorded {
         Ok(replaced) => replaced,
         Err(error) => {
             if head.place.is_file() {
@@ -124,7 +124,7 @@ pub(super) fn place(
     #[cfg(test)]
     catalog.faults.reach("a record is written");
     let mut gone = replaced.iter().map(|(entry, _)| *entry).chain(part);
-    catalog.accounting.add(reservation, Entry::of(&head), hash, gone.next());
+    catalog.accounting.add(reservation, EvictionEntry::of(&head), hash, gone.next());
     gone.for_each(|entry| catalog.accounting.remove(entry));
     catalog.count_payload(&head);
     drop(stripe);
@@ -139,7 +139,7 @@ pub(super) fn place(
     if let Some(primary) = head.variant_of {
         catalog.trim_variants(KeyHash(primary));
     }
-    store.reserve.keep_ahead(catalog, head.charge());
+    store.reserve.refill(catalog, head.charge());
     let body = match body {
         SealedBody::Inline(bytes) => StoredBody::Bytes(bytes),
         SealedBody::File { new, .. } => {
@@ -160,7 +160,7 @@ fn name_file(
     store: &DiskStore,
     index: &Keyspaces,
     hash: KeyHash,
-    head: &Head,
+    head: &RecordHead,
     record: &[u8],
     body: &mut SealedBody,
 ) -> Result<(), WriteError> {
@@ -190,10 +190,10 @@ fn write_rows(
     catalog: &Catalog,
     index: &Keyspaces,
     hash: KeyHash,
-    head: &Head,
+    head: &RecordHead,
     rows: &Rows<'_>,
     body: &SealedBody,
-) -> Result<Replaced, IndexError> {
+) -> Result<Replacement, IndexError> {
     let older = index.record(hash)?;
     let mut change = index.change();
     let mut replaced = Vec::new();
@@ -228,7 +228,7 @@ fn write_rows(
     }
     catalog.set_totals(&mut change, head.sequence, head.charge(), 1);
     change.commit()?;
-    Ok(Replaced { whole: replaced, part })
+    Ok(Replacement { whole: replaced, part })
 }
 
 /// Writes new metadata of an object whose body is still the one that was confirmed; false if it
@@ -236,7 +236,7 @@ fn write_rows(
 pub(super) fn rewrite_meta(
     catalog: &Catalog,
     hash: KeyHash,
-    confirmed: Confirmed,
+    confirmed: Confirmation,
     meta: &Meta,
     permit: &dyn Fn() -> bool,
 ) -> Result<bool, WriteError> {
@@ -275,7 +275,7 @@ pub(super) fn rewrite_meta(
 
 /// What an origin has confirmed by a 304.
 #[derive(Debug, Clone, Copy)]
-pub struct Confirmed {
+pub struct Confirmation {
     /// The digest of the body.
     pub sha256: Sha256,
     /// When the response came that the origin was asked about.

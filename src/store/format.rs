@@ -43,7 +43,7 @@ pub(super) enum FormatError {
 
 /// Where a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Place {
+pub(super) enum BodyPlace {
     /// Behind the record.
     Within,
     /// In the keyspace `bodies`.
@@ -52,7 +52,7 @@ pub(super) enum Place {
     File,
 }
 
-impl Place {
+impl BodyPlace {
     /// Where a body of `length` bytes goes.
     pub(super) const fn of(length: u64) -> Self {
         if length < WITHIN_BYTES_MAX {
@@ -72,7 +72,7 @@ impl Place {
 
 /// The part of a record that the store itself needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
+pub(super) struct RecordHead {
     /// Position in the order of all insertions; never used twice.
     pub(super) sequence: u64,
     /// Bytes of the body.
@@ -80,14 +80,14 @@ pub(super) struct Head {
     /// SHA-256 of the body.
     pub(super) sha256: Sha256,
     /// Where the body is.
-    pub(super) place: Place,
+    pub(super) place: BodyPlace,
     /// The key hash of the NAR that this object's claim is about.
     pub(super) claims: Option<[u8; 16]>,
     /// The key hash of the object that this is a variant of.
     pub(super) variant_of: Option<[u8; 16]>,
 }
 
-impl Head {
+impl RecordHead {
     /// Whether these bytes are the body.
     pub(super) fn is_of(&self, body: &[u8]) -> bool {
         body.len() as u64 == self.length && Sha256::of(body) == self.sha256
@@ -102,9 +102,9 @@ impl Head {
 /// Bytes that an object with a body of `length` bytes counts against the limit: what it takes
 /// on disk, rounded up. Always a multiple of 512; saturates.
 pub const fn charge(length: u64) -> u64 {
-    let (overhead, unit) = match Place::of(length) {
-        Place::Within | Place::Inline => (512, CHARGE_UNIT),
-        Place::File => (1024 + sums::sums_bytes(length), 4096),
+    let (overhead, unit) = match BodyPlace::of(length) {
+        BodyPlace::Within | BodyPlace::Inline => (512, CHARGE_UNIT),
+        BodyPlace::File => (1024 + sums::sums_bytes(length), 4096),
     };
     match length.saturating_add(overhead).checked_next_multiple_of(unit) {
         Some(bytes) => bytes,
@@ -119,7 +119,7 @@ pub(super) const CHARGE_UNIT: u64 = 512;
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     /// What the store needs.
-    pub(super) head: Head,
+    pub(super) head: RecordHead,
     /// What everybody else needs.
     pub(super) meta: Meta,
 }
@@ -230,20 +230,20 @@ pub(super) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
 }
 
 /// A record as bytes. Fails only where postcard does, which it does not on these forms.
-pub(super) fn encode_record(head: &Head, meta: &Meta) -> Result<Vec<u8>, FormatError> {
+pub(super) fn encode_record(head: &RecordHead, meta: &Meta) -> Result<Vec<u8>, FormatError> {
     encode(&(head, MetaForm::of(meta)))
 }
 
 /// A record with the body that stands behind it, if that is its place.
-pub(super) fn with_body(mut record: Vec<u8>, place: Place, body: &[u8]) -> Vec<u8> {
-    if place == Place::Within {
+pub(super) fn with_body(mut record: Vec<u8>, place: BodyPlace, body: &[u8]) -> Vec<u8> {
+    if place == BodyPlace::Within {
         record.extend_from_slice(body);
     }
     record
 }
 
 /// The head of a record: cheap, takes no allocation.
-pub(super) fn decode_head(bytes: &[u8]) -> Result<Head, FormatError> {
+pub(super) fn decode_head(bytes: &[u8]) -> Result<RecordHead, FormatError> {
     let (head, _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Ok(head)
@@ -251,7 +251,7 @@ pub(super) fn decode_head(bytes: &[u8]) -> Result<Head, FormatError> {
 
 /// The key of a record, without the rest of its metadata.
 pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
-    let ((_, key), _): ((Head, &str), _) =
+    let ((_, key), _): ((RecordHead, &str), _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Key::from_stored(key).ok_or(FormatError::Field("key"))
 }
@@ -270,11 +270,11 @@ pub(super) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
 }
 
 /// A record up to its fields.
-type Fields<'a> = (Head, &'a str, &'a str, u16, Vec<(&'a str, &'a [u8])>);
+type RecordFields<'a> = (RecordHead, &'a str, &'a str, u16, Vec<(&'a str, &'a [u8])>);
 
 /// The key of a record, and the values of its field of tags.
 fn tag_lines(record: &[u8]) -> Option<(Key, Vec<&[u8]>)> {
-    let fields: (Fields<'_>, _) = postcard::take_from_bytes(versioned(record).ok()?).ok()?;
+    let fields: (RecordFields<'_>, _) = postcard::take_from_bytes(versioned(record).ok()?).ok()?;
     let (_, key, _, _, fields) = fields.0;
     let lines = fields.into_iter().filter(|(name, _)| *name == tags::TAG_FIELD.as_str());
     Some((Key::from_stored(key)?, lines.map(|(_, value)| value).collect()))
@@ -287,7 +287,7 @@ pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
 
 /// A whole record and what stands behind it: its body, if that is its place.
 pub(super) fn decode_row(bytes: &[u8]) -> Result<(Record, &[u8]), FormatError> {
-    let ((head, form), rest): ((Head, MetaForm), _) =
+    let ((head, form), rest): ((RecordHead, MetaForm), _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Ok((Record { head, meta: form.into_meta()? }, rest))
 }
@@ -384,12 +384,12 @@ mod tests {
         bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 
-    fn head() -> Head {
-        Head {
+    fn head() -> RecordHead {
+        RecordHead {
             sequence: 7,
             length: 70_000,
             sha256: Sha256([0xab; 32]),
-            place: Place::File,
+            place: BodyPlace::File,
             claims: Some([0xcd; 16]),
             variant_of: None,
         }
@@ -486,7 +486,8 @@ mod tests {
         let mut tagged = meta();
         tagged.headers.append(tags::TAG_FIELD, HeaderValue::from_static("a b"));
         tagged.headers.append(tags::TAG_FIELD, HeaderValue::from_static("c"));
-        let record = with_body(encode_record(&head(), &tagged).unwrap(), Place::Within, b"body");
+        let record =
+            with_body(encode_record(&head(), &tagged).unwrap(), BodyPlace::Within, b"body");
         assert_eq!(tags_of(&record).len(), 3);
         for (site, name, expected) in
             [("main", "a", true), ("main", "c", true), ("main", "d", false), ("other", "a", false)]
@@ -504,16 +505,22 @@ mod tests {
     #[test]
     fn a_small_body_stands_behind_its_record_and_no_other_does() {
         let record = encode_record(&head(), &meta()).unwrap();
-        let row = with_body(record.clone(), Place::Within, b"body");
+        let row = with_body(record.clone(), BodyPlace::Within, b"body");
         let (found, body) = decode_row(&row).unwrap();
         assert_eq!((found.head, body), (head(), &b"body"[..]));
         assert_eq!(decode_head(&row), Ok(head()));
         assert_eq!(decode_key(&row), Ok(meta().key));
-        for place in [Place::Inline, Place::File] {
+        for place in [BodyPlace::Inline, BodyPlace::File] {
             assert_eq!(with_body(record.clone(), place, b"body"), record);
         }
-        let places = [0, 4095, 4096, 65_535, 65_536].map(Place::of);
-        let expected = [Place::Within, Place::Within, Place::Inline, Place::Inline, Place::File];
+        let places = [0, 4095, 4096, 65_535, 65_536].map(BodyPlace::of);
+        let expected = [
+            BodyPlace::Within,
+            BodyPlace::Within,
+            BodyPlace::Inline,
+            BodyPlace::Inline,
+            BodyPlace::File,
+        ];
         assert_eq!(places, expected);
     }
 

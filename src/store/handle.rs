@@ -7,14 +7,14 @@ use crate::metrics::Metrics;
 use crate::object::{Key, Meta};
 use crate::store::background;
 use crate::store::check::fsck;
-use crate::store::check::fsck::Begun;
+use crate::store::check::fsck::CheckStart;
 use crate::store::check::report::Mode;
 use crate::store::check::scrub;
 use crate::store::check::scrub::Scrubber;
 use crate::store::disk_store::DiskStore;
-use crate::store::disks::health::Health;
+use crate::store::disks::health::DiskHealth;
 use crate::store::error::{IndexError, OpenError, WriteError};
-use crate::store::eviction::accounting::{Displaces, Reservation, Usage};
+use crate::store::eviction::accounting::{DiskUsage, Displaces, Reservation};
 use crate::store::eviction::reserve;
 use crate::store::folder::Folder;
 use crate::store::format;
@@ -137,14 +137,14 @@ impl Store {
     }
 
     /// What the tier holds.
-    pub(super) fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> DiskUsage {
         self.disk.catalog.accounting.usage()
     }
 
     /// Whether the tier takes writes, and the last error where not.
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self) -> DiskHealth {
         let health = self.disk.catalog.health.report(Instant::now());
-        Health { is_writable: self.disk.catalog.is_open(), ..health }
+        DiskHealth { is_writable: self.disk.catalog.is_open(), ..health }
     }
 
     /// Waits until the eviction order is loaded. Cancel safe.
@@ -165,7 +165,7 @@ impl Store {
     }
 
     /// Begins to check everything beside the service; see [`fsck::begin_check`].
-    pub(super) fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
+    pub(super) fn begin_check(&self, mode: Mode, rate: Option<u64>) -> CheckStart {
         fsck::begin_check(&self.disk, mode, rate)
     }
 

@@ -7,9 +7,9 @@ use crate::store::commit::unencodable;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
 use crate::store::eviction::accounting::Displaces;
-use crate::store::eviction::order::Entry;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::format;
-use crate::store::format::{Head, INLINE_BYTES_MAX, Place};
+use crate::store::format::{BodyPlace, INLINE_BYTES_MAX, RecordHead};
 use bytes::Bytes;
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ pub(super) fn import(store: &DiskStore, objects: Vec<(Meta, Bytes)>) -> Result<u
 fn try_import(store: &DiskStore, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
     let catalog = &store.catalog;
     let length = |(_, body): &(Meta, Bytes)| body.len() as u64;
-    let large = objects.iter().map(length).find(|length| Place::of(*length).is_file());
+    let large = objects.iter().map(length).find(|length| BodyPlace::of(*length).is_file());
     if let Some(bytes) = large {
         return Err(WriteError::TooLarge { bytes, limit: INLINE_BYTES_MAX - 1 });
     }
@@ -35,17 +35,17 @@ fn try_import(store: &DiskStore, objects: Vec<(Meta, Bytes)>) -> Result<usize, W
     let access = catalog.index.access();
     let index = access.open()?;
     let (mut change, mut seen) = (index.change(), HashSet::new());
-    let mut placed: Vec<(KeyHash, Head)> = Vec::with_capacity(objects.len());
+    let mut placed: Vec<(KeyHash, RecordHead)> = Vec::with_capacity(objects.len());
     for (meta, body) in objects {
         let hash = meta.key.hash();
         if !seen.insert(hash) || index.record(hash)?.is_some() {
             continue;
         }
-        let head = Head {
+        let head = RecordHead {
             sequence: catalog.next_sequence(),
             length: body.len() as u64,
             sha256: Sha256::of(&body),
-            place: Place::of(body.len() as u64),
+            place: BodyPlace::of(body.len() as u64),
             claims: None,
             variant_of: None,
         };
@@ -62,6 +62,6 @@ fn try_import(store: &DiskStore, objects: Vec<(Meta, Bytes)>) -> Result<usize, W
     }
     catalog
         .accounting
-        .add_all(reservation, placed.iter().map(|(hash, head)| (*hash, Entry::of(head))));
+        .add_all(reservation, placed.iter().map(|(hash, head)| (*hash, EvictionEntry::of(head))));
     Ok(placed.len())
 }

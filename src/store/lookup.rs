@@ -14,7 +14,7 @@ use crate::store::catalog::Catalog;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::IndexError;
 use crate::store::format;
-use crate::store::format::{FormatError, Head, Place, Record};
+use crate::store::format::{BodyPlace, FormatError, Record, RecordHead};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ enum Attempt {
 
 /// Which copy of an object is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Version {
+pub(super) struct StoredVersion {
     /// When its head came.
     pub(super) response_time: Timestamp,
     /// Its insertion.
@@ -40,7 +40,7 @@ pub(super) struct Version {
 
 /// A claim that is stored of a NAR.
 #[derive(Debug)]
-pub(super) struct Claimed {
+pub(super) struct StoredClaim {
     /// The hash of its narinfo's key.
     pub(super) by: KeyHash,
     /// The insertion of its narinfo, if that is there still: of several claims the newest counts.
@@ -86,7 +86,7 @@ pub(super) fn find(store: &DiskStore, key: &Key) -> Option<Stored> {
 
 /// What a narinfo said about the NAR `key`. An error says nothing about whether there is such a
 /// claim.
-pub(super) fn find_claim(catalog: &Catalog, key: &Key) -> Result<Option<Claimed>, IndexError> {
+pub(super) fn find_claim(catalog: &Catalog, key: &Key) -> Result<Option<StoredClaim>, IndexError> {
     #[cfg(test)]
     catalog.faults.reach("the index is to be read");
     let access = catalog.index.access();
@@ -97,7 +97,7 @@ pub(super) fn find_claim(catalog: &Catalog, key: &Key) -> Result<Option<Claimed>
             let owner = access.open().and_then(|index| index.record(by));
             let owner = owner.inspect_err(|_| catalog.count("index"))?;
             let head = owner.and_then(|record| format::decode_head(&record).ok());
-            Ok(Some(Claimed { by, sequence: head.map(|head| head.sequence), claim }))
+            Ok(Some(StoredClaim { by, sequence: head.map(|head| head.sequence), claim }))
         }
         Ok(_) => Ok(None),
         Err(error) => {
@@ -125,9 +125,9 @@ pub(super) fn find_variants(
 }
 
 /// What tells one copy of an object from another.
-pub(super) fn version(catalog: &Catalog, key: &Key) -> Option<Version> {
+pub(super) fn version(catalog: &Catalog, key: &Key) -> Option<StoredVersion> {
     let (record, _) = read_row(catalog, key.hash()).filter(|(row, _)| row.meta.key == *key)?;
-    Some(Version { response_time: record.meta.response_time, sequence: record.head.sequence })
+    Some(StoredVersion { response_time: record.meta.response_time, sequence: record.head.sequence })
 }
 
 /// Whether nothing is there.
@@ -158,12 +158,12 @@ fn read_row(catalog: &Catalog, hash: KeyHash) -> Option<(Record, Bytes)> {
 }
 
 /// `None` where the disk gives no answer, which says nothing about the object.
-fn attempt(store: &DiskStore, hash: KeyHash, head: &Head, within: Bytes) -> Option<Attempt> {
+fn attempt(store: &DiskStore, hash: KeyHash, head: &RecordHead, within: Bytes) -> Option<Attempt> {
     let catalog = &store.catalog;
     match head.place {
-        Place::Within if head.is_of(&within) => Some(Attempt::Found(StoredBody::Bytes(within))),
-        Place::Within => Some(Attempt::Missing("its body is another")),
-        Place::Inline => {
+        BodyPlace::Within if head.is_of(&within) => Some(Attempt::Found(StoredBody::Bytes(within))),
+        BodyPlace::Within => Some(Attempt::Missing("its body is another")),
+        BodyPlace::Inline => {
             let access = catalog.index.access();
             let body = access.open().and_then(|index| index.body(hash, head.sequence));
             let Some(body) = body.inspect_err(|_| catalog.count("index")).ok()? else {
@@ -174,7 +174,7 @@ fn attempt(store: &DiskStore, hash: KeyHash, head: &Head, within: Bytes) -> Opti
             }
             Some(Attempt::Found(StoredBody::Bytes(Bytes::copy_from_slice(&body))))
         }
-        Place::File => {
+        BodyPlace::File => {
             let file = catalog.folder.open_body(hash, head.sequence);
             let checked = file.and_then(|file| Ok((read::check_file(&file, hash, head)?, file)));
             match checked {

@@ -90,17 +90,17 @@ pub use body::{
     EndedObject, Follower, Growing, ObjectWriter, OutOfOrder, ProvenObject, RangeWriter,
     SealedObject, WITHHELD_BYTES, Withhold, WrittenRange,
 };
-pub use check::fsck::{Begun, FsckError, fsck};
+pub use check::fsck::{CheckStart, FsckError, fsck};
 pub use check::rebuild::RebuildError;
-pub use check::report::{Fault, Mode, PROBLEMS_MAX, Problem, Report, Stage};
-pub use commit::{Confirmed, Permit};
-pub use disks::health::Health;
+pub use check::report::{CheckFault, CheckProblem, CheckReport, CheckStage, Mode, PROBLEMS_MAX};
+pub use commit::{ChangePermit, Confirmation};
+pub use disks::health::DiskHealth;
 pub use disks::{ClaimUnknown, DiskReport, Disks, StoredVariants};
 pub use error::{Broken, IndexError, OpenError, WriteError};
-pub use eviction::accounting::Usage;
-pub use eviction::order::{Entry, Evicted, EvictionOrder};
+pub use eviction::accounting::DiskUsage;
+pub use eviction::order::{Evicted, EvictionEntry, EvictionOrder};
 pub use format::charge;
 pub use handle::IndexMemory;
-pub use part::{At, CHUNK_BYTES, Holding, Kept, Part, ReadError, Run, Synced};
+pub use part::{At, CHUNK_BYTES, Holding, KeepOutcome, Part, ReadError, Run, Synced};
 pub use remove::{Published, VARIANTS_MAX};
 pub use scope::{Purging, Scope};

@@ -151,7 +151,7 @@ fn load_on(store: &Weak<DiskStore>, stop: &CancellationToken) -> Result<(), Inde
         snapshot::arrange(&store.catalog, stop);
         if !stop.is_cancelled() {
             store.catalog.accounting.loaded();
-            store.reserve.keep_ahead(&store.catalog, 0);
+            store.reserve.refill(&store.catalog, 0);
             store.has_loaded.send_replace(true);
         }
     }

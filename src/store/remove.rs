@@ -9,9 +9,9 @@ use crate::object::tags::TagHash;
 use crate::object::{Key, KeyHash, Meta, Tags};
 use crate::store::catalog::{Catalog, EvictionReason};
 use crate::store::error::IndexError;
-use crate::store::eviction::order::{Entry, Evicted};
+use crate::store::eviction::order::{Evicted, EvictionEntry};
 use crate::store::format;
-use crate::store::format::{Head, Place};
+use crate::store::format::{BodyPlace, RecordHead};
 use crate::store::index::Keyspaces;
 use crate::store::part;
 use crate::store::scope::{Purging, Scope};
@@ -355,16 +355,17 @@ impl Catalog {
         &self,
         index: &Keyspaces,
         hash: KeyHash,
-        head: Option<&Head>,
-    ) -> Result<Vec<(Entry, Place)>, IndexError> {
+        head: Option<&RecordHead>,
+    ) -> Result<Vec<(EvictionEntry, BodyPlace)>, IndexError> {
         if let Some(head) = head {
-            return Ok(vec![(Entry::of(head), head.place)]);
+            return Ok(vec![(EvictionEntry::of(head), head.place)]);
         }
-        let inline = index.bodies_of(hash)?.into_iter().map(|sequence| (sequence, Place::Inline));
+        let inline =
+            index.bodies_of(hash)?.into_iter().map(|sequence| (sequence, BodyPlace::Inline));
         // Those that are not listed are there all the same, and nothing else would lead to them.
         let files = self.folder.insertions_of(hash).map_err(IndexError::Listing)?;
-        let files = files.into_iter().map(|sequence| (sequence, Place::File));
-        let entry = |(sequence, place)| (Entry { sequence, charge: 0 }, place);
+        let files = files.into_iter().map(|sequence| (sequence, BodyPlace::File));
+        let entry = |(sequence, place)| (EvictionEntry { sequence, charge: 0 }, place);
         Ok(inline.chain(files).map(entry).collect())
     }
 

@@ -5,10 +5,10 @@
 
 use crate::store::catalog::Catalog;
 use crate::store::check::object;
-use crate::store::check::pace::{Pacer, Stopped};
+use crate::store::check::pace::{ReadPacer, Stopped};
 use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::snapshot;
-use crate::store::eviction::snapshot::{Schedule, Turn};
+use crate::store::eviction::snapshot::{Schedule, SnapshotOccasion};
 use crate::store::format;
 use crate::store::index::Keyspaces;
 use crate::sync::{Mutex, watch};
@@ -152,10 +152,15 @@ impl Syncs {
         let is_synced = self.synced_for(catalog, wake, asked);
         self.ended.send_replace((asked, !is_synced));
         match wake {
-            Wake::Tick => {
-                snapshot::keep_order(catalog, &mut schedule, Instant::now(), Turn::Regular)
+            Wake::Tick => snapshot::keep_order(
+                catalog,
+                &mut schedule,
+                Instant::now(),
+                SnapshotOccasion::Regular,
+            ),
+            Wake::Stop => {
+                snapshot::keep_order(catalog, &mut schedule, Instant::now(), SnapshotOccasion::Last)
             }
-            Wake::Stop => snapshot::keep_order(catalog, &mut schedule, Instant::now(), Turn::Last),
             Wake::Wanted => {}
         }
         schedule
@@ -166,8 +171,8 @@ impl Syncs {
     pub(super) fn synced_for(&self, catalog: &Catalog, wake: Wake, asked: u64) -> bool {
         let made = catalog.index.changes();
         let is_all_synced = match wake {
-            Wake::Tick => self.sync_now(catalog, Turn::Regular),
-            Wake::Stop => self.sync_now(catalog, Turn::Last),
+            Wake::Tick => self.sync_now(catalog, SnapshotOccasion::Regular),
+            Wake::Stop => self.sync_now(catalog, SnapshotOccasion::Last),
             Wake::Wanted => return self.sync_index(catalog).is_ok(),
         };
         if self.ended.borrow().0 >= asked {
@@ -181,10 +186,10 @@ impl Syncs {
 
     /// Syncs what has changed: the trailers and names of body files, then the index. Keeps short
     /// what the next start has to read. Whether that was done; an error is noted.
-    pub(super) fn sync_now(&self, catalog: &Catalog, turn: Turn) -> bool {
+    pub(super) fn sync_now(&self, catalog: &Catalog, turn: SnapshotOccasion) -> bool {
         let made = catalog.index.changes();
         // At the end, also what an earlier start left in the journal.
-        if self.whole.load(Ordering::Acquire) >= made && turn == Turn::Regular {
+        if self.whole.load(Ordering::Acquire) >= made && turn == SnapshotOccasion::Regular {
             return true;
         }
         #[cfg(test)]
@@ -206,7 +211,7 @@ impl Syncs {
     }
 
     /// Syncs the trailers and names of body files. Blocking.
-    fn sync_files(&self, catalog: &Catalog, turn: Turn) -> Result<(), WriteError> {
+    fn sync_files(&self, catalog: &Catalog, turn: SnapshotOccasion) -> Result<(), WriteError> {
         let failed = |source| WriteError::Io { operation: "sync", source };
         let next = catalog.tier.insertions.load(Ordering::Acquire);
         let sync = || {
@@ -218,7 +223,9 @@ impl Syncs {
         self.bodies.lock().synced(next);
         let doubted = self.bodies.lock().doubted;
         // A process that stops does not wait for it: readers compare what comes from the disk.
-        let Some(from) = doubted.filter(|_| turn == Turn::Regular) else { return Ok(()) };
+        let Some(from) = doubted.filter(|_| turn == SnapshotOccasion::Regular) else {
+            return Ok(());
+        };
         self.read_back(catalog, from)?;
         self.bodies.lock().doubted = None;
         Ok(())
@@ -230,7 +237,7 @@ impl Syncs {
     fn read_back(&self, catalog: &Catalog, mut from: u64) -> Result<(), WriteError> {
         let failed =
             |why: String| WriteError::Io { operation: "sync", source: io::Error::other(why) };
-        let mut pacer = Pacer::new(u64::MAX, self.leaving.clone());
+        let mut pacer = ReadPacer::new(u64::MAX, self.leaving.clone());
         loop {
             let page = catalog.index.access().open()?.order_page(from, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
@@ -258,13 +265,13 @@ impl Syncs {
     }
 
     /// Syncs the index, and keeps its journal short. Blocking; an error is noted.
-    fn sync_whole_index(&self, catalog: &Catalog, turn: Turn) -> Result<(), ()> {
+    fn sync_whole_index(&self, catalog: &Catalog, turn: SnapshotOccasion) -> Result<(), ()> {
         let access = catalog.index.access();
         let synced = access.open().and_then(|index| {
             sync_engine(catalog, index)?;
             match turn {
-                Turn::Regular => index.tidy_journal(),
-                Turn::Last => index.empty_journal(),
+                SnapshotOccasion::Regular => index.tidy_journal(),
+                SnapshotOccasion::Last => index.empty_journal(),
             }
         });
         synced.map_err(|error| catalog.index_failed(&error))

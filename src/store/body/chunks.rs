@@ -60,12 +60,12 @@ const REMEMBERED_MAX: usize = 16_384;
 /// What is known of the chunks of one insertion.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Chunks {
-    state: Mutex<State>,
+    state: Mutex<ChunkTrust>,
     turned: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ChunkTrust {
     /// A bit for each chunk.
     trusted: Vec<u64>,
     /// How often any chunk was doubted.
@@ -74,7 +74,7 @@ struct State {
     seen: Vec<u64>,
     seen_since: Option<Instant>,
     /// Chunks that are being read from the disk.
-    reading: Vec<Reading>,
+    reading: Vec<DiskRead>,
     /// Chunks of which a writer has written a part, and has written or compared all that its
     /// readers see; with the number of the writer.
     begun: Vec<(u64, u64)>,
@@ -96,7 +96,7 @@ pub(in crate::store) struct WriterNumber(u64);
 
 /// A chunk that is being read from the disk.
 #[derive(Debug)]
-struct Reading {
+struct DiskRead {
     index: u64,
     /// Since the read began.
     is_doubted: bool,
@@ -104,14 +104,14 @@ struct Reading {
 
 /// The right to read one chunk from the disk; given back when it is dropped.
 #[derive(Debug)]
-pub(in crate::store) struct Turn<'a> {
+pub(in crate::store) struct DiskReadTurn<'a> {
     chunks: &'a Chunks,
     index: u64,
 }
 
 /// What was known of a chunk before it was read from the page cache.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Trusted {
+pub(in crate::store) struct TrustBefore {
     index: u64,
     sight: Sight,
     doubts: u64,
@@ -125,9 +125,9 @@ impl Chunks {
 
     /// Whether the page cache may be believed about what a reader sees of a chunk; to be asked
     /// again with [`Chunks::is_still_trusted`] after a read.
-    pub(in crate::store) fn trusted(&self, index: u64, sight: Sight) -> Option<Trusted> {
+    pub(in crate::store) fn trusted(&self, index: u64, sight: Sight) -> Option<TrustBefore> {
         let state = self.state.lock();
-        state.is_sound(index, sight).then_some(Trusted { index, sight, doubts: state.doubts })
+        state.is_sound(index, sight).then_some(TrustBefore { index, sight, doubts: state.doubts })
     }
 
     /// Whether all or a part of a chunk is trusted.
@@ -138,7 +138,7 @@ impl Chunks {
 
     /// Whether a chunk has been trusted all the time since. False also if another chunk of the body
     /// was doubted.
-    pub(in crate::store) fn is_still_trusted(&self, before: Trusted) -> bool {
+    pub(in crate::store) fn is_still_trusted(&self, before: TrustBefore) -> bool {
         let state = self.state.lock();
         state.is_sound(before.index, before.sight) && state.doubts == before.doubts
     }
@@ -202,17 +202,17 @@ impl Chunks {
     }
 
     /// Waits until nobody reads the chunk from the disk, then takes the turn. Blocking.
-    pub(in crate::store) fn turn(&self, index: u64) -> Turn<'_> {
+    pub(in crate::store) fn turn(&self, index: u64) -> DiskReadTurn<'_> {
         let mut state = self.state.lock();
         while state.reading.iter().any(|reading| reading.index == index) {
             self.turned.wait(&mut state);
         }
-        state.reading.push(Reading { index, is_doubted: true });
-        Turn { chunks: self, index }
+        state.reading.push(DiskRead { index, is_doubted: true });
+        DiskReadTurn { chunks: self, index }
     }
 }
 
-impl Turn<'_> {
+impl DiskReadTurn<'_> {
     /// Doubts the chunk: what is read from now on comes from the disk.
     pub(in crate::store) fn begin(&mut self) {
         let mut state = self.chunks.state.lock();
@@ -236,14 +236,14 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for DiskReadTurn<'_> {
     fn drop(&mut self) {
         self.chunks.state.lock().reading.retain(|reading| reading.index != self.index);
         self.chunks.turned.notify_all();
     }
 }
 
-impl State {
+impl ChunkTrust {
     fn is_trusted(&self, index: u64) -> bool {
         has_bit(&self.trusted, index)
     }
@@ -288,7 +288,7 @@ impl State {
         }
     }
 
-    fn reading_of(&mut self, index: u64) -> Option<&mut Reading> {
+    fn reading_of(&mut self, index: u64) -> Option<&mut DiskRead> {
         self.reading.iter_mut().find(|reading| reading.index == index)
     }
 
@@ -334,10 +334,10 @@ pub(in crate::store) const fn chunk_of(offset: u64) -> u64 {
 
 /// The chunks of every open body, by insertion, and of those that were open last.
 #[derive(Debug, Default)]
-pub(in crate::store) struct OpenBodies(Mutex<Known>);
+pub(in crate::store) struct OpenBodies(Mutex<OpenChunks>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct OpenChunks {
     by_sequence: HashMap<u64, Weak<Chunks>>,
     recent: VecDeque<(u64, Arc<Chunks>)>,
 }
@@ -360,7 +360,7 @@ impl OpenBodies {
     }
 }
 
-impl Known {
+impl OpenChunks {
     fn remember(&mut self, sequence: u64, chunks: &Arc<Chunks>) {
         self.by_sequence.insert(sequence, Arc::downgrade(chunks));
         self.recent.push_back((sequence, Arc::clone(chunks)));

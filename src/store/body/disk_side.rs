@@ -36,14 +36,14 @@ pub(super) struct SharedDigest(Arc<Mutex<Hashing>>);
 #[derive(Default)]
 enum Hashing {
     /// The disk side has it.
-    Open(Digest),
+    Open(RunningDigest),
     /// The object goes on without its disk: a thread that still works for it changes nothing.
     #[default]
     Left,
 }
 
 /// A SHA-256 and the offset behind the last byte that it knows.
-pub(super) struct Digest {
+pub(super) struct RunningDigest {
     context: digest::Context,
     end: u64,
 }
@@ -54,7 +54,7 @@ impl std::fmt::Debug for DiskSide {
     }
 }
 
-impl Digest {
+impl RunningDigest {
     fn new() -> Self {
         Self { context: digest::Context::new(&digest::SHA256), end: 0 }
     }
@@ -81,11 +81,11 @@ impl Digest {
 impl SharedDigest {
     /// Of no bytes.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Hashing::Open(Digest::new()))))
+        Self(Arc::new(Mutex::new(Hashing::Open(RunningDigest::new()))))
     }
 
     /// Takes the digest away from the disk side, with all bytes in memory that it did not know.
-    pub(super) fn leave_the_disk(&self, growth: &Growth) -> Option<Digest> {
+    pub(super) fn leave_the_disk(&self, growth: &Growth) -> Option<RunningDigest> {
         let mut hashing = self.0.lock();
         match std::mem::take(&mut *hashing) {
             Hashing::Open(mut digest) => {
@@ -116,7 +116,7 @@ impl SharedDigest {
     }
 
     /// Does `work` with the digest, unless the object goes on without its disk.
-    fn with<T>(&self, work: impl FnOnce(&mut Digest) -> T) -> Result<T, WriteError> {
+    fn with<T>(&self, work: impl FnOnce(&mut RunningDigest) -> T) -> Result<T, WriteError> {
         match &mut *self.0.lock() {
             Hashing::Open(digest) => Ok(work(digest)),
             Hashing::Left => Err(WriteError::Interrupted),

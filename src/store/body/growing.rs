@@ -62,7 +62,7 @@ pub(in crate::store) struct Growth {
     /// Of the bytes that are in the file.
     sums: Mutex<Sums>,
     tasks: Tasks,
-    state: Mutex<State>,
+    state: Mutex<GrowthState>,
     view: watch::Sender<View>,
     is_memory_only: AtomicBool,
     /// Notified when a follower has moved or left.
@@ -70,7 +70,7 @@ pub(in crate::store) struct Growth {
 }
 
 #[derive(Debug)]
-struct State {
+struct GrowthState {
     segments: Segments,
     /// Bytes before this offset are in the file: the start of the segments, unless the disk has
     /// failed and bytes were let go since.
@@ -107,7 +107,7 @@ enum Phase {
 }
 
 /// Where the bytes at an offset are.
-enum Whereabouts {
+enum BytesAt {
     Memory(Bytes),
     /// In the file, of which so many bytes from the offset on may be read.
     File(Arc<File>, u64),
@@ -220,7 +220,7 @@ impl Growth {
             chunks,
             sums: Mutex::new(sums),
             tasks,
-            state: Mutex::new(State {
+            state: Mutex::new(GrowthState {
                 segments: Segments::at(base),
                 file_end: base,
                 file: None,
@@ -406,11 +406,11 @@ impl Growth {
             return Ok(Bytes::new());
         }
         let (file, max) = match self.state.lock().whereabouts(offset, max) {
-            Whereabouts::Memory(bytes) => return Ok(bytes),
-            Whereabouts::File(file, within) => {
+            BytesAt::Memory(bytes) => return Ok(bytes),
+            BytesAt::File(file, within) => {
                 (file, usize::try_from(within).map_or(max, |within| within.min(max)))
             }
-            Whereabouts::Gone => return Err(Broken::Behind),
+            BytesAt::Gone => return Err(Broken::Behind),
         };
         if let Some(bytes) = read::read_trusted(self.view(&file), offset, max) {
             return Ok(bytes);
@@ -439,7 +439,7 @@ impl Drop for Growth {
     }
 }
 
-impl State {
+impl GrowthState {
     /// A follower behind a gap can go no further than it, and is not waited for.
     fn followers_that_go_on(&self) -> Followers {
         let (start, file_end) = (self.segments.start(), self.file_end);
@@ -455,15 +455,15 @@ impl State {
         self.followers_so_far
     }
 
-    fn whereabouts(&self, offset: u64, max: usize) -> Whereabouts {
+    fn whereabouts(&self, offset: u64, max: usize) -> BytesAt {
         if let Some(bytes) = self.segments.read(offset, max) {
-            return Whereabouts::Memory(bytes);
+            return BytesAt::Memory(bytes);
         }
         match &self.file {
             Some(file) if offset < self.file_end => {
-                Whereabouts::File(Arc::clone(file), self.file_end - offset)
+                BytesAt::File(Arc::clone(file), self.file_end - offset)
             }
-            Some(_) | None => Whereabouts::Gone,
+            Some(_) | None => BytesAt::Gone,
         }
     }
 }

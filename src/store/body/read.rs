@@ -5,10 +5,10 @@
 
 use crate::object::{Insertion, KeyHash, Meta, Sha256};
 use crate::store::body::chunks::{Chunks, OpenBodies, Sight, chunk_of};
-use crate::store::body::sums::{CHUNK_BYTES, ChunkSum, Expected, SUM_BYTES};
+use crate::store::body::sums::{CHUNK_BYTES, ChunkSum, ExpectedSum, SUM_BYTES};
 use crate::store::body::trailer;
 use crate::store::files;
-use crate::store::format::Head;
+use crate::store::format::RecordHead;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use rustix::fs::Advice;
@@ -119,7 +119,7 @@ impl BodyReads {
         &self,
         file: Arc<File>,
         hash: KeyHash,
-        head: &Head,
+        head: &RecordHead,
     ) -> Arc<BodyFile> {
         Arc::new(BodyFile {
             file,
@@ -236,12 +236,12 @@ impl BodyFile {
     }
 
     /// The sum of a chunk, from the trailer. A sum that is wrong itself makes its chunk wrong.
-    fn expected(&self, index: u64) -> io::Result<Expected> {
+    fn expected(&self, index: u64) -> io::Result<ExpectedSum> {
         let mut sum = [0; 8];
         let at = self.length.saturating_add(index * SUM_BYTES);
         files::read(|| self.file.read_exact_at(&mut sum, at))?;
         let bytes = CHUNK_BYTES.min(self.length.saturating_sub(index * CHUNK_BYTES));
-        Ok(Expected { sum: u64::from_le_bytes(sum), bytes })
+        Ok(ExpectedSum { sum: u64::from_le_bytes(sum), bytes })
     }
 
     fn clamp(&self, offset: u64, max: usize) -> usize {
@@ -254,7 +254,7 @@ impl BodyFile {
 pub(in crate::store) fn check_file(
     file: &File,
     hash: KeyHash,
-    head: &Head,
+    head: &RecordHead,
 ) -> io::Result<Result<trailer::Footer, &'static str>> {
     let offset = trailer::tail_offset(head.length);
     let tail_bytes = usize::try_from(file.metadata()?.len().saturating_sub(offset));
@@ -313,7 +313,7 @@ pub(in crate::store) fn read_compared(
     view: FileView<'_>,
     (offset, max): (u64, usize),
     key: KeyHash,
-    expected: impl FnOnce(u64) -> io::Result<Expected>,
+    expected: impl FnOnce(u64) -> io::Result<ExpectedSum>,
 ) -> io::Result<Bytes> {
     let (index, max) = (chunk_of(offset), within_chunk(offset, max));
     if max == 0 {

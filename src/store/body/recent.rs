@@ -27,7 +27,7 @@ pub(in crate::store) struct Recent {
 
 /// The count of changes when a look-up began.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Ticket(u64);
+pub(in crate::store) struct LookupEpoch(u64);
 
 impl std::fmt::Debug for Recent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,12 +49,12 @@ impl Recent {
     }
 
     /// A ticket for a look-up that begins now.
-    pub(in crate::store) fn ticket(&self, hash: KeyHash) -> Ticket {
-        Ticket(self.count(hash).load(Ordering::Acquire))
+    pub(in crate::store) fn ticket(&self, hash: KeyHash) -> LookupEpoch {
+        LookupEpoch(self.count(hash).load(Ordering::Acquire))
     }
 
     /// Remembers what a look-up found, unless the key has changed since it began.
-    pub(in crate::store) fn remember(&self, ticket: Ticket, stored: Stored) {
+    pub(in crate::store) fn remember(&self, ticket: LookupEpoch, stored: Stored) {
         let hash = stored.meta.key.hash();
         self.open.insert(hash, stored);
         if self.count(hash).load(Ordering::SeqCst) != ticket.0 {

@@ -87,13 +87,13 @@ impl Sums {
     }
 
     /// The sum of the chunk `index` as far as it has come, and its bytes; `None` where none came.
-    pub(crate) fn of(&self, index: u64) -> Option<Expected> {
+    pub(crate) fn of(&self, index: u64) -> Option<ExpectedSum> {
         let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
         if let Some(&sum) = self.whole.get(position) {
-            return Some(Expected { sum, bytes: CHUNK_BYTES });
+            return Some(ExpectedSum { sum, bytes: CHUNK_BYTES });
         }
         let is_last = position == self.whole.len() && self.last_bytes > 0;
-        is_last.then(|| Expected { sum: self.last.value(), bytes: self.last_bytes })
+        is_last.then(|| ExpectedSum { sum: self.last.value(), bytes: self.last_bytes })
     }
 
     /// All sums, as they stand in the file.
@@ -105,7 +105,7 @@ impl Sums {
 
 /// What a chunk must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectedSum {
     /// Its sum.
     pub(crate) sum: u64,
     /// How many bytes the sum is of.
@@ -175,7 +175,7 @@ mod tests {
             assert_eq!(sums.encode(), expected);
             for (index, chunk) in (0..).zip(body.chunks(CHUNK)) {
                 let (sum, bytes) = (sum_of(KEY, index, chunk), chunk.len() as u64);
-                let expected = Expected { sum, bytes };
+                let expected = ExpectedSum { sum, bytes };
                 assert_eq!(sums.of(index), Some(expected));
             }
         }

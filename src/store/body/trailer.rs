@@ -22,7 +22,7 @@
 
 use crate::object::{KeyHash, Sha256};
 use crate::store::body::sums;
-use crate::store::format::{FormatError, Head, VERSION};
+use crate::store::format::{FormatError, RecordHead, VERSION};
 
 const MAGIC: [u8; 8] = *b"NARTHEX\n";
 /// Bytes of the footer.
@@ -103,7 +103,7 @@ pub(crate) const fn tail_offset(length: u64) -> u64 {
 /// What follows the body of `key` in its file: its sums, its encoded record and the footer.
 pub(crate) fn encode(
     key: KeyHash,
-    head: &Head,
+    head: &RecordHead,
     sums: &[u8],
     record: &[u8],
 ) -> Result<Vec<u8>, FormatError> {
@@ -143,7 +143,7 @@ pub(crate) fn decode(tail: &[u8]) -> Result<(Footer, &[u8]), FormatError> {
 }
 
 /// Whether record and footer, `tail`, were written for `key` with this head.
-pub(crate) fn check(key: KeyHash, head: &Head, tail: &[u8]) -> Result<Footer, FormatError> {
+pub(crate) fn check(key: KeyHash, head: &RecordHead, tail: &[u8]) -> Result<Footer, FormatError> {
     let (footer, _) = decode(tail)?;
     let is_it = footer.key == key
         && footer.sequence == head.sequence
@@ -159,17 +159,24 @@ fn checksum(bytes: &[u8]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::format::Place;
+    use crate::store::format::BodyPlace;
     use proptest::prelude::{any, proptest};
 
     const KEY: KeyHash = KeyHash([3; 16]);
 
-    fn head(length: u64) -> Head {
+    fn head(length: u64) -> RecordHead {
         let sha256 = Sha256([0xab; 32]);
-        Head { sequence: 7, length, sha256, place: Place::File, claims: None, variant_of: None }
+        RecordHead {
+            sequence: 7,
+            length,
+            sha256,
+            place: BodyPlace::File,
+            claims: None,
+            variant_of: None,
+        }
     }
 
-    fn tail(head: &Head, record: &[u8]) -> Vec<u8> {
+    fn tail(head: &RecordHead, record: &[u8]) -> Vec<u8> {
         let sums = vec![1; usize::try_from(sums::sums_bytes(head.length)).unwrap()];
         let trailer = encode(KEY, head, &sums, record).unwrap();
         trailer[sums.len()..].to_vec()
@@ -192,9 +199,9 @@ mod tests {
         let head = head(70_000);
         let tail = tail(&head, b"a record");
         assert!(check(KeyHash([4; 16]), &head, &tail).is_err());
-        assert!(check(KEY, &Head { sequence: 8, ..head }, &tail).is_err());
-        assert!(check(KEY, &Head { length: 70_001, ..head }, &tail).is_err());
-        assert!(check(KEY, &Head { sha256: Sha256([0; 32]), ..head }, &tail).is_err());
+        assert!(check(KEY, &RecordHead { sequence: 8, ..head }, &tail).is_err());
+        assert!(check(KEY, &RecordHead { length: 70_001, ..head }, &tail).is_err());
+        assert!(check(KEY, &RecordHead { sha256: Sha256([0; 32]), ..head }, &tail).is_err());
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Default for MemoryWindows {
 
 /// One object's share, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Window(Windows);
+pub(super) struct BodyWindow(Windows);
 
 impl Windows {
     /// For objects whose bytes wait for the disk. A peer that sends at a constant pace never makes
@@ -59,13 +59,13 @@ impl Windows {
     }
 
     /// A share of one more object.
-    pub(super) fn open(&self) -> Window {
+    pub(super) fn open(&self) -> BodyWindow {
         self.count.fetch_add(1, Ordering::Relaxed);
-        Window(self.clone())
+        BodyWindow(self.clone())
     }
 }
 
-impl Window {
+impl BodyWindow {
     /// Bytes of the object that may be in memory at present.
     pub(super) fn bytes(&self) -> u64 {
         let Windows { count, all_bytes, least_bytes, most_bytes } = &self.0;
@@ -73,7 +73,7 @@ impl Window {
     }
 }
 
-impl Drop for Window {
+impl Drop for BodyWindow {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
     }

@@ -21,18 +21,18 @@
 //! and the sums of its chunks tell.
 
 use crate::object::{Key, Meta, NarClaim, Sha256};
-use crate::store::body::disk_side::{Digest, DiskSide, SealedBody, SharedDigest};
+use crate::store::body::disk_side::{DiskSide, RunningDigest, SealedBody, SharedDigest};
 use crate::store::body::growing::{Growing, Growth, Withhold};
 use crate::store::body::out_of_order::{OutOfOrder, RangePlace, WrittenRange};
 use crate::store::body::read::Stored;
 use crate::store::body::segments::Batch;
-use crate::store::body::window::Window;
+use crate::store::body::window::BodyWindow;
 use crate::store::commit;
-use crate::store::commit::Placing;
+use crate::store::commit::NewObject;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
 use crate::store::eviction::accounting::Reservation;
-use crate::store::format::Place;
+use crate::store::format::BodyPlace;
 use crate::tasks::{Started, Tasks};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -51,23 +51,23 @@ const NO_READER_MAX: Duration = Duration::from_secs(1);
 /// An object that is being received.
 #[derive(Debug)]
 pub struct ObjectWriter {
-    object: Object,
+    object: ObjectCore,
     storage: Storage,
 }
 
 /// What an object is in each of its states.
 #[derive(Debug)]
-struct Object {
+struct ObjectCore {
     key: Key,
     store: Arc<DiskStore>,
-    readers: Readers,
+    readers: ReaderGuard,
 }
 
 /// Fails the readers that need more when it is dropped.
 #[derive(Debug)]
-struct Readers(Arc<Growth>);
+struct ReaderGuard(Arc<Growth>);
 
-impl Drop for Readers {
+impl Drop for ReaderGuard {
     fn drop(&mut self) {
         self.0.abandon();
     }
@@ -77,35 +77,37 @@ impl Drop for Readers {
 #[derive(Debug)]
 enum Storage {
     /// To the disk.
-    Disk(Disk),
+    Disk(DiskStorage),
     /// Through memory to the readers alone.
     Memory(MemoryOnly),
 }
 
-struct Disk {
+struct DiskStorage {
     /// Away while a write is under way; gone for good when that came to no end.
     side: Option<Box<DiskSide>>,
     digest: SharedDigest,
     /// The write under way.
-    writing: Option<Started<Wrote>>,
-    window: Window,
+    writing: Option<Started<WriteResult>>,
+    window: BodyWindow,
 }
 
 /// What a write gives back.
-type Wrote = (Box<DiskSide>, Result<(), WriteError>);
+type WriteResult = (Box<DiskSide>, Result<(), WriteError>);
 
 struct MemoryOnly {
     /// Why it is not stored.
     cause: WriteError,
-    digest: Digest,
-    window: Window,
+    digest: RunningDigest,
+    window: BodyWindow,
     /// The file takes its space as long as the object is received.
     _file: Option<Box<DiskSide>>,
 }
 
-impl std::fmt::Debug for Disk {
+impl std::fmt::Debug for DiskStorage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Disk").field("is_writing", &self.writing.is_some()).finish_non_exhaustive()
+        f.debug_struct("DiskStorage")
+            .field("is_writing", &self.writing.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,8 +130,8 @@ impl ObjectWriter {
         let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
         let window = store.windows.to_disk.open();
         let digest = side.digest();
-        let disk = Disk { side: Some(Box::new(side)), digest, writing: None, window };
-        let object = Object { key, store, readers: Readers(growth) };
+        let disk = DiskStorage { side: Some(Box::new(side)), digest, writing: None, window };
+        let object = ObjectCore { key, store, readers: ReaderGuard(growth) };
         Self { object, storage: Storage::Disk(disk) }
     }
 
@@ -168,7 +170,7 @@ impl ObjectWriter {
             Storage::Disk(_) => {
                 self.growth().push(bytes);
                 let result = self.write_what_is_due().await;
-                self.spare(result)
+                self.unless_disk_failed(result)
             }
             Storage::Memory(memory) => {
                 memory.digest.update(&bytes);
@@ -190,7 +192,7 @@ impl ObjectWriter {
                 let (store, key) = (Arc::clone(&self.object.store), self.object.key.hash());
                 Ok(Some(OutOfOrder::new(store, key, place)))
             }
-            Err(error) => self.spare(Err(error)).map(|()| None),
+            Err(error) => self.unless_disk_failed(Err(error)).map(|()| None),
         }
     }
 
@@ -210,7 +212,7 @@ impl ObjectWriter {
             disk.written().await
         };
         let result = taken.await;
-        self.spare(result)
+        self.unless_disk_failed(result)
     }
 
     /// Ends the body. Refuses one that is shorter than declared. Shows readers nothing.
@@ -224,14 +226,14 @@ impl ObjectWriter {
         if let Storage::Disk(disk) = &mut self.storage {
             let (growth, store) = (&self.object.readers.0, &self.object.store);
             let result = disk.write_most(growth, store).await;
-            self.spare(result)?;
+            self.unless_disk_failed(result)?;
         }
         let (digest, storable) = match self.storage {
             Storage::Memory(memory) => (memory.digest.finish(), Err(memory.cause)),
-            Storage::Disk(Disk { side, digest, .. }) => {
+            Storage::Disk(DiskStorage { side, digest, .. }) => {
                 let side = side.ok_or(WriteError::Interrupted)?;
                 let last = self.object.readers.0.take_batch();
-                (digest.catch_up(&self.object.readers.0)?, Ok(Storable { side, last }))
+                (digest.catch_up(&self.object.readers.0)?, Ok(StorableBody { side, last }))
             }
         };
         let (sha256, hashed) = digest;
@@ -260,13 +262,13 @@ impl ObjectWriter {
     }
 
     /// Goes on in memory alone if `result` is an error of the disk.
-    fn spare(&mut self, result: Result<(), WriteError>) -> Result<(), WriteError> {
+    fn unless_disk_failed(&mut self, result: Result<(), WriteError>) -> Result<(), WriteError> {
         let Err(error) = result else { return Ok(()) };
         let Storage::Disk(disk) = &mut self.storage else { return Err(error) };
         if !error.spares_the_body() {
             return Err(error);
         }
-        let Object { key, store, readers } = &self.object;
+        let ObjectCore { key, store, readers } = &self.object;
         let received = readers.0.received();
         store.catalog.write_failed(&error);
         store.catalog.not_stored(&error, key.hash(), readers.0.declared().unwrap_or(received));
@@ -287,7 +289,7 @@ impl ObjectWriter {
     }
 }
 
-impl Disk {
+impl DiskStorage {
     /// Begins to write all that no thread has yet.
     fn start_batch(&mut self, growth: &Growth, store: &DiskStore) {
         if self.side.is_none() {
@@ -389,13 +391,13 @@ pub struct EndedObject {
     pub length: u64,
     /// SHA-256 of the body.
     pub sha256: Sha256,
-    object: Object,
-    storable: Result<Storable, WriteError>,
+    object: ObjectCore,
+    storable: Result<StorableBody, WriteError>,
 }
 
 /// What makes an object that its disk has taken.
 #[derive(Debug)]
-struct Storable {
+struct StorableBody {
     side: Box<DiskSide>,
     /// Hashed, and not written yet.
     last: Option<Batch>,
@@ -416,8 +418,8 @@ impl EndedObject {
 pub struct ProvenObject {
     length: u64,
     sha256: Sha256,
-    storable: Storable,
-    object: Object,
+    storable: StorableBody,
+    object: ObjectCore,
 }
 
 impl ProvenObject {
@@ -433,9 +435,9 @@ impl ProvenObject {
         growth.push(body);
         let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
         let (sha256, length) = side.digest().catch_up(&growth)?;
-        let storable = Storable { side: Box::new(side), last: growth.take_batch() };
+        let storable = StorableBody { side: Box::new(side), last: growth.take_batch() };
         growth.prove();
-        let object = Object { key, store, readers: Readers(growth) };
+        let object = ObjectCore { key, store, readers: ReaderGuard(growth) };
         Ok(Self { length, sha256, storable, object })
     }
 
@@ -446,10 +448,10 @@ impl ProvenObject {
 
     /// Writes what is left of the body. Blocking.
     pub fn seal(self) -> Result<SealedObject, WriteError> {
-        let Self { length, sha256, storable: Storable { side, last }, object } = self;
-        let Object { key, store, .. } = &object;
+        let Self { length, sha256, storable: StorableBody { side, last }, object } = self;
+        let ObjectCore { key, store, .. } = &object;
         let growth = &object.readers.0;
-        let sealed = if Place::of(length).is_file() {
+        let sealed = if BodyPlace::of(length).is_file() {
             side.finish_file(length, last.as_ref()).map(|(new, reservation)| {
                 let (sums, chunks) = (growth.sums(), Arc::clone(growth.chunks()));
                 (SealedBody::File { new, sums, chunks }, reservation)
@@ -492,7 +494,7 @@ impl SealedObject {
     ) -> Result<Option<Stored>, WriteError> {
         let Self { length, sha256, key, store, body, reservation } = self;
         debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
-        let placing = Placing { length, sha256, meta, claim, since, body, reservation };
+        let placing = NewObject { length, sha256, meta, claim, since, body, reservation };
         let placed = commit::place(&store, placing, permit);
         let stored = placed.inspect_err(|error| store.catalog.write_failed(error))?;
         if stored.is_some() {

@@ -10,13 +10,13 @@
 use crate::object::KeyHash;
 use crate::store::catalog::{Catalog, SEQUENCE_GAP};
 use crate::store::check::object;
-use crate::store::check::object::Checked;
+use crate::store::check::object::ObjectCheck;
 use crate::store::check::pace;
-use crate::store::check::pace::{Pacer, Stopped};
-use crate::store::check::report::{Fault, Mode, Problem, Report};
+use crate::store::check::pace::{ReadPacer, Stopped};
+use crate::store::check::report::{CheckFault, CheckProblem, CheckReport, Mode};
 use crate::store::error::IndexError;
 use crate::store::format;
-use crate::store::format::{Place, Totals};
+use crate::store::format::{BodyPlace, Totals};
 use crate::store::index::Keyspaces;
 use crate::store::part;
 use crate::store::recover;
@@ -67,8 +67,8 @@ pub(in crate::store) struct Audit<'a> {
     pub(in crate::store) catalog: &'a Catalog,
     pub(in crate::store) mode: Mode,
     pub(in crate::store) traffic: Traffic,
-    pub(in crate::store) pacer: Pacer,
-    pub(in crate::store) report: &'a Mutex<Report>,
+    pub(in crate::store) pacer: ReadPacer,
+    pub(in crate::store) report: &'a Mutex<CheckReport>,
 }
 
 impl Audit<'_> {
@@ -105,7 +105,7 @@ impl Audit<'_> {
                     (report.objects, report.progress) = (report.objects + 1, progress);
                     report.bytes += checked.bytes;
                 }
-                if let Some((Fault::Index, detail)) = &checked.wrong
+                if let Some((CheckFault::Index, detail)) = &checked.wrong
                     && (self.mode, self.traffic) == (Mode::Repair, Traffic::None)
                 {
                     return Err(AuditError::Damaged(detail.clone()));
@@ -122,7 +122,7 @@ impl Audit<'_> {
     }
 
     /// Says what is wrong with an object; true where it was dropped.
-    fn judge(&self, hash: KeyHash, checked: &Checked) -> bool {
+    fn judge(&self, hash: KeyHash, checked: &ObjectCheck) -> bool {
         if checked.is_unserved {
             return self.mode == Mode::Repair && self.catalog.drop_unserved(hash);
         }
@@ -133,7 +133,7 @@ impl Audit<'_> {
         let may_drop = self.mode == Mode::Repair && fault.is_of_object();
         let is_repaired = may_drop && object::drop_checked(self.catalog, hash, checked, detail);
         let what = checked.key.as_ref().map_or_else(|| hash.to_string(), |key| key.path().into());
-        self.say(Problem { kind: *fault, what, detail: detail.clone(), is_repaired });
+        self.say(CheckProblem { kind: *fault, what, detail: detail.clone(), is_repaired });
         is_repaired
     }
 
@@ -158,7 +158,7 @@ impl Audit<'_> {
                     Mode::Repair | Mode::Report => continue,
                 };
                 let detail = detail.to_owned();
-                self.say(Problem { kind: Fault::Claim, what, detail, is_repaired });
+                self.say(CheckProblem { kind: CheckFault::Claim, what, detail, is_repaired });
             }
         }
     }
@@ -174,18 +174,18 @@ impl Audit<'_> {
                 let access = self.catalog.index.access();
                 let index = access.open()?;
                 let is_there = index.body(hash, sequence)?.is_some();
-                if !is_there || is_recorded(index, hash, sequence, Place::Inline)? {
+                if !is_there || is_recorded(index, hash, sequence, BodyPlace::Inline)? {
                     continue;
                 }
                 let is_repaired = self.mode == Mode::Repair;
                 if is_repaired {
                     let mut change = index.change();
-                    change.drop_body(hash, sequence, Place::Inline);
+                    change.drop_body(hash, sequence, BodyPlace::Inline);
                     change.commit()?;
                 }
                 let what = format!("{hash}-{sequence:x}");
                 let detail = "a small body without a record".to_owned();
-                self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+                self.say(CheckProblem { kind: CheckFault::Orphan, what, detail, is_repaired });
             }
         }
     }
@@ -205,15 +205,15 @@ impl Audit<'_> {
 
     fn files(&mut self) -> Result<(), AuditError> {
         let (catalog, report) = (self.catalog, self.report);
-        let mut pacer = Pacer::new(u64::MAX, self.pacer.stop());
+        let mut pacer = ReadPacer::new(u64::MAX, self.pacer.stop());
         catalog.folder.walk(|path, insertion| {
             pacer.spend(0)?;
             report.lock().files += 1;
             match insertion {
                 None => {
-                    let (kind, what) = (Fault::Foreign, path.display().to_string());
+                    let (kind, what) = (CheckFault::Foreign, path.display().to_string());
                     let detail = "no store put it here; it is left alone, move it away".to_owned();
-                    self.say(Problem { kind, what, detail, is_repaired: false });
+                    self.say(CheckProblem { kind, what, detail, is_repaired: false });
                     Ok(())
                 }
                 Some((hash, sequence)) => self.file(path, hash, sequence),
@@ -227,7 +227,7 @@ impl Audit<'_> {
             let _stripe = self.catalog.stripe(hash).lock();
             let access = self.catalog.index.access();
             let index = access.open()?;
-            if is_recorded(index, hash, sequence, Place::File)?
+            if is_recorded(index, hash, sequence, BodyPlace::File)?
                 || part::is_part(index, hash, sequence)?
                 || index.has_link(hash, sequence)?
             {
@@ -242,7 +242,7 @@ impl Audit<'_> {
             self.mode == Mode::Repair && self.catalog.folder.remove_body(hash, sequence).is_ok();
         let what = path.display().to_string();
         let detail = "a body file without a record".to_owned();
-        self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+        self.say(CheckProblem { kind: CheckFault::Orphan, what, detail, is_repaired });
         Ok(())
     }
 
@@ -264,14 +264,14 @@ impl Audit<'_> {
         if is_wrong {
             let detail = "numbers that name body files would be used again".to_owned();
             let what = "the index".to_owned();
-            self.say(Problem { kind: Fault::Totals, what, detail, is_repaired });
+            self.say(CheckProblem { kind: CheckFault::Totals, what, detail, is_repaired });
         }
         Ok(())
     }
 
     /// Puts a problem on record.
-    pub(in crate::store) fn say(&self, problem: Problem) {
-        let Problem { kind, what, detail, is_repaired } = &problem;
+    pub(in crate::store) fn say(&self, problem: CheckProblem) {
+        let CheckProblem { kind, what, detail, is_repaired } = &problem;
         let kind = kind.as_str();
         self.catalog.metrics.check_faults.with_label_values(&["fsck", kind]).inc();
         tracing::warn!(kind, what, detail, is_repaired, "fsck found a problem");
@@ -283,7 +283,7 @@ fn is_recorded(
     index: &Keyspaces,
     hash: KeyHash,
     sequence: u64,
-    place: Place,
+    place: BodyPlace,
 ) -> Result<bool, IndexError> {
     let head = index.record(hash)?.and_then(|record| format::decode_head(&record).ok());
     Ok(head.is_some_and(|head| head.sequence == sequence && head.place == place))

@@ -7,7 +7,7 @@ use crate::object::KeyHash;
 use crate::store::body::sums::{CHUNK_BYTES, ChunkSum};
 use crate::store::check::audit::{Audit, AuditError};
 use crate::store::check::object::of_disk;
-use crate::store::check::report::{Fault, Mode, Problem};
+use crate::store::check::report::{CheckFault, CheckProblem, Mode};
 use crate::store::error::IndexError;
 use crate::store::format;
 use crate::store::format::{Record, Totals};
@@ -50,12 +50,12 @@ impl Audit<'_> {
         &mut self,
         hash: KeyHash,
         record: &[u8],
-    ) -> Result<Option<(Fault, String, String)>, AuditError> {
+    ) -> Result<Option<(CheckFault, String, String)>, AuditError> {
         let Record { head, meta } = match format::decode_record(record) {
             Ok(record) if record.meta.key.hash() == hash => record,
             Ok(_) | Err(_) => {
                 let detail = "the record of a part cannot be read".to_owned();
-                return Ok(Some((Fault::Record, hash.to_string(), detail)));
+                return Ok(Some((CheckFault::Record, hash.to_string(), detail)));
             }
         };
         let what = meta.key.path().to_owned();
@@ -83,7 +83,7 @@ impl Audit<'_> {
             }
             if sum.value() != expected {
                 let detail = format!("chunk {number} of a part is not what was written");
-                return Ok(Some((Fault::Body, what, detail)));
+                return Ok(Some((CheckFault::Body, what, detail)));
             }
         }
         Ok(None)
@@ -93,7 +93,7 @@ impl Audit<'_> {
     fn drop_wrong_part(
         &self,
         hash: KeyHash,
-        kind: Fault,
+        kind: CheckFault,
         what: String,
         detail: String,
     ) -> Result<bool, AuditError> {
@@ -106,7 +106,7 @@ impl Audit<'_> {
         }
         let may_drop = self.mode == Mode::Repair && kind.is_of_object();
         let is_repaired = may_drop && part::drop_part(self.catalog, hash, Which::Any)?;
-        self.say(Problem { kind, what, detail, is_repaired });
+        self.say(CheckProblem { kind, what, detail, is_repaired });
         Ok(is_repaired)
     }
 
@@ -151,7 +151,7 @@ impl Audit<'_> {
         }
         let what = format!("{hash}-{sequence:x}");
         let detail = "a place in the eviction order without an object".to_owned();
-        self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+        self.say(CheckProblem { kind: CheckFault::Orphan, what, detail, is_repaired });
         Ok(())
     }
 
@@ -171,7 +171,12 @@ impl Audit<'_> {
             change.commit()?;
         }
         let detail = "it has no place in the eviction order, so it would never go".to_owned();
-        self.say(Problem { kind: Fault::Record, what: hash.to_string(), detail, is_repaired });
+        self.say(CheckProblem {
+            kind: CheckFault::Record,
+            what: hash.to_string(),
+            detail,
+            is_repaired,
+        });
         Ok(())
     }
 
@@ -195,7 +200,12 @@ impl Audit<'_> {
             change.commit()?;
         }
         let detail = "a purge by its tags would not find it".to_owned();
-        self.say(Problem { kind: Fault::Record, what: hash.to_string(), detail, is_repaired });
+        self.say(CheckProblem {
+            kind: CheckFault::Record,
+            what: hash.to_string(),
+            detail,
+            is_repaired,
+        });
         Ok(())
     }
 
@@ -214,7 +224,7 @@ impl Audit<'_> {
                 };
                 let detail = "a tag without an object that has it".to_owned();
                 let what = hash.to_string();
-                self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+                self.say(CheckProblem { kind: CheckFault::Orphan, what, detail, is_repaired });
             }
         }
     }
@@ -243,7 +253,7 @@ impl Audit<'_> {
                 }
                 let detail = "a variant without an object".to_owned();
                 let what = variant.to_string();
-                self.say(Problem { kind: Fault::Orphan, what, detail, is_repaired });
+                self.say(CheckProblem { kind: CheckFault::Orphan, what, detail, is_repaired });
             }
         }
     }

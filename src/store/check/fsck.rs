@@ -7,10 +7,10 @@ use crate::config::Disk;
 use crate::metrics::Metrics;
 use crate::store::catalog::Catalog;
 use crate::store::check::audit::{Audit, AuditError, Traffic};
-use crate::store::check::pace::Pacer;
+use crate::store::check::pace::ReadPacer;
 use crate::store::check::rebuild;
-use crate::store::check::rebuild::{RebuildError, Rebuilt};
-use crate::store::check::report::{Fault, Mode, Problem, Report, Stage};
+use crate::store::check::rebuild::{NewIndex, RebuildError};
+use crate::store::check::report::{CheckFault, CheckProblem, CheckReport, CheckStage, Mode};
 use crate::store::disk_store::DiskStore;
 use crate::store::error::OpenError;
 use crate::store::folder::Folder;
@@ -39,7 +39,7 @@ pub enum FsckError {
 
 /// Whether a check began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begun {
+pub enum CheckStart {
     /// It did.
     Now,
     /// Another goes on; there is one at a time.
@@ -48,15 +48,15 @@ pub enum Begun {
 
 /// Checks the store in `folder`, which no process may hold. `report` can be looked at meanwhile.
 /// In [`Mode::Report`] nothing is changed but what the index does to itself when it is opened.
-pub fn fsck(folder: &Path, mode: Mode, report: &Mutex<Report>) -> Result<(), FsckError> {
-    report.lock().stage = Stage::Running;
+pub fn fsck(folder: &Path, mode: Mode, report: &Mutex<CheckReport>) -> Result<(), FsckError> {
+    report.lock().stage = CheckStage::Running;
     let checked = check_folder(folder, mode, report);
     let is_whole = matches!(checked, Ok(true));
-    report.lock().stage = if is_whole { Stage::Ended } else { Stage::BrokenOff };
+    report.lock().stage = if is_whole { CheckStage::Ended } else { CheckStage::BrokenOff };
     checked.map(|_| ())
 }
 
-fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool, FsckError> {
+fn check_folder(path: &Path, mode: Mode, report: &Mutex<CheckReport>) -> Result<bool, FsckError> {
     let folder = Folder::open_existing(path)?;
     let opened = open_index(&folder);
     let index = match (opened, mode) {
@@ -101,8 +101,8 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<Report>) -> Result<bool,
     Ok(again.is_ok())
 }
 
-fn audit(catalog: &Catalog, mode: Mode, report: &Mutex<Report>) -> Result<(), AuditError> {
-    let pacer = Pacer::new(u64::MAX, CancellationToken::new());
+fn audit(catalog: &Catalog, mode: Mode, report: &Mutex<CheckReport>) -> Result<(), AuditError> {
+    let pacer = ReadPacer::new(u64::MAX, CancellationToken::new());
     let traffic = Traffic::None;
     Audit { catalog, mode, traffic, pacer, report }.run()
 }
@@ -114,17 +114,17 @@ fn open_index(folder: &Folder) -> Result<Index, OpenError> {
     Index::open(&folder.index_path())
 }
 
-fn rebuilt(folder: &Folder, report: &Mutex<Report>, why: &str) -> Result<Index, FsckError> {
-    let Rebuilt { index, objects, aside } = rebuild::rebuild(folder)?;
+fn rebuilt(folder: &Folder, report: &Mutex<CheckReport>, why: &str) -> Result<Index, FsckError> {
+    let NewIndex { index, objects, aside } = rebuild::rebuild(folder)?;
     report.lock().rebuilt += objects;
     let aside = aside.map_or_else(String::new, |to| format!("; it is {} now", to.display()));
     let problem = index_problem(format!("{why}{aside}"));
-    report.lock().add(Problem { is_repaired: true, ..problem });
+    report.lock().add(CheckProblem { is_repaired: true, ..problem });
     Ok(index)
 }
 
-fn index_problem(detail: String) -> Problem {
-    Problem { kind: Fault::Index, what: "index".to_owned(), detail, is_repaired: false }
+fn index_problem(detail: String) -> CheckProblem {
+    CheckProblem { kind: CheckFault::Index, what: "index".to_owned(), detail, is_repaired: false }
 }
 
 /// Begins to check everything beside the service, at `rate` bytes a second or else at the
@@ -133,14 +133,14 @@ pub(in crate::store) fn begin_check(
     store: &Arc<DiskStore>,
     mode: Mode,
     rate: Option<u64>,
-) -> Begun {
+) -> CheckStart {
     let report = Arc::clone(&store.checks.report);
     {
         let mut report = report.lock();
-        if report.stage == Stage::Running {
-            return Begun::Already;
+        if report.stage == CheckStage::Running {
+            return CheckStart::Already;
         }
-        *report = Report { stage: Stage::Running, ..Report::default() };
+        *report = CheckReport { stage: CheckStage::Running, ..CheckReport::default() };
     }
     let rate = rate.unwrap_or(store.checks.rate);
     let (weak, tasks) = (Arc::downgrade(store), store.lanes.background.clone());
@@ -149,25 +149,25 @@ pub(in crate::store) fn begin_check(
     store.lanes.background.spawn("store check", async move {
         let work = move || {
             let Some(store) = weak.upgrade() else { return };
-            check_running(&store, mode, Pacer::new(rate, stop));
+            check_running(&store, mode, ReadPacer::new(rate, stop));
         };
         if tasks.blocking("store check", work).await.is_err() {
             let mut report = report.lock();
-            report.stage = Stage::BrokenOff;
+            report.stage = CheckStage::BrokenOff;
         }
     });
-    Begun::Now
+    CheckStart::Now
 }
 
-fn check_running(store: &DiskStore, mode: Mode, pacer: Pacer) {
+fn check_running(store: &DiskStore, mode: Mode, pacer: ReadPacer) {
     let (catalog, report) = (&store.catalog, &*store.checks.report);
     let traffic = Traffic::Open;
     let ended = Audit { catalog, mode, traffic, pacer, report }.run();
     let mut report = report.lock();
     match ended {
-        Ok(()) => report.stage = Stage::Ended,
+        Ok(()) => report.stage = CheckStage::Ended,
         Err(error) => {
-            report.stage = Stage::BrokenOff;
+            report.stage = CheckStage::BrokenOff;
             report.add(index_problem(error.to_string()));
         }
     }

@@ -9,11 +9,11 @@ use crate::store::body::sums;
 use crate::store::body::sums::{CHUNK_BYTES, Sums};
 use crate::store::body::trailer;
 use crate::store::catalog::Catalog;
-use crate::store::check::pace::{Pacer, Stopped};
-use crate::store::check::report::{Fault, Report};
+use crate::store::check::pace::{ReadPacer, Stopped};
+use crate::store::check::report::{CheckFault, CheckReport};
 use crate::store::error::IndexError;
 use crate::store::format;
-use crate::store::format::{FormatError, Head, Place};
+use crate::store::format::{BodyPlace, FormatError, RecordHead};
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use rustix::io::Errno;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(in crate::store) struct Checks {
     /// Of the check that goes on, or else the last one.
-    pub(in crate::store) report: Arc<Mutex<Report>>,
+    pub(in crate::store) report: Arc<Mutex<CheckReport>>,
     /// What ends it.
     pub(in crate::store) stop: Mutex<CancellationToken>,
     /// Bytes a second that a check reads if it is not told another number.
@@ -41,34 +41,34 @@ impl Checks {
 
 /// What came of reading an object back.
 #[derive(Debug)]
-pub(in crate::store) struct Checked {
+pub(in crate::store) struct ObjectCheck {
     /// Bytes that were compared.
     pub(in crate::store) bytes: u64,
     /// The insertion, where its record can be read.
-    pub(in crate::store) head: Option<Head>,
+    pub(in crate::store) head: Option<RecordHead>,
     /// The key, where its record can be read.
     pub(in crate::store) key: Option<Key>,
     /// What is wrong, and how that shows.
-    pub(in crate::store) wrong: Option<(Fault, String)>,
+    pub(in crate::store) wrong: Option<(CheckFault, String)>,
     /// Whether it is sound, and still not served: an earlier build wrote it.
     pub(in crate::store) is_unserved: bool,
 }
 
 /// Why a comparison ended early.
-enum Early {
-    Wrong(Fault, &'static str),
+enum CheckEnd {
+    Wrong(CheckFault, &'static str),
     Disk(io::Error),
     Index(IndexError),
     Stopped,
 }
 
-impl From<io::Error> for Early {
+impl From<io::Error> for CheckEnd {
     fn from(error: io::Error) -> Self {
         Self::Disk(error)
     }
 }
 
-impl From<Stopped> for Early {
+impl From<Stopped> for CheckEnd {
     fn from(_: Stopped) -> Self {
         Self::Stopped
     }
@@ -79,10 +79,10 @@ pub(in crate::store) fn check_object(
     catalog: &Catalog,
     hash: KeyHash,
     record: &[u8],
-    pacer: &mut Pacer,
-) -> Result<Checked, Stopped> {
+    pacer: &mut ReadPacer,
+) -> Result<ObjectCheck, Stopped> {
     let bytes = record.len() as u64;
-    let mut checked = Checked { bytes, head: None, key: None, wrong: None, is_unserved: false };
+    let mut checked = ObjectCheck { bytes, head: None, key: None, wrong: None, is_unserved: false };
     pacer.spend(checked.bytes)?;
     let (record, within) = match format::decode_row(record) {
         Ok(row) => row,
@@ -91,30 +91,30 @@ pub(in crate::store) fn check_object(
             return Ok(checked);
         }
         Err(error) => {
-            checked.wrong = Some((Fault::Record, error.to_string()));
+            checked.wrong = Some((CheckFault::Record, error.to_string()));
             return Ok(checked);
         }
     };
     checked.head = Some(record.head);
     if record.meta.key.hash() != hash {
-        checked.wrong = Some((Fault::Record, "it stands under another key".to_owned()));
+        checked.wrong = Some((CheckFault::Record, "it stands under another key".to_owned()));
         return Ok(checked);
     }
     checked.key = Some(record.meta.key);
     let compared = match record.head.place {
-        Place::Within => of_body(&record.head, Some(within)),
-        Place::Inline => compare_inline(catalog, hash, &record.head, pacer),
-        Place::File => compare_file(catalog, hash, &record.head, pacer),
+        BodyPlace::Within => of_body(&record.head, Some(within)),
+        BodyPlace::Inline => compare_inline(catalog, hash, &record.head, pacer),
+        BodyPlace::File => compare_file(catalog, hash, &record.head, pacer),
     };
-    if record.head.place != Place::Within {
+    if record.head.place != BodyPlace::Within {
         checked.bytes += record.head.length;
     }
     checked.wrong = match compared {
         Ok(()) => None,
-        Err(Early::Stopped) => return Err(Stopped),
-        Err(Early::Wrong(fault, why)) => Some((fault, why.to_owned())),
-        Err(Early::Disk(error)) => Some(of_disk(&error)),
-        Err(Early::Index(error)) => Some(of_index(&error)),
+        Err(CheckEnd::Stopped) => return Err(Stopped),
+        Err(CheckEnd::Wrong(fault, why)) => Some((fault, why.to_owned())),
+        Err(CheckEnd::Disk(error)) => Some(of_disk(&error)),
+        Err(CheckEnd::Index(error)) => Some(of_index(&error)),
     };
     Ok(checked)
 }
@@ -122,26 +122,26 @@ pub(in crate::store) fn check_object(
 fn compare_inline(
     catalog: &Catalog,
     hash: KeyHash,
-    head: &Head,
-    pacer: &mut Pacer,
-) -> Result<(), Early> {
+    head: &RecordHead,
+    pacer: &mut ReadPacer,
+) -> Result<(), CheckEnd> {
     pacer.spend(head.length)?;
     let access = catalog.index.access();
     let body = access.open().and_then(|index| index.body(hash, head.sequence));
-    of_body(head, body.map_err(Early::Index)?.as_deref())
+    of_body(head, body.map_err(CheckEnd::Index)?.as_deref())
 }
 
 fn compare_file(
     catalog: &Catalog,
     hash: KeyHash,
-    head: &Head,
-    pacer: &mut Pacer,
-) -> Result<(), Early> {
+    head: &RecordHead,
+    pacer: &mut ReadPacer,
+) -> Result<(), CheckEnd> {
     let mut file = catalog.folder.open_direct(hash, head.sequence)?;
     let (tail_at, length) = (trailer::tail_offset(head.length), file.length()?);
     let tail_bytes = usize::try_from(length.saturating_sub(tail_at)).unwrap_or(usize::MAX);
     if !(trailer::FOOTER_BYTES..=trailer::TAIL_BYTES_MAX).contains(&tail_bytes) {
-        return Err(Early::Wrong(Fault::Body, "its file has another length"));
+        return Err(CheckEnd::Wrong(CheckFault::Body, "its file has another length"));
     }
     let mut whole = digest::Context::new(&digest::SHA256);
     let mut found = Sums::new(hash);
@@ -149,7 +149,7 @@ fn compare_file(
     while at < head.length {
         let end = head.length.min(at + CHUNK_BYTES);
         pacer.spend(end - at)?;
-        file.read::<Early>(at, end, |piece| {
+        file.read::<CheckEnd>(at, end, |piece| {
             whole.update(piece);
             found.update(piece);
             Ok(())
@@ -157,29 +157,29 @@ fn compare_file(
         at = end;
     }
     if Sha256::finish(whole) != head.sha256 {
-        return Err(Early::Wrong(Fault::Body, "its body is another"));
+        return Err(CheckEnd::Wrong(CheckFault::Body, "its body is another"));
     }
     let mut sums = Vec::new();
-    file.read::<Early>(head.length, tail_at, |piece| {
+    file.read::<CheckEnd>(head.length, tail_at, |piece| {
         sums.extend_from_slice(piece);
         Ok(())
     })?;
     let mut tail = Vec::with_capacity(tail_bytes);
-    file.read::<Early>(tail_at, length, |piece| {
+    file.read::<CheckEnd>(tail_at, length, |piece| {
         tail.extend_from_slice(piece);
         Ok(())
     })?;
     let Ok(footer) = trailer::check(hash, head, &tail) else {
-        return Err(Early::Wrong(Fault::Trailer, "its trailer is another"));
+        return Err(CheckEnd::Wrong(CheckFault::Trailer, "its trailer is another"));
     };
     if sums != found.encode() || sums::digest(&sums) != footer.sums {
-        return Err(Early::Wrong(Fault::Trailer, "its checksums are others"));
+        return Err(CheckEnd::Wrong(CheckFault::Trailer, "its checksums are others"));
     }
     Ok(())
 }
 
 /// Whether what was checked is what is still recorded.
-pub(in crate::store) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &Checked) -> bool {
+pub(in crate::store) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &ObjectCheck) -> bool {
     let access = catalog.index.access();
     let record = access.open().and_then(|index| index.record(hash));
     let Ok(Some(record)) = record else { return false };
@@ -195,7 +195,7 @@ pub(in crate::store) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &Che
 pub(in crate::store) fn drop_checked(
     catalog: &Catalog,
     hash: KeyHash,
-    checked: &Checked,
+    checked: &ObjectCheck,
     why: &str,
 ) -> bool {
     let is_used = checked.head.is_some_and(|head| catalog.accounting.is_used(head.sequence));
@@ -214,23 +214,23 @@ pub(in crate::store) fn drop_checked(
 }
 
 /// Counts what was compared.
-pub(in crate::store) fn count_checked(catalog: &Catalog, by: &str, checked: &Checked) {
+pub(in crate::store) fn count_checked(catalog: &Catalog, by: &str, checked: &ObjectCheck) {
     catalog.metrics.checked_bytes.with_label_values(&[by]).inc_by(checked.bytes);
     catalog.metrics.checked_objects.with_label_values(&[by]).inc();
 }
 
 /// What an error of the index says: that it is damaged, or nothing about what it holds.
-fn of_index(error: &IndexError) -> (Fault, String) {
-    let fault = if error.is_damage() { Fault::Index } else { Fault::Unreadable };
+fn of_index(error: &IndexError) -> (CheckFault, String) {
+    let fault = if error.is_damage() { CheckFault::Index } else { CheckFault::Unreadable };
     (fault, error.to_string())
 }
 
 /// Whether a small body is the one that was recorded.
-fn of_body(head: &Head, body: Option<&[u8]>) -> Result<(), Early> {
+fn of_body(head: &RecordHead, body: Option<&[u8]>) -> Result<(), CheckEnd> {
     match body {
-        None => Err(Early::Wrong(Fault::Body, "its body is gone")),
+        None => Err(CheckEnd::Wrong(CheckFault::Body, "its body is gone")),
         Some(body) if head.is_of(body) => Ok(()),
-        Some(_) => Err(Early::Wrong(Fault::Body, "its body is another")),
+        Some(_) => Err(CheckEnd::Wrong(CheckFault::Body, "its body is another")),
     }
 }
 
@@ -239,16 +239,16 @@ const UNREADABLE: [Errno; 6] =
     [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO, Errno::UCLEAN, Errno::BADMSG];
 
 /// What an error of the system says about a body: that it is gone or short, or nothing at all.
-pub(in crate::store) fn of_disk(error: &io::Error) -> (Fault, String) {
+pub(in crate::store) fn of_disk(error: &io::Error) -> (CheckFault, String) {
     if error.kind() == io::ErrorKind::NotFound {
-        return (Fault::Body, "its file is gone".to_owned());
+        return (CheckFault::Body, "its file is gone".to_owned());
     }
     if error.kind() == io::ErrorKind::UnexpectedEof {
-        return (Fault::Body, "its file is shorter than its body".to_owned());
+        return (CheckFault::Body, "its file is shorter than its body".to_owned());
     }
     let is_of_medium = error.raw_os_error().map(Errno::from_raw_os_error);
     if is_of_medium.is_some_and(|errno| UNREADABLE.contains(&errno)) {
-        return (Fault::Body, "the disk cannot read its file".to_owned());
+        return (CheckFault::Body, "the disk cannot read its file".to_owned());
     }
-    (Fault::Unreadable, error.to_string())
+    (CheckFault::Unreadable, error.to_string())
 }

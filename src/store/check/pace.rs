@@ -1,5 +1,5 @@
 //! How fast stored bytes are read back beside the service: a number of bytes a second, and for the
-//! scrubber a place in its pass for every moment. The arithmetic is pure; [`Pacer`] waits, on a
+//! scrubber a place in its pass for every moment. The arithmetic is pure; [`ReadPacer`] waits, on a
 //! blocking thread, and hears when to stop. Owned by one check; no locks.
 
 use crate::object::KeyHash;
@@ -17,14 +17,14 @@ pub(in crate::store) struct Stopped;
 
 /// Keeps reading below a number of bytes a second.
 #[derive(Debug)]
-pub(in crate::store) struct Pacer {
+pub(in crate::store) struct ReadPacer {
     rate: u64,
     /// Until when what was read is paid for.
     paid: Instant,
     stop: CancellationToken,
 }
 
-impl Pacer {
+impl ReadPacer {
     /// At most `rate` bytes a second, until `stop`.
     pub(in crate::store) fn new(rate: u64, stop: CancellationToken) -> Self {
         Self { rate, paid: Instant::now(), stop }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_stopped_pacer_does_not_wait() {
         let stop = CancellationToken::new();
-        let mut pacer = Pacer::new(1, stop.clone());
+        let mut pacer = ReadPacer::new(1, stop.clone());
         assert_eq!(pacer.spend(1 << 20), Ok(()));
         stop.cancel();
         assert_eq!(pacer.spend(1), Err(Stopped));

@@ -37,7 +37,7 @@ pub enum RebuildError {
 
 /// What became of it.
 #[derive(Debug)]
-pub(in crate::store) struct Rebuilt {
+pub(in crate::store) struct NewIndex {
     /// The new index.
     pub(in crate::store) index: Index,
     /// Objects in it.
@@ -47,7 +47,7 @@ pub(in crate::store) struct Rebuilt {
 }
 
 /// Moves the index aside and makes a new one.
-pub(in crate::store) fn rebuild(folder: &Folder) -> Result<Rebuilt, RebuildError> {
+pub(in crate::store) fn rebuild(folder: &Folder) -> Result<NewIndex, RebuildError> {
     let aside = folder.put_index_aside()?;
     std::fs::create_dir_all(folder.index_path())?;
     let index = Index::open(&folder.index_path())?;
@@ -74,7 +74,7 @@ pub(in crate::store) fn rebuild(folder: &Folder) -> Result<Rebuilt, RebuildError
         change.commit()?;
         open.sync()?;
     }
-    Ok(Rebuilt { index, objects: totals.objects, aside })
+    Ok(NewIndex { index, objects: totals.objects, aside })
 }
 
 /// The record behind a body, where the file is the whole one of this insertion.

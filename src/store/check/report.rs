@@ -9,7 +9,7 @@ pub const PROBLEMS_MAX: usize = 1000;
 /// What can be wrong with what is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fault {
+pub enum CheckFault {
     /// A record that cannot be read, or stands under another key.
     Record,
     /// A body that is not there, or not the one that was recorded.
@@ -30,7 +30,7 @@ pub enum Fault {
     Unreadable,
 }
 
-impl Fault {
+impl CheckFault {
     /// Whether the object itself is wrong, so that it helps to drop it.
     pub(in crate::store) fn is_of_object(self) -> bool {
         !matches!(self, Self::Index | Self::Unreadable)
@@ -65,7 +65,7 @@ pub enum Mode {
 /// How far a check is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum CheckStage {
     /// There was none.
     #[default]
     None,
@@ -79,9 +79,9 @@ pub enum Stage {
 
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
+pub struct CheckProblem {
     /// What kind of.
-    pub kind: Fault,
+    pub kind: CheckFault,
     /// The object's path, or else the file or the hash of a key.
     pub what: String,
     /// What is wrong with it.
@@ -93,9 +93,9 @@ pub struct Problem {
 
 /// What a check found so far.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Report {
+pub struct CheckReport {
     /// How far it is.
-    pub stage: Stage,
+    pub stage: CheckStage,
     /// The same as a part of the whole, 0 to 1.
     pub progress: f64,
     /// Objects whose record, body and trailer were compared.
@@ -111,14 +111,14 @@ pub struct Report {
     /// Objects that a new index was given from what stands behind their bodies.
     pub rebuilt: u64,
     /// The first [`PROBLEMS_MAX`] problems.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<CheckProblem>,
     /// All problems.
     pub problem_count: u64,
     /// How many of them were repaired.
     pub repaired_count: u64,
 }
 
-impl Report {
+impl CheckReport {
     /// What the checks of several disks, each with its name, came to together.
     pub(in crate::store) fn of_all(reports: Vec<(String, Self)>) -> Self {
         let mut reports = reports;
@@ -126,13 +126,14 @@ impl Report {
             return std::mem::take(only);
         }
         let has = |stage| reports.iter().any(|(_, report)| report.stage == stage);
-        let stages = [Stage::Running, Stage::BrokenOff, Stage::Ended];
+        let stages = [CheckStage::Running, CheckStage::BrokenOff, CheckStage::Ended];
         let stage = stages.into_iter().find(|stage| has(*stage)).unwrap_or_default();
         let mut all = Self { stage, ..Self::default() };
         let part = 1.0 / f64::from(u32::try_from(reports.len()).unwrap_or(u32::MAX).max(1));
         for (disk, report) in reports {
             // A disk that could not be checked to its end keeps nobody waiting.
-            let progress = if report.stage == Stage::BrokenOff { 1.0 } else { report.progress };
+            let progress =
+                if report.stage == CheckStage::BrokenOff { 1.0 } else { report.progress };
             all.progress += progress * part;
             all.objects += report.objects;
             all.bytes += report.bytes;
@@ -143,15 +144,17 @@ impl Report {
             all.problem_count += report.problem_count;
             all.repaired_count += report.repaired_count;
             let left = PROBLEMS_MAX.saturating_sub(all.problems.len());
-            let named =
-                |problem: Problem| Problem { what: format!("{disk}: {}", problem.what), ..problem };
+            let named = |problem: CheckProblem| CheckProblem {
+                what: format!("{disk}: {}", problem.what),
+                ..problem
+            };
             all.problems.extend(report.problems.into_iter().take(left).map(named));
         }
         all
     }
 
     /// Adds a problem.
-    pub(in crate::store) fn add(&mut self, problem: Problem) {
+    pub(in crate::store) fn add(&mut self, problem: CheckProblem) {
         self.problem_count += 1;
         self.repaired_count += u64::from(problem.is_repaired);
         if self.problems.len() < PROBLEMS_MAX {

@@ -12,9 +12,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash};
 use crate::store::catalog::Catalog;
 use crate::store::check::object;
-use crate::store::check::object::Checked;
+use crate::store::check::object::ObjectCheck;
 use crate::store::check::pace;
-use crate::store::check::pace::{Pacer, Stopped};
+use crate::store::check::pace::{ReadPacer, Stopped};
 use crate::store::disk_store::DiskStore;
 use crate::store::error::IndexError;
 use crate::store::format;
@@ -78,7 +78,7 @@ pub(in crate::store) struct Scrubber {
 /// Scrubs until the store or the process goes away.
 pub(in crate::store) async fn run(store: Weak<DiskStore>, scrubber: Scrubber) {
     let Some(tasks) = store.upgrade().map(|store| store.lanes.background.clone()) else { return };
-    let mut pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone()));
+    let mut pacer = Some(ReadPacer::new(scrubber.rate, scrubber.stop.clone()));
     let weak = store.clone();
     let loaded = tasks.blocking("store scrub", move || load(&weak)).await;
     let Ok(loaded) = unless_panicked(&store, loaded) else { return };
@@ -108,7 +108,7 @@ pub(in crate::store) async fn run(store: Weak<DiskStore>, scrubber: Scrubber) {
                 Ok(Some((Ok(()), own))) => pacer = Some(own),
                 Ok(Some((Err(Stopped), _))) => break,
                 // Over this object: the next one is looked at.
-                Ok(None) => pacer = Some(Pacer::new(scrubber.rate, scrubber.stop.clone())),
+                Ok(None) => pacer = Some(ReadPacer::new(scrubber.rate, scrubber.stop.clone())),
                 Err(Stopped) => return,
             }
             state.after = Some(hash.0);
@@ -199,7 +199,7 @@ fn write_down(store: &Weak<DiskStore>, state: &ScrubPosition) {
 }
 
 /// Reads the object back that has this hash now, which is later than when it was listed.
-fn scrub(store: &Weak<DiskStore>, hash: KeyHash, pacer: &mut Pacer) -> Result<(), Stopped> {
+fn scrub(store: &Weak<DiskStore>, hash: KeyHash, pacer: &mut ReadPacer) -> Result<(), Stopped> {
     let store = store.upgrade().ok_or(Stopped)?;
     let record = store.catalog.index.access().open().and_then(|index| index.record(hash));
     let Ok(Some(record)) = record else { return Ok(()) };
@@ -209,7 +209,7 @@ fn scrub(store: &Weak<DiskStore>, hash: KeyHash, pacer: &mut Pacer) -> Result<()
     Ok(())
 }
 
-fn drop_scrubbed(catalog: &Catalog, hash: KeyHash, checked: &Checked) {
+fn drop_scrubbed(catalog: &Catalog, hash: KeyHash, checked: &ObjectCheck) {
     if checked.is_unserved {
         catalog.drop_unserved(hash);
     }

@@ -9,7 +9,7 @@ use crate::config;
 use crate::object::{Key, Meta};
 use crate::store::body::read::Stored;
 use crate::store::disk_store::DiskStore;
-use crate::store::disks::health::Health;
+use crate::store::disks::health::DiskHealth;
 use crate::store::disks::ledger::{DiskId, Owed};
 use crate::store::error::WriteError;
 use crate::store::eviction::accounting::{Displaces, Reservation};
@@ -26,12 +26,12 @@ use std::time::Duration;
 
 /// A configured disk.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(super) struct TierDisk {
     /// Its folder and size.
     pub(super) settings: config::Disk,
     /// The folder as the configuration names it.
     pub(super) label: String,
-    state: Mutex<State>,
+    state: Mutex<DiskState>,
     /// Whether it has purges to make up for; the ledger says which.
     owes: AtomicBool,
     /// What runs on it, whichever store is open there.
@@ -43,7 +43,7 @@ pub(super) struct Disk {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DiskState {
     store: Option<Store>,
     /// Its name, once it was in.
     id: Option<DiskId>,
@@ -57,12 +57,12 @@ struct State {
 
 /// A disk that is in.
 #[derive(Debug, Clone)]
-pub(super) struct Entered {
+pub(super) struct OpenDisk {
     pub(super) id: DiskId,
     pub(super) store: Store,
 }
 
-impl Disk {
+impl TierDisk {
     /// A disk that is out.
     pub(super) fn new(settings: config::Disk) -> Self {
         Self {
@@ -77,13 +77,13 @@ impl Disk {
     }
 
     /// Its store and name while it is in.
-    pub(super) fn entered(&self) -> Option<Entered> {
+    pub(super) fn entered(&self) -> Option<OpenDisk> {
         let state = self.state.lock();
-        Some(Entered { id: state.id?, store: state.store.clone()? })
+        Some(OpenDisk { id: state.id?, store: state.store.clone()? })
     }
 
     /// Its store, where it is in and answers.
-    pub(super) fn answering(&self) -> Option<Entered> {
+    pub(super) fn answering(&self) -> Option<OpenDisk> {
         if self.is_stalled() { None } else { self.entered() }
     }
 
@@ -114,7 +114,7 @@ impl Disk {
     }
 
     /// It is in.
-    pub(super) fn enter(&self, entered: Entered, mount: Option<PathBuf>) {
+    pub(super) fn enter(&self, entered: OpenDisk, mount: Option<PathBuf>) {
         let mut state = self.state.lock();
         state.mount = mount;
         state.id = Some(entered.id);
@@ -169,7 +169,7 @@ impl Disk {
         self.read(store, "store get", move |store| lookup::find(store, &key)).await
     }
 
-    /// The part that is kept of an object, as [`Disk::get`].
+    /// The part that is kept of an object, as [`TierDisk::get`].
     pub(super) async fn part(
         &self,
         store: &Store,
@@ -215,7 +215,7 @@ impl Disk {
         store.reserve(object, displaces).await
     }
 
-    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`Disk::reserve`] is.
+    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`TierDisk::reserve`] is.
     pub(super) async fn begin_part(
         &self,
         store: &Store,
@@ -247,12 +247,12 @@ impl Disk {
     }
 
     /// What an operator is told of it.
-    pub(super) fn health(&self, owed: usize) -> Health {
-        let Some(Entered { store, .. }) = self.entered() else {
-            return Health { is_writable: false, detail: self.fault() };
+    pub(super) fn health(&self, owed: usize) -> DiskHealth {
+        let Some(OpenDisk { store, .. }) = self.entered() else {
+            return DiskHealth { is_writable: false, detail: self.fault() };
         };
         if self.is_stalled() {
-            return Health { is_writable: false, detail: "it does not answer".to_owned() };
+            return DiskHealth { is_writable: false, detail: "it does not answer".to_owned() };
         }
         let health = store.health();
         if owed == 0 {
@@ -261,6 +261,6 @@ impl Disk {
         let more = if health.detail.is_empty() { "" } else { "; " };
         let detail =
             format!("{}{more}it makes up for {owed} purges before it takes objects", health.detail);
-        Health { is_writable: false, detail }
+        DiskHealth { is_writable: false, detail }
     }
 }

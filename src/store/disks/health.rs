@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Whether the disk tier takes writes, and what it last complained of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
+pub struct DiskHealth {
     /// Whether [`Disks::begin`](crate::store::Disks::begin) is open.
     pub is_writable: bool,
     /// The last error; empty while all is well.
@@ -100,10 +100,10 @@ impl Monitor {
     }
 
     /// What an operator is told at `now`.
-    pub(in crate::store) fn report(&self, now: Instant) -> Health {
+    pub(in crate::store) fn report(&self, now: Instant) -> DiskHealth {
         let errors = self.0.lock();
         let is_writable = errors.refused_until.is_none_or(|until| now >= until);
-        Health { is_writable, detail: errors.last.clone() }
+        DiskHealth { is_writable, detail: errors.last.clone() }
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
         monitor.failed(&WriteError::NoSpace { bytes: 1 }, later);
         assert!(monitor.admit(later).is_err(), "one failed attempt pauses again");
         assert!(monitor.is_in_doubt() && monitor.succeeded() && !monitor.is_in_doubt());
-        assert_eq!(monitor.report(later), Health { is_writable: true, detail: String::new() });
+        assert_eq!(monitor.report(later), DiskHealth { is_writable: true, detail: String::new() });
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl Ledger {
 
 /// The record as it is written; its version is in [`MAGIC`].
 #[derive(Serialize, Deserialize)]
-struct Form<M> {
+struct LedgerForm<M> {
     own: DiskId,
     has_purged: bool,
     members: Vec<M>,
@@ -372,7 +372,7 @@ pub(super) fn encode(own: DiskId, ledger: &Ledger) -> Result<Vec<u8>, postcard::
         };
         (form, tags)
     });
-    let form = Form::<(MemberForm, TagsForm)> {
+    let form = LedgerForm::<(MemberForm, TagsForm)> {
         own,
         has_purged: ledger.has_purged,
         members: members.collect(),
@@ -384,12 +384,13 @@ pub(super) fn encode(own: DiskId, ledger: &Ledger) -> Result<Vec<u8>, postcard::
 /// The record in these bytes, and whose it is; `None` where they are not whole.
 pub(super) fn decode(bytes: &[u8]) -> Option<(DiskId, Ledger)> {
     if let Some(rest) = bytes.strip_prefix(&MAGIC_1) {
-        let Form { own, has_purged, members } = proven::<Form<MemberForm>>(rest)?;
+        let LedgerForm { own, has_purged, members } = proven::<LedgerForm<MemberForm>>(rest)?;
         let members = members.into_iter().map(|member| read_member(member, Vec::new()));
         return Some((own, Ledger { members: members.collect(), has_purged }));
     }
     let rest = bytes.strip_prefix(&MAGIC)?;
-    let Form { own, has_purged, members } = proven::<Form<(MemberForm, TagsForm)>>(rest)?;
+    let LedgerForm { own, has_purged, members } =
+        proven::<LedgerForm<(MemberForm, TagsForm)>>(rest)?;
     let members = members.into_iter().map(|(member, tags)| read_member(member, tags));
     Some((own, Ledger { members: members.collect(), has_purged }))
 }

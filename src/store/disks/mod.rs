@@ -20,7 +20,7 @@
 //!
 //! # Why a purge holds
 //!
-//! A change that puts something on a disk asks its [`Permit`] under the lock of its
+//! A change that puts something on a disk asks its [`ChangePermit`] under the lock of its
 //! key, and has written its record when it gives that lock up. The permit says no as soon as a
 //! purge is raised that covers the object. So a purge that was raised first passes every lock of
 //! the store once ([`Catalog::purge`](crate::store::catalog::Catalog::purge)), and from then on each older change is in the
@@ -52,28 +52,28 @@ use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Variant, came_later};
 use crate::store::body::read::Stored;
 use crate::store::body::{ObjectWriter, ProvenObject, Withhold};
-use crate::store::check::fsck::Begun;
-use crate::store::check::report::{Fault, Mode, Problem, Report, Stage};
+use crate::store::check::fsck::CheckStart;
+use crate::store::check::report::{CheckFault, CheckProblem, CheckReport, CheckStage, Mode};
 use crate::store::commit;
-use crate::store::commit::{Confirmed, Permit};
+use crate::store::commit::{ChangePermit, Confirmation};
 use crate::store::disk_store::DiskStore;
-use crate::store::disks::health::Health;
+use crate::store::disks::health::DiskHealth;
 use crate::store::error::{OpenError, WriteError};
-use crate::store::eviction::accounting::{Displaces, Reservation, Usage};
+use crate::store::eviction::accounting::{DiskUsage, Displaces, Reservation};
 use crate::store::handle::{IndexMemory, Store};
 use crate::store::lanes::PATIENCE;
 use crate::store::lookup;
-use crate::store::lookup::Claimed;
+use crate::store::lookup::StoredClaim;
 use crate::store::part::Part;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use bytes::Bytes;
-use disk::{Disk, Entered};
+use disk::{OpenDisk, TierDisk};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use tier::{Check, Shared, change_all, read_all};
+use tier::{DiskCheck, DiskTier, change_all, read_all};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -82,7 +82,7 @@ const DAMAGED_MAX: usize = 64;
 
 /// The disk tier. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct Disks(Arc<Shared>);
+pub struct Disks(Arc<DiskTier>);
 
 /// Whether a narinfo claims anything about a NAR is not known: a disk that may have the claim does
 /// not tell.
@@ -105,7 +105,7 @@ pub struct DiskReport {
     /// The folder, as the configuration names it.
     pub path: String,
     /// Whether it takes objects, and what is wrong.
-    pub health: Health,
+    pub health: DiskHealth,
 }
 
 impl Disks {
@@ -119,8 +119,8 @@ impl Disks {
         tasks: Tasks,
     ) -> Result<Self, OpenError> {
         let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
-        let shared = Arc::new(Shared {
-            disks: settings.iter().cloned().map(Disk::new).collect(),
+        let shared = Arc::new(DiskTier {
+            disks: settings.iter().cloned().map(TierDisk::new).collect(),
             ledger: Mutex::default(),
             files: Mutex::default(),
             insertions: Arc::default(),
@@ -153,7 +153,7 @@ impl Disks {
         asked.retain(|(_, entered)| !entered.store.disk.catalog.lacks(hash));
         let (mut copies, mut answers) = (0, in_reach - asked.len());
         let ticket =
-            |(_, entered): &(&Disk, Entered)| entered.store.disk.catalog.recent.ticket(hash);
+            |(_, entered): &(&TierDisk, OpenDisk)| entered.store.disk.catalog.recent.ticket(hash);
         let tickets: Vec<_> = asked.iter().map(ticket).collect();
         let asking = asked.iter().map(|(disk, entered)| disk.get(&entered.store, key));
         for ((disk, _), answer) in asked.iter().zip(join_all(asking).await) {
@@ -183,7 +183,7 @@ impl Disks {
             && answers == self.0.disks.len()
             && let Some(stored) = found.as_ref().filter(|stored| stored.body.is_file())
         {
-            for ((_, Entered { store, .. }), ticket) in asked.iter().zip(tickets) {
+            for ((_, OpenDisk { store, .. }), ticket) in asked.iter().zip(tickets) {
                 if store.disk.catalog.tier.disk == stored.insertion.disk {
                     store.disk.catalog.recent.remember(ticket, stored.clone());
                 }
@@ -224,7 +224,7 @@ impl Disks {
         displaces: impl Fn(&Store) -> Displaces,
     ) -> Result<(Store, Reservation), WriteError> {
         let mut first = None;
-        for (disk, Entered { store, .. }) in self.0.choices_to_write(object.0) {
+        for (disk, OpenDisk { store, .. }) in self.0.choices_to_write(object.0) {
             match disk.reserve(&store, object, displaces(&store)).await {
                 Ok(reservation) => return Ok((store, reservation)),
                 Err(error) => first = first.or(Some(error)),
@@ -237,7 +237,7 @@ impl Disks {
     /// its order that has one. Cancel safe.
     pub async fn part(&self, key: &Key) -> Option<Part> {
         let hash = key.hash();
-        for (disk, Entered { store, .. }) in self.0.asked(key) {
+        for (disk, OpenDisk { store, .. }) in self.0.asked(key) {
             if store.disk.catalog.lacks(hash) {
                 continue;
             }
@@ -254,7 +254,7 @@ impl Disks {
     /// takes it. The error is that of its first choice.
     pub async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
         let mut first = None;
-        for (disk, Entered { store, .. }) in self.0.choices_to_write(&meta.key) {
+        for (disk, OpenDisk { store, .. }) in self.0.choices_to_write(&meta.key) {
             match disk.begin_part(&store, meta.clone(), length).await {
                 Ok(part) => return Ok(part),
                 Err(error) => first = first.or(Some(error)),
@@ -299,7 +299,7 @@ impl Disks {
     /// Notes that an object was used where it is kept in another tier, so that it stays here too;
     /// false where that was not noted: the disk is out, or its order is busy. Never waits.
     pub fn touch(&self, insertion: Insertion) -> bool {
-        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(Disk::entered);
+        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(TierDisk::entered);
         disk.is_some_and(|entered| entered.store.touch(insertion.sequence))
     }
 
@@ -316,7 +316,7 @@ impl Disks {
         let mut shares: BTreeMap<u16, (Store, Vec<(Meta, Bytes)>)> = BTreeMap::new();
         for object in objects {
             let choices = self.0.choices_to_write(&object.0.key);
-            let (_, Entered { store, .. }) = choices.into_iter().next().ok_or_else(no_disk)?;
+            let (_, OpenDisk { store, .. }) = choices.into_iter().next().ok_or_else(no_disk)?;
             let share = shares.entry(store.disk.catalog.tier.disk);
             share.or_insert_with(|| (store, Vec::new())).1.push(object);
         }
@@ -329,8 +329,8 @@ impl Disks {
     pub async fn touch_meta(
         &self,
         meta: &Arc<Meta>,
-        confirmed: Confirmed,
-        permit: &Permit,
+        confirmed: Confirmation,
+        permit: &ChangePermit,
     ) -> bool {
         let hash = meta.key.hash();
         let asked = self.0.holding(hash, &meta.key);
@@ -348,7 +348,7 @@ impl Disks {
         self.0
             .disks
             .iter()
-            .filter_map(Disk::entered)
+            .filter_map(TierDisk::entered)
             .all(|entered| entered.store.disk.catalog.lacks(hash))
     }
 
@@ -362,7 +362,7 @@ impl Disks {
         let find = move |store: &Arc<DiskStore>| lookup::find_claim(&store.catalog, &wanted);
         let found = read_all(&asked, "store claim", find).await;
         // Insertions are numbered for all disks together.
-        let mut newest: Option<Claimed> = None;
+        let mut newest: Option<StoredClaim> = None;
         for ((disk, _), found) in asked.iter().zip(found) {
             match found {
                 // The claim of a narinfo that was purged must not count, and the disk tells only
@@ -384,11 +384,11 @@ impl Disks {
     }
 
     /// What the disks that are in hold together.
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> DiskUsage {
         let nothing =
-            Usage { bytes: 0, reserved_bytes: 0, limit_bytes: 0, objects: 0, is_loaded: true };
-        let usages = self.0.disks.iter().filter_map(Disk::entered).map(|e| e.store.usage());
-        usages.fold(nothing, |sum, usage| Usage {
+            DiskUsage { bytes: 0, reserved_bytes: 0, limit_bytes: 0, objects: 0, is_loaded: true };
+        let usages = self.0.disks.iter().filter_map(TierDisk::entered).map(|e| e.store.usage());
+        usages.fold(nothing, |sum, usage| DiskUsage {
             bytes: sum.bytes.saturating_add(usage.bytes),
             reserved_bytes: sum.reserved_bytes.saturating_add(usage.reserved_bytes),
             limit_bytes: sum.limit_bytes.saturating_add(usage.limit_bytes),
@@ -399,7 +399,7 @@ impl Disks {
 
     /// How each disk is, in the order of the configuration.
     pub fn reports(&self) -> Vec<DiskReport> {
-        let report = |disk: &Disk| DiskReport {
+        let report = |disk: &TierDisk| DiskReport {
             path: disk.label.clone(),
             health: disk.health(self.0.owed_count(disk)),
         };
@@ -416,7 +416,7 @@ impl Disks {
 
     /// What the indexes of the disks that are in keep in memory. Takes some microseconds.
     pub fn memory(&self) -> IndexMemory {
-        let entered = self.0.disks.iter().filter_map(Disk::entered);
+        let entered = self.0.disks.iter().filter_map(TierDisk::entered);
         let nothing =
             IndexMemory { order_bytes: 0, keys_bytes: 0, cache_bytes: 0, unwritten_bytes: 0 };
         entered.map(|entered| entered.store.memory()).fold(nothing, |sum, own| IndexMemory {
@@ -436,36 +436,36 @@ impl Disks {
     /// Begins to check everything on all disks at once beside the service, each at `rate` bytes a
     /// second or else at the scrubber's; needs a runtime. A disk that is out is told of as one that
     /// could not be checked.
-    pub fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
+    pub fn begin_check(&self, mode: Mode, rate: Option<u64>) -> CheckStart {
         let mut checks = self.0.checks.lock();
-        if checks.iter().any(|check| check.report.lock().stage == Stage::Running) {
-            return Begun::Already;
+        if checks.iter().any(|check| check.report.lock().stage == CheckStage::Running) {
+            return CheckStart::Already;
         }
-        let begin = |disk: &Disk| {
+        let begin = |disk: &TierDisk| {
             let path = disk.label.clone();
-            let Some(Entered { store, .. }) = disk.entered() else {
+            let Some(OpenDisk { store, .. }) = disk.entered() else {
                 let report = Arc::new(Mutex::new(unchecked(disk.fault())));
-                return Check { path, report };
+                return DiskCheck { path, report };
             };
             store.begin_check(mode, rate);
-            Check { path, report: Arc::clone(&store.disk.checks.report) }
+            DiskCheck { path, report: Arc::clone(&store.disk.checks.report) }
         };
         *checks = self.0.disks.iter().map(begin).collect();
-        Begun::Now
+        CheckStart::Now
     }
 
     /// Ends the check that goes on, if there is one.
     pub fn end_check(&self) {
-        for Entered { store, .. } in self.0.disks.iter().filter_map(Disk::entered) {
+        for OpenDisk { store, .. } in self.0.disks.iter().filter_map(TierDisk::entered) {
             store.end_check();
         }
     }
 
     /// What the check that goes on, or else the last one, found on all disks.
-    pub fn checked(&self) -> Report {
+    pub fn checked(&self) -> CheckReport {
         let checks = self.0.checks.lock();
-        let report = |check: &Check| (check.path.clone(), check.report.lock().clone());
-        Report::of_all(checks.iter().map(report).collect())
+        let report = |check: &DiskCheck| (check.path.clone(), check.report.lock().clone());
+        CheckReport::of_all(checks.iter().map(report).collect())
     }
 
     /// Sets the gauges of each disk; called before metrics are read.
@@ -497,7 +497,7 @@ impl Disks {
     /// The store of each disk that is in.
     #[cfg(test)]
     pub(super) fn stores(&self) -> Vec<Store> {
-        self.0.disks.iter().filter_map(Disk::entered).map(|entered| entered.store).collect()
+        self.0.disks.iter().filter_map(TierDisk::entered).map(|entered| entered.store).collect()
     }
 
     /// Whether a power cut undoes no change of an index.
@@ -509,7 +509,7 @@ impl Disks {
     /// Waits until the eviction order of each disk that is in is loaded. Cancel safe.
     pub async fn loaded(&self) {
         for disk in &self.0.disks {
-            if let Some(Entered { store, .. }) = disk.entered() {
+            if let Some(OpenDisk { store, .. }) = disk.entered() {
                 store.loaded().await;
             }
         }
@@ -521,10 +521,11 @@ fn no_disk() -> WriteError {
 }
 
 /// The report of a disk that is out.
-fn unchecked(fault: String) -> Report {
+fn unchecked(fault: String) -> CheckReport {
     let what = "the disk is out".to_owned();
-    let problem = Problem { kind: Fault::Unreadable, what, detail: fault, is_repaired: false };
-    let mut report = Report { stage: Stage::BrokenOff, ..Report::default() };
+    let problem =
+        CheckProblem { kind: CheckFault::Unreadable, what, detail: fault, is_repaired: false };
+    let mut report = CheckReport { stage: CheckStage::BrokenOff, ..CheckReport::default() };
     report.add(problem);
     report
 }

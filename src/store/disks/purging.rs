@@ -4,9 +4,9 @@
 use crate::object::{Insertion, Key};
 use crate::store::disk_store::DiskStore;
 use crate::store::disks::Disks;
-use crate::store::disks::disk::{Disk, Entered};
+use crate::store::disks::disk::{OpenDisk, TierDisk};
 use crate::store::disks::ledger::DiskId;
-use crate::store::disks::tier::{PURGE_PATIENCE, Shared, change_all};
+use crate::store::disks::tier::{DiskTier, PURGE_PATIENCE, change_all};
 use crate::store::lanes::PATIENCE;
 use crate::store::remove::Published;
 use crate::store::scope::{Purging, Scope};
@@ -19,11 +19,11 @@ impl Disks {
     pub async fn supersede(&self, published: &Published) {
         let (key, hash) = (&published.key, published.key.hash());
         // Also where a disk does not answer now, or cannot drop what it has.
-        for entered in self.0.disks.iter().filter_map(Disk::entered) {
+        for entered in self.0.disks.iter().filter_map(TierDisk::entered) {
             entered.store.disk.catalog.recent.forget(hash);
         }
         let primary = key.primary().hash();
-        let may_hold = |(_, entered): &(&Disk, Entered)| {
+        let may_hold = |(_, entered): &(&TierDisk, OpenDisk)| {
             let catalog = &entered.store.disk.catalog;
             if !catalog.is_open() {
                 return false;
@@ -42,7 +42,7 @@ impl Disks {
     /// The same on the disk that it is on. Blocking: to be called on the threads of that disk.
     pub fn supersede_here(&self, published: &Published) {
         let disk = published.disk.and_then(|disk| self.0.disks.get(usize::from(disk)));
-        if let Some(Entered { store, .. }) = disk.and_then(Disk::entered) {
+        if let Some(OpenDisk { store, .. }) = disk.and_then(TierDisk::entered) {
             store.disk.catalog.supersede(published);
         }
     }
@@ -50,8 +50,8 @@ impl Disks {
     /// Drops an insertion that is not to be served, if it is still there. Blocking: to be called on
     /// the threads of its disk.
     pub fn drop_insertion(&self, key: &Key, insertion: Insertion) {
-        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(Disk::entered);
-        if let Some(Entered { store, .. }) = disk {
+        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(TierDisk::entered);
+        if let Some(OpenDisk { store, .. }) = disk {
             store.disk.catalog.drop_insertion(key.hash(), insertion.sequence);
         }
     }
@@ -96,9 +96,9 @@ impl Disks {
     }
 }
 
-impl Shared {
+impl DiskTier {
     /// The disks that are to carry out a purge of `scope`; all others owe it from now on.
-    fn working(&self, scope: &Scope) -> Vec<(&Disk, Entered)> {
+    fn working(&self, scope: &Scope) -> Vec<(&TierDisk, OpenDisk)> {
         let mut recorded = self.ledger.lock();
         let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
         let working: Vec<_> = answering.filter(|(disk, _)| !disk.owes()).collect();
@@ -113,7 +113,7 @@ impl Shared {
     /// Writes down what is owed on the disks that answer, and gives up one that has not written it
     /// in a second; says so if it is written nowhere.
     async fn write_debts(self: &Arc<Self>) {
-        if self.write_records().await == 0 && self.disks.iter().any(Disk::owes) {
+        if self.write_records().await == 0 && self.disks.iter().any(TierDisk::owes) {
             tracing::error!(
                 "a purge could be written on no disk: it holds until this process ends; purge \
                  again after a restart"

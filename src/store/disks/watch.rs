@@ -10,11 +10,11 @@
 //! was mounted, and never below a folder that has gone too.
 
 use crate::store::disk_store::DiskStore;
-use crate::store::disks::disk::{Disk, Entered};
+use crate::store::disks::disk::{OpenDisk, TierDisk};
 use crate::store::disks::ledger;
 use crate::store::disks::ledger::{DiskId, Joiner, Ledger, Member};
 use crate::store::disks::mount;
-use crate::store::disks::tier::{PURGE_PATIENCE, Shared};
+use crate::store::disks::tier::{DiskTier, PURGE_PATIENCE};
 use crate::store::error::{IndexError, OpenError, WriteError};
 use crate::store::files;
 use crate::store::folder;
@@ -43,7 +43,7 @@ const THREADS: usize = 384;
 const THREADS_OF_ONE: std::ops::RangeInclusive<usize> = 16..=128;
 
 /// A disk whose store is open and that is not in yet.
-struct Opened {
+struct DiskToAdmit {
     position: usize,
     store: Store,
     id: Option<DiskId>,
@@ -52,7 +52,7 @@ struct Opened {
 }
 
 /// Looks after one disk until the tier or the process goes away.
-pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: CancellationToken) {
+pub(super) async fn watch(shared: Weak<DiskTier>, position: usize, stop: CancellationToken) {
     let mut pace = PACE;
     let lane = {
         let Some(shared) = shared.upgrade() else { return };
@@ -67,7 +67,7 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
         }
         let Some(shared) = shared.upgrade() else { return };
         shared.tick();
-        if shared.disks.get(position).is_some_and(Disk::is_stalled) {
+        if shared.disks.get(position).is_some_and(TierDisk::is_stalled) {
             continue;
         }
         let own = Arc::clone(&shared);
@@ -87,12 +87,12 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
     }
 }
 
-impl Shared {
+impl DiskTier {
     /// Opens every disk that can be opened; an error where none can.
     pub(super) fn open_all(&self) -> Result<(), OpenError> {
         let mounts = self.written_mounts();
         let runtime = tokio::runtime::Handle::try_current().ok();
-        let open = |position: usize, disk: &Disk| {
+        let open = |position: usize, disk: &TierDisk| {
             let _runtime = runtime.as_ref().map(tokio::runtime::Handle::enter);
             self.open_one(position, mounts.get(&disk.label).map(PathBuf::as_path))
         };
@@ -141,7 +141,7 @@ impl Shared {
         let Some(disk) = self.disks.get(position) else { return };
         self.metrics.store_errors.with_label_values(&[&*disk.label, "watch"]).inc();
         tracing::error!(disk = disk.label, %error, "disk tier: a look at the disk panicked");
-        if let Some(Entered { store, .. }) = disk.entered() {
+        if let Some(OpenDisk { store, .. }) = disk.entered() {
             store.disk.catalog.index_failed(&IndexError::Panic);
         }
     }
@@ -176,7 +176,7 @@ impl Shared {
         }
     }
 
-    fn try_to_enter(&self, position: usize, disk: &Disk) -> bool {
+    fn try_to_enter(&self, position: usize, disk: &TierDisk) -> bool {
         let mount = disk.mount().or_else(|| self.known_mount(disk));
         let has_parent = disk.settings.path.parent().is_none_or(Path::exists);
         let opened = if has_parent {
@@ -197,7 +197,7 @@ impl Shared {
         }
     }
 
-    fn stays_out(&self, disk: &Disk, error: &OpenError) {
+    fn stays_out(&self, disk: &TierDisk, error: &OpenError) {
         let labels = &[&*disk.label, "open"];
         self.metrics.store_errors.with_label_values(labels).inc();
         if disk.stays_out(error.to_string()) {
@@ -208,7 +208,7 @@ impl Shared {
     }
 
     /// Opens the store of a disk that is out; `mount` is where its file system was mounted before.
-    fn open_one(&self, position: usize, mount: Option<&Path>) -> Result<Opened, OpenError> {
+    fn open_one(&self, position: usize, mount: Option<&Path>) -> Result<DiskToAdmit, OpenError> {
         let Some(disk) = self.disks.get(position) else {
             return Err(OpenError::io(Path::new(""), "find it", io::ErrorKind::NotFound.into()));
         };
@@ -241,18 +241,18 @@ impl Shared {
         let is_empty =
             is_empty.map_err(|source| OpenError::Index { path: path.clone(), source })?;
         let (id, record) = record.unzip();
-        Ok(Opened { position, store, id, record, is_empty })
+        Ok(DiskToAdmit { position, store, id, record, is_empty })
     }
 
     /// Takes an open disk in.
-    fn admit(&self, opened: Opened) -> Result<(), OpenError> {
-        let Opened { position, store, id, record, is_empty } = opened;
+    fn admit(&self, opened: DiskToAdmit) -> Result<(), OpenError> {
+        let DiskToAdmit { position, store, id, record, is_empty } = opened;
         let Some(disk) = self.disks.get(position) else { return Ok(()) };
         let path = &disk.settings.path;
         let mount = mount::point_of(path);
         let mut recorded = self.ledger.lock();
         let present: Vec<_> =
-            self.disks.iter().filter_map(Disk::entered).map(|entered| entered.id).collect();
+            self.disks.iter().filter_map(TierDisk::entered).map(|entered| entered.id).collect();
         // A name that is taken is that of a copied folder: what it knows is another's.
         let (id, record) = if let Some(id) = id.filter(|id| !present.contains(id)) {
             (id, record)
@@ -269,7 +269,7 @@ impl Shared {
         recorded.changes += 1;
         // First what it owes: from the moment it is in, look-ups ask it.
         disk.set_owed(recorded.ledger.owed(id));
-        disk.enter(Entered { id, store }, mount);
+        disk.enter(OpenDisk { id, store }, mount);
         self.mark_debtors(&recorded);
         drop(recorded);
         if !is_known {
@@ -285,8 +285,8 @@ impl Shared {
     }
 
     /// Carries out what a disk owes; what fails is tried again.
-    fn settle(&self, disk: &Disk, entered: &Entered) {
-        let Entered { id, store } = entered;
+    fn settle(&self, disk: &TierDisk, entered: &OpenDisk) {
+        let OpenDisk { id, store } = entered;
         let Some(owed) = self.ledger.lock().ledger.owed(*id).cloned() else { return };
         let mut purged = 0_u64;
         for scope in owed.scopes() {
@@ -327,7 +327,7 @@ impl Shared {
 
     async fn write_record(self: &Arc<Self>, position: usize) -> bool {
         let Some(disk) = self.disks.get(position) else { return false };
-        let Some(Entered { store, .. }) = disk.answering() else { return false };
+        let Some(OpenDisk { store, .. }) = disk.answering() else { return false };
         if self.is_recorded(disk) {
             return true;
         }
@@ -339,16 +339,16 @@ impl Shared {
     }
 
     /// Whether a disk has all that the ledger says now.
-    fn is_recorded(&self, disk: &Disk) -> bool {
-        let Some(Entered { id, .. }) = disk.entered() else { return false };
+    fn is_recorded(&self, disk: &TierDisk) -> bool {
+        let Some(OpenDisk { id, .. }) = disk.entered() else { return false };
         let changes = self.ledger.lock().changes;
         self.files.lock().get(&disk.label) == Some(&(id, changes))
     }
 
     /// Writes the ledger on a disk that has not what it says now; whether it is there. Blocking.
-    fn write_own_record(&self, disk: &Disk) -> bool {
+    fn write_own_record(&self, disk: &TierDisk) -> bool {
         let _turn = disk.recording.lock();
-        let Some(Entered { id, store }) = disk.entered() else { return false };
+        let Some(OpenDisk { id, store }) = disk.entered() else { return false };
         if self.is_recorded(disk) {
             return true;
         }
@@ -391,7 +391,7 @@ impl Shared {
     }
 
     /// Where the file system of a disk that was never in was mounted, as the ledger says.
-    fn known_mount(&self, disk: &Disk) -> Option<PathBuf> {
+    fn known_mount(&self, disk: &TierDisk) -> Option<PathBuf> {
         let recorded = self.ledger.lock();
         let mut members = recorded.ledger.members.values();
         let member = members.find(|m| m.path == disk.label && !m.mount.is_empty())?;

@@ -18,10 +18,10 @@
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
 use crate::store::eviction::order::{
-    ENTRY_BYTES_MAX, Entry, Evicted, EvictionOrder, Seen, Stage, Unplaced,
+    ENTRY_BYTES_MAX, Evicted, EvictionEntry, EvictionOrder, OrderedObject, QueueStage, Unplaced,
 };
 use crate::store::format::{Totals, charge};
-use crate::store::gauges::Shown;
+use crate::store::gauges::SharedGauges;
 use crate::sync::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use std::time::Duration;
 
 /// What the disk tier holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub struct DiskUsage {
     /// Bytes counted against the limit, small objects and overhead included.
     pub bytes: u64,
     /// Bytes promised to objects being written.
@@ -64,7 +64,7 @@ pub(in crate::store) struct Reservation {
 
 /// What came of asking for space. The entries must be removed from disk before it is written to.
 #[derive(Debug)]
-pub(in crate::store) enum Room {
+pub(in crate::store) enum ReserveOutcome {
     /// It is promised, once these are gone.
     Promised(Reservation, Vec<Evicted>),
     /// Not yet: these must go, then ask again; with none, no more is known of to evict.
@@ -85,11 +85,11 @@ pub(in crate::store) struct Frontier {
 /// The part of the tier that one object may have.
 const OBJECT_PART: u64 = 2;
 /// The part of the tier that stays free for bytes that are not proven, and its most bytes.
-const AHEAD_PART: u64 = 32;
-const AHEAD_BYTES_MAX: u64 = 4 << 30;
+const RESERVE_PART: u64 = 32;
+const RESERVE_BYTES_MAX: u64 = 4 << 30;
 /// How many objects that are received find their next space in what is kept free, and the bounds of
 /// that space.
-const STEPS_AHEAD: u64 = 16;
+const STEPS_IN_RESERVE: u64 = 16;
 const STEP_BYTES_MIN: u64 = 256 << 10;
 const STEP_BYTES_MAX: u64 = 4 << 20;
 
@@ -99,14 +99,14 @@ pub(in crate::store) struct Accounting {
     limit: u64,
     /// Bytes of the file system, for this and all else that is on it.
     capacity: AtomicU64,
-    account: Mutex<Account>,
+    account: Mutex<SpaceAccount>,
     progress: Condvar,
     /// Bytes, objects, objects in the order.
-    shown: Shown<3>,
+    shown: SharedGauges<3>,
 }
 
 #[derive(Debug)]
-struct Account {
+struct SpaceAccount {
     order: EvictionOrder,
     used: u64,
     objects: u64,
@@ -126,7 +126,7 @@ impl Accounting {
     /// An account that knows only totals yet: `totals.next_sequence` is the first insertion that
     /// is new.
     pub(in crate::store) fn new(limit: u64, totals: Totals, metrics: &Metrics) -> Arc<Self> {
-        let account = Account {
+        let account = SpaceAccount {
             order: EvictionOrder::new(),
             used: totals.bytes,
             objects: totals.objects,
@@ -142,7 +142,7 @@ impl Accounting {
             capacity: AtomicU64::new(u64::MAX),
             account: Mutex::new(account),
             progress: Condvar::new(),
-            shown: Shown::new([
+            shown: SharedGauges::new([
                 metrics.stored_bytes.with_label_values(&["disk"]),
                 metrics.stored_objects.with_label_values(&["disk"]),
                 metrics.ordered_objects.clone(),
@@ -173,13 +173,13 @@ impl Accounting {
     }
 
     /// Bytes that are kept free for objects that are not proven.
-    pub(in crate::store) fn ahead(&self) -> u64 {
-        (self.size() / AHEAD_PART).min(AHEAD_BYTES_MAX)
+    pub(in crate::store) fn reserve_bytes(&self) -> u64 {
+        (self.size() / RESERVE_PART).min(RESERVE_BYTES_MAX)
     }
 
     /// Bytes that an object asks for at a time while it is received.
     pub(in crate::store) fn step(&self) -> u64 {
-        (self.ahead() / STEPS_AHEAD).clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
+        (self.reserve_bytes() / STEPS_IN_RESERVE).clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
     }
 
     fn size(&self) -> u64 {
@@ -201,28 +201,32 @@ impl Accounting {
     }
 
     /// Promises `bytes` to an object that displaces so much; names the objects that must go for it.
-    pub(in crate::store) fn reserve(self: &Arc<Self>, bytes: u64, displaces: Displaces) -> Room {
+    pub(in crate::store) fn reserve(
+        self: &Arc<Self>,
+        bytes: u64,
+        displaces: Displaces,
+    ) -> ReserveOutcome {
         let mut account = self.account.lock();
         let promised = account.reserved.saturating_add(bytes);
         if bytes > self.limit.min(ENTRY_BYTES_MAX) {
-            return Room::Never;
+            return ReserveOutcome::Never;
         }
         if promised > self.limit {
             // Other promises stand in the way: nothing would be gained by evicting.
-            return Room::Short(Vec::new());
+            return ReserveOutcome::Short(Vec::new());
         }
         let mut evicted = Vec::new();
         while account.used.saturating_add(promised) > self.limit {
             let Some(chosen) = account.next_for(displaces) else {
                 self.show(&account);
-                return Room::Short(evicted);
+                return ReserveOutcome::Short(evicted);
             };
             account.forgot(chosen.entry.charge);
             evicted.push(chosen);
         }
         account.reserved = promised;
         self.show(&account);
-        Room::Promised(Reservation { space: Arc::clone(self), bytes, displaces }, evicted)
+        ReserveOutcome::Promised(Reservation { space: Arc::clone(self), bytes, displaces }, evicted)
     }
 
     /// Promises `bytes` if no object must go for it.
@@ -245,7 +249,7 @@ impl Accounting {
     pub(in crate::store) fn overfull(&self) -> Vec<Evicted> {
         let mut account = self.account.lock();
         let mut evicted = Vec::new();
-        while account.used.saturating_add(self.ahead()) > self.limit {
+        while account.used.saturating_add(self.reserve_bytes()) > self.limit {
             let Some(chosen) = account.order.evict() else { break };
             account.forgot(chosen.entry.charge);
             evicted.push(chosen);
@@ -292,9 +296,9 @@ impl Accounting {
     pub(in crate::store) fn add(
         &self,
         mut reservation: Reservation,
-        entry: Entry,
+        entry: EvictionEntry,
         hash: KeyHash,
-        replaced: Option<Entry>,
+        replaced: Option<EvictionEntry>,
     ) {
         let mut account = self.account.lock();
         account.reserved = account.reserved.saturating_sub(reservation.take());
@@ -309,7 +313,7 @@ impl Accounting {
     pub(in crate::store) fn add_all(
         &self,
         mut reservation: Reservation,
-        objects: impl Iterator<Item = (KeyHash, Entry)>,
+        objects: impl Iterator<Item = (KeyHash, EvictionEntry)>,
     ) {
         let mut account = self.account.lock();
         account.reserved = account.reserved.saturating_sub(reservation.take());
@@ -323,7 +327,7 @@ impl Accounting {
     }
 
     /// Counts an object again that could not be evicted.
-    pub(in crate::store) fn restore(&self, entry: Entry) {
+    pub(in crate::store) fn restore(&self, entry: EvictionEntry) {
         let mut account = self.account.lock();
         if account.order.restore(entry) {
             account.used = account.used.saturating_add(entry.charge);
@@ -338,7 +342,7 @@ impl Accounting {
     }
 
     /// Counts an object as gone, with what its record says.
-    pub(in crate::store) fn remove(&self, entry: Entry) {
+    pub(in crate::store) fn remove(&self, entry: EvictionEntry) {
         let mut account = self.account.lock();
         let known = account.order.remove(entry.sequence);
         account.went(known, Some(entry));
@@ -361,7 +365,12 @@ impl Accounting {
     /// Counts a part, of which more or less is here now, with space that was promised; nothing
     /// where it has been chosen to go. Its kind never changes: no part is as small as a body in
     /// the index.
-    pub(in crate::store) fn recharge(&self, mut reservation: Reservation, before: u64, now: Entry) {
+    pub(in crate::store) fn recharge(
+        &self,
+        mut reservation: Reservation,
+        before: u64,
+        now: EvictionEntry,
+    ) {
         let mut account = self.account.lock();
         account.reserved = account.reserved.saturating_sub(reservation.take());
         let is_to_come =
@@ -391,7 +400,7 @@ impl Accounting {
     }
 
     /// Loads entries of a page that was read from the frontier on, in their order.
-    pub(in crate::store) fn load(&self, entries: &[Entry]) {
+    pub(in crate::store) fn load(&self, entries: &[EvictionEntry]) {
         let mut account = self.account.lock();
         for entry in entries {
             if !account.gone.contains(&entry.sequence) {
@@ -405,7 +414,7 @@ impl Accounting {
     }
 
     /// Puts loaded objects where a snapshot says.
-    pub(in crate::store) fn arrange(&self, stage: Stage, objects: &[(u64, u8)]) {
+    pub(in crate::store) fn arrange(&self, stage: QueueStage, objects: &[(u64, u8)]) {
         let mut account = self.account.lock();
         for (sequence, uses) in objects {
             account.order.place(*sequence, stage, *uses);
@@ -442,7 +451,7 @@ impl Accounting {
     }
 
     /// At most `max` objects of a walk, all in one queue; none at its end.
-    pub(in crate::store) fn walk(&self, max: usize) -> Vec<Seen> {
+    pub(in crate::store) fn walk(&self, max: usize) -> Vec<OrderedObject> {
         self.account.lock().order.walk(max)
     }
 
@@ -453,9 +462,9 @@ impl Accounting {
     }
 
     /// What is used and promised now.
-    pub(in crate::store) fn usage(&self) -> Usage {
+    pub(in crate::store) fn usage(&self) -> DiskUsage {
         let account = self.account.lock();
-        Usage {
+        DiskUsage {
             bytes: account.used,
             reserved_bytes: account.reserved,
             limit_bytes: self.limit,
@@ -464,12 +473,12 @@ impl Accounting {
         }
     }
 
-    fn show(&self, account: &Account) {
+    fn show(&self, account: &SpaceAccount) {
         self.shown.set([account.used, account.objects, account.order.len()]);
     }
 }
 
-impl Account {
+impl SpaceAccount {
     /// The next object that goes for one that displaces so much.
     fn next_for(&mut self, displaces: Displaces) -> Option<Evicted> {
         match displaces {
@@ -486,7 +495,7 @@ impl Account {
 
     /// An object is gone: counted where the order knew it, or was still to load it. One that was
     /// evicted was counted then.
-    fn went(&mut self, known: Option<Entry>, recorded: Option<Entry>) {
+    fn went(&mut self, known: Option<EvictionEntry>, recorded: Option<EvictionEntry>) {
         self.changes = self.changes.wrapping_add(1);
         match (known, recorded) {
             (Some(entry), _) => self.forgot(entry.charge),

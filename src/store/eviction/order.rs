@@ -20,10 +20,10 @@
 
 use crate::object::KeyHash;
 use crate::store::eviction::ghost::Ghost;
-use crate::store::eviction::slab::{CHARGE_MAX, End, Kind, NONE, Queue, Slab};
+use crate::store::eviction::slab::{BodyKind, CHARGE_MAX, NONE, OrderQueue, QueueEnd, Slab};
 
-pub use crate::store::eviction::slab::Entry;
-pub(in crate::store) use crate::store::eviction::slab::{Seen, Stage};
+pub use crate::store::eviction::slab::EvictionEntry;
+pub(in crate::store) use crate::store::eviction::slab::{OrderedObject, QueueStage};
 
 /// Uses that are counted.
 pub(in crate::store) const USES_MAX: u8 = 2;
@@ -38,7 +38,7 @@ pub(in crate::store) const ENTRY_BYTES_MAX: u64 = CHARGE_MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evicted {
     /// The object.
-    pub entry: Entry,
+    pub entry: EvictionEntry,
     /// Whether it was still on trial: then [`EvictionOrder::remember`] its key.
     pub was_on_trial: bool,
 }
@@ -75,7 +75,7 @@ impl EvictionOrder {
 
     /// Objects.
     pub fn len(&self) -> u64 {
-        (self.objects(Kind::Inline) + self.objects(Kind::File)) as u64
+        (self.objects(BodyKind::Inline) + self.objects(BodyKind::File)) as u64
     }
 
     /// Whether there is no object.
@@ -85,7 +85,7 @@ impl EvictionOrder {
 
     /// The sum of all charges.
     pub fn bytes(&self) -> u64 {
-        self.bytes_of(Kind::Inline).saturating_add(self.bytes_of(Kind::File))
+        self.bytes_of(BodyKind::Inline).saturating_add(self.bytes_of(BodyKind::File))
     }
 
     /// Bytes of memory allocated for it.
@@ -95,18 +95,18 @@ impl EvictionOrder {
     }
 
     /// The object of this insertion.
-    pub fn get(&self, sequence: u64) -> Option<Entry> {
+    pub fn get(&self, sequence: u64) -> Option<EvictionEntry> {
         Some(self.slab.seen(self.slab.position(sequence)?)?.entry)
     }
 
     /// Whether an object was used since it was stored, or has passed its trial.
     pub fn is_used(&self, sequence: u64) -> bool {
         let seen = self.slab.position(sequence).and_then(|position| self.slab.seen(position));
-        seen.is_some_and(|seen| seen.uses > 0 || seen.stage == Stage::Main)
+        seen.is_some_and(|seen| seen.uses > 0 || seen.stage == QueueStage::Main)
     }
 
     /// Changes what an object counts, within its kind; what it was before, where it is there.
-    pub(in crate::store) fn recharge(&mut self, now: Entry) -> Option<Entry> {
+    pub(in crate::store) fn recharge(&mut self, now: EvictionEntry) -> Option<EvictionEntry> {
         let position = self.slab.position(now.sequence)?;
         let before = self.slab.seen(position)?.entry;
         self.slab.recharge(position, now.charge);
@@ -124,32 +124,40 @@ impl EvictionOrder {
 
     /// Adds an object under the key `hash` as the newest, in place of the insertion `replaced` of
     /// the same key, which is returned where it was there.
-    pub fn insert(&mut self, entry: Entry, hash: KeyHash, replaced: Option<u64>) -> Option<Entry> {
+    pub fn insert(
+        &mut self,
+        entry: EvictionEntry,
+        hash: KeyHash,
+        replaced: Option<u64>,
+    ) -> Option<EvictionEntry> {
         let gone = replaced.and_then(|sequence| self.take_out(sequence));
-        let kind = Kind::of(entry.charge);
+        let kind = BodyKind::of(entry.charge);
         let objects = self.objects(kind);
-        let is_known = gone.is_some_and(|seen| seen.stage == Stage::Main)
+        let is_known = gone.is_some_and(|seen| seen.stage == QueueStage::Main)
             || self.ghost(kind).take(hash, objects);
-        let stage = if is_known { Stage::Main } else { Stage::Small };
-        self.slab.add(entry, stage, 0, End::Newest);
+        let stage = if is_known { QueueStage::Main } else { QueueStage::Small };
+        self.slab.add(entry, stage, 0, QueueEnd::Newest);
         gone.map(|seen| seen.entry)
     }
 
     /// Adds an object again that was chosen to go and could not.
-    pub fn restore(&mut self, entry: Entry) -> bool {
-        self.slab.add(entry, Stage::Small, 0, End::Newest)
+    pub fn restore(&mut self, entry: EvictionEntry) -> bool {
+        self.slab.add(entry, QueueStage::Small, 0, QueueEnd::Newest)
     }
 
     /// Forgets an object.
-    pub fn remove(&mut self, sequence: u64) -> Option<Entry> {
+    pub fn remove(&mut self, sequence: u64) -> Option<EvictionEntry> {
         self.take_out(sequence).map(|seen| seen.entry)
     }
 
     /// Takes out the object that goes next; `None` when there is none.
     pub fn evict(&mut self) -> Option<Evicted> {
-        let is_inline_full = self.bytes_of(Kind::Inline) > self.bytes() / INLINE_PART;
-        let (first, second) =
-            if is_inline_full { (Kind::Inline, Kind::File) } else { (Kind::File, Kind::Inline) };
+        let is_inline_full = self.bytes_of(BodyKind::Inline) > self.bytes() / INLINE_PART;
+        let (first, second) = if is_inline_full {
+            (BodyKind::Inline, BodyKind::File)
+        } else {
+            (BodyKind::File, BodyKind::Inline)
+        };
         let position = self.next(first).or_else(|| self.next(second))?;
         self.let_go(position)
     }
@@ -157,84 +165,86 @@ impl EvictionOrder {
     /// Takes out the object that goes next of those that are on trial and were never asked for
     /// again; `None` when there is none. Those that were pass their trial.
     pub(in crate::store) fn evict_untried(&mut self) -> Option<Evicted> {
-        let position = self.next_untried(Kind::File).or_else(|| self.next_untried(Kind::Inline))?;
+        let position =
+            self.next_untried(BodyKind::File).or_else(|| self.next_untried(BodyKind::Inline))?;
         self.let_go(position)
     }
 
-    fn next_untried(&mut self, kind: Kind) -> Option<u32> {
+    fn next_untried(&mut self, kind: BodyKind) -> Option<u32> {
         loop {
-            let position = self.slab.queue(kind, Stage::Small).oldest();
+            let position = self.slab.queue(kind, QueueStage::Small).oldest();
             let seen = self.slab.seen(position)?;
             if seen.uses == 0 {
                 return Some(position);
             }
-            self.slab.move_to(position, Stage::Main, 0, End::Newest);
+            self.slab.move_to(position, QueueStage::Main, 0, QueueEnd::Newest);
         }
     }
 
     /// Whether the key of an object that counts `charge` is remembered.
     pub(in crate::store) fn remembers(&self, hash: KeyHash, charge: u64) -> bool {
-        let (kind, objects) = (Kind::of(charge), self.objects(Kind::of(charge)));
+        let (kind, objects) = (BodyKind::of(charge), self.objects(BodyKind::of(charge)));
         match kind {
-            Kind::Inline => self.inline_ghost.has(hash, objects),
-            Kind::File => self.file_ghost.has(hash, objects),
+            BodyKind::Inline => self.inline_ghost.has(hash, objects),
+            BodyKind::File => self.file_ghost.has(hash, objects),
         }
     }
 
     /// Takes out the object that goes next of those with a file of their own; `None` when there is
     /// none.
     pub(in crate::store) fn evict_file(&mut self) -> Option<Evicted> {
-        let position = self.next(Kind::File)?;
+        let position = self.next(BodyKind::File)?;
         self.let_go(position)
     }
 
     fn let_go(&mut self, position: u32) -> Option<Evicted> {
         let seen = self.slab.remove(position)?;
-        Some(Evicted { entry: seen.entry, was_on_trial: seen.stage == Stage::Small })
+        Some(Evicted { entry: seen.entry, was_on_trial: seen.stage == QueueStage::Small })
     }
 
     /// Remembers the key of an object that left on trial, so that it stays longer when it is back.
     pub fn remember(&mut self, hash: KeyHash, charge: u64) {
-        let kind = Kind::of(charge);
+        let kind = BodyKind::of(charge);
         let objects = self.objects(kind);
         self.ghost(kind).add(hash, objects);
     }
 
     /// Adds an object that was there before the start; objects come in the order of their
     /// insertion. It may go, be used and be removed, and counts, but has no place yet.
-    pub(in crate::store) fn load(&mut self, entry: Entry) {
-        self.slab.add(entry, Stage::Waiting, 0, End::Loaded);
+    pub(in crate::store) fn load(&mut self, entry: EvictionEntry) {
+        self.slab.add(entry, QueueStage::Waiting, 0, QueueEnd::Loaded);
     }
 
     /// Puts a loaded object where a snapshot says; objects come in the order of the snapshot. One
     /// that is gone, or has a place already, stays as it is.
-    pub(in crate::store) fn place(&mut self, sequence: u64, stage: Stage, uses: u8) {
+    pub(in crate::store) fn place(&mut self, sequence: u64, stage: QueueStage, uses: u8) {
         if let Some(position) = self.slab.position(sequence)
             && let Some(seen) = self.slab.seen(position)
-            && seen.stage == Stage::Waiting
+            && seen.stage == QueueStage::Waiting
         {
             let uses = seen.uses.max(uses).min(USES_MAX);
-            self.slab.move_to(position, stage, uses, End::Loaded);
+            self.slab.move_to(position, stage, uses, QueueEnd::Loaded);
         }
     }
 
     /// Gives a place to at most `max` loaded objects that have none, the oldest first; false when
     /// all have one.
     pub(in crate::store) fn settle(&mut self, max: usize, unplaced: Unplaced) -> bool {
-        for kind in [Kind::Inline, Kind::File] {
+        for kind in [BodyKind::Inline, BodyKind::File] {
             let trial = match unplaced {
                 Unplaced::All => self.bytes_of(kind) / SMALL_PART,
                 Unplaced::Newcomers => u64::MAX,
             };
             for _ in 0..max {
-                let waiting = self.slab.queue(kind, Stage::Waiting);
+                let waiting = self.slab.queue(kind, QueueStage::Waiting);
                 let Some(seen) = self.slab.seen(waiting.oldest()) else { break };
-                let stage = if waiting.bytes() > trial { Stage::Main } else { Stage::Small };
-                self.slab.move_to(waiting.oldest(), stage, seen.uses, End::Loaded);
+                let stage =
+                    if waiting.bytes() > trial { QueueStage::Main } else { QueueStage::Small };
+                self.slab.move_to(waiting.oldest(), stage, seen.uses, QueueEnd::Loaded);
             }
         }
-        self.slab.queue(Kind::Inline, Stage::Waiting).objects() > 0
-            || self.slab.queue(Kind::File, Stage::Waiting).objects() > 0
+        self.slab.queue(BodyKind::Inline, QueueStage::Waiting).objects() > 0
+            || self.slab.queue(BodyKind::File, QueueStage::Waiting).objects() > 0
     }
 
     /// Begins a walk over all objects that have a place, from the next to go to the last in each
@@ -246,16 +256,16 @@ impl EvictionOrder {
     }
 
     /// At most `max` objects of a walk, all in one queue; none at its end. See [`Slab::walk`].
-    pub(in crate::store) fn walk(&mut self, max: usize) -> Vec<Seen> {
+    pub(in crate::store) fn walk(&mut self, max: usize) -> Vec<OrderedObject> {
         let queues = WALK.into_iter();
         let mut walked = queues.map(|(kind, stage)| self.slab.walk(kind, stage, max));
         walked.find(|seen| !seen.is_empty()).unwrap_or_default()
     }
 
     /// The position of the object of a kind that goes next; `None` when there is none.
-    fn next(&mut self, kind: Kind) -> Option<u32> {
+    fn next(&mut self, kind: BodyKind) -> Option<u32> {
         loop {
-            let [waiting, small, main] = [Stage::Waiting, Stage::Small, Stage::Main]
+            let [waiting, small, main] = [QueueStage::Waiting, QueueStage::Small, QueueStage::Main]
                 .map(|stage| self.slab.queue(kind, stage));
             let is_small_full = small.bytes() > self.bytes_of(kind) / SMALL_PART;
             let position = match (waiting.oldest(), small.oldest(), main.oldest()) {
@@ -269,43 +279,45 @@ impl EvictionOrder {
             if seen.uses == 0 {
                 return Some(position);
             }
-            let uses = if seen.stage == Stage::Main { seen.uses - 1 } else { 0 };
-            self.slab.move_to(position, Stage::Main, uses, End::Newest);
+            let uses = if seen.stage == QueueStage::Main { seen.uses - 1 } else { 0 };
+            self.slab.move_to(position, QueueStage::Main, uses, QueueEnd::Newest);
         }
     }
 
-    fn take_out(&mut self, sequence: u64) -> Option<Seen> {
+    fn take_out(&mut self, sequence: u64) -> Option<OrderedObject> {
         let position = self.slab.position(sequence)?;
         self.slab.remove(position)
     }
 
-    fn ghost(&mut self, kind: Kind) -> &mut Ghost {
+    fn ghost(&mut self, kind: BodyKind) -> &mut Ghost {
         match kind {
-            Kind::Inline => &mut self.inline_ghost,
-            Kind::File => &mut self.file_ghost,
+            BodyKind::Inline => &mut self.inline_ghost,
+            BodyKind::File => &mut self.file_ghost,
         }
     }
 
-    fn queues(&self, kind: Kind) -> impl Iterator<Item = Queue> {
-        [Stage::Waiting, Stage::Small, Stage::Main].map(|s| self.slab.queue(kind, s)).into_iter()
+    fn queues(&self, kind: BodyKind) -> impl Iterator<Item = OrderQueue> {
+        [QueueStage::Waiting, QueueStage::Small, QueueStage::Main]
+            .map(|s| self.slab.queue(kind, s))
+            .into_iter()
     }
 
-    fn objects(&self, kind: Kind) -> usize {
+    fn objects(&self, kind: BodyKind) -> usize {
         self.queues(kind).map(|queue| queue.objects()).sum()
     }
 
-    fn bytes_of(&self, kind: Kind) -> u64 {
+    fn bytes_of(&self, kind: BodyKind) -> u64 {
         self.queues(kind).fold(0, |sum, queue| sum.saturating_add(queue.bytes()))
     }
 }
 
 /// The queues of a walk. The small ones first: who moves on to a main queue meanwhile is seen
 /// there.
-const WALK: [(Kind, Stage); 4] = [
-    (Kind::Inline, Stage::Small),
-    (Kind::File, Stage::Small),
-    (Kind::Inline, Stage::Main),
-    (Kind::File, Stage::Main),
+const WALK: [(BodyKind, QueueStage); 4] = [
+    (BodyKind::Inline, QueueStage::Small),
+    (BodyKind::File, QueueStage::Small),
+    (BodyKind::Inline, QueueStage::Main),
+    (BodyKind::File, QueueStage::Main),
 ];
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ const SUM_BYTES: usize = 16;
 
 /// The queue of a block's insertions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum OrderFilePart {
     /// On trial.
     Trial,
     /// Passed it.
@@ -48,7 +48,7 @@ pub(crate) enum Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Block {
     /// The queue.
-    pub(crate) part: Part,
+    pub(crate) part: OrderFilePart,
     /// From the next to go to the last.
     pub(crate) insertions: Vec<(u64, u8)>,
 }
@@ -84,10 +84,10 @@ pub(crate) fn encode_end() -> Vec<u8> {
 }
 
 /// A block of at most [`BLOCK_MAX`] insertions.
-pub(crate) fn encode_block(part: Part, insertions: &[(u64, u8)]) -> Vec<u8> {
+pub(crate) fn encode_block(part: OrderFilePart, insertions: &[(u64, u8)]) -> Vec<u8> {
     let part = match part {
-        Part::Trial => 1,
-        Part::Main => 2,
+        OrderFilePart::Trial => 1,
+        OrderFilePart::Main => 2,
     };
     encode(part, insertions)
 }
@@ -164,8 +164,8 @@ impl<R: Read> OrderReader<R> {
         let insertions = decode(summed.get(HEAD_BYTES..).unwrap_or_default(), count)?;
         let part = match part {
             0 if count == 0 => return Ok(None),
-            1 => Part::Trial,
-            2 => Part::Main,
+            1 => OrderFilePart::Trial,
+            2 => OrderFilePart::Main,
             _ => return Err(OrderFileError::Damaged("queue")),
         };
         Ok(Some(Block { part, insertions }))
@@ -234,8 +234,11 @@ mod tests {
     fn the_golden_snapshot_stays_readable() {
         let golden = include_str!("../golden/order-1.hex").split_whitespace().collect::<String>();
         let blocks = [
-            Block { part: Part::Trial, insertions: vec![(7, 0), (8, 2), (300, 1)] },
-            Block { part: Part::Main, insertions: vec![(5, 1), (1, 0), (SEQUENCE_MAX - 1, 2)] },
+            Block { part: OrderFilePart::Trial, insertions: vec![(7, 0), (8, 2), (300, 1)] },
+            Block {
+                part: OrderFilePart::Main,
+                insertions: vec![(5, 1), (1, 0), (SEQUENCE_MAX - 1, 2)],
+            },
         ];
         let bytes = written(&blocks);
         let hex = bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
@@ -263,7 +266,7 @@ mod tests {
 
     fn blocks() -> impl Strategy<Value = Vec<Block>> {
         let block = (any::<bool>(), insertions()).prop_map(|(is_main, insertions)| Block {
-            part: if is_main { Part::Main } else { Part::Trial },
+            part: if is_main { OrderFilePart::Main } else { OrderFilePart::Trial },
             insertions,
         });
         proptest::collection::vec(block, 0..4)

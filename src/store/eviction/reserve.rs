@@ -10,7 +10,7 @@
 
 use crate::store::catalog::{Catalog, EvictionReason};
 use crate::store::error::WriteError;
-use crate::store::eviction::accounting::{Displaces, Reservation, Room};
+use crate::store::eviction::accounting::{Displaces, Reservation, ReserveOutcome};
 use crate::store::files;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tasks;
@@ -153,17 +153,17 @@ impl Reserve {
 
     /// Evicts until what is kept free for objects that are not proven is free again, of which
     /// `taken` bytes were taken. An error is noted.
-    pub(in crate::store) fn keep_ahead(&self, catalog: &Catalog, taken: u64) {
+    pub(in crate::store) fn refill(&self, catalog: &Catalog, taken: u64) {
         self.taken.fetch_add(taken, Ordering::Relaxed);
         let keep = || -> Result<(), WriteError> {
             catalog.evict(catalog.accounting.overfull(), EvictionReason::Size)?;
-            let ahead = catalog.accounting.ahead();
-            if catalog.free_space.has(ahead) {
+            let wanted = catalog.accounting.reserve_bytes();
+            if catalog.free_space.has(wanted) {
                 return Ok(());
             }
             let Some(freed) = self.freed.try_lock() else { return Ok(()) };
             let taken = self.taken.swap(0, Ordering::Relaxed);
-            let Some(short) = shortage(catalog, ahead)? else { return Ok(()) };
+            let Some(short) = shortage(catalog, wanted)? else { return Ok(()) };
             // What goes does not show before it is freed, nor at once then: as much goes as came.
             let evictions = self.evictions.load(Ordering::Acquire);
             let is_hidden = evictions != self.freed_evictions.load(Ordering::Acquire)
@@ -186,7 +186,7 @@ impl Reserve {
     }
 
     /// Has the file system free what was removed ahead of need.
-    pub(in crate::store) fn free_ahead(&self, catalog: &Catalog) {
+    pub(in crate::store) fn free_removed_files(&self, catalog: &Catalog) {
         let evictions = self.evictions.load(Ordering::Acquire);
         free_removed(catalog);
         if evictions != self.freed_evictions.load(Ordering::Acquire) {
@@ -227,9 +227,9 @@ fn shortage(catalog: &Catalog, bytes: u64) -> Result<Option<Shortage>, WriteErro
     let free = catalog.faults.less(free);
     let wanted = bytes.saturating_add(FREE_BYTES_MIN.min(catalog.accounting.limit() / 16));
     let wanted_files = FREE_FILES_MIN.min(free.files_total / 16);
-    let spare_files = free.files.saturating_sub(wanted_files);
-    let spare_files = if free.files_total == 0 { u64::MAX } else { spare_files };
-    catalog.free_space.heard(free.bytes.saturating_sub(wanted), spare_files);
+    let free_files = free.files.saturating_sub(wanted_files);
+    let free_files = if free.files_total == 0 { u64::MAX } else { free_files };
+    catalog.free_space.answered(free.bytes.saturating_sub(wanted), free_files);
     catalog.accounting.set_capacity(free.bytes_total);
     let short = Shortage {
         bytes: wanted.saturating_sub(free.bytes),
@@ -246,11 +246,11 @@ fn reserve_limit(
     loop {
         let was_loaded = catalog.accounting.usage().is_loaded;
         match catalog.accounting.reserve(bytes, displaces) {
-            Room::Promised(reservation, evicted) => {
+            ReserveOutcome::Promised(reservation, evicted) => {
                 catalog.evict(evicted, EvictionReason::Size)?;
                 return Ok(reservation);
             }
-            Room::Short(evicted) if evicted.is_empty() => {
+            ReserveOutcome::Short(evicted) if evicted.is_empty() => {
                 if displaces != Displaces::Anything
                     || was_loaded
                     || !catalog.accounting.wait_for_more(LOAD_PATIENCE)
@@ -259,8 +259,8 @@ fn reserve_limit(
                 }
                 tasks::step();
             }
-            Room::Short(evicted) => catalog.evict(evicted, EvictionReason::Size)?,
-            Room::Never => {
+            ReserveOutcome::Short(evicted) => catalog.evict(evicted, EvictionReason::Size)?,
+            ReserveOutcome::Never => {
                 return Err(WriteError::TooLarge { bytes, limit: catalog.accounting.limit() });
             }
         }

@@ -7,7 +7,7 @@
 //! a neighbour of its size where both fit in one: at most a quarter of the memory is ever unused. A
 //! node that moves takes its links along, so no position outlives a call that adds or removes.
 
-use crate::store::format::{CHARGE_UNIT, Head, INLINE_BYTES_MAX, charge};
+use crate::store::format::{CHARGE_UNIT, INLINE_BYTES_MAX, RecordHead, charge};
 
 /// No position.
 pub(in crate::store) const NONE: u32 = u32::MAX;
@@ -26,30 +26,30 @@ pub(in crate::store) const CHARGE_MAX: u64 = UNITS_MAX as u64 * CHARGE_UNIT;
 
 /// An object as the eviction order knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct EvictionEntry {
     /// Its insertion sequence.
     pub sequence: u64,
     /// Bytes it counts: what [`charge`] says.
     pub charge: u64,
 }
 
-impl Entry {
+impl EvictionEntry {
     /// The insertion with this head.
-    pub(in crate::store) const fn of(head: &Head) -> Self {
+    pub(in crate::store) const fn of(head: &RecordHead) -> Self {
         Self { sequence: head.sequence, charge: head.charge() }
     }
 }
 
 /// The two kinds of objects, which have queues of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum Kind {
+pub(in crate::store) enum BodyKind {
     /// The body is in the index.
     Inline,
     /// The body is a file.
     File,
 }
 
-impl Kind {
+impl BodyKind {
     /// The kind of an object that counts this many bytes.
     pub(in crate::store) const fn of(bytes: u64) -> Self {
         if bytes < charge(INLINE_BYTES_MAX) { Self::Inline } else { Self::File }
@@ -58,7 +58,7 @@ impl Kind {
 
 /// The queue of its kind that an object is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum Stage {
+pub(in crate::store) enum QueueStage {
     /// Loaded; its place is not known yet.
     Waiting,
     /// New: on trial.
@@ -69,7 +69,7 @@ pub(in crate::store) enum Stage {
 
 /// Where in a queue an object is put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum End {
+pub(in crate::store) enum QueueEnd {
     /// As the newest of all.
     Newest,
     /// As the newest of those that were put in so; older than all others.
@@ -79,7 +79,7 @@ pub(in crate::store) enum End {
 /// An object: its sequence less the first of its chunk, its place among others of its queue, and,
 /// in one number, its charge in units, its stage and its uses. No stage: it is gone.
 #[derive(Debug, Clone, Copy)]
-struct Node {
+struct OrderNode {
     offset: u32,
     packed: u32,
     newer: u32,
@@ -88,27 +88,27 @@ struct Node {
 
 const GONE: u32 = 0b1100;
 
-impl Node {
-    fn new(offset: u32, units: u32, stage: Stage, uses: u8) -> Self {
+impl OrderNode {
+    fn new(offset: u32, units: u32, stage: QueueStage, uses: u8) -> Self {
         let mut node = Self { offset, packed: units << 4, newer: NONE, older: NONE };
         node.set(stage, uses);
         node
     }
 
-    fn set(&mut self, stage: Stage, uses: u8) {
+    fn set(&mut self, stage: QueueStage, uses: u8) {
         let stage = match stage {
-            Stage::Waiting => 0b0000,
-            Stage::Small => 0b0100,
-            Stage::Main => 0b1000,
+            QueueStage::Waiting => 0b0000,
+            QueueStage::Small => 0b0100,
+            QueueStage::Main => 0b1000,
         };
         self.packed = self.packed & !0b1111 | stage | u32::from(uses & 0b11);
     }
 
-    fn stage(&self) -> Option<Stage> {
+    fn stage(&self) -> Option<QueueStage> {
         match self.packed & GONE {
-            0b0000 => Some(Stage::Waiting),
-            0b0100 => Some(Stage::Small),
-            0b1000 => Some(Stage::Main),
+            0b0000 => Some(QueueStage::Waiting),
+            0b0100 => Some(QueueStage::Small),
+            0b1000 => Some(QueueStage::Main),
             _ => None,
         }
     }
@@ -118,24 +118,24 @@ impl Node {
     }
 
     fn queue(&self) -> Option<usize> {
-        Some(queue_of(Kind::of(self.charge()), self.stage()?))
+        Some(queue_of(BodyKind::of(self.charge()), self.stage()?))
     }
 }
 
 /// An object as others see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) struct Seen {
+pub(in crate::store) struct OrderedObject {
     /// Its sequence and what it counts.
-    pub(in crate::store) entry: Entry,
+    pub(in crate::store) entry: EvictionEntry,
     /// The queue it is in.
-    pub(in crate::store) stage: Stage,
+    pub(in crate::store) stage: QueueStage,
     /// Uses that still count for it.
     pub(in crate::store) uses: u8,
 }
 
 /// A queue: its ends, the newest of those loaded, where a walk has come to, and its sums.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Queue {
+pub(in crate::store) struct OrderQueue {
     newest: u32,
     oldest: u32,
     loaded: u32,
@@ -144,7 +144,7 @@ pub(in crate::store) struct Queue {
     objects: usize,
 }
 
-impl Queue {
+impl OrderQueue {
     const EMPTY: Self =
         Self { newest: NONE, oldest: NONE, loaded: NONE, walked: NONE, bytes: 0, objects: 0 };
 
@@ -188,29 +188,29 @@ fn units(charge: u64) -> u32 {
     u32::try_from(charge / CHARGE_UNIT).map_or(UNITS_MAX, |units| units.min(UNITS_MAX))
 }
 
-fn queue_of(kind: Kind, stage: Stage) -> usize {
+fn queue_of(kind: BodyKind, stage: QueueStage) -> usize {
     let first = match kind {
-        Kind::Inline => 0,
-        Kind::File => 3,
+        BodyKind::Inline => 0,
+        BodyKind::File => 3,
     };
     first
         + match stage {
-            Stage::Waiting => 0,
-            Stage::Small => 1,
-            Stage::Main => 2,
+            QueueStage::Waiting => 0,
+            QueueStage::Small => 1,
+            QueueStage::Main => 2,
         }
 }
 
 #[derive(Debug, Default)]
-struct Chunk {
+struct SlabChunk {
     first: u64,
     live: usize,
-    nodes: Vec<Node>,
+    nodes: Vec<OrderNode>,
 }
 
 /// A chunk in the order of sequences.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct SlabChunkPlace {
     first: u64,
     slot: u32,
 }
@@ -218,53 +218,53 @@ struct Place {
 /// All objects, by position, by sequence and in their queues.
 #[derive(Debug)]
 pub(in crate::store) struct Slab {
-    chunks: Vec<Chunk>,
+    chunks: Vec<SlabChunk>,
     free: Vec<u32>,
-    places: Vec<Place>,
-    queues: [Queue; 6],
+    places: Vec<SlabChunkPlace>,
+    queues: [OrderQueue; 6],
 }
 
 impl Slab {
     /// No object.
     pub(in crate::store) fn new() -> Self {
         let (chunks, free, places) = (Vec::new(), Vec::new(), Vec::new());
-        Self { chunks, free, places, queues: [Queue::EMPTY; 6] }
+        Self { chunks, free, places, queues: [OrderQueue::EMPTY; 6] }
     }
 
     /// Bytes allocated.
     pub(in crate::store) fn memory_bytes(&self) -> usize {
         let nodes: usize = self.chunks.iter().map(|chunk| chunk.nodes.capacity()).sum();
-        nodes * size_of::<Node>()
-            + self.chunks.capacity() * size_of::<Chunk>()
-            + self.places.capacity() * size_of::<Place>()
+        nodes * size_of::<OrderNode>()
+            + self.chunks.capacity() * size_of::<SlabChunk>()
+            + self.places.capacity() * size_of::<SlabChunkPlace>()
             + self.free.capacity() * size_of::<u32>()
     }
 
     /// A queue.
-    pub(in crate::store) fn queue(&self, kind: Kind, stage: Stage) -> Queue {
-        self.queues.get(queue_of(kind, stage)).copied().unwrap_or(Queue::EMPTY)
+    pub(in crate::store) fn queue(&self, kind: BodyKind, stage: QueueStage) -> OrderQueue {
+        self.queues.get(queue_of(kind, stage)).copied().unwrap_or(OrderQueue::EMPTY)
     }
 
     /// The object at a position.
-    pub(in crate::store) fn seen(&self, position: u32) -> Option<Seen> {
+    pub(in crate::store) fn seen(&self, position: u32) -> Option<OrderedObject> {
         let (slot, index) = split(position);
         let chunk = self.chunks.get(slot)?;
         let node = chunk.nodes.get(index)?;
         let sequence = chunk.first + u64::from(node.offset);
-        let entry = Entry { sequence, charge: node.charge() };
-        Some(Seen { entry, stage: node.stage()?, uses: (node.packed & 0b11) as u8 })
+        let entry = EvictionEntry { sequence, charge: node.charge() };
+        Some(OrderedObject { entry, stage: node.stage()?, uses: (node.packed & 0b11) as u8 })
     }
 
     /// The position of a sequence. Sequences seldom leave gaps, so the place where it would be
     /// without any is mostly right: a look at two cold lines of memory, not twenty.
     pub(in crate::store) fn position(&self, sequence: u64) -> Option<u32> {
         let guess = self.guess(sequence);
-        let is_before = |place: &Place| place.first <= sequence;
+        let is_before = |place: &SlabChunkPlace| place.first <= sequence;
         let at = partition_point_near(&self.places, guess, is_before).checked_sub(1)?;
         let place = self.places.get(at)?;
         let chunk = self.chunks.get(place.slot as usize)?;
         let offset = u32::try_from(sequence - chunk.first).ok()?;
-        let is_up_to = |node: &Node| node.offset <= offset;
+        let is_up_to = |node: &OrderNode| node.offset <= offset;
         let guess = offset as usize;
         let index = partition_point_near(&chunk.nodes, guess, is_up_to).checked_sub(1)?;
         let node = chunk.nodes.get(index).filter(|node| node.offset == offset)?;
@@ -283,9 +283,16 @@ impl Slab {
 
     /// Adds an object and puts it in its queue; false where it is there already, or where there is
     /// no position left, past two billion objects.
-    pub(in crate::store) fn add(&mut self, entry: Entry, stage: Stage, uses: u8, end: End) -> bool {
+    pub(in crate::store) fn add(
+        &mut self,
+        entry: EvictionEntry,
+        stage: QueueStage,
+        uses: u8,
+        end: QueueEnd,
+    ) -> bool {
         let units = units(entry.charge);
-        let Some(position) = self.make(entry.sequence, Node::new(0, units, stage, uses)) else {
+        let Some(position) = self.make(entry.sequence, OrderNode::new(0, units, stage, uses))
+        else {
             return false;
         };
         self.link(position, end);
@@ -293,7 +300,7 @@ impl Slab {
     }
 
     /// Takes an object out of its queue and forgets it.
-    pub(in crate::store) fn remove(&mut self, position: u32) -> Option<Seen> {
+    pub(in crate::store) fn remove(&mut self, position: u32) -> Option<OrderedObject> {
         let seen = self.seen(position)?;
         self.unlink(position);
         self.release(position);
@@ -321,7 +328,13 @@ impl Slab {
     }
 
     /// Puts an object in another queue of its kind, or in another place of its own.
-    pub(in crate::store) fn move_to(&mut self, position: u32, stage: Stage, uses: u8, end: End) {
+    pub(in crate::store) fn move_to(
+        &mut self,
+        position: u32,
+        stage: QueueStage,
+        uses: u8,
+        end: QueueEnd,
+    ) {
         self.unlink(position);
         if let Some(node) = self.node_mut(position) {
             node.set(stage, uses);
@@ -330,7 +343,7 @@ impl Slab {
     }
 
     /// Begins a walk of a queue from its oldest; the one before it ends.
-    pub(in crate::store) fn begin_walk(&mut self, kind: Kind, stage: Stage) {
+    pub(in crate::store) fn begin_walk(&mut self, kind: BodyKind, stage: QueueStage) {
         if let Some(queue) = self.queues.get_mut(queue_of(kind, stage)) {
             queue.walked = queue.oldest;
         }
@@ -339,7 +352,12 @@ impl Slab {
     /// The next objects of a walk, at most `max`; none at its end. Objects that are added, taken
     /// out or moved meanwhile may be seen, not seen, or seen twice; all others are seen once, in
     /// order.
-    pub(in crate::store) fn walk(&mut self, kind: Kind, stage: Stage, max: usize) -> Vec<Seen> {
+    pub(in crate::store) fn walk(
+        &mut self,
+        kind: BodyKind,
+        stage: QueueStage,
+        max: usize,
+    ) -> Vec<OrderedObject> {
         let name = queue_of(kind, stage);
         let mut position = self.queues.get(name).map_or(NONE, |queue| queue.walked);
         let mut walked = Vec::with_capacity(max);
@@ -355,28 +373,28 @@ impl Slab {
         walked
     }
 
-    fn node(&self, position: u32) -> Option<&Node> {
+    fn node(&self, position: u32) -> Option<&OrderNode> {
         let (slot, index) = split(position);
         self.chunks.get(slot)?.nodes.get(index)
     }
 
-    fn node_mut(&mut self, position: u32) -> Option<&mut Node> {
+    fn node_mut(&mut self, position: u32) -> Option<&mut OrderNode> {
         let (slot, index) = split(position);
         self.chunks.get_mut(slot)?.nodes.get_mut(index)
     }
 
-    fn queue_mut(&mut self, node: &Node) -> Option<&mut Queue> {
+    fn queue_mut(&mut self, node: &OrderNode) -> Option<&mut OrderQueue> {
         self.queues.get_mut(node.queue()?)
     }
 
-    fn link(&mut self, position: u32, end: End) {
+    fn link(&mut self, position: u32, end: QueueEnd) {
         let Some(mut node) = self.node(position).copied() else { return };
         let Some(queue) = self.queue_mut(&node) else { return };
         queue.bytes = queue.bytes.saturating_add(node.charge());
         queue.objects += 1;
-        node.older = if end == End::Newest { queue.newest } else { queue.loaded };
+        node.older = if end == QueueEnd::Newest { queue.newest } else { queue.loaded };
         let oldest = queue.oldest;
-        if end == End::Loaded {
+        if end == QueueEnd::Loaded {
             queue.loaded = position;
         }
         node.newer = match self.node(node.older) {
@@ -406,7 +424,7 @@ impl Slab {
 
     /// Makes the older neighbour of a node, or the end of its queue, point to `newer`, and the
     /// newer one to `older`.
-    fn point_neighbours(&mut self, node: &Node, newer: u32, older: u32) {
+    fn point_neighbours(&mut self, node: &OrderNode, newer: u32, older: u32) {
         match self.node_mut(node.older) {
             Some(neighbour) => neighbour.newer = newer,
             None => {
@@ -426,7 +444,7 @@ impl Slab {
     }
 
     /// A position for a new node that is in no queue yet; the nodes after it may move.
-    fn make(&mut self, sequence: u64, node: Node) -> Option<u32> {
+    fn make(&mut self, sequence: u64, node: OrderNode) -> Option<u32> {
         let at = self.places.partition_point(|place| place.first <= sequence);
         let before = at.checked_sub(1).and_then(|at| self.places.get(at)).copied();
         let fitting = before.and_then(|place| {
@@ -438,7 +456,7 @@ impl Slab {
             return self.make_late(at, sequence, node);
         };
         let chunk = self.chunks.get_mut(slot as usize)?;
-        let node = Node { offset, ..node };
+        let node = OrderNode { offset, ..node };
         if let Some(same) = chunk.nodes.get_mut(index).filter(|same| same.offset == offset) {
             if same.stage().is_some() {
                 return None;
@@ -458,8 +476,8 @@ impl Slab {
     }
 
     /// A position in the chunk after, where that begins soon and has room, else in a new one.
-    fn make_late(&mut self, at: usize, sequence: u64, node: Node) -> Option<u32> {
-        let node = Node { offset: 0, ..node };
+    fn make_late(&mut self, at: usize, sequence: u64, node: OrderNode) -> Option<u32> {
+        let node = OrderNode { offset: 0, ..node };
         if let Some(place) = self.places.get_mut(at)
             && let Some(chunk) = self.chunks.get_mut(place.slot as usize)
             && chunk.nodes.len() < CHUNK
@@ -477,7 +495,7 @@ impl Slab {
     }
 
     /// Puts a node in a chunk that has room, at `index`; those behind it move on by one.
-    fn put(&mut self, slot: u32, index: usize, node: Node) -> Option<u32> {
+    fn put(&mut self, slot: u32, index: usize, node: OrderNode) -> Option<u32> {
         let chunk = self.chunks.get_mut(slot as usize)?;
         let length = chunk.nodes.len();
         if length == chunk.nodes.capacity() {
@@ -519,12 +537,12 @@ impl Slab {
             slot
         } else {
             let slot = u32::try_from(self.chunks.len()).ok().filter(|slot| *slot < SLOTS_MAX)?;
-            self.chunks.push(Chunk::default());
+            self.chunks.push(SlabChunk::default());
             slot
         };
         let chunk = self.chunks.get_mut(slot as usize)?;
-        *chunk = Chunk { first, live: 0, nodes: Vec::with_capacity(nodes) };
-        self.places.insert(at, Place { first, slot });
+        *chunk = SlabChunk { first, live: 0, nodes: Vec::with_capacity(nodes) };
+        self.places.insert(at, SlabChunkPlace { first, slot });
         Some(slot)
     }
 
@@ -571,7 +589,7 @@ impl Slab {
     /// Writes the live nodes of `count` chunks from `at` on into new ones: one, or two where they
     /// would nearly fill it.
     fn rewrite(&mut self, at: usize, count: usize) {
-        let places: Vec<Place> = self.places.drain(at..at + count).collect();
+        let places: Vec<SlabChunkPlace> = self.places.drain(at..at + count).collect();
         let chunks = places.iter().filter_map(|place| self.chunks.get(place.slot as usize));
         let live: usize = chunks.map(|chunk| chunk.live).sum();
         let each = if live > MERGED_MAX { live.div_ceil(2) } else { live };
@@ -614,7 +632,7 @@ impl Slab {
 
     fn close(&mut self, slot: usize) {
         if let (Some(chunk), Ok(free)) = (self.chunks.get_mut(slot), u32::try_from(slot)) {
-            *chunk = Chunk::default();
+            *chunk = SlabChunk::default();
             self.free.push(free);
         }
     }

@@ -11,9 +11,9 @@
 //! as long only as it takes for as many objects to leave.
 
 use crate::store::catalog::Catalog;
-use crate::store::eviction::order::{Seen, Stage, Unplaced};
+use crate::store::eviction::order::{OrderedObject, QueueStage, Unplaced};
 use crate::store::eviction::order_file;
-use crate::store::eviction::order_file::{OrderFileError, OrderReader, Part};
+use crate::store::eviction::order_file::{OrderFileError, OrderFilePart, OrderReader};
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::time::Duration;
@@ -60,12 +60,12 @@ pub(in crate::store) fn keep_order(
     catalog: &Catalog,
     schedule: &mut Schedule,
     now: Instant,
-    turn: Turn,
+    turn: SnapshotOccasion,
 ) {
     let Some(changes) = catalog.accounting.changes() else { return };
     let is_due = match turn {
-        Turn::Regular => schedule.is_due(now, changes),
-        Turn::Last => schedule.changes != Some(changes),
+        SnapshotOccasion::Regular => schedule.is_due(now, changes),
+        SnapshotOccasion::Last => schedule.changes != Some(changes),
     };
     if !is_due {
         return;
@@ -91,10 +91,10 @@ fn write_order(catalog: &Catalog, file: &mut impl Write) -> io::Result<()> {
         let Some(first) = seen.first().filter(|_| left > 0) else { break };
         left = left.saturating_sub(seen.len() as u64);
         let part = match first.stage {
-            Stage::Main => Part::Main,
-            Stage::Small | Stage::Waiting => Part::Trial,
+            QueueStage::Main => OrderFilePart::Main,
+            QueueStage::Small | QueueStage::Waiting => OrderFilePart::Trial,
         };
-        let insertion = |seen: &Seen| (seen.entry.sequence, seen.uses);
+        let insertion = |seen: &OrderedObject| (seen.entry.sequence, seen.uses);
         let insertions: Vec<(u64, u8)> = seen.iter().map(insertion).collect();
         file.write_all(&order_file::encode_block(part, &insertions))?;
     }
@@ -130,8 +130,8 @@ fn arrange_as_written(
     let mut reader = OrderReader::new(BufReader::with_capacity(BUFFER_BYTES, file))?;
     while let Some(block) = reader.next()? {
         let stage = match block.part {
-            Part::Trial => Stage::Small,
-            Part::Main => Stage::Main,
+            OrderFilePart::Trial => QueueStage::Small,
+            OrderFilePart::Main => QueueStage::Main,
         };
         for insertions in block.insertions.chunks(STEP) {
             if stop.is_cancelled() {
@@ -146,7 +146,7 @@ fn arrange_as_written(
 
 /// Why a snapshot may be written now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum Turn {
+pub(in crate::store) enum SnapshotOccasion {
     /// Time has passed.
     Regular,
     /// The process drains.

@@ -3,11 +3,11 @@
 
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
-use crate::store::eviction::order::Entry;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::format;
-use crate::store::format::{CHARGE_UNIT, Head, Place, Totals};
+use crate::store::format::{BodyPlace, CHARGE_UNIT, RecordHead, Totals};
 use crate::store::index::engine::Keyspace;
-use crate::store::index::keyspaces::{Keyspaces, Row, SCRUB, TOTALS, chunk, insertion, pair};
+use crate::store::index::keyspaces::{Keyspaces, RowChange, SCRUB, TOTALS, chunk, insertion, pair};
 use fjall::Slice;
 use std::collections::BTreeMap;
 #[cfg(test)]
@@ -22,10 +22,10 @@ use std::sync::atomic::Ordering;
 pub(in crate::store) struct Change<'a> {
     pub(super) open: &'a Keyspaces,
     /// What records of this change lead to.
-    before: Vec<Row<'a>>,
-    rows: Vec<Row<'a>>,
+    before: Vec<RowChange<'a>>,
+    rows: Vec<RowChange<'a>>,
     /// What records led to that this change drops.
-    behind: Vec<Row<'a>>,
+    behind: Vec<RowChange<'a>>,
     claims: BTreeMap<KeyHash, ClaimChange>,
     /// Keys that it brings something of.
     comes: Vec<KeyHash>,
@@ -54,9 +54,9 @@ impl Keyspaces {
 
 impl<'a> Change<'a> {
     /// Sets the record of a new insertion, and its place in the eviction order.
-    pub(in crate::store) fn set_record(&mut self, hash: KeyHash, head: &Head, record: &[u8]) {
+    pub(in crate::store) fn set_record(&mut self, hash: KeyHash, head: &RecordHead, record: &[u8]) {
         self.rewrite_record(hash, record);
-        self.set_order(hash, Entry::of(head));
+        self.set_order(hash, EvictionEntry::of(head));
     }
 
     /// Sets the record of a new insertion whose body lives in the index, its body, and its place in
@@ -64,18 +64,18 @@ impl<'a> Change<'a> {
     pub(in crate::store) fn set_object(
         &mut self,
         hash: KeyHash,
-        head: &Head,
+        head: &RecordHead,
         record: &[u8],
         body: &[u8],
     ) {
-        if head.place == Place::Inline {
+        if head.place == BodyPlace::Inline {
             self.set_body(hash, head.sequence, body);
         }
         self.set_record(hash, head, &format::with_body(record.to_vec(), head.place, body));
     }
 
     /// Sets the place of an insertion in the eviction order.
-    pub(in crate::store) fn set_order(&mut self, hash: KeyHash, entry: Entry) {
+    pub(in crate::store) fn set_order(&mut self, hash: KeyHash, entry: EvictionEntry) {
         let mut place = [0; 20];
         let (key, units) = place.split_at_mut(16);
         key.copy_from_slice(&hash.0);
@@ -98,7 +98,7 @@ impl<'a> Change<'a> {
 
     /// Sets the small body of an insertion that stands beside its record.
     pub(in crate::store) fn set_body(&mut self, hash: KeyHash, sequence: u64, body: &[u8]) {
-        self.before.push(Row::set(&self.open.bodies, insertion(hash, sequence), body));
+        self.before.push(RowChange::set(&self.open.bodies, insertion(hash, sequence), body));
     }
 
     /// Sets the claim about a NAR.
@@ -120,13 +120,13 @@ impl<'a> Change<'a> {
 
     /// Drops what of the body of an insertion is not gone with its record, or notes that its file
     /// is to be removed.
-    pub(in crate::store) fn drop_body(&mut self, hash: KeyHash, sequence: u64, place: Place) {
+    pub(in crate::store) fn drop_body(&mut self, hash: KeyHash, sequence: u64, place: BodyPlace) {
         match place {
-            Place::Within => {}
-            Place::Inline => {
-                self.behind.push(Row::gone(&self.open.bodies, insertion(hash, sequence)));
+            BodyPlace::Within => {}
+            BodyPlace::Inline => {
+                self.behind.push(RowChange::gone(&self.open.bodies, insertion(hash, sequence)));
             }
-            Place::File => self.set_link(hash, sequence),
+            BodyPlace::File => self.set_link(hash, sequence),
         }
     }
 
@@ -142,7 +142,7 @@ impl<'a> Change<'a> {
     }
 
     /// Drops the row of the variant that an object with this head is.
-    pub(in crate::store) fn drop_variant_of(&mut self, hash: KeyHash, head: &Head) {
+    pub(in crate::store) fn drop_variant_of(&mut self, hash: KeyHash, head: &RecordHead) {
         if let Some(primary) = head.variant_of {
             self.drop_variant(KeyHash(primary), hash);
         }
@@ -152,7 +152,7 @@ impl<'a> Change<'a> {
     pub(in crate::store) fn drop_claim_of(
         &mut self,
         owner: KeyHash,
-        head: &Head,
+        head: &RecordHead,
     ) -> Result<(), IndexError> {
         let Some(nar) = head.claims.map(KeyHash) else { return Ok(()) };
         if let Some(claim) = self.open.claim(nar)?
@@ -186,7 +186,7 @@ impl<'a> Change<'a> {
     ) -> Result<(), IndexError> {
         self.drop(&self.open.parts, hash.0);
         for guard in self.open.chunks.prefix(insertion(hash, sequence)) {
-            self.behind.push(Row::gone(&self.open.chunks, guard.key()?));
+            self.behind.push(RowChange::gone(&self.open.chunks, guard.key()?));
         }
         Ok(())
     }
@@ -226,11 +226,11 @@ impl<'a> Change<'a> {
         key: impl Into<Slice>,
         value: impl Into<Slice>,
     ) {
-        self.rows.push(Row::set(keyspace, key, value));
+        self.rows.push(RowChange::set(keyspace, key, value));
     }
 
     pub(super) fn drop(&mut self, keyspace: &'a Keyspace, key: impl Into<Slice>) {
-        self.rows.push(Row::gone(keyspace, key));
+        self.rows.push(RowChange::gone(keyspace, key));
     }
 
     /// Makes the changes: they survive a crash of the process, and a power cut after the next sync.
@@ -246,10 +246,10 @@ impl<'a> Change<'a> {
         for (nar, change) in claims {
             match change {
                 ClaimChange::Set(claim) => {
-                    self.before.push(Row::set(&self.open.claims, nar.0, claim));
+                    self.before.push(RowChange::set(&self.open.claims, nar.0, claim));
                 }
                 ClaimChange::Drop(claim) if self.open.claim(nar)?.as_ref() == Some(&claim) => {
-                    self.behind.push(Row::gone(&self.open.claims, nar.0));
+                    self.behind.push(RowChange::gone(&self.open.claims, nar.0));
                 }
                 ClaimChange::Drop(_) => {}
             }

@@ -5,7 +5,7 @@ use crate::store::error::{IndexError, OpenError};
 use crate::store::index::engine;
 use crate::store::index::journal;
 use crate::store::index::key_filter::KeyFilter;
-use crate::store::index::keyspaces::{Keyspaces, Shared};
+use crate::store::index::keyspaces::{IndexShared, Keyspaces};
 use crate::sync::Mutex;
 use crate::tasks;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(in crate::store) struct Index {
     is_closed: AtomicBool,
     /// Held by the one who opens it again.
     reviving: Mutex<()>,
-    shared: Shared,
+    shared: IndexShared,
 }
 
 /// Access to the index as it was open at one moment.
@@ -35,7 +35,8 @@ pub(in crate::store) struct Access(Option<Arc<Keyspaces>>);
 impl Index {
     /// Opens or makes the index.
     pub(in crate::store) fn open(path: &Path) -> Result<Self, OpenError> {
-        let shared = Shared { key_filter: Arc::default(), changes: Arc::new(AtomicU64::new(1)) };
+        let shared =
+            IndexShared { key_filter: Arc::default(), changes: Arc::new(AtomicU64::new(1)) };
         journal::remove_unfinished(path);
         let open = Keyspaces::new(path, &shared, None)
             .map_err(|source| OpenError::Index { path: path.to_owned(), source })?;

@@ -8,7 +8,7 @@ use crate::store::format::Totals;
 use crate::store::index::engine;
 use crate::store::index::engine::{Database, Keyspace};
 use crate::store::index::key_filter::KeyFilter;
-use crate::store::index::options::{Sought, options};
+use crate::store::index::options::{LookupPattern, options};
 use crate::store::index::write_admission::WriteAdmission;
 use crate::sync::Mutex;
 use fjall::{PersistMode, Slice};
@@ -38,7 +38,7 @@ const ACTIVE_BYTES_MAX: u64 = 32 * MIB;
 
 /// What outlives the engine when the index is opened again.
 #[derive(Debug, Clone)]
-pub(super) struct Shared {
+pub(super) struct IndexShared {
     pub(super) key_filter: Arc<KeyFilter>,
     /// How many changes were made; what an earlier process has left, synced or not, counts as one.
     pub(super) changes: Arc<AtomicU64>,
@@ -61,7 +61,7 @@ pub(in crate::store) struct Keyspaces {
     /// Held by a change of claims: two narinfos may make one of the same NAR, each under its own
     /// stripe.
     pub(super) claiming: Mutex<()>,
-    pub(super) shared: Shared,
+    pub(super) shared: IndexShared,
     /// Why its journal could not be written anew after a failure.
     in_doubt: Option<String>,
     /// Refuses every change, as an engine that has failed does.
@@ -87,7 +87,7 @@ impl Keyspaces {
     /// error like any other here, and nothing of what it held is used.
     pub(super) fn new(
         path: &Path,
-        shared: &Shared,
+        shared: &IndexShared,
         in_doubt: Option<String>,
     ) -> Result<Self, IndexError> {
         let open = || Self::try_new(path, shared, in_doubt);
@@ -95,27 +95,27 @@ impl Keyspaces {
         Ok(opened.map_err(|_| IndexError::Panic)??)
     }
 
-    fn try_new(path: &Path, shared: &Shared, in_doubt: Option<String>) -> fjall::Result<Self> {
+    fn try_new(path: &Path, shared: &IndexShared, in_doubt: Option<String>) -> fjall::Result<Self> {
         let builder = engine::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .worker_threads(2)
             .max_cached_files(Some(256));
         let database = engine::open(builder, path)?;
-        let keyspace = |name, memtable_bytes: u64, sought: Sought| {
+        let keyspace = |name, memtable_bytes: u64, sought: LookupPattern| {
             database.keyspace(name, || options(memtable_bytes, sought))
         };
         Ok(Self {
-            objects: keyspace("objects", 8 * MIB, Sought::OftenInVain)?,
-            order: keyspace("order", 2 * MIB, Sought::InOrder)?,
-            bodies: keyspace("bodies", 8 * MIB, Sought::WhereItIs)?,
-            claims: keyspace("claims", 2 * MIB, Sought::OftenInVain)?,
-            variants: keyspace("variants", MIB, Sought::OftenInVain)?,
-            tags: keyspace("tags", MIB, Sought::InOrder)?,
-            links: keyspace("links", MIB, Sought::InOrder)?,
-            parts: keyspace("parts", MIB, Sought::OftenInVain)?,
-            chunks: keyspace("chunks", 4 * MIB, Sought::InOrder)?,
-            state: keyspace("state", MIB, Sought::InOrder)?,
+            objects: keyspace("objects", 8 * MIB, LookupPattern::OftenInVain)?,
+            order: keyspace("order", 2 * MIB, LookupPattern::InOrder)?,
+            bodies: keyspace("bodies", 8 * MIB, LookupPattern::WhereItIs)?,
+            claims: keyspace("claims", 2 * MIB, LookupPattern::OftenInVain)?,
+            variants: keyspace("variants", MIB, LookupPattern::OftenInVain)?,
+            tags: keyspace("tags", MIB, LookupPattern::InOrder)?,
+            links: keyspace("links", MIB, LookupPattern::InOrder)?,
+            parts: keyspace("parts", MIB, LookupPattern::OftenInVain)?,
+            chunks: keyspace("chunks", 4 * MIB, LookupPattern::InOrder)?,
+            state: keyspace("state", MIB, LookupPattern::InOrder)?,
             admission: WriteAdmission::default(),
             claiming: Mutex::new(()),
             shared: shared.clone(),
@@ -289,9 +289,12 @@ impl Keyspaces {
     }
 
     /// Makes these changes, in this order, as one.
-    pub(super) fn apply<'a>(&self, rows: impl Iterator<Item = Row<'a>>) -> Result<(), IndexError> {
+    pub(super) fn apply<'a>(
+        &self,
+        rows: impl Iterator<Item = RowChange<'a>>,
+    ) -> Result<(), IndexError> {
         let mut batch = self.database.batch();
-        for Row { keyspace, key, value } in rows {
+        for RowChange { keyspace, key, value } in rows {
             match value {
                 Some(value) => batch.insert(keyspace, key, value),
                 None => batch.remove(keyspace, key),
@@ -324,13 +327,13 @@ impl Keyspaces {
 }
 
 /// A row that is set, or dropped.
-pub(super) struct Row<'a> {
+pub(super) struct RowChange<'a> {
     pub(super) keyspace: &'a Keyspace,
     pub(super) key: Slice,
     pub(super) value: Option<Slice>,
 }
 
-impl<'a> Row<'a> {
+impl<'a> RowChange<'a> {
     pub(super) fn set(
         keyspace: &'a Keyspace,
         key: impl Into<Slice>,

@@ -8,17 +8,17 @@ use crate::store::catalog::Catalog;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::accounting::{Displaces, Reservation};
-use crate::store::eviction::order::Entry;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::files;
 use crate::store::format;
-use crate::store::format::{Head, Place, Record, Totals};
+use crate::store::format::{BodyPlace, Record, RecordHead, Totals};
 use crate::store::index::{Change, Keyspaces};
 use crate::store::part::open::{Life, OpenParts, Part};
 use crate::store::part::records::{
     charge_of, drop_part, is_ours, part_damaged, part_went, replace_part,
 };
-use crate::store::part::table::{Chunk, Noted, Table};
-use crate::store::part::{Kept, Synced};
+use crate::store::part::table::{ChunkTable, IndexNote, PresentChunk};
+use crate::store::part::{KeepOutcome, Synced};
 use crate::store::which::Which;
 use std::fs::File;
 use std::io;
@@ -28,9 +28,9 @@ use std::sync::atomic::Ordering;
 
 /// How a part came to hold what it holds.
 #[derive(Debug, Clone, Copy)]
-enum Came {
+enum NoteEffect {
     /// It was not in the index; there may have been an older one.
-    New { older: Option<Entry> },
+    New { older: Option<EvictionEntry> },
     /// It counted less before.
     Grown { before: u64 },
 }
@@ -38,11 +38,15 @@ enum Came {
 impl Part {
     /// Notes synced chunks in the index, and the part itself with the first of them, if `permit`
     /// says yes.
-    pub fn note(&self, synced: &Synced, permit: &dyn Fn() -> bool) -> Result<Kept, WriteError> {
+    pub fn note(
+        &self,
+        synced: &Synced,
+        permit: &dyn Fn() -> bool,
+    ) -> Result<KeepOutcome, WriteError> {
         let noted = self.try_note(&synced.0, permit);
         let result = match &noted {
-            Ok(Kept::Yes) => Noted::Yes,
-            Ok(Kept::Loose) | Err(_) => Noted::Not,
+            Ok(KeepOutcome::Yes) => IndexNote::Yes,
+            Ok(KeepOutcome::Loose) | Err(_) => IndexNote::Not,
         };
         self.0.table.lock().set_noted(&synced.0, result);
         match &noted {
@@ -58,7 +62,7 @@ impl Part {
         &self,
         chunks: &[(u32, u64)],
         permit: &dyn Fn() -> bool,
-    ) -> Result<Kept, WriteError> {
+    ) -> Result<KeepOutcome, WriteError> {
         let state = &self.0;
         let (catalog, hash, sequence) = (&state.store.catalog, state.hash, state.sequence);
         let _parts = catalog.counted_parts.changing.read();
@@ -68,32 +72,32 @@ impl Part {
         let mut life = state.life.lock();
         if !permit() {
             self.refused(index, &mut life)?;
-            return Ok(Kept::Loose);
+            return Ok(KeepOutcome::Loose);
         }
         let (chunks, before, bytes) = self.being_noted(chunks);
         if chunks.is_empty() {
-            return Ok(if self.is_live() { Kept::Yes } else { Kept::Loose });
+            return Ok(if self.is_live() { KeepOutcome::Yes } else { KeepOutcome::Loose });
         }
         let mut change = index.change();
         for (number, sum) in chunks {
             change.set_chunk(hash, sequence, number, sum);
         }
-        let entry = Entry { sequence, charge: charge_of(bytes) };
+        let entry = EvictionEntry { sequence, charge: charge_of(bytes) };
         change.set_order(hash, entry);
         let came = match &mut *life {
-            Life::Loose => return Ok(Kept::Loose),
-            Life::Kept => {
+            Life::Loose => return Ok(KeepOutcome::Loose),
+            Life::Recorded => {
                 if !is_ours(index, hash, sequence)? {
                     self.loosen(&mut life);
-                    return Ok(Kept::Loose);
+                    return Ok(KeepOutcome::Loose);
                 }
                 commit(catalog, change)?;
-                Came::Grown { before: charge_of(before) }
+                NoteEffect::Grown { before: charge_of(before) }
             }
             Life::New(new) => {
                 if index.record(hash)?.is_some() {
                     self.loosen(&mut life);
-                    return Ok(Kept::Loose);
+                    return Ok(KeepOutcome::Loose);
                 }
                 let mut note = index.change();
                 note.set_link(hash, sequence);
@@ -109,24 +113,24 @@ impl Part {
                     catalog.unlink(index, hash, sequence);
                     return Err(error);
                 }
-                *life = Life::Kept;
-                Came::New { older }
+                *life = Life::Recorded;
+                NoteEffect::New { older }
             }
         };
         self.count(entry, came);
         drop(life);
         drop(stripe);
-        if let Came::New { older: Some(older) } = came {
+        if let NoteEffect::New { older: Some(older) } = came {
             catalog.unlink(index, hash, older.sequence);
         }
-        Ok(Kept::Yes)
+        Ok(KeepOutcome::Yes)
     }
 
     /// A permit says no. Nothing more is kept of a part that has no record, or not any more; other
     /// flights share one that has.
     fn refused(&self, index: &Keyspaces, life: &mut Life) -> Result<(), IndexError> {
         let state = &self.0;
-        if !matches!(life, Life::Kept) || !is_ours(index, state.hash, state.sequence)? {
+        if !matches!(life, Life::Recorded) || !is_ours(index, state.hash, state.sequence)? {
             self.loosen(life);
         }
         Ok(())
@@ -144,12 +148,12 @@ impl Part {
     }
 
     /// Counts what it holds now, out of what was promised.
-    fn count(&self, entry: Entry, came: Came) {
+    fn count(&self, entry: EvictionEntry, came: NoteEffect) {
         let state = &self.0;
         let catalog = &state.store.catalog;
         let before = match came {
-            Came::New { older } => older.map_or(0, |older| older.charge),
-            Came::Grown { before } => before,
+            NoteEffect::New { older } => older.map_or(0, |older| older.charge),
+            NoteEffect::Grown { before } => before,
         };
         let mut promised = state.promised.lock();
         let promise = promised.split(entry.charge.saturating_sub(before));
@@ -159,10 +163,10 @@ impl Part {
         }
         drop(promised);
         match came {
-            Came::New { older } => catalog.accounting.add(promise, entry, state.hash, older),
-            Came::Grown { before } => catalog.accounting.recharge(promise, before, entry),
+            NoteEffect::New { older } => catalog.accounting.add(promise, entry, state.hash, older),
+            NoteEffect::Grown { before } => catalog.accounting.recharge(promise, before, entry),
         }
-        let objects = i64::from(matches!(came, Came::New { older: None }));
+        let objects = i64::from(matches!(came, NoteEffect::New { older: None }));
         state.store.catalog.show_part(state.hash, objects, (entry.charge, before));
     }
 
@@ -171,44 +175,44 @@ impl Part {
         format::encode_record(&self.head(Sha256([0; 32])), meta)
     }
 
-    fn head(&self, sha256: Sha256) -> Head {
-        Head {
+    fn head(&self, sha256: Sha256) -> RecordHead {
+        RecordHead {
             sequence: self.0.sequence,
             length: self.0.length,
             sha256,
-            place: Place::File,
+            place: BodyPlace::File,
             claims: None,
             variant_of: self.0.key.is_variant().then(|| self.0.key.primary().hash().0),
         }
     }
 
     /// Replaces the metadata, if the part is still kept and `permit` says yes; a newer head stays.
-    pub fn touch_meta(&self, meta: Meta, permit: &dyn Fn() -> bool) -> Kept {
+    pub fn touch_meta(&self, meta: Meta, permit: &dyn Fn() -> bool) -> KeepOutcome {
         if !permit() {
-            return Kept::Loose;
+            return KeepOutcome::Loose;
         }
         let state = &self.0;
         let _parts = state.store.catalog.counted_parts.changing.read();
         let _stripe = state.store.catalog.stripe(state.hash).lock();
         if meta.response_time < state.meta.read().response_time {
-            return if self.is_live() { Kept::Yes } else { Kept::Loose };
+            return if self.is_live() { KeepOutcome::Yes } else { KeepOutcome::Loose };
         }
-        let rewrite = || -> Result<Kept, WriteError> {
+        let rewrite = || -> Result<KeepOutcome, WriteError> {
             let access = state.store.catalog.index.access();
             let index = access.open()?;
             if !permit() || !is_ours(index, state.hash, state.sequence)? {
-                return Ok(Kept::Loose);
+                return Ok(KeepOutcome::Loose);
             }
             let mut rewriting = index.change();
             rewriting.set_part(state.hash, &self.record(&meta).map_err(store_format)?);
             rewriting.commit()?;
-            Ok(Kept::Yes)
+            Ok(KeepOutcome::Yes)
         };
         let rewritten = rewrite();
         *state.meta.write() = Arc::new(meta);
         rewritten.unwrap_or_else(|error| {
             state.store.catalog.write_failed(&error);
-            Kept::Loose
+            KeepOutcome::Loose
         })
     }
 
@@ -258,7 +262,7 @@ impl Part {
         catalog.accounting.recharge(
             Reservation::nothing(&catalog.accounting, Displaces::Untried),
             replaced,
-            Entry::of(&head),
+            EvictionEntry::of(&head),
         );
         catalog.show_part(hash, -1, (0, replaced));
         let body = store.reads.body_file(Arc::clone(&state.file), hash, &head);
@@ -271,7 +275,7 @@ impl Part {
     fn change_to_whole<'i>(
         &self,
         index: &'i Keyspaces,
-        head: &Head,
+        head: &RecordHead,
         record: &[u8],
         sums: &[u8],
     ) -> Result<Change<'i>, WriteError> {
@@ -305,7 +309,7 @@ impl Part {
 
     /// A chunk is damaged: it is missing from now on, unless it has been fetched anew since `seen`.
     /// If the part is sealed, the chunk stays and the whole object is dropped.
-    pub(super) fn clear(&self, number: u32, seen: &Chunk, why: &str) {
+    pub(super) fn clear(&self, number: u32, seen: &PresentChunk, why: &str) {
         let state = &self.0;
         let (before, chunk, bytes) = {
             let mut table = state.table.lock();
@@ -323,7 +327,7 @@ impl Part {
         let Some(chunk) = chunk else { return };
         state.store.catalog.metrics.chunks.with_label_values(&["damaged"]).inc();
         state.store.catalog.count_damaged(state.key.path(), why);
-        if chunk.noted == Noted::Yes
+        if chunk.noted == IndexNote::Yes
             && let Err(error) = self.unnote(number, charge_of(before), charge_of(bytes))
         {
             state.store.catalog.index_failed(&error);
@@ -341,7 +345,7 @@ impl Part {
             return Ok(());
         }
         let mut change = index.change();
-        let entry = Entry { sequence, charge: after };
+        let entry = EvictionEntry { sequence, charge: after };
         change.drop_chunk(hash, sequence, number);
         change.set_order(hash, entry);
         change.commit()?;
@@ -411,13 +415,13 @@ fn open_part(
         return None;
     }
     let chunks = look_up(catalog, |index| index.chunks(hash, sequence))?;
-    let mut table = Table::new(head.length);
+    let mut table = ChunkTable::new(head.length);
     for (number, sum) in chunks {
         if table.bytes(number) > 0 {
-            table.add(number, sum, Noted::Yes);
+            table.add(number, sum, IndexNote::Yes);
         }
     }
-    Some(Part::new(store, open, meta, (sequence, head.length), file, (Life::Kept, table)))
+    Some(Part::new(store, open, meta, (sequence, head.length), file, (Life::Recorded, table)))
 }
 
 /// What the index says; none if it does not answer, which is counted.

@@ -4,7 +4,7 @@
 use crate::object::{Key, Meta, Sha256};
 use crate::store::body::Growth;
 use crate::store::body::read;
-use crate::store::body::sums::{ChunkSum, Expected};
+use crate::store::body::sums::{ChunkSum, ExpectedSum};
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
 use crate::store::eviction::order::ENTRY_BYTES_MAX;
@@ -14,7 +14,7 @@ use crate::store::format;
 use crate::store::lanes::PATIENCE;
 use crate::store::part::open::{Life, OpenParts, Part};
 use crate::store::part::run::{Run, promise_of};
-use crate::store::part::table::{At, Chunk, Holding, Table, chunks_up_to, number_at};
+use crate::store::part::table::{At, ChunkTable, Holding, PresentChunk, chunks_up_to, number_at};
 use crate::tasks::{self, BlockingError, Tasks};
 use bytes::Bytes;
 use std::io;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Whether something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum KeepOutcome {
     /// A restart finds it.
     Yes,
     /// The object was dropped or replaced meanwhile: what is here serves those who have it open.
@@ -78,7 +78,7 @@ pub(in crate::store) async fn begin_part(
         }
         let new = reserve::evicting_once(catalog, 0, "create", || catalog.folder.new_file())?;
         let (file, sequence) = (Arc::clone(new.file()), catalog.next_sequence());
-        let table = Table::new(length);
+        let table = ChunkTable::new(length);
         Ok(Part::new(&own, &open, meta, (sequence, length), file, (Life::New(new), table)))
     };
     let begun = store.lanes.changes.blocking_for("store part", PATIENCE, work).await;
@@ -177,7 +177,7 @@ impl Part {
             #[cfg(test)]
             state.store.catalog.faults.reach("a part is to be read");
             let bytes = state.table.lock().bytes(number);
-            let expected = |_| Ok(Expected { sum: chunk.sum, bytes });
+            let expected = |_| Ok(ExpectedSum { sum: chunk.sum, bytes });
             let read = read::read_compared(state.view(), (offset, max), state.hash, expected);
             let read = read.inspect_err(|error| part.clear(number, &chunk, &error.to_string()));
             let table = state.table.lock();
@@ -202,7 +202,7 @@ impl Part {
         self.0.table.lock().freeze();
     }
 
-    fn piece(&self, offset: u64, max: usize) -> Option<(u32, Chunk, usize)> {
+    fn piece(&self, offset: u64, max: usize) -> Option<(u32, PresentChunk, usize)> {
         let number = number_at(offset);
         let table = self.0.table.lock();
         let chunk = table.chunk(number)?;
@@ -266,7 +266,7 @@ impl Part {
                 self.0.store.catalog.write_failed(&error);
                 if error.is_full() {
                     let store = &self.0.store;
-                    store.reserve.keep_ahead(&store.catalog, 0);
+                    store.reserve.refill(&store.catalog, 0);
                 }
                 Err(error)
             }

@@ -45,7 +45,7 @@ mod table;
 pub(super) use counted::CountedParts;
 pub(super) use durable::find_part;
 pub(super) use handle::begin_part;
-pub use handle::{Kept, ReadError, Synced};
+pub use handle::{KeepOutcome, ReadError, Synced};
 pub(super) use open::OpenParts;
 pub use open::Part;
 #[cfg(test)]

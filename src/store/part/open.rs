@@ -8,7 +8,7 @@ use crate::store::body::read::FileView;
 use crate::store::disk_store::DiskStore;
 use crate::store::eviction::accounting::{Displaces, Reservation};
 use crate::store::folder::NewFile;
-use crate::store::part::table::Table;
+use crate::store::part::table::ChunkTable;
 use crate::sync::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::fs::File;
@@ -39,7 +39,7 @@ pub(super) struct PartState {
     pub(super) is_loose: AtomicBool,
     /// Whether one of its users completes it.
     pub(super) is_completing: AtomicBool,
-    pub(super) table: Mutex<Table>,
+    pub(super) table: Mutex<ChunkTable>,
     /// Space of chunks that are here and not in the index.
     pub(super) promised: Mutex<Reservation>,
 }
@@ -56,7 +56,7 @@ pub(super) enum Life {
     /// It has no name yet.
     New(NewFile),
     /// It has a record.
-    Kept,
+    Recorded,
     /// It is not kept, or not as a part, any more.
     Loose,
 }
@@ -69,7 +69,7 @@ impl Part {
         meta: Meta,
         (sequence, length): (u64, u64),
         file: Arc<File>,
-        (life, table): (Life, Table),
+        (life, table): (Life, ChunkTable),
     ) -> Self {
         let part = Self(Arc::new(PartState {
             store: Arc::clone(store),

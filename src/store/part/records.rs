@@ -4,11 +4,11 @@
 use crate::object::KeyHash;
 use crate::store::catalog::Catalog;
 use crate::store::error::IndexError;
-use crate::store::eviction::order::Entry;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::format;
 use crate::store::format::INLINE_BYTES_MAX;
 use crate::store::index::{Change, Keyspaces};
-use crate::store::part::table::Table;
+use crate::store::part::table::ChunkTable;
 use crate::store::which::Which;
 use fjall::Slice;
 use tokio_util::sync::CancellationToken;
@@ -35,16 +35,16 @@ pub(super) fn is_ours(index: &Keyspaces, hash: KeyHash, sequence: u64) -> Result
 pub(in crate::store) fn part_of(
     index: &Keyspaces,
     hash: KeyHash,
-) -> Result<Option<Entry>, IndexError> {
+) -> Result<Option<EvictionEntry>, IndexError> {
     let Some(record) = index.part(hash)? else { return Ok(None) };
     let Ok(head) = format::decode_head(&record) else {
         let sequence = index.insertion_of_chunks(hash)?.unwrap_or_default();
-        return Ok(Some(Entry { sequence, charge: charge_of(0) }));
+        return Ok(Some(EvictionEntry { sequence, charge: charge_of(0) }));
     };
     let chunks = index.chunks(hash, head.sequence)?;
-    let table = Table::new(head.length);
+    let table = ChunkTable::new(head.length);
     let bytes = chunks.iter().map(|(number, _)| table.bytes(*number)).sum();
-    Ok(Some(Entry { sequence: head.sequence, charge: charge_of(bytes) }))
+    Ok(Some(EvictionEntry { sequence: head.sequence, charge: charge_of(bytes) }))
 }
 
 /// Whether an insertion is that of a part.
@@ -104,7 +104,7 @@ pub(in crate::store) fn erase_part(
         return Ok(None);
     }
     let Some(part) = part_of(index, hash)? else { return Ok(None) };
-    let Entry { sequence, charge } = part;
+    let EvictionEntry { sequence, charge } = part;
     let mut change = index.change();
     change.drop_part(hash, sequence)?;
     change.drop_order(sequence);
@@ -120,7 +120,7 @@ pub(in crate::store) fn replace_part(
     index: &Keyspaces,
     change: &mut Change<'_>,
     hash: KeyHash,
-) -> Result<Option<Entry>, IndexError> {
+) -> Result<Option<EvictionEntry>, IndexError> {
     let Some(part) = part_of(index, hash)? else { return Ok(None) };
     change.drop_part(hash, part.sequence)?;
     change.drop_order(part.sequence);

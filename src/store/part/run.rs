@@ -8,7 +8,7 @@ use crate::store::error::WriteError;
 use crate::store::eviction::accounting::Reservation;
 use crate::store::eviction::reserve;
 use crate::store::part::open::Part;
-use crate::store::part::table::{Entered, Noted, number_at};
+use crate::store::part::table::{ClaimedRun, IndexNote, number_at};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +35,7 @@ pub struct Run {
     end: Arc<AtomicU64>,
     growth: Arc<Growth>,
     /// Away while a write is under way; gone for good when that was given up.
-    writer: Option<Writer>,
+    writer: Option<RunWriter>,
 }
 
 /// The right to write the chunks of a run; given back when it is dropped. A thread that hangs in a
@@ -52,7 +52,7 @@ impl Drop for Claim {
 }
 
 /// What the blocking side needs.
-struct Writer {
+struct RunWriter {
     part: Part,
     _claim: Claim,
     growth: Arc<Growth>,
@@ -63,17 +63,17 @@ struct Writer {
     reservation: Reservation,
 }
 
-impl std::fmt::Debug for Writer {
+impl std::fmt::Debug for RunWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("next", &self.next).finish_non_exhaustive()
+        f.debug_struct("RunWriter").field("next", &self.next).finish_non_exhaustive()
     }
 }
 
 impl Run {
-    pub(super) fn new(part: Part, entered: Entered, growth: Arc<Growth>) -> Self {
-        let Entered { id, start, end } = entered;
+    pub(super) fn new(part: Part, entered: ClaimedRun, growth: Arc<Growth>) -> Self {
+        let ClaimedRun { id, start, end } = entered;
         let displaces = part.0.store.catalog.displaces(part.0.hash, Some(part.0.length));
-        let writer = Writer {
+        let writer = RunWriter {
             part: part.clone(),
             _claim: Claim { part: part.clone(), id },
             growth: Arc::clone(&growth),
@@ -155,7 +155,7 @@ impl Drop for Run {
     }
 }
 
-impl Writer {
+impl RunWriter {
     /// Writes a batch that follows what was written; `end` is where the run ends.
     fn write(&mut self, batch: &Batch, end: u64) -> Result<(), WriteError> {
         if batch.offset != self.next {
@@ -202,7 +202,7 @@ impl Writer {
         let is_sound = begun == table.failures();
         let bytes = table.bytes(number);
         if is_sound {
-            table.add(number, sum, Noted::Not);
+            table.add(number, sum, IndexNote::Not);
         }
         drop(table);
         if is_sound {

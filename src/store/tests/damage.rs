@@ -3,12 +3,12 @@
 use crate::object::{Key, KeyHash};
 use crate::store::body::read::StoredBody;
 use crate::store::check::object;
-use crate::store::check::pace::Pacer;
-use crate::store::check::report::{Mode, Report};
+use crate::store::check::pace::ReadPacer;
+use crate::store::check::report::{CheckReport, Mode};
 use crate::store::error::OpenError;
 use crate::store::handle::Store;
 use crate::store::tests::{Bench, KIB, MIB, append, bytes, held, key, meta, put, until};
-use crate::store::{Fault, FsckError, format, fsck};
+use crate::store::{CheckFault, FsckError, format, fsck};
 use crate::sync::Mutex;
 use http::{HeaderValue, StatusCode};
 use std::io;
@@ -225,11 +225,11 @@ async fn what_is_not_found_while_its_folder_is_away_is_not_gone() {
             store.disk.catalog.index.access().open().unwrap().record(key("a").hash()).unwrap();
         let record = record.unwrap();
         let head = format::decode_head(&record).unwrap();
-        let mut pacer = Pacer::new(u64::MAX, CancellationToken::new());
+        let mut pacer = ReadPacer::new(u64::MAX, CancellationToken::new());
         let checked =
             object::check_object(&store.disk.catalog, key("a").hash(), &record, &mut pacer)
                 .unwrap();
-        assert_eq!(checked.wrong.unwrap().0, Fault::Unreadable, "a check does not drop it");
+        assert_eq!(checked.wrong.unwrap().0, CheckFault::Unreadable, "a check does not drop it");
         assert!(store.get(&key("a")).await.is_none(), "its disk does not tell");
         let error =
             store.disk.catalog.folder.remove_body(key("a").hash(), head.sequence).unwrap_err();
@@ -423,7 +423,7 @@ async fn a_check_drops_a_401_with_a_challenge_for_one_client_and_reports_nothing
     {
         let report = Mutex::default();
         fsck(bench.place.path(), mode, &report).unwrap();
-        let report: Report = report.into_inner();
+        let report: CheckReport = report.into_inner();
         assert_eq!((report.objects, report.problems.len()), (objects, 0), "{:?}", report.problems);
     }
 

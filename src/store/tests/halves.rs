@@ -3,7 +3,7 @@
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim};
 use crate::store::format;
-use crate::store::format::{Place, Record};
+use crate::store::format::{BodyPlace, Record};
 use crate::store::index::Keyspaces;
 use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, put, put_with};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ fn assert_whole(index: &Keyspaces) {
     let (key, nar) = (key("a"), key("nar"));
     let Some(row) = index.record(key.hash()).unwrap() else { return };
     let Record { head, .. } = format::decode_record(&row).unwrap();
-    if head.place == Place::Inline {
+    if head.place == BodyPlace::Inline {
         let body = index.body(key.hash(), head.sequence).unwrap();
         assert!(body.is_some_and(|body| head.is_of(&body)), "a record without its body");
     }

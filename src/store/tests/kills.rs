@@ -6,7 +6,7 @@
 
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim, Sha256};
-use crate::store::check::report::{Mode, Report, Stage};
+use crate::store::check::report::{CheckReport, CheckStage, Mode};
 use crate::store::format;
 use crate::store::handle::Store;
 use crate::store::tests::{
@@ -117,7 +117,7 @@ fn recorded(store: &Store) -> (u64, u64, usize) {
     let access = store.disk.catalog.index.access();
     let page = access.open().unwrap().page(None, 1000).unwrap();
     let heads: Vec<_> = page.iter().map(|(_, r)| format::decode_head(r).unwrap()).collect();
-    let charges = heads.iter().map(format::Head::charge).sum();
+    let charges = heads.iter().map(format::RecordHead::charge).sum();
     let files = heads.iter().filter(|head| head.place.is_file()).count();
     (heads.len() as u64, charges, files)
 }
@@ -273,8 +273,8 @@ async fn perform(bench: &mut Bench, store: Store, step: &Step) -> Store {
     store
 }
 
-fn check(folder: &Path, mode: Mode) -> Report {
-    let report = Mutex::new(Report::default());
+fn check(folder: &Path, mode: Mode) -> CheckReport {
+    let report = Mutex::new(CheckReport::default());
     fsck(folder, mode, &report).unwrap();
     report.into_inner()
 }
@@ -284,7 +284,7 @@ async fn examine(image: Image, states: &[State]) {
     let Image { operation, step, place } = image;
     let what = format!("operation {operation}, killed when {step}");
     let report = check(place.path(), Mode::Report);
-    assert_eq!((report.problems, report.stage), (vec![], Stage::Ended), "{what}");
+    assert_eq!((report.problems, report.stage), (vec![], CheckStage::Ended), "{what}");
     let mut bench = Bench::new(LIMIT);
     bench.place = place;
     let store = bench.open().await;
@@ -361,7 +361,7 @@ async fn survive(place: TempDir, what: &str) {
         assert!(matches!(refused, OpenError::Index { .. }), "{what}: {refused}");
         assert!(refused.to_string().contains("narthex fsck --repair"), "{what}: {refused}");
         let report = check(bench.place.path(), Mode::Repair);
-        assert_eq!(report.stage, Stage::Ended, "{what}: {report:?}");
+        assert_eq!(report.stage, CheckStage::Ended, "{what}: {report:?}");
     }
     let store = bench.open().await;
     look(&store).await;

@@ -3,13 +3,13 @@
 use crate::metrics::Metrics;
 use crate::object::{Key, Sha256};
 use crate::store::disk_store::DiskStore;
-use crate::store::eviction::order::Entry;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::folder::Folder;
 use crate::store::handle::Store;
 use crate::store::index::Index;
 use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::store::tier_share::TierShare;
-use crate::store::{Usage, WriteError, format, recover};
+use crate::store::{DiskUsage, WriteError, format, recover};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,13 +37,13 @@ fn there(store: &Store, numbers: std::ops::Range<u64>) -> Vec<u64> {
 }
 
 /// Everything that the index holds of the order, and what the records say: they must be the same.
-fn on_disk(store: &Store) -> Vec<Entry> {
+fn on_disk(store: &Store) -> Vec<EvictionEntry> {
     let access = store.disk.catalog.index.access();
     let index = access.open().unwrap();
     let order = index.order_page(0, usize::MAX).unwrap();
     let records = index.page(None, usize::MAX).unwrap();
     let heads = records.iter().map(|(key, record)| (format::decode_head(record).unwrap(), *key));
-    let mut of_records: Vec<_> = heads.map(|(head, key)| (Entry::of(&head), key)).collect();
+    let mut of_records: Vec<_> = heads.map(|(head, key)| (EvictionEntry::of(&head), key)).collect();
     of_records.sort_by_key(|(entry, _)| entry.sequence);
     assert_eq!(order, of_records);
     order.into_iter().map(|(entry, _)| entry).collect()
@@ -188,7 +188,11 @@ async fn a_page_of_the_order_that_cannot_be_read_is_read_again() {
     for (seconds, failed) in [(0.5, 1), (1.5, 2), (3.0, 3)] {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         assert_eq!(errors(), failed);
-        assert_eq!(store.usage(), Usage { is_loaded: false, ..full }, "what was not read counts");
+        assert_eq!(
+            store.usage(),
+            DiskUsage { is_loaded: false, ..full },
+            "what was not read counts"
+        );
         assert_eq!(store.disk.catalog.accounting.changes(), None, "no order is written down");
     }
     store.loaded().await;
@@ -205,11 +209,11 @@ async fn a_place_in_the_order_without_a_record_goes_when_its_turn_comes() {
     {
         let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
-        let head = format::Head {
+        let head = format::RecordHead {
             sequence: stored.insertion.sequence + 7,
             length: 500 * KIB as u64,
             sha256: Sha256([0; 32]),
-            place: format::Place::File,
+            place: format::BodyPlace::File,
             claims: None,
             variant_of: None,
         };

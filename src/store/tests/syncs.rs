@@ -1,7 +1,7 @@
 //! When a purge is safe from a power cut, and what holds up or ends the syncs.
 
 use crate::object::NarClaim;
-use crate::store::eviction::snapshot::Turn;
+use crate::store::eviction::snapshot::SnapshotOccasion;
 use crate::store::format;
 use crate::store::syncs::{Unsynced, Wake};
 use crate::store::tests::kills::copy;
@@ -21,7 +21,7 @@ async fn a_change_that_a_sync_under_way_has_taken_is_still_waited_for() {
     assert!(store.remove(&key("a")));
     let syncing = tokio::task::spawn_blocking({
         let store = Arc::clone(&store.disk);
-        move || store.syncs.sync_now(&store.catalog, Turn::Regular)
+        move || store.syncs.sync_now(&store.catalog, SnapshotOccasion::Regular)
     });
     hold.until_reached().await;
     assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
@@ -45,7 +45,7 @@ async fn a_purge_that_finds_claims_alone_is_synced_too() {
         change.set_claim(key("nar").hash(), &claim);
         change.commit().unwrap();
     }
-    assert!(store.disk.syncs.sync_now(&store.disk.catalog, Turn::Regular));
+    assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
     assert_eq!(store.disk.syncs.asked(), 0);
     let before = store.disk.catalog.index.changes();
@@ -156,7 +156,7 @@ async fn no_sync_succeeds_before_the_journal_is_written_again() {
     store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
     store.disk.catalog.faults.fail("the engine is to sync", u32::MAX);
     put(&store, &key("a"), &bytes(1, 100)).await.unwrap();
-    assert!(!store.disk.syncs.sync_now(&store.disk.catalog, Turn::Regular));
+    assert!(!store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     // A folder has the name of the copy.
     let blocked: Vec<_> = journals(bench.place.path())
         .into_iter()
@@ -169,7 +169,7 @@ async fn no_sync_succeeds_before_the_journal_is_written_again() {
     store.disk.catalog.faults.fail("the engine is to sync", 0);
     assert!(store.disk.catalog.index.access().open().is_ok(), "it answers");
     assert!(
-        !store.disk.syncs.sync_now(&store.disk.catalog, Turn::Regular),
+        !store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular),
         "what is in the journal is not safe"
     );
     assert!(store.disk.catalog.index.has_failed(), "it is tried again");
@@ -177,7 +177,7 @@ async fn no_sync_succeeds_before_the_journal_is_written_again() {
         std::fs::remove_dir(path).unwrap();
     }
     store.disk.catalog.index.revive().unwrap();
-    assert!(store.disk.syncs.sync_now(&store.disk.catalog, Turn::Regular));
+    assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, 100));
 }
 
@@ -192,20 +192,20 @@ async fn a_body_that_a_failed_sync_has_not_written_is_dropped() {
     // The second one also tells that what was written within the first is safe.
     for name in ["small", "other"] {
         put(&store, &key(name), &bytes(2, 100)).await.unwrap();
-        assert!(store.disk.syncs.sync_now(&store.disk.catalog, Turn::Regular));
+        assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     }
     store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
     store.disk.catalog.faults.fail("the file system is to sync", u32::MAX);
     put(&store, &key("a"), &bytes(3, 70 * KIB)).await.unwrap();
     let of_a: Vec<_> = bench.files().into_iter().filter(|path| !before.contains(path)).collect();
     put(&store, &key("b"), &bytes(4, 70 * KIB)).await.unwrap();
-    assert!(!store.disk.syncs.sync_now(&store.disk.catalog, Turn::Regular));
+    assert!(!store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     for path in before.iter().chain(&of_a) {
         let file = std::fs::File::options().write(true).open(path).unwrap();
         file.write_all_at(b"stale", 5000).unwrap();
     }
     store.disk.catalog.faults.fail("the file system is to sync", 0);
-    assert!(store.disk.syncs.sync_now(&store.disk.catalog, Turn::Regular));
+    assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     assert_eq!(bench.damaged(), 1, "what was safe before is not read");
     assert!(store.get(&key("a")).await.is_none());
     assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(4, 70 * KIB));

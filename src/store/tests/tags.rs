@@ -2,12 +2,12 @@
 //! since.
 
 use crate::object::{Key, Meta, Tag, Tags};
-use crate::store::check::report::{Mode, Report};
+use crate::store::check::report::{CheckReport, Mode};
 use crate::store::handle::Store;
 use crate::store::tests::disks::put_as;
 use crate::store::tests::parts::{LENGTH, at, keep};
 use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta};
-use crate::store::{Fault, Kept, Purging, Scope, fsck};
+use crate::store::{CheckFault, KeepOutcome, Purging, Scope, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;
 use http::HeaderValue;
@@ -51,7 +51,7 @@ async fn what_has_the_tag_goes_in_every_form_and_after_a_restart() {
     super::put(&store, &key("plain"), &plain).await.unwrap();
     for (name, tags) in [("part", "y"), ("other part", "z")] {
         let part = store.begin_part(tagged(&key(name), tags), LENGTH as u64).await.unwrap();
-        assert_eq!(keep(&part, at(0), at(1)).await, Kept::Yes);
+        assert_eq!(keep(&part, at(0), at(1)).await, KeepOutcome::Yes);
     }
     bench.close(store).await;
 
@@ -147,15 +147,15 @@ async fn a_check_finds_tags_without_objects_and_objects_without_tags() {
     }
     bench.close(store).await;
     let check = |mode| {
-        let report = Mutex::new(Report::default());
+        let report = Mutex::new(CheckReport::default());
         fsck(bench.place.path(), mode, &report).unwrap();
         let problems = report.into_inner().problems;
-        let told = |kind: Fault, what: &str| {
+        let told = |kind: CheckFault, what: &str| {
             problems.iter().any(|p| p.kind == kind && p.detail.contains(what))
         };
         (
-            told(Fault::Orphan, "a tag without an object"),
-            told(Fault::Record, "a purge by its tags would not find it"),
+            told(CheckFault::Orphan, "a tag without an object"),
+            told(CheckFault::Record, "a purge by its tags would not find it"),
         )
     };
     for mode in [Mode::Report, Mode::Report, Mode::Repair] {

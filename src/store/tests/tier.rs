@@ -7,7 +7,9 @@ use crate::store::tests::disks::{held, numbered, objects, purge, put};
 use crate::store::tests::parts::{LENGTH, at, body, chunks, keep};
 use crate::store::tests::variants::by_language;
 use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, until};
-use crate::store::{Begun, Confirmed, Disks, Kept, Mode, Permit, Scope, Stage, Withhold};
+use crate::store::{
+    ChangePermit, CheckStage, CheckStart, Confirmation, Disks, KeepOutcome, Mode, Scope, Withhold,
+};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,11 +25,11 @@ async fn choices(disks: &Disks, key: &Key) -> [Store; 2] {
 
 async fn begin_on(store: &Store, key: &Key, chunk: u64) {
     let part = store.begin_part(meta(key), LENGTH as u64).await.unwrap();
-    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, KeepOutcome::Yes);
 }
 
 async fn until_checked(disks: &Disks) {
-    until("the check ends", || disks.checked().stage != Stage::Running).await;
+    until("the check ends", || disks.checked().stage != CheckStage::Running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +38,7 @@ async fn parts_are_spread_and_found_whatever_the_order_of_the_folders() {
     let disks = bench.disks(&[0, 1]).await;
     for number in 0..10 {
         let part = disks.begin_part(meta(&numbered(number)), LENGTH as u64).await.unwrap();
-        assert_eq!(keep(&part, at(2), at(3)).await, Kept::Yes);
+        assert_eq!(keep(&part, at(2), at(3)).await, KeepOutcome::Yes);
     }
     assert!(objects(&disks.stores()).iter().all(|count| *count > 0), "{:?}", disks.usage());
     assert_eq!(bench.metrics.part_objects.get(), 10);
@@ -152,21 +154,21 @@ async fn a_check_is_of_all_disks_and_tells_of_what_is_out() {
     for number in 0..12 {
         put(&disks, &numbered(number), &bytes(number as u64, 70 * KIB)).await.unwrap();
     }
-    assert_eq!(disks.begin_check(Mode::Report, Some(1)), Begun::Now);
-    assert_eq!(disks.begin_check(Mode::Report, None), Begun::Already);
+    assert_eq!(disks.begin_check(Mode::Report, Some(1)), CheckStart::Now);
+    assert_eq!(disks.begin_check(Mode::Report, None), CheckStart::Already);
     let stopped = disks.stores();
     for store in &stopped {
         store.disk.lanes.leaving.cancel();
     }
     until_checked(&disks).await;
-    assert_eq!(disks.checked().stage, Stage::BrokenOff);
+    assert_eq!(disks.checked().stage, CheckStage::BrokenOff);
     drop(stopped);
     bench.lose(0);
     disks.look();
-    assert_eq!(disks.begin_check(Mode::Report, Some(1 << 40)), Begun::Now);
+    assert_eq!(disks.begin_check(Mode::Report, Some(1 << 40)), CheckStart::Now);
     until_checked(&disks).await;
     let report = disks.checked();
-    assert_eq!(report.stage, Stage::BrokenOff, "not all was checked");
+    assert_eq!(report.stage, CheckStage::BrokenOff, "not all was checked");
     let named = bench.folder(0).display().to_string();
     assert!(report.problems.iter().any(|problem| problem.what.starts_with(&named)), "{report:?}");
 }
@@ -189,10 +191,10 @@ async fn what_is_damaged_on_any_disk_is_named_to_one_receiver() {
         let file = std::fs::File::options().write(true).open(&files[0]).unwrap();
         file.write_all_at(b"damage", 60_000).unwrap();
     }
-    assert_eq!(disks.begin_check(Mode::Repair, Some(1 << 40)), Begun::Now);
+    assert_eq!(disks.begin_check(Mode::Repair, Some(1 << 40)), CheckStart::Now);
     until_checked(&disks).await;
     let report = disks.checked();
-    assert_eq!((report.stage, report.objects), (Stage::Ended, 12));
+    assert_eq!((report.stage, report.objects), (CheckStage::Ended, 12));
     assert_eq!((report.problem_count, report.repaired_count), (2, 2), "{report:?}");
     for problem in &report.problems {
         assert!(problem.what.contains(": /nar/"), "{problem:?}");
@@ -219,11 +221,11 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
 
         let changed = Arc::new(Meta { is_invalidated: true, ..meta(&key) });
         let confirmed =
-            Confirmed { sha256: stored.sha256, response_time: stored.meta.response_time };
-        let refused: Permit = Arc::new(|| false);
+            Confirmation { sha256: stored.sha256, response_time: stored.meta.response_time };
+        let refused: ChangePermit = Arc::new(|| false);
         assert!(!disks.touch_meta(&changed, confirmed, &refused).await);
         assert!(!disks.get(&key).await.unwrap().meta.is_invalidated);
-        let permit: Permit = Arc::new(|| true);
+        let permit: ChangePermit = Arc::new(|| true);
         assert!(disks.touch_meta(&changed, confirmed, &permit).await);
         assert!(disks.get(&key).await.unwrap().meta.is_invalidated, "a new head is seen");
 

@@ -17,16 +17,16 @@ fn space(limit: u64) -> Arc<Accounting> {
     space
 }
 
-fn entry(sequence: u64, charge: u64) -> Entry {
-    Entry { sequence, charge }
+fn entry(sequence: u64, charge: u64) -> EvictionEntry {
+    EvictionEntry { sequence, charge }
 }
 
 fn hash(sequence: u64) -> KeyHash {
     KeyHash([u8::try_from(sequence % 251).unwrap(); 16])
 }
 
-fn promised(room: Room) -> (Reservation, Vec<Entry>) {
-    let Room::Promised(reservation, evicted) = room else { panic!("{room:?}") };
+fn promised(room: ReserveOutcome) -> (Reservation, Vec<EvictionEntry>) {
+    let ReserveOutcome::Promised(reservation, evicted) = room else { panic!("{room:?}") };
     (reservation, evicted.into_iter().map(|evicted| evicted.entry).collect())
 }
 
@@ -34,10 +34,12 @@ fn promised(room: Room) -> (Reservation, Vec<Entry>) {
 fn a_dropped_promise_is_given_back() {
     let space = space(4096);
     let (reservation, _) = promised(space.reserve(4096, ALL));
-    assert!(matches!(space.reserve(512, ALL), Room::Short(evicted) if evicted.is_empty()));
+    assert!(
+        matches!(space.reserve(512, ALL), ReserveOutcome::Short(evicted) if evicted.is_empty())
+    );
     drop(reservation);
     promised(space.reserve(4096, ALL));
-    assert!(matches!(space.reserve(4608, ALL), Room::Never));
+    assert!(matches!(space.reserve(4608, ALL), ReserveOutcome::Never));
 }
 
 /// FAULTS.md S15c.
@@ -45,7 +47,7 @@ fn a_dropped_promise_is_given_back() {
 fn what_a_node_cannot_count_is_never_promised() {
     let space = space(u64::MAX);
     promised(space.reserve(ENTRY_BYTES_MAX, ALL));
-    assert!(matches!(space.reserve(ENTRY_BYTES_MAX + 1, ALL), Room::Never));
+    assert!(matches!(space.reserve(ENTRY_BYTES_MAX + 1, ALL), ReserveOutcome::Never));
 }
 
 #[test]
@@ -68,7 +70,9 @@ fn nothing_goes_for_a_promise_that_others_stand_in_the_way_of() {
     let (reservation, _) = promised(space.reserve(1024, ALL));
     space.add(reservation, entry(1, 1024), hash(1), None);
     let (_held, _) = promised(space.reserve(2048, ALL));
-    assert!(matches!(space.reserve(2560, ALL), Room::Short(evicted) if evicted.is_empty()));
+    assert!(
+        matches!(space.reserve(2560, ALL), ReserveOutcome::Short(evicted) if evicted.is_empty())
+    );
     assert_eq!(space.usage().objects, 1);
 }
 
@@ -106,7 +110,9 @@ fn a_replaced_object_counts_once() {
 #[test]
 fn totals_hold_until_the_order_is_loaded() {
     let space = unloaded(4096, 4096, 4);
-    assert!(matches!(space.reserve(512, ALL), Room::Short(evicted) if evicted.is_empty()));
+    assert!(
+        matches!(space.reserve(512, ALL), ReserveOutcome::Short(evicted) if evicted.is_empty())
+    );
     space.begin_page();
     space.load(&[entry(1, 1024)]);
     let (reservation, evicted) = promised(space.reserve(512, ALL));
@@ -169,7 +175,9 @@ fn in_any_order_what_is_promised_and_used_stays_within_the_limit_and_is_given_ba
             shuttle::thread::spawn(move || {
                 for turn in 0..4 {
                     let sequence = FIRST_NEW + thread * 10 + turn;
-                    let Room::Promised(mut reservation, _) = space.reserve(30 * UNIT, ALL) else {
+                    let ReserveOutcome::Promised(mut reservation, _) =
+                        space.reserve(30 * UNIT, ALL)
+                    else {
                         continue;
                     };
                     let rest = reservation.split(5 * UNIT);

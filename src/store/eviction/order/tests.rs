@@ -12,21 +12,21 @@ fn key(number: u64) -> KeyHash {
 }
 
 /// An object in a file.
-fn file(number: u64) -> Entry {
-    Entry { sequence: number, charge: FILE }
+fn file(number: u64) -> EvictionEntry {
+    EvictionEntry { sequence: number, charge: FILE }
 }
 
 /// An object in the index.
-fn inline(number: u64) -> Entry {
-    Entry { sequence: number, charge: 1024 }
+fn inline(number: u64) -> EvictionEntry {
+    EvictionEntry { sequence: number, charge: 1024 }
 }
 
-fn insert(order: &mut EvictionOrder, entry: Entry) {
+fn insert(order: &mut EvictionOrder, entry: EvictionEntry) {
     assert_eq!(order.insert(entry, key(entry.sequence), None), None);
 }
 
 /// Evicts as the store does.
-fn evict(order: &mut EvictionOrder) -> Option<Entry> {
+fn evict(order: &mut EvictionOrder) -> Option<EvictionEntry> {
     let Evicted { entry, was_on_trial } = order.evict()?;
     if was_on_trial {
         order.remember(key(entry.sequence), entry.charge);
@@ -136,7 +136,7 @@ fn a_snapshot_puts_objects_back_where_they_were() {
     (0..130).step_by(7).for_each(|number| order.touch(number));
     order.begin_walk();
     let pages = std::iter::from_fn(|| Some(order.walk(9)).filter(|seen| !seen.is_empty()));
-    let snapshot: Vec<Seen> = pages.flatten().collect();
+    let snapshot: Vec<OrderedObject> = pages.flatten().collect();
     assert_eq!(snapshot.len() as u64, order.len());
 
     let mut again = EvictionOrder::new();
@@ -147,7 +147,7 @@ fn a_snapshot_puts_objects_back_where_they_were() {
     for seen in &snapshot {
         again.place(seen.entry.sequence, seen.stage, seen.uses);
     }
-    again.place(7777, Stage::Main, 1);
+    again.place(7777, QueueStage::Main, 1);
     while again.settle(2, Unplaced::Newcomers) {}
     for number in [130, 131, 132, 140] {
         insert(&mut order, file(number));
@@ -198,20 +198,20 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Kept {
-    entry: Entry,
+struct KeepOutcome {
+    entry: EvictionEntry,
     uses: u8,
 }
 
-fn sum(list: &[Kept]) -> u64 {
+fn sum(list: &[KeepOutcome]) -> u64 {
     list.iter().map(|kept| kept.entry.charge).sum()
 }
 
 /// One kind as two plain lists, the oldest first.
 #[derive(Default)]
 struct ModelKind {
-    small: Vec<Kept>,
-    main: Vec<Kept>,
+    small: Vec<KeepOutcome>,
+    main: Vec<KeepOutcome>,
     ghost: Ghost,
 }
 
@@ -224,7 +224,7 @@ impl ModelKind {
         self.small.len() + self.main.len()
     }
 
-    fn evict(&mut self, keys: &Keys) -> Option<Entry> {
+    fn evict(&mut self, keys: &Keys) -> Option<EvictionEntry> {
         while self.len() > 0 {
             if sum(&self.small) > self.bytes() / 10 || self.main.is_empty() {
                 let kept = self.small.remove(0);
@@ -232,13 +232,13 @@ impl ModelKind {
                     self.ghost.add(keys.key(kept.entry), self.len());
                     return Some(kept.entry);
                 }
-                self.main.push(Kept { uses: 0, ..kept });
+                self.main.push(KeepOutcome { uses: 0, ..kept });
             } else {
                 let kept = self.main.remove(0);
                 if kept.uses == 0 {
                     return Some(kept.entry);
                 }
-                self.main.push(Kept { uses: kept.uses - 1, ..kept });
+                self.main.push(KeepOutcome { uses: kept.uses - 1, ..kept });
             }
         }
         None
@@ -246,7 +246,7 @@ impl ModelKind {
 
     /// The state after a restart with a snapshot of `small` and `main`, or without.
     fn restart(&mut self, snapshot: Option<&[Vec<(u64, u8)>; 2]>) {
-        let mut all: Vec<Kept> = self.small.drain(..).chain(self.main.drain(..)).collect();
+        let mut all: Vec<KeepOutcome> = self.small.drain(..).chain(self.main.drain(..)).collect();
         all.sort_by_key(|kept| kept.entry.sequence);
         for kept in &mut all {
             kept.uses = 0;
@@ -257,7 +257,7 @@ impl ModelKind {
             for (list, written) in [&mut self.small, &mut self.main].into_iter().zip(snapshot) {
                 for &(sequence, uses) in written {
                     if let Some(at) = all.iter().position(|k| k.entry.sequence == sequence) {
-                        list.push(Kept { uses, ..all.remove(at) });
+                        list.push(KeepOutcome { uses, ..all.remove(at) });
                     }
                 }
             }
@@ -280,7 +280,7 @@ impl Keys {
         self.0.len() as u64 - 1
     }
 
-    fn key(&self, entry: Entry) -> KeyHash {
+    fn key(&self, entry: EvictionEntry) -> KeyHash {
         key(self.0[usize::try_from(entry.sequence).unwrap()])
     }
 }
@@ -291,33 +291,38 @@ struct Model {
 }
 
 impl Model {
-    fn lists(&mut self) -> impl Iterator<Item = (&mut Vec<Kept>, bool)> {
+    fn lists(&mut self) -> impl Iterator<Item = (&mut Vec<KeepOutcome>, bool)> {
         self.kinds
             .iter_mut()
             .flat_map(|ModelKind { small, main, .. }| [(small, false), (main, true)])
     }
 
-    fn find(&mut self, sequence: u64) -> Option<&mut Kept> {
+    fn find(&mut self, sequence: u64) -> Option<&mut KeepOutcome> {
         let all = self.lists().flat_map(|(list, _)| list);
         all.into_iter().find(|kept| kept.entry.sequence == sequence)
     }
 
     /// What was there, and whether it was in a main queue.
-    fn remove(&mut self, sequence: u64) -> Option<(Entry, bool)> {
+    fn remove(&mut self, sequence: u64) -> Option<(EvictionEntry, bool)> {
         self.lists().find_map(|(list, is_main)| {
             let at = list.iter().position(|kept| kept.entry.sequence == sequence)?;
             Some((list.remove(at).entry, is_main))
         })
     }
 
-    fn insert(&mut self, entry: Entry, key: KeyHash, replaced: Option<u64>) -> Option<Entry> {
+    fn insert(
+        &mut self,
+        entry: EvictionEntry,
+        key: KeyHash,
+        replaced: Option<u64>,
+    ) -> Option<EvictionEntry> {
         let replaced = replaced.and_then(|sequence| self.remove(sequence));
         let kind = &mut self.kinds[usize::from(entry.charge >= FILE)];
         let objects = kind.len();
         let was_main = replaced.is_some_and(|(_, is_main)| is_main);
         let is_known = was_main || kind.ghost.take(key, objects);
         let list = if is_known { &mut kind.main } else { &mut kind.small };
-        list.push(Kept { entry, uses: 0 });
+        list.push(KeepOutcome { entry, uses: 0 });
         replaced.map(|(entry, _)| entry)
     }
 
@@ -325,23 +330,23 @@ impl Model {
         self.kinds.iter().map(ModelKind::bytes).sum()
     }
 
-    fn evict(&mut self, keys: &Keys) -> Option<Entry> {
+    fn evict(&mut self, keys: &Keys) -> Option<EvictionEntry> {
         let is_inline_full = self.kinds[0].bytes() > self.bytes() / 10;
         let [inline, file] = &mut self.kinds;
         let (first, second) = if is_inline_full { (inline, file) } else { (file, inline) };
         first.evict(keys).or_else(|| second.evict(keys))
     }
 
-    fn all(&self) -> Vec<Entry> {
+    fn all(&self) -> Vec<EvictionEntry> {
         let lists = self.kinds.iter().flat_map(|kind| [&kind.small, &kind.main]);
-        let mut all: Vec<Entry> = lists.flatten().map(|kept| kept.entry).collect();
+        let mut all: Vec<EvictionEntry> = lists.flatten().map(|kept| kept.entry).collect();
         all.sort_by_key(|entry| entry.sequence);
         all
     }
 
-    fn restart(&mut self, snapshot: Option<&Vec<Seen>>) {
+    fn restart(&mut self, snapshot: Option<&Vec<OrderedObject>>) {
         let snapshot = snapshot.map(|seen| {
-            [Stage::Small, Stage::Main].map(|stage| {
+            [QueueStage::Small, QueueStage::Main].map(|stage| {
                 let of_stage = seen.iter().filter(|seen| seen.stage == stage);
                 of_stage.map(|seen| (seen.entry.sequence, seen.uses)).collect::<Vec<_>>()
             })
@@ -350,7 +355,7 @@ impl Model {
     }
 }
 
-fn restarted(model: &Model, snapshot: Option<&Vec<Seen>>) -> EvictionOrder {
+fn restarted(model: &Model, snapshot: Option<&Vec<OrderedObject>>) -> EvictionOrder {
     let mut order = EvictionOrder::new();
     model.all().into_iter().for_each(|entry| order.load(entry));
     for seen in snapshot.into_iter().flatten() {
@@ -361,13 +366,13 @@ fn restarted(model: &Model, snapshot: Option<&Vec<Seen>>) -> EvictionOrder {
     order
 }
 
-fn written(order: &mut EvictionOrder) -> Vec<Seen> {
+fn written(order: &mut EvictionOrder) -> Vec<OrderedObject> {
     order.begin_walk();
     let pages = std::iter::from_fn(|| Some(order.walk(5)).filter(|seen| !seen.is_empty()));
     pages.flatten().collect()
 }
 
-fn evict_with(order: &mut EvictionOrder, keys: &Keys) -> Option<Entry> {
+fn evict_with(order: &mut EvictionOrder, keys: &Keys) -> Option<EvictionEntry> {
     let Evicted { entry, was_on_trial } = order.evict()?;
     if was_on_trial {
         order.remember(keys.key(entry), entry.charge);

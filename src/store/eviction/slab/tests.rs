@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 
 const UNIT: u64 = CHARGE_UNIT;
 
-fn entry(sequence: u64) -> Entry {
-    Entry { sequence, charge: UNIT * (1 + sequence % 7) }
+fn entry(sequence: u64) -> EvictionEntry {
+    EvictionEntry { sequence, charge: UNIT * (1 + sequence % 7) }
 }
 
 /// What a queue holds, from its oldest on; checks the links on the way.
-fn held(slab: &Slab, stage: Stage) -> Vec<u64> {
-    let queue = slab.queue(Kind::Inline, stage);
+fn held(slab: &Slab, stage: QueueStage) -> Vec<u64> {
+    let queue = slab.queue(BodyKind::Inline, stage);
     let (mut held, mut position, mut older) = (Vec::new(), queue.oldest, NONE);
     let mut bytes = 0;
     while let Some(seen) = slab.seen(position) {
@@ -30,7 +30,7 @@ fn held(slab: &Slab, stage: Stage) -> Vec<u64> {
 
 #[test]
 fn a_node_is_small() {
-    assert_eq!(size_of::<Node>(), 16);
+    assert_eq!(size_of::<OrderNode>(), 16);
 }
 
 /// FAULTS.md S15c.
@@ -38,28 +38,38 @@ fn a_node_is_small() {
 fn a_charge_comes_back_up_to_the_largest() {
     let mut slab = Slab::new();
     for (sequence, charge) in [(1, 0), (2, UNIT), (3, CHARGE_MAX), (4, CHARGE_MAX + UNIT)] {
-        assert!(slab.add(Entry { sequence, charge }, Stage::Main, 2, End::Newest));
+        assert!(slab.add(
+            EvictionEntry { sequence, charge },
+            QueueStage::Main,
+            2,
+            QueueEnd::Newest
+        ));
         let seen = slab.seen(slab.position(sequence).unwrap()).unwrap();
-        let entry = Entry { sequence, charge: charge.min(CHARGE_MAX) };
-        assert_eq!(seen, Seen { entry, stage: Stage::Main, uses: 2 });
+        let entry = EvictionEntry { sequence, charge: charge.min(CHARGE_MAX) };
+        assert_eq!(seen, OrderedObject { entry, stage: QueueStage::Main, uses: 2 });
     }
-    assert!(!slab.add(entry(2), Stage::Small, 0, End::Newest), "it is there already");
+    assert!(!slab.add(entry(2), QueueStage::Small, 0, QueueEnd::Newest), "it is there already");
 }
 
 /// FAULTS.md S15c.
 #[test]
 fn a_charge_that_changes_is_counted_up_to_the_largest() {
     let mut slab = Slab::new();
-    assert!(slab.add(Entry { sequence: 1, charge: CHARGE_MAX }, Stage::Main, 0, End::Newest));
+    assert!(slab.add(
+        EvictionEntry { sequence: 1, charge: CHARGE_MAX },
+        QueueStage::Main,
+        0,
+        QueueEnd::Newest
+    ));
     let position = slab.position(1).unwrap();
     for charge in [CHARGE_MAX + UNIT, CHARGE_MAX - UNIT, 1 << 50, CHARGE_MAX] {
         slab.recharge(position, charge);
         let counted = slab.seen(position).unwrap().entry.charge;
         assert_eq!(counted, charge.min(CHARGE_MAX));
-        assert_eq!(slab.queue(Kind::File, Stage::Main).bytes, counted);
+        assert_eq!(slab.queue(BodyKind::File, QueueStage::Main).bytes, counted);
     }
     slab.remove(position);
-    assert_eq!(slab.queue(Kind::File, Stage::Main).bytes, 0);
+    assert_eq!(slab.queue(BodyKind::File, QueueStage::Main).bytes, 0);
 }
 
 #[test]
@@ -68,14 +78,14 @@ fn far_and_late_sequences_have_their_place() {
     let far = 1 << 40;
     let sequences = [far, 5, far + 1, 3, u64::MAX, 4, far - 1, far + (1 << 33), 0];
     for sequence in sequences {
-        assert!(slab.add(entry(sequence), Stage::Small, 0, End::Newest), "{sequence}");
+        assert!(slab.add(entry(sequence), QueueStage::Small, 0, QueueEnd::Newest), "{sequence}");
     }
-    assert_eq!(held(&slab, Stage::Small), sequences);
+    assert_eq!(held(&slab, QueueStage::Small), sequences);
     for sequence in sequences {
         assert!(slab.remove(slab.position(sequence).unwrap()).is_some(), "{sequence}");
         assert!(slab.position(sequence).is_none());
     }
-    assert_eq!((held(&slab, Stage::Small).len(), slab.places.len()), (0, 0));
+    assert_eq!((held(&slab, QueueStage::Small).len(), slab.places.len()), (0, 0));
 }
 
 #[test]
@@ -84,12 +94,12 @@ fn a_chunk_grows_from_any_length() {
     for kept in 1..700_u64 {
         let mut slab = Slab::new();
         let add = |slab: &mut Slab, number| {
-            assert!(slab.add(entry(number), Stage::Main, 0, End::Newest));
+            assert!(slab.add(entry(number), QueueStage::Main, 0, QueueEnd::Newest));
         };
         (0..kept).for_each(|number| add(&mut slab, number));
         slab.rewrite(0, 1);
         (kept..CHUNK as u64 + 2).for_each(|number| add(&mut slab, number));
-        assert_eq!(held(&slab, Stage::Main).len(), CHUNK + 2);
+        assert_eq!(held(&slab, QueueStage::Main).len(), CHUNK + 2);
     }
 }
 
@@ -98,7 +108,7 @@ fn memory_shrinks_with_what_is_held() {
     let mut slab = Slab::new();
     let all = 200_000_u64;
     (0..all).for_each(|number| {
-        slab.add(entry(number), Stage::Main, 0, End::Newest);
+        slab.add(entry(number), QueueStage::Main, 0, QueueEnd::Newest);
     });
     assert!(slab.memory_bytes() as u64 <= all * 17, "{}", slab.memory_bytes());
     for kept_part in [2, 10, 100] {
@@ -111,7 +121,7 @@ fn memory_shrinks_with_what_is_held() {
         let bytes = slab.memory_bytes() as u64 / kept;
         assert!(bytes <= 26, "{bytes} bytes an object where one in {kept_part} is kept");
         let expected: Vec<u64> = (0..all).filter(|number| number % kept_part == 0).collect();
-        assert_eq!(held(&slab, Stage::Main), expected);
+        assert_eq!(held(&slab, QueueStage::Main), expected);
     }
 }
 
@@ -159,7 +169,7 @@ proptest! {
     #[test]
     fn it_agrees_with_a_sorted_map_and_plain_lists(steps in steps()) {
         let mut slab = Slab::new();
-        let mut model: BTreeMap<u64, Stage> = BTreeMap::new();
+        let mut model: BTreeMap<u64, QueueStage> = BTreeMap::new();
         let (mut small, mut main): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());
         let (mut newest, mut loaded, mut front) = (1_u64 << 30, 0_u64, 0_usize);
         let mut spread = 0_u64;
@@ -170,8 +180,8 @@ proptest! {
                 Step::Add(late, is_main) => {
                     newest += 1 + 100 * late;
                     let sequence = newest - 90 * late.min(20);
-                    let stage = if is_main { Stage::Main } else { Stage::Small };
-                    let is_new = slab.add(entry(sequence), stage, 0, End::Newest);
+                    let stage = if is_main { QueueStage::Main } else { QueueStage::Small };
+                    let is_new = slab.add(entry(sequence), stage, 0, QueueEnd::Newest);
                     assert_eq!(is_new, !model.contains_key(&sequence));
                     if is_new {
                         model.insert(sequence, stage);
@@ -180,8 +190,8 @@ proptest! {
                 }
                 Step::Load => {
                     loaded += 1 + spread % 3;
-                    slab.add(entry(loaded), Stage::Small, 0, End::Loaded);
-                    model.insert(loaded, Stage::Small);
+                    slab.add(entry(loaded), QueueStage::Small, 0, QueueEnd::Loaded);
+                    model.insert(loaded, QueueStage::Small);
                     small.insert(front, loaded);
                     front += 1;
                 }
@@ -189,16 +199,16 @@ proptest! {
                     let nth = usize::try_from(which % model.len() as u64).unwrap();
                     let (&sequence, &stage) = model.iter().nth(nth).unwrap();
                     let position = slab.position(sequence).unwrap();
-                    let list = if stage == Stage::Main { &mut main } else { &mut small };
+                    let list = if stage == QueueStage::Main { &mut main } else { &mut small };
                     let at = list.iter().position(|&other| other == sequence).unwrap();
                     list.remove(at);
-                    if stage == Stage::Small && at < front {
+                    if stage == QueueStage::Small && at < front {
                         front -= 1;
                     }
                     if matches!(step, Step::Move(_)) {
-                        slab.move_to(position, Stage::Main, 1, End::Newest);
+                        slab.move_to(position, QueueStage::Main, 1, QueueEnd::Newest);
                         main.push(sequence);
-                        model.insert(sequence, Stage::Main);
+                        model.insert(sequence, QueueStage::Main);
                     } else {
                         assert_eq!(slab.remove(position).unwrap().entry, entry(sequence));
                         assert_eq!(slab.position(sequence), None);
@@ -208,9 +218,9 @@ proptest! {
                 Step::Remove(_) | Step::Move(_) => {}
                 Step::Walk => {
                     if !walking {
-                        slab.begin_walk(Kind::Inline, Stage::Small);
+                        slab.begin_walk(BodyKind::Inline, QueueStage::Small);
                     }
-                    let seen = slab.walk(Kind::Inline, Stage::Small, 10);
+                    let seen = slab.walk(BodyKind::Inline, QueueStage::Small, 10);
                     walking = !seen.is_empty();
                     for seen in seen {
                         assert!(model.contains_key(&seen.entry.sequence));
@@ -218,8 +228,8 @@ proptest! {
                 }
             }
         }
-        assert_eq!(held(&slab, Stage::Small), small);
-        assert_eq!(held(&slab, Stage::Main), main);
+        assert_eq!(held(&slab, QueueStage::Small), small);
+        assert_eq!(held(&slab, QueueStage::Main), main);
         for (&sequence, &stage) in &model {
             let seen = slab.seen(slab.position(sequence).unwrap()).unwrap();
             assert_eq!((seen.entry, seen.stage), (entry(sequence), stage));
