@@ -1,6 +1,6 @@
-//! The loops beside the service of one store: syncs, freeing what was removed, and the filter of its
-//! keys. Each is one task, as long as the store or the process; its work runs on blocking threads,
-//! one job at a time. Started by the store's handle.
+//! The loops beside the service of one store: syncs, freeing what was removed, and the filter of
+//! its keys. Each is one task, as long as the store or the process; its work runs on blocking
+//! threads, one job at a time. Started by the store's handle.
 
 use crate::store::disk_store::DiskStore;
 use crate::store::error::IndexError;
@@ -108,7 +108,7 @@ pub(super) async fn keep_key_filter(store: Weak<DiskStore>, stop: CancellationTo
     }
 }
 
-/// Makes a filter out of all that the index has; blocking, for one at a time. Ends early where
+/// Makes a filter out of all that the index has; blocking, for one at a time. Ends early if
 /// the disk goes out or the process stops.
 fn renew_key_filter(store: &DiskStore) -> Result<(), IndexError> {
     let (catalog, leaving) = (&store.catalog, &store.lanes.leaving);
@@ -116,7 +116,7 @@ fn renew_key_filter(store: &DiskStore) -> Result<(), IndexError> {
     filter.begin(catalog.accounting.usage().objects);
     let mut from = 0;
     while !leaving.is_cancelled() {
-        // Anew for each page, so that nobody who opens the index again waits for this.
+        // Anew for each page, so that opening the index again does not wait for this.
         let page = catalog.index.access().open()?.order_page(from, PAGE)?;
         let Some((last, _)) = page.last() else { break };
         from = last.sequence.saturating_add(1);

@@ -211,7 +211,7 @@ impl Catalog {
     }
 
     /// Whether nothing is stored of a key, whole, in part or as variants. Never waits; says no
-    /// where that is not certain.
+    /// if that is not certain.
     pub(super) fn lacks(&self, key: KeyHash) -> bool {
         self.index.key_filter().lacks(key)
     }

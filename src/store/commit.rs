@@ -49,7 +49,7 @@ struct Rows<'a> {
 
 /// What an object took the place of.
 struct Replacement {
-    /// Whole objects: more than one where the record could not be read.
+    /// Whole objects: more than one if the record could not be read.
     whole: Vec<(EvictionEntry, BodyPlace)>,
     part: Option<EvictionEntry>,
 }
@@ -231,7 +231,7 @@ fn write_rows(
     Ok(Replacement { whole: replaced, part })
 }
 
-/// Writes new metadata of an object whose body is still the one that was confirmed; false if it
+/// Writes new metadata of an object with the body that was confirmed; false if it
 /// is another or gone, if the head of a later response is there, or if `permit` says no.
 pub(super) fn rewrite_meta(
     catalog: &Catalog,

@@ -1,6 +1,6 @@
 //! The store of one disk: its owners of state, side by side. It decides nothing: what works on a
-//! store is handed the owners that it needs, and stands above this file. Lives until the last handle
-//! of the store, body that is received and background job are gone.
+//! store is handed the owners that it needs, and stands above this file. Lives until the last
+//! handle of the store, body that is received and background job are gone.
 
 use crate::config;
 use crate::metrics::Metrics;

@@ -35,13 +35,13 @@ pub(super) enum FormatError {
     /// A field has a value that was never written.
     #[error("bad {0}")]
     Field(&'static str),
-    /// A 401 whose challenge was for one client: none may be sent without a challenge (RFC 9110
+    /// A 401 with a challenge for one client: none may be sent without a challenge (RFC 9110
     /// section 15.5.2), and a 304 would not bring it back.
     #[error("a 401 without a challenge for all clients")]
     Challenge,
 }
 
-/// Where a body is.
+/// If a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum BodyPlace {
     /// Behind the record.
@@ -53,7 +53,7 @@ pub(super) enum BodyPlace {
 }
 
 impl BodyPlace {
-    /// Where a body of `length` bytes goes.
+    /// If a body of `length` bytes goes.
     pub(super) const fn of(length: u64) -> Self {
         if length < WITHIN_BYTES_MAX {
             Self::Within
@@ -79,7 +79,7 @@ pub(super) struct RecordHead {
     pub(super) length: u64,
     /// SHA-256 of the body.
     pub(super) sha256: Sha256,
-    /// Where the body is.
+    /// If the body is.
     pub(super) place: BodyPlace,
     /// The key hash of the NAR that this object's claim is about.
     pub(super) claims: Option<[u8; 16]>,
@@ -120,7 +120,7 @@ pub(super) const CHARGE_UNIT: u64 = 512;
 pub(super) struct Record {
     /// What the store needs.
     pub(super) head: RecordHead,
-    /// What everybody else needs.
+    /// What all others need.
     pub(super) meta: Meta,
 }
 
@@ -220,7 +220,7 @@ pub(super) fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
     postcard::to_extend(form, vec![VERSION_BYTE]).map_err(|_| FormatError::Encoding)
 }
 
-/// What follows the version byte, where that is this program's.
+/// What follows the version byte, if that is this program's.
 pub(super) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
     match bytes.split_first() {
         Some((&VERSION_BYTE, rest)) => Ok(rest),
@@ -256,7 +256,7 @@ pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
     Key::from_stored(key).ok_or(FormatError::Field("key"))
 }
 
-/// The tags of a record, as the index has them; none where it cannot be read.
+/// The tags of a record, as the index has them; none if it cannot be read.
 pub(super) fn tags_of(record: &[u8]) -> Vec<TagHash> {
     let Some((key, lines)) = tag_lines(record) else { return Vec::new() };
     tags::hashes(key.site(), lines.into_iter()).collect()
@@ -315,7 +315,7 @@ pub(super) fn encode_claim(
     Ok(bytes)
 }
 
-/// A claim: who makes it, about which NAR, and what it says.
+/// A claim: the object that makes it, its NAR, and what it says.
 pub(super) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), FormatError> {
     let (form, rest): (ClaimForm, _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
@@ -532,7 +532,7 @@ mod tests {
         assert_eq!(decode_record(&[]).map(|_| ()), Err(FormatError::Encoding));
     }
 
-    /// A map of fields panics where it is to hold more than it can.
+    /// A map of fields panics if it is to hold more than it can.
     #[test]
     fn more_headers_than_a_response_can_have_are_refused() {
         let mut form = MetaForm::of(&meta());

@@ -1,5 +1,5 @@
 //! Gauges that several stores share: each adds what it has, and takes it away again when it closes.
-//! One value per store and group of gauges; no lock: whoever sets them holds one that keeps others
+//! One value per store and group of gauges; no lock: what sets them holds one that keeps others
 //! from it, or only adds.
 
 use prometheus::IntGauge;

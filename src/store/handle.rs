@@ -1,6 +1,6 @@
 //! The store of one disk as its tier has it: opened, asked to reserve space and to begin parts, and
-//! looked at. Cloning shares it; the folder is unlocked when the last clone and the last object that
-//! is received are gone.
+//! looked at. Cloning shares it; the folder is unlocked when the last clone and the last object
+//! that is received are gone.
 
 use crate::config;
 use crate::metrics::Metrics;
@@ -118,8 +118,8 @@ impl Store {
         reserved?.inspect_err(|error| catalog.not_stored(error, hash, length.unwrap_or_default()))
     }
 
-    /// Notes that the object of an insertion was used where it is kept in another tier, so that it
-    /// stays here too; false where that was not noted, since the order is busy. Never waits.
+    /// Notes that the object of an insertion was used in another tier that keeps it too, so that it
+    /// stays here too; false if that was not noted, since the order is busy. Never waits.
     pub(super) fn touch(&self, sequence: u64) -> bool {
         self.disk.catalog.accounting.touch(sequence)
     }

@@ -1,6 +1,6 @@
 //! Many small objects in one change of the index: the same bytes on disk as a commit of each, for
 //! the price of one. Blocking. Locks: every stripe, in their order, so all changes wait meanwhile;
-//! called by whoever fills a store in bulk.
+//! called to fill a store in bulk.
 
 use crate::object::{KeyHash, Meta, Sha256};
 use crate::store::commit::unencodable;
@@ -14,8 +14,8 @@ use bytes::Bytes;
 use std::collections::HashSet;
 
 /// Puts objects below 64 KiB in the store, all of them or none, without claims; how many. One
-/// whose key is stored already, or comes twice, is left out. Evicts others until they fit;
-/// refuses all where they never do. Blocking, and holds up every other change: a thousand at a
+/// with a key that is stored already, or comes twice, is left out. Evicts others until they fit;
+/// refuses all if they never do. Blocking, and holds up every other change: a thousand at a
 /// time are enough.
 pub(super) fn import(store: &DiskStore, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
     try_import(store, objects).inspect_err(|error| store.catalog.write_failed(error))

@@ -1,5 +1,5 @@
-//! The threads of one store: a lane of look-ups, a lane of changes, and background jobs of which one
-//! runs at a time. One per store; no locks.
+//! The threads of one store: a lane of look-ups, a lane of changes, and background jobs of which
+//! one runs at a time. One per store; no locks.
 
 use crate::store::tier_share::TierShare;
 use crate::tasks::Tasks;

@@ -157,7 +157,7 @@ fn read_row(catalog: &Catalog, hash: KeyHash) -> Option<(Record, Bytes)> {
     }
 }
 
-/// `None` where the disk gives no answer, which says nothing about the object.
+/// `None` if the disk gives no answer, which says nothing about the object.
 fn attempt(store: &DiskStore, hash: KeyHash, head: &RecordHead, within: Bytes) -> Option<Attempt> {
     let catalog = &store.catalog;
     match head.place {
@@ -196,7 +196,7 @@ fn attempt(store: &DiskStore, hash: KeyHash, head: &RecordHead, within: Bytes) -
     }
 }
 
-/// Drops the copy of an object whose head came before this one. An error is noted.
+/// Drops the copy of an object that has an earlier head than this one. An error is noted.
 pub(super) fn drop_older(catalog: &Catalog, meta: &Meta) {
     if let Some(version) = version(catalog, &meta.key)
         && came_later(meta.response_time, version.response_time, Clock::System.now())

@@ -14,8 +14,28 @@
 //! tmp/                   files without a name yet; emptied at open
 //! index/                 records, small bodies, claims, the order of insertion (see `index`)
 //! index.bad-N/           an index that could not be opened, put aside by `fsck`
-//! ORDER                  what the eviction order was like some minutes ago (see `snapshot`)
+//! ORDER                  the eviction order of some minutes ago (see `eviction::snapshot`)
 //! ```
+//!
+//! # Owners
+//!
+//! [`handle::Store`] is what the tier holds of one disk. It shares a [`disk_store::DiskStore`], a
+//! plain struct of owners. Each owner has its state and is handed its neighbours; nothing that an
+//! owner names stands above it:
+//!
+//! ```text
+//! Catalog        index, folder, account of space, recent bodies, stripes  (catalog, remove)
+//! Reserve        space that is kept free, and the turn to make room          (eviction::reserve)
+//! Syncs          which changes are safe from a power cut                      (syncs)
+//! BodyReads      what is known of the chunks of open bodies                   (body::read)
+//! MemoryWindows  memory of objects that are received                          (body::window)
+//! Checks         the check that goes on                                       (check::object)
+//! Lanes          threads                                                      (lanes)
+//! OpenParts      parts that are open, beside the DiskStore                    (part::open)
+//! ```
+//!
+//! Above them: `lookup` finds, `commit` places, `import` places in bulk, `recover` and `background`
+//! run beside the service, `probe` brings a disk back.
 //!
 //! # Why a crash never exposes a wrong body
 //!
@@ -44,15 +64,15 @@
 //!
 //! # Locks
 //!
-//! In this order: the stripe of a key's hash, the gate before the index's engine (a few seconds at
+//! In this order: the stripe of a key's hash, the admission to the index's engine (a few seconds at
 //! most), the space account. The account's is never held across I/O nor for more than some hundred
 //! objects, none across an await, and eviction runs before any of them is taken. Loading takes none
-//! but the account's. A stripe is held across I/O, and so are `parts` and the life of a part: they
-//! are taken on the disk's own threads alone, never by a task of the runtime.
+//! but the account's. A stripe is held across I/O, and so are the lock of the counted parts and the
+//! life of a part: they are taken on the disk's own threads alone, never by a task of the runtime.
 //!
 //! # Threads
 //!
-//! What requests and purges ask runs in two lanes (`tasks::lane`), `readers` and `tasks`, so that
+//! What requests and purges ask runs in two lanes (`tasks::lane`), `reads` and `changes`, so that
 //! neither look-ups nor writes wait for threads that the other holds. Jobs of which one runs at a
 //! time (`background`: loading, syncs, probes, checks, the scrubber) have no lane.
 

@@ -1,9 +1,9 @@
 //! The way back after trouble: while a disk is in doubt, it is written to every now and then, and
-//! opened for writes again as soon as that succeeds, whether or not anybody asks for it. One task
+//! opened for writes again as soon as that succeeds, whether or not a request asks for it. One task
 //! per store, as long as it; blocking work on blocking threads; takes no lock of its own.
 //!
-//! A probe writes and syncs a file without a name, asks the index (which is opened again where it
-//! has failed), and makes room for an object, which evicts where the file system is full. Only a
+//! A probe writes and syncs a file without a name, asks the index (which is opened again if it
+//! has failed), and makes room for an object, which evicts if the file system is full. Only a
 //! disk that takes all of that is trusted. A failed index still answers reads, so it is opened
 //! again only after the file was written: on a read-only file system reads go on.
 

@@ -84,7 +84,7 @@ fn finish_link(
 }
 
 /// Loads one page of the eviction order; false after the last one. The account says how it
-/// agrees with what changes meanwhile: nobody waits for a page.
+/// agrees with what changes meanwhile: no change waits for a page.
 fn load_page(catalog: &Catalog) -> Result<bool, IndexError> {
     let frontier = catalog.accounting.begin_page();
     #[cfg(test)]

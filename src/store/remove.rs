@@ -143,8 +143,9 @@ impl Catalog {
         self.went(removed);
     }
 
-    /// Removes objects from disk that were chosen to go, for `reason`. Where that fails, it and the
-    /// rest of them count again, and no more is tried: whoever needs the room goes without.
+    /// Removes objects from disk that were chosen to go, for `reason`. If that fails, it and the
+    /// rest of them count again, and no more is tried: the object that needs the space is not
+    /// stored.
     pub(super) fn evict(
         &self,
         chosen: Vec<Evicted>,
@@ -166,7 +167,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Removes one object; false where it went or was replaced meanwhile.
+    /// Removes one object; false if it went or was replaced meanwhile.
     fn evict_one(&self, evicted: Evicted) -> Result<bool, IndexError> {
         let Evicted { entry, was_on_trial } = evicted;
         let hash = self.index.access().open().and_then(|index| index.ordered(entry.sequence))?;
@@ -186,7 +187,7 @@ impl Catalog {
     }
 
     /// Drops an insertion that turned out damaged, and counts it, unless another replaced it; true
-    /// where it went.
+    /// if it went.
     pub(super) fn drop_damaged(&self, hash: KeyHash, sequence: u64, why: &str) -> bool {
         let has_gone = self.went(self.erase(hash, Which::Insertion(sequence)));
         if has_gone {
@@ -196,12 +197,12 @@ impl Catalog {
     }
 
     /// Drops a record of an earlier build that is not served, unless another replaced it: nothing
-    /// is damaged. True where it went.
+    /// is damaged. True if it went.
     pub(super) fn drop_unserved(&self, hash: KeyHash) -> bool {
         self.went(self.erase(hash, Which::Undecodable))
     }
 
-    /// Drops a record that cannot be read, and counts it, unless another replaced it; true where it
+    /// Drops a record that cannot be read, and counts it, unless another replaced it; true if it
     /// went.
     pub(super) fn drop_undecodable(&self, hash: KeyHash, why: &str) -> bool {
         let has_gone = self.drop_unserved(hash);
@@ -211,7 +212,7 @@ impl Catalog {
         has_gone
     }
 
-    /// Drops the row of a tag, if there is no object that has it; true where it went.
+    /// Drops the row of a tag, if there is no object that has it; true if it went.
     pub(super) fn drop_stray_tag(&self, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
         let _stripe = self.stripe(hash).lock();
         let access = self.index.access();
@@ -273,7 +274,7 @@ impl Catalog {
         }
     }
 
-    /// Drops a claim about a NAR, if it is still this one and no stored object makes it; true where
+    /// Drops a claim about a NAR, if it is still this one and no stored object makes it; true if
     /// it went.
     pub(super) fn drop_stray_claim(&self, nar: KeyHash, claim: &Slice) -> Result<bool, IndexError> {
         let owner = owner_of(nar, claim);
@@ -299,7 +300,7 @@ impl Catalog {
         is_stray_claim(self.index.access().open()?, nar, claim, owner)
     }
 
-    /// Takes the record of a key away, then its body; false where there is none such.
+    /// Takes the record of a key away, then its body; false if there is none such.
     pub(super) fn erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
         let erased = self.try_erase(hash, which);
         self.recent.forget(hash);
@@ -348,9 +349,9 @@ impl Catalog {
         Ok(true)
     }
 
-    /// The insertion of a record with this head. If the head cannot be read, every insertion whose
-    /// body is there; what these count is not known here. One whose body stood behind its record is
-    /// known to the order alone, where it counts until its turn comes, or a check.
+    /// The insertion of a record with this head. If the head cannot be read, every insertion that
+    /// has a body; what these count is not known here. One with its body behind its record is known
+    /// to the order alone, and counts there until its turn comes, or a check.
     pub(super) fn insertions_of(
         &self,
         index: &Keyspaces,
@@ -408,7 +409,7 @@ impl Purge<'_> {
         Ok(u64::from(purged))
     }
 
-    /// Everything whose key says that it is covered.
+    /// Everything that is covered by its key.
     fn walk(&self) -> Result<u64, IndexError> {
         Ok(self.pages(Keyspaces::page)? + self.pages(Keyspaces::parts_page)?)
     }

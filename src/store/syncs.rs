@@ -1,7 +1,7 @@
 //! The syncs of one disk: every few seconds, and at once for a purge that waits for it; purges that
-//! come together wait for one sync. The system takes what a failed sync of the files could not write
-//! for written, so the bodies that it was for are read back after the next one that succeeds. One
-//! [`Syncs`] per store; blocking, but for [`Syncs::sync_soon`].
+//! come together wait for one sync. The system takes what a failed sync of the files could not
+//! write for written, so the bodies that it was for are read back after the next one that succeeds.
+//! One [`Syncs`] per store; blocking, but for [`Syncs::sync_soon`].
 
 use crate::store::catalog::Catalog;
 use crate::store::check::object;
@@ -72,7 +72,7 @@ impl Bodies {
 }
 
 impl Syncs {
-    /// Of a store whose first insertion is this one. What an earlier process has left is as good as
+    /// Of a store with this first insertion. What an earlier process has left is as good as
     /// its files say, but its removals may not be safe.
     pub(super) fn from_insertion(first: u64, leaving: CancellationToken) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! What the stores of one tier share: the number of the next insertion, and where damage is reported.
-//! A value that each store owns; no locks.
+//! What the stores of one tier share: the number of the next insertion, and where damage is
+//! reported. A value that each store owns; no locks.
 
 use crate::object::Key;
 use crate::tasks::Jobs;

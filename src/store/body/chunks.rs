@@ -4,11 +4,11 @@
 //!
 //! # What is given out was checked
 //!
-//! The page cache gets a page of a body file by our own write, whose bytes are part of a SHA-256
-//! that the fill verifies, or by a read from the disk, which may bring anything. So a chunk is
-//! trusted only after one of these, and read without more checks only while it is trusted:
+//! The page cache gets a page of a body file by our own write, with bytes that are part of a
+//! SHA-256 that the fill verifies, or by a read from the disk, which may bring anything. So a chunk
+//! is trusted only after one of these, and read without more checks only while it is trusted:
 //! - all of it was written by this process, or
-//! - one reader read all of it, compared its sum, and nobody doubted it meanwhile.
+//! - one reader read all of it, compared its sum, and it was not doubted meanwhile.
 //!
 //! While a chunk is written, its file may hold other bytes behind those that were. So until its
 //! last byte it is trusted by the readers of its writer alone, which see nothing behind them.
@@ -19,18 +19,18 @@
 //! not, or if it was doubted meanwhile and compared anew. A reader from the disk takes the chunk's
 //! turn, doubts it, reads it whole, compares, gives out its own copy of what it compared, and then
 //! trusts it. So a page that came from the disk is behind a doubt until a reader has compared it,
-//! and a chunk whose sum is wrong is never trusted, however many readers have the file open. Body
+//! and a chunk with a wrong sum is never trusted, however many readers have the file open. Body
 //! files are opened without read-ahead (`FADV_RANDOM`), so that a read brings no page of a
-//! neighbour but where the reader itself asks for the next chunk, which it doubts first.
+//! neighbour unless the reader itself asks for the next chunk, which it doubts first.
 //!
-//! To ask of the pages of a chunk costs as much as to send some of them. So a chunk whose pages
-//! were all found in the cache is taken to be there for a second ([`SEEN_FOR`]) by `sendfile`,
-//! whose reads from the disk are seen afterwards, and the chunk doubted and compared. The end of an
-//! answer never goes that way: it is asked about just before it goes, and that is when all before
-//! it was sent without such a read, or compared since (`engine::spans`).
+//! To ask of the pages of a chunk costs as much as to send some of them. So a chunk of which the
+//! pages were all found in the cache is taken to be there for a second ([`SEEN_FOR`]) by
+//! `sendfile`, since its reads from the disk are seen afterwards, and the chunk doubted and
+//! compared. The end of an answer never goes that way: it is asked about just before it goes, and
+//! that is when all before it was sent without such a read, or compared since (`engine::spans`).
 //!
 //! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
-//! somebody else than this process fetched again (a backup that reads the folder) or that
+//! another process fetched again (a backup that reads the folder) or that
 //! another's read without waiting fetched and that arrived before that call came back; the last
 //! bytes of a body that `sendfile` fetches because their page left the cache between the question
 //! and the call (that it did is seen afterwards, and the chunk doubted and compared); a page that
@@ -50,8 +50,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a chunk that was found in the page cache is taken to be there, by who sees it where it
-/// is not: far less than it takes the kernel to let go of a page that was just used.
+/// How long a chunk that was found in the page cache is taken to be there, by a reader that notices
+/// if it is not: far less than it takes the kernel to let go of a page that was just used.
 const SEEN_FOR: Duration = Duration::from_secs(1);
 
 /// Insertions that are remembered without a reader: about 3 MiB.
@@ -201,7 +201,7 @@ impl Chunks {
         self.state.lock().doubt(index);
     }
 
-    /// Waits until nobody reads the chunk from the disk, then takes the turn. Blocking.
+    /// Waits until no other reader reads the chunk from the disk, then takes the turn. Blocking.
     pub(in crate::store) fn turn(&self, index: u64) -> DiskReadTurn<'_> {
         let mut state = self.state.lock();
         while state.reading.iter().any(|reading| reading.index == index) {
@@ -343,7 +343,7 @@ struct OpenChunks {
 }
 
 impl OpenBodies {
-    /// What is known of an insertion that is opened; nothing yet where it was not open lately.
+    /// What is known of an insertion that is opened; nothing yet if it was not open lately.
     pub(in crate::store) fn of(&self, sequence: u64) -> Arc<Chunks> {
         let mut known = self.0.lock();
         if let Some(chunks) = known.by_sequence.get(&sequence).and_then(Weak::upgrade) {

@@ -2,7 +2,7 @@
 //! memory says nothing about the disk, and a check of everything must not push out what clients
 //! ask for. Owned by one check of one file; no locks; blocking.
 //!
-//! `O_DIRECT` does both. Where a file system does not know it (a tmpfs has no disk below it), the
+//! `O_DIRECT` does both. If a file system does not know it (a tmpfs has no disk below it), the
 //! page cache is asked to let go of each piece before it is read and afterwards.
 
 use crate::store::body::read::without_readahead;

@@ -1,6 +1,6 @@
 //! An object while it is written, as its readers see it. Any number of readers, each with a cursor
 //! of its own and no buffer: bytes that are not in the file are read from memory, the others from
-//! the file, where they are compared first, as with a stored body (see `chunks`). Lives as long as
+//! the file, and compared first, as with a stored body (see `chunks`). Lives as long as
 //! its last reader. One short lock, never held across an await or I/O.
 //!
 //! A reader sees the bytes that have come, without the last ones ([`Withhold`]), and never the end:
@@ -43,7 +43,7 @@ pub enum Withhold {
 #[derive(Debug, Clone)]
 pub struct Growing(Arc<Growth>);
 
-/// A reader whose position is known, so that an object without a disk waits for it. Gone when it
+/// A reader with a known position, so that an object without a disk waits for it. Gone when it
 /// is dropped.
 #[derive(Debug)]
 pub struct Follower {
@@ -106,7 +106,7 @@ enum Phase {
     Abandoned,
 }
 
-/// Where the bytes at an offset are.
+/// If the bytes at an offset are.
 enum BytesAt {
     Memory(Bytes),
     /// In the file, of which so many bytes from the offset on may be read.

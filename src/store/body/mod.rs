@@ -1,5 +1,5 @@
-//! Bodies: the one of an object that is received, with one writer and any number of readers, and the
-//! file of a stored one.
+//! Bodies: the one of an object that is received, with one writer and any number of readers, and
+//! the file of a stored one.
 //!
 //! [`ObjectWriter`] owns a body while it is received; [`Growing`] and [`Follower`] are its readers'
 //! side. A body has one offset, in [`segments`]: bytes are pushed at its end, handed to a thread in

@@ -1,4 +1,4 @@
-//! Reading stored bodies: without blocking where the page cache has them and they are trusted, else
+//! Reading stored bodies: without blocking if the page cache has them and they are trusted, else
 //! on a blocking thread, which compares the sum of each chunk that comes from the disk: `chunks`
 //! says why nothing else is ever given out. A body outlives its object: its file handle holds the
 //! bytes until the last reader is gone. No locks but those of `chunks`.
@@ -49,7 +49,7 @@ pub struct Stored {
     pub length: u64,
     /// SHA-256 of the body.
     pub sha256: Sha256,
-    /// Where it is: what [`Disks::touch`](crate::store::Disks::touch) takes.
+    /// If it is: what [`Disks::touch`](crate::store::Disks::touch) takes.
     pub insertion: Insertion,
 }
 
@@ -141,8 +141,8 @@ impl BodyFile {
 
     /// The open file, for `sendfile` of a range within [`BodyFile::length`] of which
     /// [`BodyFile::is_cached`] has just said yes; what follows the body in it is the store's own.
-    /// Whoever finds that the kernel read from the disk meanwhile, or meets the end of the file,
-    /// calls [`BodyFile::doubt`] and reads on by [`BodyFile::read`].
+    /// A caller that finds that the kernel read from the disk meanwhile, or meets the end of the
+    /// file, calls [`BodyFile::doubt`] and reads on by [`BodyFile::read`].
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
@@ -163,8 +163,8 @@ impl BodyFile {
     }
 
     /// Whether the chunk that holds `offset` is in the page cache and trusted as
-    /// [`BodyFile::is_cached`] says, or was within the last second. For who sees it where pages
-    /// have left the cache since, and then gives out nothing more before they were compared.
+    /// [`BodyFile::is_cached`] says, or was within the last second. For a caller that notices if
+    /// pages have left the cache since, and gives out nothing more before they are compared.
     pub fn was_cached(&self, offset: u64, now: Instant) -> bool {
         let index = chunk_of(offset);
         if self.chunks.was_seen(index, now) {
@@ -204,7 +204,7 @@ impl BodyFile {
     }
 
     /// Up to `max` bytes from `offset`, on a blocking thread: never empty within the body, empty
-    /// at its end, never past the end of a chunk. Where the file ends before the body, or what the
+    /// at its end, never past the end of a chunk. If the file ends before the body, or what the
     /// disk gives is not what was written, that is an error and the object is dropped as damaged. A
     /// disk that does not answer in time is an error too. Cancel safe.
     pub async fn read(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, io::Error> {
@@ -213,7 +213,7 @@ impl BodyFile {
         self.tasks.blocking("store read", work).await.map_err(io::Error::other)?
     }
 
-    /// The same for a caller that is not async, whose thread waits.
+    /// The same for a caller that is not async: its thread waits.
     pub fn read_in_place(self: &Arc<Self>, offset: u64, max: usize) -> Result<Bytes, io::Error> {
         let body = Arc::clone(self);
         let work = move || body.read_blocking(offset, max);
@@ -274,7 +274,7 @@ pub(in crate::store) fn without_readahead(file: File) -> File {
     file
 }
 
-/// Up to `max` bytes from `offset` where the page cache has them and its chunk is trusted; see
+/// Up to `max` bytes from `offset` if the page cache has them and its chunk is trusted; see
 /// `chunks`.
 pub(in crate::store) fn read_trusted(view: FileView<'_>, offset: u64, max: usize) -> Option<Bytes> {
     let max = within_chunk(offset, max);
@@ -306,7 +306,7 @@ fn read_trusted_into(
     read.filter(|_| is_sound)
 }
 
-/// Up to `max` bytes from `offset` of the body of a key, from the disk or from where they are,
+/// Up to `max` bytes from `offset` of the body of a key, from the disk or from the page cache,
 /// after all that may be seen of the chunk was compared with what is `expected` of it; see
 /// `chunks`. Blocking. The end of the file is an error unless `max` is 0.
 pub(in crate::store) fn read_compared(
@@ -356,7 +356,7 @@ pub(in crate::store) fn read_compared(
     Ok(wanted.freeze())
 }
 
-/// Has the disk fetch the chunk that a reader who came from the one before will ask for next. It is
+/// Has the disk fetch the chunk that a reader of the one before will ask for next. It is
 /// trusted only when it is compared, like any other.
 fn fetch_ahead(file: &File, chunks: &Chunks, index: u64) {
     if !chunks.is_in_part_trusted(index) {
@@ -405,7 +405,7 @@ fn is_page_cached(file: &File, offset: u64) -> bool {
     read_now(file, offset, &mut [0]) == Some(1)
 }
 
-/// Whether a file is one of a `tmpfs`, which knows no reads without waiting, and where none waits
+/// Whether a file is one of a `tmpfs`, which knows no reads without waiting, and if none waits
 /// but for what was swapped out.
 fn is_in_memory(file: &File) -> bool {
     // TMPFS_MAGIC of linux/magic.h.

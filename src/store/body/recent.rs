@@ -4,9 +4,9 @@
 //! # Nothing is found here that is not stored
 //!
 //! Whatever changes or drops a record forgets the key here when it is done, whether it succeeded or
-//! not: it counts the change first, then takes the entry out. Who looked a record up took the count
-//! before, and takes its entry out again where the count is another afterwards. So either the entry
-//! was there when the change took it out, or the one who put it there sees the change.
+//! not: it counts the change first, then takes the entry out. A look-up takes the count
+//! before, and takes its entry out again if the count is another afterwards. So either the entry
+//! was there when the change took it out, or the look-up that put it there sees the change.
 
 use crate::object::{Key, KeyHash};
 use crate::store::body::read::Stored;
@@ -62,7 +62,7 @@ impl Recent {
         }
     }
 
-    /// Forgets a key, whose record has changed or is gone.
+    /// Forgets a key: its record has changed or is gone.
     pub(in crate::store) fn forget(&self, hash: KeyHash) {
         self.count(hash).fetch_add(1, Ordering::SeqCst);
         self.open.remove(&hash);

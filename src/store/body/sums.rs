@@ -4,8 +4,8 @@
 //!
 //! A chunk is 1 MiB, the last one what is left. Its sum is XXH3-64 with a seed that is made of the
 //! key's hash and the chunk's number: the right bytes at the wrong place, or of another object, do
-//! not match either. A sum is no proof against somebody who wants to deceive, only against a disk
-//! that does not want to: SHA-256 of the whole is in the record, and the scrubber compares it.
+//! not match either. A sum is no proof against deceit, only against a disk
+//! that is faulty: SHA-256 of the whole is in the record, and the scrubber compares it.
 
 use crate::object::{KeyHash, Sha256};
 use xxhash_rust::xxh3::Xxh3;
@@ -86,7 +86,7 @@ impl Sums {
         }
     }
 
-    /// The sum of the chunk `index` as far as it has come, and its bytes; `None` where none came.
+    /// The sum of the chunk `index` as far as it has come, and its bytes; `None` if none came.
     pub(crate) fn of(&self, index: u64) -> Option<ExpectedSum> {
         let position = usize::try_from(index.checked_sub(self.first)?).ok()?;
         if let Some(&sum) = self.whole.get(position) {

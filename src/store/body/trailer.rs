@@ -69,7 +69,7 @@ impl Footer {
         })
     }
 
-    /// Bytes that the whole file has; `None` where they are more than a file can have.
+    /// Bytes that the whole file has; `None` if they are more than a file can have.
     pub(crate) fn file_bytes(&self) -> Option<u64> {
         let tail = u64::from(self.record_bytes) + FOOTER_BYTES as u64;
         self.length.checked_add(sums::sums_bytes(self.length))?.checked_add(tail)

@@ -16,9 +16,9 @@ pub(in crate::store) struct Windows {
 /// The windows of the objects that one disk receives.
 #[derive(Debug)]
 pub(in crate::store) struct MemoryWindows {
-    /// Of objects whose bytes wait for the disk.
+    /// Of objects that wait for the disk.
     pub(in crate::store) to_disk: Windows,
-    /// Of objects that are not stored, whose bytes wait for the slowest reader.
+    /// Of objects that are not stored and wait for the slowest reader.
     pub(in crate::store) without_disk: Windows,
 }
 
@@ -33,7 +33,7 @@ impl Default for MemoryWindows {
 pub(super) struct BodyWindow(Windows);
 
 impl Windows {
-    /// For objects whose bytes wait for the disk. A peer that sends at a constant pace never makes
+    /// For objects that wait for the disk. A peer that sends at a constant pace never makes
     /// up for a wait, so each window is as long as the disk's pauses: 1 Gbit/s for 32 ms.
     fn to_the_disk() -> Self {
         #[cfg(test)]
@@ -44,7 +44,7 @@ impl Windows {
         Self::new(256 << 20, 512 << 10, 4 << 20)
     }
 
-    /// For objects without a disk, whose bytes wait for the slowest reader: the product of 1 Gbit/s
+    /// For objects without a disk, which wait for the slowest reader: the product of 1 Gbit/s
     /// and 60 ms, so that a reader that pauses for a moment holds up no other.
     fn without_a_disk() -> Self {
         #[cfg(test)]

@@ -73,7 +73,7 @@ impl Drop for ReaderGuard {
     }
 }
 
-/// Where the bytes go.
+/// If the bytes go.
 #[derive(Debug)]
 enum Storage {
     /// To the disk.
@@ -196,9 +196,9 @@ impl ObjectWriter {
         }
     }
 
-    /// Takes in a range that was written before its turn, which must begin where the object has
-    /// come to, as far as it reads as it was written: [`ObjectWriter::received`] tells. Not cancel
-    /// safe, as [`ObjectWriter::append`].
+    /// Takes in a range that was written before its turn, which must begin at the offset that the
+    /// object has come to, as far as it reads as it was written: [`ObjectWriter::received`] tells.
+    /// Not cancel safe, as [`ObjectWriter::append`].
     pub async fn take_in(&mut self, range: WrittenRange) -> Result<(), WriteError> {
         let (span, received) = (range.span(), self.received());
         if span.start != received || self.growth().declared().is_none_or(|end| span.end > end) {
@@ -383,8 +383,8 @@ impl MemoryOnly {
     }
 }
 
-/// An object whose body has ended, to be judged by its digest. Readers do not see its last bytes
-/// nor its end.
+/// An object with a body that has ended, to be judged by its digest. Readers do not see its last
+/// bytes nor its end.
 #[derive(Debug)]
 pub struct EndedObject {
     /// Bytes of the body.

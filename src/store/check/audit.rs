@@ -34,7 +34,7 @@ const OBJECTS_PART: f64 = 0.95;
 pub(in crate::store) enum Traffic {
     /// They may.
     Open,
-    /// Nobody else has it.
+    /// No other thread has it.
     None,
 }
 
@@ -121,7 +121,7 @@ impl Audit<'_> {
         }
     }
 
-    /// Says what is wrong with an object; true where it was dropped.
+    /// Says what is wrong with an object; true if it was dropped.
     fn judge(&self, hash: KeyHash, checked: &ObjectCheck) -> bool {
         if checked.is_unserved {
             return self.mode == Mode::Repair && self.catalog.drop_unserved(hash);

@@ -89,7 +89,7 @@ impl Audit<'_> {
         Ok(None)
     }
 
-    /// Says what is wrong with a part, where it is still there; true where it was dropped.
+    /// Says what is wrong with a part, if it is still there; true if it was dropped.
     fn drop_wrong_part(
         &self,
         hash: KeyHash,

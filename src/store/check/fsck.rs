@@ -71,7 +71,7 @@ fn check_folder(path: &Path, mode: Mode, report: &Mutex<CheckReport>) -> Result<
     let metrics = Metrics::new()?;
     let disk = Disk::unscrubbed(path.to_owned(), u64::MAX);
     let assemble = |folder, index| {
-        // Nobody fetches what is damaged.
+        // No fill fetches what is damaged.
         let tier = TierShare::alone(mpsc::channel(1).0);
         DiskStore::assemble(&disk, tier, folder, index, metrics.clone(), &Tasks::new())
     };

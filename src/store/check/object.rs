@@ -1,7 +1,7 @@
 //! Reading one stored object back and comparing all of it: the record, the body with its digest,
 //! the sums and the trailer of its file. Reads the disk, not the page cache. Changes nothing.
 //! Called by the scrubber and by `fsck`. Blocking; takes the index's read side for each look-up
-//! and no other lock, so the object may be replaced or dropped meanwhile: whoever acts on a
+//! and no other lock, so the object may be replaced or dropped meanwhile: what acts on a
 //! verdict names the insertion, which is then another.
 
 use crate::object::{Key, KeyHash, Sha256};
@@ -44,9 +44,9 @@ impl Checks {
 pub(in crate::store) struct ObjectCheck {
     /// Bytes that were compared.
     pub(in crate::store) bytes: u64,
-    /// The insertion, where its record can be read.
+    /// The insertion, if its record can be read.
     pub(in crate::store) head: Option<RecordHead>,
-    /// The key, where its record can be read.
+    /// The key, if its record can be read.
     pub(in crate::store) key: Option<Key>,
     /// What is wrong, and how that shows.
     pub(in crate::store) wrong: Option<(CheckFault, String)>,
@@ -74,7 +74,7 @@ impl From<Stopped> for CheckEnd {
     }
 }
 
-/// Compares everything of the object whose encoded record this is.
+/// Compares everything of the object with this encoded record.
 pub(in crate::store) fn check_object(
     catalog: &Catalog,
     hash: KeyHash,
@@ -190,8 +190,8 @@ pub(in crate::store) fn is_still(catalog: &Catalog, hash: KeyHash, checked: &Obj
     }
 }
 
-/// Drops what was found wrong, unless another replaced it; true where it went. What was in use
-/// is told to whoever fetches again.
+/// Drops what was found wrong, unless another replaced it; true if it went. What was in use
+/// is told to `fill`, which fetches it again.
 pub(in crate::store) fn drop_checked(
     catalog: &Catalog,
     hash: KeyHash,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 /// How long a wait goes on before it looks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The process stops, or nobody wants the result any more.
+/// The process stops, or the result is not wanted any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct Stopped;
 

@@ -1,11 +1,11 @@
-//! A new index made of what stands behind the bodies, where the old one cannot be opened or is
+//! A new index made of what stands behind the bodies, if the old one cannot be opened or is
 //! gone. The old one is moved aside, never deleted. Blocking; called by `fsck` alone, on a folder
 //! that it has locked.
 //!
 //! What only the index knew is lost: small bodies, claims, purges. So each object comes back as
 //! one that was purged softly: the origin confirms it before it serves again, and a stale object
 //! that an operator had purged does not come back by a broken index. Of several files of one key
-//! the last insertion counts; the others, and those whose trailer is not whole, are left for the
+//! the last insertion counts; the others, and those without a whole trailer, are left for the
 //! check that follows, which reads every body as well.
 
 use crate::object::{KeyHash, Meta};
@@ -42,7 +42,7 @@ pub(in crate::store) struct NewIndex {
     pub(in crate::store) index: Index,
     /// Objects in it.
     pub(in crate::store) objects: u64,
-    /// Where the old one is now.
+    /// If the old one is now.
     pub(in crate::store) aside: Option<PathBuf>,
 }
 
@@ -77,7 +77,7 @@ pub(in crate::store) fn rebuild(folder: &Folder) -> Result<NewIndex, RebuildErro
     Ok(NewIndex { index, objects: totals.objects, aside })
 }
 
-/// The record behind a body, where the file is the whole one of this insertion.
+/// The record behind a body, if the file is the whole one of this insertion.
 fn read_record(path: &Path, hash: KeyHash, sequence: u64) -> io::Result<Option<format::Record>> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();

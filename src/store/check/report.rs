@@ -1,5 +1,5 @@
 //! What a check of a whole store came to. Values only; shared between the check that writes it and
-//! whoever shows it, here or on the other side of the admin interface.
+//! what shows it, here or on the other side of the admin interface.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub enum CheckFault {
     Body,
     /// What follows a body in its file.
     Trailer,
-    /// A claim that cannot be read, or that nobody makes.
+    /// A claim that cannot be read, or that no object makes.
     Claim,
     /// A body without a record.
     Orphan,
@@ -58,7 +58,7 @@ impl CheckFault {
 pub enum Mode {
     /// It only looks.
     Report,
-    /// It drops what is damaged, removes what nobody knows, corrects what is wrong.
+    /// It drops what is damaged, removes what is unknown, corrects what is wrong.
     Repair,
 }
 
@@ -98,7 +98,7 @@ pub struct CheckReport {
     pub stage: CheckStage,
     /// The same as a part of the whole, 0 to 1.
     pub progress: f64,
-    /// Objects whose record, body and trailer were compared.
+    /// Objects with record, body and trailer compared.
     pub objects: u64,
     /// Bytes that were read and compared.
     pub bytes: u64,
@@ -131,7 +131,7 @@ impl CheckReport {
         let mut all = Self { stage, ..Self::default() };
         let part = 1.0 / f64::from(u32::try_from(reports.len()).unwrap_or(u32::MAX).max(1));
         for (disk, report) in reports {
-            // A disk that could not be checked to its end keeps nobody waiting.
+            // A disk that could not be checked to its end counts as done.
             let progress =
                 if report.stage == CheckStage::BrokenOff { 1.0 } else { report.progress };
             all.progress += progress * part;

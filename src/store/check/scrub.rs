@@ -1,6 +1,6 @@
 //! The scrubber: reads every stored object back from the disk within a time that an operator
 //! sets, evenly spread and below a number of bytes a second, and drops what is damaged before
-//! anybody asks for it. One task per store, as long as it; no lock from one object to the next.
+//! a request asks for it. One task per store, as long as it; no lock from one object to the next.
 //!
 //! Objects are read in the order of their hashes. Hashes are uniform, so the place of a hash among
 //! all hashes is the moment of the pass at which its object is due, whatever comes and goes
@@ -155,7 +155,7 @@ impl Scrubber {
     }
 }
 
-/// Where the scrubber was; `None` where the store is gone. Blocking.
+/// The position of the scrubber; `None` if the store is gone. Blocking.
 fn load(store: &Weak<DiskStore>) -> Option<ScrubPosition> {
     let store = store.upgrade()?;
     let access = store.catalog.index.access();
@@ -166,7 +166,7 @@ fn load(store: &Weak<DiskStore>) -> Option<ScrubPosition> {
     Some(state)
 }
 
-/// The next objects; `None` where the store is gone. Blocking.
+/// The next objects; `None` if the store is gone. Blocking.
 fn page_after(
     store: &Weak<DiskStore>,
     after: Option<[u8; 16]>,
@@ -177,7 +177,7 @@ fn page_after(
     Some(page.map(|page| page.into_iter().map(|(hash, _)| hash).collect()))
 }
 
-/// Notes where the scrubber is. What fails is noted with the next page.
+/// Notes the position of the scrubber. If that fails, it is noted with the next page.
 async fn save(store: &Weak<DiskStore>, tasks: &Tasks, state: ScrubPosition) {
     let weak = store.clone();
     if let Err(error) = tasks.blocking("store scrub", move || write_down(&weak, &state)).await {

@@ -47,7 +47,7 @@ struct DiskState {
     store: Option<Store>,
     /// Its name, once it was in.
     id: Option<DiskId>,
-    /// Where its file system was mounted when it was in.
+    /// If its file system was mounted when it was in.
     mount: Option<PathBuf>,
     /// Why it is out.
     fault: String,
@@ -82,7 +82,7 @@ impl TierDisk {
         Some(OpenDisk { id: state.id?, store: state.store.clone()? })
     }
 
-    /// Its store, where it is in and answers.
+    /// Its store, if it is in and answers.
     pub(super) fn answering(&self) -> Option<OpenDisk> {
         if self.is_stalled() { None } else { self.entered() }
     }
@@ -103,7 +103,7 @@ impl TierDisk {
         is_stalled
     }
 
-    /// Where its file system was mounted when it was last in.
+    /// If its file system was mounted when it was last in.
     pub(super) fn mount(&self) -> Option<PathBuf> {
         self.state.lock().mount.clone()
     }
@@ -215,7 +215,8 @@ impl TierDisk {
         store.reserve(object, displaces).await
     }
 
-    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`TierDisk::reserve`] is.
+    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`TierDisk::reserve`]
+    /// is.
     pub(super) async fn begin_part(
         &self,
         store: &Store,

@@ -1,6 +1,6 @@
 //! Whether the disk takes writes: after repeated errors it is left alone until a probe (see
-//! [`crate::store::probe`]) succeeds, or for a while where no probe runs. One per store, as long as it; a
-//! short lock, never across an await or I/O.
+//! [`crate::store::probe`]) succeeds, or for a while if no probe runs. One per store, as long as
+//! it; a short lock, never across an await or I/O.
 
 use crate::store::error::WriteError;
 use crate::sync::Mutex;

@@ -1,5 +1,5 @@
 //! Several disks as one tier: an object goes to the disk that [`place`] names for it, or to the
-//! next one where that is out or fails, and is found on whichever has it. One per process; cloning
+//! next one if that is out or fails, and is found on whichever has it. One per process; cloning
 //! shares it. Called by `cache` alone. Methods that are not async wait for no disk, but for
 //! [`Disks::open`] and [`Disks::import`], which block.
 //!
@@ -13,7 +13,7 @@
 //!
 //! Look-ups ask every disk at once. All but the one that has the object say no from the filters of
 //! their indexes, which are in memory: a miss costs little, however many disks there are. Two disks
-//! have an object each only where one was passed over when it was written anew: the later one
+//! have an object each only if one was passed over when it was written anew: the later one
 //! counts, the other is dropped. A whole object counts before parts of it, which go from every disk
 //! when it is stored. Variants of an object are objects of their own here, each with its own first
 //! choice.
@@ -23,9 +23,10 @@
 //! A change that puts something on a disk asks its [`ChangePermit`] under the lock of its
 //! key, and has written its record when it gives that lock up. The permit says no as soon as a
 //! purge is raised that covers the object. So a purge that was raised first passes every lock of
-//! the store once ([`Catalog::purge`](crate::store::catalog::Catalog::purge)), and from then on each older change is in the
-//! index, where the purge finds it, or will be refused: no mark is needed for what is half
-//! published, and no crash brings it back. A purge is synced before it is answered.
+//! the store once ([`Catalog::purge`](crate::store::catalog::Catalog::purge)), and from then on
+//! each older change is in the index, in which the purge finds it, or will be refused: no mark is
+//! needed for what is half published, and no crash brings it back. A purge is synced before it is
+//! answered.
 //!
 //! A disk that is out, stalled, fails, or does not come further with a purge for a second owes it
 //! ([`ledger`]): nothing that it covers is served from there before it has made up for it.
@@ -111,7 +112,7 @@ pub struct DiskReport {
 impl Disks {
     /// Opens or makes a store in each folder. Blocking; needs a runtime, since each begins to load
     /// its order and to sync in the background.
-    /// A disk that cannot be opened is logged and tried again later, as long as another can; where
+    /// A disk that cannot be opened is logged and tried again later, as long as another can; if
     /// none can, that is the error.
     pub fn open(
         settings: &[config::Disk],
@@ -296,22 +297,22 @@ impl Disks {
         self.0.insertions.fetch_add(1, Ordering::AcqRel)
     }
 
-    /// Notes that an object was used where it is kept in another tier, so that it stays here too;
-    /// false where that was not noted: the disk is out, or its order is busy. Never waits.
+    /// Notes that an object was used in another tier that keeps it too, so that it stays here;
+    /// false if that was not noted: the disk is out, or its order is busy. Never waits.
     pub fn touch(&self, insertion: Insertion) -> bool {
         let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(TierDisk::entered);
         disk.is_some_and(|entered| entered.store.touch(insertion.sequence))
     }
 
-    /// A number that grows once a minute: whoever keeps copies of objects touches each at most once
-    /// in an epoch. Never [`u32::MAX`]. Reads no clock.
+    /// A number that grows once a minute: a tier that keeps copies of objects touches each at most
+    /// once in an epoch. Never [`u32::MAX`]. Reads no clock.
     pub fn epoch(&self) -> u32 {
         self.0.epoch.load(Ordering::Relaxed)
     }
 
     /// Puts small objects in the store, as many at once as a thousand; how many. Those of each disk
-    /// come in together or not at all; one whose key is stored there already, or comes twice, is
-    /// left out. For who fills a store in bulk. Blocking.
+    /// come in together or not at all; one with a key that is stored there already, or comes twice,
+    /// is left out. For filling a store in bulk. Blocking.
     pub fn import(&self, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
         let mut shares: BTreeMap<u16, (Store, Vec<(Meta, Bytes)>)> = BTreeMap::new();
         for object in objects {
@@ -428,7 +429,7 @@ impl Disks {
     }
 
     /// Keys of objects that were in use and were found damaged by a check of any disk; each is to
-    /// be fetched again. Whoever asks first gets them.
+    /// be fetched again. The first caller gets them.
     pub fn damaged_keys(&self) -> Option<mpsc::Receiver<Key>> {
         self.0.damaged_keys.lock().take()
     }

@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 impl Disks {
     /// What was just published counts: what is older goes from the other disks that take writes, as
-    /// [`Catalog::supersede`](crate::store::catalog::Catalog::supersede) says. Costs no thread if no disk may have anything of it.
+    /// [`Catalog::supersede`](crate::store::catalog::Catalog::supersede) says. Costs no thread if
+    /// no disk may have anything of it.
     pub async fn supersede(&self, published: &Published) {
         let (key, hash) = (&published.key, published.key.hash());
-        // Also where a disk does not answer now, or cannot drop what it has.
+        // Also if a disk does not answer now, or cannot drop what it has.
         for entered in self.0.disks.iter().filter_map(TierDisk::entered) {
             entered.store.disk.catalog.recent.forget(hash);
         }

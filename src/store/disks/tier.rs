@@ -32,7 +32,7 @@ pub(super) const PURGE_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct DiskTier {
     pub(super) disks: Vec<TierDisk>,
     pub(super) ledger: Mutex<VersionedLedger>,
-    /// By folder, whose record was written there, and how many changes were in it.
+    /// By folder, the disk of the record that was written there, and how many changes were in it.
     pub(super) files: Mutex<BTreeMap<String, (DiskId, u64)>>,
     /// The number of the next insertion, of all disks: so each is later than those below it,
     /// wherever they are, since this process began.
@@ -72,8 +72,8 @@ impl DiskTier {
         self.epoch.store(epoch, Ordering::Relaxed);
     }
 
-    /// An object whose file is open, since a look-up that asked every disk has found it on this one
-    /// alone. Never waits.
+    /// An object that has its file open, since a look-up that asked every disk has found it on this
+    /// one alone. Never waits.
     pub(super) fn recent(&self, key: &Key) -> Option<Stored> {
         let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
         for (disk, OpenDisk { store, .. }) in answering {
@@ -133,7 +133,7 @@ impl DiskTier {
         owed.is_some_and(|owed| owed.covers(key))
     }
 
-    /// Whether a disk owes a purge that may be of the object of `site` whose key has this hash.
+    /// Whether a disk owes a purge that may be of the object of `site` with this key hash.
     pub(super) fn may_be_owed(&self, disk: &TierDisk, site: &str, hash: KeyHash) -> bool {
         if !disk.owes() {
             return false;
@@ -152,7 +152,7 @@ impl DiskTier {
         owed.map_or(0, ledger::Owed::len)
     }
 
-    /// Drops the copies of an object whose head came before this one.
+    /// Drops the copies of an object that have earlier heads than this one.
     pub(super) async fn drop_older(&self, meta: &Arc<Meta>) {
         let asked = self.holding(meta.key.hash(), &meta.key);
         let meta = Arc::clone(meta);

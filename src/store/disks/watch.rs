@@ -5,9 +5,9 @@
 //!
 //! A folder is watched by the identity of its lock file: where another file system is mounted over
 //! it, or it is unmounted (with `umount -l`, since the store keeps files open) or removed, the
-//! store is closed, whose files are then free, and whatever is at the path afterwards is opened. A
-//! folder without a store is made into one, but never the empty folder that is left where a disk
-//! was mounted, and never below a folder that has gone too.
+//! store is closed, so that its files are free, and whatever is at the path afterwards is opened. A
+//! folder without a store is made into one, but never the empty folder that is left at the mount
+//! point of a disk was mounted, and never below a folder that has gone too.
 
 use crate::store::disk_store::DiskStore;
 use crate::store::disks::disk::{OpenDisk, TierDisk};
@@ -42,7 +42,7 @@ const THREADS: usize = 384;
 /// Bounds of what one disk gets of them, half for what reads and half for what changes something.
 const THREADS_OF_ONE: std::ops::RangeInclusive<usize> = 16..=128;
 
-/// A disk whose store is open and that is not in yet.
+/// A disk that has its store open and is not in yet.
 struct DiskToAdmit {
     position: usize,
     store: Store,
@@ -88,7 +88,7 @@ pub(super) async fn watch(shared: Weak<DiskTier>, position: usize, stop: Cancell
 }
 
 impl DiskTier {
-    /// Opens every disk that can be opened; an error where none can.
+    /// Opens every disk that can be opened; an error if none can.
     pub(super) fn open_all(&self) -> Result<(), OpenError> {
         let mounts = self.written_mounts();
         let runtime = tokio::runtime::Handle::try_current().ok();
@@ -123,7 +123,7 @@ impl DiskTier {
                 }
             }
         }
-        // Who has a history goes first: what it knows of the others counts.
+        // A disk with a history goes first: what it knows of the others counts.
         opened.sort_by_key(|one| (one.is_empty, one.record.is_none(), one.position));
         match first_error {
             Some(error) if opened.is_empty() => return Err(error),
@@ -207,7 +207,7 @@ impl DiskTier {
         }
     }
 
-    /// Opens the store of a disk that is out; `mount` is where its file system was mounted before.
+    /// Opens the store of a disk that is out; `mount` is the last mount point of its file system.
     fn open_one(&self, position: usize, mount: Option<&Path>) -> Result<DiskToAdmit, OpenError> {
         let Some(disk) = self.disks.get(position) else {
             return Err(OpenError::io(Path::new(""), "find it", io::ErrorKind::NotFound.into()));
@@ -379,7 +379,7 @@ impl DiskTier {
         }
     }
 
-    /// Where the file systems of the folders were mounted, as the records on all disks say.
+    /// If the file systems of the folders were mounted, as the records on all disks say.
     fn written_mounts(&self) -> BTreeMap<String, PathBuf> {
         let records = self.disks.iter().filter_map(|disk| {
             // What cannot be read is told when the disk is opened.
@@ -390,7 +390,7 @@ impl DiskTier {
         mounted.map(|member| (member.path, member.mount.into())).collect()
     }
 
-    /// Where the file system of a disk that was never in was mounted, as the ledger says.
+    /// If the file system of a disk that was never in was mounted, as the ledger says.
     fn known_mount(&self, disk: &TierDisk) -> Option<PathBuf> {
         let recorded = self.ledger.lock();
         let mut members = recorded.ledger.members.values();

@@ -1,6 +1,6 @@
-//! The account of the disk tier: what is used, what is promised to objects being written, and who
+//! The account of the disk tier: what is used, what is promised to objects being written, and which
 //! goes next. One per store; one short lock, never across I/O or an await. Never touches the disk:
-//! it says who must go, its caller removes them.
+//! it says which objects must go, its caller removes them.
 //!
 //! Until the order is loaded, `used` begins with the totals of the last commit and the order holds
 //! what has been loaded; when all is loaded, the sum over the order replaces it.
@@ -291,8 +291,8 @@ impl Accounting {
         evicted
     }
 
-    /// Counts an object whose space was promised, under the key `hash`; `replaced` is the one it
-    /// replaces, which counts as gone.
+    /// Counts an object with space that was promised, under the key `hash`; `replaced` is the one
+    /// it replaces, which counts as gone.
     pub(in crate::store) fn add(
         &self,
         mut reservation: Reservation,
@@ -309,7 +309,7 @@ impl Accounting {
         self.show(&account);
     }
 
-    /// Counts new objects whose space was promised together.
+    /// Counts new objects with space that was promised together.
     pub(in crate::store) fn add_all(
         &self,
         mut reservation: Reservation,
@@ -349,7 +349,7 @@ impl Accounting {
         self.show(&account);
     }
 
-    /// Notes that an object was read; false where the account is busy, and nothing is noted.
+    /// Notes that an object was read; false if the account is busy, and nothing is noted.
     pub(in crate::store) fn touch(&self, sequence: u64) -> bool {
         let Some(mut account) = self.account.try_lock() else { return false };
         account.order.touch(sequence);
@@ -363,7 +363,7 @@ impl Accounting {
     }
 
     /// Counts a part, of which more or less is here now, with space that was promised; nothing
-    /// where it has been chosen to go. Its kind never changes: no part is as small as a body in
+    /// if it has been chosen to go. Its kind never changes: no part is as small as a body in
     /// the index.
     pub(in crate::store) fn recharge(
         &self,
@@ -413,7 +413,7 @@ impl Accounting {
         self.progress.notify_all();
     }
 
-    /// Puts loaded objects where a snapshot says.
+    /// Puts loaded objects in the places that a snapshot names.
     pub(in crate::store) fn arrange(&self, stage: QueueStage, objects: &[(u64, u8)]) {
         let mut account = self.account.lock();
         for (sequence, uses) in objects {
@@ -421,8 +421,8 @@ impl Accounting {
         }
     }
 
-    /// Puts at most `max` loaded objects of each kind where they go without a snapshot; false when
-    /// all have a place.
+    /// Puts at most `max` loaded objects of each kind in the places that they have without a
+    /// snapshot; false when all have a place.
     pub(in crate::store) fn settle(&self, max: usize, unplaced: Unplaced) -> bool {
         self.account.lock().order.settle(max, unplaced)
     }
@@ -493,7 +493,7 @@ impl SpaceAccount {
         self.objects = self.objects.saturating_sub(1);
     }
 
-    /// An object is gone: counted where the order knew it, or was still to load it. One that was
+    /// An object is gone: counted if the order knew it, or was still to load it. One that was
     /// evicted was counted then.
     fn went(&mut self, known: Option<EvictionEntry>, recorded: Option<EvictionEntry>) {
         self.changes = self.changes.wrapping_add(1);

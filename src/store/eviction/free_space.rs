@@ -5,7 +5,7 @@ use crate::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What the file system has to spare beyond that, in bytes and in inodes, where it is not asked
+/// What the file system has to spare beyond that, in bytes and in inodes, if it is not asked
 /// before each promise.
 const PLENTY_BYTES_MIN: u64 = 256 * 1024 * 1024;
 const PLENTY_FILES_MIN: u64 = 4096;
@@ -44,7 +44,7 @@ impl FreeSpace {
         answer.is_some_and(|answer| answer.bytes.saturating_sub(bytes) >= PLENTY_BYTES_MIN)
     }
 
-    /// Takes `bytes` and an object's inodes, where there is plenty of both.
+    /// Takes `bytes` and an object's inodes, if there is plenty of both.
     pub(in crate::store) fn take(&self, bytes: u64) -> bool {
         let mut answer = self.0.lock();
         let Some(answer) = answer.as_mut().filter(|answer| answer.asked.elapsed() < ANSWER_AGE_MAX)

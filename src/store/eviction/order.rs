@@ -6,17 +6,17 @@
 //! that neither starves the other. Small ones may take a tenth of all bytes before any of them
 //! goes; what they leave of it, the large ones use.
 //!
-//! In each kind new objects queue in `small`, which holds a tenth of its bytes. Who was asked for
-//! again by the end of it moves to `main`, others leave and are remembered by fingerprint for a
-//! while; who is remembered goes straight to `main`. There each use counts, up to two, for one
-//! more round. So what a crawler fetches once passes through a tenth of the space only.
+//! In each kind new objects queue in `small`, which holds a tenth of its bytes. One that was asked
+//! for again by the end of it moves to `main`, others leave and are remembered by fingerprint for a
+//! while; an object that is remembered goes straight to `main`. There each use counts, up to two,
+//! for one more round. So what a crawler fetches once passes through a tenth of the space only.
 //!
-//! An object is known by its insertion sequence alone: sixteen bytes, less where the index knows
+//! An object is known by its insertion sequence alone: sixteen bytes, less if the index knows
 //! the rest. Its key's fingerprint in the memory of those that left takes two to four more.
 //!
 //! A start loads the objects in the order of their insertion into a queue of their own, then puts
-//! them where a snapshot of the order says, then the rest: see [`EvictionOrder::load`]. What comes,
-//! is used or goes meanwhile does so at once.
+//! them in the places that a snapshot of the order names, then the rest: see
+//! [`EvictionOrder::load`]. What comes, is used or goes meanwhile does so at once.
 
 use crate::object::KeyHash;
 use crate::store::eviction::ghost::Ghost;
@@ -105,7 +105,7 @@ impl EvictionOrder {
         seen.is_some_and(|seen| seen.uses > 0 || seen.stage == QueueStage::Main)
     }
 
-    /// Changes what an object counts, within its kind; what it was before, where it is there.
+    /// Changes what an object counts, within its kind; what it was before, if it is there.
     pub(in crate::store) fn recharge(&mut self, now: EvictionEntry) -> Option<EvictionEntry> {
         let position = self.slab.position(now.sequence)?;
         let before = self.slab.seen(position)?.entry;
@@ -123,7 +123,7 @@ impl EvictionOrder {
     }
 
     /// Adds an object under the key `hash` as the newest, in place of the insertion `replaced` of
-    /// the same key, which is returned where it was there.
+    /// the same key, which is returned if it was there.
     pub fn insert(
         &mut self,
         entry: EvictionEntry,
@@ -215,8 +215,8 @@ impl EvictionOrder {
         self.slab.add(entry, QueueStage::Waiting, 0, QueueEnd::Loaded);
     }
 
-    /// Puts a loaded object where a snapshot says; objects come in the order of the snapshot. One
-    /// that is gone, or has a place already, stays as it is.
+    /// Puts a loaded object in the place that a snapshot names; objects come in the order of the
+    /// snapshot. One that is gone, or has a place already, stays as it is.
     pub(in crate::store) fn place(&mut self, sequence: u64, stage: QueueStage, uses: u8) {
         if let Some(position) = self.slab.position(sequence)
             && let Some(seen) = self.slab.seen(position)
@@ -311,8 +311,8 @@ impl EvictionOrder {
     }
 }
 
-/// The queues of a walk. The small ones first: who moves on to a main queue meanwhile is seen
-/// there.
+/// The queues of a walk. The small ones first: an object that moves to a main queue meanwhile is
+/// seen there.
 const WALK: [(BodyKind, QueueStage); 4] = [
     (BodyKind::Inline, QueueStage::Small),
     (BodyKind::File, QueueStage::Small),

@@ -18,7 +18,7 @@
 //! | 16 | head of SHA-256 of the block up to here |
 //!
 //! The number is the insertion's sequence less the one before it in the block (the first less
-//! zero), twice its amount, plus one where that is negative; this times four, plus the uses. It is
+//! zero), twice its amount, plus one if that is negative; this times four, plus the uses. It is
 //! written from its low end, seven bits a byte, the top bit set where more follow.
 
 use crate::object::Sha256;

@@ -1,5 +1,5 @@
 //! Making room and writing: space is promised and others evicted before the limit would be passed,
-//! and again where the file system is full before the limit says so, of bytes or of inodes: those
+//! and again if the file system is full before the limit says so, of bytes or of inodes: those
 //! are made by evicting objects that are files, by count. Blocking; no lock held but the one that
 //! lets one thread make room on the file system at a time.
 //!
@@ -196,7 +196,7 @@ impl Reserve {
     }
 }
 
-/// Promises `bytes` where nothing must go for it and the file system, asked a moment ago, has
+/// Promises `bytes` if nothing must go for it and the file system, asked a moment ago, has
 /// plenty. Never waits.
 pub(in crate::store) fn reserve_at_once(
     catalog: &Catalog,
@@ -268,7 +268,7 @@ fn reserve_limit(
 }
 
 /// Writes all of `chunks`, one behind the other, from `offset` on; evicts and tries once more
-/// where the disk is full. In few calls: the page cache holds what one call writes in large
+/// if the disk is full. In few calls: the page cache holds what one call writes in large
 /// pieces, and what many small ones write in small pieces, of which it costs twice as much to
 /// send a body; see [`CALL_BYTES_MAX`].
 pub(in crate::store) fn write_at(
@@ -324,7 +324,7 @@ pub(in crate::store) fn evicting_once<T>(
 const SLICES_MAX: usize = 1024;
 
 /// Bytes of one call at most, which the page cache holds in one piece: enough for it to be sent for
-/// the least. For more the kernel takes larger pieces, of memory that nobody has had for long: a
+/// the least. For more the kernel takes larger pieces, of memory that was unused for long: a
 /// virtual machine may have given that back to its host, and pays for each page of it once more.
 const CALL_BYTES_MAX: usize = 128 * 1024;
 

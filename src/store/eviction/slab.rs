@@ -133,7 +133,7 @@ pub(in crate::store) struct OrderedObject {
     pub(in crate::store) uses: u8,
 }
 
-/// A queue: its ends, the newest of those loaded, where a walk has come to, and its sums.
+/// A queue: its ends, the newest of those loaded, the position of a walk, and its sums.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct OrderQueue {
     newest: u32,
@@ -158,7 +158,7 @@ impl OrderQueue {
         self.objects
     }
 
-    /// The position of the oldest, [`NONE`] where there is none.
+    /// The position of the oldest, [`NONE`] if there is none.
     pub(in crate::store) fn oldest(&self) -> u32 {
         self.oldest
     }
@@ -255,7 +255,7 @@ impl Slab {
         Some(OrderedObject { entry, stage: node.stage()?, uses: (node.packed & 0b11) as u8 })
     }
 
-    /// The position of a sequence. Sequences seldom leave gaps, so the place where it would be
+    /// The position of a sequence. Sequences seldom leave gaps, so the place that it would have
     /// without any is mostly right: a look at two cold lines of memory, not twenty.
     pub(in crate::store) fn position(&self, sequence: u64) -> Option<u32> {
         let guess = self.guess(sequence);
@@ -272,7 +272,7 @@ impl Slab {
         Some(join(place.slot, index))
     }
 
-    /// Where the chunk of a sequence is, were all of them alike.
+    /// If the chunk of a sequence is, were all of them alike.
     fn guess(&self, sequence: u64) -> usize {
         let (Some(first), Some(last)) = (self.places.first(), self.places.last()) else { return 0 };
         let span = last.first.saturating_sub(first.first);
@@ -281,7 +281,7 @@ impl Slab {
         usize::try_from(at).unwrap_or(usize::MAX)
     }
 
-    /// Adds an object and puts it in its queue; false where it is there already, or where there is
+    /// Adds an object and puts it in its queue; false if it is there already, or if there is
     /// no position left, past two billion objects.
     pub(in crate::store) fn add(
         &mut self,
@@ -475,7 +475,7 @@ impl Slab {
         self.make(sequence, node)
     }
 
-    /// A position in the chunk after, where that begins soon and has room, else in a new one.
+    /// A position in the chunk after, if that begins soon and has room, else in a new one.
     fn make_late(&mut self, at: usize, sequence: u64, node: OrderNode) -> Option<u32> {
         let node = OrderNode { offset: 0, ..node };
         if let Some(place) = self.places.get_mut(at)
@@ -511,7 +511,7 @@ impl Slab {
         Some(position)
     }
 
-    /// Copies a node to another position, which nobody points to, and makes everybody who points to
+    /// Copies a node to another position, to which nothing points, and makes all that point to
     /// it point there.
     fn relocate(&mut self, from: u32, to: u32) {
         let Some(node) = self.node(from).copied() else { return };
@@ -531,7 +531,7 @@ impl Slab {
         }
     }
 
-    /// A new chunk in place `at` of the order; `None` where no slot is left.
+    /// A new chunk in place `at` of the order; `None` if no slot is left.
     fn open(&mut self, at: usize, first: u64, nodes: usize) -> Option<u32> {
         let slot = if let Some(slot) = self.free.pop() {
             slot
@@ -546,7 +546,7 @@ impl Slab {
         Some(slot)
     }
 
-    /// Forgets a node that is in no queue any more, and writes its chunk anew where that has lost
+    /// Forgets a node that is in no queue any more, and writes its chunk anew if that has lost
     /// enough.
     fn release(&mut self, position: u32) {
         let (slot, index) = split(position);
@@ -586,7 +586,7 @@ impl Slab {
         less + more <= MERGED_MAX && more <= less * 4 && span < u64::from(u32::MAX)
     }
 
-    /// Writes the live nodes of `count` chunks from `at` on into new ones: one, or two where they
+    /// Writes the live nodes of `count` chunks from `at` on into new ones: one, or two if they
     /// would nearly fill it.
     fn rewrite(&mut self, at: usize, count: usize) {
         let places: Vec<SlabChunkPlace> = self.places.drain(at..at + count).collect();

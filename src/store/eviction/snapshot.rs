@@ -43,7 +43,7 @@ impl Schedule {
         Self { next: now + INTERVAL_MIN, changes: None }
     }
 
-    /// Whether one is due at `now`, where the order's changes have come to `changes`.
+    /// Whether one is due at `now`, if the order's changes have come to `changes`.
     fn is_due(&self, now: Instant, changes: u64) -> bool {
         now >= self.next && self.changes != Some(changes)
     }
@@ -54,7 +54,7 @@ impl Schedule {
     }
 }
 
-/// Writes a snapshot where one is due at `now`, or in any case where this is the last one and
+/// Writes a snapshot if one is due at `now`, or in any case if this is the last one and
 /// the order has changed. Never before the order is loaded: it would forget the rest.
 pub(in crate::store) fn keep_order(
     catalog: &Catalog,

@@ -1,5 +1,6 @@
 //! A change of the index: what it writes, in which order, and how it is made. Lives within one call
-//! on a blocking thread. Locks: that of the admission, then that of the claims, held while the engine commits.
+//! on a blocking thread. Locks: that of the admission, then that of the claims, held while the
+//! engine commits.
 
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
@@ -59,8 +60,8 @@ impl<'a> Change<'a> {
         self.set_order(hash, EvictionEntry::of(head));
     }
 
-    /// Sets the record of a new insertion whose body lives in the index, its body, and its place in
-    /// the eviction order.
+    /// Sets the record of a new insertion that has its body in the index, its body, and its place
+    /// in the eviction order.
     pub(in crate::store) fn set_object(
         &mut self,
         hash: KeyHash,

@@ -1,5 +1,6 @@
 //! The index as the store has it: open, or closed for a moment until it is opened again after a
-//! failure. One per store. Locks: a short one to take the handle, never held while the engine works.
+//! failure. One per store. Locks: a short one to take the handle, never held while the engine
+//! works.
 
 use crate::store::error::{IndexError, OpenError};
 use crate::store::index::engine;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long [`Index::revive`] waits for those who still use the failed engine.
+/// How long [`Index::revive`] waits for the users of the failed engine.
 const LAST_USERS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The index, open or waiting to be opened again.
@@ -24,7 +25,7 @@ pub(in crate::store) struct Index {
     open: Mutex<Option<Arc<Keyspaces>>>,
     has_failed: AtomicBool,
     is_closed: AtomicBool,
-    /// Held by the one who opens it again.
+    /// Held by the thread that opens it again.
     reviving: Mutex<()>,
     shared: IndexShared,
 }
@@ -71,7 +72,7 @@ impl Index {
         self.has_failed.load(Ordering::Acquire)
     }
 
-    /// Closes it for good: its files are closed as soon as nobody uses it, which the result tells.
+    /// Closes it for good: its files are closed after its last use, which the result tells.
     pub(in crate::store) fn close(&self) -> Weak<Keyspaces> {
         self.is_closed.store(true, Ordering::Release);
         self.mark_failed();
@@ -79,7 +80,7 @@ impl Index {
         open.map_or_else(Weak::new, |open| Arc::downgrade(&open))
     }
 
-    /// Whether the engine still takes writes; notes where it does not.
+    /// Whether the engine still takes writes; notes if it does not.
     pub(in crate::store) fn check(&self) -> Result<(), IndexError> {
         let checked = self.access().open().and_then(Keyspaces::check);
         checked.inspect_err(|_| self.mark_failed())
@@ -90,9 +91,9 @@ impl Index {
         self.has_failed.store(true, Ordering::Release);
     }
 
-    /// Opens the index again where a write has failed since the last time. To be called only where
+    /// Opens the index again if a write has failed since the last time. To be called only if
     /// the disk takes writes: a failed engine still answers reads, one that cannot be opened does
-    /// not. Where the failed one is still in use, it stays. Where the journal cannot be written
+    /// not. If the failed one is still in use, it stays. If the journal cannot be written
     /// anew, it is opened all the same, so that what makes room can go, and no sync succeeds.
     pub(in crate::store) fn revive(&self) -> Result<(), IndexError> {
         if !self.has_failed() {

@@ -12,7 +12,7 @@ use crate::sync::RwLock;
 use fastbloom::AtomicBloomFilter;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Of the keys that are not there, those that are asked for all the same where a filter is full.
+/// Of the keys that are not there, those that are asked for all the same if a filter is full.
 const IN_VAIN: f64 = 0.01;
 /// Keys that a filter is made for, at least.
 const KEYS_MIN: u64 = 1 << 16;

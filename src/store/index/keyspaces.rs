@@ -1,5 +1,5 @@
-//! The open keyspaces of the index: look-ups of single rows, and how a change is applied. Lives until
-//! the index is closed or opened again. Locks: that of the admission while a change is made.
+//! The open keyspaces of the index: look-ups of single rows, and how a change is applied. Lives
+//! until the index is closed or opened again. Locks: that of the admission while a change is made.
 
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
@@ -158,7 +158,7 @@ impl Keyspaces {
         Ok(value.and_then(|value| Some(KeyHash(*value.first_chunk()?))))
     }
 
-    /// The insertions of a key whose small bodies are there; one, but for damage.
+    /// The insertions of a key that have small bodies; one, but for damage.
     pub(in crate::store) fn bodies_of(&self, hash: KeyHash) -> Result<Vec<u64>, IndexError> {
         let mut sequences = Vec::new();
         for guard in self.bodies.prefix(hash.0) {
@@ -224,7 +224,7 @@ impl Keyspaces {
         Ok(sequence.map(u64::from_be_bytes))
     }
 
-    /// The totals of the last commit; zero where there are none or they cannot be read.
+    /// The totals of the last commit; zero if there are none or they cannot be read.
     pub(in crate::store) fn totals(&self) -> Result<Totals, IndexError> {
         let bytes = self.state.get(TOTALS)?;
         Ok(bytes.and_then(|bytes| format::decode_totals(&bytes).ok()).unwrap_or_default())
@@ -244,7 +244,7 @@ impl Keyspaces {
         Ok(self.state.get(SCRUB)?)
     }
 
-    /// Empties a full journal into the tables, where the engine has begun another one: it keeps the
+    /// Empties a full journal into the tables, if the engine has begun another one: it keeps the
     /// old one until every keyspace has passed it, the seldom written ones too, and a start after a
     /// kill reads all there are. Does nothing else, and goes on in the background.
     pub(in crate::store) fn tidy_journal(&self) -> Result<(), IndexError> {

@@ -6,7 +6,7 @@
 //! takes writes), but answers reads as before. What a failed sync was for may be missing on the
 //! disk although every later sync succeeds, so the journal is written anew in between; until that
 //! succeeds, every sync fails. While it flushes or compacts too slowly it lets
-//! writers sleep inside a commit, and for ever where the thread that flushes has died of an error
+//! writers sleep inside a commit, and for ever if the thread that flushes has died of an error
 //! of the disk. So no writer goes in unless the engine is far from that point, and no more than a
 //! few at once: see [`write_admission`].
 //!

@@ -1,9 +1,9 @@
 //! Which objects have which tags, in the index: a row for each tag of each record, set and dropped
 //! in the change that sets or drops the record. Blocking, as the rest of the index.
 //!
-//! A row may outlive its record where that cannot be read any more; whoever follows one looks into
-//! the record, which counts. A record never lacks a row: [`Change::rewrite_record`] is the one way
-//! by which a record comes in, and sets them.
+//! A row may outlive its record if that cannot be read any more; a purge that follows one looks
+//! into the record, which counts. A record never lacks a row: [`Change::rewrite_record`] is the one
+//! way by which a record comes in, and sets them.
 
 use crate::object::KeyHash;
 use crate::object::tags::TagHash;

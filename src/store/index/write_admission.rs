@@ -1,10 +1,10 @@
-//! Who may write to the index's engine: few writers at once, none while the engine is behind, and
-//! none waits for long. One per open index; a short lock, held neither while a writer is inside nor
-//! while it asks the engine.
+//! Admission of writers to the index's engine: few writers at once, none while the engine is
+//! behind, and none waits for long. One per open index; a short lock, held neither while a writer
+//! is inside nor while it asks the engine.
 //!
 //! Why it is safe: the engine lets writers sleep inside a commit from a point on that is some
-//! memtables away from where this admission closes. Who is inside when it closes writes less than a
-//! memtable together, so nobody inside meets that point, however long the engine stays behind.
+//! memtables away from the point at which this admission closes. The writers inside write less than
+//! a memtable together, so none of them meets that point, however long the engine stays behind.
 
 use crate::store::error::IndexError;
 use crate::sync::{Condvar, Mutex};

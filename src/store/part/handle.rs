@@ -1,4 +1,4 @@
-//! A part as its readers and those who complete it use it: what is here, what is read of it, which
+//! A part as its readers and its completion use it: what is here, what is read of it, which
 //! chunks are claimed, and the sync of its file.
 
 use crate::object::{Key, Meta, Sha256};
@@ -29,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 pub enum KeepOutcome {
     /// A restart finds it.
     Yes,
-    /// The object was dropped or replaced meanwhile: what is here serves those who have it open.
+    /// The object was dropped or replaced meanwhile: what is here serves the readers that have it
+    /// open.
     Loose,
 }
 
@@ -143,7 +144,7 @@ impl Part {
     }
 
     /// Takes it on oneself to bring the chunks from the one at `from` to the one that ends at or
-    /// after `until`, or to the next that is here or arriving; none where the first of them is, or
+    /// after `until`, or to the next that is here or arriving; none if the first of them is, or
     /// the part is whole.
     pub fn claim(&self, from: u64, until: u64) -> Option<Run> {
         let mut shared = None;
@@ -163,7 +164,7 @@ impl Part {
         self.0.table.lock().cut(offset, near);
     }
 
-    /// Up to `max` bytes from `offset`, of one chunk that is here: never empty; none where it is
+    /// Up to `max` bytes from `offset`, of one chunk that is here: never empty; none if it is
     /// not, turns out damaged, or was fetched anew meanwhile. An error if the disk does not answer
     /// in time, or the chunk is damaged and the part is sealed. Cancel safe.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Option<Bytes>, ReadError> {
@@ -218,7 +219,7 @@ impl Part {
     }
 
     /// The SHA-256 of the whole object, each chunk compared with its checksum on the way. None
-    /// where a chunk is missing or damaged, or `stop` was heard. Blocking, for seconds where the
+    /// if a chunk is missing or damaged, or `stop` was heard. Blocking, for seconds if the
     /// object has gigabytes.
     pub fn digest(&self, stop: &CancellationToken) -> Option<Sha256> {
         let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);

@@ -13,7 +13,7 @@
 //! takes what it could not write for written, and the next sync succeeds without it: the chunks
 //! that waited for it are missing from then on, those that were arriving are not taken for here
 //! when they end, and all of them are fetched and written again. What comes from the disk is
-//! compared with its checksum before a byte of it is given out (see `chunks`); where it differs it
+//! compared with its checksum before a byte of it is given out (see `chunks`); if it differs it
 //! is missing and counted. It may be fetched again while it is read, so a reader looks after its
 //! read whether the table has had the chunk all the time. The file is named as whole ones are: a
 //! note in `links`, the link, then one change of the index with record, chunks and the note's end
@@ -27,12 +27,12 @@
 //! in one change: same file, same insertion; the trailer that a crash may leave behind the body
 //! before that change is behind every chunk and overwritten by the next try. It seals the table
 //! first, with the sums of the trailer in hand: nothing ever writes a chunk of a whole object.
-//! Where a reader of a sealed part finds damage, the whole is dropped.
+//! If a reader of a sealed part finds damage, the whole is dropped.
 //!
-//! Locks, in the store's order: `parts`, stripe, index, then `life`, then `table`, then the space
-//! account. The last two are never held across I/O. `syncing` is held while the file is synced, and
-//! only `table` and the account are taken under it. That of `open_parts` is taken under none of
-//! them but in passing, and none is taken under it.
+//! Locks, in the store's order: that of the counted parts, stripe, index, then `life`, then
+//! `table`, then the space account. The last two are never held across I/O. `syncing` is held while
+//! the file is synced, and only `table` and the account are taken under it. That of `open_parts` is
+//! taken under none of them but in passing, and none is taken under it.
 
 mod counted;
 mod durable;

@@ -1,6 +1,6 @@
 //! A part that is open, and the parts of one store that are, by insertion. All writers of a file
-//! share one table, so that each of its bytes has one writer at most. The registry is one per store;
-//! a short lock, under which no part is dropped.
+//! share one table, so that each of its bytes has one writer at most. The registry is one per
+//! store; a short lock, under which no part is dropped.
 
 use crate::object::{Key, KeyHash, Meta};
 use crate::store::body::chunks::{Chunks, Sight};
@@ -35,7 +35,7 @@ pub(super) struct PartState {
     pub(super) life: Mutex<Life>,
     /// Held while the file is synced: an error is told to one of several callers alone.
     pub(super) syncing: Mutex<()>,
-    /// Whether `life` is at its end; read where nobody may wait for the disk.
+    /// Whether `life` is at its end; read by what may not wait for the disk.
     pub(super) is_loose: AtomicBool,
     /// Whether one of its users completes it.
     pub(super) is_completing: AtomicBool,

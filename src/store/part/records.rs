@@ -1,5 +1,5 @@
-//! The records of parts in the index: which part a key has and what it counts, dropped, replaced and
-//! counted. Knows no part that is open. Blocking. Locks as the module says.
+//! The records of parts in the index: which part a key has and what it counts, dropped, replaced
+//! and counted. Knows no part that is open. Blocking. Locks as the module says.
 
 use crate::object::KeyHash;
 use crate::store::catalog::Catalog;
@@ -30,7 +30,7 @@ pub(super) fn is_ours(index: &Keyspaces, hash: KeyHash, sequence: u64) -> Result
     Ok(head.is_some_and(|head| head.sequence == sequence))
 }
 
-/// The insertion of the part of a key, and what it counts. Where its record cannot be read, its
+/// The insertion of the part of a key, and what it counts. If its record cannot be read, its
 /// chunks name the insertion.
 pub(in crate::store) fn part_of(
     index: &Keyspaces,
@@ -91,8 +91,8 @@ pub(in crate::store) fn drop_part(
     Ok(dropped.is_some())
 }
 
-/// Takes the record of a part away, under its caller's locks; the insertion whose file is to be
-/// unlinked, where there was one.
+/// Takes the record of a part away, under its caller's locks; the insertion of the file that is to
+/// be unlinked, if there was one.
 pub(in crate::store) fn erase_part(
     catalog: &Catalog,
     index: &Keyspaces,
@@ -129,7 +129,7 @@ pub(in crate::store) fn replace_part(
 }
 
 /// Counts the parts that are not counted yet, a few at a time, which do not change meanwhile.
-/// After an error it goes on where that came. Ends early when the store is left.
+/// After an error it goes on at the same part. Ends early when the store is left.
 pub(in crate::store) fn count_parts(
     catalog: &Catalog,
     leaving: &CancellationToken,

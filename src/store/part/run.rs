@@ -156,7 +156,7 @@ impl Drop for Run {
 }
 
 impl RunWriter {
-    /// Writes a batch that follows what was written; `end` is where the run ends.
+    /// Writes a batch that follows what was written; `end` is the end of the run.
     fn write(&mut self, batch: &Batch, end: u64) -> Result<(), WriteError> {
         if batch.offset != self.next {
             return Err(WriteError::Interrupted);

@@ -58,7 +58,7 @@ pub enum At {
     Here,
     /// It is on its way; read along.
     Arriving(Growing),
-    /// Nobody has it.
+    /// It has no writer.
     Missing,
 }
 
@@ -125,7 +125,7 @@ impl ChunkTable {
         running.map_or(At::Missing, |run| At::Arriving(run.growing.clone()))
     }
 
-    /// The chunk at `offset`, where it is here.
+    /// The chunk at `offset`, if it is here.
     pub(super) fn chunk(&self, number: u32) -> Option<PresentChunk> {
         self.here.get(&number).copied()
     }
@@ -182,7 +182,7 @@ impl ChunkTable {
     }
 
     /// Enters a run from the chunk at `from` up to the one that ends at or after `until`, or to the
-    /// next that is here or arriving. None where the first of them is, or the table is sealed.
+    /// next that is here or arriving. None if the first of them is, or the table is sealed.
     /// `begin` makes its readers' side from its first offset.
     pub(super) fn claim(
         &mut self,
@@ -210,7 +210,7 @@ impl ChunkTable {
         Some(entered)
     }
 
-    /// Ends the run that holds the chunk at `offset` before it, where that run has more than `near`
+    /// Ends the run that holds the chunk at `offset` before it, if that run has more than `near`
     /// bytes to go until there. What it loses is missing then.
     pub(super) fn cut(&mut self, offset: u64, near: u64) {
         let number = number_at(offset);
@@ -294,7 +294,7 @@ impl ChunkTable {
         lost.into_iter().map(|number| self.bytes(number)).collect()
     }
 
-    /// Whether there are chunks whose noting has not begun.
+    /// Whether there are chunks that are not being noted yet.
     pub(super) fn has_unnoted(&self) -> bool {
         self.here.values().any(|chunk| chunk.noted == IndexNote::Not)
     }

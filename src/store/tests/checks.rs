@@ -1,4 +1,4 @@
-//! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped where
+//! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped if
 //! that is wanted.
 
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
@@ -148,7 +148,7 @@ async fn what_is_wrong_in_the_index_is_found() {
         let mut change = index.change();
         change.rewrite_record(KeyHash([1; 16]), &record);
         change.rewrite_record(key("b").hash(), b"garbage");
-        change.set_body(KeyHash([2; 16]), 5, b"nobody's");
+        change.set_body(KeyHash([2; 16]), 5, b"stray");
         change.set_claim(KeyHash([3; 16]), b"garbage");
         let nobodys = format::encode_claim(KeyHash([4; 16]), &key("x"), &claim()).unwrap();
         change.set_claim(key("x").hash(), &nobodys);
@@ -251,7 +251,7 @@ async fn a_lost_or_broken_index_is_made_again_of_the_bodies() {
         assert_eq!(store.usage().objects, 2);
         for (name, size) in [("b", MIB), ("c", 3 * MIB + 7)] {
             let found = store.get(&key(name)).await.unwrap();
-            assert!(found.meta.is_invalidated, "purged or not, nobody knows any more");
+            assert!(found.meta.is_invalidated, "purged or not, that is not known any more");
             assert_eq!(held(&store, &key(name)).await.unwrap(), bytes(3, size));
         }
         assert!(store.get(&key("s")).await.is_none());

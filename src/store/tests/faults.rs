@@ -1,5 +1,5 @@
 //! The seam for faults: what a test lets happen at the steps of a store. One per store that a test
-//! opens; short locks, but where a test holds a step.
+//! opens; short locks, unless a test holds a step.
 
 use crate::object::Key;
 use crate::store::Disks;

@@ -102,7 +102,7 @@ async fn look(store: &Store) -> State {
         let mut held = None;
         if let Some(found) = found {
             let body = digest(&read(&found).await);
-            assert!(versions(name).contains(&body), "{name}: a body that nobody put");
+            assert!(versions(name).contains(&body), "{name}: a body that was never put");
             assert_eq!(body, found.sha256);
             held = Some((body, found.meta.response_time.secs()));
         }

@@ -63,7 +63,7 @@ async fn readers_and_origin_go_on_while_the_disk_is_busy() {
     assert_eq!(read(&stored).await, body);
 }
 
-/// Writes `body`, whose disk fails as soon as `failing_at` bytes have come.
+/// Writes `body` to a disk that fails as soon as `failing_at` bytes have come.
 async fn write_failing(
     store: &Store,
     writer: &mut ObjectWriter,

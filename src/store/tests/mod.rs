@@ -77,7 +77,7 @@ impl Store {
         Ok(ObjectWriter::new(Arc::clone(&self.disk), key.clone(), length, withhold, reservation))
     }
 
-    /// The object under a key, with its body open for reading; `None` where there is none or it
+    /// The object under a key, with its body open for reading; `None` if there is none or it
     /// is damaged (then it is dropped and counted). Cancel safe.
     async fn get(&self, key: &Key) -> Option<Stored> {
         let (store, key) = (Arc::clone(&self.disk), key.clone());
@@ -108,13 +108,13 @@ impl Store {
             .flatten()
     }
 
-    /// Drops what is kept of an object in part; true where there was any. Blocking.
+    /// Drops what is kept of an object in part; true if there was any. Blocking.
     fn remove_part(&self, key: &Key) -> bool {
         part::drop_part(&self.disk.catalog, key.hash(), Which::Any).unwrap_or(false)
     }
 
-    /// Replaces the metadata of the object under `key`, if it is still the one whose body has
-    /// this digest; true where it was replaced.
+    /// Replaces the metadata of the object under `key`, if its body still has
+    /// this digest; true if it was replaced.
     fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
         let confirmed = Confirmation { sha256, response_time: Timestamp::from_secs(0) };
         commit::rewrite_meta(&self.disk.catalog, key.hash(), confirmed, meta, &|| true)
@@ -136,14 +136,14 @@ impl Store {
         self.disk.catalog.purge(scope, Purging::Hard).unwrap_or_default()
     }
 
-    /// Drops the object under `key`, all its variants, and the claims they make; true where there
+    /// Drops the object under `key`, all its variants, and the claims they make; true if there
     /// was any.
     fn remove(&self, key: &Key) -> bool {
         self.purge(&Scope::Key(key.clone())) > 0
     }
 
-    /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
-    /// returns the number of objects.
+    /// Drops every object of `site` with a path that begins with `prefix`, and the claims they
+    /// make; returns the number of objects.
     fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
         let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
         self.purge(&scope)
@@ -244,7 +244,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until something holds, and fails with `what` where it never does.
+/// Waits until something holds, and fails with `what` if it never does.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let asking = async {
         while !holds() {
@@ -620,7 +620,7 @@ async fn a_second_store_in_the_same_folder_is_refused() {
     put(&store, &key("a"), &bytes(1, 10)).await.unwrap();
 }
 
-/// A real full file system, where this user may mount one.
+/// A real full file system, if this user may mount one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_file_system_fills_up_and_the_store_goes_on() {
     let place = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ fn numbered(number: u64) -> Key {
     key(&number.to_string())
 }
 
-/// Small objects that nobody has used yet.
+/// Small objects that were never used.
 fn small(numbers: std::ops::Range<u64>) -> Vec<(crate::object::Meta, Bytes)> {
     numbers.map(|number| (meta(&numbered(number)), bytes(number, 100))).collect()
 }

@@ -39,7 +39,7 @@ async fn ranges_in_any_order_make_the_same_object() {
     let last = write(&ahead, &body, 5 * MIB..body.len()).await.unwrap();
     // Broken off within a chunk.
     let middle = write(&ahead, &body, 2 * MIB..3 * MIB + 500_001).await.unwrap();
-    assert_eq!((reader.visible(), pending.received()), (0, 0), "nobody sees what is ahead");
+    assert_eq!((reader.visible(), pending.received()), (0, 0), "no reader sees what is ahead");
     append(&mut pending, &body, 0..2 * MIB).await;
     pending.take_in(middle).await.unwrap();
     assert_eq!(pending.received(), 3 * MIB as u64 + 500_001);

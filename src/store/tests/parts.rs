@@ -266,7 +266,7 @@ async fn a_part_of_which_all_is_here_becomes_a_whole() {
     assert_eq!(read(&stored).await, body());
     assert_eq!(held(&store, &key("a")).await.unwrap(), body());
     assert!(store.part(&key("a")).await.is_none() && !part.is_live());
-    assert_eq!(chunks(&reader).await, [0, 1, 2, 3, 4, 5, 6], "who has it open reads on");
+    assert_eq!(chunks(&reader).await, [0, 1, 2, 3, 4, 5, 6], "a reader that has it open reads on");
     let usage = store.usage();
     assert_eq!((usage.objects, usage.bytes), (1, format::charge(LENGTH as u64)));
     assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
@@ -486,7 +486,7 @@ async fn every_way_out_takes_all_of_a_part() {
         assert!(store.part(&key).await.is_none());
         assert_eq!((store.usage().bytes, store.usage().objects, bench.files().len()), (0, 0, 0));
         assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
-        assert_eq!(chunks(&part).await, [0, 1], "who has it open reads on");
+        assert_eq!(chunks(&part).await, [0, 1], "a reader that has it open reads on");
         bring(part.claim(at(4), at(5)).unwrap(), &body()).await;
         let noted = part.sync().unwrap().map(|synced| part.note(&synced, &|| true).unwrap());
         assert_ne!(noted, Some(KeepOutcome::Yes), "nothing of it comes back");

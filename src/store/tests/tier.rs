@@ -66,7 +66,7 @@ async fn a_whole_object_takes_the_place_of_its_parts_on_every_disk() {
     let key = key("a");
     let [first, other] = choices(&disks, &key).await;
     begin_on(&other, &key, 1).await;
-    assert_eq!(chunks(&disks.part(&key).await.unwrap()).await, [1], "found where it is");
+    assert_eq!(chunks(&disks.part(&key).await.unwrap()).await, [1], "found on its disk");
     assert!(held(&disks, &key).await.is_none(), "a part is no whole");
     put(&disks, &key, &body()).await.unwrap();
     assert_eq!(held(&disks, &key).await.unwrap(), body());
@@ -214,7 +214,7 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
         let stored = put(&disks, &key, &body).await.unwrap();
         let find_open =
             || disks.stores().iter().find_map(|store| store.disk.catalog.recent.get(&key));
-        assert!(find_open().is_none(), "nobody has looked for it yet");
+        assert!(find_open().is_none(), "it was not looked for yet");
         disks.get(&key).await.unwrap();
         assert!(find_open().is_some());
         assert_eq!(held(&disks, &key).await.unwrap(), body);
@@ -237,6 +237,6 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
             store.disk.catalog.index.access().open().unwrap().refuse();
         }
         purge(&disks, Scope::Key(key.clone())).await;
-        assert!(disks.get(&key).await.is_none(), "a purge holds where the disk refuses it");
+        assert!(disks.get(&key).await.is_none(), "a purge holds if the disk refuses it");
     }
 }

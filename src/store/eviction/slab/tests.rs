@@ -119,7 +119,7 @@ fn memory_shrinks_with_what_is_held() {
         }
         let kept = all / kept_part;
         let bytes = slab.memory_bytes() as u64 / kept;
-        assert!(bytes <= 26, "{bytes} bytes an object where one in {kept_part} is kept");
+        assert!(bytes <= 26, "{bytes} bytes an object if one in {kept_part} is kept");
         let expected: Vec<u64> = (0..all).filter(|number| number % kept_part == 0).collect();
         assert_eq!(held(&slab, QueueStage::Main), expected);
     }
