@@ -55,7 +55,7 @@ pub enum OpenError {
     },
     /// It holds something else than a store.
     #[error(
-        "disk folder {path}: holds {found:?} but no NARTHEX-STORE file, so another program owns it; \
+        "disk folder {path}: holds {found:?} but no NARTHEX-STORE file, so it is not a store; \
          set disk.path to an empty folder"
     )]
     Foreign {
