@@ -15,17 +15,17 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The version of everything on disk: the marker, the footers and the version bytes.
-pub(super) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 3;
 const VERSION_BYTE: u8 = 3;
 /// Bodies below this many bytes, narinfos above all, stand behind their records: one read finds
 /// both.
 const WITHIN_BYTES_MAX: u64 = 4 * 1024;
 /// Bodies below this many bytes live in the index, others in files.
-pub(super) const INLINE_BYTES_MAX: u64 = 64 * 1024;
+pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What makes stored bytes unreadable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FormatError {
+pub(crate) enum FormatError {
     /// Another version byte than this program's.
     #[error("format version {0}")]
     Version(u8),
@@ -43,7 +43,7 @@ pub(super) enum FormatError {
 
 /// If a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum BodyPlace {
+pub(crate) enum BodyPlace {
     /// Behind the record.
     Within,
     /// In the keyspace `bodies`.
@@ -54,7 +54,7 @@ pub(super) enum BodyPlace {
 
 impl BodyPlace {
     /// If a body of `length` bytes goes.
-    pub(super) const fn of(length: u64) -> Self {
+    pub(crate) const fn of(length: u64) -> Self {
         if length < WITHIN_BYTES_MAX {
             Self::Within
         } else if length < INLINE_BYTES_MAX {
@@ -65,36 +65,36 @@ impl BodyPlace {
     }
 
     /// Whether it is a file of its own.
-    pub(super) const fn is_file(self) -> bool {
+    pub(crate) const fn is_file(self) -> bool {
         matches!(self, Self::File)
     }
 }
 
 /// The part of a record that the store itself needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RecordHead {
+pub(crate) struct RecordHead {
     /// Position in the order of all insertions; never used twice.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// Bytes of the body.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// SHA-256 of the body.
-    pub(super) sha256: Sha256,
+    pub(crate) sha256: Sha256,
     /// If the body is.
-    pub(super) place: BodyPlace,
+    pub(crate) place: BodyPlace,
     /// The key hash of the NAR that this object's claim is about.
-    pub(super) claims: Option<[u8; 16]>,
+    pub(crate) claims: Option<[u8; 16]>,
     /// The key hash of the object that this is a variant of.
-    pub(super) variant_of: Option<[u8; 16]>,
+    pub(crate) variant_of: Option<[u8; 16]>,
 }
 
 impl RecordHead {
     /// Whether these bytes are the body.
-    pub(super) fn is_of(&self, body: &[u8]) -> bool {
+    pub(crate) fn is_of(&self, body: &[u8]) -> bool {
         body.len() as u64 == self.length && Sha256::of(body) == self.sha256
     }
 
     /// Bytes that count against the limit.
-    pub(super) const fn charge(&self) -> u64 {
+    pub(crate) const fn charge(&self) -> u64 {
         charge(self.length)
     }
 }
@@ -113,15 +113,15 @@ pub const fn charge(length: u64) -> u64 {
 }
 
 /// The unit of [`charge`] in bytes.
-pub(super) const CHARGE_UNIT: u64 = 512;
+pub(crate) const CHARGE_UNIT: u64 = 512;
 
 /// A stored object without its body.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// What the store needs.
-    pub(super) head: RecordHead,
+    pub(crate) head: RecordHead,
     /// What all others need.
-    pub(super) meta: Meta,
+    pub(crate) meta: Meta,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -216,12 +216,12 @@ fn variant_of_form(form: VariantForm) -> Result<Variant, FormatError> {
 }
 
 /// A form of this program's version as bytes.
-pub(super) fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
     postcard::to_extend(form, vec![VERSION_BYTE]).map_err(|_| FormatError::Encoding)
 }
 
 /// What follows the version byte, if that is this program's.
-pub(super) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
+pub(crate) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
     match bytes.split_first() {
         Some((&VERSION_BYTE, rest)) => Ok(rest),
         Some((&version, _)) => Err(FormatError::Version(version)),
@@ -230,12 +230,12 @@ pub(super) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
 }
 
 /// A record as bytes. Fails only where postcard does, which it does not on these forms.
-pub(super) fn encode_record(head: &RecordHead, meta: &Meta) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn encode_record(head: &RecordHead, meta: &Meta) -> Result<Vec<u8>, FormatError> {
     encode(&(head, MetaForm::of(meta)))
 }
 
 /// A record with the body that stands behind it, if that is its place.
-pub(super) fn with_body(mut record: Vec<u8>, place: BodyPlace, body: &[u8]) -> Vec<u8> {
+pub(crate) fn with_body(mut record: Vec<u8>, place: BodyPlace, body: &[u8]) -> Vec<u8> {
     if place == BodyPlace::Within {
         record.extend_from_slice(body);
     }
@@ -243,28 +243,28 @@ pub(super) fn with_body(mut record: Vec<u8>, place: BodyPlace, body: &[u8]) -> V
 }
 
 /// The head of a record: cheap, takes no allocation.
-pub(super) fn decode_head(bytes: &[u8]) -> Result<RecordHead, FormatError> {
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<RecordHead, FormatError> {
     let (head, _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Ok(head)
 }
 
 /// The key of a record, without the rest of its metadata.
-pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
+pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
     let ((_, key), _): ((RecordHead, &str), _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Key::from_stored(key).ok_or(FormatError::Field("key"))
 }
 
 /// The tags of a record, as the index has them; none if it cannot be read.
-pub(super) fn tags_of(record: &[u8]) -> Vec<TagHash> {
+pub(crate) fn tags_of(record: &[u8]) -> Vec<TagHash> {
     let Some((key, lines)) = tag_lines(record) else { return Vec::new() };
     tags::hashes(key.site(), lines.into_iter()).collect()
 }
 
 /// Whether a purge of `site` by `tags` means the object of a record: whether it has any. One
 /// that cannot be read might be meant, and is never served.
-pub(super) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
+pub(crate) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
     let lines = tag_lines(record);
     lines.is_none_or(|(key, lines)| key.site() == site && tags.covers(lines.into_iter()))
 }
@@ -281,12 +281,12 @@ fn tag_lines(record: &[u8]) -> Option<(Key, Vec<&[u8]>)> {
 }
 
 /// A whole record, whatever stands behind it.
-pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
     decode_row(bytes).map(|(record, _)| record)
 }
 
 /// A whole record and what stands behind it: its body, if that is its place.
-pub(super) fn decode_row(bytes: &[u8]) -> Result<(Record, &[u8]), FormatError> {
+pub(crate) fn decode_row(bytes: &[u8]) -> Result<(Record, &[u8]), FormatError> {
     let ((head, form), rest): ((RecordHead, MetaForm), _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Ok((Record { head, meta: form.into_meta()? }, rest))
@@ -300,7 +300,7 @@ struct ClaimForm {
 }
 
 /// A claim about the NAR `key`, with the key hash of the object that makes it.
-pub(super) fn encode_claim(
+pub(crate) fn encode_claim(
     owner: KeyHash,
     key: &Key,
     claim: &NarClaim,
@@ -316,7 +316,7 @@ pub(super) fn encode_claim(
 }
 
 /// A claim: the object that makes it, its NAR, and what it says.
-pub(super) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), FormatError> {
+pub(crate) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), FormatError> {
     let (form, rest): (ClaimForm, _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
@@ -335,7 +335,7 @@ struct VariantRowForm {
 }
 
 /// The row that says that an object has this variant, inserted with this sequence.
-pub(super) fn encode_variant(
+pub(crate) fn encode_variant(
     sequence: u64,
     key: &Key,
     variant: &Variant,
@@ -345,7 +345,7 @@ pub(super) fn encode_variant(
 }
 
 /// A variant of an object: its sequence, its own key, and what it is selected by.
-pub(super) fn decode_variant(bytes: &[u8]) -> Result<(u64, Key, Variant), FormatError> {
+pub(crate) fn decode_variant(bytes: &[u8]) -> Result<(u64, Key, Variant), FormatError> {
     let form: VariantRowForm =
         postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
@@ -354,22 +354,22 @@ pub(super) fn decode_variant(bytes: &[u8]) -> Result<(u64, Key, Variant), Format
 
 /// What the store was like at its last commit: a start value until the index is loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     /// The sequence that the next insertion gets.
-    pub(super) next_sequence: u64,
+    pub(crate) next_sequence: u64,
     /// Bytes counted against the limit.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Objects.
-    pub(super) objects: u64,
+    pub(crate) objects: u64,
 }
 
 /// Totals as bytes.
-pub(super) fn encode_totals(totals: &Totals) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn encode_totals(totals: &Totals) -> Result<Vec<u8>, FormatError> {
     encode(totals)
 }
 
 /// Totals read back.
-pub(super) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
+pub(crate) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
     postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)
 }
 
