@@ -10,8 +10,7 @@ use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::accounting::{Accounting, Displaces};
 use crate::store::eviction::free_space::FreeSpace;
 use crate::store::folder::Folder;
-use crate::store::format;
-use crate::store::format::{BodyPlace, RecordHead, Totals};
+use crate::store::format::{self, BodyPlace, RecordHead, Totals};
 use crate::store::index::{Change, Index, Keyspaces};
 use crate::store::part::CountedParts;
 #[cfg(test)]

@@ -16,8 +16,7 @@ use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::accounting::Reservation;
 use crate::store::eviction::order::EvictionEntry;
 use crate::store::files;
-use crate::store::format;
-use crate::store::format::{BodyPlace, Record, RecordHead};
+use crate::store::format::{self, BodyPlace, Record, RecordHead};
 use crate::store::index::Keyspaces;
 use crate::store::part;
 use std::io;
@@ -94,17 +93,7 @@ pub(super) fn place(
     }
     // Numbered under the stripe: of two insertions of a key the later one has the higher
     // number.
-    let head = RecordHead {
-        sequence: catalog.next_sequence(),
-        length,
-        sha256,
-        place: match &body {
-            SealedBody::Inline(_) => BodyPlace::of(length),
-            SealedBody::File { .. } => BodyPlace::File,
-        },
-        claims: claim.as_ref().map(|(nar, _)| nar.hash().0),
-        variant_of: meta.key.is_variant().then(|| meta.key.primary().hash().0),
-    };
+    let head = new_head(catalog, (length, sha256), &body, &meta, claim.as_ref());
     let record = format::encode_record(&head, &meta).map_err(unencodable)?;
     let rows = Rows::of(&record, &head, &meta, claim).map_err(unencodable)?;
     name_file(store, index, hash, &head, &record, &mut body)?;
@@ -128,13 +117,7 @@ pub(super) fn place(
     gone.for_each(|entry| catalog.accounting.remove(entry));
     catalog.count_payload(&head);
     drop(stripe);
-    if let Some(part) = part {
-        catalog.show_part(hash, -1, (0, part.charge));
-        catalog.unlink(index, hash, part.sequence);
-    }
-    for (entry, _) in replaced.iter().filter(|(_, place)| place.is_file()) {
-        catalog.unlink(index, hash, entry.sequence);
-    }
+    unlink_replaced(catalog, index, hash, &Replacement { whole: replaced, part });
     drop(access);
     if let Some(primary) = head.variant_of {
         catalog.trim_variants(KeyHash(primary));
@@ -153,6 +136,38 @@ pub(super) fn place(
         sha256,
         insertion: catalog.insertion(head.sequence),
     }))
+}
+
+/// The head of a new insertion.
+fn new_head(
+    catalog: &Catalog,
+    (length, sha256): (u64, Sha256),
+    body: &SealedBody,
+    meta: &Meta,
+    claim: Option<&(Key, NarClaim)>,
+) -> RecordHead {
+    RecordHead {
+        sequence: catalog.next_sequence(),
+        length,
+        sha256,
+        place: match body {
+            SealedBody::Inline(_) => BodyPlace::of(length),
+            SealedBody::File { .. } => BodyPlace::File,
+        },
+        claims: claim.map(|(nar, _)| nar.hash().0),
+        variant_of: meta.key.is_variant().then(|| meta.key.primary().hash().0),
+    }
+}
+
+/// Unlinks the files of what an object took the place of.
+fn unlink_replaced(catalog: &Catalog, index: &Keyspaces, hash: KeyHash, gone: &Replacement) {
+    if let Some(part) = gone.part {
+        catalog.show_part(hash, -1, (0, part.charge));
+        catalog.unlink(index, hash, part.sequence);
+    }
+    for (entry, _) in gone.whole.iter().filter(|(_, place)| place.is_file()) {
+        catalog.unlink(index, hash, entry.sequence);
+    }
 }
 
 /// Gives a body that is a file its trailer and its name.

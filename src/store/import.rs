@@ -8,8 +8,7 @@ use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
 use crate::store::eviction::accounting::Displaces;
 use crate::store::eviction::order::EvictionEntry;
-use crate::store::format;
-use crate::store::format::{BodyPlace, INLINE_BYTES_MAX, RecordHead};
+use crate::store::format::{self, BodyPlace, INLINE_BYTES_MAX, RecordHead};
 use bytes::Bytes;
 use std::collections::HashSet;
 

@@ -8,13 +8,11 @@
 
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash, Meta, NarClaim, Variant, came_later};
-use crate::store::body::read;
-use crate::store::body::read::{Stored, StoredBody};
+use crate::store::body::read::{self, Stored, StoredBody};
 use crate::store::catalog::Catalog;
 use crate::store::disk_store::DiskStore;
 use crate::store::error::IndexError;
-use crate::store::format;
-use crate::store::format::{BodyPlace, FormatError, Record, RecordHead};
+use crate::store::format::{self, BodyPlace, FormatError, Record, RecordHead};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;

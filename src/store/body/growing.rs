@@ -12,8 +12,7 @@
 
 use crate::object::KeyHash;
 use crate::store::body::chunks::{Chunks, Sight, WriterNumber, chunk_of};
-use crate::store::body::read;
-use crate::store::body::read::FileView;
+use crate::store::body::read::{self, FileView};
 use crate::store::body::segments::{Batch, Segments};
 use crate::store::body::sums::{ChunkSum, Sums};
 use crate::store::error::Broken;

@@ -9,14 +9,11 @@
 
 use crate::object::KeyHash;
 use crate::store::catalog::{Catalog, SEQUENCE_GAP};
-use crate::store::check::object;
-use crate::store::check::object::ObjectCheck;
-use crate::store::check::pace;
-use crate::store::check::pace::{ReadPacer, Stopped};
+use crate::store::check::object::{self, ObjectCheck};
+use crate::store::check::pace::{self, ReadPacer, Stopped};
 use crate::store::check::report::{CheckFault, CheckProblem, CheckReport, Mode};
 use crate::store::error::IndexError;
-use crate::store::format;
-use crate::store::format::{BodyPlace, Totals};
+use crate::store::format::{self, BodyPlace, Totals};
 use crate::store::index::Keyspaces;
 use crate::store::part;
 use crate::store::recover;

@@ -9,11 +9,9 @@ use crate::store::check::audit::{Audit, AuditError};
 use crate::store::check::object::of_disk;
 use crate::store::check::report::{CheckFault, CheckProblem, Mode};
 use crate::store::error::IndexError;
-use crate::store::format;
-use crate::store::format::{Record, Totals};
+use crate::store::format::{self, Record, Totals};
 use crate::store::index::Keyspaces;
-use crate::store::part;
-use crate::store::part::{PAGE, part_of};
+use crate::store::part::{self, PAGE, part_of};
 use crate::store::which::Which;
 use std::io;
 

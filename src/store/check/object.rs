@@ -5,15 +5,13 @@
 //! verdict names the insertion, which is then another.
 
 use crate::object::{Key, KeyHash, Sha256};
-use crate::store::body::sums;
-use crate::store::body::sums::{CHUNK_BYTES, Sums};
+use crate::store::body::sums::{self, CHUNK_BYTES, Sums};
 use crate::store::body::trailer;
 use crate::store::catalog::Catalog;
 use crate::store::check::pace::{ReadPacer, Stopped};
 use crate::store::check::report::{CheckFault, CheckReport};
 use crate::store::error::IndexError;
-use crate::store::format;
-use crate::store::format::{BodyPlace, FormatError, RecordHead};
+use crate::store::format::{self, BodyPlace, FormatError, RecordHead};
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use rustix::io::Errno;

@@ -9,12 +9,10 @@
 //! check that follows, which reads every body as well.
 
 use crate::object::{KeyHash, Meta};
-use crate::store::body::trailer;
-use crate::store::body::trailer::{FOOTER_BYTES, Footer, TAIL_BYTES_MAX};
+use crate::store::body::trailer::{self, FOOTER_BYTES, Footer, TAIL_BYTES_MAX};
 use crate::store::error::{IndexError, OpenError};
 use crate::store::folder::Folder;
-use crate::store::format;
-use crate::store::format::Totals;
+use crate::store::format::{self, Totals};
 use crate::store::index::Index;
 use std::fs::File;
 use std::io;

@@ -11,14 +11,11 @@
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, KeyHash};
 use crate::store::catalog::Catalog;
-use crate::store::check::object;
-use crate::store::check::object::ObjectCheck;
-use crate::store::check::pace;
-use crate::store::check::pace::{ReadPacer, Stopped};
+use crate::store::check::object::{self, ObjectCheck};
+use crate::store::check::pace::{self, ReadPacer, Stopped};
 use crate::store::disk_store::DiskStore;
 use crate::store::error::IndexError;
-use crate::store::format;
-use crate::store::format::FormatError;
+use crate::store::format::{self, FormatError};
 use crate::store::index::Keyspaces;
 use crate::tasks::{BlockingError, Tasks};
 use serde::{Deserialize, Serialize};

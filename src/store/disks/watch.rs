@@ -11,8 +11,7 @@
 
 use crate::store::disk_store::DiskStore;
 use crate::store::disks::disk::{OpenDisk, TierDisk};
-use crate::store::disks::ledger;
-use crate::store::disks::ledger::{DiskId, Joiner, Ledger, Member};
+use crate::store::disks::ledger::{self, DiskId, Joiner, Ledger, Member};
 use crate::store::disks::mount;
 use crate::store::disks::tier::{DiskTier, PURGE_PATIENCE};
 use crate::store::error::{IndexError, OpenError, WriteError};

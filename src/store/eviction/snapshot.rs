@@ -12,8 +12,7 @@
 
 use crate::store::catalog::Catalog;
 use crate::store::eviction::order::{OrderedObject, QueueStage, Unplaced};
-use crate::store::eviction::order_file;
-use crate::store::eviction::order_file::{OrderFileError, OrderFilePart, OrderReader};
+use crate::store::eviction::order_file::{self, OrderFileError, OrderFilePart, OrderReader};
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::time::Duration;

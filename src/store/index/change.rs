@@ -5,8 +5,7 @@
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
 use crate::store::eviction::order::EvictionEntry;
-use crate::store::format;
-use crate::store::format::{BodyPlace, CHARGE_UNIT, RecordHead, Totals};
+use crate::store::format::{self, BodyPlace, CHARGE_UNIT, RecordHead, Totals};
 use crate::store::index::engine::Keyspace;
 use crate::store::index::keyspaces::{Keyspaces, RowChange, SCRUB, TOTALS, chunk, insertion, pair};
 use fjall::Slice;

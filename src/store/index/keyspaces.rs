@@ -3,10 +3,8 @@
 
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
-use crate::store::format;
-use crate::store::format::Totals;
-use crate::store::index::engine;
-use crate::store::index::engine::{Database, Keyspace};
+use crate::store::format::{self, Totals};
+use crate::store::index::engine::{self, Database, Keyspace};
 use crate::store::index::key_filter::KeyFilter;
 use crate::store::index::options::{LookupPattern, options};
 use crate::store::index::write_admission::WriteAdmission;

@@ -10,8 +10,7 @@ use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::accounting::{Displaces, Reservation};
 use crate::store::eviction::order::EvictionEntry;
 use crate::store::files;
-use crate::store::format;
-use crate::store::format::{BodyPlace, Record, RecordHead, Totals};
+use crate::store::format::{self, BodyPlace, Record, RecordHead, Totals};
 use crate::store::index::{Change, Keyspaces};
 use crate::store::part::open::{Life, OpenParts, Part};
 use crate::store::part::records::{

@@ -2,8 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim};
-use crate::store::format;
-use crate::store::format::{BodyPlace, Record};
+use crate::store::format::{self, BodyPlace, Record};
 use crate::store::index::Keyspaces;
 use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, put, put_with};
 use std::sync::Arc;

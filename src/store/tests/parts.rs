@@ -3,8 +3,7 @@
 use crate::object::{Key, Proof, Sha256};
 use crate::store::check::report::{CheckReport, Mode};
 use crate::store::handle::Store;
-use crate::store::part;
-use crate::store::part::{At, CHUNK_BYTES, COUNTED_AT_ONCE, Part, Run};
+use crate::store::part::{self, At, CHUNK_BYTES, COUNTED_AT_ONCE, Part, Run};
 use crate::store::tests::{Bench, MIB, bytes, digest, held, key, meta, put, read};
 use crate::store::{CheckFault, KeepOutcome, WriteError, format, fsck};
 use crate::sync::Mutex;
