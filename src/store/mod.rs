@@ -48,14 +48,14 @@
 //!   file. Before (3) the file vanishes by itself.
 //! - Killed after (4): found, with all of its body.
 //! - A power cut may lose any of the last seconds' bytes, names and records in any order: every few
-//!   seconds the file system is synced, then the index (see `recover`). A record without its file,
+//!   seconds the file system is synced, then the index (see `syncs`). A record without its file,
 //!   or with one that has no whole trailer of the same key, N, length and SHA-256, is damaged: a
 //!   miss that is counted and dropped. So is a body with a chunk that does not have its sum, when
 //!   it is read. A note that is lost leaves a file without a record, which takes space until a
 //!   repair.
 //! - A sync that fails says nothing of what it was for, and neither does one that succeeds later:
 //!   the chunks of a part are fetched again (see `part`), the index writes its journal anew (see
-//!   `index`), bodies are read back from the disk (see `recover`).
+//!   `index`), bodies are read back from the disk (see `syncs`).
 //! - Dropping an object notes its file in the change that takes the record away, then removes the
 //!   file, then clears the note: the next open finishes what was cut short.
 //! - A small body lies in the same change as its record, which after a crash is there whole or

@@ -17,7 +17,7 @@
 //! withheld are never let go, so the end stays withheld.
 //!
 //! No body is synced by itself: the index is synced every few seconds, after everything that the
-//! file system holds (see `recover`), and a body that a power cut took is a miss, since its trailer
+//! file system holds (see `syncs`), and a body that a power cut took is a miss, since its trailer
 //! and the sums of its chunks tell.
 
 use crate::object::{Key, Meta, NarClaim, Sha256};

@@ -32,7 +32,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(in crate::store) struct Schedule {
     next: Instant,
-    /// [`Space::changes`](crate::store::eviction::accounting::Space::changes) at the last one.
+    /// `Accounting::changes` at the last one.
     changes: Option<u64>,
 }
 
