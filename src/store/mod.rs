@@ -83,6 +83,7 @@ mod check;
 mod commit;
 mod disk_store;
 mod disks;
+mod erasure;
 mod error;
 mod eviction;
 mod files;
@@ -103,7 +104,6 @@ mod syncs;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tier_share;
-mod which;
 
 pub use body::read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use body::{

@@ -8,13 +8,13 @@
 use crate::object::tags::TagHash;
 use crate::object::{Key, KeyHash, Meta, Tags};
 use crate::store::catalog::{Catalog, EvictionReason};
+use crate::store::erasure::Erasure;
 use crate::store::error::IndexError;
 use crate::store::eviction::order::{Evicted, EvictionEntry};
 use crate::store::format::{self, BodyPlace, RecordHead};
 use crate::store::index::Keyspaces;
 use crate::store::part;
 use crate::store::scope::{Purging, Scope};
-use crate::store::which::Which;
 use crate::tasks;
 use fjall::Slice;
 
@@ -76,9 +76,9 @@ impl Catalog {
     /// `before`; how many there were.
     pub(super) fn remove_before(&self, hash: KeyHash, before: u64) -> Result<u64, IndexError> {
         let remove = || {
-            let mut removed = u64::from(self.erase(hash, Which::Before(before))?);
+            let mut removed = u64::from(self.erase(hash, Erasure::Before(before))?);
             for (variant, _) in self.variant_rows(hash, usize::MAX)? {
-                removed += u64::from(self.erase(variant, Which::Before(before))?);
+                removed += u64::from(self.erase(variant, Erasure::Before(before))?);
             }
             Ok(removed)
         };
@@ -90,7 +90,7 @@ impl Catalog {
     /// parts of it; and if it may vary, responses of the other kind. An error is noted.
     pub(super) fn supersede(&self, published: &Published) {
         let Published { key, disk, order, may_vary } = published;
-        let older = Which::Before(*order);
+        let older = Erasure::Before(*order);
         let supersede = || -> Result<(), IndexError> {
             if *disk != Some(self.tier.disk) {
                 self.erase(key.hash(), older)?;
@@ -131,14 +131,14 @@ impl Catalog {
             rows.iter().map(|(variant, row)| (sequence(row), *variant)).collect();
         variants.sort_unstable_by_key(|(sequence, _)| *sequence);
         for (sequence, variant) in variants.into_iter().take(surplus + 1) {
-            let removed = self.erase(variant, Which::Insertion(sequence));
+            let removed = self.erase(variant, Erasure::Insertion(sequence));
             self.went(removed);
         }
     }
 
     /// Drops an insertion that is not to be served, unless another replaced it.
     pub(super) fn drop_insertion(&self, hash: KeyHash, sequence: u64) {
-        let removed = self.erase(hash, Which::Insertion(sequence));
+        let removed = self.erase(hash, Erasure::Insertion(sequence));
         self.went(removed);
     }
 
@@ -171,7 +171,7 @@ impl Catalog {
         let Evicted { entry, was_on_trial } = evicted;
         let hash = self.index.access().open().and_then(|index| index.ordered(entry.sequence))?;
         let Some(hash) = hash else { return Ok(false) };
-        if self.erase(hash, Which::Insertion(entry.sequence))? {
+        if self.erase(hash, Erasure::Insertion(entry.sequence))? {
             if was_on_trial {
                 self.accounting.remember(hash, entry.charge);
             }
@@ -188,7 +188,7 @@ impl Catalog {
     /// Drops an insertion that turned out damaged, and counts it, unless another replaced it; true
     /// if it went.
     pub(super) fn drop_damaged(&self, hash: KeyHash, sequence: u64, why: &str) -> bool {
-        let has_gone = self.went(self.erase(hash, Which::Insertion(sequence)));
+        let has_gone = self.went(self.erase(hash, Erasure::Insertion(sequence)));
         if has_gone {
             self.count_damaged(&hash.to_string(), why);
         }
@@ -198,7 +198,7 @@ impl Catalog {
     /// Drops a record of an earlier build that is not served, unless another replaced it: nothing
     /// is damaged. True if it went.
     pub(super) fn drop_unserved(&self, hash: KeyHash) -> bool {
-        self.went(self.erase(hash, Which::Undecodable))
+        self.went(self.erase(hash, Erasure::Undecodable))
     }
 
     /// Drops a record that cannot be read, and counts it, unless another replaced it; true if it
@@ -300,13 +300,13 @@ impl Catalog {
     }
 
     /// Takes the record of a key away, then its body; false if there is none such.
-    pub(super) fn erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
+    pub(super) fn erase(&self, hash: KeyHash, which: Erasure<'_>) -> Result<bool, IndexError> {
         let erased = self.try_erase(hash, which);
         self.recent.forget(hash);
         erased
     }
 
-    fn try_erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
+    fn try_erase(&self, hash: KeyHash, which: Erasure<'_>) -> Result<bool, IndexError> {
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
@@ -398,10 +398,10 @@ impl Purge<'_> {
     /// What is stored under a key, whole or in part; how many objects that was.
     fn object(&self, hash: KeyHash) -> Result<u64, IndexError> {
         let purged = match self.purging {
-            Purging::Hard => self.catalog.erase(hash, Which::Any)?,
+            Purging::Hard => self.catalog.erase(hash, Erasure::Any)?,
             Purging::Soft => {
                 self.catalog.mark_stale(hash, self.scope)?
-                    || part::drop_part(self.catalog, hash, Which::Any)?
+                    || part::drop_part(self.catalog, hash, Erasure::Any)?
             }
         };
         tasks::step();
@@ -441,7 +441,7 @@ impl Purge<'_> {
                 after = Some(*last);
                 for hash in page {
                     let is_purged = match self.purging {
-                        Purging::Hard => self.catalog.erase(hash, Which::Covered(self.scope))?,
+                        Purging::Hard => self.catalog.erase(hash, Erasure::Covered(self.scope))?,
                         Purging::Soft => self.catalog.mark_stale(hash, self.scope)?,
                     };
                     tasks::step();
@@ -466,7 +466,7 @@ impl Purge<'_> {
             for (hash, record) in page {
                 if format::is_tagged(&record, site, tags) {
                     let head = format::decode_head(&record);
-                    let which = head.map_or(Which::Any, |h| Which::Insertion(h.sequence));
+                    let which = head.map_or(Erasure::Any, |h| Erasure::Insertion(h.sequence));
                     purged += u64::from(part::drop_part(self.catalog, hash, which)?);
                 }
             }

@@ -8,11 +8,11 @@ use crate::store::body::sums::{CHUNK_BYTES, ChunkSum};
 use crate::store::check::audit::{Audit, AuditError};
 use crate::store::check::object::of_disk;
 use crate::store::check::report::{CheckFault, CheckProblem, Mode};
+use crate::store::erasure::Erasure;
 use crate::store::error::IndexError;
 use crate::store::format::{self, Record, Totals};
 use crate::store::index::Keyspaces;
 use crate::store::part::{self, PAGE, part_of};
-use crate::store::which::Which;
 use std::io;
 
 /// Places in the eviction order that are read in one go.
@@ -103,7 +103,7 @@ impl Audit<'_> {
             return Ok(true);
         }
         let may_drop = self.mode == Mode::Repair && kind.is_of_object();
-        let is_repaired = may_drop && part::drop_part(self.catalog, hash, Which::Any)?;
+        let is_repaired = may_drop && part::drop_part(self.catalog, hash, Erasure::Any)?;
         self.say(CheckProblem { kind, what, detail, is_repaired });
         Ok(is_repaired)
     }

@@ -6,6 +6,7 @@ use crate::store::body::read::{Stored, StoredBody};
 use crate::store::body::trailer;
 use crate::store::catalog::Catalog;
 use crate::store::disk_store::DiskStore;
+use crate::store::erasure::Erasure;
 use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::accounting::{Displaces, Reservation};
 use crate::store::eviction::order::EvictionEntry;
@@ -18,7 +19,6 @@ use crate::store::part::records::{
 };
 use crate::store::part::table::{ChunkTable, IndexNote, PresentChunk};
 use crate::store::part::{KeepOutcome, Synced};
-use crate::store::which::Which;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -302,7 +302,7 @@ impl Part {
     pub fn discard(&self) {
         self.let_go();
         let dropped =
-            drop_part(&self.0.store.catalog, self.0.hash, Which::Insertion(self.0.sequence));
+            drop_part(&self.0.store.catalog, self.0.hash, Erasure::Insertion(self.0.sequence));
         part_went(&self.0.store.catalog, dropped);
     }
 
@@ -368,7 +368,7 @@ pub(in crate::store) fn find_part(
     let (catalog, hash) = (&store.catalog, key.hash());
     let record = look_up(catalog, |index| index.part(hash))??;
     let Ok(Record { head, meta }) = format::decode_record(&record) else {
-        part_damaged(catalog, hash, Which::Undecodable, "its record cannot be read");
+        part_damaged(catalog, hash, Erasure::Undecodable, "its record cannot be read");
         return None;
     };
     if meta.key != *key {
@@ -382,7 +382,7 @@ pub(in crate::store) fn find_part(
     let file = match catalog.folder.open_part(hash, sequence) {
         Ok(file) => Arc::new(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            part_damaged(catalog, hash, Which::Insertion(sequence), "its file is gone");
+            part_damaged(catalog, hash, Erasure::Insertion(sequence), "its file is gone");
             return None;
         }
         Err(error) => {

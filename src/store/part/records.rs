@@ -3,12 +3,12 @@
 
 use crate::object::KeyHash;
 use crate::store::catalog::Catalog;
+use crate::store::erasure::Erasure;
 use crate::store::error::IndexError;
 use crate::store::eviction::order::EvictionEntry;
 use crate::store::format::{self, INLINE_BYTES_MAX};
 use crate::store::index::{Change, Keyspaces};
 use crate::store::part::table::ChunkTable;
-use crate::store::which::Which;
 use fjall::Slice;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,7 @@ pub(in crate::store) fn is_part(
 pub(in crate::store) fn part_damaged(
     catalog: &Catalog,
     hash: KeyHash,
-    which: Which<'_>,
+    which: Erasure<'_>,
     why: &str,
 ) {
     if part_went(catalog, drop_part(catalog, hash, which)) {
@@ -76,7 +76,7 @@ pub(in crate::store) fn part_went(catalog: &Catalog, dropped: Result<bool, Index
 pub(in crate::store) fn drop_part(
     catalog: &Catalog,
     hash: KeyHash,
-    which: Which<'_>,
+    which: Erasure<'_>,
 ) -> Result<bool, IndexError> {
     let _parts = catalog.counted_parts.changing.read();
     let stripe = catalog.stripe(hash).lock();
@@ -96,7 +96,7 @@ pub(in crate::store) fn erase_part(
     catalog: &Catalog,
     index: &Keyspaces,
     hash: KeyHash,
-    which: Which<'_>,
+    which: Erasure<'_>,
 ) -> Result<Option<u64>, IndexError> {
     let is_meant = |record: Slice| which.means(&record);
     if !index.part(hash)?.is_some_and(is_meant) {

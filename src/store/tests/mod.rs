@@ -7,14 +7,14 @@ mod damage;
 mod disks;
 mod faults;
 mod halves;
+mod key_filter;
 mod kills;
 mod memory_only;
 mod order;
 mod out_of_order;
 mod parts;
-mod presence;
 mod reads;
-mod room;
+mod reserve;
 mod syncs;
 mod tags;
 mod tier;
@@ -31,11 +31,11 @@ use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use crate::store::body::read::{Stored, StoredBody};
 use crate::store::commit::Confirmation;
+use crate::store::erasure::Erasure;
 use crate::store::error::{Broken, OpenError, WriteError};
 use crate::store::format;
 use crate::store::handle::Store;
 use crate::store::tier_share::TierShare;
-use crate::store::which::Which;
 use crate::store::{CheckReport, ObjectWriter, Part, Purging, Scope, SealedObject, Withhold};
 use crate::store::{commit, lookup, part, probe};
 use crate::tasks::Tasks;
@@ -110,7 +110,7 @@ impl Store {
 
     /// Drops what is kept of an object in part; true if there was any. Blocking.
     fn remove_part(&self, key: &Key) -> bool {
-        part::drop_part(&self.disk.catalog, key.hash(), Which::Any).unwrap_or(false)
+        part::drop_part(&self.disk.catalog, key.hash(), Erasure::Any).unwrap_or(false)
     }
 
     /// Replaces the metadata of the object under `key`, if its body still has

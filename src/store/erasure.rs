@@ -7,7 +7,7 @@ use crate::store::scope::Scope;
 /// Which state of a key is to go. A record that cannot be read might be meant by any of these, and
 /// serves nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Which<'a> {
+pub(super) enum Erasure<'a> {
     /// Whatever is there.
     Any,
     /// Only this insertion.
@@ -20,7 +20,7 @@ pub(super) enum Which<'a> {
     Covered(&'a Scope),
 }
 
-impl Which<'_> {
+impl Erasure<'_> {
     /// Whether it is the object or the part with this record.
     pub(super) fn means(self, record: &[u8]) -> bool {
         let sequence = || format::decode_head(record).ok().map(|head| head.sequence);
