@@ -22,7 +22,7 @@ mod store {
     }
 }
 
-use format::{RecordHead, BodyPlace};
+use format::{BodyPlace, RecordHead};
 use trailer::Footer;
 
 fuzz_target!(|data: &[u8]| {
