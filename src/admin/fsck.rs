@@ -1,13 +1,13 @@
 //! What a request for a check of the disk tier says. Pure; the assembly gives the handler.
 
 use super::json;
-use crate::store::{Mode, Report};
+use crate::store::{CheckReport, Mode};
 use serde::Deserialize;
 use serde::de::Error as _;
 use std::sync::Arc;
 
 /// Begins a check, or says what the one that goes on has found; must not block.
-pub type FsckHandler = Arc<dyn Fn(FsckRequest) -> Result<Report, FsckRefusal> + Send + Sync>;
+pub type FsckHandler = Arc<dyn Fn(FsckRequest) -> Result<CheckReport, FsckRefusal> + Send + Sync>;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

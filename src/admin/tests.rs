@@ -5,7 +5,7 @@ use super::{
     PurgeScope, Readiness, UploadsError, UploadsReply,
 };
 use crate::metrics::Metrics;
-use crate::store::{Mode, Report, Stage};
+use crate::store::{CheckReport, CheckStage, Mode};
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use futures_util::FutureExt;
@@ -74,9 +74,11 @@ impl Office {
             fsck: Arc::new(|request| match request {
                 FsckRequest::Begin { mode: Mode::Repair, .. } => Err(FsckRefusal::Busy),
                 FsckRequest::Begin { mode: Mode::Report, .. } => {
-                    Ok(Report { stage: Stage::Running, ..Report::default() })
+                    Ok(CheckReport { stage: CheckStage::Running, ..CheckReport::default() })
                 }
-                FsckRequest::End => Ok(Report { stage: Stage::BrokenOff, ..Report::default() }),
+                FsckRequest::End => {
+                    Ok(CheckReport { stage: CheckStage::BrokenOff, ..CheckReport::default() })
+                }
                 FsckRequest::Look => Err(FsckRefusal::NoDisk),
             }),
             token_file,

@@ -9,7 +9,7 @@ use super::written::Written;
 use crate::admin::{FsckRefusal, FsckRequest, Parts};
 use crate::metrics::Metrics;
 use crate::purge::Purger;
-use crate::store::{Begun, Disks, Report};
+use crate::store::{CheckReport, CheckStart, Disks};
 use futures_util::FutureExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,10 +48,12 @@ pub(super) fn parts(
     }
 }
 
-fn fsck(store: Option<&Disks>, request: FsckRequest) -> Result<Report, FsckRefusal> {
+fn fsck(store: Option<&Disks>, request: FsckRequest) -> Result<CheckReport, FsckRefusal> {
     let store = store.ok_or(FsckRefusal::NoDisk)?;
     match request {
-        FsckRequest::Begin { mode, rate } if store.begin_check(mode, rate) == Begun::Already => {
+        FsckRequest::Begin { mode, rate }
+            if store.begin_check(mode, rate) == CheckStart::Already =>
+        {
             return Err(FsckRefusal::Busy);
         }
         FsckRequest::Begin { .. } | FsckRequest::Look => {}

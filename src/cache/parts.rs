@@ -8,7 +8,7 @@ use super::found::Found;
 use super::publish::{Place, Publication, PublishError};
 use super::tiers::Cache;
 use crate::object::{Key, Meta, Sha256};
-use crate::store::{Disks, Kept, Part};
+use crate::store::{Disks, KeepOutcome, Part};
 use std::sync::Arc;
 
 impl Cache {
@@ -38,7 +38,7 @@ impl Cache {
             let Some(synced) = own.sync()? else { return Ok(()) };
             let allows = || cache.fence.allows(ticket, &[&own.meta()]);
             let kept = own.note(&synced, &allows)?;
-            if kept == Kept::Loose && !allows() { Err(PublishError::Purged) } else { Ok(()) }
+            if kept == KeepOutcome::Loose && !allows() { Err(PublishError::Purged) } else { Ok(()) }
         };
         part.tasks().blocking("store part", keep).await?
     }

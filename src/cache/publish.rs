@@ -13,8 +13,8 @@ use crate::memory::{Coming, Hot};
 use crate::nix::Class;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{
-    Confirmed, ObjectWriter, Permit, ProvenObject, Published, Stored, StoredBody, Withhold,
-    WriteError,
+    ChangePermit, Confirmation, ObjectWriter, ProvenObject, Published, Stored, StoredBody,
+    Withhold, WriteError,
 };
 use crate::tasks::{BlockingError, Tasks};
 use bytes::Bytes;
@@ -336,7 +336,7 @@ impl Cache {
                     Found::Hot(hot) => Sha256::of(hot.body_bytes()),
                     Found::Stored(stored) => stored.sha256,
                 };
-                let confirmed = Confirmed { sha256, response_time: before.response_time };
+                let confirmed = Confirmation { sha256, response_time: before.response_time };
                 let permit = self.permit(ticket, [Arc::clone(&meta), Arc::clone(&before)]);
                 store.touch_meta(&meta, confirmed, &permit).await
             }
@@ -350,7 +350,11 @@ impl Cache {
     }
 
     /// Says whether the fence still allows these heads.
-    pub(super) fn permit<const N: usize>(&self, ticket: Ticket, heads: [Arc<Meta>; N]) -> Permit {
+    pub(super) fn permit<const N: usize>(
+        &self,
+        ticket: Ticket,
+        heads: [Arc<Meta>; N],
+    ) -> ChangePermit {
         let fence = Arc::clone(&self.fence);
         Arc::new(move || fence.allows(ticket, &heads.each_ref().map(|head| &**head)))
     }

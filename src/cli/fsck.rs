@@ -7,7 +7,7 @@ use super::config::{load, report as report_config};
 use super::output::{EXIT_USAGE, complain, say};
 use super::remote::{Remote, RemoteError};
 use crate::config::Overrides;
-use crate::store::{self, FsckError, Mode, OpenError, Problem, Report, Stage};
+use crate::store::{self, CheckProblem, CheckReport, CheckStage, FsckError, Mode, OpenError};
 use crate::sync::Mutex;
 use crate::units::{parse_size, print_size};
 use http::Method;
@@ -100,7 +100,7 @@ fn folders(arguments: &FsckArgs) -> Result<Vec<PathBuf>, ExitCode> {
 }
 
 /// Checks a folder, or the edge that holds it, with all the folders that the edge has.
-fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), Failure> {
+fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, CheckReport), Failure> {
     let mode = if arguments.repair { Mode::Repair } else { Mode::Report };
     let rate = match &arguments.rate {
         Some(text) => {
@@ -118,8 +118,8 @@ fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), Failu
 }
 
 /// Checks a folder that no process holds.
-fn at_rest(folder: PathBuf, mode: Mode) -> Result<Report, Failure> {
-    let report = Arc::new(Mutex::new(Report::default()));
+fn at_rest(folder: PathBuf, mode: Mode) -> Result<CheckReport, Failure> {
+    let report = Arc::new(Mutex::new(CheckReport::default()));
     let own = Arc::clone(&report);
     let work = std::thread::Builder::new().spawn(move || store::fsck(&folder, mode, &own))?;
     let bar = bar();
@@ -134,15 +134,15 @@ fn at_rest(folder: PathBuf, mode: Mode) -> Result<Report, Failure> {
 }
 
 /// Has a running edge check itself.
-fn at_work(arguments: &FsckArgs, mode: Mode, rate: Option<u64>) -> Result<Report, Failure> {
+fn at_work(arguments: &FsckArgs, mode: Mode, rate: Option<u64>) -> Result<CheckReport, Failure> {
     let edge = Remote::find(&arguments.remote, arguments.config.config.as_deref())?;
     let wish = serde_json::json!({ "repair": mode == Mode::Repair, "rate": rate });
     edge.ask(Method::POST, "/api/v1/fsck", &wish)?;
     let bar = bar();
     loop {
         let text = edge.ask(Method::GET, "/api/v1/fsck", &serde_json::Value::Null)?;
-        let report: Report = serde_json::from_str(&text)?;
-        if report.stage != Stage::Running {
+        let report: CheckReport = serde_json::from_str(&text)?;
+        if report.stage != CheckStage::Running {
             bar.finish_and_clear();
             return Ok(report);
         }
@@ -165,7 +165,7 @@ fn bar() -> ProgressBar {
     }))
 }
 
-fn show(bar: &ProgressBar, report: &Report) {
+fn show(bar: &ProgressBar, report: &CheckReport) {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -181,7 +181,7 @@ fn show(bar: &ProgressBar, report: &Report) {
 }
 
 /// Every problem on a line, then what was looked at.
-fn summary(report: &Report) -> String {
+fn summary(report: &CheckReport) -> String {
     let mut lines: Vec<String> = report.problems.iter().map(line).collect();
     let unnamed = report.problem_count - report.problems.len() as u64;
     if unnamed > 0 {
@@ -194,9 +194,9 @@ fn summary(report: &Report) -> String {
     if report.rebuilt > 0 {
         lines.push(format!("a new index was made of {} bodies", report.rebuilt));
     }
-    let Report { objects, bytes, claims, files, .. } = report;
+    let CheckReport { objects, bytes, claims, files, .. } = report;
     let ended = match (report.stage, report.problem_count, report.repaired_count) {
-        (Stage::BrokenOff, ..) => "broken off".to_owned(),
+        (CheckStage::BrokenOff, ..) => "broken off".to_owned(),
         (_, 0, _) => "clean".to_owned(),
         (_, count, 0) => format!("{count} problem(s); --repair drops what is damaged"),
         (_, count, repaired) => format!("{count} problem(s), {repaired} repaired"),
@@ -207,14 +207,14 @@ fn summary(report: &Report) -> String {
     lines.join("\n") + "\n"
 }
 
-fn line(problem: &Problem) -> String {
+fn line(problem: &CheckProblem) -> String {
     let done = if problem.is_repaired { " (repaired)" } else { "" };
     let (kind, what, detail) = (problem.kind.as_str(), &problem.what, &problem.detail);
     format!("{kind} {}: {detail}{done}", what.escape_debug())
 }
 
-fn code(report: &Report) -> u8 {
-    let is_clean = report.problem_count == 0 && report.stage == Stage::Ended;
+fn code(report: &CheckReport) -> u8 {
+    let is_clean = report.problem_count == 0 && report.stage == CheckStage::Ended;
     if is_clean { EXIT_CLEAN } else { EXIT_FAULTS }
 }
 
@@ -229,10 +229,11 @@ mod tests {
 
     #[test]
     fn a_summary_says_everything_on_lines() {
-        let mut report = Report { stage: Stage::Ended, objects: 3, ..Report::default() };
+        let mut report =
+            CheckReport { stage: CheckStage::Ended, objects: 3, ..CheckReport::default() };
         assert!(summary(&report).ends_with("clean\n"));
-        report.problems.push(Problem {
-            kind: store::Fault::Body,
+        report.problems.push(CheckProblem {
+            kind: store::CheckFault::Body,
             what: "/nar/a\n".to_owned(),
             detail: "its file is gone".to_owned(),
             is_repaired: true,
@@ -241,7 +242,7 @@ mod tests {
         let text = summary(&report);
         assert!(text.starts_with("body /nar/a\\n: its file is gone (repaired)\nand 4 more\n"));
         assert!(text.ends_with("5 problem(s), 5 repaired\n"), "{text}");
-        report.stage = Stage::BrokenOff;
+        report.stage = CheckStage::BrokenOff;
         assert!(summary(&report).ends_with("broken off\n"));
     }
 }

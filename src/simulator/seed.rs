@@ -9,7 +9,7 @@ use crate::object::{Key, Tag, Tags};
 use crate::purge::Purging;
 use crate::simulation::disk::Mood;
 use crate::simulation::{World, jobs};
-use crate::store::{Mode, Report, fsck};
+use crate::store::{CheckReport, Mode, fsck};
 use crate::sync::Mutex;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -162,7 +162,7 @@ fn check_folder(scene: &Rc<Scene>, config: &Config) {
         return;
     }
     for disk in &config.disks {
-        let report = Mutex::new(Report::default());
+        let report = Mutex::new(CheckReport::default());
         let checked = fsck(&disk.path, Mode::Report, &report);
         let report = report.into_inner();
         if let Err(error) = checked {

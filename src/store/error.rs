@@ -35,7 +35,7 @@ pub enum OpenError {
     NotMounted {
         /// The disk folder.
         path: PathBuf,
-        /// Where its disk was mounted.
+        /// If its disk was mounted.
         mount: PathBuf,
     },
     /// The engine of the store that was open there before still works.
@@ -55,7 +55,7 @@ pub enum OpenError {
     },
     /// It holds something else than a store.
     #[error(
-        "disk folder {path}: holds {found:?} but no NARTHEX-STORE file, so it is somebody else's; \
+        "disk folder {path}: holds {found:?} but no NARTHEX-STORE file, so it is not a store; \
          set disk.path to an empty folder"
     )]
     Foreign {
@@ -156,7 +156,7 @@ impl OpenError {
     }
 }
 
-/// Why an object could not be written. It leaves no trace; whoever fills goes on without storing.
+/// Why an object could not be written. It leaves no trace; a fill goes on without storing.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// After repeated errors the store takes nothing for a while.
@@ -233,7 +233,7 @@ impl From<BlockingError> for WriteError {
 }
 
 impl WriteError {
-    /// The label of `store_errors`; `None` where the disk is not to blame.
+    /// The label of `store_errors`; `None` if the disk is not to blame.
     pub(super) fn operation(&self) -> Option<&'static str> {
         match self {
             Self::NoSpace { .. } | Self::NoFiles => Some("space"),

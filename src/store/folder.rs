@@ -1,12 +1,12 @@
 //! The disk folder: its marker, its lock, where everything in it is, and new body files. Opened
 //! once with the store and locked as long as that lives; no other lock. Blocking.
 
-use super::direct::DirectFile;
-use super::error::{OpenError, WriteError};
-use super::files;
-use super::format::VERSION;
-use super::read::without_readahead;
 use crate::object::KeyHash;
+use crate::store::body::direct::DirectFile;
+use crate::store::body::read::without_readahead;
+use crate::store::error::{OpenError, WriteError};
+use crate::store::files;
+use crate::store::format::VERSION;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -30,7 +30,7 @@ const LEFTOVERS_MAX: usize = 100_000;
 /// Below this many inodes on the file system, a folder that has become empty is removed: there
 /// are up to 65,792 of them.
 const FILES_PLENTY: u64 = 1 << 20;
-/// Tries to link a file, whose folder may be removed again as soon as it is made.
+/// Tries to link a file: its folder may be removed again as soon as it is made.
 const LINK_TRIES: usize = 4;
 
 /// What a file system has free for this user.
@@ -42,7 +42,7 @@ pub(super) struct Free {
     pub(super) bytes_total: u64,
     /// Inodes.
     pub(super) files: u64,
-    /// Inodes it has in all; 0 where it makes them as they are needed.
+    /// Inodes it has in all; 0 if it makes them as they are needed.
     pub(super) files_total: u64,
 }
 
@@ -168,7 +168,7 @@ impl Folder {
         replaced
     }
 
-    /// The insertions of a key whose files are there; lists one folder of bodies.
+    /// The insertions of a key that have files; lists one folder of bodies.
     pub(super) fn insertions_of(&self, hash: KeyHash) -> io::Result<Vec<u64>> {
         let prefix = format!("{hash}-");
         let path = self.body_path(hash, 0);
@@ -221,7 +221,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Moves the index aside, under the first free name; where to, `None` where there is none.
+    /// Moves the index aside, under the first free name; the new path, `None` if no name is free.
     pub(super) fn put_index_aside(&self) -> io::Result<Option<PathBuf>> {
         let index = self.index_path();
         if !index.try_exists()? {
@@ -333,7 +333,7 @@ impl Folder {
             Ok(()) | Err(_) => {}
         }
         if self.is_tight {
-            // Refused where there is anything in it, which is the rule.
+            // Refused if there is anything in it, which is the rule.
             for folder in path.ancestors().skip(1).take(2) {
                 if std::fs::remove_dir(folder).is_err() {
                     break;
@@ -354,7 +354,7 @@ impl Folder {
     }
 }
 
-/// A file that nobody else can see yet. Dropped, it leaves no trace; readers of the handle go on.
+/// A file without a name. Dropped, it leaves no trace; readers of the handle go on.
 #[derive(Debug)]
 pub(super) struct NewFile {
     file: Arc<File>,
@@ -410,7 +410,7 @@ fn identity(lock: &Lock) -> io::Result<(u64, u64)> {
     Ok((found.st_dev, found.st_ino))
 }
 
-/// Makes the two folders above a body's file. Never those above them: where they are gone, the
+/// Makes the two folders above a body's file. Never those above them: if they are gone, the
 /// disk is.
 fn make_folders_of(body: &Path) -> io::Result<()> {
     let folders: Vec<_> = body.ancestors().skip(1).take(2).collect();

@@ -4,28 +4,28 @@
 //! Each encoding begins with a version byte, then postcard of a private form. What stands in a
 //! body file beside the body is in `trailer` and `sums`.
 
-use super::sums;
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::object::tags::{self, TagHash};
 use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Tags, Variant, pack};
 use crate::policy::{Challenge, take_of_one_client};
+use crate::store::body::sums;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The version of everything on disk: the marker, the footers and the version bytes.
-pub(super) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 3;
 const VERSION_BYTE: u8 = 3;
 /// Bodies below this many bytes, narinfos above all, stand behind their records: one read finds
 /// both.
 const WITHIN_BYTES_MAX: u64 = 4 * 1024;
 /// Bodies below this many bytes live in the index, others in files.
-pub(super) const INLINE_BYTES_MAX: u64 = 64 * 1024;
+pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What makes stored bytes unreadable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FormatError {
+pub(crate) enum FormatError {
     /// Another version byte than this program's.
     #[error("format version {0}")]
     Version(u8),
@@ -35,15 +35,15 @@ pub(super) enum FormatError {
     /// A field has a value that was never written.
     #[error("bad {0}")]
     Field(&'static str),
-    /// A 401 whose challenge was for one client: none may be sent without a challenge (RFC 9110
+    /// A 401 with a challenge for one client: none may be sent without a challenge (RFC 9110
     /// section 15.5.2), and a 304 would not bring it back.
     #[error("a 401 without a challenge for all clients")]
     Challenge,
 }
 
-/// Where a body is.
+/// If a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Place {
+pub(crate) enum BodyPlace {
     /// Behind the record.
     Within,
     /// In the keyspace `bodies`.
@@ -52,9 +52,9 @@ pub(super) enum Place {
     File,
 }
 
-impl Place {
-    /// Where a body of `length` bytes goes.
-    pub(super) const fn of(length: u64) -> Self {
+impl BodyPlace {
+    /// If a body of `length` bytes goes.
+    pub(crate) const fn of(length: u64) -> Self {
         if length < WITHIN_BYTES_MAX {
             Self::Within
         } else if length < INLINE_BYTES_MAX {
@@ -65,36 +65,36 @@ impl Place {
     }
 
     /// Whether it is a file of its own.
-    pub(super) const fn is_file(self) -> bool {
+    pub(crate) const fn is_file(self) -> bool {
         matches!(self, Self::File)
     }
 }
 
 /// The part of a record that the store itself needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
+pub(crate) struct RecordHead {
     /// Position in the order of all insertions; never used twice.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// Bytes of the body.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// SHA-256 of the body.
-    pub(super) sha256: Sha256,
-    /// Where the body is.
-    pub(super) place: Place,
+    pub(crate) sha256: Sha256,
+    /// If the body is.
+    pub(crate) place: BodyPlace,
     /// The key hash of the NAR that this object's claim is about.
-    pub(super) claims: Option<[u8; 16]>,
+    pub(crate) claims: Option<[u8; 16]>,
     /// The key hash of the object that this is a variant of.
-    pub(super) variant_of: Option<[u8; 16]>,
+    pub(crate) variant_of: Option<[u8; 16]>,
 }
 
-impl Head {
+impl RecordHead {
     /// Whether these bytes are the body.
-    pub(super) fn is_of(&self, body: &[u8]) -> bool {
+    pub(crate) fn is_of(&self, body: &[u8]) -> bool {
         body.len() as u64 == self.length && Sha256::of(body) == self.sha256
     }
 
     /// Bytes that count against the limit.
-    pub(super) const fn charge(&self) -> u64 {
+    pub(crate) const fn charge(&self) -> u64 {
         charge(self.length)
     }
 }
@@ -102,9 +102,9 @@ impl Head {
 /// Bytes that an object with a body of `length` bytes counts against the limit: what it takes
 /// on disk, rounded up. Always a multiple of 512; saturates.
 pub const fn charge(length: u64) -> u64 {
-    let (overhead, unit) = match Place::of(length) {
-        Place::Within | Place::Inline => (512, CHARGE_UNIT),
-        Place::File => (1024 + sums::sums_bytes(length), 4096),
+    let (overhead, unit) = match BodyPlace::of(length) {
+        BodyPlace::Within | BodyPlace::Inline => (512, CHARGE_UNIT),
+        BodyPlace::File => (1024 + sums::sums_bytes(length), 4096),
     };
     match length.saturating_add(overhead).checked_next_multiple_of(unit) {
         Some(bytes) => bytes,
@@ -113,15 +113,15 @@ pub const fn charge(length: u64) -> u64 {
 }
 
 /// The unit of [`charge`] in bytes.
-pub(super) const CHARGE_UNIT: u64 = 512;
+pub(crate) const CHARGE_UNIT: u64 = 512;
 
 /// A stored object without its body.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// What the store needs.
-    pub(super) head: Head,
-    /// What everybody else needs.
-    pub(super) meta: Meta,
+    pub(crate) head: RecordHead,
+    /// What all others need.
+    pub(crate) meta: Meta,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -216,12 +216,12 @@ fn variant_of_form(form: VariantForm) -> Result<Variant, FormatError> {
 }
 
 /// A form of this program's version as bytes.
-pub(super) fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn encode<T: Serialize>(form: &T) -> Result<Vec<u8>, FormatError> {
     postcard::to_extend(form, vec![VERSION_BYTE]).map_err(|_| FormatError::Encoding)
 }
 
-/// What follows the version byte, where that is this program's.
-pub(super) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
+/// What follows the version byte, if that is this program's.
+pub(crate) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
     match bytes.split_first() {
         Some((&VERSION_BYTE, rest)) => Ok(rest),
         Some((&version, _)) => Err(FormatError::Version(version)),
@@ -230,64 +230,64 @@ pub(super) fn versioned(bytes: &[u8]) -> Result<&[u8], FormatError> {
 }
 
 /// A record as bytes. Fails only where postcard does, which it does not on these forms.
-pub(super) fn encode_record(head: &Head, meta: &Meta) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn encode_record(head: &RecordHead, meta: &Meta) -> Result<Vec<u8>, FormatError> {
     encode(&(head, MetaForm::of(meta)))
 }
 
 /// A record with the body that stands behind it, if that is its place.
-pub(super) fn with_body(mut record: Vec<u8>, place: Place, body: &[u8]) -> Vec<u8> {
-    if place == Place::Within {
+pub(crate) fn with_body(mut record: Vec<u8>, place: BodyPlace, body: &[u8]) -> Vec<u8> {
+    if place == BodyPlace::Within {
         record.extend_from_slice(body);
     }
     record
 }
 
 /// The head of a record: cheap, takes no allocation.
-pub(super) fn decode_head(bytes: &[u8]) -> Result<Head, FormatError> {
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<RecordHead, FormatError> {
     let (head, _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Ok(head)
 }
 
 /// The key of a record, without the rest of its metadata.
-pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
-    let ((_, key), _): ((Head, &str), _) =
+pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, FormatError> {
+    let ((_, key), _): ((RecordHead, &str), _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Key::from_stored(key).ok_or(FormatError::Field("key"))
 }
 
-/// The tags of a record, as the index has them; none where it cannot be read.
-pub(super) fn tags_of(record: &[u8]) -> Vec<TagHash> {
+/// The tags of a record, as the index has them; none if it cannot be read.
+pub(crate) fn tags_of(record: &[u8]) -> Vec<TagHash> {
     let Some((key, lines)) = tag_lines(record) else { return Vec::new() };
     tags::hashes(key.site(), lines.into_iter()).collect()
 }
 
 /// Whether a purge of `site` by `tags` means the object of a record: whether it has any. One
 /// that cannot be read might be meant, and is never served.
-pub(super) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
+pub(crate) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
     let lines = tag_lines(record);
     lines.is_none_or(|(key, lines)| key.site() == site && tags.covers(lines.into_iter()))
 }
 
 /// A record up to its fields.
-type Fields<'a> = (Head, &'a str, &'a str, u16, Vec<(&'a str, &'a [u8])>);
+type RecordFields<'a> = (RecordHead, &'a str, &'a str, u16, Vec<(&'a str, &'a [u8])>);
 
 /// The key of a record, and the values of its field of tags.
 fn tag_lines(record: &[u8]) -> Option<(Key, Vec<&[u8]>)> {
-    let fields: (Fields<'_>, _) = postcard::take_from_bytes(versioned(record).ok()?).ok()?;
+    let fields: (RecordFields<'_>, _) = postcard::take_from_bytes(versioned(record).ok()?).ok()?;
     let (_, key, _, _, fields) = fields.0;
     let lines = fields.into_iter().filter(|(name, _)| *name == tags::TAG_FIELD.as_str());
     Some((Key::from_stored(key)?, lines.map(|(_, value)| value).collect()))
 }
 
 /// A whole record, whatever stands behind it.
-pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, FormatError> {
     decode_row(bytes).map(|(record, _)| record)
 }
 
 /// A whole record and what stands behind it: its body, if that is its place.
-pub(super) fn decode_row(bytes: &[u8]) -> Result<(Record, &[u8]), FormatError> {
-    let ((head, form), rest): ((Head, MetaForm), _) =
+pub(crate) fn decode_row(bytes: &[u8]) -> Result<(Record, &[u8]), FormatError> {
+    let ((head, form), rest): ((RecordHead, MetaForm), _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     Ok((Record { head, meta: form.into_meta()? }, rest))
 }
@@ -300,7 +300,7 @@ struct ClaimForm {
 }
 
 /// A claim about the NAR `key`, with the key hash of the object that makes it.
-pub(super) fn encode_claim(
+pub(crate) fn encode_claim(
     owner: KeyHash,
     key: &Key,
     claim: &NarClaim,
@@ -315,8 +315,8 @@ pub(super) fn encode_claim(
     Ok(bytes)
 }
 
-/// A claim: who makes it, about which NAR, and what it says.
-pub(super) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), FormatError> {
+/// A claim: the object that makes it, its NAR, and what it says.
+pub(crate) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), FormatError> {
     let (form, rest): (ClaimForm, _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
@@ -335,7 +335,7 @@ struct VariantRowForm {
 }
 
 /// The row that says that an object has this variant, inserted with this sequence.
-pub(super) fn encode_variant(
+pub(crate) fn encode_variant(
     sequence: u64,
     key: &Key,
     variant: &Variant,
@@ -345,7 +345,7 @@ pub(super) fn encode_variant(
 }
 
 /// A variant of an object: its sequence, its own key, and what it is selected by.
-pub(super) fn decode_variant(bytes: &[u8]) -> Result<(u64, Key, Variant), FormatError> {
+pub(crate) fn decode_variant(bytes: &[u8]) -> Result<(u64, Key, Variant), FormatError> {
     let form: VariantRowForm =
         postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
@@ -354,22 +354,22 @@ pub(super) fn decode_variant(bytes: &[u8]) -> Result<(u64, Key, Variant), Format
 
 /// What the store was like at its last commit: a start value until the index is loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     /// The sequence that the next insertion gets.
-    pub(super) next_sequence: u64,
+    pub(crate) next_sequence: u64,
     /// Bytes counted against the limit.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Objects.
-    pub(super) objects: u64,
+    pub(crate) objects: u64,
 }
 
 /// Totals as bytes.
-pub(super) fn encode_totals(totals: &Totals) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn encode_totals(totals: &Totals) -> Result<Vec<u8>, FormatError> {
     encode(totals)
 }
 
 /// Totals read back.
-pub(super) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
+pub(crate) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
     postcard::from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)
 }
 
@@ -377,19 +377,19 @@ pub(super) fn decode_totals(bytes: &[u8]) -> Result<Totals, FormatError> {
 mod tests {
     use super::*;
     use crate::object::Tag;
-    use crate::store::trailer;
+    use crate::store::body::trailer;
     use proptest::prelude::proptest;
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 
-    fn head() -> Head {
-        Head {
+    fn head() -> RecordHead {
+        RecordHead {
             sequence: 7,
             length: 70_000,
             sha256: Sha256([0xab; 32]),
-            place: Place::File,
+            place: BodyPlace::File,
             claims: Some([0xcd; 16]),
             variant_of: None,
         }
@@ -486,7 +486,8 @@ mod tests {
         let mut tagged = meta();
         tagged.headers.append(tags::TAG_FIELD, HeaderValue::from_static("a b"));
         tagged.headers.append(tags::TAG_FIELD, HeaderValue::from_static("c"));
-        let record = with_body(encode_record(&head(), &tagged).unwrap(), Place::Within, b"body");
+        let record =
+            with_body(encode_record(&head(), &tagged).unwrap(), BodyPlace::Within, b"body");
         assert_eq!(tags_of(&record).len(), 3);
         for (site, name, expected) in
             [("main", "a", true), ("main", "c", true), ("main", "d", false), ("other", "a", false)]
@@ -504,16 +505,22 @@ mod tests {
     #[test]
     fn a_small_body_stands_behind_its_record_and_no_other_does() {
         let record = encode_record(&head(), &meta()).unwrap();
-        let row = with_body(record.clone(), Place::Within, b"body");
+        let row = with_body(record.clone(), BodyPlace::Within, b"body");
         let (found, body) = decode_row(&row).unwrap();
         assert_eq!((found.head, body), (head(), &b"body"[..]));
         assert_eq!(decode_head(&row), Ok(head()));
         assert_eq!(decode_key(&row), Ok(meta().key));
-        for place in [Place::Inline, Place::File] {
+        for place in [BodyPlace::Inline, BodyPlace::File] {
             assert_eq!(with_body(record.clone(), place, b"body"), record);
         }
-        let places = [0, 4095, 4096, 65_535, 65_536].map(Place::of);
-        let expected = [Place::Within, Place::Within, Place::Inline, Place::Inline, Place::File];
+        let places = [0, 4095, 4096, 65_535, 65_536].map(BodyPlace::of);
+        let expected = [
+            BodyPlace::Within,
+            BodyPlace::Within,
+            BodyPlace::Inline,
+            BodyPlace::Inline,
+            BodyPlace::File,
+        ];
         assert_eq!(places, expected);
     }
 
@@ -525,7 +532,7 @@ mod tests {
         assert_eq!(decode_record(&[]).map(|_| ()), Err(FormatError::Encoding));
     }
 
-    /// A map of fields panics where it is to hold more than it can.
+    /// A map of fields panics if it is to hold more than it can.
     #[test]
     fn more_headers_than_a_response_can_have_are_refused() {
         let mut form = MetaForm::of(&meta());

@@ -1,5 +1,5 @@
 //! Gauges that several stores share: each adds what it has, and takes it away again when it closes.
-//! One value per store and group of gauges; no lock: whoever sets them holds one that keeps others
+//! One value per store and group of gauges; no lock: what sets them holds one that keeps others
 //! from it, or only adds.
 
 use prometheus::IntGauge;
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 /// What one store shows on some gauges.
 #[derive(Debug)]
-pub(super) struct Shown<const COUNT: usize>([(IntGauge, AtomicI64); COUNT]);
+pub(super) struct SharedGauges<const COUNT: usize>([(IntGauge, AtomicI64); COUNT]);
 
-impl<const COUNT: usize> Shown<COUNT> {
+impl<const COUNT: usize> SharedGauges<COUNT> {
     /// Nothing yet.
     pub(super) fn new(gauges: [IntGauge; COUNT]) -> Self {
         Self(gauges.map(|gauge| (gauge, AtomicI64::new(0))))
@@ -32,7 +32,7 @@ impl<const COUNT: usize> Shown<COUNT> {
     }
 }
 
-impl<const COUNT: usize> Drop for Shown<COUNT> {
+impl<const COUNT: usize> Drop for SharedGauges<COUNT> {
     /// What is closed is no longer stored by this process.
     fn drop(&mut self) {
         self.set([0; COUNT]);
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn each_store_shows_its_own_and_takes_it_away() {
         let gauge = IntGauge::new("a", "b").unwrap();
-        let (one, other) = (Shown::new([gauge.clone()]), Shown::new([gauge.clone()]));
+        let (one, other) = (SharedGauges::new([gauge.clone()]), SharedGauges::new([gauge.clone()]));
         one.set([5]);
         other.set([7]);
         one.set([3]);

@@ -5,19 +5,18 @@
 //! A purge first takes every stripe once. A change that was permitted before the purge was raised
 //! holds the stripe of its key until its record is written, so the walk that follows finds it.
 
-use super::Inner;
-use super::error::IndexError;
-use super::eviction::{Entry, Evicted};
-use super::format::{self, Head, Place};
-use super::index::Open;
-use super::scope::{Purging, Scope};
-use super::which::Which;
-use crate::clock::Clock;
 use crate::object::tags::TagHash;
-use crate::object::{Key, KeyHash, Meta, Tags, came_later};
+use crate::object::{Key, KeyHash, Meta, Tags};
+use crate::store::catalog::{Catalog, EvictionReason};
+use crate::store::erasure::Erasure;
+use crate::store::error::IndexError;
+use crate::store::eviction::order::{Evicted, EvictionEntry};
+use crate::store::format::{self, BodyPlace, RecordHead};
+use crate::store::index::Keyspaces;
+use crate::store::part;
+use crate::store::scope::{Purging, Scope};
 use crate::tasks;
 use fjall::Slice;
-use std::sync::Arc;
 
 /// Records that are looked at in one go.
 const PAGE: usize = 1024;
@@ -26,16 +25,7 @@ const PAGE: usize = 1024;
 pub const VARIANTS_MAX: usize = 32;
 
 /// Reads a page of records.
-type PageOf = fn(&Open, Option<KeyHash>, usize) -> Result<Vec<(KeyHash, Slice)>, IndexError>;
-
-/// Why objects are evicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// The limit of the tier.
-    Size,
-    /// The file system is full before the limit is reached.
-    Space,
-}
+type PageOf = fn(&Keyspaces, Option<KeyHash>, usize) -> Result<Vec<(KeyHash, Slice)>, IndexError>;
 
 /// What was just published, in place of what is older.
 #[derive(Debug, Clone)]
@@ -51,7 +41,7 @@ pub struct Published {
     pub may_vary: bool,
 }
 
-impl Inner {
+impl Catalog {
     /// Drops everything in `scope`, whole or in part, with its variants and the claims it makes,
     /// with `All` claims without an object too; or makes whole objects stale and drops parts, as
     /// `purging` says. Returns the number of objects. On an error some may be as they were: what is
@@ -59,7 +49,7 @@ impl Inner {
     pub(super) fn purge(&self, scope: &Scope, purging: Purging) -> Result<u64, IndexError> {
         let purge = || {
             self.pass_stripes();
-            let purge = Purge { store: self, scope, purging };
+            let purge = Purge { catalog: self, scope, purging };
             let purged = match scope {
                 Scope::Key(key) => purge.key(key.hash()),
                 Scope::Tags { site, tags } => purge.tagged(site, tags),
@@ -86,9 +76,9 @@ impl Inner {
     /// `before`; how many there were.
     pub(super) fn remove_before(&self, hash: KeyHash, before: u64) -> Result<u64, IndexError> {
         let remove = || {
-            let mut removed = u64::from(self.erase(hash, Which::Before(before))?);
+            let mut removed = u64::from(self.erase(hash, Erasure::Before(before))?);
             for (variant, _) in self.variant_rows(hash, usize::MAX)? {
-                removed += u64::from(self.erase(variant, Which::Before(before))?);
+                removed += u64::from(self.erase(variant, Erasure::Before(before))?);
             }
             Ok(removed)
         };
@@ -100,9 +90,9 @@ impl Inner {
     /// parts of it; and if it may vary, responses of the other kind. An error is noted.
     pub(super) fn supersede(&self, published: &Published) {
         let Published { key, disk, order, may_vary } = published;
-        let older = Which::Before(*order);
+        let older = Erasure::Before(*order);
         let supersede = || -> Result<(), IndexError> {
-            if *disk != Some(self.seat.disk) {
+            if *disk != Some(self.tier.disk) {
                 self.erase(key.hash(), older)?;
             }
             if !may_vary {
@@ -119,15 +109,6 @@ impl Inner {
         };
         if let Err(error) = supersede() {
             self.index_failed(&error);
-        }
-    }
-
-    /// Drops the copy of an object whose head came before this one. An error is noted.
-    pub(super) fn drop_older(self: &Arc<Self>, meta: &Meta) {
-        if let Some(version) = self.version(&meta.key)
-            && came_later(meta.response_time, version.response_time, Clock::System.now())
-        {
-            self.drop_insertion(meta.key.hash(), version.sequence);
         }
     }
 
@@ -150,29 +131,34 @@ impl Inner {
             rows.iter().map(|(variant, row)| (sequence(row), *variant)).collect();
         variants.sort_unstable_by_key(|(sequence, _)| *sequence);
         for (sequence, variant) in variants.into_iter().take(surplus + 1) {
-            let removed = self.erase(variant, Which::Insertion(sequence));
+            let removed = self.erase(variant, Erasure::Insertion(sequence));
             self.went(removed);
         }
     }
 
     /// Drops an insertion that is not to be served, unless another replaced it.
     pub(super) fn drop_insertion(&self, hash: KeyHash, sequence: u64) {
-        let removed = self.erase(hash, Which::Insertion(sequence));
+        let removed = self.erase(hash, Erasure::Insertion(sequence));
         self.went(removed);
     }
 
-    /// Removes objects from disk that were chosen to go, for `reason`. Where that fails, it and the
-    /// rest of them count again, and no more is tried: whoever needs the room goes without.
-    pub(super) fn evict(&self, chosen: Vec<Evicted>, reason: Reason) -> Result<(), IndexError> {
+    /// Removes objects from disk that were chosen to go, for `reason`. If that fails, it and the
+    /// rest of them count again, and no more is tried: the object that needs the space is not
+    /// stored.
+    pub(super) fn evict(
+        &self,
+        chosen: Vec<Evicted>,
+        reason: EvictionReason,
+    ) -> Result<(), IndexError> {
         let mut chosen = chosen.into_iter();
         while let Some(evicted) = chosen.next() {
             tasks::step();
             match self.evict_one(evicted) {
-                Ok(true) => self.evictions(reason).inc(),
+                Ok(true) => self.evictions_for(reason).inc(),
                 Ok(false) => {}
                 Err(error) => {
-                    self.space.restore(evicted.entry);
-                    chosen.for_each(|evicted| self.space.restore(evicted.entry));
+                    self.accounting.restore(evicted.entry);
+                    chosen.for_each(|evicted| self.accounting.restore(evicted.entry));
                     return Err(error);
                 }
             }
@@ -180,14 +166,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes one object; false where it went or was replaced meanwhile.
+    /// Removes one object; false if it went or was replaced meanwhile.
     fn evict_one(&self, evicted: Evicted) -> Result<bool, IndexError> {
         let Evicted { entry, was_on_trial } = evicted;
         let hash = self.index.access().open().and_then(|index| index.ordered(entry.sequence))?;
         let Some(hash) = hash else { return Ok(false) };
-        if self.erase(hash, Which::Insertion(entry.sequence))? {
+        if self.erase(hash, Erasure::Insertion(entry.sequence))? {
             if was_on_trial {
-                self.space.remember(hash, entry.charge);
+                self.accounting.remember(hash, entry.charge);
             }
             return Ok(true);
         }
@@ -200,9 +186,9 @@ impl Inner {
     }
 
     /// Drops an insertion that turned out damaged, and counts it, unless another replaced it; true
-    /// where it went.
+    /// if it went.
     pub(super) fn drop_damaged(&self, hash: KeyHash, sequence: u64, why: &str) -> bool {
-        let has_gone = self.went(self.erase(hash, Which::Insertion(sequence)));
+        let has_gone = self.went(self.erase(hash, Erasure::Insertion(sequence)));
         if has_gone {
             self.count_damaged(&hash.to_string(), why);
         }
@@ -210,12 +196,12 @@ impl Inner {
     }
 
     /// Drops a record of an earlier build that is not served, unless another replaced it: nothing
-    /// is damaged. True where it went.
+    /// is damaged. True if it went.
     pub(super) fn drop_unserved(&self, hash: KeyHash) -> bool {
-        self.went(self.erase(hash, Which::Undecodable))
+        self.went(self.erase(hash, Erasure::Undecodable))
     }
 
-    /// Drops a record that cannot be read, and counts it, unless another replaced it; true where it
+    /// Drops a record that cannot be read, and counts it, unless another replaced it; true if it
     /// went.
     pub(super) fn drop_undecodable(&self, hash: KeyHash, why: &str) -> bool {
         let has_gone = self.drop_unserved(hash);
@@ -225,7 +211,7 @@ impl Inner {
         has_gone
     }
 
-    /// Drops the row of a tag, if there is no object that has it; true where it went.
+    /// Drops the row of a tag, if there is no object that has it; true if it went.
     pub(super) fn drop_stray_tag(&self, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
         let _stripe = self.stripe(hash).lock();
         let access = self.index.access();
@@ -287,7 +273,7 @@ impl Inner {
         }
     }
 
-    /// Drops a claim about a NAR, if it is still this one and no stored object makes it; true where
+    /// Drops a claim about a NAR, if it is still this one and no stored object makes it; true if
     /// it went.
     pub(super) fn drop_stray_claim(&self, nar: KeyHash, claim: &Slice) -> Result<bool, IndexError> {
         let owner = owner_of(nar, claim);
@@ -313,19 +299,19 @@ impl Inner {
         is_stray_claim(self.index.access().open()?, nar, claim, owner)
     }
 
-    /// Takes the record of a key away, then its body; false where there is none such.
-    pub(super) fn erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
+    /// Takes the record of a key away, then its body; false if there is none such.
+    pub(super) fn erase(&self, hash: KeyHash, which: Erasure<'_>) -> Result<bool, IndexError> {
         let erased = self.try_erase(hash, which);
         self.recent.forget(hash);
         erased
     }
 
-    fn try_erase(&self, hash: KeyHash, which: Which<'_>) -> Result<bool, IndexError> {
+    fn try_erase(&self, hash: KeyHash, which: Erasure<'_>) -> Result<bool, IndexError> {
         let stripe = self.stripe(hash).lock();
         let access = self.index.access();
         let index = access.open()?;
         let Some(record) = index.record(hash)? else {
-            let part = self.erase_part(index, hash, which)?;
+            let part = part::erase_part(self, index, hash, which)?;
             drop(stripe);
             if let Some(sequence) = part {
                 self.unlink(index, hash, sequence);
@@ -353,7 +339,7 @@ impl Inner {
         #[cfg(test)]
         self.faults.reach("a record is dropped");
         for (entry, _) in &gone {
-            self.space.remove(*entry);
+            self.accounting.remove(*entry);
         }
         drop(stripe);
         for (entry, _) in gone.iter().filter(|(_, place)| place.is_file()) {
@@ -362,23 +348,24 @@ impl Inner {
         Ok(true)
     }
 
-    /// The insertion of a record with this head. If the head cannot be read, every insertion whose
-    /// body is there; what these count is not known here. One whose body stood behind its record is
-    /// known to the order alone, where it counts until its turn comes, or a check.
+    /// The insertion of a record with this head. If the head cannot be read, every insertion that
+    /// has a body; what these count is not known here. One with its body behind its record is known
+    /// to the order alone, and counts there until its turn comes, or a check.
     pub(super) fn insertions_of(
         &self,
-        index: &Open,
+        index: &Keyspaces,
         hash: KeyHash,
-        head: Option<&Head>,
-    ) -> Result<Vec<(Entry, Place)>, IndexError> {
+        head: Option<&RecordHead>,
+    ) -> Result<Vec<(EvictionEntry, BodyPlace)>, IndexError> {
         if let Some(head) = head {
-            return Ok(vec![(Entry::of(head), head.place)]);
+            return Ok(vec![(EvictionEntry::of(head), head.place)]);
         }
-        let inline = index.bodies_of(hash)?.into_iter().map(|sequence| (sequence, Place::Inline));
+        let inline =
+            index.bodies_of(hash)?.into_iter().map(|sequence| (sequence, BodyPlace::Inline));
         // Those that are not listed are there all the same, and nothing else would lead to them.
         let files = self.folder.insertions_of(hash).map_err(IndexError::Listing)?;
-        let files = files.into_iter().map(|sequence| (sequence, Place::File));
-        let entry = |(sequence, place)| (Entry { sequence, charge: 0 }, place);
+        let files = files.into_iter().map(|sequence| (sequence, BodyPlace::File));
+        let entry = |(sequence, place)| (EvictionEntry { sequence, charge: 0 }, place);
         Ok(inline.chain(files).map(entry).collect())
     }
 
@@ -393,7 +380,7 @@ impl Inner {
 
 /// One purge on one disk.
 struct Purge<'a> {
-    store: &'a Inner,
+    catalog: &'a Catalog,
     scope: &'a Scope,
     purging: Purging,
 }
@@ -402,7 +389,7 @@ impl Purge<'_> {
     /// An object with its variants, and what is here of it in part.
     fn key(&self, hash: KeyHash) -> Result<u64, IndexError> {
         let mut purged = self.object(hash)?;
-        for (variant, _) in self.store.variant_rows(hash, usize::MAX)? {
+        for (variant, _) in self.catalog.variant_rows(hash, usize::MAX)? {
             purged += self.object(variant)?;
         }
         Ok(purged)
@@ -411,25 +398,25 @@ impl Purge<'_> {
     /// What is stored under a key, whole or in part; how many objects that was.
     fn object(&self, hash: KeyHash) -> Result<u64, IndexError> {
         let purged = match self.purging {
-            Purging::Hard => self.store.erase(hash, Which::Any)?,
+            Purging::Hard => self.catalog.erase(hash, Erasure::Any)?,
             Purging::Soft => {
-                self.store.mark_stale(hash, self.scope)?
-                    || self.store.drop_part(hash, Which::Any)?
+                self.catalog.mark_stale(hash, self.scope)?
+                    || part::drop_part(self.catalog, hash, Erasure::Any)?
             }
         };
         tasks::step();
         Ok(u64::from(purged))
     }
 
-    /// Everything whose key says that it is covered.
+    /// Everything that is covered by its key.
     fn walk(&self) -> Result<u64, IndexError> {
-        Ok(self.pages(Open::page)? + self.pages(Open::parts_page)?)
+        Ok(self.pages(Keyspaces::page)? + self.pages(Keyspaces::parts_page)?)
     }
 
     fn pages(&self, page_of: PageOf) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
-            let page = page_of(self.store.index.access().open()?, after, PAGE)?;
+            let page = page_of(self.catalog.index.access().open()?, after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(purged) };
             after = Some(*last);
             tasks::step();
@@ -449,19 +436,19 @@ impl Purge<'_> {
         for row in tags.hashes(site) {
             let mut after = None;
             loop {
-                let page = self.store.index.access().open()?.tagged(row, after, PAGE)?;
+                let page = self.catalog.index.access().open()?.tagged(row, after, PAGE)?;
                 let Some(last) = page.last() else { break };
                 after = Some(*last);
                 for hash in page {
                     let is_purged = match self.purging {
-                        Purging::Hard => self.store.erase(hash, Which::Covered(self.scope))?,
-                        Purging::Soft => self.store.mark_stale(hash, self.scope)?,
+                        Purging::Hard => self.catalog.erase(hash, Erasure::Covered(self.scope))?,
+                        Purging::Soft => self.catalog.mark_stale(hash, self.scope)?,
                     };
                     tasks::step();
                     if is_purged {
                         purged += 1;
                     } else {
-                        self.store.drop_stray_tag(row, hash)?;
+                        self.catalog.drop_stray_tag(row, hash)?;
                     }
                 }
             }
@@ -472,22 +459,22 @@ impl Purge<'_> {
     fn tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
-            let page = self.store.index.access().open()?.parts_page(after, PAGE)?;
+            let page = self.catalog.index.access().open()?.parts_page(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(purged) };
             after = Some(*last);
             tasks::step();
             for (hash, record) in page {
                 if format::is_tagged(&record, site, tags) {
                     let head = format::decode_head(&record);
-                    let which = head.map_or(Which::Any, |h| Which::Insertion(h.sequence));
-                    purged += u64::from(self.store.drop_part(hash, which)?);
+                    let which = head.map_or(Erasure::Any, |h| Erasure::Insertion(h.sequence));
+                    purged += u64::from(part::drop_part(self.catalog, hash, which)?);
                 }
             }
         }
     }
 }
 
-fn is_stray(index: &Open, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
+fn is_stray(index: &Keyspaces, row: TagHash, hash: KeyHash) -> Result<bool, IndexError> {
     let record = index.record(hash)?;
     let has_tag = record.is_some_and(|record| format::tags_of(&record).contains(&row));
     Ok(!has_tag && index.has_tag(row, hash)?)
@@ -502,7 +489,7 @@ fn owner_of(nar: KeyHash, claim: &[u8]) -> Option<KeyHash> {
 
 /// Whether a claim about a NAR is still this one, and its owner, if it tells one, does not make it.
 fn is_stray_claim(
-    index: &Open,
+    index: &Keyspaces,
     nar: KeyHash,
     claim: &Slice,
     owner: Option<KeyHash>,

@@ -1,4 +1,4 @@
-//! What a purge covers. Values only; made by whoever purges.
+//! What a purge covers. Values only; made by `purge`.
 
 use crate::object::{Key, Meta, Tags};
 
@@ -17,14 +17,14 @@ pub enum Purging {
 pub enum Scope {
     /// One object with all its variants.
     Key(Key),
-    /// Every object of a site whose path begins so.
+    /// Every object of a site with a path that begins so.
     Prefix {
         /// The site's name.
         site: String,
         /// The beginning of the path, with its leading `/`.
         prefix: String,
     },
-    /// Every object of a site whose origin gave it one of these tags.
+    /// Every object of a site that has one of these tags from its origin.
     Tags {
         /// The site's name.
         site: String,

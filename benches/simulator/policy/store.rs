@@ -3,7 +3,7 @@
 use super::{Objects, Policy};
 use crate::random::mix;
 use narthex::object::KeyHash;
-use narthex::store::{Entry, EvictionOrder};
+use narthex::store::{EvictionEntry, EvictionOrder};
 
 /// The order, and the limit that the store's account keeps.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Policy for StoreOrder<'_> {
                 self.order.remember(key, evicted.entry.charge);
             }
         }
-        let entry = Entry {
+        let entry = EvictionEntry {
             sequence: self.insertions.len() as u64,
             charge: self.objects.charges[object as usize],
         };

@@ -1,16 +1,17 @@
 //! The blocking side of an object that is being received: its file, its digest and its promised
 //! space. In one thread's hands at a time; no lock but the object's own, for a moment.
 
-use super::growing::Growth;
-use super::out_of_order::{WriteFloor, WrittenRange};
-use super::segments::Batch;
 use crate::object::Sha256;
-use crate::store::Inner;
-use crate::store::chunks::chunk_of;
+use crate::store::body::chunks::chunk_of;
+use crate::store::body::growing::Growth;
+use crate::store::body::out_of_order::{RangePlace, WriteFloor, WrittenRange};
+use crate::store::body::segments::Batch;
+use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
+use crate::store::eviction::accounting::Reservation;
+use crate::store::eviction::reserve;
 use crate::store::folder::NewFile;
 use crate::store::format;
-use crate::store::space::Reservation;
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -19,16 +20,13 @@ use std::sync::Arc;
 
 /// What a thread needs to write an object.
 pub(super) struct DiskSide {
-    store: Arc<Inner>,
+    store: Arc<DiskStore>,
     growth: Arc<Growth>,
     file: Option<NewFile>,
     floor: WriteFloor,
     digest: SharedDigest,
     reservation: Reservation,
 }
-
-/// A file, and the offset below which no range is written ahead.
-pub(super) type RangePlace = (Arc<File>, WriteFloor);
 
 /// The digest of the bytes that were handed to threads. Cloning shares it. The lock is held while a
 /// batch is hashed, never across I/O.
@@ -38,14 +36,14 @@ pub(super) struct SharedDigest(Arc<Mutex<Hashing>>);
 #[derive(Default)]
 enum Hashing {
     /// The disk side has it.
-    Open(Digest),
+    Open(RunningDigest),
     /// The object goes on without its disk: a thread that still works for it changes nothing.
     #[default]
     Left,
 }
 
 /// A SHA-256 and the offset behind the last byte that it knows.
-pub(super) struct Digest {
+pub(super) struct RunningDigest {
     context: digest::Context,
     end: u64,
 }
@@ -56,7 +54,7 @@ impl std::fmt::Debug for DiskSide {
     }
 }
 
-impl Digest {
+impl RunningDigest {
     fn new() -> Self {
         Self { context: digest::Context::new(&digest::SHA256), end: 0 }
     }
@@ -83,11 +81,11 @@ impl Digest {
 impl SharedDigest {
     /// Of no bytes.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Hashing::Open(Digest::new()))))
+        Self(Arc::new(Mutex::new(Hashing::Open(RunningDigest::new()))))
     }
 
     /// Takes the digest away from the disk side, with all bytes in memory that it did not know.
-    pub(super) fn leave_the_disk(&self, growth: &Growth) -> Option<Digest> {
+    pub(super) fn leave_the_disk(&self, growth: &Growth) -> Option<RunningDigest> {
         let mut hashing = self.0.lock();
         match std::mem::take(&mut *hashing) {
             Hashing::Open(mut digest) => {
@@ -118,7 +116,7 @@ impl SharedDigest {
     }
 
     /// Does `work` with the digest, unless the object goes on without its disk.
-    fn with<T>(&self, work: impl FnOnce(&mut Digest) -> T) -> Result<T, WriteError> {
+    fn with<T>(&self, work: impl FnOnce(&mut RunningDigest) -> T) -> Result<T, WriteError> {
         match &mut *self.0.lock() {
             Hashing::Open(digest) => Ok(work(digest)),
             Hashing::Left => Err(WriteError::Interrupted),
@@ -127,7 +125,11 @@ impl SharedDigest {
 }
 
 impl DiskSide {
-    pub(super) fn new(store: Arc<Inner>, growth: Arc<Growth>, reservation: Reservation) -> Self {
+    pub(super) fn new(
+        store: Arc<DiskStore>,
+        growth: Arc<Growth>,
+        reservation: Reservation,
+    ) -> Self {
         let (floor, digest) = (WriteFloor::default(), SharedDigest::new());
         Self { store, growth, file: None, floor, digest, reservation }
     }
@@ -151,8 +153,8 @@ impl DiskSide {
         let file = self.file(bytes)?;
         self.floor.raise(start.saturating_add(bytes));
         #[cfg(test)]
-        self.store.faults.reach("a batch is to be written");
-        self.store.write_at(&file, &batch.segments, start)?;
+        self.store.catalog.faults.reach("a batch is to be written");
+        reserve::write_at(&self.store.catalog, &file, &batch.segments, start)?;
         let mut offset = start;
         for segment in &batch.segments {
             self.growth.in_file(segment, offset);
@@ -187,7 +189,7 @@ impl DiskSide {
         match read {
             Ok(()) => Ok(()),
             Err(WriteError::Io { source, .. }) => {
-                self.store.count("read");
+                self.store.catalog.count("read");
                 tracing::warn!(error = %source, "a range does not read as it was written");
                 Ok(())
             }
@@ -216,7 +218,7 @@ impl DiskSide {
         }
         self.growth.chunk_in_file(chunk_of(length.saturating_sub(1)));
         #[cfg(test)]
-        self.store.faults.reach("a body is written");
+        self.store.catalog.faults.reach("a body is written");
         let file = self.file.ok_or(WriteError::Interrupted)?;
         Ok((file, self.reservation))
     }
@@ -226,8 +228,8 @@ impl DiskSide {
         if let Some(new) = &self.file {
             return Ok(Arc::clone(new.file()));
         }
-        let create = || self.store.folder.new_file();
-        let made = self.store.evicting_once(bytes, "create", create)?;
+        let create = || self.store.catalog.folder.new_file();
+        let made = reserve::evicting_once(&self.store.catalog, bytes, "create", create)?;
         Ok(Arc::clone(self.file.insert(made).file()))
     }
 
@@ -239,8 +241,13 @@ impl DiskSide {
             return Ok(());
         }
         let whole = self.growth.declared().map_or(u64::MAX, format::charge);
-        let step = self.store.space.step().min(whole.saturating_sub(self.reservation.bytes()));
-        self.store.extend(&mut self.reservation, missing, step)
+        let step = self
+            .store
+            .catalog
+            .accounting
+            .step()
+            .min(whole.saturating_sub(self.reservation.bytes()));
+        self.store.reserve.extend(&self.store.catalog, &mut self.reservation, missing, step)
     }
 }
 
@@ -256,6 +263,6 @@ pub(in crate::store) enum SealedBody {
         /// The sums of its chunks.
         sums: Vec<u8>,
         /// What its readers know of its chunks.
-        chunks: Arc<crate::store::chunks::Chunks>,
+        chunks: Arc<crate::store::body::chunks::Chunks>,
     },
 }

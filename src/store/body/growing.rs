@@ -1,6 +1,6 @@
 //! An object while it is written, as its readers see it. Any number of readers, each with a cursor
 //! of its own and no buffer: bytes that are not in the file are read from memory, the others from
-//! the file, where they are compared first, as with a stored body (see `chunks`). Lives as long as
+//! the file, and compared first, as with a stored body (see `chunks`). Lives as long as
 //! its last reader. One short lock, never held across an await or I/O.
 //!
 //! A reader sees the bytes that have come, without the last ones ([`Withhold`]), and never the end:
@@ -10,12 +10,12 @@
 //! memory. Bytes between the two that all readers had, or that a reader did not take in time, are
 //! gone; a reader that still needs them fails.
 
-use super::segments::{Batch, Segments};
 use crate::object::KeyHash;
-use crate::store::chunks::{Chunks, Sight, WriterNumber, chunk_of};
+use crate::store::body::chunks::{Chunks, Sight, WriterNumber, chunk_of};
+use crate::store::body::read::{self, FileView};
+use crate::store::body::segments::{Batch, Segments};
+use crate::store::body::sums::{ChunkSum, Sums};
 use crate::store::error::Broken;
-use crate::store::read::{self, FileView};
-use crate::store::sums::{ChunkSum, Sums};
 use crate::sync::{Mutex, watch};
 use crate::tasks::Tasks;
 use bytes::Bytes;
@@ -42,7 +42,7 @@ pub enum Withhold {
 #[derive(Debug, Clone)]
 pub struct Growing(Arc<Growth>);
 
-/// A reader whose position is known, so that an object without a disk waits for it. Gone when it
+/// A reader with a known position, so that an object without a disk waits for it. Gone when it
 /// is dropped.
 #[derive(Debug)]
 pub struct Follower {
@@ -61,7 +61,7 @@ pub(in crate::store) struct Growth {
     /// Of the bytes that are in the file.
     sums: Mutex<Sums>,
     tasks: Tasks,
-    state: Mutex<State>,
+    state: Mutex<GrowthState>,
     view: watch::Sender<View>,
     is_memory_only: AtomicBool,
     /// Notified when a follower has moved or left.
@@ -69,7 +69,7 @@ pub(in crate::store) struct Growth {
 }
 
 #[derive(Debug)]
-struct State {
+struct GrowthState {
     segments: Segments,
     /// Bytes before this offset are in the file: the start of the segments, unless the disk has
     /// failed and bytes were let go since.
@@ -105,8 +105,8 @@ enum Phase {
     Abandoned,
 }
 
-/// Where the bytes at an offset are.
-enum Whereabouts {
+/// If the bytes at an offset are.
+enum BytesAt {
     Memory(Bytes),
     /// In the file, of which so many bytes from the offset on may be read.
     File(Arc<File>, u64),
@@ -219,7 +219,7 @@ impl Growth {
             chunks,
             sums: Mutex::new(sums),
             tasks,
-            state: Mutex::new(State {
+            state: Mutex::new(GrowthState {
                 segments: Segments::at(base),
                 file_end: base,
                 file: None,
@@ -405,11 +405,11 @@ impl Growth {
             return Ok(Bytes::new());
         }
         let (file, max) = match self.state.lock().whereabouts(offset, max) {
-            Whereabouts::Memory(bytes) => return Ok(bytes),
-            Whereabouts::File(file, within) => {
+            BytesAt::Memory(bytes) => return Ok(bytes),
+            BytesAt::File(file, within) => {
                 (file, usize::try_from(within).map_or(max, |within| within.min(max)))
             }
-            Whereabouts::Gone => return Err(Broken::Behind),
+            BytesAt::Gone => return Err(Broken::Behind),
         };
         if let Some(bytes) = read::read_trusted(self.view(&file), offset, max) {
             return Ok(bytes);
@@ -438,7 +438,7 @@ impl Drop for Growth {
     }
 }
 
-impl State {
+impl GrowthState {
     /// A follower behind a gap can go no further than it, and is not waited for.
     fn followers_that_go_on(&self) -> Followers {
         let (start, file_end) = (self.segments.start(), self.file_end);
@@ -454,15 +454,15 @@ impl State {
         self.followers_so_far
     }
 
-    fn whereabouts(&self, offset: u64, max: usize) -> Whereabouts {
+    fn whereabouts(&self, offset: u64, max: usize) -> BytesAt {
         if let Some(bytes) = self.segments.read(offset, max) {
-            return Whereabouts::Memory(bytes);
+            return BytesAt::Memory(bytes);
         }
         match &self.file {
             Some(file) if offset < self.file_end => {
-                Whereabouts::File(Arc::clone(file), self.file_end - offset)
+                BytesAt::File(Arc::clone(file), self.file_end - offset)
             }
-            Some(_) | None => Whereabouts::Gone,
+            Some(_) | None => BytesAt::Gone,
         }
     }
 }

@@ -9,15 +9,15 @@
 //!
 //! [`ObjectWriter::take_in`]: super::ObjectWriter::take_in
 
-use super::disk_side::RangePlace;
-use super::growing::Growth;
-use super::segments::Segments;
 use crate::object::KeyHash;
-use crate::store::Inner;
-use crate::store::chunks::chunk_of;
+use crate::store::body::chunks::chunk_of;
+use crate::store::body::growing::Growth;
+use crate::store::body::segments::Segments;
+use crate::store::body::sums::{CHUNK_BYTES, Sums};
+use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
+use crate::store::eviction::reserve;
 use crate::store::files;
-use crate::store::sums::{CHUNK_BYTES, Sums};
 use crate::sync::RwLock;
 use bytes::Bytes;
 use std::fs::File;
@@ -41,17 +41,20 @@ impl WriteFloor {
     }
 }
 
+/// A file, and the offset below which no range is written ahead.
+pub(super) type RangePlace = (Arc<File>, WriteFloor);
+
 /// The place of ranges that come before their turn. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct OutOfOrder {
-    store: Arc<Inner>,
+    store: Arc<DiskStore>,
     key: KeyHash,
     file: Arc<File>,
     floor: WriteFloor,
 }
 
 impl OutOfOrder {
-    pub(super) fn new(store: Arc<Inner>, key: KeyHash, (file, floor): RangePlace) -> Self {
+    pub(super) fn new(store: Arc<DiskStore>, key: KeyHash, (file, floor): RangePlace) -> Self {
         Self { store, key, file, floor }
     }
 
@@ -106,11 +109,11 @@ impl RangeWriter {
             if batch.offset < *floor {
                 return Err(WriteError::Interrupted);
             }
-            place.store.write_at(&place.file, &batch.segments, batch.offset)
+            reserve::write_at(&place.store.catalog, &place.file, &batch.segments, batch.offset)
         };
         let store = &self.place.store;
-        let written = store.tasks.blocking("store write range", write).await?;
-        written.inspect_err(|error| store.write_failed(error))?;
+        let written = store.lanes.changes.blocking("store write range", write).await?;
+        written.inspect_err(|error| store.catalog.write_failed(error))?;
         self.segments.batch_written();
         Ok(())
     }

@@ -13,14 +13,29 @@ pub(in crate::store) struct Windows {
     most_bytes: u64,
 }
 
+/// The windows of the objects that one disk receives.
+#[derive(Debug)]
+pub(in crate::store) struct MemoryWindows {
+    /// Of objects that wait for the disk.
+    pub(in crate::store) to_disk: Windows,
+    /// Of objects that are not stored and wait for the slowest reader.
+    pub(in crate::store) without_disk: Windows,
+}
+
+impl Default for MemoryWindows {
+    fn default() -> Self {
+        Self { to_disk: Windows::to_the_disk(), without_disk: Windows::without_a_disk() }
+    }
+}
+
 /// One object's share, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Window(Windows);
+pub(super) struct BodyWindow(Windows);
 
 impl Windows {
-    /// For objects whose bytes wait for the disk. A peer that sends at a constant pace never makes
+    /// For objects that wait for the disk. A peer that sends at a constant pace never makes
     /// up for a wait, so each window is as long as the disk's pauses: 1 Gbit/s for 32 ms.
-    pub(in crate::store) fn to_the_disk() -> Self {
+    fn to_the_disk() -> Self {
         #[cfg(test)]
         if crate::simulation::world().is_some() {
             // No batch may hold a part of a body that goes into the index.
@@ -29,9 +44,9 @@ impl Windows {
         Self::new(256 << 20, 512 << 10, 4 << 20)
     }
 
-    /// For objects without a disk, whose bytes wait for the slowest reader: the product of 1 Gbit/s
+    /// For objects without a disk, which wait for the slowest reader: the product of 1 Gbit/s
     /// and 60 ms, so that a reader that pauses for a moment holds up no other.
-    pub(in crate::store) fn without_a_disk() -> Self {
+    fn without_a_disk() -> Self {
         #[cfg(test)]
         if crate::simulation::world().is_some() {
             return Self::new(1 << 20, 16 << 10, 256 << 10);
@@ -44,13 +59,13 @@ impl Windows {
     }
 
     /// A share of one more object.
-    pub(super) fn open(&self) -> Window {
+    pub(super) fn open(&self) -> BodyWindow {
         self.count.fetch_add(1, Ordering::Relaxed);
-        Window(self.clone())
+        BodyWindow(self.clone())
     }
 }
 
-impl Window {
+impl BodyWindow {
     /// Bytes of the object that may be in memory at present.
     pub(super) fn bytes(&self) -> u64 {
         let Windows { count, all_bytes, least_bytes, most_bytes } = &self.0;
@@ -58,7 +73,7 @@ impl Window {
     }
 }
 
-impl Drop for Window {
+impl Drop for BodyWindow {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
     }

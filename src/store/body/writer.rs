@@ -17,21 +17,21 @@
 //! withheld are never let go, so the end stays withheld.
 //!
 //! No body is synced by itself: the index is synced every few seconds, after everything that the
-//! file system holds (see `recover`), and a body that a power cut took is a miss, since its trailer
+//! file system holds (see `syncs`), and a body that a power cut took is a miss, since its trailer
 //! and the sums of its chunks tell.
 
-use super::disk_side::{Digest, DiskSide, RangePlace, SealedBody, SharedDigest};
-use super::growing::{Growing, Growth, Withhold};
-use super::out_of_order::{OutOfOrder, WrittenRange};
-use super::segments::Batch;
-use super::window::Window;
 use crate::object::{Key, Meta, NarClaim, Sha256};
-use crate::store::Inner;
-use crate::store::commit::Placing;
+use crate::store::body::disk_side::{DiskSide, RunningDigest, SealedBody, SharedDigest};
+use crate::store::body::growing::{Growing, Growth, Withhold};
+use crate::store::body::out_of_order::{OutOfOrder, RangePlace, WrittenRange};
+use crate::store::body::read::Stored;
+use crate::store::body::segments::Batch;
+use crate::store::body::window::BodyWindow;
+use crate::store::commit::{self, NewObject};
+use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
-use crate::store::format::Place;
-use crate::store::read::Stored;
-use crate::store::space::Reservation;
+use crate::store::eviction::accounting::Reservation;
+use crate::store::format::BodyPlace;
 use crate::tasks::{Started, Tasks};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -50,61 +50,63 @@ const NO_READER_MAX: Duration = Duration::from_secs(1);
 /// An object that is being received.
 #[derive(Debug)]
 pub struct ObjectWriter {
-    object: Object,
+    object: ObjectCore,
     storage: Storage,
 }
 
 /// What an object is in each of its states.
 #[derive(Debug)]
-struct Object {
+struct ObjectCore {
     key: Key,
-    store: Arc<Inner>,
-    readers: Readers,
+    store: Arc<DiskStore>,
+    readers: ReaderGuard,
 }
 
 /// Fails the readers that need more when it is dropped.
 #[derive(Debug)]
-struct Readers(Arc<Growth>);
+struct ReaderGuard(Arc<Growth>);
 
-impl Drop for Readers {
+impl Drop for ReaderGuard {
     fn drop(&mut self) {
         self.0.abandon();
     }
 }
 
-/// Where the bytes go.
+/// If the bytes go.
 #[derive(Debug)]
 enum Storage {
     /// To the disk.
-    Disk(Disk),
+    Disk(DiskStorage),
     /// Through memory to the readers alone.
     Memory(MemoryOnly),
 }
 
-struct Disk {
+struct DiskStorage {
     /// Away while a write is under way; gone for good when that came to no end.
     side: Option<Box<DiskSide>>,
     digest: SharedDigest,
     /// The write under way.
-    writing: Option<Started<Wrote>>,
-    window: Window,
+    writing: Option<Started<WriteResult>>,
+    window: BodyWindow,
 }
 
 /// What a write gives back.
-type Wrote = (Box<DiskSide>, Result<(), WriteError>);
+type WriteResult = (Box<DiskSide>, Result<(), WriteError>);
 
 struct MemoryOnly {
     /// Why it is not stored.
     cause: WriteError,
-    digest: Digest,
-    window: Window,
+    digest: RunningDigest,
+    window: BodyWindow,
     /// The file takes its space as long as the object is received.
     _file: Option<Box<DiskSide>>,
 }
 
-impl std::fmt::Debug for Disk {
+impl std::fmt::Debug for DiskStorage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Disk").field("is_writing", &self.writing.is_some()).finish_non_exhaustive()
+        f.debug_struct("DiskStorage")
+            .field("is_writing", &self.writing.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -117,18 +119,18 @@ impl std::fmt::Debug for MemoryOnly {
 impl ObjectWriter {
     /// An object of no bytes yet, of `length` bytes if that is known.
     pub(in crate::store) fn new(
-        store: Arc<Inner>,
+        store: Arc<DiskStore>,
         key: Key,
         length: Option<u64>,
         withhold: Withhold,
         reservation: Reservation,
     ) -> Self {
-        let growth = Growth::new(length, withhold, key.hash(), store.tasks.clone());
+        let growth = Growth::new(length, withhold, key.hash(), store.lanes.changes.clone());
         let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
-        let window = store.receiving.open();
+        let window = store.windows.to_disk.open();
         let digest = side.digest();
-        let disk = Disk { side: Some(Box::new(side)), digest, writing: None, window };
-        let object = Object { key, store, readers: Readers(growth) };
+        let disk = DiskStorage { side: Some(Box::new(side)), digest, writing: None, window };
+        let object = ObjectCore { key, store, readers: ReaderGuard(growth) };
         Self { object, storage: Storage::Disk(disk) }
     }
 
@@ -167,7 +169,7 @@ impl ObjectWriter {
             Storage::Disk(_) => {
                 self.growth().push(bytes);
                 let result = self.write_what_is_due().await;
-                self.spare(result)
+                self.unless_disk_failed(result)
             }
             Storage::Memory(memory) => {
                 memory.digest.update(&bytes);
@@ -189,13 +191,13 @@ impl ObjectWriter {
                 let (store, key) = (Arc::clone(&self.object.store), self.object.key.hash());
                 Ok(Some(OutOfOrder::new(store, key, place)))
             }
-            Err(error) => self.spare(Err(error)).map(|()| None),
+            Err(error) => self.unless_disk_failed(Err(error)).map(|()| None),
         }
     }
 
-    /// Takes in a range that was written before its turn, which must begin where the object has
-    /// come to, as far as it reads as it was written: [`ObjectWriter::received`] tells. Not cancel
-    /// safe, as [`ObjectWriter::append`].
+    /// Takes in a range that was written before its turn, which must begin at the offset that the
+    /// object has come to, as far as it reads as it was written: [`ObjectWriter::received`] tells.
+    /// Not cancel safe, as [`ObjectWriter::append`].
     pub async fn take_in(&mut self, range: WrittenRange) -> Result<(), WriteError> {
         let (span, received) = (range.span(), self.received());
         if span.start != received || self.growth().declared().is_none_or(|end| span.end > end) {
@@ -209,7 +211,7 @@ impl ObjectWriter {
             disk.written().await
         };
         let result = taken.await;
-        self.spare(result)
+        self.unless_disk_failed(result)
     }
 
     /// Ends the body. Refuses one that is shorter than declared. Shows readers nothing.
@@ -223,14 +225,14 @@ impl ObjectWriter {
         if let Storage::Disk(disk) = &mut self.storage {
             let (growth, store) = (&self.object.readers.0, &self.object.store);
             let result = disk.write_most(growth, store).await;
-            self.spare(result)?;
+            self.unless_disk_failed(result)?;
         }
         let (digest, storable) = match self.storage {
             Storage::Memory(memory) => (memory.digest.finish(), Err(memory.cause)),
-            Storage::Disk(Disk { side, digest, .. }) => {
+            Storage::Disk(DiskStorage { side, digest, .. }) => {
                 let side = side.ok_or(WriteError::Interrupted)?;
                 let last = self.object.readers.0.take_batch();
-                (digest.catch_up(&self.object.readers.0)?, Ok(Storable { side, last }))
+                (digest.catch_up(&self.object.readers.0)?, Ok(StorableBody { side, last }))
             }
         };
         let (sha256, hashed) = digest;
@@ -259,16 +261,16 @@ impl ObjectWriter {
     }
 
     /// Goes on in memory alone if `result` is an error of the disk.
-    fn spare(&mut self, result: Result<(), WriteError>) -> Result<(), WriteError> {
+    fn unless_disk_failed(&mut self, result: Result<(), WriteError>) -> Result<(), WriteError> {
         let Err(error) = result else { return Ok(()) };
         let Storage::Disk(disk) = &mut self.storage else { return Err(error) };
         if !error.spares_the_body() {
             return Err(error);
         }
-        let Object { key, store, readers } = &self.object;
+        let ObjectCore { key, store, readers } = &self.object;
         let received = readers.0.received();
-        store.write_failed(&error);
-        store.not_stored(&error, key.hash(), readers.0.declared().unwrap_or(received));
+        store.catalog.write_failed(&error);
+        store.catalog.not_stored(&error, key.hash(), readers.0.declared().unwrap_or(received));
         readers.0.leave_the_disk();
         let (site, path) = (key.site(), key.path());
         let why = &error as &dyn std::error::Error;
@@ -277,18 +279,18 @@ impl ObjectWriter {
         } else {
             tracing::warn!(site, path, received, error = why, "disk failed; continuing in memory");
         }
-        store.metrics.fills_adrift.inc();
+        store.catalog.metrics.fills_adrift.inc();
         let digest = disk.digest.leave_the_disk(&readers.0).ok_or(WriteError::Interrupted)?;
-        let window = store.memory_only.open();
+        let window = store.windows.without_disk.open();
         let file = disk.side.take();
         self.storage = Storage::Memory(MemoryOnly { cause: error, digest, window, _file: file });
         Ok(())
     }
 }
 
-impl Disk {
+impl DiskStorage {
     /// Begins to write all that no thread has yet.
-    fn start_batch(&mut self, growth: &Growth, store: &Inner) {
+    fn start_batch(&mut self, growth: &Growth, store: &DiskStore) {
         if self.side.is_none() {
             return;
         }
@@ -299,7 +301,7 @@ impl Disk {
 
     fn start(
         &mut self,
-        store: &Inner,
+        store: &DiskStore,
         work: impl FnOnce(&mut DiskSide) -> Result<(), WriteError> + Send + 'static,
     ) {
         let Some(mut side) = self.side.take() else { return };
@@ -307,7 +309,7 @@ impl Disk {
             let result = work(&mut side);
             (side, result)
         };
-        self.writing = Some(store.tasks.start_blocking("store write", work));
+        self.writing = Some(store.lanes.changes.start_blocking("store write", work));
     }
 
     /// Waits for the write under way, if there is one.
@@ -323,14 +325,14 @@ impl Disk {
     }
 
     /// Writes all that was received.
-    async fn write_all(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
+    async fn write_all(&mut self, growth: &Growth, store: &DiskStore) -> Result<(), WriteError> {
         self.written().await?;
         self.start_batch(growth, store);
         self.written().await
     }
 
     /// Writes what was received, but for a little that the end of the body may hash at once.
-    async fn write_most(&mut self, growth: &Growth, store: &Inner) -> Result<(), WriteError> {
+    async fn write_most(&mut self, growth: &Growth, store: &DiskStore) -> Result<(), WriteError> {
         self.written().await?;
         if growth.in_memory() > LAST_BATCH_BYTES_MAX {
             self.write_all(growth, store).await
@@ -341,7 +343,7 @@ impl Disk {
 
     async fn open_for_ranges(
         &mut self,
-        store: &Inner,
+        store: &DiskStore,
         length: u64,
     ) -> Result<RangePlace, WriteError> {
         self.written().await?;
@@ -380,21 +382,21 @@ impl MemoryOnly {
     }
 }
 
-/// An object whose body has ended, to be judged by its digest. Readers do not see its last bytes
-/// nor its end.
+/// An object with a body that has ended, to be judged by its digest. Readers do not see its last
+/// bytes nor its end.
 #[derive(Debug)]
 pub struct EndedObject {
     /// Bytes of the body.
     pub length: u64,
     /// SHA-256 of the body.
     pub sha256: Sha256,
-    object: Object,
-    storable: Result<Storable, WriteError>,
+    object: ObjectCore,
+    storable: Result<StorableBody, WriteError>,
 }
 
 /// What makes an object that its disk has taken.
 #[derive(Debug)]
-struct Storable {
+struct StorableBody {
     side: Box<DiskSide>,
     /// Hashed, and not written yet.
     last: Option<Batch>,
@@ -415,40 +417,40 @@ impl EndedObject {
 pub struct ProvenObject {
     length: u64,
     sha256: Sha256,
-    storable: Storable,
-    object: Object,
+    storable: StorableBody,
+    object: ObjectCore,
 }
 
 impl ProvenObject {
     /// A body that is here as a whole and proven, of at most some MiB: hashed at once.
     pub(in crate::store) fn whole(
-        store: Arc<Inner>,
+        store: Arc<DiskStore>,
         key: Key,
         body: Bytes,
         reservation: Reservation,
     ) -> Result<Self, WriteError> {
         let declared = Some(body.len() as u64);
-        let growth = Growth::new(declared, Withhold::End, key.hash(), store.tasks.clone());
+        let growth = Growth::new(declared, Withhold::End, key.hash(), store.lanes.changes.clone());
         growth.push(body);
         let side = DiskSide::new(Arc::clone(&store), Arc::clone(&growth), reservation);
         let (sha256, length) = side.digest().catch_up(&growth)?;
-        let storable = Storable { side: Box::new(side), last: growth.take_batch() };
+        let storable = StorableBody { side: Box::new(side), last: growth.take_batch() };
         growth.prove();
-        let object = Object { key, store, readers: Readers(growth) };
+        let object = ObjectCore { key, store, readers: ReaderGuard(growth) };
         Ok(Self { length, sha256, storable, object })
     }
 
     /// What runs its blocking work: the threads of its disk.
     pub fn tasks(&self) -> &Tasks {
-        &self.object.store.tasks
+        &self.object.store.lanes.changes
     }
 
     /// Writes what is left of the body. Blocking.
     pub fn seal(self) -> Result<SealedObject, WriteError> {
-        let Self { length, sha256, storable: Storable { side, last }, object } = self;
-        let Object { key, store, .. } = &object;
+        let Self { length, sha256, storable: StorableBody { side, last }, object } = self;
+        let ObjectCore { key, store, .. } = &object;
         let growth = &object.readers.0;
-        let sealed = if Place::of(length).is_file() {
+        let sealed = if BodyPlace::of(length).is_file() {
             side.finish_file(length, last.as_ref()).map(|(new, reservation)| {
                 let (sums, chunks) = (growth.sums(), Arc::clone(growth.chunks()));
                 (SealedBody::File { new, sums, chunks }, reservation)
@@ -460,7 +462,7 @@ impl ProvenObject {
             }
             side.finish_inline(length).map(|reservation| (SealedBody::Inline(body), reservation))
         };
-        let (body, reservation) = sealed.inspect_err(|error| store.write_failed(error))?;
+        let (body, reservation) = sealed.inspect_err(|error| store.catalog.write_failed(error))?;
         let (key, store) = (key.clone(), Arc::clone(store));
         Ok(SealedObject { length, sha256, key, store, body, reservation })
     }
@@ -472,7 +474,7 @@ pub struct SealedObject {
     pub(in crate::store) length: u64,
     pub(in crate::store) sha256: Sha256,
     key: Key,
-    store: Arc<Inner>,
+    store: Arc<DiskStore>,
     body: SealedBody,
     reservation: Reservation,
 }
@@ -491,11 +493,11 @@ impl SealedObject {
     ) -> Result<Option<Stored>, WriteError> {
         let Self { length, sha256, key, store, body, reservation } = self;
         debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
-        let placing = Placing { length, sha256, meta, claim, since, body, reservation };
-        let placed = store.place(placing, permit);
-        let stored = placed.inspect_err(|error| store.write_failed(error))?;
+        let placing = NewObject { length, sha256, meta, claim, since, body, reservation };
+        let placed = commit::place(&store, placing, permit);
+        let stored = placed.inspect_err(|error| store.catalog.write_failed(error))?;
         if stored.is_some() {
-            store.health.wrote();
+            store.catalog.health.wrote();
         }
         Ok(stored)
     }

@@ -5,13 +5,18 @@
 //! caller gives up after a few seconds. From then on the disk counts as stalled and is passed over
 //! by every request and every purge, until all that hangs on it has ended.
 
-use super::super::index::Open;
-use super::super::read::Stored;
-use super::super::space::{Displaces, Reservation};
-use super::super::{Health, Inner, Part, Store, WriteError};
-use super::ledger::{DiskId, Owed};
 use crate::config;
 use crate::object::{Key, Meta};
+use crate::store::body::read::Stored;
+use crate::store::disk_store::DiskStore;
+use crate::store::disks::health::DiskHealth;
+use crate::store::disks::ledger::{DiskId, Owed};
+use crate::store::error::WriteError;
+use crate::store::eviction::accounting::{Displaces, Reservation};
+use crate::store::handle::Store;
+use crate::store::index::Keyspaces;
+use crate::store::lookup;
+use crate::store::part::{Part, find_part};
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Jobs};
 use std::path::PathBuf;
@@ -21,12 +26,12 @@ use std::time::Duration;
 
 /// A configured disk.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(super) struct TierDisk {
     /// Its folder and size.
     pub(super) settings: config::Disk,
     /// The folder as the configuration names it.
     pub(super) label: String,
-    state: Mutex<State>,
+    state: Mutex<DiskState>,
     /// Whether it has purges to make up for; the ledger says which.
     owes: AtomicBool,
     /// What runs on it, whichever store is open there.
@@ -38,26 +43,26 @@ pub(super) struct Disk {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DiskState {
     store: Option<Store>,
     /// Its name, once it was in.
     id: Option<DiskId>,
-    /// Where its file system was mounted when it was in.
+    /// If its file system was mounted when it was in.
     mount: Option<PathBuf>,
     /// Why it is out.
     fault: String,
     /// The engine of the store that was closed last.
-    closed: Weak<Open>,
+    closed: Weak<Keyspaces>,
 }
 
 /// A disk that is in.
 #[derive(Debug, Clone)]
-pub(super) struct Entered {
+pub(super) struct OpenDisk {
     pub(super) id: DiskId,
     pub(super) store: Store,
 }
 
-impl Disk {
+impl TierDisk {
     /// A disk that is out.
     pub(super) fn new(settings: config::Disk) -> Self {
         Self {
@@ -72,13 +77,13 @@ impl Disk {
     }
 
     /// Its store and name while it is in.
-    pub(super) fn entered(&self) -> Option<Entered> {
+    pub(super) fn entered(&self) -> Option<OpenDisk> {
         let state = self.state.lock();
-        Some(Entered { id: state.id?, store: state.store.clone()? })
+        Some(OpenDisk { id: state.id?, store: state.store.clone()? })
     }
 
-    /// Its store, where it is in and answers.
-    pub(super) fn answering(&self) -> Option<Entered> {
+    /// Its store, if it is in and answers.
+    pub(super) fn answering(&self) -> Option<OpenDisk> {
         if self.is_stalled() { None } else { self.entered() }
     }
 
@@ -98,7 +103,7 @@ impl Disk {
         is_stalled
     }
 
-    /// Where its file system was mounted when it was last in.
+    /// If its file system was mounted when it was last in.
     pub(super) fn mount(&self) -> Option<PathBuf> {
         self.state.lock().mount.clone()
     }
@@ -109,7 +114,7 @@ impl Disk {
     }
 
     /// It is in.
-    pub(super) fn enter(&self, entered: Entered, mount: Option<PathBuf>) {
+    pub(super) fn enter(&self, entered: OpenDisk, mount: Option<PathBuf>) {
         let mut state = self.state.lock();
         state.mount = mount;
         state.id = Some(entered.id);
@@ -125,8 +130,8 @@ impl Disk {
             state.store.take()
         };
         if let Some(store) = store {
-            store.0.leaving.cancel();
-            let closed = store.0.index.close();
+            store.disk.lanes.leaving.cancel();
+            let closed = store.disk.catalog.index.close();
             self.state.lock().closed = closed;
         }
     }
@@ -161,17 +166,17 @@ impl Disk {
         key: &Key,
     ) -> Result<Option<Stored>, BlockingError> {
         let key = key.clone();
-        self.read(store, "store get", move |store| store.find(&key)).await
+        self.read(store, "store get", move |store| lookup::find(store, &key)).await
     }
 
-    /// The part that is kept of an object, as [`Disk::get`].
+    /// The part that is kept of an object, as [`TierDisk::get`].
     pub(super) async fn part(
         &self,
         store: &Store,
         key: &Key,
     ) -> Result<Option<Part>, BlockingError> {
-        let key = key.clone();
-        self.read(store, "store part", move |store| store.find_part(&key)).await
+        let (open, key) = (Arc::clone(&store.open_parts), key.clone());
+        self.read(store, "store part", move |store| find_part(store, &open, &key)).await
     }
 
     /// What `work` finds on it; an error if it does not answer in time. Cancel safe.
@@ -179,10 +184,10 @@ impl Disk {
         &self,
         store: &Store,
         name: &'static str,
-        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+        work: impl FnOnce(&Arc<DiskStore>) -> T + Send + 'static,
     ) -> Result<T, BlockingError> {
-        let inner = Arc::clone(&store.0);
-        self.in_time(store, store.0.readers.blocking(name, move || work(&inner)).await)
+        let inner = Arc::clone(&store.disk);
+        self.in_time(store, store.disk.lanes.reads.blocking(name, move || work(&inner)).await)
     }
 
     /// Has `work` change something on it; an error if it does not come further for `patience`. Then
@@ -191,11 +196,11 @@ impl Disk {
         &self,
         store: &Store,
         (name, patience): (&'static str, Duration),
-        work: impl FnOnce(&Arc<Inner>) -> T + Send + 'static,
+        work: impl FnOnce(&Arc<DiskStore>) -> T + Send + 'static,
     ) -> Result<T, BlockingError> {
-        let inner = Arc::clone(&store.0);
+        let inner = Arc::clone(&store.disk);
         let work = move || work(&inner);
-        self.in_time(store, store.0.tasks.blocking_for(name, patience, work).await)
+        self.in_time(store, store.disk.lanes.changes.blocking_for(name, patience, work).await)
     }
 
     /// Promises the space of an object, as [`Store::reserve`] does; refused if the disk has purges
@@ -210,7 +215,8 @@ impl Disk {
         store.reserve(object, displaces).await
     }
 
-    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`Disk::reserve`] is.
+    /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`TierDisk::reserve`]
+    /// is.
     pub(super) async fn begin_part(
         &self,
         store: &Store,
@@ -235,19 +241,19 @@ impl Disk {
         answer: Result<T, BlockingError>,
     ) -> Result<T, BlockingError> {
         if let Err(error @ BlockingError::Late { .. }) = &answer {
-            store.0.count("stall");
+            store.disk.catalog.count("stall");
             tracing::debug!(disk = self.label, %error, "disk tier: a job was given up");
         }
         answer
     }
 
     /// What an operator is told of it.
-    pub(super) fn health(&self, owed: usize) -> Health {
-        let Some(Entered { store, .. }) = self.entered() else {
-            return Health { is_writable: false, detail: self.fault() };
+    pub(super) fn health(&self, owed: usize) -> DiskHealth {
+        let Some(OpenDisk { store, .. }) = self.entered() else {
+            return DiskHealth { is_writable: false, detail: self.fault() };
         };
         if self.is_stalled() {
-            return Health { is_writable: false, detail: "it does not answer".to_owned() };
+            return DiskHealth { is_writable: false, detail: "it does not answer".to_owned() };
         }
         let health = store.health();
         if owed == 0 {
@@ -256,6 +262,6 @@ impl Disk {
         let more = if health.detail.is_empty() { "" } else { "; " };
         let detail =
             format!("{}{more}it makes up for {owed} purges before it takes objects", health.detail);
-        Health { is_writable: false, detail }
+        DiskHealth { is_writable: false, detail }
     }
 }

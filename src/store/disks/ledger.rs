@@ -1,5 +1,5 @@
-//! Who has yet to make up for which purges, and the file that says so on every disk. Pure but for
-//! [`read`] and [`write()`], which block; no locks.
+//! Which disks have yet to make up for which purges, and the file that says so on every disk. Pure
+//! but for [`read`] and [`write()`], which block; no locks.
 //!
 //! A purge that a disk cannot carry out, since it is out or fails, is owed by it: nothing that it
 //! covers is served from that disk before it is carried out there. The disks that are in write
@@ -11,8 +11,8 @@
 //! # Why a purge holds whatever comes and goes
 //!
 //! Each disk has a name of its own, drawn once, and knows the names of those that were ever in with
-//! it. While it is in, everybody it knows and who is not owes each purge, on its record. When a
-//! disk comes in ([`Ledger::admit`]):
+//! it. While it is in, every disk that it knows and that is out owes each purge, on its record.
+//! When a disk comes in ([`Ledger::admit`]):
 //! - Known on both sides: each gets what it owes on the other's record; nothing was purged without
 //!   one of them seeing it but what is written there.
 //! - Unknown to those that are in: it has never been in with them, or in another life. It owes
@@ -20,18 +20,18 @@
 //!   disk is known on both sides, and the next two rules hold.
 //! - One that is in, unknown to the one that comes, has come in while that was out: it may have
 //!   missed what that one saw while it was without the others, which is what those owe on its
-//!   record; where none of those is in, all that is on its record.
+//!   record; if none of those is in, all that is on its record.
 //! - One that is out, known to the one that comes alone: it may have missed what the others saw
 //!   without the one that comes, which is what that owes on their record.
-//! - A record that cannot be read is that of a disk nobody knows.
+//! - A record that cannot be read is that of an unknown disk.
 //!
-//! What nobody who is in has seen cannot be known: a disk that starts alone, while another has gone
-//! that was purged without it, serves what it holds until that one comes back. A purge while no
-//! disk takes a write holds until the process ends; that is logged as an error.
+//! What no disk that is in has seen cannot be known: a disk that starts alone, while another has
+//! gone that was purged without it, serves what it holds until that one comes back. A purge while
+//! no disk takes a write holds until the process ends; that is logged as an error.
 
-use super::super::scope::Scope;
 use crate::nix::hash::sha256;
 use crate::object::{Key, KeyHash, Tag, Tags};
+use crate::store::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -59,7 +59,7 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 pub(super) struct DiskId(pub(super) [u8; 16]);
 
 impl DiskId {
-    /// A name that nobody has.
+    /// A name that no disk has.
     pub(super) fn draw() -> io::Result<Self> {
         let random = || crate::random::u64().map_err(io::Error::other);
         let (high, low) = (u128::from(random()?), u128::from(random()?));
@@ -112,7 +112,7 @@ impl Owed {
             || self.tags.iter().any(is_of_site)
     }
 
-    /// Whether a purge that may be of the object of `site` whose key has this hash is among it.
+    /// Whether a purge that may be of the object of `site` with this key hash is among it.
     pub(super) fn may_cover(&self, site: &str, hash: KeyHash) -> bool {
         let is_key = |key: &Key| key.site() == site && key.hash() == hash;
         self.is_all
@@ -121,7 +121,7 @@ impl Owed {
             || self.keys.iter().any(is_key)
     }
 
-    /// Adds a purge; false where it was owed already.
+    /// Adds a purge; false if it was owed already.
     pub(super) fn add(&mut self, scope: &Scope) -> bool {
         self.added += 1;
         if self.is_all || scope.site().is_some_and(|site| self.has_site(site)) {
@@ -155,7 +155,7 @@ impl Owed {
     }
 
     /// Owes everything of the site that has most purges in place of these, so that the others pay
-    /// nothing for it; everything where no site has more than one.
+    /// nothing for it; everything if no site has more than one.
     fn shorten(&mut self) {
         let keys = self.keys.iter().map(Key::site);
         let prefixes = self.prefixes.iter().map(|(site, _)| site.as_str());
@@ -208,7 +208,7 @@ fn whole(site: &str) -> (String, String) {
 pub(super) struct Member {
     /// The folder, as it was named last.
     pub(super) path: String,
-    /// Where its file system was mounted; empty where that was `/`.
+    /// The mount point of its file system; empty for `/`.
     pub(super) mount: String,
     /// What it owes.
     pub(super) owed: Owed,
@@ -222,14 +222,14 @@ pub(super) struct Ledger {
     pub(super) has_purged: bool,
 }
 
-/// Who comes in.
+/// The disk that comes in.
 #[derive(Debug)]
 pub(super) struct Joiner {
     /// Its name.
     pub(super) id: DiskId,
-    /// Where it is; what it owes counts for nothing here.
+    /// If it is; what it owes counts for nothing here.
     pub(super) place: Member,
-    /// Its own record, where it has one.
+    /// Its own record, if it has one.
     pub(super) record: Option<Ledger>,
     /// Whether it holds nothing, so that it owes nothing.
     pub(super) is_empty: bool,
@@ -241,7 +241,7 @@ impl Ledger {
         self.members.get(&id).map(|member| &member.owed).filter(|owed| !owed.is_empty())
     }
 
-    /// Notes that everybody but `done` owes a purge; whether there is anything to write down.
+    /// Notes that all disks but `done` owe a purge; whether there is anything to write down.
     pub(super) fn owe(&mut self, scope: &Scope, done: &[DiskId]) -> bool {
         let is_first = !std::mem::replace(&mut self.has_purged, true);
         let others = self.members.iter_mut().filter(|(id, _)| !done.contains(id));
@@ -253,7 +253,7 @@ impl Ledger {
         self.members.get_mut(&id).is_some_and(|member| member.owed.add(scope))
     }
 
-    /// Notes that a disk has carried out what it owed. False where it owes more by now: then all
+    /// Notes that a disk has carried out what it owed. False if it owes more by now: then all
     /// of it stays, since an object may have been written between two purges of the same.
     pub(super) fn settle(&mut self, id: DiskId, done: &Owed) -> bool {
         let Some(member) = self.members.get_mut(&id) else { return false };
@@ -320,7 +320,7 @@ impl Ledger {
         seen
     }
 
-    /// Forgets disks that are out where there are too many; such a one is unknown from then on.
+    /// Forgets disks that are out if there are too many; such a one is unknown from then on.
     fn forget_some(&mut self, joined: DiskId, present: &[DiskId]) {
         while self.members.len() > MEMBERS_MAX {
             let is_out = |id: &&DiskId| **id != joined && !present.contains(id);
@@ -332,7 +332,7 @@ impl Ledger {
 
 /// The record as it is written; its version is in [`MAGIC`].
 #[derive(Serialize, Deserialize)]
-struct Form<M> {
+struct LedgerForm<M> {
     own: DiskId,
     has_purged: bool,
     members: Vec<M>,
@@ -372,7 +372,7 @@ pub(super) fn encode(own: DiskId, ledger: &Ledger) -> Result<Vec<u8>, postcard::
         };
         (form, tags)
     });
-    let form = Form::<(MemberForm, TagsForm)> {
+    let form = LedgerForm::<(MemberForm, TagsForm)> {
         own,
         has_purged: ledger.has_purged,
         members: members.collect(),
@@ -381,20 +381,21 @@ pub(super) fn encode(own: DiskId, ledger: &Ledger) -> Result<Vec<u8>, postcard::
     Ok([&MAGIC[..], &sha256(&rest), &rest].concat())
 }
 
-/// The record in these bytes, and whose it is; `None` where they are not whole.
+/// The record in these bytes, and its disk; `None` if they are not whole.
 pub(super) fn decode(bytes: &[u8]) -> Option<(DiskId, Ledger)> {
     if let Some(rest) = bytes.strip_prefix(&MAGIC_1) {
-        let Form { own, has_purged, members } = proven::<Form<MemberForm>>(rest)?;
+        let LedgerForm { own, has_purged, members } = proven::<LedgerForm<MemberForm>>(rest)?;
         let members = members.into_iter().map(|member| read_member(member, Vec::new()));
         return Some((own, Ledger { members: members.collect(), has_purged }));
     }
     let rest = bytes.strip_prefix(&MAGIC)?;
-    let Form { own, has_purged, members } = proven::<Form<(MemberForm, TagsForm)>>(rest)?;
+    let LedgerForm { own, has_purged, members } =
+        proven::<LedgerForm<(MemberForm, TagsForm)>>(rest)?;
     let members = members.into_iter().map(|(member, tags)| read_member(member, tags));
     Some((own, Ledger { members: members.collect(), has_purged }))
 }
 
-/// What stands behind the magic, where its digest is right.
+/// What stands behind the magic, if its digest is right.
 fn proven<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Option<T> {
     let (digest, rest) = rest.split_at_checked(DIGEST_BYTES)?;
     if digest != sha256(rest) {
@@ -418,7 +419,7 @@ fn read_member(member: MemberForm, tags: TagsForm) -> (DiskId, Member) {
     (member.id, Member { path: member.path, mount: member.mount, owed })
 }
 
-/// The record in a disk's folder, and the disk's name; `None` where there is none that is whole.
+/// The record in a disk's folder, and the disk's name; `None` if there is none that is whole.
 pub(super) fn read(folder: &Path) -> io::Result<Option<(DiskId, Ledger)>> {
     let file = match File::open(folder.join(NAME)) {
         Ok(file) => file,

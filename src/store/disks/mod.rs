@@ -1,5 +1,5 @@
 //! Several disks as one tier: an object goes to the disk that [`place`] names for it, or to the
-//! next one where that is out or fails, and is found on whichever has it. One per process; cloning
+//! next one if that is out or fails, and is found on whichever has it. One per process; cloning
 //! shares it. Called by `cache` alone. Methods that are not async wait for no disk, but for
 //! [`Disks::open`] and [`Disks::import`], which block.
 //!
@@ -13,19 +13,20 @@
 //!
 //! Look-ups ask every disk at once. All but the one that has the object say no from the filters of
 //! their indexes, which are in memory: a miss costs little, however many disks there are. Two disks
-//! have an object each only where one was passed over when it was written anew: the later one
+//! have an object each only if one was passed over when it was written anew: the later one
 //! counts, the other is dropped. A whole object counts before parts of it, which go from every disk
 //! when it is stored. Variants of an object are objects of their own here, each with its own first
 //! choice.
 //!
 //! # Why a purge holds
 //!
-//! A change that puts something on a disk asks its [`Permit`] under the lock of its
+//! A change that puts something on a disk asks its [`ChangePermit`] under the lock of its
 //! key, and has written its record when it gives that lock up. The permit says no as soon as a
 //! purge is raised that covers the object. So a purge that was raised first passes every lock of
-//! the store once ([`Inner::purge`]), and from then on each older change is in the
-//! index, where the purge finds it, or will be refused: no mark is needed for what is half
-//! published, and no crash brings it back. A purge is synced before it is answered.
+//! the store once ([`Catalog::purge`](crate::store::catalog::Catalog::purge)), and from then on
+//! each older change is in the index, in which the purge finds it, or will be refused: no mark is
+//! needed for what is half published, and no crash brings it back. A purge is synced before it is
+//! answered.
 //!
 //! A disk that is out, stalled, fails, or does not come further with a purge for a second owes it
 //! ([`ledger`]): nothing that it covers is served from there before it has made up for it.
@@ -38,6 +39,7 @@
 //! out, under `ledger`: so each purge is carried out by a disk or owed by it.
 
 mod disk;
+pub(super) mod health;
 mod ledger;
 mod mount;
 mod place;
@@ -45,32 +47,41 @@ mod purging;
 mod tier;
 mod watch;
 
-use super::check::Fault;
-use super::lookup::Claimed;
-use super::{
-    Begun, Confirmed, DAMAGED_MAX, Displaces, Health, IndexMemory, Inner, Mode, ObjectWriter,
-    OpenError, PATIENCE, Part, Permit, Problem, ProvenObject, Report, Reservation, Stage, Store,
-    Stored, Usage, Withhold, WriteError,
-};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::{Insertion, Key, KeyHash, Meta, NarClaim, Variant, came_later};
+use crate::store::body::read::Stored;
+use crate::store::body::{ObjectWriter, ProvenObject, Withhold};
+use crate::store::check::fsck::CheckStart;
+use crate::store::check::report::{CheckFault, CheckProblem, CheckReport, CheckStage, Mode};
+use crate::store::commit::{self, ChangePermit, Confirmation};
+use crate::store::disk_store::DiskStore;
+use crate::store::disks::health::DiskHealth;
+use crate::store::error::{OpenError, WriteError};
+use crate::store::eviction::accounting::{DiskUsage, Displaces, Reservation};
+use crate::store::handle::{IndexMemory, Store};
+use crate::store::lanes::PATIENCE;
+use crate::store::lookup::{self, StoredClaim};
+use crate::store::part::Part;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use bytes::Bytes;
-use disk::{Disk, Entered};
+use disk::{OpenDisk, TierDisk};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use tier::{Check, Shared, change_all, read_all};
+use tier::{DiskCheck, DiskTier, change_all, read_all};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+/// Damaged objects that wait to be fetched again; more are fetched when they are asked for.
+const DAMAGED_MAX: usize = 64;
+
 /// The disk tier. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct Disks(Arc<Shared>);
+pub struct Disks(Arc<DiskTier>);
 
 /// Whether a narinfo claims anything about a NAR is not known: a disk that may have the claim does
 /// not tell.
@@ -93,13 +104,13 @@ pub struct DiskReport {
     /// The folder, as the configuration names it.
     pub path: String,
     /// Whether it takes objects, and what is wrong.
-    pub health: Health,
+    pub health: DiskHealth,
 }
 
 impl Disks {
     /// Opens or makes a store in each folder. Blocking; needs a runtime, since each begins to load
     /// its order and to sync in the background.
-    /// A disk that cannot be opened is logged and tried again later, as long as another can; where
+    /// A disk that cannot be opened is logged and tried again later, as long as another can; if
     /// none can, that is the error.
     pub fn open(
         settings: &[config::Disk],
@@ -107,8 +118,8 @@ impl Disks {
         tasks: Tasks,
     ) -> Result<Self, OpenError> {
         let (damaged, damaged_keys) = mpsc::channel(DAMAGED_MAX);
-        let shared = Arc::new(Shared {
-            disks: settings.iter().cloned().map(Disk::new).collect(),
+        let shared = Arc::new(DiskTier {
+            disks: settings.iter().cloned().map(TierDisk::new).collect(),
             ledger: Mutex::default(),
             files: Mutex::default(),
             insertions: Arc::default(),
@@ -138,9 +149,10 @@ impl Disks {
         let hash = key.hash();
         let mut asked = self.0.asked(key);
         let in_reach = asked.len();
-        asked.retain(|(_, entered)| !entered.store.0.lacks(hash));
+        asked.retain(|(_, entered)| !entered.store.disk.catalog.lacks(hash));
         let (mut copies, mut answers) = (0, in_reach - asked.len());
-        let ticket = |(_, entered): &(&Disk, Entered)| entered.store.0.recent.ticket(hash);
+        let ticket =
+            |(_, entered): &(&TierDisk, OpenDisk)| entered.store.disk.catalog.recent.ticket(hash);
         let tickets: Vec<_> = asked.iter().map(ticket).collect();
         let asking = asked.iter().map(|(disk, entered)| disk.get(&entered.store, key));
         for ((disk, _), answer) in asked.iter().zip(join_all(asking).await) {
@@ -170,9 +182,9 @@ impl Disks {
             && answers == self.0.disks.len()
             && let Some(stored) = found.as_ref().filter(|stored| stored.body.is_file())
         {
-            for ((_, Entered { store, .. }), ticket) in asked.iter().zip(tickets) {
-                if store.0.seat.disk == stored.insertion.disk {
-                    store.0.recent.remember(ticket, stored.clone());
+            for ((_, OpenDisk { store, .. }), ticket) in asked.iter().zip(tickets) {
+                if store.disk.catalog.tier.disk == stored.insertion.disk {
+                    store.disk.catalog.recent.remember(ticket, stored.clone());
                 }
             }
         }
@@ -193,16 +205,16 @@ impl Disks {
         length: Option<u64>,
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
-        let displaces = |store: &Store| store.0.displaces(key.hash(), length);
+        let displaces = |store: &Store| store.disk.catalog.displaces(key.hash(), length);
         let (store, reservation) = self.reserve((key, length), displaces).await?;
-        Ok(ObjectWriter::new(store.0, key.clone(), length, withhold, reservation))
+        Ok(ObjectWriter::new(store.disk, key.clone(), length, withhold, reservation))
     }
 
     /// As [`Disks::begin`], for a body of at most some MiB that is here as a whole and proven.
     pub async fn begin_whole(&self, key: &Key, body: Bytes) -> Result<ProvenObject, WriteError> {
         let object = (key, Some(body.len() as u64));
         let (store, reservation) = self.reserve(object, |_| Displaces::Anything).await?;
-        ProvenObject::whole(store.0, key.clone(), body, reservation)
+        ProvenObject::whole(store.disk, key.clone(), body, reservation)
     }
 
     async fn reserve(
@@ -211,7 +223,7 @@ impl Disks {
         displaces: impl Fn(&Store) -> Displaces,
     ) -> Result<(Store, Reservation), WriteError> {
         let mut first = None;
-        for (disk, Entered { store, .. }) in self.0.choices_to_write(object.0) {
+        for (disk, OpenDisk { store, .. }) in self.0.choices_to_write(object.0) {
             match disk.reserve(&store, object, displaces(&store)).await {
                 Ok(reservation) => return Ok((store, reservation)),
                 Err(error) => first = first.or(Some(error)),
@@ -224,8 +236,8 @@ impl Disks {
     /// its order that has one. Cancel safe.
     pub async fn part(&self, key: &Key) -> Option<Part> {
         let hash = key.hash();
-        for (disk, Entered { store, .. }) in self.0.asked(key) {
-            if store.0.lacks(hash) {
+        for (disk, OpenDisk { store, .. }) in self.0.asked(key) {
+            if store.disk.catalog.lacks(hash) {
                 continue;
             }
             let Ok(Some(part)) = disk.part(&store, key).await else { continue };
@@ -241,7 +253,7 @@ impl Disks {
     /// takes it. The error is that of its first choice.
     pub async fn begin_part(&self, meta: Meta, length: u64) -> Result<Part, WriteError> {
         let mut first = None;
-        for (disk, Entered { store, .. }) in self.0.choices_to_write(&meta.key) {
+        for (disk, OpenDisk { store, .. }) in self.0.choices_to_write(&meta.key) {
             match disk.begin_part(&store, meta.clone(), length).await {
                 Ok(part) => return Ok(part),
                 Err(error) => first = first.or(Some(error)),
@@ -255,10 +267,10 @@ impl Disks {
     pub async fn variants(&self, key: &Key) -> StoredVariants {
         let mut asked = self.0.asked(key);
         let in_reach = asked.len();
-        asked.retain(|(_, entered)| !entered.store.0.lacks(key.hash()));
+        asked.retain(|(_, entered)| !entered.store.disk.catalog.lacks(key.hash()));
         let (mut list, mut answers) = (Vec::<(Key, Variant)>::new(), in_reach - asked.len());
         let own = key.clone();
-        let find = move |store: &Arc<Inner>| store.find_variants(&own);
+        let find = move |store: &Arc<DiskStore>| lookup::find_variants(&store.catalog, &own);
         let found = read_all(&asked, "store variants", find).await;
         for ((disk, _), answer) in asked.iter().zip(found) {
             let Ok(Ok(variants)) = answer else { continue };
@@ -283,28 +295,28 @@ impl Disks {
         self.0.insertions.fetch_add(1, Ordering::AcqRel)
     }
 
-    /// Notes that an object was used where it is kept in another tier, so that it stays here too;
-    /// false where that was not noted: the disk is out, or its order is busy. Never waits.
+    /// Notes that an object was used in another tier that keeps it too, so that it stays here;
+    /// false if that was not noted: the disk is out, or its order is busy. Never waits.
     pub fn touch(&self, insertion: Insertion) -> bool {
-        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(Disk::entered);
+        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(TierDisk::entered);
         disk.is_some_and(|entered| entered.store.touch(insertion.sequence))
     }
 
-    /// A number that grows once a minute: whoever keeps copies of objects touches each at most once
-    /// in an epoch. Never [`u32::MAX`]. Reads no clock.
+    /// A number that grows once a minute: a tier that keeps copies of objects touches each at most
+    /// once in an epoch. Never [`u32::MAX`]. Reads no clock.
     pub fn epoch(&self) -> u32 {
         self.0.epoch.load(Ordering::Relaxed)
     }
 
     /// Puts small objects in the store, as many at once as a thousand; how many. Those of each disk
-    /// come in together or not at all; one whose key is stored there already, or comes twice, is
-    /// left out. For who fills a store in bulk. Blocking.
+    /// come in together or not at all; one with a key that is stored there already, or comes twice,
+    /// is left out. For filling a store in bulk. Blocking.
     pub fn import(&self, objects: Vec<(Meta, Bytes)>) -> Result<usize, WriteError> {
         let mut shares: BTreeMap<u16, (Store, Vec<(Meta, Bytes)>)> = BTreeMap::new();
         for object in objects {
             let choices = self.0.choices_to_write(&object.0.key);
-            let (_, Entered { store, .. }) = choices.into_iter().next().ok_or_else(no_disk)?;
-            let share = shares.entry(store.0.seat.disk);
+            let (_, OpenDisk { store, .. }) = choices.into_iter().next().ok_or_else(no_disk)?;
+            let share = shares.entry(store.disk.catalog.tier.disk);
             share.or_insert_with(|| (store, Vec::new())).1.push(object);
         }
         shares.into_values().map(|(store, share)| store.import(share)).sum()
@@ -316,14 +328,14 @@ impl Disks {
     pub async fn touch_meta(
         &self,
         meta: &Arc<Meta>,
-        confirmed: Confirmed,
-        permit: &Permit,
+        confirmed: Confirmation,
+        permit: &ChangePermit,
     ) -> bool {
         let hash = meta.key.hash();
         let asked = self.0.holding(hash, &meta.key);
         let (meta, permit) = (Arc::clone(meta), Arc::clone(permit));
-        let touch = move |store: &Arc<Inner>| {
-            store.rewrite_meta(hash, confirmed, &meta, &*permit).unwrap_or(false)
+        let touch = move |store: &Arc<DiskStore>| {
+            commit::rewrite_meta(&store.catalog, hash, confirmed, &meta, &*permit).unwrap_or(false)
         };
         let touched = change_all(&asked, ("store touch", PATIENCE), touch).await;
         touched.into_iter().any(|touched| touched.unwrap_or(false))
@@ -332,7 +344,11 @@ impl Disks {
     /// Whether no disk that is in has anything of an object, for certain. Never waits.
     pub fn lack(&self, key: &Key) -> bool {
         let hash = key.hash();
-        self.0.disks.iter().filter_map(Disk::entered).all(|entered| entered.store.0.lacks(hash))
+        self.0
+            .disks
+            .iter()
+            .filter_map(TierDisk::entered)
+            .all(|entered| entered.store.disk.catalog.lacks(hash))
     }
 
     /// What a stored narinfo claims about the NAR `nar`, and the hash of the narinfo's key. An
@@ -342,10 +358,10 @@ impl Disks {
         let asked: Vec<_> = answering.collect();
         let mut have_all_answered = asked.len() == self.0.disks.len();
         let wanted = nar.clone();
-        let find = move |store: &Arc<Inner>| store.find_claim(&wanted);
+        let find = move |store: &Arc<DiskStore>| lookup::find_claim(&store.catalog, &wanted);
         let found = read_all(&asked, "store claim", find).await;
         // Insertions are numbered for all disks together.
-        let mut newest: Option<Claimed> = None;
+        let mut newest: Option<StoredClaim> = None;
         for ((disk, _), found) in asked.iter().zip(found) {
             match found {
                 // The claim of a narinfo that was purged must not count, and the disk tells only
@@ -367,11 +383,11 @@ impl Disks {
     }
 
     /// What the disks that are in hold together.
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> DiskUsage {
         let nothing =
-            Usage { bytes: 0, reserved_bytes: 0, limit_bytes: 0, objects: 0, is_loaded: true };
-        let usages = self.0.disks.iter().filter_map(Disk::entered).map(|e| e.store.usage());
-        usages.fold(nothing, |sum, usage| Usage {
+            DiskUsage { bytes: 0, reserved_bytes: 0, limit_bytes: 0, objects: 0, is_loaded: true };
+        let usages = self.0.disks.iter().filter_map(TierDisk::entered).map(|e| e.store.usage());
+        usages.fold(nothing, |sum, usage| DiskUsage {
             bytes: sum.bytes.saturating_add(usage.bytes),
             reserved_bytes: sum.reserved_bytes.saturating_add(usage.reserved_bytes),
             limit_bytes: sum.limit_bytes.saturating_add(usage.limit_bytes),
@@ -382,7 +398,7 @@ impl Disks {
 
     /// How each disk is, in the order of the configuration.
     pub fn reports(&self) -> Vec<DiskReport> {
-        let report = |disk: &Disk| DiskReport {
+        let report = |disk: &TierDisk| DiskReport {
             path: disk.label.clone(),
             health: disk.health(self.0.owed_count(disk)),
         };
@@ -392,12 +408,14 @@ impl Disks {
     /// Whether any disk takes objects.
     pub fn is_writable(&self) -> bool {
         let mut trusted = self.0.disks.iter().filter(|disk| !disk.owes());
-        trusted.any(|disk| disk.answering().is_some_and(|entered| entered.store.0.is_open()))
+        trusted.any(|disk| {
+            disk.answering().is_some_and(|entered| entered.store.disk.catalog.is_open())
+        })
     }
 
     /// What the indexes of the disks that are in keep in memory. Takes some microseconds.
     pub fn memory(&self) -> IndexMemory {
-        let entered = self.0.disks.iter().filter_map(Disk::entered);
+        let entered = self.0.disks.iter().filter_map(TierDisk::entered);
         let nothing =
             IndexMemory { order_bytes: 0, keys_bytes: 0, cache_bytes: 0, unwritten_bytes: 0 };
         entered.map(|entered| entered.store.memory()).fold(nothing, |sum, own| IndexMemory {
@@ -409,7 +427,7 @@ impl Disks {
     }
 
     /// Keys of objects that were in use and were found damaged by a check of any disk; each is to
-    /// be fetched again. Whoever asks first gets them.
+    /// be fetched again. The first caller gets them.
     pub fn damaged_keys(&self) -> Option<mpsc::Receiver<Key>> {
         self.0.damaged_keys.lock().take()
     }
@@ -417,36 +435,36 @@ impl Disks {
     /// Begins to check everything on all disks at once beside the service, each at `rate` bytes a
     /// second or else at the scrubber's; needs a runtime. A disk that is out is told of as one that
     /// could not be checked.
-    pub fn begin_check(&self, mode: Mode, rate: Option<u64>) -> Begun {
+    pub fn begin_check(&self, mode: Mode, rate: Option<u64>) -> CheckStart {
         let mut checks = self.0.checks.lock();
-        if checks.iter().any(|check| check.report.lock().stage == Stage::Running) {
-            return Begun::Already;
+        if checks.iter().any(|check| check.report.lock().stage == CheckStage::Running) {
+            return CheckStart::Already;
         }
-        let begin = |disk: &Disk| {
+        let begin = |disk: &TierDisk| {
             let path = disk.label.clone();
-            let Some(Entered { store, .. }) = disk.entered() else {
+            let Some(OpenDisk { store, .. }) = disk.entered() else {
                 let report = Arc::new(Mutex::new(unchecked(disk.fault())));
-                return Check { path, report };
+                return DiskCheck { path, report };
             };
             store.begin_check(mode, rate);
-            Check { path, report: Arc::clone(&store.0.report) }
+            DiskCheck { path, report: Arc::clone(&store.disk.checks.report) }
         };
         *checks = self.0.disks.iter().map(begin).collect();
-        Begun::Now
+        CheckStart::Now
     }
 
     /// Ends the check that goes on, if there is one.
     pub fn end_check(&self) {
-        for Entered { store, .. } in self.0.disks.iter().filter_map(Disk::entered) {
+        for OpenDisk { store, .. } in self.0.disks.iter().filter_map(TierDisk::entered) {
             store.end_check();
         }
     }
 
     /// What the check that goes on, or else the last one, found on all disks.
-    pub fn checked(&self) -> Report {
+    pub fn checked(&self) -> CheckReport {
         let checks = self.0.checks.lock();
-        let report = |check: &Check| (check.path.clone(), check.report.lock().clone());
-        Report::of_all(checks.iter().map(report).collect())
+        let report = |check: &DiskCheck| (check.path.clone(), check.report.lock().clone());
+        CheckReport::of_all(checks.iter().map(report).collect())
     }
 
     /// Sets the gauges of each disk; called before metrics are read.
@@ -478,19 +496,19 @@ impl Disks {
     /// The store of each disk that is in.
     #[cfg(test)]
     pub(super) fn stores(&self) -> Vec<Store> {
-        self.0.disks.iter().filter_map(Disk::entered).map(|entered| entered.store).collect()
+        self.0.disks.iter().filter_map(TierDisk::entered).map(|entered| entered.store).collect()
     }
 
     /// Whether a power cut undoes no change of an index.
     #[cfg(test)]
     pub(crate) fn is_synced(&self) -> bool {
-        self.stores().iter().all(|store| store.0.is_synced())
+        self.stores().iter().all(|store| store.disk.syncs.is_synced(&store.disk.catalog))
     }
 
     /// Waits until the eviction order of each disk that is in is loaded. Cancel safe.
     pub async fn loaded(&self) {
         for disk in &self.0.disks {
-            if let Some(Entered { store, .. }) = disk.entered() {
+            if let Some(OpenDisk { store, .. }) = disk.entered() {
                 store.loaded().await;
             }
         }
@@ -502,10 +520,11 @@ fn no_disk() -> WriteError {
 }
 
 /// The report of a disk that is out.
-fn unchecked(fault: String) -> Report {
+fn unchecked(fault: String) -> CheckReport {
     let what = "the disk is out".to_owned();
-    let problem = Problem { kind: Fault::Unreadable, what, detail: fault, is_repaired: false };
-    let mut report = Report { stage: Stage::BrokenOff, ..Report::default() };
+    let problem =
+        CheckProblem { kind: CheckFault::Unreadable, what, detail: fault, is_repaired: false };
+    let mut report = CheckReport { stage: CheckStage::BrokenOff, ..CheckReport::default() };
     report.add(problem);
     report
 }

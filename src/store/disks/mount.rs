@@ -1,11 +1,11 @@
-//! Where a folder's file system is mounted, so that the empty folder below a disk that is not
+//! If a folder's file system is mounted, so that the empty folder below a disk that is not
 //! mounted is not taken for a new one. Blocking; no state, no locks.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The mount point of the file system that a folder is on; `None` for that of `/`, and where it
+/// The mount point of the file system that a folder is on; `None` for that of `/`, and if it
 /// cannot be told. Bind mounts of one file system in itself do not count.
 pub(super) fn point_of(folder: &Path) -> Option<PathBuf> {
     let folder = folder.canonicalize().ok()?;

@@ -4,8 +4,8 @@
 //! Each disk draws a number for a key, of the two alone, so that adding, removing or reordering
 //! disks moves only what belongs on the one that came or went. A disk's share is its size.
 
-use super::ledger::DiskId;
 use crate::object::KeyHash;
+use crate::store::disks::ledger::DiskId;
 
 /// The positions of `disks`, each given by its name and its size in bytes, from the first choice
 /// for a key to the last.

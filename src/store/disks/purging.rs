@@ -1,36 +1,41 @@
 //! What goes from every disk: purges, what is gone upstream, and what is superseded. The module
 //! above says why a purge holds. Called by `cache` alone.
 
-use super::super::{Inner, PATIENCE, Published, Purging, Scope};
-use super::Disks;
-use super::disk::{Disk, Entered};
-use super::ledger::DiskId;
-use super::tier::{PURGE_PATIENCE, Shared, change_all};
 use crate::object::{Insertion, Key};
+use crate::store::disk_store::DiskStore;
+use crate::store::disks::Disks;
+use crate::store::disks::disk::{OpenDisk, TierDisk};
+use crate::store::disks::ledger::DiskId;
+use crate::store::disks::tier::{DiskTier, PURGE_PATIENCE, change_all};
+use crate::store::lanes::PATIENCE;
+use crate::store::remove::Published;
+use crate::store::scope::{Purging, Scope};
 use futures_util::future::join_all;
 use std::sync::Arc;
 
 impl Disks {
     /// What was just published counts: what is older goes from the other disks that take writes, as
-    /// [`Inner::supersede`] says. Costs no thread if no disk may have anything of it.
+    /// [`Catalog::supersede`](crate::store::catalog::Catalog::supersede) says. Costs no thread if
+    /// no disk may have anything of it.
     pub async fn supersede(&self, published: &Published) {
         let (key, hash) = (&published.key, published.key.hash());
-        // Also where a disk does not answer now, or cannot drop what it has.
-        for entered in self.0.disks.iter().filter_map(Disk::entered) {
-            entered.store.0.recent.forget(hash);
+        // Also if a disk does not answer now, or cannot drop what it has.
+        for entered in self.0.disks.iter().filter_map(TierDisk::entered) {
+            entered.store.disk.catalog.recent.forget(hash);
         }
         let primary = key.primary().hash();
-        let may_hold = |(_, entered): &(&Disk, Entered)| {
-            let inner = &entered.store.0;
-            if !inner.is_open() {
+        let may_hold = |(_, entered): &(&TierDisk, OpenDisk)| {
+            let catalog = &entered.store.disk.catalog;
+            if !catalog.is_open() {
                 return false;
             }
-            let may_hold = || !inner.lacks(hash) || (published.may_vary && !inner.lacks(primary));
-            published.disk != Some(inner.seat.disk) && may_hold()
+            let may_hold =
+                || !catalog.lacks(hash) || (published.may_vary && !catalog.lacks(primary));
+            published.disk != Some(catalog.tier.disk) && may_hold()
         };
         let choices: Vec<_> = self.0.choices(key).filter(may_hold).collect();
         let published = published.clone();
-        let supersede = move |store: &Arc<Inner>| store.supersede(&published);
+        let supersede = move |store: &Arc<DiskStore>| store.catalog.supersede(&published);
         // One that fails has noted it, and serves what it has by its own lifetime.
         change_all(&choices, ("store supersede", PATIENCE), supersede).await;
     }
@@ -38,17 +43,17 @@ impl Disks {
     /// The same on the disk that it is on. Blocking: to be called on the threads of that disk.
     pub fn supersede_here(&self, published: &Published) {
         let disk = published.disk.and_then(|disk| self.0.disks.get(usize::from(disk)));
-        if let Some(Entered { store, .. }) = disk.and_then(Disk::entered) {
-            store.0.supersede(published);
+        if let Some(OpenDisk { store, .. }) = disk.and_then(TierDisk::entered) {
+            store.disk.catalog.supersede(published);
         }
     }
 
     /// Drops an insertion that is not to be served, if it is still there. Blocking: to be called on
     /// the threads of its disk.
     pub fn drop_insertion(&self, key: &Key, insertion: Insertion) {
-        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(Disk::entered);
-        if let Some(Entered { store, .. }) = disk {
-            store.0.drop_insertion(key.hash(), insertion.sequence);
+        let disk = self.0.disks.get(usize::from(insertion.disk)).and_then(TierDisk::entered);
+        if let Some(OpenDisk { store, .. }) = disk {
+            store.disk.catalog.drop_insertion(key.hash(), insertion.sequence);
         }
     }
 
@@ -59,7 +64,7 @@ impl Disks {
     pub async fn remove(&self, key: &Key, before: u64) -> bool {
         let hash = key.hash();
         let asked = self.0.holding(hash, key);
-        let remove = move |store: &Arc<Inner>| store.remove_before(hash, before);
+        let remove = move |store: &Arc<DiskStore>| store.catalog.remove_before(hash, before);
         let removed = change_all(&asked, ("store remove", PATIENCE), remove).await;
         // One that fails has noted it.
         removed.into_iter().any(|removed| matches!(removed, Ok(Ok(1..))))
@@ -73,11 +78,12 @@ impl Disks {
     pub async fn purge(&self, scope: &Scope, purging: Purging) -> u64 {
         let working = self.0.working(scope);
         let own = scope.clone();
-        let purge = move |store: &Arc<Inner>| store.purge(&own, purging);
+        let purge = move |store: &Arc<DiskStore>| store.catalog.purge(&own, purging);
         let purged = change_all(&working, ("store purge", PURGE_PATIENCE), purge).await;
         let settling = working.iter().zip(purged).map(async |((_, entered), purged)| {
             let count = purged.ok().and_then(Result::ok)?;
-            entered.store.0.sync_soon().await.ok().map(|()| count)
+            let disk = &entered.store.disk;
+            disk.syncs.sync_soon(&disk.catalog).await.ok().map(|()| count)
         });
         let mut count = 0_u64;
         for ((_, entered), purged) in working.iter().zip(join_all(settling).await) {
@@ -91,9 +97,9 @@ impl Disks {
     }
 }
 
-impl Shared {
+impl DiskTier {
     /// The disks that are to carry out a purge of `scope`; all others owe it from now on.
-    fn working(&self, scope: &Scope) -> Vec<(&Disk, Entered)> {
+    fn working(&self, scope: &Scope) -> Vec<(&TierDisk, OpenDisk)> {
         let mut recorded = self.ledger.lock();
         let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
         let working: Vec<_> = answering.filter(|(disk, _)| !disk.owes()).collect();
@@ -108,7 +114,7 @@ impl Shared {
     /// Writes down what is owed on the disks that answer, and gives up one that has not written it
     /// in a second; says so if it is written nowhere.
     async fn write_debts(self: &Arc<Self>) {
-        if self.write_records().await == 0 && self.disks.iter().any(Disk::owes) {
+        if self.write_records().await == 0 && self.disks.iter().any(TierDisk::owes) {
             tracing::error!(
                 "a purge could be written on no disk: it holds until this process ends; purge \
                  again after a restart"

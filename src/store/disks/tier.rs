@@ -1,12 +1,16 @@
 //! What the clones of the tier, its watches and its purges share: the disks, the ledger, and which
 //! disks are asked for a key. As long lived as the tier. Locks: as the module above says.
 
-use super::super::{Inner, PATIENCE, Report, Stored};
-use super::disk::{Disk, Entered};
-use super::ledger::{self, DiskId, Ledger};
-use super::place;
 use crate::metrics::Metrics;
 use crate::object::{Key, KeyHash, Meta};
+use crate::store::body::read::Stored;
+use crate::store::check::report::CheckReport;
+use crate::store::disk_store::DiskStore;
+use crate::store::disks::disk::{OpenDisk, TierDisk};
+use crate::store::disks::ledger::{self, DiskId, Ledger};
+use crate::store::disks::place;
+use crate::store::lanes::PATIENCE;
+use crate::store::lookup;
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
 use futures_util::future::join_all;
@@ -24,16 +28,16 @@ pub(super) const PURGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What all clones of the tier share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) disks: Vec<Disk>,
-    pub(super) ledger: Mutex<Recorded>,
-    /// By folder, whose record was written there, and how many changes were in it.
+pub(super) struct DiskTier {
+    pub(super) disks: Vec<TierDisk>,
+    pub(super) ledger: Mutex<VersionedLedger>,
+    /// By folder, the disk of the record that was written there, and how many changes were in it.
     pub(super) files: Mutex<BTreeMap<String, (DiskId, u64)>>,
     /// The number of the next insertion, of all disks: so each is later than those below it,
     /// wherever they are, since this process began.
     pub(super) insertions: Arc<AtomicU64>,
     /// Of the check that goes on, or else the last one, disk by disk.
-    pub(super) checks: Mutex<Vec<Check>>,
+    pub(super) checks: Mutex<Vec<DiskCheck>>,
     /// What the stores find damaged goes in here.
     pub(super) damaged: mpsc::Sender<Key>,
     pub(super) damaged_keys: Mutex<Option<mpsc::Receiver<Key>>>,
@@ -46,20 +50,20 @@ pub(super) struct Shared {
 
 /// The ledger, and how often what it says of debts has changed.
 #[derive(Debug, Default)]
-pub(super) struct Recorded {
+pub(super) struct VersionedLedger {
     pub(super) ledger: Ledger,
     pub(super) changes: u64,
 }
 
 /// The check of one disk. It outlives the store: of a disk that goes out it says that it broke off.
 #[derive(Debug)]
-pub(super) struct Check {
+pub(super) struct DiskCheck {
     /// The folder, as the configuration names it.
     pub(super) path: String,
-    pub(super) report: Arc<Mutex<Report>>,
+    pub(super) report: Arc<Mutex<CheckReport>>,
 }
 
-impl Shared {
+impl DiskTier {
     /// Notes what time it is.
     pub(super) fn tick(&self) {
         let epoch = self.opened.elapsed().as_secs() / EPOCH.as_secs();
@@ -67,12 +71,12 @@ impl Shared {
         self.epoch.store(epoch, Ordering::Relaxed);
     }
 
-    /// An object whose file is open, since a look-up that asked every disk has found it on this one
-    /// alone. Never waits.
+    /// An object that has its file open, since a look-up that asked every disk has found it on this
+    /// one alone. Never waits.
     pub(super) fn recent(&self, key: &Key) -> Option<Stored> {
         let answering = self.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
-        for (disk, Entered { store, .. }) in answering {
-            if let Some(stored) = store.0.recent.get(key)
+        for (disk, OpenDisk { store, .. }) in answering {
+            if let Some(stored) = store.disk.catalog.recent.get(key)
                 && !(disk.owes() && self.is_owed(disk, key))
             {
                 store.touch(stored.insertion.sequence);
@@ -97,39 +101,39 @@ impl Shared {
     }
 
     /// The disks that are in and answer, from the first choice for a key to the last.
-    pub(super) fn choices(&self, key: &Key) -> impl Iterator<Item = (&Disk, Entered)> {
+    pub(super) fn choices(&self, key: &Key) -> impl Iterator<Item = (&TierDisk, OpenDisk)> {
         let order = self.order(key).into_iter();
         let disks = order.filter_map(|position| self.disks.get(position));
         disks.filter_map(|disk| Some((disk, disk.answering()?)))
     }
 
     /// The same, for writing: a disk that has just failed comes last.
-    pub(super) fn choices_to_write(&self, key: &Key) -> Vec<(&Disk, Entered)> {
+    pub(super) fn choices_to_write(&self, key: &Key) -> Vec<(&TierDisk, OpenDisk)> {
         let mut choices: Vec<_> = self.choices(key).collect();
-        choices.sort_by_key(|(_, Entered { store, .. })| store.0.is_in_doubt());
+        choices.sort_by_key(|(_, OpenDisk { store, .. })| store.disk.catalog.is_in_doubt());
         choices
     }
 
     /// Those that a look-up asks.
-    pub(super) fn asked(&self, key: &Key) -> Vec<(&Disk, Entered)> {
+    pub(super) fn asked(&self, key: &Key) -> Vec<(&TierDisk, OpenDisk)> {
         self.choices(key).filter(|(disk, _)| !(disk.owes() && self.is_owed(disk, key))).collect()
     }
 
     /// Those of them that may have something of the object.
-    pub(super) fn holding(&self, hash: KeyHash, key: &Key) -> Vec<(&Disk, Entered)> {
+    pub(super) fn holding(&self, hash: KeyHash, key: &Key) -> Vec<(&TierDisk, OpenDisk)> {
         let mut asked = self.asked(key);
-        asked.retain(|(_, entered)| !entered.store.0.lacks(hash));
+        asked.retain(|(_, entered)| !entered.store.disk.catalog.lacks(hash));
         asked
     }
 
-    pub(super) fn is_owed(&self, disk: &Disk, key: &Key) -> bool {
+    pub(super) fn is_owed(&self, disk: &TierDisk, key: &Key) -> bool {
         let recorded = self.ledger.lock();
         let owed = disk.entered().and_then(|entered| recorded.ledger.owed(entered.id));
         owed.is_some_and(|owed| owed.covers(key))
     }
 
-    /// Whether a disk owes a purge that may be of the object of `site` whose key has this hash.
-    pub(super) fn may_be_owed(&self, disk: &Disk, site: &str, hash: KeyHash) -> bool {
+    /// Whether a disk owes a purge that may be of the object of `site` with this key hash.
+    pub(super) fn may_be_owed(&self, disk: &TierDisk, site: &str, hash: KeyHash) -> bool {
         if !disk.owes() {
             return false;
         }
@@ -138,7 +142,7 @@ impl Shared {
         owed.is_some_and(|owed| owed.may_cover(site, hash))
     }
 
-    pub(super) fn owed_count(&self, disk: &Disk) -> usize {
+    pub(super) fn owed_count(&self, disk: &TierDisk) -> usize {
         if !disk.owes() {
             return 0;
         }
@@ -147,18 +151,18 @@ impl Shared {
         owed.map_or(0, ledger::Owed::len)
     }
 
-    /// Drops the copies of an object whose head came before this one.
+    /// Drops the copies of an object that have earlier heads than this one.
     pub(super) async fn drop_older(&self, meta: &Arc<Meta>) {
         let asked = self.holding(meta.key.hash(), &meta.key);
         let meta = Arc::clone(meta);
-        let drop_older = move |store: &Arc<Inner>| store.drop_older(&meta);
+        let drop_older = move |store: &Arc<DiskStore>| lookup::drop_older(&store.catalog, &meta);
         // One that fails has noted it, and is asked again with the next look-up.
         change_all(&asked, ("store copies", PATIENCE), drop_older).await;
     }
 
-    pub(super) fn mark_debtors(&self, recorded: &Recorded) {
+    pub(super) fn mark_debtors(&self, recorded: &VersionedLedger) {
         for disk in &self.disks {
-            if let Some(Entered { id, .. }) = disk.entered() {
+            if let Some(OpenDisk { id, .. }) = disk.entered() {
                 disk.set_owed(recorded.ledger.owed(id));
             }
         }
@@ -167,9 +171,9 @@ impl Shared {
 
 /// What `find` finds on each of these disks, all of which are asked at once.
 pub(super) async fn read_all<T: Send + 'static>(
-    asked: &[(&Disk, Entered)],
+    asked: &[(&TierDisk, OpenDisk)],
     name: &'static str,
-    find: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
+    find: impl Fn(&Arc<DiskStore>) -> T + Clone + Send + 'static,
 ) -> Vec<Result<T, BlockingError>> {
     let asking = asked.iter().map(|(disk, entered)| disk.read(&entered.store, name, find.clone()));
     join_all(asking).await
@@ -177,9 +181,9 @@ pub(super) async fn read_all<T: Send + 'static>(
 
 /// Has `work` change something on each of these disks, on all at once.
 pub(super) async fn change_all<T: Send + 'static>(
-    asked: &[(&Disk, Entered)],
+    asked: &[(&TierDisk, OpenDisk)],
     job: (&'static str, Duration),
-    work: impl Fn(&Arc<Inner>) -> T + Clone + Send + 'static,
+    work: impl Fn(&Arc<DiskStore>) -> T + Clone + Send + 'static,
 ) -> Vec<Result<T, BlockingError>> {
     let changing =
         asked.iter().map(|(disk, entered)| disk.change(&entered.store, job, work.clone()));

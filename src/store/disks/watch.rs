@@ -5,15 +5,22 @@
 //!
 //! A folder is watched by the identity of its lock file: where another file system is mounted over
 //! it, or it is unmounted (with `umount -l`, since the store keeps files open) or removed, the
-//! store is closed, whose files are then free, and whatever is at the path afterwards is opened. A
-//! folder without a store is made into one, but never the empty folder that is left where a disk
-//! was mounted, and never below a folder that has gone too.
+//! store is closed, so that its files are free, and whatever is at the path afterwards is opened. A
+//! folder without a store is made into one, but never the empty folder that is left at the mount
+//! point of a disk was mounted, and never below a folder that has gone too.
 
-use super::super::{IndexError, Inner, OpenError, Purging, Seat, Store, WriteError, files};
-use super::disk::{Disk, Entered};
-use super::ledger::{self, DiskId, Joiner, Ledger, Member};
-use super::mount;
-use super::tier::{PURGE_PATIENCE, Shared};
+use crate::store::disk_store::DiskStore;
+use crate::store::disks::disk::{OpenDisk, TierDisk};
+use crate::store::disks::ledger::{self, DiskId, Joiner, Ledger, Member};
+use crate::store::disks::mount;
+use crate::store::disks::tier::{DiskTier, PURGE_PATIENCE};
+use crate::store::error::{IndexError, OpenError, WriteError};
+use crate::store::files;
+use crate::store::folder;
+use crate::store::handle::Store;
+use crate::store::lookup;
+use crate::store::scope::Purging;
+use crate::store::tier_share::TierShare;
 use crate::tasks::BlockingError;
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
@@ -34,8 +41,8 @@ const THREADS: usize = 384;
 /// Bounds of what one disk gets of them, half for what reads and half for what changes something.
 const THREADS_OF_ONE: std::ops::RangeInclusive<usize> = 16..=128;
 
-/// A disk whose store is open and that is not in yet.
-struct Opened {
+/// A disk that has its store open and is not in yet.
+struct DiskToAdmit {
     position: usize,
     store: Store,
     id: Option<DiskId>,
@@ -53,7 +60,7 @@ enum Tries {
 }
 
 /// Looks after one disk until the tier or the process goes away.
-pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: CancellationToken) {
+pub(super) async fn watch(shared: Weak<DiskTier>, position: usize, stop: CancellationToken) {
     let mut pace = PACE;
     let lane = {
         let Some(shared) = shared.upgrade() else { return };
@@ -71,7 +78,7 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
         }
         let Some(shared) = shared.upgrade() else { return };
         shared.tick();
-        if shared.disks.get(position).is_some_and(Disk::is_stalled) {
+        if shared.disks.get(position).is_some_and(TierDisk::is_stalled) {
             continue;
         }
         let own = Arc::clone(&shared);
@@ -91,12 +98,12 @@ pub(super) async fn watch(shared: Weak<Shared>, position: usize, stop: Cancellat
     }
 }
 
-impl Shared {
-    /// Opens every disk that can be opened; an error where none can.
+impl DiskTier {
+    /// Opens every disk that can be opened; an error if none can.
     pub(super) fn open_all(&self) -> Result<(), OpenError> {
         let mounts = self.written_mounts();
         let runtime = tokio::runtime::Handle::try_current().ok();
-        let open = |position: usize, disk: &Disk| {
+        let open = |position: usize, disk: &TierDisk| {
             let _runtime = runtime.as_ref().map(tokio::runtime::Handle::enter);
             self.open_one(position, mounts.get(&disk.label).map(PathBuf::as_path))
         };
@@ -127,7 +134,7 @@ impl Shared {
                 }
             }
         }
-        // Who has a history goes first: what it knows of the others counts.
+        // A disk with a history goes first: what it knows of the others counts.
         opened.sort_by_key(|one| (one.is_empty, one.record.is_none(), one.position));
         match first_error {
             Some(error) if opened.is_empty() => return Err(error),
@@ -145,8 +152,8 @@ impl Shared {
         let Some(disk) = self.disks.get(position) else { return };
         self.metrics.store_errors.with_label_values(&[&*disk.label, "watch"]).inc();
         tracing::error!(disk = disk.label, %error, "disk tier: a look at the disk panicked");
-        if let Some(Entered { store, .. }) = disk.entered() {
-            store.0.index_failed(&IndexError::Panic);
+        if let Some(OpenDisk { store, .. }) = disk.entered() {
+            store.disk.catalog.index_failed(&IndexError::Panic);
         }
     }
 
@@ -154,7 +161,7 @@ impl Shared {
     pub(super) fn look_after(&self, position: usize) -> bool {
         let Some(disk) = self.disks.get(position) else { return false };
         let Some(entered) = disk.entered() else { return self.try_to_enter(position, disk) };
-        match entered.store.0.folder.is_in_place() {
+        match entered.store.disk.catalog.folder.is_in_place() {
             Ok(true) => {
                 if disk.owes() && entered.store.health().is_writable {
                     self.settle(disk, &entered);
@@ -170,13 +177,17 @@ impl Shared {
                 false
             }
             Err(source) => {
-                entered.store.0.write_failed(&WriteError::Io { operation: "look", source });
+                entered
+                    .store
+                    .disk
+                    .catalog
+                    .write_failed(&WriteError::Io { operation: "look", source });
                 true
             }
         }
     }
 
-    fn try_to_enter(&self, position: usize, disk: &Disk) -> bool {
+    fn try_to_enter(&self, position: usize, disk: &TierDisk) -> bool {
         let mount = disk.mount().or_else(|| self.known_mount(disk));
         let has_parent = disk.settings.path.parent().is_none_or(Path::exists);
         let opened = if has_parent {
@@ -197,7 +208,7 @@ impl Shared {
         }
     }
 
-    fn stays_out(&self, disk: &Disk, error: &OpenError) {
+    fn stays_out(&self, disk: &TierDisk, error: &OpenError) {
         let labels = &[&*disk.label, "open"];
         self.metrics.store_errors.with_label_values(labels).inc();
         if disk.stays_out(error.to_string()) {
@@ -207,8 +218,8 @@ impl Shared {
         }
     }
 
-    /// Opens the store of a disk that is out; `mount` is where its file system was mounted before.
-    fn open_one(&self, position: usize, mount: Option<&Path>) -> Result<Opened, OpenError> {
+    /// Opens the store of a disk that is out; `mount` is the last mount point of its file system.
+    fn open_one(&self, position: usize, mount: Option<&Path>) -> Result<DiskToAdmit, OpenError> {
         let Some(disk) = self.disks.get(position) else {
             return Err(OpenError::io(Path::new(""), "find it", io::ErrorKind::NotFound.into()));
         };
@@ -217,7 +228,7 @@ impl Shared {
             return Err(OpenError::InUse { path: path.clone() });
         }
         if let Some(mount) = mount
-            && !super::super::folder::is_store(path)
+            && !folder::is_store(path)
         {
             let is_mounted = mount::is_point(mount);
             if !is_mounted.map_err(|e| OpenError::io(mount, "look at it", e))? {
@@ -227,32 +238,32 @@ impl Shared {
         let number = u16::try_from(position).unwrap_or(u16::MAX);
         let threads =
             (THREADS / self.disks.len()).clamp(*THREADS_OF_ONE.start(), *THREADS_OF_ONE.end());
-        let seat = Seat {
+        let tier = TierShare {
             disk: number,
             damaged: self.damaged.clone(),
             insertions: Arc::clone(&self.insertions),
             jobs: Arc::clone(&disk.jobs),
             threads: threads / 2,
         };
-        let store = Store::open(seat, &disk.settings, self.metrics.clone(), &self.tasks)?;
+        let store = Store::open(tier, &disk.settings, self.metrics.clone(), &self.tasks)?;
         let record = ledger::read(path);
         let record = record.map_err(|e| OpenError::io(path, "read its record of purges", e))?;
-        let is_empty = store.0.is_empty();
+        let is_empty = lookup::is_empty(&store.disk.catalog);
         let is_empty =
             is_empty.map_err(|source| OpenError::Index { path: path.clone(), source })?;
         let (id, record) = record.unzip();
-        Ok(Opened { position, store, id, record, is_empty })
+        Ok(DiskToAdmit { position, store, id, record, is_empty })
     }
 
     /// Takes an open disk in.
-    fn admit(&self, opened: Opened) -> Result<(), OpenError> {
-        let Opened { position, store, id, record, is_empty } = opened;
+    fn admit(&self, opened: DiskToAdmit) -> Result<(), OpenError> {
+        let DiskToAdmit { position, store, id, record, is_empty } = opened;
         let Some(disk) = self.disks.get(position) else { return Ok(()) };
         let path = &disk.settings.path;
         let mount = mount::point_of(path);
         let mut recorded = self.ledger.lock();
         let present: Vec<_> =
-            self.disks.iter().filter_map(Disk::entered).map(|entered| entered.id).collect();
+            self.disks.iter().filter_map(TierDisk::entered).map(|entered| entered.id).collect();
         // A name that is taken is that of a copied folder: what it knows is another's.
         let (id, record) = if let Some(id) = id.filter(|id| !present.contains(id)) {
             (id, record)
@@ -269,7 +280,7 @@ impl Shared {
         recorded.changes += 1;
         // First what it owes: from the moment it is in, look-ups ask it.
         disk.set_owed(recorded.ledger.owed(id));
-        disk.enter(Entered { id, store }, mount);
+        disk.enter(OpenDisk { id, store }, mount);
         self.mark_debtors(&recorded);
         drop(recorded);
         if !is_known {
@@ -285,15 +296,15 @@ impl Shared {
     }
 
     /// Carries out what a disk owes; what fails is tried again.
-    fn settle(&self, disk: &Disk, entered: &Entered) {
-        let Entered { id, store } = entered;
+    fn settle(&self, disk: &TierDisk, entered: &OpenDisk) {
+        let OpenDisk { id, store } = entered;
         let Some(owed) = self.ledger.lock().ledger.owed(*id).cloned() else { return };
         let mut purged = 0_u64;
         for scope in owed.scopes() {
-            let Ok(count) = store.0.purge(&scope, Purging::Hard) else { return };
+            let Ok(count) = store.disk.catalog.purge(&scope, Purging::Hard) else { return };
             purged = purged.saturating_add(count);
         }
-        if store.0.sync_index().is_err() {
+        if store.disk.syncs.sync_index(&store.disk.catalog).is_err() {
             return;
         }
         let mut recorded = self.ledger.lock();
@@ -327,12 +338,12 @@ impl Shared {
 
     async fn write_record(self: &Arc<Self>, position: usize) -> bool {
         let Some(disk) = self.disks.get(position) else { return false };
-        let Some(Entered { store, .. }) = disk.answering() else { return false };
+        let Some(OpenDisk { store, .. }) = disk.answering() else { return false };
         if self.is_recorded(disk) {
             return true;
         }
         let shared = Arc::clone(self);
-        let work = move |_: &Arc<Inner>| {
+        let work = move |_: &Arc<DiskStore>| {
             shared
                 .disks
                 .get(position)
@@ -360,27 +371,27 @@ impl Shared {
     }
 
     /// Whether a disk has all that the ledger says now.
-    fn is_recorded(&self, disk: &Disk) -> bool {
-        let Some(Entered { id, .. }) = disk.entered() else { return false };
+    fn is_recorded(&self, disk: &TierDisk) -> bool {
+        let Some(OpenDisk { id, .. }) = disk.entered() else { return false };
         let changes = self.ledger.lock().changes;
         self.files.lock().get(&disk.label) == Some(&(id, changes))
     }
 
     /// Writes the ledger on a disk that has not what it says now; whether it is there. Blocking.
-    fn write_own_record(&self, disk: &Disk, tries: Tries) -> bool {
+    fn write_own_record(&self, disk: &TierDisk, tries: Tries) -> bool {
         let _turn = disk.recording.lock();
-        let Some(Entered { id, store }) = disk.entered() else { return false };
+        let Some(OpenDisk { id, store }) = disk.entered() else { return false };
         if self.is_recorded(disk) {
             return true;
         }
-        if tries == Tries::IfHealthy && !store.0.is_admitting() {
+        if tries == Tries::IfHealthy && !store.disk.catalog.is_admitting() {
             return false;
         }
         let (ledger, changes) = {
             let recorded = self.ledger.lock();
             (recorded.ledger.clone(), recorded.changes)
         };
-        let written = match store.0.folder.is_in_place() {
+        let written = match store.disk.catalog.folder.is_in_place() {
             Ok(true) => ledger::write(&disk.settings.path, id, &ledger),
             Ok(false) => Err(io::ErrorKind::NotFound.into()),
             Err(error) => Err(error),
@@ -394,13 +405,13 @@ impl Shared {
             Err(source) => {
                 files.remove(&disk.label);
                 drop(files);
-                store.0.write_failed(&WriteError::Io { operation: "record", source });
+                store.disk.catalog.write_failed(&WriteError::Io { operation: "record", source });
                 false
             }
         }
     }
 
-    /// Where the file systems of the folders were mounted, as the records on all disks say.
+    /// If the file systems of the folders were mounted, as the records on all disks say.
     fn written_mounts(&self) -> BTreeMap<String, PathBuf> {
         let records = self.disks.iter().filter_map(|disk| {
             // What cannot be read is told when the disk is opened.
@@ -411,8 +422,8 @@ impl Shared {
         mounted.map(|member| (member.path, member.mount.into())).collect()
     }
 
-    /// Where the file system of a disk that was never in was mounted, as the ledger says.
-    fn known_mount(&self, disk: &Disk) -> Option<PathBuf> {
+    /// If the file system of a disk that was never in was mounted, as the ledger says.
+    fn known_mount(&self, disk: &TierDisk) -> Option<PathBuf> {
         let recorded = self.ledger.lock();
         let mut members = recorded.ledger.members.values();
         let member = members.find(|m| m.path == disk.label && !m.mount.is_empty())?;

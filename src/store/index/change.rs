@@ -1,12 +1,13 @@
 //! A change of the index: what it writes, in which order, and how it is made. Lives within one call
-//! on a blocking thread. Locks: the gate's, then that of the claims, held while the engine commits.
+//! on a blocking thread. Locks: that of the admission, then that of the claims, held while the
+//! engine commits.
 
-use super::super::error::IndexError;
-use super::super::eviction::Entry;
-use super::super::format::{self, CHARGE_UNIT, Head, Place, Totals};
-use super::engine::Keyspace;
-use super::{Open, SCRUB, TOTALS, chunk, insertion, pair};
 use crate::object::KeyHash;
+use crate::store::error::IndexError;
+use crate::store::eviction::order::EvictionEntry;
+use crate::store::format::{self, BodyPlace, CHARGE_UNIT, RecordHead, Totals};
+use crate::store::index::engine::Keyspace;
+use crate::store::index::keyspaces::{Keyspaces, RowChange, SCRUB, TOTALS, chunk, insertion, pair};
 use fjall::Slice;
 use std::collections::BTreeMap;
 #[cfg(test)]
@@ -19,22 +20,15 @@ use std::sync::atomic::Ordering;
 /// in whatever order the caller names them: a reader that finds a record finds all of it, or finds
 /// another record, or none, when it looks again.
 pub(in crate::store) struct Change<'a> {
-    pub(super) open: &'a Open,
+    pub(super) open: &'a Keyspaces,
     /// What records of this change lead to.
-    before: Vec<Row<'a>>,
-    rows: Vec<Row<'a>>,
+    before: Vec<RowChange<'a>>,
+    rows: Vec<RowChange<'a>>,
     /// What records led to that this change drops.
-    behind: Vec<Row<'a>>,
+    behind: Vec<RowChange<'a>>,
     claims: BTreeMap<KeyHash, ClaimChange>,
     /// Keys that it brings something of.
     comes: Vec<KeyHash>,
-}
-
-/// A row that is set, or dropped.
-pub(super) struct Row<'a> {
-    pub(super) keyspace: &'a Keyspace,
-    pub(super) key: Slice,
-    pub(super) value: Option<Slice>,
 }
 
 /// What becomes of the claim about a NAR.
@@ -44,10 +38,11 @@ enum ClaimChange {
     Drop(Slice),
 }
 
-impl<'a> Change<'a> {
-    pub(super) fn of(open: &'a Open) -> Self {
-        Self {
-            open,
+impl Keyspaces {
+    /// Begins changes that happen together.
+    pub(in crate::store) fn change(&self) -> Change<'_> {
+        Change {
+            open: self,
             before: Vec::new(),
             rows: Vec::new(),
             behind: Vec::new(),
@@ -55,30 +50,32 @@ impl<'a> Change<'a> {
             comes: Vec::new(),
         }
     }
+}
 
+impl<'a> Change<'a> {
     /// Sets the record of a new insertion, and its place in the eviction order.
-    pub(in crate::store) fn set_record(&mut self, hash: KeyHash, head: &Head, record: &[u8]) {
+    pub(in crate::store) fn set_record(&mut self, hash: KeyHash, head: &RecordHead, record: &[u8]) {
         self.rewrite_record(hash, record);
-        self.set_order(hash, Entry::of(head));
+        self.set_order(hash, EvictionEntry::of(head));
     }
 
-    /// Sets the record of a new insertion whose body lives in the index, its body, and its place in
-    /// the eviction order.
+    /// Sets the record of a new insertion that has its body in the index, its body, and its place
+    /// in the eviction order.
     pub(in crate::store) fn set_object(
         &mut self,
         hash: KeyHash,
-        head: &Head,
+        head: &RecordHead,
         record: &[u8],
         body: &[u8],
     ) {
-        if head.place == Place::Inline {
+        if head.place == BodyPlace::Inline {
             self.set_body(hash, head.sequence, body);
         }
         self.set_record(hash, head, &format::with_body(record.to_vec(), head.place, body));
     }
 
     /// Sets the place of an insertion in the eviction order.
-    pub(in crate::store) fn set_order(&mut self, hash: KeyHash, entry: Entry) {
+    pub(in crate::store) fn set_order(&mut self, hash: KeyHash, entry: EvictionEntry) {
         let mut place = [0; 20];
         let (key, units) = place.split_at_mut(16);
         key.copy_from_slice(&hash.0);
@@ -101,7 +98,7 @@ impl<'a> Change<'a> {
 
     /// Sets the small body of an insertion that stands beside its record.
     pub(in crate::store) fn set_body(&mut self, hash: KeyHash, sequence: u64, body: &[u8]) {
-        self.before.push(Row::set(&self.open.bodies, insertion(hash, sequence), body));
+        self.before.push(RowChange::set(&self.open.bodies, insertion(hash, sequence), body));
     }
 
     /// Sets the claim about a NAR.
@@ -123,13 +120,13 @@ impl<'a> Change<'a> {
 
     /// Drops what of the body of an insertion is not gone with its record, or notes that its file
     /// is to be removed.
-    pub(in crate::store) fn drop_body(&mut self, hash: KeyHash, sequence: u64, place: Place) {
+    pub(in crate::store) fn drop_body(&mut self, hash: KeyHash, sequence: u64, place: BodyPlace) {
         match place {
-            Place::Within => {}
-            Place::Inline => {
-                self.behind.push(Row::gone(&self.open.bodies, insertion(hash, sequence)));
+            BodyPlace::Within => {}
+            BodyPlace::Inline => {
+                self.behind.push(RowChange::gone(&self.open.bodies, insertion(hash, sequence)));
             }
-            Place::File => self.set_link(hash, sequence),
+            BodyPlace::File => self.set_link(hash, sequence),
         }
     }
 
@@ -145,7 +142,7 @@ impl<'a> Change<'a> {
     }
 
     /// Drops the row of the variant that an object with this head is.
-    pub(in crate::store) fn drop_variant_of(&mut self, hash: KeyHash, head: &Head) {
+    pub(in crate::store) fn drop_variant_of(&mut self, hash: KeyHash, head: &RecordHead) {
         if let Some(primary) = head.variant_of {
             self.drop_variant(KeyHash(primary), hash);
         }
@@ -155,7 +152,7 @@ impl<'a> Change<'a> {
     pub(in crate::store) fn drop_claim_of(
         &mut self,
         owner: KeyHash,
-        head: &Head,
+        head: &RecordHead,
     ) -> Result<(), IndexError> {
         let Some(nar) = head.claims.map(KeyHash) else { return Ok(()) };
         if let Some(claim) = self.open.claim(nar)?
@@ -189,7 +186,7 @@ impl<'a> Change<'a> {
     ) -> Result<(), IndexError> {
         self.drop(&self.open.parts, hash.0);
         for guard in self.open.chunks.prefix(insertion(hash, sequence)) {
-            self.behind.push(Row::gone(&self.open.chunks, guard.key()?));
+            self.behind.push(RowChange::gone(&self.open.chunks, guard.key()?));
         }
         Ok(())
     }
@@ -229,17 +226,17 @@ impl<'a> Change<'a> {
         key: impl Into<Slice>,
         value: impl Into<Slice>,
     ) {
-        self.rows.push(Row::set(keyspace, key, value));
+        self.rows.push(RowChange::set(keyspace, key, value));
     }
 
     pub(super) fn drop(&mut self, keyspace: &'a Keyspace, key: impl Into<Slice>) {
-        self.rows.push(Row::gone(keyspace, key));
+        self.rows.push(RowChange::gone(keyspace, key));
     }
 
     /// Makes the changes: they survive a crash of the process, and a power cut after the next sync.
     /// Waits a few seconds at most for an engine that is behind.
     pub(in crate::store) fn commit(mut self) -> Result<(), IndexError> {
-        let _pass = self.open.gate.enter(|| self.open.is_behind())?;
+        let _pass = self.open.admission.enter(|| self.open.is_behind())?;
         #[cfg(test)]
         if self.open.refuses.load(Ordering::Acquire) {
             return Err(fjall::Error::Poisoned.into());
@@ -249,29 +246,19 @@ impl<'a> Change<'a> {
         for (nar, change) in claims {
             match change {
                 ClaimChange::Set(claim) => {
-                    self.before.push(Row::set(&self.open.claims, nar.0, claim));
+                    self.before.push(RowChange::set(&self.open.claims, nar.0, claim));
                 }
                 ClaimChange::Drop(claim) if self.open.claim(nar)?.as_ref() == Some(&claim) => {
-                    self.behind.push(Row::gone(&self.open.claims, nar.0));
+                    self.behind.push(RowChange::gone(&self.open.claims, nar.0));
                 }
                 ClaimChange::Drop(_) => {}
             }
         }
-        let note = || self.comes.iter().for_each(|key| self.open.shared.presence.note(*key));
+        let note = || self.comes.iter().for_each(|key| self.open.shared.key_filter.note(*key));
         note();
         let rows = self.before.into_iter().chain(self.rows).chain(self.behind);
         let committed = self.open.apply(rows);
         note();
         committed
-    }
-}
-
-impl<'a> Row<'a> {
-    fn set(keyspace: &'a Keyspace, key: impl Into<Slice>, value: impl Into<Slice>) -> Self {
-        Self { keyspace, key: key.into(), value: Some(value.into()) }
-    }
-
-    fn gone(keyspace: &'a Keyspace, key: impl Into<Slice>) -> Self {
-        Self { keyspace, key: key.into(), value: None }
     }
 }

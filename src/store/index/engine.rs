@@ -1,4 +1,4 @@
-//! The key-value engine: fjall. In unit tests, one in memory stands in its place where a thread
+//! The key-value engine: fjall. In unit tests, one in memory stands in its place if a thread
 //! simulates, with the same rules: a change is in the journal whole or not at all, it is applied
 //! key by key under the eyes of readers, and what was not persisted may be lost in a power cut.
 
@@ -47,7 +47,7 @@ pub(super) fn builder(path: &Path) -> DatabaseBuilder<Fjall> {
     Fjall::builder(path)
 }
 
-/// Opens or makes a database, whose folder is `path`.
+/// Opens or makes the database in the folder `path`.
 #[cfg(not(test))]
 #[expect(unused_variables, reason = "the folder is for simulations")]
 pub(super) fn open(builder: DatabaseBuilder<Fjall>, path: &Path) -> fjall::Result<Database> {
@@ -65,9 +65,9 @@ pub(super) fn rewrite_journal(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod switched {
-    use super::super::journal;
-    use super::Backlog;
     use crate::simulation::{disk, world};
+    use crate::store::index::engine::Backlog;
+    use crate::store::index::journal;
     use crate::sync::Mutex;
     use fjall::{KeyspaceCreateOptions, PersistMode, Slice};
     use std::collections::BTreeMap;

@@ -45,7 +45,7 @@ pub(super) fn remove_unfinished(folder: &Path) {
     }
 }
 
-/// The files in `folder` whose names end in `suffix`; all names at once, since a folder that is
+/// The files in `folder` with names that end in `suffix`; all names at once, since a folder that is
 /// read while names come may not end.
 fn names(folder: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;

@@ -6,7 +6,7 @@ use fjall::config::{FilterPolicy, FilterPolicyEntry, PartitioningPolicy, Pinning
 
 /// How the keys of a keyspace are looked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Sought {
+pub(super) enum LookupPattern {
     /// Keys that come in their order, so that no two tables share a range: a filter says nothing.
     InOrder,
     /// Keys that are there: filters say in which level, but for the last one.
@@ -18,7 +18,7 @@ pub(super) enum Sought {
 /// The filters and indexes of all tables stay in memory, whole: some bytes an object, so that a
 /// look-up reads one block of data, however many there are. Otherwise the engine keeps them in its
 /// cache, where data pushes them out, and reads hundreds of KiB for one of a large table.
-pub(super) fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOptions {
+pub(super) fn options(memtable_bytes: u64, sought: LookupPattern) -> KeyspaceCreateOptions {
     let options = KeyspaceCreateOptions::default()
         .max_memtable_size(memtable_bytes)
         .filter_block_partitioning_policy(PartitioningPolicy::all(false))
@@ -26,8 +26,8 @@ pub(super) fn options(memtable_bytes: u64, sought: Sought) -> KeyspaceCreateOpti
         .index_block_partitioning_policy(PartitioningPolicy::all(false))
         .index_block_pinning_policy(PinningPolicy::all(true));
     match sought {
-        Sought::InOrder => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
-        Sought::WhereItIs => options.expect_point_read_hits(true),
-        Sought::OftenInVain => options,
+        LookupPattern::InOrder => options.filter_policy(FilterPolicy::all(FilterPolicyEntry::None)),
+        LookupPattern::WhereItIs => options.expect_point_read_hits(true),
+        LookupPattern::OftenInVain => options,
     }
 }

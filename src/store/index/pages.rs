@@ -1,15 +1,15 @@
 //! Walks over the index, a page at a time. Blocking; no lock.
 
-use super::engine::Keyspace;
-use super::{Open, insertion, of_insertion, pair};
 use crate::object::KeyHash;
 use crate::store::error::IndexError;
-use crate::store::eviction::Entry;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::format::CHARGE_UNIT;
+use crate::store::index::engine::Keyspace;
+use crate::store::index::keyspaces::{Keyspaces, insertion, of_insertion, pair};
 use fjall::Slice;
 use std::ops::Bound;
 
-impl Open {
+impl Keyspaces {
     /// At most `max` records in the order of their hashes, from the first one after `after`.
     pub(in crate::store) fn page(
         &self,
@@ -24,7 +24,7 @@ impl Open {
         &self,
         from: u64,
         max: usize,
-    ) -> Result<Vec<(Entry, KeyHash)>, IndexError> {
+    ) -> Result<Vec<(EvictionEntry, KeyHash)>, IndexError> {
         let mut entries = Vec::with_capacity(max.min(4096));
         for guard in self.order.range(from.to_be_bytes()..).take(max) {
             let (sequence, place) = guard.into_inner()?;
@@ -33,7 +33,7 @@ impl Open {
                 && let Ok(units) = <[u8; 4]>::try_from(units)
             {
                 let charge = u64::from(u32::from_le_bytes(units)) * CHARGE_UNIT;
-                let entry = Entry { sequence: u64::from_be_bytes(sequence), charge };
+                let entry = EvictionEntry { sequence: u64::from_be_bytes(sequence), charge };
                 entries.push((entry, KeyHash(*key)));
             }
         }

@@ -1,19 +1,20 @@
 //! Which objects have which tags, in the index: a row for each tag of each record, set and dropped
 //! in the change that sets or drops the record. Blocking, as the rest of the index.
 //!
-//! A row may outlive its record where that cannot be read any more; whoever follows one looks into
-//! the record, which counts. A record never lacks a row: [`Change::rewrite_record`] is the one way
-//! by which a record comes in, and sets them.
+//! A row may outlive its record if that cannot be read any more; a purge that follows one looks
+//! into the record, which counts. A record never lacks a row: [`Change::rewrite_record`] is the one
+//! way by which a record comes in, and sets them.
 
-use super::super::error::IndexError;
-use super::super::format;
-use super::pages::pairs_page;
-use super::{Change, Open, pair};
 use crate::object::KeyHash;
 use crate::object::tags::TagHash;
+use crate::store::error::IndexError;
+use crate::store::format;
+use crate::store::index::change::Change;
+use crate::store::index::keyspaces::{Keyspaces, pair};
+use crate::store::index::pages::pairs_page;
 use std::ops::Bound;
 
-impl Open {
+impl Keyspaces {
     /// At most `max` objects that may have a tag, in the order of their hashes, from the first one
     /// after `after`.
     pub(in crate::store) fn tagged(

@@ -4,26 +4,30 @@
 
 use crate::metrics::Metrics;
 use crate::object::KeyHash;
-use crate::store::gauges::Shown;
-use crate::sync::Mutex;
+use crate::store::gauges::SharedGauges;
+use crate::sync::{Mutex, RwLock};
 
 /// The parts that are counted, and the gauges that show them: objects and bytes.
 #[derive(Debug)]
 pub(in crate::store) struct CountedParts {
-    progress: Mutex<Progress>,
-    shown: Shown<2>,
+    /// Held for reading by what adds to a part, makes it whole or drops it alone, for writing while
+    /// some are counted. A part that goes with its key meanwhile may be counted all the same: this
+    /// is for a gauge.
+    pub(in crate::store) changing: RwLock<()>,
+    progress: Mutex<CountProgress>,
+    shown: SharedGauges<2>,
 }
 
 /// Which parts are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
+enum CountProgress {
     None,
     /// Those up to this one.
     UpTo(KeyHash),
     All,
 }
 
-impl Progress {
+impl CountProgress {
     fn has(self, hash: KeyHash) -> bool {
         match self {
             Self::None => false,
@@ -36,20 +40,20 @@ impl Progress {
 impl CountedParts {
     /// None yet.
     pub(in crate::store) fn shown_on(metrics: &Metrics) -> Self {
-        let shown = Shown::new([metrics.part_objects.clone(), metrics.part_bytes.clone()]);
-        Self { progress: Mutex::new(Progress::None), shown }
+        let shown = SharedGauges::new([metrics.part_objects.clone(), metrics.part_bytes.clone()]);
+        Self { changing: RwLock::new(()), progress: Mutex::new(CountProgress::None), shown }
     }
 
     /// Whether all are counted.
     pub(super) fn are_all(&self) -> bool {
-        *self.progress.lock() == Progress::All
+        *self.progress.lock() == CountProgress::All
     }
 
     /// The last one that is counted, unless all are.
     pub(super) fn last(&self) -> Option<KeyHash> {
         match *self.progress.lock() {
-            Progress::UpTo(last) => Some(last),
-            Progress::None | Progress::All => None,
+            CountProgress::UpTo(last) => Some(last),
+            CountProgress::None | CountProgress::All => None,
         }
     }
 
@@ -58,11 +62,11 @@ impl CountedParts {
     pub(super) fn add_up_to(&self, last: Option<KeyHash>, more: [i64; 2]) {
         let mut progress = self.progress.lock();
         self.shown.add(more);
-        *progress = last.map_or(Progress::All, Progress::UpTo);
+        *progress = last.map_or(CountProgress::All, CountProgress::UpTo);
     }
 
     /// A part has changed by so much.
-    pub(super) fn change(&self, hash: KeyHash, by: [i64; 2]) {
+    pub(in crate::store) fn change(&self, hash: KeyHash, by: [i64; 2]) {
         let progress = self.progress.lock();
         if progress.has(hash) {
             self.shown.add(by);
@@ -74,6 +78,6 @@ impl CountedParts {
     pub(in crate::store) fn forget(&self) {
         let mut progress = self.progress.lock();
         self.shown.set([0, 0]);
-        *progress = Progress::None;
+        *progress = CountProgress::None;
     }
 }

@@ -2,13 +2,13 @@
 //! and readers look for another. A chunk is here once all of it is in the file; what broke off
 //! within a chunk is fetched again.
 
-use super::table::{Entered, Noted, number_at};
-use super::{CHUNK_BYTES, Part};
-use crate::store::Growing;
-use crate::store::body::{Batch, Growth};
+use crate::store::body::sums::{CHUNK_BYTES, ChunkSum};
+use crate::store::body::{Batch, Growing, Growth};
 use crate::store::error::WriteError;
-use crate::store::space::Reservation;
-use crate::store::sums::ChunkSum;
+use crate::store::eviction::accounting::Reservation;
+use crate::store::eviction::reserve;
+use crate::store::part::open::Part;
+use crate::store::part::table::{ClaimedRun, IndexNote, number_at};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +35,7 @@ pub struct Run {
     end: Arc<AtomicU64>,
     growth: Arc<Growth>,
     /// Away while a write is under way; gone for good when that was given up.
-    writer: Option<Writer>,
+    writer: Option<RunWriter>,
 }
 
 /// The right to write the chunks of a run; given back when it is dropped. A thread that hangs in a
@@ -52,7 +52,7 @@ impl Drop for Claim {
 }
 
 /// What the blocking side needs.
-struct Writer {
+struct RunWriter {
     part: Part,
     _claim: Claim,
     growth: Arc<Growth>,
@@ -63,24 +63,24 @@ struct Writer {
     reservation: Reservation,
 }
 
-impl std::fmt::Debug for Writer {
+impl std::fmt::Debug for RunWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("next", &self.next).finish_non_exhaustive()
+        f.debug_struct("RunWriter").field("next", &self.next).finish_non_exhaustive()
     }
 }
 
 impl Run {
-    pub(super) fn new(part: Part, entered: Entered, growth: Arc<Growth>) -> Self {
-        let Entered { id, start, end } = entered;
-        let displaces = part.0.store.displaces(part.0.hash, Some(part.0.length));
-        let writer = Writer {
+    pub(super) fn new(part: Part, entered: ClaimedRun, growth: Arc<Growth>) -> Self {
+        let ClaimedRun { id, start, end } = entered;
+        let displaces = part.0.store.catalog.displaces(part.0.hash, Some(part.0.length));
+        let writer = RunWriter {
             part: part.clone(),
             _claim: Claim { part: part.clone(), id },
             growth: Arc::clone(&growth),
             next: start,
             sum: Box::new(ChunkSum::new(part.0.hash, u64::from(number_at(start)))),
             failures: part.0.table.lock().failures(),
-            reservation: Reservation::nothing(&part.0.store.space, displaces),
+            reservation: Reservation::nothing(&part.0.store.catalog.accounting, displaces),
         };
         Self { part, start, end, growth, writer: Some(writer) }
     }
@@ -137,9 +137,10 @@ impl Run {
             (writer, result)
         };
         let store = &self.part.0.store;
-        let written = store.tasks.blocking("store write", work).await.map_err(WriteError::from);
-        let (writer, result) = written.inspect_err(|error| store.write_failed(error))?;
-        result.inspect_err(|error| store.write_failed(error))?;
+        let written =
+            store.lanes.changes.blocking("store write", work).await.map_err(WriteError::from);
+        let (writer, result) = written.inspect_err(|error| store.catalog.write_failed(error))?;
+        result.inspect_err(|error| store.catalog.write_failed(error))?;
         self.writer = Some(writer);
         self.growth.batch_written(&self.part.0.file);
         Ok(())
@@ -154,8 +155,8 @@ impl Drop for Run {
     }
 }
 
-impl Writer {
-    /// Writes a batch that follows what was written; `end` is where the run ends.
+impl RunWriter {
+    /// Writes a batch that follows what was written; `end` is the end of the run.
     fn write(&mut self, batch: &Batch, end: u64) -> Result<(), WriteError> {
         if batch.offset != self.next {
             return Err(WriteError::Interrupted);
@@ -172,7 +173,12 @@ impl Writer {
                 if part.is_empty() {
                     return Err(WriteError::Length { declared: state.length, received: self.next });
                 }
-                state.store.write_at(&state.file, std::slice::from_ref(&part), self.next)?;
+                reserve::write_at(
+                    &state.store.catalog,
+                    &state.file,
+                    std::slice::from_ref(&part),
+                    self.next,
+                )?;
                 self.sum.update(&part);
                 self.growth.in_file(&part, self.next);
                 self.next += part.len() as u64;
@@ -196,14 +202,14 @@ impl Writer {
         let is_sound = begun == table.failures();
         let bytes = table.bytes(number);
         if is_sound {
-            table.add(number, sum, Noted::Not);
+            table.add(number, sum, IndexNote::Not);
         }
         drop(table);
         if is_sound {
             let promise = self.reservation.split(promise_of(&[bytes]));
             state.promised.lock().join(promise);
         }
-        state.store.metrics.chunks.with_label_values(&["fetched"]).inc();
+        state.store.catalog.metrics.chunks.with_label_values(&["fetched"]).inc();
     }
 
     /// Makes sure that `bytes` more, up to the end of the chunk that they reach, have their space
@@ -215,7 +221,8 @@ impl Writer {
             let left = end.saturating_sub(self.next).saturating_add(begun);
             let wanted = left.min(GROWTH_BYTES).saturating_add(OVERHEAD_BYTES).max(needed);
             let missing = wanted - self.reservation.bytes();
-            self.part.0.store.extend(&mut self.reservation, missing, 0)?;
+            let store = &self.part.0.store;
+            store.reserve.extend(&store.catalog, &mut self.reservation, missing, 0)?;
         }
         Ok(())
     }

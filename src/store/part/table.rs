@@ -6,8 +6,8 @@
 //! the file has at most one writer. A run may be cut short for one that begins within it. Once a
 //! table is sealed, no chunk enters or leaves it and no run begins.
 
-use super::CHUNK_BYTES;
 use crate::store::Growing;
+use crate::store::part::CHUNK_BYTES;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A chunk that is in the file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Chunk {
+pub(super) struct PresentChunk {
     /// Another each time that the chunk comes to be here.
     pub(super) id: u64,
     /// What `sums` makes of it.
     pub(super) sum: u64,
     /// How far the index knows of it.
-    pub(super) noted: Noted,
+    pub(super) noted: IndexNote,
 }
 
 /// How far the index knows of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Noted {
+pub(super) enum IndexNote {
     /// Not at all.
     Not,
     /// It is being noted.
@@ -37,7 +37,7 @@ pub(super) enum Noted {
 
 /// A row of chunks that are arriving.
 #[derive(Debug)]
-struct Running {
+struct ActiveRun {
     id: u64,
     first: u32,
     /// Offset of its end; shared with its writer, which stops there.
@@ -45,7 +45,7 @@ struct Running {
     growing: Growing,
 }
 
-impl Running {
+impl ActiveRun {
     fn chunks(&self) -> Range<u32> {
         self.first..chunks_up_to(self.end.load(Ordering::Acquire))
     }
@@ -58,7 +58,7 @@ pub enum At {
     Here,
     /// It is on its way; read along.
     Arriving(Growing),
-    /// Nobody has it.
+    /// It has no writer.
     Missing,
 }
 
@@ -75,12 +75,12 @@ pub struct Holding {
 
 /// The chunks of one object.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct ChunkTable {
     length: u64,
-    here: BTreeMap<u32, Chunk>,
+    here: BTreeMap<u32, PresentChunk>,
     here_bytes: u64,
     noted_bytes: u64,
-    running: Vec<Running>,
+    running: Vec<ActiveRun>,
     next_id: u64,
     failures: u64,
     is_sealed: bool,
@@ -88,13 +88,13 @@ pub(super) struct Table {
 
 /// A run that was entered.
 #[derive(Debug)]
-pub(super) struct Entered {
+pub(super) struct ClaimedRun {
     pub(super) id: u64,
     pub(super) start: u64,
     pub(super) end: Arc<AtomicU64>,
 }
 
-impl Table {
+impl ChunkTable {
     /// A table in which every chunk is missing.
     pub(super) fn new(length: u64) -> Self {
         Self {
@@ -125,8 +125,8 @@ impl Table {
         running.map_or(At::Missing, |run| At::Arriving(run.growing.clone()))
     }
 
-    /// The chunk at `offset`, where it is here.
-    pub(super) fn chunk(&self, number: u32) -> Option<Chunk> {
+    /// The chunk at `offset`, if it is here.
+    pub(super) fn chunk(&self, number: u32) -> Option<PresentChunk> {
         self.here.get(&number).copied()
     }
 
@@ -182,14 +182,14 @@ impl Table {
     }
 
     /// Enters a run from the chunk at `from` up to the one that ends at or after `until`, or to the
-    /// next that is here or arriving. None where the first of them is, or the table is sealed.
+    /// next that is here or arriving. None if the first of them is, or the table is sealed.
     /// `begin` makes its readers' side from its first offset.
     pub(super) fn claim(
         &mut self,
         from: u64,
         until: u64,
         begin: impl FnOnce(u64) -> Growing,
-    ) -> Option<Entered> {
+    ) -> Option<ClaimedRun> {
         let first = number_at(from);
         let is_missing = matches!(self.at(from), At::Missing);
         if self.is_sealed || from >= self.length || !is_missing {
@@ -200,17 +200,17 @@ impl Table {
         let starts = self.running.iter().map(|run| run.first).filter(|start| *start > first);
         let end = starts.fold(limit.min(here), u32::min);
         let start = self.span(first).start;
-        let entered = Entered {
+        let entered = ClaimedRun {
             id: self.new_id(),
             start,
             end: Arc::new(AtomicU64::new(self.span(end.saturating_sub(1)).end)),
         };
         let (id, end, growing) = (entered.id, Arc::clone(&entered.end), begin(start));
-        self.running.push(Running { id, first, end, growing });
+        self.running.push(ActiveRun { id, first, end, growing });
         Some(entered)
     }
 
-    /// Ends the run that holds the chunk at `offset` before it, where that run has more than `near`
+    /// Ends the run that holds the chunk at `offset` before it, if that run has more than `near`
     /// bytes to go until there. What it loses is missing then.
     pub(super) fn cut(&mut self, offset: u64, near: u64) {
         let number = number_at(offset);
@@ -229,14 +229,14 @@ impl Table {
     }
 
     /// A chunk is in the file now.
-    pub(super) fn add(&mut self, number: u32, sum: u64, noted: Noted) {
+    pub(super) fn add(&mut self, number: u32, sum: u64, noted: IndexNote) {
         self.remove(number);
         let (id, bytes) = (self.new_id(), self.bytes(number));
         self.here_bytes += bytes;
-        if noted == Noted::Yes {
+        if noted == IndexNote::Yes {
             self.noted_bytes += bytes;
         }
-        self.here.insert(number, Chunk { id, sum, noted });
+        self.here.insert(number, PresentChunk { id, sum, noted });
     }
 
     fn new_id(&mut self) -> u64 {
@@ -245,11 +245,11 @@ impl Table {
     }
 
     /// A chunk is not in the file any more; what was known of it.
-    pub(super) fn remove(&mut self, number: u32) -> Option<Chunk> {
+    pub(super) fn remove(&mut self, number: u32) -> Option<PresentChunk> {
         let chunk = self.here.remove(&number)?;
         let bytes = self.bytes(number);
         self.here_bytes = self.here_bytes.saturating_sub(bytes);
-        if chunk.noted == Noted::Yes {
+        if chunk.noted == IndexNote::Yes {
             self.noted_bytes = self.noted_bytes.saturating_sub(bytes);
         }
         Some(chunk)
@@ -257,9 +257,9 @@ impl Table {
 
     /// The chunks that the index does not know of yet, and their ids; they count as being noted.
     pub(super) fn take_unnoted(&mut self) -> Vec<(u32, u64)> {
-        let unnoted = self.here.iter_mut().filter(|(_, chunk)| chunk.noted == Noted::Not);
+        let unnoted = self.here.iter_mut().filter(|(_, chunk)| chunk.noted == IndexNote::Not);
         let taken = unnoted.map(|(number, chunk)| {
-            chunk.noted = Noted::Soon;
+            chunk.noted = IndexNote::Soon;
             (*number, chunk.id)
         });
         taken.collect()
@@ -268,7 +268,7 @@ impl Table {
     /// The sum of this chunk, if it is here still and is being noted.
     pub(super) fn being_noted(&self, number: u32, id: u64) -> Option<u64> {
         let chunk = self.here.get(&number);
-        let is_meant = |chunk: &&Chunk| chunk.id == id && chunk.noted == Noted::Soon;
+        let is_meant = |chunk: &&PresentChunk| chunk.id == id && chunk.noted == IndexNote::Soon;
         chunk.filter(is_meant).map(|chunk| chunk.sum)
     }
 
@@ -283,10 +283,10 @@ impl Table {
         self.failures += 1;
         for (number, _) in waiting {
             if let Some(chunk) = self.here.get_mut(number) {
-                chunk.noted = Noted::Not;
+                chunk.noted = IndexNote::Not;
             }
         }
-        let unsynced = self.here.iter().filter(|(_, chunk)| chunk.noted == Noted::Not);
+        let unsynced = self.here.iter().filter(|(_, chunk)| chunk.noted == IndexNote::Not);
         let lost: Vec<u32> = unsynced.map(|(number, _)| *number).collect();
         for number in &lost {
             self.remove(*number);
@@ -294,20 +294,20 @@ impl Table {
         lost.into_iter().map(|number| self.bytes(number)).collect()
     }
 
-    /// Whether there are chunks whose noting has not begun.
+    /// Whether there are chunks that are not being noted yet.
     pub(super) fn has_unnoted(&self) -> bool {
-        self.here.values().any(|chunk| chunk.noted == Noted::Not)
+        self.here.values().any(|chunk| chunk.noted == IndexNote::Not)
     }
 
     /// How the noting of these chunks ended; those that were lost and came anew meanwhile have no
     /// part in it.
-    pub(super) fn set_noted(&mut self, chunks: &[(u32, u64)], noted: Noted) {
+    pub(super) fn set_noted(&mut self, chunks: &[(u32, u64)], noted: IndexNote) {
         for (number, id) in chunks {
             let bytes = self.bytes(*number);
             if self.being_noted(*number, *id).is_none() {
                 continue;
             }
-            if noted == Noted::Yes {
+            if noted == IndexNote::Yes {
                 self.noted_bytes += bytes;
             }
             if let Some(chunk) = self.here.get_mut(number) {
@@ -377,8 +377,8 @@ mod tests {
 
     #[test]
     fn a_run_ends_where_another_begins_or_a_chunk_is_here() {
-        let mut table = Table::new(LENGTH);
-        table.add(7, 0, Noted::Not);
+        let mut table = ChunkTable::new(LENGTH);
+        table.add(7, 0, IndexNote::Not);
         let far = table.claim(9 * CHUNK_BYTES + 3, u64::MAX, begin).unwrap();
         assert_eq!((far.start, far.end.load(Ordering::Relaxed)), (9 * CHUNK_BYTES, LENGTH));
         let near = table.claim(CHUNK_BYTES * 2 - 1, u64::MAX, begin).unwrap();
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_run_is_cut_for_one_far_ahead_of_it_alone() {
-        let mut table = Table::new(LENGTH);
+        let mut table = ChunkTable::new(LENGTH);
         let run = table.claim(0, u64::MAX, begin).unwrap();
         table.cut(5 * CHUNK_BYTES + 9, 5 * CHUNK_BYTES);
         assert!(matches!(table.at(5 * CHUNK_BYTES), At::Arriving(_)), "it is near");
@@ -414,9 +414,9 @@ mod tests {
 
     #[test]
     fn what_is_held_of_a_stretch_is_counted_by_the_byte() {
-        let mut table = Table::new(LENGTH);
-        table.add(1, 0, Noted::Not);
-        table.add(11, 0, Noted::Not);
+        let mut table = ChunkTable::new(LENGTH);
+        table.add(1, 0, IndexNote::Not);
+        table.add(11, 0, IndexNote::Not);
         let holding = |from: u64, to: u64| table.holding(&(from..to));
         assert_eq!(holding(0, 10), Holding { chunks: 0, of_chunks: 1, bytes: 0 });
         let half = holding(CHUNK_BYTES - 4, CHUNK_BYTES + 4);
@@ -432,18 +432,18 @@ mod tests {
     #[test]
     fn a_chunk_that_came_anew_while_it_was_noted_is_not_noted() {
         for sum in [1, 2] {
-            let mut table = Table::new(LENGTH);
-            table.add(1, 1, Noted::Not);
+            let mut table = ChunkTable::new(LENGTH);
+            table.add(1, 1, IndexNote::Not);
             let before = table.take_unnoted();
             table.remove(1);
-            table.add(1, sum, Noted::Not);
-            table.set_noted(&before, Noted::Yes);
+            table.add(1, sum, IndexNote::Not);
+            table.set_noted(&before, IndexNote::Yes);
             assert_eq!((table.noted_bytes(), table.has_unnoted()), (0, true), "{sum}");
             let taken = table.take_unnoted();
-            table.set_noted(&before, Noted::Yes);
+            table.set_noted(&before, IndexNote::Yes);
             assert_eq!(table.noted_bytes(), 0, "the sync for it may not have ended");
-            table.set_noted(&taken, Noted::Yes);
-            table.set_noted(&taken, Noted::Yes);
+            table.set_noted(&taken, IndexNote::Yes);
+            table.set_noted(&taken, IndexNote::Yes);
             assert_eq!((table.noted_bytes(), table.has_unnoted()), (CHUNK_BYTES, false));
             table.remove(1);
             assert_eq!(table.noted_bytes(), 0);
@@ -452,12 +452,12 @@ mod tests {
 
     #[test]
     fn a_table_is_sealed_with_the_sums_of_all_chunks_or_not_at_all() {
-        let mut table = Table::new(CHUNK_BYTES + 5);
-        table.add(0, 1, Noted::Yes);
-        table.add(1, 2, Noted::Not);
+        let mut table = ChunkTable::new(CHUNK_BYTES + 5);
+        table.add(0, 1, IndexNote::Yes);
+        table.add(1, 2, IndexNote::Not);
         assert_eq!((table.seal(), table.is_sealed()), (None, false), "not all is noted");
         let taken = table.take_unnoted();
-        table.set_noted(&taken, Noted::Yes);
+        table.set_noted(&taken, IndexNote::Yes);
         let sums = [1_u64.to_le_bytes(), 2_u64.to_le_bytes()].concat();
         assert_eq!((table.seal(), table.is_sealed()), (Some(sums), true));
         table.remove(0);
@@ -504,7 +504,7 @@ mod tests {
 
     /// A table and what is known of it, with the runs under way: id, end, next chunk.
     struct Pair {
-        table: Table,
+        table: ChunkTable,
         model: [Known; CHUNKS as usize],
         runs: Vec<(u64, Arc<AtomicU64>, u32)>,
     }
@@ -528,7 +528,7 @@ mod tests {
         fn bring(&mut self, at: usize) {
             let (id, end, next) = &mut self.runs[at];
             if *next < chunks_up_to(end.load(Ordering::Relaxed)) {
-                self.table.add(*next, 0, Noted::Not);
+                self.table.add(*next, 0, IndexNote::Not);
                 self.model[*next as usize] = Known::Here { is_noted: false };
                 *next += 1;
             } else {
@@ -566,7 +566,7 @@ mod tests {
 
         fn note(&mut self) {
             let taken = self.table.take_unnoted();
-            self.table.set_noted(&taken, Noted::Yes);
+            self.table.set_noted(&taken, IndexNote::Yes);
             for known in &mut self.model {
                 if let Known::Here { is_noted } = known {
                     *is_noted = true;
@@ -617,7 +617,7 @@ mod tests {
         #[test]
         fn every_chunk_has_one_writer_at_most_as_in_the_model(steps in steps()) {
             let mut pair = Pair {
-                table: Table::new(LENGTH),
+                table: ChunkTable::new(LENGTH),
                 model: [Known::Missing; CHUNKS as usize],
                 runs: Vec::new(),
             };

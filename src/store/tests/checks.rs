@@ -1,10 +1,12 @@
-//! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped where
+//! The scrubber and `fsck`: what is whole is left alone, what is not is found, and dropped if
 //! that is wanted.
 
-use super::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with, until};
 use crate::object::{Key, KeyHash, NarClaim, Sha256};
-use crate::store::report::{Mode, Problem, Report, Stage};
-use crate::store::{Begun, Fault, FsckError, OpenError, Store, format, fsck, trailer};
+use crate::store::body::trailer;
+use crate::store::check::report::{CheckProblem, CheckReport, CheckStage, Mode};
+use crate::store::handle::Store;
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta, put, put_with, until};
+use crate::store::{CheckFault, CheckStart, FsckError, OpenError, format, fsck};
 use crate::sync::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -31,27 +33,27 @@ async fn filled(bench: &mut Bench) {
     bench.close(store).await;
 }
 
-fn check(bench: &Bench, mode: Mode) -> Report {
-    let report = Mutex::new(Report::default());
+fn check(bench: &Bench, mode: Mode) -> CheckReport {
+    let report = Mutex::new(CheckReport::default());
     fsck(bench.place.path(), mode, &report).unwrap();
     report.into_inner()
 }
 
-fn kinds(report: &Report) -> Vec<(Fault, bool)> {
+fn kinds(report: &CheckReport) -> Vec<(CheckFault, bool)> {
     let mut kinds: Vec<_> = report.problems.iter().map(|p| (p.kind, p.is_repaired)).collect();
     kinds.sort_by_key(|(kind, _)| kind.as_str());
     kinds
 }
 
 /// Checks twice without and twice with repairing: what is found, and that it is gone afterwards.
-fn repaired(bench: &Bench, expected: &[Fault]) -> Vec<Problem> {
+fn repaired(bench: &Bench, expected: &[CheckFault]) -> Vec<CheckProblem> {
     for _ in 0..2 {
         let found = kinds(&check(bench, Mode::Report));
         assert_eq!(found, expected.iter().map(|kind| (*kind, false)).collect::<Vec<_>>());
     }
     let report = check(bench, Mode::Repair);
     assert_eq!(kinds(&report), expected.iter().map(|kind| (*kind, true)).collect::<Vec<_>>());
-    assert_eq!(report.stage, Stage::Ended);
+    assert_eq!(report.stage, CheckStage::Ended);
     assert_eq!(kinds(&check(bench, Mode::Report)), []);
     report.problems
 }
@@ -82,7 +84,7 @@ async fn a_store_that_is_whole_is_clean() {
     assert_eq!(kinds(&report), []);
     assert_eq!((report.objects, report.claims, report.files), (5, 1, 3));
     assert!(report.bytes > 4 * MIB as u64 && report.progress >= 1.0, "{report:?}");
-    assert_eq!((report.stage, report.unfinished, report.rebuilt), (Stage::Ended, 0, 0));
+    assert_eq!((report.stage, report.unfinished, report.rebuilt), (CheckStage::Ended, 0, 0));
     let store = bench.open().await;
     assert_eq!(store.usage().objects, 5);
     let error = fsck(bench.place.path(), Mode::Repair, &Mutex::default()).unwrap_err();
@@ -96,13 +98,13 @@ async fn every_damaged_byte_of_a_file_is_found() {
     let length = 3 * MIB as u64 + 7;
     let tail = trailer::tail_offset(length);
     for (offset, fault) in [
-        (0, Fault::Body),
-        (2 * MIB as u64 + 1, Fault::Body),
-        (length - 1, Fault::Body),
-        (length, Fault::Trailer),
-        (tail - 1, Fault::Trailer),
-        (tail, Fault::Trailer),
-        (tail + 60, Fault::Trailer),
+        (0, CheckFault::Body),
+        (2 * MIB as u64 + 1, CheckFault::Body),
+        (length - 1, CheckFault::Body),
+        (length, CheckFault::Trailer),
+        (tail - 1, CheckFault::Trailer),
+        (tail, CheckFault::Trailer),
+        (tail + 60, CheckFault::Trailer),
     ] {
         filled(&mut bench).await;
         write_at(&file_of(&bench, "c"), offset, 0xa5);
@@ -125,13 +127,13 @@ async fn files_and_records_that_do_not_go_together_are_found() {
     File::options().write(true).open(&b).unwrap().set_len(1000).unwrap();
     std::fs::copy(file_of(&bench, "c"), b.with_file_name(format!("{}-77", key("b").hash())))
         .unwrap();
-    let problems = repaired(&bench, &[Fault::Body, Fault::Body, Fault::Orphan]);
+    let problems = repaired(&bench, &[CheckFault::Body, CheckFault::Body, CheckFault::Orphan]);
     assert!(problems.iter().any(|p| p.detail.contains("gone")), "{problems:?}");
     assert_eq!(bench.files().len(), 1);
 
     std::fs::write(b.with_file_name("notes.txt"), "a person's").unwrap();
     let report = check(&bench, Mode::Repair);
-    assert_eq!(kinds(&report), [(Fault::Foreign, false)], "left alone");
+    assert_eq!(kinds(&report), [(CheckFault::Foreign, false)], "left alone");
     assert!(b.with_file_name("notes.txt").exists());
 }
 
@@ -140,13 +142,13 @@ async fn what_is_wrong_in_the_index_is_found() {
     let mut bench = Bench::new(64 * MIB);
     filled(&mut bench).await;
     change(&mut bench, |store| {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let index = access.open().unwrap();
         let record = index.record(key("a").hash()).unwrap().unwrap();
         let mut change = index.change();
         change.rewrite_record(KeyHash([1; 16]), &record);
         change.rewrite_record(key("b").hash(), b"garbage");
-        change.set_body(KeyHash([2; 16]), 5, b"nobody's");
+        change.set_body(KeyHash([2; 16]), 5, b"stray");
         change.set_claim(KeyHash([3; 16]), b"garbage");
         let nobodys = format::encode_claim(KeyHash([4; 16]), &key("x"), &claim()).unwrap();
         change.set_claim(key("x").hash(), &nobodys);
@@ -155,14 +157,14 @@ async fn what_is_wrong_in_the_index_is_found() {
     })
     .await;
     let found = [
-        Fault::Claim,
-        Fault::Claim,
-        Fault::Orphan,
-        Fault::Record,
+        CheckFault::Claim,
+        CheckFault::Claim,
+        CheckFault::Orphan,
+        CheckFault::Record,
         // The one under another key took its place in the eviction order with it.
-        Fault::Record,
-        Fault::Record,
-        Fault::Totals,
+        CheckFault::Record,
+        CheckFault::Record,
+        CheckFault::Totals,
     ];
     let report = check(&bench, Mode::Repair);
     let mut expected: Vec<_> = found.iter().map(|fault| (*fault, true)).collect();
@@ -185,11 +187,11 @@ async fn what_a_kill_cut_short_is_no_problem() {
     let (hash, sequence) = (KeyHash([7; 16]), 9);
     let mut orphan = None;
     change(&mut bench, |store| {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         change.set_link(hash, sequence);
         change.commit().unwrap();
-        orphan = Some(store.0.folder.body_path(hash, sequence));
+        orphan = Some(store.disk.catalog.folder.body_path(hash, sequence));
     })
     .await;
     let orphan = orphan.unwrap();
@@ -228,13 +230,17 @@ async fn a_lost_or_broken_index_is_made_again_of_the_bodies() {
         let refused = bench.try_open().unwrap_err();
         assert!(refused.to_string().contains("narthex fsck --repair"), "{number}: {refused}");
         let report = check(&bench, Mode::Report);
-        assert_eq!(kinds(&report), [(Fault::Index, false)], "{number}");
-        assert_eq!(report.stage, Stage::BrokenOff);
+        assert_eq!(kinds(&report), [(CheckFault::Index, false)], "{number}");
+        assert_eq!(report.stage, CheckStage::BrokenOff);
         assert_eq!(bench.files().len(), 3);
 
         let report = check(&bench, Mode::Repair);
-        assert_eq!(kinds(&report), [(Fault::Body, true), (Fault::Index, true)], "{number}");
-        assert_eq!((report.rebuilt, report.stage), (3, Stage::Ended));
+        assert_eq!(
+            kinds(&report),
+            [(CheckFault::Body, true), (CheckFault::Index, true)],
+            "{number}"
+        );
+        assert_eq!((report.rebuilt, report.stage), (3, CheckStage::Ended));
         let asides = std::fs::read_dir(bench.place.path()).unwrap();
         let asides =
             asides.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("bad"));
@@ -245,7 +251,7 @@ async fn a_lost_or_broken_index_is_made_again_of_the_bodies() {
         assert_eq!(store.usage().objects, 2);
         for (name, size) in [("b", MIB), ("c", 3 * MIB + 7)] {
             let found = store.get(&key(name)).await.unwrap();
-            assert!(found.meta.is_invalidated, "purged or not, nobody knows any more");
+            assert!(found.meta.is_invalidated, "purged or not, that is not known any more");
             assert_eq!(held(&store, &key(name)).await.unwrap(), bytes(3, size));
         }
         assert!(store.get(&key("s")).await.is_none());
@@ -285,9 +291,9 @@ async fn an_index_that_opens_and_cannot_be_read_is_made_again() {
     file.write_all_at(&[0xa5; 64], table.metadata().unwrap().len() / 2).unwrap();
     let report = check(&bench, Mode::Report);
     assert!(report.problem_count > 0, "{report:?}");
-    assert!(report.problems.iter().all(|p| p.kind == Fault::Index), "{report:?}");
+    assert!(report.problems.iter().all(|p| p.kind == CheckFault::Index), "{report:?}");
     let report = check(&bench, Mode::Repair);
-    assert_eq!((kinds(&report), report.rebuilt), (vec![(Fault::Index, true)], 1));
+    assert_eq!((kinds(&report), report.rebuilt), (vec![(CheckFault::Index, true)], 1));
     assert_eq!(kinds(&check(&bench, Mode::Report)), []);
     let store = bench.open().await;
     assert_eq!(held(&store, &key("large")).await.unwrap(), bytes(1, MIB));
@@ -305,12 +311,12 @@ async fn of_two_files_of_a_key_the_later_insertion_comes_back() {
     std::fs::write(&older, kept).unwrap();
     std::fs::remove_dir_all(bench.place.path().join("index")).unwrap();
     let report = check(&bench, Mode::Repair);
-    assert_eq!(kinds(&report), [(Fault::Index, true), (Fault::Orphan, true)]);
+    assert_eq!(kinds(&report), [(CheckFault::Index, true), (CheckFault::Orphan, true)]);
     assert!(!older.exists());
     assert_eq!(held(&bench.open().await, &key("a")).await.unwrap(), bytes(2, MIB));
 }
 
-fn faults(bench: &Bench, by: &str, kind: Fault) -> u64 {
+fn faults(bench: &Bench, by: &str, kind: CheckFault) -> u64 {
     bench.metrics.check_faults.with_label_values(&[by, kind.as_str()]).get()
 }
 
@@ -319,7 +325,7 @@ async fn a_running_store_is_checked_beside_its_work() {
     let mut bench = Bench::new(64 * MIB);
     filled(&mut bench).await;
     let store = bench.open().await;
-    assert_eq!(store.checked(), Report::default());
+    assert_eq!(store.checked(), CheckReport::default());
     write_at(&file_of(&bench, "c"), 70_000, 0xa5);
     let work = {
         let store = store.clone();
@@ -334,17 +340,17 @@ async fn a_running_store_is_checked_beside_its_work() {
         })
     };
     for (mode, is_repaired) in [(Mode::Report, false), (Mode::Repair, true)] {
-        assert_eq!(store.begin_check(mode, Some(1 << 40)), Begun::Now);
-        until("the end of the check", || store.checked().stage != Stage::Running).await;
+        assert_eq!(store.begin_check(mode, Some(1 << 40)), CheckStart::Now);
+        until("the end of the check", || store.checked().stage != CheckStage::Running).await;
         let report = store.checked();
-        assert_eq!(report.stage, Stage::Ended, "{report:?}");
-        assert_eq!(kinds(&report), [(Fault::Body, is_repaired)], "{report:?}");
+        assert_eq!(report.stage, CheckStage::Ended, "{report:?}");
+        assert_eq!(kinds(&report), [(CheckFault::Body, is_repaired)], "{report:?}");
     }
     work.await.unwrap();
-    assert_eq!(faults(&bench, "fsck", Fault::Body), 2);
+    assert_eq!(faults(&bench, "fsck", CheckFault::Body), 2);
     assert!(store.get(&key("c")).await.is_none());
-    assert_eq!(store.begin_check(Mode::Report, Some(1)), Begun::Now);
-    assert_eq!(store.begin_check(Mode::Report, None), Begun::Already);
+    assert_eq!(store.begin_check(Mode::Report, Some(1)), CheckStart::Now);
+    assert_eq!(store.begin_check(Mode::Report, None), CheckStart::Already);
     bench.close(store).await;
     assert_eq!(kinds(&check(&bench, Mode::Report)), []);
 }
@@ -361,7 +367,7 @@ async fn the_scrubber_finds_what_nobody_asks_for_and_names_what_was_in_use() {
     assert_eq!(cached.len() as u64, file_of(&bench, "a").metadata().unwrap().len());
     bench.scrub_pass = Duration::from_millis(100);
     let store = bench.open().await;
-    until("both are found", || faults(&bench, "scrub", Fault::Body) == 2).await;
+    until("both are found", || faults(&bench, "scrub", CheckFault::Body) == 2).await;
     assert_eq!(bench.damaged(), 2);
     until("a whole pass", || last_pass(&bench) > 0).await;
     assert!(bench.metrics.checked_bytes.with_label_values(&["scrub"]).get() > 4 << 20);
@@ -391,8 +397,8 @@ async fn only_what_was_used_is_fetched_again_at_once() {
     for name in ["used", "unused"] {
         write_at(&file_of(&bench, name), 5, 0xa5);
     }
-    assert_eq!(store.begin_check(Mode::Repair, Some(1 << 40)), Begun::Now);
-    until("the end of the check", || store.checked().stage != Stage::Running).await;
+    assert_eq!(store.begin_check(Mode::Repair, Some(1 << 40)), CheckStart::Now);
+    until("the end of the check", || store.checked().stage != CheckStage::Running).await;
     assert_eq!(store.checked().repaired_count, 2);
     assert_eq!(bench.damaged_keys.try_recv().unwrap(), key("used"));
     assert!(bench.damaged_keys.try_recv().is_err());

@@ -1,9 +1,10 @@
 //! Claims beside the objects that make them: a claim goes with its owner, and with nothing else.
 
-use super::{Bench, MIB, bytes, key, meta, put_with};
 use crate::object::{Key, NarClaim};
-use crate::store::space::Displaces;
-use crate::store::{Store, format};
+use crate::store::eviction::accounting::Displaces;
+use crate::store::format;
+use crate::store::handle::Store;
+use crate::store::tests::{Bench, MIB, bytes, key, meta, put_with};
 use std::sync::Arc;
 use std::thread;
 
@@ -23,8 +24,12 @@ fn narinfos() -> [Key; 2] {
 /// Stores a narinfo that makes a claim, whatever waits meanwhile.
 fn put_beside(store: &Store, narinfo: &Key, nar: &Key, size: u64) {
     let body = bytes(size, 100);
-    let reservation = store.0.reserve(format::charge(100), Displaces::Anything).unwrap();
-    let inner = Arc::clone(&store.0);
+    let reservation = store
+        .disk
+        .reserve
+        .reserve(&store.disk.catalog, format::charge(100), Displaces::Anything)
+        .unwrap();
+    let inner = Arc::clone(&store.disk);
     let proven = super::super::ProvenObject::whole(inner, narinfo.clone(), body, reservation);
     let sealed = proven.unwrap().seal().unwrap();
     sealed.commit(meta(narinfo), Some((nar.clone(), claim(size)))).unwrap();
@@ -36,7 +41,7 @@ async fn a_purge_of_everything_leaves_the_claim_of_a_narinfo_that_came_since() {
     let store = bench.open().await;
     let ([first, last], nar, other) = (narinfos(), key("a.nar.zst"), key("b.nar.zst"));
     put_with(&store, &last, &bytes(1, 100), Some((other.clone(), claim(1)))).await.unwrap();
-    let hold = store.0.faults.hold("a record is to be dropped");
+    let hold = store.disk.catalog.faults.hold("a record is to be dropped");
     let purging = thread::spawn({
         let store = store.clone();
         move || store.clear()
@@ -58,7 +63,7 @@ async fn a_narinfo_that_goes_leaves_the_claim_that_another_has_just_made() {
     let store = bench.open().await;
     let ([first, last], nar) = (narinfos(), key("a.nar.zst"));
     put_with(&store, &first, &bytes(1, 100), Some((nar.clone(), claim(1)))).await.unwrap();
-    let hold = store.0.faults.hold("a record is to be dropped");
+    let hold = store.disk.catalog.faults.hold("a record is to be dropped");
     let removing = thread::spawn({
         let (store, first) = (store.clone(), first.clone());
         move || store.remove(&first)
@@ -76,12 +81,12 @@ async fn a_claim_that_cannot_be_read_takes_no_newer_one_with_it() {
     let store = bench.open().await;
     let ([first, _], nar) = (narinfos(), key("a.nar.zst"));
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         change.set_claim(nar.hash(), b"garbage");
         change.commit().unwrap();
     }
-    let hold = store.0.faults.hold("a claim is to be dropped");
+    let hold = store.disk.catalog.faults.hold("a claim is to be dropped");
     let asking = thread::spawn({
         let (store, nar) = (store.clone(), nar.clone());
         move || store.claim(&nar)

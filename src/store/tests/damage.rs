@@ -1,12 +1,14 @@
 //! Torn, damaged and killed states: each is a miss and a count, or the state before or after.
 
-use super::{Bench, KIB, MIB, append, bytes, held, key, meta, put, until};
 use crate::object::{Key, KeyHash};
+use crate::store::body::read::StoredBody;
+use crate::store::check::object;
+use crate::store::check::pace::ReadPacer;
+use crate::store::check::report::{CheckReport, Mode};
 use crate::store::error::OpenError;
-use crate::store::pace::Pacer;
-use crate::store::read::StoredBody;
-use crate::store::report::{Mode, Report};
-use crate::store::{Fault, FsckError, Store, format, fsck};
+use crate::store::handle::Store;
+use crate::store::tests::{Bench, KIB, MIB, append, bytes, held, key, meta, put, until};
+use crate::store::{CheckFault, FsckError, format, fsck};
 use crate::sync::Mutex;
 use http::{HeaderValue, StatusCode};
 use std::io;
@@ -54,7 +56,7 @@ async fn every_damage_to_the_index_is_a_miss_and_a_count() {
     for (count, size) in (1_u64..).zip([5000, MIB]) {
         put(&store, &key, &bytes(1, size)).await.unwrap();
         let change_of = |record: &[u8]| {
-            let access = store.0.index.access();
+            let access = store.disk.catalog.index.access();
             let mut change = access.open().unwrap().change();
             change.rewrite_record(hash, record);
             change.commit().unwrap();
@@ -68,7 +70,7 @@ async fn every_damage_to_the_index_is_a_miss_and_a_count() {
 
     put(&store, &key, &bytes(1, 5000)).await.unwrap();
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let open = access.open().unwrap();
         let head = format::decode_head(&open.record(hash).unwrap().unwrap()).unwrap();
         let mut change = open.change();
@@ -86,7 +88,7 @@ async fn what_takes_the_place_of_a_record_that_cannot_be_read_leaves_nothing_of_
     let (key, hash) = (key("a"), key("a").hash());
     for (old, new) in [(MIB, 2 * MIB), (5000, 6000), (MIB, 100), (5000, MIB)] {
         put(&store, &key, &bytes(1, old)).await.unwrap();
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let index = access.open().unwrap();
         let mut change = index.change();
         change.rewrite_record(hash, b"garbage");
@@ -114,7 +116,7 @@ async fn every_damage_to_a_body_behind_its_record_is_a_miss_and_a_count() {
         |row| row.truncate(row.len() - 120),
     ];
     let put_damaged = |damage: fn(&mut Vec<u8>)| {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let open = access.open().unwrap();
         let mut row = open.record(hash).unwrap().unwrap().to_vec();
         damage(&mut row);
@@ -150,7 +152,7 @@ async fn a_record_stays_while_the_files_that_it_leads_to_cannot_be_listed() {
     let key = key("a");
     put(&store, &key, &bytes(1, MIB)).await.unwrap();
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         change.rewrite_record(key.hash(), b"garbage");
         change.commit().unwrap();
@@ -160,12 +162,12 @@ async fn a_record_stays_while_the_files_that_it_leads_to_cannot_be_listed() {
     std::fs::rename(&bodies, &away).unwrap();
     std::fs::write(&bodies, "no folder").unwrap();
     assert!(store.get(&key).await.is_none());
-    let record = store.0.index.access().open().unwrap().record(key.hash()).unwrap();
+    let record = store.disk.catalog.index.access().open().unwrap().record(key.hash()).unwrap();
     assert!(record.is_some() && bench.damaged() == 0);
     std::fs::remove_file(&bodies).unwrap();
     std::fs::rename(&away, &bodies).unwrap();
     assert!(store.get(&key).await.is_none());
-    let record = store.0.index.access().open().unwrap().record(key.hash()).unwrap();
+    let record = store.disk.catalog.index.access().open().unwrap().record(key.hash()).unwrap();
     assert!(record.is_none() && bench.damaged() == 1);
     assert_eq!(bench.files(), [] as [PathBuf; 0], "its file went with it");
 }
@@ -219,14 +221,18 @@ async fn what_is_not_found_while_its_folder_is_away_is_not_gone() {
         if is_another_there {
             std::fs::create_dir_all(here.join("tmp")).unwrap();
         }
-        let record = store.0.index.access().open().unwrap().record(key("a").hash()).unwrap();
+        let record =
+            store.disk.catalog.index.access().open().unwrap().record(key("a").hash()).unwrap();
         let record = record.unwrap();
         let head = format::decode_head(&record).unwrap();
-        let mut pacer = Pacer::new(u64::MAX, CancellationToken::new());
-        let checked = store.0.check_object(key("a").hash(), &record, &mut pacer).unwrap();
-        assert_eq!(checked.wrong.unwrap().0, Fault::Unreadable, "a check does not drop it");
+        let mut pacer = ReadPacer::new(u64::MAX, CancellationToken::new());
+        let checked =
+            object::check_object(&store.disk.catalog, key("a").hash(), &record, &mut pacer)
+                .unwrap();
+        assert_eq!(checked.wrong.unwrap().0, CheckFault::Unreadable, "a check does not drop it");
         assert!(store.get(&key("a")).await.is_none(), "its disk does not tell");
-        let error = store.0.folder.remove_body(key("a").hash(), head.sequence).unwrap_err();
+        let error =
+            store.disk.catalog.folder.remove_body(key("a").hash(), head.sequence).unwrap_err();
         assert_ne!(error.kind(), io::ErrorKind::NotFound);
         if !is_another_there {
             assert!(put(&store, &key("c"), &bytes(3, MIB)).await.is_err());
@@ -245,9 +251,10 @@ async fn a_file_without_a_record_is_gone_after_a_restart() {
     let mut bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     put(&store, &key("kept"), &bytes(1, MIB)).await.unwrap();
-    let (hash, orphan) = (KeyHash([7; 16]), store.0.folder.body_path(KeyHash([7; 16]), 9));
+    let (hash, orphan) =
+        (KeyHash([7; 16]), store.disk.catalog.folder.body_path(KeyHash([7; 16]), 9));
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         change.set_link(hash, 9);
         change.commit().unwrap();
@@ -258,7 +265,7 @@ async fn a_file_without_a_record_is_gone_after_a_restart() {
     let store = bench.open().await;
     assert!(!orphan.exists());
     assert_eq!(held(&store, &key("kept")).await.unwrap(), bytes(1, MIB));
-    assert_eq!(store.0.index.access().open().unwrap().links_page(None, 10).unwrap(), []);
+    assert_eq!(store.disk.catalog.index.access().open().unwrap().links_page(None, 10).unwrap(), []);
 }
 
 /// FAULTS.md S13.
@@ -267,9 +274,9 @@ async fn the_note_of_a_file_that_cannot_be_removed_stays_for_the_next_start() {
     let mut bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     let hashes = [KeyHash([7; 16]), KeyHash([8; 16])];
-    let [stuck, orphan] = hashes.map(|hash| store.0.folder.body_path(hash, 9));
+    let [stuck, orphan] = hashes.map(|hash| store.disk.catalog.folder.body_path(hash, 9));
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         for hash in &hashes {
             change.set_link(*hash, 9);
@@ -283,7 +290,7 @@ async fn the_note_of_a_file_that_cannot_be_removed_stays_for_the_next_start() {
     bench.close(store).await;
     let store = bench.open().await;
     let links = |store: &Store| {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         access.open().unwrap().links_page(None, 10).unwrap()
     };
     assert_eq!(links(&store), [(hashes[0], 9)]);
@@ -333,10 +340,10 @@ async fn a_kill_at_any_step_leaves_the_old_object_or_the_new_one() {
         holds_old(killed(&bench).await).await;
 
         // Linked, its record not yet written.
-        let (hash, sequence) = (key.hash(), store.0.next_sequence());
-        let path = store.0.folder.body_path(hash, sequence);
+        let (hash, sequence) = (key.hash(), store.disk.catalog.next_sequence());
+        let path = store.disk.catalog.folder.body_path(hash, sequence);
         {
-            let access = store.0.index.access();
+            let access = store.disk.catalog.index.access();
             let mut change = access.open().unwrap().change();
             change.set_link(hash, sequence);
             change.commit().unwrap();
@@ -357,7 +364,7 @@ async fn a_kill_at_any_step_leaves_the_old_object_or_the_new_one() {
         store.remove(&key);
         if let Some((path, body)) = file {
             std::fs::write(path, body).unwrap();
-            let access = store.0.index.access();
+            let access = store.disk.catalog.index.access();
             let mut change = access.open().unwrap().change();
             change.set_link(hash, sequence);
             change.commit().unwrap();
@@ -416,7 +423,7 @@ async fn a_check_drops_a_401_with_a_challenge_for_one_client_and_reports_nothing
     {
         let report = Mutex::default();
         fsck(bench.place.path(), mode, &report).unwrap();
-        let report: Report = report.into_inner();
+        let report: CheckReport = report.into_inner();
         assert_eq!((report.objects, report.problems.len()), (objects, 0), "{:?}", report.problems);
     }
 

@@ -1,12 +1,14 @@
 //! Several disks as one tier: where objects go, what happens to each while another is gone, and
 //! that what was purged meanwhile never comes back.
 
-use super::{Bench, KIB, MIB, append, bytes, key, meta, read, until};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Disk;
 use crate::object::{Key, Meta, NarClaim};
 use crate::store::error::{OpenError, WriteError};
-use crate::store::{ClaimUnknown, Disks, Published, Purging, Scope, Store, Stored, Withhold};
+use crate::store::handle::Store;
+use crate::store::probe;
+use crate::store::tests::{Bench, KIB, MIB, append, bytes, key, meta, read, until};
+use crate::store::{ClaimUnknown, Disks, Published, Purging, Scope, Stored, Withhold};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -246,8 +248,8 @@ async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
             put(&disks, &numbered(number), &bytes(1, 70 * KIB)).await.unwrap();
         }
         for store in disks.stores() {
-            store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
-            store.0.index.access().open().unwrap().refuse();
+            store.disk.catalog.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
+            store.disk.catalog.index.access().open().unwrap().refuse();
         }
         purge(&disks, Scope::Key(numbered(3))).await;
         assert!(held(&disks, &numbered(3)).await.is_none());
@@ -262,8 +264,8 @@ async fn a_purge_holds_on_a_disk_that_takes_no_writes() {
         }
         disks.show(&bench.metrics);
         for store in disks.stores() {
-            store.0.faults.is_out.store(false, std::sync::atomic::Ordering::Relaxed);
-            assert!(store.0.probe());
+            store.disk.catalog.faults.is_out.store(false, std::sync::atomic::Ordering::Relaxed);
+            assert!(probe::probe(&store.disk));
         }
         disks.look();
         assert!(disks.reports().iter().all(|report| report.health.is_writable), "{disks:?}");
@@ -283,8 +285,8 @@ async fn an_orderly_stop_notes_a_purge_that_no_disk_took() {
             put(&disks, &numbered(number), &bytes(1, 70 * KIB)).await.unwrap();
         }
         for store in disks.stores() {
-            store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
-            store.0.index.access().open().unwrap().refuse();
+            store.disk.catalog.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
+            store.disk.catalog.index.access().open().unwrap().refuse();
         }
         purge(&disks, Scope::Key(numbered(3))).await;
         assert!(bench.tasks.drain(Duration::from_secs(30)).await);
@@ -301,9 +303,9 @@ async fn an_absence_that_a_disk_does_not_carry_out_costs_nothing_newer() {
     let disks = bench.disks(&[0]).await;
     put(&disks, &numbered(1), &bytes(1, 100)).await.unwrap();
     let before = disks.next_insertion();
-    disks.stores()[0].0.index.access().open().unwrap().refuse();
+    disks.stores()[0].disk.catalog.index.access().open().unwrap().refuse();
     assert!(!disks.remove(&numbered(1), before).await);
-    assert!(disks.stores()[0].0.probe());
+    assert!(probe::probe(&disks.stores()[0].disk));
     assert!(disks.is_writable(), "nothing is owed: {:?}", disks.reports());
     put(&disks, &numbered(1), &bytes(2, 100)).await.unwrap();
     disks.look();
@@ -372,8 +374,8 @@ async fn a_claim_is_unknown_while_a_disk_that_may_have_it_does_not_tell() {
     assert_eq!(disks.claim(&none).await, Ok(None));
 
     for store in disks.stores() {
-        store.0.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
-        store.0.index.access().open().unwrap().refuse();
+        store.disk.catalog.faults.is_out.store(true, std::sync::atomic::Ordering::Relaxed);
+        store.disk.catalog.index.access().open().unwrap().refuse();
     }
     let elsewhere = Scope::Prefix { site: "other".to_owned(), prefix: "/".to_owned() };
     for owed in [elsewhere, Scope::Key(key("another"))] {

@@ -1,9 +1,10 @@
 //! The seam for faults: what a test lets happen at the steps of a store. One per store that a test
-//! opens; short locks, but where a test holds a step.
+//! opens; short locks, unless a test holds a step.
 
 use crate::object::Key;
 use crate::store::Disks;
 use crate::store::folder::Free;
+use crate::store::part;
 use crate::sync::{Condvar, Mutex};
 use std::cell::RefCell;
 use std::io;
@@ -59,25 +60,27 @@ impl Drop for Hold {
 impl Disks {
     /// Holds whatever reaches `step` on a disk.
     pub(crate) fn hold(&self, disk: usize, step: &'static str) -> Hold {
-        self.stores()[disk].0.faults.hold(step)
+        self.stores()[disk].disk.catalog.faults.hold(step)
     }
 
     /// Counts the parts of a disk again, on a thread of its own.
     pub(crate) fn count_parts_again(&self, disk: usize) -> std::thread::JoinHandle<()> {
         let store = self.stores()[disk].clone();
-        store.0.counted_parts.forget();
-        std::thread::spawn(move || store.0.count_parts().unwrap())
+        store.disk.catalog.counted_parts.forget();
+        std::thread::spawn(move || {
+            part::count_parts(&store.disk.catalog, &store.disk.lanes.leaving).unwrap()
+        })
     }
 
     /// How many syncs of the first disk were asked for.
     pub(crate) fn syncs_asked(&self) -> u64 {
-        self.stores()[0].0.syncs.asked()
+        self.stores()[0].disk.syncs.asked()
     }
 
     /// Whether a disk has a record of a key, whether or not it is served.
     pub(crate) fn has_record(&self, key: &Key) -> bool {
         self.stores().iter().any(|store| {
-            let access = store.0.index.access();
+            let access = store.disk.catalog.index.access();
             access.open().is_ok_and(|index| index.record(key.hash()).unwrap().is_some())
         })
     }

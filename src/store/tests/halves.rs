@@ -1,19 +1,19 @@
 //! Readers in the middle of a change: the engine applies it row by row.
 
-use super::{Bench, KIB, MIB, bytes, key, meta, put, put_with};
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim};
-use crate::store::format::{self, Place, Record};
-use crate::store::index::Open;
+use crate::store::format::{self, BodyPlace, Record};
+use crate::store::index::Keyspaces;
+use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, put, put_with};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Whether what the record of "a" leads to is there.
-fn assert_whole(index: &Open) {
+fn assert_whole(index: &Keyspaces) {
     let (key, nar) = (key("a"), key("nar"));
     let Some(row) = index.record(key.hash()).unwrap() else { return };
     let Record { head, .. } = format::decode_record(&row).unwrap();
-    if head.place == Place::Inline {
+    if head.place == BodyPlace::Inline {
         let body = index.body(key.hash(), head.sequence).unwrap();
         assert!(body.is_some_and(|body| head.is_of(&body)), "a record without its body");
     }
@@ -31,7 +31,7 @@ async fn a_record_never_stands_without_what_it_leads_to() {
     let looks = Arc::new(AtomicUsize::new(0));
     {
         let looks = Arc::clone(&looks);
-        store.0.index.access().open().unwrap().tear(move |index| {
+        store.disk.catalog.index.access().open().unwrap().tear(move |index| {
             assert_whole(index);
             looks.fetch_add(1, Ordering::Relaxed);
         });

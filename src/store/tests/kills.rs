@@ -4,12 +4,15 @@
 //! file without a record, totals that are right. A power cut besides: the last journal cut and
 //! flipped at many places.
 
-use super::{Bench, KIB, MIB, OBSERVER, append, bytes, digest, key, meta, put_with, read};
 use crate::clock::Timestamp;
 use crate::object::{Meta, NarClaim, Sha256};
+use crate::store::check::report::{CheckReport, CheckStage, Mode};
 use crate::store::format;
-use crate::store::report::{Mode, Report, Stage};
-use crate::store::{OpenError, Store, fsck};
+use crate::store::handle::Store;
+use crate::store::tests::{
+    Bench, KIB, MIB, OBSERVER, append, bytes, digest, key, meta, put_with, read,
+};
+use crate::store::{OpenError, fsck};
 use crate::sync::Mutex;
 use rustix::fs::SeekFrom;
 use std::collections::{BTreeMap, HashSet};
@@ -99,7 +102,7 @@ async fn look(store: &Store) -> State {
         let mut held = None;
         if let Some(found) = found {
             let body = digest(&read(&found).await);
-            assert!(versions(name).contains(&body), "{name}: a body that nobody put");
+            assert!(versions(name).contains(&body), "{name}: a body that was never put");
             assert_eq!(body, found.sha256);
             held = Some((body, found.meta.response_time.secs()));
         }
@@ -111,10 +114,10 @@ async fn look(store: &Store) -> State {
 
 /// What is in the index: objects, their charges, and how many have a file.
 fn recorded(store: &Store) -> (u64, u64, usize) {
-    let access = store.0.index.access();
+    let access = store.disk.catalog.index.access();
     let page = access.open().unwrap().page(None, 1000).unwrap();
     let heads: Vec<_> = page.iter().map(|(_, r)| format::decode_head(r).unwrap()).collect();
-    let charges = heads.iter().map(format::Head::charge).sum();
+    let charges = heads.iter().map(format::RecordHead::charge).sum();
     let files = heads.iter().filter(|head| head.place.is_file()).count();
     (heads.len() as u64, charges, files)
 }
@@ -270,8 +273,8 @@ async fn perform(bench: &mut Bench, store: Store, step: &Step) -> Store {
     store
 }
 
-fn check(folder: &Path, mode: Mode) -> Report {
-    let report = Mutex::new(Report::default());
+fn check(folder: &Path, mode: Mode) -> CheckReport {
+    let report = Mutex::new(CheckReport::default());
     fsck(folder, mode, &report).unwrap();
     report.into_inner()
 }
@@ -281,7 +284,7 @@ async fn examine(image: Image, states: &[State]) {
     let Image { operation, step, place } = image;
     let what = format!("operation {operation}, killed when {step}");
     let report = check(place.path(), Mode::Report);
-    assert_eq!((report.problems, report.stage), (vec![], Stage::Ended), "{what}");
+    assert_eq!((report.problems, report.stage), (vec![], CheckStage::Ended), "{what}");
     let mut bench = Bench::new(LIMIT);
     bench.place = place;
     let store = bench.open().await;
@@ -358,7 +361,7 @@ async fn survive(place: TempDir, what: &str) {
         assert!(matches!(refused, OpenError::Index { .. }), "{what}: {refused}");
         assert!(refused.to_string().contains("narthex fsck --repair"), "{what}: {refused}");
         let report = check(bench.place.path(), Mode::Repair);
-        assert_eq!(report.stage, Stage::Ended, "{what}: {report:?}");
+        assert_eq!(report.stage, CheckStage::Ended, "{what}: {report:?}");
     }
     let store = bench.open().await;
     look(&store).await;

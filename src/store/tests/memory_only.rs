@@ -1,8 +1,9 @@
 //! The disk fails under an object in mid-write: its readers go on, nothing of it is stored.
 
-use super::{Bench, KIB, MIB, OBSERVER, bytes, digest, key, meta, read};
 use crate::store::error::{Broken, WriteError};
-use crate::store::{EndedObject, Follower, ObjectWriter, Store, WITHHELD_BYTES, Withhold};
+use crate::store::handle::Store;
+use crate::store::tests::{Bench, KIB, MIB, OBSERVER, bytes, digest, key, meta, read};
+use crate::store::{EndedObject, Follower, ObjectWriter, WITHHELD_BYTES, Withhold};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,7 +63,7 @@ async fn readers_and_origin_go_on_while_the_disk_is_busy() {
     assert_eq!(read(&stored).await, body);
 }
 
-/// Writes `body`, whose disk fails as soon as `failing_at` bytes have come.
+/// Writes `body` to a disk that fails as soon as `failing_at` bytes have come.
 async fn write_failing(
     store: &Store,
     writer: &mut ObjectWriter,
@@ -71,7 +72,7 @@ async fn write_failing(
 ) -> Result<(), WriteError> {
     for piece in pieces(body) {
         if writer.received() >= failing_at {
-            store.0.faults.full.store(u32::MAX, Ordering::Relaxed);
+            store.disk.catalog.faults.full.store(u32::MAX, Ordering::Relaxed);
         }
         writer.append(piece).await?;
         if writer.is_memory_only() {
@@ -179,7 +180,7 @@ async fn a_last_write_that_fails_costs_no_reader_anything_and_stores_nothing() {
     let growing = writer.growing();
     let proven = writer.end().await.unwrap().prove().unwrap();
     assert!(reader.await.unwrap().unwrap() == body, "all of it before the last write");
-    store.0.faults.full.store(u32::MAX, Ordering::Relaxed);
+    store.disk.catalog.faults.full.store(u32::MAX, Ordering::Relaxed);
     assert!(proven.seal().unwrap_err().is_full());
     assert!(store.get(&key("a")).await.is_none());
     for at in [5, body.len() - 10] {

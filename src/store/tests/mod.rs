@@ -7,14 +7,14 @@ mod damage;
 mod disks;
 mod faults;
 mod halves;
+mod key_filter;
 mod kills;
 mod memory_only;
 mod order;
 mod out_of_order;
 mod parts;
-mod presence;
 mod reads;
-mod room;
+mod reserve;
 mod syncs;
 mod tags;
 mod tier;
@@ -24,17 +24,20 @@ pub(super) use faults::Faults;
 
 use faults::OBSERVER;
 
-use super::commit::Confirmed;
-use super::error::{Broken, OpenError, WriteError};
-use super::format;
-use super::read::{Stored, StoredBody};
-use super::which::Which;
-use super::{ObjectWriter, Part, Purging, Report, Scope, SealedObject, Seat, Store, Withhold};
 use crate::clock::Timestamp;
 use crate::config::Disk;
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
+use crate::store::body::read::{Stored, StoredBody};
+use crate::store::commit::Confirmation;
+use crate::store::erasure::Erasure;
+use crate::store::error::{Broken, OpenError, WriteError};
+use crate::store::format;
+use crate::store::handle::Store;
+use crate::store::tier_share::TierShare;
+use crate::store::{CheckReport, ObjectWriter, Part, Purging, Scope, SealedObject, Withhold};
+use crate::store::{commit, lookup, part, probe};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -69,64 +72,78 @@ impl Store {
         length: Option<u64>,
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
-        let displaces = self.0.displaces(key.hash(), length);
+        let displaces = self.disk.catalog.displaces(key.hash(), length);
         let reservation = self.reserve((key, length), displaces).await?;
-        Ok(ObjectWriter::new(Arc::clone(&self.0), key.clone(), length, withhold, reservation))
+        Ok(ObjectWriter::new(Arc::clone(&self.disk), key.clone(), length, withhold, reservation))
     }
 
-    /// The object under a key, with its body open for reading; `None` where there is none or it
+    /// The object under a key, with its body open for reading; `None` if there is none or it
     /// is damaged (then it is dropped and counted). Cancel safe.
     async fn get(&self, key: &Key) -> Option<Stored> {
-        let (store, key) = (Arc::clone(&self.0), key.clone());
-        self.0.tasks.blocking("store get", move || store.find(&key)).await.ok().flatten()
+        let (store, key) = (Arc::clone(&self.disk), key.clone());
+        self.disk
+            .lanes
+            .changes
+            .blocking("store get", move || lookup::find(&store, &key))
+            .await
+            .ok()
+            .flatten()
     }
 
     /// What the check that goes on, or else the last one, found.
-    fn checked(&self) -> Report {
-        self.0.report.lock().clone()
+    fn checked(&self) -> CheckReport {
+        self.disk.checks.report.lock().clone()
     }
 
     /// The part that is kept of an object, opened for reading and writing. Cancel safe.
     async fn part(&self, key: &Key) -> Option<Part> {
-        let (store, key) = (Arc::clone(&self.0), key.clone());
-        self.0.tasks.blocking("store part", move || store.find_part(&key)).await.ok().flatten()
+        let (store, key) = (Arc::clone(&self.disk), key.clone());
+        let open = Arc::clone(&self.open_parts);
+        self.disk
+            .lanes
+            .changes
+            .blocking("store part", move || part::find_part(&store, &open, &key))
+            .await
+            .ok()
+            .flatten()
     }
 
-    /// Drops what is kept of an object in part; true where there was any. Blocking.
+    /// Drops what is kept of an object in part; true if there was any. Blocking.
     fn remove_part(&self, key: &Key) -> bool {
-        self.0.drop_part(key.hash(), Which::Any).unwrap_or(false)
+        part::drop_part(&self.disk.catalog, key.hash(), Erasure::Any).unwrap_or(false)
     }
 
-    /// Replaces the metadata of the object under `key`, if it is still the one whose body has
-    /// this digest; true where it was replaced.
+    /// Replaces the metadata of the object under `key`, if its body still has
+    /// this digest; true if it was replaced.
     fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        let confirmed = Confirmed { sha256, response_time: Timestamp::from_secs(0) };
-        self.0.rewrite_meta(key.hash(), confirmed, meta, &|| true).unwrap_or(false)
+        let confirmed = Confirmation { sha256, response_time: Timestamp::from_secs(0) };
+        commit::rewrite_meta(&self.disk.catalog, key.hash(), confirmed, meta, &|| true)
+            .unwrap_or(false)
     }
 
     /// What a stored narinfo claims about the NAR `nar`.
     fn claim(&self, nar: &Key) -> Option<NarClaim> {
-        self.0.find_claim(nar).unwrap().map(|claimed| claimed.claim)
+        lookup::find_claim(&self.disk.catalog, nar).unwrap().map(|claimed| claimed.claim)
     }
 
     /// The variants that are stored of the object under `key`.
     fn variants(&self, key: &Key) -> Vec<(Key, Variant)> {
-        self.0.find_variants(key).unwrap()
+        lookup::find_variants(&self.disk.catalog, key).unwrap()
     }
 
     /// Makes everything in `scope` go; how many objects there were.
     fn purge(&self, scope: &Scope) -> u64 {
-        self.0.purge(scope, Purging::Hard).unwrap_or_default()
+        self.disk.catalog.purge(scope, Purging::Hard).unwrap_or_default()
     }
 
-    /// Drops the object under `key`, all its variants, and the claims they make; true where there
+    /// Drops the object under `key`, all its variants, and the claims they make; true if there
     /// was any.
     fn remove(&self, key: &Key) -> bool {
         self.purge(&Scope::Key(key.clone())) > 0
     }
 
-    /// Drops every object of `site` whose path begins with `prefix`, and the claims they make;
-    /// returns the number of objects.
+    /// Drops every object of `site` with a path that begins with `prefix`, and the claims they
+    /// make; returns the number of objects.
     fn remove_matching(&self, site: &str, prefix: &str) -> u64 {
         let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
         self.purge(&scope)
@@ -180,8 +197,8 @@ impl Bench {
     }
 
     fn try_open(&self) -> Result<Store, OpenError> {
-        let seat = Seat::alone(self.damaged.clone());
-        Store::open(seat, &self.disk(), self.metrics.clone(), &self.tasks)
+        let tier = TierShare::alone(self.damaged.clone());
+        Store::open(tier, &self.disk(), self.metrics.clone(), &self.tasks)
     }
 
     async fn open(&self) -> Store {
@@ -194,7 +211,7 @@ impl Bench {
     async fn close(&mut self, store: Store) {
         assert!(self.tasks.drain(Duration::from_secs(30)).await);
         self.tasks = Tasks::new();
-        assert_eq!(Arc::strong_count(&store.0), 1, "something still holds the store");
+        assert_eq!(Arc::strong_count(&store.disk), 1, "something still holds the store");
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -227,7 +244,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until something holds, and fails with `what` where it never does.
+/// Waits until something holds, and fails with `what` if it never does.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let asking = async {
         while !holds() {
@@ -451,7 +468,8 @@ async fn concurrent_fills_never_pass_the_limit() {
     assert_eq!(store.usage().reserved_bytes, 0);
     assert!(bench.metrics.evictions.with_label_values(&["disk", "size"]).get() > 10);
     assert_eq!((bench.damaged(), store.health().is_writable), (0, true));
-    let counted = store.0.index.access().open().unwrap().page(None, 1000).unwrap().len() as u64;
+    let counted =
+        store.disk.catalog.index.access().open().unwrap().page(None, 1000).unwrap().len() as u64;
     assert_eq!(counted, store.usage().objects);
 }
 
@@ -477,15 +495,15 @@ async fn a_full_disk_is_met_by_evicting_once_then_by_refusing() {
     for number in 0..8_u64 {
         put(&store, &key(&number.to_string()), &bytes(number, MIB)).await.unwrap();
     }
-    store.0.faults.is_out.store(true, Ordering::Relaxed);
-    store.0.faults.full.store(1, Ordering::Relaxed);
+    store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
+    store.disk.catalog.faults.full.store(1, Ordering::Relaxed);
     put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
     assert!(store.usage().objects < 8);
     let path = bench.place.path().display().to_string();
     let errors = || bench.metrics.store_errors.with_label_values(&[&*path, "space"]).get();
     assert_eq!(errors(), 0);
-    store.0.faults.full.store(u32::MAX, Ordering::Relaxed);
+    store.disk.catalog.faults.full.store(u32::MAX, Ordering::Relaxed);
     let error = put(&store, &key("b"), &bytes(1, MIB)).await.unwrap_err();
     assert!(matches!(error, WriteError::NoSpace { .. }), "{error}");
     assert!(errors() > 0);
@@ -493,13 +511,13 @@ async fn a_full_disk_is_met_by_evicting_once_then_by_refusing() {
     for _ in 0..2 {
         put(&store, &key("b"), &bytes(1, MIB)).await.unwrap_err();
     }
-    store.0.faults.full.store(0, Ordering::Relaxed);
+    store.disk.catalog.faults.full.store(0, Ordering::Relaxed);
     let refused = store.begin(&key("b"), Some(1)).await.unwrap_err();
     assert!(matches!(&refused, WriteError::Refused { detail } if detail.contains("no space")));
     assert!(!store.health().is_writable);
     assert_eq!((store.usage().reserved_bytes, bench.damaged()), (0, 0));
-    store.0.faults.is_out.store(false, Ordering::Relaxed);
-    assert!(store.0.probe() && store.health().is_writable, "{:?}", store.health());
+    store.disk.catalog.faults.is_out.store(false, Ordering::Relaxed);
+    assert!(probe::probe(&store.disk) && store.health().is_writable, "{:?}", store.health());
     put(&store, &key("b"), &bytes(1, MIB)).await.unwrap();
 }
 
@@ -508,12 +526,12 @@ async fn a_failed_index_is_opened_again() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     put(&store, &key("a"), &bytes(1, MIB)).await.unwrap();
-    store.0.index.mark_failed();
+    store.disk.catalog.index.mark_failed();
     let refused = store.begin(&key("b"), Some(1)).await.unwrap_err();
     assert!(matches!(refused, WriteError::Refused { .. }), "{refused}");
     assert!(!store.health().is_writable);
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB), "reads go on");
-    assert!(store.0.probe());
+    assert!(probe::probe(&store.disk));
     put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, MIB));
     assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(2, 100));
@@ -538,8 +556,8 @@ async fn new_metadata_is_for_the_same_body_only() {
     assert!(!store.touch_meta(&key, found.sha256, &late), "an older response");
     assert_eq!(store.get(&key).await.unwrap().meta.response_time, newer.response_time);
     let Stored { meta: there, sha256, .. } = store.get(&key).await.unwrap();
-    let confirmed = Confirmed { sha256, response_time: there.response_time };
-    let touched = store.0.rewrite_meta(key.hash(), confirmed, &late, &|| true);
+    let confirmed = Confirmation { sha256, response_time: there.response_time };
+    let touched = commit::rewrite_meta(&store.disk.catalog, key.hash(), confirmed, &late, &|| true);
     assert!(touched.unwrap(), "the clock was set back since what it confirms came");
     assert!(store.remove(&key));
     assert!(!store.touch_meta(&key, found.sha256, &newer));
@@ -566,7 +584,7 @@ async fn a_claim_lives_as_long_as_the_object_that_makes_it() {
     assert!(store.remove(&nar));
     assert_eq!(store.remove_matching("main", nar.path()), 0);
     assert_eq!(store.claim(&nar), Some(claim(2)), "a NAR that comes again is checked again");
-    let access = store.0.index.access();
+    let access = store.disk.catalog.index.access();
     let mut change = access.open().unwrap().change();
     change.set_claim(nar.hash(), b"garbage");
     change.commit().unwrap();
@@ -602,7 +620,7 @@ async fn a_second_store_in_the_same_folder_is_refused() {
     put(&store, &key("a"), &bytes(1, 10)).await.unwrap();
 }
 
-/// A real full file system, where this user may mount one.
+/// A real full file system, if this user may mount one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_file_system_fills_up_and_the_store_goes_on() {
     let place = tempfile::tempdir().unwrap();
@@ -623,8 +641,8 @@ async fn a_small_file_system_fills_up_and_the_store_goes_on() {
         scrub_rate: 1 << 40,
     };
     let outcome = {
-        let seat = Seat::alone(mpsc::channel(1).0);
-        let store = Store::open(seat, &disk, metrics, &tasks).unwrap();
+        let tier = TierShare::alone(mpsc::channel(1).0);
+        let store = Store::open(tier, &disk, metrics, &tasks).unwrap();
         let store_of = store.clone();
         let filling = tokio::spawn(async move {
             for number in 0..40_u64 {

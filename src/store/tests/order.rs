@@ -1,12 +1,15 @@
 //! The eviction order: loaded beside everything else, counted once, kept over a restart.
 
-use super::{Bench, KIB, MIB, bytes, held, key, meta, put};
 use crate::metrics::Metrics;
 use crate::object::{Key, Sha256};
-use crate::store::eviction::Entry;
+use crate::store::disk_store::DiskStore;
+use crate::store::eviction::order::EvictionEntry;
 use crate::store::folder::Folder;
+use crate::store::handle::Store;
 use crate::store::index::Index;
-use crate::store::{Inner, Seat, Store, Usage, WriteError, format, recover};
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta, put};
+use crate::store::tier_share::TierShare;
+use crate::store::{DiskUsage, WriteError, format, recover};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ fn numbered(number: u64) -> Key {
     key(&number.to_string())
 }
 
-/// Small objects that nobody has used yet.
+/// Small objects that were never used.
 fn small(numbers: std::ops::Range<u64>) -> Vec<(crate::object::Meta, Bytes)> {
     numbers.map(|number| (meta(&numbered(number)), bytes(number, 100))).collect()
 }
@@ -27,20 +30,20 @@ fn snapshot(bench: &Bench) -> PathBuf {
 
 /// Which of the objects are there. Does not use them.
 fn there(store: &Store, numbers: std::ops::Range<u64>) -> Vec<u64> {
-    let access = store.0.index.access();
+    let access = store.disk.catalog.index.access();
     let index = access.open().unwrap();
     let is_there = |number: &u64| index.record(numbered(*number).hash()).unwrap().is_some();
     numbers.filter(is_there).collect()
 }
 
 /// Everything that the index holds of the order, and what the records say: they must be the same.
-fn on_disk(store: &Store) -> Vec<Entry> {
-    let access = store.0.index.access();
+fn on_disk(store: &Store) -> Vec<EvictionEntry> {
+    let access = store.disk.catalog.index.access();
     let index = access.open().unwrap();
     let order = index.order_page(0, usize::MAX).unwrap();
     let records = index.page(None, usize::MAX).unwrap();
     let heads = records.iter().map(|(key, record)| (format::decode_head(record).unwrap(), *key));
-    let mut of_records: Vec<_> = heads.map(|(head, key)| (Entry::of(&head), key)).collect();
+    let mut of_records: Vec<_> = heads.map(|(head, key)| (EvictionEntry::of(&head), key)).collect();
     of_records.sort_by_key(|(entry, _)| entry.sequence);
     assert_eq!(order, of_records);
     order.into_iter().map(|(entry, _)| entry).collect()
@@ -173,11 +176,11 @@ async fn a_page_of_the_order_that_cannot_be_read_is_read_again() {
     bench.close(store).await;
     let folder = Folder::open(bench.place.path()).unwrap();
     let index = Index::open(&folder.index_path()).unwrap();
-    let (seat, metrics) = (Seat::alone(bench.damaged.clone()), bench.metrics.clone());
-    let inner = Inner::assemble(&bench.disk(), seat, folder, index, metrics, &bench.tasks);
-    let store = Store(inner.unwrap());
-    store.0.faults.fail("the order is to be read", 3);
-    let loading = recover::load(Arc::downgrade(&store.0), bench.tasks.stopping());
+    let (tier, metrics) = (TierShare::alone(bench.damaged.clone()), bench.metrics.clone());
+    let inner = DiskStore::assemble(&bench.disk(), tier, folder, index, metrics, &bench.tasks);
+    let store = Store { disk: inner.unwrap(), open_parts: Arc::default() };
+    store.disk.catalog.faults.fail("the order is to be read", 3);
+    let loading = recover::load(Arc::downgrade(&store.disk), bench.tasks.stopping());
     let loading = tokio::spawn(loading);
     let path = bench.place.path().display().to_string();
     let errors = || bench.metrics.store_errors.with_label_values(&[&*path, "index"]).get();
@@ -185,8 +188,12 @@ async fn a_page_of_the_order_that_cannot_be_read_is_read_again() {
     for (seconds, failed) in [(0.5, 1), (1.5, 2), (3.0, 3)] {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         assert_eq!(errors(), failed);
-        assert_eq!(store.usage(), Usage { is_loaded: false, ..full }, "what was not read counts");
-        assert_eq!(store.0.space.changes(), None, "no order is written down");
+        assert_eq!(
+            store.usage(),
+            DiskUsage { is_loaded: false, ..full },
+            "what was not read counts"
+        );
+        assert_eq!(store.disk.catalog.accounting.changes(), None, "no order is written down");
     }
     store.loaded().await;
     loading.await.unwrap();
@@ -200,13 +207,13 @@ async fn a_place_in_the_order_without_a_record_goes_when_its_turn_comes() {
     let store = bench.open().await;
     let stored = put(&store, &key("a"), &bytes(1, 100 * KIB)).await.unwrap();
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
-        let head = format::Head {
+        let head = format::RecordHead {
             sequence: stored.insertion.sequence + 7,
             length: 500 * KIB as u64,
             sha256: Sha256([0; 32]),
-            place: format::Place::File,
+            place: format::BodyPlace::File,
             claims: None,
             variant_of: None,
         };

@@ -1,8 +1,8 @@
 //! Ranges that are written before their turn: they make the object that bytes in order make, or
 //! nothing.
 
-use super::{Bench, MIB, bytes, digest, key, meta, read};
 use crate::store::error::WriteError;
+use crate::store::tests::{Bench, MIB, bytes, digest, key, meta, read};
 use crate::store::{ObjectWriter, OutOfOrder, WrittenRange};
 use bytes::Bytes;
 use std::ops::Range;
@@ -39,7 +39,7 @@ async fn ranges_in_any_order_make_the_same_object() {
     let last = write(&ahead, &body, 5 * MIB..body.len()).await.unwrap();
     // Broken off within a chunk.
     let middle = write(&ahead, &body, 2 * MIB..3 * MIB + 500_001).await.unwrap();
-    assert_eq!((reader.visible(), pending.received()), (0, 0), "nobody sees what is ahead");
+    assert_eq!((reader.visible(), pending.received()), (0, 0), "no reader sees what is ahead");
     append(&mut pending, &body, 0..2 * MIB).await;
     pending.take_in(middle).await.unwrap();
     assert_eq!(pending.received(), 3 * MIB as u64 + 500_001);
@@ -108,7 +108,7 @@ async fn a_range_out_of_its_turn_is_refused_and_a_full_disk_spares_the_object() 
     assert!(pending.take_in(early).await.is_err(), "nothing came before it");
     assert_eq!(pending.received(), 0);
     // Nothing is there to be evicted.
-    store.0.faults.full.store(1, Ordering::Relaxed);
+    store.disk.catalog.faults.full.store(1, Ordering::Relaxed);
     let refused = write(&ahead, &body, 2 * MIB..3 * MIB).await;
     assert!(matches!(refused, Err(WriteError::NoSpace { .. })), "{refused:?}");
     append(&mut pending, &body, 0..3 * MIB).await;

@@ -1,10 +1,11 @@
 //! Objects that are here in part: what survives, what does not, and what becomes of them.
 
-use super::{Bench, MIB, bytes, digest, held, key, meta, put, read};
 use crate::object::{Key, Proof, Sha256};
-use crate::store::part::{At, CHUNK_BYTES, COUNTED_AT_ONCE, Part, Run};
-use crate::store::report::{Mode, Report};
-use crate::store::{Fault, Kept, Store, WriteError, format, fsck};
+use crate::store::check::report::{CheckReport, Mode};
+use crate::store::handle::Store;
+use crate::store::part::{self, At, CHUNK_BYTES, COUNTED_AT_ONCE, Part, Run};
+use crate::store::tests::{Bench, MIB, bytes, digest, held, key, meta, put, read};
+use crate::store::{CheckFault, KeepOutcome, WriteError, format, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;
 use std::os::unix::fs::FileExt;
@@ -25,7 +26,7 @@ async fn begin(store: &Store, key: &Key) -> Part {
 /// A part of `a` of which one chunk is kept.
 async fn begin_with(store: &Store, chunk: u64) -> Part {
     let part = begin(store, &key("a")).await;
-    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, KeepOutcome::Yes);
     part
 }
 
@@ -40,12 +41,12 @@ async fn bring(mut run: Run, body: &Bytes) {
 }
 
 /// Brings the chunks that hold a stretch, and keeps them.
-pub(super) async fn keep(part: &Part, from: u64, until: u64) -> Kept {
+pub(super) async fn keep(part: &Part, from: u64, until: u64) -> KeepOutcome {
     bring(part.claim(from, until).unwrap(), &body()).await;
     note(part)
 }
 
-fn note(part: &Part) -> Kept {
+fn note(part: &Part) -> KeepOutcome {
     part.note(&part.sync().unwrap().unwrap(), &|| true).unwrap()
 }
 
@@ -85,8 +86,8 @@ async fn what_was_kept_of_a_part_is_found_again() {
     let store = bench.open().await;
     let part = begin(&store, &key("a")).await;
     assert_eq!((chunks(&part).await, bench.files().len()), (vec![], 0));
-    assert_eq!(keep(&part, at(1) + 5, at(2)).await, Kept::Yes);
-    assert_eq!(keep(&part, at(6), LENGTH as u64).await, Kept::Yes);
+    assert_eq!(keep(&part, at(1) + 5, at(2)).await, KeepOutcome::Yes);
+    assert_eq!(keep(&part, at(6), LENGTH as u64).await, KeepOutcome::Yes);
     bring(part.claim(at(3), at(4)).unwrap(), &body()).await;
     assert_eq!(chunks(&part).await, [1, 3, 6]);
     assert!(store.get(&key("a")).await.is_none(), "a part is no object");
@@ -117,7 +118,7 @@ async fn a_part_that_is_open_is_found_and_not_opened_again() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     let part = begin(&store, &key("a")).await;
-    assert_eq!(keep(&part, at(1), at(2)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(1), at(2)).await, KeepOutcome::Yes);
     let other = store.part(&key("a")).await.unwrap();
     let run = part.claim(at(2), at(3)).unwrap();
     assert!(other.claim(at(2), at(3)).is_none(), "a chunk has one writer");
@@ -125,12 +126,12 @@ async fn a_part_that_is_open_is_found_and_not_opened_again() {
     bring(run, &body()).await;
     assert_eq!(chunks(&other).await, [1, 2]);
     drop(part);
-    assert_eq!(note(&other), Kept::Yes);
+    assert_eq!(note(&other), KeepOutcome::Yes);
     // Nothing more of it is kept, and it has a user: what comes next has a file of its own.
     other.let_go();
     assert!(store.part(&key("a")).await.is_none());
     let next = begin(&store, &key("a")).await;
-    assert_eq!(keep(&next, at(4), at(5)).await, Kept::Yes);
+    assert_eq!(keep(&next, at(4), at(5)).await, KeepOutcome::Yes);
     assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [4]);
     drop((other, next));
     assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [4]);
@@ -143,23 +144,23 @@ async fn a_part_that_changes_while_it_is_opened_is_opened_as_it_is_then() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     let finding = || {
-        let opening = store.0.faults.hold("a part is to be opened");
-        let inner = Arc::clone(&store.0);
-        let found = tokio::task::spawn_blocking(move || inner.find_part(&key("a")));
+        let opening = store.disk.catalog.faults.hold("a part is to be opened");
+        let (inner, open) = (Arc::clone(&store.disk), Arc::clone(&store.open_parts));
+        let found = tokio::task::spawn_blocking(move || part::find_part(&inner, &open, &key("a")));
         (opening, found)
     };
     drop(begin_with(&store, 0).await);
     let (opening, found) = finding();
     opening.until_reached().await;
     // Others are not held.
-    drop(store.0.faults.hold("a part is to be opened"));
+    drop(store.disk.catalog.faults.hold("a part is to be opened"));
     let other = store.part(&key("a")).await.unwrap();
-    assert_eq!(keep(&other, at(1), at(2)).await, Kept::Yes);
+    assert_eq!(keep(&other, at(1), at(2)).await, KeepOutcome::Yes);
     drop(other);
     drop(opening);
     let part = found.await.unwrap().unwrap();
     assert_eq!(chunks(&part).await, [0, 1]);
-    assert_eq!(keep(&part, at(2), at(3)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(2), at(3)).await, KeepOutcome::Yes);
     assert_eq!(store.usage().bytes, format::charge(3 * CHUNK_BYTES));
     drop(part);
     let (opening, found) = finding();
@@ -179,16 +180,16 @@ async fn a_flight_that_may_keep_nothing_leaves_its_part_to_others() {
     let other = store.part(&key("a")).await.unwrap();
     bring(part.claim(at(1), at(2)).unwrap(), &body()).await;
     let synced = part.sync().unwrap().unwrap();
-    assert_eq!(part.note(&synced, &|| false).unwrap(), Kept::Loose);
+    assert_eq!(part.note(&synced, &|| false).unwrap(), KeepOutcome::Loose);
     assert!(other.is_live());
-    assert_eq!(note(&other), Kept::Yes);
+    assert_eq!(note(&other), KeepOutcome::Yes);
     drop((part, other));
     assert_eq!(chunks(&store.part(&key("a")).await.unwrap()).await, [0, 1]);
     // One that was never kept is not kept later either.
     let new = begin(&store, &key("b")).await;
     bring(new.claim(0, at(1)).unwrap(), &body()).await;
     let synced = new.sync().unwrap().unwrap();
-    assert_eq!(new.note(&synced, &|| false).unwrap(), Kept::Loose);
+    assert_eq!(new.note(&synced, &|| false).unwrap(), KeepOutcome::Loose);
     assert!(!new.is_live());
 }
 
@@ -216,7 +217,7 @@ async fn a_sync_that_fails_loses_what_waited_for_it() {
     let third = |from, to| body().slice(at_byte(3) + from..at_byte(3) + to);
     arriving.append(third(0, 300_000)).await.unwrap();
     arriving.finish().await.unwrap();
-    store.0.faults.fail("a part is to be synced", 1);
+    store.disk.catalog.faults.fail("a part is to be synced", 1);
     let error = part.sync().unwrap_err();
     assert!(matches!(&error, WriteError::Io { operation: "sync", .. }), "{error}");
     assert_eq!(chunks(&part).await, [0], "what a sync made safe before stays");
@@ -227,10 +228,10 @@ async fn a_sync_that_fails_loses_what_waited_for_it() {
     arriving.finish().await.unwrap();
     drop(arriving);
     assert_eq!(chunks(&part).await, [0, 4]);
-    assert_eq!(note(&part), Kept::Yes);
+    assert_eq!(note(&part), KeepOutcome::Yes);
     assert_eq!(store.usage().reserved_bytes, 0, "the space of what was lost is given back");
     // Fetched and written again, it is kept.
-    assert_eq!(keep(&part, at(1), at(4)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(1), at(4)).await, KeepOutcome::Yes);
     assert_eq!(chunks(&part).await, [0, 1, 2, 3, 4]);
     drop(part);
     let part = store.part(&key("a")).await.unwrap();
@@ -264,7 +265,7 @@ async fn a_part_of_which_all_is_here_becomes_a_whole() {
     assert_eq!(read(&stored).await, body());
     assert_eq!(held(&store, &key("a")).await.unwrap(), body());
     assert!(store.part(&key("a")).await.is_none() && !part.is_live());
-    assert_eq!(chunks(&reader).await, [0, 1, 2, 3, 4, 5, 6], "who has it open reads on");
+    assert_eq!(chunks(&reader).await, [0, 1, 2, 3, 4, 5, 6], "a reader that has it open reads on");
     let usage = store.usage();
     assert_eq!((usage.objects, usage.bytes), (1, format::charge(LENGTH as u64)));
     assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
@@ -280,7 +281,7 @@ async fn a_part_of_which_all_is_here_becomes_a_whole() {
 /// A part of `a` with all its chunks, noted.
 async fn begin_with_all(store: &Store) -> Part {
     let part = begin(store, &key("a")).await;
-    assert_eq!(keep(&part, 0, LENGTH as u64).await, Kept::Yes);
+    assert_eq!(keep(&part, 0, LENGTH as u64).await, KeepOutcome::Yes);
     part
 }
 
@@ -311,7 +312,7 @@ async fn a_chunk_that_is_found_damaged_while_a_whole_is_made_stays_and_the_whole
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     let part = begin_with_all(&store).await;
-    let making = store.0.faults.hold("a part is to be made whole");
+    let making = store.disk.catalog.faults.hold("a part is to be made whole");
     let own = part.clone();
     let promoting = tokio::task::spawn_blocking(move || {
         own.promote(meta(&key("a")), digest(&body()), &|| true).unwrap().is_some()
@@ -319,7 +320,7 @@ async fn a_chunk_that_is_found_damaged_while_a_whole_is_made_stays_and_the_whole
     making.until_reached().await;
     damage(&bench, at(2) + 9);
     part.doubt();
-    let comparing = store.0.faults.hold("a part is to be read");
+    let comparing = store.disk.catalog.faults.hold("a part is to be read");
     let own = part.clone();
     let reading = tokio::spawn(async move { own.read(at(2), 100).await });
     comparing.until_reached().await;
@@ -338,14 +339,14 @@ async fn a_part_that_did_not_become_a_whole_is_repaired_and_tried_again() {
     let store = bench.open().await;
     let part = begin_with_all(&store).await;
     let promote = || part.promote(meta(&key("a")), digest(&body()), &|| true);
-    store.0.faults.fail("the trailer of a part is to be written", 1);
+    store.disk.catalog.faults.fail("the trailer of a part is to be written", 1);
     let error = promote().unwrap_err();
     assert!(matches!(&error, WriteError::Io { operation: "write", .. }), "{error}");
     damage(&bench, at(2) + 9);
     part.doubt();
     assert_eq!(part.read(at(2), 100).await.unwrap(), None);
     assert!(promote().unwrap().is_none(), "a chunk is missing, which is no error of the disk");
-    assert_eq!(keep(&part, at(2), at(3)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(2), at(3)).await, KeepOutcome::Yes);
     assert!(promote().unwrap().is_some());
     assert_eq!(held(&store, &key("a")).await.unwrap(), body());
 }
@@ -359,12 +360,12 @@ async fn a_read_that_began_before_its_chunk_was_fetched_anew_gives_nothing_of_it
         let near_end = at(1) - 64 * 1024;
         damage(&bench, near_end + 5);
         part.doubt();
-        let waiting = store.0.faults.hold("a part is to be read");
+        let waiting = store.disk.catalog.faults.hold("a part is to be read");
         let own = part.clone();
         let late = tokio::spawn(async move { own.read(near_end, 100).await.unwrap() });
         waiting.until_reached().await;
         // Others are not held.
-        drop(store.0.faults.hold("a part is to be read"));
+        drop(store.disk.catalog.faults.hold("a part is to be read"));
         let before = bench.damaged();
         assert_eq!(part.read(0, 100).await.unwrap(), None);
         assert_eq!(bench.damaged(), before + 1);
@@ -413,16 +414,18 @@ async fn parts_change_while_others_are_counted() {
             Some(part) => part,
             None => store.begin_part(meta(key), LENGTH as u64).await.unwrap(),
         };
-        assert_eq!(keep(&part, at(from), at(from + 1)).await, Kept::Yes);
+        assert_eq!(keep(&part, at(from), at(from + 1)).await, KeepOutcome::Yes);
     };
     let (new_early, new_late) = (keys.remove(0), keys.pop().unwrap());
     for key in &keys {
         add(key, 6).await;
     }
-    let hold = store.0.faults.hold("some parts are counted");
-    store.0.counted_parts.forget();
-    let inner = Arc::clone(&store.0);
-    let counting = tokio::task::spawn_blocking(move || inner.count_parts().unwrap());
+    let hold = store.disk.catalog.faults.hold("some parts are counted");
+    store.disk.catalog.counted_parts.forget();
+    let inner = Arc::clone(&store.disk);
+    let counting = tokio::task::spawn_blocking(move || {
+        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap()
+    });
     hold.until_reached().await;
     // Some are counted, and some are not.
     assert_eq!(bench.metrics.part_objects.get(), i64::try_from(COUNTED_AT_ONCE).unwrap());
@@ -448,14 +451,16 @@ async fn a_store_that_is_left_counts_no_further_parts() {
     for number in 0..=COUNTED_AT_ONCE {
         let key = key(&number.to_string());
         let part = store.begin_part(meta(&key), LENGTH as u64).await.unwrap();
-        assert_eq!(keep(&part, at(6), at(7)).await, Kept::Yes);
+        assert_eq!(keep(&part, at(6), at(7)).await, KeepOutcome::Yes);
     }
-    store.0.counted_parts.forget();
-    let hold = store.0.faults.hold("some parts are counted");
-    let inner = Arc::clone(&store.0);
-    let counting = tokio::task::spawn_blocking(move || inner.count_parts().unwrap());
+    store.disk.catalog.counted_parts.forget();
+    let hold = store.disk.catalog.faults.hold("some parts are counted");
+    let inner = Arc::clone(&store.disk);
+    let counting = tokio::task::spawn_blocking(move || {
+        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap()
+    });
     hold.until_reached().await;
-    store.0.leaving.cancel();
+    store.disk.lanes.leaving.cancel();
     drop(hold);
     counting.await.unwrap();
     assert_eq!(bench.metrics.part_objects.get(), i64::try_from(COUNTED_AT_ONCE).unwrap());
@@ -480,14 +485,14 @@ async fn every_way_out_takes_all_of_a_part() {
         assert!(store.part(&key).await.is_none());
         assert_eq!((store.usage().bytes, store.usage().objects, bench.files().len()), (0, 0, 0));
         assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
-        assert_eq!(chunks(&part).await, [0, 1], "who has it open reads on");
+        assert_eq!(chunks(&part).await, [0, 1], "a reader that has it open reads on");
         bring(part.claim(at(4), at(5)).unwrap(), &body()).await;
         let noted = part.sync().unwrap().map(|synced| part.note(&synced, &|| true).unwrap());
-        assert_ne!(noted, Some(Kept::Yes), "nothing of it comes back");
+        assert_ne!(noted, Some(KeepOutcome::Yes), "nothing of it comes back");
         assert!(!part.is_live());
         assert_eq!(chunks(&part).await, [0, 1, 4]);
         assert!(store.part(&key).await.is_none());
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let index = access.open().unwrap();
         assert_eq!(index.insertion_of_chunks(key.hash()).unwrap(), None);
     }
@@ -503,17 +508,17 @@ async fn a_whole_and_a_part_of_one_key_never_stand_beside_each_other() {
     keep(&newer, at(1), at(2)).await;
     assert_eq!(store.usage().objects, 1, "the newer part took the place of the old one");
     bring(old.claim(at(2), at(3)).unwrap(), &body()).await;
-    assert_eq!(note(&old), Kept::Loose);
+    assert_eq!(note(&old), KeepOutcome::Loose);
     assert_eq!((bench.files().len(), bench.metrics.part_objects.get()), (1, 1));
     put(&store, &key, &body()).await.unwrap();
     assert!(store.part(&key).await.is_none());
     assert_eq!((bench.files().len(), store.usage().objects), (1, 1));
     assert_eq!(store.usage().bytes, format::charge(LENGTH as u64));
     bring(newer.claim(at(2), at(3)).unwrap(), &body()).await;
-    assert_eq!(note(&newer), Kept::Loose);
+    assert_eq!(note(&newer), KeepOutcome::Loose);
     let late = begin(&store, &key).await;
     bring(late.claim(0, at(1)).unwrap(), &body()).await;
-    assert_eq!(note(&late), Kept::Loose, "the whole stays");
+    assert_eq!(note(&late), KeepOutcome::Loose, "the whole stays");
     assert_eq!(held(&store, &key).await.unwrap(), body());
     assert_eq!((bench.metrics.part_objects.get(), bench.metrics.part_bytes.get()), (0, 0));
 }
@@ -528,8 +533,8 @@ async fn an_older_head_never_takes_the_place_of_a_newer_one() {
         let response_time = meta(&key("a")).response_time.plus(Duration::from_secs(seconds));
         crate::object::Meta { response_time, ..meta(&key("a")) }
     };
-    assert_eq!(part.touch_meta(at_second(20), &|| true), Kept::Yes);
-    assert_eq!(part.touch_meta(at_second(10), &|| true), Kept::Yes);
+    assert_eq!(part.touch_meta(at_second(20), &|| true), KeepOutcome::Yes);
+    assert_eq!(part.touch_meta(at_second(10), &|| true), KeepOutcome::Yes);
     assert_eq!(part.meta().response_time, at_second(20).response_time);
     drop(part);
     let part = store.part(&key("a")).await.unwrap();
@@ -546,7 +551,7 @@ async fn damage_is_found_before_a_byte_of_it_is_read() {
         drop(part);
         let path = bench.files().remove(0);
         if damage == "record" {
-            let access = store.0.index.access();
+            let access = store.disk.catalog.index.access();
             let mut change = access.open().unwrap().change();
             change.set_part(key("a").hash(), b"\x01garbage");
             change.commit().unwrap();
@@ -622,7 +627,7 @@ fn a_sudden_end_at_any_moment_never_leaves_a_wrong_byte() {
                 for number in (0..7).map(|step| (step * 3 + round) % 7) {
                     if let Some(run) = part.claim(at(number), at(number) + 1) {
                         bring(run, &body()).await;
-                        if note(&part) == Kept::Yes {
+                        if note(&part) == KeepOutcome::Yes {
                             told.lock().push(number);
                         }
                     }
@@ -662,12 +667,12 @@ async fn fsck_knows_parts_and_finds_what_is_wrong_with_them() {
     let store = bench.open().await;
     for name in ["a", "b"] {
         let part = begin(&store, &key(name)).await;
-        assert_eq!(keep(&part, at(1), at(3)).await, Kept::Yes);
+        assert_eq!(keep(&part, at(1), at(3)).await, KeepOutcome::Yes);
     }
     put(&store, &key("whole"), &bytes(1, 2 * MIB)).await.unwrap();
     bench.close(store).await;
     let check = |mode| {
-        let report = Mutex::new(Report::default());
+        let report = Mutex::new(CheckReport::default());
         fsck(bench.place.path(), mode, &report).unwrap();
         report.into_inner()
     };
@@ -678,13 +683,13 @@ async fn fsck_knows_parts_and_finds_what_is_wrong_with_them() {
     let file = bench.files().into_iter().find(|file| file.to_string_lossy().contains(&hash));
     let file = std::fs::File::options().write(true).open(file.unwrap()).unwrap();
     file.write_all_at(b"rot", at(2) + 5).unwrap();
-    let kinds = |report: &Report| {
+    let kinds = |report: &CheckReport| {
         report.problems.iter().map(|problem| (problem.kind, problem.is_repaired)).collect()
     };
     let found: Vec<_> = kinds(&check(Mode::Report));
-    assert_eq!(found, [(Fault::Body, false)]);
+    assert_eq!(found, [(CheckFault::Body, false)]);
     let found: Vec<_> = kinds(&check(Mode::Repair));
-    assert_eq!(found, [(Fault::Body, true)]);
+    assert_eq!(found, [(CheckFault::Body, true)]);
     assert_eq!(check(Mode::Report).problems, []);
     let store = bench.open().await;
     assert!(store.part(&key("b")).await.is_none());

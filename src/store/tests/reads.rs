@@ -1,8 +1,10 @@
-//! What comes from the disk is compared before anybody gets it.
+//! What comes from the disk is compared before a reader gets it.
 
-use super::{Bench, KIB, MIB, append, bytes, digest, held, key, meta, put, read};
-use crate::store::read::{BodyFile, StoredBody};
-use crate::store::{Store, WITHHELD_BYTES, Withhold, trailer};
+use crate::store::body::read::{BodyFile, StoredBody};
+use crate::store::body::trailer;
+use crate::store::handle::Store;
+use crate::store::tests::{Bench, KIB, MIB, append, bytes, digest, held, key, meta, put, read};
+use crate::store::{WITHHELD_BYTES, Withhold};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -42,7 +44,8 @@ async fn read_through(file: &Arc<BodyFile>) -> (Vec<u8>, Option<io::Error>) {
     (got, None)
 }
 
-/// A store that knows nothing of the chunks of its one object, whose file is flipped at `offset`.
+/// A store that knows nothing of the chunks of its one object, with a file that is flipped at
+/// `offset`.
 async fn flipped(bench: &mut Bench, offset: u64) -> Store {
     let store = bench.open().await;
     put(&store, &key("a"), &bytes(1, LENGTH)).await.unwrap();
@@ -90,7 +93,7 @@ async fn the_page_cache_is_believed_once_it_was_compared() {
 
     let store = bench.open().await;
     let file = body_of(&store).await;
-    assert_eq!(file.read_now(0, 10), None, "whoever brought it into the cache");
+    assert_eq!(file.read_now(0, 10), None, "however it came into the cache");
     assert_eq!(file.read(MIB as u64 - 3, 10).await.unwrap(), body[MIB - 3..MIB], "one chunk");
     assert_eq!(file.read_now(5, 10).unwrap(), body[5..15]);
     assert_eq!(file.read_now(MIB as u64, 10), None, "another chunk was not compared");

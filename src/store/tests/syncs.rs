@@ -1,11 +1,11 @@
 //! When a purge is safe from a power cut, and what holds up or ends the syncs.
 
-use super::kills::copy;
-use super::{Bench, KIB, MIB, bytes, held, key, put, until};
 use crate::object::NarClaim;
+use crate::store::eviction::snapshot::SnapshotOccasion;
 use crate::store::format;
-use crate::store::recover::{Unsynced, Wake};
-use crate::store::snapshot::Turn;
+use crate::store::syncs::{Unsynced, Wake};
+use crate::store::tests::kills::copy;
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, put, until};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,19 +17,19 @@ async fn a_change_that_a_sync_under_way_has_taken_is_still_waited_for() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     put(&store, &key("a"), &bytes(1, 70 * KIB)).await.unwrap();
-    let hold = store.0.faults.hold("the files are to be synced");
+    let hold = store.disk.catalog.faults.hold("the files are to be synced");
     assert!(store.remove(&key("a")));
     let syncing = tokio::task::spawn_blocking({
-        let store = Arc::clone(&store.0);
-        move || store.sync_now(Turn::Regular)
+        let store = Arc::clone(&store.disk);
+        move || store.syncs.sync_now(&store.catalog, SnapshotOccasion::Regular)
     });
     hold.until_reached().await;
-    assert!(store.0.sync_soon().await.is_ok());
-    assert_eq!(store.0.syncs.asked(), 1, "the sync under way has not ended");
+    assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
+    assert_eq!(store.disk.syncs.asked(), 1, "the sync under way has not ended");
     drop(hold);
     assert!(syncing.await.unwrap());
-    assert!(store.0.sync_soon().await.is_ok());
-    assert_eq!(store.0.syncs.asked(), 1, "all is safe");
+    assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
+    assert_eq!(store.disk.syncs.asked(), 1, "all is safe");
 }
 
 /// FAULTS.md S4.
@@ -39,20 +39,20 @@ async fn a_purge_that_finds_claims_alone_is_synced_too() {
     let store = bench.open().await;
     let claim = NarClaim { file_hash: None, file_size: Some(7), source: None };
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();
         let claim = format::encode_claim(key("gone").hash(), &key("nar"), &claim).unwrap();
         change.set_claim(key("nar").hash(), &claim);
         change.commit().unwrap();
     }
-    assert!(store.0.sync_now(Turn::Regular));
-    assert!(store.0.sync_soon().await.is_ok());
-    assert_eq!(store.0.syncs.asked(), 0);
-    let before = store.0.index.changes();
+    assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
+    assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
+    assert_eq!(store.disk.syncs.asked(), 0);
+    let before = store.disk.catalog.index.changes();
     assert_eq!((store.clear(), store.claim(&key("nar"))), (0, None));
-    assert!(store.0.index.changes() > before);
-    assert!(store.0.sync_soon().await.is_ok());
-    assert!(store.0.is_synced());
+    assert!(store.disk.catalog.index.changes() > before);
+    assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
+    assert!(store.disk.syncs.is_synced(&store.disk.catalog));
 }
 
 /// FAULTS.md S4.
@@ -63,9 +63,9 @@ async fn a_purge_after_a_start_syncs_what_was_changed_before() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     assert_eq!(store.clear(), 0);
-    assert!(!store.0.is_synced());
-    assert!(store.0.sync_soon().await.is_ok());
-    assert!(store.0.is_synced());
+    assert!(!store.disk.syncs.is_synced(&store.disk.catalog));
+    assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
+    assert!(store.disk.syncs.is_synced(&store.disk.catalog));
 }
 
 /// FAULTS.md S4.
@@ -74,10 +74,13 @@ async fn a_purge_after_a_start_syncs_what_was_changed_before() {
 async fn a_regular_sync_serves_no_purge_if_it_synced_nothing() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
-    assert!(store.0.synced_for(Wake::Tick, 0));
-    assert!(!store.0.is_synced(), "nothing was changed, and no purge waits");
-    assert!(store.0.synced_for(Wake::Tick, 1));
-    assert!(store.0.is_synced());
+    assert!(store.disk.syncs.synced_for(&store.disk.catalog, Wake::Tick, 0));
+    assert!(
+        !store.disk.syncs.is_synced(&store.disk.catalog),
+        "nothing was changed, and no purge waits"
+    );
+    assert!(store.disk.syncs.synced_for(&store.disk.catalog, Wake::Tick, 1));
+    assert!(store.disk.syncs.is_synced(&store.disk.catalog));
 }
 
 /// FAULTS.md S4.
@@ -89,20 +92,23 @@ async fn a_sync_that_panics_has_failed_and_the_next_one_works() {
     let mut tries = 0;
     loop {
         put(&store, &key("a"), &bytes(1, 100)).await.unwrap();
-        store.0.faults.panic_once("the index is to be synced");
+        store.disk.catalog.faults.panic_once("the index is to be synced");
         assert!(store.remove(&key("a")));
-        if matches!(store.0.sync_soon().await, Err(Unsynced)) {
+        if matches!(store.disk.syncs.sync_soon(&store.disk.catalog).await, Err(Unsynced)) {
             break;
         }
         tries += 1;
         assert!(tries < 10, "no sync fails");
     }
     // The engine is opened again: it may not get over a panic.
-    until("the index works", || store.health().is_writable && !store.0.index.has_failed()).await;
+    until("the index works", || {
+        store.health().is_writable && !store.disk.catalog.index.has_failed()
+    })
+    .await;
     put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
-    assert!(store.0.sync_soon().await.is_ok());
-    let asked = store.0.syncs.asked();
-    assert_eq!(store.0.syncs.ended(), (asked, false), "it was synced, and not given up");
+    assert!(store.disk.syncs.sync_soon(&store.disk.catalog).await.is_ok());
+    let asked = store.disk.syncs.asked();
+    assert_eq!(store.disk.syncs.ended(), (asked, false), "it was synced, and not given up");
 }
 
 fn journals(folder: &Path) -> Vec<PathBuf> {
@@ -118,18 +124,18 @@ fn journals(folder: &Path) -> Vec<PathBuf> {
 async fn what_a_failed_sync_of_the_index_was_for_is_written_again() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
-    store.0.faults.is_out.store(true, Ordering::Relaxed);
-    store.0.faults.fail("the engine is to sync", u32::MAX);
+    store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
+    store.disk.catalog.faults.fail("the engine is to sync", u32::MAX);
     put(&store, &key("a"), &bytes(1, 100)).await.unwrap();
     let open = |path: &PathBuf| std::fs::File::options().write(true).open(path).unwrap();
     let failed: Vec<_> = journals(bench.place.path()).iter().map(open).collect();
-    assert!(matches!(store.0.sync_soon().await, Err(Unsynced)));
-    assert!(store.0.index.has_failed() && !store.health().is_writable);
-    store.0.faults.fail("the engine is to sync", 0);
-    store.0.faults.is_out.store(false, Ordering::Relaxed);
+    assert!(matches!(store.disk.syncs.sync_soon(&store.disk.catalog).await, Err(Unsynced)));
+    assert!(store.disk.catalog.index.has_failed() && !store.health().is_writable);
+    store.disk.catalog.faults.fail("the engine is to sync", 0);
+    store.disk.catalog.faults.is_out.store(false, Ordering::Relaxed);
     until("the index is opened again", || store.health().is_writable).await;
     put(&store, &key("b"), &bytes(2, 100)).await.unwrap();
-    store.0.sync_soon().await.unwrap();
+    store.disk.syncs.sync_soon(&store.disk.catalog).await.unwrap();
     for file in failed {
         let length = usize::try_from(file.metadata().unwrap().len()).unwrap();
         file.write_all_at(&vec![0; length], 0).unwrap();
@@ -147,10 +153,10 @@ async fn what_a_failed_sync_of_the_index_was_for_is_written_again() {
 async fn no_sync_succeeds_before_the_journal_is_written_again() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
-    store.0.faults.is_out.store(true, Ordering::Relaxed);
-    store.0.faults.fail("the engine is to sync", u32::MAX);
+    store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
+    store.disk.catalog.faults.fail("the engine is to sync", u32::MAX);
     put(&store, &key("a"), &bytes(1, 100)).await.unwrap();
-    assert!(!store.0.sync_now(Turn::Regular));
+    assert!(!store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     // A folder has the name of the copy.
     let blocked: Vec<_> = journals(bench.place.path())
         .into_iter()
@@ -158,17 +164,20 @@ async fn no_sync_succeeds_before_the_journal_is_written_again() {
         .inspect(|path| std::fs::create_dir(path).unwrap())
         .collect();
     assert!(!blocked.is_empty());
-    store.0.index.revive().unwrap();
+    store.disk.catalog.index.revive().unwrap();
     // Not earlier: a sync of the background would still find the engine that has failed.
-    store.0.faults.fail("the engine is to sync", 0);
-    assert!(store.0.index.access().open().is_ok(), "it answers");
-    assert!(!store.0.sync_now(Turn::Regular), "what is in the journal is not safe");
-    assert!(store.0.index.has_failed(), "it is tried again");
+    store.disk.catalog.faults.fail("the engine is to sync", 0);
+    assert!(store.disk.catalog.index.access().open().is_ok(), "it answers");
+    assert!(
+        !store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular),
+        "what is in the journal is not safe"
+    );
+    assert!(store.disk.catalog.index.has_failed(), "it is tried again");
     for path in &blocked {
         std::fs::remove_dir(path).unwrap();
     }
-    store.0.index.revive().unwrap();
-    assert!(store.0.sync_now(Turn::Regular));
+    store.disk.catalog.index.revive().unwrap();
+    assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     assert_eq!(held(&store, &key("a")).await.unwrap(), bytes(1, 100));
 }
 
@@ -183,20 +192,20 @@ async fn a_body_that_a_failed_sync_has_not_written_is_dropped() {
     // The second one also tells that what was written within the first is safe.
     for name in ["small", "other"] {
         put(&store, &key(name), &bytes(2, 100)).await.unwrap();
-        assert!(store.0.sync_now(Turn::Regular));
+        assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     }
-    store.0.faults.is_out.store(true, Ordering::Relaxed);
-    store.0.faults.fail("the file system is to sync", u32::MAX);
+    store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
+    store.disk.catalog.faults.fail("the file system is to sync", u32::MAX);
     put(&store, &key("a"), &bytes(3, 70 * KIB)).await.unwrap();
     let of_a: Vec<_> = bench.files().into_iter().filter(|path| !before.contains(path)).collect();
     put(&store, &key("b"), &bytes(4, 70 * KIB)).await.unwrap();
-    assert!(!store.0.sync_now(Turn::Regular));
+    assert!(!store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     for path in before.iter().chain(&of_a) {
         let file = std::fs::File::options().write(true).open(path).unwrap();
         file.write_all_at(b"stale", 5000).unwrap();
     }
-    store.0.faults.fail("the file system is to sync", 0);
-    assert!(store.0.sync_now(Turn::Regular));
+    store.disk.catalog.faults.fail("the file system is to sync", 0);
+    assert!(store.disk.syncs.sync_now(&store.disk.catalog, SnapshotOccasion::Regular));
     assert_eq!(bench.damaged(), 1, "what was safe before is not read");
     assert!(store.get(&key("a")).await.is_none());
     assert_eq!(held(&store, &key("b")).await.unwrap(), bytes(4, 70 * KIB));
@@ -208,13 +217,13 @@ async fn a_body_that_a_failed_sync_has_not_written_is_dropped() {
 async fn a_purge_is_not_told_that_the_files_were_not_synced() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
-    store.0.faults.is_out.store(true, Ordering::Relaxed);
-    store.0.faults.fail("the file system is to sync", u32::MAX);
+    store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
+    store.disk.catalog.faults.fail("the file system is to sync", u32::MAX);
     put(&store, &key("a"), &bytes(1, 70 * KIB)).await.unwrap();
     for wake in [Wake::Tick, Wake::Stop] {
-        assert!(!store.0.synced_for(wake, 0), "{wake:?}");
-        assert!(store.0.synced_for(wake, u64::MAX), "{wake:?}");
+        assert!(!store.disk.syncs.synced_for(&store.disk.catalog, wake, 0), "{wake:?}");
+        assert!(store.disk.syncs.synced_for(&store.disk.catalog, wake, u64::MAX), "{wake:?}");
     }
-    store.0.faults.fail("the engine is to sync", u32::MAX);
-    assert!(!store.0.synced_for(Wake::Tick, u64::MAX));
+    store.disk.catalog.faults.fail("the engine is to sync", u32::MAX);
+    assert!(!store.disk.syncs.synced_for(&store.disk.catalog, Wake::Tick, u64::MAX));
 }

@@ -1,12 +1,13 @@
 //! Purges by tag: what has the tag goes, or is stale, and nothing else, whatever became of it
 //! since.
 
-use super::disks::put_as;
-use super::parts::{LENGTH, at, keep};
-use super::{Bench, KIB, MIB, bytes, held, key, meta};
 use crate::object::{Key, Meta, Tag, Tags};
-use crate::store::report::{Mode, Report};
-use crate::store::{Fault, Kept, Purging, Scope, Store, fsck};
+use crate::store::check::report::{CheckReport, Mode};
+use crate::store::handle::Store;
+use crate::store::tests::disks::put_as;
+use crate::store::tests::parts::{LENGTH, at, keep};
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta};
+use crate::store::{CheckFault, KeepOutcome, Purging, Scope, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;
 use http::HeaderValue;
@@ -50,7 +51,7 @@ async fn what_has_the_tag_goes_in_every_form_and_after_a_restart() {
     super::put(&store, &key("plain"), &plain).await.unwrap();
     for (name, tags) in [("part", "y"), ("other part", "z")] {
         let part = store.begin_part(tagged(&key(name), tags), LENGTH as u64).await.unwrap();
-        assert_eq!(keep(&part, at(0), at(1)).await, Kept::Yes);
+        assert_eq!(keep(&part, at(0), at(1)).await, KeepOutcome::Yes);
     }
     bench.close(store).await;
 
@@ -82,7 +83,7 @@ async fn what_has_the_tag_becomes_stale_and_stays() {
     {
         put(&store, name, tags, size).await;
     }
-    assert_eq!(store.0.purge(&scope("x"), Purging::Soft).unwrap(), 3);
+    assert_eq!(store.disk.catalog.purge(&scope("x"), Purging::Soft).unwrap(), 3);
     for (name, size) in [("a", 10), ("b", 10 * KIB), ("c", MIB)] {
         assert_eq!(is_stale(&store, name).await, Some(true), "{name}");
         assert_eq!(held(&store, &key(name)).await.unwrap(), bytes(size as u64, size));
@@ -124,7 +125,7 @@ async fn an_object_that_goes_takes_its_tags_with_it() {
 }
 
 fn rows(store: &Store) -> usize {
-    store.0.index.access().open().unwrap().tags_page(None, 100).unwrap().len()
+    store.disk.catalog.index.access().open().unwrap().tags_page(None, 100).unwrap().len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +135,7 @@ async fn a_check_finds_tags_without_objects_and_objects_without_tags() {
     put(&store, "a", "x", 10).await;
     put(&store, "b", "y", 10).await;
     {
-        let access = store.0.index.access();
+        let access = store.disk.catalog.index.access();
         let index = access.open().unwrap();
         let row = |name| tags(&[name]).hashes("main")[0];
         let (x, y) = (row("x"), row("y"));
@@ -146,15 +147,15 @@ async fn a_check_finds_tags_without_objects_and_objects_without_tags() {
     }
     bench.close(store).await;
     let check = |mode| {
-        let report = Mutex::new(Report::default());
+        let report = Mutex::new(CheckReport::default());
         fsck(bench.place.path(), mode, &report).unwrap();
         let problems = report.into_inner().problems;
-        let told = |kind: Fault, what: &str| {
+        let told = |kind: CheckFault, what: &str| {
             problems.iter().any(|p| p.kind == kind && p.detail.contains(what))
         };
         (
-            told(Fault::Orphan, "a tag without an object"),
-            told(Fault::Record, "a purge by its tags would not find it"),
+            told(CheckFault::Orphan, "a tag without an object"),
+            told(CheckFault::Record, "a purge by its tags would not find it"),
         )
     };
     for mode in [Mode::Report, Mode::Report, Mode::Repair] {
@@ -175,7 +176,7 @@ async fn a_purge_by_tag_that_a_disk_cannot_carry_out_holds_all_the_same() {
         put_as(&disks, tagged(&key, tags), &bytes(1, 10)).await.unwrap();
     }
     let stores = disks.stores();
-    stores[0].0.index.access().open().unwrap().refuse();
+    stores[0].disk.catalog.index.access().open().unwrap().refuse();
     drop(stores);
     disks.purge(&scope("odd"), Purging::Soft).await;
     disks.purge(&scope("even"), Purging::Hard).await;

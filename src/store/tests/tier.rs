@@ -1,12 +1,15 @@
 //! Several disks as one tier, for what is more than a whole object: parts, variants, uses noted
 //! from memory, checks.
 
-use super::disks::{held, numbered, objects, purge, put};
-use super::parts::{LENGTH, at, body, chunks, keep};
-use super::variants::by_language;
-use super::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::object::{Key, Meta};
-use crate::store::{Begun, Confirmed, Disks, Kept, Mode, Permit, Scope, Stage, Store, Withhold};
+use crate::store::handle::Store;
+use crate::store::tests::disks::{held, numbered, objects, purge, put};
+use crate::store::tests::parts::{LENGTH, at, body, chunks, keep};
+use crate::store::tests::variants::by_language;
+use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, until};
+use crate::store::{
+    ChangePermit, CheckStage, CheckStart, Confirmation, Disks, KeepOutcome, Mode, Scope, Withhold,
+};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,11 +25,11 @@ async fn choices(disks: &Disks, key: &Key) -> [Store; 2] {
 
 async fn begin_on(store: &Store, key: &Key, chunk: u64) {
     let part = store.begin_part(meta(key), LENGTH as u64).await.unwrap();
-    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, Kept::Yes);
+    assert_eq!(keep(&part, at(chunk), at(chunk + 1)).await, KeepOutcome::Yes);
 }
 
 async fn until_checked(disks: &Disks) {
-    until("the check ends", || disks.checked().stage != Stage::Running).await;
+    until("the check ends", || disks.checked().stage != CheckStage::Running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +38,7 @@ async fn parts_are_spread_and_found_whatever_the_order_of_the_folders() {
     let disks = bench.disks(&[0, 1]).await;
     for number in 0..10 {
         let part = disks.begin_part(meta(&numbered(number)), LENGTH as u64).await.unwrap();
-        assert_eq!(keep(&part, at(2), at(3)).await, Kept::Yes);
+        assert_eq!(keep(&part, at(2), at(3)).await, KeepOutcome::Yes);
     }
     assert!(objects(&disks.stores()).iter().all(|count| *count > 0), "{:?}", disks.usage());
     assert_eq!(bench.metrics.part_objects.get(), 10);
@@ -63,7 +66,7 @@ async fn a_whole_object_takes_the_place_of_its_parts_on_every_disk() {
     let key = key("a");
     let [first, other] = choices(&disks, &key).await;
     begin_on(&other, &key, 1).await;
-    assert_eq!(chunks(&disks.part(&key).await.unwrap()).await, [1], "found where it is");
+    assert_eq!(chunks(&disks.part(&key).await.unwrap()).await, [1], "found on its disk");
     assert!(held(&disks, &key).await.is_none(), "a part is no whole");
     put(&disks, &key, &body()).await.unwrap();
     assert_eq!(held(&disks, &key).await.unwrap(), body());
@@ -110,8 +113,8 @@ async fn what_a_disk_owes_of_an_object_it_owes_of_its_variants_and_parts() {
     put(&disks, &own, &bytes(1, 3)).await.unwrap();
     begin_on(&disks.stores()[0], &page, 0).await;
     for store in disks.stores() {
-        store.0.faults.is_out.store(true, Ordering::Relaxed);
-        store.0.index.access().open().unwrap().refuse();
+        store.disk.catalog.faults.is_out.store(true, Ordering::Relaxed);
+        store.disk.catalog.index.access().open().unwrap().refuse();
     }
     purge(&disks, Scope::Key(page.clone())).await;
     assert!(disks.part(&page).await.is_none() && held(&disks, &own).await.is_none());
@@ -132,7 +135,7 @@ async fn a_use_is_noted_on_the_disk_that_has_the_object() {
     }
     assert!(found.is_sorted_by_key(|one| one.sequence), "all disks count together");
     let stores = disks.stores();
-    let is_used = |disk: usize, sequence| stores[disk].0.space.is_used(sequence);
+    let is_used = |disk: usize, sequence| stores[disk].disk.catalog.accounting.is_used(sequence);
     let on = |disk| *found.iter().find(|one| one.disk == disk).expect("each took some");
     let (one, other) = (on(0), on(1));
     assert!(!is_used(usize::from(one.disk), one.sequence));
@@ -151,21 +154,21 @@ async fn a_check_is_of_all_disks_and_tells_of_what_is_out() {
     for number in 0..12 {
         put(&disks, &numbered(number), &bytes(number as u64, 70 * KIB)).await.unwrap();
     }
-    assert_eq!(disks.begin_check(Mode::Report, Some(1)), Begun::Now);
-    assert_eq!(disks.begin_check(Mode::Report, None), Begun::Already);
+    assert_eq!(disks.begin_check(Mode::Report, Some(1)), CheckStart::Now);
+    assert_eq!(disks.begin_check(Mode::Report, None), CheckStart::Already);
     let stopped = disks.stores();
     for store in &stopped {
-        store.0.leaving.cancel();
+        store.disk.lanes.leaving.cancel();
     }
     until_checked(&disks).await;
-    assert_eq!(disks.checked().stage, Stage::BrokenOff);
+    assert_eq!(disks.checked().stage, CheckStage::BrokenOff);
     drop(stopped);
     bench.lose(0);
     disks.look();
-    assert_eq!(disks.begin_check(Mode::Report, Some(1 << 40)), Begun::Now);
+    assert_eq!(disks.begin_check(Mode::Report, Some(1 << 40)), CheckStart::Now);
     until_checked(&disks).await;
     let report = disks.checked();
-    assert_eq!(report.stage, Stage::BrokenOff, "not all was checked");
+    assert_eq!(report.stage, CheckStage::BrokenOff, "not all was checked");
     let named = bench.folder(0).display().to_string();
     assert!(report.problems.iter().any(|problem| problem.what.starts_with(&named)), "{report:?}");
 }
@@ -188,10 +191,10 @@ async fn what_is_damaged_on_any_disk_is_named_to_one_receiver() {
         let file = std::fs::File::options().write(true).open(&files[0]).unwrap();
         file.write_all_at(b"damage", 60_000).unwrap();
     }
-    assert_eq!(disks.begin_check(Mode::Repair, Some(1 << 40)), Begun::Now);
+    assert_eq!(disks.begin_check(Mode::Repair, Some(1 << 40)), CheckStart::Now);
     until_checked(&disks).await;
     let report = disks.checked();
-    assert_eq!((report.stage, report.objects), (Stage::Ended, 12));
+    assert_eq!((report.stage, report.objects), (CheckStage::Ended, 12));
     assert_eq!((report.problem_count, report.repaired_count), (2, 2), "{report:?}");
     for problem in &report.problems {
         assert!(problem.what.contains(": /nar/"), "{problem:?}");
@@ -209,19 +212,20 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
         let key = key("a");
         let body = bytes(1, MIB);
         let stored = put(&disks, &key, &body).await.unwrap();
-        let find_open = || disks.stores().iter().find_map(|store| store.0.recent.get(&key));
-        assert!(find_open().is_none(), "nobody has looked for it yet");
+        let find_open =
+            || disks.stores().iter().find_map(|store| store.disk.catalog.recent.get(&key));
+        assert!(find_open().is_none(), "it was not looked for yet");
         disks.get(&key).await.unwrap();
         assert!(find_open().is_some());
         assert_eq!(held(&disks, &key).await.unwrap(), body);
 
         let changed = Arc::new(Meta { is_invalidated: true, ..meta(&key) });
         let confirmed =
-            Confirmed { sha256: stored.sha256, response_time: stored.meta.response_time };
-        let refused: Permit = Arc::new(|| false);
+            Confirmation { sha256: stored.sha256, response_time: stored.meta.response_time };
+        let refused: ChangePermit = Arc::new(|| false);
         assert!(!disks.touch_meta(&changed, confirmed, &refused).await);
         assert!(!disks.get(&key).await.unwrap().meta.is_invalidated);
-        let permit: Permit = Arc::new(|| true);
+        let permit: ChangePermit = Arc::new(|| true);
         assert!(disks.touch_meta(&changed, confirmed, &permit).await);
         assert!(disks.get(&key).await.unwrap().meta.is_invalidated, "a new head is seen");
 
@@ -230,9 +234,9 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
 
         assert!(find_open().is_some());
         for store in disks.stores() {
-            store.0.index.access().open().unwrap().refuse();
+            store.disk.catalog.index.access().open().unwrap().refuse();
         }
         purge(&disks, Scope::Key(key.clone())).await;
-        assert!(disks.get(&key).await.is_none(), "a purge holds where the disk refuses it");
+        assert!(disks.get(&key).await.is_none(), "a purge holds if the disk refuses it");
     }
 }

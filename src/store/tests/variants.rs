@@ -1,9 +1,9 @@
 //! Several variants of one object: kept beside each other, listed, bounded, purged together.
 
-use super::{Bench, KIB, MIB, bytes, held, key, meta};
 use crate::object::{Key, Meta, Variant};
-use crate::store::Store;
+use crate::store::handle::Store;
 use crate::store::remove::VARIANTS_MAX;
+use crate::store::tests::{Bench, KIB, MIB, bytes, held, key, meta};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 

@@ -9,12 +9,20 @@ use narthex::{clock, nix, object, policy};
 
 #[path = "../../../src/store/format.rs"]
 mod format;
-#[path = "../../../src/store/sums.rs"]
+#[path = "../../../src/store/body/sums.rs"]
 mod sums;
-#[path = "../../../src/store/trailer.rs"]
+#[path = "../../../src/store/body/trailer.rs"]
 mod trailer;
 
-use format::{Head, Place};
+/// What these files name by `crate::store`.
+mod store {
+    pub(crate) use super::format;
+    pub(crate) mod body {
+        pub(crate) use super::super::{sums, trailer};
+    }
+}
+
+use format::{BodyPlace, RecordHead};
 use trailer::Footer;
 
 fuzz_target!(|data: &[u8]| {
@@ -56,11 +64,11 @@ const LENGTH_MAX: u64 = 1 << 34;
 fn check_trailer(data: &[u8]) {
     let (length, record) = narthex_fuzz::number(data);
     let length = length % LENGTH_MAX;
-    let head = Head {
+    let head = RecordHead {
         sequence: length ^ 5,
         length,
         sha256: Sha256::of(record),
-        place: Place::of(length),
+        place: BodyPlace::of(length),
         claims: None,
         variant_of: None,
     };
@@ -78,7 +86,7 @@ fn check_trailer(data: &[u8]) {
     assert_eq!(footer.file_bytes(), Some(length + written.len() as u64));
     assert_eq!(footer.sums, sums::digest(&sums));
     assert_eq!(trailer::decode(tail), Ok((footer, record)));
-    let other = Head { sequence: head.sequence + u64::from(head.sequence == 0), ..head };
+    let other = RecordHead { sequence: head.sequence + u64::from(head.sequence == 0), ..head };
     assert_eq!(trailer::check(key, &other, tail).is_ok(), other == head);
     assert!(trailer::check(KeyHash([4; 16]), &head, tail).is_err());
     assert!(trailer::check(key, &head, &tail[1..]).is_err());

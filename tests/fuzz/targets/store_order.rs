@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 // What the file below names by `crate::`.
 use narthex::object;
 
-#[path = "../../../src/store/order_file.rs"]
+#[path = "../../../src/store/eviction/order_file.rs"]
 mod order_file;
 
 use object::Sha256;

@@ -1,7 +1,7 @@
 //! What readers of a growing object see, and what is let go of.
 
 use super::*;
-use crate::store::sums::CHUNK_BYTES;
+use crate::store::body::sums::CHUNK_BYTES;
 use crate::sync::orders;
 use proptest::prelude::*;
 use std::future::Future;
@@ -222,21 +222,21 @@ impl Model {
         prop_assert!(state.segments.start() <= visible.max(state.file_end));
         for at in (0..received).step_by(997) {
             match state.whereabouts(at, 10) {
-                Whereabouts::Memory(bytes) => {
+                BytesAt::Memory(bytes) => {
                     let right: Vec<u8> = (at..received).map(byte).take(10).collect();
                     prop_assert!(right.starts_with(&bytes) && !bytes.is_empty());
                 }
-                Whereabouts::File(file, within) => {
+                BytesAt::File(file, within) => {
                     prop_assert_eq!(at + within, state.file_end);
                     let mut read = [0];
                     file.read_exact_at(&mut read, at).unwrap();
                     prop_assert_eq!(read, [byte(at)]);
                 }
-                Whereabouts::Gone => prop_assert!(at < state.segments.start()),
+                BytesAt::Gone => prop_assert!(at < state.segments.start()),
             }
         }
         for (_, position) in self.followers.iter().filter(|(_, position)| *position < received) {
-            prop_assert!(!matches!(state.whereabouts(*position, 1), Whereabouts::Gone));
+            prop_assert!(!matches!(state.whereabouts(*position, 1), BytesAt::Gone));
         }
         Ok(())
     }

@@ -212,7 +212,7 @@ struct World {
     records: [Option<Ledger>; 4],
     ledger: Ledger,
     present: Vec<u8>,
-    /// Purges so far of each key, and for each who saw it.
+    /// Purges so far of each key, and for each the disks that saw it.
     purges: [Vec<BTreeSet<u8>>; 6],
 }
 
@@ -271,8 +271,8 @@ impl World {
         self.write();
     }
 
-    /// Nothing is served that was purged after it was filled, as far as anybody who is in saw the
-    /// purge, or was with somebody who saw it since.
+    /// Nothing is served that was purged after it was filled, as far as any disk that is in saw the
+    /// purge, or was with one that saw it since.
     fn check(&self, knows: &[BTreeSet<(u8, u32)>; 4]) {
         for number in &self.present {
             for (held, filled_at) in &self.held[usize::from(*number)] {
