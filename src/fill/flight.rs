@@ -1,13 +1,17 @@
 //! A flight: the one fetch of a key under way, and what its readers are told. Made by the first
 //! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
-//! no reader holds up another and none can cancel it. What has no reader may be ended: see `room`.
+//! no reader holds up another and none can cancel it. What has no reader may be ended: see `places`.
 
+use super::checked_body::Checked;
+use super::error::FillError;
+use super::object_request::Admitted;
 use super::passing::Passing;
 use super::readers::{Reader, Readers};
-use super::relay::Entrance;
-use super::{Admitted, Asker, FillError};
+use super::relay::{Entrance, Kept, Relay};
+use super::upstream::Demand;
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
+use crate::origin::Asker;
 use crate::store::{Broken, Follower, Growing};
 use crate::sync::{Mutex, watch};
 use bytes::Bytes;
@@ -116,7 +120,7 @@ impl Flight {
     /// may be shared, else for the one that comes first.
     pub fn take_passing(&self, asker: Asker) -> Option<Passing> {
         match self.relay.get() {
-            Some(entrance) => entrance.join(&self.readers, asker),
+            Some(entrance) => entrance.join(&self.readers, asker).map(Passing::relayed),
             None => self.passing.lock().take(),
         }
     }
@@ -181,11 +185,28 @@ impl Flight {
         self.land(Landed::Passing);
     }
 
-    /// The object cannot be kept, and readers share its body.
-    pub(super) fn land_relay(&self, entrance: Entrance) {
+    /// Has its readers share `body`, of which nothing was read, to its end; the result for the
+    /// metrics. It passes to one reader if there is no memory for what is `kept` of it.
+    pub(super) async fn share(
+        &self,
+        body: Box<Checked>,
+        demand: Demand,
+        kept: Kept,
+    ) -> &'static str {
+        let Some(relay) = Relay::new(&body, demand, kept) else {
+            self.land_passing(Passing::checked(body));
+            return "passed";
+        };
+        let entrance = Entrance::new(&relay);
         self.relay.get_or_init(|| entrance);
         self.readers.give_place_back();
         self.land(Landed::Passing);
+        match relay.run(body, &self.readers).await {
+            Ok(()) => "passed",
+            // That is logged with all that is known of it.
+            Err(error) if error.rejected().is_some() => "rejected",
+            Err(error) => error.log(&relay.meta().key),
+        }
     }
 
     /// Takes back what was said, so that readers wait for the next try.

@@ -2,48 +2,36 @@
 //! gets. An absence is remembered as that of a fill is; nothing else is kept. Called by `engine`,
 //! and where a range needs a length first.
 
+use super::error::{FillError, NotJoined};
 use super::flight::{FlightReader, Landed};
-use super::trusted::sourced;
-use super::{FillError, Fills, Landing, Mark, NotJoined, Role, Wanted};
+use super::object_request::Wanted;
+use super::registry::{Landing, Mark, Registry, Role, Wish};
 use crate::origin::{Answer, FetchError, Method};
 use crate::policy::response::Times;
 use std::sync::Arc;
 
-impl Fills {
-    /// The flight that tells the head of `wanted`: a fill of it that is under way, else a request
-    /// for its head, joined or begun. `looked` is as for [`Fills::join`].
-    pub fn head(
-        &self,
-        wanted: Wanted,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
-        match self.whole_under_way(&wanted.key) {
-            Some(flight) => Ok((Role::Follow, flight)),
-            None => self.head_alone(wanted, looked),
-        }
-    }
-
-    /// As [`Fills::head`], whatever fill is under way: it lands as a head, an absence or a failure.
-    pub(super) fn head_alone(
-        &self,
-        wanted: Wanted,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
-        let key = wanted.key.clone();
-        let (asked, since, advised) = ((&key, None), (looked, None), || Ok(()));
-        self.begin_or_join(asked, since, advised, |(), landing| async move {
-            let landed = ask(&landing, &wanted).await.unwrap_or_else(|error| {
-                error.log(&wanted.key);
-                Landed::Failed(Arc::new(error))
-            });
-            landing.flight.land(landed);
-        })
-    }
+/// The request for the head of `wanted`, joined or begun, whatever fill is under way: it lands as a
+/// head, an absence or a failure. `looked` is as for `Fills::join`.
+pub(super) fn join(
+    registry: &Arc<Registry>,
+    wanted: Wanted,
+    looked: Option<Mark>,
+) -> Result<(Role, FlightReader), NotJoined> {
+    let key = wanted.key.clone();
+    let wish = Wish { key: &key, demand: None, looked, ticket: None };
+    let lead = |(), landing: Landing| async move {
+        let landed = ask(&landing, &wanted).await.unwrap_or_else(|error| {
+            error.log(&wanted.key);
+            Landed::Failed(Arc::new(error))
+        });
+        landing.flight.land(landed);
+    };
+    registry.join_or_begin(wish, || Ok(()), lead)
 }
 
 async fn ask(landing: &Landing, wanted: &Wanted) -> Result<Landed, FillError> {
-    let Landing { shared, flight, .. } = landing;
-    let ask = sourced(&shared.cache, wanted, wanted.ask(Method::Head)).await;
+    let resources = landing.resources();
+    let ask = wanted.sourced(&resources.cache, wanted.ask(Method::Head)).await;
     match wanted.upstream.origins.fetch(&ask).await? {
         Answer::Found(response) => {
             let admitted = Arc::new(wanted.admit(&response)?);
@@ -52,7 +40,7 @@ async fn ask(landing: &Landing, wanted: &Wanted) -> Result<Landed, FillError> {
         Answer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
             let (meta, keep) = wanted.absence(&headers, origin, times);
-            Ok(Landed::Absent(shared.absent(flight.ticket, meta, keep).await))
+            Ok(Landed::Absent(resources.absent(landing.flight.ticket, meta, keep).await))
         }
         Answer::NotModified { origin, .. } => {
             Err(unasked(wanted.upstream.origins.name(origin), "304"))

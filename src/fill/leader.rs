@@ -2,15 +2,19 @@
 //! response and its pending object, so that its end, however it comes, leaves no trace of what
 //! was not published. Locks nothing across an await.
 
-use super::flight::{Flight, How, Landed};
-use super::passing::{Checked, Passing};
-use super::pieces::{Begin, Pieces, Ranges};
+use super::body_origins::Trail;
+use super::checked_body::Checked;
+use super::error::{FillError, NotJoined, Rejection};
+use super::flight::{Flight, FlightReader, How, Landed};
+use super::object_request::{Admitted, Keep, Wanted};
+use super::parallel::{Begin, Pieces, Ranges};
+use super::passing::Passing;
+use super::proof::{self, Advice, Expected, TRIES_MAX, better_lifetime};
+use super::registry::{Landing, Mark, Registry, Role, Wish};
 use super::relay::Kept;
-use super::steady::{self, Question, Source, Steady};
-use super::trail::Trail;
-use super::trusted::sourced;
-use super::verify::{self, Expected};
-use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted, relay};
+use super::request::Before;
+use super::resources::Resources;
+use super::resumable_body::{self, Question, Source, Steady};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
@@ -26,20 +30,39 @@ use std::sync::Arc;
 /// The longest body that is checked whole in memory, in bytes.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
-/// Tries of one fill: the first, and one refetch of a body that was not what was promised.
-pub(super) const TRIES_MAX: u32 = 2;
-
 struct Fill<'a> {
-    shared: &'a Arc<Shared>,
+    resources: &'a Arc<Resources>,
     flight: &'a Flight,
     wanted: &'a Wanted,
     keep: Keep,
 }
 
+/// Joins the fill of `wanted`, or begins one, with what is here before: see `Fills::join`.
+pub(super) fn join(
+    registry: &Arc<Registry>,
+    wanted: Wanted,
+    looked: Option<Mark>,
+    before: Before,
+) -> Result<(Role, FlightReader), NotJoined> {
+    let (key, resources) = (wanted.key.clone(), &registry.resources);
+    let advised = || match resources.wrong.advice(&key, &resources.cache) {
+        Advice::Ask { avoid } => Ok(avoid),
+        Advice::Refuse { seconds } => {
+            resources.metrics.fills_spared.inc();
+            Err(NotJoined::Wrong { seconds })
+        }
+    };
+    let (demand, ticket) = (Some(wanted.demand()), before.ticket());
+    let wish = Wish { key: &key, demand, looked, ticket };
+    registry.join_or_begin(wish, advised, |avoid, landing| async move {
+        lead(&landing, wanted, before, avoid).await;
+    })
+}
+
 /// Runs the fill of `landing` to its end; the origins in `avoid` are asked last.
-pub(super) async fn lead(landing: &Landing, wanted: Wanted, before: Before, avoid: Vec<usize>) {
+async fn lead(landing: &Landing, wanted: Wanted, before: Before, avoid: Vec<usize>) {
     let fill = Fill {
-        shared: &landing.shared,
+        resources: landing.resources(),
         flight: &landing.flight,
         wanted: &wanted,
         keep: Keep::IfVerified,
@@ -47,15 +70,14 @@ pub(super) async fn lead(landing: &Landing, wanted: Wanted, before: Before, avoi
     fill.run(before, avoid).await;
 }
 
-/// Fetches for one reader alone; the result is told to `flight`, which nobody else knows.
-pub(super) async fn pass(
-    shared: &Arc<Shared>,
-    flight: &Flight,
-    wanted: &Wanted,
-    avoid: Vec<usize>,
-) {
-    let fill = Fill { shared, flight, wanted, keep: Keep::Never };
-    fill.run(Before::Stale(None), avoid).await;
+/// Fetches for one reader alone, keeping nothing; what it came to is told by a flight that no other
+/// request joins.
+pub(super) async fn pass(resources: &Arc<Resources>, wanted: &Wanted) -> Flight {
+    let flight = Flight::new(resources.cache.ticket());
+    let avoid = resources.avoided(&wanted.key);
+    let fill = Fill { resources, flight: &flight, wanted, keep: Keep::Never };
+    Box::pin(fill.run(Before::Stale(None), avoid)).await;
+    flight
 }
 
 impl Fill<'_> {
@@ -71,7 +93,7 @@ impl Fill<'_> {
             self.flight.land(Landed::Failed(Arc::new(error)));
             result
         });
-        self.shared.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
+        self.resources.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
     }
 
     /// Fetches, and once more where the body was not what was promised: from another origin, if
@@ -83,15 +105,16 @@ impl Fill<'_> {
     ) -> Result<&'static str, FillError> {
         let key = &self.wanted.key;
         let (mut stale, mut given) = match before {
-            Before::Stale(stale) => (self.shared.cache.unpurged(stale), None),
+            Before::Stale(stale) => (self.resources.cache.unpurged(stale), None),
             Before::Given(given, _) => (None, Some(*given)),
         };
-        let basis = self.shared.wrong.basis(self.flight.ticket, key, &self.shared.cache);
+        let basis = self.resources.wrong.basis(self.flight.ticket, key, &self.resources.cache);
         let (mut tries, mut wrong, mut sources) = (0, 0, Vec::new());
         loop {
             tries += 1;
             let trail = Trail::default();
-            let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
+            let ask =
+                self.wanted.sourced(&self.resources.cache, self.wanted.ask(Method::Get)).await;
             let ask = Ask { avoid: avoid.clone(), ..ask };
             let answered = match given.take() {
                 Some(response) => self.found(ask, response, &trail).await,
@@ -100,14 +123,14 @@ impl Fill<'_> {
             let error = match answered {
                 Ok(result) => {
                     if matches!(result, "stored" | "not_stored" | "confirmed") {
-                        self.shared.wrong.right(key, &trail.positions());
+                        self.resources.wrong.right(key, &trail.positions());
                     }
                     return Ok(result);
                 }
                 Err(error) => error,
             };
             if let Some((origin, rejection)) = error.rejected() {
-                trail.reject(&self.shared.metrics, key, origin, rejection);
+                trail.reject(&self.resources.metrics, key, origin, rejection);
                 if rejection.is_lasting() {
                     wrong += 1;
                     sources.extend(trail.positions());
@@ -115,7 +138,7 @@ impl Fill<'_> {
             }
             let may_retry = matches!(error, FillError::Rejected { .. } | FillError::Body(_));
             if tries >= self.tries_max() || !may_retry {
-                self.shared.note_wrong(key, basis, sources, wrong);
+                self.resources.note_wrong(key, basis, sources, wrong);
                 return Err(error);
             }
             tracing::info!(site = key.site(), path = key.path(), "fetching once more");
@@ -128,7 +151,7 @@ impl Fill<'_> {
     /// check has failed, and the next is asked. A large body is not downloaded so often.
     fn tries_max(&self) -> u32 {
         let origins = u32::try_from(self.wanted.upstream.origins.len()).unwrap_or(u32::MAX);
-        let is_small = verify::is_checked_whole(self.wanted.class);
+        let is_small = proof::is_checked_whole(self.wanted.class);
         if is_small { TRIES_MAX.max(origins) } else { TRIES_MAX }
     }
 
@@ -180,7 +203,8 @@ impl Fill<'_> {
         let merged = policy::revalidation::merge(&stale.meta(), headers, times, &terms);
         let Some(meta) = merged else {
             // The 304 speaks of another object than the stored one: ask without conditions.
-            let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
+            let ask =
+                self.wanted.sourced(&self.resources.cache, self.wanted.ask(Method::Get)).await;
             return match self.fetch(&ask).await? {
                 Answer::Found(response) => self.found(ask, response, trail).await,
                 Answer::Absent { headers, origin, request_time, response_time } => {
@@ -192,7 +216,7 @@ impl Fill<'_> {
                 }
             };
         };
-        let found = self.shared.cache.touch(self.flight.ticket, stale, meta).await;
+        let found = self.resources.cache.touch(self.flight.ticket, stale, meta).await;
         self.flight.land(Landed::Whole { found, how: How::Confirmed });
         Ok("confirmed")
     }
@@ -200,7 +224,7 @@ impl Fill<'_> {
     async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) -> &'static str {
         let (meta, keep) = self.wanted.absence(headers, origin, times);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
-        let meta = self.shared.absent(self.flight.ticket, meta, keep).await;
+        let meta = self.resources.absent(self.flight.ticket, meta, keep).await;
         self.flight.land(Landed::Absent(meta));
         "absent"
     }
@@ -218,7 +242,7 @@ impl Fill<'_> {
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
         let expected = match coding {
             Coding::Identity => {
-                let claim = self.shared.cache.claim_of_nar(&wanted.key, wanted.class).await;
+                let claim = self.resources.cache.claim_of_nar(&wanted.key, wanted.class).await;
                 Expected::as_known(&wanted.path, claim)
             }
             Coding::Encoded if ask.prefer.is_some_and(|source| source != response.origin) => {
@@ -235,14 +259,10 @@ impl Fill<'_> {
         // readers a length and ranges, and tells whether the disk has room.
         response.content_length = response.content_length.or_else(|| expected.length());
         let is_small = response.content_length.is_some_and(|length| length < SMALL_BYTES_MAX);
-        let checked = if expected.file_hash.is_some() {
-            steady::Checked::ByHash
-        } else {
-            steady::Checked::ByLength
-        };
+        let checked = resumable_body::Checked::of(&expected);
         let source = Source {
             upstream: Arc::clone(&wanted.upstream),
-            metrics: self.shared.metrics.clone(),
+            metrics: self.resources.metrics.clone(),
             key: wanted.key.clone(),
             question: Question::Object(ask),
             trail: trail.clone(),
@@ -253,27 +273,26 @@ impl Fill<'_> {
             Coding::Encoded => Ranges::Unknown,
         };
         let body = Steady::new(source, response, meta.headers.clone(), checked);
-        if is_small || verify::is_checked_whole(wanted.class) {
+        if is_small || proof::is_checked_whole(wanted.class) {
             return self.whole(meta, body, (expected, trail), (keep, coding)).await;
         }
         let is_provable = expected.is_provable(body.total());
         let writer = if keep == Keep::IfVerified && is_provable {
-            self.shared.cache.begin(&wanted.key, body.total(), Withhold::LastBytes).await
+            self.resources.cache.begin(&wanted.key, body.total(), Withhold::LastBytes).await
         } else {
             None
         };
         let Some(writer) = writer else {
-            let (shared, flight) = (Arc::clone(self.shared), self.flight);
-            let body = Checked::new(Arc::new(meta), body, expected, shared, flight.ticket);
+            let (resources, flight) = (Arc::clone(self.resources), self.flight);
+            let body = Checked::new(Arc::new(meta), body, expected, resources, flight.ticket);
             if keep == Keep::IfVerified && body.is_identified() {
-                return Ok(
-                    Box::pin(relay::share(body, flight, wanted.demand(), Kept::Stretch)).await
-                );
+                let sharing = flight.share(body, wanted.demand(), Kept::Stretch);
+                return Ok(Box::pin(sharing).await);
             }
             flight.land_passing(Passing::checked(body));
             return Ok("passed");
         };
-        let Shared { lots, tasks, .. } = &**self.shared;
+        let Resources { lots, tasks, .. } = &**self.resources;
         let begin = Begin { lots, asker: wanted.asker, tasks };
         let body = Pieces::new(body, ranges, &begin);
         Box::pin(self.stream(meta, body, expected, writer)).await
@@ -307,7 +326,7 @@ impl Fill<'_> {
         if keep == Keep::IfVerified && is_whole {
             let ticket = self.flight.ticket;
             let kept =
-                self.shared.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
+                self.resources.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
             match kept.await {
                 Ok(found) => {
                     self.flight.land(Landed::Whole { found, how: How::Stored });
@@ -329,10 +348,10 @@ impl Fill<'_> {
         coding: Coding,
     ) -> Result<(Proof, Option<ClaimOf>), FillError> {
         if meta.class == Class::CacheInfo && coding == Coding::Identity {
-            verify::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
+            proof::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
         }
         let judged = if meta.class == Class::Narinfo {
-            verify::narinfo((&self.wanted.upstream, trail), &meta.key, body, coding)
+            proof::narinfo((&self.wanted.upstream, trail), &meta.key, body, coding)
         } else {
             expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
         };
@@ -361,7 +380,7 @@ impl Fill<'_> {
         meta.proof = judged.map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
         let Ok(proven) = ended.prove() else { return Ok("not_stored") };
-        let published = self.shared.cache.publish(self.flight.ticket, proven, meta.clone());
+        let published = self.resources.cache.publish(self.flight.ticket, proven, meta.clone());
         match published.await {
             Ok(_) => Ok("stored"),
             Err(error) => {
@@ -374,13 +393,6 @@ impl Fill<'_> {
     fn protocol(&self, origin: usize, detail: &str) -> FillError {
         let origin = self.wanted.upstream.origins.name(origin);
         FillError::Fetch(FetchError::Protocol { origin, detail: detail.to_owned() })
-    }
-}
-
-/// What is proven stays fresh for longer.
-pub(super) fn better_lifetime(meta: &mut Meta) {
-    if let Some(better) = policy::response::lifetime_when_proven(meta.class, meta.proof) {
-        meta.lifetime = better;
     }
 }
 

@@ -2,7 +2,7 @@
 //! readers and the task that fetches; each change is one step under a watch channel's short lock,
 //! so that a fetch is never ended while a reader enters.
 
-use super::FillError;
+use super::error::FillError;
 use crate::sync::watch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,7 +12,7 @@
 //!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
 //!   let go, whether or not a slow reader has had them.
 //! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own, as
-//!   a body goes on that broke off (see `steady`): only a strong entity tag, or a hash that the
+//!   a body goes on that broke off (see `resumable_body`): only a strong entity tag, or a hash that the
 //!   whole is judged by, tells what goes on with it. So a body without either is never shared.
 //! - A page of a generic site may change at any time. So it is shared only if its window has room
 //!   for all of it, which is about 6 MiB at most. It stays there until it has no reader.
@@ -26,12 +26,14 @@
 //! fetches, and those without a window, are no more than readers: the connections and streams of
 //! clients bound them. The connections to an origin bound all.
 
-use super::flight::Flight;
+use super::checked_body::{Checked, Original};
+use super::error::FillError;
 use super::memory_window::{MemoryWindow, Taken};
-use super::passing::{Checked, Original, Passing};
 use super::readers::{Reader, Readers};
-use super::{Asker, Demand, FillError, Running, Shared};
+use super::resources::Running;
+use super::upstream::Demand;
 use crate::object::{Meta, Sha256};
+use crate::origin::Asker;
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -47,27 +49,6 @@ const GRACE: Duration = Duration::from_millis(500);
 const GRACE_PART: u32 = 8;
 /// How long a reader that goes on alone waits for a place among the fills.
 const PLACE_WAIT: Duration = Duration::from_secs(10);
-
-/// Has the readers of `flight`, which fetches what `demand` says, share `body`, of which nothing
-/// was read, to its end; the result for the metrics. It passes to one reader if there is no memory.
-pub(super) async fn share(
-    body: Box<Checked>,
-    flight: &Flight,
-    demand: Demand,
-    kept: Kept,
-) -> &'static str {
-    let Some(relay) = Relay::new(&body, demand, kept) else {
-        flight.land_passing(Passing::checked(body));
-        return "passed";
-    };
-    flight.land_relay(Entrance(Arc::clone(&relay)));
-    match relay.run(body, &flight.readers).await {
-        Ok(()) => "passed",
-        // That is logged with all that is known of it.
-        Err(error) if error.rejected().is_some() => "rejected",
-        Err(error) => error.log(&relay.about.meta.key),
-    }
-}
 
 /// What a window keeps of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +72,7 @@ pub(super) struct Relay {
 
 /// What is known of the body, also to readers that have left.
 struct About {
-    meta: Arc<Meta>,
-    length: Option<u64>,
-    must_be: Option<Sha256>,
     original: Original,
-    shared: Arc<Shared>,
     demand: Demand,
 }
 
@@ -182,37 +159,38 @@ enum Next {
 
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("meta", &self.about.meta).finish_non_exhaustive()
+        f.debug_struct("Relay").field("meta", self.meta()).finish_non_exhaustive()
     }
 }
 
 impl Relay {
     /// For `body`, of which nothing was read; none if there is no memory for a window.
-    fn new(body: &Checked, demand: Demand, kept: Kept) -> Option<Arc<Self>> {
-        let shared = Arc::clone(body.shared());
+    pub(super) fn new(body: &Checked, demand: Demand, kept: Kept) -> Option<Arc<Self>> {
+        let original = body.original();
+        let memory = &original.resources().window_memory;
         let window = match kept {
-            Kept::Stretch => shared.window_memory.open()?,
-            Kept::Whole => shared.window_memory.open_for_all(body.length()?)?,
-        };
-        let state = State::new(window, kept);
-        let about = About {
-            meta: Arc::clone(&body.meta),
-            length: body.length(),
-            must_be: body.must_be(),
-            original: body.original(),
-            shared,
-            demand,
+            Kept::Stretch => memory.open()?,
+            Kept::Whole => memory.open_for_all(original.length()?)?,
         };
         Some(Arc::new(Self {
-            about: Arc::new(about),
-            state: Mutex::new(state),
+            about: Arc::new(About { original, demand }),
+            state: Mutex::new(State::new(window, kept)),
             grown: Notify::new(),
             moved: Notify::new(),
         }))
     }
 
+    /// The head of the body.
+    pub(super) fn meta(&self) -> &Arc<Meta> {
+        self.about.original.meta()
+    }
+
     /// Brings `body` to the readers, until it ends, or has no reader.
-    async fn run(&self, mut body: Box<Checked>, readers: &Readers) -> Result<(), Arc<FillError>> {
+    pub(super) async fn run(
+        &self,
+        mut body: Box<Checked>,
+        readers: &Readers,
+    ) -> Result<(), Arc<FillError>> {
         let _end = RelayEnd(self);
         let max = self.state.lock().window.bounds().piece_bytes;
         let brought = async {
@@ -258,30 +236,34 @@ impl Relay {
 }
 
 impl Entrance {
-    /// The body for one reader more, of this client; none if its first byte is gone.
-    pub(super) fn join(&self, readers: &Readers, asker: Asker) -> Option<Passing> {
+    /// Where readers of `relay` join.
+    pub(super) fn new(relay: &Arc<Relay>) -> Self {
+        Self(Arc::clone(relay))
+    }
+
+    /// One reader more, of this client; none if the first byte of the body is gone.
+    pub(super) fn join(&self, readers: &Readers, asker: Asker) -> Option<RelayReader> {
         let relay = &self.0;
-        let reader = RelayReader {
+        Some(RelayReader {
             way: Way::Joined(relay.seat(readers)?),
             about: Arc::clone(&relay.about),
             asker,
             ready: Bytes::new(),
             position: 0,
             had: digest::Context::new(&digest::SHA256),
-        };
-        Some(Passing::relayed(Arc::clone(&relay.about.meta), Box::new(reader)))
+        })
     }
 
     /// Whether a request that comes now may join: not if all of the body has come, since its
     /// readers may have its end already, and what they ask for next is asked for anew.
     pub(super) fn is_open(&self) -> bool {
-        let state = self.0.state.lock();
-        state.is_open() && state.over.is_none() && self.0.about.length != Some(state.window.end())
+        let (state, length) = (self.0.state.lock(), self.0.about.original.length());
+        state.is_open() && state.over.is_none() && length != Some(state.window.end())
     }
 
     /// The declared length, and how many bytes have come.
     pub(super) fn progress(&self) -> (Option<u64>, u64) {
-        (self.0.about.length, self.0.state.lock().window.end())
+        (self.0.about.original.length(), self.0.state.lock().window.end())
     }
 }
 
@@ -419,17 +401,22 @@ impl Drop for Seat {
 }
 
 impl RelayReader {
+    /// The head of the body.
+    pub(super) fn meta(&self) -> &Arc<Meta> {
+        self.about.original.meta()
+    }
+
     /// The declared length.
     pub(super) fn length(&self) -> Option<u64> {
-        self.about.length
+        self.about.original.length()
     }
 
     /// The one SHA-256 that the body must turn out to have, where that is known.
     pub(super) fn must_be(&self) -> Option<Sha256> {
-        self.about.must_be
+        self.about.original.must_be()
     }
 
-    /// As [`Passing::chunk`].
+    /// As `Passing::chunk`.
     pub(super) async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         while self.ready.is_empty() {
             let next = match &mut self.way {
@@ -456,15 +443,16 @@ impl RelayReader {
 
     /// The same body out of another fetch, behind what this reader has.
     async fn alone(&self) -> Result<Box<Alone>, FillError> {
-        let About { original, shared, meta, demand, .. } = &*self.about;
-        let (path, position) = (meta.key.path(), self.position);
+        let About { original, demand } = &*self.about;
+        let (path, position) = (original.meta().key.path(), self.position);
         tracing::debug!(path, position, "reader fell behind; fetching alone");
         let demand = Demand { asker: self.asker, ..demand.clone() };
         // A reader in mid-body is not refused. As of any body that passes, the place is given back
         // when the head is here.
         let deadline = Instant::now() + PLACE_WAIT;
-        let place = shared.room.wait(&demand, &Readers::default(), deadline).await;
-        let running = Running::begin(&shared.metrics);
+        let resources = original.resources();
+        let place = resources.room.wait(&demand, &Readers::default(), deadline).await;
+        let running = Running::begin(&resources.metrics);
         let body = original.rest((position, self.had.clone())).await?;
         drop(place);
         Ok(Box::new(Alone { body, _running: running }))

@@ -1,0 +1,174 @@
+//! The door of this module: what `engine` asks of fills. One per process; cloning shares it.
+
+use super::error::{FillError, NotJoined};
+use super::flight::{Flight, FlightReader};
+use super::object_request::Wanted;
+use super::page_request::{self, Sought};
+use super::passing::Passing;
+use super::ranges::{self, Find, Paged, Parts, Ranged};
+use super::registry::{Mark, Registry, Role};
+use super::request::Before;
+use super::resources::Resources;
+use super::upstream::Upstream;
+use super::{heads, leader, page_leader};
+use crate::cache::{Cache, Stale, Ticket};
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::metrics::Metrics;
+use crate::object::Key;
+use crate::origin::{Forward, Response};
+use crate::rfc::range::ByteRanges;
+use crate::tasks::Tasks;
+use std::sync::Arc;
+
+/// Begins fills and joins readers to them.
+#[derive(Debug, Clone)]
+pub struct Fills {
+    registry: Arc<Registry>,
+    parts: Arc<Parts>,
+}
+
+impl Fills {
+    /// Nothing under way, and never more at once than `limits` allow.
+    pub fn new(
+        cache: Cache,
+        clock: Clock,
+        metrics: Metrics,
+        tasks: Tasks,
+        limits: &config::Limits,
+    ) -> Self {
+        let resources = Resources::new(cache, clock, metrics, tasks, limits);
+        let registry = Registry::new(Arc::new(resources));
+        Self { registry, parts: Parts::new(limits) }
+    }
+
+    /// Does `work` in a task of its own, so that it goes on if its caller does not wait.
+    pub async fn in_own_task<T>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, FillError>> + Send + 'static,
+    ) -> Result<T, FillError>
+    where
+        T: Send + 'static,
+    {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let work = Box::pin(work);
+        self.registry.resources.tasks.spawn(name, async move {
+            // The receiver is there, or waits no more.
+            drop(tell.send(work.await));
+        });
+        told.await.unwrap_or(Err(FillError::Lost))
+    }
+
+    /// This moment; to be taken before the cache is looked at. Never waits.
+    pub fn mark(&self) -> Mark {
+        self.registry.mark()
+    }
+
+    /// Joins the fill of `wanted`, or begins one. `stale` is what is stored, to be revalidated,
+    /// unless it was purged since it was looked up.
+    ///
+    /// With `looked`, begins none where one of the same object has ended since then: what it
+    /// brought is in the cache, and was not when the cache was looked at. A fill that a
+    /// purge has overtaken is not joined: a request after the purge asks anew. Nor is one whose
+    /// disk failed under it: what it still has is for its own readers. Nor one that is ended since
+    /// it had no reader.
+    pub fn join(
+        &self,
+        wanted: Wanted,
+        stale: Option<Stale>,
+        looked: Option<Mark>,
+    ) -> Result<(Role, FlightReader), NotJoined> {
+        leader::join(&self.registry, wanted, looked, Before::Stale(stale))
+    }
+
+    /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
+    /// object may not be kept, beyond the first, and for those that come too late to share it.
+    pub async fn pass(&self, wanted: &Wanted) -> Flight {
+        leader::pass(&self.registry.resources, wanted).await
+    }
+
+    /// The flight that tells the head of `wanted`: a fill of it that is under way, else a request
+    /// for its head, joined or begun. `looked` is as for [`Fills::join`].
+    pub fn head(
+        &self,
+        wanted: Wanted,
+        looked: Option<Mark>,
+    ) -> Result<(Role, FlightReader), NotJoined> {
+        match self.registry.whole_under_way(&wanted.key) {
+            Some(flight) => Ok((Role::Follow, flight)),
+            None => heads::join(&self.registry, wanted, looked),
+        }
+    }
+
+    /// What `ranges` of an object come to that is not stored as a whole.
+    pub async fn part(&self, wanted: &Wanted, ranges: &ByteRanges) -> Ranged {
+        ranges::of_object(&self.registry, &self.parts, wanted, ranges).await
+    }
+
+    /// What is here of a response that is not stored as a whole, or comes to be.
+    pub async fn page(&self, sought: &Sought, find: Find<'_>, now: Timestamp) -> Paged {
+        ranges::of_page(&self.registry, &self.parts, (sought, now), find).await
+    }
+
+    /// Joins the fetch of what is `sought`, or begins one; `stale` is what is stored of it.
+    ///
+    /// Where answers of the object could not be shared of late, begins one that nobody joins.
+    pub fn seek(
+        &self,
+        sought: Sought,
+        stale: Option<Stale>,
+        now: Timestamp,
+    ) -> Result<(Role, FlightReader), NotJoined> {
+        self.seek_since(sought, stale, now, None)
+    }
+
+    /// As [`Fills::seek`]; with `looked`, begins none where one of the same object has ended since:
+    /// look again at what is stored.
+    pub fn seek_since(
+        &self,
+        sought: Sought,
+        stale: Option<Stale>,
+        now: Timestamp,
+        looked: Option<Mark>,
+    ) -> Result<(Role, FlightReader), NotJoined> {
+        page_leader::join(&self.registry, sought, (stale, looked), now)
+    }
+
+    /// Begins a fetch that nobody else joins.
+    pub fn seek_alone(
+        &self,
+        sought: Sought,
+        stale: Option<Stale>,
+        now: Timestamp,
+    ) -> Result<FlightReader, NotJoined> {
+        page_leader::begin_alone(&self.registry.resources, sought, stale, now)
+    }
+
+    /// Sends a request on whose answer is nobody else's, and gives that as it comes.
+    pub async fn through(
+        &self,
+        upstream: &Upstream,
+        forward: Forward,
+    ) -> Result<Response, FillError> {
+        Ok(page_request::forward(upstream, forward).await?)
+    }
+
+    /// The answer of [`Fills::through`] as a body for one client.
+    pub fn passing(&self, key: &Key, response: Response) -> Passing {
+        page_leader::passed_on(key, response)
+    }
+
+    /// Keeps the small answer to a write that is what GET would bring, if it may be stored and says
+    /// how long it is fresh; what it came to is told as for a fetch.
+    ///
+    /// `ticket` is that of the purge by the write ([`Cache::purge_written`]).
+    pub async fn keep(
+        &self,
+        sought: &Sought,
+        (response, ticket): (Response, Ticket),
+        now: Timestamp,
+    ) -> FlightReader {
+        page_leader::keep(&self.registry.resources, sought, (response, ticket), now).await
+    }
+}

@@ -1,0 +1,449 @@
+//! Fetches of generic sites: one for each object at a time, whose answer every reader gets whom it
+//! may be shared with; revalidation; and requests that only pass through. Called by `engine`; the
+//! leader is a task of its own, as for every fill.
+//!
+//! What an answer says decides whether it is kept. If it might be and no disk takes it, readers
+//! share it all the same if memory has room for it (see `relay`). Readers that joined and may
+//! not share it (it varies, or is private) ask for themselves, and for a while no request waits
+//! for an answer of that object again (hit for miss).
+
+use super::body_origins::Trail;
+use super::checked_body;
+use super::error::{FillError, NotJoined, Rejection};
+use super::flight::{Ending, Flight, FlightReader, How, Landed};
+use super::page_request::{self, Sought, passed};
+use super::passing::Passing;
+use super::proof::Expected;
+use super::ranges::salvage;
+use super::registry::{Landing, Mark, Registry, Role, Wish};
+use super::relay::Kept;
+use super::request::Before;
+use super::resources::{Resources, Running};
+use super::resumable_body::{Checked, Question, Source, Steady};
+use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale, Ticket};
+use crate::clock::Timestamp;
+use crate::config::{Caching, CachingRule};
+use crate::memory::Hot;
+use crate::nix::Class;
+use crate::object::{Key, Lifetime, Meta, Variant};
+use crate::origin::Response;
+use crate::policy::generic::Directives;
+use crate::policy::generic::fields::Divided;
+use crate::policy::generic::reuse::{Outage, may_bridge};
+use crate::policy::generic::storing::{self, Confirmed, PassReason, Reply, Storable, Verdict};
+use crate::policy::response::Times;
+use crate::policy::revalidation;
+use crate::rfc::Validators;
+use crate::store::{ObjectWriter, Withhold};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::sync::Arc;
+
+/// Joins the fetch of what is `sought`, or begins one: see `Fills::seek_since`.
+pub(super) fn join(
+    registry: &Arc<Registry>,
+    sought: Sought,
+    (stale, looked): (Option<Stale>, Option<Mark>),
+    now: Timestamp,
+) -> Result<(Role, FlightReader), NotJoined> {
+    let resources = &registry.resources;
+    if resources.alone.holds(&sought.key, now, &resources.cache) {
+        return Ok((Role::Lead, begin_alone(resources, sought, stale, now)?));
+    }
+    join_or_begin(registry, sought, looked, Before::Stale(stale), now)
+}
+
+/// As [`join`]; a fetch that begins takes up the answer `given` to GET, with a ticket of the moment
+/// before that was asked for.
+pub(super) fn join_with(
+    registry: &Arc<Registry>,
+    sought: Sought,
+    (given, ticket): (Response, Ticket),
+    now: Timestamp,
+) -> Result<(Role, FlightReader), NotJoined> {
+    let before = Before::Given(Box::new(given), ticket);
+    join_or_begin(registry, sought, None, before, now)
+}
+
+fn join_or_begin(
+    registry: &Arc<Registry>,
+    sought: Sought,
+    looked: Option<Mark>,
+    before: Before,
+    now: Timestamp,
+) -> Result<(Role, FlightReader), NotJoined> {
+    let (key, demand) = (sought.key.clone(), Some(sought.demand()));
+    let wish = Wish { key: &key, demand, looked, ticket: before.ticket() };
+    let lead = |(), landing: Landing| async move {
+        lead(landing.resources(), &landing.flight, &sought, before, now).await;
+    };
+    registry.join_or_begin(wish, || Ok(()), lead)
+}
+
+/// Begins a fetch that no other request joins.
+pub(super) fn begin_alone(
+    resources: &Arc<Resources>,
+    sought: Sought,
+    stale: Option<Stale>,
+    now: Timestamp,
+) -> Result<FlightReader, NotJoined> {
+    let reader = FlightReader::first(resources.cache.ticket());
+    let flight = Arc::clone(&reader.flight);
+    let demand = sought.demand();
+    let place = resources.room.admit(&demand, &flight.readers).ok_or(NotJoined::NoRoom)?;
+    let for_task = Arc::clone(resources);
+    resources.tasks.spawn("fill", async move {
+        let resources = for_task;
+        let _running = Running::begin(&resources.metrics);
+        let flight = Ending(flight);
+        let leading = Box::pin(lead(&resources, &flight.0, &sought, Before::Stale(stale), now));
+        place.hold(&demand, &flight.0.readers, leading).await;
+    });
+    Ok(reader)
+}
+
+/// Keeps the small answer to a write: see `Fills::keep`.
+pub(super) async fn keep(
+    resources: &Arc<Resources>,
+    sought: &Sought,
+    (response, ticket): (Response, Ticket),
+    now: Timestamp,
+) -> FlightReader {
+    let flight = FlightReader::first(ticket);
+    let fetch = Fetch { resources, flight: &flight, sought, now };
+    if let Some(caching) = sought.caching() {
+        let rule = caching.rule(sought.key.path());
+        if let Err(error) = fetch.answered(response, (caching, rule)).await {
+            flight.land(Landed::Failed(Arc::new(error)));
+        }
+    }
+    flight.end();
+    flight
+}
+
+/// Fetches what is sought and tells `flight`.
+async fn lead(
+    resources: &Arc<Resources>,
+    flight: &Flight,
+    sought: &Sought,
+    before: Before,
+    now: Timestamp,
+) {
+    let fetch = Fetch { resources, flight, sought, now };
+    let fetched = match before {
+        Before::Stale(stale) => fetch.run(resources.cache.unpurged(stale)).await,
+        Before::Given(given, _) => fetch.take_up(*given).await,
+    };
+    let result = fetched.unwrap_or_else(|error| {
+        let result = error.log(&sought.key);
+        flight.land(Landed::Failed(Arc::new(error)));
+        result
+    });
+    resources.metrics.fills.with_label_values(&[Class::Other.as_str(), result]).inc();
+}
+
+struct Fetch<'a> {
+    resources: &'a Arc<Resources>,
+    flight: &'a Flight,
+    sought: &'a Sought,
+    now: Timestamp,
+}
+
+impl Fetch<'_> {
+    fn cache(&self) -> &Cache {
+        &self.resources.cache
+    }
+
+    async fn run(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+        let sought = self.sought;
+        let Some(caching) = sought.caching() else { return Err(FillError::Lost) };
+        let rule = caching.rule(sought.key.path());
+        let conditions = stale.as_ref().and_then(|stale| conditions(&stale.meta()));
+        let mut headers = HeaderMap::clone(&sought.headers);
+        let is_conditional = conditions.is_some();
+        headers.extend(conditions.unwrap_or_default());
+        let mut response = self.forward(headers).await?;
+        if response.status == StatusCode::NOT_MODIFIED && is_conditional {
+            if let Some(stale) = &stale
+                && self.confirmed(stale, &response, (caching, rule)).await
+            {
+                return Ok("confirmed");
+            }
+            response = self.forward(HeaderMap::clone(&sought.headers)).await?;
+        }
+        if is_trouble(response.status)
+            && let Some(stale) = stale
+        {
+            let stored = stale.meta();
+            let directives = Directives::of(&stored.headers, &caching.targeted);
+            let why = (Outage::ServerError, self.now);
+            if may_bridge(&stored, &directives, &sought.wishes, rule, why) {
+                self.flight.land(Landed::Whole { found: stale, how: How::Bridged });
+                return Ok("failed");
+            }
+        }
+        self.answered(response, (caching, rule)).await
+    }
+
+    async fn forward(&self, headers: HeaderMap) -> Result<Response, FillError> {
+        let forward = self.sought.forward(headers);
+        let forwarding = page_request::forward(&self.sought.upstream, forward);
+        Ok(self.flight.readers.while_open(forwarding).await??)
+    }
+
+    /// Goes on with an answer that is here.
+    async fn take_up(&self, given: Response) -> Result<&'static str, FillError> {
+        let Some(caching) = self.sought.caching() else { return Err(FillError::Lost) };
+        let rule = caching.rule(self.sought.key.path());
+        self.answered(given, (caching, rule)).await
+    }
+
+    /// Keeps what a 304 confirmed; false where it speaks of another response than the stored one.
+    async fn confirmed(
+        &self,
+        stale: &Found,
+        response: &Response,
+        (caching, rule): (&Caching, &CachingRule),
+    ) -> bool {
+        let old = stale.meta();
+        let tags = (Validators::of(&old.headers).etag, Validators::of(&response.headers).etag);
+        if let (Some(stored), Some(confirmed)) = tags
+            && !stored.matches_weakly(&confirmed)
+        {
+            return false;
+        }
+        let times = Times { request: response.request_time, response: response.response_time };
+        let (status, wishes) = (old.status, &self.sought.wishes);
+        let reply = Reply { status, headers: &response.headers, wishes, times };
+        let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
+        let meta = |headers, lifetime| Meta {
+            request_time: times.request,
+            response_time: times.response.edge,
+            age_at_response: crate::rfc::age::initial_age(&response.headers, times.into()),
+            headers,
+            lifetime,
+            is_invalidated: false,
+            ..Meta::clone(&old)
+        };
+        let for_one = |shared| stale.with_meta(Arc::new(meta(shared, Lifetime::Seconds(0))));
+        let (found, how, own) = match confirmed {
+            Confirmed::Renewed(storable) if self.selects(&storable, &old.variant) => {
+                let Storable { fields: Divided { shared, own }, lifetime, .. } = storable;
+                let meta = meta(shared, lifetime);
+                let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
+                (found, How::Confirmed, own)
+            }
+            // A request that selects another variant by the same fields says nothing of this one.
+            Confirmed::Renewed(Storable { fields, varies, .. }) if varies.is_by(&old.variant) => {
+                (for_one(fields.shared), How::ConfirmedForOne, fields.own)
+            }
+            Confirmed::ForOne(Divided { shared, own }) => {
+                (for_one(shared), How::ConfirmedForOne, own)
+            }
+            Confirmed::Renewed(Storable { fields, .. }) | Confirmed::Withdrawn(fields) => {
+                self.cache().purge(Scope::Key(old.key.clone()), Purging::Soft).await;
+                (for_one(fields.shared), How::NotStored, fields.own)
+            }
+        };
+        self.flight.set_own(own);
+        self.flight.land(Landed::Whole { found, how });
+        true
+    }
+
+    /// Whether the request selects `variant` of a response.
+    fn selects(&self, storable: &Storable, variant: &Variant) -> bool {
+        storable.varies.select(&self.sought.headers).is_some_and(|own| own == *variant)
+    }
+
+    async fn answered(
+        &self,
+        response: Response,
+        (caching, rule): (&Caching, &CachingRule),
+    ) -> Result<&'static str, FillError> {
+        let times = Times { request: response.request_time, response: response.response_time };
+        let wishes = &self.sought.wishes;
+        let (status, headers) = (response.status, &response.headers);
+        let reply = Reply { status, headers, wishes, times };
+        let (storable, variant) = match storing::admit(&reply, rule, &caching.targeted) {
+            Verdict::Store(storable) => match storable.varies.select(&self.sought.headers) {
+                Some(variant) => (storable, variant),
+                None => return Ok(self.pass(response, PassReason::VaryAny)),
+            },
+            Verdict::Pass(reason) => return Ok(self.pass(response, reason)),
+        };
+        if !response.is_framed {
+            return Ok(self.pass(response, PassReason::Unframed));
+        }
+        self.resources.alone.end(&self.sought.key);
+        self.flight.set_own(storable.fields.own.clone());
+        let meta = self.sought.meta(&response, *storable, variant);
+        if response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX) {
+            return self.whole(meta, response).await;
+        }
+        self.stream(meta, response).await
+    }
+
+    /// Gives the answer to the reader who caused it alone.
+    fn pass(&self, response: Response, reason: PassReason) -> &'static str {
+        let key = &self.sought.key;
+        tracing::debug!(path = key.path(), reason = reason.as_str(), "not to be kept");
+        // What one request says about itself is nothing that others should go alone for, nor is an
+        // error: the next answer may be one for all.
+        let is_of_request =
+            matches!(reason, PassReason::RequestNoStore | PassReason::Authorization);
+        let is_error = response.status.is_client_error() || response.status.is_server_error();
+        if !is_of_request && !is_error {
+            let now = response.response_time.edge;
+            self.resources.alone.begin(key, now, self.flight.ticket);
+        }
+        self.flight.land_passing(self.passing(response));
+        "passed"
+    }
+
+    /// The answer for one client; where its tag says what goes on with it, it does not break off.
+    fn passing(&self, response: Response) -> Passing {
+        let key = &self.sought.key;
+        let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
+        let is_identified = response.status == StatusCode::OK && is_tagged;
+        if response.content_length.is_none() || !is_identified {
+            return passed_on(key, response);
+        }
+        let mut headers = response.headers.clone();
+        crate::rfc::hop_by_hop::remove(&mut headers);
+        let meta = Arc::new(passed(key, &response, headers));
+        let body = self.steady(response, meta.headers.clone());
+        Passing::lasting(meta, body)
+    }
+
+    /// The body of an answer with these fields, which goes on where it breaks off.
+    fn steady(&self, response: Response, mut headers: HeaderMap) -> Steady {
+        if response.status != StatusCode::OK {
+            // Only of a 200 there are ranges.
+            headers.remove(header::ETAG);
+        }
+        let source = Source {
+            upstream: Arc::clone(&self.sought.upstream),
+            metrics: self.resources.metrics.clone(),
+            key: self.sought.key.clone(),
+            question: Question::Page(self.sought.clone()),
+            trail: Trail::default(),
+        };
+        Steady::new(source, response, headers, Checked::ByLength)
+    }
+
+    async fn whole(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
+        let mut body = self.steady(response, meta.headers.clone());
+        let mut collected = BytesMut::new();
+        let readers = &self.flight.readers;
+        while let Some(piece) = readers.while_open(body.chunk()).await?? {
+            readers.came(piece.len() as u64);
+            collected.extend_from_slice(&piece);
+            if collected.len() as u64 > SMALL_BYTES_MAX {
+                let (limit, actual) = (SMALL_BYTES_MAX, collected.len() as u64);
+                return Err(FillError::Rejected {
+                    origin: Arc::clone(&meta.origin),
+                    rejection: Rejection::TooLarge { limit, actual },
+                });
+            }
+        }
+        let body = collected.freeze();
+        let kept = self.cache().publish_small(self.flight.ticket, meta.clone(), body.clone(), None);
+        let (found, how, result) = match kept.await {
+            Ok(found) => (found, How::Stored, "stored"),
+            Err(error) => {
+                not_kept(&meta, &error);
+                let hot = Found::Hot(Arc::new(Hot::new(&meta, &body)));
+                (hot, How::NotStored, "not_stored")
+            }
+        };
+        self.flight.land(Landed::Whole { found, how });
+        Ok(result)
+    }
+
+    /// A body that readers follow while it is written.
+    async fn stream(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
+        let length = response.content_length;
+        let Some(mut writer) = self.cache().begin(&meta.key, length, Withhold::End).await else {
+            // Nothing comes behind a body that is shared.
+            if length.is_none() || response.headers.contains_key(header::TRAILER) {
+                // They are in the head that this reader gets.
+                self.flight.set_own(HeaderMap::new());
+                self.flight.land_passing(self.passing(response));
+                return Ok("passed");
+            }
+            let (resources, ticket) = (Arc::clone(self.resources), self.flight.ticket);
+            let body = self.steady(response, meta.headers.clone());
+            let expected = Expected::default();
+            let body =
+                checked_body::Checked::new(Arc::new(meta), body, expected, resources, ticket);
+            let sharing = self.flight.share(body, self.sought.demand(), Kept::Whole);
+            return Ok(Box::pin(sharing).await);
+        };
+        let growing = writer.growing();
+        let mut body = self.steady(response, meta.headers.clone());
+        let shown = Arc::new(meta.clone());
+        let read = growing.clone();
+        self.flight.land(Landed::Streaming { meta: shown, growing: read, must_be: None });
+        if let Err(error) = self.feed(&mut body, &mut writer).await {
+            let broke_off = matches!(
+                error,
+                FillError::Body(_) | FillError::Rejected { .. } | FillError::GivenUp(_)
+            );
+            if let Some(length) = body.total().filter(|_| broke_off) {
+                Box::pin(salvage(self.resources, self.flight.ticket, (meta, length), &growing))
+                    .await;
+            }
+            return Err(error);
+        }
+        let Ok(proven) = writer.end().await?.prove() else { return Ok("not_stored") };
+        match self.cache().publish(self.flight.ticket, proven, meta.clone()).await {
+            Ok(_) => Ok("stored"),
+            Err(error) => {
+                not_kept(&meta, &error);
+                Ok("not_stored")
+            }
+        }
+    }
+
+    /// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
+    async fn feed(&self, body: &mut Steady, writer: &mut ObjectWriter) -> Result<(), FillError> {
+        let readers = &self.flight.readers;
+        while let Some(piece) = readers.while_open(body.chunk()).await?? {
+            readers.came(piece.len() as u64);
+            writer.append(piece).await?;
+        }
+        Ok(())
+    }
+}
+
+fn not_kept(meta: &Meta, error: &PublishError) {
+    tracing::info!(site = meta.key.site(), path = meta.key.path(), %error, "not kept");
+}
+
+/// The fields that ask whether what is stored still holds.
+fn conditions(stored: &Meta) -> Option<HeaderMap> {
+    let conditions = revalidation::conditions(stored)?;
+    let mut headers = HeaderMap::new();
+    let mut add = |name, value: Option<HeaderValue>| {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    };
+    add(header::IF_NONE_MATCH, conditions.if_none_match);
+    add(header::IF_MODIFIED_SINCE, conditions.if_modified_since);
+    Some(headers)
+}
+
+/// An answer as a body for one client.
+pub(super) fn passed_on(key: &Key, response: Response) -> Passing {
+    let mut headers = response.headers.clone();
+    crate::rfc::hop_by_hop::remove(&mut headers);
+    let trailer = response.headers.get(header::TRAILER).cloned();
+    let meta = Arc::new(passed(key, &response, headers));
+    Passing::plain(meta, response.body, response.content_length, trailer)
+}
+
+/// Statuses that tell of trouble at the origin, which a stale response may bridge (RFC 5861).
+fn is_trouble(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}

@@ -1,0 +1,116 @@
+//! Whether what is here in part is still what its origin has. One request for each object at a
+//! time, in a task of its own: a client that leaves, or that gets what is stale, cancels nothing,
+//! and the answer renews the head for later requests. A short lock, never across an await.
+
+use super::confirming::{Confirmed, Confirming};
+use super::flight::PartFlight;
+use super::handle::PartHandle;
+use super::object::Object;
+use super::page_head::{Told, renewed};
+use super::run::break_off;
+use crate::fill::error::FillError;
+use crate::fill::flight::Landed;
+use crate::fill::heads;
+use crate::fill::object_request::Wanted;
+use crate::fill::page_request::Sought;
+use crate::fill::request::Subject;
+use crate::fill::resources::Running;
+use crate::policy::response::Times;
+use crate::rfc::conditional::Validators;
+use http::StatusCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+impl PartHandle {
+    /// What an origin says to what is here in part; `None` if it has not answered `wait` after it
+    /// was first asked.
+    pub async fn confirm(&self, wait: Option<Duration>) -> Option<Confirmed> {
+        let confirming = self.confirming();
+        let begun = confirming.begun;
+        match wait {
+            Some(wait) => timeout_at(begun + wait, confirming.said()).await.ok(),
+            None => Some(confirming.said().await),
+        }
+    }
+
+    /// The request under way, or a new one.
+    fn confirming(&self) -> Confirming {
+        let mut under_way = self.object.confirming.lock();
+        if let Some(confirming) = under_way.as_ref().filter(|c| c.is_under_way()) {
+            return confirming.clone();
+        }
+        let (tell, said) = watch::channel(None);
+        let confirming = Confirming { begun: Instant::now(), said };
+        *under_way = Some(confirming.clone());
+        drop(under_way);
+        let (flight, object) = (Arc::clone(&self.flight), Arc::clone(&self.object));
+        let running = Running::begin(&flight.resources().metrics);
+        let tasks = flight.resources().tasks.clone();
+        tasks.spawn("part confirmation", async move {
+            let _running = running;
+            let said = match &flight.subject {
+                Subject::Object(wanted) => Box::pin(by_head(&flight, &object, wanted)).await,
+                Subject::Page(sought) => Box::pin(by_page(&flight, &object, sought)).await,
+            };
+            tell.send_replace(Some(said));
+        });
+        confirming
+    }
+}
+
+/// Asks for the head of the object.
+async fn by_head(flight: &PartFlight, object: &Object, wanted: &Wanted) -> Confirmed {
+    let landed = match heads::join(&flight.registry, wanted.clone(), None) {
+        Ok((_, asked)) => asked.landed().await,
+        Err(_) => return Confirmed::Failed(Arc::new(FillError::NoRoom)),
+    };
+    match landed {
+        Landed::Head { admitted, length } if object.identity.is_of(&admitted.meta, length) => {
+            if let Some(part) = object.part() {
+                let meta = admitted.meta.clone();
+                flight.resources().cache.touch_part(flight.ticket, part, meta).await;
+            }
+            Confirmed::Same
+        }
+        Landed::Head { .. } | Landed::Absent(_) => other(flight, object).await,
+        Landed::Failed(error) => Confirmed::Failed(error),
+        Landed::Streaming { .. } | Landed::Whole { .. } | Landed::Passing => {
+            Confirmed::Failed(Arc::new(FillError::Lost))
+        }
+    }
+}
+
+/// Asks whether the response still holds, and renews its head then.
+async fn by_page(flight: &PartFlight, object: &Object, sought: &Sought) -> Confirmed {
+    let old = object.meta();
+    let response = match sought.confirm(old.etag()).await {
+        Ok(response) => response,
+        Err(error) => return Confirmed::Failed(Arc::new(error.into())),
+    };
+    match response.status.as_u16() {
+        500 | 502 | 503 | 504 => return Confirmed::Trouble,
+        200..=299 | 304 | 404 | 410 | 412 | 416 => {}
+        _ => return Confirmed::Unsaid,
+    }
+    let tags = (Validators::of(&old.headers).etag, Validators::of(&response.headers).etag);
+    let is_same = match (response.status, tags) {
+        (StatusCode::NOT_MODIFIED, (Some(own), Some(told))) => own.matches_weakly(&told),
+        (StatusCode::NOT_MODIFIED, _) => true,
+        _ => false,
+    };
+    let times = Times { request: response.request_time, response: response.response_time };
+    let told = Told { headers: response.headers.clone(), times };
+    let renewed = is_same.then(|| renewed(sought, &old, &told)).flatten();
+    let (Some(meta), Some(part)) = (renewed, object.part()) else {
+        return other(flight, object).await;
+    };
+    flight.resources().cache.touch_part(flight.ticket, part, meta).await;
+    Confirmed::Same
+}
+
+async fn other(flight: &PartFlight, object: &Object) -> Confirmed {
+    break_off(flight, object, Arc::new(FillError::Changed)).await;
+    Confirmed::Other
+}

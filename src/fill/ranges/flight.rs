@@ -1,0 +1,180 @@
+//! A flight of parts: what is known of one object of which ranges are wanted. Held by its readers
+//! and by what is fetched for them; the registry knows it as long as one of them does.
+
+use super::cursors::Cursors;
+use super::object::Object;
+use crate::cache::Ticket;
+use crate::config::Limits;
+use crate::fill::alone::Alone;
+use crate::fill::error::{FillError, NotJoined};
+use crate::fill::flight::FlightReader;
+use crate::fill::registry::{Registry, Role};
+use crate::fill::request::Subject;
+use crate::fill::resources::Resources;
+use crate::object::{Key, Meta};
+use crate::origin::Response;
+use crate::sync::{Mutex, watch};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use tokio::sync::Semaphore;
+
+/// The flights of parts, and what bounds their completion. One per process; a short lock, never
+/// while a flight is dropped, which takes it.
+#[derive(Debug)]
+pub(in crate::fill) struct Parts {
+    under_way: Mutex<HashMap<Key, Weak<PartFlight>>>,
+    pub(super) completions: Arc<Semaphore>,
+    pub(super) completion_size_max: u64,
+    /// Responses of which ranges may not be kept: each is asked for alone.
+    pub(super) alone: Alone,
+}
+
+/// What a flight has come to.
+#[derive(Debug, Clone)]
+pub(super) enum PartLanded {
+    /// The object's head is known.
+    Known(Arc<Object>),
+    /// The whole is being fetched.
+    Whole(Role, FlightReader),
+    /// The whole is stored.
+    Stored,
+    /// There is none.
+    Absent(Arc<Meta>),
+    /// No usable answer.
+    Failed(Arc<FillError>),
+    /// No origin may be asked now.
+    NotJoined(NotJoined),
+    /// Nothing is here in part.
+    Unknown,
+    /// An answer that may not be kept: for who caused the question.
+    Alone,
+}
+
+/// What is known of one object of which ranges are wanted.
+#[derive(Debug)]
+pub(super) struct PartFlight {
+    pub(super) registry: Arc<Registry>,
+    pub(super) parts: Arc<Parts>,
+    pub(super) subject: Subject,
+    /// An answer that is for the one who caused the question alone.
+    pub(super) alone: Mutex<Option<Box<Response>>>,
+    pub(super) ticket: Ticket,
+    pub(super) cursors: Arc<Cursors>,
+    landed: watch::Sender<Option<PartLanded>>,
+}
+
+impl Parts {
+    /// Nothing under way.
+    pub(in crate::fill) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            under_way: Mutex::default(),
+            completions: Arc::new(Semaphore::new(limits.completions_max)),
+            completion_size_max: limits.completion_size_max,
+            alone: Alone::default(),
+        })
+    }
+
+    /// The flight of this key, if there is one.
+    pub(super) fn flight(&self, key: &Key) -> Option<Arc<PartFlight>> {
+        // Not upgraded under the lock, which a flight that is dropped takes.
+        let flight = self.under_way.lock().get(key).cloned();
+        flight.and_then(|flight| flight.upgrade())
+    }
+
+    /// Joins the flight of an object, or begins one: then its caller must make it land. True where
+    /// it had landed already.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        registry: &Arc<Registry>,
+        subject: &Subject,
+    ) -> (Role, Arc<PartFlight>, bool) {
+        // A flight that is dropped takes the lock itself.
+        let _stale;
+        let mut under_way = self.under_way.lock();
+        match under_way.get(subject.key()).and_then(Weak::upgrade) {
+            Some(flight) if flight.may_be_joined() => {
+                let has_landed = flight.landed.borrow().is_some();
+                return (Role::Follow, flight, has_landed);
+            }
+            other => _stale = other,
+        }
+        let flight = Arc::new(PartFlight {
+            registry: Arc::clone(registry),
+            parts: Arc::clone(self),
+            subject: subject.clone(),
+            alone: Mutex::default(),
+            ticket: registry.resources.cache.ticket(),
+            cursors: Arc::default(),
+            landed: watch::Sender::new(None),
+        });
+        under_way.insert(subject.key().clone(), Arc::downgrade(&flight));
+        registry.resources.keys_in_part.lock().insert(subject.key().clone());
+        drop(under_way);
+        (Role::Lead, flight, false)
+    }
+}
+
+impl PartFlight {
+    /// What its stretches are fetched with, and what they are of.
+    pub(super) fn source(&self) -> (&Arc<Resources>, &Subject) {
+        (&self.registry.resources, &self.subject)
+    }
+
+    /// What its fetches use.
+    pub(super) fn resources(&self) -> &Arc<Resources> {
+        &self.registry.resources
+    }
+
+    /// Whether its object is known, so that who comes now has something of it.
+    pub(super) fn is_of_use(&self) -> bool {
+        matches!(&*self.landed.borrow(), Some(PartLanded::Known(object)) if object.may_be_joined())
+            && !self.is_purged()
+    }
+
+    fn may_be_joined(&self) -> bool {
+        let is_open = match &*self.landed.borrow() {
+            None => true,
+            Some(PartLanded::Known(object)) => object.may_be_joined(),
+            Some(_) => false,
+        };
+        is_open && !self.is_purged() && !self.cursors.readers.is_closed()
+    }
+
+    /// Whether a purge has overtaken it.
+    pub(super) fn is_purged(&self) -> bool {
+        self.resources().cache.is_purged_since(self.ticket, self.subject.key())
+    }
+
+    /// Waits until there is something to tell. Bounded by the deadlines of the origins.
+    pub(super) async fn landed(&self) -> PartLanded {
+        let lost = || PartLanded::Failed(Arc::new(FillError::Lost));
+        let mut receiver = self.landed.subscribe();
+        match receiver.wait_for(Option::is_some).await {
+            Ok(landed) => landed.clone().unwrap_or_else(lost),
+            Err(_) => lost(),
+        }
+    }
+
+    /// Tells the readers; the first word counts.
+    pub(super) fn land(&self, landed: PartLanded) {
+        self.landed.send_if_modified(|told| {
+            let is_first = told.is_none();
+            if is_first {
+                *told = Some(landed);
+            }
+            is_first
+        });
+    }
+}
+
+impl Drop for PartFlight {
+    fn drop(&mut self) {
+        let mut under_way = self.parts.under_way.lock();
+        let own: *const Self = self;
+        if under_way.get(self.subject.key()).is_some_and(|known| std::ptr::eq(known.as_ptr(), own))
+        {
+            under_way.remove(self.subject.key());
+            self.resources().keys_in_part.lock().remove(self.subject.key());
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What a request for ranges holds while it is decided what it gets: the object's head, and its
+//! reader's place, so that what is fetched for it goes on. Owned by one request.
+
+use super::cursors::Cursor;
+use super::flight::PartFlight;
+use super::object::{Object, Told};
+use super::reader::{Came, PartReader};
+use crate::fill::error::FillError;
+use crate::fill::registry::Role;
+use crate::object::Meta;
+use crate::rfc::range::ByteSpan;
+use http::HeaderValue;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// An object of which ranges are wanted, its head known.
+#[derive(Debug)]
+pub struct PartHandle {
+    pub(super) flight: Arc<PartFlight>,
+    pub(super) object: Arc<Object>,
+    pub(super) cursor: Cursor,
+    pub(super) role: Role,
+    pub(super) is_learned_now: bool,
+}
+
+impl PartHandle {
+    /// The object's head.
+    pub fn meta(&self) -> Arc<Meta> {
+        self.object.meta()
+    }
+
+    /// Bytes of the whole object.
+    pub fn length(&self) -> u64 {
+        self.object.identity.length
+    }
+
+    /// Whether an origin has told the head since this request came.
+    pub fn is_learned_now(&self) -> bool {
+        self.is_learned_now
+    }
+
+    /// `Cache-Status` of the caches on the way, where an origin was asked for the head.
+    pub fn upstream_status(&self) -> &[HeaderValue] {
+        match &self.object.told {
+            Told::ByOrigin { upstream_status } if self.is_learned_now => upstream_status,
+            Told::ByOrigin { .. } | Told::ByDisk => &[],
+        }
+    }
+
+    /// Whether all of `asked` is here.
+    pub fn holds(&self, asked: &Range<u64>) -> bool {
+        self.object.part().is_some_and(|part| part.first_gap(asked).is_none())
+    }
+
+    /// A reader of `span`, once its first bytes are here: what goes wrong before is told in time
+    /// for a status.
+    pub async fn open(self, span: ByteSpan) -> Result<PartReader, Arc<FillError>> {
+        let Self { flight, object, cursor, role, is_learned_now } = self;
+        let end = span.last.saturating_add(1);
+        cursor.set(span.first, end);
+        // What the question for the head has brought may be here by now: fetched for this.
+        let brought = is_learned_now.then_some(match role {
+            Role::Lead => Came::Began,
+            Role::Follow => Came::Joined,
+        });
+        PartReader::open(flight, object, cursor, (span.first..end, brought)).await
+    }
+}

@@ -1,0 +1,118 @@
+//! Responses of generic sites that are here in part (RFC 9111 sections 3.3 and 3.4): how one
+//! begins, and how it is confirmed. Called by `engine`, and by the runs of this module.
+//!
+//! A part is what one strong entity tag ties together: the head must be one that may be stored for
+//! everybody, must not vary, and every later answer must have the same tag, the same length, and
+//! still permit storing; else the part is dropped and who reads it is reset, or begins anew where
+//! it has got no byte yet. So no answer ever has bytes of two representations. What varies has no
+//! parts, and where variants of an object are stored it gets none: which of both would be newer,
+//! nobody could tell.
+//!
+//! The first request asks for whole chunks. Where its answer may not be kept it is for the one who
+//! asked alone; whoever waited for it asks by itself. After a 206 of that kind nobody waits again
+//! for a while.
+//!
+//! Purge, eviction, restart and a whole object that takes the place of the part are as for the
+//! parts of binary caches (see the module above).
+
+use super::first_run::{in_chunks, kept};
+use super::flight::{PartFlight, PartLanded};
+use super::identity::Identity;
+use super::object::{Kind, Object, Told};
+use super::page_head::whole_of;
+use super::stretch::Stretch;
+use crate::fill::error::{FillError, NotJoined};
+use crate::fill::page_leader;
+use crate::fill::page_request::{Rest, Sought};
+use crate::fill::resumable_body::Checked;
+use crate::origin::{Response, Retries};
+use crate::policy::continuation;
+use crate::rfc::range::ByteSpan;
+use crate::store::Part;
+use http::{StatusCode, header};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Asks for the chunks of a stretch.
+pub(super) async fn by_page(
+    flight: &Arc<PartFlight>,
+    sought: &Sought,
+    stretch: ByteSpan,
+) -> Result<(), FillError> {
+    let asked = in_chunks(stretch);
+    let last = (asked.end != u64::MAX).then(|| asked.end.saturating_sub(1));
+    let rest = Rest { first: asked.start, last, same: None, retries: Retries::Usual };
+    let asking = sought.stretch(rest, None);
+    let mut response = flight.cursors.readers.while_open(asking).await??;
+    if response.status == StatusCode::OK {
+        whole_page(flight, sought, response);
+        return Ok(());
+    }
+    let part = continuation::part(&response.headers);
+    let part = part.filter(|_| response.status == StatusCode::PARTIAL_CONTENT);
+    let Some((span, Some(length))) = part else {
+        alone(flight, response);
+        return Ok(());
+    };
+    if span.first == 0 && span.last.checked_add(1) == Some(length) {
+        response.status = StatusCode::OK;
+        response.headers.remove(header::CONTENT_RANGE);
+        // It has said how long it is, so its end is known however it is framed.
+        (response.content_length, response.is_framed) = (Some(length), true);
+        whole_page(flight, sought, response);
+        return Ok(());
+    }
+    match begin(flight, sought, &response, (asked, length)).await {
+        Some((object, part, asked)) => {
+            let begun = Stretch::of(flight.source(), &object.identity, response, asked);
+            kept(flight, object, &part, Some(begun)).await;
+        }
+        None => alone(flight, response),
+    }
+    Ok(())
+}
+
+/// What is kept of the response that `response` is the stretch `asked` of; none where it may
+/// not be kept in parts.
+async fn begin(
+    flight: &Arc<PartFlight>,
+    sought: &Sought,
+    response: &Response,
+    (asked, length): (Range<u64>, u64),
+) -> Option<(Arc<Object>, Part, Range<u64>)> {
+    let meta = whole_of(sought, response)?;
+    let identity = Identity::new(&meta, length, Checked::ByLength);
+    let asked = asked.start..asked.end.min(length);
+    if !identity.ties_parts() || identity.check(&asked, response).is_err() {
+        return None;
+    }
+    let part = flight.resources().cache.begin_part(meta, length).await?;
+    let told = Told::ByOrigin { upstream_status: Vec::new() };
+    let object = Object::new(Arc::new(identity), Kind::Kept(part.clone()), told);
+    Some((Arc::new(object), part, asked))
+}
+
+/// Fetches the whole, with the answer that is here already.
+fn whole_page(flight: &Arc<PartFlight>, sought: &Sought, given: Response) {
+    let given_at = given.response_time.edge;
+    let given = (given, flight.ticket);
+    let landed = match page_leader::join_with(&flight.registry, sought.clone(), given, given_at) {
+        Ok((role, flight)) => PartLanded::Whole(role, flight),
+        Err(NotJoined::Ended) => PartLanded::Stored,
+        Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
+            PartLanded::NotJoined(refused)
+        }
+    };
+    flight.land(landed);
+}
+
+/// Gives an answer to who caused the question; of a part that may not be kept, nobody waits for
+/// the next for a while.
+fn alone(flight: &Arc<PartFlight>, response: Response) {
+    if response.status == StatusCode::PARTIAL_CONTENT {
+        let now = response.response_time.edge;
+        flight.parts.alone.begin(flight.subject.key(), now, flight.ticket);
+    }
+    *flight.alone.lock() = Some(Box::new(response));
+    flight.land(PartLanded::Alone);
+}

@@ -1,0 +1,86 @@
+//! What a fill is asked to bring, of either kind of site, and what is here before it asks an
+//! origin. Values only.
+
+use super::object_request::Wanted;
+use super::page_request::Sought;
+use super::proof::Expected;
+use super::upstream::{Demand, Upstream};
+use crate::cache::{Cache, Stale, Ticket};
+use crate::object::Key;
+use crate::origin::Response;
+use crate::policy::response::Coding;
+use std::sync::Arc;
+
+/// What a fill is asked to bring.
+#[derive(Debug, Clone)]
+pub(super) enum Subject {
+    /// An object of a binary cache.
+    Object(Wanted),
+    /// A response of a generic site; of those in part, one that does not vary, as the first request
+    /// for it asked.
+    Page(Sought),
+}
+
+/// What is here before anything is fetched.
+#[derive(Debug)]
+pub(super) enum Before {
+    /// What is stored, to be confirmed.
+    Stale(Option<Stale>),
+    /// An answer to GET, and a ticket of the moment before it was asked for.
+    Given(Box<Response>, Ticket),
+}
+
+impl Before {
+    /// The ticket that a fill has from what is here.
+    pub(super) fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::Stale(_) => None,
+            Self::Given(_, ticket) => Some(*ticket),
+        }
+    }
+}
+
+impl Subject {
+    /// Its key.
+    pub(super) fn key(&self) -> &Key {
+        match self {
+            Self::Object(wanted) => &wanted.key,
+            Self::Page(sought) => &sought.key,
+        }
+    }
+
+    /// Its path, for logs.
+    pub(super) fn path(&self) -> &Arc<str> {
+        match self {
+            Self::Object(wanted) => &wanted.path,
+            Self::Page(sought) => &sought.path,
+        }
+    }
+
+    /// What a fill of it is for.
+    pub(super) fn demand(&self) -> Demand {
+        match self {
+            Self::Object(wanted) => wanted.demand(),
+            Self::Page(sought) => sought.demand(),
+        }
+    }
+
+    /// Where it comes from.
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        match self {
+            Self::Object(wanted) => &wanted.upstream,
+            Self::Page(sought) => &sought.upstream,
+        }
+    }
+
+    /// What proves the whole, if its head says that it is coded so.
+    pub(super) async fn expected(&self, cache: &Cache, coding: Coding) -> Expected {
+        match (self, coding) {
+            (Self::Object(wanted), Coding::Identity) => {
+                let claim = cache.claim_of_nar(&wanted.key, wanted.class).await;
+                Expected::as_known(&wanted.path, claim)
+            }
+            (Self::Object(_), Coding::Encoded) | (Self::Page(_), _) => Expected::default(),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Where the objects of one site come from, and what a fill of one of them is for. Values only.
+
+use super::proof::Trusted;
+use crate::config;
+use crate::nix::Class;
+use crate::origin::{Asker, Origins};
+use std::sync::Arc;
+
+/// Where the objects of one site come from, and what they must prove.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The site's settings.
+    pub site: config::Site,
+    /// Its origins.
+    pub origins: Origins,
+    /// The trusted keys of each origin.
+    pub trusted: Trusted,
+}
+
+/// What is to be fetched, and for which client.
+#[derive(Debug, Clone)]
+pub(super) struct Demand {
+    /// The client.
+    pub(super) asker: Asker,
+    /// The object's class.
+    pub(super) class: Class,
+    /// Where it comes from.
+    pub(super) upstream: Arc<Upstream>,
+}
