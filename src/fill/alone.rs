@@ -15,15 +15,15 @@ const OBJECTS_MAX: usize = 16_384;
 
 /// Of which objects each request asks for itself.
 #[derive(Debug)]
-pub(super) struct Alone(Recent<Key, (Timestamp, Ticket)>);
+pub(super) struct HitForMiss(Recent<Key, (Timestamp, Ticket)>);
 
-impl Default for Alone {
+impl Default for HitForMiss {
     fn default() -> Self {
         Self(Recent::new(OBJECTS_MAX))
     }
 }
 
-impl Alone {
+impl HitForMiss {
     /// The answer that came at `now`, to a fetch with this ticket, could not be shared.
     pub(super) fn begin(&self, key: &Key, now: Timestamp, ticket: Ticket) {
         self.0.insert(key.clone(), (now.plus(ALONE), ticket));
@@ -59,7 +59,7 @@ mod tests {
             Cache::new(Memory::new(&settings, &Metrics::new().unwrap()), None, Tasks::new());
         let manual = ManualClock::starting_at(Timestamp::from_secs(100_000));
         let clock = Clock::Manual(manual.clone());
-        let (alone, key) = (Alone::default(), Key::new("web", "/a", None));
+        let (alone, key) = (HitForMiss::default(), Key::new("web", "/a", None));
         // As of an answer that came now.
         let Moment { edge, .. } = clock.moment();
         alone.begin(&key, edge, cache.ticket());

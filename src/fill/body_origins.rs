@@ -10,20 +10,20 @@ use std::sync::Arc;
 
 /// The origins that gave bytes of one body, in the order in which they came to it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Trail(Arc<Mutex<Vec<Source>>>);
+pub(super) struct BodyOrigins(Arc<Mutex<Vec<BodyOrigin>>>);
 
 #[derive(Debug, Clone)]
-struct Source {
+struct BodyOrigin {
     position: usize,
     name: Arc<str>,
 }
 
-impl Trail {
+impl BodyOrigins {
     /// The origin at `position` gives bytes from now on.
     pub(super) fn add(&self, position: usize, name: &Arc<str>) {
         let mut sources = self.0.lock();
         if sources.iter().all(|source| source.position != position) {
-            sources.push(Source { position, name: Arc::clone(name) });
+            sources.push(BodyOrigin { position, name: Arc::clone(name) });
         }
     }
 
@@ -92,13 +92,13 @@ mod tests {
         let key = Key::new("main#1", "/nar/a.nar.xz", None);
         let (expected, actual) = (Sha256([1; 32]), Sha256([2; 32]));
         tracing::subscriber::with_default(subscriber, || {
-            let trail = Trail::default();
-            trail.add(1, &"second".into());
-            trail.add(0, &"first".into());
-            trail.add(1, &"second".into());
-            assert_eq!(trail.positions(), [1, 0]);
+            let body_origins = BodyOrigins::default();
+            body_origins.add(1, &"second".into());
+            body_origins.add(0, &"first".into());
+            body_origins.add(1, &"second".into());
+            assert_eq!(body_origins.positions(), [1, 0]);
             let rejection = Rejection::FileHash { expected, actual };
-            trail.reject(&metrics, &key, "second", &rejection);
+            body_origins.reject(&metrics, &key, "second", &rejection);
         });
         let count = metrics.rejected_bodies.with_label_values(&["second", "file_hash"]).get();
         assert_eq!(count, 1);

@@ -3,9 +3,9 @@
 //! Owned by one response, or by the fill that relays it; no locks.
 
 use super::error::FillError;
-use super::proof::{Basis, Expected};
+use super::proof::{Basis, ExpectedBody};
 use super::resources::Resources;
-use super::resumable_body::{Seed, Source, Steady};
+use super::resumable_body::{BodySeed, BodySource, ResumableBody};
 use crate::cache::Ticket;
 use crate::object::{Meta, Sha256};
 use crate::store::WITHHELD_BYTES;
@@ -15,10 +15,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A body that is judged at its end.
-pub(super) struct Checked {
+pub(super) struct CheckedBody {
     pub(super) meta: Arc<Meta>,
-    body: Steady,
-    expected: Expected,
+    body: ResumableBody,
+    expected: ExpectedBody,
     resources: Arc<Resources>,
     basis: Basis,
     /// SHA-256 of all bytes that were given so far.
@@ -34,15 +34,15 @@ pub(super) struct Checked {
 }
 
 /// What a reader of such a body goes on with apart from the others.
-pub(super) struct Original {
-    seed: Seed,
+pub(super) struct CheckedBodySeed {
+    seed: BodySeed,
     meta: Arc<Meta>,
-    expected: Expected,
+    expected: ExpectedBody,
     resources: Arc<Resources>,
     basis: Basis,
 }
 
-impl Original {
+impl CheckedBodySeed {
     /// The head.
     pub(super) fn meta(&self) -> &Arc<Meta> {
         &self.meta
@@ -68,32 +68,32 @@ impl Original {
     pub(super) async fn rest(
         &self,
         (received, given): (u64, digest::Context),
-    ) -> Result<Box<Checked>, FillError> {
+    ) -> Result<Box<CheckedBody>, FillError> {
         let avoid = self.resources.avoided(&self.meta.key);
         let mut body = self.seed.clone().rest(received, &avoid);
         body.begin().await?;
         let (meta, resources) = (Arc::clone(&self.meta), Arc::clone(&self.resources));
         let checked =
-            Checked::from_basis((meta, body, self.expected), resources, self.basis.clone());
-        Ok(Box::new(Checked { given, received, ..*checked }))
+            CheckedBody::from_basis((meta, body, self.expected), resources, self.basis.clone());
+        Ok(Box::new(CheckedBody { given, received, ..*checked }))
     }
 }
 
-impl Checked {
+impl CheckedBody {
     /// The body of an answer with this head, of a fill with this ticket.
     pub(super) fn new(
         meta: Arc<Meta>,
-        body: Steady,
-        expected: Expected,
+        body: ResumableBody,
+        expected: ExpectedBody,
         resources: Arc<Resources>,
         ticket: Ticket,
     ) -> Box<Self> {
-        let basis = resources.wrong.basis(ticket, &meta.key, &resources.cache);
+        let basis = resources.rejected_bodies.basis(ticket, &meta.key, &resources.cache);
         Self::from_basis((meta, body, expected), resources, basis)
     }
 
     fn from_basis(
-        (meta, body, expected): (Arc<Meta>, Steady, Expected),
+        (meta, body, expected): (Arc<Meta>, ResumableBody, ExpectedBody),
         resources: Arc<Resources>,
         basis: Basis,
     ) -> Box<Self> {
@@ -123,8 +123,8 @@ impl Checked {
     }
 
     /// What a reader goes on with apart from the others.
-    pub(super) fn original(&self) -> Original {
-        Original {
+    pub(super) fn seed(&self) -> CheckedBodySeed {
+        CheckedBodySeed {
             seed: self.body.seed(),
             meta: Arc::clone(&self.meta),
             expected: self.expected,
@@ -143,7 +143,7 @@ impl Checked {
         self.expected.must_be()
     }
 
-    /// SHA-256 of all bytes that [`Checked::chunk`] has given so far.
+    /// SHA-256 of all bytes that [`CheckedBody::chunk`] has given so far.
     pub(super) fn given(&self) -> &digest::Context {
         &self.given
     }
@@ -209,8 +209,8 @@ impl Checked {
             let origin = Arc::clone(&self.meta.origin);
             return Err(self.fail(FillError::Rejected { origin, rejection }));
         }
-        let Source { key, trail, .. } = self.body.source();
-        self.resources.wrong.right(key, &trail.positions());
+        let BodySource { key, body_origins, .. } = self.body.source();
+        self.resources.rejected_bodies.right(key, &body_origins.positions());
         Ok(())
     }
 
@@ -220,10 +220,10 @@ impl Checked {
         self.ready.clear();
         self.withheld.clear();
         if let Some((origin, rejection)) = error.rejected() {
-            let Source { metrics, key, trail, .. } = self.body.source();
-            trail.reject(metrics, key, origin, rejection);
+            let BodySource { metrics, key, body_origins, .. } = self.body.source();
+            body_origins.reject(metrics, key, origin, rejection);
             let count = u32::from(rejection.is_lasting());
-            self.resources.note_wrong(key, self.basis.clone(), trail.positions(), count);
+            self.resources.note_rejected(key, self.basis.clone(), body_origins.positions(), count);
         }
         error
     }

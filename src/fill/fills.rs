@@ -5,9 +5,9 @@ use super::flight::{Flight, FlightReader};
 use super::object_request::Wanted;
 use super::page_request::{self, Sought};
 use super::passing::Passing;
-use super::ranges::{self, Find, Paged, Parts, Ranged};
+use super::ranges::{self, Find, Paged, PartRegistry, Ranged};
 use super::registry::{Mark, Registry, Role};
-use super::request::Before;
+use super::request::FillStart;
 use super::resources::Resources;
 use super::upstream::Upstream;
 use super::{heads, leader, page_leader};
@@ -25,7 +25,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Fills {
     registry: Arc<Registry>,
-    parts: Arc<Parts>,
+    parts: Arc<PartRegistry>,
 }
 
 impl Fills {
@@ -39,7 +39,7 @@ impl Fills {
     ) -> Self {
         let resources = Resources::new(cache, clock, metrics, tasks, limits);
         let registry = Registry::new(Arc::new(resources));
-        Self { registry, parts: Parts::new(limits) }
+        Self { registry, parts: PartRegistry::new(limits) }
     }
 
     /// Does `work` in a task of its own, so that it goes on if its caller does not wait.
@@ -65,7 +65,7 @@ impl Fills {
         self.registry.mark()
     }
 
-    /// Joins the fill of `wanted`, or begins one. `stale` is what is stored, to be revalidated,
+    /// Joins the fill of `request`, or begins one. `stale` is what is stored, to be revalidated,
     /// unless it was purged since it was looked up.
     ///
     /// With `looked`, begins none where one of the same object has ended since then: what it
@@ -75,74 +75,74 @@ impl Fills {
     /// it had no reader.
     pub fn join(
         &self,
-        wanted: Wanted,
+        request: Wanted,
         stale: Option<Stale>,
         looked: Option<Mark>,
     ) -> Result<(Role, FlightReader), NotJoined> {
-        leader::join(&self.registry, wanted, looked, Before::Stale(stale))
+        leader::join(&self.registry, request, looked, FillStart::Stale(stale))
     }
 
     /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
     /// object may not be kept, beyond the first, and for those that come too late to share it.
-    pub async fn pass(&self, wanted: &Wanted) -> Flight {
-        leader::pass(&self.registry.resources, wanted).await
+    pub async fn pass(&self, request: &Wanted) -> Flight {
+        leader::pass(&self.registry.resources, request).await
     }
 
-    /// The flight that tells the head of `wanted`: a fill of it that is under way, else a request
+    /// The flight that tells the head of `request`: a fill of it that is under way, else a request
     /// for its head, joined or begun. `looked` is as for [`Fills::join`].
     pub fn head(
         &self,
-        wanted: Wanted,
+        request: Wanted,
         looked: Option<Mark>,
     ) -> Result<(Role, FlightReader), NotJoined> {
-        match self.registry.whole_under_way(&wanted.key) {
+        match self.registry.whole_under_way(&request.key) {
             Some(flight) => Ok((Role::Follow, flight)),
-            None => heads::join(&self.registry, wanted, looked),
+            None => heads::join(&self.registry, request, looked),
         }
     }
 
     /// What `ranges` of an object come to that is not stored as a whole.
-    pub async fn part(&self, wanted: &Wanted, ranges: &ByteRanges) -> Ranged {
-        ranges::of_object(&self.registry, &self.parts, wanted, ranges).await
+    pub async fn part(&self, request: &Wanted, ranges: &ByteRanges) -> Ranged {
+        ranges::of_object(&self.registry, &self.parts, request, ranges).await
     }
 
     /// What is here of a response that is not stored as a whole, or comes to be.
-    pub async fn page(&self, sought: &Sought, find: Find<'_>, now: Timestamp) -> Paged {
-        ranges::of_page(&self.registry, &self.parts, (sought, now), find).await
+    pub async fn page(&self, request: &Sought, find: Find<'_>, now: Timestamp) -> Paged {
+        ranges::of_page(&self.registry, &self.parts, (request, now), find).await
     }
 
-    /// Joins the fetch of what is `sought`, or begins one; `stale` is what is stored of it.
+    /// Joins the fetch of what is `request`, or begins one; `stale` is what is stored of it.
     ///
     /// Where answers of the object could not be shared of late, begins one that nobody joins.
     pub fn seek(
         &self,
-        sought: Sought,
+        request: Sought,
         stale: Option<Stale>,
         now: Timestamp,
     ) -> Result<(Role, FlightReader), NotJoined> {
-        self.seek_since(sought, stale, now, None)
+        self.seek_since(request, stale, now, None)
     }
 
     /// As [`Fills::seek`]; with `looked`, begins none where one of the same object has ended since:
     /// look again at what is stored.
     pub fn seek_since(
         &self,
-        sought: Sought,
+        request: Sought,
         stale: Option<Stale>,
         now: Timestamp,
         looked: Option<Mark>,
     ) -> Result<(Role, FlightReader), NotJoined> {
-        page_leader::join(&self.registry, sought, (stale, looked), now)
+        page_leader::join(&self.registry, request, (stale, looked), now)
     }
 
     /// Begins a fetch that nobody else joins.
     pub fn seek_alone(
         &self,
-        sought: Sought,
+        request: Sought,
         stale: Option<Stale>,
         now: Timestamp,
     ) -> Result<FlightReader, NotJoined> {
-        page_leader::begin_alone(&self.registry.resources, sought, stale, now)
+        page_leader::begin_alone(&self.registry.resources, request, stale, now)
     }
 
     /// Sends a request on whose answer is nobody else's, and gives that as it comes.
@@ -165,10 +165,10 @@ impl Fills {
     /// `ticket` is that of the purge by the write ([`Cache::purge_written`]).
     pub async fn keep(
         &self,
-        sought: &Sought,
+        request: &Sought,
         (response, ticket): (Response, Ticket),
         now: Timestamp,
     ) -> FlightReader {
-        page_leader::keep(&self.registry.resources, sought, (response, ticket), now).await
+        page_leader::keep(&self.registry.resources, request, (response, ticket), now).await
     }
 }

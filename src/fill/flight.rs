@@ -2,12 +2,12 @@
 //! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
 //! no reader holds up another and none can cancel it. What has no reader may be ended: see `places`.
 
-use super::checked_body::Checked;
+use super::checked_body::CheckedBody;
 use super::error::FillError;
 use super::object_request::Admitted;
 use super::passing::Passing;
-use super::readers::{Reader, Readers};
-use super::relay::{Entrance, Kept, Relay};
+use super::readers::{FillReader, FillReaders};
+use super::relay::{Relay, RelayEntrance, WindowExtent};
 use super::upstream::Demand;
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
@@ -75,11 +75,11 @@ pub enum How {
 #[derive(Debug)]
 pub struct Flight {
     pub(super) ticket: Ticket,
-    pub(super) readers: Readers,
+    pub(super) readers: FillReaders,
     begun: Instant,
     landed: watch::Sender<Option<Landed>>,
     passing: Mutex<Option<Passing>>,
-    relay: OnceLock<Entrance>,
+    relay: OnceLock<RelayEntrance>,
     over: CancellationToken,
     upstream_status: OnceLock<Vec<HeaderValue>>,
     /// For the reader alone that caused the fetch.
@@ -90,7 +90,7 @@ impl Flight {
     pub(super) fn new(ticket: Ticket) -> Self {
         Self {
             ticket,
-            readers: Readers::default(),
+            readers: FillReaders::default(),
             begun: Instant::now(),
             landed: watch::Sender::new(None),
             passing: Mutex::new(None),
@@ -138,7 +138,7 @@ impl Flight {
     /// Of a body that cannot be kept, and that readers share: its length, if that is known, and
     /// how many bytes have come.
     pub(super) fn shared_progress(&self) -> Option<(Option<u64>, u64)> {
-        self.relay.get().map(Entrance::progress)
+        self.relay.get().map(RelayEntrance::progress)
     }
 
     /// The fields of the answer that are not shared, for the one reader that caused the fetch.
@@ -176,31 +176,31 @@ impl Flight {
         Some(FlightReader { flight: Arc::clone(self), reader })
     }
 
-    pub(super) fn land(&self, landed: Landed) {
+    pub(super) fn announce(&self, landed: Landed) {
         self.landed.send_replace(Some(landed));
     }
 
-    pub(super) fn land_passing(&self, passing: Passing) {
+    pub(super) fn announce_pass_through(&self, passing: Passing) {
         *self.passing.lock() = Some(passing);
-        self.land(Landed::Passing);
+        self.announce(Landed::Passing);
     }
 
     /// Has its readers share `body`, of which nothing was read, to its end; the result for the
     /// metrics. It passes to one reader if there is no memory for what is `kept` of it.
     pub(super) async fn share(
         &self,
-        body: Box<Checked>,
+        body: Box<CheckedBody>,
         demand: Demand,
-        kept: Kept,
+        kept: WindowExtent,
     ) -> &'static str {
         let Some(relay) = Relay::new(&body, demand, kept) else {
-            self.land_passing(Passing::checked(body));
+            self.announce_pass_through(Passing::checked(body));
             return "passed";
         };
-        let entrance = Entrance::new(&relay);
+        let entrance = RelayEntrance::new(&relay);
         self.relay.get_or_init(|| entrance);
         self.readers.give_place_back();
-        self.land(Landed::Passing);
+        self.announce(Landed::Passing);
         match relay.run(body, &self.readers).await {
             Ok(()) => "passed",
             // That is logged with all that is known of it.
@@ -210,7 +210,7 @@ impl Flight {
     }
 
     /// Takes back what was said, so that readers wait for the next try.
-    pub(super) fn silence(&self) {
+    pub(super) fn retract(&self) {
         self.landed.send_replace(None);
     }
 
@@ -229,9 +229,9 @@ impl Flight {
 
 /// Ends a flight when it is dropped, although what leads it panics.
 #[derive(Debug)]
-pub(super) struct Ending(pub(super) Arc<Flight>);
+pub(super) struct EndOnDrop(pub(super) Arc<Flight>);
 
-impl Drop for Ending {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -242,14 +242,14 @@ impl Drop for Ending {
 #[derive(Debug, Clone)]
 pub struct FlightReader {
     pub(super) flight: Arc<Flight>,
-    reader: Reader,
+    reader: FillReader,
 }
 
 impl FlightReader {
     /// The first reader of a new flight.
     pub(super) fn first(ticket: Ticket) -> Self {
         let flight = Flight::new(ticket);
-        let reader = Reader::first(&flight.readers);
+        let reader = FillReader::first(&flight.readers);
         Self { flight: Arc::new(flight), reader }
     }
 
@@ -271,7 +271,7 @@ impl Deref for FlightReader {
 #[derive(Debug)]
 pub struct GrowingReader {
     follower: Follower,
-    _reader: Reader,
+    _reader: FillReader,
 }
 
 impl GrowingReader {
@@ -300,7 +300,7 @@ mod tests {
     #[tokio::test]
     async fn a_leader_that_panics_leaves_no_reader_waiting() {
         let reader = FlightReader::first(Fence::default().ticket(0));
-        let ending = Ending(Arc::clone(&reader.flight));
+        let ending = EndOnDrop(Arc::clone(&reader.flight));
         let leading = Tasks::new().spawn("fill", async move {
             let _ending = ending;
             panic!("on purpose");
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(begun.elapsed(), wait);
         assert!(flight.landed_within(wait).await.is_none());
         assert_eq!(begun.elapsed(), wait);
-        flight.land(lost());
+        flight.announce(lost());
         assert!(flight.landed_within(wait).await.is_some());
     }
 }

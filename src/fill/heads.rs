@@ -5,45 +5,45 @@
 use super::error::{FillError, NotJoined};
 use super::flight::{FlightReader, Landed};
 use super::object_request::Wanted;
-use super::registry::{Landing, Mark, Registry, Role, Wish};
+use super::registry::{JoinRequest, LeadGuard, Mark, Registry, Role};
 use crate::origin::{Answer, FetchError, Method};
 use crate::policy::response::Times;
 use std::sync::Arc;
 
-/// The request for the head of `wanted`, joined or begun, whatever fill is under way: it lands as a
+/// The request for the head of `request`, joined or begun, whatever fill is under way: it lands as a
 /// head, an absence or a failure. `looked` is as for `Fills::join`.
 pub(super) fn join(
     registry: &Arc<Registry>,
-    wanted: Wanted,
+    request: Wanted,
     looked: Option<Mark>,
 ) -> Result<(Role, FlightReader), NotJoined> {
-    let key = wanted.key.clone();
-    let wish = Wish { key: &key, demand: None, looked, ticket: None };
-    let lead = |(), landing: Landing| async move {
-        let landed = ask(&landing, &wanted).await.unwrap_or_else(|error| {
-            error.log(&wanted.key);
+    let key = request.key.clone();
+    let wish = JoinRequest { key: &key, demand: None, looked, ticket: None };
+    let lead = |(), landing: LeadGuard| async move {
+        let landed = ask(&landing, &request).await.unwrap_or_else(|error| {
+            error.log(&request.key);
             Landed::Failed(Arc::new(error))
         });
-        landing.flight.land(landed);
+        landing.flight.announce(landed);
     };
     registry.join_or_begin(wish, || Ok(()), lead)
 }
 
-async fn ask(landing: &Landing, wanted: &Wanted) -> Result<Landed, FillError> {
+async fn ask(landing: &LeadGuard, request: &Wanted) -> Result<Landed, FillError> {
     let resources = landing.resources();
-    let ask = wanted.sourced(&resources.cache, wanted.ask(Method::Head)).await;
-    match wanted.upstream.origins.fetch(&ask).await? {
+    let ask = request.sourced(&resources.cache, request.ask(Method::Head)).await;
+    match request.upstream.origins.fetch(&ask).await? {
         Answer::Found(response) => {
-            let admitted = Arc::new(wanted.admit(&response)?);
+            let admitted = Arc::new(request.admit(&response)?);
             Ok(Landed::Head { admitted, length: response.content_length })
         }
         Answer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
-            let (meta, keep) = wanted.absence(&headers, origin, times);
+            let (meta, keep) = request.absence(&headers, origin, times);
             Ok(Landed::Absent(resources.absent(landing.flight.ticket, meta, keep).await))
         }
         Answer::NotModified { origin, .. } => {
-            Err(unasked(wanted.upstream.origins.name(origin), "304"))
+            Err(unasked(request.upstream.origins.name(origin), "304"))
         }
         Answer::Changed => Err(unasked("one of several".into(), "412 or 416")),
     }

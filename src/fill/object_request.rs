@@ -1,7 +1,7 @@
 //! An object that is wanted, and the heads that are made of what origins say of it. Values only.
 
 use super::error::{FillError, Rejection};
-use super::proof::Expected;
+use super::proof::ExpectedBody;
 use super::upstream::{Demand, Upstream};
 use crate::cache::Cache;
 use crate::config::{Terms, Turn};
@@ -94,7 +94,7 @@ impl Wanted {
         let Some(position) = position else { return ask };
         let turns = origins.get(position).map(|origin| &origin.turns);
         let is_asked = turns.is_some_and(|turns| turns.turn(self.class, &self.path) != Turn::Never);
-        let is_proven = Expected::of(&self.path, Some(&claim)).file_hash.is_some();
+        let is_proven = ExpectedBody::of(&self.path, Some(&claim)).file_hash.is_some();
         if is_proven || !is_asked {
             return Ask { prefer: Some(position), ..ask };
         }

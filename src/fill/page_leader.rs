@@ -7,19 +7,19 @@
 //! not share it (it varies, or is private) ask for themselves, and for a while no request waits
 //! for an answer of that object again (hit for miss).
 
-use super::body_origins::Trail;
+use super::body_origins::BodyOrigins;
 use super::checked_body;
 use super::error::{FillError, NotJoined, Rejection};
-use super::flight::{Ending, Flight, FlightReader, How, Landed};
+use super::flight::{EndOnDrop, Flight, FlightReader, How, Landed};
 use super::page_request::{self, Sought, passed};
 use super::passing::Passing;
-use super::proof::Expected;
+use super::proof::ExpectedBody;
 use super::ranges::salvage;
-use super::registry::{Landing, Mark, Registry, Role, Wish};
-use super::relay::Kept;
-use super::request::Before;
-use super::resources::{Resources, Running};
-use super::resumable_body::{Checked, Question, Source, Steady};
+use super::registry::{JoinRequest, LeadGuard, Mark, Registry, Role};
+use super::relay::WindowExtent;
+use super::request::FillStart;
+use super::resources::{Resources, RunningCount};
+use super::resumable_body::{BodyCheck, BodyRequest, BodySource, ResumableBody};
 use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale, Ticket};
 use crate::clock::Timestamp;
 use crate::config::{Caching, CachingRule};
@@ -39,43 +39,43 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
-/// Joins the fetch of what is `sought`, or begins one: see `Fills::seek_since`.
+/// Joins the fetch of what is `request`, or begins one: see `Fills::seek_since`.
 pub(super) fn join(
     registry: &Arc<Registry>,
-    sought: Sought,
+    request: Sought,
     (stale, looked): (Option<Stale>, Option<Mark>),
     now: Timestamp,
 ) -> Result<(Role, FlightReader), NotJoined> {
     let resources = &registry.resources;
-    if resources.alone.holds(&sought.key, now, &resources.cache) {
-        return Ok((Role::Lead, begin_alone(resources, sought, stale, now)?));
+    if resources.hit_for_miss.holds(&request.key, now, &resources.cache) {
+        return Ok((Role::Lead, begin_alone(resources, request, stale, now)?));
     }
-    join_or_begin(registry, sought, looked, Before::Stale(stale), now)
+    join_or_begin(registry, request, looked, FillStart::Stale(stale), now)
 }
 
 /// As [`join`]; a fetch that begins takes up the answer `given` to GET, with a ticket of the moment
 /// before that was asked for.
 pub(super) fn join_with(
     registry: &Arc<Registry>,
-    sought: Sought,
+    request: Sought,
     (given, ticket): (Response, Ticket),
     now: Timestamp,
 ) -> Result<(Role, FlightReader), NotJoined> {
-    let before = Before::Given(Box::new(given), ticket);
-    join_or_begin(registry, sought, None, before, now)
+    let before = FillStart::Given(Box::new(given), ticket);
+    join_or_begin(registry, request, None, before, now)
 }
 
 fn join_or_begin(
     registry: &Arc<Registry>,
-    sought: Sought,
+    request: Sought,
     looked: Option<Mark>,
-    before: Before,
+    before: FillStart,
     now: Timestamp,
 ) -> Result<(Role, FlightReader), NotJoined> {
-    let (key, demand) = (sought.key.clone(), Some(sought.demand()));
-    let wish = Wish { key: &key, demand, looked, ticket: before.ticket() };
-    let lead = |(), landing: Landing| async move {
-        lead(landing.resources(), &landing.flight, &sought, before, now).await;
+    let (key, demand) = (request.key.clone(), Some(request.demand()));
+    let wish = JoinRequest { key: &key, demand, looked, ticket: before.ticket() };
+    let lead = |(), landing: LeadGuard| async move {
+        lead(landing.resources(), &landing.flight, &request, before, now).await;
     };
     registry.join_or_begin(wish, || Ok(()), lead)
 }
@@ -83,20 +83,20 @@ fn join_or_begin(
 /// Begins a fetch that no other request joins.
 pub(super) fn begin_alone(
     resources: &Arc<Resources>,
-    sought: Sought,
+    request: Sought,
     stale: Option<Stale>,
     now: Timestamp,
 ) -> Result<FlightReader, NotJoined> {
     let reader = FlightReader::first(resources.cache.ticket());
     let flight = Arc::clone(&reader.flight);
-    let demand = sought.demand();
-    let place = resources.room.admit(&demand, &flight.readers).ok_or(NotJoined::NoRoom)?;
+    let demand = request.demand();
+    let place = resources.places.admit(&demand, &flight.readers).ok_or(NotJoined::NoRoom)?;
     let for_task = Arc::clone(resources);
     resources.tasks.spawn("fill", async move {
         let resources = for_task;
-        let _running = Running::begin(&resources.metrics);
-        let flight = Ending(flight);
-        let leading = Box::pin(lead(&resources, &flight.0, &sought, Before::Stale(stale), now));
+        let _running = RunningCount::begin(&resources.metrics);
+        let flight = EndOnDrop(flight);
+        let leading = Box::pin(lead(&resources, &flight.0, &request, FillStart::Stale(stale), now));
         place.hold(&demand, &flight.0.readers, leading).await;
     });
     Ok(reader)
@@ -105,16 +105,16 @@ pub(super) fn begin_alone(
 /// Keeps the small answer to a write: see `Fills::keep`.
 pub(super) async fn keep(
     resources: &Arc<Resources>,
-    sought: &Sought,
+    request: &Sought,
     (response, ticket): (Response, Ticket),
     now: Timestamp,
 ) -> FlightReader {
     let flight = FlightReader::first(ticket);
-    let fetch = Fetch { resources, flight: &flight, sought, now };
-    if let Some(caching) = sought.caching() {
-        let rule = caching.rule(sought.key.path());
+    let fetch = PageFill { resources, flight: &flight, request, now };
+    if let Some(caching) = request.caching() {
+        let rule = caching.rule(request.key.path());
         if let Err(error) = fetch.answered(response, (caching, rule)).await {
-            flight.land(Landed::Failed(Arc::new(error)));
+            flight.announce(Landed::Failed(Arc::new(error)));
         }
     }
     flight.end();
@@ -125,41 +125,41 @@ pub(super) async fn keep(
 async fn lead(
     resources: &Arc<Resources>,
     flight: &Flight,
-    sought: &Sought,
-    before: Before,
+    request: &Sought,
+    before: FillStart,
     now: Timestamp,
 ) {
-    let fetch = Fetch { resources, flight, sought, now };
+    let fetch = PageFill { resources, flight, request, now };
     let fetched = match before {
-        Before::Stale(stale) => fetch.run(resources.cache.unpurged(stale)).await,
-        Before::Given(given, _) => fetch.take_up(*given).await,
+        FillStart::Stale(stale) => fetch.run(resources.cache.unpurged(stale)).await,
+        FillStart::Given(given, _) => fetch.take_up(*given).await,
     };
     let result = fetched.unwrap_or_else(|error| {
-        let result = error.log(&sought.key);
-        flight.land(Landed::Failed(Arc::new(error)));
+        let result = error.log(&request.key);
+        flight.announce(Landed::Failed(Arc::new(error)));
         result
     });
     resources.metrics.fills.with_label_values(&[Class::Other.as_str(), result]).inc();
 }
 
-struct Fetch<'a> {
+struct PageFill<'a> {
     resources: &'a Arc<Resources>,
     flight: &'a Flight,
-    sought: &'a Sought,
+    request: &'a Sought,
     now: Timestamp,
 }
 
-impl Fetch<'_> {
+impl PageFill<'_> {
     fn cache(&self) -> &Cache {
         &self.resources.cache
     }
 
     async fn run(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
-        let sought = self.sought;
-        let Some(caching) = sought.caching() else { return Err(FillError::Lost) };
-        let rule = caching.rule(sought.key.path());
+        let request = self.request;
+        let Some(caching) = request.caching() else { return Err(FillError::Lost) };
+        let rule = caching.rule(request.key.path());
         let conditions = stale.as_ref().and_then(|stale| conditions(&stale.meta()));
-        let mut headers = HeaderMap::clone(&sought.headers);
+        let mut headers = HeaderMap::clone(&request.headers);
         let is_conditional = conditions.is_some();
         headers.extend(conditions.unwrap_or_default());
         let mut response = self.forward(headers).await?;
@@ -169,7 +169,7 @@ impl Fetch<'_> {
             {
                 return Ok("confirmed");
             }
-            response = self.forward(HeaderMap::clone(&sought.headers)).await?;
+            response = self.forward(HeaderMap::clone(&request.headers)).await?;
         }
         if is_trouble(response.status)
             && let Some(stale) = stale
@@ -177,8 +177,8 @@ impl Fetch<'_> {
             let stored = stale.meta();
             let directives = Directives::of(&stored.headers, &caching.targeted);
             let why = (Outage::ServerError, self.now);
-            if may_bridge(&stored, &directives, &sought.wishes, rule, why) {
-                self.flight.land(Landed::Whole { found: stale, how: How::Bridged });
+            if may_bridge(&stored, &directives, &request.wishes, rule, why) {
+                self.flight.announce(Landed::Whole { found: stale, how: How::Bridged });
                 return Ok("failed");
             }
         }
@@ -186,15 +186,15 @@ impl Fetch<'_> {
     }
 
     async fn forward(&self, headers: HeaderMap) -> Result<Response, FillError> {
-        let forward = self.sought.forward(headers);
-        let forwarding = page_request::forward(&self.sought.upstream, forward);
+        let forward = self.request.forward(headers);
+        let forwarding = page_request::forward(&self.request.upstream, forward);
         Ok(self.flight.readers.while_open(forwarding).await??)
     }
 
     /// Goes on with an answer that is here.
     async fn take_up(&self, given: Response) -> Result<&'static str, FillError> {
-        let Some(caching) = self.sought.caching() else { return Err(FillError::Lost) };
-        let rule = caching.rule(self.sought.key.path());
+        let Some(caching) = self.request.caching() else { return Err(FillError::Lost) };
+        let rule = caching.rule(self.request.key.path());
         self.answered(given, (caching, rule)).await
     }
 
@@ -213,7 +213,7 @@ impl Fetch<'_> {
             return false;
         }
         let times = Times { request: response.request_time, response: response.response_time };
-        let (status, wishes) = (old.status, &self.sought.wishes);
+        let (status, wishes) = (old.status, &self.request.wishes);
         let reply = Reply { status, headers: &response.headers, wishes, times };
         let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
         let meta = |headers, lifetime| Meta {
@@ -246,13 +246,13 @@ impl Fetch<'_> {
             }
         };
         self.flight.set_own(own);
-        self.flight.land(Landed::Whole { found, how });
+        self.flight.announce(Landed::Whole { found, how });
         true
     }
 
     /// Whether the request selects `variant` of a response.
     fn selects(&self, storable: &Storable, variant: &Variant) -> bool {
-        storable.varies.select(&self.sought.headers).is_some_and(|own| own == *variant)
+        storable.varies.select(&self.request.headers).is_some_and(|own| own == *variant)
     }
 
     async fn answered(
@@ -261,11 +261,11 @@ impl Fetch<'_> {
         (caching, rule): (&Caching, &CachingRule),
     ) -> Result<&'static str, FillError> {
         let times = Times { request: response.request_time, response: response.response_time };
-        let wishes = &self.sought.wishes;
+        let wishes = &self.request.wishes;
         let (status, headers) = (response.status, &response.headers);
         let reply = Reply { status, headers, wishes, times };
         let (storable, variant) = match storing::admit(&reply, rule, &caching.targeted) {
-            Verdict::Store(storable) => match storable.varies.select(&self.sought.headers) {
+            Verdict::Store(storable) => match storable.varies.select(&self.request.headers) {
                 Some(variant) => (storable, variant),
                 None => return Ok(self.pass(response, PassReason::VaryAny)),
             },
@@ -274,9 +274,9 @@ impl Fetch<'_> {
         if !response.is_framed {
             return Ok(self.pass(response, PassReason::Unframed));
         }
-        self.resources.alone.end(&self.sought.key);
+        self.resources.hit_for_miss.end(&self.request.key);
         self.flight.set_own(storable.fields.own.clone());
-        let meta = self.sought.meta(&response, *storable, variant);
+        let meta = self.request.meta(&response, *storable, variant);
         if response.content_length.is_some_and(|length| length <= SMALL_BYTES_MAX) {
             return self.whole(meta, response).await;
         }
@@ -285,7 +285,7 @@ impl Fetch<'_> {
 
     /// Gives the answer to the reader who caused it alone.
     fn pass(&self, response: Response, reason: PassReason) -> &'static str {
-        let key = &self.sought.key;
+        let key = &self.request.key;
         tracing::debug!(path = key.path(), reason = reason.as_str(), "not to be kept");
         // What one request says about itself is nothing that others should go alone for, nor is an
         // error: the next answer may be one for all.
@@ -294,15 +294,15 @@ impl Fetch<'_> {
         let is_error = response.status.is_client_error() || response.status.is_server_error();
         if !is_of_request && !is_error {
             let now = response.response_time.edge;
-            self.resources.alone.begin(key, now, self.flight.ticket);
+            self.resources.hit_for_miss.begin(key, now, self.flight.ticket);
         }
-        self.flight.land_passing(self.passing(response));
+        self.flight.announce_pass_through(self.passing(response));
         "passed"
     }
 
     /// The answer for one client; where its tag says what goes on with it, it does not break off.
     fn passing(&self, response: Response) -> Passing {
-        let key = &self.sought.key;
+        let key = &self.request.key;
         let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
         let is_identified = response.status == StatusCode::OK && is_tagged;
         if response.content_length.is_none() || !is_identified {
@@ -311,28 +311,28 @@ impl Fetch<'_> {
         let mut headers = response.headers.clone();
         crate::rfc::hop_by_hop::remove(&mut headers);
         let meta = Arc::new(passed(key, &response, headers));
-        let body = self.steady(response, meta.headers.clone());
+        let body = self.resumable(response, meta.headers.clone());
         Passing::lasting(meta, body)
     }
 
     /// The body of an answer with these fields, which goes on where it breaks off.
-    fn steady(&self, response: Response, mut headers: HeaderMap) -> Steady {
+    fn resumable(&self, response: Response, mut headers: HeaderMap) -> ResumableBody {
         if response.status != StatusCode::OK {
             // Only of a 200 there are ranges.
             headers.remove(header::ETAG);
         }
-        let source = Source {
-            upstream: Arc::clone(&self.sought.upstream),
+        let source = BodySource {
+            upstream: Arc::clone(&self.request.upstream),
             metrics: self.resources.metrics.clone(),
-            key: self.sought.key.clone(),
-            question: Question::Page(self.sought.clone()),
-            trail: Trail::default(),
+            key: self.request.key.clone(),
+            request: BodyRequest::Page(self.request.clone()),
+            body_origins: BodyOrigins::default(),
         };
-        Steady::new(source, response, headers, Checked::ByLength)
+        ResumableBody::new(source, response, headers, BodyCheck::ByLength)
     }
 
     async fn whole(&self, meta: Meta, response: Response) -> Result<&'static str, FillError> {
-        let mut body = self.steady(response, meta.headers.clone());
+        let mut body = self.resumable(response, meta.headers.clone());
         let mut collected = BytesMut::new();
         let readers = &self.flight.readers;
         while let Some(piece) = readers.while_open(body.chunk()).await?? {
@@ -356,7 +356,7 @@ impl Fetch<'_> {
                 (hot, How::NotStored, "not_stored")
             }
         };
-        self.flight.land(Landed::Whole { found, how });
+        self.flight.announce(Landed::Whole { found, how });
         Ok(result)
     }
 
@@ -368,22 +368,22 @@ impl Fetch<'_> {
             if length.is_none() || response.headers.contains_key(header::TRAILER) {
                 // They are in the head that this reader gets.
                 self.flight.set_own(HeaderMap::new());
-                self.flight.land_passing(self.passing(response));
+                self.flight.announce_pass_through(self.passing(response));
                 return Ok("passed");
             }
             let (resources, ticket) = (Arc::clone(self.resources), self.flight.ticket);
-            let body = self.steady(response, meta.headers.clone());
-            let expected = Expected::default();
+            let body = self.resumable(response, meta.headers.clone());
+            let expected = ExpectedBody::default();
             let body =
-                checked_body::Checked::new(Arc::new(meta), body, expected, resources, ticket);
-            let sharing = self.flight.share(body, self.sought.demand(), Kept::Whole);
+                checked_body::CheckedBody::new(Arc::new(meta), body, expected, resources, ticket);
+            let sharing = self.flight.share(body, self.request.demand(), WindowExtent::Whole);
             return Ok(Box::pin(sharing).await);
         };
         let growing = writer.growing();
-        let mut body = self.steady(response, meta.headers.clone());
+        let mut body = self.resumable(response, meta.headers.clone());
         let shown = Arc::new(meta.clone());
         let read = growing.clone();
-        self.flight.land(Landed::Streaming { meta: shown, growing: read, must_be: None });
+        self.flight.announce(Landed::Streaming { meta: shown, growing: read, must_be: None });
         if let Err(error) = self.feed(&mut body, &mut writer).await {
             let broke_off = matches!(
                 error,
@@ -406,7 +406,11 @@ impl Fetch<'_> {
     }
 
     /// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
-    async fn feed(&self, body: &mut Steady, writer: &mut ObjectWriter) -> Result<(), FillError> {
+    async fn feed(
+        &self,
+        body: &mut ResumableBody,
+        writer: &mut ObjectWriter,
+    ) -> Result<(), FillError> {
         let readers = &self.flight.readers;
         while let Some(piece) = readers.while_open(body.chunk()).await?? {
             readers.came(piece.len() as u64);

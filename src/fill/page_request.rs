@@ -37,7 +37,7 @@ pub struct Sought {
 
 /// A stretch of a response that has come in part.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rest<'a> {
+pub(super) struct PageRange<'a> {
     /// Offset of its first byte.
     pub(super) first: u64,
     /// Offset of its last byte; `None` for the end.
@@ -76,7 +76,7 @@ impl Sought {
     /// Asks for a stretch; of the origin at `only`, or of all.
     pub(super) async fn stretch(
         &self,
-        rest: Rest<'_>,
+        rest: PageRange<'_>,
         only: Option<usize>,
     ) -> Result<Response, FetchError> {
         let mut headers = HeaderMap::clone(&self.headers);
@@ -104,7 +104,7 @@ impl Sought {
     }
 
     /// As [`Sought::rest`], of any origin; what may not be stored is not the same any more.
-    pub(super) async fn piece(&self, rest: Rest<'_>) -> Result<Answer<Response>, FetchError> {
+    pub(super) async fn piece(&self, rest: PageRange<'_>) -> Result<Answer<Response>, FetchError> {
         Ok(match self.rest(rest, None).await? {
             Answer::Found(response) => {
                 let is_part = response.status == StatusCode::PARTIAL_CONTENT;
@@ -121,7 +121,7 @@ impl Sought {
     /// Asks for a stretch of what is the same still; of the origin at `only`, or of all.
     pub(super) async fn rest(
         &self,
-        rest: Rest<'_>,
+        rest: PageRange<'_>,
         only: Option<usize>,
     ) -> Result<Answer<Response>, FetchError> {
         let response = self.stretch(rest, only).await?;

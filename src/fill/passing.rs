@@ -3,10 +3,10 @@
 //! second, readers share it (see `relay`). Owned by one response; no locks. A client never receives
 //! a complete wrong body: see `checked_body`.
 
-use super::checked_body::Checked;
+use super::checked_body::CheckedBody;
 use super::error::FillError;
 use super::relay::RelayReader;
-use super::resumable_body::Steady;
+use super::resumable_body::ResumableBody;
 use crate::object::{Meta, Sha256};
 use crate::origin::ResponseBody;
 use bytes::Bytes;
@@ -19,19 +19,19 @@ pub struct Passing {
     pub meta: Arc<Meta>,
     /// Its `Trailer` field: which fields may come behind the body.
     trailer: Option<HeaderValue>,
-    way: Way,
+    way: PassThroughSource,
 }
 
 /// How it is read.
-enum Way {
+enum PassThroughSource {
     /// Checked, and gone on with where it breaks off.
-    Checked(Box<Checked>),
+    Checked(Box<CheckedBody>),
     /// Checked for several readers, of which this is one.
     Relayed(Box<RelayReader>),
     /// As it comes, of so many bytes where that is known.
     Plain(Box<ResponseBody>, Option<u64>, Bytes),
     /// As it comes, and gone on with where it breaks off.
-    Lasting(Box<Steady>, Bytes),
+    Lasting(Box<ResumableBody>, Bytes),
 }
 
 impl std::fmt::Debug for Passing {
@@ -42,18 +42,26 @@ impl std::fmt::Debug for Passing {
 
 impl Passing {
     /// A body that is judged at its end, for one reader.
-    pub(super) fn checked(checked: Box<Checked>) -> Self {
-        Self { meta: Arc::clone(&checked.meta), trailer: None, way: Way::Checked(checked) }
+    pub(super) fn checked(checked: Box<CheckedBody>) -> Self {
+        Self {
+            meta: Arc::clone(&checked.meta),
+            trailer: None,
+            way: PassThroughSource::Checked(checked),
+        }
     }
 
     /// A body that is judged at its end, for one of several readers.
     pub(super) fn relayed(reader: RelayReader) -> Self {
-        Self { meta: Arc::clone(reader.meta()), trailer: None, way: Way::Relayed(Box::new(reader)) }
+        Self {
+            meta: Arc::clone(reader.meta()),
+            trailer: None,
+            way: PassThroughSource::Relayed(Box::new(reader)),
+        }
     }
 
     /// Whether other readers may share it.
     pub fn is_shared(&self) -> bool {
-        matches!(self.way, Way::Relayed(_))
+        matches!(self.way, PassThroughSource::Relayed(_))
     }
 
     /// An answer of any status, as it comes; nothing is known of its body but what its framing
@@ -64,13 +72,13 @@ impl Passing {
         length: Option<u64>,
         trailer: Option<HeaderValue>,
     ) -> Self {
-        Self { meta, trailer, way: Way::Plain(Box::new(body), length, Bytes::new()) }
+        Self { meta, trailer, way: PassThroughSource::Plain(Box::new(body), length, Bytes::new()) }
     }
 
     /// An answer that is gone on with where it breaks off, for its tag tells whether what goes on
     /// is the same.
-    pub(super) fn lasting(meta: Arc<Meta>, body: Steady) -> Self {
-        Self { meta, trailer: None, way: Way::Lasting(Box::new(body), Bytes::new()) }
+    pub(super) fn lasting(meta: Arc<Meta>, body: ResumableBody) -> Self {
+        Self { meta, trailer: None, way: PassThroughSource::Lasting(Box::new(body), Bytes::new()) }
     }
 
     /// The names of the fields that may come behind the body.
@@ -81,27 +89,29 @@ impl Passing {
     /// The declared length.
     pub fn length(&self) -> Option<u64> {
         match &self.way {
-            Way::Checked(checked) => checked.length(),
-            Way::Relayed(reader) => reader.length(),
-            Way::Plain(_, length, _) => *length,
-            Way::Lasting(body, _) => body.total(),
+            PassThroughSource::Checked(checked) => checked.length(),
+            PassThroughSource::Relayed(reader) => reader.length(),
+            PassThroughSource::Plain(_, length, _) => *length,
+            PassThroughSource::Lasting(body, _) => body.total(),
         }
     }
 
     /// The one SHA-256 that it must turn out to have, where that is known.
     pub fn must_be(&self) -> Option<Sha256> {
         match &self.way {
-            Way::Checked(checked) => checked.must_be(),
-            Way::Relayed(reader) => reader.must_be(),
-            Way::Plain(..) | Way::Lasting(..) => None,
+            PassThroughSource::Checked(checked) => checked.must_be(),
+            PassThroughSource::Relayed(reader) => reader.must_be(),
+            PassThroughSource::Plain(..) | PassThroughSource::Lasting(..) => None,
         }
     }
 
     /// The trailer fields behind the last piece.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.way {
-            Way::Checked(_) | Way::Relayed(_) | Way::Lasting(..) => None,
-            Way::Plain(body, ..) => body.take_trailers(),
+            PassThroughSource::Checked(_)
+            | PassThroughSource::Relayed(_)
+            | PassThroughSource::Lasting(..) => None,
+            PassThroughSource::Plain(body, ..) => body.take_trailers(),
         }
     }
 
@@ -109,16 +119,16 @@ impl Passing {
     /// an error the body is over and must not be ended cleanly. Not cancel safe.
     pub async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         match &mut self.way {
-            Way::Checked(checked) => checked.chunk(max).await,
-            Way::Relayed(reader) => reader.chunk(max).await,
-            Way::Plain(body, _, ready) => {
+            PassThroughSource::Checked(checked) => checked.chunk(max).await,
+            PassThroughSource::Relayed(reader) => reader.chunk(max).await,
+            PassThroughSource::Plain(body, _, ready) => {
                 if ready.is_empty() {
                     let Some(piece) = body.chunk().await? else { return Ok(None) };
                     *ready = piece;
                 }
                 Ok(Some(ready.split_to(max.min(ready.len()))))
             }
-            Way::Lasting(body, ready) => {
+            PassThroughSource::Lasting(body, ready) => {
                 if ready.is_empty() {
                     let Some(piece) = Box::pin(body.chunk()).await? else { return Ok(None) };
                     *ready = piece;

@@ -23,7 +23,7 @@
 //!   or of those that objects of this size or site may have.
 
 use super::proof::is_checked_whole;
-use super::readers::Readers;
+use super::readers::FillReaders;
 use super::resume_deadline::FORWARD_BYTES;
 use super::upstream::Demand;
 use crate::origin::Asker;
@@ -51,9 +51,9 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// The places of all fills.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct FillPlaces {
     max: usize,
-    taken: Mutex<Places>,
+    table: Mutex<PlaceTable>,
     /// Notified when a place is free or may be taken from a fill without readers.
     changed: Notify,
 }
@@ -61,14 +61,14 @@ pub(super) struct Room {
 /// A place among the fills under way, until it is dropped.
 #[derive(Debug)]
 pub(super) struct FillPlace {
-    room: Arc<Room>,
+    places: Arc<FillPlaces>,
     id: u64,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct PlaceTable {
     next: u64,
-    holders: HashMap<u64, Holder>,
+    holders: HashMap<u64, PlaceHolder>,
     /// The fills that have no reader, by their places; longest without one first.
     unread: BTreeMap<u64, u64>,
     large: usize,
@@ -79,16 +79,16 @@ struct Places {
 }
 
 #[derive(Debug)]
-struct Holder {
-    account: Account,
-    readers: Readers,
+struct PlaceHolder {
+    account: PlaceAccount,
+    readers: FillReaders,
     /// Its key in `unread`.
     unread: Option<u64>,
 }
 
 /// The client, the site and the size that a place is counted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Account {
+struct PlaceAccount {
     asker: Asker,
     site: String,
     size: Size,
@@ -111,7 +111,7 @@ enum Obstacle {
 
 impl Obstacle {
     /// Whether a place for `asked` may come of one that is given up by `holder`.
-    fn is_less_without(self, holder: &Account, asked: &Account) -> bool {
+    fn is_less_without(self, holder: &PlaceAccount, asked: &PlaceAccount) -> bool {
         match self {
             Self::All => true,
             Self::Large => holder.size == Size::Large,
@@ -121,37 +121,41 @@ impl Obstacle {
     }
 }
 
-impl Account {
+impl PlaceAccount {
     fn of(demand: &Demand) -> Self {
         let size = if is_checked_whole(demand.class) { Size::Small } else { Size::Large };
         Self { asker: demand.asker, site: demand.upstream.site.name.clone(), size }
     }
 }
 
-impl Room {
+impl FillPlaces {
     /// Room for `max` fills.
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, taken: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self { max, table: Mutex::default(), changed: Notify::new() })
     }
 
     /// A place for a fill with these readers, if need be that of one without readers.
-    pub(super) fn admit(self: &Arc<Self>, demand: &Demand, readers: &Readers) -> Option<FillPlace> {
-        let account = Account::of(demand);
-        let mut taken = self.taken.lock();
-        while let Some(obstacle) = taken.obstacle(self.max, &account) {
-            let helps = |holder: &Account| obstacle.is_less_without(holder, &account);
-            if !taken.end_unread(helps) {
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        demand: &Demand,
+        readers: &FillReaders,
+    ) -> Option<FillPlace> {
+        let account = PlaceAccount::of(demand);
+        let mut table = self.table.lock();
+        while let Some(obstacle) = table.obstacle(self.max, &account) {
+            let helps = |holder: &PlaceAccount| obstacle.is_less_without(holder, &account);
+            if !table.end_unread(helps) {
                 return None;
             }
         }
-        Some(self.enter(&mut taken, account, readers))
+        Some(self.enter(&mut table, account, readers))
     }
 
-    /// As [`Room::admit`], waiting until `deadline`.
+    /// As [`FillPlaces::admit`], waiting until `deadline`.
     pub(super) async fn wait(
         self: &Arc<Self>,
         demand: &Demand,
-        readers: &Readers,
+        readers: &FillReaders,
         deadline: Instant,
     ) -> Option<FillPlace> {
         let admitted = async {
@@ -168,21 +172,25 @@ impl Room {
     }
 
     /// A place for a fill that no reader waits for, if there is one to spare.
-    pub(super) fn spare(self: &Arc<Self>, demand: &Demand, readers: &Readers) -> Option<FillPlace> {
-        let account = Account::of(demand);
-        let mut taken = self.taken.lock();
-        let is_free = taken.obstacle(self.max, &account).is_none();
-        is_free.then(|| self.enter(&mut taken, account, readers))
+    pub(super) fn spare(
+        self: &Arc<Self>,
+        demand: &Demand,
+        readers: &FillReaders,
+    ) -> Option<FillPlace> {
+        let account = PlaceAccount::of(demand);
+        let mut table = self.table.lock();
+        let is_free = table.obstacle(self.max, &account).is_none();
+        is_free.then(|| self.enter(&mut table, account, readers))
     }
 
     fn enter(
         self: &Arc<Self>,
-        taken: &mut Places,
-        account: Account,
-        readers: &Readers,
+        table: &mut PlaceTable,
+        account: PlaceAccount,
+        readers: &FillReaders,
     ) -> FillPlace {
-        let id = taken.enter(account, readers);
-        FillPlace { room: Arc::clone(self), id }
+        let id = table.enter(account, readers);
+        FillPlace { places: Arc::clone(self), id }
     }
 }
 
@@ -193,7 +201,7 @@ impl FillPlace {
     pub(super) async fn hold<T>(
         self,
         demand: &Demand,
-        readers: &Readers,
+        readers: &FillReaders,
         work: impl Future<Output = T>,
     ) -> T {
         let mut work = std::pin::pin!(work);
@@ -207,7 +215,7 @@ impl FillPlace {
         work.await
     }
 
-    async fn watch(&self, demand: &Demand, readers: &Readers) -> Infallible {
+    async fn watch(&self, demand: &Demand, readers: &FillReaders) -> Infallible {
         let begun = readers.received();
         loop {
             tokio::select! {
@@ -215,14 +223,14 @@ impl FillPlace {
                 () = readers.none() => {}
                 never = self.press(demand, || readers.received() == begun) => match never {},
             }
-            self.room.taken.lock().is_unread(self.id);
-            self.room.changed.notify_waiters();
+            self.places.table.lock().is_unread(self.id);
+            self.places.changed.notify_waiters();
             tokio::select! {
                 biased;
                 () = readers.some() => {}
                 never = end_if_slow(readers) => match never {},
             }
-            self.room.taken.lock().is_read(self.id);
+            self.places.table.lock().is_read(self.id);
         }
     }
 
@@ -233,14 +241,14 @@ impl FillPlace {
             sleep(LOOK).await;
             let waiting = demand.upstream.origins.waiting(demand.class);
             if waits() && waiting > 0 {
-                self.room.taken.lock().end_one_of(&demand.upstream.site.name, waiting);
+                self.places.table.lock().end_one_of(&demand.upstream.site.name, waiting);
             }
         }
         std::future::pending().await
     }
 }
 
-async fn end_if_slow(readers: &Readers) -> Infallible {
+async fn end_if_slow(readers: &FillReaders) -> Infallible {
     loop {
         let before = readers.received();
         sleep(SLOW).await;
@@ -252,15 +260,15 @@ async fn end_if_slow(readers: &Readers) -> Infallible {
 
 impl Drop for FillPlace {
     fn drop(&mut self) {
-        self.room.taken.lock().leave(self.id);
-        self.room.changed.notify_waiters();
+        self.places.table.lock().leave(self.id);
+        self.places.changed.notify_waiters();
     }
 }
 
-impl Places {
+impl PlaceTable {
     /// Why there is no place among `max` for one more: the obstacle first whose end takes away the
     /// others too.
-    fn obstacle(&self, max: usize, account: &Account) -> Option<Obstacle> {
+    fn obstacle(&self, max: usize, account: &PlaceAccount) -> Option<Obstacle> {
         let free = max.saturating_sub(self.holders.len());
         let of_site = self.large_by_site.get(&account.site).copied().unwrap_or_default();
         let (free_to_site, free_to_large) = match account.size {
@@ -285,20 +293,20 @@ impl Places {
         }
     }
 
-    fn enter(&mut self, account: Account, readers: &Readers) -> u64 {
+    fn enter(&mut self, account: PlaceAccount, readers: &FillReaders) -> u64 {
         if account.size == Size::Large {
             self.large += 1;
             *self.large_by_site.entry(account.site.clone()).or_default() += 1;
         }
         *self.by_asker.entry(account.asker).or_default() += 1;
         let id = self.number();
-        let holder = Holder { account, readers: readers.clone(), unread: None };
+        let holder = PlaceHolder { account, readers: readers.clone(), unread: None };
         self.holders.insert(id, holder);
         id
     }
 
     fn leave(&mut self, id: u64) {
-        let Some(Holder { account, unread, .. }) = self.holders.remove(&id) else { return };
+        let Some(PlaceHolder { account, unread, .. }) = self.holders.remove(&id) else { return };
         if let Some(unread) = unread {
             self.unread.remove(&unread);
         }
@@ -327,7 +335,7 @@ impl Places {
 
     /// Ends the fill that has had no reader for longest of those that `is_meant`, and takes its
     /// place back; false if there is none.
-    fn end_unread(&mut self, is_meant: impl Fn(&Account) -> bool) -> bool {
+    fn end_unread(&mut self, is_meant: impl Fn(&PlaceAccount) -> bool) -> bool {
         let ended = self.unread.values().copied().find(|id| {
             let holder = self.holders.get(id);
             holder.is_some_and(|holder| is_meant(&holder.account) && holder.readers.close_if_none())
@@ -370,17 +378,21 @@ mod tests {
     use super::*;
     use tokio::time::timeout;
 
-    fn account(client: u8, of: &str, size: Size) -> Account {
-        Account { asker: Asker::at([192, 0, 2, client].into()), site: of.to_owned(), size }
+    fn account(client: u8, of: &str, size: Size) -> PlaceAccount {
+        PlaceAccount { asker: Asker::at([192, 0, 2, client].into()), site: of.to_owned(), size }
     }
 
     /// As many places as `shares` get one after the other.
-    fn entered(taken: &mut Places, max: usize, shares: impl IntoIterator<Item = Account>) -> usize {
-        let readers = Readers::default();
+    fn entered(
+        table: &mut PlaceTable,
+        max: usize,
+        shares: impl IntoIterator<Item = PlaceAccount>,
+    ) -> usize {
+        let readers = FillReaders::default();
         let admitted = shares.into_iter().take_while(|share| {
-            let is_admitted = taken.obstacle(max, share).is_none();
+            let is_admitted = table.obstacle(max, share).is_none();
             if is_admitted {
-                taken.enter(share.clone(), &readers);
+                table.enter(share.clone(), &readers);
             }
             is_admitted
         });
@@ -390,100 +402,100 @@ mod tests {
     /// FAULTS.md S5.
     #[test]
     fn nars_leave_an_eighth_to_narinfos_and_those_of_a_site_a_quarter_to_others() {
-        let mut taken = Places::default();
+        let mut table = PlaceTable::default();
         let nars = |site: &'static str| (0..).map(move |client| account(client, site, Size::Large));
-        assert_eq!(entered(&mut taken, 16, nars("one")), 12);
-        assert_eq!(entered(&mut taken, 16, nars("two")), 2);
+        assert_eq!(entered(&mut table, 16, nars("one")), 12);
+        assert_eq!(entered(&mut table, 16, nars("two")), 2);
         let narinfos = (100..).map(|client| account(client, "one", Size::Small));
-        assert_eq!(entered(&mut taken, 16, narinfos), 2);
-        assert_eq!(taken.obstacle(16, &account(1, "two", Size::Small)), Some(Obstacle::All));
-        for id in taken.holders.keys().copied().collect::<Vec<_>>() {
-            taken.leave(id);
+        assert_eq!(entered(&mut table, 16, narinfos), 2);
+        assert_eq!(table.obstacle(16, &account(1, "two", Size::Small)), Some(Obstacle::All));
+        for id in table.holders.keys().copied().collect::<Vec<_>>() {
+            table.leave(id);
         }
-        assert!(taken.by_asker.is_empty() && taken.large_by_site.is_empty() && taken.large == 0);
+        assert!(table.by_asker.is_empty() && table.large_by_site.is_empty() && table.large == 0);
     }
 
     /// FAULTS.md S5.
     #[test]
     fn a_client_with_a_quarter_of_the_places_gets_none_of_the_last_quarter() {
-        let mut taken = Places::default();
+        let mut table = PlaceTable::default();
         let of_client = |client| std::iter::repeat_with(move || account(client, "a", Size::Small));
-        assert_eq!(entered(&mut taken, 16, of_client(1)), 12);
-        assert_eq!(taken.obstacle(16, &account(1, "a", Size::Small)), Some(Obstacle::Client));
-        assert_eq!(entered(&mut taken, 16, of_client(2)), 4);
-        let mut taken = Places::default();
+        assert_eq!(entered(&mut table, 16, of_client(1)), 12);
+        assert_eq!(table.obstacle(16, &account(1, "a", Size::Small)), Some(Obstacle::Client));
+        assert_eq!(entered(&mut table, 16, of_client(2)), 4);
+        let mut table = PlaceTable::default();
         let nars = |client| std::iter::repeat_with(move || account(client, "a", Size::Large));
-        assert_eq!(entered(&mut taken, 16, nars(1)), 8);
-        assert_eq!(entered(&mut taken, 16, nars(2)), 4);
-        let mut taken = Places::default();
-        let own = || Account { asker: Asker::default(), ..account(1, "a", Size::Small) };
-        assert_eq!(entered(&mut taken, 16, std::iter::repeat_with(own)), 16);
+        assert_eq!(entered(&mut table, 16, nars(1)), 8);
+        assert_eq!(entered(&mut table, 16, nars(2)), 4);
+        let mut table = PlaceTable::default();
+        let own = || PlaceAccount { asker: Asker::default(), ..account(1, "a", Size::Small) };
+        assert_eq!(entered(&mut table, 16, std::iter::repeat_with(own)), 16);
     }
 
     /// FAULTS.md S5.
     #[test]
     fn no_fill_is_ended_in_vain() {
-        let mut taken = Places::default();
+        let mut table = PlaceTable::default();
         for client in 1..=12 {
-            taken.enter(account(client, "one", Size::Large), &Readers::default());
+            table.enter(account(client, "one", Size::Large), &FillReaders::default());
         }
         let narinfos = (20..).map(|client| account(client, "two", Size::Small));
-        assert_eq!(entered(&mut taken, 16, narinfos), 4);
+        assert_eq!(entered(&mut table, 16, narinfos), 4);
         let nar = account(30, "one", Size::Large);
-        assert_eq!(taken.obstacle(16, &nar), Some(Obstacle::LargeOfSite));
-        assert_eq!(taken.obstacle(16, &account(30, "two", Size::Large)), Some(Obstacle::All));
-        assert_eq!(taken.obstacle(4, &account(1, "one", Size::Small)), Some(Obstacle::Client));
+        assert_eq!(table.obstacle(16, &nar), Some(Obstacle::LargeOfSite));
+        assert_eq!(table.obstacle(16, &account(30, "two", Size::Large)), Some(Obstacle::All));
+        assert_eq!(table.obstacle(4, &account(1, "one", Size::Small)), Some(Obstacle::Client));
     }
 
     /// FAULTS.md S5.
     #[test]
     fn the_fill_that_has_had_no_reader_for_longest_is_ended_and_none_that_has_one() {
-        let mut taken = Places::default();
-        let readers: Vec<_> = (0..4).map(|_| Readers::default()).collect();
+        let mut table = PlaceTable::default();
+        let readers: Vec<_> = (0..4).map(|_| FillReaders::default()).collect();
         let mut enter =
-            |at: usize, site: &str| taken.enter(account(1, site, Size::Large), &readers[at]);
+            |at: usize, site: &str| table.enter(account(1, site, Size::Large), &readers[at]);
         let ids = [enter(0, "a"), enter(1, "a"), enter(2, "b"), enter(3, "a")];
         let _reader = readers[1].enter().unwrap();
         for id in [ids[1], ids[3], ids[2], ids[0]] {
-            taken.is_unread(id);
+            table.is_unread(id);
         }
-        taken.is_read(ids[3]);
-        let of_a = |holder: &Account| holder.site == "a";
-        assert!(taken.end_unread(of_a));
-        assert!(!taken.end_unread(of_a));
-        let ended: Vec<_> = readers.iter().map(Readers::is_closed).collect();
+        table.is_read(ids[3]);
+        let of_a = |holder: &PlaceAccount| holder.site == "a";
+        assert!(table.end_unread(of_a));
+        assert!(!table.end_unread(of_a));
+        let ended: Vec<_> = readers.iter().map(FillReaders::is_closed).collect();
         assert_eq!(ended, [true, false, false, false]);
-        assert_eq!(taken.holders.len(), 3);
+        assert_eq!(table.holders.len(), 3);
         // Its place is given back once.
-        taken.leave(ids[0]);
-        assert_eq!((taken.holders.len(), taken.large), (3, 3));
+        table.leave(ids[0]);
+        assert_eq!((table.holders.len(), table.large), (3, 3));
     }
 
     /// FAULTS.md S5.
     #[tokio::test(start_paused = true)]
     async fn no_more_fills_are_ended_for_their_connections_than_requests_wait() {
-        let mut taken = Places::default();
-        let readers: Vec<_> = (0..9).map(|_| Readers::default()).collect();
+        let mut table = PlaceTable::default();
+        let readers: Vec<_> = (0..9).map(|_| FillReaders::default()).collect();
         for readers in &readers {
-            let id = taken.enter(account(1, "a", Size::Large), readers);
-            taken.is_unread(id);
+            let id = table.enter(account(1, "a", Size::Large), readers);
+            table.is_unread(id);
         }
         let ended = || readers.iter().filter(|readers| readers.is_closed()).count();
         for (waiting, expected) in [(0, 0), (2, 2), (1, 3)] {
             for _ in 0..3 {
-                taken.end_one_of("a", waiting);
-                taken.end_one_of("b", waiting);
+                table.end_one_of("a", waiting);
+                table.end_one_of("b", waiting);
             }
             assert_eq!(ended(), expected);
             tokio::time::advance(LOOK).await;
         }
-        taken.end_one_of("b", 1);
-        assert!(taken.ended_of.is_empty(), "what was ended a while ago is forgotten");
+        table.end_one_of("b", 1);
+        assert!(table.ended_of.is_empty(), "what was ended a while ago is forgotten");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_fill_that_brings_little_is_ended_if_it_has_no_reader() {
-        let readers = Readers::default();
+        let readers = FillReaders::default();
         let mut ending = Box::pin(end_if_slow(&readers));
         let _ = timeout(SLOW / 2, &mut ending).await;
         readers.came(FORWARD_BYTES);

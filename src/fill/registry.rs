@@ -61,7 +61,7 @@ impl Flights {
 
 /// The flight that is joined or begun.
 #[derive(Debug)]
-pub(super) struct Wish<'k> {
+pub(super) struct JoinRequest<'k> {
     /// Of which object.
     pub(super) key: &'k Key,
     /// What its fill is for; none for the head alone, which has no body that would take a place.
@@ -87,9 +87,9 @@ impl Registry {
     /// leads it.
     pub(super) fn join_or_begin<A, F>(
         self: &Arc<Self>,
-        Wish { key, demand, looked, ticket }: Wish<'_>,
+        JoinRequest { key, demand, looked, ticket }: JoinRequest<'_>,
         advised: impl FnOnce() -> Result<A, NotJoined>,
-        lead: impl FnOnce(A, Landing) -> F,
+        lead: impl FnOnce(A, LeadGuard) -> F,
     ) -> Result<(Role, FlightReader), NotJoined>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -97,7 +97,7 @@ impl Registry {
         let method = if demand.is_some() { Method::Get } else { Method::Head };
         let mut flights = self.flights.lock();
         let (under_way, ended) = flights.of(method);
-        let Resources { cache, room, metrics, tasks, .. } = &*self.resources;
+        let Resources { cache, places, metrics, tasks, .. } = &*self.resources;
         let entry = match under_way.entry(key.clone()) {
             Entry::Occupied(entry) => {
                 if !cache.is_purged_since(entry.get().ticket, key)
@@ -119,13 +119,13 @@ impl Registry {
         let reader = FlightReader::first(ticket.unwrap_or_else(|| cache.ticket()));
         let flight = Arc::clone(&reader.flight);
         let admit = |demand| {
-            let place = room.admit(&demand, &flight.readers);
+            let place = places.admit(&demand, &flight.readers);
             place.map(|place| (place, demand)).ok_or(NotJoined::NoRoom)
         };
         let admitted = demand.map(admit).transpose()?;
         entry.insert_entry(Arc::clone(&flight));
         drop(flights);
-        let landing = Landing {
+        let landing = LeadGuard {
             registry: Arc::clone(self),
             key: key.clone(),
             method,
@@ -158,21 +158,21 @@ impl Registry {
 /// A flight in its leader's hands: dropped, it lands as lost if nothing was said, and leaves the
 /// map.
 #[derive(Debug)]
-pub(super) struct Landing {
+pub(super) struct LeadGuard {
     registry: Arc<Registry>,
     key: Key,
     method: Method,
     pub(super) flight: Arc<Flight>,
 }
 
-impl Landing {
+impl LeadGuard {
     /// What the leader uses.
     pub(super) fn resources(&self) -> &Arc<Resources> {
         &self.registry.resources
     }
 }
 
-impl Drop for Landing {
+impl Drop for LeadGuard {
     fn drop(&mut self) {
         self.flight.end();
         self.registry.resources.metrics.fills_running.dec();

@@ -3,7 +3,7 @@
 
 use super::object_request::Wanted;
 use super::page_request::Sought;
-use super::proof::Expected;
+use super::proof::ExpectedBody;
 use super::upstream::{Demand, Upstream};
 use crate::cache::{Cache, Stale, Ticket};
 use crate::object::Key;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// What a fill is asked to bring.
 #[derive(Debug, Clone)]
-pub(super) enum Subject {
+pub(super) enum FillRequest {
     /// An object of a binary cache.
     Object(Wanted),
     /// A response of a generic site; of those in part, one that does not vary, as the first request
@@ -23,14 +23,14 @@ pub(super) enum Subject {
 
 /// What is here before anything is fetched.
 #[derive(Debug)]
-pub(super) enum Before {
+pub(super) enum FillStart {
     /// What is stored, to be confirmed.
     Stale(Option<Stale>),
     /// An answer to GET, and a ticket of the moment before it was asked for.
     Given(Box<Response>, Ticket),
 }
 
-impl Before {
+impl FillStart {
     /// The ticket that a fill has from what is here.
     pub(super) fn ticket(&self) -> Option<Ticket> {
         match self {
@@ -40,47 +40,47 @@ impl Before {
     }
 }
 
-impl Subject {
+impl FillRequest {
     /// Its key.
     pub(super) fn key(&self) -> &Key {
         match self {
-            Self::Object(wanted) => &wanted.key,
-            Self::Page(sought) => &sought.key,
+            Self::Object(request) => &request.key,
+            Self::Page(request) => &request.key,
         }
     }
 
     /// Its path, for logs.
     pub(super) fn path(&self) -> &Arc<str> {
         match self {
-            Self::Object(wanted) => &wanted.path,
-            Self::Page(sought) => &sought.path,
+            Self::Object(request) => &request.path,
+            Self::Page(request) => &request.path,
         }
     }
 
     /// What a fill of it is for.
     pub(super) fn demand(&self) -> Demand {
         match self {
-            Self::Object(wanted) => wanted.demand(),
-            Self::Page(sought) => sought.demand(),
+            Self::Object(request) => request.demand(),
+            Self::Page(request) => request.demand(),
         }
     }
 
     /// Where it comes from.
     pub(super) fn upstream(&self) -> &Arc<Upstream> {
         match self {
-            Self::Object(wanted) => &wanted.upstream,
-            Self::Page(sought) => &sought.upstream,
+            Self::Object(request) => &request.upstream,
+            Self::Page(request) => &request.upstream,
         }
     }
 
     /// What proves the whole, if its head says that it is coded so.
-    pub(super) async fn expected(&self, cache: &Cache, coding: Coding) -> Expected {
+    pub(super) async fn expected(&self, cache: &Cache, coding: Coding) -> ExpectedBody {
         match (self, coding) {
-            (Self::Object(wanted), Coding::Identity) => {
-                let claim = cache.claim_of_nar(&wanted.key, wanted.class).await;
-                Expected::as_known(&wanted.path, claim)
+            (Self::Object(request), Coding::Identity) => {
+                let claim = cache.claim_of_nar(&request.key, request.class).await;
+                ExpectedBody::as_known(&request.path, claim)
             }
-            (Self::Object(_), Coding::Encoded) | (Self::Page(_), _) => Expected::default(),
+            (Self::Object(_), Coding::Encoded) | (Self::Page(_), _) => ExpectedBody::default(),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What every fill uses: the cache, the metrics, the tasks, and what bounds all fills together.
 //! One per process; each member has locks of its own.
 
-use super::alone::Alone;
+use super::alone::HitForMiss;
 use super::memory_window::{Bounds, WindowMemory};
 use super::object_request::Keep;
-use super::parallel::Lots;
-use super::places::Room;
-use super::proof::{Advice, Basis, WrongBodies};
+use super::parallel::ParallelLimits;
+use super::places::FillPlaces;
+use super::proof::{Advice, Basis, RejectedBodies};
 use crate::cache::{Cache, Ticket};
 use crate::clock::Clock;
 use crate::config;
@@ -23,12 +23,12 @@ pub(super) struct Resources {
     pub(super) cache: Cache,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
-    pub(super) wrong: WrongBodies,
-    pub(super) room: Arc<Room>,
+    pub(super) rejected_bodies: RejectedBodies,
+    pub(super) places: Arc<FillPlaces>,
     /// Pieces of large objects under way.
-    pub(super) lots: Arc<Lots>,
+    pub(super) limits: Arc<ParallelLimits>,
     /// The objects of generic sites that are asked for alone.
-    pub(super) alone: Alone,
+    pub(super) hit_for_miss: HitForMiss,
     /// For bodies that no disk takes.
     pub(super) window_memory: Arc<WindowMemory>,
     /// The keys of objects that are fetched or read in part.
@@ -48,10 +48,10 @@ impl Resources {
             cache,
             metrics,
             tasks,
-            wrong: WrongBodies::new(clock),
-            room: Room::new(limits.fills_max),
-            lots: Lots::new(limits.pieces.clone()),
-            alone: Alone::default(),
+            rejected_bodies: RejectedBodies::new(clock),
+            places: FillPlaces::new(limits.fills_max),
+            limits: ParallelLimits::new(limits.pieces.clone()),
+            hit_for_miss: HitForMiss::default(),
             window_memory: WindowMemory::new(Bounds::usual()),
             keys_in_part: Mutex::default(),
         }
@@ -71,18 +71,18 @@ impl Resources {
     /// The origins that are asked for `key` after the others, since they gave wrong bodies. A
     /// refusal counts for nothing.
     pub(super) fn avoided(&self, key: &Key) -> Vec<usize> {
-        match self.wrong.advice(key, &self.cache) {
+        match self.rejected_bodies.advice(key, &self.cache) {
             Advice::Ask { avoid } => avoid,
             Advice::Refuse { .. } => Vec::new(),
         }
     }
 
     /// Remembers `count` bodies of `key` from `sources` that were wrong in a way that lasts.
-    pub(super) fn note_wrong(&self, key: &Key, basis: Basis, sources: Vec<usize>, count: u32) {
+    pub(super) fn note_rejected(&self, key: &Key, basis: Basis, sources: Vec<usize>, count: u32) {
         if count == 0 {
             return;
         }
-        if let Some(pause) = self.wrong.note(key, basis, sources, count) {
+        if let Some(pause) = self.rejected_bodies.note(key, basis, sources, count) {
             let seconds = pause.as_secs();
             let (site, path) = (key.site(), key.path());
             tracing::warn!(site, path, seconds, "only wrong bodies: answered 502 for a while");
@@ -92,16 +92,16 @@ impl Resources {
 
 /// Counts a fetch as under way until it is dropped.
 #[derive(Debug)]
-pub(super) struct Running(Metrics);
+pub(super) struct RunningCount(Metrics);
 
-impl Running {
+impl RunningCount {
     pub(super) fn begin(metrics: &Metrics) -> Self {
         metrics.fills_running.inc();
         Self(metrics.clone())
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCount {
     fn drop(&mut self) {
         self.0.fills_running.dec();
     }

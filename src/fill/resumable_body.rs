@@ -15,11 +15,11 @@
 //! A body may be a piece of an object (see `parallel`): it begins and ends where it is told to, and
 //! is continued like any other.
 
-use super::body_origins::Trail;
+use super::body_origins::BodyOrigins;
 use super::error::{FillError, Rejection};
-use super::page_request::{Rest, Sought};
-use super::proof::Expected;
-use super::resume_deadline::{Nothing, Patience};
+use super::page_request::{PageRange, Sought};
+use super::proof::ExpectedBody;
+use super::resume_deadline::{EmptyRound, ResumeDeadline};
 use super::upstream::Upstream;
 use crate::config::{OriginTurns, Turn};
 use crate::metrics::Metrics;
@@ -42,42 +42,42 @@ const RESTARTS_MAX: u32 = 8;
 
 /// Whether a FileHash is known that the whole body will be checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Checked {
+pub(super) enum BodyCheck {
     /// It is.
     ByHash,
     /// Only length and entity tag speak for it.
     ByLength,
 }
 
-impl Checked {
+impl BodyCheck {
     /// What of `expected` will be checked at the end.
-    pub(super) fn of(expected: &Expected) -> Self {
+    pub(super) fn of(expected: &ExpectedBody) -> Self {
         if expected.file_hash.is_some() { Self::ByHash } else { Self::ByLength }
     }
 }
 
 /// The request for a body.
 #[derive(Debug, Clone)]
-pub(super) enum Question {
+pub(super) enum BodyRequest {
     /// For an object of a binary cache.
     Object(Ask),
     /// For a response of a generic site.
     Page(Sought),
 }
 
-impl Question {
+impl BodyRequest {
     /// The path that is asked for.
     pub(super) fn path(&self) -> &Arc<str> {
         match self {
             Self::Object(ask) => &ask.path,
-            Self::Page(sought) => &sought.path,
+            Self::Page(request) => &request.path,
         }
     }
 
     fn turn(&self, turns: &OriginTurns) -> Turn {
         match self {
             Self::Object(ask) => turns.turn(ask.class, &ask.path),
-            Self::Page(sought) => turns.turn(Class::Other, &sought.path),
+            Self::Page(request) => turns.turn(Class::Other, &request.path),
         }
     }
 
@@ -91,7 +91,7 @@ impl Question {
 
 /// What a body is part of.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct BodySource {
     /// The origins.
     pub(super) upstream: Arc<Upstream>,
     /// The counters.
@@ -99,20 +99,20 @@ pub(super) struct Source {
     /// The object.
     pub(super) key: Key,
     /// The request that brought the head.
-    pub(super) question: Question,
+    pub(super) request: BodyRequest,
     /// The origins that gave bytes of it.
-    pub(super) trail: Trail,
+    pub(super) body_origins: BodyOrigins,
 }
 
 /// A body that survives its connection.
 #[derive(Debug)]
-pub(super) struct Steady {
-    source: Source,
+pub(super) struct ResumableBody {
+    source: BodySource,
     body: ResponseBody,
     origin: Arc<str>,
     headers: HeaderMap,
     etag: Option<HeaderValue>,
-    checked: Checked,
+    checked: BodyCheck,
     total: Option<u64>,
     /// Where it is to end before the object does.
     end: Option<u64>,
@@ -123,13 +123,13 @@ pub(super) struct Steady {
     next: Option<Result<Option<Bytes>, BodyError>>,
     /// Origins that may still have the same object, in the order in which they are asked.
     candidates: Vec<usize>,
-    patience: Patience,
+    deadline: ResumeDeadline,
     restarts: u32,
 }
 
 /// How a body ended before its time.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum BodyFault {
     /// Cleanly, but short.
     #[error("ended early")]
     Short,
@@ -142,33 +142,33 @@ enum Fault {
 }
 
 /// What one origin made of the question to go on.
-enum Resumed {
+enum ResumeResult {
     Yes,
     /// It has another object.
     Never,
-    NotNow(Nothing),
+    NotNow(EmptyRound),
 }
 
-impl Steady {
+impl ResumableBody {
     pub(super) fn new(
-        source: Source,
+        source: BodySource,
         response: Response,
         headers: HeaderMap,
-        checked: Checked,
+        checked: BodyCheck,
     ) -> Self {
         let etag = headers.get(header::ETAG);
         let is_strong = |etag: &&HeaderValue| EntityTag::parse(etag).is_some_and(|e| e.is_strong());
         let etag = etag.filter(is_strong).cloned();
-        source.trail.add(response.origin, &response.origin_name);
+        source.body_origins.add(response.origin, &response.origin_name);
         let origins = &source.upstream.site.origins;
-        let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
+        let deadline = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         let is_asked = |position: &usize| {
             let turns = origins.get(*position).map(|origin| &origin.turns);
-            turns.is_some_and(|turns| source.question.turn(turns) != Turn::Never)
+            turns.is_some_and(|turns| source.request.turn(turns) != Turn::Never)
         };
         let (last, first): (Vec<_>, Vec<_>) = (0..origins.len())
             .filter(is_asked)
-            .partition(|position| source.question.avoids(*position));
+            .partition(|position| source.request.avoids(*position));
         Self {
             origin: response.origin_name,
             headers,
@@ -180,7 +180,7 @@ impl Steady {
             skip: 0,
             next: None,
             candidates: [first, last].concat(),
-            patience: Patience::new(patience.unwrap_or_default()),
+            deadline: ResumeDeadline::new(deadline.unwrap_or_default()),
             restarts: 0,
             body: response.body,
             source,
@@ -193,7 +193,7 @@ impl Steady {
     }
 
     /// What the body is part of.
-    pub(super) fn source(&self) -> &Source {
+    pub(super) fn source(&self) -> &BodySource {
         &self.source
     }
 
@@ -214,7 +214,7 @@ impl Steady {
 
     /// It is what readers wait for from now on, not fetched ahead of its turn any more.
     pub(super) fn comes_to_front(&mut self) {
-        self.patience.lengthen();
+        self.deadline.lengthen();
     }
 
     /// Goes on at another offset, with an answer that is yet to be asked for.
@@ -225,8 +225,8 @@ impl Steady {
     }
 
     /// What pieces of the same object are made from.
-    pub(super) fn seed(&self) -> Seed {
-        Seed {
+    pub(super) fn seed(&self) -> BodySeed {
+        BodySeed {
             source: self.source.clone(),
             origin: Arc::clone(&self.origin),
             headers: self.headers.clone(),
@@ -234,7 +234,7 @@ impl Steady {
             checked: self.checked,
             total: self.total,
             candidates: self.candidates.clone(),
-            patience: self.patience.whole(),
+            deadline: self.deadline.whole(),
         }
     }
 
@@ -279,11 +279,11 @@ impl Steady {
                     }
                     if self.skip > 0 {
                         // Read again from the start, it is shorter than what came before.
-                        return Err(self.give_up(Fault::Short));
+                        return Err(self.give_up(BodyFault::Short));
                     }
-                    Fault::Short
+                    BodyFault::Short
                 }
-                Err(error) => Fault::Broken(error),
+                Err(error) => BodyFault::Broken(error),
             };
             Box::pin(self.resume(fault)).await?;
         }
@@ -297,7 +297,7 @@ impl Steady {
             self.next = (!rest.is_empty()).then_some(Ok(Some(rest)));
         }
         self.received += bytes.len() as u64;
-        self.patience.came(bytes.len() as u64);
+        self.deadline.came(bytes.len() as u64);
         match self.total {
             Some(total) if self.received > total => {
                 let rejection = Rejection::Long { expected: total, actual: self.received };
@@ -310,10 +310,10 @@ impl Steady {
     /// Whether something tells what goes on with it.
     pub(super) fn is_identified(&self) -> bool {
         match self.checked {
-            Checked::ByHash => true,
-            Checked::ByLength => {
+            BodyCheck::ByHash => true,
+            BodyCheck::ByLength => {
                 // The framing of a page shows its end; an object is kept by its length alone.
-                let is_page = matches!(self.source.question, Question::Page(_));
+                let is_page = matches!(self.source.request, BodyRequest::Page(_));
                 self.etag.is_some() && (self.total.is_some() || is_page)
             }
         }
@@ -321,66 +321,66 @@ impl Steady {
 
     /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
     /// time.
-    async fn resume(&mut self, fault: Fault) -> Result<(), FillError> {
+    async fn resume(&mut self, fault: BodyFault) -> Result<(), FillError> {
         if !self.is_identified() {
             return Err(self.give_up(fault));
         }
-        if self.patience.broke() {
-            let (path, origin, at) = (self.source.question.path(), &self.origin, self.received);
+        if self.deadline.broke() {
+            let (path, origin, at) = (self.source.request.path(), &self.origin, self.received);
             tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
         }
         self.ask_until_one_goes_on(fault).await
     }
 
-    async fn ask_until_one_goes_on(&mut self, fault: Fault) -> Result<(), FillError> {
+    async fn ask_until_one_goes_on(&mut self, fault: BodyFault) -> Result<(), FillError> {
         let upstream = Arc::clone(&self.source.upstream);
         while !self.candidates.is_empty() {
             let recovered = upstream.origins.recovered();
-            let Some(until) = self.patience.next_round(recovered).await else {
+            let Some(until) = self.deadline.next_round(recovered).await else {
                 return Err(FillError::GivenUp(Box::new(self.give_up(fault))));
             };
             match self.ask_around(Some(until)).await {
-                Resumed::Yes => return Ok(()),
-                Resumed::NotNow(nothing) => self.patience.got(nothing),
-                Resumed::Never => {}
+                ResumeResult::Yes => return Ok(()),
+                ResumeResult::NotNow(empty) => self.deadline.got(empty),
+                ResumeResult::Never => {}
             }
         }
         Err(self.give_up(fault))
     }
 
-    /// Asks for the rest of [`Seed::rest`], until an origin sends it or the patience ends: each
+    /// Asks for the rest of [`BodySeed::rest`], until an origin sends it or the patience ends: each
     /// origin once for as long as its own deadlines let it, then as for a body that broke off.
     pub(super) async fn begin(&mut self) -> Result<(), FillError> {
         if !self.is_identified() {
-            return Err(self.give_up(Fault::Behind));
+            return Err(self.give_up(BodyFault::Behind));
         }
-        self.patience.broke();
+        self.deadline.broke();
         match self.ask_around(None).await {
-            Resumed::Yes => return Ok(()),
-            Resumed::NotNow(nothing) => self.patience.got(nothing),
-            Resumed::Never => {}
+            ResumeResult::Yes => return Ok(()),
+            ResumeResult::NotNow(empty) => self.deadline.got(empty),
+            ResumeResult::Never => {}
         }
-        self.ask_until_one_goes_on(Fault::Behind).await
+        self.ask_until_one_goes_on(BodyFault::Behind).await
     }
 
-    fn give_up(&self, fault: Fault) -> FillError {
+    fn give_up(&self, fault: BodyFault) -> FillError {
         let short = |expected| FillError::Rejected {
             origin: Arc::clone(&self.origin),
             rejection: Rejection::Short { expected, actual: self.received },
         };
         match (fault, self.total) {
-            (Fault::Short, total) => short(total.unwrap_or(0)),
-            (Fault::Broken(BodyError::Broken { .. }), Some(total)) => short(total),
-            (Fault::Broken(error), _) => FillError::Body(error),
-            (Fault::Behind, _) => FillError::Behind,
+            (BodyFault::Short, total) => short(total.unwrap_or(0)),
+            (BodyFault::Broken(BodyError::Broken { .. }), Some(total)) => short(total),
+            (BodyFault::Broken(error), _) => FillError::Body(error),
+            (BodyFault::Behind, _) => FillError::Behind,
         }
     }
 
     /// Asks every candidate in turn until one goes on; each has its share of the time `until`, if
     /// that is told, so that one that says nothing does not keep the next from being asked.
-    async fn ask_around(&mut self, until: Option<Instant>) -> Resumed {
+    async fn ask_around(&mut self, until: Option<Instant>) -> ResumeResult {
         let candidates = self.candidates.clone();
-        let mut all = Nothing::Unreached;
+        let mut all = EmptyRound::Unreached;
         for (position, left) in candidates.iter().zip((1..=candidates.len()).rev()) {
             let left = u32::try_from(left).unwrap_or(u32::MAX);
             let asking = self.ask_one(*position);
@@ -388,23 +388,23 @@ impl Steady {
                 Some(until) => {
                     let share = until.saturating_duration_since(Instant::now()) / left;
                     let asked = timeout_at(Instant::now() + share, asking).await;
-                    asked.unwrap_or(Resumed::NotNow(Nothing::Answered))
+                    asked.unwrap_or(ResumeResult::NotNow(EmptyRound::Answered))
                 }
                 None => asking.await,
             };
             match asked {
-                Resumed::Yes => return Resumed::Yes,
-                Resumed::Never => self.candidates.retain(|candidate| candidate != position),
-                Resumed::NotNow(nothing) => all = all.and(nothing),
+                ResumeResult::Yes => return ResumeResult::Yes,
+                ResumeResult::Never => self.candidates.retain(|candidate| candidate != position),
+                ResumeResult::NotNow(empty) => all = all.and(empty),
             }
         }
-        Resumed::NotNow(all)
+        ResumeResult::NotNow(all)
     }
 
-    async fn ask_one(&mut self, position: usize) -> Resumed {
+    async fn ask_one(&mut self, position: usize) -> ResumeResult {
         let unfit = match self.ask_for_the_rest(position).await {
             Ok(Answer::Found(response)) => match self.take_over(response) {
-                Ok(()) => return Resumed::Yes,
+                Ok(()) => return ResumeResult::Yes,
                 Err(unfit) => unfit,
             },
             Ok(Answer::Changed) => "412 or 416: it has another object".to_owned(),
@@ -412,24 +412,24 @@ impl Steady {
             Err(FetchError::Protocol { detail, .. }) => detail,
             // It may be away behind a gateway that does not say so.
             Ok(Answer::Absent { .. }) => {
-                return self.not_now(position, Nothing::Answered, "no such object");
+                return self.not_now(position, EmptyRound::Answered, "no such object");
             }
             Err(error) => {
-                return self.not_now(position, Nothing::of(&error), &error.to_string());
+                return self.not_now(position, EmptyRound::of(&error), &error.to_string());
             }
         };
         self.count("changed");
         let origin = self.source.upstream.origins.name(position);
         let rejection = Rejection::Continuation { expected: self.identity(), actual: unfit };
-        let Source { metrics, key, trail, .. } = &self.source;
-        trail.reject(metrics, key, &origin, &rejection);
-        Resumed::Never
+        let BodySource { metrics, key, body_origins, .. } = &self.source;
+        body_origins.reject(metrics, key, &origin, &rejection);
+        ResumeResult::Never
     }
 
     async fn ask_for_the_rest(&self, position: usize) -> Result<Answer<Response>, FetchError> {
-        let by_etag = self.checked == Checked::ByLength;
-        let ask = match &self.source.question {
-            Question::Object(ask) => Ask {
+        let by_etag = self.checked == BodyCheck::ByLength;
+        let ask = match &self.source.request {
+            BodyRequest::Object(ask) => Ask {
                 range: Some(RangeAsked {
                     first: self.received,
                     last: self.end.map(|end| end.saturating_sub(1)),
@@ -443,29 +443,29 @@ impl Steady {
                 reason: None,
                 ..ask.clone()
             },
-            Question::Page(sought) => {
+            BodyRequest::Page(request) => {
                 let (same, retries) = (self.etag.as_ref(), Retries::None);
-                let rest = Rest { first: self.received, last: None, same, retries };
-                return sought.rest(rest, Some(position)).await;
+                let rest = PageRange { first: self.received, last: None, same, retries };
+                return request.rest(rest, Some(position)).await;
             }
         };
         self.source.upstream.origins.fetch(&ask).await
     }
 
-    fn not_now(&self, position: usize, nothing: Nothing, why: &str) -> Resumed {
+    fn not_now(&self, position: usize, empty: EmptyRound, why: &str) -> ResumeResult {
         self.count("failed");
-        tracing::debug!(path = %self.source.question.path(), position, why, "resume failed");
-        Resumed::NotNow(nothing)
+        tracing::debug!(path = %self.source.request.path(), position, why, "resume failed");
+        ResumeResult::NotNow(empty)
     }
 
     /// What a continuation must be, for the log.
     fn identity(&self) -> String {
         let length = self.total.map_or_else(|| "unknown".to_owned(), |total| total.to_string());
         match (&self.etag, self.checked) {
-            (Some(etag), Checked::ByLength) => {
+            (Some(etag), BodyCheck::ByLength) => {
                 format!("bytes {}- of {length}, ETag {:?}", self.received, etag)
             }
-            (_, Checked::ByHash) | (None, Checked::ByLength) => {
+            (_, BodyCheck::ByHash) | (None, BodyCheck::ByLength) => {
                 format!("bytes {}- of {length}", self.received)
             }
         }
@@ -478,7 +478,7 @@ impl Steady {
             _ => self.again_from_the_start(&response)?,
         };
         self.count("continued");
-        self.source.trail.add(response.origin, &response.origin_name);
+        self.source.body_origins.add(response.origin, &response.origin_name);
         self.origin = response.origin_name;
         self.body = response.body;
         Ok(())
@@ -488,8 +488,8 @@ impl Steady {
     fn part(&mut self, response: &Response) -> Result<u64, String> {
         let none = HeaderMap::new();
         let headers = match self.checked {
-            Checked::ByHash => &none,
-            Checked::ByLength => &self.headers,
+            BodyCheck::ByHash => &none,
+            BodyCheck::ByLength => &self.headers,
         };
         let begun = Begun { headers, length: self.total, offset: self.received };
         let (status, headers) = (response.status, &response.headers);
@@ -501,7 +501,7 @@ impl Steady {
             None => continuation::check(&begun, status, headers),
         };
         let continuation = checked.map_err(|error| error.to_string())?;
-        if continuation.tie != Tie::EntityTag && self.checked != Checked::ByHash {
+        if continuation.tie != Tie::EntityTag && self.checked != BodyCheck::ByHash {
             return Err("the part has not the same strong entity tag".to_owned());
         }
         // Where the first part did not say how long the whole is, this one does.
@@ -519,7 +519,7 @@ impl Steady {
         self.restarts += 1;
         let length = response.content_length;
         let is_of_known_end = self.total.is_some() || response.is_framed;
-        if self.checked == Checked::ByLength && !is_of_known_end {
+        if self.checked == BodyCheck::ByLength && !is_of_known_end {
             return Err("200 that ends with its connection".to_owned());
         }
         if let (Some(length), Some(total)) = (length, self.total)
@@ -528,13 +528,13 @@ impl Steady {
             return Err(format!("200 with {length} bytes"));
         }
         let (none, now) = (HeaderMap::new(), &response.headers);
-        let before = if self.checked == Checked::ByHash { &none } else { &self.headers };
+        let before = if self.checked == BodyCheck::ByHash { &none } else { &self.headers };
         continuation::tie(before, now).map_err(|error| error.to_string())?;
         let etag = now.get(header::ETAG);
-        if self.checked == Checked::ByLength && etag != self.etag.as_ref() {
+        if self.checked == BodyCheck::ByLength && etag != self.etag.as_ref() {
             return Err(format!("200 with the ETag {etag:?}"));
         }
-        if self.checked == Checked::ByLength {
+        if self.checked == BodyCheck::ByLength {
             // It may tell a length that the first response did not tell.
             self.total = self.total.or(length);
         }
@@ -548,25 +548,25 @@ impl Steady {
 
 /// What pieces of an object are made from: all that is known of it.
 #[derive(Debug, Clone)]
-pub(super) struct Seed {
-    source: Source,
+pub(super) struct BodySeed {
+    source: BodySource,
     origin: Arc<str>,
     headers: HeaderMap,
     etag: Option<HeaderValue>,
-    checked: Checked,
+    checked: BodyCheck,
     total: Option<u64>,
     candidates: Vec<usize>,
-    patience: Duration,
+    deadline: Duration,
 }
 
-impl Seed {
-    /// What is behind the first `received` bytes of the body, which [`Steady::begin`] asks for. The
+impl BodySeed {
+    /// What is behind the first `received` bytes of the body, which [`ResumableBody::begin`] asks for. The
     /// origins that gave the body come first, those to `avoid` last.
-    pub(super) fn rest(self, received: u64, avoid: &[usize]) -> Steady {
-        let gave = self.source.trail.positions();
+    pub(super) fn rest(self, received: u64, avoid: &[usize]) -> ResumableBody {
+        let gave = self.source.body_origins.positions();
         let mut candidates = self.candidates;
         candidates.sort_by_key(|at| (avoid.contains(at), !gave.contains(at)));
-        Steady {
+        ResumableBody {
             body: ResponseBody::nothing(Arc::clone(&self.origin)),
             origin: self.origin,
             headers: self.headers,
@@ -578,15 +578,15 @@ impl Seed {
             skip: 0,
             next: None,
             candidates,
-            patience: Patience::new(self.patience),
+            deadline: ResumeDeadline::new(self.deadline),
             restarts: 0,
-            source: Source { trail: self.source.trail.fork(), ..self.source },
+            source: BodySource { body_origins: self.source.body_origins.fork(), ..self.source },
         }
     }
 
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_pieces(&self) -> bool {
-        self.etag.is_some() || self.checked == Checked::ByHash
+        self.etag.is_some() || self.checked == BodyCheck::ByHash
     }
 
     /// The declared length.
@@ -595,13 +595,17 @@ impl Seed {
     }
 
     /// What the object is part of.
-    pub(super) fn source(&self) -> &Source {
+    pub(super) fn source(&self) -> &BodySource {
         &self.source
     }
 
     /// Asks the origin at `position` for a piece; why there is none where it gives none.
-    pub(super) async fn piece(self, span: Range<u64>, position: usize) -> Result<Steady, String> {
-        let Question::Object(ask) = &self.source.question else {
+    pub(super) async fn piece(
+        self,
+        span: Range<u64>,
+        position: usize,
+    ) -> Result<ResumableBody, String> {
+        let BodyRequest::Object(ask) = &self.source.request else {
             return Err("it is not an object of a binary cache".to_owned());
         };
         let ask = Ask {
@@ -621,7 +625,7 @@ impl Seed {
             Err(error) => return Err(error.to_string()),
         };
         let (origin, position) = (Arc::clone(&response.origin_name), response.origin);
-        let mut piece = Steady {
+        let mut piece = ResumableBody {
             body: ResponseBody::nothing(Arc::clone(&origin)),
             origin: Arc::clone(&origin),
             headers: self.headers,
@@ -633,7 +637,7 @@ impl Seed {
             skip: 0,
             next: None,
             candidates: self.candidates,
-            patience: Patience::new(self.patience).short(),
+            deadline: ResumeDeadline::new(self.deadline).short(),
             restarts: 0,
             source: self.source,
         };
@@ -641,7 +645,7 @@ impl Seed {
             return Err(format!("status {} to a request for a range", response.status));
         }
         piece.part(&response)?;
-        piece.source.trail.add(position, &origin);
+        piece.source.body_origins.add(position, &origin);
         piece.body = response.body;
         Ok(piece)
     }

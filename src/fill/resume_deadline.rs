@@ -29,7 +29,7 @@ const KNOCK_MAX: Duration = Duration::from_secs(1);
 
 /// What is left of the patience with one body.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct ResumeDeadline {
     whole: Duration,
     /// The longest wait before a request that follows one without enough bytes.
     wait_max: Duration,
@@ -54,14 +54,14 @@ enum Pause {
 
 /// What a round of asking came to that brought nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Nothing {
+pub(super) enum EmptyRound {
     /// No origin was reached.
     Unreached,
     /// An origin was reached, and did not go on with the body.
     Answered,
 }
 
-impl Nothing {
+impl EmptyRound {
     /// What an error of an origin comes to.
     pub(super) fn of(error: &FetchError) -> Self {
         if error.may_have_reached() { Self::Answered } else { Self::Unreached }
@@ -73,7 +73,7 @@ impl Nothing {
     }
 }
 
-impl Patience {
+impl ResumeDeadline {
     /// Waits for up to `whole` without a byte.
     pub(super) fn new(whole: Duration) -> Self {
         Self {
@@ -118,11 +118,11 @@ impl Patience {
     }
 
     /// A round of asking brought nothing.
-    pub(super) fn got(&mut self, nothing: Nothing) {
-        match (nothing, self.pause) {
-            (Nothing::Answered, _) => self.rest(),
-            (Nothing::Unreached, Pause::Rest(_)) => self.pause = Pause::Knock(KNOCK_FIRST),
-            (Nothing::Unreached, Pause::Knock(pause)) => {
+    pub(super) fn got(&mut self, empty: EmptyRound) {
+        match (empty, self.pause) {
+            (EmptyRound::Answered, _) => self.rest(),
+            (EmptyRound::Unreached, Pause::Rest(_)) => self.pause = Pause::Knock(KNOCK_FIRST),
+            (EmptyRound::Unreached, Pause::Knock(pause)) => {
                 self.pause = Pause::Knock(pause.saturating_mul(2).min(KNOCK_MAX));
             }
         }
@@ -175,12 +175,12 @@ mod tests {
     use super::*;
     use std::future::pending;
 
-    /// Rounds of asking, each of which comes to `nothing`, and how long they took.
-    async fn rounds(patience: &mut Patience, nothing: Nothing) -> (u32, Duration) {
+    /// Rounds of asking, each of which comes to `empty`, and how long they took.
+    async fn rounds(deadline: &mut ResumeDeadline, empty: EmptyRound) -> (u32, Duration) {
         let (begun, mut rounds) = (Instant::now(), 0);
-        while patience.next_round(pending()).await.is_some() {
+        while deadline.next_round(pending()).await.is_some() {
             rounds += 1;
-            patience.got(nothing);
+            deadline.got(empty);
         }
         (rounds, begun.elapsed())
     }
@@ -188,9 +188,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_origin_that_answers_with_nothing_is_asked_a_few_times_in_a_minute() {
         for _ in 0..50 {
-            let mut patience = Patience::new(Duration::from_mins(1));
-            assert!(patience.broke());
-            let (rounds, took) = rounds(&mut patience, Nothing::Answered).await;
+            let mut deadline = ResumeDeadline::new(Duration::from_mins(1));
+            assert!(deadline.broke());
+            let (rounds, took) = rounds(&mut deadline, EmptyRound::Answered).await;
             assert!((7..=8).contains(&rounds), "{rounds}");
             assert!(took < Duration::from_mins(1), "{took:?}");
         }
@@ -198,61 +198,61 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_origin_that_cannot_be_reached_is_tried_until_the_patience_ends() {
-        let mut patience = Patience::new(Duration::from_mins(1));
-        patience.broke();
-        let (rounds, took) = rounds(&mut patience, Nothing::Unreached).await;
+        let mut deadline = ResumeDeadline::new(Duration::from_mins(1));
+        deadline.broke();
+        let (rounds, took) = rounds(&mut deadline, EmptyRound::Unreached).await;
         assert!((60..=130).contains(&rounds), "{rounds}");
         assert_eq!(took, Duration::from_mins(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_can_be_reached_again_is_asked_at_once_but_not_one_that_rests() {
-        let mut patience = Patience::new(Duration::from_mins(1));
-        patience.broke();
+        let mut deadline = ResumeDeadline::new(Duration::from_mins(1));
+        deadline.broke();
         let begun = Instant::now();
         for _ in 0..10 {
-            assert!(patience.next_round(std::future::ready(())).await.is_some());
-            patience.got(Nothing::Unreached);
+            assert!(deadline.next_round(std::future::ready(())).await.is_some());
+            deadline.got(EmptyRound::Unreached);
         }
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        patience.got(Nothing::Answered);
-        assert!(patience.next_round(std::future::ready(())).await.is_some());
+        deadline.got(EmptyRound::Answered);
+        assert!(deadline.next_round(std::future::ready(())).await.is_some());
         assert!(begun.elapsed() >= WAIT_FIRST / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn bytes_that_dribble_do_not_make_up_for_breaks() {
-        let mut patience = Patience::new(Duration::from_mins(1));
+        let mut deadline = ResumeDeadline::new(Duration::from_mins(1));
         let mut requests = 0;
         loop {
-            assert!(patience.broke());
-            if patience.next_round(pending()).await.is_none() {
+            assert!(deadline.broke());
+            if deadline.next_round(pending()).await.is_none() {
                 break;
             }
             requests += 1;
-            patience.came(1);
+            deadline.came(1);
         }
         assert!((7..=8).contains(&requests), "{requests}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_comes_forward_may_break_off_for_ever_without_a_wait() {
-        let mut patience = Patience::new(Duration::from_mins(1));
+        let mut deadline = ResumeDeadline::new(Duration::from_mins(1));
         let begun = Instant::now();
         for _ in 0..10_000 {
-            patience.came(FORWARD_BYTES);
-            assert!(patience.broke());
-            assert!(patience.next_round(pending()).await.is_some());
+            deadline.came(FORWARD_BYTES);
+            assert!(deadline.broke());
+            assert!(deadline.next_round(pending()).await.is_some());
         }
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_something_else_would_bring_too_is_given_up_soon() {
-        let mut patience = Patience::new(Duration::from_mins(1)).short();
-        patience.broke();
-        assert_eq!(rounds(&mut patience, Nothing::Answered).await.0, 2);
-        patience.lengthen();
-        assert!(patience.next_round(pending()).await.is_some());
+        let mut deadline = ResumeDeadline::new(Duration::from_mins(1)).short();
+        deadline.broke();
+        assert_eq!(rounds(&mut deadline, EmptyRound::Answered).await.0, 2);
+        deadline.lengthen();
+        assert!(deadline.next_round(pending()).await.is_some());
     }
 }

@@ -1,11 +1,11 @@
 //! A body whose first connection, the front, feeds the readers, while pieces are fetched ahead of
 //! it: see the module above. Owned by one fill; no locks.
 
-use super::limits::{Lot, Lots, Seat};
-use super::piece::{HandedOver, Order, Piece, Rest, Stage};
+use super::limits::{ClientShare, ParallelLimits, PiecePermit};
+use super::piece::{BodyPiece, PieceHandover, PieceOrder, PieceRest, PieceStage};
 use crate::config;
 use crate::fill::error::FillError;
-use crate::fill::resumable_body::{Seed, Steady};
+use crate::fill::resumable_body::{BodySeed, ResumableBody};
 use crate::origin::{Asker, Response};
 use crate::store::{CHUNK_BYTES, ObjectWriter, OutOfOrder};
 use crate::tasks::Tasks;
@@ -23,31 +23,31 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// A body that may come in pieces.
 #[derive(Debug)]
-pub(in crate::fill) struct Pieces {
-    front: Steady,
-    plan: Option<Plan>,
+pub(in crate::fill) struct ParallelBody {
+    front: ResumableBody,
+    plan: Option<ParallelPlan>,
 }
 
 /// How it comes in pieces.
 #[derive(Debug)]
-struct Plan {
+struct ParallelPlan {
     total: u64,
-    seed: Seed,
+    seed: BodySeed,
     position: usize,
-    terms: Terms,
-    lots: Arc<Lots>,
+    terms: PieceTerms,
+    limits: Arc<ParallelLimits>,
     asker: Asker,
     tasks: Tasks,
     begun: Instant,
     next_look: Instant,
     wake: Arc<Notify>,
-    way: Way,
+    way: ParallelState,
     /// In their order, without gaps between them.
-    queue: VecDeque<Piece>,
+    queue: VecDeque<BodyPiece>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Terms {
+struct PieceTerms {
     size: u64,
     per_fill_max: usize,
     after: Duration,
@@ -55,33 +55,33 @@ struct Terms {
 
 /// What becomes of further pieces.
 #[derive(Debug)]
-enum Way {
+enum ParallelState {
     /// The front may be fast enough.
     Undecided,
     /// They are begun, the next at this offset.
-    Apart(OutOfOrder, Arc<Seat>, u64),
+    Apart(OutOfOrder, Arc<ClientShare>, u64),
     /// None is begun any more.
     Alone,
 }
 
 /// What a fill knows that begins to read a body.
 #[derive(Debug)]
-pub(in crate::fill) struct Begin<'a> {
-    pub(in crate::fill) lots: &'a Arc<Lots>,
+pub(in crate::fill) struct ParallelStart<'a> {
+    pub(in crate::fill) limits: &'a Arc<ParallelLimits>,
     pub(in crate::fill) asker: Asker,
     pub(in crate::fill) tasks: &'a Tasks,
 }
 
 /// Whether an answer's origin says that it knows ranges of it, and where from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fill) enum Ranges {
+pub(in crate::fill) enum RangeSupport {
     /// From the origin at this position.
     At(usize),
     /// It does not say so.
     Unknown,
 }
 
-impl Ranges {
+impl RangeSupport {
     /// What `response` says, of an origin that is asked at `url`.
     pub(in crate::fill) fn of(response: &Response, url: Option<&config::OriginUrl>) -> Self {
         let says_so = || {
@@ -97,10 +97,14 @@ impl Ranges {
     }
 }
 
-impl Pieces {
+impl ParallelBody {
     /// A body that has just begun to come.
-    pub(in crate::fill) fn new(front: Steady, ranges: Ranges, begin: &Begin<'_>) -> Self {
-        let plan = Plan::of(&front, ranges, begin);
+    pub(in crate::fill) fn new(
+        front: ResumableBody,
+        ranges: RangeSupport,
+        begin: &ParallelStart<'_>,
+    ) -> Self {
+        let plan = ParallelPlan::of(&front, ranges, begin);
         Self { front, plan }
     }
 
@@ -129,11 +133,11 @@ impl Pieces {
     }
 }
 
-impl Plan {
-    fn of(front: &Steady, ranges: Ranges, begin: &Begin<'_>) -> Option<Self> {
-        let Ranges::At(position) = ranges else { return None };
-        let config::Pieces { size, per_fill_max, after, .. } = *begin.lots.terms();
-        let terms = Terms { size: size / CHUNK_BYTES * CHUNK_BYTES, per_fill_max, after };
+impl ParallelPlan {
+    fn of(front: &ResumableBody, ranges: RangeSupport, begin: &ParallelStart<'_>) -> Option<Self> {
+        let RangeSupport::At(position) = ranges else { return None };
+        let config::Pieces { size, per_fill_max, after, .. } = *begin.limits.terms();
+        let terms = PieceTerms { size: size / CHUNK_BYTES * CHUNK_BYTES, per_fill_max, after };
         let (total, seed) = (front.total()?, front.seed());
         let is_worth_it = per_fill_max > 0 && total > terms.size.saturating_mul(2);
         if !is_worth_it || !seed.ties_pieces() {
@@ -145,13 +149,13 @@ impl Plan {
             position,
             terms,
             seed,
-            lots: Arc::clone(begin.lots),
+            limits: Arc::clone(begin.limits),
             asker: begin.asker,
             tasks: begin.tasks.clone(),
             begun: now,
             next_look: now + LOOK,
             wake: Arc::default(),
-            way: Way::Undecided,
+            way: ParallelState::Undecided,
             queue: VecDeque::new(),
         })
     }
@@ -159,30 +163,30 @@ impl Plan {
     /// Ends when there may be something to decide. Cancel safe.
     async fn stirred(&self) {
         match self.way {
-            Way::Undecided => tokio::time::sleep_until(self.next_look).await,
-            Way::Apart(..) | Way::Alone => self.wake.notified().await,
+            ParallelState::Undecided => tokio::time::sleep_until(self.next_look).await,
+            ParallelState::Apart(..) | ParallelState::Alone => self.wake.notified().await,
         }
     }
 
     /// Sees to the pieces: begins what there is room for, and ends the front where one goes on.
     async fn look(
         &mut self,
-        front: &mut Steady,
+        front: &mut ResumableBody,
         writer: &mut ObjectWriter,
     ) -> Result<(), FillError> {
-        if writer.is_memory_only() && !matches!(self.way, Way::Alone) {
+        if writer.is_memory_only() && !matches!(self.way, ParallelState::Alone) {
             // What comes ahead would be written to a disk that is not used any more.
             self.queue.clear();
-            self.way = Way::Alone;
+            self.way = ParallelState::Alone;
             front.end_at(None);
         }
-        if matches!(self.way, Way::Undecided) && self.is_slow(front.received()) {
+        if matches!(self.way, ParallelState::Undecided) && self.is_slow(front.received()) {
             self.way = match writer.out_of_order().await? {
                 Some(ahead) => {
                     let next = front.received().saturating_add(self.terms.size);
-                    Way::Apart(ahead, self.seat(), next.next_multiple_of(CHUNK_BYTES))
+                    ParallelState::Apart(ahead, self.share(), next.next_multiple_of(CHUNK_BYTES))
                 }
-                None => Way::Alone,
+                None => ParallelState::Alone,
             };
         }
         self.begin_more(front);
@@ -191,7 +195,7 @@ impl Plan {
             if front.end() == Some(start) {
                 break;
             }
-            let is_coming = matches!(piece.stage(), Stage::Coming | Stage::Here);
+            let is_coming = matches!(piece.stage(), PieceStage::Coming | PieceStage::Here);
             if front.received() <= start {
                 if is_coming {
                     front.end_at(Some(start));
@@ -200,27 +204,27 @@ impl Plan {
             }
             // It has come too late: a front as fast as that needs no relief.
             self.queue.pop_front();
-            if let Way::Apart(_, _, next) = self.way
+            if let ParallelState::Apart(_, _, next) = self.way
                 && next >= self.total
             {
-                self.way = Way::Alone;
+                self.way = ParallelState::Alone;
             }
         }
         Ok(())
     }
 
-    fn seat(&self) -> Arc<Seat> {
+    fn share(&self) -> Arc<ClientShare> {
         let source = self.seed.source();
         let origin = source.upstream.site.origins.get(self.position);
         let connections = origin.map_or(0, |origin| origin.connections_max);
         let place = (source.key.site().into(), self.position);
-        self.lots.seat(self.asker, place, connections)
+        self.limits.share(self.asker, place, connections)
     }
 
     /// Whether the rest would take too long at the pace so far.
     fn is_slow(&mut self, received: u64) -> bool {
         if self.total.saturating_sub(received) <= self.terms.size.saturating_mul(2) {
-            self.way = Way::Alone;
+            self.way = ParallelState::Alone;
             return false;
         }
         if self.terms.after.is_zero() {
@@ -237,20 +241,20 @@ impl Plan {
     }
 
     /// Begins what there is room for.
-    fn begin_more(&mut self, front: &Steady) {
-        let Way::Apart(_, seat, _) = &self.way else { return };
-        if self.queue.iter().any(Piece::has_failed) {
-            self.way = Way::Alone;
+    fn begin_more(&mut self, front: &ResumableBody) {
+        let ParallelState::Apart(_, share, _) = &self.way else { return };
+        if self.queue.iter().any(BodyPiece::has_failed) {
+            self.way = ParallelState::Alone;
             return;
         }
-        let seat = Arc::clone(seat);
-        let is_under_way = |piece: &&Piece| piece.stage() != Stage::Here;
+        let share = Arc::clone(share);
+        let is_under_way = |piece: &&BodyPiece| piece.stage() != PieceStage::Here;
         let mut under_way = self.queue.iter().filter(is_under_way).count();
         while under_way < self.terms.per_fill_max
             && let Some((span, place)) = self.next_span(front, under_way)
-            && let Some(lot) = seat.lot()
+            && let Some(permit) = share.permit()
         {
-            self.begin(span, place, lot);
+            self.begin(span, place, permit);
             under_way += 1;
         }
     }
@@ -258,9 +262,9 @@ impl Plan {
     /// What is fetched next, and its place in the queue: what nobody fetches yet; else, where only
     /// the front is not here, the latter half of what is left of it, so that no slow connection
     /// keeps all the others waiting.
-    fn next_span(&self, front: &Steady, under_way: usize) -> Option<(Range<u64>, usize)> {
-        let Way::Apart(_, _, next) = self.way else { return None };
-        let Terms { size, .. } = self.terms;
+    fn next_span(&self, front: &ResumableBody, under_way: usize) -> Option<(Range<u64>, usize)> {
+        let ParallelState::Apart(_, _, next) = self.way else { return None };
+        let PieceTerms { size, .. } = self.terms;
         if next < self.total {
             let end = next.saturating_add(size).min(self.total);
             let is_little_left = self.total - end < size / 4;
@@ -276,34 +280,34 @@ impl Plan {
         Some((middle..end, 0))
     }
 
-    fn begin(&mut self, span: Range<u64>, place: usize, lot: Lot) {
-        let Way::Apart(ahead, _, next) = &mut self.way else { return };
+    fn begin(&mut self, span: Range<u64>, place: usize, permit: PiecePermit) {
+        let ParallelState::Apart(ahead, _, next) = &mut self.way else { return };
         *next = (*next).max(span.end);
-        let order = Order {
+        let order = PieceOrder {
             span,
             seed: self.seed.clone(),
             position: self.position,
             ahead: ahead.clone(),
-            lot,
+            permit,
             wake: Arc::clone(&self.wake),
         };
-        self.queue.insert(place, Piece::begin(order, &self.tasks));
+        self.queue.insert(place, BodyPiece::begin(order, &self.tasks));
     }
 
     /// The front has come to its end, where the next piece begins, if there is one.
     async fn cross(
         &mut self,
-        front: &mut Steady,
+        front: &mut ResumableBody,
         writer: &mut ObjectWriter,
     ) -> Result<(), FillError> {
         let Some(piece) = self.queue.pop_front() else {
             // Where no piece could be begun, the rest is asked for as it is where one breaks off.
-            self.way = Way::Alone;
+            self.way = ParallelState::Alone;
             front.end_at(None);
             return Ok(());
         };
         let end = piece.span().end;
-        let HandedOver { written, rest } = piece.hand_over().await;
+        let PieceHandover { written, rest } = piece.hand_over().await;
         let came_to = front.received();
         if let Some(written) = written {
             let due = written.span().end;
@@ -311,19 +315,19 @@ impl Plan {
             if writer.received() < due {
                 // The disk has failed, or has not kept it: nothing ahead is to be had of it.
                 self.queue.clear();
-                self.way = Way::Alone;
+                self.way = ParallelState::Alone;
                 front.go_on_at(writer.received(), None);
                 return Ok(());
             }
         }
         match rest {
-            Rest::Stream(stream) => {
+            PieceRest::Stream(stream) => {
                 *front = *stream;
                 front.comes_to_front();
             }
-            Rest::Nothing => front.go_on_at(writer.received(), Some(end)),
-            Rest::Failed => {
-                self.way = Way::Alone;
+            PieceRest::Nothing => front.go_on_at(writer.received(), Some(end)),
+            PieceRest::Failed => {
+                self.way = ParallelState::Alone;
                 let end = self.queue.front().map(|piece| piece.span().start);
                 if writer.received() == came_to {
                     front.end_at(end);

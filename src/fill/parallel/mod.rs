@@ -31,5 +31,5 @@ mod body;
 mod limits;
 mod piece;
 
-pub(super) use body::{Begin, Pieces, Ranges};
-pub(super) use limits::Lots;
+pub(super) use body::{ParallelBody, ParallelStart, RangeSupport};
+pub(super) use limits::ParallelLimits;

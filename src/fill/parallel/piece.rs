@@ -2,8 +2,8 @@
 //! hands over what it has, answer included, when its turn has come. Its handle is the object's;
 //! dropped, the task ends and what it wrote counts for nothing. No locks.
 
-use super::limits::Lot;
-use crate::fill::resumable_body::{Seed, Steady};
+use super::limits::PiecePermit;
+use crate::fill::resumable_body::{BodySeed, ResumableBody};
 use crate::metrics::Metrics;
 use crate::store::{OutOfOrder, WrittenRange};
 use crate::sync::watch;
@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How far a piece has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum PieceStage {
     /// It is asked for.
     Asked,
     /// Its answer is of the same object, and is being written.
@@ -28,52 +28,52 @@ pub(super) enum Stage {
 
 /// What is handed over.
 #[derive(Debug)]
-pub(super) struct HandedOver {
+pub(super) struct PieceHandover {
     /// What is in the file.
     pub(super) written: Option<WrittenRange>,
     /// How it goes on.
-    pub(super) rest: Rest,
+    pub(super) rest: PieceRest,
 }
 
 /// How a piece goes on after what is in the file.
 #[derive(Debug)]
-pub(super) enum Rest {
+pub(super) enum PieceRest {
     /// It is all here.
     Nothing,
     /// With this.
-    Stream(Box<Steady>),
+    Stream(Box<ResumableBody>),
     /// It has to be asked for.
     Failed,
 }
 
 /// What a piece is made of.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct PieceOrder {
     pub(super) span: Range<u64>,
-    pub(super) seed: Seed,
+    pub(super) seed: BodySeed,
     pub(super) position: usize,
     pub(super) ahead: OutOfOrder,
-    pub(super) lot: Lot,
+    pub(super) permit: PiecePermit,
     /// Told of every stage.
     pub(super) wake: Arc<Notify>,
 }
 
 /// A piece that is under way or here.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(super) struct BodyPiece {
     span: Range<u64>,
-    stage: watch::Receiver<Stage>,
+    stage: watch::Receiver<PieceStage>,
     turn: CancellationToken,
-    handed_over: oneshot::Receiver<HandedOver>,
+    handed_over: oneshot::Receiver<PieceHandover>,
     metrics: Metrics,
     is_used: bool,
     _stop: DropGuard,
 }
 
-impl Piece {
+impl BodyPiece {
     /// Begins to fetch it.
-    pub(super) fn begin(order: Order, tasks: &Tasks) -> Self {
-        let (stages, stage) = watch::channel(Stage::Asked);
+    pub(super) fn begin(order: PieceOrder, tasks: &Tasks) -> Self {
+        let (stages, stage) = watch::channel(PieceStage::Asked);
         let (done, handed_over) = oneshot::channel();
         let (turn, stop) = (CancellationToken::new(), CancellationToken::new());
         let metrics = order.seed.source().metrics.clone();
@@ -90,8 +90,8 @@ impl Piece {
             let wake = Arc::clone(&order.wake);
             let fetching = Box::pin(fetch(order, &stages, &turn));
             if let Some(result) = stop.run_until_cancelled(fetching).await {
-                let is_failed = matches!(result.rest, Rest::Failed);
-                stages.send_replace(if is_failed { Stage::Failed } else { Stage::Here });
+                let is_failed = matches!(result.rest, PieceRest::Failed);
+                stages.send_replace(if is_failed { PieceStage::Failed } else { PieceStage::Here });
                 // Where nobody waits for it any more, nobody needs it.
                 let _ = done.send(result);
                 wake.notify_one();
@@ -107,27 +107,28 @@ impl Piece {
 
     /// Whether it will not be had as it was asked for.
     pub(super) fn has_failed(&self) -> bool {
-        self.stage() == Stage::Failed
+        self.stage() == PieceStage::Failed
     }
 
     /// How far it has come.
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> PieceStage {
         *self.stage.borrow()
     }
 
     /// Its turn has come: what there is of it, as soon as its answer is here. Not cancel safe.
-    pub(super) async fn hand_over(mut self) -> HandedOver {
+    pub(super) async fn hand_over(mut self) -> PieceHandover {
         self.is_used = true;
         self.turn.cancel();
-        let nothing = HandedOver { written: None, rest: Rest::Failed };
-        let handed_over = (&mut self.handed_over).await.unwrap_or(nothing);
-        let result = if matches!(handed_over.rest, Rest::Failed) { "failed" } else { "joined" };
+        let empty = PieceHandover { written: None, rest: PieceRest::Failed };
+        let handed_over = (&mut self.handed_over).await.unwrap_or(empty);
+        let result =
+            if matches!(handed_over.rest, PieceRest::Failed) { "failed" } else { "joined" };
         self.metrics.fill_pieces.with_label_values(&[result]).inc();
         handed_over
     }
 }
 
-impl Drop for Piece {
+impl Drop for BodyPiece {
     fn drop(&mut self) {
         if !self.is_used {
             let result = if self.has_failed() { "failed" } else { "unused" };
@@ -137,48 +138,48 @@ impl Drop for Piece {
 }
 
 async fn fetch(
-    order: Order,
-    stages: &watch::Sender<Stage>,
+    order: PieceOrder,
+    stages: &watch::Sender<PieceStage>,
     turn: &CancellationToken,
-) -> HandedOver {
-    let Order { span, seed, position, ahead, lot, wake } = order;
-    let _lot = lot;
-    let path = Arc::clone(seed.source().question.path());
+) -> PieceHandover {
+    let PieceOrder { span, seed, position, ahead, permit, wake } = order;
+    let _lot = permit;
+    let path = Arc::clone(seed.source().request.path());
     let mut body = match seed.piece(span.clone(), position).await {
         Ok(body) => body,
         Err(why) => {
             tracing::info!(%path, first = span.start, why, "a piece was not to be had");
-            return HandedOver { written: None, rest: Rest::Failed };
+            return PieceHandover { written: None, rest: PieceRest::Failed };
         }
     };
-    stages.send_replace(Stage::Coming);
+    stages.send_replace(PieceStage::Coming);
     wake.notify_one();
     let mut early = ahead.range_from(span.start);
     let rest = loop {
         tokio::select! {
             biased;
-            () = turn.cancelled() => break Rest::Stream(Box::new(body)),
+            () = turn.cancelled() => break PieceRest::Stream(Box::new(body)),
             () = body.wait() => {}
         }
         match body.chunk().await {
             Ok(Some(bytes)) => {
                 if let Err(error) = early.append(bytes).await {
                     tracing::debug!(%path, %error, "a piece was not written");
-                    return HandedOver { written: None, rest: Rest::Failed };
+                    return PieceHandover { written: None, rest: PieceRest::Failed };
                 }
             }
-            Ok(None) => break Rest::Nothing,
+            Ok(None) => break PieceRest::Nothing,
             Err(error) => {
                 tracing::info!(%path, first = span.start, %error, "a piece broke off");
-                break Rest::Failed;
+                break PieceRest::Failed;
             }
         }
     };
     match early.finish().await {
-        Ok(written) => HandedOver { written: Some(written), rest },
+        Ok(written) => PieceHandover { written: Some(written), rest },
         Err(error) => {
             tracing::debug!(%path, %error, "a piece was not written");
-            HandedOver { written: None, rest: Rest::Failed }
+            PieceHandover { written: None, rest: PieceRest::Failed }
         }
     }
 }

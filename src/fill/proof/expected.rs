@@ -11,7 +11,7 @@ use http::header;
 
 /// What is known of a body before it comes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::fill) struct Expected {
+pub(in crate::fill) struct ExpectedBody {
     /// SHA-256 of the file.
     pub(in crate::fill) file_hash: Option<[u8; 32]>,
     /// Another SHA-256 that proves it as well: what its name says beside a narinfo that says
@@ -24,7 +24,7 @@ pub(in crate::fill) struct Expected {
     pub(in crate::fill) is_unsure: bool,
 }
 
-impl Expected {
+impl ExpectedBody {
     /// What the path itself and the narinfo that names it say.
     pub(in crate::fill) fn of(path: &str, claim: Option<&NarClaim>) -> Self {
         let claimed = claim.and_then(|claim| claim.file_hash).map(|hash| hash.0);
@@ -122,12 +122,12 @@ mod tests {
             source: None,
         };
         for hash in [[1; 32], actual.0] {
-            let expected = Expected::of(&path, Some(&claim(hash)));
+            let expected = ExpectedBody::of(&path, Some(&claim(hash)));
             expected.check_length(4).unwrap();
             assert_eq!(expected.check(actual, 4).unwrap(), Proof::FileHash);
             assert!(expected.check(Sha256::of(b"other"), 5).is_err());
         }
-        let unnamed = Expected::of("/nar/a.nar.zst", Some(&claim(actual.0)));
+        let unnamed = ExpectedBody::of("/nar/a.nar.zst", Some(&claim(actual.0)));
         assert!(unnamed.check_length(4).is_err() && unnamed.check(actual, 4).is_err());
     }
     #[test]
@@ -140,7 +140,7 @@ mod tests {
             (unnamed, Err(ClaimUnknown), false, false),
             (&*named, Err(ClaimUnknown), true, true),
         ] {
-            let expected = Expected::as_known(path, claim);
+            let expected = ExpectedBody::as_known(path, claim);
             assert_eq!(expected.is_provable(Some(4)), with_length, "{path} {expected:?}");
             assert_eq!(expected.is_provable(None), without, "{path} {expected:?}");
         }

@@ -3,7 +3,7 @@
 
 use crate::cache::ClaimOf;
 use crate::config::Signatures;
-use crate::fill::body_origins::Trail;
+use crate::fill::body_origins::BodyOrigins;
 use crate::fill::error::Rejection;
 use crate::fill::upstream::Upstream;
 use crate::nix::cache_info::CacheInfo;
@@ -13,9 +13,9 @@ use crate::object::{Key, NarClaim, Proof, Sha256};
 use crate::policy::response::Coding;
 
 /// Checks a narinfo: that it parses, answers the path it was asked for, and is signed as the site
-/// wants it of the origins on its `trail`. Gives what it proves and what it claims of its NAR.
+/// wants it of the origins on its `body_origins`. Gives what it proves and what it claims of its NAR.
 pub(in crate::fill) fn narinfo(
-    (upstream, trail): (&Upstream, &Trail),
+    (upstream, body_origins): (&Upstream, &BodyOrigins),
     key: &Key,
     body: &[u8],
     coding: Coding,
@@ -33,7 +33,7 @@ pub(in crate::fill) fn narinfo(
         let detail = format!("is about {}", narinfo.store_path.hash_part());
         return Err(Rejection::Narinfo { detail });
     }
-    let positions = trail.positions();
+    let positions = body_origins.positions();
     let proof = match (upstream.site.signatures, upstream.trusted.verify(&positions, &narinfo)) {
         (Signatures::Off, _) => Proof::Parsed,
         (Signatures::Require | Signatures::Warn, Ok(mark)) => Proof::SignedBy(mark),

@@ -25,13 +25,13 @@ const PAUSE_MAX: Duration = Duration::from_mins(5);
 
 /// What is remembered.
 #[derive(Debug)]
-pub(in crate::fill) struct WrongBodies {
+pub(in crate::fill) struct RejectedBodies {
     clock: Clock,
-    entries: Mutex<quick_cache::unsync::Cache<Key, Entry>>,
+    entries: Mutex<quick_cache::unsync::Cache<Key, RejectionRecord>>,
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct RejectionRecord {
     /// Of the fill that noted it last.
     basis: Basis,
     /// Wrong bodies since the last refusal began, or the last right one.
@@ -74,7 +74,7 @@ pub(in crate::fill) enum Advice {
     },
 }
 
-impl WrongBodies {
+impl RejectedBodies {
     pub(in crate::fill) fn new(clock: Clock) -> Self {
         Self { clock, entries: Mutex::new(quick_cache::unsync::Cache::new(ENTRIES_MAX)) }
     }
@@ -115,7 +115,7 @@ impl WrongBodies {
         let mut entries = self.entries.lock();
         let known = entries.remove(key).map(|(_, entry)| entry);
         let known = known.filter(|entry| !entry.is_over(now));
-        let mut entry = known.unwrap_or_else(|| Entry::new(basis.clone(), now));
+        let mut entry = known.unwrap_or_else(|| RejectionRecord::new(basis.clone(), now));
         entry.came_from(sources);
         // What began before the refusal is over says nothing of what an origin sends after it.
         let is_late = entry.refused_until.is_some_and(|until| basis.began < until);
@@ -137,7 +137,7 @@ impl WrongBodies {
     }
 }
 
-impl Entry {
+impl RejectionRecord {
     fn new(basis: Basis, now: Timestamp) -> Self {
         Self {
             basis,
@@ -193,12 +193,12 @@ mod tests {
         Key::new("main", &format!("/nar/{number}.nar.zst"), None)
     }
 
-    fn bench() -> (WrongBodies, ManualClock, Cache) {
+    fn bench() -> (RejectedBodies, ManualClock, Cache) {
         let manual = ManualClock::starting_at(Timestamp::from_secs(1_000));
         let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };
         let memory = Memory::new(&settings, &Metrics::new().unwrap());
         let cache = Cache::new(memory, None, Tasks::new());
-        (WrongBodies::new(Clock::Manual(manual.clone())), manual, cache)
+        (RejectedBodies::new(Clock::Manual(manual.clone())), manual, cache)
     }
 
     #[test]

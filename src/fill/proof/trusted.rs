@@ -13,10 +13,10 @@ use crate::nix::signature::{KeyError, PublicKey, SignatureError, TrustedKeys};
 
 /// The trusted keys of a site's origins.
 #[derive(Debug)]
-pub struct Trusted(Vec<OfOrigin>);
+pub struct Trusted(Vec<OriginKeys>);
 
 #[derive(Debug)]
-struct OfOrigin {
+struct OriginKeys {
     keys: TrustedKeys,
     /// One for each key.
     marks: Vec<u32>,
@@ -30,7 +30,7 @@ impl Trusted {
             let keys = origin.trusted_public_keys.iter();
             let marks = keys.clone().map(|key| origin.trust_mark(key)).collect();
             let keys = keys.map(|key| PublicKey::parse(key)).collect::<Result<Vec<_>, _>>()?;
-            Ok(OfOrigin { keys: TrustedKeys::new(keys), marks, source: origin.source_mark() })
+            Ok(OriginKeys { keys: TrustedKeys::new(keys), marks, source: origin.source_mark() })
         };
         Ok(Self(site.origins.iter().map(of_origin).collect::<Result<_, _>>()?))
     }

@@ -6,12 +6,12 @@
 //! (`fills_max`). One that finds no room is left to the next range of its object.
 
 use super::flight::PartFlight;
-use super::object::Object;
-use super::run::{Purpose, break_off, bring, keep, open};
+use super::object::PartObject;
+use super::run::{RunPurpose, break_off, bring, keep, open};
 use crate::cache::PublishError;
 use crate::fill::error::FillError;
 use crate::fill::proof::{better_lifetime, coding_of};
-use crate::fill::resources::Running;
+use crate::fill::resources::RunningCount;
 use crate::object::Meta;
 use crate::origin::Reason;
 use crate::store::Part;
@@ -23,7 +23,7 @@ const ROUNDS_MAX: u32 = 3;
 
 /// How the completion of an object ended; the metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Completed {
+enum CompletionResult {
     Stored,
     NotStored,
     Rejected,
@@ -33,7 +33,7 @@ enum Completed {
     ByOthers,
 }
 
-impl Completed {
+impl CompletionResult {
     const fn as_str(self) -> Option<&'static str> {
         match self {
             Self::Stored => Some("stored"),
@@ -48,7 +48,7 @@ impl Completed {
 
 /// Sees to what is missing of an object: returns at once where that is to be fetched, and when it
 /// is done where nothing is. Called with a place among the fills, or for an object that is read.
-pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
+pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<PartObject>) {
     let Some(part) = object.part().filter(|part| part.is_live()) else { return };
     let missing = part.missing_bytes();
     if missing > flight.parts.completion_size_max || object.broken().is_some() {
@@ -58,15 +58,15 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
         return finish_once(flight, object, part).await;
     }
     let Some(completing) = part.begin_completion() else { return };
-    let is_whole_coming = flight.registry.is_whole_under_way(flight.subject.key());
-    let (demand, readers) = (flight.subject.demand(), flight.cursors.readers.clone());
+    let is_whole_coming = flight.registry.is_whole_under_way(flight.request.key());
+    let (demand, readers) = (flight.request.demand(), flight.cursors.readers.clone());
     let turn = Arc::clone(&flight.parts.completions).try_acquire_owned();
-    let place = flight.resources().room.spare(&demand, &readers);
+    let place = flight.resources().places.spare(&demand, &readers);
     let (Ok(turn), Some(place), false) = (turn, place, is_whole_coming) else {
-        return count(flight, Completed::Skipped);
+        return count(flight, CompletionResult::Skipped);
     };
     let (flight, object) = (Arc::clone(flight), Arc::clone(object));
-    let running = Running::begin(&flight.resources().metrics);
+    let running = RunningCount::begin(&flight.resources().metrics);
     let tasks = flight.resources().tasks.clone();
     tasks.spawn("part completion", async move {
         let _running = running;
@@ -77,7 +77,7 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
             drop(completing);
             count(&flight, completed);
             // The others may have brought their last chunk, and seen that this was under way.
-            if completed == Completed::ByOthers && part.missing_bytes() == 0 {
+            if completed == CompletionResult::ByOthers && part.missing_bytes() == 0 {
                 finish_once(&flight, &object, part).await;
             }
         };
@@ -86,21 +86,21 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<Object>) {
 }
 
 /// Finishes an object of which all is here, unless another completes it.
-async fn finish_once(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) {
+async fn finish_once(flight: &Arc<PartFlight>, object: &Arc<PartObject>, part: &Part) {
     let Some(_completing) = part.begin_completion() else { return };
     let completed = Box::pin(finish(flight, object, part)).await;
-    count(flight, completed.unwrap_or(Completed::Failed));
+    count(flight, completed.unwrap_or(CompletionResult::Failed));
 }
 
-fn count(flight: &PartFlight, completed: Completed) {
+fn count(flight: &PartFlight, completed: CompletionResult) {
     if let Some(result) = completed.as_str() {
         flight.resources().metrics.completions.with_label_values(&[result]).inc();
     }
 }
 
 /// Fetches what is missing, and finishes the object.
-async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> Completed {
-    let mut completed = Completed::ByOthers;
+async fn run(flight: &Arc<PartFlight>, object: &Arc<PartObject>, part: &Part) -> CompletionResult {
+    let mut completed = CompletionResult::ByOthers;
     for _ in 0..ROUNDS_MAX {
         if let Err(failed) = fetch_missing(flight, object, part).await {
             return failed;
@@ -108,8 +108,8 @@ async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> Com
         if part.missing_bytes() > 0 {
             break;
         }
-        completed = finish(flight, object, part).await.unwrap_or(Completed::Failed);
-        if completed != Completed::Failed || part.missing_bytes() == 0 {
+        completed = finish(flight, object, part).await.unwrap_or(CompletionResult::Failed);
+        if completed != CompletionResult::Failed || part.missing_bytes() == 0 {
             break;
         }
     }
@@ -118,32 +118,36 @@ async fn run(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> Com
 
 async fn fetch_missing(
     flight: &Arc<PartFlight>,
-    object: &Arc<Object>,
+    object: &Arc<PartObject>,
     part: &Part,
-) -> Result<(), Completed> {
+) -> Result<(), CompletionResult> {
     let stopping = flight.resources().tasks.stopping();
     while let Some(from) = part.first_missing(&(0..part.length())) {
         if stopping.is_cancelled() || !part.is_live() || flight.is_purged() {
-            return Err(Completed::NotStored);
+            return Err(CompletionResult::NotStored);
         }
         let Some(run) = part.claim(from, part.length()) else { continue };
         let (span, why) = (run.start()..run.end(), Some(Reason::Completion));
         let opened = Box::pin(open(flight, object, span, why)).await;
-        if bring(flight, object, run, opened, Purpose::Completion).await.is_err() {
-            return Err(Completed::Failed);
+        if bring(flight, object, run, opened, RunPurpose::Completion).await.is_err() {
+            return Err(CompletionResult::Failed);
         }
     }
     Ok(())
 }
 
 /// Checks the whole and makes it an object; none where a chunk turned out damaged.
-async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> Option<Completed> {
+async fn finish(
+    flight: &Arc<PartFlight>,
+    object: &Arc<PartObject>,
+    part: &Part,
+) -> Option<CompletionResult> {
     let resources = flight.resources();
     keep(flight, object).await;
     let mut meta = Meta::clone(&part.meta());
-    let expected = flight.subject.expected(&resources.cache, coding_of(&meta)).await;
+    let expected = flight.request.expected(&resources.cache, coding_of(&meta)).await;
     if !expected.is_provable(Some(part.length())) {
-        return Some(Completed::NotStored);
+        return Some(CompletionResult::NotStored);
     }
     let (digested, stop) = (part.clone(), resources.tasks.stopping());
     let digest = move || digested.digest(&stop);
@@ -157,20 +161,20 @@ async fn finish(flight: &Arc<PartFlight>, object: &Arc<Object>, part: &Part) -> 
             resources.metrics.rejected_bodies.with_label_values(labels).inc();
             let error = FillError::Rejected { origin, rejection };
             break_off(flight, object, Arc::new(error)).await;
-            return Some(Completed::Rejected);
+            return Some(CompletionResult::Rejected);
         }
     }
     better_lifetime(&mut meta);
     // What another flight was noting before may have been refused to it meanwhile.
     keep(flight, object).await;
-    let path = Arc::clone(flight.subject.path());
+    let path = Arc::clone(flight.request.path());
     let published = resources.cache.publish_part(flight.ticket, part, meta, sha256).await;
     Some(match published {
-        Ok(_) => Completed::Stored,
-        Err(PublishError::Purged | PublishError::Superseded) => Completed::NotStored,
+        Ok(_) => CompletionResult::Stored,
+        Err(PublishError::Purged | PublishError::Superseded) => CompletionResult::NotStored,
         Err(error) => {
             tracing::info!(%path, %error, "not kept");
-            Completed::Failed
+            CompletionResult::Failed
         }
     })
 }

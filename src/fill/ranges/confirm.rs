@@ -2,19 +2,19 @@
 //! time, in a task of its own: a client that leaves, or that gets what is stale, cancels nothing,
 //! and the answer renews the head for later requests. A short lock, never across an await.
 
-use super::confirming::{Confirmed, Confirming};
+use super::confirming::{ConfirmRequest, Confirmed};
 use super::flight::PartFlight;
 use super::handle::PartHandle;
-use super::object::Object;
-use super::page_head::{Told, renewed};
+use super::object::PartObject;
+use super::page_head::{LaterHead, renewed};
 use super::run::break_off;
 use crate::fill::error::FillError;
 use crate::fill::flight::Landed;
 use crate::fill::heads;
 use crate::fill::object_request::Wanted;
 use crate::fill::page_request::Sought;
-use crate::fill::request::Subject;
-use crate::fill::resources::Running;
+use crate::fill::request::FillRequest;
+use crate::fill::resources::RunningCount;
 use crate::policy::response::Times;
 use crate::rfc::conditional::Validators;
 use http::StatusCode;
@@ -36,23 +36,23 @@ impl PartHandle {
     }
 
     /// The request under way, or a new one.
-    fn confirming(&self) -> Confirming {
+    fn confirming(&self) -> ConfirmRequest {
         let mut under_way = self.object.confirming.lock();
         if let Some(confirming) = under_way.as_ref().filter(|c| c.is_under_way()) {
             return confirming.clone();
         }
         let (tell, said) = watch::channel(None);
-        let confirming = Confirming { begun: Instant::now(), said };
+        let confirming = ConfirmRequest { begun: Instant::now(), said };
         *under_way = Some(confirming.clone());
         drop(under_way);
         let (flight, object) = (Arc::clone(&self.flight), Arc::clone(&self.object));
-        let running = Running::begin(&flight.resources().metrics);
+        let running = RunningCount::begin(&flight.resources().metrics);
         let tasks = flight.resources().tasks.clone();
         tasks.spawn("part confirmation", async move {
             let _running = running;
-            let said = match &flight.subject {
-                Subject::Object(wanted) => Box::pin(by_head(&flight, &object, wanted)).await,
-                Subject::Page(sought) => Box::pin(by_page(&flight, &object, sought)).await,
+            let said = match &flight.request {
+                FillRequest::Object(request) => Box::pin(by_head(&flight, &object, request)).await,
+                FillRequest::Page(request) => Box::pin(by_page(&flight, &object, request)).await,
             };
             tell.send_replace(Some(said));
         });
@@ -61,8 +61,8 @@ impl PartHandle {
 }
 
 /// Asks for the head of the object.
-async fn by_head(flight: &PartFlight, object: &Object, wanted: &Wanted) -> Confirmed {
-    let landed = match heads::join(&flight.registry, wanted.clone(), None) {
+async fn by_head(flight: &PartFlight, object: &PartObject, request: &Wanted) -> Confirmed {
+    let landed = match heads::join(&flight.registry, request.clone(), None) {
         Ok((_, asked)) => asked.landed().await,
         Err(_) => return Confirmed::Failed(Arc::new(FillError::NoRoom)),
     };
@@ -83,9 +83,9 @@ async fn by_head(flight: &PartFlight, object: &Object, wanted: &Wanted) -> Confi
 }
 
 /// Asks whether the response still holds, and renews its head then.
-async fn by_page(flight: &PartFlight, object: &Object, sought: &Sought) -> Confirmed {
+async fn by_page(flight: &PartFlight, object: &PartObject, request: &Sought) -> Confirmed {
     let old = object.meta();
-    let response = match sought.confirm(old.etag()).await {
+    let response = match request.confirm(old.etag()).await {
         Ok(response) => response,
         Err(error) => return Confirmed::Failed(Arc::new(error.into())),
     };
@@ -101,8 +101,8 @@ async fn by_page(flight: &PartFlight, object: &Object, sought: &Sought) -> Confi
         _ => false,
     };
     let times = Times { request: response.request_time, response: response.response_time };
-    let told = Told { headers: response.headers.clone(), times };
-    let renewed = is_same.then(|| renewed(sought, &old, &told)).flatten();
+    let told = LaterHead { headers: response.headers.clone(), times };
+    let renewed = is_same.then(|| renewed(request, &old, &told)).flatten();
     let (Some(meta), Some(part)) = (renewed, object.part()) else {
         return other(flight, object).await;
     };
@@ -110,7 +110,7 @@ async fn by_page(flight: &PartFlight, object: &Object, sought: &Sought) -> Confi
     Confirmed::Same
 }
 
-async fn other(flight: &PartFlight, object: &Object) -> Confirmed {
+async fn other(flight: &PartFlight, object: &PartObject) -> Confirmed {
     break_off(flight, object, Arc::new(FillError::Changed)).await;
     Confirmed::Other
 }

@@ -23,12 +23,12 @@ pub enum Confirmed {
 
 /// A request under way that is to confirm an object.
 #[derive(Debug, Clone)]
-pub(super) struct Confirming {
+pub(super) struct ConfirmRequest {
     pub(super) begun: Instant,
     pub(super) said: watch::Receiver<Option<Confirmed>>,
 }
 
-impl Confirming {
+impl ConfirmRequest {
     pub(super) fn is_under_way(&self) -> bool {
         self.said.borrow().is_none() && self.said.has_changed().is_ok()
     }

@@ -1,7 +1,7 @@
 //! Where the readers of one object stand, so that what is fetched for them knows whether it is
 //! still wanted. One per flight; a short lock, never across an await.
 
-use crate::fill::readers::{Reader, Readers};
+use crate::fill::readers::{FillReader, FillReaders};
 use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// All readers of one object.
 #[derive(Debug, Default)]
 pub(super) struct Cursors {
-    pub(super) readers: Readers,
-    all: Mutex<All>,
+    pub(super) readers: FillReaders,
+    all: Mutex<CursorTable>,
     moved: Notify,
 }
 
 #[derive(Debug, Default)]
-struct All {
+struct CursorTable {
     next_id: u64,
     /// The next byte that each reads, and the end of what it wants.
     places: HashMap<u64, (u64, u64)>,
@@ -37,7 +37,7 @@ struct All {
 pub(super) struct Cursor {
     cursors: Arc<Cursors>,
     id: u64,
-    _reader: Reader,
+    _reader: FillReader,
 }
 
 /// Whether the byte at an offset is wanted.

@@ -1,10 +1,10 @@
 //! The first run of an object, whose bytes come with the answer that told its head.
 
 use super::complete;
-use super::flight::{PartFlight, PartLanded};
-use super::object::Object;
-use super::run::{Purpose, bring};
-use super::stretch::Stretch;
+use super::flight::{PartFlight, PartOutcome};
+use super::object::PartObject;
+use super::run::{RunPurpose, bring};
+use super::stretch::OriginStretch;
 use crate::rfc::range::ByteSpan;
 use crate::store::{CHUNK_BYTES, Part};
 use std::ops::Range;
@@ -13,14 +13,14 @@ use std::sync::Arc;
 /// The object is known from now on: keeps what has `begun` to come of it.
 pub(super) async fn kept(
     flight: &Arc<PartFlight>,
-    object: Arc<Object>,
+    object: Arc<PartObject>,
     part: &Part,
-    begun: Option<Stretch>,
+    begun: Option<OriginStretch>,
 ) {
     let run = begun.as_ref().and_then(|begun| part.claim(begun.next(), begun.end()));
-    flight.land(PartLanded::Known(Arc::clone(&object)));
+    flight.announce(PartOutcome::Known(Arc::clone(&object)));
     let (Some(stretch), Some(run)) = (begun, run) else { return };
-    if bring(flight, &object, run, Ok(stretch), Purpose::Readers).await.is_ok() {
+    if bring(flight, &object, run, Ok(stretch), RunPurpose::Readers).await.is_ok() {
         complete::see_to(flight, &object).await;
     }
 }

@@ -2,14 +2,14 @@
 //! and by what is fetched for them; the registry knows it as long as one of them does.
 
 use super::cursors::Cursors;
-use super::object::Object;
+use super::object::PartObject;
 use crate::cache::Ticket;
 use crate::config::Limits;
-use crate::fill::alone::Alone;
+use crate::fill::alone::HitForMiss;
 use crate::fill::error::{FillError, NotJoined};
 use crate::fill::flight::FlightReader;
 use crate::fill::registry::{Registry, Role};
-use crate::fill::request::Subject;
+use crate::fill::request::FillRequest;
 use crate::fill::resources::Resources;
 use crate::object::{Key, Meta};
 use crate::origin::Response;
@@ -21,19 +21,19 @@ use tokio::sync::Semaphore;
 /// The flights of parts, and what bounds their completion. One per process; a short lock, never
 /// while a flight is dropped, which takes it.
 #[derive(Debug)]
-pub(in crate::fill) struct Parts {
+pub(in crate::fill) struct PartRegistry {
     under_way: Mutex<HashMap<Key, Weak<PartFlight>>>,
     pub(super) completions: Arc<Semaphore>,
     pub(super) completion_size_max: u64,
     /// Responses of which ranges may not be kept: each is asked for alone.
-    pub(super) alone: Alone,
+    pub(super) hit_for_miss: HitForMiss,
 }
 
 /// What a flight has come to.
 #[derive(Debug, Clone)]
-pub(super) enum PartLanded {
+pub(super) enum PartOutcome {
     /// The object's head is known.
-    Known(Arc<Object>),
+    Known(Arc<PartObject>),
     /// The whole is being fetched.
     Whole(Role, FlightReader),
     /// The whole is stored.
@@ -54,23 +54,23 @@ pub(super) enum PartLanded {
 #[derive(Debug)]
 pub(super) struct PartFlight {
     pub(super) registry: Arc<Registry>,
-    pub(super) parts: Arc<Parts>,
-    pub(super) subject: Subject,
+    pub(super) parts: Arc<PartRegistry>,
+    pub(super) request: FillRequest,
     /// An answer that is for the one who caused the question alone.
-    pub(super) alone: Mutex<Option<Box<Response>>>,
+    pub(super) own_answer: Mutex<Option<Box<Response>>>,
     pub(super) ticket: Ticket,
     pub(super) cursors: Arc<Cursors>,
-    landed: watch::Sender<Option<PartLanded>>,
+    landed: watch::Sender<Option<PartOutcome>>,
 }
 
-impl Parts {
+impl PartRegistry {
     /// Nothing under way.
     pub(in crate::fill) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             under_way: Mutex::default(),
             completions: Arc::new(Semaphore::new(limits.completions_max)),
             completion_size_max: limits.completion_size_max,
-            alone: Alone::default(),
+            hit_for_miss: HitForMiss::default(),
         })
     }
 
@@ -86,12 +86,12 @@ impl Parts {
     pub(super) fn enter(
         self: &Arc<Self>,
         registry: &Arc<Registry>,
-        subject: &Subject,
+        request: &FillRequest,
     ) -> (Role, Arc<PartFlight>, bool) {
         // A flight that is dropped takes the lock itself.
         let _stale;
         let mut under_way = self.under_way.lock();
-        match under_way.get(subject.key()).and_then(Weak::upgrade) {
+        match under_way.get(request.key()).and_then(Weak::upgrade) {
             Some(flight) if flight.may_be_joined() => {
                 let has_landed = flight.landed.borrow().is_some();
                 return (Role::Follow, flight, has_landed);
@@ -101,14 +101,14 @@ impl Parts {
         let flight = Arc::new(PartFlight {
             registry: Arc::clone(registry),
             parts: Arc::clone(self),
-            subject: subject.clone(),
-            alone: Mutex::default(),
+            request: request.clone(),
+            own_answer: Mutex::default(),
             ticket: registry.resources.cache.ticket(),
             cursors: Arc::default(),
             landed: watch::Sender::new(None),
         });
-        under_way.insert(subject.key().clone(), Arc::downgrade(&flight));
-        registry.resources.keys_in_part.lock().insert(subject.key().clone());
+        under_way.insert(request.key().clone(), Arc::downgrade(&flight));
+        registry.resources.keys_in_part.lock().insert(request.key().clone());
         drop(under_way);
         (Role::Lead, flight, false)
     }
@@ -116,8 +116,8 @@ impl Parts {
 
 impl PartFlight {
     /// What its stretches are fetched with, and what they are of.
-    pub(super) fn source(&self) -> (&Arc<Resources>, &Subject) {
-        (&self.registry.resources, &self.subject)
+    pub(super) fn source(&self) -> (&Arc<Resources>, &FillRequest) {
+        (&self.registry.resources, &self.request)
     }
 
     /// What its fetches use.
@@ -127,14 +127,14 @@ impl PartFlight {
 
     /// Whether its object is known, so that who comes now has something of it.
     pub(super) fn is_of_use(&self) -> bool {
-        matches!(&*self.landed.borrow(), Some(PartLanded::Known(object)) if object.may_be_joined())
+        matches!(&*self.landed.borrow(), Some(PartOutcome::Known(object)) if object.may_be_joined())
             && !self.is_purged()
     }
 
     fn may_be_joined(&self) -> bool {
         let is_open = match &*self.landed.borrow() {
             None => true,
-            Some(PartLanded::Known(object)) => object.may_be_joined(),
+            Some(PartOutcome::Known(object)) => object.may_be_joined(),
             Some(_) => false,
         };
         is_open && !self.is_purged() && !self.cursors.readers.is_closed()
@@ -142,12 +142,12 @@ impl PartFlight {
 
     /// Whether a purge has overtaken it.
     pub(super) fn is_purged(&self) -> bool {
-        self.resources().cache.is_purged_since(self.ticket, self.subject.key())
+        self.resources().cache.is_purged_since(self.ticket, self.request.key())
     }
 
     /// Waits until there is something to tell. Bounded by the deadlines of the origins.
-    pub(super) async fn landed(&self) -> PartLanded {
-        let lost = || PartLanded::Failed(Arc::new(FillError::Lost));
+    pub(super) async fn landed(&self) -> PartOutcome {
+        let lost = || PartOutcome::Failed(Arc::new(FillError::Lost));
         let mut receiver = self.landed.subscribe();
         match receiver.wait_for(Option::is_some).await {
             Ok(landed) => landed.clone().unwrap_or_else(lost),
@@ -156,7 +156,7 @@ impl PartFlight {
     }
 
     /// Tells the readers; the first word counts.
-    pub(super) fn land(&self, landed: PartLanded) {
+    pub(super) fn announce(&self, landed: PartOutcome) {
         self.landed.send_if_modified(|told| {
             let is_first = told.is_none();
             if is_first {
@@ -171,10 +171,10 @@ impl Drop for PartFlight {
     fn drop(&mut self) {
         let mut under_way = self.parts.under_way.lock();
         let own: *const Self = self;
-        if under_way.get(self.subject.key()).is_some_and(|known| std::ptr::eq(known.as_ptr(), own))
+        if under_way.get(self.request.key()).is_some_and(|known| std::ptr::eq(known.as_ptr(), own))
         {
-            under_way.remove(self.subject.key());
-            self.resources().keys_in_part.lock().remove(self.subject.key());
+            under_way.remove(self.request.key());
+            self.resources().keys_in_part.lock().remove(self.request.key());
         }
     }
 }

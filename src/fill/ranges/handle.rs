@@ -3,7 +3,7 @@
 
 use super::cursors::Cursor;
 use super::flight::PartFlight;
-use super::object::{Object, Told};
+use super::object::{HeadSource, PartObject};
 use super::reader::{Came, PartReader};
 use crate::fill::error::FillError;
 use crate::fill::registry::Role;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct PartHandle {
     pub(super) flight: Arc<PartFlight>,
-    pub(super) object: Arc<Object>,
+    pub(super) object: Arc<PartObject>,
     pub(super) cursor: Cursor,
     pub(super) role: Role,
     pub(super) is_learned_now: bool,
@@ -42,8 +42,8 @@ impl PartHandle {
     /// `Cache-Status` of the caches on the way, where an origin was asked for the head.
     pub fn upstream_status(&self) -> &[HeaderValue] {
         match &self.object.told {
-            Told::ByOrigin { upstream_status } if self.is_learned_now => upstream_status,
-            Told::ByOrigin { .. } | Told::ByDisk => &[],
+            HeadSource::ByOrigin { upstream_status } if self.is_learned_now => upstream_status,
+            HeadSource::ByOrigin { .. } | HeadSource::ByDisk => &[],
         }
     }
 

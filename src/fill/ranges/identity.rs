@@ -2,7 +2,7 @@
 //! always. A value.
 
 use crate::fill::error::FillError;
-use crate::fill::resumable_body::Checked;
+use crate::fill::resumable_body::BodyCheck;
 use crate::object::Meta;
 use crate::origin::{FetchError, Response};
 use crate::policy::continuation::{self, Begun, ContinuationError, Tie};
@@ -13,17 +13,17 @@ use std::sync::Arc;
 
 /// What every part of one object must agree with.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
+pub(super) struct PartIdentity {
     headers: HeaderMap,
     /// The entity tag, where it is a strong one.
     pub(super) etag: Option<HeaderValue>,
     pub(super) length: u64,
-    checked: Checked,
+    checked: BodyCheck,
 }
 
-impl Identity {
+impl PartIdentity {
     /// That of an object with this head and length.
-    pub(super) fn new(meta: &Meta, length: u64, checked: Checked) -> Self {
+    pub(super) fn new(meta: &Meta, length: u64, checked: BodyCheck) -> Self {
         let is_strong = |etag: &&HeaderValue| EntityTag::parse(etag).is_some_and(|e| e.is_strong());
         Self {
             etag: meta.etag().filter(is_strong).cloned(),
@@ -35,7 +35,7 @@ impl Identity {
 
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_parts(&self) -> bool {
-        self.etag.is_some() || self.checked == Checked::ByHash
+        self.etag.is_some() || self.checked == BodyCheck::ByHash
     }
 
     /// Whether a head is of the same object.
@@ -55,7 +55,7 @@ impl Identity {
         let checked = continuation::check_stretch(&begun, last, response.status, &response.headers);
         match checked {
             Ok((continuation, end))
-                if continuation.tie == Tie::EntityTag || self.checked == Checked::ByHash =>
+                if continuation.tie == Tie::EntityTag || self.checked == BodyCheck::ByHash =>
             {
                 Ok(end)
             }

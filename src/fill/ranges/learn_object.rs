@@ -1,18 +1,18 @@
 //! How the head of an object of a binary cache becomes known: from the answer to a request for a
 //! stretch of it, or to one for its head.
 
-use super::ask::question;
+use super::ask::range_ask;
 use super::first_run::{in_chunks, kept};
-use super::flight::{PartFlight, PartLanded};
-use super::identity::Identity;
-use super::object::{Kind, Object, Told};
-use super::stretch::Stretch;
+use super::flight::{PartFlight, PartOutcome};
+use super::identity::PartIdentity;
+use super::object::{HeadSource, PartDelivery, PartObject};
+use super::stretch::OriginStretch;
 use crate::fill::error::{FillError, NotJoined};
 use crate::fill::flight::Landed;
 use crate::fill::object_request::{Admitted, Keep, Wanted};
-use crate::fill::proof::Expected;
-use crate::fill::request::Before;
-use crate::fill::resumable_body::Checked;
+use crate::fill::proof::ExpectedBody;
+use crate::fill::request::FillStart;
+use crate::fill::resumable_body::BodyCheck;
 use crate::fill::{heads, leader};
 use crate::origin::{Answer, FetchError, Response};
 use crate::policy::continuation;
@@ -25,92 +25,92 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// What came with a head.
-struct Head {
+struct LearnedHead {
     admitted: Admitted,
     length: u64,
-    expected: Expected,
+    expected: ExpectedBody,
     begun: Option<(Response, Range<u64>)>,
 }
 
 pub(super) async fn by_get(
     flight: &Arc<PartFlight>,
-    wanted: &Wanted,
+    request: &Wanted,
     stretch: ByteSpan,
 ) -> Result<(), FillError> {
     let end = stretch.last.saturating_add(1);
     let is_kept = flight.resources().cache.takes_parts();
     let asked = if is_kept { in_chunks(stretch) } else { stretch.first..end };
     let cache = &flight.resources().cache;
-    let ask = wanted.sourced(cache, question(wanted, &asked, None)).await;
-    let asking = wanted.upstream.origins.fetch(&ask);
+    let ask = request.sourced(cache, range_ask(request, &asked, None)).await;
+    let asking = request.upstream.origins.fetch(&ask);
     match flight.cursors.readers.while_open(asking).await?? {
         Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
-            found_part(flight, wanted, response, asked).await
+            found_part(flight, request, response, asked).await
         }
         Answer::Found(response) => {
-            whole(flight, wanted, Some(response));
+            whole(flight, request, Some(response));
             Ok(())
         }
         Answer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
-            let (meta, keep) = wanted.absence(&headers, origin, times);
+            let (meta, keep) = request.absence(&headers, origin, times);
             let absent = flight.resources().absent(flight.ticket, meta, keep).await;
-            flight.land(PartLanded::Absent(absent));
+            flight.announce(PartOutcome::Absent(absent));
             Ok(())
         }
         // It ends before the stretch begins: its length tells.
-        Answer::Changed => by_head(flight, wanted).await,
+        Answer::Changed => by_head(flight, request).await,
         Answer::NotModified { origin, .. } => Err(unasked(flight, origin, "304")),
     }
 }
 
 async fn found_part(
     flight: &Arc<PartFlight>,
-    wanted: &Wanted,
+    request: &Wanted,
     mut response: Response,
     asked: Range<u64>,
 ) -> Result<(), FillError> {
     let Some((span, Some(length))) = continuation::part(&response.headers) else {
-        whole(flight, wanted, None);
+        whole(flight, request, None);
         return Ok(());
     };
     if span.first == 0 && span.last.checked_add(1) == Some(length) {
         response.status = StatusCode::OK;
         response.headers.remove(header::CONTENT_RANGE);
-        whole(flight, wanted, Some(response));
+        whole(flight, request, Some(response));
         return Ok(());
     }
-    let admitted = wanted.admit_part(&response, length)?;
-    let expected = flight.subject.expected(&flight.resources().cache, admitted.coding).await;
+    let admitted = request.admit_part(&response, length)?;
+    let expected = flight.request.expected(&flight.resources().cache, admitted.coding).await;
     let begun = Some((response, asked.start..asked.end.min(length)));
-    known(flight, Head { admitted, length, expected, begun }).await
+    known(flight, LearnedHead { admitted, length, expected, begun }).await
 }
 
-pub(super) async fn by_head(flight: &Arc<PartFlight>, wanted: &Wanted) -> Result<(), FillError> {
-    let asked = match heads::join(&flight.registry, wanted.clone(), None) {
+pub(super) async fn by_head(flight: &Arc<PartFlight>, request: &Wanted) -> Result<(), FillError> {
+    let asked = match heads::join(&flight.registry, request.clone(), None) {
         Ok((_, asked)) => asked,
         Err(refused) => {
-            flight.land(PartLanded::NotJoined(refused));
+            flight.announce(PartOutcome::NotJoined(refused));
             return Ok(());
         }
     };
     match flight.cursors.readers.while_open(asked.landed()).await? {
         Landed::Head { admitted, length } => {
             let Some(length) = length.filter(|length| *length > CHUNK_BYTES) else {
-                whole(flight, wanted, None);
+                whole(flight, request, None);
                 return Ok(());
             };
             let expected =
-                flight.subject.expected(&flight.resources().cache, admitted.coding).await;
+                flight.request.expected(&flight.resources().cache, admitted.coding).await;
             let admitted = Admitted::clone(&admitted);
-            known(flight, Head { admitted, length, expected, begun: None }).await
+            known(flight, LearnedHead { admitted, length, expected, begun: None }).await
         }
         Landed::Absent(meta) => {
-            flight.land(PartLanded::Absent(meta));
+            flight.announce(PartOutcome::Absent(meta));
             Ok(())
         }
         Landed::Failed(error) => {
-            flight.land(PartLanded::Failed(error));
+            flight.announce(PartOutcome::Failed(error));
             Ok(())
         }
         Landed::Streaming { .. } | Landed::Whole { .. } | Landed::Passing => Err(FillError::Lost),
@@ -118,8 +118,8 @@ pub(super) async fn by_head(flight: &Arc<PartFlight>, wanted: &Wanted) -> Result
 }
 
 /// The head is known: from now on readers go by it.
-async fn known(flight: &Arc<PartFlight>, head: Head) -> Result<(), FillError> {
-    let Head { admitted, length, expected, begun } = head;
+async fn known(flight: &Arc<PartFlight>, head: LearnedHead) -> Result<(), FillError> {
+    let LearnedHead { admitted, length, expected, begun } = head;
     if let Err(rejection) = expected.check_length(length) {
         let origin = Arc::clone(&admitted.meta.origin);
         let labels = &[&*origin, rejection.reason()];
@@ -127,7 +127,7 @@ async fn known(flight: &Arc<PartFlight>, head: Head) -> Result<(), FillError> {
         return Err(FillError::Rejected { origin, rejection });
     }
     let Admitted { meta, keep, upstream_status, .. } = admitted;
-    let identity = Arc::new(Identity::new(&meta, length, Checked::of(&expected)));
+    let identity = Arc::new(PartIdentity::new(&meta, length, BodyCheck::of(&expected)));
     // What was asked for while the disk took nothing may begin within a chunk.
     let is_aligned =
         begun.as_ref().is_none_or(|(_, asked)| asked.start.is_multiple_of(CHUNK_BYTES));
@@ -137,38 +137,38 @@ async fn known(flight: &Arc<PartFlight>, head: Head) -> Result<(), FillError> {
     } else {
         None
     };
-    let begun =
-        begun.map(|(response, asked)| Stretch::of(flight.source(), &identity, response, asked));
-    let told = Told::ByOrigin { upstream_status };
-    let object = |kind| Arc::new(Object::new(Arc::clone(&identity), kind, told));
+    let begun = begun
+        .map(|(response, asked)| OriginStretch::of(flight.source(), &identity, response, asked));
+    let told = HeadSource::ByOrigin { upstream_status };
+    let object = |kind| Arc::new(PartObject::new(Arc::clone(&identity), kind, told));
     if let Some(part) = part {
-        kept(flight, object(Kind::Kept(part.clone())), &part, begun).await;
+        kept(flight, object(PartDelivery::Kept(part.clone())), &part, begun).await;
     } else {
         let begun = Mutex::new(begun.map(Box::new));
-        let kind = Kind::Passing { meta: Arc::new(meta), begun };
-        flight.land(PartLanded::Known(object(kind)));
+        let kind = PartDelivery::Passing { meta: Arc::new(meta), begun };
+        flight.announce(PartOutcome::Known(object(kind)));
     }
     Ok(())
 }
 
 /// Fetches the whole after all, with the answer to GET that is here already, if there is one.
-fn whole(flight: &Arc<PartFlight>, wanted: &Wanted, given: Option<Response>) {
+fn whole(flight: &Arc<PartFlight>, request: &Wanted, given: Option<Response>) {
     let before = match given {
-        Some(given) => Before::Given(Box::new(given), flight.ticket),
-        None => Before::Stale(None),
+        Some(given) => FillStart::Given(Box::new(given), flight.ticket),
+        None => FillStart::Stale(None),
     };
-    let landed = match leader::join(&flight.registry, wanted.clone(), None, before) {
-        Ok((role, flight)) => PartLanded::Whole(role, flight),
+    let landed = match leader::join(&flight.registry, request.clone(), None, before) {
+        Ok((role, flight)) => PartOutcome::Whole(role, flight),
         Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
-            PartLanded::NotJoined(refused)
+            PartOutcome::NotJoined(refused)
         }
-        Err(NotJoined::Ended) => PartLanded::Stored,
+        Err(NotJoined::Ended) => PartOutcome::Stored,
     };
-    flight.land(landed);
+    flight.announce(landed);
 }
 
 fn unasked(flight: &Arc<PartFlight>, origin: usize, what: &str) -> FillError {
-    let origin = flight.subject.upstream().origins.name(origin);
+    let origin = flight.request.upstream().origins.name(origin);
     let detail = format!("{what} without conditions");
     FillError::Fetch(FetchError::Protocol { origin, detail })
 }

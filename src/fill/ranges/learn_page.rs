@@ -16,15 +16,15 @@
 //! parts of binary caches (see the module above).
 
 use super::first_run::{in_chunks, kept};
-use super::flight::{PartFlight, PartLanded};
-use super::identity::Identity;
-use super::object::{Kind, Object, Told};
+use super::flight::{PartFlight, PartOutcome};
+use super::identity::PartIdentity;
+use super::object::{HeadSource, PartDelivery, PartObject};
 use super::page_head::whole_of;
-use super::stretch::Stretch;
+use super::stretch::OriginStretch;
 use crate::fill::error::{FillError, NotJoined};
 use crate::fill::page_leader;
-use crate::fill::page_request::{Rest, Sought};
-use crate::fill::resumable_body::Checked;
+use crate::fill::page_request::{PageRange, Sought};
+use crate::fill::resumable_body::BodyCheck;
 use crate::origin::{Response, Retries};
 use crate::policy::continuation;
 use crate::rfc::range::ByteSpan;
@@ -36,16 +36,16 @@ use std::sync::Arc;
 /// Asks for the chunks of a stretch.
 pub(super) async fn by_page(
     flight: &Arc<PartFlight>,
-    sought: &Sought,
+    request: &Sought,
     stretch: ByteSpan,
 ) -> Result<(), FillError> {
     let asked = in_chunks(stretch);
     let last = (asked.end != u64::MAX).then(|| asked.end.saturating_sub(1));
-    let rest = Rest { first: asked.start, last, same: None, retries: Retries::Usual };
-    let asking = sought.stretch(rest, None);
+    let rest = PageRange { first: asked.start, last, same: None, retries: Retries::Usual };
+    let asking = request.stretch(rest, None);
     let mut response = flight.cursors.readers.while_open(asking).await??;
     if response.status == StatusCode::OK {
-        whole_page(flight, sought, response);
+        whole_page(flight, request, response);
         return Ok(());
     }
     let part = continuation::part(&response.headers);
@@ -59,12 +59,12 @@ pub(super) async fn by_page(
         response.headers.remove(header::CONTENT_RANGE);
         // It has said how long it is, so its end is known however it is framed.
         (response.content_length, response.is_framed) = (Some(length), true);
-        whole_page(flight, sought, response);
+        whole_page(flight, request, response);
         return Ok(());
     }
-    match begin(flight, sought, &response, (asked, length)).await {
+    match begin(flight, request, &response, (asked, length)).await {
         Some((object, part, asked)) => {
-            let begun = Stretch::of(flight.source(), &object.identity, response, asked);
+            let begun = OriginStretch::of(flight.source(), &object.identity, response, asked);
             kept(flight, object, &part, Some(begun)).await;
         }
         None => alone(flight, response),
@@ -76,34 +76,34 @@ pub(super) async fn by_page(
 /// not be kept in parts.
 async fn begin(
     flight: &Arc<PartFlight>,
-    sought: &Sought,
+    request: &Sought,
     response: &Response,
     (asked, length): (Range<u64>, u64),
-) -> Option<(Arc<Object>, Part, Range<u64>)> {
-    let meta = whole_of(sought, response)?;
-    let identity = Identity::new(&meta, length, Checked::ByLength);
+) -> Option<(Arc<PartObject>, Part, Range<u64>)> {
+    let meta = whole_of(request, response)?;
+    let identity = PartIdentity::new(&meta, length, BodyCheck::ByLength);
     let asked = asked.start..asked.end.min(length);
     if !identity.ties_parts() || identity.check(&asked, response).is_err() {
         return None;
     }
     let part = flight.resources().cache.begin_part(meta, length).await?;
-    let told = Told::ByOrigin { upstream_status: Vec::new() };
-    let object = Object::new(Arc::new(identity), Kind::Kept(part.clone()), told);
+    let told = HeadSource::ByOrigin { upstream_status: Vec::new() };
+    let object = PartObject::new(Arc::new(identity), PartDelivery::Kept(part.clone()), told);
     Some((Arc::new(object), part, asked))
 }
 
 /// Fetches the whole, with the answer that is here already.
-fn whole_page(flight: &Arc<PartFlight>, sought: &Sought, given: Response) {
+fn whole_page(flight: &Arc<PartFlight>, request: &Sought, given: Response) {
     let given_at = given.response_time.edge;
     let given = (given, flight.ticket);
-    let landed = match page_leader::join_with(&flight.registry, sought.clone(), given, given_at) {
-        Ok((role, flight)) => PartLanded::Whole(role, flight),
-        Err(NotJoined::Ended) => PartLanded::Stored,
+    let landed = match page_leader::join_with(&flight.registry, request.clone(), given, given_at) {
+        Ok((role, flight)) => PartOutcome::Whole(role, flight),
+        Err(NotJoined::Ended) => PartOutcome::Stored,
         Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
-            PartLanded::NotJoined(refused)
+            PartOutcome::NotJoined(refused)
         }
     };
-    flight.land(landed);
+    flight.announce(landed);
 }
 
 /// Gives an answer to who caused the question; of a part that may not be kept, nobody waits for
@@ -111,8 +111,8 @@ fn whole_page(flight: &Arc<PartFlight>, sought: &Sought, given: Response) {
 fn alone(flight: &Arc<PartFlight>, response: Response) {
     if response.status == StatusCode::PARTIAL_CONTENT {
         let now = response.response_time.edge;
-        flight.parts.alone.begin(flight.subject.key(), now, flight.ticket);
+        flight.parts.hit_for_miss.begin(flight.request.key(), now, flight.ticket);
     }
-    *flight.alone.lock() = Some(Box::new(response));
-    flight.land(PartLanded::Alone);
+    *flight.own_answer.lock() = Some(Box::new(response));
+    flight.announce(PartOutcome::Alone);
 }

@@ -2,10 +2,10 @@
 //! what is known of the object. Called by `Fills`.
 
 use super::cursors::{Cursor, NEAR_BYTES};
-use super::flight::{PartFlight, PartLanded, Parts};
+use super::flight::{PartFlight, PartOutcome, PartRegistry};
 use super::handle::PartHandle;
-use super::learn::Learning;
-use super::object::{Object, Told};
+use super::learn::HeadLearner;
+use super::object::{HeadSource, PartObject};
 use crate::clock::Timestamp;
 use crate::fill::error::{FillError, NotJoined};
 use crate::fill::flight::{FlightReader, Landed};
@@ -13,8 +13,8 @@ use crate::fill::leader;
 use crate::fill::object_request::Wanted;
 use crate::fill::page_request::Sought;
 use crate::fill::registry::{Registry, Role};
-use crate::fill::request::{Before, Subject};
-use crate::fill::resources::Running;
+use crate::fill::request::{FillRequest, FillStart};
+use crate::fill::resources::RunningCount;
 use crate::object::{Key, Meta};
 use crate::origin::Response;
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
@@ -67,7 +67,7 @@ pub enum Paged {
 }
 
 /// A request for ranges that has joined a flight.
-struct Joined {
+struct JoinedFlight {
     role: Role,
     flight: Arc<PartFlight>,
     cursor: Cursor,
@@ -75,10 +75,10 @@ struct Joined {
     is_known: bool,
 }
 
-impl Joined {
-    fn handle(self, object: Arc<Object>) -> PartHandle {
+impl JoinedFlight {
+    fn handle(self, object: Arc<PartObject>) -> PartHandle {
         let Self { role, flight, cursor, is_known } = self;
-        let is_learned_now = !is_known && matches!(object.told, Told::ByOrigin { .. });
+        let is_learned_now = !is_known && matches!(object.told, HeadSource::ByOrigin { .. });
         PartHandle { is_learned_now, object, cursor, role, flight }
     }
 }
@@ -86,13 +86,13 @@ impl Joined {
 /// What `ranges` of an object come to that is not stored as a whole.
 pub(in crate::fill) async fn of_object(
     registry: &Arc<Registry>,
-    parts: &Arc<Parts>,
-    wanted: &Wanted,
+    parts: &Arc<PartRegistry>,
+    request: &Wanted,
     ranges: &ByteRanges,
 ) -> Ranged {
     let stretch = ranges.stretch();
     if stretch.is_some_and(is_as_good_as_whole) {
-        return match leader::join(registry, wanted.clone(), None, Before::Stale(None)) {
+        return match leader::join(registry, request.clone(), None, FillStart::Stale(None)) {
             Ok((role, flight)) => Ranged::Whole(role, flight),
             Err(NotJoined::Ended) => Ranged::Again,
             Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
@@ -100,33 +100,33 @@ pub(in crate::fill) async fn of_object(
             }
         };
     }
-    if let Some(flight) = registry.whole_under_way(&wanted.key)
+    if let Some(flight) = registry.whole_under_way(&request.key)
         && is_near(&flight, ranges).await
     {
         return Ranged::Whole(Role::Follow, flight);
     }
-    let Some(joined) = join(registry, parts, &Subject::Object(wanted.clone()), stretch) else {
+    let Some(joined) = join(registry, parts, &FillRequest::Object(request.clone()), stretch) else {
         return Ranged::Again;
     };
     match joined.flight.landed().await {
-        PartLanded::Known(object) => Ranged::Known(joined.handle(object)),
-        PartLanded::Whole(role, whole) => Ranged::Whole(role, whole),
-        PartLanded::Stored | PartLanded::Unknown | PartLanded::Alone => Ranged::Again,
-        PartLanded::Absent(meta) => Ranged::Absent(meta),
-        PartLanded::Failed(error) => Ranged::Failed(error),
-        PartLanded::NotJoined(refused) => Ranged::NotJoined(refused),
+        PartOutcome::Known(object) => Ranged::Known(joined.handle(object)),
+        PartOutcome::Whole(role, whole) => Ranged::Whole(role, whole),
+        PartOutcome::Stored | PartOutcome::Unknown | PartOutcome::Alone => Ranged::Again,
+        PartOutcome::Absent(meta) => Ranged::Absent(meta),
+        PartOutcome::Failed(error) => Ranged::Failed(error),
+        PartOutcome::NotJoined(refused) => Ranged::NotJoined(refused),
     }
 }
 
 /// What is here of a response that is not stored as a whole, or comes to be.
 pub(in crate::fill) async fn of_page(
     registry: &Arc<Registry>,
-    parts: &Arc<Parts>,
-    (sought, now): (&Sought, Timestamp),
+    parts: &Arc<PartRegistry>,
+    (request, now): (&Sought, Timestamp),
     find: Find<'_>,
 ) -> Paged {
-    let (key, cache) = (&sought.key, &registry.resources.cache);
-    let find = if parts.alone.holds(key, now, cache) { Find::Known } else { find };
+    let (key, cache) = (&request.key, &registry.resources.cache);
+    let find = if parts.hit_for_miss.holds(key, now, cache) { Find::Known } else { find };
     if let Find::Asked(ranges) = find
         && let Some(flight) = registry.whole_under_way(key)
         && is_near(&flight, ranges).await
@@ -140,24 +140,25 @@ pub(in crate::fill) async fn of_page(
     if stretch.is_none() && !knows(registry, parts, key).await {
         return Paged::Unknown;
     }
-    let Some(joined) = join(registry, parts, &Subject::Page(sought.clone()), stretch) else {
+    let Some(joined) = join(registry, parts, &FillRequest::Page(request.clone()), stretch) else {
         return Paged::Again;
     };
     let role = joined.role;
     match joined.flight.landed().await {
-        PartLanded::Known(object) => Paged::Known(joined.handle(object)),
-        PartLanded::Whole(began, whole) => {
+        PartOutcome::Known(object) => Paged::Known(joined.handle(object)),
+        PartOutcome::Whole(began, whole) => {
             let is_own = role == Role::Lead && began == Role::Lead;
             Paged::Whole(if is_own { Role::Lead } else { Role::Follow }, whole)
         }
-        PartLanded::Stored => Paged::Again,
-        PartLanded::Alone => {
-            let taken = (role == Role::Lead).then(|| joined.flight.alone.lock().take()).flatten();
+        PartOutcome::Stored => Paged::Again,
+        PartOutcome::Alone => {
+            let taken =
+                (role == Role::Lead).then(|| joined.flight.own_answer.lock().take()).flatten();
             taken.map_or(Paged::Unknown, Paged::Alone)
         }
-        PartLanded::Unknown | PartLanded::Absent(_) => Paged::Unknown,
-        PartLanded::Failed(error) => Paged::Failed(error),
-        PartLanded::NotJoined(refused) => Paged::NotJoined(refused),
+        PartOutcome::Unknown | PartOutcome::Absent(_) => Paged::Unknown,
+        PartOutcome::Failed(error) => Paged::Failed(error),
+        PartOutcome::NotJoined(refused) => Paged::NotJoined(refused),
     }
 }
 
@@ -165,26 +166,26 @@ pub(in crate::fill) async fn of_page(
 /// fetched for it is ended for want of readers.
 fn join(
     registry: &Arc<Registry>,
-    parts: &Arc<Parts>,
-    subject: &Subject,
+    parts: &Arc<PartRegistry>,
+    request: &FillRequest,
     stretch: Option<ByteSpan>,
-) -> Option<Joined> {
-    let (role, flight, is_known) = parts.enter(registry, subject);
+) -> Option<JoinedFlight> {
+    let (role, flight, is_known) = parts.enter(registry, request);
     let (first, end) = stretch.map_or((0, 0), |s| (s.first, s.last.saturating_add(1)));
     let cursor = flight.cursors.register(first, end)?;
     if role == Role::Lead {
-        let learning = Learning::new(Arc::clone(&flight));
-        let running = Running::begin(&registry.resources.metrics);
+        let learning = HeadLearner::new(Arc::clone(&flight));
+        let running = RunningCount::begin(&registry.resources.metrics);
         registry.resources.tasks.spawn("part", async move {
             let _running = running;
             Box::pin(learning.run(stretch)).await;
         });
     }
-    Some(Joined { role, flight, cursor, is_known })
+    Some(JoinedFlight { role, flight, cursor, is_known })
 }
 
 /// Whether anything of `key` is here in part.
-async fn knows(registry: &Registry, parts: &Parts, key: &Key) -> bool {
+async fn knows(registry: &Registry, parts: &PartRegistry, key: &Key) -> bool {
     let is_of_use = parts.flight(key).is_some_and(|flight| flight.is_of_use());
     is_of_use || registry.resources.cache.part(key).await.is_some()
 }

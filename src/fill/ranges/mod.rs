@@ -52,7 +52,7 @@ mod salvage;
 mod stretch;
 
 pub use confirming::Confirmed;
-pub(super) use flight::Parts;
+pub(super) use flight::PartRegistry;
 pub use handle::PartHandle;
 pub use lookup::{Find, Paged, Ranged};
 pub(super) use lookup::{of_object, of_page};

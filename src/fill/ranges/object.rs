@@ -1,9 +1,9 @@
 //! One object of which ranges are wanted, once its head is known. Shared by its readers and runs;
 //! short locks, none across an await.
 
-use super::confirming::Confirming;
-use super::identity::Identity;
-use super::stretch::Stretch;
+use super::confirming::ConfirmRequest;
+use super::identity::PartIdentity;
+use super::stretch::OriginStretch;
 use crate::fill::error::FillError;
 use crate::object::Meta;
 use crate::store::Part;
@@ -13,19 +13,19 @@ use std::sync::{Arc, OnceLock};
 
 /// An object whose head is known.
 #[derive(Debug)]
-pub(super) struct Object {
-    pub(super) identity: Arc<Identity>,
-    pub(super) kind: Kind,
-    pub(super) told: Told,
+pub(super) struct PartObject {
+    pub(super) identity: Arc<PartIdentity>,
+    pub(super) kind: PartDelivery,
+    pub(super) told: HeadSource,
     /// The request that was last to confirm it.
-    pub(super) confirming: Mutex<Option<Confirming>>,
+    pub(super) confirming: Mutex<Option<ConfirmRequest>>,
     broken: OnceLock<Arc<FillError>>,
     failure: Mutex<Option<Arc<FillError>>>,
 }
 
 /// Who told the head.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum HeadSource {
     /// An origin.
     ByOrigin {
         /// `Cache-Status` of the caches on the way.
@@ -37,7 +37,7 @@ pub(super) enum Told {
 
 /// How its bytes reach readers.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum PartDelivery {
     /// Chunk by chunk, by way of the disk.
     Kept(Part),
     /// Each reader for itself; the first may take what the question for the head has brought.
@@ -45,12 +45,12 @@ pub(super) enum Kind {
         /// The head.
         meta: Arc<Meta>,
         /// What is on its way.
-        begun: Mutex<Option<Box<Stretch>>>,
+        begun: Mutex<Option<Box<OriginStretch>>>,
     },
 }
 
-impl Object {
-    pub(super) fn new(identity: Arc<Identity>, kind: Kind, told: Told) -> Self {
+impl PartObject {
+    pub(super) fn new(identity: Arc<PartIdentity>, kind: PartDelivery, told: HeadSource) -> Self {
         Self {
             identity,
             kind,
@@ -64,16 +64,16 @@ impl Object {
     /// Its head.
     pub(super) fn meta(&self) -> Arc<Meta> {
         match &self.kind {
-            Kind::Kept(part) => part.meta(),
-            Kind::Passing { meta, .. } => Arc::clone(meta),
+            PartDelivery::Kept(part) => part.meta(),
+            PartDelivery::Passing { meta, .. } => Arc::clone(meta),
         }
     }
 
     /// The chunks, where it is kept.
     pub(super) fn part(&self) -> Option<&Part> {
         match &self.kind {
-            Kind::Kept(part) => Some(part),
-            Kind::Passing { .. } => None,
+            PartDelivery::Kept(part) => Some(part),
+            PartDelivery::Passing { .. } => None,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::cache::{Cache, Ticket};
 use crate::fill::page_request::Sought;
-use crate::fill::request::Subject;
+use crate::fill::request::FillRequest;
 use crate::object::{Meta, Variant};
 use crate::origin::Response;
 use crate::policy::generic::storing::{self, Confirmed, Reply, Storable, Verdict};
@@ -13,20 +13,20 @@ use http::{HeaderMap, StatusCode, header};
 
 /// What the head of a later answer said.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct LaterHead {
     pub(super) headers: HeaderMap,
     pub(super) times: Times,
 }
 
 /// The head of the whole that a 206 is a part of, where it may be stored for everybody.
-pub(super) fn whole_of(sought: &Sought, response: &Response) -> Option<Meta> {
+pub(super) fn whole_of(request: &Sought, response: &Response) -> Option<Meta> {
     let mut headers = response.headers.clone();
     headers.remove(header::CONTENT_RANGE);
-    let caching = sought.caching()?;
+    let caching = request.caching()?;
     let times = Times { request: response.request_time, response: response.response_time };
-    let (status, wishes) = (StatusCode::OK, &sought.wishes);
+    let (status, wishes) = (StatusCode::OK, &request.wishes);
     let reply = Reply { status, headers: &headers, wishes, times };
-    let rule = caching.rule(sought.key.path());
+    let rule = caching.rule(request.key.path());
     let Verdict::Store(storable) = storing::admit(&reply, rule, &caching.targeted) else {
         return None;
     };
@@ -34,37 +34,37 @@ pub(super) fn whole_of(sought: &Sought, response: &Response) -> Option<Meta> {
     if !storable.fields.own.is_empty() {
         return None;
     }
-    let varies = storable.varies.select(&sought.headers);
+    let varies = storable.varies.select(&request.headers);
     varies.filter(Variant::is_empty)?;
-    let meta = sought.meta(response, *storable, Variant::default());
+    let meta = request.meta(response, *storable, Variant::default());
     Some(Meta { status, ..meta })
 }
 
 /// Gives a part the fields that a later answer about it states (RFC 9111 sections 3.2 and 3.4).
 pub(super) async fn renew(
-    subject: &Subject,
+    request: &FillRequest,
     (cache, ticket): (&Cache, Ticket),
     part: &Part,
-    told: &Told,
+    told: &LaterHead,
 ) {
-    let Subject::Page(sought) = subject else { return };
-    if let Some(meta) = renewed(sought, &part.meta(), told) {
+    let FillRequest::Page(request) = request else { return };
+    if let Some(meta) = renewed(request, &part.meta(), told) {
         cache.touch_part(ticket, part, meta).await;
     }
 }
 
 /// The head `old` as a later answer about the same renews it; none where that forbids storing it.
-pub(super) fn renewed(sought: &Sought, old: &Meta, told: &Told) -> Option<Meta> {
-    let caching = sought.caching()?;
+pub(super) fn renewed(request: &Sought, old: &Meta, told: &LaterHead) -> Option<Meta> {
+    let caching = request.caching()?;
     let times = told.times;
-    let (status, wishes) = (StatusCode::OK, &sought.wishes);
+    let (status, wishes) = (StatusCode::OK, &request.wishes);
     let reply = Reply { status, headers: &told.headers, wishes, times };
-    let rule = caching.rule(sought.key.path());
+    let rule = caching.rule(request.key.path());
     let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
     let Confirmed::Renewed(Storable { fields, lifetime, varies, .. }) = confirmed else {
         return None;
     };
-    varies.select(&sought.headers).filter(Variant::is_empty)?;
+    varies.select(&request.headers).filter(Variant::is_empty)?;
     Some(Meta {
         request_time: times.request,
         response_time: times.response.edge,

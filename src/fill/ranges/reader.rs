@@ -5,9 +5,9 @@
 
 use super::cursors::{Cursor, NEAR_BYTES};
 use super::flight::PartFlight;
-use super::object::{Kind, Object};
-use super::reader_run::{self, Patience};
-use super::stretch::{Resuming, Stretch};
+use super::object::{PartDelivery, PartObject};
+use super::reader_run::{self, PlaceWait};
+use super::stretch::{OriginStretch, ResumeMode};
 use crate::fill::error::FillError;
 use crate::object::Meta;
 use crate::store::{At, CHUNK_BYTES, Part, ReadError};
@@ -56,10 +56,10 @@ pub enum Came {
 #[derive(Debug)]
 pub struct PartReader {
     flight: Arc<PartFlight>,
-    object: Arc<Object>,
+    object: Arc<PartObject>,
     cursor: Cursor,
-    passing: Option<Passing>,
-    primed: Option<Primed>,
+    passing: Option<PassThroughStretch>,
+    primed: Option<GapStart>,
     ready: Bytes,
     next: u64,
     end: u64,
@@ -68,21 +68,21 @@ pub struct PartReader {
     idle: u32,
     /// Stretches that passed because the disk was late, since it gave a byte.
     late: u32,
-    waiting: Waiting,
+    waiting: DiskWait,
 }
 
 /// What comes straight from an origin. It is continued where the disk will not give it.
 #[derive(Debug)]
-struct Passing {
-    stretch: Box<Stretch>,
-    resuming: Resuming,
+struct PassThroughStretch {
+    stretch: Box<OriginStretch>,
+    resuming: ResumeMode,
 }
 
 /// Since when neither disk nor origin has given a byte of a chunk that is here.
 #[derive(Debug, Default)]
-struct Waiting(Option<Instant>);
+struct DiskWait(Option<Instant>);
 
-impl Waiting {
+impl DiskWait {
     /// The pause before both are asked again; none if that has lasted too long.
     fn pause(&mut self) -> Option<Duration> {
         let waited = self.0.get_or_insert_with(Instant::now).elapsed();
@@ -92,10 +92,10 @@ impl Waiting {
 
 /// What the origin has begun to send of a gap while the disk takes nothing.
 #[derive(Debug)]
-struct Primed {
+struct GapStart {
     at: u64,
     bytes: Bytes,
-    rest: Passing,
+    rest: PassThroughStretch,
 }
 
 impl PartReader {
@@ -103,7 +103,7 @@ impl PartReader {
     /// since it was asked for: then nothing of it was here before.
     pub(super) async fn open(
         flight: Arc<PartFlight>,
-        object: Arc<Object>,
+        object: Arc<PartObject>,
         cursor: Cursor,
         (asked, brought): (Range<u64>, Option<Came>),
     ) -> Result<Self, Arc<FillError>> {
@@ -120,21 +120,25 @@ impl PartReader {
             failures_left: 1,
             idle: 0,
             late: 0,
-            waiting: Waiting::default(),
+            waiting: DiskWait::default(),
         };
         reader.count("asked", asked.end - asked.start);
         match &object.kind {
-            Kind::Kept(part) if brought.is_none() => reader.count_held(part, &asked),
-            Kind::Kept(_) => {}
-            Kind::Passing { begun, .. } => {
+            PartDelivery::Kept(part) if brought.is_none() => reader.count_held(part, &asked),
+            PartDelivery::Kept(_) => {}
+            PartDelivery::Passing { begun, .. } => {
                 let begun = begun.lock().take();
-                let fits = |begun: &Stretch| (begun.next()..begun.end()).contains(&asked.start);
+                let fits =
+                    |begun: &OriginStretch| (begun.next()..begun.end()).contains(&asked.start);
                 let begun = begun.filter(|begun| fits(begun) && asked.end <= begun.end());
                 match begun {
                     Some(begun) => {
-                        reader.pass_on(Passing { stretch: begun, resuming: Resuming::Yes });
+                        reader.pass_on(PassThroughStretch {
+                            stretch: begun,
+                            resuming: ResumeMode::Yes,
+                        });
                     }
-                    None => reader.pass(asked.end, Resuming::Yes).await?,
+                    None => reader.pass(asked.end, ResumeMode::Yes).await?,
                 }
             }
         }
@@ -176,7 +180,7 @@ impl PartReader {
         (self.next, self.failures_left) = (offset, 1);
         self.cursor.set(offset, self.end);
         let bytes = self.piece(1).await?;
-        self.primed = self.passing.take().map(|rest| Primed { at: offset, bytes, rest });
+        self.primed = self.passing.take().map(|rest| GapStart { at: offset, bytes, rest });
         Ok(())
     }
 
@@ -234,7 +238,7 @@ impl PartReader {
                 self.next += bytes.len() as u64;
                 self.cursor.set(self.next, self.end);
                 self.failures_left = FAILURES_MAX;
-                (self.idle, self.waiting) = (0, Waiting::default());
+                (self.idle, self.waiting) = (0, DiskWait::default());
                 if self.passing.is_none() {
                     self.late = 0;
                 }
@@ -262,12 +266,12 @@ impl PartReader {
             At::Here => match part.read(self.next, max).await {
                 Ok(bytes) => Ok(bytes),
                 Err(ReadError::Blocking(_)) => {
-                    if let Err(error) = self.pass_late(Resuming::No).await {
+                    if let Err(error) = self.pass_late(ResumeMode::No).await {
                         self.ask_the_disk_again(error).await?;
                     }
                     Ok(None)
                 }
-                Err(ReadError::Damaged) => self.pass_late(Resuming::Yes).await.map(|()| None),
+                Err(ReadError::Damaged) => self.pass_late(ResumeMode::Yes).await.map(|()| None),
             },
             At::Arriving(growing) => match growing.read(self.next, max).await {
                 Ok(bytes) if !bytes.is_empty() => Ok(Some(bytes)),
@@ -277,8 +281,8 @@ impl PartReader {
                 if self.came != Came::Here {
                     self.came = Came::Began;
                 }
-                let patience = if self.ready_once() { Patience::Some } else { Patience::None };
-                reader_run::fetch(&self.flight, &self.object, (self.next, self.end), patience);
+                let place_wait = if self.ready_once() { PlaceWait::Some } else { PlaceWait::None };
+                reader_run::fetch(&self.flight, &self.object, (self.next, self.end), place_wait);
                 self.idle += 1;
                 self.give_up_idle()?;
                 Ok(None)
@@ -295,10 +299,14 @@ impl PartReader {
         let Some(failure) = self.object.failure() else {
             self.idle += 1;
             // A thread that hangs in a write keeps the chunk from any other.
-            return if self.idle < IDLE_MAX { Ok(()) } else { self.pass_late(Resuming::Yes).await };
+            return if self.idle < IDLE_MAX {
+                Ok(())
+            } else {
+                self.pass_late(ResumeMode::Yes).await
+            };
         };
         if matches!(*failure, FillError::Write(_)) {
-            return self.pass(self.end, Resuming::Yes).await;
+            return self.pass(self.end, ResumeMode::Yes).await;
         }
         // What was asked for in vain for as long as that was worth it is not asked for again.
         let left = self.failures_left.saturating_sub(1);
@@ -312,7 +320,7 @@ impl PartReader {
 
     /// The disk does not give the next byte. The rest of its chunk comes straight from the origin,
     /// and twice as much each time until the disk gives a byte.
-    async fn pass_late(&mut self, resuming: Resuming) -> Result<(), Arc<FillError>> {
+    async fn pass_late(&mut self, resuming: ResumeMode) -> Result<(), Arc<FillError>> {
         let chunk = self.next - self.next % CHUNK_BYTES;
         let end = chunk.saturating_add(CHUNK_BYTES << self.late.min(DOUBLED_MAX));
         self.pass(end.min(self.end), resuming).await?;
@@ -337,15 +345,15 @@ impl PartReader {
     }
 
     /// Bytes up to `end` come straight from the origin.
-    async fn pass(&mut self, end: u64, resuming: Resuming) -> Result<(), Arc<FillError>> {
+    async fn pass(&mut self, end: u64, resuming: ResumeMode) -> Result<(), Arc<FillError>> {
         let asked = self.next..end;
-        let opening = Stretch::open(self.flight.source(), &self.object.identity, asked, None);
+        let opening = OriginStretch::open(self.flight.source(), &self.object.identity, asked, None);
         let opened = Box::pin(opening).await.map_err(Arc::new)?;
-        self.pass_on(Passing { stretch: Box::new(opened), resuming });
+        self.pass_on(PassThroughStretch { stretch: Box::new(opened), resuming });
         Ok(())
     }
 
-    fn pass_on(&mut self, passing: Passing) {
+    fn pass_on(&mut self, passing: PassThroughStretch) {
         self.passing = Some(passing);
         self.came = Came::Passed;
     }
@@ -353,7 +361,7 @@ impl PartReader {
     /// Bytes straight from the origin, without those before the next one; none at the end of what
     /// passes and if the disk has them, so that the disk is asked.
     async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
-        let Some(Passing { stretch, resuming }) = &mut self.passing else {
+        let Some(PassThroughStretch { stretch, resuming }) = &mut self.passing else {
             return Err(Arc::new(FillError::Lost));
         };
         // Nothing that comes is behind what is to come next.
@@ -381,10 +389,11 @@ impl PartReader {
     /// it since comes from the origin after all.
     async fn broke_off(&mut self, error: FillError) -> Result<(), Arc<FillError>> {
         let is_here = self.is_here();
-        if let Some(Passing { stretch, resuming: resuming @ Resuming::No }) = &mut self.passing
+        if let Some(PassThroughStretch { stretch, resuming: resuming @ ResumeMode::No }) =
+            &mut self.passing
             && !is_here
         {
-            *resuming = Resuming::Yes;
+            *resuming = ResumeMode::Yes;
             return Box::pin(stretch.resume(error)).await.map_err(Arc::new);
         }
         self.ask_the_disk_again(Arc::new(error)).await?;
@@ -399,7 +408,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn disk_and_origin_are_asked_again_for_as_long_as_that_is_worth_it_and_not_in_haste() {
-        let (mut waiting, began, mut rounds) = (Waiting::default(), Instant::now(), 0);
+        let (mut waiting, began, mut rounds) = (DiskWait::default(), Instant::now(), 0);
         while let Some(pause) = waiting.pause() {
             tokio::time::advance(pause).await;
             rounds += 1;

@@ -2,10 +2,10 @@
 
 use super::complete;
 use super::flight::PartFlight;
-use super::object::Object;
-use super::run::{Purpose, bring, open};
+use super::object::PartObject;
+use super::run::{RunPurpose, bring, open};
 use crate::fill::error::FillError;
-use crate::fill::resources::Running;
+use crate::fill::resources::RunningCount;
 use crate::store::Run;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const TURN: Duration = Duration::from_secs(10);
 
 /// Whether a run waits for its turn where as many fills are under way as may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum PlaceWait {
     /// It does not.
     None,
     /// It does, for a while.
@@ -27,27 +27,27 @@ pub(super) enum Patience {
 /// `until`, where nobody has or fetches the first of them.
 pub(super) fn fetch(
     flight: &Arc<PartFlight>,
-    object: &Arc<Object>,
+    object: &Arc<PartObject>,
     (from, until): (u64, u64),
-    patience: Patience,
+    place_wait: PlaceWait,
 ) {
     let Some(run) = object.part().and_then(|part| part.claim(from, until)) else { return };
     let (object, flight) = (Arc::clone(object), Arc::clone(flight));
-    let running = Running::begin(&flight.resources().metrics);
+    let running = RunningCount::begin(&flight.resources().metrics);
     let tasks = flight.resources().tasks.clone();
     tasks.spawn("part run", async move {
         let _running = running;
-        Box::pin(turn(&flight, &object, run, patience)).await;
+        Box::pin(turn(&flight, &object, run, place_wait)).await;
     });
 }
 
 /// Waits for its turn, fetches, and sees to what is missing then.
-async fn turn(flight: &Arc<PartFlight>, object: &Arc<Object>, run: Run, patience: Patience) {
-    let (demand, readers) = (flight.subject.demand(), &flight.cursors.readers);
-    let room = &flight.resources().room;
-    let place = match patience {
-        Patience::None => room.admit(&demand, readers),
-        Patience::Some => room.wait(&demand, readers, Instant::now() + TURN).await,
+async fn turn(flight: &Arc<PartFlight>, object: &Arc<PartObject>, run: Run, place_wait: PlaceWait) {
+    let (demand, readers) = (flight.request.demand(), &flight.cursors.readers);
+    let places = &flight.resources().places;
+    let place = match place_wait {
+        PlaceWait::None => places.admit(&demand, readers),
+        PlaceWait::Some => places.wait(&demand, readers, Instant::now() + TURN).await,
     };
     let Some(place) = place else {
         object.set_failure(Some(Arc::new(FillError::NoRoom)));
@@ -55,7 +55,7 @@ async fn turn(flight: &Arc<PartFlight>, object: &Arc<Object>, run: Run, patience
     };
     let fetching = async {
         let opened = open(flight, object, run.start()..run.end(), None).await;
-        if bring(flight, object, run, opened, Purpose::Readers).await.is_ok() {
+        if bring(flight, object, run, opened, RunPurpose::Readers).await.is_ok() {
             complete::see_to(flight, object).await;
         }
     };

@@ -2,9 +2,9 @@
 //! client that leaves cancels none. No locks across an await.
 
 use super::flight::PartFlight;
-use super::object::Object;
+use super::object::PartObject;
 use super::page_head::renew;
-use super::stretch::{Resuming, Stretch};
+use super::stretch::{OriginStretch, ResumeMode};
 use crate::cache::PublishError;
 use crate::fill::error::FillError;
 use crate::origin::Reason;
@@ -17,7 +17,7 @@ const KEEP_CHUNKS: u64 = 8;
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum RunPurpose {
     /// Readers; without one that wants more it ends.
     Readers,
     /// All of the object.
@@ -27,27 +27,27 @@ pub(super) enum Purpose {
 /// A stretch of it, unless it is ended for want of readers.
 pub(super) async fn open(
     flight: &PartFlight,
-    object: &Object,
+    object: &PartObject,
     span: Range<u64>,
     why: Option<Reason>,
-) -> Result<Stretch, FillError> {
-    let opening = Stretch::open(flight.source(), &object.identity, span, why);
+) -> Result<OriginStretch, FillError> {
+    let opening = OriginStretch::open(flight.source(), &object.identity, span, why);
     flight.cursors.readers.while_open(opening).await?
 }
 
 /// Fetches a run to its end, tells how it ended, and keeps what has come.
 pub(super) async fn bring(
     flight: &PartFlight,
-    object: &Object,
+    object: &PartObject,
     mut run: Run,
-    opened: Result<Stretch, FillError>,
-    purpose: Purpose,
+    opened: Result<OriginStretch, FillError>,
+    purpose: RunPurpose,
 ) -> Result<(), Arc<FillError>> {
     let cache = &flight.resources().cache;
     let pumped = match opened {
         Ok(mut stretch) => {
             if let (Some(part), Some(told)) = (object.part(), stretch.take_told()) {
-                renew(&flight.subject, (cache, flight.ticket), part, &told).await;
+                renew(&flight.request, (cache, flight.ticket), part, &told).await;
             }
             Box::pin(pump(flight, object, &mut run, stretch, purpose)).await
         }
@@ -68,15 +68,15 @@ pub(super) async fn bring(
 }
 
 /// It is not what it was taken for: its readers are reset, nothing of it stays.
-pub(super) async fn break_off(flight: &PartFlight, object: &Object, error: Arc<FillError>) {
+pub(super) async fn break_off(flight: &PartFlight, object: &PartObject, error: Arc<FillError>) {
     let reason = if matches!(*error, FillError::Changed) { "changed" } else { "rejected" };
     if !object.set_broken(&error) {
         return;
     }
     flight.resources().metrics.parts_dropped.with_label_values(&[reason]).inc();
     tracing::warn!(
-        site = flight.subject.key().site(),
-        path = flight.subject.key().path(),
+        site = flight.request.key().site(),
+        path = flight.request.key().path(),
         error = &*error as &dyn std::error::Error,
         "a part is dropped"
     );
@@ -85,9 +85,9 @@ pub(super) async fn break_off(flight: &PartFlight, object: &Object, error: Arc<F
     }
 }
 
-async fn failed(flight: &PartFlight, object: &Object, error: FillError) -> Arc<FillError> {
+async fn failed(flight: &PartFlight, object: &PartObject, error: FillError) -> Arc<FillError> {
     let error = Arc::new(error);
-    let key = flight.subject.key();
+    let key = flight.request.key();
     if matches!(*error, FillError::Changed) {
         break_off(flight, object, Arc::clone(&error)).await;
     } else if matches!(*error, FillError::Unread) {
@@ -106,19 +106,19 @@ async fn failed(flight: &PartFlight, object: &Object, error: FillError) -> Arc<F
 
 async fn pump(
     flight: &PartFlight,
-    object: &Object,
+    object: &PartObject,
     run: &mut Run,
-    mut stretch: Stretch,
-    purpose: Purpose,
+    mut stretch: OriginStretch,
+    purpose: RunPurpose,
 ) -> Result<(), FillError> {
     let what = match purpose {
-        Purpose::Readers => "fetched",
-        Purpose::Completion => "completed",
+        RunPurpose::Readers => "fetched",
+        RunPurpose::Completion => "completed",
     };
     let readers = &flight.cursors.readers;
     let bytes = flight.resources().metrics.range_bytes.with_label_values(&[what]);
     while run.received() < run.end()
-        && let Some(mut piece) = readers.while_open(stretch.chunk(Resuming::Yes)).await??
+        && let Some(mut piece) = readers.while_open(stretch.chunk(ResumeMode::Yes)).await??
     {
         bytes.inc_by(piece.len() as u64);
         readers.came(piece.len() as u64);
@@ -138,29 +138,29 @@ async fn pump(
 }
 
 /// Whether a run that has come to the end of a chunk goes on to the next.
-async fn goes_on(flight: &PartFlight, object: &Object, run: &Run, purpose: Purpose) -> bool {
+async fn goes_on(flight: &PartFlight, object: &PartObject, run: &Run, purpose: RunPurpose) -> bool {
     let chunks = (run.received() - run.start()) / CHUNK_BYTES;
     if chunks.is_multiple_of(KEEP_CHUNKS) {
         keep(flight, object).await;
     }
     match purpose {
-        Purpose::Readers => flight.cursors.wants(run.received()).await,
-        Purpose::Completion => {
+        RunPurpose::Readers => flight.cursors.wants(run.received()).await,
+        RunPurpose::Completion => {
             !flight.resources().tasks.stopping().is_cancelled() && !flight.is_purged()
         }
     }
 }
 
 /// Makes what has come survive a restart.
-pub(super) async fn keep(flight: &PartFlight, object: &Object) {
+pub(super) async fn keep(flight: &PartFlight, object: &PartObject) {
     let Some(part) = object.part() else { return };
     match flight.resources().cache.keep_part(flight.ticket, part).await {
         Ok(()) => {}
         Err(PublishError::Purged) => {
-            tracing::debug!(path = flight.subject.key().path(), "purged while it was fetched");
+            tracing::debug!(path = flight.request.key().path(), "purged while it was fetched");
         }
         Err(error) => {
-            tracing::info!(path = flight.subject.key().path(), %error, "chunks are not kept");
+            tracing::info!(path = flight.request.key().path(), %error, "chunks are not kept");
         }
     }
 }

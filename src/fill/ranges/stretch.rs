@@ -6,13 +6,13 @@
 //! length always.
 
 use super::ask::fetch_range;
-use super::identity::Identity;
-use super::page_head::Told;
+use super::identity::PartIdentity;
+use super::page_head::LaterHead;
 use crate::cache::Cache;
 use crate::fill::error::{FillError, Rejection};
-use crate::fill::request::Subject;
+use crate::fill::request::FillRequest;
 use crate::fill::resources::Resources;
-use crate::fill::resume_deadline::{Nothing, Patience};
+use crate::fill::resume_deadline::{EmptyRound, ResumeDeadline};
 use crate::origin::{Answer, Reason, Response, ResponseBody};
 use crate::policy::response::Times;
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use tokio::time::timeout_at;
 
 /// Whether a stretch that breaks off is continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resuming {
+pub(super) enum ResumeMode {
     /// It is.
     Yes,
     /// The next byte may come another way.
@@ -32,57 +32,57 @@ pub(super) enum Resuming {
 
 /// A stretch of an object that is arriving.
 #[derive(Debug)]
-pub(super) struct Stretch {
+pub(super) struct OriginStretch {
     resources: Arc<Resources>,
-    subject: Subject,
-    identity: Arc<Identity>,
+    request: FillRequest,
+    identity: Arc<PartIdentity>,
     body: ResponseBody,
     origin: Arc<str>,
     next: u64,
     end: u64,
-    patience: Patience,
+    deadline: ResumeDeadline,
     /// The head of its answer, where that was not the first of the object.
-    told: Option<Told>,
+    told: Option<LaterHead>,
 }
 
-impl Stretch {
+impl OriginStretch {
     /// The bytes `asked`, of which `response` brings the first.
     pub(super) fn of(
-        (resources, subject): (&Arc<Resources>, &Subject),
-        identity: &Arc<Identity>,
+        (resources, request): (&Arc<Resources>, &FillRequest),
+        identity: &Arc<PartIdentity>,
         response: Response,
         asked: Range<u64>,
     ) -> Self {
-        let origins = &subject.upstream().site.origins;
-        let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
+        let origins = &request.upstream().site.origins;
+        let deadline = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         Self {
             resources: Arc::clone(resources),
-            subject: subject.clone(),
+            request: request.clone(),
             identity: Arc::clone(identity),
             origin: response.origin_name,
             body: response.body,
             next: asked.start,
             end: asked.end,
-            patience: Patience::new(patience.unwrap_or_default()),
+            deadline: ResumeDeadline::new(deadline.unwrap_or_default()),
             told: None,
         }
     }
 
     /// Asks for the bytes `asked`; fails where the answer is of another object.
     pub(super) async fn open(
-        (resources, subject): (&Arc<Resources>, &Subject),
-        identity: &Arc<Identity>,
+        (resources, request): (&Arc<Resources>, &FillRequest),
+        identity: &Arc<PartIdentity>,
         asked: Range<u64>,
         why: Option<Reason>,
     ) -> Result<Self, FillError> {
-        let response = ask_for(&resources.cache, subject, (identity, &asked), why).await?;
+        let response = ask_for(&resources.cache, request, (identity, &asked), why).await?;
         let times = Times { request: response.request_time, response: response.response_time };
-        let told = Some(Told { headers: response.headers.clone(), times });
-        Ok(Self { told, ..Self::of((resources, subject), identity, response, asked) })
+        let told = Some(LaterHead { headers: response.headers.clone(), times });
+        Ok(Self { told, ..Self::of((resources, request), identity, response, asked) })
     }
 
     /// What the head of its answer says anew, once.
-    pub(super) fn take_told(&mut self) -> Option<Told> {
+    pub(super) fn take_told(&mut self) -> Option<LaterHead> {
         self.told.take()
     }
 
@@ -97,7 +97,7 @@ impl Stretch {
     }
 
     /// The next piece; `None` at the end, with every byte delivered. Not cancel safe.
-    pub(super) async fn chunk(&mut self, resuming: Resuming) -> Result<Option<Bytes>, FillError> {
+    pub(super) async fn chunk(&mut self, resuming: ResumeMode) -> Result<Option<Bytes>, FillError> {
         loop {
             if self.next >= self.end {
                 return Ok(None);
@@ -107,7 +107,7 @@ impl Stretch {
                     let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
                     bytes.truncate(left);
                     self.next += bytes.len() as u64;
-                    self.patience.came(bytes.len() as u64);
+                    self.deadline.came(bytes.len() as u64);
                     return Ok(Some(bytes));
                 }
                 Ok(None) => FillError::Rejected {
@@ -117,8 +117,8 @@ impl Stretch {
                 Err(error) => FillError::Body(error),
             };
             match resuming {
-                Resuming::Yes => Box::pin(self.resume(fault)).await?,
-                Resuming::No => return Err(fault),
+                ResumeMode::Yes => Box::pin(self.resume(fault)).await?,
+                ResumeMode::No => return Err(fault),
             }
         }
     }
@@ -128,15 +128,15 @@ impl Stretch {
         if !self.identity.ties_parts() {
             return Err(fault);
         }
-        if self.patience.broke() {
-            let (path, at) = (self.subject.path(), self.next);
+        if self.deadline.broke() {
+            let (path, at) = (self.request.path(), self.next);
             tracing::info!(%path, at, error = %fault, "resuming a part");
         }
-        let upstream = Arc::clone(self.subject.upstream());
-        while let Some(until) = self.patience.next_round(upstream.origins.recovered()).await {
+        let upstream = Arc::clone(self.request.upstream());
+        while let Some(until) = self.deadline.next_round(upstream.origins.recovered()).await {
             let (rest, why) = (self.next..self.end, Some(Reason::Resume));
             let asking =
-                ask_for(&self.resources.cache, &self.subject, (&self.identity, &rest), why);
+                ask_for(&self.resources.cache, &self.request, (&self.identity, &rest), why);
             let Ok(asked) = timeout_at(until, asking).await else { break };
             let error = match asked {
                 Ok(response) => {
@@ -152,11 +152,11 @@ impl Stretch {
                 Err(error) => error,
             };
             self.count("failed");
-            tracing::debug!(path = %self.subject.path(), %error, "resume failed");
+            tracing::debug!(path = %self.request.path(), %error, "resume failed");
             let is_unreached =
                 matches!(&error, FillError::Fetch(error) if !error.may_have_reached());
-            let nothing = if is_unreached { Nothing::Unreached } else { Nothing::Answered };
-            self.patience.got(nothing);
+            let empty = if is_unreached { EmptyRound::Unreached } else { EmptyRound::Answered };
+            self.deadline.got(empty);
         }
         Err(FillError::GivenUp(Box::new(fault)))
     }
@@ -168,11 +168,11 @@ impl Stretch {
 
 async fn ask_for(
     cache: &Cache,
-    subject: &Subject,
-    (identity, asked): (&Identity, &Range<u64>),
+    request: &FillRequest,
+    (identity, asked): (&PartIdentity, &Range<u64>),
     why: Option<Reason>,
 ) -> Result<Response, FillError> {
-    match fetch_range(subject, cache, (asked, identity), why).await? {
+    match fetch_range(request, cache, (asked, identity), why).await? {
         Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
             identity.check(asked, &response)?;
             Ok(response)
