@@ -148,10 +148,10 @@ impl CheckedBody {
         &self.given
     }
 
-    /// As `Passing::chunk`.
+    /// As `PassThroughBody::chunk`.
     pub(super) async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         if self.has_failed {
-            return Err(FillError::Lost);
+            return Err(FillError::NoResult);
         }
         loop {
             if let Some(mut ready) = self.ready.pop_front() {

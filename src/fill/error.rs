@@ -50,7 +50,7 @@ pub enum FillError {
     Unread,
     /// The fill ended without a word: a fault inside Narthex.
     #[error("the fill ended without a result")]
-    Lost,
+    NoResult,
 }
 
 impl FillError {
@@ -69,7 +69,7 @@ impl FillError {
             | Self::Write(_)
             | Self::Behind
             | Self::Unread
-            | Self::Lost => false,
+            | Self::NoResult => false,
         }
     }
 
@@ -110,7 +110,7 @@ impl FillError {
             | Self::Write(_)
             | Self::Behind
             | Self::Unread
-            | Self::Lost => None,
+            | Self::NoResult => None,
         }
     }
 
@@ -264,7 +264,7 @@ impl Rejection {
 
 /// Why there is no fill to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotJoined {
+pub enum JoinError {
     /// As many are under way as allowed.
     #[error("as many fills are under way as [server.limits] fills_max allows")]
     NoRoom,

@@ -1,15 +1,15 @@
 //! The door of this module: what `engine` asks of fills. One per process; cloning shares it.
 
-use super::error::{FillError, NotJoined};
+use super::error::{FillError, JoinError};
 use super::flight::{Flight, FlightReader};
-use super::object_request::Wanted;
-use super::page_request::{self, Sought};
-use super::passing::Passing;
-use super::ranges::{self, Find, Paged, PartRegistry, Ranged};
-use super::registry::{Mark, Registry, Role};
+use super::object_request::ObjectRequest;
+use super::page_request::{self, PageRequest};
+use super::pass_through::PassThroughBody;
+use super::ranges::{self, PageRangeOutcome, PartRegistry, PartSearch, RangeOutcome};
+use super::registry::{FillEpoch, FillRole, Registry};
 use super::request::FillStart;
 use super::resources::Resources;
-use super::upstream::Upstream;
+use super::site_origins::SiteOrigins;
 use super::{heads, leader, page_leader};
 use crate::cache::{Cache, Stale, Ticket};
 use crate::clock::{Clock, Timestamp};
@@ -57,11 +57,11 @@ impl Fills {
             // The receiver is there, or waits no more.
             drop(tell.send(work.await));
         });
-        told.await.unwrap_or(Err(FillError::Lost))
+        told.await.unwrap_or(Err(FillError::NoResult))
     }
 
     /// This moment; to be taken before the cache is looked at. Never waits.
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> FillEpoch {
         self.registry.mark()
     }
 
@@ -75,16 +75,16 @@ impl Fills {
     /// it had no reader.
     pub fn join(
         &self,
-        request: Wanted,
+        request: ObjectRequest,
         stale: Option<Stale>,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
+        looked: Option<FillEpoch>,
+    ) -> Result<(FillRole, FlightReader), JoinError> {
         leader::join(&self.registry, request, looked, FillStart::Stale(stale))
     }
 
     /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
     /// object may not be kept, beyond the first, and for those that come too late to share it.
-    pub async fn pass(&self, request: &Wanted) -> Flight {
+    pub async fn pass(&self, request: &ObjectRequest) -> Flight {
         leader::pass(&self.registry.resources, request).await
     }
 
@@ -92,22 +92,27 @@ impl Fills {
     /// for its head, joined or begun. `looked` is as for [`Fills::join`].
     pub fn head(
         &self,
-        request: Wanted,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
+        request: ObjectRequest,
+        looked: Option<FillEpoch>,
+    ) -> Result<(FillRole, FlightReader), JoinError> {
         match self.registry.whole_under_way(&request.key) {
-            Some(flight) => Ok((Role::Follow, flight)),
+            Some(flight) => Ok((FillRole::Follow, flight)),
             None => heads::join(&self.registry, request, looked),
         }
     }
 
     /// What `ranges` of an object come to that is not stored as a whole.
-    pub async fn part(&self, request: &Wanted, ranges: &ByteRanges) -> Ranged {
+    pub async fn part(&self, request: &ObjectRequest, ranges: &ByteRanges) -> RangeOutcome {
         ranges::of_object(&self.registry, &self.parts, request, ranges).await
     }
 
     /// What is here of a response that is not stored as a whole, or comes to be.
-    pub async fn page(&self, request: &Sought, find: Find<'_>, now: Timestamp) -> Paged {
+    pub async fn page(
+        &self,
+        request: &PageRequest,
+        find: PartSearch<'_>,
+        now: Timestamp,
+    ) -> PageRangeOutcome {
         ranges::of_page(&self.registry, &self.parts, (request, now), find).await
     }
 
@@ -116,10 +121,10 @@ impl Fills {
     /// Where answers of the object could not be shared of late, begins one that nobody joins.
     pub fn seek(
         &self,
-        request: Sought,
+        request: PageRequest,
         stale: Option<Stale>,
         now: Timestamp,
-    ) -> Result<(Role, FlightReader), NotJoined> {
+    ) -> Result<(FillRole, FlightReader), JoinError> {
         self.seek_since(request, stale, now, None)
     }
 
@@ -127,35 +132,35 @@ impl Fills {
     /// look again at what is stored.
     pub fn seek_since(
         &self,
-        request: Sought,
+        request: PageRequest,
         stale: Option<Stale>,
         now: Timestamp,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
+        looked: Option<FillEpoch>,
+    ) -> Result<(FillRole, FlightReader), JoinError> {
         page_leader::join(&self.registry, request, (stale, looked), now)
     }
 
     /// Begins a fetch that nobody else joins.
     pub fn seek_alone(
         &self,
-        request: Sought,
+        request: PageRequest,
         stale: Option<Stale>,
         now: Timestamp,
-    ) -> Result<FlightReader, NotJoined> {
+    ) -> Result<FlightReader, JoinError> {
         page_leader::begin_alone(&self.registry.resources, request, stale, now)
     }
 
     /// Sends a request on whose answer is nobody else's, and gives that as it comes.
     pub async fn through(
         &self,
-        upstream: &Upstream,
+        upstream: &SiteOrigins,
         forward: Forward,
     ) -> Result<Response, FillError> {
         Ok(page_request::forward(upstream, forward).await?)
     }
 
     /// The answer of [`Fills::through`] as a body for one client.
-    pub fn passing(&self, key: &Key, response: Response) -> Passing {
+    pub fn passing(&self, key: &Key, response: Response) -> PassThroughBody {
         page_leader::passed_on(key, response)
     }
 
@@ -165,7 +170,7 @@ impl Fills {
     /// `ticket` is that of the purge by the write ([`Cache::purge_written`]).
     pub async fn keep(
         &self,
-        request: &Sought,
+        request: &PageRequest,
         (response, ticket): (Response, Ticket),
         now: Timestamp,
     ) -> FlightReader {

@@ -4,11 +4,11 @@
 
 use super::checked_body::CheckedBody;
 use super::error::FillError;
-use super::object_request::Admitted;
-use super::passing::Passing;
+use super::object_request::AdmittedHead;
+use super::pass_through::PassThroughBody;
 use super::readers::{FillReader, FillReaders};
 use super::relay::{Relay, RelayEntrance, WindowExtent};
-use super::upstream::Demand;
+use super::site_origins::Demand;
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
 use crate::origin::Asker;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What a fill came to, as far as a reader needs to know.
 #[derive(Debug, Clone)]
-pub enum Landed {
+pub enum FillOutcome {
     /// The object is arriving: read along.
     Streaming {
         /// Its head.
@@ -39,12 +39,12 @@ pub enum Landed {
         /// The object.
         found: Found,
         /// How it came about.
-        how: How,
+        provenance: Provenance,
     },
     /// Its head, where only that was asked for.
     Head {
         /// What the origin said of it.
-        admitted: Arc<Admitted>,
+        admitted: Arc<AdmittedHead>,
         /// Bytes of its body, where that was said.
         length: Option<u64>,
     },
@@ -58,7 +58,7 @@ pub enum Landed {
 
 /// How a whole object came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum Provenance {
     /// Fetched and kept.
     Stored,
     /// Fetched, verified, and not kept: the response forbids it, or it was purged meanwhile.
@@ -77,8 +77,8 @@ pub struct Flight {
     pub(super) ticket: Ticket,
     pub(super) readers: FillReaders,
     begun: Instant,
-    landed: watch::Sender<Option<Landed>>,
-    passing: Mutex<Option<Passing>>,
+    outcome: watch::Sender<Option<FillOutcome>>,
+    passing: Mutex<Option<PassThroughBody>>,
     relay: OnceLock<RelayEntrance>,
     over: CancellationToken,
     upstream_status: OnceLock<Vec<HeaderValue>>,
@@ -92,7 +92,7 @@ impl Flight {
             ticket,
             readers: FillReaders::default(),
             begun: Instant::now(),
-            landed: watch::Sender::new(None),
+            outcome: watch::Sender::new(None),
             passing: Mutex::new(None),
             relay: OnceLock::new(),
             over: CancellationToken::new(),
@@ -102,25 +102,25 @@ impl Flight {
     }
 
     /// Waits until there is something to tell. Bounded by the deadlines of the origins.
-    pub async fn landed(&self) -> Landed {
-        let mut receiver = self.landed.subscribe();
+    pub async fn outcome(&self) -> FillOutcome {
+        let mut receiver = self.outcome.subscribe();
         match receiver.wait_for(Option::is_some).await {
-            Ok(landed) => landed.clone().unwrap_or_else(lost),
+            Ok(outcome) => outcome.clone().unwrap_or_else(lost),
             Err(_) => lost(),
         }
     }
 
-    /// As [`Flight::landed`], but `None` if nothing is to tell `wait` after the flight began. So a
+    /// As [`Flight::outcome`], but `None` if nothing is to tell `wait` after the flight began. So a
     /// request that joins a flight whose origin has been silent for longer does not wait.
-    pub async fn landed_within(&self, wait: Duration) -> Option<Landed> {
-        timeout_at(self.begun + wait, self.landed()).await.ok()
+    pub async fn outcome_within(&self, wait: Duration) -> Option<FillOutcome> {
+        timeout_at(self.begun + wait, self.outcome()).await.ok()
     }
 
     /// The body that cannot be kept, for a reader of this client: for each that comes in time if it
     /// may be shared, else for the one that comes first.
-    pub fn take_passing(&self, asker: Asker) -> Option<Passing> {
+    pub fn take_passing(&self, asker: Asker) -> Option<PassThroughBody> {
         match self.relay.get() {
-            Some(entrance) => entrance.join(&self.readers, asker).map(Passing::relayed),
+            Some(entrance) => entrance.join(&self.readers, asker).map(PassThroughBody::relayed),
             None => self.passing.lock().take(),
         }
     }
@@ -168,21 +168,21 @@ impl Flight {
     /// left its disk, or the first byte of what is not kept is gone.
     pub(super) fn join(self: &Arc<Self>) -> Option<FlightReader> {
         let is_memory_only = matches!(
-            &*self.landed.borrow(),
-            Some(Landed::Streaming { growing, .. }) if growing.is_memory_only()
+            &*self.outcome.borrow(),
+            Some(FillOutcome::Streaming { growing, .. }) if growing.is_memory_only()
         );
         let is_gone = is_memory_only || self.is_too_late();
         let reader = self.readers.enter().filter(|_| !is_gone)?;
         Some(FlightReader { flight: Arc::clone(self), reader })
     }
 
-    pub(super) fn announce(&self, landed: Landed) {
-        self.landed.send_replace(Some(landed));
+    pub(super) fn announce(&self, outcome: FillOutcome) {
+        self.outcome.send_replace(Some(outcome));
     }
 
-    pub(super) fn announce_pass_through(&self, passing: Passing) {
+    pub(super) fn announce_pass_through(&self, passing: PassThroughBody) {
         *self.passing.lock() = Some(passing);
-        self.announce(Landed::Passing);
+        self.announce(FillOutcome::Passing);
     }
 
     /// Has its readers share `body`, of which nothing was read, to its end; the result for the
@@ -194,13 +194,13 @@ impl Flight {
         kept: WindowExtent,
     ) -> &'static str {
         let Some(relay) = Relay::new(&body, demand, kept) else {
-            self.announce_pass_through(Passing::checked(body));
+            self.announce_pass_through(PassThroughBody::checked(body));
             return "passed";
         };
         let entrance = RelayEntrance::new(&relay);
         self.relay.get_or_init(|| entrance);
         self.readers.give_place_back();
-        self.announce(Landed::Passing);
+        self.announce(FillOutcome::Passing);
         match relay.run(body, &self.readers).await {
             Ok(()) => "passed",
             // That is logged with all that is known of it.
@@ -211,15 +211,15 @@ impl Flight {
 
     /// Takes back what was said, so that readers wait for the next try.
     pub(super) fn retract(&self) {
-        self.landed.send_replace(None);
+        self.outcome.send_replace(None);
     }
 
     /// The leader is done: where it said nothing, the fill is lost.
     pub(super) fn end(&self) {
-        self.landed.send_if_modified(|landed| {
-            let is_silent = landed.is_none();
+        self.outcome.send_if_modified(|outcome| {
+            let is_silent = outcome.is_none();
             if is_silent {
-                *landed = Some(lost());
+                *outcome = Some(lost());
             }
             is_silent
         });
@@ -286,8 +286,8 @@ impl GrowingReader {
     }
 }
 
-fn lost() -> Landed {
-    Landed::Failed(Arc::new(FillError::Lost))
+fn lost() -> FillOutcome {
+    FillOutcome::Failed(Arc::new(FillError::NoResult))
 }
 
 #[cfg(test)]
@@ -306,7 +306,7 @@ mod tests {
             panic!("on purpose");
         });
         leading.await.unwrap();
-        assert!(matches!(reader.landed().await, Landed::Failed(_)));
+        assert!(matches!(reader.outcome().await, FillOutcome::Failed(_)));
         reader.flight.over.cancelled().await;
     }
 
@@ -314,11 +314,11 @@ mod tests {
     async fn the_wait_for_a_flight_counts_from_its_beginning() {
         let flight = Flight::new(Fence::default().ticket(0));
         let (begun, wait) = (Instant::now(), Duration::from_secs(1));
-        assert!(flight.landed_within(wait).await.is_none());
+        assert!(flight.outcome_within(wait).await.is_none());
         assert_eq!(begun.elapsed(), wait);
-        assert!(flight.landed_within(wait).await.is_none());
+        assert!(flight.outcome_within(wait).await.is_none());
         assert_eq!(begun.elapsed(), wait);
         flight.announce(lost());
-        assert!(flight.landed_within(wait).await.is_some());
+        assert!(flight.outcome_within(wait).await.is_some());
     }
 }

@@ -2,10 +2,10 @@
 //! gets. An absence is remembered as that of a fill is; nothing else is kept. Called by `engine`,
 //! and where a range needs a length first.
 
-use super::error::{FillError, NotJoined};
-use super::flight::{FlightReader, Landed};
-use super::object_request::Wanted;
-use super::registry::{JoinRequest, LeadGuard, Mark, Registry, Role};
+use super::error::{FillError, JoinError};
+use super::flight::{FillOutcome, FlightReader};
+use super::object_request::ObjectRequest;
+use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
 use crate::origin::{Answer, FetchError, Method};
 use crate::policy::response::Times;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use std::sync::Arc;
 /// head, an absence or a failure. `looked` is as for `Fills::join`.
 pub(super) fn join(
     registry: &Arc<Registry>,
-    request: Wanted,
-    looked: Option<Mark>,
-) -> Result<(Role, FlightReader), NotJoined> {
+    request: ObjectRequest,
+    looked: Option<FillEpoch>,
+) -> Result<(FillRole, FlightReader), JoinError> {
     let key = request.key.clone();
     let wish = JoinRequest { key: &key, demand: None, looked, ticket: None };
     let lead = |(), landing: LeadGuard| async move {
-        let landed = ask(&landing, &request).await.unwrap_or_else(|error| {
+        let outcome = ask(&landing, &request).await.unwrap_or_else(|error| {
             error.log(&request.key);
-            Landed::Failed(Arc::new(error))
+            FillOutcome::Failed(Arc::new(error))
         });
-        landing.flight.announce(landed);
+        landing.flight.announce(outcome);
     };
     registry.join_or_begin(wish, || Ok(()), lead)
 }
 
-async fn ask(landing: &LeadGuard, request: &Wanted) -> Result<Landed, FillError> {
+async fn ask(landing: &LeadGuard, request: &ObjectRequest) -> Result<FillOutcome, FillError> {
     let resources = landing.resources();
     let ask = request.sourced(&resources.cache, request.ask(Method::Head)).await;
     match request.upstream.origins.fetch(&ask).await? {
         Answer::Found(response) => {
             let admitted = Arc::new(request.admit(&response)?);
-            Ok(Landed::Head { admitted, length: response.content_length })
+            Ok(FillOutcome::Head { admitted, length: response.content_length })
         }
         Answer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
             let (meta, keep) = request.absence(&headers, origin, times);
-            Ok(Landed::Absent(resources.absent(landing.flight.ticket, meta, keep).await))
+            Ok(FillOutcome::Absent(resources.absent(landing.flight.ticket, meta, keep).await))
         }
         Answer::NotModified { origin, .. } => {
             Err(unasked(request.upstream.origins.name(origin), "304"))

@@ -4,13 +4,13 @@
 
 use super::body_origins::BodyOrigins;
 use super::checked_body::CheckedBody;
-use super::error::{FillError, NotJoined, Rejection};
-use super::flight::{Flight, FlightReader, How, Landed};
-use super::object_request::{Admitted, Keep, Wanted};
+use super::error::{FillError, JoinError, Rejection};
+use super::flight::{FillOutcome, Flight, FlightReader, Provenance};
+use super::object_request::{AdmittedHead, Keep, ObjectRequest};
 use super::parallel::{ParallelBody, ParallelStart, RangeSupport};
-use super::passing::Passing;
+use super::pass_through::PassThroughBody;
 use super::proof::{self, Advice, ExpectedBody, TRIES_MAX, better_lifetime};
-use super::registry::{JoinRequest, LeadGuard, Mark, Registry, Role};
+use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
 use super::relay::WindowExtent;
 use super::request::FillStart;
 use super::resources::Resources;
@@ -33,23 +33,23 @@ const WHOLE_BYTES_MAX: u64 = 1 << 20;
 struct ObjectFill<'a> {
     resources: &'a Arc<Resources>,
     flight: &'a Flight,
-    request: &'a Wanted,
+    request: &'a ObjectRequest,
     keep: Keep,
 }
 
 /// Joins the fill of `request`, or begins one, with what is here before: see `Fills::join`.
 pub(super) fn join(
     registry: &Arc<Registry>,
-    request: Wanted,
-    looked: Option<Mark>,
+    request: ObjectRequest,
+    looked: Option<FillEpoch>,
     before: FillStart,
-) -> Result<(Role, FlightReader), NotJoined> {
+) -> Result<(FillRole, FlightReader), JoinError> {
     let (key, resources) = (request.key.clone(), &registry.resources);
     let advised = || match resources.rejected_bodies.advice(&key, &resources.cache) {
         Advice::Ask { avoid } => Ok(avoid),
         Advice::Refuse { seconds } => {
             resources.metrics.fills_spared.inc();
-            Err(NotJoined::Wrong { seconds })
+            Err(JoinError::Wrong { seconds })
         }
     };
     let (demand, ticket) = (Some(request.demand()), before.ticket());
@@ -60,7 +60,7 @@ pub(super) fn join(
 }
 
 /// Runs the fill of `landing` to its end; the origins in `avoid` are asked last.
-async fn lead(landing: &LeadGuard, request: Wanted, before: FillStart, avoid: Vec<usize>) {
+async fn lead(landing: &LeadGuard, request: ObjectRequest, before: FillStart, avoid: Vec<usize>) {
     let fill = ObjectFill {
         resources: landing.resources(),
         flight: &landing.flight,
@@ -72,7 +72,7 @@ async fn lead(landing: &LeadGuard, request: Wanted, before: FillStart, avoid: Ve
 
 /// Fetches for one reader alone, keeping nothing; what it came to is told by a flight that no other
 /// request joins.
-pub(super) async fn pass(resources: &Arc<Resources>, request: &Wanted) -> Flight {
+pub(super) async fn pass(resources: &Arc<Resources>, request: &ObjectRequest) -> Flight {
     let flight = Flight::new(resources.cache.ticket());
     let avoid = resources.avoided(&request.key);
     let fill = ObjectFill { resources, flight: &flight, request, keep: Keep::Never };
@@ -90,7 +90,7 @@ impl ObjectFill<'_> {
             } else {
                 error.log(&self.request.key)
             };
-            self.flight.announce(Landed::Failed(Arc::new(error)));
+            self.flight.announce(FillOutcome::Failed(Arc::new(error)));
             result
         });
         self.resources.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
@@ -218,7 +218,7 @@ impl ObjectFill<'_> {
             };
         };
         let found = self.resources.cache.touch(self.flight.ticket, stale, meta).await;
-        self.flight.announce(Landed::Whole { found, how: How::Confirmed });
+        self.flight.announce(FillOutcome::Whole { found, provenance: Provenance::Confirmed });
         Ok("confirmed")
     }
 
@@ -226,7 +226,7 @@ impl ObjectFill<'_> {
         let (meta, keep) = self.request.absence(headers, origin, times);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
         let meta = self.resources.absent(self.flight.ticket, meta, keep).await;
-        self.flight.announce(Landed::Absent(meta));
+        self.flight.announce(FillOutcome::Absent(meta));
         "absent"
     }
 
@@ -238,7 +238,7 @@ impl ObjectFill<'_> {
     ) -> Result<&'static str, FillError> {
         let request = self.request;
         body_origins.add(response.origin, &response.origin_name);
-        let Admitted { meta, keep, coding, upstream_status } = request.admit(&response)?;
+        let AdmittedHead { meta, keep, coding, upstream_status } = request.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
         let expected = match coding {
@@ -290,7 +290,7 @@ impl ObjectFill<'_> {
                 let sharing = flight.share(body, request.demand(), WindowExtent::Stretch);
                 return Ok(Box::pin(sharing).await);
             }
-            flight.announce_pass_through(Passing::checked(body));
+            flight.announce_pass_through(PassThroughBody::checked(body));
             return Ok("passed");
         };
         let Resources { limits, tasks, .. } = &**self.resources;
@@ -330,14 +330,15 @@ impl ObjectFill<'_> {
                 self.resources.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
             match kept.await {
                 Ok(found) => {
-                    self.flight.announce(Landed::Whole { found, how: How::Stored });
+                    self.flight
+                        .announce(FillOutcome::Whole { found, provenance: Provenance::Stored });
                     return Ok("stored");
                 }
                 Err(error) => log_not_kept(&meta, &error),
             }
         }
         let found = Found::Hot(Arc::new(Hot::new(&meta, &collected)));
-        self.flight.announce(Landed::Whole { found, how: How::NotStored });
+        self.flight.announce(FillOutcome::Whole { found, provenance: Provenance::NotStored });
         Ok("not_stored")
     }
 
@@ -369,7 +370,11 @@ impl ObjectFill<'_> {
         mut writer: ObjectWriter,
     ) -> Result<&'static str, FillError> {
         let (growing, must_be) = (writer.growing(), expected.must_be());
-        self.flight.announce(Landed::Streaming { meta: Arc::new(meta.clone()), growing, must_be });
+        self.flight.announce(FillOutcome::Streaming {
+            meta: Arc::new(meta.clone()),
+            growing,
+            must_be,
+        });
         let (readers, mut received) = (&self.flight.readers, 0);
         while let Some(piece) = readers.while_open(body.chunk(&mut writer)).await?? {
             writer.append(piece).await?;

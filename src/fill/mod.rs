@@ -5,22 +5,22 @@
 //!
 //! A fill's leader is a task of its own: a client that leaves does not cancel it, though a fill
 //! without readers makes room for others (`places`). Its states are asking, streaming (or checking
-//! whole), sealed, published; a reader sees them as [`Landed`].
+//! whole), sealed, published; a reader sees them as [`FillOutcome`].
 
-mod alone;
 mod body_origins;
 mod checked_body;
 mod error;
 mod fills;
 mod flight;
 mod heads;
+mod hit_for_miss;
 mod leader;
 mod memory_window;
 mod object_request;
 mod page_leader;
 mod page_request;
 mod parallel;
-mod passing;
+mod pass_through;
 mod places;
 mod proof;
 mod ranges;
@@ -31,16 +31,19 @@ mod request;
 mod resources;
 mod resumable_body;
 mod resume_deadline;
-mod upstream;
+mod site_origins;
 
 pub use crate::origin::Asker;
-pub use error::{FillError, NotJoined, Rejection};
+pub use error::{FillError, JoinError, Rejection};
 pub use fills::Fills;
-pub use flight::{Flight, FlightReader, GrowingReader, How, Landed};
-pub use object_request::{Admitted, Keep, Wanted};
-pub use page_request::Sought;
-pub use passing::Passing;
-pub use proof::Trusted;
-pub use ranges::{Came, Confirmed, Find, Paged, PartHandle, PartReader, Ranged};
-pub use registry::{Mark, Role};
-pub use upstream::Upstream;
+pub use flight::{FillOutcome, Flight, FlightReader, GrowingReader, Provenance};
+pub use object_request::{AdmittedHead, Keep, ObjectRequest};
+pub use page_request::PageRequest;
+pub use pass_through::PassThroughBody;
+pub use proof::SiteKeys;
+pub use ranges::{
+    PageRangeOutcome, PartConfirmation, PartHandle, PartReader, PartSearch, RangeOutcome,
+    RangeProvenance,
+};
+pub use registry::{FillEpoch, FillRole};
+pub use site_origins::SiteOrigins;

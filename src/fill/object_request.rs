@@ -2,7 +2,7 @@
 
 use super::error::{FillError, Rejection};
 use super::proof::ExpectedBody;
-use super::upstream::{Demand, Upstream};
+use super::site_origins::{Demand, SiteOrigins};
 use crate::cache::Cache;
 use crate::config::{Terms, Turn};
 use crate::nix::Class;
@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 /// An object that is wanted.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct ObjectRequest {
     /// Where it comes from.
-    pub upstream: Arc<Upstream>,
+    pub upstream: Arc<SiteOrigins>,
     /// Its key.
     pub key: Key,
     /// The path to ask for: canonical, decoded, with a leading `/`.
@@ -36,7 +36,7 @@ pub struct Wanted {
 
 /// A response that may be sent to a client.
 #[derive(Debug, Clone)]
-pub struct Admitted {
+pub struct AdmittedHead {
     /// Its head.
     pub meta: Meta,
     /// Whether it may be stored.
@@ -56,7 +56,7 @@ pub enum Keep {
     Never,
 }
 
-impl Wanted {
+impl ObjectRequest {
     pub(super) fn demand(&self) -> Demand {
         Demand { asker: self.asker, class: self.class, upstream: Arc::clone(&self.upstream) }
     }
@@ -107,7 +107,7 @@ impl Wanted {
     }
 
     /// The head of what an origin sent, and what may be done with it.
-    pub fn admit(&self, response: &Response) -> Result<Admitted, FillError> {
+    pub fn admit(&self, response: &Response) -> Result<AdmittedHead, FillError> {
         self.admit_head(response, response.status, &response.headers)
     }
 
@@ -116,7 +116,7 @@ impl Wanted {
         response: &Response,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Result<Admitted, FillError> {
+    ) -> Result<AdmittedHead, FillError> {
         let times = Times { request: response.request_time, response: response.response_time };
         let reply = Reply { class: self.class, status, headers, times };
         let (keep, admission) = match policy::response::admit(&reply, &self.terms()) {
@@ -132,7 +132,7 @@ impl Wanted {
                 });
             }
         };
-        Ok(Admitted {
+        Ok(AdmittedHead {
             keep,
             coding: admission.coding,
             meta: self.meta(StatusCode::OK, &response.origin_name, times, &admission),
@@ -145,7 +145,7 @@ impl Wanted {
         &self,
         response: &Response,
         length: u64,
-    ) -> Result<Admitted, FillError> {
+    ) -> Result<AdmittedHead, FillError> {
         let mut headers = response.headers.clone();
         headers.remove(header::CONTENT_RANGE);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));

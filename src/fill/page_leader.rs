@@ -9,13 +9,13 @@
 
 use super::body_origins::BodyOrigins;
 use super::checked_body;
-use super::error::{FillError, NotJoined, Rejection};
-use super::flight::{EndOnDrop, Flight, FlightReader, How, Landed};
-use super::page_request::{self, Sought, passed};
-use super::passing::Passing;
+use super::error::{FillError, JoinError, Rejection};
+use super::flight::{EndOnDrop, FillOutcome, Flight, FlightReader, Provenance};
+use super::page_request::{self, PageRequest, passed};
+use super::pass_through::PassThroughBody;
 use super::proof::ExpectedBody;
 use super::ranges::salvage;
-use super::registry::{JoinRequest, LeadGuard, Mark, Registry, Role};
+use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
 use super::relay::WindowExtent;
 use super::request::FillStart;
 use super::resources::{Resources, RunningCount};
@@ -42,13 +42,13 @@ use std::sync::Arc;
 /// Joins the fetch of what is `request`, or begins one: see `Fills::seek_since`.
 pub(super) fn join(
     registry: &Arc<Registry>,
-    request: Sought,
-    (stale, looked): (Option<Stale>, Option<Mark>),
+    request: PageRequest,
+    (stale, looked): (Option<Stale>, Option<FillEpoch>),
     now: Timestamp,
-) -> Result<(Role, FlightReader), NotJoined> {
+) -> Result<(FillRole, FlightReader), JoinError> {
     let resources = &registry.resources;
     if resources.hit_for_miss.holds(&request.key, now, &resources.cache) {
-        return Ok((Role::Lead, begin_alone(resources, request, stale, now)?));
+        return Ok((FillRole::Lead, begin_alone(resources, request, stale, now)?));
     }
     join_or_begin(registry, request, looked, FillStart::Stale(stale), now)
 }
@@ -57,21 +57,21 @@ pub(super) fn join(
 /// before that was asked for.
 pub(super) fn join_with(
     registry: &Arc<Registry>,
-    request: Sought,
+    request: PageRequest,
     (given, ticket): (Response, Ticket),
     now: Timestamp,
-) -> Result<(Role, FlightReader), NotJoined> {
+) -> Result<(FillRole, FlightReader), JoinError> {
     let before = FillStart::Given(Box::new(given), ticket);
     join_or_begin(registry, request, None, before, now)
 }
 
 fn join_or_begin(
     registry: &Arc<Registry>,
-    request: Sought,
-    looked: Option<Mark>,
+    request: PageRequest,
+    looked: Option<FillEpoch>,
     before: FillStart,
     now: Timestamp,
-) -> Result<(Role, FlightReader), NotJoined> {
+) -> Result<(FillRole, FlightReader), JoinError> {
     let (key, demand) = (request.key.clone(), Some(request.demand()));
     let wish = JoinRequest { key: &key, demand, looked, ticket: before.ticket() };
     let lead = |(), landing: LeadGuard| async move {
@@ -83,14 +83,14 @@ fn join_or_begin(
 /// Begins a fetch that no other request joins.
 pub(super) fn begin_alone(
     resources: &Arc<Resources>,
-    request: Sought,
+    request: PageRequest,
     stale: Option<Stale>,
     now: Timestamp,
-) -> Result<FlightReader, NotJoined> {
+) -> Result<FlightReader, JoinError> {
     let reader = FlightReader::first(resources.cache.ticket());
     let flight = Arc::clone(&reader.flight);
     let demand = request.demand();
-    let place = resources.places.admit(&demand, &flight.readers).ok_or(NotJoined::NoRoom)?;
+    let place = resources.places.admit(&demand, &flight.readers).ok_or(JoinError::NoRoom)?;
     let for_task = Arc::clone(resources);
     resources.tasks.spawn("fill", async move {
         let resources = for_task;
@@ -105,7 +105,7 @@ pub(super) fn begin_alone(
 /// Keeps the small answer to a write: see `Fills::keep`.
 pub(super) async fn keep(
     resources: &Arc<Resources>,
-    request: &Sought,
+    request: &PageRequest,
     (response, ticket): (Response, Ticket),
     now: Timestamp,
 ) -> FlightReader {
@@ -114,7 +114,7 @@ pub(super) async fn keep(
     if let Some(caching) = request.caching() {
         let rule = caching.rule(request.key.path());
         if let Err(error) = fetch.answered(response, (caching, rule)).await {
-            flight.announce(Landed::Failed(Arc::new(error)));
+            flight.announce(FillOutcome::Failed(Arc::new(error)));
         }
     }
     flight.end();
@@ -125,7 +125,7 @@ pub(super) async fn keep(
 async fn lead(
     resources: &Arc<Resources>,
     flight: &Flight,
-    request: &Sought,
+    request: &PageRequest,
     before: FillStart,
     now: Timestamp,
 ) {
@@ -136,7 +136,7 @@ async fn lead(
     };
     let result = fetched.unwrap_or_else(|error| {
         let result = error.log(&request.key);
-        flight.announce(Landed::Failed(Arc::new(error)));
+        flight.announce(FillOutcome::Failed(Arc::new(error)));
         result
     });
     resources.metrics.fills.with_label_values(&[Class::Other.as_str(), result]).inc();
@@ -145,7 +145,7 @@ async fn lead(
 struct PageFill<'a> {
     resources: &'a Arc<Resources>,
     flight: &'a Flight,
-    request: &'a Sought,
+    request: &'a PageRequest,
     now: Timestamp,
 }
 
@@ -156,7 +156,7 @@ impl PageFill<'_> {
 
     async fn run(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
         let request = self.request;
-        let Some(caching) = request.caching() else { return Err(FillError::Lost) };
+        let Some(caching) = request.caching() else { return Err(FillError::NoResult) };
         let rule = caching.rule(request.key.path());
         let conditions = stale.as_ref().and_then(|stale| conditions(&stale.meta()));
         let mut headers = HeaderMap::clone(&request.headers);
@@ -178,7 +178,8 @@ impl PageFill<'_> {
             let directives = Directives::of(&stored.headers, &caching.targeted);
             let why = (Outage::ServerError, self.now);
             if may_bridge(&stored, &directives, &request.wishes, rule, why) {
-                self.flight.announce(Landed::Whole { found: stale, how: How::Bridged });
+                self.flight
+                    .announce(FillOutcome::Whole { found: stale, provenance: Provenance::Bridged });
                 return Ok("failed");
             }
         }
@@ -193,7 +194,7 @@ impl PageFill<'_> {
 
     /// Goes on with an answer that is here.
     async fn take_up(&self, given: Response) -> Result<&'static str, FillError> {
-        let Some(caching) = self.request.caching() else { return Err(FillError::Lost) };
+        let Some(caching) = self.request.caching() else { return Err(FillError::NoResult) };
         let rule = caching.rule(self.request.key.path());
         self.answered(given, (caching, rule)).await
     }
@@ -226,27 +227,27 @@ impl PageFill<'_> {
             ..Meta::clone(&old)
         };
         let for_one = |shared| stale.with_meta(Arc::new(meta(shared, Lifetime::Seconds(0))));
-        let (found, how, own) = match confirmed {
+        let (found, provenance, own) = match confirmed {
             Confirmed::Renewed(storable) if self.selects(&storable, &old.variant) => {
                 let Storable { fields: Divided { shared, own }, lifetime, .. } = storable;
                 let meta = meta(shared, lifetime);
                 let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
-                (found, How::Confirmed, own)
+                (found, Provenance::Confirmed, own)
             }
             // A request that selects another variant by the same fields says nothing of this one.
             Confirmed::Renewed(Storable { fields, varies, .. }) if varies.is_by(&old.variant) => {
-                (for_one(fields.shared), How::ConfirmedForOne, fields.own)
+                (for_one(fields.shared), Provenance::ConfirmedForOne, fields.own)
             }
             Confirmed::ForOne(Divided { shared, own }) => {
-                (for_one(shared), How::ConfirmedForOne, own)
+                (for_one(shared), Provenance::ConfirmedForOne, own)
             }
             Confirmed::Renewed(Storable { fields, .. }) | Confirmed::Withdrawn(fields) => {
                 self.cache().purge(Scope::Key(old.key.clone()), Purging::Soft).await;
-                (for_one(fields.shared), How::NotStored, fields.own)
+                (for_one(fields.shared), Provenance::NotStored, fields.own)
             }
         };
         self.flight.set_own(own);
-        self.flight.announce(Landed::Whole { found, how });
+        self.flight.announce(FillOutcome::Whole { found, provenance });
         true
     }
 
@@ -301,7 +302,7 @@ impl PageFill<'_> {
     }
 
     /// The answer for one client; where its tag says what goes on with it, it does not break off.
-    fn passing(&self, response: Response) -> Passing {
+    fn passing(&self, response: Response) -> PassThroughBody {
         let key = &self.request.key;
         let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
         let is_identified = response.status == StatusCode::OK && is_tagged;
@@ -312,7 +313,7 @@ impl PageFill<'_> {
         crate::rfc::hop_by_hop::remove(&mut headers);
         let meta = Arc::new(passed(key, &response, headers));
         let body = self.resumable(response, meta.headers.clone());
-        Passing::lasting(meta, body)
+        PassThroughBody::lasting(meta, body)
     }
 
     /// The body of an answer with these fields, which goes on where it breaks off.
@@ -348,15 +349,15 @@ impl PageFill<'_> {
         }
         let body = collected.freeze();
         let kept = self.cache().publish_small(self.flight.ticket, meta.clone(), body.clone(), None);
-        let (found, how, result) = match kept.await {
-            Ok(found) => (found, How::Stored, "stored"),
+        let (found, provenance, result) = match kept.await {
+            Ok(found) => (found, Provenance::Stored, "stored"),
             Err(error) => {
                 not_kept(&meta, &error);
                 let hot = Found::Hot(Arc::new(Hot::new(&meta, &body)));
-                (hot, How::NotStored, "not_stored")
+                (hot, Provenance::NotStored, "not_stored")
             }
         };
-        self.flight.announce(Landed::Whole { found, how });
+        self.flight.announce(FillOutcome::Whole { found, provenance });
         Ok(result)
     }
 
@@ -383,7 +384,7 @@ impl PageFill<'_> {
         let mut body = self.resumable(response, meta.headers.clone());
         let shown = Arc::new(meta.clone());
         let read = growing.clone();
-        self.flight.announce(Landed::Streaming { meta: shown, growing: read, must_be: None });
+        self.flight.announce(FillOutcome::Streaming { meta: shown, growing: read, must_be: None });
         if let Err(error) = self.feed(&mut body, &mut writer).await {
             let broke_off = matches!(
                 error,
@@ -439,12 +440,12 @@ fn conditions(stored: &Meta) -> Option<HeaderMap> {
 }
 
 /// An answer as a body for one client.
-pub(super) fn passed_on(key: &Key, response: Response) -> Passing {
+pub(super) fn passed_on(key: &Key, response: Response) -> PassThroughBody {
     let mut headers = response.headers.clone();
     crate::rfc::hop_by_hop::remove(&mut headers);
     let trailer = response.headers.get(header::TRAILER).cloned();
     let meta = Arc::new(passed(key, &response, headers));
-    Passing::plain(meta, response.body, response.content_length, trailer)
+    PassThroughBody::plain(meta, response.body, response.content_length, trailer)
 }
 
 /// Statuses that tell of trouble at the origin, which a stale response may bridge (RFC 5861).

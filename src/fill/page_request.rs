@@ -1,7 +1,7 @@
 //! A response that is wanted of a generic site: how its origin is asked for it, for a stretch of it,
 //! and whether it still holds. Values only.
 
-use super::upstream::{Demand, Upstream};
+use super::site_origins::{Demand, SiteOrigins};
 use crate::config::Caching;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 /// What a client wants of a generic site.
 #[derive(Clone)]
-pub struct Sought {
+pub struct PageRequest {
     /// Where it comes from.
-    pub upstream: Arc<Upstream>,
+    pub upstream: Arc<SiteOrigins>,
     /// The object's key, without a variant.
     pub key: Key,
     /// The path as it stands in the request line.
@@ -48,13 +48,13 @@ pub(super) struct PageRange<'a> {
     pub(super) retries: Retries,
 }
 
-impl fmt::Debug for Sought {
+impl fmt::Debug for PageRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sought").field("key", &self.key).finish_non_exhaustive()
     }
 }
 
-impl Sought {
+impl PageRequest {
     pub(super) fn demand(&self) -> Demand {
         let upstream = Arc::clone(&self.upstream);
         Demand { asker: self.asker, class: Class::Other, upstream }
@@ -103,7 +103,7 @@ impl Sought {
         forward(&self.upstream, self.forward(headers)).await
     }
 
-    /// As [`Sought::rest`], of any origin; what may not be stored is not the same any more.
+    /// As [`PageRequest::rest`], of any origin; what may not be stored is not the same any more.
     pub(super) async fn piece(&self, rest: PageRange<'_>) -> Result<Answer<Response>, FetchError> {
         Ok(match self.rest(rest, None).await? {
             Answer::Found(response) => {
@@ -177,7 +177,10 @@ impl Sought {
 }
 
 /// Sends a request on, and dates its answer.
-pub(super) async fn forward(upstream: &Upstream, forward: Forward) -> Result<Response, FetchError> {
+pub(super) async fn forward(
+    upstream: &SiteOrigins,
+    forward: Forward,
+) -> Result<Response, FetchError> {
     let mut response = upstream.origins.forward(forward).await?;
     let times = Times { request: response.request_time, response: response.response_time };
     fields::dated(&mut response.headers, times);

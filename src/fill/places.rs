@@ -25,7 +25,7 @@
 use super::proof::is_checked_whole;
 use super::readers::FillReaders;
 use super::resume_deadline::FORWARD_BYTES;
-use super::upstream::Demand;
+use super::site_origins::Demand;
 use crate::origin::Asker;
 use crate::sync::Mutex;
 use std::collections::{BTreeMap, HashMap};

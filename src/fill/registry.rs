@@ -2,10 +2,10 @@
 //! One per process; a short lock, never held across an await. Called by the leaders of both kinds
 //! of site and by the requests for heads.
 
-use super::error::NotJoined;
+use super::error::JoinError;
 use super::flight::{Flight, FlightReader};
 use super::resources::Resources;
-use super::upstream::Demand;
+use super::site_origins::Demand;
 use crate::cache::Ticket;
 use crate::object::Key;
 use crate::origin::Method;
@@ -20,11 +20,11 @@ const ENDED_MAX: usize = 1_024;
 
 /// A moment, counted in fills that have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark(u64);
+pub struct FillEpoch(u64);
 
 /// Whether a reader began a fill or joined one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum FillRole {
     /// It began the fill.
     Lead,
     /// Another had begun it.
@@ -67,7 +67,7 @@ pub(super) struct JoinRequest<'k> {
     /// What its fill is for; none for the head alone, which has no body that would take a place.
     pub(super) demand: Option<Demand>,
     /// When the cache was looked at: see `Fills::join`.
-    pub(super) looked: Option<Mark>,
+    pub(super) looked: Option<FillEpoch>,
     /// The ticket of what is here already; without one a flight begins with one of this moment.
     pub(super) ticket: Option<Ticket>,
 }
@@ -79,8 +79,8 @@ impl Registry {
     }
 
     /// This moment; to be taken before the cache is looked at. Never waits.
-    pub(super) fn mark(&self) -> Mark {
-        Mark(self.ended_count.load(Ordering::Acquire))
+    pub(super) fn mark(&self) -> FillEpoch {
+        FillEpoch(self.ended_count.load(Ordering::Acquire))
     }
 
     /// Joins the flight of a key, or begins one: `advised` says with what, or why not, and `lead`
@@ -88,9 +88,9 @@ impl Registry {
     pub(super) fn join_or_begin<A, F>(
         self: &Arc<Self>,
         JoinRequest { key, demand, looked, ticket }: JoinRequest<'_>,
-        advised: impl FnOnce() -> Result<A, NotJoined>,
+        advised: impl FnOnce() -> Result<A, JoinError>,
         lead: impl FnOnce(A, LeadGuard) -> F,
-    ) -> Result<(Role, FlightReader), NotJoined>
+    ) -> Result<(FillRole, FlightReader), JoinError>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -103,7 +103,7 @@ impl Registry {
                 if !cache.is_purged_since(entry.get().ticket, key)
                     && let Some(reader) = entry.get().join()
                 {
-                    return Ok((Role::Follow, reader));
+                    return Ok((FillRole::Follow, reader));
                 }
                 entry.remove();
                 under_way.entry(key.clone())
@@ -113,14 +113,14 @@ impl Registry {
         let missed = looked.map_or(0, |looked| self.mark().0.saturating_sub(looked.0));
         let missed = usize::try_from(missed).unwrap_or(usize::MAX);
         if ended.iter().rev().take(missed).any(|ended| ended == key) {
-            return Err(NotJoined::Ended);
+            return Err(JoinError::Ended);
         }
         let advice = advised()?;
         let reader = FlightReader::first(ticket.unwrap_or_else(|| cache.ticket()));
         let flight = Arc::clone(&reader.flight);
         let admit = |demand| {
             let place = places.admit(&demand, &flight.readers);
-            place.map(|place| (place, demand)).ok_or(NotJoined::NoRoom)
+            place.map(|place| (place, demand)).ok_or(JoinError::NoRoom)
         };
         let admitted = demand.map(admit).transpose()?;
         entry.insert_entry(Arc::clone(&flight));
@@ -139,7 +139,7 @@ impl Registry {
                 None => leading.await,
             }
         });
-        Ok((Role::Lead, reader))
+        Ok((FillRole::Lead, reader))
     }
 
     /// The fill of the whole of `key` that is under way and may be joined.

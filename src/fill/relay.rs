@@ -31,7 +31,7 @@ use super::error::FillError;
 use super::memory_window::{MemoryWindow, WindowBytes};
 use super::readers::{FillReader, FillReaders};
 use super::resources::RunningCount;
-use super::upstream::Demand;
+use super::site_origins::Demand;
 use crate::object::{Meta, Sha256};
 use crate::origin::Asker;
 use crate::sync::Mutex;
@@ -132,7 +132,7 @@ enum RelayPath {
     Joined(RelaySeat),
     Alone(Box<SoloFetch>),
     /// It has left, and goes on with nothing.
-    Lost,
+    Left,
 }
 
 /// The place of a reader in the shared fetch, given up when it is dropped.
@@ -277,7 +277,7 @@ impl Drop for RelayEntrance {
 
 impl Drop for RelayEnd<'_> {
     fn drop(&mut self) {
-        let lost = || Err(Arc::new(FillError::Lost));
+        let lost = || Err(Arc::new(FillError::NoResult));
         self.0.state.lock().over.get_or_insert_with(lost);
         self.0.grown.notify_waiters();
     }
@@ -416,13 +416,13 @@ impl RelayReader {
         self.source.seed.must_be()
     }
 
-    /// As `Passing::chunk`.
+    /// As `PassThroughBody::chunk`.
     pub(super) async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         while self.ready.is_empty() {
             let next = match &mut self.way {
                 RelayPath::Joined(seat) => seat.next(self.position).await,
                 RelayPath::Alone(alone) => return alone.body.chunk(max).await,
-                RelayPath::Lost => return Err(FillError::Lost),
+                RelayPath::Left => return Err(FillError::NoResult),
             };
             match next {
                 NextBytes::Bytes(WindowBytes { bytes, digest }) => {
@@ -433,7 +433,7 @@ impl RelayReader {
                 NextBytes::Failed(error) => return Err(FillError::Relayed(error)),
                 NextBytes::Behind => {
                     // The seat is given up first: the shared fetch is not kept for this reader.
-                    self.way = RelayPath::Lost;
+                    self.way = RelayPath::Left;
                     self.way = RelayPath::Alone(Box::pin(self.alone()).await?);
                 }
             }

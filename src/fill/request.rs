@@ -1,10 +1,10 @@
 //! What a fill is asked to bring, of either kind of site, and what is here before it asks an
 //! origin. Values only.
 
-use super::object_request::Wanted;
-use super::page_request::Sought;
+use super::object_request::ObjectRequest;
+use super::page_request::PageRequest;
 use super::proof::ExpectedBody;
-use super::upstream::{Demand, Upstream};
+use super::site_origins::{Demand, SiteOrigins};
 use crate::cache::{Cache, Stale, Ticket};
 use crate::object::Key;
 use crate::origin::Response;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(super) enum FillRequest {
     /// An object of a binary cache.
-    Object(Wanted),
+    Object(ObjectRequest),
     /// A response of a generic site; of those in part, one that does not vary, as the first request
     /// for it asked.
-    Page(Sought),
+    Page(PageRequest),
 }
 
 /// What is here before anything is fetched.
@@ -66,7 +66,7 @@ impl FillRequest {
     }
 
     /// Where it comes from.
-    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+    pub(super) fn upstream(&self) -> &Arc<SiteOrigins> {
         match self {
             Self::Object(request) => &request.upstream,
             Self::Page(request) => &request.upstream,

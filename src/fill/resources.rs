@@ -1,7 +1,7 @@
 //! What every fill uses: the cache, the metrics, the tasks, and what bounds all fills together.
 //! One per process; each member has locks of its own.
 
-use super::alone::HitForMiss;
+use super::hit_for_miss::HitForMiss;
 use super::memory_window::{Bounds, WindowMemory};
 use super::object_request::Keep;
 use super::parallel::ParallelLimits;

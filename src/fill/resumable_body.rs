@@ -17,10 +17,10 @@
 
 use super::body_origins::BodyOrigins;
 use super::error::{FillError, Rejection};
-use super::page_request::{PageRange, Sought};
+use super::page_request::{PageRange, PageRequest};
 use super::proof::ExpectedBody;
 use super::resume_deadline::{EmptyRound, ResumeDeadline};
-use super::upstream::Upstream;
+use super::site_origins::SiteOrigins;
 use crate::config::{OriginTurns, Turn};
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -62,7 +62,7 @@ pub(super) enum BodyRequest {
     /// For an object of a binary cache.
     Object(Ask),
     /// For a response of a generic site.
-    Page(Sought),
+    Page(PageRequest),
 }
 
 impl BodyRequest {
@@ -93,7 +93,7 @@ impl BodyRequest {
 #[derive(Debug, Clone)]
 pub(super) struct BodySource {
     /// The origins.
-    pub(super) upstream: Arc<Upstream>,
+    pub(super) upstream: Arc<SiteOrigins>,
     /// The counters.
     pub(super) metrics: Metrics,
     /// The object.

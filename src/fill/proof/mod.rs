@@ -1,13 +1,13 @@
 //! What proves a body, and what is known of bodies that nothing proved: what it must turn out to
-//! be (`expected`), whose signature counts (`trusted`), what a narinfo must say (`narinfo`), and
+//! be (`expected`), whose signature counts (`site_keys`), what a narinfo must say (`narinfo`), and
 //! which objects came wrong of late (`rejected_bodies`).
 
 mod expected;
 mod narinfo;
 mod rejected_bodies;
-mod trusted;
+mod site_keys;
 
 pub(super) use expected::{ExpectedBody, better_lifetime, coding_of, is_checked_whole};
 pub(super) use narinfo::{cache_info, narinfo};
 pub(super) use rejected_bodies::{Advice, Basis, RejectedBodies, TRIES_MAX};
-pub use trusted::Trusted;
+pub use site_keys::SiteKeys;

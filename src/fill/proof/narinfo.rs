@@ -5,7 +5,7 @@ use crate::cache::ClaimOf;
 use crate::config::Signatures;
 use crate::fill::body_origins::BodyOrigins;
 use crate::fill::error::Rejection;
-use crate::fill::upstream::Upstream;
+use crate::fill::site_origins::SiteOrigins;
 use crate::nix::cache_info::CacheInfo;
 use crate::nix::class;
 use crate::nix::narinfo::NarInfo;
@@ -15,7 +15,7 @@ use crate::policy::response::Coding;
 /// Checks a narinfo: that it parses, answers the path it was asked for, and is signed as the site
 /// wants it of the origins on its `body_origins`. Gives what it proves and what it claims of its NAR.
 pub(in crate::fill) fn narinfo(
-    (upstream, body_origins): (&Upstream, &BodyOrigins),
+    (upstream, body_origins): (&SiteOrigins, &BodyOrigins),
     key: &Key,
     body: &[u8],
     coding: Coding,

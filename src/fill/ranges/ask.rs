@@ -2,7 +2,7 @@
 
 use super::identity::PartIdentity;
 use crate::cache::Cache;
-use crate::fill::object_request::Wanted;
+use crate::fill::object_request::ObjectRequest;
 use crate::fill::page_request::PageRange;
 use crate::fill::request::FillRequest;
 use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response, Retries};
@@ -33,7 +33,7 @@ pub(super) async fn fetch_range(
 }
 
 /// The question for the bytes `asked` of an object.
-pub(super) fn range_ask(request: &Wanted, asked: &Range<u64>, length: Option<u64>) -> Ask {
+pub(super) fn range_ask(request: &ObjectRequest, asked: &Range<u64>, length: Option<u64>) -> Ask {
     let is_to_end = asked.end == u64::MAX || length == Some(asked.end);
     let last = (!is_to_end).then(|| asked.end.saturating_sub(1));
     Ask { range: Some(RangeAsked { first: asked.start, last }), ..request.ask(Method::Get) }

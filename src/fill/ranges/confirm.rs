@@ -2,17 +2,17 @@
 //! time, in a task of its own: a client that leaves, or that gets what is stale, cancels nothing,
 //! and the answer renews the head for later requests. A short lock, never across an await.
 
-use super::confirming::{ConfirmRequest, Confirmed};
+use super::confirming::{ConfirmRequest, PartConfirmation};
 use super::flight::PartFlight;
 use super::handle::PartHandle;
 use super::object::PartObject;
 use super::page_head::{LaterHead, renewed};
 use super::run::break_off;
 use crate::fill::error::FillError;
-use crate::fill::flight::Landed;
+use crate::fill::flight::FillOutcome;
 use crate::fill::heads;
-use crate::fill::object_request::Wanted;
-use crate::fill::page_request::Sought;
+use crate::fill::object_request::ObjectRequest;
+use crate::fill::page_request::PageRequest;
 use crate::fill::request::FillRequest;
 use crate::fill::resources::RunningCount;
 use crate::policy::response::Times;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout_at};
 impl PartHandle {
     /// What an origin says to what is here in part; `None` if it has not answered `wait` after it
     /// was first asked.
-    pub async fn confirm(&self, wait: Option<Duration>) -> Option<Confirmed> {
+    pub async fn confirm(&self, wait: Option<Duration>) -> Option<PartConfirmation> {
         let confirming = self.confirming();
         let begun = confirming.begun;
         match wait {
@@ -61,38 +61,46 @@ impl PartHandle {
 }
 
 /// Asks for the head of the object.
-async fn by_head(flight: &PartFlight, object: &PartObject, request: &Wanted) -> Confirmed {
-    let landed = match heads::join(&flight.registry, request.clone(), None) {
-        Ok((_, asked)) => asked.landed().await,
-        Err(_) => return Confirmed::Failed(Arc::new(FillError::NoRoom)),
+async fn by_head(
+    flight: &PartFlight,
+    object: &PartObject,
+    request: &ObjectRequest,
+) -> PartConfirmation {
+    let outcome = match heads::join(&flight.registry, request.clone(), None) {
+        Ok((_, asked)) => asked.outcome().await,
+        Err(_) => return PartConfirmation::Failed(Arc::new(FillError::NoRoom)),
     };
-    match landed {
-        Landed::Head { admitted, length } if object.identity.is_of(&admitted.meta, length) => {
+    match outcome {
+        FillOutcome::Head { admitted, length } if object.identity.is_of(&admitted.meta, length) => {
             if let Some(part) = object.part() {
                 let meta = admitted.meta.clone();
                 flight.resources().cache.touch_part(flight.ticket, part, meta).await;
             }
-            Confirmed::Same
+            PartConfirmation::Same
         }
-        Landed::Head { .. } | Landed::Absent(_) => other(flight, object).await,
-        Landed::Failed(error) => Confirmed::Failed(error),
-        Landed::Streaming { .. } | Landed::Whole { .. } | Landed::Passing => {
-            Confirmed::Failed(Arc::new(FillError::Lost))
+        FillOutcome::Head { .. } | FillOutcome::Absent(_) => other(flight, object).await,
+        FillOutcome::Failed(error) => PartConfirmation::Failed(error),
+        FillOutcome::Streaming { .. } | FillOutcome::Whole { .. } | FillOutcome::Passing => {
+            PartConfirmation::Failed(Arc::new(FillError::NoResult))
         }
     }
 }
 
 /// Asks whether the response still holds, and renews its head then.
-async fn by_page(flight: &PartFlight, object: &PartObject, request: &Sought) -> Confirmed {
+async fn by_page(
+    flight: &PartFlight,
+    object: &PartObject,
+    request: &PageRequest,
+) -> PartConfirmation {
     let old = object.meta();
     let response = match request.confirm(old.etag()).await {
         Ok(response) => response,
-        Err(error) => return Confirmed::Failed(Arc::new(error.into())),
+        Err(error) => return PartConfirmation::Failed(Arc::new(error.into())),
     };
     match response.status.as_u16() {
-        500 | 502 | 503 | 504 => return Confirmed::Trouble,
+        500 | 502 | 503 | 504 => return PartConfirmation::Trouble,
         200..=299 | 304 | 404 | 410 | 412 | 416 => {}
-        _ => return Confirmed::Unsaid,
+        _ => return PartConfirmation::Unsaid,
     }
     let tags = (Validators::of(&old.headers).etag, Validators::of(&response.headers).etag);
     let is_same = match (response.status, tags) {
@@ -107,10 +115,10 @@ async fn by_page(flight: &PartFlight, object: &PartObject, request: &Sought) -> 
         return other(flight, object).await;
     };
     flight.resources().cache.touch_part(flight.ticket, part, meta).await;
-    Confirmed::Same
+    PartConfirmation::Same
 }
 
-async fn other(flight: &PartFlight, object: &PartObject) -> Confirmed {
+async fn other(flight: &PartFlight, object: &PartObject) -> PartConfirmation {
     break_off(flight, object, Arc::new(FillError::Changed)).await;
-    Confirmed::Other
+    PartConfirmation::Other
 }

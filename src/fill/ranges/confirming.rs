@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// What an origin says to what is here in part.
 #[derive(Debug, Clone)]
-pub enum Confirmed {
+pub enum PartConfirmation {
     /// It is the same: its head is as fresh as can be.
     Same,
     /// It is another now, is gone, or may not be stored any more: begin anew.
@@ -25,7 +25,7 @@ pub enum Confirmed {
 #[derive(Debug, Clone)]
 pub(super) struct ConfirmRequest {
     pub(super) begun: Instant,
-    pub(super) said: watch::Receiver<Option<Confirmed>>,
+    pub(super) said: watch::Receiver<Option<PartConfirmation>>,
 }
 
 impl ConfirmRequest {
@@ -33,9 +33,9 @@ impl ConfirmRequest {
         self.said.borrow().is_none() && self.said.has_changed().is_ok()
     }
 
-    pub(super) async fn said(mut self) -> Confirmed {
+    pub(super) async fn said(mut self) -> PartConfirmation {
         let said = self.said.wait_for(Option::is_some).await;
         let said = said.ok().and_then(|said| said.clone());
-        said.unwrap_or_else(|| Confirmed::Failed(Arc::new(FillError::Lost)))
+        said.unwrap_or_else(|| PartConfirmation::Failed(Arc::new(FillError::NoResult)))
     }
 }

@@ -5,10 +5,10 @@ use super::cursors::Cursors;
 use super::object::PartObject;
 use crate::cache::Ticket;
 use crate::config::Limits;
-use crate::fill::alone::HitForMiss;
-use crate::fill::error::{FillError, NotJoined};
+use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::FlightReader;
-use crate::fill::registry::{Registry, Role};
+use crate::fill::hit_for_miss::HitForMiss;
+use crate::fill::registry::{FillRole, Registry};
 use crate::fill::request::FillRequest;
 use crate::fill::resources::Resources;
 use crate::object::{Key, Meta};
@@ -35,7 +35,7 @@ pub(super) enum PartOutcome {
     /// The object's head is known.
     Known(Arc<PartObject>),
     /// The whole is being fetched.
-    Whole(Role, FlightReader),
+    Whole(FillRole, FlightReader),
     /// The whole is stored.
     Stored,
     /// There is none.
@@ -43,7 +43,7 @@ pub(super) enum PartOutcome {
     /// No usable answer.
     Failed(Arc<FillError>),
     /// No origin may be asked now.
-    NotJoined(NotJoined),
+    NotJoined(JoinError),
     /// Nothing is here in part.
     Unknown,
     /// An answer that may not be kept: for who caused the question.
@@ -60,7 +60,7 @@ pub(super) struct PartFlight {
     pub(super) own_answer: Mutex<Option<Box<Response>>>,
     pub(super) ticket: Ticket,
     pub(super) cursors: Arc<Cursors>,
-    landed: watch::Sender<Option<PartOutcome>>,
+    outcome: watch::Sender<Option<PartOutcome>>,
 }
 
 impl PartRegistry {
@@ -87,14 +87,14 @@ impl PartRegistry {
         self: &Arc<Self>,
         registry: &Arc<Registry>,
         request: &FillRequest,
-    ) -> (Role, Arc<PartFlight>, bool) {
+    ) -> (FillRole, Arc<PartFlight>, bool) {
         // A flight that is dropped takes the lock itself.
         let _stale;
         let mut under_way = self.under_way.lock();
         match under_way.get(request.key()).and_then(Weak::upgrade) {
             Some(flight) if flight.may_be_joined() => {
-                let has_landed = flight.landed.borrow().is_some();
-                return (Role::Follow, flight, has_landed);
+                let has_landed = flight.outcome.borrow().is_some();
+                return (FillRole::Follow, flight, has_landed);
             }
             other => _stale = other,
         }
@@ -105,12 +105,12 @@ impl PartRegistry {
             own_answer: Mutex::default(),
             ticket: registry.resources.cache.ticket(),
             cursors: Arc::default(),
-            landed: watch::Sender::new(None),
+            outcome: watch::Sender::new(None),
         });
         under_way.insert(request.key().clone(), Arc::downgrade(&flight));
         registry.resources.keys_in_part.lock().insert(request.key().clone());
         drop(under_way);
-        (Role::Lead, flight, false)
+        (FillRole::Lead, flight, false)
     }
 }
 
@@ -127,12 +127,12 @@ impl PartFlight {
 
     /// Whether its object is known, so that who comes now has something of it.
     pub(super) fn is_of_use(&self) -> bool {
-        matches!(&*self.landed.borrow(), Some(PartOutcome::Known(object)) if object.may_be_joined())
+        matches!(&*self.outcome.borrow(), Some(PartOutcome::Known(object)) if object.may_be_joined())
             && !self.is_purged()
     }
 
     fn may_be_joined(&self) -> bool {
-        let is_open = match &*self.landed.borrow() {
+        let is_open = match &*self.outcome.borrow() {
             None => true,
             Some(PartOutcome::Known(object)) => object.may_be_joined(),
             Some(_) => false,
@@ -146,21 +146,21 @@ impl PartFlight {
     }
 
     /// Waits until there is something to tell. Bounded by the deadlines of the origins.
-    pub(super) async fn landed(&self) -> PartOutcome {
-        let lost = || PartOutcome::Failed(Arc::new(FillError::Lost));
-        let mut receiver = self.landed.subscribe();
+    pub(super) async fn outcome(&self) -> PartOutcome {
+        let lost = || PartOutcome::Failed(Arc::new(FillError::NoResult));
+        let mut receiver = self.outcome.subscribe();
         match receiver.wait_for(Option::is_some).await {
-            Ok(landed) => landed.clone().unwrap_or_else(lost),
+            Ok(outcome) => outcome.clone().unwrap_or_else(lost),
             Err(_) => lost(),
         }
     }
 
     /// Tells the readers; the first word counts.
-    pub(super) fn announce(&self, landed: PartOutcome) {
-        self.landed.send_if_modified(|told| {
+    pub(super) fn announce(&self, outcome: PartOutcome) {
+        self.outcome.send_if_modified(|told| {
             let is_first = told.is_none();
             if is_first {
-                *told = Some(landed);
+                *told = Some(outcome);
             }
             is_first
         });

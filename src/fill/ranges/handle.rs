@@ -4,9 +4,9 @@
 use super::cursors::Cursor;
 use super::flight::PartFlight;
 use super::object::{HeadSource, PartObject};
-use super::reader::{Came, PartReader};
+use super::reader::{PartReader, RangeProvenance};
 use crate::fill::error::FillError;
-use crate::fill::registry::Role;
+use crate::fill::registry::FillRole;
 use crate::object::Meta;
 use crate::rfc::range::ByteSpan;
 use http::HeaderValue;
@@ -19,7 +19,7 @@ pub struct PartHandle {
     pub(super) flight: Arc<PartFlight>,
     pub(super) object: Arc<PartObject>,
     pub(super) cursor: Cursor,
-    pub(super) role: Role,
+    pub(super) role: FillRole,
     pub(super) is_learned_now: bool,
 }
 
@@ -60,8 +60,8 @@ impl PartHandle {
         cursor.set(span.first, end);
         // What the question for the head has brought may be here by now: fetched for this.
         let brought = is_learned_now.then_some(match role {
-            Role::Lead => Came::Began,
-            Role::Follow => Came::Joined,
+            FillRole::Lead => RangeProvenance::Began,
+            FillRole::Follow => RangeProvenance::Joined,
         });
         PartReader::open(flight, object, cursor, (span.first..end, brought)).await
     }

@@ -8,7 +8,7 @@ use super::identity::PartIdentity;
 use super::object::{HeadSource, PartDelivery, PartObject};
 use super::{learn_object, learn_page};
 use crate::cache::Hit;
-use crate::fill::error::{FillError, NotJoined};
+use crate::fill::error::{FillError, JoinError};
 use crate::fill::proof::coding_of;
 use crate::fill::request::FillRequest;
 use crate::fill::resumable_body::BodyCheck;
@@ -23,7 +23,7 @@ pub(super) struct HeadLearner {
 
 impl Drop for HeadLearner {
     fn drop(&mut self) {
-        self.flight.announce(PartOutcome::Failed(Arc::new(FillError::Lost)));
+        self.flight.announce(PartOutcome::Failed(Arc::new(FillError::NoResult)));
     }
 }
 
@@ -52,7 +52,7 @@ impl HeadLearner {
         }
         let (demand, readers) = (self.flight.request.demand(), &self.flight.cursors.readers);
         let Some(place) = self.flight.resources().places.admit(&demand, readers) else {
-            return self.flight.announce(PartOutcome::NotJoined(NotJoined::NoRoom));
+            return self.flight.announce(PartOutcome::NotJoined(JoinError::NoRoom));
         };
         let asking = Box::pin(self.ask(stretch));
         if let Err(error) = place.hold(&demand, readers, asking).await {
@@ -82,7 +82,7 @@ impl HeadLearner {
             (FillRequest::Page(request), Some(stretch)) => {
                 learn_page::by_page(&self.flight, request, stretch).await
             }
-            (FillRequest::Page(_), None) => Err(FillError::Lost),
+            (FillRequest::Page(_), None) => Err(FillError::NoResult),
         }
     }
 }

@@ -7,9 +7,9 @@ use super::flight::{PartFlight, PartOutcome};
 use super::identity::PartIdentity;
 use super::object::{HeadSource, PartDelivery, PartObject};
 use super::stretch::OriginStretch;
-use crate::fill::error::{FillError, NotJoined};
-use crate::fill::flight::Landed;
-use crate::fill::object_request::{Admitted, Keep, Wanted};
+use crate::fill::error::{FillError, JoinError};
+use crate::fill::flight::FillOutcome;
+use crate::fill::object_request::{AdmittedHead, Keep, ObjectRequest};
 use crate::fill::proof::ExpectedBody;
 use crate::fill::request::FillStart;
 use crate::fill::resumable_body::BodyCheck;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 /// What came with a head.
 struct LearnedHead {
-    admitted: Admitted,
+    admitted: AdmittedHead,
     length: u64,
     expected: ExpectedBody,
     begun: Option<(Response, Range<u64>)>,
@@ -34,7 +34,7 @@ struct LearnedHead {
 
 pub(super) async fn by_get(
     flight: &Arc<PartFlight>,
-    request: &Wanted,
+    request: &ObjectRequest,
     stretch: ByteSpan,
 ) -> Result<(), FillError> {
     let end = stretch.last.saturating_add(1);
@@ -66,7 +66,7 @@ pub(super) async fn by_get(
 
 async fn found_part(
     flight: &Arc<PartFlight>,
-    request: &Wanted,
+    request: &ObjectRequest,
     mut response: Response,
     asked: Range<u64>,
 ) -> Result<(), FillError> {
@@ -86,7 +86,10 @@ async fn found_part(
     known(flight, LearnedHead { admitted, length, expected, begun }).await
 }
 
-pub(super) async fn by_head(flight: &Arc<PartFlight>, request: &Wanted) -> Result<(), FillError> {
+pub(super) async fn by_head(
+    flight: &Arc<PartFlight>,
+    request: &ObjectRequest,
+) -> Result<(), FillError> {
     let asked = match heads::join(&flight.registry, request.clone(), None) {
         Ok((_, asked)) => asked,
         Err(refused) => {
@@ -94,26 +97,28 @@ pub(super) async fn by_head(flight: &Arc<PartFlight>, request: &Wanted) -> Resul
             return Ok(());
         }
     };
-    match flight.cursors.readers.while_open(asked.landed()).await? {
-        Landed::Head { admitted, length } => {
+    match flight.cursors.readers.while_open(asked.outcome()).await? {
+        FillOutcome::Head { admitted, length } => {
             let Some(length) = length.filter(|length| *length > CHUNK_BYTES) else {
                 whole(flight, request, None);
                 return Ok(());
             };
             let expected =
                 flight.request.expected(&flight.resources().cache, admitted.coding).await;
-            let admitted = Admitted::clone(&admitted);
+            let admitted = AdmittedHead::clone(&admitted);
             known(flight, LearnedHead { admitted, length, expected, begun: None }).await
         }
-        Landed::Absent(meta) => {
+        FillOutcome::Absent(meta) => {
             flight.announce(PartOutcome::Absent(meta));
             Ok(())
         }
-        Landed::Failed(error) => {
+        FillOutcome::Failed(error) => {
             flight.announce(PartOutcome::Failed(error));
             Ok(())
         }
-        Landed::Streaming { .. } | Landed::Whole { .. } | Landed::Passing => Err(FillError::Lost),
+        FillOutcome::Streaming { .. } | FillOutcome::Whole { .. } | FillOutcome::Passing => {
+            Err(FillError::NoResult)
+        }
     }
 }
 
@@ -126,7 +131,7 @@ async fn known(flight: &Arc<PartFlight>, head: LearnedHead) -> Result<(), FillEr
         flight.resources().metrics.rejected_bodies.with_label_values(labels).inc();
         return Err(FillError::Rejected { origin, rejection });
     }
-    let Admitted { meta, keep, upstream_status, .. } = admitted;
+    let AdmittedHead { meta, keep, upstream_status, .. } = admitted;
     let identity = Arc::new(PartIdentity::new(&meta, length, BodyCheck::of(&expected)));
     // What was asked for while the disk took nothing may begin within a chunk.
     let is_aligned =
@@ -152,19 +157,19 @@ async fn known(flight: &Arc<PartFlight>, head: LearnedHead) -> Result<(), FillEr
 }
 
 /// Fetches the whole after all, with the answer to GET that is here already, if there is one.
-fn whole(flight: &Arc<PartFlight>, request: &Wanted, given: Option<Response>) {
+fn whole(flight: &Arc<PartFlight>, request: &ObjectRequest, given: Option<Response>) {
     let before = match given {
         Some(given) => FillStart::Given(Box::new(given), flight.ticket),
         None => FillStart::Stale(None),
     };
-    let landed = match leader::join(&flight.registry, request.clone(), None, before) {
+    let outcome = match leader::join(&flight.registry, request.clone(), None, before) {
         Ok((role, flight)) => PartOutcome::Whole(role, flight),
-        Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
+        Err(refused @ (JoinError::NoRoom | JoinError::Wrong { .. })) => {
             PartOutcome::NotJoined(refused)
         }
-        Err(NotJoined::Ended) => PartOutcome::Stored,
+        Err(JoinError::Ended) => PartOutcome::Stored,
     };
-    flight.announce(landed);
+    flight.announce(outcome);
 }
 
 fn unasked(flight: &Arc<PartFlight>, origin: usize, what: &str) -> FillError {

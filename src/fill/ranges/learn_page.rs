@@ -21,9 +21,9 @@ use super::identity::PartIdentity;
 use super::object::{HeadSource, PartDelivery, PartObject};
 use super::page_head::whole_of;
 use super::stretch::OriginStretch;
-use crate::fill::error::{FillError, NotJoined};
+use crate::fill::error::{FillError, JoinError};
 use crate::fill::page_leader;
-use crate::fill::page_request::{PageRange, Sought};
+use crate::fill::page_request::{PageRange, PageRequest};
 use crate::fill::resumable_body::BodyCheck;
 use crate::origin::{Response, Retries};
 use crate::policy::continuation;
@@ -36,7 +36,7 @@ use std::sync::Arc;
 /// Asks for the chunks of a stretch.
 pub(super) async fn by_page(
     flight: &Arc<PartFlight>,
-    request: &Sought,
+    request: &PageRequest,
     stretch: ByteSpan,
 ) -> Result<(), FillError> {
     let asked = in_chunks(stretch);
@@ -76,7 +76,7 @@ pub(super) async fn by_page(
 /// not be kept in parts.
 async fn begin(
     flight: &Arc<PartFlight>,
-    request: &Sought,
+    request: &PageRequest,
     response: &Response,
     (asked, length): (Range<u64>, u64),
 ) -> Option<(Arc<PartObject>, Part, Range<u64>)> {
@@ -93,17 +93,17 @@ async fn begin(
 }
 
 /// Fetches the whole, with the answer that is here already.
-fn whole_page(flight: &Arc<PartFlight>, request: &Sought, given: Response) {
+fn whole_page(flight: &Arc<PartFlight>, request: &PageRequest, given: Response) {
     let given_at = given.response_time.edge;
     let given = (given, flight.ticket);
-    let landed = match page_leader::join_with(&flight.registry, request.clone(), given, given_at) {
+    let outcome = match page_leader::join_with(&flight.registry, request.clone(), given, given_at) {
         Ok((role, flight)) => PartOutcome::Whole(role, flight),
-        Err(NotJoined::Ended) => PartOutcome::Stored,
-        Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
+        Err(JoinError::Ended) => PartOutcome::Stored,
+        Err(refused @ (JoinError::NoRoom | JoinError::Wrong { .. })) => {
             PartOutcome::NotJoined(refused)
         }
     };
-    flight.announce(landed);
+    flight.announce(outcome);
 }
 
 /// Gives an answer to who caused the question; of a part that may not be kept, nobody waits for

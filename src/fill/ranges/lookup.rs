@@ -7,12 +7,12 @@ use super::handle::PartHandle;
 use super::learn::HeadLearner;
 use super::object::{HeadSource, PartObject};
 use crate::clock::Timestamp;
-use crate::fill::error::{FillError, NotJoined};
-use crate::fill::flight::{FlightReader, Landed};
+use crate::fill::error::{FillError, JoinError};
+use crate::fill::flight::{FillOutcome, FlightReader};
 use crate::fill::leader;
-use crate::fill::object_request::Wanted;
-use crate::fill::page_request::Sought;
-use crate::fill::registry::{Registry, Role};
+use crate::fill::object_request::ObjectRequest;
+use crate::fill::page_request::PageRequest;
+use crate::fill::registry::{FillRole, Registry};
 use crate::fill::request::{FillRequest, FillStart};
 use crate::fill::resources::RunningCount;
 use crate::object::{Key, Meta};
@@ -23,9 +23,9 @@ use std::sync::Arc;
 
 /// What a request for ranges comes to.
 #[derive(Debug)]
-pub enum Ranged {
+pub enum RangeOutcome {
     /// The whole is being fetched: read along.
-    Whole(Role, FlightReader),
+    Whole(FillRole, FlightReader),
     /// Its head is known.
     Known(PartHandle),
     /// It may be stored as a whole by now: look again.
@@ -35,12 +35,12 @@ pub enum Ranged {
     /// No usable answer.
     Failed(Arc<FillError>),
     /// Nothing may be fetched for it now.
-    NotJoined(NotJoined),
+    NotJoined(JoinError),
 }
 
 /// What is to be found out.
 #[derive(Debug, Clone, Copy)]
-pub enum Find<'r> {
+pub enum PartSearch<'r> {
     /// What is here in part; no origin is asked.
     Known,
     /// That, or else what an origin says to a request for these ranges.
@@ -49,11 +49,11 @@ pub enum Find<'r> {
 
 /// What a request comes to for a response that is not stored as a whole.
 #[derive(Debug)]
-pub enum Paged {
+pub enum PageRangeOutcome {
     /// It is here in part.
     Known(PartHandle),
     /// The whole is being fetched: read along.
-    Whole(Role, FlightReader),
+    Whole(FillRole, FlightReader),
     /// It may be stored as a whole by now: look again.
     Again,
     /// Nothing is known of it: ask as if there were no parts.
@@ -63,12 +63,12 @@ pub enum Paged {
     /// No usable answer.
     Failed(Arc<FillError>),
     /// Nothing may be fetched for it now.
-    NotJoined(NotJoined),
+    NotJoined(JoinError),
 }
 
 /// A request for ranges that has joined a flight.
 struct JoinedFlight {
-    role: Role,
+    role: FillRole,
     flight: Arc<PartFlight>,
     cursor: Cursor,
     /// Whether the object was known before.
@@ -87,34 +87,34 @@ impl JoinedFlight {
 pub(in crate::fill) async fn of_object(
     registry: &Arc<Registry>,
     parts: &Arc<PartRegistry>,
-    request: &Wanted,
+    request: &ObjectRequest,
     ranges: &ByteRanges,
-) -> Ranged {
+) -> RangeOutcome {
     let stretch = ranges.stretch();
     if stretch.is_some_and(is_as_good_as_whole) {
         return match leader::join(registry, request.clone(), None, FillStart::Stale(None)) {
-            Ok((role, flight)) => Ranged::Whole(role, flight),
-            Err(NotJoined::Ended) => Ranged::Again,
-            Err(refused @ (NotJoined::NoRoom | NotJoined::Wrong { .. })) => {
-                Ranged::NotJoined(refused)
+            Ok((role, flight)) => RangeOutcome::Whole(role, flight),
+            Err(JoinError::Ended) => RangeOutcome::Again,
+            Err(refused @ (JoinError::NoRoom | JoinError::Wrong { .. })) => {
+                RangeOutcome::NotJoined(refused)
             }
         };
     }
     if let Some(flight) = registry.whole_under_way(&request.key)
         && is_near(&flight, ranges).await
     {
-        return Ranged::Whole(Role::Follow, flight);
+        return RangeOutcome::Whole(FillRole::Follow, flight);
     }
     let Some(joined) = join(registry, parts, &FillRequest::Object(request.clone()), stretch) else {
-        return Ranged::Again;
+        return RangeOutcome::Again;
     };
-    match joined.flight.landed().await {
-        PartOutcome::Known(object) => Ranged::Known(joined.handle(object)),
-        PartOutcome::Whole(role, whole) => Ranged::Whole(role, whole),
-        PartOutcome::Stored | PartOutcome::Unknown | PartOutcome::Alone => Ranged::Again,
-        PartOutcome::Absent(meta) => Ranged::Absent(meta),
-        PartOutcome::Failed(error) => Ranged::Failed(error),
-        PartOutcome::NotJoined(refused) => Ranged::NotJoined(refused),
+    match joined.flight.outcome().await {
+        PartOutcome::Known(object) => RangeOutcome::Known(joined.handle(object)),
+        PartOutcome::Whole(role, whole) => RangeOutcome::Whole(role, whole),
+        PartOutcome::Stored | PartOutcome::Unknown | PartOutcome::Alone => RangeOutcome::Again,
+        PartOutcome::Absent(meta) => RangeOutcome::Absent(meta),
+        PartOutcome::Failed(error) => RangeOutcome::Failed(error),
+        PartOutcome::NotJoined(refused) => RangeOutcome::NotJoined(refused),
     }
 }
 
@@ -122,43 +122,43 @@ pub(in crate::fill) async fn of_object(
 pub(in crate::fill) async fn of_page(
     registry: &Arc<Registry>,
     parts: &Arc<PartRegistry>,
-    (request, now): (&Sought, Timestamp),
-    find: Find<'_>,
-) -> Paged {
+    (request, now): (&PageRequest, Timestamp),
+    find: PartSearch<'_>,
+) -> PageRangeOutcome {
     let (key, cache) = (&request.key, &registry.resources.cache);
-    let find = if parts.hit_for_miss.holds(key, now, cache) { Find::Known } else { find };
-    if let Find::Asked(ranges) = find
+    let find = if parts.hit_for_miss.holds(key, now, cache) { PartSearch::Known } else { find };
+    if let PartSearch::Asked(ranges) = find
         && let Some(flight) = registry.whole_under_way(key)
         && is_near(&flight, ranges).await
     {
-        return Paged::Whole(Role::Follow, flight);
+        return PageRangeOutcome::Whole(FillRole::Follow, flight);
     }
     let stretch = match find {
-        Find::Known => None,
-        Find::Asked(ranges) => ranges.stretch(),
+        PartSearch::Known => None,
+        PartSearch::Asked(ranges) => ranges.stretch(),
     };
     if stretch.is_none() && !knows(registry, parts, key).await {
-        return Paged::Unknown;
+        return PageRangeOutcome::Unknown;
     }
     let Some(joined) = join(registry, parts, &FillRequest::Page(request.clone()), stretch) else {
-        return Paged::Again;
+        return PageRangeOutcome::Again;
     };
     let role = joined.role;
-    match joined.flight.landed().await {
-        PartOutcome::Known(object) => Paged::Known(joined.handle(object)),
+    match joined.flight.outcome().await {
+        PartOutcome::Known(object) => PageRangeOutcome::Known(joined.handle(object)),
         PartOutcome::Whole(began, whole) => {
-            let is_own = role == Role::Lead && began == Role::Lead;
-            Paged::Whole(if is_own { Role::Lead } else { Role::Follow }, whole)
+            let is_own = role == FillRole::Lead && began == FillRole::Lead;
+            PageRangeOutcome::Whole(if is_own { FillRole::Lead } else { FillRole::Follow }, whole)
         }
-        PartOutcome::Stored => Paged::Again,
+        PartOutcome::Stored => PageRangeOutcome::Again,
         PartOutcome::Alone => {
             let taken =
-                (role == Role::Lead).then(|| joined.flight.own_answer.lock().take()).flatten();
-            taken.map_or(Paged::Unknown, Paged::Alone)
+                (role == FillRole::Lead).then(|| joined.flight.own_answer.lock().take()).flatten();
+            taken.map_or(PageRangeOutcome::Unknown, PageRangeOutcome::Alone)
         }
-        PartOutcome::Unknown | PartOutcome::Absent(_) => Paged::Unknown,
-        PartOutcome::Failed(error) => Paged::Failed(error),
-        PartOutcome::NotJoined(refused) => Paged::NotJoined(refused),
+        PartOutcome::Unknown | PartOutcome::Absent(_) => PageRangeOutcome::Unknown,
+        PartOutcome::Failed(error) => PageRangeOutcome::Failed(error),
+        PartOutcome::NotJoined(refused) => PageRangeOutcome::NotJoined(refused),
     }
 }
 
@@ -173,7 +173,7 @@ fn join(
     let (role, flight, is_known) = parts.enter(registry, request);
     let (first, end) = stretch.map_or((0, 0), |s| (s.first, s.last.saturating_add(1)));
     let cursor = flight.cursors.register(first, end)?;
-    if role == Role::Lead {
+    if role == FillRole::Lead {
         let learning = HeadLearner::new(Arc::clone(&flight));
         let running = RunningCount::begin(&registry.resources.metrics);
         registry.resources.tasks.spawn("part", async move {
@@ -198,10 +198,13 @@ fn is_as_good_as_whole(stretch: ByteSpan) -> bool {
 
 /// Whether what `ranges` begin with has come, or comes soon, by way of a fill of the whole.
 async fn is_near(flight: &FlightReader, ranges: &ByteRanges) -> bool {
-    let progress = match flight.landed().await {
-        Landed::Streaming { growing, .. } => Some((growing.length(), growing.visible())),
-        Landed::Passing => flight.shared_progress(),
-        Landed::Whole { .. } | Landed::Head { .. } | Landed::Absent(_) | Landed::Failed(_) => None,
+    let progress = match flight.outcome().await {
+        FillOutcome::Streaming { growing, .. } => Some((growing.length(), growing.visible())),
+        FillOutcome::Passing => flight.shared_progress(),
+        FillOutcome::Whole { .. }
+        | FillOutcome::Head { .. }
+        | FillOutcome::Absent(_)
+        | FillOutcome::Failed(_) => None,
     };
     let Some((Some(length), visible)) = progress else { return true };
     match ranges.resolve(length) {

@@ -51,10 +51,10 @@ mod run;
 mod salvage;
 mod stretch;
 
-pub use confirming::Confirmed;
+pub use confirming::PartConfirmation;
 pub(super) use flight::PartRegistry;
 pub use handle::PartHandle;
-pub use lookup::{Find, Paged, Ranged};
+pub use lookup::{PageRangeOutcome, PartSearch, RangeOutcome};
 pub(super) use lookup::{of_object, of_page};
-pub use reader::{Came, PartReader};
+pub use reader::{PartReader, RangeProvenance};
 pub(super) use salvage::salvage;

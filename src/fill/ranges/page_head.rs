@@ -2,7 +2,7 @@
 //! by later answers about it (RFC 9111 sections 3.2 to 3.4).
 
 use crate::cache::{Cache, Ticket};
-use crate::fill::page_request::Sought;
+use crate::fill::page_request::PageRequest;
 use crate::fill::request::FillRequest;
 use crate::object::{Meta, Variant};
 use crate::origin::Response;
@@ -19,7 +19,7 @@ pub(super) struct LaterHead {
 }
 
 /// The head of the whole that a 206 is a part of, where it may be stored for everybody.
-pub(super) fn whole_of(request: &Sought, response: &Response) -> Option<Meta> {
+pub(super) fn whole_of(request: &PageRequest, response: &Response) -> Option<Meta> {
     let mut headers = response.headers.clone();
     headers.remove(header::CONTENT_RANGE);
     let caching = request.caching()?;
@@ -54,7 +54,7 @@ pub(super) async fn renew(
 }
 
 /// The head `old` as a later answer about the same renews it; none where that forbids storing it.
-pub(super) fn renewed(request: &Sought, old: &Meta, told: &LaterHead) -> Option<Meta> {
+pub(super) fn renewed(request: &PageRequest, old: &Meta, told: &LaterHead) -> Option<Meta> {
     let caching = request.caching()?;
     let times = told.times;
     let (status, wishes) = (StatusCode::OK, &request.wishes);

@@ -41,7 +41,7 @@ const FIRST_BYTES: usize = 64 << 10;
 
 /// How what a reader was asked for came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Came {
+pub enum RangeProvenance {
     /// All of it was here.
     Here,
     /// It began to fetch what was not.
@@ -63,7 +63,7 @@ pub struct PartReader {
     ready: Bytes,
     next: u64,
     end: u64,
-    came: Came,
+    provenance: RangeProvenance,
     failures_left: u32,
     idle: u32,
     /// Stretches that passed because the disk was late, since it gave a byte.
@@ -105,10 +105,10 @@ impl PartReader {
         flight: Arc<PartFlight>,
         object: Arc<PartObject>,
         cursor: Cursor,
-        (asked, brought): (Range<u64>, Option<Came>),
+        (asked, brought): (Range<u64>, Option<RangeProvenance>),
     ) -> Result<Self, Arc<FillError>> {
         let mut reader = Self {
-            came: brought.unwrap_or(Came::Joined),
+            provenance: brought.unwrap_or(RangeProvenance::Joined),
             flight,
             object: Arc::clone(&object),
             cursor,
@@ -190,8 +190,8 @@ impl PartReader {
     }
 
     /// How what was asked for came about.
-    pub fn came(&self) -> Came {
-        self.came
+    pub fn provenance(&self) -> RangeProvenance {
+        self.provenance
     }
 
     /// The next piece, of at most `max` bytes; empty at the end of the stretch. After an error the
@@ -210,7 +210,7 @@ impl PartReader {
         let chunks = &self.flight.resources().metrics.chunks;
         chunks.with_label_values(&["hit"]).inc_by(holding.chunks);
         if holding.chunks == holding.of_chunks {
-            self.came = Came::Here;
+            self.provenance = RangeProvenance::Here;
         }
     }
 
@@ -278,8 +278,8 @@ impl PartReader {
                 Ok(_) | Err(_) => self.lapsed().await.map(|()| None),
             },
             At::Missing => {
-                if self.came != Came::Here {
-                    self.came = Came::Began;
+                if self.provenance != RangeProvenance::Here {
+                    self.provenance = RangeProvenance::Began;
                 }
                 let place_wait = if self.ready_once() { PlaceWait::Some } else { PlaceWait::None };
                 reader_run::fetch(&self.flight, &self.object, (self.next, self.end), place_wait);
@@ -315,7 +315,7 @@ impl PartReader {
     }
 
     fn give_up_idle(&self) -> Result<(), Arc<FillError>> {
-        if self.idle < IDLE_MAX { Ok(()) } else { Err(Arc::new(FillError::Lost)) }
+        if self.idle < IDLE_MAX { Ok(()) } else { Err(Arc::new(FillError::NoResult)) }
     }
 
     /// The disk does not give the next byte. The rest of its chunk comes straight from the origin,
@@ -355,18 +355,18 @@ impl PartReader {
 
     fn pass_on(&mut self, passing: PassThroughStretch) {
         self.passing = Some(passing);
-        self.came = Came::Passed;
+        self.provenance = RangeProvenance::Passed;
     }
 
     /// Bytes straight from the origin, without those before the next one; none at the end of what
     /// passes and if the disk has them, so that the disk is asked.
     async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
         let Some(PassThroughStretch { stretch, resuming }) = &mut self.passing else {
-            return Err(Arc::new(FillError::Lost));
+            return Err(Arc::new(FillError::NoResult));
         };
         // Nothing that comes is behind what is to come next.
         let Some(ahead) = self.next.checked_sub(stretch.next()) else {
-            return Err(Arc::new(FillError::Lost));
+            return Err(Arc::new(FillError::NoResult));
         };
         let mut bytes = match stretch.chunk(*resuming).await {
             Ok(Some(bytes)) => bytes,

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
 
 /// A body that goes straight to a client.
-pub struct Passing {
+pub struct PassThroughBody {
     /// The head.
     pub meta: Arc<Meta>,
     /// Its `Trailer` field: which fields may come behind the body.
@@ -34,13 +34,13 @@ enum PassThroughSource {
     Lasting(Box<ResumableBody>, Bytes),
 }
 
-impl std::fmt::Debug for Passing {
+impl std::fmt::Debug for PassThroughBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Passing").field("meta", &self.meta).finish_non_exhaustive()
     }
 }
 
-impl Passing {
+impl PassThroughBody {
     /// A body that is judged at its end, for one reader.
     pub(super) fn checked(checked: Box<CheckedBody>) -> Self {
         Self {

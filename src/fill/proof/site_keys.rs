@@ -13,7 +13,7 @@ use crate::nix::signature::{KeyError, PublicKey, SignatureError, TrustedKeys};
 
 /// The trusted keys of a site's origins.
 #[derive(Debug)]
-pub struct Trusted(Vec<OriginKeys>);
+pub struct SiteKeys(Vec<OriginKeys>);
 
 #[derive(Debug)]
 struct OriginKeys {
@@ -23,7 +23,7 @@ struct OriginKeys {
     source: u32,
 }
 
-impl Trusted {
+impl SiteKeys {
     /// Those of `site`.
     pub fn of(site: &config::Site) -> Result<Self, KeyError> {
         let of_origin = |origin: &config::Origin| {

@@ -1,6 +1,6 @@
 //! Where the objects of one site come from, and what a fill of one of them is for. Values only.
 
-use super::proof::Trusted;
+use super::proof::SiteKeys;
 use crate::config;
 use crate::nix::Class;
 use crate::origin::{Asker, Origins};
@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 /// Where the objects of one site come from, and what they must prove.
 #[derive(Debug)]
-pub struct Upstream {
+pub struct SiteOrigins {
     /// The site's settings.
     pub site: config::Site,
     /// Its origins.
     pub origins: Origins,
     /// The trusted keys of each origin.
-    pub trusted: Trusted,
+    pub trusted: SiteKeys,
 }
 
 /// What is to be fetched, and for which client.
@@ -25,5 +25,5 @@ pub(super) struct Demand {
     /// The object's class.
     pub(super) class: Class,
     /// Where it comes from.
-    pub(super) upstream: Arc<Upstream>,
+    pub(super) upstream: Arc<SiteOrigins>,
 }
