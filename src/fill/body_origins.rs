@@ -1,6 +1,5 @@
-//! The origins that gave bytes of one body, and what is written down where the body turns out
-//! wrong: one count and one log line, whatever was wrong with it. One per try of a fill, shared by
-//! its parts; a lock held for a push only.
+//! The origins that gave bytes of one body. If the body is rejected, one count and one log line
+//! name them. One per try of a fill, shared by its parts; a lock held for a push only.
 
 use super::error::Rejection;
 use crate::metrics::Metrics;
@@ -8,7 +7,7 @@ use crate::object::Key;
 use crate::sync::Mutex;
 use std::sync::Arc;
 
-/// The origins that gave bytes of one body, in the order in which they came to it.
+/// The origins that gave bytes of one body, in the order in which they gave them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BodyOrigins(Arc<Mutex<Vec<BodyOrigin>>>);
 

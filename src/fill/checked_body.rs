@@ -33,7 +33,7 @@ pub(super) struct CheckedBody {
     has_failed: bool,
 }
 
-/// What a reader of such a body goes on with apart from the others.
+/// What another fetch of such a body begins with, for a reader that leaves a shared fetch.
 pub(super) struct CheckedBodySeed {
     seed: BodySeed,
     meta: Arc<Meta>,
@@ -117,12 +117,12 @@ impl CheckedBody {
         })
     }
 
-    /// Whether something tells what goes on with it.
+    /// Whether an entity tag or a hash tells what may continue it.
     pub(super) fn is_identified(&self) -> bool {
         self.body.is_identified()
     }
 
-    /// What a reader goes on with apart from the others.
+    /// What another fetch of it begins with.
     pub(super) fn seed(&self) -> CheckedBodySeed {
         CheckedBodySeed {
             seed: self.body.seed(),
@@ -138,7 +138,7 @@ impl CheckedBody {
         self.body.total()
     }
 
-    /// The one SHA-256 that it must turn out to have, where that is known.
+    /// The one SHA-256 that it must turn out to have, if that is known.
     pub(super) fn must_be(&self) -> Option<Sha256> {
         self.expected.must_be()
     }

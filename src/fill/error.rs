@@ -24,13 +24,13 @@ pub enum FillError {
         /// Why.
         rejection: Rejection,
     },
-    /// It broke off, and no origin went on with it as long as that was worth asking for.
-    #[error("{0}; no origin went on with it")]
+    /// It broke off, and no origin continued it until its deadline.
+    #[error("{0}; no origin continued it")]
     GivenUp(Box<FillError>),
-    /// The object is another than the one whose part is here.
+    /// The object is not the one that is stored in part.
     #[error("the object has changed at its origin since its first part was fetched")]
     Changed,
-    /// The origin sends the whole where a part is asked for.
+    /// The origin sends the whole although a part is asked for.
     #[error("the origin does not send parts of this object")]
     Unranged,
     /// As many fetches are under way as allowed.
@@ -46,9 +46,9 @@ pub enum FillError {
     #[error("its reader fell behind a shared fetch, and no origin has sent the same body again")]
     Behind,
     /// It has no reader, and its place was given to another fill, or its origin is too slow.
-    #[error("it has no reader, and is too slow or makes room for another")]
+    #[error("it has no reader, and is too slow or gives its place to another")]
     Unread,
-    /// The fill ended without a word: a fault inside Narthex.
+    /// The fill ended without a result: a fault inside Narthex.
     #[error("the fill ended without a result")]
     NoResult,
 }
@@ -86,17 +86,17 @@ impl FillError {
         self.fetch().is_some_and(FetchError::is_over_share)
     }
 
-    /// What is wrong with the body of the request itself, if it was for that.
+    /// What is wrong with the body of the request itself, if that is the cause.
     pub fn upload(&self) -> Option<UploadError> {
         self.fetch().and_then(FetchError::upload)
     }
 
-    /// Whether a request that writes may have been done although this came of it.
+    /// Whether the origin may have carried out a request that writes, although it failed here.
     pub fn may_have_been_done(&self) -> bool {
         self.fetch().is_none_or(FetchError::may_have_reached)
     }
 
-    /// Which origin gave a body that is not what was promised, and why it is not.
+    /// The origin of a body that was rejected, and the reason.
     pub(super) fn rejected(&self) -> Option<(&str, &Rejection)> {
         match self {
             Self::Rejected { origin, rejection } => Some((origin, rejection)),
@@ -114,9 +114,8 @@ impl FillError {
         }
     }
 
-    /// Logs that it ended the fill of `key`; the metric label of its result. That an origin is left
-    /// alone was logged when it began to fail: it would be said once more of each request, which
-    /// the access log does.
+    /// Logs that it ended the fill of `key`; the metric label of its result. An open breaker was
+    /// logged when it opened; each request that it refuses is in the access log alone.
     pub(super) fn log(&self, key: &Key) -> &'static str {
         let (site, path, error) = (key.site(), key.path(), self as &dyn std::error::Error);
         if matches!(self, Self::Unread) {
@@ -151,8 +150,8 @@ pub enum Rejection {
         /// Bytes received.
         actual: u64,
     },
-    /// What was to go on with it after it broke off is of another object. This part is given up,
-    /// the body may be continued by another origin.
+    /// It broke off, and the answer that was to continue it is of another object. That answer is
+    /// dropped; another origin may continue the body.
     #[error("was to go on with {expected}, but: {actual}")]
     Continuation {
         /// What was asked for.
@@ -243,9 +242,9 @@ impl Rejection {
         }
     }
 
-    /// Whether the origin is likely to send the same again: a body that is cut may be whole the
-    /// next time, and a page in place of a narinfo tells of a gateway in trouble; an object with
-    /// another content stays what it is for a while.
+    /// Whether the origin is likely to send the same again. A body that is cut may be whole the
+    /// next time, and a page in place of a narinfo comes from a gateway in trouble. An object with
+    /// wrong contents keeps them for a while.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
             Self::Short { .. }
@@ -271,8 +270,8 @@ pub enum JoinError {
     /// One has ended since the cache was looked at: look again before you begin another.
     #[error("a fill has ended meanwhile")]
     Ended,
-    /// Every body of late was wrong, so no origin is asked for a while.
-    #[error("every body of late was wrong; no origin is asked for {seconds} s")]
+    /// All recent bodies were wrong, so no origin is asked for a while.
+    #[error("all recent bodies were invalid; no origin is asked for {seconds} s")]
     Wrong {
         /// How long.
         seconds: u64,

@@ -68,11 +68,11 @@ impl Fills {
     /// Joins the fill of `request`, or begins one. `stale` is what is stored, to be revalidated,
     /// unless it was purged since it was looked up.
     ///
-    /// With `looked`, begins none where one of the same object has ended since then: what it
-    /// brought is in the cache, and was not when the cache was looked at. A fill that a
-    /// purge has overtaken is not joined: a request after the purge asks anew. Nor is one whose
-    /// disk failed under it: what it still has is for its own readers. Nor one that is ended since
-    /// it had no reader.
+    /// With `looked`, begins none if one of the same object has ended since then: its object is in
+    /// the cache now, and was not when the cache was looked at. Three kinds of fill are not joined:
+    /// one that a purge has overtaken, since a request after the purge asks anew; one that lost its
+    /// disk, since what it still has is for its own readers; one that is being ended for want of
+    /// readers.
     pub fn join(
         &self,
         request: ObjectRequest,
@@ -82,8 +82,8 @@ impl Fills {
         leader::join(&self.registry, request, looked, FillStart::Stale(stale))
     }
 
-    /// Fetches an object for one reader alone, keeping nothing: for the readers of a fill whose
-    /// object may not be kept, beyond the first, and for those that come too late to share it.
+    /// Fetches an object for one reader alone and stores nothing. It is for the second and later
+    /// readers of an object that may not be stored, and for those that come too late to share it.
     pub async fn pass(&self, request: &ObjectRequest) -> Flight {
         leader::pass(&self.registry.resources, request).await
     }
@@ -101,12 +101,12 @@ impl Fills {
         }
     }
 
-    /// What `ranges` of an object come to that is not stored as a whole.
+    /// The outcome of a request for `ranges` of an object that is not stored as a whole.
     pub async fn part(&self, request: &ObjectRequest, ranges: &ByteRanges) -> RangeOutcome {
         ranges::of_object(&self.registry, &self.parts, request, ranges).await
     }
 
-    /// What is here of a response that is not stored as a whole, or comes to be.
+    /// What is stored in part of a response, or is arriving.
     pub async fn page(
         &self,
         request: &PageRequest,
@@ -116,9 +116,9 @@ impl Fills {
         ranges::of_page(&self.registry, &self.parts, (request, now), find).await
     }
 
-    /// Joins the fetch of what is `request`, or begins one; `stale` is what is stored of it.
+    /// Joins the fetch of `request`, or begins one; `stale` is what is stored of it.
     ///
-    /// Where answers of the object could not be shared of late, begins one that nobody joins.
+    /// If recent answers of the object could not be shared, begins one that no other request joins.
     pub fn seek(
         &self,
         request: PageRequest,
@@ -128,7 +128,7 @@ impl Fills {
         self.seek_since(request, stale, now, None)
     }
 
-    /// As [`Fills::seek`]; with `looked`, begins none where one of the same object has ended since:
+    /// As [`Fills::seek`]; with `looked`, begins none if one of the same object has ended since:
     /// look again at what is stored.
     pub fn seek_since(
         &self,
@@ -140,7 +140,7 @@ impl Fills {
         page_leader::join(&self.registry, request, (stale, looked), now)
     }
 
-    /// Begins a fetch that nobody else joins.
+    /// Begins a fetch that no other request joins.
     pub fn seek_alone(
         &self,
         request: PageRequest,
@@ -150,7 +150,7 @@ impl Fills {
         page_leader::begin_alone(&self.registry.resources, request, stale, now)
     }
 
-    /// Sends a request on whose answer is nobody else's, and gives that as it comes.
+    /// Sends a request to the origins and returns the answer as it comes, for this client alone.
     pub async fn through(
         &self,
         upstream: &SiteOrigins,
@@ -164,8 +164,8 @@ impl Fills {
         page_leader::passed_on(key, response)
     }
 
-    /// Keeps the small answer to a write that is what GET would bring, if it may be stored and says
-    /// how long it is fresh; what it came to is told as for a fetch.
+    /// Stores the small answer to a write that is what GET would bring, if it may be stored and
+    /// says how long it is fresh. The outcome is told as for a fetch.
     ///
     /// `ticket` is that of the purge by the write ([`Cache::purge_written`]).
     pub async fn keep(

@@ -1,6 +1,6 @@
 //! A flight: the one fetch of a key under way, and what its readers are told. Made by the first
-//! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
-//! no reader holds up another and none can cancel it. What has no reader may be ended: see `places`.
+//! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so no
+//! reader holds up another and none can cancel it. What has no reader may be ended: see `places`.
 
 use super::checked_body::CheckedBody;
 use super::error::FillError;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// What a fill came to, as far as a reader needs to know.
+/// The outcome of a fill, as far as a reader needs to know it.
 #[derive(Debug, Clone)]
 pub enum FillOutcome {
     /// The object is arriving: read along.
@@ -31,7 +31,7 @@ pub enum FillOutcome {
         meta: Arc<Meta>,
         /// Its growing body.
         growing: Growing,
-        /// The one SHA-256 that it must turn out to have, where that is known.
+        /// The one SHA-256 that it must turn out to have, if that is known.
         must_be: Option<Sha256>,
     },
     /// The object is whole and verified.
@@ -41,16 +41,16 @@ pub enum FillOutcome {
         /// How it came about.
         provenance: Provenance,
     },
-    /// Its head, where only that was asked for.
+    /// Its head, if only that was asked for.
     Head {
         /// What the origin said of it.
         admitted: Arc<AdmittedHead>,
-        /// Bytes of its body, where that was said.
+        /// Bytes of its body, if the origin told.
         length: Option<u64>,
     },
     /// Every origin said that there is no such object.
     Absent(Arc<Meta>),
-    /// The object cannot be kept; its body is to be had with [`Flight::take_passing`].
+    /// The object cannot be stored; [`Flight::take_passing`] gives its body.
     Passing,
     /// No usable answer.
     Failed(Arc<FillError>),
@@ -101,7 +101,7 @@ impl Flight {
         }
     }
 
-    /// Waits until there is something to tell. Bounded by the deadlines of the origins.
+    /// Waits for the outcome. Bounded by the deadlines of the origins.
     pub async fn outcome(&self) -> FillOutcome {
         let mut receiver = self.outcome.subscribe();
         match receiver.wait_for(Option::is_some).await {
@@ -110,8 +110,9 @@ impl Flight {
         }
     }
 
-    /// As [`Flight::outcome`], but `None` if nothing is to tell `wait` after the flight began. So a
-    /// request that joins a flight whose origin has been silent for longer does not wait.
+    /// As [`Flight::outcome`], but `None` if there is nothing to tell `wait` after the flight
+    /// began. So a request does not wait if it joins a flight with an origin that was silent for
+    /// longer.
     pub async fn outcome_within(&self, wait: Duration) -> Option<FillOutcome> {
         timeout_at(self.begun + wait, self.outcome()).await.ok()
     }
@@ -209,12 +210,12 @@ impl Flight {
         }
     }
 
-    /// Takes back what was said, so that readers wait for the next try.
+    /// Takes the outcome back, so that readers wait for the next try.
     pub(super) fn retract(&self) {
         self.outcome.send_replace(None);
     }
 
-    /// The leader is done: where it said nothing, the fill is lost.
+    /// The leader is done: if it told nothing, the fill has no result.
     pub(super) fn end(&self) {
         self.outcome.send_if_modified(|outcome| {
             let is_silent = outcome.is_none();

@@ -1,6 +1,6 @@
-//! The head of an object alone: one request for each object at a time, whose answer every asker
-//! gets. An absence is remembered as that of a fill is; nothing else is kept. Called by `engine`,
-//! and where a range needs a length first.
+//! The head of an object alone: one request for each object at a time, and every client that waits
+//! gets its answer. An absence is remembered as that of a fill is; nothing else is stored. Called
+//! through `Fills`, and for ranges that need the object's length first.
 
 use super::error::{FillError, JoinError};
 use super::flight::{FillOutcome, FlightReader};
@@ -10,8 +10,8 @@ use crate::origin::{Answer, FetchError, Method};
 use crate::policy::response::Times;
 use std::sync::Arc;
 
-/// The request for the head of `request`, joined or begun, whatever fill is under way: it lands as a
-/// head, an absence or a failure. `looked` is as for `Fills::join`.
+/// Joins or begins the request for the head of an object, whatever fill is under way: it lands as
+/// a head, an absence or a failure. `looked` is as for `Fills::join`.
 pub(super) fn join(
     registry: &Arc<Registry>,
     request: ObjectRequest,

@@ -1,6 +1,6 @@
-//! Objects of generic sites whose answers could not be shared of late (hit for miss): for a while
-//! no request waits for the answer to another one. One map for each kind of fetch, bounded; a
-//! stored answer and a purge end it for an object. A short lock of its own.
+//! Hit for miss: objects of generic sites with recent answers that could not be shared. For a
+//! minute no request for such an object waits for the answer to another request. One map for each
+//! kind of fetch, bounded. A stored answer or a purge ends the minute. A short lock of its own.
 
 use crate::cache::{Cache, Ticket};
 use crate::clock::Timestamp;
@@ -13,7 +13,7 @@ const ALONE: Duration = Duration::from_mins(1);
 /// Objects of which that is remembered.
 const OBJECTS_MAX: usize = 16_384;
 
-/// Of which objects each request asks for itself.
+/// The objects that each request asks for itself.
 #[derive(Debug)]
 pub(super) struct HitForMiss(Recent<Key, (Timestamp, Ticket)>);
 

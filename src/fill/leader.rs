@@ -70,7 +70,7 @@ async fn lead(landing: &LeadGuard, request: ObjectRequest, before: FillStart, av
     fill.run(before, avoid).await;
 }
 
-/// Fetches for one reader alone, keeping nothing; what it came to is told by a flight that no other
+/// Fetches for one reader alone, keeping nothing; the outcome is told by a flight that no other
 /// request joins.
 pub(super) async fn pass(resources: &Arc<Resources>, request: &ObjectRequest) -> Flight {
     let flight = Flight::new(resources.cache.ticket());
@@ -96,8 +96,8 @@ impl ObjectFill<'_> {
         self.resources.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
     }
 
-    /// Fetches, and once more where the body was not what was promised: from another origin, if
-    /// there is one. A body that was asked for in vain after it broke off is not fetched again.
+    /// Fetches, and once more if the body was not what was promised: from another origin, if there
+    /// is one. A body that broke off and that no origin continued is not fetched again.
     async fn try_and_retry(
         &self,
         before: FillStart,
@@ -142,14 +142,14 @@ impl ObjectFill<'_> {
                 self.resources.note_rejected(key, basis, sources, rejected);
                 return Err(error);
             }
-            tracing::info!(site = key.site(), path = key.path(), "fetching once more");
+            tracing::info!(site = key.site(), path = key.path(), "refetching after a failed body");
             avoid.extend(body_origins.positions());
             self.flight.retract();
         }
     }
 
-    /// What is checked whole may be asked of each origin in turn: one whose narinfo fails the
-    /// check has failed, and the next is asked. A large body is not downloaded so often.
+    /// A body that is checked whole may be asked of each origin in turn: if the narinfo of one
+    /// fails the check, the next is asked. A large body is not downloaded so often.
     fn tries_max(&self) -> u32 {
         let origins = u32::try_from(self.request.upstream.origins.len()).unwrap_or(u32::MAX);
         let is_small = proof::is_checked_whole(self.request.class);
@@ -247,7 +247,7 @@ impl ObjectFill<'_> {
                 ExpectedBody::as_known(&request.path, claim)
             }
             Coding::Encoded if ask.prefer.is_some_and(|source| source != response.origin) => {
-                // What nothing proves comes from where its narinfo came from, or not at all.
+                // A body without proof comes from the origin of its narinfo, or not at all.
                 let detail = "it comes under a Content-Encoding, and not from its narinfo's origin";
                 return Err(rejected(&meta, Rejection::Head { detail: detail.to_owned() }));
             }

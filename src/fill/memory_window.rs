@@ -188,9 +188,9 @@ impl MemoryWindow {
         self.share.memory.bounds
     }
 
-    /// Adds the next `bytes`, no more than a piece, with which all come to `digest`. If need be,
-    /// lets go of the oldest, but of none at or behind `foremost`; false, with `bytes` not added,
-    /// if that is not enough. It is enough if there is nothing behind `foremost`.
+    /// Adds the next `bytes`, no more than a piece; `digest` is the SHA-256 of all bytes with them.
+    /// If need be, lets go of the oldest, but of none at or behind `foremost`; false, with `bytes`
+    /// not added, if that is not enough. It is enough if there is nothing behind `foremost`.
     pub(super) fn push(&mut self, bytes: &Bytes, digest: &digest::Context, foremost: u64) -> bool {
         while !self.share.resize(self.cost() + bytes.len() as u64 + PIECE_COST) {
             if !self.forget_oldest(foremost) {

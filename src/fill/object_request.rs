@@ -1,4 +1,5 @@
-//! An object that is wanted, and the heads that are made of what origins say of it. Values only.
+//! A request for an object of a binary cache, and the heads that are made of what origins say of
+//! it. Values only.
 
 use super::error::{FillError, Rejection};
 use super::proof::ExpectedBody;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 /// An object that is wanted.
 #[derive(Debug, Clone)]
 pub struct ObjectRequest {
-    /// Where it comes from.
+    /// The origins of its site.
     pub upstream: Arc<SiteOrigins>,
     /// Its key.
     pub key: Key,
@@ -30,7 +31,7 @@ pub struct ObjectRequest {
     pub cdn_loop: HeaderValue,
     /// The client that asks.
     pub asker: Asker,
-    /// Why, where the request for it does not tell by itself.
+    /// Why, if the request for it does not tell by itself.
     pub reason: Option<Reason>,
 }
 
@@ -82,8 +83,8 @@ impl ObjectRequest {
 
     /// `ask`, a question for this object, put to the origin that the narinfo of a NAR came from: to
     /// it first if the file's hash is known, which proves what any origin sends; to it alone if it
-    /// is not, since another origin may have another file by that name. A site whose rules never
-    /// ask that origin for the file wants it from others.
+    /// is not, since another origin may have another file by that name. If the
+    /// rules of the site never ask that origin for the file, others are asked.
     pub(super) async fn sourced(&self, cache: &Cache, ask: Ask) -> Ask {
         let origins = &self.upstream.site.origins;
         if self.class != Class::Nar || origins.len() < 2 {
@@ -122,7 +123,8 @@ impl ObjectRequest {
         let (keep, admission) = match policy::response::admit(&reply, &self.terms()) {
             Verdict::Store(admission) => (Keep::IfVerified, admission),
             Verdict::Pass(reason, admission) => {
-                tracing::debug!(path = self.key.path(), reason = reason.as_str(), "not to be kept");
+                let (path, reason) = (self.key.path(), reason.as_str());
+                tracing::debug!(path, reason, "response not storable");
                 (Keep::Never, admission)
             }
             Verdict::Unusable(fault) => {

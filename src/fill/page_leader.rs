@@ -1,11 +1,11 @@
-//! Fetches of generic sites: one for each object at a time, whose answer every reader gets whom it
-//! may be shared with; revalidation; and requests that only pass through. Called by `engine`; the
+//! Fetches of generic sites: one for each object at a time, with an answer for every reader that
+//! may share it; revalidation; and requests that only pass through. Called through `Fills`; the
 //! leader is a task of its own, as for every fill.
 //!
-//! What an answer says decides whether it is kept. If it might be and no disk takes it, readers
-//! share it all the same if memory has room for it (see `relay`). Readers that joined and may
-//! not share it (it varies, or is private) ask for themselves, and for a while no request waits
-//! for an answer of that object again (hit for miss).
+//! What an answer says decides whether it is stored. If it may be stored and no disk takes it, its
+//! readers share it if memory has room for it (see `relay`). Readers that joined and may not share
+//! it (it varies, or is private) ask for themselves. Then for a while no request waits for another
+//! answer of that object (hit for miss).
 
 use super::body_origins::BodyOrigins;
 use super::checked_body;
@@ -39,7 +39,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
-/// Joins the fetch of what is `request`, or begins one: see `Fills::seek_since`.
+/// Joins the fetch of `request`, or begins one: see `Fills::seek_since`.
 pub(super) fn join(
     registry: &Arc<Registry>,
     request: PageRequest,
@@ -121,7 +121,7 @@ pub(super) async fn keep(
     flight
 }
 
-/// Fetches what is sought and tells `flight`.
+/// Fetches what is requested and announces the outcome to `flight`.
 async fn lead(
     resources: &Arc<Resources>,
     flight: &Flight,
@@ -192,14 +192,14 @@ impl PageFill<'_> {
         Ok(self.flight.readers.while_open(forwarding).await??)
     }
 
-    /// Goes on with an answer that is here.
+    /// Goes on with an answer that has come already.
     async fn take_up(&self, given: Response) -> Result<&'static str, FillError> {
         let Some(caching) = self.request.caching() else { return Err(FillError::NoResult) };
         let rule = caching.rule(self.request.key.path());
         self.answered(given, (caching, rule)).await
     }
 
-    /// Keeps what a 304 confirmed; false where it speaks of another response than the stored one.
+    /// Renews what a 304 confirmed; false if it speaks of another response than the stored one.
     async fn confirmed(
         &self,
         stale: &Found,
@@ -284,12 +284,12 @@ impl PageFill<'_> {
         self.stream(meta, response).await
     }
 
-    /// Gives the answer to the reader who caused it alone.
+    /// Gives the answer to the one reader that caused it.
     fn pass(&self, response: Response, reason: PassReason) -> &'static str {
         let key = &self.request.key;
-        tracing::debug!(path = key.path(), reason = reason.as_str(), "not to be kept");
-        // What one request says about itself is nothing that others should go alone for, nor is an
-        // error: the next answer may be one for all.
+        tracing::debug!(path = key.path(), reason = reason.as_str(), "response not storable");
+        // What one request says about itself is no reason that other requests do not share an
+        // answer, nor is an error: the next answer may be one for all.
         let is_of_request =
             matches!(reason, PassReason::RequestNoStore | PassReason::Authorization);
         let is_error = response.status.is_client_error() || response.status.is_server_error();
@@ -301,7 +301,8 @@ impl PageFill<'_> {
         "passed"
     }
 
-    /// The answer for one client; where its tag says what goes on with it, it does not break off.
+    /// The answer for one client; if its entity tag tells what may continue it, it is resumed when
+    /// it breaks off.
     fn passing(&self, response: Response) -> PassThroughBody {
         let key = &self.request.key;
         let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
@@ -316,7 +317,7 @@ impl PageFill<'_> {
         PassThroughBody::lasting(meta, body)
     }
 
-    /// The body of an answer with these fields, which goes on where it breaks off.
+    /// The body of an answer with these fields, which is resumed when it breaks off.
     fn resumable(&self, response: Response, mut headers: HeaderMap) -> ResumableBody {
         if response.status != StatusCode::OK {
             // Only of a 200 there are ranges.

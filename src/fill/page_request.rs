@@ -1,5 +1,5 @@
-//! A response that is wanted of a generic site: how its origin is asked for it, for a stretch of it,
-//! and whether it still holds. Values only.
+//! A response that is wanted of a generic site: how its origin is asked for it, for a stretch of
+//! it, and whether it still holds. Values only.
 
 use super::site_origins::{Demand, SiteOrigins};
 use crate::config::Caching;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// What a client wants of a generic site.
 #[derive(Clone)]
 pub struct PageRequest {
-    /// Where it comes from.
+    /// The origins of its site.
     pub upstream: Arc<SiteOrigins>,
     /// The object's key, without a variant.
     pub key: Key,

@@ -24,13 +24,13 @@ pub struct PassThroughBody {
 
 /// How it is read.
 enum PassThroughSource {
-    /// Checked, and gone on with where it breaks off.
+    /// Checked, and resumed when it breaks off.
     Checked(Box<CheckedBody>),
     /// Checked for several readers, of which this is one.
     Relayed(Box<RelayReader>),
-    /// As it comes, of so many bytes where that is known.
+    /// As it comes, of so many bytes if that is known.
     Plain(Box<ResponseBody>, Option<u64>, Bytes),
-    /// As it comes, and gone on with where it breaks off.
+    /// As it comes, and resumed when it breaks off.
     Lasting(Box<ResumableBody>, Bytes),
 }
 
@@ -75,8 +75,7 @@ impl PassThroughBody {
         Self { meta, trailer, way: PassThroughSource::Plain(Box::new(body), length, Bytes::new()) }
     }
 
-    /// An answer that is gone on with where it breaks off, for its tag tells whether what goes on
-    /// is the same.
+    /// An answer that is resumed when it breaks off: its entity tag tells what may continue it.
     pub(super) fn lasting(meta: Arc<Meta>, body: ResumableBody) -> Self {
         Self { meta, trailer: None, way: PassThroughSource::Lasting(Box::new(body), Bytes::new()) }
     }
@@ -96,7 +95,7 @@ impl PassThroughBody {
         }
     }
 
-    /// The one SHA-256 that it must turn out to have, where that is known.
+    /// The one SHA-256 that it must turn out to have, if that is known.
     pub fn must_be(&self) -> Option<Sha256> {
         match &self.way {
             PassThroughSource::Checked(checked) => checked.must_be(),

@@ -3,15 +3,15 @@
 //!
 //! A fill goes on if its last reader leaves. Without a reader it is ended by any of these:
 //!
-//! - There is no place for a fill that has a reader. Of the fills without one whose place helps,
-//!   the one that has had none for longest is ended.
+//! - There is no place for a fill that has a reader. Of the fills without a reader that could give
+//!   it theirs, the one that has had none for longest is ended.
 //! - A fill of the same site waits for its first byte, has a reader, and requests wait for a
 //!   connection to an origin of the site. At a time no more are ended than wait.
 //! - It brings less than [`FORWARD_BYTES`] in [`SLOW`].
 //! - No disk takes its object (see `relay`).
 //!
-//! A fill whose object no disk takes gives its place back when its head is here: its readers and
-//! the memory of windows bound it.
+//! If no disk takes the object of a fill, the fill gives its place back when its head is here: its
+//! readers and the memory of windows bound it.
 //!
 //! What it was about to store is dropped; it is never published.
 //!
@@ -110,7 +110,7 @@ enum Obstacle {
 }
 
 impl Obstacle {
-    /// Whether a place for `asked` may come of one that is given up by `holder`.
+    /// Whether `asked` may get a place if `holder` gives up its own.
     fn is_less_without(self, holder: &PlaceAccount, asked: &PlaceAccount) -> bool {
         match self {
             Self::All => true,
@@ -266,8 +266,8 @@ impl Drop for FillPlace {
 }
 
 impl PlaceTable {
-    /// Why there is no place among `max` for one more: the obstacle first whose end takes away the
-    /// others too.
+    /// Why there is no place among `max` for one more. Of several obstacles, the one that takes the
+    /// others with it when it goes.
     fn obstacle(&self, max: usize, account: &PlaceAccount) -> Option<Obstacle> {
         let free = max.saturating_sub(self.holders.len());
         let of_site = self.large_by_site.get(&account.site).copied().unwrap_or_default();
@@ -363,7 +363,7 @@ impl PlaceTable {
     }
 }
 
-/// Takes one from a count, which goes when it is at its end.
+/// Takes one from a count, and removes a count of zero.
 fn take_one<K: std::hash::Hash + Eq + Clone>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count = count.saturating_sub(1);

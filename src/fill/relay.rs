@@ -11,9 +11,9 @@
 //! - Bytes that all readers have had are let go as soon as no reader may join any more. A reader
 //!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
 //!   let go, whether or not a slow reader has had them.
-//! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own, as
-//!   a body goes on that broke off (see `resumable_body`): only a strong entity tag, or a hash that the
-//!   whole is judged by, tells what goes on with it. So a body without either is never shared.
+//! - If the next bytes of a reader are gone, it leaves the shared fetch and goes on with one of its
+//!   own, as a body does that broke off (see `resumable_body`). Only a strong entity tag, or a hash
+//!   that proves the whole, tells what may continue it. So a body without either is never shared.
 //! - A page of a generic site may change at any time. So it is shared only if its window has room
 //!   for all of it, which is about 6 MiB at most. It stays there until it has no reader.
 //! - Without readers the fetch is ended.
@@ -53,7 +53,7 @@ const PLACE_WAIT: Duration = Duration::from_secs(10);
 /// What a window keeps of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowExtent {
-    /// A stretch that moves on. Something must tell what goes on with the body
+    /// A stretch that moves on. Something must tell what may continue the body
     /// ([`CheckedBody::is_identified`]).
     Stretch,
     /// All of it.
@@ -70,7 +70,7 @@ pub(super) struct Relay {
     moved: Notify,
 }
 
-/// What is known of the body, also to readers that have left.
+/// What readers need of the body, also after they have left.
 struct RelaySource {
     seed: CheckedBodySeed,
     demand: Demand,
@@ -87,7 +87,7 @@ struct RelayState {
     over: Option<Result<(), Arc<FillError>>>,
 }
 
-/// Where a reader is.
+/// The position of a reader.
 struct ReaderPosition {
     /// What it wants next.
     position: u64,
@@ -131,7 +131,7 @@ pub(super) struct RelayReader {
 enum RelayPath {
     Joined(RelaySeat),
     Alone(Box<SoloFetch>),
-    /// It has left, and goes on with nothing.
+    /// It has left, and has no other fetch yet.
     Left,
 }
 
@@ -349,7 +349,7 @@ impl RelayState {
         self.places.values().map(|place| place.position)
     }
 
-    /// What the reader of this number finds, which has come to `position`; none if it must wait.
+    /// What the reader of this number finds at `position`; none if it must wait.
     fn take(&mut self, number: u64, position: u64) -> Option<NextBytes> {
         if position < self.window.start() {
             return Some(NextBytes::Behind);
@@ -411,7 +411,7 @@ impl RelayReader {
         self.source.seed.length()
     }
 
-    /// The one SHA-256 that the body must turn out to have, where that is known.
+    /// The one SHA-256 that the body must turn out to have, if that is known.
     pub(super) fn must_be(&self) -> Option<Sha256> {
         self.source.seed.must_be()
     }
@@ -477,7 +477,7 @@ mod tests {
         state: RelayState,
         came: u64,
         digest: digest::Context,
-        /// What all bytes come to, by the ends of the pieces that came.
+        /// The SHA-256 of all bytes up to the end of each piece that came.
         digests: HashMap<u64, Sha256>,
     }
 

@@ -65,7 +65,7 @@ impl FillRequest {
         }
     }
 
-    /// Where it comes from.
+    /// The origins of its site.
     pub(super) fn upstream(&self) -> &Arc<SiteOrigins> {
         match self {
             Self::Object(request) => &request.upstream,

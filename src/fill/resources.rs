@@ -77,15 +77,15 @@ impl Resources {
         }
     }
 
-    /// Remembers `count` bodies of `key` from `sources` that were wrong in a way that lasts.
+    /// Remembers `count` bodies of `key` from `sources` that were rejected for a lasting fault.
     pub(super) fn note_rejected(&self, key: &Key, basis: Basis, sources: Vec<usize>, count: u32) {
         if count == 0 {
             return;
         }
         if let Some(pause) = self.rejected_bodies.note(key, basis, sources, count) {
-            let seconds = pause.as_secs();
+            let retry_after_s = pause.as_secs();
             let (site, path) = (key.site(), key.path());
-            tracing::warn!(site, path, seconds, "only wrong bodies: answered 502 for a while");
+            tracing::warn!(site, path, retry_after_s, "all origins returned invalid bodies");
         }
     }
 }

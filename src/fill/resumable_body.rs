@@ -4,16 +4,16 @@
 //! A response of a generic site is continued like a body without a FileHash; what asks for the rest
 //! of it says everything that the client said, with `If-Range`.
 //!
-//! Only what is certain to be the same object continues a body: one with the same strong entity
-//! tag and the same length, or any where a FileHash is known that the whole is checked against at
-//! the end. An origin that shows another object is not asked again for this body; the others are
-//! asked in turn until one continues it or the patience ends: see `resume_deadline`.
+//! Only what is certain to be the same object continues a body: an answer with the same strong
+//! entity tag and length, or any answer if the whole is checked against a FileHash at the end. An
+//! origin that shows another object is not asked again for this body. The others are asked in turn
+//! until one continues it or the deadline has passed: see `resume_deadline`.
 //!
 //! A reader that fell behind those that it shared a body with goes on by the same rules (see
 //! `relay`): what it has is the part that came.
 //!
-//! A body may be a piece of an object (see `parallel`): it begins and ends where it is told to, and
-//! is continued like any other.
+//! A body may be a piece of an object (see `parallel`): it begins and ends at given offsets, and is
+//! continued like any other.
 
 use super::body_origins::BodyOrigins;
 use super::error::{FillError, Rejection};
@@ -114,7 +114,7 @@ pub(super) struct ResumableBody {
     etag: Option<HeaderValue>,
     checked: BodyCheck,
     total: Option<u64>,
-    /// Where it is to end before the object does.
+    /// The offset at which it is to end before the object does.
     end: Option<u64>,
     /// Offset of its next byte in the object.
     received: u64,
@@ -141,7 +141,7 @@ enum BodyFault {
     Behind,
 }
 
-/// What one origin made of the question to go on.
+/// How one origin answered the request for the rest.
 enum ResumeResult {
     Yes,
     /// It has another object.
@@ -202,7 +202,7 @@ impl ResumableBody {
         self.received
     }
 
-    /// Where it is to end before the object does.
+    /// The offset at which it is to end before the object does.
     pub(super) fn end(&self) -> Option<u64> {
         self.end
     }
@@ -250,7 +250,7 @@ impl ResumableBody {
     }
 
     /// The next piece; `None` at the end, with every declared byte delivered. Waits for an origin
-    /// that goes on with it as long as the patience lasts. Not cancel safe.
+    /// that continues it until the deadline. Not cancel safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
             if self.is_at_its_end() {
@@ -291,7 +291,7 @@ impl ResumableBody {
 
     fn accept(&mut self, mut bytes: Bytes) -> Result<Bytes, FillError> {
         if let Some(end) = self.end {
-            // The rest is of a whole answer, which goes on where no piece takes its place.
+            // The rest belongs to an answer for the whole. It is used if no piece takes its place.
             let left = usize::try_from(end.saturating_sub(self.received)).unwrap_or(usize::MAX);
             let rest = bytes.split_off(left.min(bytes.len()));
             self.next = (!rest.is_empty()).then_some(Ok(Some(rest)));
@@ -307,7 +307,7 @@ impl ResumableBody {
         }
     }
 
-    /// Whether something tells what goes on with it.
+    /// Whether an entity tag or a hash tells what may continue it.
     pub(super) fn is_identified(&self) -> bool {
         match self.checked {
             BodyCheck::ByHash => true,
@@ -319,8 +319,8 @@ impl ResumableBody {
         }
     }
 
-    /// Goes on with the body; fails with `fault` where nobody can be trusted to, or nobody does in
-    /// time.
+    /// Goes on with the body; fails with `fault` if nothing tells what may continue it, or if no
+    /// origin continues it in time.
     async fn resume(&mut self, fault: BodyFault) -> Result<(), FillError> {
         if !self.is_identified() {
             return Err(self.give_up(fault));
@@ -348,8 +348,8 @@ impl ResumableBody {
         Err(self.give_up(fault))
     }
 
-    /// Asks for the rest of [`BodySeed::rest`], until an origin sends it or the patience ends: each
-    /// origin once for as long as its own deadlines let it, then as for a body that broke off.
+    /// Asks for the rest of [`BodySeed::rest`], until an origin sends it or the deadline passes:
+    /// each origin once for as long as its own deadlines let it, then as for a body that broke off.
     pub(super) async fn begin(&mut self) -> Result<(), FillError> {
         if !self.is_identified() {
             return Err(self.give_up(BodyFault::Behind));
@@ -376,8 +376,9 @@ impl ResumableBody {
         }
     }
 
-    /// Asks every candidate in turn until one goes on; each has its share of the time `until`, if
-    /// that is told, so that one that says nothing does not keep the next from being asked.
+    /// Asks every candidate in turn until one continues the body; each has its share of the time
+    /// `until`, if that is told, so that one that says nothing does not keep the next from being
+    /// asked.
     async fn ask_around(&mut self, until: Option<Instant>) -> ResumeResult {
         let candidates = self.candidates.clone();
         let mut all = EmptyRound::Unreached;
@@ -410,7 +411,7 @@ impl ResumableBody {
             Ok(Answer::Changed) => "412 or 416: it has another object".to_owned(),
             Ok(Answer::NotModified { .. }) => "304 to a request without conditions".to_owned(),
             Err(FetchError::Protocol { detail, .. }) => detail,
-            // It may be away behind a gateway that does not say so.
+            // A gateway may answer 404 while the object cannot be reached behind it.
             Ok(Answer::Absent { .. }) => {
                 return self.not_now(position, EmptyRound::Answered, "no such object");
             }
@@ -434,7 +435,7 @@ impl ResumableBody {
                     first: self.received,
                     last: self.end.map(|end| end.saturating_sub(1)),
                 }),
-                // Where a hash will prove the whole, another tag is no reason not to go on.
+                // If a hash will prove the whole, another tag is no reason not to go on.
                 if_match: self.etag.clone().filter(|_| by_etag),
                 if_none_match: None,
                 if_modified_since: None,
@@ -504,7 +505,7 @@ impl ResumableBody {
         if continuation.tie != Tie::EntityTag && self.checked != BodyCheck::ByHash {
             return Err("the part has not the same strong entity tag".to_owned());
         }
-        // Where the first part did not say how long the whole is, this one does.
+        // If the first part did not tell the length of the whole, this one does.
         self.total = Some(continuation.length);
         Ok(0)
     }
@@ -560,8 +561,8 @@ pub(super) struct BodySeed {
 }
 
 impl BodySeed {
-    /// What is behind the first `received` bytes of the body, which [`ResumableBody::begin`] asks for. The
-    /// origins that gave the body come first, those to `avoid` last.
+    /// What is behind the first `received` bytes of the body, which [`ResumableBody::begin`] asks
+    /// for. The origins that gave the body come first, those to `avoid` last.
     pub(super) fn rest(self, received: u64, avoid: &[usize]) -> ResumableBody {
         let gave = self.source.body_origins.positions();
         let mut candidates = self.candidates;
@@ -599,7 +600,7 @@ impl BodySeed {
         &self.source
     }
 
-    /// Asks the origin at `position` for a piece; why there is none where it gives none.
+    /// Asks the origin at `position` for a piece; the reason, if it gives none.
     pub(super) async fn piece(
         self,
         span: Range<u64>,

@@ -27,7 +27,7 @@ const KNOCK_FIRST: Duration = Duration::from_millis(50);
 /// The longest pause between two rounds in which no origin was reached.
 const KNOCK_MAX: Duration = Duration::from_secs(1);
 
-/// What is left of the patience with one body.
+/// How long one body that broke off is still waited for.
 #[derive(Debug)]
 pub(super) struct ResumeDeadline {
     whole: Duration,
@@ -52,22 +52,22 @@ enum Pause {
     Knock(Duration),
 }
 
-/// What a round of asking came to that brought nothing.
+/// A round of asking in which no origin continued the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EmptyRound {
     /// No origin was reached.
     Unreached,
-    /// An origin was reached, and did not go on with the body.
+    /// An origin was reached, and did not continue the body.
     Answered,
 }
 
 impl EmptyRound {
-    /// What an error of an origin comes to.
+    /// The round of an origin that failed with this error.
     pub(super) fn of(error: &FetchError) -> Self {
         if error.may_have_reached() { Self::Answered } else { Self::Unreached }
     }
 
-    /// What two origins that were asked in one round come to.
+    /// The round of two origins together.
     pub(super) fn and(self, other: Self) -> Self {
         if self == Self::Unreached { other } else { self }
     }
@@ -108,7 +108,7 @@ impl ResumeDeadline {
         self.forward = self.forward.saturating_add(bytes);
     }
 
-    /// The body broke off; whether for the first time since a byte came.
+    /// Notes that the body broke off; true if it is the first time since a byte came.
     pub(super) fn broke(&mut self) -> bool {
         if self.forward >= FORWARD_BYTES {
             (self.forward, self.wait) = (0, Duration::ZERO);
@@ -133,8 +133,8 @@ impl ResumeDeadline {
         self.wait = self.wait.saturating_mul(WAIT_GROWTH).max(WAIT_FIRST);
     }
 
-    /// Waits for the next round of asking; until when it may take, or `None` if the patience is at
-    /// its end, or would be before an origin has had its rest. `recovered` is when an origin is
+    /// Waits for the next round of asking; until when it may take, or `None` if the deadline has
+    /// passed, or would pass before an origin has had its rest. `recovered` is when an origin is
     /// usable again.
     pub(super) async fn next_round(
         &mut self,
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use std::future::pending;
 
-    /// Rounds of asking, each of which comes to `empty`, and how long they took.
+    /// Rounds of asking that each end as `empty`, and how long they took.
     async fn rounds(deadline: &mut ResumeDeadline, empty: EmptyRound) -> (u32, Duration) {
         let (begun, mut rounds) = (Instant::now(), 0);
         while deadline.next_round(pending()).await.is_some() {

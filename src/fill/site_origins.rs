@@ -1,4 +1,4 @@
-//! Where the objects of one site come from, and what a fill of one of them is for. Values only.
+//! The origins of a site, and what a fill of one of its objects is for. Values only.
 
 use super::proof::SiteKeys;
 use crate::config;
@@ -6,7 +6,7 @@ use crate::nix::Class;
 use crate::origin::{Asker, Origins};
 use std::sync::Arc;
 
-/// Where the objects of one site come from, and what they must prove.
+/// The origins of a site, and the keys that must have signed its narinfos.
 #[derive(Debug)]
 pub struct SiteOrigins {
     /// The site's settings.
@@ -24,6 +24,6 @@ pub(super) struct Demand {
     pub(super) asker: Asker,
     /// The object's class.
     pub(super) class: Class,
-    /// Where it comes from.
+    /// The origins of its site.
     pub(super) upstream: Arc<SiteOrigins>,
 }

@@ -1,5 +1,5 @@
-//! A body whose first connection, the front, feeds the readers, while pieces are fetched ahead of
-//! it: see the module above. Owned by one fill; no locks.
+//! A body that comes in pieces: its first connection, the front, feeds the readers, while pieces
+//! are fetched ahead of it. See the module above. Owned by one fill; no locks.
 
 use super::limits::{ClientShare, ParallelLimits, PiecePermit};
 use super::piece::{BodyPiece, PieceHandover, PieceOrder, PieceRest, PieceStage};
@@ -168,7 +168,8 @@ impl ParallelPlan {
         }
     }
 
-    /// Sees to the pieces: begins what there is room for, and ends the front where one goes on.
+    /// Sees to the pieces: begins what may be begun, and ends the front at the piece that continues
+    /// it.
     async fn look(
         &mut self,
         front: &mut ResumableBody,
@@ -259,9 +260,9 @@ impl ParallelPlan {
         }
     }
 
-    /// What is fetched next, and its place in the queue: what nobody fetches yet; else, where only
-    /// the front is not here, the latter half of what is left of it, so that no slow connection
-    /// keeps all the others waiting.
+    /// What is fetched next, and its place in the queue: the first bytes that are not fetched yet;
+    /// or, if only the front is missing, the latter half of what is left of it, so that one slow
+    /// connection does not keep all the others waiting.
     fn next_span(&self, front: &ResumableBody, under_way: usize) -> Option<(Range<u64>, usize)> {
         let ParallelState::Apart(_, _, next) = self.way else { return None };
         let PieceTerms { size, .. } = self.terms;
@@ -294,14 +295,14 @@ impl ParallelPlan {
         self.queue.insert(place, BodyPiece::begin(order, &self.tasks));
     }
 
-    /// The front has come to its end, where the next piece begins, if there is one.
+    /// The front is at its end: the next piece begins there, if there is one.
     async fn cross(
         &mut self,
         front: &mut ResumableBody,
         writer: &mut ObjectWriter,
     ) -> Result<(), FillError> {
         let Some(piece) = self.queue.pop_front() else {
-            // Where no piece could be begun, the rest is asked for as it is where one breaks off.
+            // No piece could be begun: the rest is asked for as after a piece that broke off.
             self.way = ParallelState::Alone;
             front.end_at(None);
             return Ok(());

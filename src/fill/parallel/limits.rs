@@ -1,11 +1,10 @@
 //! How many pieces may be under way, and for which clients. One per process; its lock is short and
 //! never held across an await.
 //!
-//! A piece never waits in a queue: it is requested if there is room, and otherwise the object comes
-//! over the connections that it has. A client with a large object under way has a seat. No client
-//! has more pieces than an equal share of all for each seat, and all together use at most half of
-//! the connections of an origin. The rest is for narinfos, and for the first connection of every
-//! object.
+//! A piece never waits in a queue: it is requested if the limits allow it. Otherwise the object
+//! comes over the connections that it has. Clients with a large object under way have equal shares
+//! of all pieces, and all pieces together use at most half of the connections of an origin. The
+//! other half is for narinfos, and for the first connection of every object.
 
 use crate::config;
 use crate::origin::Asker;
@@ -64,7 +63,7 @@ pub(super) struct ClientShare {
 }
 
 impl ClientShare {
-    /// Leave for one piece more; none where there is no room for it.
+    /// Leave for one piece more; none if a limit is reached.
     pub(super) fn permit(self: &Arc<Self>) -> Option<PiecePermit> {
         let mut taken = self.limits.taken.lock();
         let max = self.limits.terms.max;

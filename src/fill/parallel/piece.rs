@@ -31,11 +31,11 @@ pub(super) enum PieceStage {
 pub(super) struct PieceHandover {
     /// What is in the file.
     pub(super) written: Option<WrittenRange>,
-    /// How it goes on.
+    /// What comes behind that.
     pub(super) rest: PieceRest,
 }
 
-/// How a piece goes on after what is in the file.
+/// What comes of a piece behind the bytes that are in the file.
 #[derive(Debug)]
 pub(super) enum PieceRest {
     /// It is all here.
@@ -92,7 +92,7 @@ impl BodyPiece {
             if let Some(result) = stop.run_until_cancelled(fetching).await {
                 let is_failed = matches!(result.rest, PieceRest::Failed);
                 stages.send_replace(if is_failed { PieceStage::Failed } else { PieceStage::Here });
-                // Where nobody waits for it any more, nobody needs it.
+                // Nothing waits for the result if the object has ended.
                 let _ = done.send(result);
                 wake.notify_one();
             }
@@ -143,12 +143,12 @@ async fn fetch(
     turn: &CancellationToken,
 ) -> PieceHandover {
     let PieceOrder { span, seed, position, ahead, permit, wake } = order;
-    let _lot = permit;
+    let _permit = permit;
     let path = Arc::clone(seed.source().request.path());
     let mut body = match seed.piece(span.clone(), position).await {
         Ok(body) => body,
         Err(why) => {
-            tracing::info!(%path, first = span.start, why, "a piece was not to be had");
+            tracing::info!(%path, first = span.start, why, "piece refused");
             return PieceHandover { written: None, rest: PieceRest::Failed };
         }
     };
@@ -164,13 +164,13 @@ async fn fetch(
         match body.chunk().await {
             Ok(Some(bytes)) => {
                 if let Err(error) = early.append(bytes).await {
-                    tracing::debug!(%path, %error, "a piece was not written");
+                    tracing::debug!(%path, %error, "piece not written");
                     return PieceHandover { written: None, rest: PieceRest::Failed };
                 }
             }
             Ok(None) => break PieceRest::Nothing,
             Err(error) => {
-                tracing::info!(%path, first = span.start, %error, "a piece broke off");
+                tracing::info!(%path, first = span.start, %error, "piece broke off");
                 break PieceRest::Failed;
             }
         }
@@ -178,7 +178,7 @@ async fn fetch(
     match early.finish().await {
         Ok(written) => PieceHandover { written: Some(written), rest },
         Err(error) => {
-            tracing::debug!(%path, %error, "a piece was not written");
+            tracing::debug!(%path, %error, "piece not written");
             PieceHandover { written: None, rest: PieceRest::Failed }
         }
     }

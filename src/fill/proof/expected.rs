@@ -52,7 +52,7 @@ impl ExpectedBody {
         self.file_hash.is_some() || (length.is_some() && !self.is_unsure)
     }
 
-    /// The one SHA-256 that a body must have; none where there is no such, or more than one.
+    /// The one SHA-256 that a body must have; none if there is no such, or more than one.
     pub(in crate::fill) fn must_be(&self) -> Option<Sha256> {
         let is_one = self.hash_by_name.is_none() || self.hash_by_name == self.file_hash;
         self.file_hash.filter(|_| is_one).map(Sha256)
@@ -64,7 +64,7 @@ impl ExpectedBody {
         self.file_size.filter(|_| self.file_hash.is_some() && self.hash_by_name.is_none())
     }
 
-    /// Whether `length`, as declared or as counted, can be right. Where the name proves the body,
+    /// Whether `length`, as declared or as counted, can be right. If the name proves the body,
     /// no `FileSize` speaks against it: clients do not look at that either.
     pub(in crate::fill) fn check_length(&self, length: u64) -> Result<(), Rejection> {
         match self.file_size {

@@ -1,6 +1,6 @@
 //! What proves a body, and what is known of bodies that nothing proved: what it must turn out to
-//! be (`expected`), whose signature counts (`site_keys`), what a narinfo must say (`narinfo`), and
-//! which objects came wrong of late (`rejected_bodies`).
+//! be (`expected`), which signatures count (`site_keys`), what a narinfo must say (`narinfo`), and
+//! which objects had rejected bodies (`rejected_bodies`).
 
 mod expected;
 mod narinfo;

@@ -1,5 +1,5 @@
-//! Whether a body of a binary cache that is read whole is what it must be: a narinfo that parses and
-//! is signed, a `nix-cache-info`. Pure; called by the leader of a fill.
+//! Whether a body of a binary cache that is read whole is what it must be: a narinfo that parses
+//! and is signed, a `nix-cache-info`. Pure; called by the leader of a fill.
 
 use crate::cache::ClaimOf;
 use crate::config::Signatures;
@@ -13,7 +13,8 @@ use crate::object::{Key, NarClaim, Proof, Sha256};
 use crate::policy::response::Coding;
 
 /// Checks a narinfo: that it parses, answers the path it was asked for, and is signed as the site
-/// wants it of the origins on its `body_origins`. Gives what it proves and what it claims of its NAR.
+/// wants it of the origins in `body_origins`. Gives what it proves and what it claims of its
+/// NAR.
 pub(in crate::fill) fn narinfo(
     (upstream, body_origins): (&SiteOrigins, &BodyOrigins),
     key: &Key,
@@ -22,7 +23,7 @@ pub(in crate::fill) fn narinfo(
 ) -> Result<(Proof, Option<ClaimOf>), Rejection> {
     let wants_signature = upstream.site.signatures == Signatures::Require;
     if coding == Coding::Encoded {
-        // What cannot be read cannot be checked; where no check is asked for, it passes untouched.
+        // What cannot be read cannot be checked; if no check is asked for, it passes untouched.
         let detail = "it comes under a Content-Encoding".to_owned();
         let unread = if wants_signature { Err(Rejection::Narinfo { detail }) } else { Ok(()) };
         return unread.map(|()| (Proof::Length, None));

@@ -1,6 +1,7 @@
-//! Which objects came wrong of late: a body that is wrong from every origin is not downloaded
-//! twice for each request, and an origin that gave a wrong one is asked after the others. One per
-//! process; bounded; a short lock, never across an await. Called by `Fills` and the leaders.
+//! Objects with recent bodies that were rejected. A body that is wrong from every origin is not
+//! downloaded twice for each request, and an origin that gave a wrong one is asked after the
+//! others. One per process; bounded; a short lock, never across an await. Called by `Fills` and the
+//! leaders.
 //!
 //! After as many wrong bodies in a row as a fill has tries, a key is refused for a second, and for
 //! twice as long each time that it comes wrong again, up to 5 min; then an origin is asked again. A

@@ -1,5 +1,5 @@
-//! Whose signature counts on what came from which origin, and how what is stored is known by that
-//! later. Made with the site, then only read.
+//! The keys that are trusted for narinfos of each origin, and the marks that stored objects keep of
+//! them. Made with the site, then only read.
 //!
 //! A narinfo is stored with a mark of the origin that it came from and of the key that has signed
 //! it. It serves as long as that key is still trusted for that origin: a configuration that takes a
@@ -41,8 +41,8 @@ impl SiteKeys {
         self.0.iter().any(|origin| origin.marks.contains(&mark))
     }
 
-    /// The mark of the first of the origins at `positions` and of its key that has signed
-    /// `narinfo`, whose bytes these origins gave: a key of each must have signed it.
+    /// The mark of the first of the origins at `positions`, and of its key that has signed
+    /// `narinfo`. These origins gave its bytes, so a key of each of them must have signed it.
     pub(in crate::fill) fn verify(
         &self,
         positions: &[usize],

@@ -8,8 +8,8 @@ use crate::fill::request::FillRequest;
 use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response, Retries};
 use std::ops::Range;
 
-/// Asks for the bytes `asked` of what is still the same, for the reason `why` where that is
-/// another than that a reader wants them.
+/// Asks for the bytes `asked` of the same object. `why` is the reason, if it is not that a reader
+/// wants them.
 pub(super) async fn fetch_range(
     request: &FillRequest,
     cache: &Cache,

@@ -1,5 +1,6 @@
-//! What happens to an object when chunks of it have come: where little is missing it is fetched in
-//! the background; where nothing is, the whole is checked and becomes an object like any other.
+//! What happens to an object when chunks of it have come. If few bytes are missing, they are
+//! fetched in the background. If none is missing, the whole is checked and becomes an object like
+//! any other.
 //!
 //! Background fetches are bounded three times: by what one may bring
 //! (`[server.limits] completion_size_max`), how many there are (`completions_max`), and as fills
@@ -46,8 +47,9 @@ impl CompletionResult {
     }
 }
 
-/// Sees to what is missing of an object: returns at once where that is to be fetched, and when it
-/// is done where nothing is. Called with a place among the fills, or for an object that is read.
+/// Completes an object: begins to fetch what is missing and returns at once, or if nothing is
+/// missing checks the whole first. Called with a place among the fills, or for an object that is
+/// read.
 pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<PartObject>) {
     let Some(part) = object.part().filter(|part| part.is_live()) else { return };
     let missing = part.missing_bytes();
@@ -136,7 +138,7 @@ async fn fetch_missing(
     Ok(())
 }
 
-/// Checks the whole and makes it an object; none where a chunk turned out damaged.
+/// Checks the whole and makes it an object; none if a chunk turned out damaged.
 async fn finish(
     flight: &Arc<PartFlight>,
     object: &Arc<PartObject>,

@@ -14,8 +14,8 @@ pub enum PartConfirmation {
     Other,
     /// The origin of a generic site is in trouble: 500, 502, 503 or 504.
     Trouble,
-    /// It answers with what says nothing of the object: a refusal, a redirect, a wish for fewer
-    /// requests. What is here stays, and must be confirmed still.
+    /// The answer says nothing of the object: a refusal, a redirect, a wish for fewer requests.
+    /// What is here stays, and must still be confirmed.
     Unsaid,
     /// No usable answer.
     Failed(Arc<FillError>),

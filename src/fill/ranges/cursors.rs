@@ -1,5 +1,5 @@
-//! Where the readers of one object stand, so that what is fetched for them knows whether it is
-//! still wanted. One per flight; a short lock, never across an await.
+//! The positions of the readers of one object: a run that is fetched for them goes on as long as
+//! one of them wants its next byte. One per flight; a short lock, never across an await.
 
 use crate::fill::readers::{FillReader, FillReaders};
 use crate::sync::Mutex;
@@ -60,8 +60,8 @@ impl Cursors {
         Some(Cursor { cursors: Arc::clone(self), id, _reader: reader })
     }
 
-    /// Whether a run that has come to `offset` should go on; waits while all who want its next byte
-    /// are far behind. Bounded by [`PATIENCE`].
+    /// Whether a run that has come to `offset` should go on; waits while all readers that want its
+    /// next byte are far behind. Bounded by [`PATIENCE`].
     pub(super) async fn wants(&self, offset: u64) -> bool {
         let settled = async {
             loop {
@@ -134,7 +134,7 @@ mod tests {
         let cursors = Arc::new(Cursors::default());
         let reader = cursors.register(0, u64::MAX).unwrap();
         assert!(cursors.wants(0).await);
-        assert!(!cursors.wants(AHEAD_BYTES).await, "nobody moved");
+        assert!(!cursors.wants(AHEAD_BYTES).await, "no reader moved");
         let waiting = {
             let cursors = Arc::clone(&cursors);
             tokio::spawn(async move { cursors.wants(AHEAD_BYTES).await })

@@ -1,4 +1,4 @@
-//! The first run of an object, whose bytes come with the answer that told its head.
+//! The first run of an object: its bytes come with the answer that told the head.
 
 use super::complete;
 use super::flight::{PartFlight, PartOutcome};

@@ -29,7 +29,7 @@ pub(in crate::fill) struct PartRegistry {
     pub(super) hit_for_miss: HitForMiss,
 }
 
-/// What a flight has come to.
+/// The outcome of a flight.
 #[derive(Debug, Clone)]
 pub(super) enum PartOutcome {
     /// The object's head is known.
@@ -46,7 +46,7 @@ pub(super) enum PartOutcome {
     NotJoined(JoinError),
     /// Nothing is here in part.
     Unknown,
-    /// An answer that may not be kept: for who caused the question.
+    /// An answer that may not be kept: for the request that caused it.
     Alone,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct PartFlight {
     pub(super) registry: Arc<Registry>,
     pub(super) parts: Arc<PartRegistry>,
     pub(super) request: FillRequest,
-    /// An answer that is for the one who caused the question alone.
+    /// An answer for the request that caused it alone.
     pub(super) own_answer: Mutex<Option<Box<Response>>>,
     pub(super) ticket: Ticket,
     pub(super) cursors: Arc<Cursors>,
@@ -81,7 +81,7 @@ impl PartRegistry {
         flight.and_then(|flight| flight.upgrade())
     }
 
-    /// Joins the flight of an object, or begins one: then its caller must make it land. True where
+    /// Joins the flight of an object, or begins one: then its caller must make it land. True if
     /// it had landed already.
     pub(super) fn enter(
         self: &Arc<Self>,
@@ -125,10 +125,13 @@ impl PartFlight {
         &self.registry.resources
     }
 
-    /// Whether its object is known, so that who comes now has something of it.
+    /// Whether its object is known and may be joined.
     pub(super) fn is_of_use(&self) -> bool {
-        matches!(&*self.outcome.borrow(), Some(PartOutcome::Known(object)) if object.may_be_joined())
-            && !self.is_purged()
+        let is_joinable = matches!(
+            &*self.outcome.borrow(),
+            Some(PartOutcome::Known(object)) if object.may_be_joined()
+        );
+        is_joinable && !self.is_purged()
     }
 
     fn may_be_joined(&self) -> bool {
@@ -145,7 +148,7 @@ impl PartFlight {
         self.resources().cache.is_purged_since(self.ticket, self.request.key())
     }
 
-    /// Waits until there is something to tell. Bounded by the deadlines of the origins.
+    /// Waits for the outcome. Bounded by the deadlines of the origins.
     pub(super) async fn outcome(&self) -> PartOutcome {
         let lost = || PartOutcome::Failed(Arc::new(FillError::NoResult));
         let mut receiver = self.outcome.subscribe();
@@ -155,7 +158,7 @@ impl PartFlight {
         }
     }
 
-    /// Tells the readers; the first word counts.
+    /// Announces the outcome; only the first one counts.
     pub(super) fn announce(&self, outcome: PartOutcome) {
         self.outcome.send_if_modified(|told| {
             let is_first = told.is_none();

@@ -58,7 +58,7 @@ impl PartHandle {
         let Self { flight, object, cursor, role, is_learned_now } = self;
         let end = span.last.saturating_add(1);
         cursor.set(span.first, end);
-        // What the question for the head has brought may be here by now: fetched for this.
+        // The bytes that came with the head may be here by now: they were fetched for this request.
         let brought = is_learned_now.then_some(match role {
             FillRole::Lead => RangeProvenance::Began,
             FillRole::Follow => RangeProvenance::Joined,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(super) struct PartIdentity {
     headers: HeaderMap,
-    /// The entity tag, where it is a strong one.
+    /// The entity tag, if it is a strong one.
     pub(super) etag: Option<HeaderValue>,
     pub(super) length: u64,
     checked: BodyCheck,
@@ -47,7 +47,7 @@ impl PartIdentity {
         is_same && length == Some(self.length)
     }
 
-    /// The offset behind the last byte of an answer to a request for `asked`, where it fits.
+    /// The offset behind the last byte of an answer to a request for `asked`, if it fits.
     pub(super) fn check(&self, asked: &Range<u64>, response: &Response) -> Result<u64, FillError> {
         let begun =
             Begun { headers: &self.headers, length: Some(self.length), offset: asked.start };

@@ -1,6 +1,6 @@
 //! How the head of an object becomes known of which ranges are wanted: from a part on disk, or from
-//! the first answer of an origin, whose body is the first run at once. One task for each flight, so
-//! a client that leaves cancels nothing.
+//! the first answer of an origin; its body is the first run. One task for each flight, so a client
+//! that leaves cancels nothing.
 
 use super::complete;
 use super::flight::{PartFlight, PartOutcome};
@@ -15,7 +15,7 @@ use crate::fill::resumable_body::BodyCheck;
 use crate::rfc::range::ByteSpan;
 use std::sync::Arc;
 
-/// A flight that is to land: dropped, it lands as lost where nothing was said.
+/// A flight that is to land: dropped, it lands as failed if nothing was told.
 #[derive(Debug)]
 pub(super) struct HeadLearner {
     pub(super) flight: Arc<PartFlight>,
@@ -32,7 +32,7 @@ impl HeadLearner {
         Self { flight }
     }
 
-    /// Makes the flight land. `stretch` is what is wanted, where that is known.
+    /// Makes the flight land. `stretch` is what is wanted, if that is known.
     pub(super) async fn run(self, stretch: Option<ByteSpan>) {
         let cache = &self.flight.resources().cache;
         let key = self.flight.request.key();

@@ -1,16 +1,16 @@
 //! Responses of generic sites that are here in part (RFC 9111 sections 3.3 and 3.4): how one
 //! begins, and how it is confirmed. Called by `engine`, and by the runs of this module.
 //!
-//! A part is what one strong entity tag ties together: the head must be one that may be stored for
-//! everybody, must not vary, and every later answer must have the same tag, the same length, and
-//! still permit storing; else the part is dropped and who reads it is reset, or begins anew where
-//! it has got no byte yet. So no answer ever has bytes of two representations. What varies has no
-//! parts, and where variants of an object are stored it gets none: which of both would be newer,
-//! nobody could tell.
+//! A strong entity tag ties a part together. The head must be one that may be stored for every
+//! client and must not vary. Every later answer must have the same tag and length, and still permit
+//! storing. Otherwise the part is dropped and its readers are reset; one that has got no byte yet
+//! begins anew. So no answer ever has bytes of two representations. A response that varies has no
+//! parts, and an object with stored variants gets none: nothing tells which of the two would be
+//! newer.
 //!
-//! The first request asks for whole chunks. Where its answer may not be kept it is for the one who
-//! asked alone; whoever waited for it asks by itself. After a 206 of that kind nobody waits again
-//! for a while.
+//! The first request asks for whole chunks. If its answer may not be kept, it is for that request
+//! alone, and the requests that waited for it ask for themselves. After a 206 of that kind no
+//! request waits for another for a while.
 //!
 //! Purge, eviction, restart and a whole object that takes the place of the part are as for the
 //! parts of binary caches (see the module above).
@@ -72,7 +72,7 @@ pub(super) async fn by_page(
     Ok(())
 }
 
-/// What is kept of the response that `response` is the stretch `asked` of; none where it may
+/// What is kept of the response that `response` is the stretch `asked` of; none if it may
 /// not be kept in parts.
 async fn begin(
     flight: &Arc<PartFlight>,
@@ -106,8 +106,8 @@ fn whole_page(flight: &Arc<PartFlight>, request: &PageRequest, given: Response) 
     flight.announce(outcome);
 }
 
-/// Gives an answer to who caused the question; of a part that may not be kept, nobody waits for
-/// the next for a while.
+/// Gives an answer to the request that caused it. If it is a part that may not be kept, no request
+/// waits for the next answer for a while.
 fn alone(flight: &Arc<PartFlight>, response: Response) {
     if response.status == StatusCode::PARTIAL_CONTENT {
         let now = response.response_time.edge;

@@ -1,5 +1,5 @@
-//! What a request for ranges comes to: it joins the flight of its object, or begins one, and learns
-//! what is known of the object. Called by `Fills`.
+//! A request for ranges joins the flight of its object, or begins one, and learns what is known of
+//! the object. Called by `Fills`.
 
 use super::cursors::{Cursor, NEAR_BYTES};
 use super::flight::{PartFlight, PartOutcome, PartRegistry};
@@ -21,7 +21,7 @@ use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
 use crate::store::CHUNK_BYTES;
 use std::sync::Arc;
 
-/// What a request for ranges comes to.
+/// The outcome of a request for ranges of an object of a binary cache.
 #[derive(Debug)]
 pub enum RangeOutcome {
     /// The whole is being fetched: read along.
@@ -47,7 +47,7 @@ pub enum PartSearch<'r> {
     Asked(&'r ByteRanges),
 }
 
-/// What a request comes to for a response that is not stored as a whole.
+/// The outcome of a request for a response that is not stored as a whole.
 #[derive(Debug)]
 pub enum PageRangeOutcome {
     /// It is here in part.
@@ -83,7 +83,7 @@ impl JoinedFlight {
     }
 }
 
-/// What `ranges` of an object come to that is not stored as a whole.
+/// The outcome of a request for `ranges` of an object that is not stored as a whole.
 pub(in crate::fill) async fn of_object(
     registry: &Arc<Registry>,
     parts: &Arc<PartRegistry>,
@@ -118,7 +118,7 @@ pub(in crate::fill) async fn of_object(
     }
 }
 
-/// What is here of a response that is not stored as a whole, or comes to be.
+/// What is stored in part of a response, or is arriving.
 pub(in crate::fill) async fn of_page(
     registry: &Arc<Registry>,
     parts: &Arc<PartRegistry>,
@@ -190,8 +190,8 @@ async fn knows(registry: &Registry, parts: &PartRegistry, key: &Key) -> bool {
     is_of_use || registry.resources.cache.part(key).await.is_some()
 }
 
-/// A stretch to the end whose first chunk is the object's: all of it is fetched either way, and a
-/// whole is checked before its last byte is sent.
+/// Whether a stretch goes from the first chunk to the end. Then all of the object is fetched either
+/// way, and a whole is checked before its last byte is sent.
 fn is_as_good_as_whole(stretch: ByteSpan) -> bool {
     stretch.last == u64::MAX && stretch.first < CHUNK_BYTES
 }

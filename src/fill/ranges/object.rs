@@ -11,7 +11,7 @@ use crate::sync::Mutex;
 use http::HeaderValue;
 use std::sync::{Arc, OnceLock};
 
-/// An object whose head is known.
+/// An object with a known head.
 #[derive(Debug)]
 pub(super) struct PartObject {
     pub(super) identity: Arc<PartIdentity>,
@@ -23,7 +23,7 @@ pub(super) struct PartObject {
     failure: Mutex<Option<Arc<FillError>>>,
 }
 
-/// Who told the head.
+/// The source of the head.
 #[derive(Debug)]
 pub(super) enum HeadSource {
     /// An origin.
@@ -40,7 +40,7 @@ pub(super) enum HeadSource {
 pub(super) enum PartDelivery {
     /// Chunk by chunk, by way of the disk.
     Kept(Part),
-    /// Each reader for itself; the first may take what the question for the head has brought.
+    /// Each reader fetches for itself; the first may take the bytes that came with the head.
     Passing {
         /// The head.
         meta: Arc<Meta>,
@@ -69,7 +69,7 @@ impl PartObject {
         }
     }
 
-    /// The chunks, where it is kept.
+    /// The chunks, if it is kept.
     pub(super) fn part(&self) -> Option<&Part> {
         match &self.kind {
             PartDelivery::Kept(part) => Some(part),
@@ -77,7 +77,7 @@ impl PartObject {
         }
     }
 
-    /// Whether who comes now may read it.
+    /// Whether a request that comes now may read it.
     pub(super) fn may_be_joined(&self) -> bool {
         self.broken().is_none() && self.part().is_some_and(Part::is_live)
     }
@@ -87,7 +87,7 @@ impl PartObject {
         self.broken.get().cloned()
     }
 
-    /// Why the last run ended early, where nothing has come since.
+    /// Why the last run ended early, if nothing has come since.
     pub(super) fn failure(&self) -> Option<Arc<FillError>> {
         self.failure.lock().clone()
     }

@@ -1,5 +1,5 @@
-//! The head of a response of a generic site that is here in part: made of the first 206, and renewed
-//! by later answers about it (RFC 9111 sections 3.2 to 3.4).
+//! The head of a response of a generic site that is here in part: made of the first 206, and
+//! renewed by later answers about it (RFC 9111 sections 3.2 to 3.4).
 
 use crate::cache::{Cache, Ticket};
 use crate::fill::page_request::PageRequest;
@@ -18,7 +18,7 @@ pub(super) struct LaterHead {
     pub(super) times: Times,
 }
 
-/// The head of the whole that a 206 is a part of, where it may be stored for everybody.
+/// The head of the whole that a 206 is a part of, if it may be stored for every client.
 pub(super) fn whole_of(request: &PageRequest, response: &Response) -> Option<Meta> {
     let mut headers = response.headers.clone();
     headers.remove(header::CONTENT_RANGE);
@@ -53,7 +53,7 @@ pub(super) async fn renew(
     }
 }
 
-/// The head `old` as a later answer about the same renews it; none where that forbids storing it.
+/// The head `old` as a later answer about the same renews it; none if that forbids storing it.
 pub(super) fn renewed(request: &PageRequest, old: &Meta, told: &LaterHead) -> Option<Meta> {
     let caching = request.caching()?;
     let times = told.times;

@@ -71,7 +71,7 @@ pub struct PartReader {
     waiting: DiskWait,
 }
 
-/// What comes straight from an origin. It is continued where the disk will not give it.
+/// What comes straight from an origin. It is continued if the disk does not give it.
 #[derive(Debug)]
 struct PassThroughStretch {
     stretch: Box<OriginStretch>,
@@ -259,7 +259,7 @@ impl PartReader {
         Some(primed.bytes)
     }
 
-    /// Bytes by way of the disk; none where the next turn may have some.
+    /// Bytes by way of the disk; none if the next turn may have some.
     async fn kept(&mut self, part: &Part, max: usize) -> Result<Option<Bytes>, Arc<FillError>> {
         part.cut(self.next, NEAR_BYTES);
         match part.at(self.next) {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// How long a run in the middle of an answer waits for its turn among the fills.
 const TURN: Duration = Duration::from_secs(10);
 
-/// Whether a run waits for its turn where as many fills are under way as may be.
+/// Whether a run waits for a place if as many fills are under way as allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlaceWait {
     /// It does not.
@@ -24,7 +24,7 @@ pub(super) enum PlaceWait {
 }
 
 /// Begins to fetch the chunks from the one at `from` on, up to the one that ends at or after
-/// `until`, where nobody has or fetches the first of them.
+/// `until`, unless the first of them is here or is fetched already.
 pub(super) fn fetch(
     flight: &Arc<PartFlight>,
     object: &Arc<PartObject>,

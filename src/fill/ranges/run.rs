@@ -1,5 +1,5 @@
-//! A run: consecutive chunks of an object that are fetched and kept. Each is a task of its own, so a
-//! client that leaves cancels none. No locks across an await.
+//! A run: consecutive chunks of an object that are fetched and kept. Each is a task of its own, so
+//! a client that leaves cancels none. No locks across an await.
 
 use super::flight::PartFlight;
 use super::object::PartObject;
@@ -61,7 +61,7 @@ pub(super) async fn bring(
         Ok(()) => Ok(()),
         Err(error) => Err(failed(flight, object, error).await),
     };
-    // Who waits for the run looks for the reason as soon as it is gone.
+    // A reader that waits for the run looks for the reason as soon as the run is gone.
     drop(run);
     keep(flight, object).await;
     ended
@@ -78,7 +78,7 @@ pub(super) async fn break_off(flight: &PartFlight, object: &PartObject, error: A
         site = flight.request.key().site(),
         path = flight.request.key().path(),
         error = &*error as &dyn std::error::Error,
-        "a part is dropped"
+        "partial object dropped"
     );
     if let Some(part) = object.part() {
         flight.resources().cache.drop_part(part).await;
@@ -97,7 +97,7 @@ async fn failed(flight: &PartFlight, object: &PartObject, error: FillError) -> A
             site = key.site(),
             path = key.path(),
             error = &*error as &dyn std::error::Error,
-            "a part's chunks were not fetched"
+            "chunks not fetched"
         );
     }
     object.set_failure(Some(Arc::clone(&error)));
@@ -157,10 +157,10 @@ pub(super) async fn keep(flight: &PartFlight, object: &PartObject) {
     match flight.resources().cache.keep_part(flight.ticket, part).await {
         Ok(()) => {}
         Err(PublishError::Purged) => {
-            tracing::debug!(path = flight.request.key().path(), "purged while it was fetched");
+            tracing::debug!(path = flight.request.key().path(), "purged during its fetch");
         }
         Err(error) => {
-            tracing::info!(path = flight.request.key().path(), %error, "chunks are not kept");
+            tracing::info!(path = flight.request.key().path(), %error, "chunks not stored");
         }
     }
 }

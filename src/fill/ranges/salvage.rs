@@ -12,9 +12,9 @@ use http::StatusCode;
 /// Bytes that are copied at a time of a body that broke off.
 const SALVAGED_BYTES: u64 = 256 << 10;
 
-/// Keeps the chunks that have come of a body of so many bytes that broke off and that nobody
-/// continues now, where its tag tells later whether what continues it is the same. Its readers wait
-/// meanwhile for what is a copy within the page cache.
+/// Keeps the chunks of a body of so many bytes that broke off and that no origin continues now, if
+/// its entity tag tells later what may continue it. Its readers wait meanwhile; the bytes are
+/// copied within the page cache.
 pub(in crate::fill) async fn salvage(
     resources: &Resources,
     ticket: Ticket,
@@ -43,8 +43,8 @@ pub(in crate::fill) async fn salvage(
     let finished = run.finish().await;
     drop(run);
     match (finished, resources.cache.keep_part(ticket, &part).await) {
-        (Ok(()), Ok(())) => tracing::info!(site, path, come, length, "what came of it is kept"),
-        (Err(error), _) => tracing::debug!(site, path, %error, "what came of it is not kept"),
-        (_, Err(error)) => tracing::debug!(site, path, %error, "what came of it is not kept"),
+        (Ok(()), Ok(())) => tracing::info!(site, path, come, length, "partial body stored"),
+        (Err(error), _) => tracing::debug!(site, path, %error, "partial body not stored"),
+        (_, Err(error)) => tracing::debug!(site, path, %error, "partial body not stored"),
     }
 }

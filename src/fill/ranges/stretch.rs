@@ -2,8 +2,7 @@
 //! breaks off, by the rules of `resumable_body`. Owned by one run or one reader; no
 //! locks.
 //!
-//! Every answer must be a part of the same object: its strong entity tag where there is one, its
-//! length always.
+//! Every answer must be a part of the same object: see `identity`.
 
 use super::ask::fetch_range;
 use super::identity::PartIdentity;
@@ -41,7 +40,7 @@ pub(super) struct OriginStretch {
     next: u64,
     end: u64,
     deadline: ResumeDeadline,
-    /// The head of its answer, where that was not the first of the object.
+    /// The head of its answer, if that was not the first of the object.
     told: Option<LaterHead>,
 }
 
@@ -68,7 +67,7 @@ impl OriginStretch {
         }
     }
 
-    /// Asks for the bytes `asked`; fails where the answer is of another object.
+    /// Asks for the bytes `asked`; fails if the answer is of another object.
     pub(super) async fn open(
         (resources, request): (&Arc<Resources>, &FillRequest),
         identity: &Arc<PartIdentity>,
@@ -123,14 +122,14 @@ impl OriginStretch {
         }
     }
 
-    /// Asks for the rest; fails with `fault` where no origin continues it.
+    /// Asks for the rest; fails with `fault` if no origin continues it.
     pub(super) async fn resume(&mut self, fault: FillError) -> Result<(), FillError> {
         if !self.identity.ties_parts() {
             return Err(fault);
         }
         if self.deadline.broke() {
             let (path, at) = (self.request.path(), self.next);
-            tracing::info!(%path, at, error = %fault, "resuming a part");
+            tracing::info!(%path, at, error = %fault, "resuming a partial object");
         }
         let upstream = Arc::clone(self.request.upstream());
         while let Some(until) = self.deadline.next_round(upstream.origins.recovered()).await {
