@@ -5,7 +5,7 @@ use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::engine::{Ports, Site};
-use crate::fill::{Trusted, Upstream};
+use crate::fill::{SiteKeys, SiteOrigins};
 use crate::front::Door;
 use crate::metrics::Metrics;
 use crate::nix::signature::KeyError;
@@ -65,11 +65,11 @@ fn upstream(
     metrics: &Metrics,
     tasks: &Tasks,
     trusts: &mut Trusts,
-) -> Result<Upstream, SitesError> {
+) -> Result<SiteOrigins, SitesError> {
     let origins = Origins::new(site, clock.clone(), metrics.clone(), tasks.clone(), trusts);
     let origins =
         origins.map_err(|source| SitesError::Origin { site: site.name.clone(), source })?;
     let trusted =
-        Trusted::of(site).map_err(|source| SitesError::Key { site: site.name.clone(), source })?;
-    Ok(Upstream { site: site.clone(), origins, trusted })
+        SiteKeys::of(site).map_err(|source| SitesError::Key { site: site.name.clone(), source })?;
+    Ok(SiteOrigins { site: site.clone(), origins, trusted })
 }

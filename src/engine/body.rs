@@ -12,7 +12,7 @@ use super::portion::Portion;
 use super::row::Row;
 use super::tail::Tail;
 use super::tally::Tally;
-use crate::fill::{GrowingReader, PartReader, Passing};
+use crate::fill::{GrowingReader, PartReader, PassThroughBody};
 use crate::store::{BodyFile, CHUNK_BYTES};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -61,7 +61,7 @@ pub(super) enum Source {
     /// Bytes in memory.
     Bytes(Bytes),
     /// A body that passes through, of which so many bytes are to be left out first.
-    Passing(Box<Passing>, u64),
+    Passing(Box<PassThroughBody>, u64),
     /// A stretch of an object that is here in part.
     Part(Box<PartReader>),
     /// Several stretches, and what stands between them.
@@ -335,7 +335,7 @@ fn trailers(source: Source) -> Option<HeaderMap> {
 
 /// The next piece of a passing body, after the `skip` bytes that a range leaves out.
 async fn read_passing(
-    mut passing: Box<Passing>,
+    mut passing: Box<PassThroughBody>,
     mut skip: u64,
     max: usize,
 ) -> (Source, io::Result<Bytes>) {

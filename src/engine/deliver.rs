@@ -8,7 +8,7 @@ use super::tail::Tail;
 use super::{Engine, Routed};
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
-use crate::fill::{Flight, FlightReader, PartReader, Passing, Role};
+use crate::fill::{FillRole, Flight, FlightReader, PartReader, PassThroughBody};
 use crate::memory::Hot;
 use crate::object::tags::TAG_FIELD;
 use crate::object::{Facts, Lifetime, Meta};
@@ -40,7 +40,7 @@ pub(super) struct Asked<'a> {
 enum Content<'a> {
     Stored(&'a Stored),
     Growing(Growing, &'a FlightReader),
-    Passing(Box<Passing>),
+    Passing(Box<PassThroughBody>),
     Part(Box<PartReader>),
     /// For HEAD, where there is no body to read.
     Nothing,
@@ -132,12 +132,12 @@ async fn proven_length(growing: &Growing) -> Option<u64> {
 /// Delivers a body that is not kept.
 pub(super) fn passing(
     asked: &Asked<'_>,
-    passing: Passing,
-    (role, flight): (Role, &Flight),
+    passing: PassThroughBody,
+    (role, flight): (FillRole, &Flight),
 ) -> Answer {
     let outcome = match role {
-        Role::Follow if passing.is_shared() => Outcome::Collapsed,
-        Role::Lead | Role::Follow => Outcome::Pass,
+        FillRole::Follow if passing.is_shared() => Outcome::Collapsed,
+        FillRole::Lead | FillRole::Follow => Outcome::Pass,
     };
     let how = How { outcome, upstream_status: flight.upstream_status() };
     let meta = Arc::clone(&passing.meta);

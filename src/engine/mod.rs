@@ -51,7 +51,10 @@ use crate::cache::{Cache, Found, Hit, Stale};
 use crate::client::BoxError;
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Limits, Signatures};
-use crate::fill::{Asker, Fills, FlightReader, How, Landed, Mark, NotJoined, Role, Wanted};
+use crate::fill::{
+    Asker, FillEpoch, FillOutcome, FillRole, Fills, FlightReader, JoinError, ObjectRequest,
+    Provenance,
+};
 use crate::filter::Verdict;
 use crate::memory::Hot;
 use crate::metrics::Metrics;
@@ -468,8 +471,8 @@ impl Engine {
         }
     }
 
-    fn wanted(&self, routed: &Routed, asker: Asker) -> Wanted {
-        Wanted {
+    fn wanted(&self, routed: &Routed, asker: Asker) -> ObjectRequest {
+        ObjectRequest {
             upstream: Arc::clone(&routed.site.upstream),
             key: routed.target.key.clone(),
             path: Arc::clone(&routed.target.path),
@@ -499,9 +502,9 @@ impl Engine {
     async fn fill(
         &self,
         asked: &Asked<'_>,
-        wanted: &Wanted,
+        wanted: &ObjectRequest,
         stale: Option<Stale>,
-        looked: Option<Mark>,
+        looked: Option<FillEpoch>,
     ) -> Result<Answer, Again> {
         let bridge = stale.as_ref().and_then(|stale| Bridge::of(&stale.found, wanted, asked.now));
         let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
@@ -513,9 +516,9 @@ impl Engine {
         let bridge = bridge.as_ref();
         match joined {
             Ok(joined) => Ok(self.landed(asked, wanted, (stale, bridge), joined).await),
-            Err(NotJoined::Ended) => Err(Again),
-            Err(NotJoined::NoRoom) => Ok(Bridge::or(bridge, asked, answer::shed)),
-            Err(NotJoined::Wrong { seconds }) => {
+            Err(JoinError::Ended) => Err(Again),
+            Err(JoinError::NoRoom) => Ok(Bridge::or(bridge, asked, answer::shed)),
+            Err(JoinError::Wrong { seconds }) => {
                 Ok(Bridge::or(bridge, asked, || answer::wrong(seconds)))
             }
         }
@@ -526,9 +529,9 @@ impl Engine {
     async fn landed(
         &self,
         asked: &Asked<'_>,
-        wanted: &Wanted,
+        wanted: &ObjectRequest,
         (stale, bridge): (Option<Stale>, Option<&Bridge>),
-        mut joined: (Role, FlightReader),
+        mut joined: (FillRole, FlightReader),
     ) -> Answer {
         for turn in 0..=TURNS_MAX {
             match self.try_landed(asked, wanted, bridge, joined).await {
@@ -538,10 +541,10 @@ impl Engine {
             }
             joined = match self.fills.join(wanted.clone(), stale.clone(), None) {
                 Ok(joined) => joined,
-                Err(NotJoined::Wrong { seconds }) => {
+                Err(JoinError::Wrong { seconds }) => {
                     return Bridge::or(bridge, asked, || answer::wrong(seconds));
                 }
-                Err(NotJoined::NoRoom | NotJoined::Ended) => break,
+                Err(JoinError::NoRoom | JoinError::Ended) => break,
             };
         }
         self.pass(asked, wanted, bridge).await
@@ -552,59 +555,64 @@ impl Engine {
     async fn try_landed(
         &self,
         asked: &Asked<'_>,
-        wanted: &Wanted,
+        wanted: &ObjectRequest,
         bridge: Option<&Bridge>,
-        (role, flight): (Role, FlightReader),
+        (role, flight): (FillRole, FlightReader),
     ) -> Result<Answer, Untaken> {
         let landed = match bridge {
-            None => flight.landed().await,
-            Some(bridge) => match flight.landed_within(bridge.wait).await {
+            None => flight.outcome().await,
+            Some(bridge) => match flight.outcome_within(bridge.wait).await {
                 Some(landed) => landed,
                 None => return Ok(bridge.answer(asked)),
             },
         };
         let came = match role {
-            Role::Lead => Outcome::Miss,
-            Role::Follow => Outcome::Collapsed,
+            FillRole::Lead => Outcome::Miss,
+            FillRole::Follow => Outcome::Collapsed,
         };
         let upstream_status = flight.upstream_status();
         let by = |outcome| deliver::How { outcome, upstream_status };
         Ok(match landed {
-            Landed::Streaming { meta, growing, must_be: _ } => {
+            FillOutcome::Streaming { meta, growing, must_be: _ } => {
                 deliver::streaming(asked, &self.cache, &meta, growing, &flight, came).await
             }
-            Landed::Whole { found, how } => {
-                let outcome = match how {
-                    How::Stored => came,
-                    How::NotStored => Outcome::Pass,
-                    How::Confirmed | How::ConfirmedForOne => Outcome::Revalidated,
-                    How::Bridged => Outcome::HitStale,
+            FillOutcome::Whole { found, provenance } => {
+                let outcome = match provenance {
+                    Provenance::Stored => came,
+                    Provenance::NotStored => Outcome::Pass,
+                    Provenance::Confirmed | Provenance::ConfirmedForOne => Outcome::Revalidated,
+                    Provenance::Bridged => Outcome::HitStale,
                 };
                 deliver::found(asked, &found, by(outcome))
             }
-            Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
-            Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
-            Landed::Passing => match flight.take_passing(wanted.asker) {
+            FillOutcome::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
+            FillOutcome::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
+            FillOutcome::Passing => match flight.take_passing(wanted.asker) {
                 Some(passing) => deliver::passing(asked, passing, (role, &flight)),
                 None if flight.is_too_late() => return Err(Untaken::Late),
                 None => return Err(Untaken::ByAnother),
             },
-            Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
+            FillOutcome::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
         })
     }
 
     /// The answer to a request that asks for itself, since the body is another reader's.
-    async fn pass(&self, asked: &Asked<'_>, wanted: &Wanted, bridge: Option<&Bridge>) -> Answer {
+    async fn pass(
+        &self,
+        asked: &Asked<'_>,
+        wanted: &ObjectRequest,
+        bridge: Option<&Bridge>,
+    ) -> Answer {
         let own = self.fills.pass(wanted).await;
-        match own.landed().await {
-            Landed::Passing => match own.take_passing(wanted.asker) {
-                Some(passing) => deliver::passing(asked, passing, (Role::Lead, &own)),
+        match own.outcome().await {
+            FillOutcome::Passing => match own.take_passing(wanted.asker) {
+                Some(passing) => deliver::passing(asked, passing, (FillRole::Lead, &own)),
                 None => answer::untaken(),
             },
-            Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),
-            Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()),
-            Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
-            Landed::Streaming { .. } | Landed::Head { .. } => {
+            FillOutcome::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),
+            FillOutcome::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()),
+            FillOutcome::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
+            FillOutcome::Streaming { .. } | FillOutcome::Head { .. } => {
                 answer::fault("a body that is not kept streams")
             }
         }
@@ -613,7 +621,7 @@ impl Engine {
 
 impl Bridge {
     /// What `stale` is to a request that came at `now`; none if it may not serve unconfirmed.
-    fn of(stale: &Found, wanted: &Wanted, now: Timestamp) -> Option<Self> {
+    fn of(stale: &Found, wanted: &ObjectRequest, now: Timestamp) -> Option<Self> {
         let wait = policy::freshness::revalidation_wait(&stale.meta(), now, &wanted.terms())?;
         Some(Self { stale: stale.clone(), wait })
     }

@@ -12,7 +12,10 @@
 use super::answer::{self, Answer};
 use super::deliver::{self, Asked};
 use super::{Engine, Routed};
-use crate::fill::{Came, Confirmed, FillError, NotJoined, PartHandle, Ranged, Wanted};
+use crate::fill::{
+    FillError, JoinError, ObjectRequest, PartConfirmation, PartHandle, RangeOutcome,
+    RangeProvenance,
+};
 use crate::nix::Class;
 use crate::object::Meta;
 use crate::outcome::Outcome;
@@ -48,7 +51,7 @@ impl Engine {
         &self,
         asked: &Asked<'_>,
         routed: &Routed,
-        wanted: &Wanted,
+        wanted: &ObjectRequest,
     ) -> Option<Answer> {
         if asked.method != ReadMethod::Get || is_small(wanted.class) {
             return None;
@@ -68,15 +71,15 @@ impl Engine {
         &self,
         asked: &Asked<'_>,
         routed: &Routed,
-        wanted: &Wanted,
+        wanted: &ObjectRequest,
         ranges: &ByteRanges,
     ) -> Tried {
         match self.fills.part(wanted, ranges).await {
-            Ranged::Known(handle) => self.part(asked, wanted, handle).await,
-            Ranged::Whole(role, flight) => {
+            RangeOutcome::Known(handle) => self.part(asked, wanted, handle).await,
+            RangeOutcome::Whole(role, flight) => {
                 self.landed(asked, wanted, (None, None), (role, flight)).await.into()
             }
-            Ranged::Again => {
+            RangeOutcome::Again => {
                 // What is stored by now may have come since the request was first looked at.
                 let asked = Asked { now: self.clock.now(), ..*asked };
                 match self.stored(&asked, routed).await {
@@ -85,15 +88,17 @@ impl Engine {
                     Err(None) => Tried::Again,
                 }
             }
-            Ranged::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()).into(),
-            Ranged::Failed(error) => answer::failed(&error).into(),
-            Ranged::NotJoined(NotJoined::Wrong { seconds }) => answer::wrong(seconds).into(),
-            Ranged::NotJoined(NotJoined::NoRoom | NotJoined::Ended) => answer::shed().into(),
+            RangeOutcome::Absent(meta) => {
+                deliver::absent(asked, &meta, Outcome::Absent.into()).into()
+            }
+            RangeOutcome::Failed(error) => answer::failed(&error).into(),
+            RangeOutcome::NotJoined(JoinError::Wrong { seconds }) => answer::wrong(seconds).into(),
+            RangeOutcome::NotJoined(JoinError::NoRoom | JoinError::Ended) => answer::shed().into(),
         }
     }
 
     /// The answer of what is here in part.
-    async fn part(&self, asked: &Asked<'_>, wanted: &Wanted, handle: PartHandle) -> Tried {
+    async fn part(&self, asked: &Asked<'_>, wanted: &ObjectRequest, handle: PartHandle) -> Tried {
         let (meta, length) = (handle.meta(), Some(handle.length()));
         let stored = || Cow::Borrowed(&meta.headers);
         let selection = policy::selection::select(asked.method, asked.headers, stored, length);
@@ -112,11 +117,15 @@ impl Engine {
             let wait = policy::freshness::revalidation_wait(&meta, asked.now, &wanted.terms());
             let wait = wait.filter(|_| is_here);
             match (handle.confirm(wait).await, wait) {
-                (Some(Confirmed::Same), _) => Outcome::Revalidated,
-                (Some(Confirmed::Other), _) => return Tried::Again,
+                (Some(PartConfirmation::Same), _) => Outcome::Revalidated,
+                (Some(PartConfirmation::Other), _) => return Tried::Again,
                 (Some(_), Some(_)) | (None, _) => Outcome::HitStale,
-                (Some(Confirmed::Failed(error)), None) => return answer::failed(&error).into(),
-                (Some(Confirmed::Trouble | Confirmed::Unsaid), None) => return Tried::AsWhole,
+                (Some(PartConfirmation::Failed(error)), None) => {
+                    return answer::failed(&error).into();
+                }
+                (Some(PartConfirmation::Trouble | PartConfirmation::Unsaid), None) => {
+                    return Tried::AsWhole;
+                }
             }
         };
         let meta = handle.meta();
@@ -146,11 +155,11 @@ impl Engine {
             Ok(reader) => reader,
             Err(error) => return unopened(&error),
         };
-        let outcome = match reader.came() {
-            Came::Here => hit,
-            Came::Began => Outcome::Miss,
-            Came::Joined => Outcome::Collapsed,
-            Came::Passed => Outcome::Pass,
+        let outcome = match reader.provenance() {
+            RangeProvenance::Here => hit,
+            RangeProvenance::Began => Outcome::Miss,
+            RangeProvenance::Joined => Outcome::Collapsed,
+            RangeProvenance::Passed => Outcome::Pass,
         };
         let how = deliver::How { outcome, upstream_status: &upstream_status };
         deliver::part(asked, meta, length, reader, how).into()
@@ -170,7 +179,7 @@ fn unopened(error: &Arc<FillError>) -> Tried {
         | FillError::Write(_)
         | FillError::Relayed(_)
         | FillError::Behind
-        | FillError::Lost => answer::failed(error).into(),
+        | FillError::NoResult => answer::failed(error).into(),
     }
 }
 

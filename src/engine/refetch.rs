@@ -5,7 +5,7 @@ use super::Engine;
 use super::generic::Place;
 use super::site::Site;
 use crate::cache::Hit;
-use crate::fill::{Asker, Sought, Wanted};
+use crate::fill::{Asker, ObjectRequest, PageRequest};
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
@@ -51,7 +51,7 @@ impl Engine {
         if site.key_space() != key.space() {
             return Refetched::Failed;
         }
-        let wanted = Wanted {
+        let wanted = ObjectRequest {
             upstream: Arc::clone(&site.upstream),
             key: key.clone(),
             path: key.path().into(),
@@ -76,7 +76,7 @@ impl Engine {
         let mut headers = HeaderMap::new();
         place.tell(&mut headers);
         headers.insert("cdn-loop", CdnLoop::default().extended(&self.instance));
-        let sought = Sought {
+        let sought = PageRequest {
             upstream: Arc::clone(&site.upstream),
             key: key.clone(),
             path: key.path().into(),

@@ -10,7 +10,10 @@
 use super::body::{Reading, Source};
 use super::{Engine, Routed};
 use crate::cache::{Found, Hit};
-use crate::fill::{Asker, FlightReader, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
+use crate::fill::{
+    Asker, FillEpoch, FillOutcome, FillRole, FlightReader, JoinError, ObjectRequest, PageRequest,
+    PassThroughBody,
+};
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
 use crate::store::{Stored, StoredBody};
@@ -33,7 +36,7 @@ pub(super) enum Lost {
     /// An object of a binary cache.
     Object(Routed),
     /// A response of a generic site, as it was asked for.
-    Page(Box<Sought>),
+    Page(Box<PageRequest>),
 }
 
 /// Why there is nothing to go on with.
@@ -99,16 +102,16 @@ impl Rescue {
         };
         let wanted = self.engine.wanted(routed, Asker::default());
         let (_, flight) = match self.join(&wanted, Some(mark)) {
-            Err(NotJoined::Ended) => match self.stored(offset).await? {
+            Err(JoinError::Ended) => match self.stored(offset).await? {
                 Some(source) => return Ok(source),
                 None => self.join(&wanted, None),
             },
             joined => joined,
         }
         .map_err(not_joined)?;
-        let landed = flight.landed().await;
+        let landed = flight.outcome().await;
         let passing = flight.take_passing(wanted.asker);
-        if passing.is_none() && matches!(landed, Landed::Passing) {
+        if passing.is_none() && matches!(landed, FillOutcome::Passing) {
             drop(flight);
             let own = self.engine.fills.pass(&wanted).await;
             return self.passing(own.take_passing(wanted.asker), offset);
@@ -120,17 +123,17 @@ impl Rescue {
     /// request of one's own.
     async fn find_page(
         &self,
-        sought: &Sought,
+        sought: &PageRequest,
         offset: u64,
-        mark: Mark,
+        mark: FillEpoch,
     ) -> Result<Source, NotRescued> {
         let (fills, now) = (&self.engine.fills, self.engine.clock.now());
         let (role, flight) = if sought.wishes.forbids_storing() {
             let alone = fills.seek_alone(sought.clone(), None, now);
-            (Role::Lead, alone.map_err(not_joined)?)
+            (FillRole::Lead, alone.map_err(not_joined)?)
         } else {
             match fills.seek_since(sought.clone(), None, now, Some(mark)) {
-                Err(NotJoined::Ended) => match self.stored(offset).await? {
+                Err(JoinError::Ended) => match self.stored(offset).await? {
                     Some(source) => return Ok(source),
                     None => fills.seek(sought.clone(), None, now),
                 },
@@ -138,14 +141,14 @@ impl Rescue {
             }
             .map_err(not_joined)?
         };
-        let (flight, landed) = match (role, flight.landed().await) {
-            (Role::Follow, Landed::Passing) => {
+        let (flight, landed) = match (role, flight.outcome().await) {
+            (FillRole::Follow, FillOutcome::Passing) => {
                 drop(flight);
                 let alone = fills.seek_alone(sought.clone(), None, now).map_err(not_joined)?;
-                let landed = alone.landed().await;
+                let landed = alone.outcome().await;
                 (alone, landed)
             }
-            (Role::Lead | Role::Follow, landed) => (flight, landed),
+            (FillRole::Lead | FillRole::Follow, landed) => (flight, landed),
         };
         let passing = flight.take_passing(sought.asker);
         self.landed((&flight, landed), passing, offset)
@@ -154,27 +157,27 @@ impl Rescue {
     /// What a flight brought, or the body that passes in its place, where it is the same object.
     fn landed(
         &self,
-        (flight, landed): (&FlightReader, Landed),
-        passing: Option<Passing>,
+        (flight, landed): (&FlightReader, FillOutcome),
+        passing: Option<PassThroughBody>,
         offset: u64,
     ) -> Result<Source, NotRescued> {
         match landed {
-            Landed::Streaming { meta, growing, must_be } => {
+            FillOutcome::Streaming { meta, growing, must_be } => {
                 self.expect_same(&meta, growing.length(), must_be)?;
                 Ok(Source::Growing(flight.follow(growing, offset), offset))
             }
-            Landed::Whole { found, .. } => self.source(&found, offset),
-            Landed::Passing => self.passing(passing, offset),
-            Landed::Absent(_) | Landed::Head { .. } => self.passing(None, offset),
-            Landed::Failed(error) => Err(NotRescued::Failed(error.to_string())),
+            FillOutcome::Whole { found, .. } => self.source(&found, offset),
+            FillOutcome::Passing => self.passing(passing, offset),
+            FillOutcome::Absent(_) | FillOutcome::Head { .. } => self.passing(None, offset),
+            FillOutcome::Failed(error) => Err(NotRescued::Failed(error.to_string())),
         }
     }
 
     fn join(
         &self,
-        wanted: &Wanted,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
+        wanted: &ObjectRequest,
+        looked: Option<FillEpoch>,
+    ) -> Result<(FillRole, FlightReader), JoinError> {
         self.engine.fills.join(wanted.clone(), None, looked)
     }
 
@@ -204,7 +207,7 @@ impl Rescue {
         Ok(Source::Bytes(bytes.slice(offset..)))
     }
 
-    fn passing(&self, passing: Option<Passing>, offset: u64) -> Result<Source, NotRescued> {
+    fn passing(&self, passing: Option<PassThroughBody>, offset: u64) -> Result<Source, NotRescued> {
         let passing = passing.ok_or_else(|| NotRescued::Failed("no origin has it".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
         Ok(Source::Passing(Box::new(passing), offset))
@@ -227,7 +230,7 @@ impl Rescue {
     }
 }
 
-fn not_joined(error: NotJoined) -> NotRescued {
+fn not_joined(error: JoinError) -> NotRescued {
     NotRescued::Failed(error.to_string())
 }
 

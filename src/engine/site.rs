@@ -1,7 +1,7 @@
 //! The sites of the config as requests find them: by host name, else the default one. Made at
 //! start and at each reload, then only read.
 
-use crate::fill::Upstream;
+use crate::fill::SiteOrigins;
 use crate::filter::Filter;
 use crate::metrics::{Metrics, Shard};
 use crate::nix::Class;
@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug)]
 pub struct Site {
     /// Where its objects come from, and its settings.
-    pub upstream: Arc<Upstream>,
+    pub upstream: Arc<SiteOrigins>,
     /// What its bucket cannot have, where the site knows that.
     pub filter: Option<Arc<Filter>>,
     name: Arc<str>,
@@ -67,7 +67,7 @@ pub(super) struct Counters {
 impl Site {
     /// A site without requests yet.
     pub fn new(
-        upstream: Arc<Upstream>,
+        upstream: Arc<SiteOrigins>,
         filter: Option<Arc<Filter>>,
         ports: Ports,
         metrics: Metrics,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::client::Trusts;
 use crate::config::{self, Sources};
-use crate::fill::Trusted;
+use crate::fill::SiteKeys;
 use crate::memory::Memory;
 use crate::origin::Origins;
 use crate::store::Disks;
@@ -36,8 +36,8 @@ async fn engine(folder: &FilePath) -> Arc<Engine> {
     let limits = config.server.limits.clone();
     let (site, trusts) = (config.sites.remove(0), &mut Trusts::default());
     let origins = Origins::new(&site, clock.clone(), metrics.clone(), tasks.clone(), trusts);
-    let trusted = Trusted::of(&site).unwrap();
-    let upstream = crate::fill::Upstream { site, origins: origins.unwrap(), trusted };
+    let trusted = SiteKeys::of(&site).unwrap();
+    let upstream = crate::fill::SiteOrigins { site, origins: origins.unwrap(), trusted };
     let site = Site::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
     let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();
     let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks, &limits);
@@ -72,7 +72,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let routed = Routed { site, passed, target, method, upstream: Upstream::MayBeAsked };
     let wanted = engine.wanted(&routed, Asker::at(peer.ip()));
     let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
-    assert!(matches!(flight.landed().await, Landed::Passing));
+    assert!(matches!(flight.outcome().await, FillOutcome::Passing));
     let mut passing = flight.take_passing(wanted.asker).unwrap();
     while !flight.is_too_late() {
         passing.chunk(MIB).await.unwrap().unwrap();
@@ -84,7 +84,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let (headers, now) = (HeaderMap::new(), engine.clock.now());
     let (connection, routed) = (&connection, &routed);
     let asked = Asked { method, headers: &headers, connection, engine: &engine, routed, now };
-    let answer = engine.landed(&asked, &wanted, (None, None), (Role::Follow, flight)).await;
+    let answer = engine.landed(&asked, &wanted, (None, None), (FillRole::Follow, flight)).await;
     while let Ok(Some(_)) = passing.chunk(MIB).await {}
     let idle = async {
         while engine.metrics.fills_running.get() > 0 {

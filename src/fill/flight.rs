@@ -1,13 +1,17 @@
 //! A flight: the one fetch of a key under way, and what its readers are told. Made by the first
-//! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so
-//! no reader holds up another and none can cancel it. What has no reader may be ended: see `room`.
+//! reader, gone with the last; the leader's task writes it, readers wait on a watch channel, so no
+//! reader holds up another and none can cancel it. What has no reader may be ended: see `places`.
 
-use super::passing::Passing;
-use super::readers::{Reader, Readers};
-use super::relay::Entrance;
-use super::{Admitted, Asker, FillError};
+use super::checked_body::CheckedBody;
+use super::error::FillError;
+use super::object_request::AdmittedHead;
+use super::pass_through::PassThroughBody;
+use super::readers::{FillReader, FillReaders};
+use super::relay::{Relay, RelayEntrance, WindowExtent};
+use super::site_origins::Demand;
 use crate::cache::{Found, Ticket};
 use crate::object::{Meta, Sha256};
+use crate::origin::Asker;
 use crate::store::{Broken, Follower, Growing};
 use crate::sync::{Mutex, watch};
 use bytes::Bytes;
@@ -18,16 +22,16 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// What a fill came to, as far as a reader needs to know.
+/// The outcome of a fill, as far as a reader needs to know it.
 #[derive(Debug, Clone)]
-pub enum Landed {
+pub enum FillOutcome {
     /// The object is arriving: read along.
     Streaming {
         /// Its head.
         meta: Arc<Meta>,
         /// Its growing body.
         growing: Growing,
-        /// The one SHA-256 that it must turn out to have, where that is known.
+        /// The one SHA-256 that it must turn out to have, if that is known.
         must_be: Option<Sha256>,
     },
     /// The object is whole and verified.
@@ -35,18 +39,18 @@ pub enum Landed {
         /// The object.
         found: Found,
         /// How it came about.
-        how: How,
+        provenance: Provenance,
     },
-    /// Its head, where only that was asked for.
+    /// Its head, if only that was asked for.
     Head {
         /// What the origin said of it.
-        admitted: Arc<Admitted>,
-        /// Bytes of its body, where that was said.
+        admitted: Arc<AdmittedHead>,
+        /// Bytes of its body, if the origin told.
         length: Option<u64>,
     },
     /// Every origin said that there is no such object.
     Absent(Arc<Meta>),
-    /// The object cannot be kept; its body is to be had with [`Flight::take_passing`].
+    /// The object cannot be stored; [`Flight::take_passing`] gives its body.
     Passing,
     /// No usable answer.
     Failed(Arc<FillError>),
@@ -54,7 +58,7 @@ pub enum Landed {
 
 /// How a whole object came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum Provenance {
     /// Fetched and kept.
     Stored,
     /// Fetched, verified, and not kept: the response forbids it, or it was purged meanwhile.
@@ -71,11 +75,11 @@ pub enum How {
 #[derive(Debug)]
 pub struct Flight {
     pub(super) ticket: Ticket,
-    pub(super) readers: Readers,
+    pub(super) readers: FillReaders,
     begun: Instant,
-    landed: watch::Sender<Option<Landed>>,
-    passing: Mutex<Option<Passing>>,
-    relay: OnceLock<Entrance>,
+    outcome: watch::Sender<Option<FillOutcome>>,
+    passing: Mutex<Option<PassThroughBody>>,
+    relay: OnceLock<RelayEntrance>,
     over: CancellationToken,
     upstream_status: OnceLock<Vec<HeaderValue>>,
     /// For the reader alone that caused the fetch.
@@ -86,9 +90,9 @@ impl Flight {
     pub(super) fn new(ticket: Ticket) -> Self {
         Self {
             ticket,
-            readers: Readers::default(),
+            readers: FillReaders::default(),
             begun: Instant::now(),
-            landed: watch::Sender::new(None),
+            outcome: watch::Sender::new(None),
             passing: Mutex::new(None),
             relay: OnceLock::new(),
             over: CancellationToken::new(),
@@ -97,26 +101,27 @@ impl Flight {
         }
     }
 
-    /// Waits until there is something to tell. Bounded by the deadlines of the origins.
-    pub async fn landed(&self) -> Landed {
-        let mut receiver = self.landed.subscribe();
+    /// Waits for the outcome. Bounded by the deadlines of the origins.
+    pub async fn outcome(&self) -> FillOutcome {
+        let mut receiver = self.outcome.subscribe();
         match receiver.wait_for(Option::is_some).await {
-            Ok(landed) => landed.clone().unwrap_or_else(lost),
+            Ok(outcome) => outcome.clone().unwrap_or_else(lost),
             Err(_) => lost(),
         }
     }
 
-    /// As [`Flight::landed`], but `None` if nothing is to tell `wait` after the flight began. So a
-    /// request that joins a flight whose origin has been silent for longer does not wait.
-    pub async fn landed_within(&self, wait: Duration) -> Option<Landed> {
-        timeout_at(self.begun + wait, self.landed()).await.ok()
+    /// As [`Flight::outcome`], but `None` if there is nothing to tell `wait` after the flight
+    /// began. So a request does not wait if it joins a flight with an origin that was silent for
+    /// longer.
+    pub async fn outcome_within(&self, wait: Duration) -> Option<FillOutcome> {
+        timeout_at(self.begun + wait, self.outcome()).await.ok()
     }
 
     /// The body that cannot be kept, for a reader of this client: for each that comes in time if it
     /// may be shared, else for the one that comes first.
-    pub fn take_passing(&self, asker: Asker) -> Option<Passing> {
+    pub fn take_passing(&self, asker: Asker) -> Option<PassThroughBody> {
         match self.relay.get() {
-            Some(entrance) => entrance.join(&self.readers, asker),
+            Some(entrance) => entrance.join(&self.readers, asker).map(PassThroughBody::relayed),
             None => self.passing.lock().take(),
         }
     }
@@ -134,7 +139,7 @@ impl Flight {
     /// Of a body that cannot be kept, and that readers share: its length, if that is known, and
     /// how many bytes have come.
     pub(super) fn shared_progress(&self) -> Option<(Option<u64>, u64)> {
-        self.relay.get().map(Entrance::progress)
+        self.relay.get().map(RelayEntrance::progress)
     }
 
     /// The fields of the answer that are not shared, for the one reader that caused the fetch.
@@ -164,41 +169,58 @@ impl Flight {
     /// left its disk, or the first byte of what is not kept is gone.
     pub(super) fn join(self: &Arc<Self>) -> Option<FlightReader> {
         let is_memory_only = matches!(
-            &*self.landed.borrow(),
-            Some(Landed::Streaming { growing, .. }) if growing.is_memory_only()
+            &*self.outcome.borrow(),
+            Some(FillOutcome::Streaming { growing, .. }) if growing.is_memory_only()
         );
         let is_gone = is_memory_only || self.is_too_late();
         let reader = self.readers.enter().filter(|_| !is_gone)?;
         Some(FlightReader { flight: Arc::clone(self), reader })
     }
 
-    pub(super) fn land(&self, landed: Landed) {
-        self.landed.send_replace(Some(landed));
+    pub(super) fn announce(&self, outcome: FillOutcome) {
+        self.outcome.send_replace(Some(outcome));
     }
 
-    pub(super) fn land_passing(&self, passing: Passing) {
+    pub(super) fn announce_pass_through(&self, passing: PassThroughBody) {
         *self.passing.lock() = Some(passing);
-        self.land(Landed::Passing);
+        self.announce(FillOutcome::Passing);
     }
 
-    /// The object cannot be kept, and readers share its body.
-    pub(super) fn land_relay(&self, entrance: Entrance) {
+    /// Has its readers share `body`, of which nothing was read, to its end; the result for the
+    /// metrics. It passes to one reader if there is no memory for what is `kept` of it.
+    pub(super) async fn share(
+        &self,
+        body: Box<CheckedBody>,
+        demand: Demand,
+        kept: WindowExtent,
+    ) -> &'static str {
+        let Some(relay) = Relay::new(&body, demand, kept) else {
+            self.announce_pass_through(PassThroughBody::checked(body));
+            return "passed";
+        };
+        let entrance = RelayEntrance::new(&relay);
         self.relay.get_or_init(|| entrance);
         self.readers.give_place_back();
-        self.land(Landed::Passing);
+        self.announce(FillOutcome::Passing);
+        match relay.run(body, &self.readers).await {
+            Ok(()) => "passed",
+            // That is logged with all that is known of it.
+            Err(error) if error.rejected().is_some() => "rejected",
+            Err(error) => error.log(&relay.meta().key),
+        }
     }
 
-    /// Takes back what was said, so that readers wait for the next try.
-    pub(super) fn silence(&self) {
-        self.landed.send_replace(None);
+    /// Takes the outcome back, so that readers wait for the next try.
+    pub(super) fn retract(&self) {
+        self.outcome.send_replace(None);
     }
 
-    /// The leader is done: where it said nothing, the fill is lost.
+    /// The leader is done: if it told nothing, the fill has no result.
     pub(super) fn end(&self) {
-        self.landed.send_if_modified(|landed| {
-            let is_silent = landed.is_none();
+        self.outcome.send_if_modified(|outcome| {
+            let is_silent = outcome.is_none();
             if is_silent {
-                *landed = Some(lost());
+                *outcome = Some(lost());
             }
             is_silent
         });
@@ -208,9 +230,9 @@ impl Flight {
 
 /// Ends a flight when it is dropped, although what leads it panics.
 #[derive(Debug)]
-pub(super) struct Ending(pub(super) Arc<Flight>);
+pub(super) struct EndOnDrop(pub(super) Arc<Flight>);
 
-impl Drop for Ending {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -221,14 +243,14 @@ impl Drop for Ending {
 #[derive(Debug, Clone)]
 pub struct FlightReader {
     pub(super) flight: Arc<Flight>,
-    reader: Reader,
+    reader: FillReader,
 }
 
 impl FlightReader {
     /// The first reader of a new flight.
     pub(super) fn first(ticket: Ticket) -> Self {
         let flight = Flight::new(ticket);
-        let reader = Reader::first(&flight.readers);
+        let reader = FillReader::first(&flight.readers);
         Self { flight: Arc::new(flight), reader }
     }
 
@@ -250,7 +272,7 @@ impl Deref for FlightReader {
 #[derive(Debug)]
 pub struct GrowingReader {
     follower: Follower,
-    _reader: Reader,
+    _reader: FillReader,
 }
 
 impl GrowingReader {
@@ -265,8 +287,8 @@ impl GrowingReader {
     }
 }
 
-fn lost() -> Landed {
-    Landed::Failed(Arc::new(FillError::Lost))
+fn lost() -> FillOutcome {
+    FillOutcome::Failed(Arc::new(FillError::NoResult))
 }
 
 #[cfg(test)]
@@ -279,13 +301,13 @@ mod tests {
     #[tokio::test]
     async fn a_leader_that_panics_leaves_no_reader_waiting() {
         let reader = FlightReader::first(Fence::default().ticket(0));
-        let ending = Ending(Arc::clone(&reader.flight));
+        let ending = EndOnDrop(Arc::clone(&reader.flight));
         let leading = Tasks::new().spawn("fill", async move {
             let _ending = ending;
             panic!("on purpose");
         });
         leading.await.unwrap();
-        assert!(matches!(reader.landed().await, Landed::Failed(_)));
+        assert!(matches!(reader.outcome().await, FillOutcome::Failed(_)));
         reader.flight.over.cancelled().await;
     }
 
@@ -293,11 +315,11 @@ mod tests {
     async fn the_wait_for_a_flight_counts_from_its_beginning() {
         let flight = Flight::new(Fence::default().ticket(0));
         let (begun, wait) = (Instant::now(), Duration::from_secs(1));
-        assert!(flight.landed_within(wait).await.is_none());
+        assert!(flight.outcome_within(wait).await.is_none());
         assert_eq!(begun.elapsed(), wait);
-        assert!(flight.landed_within(wait).await.is_none());
+        assert!(flight.outcome_within(wait).await.is_none());
         assert_eq!(begun.elapsed(), wait);
-        flight.land(lost());
-        assert!(flight.landed_within(wait).await.is_some());
+        flight.announce(lost());
+        assert!(flight.outcome_within(wait).await.is_some());
     }
 }

@@ -1,61 +1,49 @@
-//! The head of an object alone: one request for each object at a time, whose answer every asker
-//! gets. An absence is remembered as that of a fill is; nothing else is kept. Called by `engine`,
-//! and where a range needs a length first.
+//! The head of an object alone: one request for each object at a time, and every client that waits
+//! gets its answer. An absence is remembered as that of a fill is; nothing else is stored. Called
+//! through `Fills`, and for ranges that need the object's length first.
 
-use super::flight::{FlightReader, Landed};
-use super::trusted::sourced;
-use super::{FillError, Fills, Landing, Mark, NotJoined, Role, Wanted};
+use super::error::{FillError, JoinError};
+use super::flight::{FillOutcome, FlightReader};
+use super::object_request::ObjectRequest;
+use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
 use crate::origin::{Answer, FetchError, Method};
 use crate::policy::response::Times;
 use std::sync::Arc;
 
-impl Fills {
-    /// The flight that tells the head of `wanted`: a fill of it that is under way, else a request
-    /// for its head, joined or begun. `looked` is as for [`Fills::join`].
-    pub fn head(
-        &self,
-        wanted: Wanted,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
-        match self.whole_under_way(&wanted.key) {
-            Some(flight) => Ok((Role::Follow, flight)),
-            None => self.head_alone(wanted, looked),
-        }
-    }
-
-    /// As [`Fills::head`], whatever fill is under way: it lands as a head, an absence or a failure.
-    pub(super) fn head_alone(
-        &self,
-        wanted: Wanted,
-        looked: Option<Mark>,
-    ) -> Result<(Role, FlightReader), NotJoined> {
-        let key = wanted.key.clone();
-        let (asked, since, advised) = ((&key, None), (looked, None), || Ok(()));
-        self.begin_or_join(asked, since, advised, |(), landing| async move {
-            let landed = ask(&landing, &wanted).await.unwrap_or_else(|error| {
-                error.log(&wanted.key);
-                Landed::Failed(Arc::new(error))
-            });
-            landing.flight.land(landed);
-        })
-    }
+/// Joins or begins the request for the head of an object, whatever fill is under way: it lands as
+/// a head, an absence or a failure. `looked` is as for `Fills::join`.
+pub(super) fn join(
+    registry: &Arc<Registry>,
+    request: ObjectRequest,
+    looked: Option<FillEpoch>,
+) -> Result<(FillRole, FlightReader), JoinError> {
+    let key = request.key.clone();
+    let wish = JoinRequest { key: &key, demand: None, looked, ticket: None };
+    let lead = |(), landing: LeadGuard| async move {
+        let outcome = ask(&landing, &request).await.unwrap_or_else(|error| {
+            error.log(&request.key);
+            FillOutcome::Failed(Arc::new(error))
+        });
+        landing.flight.announce(outcome);
+    };
+    registry.join_or_begin(wish, || Ok(()), lead)
 }
 
-async fn ask(landing: &Landing, wanted: &Wanted) -> Result<Landed, FillError> {
-    let Landing { shared, flight, .. } = landing;
-    let ask = sourced(&shared.cache, wanted, wanted.ask(Method::Head)).await;
-    match wanted.upstream.origins.fetch(&ask).await? {
+async fn ask(landing: &LeadGuard, request: &ObjectRequest) -> Result<FillOutcome, FillError> {
+    let resources = landing.resources();
+    let ask = request.sourced(&resources.cache, request.ask(Method::Head)).await;
+    match request.upstream.origins.fetch(&ask).await? {
         Answer::Found(response) => {
-            let admitted = Arc::new(wanted.admit(&response)?);
-            Ok(Landed::Head { admitted, length: response.content_length })
+            let admitted = Arc::new(request.admit(&response)?);
+            Ok(FillOutcome::Head { admitted, length: response.content_length })
         }
         Answer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
-            let (meta, keep) = wanted.absence(&headers, origin, times);
-            Ok(Landed::Absent(shared.absent(flight.ticket, meta, keep).await))
+            let (meta, keep) = request.absence(&headers, origin, times);
+            Ok(FillOutcome::Absent(resources.absent(landing.flight.ticket, meta, keep).await))
         }
         Answer::NotModified { origin, .. } => {
-            Err(unasked(wanted.upstream.origins.name(origin), "304"))
+            Err(unasked(request.upstream.origins.name(origin), "304"))
         }
         Answer::Changed => Err(unasked("one of several".into(), "412 or 416")),
     }

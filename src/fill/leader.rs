@@ -2,15 +2,19 @@
 //! response and its pending object, so that its end, however it comes, leaves no trace of what
 //! was not published. Locks nothing across an await.
 
-use super::flight::{Flight, How, Landed};
-use super::passing::{Checked, Passing};
-use super::pieces::{Begin, Pieces, Ranges};
-use super::relay::Kept;
-use super::steady::{self, Question, Source, Steady};
-use super::trail::Trail;
-use super::trusted::sourced;
-use super::verify::{self, Expected};
-use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted, relay};
+use super::body_origins::BodyOrigins;
+use super::checked_body::CheckedBody;
+use super::error::{FillError, JoinError, Rejection};
+use super::flight::{FillOutcome, Flight, FlightReader, Provenance};
+use super::object_request::{AdmittedHead, Keep, ObjectRequest};
+use super::parallel::{ParallelBody, ParallelStart, RangeSupport};
+use super::pass_through::PassThroughBody;
+use super::proof::{self, Advice, ExpectedBody, TRIES_MAX, better_lifetime};
+use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
+use super::relay::WindowExtent;
+use super::request::FillStart;
+use super::resources::Resources;
+use super::resumable_body::{self, BodyRequest, BodySource, ResumableBody};
 use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
@@ -26,109 +30,129 @@ use std::sync::Arc;
 /// The longest body that is checked whole in memory, in bytes.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
-/// Tries of one fill: the first, and one refetch of a body that was not what was promised.
-pub(super) const TRIES_MAX: u32 = 2;
-
-struct Fill<'a> {
-    shared: &'a Arc<Shared>,
+struct ObjectFill<'a> {
+    resources: &'a Arc<Resources>,
     flight: &'a Flight,
-    wanted: &'a Wanted,
+    request: &'a ObjectRequest,
     keep: Keep,
 }
 
+/// Joins the fill of `request`, or begins one, with what is here before: see `Fills::join`.
+pub(super) fn join(
+    registry: &Arc<Registry>,
+    request: ObjectRequest,
+    looked: Option<FillEpoch>,
+    before: FillStart,
+) -> Result<(FillRole, FlightReader), JoinError> {
+    let (key, resources) = (request.key.clone(), &registry.resources);
+    let advised = || match resources.rejected_bodies.advice(&key, &resources.cache) {
+        Advice::Ask { avoid } => Ok(avoid),
+        Advice::Refuse { seconds } => {
+            resources.metrics.fills_spared.inc();
+            Err(JoinError::Wrong { seconds })
+        }
+    };
+    let (demand, ticket) = (Some(request.demand()), before.ticket());
+    let wish = JoinRequest { key: &key, demand, looked, ticket };
+    registry.join_or_begin(wish, advised, |avoid, landing| async move {
+        lead(&landing, request, before, avoid).await;
+    })
+}
+
 /// Runs the fill of `landing` to its end; the origins in `avoid` are asked last.
-pub(super) async fn lead(landing: &Landing, wanted: Wanted, before: Before, avoid: Vec<usize>) {
-    let fill = Fill {
-        shared: &landing.shared,
+async fn lead(landing: &LeadGuard, request: ObjectRequest, before: FillStart, avoid: Vec<usize>) {
+    let fill = ObjectFill {
+        resources: landing.resources(),
         flight: &landing.flight,
-        wanted: &wanted,
+        request: &request,
         keep: Keep::IfVerified,
     };
     fill.run(before, avoid).await;
 }
 
-/// Fetches for one reader alone; the result is told to `flight`, which nobody else knows.
-pub(super) async fn pass(
-    shared: &Arc<Shared>,
-    flight: &Flight,
-    wanted: &Wanted,
-    avoid: Vec<usize>,
-) {
-    let fill = Fill { shared, flight, wanted, keep: Keep::Never };
-    fill.run(Before::Stale(None), avoid).await;
+/// Fetches for one reader alone, keeping nothing; the outcome is told by a flight that no other
+/// request joins.
+pub(super) async fn pass(resources: &Arc<Resources>, request: &ObjectRequest) -> Flight {
+    let flight = Flight::new(resources.cache.ticket());
+    let avoid = resources.avoided(&request.key);
+    let fill = ObjectFill { resources, flight: &flight, request, keep: Keep::Never };
+    Box::pin(fill.run(FillStart::Stale(None), avoid)).await;
+    flight
 }
 
-impl Fill<'_> {
-    async fn run(&self, before: Before, avoid: Vec<usize>) {
-        let class = self.wanted.class;
+impl ObjectFill<'_> {
+    async fn run(&self, before: FillStart, avoid: Vec<usize>) {
+        let class = self.request.class;
         let result = self.try_and_retry(before, avoid).await.unwrap_or_else(|error| {
             let result = if error.rejected().is_some() {
                 // That is logged with all that is known of it.
                 "rejected"
             } else {
-                error.log(&self.wanted.key)
+                error.log(&self.request.key)
             };
-            self.flight.land(Landed::Failed(Arc::new(error)));
+            self.flight.announce(FillOutcome::Failed(Arc::new(error)));
             result
         });
-        self.shared.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
+        self.resources.metrics.fills.with_label_values(&[class.as_str(), result]).inc();
     }
 
-    /// Fetches, and once more where the body was not what was promised: from another origin, if
-    /// there is one. A body that was asked for in vain after it broke off is not fetched again.
+    /// Fetches, and once more if the body was not what was promised: from another origin, if there
+    /// is one. A body that broke off and that no origin continued is not fetched again.
     async fn try_and_retry(
         &self,
-        before: Before,
+        before: FillStart,
         mut avoid: Vec<usize>,
     ) -> Result<&'static str, FillError> {
-        let key = &self.wanted.key;
+        let key = &self.request.key;
         let (mut stale, mut given) = match before {
-            Before::Stale(stale) => (self.shared.cache.unpurged(stale), None),
-            Before::Given(given, _) => (None, Some(*given)),
+            FillStart::Stale(stale) => (self.resources.cache.unpurged(stale), None),
+            FillStart::Given(given, _) => (None, Some(*given)),
         };
-        let basis = self.shared.wrong.basis(self.flight.ticket, key, &self.shared.cache);
-        let (mut tries, mut wrong, mut sources) = (0, 0, Vec::new());
+        let basis =
+            self.resources.rejected_bodies.basis(self.flight.ticket, key, &self.resources.cache);
+        let (mut tries, mut rejected, mut sources) = (0, 0, Vec::new());
         loop {
             tries += 1;
-            let trail = Trail::default();
-            let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
+            let body_origins = BodyOrigins::default();
+            let ask =
+                self.request.sourced(&self.resources.cache, self.request.ask(Method::Get)).await;
             let ask = Ask { avoid: avoid.clone(), ..ask };
             let answered = match given.take() {
-                Some(response) => self.found(ask, response, &trail).await,
-                None => self.try_once(stale.take(), ask, &trail).await,
+                Some(response) => self.found(ask, response, &body_origins).await,
+                None => self.try_once(stale.take(), ask, &body_origins).await,
             };
             let error = match answered {
                 Ok(result) => {
                     if matches!(result, "stored" | "not_stored" | "confirmed") {
-                        self.shared.wrong.right(key, &trail.positions());
+                        self.resources.rejected_bodies.right(key, &body_origins.positions());
                     }
                     return Ok(result);
                 }
                 Err(error) => error,
             };
             if let Some((origin, rejection)) = error.rejected() {
-                trail.reject(&self.shared.metrics, key, origin, rejection);
+                body_origins.reject(&self.resources.metrics, key, origin, rejection);
                 if rejection.is_lasting() {
-                    wrong += 1;
-                    sources.extend(trail.positions());
+                    rejected += 1;
+                    sources.extend(body_origins.positions());
                 }
             }
             let may_retry = matches!(error, FillError::Rejected { .. } | FillError::Body(_));
             if tries >= self.tries_max() || !may_retry {
-                self.shared.note_wrong(key, basis, sources, wrong);
+                self.resources.note_rejected(key, basis, sources, rejected);
                 return Err(error);
             }
-            tracing::info!(site = key.site(), path = key.path(), "fetching once more");
-            avoid.extend(trail.positions());
-            self.flight.silence();
+            tracing::info!(site = key.site(), path = key.path(), "refetching after a failed body");
+            avoid.extend(body_origins.positions());
+            self.flight.retract();
         }
     }
 
-    /// What is checked whole may be asked of each origin in turn: one whose narinfo fails the
-    /// check has failed, and the next is asked. A large body is not downloaded so often.
+    /// A body that is checked whole may be asked of each origin in turn: if the narinfo of one
+    /// fails the check, the next is asked. A large body is not downloaded so often.
     fn tries_max(&self) -> u32 {
-        let origins = u32::try_from(self.wanted.upstream.origins.len()).unwrap_or(u32::MAX);
-        let is_small = verify::is_checked_whole(self.wanted.class);
+        let origins = u32::try_from(self.request.upstream.origins.len()).unwrap_or(u32::MAX);
+        let is_small = proof::is_checked_whole(self.request.class);
         if is_small { TRIES_MAX.max(origins) } else { TRIES_MAX }
     }
 
@@ -136,7 +160,7 @@ impl Fill<'_> {
         &self,
         stale: Option<Found>,
         mut ask: Ask,
-        trail: &Trail,
+        body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
         if let Some(conditions) =
             stale.as_ref().and_then(|stale| policy::revalidation::conditions(&stale.meta()))
@@ -146,14 +170,14 @@ impl Fill<'_> {
         }
         let answer = self.fetch(&ask).await?;
         match (answer, stale) {
-            (Answer::Found(response), _) => self.found(ask, response, trail).await,
+            (Answer::Found(response), _) => self.found(ask, response, body_origins).await,
             (Answer::Absent { headers, origin, request_time, response_time }, _) => {
                 let times = Times { request: request_time, response: response_time };
                 Ok(self.absent(&headers, origin, times).await)
             }
             (Answer::NotModified { headers, origin, request_time, response_time }, Some(stale)) => {
                 let times = Times { request: request_time, response: response_time };
-                self.confirmed(stale, &headers, (origin, times), trail).await
+                self.confirmed(stale, &headers, (origin, times), body_origins).await
             }
             (Answer::NotModified { origin, .. }, None) => {
                 Err(self.protocol(origin, "304 to a request without conditions"))
@@ -165,7 +189,7 @@ impl Fill<'_> {
     }
 
     async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FillError> {
-        let fetching = self.wanted.upstream.origins.fetch(ask);
+        let fetching = self.request.upstream.origins.fetch(ask);
         Ok(self.flight.readers.while_open(fetching).await??)
     }
 
@@ -174,15 +198,16 @@ impl Fill<'_> {
         stale: Found,
         headers: &HeaderMap,
         (origin, times): (usize, Times),
-        trail: &Trail,
+        body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
-        let terms = self.wanted.terms();
+        let terms = self.request.terms();
         let merged = policy::revalidation::merge(&stale.meta(), headers, times, &terms);
         let Some(meta) = merged else {
             // The 304 speaks of another object than the stored one: ask without conditions.
-            let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
+            let ask =
+                self.request.sourced(&self.resources.cache, self.request.ask(Method::Get)).await;
             return match self.fetch(&ask).await? {
-                Answer::Found(response) => self.found(ask, response, trail).await,
+                Answer::Found(response) => self.found(ask, response, body_origins).await,
                 Answer::Absent { headers, origin, request_time, response_time } => {
                     let times = Times { request: request_time, response: response_time };
                     Ok(self.absent(&headers, origin, times).await)
@@ -192,16 +217,16 @@ impl Fill<'_> {
                 }
             };
         };
-        let found = self.shared.cache.touch(self.flight.ticket, stale, meta).await;
-        self.flight.land(Landed::Whole { found, how: How::Confirmed });
+        let found = self.resources.cache.touch(self.flight.ticket, stale, meta).await;
+        self.flight.announce(FillOutcome::Whole { found, provenance: Provenance::Confirmed });
         Ok("confirmed")
     }
 
     async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) -> &'static str {
-        let (meta, keep) = self.wanted.absence(headers, origin, times);
+        let (meta, keep) = self.request.absence(headers, origin, times);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
-        let meta = self.shared.absent(self.flight.ticket, meta, keep).await;
-        self.flight.land(Landed::Absent(meta));
+        let meta = self.resources.absent(self.flight.ticket, meta, keep).await;
+        self.flight.announce(FillOutcome::Absent(meta));
         "absent"
     }
 
@@ -209,24 +234,24 @@ impl Fill<'_> {
         &self,
         ask: Ask,
         mut response: Response,
-        trail: &Trail,
+        body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
-        let wanted = self.wanted;
-        trail.add(response.origin, &response.origin_name);
-        let Admitted { meta, keep, coding, upstream_status } = wanted.admit(&response)?;
+        let request = self.request;
+        body_origins.add(response.origin, &response.origin_name);
+        let AdmittedHead { meta, keep, coding, upstream_status } = request.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
         let expected = match coding {
             Coding::Identity => {
-                let claim = self.shared.cache.claim_of_nar(&wanted.key, wanted.class).await;
-                Expected::as_known(&wanted.path, claim)
+                let claim = self.resources.cache.claim_of_nar(&request.key, request.class).await;
+                ExpectedBody::as_known(&request.path, claim)
             }
             Coding::Encoded if ask.prefer.is_some_and(|source| source != response.origin) => {
-                // What nothing proves comes from where its narinfo came from, or not at all.
+                // A body without proof comes from the origin of its narinfo, or not at all.
                 let detail = "it comes under a Content-Encoding, and not from its narinfo's origin";
                 return Err(rejected(&meta, Rejection::Head { detail: detail.to_owned() }));
             }
-            Coding::Encoded => Expected::default(),
+            Coding::Encoded => ExpectedBody::default(),
         };
         if let Some(length) = response.content_length {
             expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
@@ -235,47 +260,42 @@ impl Fill<'_> {
         // readers a length and ranges, and tells whether the disk has room.
         response.content_length = response.content_length.or_else(|| expected.length());
         let is_small = response.content_length.is_some_and(|length| length < SMALL_BYTES_MAX);
-        let checked = if expected.file_hash.is_some() {
-            steady::Checked::ByHash
-        } else {
-            steady::Checked::ByLength
+        let checked = resumable_body::BodyCheck::of(&expected);
+        let source = BodySource {
+            upstream: Arc::clone(&request.upstream),
+            metrics: self.resources.metrics.clone(),
+            key: request.key.clone(),
+            request: BodyRequest::Object(ask),
+            body_origins: body_origins.clone(),
         };
-        let source = Source {
-            upstream: Arc::clone(&wanted.upstream),
-            metrics: self.shared.metrics.clone(),
-            key: wanted.key.clone(),
-            question: Question::Object(ask),
-            trail: trail.clone(),
-        };
-        let url = wanted.upstream.site.origins.get(response.origin).map(|origin| &origin.url);
+        let url = request.upstream.site.origins.get(response.origin).map(|origin| &origin.url);
         let ranges = match coding {
-            Coding::Identity => Ranges::of(&response, url),
-            Coding::Encoded => Ranges::Unknown,
+            Coding::Identity => RangeSupport::of(&response, url),
+            Coding::Encoded => RangeSupport::Unknown,
         };
-        let body = Steady::new(source, response, meta.headers.clone(), checked);
-        if is_small || verify::is_checked_whole(wanted.class) {
-            return self.whole(meta, body, (expected, trail), (keep, coding)).await;
+        let body = ResumableBody::new(source, response, meta.headers.clone(), checked);
+        if is_small || proof::is_checked_whole(request.class) {
+            return self.whole(meta, body, (expected, body_origins), (keep, coding)).await;
         }
         let is_provable = expected.is_provable(body.total());
         let writer = if keep == Keep::IfVerified && is_provable {
-            self.shared.cache.begin(&wanted.key, body.total(), Withhold::LastBytes).await
+            self.resources.cache.begin(&request.key, body.total(), Withhold::LastBytes).await
         } else {
             None
         };
         let Some(writer) = writer else {
-            let (shared, flight) = (Arc::clone(self.shared), self.flight);
-            let body = Checked::new(Arc::new(meta), body, expected, shared, flight.ticket);
+            let (resources, flight) = (Arc::clone(self.resources), self.flight);
+            let body = CheckedBody::new(Arc::new(meta), body, expected, resources, flight.ticket);
             if keep == Keep::IfVerified && body.is_identified() {
-                return Ok(
-                    Box::pin(relay::share(body, flight, wanted.demand(), Kept::Stretch)).await
-                );
+                let sharing = flight.share(body, request.demand(), WindowExtent::Stretch);
+                return Ok(Box::pin(sharing).await);
             }
-            flight.land_passing(Passing::checked(body));
+            flight.announce_pass_through(PassThroughBody::checked(body));
             return Ok("passed");
         };
-        let Shared { lots, tasks, .. } = &**self.shared;
-        let begin = Begin { lots, asker: wanted.asker, tasks };
-        let body = Pieces::new(body, ranges, &begin);
+        let Resources { limits, tasks, .. } = &**self.resources;
+        let begin = ParallelStart { limits, asker: request.asker, tasks };
+        let body = ParallelBody::new(body, ranges, &begin);
         Box::pin(self.stream(meta, body, expected, writer)).await
     }
 
@@ -283,8 +303,8 @@ impl Fill<'_> {
     async fn whole(
         &self,
         mut meta: Meta,
-        mut body: Steady,
-        (expected, trail): (Expected, &Trail),
+        mut body: ResumableBody,
+        (expected, body_origins): (ExpectedBody, &BodyOrigins),
         (keep, coding): (Keep, Coding),
     ) -> Result<&'static str, FillError> {
         let mut collected = BytesMut::new();
@@ -300,39 +320,40 @@ impl Fill<'_> {
         }
         let collected = collected.freeze();
         let is_provable = expected.is_provable(body.total());
-        let (proof, claim) = self.judge(&meta, (expected, trail), &collected, coding)?;
+        let (proof, claim) = self.judge(&meta, (expected, body_origins), &collected, coding)?;
         let is_whole = is_provable || matches!(proof, Proof::SignedBy(_));
         meta.proof = proof;
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {
             let ticket = self.flight.ticket;
             let kept =
-                self.shared.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
+                self.resources.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
             match kept.await {
                 Ok(found) => {
-                    self.flight.land(Landed::Whole { found, how: How::Stored });
+                    self.flight
+                        .announce(FillOutcome::Whole { found, provenance: Provenance::Stored });
                     return Ok("stored");
                 }
                 Err(error) => log_not_kept(&meta, &error),
             }
         }
         let found = Found::Hot(Arc::new(Hot::new(&meta, &collected)));
-        self.flight.land(Landed::Whole { found, how: How::NotStored });
+        self.flight.announce(FillOutcome::Whole { found, provenance: Provenance::NotStored });
         Ok("not_stored")
     }
 
     fn judge(
         &self,
         meta: &Meta,
-        (expected, trail): (Expected, &Trail),
+        (expected, body_origins): (ExpectedBody, &BodyOrigins),
         body: &Bytes,
         coding: Coding,
     ) -> Result<(Proof, Option<ClaimOf>), FillError> {
         if meta.class == Class::CacheInfo && coding == Coding::Identity {
-            verify::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
+            proof::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
         }
         let judged = if meta.class == Class::Narinfo {
-            verify::narinfo((&self.wanted.upstream, trail), &meta.key, body, coding)
+            proof::narinfo((&self.request.upstream, body_origins), &meta.key, body, coding)
         } else {
             expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
         };
@@ -344,12 +365,16 @@ impl Fill<'_> {
     async fn stream(
         &self,
         mut meta: Meta,
-        mut body: Pieces,
-        expected: Expected,
+        mut body: ParallelBody,
+        expected: ExpectedBody,
         mut writer: ObjectWriter,
     ) -> Result<&'static str, FillError> {
         let (growing, must_be) = (writer.growing(), expected.must_be());
-        self.flight.land(Landed::Streaming { meta: Arc::new(meta.clone()), growing, must_be });
+        self.flight.announce(FillOutcome::Streaming {
+            meta: Arc::new(meta.clone()),
+            growing,
+            must_be,
+        });
         let (readers, mut received) = (&self.flight.readers, 0);
         while let Some(piece) = readers.while_open(body.chunk(&mut writer)).await?? {
             writer.append(piece).await?;
@@ -361,7 +386,7 @@ impl Fill<'_> {
         meta.proof = judged.map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
         let Ok(proven) = ended.prove() else { return Ok("not_stored") };
-        let published = self.shared.cache.publish(self.flight.ticket, proven, meta.clone());
+        let published = self.resources.cache.publish(self.flight.ticket, proven, meta.clone());
         match published.await {
             Ok(_) => Ok("stored"),
             Err(error) => {
@@ -372,15 +397,8 @@ impl Fill<'_> {
     }
 
     fn protocol(&self, origin: usize, detail: &str) -> FillError {
-        let origin = self.wanted.upstream.origins.name(origin);
+        let origin = self.request.upstream.origins.name(origin);
         FillError::Fetch(FetchError::Protocol { origin, detail: detail.to_owned() })
-    }
-}
-
-/// What is proven stays fresh for longer.
-pub(super) fn better_lifetime(meta: &mut Meta) {
-    if let Some(better) = policy::response::lifetime_when_proven(meta.class, meta.proof) {
-        meta.lifetime = better;
     }
 }
 

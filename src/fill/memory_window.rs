@@ -64,7 +64,7 @@ pub(super) struct WindowMemory {
 
 /// A window's part of it, given back when it is dropped.
 #[derive(Debug)]
-struct Share {
+struct MemoryShare {
     memory: Arc<WindowMemory>,
     /// What the window has for certain.
     floor: u64,
@@ -74,17 +74,17 @@ struct Share {
 /// Consecutive bytes of a body, up to the last that has come.
 pub(super) struct MemoryWindow {
     /// In their order, without gaps; never appended to.
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<WindowPiece>,
     /// Behind them.
     open: BytesMut,
     /// Offset behind the last byte.
     end: u64,
     /// Of all bytes before `end`.
     digest: digest::Context,
-    share: Share,
+    share: MemoryShare,
 }
 
-struct Piece {
+struct WindowPiece {
     bytes: Bytes,
     /// Offset behind its last byte.
     end: u64,
@@ -93,7 +93,7 @@ struct Piece {
 }
 
 /// A piece of a body that a reader takes.
-pub(super) struct Taken {
+pub(super) struct WindowBytes {
     pub(super) bytes: Bytes,
     /// SHA-256 of all bytes up to the end of these.
     pub(super) digest: digest::Context,
@@ -130,7 +130,7 @@ impl WindowMemory {
             open: BytesMut::new(),
             end: 0,
             digest: digest::Context::new(&digest::SHA256),
-            share: Share { memory: Arc::clone(self), floor, bytes: floor },
+            share: MemoryShare { memory: Arc::clone(self), floor, bytes: floor },
         }
     }
 
@@ -146,7 +146,7 @@ impl WindowMemory {
     }
 }
 
-impl Share {
+impl MemoryShare {
     /// Makes it `bytes`, or what a window has for certain if that is more; false if it stays as it
     /// is, since there is not so much.
     fn resize(&mut self, bytes: u64) -> bool {
@@ -165,7 +165,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for MemoryShare {
     fn drop(&mut self) {
         self.memory.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -188,9 +188,9 @@ impl MemoryWindow {
         self.share.memory.bounds
     }
 
-    /// Adds the next `bytes`, no more than a piece, with which all come to `digest`. If need be,
-    /// lets go of the oldest, but of none at or behind `foremost`; false, with `bytes` not added,
-    /// if that is not enough. It is enough if there is nothing behind `foremost`.
+    /// Adds the next `bytes`, no more than a piece; `digest` is the SHA-256 of all bytes with them.
+    /// If need be, lets go of the oldest, but of none at or behind `foremost`; false, with `bytes`
+    /// not added, if that is not enough. It is enough if there is nothing behind `foremost`.
     pub(super) fn push(&mut self, bytes: &Bytes, digest: &digest::Context, foremost: u64) -> bool {
         while !self.share.resize(self.cost() + bytes.len() as u64 + PIECE_COST) {
             if !self.forget_oldest(foremost) {
@@ -211,18 +211,18 @@ impl MemoryWindow {
             self.open.extend_from_slice(bytes);
         } else {
             let (bytes, digest) = (bytes.clone(), self.digest.clone());
-            self.pieces.push_back(Piece { bytes, end: self.end, digest });
+            self.pieces.push_back(WindowPiece { bytes, end: self.end, digest });
         }
         true
     }
 
     /// All bytes from `offset` to the end of the piece that it lies in; none if there are none.
-    pub(super) fn take(&self, offset: u64) -> Option<Taken> {
+    pub(super) fn take(&self, offset: u64) -> Option<WindowBytes> {
         let open = self.end - self.open.len() as u64;
         if offset >= open {
             let first = usize::try_from(offset - open).ok()?;
             let rest = self.open.get(first..).filter(|rest| !rest.is_empty())?;
-            return Some(Taken {
+            return Some(WindowBytes {
                 bytes: Bytes::copy_from_slice(rest),
                 digest: self.digest.clone(),
             });
@@ -230,7 +230,7 @@ impl MemoryWindow {
         let piece = self.pieces.get(self.pieces.partition_point(|piece| piece.end <= offset))?;
         let left = usize::try_from(piece.end - offset).ok()?;
         let first = piece.bytes.len().checked_sub(left)?;
-        Some(Taken { bytes: piece.bytes.slice(first..), digest: piece.digest.clone() })
+        Some(WindowBytes { bytes: piece.bytes.slice(first..), digest: piece.digest.clone() })
     }
 
     /// Lets go of the pieces that end at or before `upto`.
@@ -261,7 +261,7 @@ impl MemoryWindow {
     fn close_open(&mut self) {
         if !self.open.is_empty() {
             let (bytes, digest) = (self.open.split().freeze(), self.digest.clone());
-            self.pieces.push_back(Piece { bytes, end: self.end, digest });
+            self.pieces.push_back(WindowPiece { bytes, end: self.end, digest });
         }
     }
 }

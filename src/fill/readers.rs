@@ -2,17 +2,17 @@
 //! readers and the task that fetches; each change is one step under a watch channel's short lock,
 //! so that a fetch is never ended while a reader enters.
 
-use super::FillError;
+use super::error::FillError;
 use crate::sync::watch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The readers of one fetch. Cloning shares them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Readers(Arc<Shared>);
+pub(super) struct FillReaders(Arc<ReaderCounts>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ReaderCounts {
     attendance: watch::Sender<Attendance>,
     /// Bytes that have come.
     received: AtomicU64,
@@ -29,16 +29,16 @@ struct Attendance {
 
 /// One reader, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Reader(Readers);
+pub(super) struct FillReader(FillReaders);
 
-impl Readers {
+impl FillReaders {
     /// One reader more; none if the fetch is ended.
-    pub(super) fn enter(&self) -> Option<Reader> {
+    pub(super) fn enter(&self) -> Option<FillReader> {
         let has_entered = self.0.attendance.send_if_modified(|attendance| {
             attendance.count += usize::from(!attendance.is_closed);
             !attendance.is_closed
         });
-        has_entered.then(|| Reader(self.clone()))
+        has_entered.then(|| FillReader(self.clone()))
     }
 
     /// Ends the fetch if it has no reader; whether this call has ended it.
@@ -114,9 +114,9 @@ impl Readers {
     }
 }
 
-impl Reader {
+impl FillReader {
     /// One of a fetch that cannot have been ended.
-    pub(super) fn first(readers: &Readers) -> Self {
+    pub(super) fn first(readers: &FillReaders) -> Self {
         readers.0.attendance.send_if_modified(|attendance| {
             attendance.count += 1;
             true
@@ -125,14 +125,14 @@ impl Reader {
     }
 }
 
-impl Clone for Reader {
+impl Clone for FillReader {
     fn clone(&self) -> Self {
         // There is a reader, so the fetch is not ended.
         Self::first(&self.0)
     }
 }
 
-impl Drop for Reader {
+impl Drop for FillReader {
     fn drop(&mut self) {
         self.0.0.attendance.send_if_modified(|attendance| {
             attendance.count = attendance.count.saturating_sub(1);
@@ -148,7 +148,7 @@ mod tests {
     /// FAULTS.md S5.
     #[test]
     fn a_fetch_is_ended_only_without_readers_and_takes_none_then() {
-        let readers = Readers::default();
+        let readers = FillReaders::default();
         let first = readers.enter().unwrap();
         let second = first.clone();
         drop(first);
@@ -162,7 +162,7 @@ mod tests {
     /// FAULTS.md S5.
     #[tokio::test(start_paused = true)]
     async fn a_wait_for_an_origin_ends_with_the_fetch() {
-        let readers = Readers::default();
+        let readers = FillReaders::default();
         assert!(matches!(readers.while_open(async { 1 }).await, Ok(1)));
         assert!(readers.close_if_none());
         let waited = readers.while_open(std::future::pending::<()>()).await;

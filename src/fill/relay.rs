@@ -11,9 +11,9 @@
 //! - Bytes that all readers have had are let go as soon as no reader may join any more. A reader
 //!   may join while the first byte of the body is here. If the window is full, its oldest bytes are
 //!   let go, whether or not a slow reader has had them.
-//! - A reader whose next bytes are gone leaves the shared fetch and goes on with one of its own, as
-//!   a body goes on that broke off (see `steady`): only a strong entity tag, or a hash that the
-//!   whole is judged by, tells what goes on with it. So a body without either is never shared.
+//! - If the next bytes of a reader are gone, it leaves the shared fetch and goes on with one of its
+//!   own, as a body does that broke off (see `resumable_body`). Only a strong entity tag, or a hash
+//!   that proves the whole, tells what may continue it. So a body without either is never shared.
 //! - A page of a generic site may change at any time. So it is shared only if its window has room
 //!   for all of it, which is about 6 MiB at most. It stays there until it has no reader.
 //! - Without readers the fetch is ended.
@@ -26,12 +26,14 @@
 //! fetches, and those without a window, are no more than readers: the connections and streams of
 //! clients bound them. The connections to an origin bound all.
 
-use super::flight::Flight;
-use super::memory_window::{MemoryWindow, Taken};
-use super::passing::{Checked, Original, Passing};
-use super::readers::{Reader, Readers};
-use super::{Asker, Demand, FillError, Running, Shared};
+use super::checked_body::{CheckedBody, CheckedBodySeed};
+use super::error::FillError;
+use super::memory_window::{MemoryWindow, WindowBytes};
+use super::readers::{FillReader, FillReaders};
+use super::resources::RunningCount;
+use super::site_origins::Demand;
 use crate::object::{Meta, Sha256};
+use crate::origin::Asker;
 use crate::sync::Mutex;
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -48,32 +50,11 @@ const GRACE_PART: u32 = 8;
 /// How long a reader that goes on alone waits for a place among the fills.
 const PLACE_WAIT: Duration = Duration::from_secs(10);
 
-/// Has the readers of `flight`, which fetches what `demand` says, share `body`, of which nothing
-/// was read, to its end; the result for the metrics. It passes to one reader if there is no memory.
-pub(super) async fn share(
-    body: Box<Checked>,
-    flight: &Flight,
-    demand: Demand,
-    kept: Kept,
-) -> &'static str {
-    let Some(relay) = Relay::new(&body, demand, kept) else {
-        flight.land_passing(Passing::checked(body));
-        return "passed";
-    };
-    flight.land_relay(Entrance(Arc::clone(&relay)));
-    match relay.run(body, &flight.readers).await {
-        Ok(()) => "passed",
-        // That is logged with all that is known of it.
-        Err(error) if error.rejected().is_some() => "rejected",
-        Err(error) => error.log(&relay.about.meta.key),
-    }
-}
-
 /// What a window keeps of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// A stretch that moves on. Something must tell what goes on with the body
-    /// ([`Checked::is_identified`]).
+pub(super) enum WindowExtent {
+    /// A stretch that moves on. Something must tell what may continue the body
+    /// ([`CheckedBody::is_identified`]).
     Stretch,
     /// All of it.
     Whole,
@@ -81,37 +62,33 @@ pub(super) enum Kept {
 
 /// A body on its way to several readers.
 pub(super) struct Relay {
-    about: Arc<About>,
-    state: Mutex<State>,
+    source: Arc<RelaySource>,
+    state: Mutex<RelayState>,
     /// Notified when bytes or the end have come.
     grown: Notify,
     /// Notified when a reader has moved or left.
     moved: Notify,
 }
 
-/// What is known of the body, also to readers that have left.
-struct About {
-    meta: Arc<Meta>,
-    length: Option<u64>,
-    must_be: Option<Sha256>,
-    original: Original,
-    shared: Arc<Shared>,
+/// What readers need of the body, also after they have left.
+struct RelaySource {
+    seed: CheckedBodySeed,
     demand: Demand,
 }
 
-struct State {
+struct RelayState {
     window: MemoryWindow,
-    kept: Kept,
+    kept: WindowExtent,
     begun: Instant,
-    places: HashMap<u64, Place>,
+    places: HashMap<u64, ReaderPosition>,
     readers_so_far: u64,
     /// No reader joins any more.
     is_shut: bool,
     over: Option<Result<(), Arc<FillError>>>,
 }
 
-/// Where a reader is.
-struct Place {
+/// The position of a reader.
+struct ReaderPosition {
     /// What it wants next.
     position: u64,
     /// For how long it has held up the fetch.
@@ -119,7 +96,7 @@ struct Place {
 }
 
 /// What became of the next bytes.
-enum Pushed {
+enum PushResult {
     Added,
     /// The foremost reader must move first.
     Ahead,
@@ -132,17 +109,17 @@ enum Pushed {
 
 /// Where readers join; when it is dropped, no reader joins any more.
 #[derive(Debug)]
-pub(super) struct Entrance(Arc<Relay>);
+pub(super) struct RelayEntrance(Arc<Relay>);
 
 /// Tells readers of the end when it is dropped, although what runs the relay panics.
 struct RelayEnd<'a>(&'a Relay);
 
 /// A reader of such a body.
 pub(super) struct RelayReader {
-    about: Arc<About>,
+    source: Arc<RelaySource>,
     /// Its client.
     asker: Asker,
-    way: Way,
+    way: RelayPath,
     /// Taken, and not given yet.
     ready: Bytes,
     /// Offset behind what was taken.
@@ -151,29 +128,29 @@ pub(super) struct RelayReader {
     had: digest::Context,
 }
 
-enum Way {
-    Joined(Seat),
-    Alone(Box<Alone>),
-    /// It has left, and goes on with nothing.
-    Lost,
+enum RelayPath {
+    Joined(RelaySeat),
+    Alone(Box<SoloFetch>),
+    /// It has left, and has no other fetch yet.
+    Left,
 }
 
 /// The place of a reader in the shared fetch, given up when it is dropped.
-struct Seat {
+struct RelaySeat {
     relay: Arc<Relay>,
     number: u64,
-    _reader: Reader,
+    _reader: FillReader,
 }
 
 /// A fetch for one reader, which is counted as under way.
-struct Alone {
-    body: Box<Checked>,
-    _running: Running,
+struct SoloFetch {
+    body: Box<CheckedBody>,
+    _running: RunningCount,
 }
 
 /// What a reader finds at its position.
-enum Next {
-    Bytes(Taken),
+enum NextBytes {
+    Bytes(WindowBytes),
     End,
     Failed(Arc<FillError>),
     /// It is gone.
@@ -182,37 +159,38 @@ enum Next {
 
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("meta", &self.about.meta).finish_non_exhaustive()
+        f.debug_struct("Relay").field("meta", self.meta()).finish_non_exhaustive()
     }
 }
 
 impl Relay {
     /// For `body`, of which nothing was read; none if there is no memory for a window.
-    fn new(body: &Checked, demand: Demand, kept: Kept) -> Option<Arc<Self>> {
-        let shared = Arc::clone(body.shared());
+    pub(super) fn new(body: &CheckedBody, demand: Demand, kept: WindowExtent) -> Option<Arc<Self>> {
+        let seed = body.seed();
+        let memory = &seed.resources().window_memory;
         let window = match kept {
-            Kept::Stretch => shared.window_memory.open()?,
-            Kept::Whole => shared.window_memory.open_for_all(body.length()?)?,
-        };
-        let state = State::new(window, kept);
-        let about = About {
-            meta: Arc::clone(&body.meta),
-            length: body.length(),
-            must_be: body.must_be(),
-            original: body.original(),
-            shared,
-            demand,
+            WindowExtent::Stretch => memory.open()?,
+            WindowExtent::Whole => memory.open_for_all(seed.length()?)?,
         };
         Some(Arc::new(Self {
-            about: Arc::new(about),
-            state: Mutex::new(state),
+            source: Arc::new(RelaySource { seed, demand }),
+            state: Mutex::new(RelayState::new(window, kept)),
             grown: Notify::new(),
             moved: Notify::new(),
         }))
     }
 
+    /// The head of the body.
+    pub(super) fn meta(&self) -> &Arc<Meta> {
+        self.source.seed.meta()
+    }
+
     /// Brings `body` to the readers, until it ends, or has no reader.
-    async fn run(&self, mut body: Box<Checked>, readers: &Readers) -> Result<(), Arc<FillError>> {
+    pub(super) async fn run(
+        &self,
+        mut body: Box<CheckedBody>,
+        readers: &FillReaders,
+    ) -> Result<(), Arc<FillError>> {
         let _end = RelayEnd(self);
         let max = self.state.lock().window.bounds().piece_bytes;
         let brought = async {
@@ -237,9 +215,9 @@ impl Relay {
         loop {
             let pushed = self.state.lock().push(bytes, digest, Instant::now());
             match pushed {
-                Pushed::Added => break,
-                Pushed::Ahead => self.moved.notified().await,
-                Pushed::Held { left, kept } => {
+                PushResult::Added => break,
+                PushResult::Ahead => self.moved.notified().await,
+                PushResult::Held { left, kept } => {
                     let waited = Instant::now();
                     // Either way it is looked at again.
                     let _ = timeout(left, self.moved.notified()).await;
@@ -250,42 +228,46 @@ impl Relay {
         self.grown.notify_waiters();
     }
 
-    fn seat(self: &Arc<Self>, readers: &Readers) -> Option<Seat> {
+    fn seat(self: &Arc<Self>, readers: &FillReaders) -> Option<RelaySeat> {
         let reader = readers.enter()?;
         let number = self.state.lock().enter()?;
-        Some(Seat { relay: Arc::clone(self), number, _reader: reader })
+        Some(RelaySeat { relay: Arc::clone(self), number, _reader: reader })
     }
 }
 
-impl Entrance {
-    /// The body for one reader more, of this client; none if its first byte is gone.
-    pub(super) fn join(&self, readers: &Readers, asker: Asker) -> Option<Passing> {
+impl RelayEntrance {
+    /// Where readers of `relay` join.
+    pub(super) fn new(relay: &Arc<Relay>) -> Self {
+        Self(Arc::clone(relay))
+    }
+
+    /// One reader more, of this client; none if the first byte of the body is gone.
+    pub(super) fn join(&self, readers: &FillReaders, asker: Asker) -> Option<RelayReader> {
         let relay = &self.0;
-        let reader = RelayReader {
-            way: Way::Joined(relay.seat(readers)?),
-            about: Arc::clone(&relay.about),
+        Some(RelayReader {
+            way: RelayPath::Joined(relay.seat(readers)?),
+            source: Arc::clone(&relay.source),
             asker,
             ready: Bytes::new(),
             position: 0,
             had: digest::Context::new(&digest::SHA256),
-        };
-        Some(Passing::relayed(Arc::clone(&relay.about.meta), Box::new(reader)))
+        })
     }
 
     /// Whether a request that comes now may join: not if all of the body has come, since its
     /// readers may have its end already, and what they ask for next is asked for anew.
     pub(super) fn is_open(&self) -> bool {
-        let state = self.0.state.lock();
-        state.is_open() && state.over.is_none() && self.0.about.length != Some(state.window.end())
+        let (state, length) = (self.0.state.lock(), self.0.source.seed.length());
+        state.is_open() && state.over.is_none() && length != Some(state.window.end())
     }
 
     /// The declared length, and how many bytes have come.
     pub(super) fn progress(&self) -> (Option<u64>, u64) {
-        (self.0.about.length, self.0.state.lock().window.end())
+        (self.0.source.seed.length(), self.0.state.lock().window.end())
     }
 }
 
-impl Drop for Entrance {
+impl Drop for RelayEntrance {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.is_shut = true;
@@ -295,14 +277,14 @@ impl Drop for Entrance {
 
 impl Drop for RelayEnd<'_> {
     fn drop(&mut self) {
-        let lost = || Err(Arc::new(FillError::Lost));
+        let lost = || Err(Arc::new(FillError::NoResult));
         self.0.state.lock().over.get_or_insert_with(lost);
         self.0.grown.notify_waiters();
     }
 }
 
-impl State {
-    fn new(window: MemoryWindow, kept: Kept) -> Self {
+impl RelayState {
+    fn new(window: MemoryWindow, kept: WindowExtent) -> Self {
         let (begun, places) = (Instant::now(), HashMap::new());
         Self { window, kept, begun, places, readers_so_far: 0, is_shut: false, over: None }
     }
@@ -317,7 +299,7 @@ impl State {
             return None;
         }
         self.readers_so_far += 1;
-        let place = Place { position: 0, held: Duration::ZERO };
+        let place = ReaderPosition { position: 0, held: Duration::ZERO };
         self.places.insert(self.readers_so_far, place);
         Some(self.readers_so_far)
     }
@@ -327,14 +309,14 @@ impl State {
         self.let_go();
     }
 
-    fn push(&mut self, bytes: &Bytes, digest: &digest::Context, now: Instant) -> Pushed {
+    fn push(&mut self, bytes: &Bytes, digest: &digest::Context, now: Instant) -> PushResult {
         let foremost = self.positions().max().unwrap_or_default();
         let ahead = self.window.end().saturating_sub(foremost);
         if ahead > 0 && ahead + bytes.len() as u64 > self.window.bounds().most_bytes / 2 {
-            return Pushed::Ahead;
+            return PushResult::Ahead;
         }
         let (start, grace) = (self.window.start(), GRACE + (now - self.begun) / GRACE_PART);
-        let is_waited_for = |place: &&Place| place.position >= start && place.held < grace;
+        let is_waited_for = |place: &&ReaderPosition| place.position >= start && place.held < grace;
         let hindmost = self.places.values().filter(is_waited_for).min_by_key(|p| p.position);
         let (kept, left) = match hindmost {
             Some(place) => (place.position, grace.saturating_sub(place.held)),
@@ -343,11 +325,11 @@ impl State {
         let has_come = self.window.push(bytes, digest, kept);
         self.let_go();
         if has_come {
-            Pushed::Added
+            PushResult::Added
         } else if kept < foremost {
-            Pushed::Held { left, kept }
+            PushResult::Held { left, kept }
         } else {
-            Pushed::Ahead
+            PushResult::Ahead
         }
     }
 
@@ -367,37 +349,37 @@ impl State {
         self.places.values().map(|place| place.position)
     }
 
-    /// What the reader of this number finds, which has come to `position`; none if it must wait.
-    fn take(&mut self, number: u64, position: u64) -> Option<Next> {
+    /// What the reader of this number finds at `position`; none if it must wait.
+    fn take(&mut self, number: u64, position: u64) -> Option<NextBytes> {
         if position < self.window.start() {
-            return Some(Next::Behind);
+            return Some(NextBytes::Behind);
         }
         if let Some(taken) = self.window.take(position) {
             if let Some(place) = self.places.get_mut(&number) {
                 place.position = position + taken.bytes.len() as u64;
             }
             self.let_go();
-            return Some(Next::Bytes(taken));
+            return Some(NextBytes::Bytes(taken));
         }
         match &self.over {
-            Some(Ok(())) => Some(Next::End),
-            Some(Err(error)) => Some(Next::Failed(Arc::clone(error))),
+            Some(Ok(())) => Some(NextBytes::End),
+            Some(Err(error)) => Some(NextBytes::Failed(Arc::clone(error))),
             None => None,
         }
     }
 
     /// Lets go of what all readers have had, if no reader may join any more and not all is kept.
     fn let_go(&mut self) {
-        if self.kept == Kept::Stretch && !self.is_open() {
+        if self.kept == WindowExtent::Stretch && !self.is_open() {
             let slowest = self.positions().min();
             self.window.forget_before(slowest.unwrap_or(u64::MAX));
         }
     }
 }
 
-impl Seat {
+impl RelaySeat {
     /// What comes at `position`, as soon as it is there. Cancel safe.
-    async fn next(&self, position: u64) -> Next {
+    async fn next(&self, position: u64) -> NextBytes {
         loop {
             let mut grown = std::pin::pin!(self.relay.grown.notified());
             grown.as_mut().enable();
@@ -411,7 +393,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for RelaySeat {
     fn drop(&mut self) {
         self.relay.state.lock().leave(self.number);
         self.relay.moved.notify_one();
@@ -419,35 +401,40 @@ impl Drop for Seat {
 }
 
 impl RelayReader {
+    /// The head of the body.
+    pub(super) fn meta(&self) -> &Arc<Meta> {
+        self.source.seed.meta()
+    }
+
     /// The declared length.
     pub(super) fn length(&self) -> Option<u64> {
-        self.about.length
+        self.source.seed.length()
     }
 
-    /// The one SHA-256 that the body must turn out to have, where that is known.
+    /// The one SHA-256 that the body must turn out to have, if that is known.
     pub(super) fn must_be(&self) -> Option<Sha256> {
-        self.about.must_be
+        self.source.seed.must_be()
     }
 
-    /// As [`Passing::chunk`].
+    /// As `PassThroughBody::chunk`.
     pub(super) async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         while self.ready.is_empty() {
             let next = match &mut self.way {
-                Way::Joined(seat) => seat.next(self.position).await,
-                Way::Alone(alone) => return alone.body.chunk(max).await,
-                Way::Lost => return Err(FillError::Lost),
+                RelayPath::Joined(seat) => seat.next(self.position).await,
+                RelayPath::Alone(alone) => return alone.body.chunk(max).await,
+                RelayPath::Left => return Err(FillError::NoResult),
             };
             match next {
-                Next::Bytes(Taken { bytes, digest }) => {
+                NextBytes::Bytes(WindowBytes { bytes, digest }) => {
                     self.position += bytes.len() as u64;
                     (self.ready, self.had) = (bytes, digest);
                 }
-                Next::End => return Ok(None),
-                Next::Failed(error) => return Err(FillError::Relayed(error)),
-                Next::Behind => {
+                NextBytes::End => return Ok(None),
+                NextBytes::Failed(error) => return Err(FillError::Relayed(error)),
+                NextBytes::Behind => {
                     // The seat is given up first: the shared fetch is not kept for this reader.
-                    self.way = Way::Lost;
-                    self.way = Way::Alone(Box::pin(self.alone()).await?);
+                    self.way = RelayPath::Left;
+                    self.way = RelayPath::Alone(Box::pin(self.alone()).await?);
                 }
             }
         }
@@ -455,19 +442,20 @@ impl RelayReader {
     }
 
     /// The same body out of another fetch, behind what this reader has.
-    async fn alone(&self) -> Result<Box<Alone>, FillError> {
-        let About { original, shared, meta, demand, .. } = &*self.about;
-        let (path, position) = (meta.key.path(), self.position);
+    async fn alone(&self) -> Result<Box<SoloFetch>, FillError> {
+        let RelaySource { seed, demand } = &*self.source;
+        let (path, position) = (seed.meta().key.path(), self.position);
         tracing::debug!(path, position, "reader fell behind; fetching alone");
         let demand = Demand { asker: self.asker, ..demand.clone() };
         // A reader in mid-body is not refused. As of any body that passes, the place is given back
         // when the head is here.
         let deadline = Instant::now() + PLACE_WAIT;
-        let place = shared.room.wait(&demand, &Readers::default(), deadline).await;
-        let running = Running::begin(&shared.metrics);
-        let body = original.rest((position, self.had.clone())).await?;
+        let resources = seed.resources();
+        let place = resources.places.wait(&demand, &FillReaders::default(), deadline).await;
+        let running = RunningCount::begin(&resources.metrics);
+        let body = seed.rest((position, self.had.clone())).await?;
         drop(place);
-        Ok(Box::new(Alone { body, _running: running }))
+        Ok(Box::new(SoloFetch { body, _running: running }))
     }
 }
 
@@ -484,12 +472,12 @@ mod tests {
     };
 
     /// A body that comes in pieces, and what its readers are given.
-    struct Bench {
+    struct RelayBench {
         memory: Arc<WindowMemory>,
-        state: State,
+        state: RelayState,
         came: u64,
         digest: digest::Context,
-        /// What all bytes come to, by the ends of the pieces that came.
+        /// The SHA-256 of all bytes up to the end of each piece that came.
         digests: HashMap<u64, Sha256>,
     }
 
@@ -497,10 +485,10 @@ mod tests {
         span.map(|at| u8::try_from(at * 31 % 251).unwrap()).collect()
     }
 
-    impl Bench {
+    impl RelayBench {
         fn new() -> Self {
             let memory = WindowMemory::new(BOUNDS);
-            let state = State::new(memory.open().unwrap(), Kept::Stretch);
+            let state = RelayState::new(memory.open().unwrap(), WindowExtent::Stretch);
             let digest = digest::Context::new(&digest::SHA256);
             Self { memory, state, came: 0, digest, digests: HashMap::new() }
         }
@@ -510,16 +498,16 @@ mod tests {
             for place in self.state.places.values_mut() {
                 place.held = Duration::MAX;
             }
-            matches!(self.push_waiting(length), Pushed::Added)
+            matches!(self.push_waiting(length), PushResult::Added)
         }
 
         /// What becomes of the next piece, of so many bytes.
-        fn push_waiting(&mut self, length: u64) -> Pushed {
+        fn push_waiting(&mut self, length: u64) -> PushResult {
             let end = self.came + length;
             let (piece, mut digest) = (bytes(self.came..end), self.digest.clone());
             digest.update(&piece);
             let pushed = self.state.push(&piece, &digest, self.state.begun);
-            if matches!(pushed, Pushed::Added) {
+            if matches!(pushed, PushResult::Added) {
                 self.digests.insert(end, Sha256::finish(digest.clone()));
                 (self.came, self.digest) = (end, digest);
             }
@@ -530,7 +518,7 @@ mod tests {
         fn read(&mut self, number: u64, position: u64) -> u64 {
             let mut position = position;
             while let Some(next) = self.state.take(number, position) {
-                let Next::Bytes(taken) = next else { panic!("no bytes at {position}") };
+                let NextBytes::Bytes(taken) = next else { panic!("no bytes at {position}") };
                 let end = position + taken.bytes.len() as u64;
                 assert_eq!(taken.bytes, bytes(position..end));
                 assert_eq!(Some(&Sha256::finish(taken.digest)), self.digests.get(&end));
@@ -542,7 +530,7 @@ mod tests {
 
     #[test]
     fn the_fetch_follows_the_foremost_reader_and_no_other() {
-        let mut bench = Bench::new();
+        let mut bench = RelayBench::new();
         let (slow, fast) = (bench.state.enter().unwrap(), bench.state.enter().unwrap());
         let mut position = 0;
         for _ in 0..10 {
@@ -552,7 +540,7 @@ mod tests {
             assert_eq!(position, bench.came);
             assert!(bench.memory.taken() <= BOUNDS.most_bytes);
         }
-        assert!(matches!(bench.state.take(slow, 0), Some(Next::Behind)));
+        assert!(matches!(bench.state.take(slow, 0), Some(NextBytes::Behind)));
         assert!(bench.state.enter().is_none(), "the first byte is gone");
         // Nothing is kept for a reader that has left.
         bench.state.leave(slow);
@@ -564,7 +552,7 @@ mod tests {
 
     #[test]
     fn what_all_have_had_is_let_go_once_no_reader_may_join() {
-        let mut bench = Bench::new();
+        let mut bench = RelayBench::new();
         let (one, other) = (bench.state.enter().unwrap(), bench.state.enter().unwrap());
         while bench.push(60_000) {}
         bench.read(one, 0);
@@ -581,7 +569,7 @@ mod tests {
     #[test]
     fn readers_of_every_pace_get_every_byte_of_pieces_of_every_size() {
         let sizes = [1, 7, 4096, 4097, 1, 1, 65_536, 300, 20_000];
-        let mut bench = Bench::new();
+        let mut bench = RelayBench::new();
         let numbers: Vec<_> = (0..3).map(|_| bench.state.enter().unwrap()).collect();
         let mut positions = [0; 3];
         for step in 0..2_000 {
@@ -601,7 +589,7 @@ mod tests {
 
     #[test]
     fn readers_that_leave_hold_nothing() {
-        let mut bench = Bench::new();
+        let mut bench = RelayBench::new();
         let first = bench.state.enter().unwrap();
         while bench.push(64 << 10) {}
         bench.read(first, 0);
@@ -615,15 +603,15 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_little_behind_is_waited_for_and_one_that_stays_behind_is_not() {
-        let mut bench = Bench::new();
+        let mut bench = RelayBench::new();
         let (fast, slow) = (bench.state.enter().unwrap(), bench.state.enter().unwrap());
         let (mut had, mut slow_had) = (0, 0);
-        let mut until_held = |bench: &mut Bench| {
+        let mut until_held = |bench: &mut RelayBench| {
             loop {
                 match bench.push_waiting(64 << 10) {
-                    Pushed::Added => had = bench.read(fast, had),
-                    Pushed::Held { left, kept } => return (left, kept),
-                    Pushed::Ahead => panic!("the foremost has had all"),
+                    PushResult::Added => had = bench.read(fast, had),
+                    PushResult::Held { left, kept } => return (left, kept),
+                    PushResult::Ahead => panic!("the foremost has had all"),
                 }
             }
         };
@@ -635,8 +623,8 @@ mod tests {
         bench.state.charge(GRACE / 5, slow_had);
         assert_eq!(until_held(&mut bench), (GRACE / 5 * 4, slow_had));
         bench.state.charge(GRACE, slow_had);
-        assert!(matches!(bench.push_waiting(64 << 10), Pushed::Added));
-        assert!(matches!(bench.state.take(slow, slow_had), Some(Next::Behind)));
+        assert!(matches!(bench.push_waiting(64 << 10), PushResult::Added));
+        assert!(matches!(bench.state.take(slow, slow_had), Some(NextBytes::Behind)));
         assert!(bench.state.places[&fast].held.is_zero());
     }
 }

@@ -8,7 +8,7 @@ use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config, Sources};
 use crate::engine::{Engine, EngineParts, Ports, Site, Sites};
-use crate::fill::{Fills, Trusted, Upstream};
+use crate::fill::{Fills, SiteKeys, SiteOrigins};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::{base32, hash::sha256};
@@ -292,8 +292,8 @@ impl Edge {
                     Origins::new(site, clock, metrics.clone(), tasks.clone(), trusts)
                 });
                 let origins = origins.expect("origins");
-                let trusted = Trusted::of(site).unwrap();
-                let upstream = Upstream { site: site.clone(), origins, trusted };
+                let trusted = SiteKeys::of(site).unwrap();
+                let upstream = SiteOrigins { site: site.clone(), origins, trusted };
                 Site::new(Arc::new(upstream), None, Ports::default(), metrics)
             })
             .collect();

@@ -8,7 +8,7 @@ use crate::engine::body::{Body, Source};
 use crate::engine::deliver::{cache_status, slice};
 use crate::engine::row::Multipart;
 use crate::engine::tail::Tail;
-use crate::fill::{FlightReader, PartReader, Passing};
+use crate::fill::{FlightReader, PartReader, PassThroughBody};
 use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy::generic::fields;
@@ -48,7 +48,7 @@ pub(super) enum Here {
 enum Content<'f> {
     Found(&'f Found),
     Growing(Growing, &'f FlightReader),
-    Passing(Box<Passing>),
+    Passing(Box<PassThroughBody>),
     Part(Box<PartReader>, Selection),
     /// No byte of it is sent.
     Nothing,
@@ -71,7 +71,7 @@ impl Delivery<'_> {
     }
 
     /// One that is this client's alone.
-    pub(super) fn passing(self, passing: Passing) -> Answer {
+    pub(super) fn passing(self, passing: PassThroughBody) -> Answer {
         let is_chunked = self.length.is_none() && self.request.parts.version > Version::HTTP_10;
         let trailer = passing.trailer_names().cloned().filter(|_| is_chunked);
         let mut answer = self.answer(Content::Passing(Box::new(passing)));
@@ -95,7 +95,7 @@ impl Delivery<'_> {
     /// are the part `range`.
     pub(super) fn sliced(
         self,
-        passing: Passing,
+        passing: PassThroughBody,
         range: ContentRange,
         (skipped, sent): (u64, u64),
     ) -> Answer {

@@ -34,7 +34,9 @@ use crate::cache::{Found, Hit, Stale};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
 use crate::config::Caching;
-use crate::fill::{Asker, FlightReader, How, Landed, NotJoined, Passing, Role, Sought};
+use crate::fill::{
+    Asker, FillOutcome, FillRole, FlightReader, JoinError, PageRequest, PassThroughBody, Provenance,
+};
 use crate::nix::Class;
 use crate::object::{Meta, Variant};
 use crate::origin::{ClientBody, Forward, Interim, Retries};
@@ -251,7 +253,7 @@ impl Request<'_> {
         for _ in 0..TRIES_MAX {
             let joined = if self.wishes.forbids_storing() {
                 let alone = fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now);
-                alone.map(|flight| (Role::Lead, flight))
+                alone.map(|flight| (FillRole::Lead, flight))
             } else {
                 fills.seek(self.sought(self.interim()), stale.clone(), self.now)
             };
@@ -268,7 +270,7 @@ impl Request<'_> {
         }
         // What the other brought is not for this request.
         match fills.seek_alone(self.sought(self.interim()), stale.clone(), self.now) {
-            Ok(flight) => match self.landed(Role::Lead, &flight, found).await {
+            Ok(flight) => match self.landed(FillRole::Lead, &flight, found).await {
                 Some(answer) => answer,
                 None => answer::fault("a fetch of one's own brought another's answer"),
             },
@@ -276,10 +278,10 @@ impl Request<'_> {
         }
     }
 
-    fn not_joined(&self, error: NotJoined, stale: Option<&Found>) -> Answer {
+    fn not_joined(&self, error: JoinError, stale: Option<&Found>) -> Answer {
         self.bridged(stale).unwrap_or_else(|| match error {
-            NotJoined::Wrong { seconds } => answer::wrong(seconds),
-            NotJoined::NoRoom | NotJoined::Ended => answer::shed(),
+            JoinError::Wrong { seconds } => answer::wrong(seconds),
+            JoinError::NoRoom | JoinError::Ended => answer::shed(),
         })
     }
 
@@ -305,42 +307,42 @@ impl Request<'_> {
     /// The answer of a flight; none where it may not be shared with who only joined it.
     async fn landed(
         &self,
-        role: Role,
+        role: FillRole,
         flight: &FlightReader,
         stale: Option<&Found>,
     ) -> Option<Answer> {
-        let is_own = role == Role::Lead;
+        let is_own = role == FillRole::Lead;
         let is_for_this = |meta: &Meta| is_own || self.may_share(meta);
         let outcome = if is_own { Outcome::Miss } else { Outcome::Collapsed };
         let bridge = stale.and_then(|stale| Some((stale, self.revalidation_wait(stale)?)));
         let landed = match bridge {
-            None => flight.landed().await,
-            Some((stale, wait)) => match flight.landed_within(wait).await {
+            None => flight.outcome().await,
+            Some((stale, wait)) => match flight.outcome_within(wait).await {
                 Some(landed) => landed,
                 None => return Some(self.found(stale, Outcome::HitStale)),
             },
         };
         let answer = match landed {
-            Landed::Streaming { meta, growing, .. } => {
+            FillOutcome::Streaming { meta, growing, .. } => {
                 let length = growing.length();
                 is_for_this(&meta)
                     .then(|| self.delivery(&meta, length, outcome).growing(growing, flight))
             }
-            Landed::Whole { found, how } => {
-                let (is_shared, outcome) = match how {
-                    How::Stored => (true, outcome),
-                    How::Confirmed => (true, Outcome::Revalidated),
-                    How::ConfirmedForOne => (is_own, Outcome::Revalidated),
-                    How::Bridged => {
+            FillOutcome::Whole { found, provenance } => {
+                let (is_shared, outcome) = match provenance {
+                    Provenance::Stored => (true, outcome),
+                    Provenance::Confirmed => (true, Outcome::Revalidated),
+                    Provenance::ConfirmedForOne => (is_own, Outcome::Revalidated),
+                    Provenance::Bridged => {
                         (is_own || self.may_bridge(&found, Outage::ServerError), Outcome::HitStale)
                     }
-                    How::NotStored => (is_own, Outcome::Pass),
+                    Provenance::NotStored => (is_own, Outcome::Pass),
                 };
                 let is_for_this =
                     is_shared && (is_own || selects(self.fields(), &found.meta().variant));
                 is_for_this.then(|| self.found(&found, outcome))
             }
-            Landed::Passing if is_own || flight.is_shared() => {
+            FillOutcome::Passing if is_own || flight.is_shared() => {
                 match flight.take_passing(Asker::at(self.connection.peer.ip())) {
                     Some(passing) => is_for_this(&passing.meta).then(|| {
                         self.passing(passing, if is_own { Outcome::Pass } else { outcome })
@@ -349,8 +351,8 @@ impl Request<'_> {
                     None => Some(answer::untaken()),
                 }
             }
-            Landed::Passing | Landed::Absent(_) | Landed::Head { .. } => None,
-            Landed::Failed(error) => {
+            FillOutcome::Passing | FillOutcome::Absent(_) | FillOutcome::Head { .. } => None,
+            FillOutcome::Failed(error) => {
                 Some(self.bridged(stale).unwrap_or_else(|| answer::failed(&error)))
             }
         };
@@ -419,8 +421,8 @@ impl Request<'_> {
         }
     }
 
-    fn sought(&self, interim: Option<Interim>) -> Sought {
-        Sought {
+    fn sought(&self, interim: Option<Interim>) -> PageRequest {
+        PageRequest {
             upstream: Arc::clone(&self.site.upstream),
             key: self.target.key.clone(),
             path: Arc::clone(&self.target.path),
@@ -478,7 +480,7 @@ impl Request<'_> {
         self.delivery(&found.meta(), Some(found.length()), outcome).found(found)
     }
 
-    fn passing(&self, passing: Passing, outcome: Outcome) -> Answer {
+    fn passing(&self, passing: PassThroughBody, outcome: Outcome) -> Answer {
         let meta = Arc::clone(&passing.meta);
         let delivery = self.delivery(&meta, passing.length(), outcome);
         delivery.passing(passing)

@@ -16,7 +16,9 @@
 use super::Request;
 use super::deliver::{Delivery, Here};
 use crate::engine::answer::{self, Answer};
-use crate::fill::{Came, Confirmed, FillError, Find, Paged, PartHandle};
+use crate::fill::{
+    FillError, PageRangeOutcome, PartConfirmation, PartHandle, PartSearch, RangeProvenance,
+};
 use crate::origin::Response;
 use crate::outcome::Outcome;
 use crate::policy;
@@ -78,20 +80,22 @@ impl Request<'_> {
         }
         let is_plain = !CONDITIONS.iter().any(|name| headers.contains_key(name));
         let find = match &ranges {
-            Some(ranges) if is_plain && !self.wishes.wants_stored_only() => Find::Asked(ranges),
-            _ => Find::Known,
+            Some(ranges) if is_plain && !self.wishes.wants_stored_only() => {
+                PartSearch::Asked(ranges)
+            }
+            _ => PartSearch::Known,
         };
         match self.engine.fills.page(&self.sought(None), find, self.now).await {
-            Paged::Known(handle) => self.known(handle, ranges.as_ref()).await,
-            Paged::Whole(role, flight) => match self.landed(role, &flight, None).await {
+            PageRangeOutcome::Known(handle) => self.known(handle, ranges.as_ref()).await,
+            PageRangeOutcome::Whole(role, flight) => match self.landed(role, &flight, None).await {
                 Some(answer) => answer.into(),
                 None => Parted::Nothing,
             },
-            Paged::Again => Parted::Again,
-            Paged::Unknown => Parted::Nothing,
-            Paged::Alone(response) => self.alone(*response, ranges.as_ref()),
-            Paged::Failed(error) => answer::failed(&error).into(),
-            Paged::NotJoined(error) => self.not_joined(error, None).into(),
+            PageRangeOutcome::Again => Parted::Again,
+            PageRangeOutcome::Unknown => Parted::Nothing,
+            PageRangeOutcome::Alone(response) => self.alone(*response, ranges.as_ref()),
+            PageRangeOutcome::Failed(error) => answer::failed(&error).into(),
+            PageRangeOutcome::NotJoined(error) => self.not_joined(error, None).into(),
         }
     }
 
@@ -149,12 +153,14 @@ impl Request<'_> {
         };
         let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
         match handle.confirm(wait.filter(|_| is_here())).await {
-            Some(Confirmed::Same) => Usable::Yes(Outcome::Revalidated),
-            Some(Confirmed::Other) => Usable::No(Parted::Again),
-            Some(Confirmed::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
-            Some(Confirmed::Trouble | Confirmed::Unsaid) => Usable::No(Parted::Nothing),
-            Some(Confirmed::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
-            Some(Confirmed::Failed(error)) => Usable::No(answer::failed(&error).into()),
+            Some(PartConfirmation::Same) => Usable::Yes(Outcome::Revalidated),
+            Some(PartConfirmation::Other) => Usable::No(Parted::Again),
+            Some(PartConfirmation::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
+            Some(PartConfirmation::Trouble | PartConfirmation::Unsaid) => {
+                Usable::No(Parted::Nothing)
+            }
+            Some(PartConfirmation::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
+            Some(PartConfirmation::Failed(error)) => Usable::No(answer::failed(&error).into()),
             None => Usable::IfHere,
         }
     }
@@ -170,11 +176,11 @@ impl Request<'_> {
             Ok(reader) => reader,
             Err(error) => return unopened(&error),
         };
-        let outcome = match reader.came() {
-            Came::Here => hit,
-            Came::Began => Outcome::Miss,
-            Came::Joined => Outcome::Collapsed,
-            Came::Passed => Outcome::Pass,
+        let outcome = match reader.provenance() {
+            RangeProvenance::Here => hit,
+            RangeProvenance::Began => Outcome::Miss,
+            RangeProvenance::Joined => Outcome::Collapsed,
+            RangeProvenance::Passed => Outcome::Pass,
         };
         let here = if is_new { Here::Nothing } else { Here::Part };
         let meta = reader.meta();
@@ -219,7 +225,7 @@ fn unopened(error: &Arc<FillError>) -> Parted {
         | FillError::Write(_)
         | FillError::Relayed(_)
         | FillError::Behind
-        | FillError::Lost => answer::failed(error).into(),
+        | FillError::NoResult => answer::failed(error).into(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::cache::{SMALL_BYTES_MAX, Ticket};
 use crate::config::OriginUrl;
 use crate::engine::answer::{self, Answer};
 use crate::engine::site::Site;
-use crate::fill::{Fills, Role};
+use crate::fill::{FillRole, Fills};
 use crate::object::Key;
 use crate::origin::{Forward, Response};
 use crate::outcome::Outcome;
@@ -77,7 +77,7 @@ impl Request<'_> {
             && self.is_as_if_read(&response)
         {
             let flight = fills.keep(&self.sought(None), (response, ticket), self.now).await;
-            let answer = self.landed(Role::Lead, &flight, None).await;
+            let answer = self.landed(FillRole::Lead, &flight, None).await;
             return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
         }
         self.passing(fills.passing(&self.target.key, response), Outcome::Pass)

@@ -1,0 +1,139 @@
+//! A body that goes straight from an origin to its readers, since it cannot be kept: the response
+//! forbids it, or there is no disk that takes it. In the first case it has one reader; in the
+//! second, readers share it (see `relay`). Owned by one response; no locks. A client never receives
+//! a complete wrong body: see `checked_body`.
+
+use super::checked_body::CheckedBody;
+use super::error::FillError;
+use super::relay::RelayReader;
+use super::resumable_body::ResumableBody;
+use crate::object::{Meta, Sha256};
+use crate::origin::ResponseBody;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use std::sync::Arc;
+
+/// A body that goes straight to a client.
+pub struct PassThroughBody {
+    /// The head.
+    pub meta: Arc<Meta>,
+    /// Its `Trailer` field: which fields may come behind the body.
+    trailer: Option<HeaderValue>,
+    way: PassThroughSource,
+}
+
+/// How it is read.
+enum PassThroughSource {
+    /// Checked, and resumed when it breaks off.
+    Checked(Box<CheckedBody>),
+    /// Checked for several readers, of which this is one.
+    Relayed(Box<RelayReader>),
+    /// As it comes, of so many bytes if that is known.
+    Plain(Box<ResponseBody>, Option<u64>, Bytes),
+    /// As it comes, and resumed when it breaks off.
+    Lasting(Box<ResumableBody>, Bytes),
+}
+
+impl std::fmt::Debug for PassThroughBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Passing").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+impl PassThroughBody {
+    /// A body that is judged at its end, for one reader.
+    pub(super) fn checked(checked: Box<CheckedBody>) -> Self {
+        Self {
+            meta: Arc::clone(&checked.meta),
+            trailer: None,
+            way: PassThroughSource::Checked(checked),
+        }
+    }
+
+    /// A body that is judged at its end, for one of several readers.
+    pub(super) fn relayed(reader: RelayReader) -> Self {
+        Self {
+            meta: Arc::clone(reader.meta()),
+            trailer: None,
+            way: PassThroughSource::Relayed(Box::new(reader)),
+        }
+    }
+
+    /// Whether other readers may share it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.way, PassThroughSource::Relayed(_))
+    }
+
+    /// An answer of any status, as it comes; nothing is known of its body but what its framing
+    /// says.
+    pub(super) fn plain(
+        meta: Arc<Meta>,
+        body: ResponseBody,
+        length: Option<u64>,
+        trailer: Option<HeaderValue>,
+    ) -> Self {
+        Self { meta, trailer, way: PassThroughSource::Plain(Box::new(body), length, Bytes::new()) }
+    }
+
+    /// An answer that is resumed when it breaks off: its entity tag tells what may continue it.
+    pub(super) fn lasting(meta: Arc<Meta>, body: ResumableBody) -> Self {
+        Self { meta, trailer: None, way: PassThroughSource::Lasting(Box::new(body), Bytes::new()) }
+    }
+
+    /// The names of the fields that may come behind the body.
+    pub fn trailer_names(&self) -> Option<&HeaderValue> {
+        self.trailer.as_ref()
+    }
+
+    /// The declared length.
+    pub fn length(&self) -> Option<u64> {
+        match &self.way {
+            PassThroughSource::Checked(checked) => checked.length(),
+            PassThroughSource::Relayed(reader) => reader.length(),
+            PassThroughSource::Plain(_, length, _) => *length,
+            PassThroughSource::Lasting(body, _) => body.total(),
+        }
+    }
+
+    /// The one SHA-256 that it must turn out to have, if that is known.
+    pub fn must_be(&self) -> Option<Sha256> {
+        match &self.way {
+            PassThroughSource::Checked(checked) => checked.must_be(),
+            PassThroughSource::Relayed(reader) => reader.must_be(),
+            PassThroughSource::Plain(..) | PassThroughSource::Lasting(..) => None,
+        }
+    }
+
+    /// The trailer fields behind the last piece.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.way {
+            PassThroughSource::Checked(_)
+            | PassThroughSource::Relayed(_)
+            | PassThroughSource::Lasting(..) => None,
+            PassThroughSource::Plain(body, ..) => body.take_trailers(),
+        }
+    }
+
+    /// The next piece, of at most `max` bytes; `None` at the end, with the whole checked. After
+    /// an error the body is over and must not be ended cleanly. Not cancel safe.
+    pub async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
+        match &mut self.way {
+            PassThroughSource::Checked(checked) => checked.chunk(max).await,
+            PassThroughSource::Relayed(reader) => reader.chunk(max).await,
+            PassThroughSource::Plain(body, _, ready) => {
+                if ready.is_empty() {
+                    let Some(piece) = body.chunk().await? else { return Ok(None) };
+                    *ready = piece;
+                }
+                Ok(Some(ready.split_to(max.min(ready.len()))))
+            }
+            PassThroughSource::Lasting(body, ready) => {
+                if ready.is_empty() {
+                    let Some(piece) = Box::pin(body.chunk()).await? else { return Ok(None) };
+                    *ready = piece;
+                }
+                Ok(Some(ready.split_to(max.min(ready.len()))))
+            }
+        }
+    }
+}

@@ -1,0 +1,653 @@
+//! A body that survives its connection: when the origin breaks off, it is continued from the last
+//! good byte on the same or the next origin, as soon as one is there. Owned by one fill; no locks.
+//!
+//! A response of a generic site is continued like a body without a FileHash; what asks for the rest
+//! of it says everything that the client said, with `If-Range`.
+//!
+//! Only what is certain to be the same object continues a body: an answer with the same strong
+//! entity tag and length, or any answer if the whole is checked against a FileHash at the end. An
+//! origin that shows another object is not asked again for this body. The others are asked in turn
+//! until one continues it or the deadline has passed: see `resume_deadline`.
+//!
+//! A reader that fell behind those that it shared a body with goes on by the same rules (see
+//! `relay`): what it has is the part that came.
+//!
+//! A body may be a piece of an object (see `parallel`): it begins and ends at given offsets, and is
+//! continued like any other.
+
+use super::body_origins::BodyOrigins;
+use super::error::{FillError, Rejection};
+use super::page_request::{PageRange, PageRequest};
+use super::proof::ExpectedBody;
+use super::resume_deadline::{EmptyRound, ResumeDeadline};
+use super::site_origins::SiteOrigins;
+use crate::config::{OriginTurns, Turn};
+use crate::metrics::Metrics;
+use crate::nix::Class;
+use crate::object::Key;
+use crate::origin::{
+    Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries,
+};
+use crate::policy::continuation::{self, Begun, Tie};
+use crate::rfc::EntityTag;
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Times that one body is read again from its start, at origins that know no ranges.
+const RESTARTS_MAX: u32 = 8;
+
+/// Whether a FileHash is known that the whole body will be checked against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyCheck {
+    /// It is.
+    ByHash,
+    /// Only length and entity tag speak for it.
+    ByLength,
+}
+
+impl BodyCheck {
+    /// What of `expected` will be checked at the end.
+    pub(super) fn of(expected: &ExpectedBody) -> Self {
+        if expected.file_hash.is_some() { Self::ByHash } else { Self::ByLength }
+    }
+}
+
+/// The request for a body.
+#[derive(Debug, Clone)]
+pub(super) enum BodyRequest {
+    /// For an object of a binary cache.
+    Object(Ask),
+    /// For a response of a generic site.
+    Page(PageRequest),
+}
+
+impl BodyRequest {
+    /// The path that is asked for.
+    pub(super) fn path(&self) -> &Arc<str> {
+        match self {
+            Self::Object(ask) => &ask.path,
+            Self::Page(request) => &request.path,
+        }
+    }
+
+    fn turn(&self, turns: &OriginTurns) -> Turn {
+        match self {
+            Self::Object(ask) => turns.turn(ask.class, &ask.path),
+            Self::Page(request) => turns.turn(Class::Other, &request.path),
+        }
+    }
+
+    fn avoids(&self, position: usize) -> bool {
+        match self {
+            Self::Object(ask) => ask.avoid.contains(&position),
+            Self::Page(_) => false,
+        }
+    }
+}
+
+/// What a body is part of.
+#[derive(Debug, Clone)]
+pub(super) struct BodySource {
+    /// The origins.
+    pub(super) upstream: Arc<SiteOrigins>,
+    /// The counters.
+    pub(super) metrics: Metrics,
+    /// The object.
+    pub(super) key: Key,
+    /// The request that brought the head.
+    pub(super) request: BodyRequest,
+    /// The origins that gave bytes of it.
+    pub(super) body_origins: BodyOrigins,
+}
+
+/// A body that survives its connection.
+#[derive(Debug)]
+pub(super) struct ResumableBody {
+    source: BodySource,
+    body: ResponseBody,
+    origin: Arc<str>,
+    headers: HeaderMap,
+    etag: Option<HeaderValue>,
+    checked: BodyCheck,
+    total: Option<u64>,
+    /// The offset at which it is to end before the object does.
+    end: Option<u64>,
+    /// Offset of its next byte in the object.
+    received: u64,
+    skip: u64,
+    /// What came and was not taken yet.
+    next: Option<Result<Option<Bytes>, BodyError>>,
+    /// Origins that may still have the same object, in the order in which they are asked.
+    candidates: Vec<usize>,
+    deadline: ResumeDeadline,
+    restarts: u32,
+}
+
+/// How a body ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum BodyFault {
+    /// Cleanly, but short.
+    #[error("ended early")]
+    Short,
+    /// With an error.
+    #[error(transparent)]
+    Broken(#[from] BodyError),
+    /// It is yet to be asked for, for a reader that fell behind those that it shared with.
+    #[error("a reader fell behind")]
+    Behind,
+}
+
+/// How one origin answered the request for the rest.
+enum ResumeResult {
+    Yes,
+    /// It has another object.
+    Never,
+    NotNow(EmptyRound),
+}
+
+impl ResumableBody {
+    pub(super) fn new(
+        source: BodySource,
+        response: Response,
+        headers: HeaderMap,
+        checked: BodyCheck,
+    ) -> Self {
+        let etag = headers.get(header::ETAG);
+        let is_strong = |etag: &&HeaderValue| EntityTag::parse(etag).is_some_and(|e| e.is_strong());
+        let etag = etag.filter(is_strong).cloned();
+        source.body_origins.add(response.origin, &response.origin_name);
+        let origins = &source.upstream.site.origins;
+        let deadline = origins.get(response.origin).map(|origin| origin.timeouts.resume);
+        let is_asked = |position: &usize| {
+            let turns = origins.get(*position).map(|origin| &origin.turns);
+            turns.is_some_and(|turns| source.request.turn(turns) != Turn::Never)
+        };
+        let (last, first): (Vec<_>, Vec<_>) = (0..origins.len())
+            .filter(is_asked)
+            .partition(|position| source.request.avoids(*position));
+        Self {
+            origin: response.origin_name,
+            headers,
+            etag,
+            checked,
+            total: response.content_length,
+            end: None,
+            received: 0,
+            skip: 0,
+            next: None,
+            candidates: [first, last].concat(),
+            deadline: ResumeDeadline::new(deadline.unwrap_or_default()),
+            restarts: 0,
+            body: response.body,
+            source,
+        }
+    }
+
+    /// The declared length.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// What the body is part of.
+    pub(super) fn source(&self) -> &BodySource {
+        &self.source
+    }
+
+    /// Offset of the next byte in the object.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The offset at which it is to end before the object does.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Has it end at an offset, or with the object; never before what has come.
+    pub(super) fn end_at(&mut self, end: Option<u64>) {
+        self.end = end;
+    }
+
+    /// It is what readers wait for from now on, not fetched ahead of its turn any more.
+    pub(super) fn comes_to_front(&mut self) {
+        self.deadline.lengthen();
+    }
+
+    /// Goes on at another offset, with an answer that is yet to be asked for.
+    pub(super) fn go_on_at(&mut self, offset: u64, end: Option<u64>) {
+        self.body = ResponseBody::nothing(Arc::clone(&self.origin));
+        (self.next, self.skip) = (None, 0);
+        (self.received, self.end) = (offset, end);
+    }
+
+    /// What pieces of the same object are made from.
+    pub(super) fn seed(&self) -> BodySeed {
+        BodySeed {
+            source: self.source.clone(),
+            origin: Arc::clone(&self.origin),
+            headers: self.headers.clone(),
+            etag: self.etag.clone(),
+            checked: self.checked,
+            total: self.total,
+            candidates: self.candidates.clone(),
+            deadline: self.deadline.whole(),
+        }
+    }
+
+    /// Waits until something has come: a piece, the end, or a fault. Cancel safe.
+    pub(super) async fn wait(&mut self) {
+        if self.next.is_none() && !self.is_at_its_end() {
+            self.next = Some(self.body.chunk().await);
+        }
+    }
+
+    fn is_at_its_end(&self) -> bool {
+        self.end.is_some_and(|end| self.received >= end)
+    }
+
+    /// The next piece; `None` at the end, with every declared byte delivered. Waits for an origin
+    /// that continues it until the deadline. Not cancel safe.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, FillError> {
+        loop {
+            if self.is_at_its_end() {
+                return Ok(None);
+            }
+            let came = match self.next.take() {
+                Some(came) => came,
+                None => self.body.chunk().await,
+            };
+            let fault = match came {
+                Ok(Some(mut bytes)) => {
+                    if self.skip > 0 {
+                        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX);
+                        let skipped = skipped.min(bytes.len());
+                        bytes.advance(skipped);
+                        self.skip -= skipped as u64;
+                    }
+                    if bytes.is_empty() {
+                        continue;
+                    }
+                    return self.accept(bytes).map(Some);
+                }
+                Ok(None) => {
+                    if self.skip == 0 && self.total.is_none_or(|total| total == self.received) {
+                        return Ok(None);
+                    }
+                    if self.skip > 0 {
+                        // Read again from the start, it is shorter than what came before.
+                        return Err(self.give_up(BodyFault::Short));
+                    }
+                    BodyFault::Short
+                }
+                Err(error) => BodyFault::Broken(error),
+            };
+            Box::pin(self.resume(fault)).await?;
+        }
+    }
+
+    fn accept(&mut self, mut bytes: Bytes) -> Result<Bytes, FillError> {
+        if let Some(end) = self.end {
+            // The rest belongs to an answer for the whole. It is used if no piece takes its place.
+            let left = usize::try_from(end.saturating_sub(self.received)).unwrap_or(usize::MAX);
+            let rest = bytes.split_off(left.min(bytes.len()));
+            self.next = (!rest.is_empty()).then_some(Ok(Some(rest)));
+        }
+        self.received += bytes.len() as u64;
+        self.deadline.came(bytes.len() as u64);
+        match self.total {
+            Some(total) if self.received > total => {
+                let rejection = Rejection::Long { expected: total, actual: self.received };
+                Err(FillError::Rejected { origin: Arc::clone(&self.origin), rejection })
+            }
+            Some(_) | None => Ok(bytes),
+        }
+    }
+
+    /// Whether an entity tag or a hash tells what may continue it.
+    pub(super) fn is_identified(&self) -> bool {
+        match self.checked {
+            BodyCheck::ByHash => true,
+            BodyCheck::ByLength => {
+                // The framing of a page shows its end; an object is kept by its length alone.
+                let is_page = matches!(self.source.request, BodyRequest::Page(_));
+                self.etag.is_some() && (self.total.is_some() || is_page)
+            }
+        }
+    }
+
+    /// Goes on with the body; fails with `fault` if nothing tells what may continue it, or if no
+    /// origin continues it in time.
+    async fn resume(&mut self, fault: BodyFault) -> Result<(), FillError> {
+        if !self.is_identified() {
+            return Err(self.give_up(fault));
+        }
+        if self.deadline.broke() {
+            let (path, origin, at) = (self.source.request.path(), &self.origin, self.received);
+            tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
+        }
+        self.ask_until_one_goes_on(fault).await
+    }
+
+    async fn ask_until_one_goes_on(&mut self, fault: BodyFault) -> Result<(), FillError> {
+        let upstream = Arc::clone(&self.source.upstream);
+        while !self.candidates.is_empty() {
+            let recovered = upstream.origins.recovered();
+            let Some(until) = self.deadline.next_round(recovered).await else {
+                return Err(FillError::GivenUp(Box::new(self.give_up(fault))));
+            };
+            match self.ask_around(Some(until)).await {
+                ResumeResult::Yes => return Ok(()),
+                ResumeResult::NotNow(empty) => self.deadline.got(empty),
+                ResumeResult::Never => {}
+            }
+        }
+        Err(self.give_up(fault))
+    }
+
+    /// Asks for the rest of [`BodySeed::rest`], until an origin sends it or the deadline passes:
+    /// each origin once for as long as its own deadlines let it, then as for a body that broke off.
+    pub(super) async fn begin(&mut self) -> Result<(), FillError> {
+        if !self.is_identified() {
+            return Err(self.give_up(BodyFault::Behind));
+        }
+        self.deadline.broke();
+        match self.ask_around(None).await {
+            ResumeResult::Yes => return Ok(()),
+            ResumeResult::NotNow(empty) => self.deadline.got(empty),
+            ResumeResult::Never => {}
+        }
+        self.ask_until_one_goes_on(BodyFault::Behind).await
+    }
+
+    fn give_up(&self, fault: BodyFault) -> FillError {
+        let short = |expected| FillError::Rejected {
+            origin: Arc::clone(&self.origin),
+            rejection: Rejection::Short { expected, actual: self.received },
+        };
+        match (fault, self.total) {
+            (BodyFault::Short, total) => short(total.unwrap_or(0)),
+            (BodyFault::Broken(BodyError::Broken { .. }), Some(total)) => short(total),
+            (BodyFault::Broken(error), _) => FillError::Body(error),
+            (BodyFault::Behind, _) => FillError::Behind,
+        }
+    }
+
+    /// Asks every candidate in turn until one continues the body; each has its share of the time
+    /// `until`, if that is told, so that one that says nothing does not keep the next from being
+    /// asked.
+    async fn ask_around(&mut self, until: Option<Instant>) -> ResumeResult {
+        let candidates = self.candidates.clone();
+        let mut all = EmptyRound::Unreached;
+        for (position, left) in candidates.iter().zip((1..=candidates.len()).rev()) {
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
+            let asking = self.ask_one(*position);
+            let asked = match until {
+                Some(until) => {
+                    let share = until.saturating_duration_since(Instant::now()) / left;
+                    let asked = timeout_at(Instant::now() + share, asking).await;
+                    asked.unwrap_or(ResumeResult::NotNow(EmptyRound::Answered))
+                }
+                None => asking.await,
+            };
+            match asked {
+                ResumeResult::Yes => return ResumeResult::Yes,
+                ResumeResult::Never => self.candidates.retain(|candidate| candidate != position),
+                ResumeResult::NotNow(empty) => all = all.and(empty),
+            }
+        }
+        ResumeResult::NotNow(all)
+    }
+
+    async fn ask_one(&mut self, position: usize) -> ResumeResult {
+        let unfit = match self.ask_for_the_rest(position).await {
+            Ok(Answer::Found(response)) => match self.take_over(response) {
+                Ok(()) => return ResumeResult::Yes,
+                Err(unfit) => unfit,
+            },
+            Ok(Answer::Changed) => "412 or 416: it has another object".to_owned(),
+            Ok(Answer::NotModified { .. }) => "304 to a request without conditions".to_owned(),
+            Err(FetchError::Protocol { detail, .. }) => detail,
+            // A gateway may answer 404 while the object cannot be reached behind it.
+            Ok(Answer::Absent { .. }) => {
+                return self.not_now(position, EmptyRound::Answered, "no such object");
+            }
+            Err(error) => {
+                return self.not_now(position, EmptyRound::of(&error), &error.to_string());
+            }
+        };
+        self.count("changed");
+        let origin = self.source.upstream.origins.name(position);
+        let rejection = Rejection::Continuation { expected: self.identity(), actual: unfit };
+        let BodySource { metrics, key, body_origins, .. } = &self.source;
+        body_origins.reject(metrics, key, &origin, &rejection);
+        ResumeResult::Never
+    }
+
+    async fn ask_for_the_rest(&self, position: usize) -> Result<Answer<Response>, FetchError> {
+        let by_etag = self.checked == BodyCheck::ByLength;
+        let ask = match &self.source.request {
+            BodyRequest::Object(ask) => Ask {
+                range: Some(RangeAsked {
+                    first: self.received,
+                    last: self.end.map(|end| end.saturating_sub(1)),
+                }),
+                // If a hash will prove the whole, another tag is no reason not to go on.
+                if_match: self.etag.clone().filter(|_| by_etag),
+                if_none_match: None,
+                if_modified_since: None,
+                only: Some(position),
+                retries: Retries::None,
+                reason: None,
+                ..ask.clone()
+            },
+            BodyRequest::Page(request) => {
+                let (same, retries) = (self.etag.as_ref(), Retries::None);
+                let rest = PageRange { first: self.received, last: None, same, retries };
+                return request.rest(rest, Some(position)).await;
+            }
+        };
+        self.source.upstream.origins.fetch(&ask).await
+    }
+
+    fn not_now(&self, position: usize, empty: EmptyRound, why: &str) -> ResumeResult {
+        self.count("failed");
+        tracing::debug!(path = %self.source.request.path(), position, why, "resume failed");
+        ResumeResult::NotNow(empty)
+    }
+
+    /// What a continuation must be, for the log.
+    fn identity(&self) -> String {
+        let length = self.total.map_or_else(|| "unknown".to_owned(), |total| total.to_string());
+        match (&self.etag, self.checked) {
+            (Some(etag), BodyCheck::ByLength) => {
+                format!("bytes {}- of {length}, ETag {:?}", self.received, etag)
+            }
+            (_, BodyCheck::ByHash) | (None, BodyCheck::ByLength) => {
+                format!("bytes {}- of {length}", self.received)
+            }
+        }
+    }
+
+    /// Goes on with `response`; or why it is no continuation.
+    fn take_over(&mut self, response: Response) -> Result<(), String> {
+        self.skip = match response.status {
+            StatusCode::PARTIAL_CONTENT => self.part(&response)?,
+            _ => self.again_from_the_start(&response)?,
+        };
+        self.count("continued");
+        self.source.body_origins.add(response.origin, &response.origin_name);
+        self.origin = response.origin_name;
+        self.body = response.body;
+        Ok(())
+    }
+
+    /// The bytes to skip of a 206: none, if it continues this body.
+    fn part(&mut self, response: &Response) -> Result<u64, String> {
+        let none = HeaderMap::new();
+        let headers = match self.checked {
+            BodyCheck::ByHash => &none,
+            BodyCheck::ByLength => &self.headers,
+        };
+        let begun = Begun { headers, length: self.total, offset: self.received };
+        let (status, headers) = (response.status, &response.headers);
+        let checked = match self.end {
+            Some(end) => {
+                let last = end.saturating_sub(1);
+                continuation::check_stretch(&begun, last, status, headers).map(|(fits, _)| fits)
+            }
+            None => continuation::check(&begun, status, headers),
+        };
+        let continuation = checked.map_err(|error| error.to_string())?;
+        if continuation.tie != Tie::EntityTag && self.checked != BodyCheck::ByHash {
+            return Err("the part has not the same strong entity tag".to_owned());
+        }
+        // If the first part did not tell the length of the whole, this one does.
+        self.total = Some(continuation.length);
+        Ok(0)
+    }
+
+    /// The bytes to skip of a 200 from an origin that knows no ranges: those that came already,
+    /// if it is the same object. If no length is known, its framing must show its end, unless a
+    /// hash does.
+    fn again_from_the_start(&mut self, response: &Response) -> Result<u64, String> {
+        if self.restarts == RESTARTS_MAX {
+            return Err(format!("200, the whole for the {RESTARTS_MAX}th time"));
+        }
+        self.restarts += 1;
+        let length = response.content_length;
+        let is_of_known_end = self.total.is_some() || response.is_framed;
+        if self.checked == BodyCheck::ByLength && !is_of_known_end {
+            return Err("200 that ends with its connection".to_owned());
+        }
+        if let (Some(length), Some(total)) = (length, self.total)
+            && length != total
+        {
+            return Err(format!("200 with {length} bytes"));
+        }
+        let (none, now) = (HeaderMap::new(), &response.headers);
+        let before = if self.checked == BodyCheck::ByHash { &none } else { &self.headers };
+        continuation::tie(before, now).map_err(|error| error.to_string())?;
+        let etag = now.get(header::ETAG);
+        if self.checked == BodyCheck::ByLength && etag != self.etag.as_ref() {
+            return Err(format!("200 with the ETag {etag:?}"));
+        }
+        if self.checked == BodyCheck::ByLength {
+            // It may tell a length that the first response did not tell.
+            self.total = self.total.or(length);
+        }
+        Ok(self.received)
+    }
+
+    fn count(&self, result: &str) {
+        self.source.metrics.fill_resumes.with_label_values(&[result]).inc();
+    }
+}
+
+/// What pieces of an object are made from: all that is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct BodySeed {
+    source: BodySource,
+    origin: Arc<str>,
+    headers: HeaderMap,
+    etag: Option<HeaderValue>,
+    checked: BodyCheck,
+    total: Option<u64>,
+    candidates: Vec<usize>,
+    deadline: Duration,
+}
+
+impl BodySeed {
+    /// What is behind the first `received` bytes of the body, which [`ResumableBody::begin`] asks
+    /// for. The origins that gave the body come first, those to `avoid` last.
+    pub(super) fn rest(self, received: u64, avoid: &[usize]) -> ResumableBody {
+        let gave = self.source.body_origins.positions();
+        let mut candidates = self.candidates;
+        candidates.sort_by_key(|at| (avoid.contains(at), !gave.contains(at)));
+        ResumableBody {
+            body: ResponseBody::nothing(Arc::clone(&self.origin)),
+            origin: self.origin,
+            headers: self.headers,
+            etag: self.etag,
+            checked: self.checked,
+            total: self.total,
+            end: None,
+            received,
+            skip: 0,
+            next: None,
+            candidates,
+            deadline: ResumeDeadline::new(self.deadline),
+            restarts: 0,
+            source: BodySource { body_origins: self.source.body_origins.fork(), ..self.source },
+        }
+    }
+
+    /// Whether pieces that come at different times can be told to be of one object.
+    pub(super) fn ties_pieces(&self) -> bool {
+        self.etag.is_some() || self.checked == BodyCheck::ByHash
+    }
+
+    /// The declared length.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// What the object is part of.
+    pub(super) fn source(&self) -> &BodySource {
+        &self.source
+    }
+
+    /// Asks the origin at `position` for a piece; the reason, if it gives none.
+    pub(super) async fn piece(
+        self,
+        span: Range<u64>,
+        position: usize,
+    ) -> Result<ResumableBody, String> {
+        let BodyRequest::Object(ask) = &self.source.request else {
+            return Err("it is not an object of a binary cache".to_owned());
+        };
+        let ask = Ask {
+            range: Some(RangeAsked { first: span.start, last: Some(span.end.saturating_sub(1)) }),
+            if_match: self.etag.clone(),
+            if_none_match: None,
+            if_modified_since: None,
+            only: Some(position),
+            ..ask.clone()
+        };
+        let upstream = Arc::clone(&self.source.upstream);
+        let response = match upstream.origins.fetch(&ask).await {
+            Ok(Answer::Found(response)) => response,
+            Ok(Answer::Changed) => return Err("412 or 416: it is another object".to_owned()),
+            Ok(Answer::NotModified { .. }) => return Err("304 without conditions".to_owned()),
+            Ok(Answer::Absent { .. }) => return Err("no such object".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let (origin, position) = (Arc::clone(&response.origin_name), response.origin);
+        let mut piece = ResumableBody {
+            body: ResponseBody::nothing(Arc::clone(&origin)),
+            origin: Arc::clone(&origin),
+            headers: self.headers,
+            etag: self.etag,
+            checked: self.checked,
+            total: self.total,
+            end: Some(span.end),
+            received: span.start,
+            skip: 0,
+            next: None,
+            candidates: self.candidates,
+            deadline: ResumeDeadline::new(self.deadline).short(),
+            restarts: 0,
+            source: self.source,
+        };
+        if response.status != StatusCode::PARTIAL_CONTENT {
+            return Err(format!("status {} to a request for a range", response.status));
+        }
+        piece.part(&response)?;
+        piece.source.body_origins.add(position, &origin);
+        piece.body = response.body;
+        Ok(piece)
+    }
+}
