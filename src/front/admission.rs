@@ -1,11 +1,14 @@
 //! How many connections may be open, in all and from one address. One for all listeners; a
 //! mutex held for one look-up; every open connection holds a permit.
 
+use super::handler::Door;
 use crate::sync::Mutex;
+use prometheus::IntGauge;
 use rustix::process::Resource;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use tokio::net::TcpStream;
 
 /// How many connections may be open in a process that may open so many files: half of them, since
 /// an answer may have a file open beside its connection, and the disk tier, origins and logs need
@@ -98,6 +101,37 @@ impl Drop for Permit {
                 open.by_address.remove(&self.address);
             }
         }
+    }
+}
+
+/// An accepted connection within the limits, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct AcceptedConnection {
+    pub(super) door: Door,
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) place: ConnectionPlace,
+}
+
+/// What an open connection holds beside its socket: a permit and a count in the gauge.
+#[derive(Debug)]
+pub(super) struct ConnectionPlace {
+    _permit: Permit,
+    gauge: IntGauge,
+}
+
+impl ConnectionPlace {
+    /// That of a connection with this permit, counted in `gauge`.
+    pub(super) fn new(permit: Permit, gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self { _permit: permit, gauge }
+    }
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        self.gauge.dec();
     }
 }
 

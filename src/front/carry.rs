@@ -4,8 +4,6 @@
 //! A body that fails is an error of the socket: the library gives the connection up, which is reset
 //! then, since its answer is unfinished.
 
-use super::AnswerBody;
-use super::request::Answer;
 use bytes::{Buf, BytesMut};
 use http_body::Body;
 use std::io::{self, IoSlice};
@@ -31,22 +29,25 @@ pin_project_lite::pin_project! {
     /// The body of a handler's answer, and what was taken of it and is not written yet.
     pub(super) struct Carried<B>
     where
-        B: AnswerBody,
+        B: Body,
     {
         #[pin]
-        body: Answer<B>,
+        body: B,
         data: Option<B::Data>,
     }
 }
 
-impl<B: AnswerBody> Carried<B> {
+impl<B: Body> Carried<B> {
     /// Nothing of `body` is written yet.
-    pub(super) fn new(body: Answer<B>) -> Self {
+    pub(super) fn new(body: B) -> Self {
         Self { body, data: None }
     }
 }
 
-impl<B: AnswerBody> Carry for Carried<B> {
+impl<B> Carry for Carried<B>
+where
+    B: Body<Data: Send, Error = io::Error> + Send,
+{
     fn poll_carry(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

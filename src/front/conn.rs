@@ -2,32 +2,28 @@
 //! deadlines, the drain, and how it ends. Runs as one task per connection; HTTP/2 streams are
 //! tasks of their own.
 
-use super::accept::Accepted;
-use super::admission::{Admission, connections_within, open_files_max};
+use super::admission::AcceptedConnection;
 use super::express::Ready;
+use super::handler::{AnswerBody, Door};
 use super::plain::HeadLimits;
 use super::request::Service;
 use super::secure::{More, Secure, Unflushed};
-use super::socket::{Opening, Raw, Socket, Stream};
-use super::watch::{Deadlines, Fault, Version, Watch};
+use super::socket::{Opening, Socket, Stream};
+use super::state::{FrontState, Streams};
+use super::tcp_socket::TcpSocket;
+use super::watch::{Fault, Version, Watch};
 use super::watchdog::Watchdog;
-use super::{AnswerBody, Door, Handler};
-use crate::config::Server;
 use crate::engine::{Connection, Spans, Transport, Turns};
-use crate::metrics::Metrics;
-use crate::tasks::Tasks;
 use http::StatusCode;
-use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::{CipherSuite, ProtocolVersion, ServerConfig, ServerConnection};
+use hyper_util::rt::TokioIo;
+use rustls::{CipherSuite, ProtocolVersion, ServerConnection};
 use std::error::Error as _;
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,20 +32,6 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of a body that hyper may hold for an HTTP/1 connection, and that a request's head may
-/// never exceed.
-const HTTP1_BUFFER_BYTES_MAX: usize = 128 * 1024;
-/// The smallest buffer that hyper takes.
-const HTTP1_BUFFER_BYTES_MIN: usize = 8 * 1024;
-/// Bytes of a body that may wait on one HTTP/2 stream beside the piece in hand.
-const STREAM_BUFFER_BYTES_MAX: usize = 32 * 1024;
-/// The receive window of HTTP/2 streams and connections: requests have no bodies.
-const WINDOW_BYTES: u32 = 65_535;
-/// Streams that a client may reset before they were looked at, and that a client's faults may
-/// make h2 reset, before the connection ends with GOAWAY (CVE-2023-44487, CVE-2025-8671).
-const RESET_STREAMS_MAX: usize = 20;
-/// See [`RESET_STREAMS_MAX`].
-const FAULTY_STREAMS_MAX: usize = 64;
 /// How long a client may take to close its side after it has the last answer.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Bytes of a refused request that are read and thrown away, so that the refusal is not lost to a
@@ -59,138 +41,26 @@ const DISCARD_BYTES_MAX: u64 = 256 * 1024;
 const NOT_HTTP2: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-/// What all connections share.
-pub(super) struct Shared<B> {
-    pub(super) server: Server,
-    pub(super) handler: Arc<dyn Handler<B>>,
-    pub(super) metrics: Metrics,
-    pub(super) tasks: Tasks,
-    pub(super) admission: Arc<Admission>,
-    deadlines: Deadlines,
-    /// When the drain began.
-    stopped_at: OnceLock<Instant>,
-    tls: Option<TlsAcceptor>,
-    http1: http1::Builder,
-    http2: http2::Builder<Streams>,
-}
-
-impl<B> fmt::Debug for Shared<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("server", &self.server).finish_non_exhaustive()
-    }
-}
-
-/// Runs HTTP/2 streams as tasks.
-#[derive(Debug, Clone)]
-struct Streams(Tasks);
-
-impl<F> Executor<F> for Streams
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        self.0.spawn("stream", stream);
-    }
-}
-
-impl<B> Shared<B> {
-    pub(super) fn new(
-        server: Server,
-        tls: Option<Arc<ServerConfig>>,
-        handler: Arc<dyn Handler<B>>,
-        metrics: Metrics,
-        tasks: Tasks,
-    ) -> Self {
-        let (limits, timeouts) = (&server.limits, &server.timeouts);
-        Self {
-            admission: Arc::new(Admission::new(
-                limits.connections_max.min(connections_within(open_files_max())),
-                limits.connections_per_address_max,
-            )),
-            deadlines: Deadlines {
-                request_head: timeouts.request_head,
-                idle: timeouts.idle,
-                write_stall: timeouts.write_stall,
-            },
-            stopped_at: OnceLock::new(),
-            tls: tls.map(TlsAcceptor::from),
-            http1: http1_builder(&server),
-            http2: http2_builder(&server, Streams(tasks.clone())),
-            handler,
-            metrics,
-            tasks,
-            server,
-        }
-    }
-
-    /// When the drain that has begun is over.
-    fn drain_ends(&self) -> Instant {
-        *self.stopped_at.get_or_init(Instant::now) + self.server.timeouts.drain
-    }
-
-    /// Counts a connection that was closed for a limit or a fault of its client.
-    pub(super) fn refused(&self, reason: &str) {
-        self.metrics.connections_refused.with_label_values(&[reason]).inc();
-    }
-}
-
-/// A client may close its side once its request is whole: it is answered all the same (RFC 9112
-/// section 9.6), and the [`Watch`] notices if it is gone.
-///
-/// hyper's own timeout of a request's head also runs while a kept connection is idle, so the
-/// [`Watch`] keeps both. `pipeline_flush` stays off: it copies every body.
-fn http1_builder(server: &Server) -> http1::Builder {
-    let head_bytes_max = server.limits.request_head_bytes_max;
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .half_close(true)
-        .keep_alive(true)
-        .max_headers(server.limits.request_headers_max)
-        .max_header_size(head_bytes_max)
-        .max_buf_size(head_bytes_max.max(HTTP1_BUFFER_BYTES_MAX).max(HTTP1_BUFFER_BYTES_MIN));
-    builder
-}
-
-/// No PING asks whether a client is still there: it would wait behind all that a slow one has yet
-/// to receive. The [`Watch`] tells.
-fn http2_builder(server: &Server, streams: Streams) -> http2::Builder<Streams> {
-    let head_bytes_max = u32::try_from(server.limits.request_head_bytes_max).unwrap_or(u32::MAX);
-    let mut builder = http2::Builder::new(streams);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(server.limits.streams_max)
-        .max_header_list_size(head_bytes_max)
-        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-        .max_local_error_reset_streams(FAULTY_STREAMS_MAX)
-        .adaptive_window(false)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .max_send_buf_size(STREAM_BUFFER_BYTES_MAX);
-    builder
-}
-
 /// Serves an accepted connection to its end.
-pub(super) async fn run<B>(accepted: Accepted, shared: Arc<Shared<B>>)
+pub(super) async fn run<B>(accepted: AcceptedConnection, state: Arc<FrontState<B>>)
 where
     B: AnswerBody,
 {
-    let Accepted { door, stream, peer, local, place } = accepted;
+    let AcceptedConnection { door, stream, peer, local, place } = accepted;
     // Dropped last: the connection counts until its socket is closed.
     let _place = place;
-    let watch = Arc::new(Watch::new(shared.deadlines, Instant::now()));
-    let raw = Raw::new(stream, Arc::clone(&watch));
+    let watch = Arc::new(Watch::new(state.deadlines, Instant::now()));
+    let raw = TcpSocket::new(stream, Arc::clone(&watch));
     // A token of its own: every poll of the connection looks at it, and takes its lock.
-    let stop = shared.tasks.stopping().child_token();
+    let stop = state.tasks.stopping().child_token();
     let opened = tokio::select! {
         biased;
         () = stop.cancelled() => return,
-        opened = open(door, raw, &watch, &shared) => opened,
+        opened = open(door, raw, &watch, &state) => opened,
     };
     let Some(Opened { socket, version, transport }) = opened else { return };
     watch.speaks(version);
-    let served = Served { shared, watch, stop, peer, local, transport };
+    let served = Served { state, watch, stop, peer, local, transport };
     match version {
         Version::Http1 => served.http1(socket).await,
         Version::Http2 => served.http2(socket).await,
@@ -205,34 +75,39 @@ struct Opened {
 }
 
 /// TLS and the protocol, each under its deadline; `None` where the connection is over.
-async fn open<B>(door: Door, raw: Raw, watch: &Arc<Watch>, shared: &Shared<B>) -> Option<Opened> {
-    let (stream, transport, alpn) = match (door, &shared.tls) {
+async fn open<B>(
+    door: Door,
+    raw: TcpSocket,
+    watch: &Arc<Watch>,
+    state: &FrontState<B>,
+) -> Option<Opened> {
+    let (stream, transport, alpn) = match (door, &state.tls) {
         (Door::Plain, _) => (Stream::Plain(raw), Transport::Plain, Alpn::None),
-        (Door::Tls, Some(acceptor)) => secure(raw, acceptor, shared).await?,
+        (Door::Tls, Some(acceptor)) => secure(raw, acceptor, state).await?,
         (Door::Tls, None) => return None,
     };
     let mut socket = Socket::new(stream, Arc::clone(watch));
     if alpn == Alpn::Http2 {
         return Some(Opened { socket, version: Version::Http2, transport });
     }
-    let opening = match timeout(shared.deadlines.request_head, socket.opening()).await {
+    let opening = match timeout(state.deadlines.request_head, socket.opening()).await {
         Ok(Ok(opening)) => opening,
         Ok(Err(_)) => return None,
         Err(_) => {
-            shared.refused(Fault::RequestHead.as_str());
+            state.refused(Fault::RequestHead.as_str());
             return None;
         }
     };
     match opening {
         Opening::Closed => None,
         Opening::Other => Some(Opened { socket, version: Version::Http1, transport }),
-        Opening::Preface if door == Door::Plain && shared.server.http2 => {
+        Opening::Preface if door == Door::Plain && state.server.http2 => {
             Some(Opened { socket, version: Version::Http2, transport })
         }
         Opening::Preface => {
-            shared.refused("preface");
+            state.refused("preface");
             let _ = timeout(CLOSE_DEADLINE, socket.write_all(NOT_HTTP2)).await;
-            close(socket, watch, &shared.tasks.stopping()).await;
+            close(socket, watch, &state.tasks.stopping()).await;
             None
         }
     }
@@ -246,20 +121,20 @@ enum Alpn {
 }
 
 async fn secure<B>(
-    raw: Raw,
+    raw: TcpSocket,
     acceptor: &TlsAcceptor,
-    shared: &Shared<B>,
+    state: &FrontState<B>,
 ) -> Option<(Stream, Transport, Alpn)> {
     let handshake = Box::pin(acceptor.accept(raw));
-    let stream = match timeout(shared.server.timeouts.tls_handshake, handshake).await {
+    let stream = match timeout(state.server.timeouts.tls_handshake, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
-            shared.refused("tls_handshake");
+            state.refused("tls_handshake");
             return None;
         }
         Err(_) => {
-            shared.refused("tls_handshake_timeout");
+            state.refused("tls_handshake_timeout");
             return None;
         }
     };
@@ -293,7 +168,7 @@ fn cipher(session: &ServerConnection) -> &'static str {
 
 /// What a connection needs while it is served.
 struct Served<B> {
-    shared: Arc<Shared<B>>,
+    state: Arc<FrontState<B>>,
     watch: Arc<Watch>,
     stop: CancellationToken,
     peer: SocketAddr,
@@ -322,7 +197,7 @@ where
 {
     async fn http1(self, mut socket: Socket) {
         let connection = self.connection(Version::Http1);
-        let limits = &self.shared.server.limits;
+        let limits = &self.state.server.limits;
         let limits = HeadLimits {
             bytes_max: limits.request_head_bytes_max,
             fields_max: limits.request_headers_max,
@@ -330,7 +205,7 @@ where
         let service = Arc::new(self.service(&connection));
         let ready = Arc::clone(&service) as Arc<dyn Ready>;
         let unflushed = socket.speaks_http1(&connection, ready, limits);
-        let mut http = self.shared.http1.serve_connection(TokioIo::new(socket), service);
+        let mut http = self.state.http1.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended, &connection);
         // The library takes a failure of the short way for an end between two requests.
@@ -361,12 +236,12 @@ where
         let connection = self.connection(Version::Http2);
         let unflushed = socket.speaks_http2(&connection);
         let service = self.service(&connection);
-        let mut http = self.shared.http2.serve_connection(TokioIo::new(socket), service);
+        let mut http = self.state.http2.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended, &connection);
         match &ended {
             // Not a broken connection but a broken rule, or one of h2's limits.
-            Ended::Failed(error) if !is_io(error) => self.shared.refused("http2"),
+            Ended::Failed(error) if !is_io(error) => self.state.refused("http2"),
             Ended::Served | Ended::Failed(_) | Ended::Lost | Ended::Fault(_) | Ended::Drained => {}
         }
         match &ended {
@@ -391,7 +266,7 @@ where
     /// Ready when a drain is over.
     async fn drained(&self) {
         self.stop.cancelled().await;
-        tokio::time::sleep_until(self.shared.drain_ends()).await;
+        tokio::time::sleep_until(self.state.drain_ends()).await;
     }
 
     fn connection(&self, version: Version) -> Arc<Connection> {
@@ -399,7 +274,7 @@ where
         Arc::new(match (&self.transport, version) {
             (Transport::Plain, Version::Http1) => connection
                 .with_interims()
-                .with_spans(Spans::new(self.shared.metrics.sendfile_bytes.clone())),
+                .with_spans(Spans::new(self.state.metrics.sendfile_bytes.clone())),
             (Transport::Tls { .. }, Version::Http1) => connection.with_interims(),
             (Transport::Plain | Transport::Tls { .. }, Version::Http2) => {
                 connection.with_turns(Turns::Pieces)
@@ -409,10 +284,10 @@ where
 
     fn service(&self, connection: &Arc<Connection>) -> Service<B> {
         Service {
-            shared: Arc::clone(&self.shared),
+            state: Arc::clone(&self.state),
             connection: Arc::clone(connection),
             watch: Arc::clone(&self.watch),
-            panics: Arc::new(self.shared.metrics.request_panics.clone()),
+            panics: Arc::new(self.state.metrics.request_panics.clone()),
         }
     }
 
@@ -472,7 +347,7 @@ where
                     }
                     // What has begun of a request reaches it first.
                     self.watch.wind_down();
-                    let ends = tokio::time::sleep_until(self.shared.drain_ends());
+                    let ends = tokio::time::sleep_until(self.state.drain_ends());
                     // What was just written must not use up the share of the one that ends it.
                     drain = Some(Box::pin(unconstrained(ends)));
                     continue;
@@ -498,17 +373,17 @@ where
                     } else {
                         ("malformed", StatusCode::BAD_REQUEST)
                     };
-                    self.shared.metrics.requests_refused.with_label_values(&[reason]).inc();
-                    self.shared.handler.unreadable(status, connection);
+                    self.state.metrics.requests_refused.with_label_values(&[reason]).inc();
+                    self.state.handler.unreadable(status, connection);
                 }
             }
             Ended::Fault(fault) => {
                 tracing::debug!(?fault, peer = %self.peer, "connection ended");
-                self.shared.refused(fault.as_str());
+                self.state.refused(fault.as_str());
             }
             Ended::Drained => {
                 tracing::info!(peer = %self.peer, "connection cut: the drain is over");
-                self.shared.refused("drain");
+                self.state.refused("drain");
             }
         }
     }

@@ -1,12 +1,15 @@
 //! How fast the client of a connection takes what it is sent, and what may therefore wait for it in
 //! the kernel, unsent. Part of one connection's socket, which tells it what went; no locks.
 
-use super::socket::UNSENT_BYTES_MAX;
 use socket2::SockRef;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
+/// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
+/// progress show every few seconds instead of once in a whole send buffer. [`Pace`] exempts
+/// fast clients.
+pub(super) const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 /// Bytes by which the pace of a reader is told.
 const PACE_BYTES: usize = 1 << 20;
 /// A reader who takes [`PACE_BYTES`] in this time is fast.

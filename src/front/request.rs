@@ -1,10 +1,10 @@
 //! One request at the door: what is refused for its framing alone, the handler's call, and the
 //! answer's body as hyper polls it. A panic in the handler fails its request and nothing else.
 
-use super::AnswerBody;
 use super::carry::Carried;
-use super::conn::Shared;
 use super::express::{self, Ready};
+use super::handler::AnswerBody;
+use super::state::FrontState;
 use super::watch::{UnderWay, Watch};
 use crate::engine::{Answering, Connection, PlainRequest, Taken};
 use bytes::Bytes;
@@ -28,7 +28,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// What hyper calls with each request of one connection.
 #[derive(Debug)]
 pub(super) struct Service<B> {
-    pub(super) shared: Arc<Shared<B>>,
+    pub(super) state: Arc<FrontState<B>>,
     pub(super) connection: Arc<Connection>,
     pub(super) watch: Arc<Watch>,
     /// The metric, counted on by this connection's answers alone.
@@ -55,16 +55,16 @@ where
             under_way: UnderWay::begin(&self.watch),
             panics: Arc::clone(&self.panics),
         };
-        let shared = &self.shared;
-        let headers_max = shared.server.limits.request_headers_max;
+        let state = &self.state;
+        let headers_max = state.server.limits.request_headers_max;
         if let Some(refusal) = refusal(request.method(), request.headers(), body, headers_max) {
-            shared.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
-            shared.handler.refused(&request, refusal.status(), &self.connection);
+            state.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
+            state.handler.refused(&request, refusal.status(), &self.connection);
             let response = refusal.response(entered.version);
             return Either::Left(ready(Ok(entered.own(response))));
         }
         // The handler's state is dropped with its panic: nobody sees it half changed.
-        let called = AssertUnwindSafe(|| shared.handler.answer(request, &self.connection));
+        let called = AssertUnwindSafe(|| state.handler.answer(request, &self.connection));
         match catch_unwind(called) {
             Ok(Answering::Now(response)) => Either::Left(ready(Ok(entered.handlers(response)))),
             Err(_) => Either::Left(ready(Ok(entered.panicked()))),
@@ -131,7 +131,7 @@ where
 {
     fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<express::Body> {
         let before = out.len();
-        let handler = &self.shared.handler;
+        let handler = &self.state.handler;
         // What the handler may leave half done is cut off.
         let called = AssertUnwindSafe(|| handler.express(request, &self.connection, out));
         match catch_unwind(called) {

@@ -6,7 +6,7 @@
 //! h2 flushes each frame before it makes the next, and hyper each piece of a body. Instead, the
 //! task that polls the connection flushes when the poll is over ([`Unflushed`]).
 
-use super::socket::Raw;
+use super::tcp_socket::TcpSocket;
 use crate::sync::{Mutex, MutexGuard};
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -28,7 +28,7 @@ pub(super) struct Secure(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    tls: TlsStream<Raw>,
+    tls: TlsStream<TcpSocket>,
     /// Less than a record, not encrypted yet.
     held: Vec<u8>,
     /// Bytes that were encrypted and may not be sent yet.
@@ -76,7 +76,7 @@ impl Unflushed {
 
 impl Secure {
     /// A connection after its handshake.
-    pub(super) fn new(mut tls: TlsStream<Raw>) -> Self {
+    pub(super) fn new(mut tls: TlsStream<TcpSocket>) -> Self {
         // Bounded here.
         tls.get_mut().1.set_buffer_limit(None);
         let inner = Inner { tls, held: Vec::new(), sealed: 0, is_blocked: false };

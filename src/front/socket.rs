@@ -4,156 +4,27 @@
 
 use super::express::{Express, Next, Ready, Turn};
 use super::lines::{Lines, Refused};
-use super::pace::{self, Pace};
 use super::plain::HeadLimits;
 use super::secure::{Secure, Unflushed};
-use super::sender::Sender;
+use super::tcp_socket::TcpSocket;
 use super::watch::Watch;
 use crate::engine::{Connection, Interims};
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What ends a request's head.
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
-/// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
-/// progress show every few seconds instead of once in a whole send buffer. See `pace` for who is
-/// exempt.
-pub(super) const UNSENT_BYTES_MAX: u32 = 256 * 1024;
-/// When the kernel asks a silent client whether it is still there, how often again, and how many
-/// times that may be left unanswered.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(75);
-/// See [`KEEPALIVE_AFTER`].
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
-/// See [`KEEPALIVE_AFTER`].
-const KEEPALIVE_RETRIES: u32 = 4;
-/// The same for a client of HTTP/1 under TLS that takes what it is sent fast: fewer wake-ups for
-/// the memory. Over HTTP/2 all that waits is in the way of the answers that come behind it.
-const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
-
-/// The TCP connection.
-#[derive(Debug)]
-pub(super) struct Raw {
-    stream: TcpStream,
-    watch: Arc<Watch>,
-    /// Where placeholders may be written.
-    spans: Option<Sender>,
-    /// Where the client's pace is looked at, beside that of files that `spans` sends.
-    pace: Option<Pace>,
-}
-
-impl Raw {
-    /// Sets the socket's options; where one cannot be set, the connection works without it.
-    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
-        let socket = SockRef::from(&stream);
-        // A client that closed both its sides has forgotten the connection a minute later.
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_AFTER)
-            .with_interval(KEEPALIVE_EVERY)
-            .with_retries(KEEPALIVE_RETRIES);
-        for result in [
-            socket.set_tcp_nodelay(true),
-            socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX),
-            socket.set_tcp_keepalive(&keepalive),
-        ] {
-            if let Err(error) = result {
-                tracing::debug!(%error, "cannot set a socket option");
-            }
-        }
-        watch.socket_opened(stream.as_raw_fd());
-        Self { stream, watch, spans: None, pace: None }
-    }
-
-    /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
-    pub(super) fn is_paced(&mut self) {
-        self.pace = Some(Pace::new(FAST_UNSENT_BYTES_MAX, &pace::ALL));
-    }
-
-    fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &result {
-            Poll::Ready(Ok(bytes)) => self.watch.wrote(*bytes),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending if self.spans.as_ref().is_some_and(Sender::is_reading) => {
-                self.watch.reads_disk();
-            }
-            Poll::Pending => self.watch.blocked(),
-        }
-        result
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        self.watch.socket_closes();
-        if self.watch.is_reset()
-            && let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
-        {
-            tracing::debug!(%error, "cannot reset a connection");
-        }
-    }
-}
-
-impl AsyncRead for Raw {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Raw {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let result = match &mut this.spans {
-            Some(sender) => sender.poll_send(&mut this.stream, cx, slices),
-            None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
-        };
-        if let (Some(pace), Poll::Ready(Ok(bytes))) = (&mut this.pace, &result) {
-            pace.sent(*bytes, &this.stream);
-        }
-        this.seen(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
 
 /// Plain or under TLS.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Plain(Raw),
+    Plain(TcpSocket),
     Tls(Secure),
 }
 
@@ -253,7 +124,7 @@ impl Socket {
         });
         match &mut self.stream {
             Stream::Plain(raw) if connection.spans().is_some() => {
-                raw.spans = Some(Sender::new(Arc::clone(connection)));
+                raw.sends_files_of(connection);
             }
             Stream::Plain(_) => {}
             Stream::Tls(secure) => secure.is_paced(),
@@ -575,30 +446,8 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::watch::Deadlines;
+    use crate::front::tcp_socket::tests::pair;
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
-    use tokio::time::Instant;
-
-    async fn pair() -> (TcpStream, Raw, Arc<Watch>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let long = Duration::from_hours(1);
-        let deadlines = Deadlines { request_head: long, idle: long, write_stall: long };
-        let watch = Arc::new(Watch::new(deadlines, Instant::now()));
-        let raw = Raw::new(listener.accept().await.unwrap().0, Arc::clone(&watch));
-        (client, raw, watch)
-    }
-
-    /// Without it a reader of 10 kB/s shows no progress for minutes, and is taken for a stalled
-    /// one.
-    #[tokio::test]
-    async fn little_waits_unsent_in_the_kernel() {
-        let (_client, raw, _) = pair().await;
-        let socket = SockRef::from(&raw.stream);
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
-        assert!(socket.tcp_nodelay().unwrap());
-    }
 
     #[tokio::test]
     async fn what_was_read_to_tell_the_protocol_is_read_again() {

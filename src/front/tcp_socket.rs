@@ -1,0 +1,172 @@
+//! The TCP connection below HTTP and TLS: sets the socket's options, tells the [`Watch`] what the
+//! client takes, and ends with a reset if an answer is unfinished. One per connection, owned by its
+//! task; no locks of its own.
+
+use super::pace::{self, Pace, UNSENT_BYTES_MAX};
+use super::sender::Sender;
+use super::watch::Watch;
+use crate::engine::Connection;
+use socket2::{SockRef, TcpKeepalive};
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// When the kernel asks a silent client whether it is still there, how often again, and how many
+/// times that may be left unanswered.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(75);
+/// See [`KEEPALIVE_AFTER`].
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// See [`KEEPALIVE_AFTER`].
+const KEEPALIVE_RETRIES: u32 = 4;
+/// The same for a client of HTTP/1 under TLS that takes what it is sent fast: fewer wake-ups for
+/// the memory. Over HTTP/2 all that waits is in the way of the answers that come behind it.
+const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
+
+/// The TCP connection.
+#[derive(Debug)]
+pub(super) struct TcpSocket {
+    stream: TcpStream,
+    watch: Arc<Watch>,
+    /// Where placeholders may be written.
+    spans: Option<Sender>,
+    /// Where the client's pace is looked at, beside that of files that `spans` sends.
+    pace: Option<Pace>,
+}
+
+impl TcpSocket {
+    /// Sets the socket's options; where one cannot be set, the connection works without it.
+    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+        let socket = SockRef::from(&stream);
+        // A client that closed both its sides has forgotten the connection a minute later.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_AFTER)
+            .with_interval(KEEPALIVE_EVERY)
+            .with_retries(KEEPALIVE_RETRIES);
+        for result in [
+            socket.set_tcp_nodelay(true),
+            socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX),
+            socket.set_tcp_keepalive(&keepalive),
+        ] {
+            if let Err(error) = result {
+                tracing::debug!(%error, "cannot set a socket option");
+            }
+        }
+        watch.socket_opened(stream.as_raw_fd());
+        Self { stream, watch, spans: None, pace: None }
+    }
+
+    /// From here on the ranges of files that stand in `connection`'s queue are sent in place of
+    /// their placeholders.
+    pub(super) fn sends_files_of(&mut self, connection: &Arc<Connection>) {
+        self.spans = Some(Sender::new(Arc::clone(connection)));
+    }
+
+    /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
+    pub(super) fn is_paced(&mut self) {
+        self.pace = Some(Pace::new(FAST_UNSENT_BYTES_MAX, &pace::ALL));
+    }
+
+    fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &result {
+            Poll::Ready(Ok(bytes)) => self.watch.wrote(*bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending if self.spans.as_ref().is_some_and(Sender::is_reading) => {
+                self.watch.reads_disk();
+            }
+            Poll::Pending => self.watch.blocked(),
+        }
+        result
+    }
+}
+
+impl Drop for TcpSocket {
+    fn drop(&mut self) {
+        self.watch.socket_closes();
+        if self.watch.is_reset()
+            && let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+        {
+            tracing::debug!(%error, "cannot reset a connection");
+        }
+    }
+}
+
+impl AsyncRead for TcpSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TcpSocket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = match &mut this.spans {
+            Some(sender) => sender.poll_send(&mut this.stream, cx, slices),
+            None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
+        };
+        if let (Some(pace), Poll::Ready(Ok(bytes))) = (&mut this.pace, &result) {
+            pace.sent(*bytes, &this.stream);
+        }
+        this.seen(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::front::watch::Deadlines;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    pub(in crate::front) async fn pair() -> (TcpStream, TcpSocket, Arc<Watch>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let long = Duration::from_hours(1);
+        let deadlines = Deadlines { request_head: long, idle: long, write_stall: long };
+        let watch = Arc::new(Watch::new(deadlines, Instant::now()));
+        let raw = TcpSocket::new(listener.accept().await.unwrap().0, Arc::clone(&watch));
+        (client, raw, watch)
+    }
+
+    /// Without it a reader of 10 kB/s shows no progress for minutes, and is taken for a stalled
+    /// one.
+    #[tokio::test]
+    async fn little_waits_unsent_in_the_kernel() {
+        let (_client, raw, _) = pair().await;
+        let socket = SockRef::from(&raw.stream);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
+        assert!(socket.tcp_nodelay().unwrap());
+    }
+}
