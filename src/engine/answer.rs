@@ -2,15 +2,20 @@
 //! kind in one exhaustive match; nothing of their detail reaches the client but a request id.
 
 use super::body::Body;
-use super::tally::Tally;
+use super::site::Site;
+use super::tally::{Account, Begun, Tally};
 use crate::client::UploadError;
 use crate::fill::FillError;
+use crate::metrics::Metrics;
+use crate::nix::Class;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::Refusal;
 use crate::rfc::cache_status::{CacheStatus, Forward};
 use crate::telemetry::RequestId;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use std::sync::Arc;
@@ -41,6 +46,14 @@ pub(super) struct Answer {
 pub(super) enum Ends {
     Connection,
     Request,
+}
+
+/// An answer, at once or once it is there.
+pub enum Answering<B> {
+    /// It is there.
+    Now(Response<B>),
+    /// It has to be waited for.
+    Later(BoxFuture<'static, Response<B>>),
 }
 
 impl Answer {
@@ -82,13 +95,31 @@ impl Answer {
         self.body = Body::whole(text);
     }
 
-    /// Ready for the connection; HEAD gets no body whatever the answer is.
-    pub(super) fn into_response(
-        mut self,
-        method: &Method,
-        version: Version,
-        tally: Tally,
+    /// As the connection takes it, with its account: counted at the site and for the class that
+    /// were found.
+    pub(super) fn respond(
+        self,
+        metrics: &Metrics,
+        parts: &Parts,
+        begun: Begun,
+        counted: Option<(&Site, Class)>,
     ) -> Response<Body> {
+        if let Some(reason) = self.refused {
+            metrics.requests_refused.with_label_values(&[reason]).inc();
+        }
+        let account = Account {
+            status: self.status,
+            outcome: self.outcome,
+            origin: self.origin.as_ref(),
+            body_bytes: 0,
+            request_id: self.request_id,
+        };
+        let tally = begun.tally(&account, counted);
+        self.into_response(&parts.method, parts.version, tally)
+    }
+
+    /// Ready for the connection; HEAD gets no body whatever the answer is.
+    fn into_response(mut self, method: &Method, version: Version, tally: Tally) -> Response<Body> {
         if self.ends == Ends::Connection && version < Version::HTTP_2 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -9,11 +9,11 @@
 
 use super::connection::Connection;
 use super::portion::Portion;
-use super::row::Row;
+use super::row::{Row, Segment};
+use super::source::BodySource;
 use super::tail::Tail;
 use super::tally::Tally;
-use crate::fill::{GrowingReader, PartReader, Passing};
-use crate::store::{BodyFile, CHUNK_BYTES};
+use crate::store::CHUNK_BYTES;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
@@ -32,7 +32,7 @@ const _: () = assert!(CHUNK_BYTES.is_multiple_of(STRETCH_BYTES));
 const SLICE_BYTES: usize = 256 << 10;
 
 /// A piece on its way, and where the next comes from.
-pub(super) type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = (BodyContent, io::Result<Bytes>)> + Send>>;
 
 /// The body of an answer.
 pub struct Body {
@@ -45,27 +45,34 @@ pub struct Body {
 
 enum State {
     Whole(Bytes),
-    Ready(Source),
+    Ready(BodyContent),
     Reading(Reading),
     Over,
 }
 
-/// Where bytes come from that are not in memory yet.
-pub(super) enum Source {
+/// What a body is made of that is not in memory yet.
+pub(super) enum BodyContent {
     /// A stored file, or what goes on for it, from this offset on.
     Stored(Arc<Tail>, u64),
-    /// A stored file, from this offset on.
-    File(Arc<BodyFile>, u64),
-    /// An object that arrives, from this offset on.
-    Growing(GrowingReader, u64),
-    /// Bytes in memory.
-    Bytes(Bytes),
-    /// A body that passes through, of which so many bytes are to be left out first.
-    Passing(Box<Passing>, u64),
-    /// A stretch of an object that is here in part.
-    Part(Box<PartReader>),
     /// Several stretches, and what stands between them.
     Row(Row),
+    /// Any other source.
+    Source(BodySource),
+}
+
+impl From<BodySource> for BodyContent {
+    fn from(source: BodySource) -> Self {
+        Self::Source(source)
+    }
+}
+
+impl From<Segment> for BodyContent {
+    fn from(segment: Segment) -> Self {
+        match segment {
+            Segment::Stored(tail, offset) => Self::Stored(tail, offset),
+            Segment::Bytes(bytes) => Self::Source(BodySource::Bytes(bytes)),
+        }
+    }
 }
 
 impl std::fmt::Debug for Body {
@@ -86,13 +93,13 @@ impl Body {
         Self::whole(Bytes::new())
     }
 
-    /// A body of `length` bytes from `source`; `None` where the length is not known.
-    pub(super) fn from_source(
-        source: Source,
+    /// A body of `length` bytes out of `content`; `None` where the length is not known.
+    pub(super) fn from_content(
+        content: impl Into<BodyContent>,
         length: Option<u64>,
         connection: Arc<Connection>,
     ) -> Self {
-        let state = if length == Some(0) { State::Over } else { State::Ready(source) };
+        let state = if length == Some(0) { State::Over } else { State::Ready(content.into()) };
         Self { state, left: length, connection: Some(connection), tally: None }
     }
 
@@ -150,24 +157,24 @@ impl http_body::Body for Body {
             State::Over => return Poll::Ready(None),
             State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             State::Whole(bytes) => return body.give(bytes.into()),
-            State::Ready(source) => match body.unread(source) {
-                Ok((source, portion)) => return body.took(source, portion),
-                Err(source) => {
-                    let max = body.at_most(source.piece_bytes_now());
-                    match source.read_now(max) {
-                        Ok((source, bytes)) => return body.took(source, bytes.into()),
-                        Err(source) => body.read(source),
+            State::Ready(content) => match body.unread(content) {
+                Ok((content, portion)) => return body.took(content, portion),
+                Err(content) => {
+                    let max = body.at_most(content.piece_bytes_now());
+                    match content.read_now(max) {
+                        Ok((content, bytes)) => return body.took(content, bytes.into()),
+                        Err(content) => body.read(content),
                     }
                 }
             },
             State::Reading(reading) => reading,
         };
-        let Poll::Ready((source, result)) = reading.as_mut().poll(context) else {
+        let Poll::Ready((content, result)) = reading.as_mut().poll(context) else {
             body.state = State::Reading(reading);
             return Poll::Pending;
         };
         match result {
-            Ok(bytes) => body.took(source, bytes.into()),
+            Ok(bytes) => body.took(content, bytes.into()),
             Err(error) => body.fail(error),
         }
     }
@@ -188,11 +195,11 @@ impl http_body::Body for Body {
 impl Body {
     /// The next stretch of a file without its bytes: as a placeholder, where the socket can send it
     /// by itself, or to be read when it is written.
-    fn unread(&self, source: Source) -> Result<(Source, Portion), Source> {
-        let (Source::Stored(tail, at), Some(connection), Some(left)) =
-            (&source, &self.connection, self.left)
+    fn unread(&self, content: BodyContent) -> Result<(BodyContent, Portion), BodyContent> {
+        let (BodyContent::Stored(tail, at), Some(connection), Some(left)) =
+            (&content, &self.connection, self.left)
         else {
-            return Err(source);
+            return Err(content);
         };
         let portion = if let Some(spans) = connection.spans() {
             spans.put(tail, *at, left).map(Portion::Bytes)
@@ -204,39 +211,39 @@ impl Body {
         match portion {
             Some(portion) => {
                 let next = at.saturating_add(portion.remaining() as u64);
-                Ok((Source::Stored(Arc::clone(tail), next), portion))
+                Ok((BodyContent::Stored(Arc::clone(tail), next), portion))
             }
-            None => Err(source),
+            None => Err(content),
         }
     }
 
     /// The next piece, once nothing that comes before it waits to be sent by the socket.
-    fn read(&self, source: Source) -> Reading {
+    fn read(&self, content: BodyContent) -> Reading {
         let max = self.piece_bytes();
-        match (&source, &self.connection) {
-            (Source::Stored(..), Some(connection)) if connection.spans().is_some() => {
+        match (&content, &self.connection) {
+            (BodyContent::Stored(..), Some(connection)) if connection.spans().is_some() => {
                 let connection = Arc::clone(connection);
                 Box::pin(async move {
                     if let Some(spans) = connection.spans() {
                         spans.drained().await;
                     }
-                    source.read(max).await
+                    content.read(max).await
                 })
             }
-            _ => source.read(max),
+            _ => Box::pin(content.read(max)),
         }
     }
 
     fn took(
         &mut self,
-        source: Source,
+        content: BodyContent,
         portion: Portion,
     ) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
         let length = portion.remaining() as u64;
         if length == 0 {
             return match self.left {
                 None | Some(0) => {
-                    Poll::Ready(trailers(source).map(|fields| Ok(Frame::trailers(fields))))
+                    Poll::Ready(content.trailers().map(|fields| Ok(Frame::trailers(fields))))
                 }
                 Some(left) => self.fail(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -249,16 +256,16 @@ impl Body {
             return self.fail(io::Error::new(kind, "the body goes on past its length"));
         }
         if self.left != Some(length) {
-            self.state = State::Ready(source);
+            self.state = State::Ready(content);
         }
         self.give(portion)
     }
 }
 
-impl Source {
+impl BodyContent {
     /// Bytes of one piece at most where it is read without waiting.
     fn piece_bytes_now(&self) -> usize {
-        if let Self::Growing(..) = self { SLICE_BYTES } else { PIECE_BYTES }
+        if let Self::Source(BodySource::Growing(..)) = self { SLICE_BYTES } else { PIECE_BYTES }
     }
 
     /// Reads without waiting; gives itself back where it would have to wait.
@@ -273,82 +280,38 @@ impl Source {
                     None => Err(Self::Stored(tail, offset)),
                 }
             }
-            Self::Bytes(mut bytes) => {
-                let piece = bytes.split_to(max.min(bytes.len()));
-                Ok((Self::Bytes(bytes), piece))
-            }
-            Self::Growing(growing, offset) => match growing.read_now(offset, max) {
-                Some(bytes) => {
-                    let next = offset + bytes.len() as u64;
-                    Ok((Self::Growing(growing, next), bytes))
-                }
-                None => Err(Self::Growing(growing, offset)),
+            Self::Source(source) => match source.read_now(max) {
+                Ok((source, bytes)) => Ok((Self::Source(source), bytes)),
+                Err(source) => Err(Self::Source(source)),
             },
-            Self::File(..) | Self::Passing(..) | Self::Part(_) | Self::Row(_) => Err(self),
+            Self::Row(_) => Err(self),
         }
     }
 
     /// The next piece, of at most `max` bytes.
-    pub(super) fn read(self, max: usize) -> Reading {
+    async fn read(self, max: usize) -> (Self, io::Result<Bytes>) {
         match self {
-            Self::Bytes(mut bytes) => Box::pin(async move {
-                let piece = bytes.split_to(max.min(bytes.len()));
-                (Self::Bytes(bytes), Ok(piece))
-            }),
-            Self::Stored(tail, offset) => Box::pin(async move {
+            Self::Stored(tail, offset) => {
                 let result = tail.read(offset, max).await;
                 let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 (Self::Stored(tail, next), result)
-            }),
-            Self::File(file, offset) => Box::pin(async move {
-                let result = file.read(offset, max).await;
-                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                (Self::File(file, next), result)
-            }),
-            Self::Growing(growing, offset) => Box::pin(async move {
-                let result = growing.read(offset, max).await.map_err(io::Error::other);
-                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                (Self::Growing(growing, next), result)
-            }),
-            Self::Passing(passing, skip) => Box::pin(read_passing(passing, skip, max)),
-            Self::Part(mut reader) => Box::pin(async move {
-                let result = reader.chunk(max).await.map_err(io::Error::other);
-                (Self::Part(reader), result)
-            }),
-            Self::Row(row) => row.read(max),
+            }
+            Self::Row(row) => {
+                let (row, result) = row.read(max).await;
+                (Self::Row(row), result)
+            }
+            Self::Source(source) => {
+                let (source, result) = source.read(max).await;
+                (Self::Source(source), result)
+            }
         }
     }
-}
 
-/// The fields behind a body that has ended.
-fn trailers(source: Source) -> Option<HeaderMap> {
-    match source {
-        Source::Passing(mut passing, _) => passing.take_trailers(),
-        Source::Stored(..)
-        | Source::File(..)
-        | Source::Growing(..)
-        | Source::Bytes(_)
-        | Source::Part(_)
-        | Source::Row(_) => None,
-    }
-}
-
-/// The next piece of a passing body, after the `skip` bytes that a range leaves out.
-async fn read_passing(
-    mut passing: Box<Passing>,
-    mut skip: u64,
-    max: usize,
-) -> (Source, io::Result<Bytes>) {
-    loop {
-        let wanted = if skip > 0 { usize::try_from(skip).unwrap_or(usize::MAX) } else { max };
-        let result = match passing.chunk(wanted).await {
-            Ok(Some(piece)) if skip > 0 => {
-                skip -= piece.len() as u64;
-                continue;
-            }
-            Ok(piece) => Ok(piece.unwrap_or_default()),
-            Err(error) => Err(io::Error::other(error)),
-        };
-        return (Source::Passing(passing, skip), result);
+    /// The fields behind a body that has ended.
+    fn trailers(self) -> Option<HeaderMap> {
+        match self {
+            Self::Source(source) => source.trailers(),
+            Self::Stored(..) | Self::Row(_) => None,
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Answers made of objects: conditions, ranges, and the fields that say how they came about.
 
 use super::answer::{self, Answer};
-use super::body::{Body, Source as BodySource};
+use super::body::{Body, BodyContent};
 use super::connection::Connection;
 use super::rescue::{Lost, Rescue};
+use super::source::BodySource;
+use super::state::Engine;
 use super::tail::Tail;
-use super::{Engine, Routed};
+use super::target::Routed;
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, FlightReader, PartReader, Passing, Role};
@@ -332,7 +334,7 @@ fn fields_of(meta: &Meta) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
 }
 
 fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
-    let source = match content {
+    let content = match content {
         Content::Nothing => return Body::empty(),
         Content::Stored(stored) => match &stored.body {
             StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
@@ -341,12 +343,12 @@ fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) 
             }
         },
         Content::Growing(growing, flight) => {
-            BodySource::Growing(flight.follow(growing, first), first)
+            BodySource::Growing(flight.follow(growing, first), first).into()
         }
-        Content::Passing(passing) => BodySource::Passing(passing, first),
-        Content::Part(reader) => BodySource::Part(reader),
+        Content::Passing(passing) => BodySource::Passing(passing, first).into(),
+        Content::Part(reader) => BodySource::Part(reader).into(),
     };
-    Body::from_source(source, sent, Arc::clone(asked.connection))
+    Body::from_content(content, sent, Arc::clone(asked.connection))
 }
 
 /// The whole of an object whose file is open.
@@ -357,8 +359,8 @@ pub(super) fn file(
     stored: &Stored,
     file: &Arc<BodyFile>,
 ) -> Body {
-    let source = stored_file(engine, routed, stored, file, 0);
-    Body::from_source(source, Some(stored.length), Arc::clone(connection))
+    let content = stored_file(engine, routed, stored, file, 0);
+    Body::from_content(content, Some(stored.length), Arc::clone(connection))
 }
 
 /// A stored file from `first` on, and what goes on where it fails.
@@ -368,9 +370,9 @@ fn stored_file(
     stored: &Stored,
     file: &Arc<BodyFile>,
     first: u64,
-) -> BodySource {
+) -> BodyContent {
     let rescue = Rescue::of(engine, Lost::Object(routed), stored);
-    BodySource::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
+    BodyContent::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
 }
 
 /// The bytes of a body from `first` on, `sent` of them.

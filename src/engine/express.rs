@@ -5,10 +5,15 @@
 //! waits.
 
 use super::body::Body;
+use super::connection::Connection;
 use super::deliver::{self, cache_status};
+use super::local;
+use super::lookup::{self, InMemory, ObjectWay};
+use super::simple_request::{PlainRequest, Taken};
+use super::site::Site;
+use super::state::Engine;
 use super::tally::{Account, Begun};
 use super::target::Path;
-use super::{Connection, Engine, InMemory, ObjectWay, Site, local};
 use crate::clock::{Moment, Timestamp};
 use crate::memory::Hot;
 use crate::object::Facts;
@@ -16,7 +21,6 @@ use crate::object::tags::TAG_FIELD;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::{ReadMethod, Upstream};
-use crate::rfc::path::PlainPath;
 use crate::rfc::{Authority, CdnLoop};
 use crate::store::StoredBody;
 use crate::telemetry::RequestId;
@@ -29,32 +33,6 @@ use std::sync::Arc;
 const BODY_BYTES_MAX: u64 = 16 * 1024;
 /// The body of an absence.
 const ABSENT: &[u8] = b"404";
-
-/// A request of HTTP/1.1 without conditions, ranges, or anything else that has a say in its answer.
-#[derive(Debug, Clone, Copy)]
-pub struct PlainRequest<'a> {
-    /// GET or HEAD.
-    pub method: ReadMethod,
-    /// The request target.
-    pub target: PlainPath<'a>,
-    /// `Host`.
-    pub host: &'a str,
-    /// `Referer`, for the log.
-    pub referer: Option<&'a [u8]>,
-    /// `User-Agent`, for the log.
-    pub user_agent: Option<&'a [u8]>,
-}
-
-/// Whether a request was answered.
-#[derive(Debug)]
-pub enum Taken<B> {
-    /// The whole answer was written, and the request is counted and logged.
-    Answered,
-    /// The answer's head was written; this is its body, which counts and logs the request.
-    Begun(B),
-    /// Nothing was done.
-    Not,
-}
 
 /// What an answer of the short way from memory has beside the fields of its object.
 struct Said<'a> {
@@ -92,7 +70,7 @@ impl Engine {
             return None;
         }
         let path = Path::plain(request.target);
-        let Some((hit, class)) = self.in_memory(site, &path, moment.edge) else {
+        let Some((hit, class)) = lookup::in_memory(&self.cache, site, &path, moment.edge) else {
             return self.express_file(request, connection, (site, path), moment, out);
         };
         if local::may_adapt(class) {
@@ -130,7 +108,7 @@ impl Engine {
         connection.spans().filter(|_| request.method == ReadMethod::Get)?;
         let (method, upstream) = (request.method, Upstream::MayBeAsked);
         let way = ObjectWay { site, passed: CdnLoop::default(), path, method, upstream };
-        let (stored, outcome, routed) = self.open_file(&way, moment.edge)?;
+        let (stored, outcome, routed) = lookup::open_file(&self.cache, &way, moment.edge)?;
         let class = routed.target.class;
         let StoredBody::File(file) = &stored.body else { return None };
         if stored.meta.status != StatusCode::OK || stored.length == 0 || local::may_adapt(class) {
@@ -148,11 +126,11 @@ impl Engine {
         let account = Account {
             status: StatusCode::OK,
             outcome,
-            origin: &stored.meta.origin,
+            origin: Some(&stored.meta.origin),
             body_bytes: 0,
             request_id: RequestId::draw(),
         };
-        let tally = begun.going(&account, site, class);
+        let tally = begun.tally(&account, Some((site, class)));
         let body = deliver::file(self, connection, routed, &stored, file);
         Some(Taken::Begun(body.tallied(tally)))
     }
@@ -215,7 +193,13 @@ impl Said<'_> {
             None => StatusCode::OK,
             Some(_) => StatusCode::NOT_FOUND,
         };
-        Account { status, outcome: self.outcome, origin: &self.hot.origin, body_bytes, request_id }
+        Account {
+            status,
+            outcome: self.outcome,
+            origin: Some(&self.hot.origin),
+            body_bytes,
+            request_id,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Fetching again what a check of the disk found damaged and dropped, as a request for it would: so
 //! that who asks next need not wait. Called by the assembly, for one object at a time.
 
-use super::Engine;
 use super::generic::Place;
 use super::site::Site;
+use super::state::Engine;
 use crate::cache::Hit;
 use crate::fill::{Asker, Sought, Wanted};
 use crate::nix::Class;

@@ -7,14 +7,17 @@
 //! end is held back until that is checked), or where it has the same strong entity tag and no other
 //! length.
 
-use super::body::{Reading, Source};
-use super::{Engine, Routed};
+use super::source::BodySource;
+use super::state::Engine;
+use super::target::Routed;
 use crate::cache::{Found, Hit};
 use crate::fill::{Asker, FlightReader, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
 use crate::store::{Stored, StoredBody};
+use bytes::Bytes;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// What a body goes on with when its file fails it. Every answer from a file has one, and hardly
@@ -35,6 +38,9 @@ pub(super) enum Lost {
     /// A response of a generic site, as it was asked for.
     Page(Box<Sought>),
 }
+
+/// A piece on its way, and the source of the next.
+type SourceRead = Pin<Box<dyn Future<Output = (BodySource, io::Result<Bytes>)> + Send>>;
 
 /// Why there is nothing to go on with.
 #[derive(Debug, thiserror::Error)]
@@ -61,11 +67,11 @@ impl Rescue {
     /// than `failed`, which failed with `error`.
     pub(super) fn go_on(
         self,
-        failed: Source,
+        failed: BodySource,
         offset: u64,
         max: usize,
         error: io::Error,
-    ) -> Reading {
+    ) -> SourceRead {
         Box::pin(async move {
             let (key, result) = (&self.meta.key, self.find(offset).await);
             let label = match &result {
@@ -88,7 +94,7 @@ impl Rescue {
         })
     }
 
-    async fn find(&self, offset: u64) -> Result<Source, NotRescued> {
+    async fn find(&self, offset: u64) -> Result<BodySource, NotRescued> {
         let mark = self.engine.fills.mark();
         if let Some(source) = self.stored(offset).await? {
             return Ok(source);
@@ -97,7 +103,7 @@ impl Rescue {
             Lost::Object(routed) => routed,
             Lost::Page(sought) => return self.find_page(sought, offset, mark).await,
         };
-        let wanted = self.engine.wanted(routed, Asker::default());
+        let wanted = routed.wanted(&self.engine.instance, Asker::default());
         let (_, flight) = match self.join(&wanted, Some(mark)) {
             Err(NotJoined::Ended) => match self.stored(offset).await? {
                 Some(source) => return Ok(source),
@@ -123,7 +129,7 @@ impl Rescue {
         sought: &Sought,
         offset: u64,
         mark: Mark,
-    ) -> Result<Source, NotRescued> {
+    ) -> Result<BodySource, NotRescued> {
         let (fills, now) = (&self.engine.fills, self.engine.clock.now());
         let (role, flight) = if sought.wishes.forbids_storing() {
             let alone = fills.seek_alone(sought.clone(), None, now);
@@ -157,11 +163,11 @@ impl Rescue {
         (flight, landed): (&FlightReader, Landed),
         passing: Option<Passing>,
         offset: u64,
-    ) -> Result<Source, NotRescued> {
+    ) -> Result<BodySource, NotRescued> {
         match landed {
             Landed::Streaming { meta, growing, must_be } => {
                 self.expect_same(&meta, growing.length(), must_be)?;
-                Ok(Source::Growing(flight.follow(growing, offset), offset))
+                Ok(BodySource::Growing(flight.follow(growing, offset), offset))
             }
             Landed::Whole { found, .. } => self.source(&found, offset),
             Landed::Passing => self.passing(passing, offset),
@@ -179,21 +185,21 @@ impl Rescue {
     }
 
     /// What is stored by now: another reader may have met the damage before.
-    async fn stored(&self, offset: u64) -> Result<Option<Source>, NotRescued> {
+    async fn stored(&self, offset: u64) -> Result<Option<BodySource>, NotRescued> {
         match self.engine.cache.lookup(&self.meta.key).await {
             Some(Hit::Memory(found) | Hit::Disk(found)) => self.source(&found, offset).map(Some),
             Some(Hit::Absent(_)) | None => Ok(None),
         }
     }
 
-    fn source(&self, found: &Found, offset: u64) -> Result<Source, NotRescued> {
+    fn source(&self, found: &Found, offset: u64) -> Result<BodySource, NotRescued> {
         let bytes = match found {
             Found::Hot(hot) => hot.body(),
             Found::Stored(stored) => match &stored.body {
                 StoredBody::File(_) if stored.sha256 != self.sha256 => {
                     return Err(NotRescued::Changed);
                 }
-                StoredBody::File(file) => return Ok(Source::File(Arc::clone(file), offset)),
+                StoredBody::File(file) => return Ok(BodySource::File(Arc::clone(file), offset)),
                 StoredBody::Bytes(bytes) => bytes.clone(),
             },
         };
@@ -201,13 +207,13 @@ impl Rescue {
             return Err(NotRescued::Changed);
         }
         let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        Ok(Source::Bytes(bytes.slice(offset..)))
+        Ok(BodySource::Bytes(bytes.slice(offset..)))
     }
 
-    fn passing(&self, passing: Option<Passing>, offset: u64) -> Result<Source, NotRescued> {
+    fn passing(&self, passing: Option<Passing>, offset: u64) -> Result<BodySource, NotRescued> {
         let passing = passing.ok_or_else(|| NotRescued::Failed("no origin has it".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
-        Ok(Source::Passing(Box::new(passing), offset))
+        Ok(BodySource::Passing(Box::new(passing), offset))
     }
 
     fn expect_same(

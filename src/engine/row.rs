@@ -4,7 +4,7 @@
 //! Each stretch is read from a source of its own, in the order asked for, so that one that has to
 //! be rescued does not look back. A row that breaks off in the middle is an error, never an end.
 
-use super::body::{Reading, Source};
+use super::tail::Tail;
 use crate::random;
 use crate::rfc::ContentRange;
 use crate::rfc::range::ByteSpan;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
 /// What stands between the parts; drawn anew for each answer, so that no stored body can hold it
 /// but by a chance of one in 2^128.
@@ -26,7 +27,15 @@ impl Boundary {
 }
 
 /// What is sent one after the other, and how many bytes of each.
-pub(super) struct Row(VecDeque<(Source, u64)>);
+pub(super) struct Row(VecDeque<(Segment, u64)>);
+
+/// Where the bytes of one stretch come from.
+pub(super) enum Segment {
+    /// A stored file, or what goes on for it, from this offset on.
+    Stored(Arc<Tail>, u64),
+    /// Bytes in memory.
+    Bytes(Bytes),
+}
 
 /// An answer of several stretches.
 pub(super) struct Multipart {
@@ -44,7 +53,7 @@ impl Multipart {
     pub(super) fn of(
         spans: &[ByteSpan],
         (length, content_type): (u64, Option<&HeaderValue>),
-        source: impl Fn(ByteSpan) -> Source,
+        source: impl Fn(ByteSpan) -> Segment,
     ) -> Option<Self> {
         let Boundary(boundary) = Boundary::draw()?;
         let mut row = Row(VecDeque::with_capacity(spans.len() * 2 + 1));
@@ -74,31 +83,43 @@ impl Multipart {
 impl Row {
     fn text(&mut self, text: Vec<u8>) {
         let bytes = text.len() as u64;
-        self.0.push_back((Source::Bytes(text.into()), bytes));
+        self.0.push_back((Segment::Bytes(text.into()), bytes));
     }
 
-    /// The next piece, of at most `max` bytes; empty at the end.
-    pub(super) fn read(mut self, max: usize) -> Reading {
-        Box::pin(async move {
-            let Some((source, left)) = self.0.pop_front() else {
-                return (Source::Row(self), Ok(Bytes::new()));
-            };
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(max);
-            let (source, result) = source.read(wanted).await;
-            let result = match result {
-                Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(mut bytes) => {
-                    bytes.truncate(wanted);
-                    let left = left.saturating_sub(bytes.len() as u64);
-                    if left > 0 {
-                        self.0.push_front((source, left));
-                    }
-                    Ok(bytes)
+    /// The next piece, of at most `max` bytes; empty at the end. Not cancel safe.
+    pub(super) async fn read(mut self, max: usize) -> (Self, io::Result<Bytes>) {
+        let Some((segment, left)) = self.0.pop_front() else { return (self, Ok(Bytes::new())) };
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(max);
+        let (segment, result) = segment.read(wanted).await;
+        let result = match result {
+            Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(mut bytes) => {
+                bytes.truncate(wanted);
+                let left = left.saturating_sub(bytes.len() as u64);
+                if left > 0 {
+                    self.0.push_front((segment, left));
                 }
-                Err(error) => Err(error),
-            };
-            (Source::Row(self), result)
-        })
+                Ok(bytes)
+            }
+            Err(error) => Err(error),
+        };
+        (self, result)
+    }
+}
+
+impl Segment {
+    async fn read(self, max: usize) -> (Self, io::Result<Bytes>) {
+        match self {
+            Self::Stored(tail, offset) => {
+                let result = tail.read(offset, max).await;
+                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                (Self::Stored(tail, next), result)
+            }
+            Self::Bytes(mut bytes) => {
+                let piece = bytes.split_to(max.min(bytes.len()));
+                (Self::Bytes(bytes), Ok(piece))
+            }
+        }
     }
 }
 
@@ -114,19 +135,19 @@ mod tests {
         let source = |span: ByteSpan| {
             let at = |offset| usize::try_from(offset).unwrap();
             let (first, last) = (at(span.first), at(span.last));
-            Source::Bytes(body.slice(first..=last))
+            Segment::Bytes(body.slice(first..=last))
         };
         let made = Multipart::of(&spans, (10, Some(&kind)), source).unwrap();
         let boundary = made.content_type.to_str().unwrap().split_once('=').unwrap().1.to_owned();
-        let (mut source, mut all) = (Source::Row(made.row), Vec::new());
+        let (mut row, mut all) = (made.row, Vec::new());
         loop {
-            let (rest, piece) = source.read(7).await;
+            let (rest, piece) = row.read(7).await;
             let piece = piece.unwrap();
             if piece.is_empty() {
                 break;
             }
             all.extend_from_slice(&piece);
-            source = rest;
+            row = rest;
         }
         let part = |range: &str, bytes: &str| {
             format!(
@@ -142,16 +163,16 @@ mod tests {
     #[tokio::test]
     async fn a_stretch_that_ends_early_is_an_error() {
         let spans = [ByteSpan { first: 0, last: 4 }, ByteSpan { first: 6, last: 7 }];
-        let source = |_| Source::Bytes(Bytes::from_static(b"01"));
+        let source = |_| Segment::Bytes(Bytes::from_static(b"01"));
         let made = Multipart::of(&spans, (10, None), source).unwrap();
-        let mut source = Source::Row(made.row);
+        let mut row = made.row;
         let failed = loop {
-            let (rest, piece) = source.read(1 << 10).await;
+            let (rest, piece) = row.read(1 << 10).await;
             match piece {
                 Ok(bytes) => assert!(!bytes.is_empty()),
                 Err(error) => break error,
             }
-            source = rest;
+            row = rest;
         };
         assert_eq!(failed.kind(), io::ErrorKind::UnexpectedEof);
     }

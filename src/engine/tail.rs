@@ -3,8 +3,8 @@
 //! socket, which read it in their order: the body reads only when nothing of it is queued. The lock
 //! is held while a piece is read, by one of them alone.
 
-use super::body::Source;
 use super::rescue::Rescue;
+use super::source::BodySource;
 use crate::store::BodyFile;
 use bytes::Bytes;
 use std::io;
@@ -24,7 +24,7 @@ enum State {
     /// The file, and what goes on where it fails.
     File(Option<Box<Rescue>>),
     /// What goes on, from this offset on.
-    Rescued(Source, u64),
+    Rescued(BodySource, u64),
     Over,
 }
 
@@ -67,7 +67,7 @@ impl Tail {
                 self.has_failed.store(true, Ordering::Release);
                 let Some(rescue) = rescue else { return Err(error) };
                 let (file, length) = (Arc::clone(&self.file), max);
-                rescue.go_on(Source::File(file, at), at, length, error).await
+                rescue.go_on(BodySource::File(file, at), at, length, error).await
             }
             State::Rescued(source, next) => read_from(source, next, at, max).await,
         };
@@ -81,11 +81,11 @@ impl Tail {
 /// The next piece from `at` of a source that is at `next`: what was sent out of the file meanwhile
 /// is left out.
 async fn read_from(
-    mut source: Source,
+    mut source: BodySource,
     mut next: u64,
     at: u64,
     max: usize,
-) -> (Source, io::Result<Bytes>) {
+) -> (BodySource, io::Result<Bytes>) {
     while next < at {
         let skipped = usize::try_from(at - next).map_or(max, |skipped| skipped.min(max));
         let (rest, result) = source.read(skipped).await;

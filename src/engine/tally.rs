@@ -2,9 +2,8 @@
 //! or given up. Owned by the response's body; dropping it counts the request and, where there is a
 //! log, hands over the record. Without a log none is made.
 
-use super::answer::Answer;
 use super::connection::{Connection, Transport};
-use super::express::PlainRequest;
+use super::simple_request::PlainRequest;
 use super::site::{Meters, Site};
 use crate::clock::Timestamp;
 use crate::nix::Class;
@@ -82,7 +81,7 @@ impl Begun {
 
     /// Counts and logs an answer that is whole already.
     pub(super) fn answered(mut self, account: &Account<'_>, site: &Site, class: Class) {
-        self.tell(account, site, class);
+        self.tell(account, Some((site, class)));
         let elapsed = self.started.elapsed();
         let bytes = account.body_bytes as u64;
         if let Some(meters) = site.meters() {
@@ -95,42 +94,29 @@ impl Begun {
         }
     }
 
-    /// The account of an answer whose body goes now.
-    pub(super) fn going(mut self, account: &Account<'_>, site: &Site, class: Class) -> Tally {
-        self.tell(account, site, class);
-        let counted = site.meters().map(|meters| (Arc::clone(meters), class));
+    /// The account of an answer whose body goes now, counted at the site and for the class that were
+    /// found.
+    pub(super) fn tally(mut self, account: &Account<'_>, counted: Option<(&Site, Class)>) -> Tally {
+        self.tell(account, counted);
+        let counted = counted.and_then(|(site, class)| Some((Arc::clone(site.meters()?), class)));
         Tally { begun: self, counted, outcome: account.outcome, bytes: 0 }
     }
 
     /// Tells the record, if there is one, of an answer.
-    fn tell(&mut self, account: &Account<'_>, site: &Site, class: Class) {
+    fn tell(&mut self, account: &Account<'_>, counted: Option<(&Site, Class)>) {
         let Some(Entry { record, .. }) = &mut self.entry else { return };
         let Account { status, outcome, origin, body_bytes: _, request_id } = account;
         record.status = *status;
         record.outcome = *outcome;
-        record.site = Some(site.shared_name());
-        record.class = Some(class);
-        record.origin = Some(Arc::clone(origin));
+        record.site = counted.map(|(site, _)| site.shared_name());
+        record.class = counted.map(|(_, class)| class);
+        record.origin = origin.cloned();
         record.request_id = *request_id;
     }
 
     /// Whether the log takes it.
     pub(super) fn is_logged(&self) -> bool {
         self.entry.is_some()
-    }
-
-    /// The account with `answer`, counted at the site and for the class that were found.
-    pub(super) fn tally(mut self, answer: &Answer, counted: Option<(&Site, Class)>) -> Tally {
-        if let Some(Entry { record, .. }) = &mut self.entry {
-            record.status = answer.status;
-            record.outcome = answer.outcome;
-            record.site = counted.as_ref().map(|(site, _)| site.shared_name());
-            record.class = counted.as_ref().map(|(_, class)| *class);
-            record.origin.clone_from(&answer.origin);
-            record.request_id = answer.request_id;
-        }
-        let counted = counted.and_then(|(site, class)| Some((Arc::clone(site.meters()?), class)));
-        Tally { begun: self, counted, outcome: answer.outcome, bytes: 0 }
     }
 
     /// Logs a refusal with `status`, which is not counted here.
@@ -190,13 +176,13 @@ fn count(meters: &Meters, class: Class, outcome: Outcome, bytes: u64, elapsed: D
     }
 }
 
-/// What there is to say of an answer that is whole.
+/// What there is to say of an answer.
 #[derive(Debug)]
 pub(super) struct Account<'a> {
     pub(super) status: StatusCode,
     pub(super) outcome: Outcome,
     /// The origin that the object came from.
-    pub(super) origin: &'a Arc<str>,
+    pub(super) origin: Option<&'a Arc<str>>,
     /// Bytes of the body, where it goes at once.
     pub(super) body_bytes: usize,
     pub(super) request_id: RequestId,

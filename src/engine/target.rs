@@ -2,10 +2,13 @@
 
 use super::site::Site;
 use crate::cache::{Cache, ClaimUnknown};
+use crate::fill::{Asker, Wanted};
+use crate::filter::Verdict;
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
-use crate::policy::request::Refusal;
+use crate::policy::request::{ReadMethod, Refusal, Upstream};
+use crate::rfc::CdnLoop;
 use crate::rfc::path::{PlainPath, canonicalise};
 use http::Uri;
 use std::borrow::Cow;
@@ -63,6 +66,38 @@ impl<'a> Path<'a> {
     /// The same, borrowing nothing.
     pub(super) fn kept(self) -> Path<'static> {
         Path { canonical: Cow::Owned(self.canonical.into_owned()), ..self }
+    }
+}
+
+/// What is known of a request once it is routed.
+#[derive(Debug, Clone)]
+pub(super) struct Routed {
+    pub(super) site: Arc<Site>,
+    pub(super) passed: CdnLoop,
+    pub(super) target: Target,
+    pub(super) method: ReadMethod,
+    pub(super) upstream: Upstream,
+}
+
+impl Routed {
+    /// Whether the site's absence filter knows that there is no such object.
+    pub(super) fn is_absent_by_filter(&self) -> bool {
+        let Some(filter) = &self.site.filter else { return false };
+        filter.check(&self.target.path, self.target.class) == Some(Verdict::Absent)
+    }
+
+    /// What is asked of a fill by this instance, for `asker`.
+    pub(super) fn wanted(&self, instance: &str, asker: Asker) -> Wanted {
+        Wanted {
+            upstream: Arc::clone(&self.site.upstream),
+            key: self.target.key.clone(),
+            path: Arc::clone(&self.target.path),
+            query: self.target.query.clone(),
+            class: self.target.class,
+            cdn_loop: self.passed.extended(instance),
+            asker,
+            reason: None,
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Answers made of responses of generic sites: which part of one a request gets, and the fields
 //! that say how it came about. Pure but for the bodies it hands on.
 
-use super::Request;
+use super::request::Request;
 use crate::cache::Found;
 use crate::engine::answer::Answer;
-use crate::engine::body::{Body, Source};
+use crate::engine::body::{Body, BodyContent};
 use crate::engine::deliver::{cache_status, slice};
-use crate::engine::row::Multipart;
+use crate::engine::row::{Multipart, Segment};
+use crate::engine::source::BodySource;
 use crate::engine::tail::Tail;
 use crate::fill::{FlightReader, PartReader, Passing};
 use crate::object::Meta;
@@ -59,9 +60,32 @@ fn is_bodiless(status: StatusCode) -> bool {
     status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
+/// The answer with a stored response.
+pub(super) fn found(request: &Request<'_>, found: &Found, outcome: Outcome) -> Answer {
+    Delivery::of(request, &found.meta(), Some(found.length()), outcome).found(found)
+}
+
+/// The answer with a response that passes through.
+pub(super) fn passing(request: &Request<'_>, passing: Passing, outcome: Outcome) -> Answer {
+    let meta = Arc::clone(&passing.meta);
+    Delivery::of(request, &meta, passing.length(), outcome).passing(passing)
+}
+
+impl<'a> Delivery<'a> {
+    /// That of a response with this head, of which nothing more is known than its outcome says.
+    pub(super) fn of(
+        request: &'a Request<'_>,
+        meta: &'a Meta,
+        length: Option<u64>,
+        outcome: Outcome,
+    ) -> Self {
+        Self { request, meta, length, outcome, here: Here::AsTold }
+    }
+}
+
 impl Delivery<'_> {
     /// One that is stored.
-    pub(super) fn found(self, found: &Found) -> Answer {
+    fn found(self, found: &Found) -> Answer {
         self.answer(Content::Found(found))
     }
 
@@ -71,7 +95,7 @@ impl Delivery<'_> {
     }
 
     /// One that is this client's alone.
-    pub(super) fn passing(self, passing: Passing) -> Answer {
+    fn passing(self, passing: Passing) -> Answer {
         let is_chunked = self.length.is_none() && self.request.parts.version > Version::HTTP_10;
         let trailer = passing.trailer_names().cloned().filter(|_| is_chunked);
         let mut answer = self.answer(Content::Passing(Box::new(passing)));
@@ -101,8 +125,8 @@ impl Delivery<'_> {
     ) -> Answer {
         let mut headers = self.head();
         headers.insert(header::CONTENT_RANGE, range.to_header_value());
-        let source = Source::Passing(Box::new(passing), skipped);
-        let body = Body::from_source(source, Some(sent), Arc::clone(self.request.connection));
+        let source = BodySource::Passing(Box::new(passing), skipped);
+        let body = Body::from_content(source, Some(sent), Arc::clone(self.request.connection));
         self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
     }
 
@@ -173,43 +197,43 @@ impl Delivery<'_> {
     }
 
     fn body(&self, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
-        let source = match content {
+        let content: BodyContent = match content {
             Content::Found(found) => match in_memory(found) {
                 Some(bytes) => return Body::whole(slice(&bytes, first, sent)),
-                None => self.source(found, first, sent),
+                None => self.segment(found, first, sent).into(),
             },
             Content::Growing(growing, flight) => {
-                Source::Growing(flight.follow(growing, first), first)
+                BodySource::Growing(flight.follow(growing, first), first).into()
             }
-            Content::Passing(passing) => Source::Passing(passing, first),
-            Content::Part(reader, _) => Source::Part(reader),
+            Content::Passing(passing) => BodySource::Passing(passing, first).into(),
+            Content::Part(reader, _) => BodySource::Part(reader).into(),
             Content::Nothing => return Body::empty(),
         };
-        Body::from_source(source, sent, Arc::clone(self.request.connection))
+        Body::from_content(content, sent, Arc::clone(self.request.connection))
     }
 
     /// What brings the bytes of a stored body from `first` on.
-    fn source(&self, found: &Found, first: u64, sent: Option<u64>) -> Source {
+    fn segment(&self, found: &Found, first: u64, sent: Option<u64>) -> Segment {
         if let Found::Stored(stored) = found
             && let StoredBody::File(file) = &stored.body
         {
             let rescue = self.request.rescue(stored);
-            return Source::Stored(Tail::new(Arc::clone(file), Some(rescue)), first);
+            return Segment::Stored(Tail::new(Arc::clone(file), Some(rescue)), first);
         }
-        Source::Bytes(slice(&in_memory(found).unwrap_or_default(), first, sent))
+        Segment::Bytes(slice(&in_memory(found).unwrap_or_default(), first, sent))
     }
 
     fn multipart(&self, content: &Content<'_>, spans: &[ByteSpan]) -> Option<Multipart> {
         let Content::Found(found) = content else { return None };
         let content_type = self.meta.headers.get(header::CONTENT_TYPE);
-        let source = |span: ByteSpan| self.source(found, span.first, Some(span.length()));
+        let source = |span: ByteSpan| self.segment(found, span.first, Some(span.length()));
         Multipart::of(spans, (self.length?, content_type), source)
     }
 
     fn several(&self, mut headers: HeaderMap, made: Multipart) -> Answer {
         headers.insert(header::CONTENT_TYPE, made.content_type);
-        let (row, length) = (Source::Row(made.row), Some(made.length));
-        let body = Body::from_source(row, length, Arc::clone(self.request.connection));
+        let (row, length) = (BodyContent::Row(made.row), Some(made.length));
+        let body = Body::from_content(row, length, Arc::clone(self.request.connection));
         self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
     }
 

@@ -13,8 +13,9 @@
 //!
 //! Requests with credentials, and those that forbid storing, have no part in this.
 
-use super::Request;
-use super::deliver::{Delivery, Here};
+use super::deliver::{self, Delivery, Here};
+use super::fetch;
+use super::request::Request;
 use crate::engine::answer::{self, Answer};
 use crate::fill::{Came, Confirmed, FillError, Find, Paged, PartHandle};
 use crate::origin::Response;
@@ -63,147 +64,144 @@ enum Usable {
     No(Parted),
 }
 
-impl Request<'_> {
-    /// The answer out of what is here in part, or comes to be for it.
-    pub(super) async fn parted(&self) -> Parted {
-        let headers = &self.parts.headers;
-        let ranges = ByteRanges::of(headers);
-        let is_unread = ranges.is_none() && headers.contains_key(header::RANGE);
-        if self.parts.method != Method::GET
-            || self.wishes.is_authorized
-            || self.wishes.forbids_storing()
-            || is_unread
-        {
-            return Parted::Nothing;
-        }
-        let is_plain = !CONDITIONS.iter().any(|name| headers.contains_key(name));
-        let find = match &ranges {
-            Some(ranges) if is_plain && !self.wishes.wants_stored_only() => Find::Asked(ranges),
-            _ => Find::Known,
-        };
-        match self.engine.fills.page(&self.sought(None), find, self.now).await {
-            Paged::Known(handle) => self.known(handle, ranges.as_ref()).await,
-            Paged::Whole(role, flight) => match self.landed(role, &flight, None).await {
-                Some(answer) => answer.into(),
-                None => Parted::Nothing,
-            },
-            Paged::Again => Parted::Again,
-            Paged::Unknown => Parted::Nothing,
-            Paged::Alone(response) => self.alone(*response, ranges.as_ref()),
-            Paged::Failed(error) => answer::failed(&error).into(),
-            Paged::NotJoined(error) => self.not_joined(error, None).into(),
-        }
+/// The answer out of what is here in part, or comes to be for it.
+pub(super) async fn parted(request: &Request<'_>) -> Parted {
+    let headers = &request.parts.headers;
+    let ranges = ByteRanges::of(headers);
+    let is_unread = ranges.is_none() && headers.contains_key(header::RANGE);
+    if request.parts.method != Method::GET
+        || request.wishes.is_authorized
+        || request.wishes.forbids_storing()
+        || is_unread
+    {
+        return Parted::Nothing;
     }
+    let is_plain = !CONDITIONS.iter().any(|name| headers.contains_key(name));
+    let find = match &ranges {
+        Some(ranges) if is_plain && !request.wishes.wants_stored_only() => Find::Asked(ranges),
+        _ => Find::Known,
+    };
+    match request.engine.fills.page(&request.sought(None), find, request.now).await {
+        Paged::Known(handle) => known(request, handle, ranges.as_ref()).await,
+        Paged::Whole(role, flight) => match fetch::landed(request, role, &flight, None).await {
+            Some(answer) => answer.into(),
+            None => Parted::Nothing,
+        },
+        Paged::Again => Parted::Again,
+        Paged::Unknown => Parted::Nothing,
+        Paged::Alone(response) => alone(request, *response, ranges.as_ref()),
+        Paged::Failed(error) => answer::failed(&error).into(),
+        Paged::NotJoined(error) => fetch::not_joined(request, error, None).into(),
+    }
+}
 
-    async fn known(&self, handle: PartHandle, ranges: Option<&ByteRanges>) -> Parted {
-        let length = handle.length();
-        let resolved = ranges.map(|ranges| ranges.resolve(length));
-        if matches!(resolved, Some(Resolved::Multiple(_))) {
-            return Parted::Nothing;
-        }
-        let several = (Some(length), Several::AsWhole);
-        let stored = handle.meta();
-        let selected = select(ReadMethod::Get, &self.parts.headers, &stored.headers, several);
-        let span = match selected {
-            Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
-            Selection::Part(span) => Some(span),
-            Selection::Parts(_) => return Parted::Nothing,
-            Selection::NotModified
-            | Selection::PreconditionFailed
-            | Selection::Unsatisfiable { .. } => None,
-        };
-        let (hit, must_be_here) = match self.usable(&handle, span).await {
-            Usable::Yes(hit) => (hit, self.wishes.wants_stored_only()),
-            Usable::IfHere => (Outcome::HitStale, true),
-            Usable::No(parted) => return parted,
-        };
-        let Some(span) = span else {
-            return self.delivery(&handle.meta(), Some(length), hit).without_body().into();
-        };
-        if must_be_here && !handle.holds(&bytes_of(span)) {
-            return Parted::Nothing;
-        }
-        self.part_of(handle, (selected, span), hit).await
+async fn known(request: &Request<'_>, handle: PartHandle, ranges: Option<&ByteRanges>) -> Parted {
+    let length = handle.length();
+    let resolved = ranges.map(|ranges| ranges.resolve(length));
+    if matches!(resolved, Some(Resolved::Multiple(_))) {
+        return Parted::Nothing;
     }
+    let several = (Some(length), Several::AsWhole);
+    let stored = handle.meta();
+    let selected = select(ReadMethod::Get, &request.parts.headers, &stored.headers, several);
+    let span = match selected {
+        Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
+        Selection::Part(span) => Some(span),
+        Selection::Parts(_) => return Parted::Nothing,
+        Selection::NotModified
+        | Selection::PreconditionFailed
+        | Selection::Unsatisfiable { .. } => None,
+    };
+    let (hit, must_be_here) = match usable(request, &handle, span).await {
+        Usable::Yes(hit) => (hit, request.wishes.wants_stored_only()),
+        Usable::IfHere => (Outcome::HitStale, true),
+        Usable::No(parted) => return parted,
+    };
+    let Some(span) = span else {
+        return Delivery::of(request, &handle.meta(), Some(length), hit).without_body().into();
+    };
+    if must_be_here && !handle.holds(&bytes_of(span)) {
+        return Parted::Nothing;
+    }
+    part_of(request, handle, (selected, span), hit).await
+}
 
-    /// Whether what is here in part may be used for this request; confirmed where it must be, and
-    /// not waited for too long if all of `span` is here.
-    async fn usable(&self, handle: &PartHandle, span: Option<ByteSpan>) -> Usable {
-        let meta = handle.meta();
-        let (directives, wishes) = (self.directives(&meta), &self.wishes);
-        let rule = self.caching.rule(self.target.key.path());
-        let is_new = handle.is_learned_now();
-        let reuse = judge(&meta, &directives, wishes, rule, self.now);
-        if is_new || reuse == Reuse::Serve {
-            return Usable::Yes(Outcome::HitDisk);
-        }
-        if wishes.wants_stored_only() {
-            return Usable::No(answer::refused(Refusal::NotStored).into());
-        }
-        let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, self.now));
-        let wait = match reuse {
-            Reuse::ServeAndRefresh => Some(Duration::ZERO),
-            Reuse::Serve | Reuse::Confirm => {
-                revalidation_wait(&meta, &directives, wishes, rule, self.now)
-            }
-        };
-        let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
-        match handle.confirm(wait.filter(|_| is_here())).await {
-            Some(Confirmed::Same) => Usable::Yes(Outcome::Revalidated),
-            Some(Confirmed::Other) => Usable::No(Parted::Again),
-            Some(Confirmed::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
-            Some(Confirmed::Trouble | Confirmed::Unsaid) => Usable::No(Parted::Nothing),
-            Some(Confirmed::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
-            Some(Confirmed::Failed(error)) => Usable::No(answer::failed(&error).into()),
-            None => Usable::IfHere,
-        }
+/// Whether what is here in part may be used for this request; confirmed where it must be, and
+/// not waited for too long if all of `span` is here.
+async fn usable(request: &Request<'_>, handle: &PartHandle, span: Option<ByteSpan>) -> Usable {
+    let meta = handle.meta();
+    let (directives, wishes) = (request.directives(&meta), &request.wishes);
+    let rule = request.caching.rule(request.target.key.path());
+    let is_new = handle.is_learned_now();
+    let reuse = judge(&meta, &directives, wishes, rule, request.now);
+    if is_new || reuse == Reuse::Serve {
+        return Usable::Yes(Outcome::HitDisk);
     }
+    if wishes.wants_stored_only() {
+        return Usable::No(answer::refused(Refusal::NotStored).into());
+    }
+    let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, request.now));
+    let wait = match reuse {
+        Reuse::ServeAndRefresh => Some(Duration::ZERO),
+        Reuse::Serve | Reuse::Confirm => {
+            revalidation_wait(&meta, &directives, wishes, rule, request.now)
+        }
+    };
+    let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
+    match handle.confirm(wait.filter(|_| is_here())).await {
+        Some(Confirmed::Same) => Usable::Yes(Outcome::Revalidated),
+        Some(Confirmed::Other) => Usable::No(Parted::Again),
+        Some(Confirmed::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
+        Some(Confirmed::Trouble | Confirmed::Unsaid) => Usable::No(Parted::Nothing),
+        Some(Confirmed::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
+        Some(Confirmed::Failed(error)) => Usable::No(answer::failed(&error).into()),
+        None => Usable::IfHere,
+    }
+}
 
-    async fn part_of(
-        &self,
-        handle: PartHandle,
-        (selected, span): (Selection, ByteSpan),
-        hit: Outcome,
-    ) -> Parted {
-        let (length, is_new) = (handle.length(), handle.is_learned_now());
-        let reader = match handle.open(span).await {
-            Ok(reader) => reader,
-            Err(error) => return unopened(&error),
-        };
-        let outcome = match reader.came() {
-            Came::Here => hit,
-            Came::Began => Outcome::Miss,
-            Came::Joined => Outcome::Collapsed,
-            Came::Passed => Outcome::Pass,
-        };
-        let here = if is_new { Here::Nothing } else { Here::Part };
-        let meta = reader.meta();
-        let delivery = Delivery { here, ..self.delivery(&meta, Some(length), outcome) };
-        delivery.part(reader, selected).into()
-    }
+async fn part_of(
+    request: &Request<'_>,
+    handle: PartHandle,
+    (selected, span): (Selection, ByteSpan),
+    hit: Outcome,
+) -> Parted {
+    let (length, is_new) = (handle.length(), handle.is_learned_now());
+    let reader = match handle.open(span).await {
+        Ok(reader) => reader,
+        Err(error) => return unopened(&error),
+    };
+    let outcome = match reader.came() {
+        Came::Here => hit,
+        Came::Began => Outcome::Miss,
+        Came::Joined => Outcome::Collapsed,
+        Came::Passed => Outcome::Pass,
+    };
+    let here = if is_new { Here::Nothing } else { Here::Part };
+    let meta = reader.meta();
+    let delivery = Delivery { here, ..Delivery::of(request, &meta, Some(length), outcome) };
+    delivery.part(reader, selected).into()
+}
 
-    /// An answer for this request alone: as it is, or what the client asked for of it.
-    fn alone(&self, response: Response, ranges: Option<&ByteRanges>) -> Parted {
-        let part = policy::continuation::part(&response.headers);
-        let is_part = response.status == StatusCode::PARTIAL_CONTENT;
-        let passing = |response| self.engine.fills.passing(&self.target.key, response);
-        if !is_part {
-            return self.passing(passing(response), Outcome::Pass).into();
-        }
-        let (Some((here, length)), Some(asked)) = (part, ranges.and_then(ByteRanges::stretch))
-        else {
-            return Parted::Nothing;
-        };
-        let end = length.map_or(u64::MAX, |length| length.saturating_sub(1));
-        let span = ByteSpan { first: asked.first, last: asked.last.min(end) };
-        if span.first < here.first || span.last > here.last || span.first > span.last {
-            return Parted::Nothing;
-        }
-        let passing = passing(response);
-        let (meta, range) = (Arc::clone(&passing.meta), ContentRange::Part { span, length });
-        let sent = (span.first - here.first, span.length());
-        self.delivery(&meta, None, Outcome::Pass).sliced(passing, range, sent).into()
+/// An answer for this request alone: as it is, or what the client asked for of it.
+fn alone(request: &Request<'_>, response: Response, ranges: Option<&ByteRanges>) -> Parted {
+    let part = policy::continuation::part(&response.headers);
+    let is_part = response.status == StatusCode::PARTIAL_CONTENT;
+    let passing = |response| request.engine.fills.passing(&request.target.key, response);
+    if !is_part {
+        return deliver::passing(request, passing(response), Outcome::Pass).into();
     }
+    let (Some((here, length)), Some(asked)) = (part, ranges.and_then(ByteRanges::stretch)) else {
+        return Parted::Nothing;
+    };
+    let end = length.map_or(u64::MAX, |length| length.saturating_sub(1));
+    let span = ByteSpan { first: asked.first, last: asked.last.min(end) };
+    if span.first < here.first || span.last > here.last || span.first > span.last {
+        return Parted::Nothing;
+    }
+    let passing = passing(response);
+    let (meta, range) = (Arc::clone(&passing.meta), ContentRange::Part { span, length });
+    let sent = (span.first - here.first, span.length());
+    Delivery::of(request, &meta, None, Outcome::Pass).sliced(passing, range, sent).into()
 }
 
 /// What a reader comes to that got no byte.

@@ -6,8 +6,8 @@
 //! does not name is told to no origin: clients would choose how many keys a path has, and a purge
 //! could not name them all.
 
-use super::super::connection::{Connection, Transport};
 use crate::config::{Caching, QueryKept};
+use crate::engine::connection::{Connection, Transport};
 use crate::engine::site::{Ports, Site};
 use crate::object::Key;
 use crate::rfc::Authority;

@@ -1,15 +1,25 @@
 //! A request that joined a flight and comes too late for the body that its readers share.
 
 use super::*;
+use crate::cache::Cache;
 use crate::client::Trusts;
+use crate::clock::Clock;
 use crate::config::{self, Sources};
-use crate::fill::Trusted;
+use crate::engine::target::{Routed, Target};
+use crate::engine::{Connection, Engine, EngineParts, Ports, Site, Sites, Transport};
+use crate::fill::{Asker, Fills, Trusted};
 use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::object::Key;
 use crate::origin::Origins;
+use crate::policy::request::Upstream;
+use crate::rfc::CdnLoop;
 use crate::store::Disks;
 use crate::tasks::Tasks;
-use crate::telemetry::Sink;
+use crate::telemetry::{AccessLog, Sink};
+use http::{HeaderMap, StatusCode};
 use std::path::Path as FilePath;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
@@ -70,7 +80,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let target = Target { key, path: PATH.into(), query: None, class: Class::Nar };
     let (passed, method) = (CdnLoop::default(), ReadMethod::Get);
     let routed = Routed { site, passed, target, method, upstream: Upstream::MayBeAsked };
-    let wanted = engine.wanted(&routed, Asker::at(peer.ip()));
+    let wanted = routed.wanted(&engine.instance, Asker::at(peer.ip()));
     let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
     assert!(matches!(flight.landed().await, Landed::Passing));
     let mut passing = flight.take_passing(wanted.asker).unwrap();
@@ -84,7 +94,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let (headers, now) = (HeaderMap::new(), engine.clock.now());
     let (connection, routed) = (&connection, &routed);
     let asked = Asked { method, headers: &headers, connection, engine: &engine, routed, now };
-    let answer = engine.landed(&asked, &wanted, (None, None), (Role::Follow, flight)).await;
+    let answer = landed(&asked, &wanted, (None, None), (Role::Follow, flight)).await;
     while let Ok(Some(_)) = passing.chunk(MIB).await {}
     let idle = async {
         while engine.metrics.fills_running.get() > 0 {

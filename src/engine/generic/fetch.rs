@@ -1,0 +1,121 @@
+//! Answers of fetches for generic sites: joins or begins one, waits for what it brings, and serves a
+//! stale response instead if that is permitted. Holds no lock.
+
+use super::deliver::{self, Delivery};
+use super::request::Request;
+use crate::cache::{Found, Stale};
+use crate::engine::answer::{self, Answer};
+use crate::fill::{Asker, FlightReader, How, Landed, NotJoined, Role};
+use crate::object::Meta;
+use crate::outcome::Outcome;
+use crate::policy::generic::reuse::Outage;
+use crate::policy::generic::variant::selects;
+
+/// Flights that a request joins or begins.
+const TRIES_MAX: u32 = 3;
+
+/// The answer of a fetch, joined or begun.
+pub(super) async fn fetched(request: &Request<'_>, stale: Option<Stale>) -> Answer {
+    let fills = &request.engine.fills;
+    let found = stale.as_ref().map(|stale| &stale.found);
+    for _ in 0..TRIES_MAX {
+        let joined = if request.wishes.forbids_storing() {
+            let alone =
+                fills.seek_alone(request.sought(request.interim()), stale.clone(), request.now);
+            alone.map(|flight| (Role::Lead, flight))
+        } else {
+            fills.seek(request.sought(request.interim()), stale.clone(), request.now)
+        };
+        let (role, flight) = match joined {
+            Ok(joined) => joined,
+            Err(error) => return not_joined(request, error, found),
+        };
+        if let Some(answer) = landed(request, role, &flight, found).await {
+            return answer;
+        }
+        if !flight.is_too_late() {
+            break;
+        }
+    }
+    // What the other brought is not for this request.
+    match fills.seek_alone(request.sought(request.interim()), stale.clone(), request.now) {
+        Ok(flight) => match landed(request, Role::Lead, &flight, found).await {
+            Some(answer) => answer,
+            None => answer::fault("a fetch of one's own brought another's answer"),
+        },
+        Err(error) => not_joined(request, error, found),
+    }
+}
+
+pub(super) fn not_joined(request: &Request<'_>, error: NotJoined, stale: Option<&Found>) -> Answer {
+    bridged(request, stale).unwrap_or_else(|| match error {
+        NotJoined::Wrong { seconds } => answer::wrong(seconds),
+        NotJoined::NoRoom | NotJoined::Ended => answer::shed(),
+    })
+}
+
+/// A stale response in place of an origin that cannot be asked, where that is permitted.
+fn bridged(request: &Request<'_>, stale: Option<&Found>) -> Option<Answer> {
+    let stale = stale.filter(|stale| request.may_bridge(stale, Outage::Disconnected))?;
+    Some(deliver::found(request, stale, Outcome::HitStale))
+}
+
+/// The answer of a flight; none where it may not be shared with who only joined it.
+pub(super) async fn landed(
+    request: &Request<'_>,
+    role: Role,
+    flight: &FlightReader,
+    stale: Option<&Found>,
+) -> Option<Answer> {
+    let is_own = role == Role::Lead;
+    let is_for_this = |meta: &Meta| is_own || request.may_share(meta);
+    let outcome = if is_own { Outcome::Miss } else { Outcome::Collapsed };
+    let bridge = stale.and_then(|stale| Some((stale, request.revalidation_wait(stale)?)));
+    let landed = match bridge {
+        None => flight.landed().await,
+        Some((stale, wait)) => match flight.landed_within(wait).await {
+            Some(landed) => landed,
+            None => return Some(deliver::found(request, stale, Outcome::HitStale)),
+        },
+    };
+    let answer = match landed {
+        Landed::Streaming { meta, growing, .. } => {
+            let length = growing.length();
+            is_for_this(&meta)
+                .then(|| Delivery::of(request, &meta, length, outcome).growing(growing, flight))
+        }
+        Landed::Whole { found, how } => {
+            let (is_shared, outcome) = match how {
+                How::Stored => (true, outcome),
+                How::Confirmed => (true, Outcome::Revalidated),
+                How::ConfirmedForOne => (is_own, Outcome::Revalidated),
+                How::Bridged => {
+                    (is_own || request.may_bridge(&found, Outage::ServerError), Outcome::HitStale)
+                }
+                How::NotStored => (is_own, Outcome::Pass),
+            };
+            let is_for_this =
+                is_shared && (is_own || selects(request.fields(), &found.meta().variant));
+            is_for_this.then(|| deliver::found(request, &found, outcome))
+        }
+        Landed::Passing if is_own || flight.is_shared() => {
+            match flight.take_passing(Asker::at(request.connection.peer.ip())) {
+                Some(passing) => is_for_this(&passing.meta).then(|| {
+                    deliver::passing(request, passing, if is_own { Outcome::Pass } else { outcome })
+                }),
+                None if flight.is_too_late() => None,
+                None => Some(answer::untaken()),
+            }
+        }
+        Landed::Passing | Landed::Absent(_) | Landed::Head { .. } => None,
+        Landed::Failed(error) => {
+            Some(bridged(request, stale).unwrap_or_else(|| answer::failed(&error)))
+        }
+    };
+    answer.map(|mut answer| {
+        if is_own {
+            answer.headers.extend(flight.take_own());
+        }
+        answer
+    })
+}

@@ -1,0 +1,128 @@
+//! The entrance of a request for a generic site: finds what it asks for, and hands it to the table;
+//! its interim answers are written meanwhile. Called by `Engine::handle`; holds no lock.
+
+use super::request::Request;
+use super::table;
+use super::target::{Place, Target};
+use super::through::through;
+use crate::client::{BoxError, OutboundBody};
+use crate::clock::Timestamp;
+use crate::engine::answer::{self, Answer, Answering};
+use crate::engine::body::Body;
+use crate::engine::connection::Connection;
+use crate::engine::site::Site;
+use crate::engine::state::Engine;
+use crate::engine::tally::Begun;
+use crate::engine::upload::Upload;
+use crate::nix::Class;
+use crate::policy::generic::fields;
+use crate::policy::generic::request::{Reach, Way, Wishes, reach, way};
+use crate::policy::request::Refusal;
+use crate::rfc::{Authority, CdnLoop};
+use bytes::Bytes;
+use http::request::Parts;
+use http_body_util::BodyExt;
+use std::sync::{Arc, OnceLock};
+
+/// A request for a generic site, as it came.
+pub(in crate::engine) struct Asked {
+    pub(in crate::engine) parts: Parts,
+    pub(in crate::engine) site: Arc<Site>,
+    pub(in crate::engine) passed: CdnLoop,
+    pub(in crate::engine) body: Option<OutboundBody>,
+}
+
+/// The body of a client's request, as it goes to an origin; none where it has none.
+pub(in crate::engine) fn outbound<B>(body: B, connection: &Arc<Connection>) -> Option<OutboundBody>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if body.is_end_stream() {
+        return None;
+    }
+    Some(Upload::new(body, connection).map_err(Into::into).boxed_unsync())
+}
+
+/// Answers a request for a generic site.
+pub(in crate::engine) fn answer(
+    engine: &Arc<Engine>,
+    asked: Asked,
+    connection: &Arc<Connection>,
+    begun: Begun,
+    now: Timestamp,
+) -> Answering<Body> {
+    let (engine, connection) = (Arc::clone(engine), Arc::clone(connection));
+    Answering::Later(Box::pin(async move {
+        let Asked { parts, site, passed, body } = asked;
+        let answer = generic_answer(&engine, &parts, (&site, &passed), body, &connection, now);
+        let mut answer = with_interims(&connection, Box::pin(answer)).await;
+        if let Some(caching) = &site.upstream.site.caching {
+            fields::dress(&mut answer.headers, caching);
+        }
+        answer.respond(&engine.metrics, &parts, begun, Some((&site, Class::Other)))
+    }))
+}
+
+async fn generic_answer(
+    engine: &Arc<Engine>,
+    parts: &Parts,
+    (site, passed): (&Arc<Site>, &CdnLoop),
+    body: Option<OutboundBody>,
+    connection: &Arc<Connection>,
+    now: Timestamp,
+) -> Answer {
+    let Some(caching) = &site.upstream.site.caching else {
+        return answer::fault("a site without caching rules was asked as a generic one");
+    };
+    let reach = reach(&parts.method, parts.uri.path(), &parts.headers);
+    if reach == Reach::Here {
+        return answer::options();
+    }
+    let named = Authority::of(&parts.uri, &parts.headers).ok();
+    let place = Place::of(site, named.as_ref(), connection);
+    let bytes_max = engine.limits.path_bytes_max;
+    if fields::has_further_coding(&parts.headers) {
+        return answer::refused(Refusal::TransferCoding);
+    }
+    let target = match Target::of(&parts.uri, (site, caching), place, bytes_max) {
+        Ok(target) => target,
+        Err(error) => return answer::refused(Refusal::Path(error)),
+    };
+    let mut request = Request {
+        engine,
+        site,
+        caching,
+        parts,
+        connection,
+        target,
+        fields: OnceLock::new(),
+        reach,
+        wishes: Wishes::of(&parts.headers, caching.request_control),
+        passed,
+        now,
+    };
+    match way(&parts.method) {
+        Way::Cached => table::cached(&mut request).await,
+        Way::Through | Way::Write => through(&request, body).await,
+        Way::Refused => answer::refused(Refusal::Method),
+    }
+}
+
+/// Waits for `answer`; each time an interim answer comes, the connection is polled meanwhile.
+async fn with_interims<F>(connection: &Connection, mut answer: F) -> Answer
+where
+    F: Future<Output = Answer> + Unpin,
+{
+    let Some(interims) = connection.interims() else { return answer.await };
+    interims.open();
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => break answer,
+            () = interims.come() => {}
+        }
+    };
+    interims.close();
+    answer
+}

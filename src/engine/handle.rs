@@ -1,0 +1,170 @@
+//! The entrance of a request: finds its site, refuses what must be refused, answers at once what
+//! memory or an open file holds, and hands the rest to the decision tables. Holds no lock.
+
+use super::answer::{self, Answering};
+use super::body::Body;
+use super::connection::Connection;
+use super::deliver::{self, Asked};
+use super::generic;
+use super::local;
+use super::lookup::{self, KeptWay, ObjectWay};
+use super::site::{Site, Sites};
+use super::state::Engine;
+use super::table;
+use super::tally::Begun;
+use super::target::{self, Path, Routed};
+use crate::client::BoxError;
+use crate::clock::Moment;
+use crate::policy;
+use crate::policy::request::{Plan, Refusal};
+use crate::rfc::CdnLoop;
+use crate::rfc::authority::Authority;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use std::sync::Arc;
+
+/// What is known of a request before anything is looked up.
+#[derive(Debug)]
+enum Way<'s, 'p> {
+    /// It reads an object of a binary cache.
+    Object(ObjectWay<'s, 'p>),
+    /// It is for a generic site.
+    Generic { site: &'s Arc<Site>, passed: CdnLoop },
+}
+
+impl Engine {
+    /// Answers `request`, at once where memory holds the answer. Never fails: what goes wrong
+    /// becomes a status, or a body that is cut.
+    ///
+    /// The client's own body, if it sent one, goes to the origin of a generic site, and is dropped
+    /// unread elsewhere.
+    pub fn handle<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        connection: &Arc<Connection>,
+    ) -> Answering<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Moment { edge: now, wall } = self.clock.moment();
+        let begun = Begun::of(&request, wall, connection, &self.log);
+        let (mut parts, body) = request.into_parts();
+        let sites = self.sites.load();
+        let way = match self.way(&parts, &sites) {
+            Ok(Way::Object(way)) => way,
+            Ok(Way::Generic { site, passed }) => {
+                let (site, body) = (Arc::clone(site), generic::outbound(body, connection));
+                let asked = generic::Asked { parts, site, passed, body };
+                return generic::answer(self, asked, connection, begun, now);
+            }
+            Err(refusal) => {
+                let answer = refusal.map_or_else(answer::preflight, answer::refused);
+                return Answering::Now(answer.respond(&self.metrics, &parts, begun, None));
+            }
+        };
+        if let Some((hit, class)) = lookup::in_memory(&self.cache, way.site, &way.path, now) {
+            let site = way.site;
+            let answer = hit.answer(way.method, std::mem::take(&mut parts.headers), now, &begun);
+            let answer = local::adapt(answer, site, class);
+            return Answering::Now(answer.respond(
+                &self.metrics,
+                &parts,
+                begun,
+                Some((site, class)),
+            ));
+        }
+        if let Some((stored, outcome, routed)) = lookup::open_file(&self.cache, &way, now) {
+            let (headers, none) = (std::mem::take(&mut parts.headers), HeaderMap::new());
+            let asked = Asked {
+                method: routed.method,
+                headers: &none,
+                connection,
+                engine: self,
+                routed: &routed,
+                now,
+            };
+            let answer = deliver::stored(&asked, headers, &stored, outcome);
+            let counted = Some((&*routed.site, routed.target.class));
+            return Answering::Now(answer.respond(&self.metrics, &parts, begun, counted));
+        }
+        let (way, engine, connection) = (way.kept(), Arc::clone(self), Arc::clone(connection));
+        let later = async move { engine.later(&parts, way, &connection, begun).await };
+        Answering::Later(Box::pin(later))
+    }
+
+    /// The answer to what memory alone has no answer to.
+    async fn later(
+        self: &Arc<Self>,
+        parts: &Parts,
+        way: KeptWay,
+        connection: &Arc<Connection>,
+        begun: Begun,
+    ) -> Response<Body> {
+        let target = target::of(&parts.uri, &way.site, way.path, &self.cache).await;
+        match target {
+            Ok(target) => {
+                let KeptWay { site, passed, method, upstream, .. } = way;
+                let routed = Routed { site, passed, target, method, upstream };
+                let answer = table::answer(self, parts, &routed, connection).await;
+                answer.respond(
+                    &self.metrics,
+                    parts,
+                    begun,
+                    Some((&routed.site, routed.target.class)),
+                )
+            }
+            Err(refusal) => answer::refused(refusal).respond(&self.metrics, parts, begun, None),
+        }
+    }
+
+    /// Logs a request that the doors refused by themselves, with `status`.
+    pub fn log_refused<B>(
+        &self,
+        request: &Request<B>,
+        status: StatusCode,
+        connection: &Arc<Connection>,
+    ) {
+        Begun::of(request, self.clock.wall(), connection, &self.log).refused(status);
+    }
+
+    /// Logs bytes that the doors could not read as a request and answered with `status`: without a
+    /// method or a target, which are not known.
+    pub fn log_unreadable(&self, status: StatusCode, connection: &Arc<Connection>) {
+        let mut request = Request::new(());
+        *request.uri_mut() = Uri::from_static("*");
+        if let Ok(unknown) = Method::from_bytes(b"-") {
+            *request.method_mut() = unknown;
+        }
+        self.log_refused(&request, status, connection);
+    }
+
+    /// What is decided before anything is looked up; no refusal for a preflight.
+    fn way<'s, 'p>(
+        &self,
+        parts: &'p Parts,
+        sites: &'s Sites,
+    ) -> Result<Way<'s, 'p>, Option<Refusal>> {
+        let named = Authority::of_request(parts.version, &parts.uri, &parts.headers);
+        let named = named.map_err(Refusal::from)?;
+        let site = sites.route(named.as_ref().map(|authority| &*authority.host));
+        if let Some(site) = site.filter(|site| site.upstream.site.caching.is_some()) {
+            return Ok(Way::Generic { site, passed: self.passed(parts)? });
+        }
+        let (method, upstream) = match policy::request::plan(&parts.method, &parts.headers)? {
+            Plan::Object { method, upstream } => (method, upstream),
+            Plan::Preflight => return Err(None),
+        };
+        let site = site.ok_or(Refusal::UnknownHost)?;
+        let passed = self.passed(parts)?;
+        let path = Path::of(&parts.uri, self.limits.path_bytes_max)?;
+        Ok(Way::Object(ObjectWay { site, passed, path, method, upstream }))
+    }
+
+    /// The caches that a request has passed, of which this is none.
+    fn passed(&self, parts: &Parts) -> Result<CdnLoop, Refusal> {
+        let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
+        if passed.contains(&self.instance) { Err(Refusal::Loop) } else { Ok(passed) }
+    }
+}

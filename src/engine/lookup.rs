@@ -1,0 +1,173 @@
+//! What is stored and may be used as it is, for requests to a binary cache: in memory, in a file that
+//! is open, or on disk. Decides whether it is fresh, and trusted by the keys of its site; holds no
+//! lock.
+
+use super::answer::Answer;
+use super::deliver::{self, Asked};
+use super::local;
+use super::site::Site;
+use super::tally::Begun;
+use super::target::{Path, Routed, Target};
+use crate::cache::{Cache, Found, Hit, Stale};
+use crate::clock::Timestamp;
+use crate::config::Signatures;
+use crate::memory::Hot;
+use crate::nix::Class;
+use crate::object::{Facts, Key, Proof};
+use crate::outcome::Outcome;
+use crate::policy;
+use crate::policy::request::{ReadMethod, Upstream};
+use crate::rfc::CdnLoop;
+use crate::store::Stored;
+use http::HeaderMap;
+use std::sync::Arc;
+
+/// What is known of a request for an object of a binary cache.
+#[derive(Debug)]
+pub(super) struct ObjectWay<'s, 'p> {
+    pub(super) site: &'s Arc<Site>,
+    pub(super) passed: CdnLoop,
+    pub(super) path: Path<'p>,
+    pub(super) method: ReadMethod,
+    pub(super) upstream: Upstream,
+}
+
+impl ObjectWay<'_, '_> {
+    /// The same, to be kept while the answer is waited for.
+    pub(super) fn kept(self) -> KeptWay {
+        let Self { site, passed, path, method, upstream } = self;
+        KeptWay { site: Arc::clone(site), passed, path: path.kept(), method, upstream }
+    }
+}
+
+/// An [`ObjectWay`] that borrows nothing.
+#[derive(Debug)]
+pub(super) struct KeptWay {
+    pub(super) site: Arc<Site>,
+    pub(super) passed: CdnLoop,
+    pub(super) path: Path<'static>,
+    pub(super) method: ReadMethod,
+    pub(super) upstream: Upstream,
+}
+
+/// What is stored and may be used as it is.
+enum Usable {
+    Object(Found, Outcome),
+    Absence(Arc<Hot>),
+}
+
+/// What may be used as it is and is in memory.
+pub(super) enum InMemory {
+    Object(Arc<Hot>, Outcome),
+    Absence(Arc<Hot>),
+}
+
+/// What memory holds for a request and may be used as it is; its class.
+pub(super) fn in_memory(
+    cache: &Cache,
+    site: &Site,
+    path: &Path<'_>,
+    now: Timestamp,
+) -> Option<(InMemory, Class)> {
+    let class = path.class_without_claim()?;
+    if local::is_own(site, class) {
+        return None;
+    }
+    let hit = Key::with_text(site.key_space(), path.as_str(), |key| cache.peek(key));
+    match usable(site, hit, now) {
+        Ok(Usable::Object(Found::Hot(hot), outcome)) => {
+            Some((InMemory::Object(hot, outcome), class))
+        }
+        Ok(Usable::Absence(absence)) => Some((InMemory::Absence(absence), class)),
+        Ok(Usable::Object(Found::Stored(_), _)) | Err(_) => None,
+    }
+}
+
+/// What may be used as it is and whose file is open since it was asked for lately, with the
+/// request as it is routed.
+pub(super) fn open_file(
+    cache: &Cache,
+    way: &ObjectWay<'_, '_>,
+    now: Timestamp,
+) -> Option<(Stored, Outcome, Routed)> {
+    let class = way.path.class_without_claim()?;
+    if local::is_own(way.site, class) {
+        return None;
+    }
+    let key = Key::new(way.site.key_space(), way.path.as_str(), None);
+    let hit = Hit::Disk(Found::Stored(cache.recent(&key)?));
+    let Ok(Usable::Object(Found::Stored(stored), outcome)) = usable(way.site, Some(hit), now)
+    else {
+        return None;
+    };
+    let target = Target { key, path: way.path.as_str().into(), query: None, class };
+    let (site, passed, method) = (Arc::clone(way.site), way.passed.clone(), way.method);
+    Some((stored, outcome, Routed { site, passed, target, method, upstream: way.upstream }))
+}
+
+/// The answer from what is stored, if that may be used as it is; else what there is.
+pub(super) async fn stored(asked: &Asked<'_>) -> Result<Answer, Option<Stale>> {
+    let (cache, routed) = (&asked.engine.cache, asked.routed);
+    let looked = cache.ticket();
+    let hit = cache.lookup(&routed.target.key).await;
+    let usable = usable(&routed.site, hit, asked.now);
+    Ok(match usable.map_err(|found| found.map(|found| Stale { found, looked }))? {
+        Usable::Object(found, outcome) => deliver::found(asked, &found, outcome.into()),
+        Usable::Absence(absence) => {
+            deliver::absent(asked, &absence.meta(), Outcome::HitAbsent.into())
+        }
+    })
+}
+
+/// What of a look-up's result may be used as it is; else what is stale.
+fn usable(site: &Site, hit: Option<Hit>, now: Timestamp) -> Result<Usable, Option<Found>> {
+    let (found, outcome) = match hit {
+        Some(Hit::Absent(absence)) => {
+            let is_fresh = policy::freshness::judge(&absence.facts, now).is_fresh();
+            return if is_fresh { Ok(Usable::Absence(absence)) } else { Err(None) };
+        }
+        Some(Hit::Memory(found)) => (found, Outcome::HitMemory),
+        Some(Hit::Disk(found)) => (found, Outcome::HitDisk),
+        None => return Err(None),
+    };
+    let facts = found.facts();
+    if !is_trusted(site, &facts) {
+        return Err(None);
+    }
+    let is_fresh = policy::freshness::judge(&facts, now).is_fresh();
+    if is_fresh { Ok(Usable::Object(found, outcome)) } else { Err(Some(found)) }
+}
+
+impl InMemory {
+    /// The answer; its fields take the place of the request's, `headers`. Its origin is only for
+    /// the log.
+    pub(super) fn answer(
+        self,
+        method: ReadMethod,
+        headers: HeaderMap,
+        now: Timestamp,
+        begun: &Begun,
+    ) -> Answer {
+        let (mut answer, hot) = match &self {
+            Self::Object(hot, outcome) => (deliver::hot(method, headers, now, hot, *outcome), hot),
+            Self::Absence(hot) => {
+                (deliver::hot_absence(headers, now, hot, Outcome::HitAbsent), hot)
+            }
+        };
+        answer.origin = begun.is_logged().then(|| Arc::clone(&hot.origin));
+        answer
+    }
+}
+
+/// Whether what is stored proves as much as the site asks for now: a narinfo that was stored while
+/// signatures were not required does not serve once they are, nor one signed by a key that is not
+/// trusted any more for the origin that it came from.
+fn is_trusted(site: &Site, facts: &Facts) -> bool {
+    if facts.class != Class::Narinfo || site.upstream.site.signatures != Signatures::Require {
+        return true;
+    }
+    match facts.proof {
+        Proof::SignedBy(mark) => site.upstream.trusted.accepts(mark),
+        Proof::Length | Proof::FileHash | Proof::Parsed | Proof::Signature => false,
+    }
+}
