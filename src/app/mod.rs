@@ -20,7 +20,7 @@ use crate::cluster::{InstanceName, NameError};
 use crate::config::{Config, Server};
 use crate::engine::{Answering, Body, Connection, Engine, EngineParts, PlainRequest, Sites, Taken};
 use crate::fill::Fills;
-use crate::front::{BindError, Door, Front, Handler};
+use crate::front::{Door, Front, Handler, ListenError};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::purge::Purger;
@@ -63,7 +63,7 @@ pub enum StartError {
     Store(#[from] OpenError),
     /// A public listener.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Bind(#[from] ListenError),
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] admin_door::BindError),

@@ -1,8 +1,8 @@
 //! The accept loop of one listener. Ends only when the process drains.
 
-use super::admission::{AcceptedConnection, ConnectionPlace};
-use super::conn;
-use super::handler::{AnswerBody, Door};
+use super::connection;
+use super::connection_limits::{AcceptedConnection, ConnectionGuard};
+use super::handler::{Door, HandlerBody};
 use super::state::FrontState;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub(super) struct Listener {
 /// Accepts until the process drains; the listener closes then.
 pub(super) async fn run<B>(listener: Listener, state: Arc<FrontState<B>>)
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
     let stop = state.tasks.stopping();
     let mut pause = PAUSE_MIN;
@@ -39,7 +39,7 @@ where
             Ok((stream, peer)) => {
                 pause = PAUSE_MIN;
                 if let Some(accepted) = admit(listener.door, stream, peer, &state) {
-                    state.tasks.spawn("connection", conn::run(accepted, Arc::clone(&state)));
+                    state.tasks.spawn("connection", connection::run(accepted, Arc::clone(&state)));
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -64,7 +64,7 @@ fn admit<B>(
     peer: SocketAddr,
     state: &FrontState<B>,
 ) -> Option<AcceptedConnection> {
-    let permit = match state.admission.admit(peer.ip()) {
+    let permit = match state.connection_limits.admit(peer.ip()) {
         Ok(permit) => permit,
         Err(full) => {
             state.refused(full.as_str());
@@ -72,11 +72,11 @@ fn admit<B>(
         }
     };
     let gauge = state.metrics.connections.with_label_values(&[door.as_str()]);
-    let place = ConnectionPlace::new(permit, gauge);
+    let guard = ConnectionGuard::new(permit, gauge);
     let local = stream.local_addr().ok()?;
     let canonical =
         |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Some(AcceptedConnection { door, stream, peer: canonical(peer), local: canonical(local), place })
+    Some(AcceptedConnection { door, stream, peer: canonical(peer), local: canonical(local), guard })
 }
 
 /// Whether the error speaks of a connection that broke before it was accepted (accept(2)).

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 /// The body of an answer: before it yields an error, [`Connection::cut`] was called. The doors'
 /// own answers are made of bytes.
-pub trait AnswerBody:
+pub trait HandlerBody:
     http_body::Body<Data: Buf + From<Bytes> + Send, Error = io::Error> + Send + 'static
 {
 }
 
-impl<B> AnswerBody for B where
+impl<B> HandlerBody for B where
     B: http_body::Body<Data: Buf + From<Bytes> + Send, Error = io::Error> + Send + 'static
 {
 }

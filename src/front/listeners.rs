@@ -2,9 +2,9 @@
 //! in a task of its own until the process drains. No locks.
 
 use super::accept::{self, Listener};
-use super::admission;
-use super::bind::{self, BindError};
-use super::handler::{AnswerBody, Door, Handler};
+use super::bind::{self, ListenError};
+use super::connection_limits;
+use super::handler::{Door, Handler, HandlerBody};
 use super::state::FrontState;
 use crate::config::Server;
 use crate::metrics::Metrics;
@@ -24,14 +24,14 @@ pub struct Front {
 impl Front {
     /// Binds every listener of `[server]` and `[server.tls]`; `tls` is needed where the latter
     /// has any. Must be called inside a runtime. Nothing stays bound where one fails.
-    pub fn bind(server: &Server, tls: Option<Arc<ServerConfig>>) -> Result<Self, BindError> {
+    pub fn bind(server: &Server, tls: Option<Arc<ServerConfig>>) -> Result<Self, ListenError> {
         let mut listeners = Vec::new();
         for &address in &server.listen {
             listeners.push(Listener { door: Door::Plain, socket: bind::listener(address)? });
         }
         for &address in server.tls.iter().flat_map(|tls| &tls.listen) {
             if tls.is_none() {
-                return Err(BindError::NoCertificates { address });
+                return Err(ListenError::NoCertificates { address });
             }
             listeners.push(Listener { door: Door::Tls, socket: bind::listener(address)? });
         }
@@ -51,11 +51,11 @@ impl Front {
     /// Returns at once; drain `tasks` with a deadline somewhat above that timeout.
     pub fn serve<B>(self, handler: Arc<dyn Handler<B>>, metrics: &Metrics, tasks: &Tasks)
     where
-        B: AnswerBody,
+        B: HandlerBody,
     {
         let Self { server, tls, listeners } = self;
-        let open_files_max = admission::open_files_max();
-        let connections_max = admission::connections_within(open_files_max);
+        let open_files_max = connection_limits::open_files_max();
+        let connections_max = connection_limits::connections_within(open_files_max);
         if connections_max < server.limits.connections_max {
             tracing::warn!(
                 connections_max,

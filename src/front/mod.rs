@@ -8,28 +8,28 @@
 //! what is read, `carry` writes the bodies that are files.
 
 mod accept;
-mod admission;
+mod bare_lf;
 mod bind;
-mod carry;
-mod conn;
-mod express;
+mod body_writer;
+mod connection;
+mod connection_deadlines;
+mod connection_limits;
+mod fast_path;
+mod file_sender;
 mod handler;
-mod lines;
 mod listeners;
-mod pace;
-mod plain;
 mod progress;
 mod request;
-mod secure;
-mod sender;
+mod send_buffer;
+mod simple_request;
 mod socket;
 mod state;
 mod tcp_socket;
 #[cfg(test)]
 mod tests;
-mod watch;
+mod tls_records;
 mod watchdog;
 
-pub use bind::BindError;
-pub use handler::{AnswerBody, Door, Handler};
+pub use bind::ListenError;
+pub use handler::{Door, Handler, HandlerBody};
 pub use listeners::Front;

@@ -18,7 +18,7 @@ const LOOKS: u32 = 4;
 
 /// How far a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct ClientProgress {
     /// Bytes that it acknowledged since the connection opened.
     pub(super) acknowledged_bytes: u64,
     /// Whether bytes are on their way that it may still acknowledge.
@@ -29,7 +29,7 @@ pub(super) struct Progress {
     pub(super) is_half_closed: bool,
 }
 
-impl Progress {
+impl ClientProgress {
     /// That of the client of `socket`, an open TCP socket; `None` if the kernel does not tell.
     pub(super) fn of(socket: RawFd) -> Option<Self> {
         let mut info = [0; INFO_BYTES];
@@ -73,9 +73,12 @@ mod tests {
     }
 
     /// Asks until `is_as_expected`; the kernel acknowledges when it likes.
-    fn until(server: &TcpStream, is_as_expected: impl Fn(Progress) -> bool) -> Progress {
+    fn until(
+        server: &TcpStream,
+        is_as_expected: impl Fn(ClientProgress) -> bool,
+    ) -> ClientProgress {
         loop {
-            let progress = Progress::of(server.as_raw_fd()).unwrap();
+            let progress = ClientProgress::of(server.as_raw_fd()).unwrap();
             if is_as_expected(progress) {
                 return progress;
             }
@@ -91,7 +94,7 @@ mod tests {
         let before = until(&server, |progress| !progress.is_owed).acknowledged_bytes;
         server.set_nonblocking(true).unwrap();
         while server.write(&[0; 16_000]).is_ok() {}
-        let full = Progress::of(server.as_raw_fd()).unwrap();
+        let full = ClientProgress::of(server.as_raw_fd()).unwrap();
         assert!(full.is_owed);
         let mut buffer = vec![0; 1 << 20];
         client.read_exact(&mut buffer).unwrap();
@@ -125,6 +128,6 @@ mod tests {
     #[test]
     fn what_is_no_tcp_socket_tells_nothing() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(Progress::of(file.as_raw_fd()), None);
+        assert_eq!(ClientProgress::of(file.as_raw_fd()), None);
     }
 }

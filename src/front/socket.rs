@@ -1,13 +1,13 @@
-//! What hyper reads and writes: a TCP connection, plain or under TLS, that tells its [`Watch`]
+//! What hyper reads and writes: a TCP connection, plain or under TLS, that tells its [`ConnectionDeadlines`]
 //! what happens and that ends with a reset where an answer is unfinished. One per connection,
 //! owned by its task; no locks of its own.
 
-use super::express::{Express, Next, Ready, Turn};
-use super::lines::{Lines, Refused};
-use super::plain::HeadLimits;
-use super::secure::{Secure, Unflushed};
+use super::bare_lf::{BareLf, BareLfFilter};
+use super::connection_deadlines::ConnectionDeadlines;
+use super::fast_path::{FastPath, FastResponder, InputOwner, NextStep};
+use super::simple_request::HeadLimits;
 use super::tcp_socket::TcpSocket;
-use super::watch::Watch;
+use super::tls_records::{TlsFlush, TlsRecords};
 use crate::engine::{Connection, Interims};
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::{self, IoSlice};
@@ -23,9 +23,9 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// Plain or under TLS.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) enum ClientStream {
     Plain(TcpSocket),
-    Tls(Secure),
+    Tls(TlsRecords),
 }
 
 /// What a client's first bytes say.
@@ -42,33 +42,33 @@ pub(super) enum Opening {
 /// The connection as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: Stream,
+    stream: ClientStream,
     /// Bytes read by [`Socket::opening`], to be read again.
     ahead: BytesMut,
     /// Over HTTP/1, whose requests are lines; not before the protocol is known.
-    lines: Option<Lines>,
+    bare_lf: Option<BareLfFilter>,
     /// Interim answers to be written, over HTTP/1.
-    interims: Option<Interim>,
+    interims: Option<InterimWriter>,
     /// The short way of hits, over HTTP/1.
-    express: Option<Express>,
-    watch: Arc<Watch>,
+    fast_path: Option<FastPath>,
+    deadlines: Arc<ConnectionDeadlines>,
     /// What is known of the connection once its protocol is.
     connection: Option<Arc<Connection>>,
-    flushed: Flushed,
+    flushed: FlushBy,
 }
 
 /// Who has what was written sent, if it is not enough to be sent by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flushed {
+enum FlushBy {
     /// Whoever wrote it.
-    ByWriter,
+    Writer,
     /// The connection's task, after it polled the writer.
-    ByTask,
+    Task,
 }
 
 /// Interim answers on their way, and whether one may stand here.
 #[derive(Debug)]
-struct Interim {
+struct InterimWriter {
     waiting: Arc<Interims>,
     /// Of one that is being written, what is left.
     rest: Bytes,
@@ -76,7 +76,7 @@ struct Interim {
     is_between: bool,
 }
 
-impl Interim {
+impl InterimWriter {
     /// What is to be written before the next answer, at its beginning or while it is waited for;
     /// what has missed that is thrown away.
     fn next(&mut self) -> &mut Bytes {
@@ -91,16 +91,16 @@ impl Interim {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(stream: ClientStream, deadlines: Arc<ConnectionDeadlines>) -> Self {
         Self {
             stream,
             ahead: BytesMut::new(),
-            lines: None,
+            bare_lf: None,
             interims: None,
-            express: None,
-            watch,
+            fast_path: None,
+            deadlines,
             connection: None,
-            flushed: Flushed::ByWriter,
+            flushed: FlushBy::Writer,
         }
     }
 
@@ -110,42 +110,42 @@ impl Socket {
     pub(super) fn speaks_http1(
         &mut self,
         connection: &Arc<Connection>,
-        ready: Arc<dyn Ready>,
+        responder: Arc<dyn FastResponder>,
         limits: HeadLimits,
-    ) -> Option<Unflushed> {
+    ) -> Option<TlsFlush> {
         let held = std::mem::take(&mut self.ahead);
-        self.watch.read(&held);
-        self.express = Some(Express::new(ready, limits, held));
-        self.lines = Some(Lines::default());
+        self.deadlines.read(&held);
+        self.fast_path = Some(FastPath::new(responder, limits, held));
+        self.bare_lf = Some(BareLfFilter::default());
         self.connection = Some(Arc::clone(connection));
         self.interims = connection.interims().map(|waiting| {
             let waiting = Arc::clone(waiting);
-            Interim { waiting, rest: Bytes::new(), is_between: true }
+            InterimWriter { waiting, rest: Bytes::new(), is_between: true }
         });
         match &mut self.stream {
-            Stream::Plain(raw) if connection.spans().is_some() => {
+            ClientStream::Plain(raw) if connection.spans().is_some() => {
                 raw.sends_files_of(connection);
             }
-            Stream::Plain(_) => {}
-            Stream::Tls(secure) => secure.is_paced(),
+            ClientStream::Plain(_) => {}
+            ClientStream::Tls(records) => records.enlarge_send_buffer(),
         }
         self.left_unflushed()
     }
 
     /// From here on whoever reads and writes is h2. See [`Socket::left_unflushed`].
-    pub(super) fn speaks_http2(&mut self, connection: &Arc<Connection>) -> Option<Unflushed> {
+    pub(super) fn speaks_http2(&mut self, connection: &Arc<Connection>) -> Option<TlsFlush> {
         self.connection = Some(Arc::clone(connection));
         self.left_unflushed()
     }
 
     /// hyper flushes each piece of a body, and h2 each frame. Where that would cost, their flushes
     /// do nothing from here on, and the caller flushes what is returned after each poll of hyper.
-    fn left_unflushed(&mut self) -> Option<Unflushed> {
+    fn left_unflushed(&mut self) -> Option<TlsFlush> {
         match &self.stream {
-            Stream::Plain(_) => None,
-            Stream::Tls(secure) => {
-                self.flushed = Flushed::ByTask;
-                Some(Unflushed::of(secure))
+            ClientStream::Plain(_) => None,
+            ClientStream::Tls(tls_records) => {
+                self.flushed = FlushBy::Task;
+                Some(TlsFlush::of(tls_records))
             }
         }
     }
@@ -183,13 +183,13 @@ impl Socket {
 
     /// No request is answered any more: what comes is only read to its end.
     pub(super) fn takes_no_more(&mut self) {
-        self.express = None;
+        self.fast_path = None;
     }
 
     /// Writes answers of the short way for which there was no room, and the body behind them.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(express) = &mut self.express else { return Poll::Ready(Ok(())) };
-        express.poll_rest(cx, &self.watch, Pin::new(&mut self.stream))
+        let Some(fast_path) = &mut self.fast_path else { return Poll::Ready(Ok(())) };
+        fast_path.poll_rest(cx, &self.deadlines, Pin::new(&mut self.stream))
     }
 
     /// Reads, answers what goes the short way, and gives `buffer` what does not.
@@ -201,40 +201,41 @@ impl Socket {
         let before = buffer.filled().len();
         loop {
             ready!(self.poll_rest(cx))?;
-            let Some(express) = &mut self.express else { return self.poll_all(cx, buffer) };
-            if let Some(bytes) = express.owed(buffer.remaining()) {
+            let Some(fast_path) = &mut self.fast_path else { return self.poll_all(cx, buffer) };
+            if let Some(bytes) = fast_path.owed(buffer.remaining()) {
                 buffer.put_slice(&bytes);
                 self.refuse_bare_line_feeds(buffer, before);
                 return Poll::Ready(Ok(()));
             }
-            let turn = express.turn();
-            match turn {
-                Turn::Closed => {
-                    self.express = None;
+            let owner = fast_path.owner();
+            match owner {
+                InputOwner::Closed => {
+                    self.fast_path = None;
                     continue;
                 }
                 // The library learns of an end in the middle of its answer, and of nothing else.
-                Turn::Library { .. } if express.holds() => return Poll::Pending,
-                Turn::Library { .. } => {}
-                Turn::Own if self.watch.is_winding_down() => {
-                    express.close();
+                InputOwner::Library { .. } if fast_path.holds() => return Poll::Pending,
+                InputOwner::Library { .. } => {}
+                InputOwner::FastPath if self.deadlines.is_winding_down() => {
+                    fast_path.close();
                     continue;
                 }
-                Turn::Own => {
+                InputOwner::FastPath => {
                     let (mut failed, stream) = (None, &mut self.stream);
-                    let next = express.take(&self.watch, |express, batch| {
-                        match Pin::new(stream).poll_write(cx, batch) {
-                            Poll::Ready(Ok(written)) => {
-                                express.keep(batch.get(written..).unwrap_or_default());
+                    let next =
+                        fast_path.take(&self.deadlines, |fast_path, batch| {
+                            match Pin::new(stream).poll_write(cx, batch) {
+                                Poll::Ready(Ok(written)) => {
+                                    fast_path.keep(batch.get(written..).unwrap_or_default());
+                                }
+                                Poll::Ready(Err(error)) => failed = Some(error),
+                                Poll::Pending => fast_path.keep(batch),
                             }
-                            Poll::Ready(Err(error)) => failed = Some(error),
-                            Poll::Pending => express.keep(batch),
-                        }
-                    });
+                        });
                     if let Some(error) = failed {
                         return Poll::Ready(Err(error));
                     }
-                    if next == Next::Again {
+                    if next == NextStep::Again {
                         continue;
                     }
                 }
@@ -242,16 +243,16 @@ impl Socket {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
             let bytes = buffer.filled().get(before..).unwrap_or_default();
             if bytes.is_empty() {
-                if !express.holds() {
+                if !fast_path.holds() {
                     return Poll::Ready(Ok(()));
                 }
-                express.close();
+                fast_path.close();
                 continue;
             }
-            self.watch.read(bytes);
-            express.hold(bytes);
+            self.deadlines.read(bytes);
+            fast_path.hold(bytes);
             buffer.set_filled(before);
-            if turn != Turn::Own {
+            if owner != InputOwner::FastPath {
                 return Poll::Pending;
             }
         }
@@ -270,7 +271,7 @@ impl Socket {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         }
         if let Some(bytes) = buffer.filled().get(before..) {
-            self.watch.read(bytes);
+            self.deadlines.read(bytes);
         }
         self.refuse_bare_line_feeds(buffer, before);
         Poll::Ready(Ok(()))
@@ -278,19 +279,19 @@ impl Socket {
 
     /// Looks at the bytes of `buffer` from `before`, which the library is given.
     fn refuse_bare_line_feeds(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
-        let Some(lines) = &mut self.lines else { return };
+        let Some(bare_lf) = &mut self.bare_lf else { return };
         let bytes = buffer.filled_mut().get_mut(before..).unwrap_or_default();
         // The deadlines have noted such an end as they were told of the bytes.
         let is_noted = bytes.ends_with(b"\n\r\n");
-        if lines.refuse_bare_line_feeds(bytes) == Refused::First {
+        if bare_lf.refuse_bare_line_feeds(bytes) == BareLf::First {
             // hyper parses what it has begun to read only when it sees the end of it.
             self.ahead.extend_from_slice(END_OF_HEAD);
         }
         if !is_noted
-            && lines.is_between_requests()
-            && !self.express.as_ref().is_some_and(Express::holds)
+            && bare_lf.is_between_requests()
+            && !self.fast_path.as_ref().is_some_and(FastPath::holds)
         {
-            self.watch.is_between_requests();
+            self.deadlines.is_between_requests();
         }
     }
 
@@ -317,7 +318,7 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.express.is_some() {
+        if this.fast_path.is_some() {
             return this.poll_library(cx, buffer);
         }
         this.poll_all(cx, buffer)
@@ -332,7 +333,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
-        this.watch.library_writes();
+        this.deadlines.library_writes();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
@@ -346,7 +347,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
-        this.watch.library_writes();
+        this.deadlines.library_writes();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
@@ -363,18 +364,18 @@ impl AsyncWrite for Socket {
         if let Some(interims) = &mut this.interims {
             interims.is_between = true;
         }
-        this.watch.library_flushed();
+        this.deadlines.library_flushed();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
-        if let Some(express) = &mut this.express
-            && express.flushed(&this.watch)
+        if let Some(fast_path) = &mut this.fast_path
+            && fast_path.flushed(&this.deadlines)
         {
             // The library may believe that it waits for the socket.
             cx.waker().wake_by_ref();
         }
         match this.flushed {
-            Flushed::ByWriter => Pin::new(&mut this.stream).poll_flush(cx),
-            Flushed::ByTask => Poll::Ready(Ok(())),
+            FlushBy::Writer => Pin::new(&mut this.stream).poll_flush(cx),
+            FlushBy::Task => Poll::Ready(Ok(())),
         }
     }
 
@@ -385,7 +386,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -398,7 +399,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ClientStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -460,8 +461,8 @@ mod tests {
             (&["PRI"], Opening::Other),
             (&[], Opening::Closed),
         ] {
-            let (mut client, raw, watch) = pair().await;
-            let mut socket = Socket::new(Stream::Plain(raw), watch);
+            let (mut client, raw, deadlines) = pair().await;
+            let mut socket = Socket::new(ClientStream::Plain(raw), deadlines);
             let send = async {
                 for piece in pieces {
                     client.write_all(piece.as_bytes()).await.unwrap();

@@ -1,9 +1,9 @@
 //! What all connections share: the settings, the handler, the counters, the limits, and how TLS and
 //! hyper are set up. Made once; only the moment of the drain is set later. No locks.
 
-use super::admission::{Admission, connections_within, open_files_max};
+use super::connection_deadlines::DeadlineSettings;
+use super::connection_limits::{ConnectionLimits, connections_within, open_files_max};
 use super::handler::Handler;
-use super::watch::Deadlines;
 use crate::config::Server;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -37,8 +37,8 @@ pub(super) struct FrontState<B> {
     pub(super) handler: Arc<dyn Handler<B>>,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
-    pub(super) admission: Arc<Admission>,
-    pub(super) deadlines: Deadlines,
+    pub(super) connection_limits: Arc<ConnectionLimits>,
+    pub(super) deadline_settings: DeadlineSettings,
     /// When the drain began.
     stopped_at: OnceLock<Instant>,
     pub(super) tls: Option<TlsAcceptor>,
@@ -75,11 +75,11 @@ impl<B> FrontState<B> {
     ) -> Self {
         let (limits, timeouts) = (&server.limits, &server.timeouts);
         Self {
-            admission: Arc::new(Admission::new(
+            connection_limits: Arc::new(ConnectionLimits::new(
                 limits.connections_max.min(connections_within(open_files_max())),
                 limits.connections_per_address_max,
             )),
-            deadlines: Deadlines {
+            deadline_settings: DeadlineSettings {
                 request_head: timeouts.request_head,
                 idle: timeouts.idle,
                 write_stall: timeouts.write_stall,

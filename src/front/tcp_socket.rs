@@ -1,10 +1,10 @@
-//! The TCP connection below HTTP and TLS: sets the socket's options, tells the [`Watch`] what the
+//! The TCP connection below HTTP and TLS: sets the socket's options, tells the [`ConnectionDeadlines`] what the
 //! client takes, and ends with a reset if an answer is unfinished. One per connection, owned by its
 //! task; no locks of its own.
 
-use super::pace::{self, Pace, UNSENT_BYTES_MAX};
-use super::sender::Sender;
-use super::watch::Watch;
+use super::connection_deadlines::ConnectionDeadlines;
+use super::file_sender::FileSender;
+use super::send_buffer::{self, SendBuffer, UNSENT_BYTES_MAX};
 use crate::engine::Connection;
 use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
@@ -31,16 +31,16 @@ const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct TcpSocket {
     stream: TcpStream,
-    watch: Arc<Watch>,
+    deadlines: Arc<ConnectionDeadlines>,
     /// Where placeholders may be written.
-    spans: Option<Sender>,
-    /// Where the client's pace is looked at, beside that of files that `spans` sends.
-    pace: Option<Pace>,
+    files: Option<FileSender>,
+    /// Where the client's pace is looked at, beside that of files that `files` sends.
+    send_buffer: Option<SendBuffer>,
 }
 
 impl TcpSocket {
     /// Sets the socket's options; where one cannot be set, the connection works without it.
-    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(stream: TcpStream, deadlines: Arc<ConnectionDeadlines>) -> Self {
         let socket = SockRef::from(&stream);
         // A client that closed both its sides has forgotten the connection a minute later.
         let keepalive = TcpKeepalive::new()
@@ -56,29 +56,29 @@ impl TcpSocket {
                 tracing::debug!(%error, "cannot set a socket option");
             }
         }
-        watch.socket_opened(stream.as_raw_fd());
-        Self { stream, watch, spans: None, pace: None }
+        deadlines.socket_opened(stream.as_raw_fd());
+        Self { stream, deadlines, files: None, send_buffer: None }
     }
 
     /// From here on the ranges of files that stand in `connection`'s queue are sent in place of
     /// their placeholders.
     pub(super) fn sends_files_of(&mut self, connection: &Arc<Connection>) {
-        self.spans = Some(Sender::new(Arc::clone(connection)));
+        self.files = Some(FileSender::new(Arc::clone(connection)));
     }
 
     /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
-    pub(super) fn is_paced(&mut self) {
-        self.pace = Some(Pace::new(FAST_UNSENT_BYTES_MAX, &pace::ALL));
+    pub(super) fn enlarge_send_buffer(&mut self) {
+        self.send_buffer = Some(SendBuffer::new(FAST_UNSENT_BYTES_MAX, &send_buffer::ALL));
     }
 
     fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &result {
-            Poll::Ready(Ok(bytes)) => self.watch.wrote(*bytes),
+            Poll::Ready(Ok(bytes)) => self.deadlines.wrote(*bytes),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending if self.spans.as_ref().is_some_and(Sender::is_reading) => {
-                self.watch.reads_disk();
+            Poll::Pending if self.files.as_ref().is_some_and(FileSender::is_reading) => {
+                self.deadlines.reads_disk();
             }
-            Poll::Pending => self.watch.blocked(),
+            Poll::Pending => self.deadlines.blocked(),
         }
         result
     }
@@ -86,8 +86,8 @@ impl TcpSocket {
 
 impl Drop for TcpSocket {
     fn drop(&mut self) {
-        self.watch.socket_closes();
-        if self.watch.is_reset()
+        self.deadlines.socket_closes();
+        if self.deadlines.is_reset()
             && let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
         {
             tracing::debug!(%error, "cannot reset a connection");
@@ -120,12 +120,12 @@ impl AsyncWrite for TcpSocket {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let result = match &mut this.spans {
-            Some(sender) => sender.poll_send(&mut this.stream, cx, slices),
+        let result = match &mut this.files {
+            Some(file_sender) => file_sender.poll_send(&mut this.stream, cx, slices),
             None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
         };
-        if let (Some(pace), Poll::Ready(Ok(bytes))) = (&mut this.pace, &result) {
-            pace.sent(*bytes, &this.stream);
+        if let (Some(send_buffer), Poll::Ready(Ok(bytes))) = (&mut this.send_buffer, &result) {
+            send_buffer.sent(*bytes, &this.stream);
         }
         this.seen(result)
     }
@@ -146,18 +146,18 @@ impl AsyncWrite for TcpSocket {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::front::watch::Deadlines;
+    use crate::front::connection_deadlines::DeadlineSettings;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 
-    pub(in crate::front) async fn pair() -> (TcpStream, TcpSocket, Arc<Watch>) {
+    pub(in crate::front) async fn pair() -> (TcpStream, TcpSocket, Arc<ConnectionDeadlines>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let long = Duration::from_hours(1);
-        let deadlines = Deadlines { request_head: long, idle: long, write_stall: long };
-        let watch = Arc::new(Watch::new(deadlines, Instant::now()));
-        let raw = TcpSocket::new(listener.accept().await.unwrap().0, Arc::clone(&watch));
-        (client, raw, watch)
+        let settings = DeadlineSettings { request_head: long, idle: long, write_stall: long };
+        let deadlines = Arc::new(ConnectionDeadlines::new(settings, Instant::now()));
+        let raw = TcpSocket::new(listener.accept().await.unwrap().0, Arc::clone(&deadlines));
+        (client, raw, deadlines)
     }
 
     /// Without it a reader of 10 kB/s shows no progress for minutes, and is taken for a stalled

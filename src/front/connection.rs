@@ -2,16 +2,16 @@
 //! deadlines, the drain, and how it ends. Runs as one task per connection; HTTP/2 streams are
 //! tasks of their own.
 
-use super::admission::AcceptedConnection;
-use super::express::Ready;
-use super::handler::{AnswerBody, Door};
-use super::plain::HeadLimits;
+use super::connection_deadlines::{ConnectionDeadlines, ConnectionFault, ConnectionProtocol};
+use super::connection_limits::AcceptedConnection;
+use super::fast_path::FastResponder;
+use super::handler::{Door, HandlerBody};
 use super::request::Service;
-use super::secure::{More, Secure, Unflushed};
-use super::socket::{Opening, Socket, Stream};
+use super::simple_request::HeadLimits;
+use super::socket::{ClientStream, Opening, Socket};
 use super::state::{FrontState, Streams};
 use super::tcp_socket::TcpSocket;
-use super::watch::{Fault, Version, Watch};
+use super::tls_records::{MoreOutput, TlsFlush, TlsRecords};
 use super::watchdog::Watchdog;
 use crate::engine::{Connection, Spans, Transport, Turns};
 use http::StatusCode;
@@ -44,33 +44,33 @@ const NOT_HTTP2: &[u8] =
 /// Serves an accepted connection to its end.
 pub(super) async fn run<B>(accepted: AcceptedConnection, state: Arc<FrontState<B>>)
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
-    let AcceptedConnection { door, stream, peer, local, place } = accepted;
+    let AcceptedConnection { door, stream, peer, local, guard } = accepted;
     // Dropped last: the connection counts until its socket is closed.
-    let _place = place;
-    let watch = Arc::new(Watch::new(state.deadlines, Instant::now()));
-    let raw = TcpSocket::new(stream, Arc::clone(&watch));
+    let _guard = guard;
+    let deadlines = Arc::new(ConnectionDeadlines::new(state.deadline_settings, Instant::now()));
+    let raw = TcpSocket::new(stream, Arc::clone(&deadlines));
     // A token of its own: every poll of the connection looks at it, and takes its lock.
     let stop = state.tasks.stopping().child_token();
     let opened = tokio::select! {
         biased;
         () = stop.cancelled() => return,
-        opened = open(door, raw, &watch, &state) => opened,
+        opened = open(door, raw, &deadlines, &state) => opened,
     };
-    let Some(Opened { socket, version, transport }) = opened else { return };
-    watch.speaks(version);
-    let served = Served { state, watch, stop, peer, local, transport };
+    let Some(NegotiatedSocket { socket, version, transport }) = opened else { return };
+    deadlines.speaks(version);
+    let served = ConnectionTask { state, deadlines, stop, peer, local, transport };
     match version {
-        Version::Http1 => served.http1(socket).await,
-        Version::Http2 => served.http2(socket).await,
+        ConnectionProtocol::Http1 => served.http1(socket).await,
+        ConnectionProtocol::Http2 => served.http2(socket).await,
     }
 }
 
 /// A connection whose protocol is known.
-struct Opened {
+struct NegotiatedSocket {
     socket: Socket,
-    version: Version,
+    version: ConnectionProtocol,
     transport: Transport,
 }
 
@@ -78,36 +78,38 @@ struct Opened {
 async fn open<B>(
     door: Door,
     raw: TcpSocket,
-    watch: &Arc<Watch>,
+    deadlines: &Arc<ConnectionDeadlines>,
     state: &FrontState<B>,
-) -> Option<Opened> {
+) -> Option<NegotiatedSocket> {
     let (stream, transport, alpn) = match (door, &state.tls) {
-        (Door::Plain, _) => (Stream::Plain(raw), Transport::Plain, Alpn::None),
-        (Door::Tls, Some(acceptor)) => secure(raw, acceptor, state).await?,
+        (Door::Plain, _) => (ClientStream::Plain(raw), Transport::Plain, Alpn::None),
+        (Door::Tls, Some(acceptor)) => tls_handshake(raw, acceptor, state).await?,
         (Door::Tls, None) => return None,
     };
-    let mut socket = Socket::new(stream, Arc::clone(watch));
+    let mut socket = Socket::new(stream, Arc::clone(deadlines));
     if alpn == Alpn::Http2 {
-        return Some(Opened { socket, version: Version::Http2, transport });
+        return Some(NegotiatedSocket { socket, version: ConnectionProtocol::Http2, transport });
     }
-    let opening = match timeout(state.deadlines.request_head, socket.opening()).await {
+    let opening = match timeout(state.deadline_settings.request_head, socket.opening()).await {
         Ok(Ok(opening)) => opening,
         Ok(Err(_)) => return None,
         Err(_) => {
-            state.refused(Fault::RequestHead.as_str());
+            state.refused(ConnectionFault::RequestHead.as_str());
             return None;
         }
     };
     match opening {
         Opening::Closed => None,
-        Opening::Other => Some(Opened { socket, version: Version::Http1, transport }),
+        Opening::Other => {
+            Some(NegotiatedSocket { socket, version: ConnectionProtocol::Http1, transport })
+        }
         Opening::Preface if door == Door::Plain && state.server.http2 => {
-            Some(Opened { socket, version: Version::Http2, transport })
+            Some(NegotiatedSocket { socket, version: ConnectionProtocol::Http2, transport })
         }
         Opening::Preface => {
             state.refused("preface");
             let _ = timeout(CLOSE_DEADLINE, socket.write_all(NOT_HTTP2)).await;
-            close(socket, watch, &state.tasks.stopping()).await;
+            close(socket, deadlines, &state.tasks.stopping()).await;
             None
         }
     }
@@ -120,11 +122,11 @@ enum Alpn {
     Http2,
 }
 
-async fn secure<B>(
+async fn tls_handshake<B>(
     raw: TcpSocket,
     acceptor: &TlsAcceptor,
     state: &FrontState<B>,
-) -> Option<(Stream, Transport, Alpn)> {
+) -> Option<(ClientStream, Transport, Alpn)> {
     let handshake = Box::pin(acceptor.accept(raw));
     let stream = match timeout(state.server.timeouts.tls_handshake, handshake).await {
         Ok(Ok(stream)) => stream,
@@ -144,7 +146,7 @@ async fn secure<B>(
         Some(b"h2") => Alpn::Http2,
         Some(_) | None => Alpn::None,
     };
-    Some((Stream::Tls(Secure::new(stream)), transport, alpn))
+    Some((ClientStream::Tls(TlsRecords::new(stream)), transport, alpn))
 }
 
 fn protocol(session: &ServerConnection) -> &'static str {
@@ -167,9 +169,9 @@ fn cipher(session: &ServerConnection) -> &'static str {
 }
 
 /// What a connection needs while it is served.
-struct Served<B> {
+struct ConnectionTask<B> {
     state: Arc<FrontState<B>>,
-    watch: Arc<Watch>,
+    deadlines: Arc<ConnectionDeadlines>,
     stop: CancellationToken,
     peer: SocketAddr,
     local: SocketAddr,
@@ -178,7 +180,7 @@ struct Served<B> {
 
 /// How serving a connection ended.
 #[derive(Debug)]
-enum Ended {
+enum ConnectionEnd {
     /// As the protocol wants.
     Served,
     /// hyper gave up.
@@ -186,54 +188,58 @@ enum Ended {
     /// The socket failed below hyper.
     Lost,
     /// A deadline passed.
-    Fault(Fault),
+    Fault(ConnectionFault),
     /// The drain's deadline passed.
     Drained,
 }
 
-impl<B> Served<B>
+impl<B> ConnectionTask<B>
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
     async fn http1(self, mut socket: Socket) {
-        let connection = self.connection(Version::Http1);
+        let connection = self.connection(ConnectionProtocol::Http1);
         let limits = &self.state.server.limits;
         let limits = HeadLimits {
             bytes_max: limits.request_head_bytes_max,
             fields_max: limits.request_headers_max,
         };
         let service = Arc::new(self.service(&connection));
-        let ready = Arc::clone(&service) as Arc<dyn Ready>;
+        let ready = Arc::clone(&service) as Arc<dyn FastResponder>;
         let unflushed = socket.speaks_http1(&connection, ready, limits);
         let mut http = self.state.http1.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended, &connection);
         // The library takes a failure of the short way for an end between two requests.
         let is_reset = connection.is_cut()
-            || self.watch.is_carrying()
+            || self.deadlines.is_fast_path_writing()
             || match &ended {
-                Ended::Served => false,
+                ConnectionEnd::Served => false,
                 // hyper has answered a request that it could not parse, and nothing else.
-                Ended::Failed(error) if error.is_parse() => false,
+                ConnectionEnd::Failed(error) if error.is_parse() => false,
                 // The client ended within its next request.
-                Ended::Failed(error) if error.is_incomplete_message() => self.watch.is_answering(),
-                Ended::Failed(_) => true,
-                Ended::Lost | Ended::Fault(_) | Ended::Drained => self.watch.is_answering(),
+                ConnectionEnd::Failed(error) if error.is_incomplete_message() => {
+                    self.deadlines.is_answering()
+                }
+                ConnectionEnd::Failed(_) => true,
+                ConnectionEnd::Lost | ConnectionEnd::Fault(_) | ConnectionEnd::Drained => {
+                    self.deadlines.is_answering()
+                }
             };
         if is_reset {
-            self.watch.end_reset();
+            self.deadlines.end_reset();
             return;
         }
         let socket = http.into_parts().io.into_inner();
         tokio::select! {
             biased;
-            () = close(socket, &self.watch, &self.stop) => {}
+            () = close(socket, &self.deadlines, &self.stop) => {}
             () = self.drained() => {}
         }
     }
 
     async fn http2(self, mut socket: Socket) {
-        let connection = self.connection(Version::Http2);
+        let connection = self.connection(ConnectionProtocol::Http2);
         let unflushed = socket.speaks_http2(&connection);
         let service = self.service(&connection);
         let mut http = self.state.http2.serve_connection(TokioIo::new(socket), service);
@@ -241,25 +247,31 @@ where
         self.count(&ended, &connection);
         match &ended {
             // Not a broken connection but a broken rule, or one of h2's limits.
-            Ended::Failed(error) if !is_io(error) => self.state.refused("http2"),
-            Ended::Served | Ended::Failed(_) | Ended::Lost | Ended::Fault(_) | Ended::Drained => {}
+            ConnectionEnd::Failed(error) if !is_io(error) => self.state.refused("http2"),
+            ConnectionEnd::Served
+            | ConnectionEnd::Failed(_)
+            | ConnectionEnd::Lost
+            | ConnectionEnd::Fault(_)
+            | ConnectionEnd::Drained => {}
         }
         match &ended {
-            _ if connection.is_broken() => self.watch.end_reset(),
+            _ if connection.is_broken() => self.deadlines.end_reset(),
             // hyper has said GOAWAY; single streams were reset by it.
-            Ended::Served | Ended::Failed(_) | Ended::Fault(Fault::Idle) => {
-                self.watch.end_clean();
+            ConnectionEnd::Served
+            | ConnectionEnd::Failed(_)
+            | ConnectionEnd::Fault(ConnectionFault::Idle) => {
+                self.deadlines.end_clean();
                 // A client that says anything to a closed socket has it reset, with all in it.
                 tokio::select! {
                     biased;
                     () = self.drained() => {}
-                    () = self.watch.stalled() => {}
-                    () = self.watch.acknowledged() => {}
+                    () = self.deadlines.stalled() => {}
+                    () = self.deadlines.acknowledged() => {}
                 }
             }
-            Ended::Lost | Ended::Fault(_) => self.watch.end_reset(),
-            Ended::Drained if self.watch.is_answering() => self.watch.end_reset(),
-            Ended::Drained => self.watch.end_clean(),
+            ConnectionEnd::Lost | ConnectionEnd::Fault(_) => self.deadlines.end_reset(),
+            ConnectionEnd::Drained if self.deadlines.is_answering() => self.deadlines.end_reset(),
+            ConnectionEnd::Drained => self.deadlines.end_clean(),
         }
     }
 
@@ -269,14 +281,14 @@ where
         tokio::time::sleep_until(self.state.drain_ends()).await;
     }
 
-    fn connection(&self, version: Version) -> Arc<Connection> {
+    fn connection(&self, version: ConnectionProtocol) -> Arc<Connection> {
         let connection = Connection::new(self.peer, self.local, self.transport.clone());
         Arc::new(match (&self.transport, version) {
-            (Transport::Plain, Version::Http1) => connection
+            (Transport::Plain, ConnectionProtocol::Http1) => connection
                 .with_interims()
                 .with_spans(Spans::new(self.state.metrics.sendfile_bytes.clone())),
-            (Transport::Tls { .. }, Version::Http1) => connection.with_interims(),
-            (Transport::Plain | Transport::Tls { .. }, Version::Http2) => {
+            (Transport::Tls { .. }, ConnectionProtocol::Http1) => connection.with_interims(),
+            (Transport::Plain | Transport::Tls { .. }, ConnectionProtocol::Http2) => {
                 connection.with_turns(Turns::Pieces)
             }
         })
@@ -286,7 +298,7 @@ where
         Service {
             state: Arc::clone(&self.state),
             connection: Arc::clone(connection),
-            watch: Arc::clone(&self.watch),
+            deadlines: Arc::clone(&self.deadlines),
             panics: Arc::new(self.state.metrics.request_panics.clone()),
         }
     }
@@ -294,8 +306,8 @@ where
     /// Runs the protocol until it ends, a deadline passes, or the drain is over. What it wrote to
     /// `unflushed` is flushed after each poll; it ends as the protocol wants only when all of that
     /// has gone, however slow the client is.
-    async fn drive<P: Http>(&self, http: &mut P, mut unflushed: Option<Unflushed>) -> Ended {
-        let mut watchdog = Watchdog::new(Arc::clone(&self.watch));
+    async fn drive<P: Http>(&self, http: &mut P, mut unflushed: Option<TlsFlush>) -> ConnectionEnd {
+        let mut watchdog = Watchdog::new(Arc::clone(&self.deadlines));
         let mut stopping = pin!(self.stop.cancelled());
         let mut heard: Option<Waker> = None;
         let mut drain = None;
@@ -303,34 +315,34 @@ where
         let mut is_served = false;
         poll_fn(|cx| {
             loop {
-                self.watch.poll_begins();
+                self.deadlines.poll_begins();
                 let served = if is_served { Poll::Ready(Ok(())) } else { http.poll_served(cx) };
                 is_served = matches!(served, Poll::Ready(Ok(())));
-                let more = if is_served { More::Unexpected } else { self.more() };
+                let more = if is_served { MoreOutput::Unexpected } else { self.more() };
                 let rest = unflushed.as_mut();
                 let flushed = rest.map_or(Poll::Ready(Ok(())), |rest| rest.poll_flush(cx, more));
-                let ended = self.watch.poll_ends();
+                let ended = self.deadlines.poll_ends();
                 if let Poll::Ready(Err(error)) = served {
-                    return Poll::Ready(Ended::Failed(error));
+                    return Poll::Ready(ConnectionEnd::Failed(error));
                 }
                 if let Poll::Ready(Err(error)) = flushed {
                     tracing::debug!(%error, peer = %self.peer, "connection lost");
-                    return Poll::Ready(Ended::Lost);
+                    return Poll::Ready(ConnectionEnd::Lost);
                 }
                 if is_served && flushed.is_ready() {
-                    return Poll::Ready(Ended::Served);
+                    return Poll::Ready(ConnectionEnd::Served);
                 }
                 match watchdog.poll(cx, ended) {
-                    Poll::Ready(Fault::Idle) if !is_winding_down => {
+                    Poll::Ready(ConnectionFault::Idle) if !is_winding_down => {
                         is_winding_down = true;
                         http.wind_down();
                         watchdog.snooze(CLOSE_DEADLINE);
                         continue;
                     }
-                    Poll::Ready(fault) => return Poll::Ready(Ended::Fault(fault)),
+                    Poll::Ready(fault) => return Poll::Ready(ConnectionEnd::Fault(fault)),
                     Poll::Pending => {}
                 }
-                if drain.is_some() && !is_winding_down && self.watch.may_wind_down() {
+                if drain.is_some() && !is_winding_down && self.deadlines.may_wind_down() {
                     is_winding_down = true;
                     http.wind_down();
                     continue;
@@ -346,26 +358,28 @@ where
                         return Poll::Pending;
                     }
                     // What has begun of a request reaches it first.
-                    self.watch.wind_down();
+                    self.deadlines.wind_down();
                     let ends = tokio::time::sleep_until(self.state.drain_ends());
                     // What was just written must not use up the share of the one that ends it.
                     drain = Some(Box::pin(unconstrained(ends)));
                     continue;
                 };
-                return drain.as_mut().poll(cx).map(|()| Ended::Drained);
+                return drain.as_mut().poll(cx).map(|()| ConnectionEnd::Drained);
             }
         })
         .await
     }
 
-    fn more(&self) -> More {
-        if self.watch.has_requests() { More::Expected } else { More::Unexpected }
+    fn more(&self) -> MoreOutput {
+        if self.deadlines.has_requests() { MoreOutput::Expected } else { MoreOutput::Unexpected }
     }
 
-    fn count(&self, ended: &Ended, connection: &Arc<Connection>) {
+    fn count(&self, ended: &ConnectionEnd, connection: &Arc<Connection>) {
         match ended {
-            Ended::Served | Ended::Lost | Ended::Fault(Fault::Idle | Fault::Gone) => {}
-            Ended::Failed(error) => {
+            ConnectionEnd::Served
+            | ConnectionEnd::Lost
+            | ConnectionEnd::Fault(ConnectionFault::Idle | ConnectionFault::Gone) => {}
+            ConnectionEnd::Failed(error) => {
                 tracing::debug!(%error, peer = %self.peer, "connection failed");
                 if error.is_parse() {
                     let (reason, status) = if error.is_parse_too_large() {
@@ -377,11 +391,11 @@ where
                     self.state.handler.unreadable(status, connection);
                 }
             }
-            Ended::Fault(fault) => {
+            ConnectionEnd::Fault(fault) => {
                 tracing::debug!(?fault, peer = %self.peer, "connection ended");
                 self.state.refused(fault.as_str());
             }
-            Ended::Drained => {
+            ConnectionEnd::Drained => {
                 tracing::info!(peer = %self.peer, "connection cut: the drain is over");
                 self.state.refused("drain");
             }
@@ -396,26 +410,26 @@ fn is_io(error: &hyper::Error) -> bool {
 /// Half-closes, and closes when the client has acknowledged all that was written and has closed its
 /// side, or was given time for that. What it still sends is read: a socket closed over unread bytes
 /// would be reset, and the last answer could be lost. Ends early if the client takes nothing.
-async fn close(mut socket: Socket, watch: &Watch, stop: &CancellationToken) {
-    watch.end_clean();
+async fn close(mut socket: Socket, deadlines: &ConnectionDeadlines, stop: &CancellationToken) {
+    deadlines.end_clean();
     let closed = async {
         socket.shutdown().await?;
         socket.takes_no_more();
         let (mut rest, mut sink) = (socket.take(DISCARD_BYTES_MAX), tokio::io::sink());
         let is_over = async {
-            watch.acknowledged().await;
+            deadlines.acknowledged().await;
             let _ = timeout(CLOSE_DEADLINE, stop.cancelled()).await;
         };
         tokio::select! {
             _ = tokio::io::copy(&mut rest, &mut sink) => {}
             () = is_over => {}
         }
-        watch.acknowledged().await;
+        deadlines.acknowledged().await;
         io::Result::Ok(())
     };
     tokio::select! {
         biased;
-        () = watch.stalled() => {}
+        () = deadlines.stalled() => {}
         // If anything goes wrong, the socket is dropped all the same.
         _ = closed => {}
     }
@@ -431,7 +445,7 @@ trait Http {
 
 impl<B> Http for http1::Connection<TokioIo<Socket>, Arc<Service<B>>>
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         self.poll_without_shutdown(cx)
@@ -444,7 +458,7 @@ where
 
 impl<B> Http for http2::Connection<TokioIo<Socket>, Service<B>, Streams>
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         Pin::new(self).poll(cx)

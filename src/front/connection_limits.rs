@@ -27,14 +27,14 @@ const IPV6_HOST_BITS: u32 = 64;
 
 /// Counts open connections.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(super) struct ConnectionLimits {
     connections_max: usize,
     connections_per_address_max: usize,
-    open: Mutex<Open>,
+    open: Mutex<ConnectionCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct ConnectionCounts {
     total: usize,
     /// Never larger than `total`: an address without connections is removed.
     by_address: HashMap<IpAddr, usize>,
@@ -42,21 +42,21 @@ struct Open {
 
 /// The place of one open connection; dropping it frees the place.
 #[derive(Debug)]
-pub(super) struct Permit {
-    admission: Arc<Admission>,
+pub(super) struct ConnectionPermit {
+    limits: Arc<ConnectionLimits>,
     address: IpAddr,
 }
 
 /// Which limit a connection met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Full {
+pub(super) enum LimitReached {
     /// `connections_max`.
     Connections,
     /// `connections_per_address_max`.
     Address,
 }
 
-impl Full {
+impl LimitReached {
     /// The reason in metrics.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -66,34 +66,34 @@ impl Full {
     }
 }
 
-impl Admission {
+impl ConnectionLimits {
     pub(super) fn new(connections_max: usize, connections_per_address_max: usize) -> Self {
         Self { connections_max, connections_per_address_max, open: Mutex::default() }
     }
 
     /// A place for a connection from `peer`; an IPv6 client counts by its /64.
-    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Permit, Full> {
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, LimitReached> {
         let address = network(peer);
         let mut open = self.open.lock();
         if open.total >= self.connections_max {
-            return Err(Full::Connections);
+            return Err(LimitReached::Connections);
         }
         let from_address = open.by_address.entry(address).or_default();
         if *from_address >= self.connections_per_address_max {
             if *from_address == 0 {
                 open.by_address.remove(&address);
             }
-            return Err(Full::Address);
+            return Err(LimitReached::Address);
         }
         *from_address += 1;
         open.total += 1;
-        Ok(Permit { admission: Arc::clone(self), address })
+        Ok(ConnectionPermit { limits: Arc::clone(self), address })
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut open = self.admission.open.lock();
+        let mut open = self.limits.open.lock();
         open.total = open.total.saturating_sub(1);
         if let Some(count) = open.by_address.get_mut(&self.address) {
             *count = count.saturating_sub(1);
@@ -111,25 +111,25 @@ pub(super) struct AcceptedConnection {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    pub(super) place: ConnectionPlace,
+    pub(super) guard: ConnectionGuard,
 }
 
 /// What an open connection holds beside its socket: a permit and a count in the gauge.
 #[derive(Debug)]
-pub(super) struct ConnectionPlace {
-    _permit: Permit,
+pub(super) struct ConnectionGuard {
+    _permit: ConnectionPermit,
     gauge: IntGauge,
 }
 
-impl ConnectionPlace {
+impl ConnectionGuard {
     /// That of a connection with this permit, counted in `gauge`.
-    pub(super) fn new(permit: Permit, gauge: IntGauge) -> Self {
+    pub(super) fn new(permit: ConnectionPermit, gauge: IntGauge) -> Self {
         gauge.inc();
         Self { _permit: permit, gauge }
     }
 }
 
-impl Drop for ConnectionPlace {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.gauge.dec();
     }
@@ -149,19 +149,19 @@ fn network(peer: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn admit(admission: &Arc<Admission>, peer: &str) -> Result<Permit, Full> {
-        admission.admit(peer.parse().unwrap())
+    fn admit(limits: &Arc<ConnectionLimits>, peer: &str) -> Result<ConnectionPermit, LimitReached> {
+        limits.admit(peer.parse().unwrap())
     }
 
     #[test]
     fn each_address_has_its_own_limit_and_a_closed_connection_frees_its_place() {
-        let admission = Arc::new(Admission::new(10, 2));
-        let first = admit(&admission, "192.0.2.1").unwrap();
-        let _second = admit(&admission, "::ffff:192.0.2.1").unwrap();
-        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full::Address);
-        let _other = admit(&admission, "192.0.2.2").unwrap();
+        let limits = Arc::new(ConnectionLimits::new(10, 2));
+        let first = admit(&limits, "192.0.2.1").unwrap();
+        let _second = admit(&limits, "::ffff:192.0.2.1").unwrap();
+        assert_eq!(admit(&limits, "192.0.2.1").unwrap_err(), LimitReached::Address);
+        let _other = admit(&limits, "192.0.2.2").unwrap();
         drop(first);
-        admit(&admission, "192.0.2.1").unwrap();
+        admit(&limits, "192.0.2.1").unwrap();
     }
 
     /// FAULTS.md F11.
@@ -174,26 +174,26 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_counts_by_its_network() {
-        let admission = Arc::new(Admission::new(10, 1));
-        let _one = admit(&admission, "2001:db8:0:1::1").unwrap();
-        assert_eq!(admit(&admission, "2001:db8:0:1:ffff::9").unwrap_err(), Full::Address);
-        admit(&admission, "2001:db8:0:2::1").unwrap();
+        let limits = Arc::new(ConnectionLimits::new(10, 1));
+        let _one = admit(&limits, "2001:db8:0:1::1").unwrap();
+        assert_eq!(admit(&limits, "2001:db8:0:1:ffff::9").unwrap_err(), LimitReached::Address);
+        admit(&limits, "2001:db8:0:2::1").unwrap();
     }
 
     #[test]
     fn the_total_is_bounded_and_nothing_is_remembered_of_closed_connections() {
-        let admission = Arc::new(Admission::new(2, 2));
-        let held = (admit(&admission, "192.0.2.1"), admit(&admission, "192.0.2.2"));
-        assert_eq!(admit(&admission, "192.0.2.3").unwrap_err(), Full::Connections);
+        let limits = Arc::new(ConnectionLimits::new(2, 2));
+        let held = (admit(&limits, "192.0.2.1"), admit(&limits, "192.0.2.2"));
+        assert_eq!(admit(&limits, "192.0.2.3").unwrap_err(), LimitReached::Connections);
         drop(held);
-        let open = admission.open.lock();
+        let open = limits.open.lock();
         assert_eq!((open.total, open.by_address.len()), (0, 0));
     }
 
     #[test]
     fn a_limit_of_none_admits_nobody_and_remembers_nobody() {
-        let admission = Arc::new(Admission::new(2, 0));
-        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full::Address);
-        assert!(admission.open.lock().by_address.is_empty());
+        let limits = Arc::new(ConnectionLimits::new(2, 0));
+        assert_eq!(admit(&limits, "192.0.2.1").unwrap_err(), LimitReached::Address);
+        assert!(limits.open.lock().by_address.is_empty());
     }
 }

@@ -15,9 +15,9 @@ use tokio::io::AsyncWrite;
 const SLICES_MAX: usize = 16;
 
 /// A body that is being written; dropping it ends its request.
-pub(super) trait Carry: Send {
+pub(super) trait WriteBody: Send {
     /// Writes what is in `head`, then the body, to its end.
-    fn poll_carry(
+    fn poll_write_body(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         head: &mut BytesMut,
@@ -27,7 +27,7 @@ pub(super) trait Carry: Send {
 
 pin_project_lite::pin_project! {
     /// The body of a handler's answer, and what was taken of it and is not written yet.
-    pub(super) struct Carried<B>
+    pub(super) struct BodyWriter<B>
     where
         B: Body,
     {
@@ -37,18 +37,18 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<B: Body> Carried<B> {
+impl<B: Body> BodyWriter<B> {
     /// Nothing of `body` is written yet.
     pub(super) fn new(body: B) -> Self {
         Self { body, data: None }
     }
 }
 
-impl<B> Carry for Carried<B>
+impl<B> WriteBody for BodyWriter<B>
 where
     B: Body<Data: Send, Error = io::Error> + Send,
 {
-    fn poll_carry(
+    fn poll_write_body(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         head: &mut BytesMut,

@@ -10,8 +10,8 @@ const LINE_BYTES_MAX: usize = 256;
 /// single one to the other. Where heads and bodies begin is told from the heads, as hyper does. If
 /// a head does not tell it, hyper refuses the request, and nothing is changed any more.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    part: Part,
+pub(super) struct BareLfFilter {
+    part: MessagePart,
     /// The beginning of the line that arrives.
     line: Vec<u8>,
     /// Bytes of that line.
@@ -23,7 +23,7 @@ pub(super) struct Lines {
 
 /// What the next byte is of.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum MessagePart {
     /// The first line of a request, or empty lines before it.
     #[default]
     Start,
@@ -70,25 +70,27 @@ impl Framing {
     }
 
     /// What comes behind the head.
-    fn next(self) -> Part {
+    fn next(self) -> MessagePart {
         match (self.is_unclear, self.is_chunked, self.length) {
-            (true, ..) | (false, Some(false), _) => Part::Unknown,
-            (false, Some(true), _) => Part::ChunkSize,
-            (false, None, None | Some(0)) => Part::Start,
-            (false, None, Some(length)) => Part::Body(length),
+            (true, ..) | (false, Some(false), _) => MessagePart::Unknown,
+            (false, Some(true), _) => MessagePart::ChunkSize,
+            (false, None, None | Some(0)) => MessagePart::Start,
+            (false, None, Some(length)) => MessagePart::Body(length),
         }
     }
 }
 
 /// The part behind the line in front of a chunk.
-fn chunk(line: &[u8]) -> Part {
+fn chunk(line: &[u8]) -> MessagePart {
     let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (digits, rest) = line.split_at(end);
     let size = std::str::from_utf8(digits).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
     match (size, rest.first()) {
-        (Some(0), None | Some(b' ' | b'\t' | b';')) => Part::Trailers,
-        (Some(size), None | Some(b' ' | b'\t' | b';')) => Part::Chunk(size.saturating_add(2)),
-        _ => Part::Unknown,
+        (Some(0), None | Some(b' ' | b'\t' | b';')) => MessagePart::Trailers,
+        (Some(size), None | Some(b' ' | b'\t' | b';')) => {
+            MessagePart::Chunk(size.saturating_add(2))
+        }
+        _ => MessagePart::Unknown,
     }
 }
 
@@ -106,7 +108,7 @@ fn is_paired(bytes: &[u8], at: usize, last_byte: u8) -> bool {
 
 /// What a piece of a line ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
+enum PieceEnd {
     /// It ends in a line feed.
     Line,
     /// More of the line comes.
@@ -115,7 +117,7 @@ enum Ends {
 
 /// Whether there was a bare line feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum BareLf {
     /// None.
     No,
     /// The first of the connection.
@@ -124,20 +126,23 @@ pub(super) enum Refused {
     Again,
 }
 
-impl Lines {
+impl BareLfFilter {
     /// Makes each line feed of a head without a carriage return before it a NUL, which no parser
     /// takes.
-    pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> Refused {
-        let (mut refused, mut rest) = (Refused::No, bytes);
+    pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> BareLf {
+        let (mut refused, mut rest) = (BareLf::No, bytes);
         while !rest.is_empty() {
             let taken = match self.part {
-                Part::Unknown => return refused,
-                Part::Body(left) | Part::Chunk(left) => self.skip(left, rest.len()),
-                Part::Start | Part::Head | Part::ChunkSize | Part::Trailers => {
+                MessagePart::Unknown => return refused,
+                MessagePart::Body(left) | MessagePart::Chunk(left) => self.skip(left, rest.len()),
+                MessagePart::Start
+                | MessagePart::Head
+                | MessagePart::ChunkSize
+                | MessagePart::Trailers => {
                     let end = memchr::memchr(b'\n', rest);
                     let taken = end.map_or(rest.len(), |at| at.saturating_add(1));
                     let line = rest.get_mut(..taken).unwrap_or_default();
-                    let ends = if end.is_some() { Ends::Line } else { Ends::Nothing };
+                    let ends = if end.is_some() { PieceEnd::Line } else { PieceEnd::Nothing };
                     if self.refuses(line, ends) {
                         refused = self.note(refused);
                     }
@@ -151,7 +156,7 @@ impl Lines {
 
     /// Whether what was seen ends with a whole request, or nothing was seen.
     pub(super) fn is_between_requests(&self) -> bool {
-        self.part == Part::Start && self.length == 0
+        self.part == MessagePart::Start && self.length == 0
     }
 
     /// Passes over a body or a chunk of which `left` bytes are missing and `here` may be here.
@@ -159,23 +164,23 @@ impl Lines {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(here);
         let left = left.saturating_sub(taken as u64);
         self.part = match (self.part, left) {
-            (Part::Chunk(_), 0) => Part::ChunkSize,
-            (Part::Chunk(_), left) => Part::Chunk(left),
-            (_, 0) => Part::Start,
-            (_, left) => Part::Body(left),
+            (MessagePart::Chunk(_), 0) => MessagePart::ChunkSize,
+            (MessagePart::Chunk(_), left) => MessagePart::Chunk(left),
+            (_, 0) => MessagePart::Start,
+            (_, left) => MessagePart::Body(left),
         };
         taken
     }
 
     /// Takes a piece of a line, which ends it or not; whether its line feed was made a NUL.
-    fn refuses(&mut self, piece: &mut [u8], ends: Ends) -> bool {
+    fn refuses(&mut self, piece: &mut [u8], ends: PieceEnd) -> bool {
         let Some((last, before)) = piece.split_last_mut() else { return false };
         let is_end =
-            ends == Ends::Line && before.last().copied().unwrap_or(self.last_byte) == b'\r';
-        let is_bare = ends == Ends::Line && !is_end;
-        if is_bare && self.part == Part::ChunkSize {
+            ends == PieceEnd::Line && before.last().copied().unwrap_or(self.last_byte) == b'\r';
+        let is_bare = ends == PieceEnd::Line && !is_end;
+        if is_bare && self.part == MessagePart::ChunkSize {
             // hyper takes none in front of a chunk.
-            self.part = Part::Unknown;
+            self.part = MessagePart::Unknown;
             return false;
         }
         if is_bare {
@@ -204,25 +209,25 @@ impl Lines {
     fn end_line(&mut self, line: &[u8], length: usize) {
         let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         self.part = match (self.part, line.is_empty()) {
-            (Part::Start | Part::Trailers, true) => Part::Start,
-            (Part::Start, false) => Part::Head,
-            (Part::Head, true) => std::mem::take(&mut self.framing).next(),
-            (Part::Head, false) => {
+            (MessagePart::Start | MessagePart::Trailers, true) => MessagePart::Start,
+            (MessagePart::Start, false) => MessagePart::Head,
+            (MessagePart::Head, true) => std::mem::take(&mut self.framing).next(),
+            (MessagePart::Head, false) => {
                 self.framing.see(line, length);
-                Part::Head
+                MessagePart::Head
             }
-            (Part::ChunkSize, _) => chunk(line),
+            (MessagePart::ChunkSize, _) => chunk(line),
             (part, _) => part,
         };
         self.last_byte = 0;
     }
 
-    fn note(&mut self, refused: Refused) -> Refused {
+    fn note(&mut self, refused: BareLf) -> BareLf {
         let was_refused = std::mem::replace(&mut self.was_refused, true);
         match refused {
-            Refused::No if was_refused => Refused::Again,
-            Refused::No => Refused::First,
-            Refused::First | Refused::Again => refused,
+            BareLf::No if was_refused => BareLf::Again,
+            BareLf::No => BareLf::First,
+            BareLf::First | BareLf::Again => refused,
         }
     }
 }
@@ -233,11 +238,11 @@ mod tests {
     use proptest::proptest;
 
     fn seen(pieces: &[&[u8]]) -> Vec<u8> {
-        let mut lines = Lines::default();
+        let mut lines = BareLfFilter::default();
         let look = |piece: &&[u8]| {
             let mut bytes = piece.to_vec();
             let refused = lines.refuse_bare_line_feeds(&mut bytes);
-            assert_eq!(refused == Refused::No, bytes == *piece);
+            assert_eq!(refused == BareLf::No, bytes == *piece);
             bytes
         };
         pieces.iter().flat_map(look).collect()
@@ -249,9 +254,9 @@ mod tests {
         assert_eq!(seen(&[b"a\nb\r\n\n"]), b"a\0b\r\n\0");
         // Every line feed is one to a parser, the one after a masked one too.
         assert_eq!(seen(&[b"\n", b"\r", b"\n", b"", b"\n\n"]), b"\0\r\n\0\0");
-        let mut lines = Lines::default();
+        let mut lines = BareLfFilter::default();
         let mut refused = || lines.refuse_bare_line_feeds(&mut b"\n\n".to_vec());
-        assert_eq!([refused(), refused()], [Refused::First, Refused::Again]);
+        assert_eq!([refused(), refused()], [BareLf::First, BareLf::Again]);
     }
 
     fn is_passed(text: &[u8]) -> bool {
@@ -279,7 +284,7 @@ mod tests {
             chunked("transfer-encoding:gzip ,  Chunked\t", "a: b\r\nc: d\r\n"),
             chunked("Content-Length: 3\r\nTransfer-Encoding: chunked", ""),
         ] {
-            let mut lines = Lines::default();
+            let mut lines = BareLfFilter::default();
             for part in message.chunks(message.len() / 2) {
                 assert_eq!(lines.is_between_requests(), part.as_ptr() == message.as_ptr());
                 lines.refuse_bare_line_feeds(&mut part.to_vec());

@@ -4,11 +4,11 @@
 //!
 //! At any time one of two speaks, and whose turn it is decides who gets what is read:
 //!
-//! - `Own`: the library is idle. It holds no byte of a request, and none of an answer: then what is
+//! - `FastPath`: the library is idle. It holds no byte of a request, and none of an answer: then what is
 //!   read is looked at here. The first head that is not for this way is given to the library, alone
 //!   and whole.
 //! - `Library`: it has exactly one head that has no body. What is read meanwhile is held. It is
-//!   `Own` again once that one request is answered and the library flushes, which it does only
+//!   `FastPath` again once that one request is answered and the library flushes, which it does only
 //!   when it holds nothing that is not written.
 //! - `Closed`: something came whose end is not certain (a body, another version, a broken head).
 //!   From there on the library gets every byte of the connection, and this way is never taken
@@ -18,9 +18,9 @@
 //! read; so a client that does not read has at most one batch of answers waiting. So does a body
 //! that is more than memory has at once: until it has gone, nothing is read.
 
-use super::carry::Carry;
-use super::plain::{Head, HeadLimits};
-use super::watch::{Carries, Watch};
+use super::body_writer::WriteBody;
+use super::connection_deadlines::{ConnectionDeadlines, FastPathOutput};
+use super::simple_request::{HeadLimits, RequestHead};
 use crate::engine::{PlainRequest, Taken};
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
@@ -35,20 +35,20 @@ use tokio::io::AsyncWrite;
 const BATCH_BYTES: usize = 32 * 1024;
 
 /// A body that is being written.
-pub(super) type Body = Pin<Box<dyn Carry>>;
+pub(super) type FastBody = Pin<Box<dyn WriteBody>>;
 
 /// Answers plain requests of one connection.
-pub(super) trait Ready: Send + Sync {
+pub(super) trait FastResponder: Send + Sync {
     /// Writes the answer behind `out`, but for a body that it gives; leaves `out` alone where it
     /// has none.
-    fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<Body>;
+    fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<FastBody>;
 }
 
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum InputOwner {
     /// This way's.
-    Own,
+    FastPath,
     /// The library's, until so many requests of the connection have begun and all have ended.
     Library { begun: u64 },
     /// The library's for good.
@@ -57,7 +57,7 @@ pub(super) enum Turn {
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextStep {
     /// Nothing is held, or the beginning of a head: read more.
     Read,
     /// There is more to be answered or to be given, once the answers are written.
@@ -65,10 +65,10 @@ pub(super) enum Next {
 }
 
 /// The short way of one connection.
-pub(super) struct Express {
-    ready: Arc<dyn Ready>,
+pub(super) struct FastPath {
+    responder: Arc<dyn FastResponder>,
     limits: HeadLimits,
-    turn: Turn,
+    owner: InputOwner,
     /// What was read and not given or answered yet.
     held: BytesMut,
     /// How many bytes of that are the library's.
@@ -76,27 +76,31 @@ pub(super) struct Express {
     /// Answers that are not written yet.
     rest: BytesMut,
     /// What comes behind them.
-    body: Option<Body>,
+    body: Option<FastBody>,
     /// Whether that has failed: it stays there, and nothing goes any more.
     has_failed: bool,
 }
 
-impl fmt::Debug for Express {
+impl fmt::Debug for FastPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Express").field("turn", &self.turn).finish_non_exhaustive()
+        f.debug_struct("FastPath").field("owner", &self.owner).finish_non_exhaustive()
     }
 }
 
-impl Express {
-    /// That of a connection whose requests `ready` answers, and of which `held` was read.
-    pub(super) fn new(ready: Arc<dyn Ready>, limits: HeadLimits, held: BytesMut) -> Self {
-        let (turn, rest) = (Turn::Own, BytesMut::new());
-        Self { ready, limits, turn, held, owed: 0, rest, body: None, has_failed: false }
+impl FastPath {
+    /// That of a connection whose requests `responder` answers, and of which `held` was read.
+    pub(super) fn new(
+        responder: Arc<dyn FastResponder>,
+        limits: HeadLimits,
+        held: BytesMut,
+    ) -> Self {
+        let (owner, rest) = (InputOwner::FastPath, BytesMut::new());
+        Self { responder, limits, owner, held, owed: 0, rest, body: None, has_failed: false }
     }
 
     /// Whose turn it is.
-    pub(super) const fn turn(&self) -> Turn {
-        self.turn
+    pub(super) const fn owner(&self) -> InputOwner {
+        self.owner
     }
 
     /// Holds what was read.
@@ -128,7 +132,7 @@ impl Express {
     pub(super) fn poll_rest(
         &mut self,
         cx: &mut Context<'_>,
-        watch: &Watch,
+        deadlines: &ConnectionDeadlines,
         mut socket: Pin<&mut (impl AsyncWrite + Unpin)>,
     ) -> Poll<io::Result<()>> {
         if self.rest.is_empty() && self.body.is_none() {
@@ -138,11 +142,11 @@ impl Express {
             if self.has_failed {
                 return Poll::Ready(Err(io::Error::other("an answer has failed before")));
             }
-            let carried = ready!(body.as_mut().poll_carry(cx, &mut self.rest, socket));
+            let carried = ready!(body.as_mut().poll_write_body(cx, &mut self.rest, socket));
             self.has_failed = carried.is_err();
             carried?;
             self.body = None;
-            watch.carries(Carries::Nothing);
+            deadlines.fast_path_writes(FastPathOutput::Nothing);
         } else {
             while !self.rest.is_empty() {
                 let written = ready!(socket.as_mut().poll_write(cx, &self.rest))?;
@@ -158,39 +162,43 @@ impl Express {
 
     /// From here on the library gets everything.
     pub(super) fn close(&mut self) {
-        self.turn = Turn::Closed;
+        self.owner = InputOwner::Closed;
         self.owed = self.held.len();
     }
 
     /// The library holds nothing that is not written: whether it is now done, and there is
     /// something that was held for this moment.
-    pub(super) fn flushed(&mut self, watch: &Watch) -> bool {
-        match self.turn {
-            Turn::Library { begun } if watch.has_ended(begun) => {
-                self.turn = Turn::Own;
+    pub(super) fn flushed(&mut self, deadlines: &ConnectionDeadlines) -> bool {
+        match self.owner {
+            InputOwner::Library { begun } if deadlines.has_ended(begun) => {
+                self.owner = InputOwner::FastPath;
                 !self.held.is_empty()
             }
-            Turn::Library { .. } | Turn::Own | Turn::Closed => false,
+            InputOwner::Library { .. } | InputOwner::FastPath | InputOwner::Closed => false,
         }
     }
 
     /// Looks at what is held while it is this way's turn, answers what can be, and gives the
     /// answers to `write`, which keeps what it cannot write; those before a body are kept.
-    pub(super) fn take(&mut self, watch: &Watch, write: impl FnOnce(&mut Self, &[u8])) -> Next {
+    pub(super) fn take(
+        &mut self,
+        deadlines: &ConnectionDeadlines,
+        write: impl FnOnce(&mut Self, &[u8]),
+    ) -> NextStep {
         thread_local! {
             static BATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         if self.held.is_empty() {
-            return Next::Read;
+            return NextStep::Read;
         }
         BATCH.with_borrow_mut(|batch| {
             batch.clear();
-            let (taken, next) = self.answer(watch, batch);
+            let (taken, next) = self.answer(deadlines, batch);
             if taken > 0 {
                 self.held.advance(taken);
-                watch.answered();
+                deadlines.answered();
                 if self.body.is_some() {
-                    watch.carries(Carries::Body);
+                    deadlines.fast_path_writes(FastPathOutput::Body);
                     self.keep(batch);
                 } else {
                     write(self, batch);
@@ -204,37 +212,44 @@ impl Express {
     }
 
     /// Makes answers; how many bytes of what is held they are to, and what comes next.
-    fn answer(&mut self, watch: &Watch, batch: &mut Vec<u8>) -> (usize, Next) {
+    fn answer(
+        &mut self,
+        deadlines: &ConnectionDeadlines,
+        batch: &mut Vec<u8>,
+    ) -> (usize, NextStep) {
         let mut taken = 0;
         loop {
             let rest = self.held.get(taken..).unwrap_or_default();
             if rest.is_empty() {
-                return (taken, Next::Read);
+                return (taken, NextStep::Read);
             }
             if batch.len() >= BATCH_BYTES {
-                return (taken, Next::Again);
+                return (taken, NextStep::Again);
             }
-            let length = match Head::of(rest, self.limits) {
-                Head::Partial => return (taken, Next::Read),
-                Head::Plain(request, length) => match self.ready.answer(&request, batch) {
-                    Taken::Answered => {
-                        taken += length;
-                        continue;
+            let length = match RequestHead::of(rest, self.limits) {
+                RequestHead::Partial => return (taken, NextStep::Read),
+                RequestHead::Simple(request, length) => {
+                    match self.responder.answer(&request, batch) {
+                        Taken::Answered => {
+                            taken += length;
+                            continue;
+                        }
+                        Taken::Begun(body) => {
+                            self.body = Some(body);
+                            return (taken + length, NextStep::Again);
+                        }
+                        Taken::Not => length,
                     }
-                    Taken::Begun(body) => {
-                        self.body = Some(body);
-                        return (taken + length, Next::Again);
-                    }
-                    Taken::Not => length,
-                },
-                Head::Bodiless(length) => length,
-                Head::Other => {
-                    (self.turn, self.owed) = (Turn::Closed, rest.len());
-                    return (taken, Next::Again);
+                }
+                RequestHead::Bodiless(length) => length,
+                RequestHead::Other => {
+                    (self.owner, self.owed) = (InputOwner::Closed, rest.len());
+                    return (taken, NextStep::Again);
                 }
             };
-            (self.turn, self.owed) = (Turn::Library { begun: watch.begun() + 1 }, length);
-            return (taken, Next::Again);
+            (self.owner, self.owed) =
+                (InputOwner::Library { begun: deadlines.begun() + 1 }, length);
+            return (taken, NextStep::Again);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! and is never held across an await.
 //!
 //! h2 flushes each frame before it makes the next, and hyper each piece of a body. Instead, the
-//! task that polls the connection flushes when the poll is over ([`Unflushed`]).
+//! task that polls the connection flushes when the poll is over ([`TlsFlush`]).
 
 use super::tcp_socket::TcpSocket;
 use crate::sync::{Mutex, MutexGuard};
@@ -24,10 +24,10 @@ const SEALED_BYTES_MAX: usize = 7 * RECORD_BYTES;
 
 /// The connection, shared by whoever writes it and whoever flushes it.
 #[derive(Debug, Clone)]
-pub(super) struct Secure(Arc<Mutex<Inner>>);
+pub(super) struct TlsRecords(Arc<Mutex<RecordBuffer>>);
 
 #[derive(Debug)]
-struct Inner {
+struct RecordBuffer {
     tls: TlsStream<TcpSocket>,
     /// Less than a record, not encrypted yet.
     held: Vec<u8>,
@@ -39,53 +39,57 @@ struct Inner {
 
 /// What the task that polls a connection is to flush.
 #[derive(Debug)]
-pub(super) struct Unflushed {
-    secure: Secure,
+pub(super) struct TlsFlush {
+    records: TlsRecords,
     is_put_off: bool,
 }
 
 /// Whether more is about to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
+pub(super) enum MoreOutput {
     /// Answers are under way.
     Expected,
     /// None is.
     Unexpected,
 }
 
-impl Unflushed {
-    /// That of `secure`.
-    pub(super) fn of(secure: &Secure) -> Self {
-        Self { secure: secure.clone(), is_put_off: false }
+impl TlsFlush {
+    /// That of `records`.
+    pub(super) fn of(records: &TlsRecords) -> Self {
+        Self { records: records.clone(), is_put_off: false }
     }
 
     /// Flushes what the poll that is over left. Where more is expected, that is put off once, until
     /// the tasks that are ready now had their turn: the answers of many go together.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, more: More) -> Poll<io::Result<()>> {
+    pub(super) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        more: MoreOutput,
+    ) -> Poll<io::Result<()>> {
         // What is held may still become a whole record before there is room again.
-        ready!(self.secure.poll_unblock(cx))?;
-        if more == More::Expected && !self.is_put_off && self.secure.is_unsent() {
+        ready!(self.records.poll_unblock(cx))?;
+        if more == MoreOutput::Expected && !self.is_put_off && self.records.is_unsent() {
             self.is_put_off = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         self.is_put_off = false;
-        self.secure.poll_flush(cx)
+        self.records.poll_flush(cx)
     }
 }
 
-impl Secure {
+impl TlsRecords {
     /// A connection after its handshake.
     pub(super) fn new(mut tls: TlsStream<TcpSocket>) -> Self {
         // Bounded here.
         tls.get_mut().1.set_buffer_limit(None);
-        let inner = Inner { tls, held: Vec::new(), sealed: 0, is_blocked: false };
+        let inner = RecordBuffer { tls, held: Vec::new(), sealed: 0, is_blocked: false };
         Self(Arc::new(Mutex::new(inner)))
     }
 
     /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
-    pub(super) fn is_paced(&self) {
-        self.inner().tls.get_mut().0.is_paced();
+    pub(super) fn enlarge_send_buffer(&self) {
+        self.inner().tls.get_mut().0.enlarge_send_buffer();
     }
 
     /// Reads, as `AsyncRead::poll_read` does.
@@ -142,12 +146,12 @@ impl Secure {
         if inner.is_blocked { inner.poll_send(cx) } else { Poll::Ready(Ok(())) }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, RecordBuffer> {
         self.0.lock()
     }
 }
 
-impl Inner {
+impl RecordBuffer {
     /// Takes of `slices` as much as may be encrypted now: encrypts whole records, and holds what is
     /// less than another.
     fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -2,7 +2,7 @@
 //! for nothing else, and which end where their head does. Pure; called by `express` with what was
 //! read. Whatever is in the least unusual is for the HTTP library to judge.
 
-use super::lines::has_bare_line_feed;
+use super::bare_lf::has_bare_line_feed;
 use crate::engine::PlainRequest;
 use crate::policy::request::ReadMethod;
 use crate::rfc::path::PlainPath;
@@ -39,18 +39,18 @@ pub(super) struct HeadLimits {
 
 /// What stands at the beginning of what was read.
 #[derive(Debug)]
-pub(super) enum Head<'a> {
+pub(super) enum RequestHead<'a> {
     /// The beginning of a head.
     Partial,
     /// A request for an object and for nothing else, of so many bytes.
-    Plain(PlainRequest<'a>, usize),
+    Simple(PlainRequest<'a>, usize),
     /// Another GET or HEAD without a body, of so many bytes.
     Bodiless(usize),
     /// Anything else.
     Other,
 }
 
-impl<'a> Head<'a> {
+impl<'a> RequestHead<'a> {
     /// The head at the beginning of `bytes`.
     pub(super) fn of(bytes: &'a [u8], limits: HeadLimits) -> Self {
         let mut fields = [EMPTY_HEADER; FIELDS_MAX];
@@ -72,33 +72,33 @@ impl<'a> Head<'a> {
             (Some("HEAD"), Some(1)) => ReadMethod::Head,
             _ => return Self::Other,
         };
-        match Fields::of(request.headers) {
-            Fields::Framed => Self::Other,
-            Fields::Plain { host, referer, user_agent } => {
+        match HeadFields::of(request.headers) {
+            HeadFields::Framed => Self::Other,
+            HeadFields::Simple { host, referer, user_agent } => {
                 match request.path.and_then(PlainPath::of) {
                     Some(target) => {
                         let plain = PlainRequest { method, target, host, referer, user_agent };
-                        Self::Plain(plain, length)
+                        Self::Simple(plain, length)
                     }
                     None => Self::Bodiless(length),
                 }
             }
-            Fields::Others => Self::Bodiless(length),
+            HeadFields::Others => Self::Bodiless(length),
         }
     }
 }
 
 /// What the fields of a request come to.
-enum Fields<'a> {
+enum HeadFields<'a> {
     /// They have no say, but for the one host.
-    Plain { host: &'a str, referer: Option<&'a [u8]>, user_agent: Option<&'a [u8]> },
+    Simple { host: &'a str, referer: Option<&'a [u8]>, user_agent: Option<&'a [u8]> },
     /// They may have a say in the answer, and none in where the request ends.
     Others,
     /// They may say that there is a body, or that the connection ends.
     Framed,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> HeadFields<'a> {
     fn of(fields: &[Header<'a>]) -> Self {
         let (mut host, mut referer, mut user_agent) = (None, None, None);
         let mut are_plain = true;
@@ -127,7 +127,7 @@ impl<'a> Fields<'a> {
             are_plain &= seen.replace(value).is_none();
         }
         match host.map(std::str::from_utf8) {
-            Some(Ok(host)) if are_plain => Self::Plain { host, referer, user_agent },
+            Some(Ok(host)) if are_plain => Self::Simple { host, referer, user_agent },
             Some(_) | None => Self::Others,
         }
     }
@@ -145,12 +145,19 @@ mod tests {
     fn a_head_ends_where_the_next_begins() {
         let (first, second) = ("GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "GET /b HTTP/1.1\r\n\r\n");
         let both = [first, second].concat();
-        let Head::Plain(request, length) = Head::of(both.as_bytes(), LIMITS) else { panic!() };
+        let RequestHead::Simple(request, length) = RequestHead::of(both.as_bytes(), LIMITS) else {
+            panic!()
+        };
         assert_eq!((request.host, request.target.as_str(), length), ("h", "/a", first.len()));
         let rest = &both.as_bytes()[length..];
-        assert!(matches!(Head::of(rest, LIMITS), Head::Bodiless(length) if length == rest.len()));
+        assert!(
+            matches!(RequestHead::of(rest, LIMITS), RequestHead::Bodiless(length) if length == rest.len())
+        );
         for end in 0..first.len() {
-            assert!(matches!(Head::of(&first.as_bytes()[..end], LIMITS), Head::Partial), "{end}");
+            assert!(
+                matches!(RequestHead::of(&first.as_bytes()[..end], LIMITS), RequestHead::Partial),
+                "{end}"
+            );
         }
     }
 
@@ -159,13 +166,13 @@ mod tests {
         let of = |fields: usize, bytes_max: usize| {
             let head = format!("GET / HTTP/1.1\r\n{}\r\n", "Accept: a\r\n".repeat(fields));
             let limits = HeadLimits { bytes_max, fields_max: 5 };
-            matches!(Head::of(head.as_bytes(), limits), Head::Other)
+            matches!(RequestHead::of(head.as_bytes(), limits), RequestHead::Other)
         };
         assert!(!of(5, 200) && of(6, 200) && of(5, 50) && of(FIELDS_MAX + 1, 4_096));
         let endless = [b'a'; 100];
         let limits = HeadLimits { bytes_max: 100, fields_max: 5 };
-        assert!(matches!(Head::of(&endless, limits), Head::Other));
-        assert!(matches!(Head::of(&endless[..99], limits), Head::Partial));
+        assert!(matches!(RequestHead::of(&endless, limits), RequestHead::Other));
+        assert!(matches!(RequestHead::of(&endless[..99], limits), RequestHead::Partial));
     }
 
     fn line() -> impl Strategy<Value = String> {
@@ -175,33 +182,33 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_have_an_end_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            match Head::of(&bytes, LIMITS) {
-                Head::Plain(_, length) | Head::Bodiless(length) => assert!(length <= bytes.len()),
-                Head::Partial | Head::Other => {}
+            match RequestHead::of(&bytes, LIMITS) {
+                RequestHead::Simple(_, length) | RequestHead::Bodiless(length) => assert!(length <= bytes.len()),
+                RequestHead::Partial | RequestHead::Other => {}
             }
         }
 
         /// Whatever the fields, what announces a body never goes the short way.
         #[test]
-        fn no_body_is_overlooked(lines in proptest::collection::vec(line(), 0..6)) {
+        fn no_body_is_overlooked(bare_lf in proptest::collection::vec(line(), 0..6)) {
             let mut head = "GET /a HTTP/1.1\r\n".to_owned();
-            for line in lines.iter().map(String::as_str).chain([""]) {
+            for line in bare_lf.iter().map(String::as_str).chain([""]) {
                 head.push_str(line);
                 head.push_str("\r\n");
             }
             let lower = head.to_ascii_lowercase();
             let is_framed =
                 lower.contains("\r\ncontent-length:") || lower.contains("\r\ntransfer-encoding:");
-            match Head::of(head.as_bytes(), LIMITS) {
-                Head::Plain(request, length) => {
+            match RequestHead::of(head.as_bytes(), LIMITS) {
+                RequestHead::Simple(request, length) => {
                     assert!(!is_framed && length == head.len(), "{head}");
                     assert_eq!(lower.matches("\r\nhost:").count(), 1, "{head}");
                     assert!(!lower.contains("\r\nrange:") && !lower.contains("\r\nx-a:"), "{head}");
                     assert_eq!(request.target.as_str(), "/a");
                 }
-                Head::Bodiless(length) => assert!(!is_framed && length == head.len(), "{head}"),
-                Head::Other => {}
-                Head::Partial => panic!("{head}"),
+                RequestHead::Bodiless(length) => assert!(!is_framed && length == head.len(), "{head}"),
+                RequestHead::Other => {}
+                RequestHead::Partial => panic!("{head}"),
             }
         }
     }

@@ -2,7 +2,7 @@
 //! ranges of files that they stand for (`engine::Spans`). Part of one connection's socket; no locks
 //! but the queue's.
 
-use super::pace::{self, Pace};
+use super::send_buffer::{self, SendBuffer};
 use crate::engine::{Connection, Piece, Sent, Spans};
 use bytes::{Buf, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
@@ -16,20 +16,20 @@ use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
 /// Writes to one socket.
-pub(super) struct Sender {
+pub(super) struct FileSender {
     connection: Arc<Connection>,
     reading: Option<Piece>,
     /// What was read and compared, and goes next.
     piece: Bytes,
     /// Bytes that went and do not count before what is read was compared.
     unsure: usize,
-    pace: Pace,
+    send_buffer: SendBuffer,
 }
 
 /// The option that leaves a socket to what the system is set to.
 const UNBOUNDED: u32 = 0;
 
-impl fmt::Debug for Sender {
+impl fmt::Debug for FileSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender").field("unsure", &self.unsure).finish_non_exhaustive()
     }
@@ -37,17 +37,17 @@ impl fmt::Debug for Sender {
 
 /// Whether the kernel may wait for more before it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum More {
-    Follows,
+enum FollowingBytes {
+    Soon,
     Unknown,
 }
 
-impl Sender {
+impl FileSender {
     /// Writes for `connection`.
     pub(super) fn new(connection: Arc<Connection>) -> Self {
         // The pages of a file that wait unsent are those of the page cache, and take no memory.
-        let pace = Pace::new(UNBOUNDED, &pace::ALL);
-        Self { connection, reading: None, piece: Bytes::new(), unsure: 0, pace }
+        let send_buffer = SendBuffer::new(UNBOUNDED, &send_buffer::ALL);
+        Self { connection, reading: None, piece: Bytes::new(), unsure: 0, send_buffer }
     }
 
     /// Whether what goes next is still read from the disk.
@@ -72,7 +72,7 @@ impl Sender {
                 return poll_joined(stream, cx, slices);
             }
             // These take memory while they wait.
-            self.pace.slow_down(stream);
+            self.send_buffer.slow_down(stream);
             return Pin::new(stream).poll_write_vectored(cx, slices);
         };
         let length: usize = bytes.iter().map(|slice| slice.len()).sum();
@@ -80,7 +80,7 @@ impl Sender {
         if length > 0 {
             let spans = self.connection.spans();
             let is_ready = spans.is_some_and(Spans::is_ready);
-            let more = if is_ready { More::Follows } else { More::Unknown };
+            let more = if is_ready { FollowingBytes::Soon } else { FollowingBytes::Unknown };
             written = ready!(poll_plain(stream, cx, bytes, more))?;
             if written < length {
                 return Poll::Ready(Ok(written));
@@ -127,7 +127,7 @@ impl Sender {
         while left > 0 {
             if !self.piece.is_empty() {
                 let slices = [IoSlice::new(&self.piece)];
-                let polled = poll_plain(stream, cx, &slices, More::Unknown);
+                let polled = poll_plain(stream, cx, &slices, FollowingBytes::Unknown);
                 if polled.is_pending() && written > 0 {
                     break;
                 }
@@ -145,7 +145,7 @@ impl Sender {
             };
             let reading = match sent {
                 Sent::Bytes(bytes) => {
-                    self.pace.sent(bytes, stream);
+                    self.send_buffer.sent(bytes, stream);
                     written += bytes;
                     left = left.saturating_sub(bytes);
                     continue;
@@ -193,11 +193,11 @@ fn poll_plain(
     stream: &TcpStream,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
-    more: More,
+    more: FollowingBytes,
 ) -> Poll<io::Result<usize>> {
     let flags = match more {
-        More::Follows => SendFlags::NOSIGNAL | SendFlags::MORE,
-        More::Unknown => SendFlags::NOSIGNAL,
+        FollowingBytes::Soon => SendFlags::NOSIGNAL | SendFlags::MORE,
+        FollowingBytes::Unknown => SendFlags::NOSIGNAL,
     };
     poll_writable(stream, cx, || {
         let nothing = &mut SendAncillaryBuffer::default();
