@@ -1,9 +1,9 @@
 //! Answers: a status, fields, a body, and how they came about. Errors become statuses here, each
 //! kind in one exhaustive match; nothing of their detail reaches the client but a request id.
 
-use super::body::Body;
-use super::site::Site;
-use super::tally::{Account, Begun, Tally};
+use super::body::AnswerBody;
+use super::request_record::{AnswerSummary, PendingRecord, RequestRecord};
+use super::site::ServedSite;
 use crate::client::UploadError;
 use crate::fill::FillError;
 use crate::metrics::Metrics;
@@ -28,24 +28,24 @@ const SHED_RETRY_SECONDS: &str = "5";
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ClientAnswer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+    pub(super) body: AnswerBody,
     pub(super) outcome: Outcome,
     pub(super) origin: Option<Arc<str>>,
     /// The metric label of a refusal.
     pub(super) refused: Option<&'static str>,
     /// Whether the connection ends after it.
-    pub(super) ends: Ends,
+    pub(super) after: AfterAnswer,
     pub(super) request_id: RequestId,
 }
 
 /// Whether the connection ends after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ends {
-    Connection,
-    Request,
+pub(super) enum AfterAnswer {
+    Close,
+    KeepOpen,
 }
 
 /// An answer, at once or once it is there.
@@ -56,11 +56,11 @@ pub enum Answering<B> {
     Later(BoxFuture<'static, Response<B>>),
 }
 
-impl Answer {
+impl ClientAnswer {
     pub(super) fn new(
         status: StatusCode,
         headers: HeaderMap,
-        body: Body,
+        body: AnswerBody,
         outcome: Outcome,
     ) -> Self {
         Self {
@@ -70,14 +70,14 @@ impl Answer {
             outcome,
             origin: None,
             refused: None,
-            ends: Ends::Request,
+            after: AfterAnswer::KeepOpen,
             request_id: RequestId::draw(),
         }
     }
 
     /// A short text; it names its request, so that the log can be searched for it.
     pub(super) fn text(status: StatusCode, text: impl Into<Bytes>, outcome: Outcome) -> Self {
-        let mut answer = Self::new(status, own_head(outcome), Body::empty(), outcome);
+        let mut answer = Self::new(status, own_head(outcome), AnswerBody::empty(), outcome);
         answer.name_request();
         answer.set_text(text.into());
         answer
@@ -92,7 +92,7 @@ impl Answer {
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         self.headers.insert(header::CONTENT_TYPE, plain);
         self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
-        self.body = Body::whole(text);
+        self.body = AnswerBody::whole(text);
     }
 
     /// As the connection takes it, with its account: counted at the site and for the class that
@@ -101,40 +101,45 @@ impl Answer {
         self,
         metrics: &Metrics,
         parts: &Parts,
-        begun: Begun,
-        counted: Option<(&Site, Class)>,
-    ) -> Response<Body> {
+        record: PendingRecord,
+        counted: Option<(&ServedSite, Class)>,
+    ) -> Response<AnswerBody> {
         if let Some(reason) = self.refused {
             metrics.requests_refused.with_label_values(&[reason]).inc();
         }
-        let account = Account {
+        let summary = AnswerSummary {
             status: self.status,
             outcome: self.outcome,
             origin: self.origin.as_ref(),
             body_bytes: 0,
             request_id: self.request_id,
         };
-        let tally = begun.tally(&account, counted);
-        self.into_response(&parts.method, parts.version, tally)
+        let record = record.with_body(&summary, counted);
+        self.into_response(&parts.method, parts.version, record)
     }
 
     /// Ready for the connection; HEAD gets no body whatever the answer is.
-    fn into_response(mut self, method: &Method, version: Version, tally: Tally) -> Response<Body> {
-        if self.ends == Ends::Connection && version < Version::HTTP_2 {
+    fn into_response(
+        mut self,
+        method: &Method,
+        version: Version,
+        record: RequestRecord,
+    ) -> Response<AnswerBody> {
+        if self.after == AfterAnswer::Close && version < Version::HTTP_2 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if *method == Method::HEAD {
             self.state_length();
-            self.body = Body::empty();
+            self.body = AnswerBody::empty();
         }
-        let mut response = Response::new(self.body.tallied(tally));
+        let mut response = Response::new(self.body.with_record(record));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
     }
 }
 
-impl Answer {
+impl ClientAnswer {
     /// States the length of the body, which is left out of an answer to HEAD.
     fn state_length(&mut self) {
         if let Some(length @ 1..) = self.body.size_hint().exact()
@@ -168,15 +173,15 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
 }
 
 /// A request that Narthex refuses by itself.
-pub(super) fn refused(refusal: Refusal) -> Answer {
+pub(super) fn refused(refusal: Refusal) -> ClientAnswer {
     if refusal == Refusal::Loop {
         // Any client can send the field: not an error before an operator finds a circle.
         tracing::warn!("a request names this cache in CDN-Loop: its origins form a circle");
     }
-    let mut answer = Answer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
+    let mut answer = ClientAnswer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
     answer.refused = Some(refusal.reason());
     if refusal.must_close() {
-        answer.ends = Ends::Connection;
+        answer.after = AfterAnswer::Close;
     }
     if let Some(allowed) = refusal.allow() {
         answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
@@ -189,40 +194,40 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
 
 /// There is no such object, by what the site knows of its bucket. The answer is an origin's 404 as
 /// it is passed on, and is not stored.
-pub(super) fn absent_by_filter() -> Answer {
-    let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
+pub(super) fn absent_by_filter() -> ClientAnswer {
+    let mut answer = ClientAnswer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
     answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     answer
 }
 
 /// The answer to a CORS preflight.
-pub(super) fn preflight() -> Answer {
+pub(super) fn preflight() -> ClientAnswer {
     let status = CacheStatus::own().with_detail(Outcome::Local.as_str());
     let headers = policy::head::preflight(status.to_header_value());
-    Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
+    ClientAnswer::new(StatusCode::NO_CONTENT, headers, AnswerBody::empty(), Outcome::Local)
 }
 
 /// What a generic site permits, in answer to OPTIONS.
-pub(super) fn options() -> Answer {
+pub(super) fn options() -> ClientAnswer {
     const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
     let mut headers = own_head(Outcome::Local);
     headers.insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
-    Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
+    ClientAnswer::new(StatusCode::NO_CONTENT, headers, AnswerBody::empty(), Outcome::Local)
 }
 
 /// As many fills are under way as may be: come back later.
-pub(super) fn shed() -> Answer {
+pub(super) fn shed() -> ClientAnswer {
     shed_as("too many fetches are under way\n")
 }
 
-fn shed_as(text: &'static str) -> Answer {
-    let mut answer = Answer::text(StatusCode::SERVICE_UNAVAILABLE, text, Outcome::Shed);
+fn shed_as(text: &'static str) -> ClientAnswer {
+    let mut answer = ClientAnswer::text(StatusCode::SERVICE_UNAVAILABLE, text, Outcome::Shed);
     answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SHED_RETRY_SECONDS));
     answer
 }
 
 /// Every body of late was wrong, so no origin is asked for so many seconds.
-pub(super) fn wrong(seconds: u64) -> Answer {
+pub(super) fn wrong(seconds: u64) -> ClientAnswer {
     let text = "every origin sent a wrong body of late";
     let mut answer = with_id(StatusCode::BAD_GATEWAY, text, Outcome::OriginFailed);
     answer.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -230,7 +235,7 @@ pub(super) fn wrong(seconds: u64) -> Answer {
 }
 
 /// A body that cannot be kept was not there for the only request that may take it.
-pub(super) fn untaken() -> Answer {
+pub(super) fn untaken() -> ClientAnswer {
     fault("a body is gone before its reader came")
 }
 
@@ -238,7 +243,7 @@ pub(super) fn untaken() -> Answer {
 ///
 /// No origin is at fault if the request's own body is: 400, or 408 if the body is too slow. An
 /// upload beyond the share of its client is 503.
-pub(super) fn failed(error: &FillError) -> Answer {
+pub(super) fn failed(error: &FillError) -> ClientAnswer {
     match error.upload() {
         Some(UploadError::Broken) => return refused(Refusal::BodyBroken),
         Some(UploadError::Slow) => return refused(Refusal::BodySlow),
@@ -256,19 +261,19 @@ pub(super) fn failed(error: &FillError) -> Answer {
 }
 
 /// A fault inside Narthex.
-pub(super) fn fault(detail: &str) -> Answer {
+pub(super) fn fault(detail: &str) -> ClientAnswer {
     tracing::error!(detail, "fault inside narthex");
     with_id(StatusCode::INTERNAL_SERVER_ERROR, "fault inside narthex", Outcome::Fault)
 }
 
 /// An origin that broke the protocol.
-pub(super) fn unusable(detail: &str) -> Answer {
+pub(super) fn unusable(detail: &str) -> ClientAnswer {
     tracing::warn!(detail, "unusable answer of an origin");
     with_id(StatusCode::BAD_GATEWAY, "no origin gave a usable answer", Outcome::OriginFailed)
 }
 
-fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
-    let mut answer = Answer::text(status, "", outcome);
+fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> ClientAnswer {
+    let mut answer = ClientAnswer::text(status, "", outcome);
     let text = format!("{text} (request {})\n", answer.request_id);
     answer.set_text(text.into());
     answer
@@ -287,7 +292,7 @@ mod tests {
             let error = FillError::Fetch(FetchError::Upload { origin: "one".into(), source });
             let answer = failed(&error);
             assert_eq!((answer.status.as_u16(), answer.refused), (status, Some(reason)));
-            assert_eq!((answer.outcome, answer.ends), (Outcome::Refused, Ends::Connection));
+            assert_eq!((answer.outcome, answer.after), (Outcome::Refused, AfterAnswer::Close));
         }
     }
 

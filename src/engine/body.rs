@@ -2,17 +2,17 @@
 //! arrives, or passing through. Owned by one response; holds at most one piece; no locks.
 //!
 //! A stored file that fails in mid-body is rescued once, where the rest can be had elsewhere (see
-//! `tail`); where the socket can, it sends the file by itself (see `spans`), elsewhere the file is
-//! read when hyper writes it (see `portion`). A body that cannot be finished ends in an error and
+//! `file_source`); where the socket can, it sends the file by itself (see `sendfile_queue`), elsewhere the file is
+//! read when hyper writes it (see `file_chunk`). A body that cannot be finished ends in an error and
 //! marks its connection as cut, so that it is reset and the client never takes what it got for
 //! whole.
 
-use super::connection::Connection;
-use super::portion::Portion;
-use super::row::{Row, Segment};
-use super::source::BodySource;
-use super::tail::Tail;
-use super::tally::Tally;
+use super::body_source::BodySource;
+use super::connection::ClientConnection;
+use super::file_chunk::BodyData;
+use super::file_source::FileSource;
+use super::multipart::{MultipartBody, MultipartSegment};
+use super::request_record::RequestRecord;
 use crate::store::CHUNK_BYTES;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -32,30 +32,30 @@ const _: () = assert!(CHUNK_BYTES.is_multiple_of(STRETCH_BYTES));
 const SLICE_BYTES: usize = 256 << 10;
 
 /// A piece on its way, and where the next comes from.
-type Reading = Pin<Box<dyn Future<Output = (BodyContent, io::Result<Bytes>)> + Send>>;
+type PendingPiece = Pin<Box<dyn Future<Output = (BodyContent, io::Result<Bytes>)> + Send>>;
 
 /// The body of an answer.
-pub struct Body {
-    state: State,
+pub struct AnswerBody {
+    state: BodyState,
     /// Bytes still to come; `None` where the length is not known.
     left: Option<u64>,
-    connection: Option<Arc<Connection>>,
-    tally: Option<Tally>,
+    connection: Option<Arc<ClientConnection>>,
+    record: Option<RequestRecord>,
 }
 
-enum State {
+enum BodyState {
     Whole(Bytes),
     Ready(BodyContent),
-    Reading(Reading),
+    Reading(PendingPiece),
     Over,
 }
 
 /// What a body is made of that is not in memory yet.
 pub(super) enum BodyContent {
     /// A stored file, or what goes on for it, from this offset on.
-    Stored(Arc<Tail>, u64),
+    Stored(Arc<FileSource>, u64),
     /// Several stretches, and what stands between them.
-    Row(Row),
+    Multipart(MultipartBody),
     /// Any other source.
     Source(BodySource),
 }
@@ -66,26 +66,26 @@ impl From<BodySource> for BodyContent {
     }
 }
 
-impl From<Segment> for BodyContent {
-    fn from(segment: Segment) -> Self {
+impl From<MultipartSegment> for BodyContent {
+    fn from(segment: MultipartSegment) -> Self {
         match segment {
-            Segment::Stored(tail, offset) => Self::Stored(tail, offset),
-            Segment::Bytes(bytes) => Self::Source(BodySource::Bytes(bytes)),
+            MultipartSegment::Stored(file_source, offset) => Self::Stored(file_source, offset),
+            MultipartSegment::Bytes(bytes) => Self::Source(BodySource::Bytes(bytes)),
         }
     }
 }
 
-impl std::fmt::Debug for Body {
+impl std::fmt::Debug for AnswerBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Body").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("AnswerBody").field("left", &self.left).finish_non_exhaustive()
     }
 }
 
-impl Body {
+impl AnswerBody {
     /// A body that is in memory.
     pub fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
-        Self { state: State::Whole(bytes), left, connection: None, tally: None }
+        Self { state: BodyState::Whole(bytes), left, connection: None, record: None }
     }
 
     /// No body.
@@ -97,37 +97,38 @@ impl Body {
     pub(super) fn from_content(
         content: impl Into<BodyContent>,
         length: Option<u64>,
-        connection: Arc<Connection>,
+        connection: Arc<ClientConnection>,
     ) -> Self {
-        let state = if length == Some(0) { State::Over } else { State::Ready(content.into()) };
-        Self { state, left: length, connection: Some(connection), tally: None }
+        let state =
+            if length == Some(0) { BodyState::Over } else { BodyState::Ready(content.into()) };
+        Self { state, left: length, connection: Some(connection), record: None }
     }
 
     /// The same body, counted.
-    pub(super) fn tallied(self, tally: Tally) -> Self {
-        Self { tally: Some(tally), ..self }
+    pub(super) fn with_record(self, record: RequestRecord) -> Self {
+        Self { record: Some(record), ..self }
     }
 
     /// The bytes, where all of them are in memory.
     pub(super) fn in_memory(&self) -> Option<Bytes> {
         match &self.state {
-            State::Whole(bytes) => Some(bytes.clone()),
-            State::Ready(_) | State::Reading(_) | State::Over => None,
+            BodyState::Whole(bytes) => Some(bytes.clone()),
+            BodyState::Ready(_) | BodyState::Reading(_) | BodyState::Over => None,
         }
     }
 
-    fn give(&mut self, portion: Portion) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
+    fn give(&mut self, data: BodyData) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
         if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(portion.remaining() as u64);
+            *left = left.saturating_sub(data.remaining() as u64);
         }
-        if let Some(tally) = &mut self.tally {
-            tally.count(portion.remaining());
+        if let Some(record) = &mut self.record {
+            record.count(data.remaining());
         }
-        Poll::Ready(Some(Ok(Frame::data(portion))))
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
-    fn fail(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
-        self.state = State::Over;
+    fn fail(&mut self, error: io::Error) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
+        self.state = BodyState::Over;
         if let Some(connection) = &self.connection {
             connection.cut();
         }
@@ -144,46 +145,46 @@ impl Body {
     }
 }
 
-impl http_body::Body for Body {
-    type Data = Portion;
+impl http_body::Body for AnswerBody {
+    type Data = BodyData;
     type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
+    ) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
         let body = self.get_mut();
-        let mut reading = match std::mem::replace(&mut body.state, State::Over) {
-            State::Over => return Poll::Ready(None),
-            State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            State::Whole(bytes) => return body.give(bytes.into()),
-            State::Ready(content) => match body.unread(content) {
-                Ok((content, portion)) => return body.took(content, portion),
+        let mut reading = match std::mem::replace(&mut body.state, BodyState::Over) {
+            BodyState::Over => return Poll::Ready(None),
+            BodyState::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            BodyState::Whole(bytes) => return body.give(bytes.into()),
+            BodyState::Ready(content) => match body.placeholder(content) {
+                Ok((content, data)) => return body.give_piece(content, data),
                 Err(content) => {
                     let max = body.at_most(content.piece_bytes_now());
                     match content.read_now(max) {
-                        Ok((content, bytes)) => return body.took(content, bytes.into()),
+                        Ok((content, bytes)) => return body.give_piece(content, bytes.into()),
                         Err(content) => body.read(content),
                     }
                 }
             },
-            State::Reading(reading) => reading,
+            BodyState::Reading(reading) => reading,
         };
         let Poll::Ready((content, result)) = reading.as_mut().poll(context) else {
-            body.state = State::Reading(reading);
+            body.state = BodyState::Reading(reading);
             return Poll::Pending;
         };
         match result {
-            Ok(bytes) => body.took(content, bytes.into()),
+            Ok(bytes) => body.give_piece(content, bytes.into()),
             Err(error) => body.fail(error),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Over => true,
-            State::Whole(bytes) => bytes.is_empty(),
-            State::Ready(_) | State::Reading(_) => self.left == Some(0),
+            BodyState::Over => true,
+            BodyState::Whole(bytes) => bytes.is_empty(),
+            BodyState::Ready(_) | BodyState::Reading(_) => self.left == Some(0),
         }
     }
 
@@ -192,40 +193,42 @@ impl http_body::Body for Body {
     }
 }
 
-impl Body {
+impl AnswerBody {
     /// The next stretch of a file without its bytes: as a placeholder, where the socket can send it
     /// by itself, or to be read when it is written.
-    fn unread(&self, content: BodyContent) -> Result<(BodyContent, Portion), BodyContent> {
-        let (BodyContent::Stored(tail, at), Some(connection), Some(left)) =
+    fn placeholder(&self, content: BodyContent) -> Result<(BodyContent, BodyData), BodyContent> {
+        let (BodyContent::Stored(file_source, at), Some(connection), Some(left)) =
             (&content, &self.connection, self.left)
         else {
             return Err(content);
         };
-        let portion = if let Some(spans) = connection.spans() {
-            spans.put(tail, *at, left).map(Portion::Bytes)
+        let data = if let Some(sendfile_queue) = connection.sendfile_queue() {
+            sendfile_queue.put(file_source, *at, left).map(BodyData::Bytes)
         } else {
             let left = left.min(STRETCH_BYTES - at % STRETCH_BYTES);
             let left = usize::try_from(left).unwrap_or(PIECE_BYTES);
-            Portion::stretch(tail, connection, *at, left)
+            BodyData::stretch(file_source, connection, *at, left)
         };
-        match portion {
-            Some(portion) => {
-                let next = at.saturating_add(portion.remaining() as u64);
-                Ok((BodyContent::Stored(Arc::clone(tail), next), portion))
+        match data {
+            Some(data) => {
+                let next = at.saturating_add(data.remaining() as u64);
+                Ok((BodyContent::Stored(Arc::clone(file_source), next), data))
             }
             None => Err(content),
         }
     }
 
     /// The next piece, once nothing that comes before it waits to be sent by the socket.
-    fn read(&self, content: BodyContent) -> Reading {
+    fn read(&self, content: BodyContent) -> PendingPiece {
         let max = self.piece_bytes();
         match (&content, &self.connection) {
-            (BodyContent::Stored(..), Some(connection)) if connection.spans().is_some() => {
+            (BodyContent::Stored(..), Some(connection))
+                if connection.sendfile_queue().is_some() =>
+            {
                 let connection = Arc::clone(connection);
                 Box::pin(async move {
-                    if let Some(spans) = connection.spans() {
-                        spans.drained().await;
+                    if let Some(sendfile_queue) = connection.sendfile_queue() {
+                        sendfile_queue.drained().await;
                     }
                     content.read(max).await
                 })
@@ -234,12 +237,12 @@ impl Body {
         }
     }
 
-    fn took(
+    fn give_piece(
         &mut self,
         content: BodyContent,
-        portion: Portion,
-    ) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
-        let length = portion.remaining() as u64;
+        data: BodyData,
+    ) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
+        let length = data.remaining() as u64;
         if length == 0 {
             return match self.left {
                 None | Some(0) => {
@@ -256,9 +259,9 @@ impl Body {
             return self.fail(io::Error::new(kind, "the body goes on past its length"));
         }
         if self.left != Some(length) {
-            self.state = State::Ready(content);
+            self.state = BodyState::Ready(content);
         }
-        self.give(portion)
+        self.give(data)
     }
 }
 
@@ -271,34 +274,34 @@ impl BodyContent {
     /// Reads without waiting; gives itself back where it would have to wait.
     fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
-            Self::Stored(tail, offset) => {
-                match tail.file().and_then(|file| file.read_now(offset, max)) {
+            Self::Stored(file_source, offset) => {
+                match file_source.file().and_then(|file| file.read_now(offset, max)) {
                     Some(bytes) => {
                         let next = offset + bytes.len() as u64;
-                        Ok((Self::Stored(tail, next), bytes))
+                        Ok((Self::Stored(file_source, next), bytes))
                     }
-                    None => Err(Self::Stored(tail, offset)),
+                    None => Err(Self::Stored(file_source, offset)),
                 }
             }
             Self::Source(source) => match source.read_now(max) {
                 Ok((source, bytes)) => Ok((Self::Source(source), bytes)),
                 Err(source) => Err(Self::Source(source)),
             },
-            Self::Row(_) => Err(self),
+            Self::Multipart(_) => Err(self),
         }
     }
 
     /// The next piece, of at most `max` bytes.
     async fn read(self, max: usize) -> (Self, io::Result<Bytes>) {
         match self {
-            Self::Stored(tail, offset) => {
-                let result = tail.read(offset, max).await;
+            Self::Stored(file_source, offset) => {
+                let result = file_source.read(offset, max).await;
                 let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                (Self::Stored(tail, next), result)
+                (Self::Stored(file_source, next), result)
             }
-            Self::Row(row) => {
-                let (row, result) = row.read(max).await;
-                (Self::Row(row), result)
+            Self::Multipart(multipart) => {
+                let (multipart, result) = multipart.read(max).await;
+                (Self::Multipart(multipart), result)
             }
             Self::Source(source) => {
                 let (source, result) = source.read(max).await;
@@ -311,7 +314,7 @@ impl BodyContent {
     fn trailers(self) -> Option<HeaderMap> {
         match self {
             Self::Source(source) => source.trailers(),
-            Self::Stored(..) | Self::Row(_) => None,
+            Self::Stored(..) | Self::Multipart(_) => None,
         }
     }
 }

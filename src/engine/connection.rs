@@ -2,35 +2,35 @@
 //! by its requests, gone with the last of them; atomics only.
 
 use super::interim::Interims;
-use super::spans::Spans;
+use super::sendfile_queue::SendfileQueue;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A client connection, as the engine and the access log see it.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ClientConnection {
     /// The client's address.
     pub peer: SocketAddr,
     /// The listener's address.
     pub local: SocketAddr,
     /// Plain or TLS.
     pub transport: Transport,
-    spans: Option<Spans>,
+    sendfile_queue: Option<SendfileQueue>,
     interims: Option<Arc<Interims>>,
     is_cut: AtomicBool,
     is_broken: AtomicBool,
     is_body_read: AtomicBool,
-    turns: Turns,
+    order: AnswerOrder,
 }
 
 /// How answers share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turns {
+pub enum AnswerOrder {
     /// One after another, as HTTP/1 has it.
-    Answers,
+    OneByOne,
     /// A piece of each in turn, as HTTP/2 has it.
-    Pieces,
+    Interleaved,
 }
 
 /// How the bytes travel.
@@ -47,26 +47,26 @@ pub enum Transport {
     },
 }
 
-impl Connection {
+impl ClientConnection {
     /// A connection that just opened.
     pub fn new(peer: SocketAddr, local: SocketAddr, transport: Transport) -> Self {
         Self {
             peer,
             local,
             transport,
-            spans: None,
+            sendfile_queue: None,
             interims: None,
             is_cut: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_body_read: AtomicBool::new(false),
-            turns: Turns::Answers,
+            order: AnswerOrder::OneByOne,
         }
     }
 
-    /// The same connection, whose socket sends what `spans` holds wherever a placeholder stands for
+    /// The same connection, whose socket sends what `sendfile_queue` holds wherever a placeholder stands for
     /// it.
-    pub fn with_spans(self, spans: Spans) -> Self {
-        Self { spans: Some(spans), ..self }
+    pub fn with_sendfile_queue(self, sendfile_queue: SendfileQueue) -> Self {
+        Self { sendfile_queue: Some(sendfile_queue), ..self }
     }
 
     /// The same connection, whose socket writes interim answers.
@@ -80,18 +80,18 @@ impl Connection {
     }
 
     /// The same connection, whose answers take turns like this.
-    pub fn with_turns(self, turns: Turns) -> Self {
-        Self { turns, ..self }
+    pub fn with_order(self, order: AnswerOrder) -> Self {
+        Self { order, ..self }
     }
 
     /// How its answers take turns.
-    pub(super) fn turns(&self) -> Turns {
-        self.turns
+    pub(super) fn order(&self) -> AnswerOrder {
+        self.order
     }
 
     /// The ranges of files that its socket is to send, where it can.
-    pub fn spans(&self) -> Option<&Spans> {
-        self.spans.as_ref()
+    pub fn sendfile_queue(&self) -> Option<&SendfileQueue> {
+        self.sendfile_queue.as_ref()
     }
 
     /// Marks that what is given for writing is not to be written: the socket fails instead.
@@ -114,7 +114,7 @@ impl Connection {
         self.is_body_read.store(true, Ordering::Release);
     }
 
-    /// Whether [`Connection::body_read`] was called since [`Connection::awaits_body`].
+    /// Whether [`ClientConnection::body_read`] was called since [`ClientConnection::awaits_body`].
     pub fn is_body_read(&self) -> bool {
         self.is_body_read.load(Ordering::Acquire)
     }
@@ -125,7 +125,7 @@ impl Connection {
         self.is_cut.store(true, Ordering::Release);
     }
 
-    /// Whether [`Connection::cut`] was called.
+    /// Whether [`ClientConnection::cut`] was called.
     pub fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
     }

@@ -1,13 +1,13 @@
 //! Answers made of objects: conditions, ranges, and the fields that say how they came about.
 
-use super::answer::{self, Answer};
-use super::body::{Body, BodyContent};
-use super::connection::Connection;
-use super::rescue::{Lost, Rescue};
-use super::source::BodySource;
+use super::answer::{self, ClientAnswer};
+use super::body::{AnswerBody, BodyContent};
+use super::body_source::BodySource;
+use super::connection::ClientConnection;
+use super::file_fallback::{FallbackRequest, FileFallback};
+use super::file_source::FileSource;
 use super::state::Engine;
-use super::tail::Tail;
-use super::target::Routed;
+use super::target::RoutedRequest;
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, FlightReader, PartReader, Passing, Role};
@@ -29,17 +29,17 @@ use std::sync::Arc;
 
 /// A request, as far as delivery needs it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct ObjectRequest<'a> {
     pub(super) method: ReadMethod,
     pub(super) headers: &'a HeaderMap,
-    pub(super) connection: &'a Arc<Connection>,
+    pub(super) connection: &'a Arc<ClientConnection>,
     pub(super) engine: &'a Arc<Engine>,
-    pub(super) routed: &'a Routed,
+    pub(super) routed: &'a RoutedRequest,
     pub(super) now: Timestamp,
 }
 
 /// A body that can be had, and where it comes from.
-enum Content<'a> {
+enum ObjectContent<'a> {
     Stored(&'a Stored),
     Growing(Growing, &'a FlightReader),
     Passing(Box<Passing>),
@@ -50,77 +50,86 @@ enum Content<'a> {
 
 /// How an answer came about.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct How<'a> {
+pub(super) struct OutcomeDetails<'a> {
     pub(super) outcome: Outcome,
     /// `Cache-Status` of the caches on the way to the origin, where one was asked for this.
     pub(super) upstream_status: &'a [HeaderValue],
 }
 
-impl From<Outcome> for How<'_> {
+impl From<Outcome> for OutcomeDetails<'_> {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, upstream_status: &[] }
     }
 }
 
 /// Delivers a whole object.
-pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
+pub(super) fn found(
+    request: &ObjectRequest<'_>,
+    found: &Found,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
     match found {
         Found::Hot(hot) => {
             let length = Some(hot.length());
             let stored = || Cow::Owned(hot.headers());
-            let selection = policy::selection::select(asked.method, asked.headers, stored, length);
-            let headers = hot_head(HeaderMap::new(), hot, asked.now, how);
-            let mut answer = hot_answer(asked.method, selection, headers, hot, how.outcome);
+            let selection =
+                policy::selection::select(request.method, request.headers, stored, length);
+            let headers = hot_head(HeaderMap::new(), hot, request.now, details);
+            let mut answer = hot_answer(request.method, selection, headers, hot, details.outcome);
             answer.origin = Some(Arc::clone(&hot.origin));
             answer
         }
-        Found::Stored(stored) => {
-            object(asked, &stored.meta, Some(stored.length), Content::Stored(stored), how)
-        }
+        Found::Stored(stored) => object(
+            request,
+            &stored.meta,
+            Some(stored.length),
+            ObjectContent::Stored(stored),
+            details,
+        ),
     }
 }
 
 /// Delivers a stored object; the request's fields are `headers`, whose place the answer's take.
 pub(super) fn stored(
-    asked: &Asked<'_>,
+    request: &ObjectRequest<'_>,
     headers: HeaderMap,
     stored: &Stored,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     let (meta, length) = (&stored.meta, Some(stored.length));
     let fields = || Cow::Borrowed(&meta.headers);
-    let selection = policy::selection::select(asked.method, &headers, fields, length);
-    let headers = head_of(headers, fields_of(meta), &meta.facts(), asked.now, outcome.into());
-    let (method, status) = (asked.method, meta.status);
-    let selected = Selected { method, selection, status, length, outcome };
-    selected.of_object(asked, headers, meta, Content::Stored(stored))
+    let selection = policy::selection::select(request.method, &headers, fields, length);
+    let headers = head_of(headers, fields_of(meta), &meta.facts(), request.now, outcome.into());
+    let (method, status) = (request.method, meta.status);
+    let selected = ObjectSelection { method, selection, status, length, outcome };
+    selected.of_object(request, headers, meta, ObjectContent::Stored(stored))
 }
 
 /// Delivers an object that is still arriving. Where a range is asked of a body whose length is
 /// not known yet, its end is waited for: a 200 to a range request is an error to the Nix client.
 pub(super) async fn streaming(
-    asked: &Asked<'_>,
+    request: &ObjectRequest<'_>,
     cache: &Cache,
     meta: &Arc<Meta>,
     growing: Growing,
     flight: &FlightReader,
     outcome: Outcome,
-) -> Answer {
-    let how = How { outcome, upstream_status: flight.upstream_status() };
+) -> ClientAnswer {
+    let details = OutcomeDetails { outcome, upstream_status: flight.upstream_status() };
     let mut length = growing.length();
-    if length.is_none() && asked.headers.contains_key(header::RANGE) {
+    if length.is_none() && request.headers.contains_key(header::RANGE) {
         length = proven_length(&growing).await;
         if length.is_none() {
             flight.ended().await;
             return match cache.lookup(&meta.key).await {
-                Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(asked, &whole, how),
+                Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(request, &whole, details),
                 Some(Hit::Absent(_)) | None => {
                     answer::unusable("a body without a length ended before a range could be told")
                 }
             };
         }
     }
-    object(asked, meta, length, Content::Growing(growing, flight), how)
+    object(request, meta, length, ObjectContent::Growing(growing, flight), details)
 }
 
 /// Waits for the end of an object: its length, if all of it can be read, whether or not it is
@@ -133,34 +142,39 @@ async fn proven_length(growing: &Growing) -> Option<u64> {
 
 /// Delivers a body that is not kept.
 pub(super) fn passing(
-    asked: &Asked<'_>,
+    request: &ObjectRequest<'_>,
     passing: Passing,
     (role, flight): (Role, &Flight),
-) -> Answer {
+) -> ClientAnswer {
     let outcome = match role {
         Role::Follow if passing.is_shared() => Outcome::Collapsed,
         Role::Lead | Role::Follow => Outcome::Pass,
     };
-    let how = How { outcome, upstream_status: flight.upstream_status() };
+    let details = OutcomeDetails { outcome, upstream_status: flight.upstream_status() };
     let meta = Arc::clone(&passing.meta);
     let length = passing.length();
-    object(asked, &meta, length, Content::Passing(Box::new(passing)), how)
+    object(request, &meta, length, ObjectContent::Passing(Box::new(passing)), details)
 }
 
 /// Delivers a stretch of an object of `length` bytes that is here in part.
 pub(super) fn part(
-    asked: &Asked<'_>,
+    request: &ObjectRequest<'_>,
     meta: &Meta,
     length: u64,
     reader: PartReader,
-    how: How<'_>,
-) -> Answer {
-    object(asked, meta, Some(length), Content::Part(Box::new(reader)), how)
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    object(request, meta, Some(length), ObjectContent::Part(Box::new(reader)), details)
 }
 
 /// Delivers what a request with conditions or ranges comes to that get no byte of an object.
-pub(super) fn without_body(asked: &Asked<'_>, meta: &Meta, length: u64, how: How<'_>) -> Answer {
-    object(asked, meta, Some(length), Content::Nothing, how)
+pub(super) fn without_body(
+    request: &ObjectRequest<'_>,
+    meta: &Meta,
+    length: u64,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    object(request, meta, Some(length), ObjectContent::Nothing, details)
 }
 
 /// Delivers an object that is in memory; says no origin. `headers` are the request's; the answer's
@@ -171,7 +185,7 @@ pub(super) fn hot(
     now: Timestamp,
     hot: &Hot,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     let stored = || Cow::Owned(hot.headers());
     let selection = policy::selection::select(method, &headers, stored, Some(hot.length()));
     let headers = hot_head(headers, hot, now, outcome.into());
@@ -179,8 +193,8 @@ pub(super) fn hot(
 }
 
 /// The fields of an answer made of an object in memory, in place of those in `head`.
-fn hot_head(head: HeaderMap, hot: &Hot, now: Timestamp, how: How<'_>) -> HeaderMap {
-    head_of(head, hot.fields(), &hot.facts, now, how)
+fn hot_head(head: HeaderMap, hot: &Hot, now: Timestamp, details: OutcomeDetails<'_>) -> HeaderMap {
+    head_of(head, hot.fields(), &hot.facts, now, details)
 }
 
 fn hot_answer(
@@ -189,16 +203,20 @@ fn hot_answer(
     headers: HeaderMap,
     hot: &Hot,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     let length = Some(hot.length());
-    let selected = Selected { method, selection, status: hot.facts.status, length, outcome };
-    selected.answer(headers, |first, sent| Body::whole(slice(&hot.body(), first, sent)))
+    let selected = ObjectSelection { method, selection, status: hot.facts.status, length, outcome };
+    selected.answer(headers, |first, sent| AnswerBody::whole(slice(&hot.body(), first, sent)))
 }
 
 /// Says that there is no such object.
-pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> Answer {
-    let head = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), asked.now, how);
-    let mut answer = absence(head, how.outcome);
+pub(super) fn absent(
+    request: &ObjectRequest<'_>,
+    meta: &Meta,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    let head = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), request.now, details);
+    let mut answer = absence(head, details.outcome);
     answer.origin = Some(Arc::clone(&meta.origin));
     answer
 }
@@ -210,41 +228,41 @@ pub(super) fn hot_absence(
     now: Timestamp,
     hot: &Hot,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     absence(hot_head(headers, hot, now, outcome.into()), outcome)
 }
 
-fn absence(mut headers: HeaderMap, outcome: Outcome) -> Answer {
+fn absence(mut headers: HeaderMap, outcome: Outcome) -> ClientAnswer {
     const TEXT: &str = "404";
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
-    let body = Body::whole(Bytes::from_static(TEXT.as_bytes()));
-    let mut answer = Answer::new(StatusCode::NOT_FOUND, headers, body, outcome);
+    let body = AnswerBody::whole(Bytes::from_static(TEXT.as_bytes()));
+    let mut answer = ClientAnswer::new(StatusCode::NOT_FOUND, headers, body, outcome);
     answer.name_request();
     answer
 }
 
 /// Answers HEAD from what an origin said to HEAD.
-pub(super) fn head(asked: &Asked<'_>, meta: &Meta, length: Option<u64>) -> Answer {
-    object(asked, meta, length, Content::Nothing, Outcome::Pass.into())
+pub(super) fn head(request: &ObjectRequest<'_>, meta: &Meta, length: Option<u64>) -> ClientAnswer {
+    object(request, meta, length, ObjectContent::Nothing, Outcome::Pass.into())
 }
 
 fn object(
-    asked: &Asked<'_>,
+    request: &ObjectRequest<'_>,
     meta: &Meta,
     length: Option<u64>,
-    content: Content<'_>,
-    how: How<'_>,
-) -> Answer {
-    let headers = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), asked.now, how);
-    let (method, status, outcome) = (asked.method, meta.status, how.outcome);
+    content: ObjectContent<'_>,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    let headers = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), request.now, details);
+    let (method, status, outcome) = (request.method, meta.status, details.outcome);
     let stored = || Cow::Borrowed(&meta.headers);
-    let selection = policy::selection::select(method, asked.headers, stored, length);
-    let selected = Selected { method, selection, status, length, outcome };
-    selected.of_object(asked, headers, meta, content)
+    let selection = policy::selection::select(method, request.headers, stored, length);
+    let selected = ObjectSelection { method, selection, status, length, outcome };
+    selected.of_object(request, headers, meta, content)
 }
 
 /// What a request gets of an object of `length` bytes.
-struct Selected {
+struct ObjectSelection {
     method: ReadMethod,
     selection: Selection,
     status: StatusCode,
@@ -252,16 +270,16 @@ struct Selected {
     outcome: Outcome,
 }
 
-impl Selected {
+impl ObjectSelection {
     /// The answer with so much of `content`, and where that came from.
     fn of_object(
         &self,
-        asked: &Asked<'_>,
+        request: &ObjectRequest<'_>,
         headers: HeaderMap,
         meta: &Meta,
-        content: Content<'_>,
-    ) -> Answer {
-        let mut answer = self.answer(headers, |first, sent| body(asked, content, first, sent));
+        content: ObjectContent<'_>,
+    ) -> ClientAnswer {
+        let mut answer = self.answer(headers, |first, sent| body(request, content, first, sent));
         answer.origin = Some(Arc::clone(&meta.origin));
         answer
     }
@@ -270,8 +288,8 @@ impl Selected {
     fn answer(
         &self,
         mut headers: HeaderMap,
-        body: impl FnOnce(u64, Option<u64>) -> Body,
-    ) -> Answer {
+        body: impl FnOnce(u64, Option<u64>) -> AnswerBody,
+    ) -> ClientAnswer {
         let (status, first, sent) = match self.selection {
             Selection::Whole => (self.status, 0, self.length),
             Selection::Part(span) => {
@@ -281,19 +299,23 @@ impl Selected {
             }
             Selection::NotModified => {
                 policy::head::trim_for_not_modified(&mut headers);
-                return self.made_of(StatusCode::NOT_MODIFIED, headers, Body::empty());
+                return self.made_of(StatusCode::NOT_MODIFIED, headers, AnswerBody::empty());
             }
             Selection::PreconditionFailed => {
                 policy::head::trim_for_not_modified(&mut headers);
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-                return self.made_of(StatusCode::PRECONDITION_FAILED, headers, Body::empty());
+                return self.made_of(StatusCode::PRECONDITION_FAILED, headers, AnswerBody::empty());
             }
             Selection::Unsatisfiable { length } => {
                 policy::head::trim_for_not_modified(&mut headers);
                 let content_range = ContentRange::Unsatisfied { length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-                return self.made_of(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::empty());
+                return self.made_of(
+                    StatusCode::RANGE_NOT_SATISFIABLE,
+                    headers,
+                    AnswerBody::empty(),
+                );
             }
         };
         let body = match (self.method, sent) {
@@ -301,15 +323,15 @@ impl Selected {
             (ReadMethod::Get, None | Some(1..)) => body(first, sent),
             (ReadMethod::Get | ReadMethod::Head, Some(sent)) => {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
-                Body::empty()
+                AnswerBody::empty()
             }
-            (ReadMethod::Head, None) => Body::empty(),
+            (ReadMethod::Head, None) => AnswerBody::empty(),
         };
         self.made_of(status, headers, body)
     }
 
-    fn made_of(&self, status: StatusCode, headers: HeaderMap, body: Body) -> Answer {
-        Answer::new(status, headers, body, self.outcome)
+    fn made_of(&self, status: StatusCode, headers: HeaderMap, body: AnswerBody) -> ClientAnswer {
+        ClientAnswer::new(status, headers, body, self.outcome)
     }
 }
 
@@ -319,12 +341,12 @@ fn head_of<'a>(
     fields: impl Iterator<Item = (&'a HeaderName, HeaderValue)>,
     facts: &Facts,
     now: Timestamp,
-    how: How<'_>,
+    details: OutcomeDetails<'_>,
 ) -> HeaderMap {
-    let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
-    let own = cache_status(facts, how.outcome, now);
+    let source = if details.outcome.is_hit() { Source::Stored } else { Source::Fetched };
+    let own = cache_status(facts, details.outcome, now);
     // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
-    let status = own.to_header_value_after(how.upstream_status);
+    let status = own.to_header_value_after(details.upstream_status);
     policy::head::client_head(head, fields, facts, now, source, status)
 }
 
@@ -333,46 +355,51 @@ fn fields_of(meta: &Meta) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
     sent.map(|(name, value)| (name, value.clone()))
 }
 
-fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
+fn body(
+    request: &ObjectRequest<'_>,
+    content: ObjectContent<'_>,
+    first: u64,
+    sent: Option<u64>,
+) -> AnswerBody {
     let content = match content {
-        Content::Nothing => return Body::empty(),
-        Content::Stored(stored) => match &stored.body {
-            StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
+        ObjectContent::Nothing => return AnswerBody::empty(),
+        ObjectContent::Stored(stored) => match &stored.body {
+            StoredBody::Bytes(bytes) => return AnswerBody::whole(slice(bytes, first, sent)),
             StoredBody::File(file) => {
-                stored_file(asked.engine, asked.routed.clone(), stored, file, first)
+                stored_file(request.engine, request.routed.clone(), stored, file, first)
             }
         },
-        Content::Growing(growing, flight) => {
+        ObjectContent::Growing(growing, flight) => {
             BodySource::Growing(flight.follow(growing, first), first).into()
         }
-        Content::Passing(passing) => BodySource::Passing(passing, first).into(),
-        Content::Part(reader) => BodySource::Part(reader).into(),
+        ObjectContent::Passing(passing) => BodySource::Passing(passing, first).into(),
+        ObjectContent::Part(reader) => BodySource::Part(reader).into(),
     };
-    Body::from_content(content, sent, Arc::clone(asked.connection))
+    AnswerBody::from_content(content, sent, Arc::clone(request.connection))
 }
 
 /// The whole of an object whose file is open.
 pub(super) fn file(
     engine: &Arc<Engine>,
-    connection: &Arc<Connection>,
-    routed: Routed,
+    connection: &Arc<ClientConnection>,
+    routed: RoutedRequest,
     stored: &Stored,
     file: &Arc<BodyFile>,
-) -> Body {
+) -> AnswerBody {
     let content = stored_file(engine, routed, stored, file, 0);
-    Body::from_content(content, Some(stored.length), Arc::clone(connection))
+    AnswerBody::from_content(content, Some(stored.length), Arc::clone(connection))
 }
 
 /// A stored file from `first` on, and what goes on where it fails.
 fn stored_file(
     engine: &Arc<Engine>,
-    routed: Routed,
+    routed: RoutedRequest,
     stored: &Stored,
     file: &Arc<BodyFile>,
     first: u64,
 ) -> BodyContent {
-    let rescue = Rescue::of(engine, Lost::Object(routed), stored);
-    BodyContent::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
+    let file_fallback = FileFallback::of(engine, FallbackRequest::Object(routed), stored);
+    BodyContent::Stored(FileSource::new(Arc::clone(file), Some(file_fallback)), first)
 }
 
 /// The bytes of a body from `first` on, `sent` of them.

@@ -1,8 +1,8 @@
 //! Answers of fills for requests to a binary cache: joins or begins a fill, waits for what it brings,
 //! and serves the stale object instead if no origin answers, or none in time. Holds no lock.
 
-use super::answer::{self, Answer};
-use super::deliver::{self, Asked};
+use super::answer::{self, ClientAnswer};
+use super::deliver::{self, ObjectRequest};
 use crate::cache::{Found, Stale};
 use crate::clock::Timestamp;
 use crate::fill::{FlightReader, How, Landed, Mark, NotJoined, Role, Wanted};
@@ -13,7 +13,7 @@ use crate::policy::request::ReadMethod;
 use std::time::Duration;
 
 /// A stale object that serves if no origin answers, or none in time.
-pub(super) struct Bridge {
+pub(super) struct StaleFallback {
     stale: Found,
     /// How long the answer is waited for, from the beginning of the fill.
     wait: Duration,
@@ -21,11 +21,11 @@ pub(super) struct Bridge {
 
 /// What was looked for may be stored by now.
 #[derive(Debug)]
-pub(super) struct Again;
+pub(super) struct LookAgain;
 
 /// Why a body that cannot be kept is not to be had from a flight.
 #[derive(Debug, Clone, Copy)]
-enum Untaken {
+enum BodyGone {
     /// Readers share it, and its first byte is gone.
     Late,
     /// Its one reader has it.
@@ -38,67 +38,68 @@ const TURNS_MAX: u32 = 3;
 /// The answer of a fill, joined or begun; none where one has ended since `looked`. The body of
 /// a NAR is not fetched for its head alone.
 pub(super) async fn fill(
-    asked: &Asked<'_>,
+    request: &ObjectRequest<'_>,
     wanted: &Wanted,
     stale: Option<Stale>,
     looked: Option<Mark>,
-) -> Result<Answer, Again> {
-    let bridge = stale.as_ref().and_then(|stale| Bridge::of(&stale.found, wanted, asked.now));
-    let wants_head_alone = asked.method == ReadMethod::Head && wanted.class == Class::Nar;
+) -> Result<ClientAnswer, LookAgain> {
+    let fallback =
+        stale.as_ref().and_then(|stale| StaleFallback::of(&stale.found, wanted, request.now));
+    let wants_head_alone = request.method == ReadMethod::Head && wanted.class == Class::Nar;
     let joined = if wants_head_alone && stale.is_none() {
-        asked.engine.fills.head(wanted.clone(), looked)
+        request.engine.fills.head(wanted.clone(), looked)
     } else {
-        asked.engine.fills.join(wanted.clone(), stale.clone(), looked)
+        request.engine.fills.join(wanted.clone(), stale.clone(), looked)
     };
-    let bridge = bridge.as_ref();
+    let fallback = fallback.as_ref();
     match joined {
-        Ok(joined) => Ok(landed(asked, wanted, (stale, bridge), joined).await),
-        Err(NotJoined::Ended) => Err(Again),
-        Err(NotJoined::NoRoom) => Ok(Bridge::or(bridge, asked, answer::shed)),
+        Ok(joined) => Ok(flight_answer(request, wanted, (stale, fallback), joined).await),
+        Err(NotJoined::Ended) => Err(LookAgain),
+        Err(NotJoined::NoRoom) => Ok(StaleFallback::or(fallback, request, answer::shed)),
         Err(NotJoined::Wrong { seconds }) => {
-            Ok(Bridge::or(bridge, asked, || answer::wrong(seconds)))
+            Ok(StaleFallback::or(fallback, request, || answer::wrong(seconds)))
         }
     }
 }
 
 /// The answer of a flight; that of the stale object where the flight does not land in time. A
 /// request that comes too late for a body that readers share joins or begins another flight.
-pub(super) async fn landed(
-    asked: &Asked<'_>,
+pub(super) async fn flight_answer(
+    request: &ObjectRequest<'_>,
     wanted: &Wanted,
-    (stale, bridge): (Option<Stale>, Option<&Bridge>),
+    (stale, fallback): (Option<Stale>, Option<&StaleFallback>),
     mut joined: (Role, FlightReader),
-) -> Answer {
+) -> ClientAnswer {
     for turn in 0..=TURNS_MAX {
-        match try_landed(asked, wanted, bridge, joined).await {
+        match try_flight_answer(request, wanted, fallback, joined).await {
             Ok(answer) => return answer,
-            Err(Untaken::Late) if turn < TURNS_MAX => {}
-            Err(Untaken::Late | Untaken::ByAnother) => break,
+            Err(BodyGone::Late) if turn < TURNS_MAX => {}
+            Err(BodyGone::Late | BodyGone::ByAnother) => break,
         }
-        joined = match asked.engine.fills.join(wanted.clone(), stale.clone(), None) {
+        joined = match request.engine.fills.join(wanted.clone(), stale.clone(), None) {
             Ok(joined) => joined,
             Err(NotJoined::Wrong { seconds }) => {
-                return Bridge::or(bridge, asked, || answer::wrong(seconds));
+                return StaleFallback::or(fallback, request, || answer::wrong(seconds));
             }
             Err(NotJoined::NoRoom | NotJoined::Ended) => break,
         };
     }
-    pass(asked, wanted, bridge).await
+    pass(request, wanted, fallback).await
 }
 
 /// The answer of a flight, unless it is a body that cannot be kept, and not to be had: then the
 /// flight is left.
-async fn try_landed(
-    asked: &Asked<'_>,
+async fn try_flight_answer(
+    request: &ObjectRequest<'_>,
     wanted: &Wanted,
-    bridge: Option<&Bridge>,
+    fallback: Option<&StaleFallback>,
     (role, flight): (Role, FlightReader),
-) -> Result<Answer, Untaken> {
-    let landed = match bridge {
+) -> Result<ClientAnswer, BodyGone> {
+    let landed = match fallback {
         None => flight.landed().await,
-        Some(bridge) => match flight.landed_within(bridge.wait).await {
+        Some(fallback) => match flight.landed_within(fallback.wait).await {
             Some(landed) => landed,
-            None => return Ok(bridge.answer(asked)),
+            None => return Ok(fallback.answer(request)),
         },
     };
     let came = match role {
@@ -106,10 +107,10 @@ async fn try_landed(
         Role::Follow => Outcome::Collapsed,
     };
     let upstream_status = flight.upstream_status();
-    let by = |outcome| deliver::How { outcome, upstream_status };
+    let by = |outcome| deliver::OutcomeDetails { outcome, upstream_status };
     Ok(match landed {
         Landed::Streaming { meta, growing, must_be: _ } => {
-            deliver::streaming(asked, &asked.engine.cache, &meta, growing, &flight, came).await
+            deliver::streaming(request, &request.engine.cache, &meta, growing, &flight, came).await
         }
         Landed::Whole { found, how } => {
             let outcome = match how {
@@ -118,50 +119,58 @@ async fn try_landed(
                 How::Confirmed | How::ConfirmedForOne => Outcome::Revalidated,
                 How::Bridged => Outcome::HitStale,
             };
-            deliver::found(asked, &found, by(outcome))
+            deliver::found(request, &found, by(outcome))
         }
-        Landed::Head { admitted, length } => deliver::head(asked, &admitted.meta, length),
-        Landed::Absent(meta) => deliver::absent(asked, &meta, by(Outcome::Absent)),
+        Landed::Head { admitted, length } => deliver::head(request, &admitted.meta, length),
+        Landed::Absent(meta) => deliver::absent(request, &meta, by(Outcome::Absent)),
         Landed::Passing => match flight.take_passing(wanted.asker) {
-            Some(passing) => deliver::passing(asked, passing, (role, &flight)),
-            None if flight.is_too_late() => return Err(Untaken::Late),
-            None => return Err(Untaken::ByAnother),
+            Some(passing) => deliver::passing(request, passing, (role, &flight)),
+            None if flight.is_too_late() => return Err(BodyGone::Late),
+            None => return Err(BodyGone::ByAnother),
         },
-        Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
+        Landed::Failed(error) => StaleFallback::or(fallback, request, || answer::failed(&error)),
     })
 }
 
 /// The answer to a request that asks for itself, since the body is another reader's.
-async fn pass(asked: &Asked<'_>, wanted: &Wanted, bridge: Option<&Bridge>) -> Answer {
-    let own = asked.engine.fills.pass(wanted).await;
+async fn pass(
+    request: &ObjectRequest<'_>,
+    wanted: &Wanted,
+    fallback: Option<&StaleFallback>,
+) -> ClientAnswer {
+    let own = request.engine.fills.pass(wanted).await;
     match own.landed().await {
         Landed::Passing => match own.take_passing(wanted.asker) {
-            Some(passing) => deliver::passing(asked, passing, (Role::Lead, &own)),
+            Some(passing) => deliver::passing(request, passing, (Role::Lead, &own)),
             None => answer::untaken(),
         },
-        Landed::Whole { found, .. } => deliver::found(asked, &found, Outcome::Pass.into()),
-        Landed::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()),
-        Landed::Failed(error) => Bridge::or(bridge, asked, || answer::failed(&error)),
+        Landed::Whole { found, .. } => deliver::found(request, &found, Outcome::Pass.into()),
+        Landed::Absent(meta) => deliver::absent(request, &meta, Outcome::Absent.into()),
+        Landed::Failed(error) => StaleFallback::or(fallback, request, || answer::failed(&error)),
         Landed::Streaming { .. } | Landed::Head { .. } => {
             answer::fault("a body that is not kept streams")
         }
     }
 }
 
-impl Bridge {
+impl StaleFallback {
     /// What `stale` is to a request that came at `now`; none if it may not serve unconfirmed.
     fn of(stale: &Found, wanted: &Wanted, now: Timestamp) -> Option<Self> {
         let wait = policy::freshness::revalidation_wait(&stale.meta(), now, &wanted.terms())?;
         Some(Self { stale: stale.clone(), wait })
     }
 
-    fn answer(&self, asked: &Asked<'_>) -> Answer {
-        deliver::found(asked, &self.stale, Outcome::HitStale.into())
+    fn answer(&self, request: &ObjectRequest<'_>) -> ClientAnswer {
+        deliver::found(request, &self.stale, Outcome::HitStale.into())
     }
 
-    /// The answer of `bridge`, or `otherwise` without one.
-    fn or(bridge: Option<&Self>, asked: &Asked<'_>, otherwise: impl FnOnce() -> Answer) -> Answer {
-        bridge.map_or_else(otherwise, |bridge| bridge.answer(asked))
+    /// The answer of `fallback`, or `otherwise` without one.
+    fn or(
+        fallback: Option<&Self>,
+        request: &ObjectRequest<'_>,
+        otherwise: impl FnOnce() -> ClientAnswer,
+    ) -> ClientAnswer {
+        fallback.map_or_else(otherwise, |fallback| fallback.answer(request))
     }
 }
 

@@ -2,17 +2,17 @@
 //! memory or an open file holds, and hands the rest to the decision tables. Holds no lock.
 
 use super::answer::{self, Answering};
-use super::body::Body;
-use super::connection::Connection;
-use super::deliver::{self, Asked};
+use super::body::AnswerBody;
+use super::connection::ClientConnection;
+use super::deliver::{self, ObjectRequest};
 use super::generic;
-use super::local;
-use super::lookup::{self, KeptWay, ObjectWay};
-use super::site::{Site, Sites};
+use super::lookup::{self, ObjectRoute, OwnedRoute};
+use super::request_record::PendingRecord;
+use super::site::{ServedSite, Sites};
+use super::site_pages;
 use super::state::Engine;
 use super::table;
-use super::tally::Begun;
-use super::target::{self, Path, Routed};
+use super::target::{self, Path, RoutedRequest};
 use crate::client::BoxError;
 use crate::clock::Moment;
 use crate::policy;
@@ -26,11 +26,11 @@ use std::sync::Arc;
 
 /// What is known of a request before anything is looked up.
 #[derive(Debug)]
-enum Way<'s, 'p> {
+enum Route<'s, 'p> {
     /// It reads an object of a binary cache.
-    Object(ObjectWay<'s, 'p>),
+    Object(ObjectRoute<'s, 'p>),
     /// It is for a generic site.
-    Generic { site: &'s Arc<Site>, passed: CdnLoop },
+    Generic { site: &'s Arc<ServedSite>, passed: CdnLoop },
 }
 
 impl Engine {
@@ -42,42 +42,42 @@ impl Engine {
     pub fn handle<B>(
         self: &Arc<Self>,
         request: Request<B>,
-        connection: &Arc<Connection>,
-    ) -> Answering<Body>
+        connection: &Arc<ClientConnection>,
+    ) -> Answering<AnswerBody>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let Moment { edge: now, wall } = self.clock.moment();
-        let begun = Begun::of(&request, wall, connection, &self.log);
+        let record = PendingRecord::of(&request, wall, connection, &self.log);
         let (mut parts, body) = request.into_parts();
         let sites = self.sites.load();
-        let way = match self.way(&parts, &sites) {
-            Ok(Way::Object(way)) => way,
-            Ok(Way::Generic { site, passed }) => {
+        let route = match self.route(&parts, &sites) {
+            Ok(Route::Object(route)) => route,
+            Ok(Route::Generic { site, passed }) => {
                 let (site, body) = (Arc::clone(site), generic::outbound(body, connection));
-                let asked = generic::Asked { parts, site, passed, body };
-                return generic::answer(self, asked, connection, begun, now);
+                let asked = generic::IncomingRequest { parts, site, passed, body };
+                return generic::answer(self, asked, connection, record, now);
             }
             Err(refusal) => {
                 let answer = refusal.map_or_else(answer::preflight, answer::refused);
-                return Answering::Now(answer.respond(&self.metrics, &parts, begun, None));
+                return Answering::Now(answer.respond(&self.metrics, &parts, record, None));
             }
         };
-        if let Some((hit, class)) = lookup::in_memory(&self.cache, way.site, &way.path, now) {
-            let site = way.site;
-            let answer = hit.answer(way.method, std::mem::take(&mut parts.headers), now, &begun);
-            let answer = local::adapt(answer, site, class);
+        if let Some((hit, class)) = lookup::in_memory(&self.cache, route.site, &route.path, now) {
+            let site = route.site;
+            let answer = hit.answer(route.method, std::mem::take(&mut parts.headers), now, &record);
+            let answer = site_pages::adapt(answer, site, class);
             return Answering::Now(answer.respond(
                 &self.metrics,
                 &parts,
-                begun,
+                record,
                 Some((site, class)),
             ));
         }
-        if let Some((stored, outcome, routed)) = lookup::open_file(&self.cache, &way, now) {
+        if let Some((stored, outcome, routed)) = lookup::open_file(&self.cache, &route, now) {
             let (headers, none) = (std::mem::take(&mut parts.headers), HeaderMap::new());
-            let asked = Asked {
+            let asked = ObjectRequest {
                 method: routed.method,
                 headers: &none,
                 connection,
@@ -87,10 +87,10 @@ impl Engine {
             };
             let answer = deliver::stored(&asked, headers, &stored, outcome);
             let counted = Some((&*routed.site, routed.target.class));
-            return Answering::Now(answer.respond(&self.metrics, &parts, begun, counted));
+            return Answering::Now(answer.respond(&self.metrics, &parts, record, counted));
         }
-        let (way, engine, connection) = (way.kept(), Arc::clone(self), Arc::clone(connection));
-        let later = async move { engine.later(&parts, way, &connection, begun).await };
+        let (route, engine, connection) = (route.kept(), Arc::clone(self), Arc::clone(connection));
+        let later = async move { engine.later(&parts, route, &connection, record).await };
         Answering::Later(Box::pin(later))
     }
 
@@ -98,24 +98,24 @@ impl Engine {
     async fn later(
         self: &Arc<Self>,
         parts: &Parts,
-        way: KeptWay,
-        connection: &Arc<Connection>,
-        begun: Begun,
-    ) -> Response<Body> {
-        let target = target::of(&parts.uri, &way.site, way.path, &self.cache).await;
+        route: OwnedRoute,
+        connection: &Arc<ClientConnection>,
+        record: PendingRecord,
+    ) -> Response<AnswerBody> {
+        let target = target::of(&parts.uri, &route.site, route.path, &self.cache).await;
         match target {
             Ok(target) => {
-                let KeptWay { site, passed, method, upstream, .. } = way;
-                let routed = Routed { site, passed, target, method, upstream };
+                let OwnedRoute { site, passed, method, upstream, .. } = route;
+                let routed = RoutedRequest { site, passed, target, method, upstream };
                 let answer = table::answer(self, parts, &routed, connection).await;
                 answer.respond(
                     &self.metrics,
                     parts,
-                    begun,
+                    record,
                     Some((&routed.site, routed.target.class)),
                 )
             }
-            Err(refusal) => answer::refused(refusal).respond(&self.metrics, parts, begun, None),
+            Err(refusal) => answer::refused(refusal).respond(&self.metrics, parts, record, None),
         }
     }
 
@@ -124,14 +124,14 @@ impl Engine {
         &self,
         request: &Request<B>,
         status: StatusCode,
-        connection: &Arc<Connection>,
+        connection: &Arc<ClientConnection>,
     ) {
-        Begun::of(request, self.clock.wall(), connection, &self.log).refused(status);
+        PendingRecord::of(request, self.clock.wall(), connection, &self.log).refused(status);
     }
 
     /// Logs bytes that the doors could not read as a request and answered with `status`: without a
     /// method or a target, which are not known.
-    pub fn log_unreadable(&self, status: StatusCode, connection: &Arc<Connection>) {
+    pub fn log_unreadable(&self, status: StatusCode, connection: &Arc<ClientConnection>) {
         let mut request = Request::new(());
         *request.uri_mut() = Uri::from_static("*");
         if let Ok(unknown) = Method::from_bytes(b"-") {
@@ -141,16 +141,16 @@ impl Engine {
     }
 
     /// What is decided before anything is looked up; no refusal for a preflight.
-    fn way<'s, 'p>(
+    fn route<'s, 'p>(
         &self,
         parts: &'p Parts,
         sites: &'s Sites,
-    ) -> Result<Way<'s, 'p>, Option<Refusal>> {
+    ) -> Result<Route<'s, 'p>, Option<Refusal>> {
         let named = Authority::of_request(parts.version, &parts.uri, &parts.headers);
         let named = named.map_err(Refusal::from)?;
         let site = sites.route(named.as_ref().map(|authority| &*authority.host));
         if let Some(site) = site.filter(|site| site.upstream.site.caching.is_some()) {
-            return Ok(Way::Generic { site, passed: self.passed(parts)? });
+            return Ok(Route::Generic { site, passed: self.passed(parts)? });
         }
         let (method, upstream) = match policy::request::plan(&parts.method, &parts.headers)? {
             Plan::Object { method, upstream } => (method, upstream),
@@ -159,7 +159,7 @@ impl Engine {
         let site = site.ok_or(Refusal::UnknownHost)?;
         let passed = self.passed(parts)?;
         let path = Path::of(&parts.uri, self.limits.path_bytes_max)?;
-        Ok(Way::Object(ObjectWay { site, passed, path, method, upstream }))
+        Ok(Route::Object(ObjectRoute { site, passed, path, method, upstream }))
     }
 
     /// The caches that a request has passed, of which this is none.

@@ -14,14 +14,14 @@ const BYTES_MAX: usize = 16 << 10;
 /// Interim answers that wait for their connection.
 #[derive(Debug, Default)]
 pub struct Interims {
-    state: Mutex<State>,
+    state: Mutex<InterimState>,
     /// Whether there are bytes: read on every write of the connection.
     has_bytes: AtomicBool,
     has_come: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct InterimState {
     bytes: Vec<u8>,
     /// Requests so far.
     requests: u64,
@@ -32,7 +32,7 @@ struct State {
 /// A request of the connection. What is fetched for it may go on when it has its answer, and
 /// interim answers that come then are for no later request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn(u64);
+pub(super) struct RequestNumber(u64);
 
 impl Interims {
     /// A request is being answered from now on.
@@ -48,14 +48,14 @@ impl Interims {
     }
 
     /// The request that is being answered.
-    pub(super) fn turn(&self) -> Turn {
-        Turn(self.state.lock().requests)
+    pub(super) fn turn(&self) -> RequestNumber {
+        RequestNumber(self.state.lock().requests)
     }
 
     /// Adds an interim answer to the request `turn`.
-    pub(super) fn put(&self, turn: Turn, status: StatusCode, headers: &HeaderMap) {
+    pub(super) fn put(&self, turn: RequestNumber, status: StatusCode, headers: &HeaderMap) {
         let mut state = self.state.lock();
-        let is_due = state.is_open && turn == Turn(state.requests);
+        let is_due = state.is_open && turn == RequestNumber(state.requests);
         if !is_due || status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational() {
             return;
         }

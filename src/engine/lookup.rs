@@ -2,12 +2,12 @@
 //! is open, or on disk. Decides whether it is fresh, and trusted by the keys of its site; holds no
 //! lock.
 
-use super::answer::Answer;
-use super::deliver::{self, Asked};
-use super::local;
-use super::site::Site;
-use super::tally::Begun;
-use super::target::{Path, Routed, Target};
+use super::answer::ClientAnswer;
+use super::deliver::{self, ObjectRequest};
+use super::request_record::PendingRecord;
+use super::site::ServedSite;
+use super::site_pages;
+use super::target::{ObjectTarget, Path, RoutedRequest};
 use crate::cache::{Cache, Found, Hit, Stale};
 use crate::clock::Timestamp;
 use crate::config::Signatures;
@@ -24,26 +24,26 @@ use std::sync::Arc;
 
 /// What is known of a request for an object of a binary cache.
 #[derive(Debug)]
-pub(super) struct ObjectWay<'s, 'p> {
-    pub(super) site: &'s Arc<Site>,
+pub(super) struct ObjectRoute<'s, 'p> {
+    pub(super) site: &'s Arc<ServedSite>,
     pub(super) passed: CdnLoop,
     pub(super) path: Path<'p>,
     pub(super) method: ReadMethod,
     pub(super) upstream: Upstream,
 }
 
-impl ObjectWay<'_, '_> {
+impl ObjectRoute<'_, '_> {
     /// The same, to be kept while the answer is waited for.
-    pub(super) fn kept(self) -> KeptWay {
+    pub(super) fn kept(self) -> OwnedRoute {
         let Self { site, passed, path, method, upstream } = self;
-        KeptWay { site: Arc::clone(site), passed, path: path.kept(), method, upstream }
+        OwnedRoute { site: Arc::clone(site), passed, path: path.kept(), method, upstream }
     }
 }
 
-/// An [`ObjectWay`] that borrows nothing.
+/// An [`ObjectRoute`] that borrows nothing.
 #[derive(Debug)]
-pub(super) struct KeptWay {
-    pub(super) site: Arc<Site>,
+pub(super) struct OwnedRoute {
+    pub(super) site: Arc<ServedSite>,
     pub(super) passed: CdnLoop,
     pub(super) path: Path<'static>,
     pub(super) method: ReadMethod,
@@ -51,13 +51,13 @@ pub(super) struct KeptWay {
 }
 
 /// What is stored and may be used as it is.
-enum Usable {
+enum StoredUse {
     Object(Found, Outcome),
     Absence(Arc<Hot>),
 }
 
 /// What may be used as it is and is in memory.
-pub(super) enum InMemory {
+pub(super) enum MemoryHit {
     Object(Arc<Hot>, Outcome),
     Absence(Arc<Hot>),
 }
@@ -65,21 +65,21 @@ pub(super) enum InMemory {
 /// What memory holds for a request and may be used as it is; its class.
 pub(super) fn in_memory(
     cache: &Cache,
-    site: &Site,
+    site: &ServedSite,
     path: &Path<'_>,
     now: Timestamp,
-) -> Option<(InMemory, Class)> {
+) -> Option<(MemoryHit, Class)> {
     let class = path.class_without_claim()?;
-    if local::is_own(site, class) {
+    if site_pages::is_own(site, class) {
         return None;
     }
     let hit = Key::with_text(site.key_space(), path.as_str(), |key| cache.peek(key));
     match usable(site, hit, now) {
-        Ok(Usable::Object(Found::Hot(hot), outcome)) => {
-            Some((InMemory::Object(hot, outcome), class))
+        Ok(StoredUse::Object(Found::Hot(hot), outcome)) => {
+            Some((MemoryHit::Object(hot, outcome), class))
         }
-        Ok(Usable::Absence(absence)) => Some((InMemory::Absence(absence), class)),
-        Ok(Usable::Object(Found::Stored(_), _)) | Err(_) => None,
+        Ok(StoredUse::Absence(absence)) => Some((MemoryHit::Absence(absence), class)),
+        Ok(StoredUse::Object(Found::Stored(_), _)) | Err(_) => None,
     }
 }
 
@@ -87,44 +87,48 @@ pub(super) fn in_memory(
 /// request as it is routed.
 pub(super) fn open_file(
     cache: &Cache,
-    way: &ObjectWay<'_, '_>,
+    route: &ObjectRoute<'_, '_>,
     now: Timestamp,
-) -> Option<(Stored, Outcome, Routed)> {
-    let class = way.path.class_without_claim()?;
-    if local::is_own(way.site, class) {
+) -> Option<(Stored, Outcome, RoutedRequest)> {
+    let class = route.path.class_without_claim()?;
+    if site_pages::is_own(route.site, class) {
         return None;
     }
-    let key = Key::new(way.site.key_space(), way.path.as_str(), None);
+    let key = Key::new(route.site.key_space(), route.path.as_str(), None);
     let hit = Hit::Disk(Found::Stored(cache.recent(&key)?));
-    let Ok(Usable::Object(Found::Stored(stored), outcome)) = usable(way.site, Some(hit), now)
+    let Ok(StoredUse::Object(Found::Stored(stored), outcome)) = usable(route.site, Some(hit), now)
     else {
         return None;
     };
-    let target = Target { key, path: way.path.as_str().into(), query: None, class };
-    let (site, passed, method) = (Arc::clone(way.site), way.passed.clone(), way.method);
-    Some((stored, outcome, Routed { site, passed, target, method, upstream: way.upstream }))
+    let target = ObjectTarget { key, path: route.path.as_str().into(), query: None, class };
+    let (site, passed, method) = (Arc::clone(route.site), route.passed.clone(), route.method);
+    Some((
+        stored,
+        outcome,
+        RoutedRequest { site, passed, target, method, upstream: route.upstream },
+    ))
 }
 
 /// The answer from what is stored, if that may be used as it is; else what there is.
-pub(super) async fn stored(asked: &Asked<'_>) -> Result<Answer, Option<Stale>> {
-    let (cache, routed) = (&asked.engine.cache, asked.routed);
+pub(super) async fn stored(request: &ObjectRequest<'_>) -> Result<ClientAnswer, Option<Stale>> {
+    let (cache, routed) = (&request.engine.cache, request.routed);
     let looked = cache.ticket();
     let hit = cache.lookup(&routed.target.key).await;
-    let usable = usable(&routed.site, hit, asked.now);
+    let usable = usable(&routed.site, hit, request.now);
     Ok(match usable.map_err(|found| found.map(|found| Stale { found, looked }))? {
-        Usable::Object(found, outcome) => deliver::found(asked, &found, outcome.into()),
-        Usable::Absence(absence) => {
-            deliver::absent(asked, &absence.meta(), Outcome::HitAbsent.into())
+        StoredUse::Object(found, outcome) => deliver::found(request, &found, outcome.into()),
+        StoredUse::Absence(absence) => {
+            deliver::absent(request, &absence.meta(), Outcome::HitAbsent.into())
         }
     })
 }
 
 /// What of a look-up's result may be used as it is; else what is stale.
-fn usable(site: &Site, hit: Option<Hit>, now: Timestamp) -> Result<Usable, Option<Found>> {
+fn usable(site: &ServedSite, hit: Option<Hit>, now: Timestamp) -> Result<StoredUse, Option<Found>> {
     let (found, outcome) = match hit {
         Some(Hit::Absent(absence)) => {
             let is_fresh = policy::freshness::judge(&absence.facts, now).is_fresh();
-            return if is_fresh { Ok(Usable::Absence(absence)) } else { Err(None) };
+            return if is_fresh { Ok(StoredUse::Absence(absence)) } else { Err(None) };
         }
         Some(Hit::Memory(found)) => (found, Outcome::HitMemory),
         Some(Hit::Disk(found)) => (found, Outcome::HitDisk),
@@ -135,10 +139,10 @@ fn usable(site: &Site, hit: Option<Hit>, now: Timestamp) -> Result<Usable, Optio
         return Err(None);
     }
     let is_fresh = policy::freshness::judge(&facts, now).is_fresh();
-    if is_fresh { Ok(Usable::Object(found, outcome)) } else { Err(Some(found)) }
+    if is_fresh { Ok(StoredUse::Object(found, outcome)) } else { Err(Some(found)) }
 }
 
-impl InMemory {
+impl MemoryHit {
     /// The answer; its fields take the place of the request's, `headers`. Its origin is only for
     /// the log.
     pub(super) fn answer(
@@ -146,15 +150,15 @@ impl InMemory {
         method: ReadMethod,
         headers: HeaderMap,
         now: Timestamp,
-        begun: &Begun,
-    ) -> Answer {
+        record: &PendingRecord,
+    ) -> ClientAnswer {
         let (mut answer, hot) = match &self {
             Self::Object(hot, outcome) => (deliver::hot(method, headers, now, hot, *outcome), hot),
             Self::Absence(hot) => {
                 (deliver::hot_absence(headers, now, hot, Outcome::HitAbsent), hot)
             }
         };
-        answer.origin = begun.is_logged().then(|| Arc::clone(&hot.origin));
+        answer.origin = record.is_logged().then(|| Arc::clone(&hot.origin));
         answer
     }
 }
@@ -162,7 +166,7 @@ impl InMemory {
 /// Whether what is stored proves as much as the site asks for now: a narinfo that was stored while
 /// signatures were not required does not serve once they are, nor one signed by a key that is not
 /// trusted any more for the origin that it came from.
-fn is_trusted(site: &Site, facts: &Facts) -> bool {
+fn is_trusted(site: &ServedSite, facts: &Facts) -> bool {
     if facts.class != Class::Narinfo || site.upstream.site.signatures != Signatures::Require {
         return true;
     }

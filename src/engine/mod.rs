@@ -16,42 +16,42 @@
 //! for later requests. Once the head of a replacement is here, a request gets that, however slowly
 //! its body comes: the stored object is known to be out of date then.
 //!
-//! A range of what is not stored as a whole goes its own way, chunk by chunk: see `ranged`.
+//! A range of what is not stored as a whole goes its own way, chunk by chunk: see `ranges`.
 
 mod answer;
 mod body;
+mod body_source;
 mod connection;
 mod deliver;
-mod express;
+mod fast_path;
 mod fetch;
+mod file_chunk;
+mod file_fallback;
+mod file_source;
 mod generic;
 mod handle;
 mod interim;
-mod local;
 mod lookup;
-mod portion;
-mod ranged;
+mod multipart;
+mod ranges;
 mod refetch;
-mod rescue;
-mod row;
+mod request_record;
+mod sendfile_queue;
 mod simple_request;
 mod site;
-mod source;
-mod spans;
+mod site_pages;
 mod state;
 mod table;
-mod tail;
-mod tally;
 mod target;
 mod upload;
 
 pub use answer::Answering;
-pub use body::Body;
-pub use connection::{Connection, Transport, Turns};
+pub use body::AnswerBody;
+pub use connection::{AnswerOrder, ClientConnection, Transport};
+pub use file_chunk::{BodyData, FileChunk};
 pub use interim::Interims;
-pub use portion::{Portion, Stretch};
-pub use refetch::Refetched;
-pub use simple_request::{PlainRequest, Taken};
-pub use site::{Ports, Site, Sites};
-pub use spans::{Piece, Sent, Spans};
+pub use refetch::RefetchResult;
+pub use sendfile_queue::{RangeRead, SendOutcome, SendfileQueue};
+pub use simple_request::{FastAnswer, SimpleRequest};
+pub use site::{Ports, ServedSite, Sites};
 pub use state::{Engine, EngineParts};

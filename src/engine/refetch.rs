@@ -1,8 +1,8 @@
 //! Fetching again what a check of the disk found damaged and dropped, as a request for it would: so
 //! that who asks next need not wait. Called by the assembly, for one object at a time.
 
-use super::generic::Place;
-use super::site::Site;
+use super::generic::RequestAddress;
+use super::site::ServedSite;
 use super::state::Engine;
 use crate::cache::Hit;
 use crate::fill::{Asker, Sought, Wanted};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refetched {
+pub enum RefetchResult {
     /// It is stored again.
     Stored,
     /// It was there: somebody asked for it meanwhile, or memory holds it.
@@ -26,7 +26,7 @@ pub enum Refetched {
     Failed,
 }
 
-impl Refetched {
+impl RefetchResult {
     /// The metric label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,17 +39,17 @@ impl Refetched {
 
 impl Engine {
     /// Fetches the object of `key` where it is not stored. Bounded by the deadlines of the origins.
-    pub async fn refetch(&self, key: &Key) -> Refetched {
+    pub async fn refetch(&self, key: &Key) -> RefetchResult {
         if self.is_stored(key).await {
-            return Refetched::Present;
+            return RefetchResult::Present;
         }
         let sites = self.sites();
-        let Some(site) = sites.named(key.site()) else { return Refetched::Failed };
+        let Some(site) = sites.named(key.site()) else { return RefetchResult::Failed };
         if site.upstream.site.caching.is_some() {
             return self.refetch_page(key, site).await;
         }
         if site.key_space() != key.space() {
-            return Refetched::Failed;
+            return RefetchResult::Failed;
         }
         let wanted = Wanted {
             upstream: Arc::clone(&site.upstream),
@@ -62,16 +62,19 @@ impl Engine {
             asker: Asker::default(),
             reason: Some(Reason::Heal),
         };
-        let Ok((_, flight)) = self.fills.join(wanted, None, None) else { return Refetched::Failed };
+        let Ok((_, flight)) = self.fills.join(wanted, None, None) else {
+            return RefetchResult::Failed;
+        };
         flight.ended().await;
-        if self.is_stored(key).await { Refetched::Stored } else { Refetched::Failed }
+        if self.is_stored(key).await { RefetchResult::Stored } else { RefetchResult::Failed }
     }
 
     /// As a client without a wish would ask for it; which one selects a variant, its key does not
     /// tell.
-    async fn refetch_page(&self, key: &Key, site: &Site) -> Refetched {
-        let Some(place) = Place::of_space(site, key.space()).filter(|_| !key.is_variant()) else {
-            return Refetched::Failed;
+    async fn refetch_page(&self, key: &Key, site: &ServedSite) -> RefetchResult {
+        let Some(place) = RequestAddress::of_space(site, key.space()).filter(|_| !key.is_variant())
+        else {
+            return RefetchResult::Failed;
         };
         let mut headers = HeaderMap::new();
         place.tell(&mut headers);
@@ -87,10 +90,10 @@ impl Engine {
             interim: None,
         };
         let Ok((_, flight)) = self.fills.seek(sought, None, self.clock.now()) else {
-            return Refetched::Failed;
+            return RefetchResult::Failed;
         };
         flight.ended().await;
-        if self.is_stored(key).await { Refetched::Stored } else { Refetched::Failed }
+        if self.is_stored(key).await { RefetchResult::Stored } else { RefetchResult::Failed }
     }
 
     async fn is_stored(&self, key: &Key) -> bool {

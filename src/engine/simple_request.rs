@@ -6,7 +6,7 @@ use crate::rfc::path::PlainPath;
 
 /// A request of HTTP/1.1 without conditions, ranges, or anything else that has a say in its answer.
 #[derive(Debug, Clone, Copy)]
-pub struct PlainRequest<'a> {
+pub struct SimpleRequest<'a> {
     /// GET or HEAD.
     pub method: ReadMethod,
     /// The request target.
@@ -21,11 +21,11 @@ pub struct PlainRequest<'a> {
 
 /// Whether a request was answered.
 #[derive(Debug)]
-pub enum Taken<B> {
+pub enum FastAnswer<B> {
     /// The whole answer was written, and the request is counted and logged.
-    Answered,
+    Complete,
     /// The answer's head was written; this is its body, which counts and logs the request.
-    Begun(B),
+    HeadWritten(B),
     /// Nothing was done.
-    Not,
+    NotTaken,
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 /// A site, and the counters of its requests: several, so that threads need not share them.
 #[derive(Debug)]
-pub struct Site {
+pub struct ServedSite {
     /// Where its objects come from, and its settings.
     pub upstream: Arc<Upstream>,
     /// What its bucket cannot have, where the site knows that.
@@ -22,7 +22,7 @@ pub struct Site {
     ports: Ports,
     metrics: Metrics,
     /// One for each shard of the metrics, made when its threads first answer for the site.
-    meters: Box<[OnceLock<Arc<Meters>>]>,
+    meters: Box<[OnceLock<Arc<SiteMeters>>]>,
 }
 
 /// The ports of the listeners that are not the usual one of their clients' scheme.
@@ -47,7 +47,7 @@ impl Ports {
 
 /// The counters of a site's requests, as far as some threads answer them.
 #[derive(Debug)]
-pub(super) struct Meters {
+pub(super) struct SiteMeters {
     site: Arc<str>,
     shard: Shard,
     metrics: Metrics,
@@ -64,7 +64,7 @@ pub(super) struct Counters {
     pub bytes: IntCounter,
 }
 
-impl Site {
+impl ServedSite {
     /// A site without requests yet.
     pub fn new(
         upstream: Arc<Upstream>,
@@ -105,11 +105,11 @@ impl Site {
     }
 
     /// The counters for the calling thread.
-    pub(super) fn meters(&self) -> Option<&Arc<Meters>> {
+    pub(super) fn meters(&self) -> Option<&Arc<SiteMeters>> {
         let shard = Shard::of_thread();
         let cell = self.meters.get(shard.index())?;
         Some(cell.get_or_init(|| {
-            Arc::new(Meters {
+            Arc::new(SiteMeters {
                 site: self.shared_name(),
                 shard,
                 metrics: self.metrics.clone(),
@@ -120,7 +120,7 @@ impl Site {
     }
 }
 
-impl Meters {
+impl SiteMeters {
     pub(super) fn counters(&self, class: Class, outcome: Outcome) -> Option<&Counters> {
         let cell = self.counters.get(class.index())?.get(outcome.index())?;
         let counters = cell.get_or_init(|| {
@@ -141,14 +141,14 @@ impl Meters {
 /// Every site, by host name.
 #[derive(Debug, Default)]
 pub struct Sites {
-    by_host: HashMap<String, Arc<Site>>,
-    default: Option<Arc<Site>>,
-    all: Vec<Arc<Site>>,
+    by_host: HashMap<String, Arc<ServedSite>>,
+    default: Option<Arc<ServedSite>>,
+    all: Vec<Arc<ServedSite>>,
 }
 
 impl Sites {
     /// Indexes `sites` by their hosts; the one without hosts is the default.
-    pub fn new(sites: Vec<Site>) -> Self {
+    pub fn new(sites: Vec<ServedSite>) -> Self {
         let mut indexed = Self::default();
         for site in sites {
             let site = Arc::new(site);
@@ -164,17 +164,17 @@ impl Sites {
     }
 
     /// The site of `host` (lower case, without a port), else the default one.
-    pub fn route(&self, host: Option<&str>) -> Option<&Arc<Site>> {
+    pub fn route(&self, host: Option<&str>) -> Option<&Arc<ServedSite>> {
         host.and_then(|host| self.by_host.get(host)).or(self.default.as_ref())
     }
 
     /// The site called `name`.
-    pub fn named(&self, name: &str) -> Option<&Arc<Site>> {
+    pub fn named(&self, name: &str) -> Option<&Arc<ServedSite>> {
         self.all.iter().find(|site| site.name() == name)
     }
 
     /// Every site, in the order of the config.
-    pub fn all(&self) -> &[Arc<Site>] {
+    pub fn all(&self) -> &[Arc<ServedSite>] {
         &self.all
     }
 }

@@ -1,13 +1,13 @@
 //! One decision table for requests to a binary cache that memory alone does not answer. Picks the
 //! way: what is stored, the absence filter, a range, or a fill. Holds no lock.
 
-use super::answer::{self, Answer};
-use super::connection::Connection;
-use super::deliver::Asked;
-use super::fetch::{self, Again};
+use super::answer::{self, ClientAnswer};
+use super::connection::ClientConnection;
+use super::deliver::ObjectRequest;
+use super::fetch::{self, LookAgain};
 use super::state::Engine;
-use super::target::Routed;
-use super::{local, lookup, ranged};
+use super::target::RoutedRequest;
+use super::{lookup, ranges, site_pages};
 use crate::fill::Asker;
 use crate::policy::request::{ReadMethod, Refusal, Upstream};
 use http::HeaderMap;
@@ -17,27 +17,27 @@ use std::sync::Arc;
 pub(super) async fn answer(
     engine: &Arc<Engine>,
     parts: &Parts,
-    routed: &Routed,
-    connection: &Arc<Connection>,
-) -> Answer {
+    routed: &RoutedRequest,
+    connection: &Arc<ClientConnection>,
+) -> ClientAnswer {
     let class = routed.target.class;
     let empty = HeaderMap::new();
     // Conditions and ranges of a request are not for an answer that is only raw material.
-    let (method, headers) = if local::is_own(&routed.site, class) {
+    let (method, headers) = if site_pages::is_own(&routed.site, class) {
         (ReadMethod::Get, &empty)
     } else {
         (routed.method, &parts.headers)
     };
     let now = engine.clock.now();
-    let asked = Asked { method, headers, connection, engine, routed, now };
-    let answer = look_up(&asked).await;
-    local::adapt(answer, &routed.site, class)
+    let request = ObjectRequest { method, headers, connection, engine, routed, now };
+    let answer = look_up(&request).await;
+    site_pages::adapt(answer, &routed.site, class)
 }
 
-async fn look_up(asked: &Asked<'_>) -> Answer {
-    let (engine, routed) = (asked.engine, asked.routed);
+async fn look_up(request: &ObjectRequest<'_>) -> ClientAnswer {
+    let (engine, routed) = (request.engine, request.routed);
     let mark = engine.fills.mark();
-    let stale = match lookup::stored(asked).await {
+    let stale = match lookup::stored(request).await {
         Ok(answer) => return answer,
         Err(stale) => stale,
     };
@@ -47,22 +47,22 @@ async fn look_up(asked: &Asked<'_>) -> Answer {
     if stale.is_none() && routed.is_absent_by_filter() {
         return answer::absent_by_filter();
     }
-    let wanted = routed.wanted(&engine.instance, Asker::at(asked.connection.peer.ip()));
+    let wanted = routed.wanted(&engine.instance, Asker::at(request.connection.peer.ip()));
     if stale.is_none()
-        && let Some(answer) = ranged::answer(asked, &wanted).await
+        && let Some(answer) = ranges::answer(request, &wanted).await
     {
         return answer;
     }
-    if let Ok(answer) = fetch::fill(asked, &wanted, stale, Some(mark)).await {
+    if let Ok(answer) = fetch::fill(request, &wanted, stale, Some(mark)).await {
         return answer;
     }
     // What is stored by now may have come since the request was first looked at.
-    let asked = &Asked { now: engine.clock.now(), ..*asked };
-    match lookup::stored(asked).await {
+    let request = &ObjectRequest { now: engine.clock.now(), ..*request };
+    match lookup::stored(request).await {
         Ok(answer) => answer,
         Err(stale) => {
-            let filled = fetch::fill(asked, &wanted, stale, None).await;
-            filled.unwrap_or_else(|Again| answer::fault("a fill ended before it began"))
+            let filled = fetch::fill(request, &wanted, stale, None).await;
+            filled.unwrap_or_else(|LookAgain| answer::fault("a fill ended before it began"))
         }
     }
 }

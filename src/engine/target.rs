@@ -1,6 +1,6 @@
 //! What a request asks for: from the raw target to a canonical path, a class and a key.
 
-use super::site::Site;
+use super::site::ServedSite;
 use crate::cache::{Cache, ClaimUnknown};
 use crate::fill::{Asker, Wanted};
 use crate::filter::Verdict;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct ObjectTarget {
     /// Its identity.
     pub(super) key: Key,
     /// The path to ask an origin for.
@@ -71,15 +71,15 @@ impl<'a> Path<'a> {
 
 /// What is known of a request once it is routed.
 #[derive(Debug, Clone)]
-pub(super) struct Routed {
-    pub(super) site: Arc<Site>,
+pub(super) struct RoutedRequest {
+    pub(super) site: Arc<ServedSite>,
     pub(super) passed: CdnLoop,
-    pub(super) target: Target,
+    pub(super) target: ObjectTarget,
     pub(super) method: ReadMethod,
     pub(super) upstream: Upstream,
 }
 
-impl Routed {
+impl RoutedRequest {
     /// Whether the site's absence filter knows that there is no such object.
     pub(super) fn is_absent_by_filter(&self) -> bool {
         let Some(filter) = &self.site.filter else { return false };
@@ -108,10 +108,10 @@ impl Routed {
 /// narinfo does not answer, neither is decided.
 pub(super) async fn of(
     uri: &Uri,
-    site: &Site,
+    site: &ServedSite,
     path: Path<'_>,
     cache: &Cache,
-) -> Result<Target, Refusal> {
+) -> Result<ObjectTarget, Refusal> {
     let Path { canonical, class, has_query: _ } = path;
     let key = Key::new(site.key_space(), &canonical, None);
     let path: Arc<str> = canonical.into();
@@ -120,13 +120,13 @@ pub(super) async fn of(
     {
         let key = Key::new(site.key_space(), &path, Some(query));
         if is_named(&key, cache).await? {
-            return Ok(Target { key, path, query: Some(query.into()), class: Class::Nar });
+            return Ok(ObjectTarget { key, path, query: Some(query.into()), class: Class::Nar });
         }
     }
     match class {
-        Some(class) => Ok(Target { key, path, query: None, class }),
+        Some(class) => Ok(ObjectTarget { key, path, query: None, class }),
         None if is_named(&key, cache).await? => {
-            Ok(Target { key, path, query: None, class: Class::Nar })
+            Ok(ObjectTarget { key, path, query: None, class: Class::Nar })
         }
         None => Err(Refusal::OutsideCache),
     }

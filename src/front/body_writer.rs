@@ -1,5 +1,5 @@
 //! The body of an answer on the short way, written below the HTTP library behind the answer's head.
-//! One at a time per connection, part of its `express`; no locks.
+//! One at a time per connection, part of its `fast_path`; no locks.
 //!
 //! A body that fails is an error of the socket: the library gives the connection up, which is reset
 //! then, since its answer is unfinished.

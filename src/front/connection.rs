@@ -13,7 +13,7 @@ use super::state::{FrontState, Streams};
 use super::tcp_socket::TcpSocket;
 use super::tls_records::{MoreOutput, TlsFlush, TlsRecords};
 use super::watchdog::Watchdog;
-use crate::engine::{Connection, Spans, Transport, Turns};
+use crate::engine::{AnswerOrder, ClientConnection, SendfileQueue, Transport};
 use http::StatusCode;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -281,20 +281,20 @@ where
         tokio::time::sleep_until(self.state.drain_ends()).await;
     }
 
-    fn connection(&self, version: ConnectionProtocol) -> Arc<Connection> {
-        let connection = Connection::new(self.peer, self.local, self.transport.clone());
+    fn connection(&self, version: ConnectionProtocol) -> Arc<ClientConnection> {
+        let connection = ClientConnection::new(self.peer, self.local, self.transport.clone());
         Arc::new(match (&self.transport, version) {
             (Transport::Plain, ConnectionProtocol::Http1) => connection
                 .with_interims()
-                .with_spans(Spans::new(self.state.metrics.sendfile_bytes.clone())),
+                .with_sendfile_queue(SendfileQueue::new(self.state.metrics.sendfile_bytes.clone())),
             (Transport::Tls { .. }, ConnectionProtocol::Http1) => connection.with_interims(),
             (Transport::Plain | Transport::Tls { .. }, ConnectionProtocol::Http2) => {
-                connection.with_turns(Turns::Pieces)
+                connection.with_order(AnswerOrder::Interleaved)
             }
         })
     }
 
-    fn service(&self, connection: &Arc<Connection>) -> Service<B> {
+    fn service(&self, connection: &Arc<ClientConnection>) -> Service<B> {
         Service {
             state: Arc::clone(&self.state),
             connection: Arc::clone(connection),
@@ -374,7 +374,7 @@ where
         if self.deadlines.has_requests() { MoreOutput::Expected } else { MoreOutput::Unexpected }
     }
 
-    fn count(&self, ended: &ConnectionEnd, connection: &Arc<Connection>) {
+    fn count(&self, ended: &ConnectionEnd, connection: &Arc<ClientConnection>) {
         match ended {
             ConnectionEnd::Served
             | ConnectionEnd::Lost

@@ -21,7 +21,7 @@
 use super::body_writer::WriteBody;
 use super::connection_deadlines::{ConnectionDeadlines, FastPathOutput};
 use super::simple_request::{HeadLimits, RequestHead};
-use crate::engine::{PlainRequest, Taken};
+use crate::engine::{FastAnswer, SimpleRequest};
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::fmt;
@@ -41,7 +41,7 @@ pub(super) type FastBody = Pin<Box<dyn WriteBody>>;
 pub(super) trait FastResponder: Send + Sync {
     /// Writes the answer behind `out`, but for a body that it gives; leaves `out` alone where it
     /// has none.
-    fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<FastBody>;
+    fn answer(&self, request: &SimpleRequest<'_>, out: &mut Vec<u8>) -> FastAnswer<FastBody>;
 }
 
 /// Whose turn it is.
@@ -230,15 +230,15 @@ impl FastPath {
                 RequestHead::Partial => return (taken, NextStep::Read),
                 RequestHead::Simple(request, length) => {
                     match self.responder.answer(&request, batch) {
-                        Taken::Answered => {
+                        FastAnswer::Complete => {
                             taken += length;
                             continue;
                         }
-                        Taken::Begun(body) => {
+                        FastAnswer::HeadWritten(body) => {
                             self.body = Some(body);
                             return (taken + length, NextStep::Again);
                         }
-                        Taken::Not => length,
+                        FastAnswer::NotTaken => length,
                     }
                 }
                 RequestHead::Bodiless(length) => length,

@@ -1,9 +1,9 @@
 //! What is written to a plain HTTP/1 socket: bytes as they are, and in place of placeholders the
-//! ranges of files that they stand for (`engine::Spans`). Part of one connection's socket; no locks
+//! ranges of files that they stand for (`engine::SendfileQueue`). Part of one connection's socket; no locks
 //! but the queue's.
 
 use super::send_buffer::{self, SendBuffer};
-use crate::engine::{Connection, Piece, Sent, Spans};
+use crate::engine::{ClientConnection, RangeRead, SendOutcome, SendfileQueue};
 use bytes::{Buf, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use std::cell::RefCell;
@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 
 /// Writes to one socket.
 pub(super) struct FileSender {
-    connection: Arc<Connection>,
-    reading: Option<Piece>,
+    connection: Arc<ClientConnection>,
+    reading: Option<RangeRead>,
     /// What was read and compared, and goes next.
     piece: Bytes,
     /// Bytes that went and do not count before what is read was compared.
@@ -31,7 +31,7 @@ const UNBOUNDED: u32 = 0;
 
 impl fmt::Debug for FileSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender").field("unsure", &self.unsure).finish_non_exhaustive()
+        f.debug_struct("FileSender").field("unsure", &self.unsure).finish_non_exhaustive()
     }
 }
 
@@ -44,7 +44,7 @@ enum FollowingBytes {
 
 impl FileSender {
     /// Writes for `connection`.
-    pub(super) fn new(connection: Arc<Connection>) -> Self {
+    pub(super) fn new(connection: Arc<ClientConnection>) -> Self {
         // The pages of a file that wait unsent are those of the page cache, and take no memory.
         let send_buffer = SendBuffer::new(UNBOUNDED, &send_buffer::ALL);
         Self { connection, reading: None, piece: Bytes::new(), unsure: 0, send_buffer }
@@ -65,7 +65,7 @@ impl FileSender {
         if let Some(written) = ready!(self.poll_compared(cx))? {
             return Poll::Ready(Ok(written));
         }
-        let plain = slices.iter().position(|slice| Spans::is_placeholder(slice));
+        let plain = slices.iter().position(|slice| SendfileQueue::is_placeholder(slice));
         let Some((bytes, rest)) = plain.and_then(|at| slices.split_at_checked(at)) else {
             let length: usize = slices.iter().map(|slice| slice.len()).sum();
             if length <= JOINED_BYTES_MAX {
@@ -78,8 +78,8 @@ impl FileSender {
         let length: usize = bytes.iter().map(|slice| slice.len()).sum();
         let mut written = 0;
         if length > 0 {
-            let spans = self.connection.spans();
-            let is_ready = spans.is_some_and(Spans::is_ready);
+            let sendfile_queue = self.connection.sendfile_queue();
+            let is_ready = sendfile_queue.is_some_and(SendfileQueue::is_ready);
             let more = if is_ready { FollowingBytes::Soon } else { FollowingBytes::Unknown };
             written = ready!(poll_plain(stream, cx, bytes, more))?;
             if written < length {
@@ -118,10 +118,10 @@ impl FileSender {
         slices: &[IoSlice<'_>],
         mut written: usize,
     ) -> Poll<io::Result<usize>> {
-        let placeholders = slices.iter().take_while(|slice| Spans::is_placeholder(slice));
+        let placeholders = slices.iter().take_while(|slice| SendfileQueue::is_placeholder(slice));
         let mut left: usize = placeholders.map(|slice| slice.len()).sum();
         let connection = Arc::clone(&self.connection);
-        let Some(spans) = connection.spans() else {
+        let Some(sendfile_queue) = connection.sendfile_queue() else {
             return Poll::Ready(Err(io::Error::other("a placeholder where none may be")));
         };
         while left > 0 {
@@ -133,26 +133,26 @@ impl FileSender {
                 }
                 let bytes = ready!(polled)?;
                 self.piece.advance(bytes);
-                spans.skip(bytes);
+                sendfile_queue.skip(bytes);
                 written += bytes;
                 left = left.saturating_sub(bytes);
                 continue;
             }
-            let sent = match poll_writable(stream, cx, || spans.send(stream, left)) {
+            let sent = match poll_writable(stream, cx, || sendfile_queue.send(stream, left)) {
                 Poll::Ready(sent) => sent?,
                 Poll::Pending if written > 0 => break,
                 Poll::Pending => return Poll::Pending,
             };
             let reading = match sent {
-                Sent::Bytes(bytes) => {
+                SendOutcome::Bytes(bytes) => {
                     self.send_buffer.sent(bytes, stream);
                     written += bytes;
                     left = left.saturating_sub(bytes);
                     continue;
                 }
-                Sent::Missing(_) if written > 0 => break,
-                Sent::Missing(reading) => reading,
-                Sent::Unsure(bytes, reading) => {
+                SendOutcome::Missing(_) if written > 0 => break,
+                SendOutcome::Missing(reading) => reading,
+                SendOutcome::Unsure(bytes, reading) => {
                     self.unsure = written + bytes;
                     reading
                 }

@@ -4,7 +4,7 @@
 //! A connection's way: `accept` admits it, `conn` finds out its protocol and runs it, `request`
 //! looks at each request and calls the handler, `socket` is what hyper reads and writes, `watch`
 //! knows what the connection may still wait for, `progress` what its client has taken, and
-//! `watchdog` is the timer. Hits go a short way below hyper: `express` takes their requests out of
+//! `watchdog` is the timer. Hits go a short way below hyper: `fast_path` takes their requests out of
 //! what is read, `carry` writes the bodies that are files.
 
 mod accept;

@@ -6,7 +6,7 @@ use super::connection_deadlines::{ActiveRequest, ConnectionDeadlines};
 use super::fast_path::{FastBody, FastResponder};
 use super::handler::HandlerBody;
 use super::state::FrontState;
-use crate::engine::{Answering, Connection, PlainRequest, Taken};
+use crate::engine::{Answering, ClientConnection, FastAnswer, SimpleRequest};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture, Either, ready};
@@ -29,7 +29,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 #[derive(Debug)]
 pub(super) struct Service<B> {
     pub(super) state: Arc<FrontState<B>>,
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<ClientConnection>,
     pub(super) deadlines: Arc<ConnectionDeadlines>,
     /// The metric, counted on by this connection's answers alone.
     pub(super) panics: Arc<IntCounter>,
@@ -84,7 +84,7 @@ type ServiceResult<B> = Result<Response<TrackedBody<B>>, Infallible>;
 struct PendingAnswer {
     version: Version,
     /// The connection, where a body comes on it that may be left unread.
-    awaited: Option<Arc<Connection>>,
+    awaited: Option<Arc<ClientConnection>>,
     active: ActiveRequest,
     panics: Arc<IntCounter>,
 }
@@ -132,24 +132,26 @@ impl<B> FastResponder for Service<B>
 where
     B: HandlerBody,
 {
-    fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<FastBody> {
+    fn answer(&self, request: &SimpleRequest<'_>, out: &mut Vec<u8>) -> FastAnswer<FastBody> {
         let before = out.len();
         let handler = &self.state.handler;
         // What the handler may leave half done is cut off.
         let called = AssertUnwindSafe(|| handler.fast_path(request, &self.connection, out));
         match catch_unwind(called) {
-            Ok(Taken::Begun(body)) => {
+            Ok(FastAnswer::HeadWritten(body)) => {
                 let active = ActiveRequest::begin(&self.deadlines);
                 let (sent, panics) = (AnswerContent::Handler { body }, Arc::clone(&self.panics));
-                Taken::Begun(Box::pin(BodyWriter::new(TrackedBody::new(sent, active, panics))))
+                FastAnswer::HeadWritten(Box::pin(BodyWriter::new(TrackedBody::new(
+                    sent, active, panics,
+                ))))
             }
-            Ok(Taken::Answered) => Taken::Answered,
-            Ok(Taken::Not) => Taken::Not,
+            Ok(FastAnswer::Complete) => FastAnswer::Complete,
+            Ok(FastAnswer::NotTaken) => FastAnswer::NotTaken,
             Err(_) => {
                 self.panics.inc();
                 tracing::error!("a panic in the short way of a request; it goes the long way now");
                 out.truncate(before);
-                Taken::Not
+                FastAnswer::NotTaken
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The heads of HTTP/1.1 requests that are waiting to be read: which of them ask for an object and
-//! for nothing else, and which end where their head does. Pure; called by `express` with what was
+//! for nothing else, and which end where their head does. Pure; called by `fast_path` with what was
 //! read. Whatever is in the least unusual is for the HTTP library to judge.
 
 use super::bare_lf::has_bare_line_feed;
-use crate::engine::PlainRequest;
+use crate::engine::SimpleRequest;
 use crate::policy::request::ReadMethod;
 use crate::rfc::path::PlainPath;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
@@ -43,7 +43,7 @@ pub(super) enum RequestHead<'a> {
     /// The beginning of a head.
     Partial,
     /// A request for an object and for nothing else, of so many bytes.
-    Simple(PlainRequest<'a>, usize),
+    Simple(SimpleRequest<'a>, usize),
     /// Another GET or HEAD without a body, of so many bytes.
     Bodiless(usize),
     /// Anything else.
@@ -77,7 +77,7 @@ impl<'a> RequestHead<'a> {
             HeadFields::Simple { host, referer, user_agent } => {
                 match request.path.and_then(PlainPath::of) {
                     Some(target) => {
-                        let plain = PlainRequest { method, target, host, referer, user_agent };
+                        let plain = SimpleRequest { method, target, host, referer, user_agent };
                         Self::Simple(plain, length)
                     }
                     None => Self::Bodiless(length),

@@ -8,7 +8,7 @@ use super::fast_path::{FastPath, FastResponder, InputOwner, NextStep};
 use super::simple_request::HeadLimits;
 use super::tcp_socket::TcpSocket;
 use super::tls_records::{TlsFlush, TlsRecords};
-use crate::engine::{Connection, Interims};
+use crate::engine::{ClientConnection, Interims};
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -53,7 +53,7 @@ pub(super) struct Socket {
     fast_path: Option<FastPath>,
     deadlines: Arc<ConnectionDeadlines>,
     /// What is known of the connection once its protocol is.
-    connection: Option<Arc<Connection>>,
+    connection: Option<Arc<ClientConnection>>,
     flushed: FlushBy,
 }
 
@@ -109,7 +109,7 @@ impl Socket {
     /// at all, where their heads keep to `limits`. See [`Socket::left_unflushed`].
     pub(super) fn speaks_http1(
         &mut self,
-        connection: &Arc<Connection>,
+        connection: &Arc<ClientConnection>,
         responder: Arc<dyn FastResponder>,
         limits: HeadLimits,
     ) -> Option<TlsFlush> {
@@ -123,7 +123,7 @@ impl Socket {
             InterimWriter { waiting, rest: Bytes::new(), is_between: true }
         });
         match &mut self.stream {
-            ClientStream::Plain(raw) if connection.spans().is_some() => {
+            ClientStream::Plain(raw) if connection.sendfile_queue().is_some() => {
                 raw.sends_files_of(connection);
             }
             ClientStream::Plain(_) => {}
@@ -133,7 +133,7 @@ impl Socket {
     }
 
     /// From here on whoever reads and writes is h2. See [`Socket::left_unflushed`].
-    pub(super) fn speaks_http2(&mut self, connection: &Arc<Connection>) -> Option<TlsFlush> {
+    pub(super) fn speaks_http2(&mut self, connection: &Arc<ClientConnection>) -> Option<TlsFlush> {
         self.connection = Some(Arc::clone(connection));
         self.left_unflushed()
     }

@@ -5,7 +5,7 @@
 use super::connection_deadlines::ConnectionDeadlines;
 use super::file_sender::FileSender;
 use super::send_buffer::{self, SendBuffer, UNSENT_BYTES_MAX};
-use crate::engine::Connection;
+use crate::engine::ClientConnection;
 use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -62,7 +62,7 @@ impl TcpSocket {
 
     /// From here on the ranges of files that stand in `connection`'s queue are sent in place of
     /// their placeholders.
-    pub(super) fn sends_files_of(&mut self, connection: &Arc<Connection>) {
+    pub(super) fn sends_files_of(&mut self, connection: &Arc<ClientConnection>) {
         self.files = Some(FileSender::new(Arc::clone(connection)));
     }
 

@@ -5,8 +5,8 @@ use crate::cache::Cache;
 use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Sources};
-use crate::engine::target::{Routed, Target};
-use crate::engine::{Connection, Engine, EngineParts, Ports, Site, Sites, Transport};
+use crate::engine::target::{ObjectTarget, RoutedRequest};
+use crate::engine::{ClientConnection, Engine, EngineParts, Ports, ServedSite, Sites, Transport};
 use crate::fill::{Asker, Fills, Trusted};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -48,7 +48,7 @@ async fn engine(folder: &FilePath) -> Arc<Engine> {
     let origins = Origins::new(&site, clock.clone(), metrics.clone(), tasks.clone(), trusts);
     let trusted = Trusted::of(&site).unwrap();
     let upstream = crate::fill::Upstream { site, origins: origins.unwrap(), trusted };
-    let site = Site::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
+    let site = ServedSite::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
     let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();
     let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks, &limits);
     Arc::new(Engine::new(EngineParts {
@@ -74,12 +74,12 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     std::fs::write(folder.path().join("origin/nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
     let engine = engine(folder.path()).await;
     let peer = ([127, 0, 0, 1], 1).into();
-    let connection = Arc::new(Connection::new(peer, peer, Transport::Plain));
+    let connection = Arc::new(ClientConnection::new(peer, peer, Transport::Plain));
     let site = Arc::clone(engine.sites().named("main").unwrap());
     let key = Key::new(site.key_space(), PATH, None);
-    let target = Target { key, path: PATH.into(), query: None, class: Class::Nar };
+    let target = ObjectTarget { key, path: PATH.into(), query: None, class: Class::Nar };
     let (passed, method) = (CdnLoop::default(), ReadMethod::Get);
-    let routed = Routed { site, passed, target, method, upstream: Upstream::MayBeAsked };
+    let routed = RoutedRequest { site, passed, target, method, upstream: Upstream::MayBeAsked };
     let wanted = routed.wanted(&engine.instance, Asker::at(peer.ip()));
     let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
     assert!(matches!(flight.landed().await, Landed::Passing));
@@ -93,8 +93,9 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     }
     let (headers, now) = (HeaderMap::new(), engine.clock.now());
     let (connection, routed) = (&connection, &routed);
-    let asked = Asked { method, headers: &headers, connection, engine: &engine, routed, now };
-    let answer = landed(&asked, &wanted, (None, None), (Role::Follow, flight)).await;
+    let request =
+        ObjectRequest { method, headers: &headers, connection, engine: &engine, routed, now };
+    let answer = flight_answer(&request, &wanted, (None, None), (Role::Follow, flight)).await;
     while let Ok(Some(_)) = passing.chunk(MIB).await {}
     let idle = async {
         while engine.metrics.fills_running.get() > 0 {

@@ -2,9 +2,9 @@
 //! stale response instead if that is permitted. Holds no lock.
 
 use super::deliver::{self, Delivery};
-use super::request::Request;
+use super::request::GenericRequest;
 use crate::cache::{Found, Stale};
-use crate::engine::answer::{self, Answer};
+use crate::engine::answer::{self, ClientAnswer};
 use crate::fill::{Asker, FlightReader, How, Landed, NotJoined, Role};
 use crate::object::Meta;
 use crate::outcome::Outcome;
@@ -15,7 +15,7 @@ use crate::policy::generic::variant::selects;
 const TRIES_MAX: u32 = 3;
 
 /// The answer of a fetch, joined or begun.
-pub(super) async fn fetched(request: &Request<'_>, stale: Option<Stale>) -> Answer {
+pub(super) async fn answer(request: &GenericRequest<'_>, stale: Option<Stale>) -> ClientAnswer {
     let fills = &request.engine.fills;
     let found = stale.as_ref().map(|stale| &stale.found);
     for _ in 0..TRIES_MAX {
@@ -30,7 +30,7 @@ pub(super) async fn fetched(request: &Request<'_>, stale: Option<Stale>) -> Answ
             Ok(joined) => joined,
             Err(error) => return not_joined(request, error, found),
         };
-        if let Some(answer) = landed(request, role, &flight, found).await {
+        if let Some(answer) = flight_answer(request, role, &flight, found).await {
             return answer;
         }
         if !flight.is_too_late() {
@@ -39,7 +39,7 @@ pub(super) async fn fetched(request: &Request<'_>, stale: Option<Stale>) -> Answ
     }
     // What the other brought is not for this request.
     match fills.seek_alone(request.sought(request.interim()), stale.clone(), request.now) {
-        Ok(flight) => match landed(request, Role::Lead, &flight, found).await {
+        Ok(flight) => match flight_answer(request, Role::Lead, &flight, found).await {
             Some(answer) => answer,
             None => answer::fault("a fetch of one's own brought another's answer"),
         },
@@ -47,31 +47,35 @@ pub(super) async fn fetched(request: &Request<'_>, stale: Option<Stale>) -> Answ
     }
 }
 
-pub(super) fn not_joined(request: &Request<'_>, error: NotJoined, stale: Option<&Found>) -> Answer {
-    bridged(request, stale).unwrap_or_else(|| match error {
+pub(super) fn not_joined(
+    request: &GenericRequest<'_>,
+    error: NotJoined,
+    stale: Option<&Found>,
+) -> ClientAnswer {
+    stale_answer(request, stale).unwrap_or_else(|| match error {
         NotJoined::Wrong { seconds } => answer::wrong(seconds),
         NotJoined::NoRoom | NotJoined::Ended => answer::shed(),
     })
 }
 
 /// A stale response in place of an origin that cannot be asked, where that is permitted.
-fn bridged(request: &Request<'_>, stale: Option<&Found>) -> Option<Answer> {
+fn stale_answer(request: &GenericRequest<'_>, stale: Option<&Found>) -> Option<ClientAnswer> {
     let stale = stale.filter(|stale| request.may_bridge(stale, Outage::Disconnected))?;
     Some(deliver::found(request, stale, Outcome::HitStale))
 }
 
 /// The answer of a flight; none where it may not be shared with who only joined it.
-pub(super) async fn landed(
-    request: &Request<'_>,
+pub(super) async fn flight_answer(
+    request: &GenericRequest<'_>,
     role: Role,
     flight: &FlightReader,
     stale: Option<&Found>,
-) -> Option<Answer> {
+) -> Option<ClientAnswer> {
     let is_own = role == Role::Lead;
     let is_for_this = |meta: &Meta| is_own || request.may_share(meta);
     let outcome = if is_own { Outcome::Miss } else { Outcome::Collapsed };
-    let bridge = stale.and_then(|stale| Some((stale, request.revalidation_wait(stale)?)));
-    let landed = match bridge {
+    let fallback = stale.and_then(|stale| Some((stale, request.revalidation_wait(stale)?)));
+    let landed = match fallback {
         None => flight.landed().await,
         Some((stale, wait)) => match flight.landed_within(wait).await {
             Some(landed) => landed,
@@ -109,7 +113,7 @@ pub(super) async fn landed(
         }
         Landed::Passing | Landed::Absent(_) | Landed::Head { .. } => None,
         Landed::Failed(error) => {
-            Some(bridged(request, stale).unwrap_or_else(|| answer::failed(&error)))
+            Some(stale_answer(request, stale).unwrap_or_else(|| answer::failed(&error)))
         }
     };
     answer.map(|mut answer| {

@@ -1,19 +1,19 @@
 //! The entrance of a request for a generic site: finds what it asks for, and hands it to the table;
 //! its interim answers are written meanwhile. Called by `Engine::handle`; holds no lock.
 
-use super::request::Request;
+use super::forward::forward_request;
+use super::request::GenericRequest;
 use super::table;
-use super::target::{Place, Target};
-use super::through::through;
+use super::target::{GenericTarget, RequestAddress};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
-use crate::engine::answer::{self, Answer, Answering};
-use crate::engine::body::Body;
-use crate::engine::connection::Connection;
-use crate::engine::site::Site;
+use crate::engine::answer::{self, Answering, ClientAnswer};
+use crate::engine::body::AnswerBody;
+use crate::engine::connection::ClientConnection;
+use crate::engine::request_record::PendingRecord;
+use crate::engine::site::ServedSite;
 use crate::engine::state::Engine;
-use crate::engine::tally::Begun;
-use crate::engine::upload::Upload;
+use crate::engine::upload::ClientUpload;
 use crate::nix::Class;
 use crate::policy::generic::fields;
 use crate::policy::generic::request::{Reach, Way, Wishes, reach, way};
@@ -25,15 +25,18 @@ use http_body_util::BodyExt;
 use std::sync::{Arc, OnceLock};
 
 /// A request for a generic site, as it came.
-pub(in crate::engine) struct Asked {
+pub(in crate::engine) struct IncomingRequest {
     pub(in crate::engine) parts: Parts,
-    pub(in crate::engine) site: Arc<Site>,
+    pub(in crate::engine) site: Arc<ServedSite>,
     pub(in crate::engine) passed: CdnLoop,
     pub(in crate::engine) body: Option<OutboundBody>,
 }
 
 /// The body of a client's request, as it goes to an origin; none where it has none.
-pub(in crate::engine) fn outbound<B>(body: B, connection: &Arc<Connection>) -> Option<OutboundBody>
+pub(in crate::engine) fn outbound<B>(
+    body: B,
+    connection: &Arc<ClientConnection>,
+) -> Option<OutboundBody>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -41,37 +44,37 @@ where
     if body.is_end_stream() {
         return None;
     }
-    Some(Upload::new(body, connection).map_err(Into::into).boxed_unsync())
+    Some(ClientUpload::new(body, connection).map_err(Into::into).boxed_unsync())
 }
 
 /// Answers a request for a generic site.
 pub(in crate::engine) fn answer(
     engine: &Arc<Engine>,
-    asked: Asked,
-    connection: &Arc<Connection>,
-    begun: Begun,
+    asked: IncomingRequest,
+    connection: &Arc<ClientConnection>,
+    record: PendingRecord,
     now: Timestamp,
-) -> Answering<Body> {
+) -> Answering<AnswerBody> {
     let (engine, connection) = (Arc::clone(engine), Arc::clone(connection));
     Answering::Later(Box::pin(async move {
-        let Asked { parts, site, passed, body } = asked;
+        let IncomingRequest { parts, site, passed, body } = asked;
         let answer = generic_answer(&engine, &parts, (&site, &passed), body, &connection, now);
         let mut answer = with_interims(&connection, Box::pin(answer)).await;
         if let Some(caching) = &site.upstream.site.caching {
             fields::dress(&mut answer.headers, caching);
         }
-        answer.respond(&engine.metrics, &parts, begun, Some((&site, Class::Other)))
+        answer.respond(&engine.metrics, &parts, record, Some((&site, Class::Other)))
     }))
 }
 
 async fn generic_answer(
     engine: &Arc<Engine>,
     parts: &Parts,
-    (site, passed): (&Arc<Site>, &CdnLoop),
+    (site, passed): (&Arc<ServedSite>, &CdnLoop),
     body: Option<OutboundBody>,
-    connection: &Arc<Connection>,
+    connection: &Arc<ClientConnection>,
     now: Timestamp,
-) -> Answer {
+) -> ClientAnswer {
     let Some(caching) = &site.upstream.site.caching else {
         return answer::fault("a site without caching rules was asked as a generic one");
     };
@@ -80,16 +83,16 @@ async fn generic_answer(
         return answer::options();
     }
     let named = Authority::of(&parts.uri, &parts.headers).ok();
-    let place = Place::of(site, named.as_ref(), connection);
+    let place = RequestAddress::of(site, named.as_ref(), connection);
     let bytes_max = engine.limits.path_bytes_max;
     if fields::has_further_coding(&parts.headers) {
         return answer::refused(Refusal::TransferCoding);
     }
-    let target = match Target::of(&parts.uri, (site, caching), place, bytes_max) {
+    let target = match GenericTarget::of(&parts.uri, (site, caching), place, bytes_max) {
         Ok(target) => target,
         Err(error) => return answer::refused(Refusal::Path(error)),
     };
-    let mut request = Request {
+    let mut request = GenericRequest {
         engine,
         site,
         caching,
@@ -103,16 +106,16 @@ async fn generic_answer(
         now,
     };
     match way(&parts.method) {
-        Way::Cached => table::cached(&mut request).await,
-        Way::Through | Way::Write => through(&request, body).await,
+        Way::Cached => table::answer(&mut request).await,
+        Way::Through | Way::Write => forward_request(&request, body).await,
         Way::Refused => answer::refused(Refusal::Method),
     }
 }
 
 /// Waits for `answer`; each time an interim answer comes, the connection is polled meanwhile.
-async fn with_interims<F>(connection: &Connection, mut answer: F) -> Answer
+async fn with_interims<F>(connection: &ClientConnection, mut answer: F) -> ClientAnswer
 where
-    F: Future<Output = Answer> + Unpin,
+    F: Future<Output = ClientAnswer> + Unpin,
 {
     let Some(interims) = connection.interims() else { return answer.await };
     interims.open();

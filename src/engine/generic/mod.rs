@@ -17,13 +17,13 @@
 
 mod deliver;
 mod fetch;
+mod forward;
 mod handle;
 mod parts;
 mod request;
 mod table;
 mod target;
-mod through;
 mod write;
 
-pub(super) use handle::{Asked, answer, outbound};
-pub(super) use target::Place;
+pub(super) use handle::{IncomingRequest, answer, outbound};
+pub(super) use target::RequestAddress;

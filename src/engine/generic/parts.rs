@@ -13,10 +13,10 @@
 //!
 //! Requests with credentials, and those that forbid storing, have no part in this.
 
-use super::deliver::{self, Delivery, Here};
+use super::deliver::{self, Delivery, StoredPart};
 use super::fetch;
-use super::request::Request;
-use crate::engine::answer::{self, Answer};
+use super::request::GenericRequest;
+use crate::engine::answer::{self, ClientAnswer};
 use crate::fill::{Came, Confirmed, FillError, Find, Paged, PartHandle};
 use crate::origin::Response;
 use crate::outcome::Outcome;
@@ -42,30 +42,30 @@ const CONDITIONS: [header::HeaderName; 5] = [
 ];
 
 /// What a request comes to for what is not stored as a whole.
-pub(super) enum Parted {
-    Answer(Box<Answer>),
+pub(super) enum PartResult {
+    Answer(Box<ClientAnswer>),
     /// What is stored has changed: look again.
     Again,
     /// No part of it is here, or comes to be.
     Nothing,
 }
 
-impl From<Answer> for Parted {
-    fn from(answer: Answer) -> Self {
+impl From<ClientAnswer> for PartResult {
+    fn from(answer: ClientAnswer) -> Self {
         Self::Answer(Box::new(answer))
     }
 }
 
 /// Whether what is here in part may be used, and how it came about.
-enum Usable {
+enum PartUse {
     Yes(Outcome),
     /// As far as nothing is missing: its origin is in trouble.
     IfHere,
-    No(Parted),
+    No(PartResult),
 }
 
 /// The answer out of what is here in part, or comes to be for it.
-pub(super) async fn parted(request: &Request<'_>) -> Parted {
+pub(super) async fn answer(request: &GenericRequest<'_>) -> PartResult {
     let headers = &request.parts.headers;
     let ranges = ByteRanges::of(headers);
     let is_unread = ranges.is_none() && headers.contains_key(header::RANGE);
@@ -74,7 +74,7 @@ pub(super) async fn parted(request: &Request<'_>) -> Parted {
         || request.wishes.forbids_storing()
         || is_unread
     {
-        return Parted::Nothing;
+        return PartResult::Nothing;
     }
     let is_plain = !CONDITIONS.iter().any(|name| headers.contains_key(name));
     let find = match &ranges {
@@ -83,23 +83,29 @@ pub(super) async fn parted(request: &Request<'_>) -> Parted {
     };
     match request.engine.fills.page(&request.sought(None), find, request.now).await {
         Paged::Known(handle) => known(request, handle, ranges.as_ref()).await,
-        Paged::Whole(role, flight) => match fetch::landed(request, role, &flight, None).await {
-            Some(answer) => answer.into(),
-            None => Parted::Nothing,
-        },
-        Paged::Again => Parted::Again,
-        Paged::Unknown => Parted::Nothing,
+        Paged::Whole(role, flight) => {
+            match fetch::flight_answer(request, role, &flight, None).await {
+                Some(answer) => answer.into(),
+                None => PartResult::Nothing,
+            }
+        }
+        Paged::Again => PartResult::Again,
+        Paged::Unknown => PartResult::Nothing,
         Paged::Alone(response) => alone(request, *response, ranges.as_ref()),
         Paged::Failed(error) => answer::failed(&error).into(),
         Paged::NotJoined(error) => fetch::not_joined(request, error, None).into(),
     }
 }
 
-async fn known(request: &Request<'_>, handle: PartHandle, ranges: Option<&ByteRanges>) -> Parted {
+async fn known(
+    request: &GenericRequest<'_>,
+    handle: PartHandle,
+    ranges: Option<&ByteRanges>,
+) -> PartResult {
     let length = handle.length();
     let resolved = ranges.map(|ranges| ranges.resolve(length));
     if matches!(resolved, Some(Resolved::Multiple(_))) {
-        return Parted::Nothing;
+        return PartResult::Nothing;
     }
     let several = (Some(length), Several::AsWhole);
     let stored = handle.meta();
@@ -107,38 +113,42 @@ async fn known(request: &Request<'_>, handle: PartHandle, ranges: Option<&ByteRa
     let span = match selected {
         Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
         Selection::Part(span) => Some(span),
-        Selection::Parts(_) => return Parted::Nothing,
+        Selection::Parts(_) => return PartResult::Nothing,
         Selection::NotModified
         | Selection::PreconditionFailed
         | Selection::Unsatisfiable { .. } => None,
     };
     let (hit, must_be_here) = match usable(request, &handle, span).await {
-        Usable::Yes(hit) => (hit, request.wishes.wants_stored_only()),
-        Usable::IfHere => (Outcome::HitStale, true),
-        Usable::No(parted) => return parted,
+        PartUse::Yes(hit) => (hit, request.wishes.wants_stored_only()),
+        PartUse::IfHere => (Outcome::HitStale, true),
+        PartUse::No(answer) => return answer,
     };
     let Some(span) = span else {
         return Delivery::of(request, &handle.meta(), Some(length), hit).without_body().into();
     };
     if must_be_here && !handle.holds(&bytes_of(span)) {
-        return Parted::Nothing;
+        return PartResult::Nothing;
     }
     part_of(request, handle, (selected, span), hit).await
 }
 
 /// Whether what is here in part may be used for this request; confirmed where it must be, and
 /// not waited for too long if all of `span` is here.
-async fn usable(request: &Request<'_>, handle: &PartHandle, span: Option<ByteSpan>) -> Usable {
+async fn usable(
+    request: &GenericRequest<'_>,
+    handle: &PartHandle,
+    span: Option<ByteSpan>,
+) -> PartUse {
     let meta = handle.meta();
     let (directives, wishes) = (request.directives(&meta), &request.wishes);
     let rule = request.caching.rule(request.target.key.path());
     let is_new = handle.is_learned_now();
     let reuse = judge(&meta, &directives, wishes, rule, request.now);
     if is_new || reuse == Reuse::Serve {
-        return Usable::Yes(Outcome::HitDisk);
+        return PartUse::Yes(Outcome::HitDisk);
     }
     if wishes.wants_stored_only() {
-        return Usable::No(answer::refused(Refusal::NotStored).into());
+        return PartUse::No(answer::refused(Refusal::NotStored).into());
     }
     let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, request.now));
     let wait = match reuse {
@@ -149,26 +159,26 @@ async fn usable(request: &Request<'_>, handle: &PartHandle, span: Option<ByteSpa
     };
     let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
     match handle.confirm(wait.filter(|_| is_here())).await {
-        Some(Confirmed::Same) => Usable::Yes(Outcome::Revalidated),
-        Some(Confirmed::Other) => Usable::No(Parted::Again),
-        Some(Confirmed::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
-        Some(Confirmed::Trouble | Confirmed::Unsaid) => Usable::No(Parted::Nothing),
-        Some(Confirmed::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
-        Some(Confirmed::Failed(error)) => Usable::No(answer::failed(&error).into()),
-        None => Usable::IfHere,
+        Some(Confirmed::Same) => PartUse::Yes(Outcome::Revalidated),
+        Some(Confirmed::Other) => PartUse::No(PartResult::Again),
+        Some(Confirmed::Trouble) if may_bridge(Outage::ServerError) => PartUse::IfHere,
+        Some(Confirmed::Trouble | Confirmed::Unsaid) => PartUse::No(PartResult::Nothing),
+        Some(Confirmed::Failed(_)) if may_bridge(Outage::Disconnected) => PartUse::IfHere,
+        Some(Confirmed::Failed(error)) => PartUse::No(answer::failed(&error).into()),
+        None => PartUse::IfHere,
     }
 }
 
 async fn part_of(
-    request: &Request<'_>,
+    request: &GenericRequest<'_>,
     handle: PartHandle,
     (selected, span): (Selection, ByteSpan),
     hit: Outcome,
-) -> Parted {
+) -> PartResult {
     let (length, is_new) = (handle.length(), handle.is_learned_now());
     let reader = match handle.open(span).await {
         Ok(reader) => reader,
-        Err(error) => return unopened(&error),
+        Err(error) => return open_failed(&error),
     };
     let outcome = match reader.came() {
         Came::Here => hit,
@@ -176,14 +186,18 @@ async fn part_of(
         Came::Joined => Outcome::Collapsed,
         Came::Passed => Outcome::Pass,
     };
-    let here = if is_new { Here::Nothing } else { Here::Part };
+    let stored_part = if is_new { StoredPart::Nothing } else { StoredPart::Part };
     let meta = reader.meta();
-    let delivery = Delivery { here, ..Delivery::of(request, &meta, Some(length), outcome) };
+    let delivery = Delivery { stored_part, ..Delivery::of(request, &meta, Some(length), outcome) };
     delivery.part(reader, selected).into()
 }
 
 /// An answer for this request alone: as it is, or what the client asked for of it.
-fn alone(request: &Request<'_>, response: Response, ranges: Option<&ByteRanges>) -> Parted {
+fn alone(
+    request: &GenericRequest<'_>,
+    response: Response,
+    ranges: Option<&ByteRanges>,
+) -> PartResult {
     let part = policy::continuation::part(&response.headers);
     let is_part = response.status == StatusCode::PARTIAL_CONTENT;
     let passing = |response| request.engine.fills.passing(&request.target.key, response);
@@ -191,12 +205,12 @@ fn alone(request: &Request<'_>, response: Response, ranges: Option<&ByteRanges>)
         return deliver::passing(request, passing(response), Outcome::Pass).into();
     }
     let (Some((here, length)), Some(asked)) = (part, ranges.and_then(ByteRanges::stretch)) else {
-        return Parted::Nothing;
+        return PartResult::Nothing;
     };
     let end = length.map_or(u64::MAX, |length| length.saturating_sub(1));
     let span = ByteSpan { first: asked.first, last: asked.last.min(end) };
     if span.first < here.first || span.last > here.last || span.first > span.last {
-        return Parted::Nothing;
+        return PartResult::Nothing;
     }
     let passing = passing(response);
     let (meta, range) = (Arc::clone(&passing.meta), ContentRange::Part { span, length });
@@ -205,10 +219,10 @@ fn alone(request: &Request<'_>, response: Response, ranges: Option<&ByteRanges>)
 }
 
 /// What a reader comes to that got no byte.
-fn unopened(error: &Arc<FillError>) -> Parted {
+fn open_failed(error: &Arc<FillError>) -> PartResult {
     match &**error {
-        FillError::Changed | FillError::Unread => Parted::Again,
-        FillError::Unranged => Parted::Nothing,
+        FillError::Changed | FillError::Unread => PartResult::Again,
+        FillError::Unranged => PartResult::Nothing,
         FillError::NoRoom => answer::shed().into(),
         FillError::Fetch(_)
         | FillError::Body(_)

@@ -1,13 +1,13 @@
 //! A request for a generic site on its way through the table: what it asks for, what it permits, and
 //! what goes to an origin for it. Owned by its task; no locks.
 
-use super::target::Target;
+use super::target::GenericTarget;
 use crate::cache::Found;
 use crate::clock::Timestamp;
 use crate::config::Caching;
-use crate::engine::connection::Connection;
-use crate::engine::rescue::{Lost, Rescue};
-use crate::engine::site::Site;
+use crate::engine::connection::ClientConnection;
+use crate::engine::file_fallback::{FallbackRequest, FileFallback};
+use crate::engine::site::ServedSite;
 use crate::engine::state::Engine;
 use crate::fill::{Asker, Sought};
 use crate::object::Meta;
@@ -28,13 +28,13 @@ use std::time::Duration;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A request on its way through the table.
-pub(super) struct Request<'a> {
+pub(super) struct GenericRequest<'a> {
     pub(super) engine: &'a Arc<Engine>,
-    pub(super) site: &'a Arc<Site>,
+    pub(super) site: &'a Arc<ServedSite>,
     pub(super) caching: &'a Caching,
     pub(super) parts: &'a Parts,
-    pub(super) connection: &'a Arc<Connection>,
-    pub(super) target: Target,
+    pub(super) connection: &'a Arc<ClientConnection>,
+    pub(super) target: GenericTarget,
     /// What goes to the origin and selects a variant: without conditions and ranges.
     pub(super) fields: OnceLock<HeaderMap>,
     pub(super) reach: Reach,
@@ -43,7 +43,7 @@ pub(super) struct Request<'a> {
     pub(super) now: Timestamp,
 }
 
-impl Request<'_> {
+impl GenericRequest<'_> {
     pub(super) fn directives(&self, meta: &Meta) -> Directives {
         Directives::of(&meta.headers, &self.caching.targeted)
     }
@@ -122,7 +122,7 @@ impl Request<'_> {
     }
 
     /// What goes on with a stored body whose file fails.
-    pub(super) fn rescue(&self, stored: &Stored) -> Box<Rescue> {
-        Rescue::of(self.engine, Lost::Page(Box::new(self.sought(None))), stored)
+    pub(super) fn file_fallback(&self, stored: &Stored) -> Box<FileFallback> {
+        FileFallback::of(self.engine, FallbackRequest::Page(Box::new(self.sought(None))), stored)
     }
 }

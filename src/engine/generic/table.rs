@@ -1,12 +1,12 @@
 //! The decision table of a cache for requests to generic sites: what is stored and may be used, what
 //! is here in part, and else a fetch. Holds no lock.
 
-use super::parts::{self, Parted};
-use super::request::Request;
-use super::through::through;
+use super::forward::forward_request;
+use super::parts::{self, PartResult};
+use super::request::GenericRequest;
 use super::{deliver, fetch};
 use crate::cache::{Hit, Stale};
-use crate::engine::answer::{self, Answer};
+use crate::engine::answer::{self, ClientAnswer};
 use crate::object::{Meta, Variant};
 use crate::outcome::Outcome;
 use crate::policy::generic::reuse::{Reuse, judge};
@@ -18,18 +18,18 @@ use http::{Method, header};
 const TRIES_MAX: u32 = 3;
 
 /// The answer to a request that a cache may answer.
-pub(super) async fn cached(request: &mut Request<'_>) -> Answer {
+pub(super) async fn answer(request: &mut GenericRequest<'_>) -> ClientAnswer {
     for _ in 0..TRIES_MAX {
         request.now = request.engine.clock.now();
-        if let Some(answer) = Box::pin(try_cached(request)).await {
+        if let Some(answer) = Box::pin(try_answer(request)).await {
             return answer;
         }
     }
-    through(request, None).await
+    forward_request(request, None).await
 }
 
 /// None where what is stored has changed meanwhile: look again.
-async fn try_cached(request: &Request<'_>) -> Option<Answer> {
+async fn try_answer(request: &GenericRequest<'_>) -> Option<ClientAnswer> {
     let cache = &request.engine.cache;
     let looked = cache.ticket();
     let headers = &request.parts.headers;
@@ -62,10 +62,10 @@ async fn try_cached(request: &Request<'_>) -> Option<Answer> {
             Reuse::Confirm => {}
         }
     } else {
-        match Box::pin(parts::parted(request)).await {
-            Parted::Answer(answer) => return Some(*answer),
-            Parted::Again => return None,
-            Parted::Nothing => {}
+        match Box::pin(parts::answer(request)).await {
+            PartResult::Answer(answer) => return Some(*answer),
+            PartResult::Again => return None,
+            PartResult::Nothing => {}
         }
     }
     if request.wishes.wants_stored_only() {
@@ -74,14 +74,14 @@ async fn try_cached(request: &Request<'_>) -> Option<Answer> {
     let wants_part = request.parts.headers.contains_key(header::RANGE) && found.is_none();
     let is_head = request.parts.method == Method::HEAD;
     if wants_part || (is_head && found.is_none()) {
-        return Some(through(request, None).await);
+        return Some(forward_request(request, None).await);
     }
-    Some(fetch::fetched(request, found.map(|found| Stale { found, looked })).await)
+    Some(fetch::answer(request, found.map(|found| Stale { found, looked })).await)
 }
 
 /// Has a stale response confirmed in the background; not for a request whose answer may not be
 /// stored: others would join it in vain.
-fn refresh(request: &Request<'_>, stale: Stale) {
+fn refresh(request: &GenericRequest<'_>, stale: Stale) {
     if request.wishes.forbids_storing() {
         return;
     }

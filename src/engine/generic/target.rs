@@ -7,8 +7,8 @@
 //! could not name them all.
 
 use crate::config::{Caching, QueryKept};
-use crate::engine::connection::{Connection, Transport};
-use crate::engine::site::{Ports, Site};
+use crate::engine::connection::{ClientConnection, Transport};
+use crate::engine::site::{Ports, ServedSite};
 use crate::object::Key;
 use crate::rfc::Authority;
 use crate::rfc::path::{PathError, normalise};
@@ -27,7 +27,7 @@ const SEPARATOR: char = '+';
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct GenericTarget {
     /// The key of the object, without a variant.
     pub(super) key: Key,
     /// The path, with its percent encodings.
@@ -35,15 +35,15 @@ pub(super) struct Target {
     /// The query, as far as it is kept.
     pub(super) query: Option<Arc<str>>,
     /// By which scheme and host.
-    pub(super) place: Place,
+    pub(super) place: RequestAddress,
 }
 
-impl Target {
+impl GenericTarget {
     /// What `uri` asks for on `site`, at `place`; its path may have so many bytes.
     pub(super) fn of(
         uri: &Uri,
-        (site, caching): (&Site, &Caching),
-        place: Place,
+        (site, caching): (&ServedSite, &Caching),
+        place: RequestAddress,
         bytes_max: usize,
     ) -> Result<Self, PathError> {
         let bytes = uri.path().len();
@@ -69,15 +69,19 @@ impl Target {
 
 /// By which scheme and host a client asked, as far as an origin is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::engine) struct Place {
+pub(in crate::engine) struct RequestAddress {
     scheme: &'static str,
     /// A host of the site's own, with the port of a listener if that is not the usual one.
     authority: Option<String>,
 }
 
-impl Place {
+impl RequestAddress {
     /// Where a request came in that names this host.
-    pub(super) fn of(site: &Site, named: Option<&Authority<'_>>, connection: &Connection) -> Self {
+    pub(super) fn of(
+        site: &ServedSite,
+        named: Option<&Authority<'_>>,
+        connection: &ClientConnection,
+    ) -> Self {
         let scheme = match connection.transport {
             Transport::Plain => "http",
             Transport::Tls { .. } => "https",
@@ -89,7 +93,7 @@ impl Place {
     }
 
     /// Every place of a site.
-    fn all(site: &Site) -> impl Iterator<Item = Self> {
+    fn all(site: &ServedSite) -> impl Iterator<Item = Self> {
         let hosts = &site.upstream.site.hosts;
         ["http", "https"].into_iter().flat_map(|scheme| {
             let authorities = authorities(hosts, scheme, site.ports()).map(Some);
@@ -99,7 +103,7 @@ impl Place {
     }
 
     /// The place whose key space is `space`, if it is one of `site`.
-    pub(in crate::engine) fn of_space(site: &Site, space: &str) -> Option<Self> {
+    pub(in crate::engine) fn of_space(site: &ServedSite, space: &str) -> Option<Self> {
         Self::all(site).find(|place| place.space(site.key_space()) == space)
     }
 
@@ -143,14 +147,15 @@ fn authorities(hosts: &[String], scheme: &str, ports: &Ports) -> impl Iterator<I
     })
 }
 
-impl Site {
+impl ServedSite {
     /// The keys of a path with its query, as a client writes them, one for each scheme, host and
     /// port that an origin may be told; none if the site is no generic one, or that is no path. A
     /// purge names them all.
     pub fn generic_keys(&self, path_and_query: &str) -> Option<Vec<Key>> {
         let caching = self.upstream.site.caching.as_ref()?;
-        let keys = Place::all(self)
-            .map(|place| Target::key_of(path_and_query, &place.space(self.key_space()), caching));
+        let keys = RequestAddress::all(self).map(|place| {
+            GenericTarget::key_of(path_and_query, &place.space(self.key_space()), caching)
+        });
         keys.collect()
     }
 }
@@ -212,7 +217,7 @@ mod tests {
             assert_eq!(told, expected, "{scheme} {named}");
             assert_eq!(authorities(&hosts, scheme, &ports).filter(|one| *one == told).count(), 1);
             let mut headers = HeaderMap::new();
-            Place { scheme, authority: Some(told) }.tell(&mut headers);
+            RequestAddress { scheme, authority: Some(told) }.tell(&mut headers);
             assert_eq!(headers[FORWARDED_HOST], expected);
         }
         assert_eq!(authorities(&hosts, "http", &ports).count(), 4);
@@ -221,13 +226,13 @@ mod tests {
     #[test]
     fn paths_that_mean_the_same_have_one_key() {
         let caching = Caching::default();
-        let key = |path| Target::key_of(path, "s", &caching).unwrap();
+        let key = |path| GenericTarget::key_of(path, "s", &caching).unwrap();
         assert_eq!(key("/%7Ea%2f?b"), key("/~a%2F?b"));
         assert_ne!(key("/a%2Fb"), key("/a/b"));
         assert_ne!(key("/a?"), key("/a"));
         assert_eq!(key("/a/../b"), key("/b"));
         for no_path in ["a", "", "/.."] {
-            assert_eq!(Target::key_of(no_path, "s", &caching), None);
+            assert_eq!(GenericTarget::key_of(no_path, "s", &caching), None);
         }
     }
 }

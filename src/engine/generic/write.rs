@@ -10,13 +10,13 @@
 //! | nothing, never sent         | stays                                   | 502, 503 or 504 |
 //! | nothing, the body broke off | dropped                                 | 400 or 408      |
 
-use super::request::Request;
-use super::target::Target;
+use super::request::GenericRequest;
+use super::target::GenericTarget;
 use super::{deliver, fetch};
 use crate::cache::{SMALL_BYTES_MAX, Ticket};
 use crate::config::OriginUrl;
-use crate::engine::answer::{self, Answer};
-use crate::engine::site::Site;
+use crate::engine::answer::{self, ClientAnswer};
+use crate::engine::site::ServedSite;
 use crate::fill::{Fills, Role};
 use crate::object::Key;
 use crate::origin::{Forward, Response};
@@ -27,22 +27,22 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use std::sync::Arc;
 
 /// What of a write its task needs.
-struct Write {
-    site: Arc<Site>,
-    target: Target,
+struct PendingWrite {
+    site: Arc<ServedSite>,
+    target: GenericTarget,
     uri: Uri,
     authority: String,
 }
 
 /// What a write came to; with a ticket if it may have been done.
-struct Written {
+struct WriteResult {
     response: Response,
     ticket: Option<Ticket>,
 }
 
 /// Sends a write on, and drops what it may have changed.
-pub(super) async fn write(request: &Request<'_>, forward: Forward) -> Answer {
-    let write = Write {
+pub(super) async fn write(request: &GenericRequest<'_>, forward: Forward) -> ClientAnswer {
+    let write = PendingWrite {
         site: Arc::clone(request.site),
         target: request.target.clone(),
         uri: request.parts.uri.clone(),
@@ -66,9 +66,9 @@ pub(super) async fn write(request: &Request<'_>, forward: Forward) -> Answer {
         for key in stale {
             ticket = engine.cache.purge_written(key, began).await;
         }
-        response.map(|response| Written { response, ticket })
+        response.map(|response| WriteResult { response, ticket })
     });
-    let Written { response, ticket } = match written.await {
+    let WriteResult { response, ticket } = match written.await {
         Ok(written) => written,
         Err(error) => return answer::failed(&error),
     };
@@ -77,7 +77,7 @@ pub(super) async fn write(request: &Request<'_>, forward: Forward) -> Answer {
         && is_as_if_read(request, &response)
     {
         let flight = fills.keep(&request.sought(None), (response, ticket), request.now).await;
-        let answer = fetch::landed(request, Role::Lead, &flight, None).await;
+        let answer = fetch::flight_answer(request, Role::Lead, &flight, None).await;
         return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
     }
     deliver::passing(request, fills.passing(&request.target.key, response), Outcome::Pass)
@@ -86,7 +86,7 @@ pub(super) async fn write(request: &Request<'_>, forward: Forward) -> Answer {
 /// Whether the answer to a POST may be kept for GET (RFC 9110 section 9.3.3): it is small, says
 /// how long it is fresh, and that it is what its own URL holds. The origin has made it of no
 /// field that it would not get with a GET.
-fn is_as_if_read(request: &Request<'_>, response: &Response) -> bool {
+fn is_as_if_read(request: &GenericRequest<'_>, response: &Response) -> bool {
     let authority = authority(request);
     let scheme = request.target.place.scheme();
     let place = Whereabouts { scheme, authority: &authority, origins: &[] };
@@ -100,13 +100,13 @@ fn is_as_if_read(request: &Request<'_>, response: &Response) -> bool {
 }
 
 /// The host that a request names, as it came.
-fn authority(request: &Request<'_>) -> String {
+fn authority(request: &GenericRequest<'_>) -> String {
     let of_uri = request.parts.uri.authority().map(ToString::to_string);
     let host = || Some(request.parts.headers.get(header::HOST)?.to_str().ok()?.to_owned());
     of_uri.or_else(host).unwrap_or_default()
 }
 
-impl Write {
+impl PendingWrite {
     /// The keys of what the write may have changed, if it was answered with these fields; its own
     /// is the last one.
     fn stale(&self, answered: &HeaderMap) -> Vec<Key> {

@@ -4,15 +4,15 @@
 //! what `Engine::handle` would; whatever needs more than that is left to it. Holds no lock, never
 //! waits.
 
-use super::body::Body;
-use super::connection::Connection;
+use super::body::AnswerBody;
+use super::connection::ClientConnection;
 use super::deliver::{self, cache_status};
-use super::local;
-use super::lookup::{self, InMemory, ObjectWay};
-use super::simple_request::{PlainRequest, Taken};
-use super::site::Site;
+use super::lookup::{self, MemoryHit, ObjectRoute};
+use super::request_record::{AnswerSummary, PendingRecord};
+use super::simple_request::{FastAnswer, SimpleRequest};
+use super::site::ServedSite;
+use super::site_pages;
 use super::state::Engine;
-use super::tally::{Account, Begun};
 use super::target::Path;
 use crate::clock::{Moment, Timestamp};
 use crate::memory::Hot;
@@ -35,7 +35,7 @@ const BODY_BYTES_MAX: u64 = 16 * 1024;
 const ABSENT: &[u8] = b"404";
 
 /// What an answer of the short way from memory has beside the fields of its object.
-struct Said<'a> {
+struct MemoryAnswer<'a> {
     status: &'static str,
     hot: &'a Hot,
     outcome: Outcome,
@@ -47,21 +47,21 @@ struct Said<'a> {
 impl Engine {
     /// Writes the whole answer to `request` behind `out`, counts and logs it, if memory has it and
     /// nothing more is to be decided; its head alone, if its file is open; does nothing otherwise.
-    pub fn express(
+    pub fn fast_path(
         self: &Arc<Self>,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
         out: &mut Vec<u8>,
-    ) -> Taken<Body> {
-        self.try_express(request, connection, out).unwrap_or(Taken::Not)
+    ) -> FastAnswer<AnswerBody> {
+        self.try_fast_path(request, connection, out).unwrap_or(FastAnswer::NotTaken)
     }
 
-    fn try_express(
+    fn try_fast_path(
         self: &Arc<Self>,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
         out: &mut Vec<u8>,
-    ) -> Option<Taken<Body>> {
+    ) -> Option<FastAnswer<AnswerBody>> {
         let moment = self.clock.moment();
         let sites = self.sites.load();
         let site = with_host(request.host, |host| sites.route(Some(host)))?;
@@ -71,50 +71,53 @@ impl Engine {
         }
         let path = Path::plain(request.target);
         let Some((hit, class)) = lookup::in_memory(&self.cache, site, &path, moment.edge) else {
-            return self.express_file(request, connection, (site, path), moment, out);
+            return self.fast_path_file(request, connection, (site, path), moment, out);
         };
-        if local::may_adapt(class) {
+        if site_pages::may_adapt(class) {
             return None;
         }
-        let begun = Begun::of_plain(request, moment.wall, connection, &self.log);
+        let record = PendingRecord::of_simple(request, moment.wall, connection, &self.log);
         let request_id = RequestId::draw();
-        let said = match &hit {
-            InMemory::Object(hot, outcome) => {
+        let answer = match &hit {
+            MemoryHit::Object(hot, outcome) => {
                 if hot.facts.status != StatusCode::OK || hot.length() > BODY_BYTES_MAX {
                     return None;
                 }
                 let (status, outcome) = (STATUS_OK, *outcome);
-                Said { status, hot, outcome, body: hot.body_bytes(), request_id: None }
+                MemoryAnswer { status, hot, outcome, body: hot.body_bytes(), request_id: None }
             }
-            InMemory::Absence(hot) => {
+            MemoryHit::Absence(hot) => {
                 let (status, outcome) = ("HTTP/1.1 404 Not Found\r\n", Outcome::HitAbsent);
-                Said { status, hot, outcome, body: ABSENT, request_id: Some(request_id) }
+                MemoryAnswer { status, hot, outcome, body: ABSENT, request_id: Some(request_id) }
             }
         };
-        let sent = said.write(request.method, moment, out);
-        begun.answered(&said.account(sent, request_id), site, class);
-        Some(Taken::Answered)
+        let sent = answer.write(request.method, moment, out);
+        record.answered(&answer.summary(sent, request_id), site, class);
+        Some(FastAnswer::Complete)
     }
 
     /// The same for an object whose file is open, on a connection that sends files by itself.
-    fn express_file(
+    fn fast_path_file(
         self: &Arc<Self>,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
-        (site, path): (&Arc<Site>, Path<'_>),
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
+        (site, path): (&Arc<ServedSite>, Path<'_>),
         moment: Moment,
         out: &mut Vec<u8>,
-    ) -> Option<Taken<Body>> {
-        connection.spans().filter(|_| request.method == ReadMethod::Get)?;
+    ) -> Option<FastAnswer<AnswerBody>> {
+        connection.sendfile_queue().filter(|_| request.method == ReadMethod::Get)?;
         let (method, upstream) = (request.method, Upstream::MayBeAsked);
-        let way = ObjectWay { site, passed: CdnLoop::default(), path, method, upstream };
-        let (stored, outcome, routed) = lookup::open_file(&self.cache, &way, moment.edge)?;
+        let route = ObjectRoute { site, passed: CdnLoop::default(), path, method, upstream };
+        let (stored, outcome, routed) = lookup::open_file(&self.cache, &route, moment.edge)?;
         let class = routed.target.class;
         let StoredBody::File(file) = &stored.body else { return None };
-        if stored.meta.status != StatusCode::OK || stored.length == 0 || local::may_adapt(class) {
+        if stored.meta.status != StatusCode::OK
+            || stored.length == 0
+            || site_pages::may_adapt(class)
+        {
             return None;
         }
-        let begun = Begun::of_plain(request, moment.wall, connection, &self.log);
+        let record = PendingRecord::of_simple(request, moment.wall, connection, &self.log);
         out.extend_from_slice(STATUS_OK.as_bytes());
         let facts = stored.meta.facts();
         write_objects(&stored.meta.headers, &facts, out);
@@ -123,16 +126,16 @@ impl Engine {
             write_date(moment.wall, out);
         }
         write_end(stored.length, out);
-        let account = Account {
+        let summary = AnswerSummary {
             status: StatusCode::OK,
             outcome,
             origin: Some(&stored.meta.origin),
             body_bytes: 0,
             request_id: RequestId::draw(),
         };
-        let tally = begun.tally(&account, Some((site, class)));
+        let record = record.with_body(&summary, Some((site, class)));
         let body = deliver::file(self, connection, routed, &stored, file);
-        Some(Taken::Begun(body.tallied(tally)))
+        Some(FastAnswer::HeadWritten(body.with_record(record)))
     }
 }
 
@@ -165,7 +168,7 @@ fn write_end(body_bytes: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-impl Said<'_> {
+impl MemoryAnswer<'_> {
     /// Writes the answer at this moment; how many bytes of its body that were.
     fn write(&self, method: ReadMethod, moment: Moment, out: &mut Vec<u8>) -> usize {
         out.extend_from_slice(self.status.as_bytes());
@@ -188,12 +191,12 @@ impl Said<'_> {
         }
     }
 
-    fn account(&self, body_bytes: usize, request_id: RequestId) -> Account<'_> {
+    fn summary(&self, body_bytes: usize, request_id: RequestId) -> AnswerSummary<'_> {
         let status = match self.request_id {
             None => StatusCode::OK,
             Some(_) => StatusCode::NOT_FOUND,
         };
-        Account {
+        AnswerSummary {
             status,
             outcome: self.outcome,
             origin: Some(&self.hot.origin),

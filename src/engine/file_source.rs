@@ -3,8 +3,8 @@
 //! socket, which read it in their order: the body reads only when nothing of it is queued. The lock
 //! is held while a piece is read, by one of them alone.
 
-use super::rescue::Rescue;
-use super::source::BodySource;
+use super::body_source::BodySource;
+use super::file_fallback::FileFallback;
 use crate::store::BodyFile;
 use bytes::Bytes;
 use std::io;
@@ -13,31 +13,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
 /// The rest of a stored file.
-pub(super) struct Tail {
+pub(super) struct FileSource {
     file: Arc<BodyFile>,
     /// Whether the file has failed: nothing of it is read any more.
     has_failed: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<FileState>,
 }
 
-enum State {
+enum FileState {
     /// The file, and what goes on where it fails.
-    File(Option<Box<Rescue>>),
+    File(Option<Box<FileFallback>>),
     /// What goes on, from this offset on.
     Rescued(BodySource, u64),
     Over,
 }
 
-impl std::fmt::Debug for Tail {
+impl std::fmt::Debug for FileSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tail").field("has_failed", &self.has_failed).finish_non_exhaustive()
+        f.debug_struct("FileSource").field("has_failed", &self.has_failed).finish_non_exhaustive()
     }
 }
 
-impl Tail {
-    /// A file that `rescue` goes on for where it fails.
-    pub(super) fn new(file: Arc<BodyFile>, rescue: Option<Box<Rescue>>) -> Arc<Self> {
-        let (has_failed, state) = (AtomicBool::new(false), Mutex::new(State::File(rescue)));
+impl FileSource {
+    /// A file that `file_fallback` goes on for where it fails.
+    pub(super) fn new(file: Arc<BodyFile>, file_fallback: Option<Box<FileFallback>>) -> Arc<Self> {
+        let (has_failed, state) =
+            (AtomicBool::new(false), Mutex::new(FileState::File(file_fallback)));
         Arc::new(Self { file, has_failed, state })
     }
 
@@ -54,25 +55,25 @@ impl Tail {
     /// The next piece, of at most `max` bytes from `at`; empty at the end alone.
     pub(super) async fn read(&self, at: u64, max: usize) -> io::Result<Bytes> {
         let mut state = self.state.lock().await;
-        let (source, result) = match std::mem::replace(&mut *state, State::Over) {
-            State::Over => return Err(io::Error::other("it has failed before")),
-            State::File(rescue) => {
+        let (source, result) = match std::mem::replace(&mut *state, FileState::Over) {
+            FileState::Over => return Err(io::Error::other("it has failed before")),
+            FileState::File(file_fallback) => {
                 let error = match self.file.read(at, max).await {
                     Ok(bytes) => {
-                        *state = State::File(rescue);
+                        *state = FileState::File(file_fallback);
                         return Ok(bytes);
                     }
                     Err(error) => error,
                 };
                 self.has_failed.store(true, Ordering::Release);
-                let Some(rescue) = rescue else { return Err(error) };
+                let Some(file_fallback) = file_fallback else { return Err(error) };
                 let (file, length) = (Arc::clone(&self.file), max);
-                rescue.go_on(BodySource::File(file, at), at, length, error).await
+                file_fallback.go_on(BodySource::File(file, at), at, length, error).await
             }
-            State::Rescued(source, next) => read_from(source, next, at, max).await,
+            FileState::Rescued(source, next) => read_from(source, next, at, max).await,
         };
         if let Ok(bytes) = &result {
-            *state = State::Rescued(source, at.saturating_add(bytes.len() as u64));
+            *state = FileState::Rescued(source, at.saturating_add(bytes.len() as u64));
         }
         result
     }

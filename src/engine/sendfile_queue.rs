@@ -19,7 +19,7 @@
 //! doubted, and the connection waits until the chunk was compared; where it is wrong, it is reset.
 //! So what tells a client that an answer is whole goes only when all before it was found right.
 
-use super::tail::Tail;
+use super::file_source::FileSource;
 use crate::store::{BodyFile, CHUNK_BYTES, RUN_BYTES};
 use crate::sync::Mutex;
 use bytes::Bytes;
@@ -37,32 +37,32 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Bytes of one range at most: those of a chunk, which is trusted or not as a whole.
-const SPAN_BYTES_MAX: usize = 1 << 20;
-const _: () = assert!(SPAN_BYTES_MAX as u64 == CHUNK_BYTES);
+const RANGE_BYTES_MAX: usize = 1 << 20;
+const _: () = assert!(RANGE_BYTES_MAX as u64 == CHUNK_BYTES);
 /// Bytes that are read at once where they cannot be sent by the kernel.
 const PIECE_BYTES: usize = 64 << 10;
 /// The end of an answer is at least as many bytes, and begins where a run of pages does.
 const END_BYTES_MIN: u64 = RUN_BYTES / 4;
 /// Below this many bytes a copy costs less than the calls.
-const SPAN_BYTES_MIN: usize = 8 << 10;
+const RANGE_BYTES_MIN: usize = 8 << 10;
 
 /// What slices are made of. Nobody reads or writes it, so it takes no memory.
-static PLACEHOLDER: [u8; SPAN_BYTES_MAX] = [0; SPAN_BYTES_MAX];
+static PLACEHOLDER: [u8; RANGE_BYTES_MAX] = [0; RANGE_BYTES_MAX];
 
 /// The ranges that are to be sent on one connection.
 #[derive(Debug)]
-pub struct Spans {
-    queue: Mutex<VecDeque<Span>>,
+pub struct SendfileQueue {
+    queue: Mutex<VecDeque<FileRange>>,
     has_drained: Notify,
     sent: IntCounter,
 }
 
 #[derive(Debug)]
-struct Span {
-    tail: Arc<Tail>,
+struct FileRange {
+    file_source: Arc<FileSource>,
     at: u64,
     left: usize,
-    /// Where in the file the end of the answer begins, from which on `Care::Exact` is taken.
+    /// Where in the file the end of the answer begins, from which on `PageCheck::Now` is taken.
     end: u64,
     /// Whether nothing was waited for since its pages were found in the page cache.
     is_fresh: bool,
@@ -70,32 +70,32 @@ struct Span {
 
 /// When the pages of a range must have been in the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Care {
+enum PageCheck {
     /// Just now.
-    Exact,
+    Now,
     /// Within the last second.
     Lately,
 }
 
-impl Care {
+impl PageCheck {
     /// How to take what lies at `at` where the end of the answer begins at `end`.
     fn of(at: u64, end: u64) -> Self {
-        if at < end { Self::Lately } else { Self::Exact }
+        if at < end { Self::Lately } else { Self::Now }
     }
 
     fn is_cached(self, file: &BodyFile, at: u64, length: usize) -> bool {
         match self {
-            Self::Exact => file.is_cached(at, length),
+            Self::Now => file.is_cached(at, length),
             Self::Lately => file.was_cached(at, Instant::now()),
         }
     }
 }
 
-impl Span {
+impl FileRange {
     fn is_ready(&mut self) -> bool {
-        let file = self.tail.file();
-        let care = Care::of(self.at, self.end);
-        let is_cached = |file: &Arc<BodyFile>| care.is_cached(file, self.at, self.left);
+        let file = self.file_source.file();
+        let check = PageCheck::of(self.at, self.end);
+        let is_cached = |file: &Arc<BodyFile>| check.is_cached(file, self.at, self.left);
         // A chunk that was doubted since then is compared before any more of it goes.
         let is_fresh = |file: &Arc<BodyFile>| self.is_fresh && file.is_trusted(self.at);
         self.is_fresh = file.is_some_and(|file| is_fresh(file) || is_cached(file));
@@ -103,28 +103,29 @@ impl Span {
     }
 
     /// What comes next, read and compared, or had elsewhere.
-    fn read(&self, max: usize) -> Piece {
-        let (tail, at, length) = (Arc::clone(&self.tail), self.at, max.min(PIECE_BYTES));
-        Box::pin(async move { tail.read(at, length).await })
+    fn read(&self, max: usize) -> RangeRead {
+        let (file_source, at, length) =
+            (Arc::clone(&self.file_source), self.at, max.min(PIECE_BYTES));
+        Box::pin(async move { file_source.read(at, length).await })
     }
 }
 
 /// A piece of a body that is being read and compared.
-pub type Piece = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
+pub type RangeRead = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
 
 /// What became of an attempt to send.
-pub enum Sent {
+pub enum SendOutcome {
     /// So many bytes went.
     Bytes(usize),
     /// None: what comes next is not in the page cache, or its file has failed. This is to be sent,
     /// and skipped.
-    Missing(Piece),
+    Missing(RangeRead),
     /// So many went, of which some came from the disk: their chunk is being compared, and they
     /// count when it is right.
-    Unsure(usize, Piece),
+    Unsure(usize, RangeRead),
 }
 
-impl fmt::Debug for Sent {
+impl fmt::Debug for SendOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bytes(bytes) => f.debug_tuple("Bytes").field(bytes).finish(),
@@ -134,7 +135,7 @@ impl fmt::Debug for Sent {
     }
 }
 
-impl Spans {
+impl SendfileQueue {
     /// No range yet; bytes that go are counted in `sent`.
     pub fn new(sent: IntCounter) -> Self {
         Self { queue: Mutex::default(), has_drained: Notify::new(), sent }
@@ -147,20 +148,21 @@ impl Spans {
 
     /// Queues what can be sent of the file from `at` on, where `left` bytes are left of an answer,
     /// and gives what stands for it; none where what comes next is to be read. Never blocks.
-    pub(super) fn put(&self, tail: &Arc<Tail>, at: u64, left: u64) -> Option<Bytes> {
+    pub(super) fn put(&self, file_source: &Arc<FileSource>, at: u64, left: u64) -> Option<Bytes> {
         let end = end_of(at.saturating_add(left));
         let left = left.min(CHUNK_BYTES - at % CHUNK_BYTES);
-        let left = usize::try_from(left).unwrap_or(SPAN_BYTES_MAX);
-        let slice = PLACEHOLDER.get(..left).filter(|slice| slice.len() >= SPAN_BYTES_MIN)?;
-        tail.file().filter(|file| Care::of(at, end).is_cached(file, at, left))?;
-        let span = Span { tail: Arc::clone(tail), at, left, end, is_fresh: true };
-        self.queue.lock().push_back(span);
+        let left = usize::try_from(left).unwrap_or(RANGE_BYTES_MAX);
+        let slice = PLACEHOLDER.get(..left).filter(|slice| slice.len() >= RANGE_BYTES_MIN)?;
+        file_source.file().filter(|file| PageCheck::of(at, end).is_cached(file, at, left))?;
+        let range =
+            FileRange { file_source: Arc::clone(file_source), at, left, end, is_fresh: true };
+        self.queue.lock().push_back(range);
         Some(Bytes::from_static(slice))
     }
 
     /// Whether the range that comes next can be sent at once, as far as the disk is concerned.
     pub fn is_ready(&self) -> bool {
-        self.queue.lock().front_mut().is_some_and(Span::is_ready)
+        self.queue.lock().front_mut().is_some_and(FileRange::is_ready)
     }
 
     /// Leaves out bytes of the range that comes next, which were read and sent by themselves.
@@ -176,21 +178,21 @@ impl Spans {
     }
 
     /// Sends up to `max` bytes of the range that comes next to a socket that does not block.
-    pub fn send(&self, socket: impl AsFd, max: usize) -> io::Result<Sent> {
+    pub fn send(&self, socket: impl AsFd, max: usize) -> io::Result<SendOutcome> {
         let mut queue = self.queue.lock();
-        let Some(span) = queue.front_mut() else {
+        let Some(range) = queue.front_mut() else {
             return Err(io::Error::other("a placeholder stands for nothing"));
         };
         // The end goes by itself.
-        let before_end = usize::try_from(span.end.saturating_sub(span.at)).unwrap_or(usize::MAX);
+        let before_end = usize::try_from(range.end.saturating_sub(range.at)).unwrap_or(usize::MAX);
         let at_once = if before_end > 0 { before_end } else { usize::MAX };
-        let wanted = span.left.min(max).min(at_once);
-        let is_ready = span.is_ready();
-        let Some(file) = span.tail.file().filter(|_| is_ready).map(Arc::clone) else {
-            return Ok(Sent::Missing(span.read(wanted)));
+        let wanted = range.left.min(max).min(at_once);
+        let is_ready = range.is_ready();
+        let Some(file) = range.file_source.file().filter(|_| is_ready).map(Arc::clone) else {
+            return Ok(SendOutcome::Missing(range.read(wanted)));
         };
-        let (first, mut at) = (span.at, span.at);
-        span.is_fresh = false;
+        let (first, mut at) = (range.at, range.at);
+        range.is_fresh = false;
         let before = blocks_read();
         let result = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted);
         if blocks_read() != before {
@@ -202,23 +204,26 @@ impl Spans {
         if sent == 0 {
             // The file ends here, or fails: whoever reads it says so, and goes on elsewhere.
             file.doubt(first);
-            return Ok(Sent::Missing(span.read(wanted)));
+            return Ok(SendOutcome::Missing(range.read(wanted)));
         }
         self.advance(&mut queue, sent);
         self.sent.inc_by(sent as u64);
         // Another may have read them from the disk, and this call have waited for that.
         if !file.is_trusted(first) {
-            return Ok(Sent::Unsure(sent, Box::pin(async move { file.read(first, 1).await })));
+            return Ok(SendOutcome::Unsure(
+                sent,
+                Box::pin(async move { file.read(first, 1).await }),
+            ));
         }
-        Ok(Sent::Bytes(sent))
+        Ok(SendOutcome::Bytes(sent))
     }
 
-    fn advance(&self, queue: &mut VecDeque<Span>, bytes: usize) {
-        let Some(span) = queue.front_mut() else { return };
-        span.at = span.at.saturating_add(bytes as u64);
-        span.left = span.left.saturating_sub(bytes);
-        span.is_fresh = false;
-        if span.left == 0 {
+    fn advance(&self, queue: &mut VecDeque<FileRange>, bytes: usize) {
+        let Some(range) = queue.front_mut() else { return };
+        range.at = range.at.saturating_add(bytes as u64);
+        range.left = range.left.saturating_sub(bytes);
+        range.is_fresh = false;
+        if range.left == 0 {
             queue.pop_front();
             if queue.is_empty() {
                 self.has_drained.notify_one();
@@ -262,9 +267,9 @@ mod tests {
             (1040 * kib, 1024 * kib),
         ] {
             assert_eq!(end_of(behind), end, "{behind}");
-            assert_eq!(Care::of(behind - 1, end), Care::Exact);
-            assert_eq!(Care::of(end, end), Care::Exact);
-            assert_eq!(Care::of(end.saturating_sub(1), end) == Care::Lately, end > 0);
+            assert_eq!(PageCheck::of(behind - 1, end), PageCheck::Now);
+            assert_eq!(PageCheck::of(end, end), PageCheck::Now);
+            assert_eq!(PageCheck::of(end.saturating_sub(1), end) == PageCheck::Lately, end > 0);
         }
     }
 
@@ -280,30 +285,33 @@ mod tests {
         let sealed = pending.end().await.unwrap().prove().unwrap().seal().unwrap();
         let stored = sealed.commit(meta(&key), None).unwrap();
         let StoredBody::File(file) = stored.body else { panic!("a small body") };
-        let spans = Spans::new(IntCounter::new("sent", "sent").unwrap());
-        let slice = spans.put(&Tail::new(file, None), 0, body.len() as u64).unwrap();
+        let sendfile_queue = SendfileQueue::new(IntCounter::new("sent", "sent").unwrap());
+        let slice = sendfile_queue.put(&FileSource::new(file, None), 0, body.len() as u64).unwrap();
         assert_eq!(slice.len(), body.len(), "all of it is one range");
         let (socket, mut client) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut got = vec![0; body.len()];
         for half in got.chunks_mut(64 << 10) {
-            let sent = spans.send(&socket, body.len()).unwrap();
-            assert!(matches!(sent, Sent::Bytes(bytes) if bytes == half.len()), "{sent:?}");
+            let sent = sendfile_queue.send(&socket, body.len()).unwrap();
+            assert!(matches!(sent, SendOutcome::Bytes(bytes) if bytes == half.len()), "{sent:?}");
             client.read_exact(half).unwrap();
         }
         assert_eq!(got, body);
-        assert!(!spans.is_ready(), "nothing is left");
+        assert!(!sendfile_queue.is_ready(), "nothing is left");
     }
 
     #[test]
     fn a_placeholder_is_known_and_stands_for_nothing_by_itself() {
         let own = vec![0; 64];
-        assert!(!Spans::is_placeholder(&own) && !Spans::is_placeholder(&[]));
+        assert!(!SendfileQueue::is_placeholder(&own) && !SendfileQueue::is_placeholder(&[]));
         let (first, last) = (PLACEHOLDER.first_chunk::<1>(), PLACEHOLDER.last_chunk::<1>());
-        assert!(Spans::is_placeholder(first.unwrap()) && Spans::is_placeholder(last.unwrap()));
-        let spans = Spans::new(IntCounter::new("sent", "sent").unwrap());
-        assert!(!spans.is_ready());
+        assert!(
+            SendfileQueue::is_placeholder(first.unwrap())
+                && SendfileQueue::is_placeholder(last.unwrap())
+        );
+        let sendfile_queue = SendfileQueue::new(IntCounter::new("sent", "sent").unwrap());
+        assert!(!sendfile_queue.is_ready());
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let error = spans.send(&socket, 10).unwrap_err();
+        let error = sendfile_queue.send(&socket, 10).unwrap_err();
         assert!(error.to_string().contains("stands for nothing"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 //! Each stretch is read from a source of its own, in the order asked for, so that one that has to
 //! be rescued does not look back. A row that breaks off in the middle is an error, never an end.
 
-use super::tail::Tail;
+use super::file_source::FileSource;
 use crate::random;
 use crate::rfc::ContentRange;
 use crate::rfc::range::ByteSpan;
@@ -27,12 +27,12 @@ impl Boundary {
 }
 
 /// What is sent one after the other, and how many bytes of each.
-pub(super) struct Row(VecDeque<(Segment, u64)>);
+pub(super) struct MultipartBody(VecDeque<(MultipartSegment, u64)>);
 
 /// Where the bytes of one stretch come from.
-pub(super) enum Segment {
+pub(super) enum MultipartSegment {
     /// A stored file, or what goes on for it, from this offset on.
-    Stored(Arc<Tail>, u64),
+    Stored(Arc<FileSource>, u64),
     /// Bytes in memory.
     Bytes(Bytes),
 }
@@ -44,7 +44,7 @@ pub(super) struct Multipart {
     /// Its bytes, delimiters included.
     pub(super) length: u64,
     /// What is sent.
-    pub(super) row: Row,
+    pub(super) body: MultipartBody,
 }
 
 impl Multipart {
@@ -53,10 +53,10 @@ impl Multipart {
     pub(super) fn of(
         spans: &[ByteSpan],
         (length, content_type): (u64, Option<&HeaderValue>),
-        source: impl Fn(ByteSpan) -> Segment,
+        source: impl Fn(ByteSpan) -> MultipartSegment,
     ) -> Option<Self> {
         let Boundary(boundary) = Boundary::draw()?;
-        let mut row = Row(VecDeque::with_capacity(spans.len() * 2 + 1));
+        let mut body = MultipartBody(VecDeque::with_capacity(spans.len() * 2 + 1));
         let mut before = "";
         for span in spans {
             let mut head = format!("{before}--{boundary}\r\n").into_bytes();
@@ -69,21 +69,21 @@ impl Multipart {
             head.extend_from_slice(b"Content-Range: ");
             head.extend_from_slice(range.as_bytes());
             head.extend_from_slice(b"\r\n\r\n");
-            row.text(head);
-            row.0.push_back((source(*span), span.length()));
+            body.text(head);
+            body.0.push_back((source(*span), span.length()));
             before = "\r\n";
         }
-        row.text(format!("\r\n--{boundary}--\r\n").into_bytes());
-        let bytes = row.0.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
+        body.text(format!("\r\n--{boundary}--\r\n").into_bytes());
+        let bytes = body.0.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
         let kind = format!("multipart/byteranges; boundary={boundary}");
-        Some(Self { content_type: HeaderValue::try_from(kind).ok()?, length: bytes, row })
+        Some(Self { content_type: HeaderValue::try_from(kind).ok()?, length: bytes, body })
     }
 }
 
-impl Row {
+impl MultipartBody {
     fn text(&mut self, text: Vec<u8>) {
         let bytes = text.len() as u64;
-        self.0.push_back((Segment::Bytes(text.into()), bytes));
+        self.0.push_back((MultipartSegment::Bytes(text.into()), bytes));
     }
 
     /// The next piece, of at most `max` bytes; empty at the end. Not cancel safe.
@@ -107,13 +107,13 @@ impl Row {
     }
 }
 
-impl Segment {
+impl MultipartSegment {
     async fn read(self, max: usize) -> (Self, io::Result<Bytes>) {
         match self {
-            Self::Stored(tail, offset) => {
-                let result = tail.read(offset, max).await;
+            Self::Stored(file_source, offset) => {
+                let result = file_source.read(offset, max).await;
                 let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                (Self::Stored(tail, next), result)
+                (Self::Stored(file_source, next), result)
             }
             Self::Bytes(mut bytes) => {
                 let piece = bytes.split_to(max.min(bytes.len()));
@@ -135,19 +135,19 @@ mod tests {
         let source = |span: ByteSpan| {
             let at = |offset| usize::try_from(offset).unwrap();
             let (first, last) = (at(span.first), at(span.last));
-            Segment::Bytes(body.slice(first..=last))
+            MultipartSegment::Bytes(body.slice(first..=last))
         };
         let made = Multipart::of(&spans, (10, Some(&kind)), source).unwrap();
         let boundary = made.content_type.to_str().unwrap().split_once('=').unwrap().1.to_owned();
-        let (mut row, mut all) = (made.row, Vec::new());
+        let (mut body, mut all) = (made.body, Vec::new());
         loop {
-            let (rest, piece) = row.read(7).await;
+            let (rest, piece) = body.read(7).await;
             let piece = piece.unwrap();
             if piece.is_empty() {
                 break;
             }
             all.extend_from_slice(&piece);
-            row = rest;
+            body = rest;
         }
         let part = |range: &str, bytes: &str| {
             format!(
@@ -163,16 +163,16 @@ mod tests {
     #[tokio::test]
     async fn a_stretch_that_ends_early_is_an_error() {
         let spans = [ByteSpan { first: 0, last: 4 }, ByteSpan { first: 6, last: 7 }];
-        let source = |_| Segment::Bytes(Bytes::from_static(b"01"));
+        let source = |_| MultipartSegment::Bytes(Bytes::from_static(b"01"));
         let made = Multipart::of(&spans, (10, None), source).unwrap();
-        let mut row = made.row;
+        let mut body = made.body;
         let failed = loop {
-            let (rest, piece) = row.read(1 << 10).await;
+            let (rest, piece) = body.read(1 << 10).await;
             match piece {
                 Ok(bytes) => assert!(!bytes.is_empty()),
                 Err(error) => break error,
             }
-            row = rest;
+            body = rest;
         };
         assert_eq!(failed.kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -10,8 +10,8 @@
 //! takes no other work. Where it is wrong there is nothing to write, which a [`Buf`] cannot say:
 //! the connection is broken, and its socket takes not a byte more.
 
-use super::connection::{Connection, Turns};
-use super::tail::Tail;
+use super::connection::{AnswerOrder, ClientConnection};
+use super::file_source::FileSource;
 use bytes::{Buf, Bytes};
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
@@ -29,36 +29,36 @@ const SPARE_MAX: usize = 4;
 
 /// A part of a body.
 #[derive(Debug)]
-pub enum Portion {
+pub enum BodyData {
     /// In memory.
     Bytes(Bytes),
     /// In a stored file.
-    Stretch(Box<Stretch>),
+    FileChunk(Box<FileChunk>),
 }
 
 /// Bytes of a stored file, read as they are asked for.
-pub struct Stretch {
-    tail: Arc<Tail>,
-    connection: Arc<Connection>,
+pub struct FileChunk {
+    file_source: Arc<FileSource>,
+    connection: Arc<ClientConnection>,
     /// Where what was read begins, or what is to be read next.
     at: u64,
     left: usize,
-    read: OnceCell<Read>,
+    read: OnceCell<ReadBytes>,
     /// Bytes of what was read that were taken.
     used: usize,
 }
 
 /// What was read, and its length.
-struct Read(Spare, usize);
+struct ReadBytes(SpareBuffer, usize);
 
 /// A buffer, which returns to its thread's.
-struct Spare(Box<[u8]>);
+struct SpareBuffer(Box<[u8]>);
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Spare {
+impl SpareBuffer {
     fn take(bytes: usize) -> Self {
         let kept = SPARE.with_borrow_mut(|spare| {
             let place = spare.iter().rposition(|buffer| buffer.len() == bytes)?;
@@ -68,7 +68,7 @@ impl Spare {
     }
 }
 
-impl Drop for Spare {
+impl Drop for SpareBuffer {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
         // At the end of the thread there is none to return to.
@@ -81,49 +81,49 @@ impl Drop for Spare {
     }
 }
 
-impl Portion {
+impl BodyData {
     /// The `left` bytes from `at` of a stored file, to be written on `connection`; none where they
     /// are to be read at once. They lie within a chunk. Never blocks.
     pub(super) fn stretch(
-        tail: &Arc<Tail>,
-        connection: &Arc<Connection>,
+        file_source: &Arc<FileSource>,
+        connection: &Arc<ClientConnection>,
         at: u64,
         left: usize,
     ) -> Option<Self> {
         if left <= FRAME_BYTES {
             return None;
         }
-        tail.file().filter(|file| file.is_cached(at, left))?;
-        let (tail, connection) = (Arc::clone(tail), Arc::clone(connection));
+        file_source.file().filter(|file| file.is_cached(at, left))?;
+        let (file_source, connection) = (Arc::clone(file_source), Arc::clone(connection));
         let (read, used) = (OnceCell::new(), 0);
-        Some(Self::Stretch(Box::new(Stretch { tail, connection, at, left, read, used })))
+        Some(Self::FileChunk(Box::new(FileChunk { file_source, connection, at, left, read, used })))
     }
 }
 
-impl From<Bytes> for Portion {
+impl From<Bytes> for BodyData {
     fn from(bytes: Bytes) -> Self {
         Self::Bytes(bytes)
     }
 }
 
-impl fmt::Debug for Stretch {
+impl fmt::Debug for FileChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, left) = (self.at, self.left);
-        f.debug_struct("Stretch").field("at", &at).field("left", &left).finish_non_exhaustive()
+        f.debug_struct("FileChunk").field("at", &at).field("left", &left).finish_non_exhaustive()
     }
 }
 
-impl Stretch {
-    fn read(&self) -> Read {
-        let bytes = match self.connection.turns() {
-            Turns::Answers => READ_BYTES,
-            Turns::Pieces => FRAME_BYTES,
+impl FileChunk {
+    fn read(&self) -> ReadBytes {
+        let bytes = match self.connection.order() {
+            AnswerOrder::OneByOne => READ_BYTES,
+            AnswerOrder::Interleaved => FRAME_BYTES,
         };
-        let mut buffer = Spare::take(bytes);
+        let mut buffer = SpareBuffer::take(bytes);
         let max = self.left.min(bytes);
         let wanted = buffer.0.get_mut(..max).unwrap_or_default();
         // Also where another part of it has failed: this one is looked at by itself.
-        let file = self.tail.any_file();
+        let file = self.file_source.any_file();
         let length = file.read_now_into(self.at, wanted).unwrap_or_else(|| {
             match file.read_in_place(self.at, max) {
                 Ok(bytes) => {
@@ -139,11 +139,11 @@ impl Stretch {
                 }
             }
         });
-        Read(buffer, length)
+        ReadBytes(buffer, length)
     }
 }
 
-impl Buf for Stretch {
+impl Buf for FileChunk {
     fn remaining(&self) -> usize {
         self.left
     }
@@ -152,7 +152,7 @@ impl Buf for Stretch {
         if self.left == 0 {
             return &[];
         }
-        let Read(buffer, length) = self.read.get_or_init(|| self.read());
+        let ReadBytes(buffer, length) = self.read.get_or_init(|| self.read());
         buffer.0.get(self.used..*length).unwrap_or_default()
     }
 
@@ -175,7 +175,7 @@ impl Buf for Stretch {
         let bytes = bytes.min(self.left);
         self.left -= bytes;
         self.used += bytes;
-        let length = self.read.get().map_or(0, |Read(_, length)| *length);
+        let length = self.read.get().map_or(0, |ReadBytes(_, length)| *length);
         if self.used >= length {
             self.at = self.at.saturating_add(self.used as u64);
             self.used = 0;
@@ -184,39 +184,39 @@ impl Buf for Stretch {
     }
 }
 
-impl Buf for Portion {
+impl Buf for BodyData {
     fn remaining(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.remaining(),
-            Self::Stretch(stretch) => stretch.remaining(),
+            Self::FileChunk(stretch) => stretch.remaining(),
         }
     }
 
     fn chunk(&self) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes.chunk(),
-            Self::Stretch(stretch) => stretch.chunk(),
+            Self::FileChunk(stretch) => stretch.chunk(),
         }
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.chunks_vectored(slices),
-            Self::Stretch(stretch) => stretch.chunks_vectored(slices),
+            Self::FileChunk(stretch) => stretch.chunks_vectored(slices),
         }
     }
 
     fn advance(&mut self, bytes: usize) {
         match self {
             Self::Bytes(all) => all.advance(bytes),
-            Self::Stretch(stretch) => stretch.advance(bytes),
+            Self::FileChunk(stretch) => stretch.advance(bytes),
         }
     }
 
     fn copy_to_bytes(&mut self, length: usize) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes.copy_to_bytes(length),
-            Self::Stretch(stretch) => stretch.copy_to_bytes(length),
+            Self::FileChunk(stretch) => stretch.copy_to_bytes(length),
         }
     }
 }

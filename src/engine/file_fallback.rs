@@ -7,9 +7,9 @@
 //! end is held back until that is checked), or where it has the same strong entity tag and no other
 //! length.
 
-use super::source::BodySource;
+use super::body_source::BodySource;
 use super::state::Engine;
-use super::target::Routed;
+use super::target::RoutedRequest;
 use crate::cache::{Found, Hit};
 use crate::fill::{Asker, FlightReader, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
 use crate::object::{Meta, Sha256};
@@ -22,9 +22,9 @@ use std::sync::Arc;
 
 /// What a body goes on with when its file fails it. Every answer from a file has one, and hardly
 /// any needs it: it holds what is there already, and the rest is made when it is needed.
-pub(super) struct Rescue {
+pub(super) struct FileFallback {
     engine: Arc<Engine>,
-    lost: Lost,
+    request: FallbackRequest,
     /// Head, length and digest of what is being sent.
     meta: Arc<Meta>,
     length: u64,
@@ -32,9 +32,9 @@ pub(super) struct Rescue {
 }
 
 /// What is being sent, and how it is fetched again.
-pub(super) enum Lost {
+pub(super) enum FallbackRequest {
     /// An object of a binary cache.
-    Object(Routed),
+    Object(RoutedRequest),
     /// A response of a generic site, as it was asked for.
     Page(Box<Sought>),
 }
@@ -44,19 +44,19 @@ type SourceRead = Pin<Box<dyn Future<Output = (BodySource, io::Result<Bytes>)> +
 
 /// Why there is nothing to go on with.
 #[derive(Debug, thiserror::Error)]
-enum NotRescued {
+enum FallbackError {
     #[error("what is there now is another object")]
     Changed,
     #[error("there is nothing now: {0}")]
     Failed(String),
 }
 
-impl Rescue {
+impl FileFallback {
     /// That of `stored`, which is sent.
-    pub(super) fn of(engine: &Arc<Engine>, lost: Lost, stored: &Stored) -> Box<Self> {
+    pub(super) fn of(engine: &Arc<Engine>, request: FallbackRequest, stored: &Stored) -> Box<Self> {
         Box::new(Self {
             engine: Arc::clone(engine),
-            lost,
+            request,
             meta: Arc::clone(&stored.meta),
             length: stored.length,
             sha256: stored.sha256,
@@ -76,8 +76,8 @@ impl Rescue {
             let (key, result) = (&self.meta.key, self.find(offset).await);
             let label = match &result {
                 Ok(_) => "continued",
-                Err(NotRescued::Changed) => "changed",
-                Err(NotRescued::Failed(_)) => "failed",
+                Err(FallbackError::Changed) => "changed",
+                Err(FallbackError::Failed(_)) => "failed",
             };
             self.engine.metrics.body_rescues.with_label_values(&[label]).inc();
             let (site, path) = (key.site(), key.path());
@@ -94,14 +94,14 @@ impl Rescue {
         })
     }
 
-    async fn find(&self, offset: u64) -> Result<BodySource, NotRescued> {
+    async fn find(&self, offset: u64) -> Result<BodySource, FallbackError> {
         let mark = self.engine.fills.mark();
         if let Some(source) = self.stored(offset).await? {
             return Ok(source);
         }
-        let routed = match &self.lost {
-            Lost::Object(routed) => routed,
-            Lost::Page(sought) => return self.find_page(sought, offset, mark).await,
+        let routed = match &self.request {
+            FallbackRequest::Object(routed) => routed,
+            FallbackRequest::Page(sought) => return self.find_page(sought, offset, mark).await,
         };
         let wanted = routed.wanted(&self.engine.instance, Asker::default());
         let (_, flight) = match self.join(&wanted, Some(mark)) {
@@ -129,7 +129,7 @@ impl Rescue {
         sought: &Sought,
         offset: u64,
         mark: Mark,
-    ) -> Result<BodySource, NotRescued> {
+    ) -> Result<BodySource, FallbackError> {
         let (fills, now) = (&self.engine.fills, self.engine.clock.now());
         let (role, flight) = if sought.wishes.forbids_storing() {
             let alone = fills.seek_alone(sought.clone(), None, now);
@@ -163,7 +163,7 @@ impl Rescue {
         (flight, landed): (&FlightReader, Landed),
         passing: Option<Passing>,
         offset: u64,
-    ) -> Result<BodySource, NotRescued> {
+    ) -> Result<BodySource, FallbackError> {
         match landed {
             Landed::Streaming { meta, growing, must_be } => {
                 self.expect_same(&meta, growing.length(), must_be)?;
@@ -172,7 +172,7 @@ impl Rescue {
             Landed::Whole { found, .. } => self.source(&found, offset),
             Landed::Passing => self.passing(passing, offset),
             Landed::Absent(_) | Landed::Head { .. } => self.passing(None, offset),
-            Landed::Failed(error) => Err(NotRescued::Failed(error.to_string())),
+            Landed::Failed(error) => Err(FallbackError::Failed(error.to_string())),
         }
     }
 
@@ -185,33 +185,34 @@ impl Rescue {
     }
 
     /// What is stored by now: another reader may have met the damage before.
-    async fn stored(&self, offset: u64) -> Result<Option<BodySource>, NotRescued> {
+    async fn stored(&self, offset: u64) -> Result<Option<BodySource>, FallbackError> {
         match self.engine.cache.lookup(&self.meta.key).await {
             Some(Hit::Memory(found) | Hit::Disk(found)) => self.source(&found, offset).map(Some),
             Some(Hit::Absent(_)) | None => Ok(None),
         }
     }
 
-    fn source(&self, found: &Found, offset: u64) -> Result<BodySource, NotRescued> {
+    fn source(&self, found: &Found, offset: u64) -> Result<BodySource, FallbackError> {
         let bytes = match found {
             Found::Hot(hot) => hot.body(),
             Found::Stored(stored) => match &stored.body {
                 StoredBody::File(_) if stored.sha256 != self.sha256 => {
-                    return Err(NotRescued::Changed);
+                    return Err(FallbackError::Changed);
                 }
                 StoredBody::File(file) => return Ok(BodySource::File(Arc::clone(file), offset)),
                 StoredBody::Bytes(bytes) => bytes.clone(),
             },
         };
         if Sha256::of(&bytes) != self.sha256 {
-            return Err(NotRescued::Changed);
+            return Err(FallbackError::Changed);
         }
         let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         Ok(BodySource::Bytes(bytes.slice(offset..)))
     }
 
-    fn passing(&self, passing: Option<Passing>, offset: u64) -> Result<BodySource, NotRescued> {
-        let passing = passing.ok_or_else(|| NotRescued::Failed("no origin has it".to_owned()))?;
+    fn passing(&self, passing: Option<Passing>, offset: u64) -> Result<BodySource, FallbackError> {
+        let passing =
+            passing.ok_or_else(|| FallbackError::Failed("no origin has it".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
         Ok(BodySource::Passing(Box::new(passing), offset))
     }
@@ -221,7 +222,7 @@ impl Rescue {
         meta: &Meta,
         length: Option<u64>,
         must_be: Option<Sha256>,
-    ) -> Result<(), NotRescued> {
+    ) -> Result<(), FallbackError> {
         let is_same = if let Some(sha256) = must_be {
             sha256 == self.sha256
         } else {
@@ -229,12 +230,12 @@ impl Rescue {
             let may_be_so_long = length.is_none_or(|length| length == self.length);
             may_be_so_long && meta.status == self.meta.status && has_same_tag(&self.meta, meta)
         };
-        if is_same { Ok(()) } else { Err(NotRescued::Changed) }
+        if is_same { Ok(()) } else { Err(FallbackError::Changed) }
     }
 }
 
-fn not_joined(error: NotJoined) -> NotRescued {
-    NotRescued::Failed(error.to_string())
+fn not_joined(error: NotJoined) -> FallbackError {
+    FallbackError::Failed(error.to_string())
 }
 
 fn has_same_tag(one: &Meta, other: &Meta) -> bool {

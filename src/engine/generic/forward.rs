@@ -1,10 +1,10 @@
 //! Requests that go to an origin as they came, and whose answers pass through. Part of the table of
 //! `generic`; holds no lock.
 
-use super::request::Request;
+use super::request::GenericRequest;
 use super::{deliver, write};
 use crate::client::OutboundBody;
-use crate::engine::answer::{self, Answer};
+use crate::engine::answer::{self, ClientAnswer};
 use crate::fill::Asker;
 use crate::origin::{ClientBody, Forward, Retries};
 use crate::outcome::Outcome;
@@ -14,7 +14,10 @@ use http::{HeaderValue, Method, header};
 use std::sync::Arc;
 
 /// Sends the request on as it came, and what a write may have changed is dropped.
-pub(super) async fn through(request: &Request<'_>, body: Option<OutboundBody>) -> Answer {
+pub(super) async fn forward_request(
+    request: &GenericRequest<'_>,
+    body: Option<OutboundBody>,
+) -> ClientAnswer {
     let mut headers = request.fields().clone();
     for name in fields::CONDITIONS {
         for value in request.parts.headers.get_all(&name) {
@@ -50,7 +53,7 @@ pub(super) async fn through(request: &Request<'_>, body: Option<OutboundBody>) -
 
 /// How long the body is that goes to the origin, as far as it is told: no body is told too, of
 /// methods that have one (RFC 9110 section 8.6).
-fn content_length<T>(request: &Request<'_>, body: Option<&T>) -> Option<HeaderValue> {
+fn content_length<T>(request: &GenericRequest<'_>, body: Option<&T>) -> Option<HeaderValue> {
     let stated = request.parts.headers.get(header::CONTENT_LENGTH);
     let has_meaning = matches!(request.parts.method, Method::POST | Method::PUT | Method::PATCH);
     match (stated, body) {

@@ -9,8 +9,8 @@
 //! | some missing           | them, as they arrive  | miss, collapsed |
 //! | not kept               | them, passed through  | pass            |
 
-use super::answer::{self, Answer};
-use super::deliver::{self, Asked};
+use super::answer::{self, ClientAnswer};
+use super::deliver::{self, ObjectRequest};
 use super::{fetch, lookup};
 use crate::fill::{Came, Confirmed, FillError, NotJoined, PartHandle, Ranged, Wanted};
 use crate::nix::Class;
@@ -27,53 +27,57 @@ use std::sync::Arc;
 const TRIES_MAX: u32 = 3;
 
 /// What became of a try.
-enum Tried {
-    Answer(Box<Answer>),
+enum RangeResult {
+    Answer(Box<ClientAnswer>),
     /// What is here in part is out of date, or the whole may be stored by now.
     Again,
     /// The whole is to be had, as for a request without ranges.
     AsWhole,
 }
 
-impl From<Answer> for Tried {
-    fn from(answer: Answer) -> Self {
+impl From<ClientAnswer> for RangeResult {
+    fn from(answer: ClientAnswer) -> Self {
         Self::Answer(Box::new(answer))
     }
 }
 
 /// The answer to a request for ranges of what is not stored as a whole; none where the whole is
 /// to be had.
-pub(super) async fn answer(asked: &Asked<'_>, wanted: &Wanted) -> Option<Answer> {
-    if asked.method != ReadMethod::Get || is_small(wanted.class) {
+pub(super) async fn answer(request: &ObjectRequest<'_>, wanted: &Wanted) -> Option<ClientAnswer> {
+    if request.method != ReadMethod::Get || is_small(wanted.class) {
         return None;
     }
-    let ranges = ByteRanges::of(asked.headers)?;
+    let ranges = ByteRanges::of(request.headers)?;
     for _ in 0..TRIES_MAX {
-        match Box::pin(try_ranged(asked, wanted, &ranges)).await {
-            Tried::Answer(answer) => return Some(*answer),
-            Tried::Again => {}
-            Tried::AsWhole => return None,
+        match Box::pin(try_ranged(request, wanted, &ranges)).await {
+            RangeResult::Answer(answer) => return Some(*answer),
+            RangeResult::Again => {}
+            RangeResult::AsWhole => return None,
         }
     }
     None
 }
 
-async fn try_ranged(asked: &Asked<'_>, wanted: &Wanted, ranges: &ByteRanges) -> Tried {
-    match asked.engine.fills.part(wanted, ranges).await {
-        Ranged::Known(handle) => part(asked, wanted, handle).await,
+async fn try_ranged(
+    request: &ObjectRequest<'_>,
+    wanted: &Wanted,
+    ranges: &ByteRanges,
+) -> RangeResult {
+    match request.engine.fills.part(wanted, ranges).await {
+        Ranged::Known(handle) => part(request, wanted, handle).await,
         Ranged::Whole(role, flight) => {
-            fetch::landed(asked, wanted, (None, None), (role, flight)).await.into()
+            fetch::flight_answer(request, wanted, (None, None), (role, flight)).await.into()
         }
         Ranged::Again => {
             // What is stored by now may have come since the request was first looked at.
-            let asked = Asked { now: asked.engine.clock.now(), ..*asked };
-            match lookup::stored(&asked).await {
+            let request = ObjectRequest { now: request.engine.clock.now(), ..*request };
+            match lookup::stored(&request).await {
                 Ok(answer) => answer.into(),
-                Err(Some(_)) => Tried::AsWhole,
-                Err(None) => Tried::Again,
+                Err(Some(_)) => RangeResult::AsWhole,
+                Err(None) => RangeResult::Again,
             }
         }
-        Ranged::Absent(meta) => deliver::absent(asked, &meta, Outcome::Absent.into()).into(),
+        Ranged::Absent(meta) => deliver::absent(request, &meta, Outcome::Absent.into()).into(),
         Ranged::Failed(error) => answer::failed(&error).into(),
         Ranged::NotJoined(NotJoined::Wrong { seconds }) => answer::wrong(seconds).into(),
         Ranged::NotJoined(NotJoined::NoRoom | NotJoined::Ended) => answer::shed().into(),
@@ -81,11 +85,11 @@ async fn try_ranged(asked: &Asked<'_>, wanted: &Wanted, ranges: &ByteRanges) -> 
 }
 
 /// The answer of what is here in part.
-async fn part(asked: &Asked<'_>, wanted: &Wanted, handle: PartHandle) -> Tried {
+async fn part(request: &ObjectRequest<'_>, wanted: &Wanted, handle: PartHandle) -> RangeResult {
     let (meta, length) = (handle.meta(), Some(handle.length()));
     let stored = || Cow::Borrowed(&meta.headers);
-    let selection = policy::selection::select(asked.method, asked.headers, stored, length);
-    let freshness = policy::freshness::judge(&meta.facts(), asked.now);
+    let selection = policy::selection::select(request.method, request.headers, stored, length);
+    let freshness = policy::freshness::judge(&meta.facts(), request.now);
     let is_fresh = handle.is_learned_now() || freshness.is_fresh();
     let hit = if is_fresh {
         Outcome::HitDisk
@@ -97,41 +101,42 @@ async fn part(asked: &Asked<'_>, wanted: &Wanted, handle: PartHandle) -> Tried {
             | Selection::PreconditionFailed
             | Selection::Unsatisfiable { .. } => true,
         };
-        let wait = policy::freshness::revalidation_wait(&meta, asked.now, &wanted.terms());
+        let wait = policy::freshness::revalidation_wait(&meta, request.now, &wanted.terms());
         let wait = wait.filter(|_| is_here);
         match (handle.confirm(wait).await, wait) {
             (Some(Confirmed::Same), _) => Outcome::Revalidated,
-            (Some(Confirmed::Other), _) => return Tried::Again,
+            (Some(Confirmed::Other), _) => return RangeResult::Again,
             (Some(_), Some(_)) | (None, _) => Outcome::HitStale,
             (Some(Confirmed::Failed(error)), None) => return answer::failed(&error).into(),
-            (Some(Confirmed::Trouble | Confirmed::Unsaid), None) => return Tried::AsWhole,
+            (Some(Confirmed::Trouble | Confirmed::Unsaid), None) => return RangeResult::AsWhole,
         }
     };
     let meta = handle.meta();
     match selection {
-        Selection::Whole => Tried::AsWhole,
-        Selection::Part(span) => part_of(asked, (&meta, handle), span, hit).await,
+        Selection::Whole => RangeResult::AsWhole,
+        Selection::Part(span) => part_of(request, (&meta, handle), span, hit).await,
         Selection::NotModified
         | Selection::PreconditionFailed
         | Selection::Unsatisfiable { .. } => {
             let outcome = if handle.is_learned_now() { Outcome::Pass } else { hit };
-            let how = deliver::How { outcome, upstream_status: handle.upstream_status() };
-            deliver::without_body(asked, &meta, handle.length(), how).into()
+            let details =
+                deliver::OutcomeDetails { outcome, upstream_status: handle.upstream_status() };
+            deliver::without_body(request, &meta, handle.length(), details).into()
         }
     }
 }
 
 async fn part_of(
-    asked: &Asked<'_>,
+    request: &ObjectRequest<'_>,
     (meta, handle): (&Arc<Meta>, PartHandle),
     span: ByteSpan,
     hit: Outcome,
-) -> Tried {
+) -> RangeResult {
     let upstream_status = handle.upstream_status().to_vec();
     let length = handle.length();
     let reader = match handle.open(span).await {
         Ok(reader) => reader,
-        Err(error) => return unopened(&error),
+        Err(error) => return open_failed(&error),
     };
     let outcome = match reader.came() {
         Came::Here => hit,
@@ -139,15 +144,15 @@ async fn part_of(
         Came::Joined => Outcome::Collapsed,
         Came::Passed => Outcome::Pass,
     };
-    let how = deliver::How { outcome, upstream_status: &upstream_status };
-    deliver::part(asked, meta, length, reader, how).into()
+    let details = deliver::OutcomeDetails { outcome, upstream_status: &upstream_status };
+    deliver::part(request, meta, length, reader, details).into()
 }
 
 /// What a reader comes to that got no byte.
-fn unopened(error: &Arc<FillError>) -> Tried {
+fn open_failed(error: &Arc<FillError>) -> RangeResult {
     match &**error {
-        FillError::Changed | FillError::Unread => Tried::Again,
-        FillError::Unranged => Tried::AsWhole,
+        FillError::Changed | FillError::Unread => RangeResult::Again,
+        FillError::Unranged => RangeResult::AsWhole,
         FillError::NoRoom => answer::shed().into(),
         FillError::Fetch(_)
         | FillError::Body(_)
