@@ -44,7 +44,7 @@ where
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Out of descriptors or memory: what is open goes on, new ones wait.
+                // No file descriptors or memory: open connections go on, new ones wait.
                 tracing::warn!(%error, ?pause, "cannot accept connections; raise the limit");
                 state.refused("accept");
                 tokio::select! {
@@ -57,7 +57,7 @@ where
     }
 }
 
-/// The connection with its place; `None` where there is none, and it is closed at once.
+/// The connection with its permit. `None` if a limit is reached: then the connection is closed.
 fn admit<B>(
     door: Door,
     stream: TcpStream,
@@ -79,7 +79,7 @@ fn admit<B>(
     Some(AcceptedConnection { door, stream, peer: canonical(peer), local: canonical(local), guard })
 }
 
-/// Whether the error speaks of a connection that broke before it was accepted (accept(2)).
+/// Whether the error is of one connection that broke before it was accepted (accept(2)).
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,18 +1,18 @@
-//! The filter in front of HTTP/1: no line of a head ends in a bare line feed. Bodies pass as they
-//! are. Pure; one per connection, fed by `socket` with all that it reads. A file of its own,
-//! without other modules, since `tests/fuzz` takes it in by path.
+//! A filter in front of HTTP/1: no line of a head ends in a bare line feed. Bodies pass unchanged.
+//! Pure; one for each connection, fed by `socket` with all that it reads. It imports no other
+//! module, since `tests/fuzz` takes this file in by path.
 
-/// Bytes of a line that are looked at: what tells the length of a body is shorter.
+/// Bytes of a line that are kept: the fields that tell the length of a body are shorter.
 const LINE_BYTES_MAX: usize = 256;
 
-/// How the lines of HTTP/1 end. A line feed alone ends a line for hyper (RFC 9112 section 2.2
-/// allows that) and not for every proxy in front of this one: two requests to one of them and a
-/// single one to the other. Where heads and bodies begin is told from the heads, as hyper does. If
-/// a head does not tell it, hyper refuses the request, and nothing is changed any more.
+/// Follows the lines of HTTP/1. A line feed alone ends a line for hyper (RFC 9112 section 2.2
+/// allows that), but not for every proxy in front of Narthex. Such a proxy would see one request,
+/// and hyper two. The filter learns from the heads where heads and bodies begin, as hyper does. If
+/// a head does not tell, hyper refuses the request, and the filter changes nothing more.
 #[derive(Debug, Default)]
 pub(super) struct BareLfFilter {
     part: MessagePart,
-    /// The beginning of the line that arrives.
+    /// The beginning of the present line.
     line: Vec<u8>,
     /// Bytes of that line.
     length: usize,
@@ -21,7 +21,7 @@ pub(super) struct BareLfFilter {
     was_refused: bool,
 }
 
-/// What the next byte is of.
+/// Which part of a message the next byte belongs to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum MessagePart {
     /// The first line of a request, or empty lines before it.
@@ -29,19 +29,19 @@ enum MessagePart {
     Start,
     /// The other lines of a head.
     Head,
-    /// A body of which so many bytes are missing.
+    /// A body, and how many of its bytes are missing.
     Body(u64),
     /// The line in front of a chunk.
     ChunkSize,
-    /// A chunk, and the end of line behind it, of which so many bytes are missing.
+    /// A chunk and the line end behind it, and how many of these bytes are missing.
     Chunk(u64),
     /// The lines behind the last chunk.
     Trailers,
-    /// What hyper refuses.
+    /// Something that hyper refuses.
     Unknown,
 }
 
-/// What a head tells of the body behind it.
+/// What a head says about the body behind it.
 #[derive(Debug, Default, Clone, Copy)]
 struct Framing {
     length: Option<u64>,
@@ -50,7 +50,7 @@ struct Framing {
 }
 
 impl Framing {
-    /// Looks at a line of so many bytes, of which the end may be missing.
+    /// Reads a line of so many bytes. `line` may lack its end.
     fn see(&mut self, line: &[u8], length: usize) {
         let is_whole = line.len().saturating_add(2) == length;
         let Some(colon) = memchr::memchr(b':', line) else { return };
@@ -106,7 +106,7 @@ fn is_paired(bytes: &[u8], at: usize, last_byte: u8) -> bool {
     before.unwrap_or(last_byte) == b'\r'
 }
 
-/// What a piece of a line ends.
+/// Whether a piece of a line is its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PieceEnd {
     /// It ends in a line feed.
@@ -115,7 +115,7 @@ enum PieceEnd {
     Nothing,
 }
 
-/// Whether there was a bare line feed.
+/// Whether a bare line feed was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BareLf {
     /// None.
@@ -127,8 +127,8 @@ pub(super) enum BareLf {
 }
 
 impl BareLfFilter {
-    /// Makes each line feed of a head without a carriage return before it a NUL, which no parser
-    /// takes.
+    /// Replaces each line feed of a head that has no carriage return before it by NUL, which no
+    /// parser accepts.
     pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> BareLf {
         let (mut refused, mut rest) = (BareLf::No, bytes);
         while !rest.is_empty() {
@@ -154,12 +154,12 @@ impl BareLfFilter {
         refused
     }
 
-    /// Whether what was seen ends with a whole request, or nothing was seen.
+    /// Whether the bytes so far end with a whole request, or there are none.
     pub(super) fn is_between_requests(&self) -> bool {
         self.part == MessagePart::Start && self.length == 0
     }
 
-    /// Passes over a body or a chunk of which `left` bytes are missing and `here` may be here.
+    /// Passes over a body or a chunk that lacks `left` bytes; at most `here` of them have come.
     fn skip(&mut self, left: u64, here: usize) -> usize {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(here);
         let left = left.saturating_sub(taken as u64);
@@ -172,7 +172,7 @@ impl BareLfFilter {
         taken
     }
 
-    /// Takes a piece of a line, which ends it or not; whether its line feed was made a NUL.
+    /// Takes a piece of a line. Returns whether its line feed was made a NUL.
     fn refuses(&mut self, piece: &mut [u8], ends: PieceEnd) -> bool {
         let Some((last, before)) = piece.split_last_mut() else { return false };
         let is_end =
@@ -205,7 +205,7 @@ impl BareLfFilter {
         is_bare
     }
 
-    /// Goes on behind a line of so many bytes that ended in CRLF.
+    /// Goes on after a line of so many bytes that ended in CRLF.
     fn end_line(&mut self, line: &[u8], length: usize) {
         let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         self.part = match (self.part, line.is_empty()) {

@@ -1,4 +1,4 @@
-//! Opens a listening socket, or says in one line why not. Called at start.
+//! Opens a listening socket, or says in one line why that failed. Called at start.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -47,7 +47,7 @@ pub enum ListenError {
     },
 }
 
-/// Listens on `address`. `[::]` serves IPv4 too, and alone where the machine has no IPv6.
+/// Listens on `address`. `[::]` serves IPv4 too, and serves it alone if the machine has no IPv6.
 pub(super) fn listener(address: SocketAddr) -> Result<TcpListener, ListenError> {
     match open(address) {
         Ok(listener) => Ok(listener),

@@ -1,8 +1,8 @@
-//! The body of an answer on the short way, written below the HTTP library behind the answer's head.
-//! One at a time per connection, part of its `fast_path`; no locks.
+//! Writes the body of an answer of the fast path, below hyper and behind the head of the answer.
+//! One at a time per connection, owned by its `fast_path`; no locks.
 //!
-//! A body that fails is an error of the socket: the library gives the connection up, which is reset
-//! then, since its answer is unfinished.
+//! A body that fails is an error of the socket. hyper gives the connection up then, and the
+//! connection is reset, since its answer is unfinished.
 
 use bytes::{Buf, BytesMut};
 use http_body::Body;
@@ -11,10 +11,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
-/// Pieces of memory that are written at once.
+/// Slices that are written in one call.
 const SLICES_MAX: usize = 16;
 
-/// A body that is being written; dropping it ends its request.
+/// A body that is being written. Dropping it ends its request.
 pub(super) trait WriteBody: Send {
     /// Writes what is in `head`, then the body, to its end.
     fn poll_write_body(
@@ -26,7 +26,7 @@ pub(super) trait WriteBody: Send {
 }
 
 pin_project_lite::pin_project! {
-    /// The body of a handler's answer, and what was taken of it and is not written yet.
+    /// The body of an answer, and the piece of it that is taken and not written yet.
     pub(super) struct BodyWriter<B>
     where
         B: Body,
@@ -38,7 +38,7 @@ pin_project_lite::pin_project! {
 }
 
 impl<B: Body> BodyWriter<B> {
-    /// Nothing of `body` is written yet.
+    /// A writer that has written nothing of `body` yet.
     pub(super) fn new(body: B) -> Self {
         Self { body, data: None }
     }
@@ -69,7 +69,7 @@ where
                     }
                     Poll::Ready(None) if head.is_empty() => return Poll::Ready(Ok(())),
                     Poll::Pending if head.is_empty() => return Poll::Pending,
-                    // The head goes by itself.
+                    // The head is written alone.
                     Poll::Ready(None) | Poll::Pending => {}
                 }
             }

@@ -1,6 +1,5 @@
-//! One connection from accept to close: TLS, which protocol, hyper with every limit set, the
-//! deadlines, the drain, and how it ends. Runs as one task per connection; HTTP/2 streams are
-//! tasks of their own.
+//! One connection from accept to close: TLS, the choice of the protocol, hyper, the deadlines, the
+//! drain, and the end. One task for each connection; HTTP/2 streams are tasks of their own.
 
 use super::connection_deadlines::{ConnectionDeadlines, ConnectionFault, ConnectionProtocol};
 use super::connection_limits::AcceptedConnection;
@@ -34,10 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a client may take to close its side after it has the last answer.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
-/// Bytes of a refused request that are read and thrown away, so that the refusal is not lost to a
-/// reset.
+/// Bytes of a refused request that are read and dropped, so that no reset discards the refusal.
 const DISCARD_BYTES_MAX: u64 = 256 * 1024;
-/// The answer to HTTP/2 by prior knowledge where it is not offered.
+/// The answer to HTTP/2 by prior knowledge if it is not offered.
 const NOT_HTTP2: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
@@ -51,7 +49,7 @@ where
     let _guard = guard;
     let deadlines = Arc::new(ConnectionDeadlines::new(state.deadline_settings, Instant::now()));
     let raw = TcpSocket::new(stream, Arc::clone(&deadlines));
-    // A token of its own: every poll of the connection looks at it, and takes its lock.
+    // A token of its own, since every poll of the connection takes the lock of its token.
     let stop = state.tasks.stopping().child_token();
     let opened = tokio::select! {
         biased;
@@ -67,14 +65,14 @@ where
     }
 }
 
-/// A connection whose protocol is known.
+/// A connection after its protocol is known.
 struct NegotiatedSocket {
     socket: Socket,
     version: ConnectionProtocol,
     transport: Transport,
 }
 
-/// TLS and the protocol, each under its deadline; `None` where the connection is over.
+/// Finds out TLS and the protocol, each under its deadline; `None` if the connection is over.
 async fn open<B>(
     door: Door,
     raw: TcpSocket,
@@ -210,7 +208,7 @@ where
         let mut http = self.state.http1.serve_connection(TokioIo::new(socket), service);
         let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended, &connection);
-        // The library takes a failure of the short way for an end between two requests.
+        // hyper takes a failure of the fast path for an end between two requests.
         let is_reset = connection.is_cut()
             || self.deadlines.is_fast_path_writing()
             || match &ended {
@@ -246,7 +244,7 @@ where
         let ended = self.drive(&mut http, unflushed).await;
         self.count(&ended, &connection);
         match &ended {
-            // Not a broken connection but a broken rule, or one of h2's limits.
+            // The client broke a rule, or met one of h2's limits.
             ConnectionEnd::Failed(error) if !is_io(error) => self.state.refused("http2"),
             ConnectionEnd::Served
             | ConnectionEnd::Failed(_)
@@ -261,7 +259,8 @@ where
             | ConnectionEnd::Failed(_)
             | ConnectionEnd::Fault(ConnectionFault::Idle) => {
                 self.deadlines.end_clean();
-                // A client that says anything to a closed socket has it reset, with all in it.
+                // A client that sends to a closed socket gets a reset, which discards what it has
+                // not read.
                 tokio::select! {
                     biased;
                     () = self.drained() => {}
@@ -303,9 +302,9 @@ where
         }
     }
 
-    /// Runs the protocol until it ends, a deadline passes, or the drain is over. What it wrote to
-    /// `unflushed` is flushed after each poll; it ends as the protocol wants only when all of that
-    /// has gone, however slow the client is.
+    /// Runs the protocol until it ends, a deadline passes, or the drain is over. What it leaves in
+    /// `unflushed` is flushed after each poll. It ends as the protocol wants only after all of that
+    /// is sent, however slow the client is.
     async fn drive<P: Http>(&self, http: &mut P, mut unflushed: Option<TlsFlush>) -> ConnectionEnd {
         let mut watchdog = Watchdog::new(Arc::clone(&self.deadlines));
         let mut stopping = pin!(self.stop.cancelled());
@@ -348,7 +347,7 @@ where
                     continue;
                 }
                 let Some(drain) = &mut drain else {
-                    // Whoever waits for the stop already only looks: that is cheaper.
+                    // A task that already waits for the stop only looks at it, which is cheaper.
                     let waits = heard.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
                     if waits && !self.stop.is_cancelled() {
                         return Poll::Pending;
@@ -357,10 +356,10 @@ where
                         heard = Some(cx.waker().clone());
                         return Poll::Pending;
                     }
-                    // What has begun of a request reaches it first.
+                    // The beginning of a request reaches hyper first.
                     self.deadlines.wind_down();
                     let ends = tokio::time::sleep_until(self.state.drain_ends());
-                    // What was just written must not use up the share of the one that ends it.
+                    // Unconstrained, since the writes may have used up the budget of this poll.
                     drain = Some(Box::pin(unconstrained(ends)));
                     continue;
                 };
@@ -407,9 +406,10 @@ fn is_io(error: &hyper::Error) -> bool {
     error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some()
 }
 
-/// Half-closes, and closes when the client has acknowledged all that was written and has closed its
-/// side, or was given time for that. What it still sends is read: a socket closed over unread bytes
-/// would be reset, and the last answer could be lost. Ends early if the client takes nothing.
+/// Closes the sending side. Closes the rest when the client has acknowledged all and has closed its
+/// side, or had time for that. What it still sends is read: a socket that is closed over unread
+/// bytes is reset, and the last answer could be lost. Ends early if the client acknowledges
+/// nothing.
 async fn close(mut socket: Socket, deadlines: &ConnectionDeadlines, stop: &CancellationToken) {
     deadlines.end_clean();
     let closed = async {
@@ -435,7 +435,7 @@ async fn close(mut socket: Socket, deadlines: &ConnectionDeadlines, stop: &Cance
     }
 }
 
-/// A connection of hyper's.
+/// What the two protocols of hyper have in common.
 trait Http {
     /// Ready when nothing more is to be served.
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>;

@@ -1,12 +1,12 @@
-//! What a connection may still wait for, and until when. One per connection, shared by its
-//! socket, its requests and its task; a mutex held for a few instructions, never across an await.
+//! The deadlines of a connection: what it waits for at present, and until when. One for each
+//! connection, shared by its socket, its requests and its task. The mutex is held for a few
+//! instructions, never across an await.
 //!
-//! A client that has closed its side may still wait for its answer, or may have ended: an HTTP
-//! client that is stopped says the same. It counts as gone if it is sent no byte for
-//! [`HALF_CLOSED_MAX`], acknowledges none, and none of what it had sent is read meanwhile. The
-//! kernel tells that a side is closed. TLS makes no difference: a client that has sent
-//! `close_notify` and no more is still there. Over HTTP/2, the end of a client's side ends the
-//! connection as soon as it is read.
+//! A client that has closed its side may still wait for its answer, or may be gone; both look the
+//! same. It counts as gone after [`HALF_CLOSED_MAX`] in which it was sent nothing, acknowledged
+//! nothing, and nothing that it had sent before was read. The kernel knows that a side is closed.
+//! TLS makes no difference: a client that has sent only `close_notify` is still there. Over HTTP/2,
+//! the end of a client's side ends the connection as soon as it is read.
 
 use super::progress::{ClientProgress, look_after};
 use crate::sync::Mutex;
@@ -16,22 +16,23 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Writes of fewer bytes over HTTP/2 are no sign of a reader: they are acknowledgements of frames
-/// that a client may send without reading anything.
+/// Writes of fewer bytes over HTTP/2 do not show that a client reads: they acknowledge frames,
+/// which a client may send without reading.
 const PROGRESS_BYTES_MIN: usize = 128;
-/// In the place of a socket's descriptor if it is not open.
+/// Stands for the descriptor of a socket that is not open.
 const NO_SOCKET: RawFd = -1;
-/// How often the kernel is asked whether a client that waits for its answer is still there. Nothing
-/// is read meanwhile, since a client that has closed its own side alone still waits. A look is one
-/// call to the system, and only an answer that takes this long causes one.
+/// How often the kernel is asked whether a client that waits for its answer is still there. The
+/// socket is not read for that, since a client that has closed its own side still waits. A look is
+/// one system call, and only an answer that takes so long causes one.
 const GONE_LOOK: Duration = Duration::from_secs(2);
 /// How long a client that has closed its own side may be sent no byte, and acknowledge none.
 const HALF_CLOSED_MAX: Duration = Duration::from_secs(30);
-/// The longest time until a look tells that all is acknowledged.
+/// The longest pause between two looks for the last acknowledgement.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How a head ends.
 const BETWEEN_HEADS: [u8; 3] = *b"\n\r\n";
-/// Requests of an HTTP/2 connection that its client may abandon, beyond those it lets finish.
+/// Requests that a client may abandon on an HTTP/2 connection, beyond the number that it lets
+/// finish.
 const ABANDONED_MAX: u32 = 500;
 
 /// The deadlines of a connection.
@@ -41,11 +42,11 @@ pub(super) struct DeadlineSettings {
     pub(super) request_head: Duration,
     /// Without a request.
     pub(super) idle: Duration,
-    /// Without a byte acknowledged; see [`progress`](super::progress).
+    /// Without an acknowledged byte; see [`progress`](super::progress).
     pub(super) write_stall: Duration,
 }
 
-/// Why a connection ends before its client wants it to.
+/// Which deadline or limit ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectionFault {
     /// No request for too long.
@@ -76,7 +77,7 @@ impl ConnectionFault {
 /// How the socket ends when it is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SocketEnd {
-    /// With a reset where an answer is unfinished, which the state tells.
+    /// With a reset if an answer is unfinished.
     Undecided,
     /// As the protocol wants.
     Clean,
@@ -87,35 +88,35 @@ enum SocketEnd {
 /// Which protocol runs on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectionProtocol {
-    /// HTTP/1.0 and HTTP/1.1; also while it is not known yet.
+    /// HTTP/1.0 or HTTP/1.1; also while the protocol is unknown.
     Http1,
     /// HTTP/2.
     Http2,
 }
 
-/// The phases of a connection.
+/// The deadlines of one connection, and what they depend on.
 #[derive(Debug)]
 pub(super) struct ConnectionDeadlines {
     settings: DeadlineSettings,
-    /// Whether the connection takes no further request but one that has begun.
+    /// Whether the connection takes no further request except one that has begun.
     is_winding_down: AtomicBool,
-    /// Whether an answer is being written that the HTTP library does not know of.
+    /// Whether the fast path is writing a body, which hyper does not know of.
     is_fast_path_writing: AtomicBool,
-    /// Whether the HTTP library may hold bytes that it has not written.
+    /// Whether hyper may hold bytes that it has not written.
     is_unflushed: AtomicBool,
     /// The socket's descriptor while it is open.
     socket: AtomicI32,
     state: Mutex<ConnectionPhase>,
 }
 
-/// What the short way writes beside answers that are in memory.
+/// What the fast path writes beside answers from memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FastPathOutput {
     Nothing,
     Body,
 }
 
-/// How a connection stood when its poll ended.
+/// The state of a connection at the end of its poll.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PollSummary {
     /// The moment of [`ConnectionDeadlines::due`].
@@ -127,49 +128,49 @@ pub(super) struct PollSummary {
 #[derive(Debug)]
 struct ConnectionPhase {
     version: ConnectionProtocol,
-    /// Requests whose answers are unfinished.
+    /// Requests with an unfinished answer.
     requests: u32,
     /// Requests that began.
     begun: u64,
-    /// Answers whose last piece the client has not made room for.
+    /// Answers with a last piece that the socket has no room for yet.
     waiting: u32,
-    /// The last bytes read: a head ends with an empty line, so others belong to the next head.
+    /// The last bytes read. A head ends with an empty line; anything else is part of the next head.
     tail: [u8; 3],
     head_since: Option<Instant>,
     idle_since: Instant,
-    /// Where what was given to the socket last waits.
+    /// What keeps the socket from writing.
     write_wait: WriteWait,
-    /// When the client was last seen to take something, or when waiting for it began.
+    /// When the client last acknowledged something, or when waiting for it began.
     progress_at: Instant,
-    /// When the kernel was last asked what the client took.
+    /// When the kernel was last asked what the client acknowledged.
     looked_at: Instant,
-    /// What the client had acknowledged then, less `small_bytes`.
+    /// What the client had acknowledged then, minus `small_bytes`.
     acknowledged_bytes: u64,
-    /// When a look first told that the client has closed its side, or when more of what it had sent
-    /// before was read.
+    /// When a look first showed that the client closed its side, or when more of its earlier bytes
+    /// was read.
     half_closed_at: Option<Instant>,
-    /// Bytes that were written and are no sign of a reader.
+    /// Bytes that were written and do not show that the client reads.
     small_bytes: u64,
     abandoned: u32,
     ending: SocketEnd,
-    /// When the connection's present poll began: all that happens within it happens then, since
-    /// reading the clock for each step of a hit would cost more than the steps do.
+    /// When the present poll began. Everything within it has this time, since reading the clock for
+    /// each step of a hit would cost more than the steps.
     polled_at: Option<Instant>,
 }
 
-/// What keeps the socket from writing what it was given.
+/// What a write waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriteWait {
     /// Nothing.
     Nothing,
-    /// The client, which makes no room.
+    /// The client: the socket is full.
     Client,
     /// The edge's own disk.
     Disk,
 }
 
 impl ConnectionDeadlines {
-    /// A connection that opened at `now`; the head of its first request counts from there.
+    /// The deadlines of a connection that opened at `now`, when its first head begins to count.
     pub(super) fn new(settings: DeadlineSettings, now: Instant) -> Self {
         let state = ConnectionPhase {
             version: ConnectionProtocol::Http1,
@@ -209,8 +210,8 @@ impl ConnectionDeadlines {
         self.socket.store(NO_SOCKET, Ordering::Release);
     }
 
-    /// How far the client is; `None` without an open socket. Asked for by the task that owns the
-    /// socket, so it is not closed meanwhile.
+    /// The progress of the client; `None` without an open socket. Called by the task that owns the
+    /// socket, so the socket is not closed meanwhile.
     fn progress(&self) -> Option<ClientProgress> {
         match self.socket.load(Ordering::Acquire) {
             NO_SOCKET => None,
@@ -223,7 +224,7 @@ impl ConnectionDeadlines {
         self.state.lock().polled_at = Some(Instant::now());
     }
 
-    /// The connection is not polled any more: how it stands.
+    /// The poll of the connection ends.
     pub(super) fn poll_ends(&self) -> PollSummary {
         let mut state = self.state.lock();
         let polled_at = state.polled_at.take();
@@ -240,7 +241,7 @@ impl ConnectionDeadlines {
         }
     }
 
-    /// Bytes came from the client, TLS taken off.
+    /// Bytes were read from the client, after TLS.
     pub(super) fn read(&self, bytes: &[u8]) {
         let mut state = self.state.lock();
         if state.version == ConnectionProtocol::Http2 {
@@ -258,12 +259,13 @@ impl ConnectionDeadlines {
         }
     }
 
-    /// What was read so far ends with a whole request, as a body may that ends like no head.
+    /// The bytes so far end with a whole request, for example with a body that does not end like a
+    /// head.
     pub(super) fn is_between_requests(&self) {
         self.state.lock().tail = BETWEEN_HEADS;
     }
 
-    /// The client took `bytes`.
+    /// The socket accepted `bytes`.
     pub(super) fn wrote(&self, bytes: usize) {
         let mut state = self.state.lock();
         if state.version == ConnectionProtocol::Http2 && bytes < PROGRESS_BYTES_MIN {
@@ -281,7 +283,7 @@ impl ConnectionDeadlines {
         }
     }
 
-    /// The client takes nothing at present.
+    /// The socket accepts nothing at present.
     pub(super) fn blocked(&self) {
         let mut state = self.state.lock();
         if state.write_wait != WriteWait::Client {
@@ -290,17 +292,17 @@ impl ConnectionDeadlines {
         }
     }
 
-    /// What is written next is still read from the edge's own disk: the client waits.
+    /// The next bytes are still read from the edge's own disk, so the client waits.
     pub(super) fn reads_disk(&self) {
         self.state.lock().write_wait = WriteWait::Disk;
     }
 
-    /// The HTTP library writes, and may hold bytes that are not written.
+    /// hyper writes, and may hold unwritten bytes.
     pub(super) fn library_writes(&self) {
         self.is_unflushed.store(true, Ordering::Relaxed);
     }
 
-    /// The HTTP library has written all that it holds.
+    /// hyper has written everything that it holds.
     pub(super) fn library_flushed(&self) {
         self.is_unflushed.store(false, Ordering::Relaxed);
     }
@@ -313,8 +315,7 @@ impl ConnectionDeadlines {
         state.head_since = None;
     }
 
-    /// The connection takes no further request but one that has begun, which is the HTTP library's
-    /// from here on.
+    /// The connection takes no further request except one that has begun, which hyper gets.
     pub(super) fn wind_down(&self) {
         self.is_winding_down.store(true, Ordering::Relaxed);
     }
@@ -324,18 +325,18 @@ impl ConnectionDeadlines {
         self.is_winding_down.load(Ordering::Relaxed)
     }
 
-    /// What the short way writes from now on.
+    /// What the fast path writes from now on.
     pub(super) fn fast_path_writes(&self, what: FastPathOutput) {
         self.is_fast_path_writing.store(what == FastPathOutput::Body, Ordering::Relaxed);
     }
 
-    /// Whether an answer is being written that the HTTP library does not know of.
+    /// Whether the fast path is writing a body, which hyper does not know of.
     pub(super) fn is_fast_path_writing(&self) -> bool {
         self.is_fast_path_writing.load(Ordering::Relaxed)
     }
 
-    /// Whether the HTTP library may be told to end. Under an answer that it does not know of, or
-    /// with the rest of its last answer in its buffer, it would end the connection at once.
+    /// Whether hyper may be told to end. It would end the connection at once, even during an answer
+    /// of the fast path, or with the rest of its own last answer in its buffer.
     pub(super) fn may_wind_down(&self) -> bool {
         let holds_rest = || self.is_unflushed.load(Ordering::Relaxed) && !self.has_requests();
         !self.is_fast_path_writing() && !holds_rest()
@@ -346,14 +347,14 @@ impl ConnectionDeadlines {
         self.state.lock().begun
     }
 
-    /// Whether so many requests began, and all of them have ended.
+    /// Whether so many requests have begun and all have ended.
     pub(super) fn has_ended(&self, begun: u64) -> bool {
         let state = self.state.lock();
         state.begun >= begun && state.requests == 0
     }
 
-    /// Whole requests were read, and answered at once; what was read behind them, if anything,
-    /// begins now.
+    /// Whole requests were read and answered at once. If something was read behind them, it begins
+    /// now.
     pub(super) fn answered(&self) {
         let mut state = self.state.lock();
         let now = state.now();
@@ -381,7 +382,7 @@ impl ConnectionDeadlines {
         self.state.lock().requests > 0
     }
 
-    /// Whether an answer is unfinished, or its last bytes are still on their way to the socket.
+    /// Whether an answer is unfinished, or its last bytes are not in the socket yet.
     pub(super) fn is_answering(&self) -> bool {
         self.state.lock().is_answering()
     }
@@ -406,13 +407,13 @@ impl ConnectionDeadlines {
         }
     }
 
-    /// The moment at which the connection's present phase has lasted too long, or may have: see
-    /// [`ConnectionDeadlines::overdue`].
+    /// When the present deadline passes, and which it is. It may have been renewed by the client:
+    /// see [`ConnectionDeadlines::overdue`].
     pub(super) fn due(&self) -> (Instant, ConnectionFault) {
         self.state.lock().due(&self.settings)
     }
 
-    /// Which phase has lasted too long at `now`, if any, given what the client has acknowledged.
+    /// The deadline that has passed at `now`, if any, given what the client has acknowledged.
     pub(super) fn overdue(&self, now: Instant) -> Option<ConnectionFault> {
         let (at, fault) = self.due();
         if at > now {
@@ -427,7 +428,7 @@ impl ConnectionDeadlines {
         self.state.lock().overdue(now, &self.settings, progress)
     }
 
-    /// Ready when the client has acknowledged all that was written, or its socket is gone. Cancel
+    /// Ready when the client has acknowledged everything written, or its socket is closed. Cancel
     /// safe.
     pub(super) async fn acknowledged(&self) {
         let mut pause = Duration::from_millis(1);
@@ -437,7 +438,7 @@ impl ConnectionDeadlines {
         }
     }
 
-    /// Ready when the client has acknowledged nothing for as long as it may. Cancel safe.
+    /// Ready when the client has acknowledged nothing for `write_stall`. Cancel safe.
     pub(super) async fn stalled(&self) {
         let acknowledged = || self.progress().map(|progress| progress.acknowledged_bytes);
         let (mut seen, mut since) = (acknowledged(), Instant::now());
@@ -487,8 +488,8 @@ impl ConnectionPhase {
         }
     }
 
-    /// As [`ConnectionDeadlines::overdue`]: any progress renews the deadline of a client that is waited for, and
-    /// that of an idle one that still receives its last answer.
+    /// See [`ConnectionDeadlines::overdue`]. Any progress renews the deadline of a client that is
+    /// waited for, and that of an idle client that still receives its last answer.
     fn overdue(
         &mut self,
         now: Instant,
@@ -539,7 +540,7 @@ enum RequestEnd {
     Abandoned,
 }
 
-/// A request under way; dropping it ends the request.
+/// A request until its answer is sent or abandoned. Dropping it ends the request.
 #[derive(Debug)]
 pub(super) struct ActiveRequest {
     deadlines: Arc<ConnectionDeadlines>,
@@ -548,13 +549,13 @@ pub(super) struct ActiveRequest {
 }
 
 impl ActiveRequest {
-    /// A request whose head is whole.
+    /// A request with a whole head.
     pub(super) fn begin(deadlines: &Arc<ConnectionDeadlines>) -> Self {
         deadlines.request_began();
         Self { deadlines: Arc::clone(deadlines), is_waiting: false, end: RequestEnd::Abandoned }
     }
 
-    /// The connection asks for the next piece of the answer: it has room.
+    /// The connection asks for the next piece of the answer, so it has room.
     pub(super) fn asked(&mut self) {
         if std::mem::take(&mut self.is_waiting) {
             let mut state = self.deadlines.state.lock();
@@ -562,7 +563,8 @@ impl ActiveRequest {
         }
     }
 
-    /// A piece was handed over; until the next is asked for, the client is waited for.
+    /// A piece was handed over. Until the next one is asked for, the connection waits for the
+    /// client.
     pub(super) fn handed_over(&mut self) {
         if !std::mem::replace(&mut self.is_waiting, true) {
             let mut state = self.deadlines.state.lock();

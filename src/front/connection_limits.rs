@@ -1,5 +1,5 @@
-//! How many connections may be open, in all and from one address. One for all listeners; a
-//! mutex held for one look-up; every open connection holds a permit.
+//! Limits on open connections, in all and from one address. One for all listeners. The mutex is
+//! held for one look-up. Every open connection holds a permit.
 
 use super::handler::Door;
 use crate::sync::Mutex;
@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// How many connections may be open in a process that may open so many files: half of them, since
-/// an answer may have a file open beside its connection, and the disk tier, origins and logs need
-/// some too. Idle clients can never take them all.
+/// Connections that may be open in a process that may open so many files: half of them. An answer
+/// may have a file open beside its connection, and the disk tier, origins and logs need some too.
+/// So idle clients can never take all files.
 pub(super) fn connections_within(open_files_max: u64) -> usize {
     usize::try_from(open_files_max / 2).unwrap_or(usize::MAX).max(1)
 }
@@ -40,14 +40,14 @@ struct ConnectionCounts {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// The place of one open connection; dropping it frees the place.
+/// The permit of one open connection. Dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
     address: IpAddr,
 }
 
-/// Which limit a connection met.
+/// Which limit refused a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LimitReached {
     /// `connections_max`.
@@ -71,7 +71,7 @@ impl ConnectionLimits {
         Self { connections_max, connections_per_address_max, open: Mutex::default() }
     }
 
-    /// A place for a connection from `peer`; an IPv6 client counts by its /64.
+    /// A permit for a connection from `peer`. An IPv6 client counts by its /64.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, LimitReached> {
         let address = network(peer);
         let mut open = self.open.lock();
@@ -104,7 +104,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// An accepted connection within the limits, counted until it is dropped.
+/// An accepted connection within the limits. It counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct AcceptedConnection {
     pub(super) door: Door,
@@ -114,7 +114,7 @@ pub(super) struct AcceptedConnection {
     pub(super) guard: ConnectionGuard,
 }
 
-/// What an open connection holds beside its socket: a permit and a count in the gauge.
+/// What an open connection holds beside its socket: its permit, and its count in the gauge.
 #[derive(Debug)]
 pub(super) struct ConnectionGuard {
     _permit: ConnectionPermit,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_none_admits_nobody_and_remembers_nobody() {
+    fn a_limit_of_none_admits_and_remembers_no_address() {
         let limits = Arc::new(ConnectionLimits::new(2, 0));
         assert_eq!(admit(&limits, "192.0.2.1").unwrap_err(), LimitReached::Address);
         assert!(limits.open.lock().by_address.is_empty());

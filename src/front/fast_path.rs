@@ -1,22 +1,21 @@
-//! The short way of a connection of HTTP/1.1: requests that memory answers at once are taken out of
-//! what is read before the HTTP library sees them, and their answers are written below it. One per
-//! connection, part of its socket; no locks.
+//! The fast path of a connection of HTTP/1.1. Requests that memory or an open file answers at once
+//! are taken out of what is read, before hyper sees them. Their answers are written below hyper.
+//! One for each connection, part of its socket; no locks.
 //!
-//! At any time one of two speaks, and whose turn it is decides who gets what is read:
+//! At any time either this fast path or hyper owns the input:
 //!
-//! - `FastPath`: the library is idle. It holds no byte of a request, and none of an answer: then what is
-//!   read is looked at here. The first head that is not for this way is given to the library, alone
-//!   and whole.
-//! - `Library`: it has exactly one head that has no body. What is read meanwhile is held. It is
-//!   `FastPath` again once that one request is answered and the library flushes, which it does only
-//!   when it holds nothing that is not written.
-//! - `Closed`: something came whose end is not certain (a body, another version, a broken head).
-//!   From there on the library gets every byte of the connection, and this way is never taken
-//!   again: what may be a body must never be looked at as if it were a request.
+//! - `FastPath`: hyper is idle, and holds no byte of a request or an answer. What is read is looked
+//!   at here. The first head that this path cannot answer is given to hyper, alone and whole.
+//! - `Library`: hyper has exactly one head, which has no body. What is read meanwhile is held. The
+//!   fast path owns the input again after that request is answered and hyper flushes. hyper flushes
+//!   only when it holds nothing unwritten.
+//! - `Closed`: something came that has no certain end (a body, another version, a broken head).
+//!   From then on hyper gets every byte of the connection, and the fast path is never used again.
+//!   What may be a body is never parsed as a request.
 //!
-//! An answer for which the socket has no room is kept, and goes before anything else is written or
-//! read; so a client that does not read has at most one batch of answers waiting. So does a body
-//! that is more than memory has at once: until it has gone, nothing is read.
+//! If the socket has no room for an answer, the answer is kept. It goes before anything else is
+//! written or read, so a client that does not read has at most one batch of answers waiting. The
+//! same holds for a body that is larger than a batch: nothing is read until it is sent.
 
 use super::body_writer::WriteBody;
 use super::connection_deadlines::{ConnectionDeadlines, FastPathOutput};
@@ -31,53 +30,53 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
-/// Bytes of answers that are made before they are written.
+/// Answers are written when they have so many bytes.
 const BATCH_BYTES: usize = 32 * 1024;
 
 /// A body that is being written.
 pub(super) type FastBody = Pin<Box<dyn WriteBody>>;
 
-/// Answers plain requests of one connection.
+/// Answers simple requests of one connection.
 pub(super) trait FastResponder: Send + Sync {
-    /// Writes the answer behind `out`, but for a body that it gives; leaves `out` alone where it
-    /// has none.
+    /// Writes the answer behind `out`, or its head and returns the body. Leaves `out` alone if it
+    /// has no answer.
     fn answer(&self, request: &SimpleRequest<'_>, out: &mut Vec<u8>) -> FastAnswer<FastBody>;
 }
 
-/// Whose turn it is.
+/// Which side gets what is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InputOwner {
-    /// This way's.
+    /// The fast path.
     FastPath,
-    /// The library's, until so many requests of the connection have begun and all have ended.
+    /// hyper, until so many requests of the connection have begun and all have ended.
     Library { begun: u64 },
-    /// The library's for good.
+    /// hyper, until the connection ends.
     Closed,
 }
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextStep {
-    /// Nothing is held, or the beginning of a head: read more.
+    /// Read more: nothing is held, or only the beginning of a head.
     Read,
-    /// There is more to be answered or to be given, once the answers are written.
+    /// Continue after the answers are written: more is held.
     Again,
 }
 
-/// The short way of one connection.
+/// The fast path of one connection.
 pub(super) struct FastPath {
     responder: Arc<dyn FastResponder>,
     limits: HeadLimits,
     owner: InputOwner,
-    /// What was read and not given or answered yet.
+    /// What was read, and neither given to hyper nor answered.
     held: BytesMut,
-    /// How many bytes of that are the library's.
+    /// How many of these bytes hyper gets.
     owed: usize,
     /// Answers that are not written yet.
     rest: BytesMut,
-    /// What comes behind them.
+    /// The body behind them.
     body: Option<FastBody>,
-    /// Whether that has failed: it stays there, and nothing goes any more.
+    /// Whether the body has failed. Then it stays here, and nothing more is written.
     has_failed: bool,
 }
 
@@ -88,7 +87,7 @@ impl fmt::Debug for FastPath {
 }
 
 impl FastPath {
-    /// That of a connection whose requests `responder` answers, and of which `held` was read.
+    /// A fast path that answers with `responder`. `held` is what was read of the connection so far.
     pub(super) fn new(
         responder: Arc<dyn FastResponder>,
         limits: HeadLimits,
@@ -98,7 +97,7 @@ impl FastPath {
         Self { responder, limits, owner, held, owed: 0, rest, body: None, has_failed: false }
     }
 
-    /// Whose turn it is.
+    /// Which side gets what is read.
     pub(super) const fn owner(&self) -> InputOwner {
         self.owner
     }
@@ -113,7 +112,7 @@ impl FastPath {
         !self.held.is_empty()
     }
 
-    /// What is held and the library's, `bytes_max` of it.
+    /// Of what hyper gets, at most `bytes_max` bytes.
     pub(super) fn owed(&mut self, bytes_max: usize) -> Option<BytesMut> {
         let bytes = self.owed.min(bytes_max);
         if bytes == 0 {
@@ -123,12 +122,12 @@ impl FastPath {
         Some(self.held.split_to(bytes))
     }
 
-    /// Keeps what is to be written before anything else is.
+    /// Keeps what must be written before anything else.
     pub(super) fn keep(&mut self, answers: &[u8]) {
         self.rest.extend_from_slice(answers);
     }
 
-    /// Writes what is kept, and the body behind it, to the end.
+    /// Writes what is kept, then the whole body behind it.
     pub(super) fn poll_rest(
         &mut self,
         cx: &mut Context<'_>,
@@ -140,7 +139,7 @@ impl FastPath {
         }
         if let Some(body) = &mut self.body {
             if self.has_failed {
-                return Poll::Ready(Err(io::Error::other("an answer has failed before")));
+                return Poll::Ready(Err(io::Error::other("an earlier answer failed")));
             }
             let carried = ready!(body.as_mut().poll_write_body(cx, &mut self.rest, socket));
             self.has_failed = carried.is_err();
@@ -160,14 +159,14 @@ impl FastPath {
         Poll::Ready(Ok(()))
     }
 
-    /// From here on the library gets everything.
+    /// From now on hyper gets everything.
     pub(super) fn close(&mut self) {
         self.owner = InputOwner::Closed;
         self.owed = self.held.len();
     }
 
-    /// The library holds nothing that is not written: whether it is now done, and there is
-    /// something that was held for this moment.
+    /// hyper holds nothing unwritten. Returns whether hyper has just ended its request and
+    /// something is held that waited for this.
     pub(super) fn flushed(&mut self, deadlines: &ConnectionDeadlines) -> bool {
         match self.owner {
             InputOwner::Library { begun } if deadlines.has_ended(begun) => {
@@ -178,8 +177,9 @@ impl FastPath {
         }
     }
 
-    /// Looks at what is held while it is this way's turn, answers what can be, and gives the
-    /// answers to `write`, which keeps what it cannot write; those before a body are kept.
+    /// Answers the requests that are held, if the fast path owns the input. Gives the answers to
+    /// `write`, which keeps what it cannot write. If a body follows, the answers before it are
+    /// kept.
     pub(super) fn take(
         &mut self,
         deadlines: &ConnectionDeadlines,
@@ -211,7 +211,7 @@ impl FastPath {
         })
     }
 
-    /// Makes answers; how many bytes of what is held they are to, and what comes next.
+    /// Makes answers. Returns how many of the held bytes they answer, and the next step.
     fn answer(
         &mut self,
         deadlines: &ConnectionDeadlines,

@@ -1,6 +1,6 @@
-//! What is written to a plain HTTP/1 socket: bytes as they are, and in place of placeholders the
-//! ranges of files that they stand for (`engine::SendfileQueue`). Part of one connection's socket; no locks
-//! but the queue's.
+//! Writes to a plain HTTP/1 socket. Bytes are written as they are; in place of placeholders the
+//! ranges of files are sent that they stand for (`engine::SendfileQueue`). Part of one connection's
+//! socket; only the queue has a lock.
 
 use super::send_buffer::{self, SendBuffer};
 use crate::engine::{ClientConnection, RangeRead, SendOutcome, SendfileQueue};
@@ -19,14 +19,14 @@ use tokio::net::TcpStream;
 pub(super) struct FileSender {
     connection: Arc<ClientConnection>,
     reading: Option<RangeRead>,
-    /// What was read and compared, and goes next.
+    /// What was read and compared with its checksum, and is sent next.
     piece: Bytes,
-    /// Bytes that went and do not count before what is read was compared.
+    /// Bytes that are sent, and count only after their chunk was compared.
     unsure: usize,
     send_buffer: SendBuffer,
 }
 
-/// The option that leaves a socket to what the system is set to.
+/// The value of the option that leaves a socket with the default of the system.
 const UNBOUNDED: u32 = 0;
 
 impl fmt::Debug for FileSender {
@@ -35,7 +35,7 @@ impl fmt::Debug for FileSender {
     }
 }
 
-/// Whether the kernel may wait for more before it sends.
+/// Whether the kernel may wait for more bytes before it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FollowingBytes {
     Soon,
@@ -45,12 +45,12 @@ enum FollowingBytes {
 impl FileSender {
     /// Writes for `connection`.
     pub(super) fn new(connection: Arc<ClientConnection>) -> Self {
-        // The pages of a file that wait unsent are those of the page cache, and take no memory.
+        // Pages of a file that wait unsent belong to the page cache, and take no memory.
         let send_buffer = SendBuffer::new(UNBOUNDED, &send_buffer::ALL);
         Self { connection, reading: None, piece: Bytes::new(), unsure: 0, send_buffer }
     }
 
-    /// Whether what goes next is still read from the disk.
+    /// Whether the next bytes are still read from the disk.
     pub(super) fn is_reading(&self) -> bool {
         self.reading.is_some()
     }
@@ -71,7 +71,7 @@ impl FileSender {
             if length <= JOINED_BYTES_MAX {
                 return poll_joined(stream, cx, slices);
             }
-            // These take memory while they wait.
+            // These bytes take memory while they wait.
             self.send_buffer.slow_down(stream);
             return Pin::new(stream).poll_write_vectored(cx, slices);
         };
@@ -93,8 +93,8 @@ impl FileSender {
         polled
     }
 
-    /// The bytes that count now that what was read is right; none where none waited for that, and
-    /// what was read goes next.
+    /// Waits until a read is done and compared. Returns the sent bytes that count now, or none if
+    /// only the next bytes to send were read.
     fn poll_compared(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
         let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(None)) };
         let compared = ready!(reading.as_mut().poll(cx));
@@ -109,8 +109,8 @@ impl FileSender {
         }))
     }
 
-    /// Sends what the placeholders at the beginning of `slices` stand for, as much as goes at once;
-    /// `written` bytes went before in the same call.
+    /// Sends what the placeholders at the beginning of `slices` stand for, as much as goes at once.
+    /// `written` bytes were sent before in the same call.
     fn poll_spans(
         &mut self,
         stream: &TcpStream,
@@ -166,8 +166,8 @@ impl FileSender {
     }
 }
 
-/// An answer of up to this many bytes is copied together, which costs the kernel less than several
-/// slices do.
+/// An answer of at most so many bytes is copied together, which costs less than a write of several
+/// slices.
 const JOINED_BYTES_MAX: usize = 2048;
 
 /// Writes slices of at most [`JOINED_BYTES_MAX`] bytes in all, none of them a placeholder.

@@ -8,8 +8,8 @@ use hyper::body::Incoming;
 use std::io;
 use std::sync::Arc;
 
-/// The body of an answer: before it yields an error, [`ClientConnection::cut`] was called. The doors'
-/// own answers are made of bytes.
+/// The body of an answer. Before it yields an error, it calls [`ClientConnection::cut`].
+/// `From<Bytes>` is for the answers that this module makes itself.
 pub trait HandlerBody:
     http_body::Body<Data: Buf + From<Bytes> + Send, Error = io::Error> + Send + 'static
 {
@@ -20,7 +20,7 @@ impl<B> HandlerBody for B where
 {
 }
 
-/// What the doors hand requests to.
+/// What the listeners hand requests to.
 pub trait Handler<B>: Send + Sync {
     /// Answers a request; never fails.
     fn answer(
@@ -29,8 +29,9 @@ pub trait Handler<B>: Send + Sync {
         connection: &Arc<ClientConnection>,
     ) -> Answering<B>;
 
-    /// Answers a plain request over HTTP/1.1 behind `out`, all of it and at once or but for its
-    /// body, or leaves both alone: then [`Handler::answer`] is asked. A body has a known length.
+    /// Answers a simple request over HTTP/1.1: writes the whole answer behind `out`, or its head
+    /// and returns the body, or does nothing. In the last case [`Handler::answer`] is called. A
+    /// body has a known length.
     fn fast_path(
         &self,
         request: &SimpleRequest<'_>,
@@ -38,7 +39,7 @@ pub trait Handler<B>: Send + Sync {
         out: &mut Vec<u8>,
     ) -> FastAnswer<B>;
 
-    /// Hears of a request that the doors refused by themselves with `status`, for the log.
+    /// Logs a request that this module refused with `status`.
     fn refused(
         &self,
         request: &Request<Incoming>,
@@ -46,11 +47,11 @@ pub trait Handler<B>: Send + Sync {
         connection: &Arc<ClientConnection>,
     );
 
-    /// Hears of bytes that are no request and were answered with `status`, for the log.
+    /// Logs bytes that are no request and were answered with `status`.
     fn unreadable(&self, status: StatusCode, connection: &Arc<ClientConnection>);
 }
 
-/// What travels through a listener.
+/// Which protocols a listener takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
     /// HTTP/1 and HTTP/2 by prior knowledge, in the clear.

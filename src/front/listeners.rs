@@ -22,8 +22,8 @@ pub struct Front {
 }
 
 impl Front {
-    /// Binds every listener of `[server]` and `[server.tls]`; `tls` is needed where the latter
-    /// has any. Must be called inside a runtime. Nothing stays bound where one fails.
+    /// Binds every listener of `[server]` and `[server.tls]`. `tls` is needed if the latter has
+    /// any. Must be called inside a runtime. If one cannot be bound, all are closed.
     pub fn bind(server: &Server, tls: Option<Arc<ServerConfig>>) -> Result<Self, ListenError> {
         let mut listeners = Vec::new();
         for &address in &server.listen {
@@ -38,16 +38,16 @@ impl Front {
         Ok(Self { server: server.clone(), tls, listeners })
     }
 
-    /// What the listeners are bound to, ports chosen by the system included; plain ones first,
-    /// in the order of the config.
+    /// The addresses that the listeners are bound to, with the ports that the system chose. Plain
+    /// ones come first, in the order of the config.
     pub fn local_addresses(&self) -> Vec<(Door, SocketAddr)> {
         let address =
             |listener: &Listener| Some((listener.door, listener.socket.local_addr().ok()?));
         self.listeners.iter().filter_map(address).collect()
     }
 
-    /// Accepts from now on, until `tasks` stops: then the listeners close, idle connections end,
-    /// and every other ends after its answers, or is reset after `[server.timeouts] drain`.
+    /// Accepts from now on, until `tasks` stops. Then the listeners close and idle connections end.
+    /// Every other connection ends after its answers, or is reset after `[server.timeouts] drain`.
     /// Returns at once; drain `tasks` with a deadline somewhat above that timeout.
     pub fn serve<B>(self, handler: Arc<dyn Handler<B>>, metrics: &Metrics, tasks: &Tasks)
     where

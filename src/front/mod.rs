@@ -1,11 +1,14 @@
-//! The public listeners: sockets, protocols, limits and deadlines; what a request means is the
-//! handler's business. Bound and served once by the assembly; ends when the process drains.
+//! The public listeners: sockets, protocols, limits and deadlines. What a request means is decided
+//! by the handler. Bound and served once by the assembly; ends when the process drains.
 //!
-//! A connection's way: `accept` admits it, `conn` finds out its protocol and runs it, `request`
-//! looks at each request and calls the handler, `socket` is what hyper reads and writes, `watch`
-//! knows what the connection may still wait for, `progress` what its client has taken, and
-//! `watchdog` is the timer. Hits go a short way below hyper: `fast_path` takes their requests out of
-//! what is read, `carry` writes the bodies that are files.
+//! The way of a connection: `accept` admits it within `connection_limits`. `connection` finds out
+//! its protocol and runs hyper. `request` checks each request and calls the handler. hyper reads
+//! and writes a `socket`: a `tcp_socket`, in the clear or behind `tls_records`.
+//! `connection_deadlines` knows how long the connection may still wait, and for what. `progress`
+//! asks the kernel what the client has acknowledged, and `watchdog` is the timer.
+//!
+//! Hits of HTTP/1.1 take a fast path below hyper. `simple_request` parses their heads, `fast_path`
+//! takes them out of what is read, and `body_writer` writes bodies that are files.
 
 mod accept;
 mod bare_lf;

@@ -1,5 +1,6 @@
-//! One request at the door: what is refused for its framing alone, the handler's call, and the
-//! answer's body as hyper polls it. A panic in the handler fails its request and nothing else.
+//! One request before and after the handler: refuses it for its framing alone, calls the handler,
+//! and tracks the body of its answer while hyper polls it. A panic in the handler fails its request
+//! and nothing else.
 
 use super::body_writer::BodyWriter;
 use super::connection_deadlines::{ActiveRequest, ConnectionDeadlines};
@@ -63,7 +64,7 @@ where
             let response = refusal.response(pending.version);
             return Either::Left(ready(Ok(pending.own(response))));
         }
-        // The handler's state is dropped with its panic: nobody sees it half changed.
+        // A panic drops the state of the handler, so no code sees that half changed.
         let called = AssertUnwindSafe(|| state.handler.answer(request, &self.connection));
         match catch_unwind(called) {
             Ok(Answering::Now(response)) => Either::Left(ready(Ok(pending.handlers(response)))),
@@ -80,10 +81,10 @@ where
 
 type ServiceResult<B> = Result<Response<TrackedBody<B>>, Infallible>;
 
-/// What the door keeps of a request until there is an answer.
+/// What is kept of a request until there is an answer.
 struct PendingAnswer {
     version: Version,
-    /// The connection, where a body comes on it that may be left unread.
+    /// The connection, if a body comes on it that may stay unread.
     awaited: Option<Arc<ClientConnection>>,
     active: ActiveRequest,
     panics: Arc<IntCounter>,
@@ -97,7 +98,7 @@ impl PendingAnswer {
         B: HandlerBody,
     {
         let (mut parts, body) = response.into_parts();
-        // What is left of a body could be taken for a request.
+        // The rest of a body could be taken for a request.
         if self.awaited.is_some_and(|connection| !connection.is_body_read()) {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -105,7 +106,7 @@ impl PendingAnswer {
         Response::from_parts(parts, TrackedBody::new(sent, self.active, self.panics))
     }
 
-    /// An answer of the door itself.
+    /// An answer that this module makes itself.
     fn own<B>(self, response: Response<Bytes>) -> Response<TrackedBody<B>>
     where
         B: HandlerBody,
@@ -123,7 +124,7 @@ impl PendingAnswer {
         B: HandlerBody,
     {
         self.panics.inc();
-        tracing::error!("a request ended in a panic; its client got status 500");
+        tracing::error!("request panicked, answered 500");
         self.own(own_answer(StatusCode::INTERNAL_SERVER_ERROR, "fault"))
     }
 }
@@ -135,7 +136,7 @@ where
     fn answer(&self, request: &SimpleRequest<'_>, out: &mut Vec<u8>) -> FastAnswer<FastBody> {
         let before = out.len();
         let handler = &self.state.handler;
-        // What the handler may leave half done is cut off.
+        // If the handler panics, what it wrote is cut off.
         let called = AssertUnwindSafe(|| handler.fast_path(request, &self.connection, out));
         match catch_unwind(called) {
             Ok(FastAnswer::HeadWritten(body)) => {
@@ -149,7 +150,7 @@ where
             Ok(FastAnswer::NotTaken) => FastAnswer::NotTaken,
             Err(_) => {
                 self.panics.inc();
-                tracing::error!("a panic in the short way of a request; it goes the long way now");
+                tracing::error!("panic in the fast path; the request takes the usual path");
                 out.truncate(before);
                 FastAnswer::NotTaken
             }
@@ -164,8 +165,9 @@ enum RequestBody {
     Present,
 }
 
-/// hyper drops `Content-Length` beside `Transfer-Encoding`, so over HTTP/1 its own framing tells.
-/// An HTTP/2 request may leave its end to an empty frame, so there the length does.
+/// Over HTTP/1 the framing of hyper decides, since hyper drops `Content-Length` beside
+/// `Transfer-Encoding`. An HTTP/2 request may leave its end to an empty frame, so there the length
+/// decides.
 fn announced(request: &Request<Incoming>) -> RequestBody {
     let is_empty = if request.version() < Version::HTTP_2 {
         request.body().is_end_stream()
@@ -246,7 +248,7 @@ impl FramingRefusal {
     }
 }
 
-/// An answer of the door itself; `detail` is a token (RFC 9110 section 5.6.2).
+/// An answer that this module makes itself. `detail` is a token (RFC 9110 section 5.6.2).
 fn own_answer(status: StatusCode, detail: &'static str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(format!("{} ({detail})\n", status.as_u16())));
     *response.status_mut() = status;
@@ -259,7 +261,7 @@ fn own_answer(status: StatusCode, detail: &'static str) -> Response<Bytes> {
 }
 
 pin_project_lite::pin_project! {
-    /// The body of an answer, watched.
+    /// The body of an answer. Tells the deadlines of the connection when it is polled and ends.
     pub(super) struct TrackedBody<B> {
         #[pin]
         sent: AnswerContent<B>,
@@ -305,7 +307,7 @@ impl<B: HandlerBody> Body for TrackedBody<B> {
         let polled = catch_unwind(AssertUnwindSafe(|| this.sent.as_mut().poll_frame(cx)));
         let Ok(polled) = polled else {
             this.panics.inc();
-            tracing::error!("an answer's body ended in a panic; its client is cut off");
+            tracing::error!("body of an answer panicked, connection cut");
             return Poll::Ready(Some(Err(io::Error::other("panic in an answer's body"))));
         };
         let frame = when_ready!(polled);

@@ -1,31 +1,31 @@
-//! How fast the client of a connection takes what it is sent, and what may therefore wait for it in
-//! the kernel, unsent. Part of one connection's socket, which tells it what went; no locks.
+//! Bounds how many bytes may wait in the kernel, not sent yet, by how fast the client of the
+//! connection reads. Part of one connection's socket, which tells it what was sent; no locks.
 
 use socket2::SockRef;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
-/// progress show every few seconds instead of once in a whole send buffer. [`SendBuffer`] exempts
-/// fast clients.
+/// Bytes that may wait in the kernel, not sent yet. They bound memory, and let the progress of a
+/// slow reader show every few seconds instead of once in a whole send buffer. [`SendBuffer`]
+/// exempts fast clients.
 pub(super) const UNSENT_BYTES_MAX: u32 = 256 * 1024;
-/// Bytes by which the pace of a reader is told.
+/// The speed of a reader is measured over so many bytes.
 const MEASURED_BYTES: usize = 1 << 20;
-/// A reader who takes [`MEASURED_BYTES`] in this time is fast.
+/// A reader that takes [`MEASURED_BYTES`] in this time is fast.
 const FAST: Duration = Duration::from_millis(250);
 /// Connections of the process that may have copied bytes beyond [`UNSENT_BYTES_MAX`] waiting at one
-/// time: whoever was fast may stop reading, so that what all of them can hold is bounded here.
+/// time. A client that was fast may stop reading; this bounds what all of them can hold.
 const FAST_CLIENTS_MAX: usize = 64;
 
-/// The places of the process.
+/// The slots of the process.
 pub(super) static ALL: FastClientSlots = FastClientSlots::new();
 
-/// Places for fast clients; how many are taken.
+/// Slots for fast clients; the number that is taken.
 #[derive(Debug)]
 pub(super) struct FastClientSlots(AtomicUsize);
 
-/// One of [`FAST_CLIENTS_MAX`]; free again when it is dropped.
+/// One of [`FAST_CLIENTS_MAX`] slots. It is free again when this is dropped.
 #[derive(Debug)]
 struct FastClientSlot(&'static FastClientSlots);
 
@@ -47,10 +47,10 @@ impl Drop for FastClientSlot {
     }
 }
 
-/// How fast the client takes what it is sent. What waits unsent for a slow one is bounded, so that
-/// its progress shows. For a fast one that would cost a wake-up for each few packets, and as much
-/// CPU again as the rest. One that was fast and is not any more has shown no progress until it has
-/// taken a third of what the kernel holds for it: 1.4 MiB at most, as Linux is set up.
+/// The send buffer of one connection. What waits unsent for a slow client is bounded, so that its
+/// progress shows. For a fast client that bound would cost a wake-up for each few packets, and
+/// double the CPU time. A client that was fast and becomes slow shows no progress until it has
+/// taken a third of what the kernel holds for it: at most 1.4 MiB with the defaults of Linux.
 #[derive(Debug)]
 pub(super) struct SendBuffer {
     since: Instant,
@@ -58,11 +58,11 @@ pub(super) struct SendBuffer {
     speed: ReaderSpeed,
     fast_unsent_max: u32,
     slots: &'static FastClientSlots,
-    /// That of a fast client whose bytes are copied.
+    /// The slot of a fast client, if its bytes are copied.
     slot: Option<FastClientSlot>,
 }
 
-/// How fast it is taken.
+/// How fast the client reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReaderSpeed {
     Fast,
@@ -70,15 +70,15 @@ enum ReaderSpeed {
 }
 
 impl SendBuffer {
-    /// A client of which nothing is known. If it is fast, so many bytes may wait for it unsent
-    /// while one of `slots` is free; or as many as the system is set to where that is 0, for
-    /// pages of files, which take no memory.
+    /// The send buffer of a client of unknown speed. If the client is fast, `fast_unsent_max` bytes
+    /// may wait for it while one of `slots` is free. If that is 0, the default of the system holds:
+    /// for pages of files, which take no memory.
     pub(super) fn new(fast_unsent_max: u32, slots: &'static FastClientSlots) -> Self {
         let speed = ReaderSpeed::Slow;
         Self { since: Instant::now(), bytes: 0, speed, fast_unsent_max, slots, slot: None }
     }
 
-    /// Notes that bytes went that tell the pace.
+    /// Notes that bytes were sent that count for the speed.
     pub(super) fn sent(&mut self, bytes: usize, stream: &TcpStream) {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes < MEASURED_BYTES {
@@ -120,9 +120,9 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    /// A slow client's progress must show, and what is copied for any takes memory.
+    /// The progress of a slow client must show, and copied bytes take memory.
     #[tokio::test]
-    async fn what_waits_unsent_is_bounded_but_for_who_takes_it_fast() {
+    async fn what_waits_unsent_is_bounded_except_for_fast_clients() {
         static OWN: FastClientSlots = FastClientSlots::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -1,6 +1,6 @@
-//! The heads of HTTP/1.1 requests that are waiting to be read: which of them ask for an object and
-//! for nothing else, and which end where their head does. Pure; called by `fast_path` with what was
-//! read. Whatever is in the least unusual is for the HTTP library to judge.
+//! Parses the heads of HTTP/1.1 requests: finds those that ask for an object and nothing else, and
+//! those that end with their head. Pure; called by `fast_path` with what was read. Whatever is in
+//! the least unusual is left to hyper.
 
 use super::bare_lf::has_bare_line_feed;
 use crate::engine::SimpleRequest;
@@ -8,11 +8,11 @@ use crate::policy::request::ReadMethod;
 use crate::rfc::path::PlainPath;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
 
-/// Fields of the largest head that is looked at.
+/// The largest head that is parsed has so many fields.
 const FIELDS_MAX: usize = 24;
 
-/// Fields that have no say in what a binary cache answers to a request; `Connection` and `Host`
-/// are looked at by themselves.
+/// Fields that do not change what a binary cache answers. `Connection` and `Host` are treated
+/// separately.
 const IGNORED: [&str; 11] = [
     "accept",
     "accept-encoding",
@@ -27,7 +27,7 @@ const IGNORED: [&str; 11] = [
     "x-real-ip",
 ];
 
-/// Fields with which a request may have a body, or not be the last of its kind.
+/// Fields that announce a body, or make the request the last one of its protocol.
 const FRAMING: [&str; 5] = ["content-length", "transfer-encoding", "expect", "upgrade", "trailer"];
 
 /// Limits on a head.
@@ -37,14 +37,14 @@ pub(super) struct HeadLimits {
     pub(super) fields_max: usize,
 }
 
-/// What stands at the beginning of what was read.
+/// What the bytes begin with.
 #[derive(Debug)]
 pub(super) enum RequestHead<'a> {
     /// The beginning of a head.
     Partial,
-    /// A request for an object and for nothing else, of so many bytes.
+    /// A request for an object and for nothing else, and the bytes of its head.
     Simple(SimpleRequest<'a>, usize),
-    /// Another GET or HEAD without a body, of so many bytes.
+    /// Another GET or HEAD without a body, and the bytes of its head.
     Bodiless(usize),
     /// Anything else.
     Other,
@@ -88,13 +88,13 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// What the fields of a request come to.
+/// What the fields of a request mean together.
 enum HeadFields<'a> {
-    /// They have no say, but for the one host.
+    /// Only the host matters.
     Simple { host: &'a str, referer: Option<&'a [u8]>, user_agent: Option<&'a [u8]> },
-    /// They may have a say in the answer, and none in where the request ends.
+    /// They may change the answer, but the request ends with its head.
     Others,
-    /// They may say that there is a body, or that the connection ends.
+    /// They may announce a body, or the end of the connection.
     Framed,
 }
 
@@ -123,7 +123,7 @@ impl<'a> HeadFields<'a> {
                 are_plain = false;
                 continue;
             };
-            // One that is there twice is not for this to judge.
+            // A field that is there twice is left to hyper.
             are_plain &= seen.replace(value).is_none();
         }
         match host.map(std::str::from_utf8) {
@@ -150,9 +150,8 @@ mod tests {
         };
         assert_eq!((request.host, request.target.as_str(), length), ("h", "/a", first.len()));
         let rest = &both.as_bytes()[length..];
-        assert!(
-            matches!(RequestHead::of(rest, LIMITS), RequestHead::Bodiless(length) if length == rest.len())
-        );
+        let behind = RequestHead::of(rest, LIMITS);
+        assert!(matches!(behind, RequestHead::Bodiless(length) if length == rest.len()));
         for end in 0..first.len() {
             assert!(
                 matches!(RequestHead::of(&first.as_bytes()[..end], LIMITS), RequestHead::Partial),
@@ -183,16 +182,18 @@ mod tests {
         #[test]
         fn any_bytes_have_an_end_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             match RequestHead::of(&bytes, LIMITS) {
-                RequestHead::Simple(_, length) | RequestHead::Bodiless(length) => assert!(length <= bytes.len()),
+                RequestHead::Simple(_, length) | RequestHead::Bodiless(length) => {
+                    assert!(length <= bytes.len());
+                }
                 RequestHead::Partial | RequestHead::Other => {}
             }
         }
 
-        /// Whatever the fields, what announces a body never goes the short way.
+        /// Whatever the fields, a request that announces a body never takes the fast path.
         #[test]
-        fn no_body_is_overlooked(bare_lf in proptest::collection::vec(line(), 0..6)) {
+        fn no_body_is_overlooked(lines in proptest::collection::vec(line(), 0..6)) {
             let mut head = "GET /a HTTP/1.1\r\n".to_owned();
-            for line in bare_lf.iter().map(String::as_str).chain([""]) {
+            for line in lines.iter().map(String::as_str).chain([""]) {
                 head.push_str(line);
                 head.push_str("\r\n");
             }
@@ -206,7 +207,9 @@ mod tests {
                     assert!(!lower.contains("\r\nrange:") && !lower.contains("\r\nx-a:"), "{head}");
                     assert_eq!(request.target.as_str(), "/a");
                 }
-                RequestHead::Bodiless(length) => assert!(!is_framed && length == head.len(), "{head}"),
+                RequestHead::Bodiless(length) => {
+                    assert!(!is_framed && length == head.len(), "{head}");
+                }
                 RequestHead::Other => {}
                 RequestHead::Partial => panic!("{head}"),
             }

@@ -1,6 +1,7 @@
-//! What hyper reads and writes: a TCP connection, plain or under TLS, that tells its [`ConnectionDeadlines`]
-//! what happens and that ends with a reset where an answer is unfinished. One per connection,
-//! owned by its task; no locks of its own.
+//! What hyper reads and writes: a TCP connection in the clear or under TLS. Takes requests of the
+//! fast path out of what is read, refuses bare line feeds, and writes interim answers in between.
+//! Tells its [`ConnectionDeadlines`] what happens. One for each connection, owned by its task; no
+//! locks.
 
 use super::bare_lf::{BareLf, BareLfFilter};
 use super::connection_deadlines::ConnectionDeadlines;
@@ -28,10 +29,10 @@ pub(super) enum ClientStream {
     Tls(TlsRecords),
 }
 
-/// What a client's first bytes say.
+/// What the first bytes of a client are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// Nothing: it closed.
+    /// None: the client closed.
     Closed,
     /// The preface of HTTP/2.
     Preface,
@@ -43,42 +44,42 @@ pub(super) enum Opening {
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: ClientStream,
-    /// Bytes read by [`Socket::opening`], to be read again.
+    /// Bytes that [`Socket::opening`] read, to be read again.
     ahead: BytesMut,
-    /// Over HTTP/1, whose requests are lines; not before the protocol is known.
+    /// The filter of line ends over HTTP/1; `None` until the protocol is known.
     bare_lf: Option<BareLfFilter>,
-    /// Interim answers to be written, over HTTP/1.
+    /// Interim answers that are to be written, over HTTP/1.
     interims: Option<InterimWriter>,
-    /// The short way of hits, over HTTP/1.
+    /// The fast path of hits, over HTTP/1.
     fast_path: Option<FastPath>,
     deadlines: Arc<ConnectionDeadlines>,
-    /// What is known of the connection once its protocol is.
+    /// The connection as the engine knows it; `None` until the protocol is known.
     connection: Option<Arc<ClientConnection>>,
     flushed: FlushBy,
 }
 
-/// Who has what was written sent, if it is not enough to be sent by itself.
+/// Which side flushes what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FlushBy {
-    /// Whoever wrote it.
+    /// The writer, hyper.
     Writer,
-    /// The connection's task, after it polled the writer.
+    /// The task of the connection, after it polled the writer.
     Task,
 }
 
-/// Interim answers on their way, and whether one may stand here.
+/// Interim answers, and whether one may be written now.
 #[derive(Debug)]
 struct InterimWriter {
     waiting: Arc<Interims>,
-    /// Of one that is being written, what is left.
+    /// The rest of one that is being written.
     rest: Bytes,
-    /// Whether all that was written before has gone: what is written next begins an answer.
+    /// Whether everything before is written, so that the next write begins an answer.
     is_between: bool,
 }
 
 impl InterimWriter {
-    /// What is to be written before the next answer, at its beginning or while it is waited for;
-    /// what has missed that is thrown away.
+    /// What to write before the next answer. Interim answers that come after their answer has begun
+    /// are dropped.
     fn next(&mut self) -> &mut Bytes {
         if self.rest.is_empty() && self.waiting.has_bytes() {
             let bytes = self.waiting.take();
@@ -104,9 +105,10 @@ impl Socket {
         }
     }
 
-    /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF; what
-    /// is written may be placeholders of `connection`'s. Requests that `ready` answers are not seen
-    /// at all, where their heads keep to `limits`. See [`Socket::left_unflushed`].
+    /// From now on hyper reads HTTP/1, in which no line ends in a bare line feed, and its writes
+    /// may contain placeholders of `connection`. If their heads keep to `limits`, requests that
+    /// `responder` answers never reach hyper. See [`Socket::left_unflushed`] for the returned
+    /// value.
     pub(super) fn speaks_http1(
         &mut self,
         connection: &Arc<ClientConnection>,
@@ -132,14 +134,14 @@ impl Socket {
         self.left_unflushed()
     }
 
-    /// From here on whoever reads and writes is h2. See [`Socket::left_unflushed`].
+    /// From now on h2 reads and writes. See [`Socket::left_unflushed`] for the returned value.
     pub(super) fn speaks_http2(&mut self, connection: &Arc<ClientConnection>) -> Option<TlsFlush> {
         self.connection = Some(Arc::clone(connection));
         self.left_unflushed()
     }
 
-    /// hyper flushes each piece of a body, and h2 each frame. Where that would cost, their flushes
-    /// do nothing from here on, and the caller flushes what is returned after each poll of hyper.
+    /// hyper flushes each piece of a body, and h2 each frame. Under TLS that costs too much: from
+    /// now on their flushes do nothing, and the caller flushes the returned value after each poll.
     fn left_unflushed(&mut self) -> Option<TlsFlush> {
         match &self.stream {
             ClientStream::Plain(_) => None,
@@ -150,7 +152,7 @@ impl Socket {
         }
     }
 
-    /// An error where what is given now may not be written: it could not be read.
+    /// An error if nothing may be written any more, since a stored file could not be read.
     fn check(&self) -> io::Result<()> {
         match &self.connection {
             Some(connection) if connection.is_broken() => {
@@ -160,7 +162,7 @@ impl Socket {
         }
     }
 
-    /// Writes interim answers that have come.
+    /// Writes the interim answers that wait.
     fn poll_interims(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(interims) = &mut self.interims else { return Poll::Ready(Ok(())) };
         let rest = interims.next();
@@ -174,25 +176,25 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Notes that a part of an answer is written.
+    /// Notes that an answer is being written.
     fn is_answering(&mut self) {
         if let Some(interims) = &mut self.interims {
             interims.is_between = false;
         }
     }
 
-    /// No request is answered any more: what comes is only read to its end.
+    /// From now on no request is answered: input is only read to its end.
     pub(super) fn takes_no_more(&mut self) {
         self.fast_path = None;
     }
 
-    /// Writes answers of the short way for which there was no room, and the body behind them.
+    /// Writes answers of the fast path that did not fit into the socket, and their body.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(fast_path) = &mut self.fast_path else { return Poll::Ready(Ok(())) };
         fast_path.poll_rest(cx, &self.deadlines, Pin::new(&mut self.stream))
     }
 
-    /// Reads, answers what goes the short way, and gives `buffer` what does not.
+    /// Reads, answers what the fast path can, and gives hyper the rest in `buffer`.
     fn poll_library(
         &mut self,
         cx: &mut Context<'_>,
@@ -213,7 +215,7 @@ impl Socket {
                     self.fast_path = None;
                     continue;
                 }
-                // The library learns of an end in the middle of its answer, and of nothing else.
+                // hyper may learn of an end in the middle of its answer, and of nothing else.
                 InputOwner::Library { .. } if fast_path.holds() => return Poll::Pending,
                 InputOwner::Library { .. } => {}
                 InputOwner::FastPath if self.deadlines.is_winding_down() => {
@@ -258,7 +260,7 @@ impl Socket {
         }
     }
 
-    /// Reads, for a library that gets everything.
+    /// Reads, after the fast path has ended: hyper gets everything.
     fn poll_all(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         if self.ahead.has_remaining() {
@@ -277,11 +279,11 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Looks at the bytes of `buffer` from `before`, which the library is given.
+    /// Refuses bare line feeds in the bytes of `buffer` from `before`, which hyper gets.
     fn refuse_bare_line_feeds(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let Some(bare_lf) = &mut self.bare_lf else { return };
         let bytes = buffer.filled_mut().get_mut(before..).unwrap_or_default();
-        // The deadlines have noted such an end as they were told of the bytes.
+        // The deadlines know such an end from the bytes themselves.
         let is_noted = bytes.ends_with(b"\n\r\n");
         if bare_lf.refuse_bare_line_feeds(bytes) == BareLf::First {
             // hyper parses what it has begun to read only when it sees the end of it.
@@ -295,8 +297,8 @@ impl Socket {
         }
     }
 
-    /// Reads as many bytes as it takes to tell HTTP/2 from everything else; reading the socket
-    /// yields them again. Not cancel safe; without a deadline of its own.
+    /// Reads until HTTP/2 can be told from everything else. The next reads yield the same bytes
+    /// again. Not cancel safe; without a deadline of its own.
     pub(super) async fn opening(&mut self) -> io::Result<Opening> {
         self.ahead.reserve(PREFACE.len());
         while self.ahead.len() < PREFACE.len() && PREFACE.starts_with(&self.ahead) {
@@ -359,7 +361,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes only when it holds nothing that is not written yet.
+        // hyper flushes only if it holds nothing unwritten.
         let this = self.get_mut();
         if let Some(interims) = &mut this.interims {
             interims.is_between = true;
@@ -370,7 +372,7 @@ impl AsyncWrite for Socket {
         if let Some(fast_path) = &mut this.fast_path
             && fast_path.flushed(&this.deadlines)
         {
-            // The library may believe that it waits for the socket.
+            // hyper may still wait for the socket.
             cx.waker().wake_by_ref();
         }
         match this.flushed {

@@ -1,5 +1,5 @@
-//! What all connections share: the settings, the handler, the counters, the limits, and how TLS and
-//! hyper are set up. Made once; only the moment of the drain is set later. No locks.
+//! What all connections share: the settings, the handler, the counters, the limits, and the setup
+//! of TLS and hyper. Made once. Only the start of the drain is set later; no locks.
 
 use super::connection_deadlines::DeadlineSettings;
 use super::connection_limits::{ConnectionLimits, connections_within, open_files_max};
@@ -16,19 +16,19 @@ use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-/// Bytes of a body that hyper may hold for an HTTP/1 connection, and that a request's head may
-/// never exceed.
+/// Bytes that hyper may hold of a body on an HTTP/1 connection. The buffer is never smaller than
+/// the largest head.
 const HTTP1_BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// The smallest buffer that hyper takes.
 const HTTP1_BUFFER_BYTES_MIN: usize = 8 * 1024;
-/// Bytes of a body that may wait on one HTTP/2 stream beside the piece in hand.
+/// Bytes of a body that may wait on one HTTP/2 stream beside the present piece.
 const STREAM_BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// The receive window of HTTP/2 streams and connections: requests have no bodies.
 const WINDOW_BYTES: u32 = 65_535;
-/// Streams that a client may reset before they were looked at, and that a client's faults may
-/// make h2 reset, before the connection ends with GOAWAY (CVE-2023-44487, CVE-2025-8671).
+/// Streams that a client may reset before the handler sees them. Beyond that the connection ends
+/// with GOAWAY (CVE-2023-44487).
 const RESET_STREAMS_MAX: usize = 20;
-/// See [`RESET_STREAMS_MAX`].
+/// Streams that faults of a client may make h2 reset, before GOAWAY (CVE-2025-8671).
 const FAULTY_STREAMS_MAX: usize = 64;
 
 /// What all connections share.
@@ -95,7 +95,7 @@ impl<B> FrontState<B> {
         }
     }
 
-    /// When the drain that has begun is over.
+    /// The moment at which the drain is over. The first call is the beginning of the drain.
     pub(super) fn drain_ends(&self) -> Instant {
         *self.stopped_at.get_or_init(Instant::now) + self.server.timeouts.drain
     }
@@ -106,11 +106,12 @@ impl<B> FrontState<B> {
     }
 }
 
-/// A client may close its side once its request is whole: it is answered all the same (RFC 9112
-/// section 9.6), and the [`Watch`](super::watch::Watch) notices if it is gone.
+/// A client may close its side after its request is whole, and is still answered (RFC 9112 section
+/// 9.6). [`ConnectionDeadlines`](super::connection_deadlines::ConnectionDeadlines) notice if it is
+/// gone.
 ///
-/// hyper's own timeout of a request's head also runs while a kept connection is idle, so the
-/// [`Watch`](super::watch::Watch) keeps both. `pipeline_flush` stays off: it copies every body.
+/// They keep the timeouts of heads and of idle connections too, since hyper's own timeout of a head
+/// also runs while a kept connection is idle. `pipeline_flush` stays off: it copies every body.
 fn http1_builder(server: &Server) -> http1::Builder {
     let head_bytes_max = server.limits.request_head_bytes_max;
     let mut builder = http1::Builder::new();
@@ -125,8 +126,9 @@ fn http1_builder(server: &Server) -> http1::Builder {
     builder
 }
 
-/// No PING asks whether a client is still there: it would wait behind all that a slow one has yet
-/// to receive. The [`Watch`](super::watch::Watch) tells.
+/// hyper sends no PING to find clients that are gone. A PING would wait behind everything that a
+/// slow client has yet to receive.
+/// [`ConnectionDeadlines`](super::connection_deadlines::ConnectionDeadlines) find them.
 fn http2_builder(server: &Server, streams: Streams) -> http2::Builder<Streams> {
     let head_bytes_max = u32::try_from(server.limits.request_head_bytes_max).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(streams);

@@ -1,6 +1,6 @@
-//! The TCP connection below HTTP and TLS: sets the socket's options, tells the [`ConnectionDeadlines`] what the
-//! client takes, and ends with a reset if an answer is unfinished. One per connection, owned by its
-//! task; no locks of its own.
+//! The TCP connection below HTTP and TLS: sets the options of the socket, tells the
+//! [`ConnectionDeadlines`] what the client takes, and ends with a reset if an answer is unfinished.
+//! One for each connection, owned by its task; no locks.
 
 use super::connection_deadlines::ConnectionDeadlines;
 use super::file_sender::FileSender;
@@ -16,15 +16,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// When the kernel asks a silent client whether it is still there, how often again, and how many
-/// times that may be left unanswered.
+/// How long a client may be silent until the kernel asks whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(75);
-/// See [`KEEPALIVE_AFTER`].
+/// How often the kernel asks again.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
-/// See [`KEEPALIVE_AFTER`].
+/// How many of these questions may stay unanswered.
 const KEEPALIVE_RETRIES: u32 = 4;
-/// The same for a client of HTTP/1 under TLS that takes what it is sent fast: fewer wake-ups for
-/// the memory. Over HTTP/2 all that waits is in the way of the answers that come behind it.
+/// Bytes that may wait in the kernel, not sent yet, for a fast client of HTTP/1 under TLS: fewer
+/// wake-ups for more memory. Not over HTTP/2, where all that waits delays the answers behind it.
 const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
 
 /// The TCP connection.
@@ -32,14 +31,14 @@ const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
 pub(super) struct TcpSocket {
     stream: TcpStream,
     deadlines: Arc<ConnectionDeadlines>,
-    /// Where placeholders may be written.
+    /// Sends files in place of placeholders, if the connection may have any.
     files: Option<FileSender>,
-    /// Where the client's pace is looked at, beside that of files that `files` sends.
+    /// The send buffer of a connection under TLS; `files` has one of its own.
     send_buffer: Option<SendBuffer>,
 }
 
 impl TcpSocket {
-    /// Sets the socket's options; where one cannot be set, the connection works without it.
+    /// Sets the options of the socket. If one cannot be set, the connection works without it.
     pub(super) fn new(stream: TcpStream, deadlines: Arc<ConnectionDeadlines>) -> Self {
         let socket = SockRef::from(&stream);
         // A client that closed both its sides has forgotten the connection a minute later.
@@ -60,13 +59,13 @@ impl TcpSocket {
         Self { stream, deadlines, files: None, send_buffer: None }
     }
 
-    /// From here on the ranges of files that stand in `connection`'s queue are sent in place of
-    /// their placeholders.
+    /// From now on the ranges of files in the queue of `connection` are sent in place of their
+    /// placeholders.
     pub(super) fn sends_files_of(&mut self, connection: &Arc<ClientConnection>) {
         self.files = Some(FileSender::new(Arc::clone(connection)));
     }
 
-    /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
+    /// From now on more bytes may wait in the kernel for a client that reads fast.
     pub(super) fn enlarge_send_buffer(&mut self) {
         self.send_buffer = Some(SendBuffer::new(FAST_UNSENT_BYTES_MAX, &send_buffer::ALL));
     }
@@ -160,8 +159,7 @@ pub(super) mod tests {
         (client, raw, deadlines)
     }
 
-    /// Without it a reader of 10 kB/s shows no progress for minutes, and is taken for a stalled
-    /// one.
+    /// Without this limit a reader of 10 kB/s shows no progress for minutes, and counts as stalled.
     #[tokio::test]
     async fn little_waits_unsent_in_the_kernel() {
         let (_client, raw, _) = pair().await;

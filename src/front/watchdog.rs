@@ -1,5 +1,5 @@
-//! The timer of a connection: tells its task that the client was waited for too long. One per
-//! connection, polled after it by its own task; no locks of its own.
+//! The timer of a connection: tells its task when a deadline has passed. One for each connection,
+//! polled by its task after the connection; no locks.
 
 use super::connection_deadlines::{ConnectionDeadlines, ConnectionFault, PollSummary};
 use std::pin::{Pin, pin};
@@ -9,15 +9,15 @@ use std::time::Duration;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
-/// Waits for a [`ConnectionDeadlines`] to come due. Polled after the connection by the connection's own task.
+/// Waits for the next of the [`ConnectionDeadlines`].
 #[derive(Debug)]
 pub(super) struct Watchdog {
     deadlines: Arc<ConnectionDeadlines>,
     sleep: Pin<Box<Sleep>>,
-    /// What the timer wakes, if it waits.
+    /// The task that the timer wakes, if it waits.
     wakes: Option<Waker>,
     armed: Instant,
-    /// Nothing is due before.
+    /// No deadline passes before this.
     floor: Instant,
 }
 
@@ -29,15 +29,15 @@ impl Watchdog {
         Self { deadlines, sleep, wakes: None, armed, floor }
     }
 
-    /// Nothing comes due for `pause`.
+    /// No deadline passes for `pause`.
     pub(super) fn snooze(&mut self, pause: Duration) {
         self.floor = Instant::now() + pause;
         self.arm(self.floor);
     }
 
-    /// Ready when the connection, which stands so, has waited too long for its client.
+    /// Ready when a deadline of the connection has passed; `stands` is its state after the poll.
     ///
-    /// The timer is put off only when it fires, so a busy connection does not touch it.
+    /// The timer is moved only when it fires, so a busy connection does not touch it.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -51,7 +51,8 @@ impl Watchdog {
             if self.has_not_fired(cx, stands) {
                 return Poll::Pending;
             }
-            // A connection that never waits would otherwise use up the timer's share of each poll.
+            // Unconstrained, since a connection that never waits would use up the budget of each
+            // poll.
             if pin!(unconstrained(self.sleep.as_mut())).poll(cx).is_pending() {
                 self.wakes = Some(cx.waker().clone());
                 return Poll::Pending;
@@ -67,8 +68,8 @@ impl Watchdog {
         }
     }
 
-    /// Whether the timer, which wakes this task, had not fired when the poll began: then it wakes
-    /// the task again when it does, and need not be asked.
+    /// Whether the timer had not fired when the poll began. It wakes this task when it fires, so it
+    /// need not be polled.
     fn has_not_fired(&self, cx: &Context<'_>, stands: PollSummary) -> bool {
         self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
             && stands.polled_at.is_some_and(|polled_at| polled_at < self.armed)
@@ -87,7 +88,7 @@ mod tests {
     use crate::front::connection_deadlines::tests::{DEADLINES, deadlines};
     use crate::front::tests::harness::take_all;
 
-    /// It is asked far more often than the timer is.
+    /// It is polled far more often than the timer fires.
     #[tokio::test(start_paused = true)]
     async fn a_watchdog_of_a_busy_task_is_ready_in_time() {
         let (deadlines, now) = deadlines();
@@ -108,7 +109,7 @@ mod tests {
         assert!(polls > 30, "{polls}");
     }
 
-    /// As where a client abandons streams without end: what came due is seen all the same.
+    /// For example if a client abandons streams without end: a deadline is still noticed.
     #[tokio::test(start_paused = true)]
     async fn a_watchdog_of_a_task_that_never_waits_is_ready() {
         let (deadlines, _) = deadlines();

@@ -77,7 +77,7 @@ fn a_client_that_takes_nothing_stalls_and_one_that_takes_a_byte_does_not() {
     assert_eq!(fault(&deadlines), ConnectionFault::Gone);
 }
 
-/// A connection whose socket takes nothing from `now` on.
+/// A connection with a socket that accepts nothing from `now` on.
 fn blocked() -> (Arc<ConnectionDeadlines>, Instant) {
     let (deadlines, now) = deadlines();
     deadlines.state.lock().polled_at = Some(now);

@@ -73,9 +73,9 @@ pub(super) struct Edge {
     pub(super) asked: Arc<Mutex<Vec<String>>>,
     /// The connections those requests came on.
     pub(super) connections: Arc<Mutex<Vec<Arc<ClientConnection>>>>,
-    /// The statuses of what the doors refused by themselves.
+    /// The statuses of the requests that the front refused by itself.
     pub(super) refused: Arc<Mutex<Vec<u16>>>,
-    /// How many requests were answered the short way.
+    /// How many requests took the fast path.
     pub(super) fast_path: Arc<AtomicUsize>,
     /// Tells that `/held` was asked for.
     pub(super) reached: Arc<Notify>,
@@ -153,7 +153,7 @@ impl Handler<TestBody> for TestHandler {
 }
 
 impl TestHandler {
-    /// The body under `path` on the short way, and its length as it is announced.
+    /// The body of `path` on the fast path, and its announced length.
     fn carried(&self, path: &str, connection: &Arc<ClientConnection>) -> (usize, TestBody) {
         if path == "/held" {
             let (reached, release) = (Arc::clone(&self.reached), Arc::clone(&self.release));
@@ -214,7 +214,7 @@ impl Edge {
         client
     }
 
-    /// How many requests were answered the short way.
+    /// How many requests took the fast path.
     pub(super) fn answered_at_once(&self) -> usize {
         self.fast_path.load(Ordering::Relaxed)
     }
@@ -276,7 +276,8 @@ fn streamed(path: &str, connection: &Arc<ClientConnection>) -> Option<TestBody> 
     let cut = Arc::clone(connection);
     Some(match path {
         "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 16_384])))),
-        // Each piece takes the task's whole share, as a client does that reads all at once.
+        // Each piece uses up the budget of the poll, as a client does that reads everything at
+        // once.
         "/greedy" => pieces(stream::poll_fn(|cx| {
             take_all(cx);
             Poll::Ready(Some(Ok(Bytes::from_static(b"xxxx"))))
@@ -306,7 +307,7 @@ trait MapStep: futures_util::Stream + Sized {
 
 impl<S: futures_util::Stream> MapStep for S {}
 
-/// Takes what this poll of a task has left of its share of the runtime.
+/// Uses up the budget that the runtime gives to this poll.
 pub(in crate::front) fn take_all(cx: &mut Context<'_>) {
     let is_all = (0..1_000).any(|_| pin!(consume_budget()).poll(cx).is_pending());
     assert!(is_all, "no task of the runtime's");
