@@ -1,5 +1,5 @@
-//! Answers: a status, fields, a body, and how they came about. Errors become statuses here, each
-//! kind in one exhaustive match; nothing of their detail reaches the client but a request id.
+//! Answers: a status, fields, a body, and an outcome. Errors become statuses here, each kind in one
+//! exhaustive match. The client sees nothing of an error except the id of the request.
 
 use super::body::AnswerBody;
 use super::request_record::{AnswerSummary, PendingRecord, RequestRecord};
@@ -20,10 +20,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use http_body::Body as _;
 use std::sync::Arc;
 
-/// The field that names a request in answers and logs.
+/// The field with the id of a request; logs have it too.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// `Retry-After` of an answer that sheds load, in seconds.
+/// `Retry-After`, in seconds, if a request is refused under load.
 const SHED_RETRY_SECONDS: &str = "5";
 
 /// An answer.
@@ -48,11 +48,11 @@ pub(super) enum AfterAnswer {
     KeepOpen,
 }
 
-/// An answer, at once or once it is there.
+/// An answer, now or later.
 pub enum Answering<B> {
-    /// It is there.
+    /// The answer is ready.
     Now(Response<B>),
-    /// It has to be waited for.
+    /// The answer must be waited for.
     Later(BoxFuture<'static, Response<B>>),
 }
 
@@ -75,7 +75,7 @@ impl ClientAnswer {
         }
     }
 
-    /// A short text; it names its request, so that the log can be searched for it.
+    /// A short text with the id of the request, by which the log can be searched.
     pub(super) fn text(status: StatusCode, text: impl Into<Bytes>, outcome: Outcome) -> Self {
         let mut answer = Self::new(status, own_head(outcome), AnswerBody::empty(), outcome);
         answer.name_request();
@@ -95,8 +95,8 @@ impl ClientAnswer {
         self.body = AnswerBody::whole(text);
     }
 
-    /// As the connection takes it, with its account: counted at the site and for the class that
-    /// were found.
+    /// The response, with the record that counts and logs it. The site and the class are given if
+    /// they were found.
     pub(super) fn respond(
         self,
         metrics: &Metrics,
@@ -118,7 +118,7 @@ impl ClientAnswer {
         self.into_response(&parts.method, parts.version, record)
     }
 
-    /// Ready for the connection; HEAD gets no body whatever the answer is.
+    /// The response. HEAD gets no body, whatever the answer is.
     fn into_response(
         mut self,
         method: &Method,
@@ -140,7 +140,7 @@ impl ClientAnswer {
 }
 
 impl ClientAnswer {
-    /// States the length of the body, which is left out of an answer to HEAD.
+    /// States the length of the body, since an answer to HEAD has none.
     fn state_length(&mut self) {
         if let Some(length @ 1..) = self.body.size_hint().exact()
             && !self.headers.contains_key(header::CONTENT_LENGTH)
@@ -175,7 +175,8 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
 /// A request that Narthex refuses by itself.
 pub(super) fn refused(refusal: Refusal) -> ClientAnswer {
     if refusal == Refusal::Loop {
-        // Any client can send the field: not an error before an operator finds a circle.
+        // Any client can send the field, so this is an error only if an operator finds such
+        // origins.
         tracing::warn!("a request names this cache in CDN-Loop: its origins form a circle");
     }
     let mut answer = ClientAnswer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
@@ -192,8 +193,8 @@ pub(super) fn refused(refusal: Refusal) -> ClientAnswer {
     answer
 }
 
-/// There is no such object, by what the site knows of its bucket. The answer is an origin's 404 as
-/// it is passed on, and is not stored.
+/// The absence filter of the site lacks the object. The answer is that of an origin's 404, and is
+/// not stored.
 pub(super) fn absent_by_filter() -> ClientAnswer {
     let mut answer = ClientAnswer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
     answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -207,7 +208,7 @@ pub(super) fn preflight() -> ClientAnswer {
     ClientAnswer::new(StatusCode::NO_CONTENT, headers, AnswerBody::empty(), Outcome::Local)
 }
 
-/// What a generic site permits, in answer to OPTIONS.
+/// The methods that a generic site permits, in answer to OPTIONS.
 pub(super) fn options() -> ClientAnswer {
     const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
     let mut headers = own_head(Outcome::Local);
@@ -215,7 +216,7 @@ pub(super) fn options() -> ClientAnswer {
     ClientAnswer::new(StatusCode::NO_CONTENT, headers, AnswerBody::empty(), Outcome::Local)
 }
 
-/// As many fills are under way as may be: come back later.
+/// The number of fills is at its limit: the client may come back later.
 pub(super) fn shed() -> ClientAnswer {
     shed_as("too many fetches are under way\n")
 }
@@ -226,7 +227,7 @@ fn shed_as(text: &'static str) -> ClientAnswer {
     answer
 }
 
-/// Every body of late was wrong, so no origin is asked for so many seconds.
+/// All recent bodies were invalid, so no origin is asked for so many seconds.
 pub(super) fn wrong(seconds: u64) -> ClientAnswer {
     let text = "every origin sent a wrong body of late";
     let mut answer = with_id(StatusCode::BAD_GATEWAY, text, Outcome::OriginFailed);
@@ -234,15 +235,15 @@ pub(super) fn wrong(seconds: u64) -> ClientAnswer {
     answer
 }
 
-/// A body that cannot be kept was not there for the only request that may take it.
+/// A body that is not stored was gone before its only reader could take it.
 pub(super) fn untaken() -> ClientAnswer {
     fault("a body is gone before its reader came")
 }
 
 /// No origin gave a usable answer: 504 if a deadline has passed, else 502. Never 404.
 ///
-/// No origin is at fault if the request's own body is: 400, or 408 if the body is too slow. An
-/// upload beyond the share of its client is 503.
+/// If the request's own body failed, no origin is to blame: 400, or 408 if the body was too slow.
+/// An upload beyond the share of its client is 503.
 pub(super) fn failed(error: &FillError) -> ClientAnswer {
     match error.upload() {
         Some(UploadError::Broken) => return refused(Refusal::BodyBroken),

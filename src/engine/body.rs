@@ -1,11 +1,11 @@
-//! The body of an answer to a client: whole from memory, from a file, read along while it
-//! arrives, or passing through. Owned by one response; holds at most one piece; no locks.
+//! The body of an answer to a client: whole in memory, from a file, from an object that is
+//! arriving, or passed through. Owned by one response; holds at most one piece; no locks.
 //!
-//! A stored file that fails in mid-body is rescued once, where the rest can be had elsewhere (see
-//! `file_source`); where the socket can, it sends the file by itself (see `sendfile_queue`), elsewhere the file is
-//! read when hyper writes it (see `file_chunk`). A body that cannot be finished ends in an error and
-//! marks its connection as cut, so that it is reset and the client never takes what it got for
-//! whole.
+//! If a stored file fails in mid-body, the rest comes from another source, once (see
+//! `file_source`). Over plain HTTP/1.1 the socket sends the file itself (see `sendfile_queue`).
+//! Over TLS and HTTP/2 the file is read when hyper writes it (see `file_chunk`). A body that cannot
+//! be finished ends in an error and marks its connection as cut. The connection is reset then, so
+//! that no client takes the body for whole.
 
 use super::body_source::BodySource;
 use super::connection::ClientConnection;
@@ -25,19 +25,19 @@ use std::task::{Context, Poll};
 
 /// Bytes of one piece that is read.
 const PIECE_BYTES: usize = 64 << 10;
-/// Bytes of a file that are given at a time where it is read as it is written.
+/// Bytes of a file that are given to hyper at a time, if they are read only when they are written.
 const STRETCH_BYTES: u64 = 256 << 10;
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(STRETCH_BYTES));
-/// Bytes of one piece that is in memory for all its readers.
+/// Bytes of one piece that all readers share in memory.
 const SLICE_BYTES: usize = 256 << 10;
 
-/// A piece on its way, and where the next comes from.
+/// A read of the next piece, and what the body continues with.
 type PendingPiece = Pin<Box<dyn Future<Output = (BodyContent, io::Result<Bytes>)> + Send>>;
 
 /// The body of an answer.
 pub struct AnswerBody {
     state: BodyState,
-    /// Bytes still to come; `None` where the length is not known.
+    /// Bytes still to come; `None` if the length is unknown.
     left: Option<u64>,
     connection: Option<Arc<ClientConnection>>,
     record: Option<RequestRecord>,
@@ -50,11 +50,11 @@ enum BodyState {
     Over,
 }
 
-/// What a body is made of that is not in memory yet.
+/// The contents of a body that are not in memory yet.
 pub(super) enum BodyContent {
-    /// A stored file, or what goes on for it, from this offset on.
+    /// A stored file or its fallback, from this offset on.
     Stored(Arc<FileSource>, u64),
-    /// Several stretches, and what stands between them.
+    /// Several ranges, with the delimiters between them.
     Multipart(MultipartBody),
     /// Any other source.
     Source(BodySource),
@@ -93,7 +93,7 @@ impl AnswerBody {
         Self::whole(Bytes::new())
     }
 
-    /// A body of `length` bytes out of `content`; `None` where the length is not known.
+    /// A body of `length` bytes of `content`; `None` if the length is unknown.
     pub(super) fn from_content(
         content: impl Into<BodyContent>,
         length: Option<u64>,
@@ -104,12 +104,12 @@ impl AnswerBody {
         Self { state, left: length, connection: Some(connection), record: None }
     }
 
-    /// The same body, counted.
+    /// The same body, counted and logged in `record`.
     pub(super) fn with_record(self, record: RequestRecord) -> Self {
         Self { record: Some(record), ..self }
     }
 
-    /// The bytes, where all of them are in memory.
+    /// The bytes, if all of them are in memory.
     pub(super) fn in_memory(&self) -> Option<Bytes> {
         match &self.state {
             BodyState::Whole(bytes) => Some(bytes.clone()),
@@ -194,8 +194,8 @@ impl http_body::Body for AnswerBody {
 }
 
 impl AnswerBody {
-    /// The next stretch of a file without its bytes: as a placeholder, where the socket can send it
-    /// by itself, or to be read when it is written.
+    /// The next bytes of a file without reading them. They are a placeholder if the socket can send
+    /// the file, else a part of the file that is read when it is written.
     fn placeholder(&self, content: BodyContent) -> Result<(BodyContent, BodyData), BodyContent> {
         let (BodyContent::Stored(file_source, at), Some(connection), Some(left)) =
             (&content, &self.connection, self.left)
@@ -218,7 +218,7 @@ impl AnswerBody {
         }
     }
 
-    /// The next piece, once nothing that comes before it waits to be sent by the socket.
+    /// The next piece, after the socket has sent all of the file that is queued before it.
     fn read(&self, content: BodyContent) -> PendingPiece {
         let max = self.piece_bytes();
         match (&content, &self.connection) {
@@ -266,12 +266,12 @@ impl AnswerBody {
 }
 
 impl BodyContent {
-    /// Bytes of one piece at most where it is read without waiting.
+    /// The largest piece that is read without waiting.
     fn piece_bytes_now(&self) -> usize {
         if let Self::Source(BodySource::Growing(..)) = self { SLICE_BYTES } else { PIECE_BYTES }
     }
 
-    /// Reads without waiting; gives itself back where it would have to wait.
+    /// Reads without waiting. Returns itself if it would have to wait.
     fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
             Self::Stored(file_source, offset) => {

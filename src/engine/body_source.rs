@@ -1,5 +1,5 @@
-//! Where the bytes of a body come from that are not in memory yet, without a second source for a
-//! file that fails. Owned by one body; holds no piece; no locks.
+//! Sources of bytes that are not in memory yet: a file, an object that is arriving, a body that
+//! passes through. None of them has a fallback. Owned by one body; no locks.
 
 use crate::fill::{GrowingReader, PartReader, Passing};
 use crate::store::BodyFile;
@@ -16,14 +16,14 @@ pub(super) enum BodySource {
     Growing(GrowingReader, u64),
     /// Bytes in memory.
     Bytes(Bytes),
-    /// A body that passes through, of which so many bytes are to be left out first.
+    /// A body that passes through, and how many of its first bytes are left out.
     Passing(Box<Passing>, u64),
-    /// A stretch of an object that is here in part.
+    /// A range of an object that is stored in part.
     Part(Box<PartReader>),
 }
 
 impl BodySource {
-    /// Reads without waiting; gives itself back where it would have to wait.
+    /// Reads without waiting. Returns itself if it would have to wait.
     pub(super) fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
             Self::Bytes(mut bytes) => {

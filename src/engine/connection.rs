@@ -1,5 +1,5 @@
-//! What the engine knows of the client connection a request came on. One per connection, shared
-//! by its requests, gone with the last of them; atomics only.
+//! A client connection as the engine knows it. One for each connection, shared by its requests;
+//! only atomics.
 
 use super::interim::Interims;
 use super::sendfile_queue::SendfileQueue;
@@ -33,7 +33,7 @@ pub enum AnswerOrder {
     Interleaved,
 }
 
-/// How the bytes travel.
+/// How the bytes are protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
     /// In the clear.
@@ -48,7 +48,7 @@ pub enum Transport {
 }
 
 impl ClientConnection {
-    /// A connection that just opened.
+    /// A connection that has just opened.
     pub fn new(peer: SocketAddr, local: SocketAddr, transport: Transport) -> Self {
         Self {
             peer,
@@ -63,38 +63,38 @@ impl ClientConnection {
         }
     }
 
-    /// The same connection, whose socket sends what `sendfile_queue` holds wherever a placeholder stands for
-    /// it.
+    /// The same connection, if its socket sends the ranges of `sendfile_queue` in place of
+    /// placeholders.
     pub fn with_sendfile_queue(self, sendfile_queue: SendfileQueue) -> Self {
         Self { sendfile_queue: Some(sendfile_queue), ..self }
     }
 
-    /// The same connection, whose socket writes interim answers.
+    /// The same connection, if its socket writes interim answers.
     pub fn with_interims(self) -> Self {
         Self { interims: Some(Arc::default()), ..self }
     }
 
-    /// The interim answers that its socket is to write, where it can.
+    /// The interim answers that its socket writes, if it can.
     pub fn interims(&self) -> Option<&Arc<Interims>> {
         self.interims.as_ref()
     }
 
-    /// The same connection, whose answers take turns like this.
+    /// The same connection, with this order of answers.
     pub fn with_order(self, order: AnswerOrder) -> Self {
         Self { order, ..self }
     }
 
-    /// How its answers take turns.
+    /// The order of its answers.
     pub(super) fn order(&self) -> AnswerOrder {
         self.order
     }
 
-    /// The ranges of files that its socket is to send, where it can.
+    /// The ranges of files that its socket sends, if it can.
     pub fn sendfile_queue(&self) -> Option<&SendfileQueue> {
         self.sendfile_queue.as_ref()
     }
 
-    /// Marks that what is given for writing is not to be written: the socket fails instead.
+    /// Marks that nothing more may be written. The socket fails instead.
     pub(super) fn break_off(&self) {
         self.is_broken.store(true, Ordering::Release);
     }
@@ -104,12 +104,12 @@ impl ClientConnection {
         self.is_broken.load(Ordering::Acquire)
     }
 
-    /// Marks that a request with a body has come, where only one is under way at a time.
+    /// Marks that a request with a body has begun, on a connection with one request at a time.
     pub fn awaits_body(&self) {
         self.is_body_read.store(false, Ordering::Release);
     }
 
-    /// Marks that the body of the request under way was read to its end.
+    /// Marks that the body of the present request was read to its end.
     pub fn body_read(&self) {
         self.is_body_read.store(true, Ordering::Release);
     }
@@ -119,8 +119,8 @@ impl ClientConnection {
         self.is_body_read.load(Ordering::Acquire)
     }
 
-    /// Marks that a body on this connection ended before its time, so that an HTTP/1 connection
-    /// must end with a reset: a client must never take what it got for whole.
+    /// Marks that a body on this connection ended too early. An HTTP/1 connection must end with a
+    /// reset then, so that the client never takes the body for whole.
     pub fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
     }

@@ -1,4 +1,5 @@
-//! Answers made of objects: conditions, ranges, and the fields that say how they came about.
+//! Makes objects into answers: conditions, ranges, and the fields that say how the answer came
+//! about.
 
 use super::answer::{self, ClientAnswer};
 use super::body::{AnswerBody, BodyContent};
@@ -27,7 +28,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A request, as far as delivery needs it.
+/// What delivery needs to know of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ObjectRequest<'a> {
     pub(super) method: ReadMethod,
@@ -38,13 +39,13 @@ pub(super) struct ObjectRequest<'a> {
     pub(super) now: Timestamp,
 }
 
-/// A body that can be had, and where it comes from.
+/// The source of a body.
 enum ObjectContent<'a> {
     Stored(&'a Stored),
     Growing(Growing, &'a FlightReader),
     Passing(Box<Passing>),
     Part(Box<PartReader>),
-    /// For HEAD, where there is no body to read.
+    /// No body, for HEAD.
     Nothing,
 }
 
@@ -52,7 +53,7 @@ enum ObjectContent<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OutcomeDetails<'a> {
     pub(super) outcome: Outcome,
-    /// `Cache-Status` of the caches on the way to the origin, where one was asked for this.
+    /// `Cache-Status` of the caches on the way to the origin, if an origin was asked.
     pub(super) upstream_status: &'a [HeaderValue],
 }
 
@@ -89,7 +90,8 @@ pub(super) fn found(
     }
 }
 
-/// Delivers a stored object; the request's fields are `headers`, whose place the answer's take.
+/// Delivers a stored object. The fields of the answer replace those of the request, `headers`, to
+/// reuse their allocation.
 pub(super) fn stored(
     request: &ObjectRequest<'_>,
     headers: HeaderMap,
@@ -105,8 +107,8 @@ pub(super) fn stored(
     selected.of_object(request, headers, meta, ObjectContent::Stored(stored))
 }
 
-/// Delivers an object that is still arriving. Where a range is asked of a body whose length is
-/// not known yet, its end is waited for: a 200 to a range request is an error to the Nix client.
+/// Delivers an object that is still arriving. A range of a body of unknown length waits for the end
+/// of the body, since the Nix client takes a 200 to a range request for an error.
 pub(super) async fn streaming(
     request: &ObjectRequest<'_>,
     cache: &Cache,
@@ -132,15 +134,14 @@ pub(super) async fn streaming(
     object(request, meta, length, ObjectContent::Growing(growing, flight), details)
 }
 
-/// Waits for the end of an object: its length, if all of it can be read, whether or not it is
-/// stored.
+/// Waits for the end of an object. Returns its length if all of it can be read, stored or not.
 async fn proven_length(growing: &Growing) -> Option<u64> {
-    // There is nothing to read behind the end, which is seen once the object is proven.
+    // Nothing is behind the end; the read returns after the object is proven.
     growing.read(u64::MAX, 1).await.ok()?;
     (!growing.is_memory_only()).then(|| growing.visible())
 }
 
-/// Delivers a body that is not kept.
+/// Delivers a body that is not stored.
 pub(super) fn passing(
     request: &ObjectRequest<'_>,
     passing: Passing,
@@ -156,7 +157,7 @@ pub(super) fn passing(
     object(request, &meta, length, ObjectContent::Passing(Box::new(passing)), details)
 }
 
-/// Delivers a stretch of an object of `length` bytes that is here in part.
+/// Delivers a range of an object of `length` bytes that is stored in part.
 pub(super) fn part(
     request: &ObjectRequest<'_>,
     meta: &Meta,
@@ -167,7 +168,7 @@ pub(super) fn part(
     object(request, meta, Some(length), ObjectContent::Part(Box::new(reader)), details)
 }
 
-/// Delivers what a request with conditions or ranges comes to that get no byte of an object.
+/// Delivers the answer to a request with conditions or ranges that gets no byte of the object.
 pub(super) fn without_body(
     request: &ObjectRequest<'_>,
     meta: &Meta,
@@ -177,8 +178,8 @@ pub(super) fn without_body(
     object(request, meta, Some(length), ObjectContent::Nothing, details)
 }
 
-/// Delivers an object that is in memory; says no origin. `headers` are the request's; the answer's
-/// take their place.
+/// Delivers an object from memory; states no origin. The fields of the answer replace those of the
+/// request, `headers`.
 pub(super) fn hot(
     method: ReadMethod,
     headers: HeaderMap,
@@ -192,7 +193,7 @@ pub(super) fn hot(
     hot_answer(method, selection, headers, hot, outcome)
 }
 
-/// The fields of an answer made of an object in memory, in place of those in `head`.
+/// The fields of an answer from memory, in place of those in `head`.
 fn hot_head(head: HeaderMap, hot: &Hot, now: Timestamp, details: OutcomeDetails<'_>) -> HeaderMap {
     head_of(head, hot.fields(), &hot.facts, now, details)
 }
@@ -209,7 +210,7 @@ fn hot_answer(
     selected.answer(headers, |first, sent| AnswerBody::whole(slice(&hot.body(), first, sent)))
 }
 
-/// Says that there is no such object.
+/// The answer that the object does not exist.
 pub(super) fn absent(
     request: &ObjectRequest<'_>,
     meta: &Meta,
@@ -221,8 +222,7 @@ pub(super) fn absent(
     answer
 }
 
-/// Says that there was no such object when it was last asked for; says no origin. The answer's
-/// fields take the place of `headers`, whatever those are.
+/// The answer from a remembered absence; states no origin. Its fields replace `headers`.
 pub(super) fn hot_absence(
     headers: HeaderMap,
     now: Timestamp,
@@ -241,7 +241,7 @@ fn absence(mut headers: HeaderMap, outcome: Outcome) -> ClientAnswer {
     answer
 }
 
-/// Answers HEAD from what an origin said to HEAD.
+/// Answers HEAD from the answer of an origin to HEAD.
 pub(super) fn head(request: &ObjectRequest<'_>, meta: &Meta, length: Option<u64>) -> ClientAnswer {
     object(request, meta, length, ObjectContent::Nothing, Outcome::Pass.into())
 }
@@ -261,7 +261,7 @@ fn object(
     selected.of_object(request, headers, meta, content)
 }
 
-/// What a request gets of an object of `length` bytes.
+/// The part of an object of `length` bytes that a request gets.
 struct ObjectSelection {
     method: ReadMethod,
     selection: Selection,
@@ -271,7 +271,7 @@ struct ObjectSelection {
 }
 
 impl ObjectSelection {
-    /// The answer with so much of `content`, and where that came from.
+    /// The answer with this part of `content`, and its origin.
     fn of_object(
         &self,
         request: &ObjectRequest<'_>,
@@ -284,7 +284,7 @@ impl ObjectSelection {
         answer
     }
 
-    /// The answer; `body` gives that many bytes from an offset on.
+    /// The answer. `body` makes the body from an offset and a number of bytes.
     fn answer(
         &self,
         mut headers: HeaderMap,
@@ -319,7 +319,7 @@ impl ObjectSelection {
             }
         };
         let body = match (self.method, sent) {
-            // The connection states the length of a body by itself, and cheaper.
+            // The connection adds the length of a body, which costs less.
             (ReadMethod::Get, None | Some(1..)) => body(first, sent),
             (ReadMethod::Get | ReadMethod::Head, Some(sent)) => {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
@@ -335,7 +335,7 @@ impl ObjectSelection {
     }
 }
 
-/// The fields that say what is sent and how it came about, in place of those in `head`.
+/// The fields of an answer, in place of those in `head`.
 fn head_of<'a>(
     head: HeaderMap,
     fields: impl Iterator<Item = (&'a HeaderName, HeaderValue)>,
@@ -345,7 +345,7 @@ fn head_of<'a>(
 ) -> HeaderMap {
     let source = if details.outcome.is_hit() { Source::Stored } else { Source::Fetched };
     let own = cache_status(facts, details.outcome, now);
-    // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
+    // The caches on the way come first, the one nearest to the client last (RFC 9211 section 2).
     let status = own.to_header_value_after(details.upstream_status);
     policy::head::client_head(head, fields, facts, now, source, status)
 }
@@ -378,7 +378,7 @@ fn body(
     AnswerBody::from_content(content, sent, Arc::clone(request.connection))
 }
 
-/// The whole of an object whose file is open.
+/// The whole of an object with an open file.
 pub(super) fn file(
     engine: &Arc<Engine>,
     connection: &Arc<ClientConnection>,
@@ -390,7 +390,7 @@ pub(super) fn file(
     AnswerBody::from_content(content, Some(stored.length), Arc::clone(connection))
 }
 
-/// A stored file from `first` on, and what goes on where it fails.
+/// A stored file from `first` on, with its fallback.
 fn stored_file(
     engine: &Arc<Engine>,
     routed: RoutedRequest,
@@ -410,7 +410,7 @@ pub(super) fn slice(bytes: &Bytes, first: u64, sent: Option<u64>) -> Bytes {
     bytes.slice(first..first.saturating_add(sent).min(length))
 }
 
-/// What `Cache-Status` says of a response that came about in this way.
+/// `Cache-Status` of an answer with this outcome.
 pub(super) fn cache_status(
     facts: &Facts,
     outcome: Outcome,

@@ -1,8 +1,7 @@
-//! The short way of a hit: a request that asks for an object and for nothing else, answered from
-//! memory as bytes that are ready for the socket of an HTTP/1.1 connection, or, where its file is
-//! open, as such a head and a body whose file the socket sends. What it says, counts and logs is
-//! what `Engine::handle` would; whatever needs more than that is left to it. Holds no lock, never
-//! waits.
+//! The fast path of a hit: answers a request that asks for an object and nothing else. From memory
+//! it writes the bytes that an HTTP/1.1 socket sends. If the file of the object is open, it writes
+//! the head and returns a body that the socket sends with sendfile. Answers, counts and logs are
+//! those of `Engine::handle`, which gets every other request. Holds no lock, never waits.
 
 use super::body::AnswerBody;
 use super::connection::ClientConnection;
@@ -29,24 +28,25 @@ use httpdate::HttpDate;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// Bytes of the largest body that goes the short way, where it is copied once.
+/// Bytes of the largest body that is copied from memory.
 const BODY_BYTES_MAX: u64 = 16 * 1024;
 /// The body of an absence.
 const ABSENT: &[u8] = b"404";
 
-/// What an answer of the short way from memory has beside the fields of its object.
+/// An answer from memory, except for the fields of its object.
 struct MemoryAnswer<'a> {
     status: &'static str,
     hot: &'a Hot,
     outcome: Outcome,
     body: &'a [u8],
-    /// Where the answer names it.
+    /// The id of the request, if the answer states it.
     request_id: Option<RequestId>,
 }
 
 impl Engine {
     /// Writes the whole answer to `request` behind `out`, counts and logs it, if memory has it and
-    /// nothing more is to be decided; its head alone, if its file is open; does nothing otherwise.
+    /// nothing more is to be decided. If only its file is open, writes the head and returns the
+    /// body. Does nothing otherwise.
     pub fn fast_path(
         self: &Arc<Self>,
         request: &SimpleRequest<'_>,
@@ -96,7 +96,7 @@ impl Engine {
         Some(FastAnswer::Complete)
     }
 
-    /// The same for an object whose file is open, on a connection that sends files by itself.
+    /// The same for an object with an open file, on a connection that sends files.
     fn fast_path_file(
         self: &Arc<Self>,
         request: &SimpleRequest<'_>,
@@ -142,7 +142,7 @@ impl Engine {
 /// The status line of an object.
 const STATUS_OK: &str = "HTTP/1.1 200 OK\r\n";
 
-/// Writes the fields that an answer has from its object, and a `Content-Type` in any case.
+/// Writes the fields of the object. There is always a `Content-Type`.
 fn write_objects(fields: &HeaderMap, facts: &Facts, out: &mut Vec<u8>) {
     for (name, value) in fields {
         if policy::head::is_objects(name) && *name != TAG_FIELD {
@@ -161,7 +161,7 @@ fn write_own(facts: &Facts, outcome: Outcome, now: Timestamp, out: &mut Vec<u8>)
     policy::head::write_added(out, facts, now, &cache_status);
 }
 
-/// Writes what comes last in a head.
+/// Writes the last field and the end of a head.
 fn write_end(body_bytes: u64, out: &mut Vec<u8>) {
     let mut length = itoa::Buffer::new();
     policy::head::write_field(out, "content-length", length.format(body_bytes).as_bytes());
@@ -169,7 +169,7 @@ fn write_end(body_bytes: u64, out: &mut Vec<u8>) {
 }
 
 impl MemoryAnswer<'_> {
-    /// Writes the answer at this moment; how many bytes of its body that were.
+    /// Writes the answer at this moment. Returns how many bytes of its body were written.
     fn write(&self, method: ReadMethod, moment: Moment, out: &mut Vec<u8>) -> usize {
         out.extend_from_slice(self.status.as_bytes());
         out.extend_from_slice(self.hot.lines());
@@ -206,7 +206,7 @@ impl MemoryAnswer<'_> {
     }
 }
 
-/// Writes `Date`, which is put together once a second.
+/// Writes `Date`, which is formatted once a second.
 fn write_date(now: Timestamp, out: &mut Vec<u8>) {
     thread_local! {
         static LINE: RefCell<(i64, Vec<u8>)> = const { RefCell::new((i64::MIN, Vec::new())) };
@@ -222,8 +222,8 @@ fn write_date(now: Timestamp, out: &mut Vec<u8>) {
     });
 }
 
-/// Calls `with` with the name of the host in the field value `text`, which is the same from one
-/// request to the next more often than not, and is then not read again.
+/// Calls `with` with the host name in the field value `text`. Most requests of a thread repeat the
+/// last value, which is then not parsed again.
 fn with_host<T>(text: &str, with: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     thread_local! {
         static LAST: RefCell<(String, String)> = RefCell::default();

@@ -1,4 +1,4 @@
-//! Answers of fills for requests to a binary cache: joins or begins a fill, waits for what it brings,
+//! Answers requests to a binary cache from fills: joins or begins a fill, waits for what it brings,
 //! and serves the stale object instead if no origin answers, or none in time. Holds no lock.
 
 use super::answer::{self, ClientAnswer};
@@ -19,24 +19,24 @@ pub(super) struct StaleFallback {
     wait: Duration,
 }
 
-/// What was looked for may be stored by now.
+/// A fill has ended meanwhile, so its object may be stored now: look again.
 #[derive(Debug)]
 pub(super) struct LookAgain;
 
-/// Why a body that cannot be kept is not to be had from a flight.
+/// Why a body that is not stored cannot be had from a flight.
 #[derive(Debug, Clone, Copy)]
 enum BodyGone {
-    /// Readers share it, and its first byte is gone.
+    /// Readers share it, and its first byte is no longer in memory.
     Late,
-    /// Its one reader has it.
+    /// Another reader has it alone.
     ByAnother,
 }
 
-/// Flights that a request joins or begins when it comes too late for a shared body.
+/// Further flights that a request joins or begins if it comes too late for a shared body.
 const TURNS_MAX: u32 = 3;
 
-/// The answer of a fill, joined or begun; none where one has ended since `looked`. The body of
-/// a NAR is not fetched for its head alone.
+/// The answer of a fill, joined or begun; an error if one has ended since `looked`. A HEAD for a
+/// NAR does not fetch the body.
 pub(super) async fn fill(
     request: &ObjectRequest<'_>,
     wanted: &Wanted,
@@ -62,8 +62,8 @@ pub(super) async fn fill(
     }
 }
 
-/// The answer of a flight; that of the stale object where the flight does not land in time. A
-/// request that comes too late for a body that readers share joins or begins another flight.
+/// The answer of a flight, or the stale object if the flight has no result in time. A request that
+/// comes too late for a shared body joins or begins another flight.
 pub(super) async fn flight_answer(
     request: &ObjectRequest<'_>,
     wanted: &Wanted,
@@ -87,8 +87,8 @@ pub(super) async fn flight_answer(
     pass(request, wanted, fallback).await
 }
 
-/// The answer of a flight, unless it is a body that cannot be kept, and not to be had: then the
-/// flight is left.
+/// The answer of a flight. An error if the flight has a body that is not stored and cannot be had:
+/// then the flight is left.
 async fn try_flight_answer(
     request: &ObjectRequest<'_>,
     wanted: &Wanted,
@@ -132,7 +132,7 @@ async fn try_flight_answer(
     })
 }
 
-/// The answer to a request that asks for itself, since the body is another reader's.
+/// The answer of a fetch for this request alone, since another reader has the body.
 async fn pass(
     request: &ObjectRequest<'_>,
     wanted: &Wanted,
@@ -154,7 +154,7 @@ async fn pass(
 }
 
 impl StaleFallback {
-    /// What `stale` is to a request that came at `now`; none if it may not serve unconfirmed.
+    /// The fallback `stale` for a request that came at `now`; none if it may not serve unconfirmed.
     fn of(stale: &Found, wanted: &Wanted, now: Timestamp) -> Option<Self> {
         let wait = policy::freshness::revalidation_wait(&stale.meta(), now, &wanted.terms())?;
         Some(Self { stale: stale.clone(), wait })

@@ -1,14 +1,14 @@
-//! What the body of an answer gives hyper: bytes in memory, or a stretch of a stored file that is
-//! read only when hyper writes it. So a connection with a hundred answers under way holds a piece
-//! of one of them, which is still in the processor's cache when it is encrypted. Owned by hyper
-//! until it is written; no locks.
+//! The pieces of a body that hyper gets: bytes in memory, or a part of a stored file that is read
+//! only when hyper writes it. So a connection with a hundred unfinished answers holds a piece of
+//! one of them, and that piece is still in the cache of the processor when it is encrypted. Owned
+//! by hyper until it is written; no locks.
 //!
 //! # No byte that was not compared
 //!
-//! A stretch is made while its chunk is trusted and its pages are in the page cache. Should that
-//! have changed when it is written, the chunk is read and compared there and then, while the thread
-//! takes no other work. Where it is wrong there is nothing to write, which a [`Buf`] cannot say:
-//! the connection is broken, and its socket takes not a byte more.
+//! A chunk is made while it is trusted and its pages are in the page cache. If that has changed
+//! when hyper writes it, it is read and compared at once, which blocks the thread. If it is
+//! damaged, there is nothing to write, but a [`Buf`] cannot fail. So the connection is marked as
+//! broken, and its socket writes no further byte.
 
 use super::connection::{AnswerOrder, ClientConnection};
 use super::file_source::FileSource;
@@ -18,16 +18,16 @@ use std::fmt;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// Bytes that are read at a time where another answer's turn comes then: those of a frame of
-/// HTTP/2, unless its client wants larger ones.
+/// Bytes that are read at a time if answers take turns: one frame of HTTP/2, unless the client
+/// wants larger ones.
 const FRAME_BYTES: usize = 16 << 10;
-/// Bytes that are read at a time of one answer alone: few calls, and still in the cache when they
+/// Bytes that are read at a time of a single answer: few calls, and still in the cache when they
 /// are encrypted.
 const READ_BYTES: usize = 64 << 10;
-/// Buffers that a thread keeps to use again.
+/// Buffers that a thread keeps for reuse.
 const SPARE_MAX: usize = 4;
 
-/// A part of a body.
+/// A piece of a body.
 #[derive(Debug)]
 pub enum BodyData {
     /// In memory.
@@ -36,22 +36,22 @@ pub enum BodyData {
     FileChunk(Box<FileChunk>),
 }
 
-/// Bytes of a stored file, read as they are asked for.
+/// Bytes of a stored file that are read when they are written.
 pub struct FileChunk {
     file_source: Arc<FileSource>,
     connection: Arc<ClientConnection>,
-    /// Where what was read begins, or what is to be read next.
+    /// The offset of what was read, or of what is read next.
     at: u64,
     left: usize,
     read: OnceCell<ReadBytes>,
-    /// Bytes of what was read that were taken.
+    /// Bytes of what was read that are taken.
     used: usize,
 }
 
-/// What was read, and its length.
+/// Bytes that were read, and their number.
 struct ReadBytes(SpareBuffer, usize);
 
-/// A buffer, which returns to its thread's.
+/// A buffer that its thread reuses.
 struct SpareBuffer(Box<[u8]>);
 
 thread_local! {
@@ -71,7 +71,7 @@ impl SpareBuffer {
 impl Drop for SpareBuffer {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
-        // At the end of the thread there is none to return to.
+        // A thread that ends has no buffers any more.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SPARE_MAX {
@@ -82,8 +82,8 @@ impl Drop for SpareBuffer {
 }
 
 impl BodyData {
-    /// The `left` bytes from `at` of a stored file, to be written on `connection`; none where they
-    /// are to be read at once. They lie within a chunk. Never blocks.
+    /// The `left` bytes from `at` of a stored file, which lie within a chunk, to be written on
+    /// `connection`. None if they must be read now. Never blocks.
     pub(super) fn stretch(
         file_source: &Arc<FileSource>,
         connection: &Arc<ClientConnection>,
@@ -122,7 +122,7 @@ impl FileChunk {
         let mut buffer = SpareBuffer::take(bytes);
         let max = self.left.min(bytes);
         let wanted = buffer.0.get_mut(..max).unwrap_or_default();
-        // Also where another part of it has failed: this one is looked at by itself.
+        // This part is read also if another part of the file has failed.
         let file = self.file_source.any_file();
         let length = file.read_now_into(self.at, wanted).unwrap_or_else(|| {
             match file.read_in_place(self.at, max) {
@@ -156,7 +156,7 @@ impl Buf for FileChunk {
         buffer.0.get(self.used..*length).unwrap_or_default()
     }
 
-    /// Only what was read at once is to be had: the other slices are empty, and none is left out.
+    /// Only the bytes of one read are there. The other slices are empty, so that none is left out.
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let Some((first, others)) = slices.split_first_mut() else { return 0 };
         if self.left == 0 {

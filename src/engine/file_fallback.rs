@@ -1,11 +1,10 @@
-//! A stored file that turns out damaged, short or unreadable while it is sent: the body goes on
-//! from its offset out of what is stored by now, or out of a fill, if that is provably the same
-//! object; else it is cut. Owned by the body of one answer and used once; no locks.
+//! Continues a body after its stored file proved damaged, short or unreadable. The rest comes from
+//! what is stored now, or from a fill, if that is provably the same object. Otherwise the body is
+//! cut. Owned by the body of one answer and used once; no locks.
 //!
-//! The client has a part of the old object, whose bytes were proven when it was stored, or read
-//! back as they were written. The new one is the same where it must have the same SHA-256 (then its
-//! end is held back until that is checked), or where it has the same strong entity tag and no other
-//! length.
+//! The client has a part of the old object. Its bytes were proven when it was stored, or compared
+//! with their checksums. A new object is the same if it must have the same SHA-256 (its end is
+//! withheld until that is checked), or if it has the same strong entity tag and no other length.
 
 use super::body_source::BodySource;
 use super::state::Engine;
@@ -20,29 +19,29 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// What a body goes on with when its file fails it. Every answer from a file has one, and hardly
-/// any needs it: it holds what is there already, and the rest is made when it is needed.
+/// The fallback of one body. Every answer from a file has one, and few need it: it holds only what
+/// is there already.
 pub(super) struct FileFallback {
     engine: Arc<Engine>,
     request: FallbackRequest,
-    /// Head, length and digest of what is being sent.
+    /// Head, length and digest of the object that is being sent.
     meta: Arc<Meta>,
     length: u64,
     sha256: Sha256,
 }
 
-/// What is being sent, and how it is fetched again.
+/// The object that is being sent, and how it is fetched again.
 pub(super) enum FallbackRequest {
     /// An object of a binary cache.
     Object(RoutedRequest),
-    /// A response of a generic site, as it was asked for.
+    /// A response of a generic site, by the request for it.
     Page(Box<Sought>),
 }
 
-/// A piece on its way, and the source of the next.
+/// A read of a piece, and the source of the next.
 type SourceRead = Pin<Box<dyn Future<Output = (BodySource, io::Result<Bytes>)> + Send>>;
 
-/// Why there is nothing to go on with.
+/// Why the body cannot continue.
 #[derive(Debug, thiserror::Error)]
 enum FallbackError {
     #[error("what is there now is another object")]
@@ -52,7 +51,7 @@ enum FallbackError {
 }
 
 impl FileFallback {
-    /// That of `stored`, which is sent.
+    /// The fallback of `stored`, which is being sent.
     pub(super) fn of(engine: &Arc<Engine>, request: FallbackRequest, stored: &Stored) -> Box<Self> {
         Box::new(Self {
             engine: Arc::clone(engine),
@@ -63,8 +62,8 @@ impl FileFallback {
         })
     }
 
-    /// The next piece of the body, of at most `max` bytes from `offset`, out of another source
-    /// than `failed`, which failed with `error`.
+    /// The next piece of the body, of at most `max` bytes from `offset`, from another source than
+    /// `failed`, which failed with `error`.
     pub(super) fn go_on(
         self,
         failed: BodySource,
@@ -122,8 +121,8 @@ impl FileFallback {
         self.landed((&flight, landed), passing, offset)
     }
 
-    /// As for an object of a binary cache; but of an answer that may not be shared, only that to a
-    /// request of one's own.
+    /// The same for a page. If the answer may not be shared, only a fetch for this request alone
+    /// will do.
     async fn find_page(
         &self,
         sought: &Sought,
@@ -157,7 +156,7 @@ impl FileFallback {
         self.landed((&flight, landed), passing, offset)
     }
 
-    /// What a flight brought, or the body that passes in its place, where it is the same object.
+    /// The result of a flight, or the body that passes through it, if it is the same object.
     fn landed(
         &self,
         (flight, landed): (&FlightReader, Landed),
@@ -184,7 +183,7 @@ impl FileFallback {
         self.engine.fills.join(wanted.clone(), None, looked)
     }
 
-    /// What is stored by now: another reader may have met the damage before.
+    /// What is stored now: another reader may have met the damage before.
     async fn stored(&self, offset: u64) -> Result<Option<BodySource>, FallbackError> {
         match self.engine.cache.lookup(&self.meta.key).await {
             Some(Hit::Memory(found) | Hit::Disk(found)) => self.source(&found, offset).map(Some),
@@ -226,7 +225,7 @@ impl FileFallback {
         let is_same = if let Some(sha256) = must_be {
             sha256 == self.sha256
         } else {
-            // If its length is not told, the body of the answer sees that it comes out.
+            // If the length is unknown, the body of the answer checks it.
             let may_be_so_long = length.is_none_or(|length| length == self.length);
             may_be_so_long && meta.status == self.meta.status && has_same_tag(&self.meta, meta)
         };

@@ -1,7 +1,6 @@
-//! What is left of a stored file that is being sent: read from the file, and where that fails, out
-//! of whatever rescues it. Shared by the body of one answer and the ranges it has queued for its
-//! socket, which read it in their order: the body reads only when nothing of it is queued. The lock
-//! is held while a piece is read, by one of them alone.
+//! A stored file that is being sent, with a fallback if it fails. Shared by the body of one answer
+//! and the ranges in its sendfile queue. Both read it in order: the body reads only if no range of
+//! it is queued. The lock is held while a piece is read, by one reader at a time.
 
 use super::body_source::BodySource;
 use super::file_fallback::FileFallback;
@@ -12,18 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
-/// The rest of a stored file.
+/// A stored file with a fallback.
 pub(super) struct FileSource {
     file: Arc<BodyFile>,
-    /// Whether the file has failed: nothing of it is read any more.
+    /// Whether the file has failed: it is not read any more.
     has_failed: AtomicBool,
     state: Mutex<FileState>,
 }
 
 enum FileState {
-    /// The file, and what goes on where it fails.
+    /// The file, and its fallback.
     File(Option<Box<FileFallback>>),
-    /// What goes on, from this offset on.
+    /// The source that replaces the file, from this offset on.
     Rescued(BodySource, u64),
     Over,
 }
@@ -35,24 +34,24 @@ impl std::fmt::Debug for FileSource {
 }
 
 impl FileSource {
-    /// A file that `file_fallback` goes on for where it fails.
+    /// `file`, replaced by `file_fallback` if it fails.
     pub(super) fn new(file: Arc<BodyFile>, file_fallback: Option<Box<FileFallback>>) -> Arc<Self> {
         let (has_failed, state) =
             (AtomicBool::new(false), Mutex::new(FileState::File(file_fallback)));
         Arc::new(Self { file, has_failed, state })
     }
 
-    /// The file, as long as it has not failed.
+    /// The file, if it has not failed.
     pub(super) fn file(&self) -> Option<&Arc<BodyFile>> {
         (!self.has_failed.load(Ordering::Acquire)).then_some(&self.file)
     }
 
-    /// The file, for what of it was found sound before it failed.
+    /// The file, for the parts that were found sound before it failed.
     pub(super) fn any_file(&self) -> &Arc<BodyFile> {
         &self.file
     }
 
-    /// The next piece, of at most `max` bytes from `at`; empty at the end alone.
+    /// The next piece, of at most `max` bytes from `at`; empty only at the end.
     pub(super) async fn read(&self, at: u64, max: usize) -> io::Result<Bytes> {
         let mut state = self.state.lock().await;
         let (source, result) = match std::mem::replace(&mut *state, FileState::Over) {
@@ -79,8 +78,8 @@ impl FileSource {
     }
 }
 
-/// The next piece from `at` of a source that is at `next`: what was sent out of the file meanwhile
-/// is left out.
+/// The next piece from `at` of a source that is at `next`. Bytes that were sent from the file
+/// meanwhile are left out.
 async fn read_from(
     mut source: BodySource,
     mut next: u64,

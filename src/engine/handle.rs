@@ -1,5 +1,5 @@
-//! The entrance of a request: finds its site, refuses what must be refused, answers at once what
-//! memory or an open file holds, and hands the rest to the decision tables. Holds no lock.
+//! The first step of a request: finds its site, refuses what must be refused, and answers at once
+//! what memory or an open file holds. Hands the rest to the decision tables. Holds no lock.
 
 use super::answer::{self, Answering};
 use super::body::AnswerBody;
@@ -24,7 +24,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use std::sync::Arc;
 
-/// What is known of a request before anything is looked up.
+/// What is known of a request before any look-up.
 #[derive(Debug)]
 enum Route<'s, 'p> {
     /// It reads an object of a binary cache.
@@ -34,11 +34,11 @@ enum Route<'s, 'p> {
 }
 
 impl Engine {
-    /// Answers `request`, at once where memory holds the answer. Never fails: what goes wrong
-    /// becomes a status, or a body that is cut.
+    /// Answers `request`, at once if memory has the answer. Never fails: an error becomes a status,
+    /// or a body that is cut.
     ///
-    /// The client's own body, if it sent one, goes to the origin of a generic site, and is dropped
-    /// unread elsewhere.
+    /// The client's own body, if there is one, goes to the origin of a generic site. Other sites
+    /// drop it unread.
     pub fn handle<B>(
         self: &Arc<Self>,
         request: Request<B>,
@@ -94,7 +94,7 @@ impl Engine {
         Answering::Later(Box::pin(later))
     }
 
-    /// The answer to what memory alone has no answer to.
+    /// The answer to a request that memory and open files cannot answer.
     async fn later(
         self: &Arc<Self>,
         parts: &Parts,
@@ -119,7 +119,7 @@ impl Engine {
         }
     }
 
-    /// Logs a request that the doors refused by themselves, with `status`.
+    /// Logs a request that the front refused by itself with `status`.
     pub fn log_refused<B>(
         &self,
         request: &Request<B>,
@@ -129,8 +129,8 @@ impl Engine {
         PendingRecord::of(request, self.clock.wall(), connection, &self.log).refused(status);
     }
 
-    /// Logs bytes that the doors could not read as a request and answered with `status`: without a
-    /// method or a target, which are not known.
+    /// Logs bytes that the front could not read as a request and answered with `status`. Their
+    /// method and target are not known.
     pub fn log_unreadable(&self, status: StatusCode, connection: &Arc<ClientConnection>) {
         let mut request = Request::new(());
         *request.uri_mut() = Uri::from_static("*");
@@ -140,7 +140,8 @@ impl Engine {
         self.log_refused(&request, status, connection);
     }
 
-    /// What is decided before anything is looked up; no refusal for a preflight.
+    /// The decisions before any look-up. The error is `None` for a preflight, which is answered
+    /// like a refusal.
     fn route<'s, 'p>(
         &self,
         parts: &'p Parts,
@@ -162,7 +163,7 @@ impl Engine {
         Ok(Route::Object(ObjectRoute { site, passed, path, method, upstream }))
     }
 
-    /// The caches that a request has passed, of which this is none.
+    /// The caches that a request has passed, an error if this one is among them.
     fn passed(&self, parts: &Parts) -> Result<CdnLoop, Refusal> {
         let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
         if passed.contains(&self.instance) { Err(Refusal::Loop) } else { Ok(passed) }

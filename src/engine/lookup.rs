@@ -1,6 +1,6 @@
-//! What is stored and may be used as it is, for requests to a binary cache: in memory, in a file that
-//! is open, or on disk. Decides whether it is fresh, and trusted by the keys of its site; holds no
-//! lock.
+//! Looks for stored objects that may be used as they are, for requests to a binary cache: in
+//! memory, in open files, or on disk. Decides whether they are fresh, and trusted by the keys of
+//! their site. Holds no lock.
 
 use super::answer::ClientAnswer;
 use super::deliver::{self, ObjectRequest};
@@ -33,7 +33,7 @@ pub(super) struct ObjectRoute<'s, 'p> {
 }
 
 impl ObjectRoute<'_, '_> {
-    /// The same, to be kept while the answer is waited for.
+    /// The same without borrows, to be kept while the answer is waited for.
     pub(super) fn kept(self) -> OwnedRoute {
         let Self { site, passed, path, method, upstream } = self;
         OwnedRoute { site: Arc::clone(site), passed, path: path.kept(), method, upstream }
@@ -62,7 +62,7 @@ pub(super) enum MemoryHit {
     Absence(Arc<Hot>),
 }
 
-/// What memory holds for a request and may be used as it is; its class.
+/// What memory holds for a request and may be used as it is, and its class.
 pub(super) fn in_memory(
     cache: &Cache,
     site: &ServedSite,
@@ -83,8 +83,8 @@ pub(super) fn in_memory(
     }
 }
 
-/// What may be used as it is and whose file is open since it was asked for lately, with the
-/// request as it is routed.
+/// An object with an open file that may be used as it is, and the request for it. Files stay open
+/// for a short time after a request.
 pub(super) fn open_file(
     cache: &Cache,
     route: &ObjectRoute<'_, '_>,
@@ -109,7 +109,7 @@ pub(super) fn open_file(
     ))
 }
 
-/// The answer from what is stored, if that may be used as it is; else what there is.
+/// The answer from what is stored, if that may be used as it is; else the stale object, if any.
 pub(super) async fn stored(request: &ObjectRequest<'_>) -> Result<ClientAnswer, Option<Stale>> {
     let (cache, routed) = (&request.engine.cache, request.routed);
     let looked = cache.ticket();
@@ -123,7 +123,7 @@ pub(super) async fn stored(request: &ObjectRequest<'_>) -> Result<ClientAnswer, 
     })
 }
 
-/// What of a look-up's result may be used as it is; else what is stale.
+/// What may be used as it is of the result of a look-up; else the stale object, if any.
 fn usable(site: &ServedSite, hit: Option<Hit>, now: Timestamp) -> Result<StoredUse, Option<Found>> {
     let (found, outcome) = match hit {
         Some(Hit::Absent(absence)) => {
@@ -143,8 +143,8 @@ fn usable(site: &ServedSite, hit: Option<Hit>, now: Timestamp) -> Result<StoredU
 }
 
 impl MemoryHit {
-    /// The answer; its fields take the place of the request's, `headers`. Its origin is only for
-    /// the log.
+    /// The answer. Its fields replace those of the request, `headers`, to reuse their allocation.
+    /// The origin is only for the log.
     pub(super) fn answer(
         self,
         method: ReadMethod,
@@ -163,9 +163,9 @@ impl MemoryHit {
     }
 }
 
-/// Whether what is stored proves as much as the site asks for now: a narinfo that was stored while
-/// signatures were not required does not serve once they are, nor one signed by a key that is not
-/// trusted any more for the origin that it came from.
+/// Whether what is stored proves as much as the site asks for now. A narinfo without a signature
+/// does not serve if signatures are required. Nor does one with a signature of a key that is no
+/// longer trusted for its origin.
 fn is_trusted(site: &ServedSite, facts: &Facts) -> bool {
     if facts.class != Class::Narinfo || site.upstream.site.signatures != Signatures::Require {
         return true;

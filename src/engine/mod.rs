@@ -1,5 +1,6 @@
-//! One request, one decision table. One engine per process, shared by every connection; reads the
-//! cache, begins fills, and is the one place that picks an [`Outcome`]. Holds no lock.
+//! Answers requests: one request, one decision table. One engine for each process, shared by every
+//! connection. It reads the cache, begins fills, and is the one place that picks an
+//! [`Outcome`](crate::outcome::Outcome). Holds no lock.
 //!
 //! | stored            | origin says      | the client gets        | outcome          |
 //! |-------------------|------------------|------------------------|------------------|
@@ -9,14 +10,23 @@
 //! | stale             | nothing usable, or nothing in time | the stale object | hit_stale |
 //! | stale or nothing  | an object        | it, while it arrives   | miss, collapsed, pass |
 //! | stale or nothing  | there is none    | 404                    | absent           |
-//! | nothing, and the site's filter knows it for absent: is not asked | 404 | absent_filter |
+//! | nothing, and the absence filter lacks it | is not asked | 404  | absent_filter |
 //! | nothing           | nothing usable   | 502 or 504             | origin_failed    |
 //!
-//! "In time" is `revalidation_wait` after the fill began: the fill goes on, and what it brings is
-//! for later requests. Once the head of a replacement is here, a request gets that, however slowly
-//! its body comes: the stored object is known to be out of date then.
+//! "In time" is `revalidation_wait` after the fill began. The fill goes on after that, and what it
+//! brings is for later requests. If the head of a replacement has come, a request gets the
+//! replacement, however slowly its body comes: the stored object is known to be out of date then.
 //!
-//! A range of what is not stored as a whole goes its own way, chunk by chunk: see `ranges`.
+//! The way of a request: `handle` finds the site and answers at once what memory or an open file
+//! holds; `fast_path` does the same for simple requests, below hyper. `table` decides about
+//! everything else: it looks in the cache (`lookup`), fetches missing ranges (`ranges`), or joins a
+//! fill (`fetch`). `deliver` makes an object into an answer. `body` is what the connection polls,
+//! `request_record` counts and logs it. `generic` is the same for generic sites.
+//!
+//! A stored file reaches the client in one of three ways. Over plain HTTP/1.1 the kernel sends it
+//! (`sendfile_queue`). Elsewhere it is read when it is written (`file_chunk`), or read ahead if its
+//! pages are not in memory. If it fails, the rest comes from elsewhere (`file_source`,
+//! `file_fallback`).
 
 mod answer;
 mod body;

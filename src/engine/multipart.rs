@@ -1,8 +1,8 @@
-//! Several stretches of one stored body in one answer, as `multipart/byteranges` (RFC 9110 section
-//! 14.6): how the answer is made up, and the row of what it sends. Owned by one answer; no locks.
+//! Several ranges of one stored body in one answer, as `multipart/byteranges` (RFC 9110 section
+//! 14.6). Owned by one answer; no locks.
 //!
-//! Each stretch is read from a source of its own, in the order asked for, so that one that has to
-//! be rescued does not look back. A row that breaks off in the middle is an error, never an end.
+//! Each range is read from a source of its own, in the order of the request, so that the fallback
+//! of one never goes back. If a source ends too early, that is an error, never the end of the body.
 
 use super::file_source::FileSource;
 use crate::random;
@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-/// What stands between the parts; drawn anew for each answer, so that no stored body can hold it
-/// but by a chance of one in 2^128.
+/// The delimiter between the parts. It is random for each answer, so a stored body contains it only
+/// with a probability of 2^-128.
 #[derive(Debug)]
 struct Boundary(String);
 
@@ -26,30 +26,30 @@ impl Boundary {
     }
 }
 
-/// What is sent one after the other, and how many bytes of each.
+/// The segments that are sent one after another, and the bytes of each.
 pub(super) struct MultipartBody(VecDeque<(MultipartSegment, u64)>);
 
-/// Where the bytes of one stretch come from.
+/// The source of one segment.
 pub(super) enum MultipartSegment {
-    /// A stored file, or what goes on for it, from this offset on.
+    /// A stored file or its fallback, from this offset on.
     Stored(Arc<FileSource>, u64),
     /// Bytes in memory.
     Bytes(Bytes),
 }
 
-/// An answer of several stretches.
+/// An answer of several ranges.
 pub(super) struct Multipart {
     /// Its `Content-Type`.
     pub(super) content_type: HeaderValue,
-    /// Its bytes, delimiters included.
+    /// Its length in bytes, with the delimiters.
     pub(super) length: u64,
-    /// What is sent.
+    /// Its body.
     pub(super) body: MultipartBody,
 }
 
 impl Multipart {
-    /// The stretches `spans` of a body of `length` bytes and this type, each read from what
-    /// `source` gives for its first byte and its bytes; none where the system has no randomness.
+    /// The ranges `spans` of a body of `length` bytes with this content type. `source` makes the
+    /// source of each range. None if the system has no random numbers.
     pub(super) fn of(
         spans: &[ByteSpan],
         (length, content_type): (u64, Option<&HeaderValue>),

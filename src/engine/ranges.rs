@@ -1,5 +1,5 @@
-//! Ranges of objects that are not stored as a whole. Decides nothing that holds for whole objects
-//! too: conditions, and which bytes are meant, are judged as for those, once the head is known.
+//! Answers requests for ranges of objects that are not stored whole. Conditions and ranges are
+//! judged as for whole objects, after the head is known.
 //!
 //! | asked bytes            | the client gets       | outcome         |
 //! |------------------------|-----------------------|-----------------|
@@ -23,15 +23,15 @@ use crate::rfc::range::{ByteRanges, ByteSpan};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Times that an answer is looked for before the first byte of one is here.
+/// Tries for an answer before its first byte.
 const TRIES_MAX: u32 = 3;
 
-/// What became of a try.
+/// The result of a try.
 enum RangeResult {
     Answer(Box<ClientAnswer>),
-    /// What is here in part is out of date, or the whole may be stored by now.
+    /// Try again: the stored part is out of date, or the whole may be stored now.
     Again,
-    /// The whole is to be had, as for a request without ranges.
+    /// Fetch the whole object, as for a request without ranges.
     AsWhole,
 }
 
@@ -41,8 +41,8 @@ impl From<ClientAnswer> for RangeResult {
     }
 }
 
-/// The answer to a request for ranges of what is not stored as a whole; none where the whole is
-/// to be had.
+/// The answer to a request for ranges of an object that is not stored whole; none if the whole is
+/// to be fetched.
 pub(super) async fn answer(request: &ObjectRequest<'_>, wanted: &Wanted) -> Option<ClientAnswer> {
     if request.method != ReadMethod::Get || is_small(wanted.class) {
         return None;
@@ -69,7 +69,7 @@ async fn try_ranged(
             fetch::flight_answer(request, wanted, (None, None), (role, flight)).await.into()
         }
         Ranged::Again => {
-            // What is stored by now may have come since the request was first looked at.
+            // A fill has ended since, so its object may be stored now.
             let request = ObjectRequest { now: request.engine.clock.now(), ..*request };
             match lookup::stored(&request).await {
                 Ok(answer) => answer.into(),
@@ -84,7 +84,7 @@ async fn try_ranged(
     }
 }
 
-/// The answer of what is here in part.
+/// The answer from an object that is stored in part.
 async fn part(request: &ObjectRequest<'_>, wanted: &Wanted, handle: PartHandle) -> RangeResult {
     let (meta, length) = (handle.meta(), Some(handle.length()));
     let stored = || Cow::Borrowed(&meta.headers);
@@ -148,7 +148,7 @@ async fn part_of(
     deliver::part(request, meta, length, reader, details).into()
 }
 
-/// What a reader comes to that got no byte.
+/// The result for a reader that failed before its first byte.
 fn open_failed(error: &Arc<FillError>) -> RangeResult {
     match &**error {
         FillError::Changed | FillError::Unread => RangeResult::Again,
@@ -165,7 +165,7 @@ fn open_failed(error: &Arc<FillError>) -> RangeResult {
     }
 }
 
-/// Objects of these classes are small, and checked before a byte of them is sent.
+/// Objects of these classes are small, and checked before any byte of them is sent.
 const fn is_small(class: Class) -> bool {
     matches!(class, Class::Narinfo | Class::CacheInfo)
 }

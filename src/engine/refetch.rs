@@ -1,5 +1,5 @@
-//! Fetching again what a check of the disk found damaged and dropped, as a request for it would: so
-//! that who asks next need not wait. Called by the assembly, for one object at a time.
+//! Fetches an object again that a check of the disk found damaged and dropped, so that the next
+//! request need not wait. Called by the assembly, for one object at a time.
 
 use super::generic::RequestAddress;
 use super::site::ServedSite;
@@ -15,14 +15,14 @@ use crate::rfc::CdnLoop;
 use http::HeaderMap;
 use std::sync::Arc;
 
-/// What came of it.
+/// The result of a refetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefetchResult {
     /// It is stored again.
     Stored,
-    /// It was there: somebody asked for it meanwhile, or memory holds it.
+    /// It is stored already, since a request fetched it, or memory has it.
     Present,
-    /// No site serves it any more, or no origin gave it.
+    /// No site serves it now, or no origin sent it.
     Failed,
 }
 
@@ -38,7 +38,7 @@ impl RefetchResult {
 }
 
 impl Engine {
-    /// Fetches the object of `key` where it is not stored. Bounded by the deadlines of the origins.
+    /// Fetches the object of `key` if it is not stored. The deadlines of the origins bound it.
     pub async fn refetch(&self, key: &Key) -> RefetchResult {
         if self.is_stored(key).await {
             return RefetchResult::Present;
@@ -56,7 +56,7 @@ impl Engine {
             key: key.clone(),
             path: key.path().into(),
             query: key.query().map(Into::into),
-            // What has no class by its path was named by a narinfo.
+            // A path without a class was named by a narinfo, so it is a NAR.
             class: classify(key.path()).filter(|_| key.query().is_none()).unwrap_or(Class::Nar),
             cdn_loop: CdnLoop::default().extended(&self.instance),
             asker: Asker::default(),
@@ -69,8 +69,8 @@ impl Engine {
         if self.is_stored(key).await { RefetchResult::Stored } else { RefetchResult::Failed }
     }
 
-    /// As a client without a wish would ask for it; which one selects a variant, its key does not
-    /// tell.
+    /// Fetches a page as for a client without cache directives. A variant is not fetched again,
+    /// since its key does not tell which fields select it.
     async fn refetch_page(&self, key: &Key, site: &ServedSite) -> RefetchResult {
         let Some(place) = RequestAddress::of_space(site, key.space()).filter(|_| !key.is_variant())
         else {

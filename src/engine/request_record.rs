@@ -1,6 +1,6 @@
-//! What is counted and logged of one request: begun with its head, ended when its body is sent
-//! or given up. Owned by the response's body; dropping it counts the request and, where there is a
-//! log, hands over the record. Without a log none is made.
+//! Counts and logs one request: begins with its head, ends when its body is sent or given up. The
+//! body of the response owns it. Dropping it counts the request, and hands the record to the access
+//! log if that is on; without a log no record is made.
 
 use super::connection::{ClientConnection, Transport};
 use super::simple_request::SimpleRequest;
@@ -14,14 +14,14 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A request's account before there is an answer.
+/// The record of a request that has no answer yet.
 #[derive(Debug)]
 pub(super) struct PendingRecord {
     started: Instant,
     entry: Option<LogEntry>,
 }
 
-/// A record for the log, as far as it is known, and the log.
+/// The record for the log as far as it is known, and the log.
 #[derive(Debug)]
 struct LogEntry {
     record: Box<AccessRecord>,
@@ -29,7 +29,7 @@ struct LogEntry {
 }
 
 impl PendingRecord {
-    /// That of `request`, whose head was whole at `timestamp`.
+    /// The record of `request`; its head was whole at `timestamp`.
     pub(super) fn of<B>(
         request: &Request<B>,
         timestamp: Timestamp,
@@ -51,7 +51,7 @@ impl PendingRecord {
         Self::logged(log, || record(asked(), timestamp, connection))
     }
 
-    /// That of a plain request.
+    /// The record of a simple request.
     pub(super) fn of_simple(
         request: &SimpleRequest<'_>,
         timestamp: Timestamp,
@@ -79,7 +79,7 @@ impl PendingRecord {
         Self { started: Instant::now(), entry }
     }
 
-    /// Counts and logs an answer that is whole already.
+    /// Counts and logs an answer that is written already.
     pub(super) fn answered(mut self, summary: &AnswerSummary<'_>, site: &ServedSite, class: Class) {
         self.tell(summary, Some((site, class)));
         let elapsed = self.started.elapsed();
@@ -94,8 +94,8 @@ impl PendingRecord {
         }
     }
 
-    /// The account of an answer whose body goes now, counted at the site and for the class that were
-    /// found.
+    /// The record of an answer with a body that is sent from now on. It is counted for this site
+    /// and class, if they were found.
     pub(super) fn with_body(
         mut self,
         summary: &AnswerSummary<'_>,
@@ -106,7 +106,7 @@ impl PendingRecord {
         RequestRecord { pending: self, counted, outcome: summary.outcome, bytes: 0 }
     }
 
-    /// Tells the record, if there is one, of an answer.
+    /// Adds the answer to the record, if there is one.
     fn tell(&mut self, summary: &AnswerSummary<'_>, counted: Option<(&ServedSite, Class)>) {
         let Some(LogEntry { record, .. }) = &mut self.entry else { return };
         let AnswerSummary { status, outcome, origin, body_bytes: _, request_id } = summary;
@@ -118,7 +118,7 @@ impl PendingRecord {
         record.request_id = *request_id;
     }
 
-    /// Whether the log takes it.
+    /// Whether there is a record for the log.
     pub(super) fn is_logged(&self) -> bool {
         self.entry.is_some()
     }
@@ -142,7 +142,7 @@ struct RequestFields {
     user_agent: Option<HeaderValue>,
 }
 
-/// What the request itself says; the rest is that of a refusal until it is known.
+/// A record with what the request says. Everything else is that of a refusal until it is known.
 fn record(
     asked: RequestFields,
     timestamp: Timestamp,
@@ -173,7 +173,7 @@ fn record(
     }
 }
 
-/// Adds an answer to what its site counts.
+/// Adds an answer to the counters of its site.
 fn count(meters: &SiteMeters, class: Class, outcome: Outcome, bytes: u64, elapsed: Duration) {
     if let Some(counters) = meters.counters(class, outcome) {
         counters.requests.inc();
@@ -184,19 +184,19 @@ fn count(meters: &SiteMeters, class: Class, outcome: Outcome, bytes: u64, elapse
     }
 }
 
-/// What there is to say of an answer.
+/// An answer as it is logged and counted.
 #[derive(Debug)]
 pub(super) struct AnswerSummary<'a> {
     pub(super) status: StatusCode,
     pub(super) outcome: Outcome,
     /// The origin that the object came from.
     pub(super) origin: Option<&'a Arc<str>>,
-    /// Bytes of the body, where it goes at once.
+    /// Bytes of the body, if it is written with the head.
     pub(super) body_bytes: usize,
     pub(super) request_id: RequestId,
 }
 
-/// A request's account.
+/// The record of a request while its body is sent.
 pub(super) struct RequestRecord {
     pending: PendingRecord,
     counted: Option<(Arc<SiteMeters>, Class)>,

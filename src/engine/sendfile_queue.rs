@@ -1,23 +1,24 @@
-//! Ranges of stored files on their way to a plain HTTP/1 socket. The body of an answer gives hyper
-//! slices of a placeholder and queues here the range that each stands for; the socket sees such a
-//! slice, and has the kernel send the range (`sendfile`) instead: no byte is copied into the
-//! process. One queue per connection, in the order of its answers; a short lock, never held across
-//! an await.
+//! Ranges of stored files that the kernel sends to a plain HTTP/1 socket. The body of an answer
+//! gives hyper slices of a placeholder, and queues the range that each slice stands for. When the
+//! socket sees such a slice, it has the kernel send the range with `sendfile`, so no byte is copied
+//! into the process. One queue for each connection, in the order of its answers; the lock is short
+//! and never held across an await.
 //!
 //! # No byte of the placeholder is ever sent
 //!
-//! Only a connection that was given a queue gets slices, and only the socket below hyper sends what
-//! they stand for: over TLS and HTTP/2, which need the bytes, there is no queue. A slice without a
-//! range in the queue is an error of the connection.
+//! Only a connection with a queue gets slices, and only the socket below hyper sends what they
+//! stand for. TLS and HTTP/2 need the bytes, so they have no queue. A slice without a range in the
+//! queue is an error of the connection.
 //!
 //! # No byte that was not compared
 //!
-//! A range is queued, and again begun to be sent, only while its chunk is trusted and its pages are
-//! in the page cache (`BodyFile::is_cached`), or were within the last second where it is not the
-//! end of an answer (`BodyFile::was_cached`). Should one have left it when the call comes, the
-//! kernel reads it from the disk: the thread's own account of blocks read tells, the chunk is
-//! doubted, and the connection waits until the chunk was compared; where it is wrong, it is reset.
-//! So what tells a client that an answer is whole goes only when all before it was found right.
+//! A range is queued only while its chunk is trusted and its pages are in the page cache
+//! (`BodyFile::is_cached`). The same is checked again before it is sent. For a range that is not
+//! the end of an answer, pages that were there within the last second are enough
+//! (`BodyFile::was_cached`). If a page has left the cache when the call comes, the kernel reads it
+//! from the disk. The count of blocks that this thread has read tells that. The chunk is doubted
+//! then, and the connection waits until it was compared; if it is damaged, the connection is reset.
+//! So the end of an answer is sent only after everything before it was found right.
 
 use super::file_source::FileSource;
 use crate::store::{BodyFile, CHUNK_BYTES, RUN_BYTES};
@@ -36,20 +37,20 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Bytes of one range at most: those of a chunk, which is trusted or not as a whole.
+/// The largest range: a chunk, which is trusted or not as a whole.
 const RANGE_BYTES_MAX: usize = 1 << 20;
 const _: () = assert!(RANGE_BYTES_MAX as u64 == CHUNK_BYTES);
-/// Bytes that are read at once where they cannot be sent by the kernel.
+/// Bytes that are read at a time if the kernel cannot send them.
 const PIECE_BYTES: usize = 64 << 10;
-/// The end of an answer is at least as many bytes, and begins where a run of pages does.
+/// The smallest end of an answer. The end begins at the start of a run of pages.
 const END_BYTES_MIN: u64 = RUN_BYTES / 4;
-/// Below this many bytes a copy costs less than the calls.
+/// Fewer bytes are copied, which costs less than the calls.
 const RANGE_BYTES_MIN: usize = 8 << 10;
 
-/// What slices are made of. Nobody reads or writes it, so it takes no memory.
+/// The memory of all slices. It is never read or written, so it takes no space.
 static PLACEHOLDER: [u8; RANGE_BYTES_MAX] = [0; RANGE_BYTES_MAX];
 
-/// The ranges that are to be sent on one connection.
+/// The ranges that wait to be sent on one connection.
 #[derive(Debug)]
 pub struct SendfileQueue {
     queue: Mutex<VecDeque<FileRange>>,
@@ -62,13 +63,13 @@ struct FileRange {
     file_source: Arc<FileSource>,
     at: u64,
     left: usize,
-    /// Where in the file the end of the answer begins, from which on `PageCheck::Now` is taken.
+    /// The offset of the end of the answer, from which on `PageCheck::Now` applies.
     end: u64,
-    /// Whether nothing was waited for since its pages were found in the page cache.
+    /// Whether its pages were found in the page cache since the last wait.
     is_fresh: bool,
 }
 
-/// When the pages of a range must have been in the page cache.
+/// When the pages of a range were last seen in the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PageCheck {
     /// Just now.
@@ -78,7 +79,7 @@ enum PageCheck {
 }
 
 impl PageCheck {
-    /// How to take what lies at `at` where the end of the answer begins at `end`.
+    /// The check for the range at `at`, if the end of the answer begins at `end`.
     fn of(at: u64, end: u64) -> Self {
         if at < end { Self::Lately } else { Self::Now }
     }
@@ -96,13 +97,13 @@ impl FileRange {
         let file = self.file_source.file();
         let check = PageCheck::of(self.at, self.end);
         let is_cached = |file: &Arc<BodyFile>| check.is_cached(file, self.at, self.left);
-        // A chunk that was doubted since then is compared before any more of it goes.
+        // A chunk that was doubted since then is compared before any more of it is sent.
         let is_fresh = |file: &Arc<BodyFile>| self.is_fresh && file.is_trusted(self.at);
         self.is_fresh = file.is_some_and(|file| is_fresh(file) || is_cached(file));
         self.is_fresh
     }
 
-    /// What comes next, read and compared, or had elsewhere.
+    /// Reads and compares the next bytes, from the file or its fallback.
     fn read(&self, max: usize) -> RangeRead {
         let (file_source, at, length) =
             (Arc::clone(&self.file_source), self.at, max.min(PIECE_BYTES));
@@ -113,15 +114,15 @@ impl FileRange {
 /// A piece of a body that is being read and compared.
 pub type RangeRead = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
 
-/// What became of an attempt to send.
+/// The result of a call to send.
 pub enum SendOutcome {
-    /// So many bytes went.
+    /// So many bytes were sent.
     Bytes(usize),
-    /// None: what comes next is not in the page cache, or its file has failed. This is to be sent,
-    /// and skipped.
+    /// None were sent: the next bytes are not in the page cache, or the file has failed. The caller
+    /// sends what this reads, and skips it in the queue.
     Missing(RangeRead),
-    /// So many went, of which some came from the disk: their chunk is being compared, and they
-    /// count when it is right.
+    /// So many were sent, some of which came from the disk. Their chunk is being compared, and they
+    /// count if it is right.
     Unsure(usize, RangeRead),
 }
 
@@ -136,7 +137,7 @@ impl fmt::Debug for SendOutcome {
 }
 
 impl SendfileQueue {
-    /// No range yet; bytes that go are counted in `sent`.
+    /// An empty queue. Sent bytes are counted in `sent`.
     pub fn new(sent: IntCounter) -> Self {
         Self { queue: Mutex::default(), has_drained: Notify::new(), sent }
     }
@@ -146,8 +147,8 @@ impl SendfileQueue {
         !slice.is_empty() && PLACEHOLDER.as_ptr_range().contains(&slice.as_ptr())
     }
 
-    /// Queues what can be sent of the file from `at` on, where `left` bytes are left of an answer,
-    /// and gives what stands for it; none where what comes next is to be read. Never blocks.
+    /// Queues a range of the file from `at` on and returns the slice that stands for it; `left`
+    /// bytes are left of the answer. None if the next bytes must be read. Never blocks.
     pub(super) fn put(&self, file_source: &Arc<FileSource>, at: u64, left: u64) -> Option<Bytes> {
         let end = end_of(at.saturating_add(left));
         let left = left.min(CHUNK_BYTES - at % CHUNK_BYTES);
@@ -160,30 +161,30 @@ impl SendfileQueue {
         Some(Bytes::from_static(slice))
     }
 
-    /// Whether the range that comes next can be sent at once, as far as the disk is concerned.
+    /// Whether the next range can be sent at once, without the disk.
     pub fn is_ready(&self) -> bool {
         self.queue.lock().front_mut().is_some_and(FileRange::is_ready)
     }
 
-    /// Leaves out bytes of the range that comes next, which were read and sent by themselves.
+    /// Skips bytes of the next range, which were read and sent separately.
     pub fn skip(&self, bytes: usize) {
         self.advance(&mut self.queue.lock(), bytes);
     }
 
-    /// Waits until no range is queued. For one at a time. Cancel safe.
+    /// Waits until no range is queued. For one waiter at a time. Cancel safe.
     pub(super) async fn drained(&self) {
         while !self.queue.lock().is_empty() {
             self.has_drained.notified().await;
         }
     }
 
-    /// Sends up to `max` bytes of the range that comes next to a socket that does not block.
+    /// Sends up to `max` bytes of the next range to a socket that does not block.
     pub fn send(&self, socket: impl AsFd, max: usize) -> io::Result<SendOutcome> {
         let mut queue = self.queue.lock();
         let Some(range) = queue.front_mut() else {
             return Err(io::Error::other("a placeholder stands for nothing"));
         };
-        // The end goes by itself.
+        // The end of an answer is sent alone.
         let before_end = usize::try_from(range.end.saturating_sub(range.at)).unwrap_or(usize::MAX);
         let at_once = if before_end > 0 { before_end } else { usize::MAX };
         let wanted = range.left.min(max).min(at_once);
@@ -196,19 +197,19 @@ impl SendfileQueue {
         let before = blocks_read();
         let result = rustix::fs::sendfile(socket, file.file(), Some(&mut at), wanted);
         if blocks_read() != before {
-            // Also where nothing went: the pages are there now, and nobody has compared them.
+            // Also if nothing was sent: the pages are in memory now, and were not compared.
             file.doubt(first);
         }
-        // A disk that has failed since its pages were seen has sent nothing.
+        // A disk that failed after its pages were seen has sent nothing.
         let sent = if result == Err(Errno::IO) { 0 } else { result? };
         if sent == 0 {
-            // The file ends here, or fails: whoever reads it says so, and goes on elsewhere.
+            // The file ends or fails here. A read tells which, and continues with the fallback.
             file.doubt(first);
             return Ok(SendOutcome::Missing(range.read(wanted)));
         }
         self.advance(&mut queue, sent);
         self.sent.inc_by(sent as u64);
-        // Another may have read them from the disk, and this call have waited for that.
+        // Another thread may have read them from the disk while this call waited.
         if !file.is_trusted(first) {
             return Ok(SendOutcome::Unsure(
                 sent,
@@ -232,13 +233,13 @@ impl SendfileQueue {
     }
 }
 
-/// Where the end of an answer begins whose last byte is the one before `behind`.
+/// The offset at which the end of an answer begins; `behind` is the offset behind its last byte.
 fn end_of(behind: u64) -> u64 {
     let latest = behind.saturating_sub(END_BYTES_MIN);
     latest - latest % RUN_BYTES
 }
 
-/// Blocks that this thread has read from disks so far.
+/// Blocks that this thread has read from disks.
 fn blocks_read() -> i64 {
     getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads())
 }

@@ -1,5 +1,5 @@
-//! The sites of the config as requests find them: by host name, else the default one. Made at
-//! start and at each reload, then only read.
+//! The sites that are served, found by host name, else the default one. Made at start and at each
+//! reload, then only read.
 
 use crate::fill::Upstream;
 use crate::filter::Filter;
@@ -10,27 +10,27 @@ use prometheus::{Histogram, IntCounter};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-/// A site, and the counters of its requests: several, so that threads need not share them.
+/// A site, with one set of counters for each shard, so that threads need not share them.
 #[derive(Debug)]
 pub struct ServedSite {
-    /// Where its objects come from, and its settings.
+    /// Its origins and settings.
     pub upstream: Arc<Upstream>,
-    /// What its bucket cannot have, where the site knows that.
+    /// Its absence filter, if it has one.
     pub filter: Option<Arc<Filter>>,
     name: Arc<str>,
     key_space: String,
     ports: Ports,
     metrics: Metrics,
-    /// One for each shard of the metrics, made when its threads first answer for the site.
+    /// One for each shard of the metrics, made at its first answer.
     meters: Box<[OnceLock<Arc<SiteMeters>>]>,
 }
 
-/// The ports of the listeners that are not the usual one of their clients' scheme.
+/// The ports of the listeners, except the default ports of the schemes.
 #[derive(Debug, Clone, Default)]
 pub struct Ports(Vec<(&'static str, u16)>);
 
 impl Ports {
-    /// Those of listeners, each with the scheme of its clients' URLs.
+    /// The ports of these listeners, each with the scheme of its clients' URLs.
     pub fn of(listeners: impl IntoIterator<Item = (&'static str, u16)>) -> Self {
         let is_usual = |listener: &(&str, u16)| matches!(listener, ("http", 80) | ("https", 443));
         let mut ports: Vec<_> = listeners.into_iter().filter(|one| !is_usual(one)).collect();
@@ -39,13 +39,13 @@ impl Ports {
         Self(ports)
     }
 
-    /// Those of one scheme.
+    /// The ports of one scheme.
     pub(super) fn by(&self, scheme: &str) -> impl Iterator<Item = u16> {
         self.0.iter().filter(move |(own, _)| *own == scheme).map(|(_, port)| *port)
     }
 }
 
-/// The counters of a site's requests, as far as some threads answer them.
+/// The counters of a site in one shard.
 #[derive(Debug)]
 pub(super) struct SiteMeters {
     site: Arc<str>,
@@ -55,7 +55,7 @@ pub(super) struct SiteMeters {
     seconds: [OnceLock<Option<Histogram>>; Class::ALL.len()],
 }
 
-/// What one kind of answer adds to.
+/// The counters of one kind of answer.
 #[derive(Debug, Clone)]
 pub(super) struct Counters {
     /// Requests.

@@ -1,5 +1,5 @@
-//! What a site answers in its own way: an overridden `nix-cache-info`, and a landing page where
-//! the origin has no `index.html`.
+//! Pages that a site makes itself: `nix-cache-info` with its overrides, and a landing page if the
+//! origin has no `index.html`.
 
 use super::answer::{self, ClientAnswer};
 use super::body::AnswerBody;
@@ -12,26 +12,26 @@ use crate::outcome::Outcome;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
-/// The page of a site whose origin has none.
+/// The landing page.
 const LANDING_PAGE: &str = include_str!("landing.html");
 
-/// What a site without any word of an origin says of itself.
+/// The `nix-cache-info` of a site if its origin has none.
 const BARE_CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n";
 
-/// Whether the site answers objects of `class` in its own words, on top of the origin's: then the
-/// conditions and ranges of a request are not for the origin's answer.
+/// Whether the site changes objects of `class`. Then the conditions and ranges of a request are not
+/// for the origin's answer.
 pub(super) fn is_own(site: &ServedSite, class: Class) -> bool {
     class == Class::CacheInfo && site.upstream.site.cache_info != CacheInfoOverride::default()
 }
 
-/// Puts the site's own answer in place of the origin's where the config or the origin's absence
-/// asks for it.
+/// Replaces the answer by the site's own page, if the config or the absence at the origin asks for
+/// it.
 #[inline]
 pub(super) fn adapt(answer: ClientAnswer, site: &ServedSite, class: Class) -> ClientAnswer {
     if may_adapt(class) { adapted(answer, site, class) } else { answer }
 }
 
-/// Whether a site may have an answer of its own to a request for an object of `class`.
+/// Whether a site may have a page of its own for objects of `class`.
 #[inline]
 pub(super) const fn may_adapt(class: Class) -> bool {
     match class {
@@ -56,8 +56,8 @@ fn adapted(answer: ClientAnswer, site: &ServedSite, class: Class) -> ClientAnswe
     }
 }
 
-/// `nix-cache-info` with the overrides of the site: on top of the origin's, or of a bare one while
-/// no origin has one, so that clients do not leave the whole cache out.
+/// `nix-cache-info` with the overrides of the site. They apply to that of the origin, or to a
+/// default while no origin has one: without it clients would not use the cache at all.
 fn cache_info(answer: ClientAnswer, overrides: &CacheInfoOverride) -> ClientAnswer {
     let from_origin = (answer.status == StatusCode::OK).then(|| answer.body.in_memory()).flatten();
     let is_missing =
@@ -85,7 +85,7 @@ fn landing_page(answer: ClientAnswer, site: &ServedSite) -> ClientAnswer {
     page(without_origin(answer), text, "text/html; charset=utf-8")
 }
 
-/// An answer in which nothing is of an origin: its `Cache-Status` and `Age` go too.
+/// The answer without anything of an origin: its `Cache-Status` and `Age` go too.
 fn without_origin(answer: ClientAnswer) -> ClientAnswer {
     let outcome = Outcome::Local;
     ClientAnswer { headers: answer::own_head(outcome), outcome, ..answer }

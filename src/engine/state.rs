@@ -1,5 +1,5 @@
-//! The engine's state: the sites, the tiers, the fills, the clock and the counters. One per process,
-//! shared by every connection. Only the sites are ever replaced, without a lock.
+//! The engine's state: sites, tiers, fills, clock and counters. One per process, shared by every
+//! connection. Only the sites are ever replaced, without a lock.
 
 use super::site::Sites;
 use crate::cache::Cache;
@@ -11,7 +11,7 @@ use crate::telemetry::AccessLog;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
-/// What an engine is made of.
+/// The parts of an engine.
 #[derive(Debug)]
 pub struct EngineParts {
     /// The sites at start.
@@ -60,18 +60,18 @@ impl Engine {
         }
     }
 
-    /// What it serves from.
+    /// The tiers that it serves from.
     #[cfg(test)]
     pub(crate) fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    /// The sites as they are now.
+    /// The present sites.
     pub fn sites(&self) -> Arc<Sites> {
         self.sites.load_full()
     }
 
-    /// Puts other sites in place; requests under way end with the old ones.
+    /// Replaces the sites. Requests that have begun end with the old ones.
     pub fn replace_sites(&self, sites: Sites) {
         self.sites.store(Arc::new(sites));
     }

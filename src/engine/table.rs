@@ -1,5 +1,5 @@
-//! One decision table for requests to a binary cache that memory alone does not answer. Picks the
-//! way: what is stored, the absence filter, a range, or a fill. Holds no lock.
+//! The decision table for requests to a binary cache that need more than memory: what is stored,
+//! the absence filter, a range, or a fill. `mod.rs` shows it. Holds no lock.
 
 use super::answer::{self, ClientAnswer};
 use super::connection::ClientConnection;
@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use std::sync::Arc;
 
+/// The answer to a request that memory alone does not answer.
 pub(super) async fn answer(
     engine: &Arc<Engine>,
     parts: &Parts,
@@ -22,7 +23,7 @@ pub(super) async fn answer(
 ) -> ClientAnswer {
     let class = routed.target.class;
     let empty = HeaderMap::new();
-    // Conditions and ranges of a request are not for an answer that is only raw material.
+    // Conditions and ranges of the request are not for an answer that the site rewrites.
     let (method, headers) = if site_pages::is_own(&routed.site, class) {
         (ReadMethod::Get, &empty)
     } else {
@@ -56,7 +57,7 @@ async fn look_up(request: &ObjectRequest<'_>) -> ClientAnswer {
     if let Ok(answer) = fetch::fill(request, &wanted, stale, Some(mark)).await {
         return answer;
     }
-    // What is stored by now may have come since the request was first looked at.
+    // A fill has ended since, so its object may be stored now.
     let request = &ObjectRequest { now: engine.clock.now(), ..*request };
     match lookup::stored(request).await {
         Ok(answer) => answer,

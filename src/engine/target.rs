@@ -1,4 +1,4 @@
-//! What a request asks for: from the raw target to a canonical path, a class and a key.
+//! Finds out what a request asks for: a canonical path, a class and a key.
 
 use super::site::ServedSite;
 use crate::cache::{Cache, ClaimUnknown};
@@ -27,7 +27,7 @@ pub(super) struct ObjectTarget {
     pub(super) class: Class,
 }
 
-/// The path of a request, and what it tells by itself.
+/// The path of a request, and what it tells alone.
 #[derive(Debug)]
 pub(super) struct Path<'a> {
     canonical: Cow<'a, str>,
@@ -36,13 +36,13 @@ pub(super) struct Path<'a> {
 }
 
 impl<'a> Path<'a> {
-    /// That of `uri`, whose raw form may have so many bytes.
+    /// The path of `uri`, if its raw form has at most so many bytes.
     pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, Refusal> {
         let canonical = canonicalise(uri.path(), path_bytes_max)?;
         Ok(Self { has_query: uri.query().is_some(), ..Self::named(canonical) })
     }
 
-    /// That of a request target that is plain.
+    /// The path of a simple request.
     pub(super) fn plain(path: PlainPath<'a>) -> Self {
         Self::named(Cow::Borrowed(path.as_str()))
     }
@@ -58,18 +58,18 @@ impl<'a> Path<'a> {
         &self.canonical
     }
 
-    /// Its class, where no narinfo has a say in what the request asks for.
+    /// Its class, if no narinfo can change it.
     pub(super) fn class_without_claim(&self) -> Option<Class> {
         self.class.filter(|class| !self.has_query || *class != Class::Nar)
     }
 
-    /// The same, borrowing nothing.
+    /// The same without borrows.
     pub(super) fn kept(self) -> Path<'static> {
         Path { canonical: Cow::Owned(self.canonical.into_owned()), ..self }
     }
 }
 
-/// What is known of a request once it is routed.
+/// A request after its site, path, class and key are known.
 #[derive(Debug, Clone)]
 pub(super) struct RoutedRequest {
     pub(super) site: Arc<ServedSite>,
@@ -86,7 +86,7 @@ impl RoutedRequest {
         filter.check(&self.target.path, self.target.class) == Some(Verdict::Absent)
     }
 
-    /// What is asked of a fill by this instance, for `asker`.
+    /// What this instance asks of a fill, for `asker`.
     pub(super) fn wanted(&self, instance: &str, asker: Asker) -> Wanted {
         Wanted {
             upstream: Arc::clone(&self.site.upstream),
@@ -101,11 +101,11 @@ impl RoutedRequest {
     }
 }
 
-/// Makes out the target of `uri`, whose path is `path`, on `site`.
+/// The target of `uri` with the path `path` on `site`.
 ///
-/// A query is dropped, and a path outside the grammar of a binary cache refused, unless a narinfo
-/// that is known here names that very URL: NAR URLs are opaque. If a disk that may hold that
-/// narinfo does not answer, neither is decided.
+/// A query is dropped, and a path outside the grammar of a binary cache is refused, unless a known
+/// narinfo names exactly that URL: URLs of NARs are opaque. If a disk that may hold that narinfo
+/// does not answer, the request is refused as undecided.
 pub(super) async fn of(
     uri: &Uri,
     site: &ServedSite,

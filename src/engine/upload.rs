@@ -1,5 +1,5 @@
-//! A client's body on its way to an origin, which tells its connection once it was read to its end:
-//! an HTTP/1 connection may then be used again. One per request with a body; an atomic mark only.
+//! The body of a client that is sent to an origin. It tells its connection when it was read to its
+//! end, so that an HTTP/1 connection may be reused. One for each request with a body; no locks.
 
 use super::connection::ClientConnection;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ pin_project_lite::pin_project! {
 }
 
 impl<B> ClientUpload<B> {
-    /// The body of the request that is under way on `connection`.
+    /// The body of the present request on `connection`.
     pub(super) fn new(body: B, connection: &Arc<ClientConnection>) -> Self {
         Self { body, connection: Arc::clone(connection) }
     }
@@ -37,7 +37,7 @@ impl<B: Body<Data = Bytes>> Body for ClientUpload<B> {
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         let has_ended = match &frame {
             None => true,
-            // Who knows the length asks for nothing behind it.
+            // A reader that knows the length does not poll for the end.
             Some(Ok(_)) => this.body.is_end_stream(),
             Some(Err(_)) => false,
         };

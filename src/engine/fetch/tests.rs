@@ -1,4 +1,4 @@
-//! A request that joined a flight and comes too late for the body that its readers share.
+//! A request that joins a flight too late for the body that its readers share.
 
 use super::*;
 use crate::cache::Cache;
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 const MIB: usize = 1 << 20;
 const PATH: &str = "/nar/1111111111111111111111111111111111111111111111111111.nar.zst";
 
-/// An engine before a folder, whose disk takes no object of 32 MiB.
+/// An engine with a folder as origin and a disk that takes no object of 32 MiB.
 async fn engine(folder: &FilePath) -> Arc<Engine> {
     let text = format!(
         "[disk]\npath = {:?}\nsize = \"1GiB\"\nscrub_pass = \"0s\"\n[log]\naccess = \"off\"\n\
@@ -63,14 +63,14 @@ async fn engine(folder: &FilePath) -> Arc<Engine> {
     }))
 }
 
-/// A request that is too late for a body of 32 MiB, and the answer that it gets if the origin has
-/// `next` by then; how the fills of the object ended.
+/// A request that is too late for a body of 32 MiB. Returns its answer if the origin has `next` by
+/// then, and how the fills of the object ended.
 async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static str, u64)>) {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join(format!("origin{PATH}"));
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, vec![7; 32 * MIB]).unwrap();
-    // Without it the folder may be one whose disk is not mounted.
+    // Without this file the folder could be a mount point without its disk.
     std::fs::write(folder.path().join("origin/nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
     let engine = engine(folder.path()).await;
     let peer = ([127, 0, 0, 1], 1).into();

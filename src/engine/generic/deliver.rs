@@ -1,5 +1,5 @@
-//! Answers made of responses of generic sites: which part of one a request gets, and the fields
-//! that say how it came about. Pure but for the bodies it hands on.
+//! Makes responses of generic sites into answers: which part of a response a request gets, and the
+//! fields that say how the answer came about. Pure, except for the bodies.
 
 use super::request::GenericRequest;
 use crate::cache::Found;
@@ -23,39 +23,39 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use std::sync::Arc;
 
-/// A response on its way to a client.
+/// A response that is sent to a client.
 pub(super) struct Delivery<'a> {
     pub(super) request: &'a GenericRequest<'a>,
     pub(super) meta: &'a Meta,
-    /// Bytes of its body, where that is known.
+    /// The length of its body, if known.
     pub(super) length: Option<u64>,
     pub(super) outcome: Outcome,
-    /// What of it was here.
+    /// Which part of it was stored.
     pub(super) stored_part: StoredPart,
 }
 
-/// What of a response was here when it was asked for, where an origin was asked for the rest.
+/// Which part of a response was stored before, if an origin was asked for the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StoredPart {
-    /// What its outcome says.
+    /// The outcome says it.
     ByOutcome,
-    /// Nothing, and a part of it was asked for.
+    /// None, and a part was asked for.
     Nothing,
     /// Another part.
     Part,
 }
 
-/// Where the bytes of a response come from.
+/// The source of the bytes of a response.
 enum ResponseContent<'f> {
     Found(&'f Found),
     Growing(Growing, &'f FlightReader),
     Passing(Box<Passing>),
     Part(Box<PartReader>, Selection),
-    /// No byte of it is sent.
+    /// None: no byte is sent.
     Nothing,
 }
 
-/// Statuses whose answers have no body, nor a length of one.
+/// Statuses with answers that have no body and state no length.
 fn is_bodiless(status: StatusCode) -> bool {
     status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
@@ -76,7 +76,7 @@ pub(super) fn passing(
 }
 
 impl<'a> Delivery<'a> {
-    /// That of a response with this head, of which nothing more is known than its outcome says.
+    /// A delivery of a response with this head; nothing more is known than the outcome says.
     pub(super) fn of(
         request: &'a GenericRequest<'_>,
         meta: &'a Meta,
@@ -88,17 +88,17 @@ impl<'a> Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    /// One that is stored.
+    /// A stored response.
     fn found(self, found: &Found) -> ClientAnswer {
         self.answer(ResponseContent::Found(found))
     }
 
-    /// One that arrives.
+    /// A response that is arriving.
     pub(super) fn growing(self, growing: Growing, flight: &FlightReader) -> ClientAnswer {
         self.answer(ResponseContent::Growing(growing, flight))
     }
 
-    /// One that is this client's alone.
+    /// A response for this client alone.
     fn passing(self, passing: Passing) -> ClientAnswer {
         let is_chunked = self.length.is_none() && self.request.parts.version > Version::HTTP_10;
         let trailer = passing.trailer_names().cloned().filter(|_| is_chunked);
@@ -109,18 +109,18 @@ impl Delivery<'_> {
         answer
     }
 
-    /// A stretch of one that is here in part: the one that was selected.
+    /// The selected range of a response that is stored in part.
     pub(super) fn part(self, reader: PartReader, selected: Selection) -> ClientAnswer {
         self.answer(ResponseContent::Part(Box::new(reader), selected))
     }
 
-    /// What a request gets that selects no byte of one.
+    /// The answer to a request that selects no byte.
     pub(super) fn without_body(self) -> ClientAnswer {
         self.answer(ResponseContent::Nothing)
     }
 
-    /// The `sent` bytes behind the first `skipped` of one that is a part itself, and of which they
-    /// are the part `range`.
+    /// The `sent` bytes behind the first `skipped` bytes of a response that is itself a part. They
+    /// are the part `range` of the whole.
     pub(super) fn sliced(
         self,
         passing: Passing,
@@ -195,7 +195,7 @@ impl Delivery<'_> {
         if self.meta.status != StatusCode::OK {
             return Selection::Whole;
         }
-        // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
+        // While a response arrives, a range far ahead would delay a range far behind.
         let several = match content {
             ResponseContent::Found(_) => Several::Sent,
             ResponseContent::Growing(..)
@@ -222,7 +222,7 @@ impl Delivery<'_> {
         AnswerBody::from_content(content, sent, Arc::clone(self.request.connection))
     }
 
-    /// What brings the bytes of a stored body from `first` on.
+    /// The source of a stored body from `first` on.
     fn segment(&self, found: &Found, first: u64, sent: Option<u64>) -> MultipartSegment {
         if let Found::Stored(stored) = found
             && let StoredBody::File(file) = &stored.body
@@ -256,7 +256,7 @@ impl Delivery<'_> {
         answer
     }
 
-    /// What `Cache-Status` says where parts were asked for (RFC 9211 section 2.2).
+    /// `Cache-Status` if parts were asked for (RFC 9211 section 2.2).
     fn in_part<'s>(&self, status: CacheStatus<'s>) -> CacheStatus<'s> {
         let status = match (self.stored_part, self.outcome) {
             (StoredPart::Nothing | StoredPart::Part, Outcome::Miss) => {
@@ -303,7 +303,7 @@ fn in_memory(found: &Found) -> Option<Bytes> {
     }
 }
 
-/// Takes out what describes a body that is not sent.
+/// Removes the fields that describe a body, since none is sent.
 fn trim(headers: &mut HeaderMap) {
     for name in [header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::CONTENT_RANGE] {
         headers.remove(name);

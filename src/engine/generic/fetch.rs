@@ -1,5 +1,5 @@
-//! Answers of fetches for generic sites: joins or begins one, waits for what it brings, and serves a
-//! stale response instead if that is permitted. Holds no lock.
+//! Answers requests to generic sites from fetches: joins or begins a fetch, waits for its result,
+//! and serves a stale response instead if that is permitted. Holds no lock.
 
 use super::deliver::{self, Delivery};
 use super::request::GenericRequest;
@@ -37,7 +37,7 @@ pub(super) async fn answer(request: &GenericRequest<'_>, stale: Option<Stale>) -
             break;
         }
     }
-    // What the other brought is not for this request.
+    // The answer of the other request is not for this one.
     match fills.seek_alone(request.sought(request.interim()), stale.clone(), request.now) {
         Ok(flight) => match flight_answer(request, Role::Lead, &flight, found).await {
             Some(answer) => answer,
@@ -47,6 +47,7 @@ pub(super) async fn answer(request: &GenericRequest<'_>, stale: Option<Stale>) -
     }
 }
 
+/// The answer if no fetch could be joined or begun.
 pub(super) fn not_joined(
     request: &GenericRequest<'_>,
     error: NotJoined,
@@ -58,13 +59,13 @@ pub(super) fn not_joined(
     })
 }
 
-/// A stale response in place of an origin that cannot be asked, where that is permitted.
+/// A stale response if an origin cannot be asked, if that is permitted.
 fn stale_answer(request: &GenericRequest<'_>, stale: Option<&Found>) -> Option<ClientAnswer> {
     let stale = stale.filter(|stale| request.may_bridge(stale, Outage::Disconnected))?;
     Some(deliver::found(request, stale, Outcome::HitStale))
 }
 
-/// The answer of a flight; none where it may not be shared with who only joined it.
+/// The answer of a flight; none if a request that only joined it may not share the answer.
 pub(super) async fn flight_answer(
     request: &GenericRequest<'_>,
     role: Role,

@@ -1,4 +1,4 @@
-//! Requests that go to an origin as they came, and whose answers pass through. Part of the table of
+//! Requests that go to an origin unchanged, with answers that pass through. Part of the table of
 //! `generic`; holds no lock.
 
 use super::request::GenericRequest;
@@ -13,7 +13,7 @@ use crate::policy::generic::request::{Way, way};
 use http::{HeaderValue, Method, header};
 use std::sync::Arc;
 
-/// Sends the request on as it came, and what a write may have changed is dropped.
+/// Sends the request to an origin unchanged. If it is a write, what it may have changed is dropped.
 pub(super) async fn forward_request(
     request: &GenericRequest<'_>,
     body: Option<OutboundBody>,
@@ -51,8 +51,8 @@ pub(super) async fn forward_request(
     }
 }
 
-/// How long the body is that goes to the origin, as far as it is told: no body is told too, of
-/// methods that have one (RFC 9110 section 8.6).
+/// The `Content-Length` for the origin, as far as the length is known. An empty body is stated too,
+/// for methods that usually have one (RFC 9110 section 8.6).
 fn content_length<T>(request: &GenericRequest<'_>, body: Option<&T>) -> Option<HeaderValue> {
     let stated = request.parts.headers.get(header::CONTENT_LENGTH);
     let has_meaning = matches!(request.parts.method, Method::POST | Method::PUT | Method::PATCH);

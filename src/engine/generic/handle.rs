@@ -1,5 +1,6 @@
-//! The entrance of a request for a generic site: finds what it asks for, and hands it to the table;
-//! its interim answers are written meanwhile. Called by `Engine::handle`; holds no lock.
+//! The first step of a request for a generic site: finds what it asks for and hands it to the
+//! table. Meanwhile the connection writes its interim answers. Called by `Engine::handle`; holds no
+//! lock.
 
 use super::forward::forward_request;
 use super::request::GenericRequest;
@@ -24,7 +25,7 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 use std::sync::{Arc, OnceLock};
 
-/// A request for a generic site, as it came.
+/// A request for a generic site before anything is decided.
 pub(in crate::engine) struct IncomingRequest {
     pub(in crate::engine) parts: Parts,
     pub(in crate::engine) site: Arc<ServedSite>,
@@ -32,7 +33,7 @@ pub(in crate::engine) struct IncomingRequest {
     pub(in crate::engine) body: Option<OutboundBody>,
 }
 
-/// The body of a client's request, as it goes to an origin; none where it has none.
+/// The body of a client's request for an origin; none if the request has none.
 pub(in crate::engine) fn outbound<B>(
     body: B,
     connection: &Arc<ClientConnection>,
@@ -112,7 +113,7 @@ async fn generic_answer(
     }
 }
 
-/// Waits for `answer`; each time an interim answer comes, the connection is polled meanwhile.
+/// Waits for `answer`. The connection is polled each time an interim answer comes.
 async fn with_interims<F>(connection: &ClientConnection, mut answer: F) -> ClientAnswer
 where
     F: Future<Output = ClientAnswer> + Unpin,

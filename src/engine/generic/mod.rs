@@ -6,14 +6,15 @@
 //! | may be used           | is not asked       | it                       | hit_memory, hit_disk |
 //! | may be used meanwhile | is asked after     | it                       | hit_stale        |
 //! | must be confirmed     | 304                | it                       | revalidated      |
-//! | must be confirmed     | nothing, nothing in time, or 5xx | it, where permitted | hit_stale |
+//! | must be confirmed     | nothing, nothing in time, or 5xx | it, if permitted | hit_stale |
 //! | anything, or nothing  | an answer          | it, of any status   | miss, pass, collapsed |
 //! | nothing usable        | nothing            | 502 or 504               | origin_failed    |
 //!
-//! What is here in part, and ranges of what is not stored, are in `parts`.
+//! `parts` answers from responses that are stored in part, and ranges of responses that are not
+//! stored.
 //!
-//! A method that is not GET or HEAD goes to the origin as it came. Where it is a write and was
-//! done, what it may have changed is dropped before the client hears of it.
+//! A method other than GET or HEAD goes to the origin unchanged (`forward`). If it is a write that
+//! was done, what it may have changed is dropped before the client is answered (`write`).
 
 mod deliver;
 mod fetch;

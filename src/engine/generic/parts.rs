@@ -1,17 +1,16 @@
-//! Requests for what is not stored as a whole: ranges are kept, and what is here in part answers
-//! (RFC 9111 sections 3.3 and 3.4). Part of the table of `generic`; holds no lock.
+//! Requests for responses that are not stored whole. Ranges are stored, and stored parts answer
+//! requests (RFC 9111 sections 3.3 and 3.4). Part of the table of `generic`; holds no lock.
 //!
 //! | here in part          | the client gets           | outcome         |
 //! |-----------------------|---------------------------|-----------------|
 //! | all that is asked for | it                        | hit_disk        |
 //! | that, stale           | it, once confirmed        | revalidated     |
-//! | that, stale           | it, where its origin is in trouble and that is permitted | hit_stale |
-//! | that, stale           | it, where its origin is silent and that is permitted | hit_stale |
+//! | that, stale           | it, if permitted while the origin fails or is silent | hit_stale |
 //! | some of it            | it, the rest as it comes  | miss, collapsed |
 //! | nothing, a range      | it, as it comes           | miss, collapsed |
 //! | nothing that may be kept | its origin's answer    | pass            |
 //!
-//! Requests with credentials, and those that forbid storing, have no part in this.
+//! Requests with credentials, and those that forbid storing, never use parts.
 
 use super::deliver::{self, Delivery, StoredPart};
 use super::fetch;
@@ -31,8 +30,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Fields that make the answer to a range depend on what is stored, so that an origin is asked for
-/// exactly what the client wants where nothing is.
+/// Fields that make the answer to a range depend on the stored response. If nothing is stored, the
+/// origin is asked for exactly what the client wants.
 const CONDITIONS: [header::HeaderName; 5] = [
     header::IF_RANGE,
     header::IF_MATCH,
@@ -41,12 +40,12 @@ const CONDITIONS: [header::HeaderName; 5] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// What a request comes to for what is not stored as a whole.
+/// The result for a request for a response that is not stored whole.
 pub(super) enum PartResult {
     Answer(Box<ClientAnswer>),
-    /// What is stored has changed: look again.
+    /// The stored response has changed: look again.
     Again,
-    /// No part of it is here, or comes to be.
+    /// No part of it is stored, or will be.
     Nothing,
 }
 
@@ -56,15 +55,15 @@ impl From<ClientAnswer> for PartResult {
     }
 }
 
-/// Whether what is here in part may be used, and how it came about.
+/// Whether a stored part may be used, and the outcome.
 enum PartUse {
     Yes(Outcome),
-    /// As far as nothing is missing: its origin is in trouble.
+    /// Only if nothing is missing, since the origin is in trouble.
     IfHere,
     No(PartResult),
 }
 
-/// The answer out of what is here in part, or comes to be for it.
+/// The answer from a response that is stored in part, or that a range of is fetched now.
 pub(super) async fn answer(request: &GenericRequest<'_>) -> PartResult {
     let headers = &request.parts.headers;
     let ranges = ByteRanges::of(headers);
@@ -132,8 +131,8 @@ async fn known(
     part_of(request, handle, (selected, span), hit).await
 }
 
-/// Whether what is here in part may be used for this request; confirmed where it must be, and
-/// not waited for too long if all of `span` is here.
+/// Whether a stored part may be used for this request. It is confirmed if it must be. If all of
+/// `span` is stored, the origin is not waited for too long.
 async fn usable(
     request: &GenericRequest<'_>,
     handle: &PartHandle,
@@ -192,7 +191,7 @@ async fn part_of(
     delivery.part(reader, selected).into()
 }
 
-/// An answer for this request alone: as it is, or what the client asked for of it.
+/// An answer for this request alone: the whole, or the range of it that the client asked for.
 fn alone(
     request: &GenericRequest<'_>,
     response: Response,
@@ -218,7 +217,7 @@ fn alone(
     Delivery::of(request, &meta, None, Outcome::Pass).sliced(passing, range, sent).into()
 }
 
-/// What a reader comes to that got no byte.
+/// The result for a reader that failed before its first byte.
 fn open_failed(error: &Arc<FillError>) -> PartResult {
     match &**error {
         FillError::Changed | FillError::Unread => PartResult::Again,

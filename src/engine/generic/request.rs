@@ -1,5 +1,5 @@
-//! A request for a generic site on its way through the table: what it asks for, what it permits, and
-//! what goes to an origin for it. Owned by its task; no locks.
+//! A request for a generic site: what it asks for, what it permits, and what goes to an origin for
+//! it. Owned by its task; no locks.
 
 use super::target::GenericTarget;
 use crate::cache::Found;
@@ -24,10 +24,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// The client's address, as origins are told it.
+/// The field that tells origins the address of the client.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// A request on its way through the table.
+/// A request for a generic site while it is decided.
 pub(super) struct GenericRequest<'a> {
     pub(super) engine: &'a Arc<Engine>,
     pub(super) site: &'a Arc<ServedSite>,
@@ -35,7 +35,7 @@ pub(super) struct GenericRequest<'a> {
     pub(super) parts: &'a Parts,
     pub(super) connection: &'a Arc<ClientConnection>,
     pub(super) target: GenericTarget,
-    /// What goes to the origin and selects a variant: without conditions and ranges.
+    /// The fields that go to the origin and select a variant, without conditions and ranges.
     pub(super) fields: OnceLock<HeaderMap>,
     pub(super) reach: Reach,
     pub(super) wishes: Wishes,
@@ -48,21 +48,21 @@ impl GenericRequest<'_> {
         Directives::of(&meta.headers, &self.caching.targeted)
     }
 
-    /// Whether this request may get `stale` in place of an origin that has no usable answer.
+    /// Whether this request may get `stale` if an origin has no usable answer.
     pub(super) fn may_bridge(&self, stale: &Found, outage: Outage) -> bool {
         let (meta, rule) = (stale.meta(), self.caching.rule(self.target.key.path()));
         may_bridge(&meta, &self.directives(&meta), &self.wishes, rule, (outage, self.now))
     }
 
-    /// How long an origin is waited for before `stale` is sent; none if it may not be.
+    /// How long an origin is waited for before `stale` is sent; none if it may not be sent.
     pub(super) fn revalidation_wait(&self, stale: &Found) -> Option<Duration> {
         let (meta, caching) = (stale.meta(), self.caching);
         let rule = caching.rule(self.target.key.path());
         revalidation_wait(&meta, &self.directives(&meta), &self.wishes, rule, self.now)
     }
 
-    /// Whether an answer that is under way may be this request's too: it began after the request
-    /// came, or may be reused by now.
+    /// Whether this request may share an answer that is arriving: the answer began after the
+    /// request, or may be reused already.
     pub(super) fn may_share(&self, meta: &Meta) -> bool {
         let rule = self.caching.rule(self.target.key.path());
         selects(self.fields(), &meta.variant)
@@ -84,7 +84,7 @@ impl GenericRequest<'_> {
         }
     }
 
-    /// The fields that go to the origin, but for conditions and ranges. They select a variant, too.
+    /// The fields that go to the origin, without conditions and ranges. They select a variant too.
     pub(super) fn fields(&self) -> &HeaderMap {
         self.fields.get_or_init(|| {
             let fate = match way(&self.parts.method) {
@@ -107,7 +107,7 @@ impl GenericRequest<'_> {
         })
     }
 
-    /// Tells the client of interim answers, where its connection can: HTTP/1.0 has none (RFC 9110
+    /// Passes interim answers to the client if its connection can; HTTP/1.0 has none (RFC 9110
     /// section 15.2).
     pub(super) fn interim(&self) -> Option<Interim> {
         let interims =
@@ -121,7 +121,7 @@ impl GenericRequest<'_> {
         })
     }
 
-    /// What goes on with a stored body whose file fails.
+    /// The fallback of a stored body.
     pub(super) fn file_fallback(&self, stored: &Stored) -> Box<FileFallback> {
         FileFallback::of(self.engine, FallbackRequest::Page(Box::new(self.sought(None))), stored)
     }

@@ -1,5 +1,5 @@
-//! The decision table of a cache for requests to generic sites: what is stored and may be used, what
-//! is here in part, and else a fetch. Holds no lock.
+//! The decision table of a cache for requests to generic sites: a stored response, a response that
+//! is stored in part, or a fetch. Holds no lock.
 
 use super::forward::forward_request;
 use super::parts::{self, PartResult};
@@ -14,7 +14,7 @@ use crate::policy::generic::variant::{is_preferred, selects};
 use crate::policy::request::Refusal;
 use http::{Method, header};
 
-/// Times that what is stored is looked at where it changes meanwhile.
+/// Tries, if the stored response changes meanwhile.
 const TRIES_MAX: u32 = 3;
 
 /// The answer to a request that a cache may answer.
@@ -28,7 +28,7 @@ pub(super) async fn answer(request: &mut GenericRequest<'_>) -> ClientAnswer {
     forward_request(request, None).await
 }
 
-/// None where what is stored has changed meanwhile: look again.
+/// None if the stored response has changed meanwhile: look again.
 async fn try_answer(request: &GenericRequest<'_>) -> Option<ClientAnswer> {
     let cache = &request.engine.cache;
     let looked = cache.ticket();
@@ -79,8 +79,8 @@ async fn try_answer(request: &GenericRequest<'_>) -> Option<ClientAnswer> {
     Some(fetch::answer(request, found.map(|found| Stale { found, looked })).await)
 }
 
-/// Has a stale response confirmed in the background; not for a request whose answer may not be
-/// stored: others would join it in vain.
+/// Confirms a stale response in the background. Not for a request with an answer that may not be
+/// stored, since other requests would join its fetch in vain.
 fn refresh(request: &GenericRequest<'_>, stale: Stale) {
     if request.wishes.forbids_storing() {
         return;

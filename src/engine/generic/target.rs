@@ -1,10 +1,10 @@
-//! What a request for a generic site asks for, computed once: the key of its answer, the path,
-//! query and fields that go to the origin, and what selects a variant all come from it.
+//! What a request for a generic site asks for, computed once. It gives the key of the answer, and
+//! the path, query and fields that go to the origin, which select a variant.
 //!
-//! An origin is told the scheme by which the client asked, and the host if the site names it, with
-//! its port if a listener has it; so all are part of the key. A host or port that the configuration
-//! does not name is told to no origin: clients would choose how many keys a path has, and a purge
-//! could not name them all.
+//! The origin is told the scheme that the client used, and the host if the site names it, with its
+//! port if a listener has it. So all of them are part of the key. A host or port that the
+//! configuration does not name is told to no origin. Otherwise clients could make any number of
+//! keys for a path, and a purge could not name them all.
 
 use crate::config::{Caching, QueryKept};
 use crate::engine::connection::{ClientConnection, Transport};
@@ -17,9 +17,9 @@ use std::borrow::Cow;
 use std::iter;
 use std::sync::Arc;
 
-/// The scheme by which the client asked.
+/// The field with the scheme that the client used.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The host that the client asked for, perhaps with a port.
+/// The field with the host that the client asked for, perhaps with a port.
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What separates the parts of a key space.
@@ -34,12 +34,12 @@ pub(super) struct GenericTarget {
     pub(super) path: Arc<str>,
     /// The query, as far as it is kept.
     pub(super) query: Option<Arc<str>>,
-    /// By which scheme and host.
+    /// The scheme and the host.
     pub(super) place: RequestAddress,
 }
 
 impl GenericTarget {
-    /// What `uri` asks for on `site`, at `place`; its path may have so many bytes.
+    /// What `uri` asks for on `site`, at `place`. The path may have at most `bytes_max` bytes.
     pub(super) fn of(
         uri: &Uri,
         (site, caching): (&ServedSite, &Caching),
@@ -67,7 +67,7 @@ impl GenericTarget {
     }
 }
 
-/// By which scheme and host a client asked, as far as an origin is told.
+/// The scheme and host that a client asked for, as far as an origin is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::engine) struct RequestAddress {
     scheme: &'static str,
@@ -76,7 +76,7 @@ pub(in crate::engine) struct RequestAddress {
 }
 
 impl RequestAddress {
-    /// Where a request came in that names this host.
+    /// The address of a request that names this host.
     pub(super) fn of(
         site: &ServedSite,
         named: Option<&Authority<'_>>,
@@ -92,7 +92,7 @@ impl RequestAddress {
         Self { scheme, authority: named.map(|named| authority(named, scheme, ports)) }
     }
 
-    /// Every place of a site.
+    /// Every address of a site.
     fn all(site: &ServedSite) -> impl Iterator<Item = Self> {
         let hosts = &site.upstream.site.hosts;
         ["http", "https"].into_iter().flat_map(|scheme| {
@@ -102,12 +102,12 @@ impl RequestAddress {
         })
     }
 
-    /// The place whose key space is `space`, if it is one of `site`.
+    /// The address with the key space `space`, if it is one of `site`.
     pub(in crate::engine) fn of_space(site: &ServedSite, space: &str) -> Option<Self> {
         Self::all(site).find(|place| place.space(site.key_space()) == space)
     }
 
-    /// The first part of the keys of its answers, of a site with this one.
+    /// The first part of the keys of its answers, if that of its site is `site`.
     fn space<'s>(&self, site: &'s str) -> Cow<'s, str> {
         match (self.scheme, &self.authority) {
             ("http", None) => Cow::Borrowed(site),
@@ -123,7 +123,7 @@ impl RequestAddress {
         self.scheme
     }
 
-    /// Tells an origin.
+    /// Adds the fields that tell an origin.
     pub(in crate::engine) fn tell(&self, headers: &mut HeaderMap) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
         let authority = self.authority.as_deref();
@@ -133,7 +133,7 @@ impl RequestAddress {
     }
 }
 
-/// What is told of the host that a client named: its port, if that is one of `ports`.
+/// The host that an origin is told, with the port if it is one of `ports`.
 fn authority(named: &Authority<'_>, scheme: &str, ports: &Ports) -> String {
     let port = named.port.filter(|port| ports.by(scheme).any(|own| own == *port));
     port.map_or_else(|| named.host.to_string(), |port| format!("{}:{port}", named.host))
@@ -148,8 +148,8 @@ fn authorities(hosts: &[String], scheme: &str, ports: &Ports) -> impl Iterator<I
 }
 
 impl ServedSite {
-    /// The keys of a path with its query, as a client writes them, one for each scheme, host and
-    /// port that an origin may be told; none if the site is no generic one, or that is no path. A
+    /// The keys of a path with its query, as a client writes them: one for each scheme, host and
+    /// port that an origin may be told. None if the site is not generic or the path is invalid. A
     /// purge names them all.
     pub fn generic_keys(&self, path_and_query: &str) -> Option<Vec<Key>> {
         let caching = self.upstream.site.caching.as_ref()?;
@@ -160,7 +160,7 @@ impl ServedSite {
     }
 }
 
-/// What of a query is kept; none where nothing is.
+/// The part of a query that is kept; none if nothing is.
 fn kept(query: &str, rule: &QueryKept) -> Option<String> {
     match rule {
         QueryKept::All => Some(query.to_owned()),

@@ -1,4 +1,4 @@
-//! Requests that write. A task of its own sends each on, so that what it may have changed is
+//! Requests that write. Each is sent by a task of its own, so that what it may have changed is
 //! dropped even if its client leaves. Part of the table of `generic`; holds no lock.
 //!
 //! | origin says                 | stored of it, and of what it names      | the client gets |
@@ -26,7 +26,7 @@ use crate::policy::generic::{Directives, fields, storing};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use std::sync::Arc;
 
-/// What of a write its task needs.
+/// What the task of a write needs.
 struct PendingWrite {
     site: Arc<ServedSite>,
     target: GenericTarget,
@@ -34,13 +34,13 @@ struct PendingWrite {
     authority: String,
 }
 
-/// What a write came to; with a ticket if it may have been done.
+/// The result of a write, with a ticket if it may have been done.
 struct WriteResult {
     response: Response,
     ticket: Option<Ticket>,
 }
 
-/// Sends a write on, and drops what it may have changed.
+/// Sends a write to the origin, and drops what it may have changed.
 pub(super) async fn write(request: &GenericRequest<'_>, forward: Forward) -> ClientAnswer {
     let write = PendingWrite {
         site: Arc::clone(request.site),
@@ -83,9 +83,9 @@ pub(super) async fn write(request: &GenericRequest<'_>, forward: Forward) -> Cli
     deliver::passing(request, fills.passing(&request.target.key, response), Outcome::Pass)
 }
 
-/// Whether the answer to a POST may be kept for GET (RFC 9110 section 9.3.3): it is small, says
-/// how long it is fresh, and that it is what its own URL holds. The origin has made it of no
-/// field that it would not get with a GET.
+/// Whether the answer to a POST may be stored for GET (RFC 9110 section 9.3.3). It must be small,
+/// say how long it is fresh, and say that it is the contents of its own URL. It must not depend on
+/// a field that a GET would lack.
 fn is_as_if_read(request: &GenericRequest<'_>, response: &Response) -> bool {
     let authority = authority(request);
     let scheme = request.target.place.scheme();
