@@ -23,7 +23,7 @@ enum FileState {
     /// The file, and its fallback.
     File(Option<Box<FileFallback>>),
     /// The source that replaces the file, from this offset on.
-    Rescued(BodySource, u64),
+    Fallback(BodySource, u64),
     Over,
 }
 
@@ -69,10 +69,10 @@ impl FileSource {
                 let (file, length) = (Arc::clone(&self.file), max);
                 file_fallback.go_on(BodySource::File(file, at), at, length, error).await
             }
-            FileState::Rescued(source, next) => read_from(source, next, at, max).await,
+            FileState::Fallback(source, next) => read_from(source, next, at, max).await,
         };
         if let Ok(bytes) = &result {
-            *state = FileState::Rescued(source, at.saturating_add(bytes.len() as u64));
+            *state = FileState::Fallback(source, at.saturating_add(bytes.len() as u64));
         }
         result
     }

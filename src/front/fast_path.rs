@@ -141,9 +141,9 @@ impl FastPath {
             if self.has_failed {
                 return Poll::Ready(Err(io::Error::other("an earlier answer failed")));
             }
-            let carried = ready!(body.as_mut().poll_write_body(cx, &mut self.rest, socket));
-            self.has_failed = carried.is_err();
-            carried?;
+            let written = ready!(body.as_mut().poll_write_body(cx, &mut self.rest, socket));
+            self.has_failed = written.is_err();
+            written?;
             self.body = None;
             deadlines.fast_path_writes(FastPathOutput::Nothing);
         } else {

@@ -29,8 +29,8 @@ fn ready(number: u32) -> Exchange {
 }
 
 /// A request that takes the fast path, with a body of so many bytes that is not in memory.
-fn carried(length: usize) -> Exchange {
-    get(&format!("/carried/{length}"), "", noise(length))
+fn streamed(length: usize) -> Exchange {
+    get(&format!("/streamed/{length}"), "", noise(length))
 }
 
 /// A request that may not take the fast path because of a field, although its target would.
@@ -159,7 +159,7 @@ async fn answers_come_in_the_order_of_the_requests() {
     let exchanges =
         [ready(1), large.clone(), ready(2), ready(3), with_a_range(), large, ready(4), ready(5)];
     let mut exchanges = exchanges.to_vec();
-    exchanges.extend([carried(300_000), carried(0), ready(6), carried(1), with_a_range()]);
+    exchanges.extend([streamed(300_000), streamed(0), ready(6), streamed(1), with_a_range()]);
     for pieces in [1, 50, 10_000] {
         assert_eq!(answers(&edge, &exchanges, &[pieces]).await, bodies_of(&exchanges));
     }
@@ -311,7 +311,7 @@ async fn a_panic_sends_a_request_the_long_way() {
 #[tokio::test]
 async fn a_drain_lets_a_body_of_the_short_way_end() {
     let edge = Edge::start(&server());
-    let held = get("/carried/held", "", "held").request;
+    let held = get("/streamed/held", "", "held").request;
     let mut client = edge.send(held + &ready(1).request).await;
     edge.reached.notified().await;
     until(&mut client, "\r\n\r\n").await;
@@ -334,7 +334,7 @@ async fn a_body_of_the_short_way_that_outlasts_the_drain_is_reset() {
     let mut server = server();
     server.timeouts.drain = Duration::from_millis(50);
     let edge = Edge::start(&server);
-    let mut client = edge.send(get("/carried/greedy", "", "").request).await;
+    let mut client = edge.send(get("/streamed/greedy", "", "").request).await;
     until(&mut client, "xxxx").await;
     let tasks = edge.tasks.clone();
     let drained = tokio::spawn(async move { tasks.drain(Duration::from_secs(30)).await });
@@ -347,7 +347,7 @@ async fn a_body_of_the_short_way_that_outlasts_the_drain_is_reset() {
 #[tokio::test]
 async fn a_body_of_the_short_way_that_fails_is_never_ended_as_if_whole() {
     let edge = Edge::start(&server());
-    for path in ["/carried/cut", "/carried/panic-in-body"] {
+    for path in ["/streamed/cut", "/streamed/panic-in-body"] {
         let mut client = edge.send(get(path, "", "").request + &ready(1).request).await;
         let (text, end) = rest_and_end(&mut client).await;
         let end = end.map_err(|error| error.kind());
@@ -362,7 +362,7 @@ async fn a_client_that_takes_no_body_of_the_short_way_is_reset() {
     let mut server = server();
     server.timeouts.write_stall = Duration::from_millis(200);
     let edge = Edge::start(&server);
-    let client = edge.send(get("/carried/endless", "", "").request).await;
+    let client = edge.send(get("/streamed/endless", "", "").request).await;
     reset(&client).await;
     assert_eq!(edge.refused("write_stall"), 1);
 }
@@ -375,7 +375,7 @@ async fn a_body_of_the_short_way_may_take_its_time() {
     (server.timeouts.idle, server.timeouts.request_head) = (short, short);
     server.timeouts.write_stall = short;
     let edge = Edge::start(&server);
-    let mut client = edge.send(get("/carried/held", "", "held").request).await;
+    let mut client = edge.send(get("/streamed/held", "", "held").request).await;
     edge.reached.notified().await;
     let other = edge.send(get("/ready/1", "", "").request).await;
     // The deadline of a connection that began later has passed.
@@ -406,7 +406,7 @@ fn exchange() -> impl Strategy<Value = Exchange> {
         1 => (0..70_000_usize).prop_map(|length| {
             get(&format!("/bytes?{length}"), "", noise(length))
         }),
-        1 => (0..200_000_usize).prop_map(carried),
+        1 => (0..200_000_usize).prop_map(streamed),
         1 => Just(get("/x", "X-Unknown: 1\r\n", "hello")),
         1 => Just(Exchange {
             // Empty lines before a request are allowed (RFC 9112 section 2.2).

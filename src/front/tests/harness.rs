@@ -127,9 +127,9 @@ impl Handler<TestBody> for TestHandler {
         out: &mut Vec<u8>,
     ) -> FastAnswer<TestBody> {
         let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-        if let Some(path) = request.target.as_str().strip_prefix("/carried") {
+        if let Some(path) = request.target.as_str().strip_prefix("/streamed") {
             self.fast_path.fetch_add(1, Ordering::Relaxed);
-            let (length, body) = self.carried(path, connection);
+            let (length, body) = self.streamed(path, connection);
             out.extend_from_slice(head(length).as_bytes());
             return FastAnswer::HeadWritten(body);
         }
@@ -154,7 +154,7 @@ impl Handler<TestBody> for TestHandler {
 
 impl TestHandler {
     /// The body of `path` on the fast path, and its announced length.
-    fn carried(&self, path: &str, connection: &Arc<ClientConnection>) -> (usize, TestBody) {
+    fn streamed(&self, path: &str, connection: &Arc<ClientConnection>) -> (usize, TestBody) {
         if path == "/held" {
             let (reached, release) = (Arc::clone(&self.reached), Arc::clone(&self.release));
             let later = async move {
