@@ -132,7 +132,7 @@ impl FileChunk {
                     length
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a stored file failed while it was written");
+                    tracing::debug!(%error, "stored file failed while it was written");
                     self.connection.break_off();
                     wanted.fill(0);
                     max

@@ -44,9 +44,9 @@ type SourceRead = Pin<Box<dyn Future<Output = (BodySource, io::Result<Bytes>)> +
 /// Why the body cannot continue.
 #[derive(Debug, thiserror::Error)]
 enum FallbackError {
-    #[error("what is there now is another object")]
+    #[error("the present object is another one")]
     Changed,
-    #[error("there is nothing now: {0}")]
+    #[error("no copy of the object: {0}")]
     Failed(String),
 }
 
@@ -82,11 +82,11 @@ impl FileFallback {
             let (site, path) = (key.site(), key.path());
             match result {
                 Ok(source) => {
-                    tracing::info!(site, path, offset, %error, "a stored file failed; going on");
+                    tracing::info!(site, path, offset, %error, "stored file failed, body continued");
                     source.read(max).await
                 }
-                Err(not) => {
-                    tracing::warn!(site, path, offset, %error, %not, "a stored file failed; cut");
+                Err(reason) => {
+                    tracing::warn!(site, path, offset, %error, %reason, "stored file failed, body cut");
                     (failed, Err(error))
                 }
             }
@@ -211,7 +211,7 @@ impl FileFallback {
 
     fn passing(&self, passing: Option<Passing>, offset: u64) -> Result<BodySource, FallbackError> {
         let passing =
-            passing.ok_or_else(|| FallbackError::Failed("no origin has it".to_owned()))?;
+            passing.ok_or_else(|| FallbackError::Failed("no origin has the object".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
         Ok(BodySource::Passing(Box::new(passing), offset))
     }

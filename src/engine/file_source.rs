@@ -55,7 +55,7 @@ impl FileSource {
     pub(super) async fn read(&self, at: u64, max: usize) -> io::Result<Bytes> {
         let mut state = self.state.lock().await;
         let (source, result) = match std::mem::replace(&mut *state, FileState::Over) {
-            FileState::Over => return Err(io::Error::other("it has failed before")),
+            FileState::Over => return Err(io::Error::other("the source failed before")),
             FileState::File(file_fallback) => {
                 let error = match self.file.read(at, max).await {
                     Ok(bytes) => {
@@ -99,7 +99,7 @@ async fn read_from(
         }
     }
     if next > at {
-        return (source, Err(io::Error::other("what was read is not there any more")));
+        return (source, Err(io::Error::other("the source is already past this offset")));
     }
     source.read(max).await
 }

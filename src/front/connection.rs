@@ -395,7 +395,7 @@ where
                 self.state.refused(fault.as_str());
             }
             ConnectionEnd::Drained => {
-                tracing::info!(peer = %self.peer, "connection cut: the drain is over");
+                tracing::info!(peer = %self.peer, "connection cut, the drain is over");
                 self.state.refused("drain");
             }
         }
