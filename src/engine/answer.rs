@@ -175,8 +175,7 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
 /// A request that Narthex refuses by itself.
 pub(super) fn refused(refusal: Refusal) -> ClientAnswer {
     if refusal == Refusal::Loop {
-        // Any client can send the field, so this is an error only if an operator finds such
-        // origins.
+        // Any client can send the field, so this may be no fault of the configuration.
         tracing::warn!("a request names this cache in CDN-Loop: its origins form a circle");
     }
     let mut answer = ClientAnswer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);

@@ -72,12 +72,13 @@ impl Engine {
     /// Fetches a page as for a client without cache directives. A variant is not fetched again,
     /// since its key does not tell which fields select it.
     async fn refetch_page(&self, key: &Key, site: &ServedSite) -> RefetchResult {
-        let Some(place) = RequestAddress::of_space(site, key.space()).filter(|_| !key.is_variant())
+        let Some(address) =
+            RequestAddress::of_space(site, key.space()).filter(|_| !key.is_variant())
         else {
             return RefetchResult::Failed;
         };
         let mut headers = HeaderMap::new();
-        place.tell(&mut headers);
+        address.tell(&mut headers);
         headers.insert("cdn-loop", CdnLoop::default().extended(&self.instance));
         let sought = Sought {
             upstream: Arc::clone(&site.upstream),

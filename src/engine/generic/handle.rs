@@ -84,12 +84,12 @@ async fn generic_answer(
         return answer::options();
     }
     let named = Authority::of(&parts.uri, &parts.headers).ok();
-    let place = RequestAddress::of(site, named.as_ref(), connection);
+    let address = RequestAddress::of(site, named.as_ref(), connection);
     let bytes_max = engine.limits.path_bytes_max;
     if fields::has_further_coding(&parts.headers) {
         return answer::refused(Refusal::TransferCoding);
     }
-    let target = match GenericTarget::of(&parts.uri, (site, caching), place, bytes_max) {
+    let target = match GenericTarget::of(&parts.uri, (site, caching), address, bytes_max) {
         Ok(target) => target,
         Err(error) => return answer::refused(Refusal::Path(error)),
     };

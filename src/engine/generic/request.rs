@@ -99,7 +99,7 @@ impl GenericRequest<'_> {
             if let Ok(address) = HeaderValue::try_from(address) {
                 headers.append(FORWARDED_FOR, address);
             }
-            self.target.place.tell(&mut headers);
+            self.target.address.tell(&mut headers);
             if let Reach::FurtherWith(left) = &self.reach {
                 headers.insert(header::MAX_FORWARDS, left.clone());
             }

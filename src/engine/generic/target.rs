@@ -35,15 +35,15 @@ pub(super) struct GenericTarget {
     /// The query, as far as it is kept.
     pub(super) query: Option<Arc<str>>,
     /// The scheme and the host.
-    pub(super) place: RequestAddress,
+    pub(super) address: RequestAddress,
 }
 
 impl GenericTarget {
-    /// What `uri` asks for on `site`, at `place`. The path may have at most `bytes_max` bytes.
+    /// What `uri` asks for on `site`, at `address`. The path may have at most `bytes_max` bytes.
     pub(super) fn of(
         uri: &Uri,
         (site, caching): (&ServedSite, &Caching),
-        place: RequestAddress,
+        address: RequestAddress,
         bytes_max: usize,
     ) -> Result<Self, PathError> {
         let bytes = uri.path().len();
@@ -52,8 +52,8 @@ impl GenericTarget {
         }
         let path = normalise(uri.path())?;
         let query = uri.query().and_then(|query| kept(query, &caching.query));
-        let key = Key::new(&place.space(site.key_space()), &path, query.as_deref());
-        Ok(Self { key, path: path.into(), query: query.map(Into::into), place })
+        let key = Key::new(&address.space(site.key_space()), &path, query.as_deref());
+        Ok(Self { key, path: path.into(), query: query.map(Into::into), address })
     }
 
     /// The key of a path with its query.
@@ -104,7 +104,7 @@ impl RequestAddress {
 
     /// The address with the key space `space`, if it is one of `site`.
     pub(in crate::engine) fn of_space(site: &ServedSite, space: &str) -> Option<Self> {
-        Self::all(site).find(|place| place.space(site.key_space()) == space)
+        Self::all(site).find(|address| address.space(site.key_space()) == space)
     }
 
     /// The first part of the keys of its answers, if that of its site is `site`.
@@ -153,8 +153,8 @@ impl ServedSite {
     /// purge names them all.
     pub fn generic_keys(&self, path_and_query: &str) -> Option<Vec<Key>> {
         let caching = self.upstream.site.caching.as_ref()?;
-        let keys = RequestAddress::all(self).map(|place| {
-            GenericTarget::key_of(path_and_query, &place.space(self.key_space()), caching)
+        let keys = RequestAddress::all(self).map(|address| {
+            GenericTarget::key_of(path_and_query, &address.space(self.key_space()), caching)
         });
         keys.collect()
     }

@@ -88,7 +88,7 @@ pub(super) async fn write(request: &GenericRequest<'_>, forward: Forward) -> Cli
 /// a field that a GET would lack.
 fn is_as_if_read(request: &GenericRequest<'_>, response: &Response) -> bool {
     let authority = authority(request);
-    let scheme = request.target.place.scheme();
+    let scheme = request.target.address.scheme();
     let place = Whereabouts { scheme, authority: &authority, origins: &[] };
     let directives = Directives::of(&response.headers, &request.caching.targeted);
     request.parts.method == Method::POST
@@ -112,7 +112,7 @@ impl PendingWrite {
     fn stale(&self, answered: &HeaderMap) -> Vec<Key> {
         let origins = self.site.upstream.site.origins.iter();
         let origins: Vec<&str> = origins.filter_map(|origin| host(&origin.url)).collect();
-        let scheme = self.target.place.scheme();
+        let scheme = self.target.address.scheme();
         let place = Whereabouts { scheme, authority: &self.authority, origins: &origins };
         let mut paths = invalidation::also_stale(&self.uri, place, answered);
         let query = self.target.query.as_ref().map(|query| format!("?{query}"));
