@@ -151,7 +151,7 @@ impl http_body::Body for AnswerBody {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
         let body = self.get_mut();
         let mut reading = match std::mem::replace(&mut body.state, BodyState::Over) {
@@ -170,7 +170,7 @@ impl http_body::Body for AnswerBody {
             },
             BodyState::Reading(reading) => reading,
         };
-        let Poll::Ready((content, result)) = reading.as_mut().poll(context) else {
+        let Poll::Ready((content, result)) = reading.as_mut().poll(cx) else {
             body.state = BodyState::Reading(reading);
             return Poll::Pending;
         };
