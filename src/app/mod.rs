@@ -18,9 +18,11 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::cluster::{InstanceName, NameError};
 use crate::config::{Config, Server};
-use crate::engine::{Answering, Body, Connection, Engine, EngineParts, PlainRequest, Sites, Taken};
+use crate::engine::{
+    AnswerBody, Answering, ClientConnection, Engine, EngineParts, FastAnswer, SimpleRequest, Sites,
+};
 use crate::fill::Fills;
-use crate::front::{BindError, Door, Front, Handler};
+use crate::front::{Door, Front, Handler, ListenError};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::purge::Purger;
@@ -63,7 +65,7 @@ pub enum StartError {
     Store(#[from] OpenError),
     /// A public listener.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Bind(#[from] ListenError),
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] admin_door::BindError),
@@ -271,30 +273,34 @@ fn needs_restart(server: &Server) -> Server {
 /// The engine behind the doors.
 struct Behind(Arc<Engine>);
 
-impl Handler<Body> for Behind {
-    fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<Body> {
+impl Handler<AnswerBody> for Behind {
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<ClientConnection>,
+    ) -> Answering<AnswerBody> {
         self.0.handle(request, connection)
     }
 
-    fn express(
+    fn fast_path(
         &self,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
         out: &mut Vec<u8>,
-    ) -> Taken<Body> {
-        self.0.express(request, connection, out)
+    ) -> FastAnswer<AnswerBody> {
+        self.0.fast_path(request, connection, out)
     }
 
     fn refused(
         &self,
         request: &Request<Incoming>,
         status: StatusCode,
-        connection: &Arc<Connection>,
+        connection: &Arc<ClientConnection>,
     ) {
         self.0.log_refused(request, status, connection);
     }
 
-    fn unreadable(&self, status: StatusCode, connection: &Arc<Connection>) {
+    fn unreadable(&self, status: StatusCode, connection: &Arc<ClientConnection>) {
         self.0.log_unreadable(status, connection);
     }
 }

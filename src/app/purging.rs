@@ -2,7 +2,7 @@
 //! the admin listener.
 
 use crate::admin::{PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
-use crate::engine::{Engine, Site};
+use crate::engine::{Engine, ServedSite};
 use crate::object::{Key, Tags};
 use crate::purge::{Purger, Purging};
 use crate::rfc::path::canonicalise;
@@ -49,7 +49,7 @@ pub(super) async fn purge(
 }
 
 /// The site that was named, or the only one there is.
-fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<Site>, PurgeError> {
+fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<ServedSite>, PurgeError> {
     let sites = engine.sites();
     match (name, sites.all()) {
         (Some(name), _) => {
@@ -65,7 +65,7 @@ fn site_of(engine: &Engine, name: Option<String>) -> Result<Arc<Site>, PurgeErro
 }
 
 /// The keys of a path as a client writes it: several if the site is a generic one.
-fn keys(site: &Site, target: &str) -> Result<Vec<Key>, PurgeError> {
+fn keys(site: &ServedSite, target: &str) -> Result<Vec<Key>, PurgeError> {
     match site.generic_keys(target) {
         Some(keys) => Ok(keys),
         None => Ok(vec![key(site, target)?]),
@@ -73,7 +73,7 @@ fn keys(site: &Site, target: &str) -> Result<Vec<Key>, PurgeError> {
 }
 
 /// The key of a path as a client writes it, a query included where a narinfo names one.
-pub(super) fn key(site: &Site, target: &str) -> Result<Key, PurgeError> {
+pub(super) fn key(site: &ServedSite, target: &str) -> Result<Key, PurgeError> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),

@@ -4,7 +4,7 @@ use super::filters::ByName;
 use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::engine::{Ports, Site};
+use crate::engine::{Ports, ServedSite};
 use crate::fill::{SiteKeys, SiteOrigins};
 use crate::front::Door;
 use crate::metrics::Metrics;
@@ -42,7 +42,7 @@ pub(super) fn build(
     metrics: &Metrics,
     tasks: &Tasks,
     filters: &ByName,
-) -> Result<Vec<Site>, SitesError> {
+) -> Result<Vec<ServedSite>, SitesError> {
     let mut trusts = Trusts::default();
     let ports = Ports::of(addresses.iter().map(|(door, address)| match door {
         Door::Plain => ("http", address.port()),
@@ -54,7 +54,7 @@ pub(super) fn build(
         .map(|site| {
             let upstream = upstream(site, clock, metrics, tasks, &mut trusts)?;
             let filter = filters.get(&site.name).cloned();
-            Ok(Site::new(Arc::new(upstream), filter, ports.clone(), metrics.clone()))
+            Ok(ServedSite::new(Arc::new(upstream), filter, ports.clone(), metrics.clone()))
         })
         .collect()
 }

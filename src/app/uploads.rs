@@ -5,7 +5,7 @@
 use super::purging::key;
 use crate::admin::{UploadsError, UploadsReply, UploadsRequest};
 use crate::config::OriginUrl;
-use crate::engine::{Engine, Site};
+use crate::engine::{Engine, ServedSite};
 use crate::filter::{Event, Filter};
 use crate::metrics::Metrics;
 use crate::object::Key;
@@ -83,7 +83,7 @@ impl Uploads {
     }
 
     /// The site that is named, or all.
-    fn sites(&self, name: Option<String>) -> Result<Vec<Arc<Site>>, UploadsError> {
+    fn sites(&self, name: Option<String>) -> Result<Vec<Arc<ServedSite>>, UploadsError> {
         let sites = self.engine.sites();
         match name {
             None => Ok(sites.all().to_vec()),
@@ -96,7 +96,7 @@ impl Uploads {
 
     /// Tells one site what concerns its bucket. What it remembers of absences is forgotten even
     /// where its filter cannot note the uploads.
-    async fn tell(&self, site: &Arc<Site>, events: &[Event]) -> Result<(), UploadsError> {
+    async fn tell(&self, site: &Arc<ServedSite>, events: &[Event]) -> Result<(), UploadsError> {
         let own = |event: &&Event| match event {
             Event::Uploaded { bucket, .. } | Event::Other { bucket, .. } => is_of(site, bucket),
             Event::KeepAlive { .. } | Event::Delivered { .. } => site.filter.is_some(),
@@ -134,14 +134,14 @@ impl Uploads {
 }
 
 /// Whether a site's objects are those of a bucket.
-fn is_of(site: &Site, bucket: &str) -> bool {
+fn is_of(site: &ServedSite, bucket: &str) -> bool {
     let has_origin = |url: &OriginUrl| matches!(url, OriginUrl::S3(s3) if s3.bucket == bucket);
     site.filter.as_ref().is_some_and(|filter| filter.bucket() == bucket)
         || site.upstream.site.origins.iter().any(|origin| has_origin(&origin.url))
 }
 
 /// The key of an uploaded object in the cache; none where no request can be for it.
-fn uploaded(site: &Site, event: &Event) -> Option<Key> {
+fn uploaded(site: &ServedSite, event: &Event) -> Option<Key> {
     let Event::Uploaded { key: name, .. } = event else { return None };
     key(site, &encode_path(&format!("/{name}"))).ok()
 }

@@ -1,53 +1,66 @@
-//! Answers: a status, fields, a body, and how they came about. Errors become statuses here, each
-//! kind in one exhaustive match; nothing of their detail reaches the client but a request id.
+//! Answers: a status, fields, a body, and an outcome. Errors become statuses here, each kind in one
+//! exhaustive match. The client sees nothing of an error except the id of the request.
 
-use super::body::Body;
-use super::tally::Tally;
+use super::body::AnswerBody;
+use super::request_record::{AnswerSummary, PendingRecord, RequestRecord};
+use super::site::ServedSite;
 use crate::client::UploadError;
 use crate::fill::FillError;
+use crate::metrics::Metrics;
+use crate::nix::Class;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::Refusal;
 use crate::rfc::cache_status::{CacheStatus, Forward};
 use crate::telemetry::RequestId;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use std::sync::Arc;
 
-/// The field that names a request in answers and logs.
+/// The field with the id of a request; logs have it too.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// `Retry-After` of an answer that sheds load, in seconds.
+/// `Retry-After`, in seconds, if a request is refused under load.
 const SHED_RETRY_SECONDS: &str = "5";
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ClientAnswer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+    pub(super) body: AnswerBody,
     pub(super) outcome: Outcome,
     pub(super) origin: Option<Arc<str>>,
     /// The metric label of a refusal.
     pub(super) refused: Option<&'static str>,
     /// Whether the connection ends after it.
-    pub(super) ends: Ends,
+    pub(super) after: AfterAnswer,
     pub(super) request_id: RequestId,
 }
 
 /// Whether the connection ends after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ends {
-    Connection,
-    Request,
+pub(super) enum AfterAnswer {
+    Close,
+    KeepOpen,
 }
 
-impl Answer {
+/// An answer, now or later.
+pub enum Answering<B> {
+    /// The answer is ready.
+    Now(Response<B>),
+    /// The answer must be waited for.
+    Later(BoxFuture<'static, Response<B>>),
+}
+
+impl ClientAnswer {
     pub(super) fn new(
         status: StatusCode,
         headers: HeaderMap,
-        body: Body,
+        body: AnswerBody,
         outcome: Outcome,
     ) -> Self {
         Self {
@@ -57,14 +70,14 @@ impl Answer {
             outcome,
             origin: None,
             refused: None,
-            ends: Ends::Request,
+            after: AfterAnswer::KeepOpen,
             request_id: RequestId::draw(),
         }
     }
 
-    /// A short text; it names its request, so that the log can be searched for it.
+    /// A short text with the id of the request, by which the log can be searched.
     pub(super) fn text(status: StatusCode, text: impl Into<Bytes>, outcome: Outcome) -> Self {
-        let mut answer = Self::new(status, own_head(outcome), Body::empty(), outcome);
+        let mut answer = Self::new(status, own_head(outcome), AnswerBody::empty(), outcome);
         answer.name_request();
         answer.set_text(text.into());
         answer
@@ -79,32 +92,55 @@ impl Answer {
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         self.headers.insert(header::CONTENT_TYPE, plain);
         self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
-        self.body = Body::whole(text);
+        self.body = AnswerBody::whole(text);
     }
 
-    /// Ready for the connection; HEAD gets no body whatever the answer is.
-    pub(super) fn into_response(
+    /// The response, with the record that counts and logs it. The site and the class are given if
+    /// they were found.
+    pub(super) fn respond(
+        self,
+        metrics: &Metrics,
+        parts: &Parts,
+        record: PendingRecord,
+        counted: Option<(&ServedSite, Class)>,
+    ) -> Response<AnswerBody> {
+        if let Some(reason) = self.refused {
+            metrics.requests_refused.with_label_values(&[reason]).inc();
+        }
+        let summary = AnswerSummary {
+            status: self.status,
+            outcome: self.outcome,
+            origin: self.origin.as_ref(),
+            body_bytes: 0,
+            request_id: self.request_id,
+        };
+        let record = record.with_body(&summary, counted);
+        self.into_response(&parts.method, parts.version, record)
+    }
+
+    /// The response. HEAD gets no body, whatever the answer is.
+    fn into_response(
         mut self,
         method: &Method,
         version: Version,
-        tally: Tally,
-    ) -> Response<Body> {
-        if self.ends == Ends::Connection && version < Version::HTTP_2 {
+        record: RequestRecord,
+    ) -> Response<AnswerBody> {
+        if self.after == AfterAnswer::Close && version < Version::HTTP_2 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if *method == Method::HEAD {
             self.state_length();
-            self.body = Body::empty();
+            self.body = AnswerBody::empty();
         }
-        let mut response = Response::new(self.body.tallied(tally));
+        let mut response = Response::new(self.body.with_record(record));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
     }
 }
 
-impl Answer {
-    /// States the length of the body, which is left out of an answer to HEAD.
+impl ClientAnswer {
+    /// States the length of the body, since an answer to HEAD has none.
     fn state_length(&mut self) {
         if let Some(length @ 1..) = self.body.size_hint().exact()
             && !self.headers.contains_key(header::CONTENT_LENGTH)
@@ -137,15 +173,15 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
 }
 
 /// A request that Narthex refuses by itself.
-pub(super) fn refused(refusal: Refusal) -> Answer {
+pub(super) fn refused(refusal: Refusal) -> ClientAnswer {
     if refusal == Refusal::Loop {
-        // Any client can send the field: not an error before an operator finds a circle.
+        // Any client can send the field, so this may be no fault of the configuration.
         tracing::warn!("a request names this cache in CDN-Loop: its origins form a circle");
     }
-    let mut answer = Answer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
+    let mut answer = ClientAnswer::text(refusal.status(), format!("{refusal}\n"), Outcome::Refused);
     answer.refused = Some(refusal.reason());
     if refusal.must_close() {
-        answer.ends = Ends::Connection;
+        answer.after = AfterAnswer::Close;
     }
     if let Some(allowed) = refusal.allow() {
         answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
@@ -156,58 +192,58 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
     answer
 }
 
-/// There is no such object, by what the site knows of its bucket. The answer is an origin's 404 as
-/// it is passed on, and is not stored.
-pub(super) fn absent_by_filter() -> Answer {
-    let mut answer = Answer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
+/// The absence filter of the site lacks the object. The answer is that of an origin's 404, and is
+/// not stored.
+pub(super) fn absent_by_filter() -> ClientAnswer {
+    let mut answer = ClientAnswer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
     answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     answer
 }
 
 /// The answer to a CORS preflight.
-pub(super) fn preflight() -> Answer {
+pub(super) fn preflight() -> ClientAnswer {
     let status = CacheStatus::own().with_detail(Outcome::Local.as_str());
     let headers = policy::head::preflight(status.to_header_value());
-    Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
+    ClientAnswer::new(StatusCode::NO_CONTENT, headers, AnswerBody::empty(), Outcome::Local)
 }
 
-/// What a generic site permits, in answer to OPTIONS.
-pub(super) fn options() -> Answer {
+/// The methods that a generic site permits, in answer to OPTIONS.
+pub(super) fn options() -> ClientAnswer {
     const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
     let mut headers = own_head(Outcome::Local);
     headers.insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
-    Answer::new(StatusCode::NO_CONTENT, headers, Body::empty(), Outcome::Local)
+    ClientAnswer::new(StatusCode::NO_CONTENT, headers, AnswerBody::empty(), Outcome::Local)
 }
 
-/// As many fills are under way as may be: come back later.
-pub(super) fn shed() -> Answer {
+/// The number of fills is at its limit: the client may come back later.
+pub(super) fn shed() -> ClientAnswer {
     shed_as("too many fetches are under way\n")
 }
 
-fn shed_as(text: &'static str) -> Answer {
-    let mut answer = Answer::text(StatusCode::SERVICE_UNAVAILABLE, text, Outcome::Shed);
+fn shed_as(text: &'static str) -> ClientAnswer {
+    let mut answer = ClientAnswer::text(StatusCode::SERVICE_UNAVAILABLE, text, Outcome::Shed);
     answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SHED_RETRY_SECONDS));
     answer
 }
 
-/// Every body of late was wrong, so no origin is asked for so many seconds.
-pub(super) fn wrong(seconds: u64) -> Answer {
+/// All recent bodies were invalid, so no origin is asked for so many seconds.
+pub(super) fn wrong(seconds: u64) -> ClientAnswer {
     let text = "every origin sent a wrong body of late";
     let mut answer = with_id(StatusCode::BAD_GATEWAY, text, Outcome::OriginFailed);
     answer.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     answer
 }
 
-/// A body that cannot be kept was not there for the only request that may take it.
-pub(super) fn untaken() -> Answer {
+/// A body that is not stored was gone before its only reader could take it.
+pub(super) fn untaken() -> ClientAnswer {
     fault("a body is gone before its reader came")
 }
 
 /// No origin gave a usable answer: 504 if a deadline has passed, else 502. Never 404.
 ///
-/// No origin is at fault if the request's own body is: 400, or 408 if the body is too slow. An
-/// upload beyond the share of its client is 503.
-pub(super) fn failed(error: &FillError) -> Answer {
+/// If the request's own body failed, no origin is to blame: 400, or 408 if the body was too slow.
+/// An upload beyond the share of its client is 503.
+pub(super) fn failed(error: &FillError) -> ClientAnswer {
     match error.upload() {
         Some(UploadError::Broken) => return refused(Refusal::BodyBroken),
         Some(UploadError::Slow) => return refused(Refusal::BodySlow),
@@ -225,19 +261,19 @@ pub(super) fn failed(error: &FillError) -> Answer {
 }
 
 /// A fault inside Narthex.
-pub(super) fn fault(detail: &str) -> Answer {
+pub(super) fn fault(detail: &str) -> ClientAnswer {
     tracing::error!(detail, "fault inside narthex");
     with_id(StatusCode::INTERNAL_SERVER_ERROR, "fault inside narthex", Outcome::Fault)
 }
 
 /// An origin that broke the protocol.
-pub(super) fn unusable(detail: &str) -> Answer {
+pub(super) fn unusable(detail: &str) -> ClientAnswer {
     tracing::warn!(detail, "unusable answer of an origin");
     with_id(StatusCode::BAD_GATEWAY, "no origin gave a usable answer", Outcome::OriginFailed)
 }
 
-fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> Answer {
-    let mut answer = Answer::text(status, "", outcome);
+fn with_id(status: StatusCode, text: &str, outcome: Outcome) -> ClientAnswer {
+    let mut answer = ClientAnswer::text(status, "", outcome);
     let text = format!("{text} (request {})\n", answer.request_id);
     answer.set_text(text.into());
     answer
@@ -256,7 +292,7 @@ mod tests {
             let error = FillError::Fetch(FetchError::Upload { origin: "one".into(), source });
             let answer = failed(&error);
             assert_eq!((answer.status.as_u16(), answer.refused), (status, Some(reason)));
-            assert_eq!((answer.outcome, answer.ends), (Outcome::Refused, Ends::Connection));
+            assert_eq!((answer.outcome, answer.after), (Outcome::Refused, AfterAnswer::Close));
         }
     }
 

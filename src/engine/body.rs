@@ -1,19 +1,19 @@
-//! The body of an answer to a client: whole from memory, from a file, read along while it
-//! arrives, or passing through. Owned by one response; holds at most one piece; no locks.
+//! The body of an answer to a client: whole in memory, from a file, from an object that is
+//! arriving, or passed through. Owned by one response; holds at most one piece; no locks.
 //!
-//! A stored file that fails in mid-body is rescued once, where the rest can be had elsewhere (see
-//! `tail`); where the socket can, it sends the file by itself (see `spans`), elsewhere the file is
-//! read when hyper writes it (see `portion`). A body that cannot be finished ends in an error and
-//! marks its connection as cut, so that it is reset and the client never takes what it got for
-//! whole.
+//! If a stored file fails in mid-body, the rest comes from another source, once (see
+//! `file_source`). Over plain HTTP/1.1 the socket sends the file itself (see `sendfile_queue`).
+//! Over TLS and HTTP/2 the file is read when hyper writes it (see `file_chunk`). A body that cannot
+//! be finished ends in an error and marks its connection as cut. The connection is reset then, so
+//! that no client takes the body for whole.
 
-use super::connection::Connection;
-use super::portion::Portion;
-use super::row::Row;
-use super::tail::Tail;
-use super::tally::Tally;
-use crate::fill::{GrowingReader, PartReader, PassThroughBody};
-use crate::store::{BodyFile, CHUNK_BYTES};
+use super::body_source::BodySource;
+use super::connection::ClientConnection;
+use super::file_chunk::BodyData;
+use super::file_source::FileSource;
+use super::multipart::{MultipartBody, MultipartSegment};
+use super::request_record::RequestRecord;
+use crate::store::CHUNK_BYTES;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
@@ -25,60 +25,67 @@ use std::task::{Context, Poll};
 
 /// Bytes of one piece that is read.
 const PIECE_BYTES: usize = 64 << 10;
-/// Bytes of a file that are given at a time where it is read as it is written.
+/// Bytes of a file that are given to hyper at a time, if they are read only when they are written.
 const STRETCH_BYTES: u64 = 256 << 10;
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(STRETCH_BYTES));
-/// Bytes of one piece that is in memory for all its readers.
+/// Bytes of one piece that all readers share in memory.
 const SLICE_BYTES: usize = 256 << 10;
 
-/// A piece on its way, and where the next comes from.
-pub(super) type Reading = Pin<Box<dyn Future<Output = (Source, io::Result<Bytes>)> + Send>>;
+/// A read of the next piece, and what the body continues with.
+type PendingPiece = Pin<Box<dyn Future<Output = (BodyContent, io::Result<Bytes>)> + Send>>;
 
 /// The body of an answer.
-pub struct Body {
-    state: State,
-    /// Bytes still to come; `None` where the length is not known.
+pub struct AnswerBody {
+    state: BodyState,
+    /// Bytes still to come; `None` if the length is unknown.
     left: Option<u64>,
-    connection: Option<Arc<Connection>>,
-    tally: Option<Tally>,
+    connection: Option<Arc<ClientConnection>>,
+    record: Option<RequestRecord>,
 }
 
-enum State {
+enum BodyState {
     Whole(Bytes),
-    Ready(Source),
-    Reading(Reading),
+    Ready(BodyContent),
+    Reading(PendingPiece),
     Over,
 }
 
-/// Where bytes come from that are not in memory yet.
-pub(super) enum Source {
-    /// A stored file, or what goes on for it, from this offset on.
-    Stored(Arc<Tail>, u64),
-    /// A stored file, from this offset on.
-    File(Arc<BodyFile>, u64),
-    /// An object that arrives, from this offset on.
-    Growing(GrowingReader, u64),
-    /// Bytes in memory.
-    Bytes(Bytes),
-    /// A body that passes through, of which so many bytes are to be left out first.
-    Passing(Box<PassThroughBody>, u64),
-    /// A stretch of an object that is here in part.
-    Part(Box<PartReader>),
-    /// Several stretches, and what stands between them.
-    Row(Row),
+/// The contents of a body that are not in memory yet.
+pub(super) enum BodyContent {
+    /// A stored file or its fallback, from this offset on.
+    Stored(Arc<FileSource>, u64),
+    /// Several ranges, with the delimiters between them.
+    Multipart(MultipartBody),
+    /// Any other source.
+    Source(BodySource),
 }
 
-impl std::fmt::Debug for Body {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Body").field("left", &self.left).finish_non_exhaustive()
+impl From<BodySource> for BodyContent {
+    fn from(source: BodySource) -> Self {
+        Self::Source(source)
     }
 }
 
-impl Body {
+impl From<MultipartSegment> for BodyContent {
+    fn from(segment: MultipartSegment) -> Self {
+        match segment {
+            MultipartSegment::Stored(file_source, offset) => Self::Stored(file_source, offset),
+            MultipartSegment::Bytes(bytes) => Self::Source(BodySource::Bytes(bytes)),
+        }
+    }
+}
+
+impl std::fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnswerBody").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl AnswerBody {
     /// A body that is in memory.
     pub fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
-        Self { state: State::Whole(bytes), left, connection: None, tally: None }
+        Self { state: BodyState::Whole(bytes), left, connection: None, record: None }
     }
 
     /// No body.
@@ -86,41 +93,42 @@ impl Body {
         Self::whole(Bytes::new())
     }
 
-    /// A body of `length` bytes from `source`; `None` where the length is not known.
-    pub(super) fn from_source(
-        source: Source,
+    /// A body of `length` bytes of `content`; `None` if the length is unknown.
+    pub(super) fn from_content(
+        content: impl Into<BodyContent>,
         length: Option<u64>,
-        connection: Arc<Connection>,
+        connection: Arc<ClientConnection>,
     ) -> Self {
-        let state = if length == Some(0) { State::Over } else { State::Ready(source) };
-        Self { state, left: length, connection: Some(connection), tally: None }
+        let state =
+            if length == Some(0) { BodyState::Over } else { BodyState::Ready(content.into()) };
+        Self { state, left: length, connection: Some(connection), record: None }
     }
 
-    /// The same body, counted.
-    pub(super) fn tallied(self, tally: Tally) -> Self {
-        Self { tally: Some(tally), ..self }
+    /// The same body, counted and logged in `record`.
+    pub(super) fn with_record(self, record: RequestRecord) -> Self {
+        Self { record: Some(record), ..self }
     }
 
-    /// The bytes, where all of them are in memory.
+    /// The bytes, if all of them are in memory.
     pub(super) fn in_memory(&self) -> Option<Bytes> {
         match &self.state {
-            State::Whole(bytes) => Some(bytes.clone()),
-            State::Ready(_) | State::Reading(_) | State::Over => None,
+            BodyState::Whole(bytes) => Some(bytes.clone()),
+            BodyState::Ready(_) | BodyState::Reading(_) | BodyState::Over => None,
         }
     }
 
-    fn give(&mut self, portion: Portion) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
+    fn give(&mut self, data: BodyData) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
         if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(portion.remaining() as u64);
+            *left = left.saturating_sub(data.remaining() as u64);
         }
-        if let Some(tally) = &mut self.tally {
-            tally.count(portion.remaining());
+        if let Some(record) = &mut self.record {
+            record.count(data.remaining());
         }
-        Poll::Ready(Some(Ok(Frame::data(portion))))
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
-    fn fail(&mut self, error: io::Error) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
-        self.state = State::Over;
+    fn fail(&mut self, error: io::Error) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
+        self.state = BodyState::Over;
         if let Some(connection) = &self.connection {
             connection.cut();
         }
@@ -137,46 +145,46 @@ impl Body {
     }
 }
 
-impl http_body::Body for Body {
-    type Data = Portion;
+impl http_body::Body for AnswerBody {
+    type Data = BodyData;
     type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
         let body = self.get_mut();
-        let mut reading = match std::mem::replace(&mut body.state, State::Over) {
-            State::Over => return Poll::Ready(None),
-            State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            State::Whole(bytes) => return body.give(bytes.into()),
-            State::Ready(source) => match body.unread(source) {
-                Ok((source, portion)) => return body.took(source, portion),
-                Err(source) => {
-                    let max = body.at_most(source.piece_bytes_now());
-                    match source.read_now(max) {
-                        Ok((source, bytes)) => return body.took(source, bytes.into()),
-                        Err(source) => body.read(source),
+        let mut reading = match std::mem::replace(&mut body.state, BodyState::Over) {
+            BodyState::Over => return Poll::Ready(None),
+            BodyState::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            BodyState::Whole(bytes) => return body.give(bytes.into()),
+            BodyState::Ready(content) => match body.placeholder(content) {
+                Ok((content, data)) => return body.give_piece(content, data),
+                Err(content) => {
+                    let max = body.at_most(content.piece_bytes_now());
+                    match content.read_now(max) {
+                        Ok((content, bytes)) => return body.give_piece(content, bytes.into()),
+                        Err(content) => body.read(content),
                     }
                 }
             },
-            State::Reading(reading) => reading,
+            BodyState::Reading(reading) => reading,
         };
-        let Poll::Ready((source, result)) = reading.as_mut().poll(context) else {
-            body.state = State::Reading(reading);
+        let Poll::Ready((content, result)) = reading.as_mut().poll(cx) else {
+            body.state = BodyState::Reading(reading);
             return Poll::Pending;
         };
         match result {
-            Ok(bytes) => body.took(source, bytes.into()),
+            Ok(bytes) => body.give_piece(content, bytes.into()),
             Err(error) => body.fail(error),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Over => true,
-            State::Whole(bytes) => bytes.is_empty(),
-            State::Ready(_) | State::Reading(_) => self.left == Some(0),
+            BodyState::Over => true,
+            BodyState::Whole(bytes) => bytes.is_empty(),
+            BodyState::Ready(_) | BodyState::Reading(_) => self.left == Some(0),
         }
     }
 
@@ -185,58 +193,60 @@ impl http_body::Body for Body {
     }
 }
 
-impl Body {
-    /// The next stretch of a file without its bytes: as a placeholder, where the socket can send it
-    /// by itself, or to be read when it is written.
-    fn unread(&self, source: Source) -> Result<(Source, Portion), Source> {
-        let (Source::Stored(tail, at), Some(connection), Some(left)) =
-            (&source, &self.connection, self.left)
+impl AnswerBody {
+    /// The next bytes of a file without reading them. They are a placeholder if the socket can send
+    /// the file, else a part of the file that is read when it is written.
+    fn placeholder(&self, content: BodyContent) -> Result<(BodyContent, BodyData), BodyContent> {
+        let (BodyContent::Stored(file_source, at), Some(connection), Some(left)) =
+            (&content, &self.connection, self.left)
         else {
-            return Err(source);
+            return Err(content);
         };
-        let portion = if let Some(spans) = connection.spans() {
-            spans.put(tail, *at, left).map(Portion::Bytes)
+        let data = if let Some(sendfile_queue) = connection.sendfile_queue() {
+            sendfile_queue.put(file_source, *at, left).map(BodyData::Bytes)
         } else {
             let left = left.min(STRETCH_BYTES - at % STRETCH_BYTES);
             let left = usize::try_from(left).unwrap_or(PIECE_BYTES);
-            Portion::stretch(tail, connection, *at, left)
+            BodyData::stretch(file_source, connection, *at, left)
         };
-        match portion {
-            Some(portion) => {
-                let next = at.saturating_add(portion.remaining() as u64);
-                Ok((Source::Stored(Arc::clone(tail), next), portion))
+        match data {
+            Some(data) => {
+                let next = at.saturating_add(data.remaining() as u64);
+                Ok((BodyContent::Stored(Arc::clone(file_source), next), data))
             }
-            None => Err(source),
+            None => Err(content),
         }
     }
 
-    /// The next piece, once nothing that comes before it waits to be sent by the socket.
-    fn read(&self, source: Source) -> Reading {
+    /// The next piece, after the socket has sent all of the file that is queued before it.
+    fn read(&self, content: BodyContent) -> PendingPiece {
         let max = self.piece_bytes();
-        match (&source, &self.connection) {
-            (Source::Stored(..), Some(connection)) if connection.spans().is_some() => {
+        match (&content, &self.connection) {
+            (BodyContent::Stored(..), Some(connection))
+                if connection.sendfile_queue().is_some() =>
+            {
                 let connection = Arc::clone(connection);
                 Box::pin(async move {
-                    if let Some(spans) = connection.spans() {
-                        spans.drained().await;
+                    if let Some(sendfile_queue) = connection.sendfile_queue() {
+                        sendfile_queue.drained().await;
                     }
-                    source.read(max).await
+                    content.read(max).await
                 })
             }
-            _ => source.read(max),
+            _ => Box::pin(content.read(max)),
         }
     }
 
-    fn took(
+    fn give_piece(
         &mut self,
-        source: Source,
-        portion: Portion,
-    ) -> Poll<Option<Result<Frame<Portion>, io::Error>>> {
-        let length = portion.remaining() as u64;
+        content: BodyContent,
+        data: BodyData,
+    ) -> Poll<Option<Result<Frame<BodyData>, io::Error>>> {
+        let length = data.remaining() as u64;
         if length == 0 {
             return match self.left {
                 None | Some(0) => {
-                    Poll::Ready(trailers(source).map(|fields| Ok(Frame::trailers(fields))))
+                    Poll::Ready(content.trailers().map(|fields| Ok(Frame::trailers(fields))))
                 }
                 Some(left) => self.fail(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -249,106 +259,62 @@ impl Body {
             return self.fail(io::Error::new(kind, "the body goes on past its length"));
         }
         if self.left != Some(length) {
-            self.state = State::Ready(source);
+            self.state = BodyState::Ready(content);
         }
-        self.give(portion)
+        self.give(data)
     }
 }
 
-impl Source {
-    /// Bytes of one piece at most where it is read without waiting.
+impl BodyContent {
+    /// The largest piece that is read without waiting.
     fn piece_bytes_now(&self) -> usize {
-        if let Self::Growing(..) = self { SLICE_BYTES } else { PIECE_BYTES }
+        if let Self::Source(BodySource::Growing(..)) = self { SLICE_BYTES } else { PIECE_BYTES }
     }
 
-    /// Reads without waiting; gives itself back where it would have to wait.
+    /// Reads without waiting. Returns itself if it would have to wait.
     fn read_now(self, max: usize) -> Result<(Self, Bytes), Self> {
         match self {
-            Self::Stored(tail, offset) => {
-                match tail.file().and_then(|file| file.read_now(offset, max)) {
+            Self::Stored(file_source, offset) => {
+                match file_source.file().and_then(|file| file.read_now(offset, max)) {
                     Some(bytes) => {
                         let next = offset + bytes.len() as u64;
-                        Ok((Self::Stored(tail, next), bytes))
+                        Ok((Self::Stored(file_source, next), bytes))
                     }
-                    None => Err(Self::Stored(tail, offset)),
+                    None => Err(Self::Stored(file_source, offset)),
                 }
             }
-            Self::Bytes(mut bytes) => {
-                let piece = bytes.split_to(max.min(bytes.len()));
-                Ok((Self::Bytes(bytes), piece))
-            }
-            Self::Growing(growing, offset) => match growing.read_now(offset, max) {
-                Some(bytes) => {
-                    let next = offset + bytes.len() as u64;
-                    Ok((Self::Growing(growing, next), bytes))
-                }
-                None => Err(Self::Growing(growing, offset)),
+            Self::Source(source) => match source.read_now(max) {
+                Ok((source, bytes)) => Ok((Self::Source(source), bytes)),
+                Err(source) => Err(Self::Source(source)),
             },
-            Self::File(..) | Self::Passing(..) | Self::Part(_) | Self::Row(_) => Err(self),
+            Self::Multipart(_) => Err(self),
         }
     }
 
     /// The next piece, of at most `max` bytes.
-    pub(super) fn read(self, max: usize) -> Reading {
+    async fn read(self, max: usize) -> (Self, io::Result<Bytes>) {
         match self {
-            Self::Bytes(mut bytes) => Box::pin(async move {
-                let piece = bytes.split_to(max.min(bytes.len()));
-                (Self::Bytes(bytes), Ok(piece))
-            }),
-            Self::Stored(tail, offset) => Box::pin(async move {
-                let result = tail.read(offset, max).await;
+            Self::Stored(file_source, offset) => {
+                let result = file_source.read(offset, max).await;
                 let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                (Self::Stored(tail, next), result)
-            }),
-            Self::File(file, offset) => Box::pin(async move {
-                let result = file.read(offset, max).await;
-                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                (Self::File(file, next), result)
-            }),
-            Self::Growing(growing, offset) => Box::pin(async move {
-                let result = growing.read(offset, max).await.map_err(io::Error::other);
-                let next = offset + result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                (Self::Growing(growing, next), result)
-            }),
-            Self::Passing(passing, skip) => Box::pin(read_passing(passing, skip, max)),
-            Self::Part(mut reader) => Box::pin(async move {
-                let result = reader.chunk(max).await.map_err(io::Error::other);
-                (Self::Part(reader), result)
-            }),
-            Self::Row(row) => row.read(max),
+                (Self::Stored(file_source, next), result)
+            }
+            Self::Multipart(multipart) => {
+                let (multipart, result) = multipart.read(max).await;
+                (Self::Multipart(multipart), result)
+            }
+            Self::Source(source) => {
+                let (source, result) = source.read(max).await;
+                (Self::Source(source), result)
+            }
         }
     }
-}
 
-/// The fields behind a body that has ended.
-fn trailers(source: Source) -> Option<HeaderMap> {
-    match source {
-        Source::Passing(mut passing, _) => passing.take_trailers(),
-        Source::Stored(..)
-        | Source::File(..)
-        | Source::Growing(..)
-        | Source::Bytes(_)
-        | Source::Part(_)
-        | Source::Row(_) => None,
-    }
-}
-
-/// The next piece of a passing body, after the `skip` bytes that a range leaves out.
-async fn read_passing(
-    mut passing: Box<PassThroughBody>,
-    mut skip: u64,
-    max: usize,
-) -> (Source, io::Result<Bytes>) {
-    loop {
-        let wanted = if skip > 0 { usize::try_from(skip).unwrap_or(usize::MAX) } else { max };
-        let result = match passing.chunk(wanted).await {
-            Ok(Some(piece)) if skip > 0 => {
-                skip -= piece.len() as u64;
-                continue;
-            }
-            Ok(piece) => Ok(piece.unwrap_or_default()),
-            Err(error) => Err(io::Error::other(error)),
-        };
-        return (Source::Passing(passing, skip), result);
+    /// The fields behind a body that has ended.
+    fn trailers(self) -> Option<HeaderMap> {
+        match self {
+            Self::Source(source) => source.trailers(),
+            Self::Stored(..) | Self::Multipart(_) => None,
+        }
     }
 }

@@ -1,39 +1,39 @@
-//! What the engine knows of the client connection a request came on. One per connection, shared
-//! by its requests, gone with the last of them; atomics only.
+//! A client connection as the engine knows it. One for each connection, shared by its requests;
+//! only atomics.
 
 use super::interim::Interims;
-use super::spans::Spans;
+use super::sendfile_queue::SendfileQueue;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A client connection, as the engine and the access log see it.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ClientConnection {
     /// The client's address.
     pub peer: SocketAddr,
     /// The listener's address.
     pub local: SocketAddr,
     /// Plain or TLS.
     pub transport: Transport,
-    spans: Option<Spans>,
+    sendfile_queue: Option<SendfileQueue>,
     interims: Option<Arc<Interims>>,
     is_cut: AtomicBool,
     is_broken: AtomicBool,
     is_body_read: AtomicBool,
-    turns: Turns,
+    order: AnswerOrder,
 }
 
-/// How answers share a connection.
+/// Provenance answers share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turns {
+pub enum AnswerOrder {
     /// One after another, as HTTP/1 has it.
-    Answers,
+    OneByOne,
     /// A piece of each in turn, as HTTP/2 has it.
-    Pieces,
+    Interleaved,
 }
 
-/// How the bytes travel.
+/// Provenance the bytes are protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
     /// In the clear.
@@ -47,54 +47,54 @@ pub enum Transport {
     },
 }
 
-impl Connection {
-    /// A connection that just opened.
+impl ClientConnection {
+    /// A connection that has just opened.
     pub fn new(peer: SocketAddr, local: SocketAddr, transport: Transport) -> Self {
         Self {
             peer,
             local,
             transport,
-            spans: None,
+            sendfile_queue: None,
             interims: None,
             is_cut: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_body_read: AtomicBool::new(false),
-            turns: Turns::Answers,
+            order: AnswerOrder::OneByOne,
         }
     }
 
-    /// The same connection, whose socket sends what `spans` holds wherever a placeholder stands for
-    /// it.
-    pub fn with_spans(self, spans: Spans) -> Self {
-        Self { spans: Some(spans), ..self }
+    /// The same connection, if its socket sends the ranges of `sendfile_queue` in place of
+    /// placeholders.
+    pub fn with_sendfile_queue(self, sendfile_queue: SendfileQueue) -> Self {
+        Self { sendfile_queue: Some(sendfile_queue), ..self }
     }
 
-    /// The same connection, whose socket writes interim answers.
+    /// The same connection, if its socket writes interim answers.
     pub fn with_interims(self) -> Self {
         Self { interims: Some(Arc::default()), ..self }
     }
 
-    /// The interim answers that its socket is to write, where it can.
+    /// The interim answers that its socket writes, if it can.
     pub fn interims(&self) -> Option<&Arc<Interims>> {
         self.interims.as_ref()
     }
 
-    /// The same connection, whose answers take turns like this.
-    pub fn with_turns(self, turns: Turns) -> Self {
-        Self { turns, ..self }
+    /// The same connection, with this order of answers.
+    pub fn with_order(self, order: AnswerOrder) -> Self {
+        Self { order, ..self }
     }
 
-    /// How its answers take turns.
-    pub(super) fn turns(&self) -> Turns {
-        self.turns
+    /// The order of its answers.
+    pub(super) fn order(&self) -> AnswerOrder {
+        self.order
     }
 
-    /// The ranges of files that its socket is to send, where it can.
-    pub fn spans(&self) -> Option<&Spans> {
-        self.spans.as_ref()
+    /// The ranges of files that its socket sends, if it can.
+    pub fn sendfile_queue(&self) -> Option<&SendfileQueue> {
+        self.sendfile_queue.as_ref()
     }
 
-    /// Marks that what is given for writing is not to be written: the socket fails instead.
+    /// Marks that nothing more may be written. The socket fails instead.
     pub(super) fn break_off(&self) {
         self.is_broken.store(true, Ordering::Release);
     }
@@ -104,28 +104,28 @@ impl Connection {
         self.is_broken.load(Ordering::Acquire)
     }
 
-    /// Marks that a request with a body has come, where only one is under way at a time.
+    /// Marks that a request with a body has begun, on a connection with one request at a time.
     pub fn awaits_body(&self) {
         self.is_body_read.store(false, Ordering::Release);
     }
 
-    /// Marks that the body of the request under way was read to its end.
+    /// Marks that the body of the present request was read to its end.
     pub fn body_read(&self) {
         self.is_body_read.store(true, Ordering::Release);
     }
 
-    /// Whether [`Connection::body_read`] was called since [`Connection::awaits_body`].
+    /// Whether [`ClientConnection::body_read`] was called since [`ClientConnection::awaits_body`].
     pub fn is_body_read(&self) -> bool {
         self.is_body_read.load(Ordering::Acquire)
     }
 
-    /// Marks that a body on this connection ended before its time, so that an HTTP/1 connection
-    /// must end with a reset: a client must never take what it got for whole.
+    /// Marks that a body on this connection ended too early. An HTTP/1 connection must end with a
+    /// reset then, so that the client never takes the body for whole.
     pub fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
     }
 
-    /// Whether [`Connection::cut`] was called.
+    /// Whether [`ClientConnection::cut`] was called.
     pub fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
     }

@@ -1,11 +1,14 @@
-//! Answers made of objects: conditions, ranges, and the fields that say how they came about.
+//! Makes objects into answers: conditions, ranges, and the fields that say how the answer came
+//! about.
 
-use super::answer::{self, Answer};
-use super::body::{Body, Source as BodySource};
-use super::connection::Connection;
-use super::rescue::{Lost, Rescue};
-use super::tail::Tail;
-use super::{Engine, Routed};
+use super::answer::{self, ClientAnswer};
+use super::body::{AnswerBody, BodyContent};
+use super::body_source::BodySource;
+use super::connection::ClientConnection;
+use super::file_fallback::{FallbackRequest, FileFallback};
+use super::file_source::FileSource;
+use super::state::Engine;
+use super::target::RoutedRequest;
 use crate::cache::{Cache, Found, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{FillRole, Flight, FlightReader, PartReader, PassThroughBody};
@@ -25,160 +28,174 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A request, as far as delivery needs it.
+/// What delivery needs to know of a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct ReadRequest<'a> {
     pub(super) method: ReadMethod,
     pub(super) headers: &'a HeaderMap,
-    pub(super) connection: &'a Arc<Connection>,
+    pub(super) connection: &'a Arc<ClientConnection>,
     pub(super) engine: &'a Arc<Engine>,
-    pub(super) routed: &'a Routed,
+    pub(super) routed: &'a RoutedRequest,
     pub(super) now: Timestamp,
 }
 
-/// A body that can be had, and where it comes from.
-enum Content<'a> {
+/// The source of a body.
+enum ObjectContent<'a> {
     Stored(&'a Stored),
     Growing(Growing, &'a FlightReader),
     Passing(Box<PassThroughBody>),
     Part(Box<PartReader>),
-    /// For HEAD, where there is no body to read.
+    /// No body, for HEAD.
     Nothing,
 }
 
-/// How an answer came about.
+/// Provenance an answer came about.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct How<'a> {
+pub(super) struct OutcomeDetails<'a> {
     pub(super) outcome: Outcome,
-    /// `Cache-Status` of the caches on the way to the origin, where one was asked for this.
+    /// `Cache-Status` of the caches on the way to the origin, if an origin was asked.
     pub(super) upstream_status: &'a [HeaderValue],
 }
 
-impl From<Outcome> for How<'_> {
+impl From<Outcome> for OutcomeDetails<'_> {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, upstream_status: &[] }
     }
 }
 
 /// Delivers a whole object.
-pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
+pub(super) fn found(
+    request: &ReadRequest<'_>,
+    found: &Found,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
     match found {
         Found::Hot(hot) => {
             let length = Some(hot.length());
             let stored = || Cow::Owned(hot.headers());
-            let selection = policy::selection::select(asked.method, asked.headers, stored, length);
-            let headers = hot_head(HeaderMap::new(), hot, asked.now, how);
-            let mut answer = hot_answer(asked.method, selection, headers, hot, how.outcome);
+            let selection =
+                policy::selection::select(request.method, request.headers, stored, length);
+            let headers = hot_head(HeaderMap::new(), hot, request.now, details);
+            let mut answer = hot_answer(request.method, selection, headers, hot, details.outcome);
             answer.origin = Some(Arc::clone(&hot.origin));
             answer
         }
-        Found::Stored(stored) => {
-            object(asked, &stored.meta, Some(stored.length), Content::Stored(stored), how)
-        }
+        Found::Stored(stored) => object(
+            request,
+            &stored.meta,
+            Some(stored.length),
+            ObjectContent::Stored(stored),
+            details,
+        ),
     }
 }
 
-/// Delivers a stored object; the request's fields are `headers`, whose place the answer's take.
+/// Delivers a stored object. The fields of the answer replace those of the request, `headers`, to
+/// reuse their allocation.
 pub(super) fn stored(
-    asked: &Asked<'_>,
+    request: &ReadRequest<'_>,
     headers: HeaderMap,
     stored: &Stored,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     let (meta, length) = (&stored.meta, Some(stored.length));
     let fields = || Cow::Borrowed(&meta.headers);
-    let selection = policy::selection::select(asked.method, &headers, fields, length);
-    let headers = head_of(headers, fields_of(meta), &meta.facts(), asked.now, outcome.into());
-    let (method, status) = (asked.method, meta.status);
-    let selected = Selected { method, selection, status, length, outcome };
-    selected.of_object(asked, headers, meta, Content::Stored(stored))
+    let selection = policy::selection::select(request.method, &headers, fields, length);
+    let headers = head_of(headers, fields_of(meta), &meta.facts(), request.now, outcome.into());
+    let (method, status) = (request.method, meta.status);
+    let selected = ObjectSelection { method, selection, status, length, outcome };
+    selected.of_object(request, headers, meta, ObjectContent::Stored(stored))
 }
 
-/// Delivers an object that is still arriving. Where a range is asked of a body whose length is
-/// not known yet, its end is waited for: a 200 to a range request is an error to the Nix client.
+/// Delivers an object that is still arriving. A range of a body of unknown length waits for the end
+/// of the body, since the Nix client takes a 200 to a range request for an error.
 pub(super) async fn streaming(
-    asked: &Asked<'_>,
+    request: &ReadRequest<'_>,
     cache: &Cache,
     meta: &Arc<Meta>,
     growing: Growing,
     flight: &FlightReader,
     outcome: Outcome,
-) -> Answer {
-    let how = How { outcome, upstream_status: flight.upstream_status() };
+) -> ClientAnswer {
+    let details = OutcomeDetails { outcome, upstream_status: flight.upstream_status() };
     let mut length = growing.length();
-    if length.is_none() && asked.headers.contains_key(header::RANGE) {
+    if length.is_none() && request.headers.contains_key(header::RANGE) {
         length = proven_length(&growing).await;
         if length.is_none() {
             flight.ended().await;
             return match cache.lookup(&meta.key).await {
-                Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(asked, &whole, how),
+                Some(Hit::Memory(whole) | Hit::Disk(whole)) => found(request, &whole, details),
                 Some(Hit::Absent(_)) | None => {
                     answer::unusable("a body without a length ended before a range could be told")
                 }
             };
         }
     }
-    object(asked, meta, length, Content::Growing(growing, flight), how)
+    object(request, meta, length, ObjectContent::Growing(growing, flight), details)
 }
 
-/// Waits for the end of an object: its length, if all of it can be read, whether or not it is
-/// stored.
+/// Waits for the end of an object. Returns its length if all of it can be read, stored or not.
 async fn proven_length(growing: &Growing) -> Option<u64> {
-    // There is nothing to read behind the end, which is seen once the object is proven.
+    // Nothing is behind the end; the read returns after the object is proven.
     growing.read(u64::MAX, 1).await.ok()?;
     (!growing.is_memory_only()).then(|| growing.visible())
 }
 
-/// Delivers a body that is not kept.
+/// Delivers a body that is not stored.
 pub(super) fn passing(
-    asked: &Asked<'_>,
+    request: &ReadRequest<'_>,
     passing: PassThroughBody,
     (role, flight): (FillRole, &Flight),
-) -> Answer {
+) -> ClientAnswer {
     let outcome = match role {
         FillRole::Follow if passing.is_shared() => Outcome::Collapsed,
         FillRole::Lead | FillRole::Follow => Outcome::Pass,
     };
-    let how = How { outcome, upstream_status: flight.upstream_status() };
+    let details = OutcomeDetails { outcome, upstream_status: flight.upstream_status() };
     let meta = Arc::clone(&passing.meta);
     let length = passing.length();
-    object(asked, &meta, length, Content::Passing(Box::new(passing)), how)
+    object(request, &meta, length, ObjectContent::Passing(Box::new(passing)), details)
 }
 
-/// Delivers a stretch of an object of `length` bytes that is here in part.
+/// Delivers a range of an object of `length` bytes that is stored in part.
 pub(super) fn part(
-    asked: &Asked<'_>,
+    request: &ReadRequest<'_>,
     meta: &Meta,
     length: u64,
     reader: PartReader,
-    how: How<'_>,
-) -> Answer {
-    object(asked, meta, Some(length), Content::Part(Box::new(reader)), how)
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    object(request, meta, Some(length), ObjectContent::Part(Box::new(reader)), details)
 }
 
-/// Delivers what a request with conditions or ranges comes to that get no byte of an object.
-pub(super) fn without_body(asked: &Asked<'_>, meta: &Meta, length: u64, how: How<'_>) -> Answer {
-    object(asked, meta, Some(length), Content::Nothing, how)
+/// Delivers the answer to a request with conditions or ranges that gets no byte of the object.
+pub(super) fn without_body(
+    request: &ReadRequest<'_>,
+    meta: &Meta,
+    length: u64,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    object(request, meta, Some(length), ObjectContent::Nothing, details)
 }
 
-/// Delivers an object that is in memory; says no origin. `headers` are the request's; the answer's
-/// take their place.
+/// Delivers an object from memory; states no origin. The fields of the answer replace those of the
+/// request, `headers`.
 pub(super) fn hot(
     method: ReadMethod,
     headers: HeaderMap,
     now: Timestamp,
     hot: &Hot,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     let stored = || Cow::Owned(hot.headers());
     let selection = policy::selection::select(method, &headers, stored, Some(hot.length()));
     let headers = hot_head(headers, hot, now, outcome.into());
     hot_answer(method, selection, headers, hot, outcome)
 }
 
-/// The fields of an answer made of an object in memory, in place of those in `head`.
-fn hot_head(head: HeaderMap, hot: &Hot, now: Timestamp, how: How<'_>) -> HeaderMap {
-    head_of(head, hot.fields(), &hot.facts, now, how)
+/// The fields of an answer from memory, in place of those in `head`.
+fn hot_head(head: HeaderMap, hot: &Hot, now: Timestamp, details: OutcomeDetails<'_>) -> HeaderMap {
+    head_of(head, hot.fields(), &hot.facts, now, details)
 }
 
 fn hot_answer(
@@ -187,62 +204,65 @@ fn hot_answer(
     headers: HeaderMap,
     hot: &Hot,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     let length = Some(hot.length());
-    let selected = Selected { method, selection, status: hot.facts.status, length, outcome };
-    selected.answer(headers, |first, sent| Body::whole(slice(&hot.body(), first, sent)))
+    let selected = ObjectSelection { method, selection, status: hot.facts.status, length, outcome };
+    selected.answer(headers, |first, sent| AnswerBody::whole(slice(&hot.body(), first, sent)))
 }
 
-/// Says that there is no such object.
-pub(super) fn absent(asked: &Asked<'_>, meta: &Meta, how: How<'_>) -> Answer {
-    let head = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), asked.now, how);
-    let mut answer = absence(head, how.outcome);
+/// The answer that the object does not exist.
+pub(super) fn absent(
+    request: &ReadRequest<'_>,
+    meta: &Meta,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    let head = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), request.now, details);
+    let mut answer = absence(head, details.outcome);
     answer.origin = Some(Arc::clone(&meta.origin));
     answer
 }
 
-/// Says that there was no such object when it was last asked for; says no origin. The answer's
-/// fields take the place of `headers`, whatever those are.
+/// The answer from a remembered absence; states no origin. Its fields replace `headers`.
 pub(super) fn hot_absence(
     headers: HeaderMap,
     now: Timestamp,
     hot: &Hot,
     outcome: Outcome,
-) -> Answer {
+) -> ClientAnswer {
     absence(hot_head(headers, hot, now, outcome.into()), outcome)
 }
 
-fn absence(mut headers: HeaderMap, outcome: Outcome) -> Answer {
+fn absence(mut headers: HeaderMap, outcome: Outcome) -> ClientAnswer {
     const TEXT: &str = "404";
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
-    let body = Body::whole(Bytes::from_static(TEXT.as_bytes()));
-    let mut answer = Answer::new(StatusCode::NOT_FOUND, headers, body, outcome);
+    let body = AnswerBody::whole(Bytes::from_static(TEXT.as_bytes()));
+    let mut answer = ClientAnswer::new(StatusCode::NOT_FOUND, headers, body, outcome);
     answer.name_request();
     answer
 }
 
-/// Answers HEAD from what an origin said to HEAD.
-pub(super) fn head(asked: &Asked<'_>, meta: &Meta, length: Option<u64>) -> Answer {
-    object(asked, meta, length, Content::Nothing, Outcome::Pass.into())
+/// Answers HEAD from the answer of an origin to HEAD.
+pub(super) fn head(request: &ReadRequest<'_>, meta: &Meta, length: Option<u64>) -> ClientAnswer {
+    object(request, meta, length, ObjectContent::Nothing, Outcome::Pass.into())
 }
 
 fn object(
-    asked: &Asked<'_>,
+    request: &ReadRequest<'_>,
     meta: &Meta,
     length: Option<u64>,
-    content: Content<'_>,
-    how: How<'_>,
-) -> Answer {
-    let headers = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), asked.now, how);
-    let (method, status, outcome) = (asked.method, meta.status, how.outcome);
+    content: ObjectContent<'_>,
+    details: OutcomeDetails<'_>,
+) -> ClientAnswer {
+    let headers = head_of(HeaderMap::new(), fields_of(meta), &meta.facts(), request.now, details);
+    let (method, status, outcome) = (request.method, meta.status, details.outcome);
     let stored = || Cow::Borrowed(&meta.headers);
-    let selection = policy::selection::select(method, asked.headers, stored, length);
-    let selected = Selected { method, selection, status, length, outcome };
-    selected.of_object(asked, headers, meta, content)
+    let selection = policy::selection::select(method, request.headers, stored, length);
+    let selected = ObjectSelection { method, selection, status, length, outcome };
+    selected.of_object(request, headers, meta, content)
 }
 
-/// What a request gets of an object of `length` bytes.
-struct Selected {
+/// The part of an object of `length` bytes that a request gets.
+struct ObjectSelection {
     method: ReadMethod,
     selection: Selection,
     status: StatusCode,
@@ -250,26 +270,26 @@ struct Selected {
     outcome: Outcome,
 }
 
-impl Selected {
-    /// The answer with so much of `content`, and where that came from.
+impl ObjectSelection {
+    /// The answer with this part of `content`, and its origin.
     fn of_object(
         &self,
-        asked: &Asked<'_>,
+        request: &ReadRequest<'_>,
         headers: HeaderMap,
         meta: &Meta,
-        content: Content<'_>,
-    ) -> Answer {
-        let mut answer = self.answer(headers, |first, sent| body(asked, content, first, sent));
+        content: ObjectContent<'_>,
+    ) -> ClientAnswer {
+        let mut answer = self.answer(headers, |first, sent| body(request, content, first, sent));
         answer.origin = Some(Arc::clone(&meta.origin));
         answer
     }
 
-    /// The answer; `body` gives that many bytes from an offset on.
+    /// The answer. `body` makes the body from an offset and a number of bytes.
     fn answer(
         &self,
         mut headers: HeaderMap,
-        body: impl FnOnce(u64, Option<u64>) -> Body,
-    ) -> Answer {
+        body: impl FnOnce(u64, Option<u64>) -> AnswerBody,
+    ) -> ClientAnswer {
         let (status, first, sent) = match self.selection {
             Selection::Whole => (self.status, 0, self.length),
             Selection::Part(span) => {
@@ -279,50 +299,54 @@ impl Selected {
             }
             Selection::NotModified => {
                 policy::head::trim_for_not_modified(&mut headers);
-                return self.made_of(StatusCode::NOT_MODIFIED, headers, Body::empty());
+                return self.made_of(StatusCode::NOT_MODIFIED, headers, AnswerBody::empty());
             }
             Selection::PreconditionFailed => {
                 policy::head::trim_for_not_modified(&mut headers);
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-                return self.made_of(StatusCode::PRECONDITION_FAILED, headers, Body::empty());
+                return self.made_of(StatusCode::PRECONDITION_FAILED, headers, AnswerBody::empty());
             }
             Selection::Unsatisfiable { length } => {
                 policy::head::trim_for_not_modified(&mut headers);
                 let content_range = ContentRange::Unsatisfied { length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-                return self.made_of(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::empty());
+                return self.made_of(
+                    StatusCode::RANGE_NOT_SATISFIABLE,
+                    headers,
+                    AnswerBody::empty(),
+                );
             }
         };
         let body = match (self.method, sent) {
-            // The connection states the length of a body by itself, and cheaper.
+            // The connection adds the length of a body, which costs less.
             (ReadMethod::Get, None | Some(1..)) => body(first, sent),
             (ReadMethod::Get | ReadMethod::Head, Some(sent)) => {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
-                Body::empty()
+                AnswerBody::empty()
             }
-            (ReadMethod::Head, None) => Body::empty(),
+            (ReadMethod::Head, None) => AnswerBody::empty(),
         };
         self.made_of(status, headers, body)
     }
 
-    fn made_of(&self, status: StatusCode, headers: HeaderMap, body: Body) -> Answer {
-        Answer::new(status, headers, body, self.outcome)
+    fn made_of(&self, status: StatusCode, headers: HeaderMap, body: AnswerBody) -> ClientAnswer {
+        ClientAnswer::new(status, headers, body, self.outcome)
     }
 }
 
-/// The fields that say what is sent and how it came about, in place of those in `head`.
+/// The fields of an answer, in place of those in `head`.
 fn head_of<'a>(
     head: HeaderMap,
     fields: impl Iterator<Item = (&'a HeaderName, HeaderValue)>,
     facts: &Facts,
     now: Timestamp,
-    how: How<'_>,
+    details: OutcomeDetails<'_>,
 ) -> HeaderMap {
-    let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
-    let own = cache_status(facts, how.outcome, now);
-    // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
-    let status = own.to_header_value_after(how.upstream_status);
+    let source = if details.outcome.is_hit() { Source::Stored } else { Source::Fetched };
+    let own = cache_status(facts, details.outcome, now);
+    // The caches on the way come first, the one nearest to the client last (RFC 9211 section 2).
+    let status = own.to_header_value_after(details.upstream_status);
     policy::head::client_head(head, fields, facts, now, source, status)
 }
 
@@ -331,46 +355,51 @@ fn fields_of(meta: &Meta) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
     sent.map(|(name, value)| (name, value.clone()))
 }
 
-fn body(asked: &Asked<'_>, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
-    let source = match content {
-        Content::Nothing => return Body::empty(),
-        Content::Stored(stored) => match &stored.body {
-            StoredBody::Bytes(bytes) => return Body::whole(slice(bytes, first, sent)),
+fn body(
+    request: &ReadRequest<'_>,
+    content: ObjectContent<'_>,
+    first: u64,
+    sent: Option<u64>,
+) -> AnswerBody {
+    let content = match content {
+        ObjectContent::Nothing => return AnswerBody::empty(),
+        ObjectContent::Stored(stored) => match &stored.body {
+            StoredBody::Bytes(bytes) => return AnswerBody::whole(slice(bytes, first, sent)),
             StoredBody::File(file) => {
-                stored_file(asked.engine, asked.routed.clone(), stored, file, first)
+                stored_file(request.engine, request.routed.clone(), stored, file, first)
             }
         },
-        Content::Growing(growing, flight) => {
-            BodySource::Growing(flight.follow(growing, first), first)
+        ObjectContent::Growing(growing, flight) => {
+            BodySource::Growing(flight.follow(growing, first), first).into()
         }
-        Content::Passing(passing) => BodySource::Passing(passing, first),
-        Content::Part(reader) => BodySource::Part(reader),
+        ObjectContent::Passing(passing) => BodySource::Passing(passing, first).into(),
+        ObjectContent::Part(reader) => BodySource::Part(reader).into(),
     };
-    Body::from_source(source, sent, Arc::clone(asked.connection))
+    AnswerBody::from_content(content, sent, Arc::clone(request.connection))
 }
 
-/// The whole of an object whose file is open.
+/// The whole of an object with an open file.
 pub(super) fn file(
     engine: &Arc<Engine>,
-    connection: &Arc<Connection>,
-    routed: Routed,
+    connection: &Arc<ClientConnection>,
+    routed: RoutedRequest,
     stored: &Stored,
     file: &Arc<BodyFile>,
-) -> Body {
-    let source = stored_file(engine, routed, stored, file, 0);
-    Body::from_source(source, Some(stored.length), Arc::clone(connection))
+) -> AnswerBody {
+    let content = stored_file(engine, routed, stored, file, 0);
+    AnswerBody::from_content(content, Some(stored.length), Arc::clone(connection))
 }
 
-/// A stored file from `first` on, and what goes on where it fails.
+/// A stored file from `first` on, with its fallback.
 fn stored_file(
     engine: &Arc<Engine>,
-    routed: Routed,
+    routed: RoutedRequest,
     stored: &Stored,
     file: &Arc<BodyFile>,
     first: u64,
-) -> BodySource {
-    let rescue = Rescue::of(engine, Lost::Object(routed), stored);
-    BodySource::Stored(Tail::new(Arc::clone(file), Some(rescue)), first)
+) -> BodyContent {
+    let file_fallback = FileFallback::of(engine, FallbackRequest::Object(routed), stored);
+    BodyContent::Stored(FileSource::new(Arc::clone(file), Some(file_fallback)), first)
 }
 
 /// The bytes of a body from `first` on, `sent` of them.
@@ -381,7 +410,7 @@ pub(super) fn slice(bytes: &Bytes, first: u64, sent: Option<u64>) -> Bytes {
     bytes.slice(first..first.saturating_add(sent).min(length))
 }
 
-/// What `Cache-Status` says of a response that came about in this way.
+/// `Cache-Status` of an answer with this outcome.
 pub(super) fn cache_status(
     facts: &Facts,
     outcome: Outcome,

@@ -1,27 +1,26 @@
-//! Interim answers (1xx) of origins on their way to an HTTP/1.1 client. The handler of a request
-//! puts them here as they come; the connection's socket writes them before the answer's head, which
-//! is the only place where they may stand. One per connection; a short lock, never held across an
-//! await.
+//! Interim answers (1xx) of origins for an HTTP/1.1 client. The handler of a request queues them
+//! here. The socket of the connection writes them before the head of the answer, the only place for
+//! them. One for each connection; the lock is short and never held across an await.
 
 use crate::sync::Mutex;
 use http::{HeaderMap, StatusCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
-/// Bytes of interim answers that wait at most: more are left out, as RFC 9110 section 15.2 allows.
+/// Bytes of interim answers that may wait; more are dropped, as RFC 9110 section 15.2 allows.
 const BYTES_MAX: usize = 16 << 10;
 
 /// Interim answers that wait for their connection.
 #[derive(Debug, Default)]
 pub struct Interims {
-    state: Mutex<State>,
-    /// Whether there are bytes: read on every write of the connection.
+    state: Mutex<InterimState>,
+    /// Whether there are bytes. Read on every write of the connection.
     has_bytes: AtomicBool,
     has_come: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct InterimState {
     bytes: Vec<u8>,
     /// Requests so far.
     requests: u64,
@@ -29,33 +28,33 @@ struct State {
     is_open: bool,
 }
 
-/// A request of the connection. What is fetched for it may go on when it has its answer, and
-/// interim answers that come then are for no later request.
+/// The number of a request on its connection. A fetch may outlive the answer to its request. Its
+/// later interim answers must not go to a later request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn(u64);
+pub(super) struct RequestNumber(u64);
 
 impl Interims {
-    /// A request is being answered from now on.
+    /// The answer to a request is waited for from now on.
     pub(super) fn open(&self) {
         let mut state = self.state.lock();
         state.requests += 1;
         state.is_open = true;
     }
 
-    /// The request has its answer: what comes later is left out.
+    /// The answer has come: later interim answers are dropped.
     pub(super) fn close(&self) {
         self.state.lock().is_open = false;
     }
 
     /// The request that is being answered.
-    pub(super) fn turn(&self) -> Turn {
-        Turn(self.state.lock().requests)
+    pub(super) fn turn(&self) -> RequestNumber {
+        RequestNumber(self.state.lock().requests)
     }
 
-    /// Adds an interim answer to the request `turn`.
-    pub(super) fn put(&self, turn: Turn, status: StatusCode, headers: &HeaderMap) {
+    /// Adds an interim answer to the request with this number.
+    pub(super) fn put(&self, turn: RequestNumber, status: StatusCode, headers: &HeaderMap) {
         let mut state = self.state.lock();
-        let is_due = state.is_open && turn == Turn(state.requests);
+        let is_due = state.is_open && turn == RequestNumber(state.requests);
         if !is_due || status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational() {
             return;
         }
@@ -77,12 +76,12 @@ impl Interims {
         }
     }
 
-    /// Waits until one has come: the connection is polled then, and writes it.
+    /// Waits until one has come. The connection is polled then, and writes it.
     pub(super) async fn come(&self) {
         self.has_come.notified().await;
     }
 
-    /// What is to be written now; empty where there is nothing.
+    /// The bytes to write now, perhaps none.
     pub fn take(&self) -> Vec<u8> {
         if !self.has_bytes.swap(false, Ordering::AcqRel) {
             return Vec::new();

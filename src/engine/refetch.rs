@@ -1,9 +1,9 @@
-//! Fetching again what a check of the disk found damaged and dropped, as a request for it would: so
-//! that who asks next need not wait. Called by the assembly, for one object at a time.
+//! Fetches an object again that a check of the disk found damaged and dropped, so that the next
+//! request need not wait. Called by the assembly, for one object at a time.
 
-use super::Engine;
-use super::generic::Place;
-use super::site::Site;
+use super::generic::RequestAddress;
+use super::site::ServedSite;
+use super::state::Engine;
 use crate::cache::Hit;
 use crate::fill::{Asker, ObjectRequest, PageRequest};
 use crate::nix::Class;
@@ -15,18 +15,18 @@ use crate::rfc::CdnLoop;
 use http::HeaderMap;
 use std::sync::Arc;
 
-/// What came of it.
+/// The result of a refetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refetched {
+pub enum RefetchResult {
     /// It is stored again.
     Stored,
-    /// It was there: somebody asked for it meanwhile, or memory holds it.
+    /// It is stored already, since a request fetched it, or memory has it.
     Present,
-    /// No site serves it any more, or no origin gave it.
+    /// No site serves it now, or no origin sent it.
     Failed,
 }
 
-impl Refetched {
+impl RefetchResult {
     /// The metric label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,43 +38,47 @@ impl Refetched {
 }
 
 impl Engine {
-    /// Fetches the object of `key` where it is not stored. Bounded by the deadlines of the origins.
-    pub async fn refetch(&self, key: &Key) -> Refetched {
+    /// Fetches the object of `key` if it is not stored. The deadlines of the origins bound it.
+    pub async fn refetch(&self, key: &Key) -> RefetchResult {
         if self.is_stored(key).await {
-            return Refetched::Present;
+            return RefetchResult::Present;
         }
         let sites = self.sites();
-        let Some(site) = sites.named(key.site()) else { return Refetched::Failed };
+        let Some(site) = sites.named(key.site()) else { return RefetchResult::Failed };
         if site.upstream.site.caching.is_some() {
             return self.refetch_page(key, site).await;
         }
         if site.key_space() != key.space() {
-            return Refetched::Failed;
+            return RefetchResult::Failed;
         }
         let wanted = ObjectRequest {
             upstream: Arc::clone(&site.upstream),
             key: key.clone(),
             path: key.path().into(),
             query: key.query().map(Into::into),
-            // What has no class by its path was named by a narinfo.
+            // A path without a class was named by a narinfo, so it is a NAR.
             class: classify(key.path()).filter(|_| key.query().is_none()).unwrap_or(Class::Nar),
             cdn_loop: CdnLoop::default().extended(&self.instance),
             asker: Asker::default(),
             reason: Some(Reason::Heal),
         };
-        let Ok((_, flight)) = self.fills.join(wanted, None, None) else { return Refetched::Failed };
+        let Ok((_, flight)) = self.fills.join(wanted, None, None) else {
+            return RefetchResult::Failed;
+        };
         flight.ended().await;
-        if self.is_stored(key).await { Refetched::Stored } else { Refetched::Failed }
+        if self.is_stored(key).await { RefetchResult::Stored } else { RefetchResult::Failed }
     }
 
-    /// As a client without a wish would ask for it; which one selects a variant, its key does not
-    /// tell.
-    async fn refetch_page(&self, key: &Key, site: &Site) -> Refetched {
-        let Some(place) = Place::of_space(site, key.space()).filter(|_| !key.is_variant()) else {
-            return Refetched::Failed;
+    /// Fetches a page as for a client without cache directives. A variant is not fetched again,
+    /// since its key does not tell which fields select it.
+    async fn refetch_page(&self, key: &Key, site: &ServedSite) -> RefetchResult {
+        let Some(address) =
+            RequestAddress::of_space(site, key.space()).filter(|_| !key.is_variant())
+        else {
+            return RefetchResult::Failed;
         };
         let mut headers = HeaderMap::new();
-        place.tell(&mut headers);
+        address.tell(&mut headers);
         headers.insert("cdn-loop", CdnLoop::default().extended(&self.instance));
         let sought = PageRequest {
             upstream: Arc::clone(&site.upstream),
@@ -87,10 +91,10 @@ impl Engine {
             interim: None,
         };
         let Ok((_, flight)) = self.fills.seek(sought, None, self.clock.now()) else {
-            return Refetched::Failed;
+            return RefetchResult::Failed;
         };
         flight.ended().await;
-        if self.is_stored(key).await { Refetched::Stored } else { Refetched::Failed }
+        if self.is_stored(key).await { RefetchResult::Stored } else { RefetchResult::Failed }
     }
 
     async fn is_stored(&self, key: &Key) -> bool {

@@ -1,5 +1,5 @@
-//! The sites of the config as requests find them: by host name, else the default one. Made at
-//! start and at each reload, then only read.
+//! The sites that are served, found by host name, else the default one. Made at start and at each
+//! reload, then only read.
 
 use crate::fill::SiteOrigins;
 use crate::filter::Filter;
@@ -10,27 +10,27 @@ use prometheus::{Histogram, IntCounter};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-/// A site, and the counters of its requests: several, so that threads need not share them.
+/// A site, with one set of counters for each shard, so that threads need not share them.
 #[derive(Debug)]
-pub struct Site {
-    /// Where its objects come from, and its settings.
+pub struct ServedSite {
+    /// Its origins and settings.
     pub upstream: Arc<SiteOrigins>,
-    /// What its bucket cannot have, where the site knows that.
+    /// Its absence filter, if it has one.
     pub filter: Option<Arc<Filter>>,
     name: Arc<str>,
     key_space: String,
     ports: Ports,
     metrics: Metrics,
-    /// One for each shard of the metrics, made when its threads first answer for the site.
-    meters: Box<[OnceLock<Arc<Meters>>]>,
+    /// One for each shard of the metrics, made at its first answer.
+    meters: Box<[OnceLock<Arc<SiteMeters>>]>,
 }
 
-/// The ports of the listeners that are not the usual one of their clients' scheme.
+/// The ports of the listeners, except the default ports of the schemes.
 #[derive(Debug, Clone, Default)]
 pub struct Ports(Vec<(&'static str, u16)>);
 
 impl Ports {
-    /// Those of listeners, each with the scheme of its clients' URLs.
+    /// The ports of these listeners, each with the scheme of its clients' URLs.
     pub fn of(listeners: impl IntoIterator<Item = (&'static str, u16)>) -> Self {
         let is_usual = |listener: &(&str, u16)| matches!(listener, ("http", 80) | ("https", 443));
         let mut ports: Vec<_> = listeners.into_iter().filter(|one| !is_usual(one)).collect();
@@ -39,15 +39,15 @@ impl Ports {
         Self(ports)
     }
 
-    /// Those of one scheme.
+    /// The ports of one scheme.
     pub(super) fn by(&self, scheme: &str) -> impl Iterator<Item = u16> {
         self.0.iter().filter(move |(own, _)| *own == scheme).map(|(_, port)| *port)
     }
 }
 
-/// The counters of a site's requests, as far as some threads answer them.
+/// The counters of a site in one shard.
 #[derive(Debug)]
-pub(super) struct Meters {
+pub(super) struct SiteMeters {
     site: Arc<str>,
     shard: Shard,
     metrics: Metrics,
@@ -55,7 +55,7 @@ pub(super) struct Meters {
     seconds: [OnceLock<Option<Histogram>>; Class::ALL.len()],
 }
 
-/// What one kind of answer adds to.
+/// The counters of one kind of answer.
 #[derive(Debug, Clone)]
 pub(super) struct Counters {
     /// Requests.
@@ -64,7 +64,7 @@ pub(super) struct Counters {
     pub bytes: IntCounter,
 }
 
-impl Site {
+impl ServedSite {
     /// A site without requests yet.
     pub fn new(
         upstream: Arc<SiteOrigins>,
@@ -105,11 +105,11 @@ impl Site {
     }
 
     /// The counters for the calling thread.
-    pub(super) fn meters(&self) -> Option<&Arc<Meters>> {
+    pub(super) fn meters(&self) -> Option<&Arc<SiteMeters>> {
         let shard = Shard::of_thread();
         let cell = self.meters.get(shard.index())?;
         Some(cell.get_or_init(|| {
-            Arc::new(Meters {
+            Arc::new(SiteMeters {
                 site: self.shared_name(),
                 shard,
                 metrics: self.metrics.clone(),
@@ -120,7 +120,7 @@ impl Site {
     }
 }
 
-impl Meters {
+impl SiteMeters {
     pub(super) fn counters(&self, class: Class, outcome: Outcome) -> Option<&Counters> {
         let cell = self.counters.get(class.index())?.get(outcome.index())?;
         let counters = cell.get_or_init(|| {
@@ -141,14 +141,14 @@ impl Meters {
 /// Every site, by host name.
 #[derive(Debug, Default)]
 pub struct Sites {
-    by_host: HashMap<String, Arc<Site>>,
-    default: Option<Arc<Site>>,
-    all: Vec<Arc<Site>>,
+    by_host: HashMap<String, Arc<ServedSite>>,
+    default: Option<Arc<ServedSite>>,
+    all: Vec<Arc<ServedSite>>,
 }
 
 impl Sites {
     /// Indexes `sites` by their hosts; the one without hosts is the default.
-    pub fn new(sites: Vec<Site>) -> Self {
+    pub fn new(sites: Vec<ServedSite>) -> Self {
         let mut indexed = Self::default();
         for site in sites {
             let site = Arc::new(site);
@@ -164,17 +164,17 @@ impl Sites {
     }
 
     /// The site of `host` (lower case, without a port), else the default one.
-    pub fn route(&self, host: Option<&str>) -> Option<&Arc<Site>> {
+    pub fn route(&self, host: Option<&str>) -> Option<&Arc<ServedSite>> {
         host.and_then(|host| self.by_host.get(host)).or(self.default.as_ref())
     }
 
     /// The site called `name`.
-    pub fn named(&self, name: &str) -> Option<&Arc<Site>> {
+    pub fn named(&self, name: &str) -> Option<&Arc<ServedSite>> {
         self.all.iter().find(|site| site.name() == name)
     }
 
     /// Every site, in the order of the config.
-    pub fn all(&self) -> &[Arc<Site>] {
+    pub fn all(&self) -> &[Arc<ServedSite>] {
         &self.all
     }
 }

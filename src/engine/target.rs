@@ -1,11 +1,14 @@
-//! What a request asks for: from the raw target to a canonical path, a class and a key.
+//! Finds out what a request asks for: a canonical path, a class and a key.
 
-use super::site::Site;
+use super::site::ServedSite;
 use crate::cache::{Cache, ClaimUnknown};
+use crate::fill::{Asker, ObjectRequest};
+use crate::filter::Verdict;
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
-use crate::policy::request::Refusal;
+use crate::policy::request::{ReadMethod, Refusal, Upstream};
+use crate::rfc::CdnLoop;
 use crate::rfc::path::{PlainPath, canonicalise};
 use http::Uri;
 use std::borrow::Cow;
@@ -13,7 +16,7 @@ use std::sync::Arc;
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct ObjectTarget {
     /// Its identity.
     pub(super) key: Key,
     /// The path to ask an origin for.
@@ -24,7 +27,7 @@ pub(super) struct Target {
     pub(super) class: Class,
 }
 
-/// The path of a request, and what it tells by itself.
+/// The path of a request, and what it tells alone.
 #[derive(Debug)]
 pub(super) struct Path<'a> {
     canonical: Cow<'a, str>,
@@ -33,13 +36,13 @@ pub(super) struct Path<'a> {
 }
 
 impl<'a> Path<'a> {
-    /// That of `uri`, whose raw form may have so many bytes.
+    /// The path of `uri`, if its raw form has at most so many bytes.
     pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, Refusal> {
         let canonical = canonicalise(uri.path(), path_bytes_max)?;
         Ok(Self { has_query: uri.query().is_some(), ..Self::named(canonical) })
     }
 
-    /// That of a request target that is plain.
+    /// The path of a simple request.
     pub(super) fn plain(path: PlainPath<'a>) -> Self {
         Self::named(Cow::Borrowed(path.as_str()))
     }
@@ -55,28 +58,60 @@ impl<'a> Path<'a> {
         &self.canonical
     }
 
-    /// Its class, where no narinfo has a say in what the request asks for.
+    /// Its class, if no narinfo can change it.
     pub(super) fn class_without_claim(&self) -> Option<Class> {
         self.class.filter(|class| !self.has_query || *class != Class::Nar)
     }
 
-    /// The same, borrowing nothing.
+    /// The same without borrows.
     pub(super) fn kept(self) -> Path<'static> {
         Path { canonical: Cow::Owned(self.canonical.into_owned()), ..self }
     }
 }
 
-/// Makes out the target of `uri`, whose path is `path`, on `site`.
+/// A request after its site, path, class and key are known.
+#[derive(Debug, Clone)]
+pub(super) struct RoutedRequest {
+    pub(super) site: Arc<ServedSite>,
+    pub(super) passed: CdnLoop,
+    pub(super) target: ObjectTarget,
+    pub(super) method: ReadMethod,
+    pub(super) upstream: Upstream,
+}
+
+impl RoutedRequest {
+    /// Whether the site's absence filter knows that there is no such object.
+    pub(super) fn is_absent_by_filter(&self) -> bool {
+        let Some(filter) = &self.site.filter else { return false };
+        filter.check(&self.target.path, self.target.class) == Some(Verdict::Absent)
+    }
+
+    /// What this instance asks of a fill, for `asker`.
+    pub(super) fn wanted(&self, instance: &str, asker: Asker) -> ObjectRequest {
+        ObjectRequest {
+            upstream: Arc::clone(&self.site.upstream),
+            key: self.target.key.clone(),
+            path: Arc::clone(&self.target.path),
+            query: self.target.query.clone(),
+            class: self.target.class,
+            cdn_loop: self.passed.extended(instance),
+            asker,
+            reason: None,
+        }
+    }
+}
+
+/// The target of `uri` with the path `path` on `site`.
 ///
-/// A query is dropped, and a path outside the grammar of a binary cache refused, unless a narinfo
-/// that is known here names that very URL: NAR URLs are opaque. If a disk that may hold that
-/// narinfo does not answer, neither is decided.
+/// A query is dropped, and a path outside the grammar of a binary cache is refused, unless a known
+/// narinfo names exactly that URL: URLs of NARs are opaque. If a disk that may hold that narinfo
+/// does not answer, the request is refused as undecided.
 pub(super) async fn of(
     uri: &Uri,
-    site: &Site,
+    site: &ServedSite,
     path: Path<'_>,
     cache: &Cache,
-) -> Result<Target, Refusal> {
+) -> Result<ObjectTarget, Refusal> {
     let Path { canonical, class, has_query: _ } = path;
     let key = Key::new(site.key_space(), &canonical, None);
     let path: Arc<str> = canonical.into();
@@ -85,13 +120,13 @@ pub(super) async fn of(
     {
         let key = Key::new(site.key_space(), &path, Some(query));
         if is_named(&key, cache).await? {
-            return Ok(Target { key, path, query: Some(query.into()), class: Class::Nar });
+            return Ok(ObjectTarget { key, path, query: Some(query.into()), class: Class::Nar });
         }
     }
     match class {
-        Some(class) => Ok(Target { key, path, query: None, class }),
+        Some(class) => Ok(ObjectTarget { key, path, query: None, class }),
         None if is_named(&key, cache).await? => {
-            Ok(Target { key, path, query: None, class: Class::Nar })
+            Ok(ObjectTarget { key, path, query: None, class: Class::Nar })
         }
         None => Err(Refusal::OutsideCache),
     }

@@ -1,7 +1,7 @@
-//! A client's body on its way to an origin, which tells its connection once it was read to its end:
-//! an HTTP/1 connection may then be used again. One per request with a body; an atomic mark only.
+//! The body of a client that is sent to an origin. It tells its connection when it was read to its
+//! end, so that an HTTP/1 connection may be reused. One for each request with a body; no locks.
 
-use super::connection::Connection;
+use super::connection::ClientConnection;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -11,21 +11,21 @@ use std::task::{Context, Poll, ready};
 pin_project_lite::pin_project! {
     /// A body of a client.
     #[derive(Debug)]
-    pub(super) struct Upload<B> {
+    pub(super) struct ClientUpload<B> {
         #[pin]
         body: B,
-        connection: Arc<Connection>,
+        connection: Arc<ClientConnection>,
     }
 }
 
-impl<B> Upload<B> {
-    /// The body of the request that is under way on `connection`.
-    pub(super) fn new(body: B, connection: &Arc<Connection>) -> Self {
+impl<B> ClientUpload<B> {
+    /// The body of the present request on `connection`.
+    pub(super) fn new(body: B, connection: &Arc<ClientConnection>) -> Self {
         Self { body, connection: Arc::clone(connection) }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Upload<B> {
+impl<B: Body<Data = Bytes>> Body for ClientUpload<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -37,7 +37,7 @@ impl<B: Body<Data = Bytes>> Body for Upload<B> {
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         let has_ended = match &frame {
             None => true,
-            // Who knows the length asks for nothing behind it.
+            // A reader that knows the length does not poll for the end.
             Some(Ok(_)) => this.body.is_end_stream(),
             Some(Err(_)) => false,
         };

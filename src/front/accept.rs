@@ -1,9 +1,9 @@
 //! The accept loop of one listener. Ends only when the process drains.
 
-use super::admission::Permit;
-use super::conn::{self, Shared};
-use super::{AnswerBody, Door};
-use prometheus::IntGauge;
+use super::connection;
+use super::connection_limits::{AcceptedConnection, ConnectionGuard};
+use super::handler::{Door, HandlerBody};
+use super::state::FrontState;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,35 +22,12 @@ pub(super) struct Listener {
     pub(super) socket: TcpListener,
 }
 
-/// An accepted connection within the limits, counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) door: Door,
-    pub(super) stream: TcpStream,
-    pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
-    pub(super) place: Place,
-}
-
-/// What an open connection holds beside its socket: a permit and a count in the gauge.
-#[derive(Debug)]
-pub(super) struct Place {
-    _permit: Permit,
-    gauge: IntGauge,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.gauge.dec();
-    }
-}
-
 /// Accepts until the process drains; the listener closes then.
-pub(super) async fn run<B>(listener: Listener, shared: Arc<Shared<B>>)
+pub(super) async fn run<B>(listener: Listener, state: Arc<FrontState<B>>)
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
-    let stop = shared.tasks.stopping();
+    let stop = state.tasks.stopping();
     let mut pause = PAUSE_MIN;
     loop {
         let accepted = tokio::select! {
@@ -61,15 +38,15 @@ where
         match accepted {
             Ok((stream, peer)) => {
                 pause = PAUSE_MIN;
-                if let Some(accepted) = admit(listener.door, stream, peer, &shared) {
-                    shared.tasks.spawn("connection", conn::run(accepted, Arc::clone(&shared)));
+                if let Some(accepted) = admit(listener.door, stream, peer, &state) {
+                    state.tasks.spawn("connection", connection::run(accepted, Arc::clone(&state)));
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Out of descriptors or memory: what is open goes on, new ones wait.
-                tracing::warn!(%error, ?pause, "cannot accept connections; raise the limit");
-                shared.refused("accept");
+                // No file descriptors or memory: open connections go on, new ones wait.
+                tracing::warn!(%error, ?pause, "cannot accept connections; raise the limit on files");
+                state.refused("accept");
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
@@ -80,30 +57,29 @@ where
     }
 }
 
-/// The connection with its place; `None` where there is none, and it is closed at once.
+/// The connection with its permit. `None` if a limit is reached: then the connection is closed.
 fn admit<B>(
     door: Door,
     stream: TcpStream,
     peer: SocketAddr,
-    shared: &Shared<B>,
-) -> Option<Accepted> {
-    let permit = match shared.admission.admit(peer.ip()) {
+    state: &FrontState<B>,
+) -> Option<AcceptedConnection> {
+    let permit = match state.connection_limits.admit(peer.ip()) {
         Ok(permit) => permit,
         Err(full) => {
-            shared.refused(full.as_str());
+            state.refused(full.as_str());
             return None;
         }
     };
-    let gauge = shared.metrics.connections.with_label_values(&[door.as_str()]);
-    gauge.inc();
-    let place = Place { _permit: permit, gauge };
+    let gauge = state.metrics.connections.with_label_values(&[door.as_str()]);
+    let guard = ConnectionGuard::new(permit, gauge);
     let local = stream.local_addr().ok()?;
     let canonical =
         |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Some(Accepted { door, stream, peer: canonical(peer), local: canonical(local), place })
+    Some(AcceptedConnection { door, stream, peer: canonical(peer), local: canonical(local), guard })
 }
 
-/// Whether the error speaks of a connection that broke before it was accepted (accept(2)).
+/// Whether the error is of one connection that broke before it was accepted (accept(2)).
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

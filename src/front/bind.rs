@@ -1,4 +1,4 @@
-//! Opens a listening socket, or says in one line why not. Called at start.
+//! Opens a listening socket, or says in one line why that failed. Called at start.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -10,7 +10,7 @@ const BACKLOG: i32 = 4096;
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
+pub enum ListenError {
     /// Another process listens there.
     #[error("{address}: in use; stop what listens there, or choose another port in server.listen")]
     InUse {
@@ -47,8 +47,8 @@ pub enum BindError {
     },
 }
 
-/// Listens on `address`. `[::]` serves IPv4 too, and alone where the machine has no IPv6.
-pub(super) fn listener(address: SocketAddr) -> Result<TcpListener, BindError> {
+/// Listens on `address`. `[::]` serves IPv4 too, and serves it alone if the machine has no IPv6.
+pub(super) fn listener(address: SocketAddr) -> Result<TcpListener, ListenError> {
     match open(address) {
         Ok(listener) => Ok(listener),
         Err(error) if is_dual_stack(address) && lacks_ipv6(&error) => {
@@ -82,17 +82,17 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(no_family) || error.kind() == ErrorKind::AddrNotAvailable
 }
 
-fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
+fn bind_error(address: SocketAddr, source: io::Error) -> ListenError {
     if source.kind() == ErrorKind::AddrInUse {
-        return BindError::InUse { address };
+        return ListenError::InUse { address };
     }
     if source.kind() == ErrorKind::PermissionDenied {
-        return BindError::Denied { address };
+        return ListenError::Denied { address };
     }
     if source.kind() == ErrorKind::AddrNotAvailable {
-        return BindError::NotHere { address };
+        return ListenError::NotHere { address };
     }
-    BindError::Other { address, source }
+    ListenError::Other { address, source }
 }
 
 #[cfg(test)]
@@ -104,14 +104,14 @@ mod tests {
         let first = listener("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = first.local_addr().unwrap();
         let error = listener(address).unwrap_err();
-        assert!(matches!(error, BindError::InUse { .. }), "{error}");
+        assert!(matches!(error, ListenError::InUse { .. }), "{error}");
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
 
     #[tokio::test]
     async fn an_address_of_another_machine_is_named() {
         let error = listener("192.0.2.1:0".parse().unwrap()).unwrap_err();
-        assert!(matches!(error, BindError::NotHere { .. }), "{error}");
+        assert!(matches!(error, ListenError::NotHere { .. }), "{error}");
     }
 
     #[tokio::test]

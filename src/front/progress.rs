@@ -1,6 +1,6 @@
-//! What is progress of a client: bytes that its kernel has acknowledged. The one measure for
-//! HTTP/1.1, TLS and HTTP/2 alike, asked for when a deadline has come and when a connection ends,
-//! never for each write. What the socket accepts says little: megabytes may wait in it.
+//! The progress of a client: the bytes that its kernel has acknowledged. The one measure for
+//! HTTP/1.1, TLS and HTTP/2. Read when a deadline has come and when a connection ends, never for
+//! each write. Bytes that the socket accepts are no measure, since megabytes may wait in it.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use uapi::c::{IPPROTO_TCP, TCP_INFO};
 
 /// Bytes of `struct tcp_info` (linux/tcp.h) up to the last field that is read here.
 const INFO_BYTES: usize = 148;
-/// `tcpi_state` of a connection that is over, by a reset for example.
+/// `tcpi_state` of a connection that is over, for example after a reset.
 const TCP_CLOSE: u8 = 7;
-/// `tcpi_state` of a connection whose peer has closed its side alone, or has ended and says so no
-/// better.
+/// `tcpi_state` of a connection after the peer closed its side. The peer may be gone, or may still
+/// read.
 const TCP_CLOSE_WAIT: u8 = 8;
-/// Times that the kernel is asked within the time that a client may take nothing.
+/// Times that the kernel is asked within the time that a client may acknowledge nothing.
 const LOOKS: u32 = 4;
 
 /// How far a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Progress {
-    /// Bytes that it acknowledged since the connection opened.
+pub(super) struct ClientProgress {
+    /// Bytes that it has acknowledged since the connection opened.
     pub(super) acknowledged_bytes: u64,
-    /// Whether bytes are on their way that it may still acknowledge.
+    /// Whether bytes are sent or wait in the kernel that it has not acknowledged.
     pub(super) is_owed: bool,
     /// Whether the connection is over in both directions: it was reset, or nothing answers.
     pub(super) is_over: bool,
@@ -29,8 +29,9 @@ pub(super) struct Progress {
     pub(super) is_half_closed: bool,
 }
 
-impl Progress {
-    /// That of the client of `socket`, an open TCP socket; `None` if the kernel does not tell.
+impl ClientProgress {
+    /// The progress of the client of `socket`, an open TCP socket. `None` if the kernel does not
+    /// tell.
     pub(super) fn of(socket: RawFd) -> Option<Self> {
         let mut info = [0; INFO_BYTES];
         let length = uapi::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &mut info).ok()?;
@@ -54,7 +55,8 @@ fn field<const BYTES: usize>(info: &[u8], at: usize) -> Option<[u8; BYTES]> {
     info.get(at..)?.first_chunk().copied()
 }
 
-/// How long after one look at the kernel the next is due, if a client may take nothing for `stall`.
+/// How long after one look at the kernel the next is due, if a client may acknowledge nothing for
+/// `stall`.
 pub(super) fn look_after(stall: Duration) -> Duration {
     stall / LOOKS
 }
@@ -73,9 +75,12 @@ mod tests {
     }
 
     /// Asks until `is_as_expected`; the kernel acknowledges when it likes.
-    fn until(server: &TcpStream, is_as_expected: impl Fn(Progress) -> bool) -> Progress {
+    fn until(
+        server: &TcpStream,
+        is_as_expected: impl Fn(ClientProgress) -> bool,
+    ) -> ClientProgress {
         loop {
-            let progress = Progress::of(server.as_raw_fd()).unwrap();
+            let progress = ClientProgress::of(server.as_raw_fd()).unwrap();
             if is_as_expected(progress) {
                 return progress;
             }
@@ -91,7 +96,7 @@ mod tests {
         let before = until(&server, |progress| !progress.is_owed).acknowledged_bytes;
         server.set_nonblocking(true).unwrap();
         while server.write(&[0; 16_000]).is_ok() {}
-        let full = Progress::of(server.as_raw_fd()).unwrap();
+        let full = ClientProgress::of(server.as_raw_fd()).unwrap();
         assert!(full.is_owed);
         let mut buffer = vec![0; 1 << 20];
         client.read_exact(&mut buffer).unwrap();
@@ -125,6 +130,6 @@ mod tests {
     #[test]
     fn what_is_no_tcp_socket_tells_nothing() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(Progress::of(file.as_raw_fd()), None);
+        assert_eq!(ClientProgress::of(file.as_raw_fd()), None);
     }
 }

@@ -1,12 +1,13 @@
-//! One request at the door: what is refused for its framing alone, the handler's call, and the
-//! answer's body as hyper polls it. A panic in the handler fails its request and nothing else.
+//! One request before and after the handler: refuses it for its framing alone, calls the handler,
+//! and tracks the body of its answer while hyper polls it. A panic in the handler fails its request
+//! and nothing else.
 
-use super::AnswerBody;
-use super::carry::Carried;
-use super::conn::Shared;
-use super::express::{self, Ready};
-use super::watch::{UnderWay, Watch};
-use crate::engine::{Answering, Connection, PlainRequest, Taken};
+use super::body_writer::BodyWriter;
+use super::connection_deadlines::{ActiveRequest, ConnectionDeadlines};
+use super::fast_path::{FastBody, FastResponder};
+use super::handler::HandlerBody;
+use super::state::FrontState;
+use crate::engine::{Answering, ClientConnection, FastAnswer, SimpleRequest};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture, Either, ready};
@@ -28,125 +29,130 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// What hyper calls with each request of one connection.
 #[derive(Debug)]
 pub(super) struct Service<B> {
-    pub(super) shared: Arc<Shared<B>>,
-    pub(super) connection: Arc<Connection>,
-    pub(super) watch: Arc<Watch>,
+    pub(super) state: Arc<FrontState<B>>,
+    pub(super) connection: Arc<ClientConnection>,
+    pub(super) deadlines: Arc<ConnectionDeadlines>,
     /// The metric, counted on by this connection's answers alone.
     pub(super) panics: Arc<IntCounter>,
 }
 
 impl<B> hyper::service::Service<Request<Incoming>> for Service<B>
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
-    type Response = Response<Answer<B>>;
+    type Response = Response<TrackedBody<B>>;
     type Error = Infallible;
-    type Future = Either<future::Ready<Answered<B>>, BoxFuture<'static, Answered<B>>>;
+    type Future = Either<future::Ready<ServiceResult<B>>, BoxFuture<'static, ServiceResult<B>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let body = announced(&request);
         let is_one_at_a_time = request.version() < Version::HTTP_2;
-        let entered = Entered {
+        let pending = PendingAnswer {
             version: request.version(),
-            awaited: (body == Announced::Some && is_one_at_a_time).then(|| {
+            awaited: (body == RequestBody::Present && is_one_at_a_time).then(|| {
                 self.connection.awaits_body();
                 Arc::clone(&self.connection)
             }),
-            under_way: UnderWay::begin(&self.watch),
+            active: ActiveRequest::begin(&self.deadlines),
             panics: Arc::clone(&self.panics),
         };
-        let shared = &self.shared;
-        let headers_max = shared.server.limits.request_headers_max;
+        let state = &self.state;
+        let headers_max = state.server.limits.request_headers_max;
         if let Some(refusal) = refusal(request.method(), request.headers(), body, headers_max) {
-            shared.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
-            shared.handler.refused(&request, refusal.status(), &self.connection);
-            let response = refusal.response(entered.version);
-            return Either::Left(ready(Ok(entered.own(response))));
+            state.metrics.requests_refused.with_label_values(&[refusal.as_str()]).inc();
+            state.handler.refused(&request, refusal.status(), &self.connection);
+            let response = refusal.response(pending.version);
+            return Either::Left(ready(Ok(pending.own(response))));
         }
-        // The handler's state is dropped with its panic: nobody sees it half changed.
-        let called = AssertUnwindSafe(|| shared.handler.answer(request, &self.connection));
+        // A panic drops the state of the handler, so no code sees that half changed.
+        let called = AssertUnwindSafe(|| state.handler.answer(request, &self.connection));
         match catch_unwind(called) {
-            Ok(Answering::Now(response)) => Either::Left(ready(Ok(entered.handlers(response)))),
-            Err(_) => Either::Left(ready(Ok(entered.panicked()))),
+            Ok(Answering::Now(response)) => Either::Left(ready(Ok(pending.handlers(response)))),
+            Err(_) => Either::Left(ready(Ok(pending.panicked()))),
             Ok(Answering::Later(answer)) => Either::Right(Box::pin(async move {
                 Ok(match AssertUnwindSafe(answer).catch_unwind().await {
-                    Ok(response) => entered.handlers(response),
-                    Err(_) => entered.panicked(),
+                    Ok(response) => pending.handlers(response),
+                    Err(_) => pending.panicked(),
                 })
             })),
         }
     }
 }
 
-type Answered<B> = Result<Response<Answer<B>>, Infallible>;
+type ServiceResult<B> = Result<Response<TrackedBody<B>>, Infallible>;
 
-/// What the door keeps of a request until there is an answer.
-struct Entered {
+/// What is kept of a request until there is an answer.
+struct PendingAnswer {
     version: Version,
-    /// The connection, where a body comes on it that may be left unread.
-    awaited: Option<Arc<Connection>>,
-    under_way: UnderWay,
+    /// The connection, if a body comes on it that may stay unread.
+    awaited: Option<Arc<ClientConnection>>,
+    active: ActiveRequest,
     panics: Arc<IntCounter>,
 }
 
-impl Entered {
+impl PendingAnswer {
     /// The handler's answer. An HTTP/1 connection ends after it, unless the request's body was read
     /// to its end.
-    fn handlers<B>(self, response: Response<B>) -> Response<Answer<B>>
+    fn handlers<B>(self, response: Response<B>) -> Response<TrackedBody<B>>
     where
-        B: AnswerBody,
+        B: HandlerBody,
     {
         let (mut parts, body) = response.into_parts();
-        // What is left of a body could be taken for a request.
+        // The rest of a body could be taken for a request.
         if self.awaited.is_some_and(|connection| !connection.is_body_read()) {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let sent = Sent::Handler { body };
-        Response::from_parts(parts, Answer::new(sent, self.under_way, self.panics))
+        let sent = AnswerContent::Handler { body };
+        Response::from_parts(parts, TrackedBody::new(sent, self.active, self.panics))
     }
 
-    /// An answer of the door itself.
-    fn own<B>(self, response: Response<Bytes>) -> Response<Answer<B>>
+    /// An answer that this module makes itself.
+    fn own<B>(self, response: Response<Bytes>) -> Response<TrackedBody<B>>
     where
-        B: AnswerBody,
+        B: HandlerBody,
     {
         let (parts, text) = response.into_parts();
-        Response::from_parts(parts, Answer::new(Sent::own(text), self.under_way, self.panics))
+        Response::from_parts(
+            parts,
+            TrackedBody::new(AnswerContent::own(text), self.active, self.panics),
+        )
     }
 
     /// The answer of a handler that panicked.
-    fn panicked<B>(self) -> Response<Answer<B>>
+    fn panicked<B>(self) -> Response<TrackedBody<B>>
     where
-        B: AnswerBody,
+        B: HandlerBody,
     {
         self.panics.inc();
-        tracing::error!("a request ended in a panic; its client got status 500");
-        self.own(plain(StatusCode::INTERNAL_SERVER_ERROR, "fault"))
+        tracing::error!("request panicked, answered 500");
+        self.own(own_answer(StatusCode::INTERNAL_SERVER_ERROR, "fault"))
     }
 }
 
-impl<B> Ready for Service<B>
+impl<B> FastResponder for Service<B>
 where
-    B: AnswerBody,
+    B: HandlerBody,
 {
-    fn answer(&self, request: &PlainRequest<'_>, out: &mut Vec<u8>) -> Taken<express::Body> {
+    fn answer(&self, request: &SimpleRequest<'_>, out: &mut Vec<u8>) -> FastAnswer<FastBody> {
         let before = out.len();
-        let handler = &self.shared.handler;
-        // What the handler may leave half done is cut off.
-        let called = AssertUnwindSafe(|| handler.express(request, &self.connection, out));
+        let handler = &self.state.handler;
+        // If the handler panics, what it wrote is cut off.
+        let called = AssertUnwindSafe(|| handler.fast_path(request, &self.connection, out));
         match catch_unwind(called) {
-            Ok(Taken::Begun(body)) => {
-                let under_way = UnderWay::begin(&self.watch);
-                let (sent, panics) = (Sent::Handler { body }, Arc::clone(&self.panics));
-                Taken::Begun(Box::pin(Carried::new(Answer::new(sent, under_way, panics))))
+            Ok(FastAnswer::HeadWritten(body)) => {
+                let active = ActiveRequest::begin(&self.deadlines);
+                let (sent, panics) = (AnswerContent::Handler { body }, Arc::clone(&self.panics));
+                FastAnswer::HeadWritten(Box::pin(BodyWriter::new(TrackedBody::new(
+                    sent, active, panics,
+                ))))
             }
-            Ok(Taken::Answered) => Taken::Answered,
-            Ok(Taken::Not) => Taken::Not,
+            Ok(FastAnswer::Complete) => FastAnswer::Complete,
+            Ok(FastAnswer::NotTaken) => FastAnswer::NotTaken,
             Err(_) => {
                 self.panics.inc();
-                tracing::error!("a panic in the short way of a request; it goes the long way now");
+                tracing::error!("panic in the fast path; the request takes the usual path");
                 out.truncate(before);
-                Taken::Not
+                FastAnswer::NotTaken
             }
         }
     }
@@ -154,25 +160,26 @@ where
 
 /// Whether a request has a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Announced {
-    None,
-    Some,
+enum RequestBody {
+    Absent,
+    Present,
 }
 
-/// hyper drops `Content-Length` beside `Transfer-Encoding`, so over HTTP/1 its own framing tells.
-/// An HTTP/2 request may leave its end to an empty frame, so there the length does.
-fn announced(request: &Request<Incoming>) -> Announced {
+/// Over HTTP/1 the framing of hyper decides, since hyper drops `Content-Length` beside
+/// `Transfer-Encoding`. An HTTP/2 request may leave its end to an empty frame, so there the length
+/// decides.
+fn announced(request: &Request<Incoming>) -> RequestBody {
     let is_empty = if request.version() < Version::HTTP_2 {
         request.body().is_end_stream()
     } else {
         request.headers().get_all(CONTENT_LENGTH).iter().all(|length| length == "0")
     };
-    if is_empty { Announced::None } else { Announced::Some }
+    if is_empty { RequestBody::Absent } else { RequestBody::Present }
 }
 
 /// Why a request is refused for its framing alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum FramingRefusal {
     /// A GET or HEAD with a body: its framing is in doubt.
     Body,
     /// CONNECT: this is no tunnel.
@@ -186,29 +193,29 @@ enum Refusal {
 fn refusal(
     method: &Method,
     headers: &HeaderMap,
-    body: Announced,
+    body: RequestBody,
     headers_max: usize,
-) -> Option<Refusal> {
+) -> Option<FramingRefusal> {
     let is_known =
         |expectation: &HeaderValue| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue");
     // HTTP/2 splits one field into as many lines as there are cookies (RFC 9113 section 8.2.3).
     let cookies = headers.get_all(COOKIE).iter().count().saturating_sub(1);
     if headers.len().saturating_sub(cookies) > headers_max {
-        Some(Refusal::HeaderCount)
+        Some(FramingRefusal::HeaderCount)
     } else if *method == Method::CONNECT {
-        Some(Refusal::Connect)
-    } else if body == Announced::Some && (*method == Method::GET || *method == Method::HEAD) {
-        Some(Refusal::Body)
+        Some(FramingRefusal::Connect)
+    } else if body == RequestBody::Present && (*method == Method::GET || *method == Method::HEAD) {
+        Some(FramingRefusal::Body)
     } else if headers.keys().any(|name| *name == EXPECT)
         && !headers.get_all(EXPECT).iter().all(is_known)
     {
-        Some(Refusal::Expectation)
+        Some(FramingRefusal::Expectation)
     } else {
         None
     }
 }
 
-impl Refusal {
+impl FramingRefusal {
     /// The reason in metrics.
     const fn as_str(self) -> &'static str {
         match self {
@@ -230,7 +237,7 @@ impl Refusal {
 
     /// The whole answer; an HTTP/1 connection closes after it.
     fn response(self, version: Version) -> Response<Bytes> {
-        let mut response = plain(self.status(), self.as_str());
+        let mut response = own_answer(self.status(), self.as_str());
         if version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -241,8 +248,8 @@ impl Refusal {
     }
 }
 
-/// An answer of the door itself; `detail` is a token (RFC 9110 section 5.6.2).
-fn plain(status: StatusCode, detail: &'static str) -> Response<Bytes> {
+/// An answer that this module makes itself. `detail` is a token (RFC 9110 section 5.6.2).
+fn own_answer(status: StatusCode, detail: &'static str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(format!("{} ({detail})\n", status.as_u16())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -254,39 +261,39 @@ fn plain(status: StatusCode, detail: &'static str) -> Response<Bytes> {
 }
 
 pin_project_lite::pin_project! {
-    /// The body of an answer, watched.
-    pub(super) struct Answer<B> {
+    /// The body of an answer. Tells the deadlines of the connection when it is polled and ends.
+    pub(super) struct TrackedBody<B> {
         #[pin]
-        sent: Sent<B>,
-        under_way: UnderWay,
+        sent: AnswerContent<B>,
+        active: ActiveRequest,
         panics: Arc<IntCounter>,
     }
 }
 
 pin_project_lite::pin_project! {
-    #[project = SentProjection]
-    enum Sent<B> {
+    #[project = AnswerContentProjection]
+    enum AnswerContent<B> {
         Handler { #[pin] body: B },
         Own { bytes: Option<Bytes> },
     }
 }
 
-impl<B> Sent<B> {
+impl<B> AnswerContent<B> {
     fn own(bytes: Bytes) -> Self {
         Self::Own { bytes: Some(bytes) }
     }
 }
 
-impl<B: AnswerBody> Answer<B> {
-    fn new(sent: Sent<B>, mut under_way: UnderWay, panics: Arc<IntCounter>) -> Self {
+impl<B: HandlerBody> TrackedBody<B> {
+    fn new(sent: AnswerContent<B>, mut active: ActiveRequest, panics: Arc<IntCounter>) -> Self {
         if sent.is_end_stream() {
-            under_way.finished();
+            active.finished();
         }
-        Self { sent, under_way, panics }
+        Self { sent, active, panics }
     }
 }
 
-impl<B: AnswerBody> Body for Answer<B> {
+impl<B: HandlerBody> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = io::Error;
 
@@ -295,20 +302,20 @@ impl<B: AnswerBody> Body for Answer<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, io::Error>>> {
         let mut this = self.project();
-        this.under_way.asked();
+        this.active.asked();
         // A body that panicked is not polled again: the error ends it.
         let polled = catch_unwind(AssertUnwindSafe(|| this.sent.as_mut().poll_frame(cx)));
         let Ok(polled) = polled else {
             this.panics.inc();
-            tracing::error!("an answer's body ended in a panic; its client is cut off");
+            tracing::error!("body of an answer panicked, connection cut");
             return Poll::Ready(Some(Err(io::Error::other("panic in an answer's body"))));
         };
         let frame = when_ready!(polled);
         if let Some(Ok(_)) = &frame {
-            this.under_way.handed_over();
+            this.active.handed_over();
         }
         if frame.is_none() || this.sent.is_end_stream() {
-            this.under_way.finished();
+            this.active.finished();
         }
         Poll::Ready(frame)
     }
@@ -322,7 +329,7 @@ impl<B: AnswerBody> Body for Answer<B> {
     }
 }
 
-impl<B: AnswerBody> Body for Sent<B> {
+impl<B: HandlerBody> Body for AnswerContent<B> {
     type Data = B::Data;
     type Error = io::Error;
 
@@ -331,8 +338,8 @@ impl<B: AnswerBody> Body for Sent<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, io::Error>>> {
         match self.project() {
-            SentProjection::Handler { body } => body.poll_frame(cx),
-            SentProjection::Own { bytes } => {
+            AnswerContentProjection::Handler { body } => body.poll_frame(cx),
+            AnswerContentProjection::Own { bytes } => {
                 Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b.into()))))
             }
         }

@@ -1,166 +1,38 @@
-//! What hyper reads and writes: a TCP connection, plain or under TLS, that tells its [`Watch`]
-//! what happens and that ends with a reset where an answer is unfinished. One per connection,
-//! owned by its task; no locks of its own.
+//! What hyper reads and writes: a TCP connection in the clear or under TLS. Takes requests of the
+//! fast path out of what is read, refuses bare line feeds, and writes interim answers in between.
+//! Tells its [`ConnectionDeadlines`] what happens. One for each connection, owned by its task; no
+//! locks.
 
-use super::express::{Express, Next, Ready, Turn};
-use super::lines::{Lines, Refused};
-use super::pace::{self, Pace};
-use super::plain::HeadLimits;
-use super::secure::{Secure, Unflushed};
-use super::sender::Sender;
-use super::watch::Watch;
-use crate::engine::{Connection, Interims};
+use super::bare_lf::{BareLf, BareLfFilter};
+use super::connection_deadlines::ConnectionDeadlines;
+use super::fast_path::{FastPath, FastResponder, InputOwner, NextStep};
+use super::simple_request::HeadLimits;
+use super::tcp_socket::TcpSocket;
+use super::tls_records::{TlsFlush, TlsRecords};
+use crate::engine::{ClientConnection, Interims};
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What ends a request's head.
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
-/// Bytes that may wait in the kernel, not sent yet: bounds memory, and lets a slow reader's
-/// progress show every few seconds instead of once in a whole send buffer. See `pace` for who is
-/// exempt.
-pub(super) const UNSENT_BYTES_MAX: u32 = 256 * 1024;
-/// When the kernel asks a silent client whether it is still there, how often again, and how many
-/// times that may be left unanswered.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(75);
-/// See [`KEEPALIVE_AFTER`].
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
-/// See [`KEEPALIVE_AFTER`].
-const KEEPALIVE_RETRIES: u32 = 4;
-/// The same for a client of HTTP/1 under TLS that takes what it is sent fast: fewer wake-ups for
-/// the memory. Over HTTP/2 all that waits is in the way of the answers that come behind it.
-const FAST_UNSENT_BYTES_MAX: u32 = 1024 * 1024;
-
-/// The TCP connection.
-#[derive(Debug)]
-pub(super) struct Raw {
-    stream: TcpStream,
-    watch: Arc<Watch>,
-    /// Where placeholders may be written.
-    spans: Option<Sender>,
-    /// Where the client's pace is looked at, beside that of files that `spans` sends.
-    pace: Option<Pace>,
-}
-
-impl Raw {
-    /// Sets the socket's options; where one cannot be set, the connection works without it.
-    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
-        let socket = SockRef::from(&stream);
-        // A client that closed both its sides has forgotten the connection a minute later.
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_AFTER)
-            .with_interval(KEEPALIVE_EVERY)
-            .with_retries(KEEPALIVE_RETRIES);
-        for result in [
-            socket.set_tcp_nodelay(true),
-            socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX),
-            socket.set_tcp_keepalive(&keepalive),
-        ] {
-            if let Err(error) = result {
-                tracing::debug!(%error, "cannot set a socket option");
-            }
-        }
-        watch.socket_opened(stream.as_raw_fd());
-        Self { stream, watch, spans: None, pace: None }
-    }
-
-    /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
-    pub(super) fn is_paced(&mut self) {
-        self.pace = Some(Pace::new(FAST_UNSENT_BYTES_MAX, &pace::ALL));
-    }
-
-    fn seen(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &result {
-            Poll::Ready(Ok(bytes)) => self.watch.wrote(*bytes),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending if self.spans.as_ref().is_some_and(Sender::is_reading) => {
-                self.watch.reads_disk();
-            }
-            Poll::Pending => self.watch.blocked(),
-        }
-        result
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        self.watch.socket_closes();
-        if self.watch.is_reset()
-            && let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
-        {
-            tracing::debug!(%error, "cannot reset a connection");
-        }
-    }
-}
-
-impl AsyncRead for Raw {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Raw {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let result = match &mut this.spans {
-            Some(sender) => sender.poll_send(&mut this.stream, cx, slices),
-            None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
-        };
-        if let (Some(pace), Poll::Ready(Ok(bytes))) = (&mut this.pace, &result) {
-            pace.sent(*bytes, &this.stream);
-        }
-        this.seen(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
 
 /// Plain or under TLS.
 #[derive(Debug)]
-pub(super) enum Stream {
-    Plain(Raw),
-    Tls(Secure),
+pub(super) enum ClientStream {
+    Plain(TcpSocket),
+    Tls(TlsRecords),
 }
 
-/// What a client's first bytes say.
+/// What the first bytes of a client are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// Nothing: it closed.
+    /// None: the client closed.
     Closed,
     /// The preface of HTTP/2.
     Preface,
@@ -171,43 +43,43 @@ pub(super) enum Opening {
 /// The connection as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: Stream,
-    /// Bytes read by [`Socket::opening`], to be read again.
+    stream: ClientStream,
+    /// Bytes that [`Socket::opening`] read, to be read again.
     ahead: BytesMut,
-    /// Over HTTP/1, whose requests are lines; not before the protocol is known.
-    lines: Option<Lines>,
-    /// Interim answers to be written, over HTTP/1.
-    interims: Option<Interim>,
-    /// The short way of hits, over HTTP/1.
-    express: Option<Express>,
-    watch: Arc<Watch>,
-    /// What is known of the connection once its protocol is.
-    connection: Option<Arc<Connection>>,
-    flushed: Flushed,
+    /// The filter of line ends over HTTP/1; `None` until the protocol is known.
+    bare_lf: Option<BareLfFilter>,
+    /// Interim answers that are to be written, over HTTP/1.
+    interims: Option<InterimWriter>,
+    /// The fast path of hits, over HTTP/1.
+    fast_path: Option<FastPath>,
+    deadlines: Arc<ConnectionDeadlines>,
+    /// The connection as the engine knows it; `None` until the protocol is known.
+    connection: Option<Arc<ClientConnection>>,
+    flushed: FlushBy,
 }
 
-/// Who has what was written sent, if it is not enough to be sent by itself.
+/// Which side flushes what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flushed {
-    /// Whoever wrote it.
-    ByWriter,
-    /// The connection's task, after it polled the writer.
-    ByTask,
+enum FlushBy {
+    /// The writer, hyper.
+    Writer,
+    /// The task of the connection, after it polled the writer.
+    Task,
 }
 
-/// Interim answers on their way, and whether one may stand here.
+/// Interim answers, and whether one may be written now.
 #[derive(Debug)]
-struct Interim {
+struct InterimWriter {
     waiting: Arc<Interims>,
-    /// Of one that is being written, what is left.
+    /// The rest of one that is being written.
     rest: Bytes,
-    /// Whether all that was written before has gone: what is written next begins an answer.
+    /// Whether everything before is written, so that the next write begins an answer.
     is_between: bool,
 }
 
-impl Interim {
-    /// What is to be written before the next answer, at its beginning or while it is waited for;
-    /// what has missed that is thrown away.
+impl InterimWriter {
+    /// What to write before the next answer. Interim answers that come after their answer has begun
+    /// are dropped.
     fn next(&mut self) -> &mut Bytes {
         if self.rest.is_empty() && self.waiting.has_bytes() {
             let bytes = self.waiting.take();
@@ -220,66 +92,67 @@ impl Interim {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(stream: ClientStream, deadlines: Arc<ConnectionDeadlines>) -> Self {
         Self {
             stream,
             ahead: BytesMut::new(),
-            lines: None,
+            bare_lf: None,
             interims: None,
-            express: None,
-            watch,
+            fast_path: None,
+            deadlines,
             connection: None,
-            flushed: Flushed::ByWriter,
+            flushed: FlushBy::Writer,
         }
     }
 
-    /// From here on whoever reads sees HTTP/1, and no line that ends otherwise than in CRLF; what
-    /// is written may be placeholders of `connection`'s. Requests that `ready` answers are not seen
-    /// at all, where their heads keep to `limits`. See [`Socket::left_unflushed`].
+    /// From now on hyper reads HTTP/1, in which no line ends in a bare line feed, and its writes
+    /// may contain placeholders of `connection`. If their heads keep to `limits`, requests that
+    /// `responder` answers never reach hyper. See [`Socket::left_unflushed`] for the returned
+    /// value.
     pub(super) fn speaks_http1(
         &mut self,
-        connection: &Arc<Connection>,
-        ready: Arc<dyn Ready>,
+        connection: &Arc<ClientConnection>,
+        responder: Arc<dyn FastResponder>,
         limits: HeadLimits,
-    ) -> Option<Unflushed> {
+    ) -> Option<TlsFlush> {
         let held = std::mem::take(&mut self.ahead);
-        self.watch.read(&held);
-        self.express = Some(Express::new(ready, limits, held));
-        self.lines = Some(Lines::default());
+        self.deadlines.read(&held);
+        self.fast_path = Some(FastPath::new(responder, limits, held));
+        self.bare_lf = Some(BareLfFilter::default());
         self.connection = Some(Arc::clone(connection));
         self.interims = connection.interims().map(|waiting| {
             let waiting = Arc::clone(waiting);
-            Interim { waiting, rest: Bytes::new(), is_between: true }
+            InterimWriter { waiting, rest: Bytes::new(), is_between: true }
         });
         match &mut self.stream {
-            Stream::Plain(raw) if connection.spans().is_some() => {
-                raw.spans = Some(Sender::new(Arc::clone(connection)));
+            ClientStream::Plain(raw) if connection.sendfile_queue().is_some() => {
+                raw.sends_files_of(connection);
             }
-            Stream::Plain(_) => {}
-            Stream::Tls(secure) => secure.is_paced(),
+            ClientStream::Plain(_) => {}
+            ClientStream::Tls(records) => records.enlarge_send_buffer(),
         }
         self.left_unflushed()
     }
 
-    /// From here on whoever reads and writes is h2. See [`Socket::left_unflushed`].
-    pub(super) fn speaks_http2(&mut self, connection: &Arc<Connection>) -> Option<Unflushed> {
+    /// From now on h2 reads and writes. See [`Socket::left_unflushed`] for the returned value.
+    pub(super) fn speaks_http2(&mut self, connection: &Arc<ClientConnection>) -> Option<TlsFlush> {
         self.connection = Some(Arc::clone(connection));
         self.left_unflushed()
     }
 
-    /// hyper flushes each piece of a body, and h2 each frame. Where that would cost, their flushes
-    /// do nothing from here on, and the caller flushes what is returned after each poll of hyper.
-    fn left_unflushed(&mut self) -> Option<Unflushed> {
+    /// hyper flushes each piece of a body, and h2 each frame. Under TLS that costs too much: from
+    /// now on their flushes do nothing, and the caller flushes the returned value after each poll.
+    fn left_unflushed(&mut self) -> Option<TlsFlush> {
         match &self.stream {
-            Stream::Plain(_) => None,
-            Stream::Tls(secure) => {
-                self.flushed = Flushed::ByTask;
-                Some(Unflushed::of(secure))
+            ClientStream::Plain(_) => None,
+            ClientStream::Tls(tls_records) => {
+                self.flushed = FlushBy::Task;
+                Some(TlsFlush::of(tls_records))
             }
         }
     }
 
-    /// An error where what is given now may not be written: it could not be read.
+    /// An error if nothing may be written any more, since a stored file could not be read.
     fn check(&self) -> io::Result<()> {
         match &self.connection {
             Some(connection) if connection.is_broken() => {
@@ -289,7 +162,7 @@ impl Socket {
         }
     }
 
-    /// Writes interim answers that have come.
+    /// Writes the interim answers that wait.
     fn poll_interims(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(interims) = &mut self.interims else { return Poll::Ready(Ok(())) };
         let rest = interims.next();
@@ -303,25 +176,25 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Notes that a part of an answer is written.
+    /// Notes that an answer is being written.
     fn is_answering(&mut self) {
         if let Some(interims) = &mut self.interims {
             interims.is_between = false;
         }
     }
 
-    /// No request is answered any more: what comes is only read to its end.
+    /// From now on no request is answered: input is only read to its end.
     pub(super) fn takes_no_more(&mut self) {
-        self.express = None;
+        self.fast_path = None;
     }
 
-    /// Writes answers of the short way for which there was no room, and the body behind them.
+    /// Writes answers of the fast path that did not fit into the socket, and their body.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(express) = &mut self.express else { return Poll::Ready(Ok(())) };
-        express.poll_rest(cx, &self.watch, Pin::new(&mut self.stream))
+        let Some(fast_path) = &mut self.fast_path else { return Poll::Ready(Ok(())) };
+        fast_path.poll_rest(cx, &self.deadlines, Pin::new(&mut self.stream))
     }
 
-    /// Reads, answers what goes the short way, and gives `buffer` what does not.
+    /// Reads, answers what the fast path can, and gives hyper the rest in `buffer`.
     fn poll_library(
         &mut self,
         cx: &mut Context<'_>,
@@ -330,40 +203,41 @@ impl Socket {
         let before = buffer.filled().len();
         loop {
             ready!(self.poll_rest(cx))?;
-            let Some(express) = &mut self.express else { return self.poll_all(cx, buffer) };
-            if let Some(bytes) = express.owed(buffer.remaining()) {
+            let Some(fast_path) = &mut self.fast_path else { return self.poll_all(cx, buffer) };
+            if let Some(bytes) = fast_path.owed(buffer.remaining()) {
                 buffer.put_slice(&bytes);
                 self.refuse_bare_line_feeds(buffer, before);
                 return Poll::Ready(Ok(()));
             }
-            let turn = express.turn();
-            match turn {
-                Turn::Closed => {
-                    self.express = None;
+            let owner = fast_path.owner();
+            match owner {
+                InputOwner::Closed => {
+                    self.fast_path = None;
                     continue;
                 }
-                // The library learns of an end in the middle of its answer, and of nothing else.
-                Turn::Library { .. } if express.holds() => return Poll::Pending,
-                Turn::Library { .. } => {}
-                Turn::Own if self.watch.is_winding_down() => {
-                    express.close();
+                // hyper may learn of an end in the middle of its answer, and of nothing else.
+                InputOwner::Library { .. } if fast_path.holds() => return Poll::Pending,
+                InputOwner::Library { .. } => {}
+                InputOwner::FastPath if self.deadlines.is_winding_down() => {
+                    fast_path.close();
                     continue;
                 }
-                Turn::Own => {
+                InputOwner::FastPath => {
                     let (mut failed, stream) = (None, &mut self.stream);
-                    let next = express.take(&self.watch, |express, batch| {
-                        match Pin::new(stream).poll_write(cx, batch) {
-                            Poll::Ready(Ok(written)) => {
-                                express.keep(batch.get(written..).unwrap_or_default());
+                    let next =
+                        fast_path.take(&self.deadlines, |fast_path, batch| {
+                            match Pin::new(stream).poll_write(cx, batch) {
+                                Poll::Ready(Ok(written)) => {
+                                    fast_path.keep(batch.get(written..).unwrap_or_default());
+                                }
+                                Poll::Ready(Err(error)) => failed = Some(error),
+                                Poll::Pending => fast_path.keep(batch),
                             }
-                            Poll::Ready(Err(error)) => failed = Some(error),
-                            Poll::Pending => express.keep(batch),
-                        }
-                    });
+                        });
                     if let Some(error) = failed {
                         return Poll::Ready(Err(error));
                     }
-                    if next == Next::Again {
+                    if next == NextStep::Again {
                         continue;
                     }
                 }
@@ -371,22 +245,22 @@ impl Socket {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
             let bytes = buffer.filled().get(before..).unwrap_or_default();
             if bytes.is_empty() {
-                if !express.holds() {
+                if !fast_path.holds() {
                     return Poll::Ready(Ok(()));
                 }
-                express.close();
+                fast_path.close();
                 continue;
             }
-            self.watch.read(bytes);
-            express.hold(bytes);
+            self.deadlines.read(bytes);
+            fast_path.hold(bytes);
             buffer.set_filled(before);
-            if turn != Turn::Own {
+            if owner != InputOwner::FastPath {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Reads, for a library that gets everything.
+    /// Reads, after the fast path has ended: hyper gets everything.
     fn poll_all(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         if self.ahead.has_remaining() {
@@ -399,32 +273,32 @@ impl Socket {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         }
         if let Some(bytes) = buffer.filled().get(before..) {
-            self.watch.read(bytes);
+            self.deadlines.read(bytes);
         }
         self.refuse_bare_line_feeds(buffer, before);
         Poll::Ready(Ok(()))
     }
 
-    /// Looks at the bytes of `buffer` from `before`, which the library is given.
+    /// Refuses bare line feeds in the bytes of `buffer` from `before`, which hyper gets.
     fn refuse_bare_line_feeds(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
-        let Some(lines) = &mut self.lines else { return };
+        let Some(bare_lf) = &mut self.bare_lf else { return };
         let bytes = buffer.filled_mut().get_mut(before..).unwrap_or_default();
-        // The deadlines have noted such an end as they were told of the bytes.
+        // The deadlines know such an end from the bytes themselves.
         let is_noted = bytes.ends_with(b"\n\r\n");
-        if lines.refuse_bare_line_feeds(bytes) == Refused::First {
+        if bare_lf.refuse_bare_line_feeds(bytes) == BareLf::First {
             // hyper parses what it has begun to read only when it sees the end of it.
             self.ahead.extend_from_slice(END_OF_HEAD);
         }
         if !is_noted
-            && lines.is_between_requests()
-            && !self.express.as_ref().is_some_and(Express::holds)
+            && bare_lf.is_between_requests()
+            && !self.fast_path.as_ref().is_some_and(FastPath::holds)
         {
-            self.watch.is_between_requests();
+            self.deadlines.is_between_requests();
         }
     }
 
-    /// Reads as many bytes as it takes to tell HTTP/2 from everything else; reading the socket
-    /// yields them again. Not cancel safe; without a deadline of its own.
+    /// Reads until HTTP/2 can be told from everything else. The next reads yield the same bytes
+    /// again. Not cancel safe; without a deadline of its own.
     pub(super) async fn opening(&mut self) -> io::Result<Opening> {
         self.ahead.reserve(PREFACE.len());
         while self.ahead.len() < PREFACE.len() && PREFACE.starts_with(&self.ahead) {
@@ -446,7 +320,7 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.express.is_some() {
+        if this.fast_path.is_some() {
             return this.poll_library(cx, buffer);
         }
         this.poll_all(cx, buffer)
@@ -461,7 +335,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
-        this.watch.library_writes();
+        this.deadlines.library_writes();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
@@ -475,7 +349,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
-        this.watch.library_writes();
+        this.deadlines.library_writes();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
         this.is_answering();
@@ -487,23 +361,23 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes only when it holds nothing that is not written yet.
+        // hyper flushes only if it holds nothing unwritten.
         let this = self.get_mut();
         if let Some(interims) = &mut this.interims {
             interims.is_between = true;
         }
-        this.watch.library_flushed();
+        this.deadlines.library_flushed();
         ready!(this.poll_rest(cx))?;
         ready!(this.poll_interims(cx))?;
-        if let Some(express) = &mut this.express
-            && express.flushed(&this.watch)
+        if let Some(fast_path) = &mut this.fast_path
+            && fast_path.flushed(&this.deadlines)
         {
-            // The library may believe that it waits for the socket.
+            // hyper may still wait for the socket.
             cx.waker().wake_by_ref();
         }
         match this.flushed {
-            Flushed::ByWriter => Pin::new(&mut this.stream).poll_flush(cx),
-            Flushed::ByTask => Poll::Ready(Ok(())),
+            FlushBy::Writer => Pin::new(&mut this.stream).poll_flush(cx),
+            FlushBy::Task => Poll::Ready(Ok(())),
         }
     }
 
@@ -514,7 +388,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -527,7 +401,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ClientStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -575,30 +449,8 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::watch::Deadlines;
+    use crate::front::tcp_socket::tests::pair;
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
-    use tokio::time::Instant;
-
-    async fn pair() -> (TcpStream, Raw, Arc<Watch>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let long = Duration::from_hours(1);
-        let deadlines = Deadlines { request_head: long, idle: long, write_stall: long };
-        let watch = Arc::new(Watch::new(deadlines, Instant::now()));
-        let raw = Raw::new(listener.accept().await.unwrap().0, Arc::clone(&watch));
-        (client, raw, watch)
-    }
-
-    /// Without it a reader of 10 kB/s shows no progress for minutes, and is taken for a stalled
-    /// one.
-    #[tokio::test]
-    async fn little_waits_unsent_in_the_kernel() {
-        let (_client, raw, _) = pair().await;
-        let socket = SockRef::from(&raw.stream);
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
-        assert!(socket.tcp_nodelay().unwrap());
-    }
 
     #[tokio::test]
     async fn what_was_read_to_tell_the_protocol_is_read_again() {
@@ -611,8 +463,8 @@ mod tests {
             (&["PRI"], Opening::Other),
             (&[], Opening::Closed),
         ] {
-            let (mut client, raw, watch) = pair().await;
-            let mut socket = Socket::new(Stream::Plain(raw), watch);
+            let (mut client, raw, deadlines) = pair().await;
+            let mut socket = Socket::new(ClientStream::Plain(raw), deadlines);
             let send = async {
                 for piece in pieces {
                     client.write_all(piece.as_bytes()).await.unwrap();

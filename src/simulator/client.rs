@@ -4,7 +4,7 @@
 use super::model::{End, Got, Rules, judge};
 use super::origin::pause;
 use super::scene::{Edge, Scene};
-use crate::engine::{Answering, Body, Connection, Transport};
+use crate::engine::{AnswerBody, Answering, ClientConnection, Transport};
 use bytes::{Buf, Bytes};
 use futures_util::future::join_all;
 use http::{Request, Response, header};
@@ -189,17 +189,17 @@ fn request(question: &Question) -> Request<Empty<Bytes>> {
     request.body(Empty::new()).expect("a good request")
 }
 
-fn connection() -> Arc<Connection> {
+fn connection() -> Arc<ClientConnection> {
     let peer = ([127, 0, 0, 1], 1).into();
-    Arc::new(Connection::new(peer, peer, Transport::Plain))
+    Arc::new(ClientConnection::new(peer, peer, Transport::Plain))
 }
 
 /// Reads to the end; `None` after a violation.
 async fn read(
     scene: &Rc<Scene>,
     question: &Question,
-    response: Response<Body>,
-    connection: &Connection,
+    response: Response<AnswerBody>,
+    connection: &ClientConnection,
 ) -> Option<Got> {
     let world = &scene.world;
     let status = response.status().as_u16();

@@ -7,7 +7,7 @@ use crate::cache::{Cache, Hit};
 use crate::client::Trusts;
 use crate::clock::Clock;
 use crate::config::{self, Config, Sources};
-use crate::engine::{Engine, EngineParts, Ports, Site, Sites};
+use crate::engine::{Engine, EngineParts, Ports, ServedSite, Sites};
 use crate::fill::{Fills, SiteKeys, SiteOrigins};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -294,7 +294,7 @@ impl Edge {
                 let origins = origins.expect("origins");
                 let trusted = SiteKeys::of(site).unwrap();
                 let upstream = SiteOrigins { site: site.clone(), origins, trusted };
-                Site::new(Arc::new(upstream), None, Ports::default(), metrics)
+                ServedSite::new(Arc::new(upstream), None, Ports::default(), metrics)
             })
             .collect();
         let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();

@@ -1,13 +1,14 @@
-//! Answers made of responses of generic sites: which part of one a request gets, and the fields
-//! that say how it came about. Pure but for the bodies it hands on.
+//! Makes responses of generic sites into answers: which part of a response a request gets, and the
+//! fields that say how the answer came about. Pure, except for the bodies.
 
-use super::Request;
+use super::request::GenericRequest;
 use crate::cache::Found;
-use crate::engine::answer::Answer;
-use crate::engine::body::{Body, Source};
+use crate::engine::answer::ClientAnswer;
+use crate::engine::body::{AnswerBody, BodyContent};
+use crate::engine::body_source::BodySource;
 use crate::engine::deliver::{cache_status, slice};
-use crate::engine::row::Multipart;
-use crate::engine::tail::Tail;
+use crate::engine::file_source::FileSource;
+use crate::engine::multipart::{Multipart, MultipartSegment};
 use crate::fill::{FlightReader, PartReader, PassThroughBody};
 use crate::object::Meta;
 use crate::outcome::Outcome;
@@ -22,91 +23,119 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use std::sync::Arc;
 
-/// A response on its way to a client.
+/// A response that is sent to a client.
 pub(super) struct Delivery<'a> {
-    pub(super) request: &'a Request<'a>,
+    pub(super) request: &'a GenericRequest<'a>,
     pub(super) meta: &'a Meta,
-    /// Bytes of its body, where that is known.
+    /// The length of its body, if known.
     pub(super) length: Option<u64>,
     pub(super) outcome: Outcome,
-    /// What of it was here.
-    pub(super) here: Here,
+    /// Which part of it was stored.
+    pub(super) stored_part: StoredPart,
 }
 
-/// What of a response was here when it was asked for, where an origin was asked for the rest.
+/// Which part of a response was stored before, if an origin was asked for the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Here {
-    /// What its outcome says.
-    AsTold,
-    /// Nothing, and a part of it was asked for.
+pub(super) enum StoredPart {
+    /// The outcome says it.
+    ByOutcome,
+    /// None, and a part was asked for.
     Nothing,
     /// Another part.
     Part,
 }
 
-/// Where the bytes of a response come from.
-enum Content<'f> {
+/// The source of the bytes of a response.
+enum ResponseContent<'f> {
     Found(&'f Found),
     Growing(Growing, &'f FlightReader),
     Passing(Box<PassThroughBody>),
     Part(Box<PartReader>, Selection),
-    /// No byte of it is sent.
+    /// None: no byte is sent.
     Nothing,
 }
 
-/// Statuses whose answers have no body, nor a length of one.
+/// Statuses with answers that have no body and state no length.
 fn is_bodiless(status: StatusCode) -> bool {
     status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
+/// The answer with a stored response.
+pub(super) fn found(request: &GenericRequest<'_>, found: &Found, outcome: Outcome) -> ClientAnswer {
+    Delivery::of(request, &found.meta(), Some(found.length()), outcome).found(found)
+}
+
+/// The answer with a response that passes through.
+pub(super) fn passing(
+    request: &GenericRequest<'_>,
+    passing: PassThroughBody,
+    outcome: Outcome,
+) -> ClientAnswer {
+    let meta = Arc::clone(&passing.meta);
+    Delivery::of(request, &meta, passing.length(), outcome).passing(passing)
+}
+
+impl<'a> Delivery<'a> {
+    /// A delivery of a response with this head; nothing more is known than the outcome says.
+    pub(super) fn of(
+        request: &'a GenericRequest<'_>,
+        meta: &'a Meta,
+        length: Option<u64>,
+        outcome: Outcome,
+    ) -> Self {
+        Self { request, meta, length, outcome, stored_part: StoredPart::ByOutcome }
+    }
+}
+
 impl Delivery<'_> {
-    /// One that is stored.
-    pub(super) fn found(self, found: &Found) -> Answer {
-        self.answer(Content::Found(found))
+    /// A stored response.
+    fn found(self, found: &Found) -> ClientAnswer {
+        self.answer(ResponseContent::Found(found))
     }
 
-    /// One that arrives.
-    pub(super) fn growing(self, growing: Growing, flight: &FlightReader) -> Answer {
-        self.answer(Content::Growing(growing, flight))
+    /// A response that is arriving.
+    pub(super) fn growing(self, growing: Growing, flight: &FlightReader) -> ClientAnswer {
+        self.answer(ResponseContent::Growing(growing, flight))
     }
 
-    /// One that is this client's alone.
-    pub(super) fn passing(self, passing: PassThroughBody) -> Answer {
+    /// A response for this client alone.
+    fn passing(self, passing: PassThroughBody) -> ClientAnswer {
         let is_chunked = self.length.is_none() && self.request.parts.version > Version::HTTP_10;
         let trailer = passing.trailer_names().cloned().filter(|_| is_chunked);
-        let mut answer = self.answer(Content::Passing(Box::new(passing)));
+        let mut answer = self.answer(ResponseContent::Passing(Box::new(passing)));
         if let Some(trailer) = trailer {
             answer.headers.insert(header::TRAILER, trailer);
         }
         answer
     }
 
-    /// A stretch of one that is here in part: the one that was selected.
-    pub(super) fn part(self, reader: PartReader, selected: Selection) -> Answer {
-        self.answer(Content::Part(Box::new(reader), selected))
+    /// The selected range of a response that is stored in part.
+    pub(super) fn part(self, reader: PartReader, selected: Selection) -> ClientAnswer {
+        self.answer(ResponseContent::Part(Box::new(reader), selected))
     }
 
-    /// What a request gets that selects no byte of one.
-    pub(super) fn without_body(self) -> Answer {
-        self.answer(Content::Nothing)
+    /// The answer to a request that selects no byte.
+    pub(super) fn without_body(self) -> ClientAnswer {
+        self.answer(ResponseContent::Nothing)
     }
 
-    /// The `sent` bytes behind the first `skipped` of one that is a part itself, and of which they
-    /// are the part `range`.
+    /// The `sent` bytes behind the first `skipped` bytes of a response that is itself a part. They
+    /// are the part `range` of the whole.
     pub(super) fn sliced(
         self,
         passing: PassThroughBody,
         range: ContentRange,
         (skipped, sent): (u64, u64),
-    ) -> Answer {
+    ) -> ClientAnswer {
         let mut headers = self.head();
         headers.insert(header::CONTENT_RANGE, range.to_header_value());
-        let source = Source::Passing(Box::new(passing), skipped);
-        let body = Body::from_source(source, Some(sent), Arc::clone(self.request.connection));
+        let source = BodySource::Passing(Box::new(passing), skipped);
+        let body =
+            AnswerBody::from_content(source, Some(sent), Arc::clone(self.request.connection));
         self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
     }
 
-    fn answer(self, content: Content<'_>) -> Answer {
+    fn answer(self, content: ResponseContent<'_>) -> ClientAnswer {
         let mut headers = self.head();
         let (status, first, sent) = match self.selection(&content) {
             Selection::Whole => (self.meta.status, 0, self.length),
@@ -116,41 +145,45 @@ impl Delivery<'_> {
                 (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
             }
             Selection::Parts(spans) => match (&content, self.multipart(&content, &spans)) {
-                (Content::Found(_), Some(made)) => return self.several(headers, made),
+                (ResponseContent::Found(_), Some(made)) => return self.several(headers, made),
                 _ => (self.meta.status, 0, self.length),
             },
             Selection::NotModified => {
                 trim(&mut headers);
-                return self.made_of(StatusCode::NOT_MODIFIED, headers, Body::empty());
+                return self.made_of(StatusCode::NOT_MODIFIED, headers, AnswerBody::empty());
             }
             Selection::PreconditionFailed => {
                 trim(&mut headers);
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-                return self.made_of(StatusCode::PRECONDITION_FAILED, headers, Body::empty());
+                return self.made_of(StatusCode::PRECONDITION_FAILED, headers, AnswerBody::empty());
             }
             Selection::Unsatisfiable { length } => {
                 trim(&mut headers);
                 let content_range = ContentRange::Unsatisfied { length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-                return self.made_of(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::empty());
+                return self.made_of(
+                    StatusCode::RANGE_NOT_SATISFIABLE,
+                    headers,
+                    AnswerBody::empty(),
+                );
             }
         };
         if is_bodiless(status) {
-            return self.made_of(status, headers, Body::empty());
+            return self.made_of(status, headers, AnswerBody::empty());
         }
         if self.request.parts.method == Method::HEAD || sent == Some(0) {
             if let Some(sent) = sent {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sent));
             }
-            return self.made_of(status, headers, Body::empty());
+            return self.made_of(status, headers, AnswerBody::empty());
         }
         let body = self.body(content, first, sent);
         self.made_of(status, headers, body)
     }
 
-    fn selection(&self, content: &Content<'_>) -> Selection {
-        if let Content::Part(_, selected) = content {
+    fn selection(&self, content: &ResponseContent<'_>) -> Selection {
+        if let ResponseContent::Part(_, selected) = content {
             return selected.clone();
         }
         let parts = self.request.parts;
@@ -162,72 +195,80 @@ impl Delivery<'_> {
         if self.meta.status != StatusCode::OK {
             return Selection::Whole;
         }
-        // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
+        // While a response arrives, a range far ahead would delay a range far behind.
         let several = match content {
-            Content::Found(_) => Several::Sent,
-            Content::Growing(..) | Content::Passing(_) | Content::Part(..) | Content::Nothing => {
-                Several::AsWhole
-            }
+            ResponseContent::Found(_) => Several::Sent,
+            ResponseContent::Growing(..)
+            | ResponseContent::Passing(_)
+            | ResponseContent::Part(..)
+            | ResponseContent::Nothing => Several::AsWhole,
         };
         select(method, &parts.headers, &self.meta.headers, (self.length, several))
     }
 
-    fn body(&self, content: Content<'_>, first: u64, sent: Option<u64>) -> Body {
-        let source = match content {
-            Content::Found(found) => match in_memory(found) {
-                Some(bytes) => return Body::whole(slice(&bytes, first, sent)),
-                None => self.source(found, first, sent),
+    fn body(&self, content: ResponseContent<'_>, first: u64, sent: Option<u64>) -> AnswerBody {
+        let content: BodyContent = match content {
+            ResponseContent::Found(found) => match in_memory(found) {
+                Some(bytes) => return AnswerBody::whole(slice(&bytes, first, sent)),
+                None => self.segment(found, first, sent).into(),
             },
-            Content::Growing(growing, flight) => {
-                Source::Growing(flight.follow(growing, first), first)
+            ResponseContent::Growing(growing, flight) => {
+                BodySource::Growing(flight.follow(growing, first), first).into()
             }
-            Content::Passing(passing) => Source::Passing(passing, first),
-            Content::Part(reader, _) => Source::Part(reader),
-            Content::Nothing => return Body::empty(),
+            ResponseContent::Passing(passing) => BodySource::Passing(passing, first).into(),
+            ResponseContent::Part(reader, _) => BodySource::Part(reader).into(),
+            ResponseContent::Nothing => return AnswerBody::empty(),
         };
-        Body::from_source(source, sent, Arc::clone(self.request.connection))
+        AnswerBody::from_content(content, sent, Arc::clone(self.request.connection))
     }
 
-    /// What brings the bytes of a stored body from `first` on.
-    fn source(&self, found: &Found, first: u64, sent: Option<u64>) -> Source {
+    /// The source of a stored body from `first` on.
+    fn segment(&self, found: &Found, first: u64, sent: Option<u64>) -> MultipartSegment {
         if let Found::Stored(stored) = found
             && let StoredBody::File(file) = &stored.body
         {
-            let rescue = self.request.rescue(stored);
-            return Source::Stored(Tail::new(Arc::clone(file), Some(rescue)), first);
+            let file_fallback = self.request.file_fallback(stored);
+            return MultipartSegment::Stored(
+                FileSource::new(Arc::clone(file), Some(file_fallback)),
+                first,
+            );
         }
-        Source::Bytes(slice(&in_memory(found).unwrap_or_default(), first, sent))
+        MultipartSegment::Bytes(slice(&in_memory(found).unwrap_or_default(), first, sent))
     }
 
-    fn multipart(&self, content: &Content<'_>, spans: &[ByteSpan]) -> Option<Multipart> {
-        let Content::Found(found) = content else { return None };
+    fn multipart(&self, content: &ResponseContent<'_>, spans: &[ByteSpan]) -> Option<Multipart> {
+        let ResponseContent::Found(found) = content else { return None };
         let content_type = self.meta.headers.get(header::CONTENT_TYPE);
-        let source = |span: ByteSpan| self.source(found, span.first, Some(span.length()));
+        let source = |span: ByteSpan| self.segment(found, span.first, Some(span.length()));
         Multipart::of(spans, (self.length?, content_type), source)
     }
 
-    fn several(&self, mut headers: HeaderMap, made: Multipart) -> Answer {
+    fn several(&self, mut headers: HeaderMap, made: Multipart) -> ClientAnswer {
         headers.insert(header::CONTENT_TYPE, made.content_type);
-        let (row, length) = (Source::Row(made.row), Some(made.length));
-        let body = Body::from_source(row, length, Arc::clone(self.request.connection));
+        let (multipart, length) = (BodyContent::Multipart(made.body), Some(made.length));
+        let body = AnswerBody::from_content(multipart, length, Arc::clone(self.request.connection));
         self.made_of(StatusCode::PARTIAL_CONTENT, headers, body)
     }
 
-    fn made_of(&self, status: StatusCode, headers: HeaderMap, body: Body) -> Answer {
-        let mut answer = Answer::new(status, headers, body, self.outcome);
+    fn made_of(&self, status: StatusCode, headers: HeaderMap, body: AnswerBody) -> ClientAnswer {
+        let mut answer = ClientAnswer::new(status, headers, body, self.outcome);
         answer.origin = Some(Arc::clone(&self.meta.origin));
         answer
     }
 
-    /// What `Cache-Status` says where parts were asked for (RFC 9211 section 2.2).
+    /// `Cache-Status` if parts were asked for (RFC 9211 section 2.2).
     fn in_part<'s>(&self, status: CacheStatus<'s>) -> CacheStatus<'s> {
-        let status = match (self.here, self.outcome) {
-            (Here::Nothing | Here::Part, Outcome::Miss) => {
+        let status = match (self.stored_part, self.outcome) {
+            (StoredPart::Nothing | StoredPart::Part, Outcome::Miss) => {
                 status.with_forward_status(StatusCode::PARTIAL_CONTENT)
             }
             _ => status,
         };
-        if self.here == Here::Part { status.with_forward(Forward::Partial) } else { status }
+        if self.stored_part == StoredPart::Part {
+            status.with_forward(Forward::Partial)
+        } else {
+            status
+        }
     }
 
     /// The fields of the answer: the response's own, and those that this cache adds.
@@ -238,7 +279,7 @@ impl Delivery<'_> {
         fields::strip_for_client(&mut head);
         let is_used_again = self.outcome.is_hit()
             || self.outcome == Outcome::Revalidated
-            || self.here == Here::Part;
+            || self.stored_part == StoredPart::Part;
         let now = self.request.now;
         let age = self.meta.age_at(now);
         if is_used_again || self.meta.age_at_response > 0 {
@@ -262,7 +303,7 @@ fn in_memory(found: &Found) -> Option<Bytes> {
     }
 }
 
-/// Takes out what describes a body that is not sent.
+/// Removes the fields that describe a body, since none is sent.
 fn trim(headers: &mut HeaderMap) {
     for name in [header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::CONTENT_RANGE] {
         headers.remove(name);

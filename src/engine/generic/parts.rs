@@ -1,21 +1,21 @@
-//! Requests for what is not stored as a whole: ranges are kept, and what is here in part answers
-//! (RFC 9111 sections 3.3 and 3.4). Part of the table of `generic`; holds no lock.
+//! Requests for responses that are not stored whole. Ranges are stored, and stored parts answer
+//! requests (RFC 9111 sections 3.3 and 3.4). Part of the table of `generic`; holds no lock.
 //!
 //! | here in part          | the client gets           | outcome         |
 //! |-----------------------|---------------------------|-----------------|
 //! | all that is asked for | it                        | hit_disk        |
 //! | that, stale           | it, once confirmed        | revalidated     |
-//! | that, stale           | it, where its origin is in trouble and that is permitted | hit_stale |
-//! | that, stale           | it, where its origin is silent and that is permitted | hit_stale |
+//! | that, stale           | it, if permitted while the origin fails or is silent | hit_stale |
 //! | some of it            | it, the rest as it comes  | miss, collapsed |
 //! | nothing, a range      | it, as it comes           | miss, collapsed |
 //! | nothing that may be kept | its origin's answer    | pass            |
 //!
-//! Requests with credentials, and those that forbid storing, have no part in this.
+//! Requests with credentials, and those that forbid storing, never use parts.
 
-use super::Request;
-use super::deliver::{Delivery, Here};
-use crate::engine::answer::{self, Answer};
+use super::deliver::{self, Delivery, StoredPart};
+use super::fetch;
+use super::request::GenericRequest;
+use crate::engine::answer::{self, ClientAnswer};
 use crate::fill::{
     FillError, PageRangeOutcome, PartConfirmation, PartHandle, PartSearch, RangeProvenance,
 };
@@ -32,8 +32,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Fields that make the answer to a range depend on what is stored, so that an origin is asked for
-/// exactly what the client wants where nothing is.
+/// Fields that make the answer to a range depend on the stored response. If nothing is stored, the
+/// origin is asked for exactly what the client wants.
 const CONDITIONS: [header::HeaderName; 5] = [
     header::IF_RANGE,
     header::IF_MATCH,
@@ -42,181 +42,192 @@ const CONDITIONS: [header::HeaderName; 5] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// What a request comes to for what is not stored as a whole.
-pub(super) enum Parted {
-    Answer(Box<Answer>),
-    /// What is stored has changed: look again.
+/// The result for a request for a response that is not stored whole.
+pub(super) enum PartResult {
+    Answer(Box<ClientAnswer>),
+    /// The stored response has changed: look again.
     Again,
-    /// No part of it is here, or comes to be.
+    /// No part of it is stored, or will be.
     Nothing,
 }
 
-impl From<Answer> for Parted {
-    fn from(answer: Answer) -> Self {
+impl From<ClientAnswer> for PartResult {
+    fn from(answer: ClientAnswer) -> Self {
         Self::Answer(Box::new(answer))
     }
 }
 
-/// Whether what is here in part may be used, and how it came about.
-enum Usable {
+/// Whether a stored part may be used, and the outcome.
+enum PartUse {
     Yes(Outcome),
-    /// As far as nothing is missing: its origin is in trouble.
+    /// Only if nothing is missing, since the origin is in trouble.
     IfHere,
-    No(Parted),
+    No(PartResult),
 }
 
-impl Request<'_> {
-    /// The answer out of what is here in part, or comes to be for it.
-    pub(super) async fn parted(&self) -> Parted {
-        let headers = &self.parts.headers;
-        let ranges = ByteRanges::of(headers);
-        let is_unread = ranges.is_none() && headers.contains_key(header::RANGE);
-        if self.parts.method != Method::GET
-            || self.wishes.is_authorized
-            || self.wishes.forbids_storing()
-            || is_unread
-        {
-            return Parted::Nothing;
+/// The answer from a response that is stored in part, or that a range of is fetched now.
+pub(super) async fn answer(request: &GenericRequest<'_>) -> PartResult {
+    let headers = &request.parts.headers;
+    let ranges = ByteRanges::of(headers);
+    let is_unread = ranges.is_none() && headers.contains_key(header::RANGE);
+    if request.parts.method != Method::GET
+        || request.wishes.is_authorized
+        || request.wishes.forbids_storing()
+        || is_unread
+    {
+        return PartResult::Nothing;
+    }
+    let is_plain = !CONDITIONS.iter().any(|name| headers.contains_key(name));
+    let find = match &ranges {
+        Some(ranges) if is_plain && !request.wishes.wants_stored_only() => {
+            PartSearch::Asked(ranges)
         }
-        let is_plain = !CONDITIONS.iter().any(|name| headers.contains_key(name));
-        let find = match &ranges {
-            Some(ranges) if is_plain && !self.wishes.wants_stored_only() => {
-                PartSearch::Asked(ranges)
-            }
-            _ => PartSearch::Known,
-        };
-        match self.engine.fills.page(&self.sought(None), find, self.now).await {
-            PageRangeOutcome::Known(handle) => self.known(handle, ranges.as_ref()).await,
-            PageRangeOutcome::Whole(role, flight) => match self.landed(role, &flight, None).await {
+        _ => PartSearch::Known,
+    };
+    match request.engine.fills.page(&request.sought(None), find, request.now).await {
+        PageRangeOutcome::Known(handle) => known(request, handle, ranges.as_ref()).await,
+        PageRangeOutcome::Whole(role, flight) => {
+            match fetch::flight_answer(request, role, &flight, None).await {
                 Some(answer) => answer.into(),
-                None => Parted::Nothing,
-            },
-            PageRangeOutcome::Again => Parted::Again,
-            PageRangeOutcome::Unknown => Parted::Nothing,
-            PageRangeOutcome::Alone(response) => self.alone(*response, ranges.as_ref()),
-            PageRangeOutcome::Failed(error) => answer::failed(&error).into(),
-            PageRangeOutcome::NotJoined(error) => self.not_joined(error, None).into(),
-        }
-    }
-
-    async fn known(&self, handle: PartHandle, ranges: Option<&ByteRanges>) -> Parted {
-        let length = handle.length();
-        let resolved = ranges.map(|ranges| ranges.resolve(length));
-        if matches!(resolved, Some(Resolved::Multiple(_))) {
-            return Parted::Nothing;
-        }
-        let several = (Some(length), Several::AsWhole);
-        let stored = handle.meta();
-        let selected = select(ReadMethod::Get, &self.parts.headers, &stored.headers, several);
-        let span = match selected {
-            Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
-            Selection::Part(span) => Some(span),
-            Selection::Parts(_) => return Parted::Nothing,
-            Selection::NotModified
-            | Selection::PreconditionFailed
-            | Selection::Unsatisfiable { .. } => None,
-        };
-        let (hit, must_be_here) = match self.usable(&handle, span).await {
-            Usable::Yes(hit) => (hit, self.wishes.wants_stored_only()),
-            Usable::IfHere => (Outcome::HitStale, true),
-            Usable::No(parted) => return parted,
-        };
-        let Some(span) = span else {
-            return self.delivery(&handle.meta(), Some(length), hit).without_body().into();
-        };
-        if must_be_here && !handle.holds(&bytes_of(span)) {
-            return Parted::Nothing;
-        }
-        self.part_of(handle, (selected, span), hit).await
-    }
-
-    /// Whether what is here in part may be used for this request; confirmed where it must be, and
-    /// not waited for too long if all of `span` is here.
-    async fn usable(&self, handle: &PartHandle, span: Option<ByteSpan>) -> Usable {
-        let meta = handle.meta();
-        let (directives, wishes) = (self.directives(&meta), &self.wishes);
-        let rule = self.caching.rule(self.target.key.path());
-        let is_new = handle.is_learned_now();
-        let reuse = judge(&meta, &directives, wishes, rule, self.now);
-        if is_new || reuse == Reuse::Serve {
-            return Usable::Yes(Outcome::HitDisk);
-        }
-        if wishes.wants_stored_only() {
-            return Usable::No(answer::refused(Refusal::NotStored).into());
-        }
-        let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, self.now));
-        let wait = match reuse {
-            Reuse::ServeAndRefresh => Some(Duration::ZERO),
-            Reuse::Serve | Reuse::Confirm => {
-                revalidation_wait(&meta, &directives, wishes, rule, self.now)
+                None => PartResult::Nothing,
             }
-        };
-        let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
-        match handle.confirm(wait.filter(|_| is_here())).await {
-            Some(PartConfirmation::Same) => Usable::Yes(Outcome::Revalidated),
-            Some(PartConfirmation::Other) => Usable::No(Parted::Again),
-            Some(PartConfirmation::Trouble) if may_bridge(Outage::ServerError) => Usable::IfHere,
-            Some(PartConfirmation::Trouble | PartConfirmation::Unsaid) => {
-                Usable::No(Parted::Nothing)
-            }
-            Some(PartConfirmation::Failed(_)) if may_bridge(Outage::Disconnected) => Usable::IfHere,
-            Some(PartConfirmation::Failed(error)) => Usable::No(answer::failed(&error).into()),
-            None => Usable::IfHere,
         }
-    }
-
-    async fn part_of(
-        &self,
-        handle: PartHandle,
-        (selected, span): (Selection, ByteSpan),
-        hit: Outcome,
-    ) -> Parted {
-        let (length, is_new) = (handle.length(), handle.is_learned_now());
-        let reader = match handle.open(span).await {
-            Ok(reader) => reader,
-            Err(error) => return unopened(&error),
-        };
-        let outcome = match reader.provenance() {
-            RangeProvenance::Here => hit,
-            RangeProvenance::Began => Outcome::Miss,
-            RangeProvenance::Joined => Outcome::Collapsed,
-            RangeProvenance::Passed => Outcome::Pass,
-        };
-        let here = if is_new { Here::Nothing } else { Here::Part };
-        let meta = reader.meta();
-        let delivery = Delivery { here, ..self.delivery(&meta, Some(length), outcome) };
-        delivery.part(reader, selected).into()
-    }
-
-    /// An answer for this request alone: as it is, or what the client asked for of it.
-    fn alone(&self, response: Response, ranges: Option<&ByteRanges>) -> Parted {
-        let part = policy::continuation::part(&response.headers);
-        let is_part = response.status == StatusCode::PARTIAL_CONTENT;
-        let passing = |response| self.engine.fills.passing(&self.target.key, response);
-        if !is_part {
-            return self.passing(passing(response), Outcome::Pass).into();
-        }
-        let (Some((here, length)), Some(asked)) = (part, ranges.and_then(ByteRanges::stretch))
-        else {
-            return Parted::Nothing;
-        };
-        let end = length.map_or(u64::MAX, |length| length.saturating_sub(1));
-        let span = ByteSpan { first: asked.first, last: asked.last.min(end) };
-        if span.first < here.first || span.last > here.last || span.first > span.last {
-            return Parted::Nothing;
-        }
-        let passing = passing(response);
-        let (meta, range) = (Arc::clone(&passing.meta), ContentRange::Part { span, length });
-        let sent = (span.first - here.first, span.length());
-        self.delivery(&meta, None, Outcome::Pass).sliced(passing, range, sent).into()
+        PageRangeOutcome::Again => PartResult::Again,
+        PageRangeOutcome::Unknown => PartResult::Nothing,
+        PageRangeOutcome::Alone(response) => alone(request, *response, ranges.as_ref()),
+        PageRangeOutcome::Failed(error) => answer::failed(&error).into(),
+        PageRangeOutcome::NotJoined(error) => fetch::not_joined(request, error, None).into(),
     }
 }
 
-/// What a reader comes to that got no byte.
-fn unopened(error: &Arc<FillError>) -> Parted {
+async fn known(
+    request: &GenericRequest<'_>,
+    handle: PartHandle,
+    ranges: Option<&ByteRanges>,
+) -> PartResult {
+    let length = handle.length();
+    let resolved = ranges.map(|ranges| ranges.resolve(length));
+    if matches!(resolved, Some(Resolved::Multiple(_))) {
+        return PartResult::Nothing;
+    }
+    let several = (Some(length), Several::AsWhole);
+    let stored = handle.meta();
+    let selected = select(ReadMethod::Get, &request.parts.headers, &stored.headers, several);
+    let span = match selected {
+        Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
+        Selection::Part(span) => Some(span),
+        Selection::Parts(_) => return PartResult::Nothing,
+        Selection::NotModified
+        | Selection::PreconditionFailed
+        | Selection::Unsatisfiable { .. } => None,
+    };
+    let (hit, must_be_here) = match usable(request, &handle, span).await {
+        PartUse::Yes(hit) => (hit, request.wishes.wants_stored_only()),
+        PartUse::IfHere => (Outcome::HitStale, true),
+        PartUse::No(answer) => return answer,
+    };
+    let Some(span) = span else {
+        return Delivery::of(request, &handle.meta(), Some(length), hit).without_body().into();
+    };
+    if must_be_here && !handle.holds(&bytes_of(span)) {
+        return PartResult::Nothing;
+    }
+    part_of(request, handle, (selected, span), hit).await
+}
+
+/// Whether a stored part may be used for this request. It is confirmed if it must be. If all of
+/// `span` is stored, the origin is not waited for too long.
+async fn usable(
+    request: &GenericRequest<'_>,
+    handle: &PartHandle,
+    span: Option<ByteSpan>,
+) -> PartUse {
+    let meta = handle.meta();
+    let (directives, wishes) = (request.directives(&meta), &request.wishes);
+    let rule = request.caching.rule(request.target.key.path());
+    let is_new = handle.is_learned_now();
+    let reuse = judge(&meta, &directives, wishes, rule, request.now);
+    if is_new || reuse == Reuse::Serve {
+        return PartUse::Yes(Outcome::HitDisk);
+    }
+    if wishes.wants_stored_only() {
+        return PartUse::No(answer::refused(Refusal::NotStored).into());
+    }
+    let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, request.now));
+    let wait = match reuse {
+        Reuse::ServeAndRefresh => Some(Duration::ZERO),
+        Reuse::Serve | Reuse::Confirm => {
+            revalidation_wait(&meta, &directives, wishes, rule, request.now)
+        }
+    };
+    let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
+    match handle.confirm(wait.filter(|_| is_here())).await {
+        Some(PartConfirmation::Same) => PartUse::Yes(Outcome::Revalidated),
+        Some(PartConfirmation::Other) => PartUse::No(PartResult::Again),
+        Some(PartConfirmation::Trouble) if may_bridge(Outage::ServerError) => PartUse::IfHere,
+        Some(PartConfirmation::Trouble | PartConfirmation::Unsaid) => {
+            PartUse::No(PartResult::Nothing)
+        }
+        Some(PartConfirmation::Failed(_)) if may_bridge(Outage::Disconnected) => PartUse::IfHere,
+        Some(PartConfirmation::Failed(error)) => PartUse::No(answer::failed(&error).into()),
+        None => PartUse::IfHere,
+    }
+}
+
+async fn part_of(
+    request: &GenericRequest<'_>,
+    handle: PartHandle,
+    (selected, span): (Selection, ByteSpan),
+    hit: Outcome,
+) -> PartResult {
+    let (length, is_new) = (handle.length(), handle.is_learned_now());
+    let reader = match handle.open(span).await {
+        Ok(reader) => reader,
+        Err(error) => return open_failed(&error),
+    };
+    let outcome = match reader.provenance() {
+        RangeProvenance::Here => hit,
+        RangeProvenance::Began => Outcome::Miss,
+        RangeProvenance::Joined => Outcome::Collapsed,
+        RangeProvenance::Passed => Outcome::Pass,
+    };
+    let stored_part = if is_new { StoredPart::Nothing } else { StoredPart::Part };
+    let meta = reader.meta();
+    let delivery = Delivery { stored_part, ..Delivery::of(request, &meta, Some(length), outcome) };
+    delivery.part(reader, selected).into()
+}
+
+/// An answer for this request alone: the whole, or the range of it that the client asked for.
+fn alone(
+    request: &GenericRequest<'_>,
+    response: Response,
+    ranges: Option<&ByteRanges>,
+) -> PartResult {
+    let part = policy::continuation::part(&response.headers);
+    let is_part = response.status == StatusCode::PARTIAL_CONTENT;
+    let passing = |response| request.engine.fills.passing(&request.target.key, response);
+    if !is_part {
+        return deliver::passing(request, passing(response), Outcome::Pass).into();
+    }
+    let (Some((here, length)), Some(asked)) = (part, ranges.and_then(ByteRanges::stretch)) else {
+        return PartResult::Nothing;
+    };
+    let end = length.map_or(u64::MAX, |length| length.saturating_sub(1));
+    let span = ByteSpan { first: asked.first, last: asked.last.min(end) };
+    if span.first < here.first || span.last > here.last || span.first > span.last {
+        return PartResult::Nothing;
+    }
+    let passing = passing(response);
+    let (meta, range) = (Arc::clone(&passing.meta), ContentRange::Part { span, length });
+    let sent = (span.first - here.first, span.length());
+    Delivery::of(request, &meta, None, Outcome::Pass).sliced(passing, range, sent).into()
+}
+
+/// The result for a reader that failed before its first byte.
+fn open_failed(error: &Arc<FillError>) -> PartResult {
     match &**error {
-        FillError::Changed | FillError::Unread => Parted::Again,
-        FillError::Unranged => Parted::Nothing,
+        FillError::Changed | FillError::Unread => PartResult::Again,
+        FillError::Unranged => PartResult::Nothing,
         FillError::NoRoom => answer::shed().into(),
         FillError::Fetch(_)
         | FillError::Body(_)

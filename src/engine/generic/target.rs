@@ -1,14 +1,14 @@
-//! What a request for a generic site asks for, computed once: the key of its answer, the path,
-//! query and fields that go to the origin, and what selects a variant all come from it.
+//! What a request for a generic site asks for, computed once. It gives the key of the answer, and
+//! the path, query and fields that go to the origin, which select a variant.
 //!
-//! An origin is told the scheme by which the client asked, and the host if the site names it, with
-//! its port if a listener has it; so all are part of the key. A host or port that the configuration
-//! does not name is told to no origin: clients would choose how many keys a path has, and a purge
-//! could not name them all.
+//! The origin is told the scheme that the client used, and the host if the site names it, with its
+//! port if a listener has it. So all of them are part of the key. A host or port that the
+//! configuration does not name is told to no origin. Otherwise clients could make any number of
+//! keys for a path, and a purge could not name them all.
 
-use super::super::connection::{Connection, Transport};
 use crate::config::{Caching, QueryKept};
-use crate::engine::site::{Ports, Site};
+use crate::engine::connection::{ClientConnection, Transport};
+use crate::engine::site::{Ports, ServedSite};
 use crate::object::Key;
 use crate::rfc::Authority;
 use crate::rfc::path::{PathError, normalise};
@@ -17,9 +17,9 @@ use std::borrow::Cow;
 use std::iter;
 use std::sync::Arc;
 
-/// The scheme by which the client asked.
+/// The field with the scheme that the client used.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The host that the client asked for, perhaps with a port.
+/// The field with the host that the client asked for, perhaps with a port.
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What separates the parts of a key space.
@@ -27,23 +27,23 @@ const SEPARATOR: char = '+';
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct GenericTarget {
     /// The key of the object, without a variant.
     pub(super) key: Key,
     /// The path, with its percent encodings.
     pub(super) path: Arc<str>,
     /// The query, as far as it is kept.
     pub(super) query: Option<Arc<str>>,
-    /// By which scheme and host.
-    pub(super) place: Place,
+    /// The scheme and the host.
+    pub(super) address: RequestAddress,
 }
 
-impl Target {
-    /// What `uri` asks for on `site`, at `place`; its path may have so many bytes.
+impl GenericTarget {
+    /// What `uri` asks for on `site`, at `address`. The path may have at most `bytes_max` bytes.
     pub(super) fn of(
         uri: &Uri,
-        (site, caching): (&Site, &Caching),
-        place: Place,
+        (site, caching): (&ServedSite, &Caching),
+        address: RequestAddress,
         bytes_max: usize,
     ) -> Result<Self, PathError> {
         let bytes = uri.path().len();
@@ -52,8 +52,8 @@ impl Target {
         }
         let path = normalise(uri.path())?;
         let query = uri.query().and_then(|query| kept(query, &caching.query));
-        let key = Key::new(&place.space(site.key_space()), &path, query.as_deref());
-        Ok(Self { key, path: path.into(), query: query.map(Into::into), place })
+        let key = Key::new(&address.space(site.key_space()), &path, query.as_deref());
+        Ok(Self { key, path: path.into(), query: query.map(Into::into), address })
     }
 
     /// The key of a path with its query.
@@ -67,17 +67,21 @@ impl Target {
     }
 }
 
-/// By which scheme and host a client asked, as far as an origin is told.
+/// The scheme and host that a client asked for, as far as an origin is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::engine) struct Place {
+pub(in crate::engine) struct RequestAddress {
     scheme: &'static str,
     /// A host of the site's own, with the port of a listener if that is not the usual one.
     authority: Option<String>,
 }
 
-impl Place {
-    /// Where a request came in that names this host.
-    pub(super) fn of(site: &Site, named: Option<&Authority<'_>>, connection: &Connection) -> Self {
+impl RequestAddress {
+    /// The address of a request that names this host.
+    pub(super) fn of(
+        site: &ServedSite,
+        named: Option<&Authority<'_>>,
+        connection: &ClientConnection,
+    ) -> Self {
         let scheme = match connection.transport {
             Transport::Plain => "http",
             Transport::Tls { .. } => "https",
@@ -88,8 +92,8 @@ impl Place {
         Self { scheme, authority: named.map(|named| authority(named, scheme, ports)) }
     }
 
-    /// Every place of a site.
-    fn all(site: &Site) -> impl Iterator<Item = Self> {
+    /// Every address of a site.
+    fn all(site: &ServedSite) -> impl Iterator<Item = Self> {
         let hosts = &site.upstream.site.hosts;
         ["http", "https"].into_iter().flat_map(|scheme| {
             let authorities = authorities(hosts, scheme, site.ports()).map(Some);
@@ -98,12 +102,12 @@ impl Place {
         })
     }
 
-    /// The place whose key space is `space`, if it is one of `site`.
-    pub(in crate::engine) fn of_space(site: &Site, space: &str) -> Option<Self> {
-        Self::all(site).find(|place| place.space(site.key_space()) == space)
+    /// The address with the key space `space`, if it is one of `site`.
+    pub(in crate::engine) fn of_space(site: &ServedSite, space: &str) -> Option<Self> {
+        Self::all(site).find(|address| address.space(site.key_space()) == space)
     }
 
-    /// The first part of the keys of its answers, of a site with this one.
+    /// The first part of the keys of its answers, if that of its site is `site`.
     fn space<'s>(&self, site: &'s str) -> Cow<'s, str> {
         match (self.scheme, &self.authority) {
             ("http", None) => Cow::Borrowed(site),
@@ -119,7 +123,7 @@ impl Place {
         self.scheme
     }
 
-    /// Tells an origin.
+    /// Adds the fields that tell an origin.
     pub(in crate::engine) fn tell(&self, headers: &mut HeaderMap) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
         let authority = self.authority.as_deref();
@@ -129,7 +133,7 @@ impl Place {
     }
 }
 
-/// What is told of the host that a client named: its port, if that is one of `ports`.
+/// The host that an origin is told, with the port if it is one of `ports`.
 fn authority(named: &Authority<'_>, scheme: &str, ports: &Ports) -> String {
     let port = named.port.filter(|port| ports.by(scheme).any(|own| own == *port));
     port.map_or_else(|| named.host.to_string(), |port| format!("{}:{port}", named.host))
@@ -143,19 +147,20 @@ fn authorities(hosts: &[String], scheme: &str, ports: &Ports) -> impl Iterator<I
     })
 }
 
-impl Site {
-    /// The keys of a path with its query, as a client writes them, one for each scheme, host and
-    /// port that an origin may be told; none if the site is no generic one, or that is no path. A
+impl ServedSite {
+    /// The keys of a path with its query, as a client writes them: one for each scheme, host and
+    /// port that an origin may be told. None if the site is not generic or the path is invalid. A
     /// purge names them all.
     pub fn generic_keys(&self, path_and_query: &str) -> Option<Vec<Key>> {
         let caching = self.upstream.site.caching.as_ref()?;
-        let keys = Place::all(self)
-            .map(|place| Target::key_of(path_and_query, &place.space(self.key_space()), caching));
+        let keys = RequestAddress::all(self).map(|address| {
+            GenericTarget::key_of(path_and_query, &address.space(self.key_space()), caching)
+        });
         keys.collect()
     }
 }
 
-/// What of a query is kept; none where nothing is.
+/// The part of a query that is kept; none if nothing is.
 fn kept(query: &str, rule: &QueryKept) -> Option<String> {
     match rule {
         QueryKept::All => Some(query.to_owned()),
@@ -212,7 +217,7 @@ mod tests {
             assert_eq!(told, expected, "{scheme} {named}");
             assert_eq!(authorities(&hosts, scheme, &ports).filter(|one| *one == told).count(), 1);
             let mut headers = HeaderMap::new();
-            Place { scheme, authority: Some(told) }.tell(&mut headers);
+            RequestAddress { scheme, authority: Some(told) }.tell(&mut headers);
             assert_eq!(headers[FORWARDED_HOST], expected);
         }
         assert_eq!(authorities(&hosts, "http", &ports).count(), 4);
@@ -221,13 +226,13 @@ mod tests {
     #[test]
     fn paths_that_mean_the_same_have_one_key() {
         let caching = Caching::default();
-        let key = |path| Target::key_of(path, "s", &caching).unwrap();
+        let key = |path| GenericTarget::key_of(path, "s", &caching).unwrap();
         assert_eq!(key("/%7Ea%2f?b"), key("/~a%2F?b"));
         assert_ne!(key("/a%2Fb"), key("/a/b"));
         assert_ne!(key("/a?"), key("/a"));
         assert_eq!(key("/a/../b"), key("/b"));
         for no_path in ["a", "", "/.."] {
-            assert_eq!(Target::key_of(no_path, "s", &caching), None);
+            assert_eq!(GenericTarget::key_of(no_path, "s", &caching), None);
         }
     }
 }

@@ -131,7 +131,7 @@ async fn a_client_that_half_closed_is_let_go_if_no_byte_of_its_answer_comes() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_half_closed_is_answered_whole_if_its_answer_goes_on() {
     let edge = Edge::start(&server());
-    for path in ["/held", "/carried/held"] {
+    for path in ["/held", "/streamed/held"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
         let mut client = edge.send(request.repeat(3)).await;
         client.shutdown().await.unwrap();

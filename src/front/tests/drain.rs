@@ -72,7 +72,7 @@ async fn a_drain_lets_a_slow_client_have_the_last_answer_of_its_connection() {
         // All of it is in the kernel when the drain begins, and waits there.
         ("GET /bytes?{} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 100_000),
         ("GET /bytes?{} HTTP/1.1\r\nHost: h\r\n\r\n", 100_000),
-        ("GET /carried/{} HTTP/1.1\r\nHost: h\r\n\r\n", 100_000),
+        ("GET /streamed/{} HTTP/1.1\r\nHost: h\r\n\r\n", 100_000),
     ] {
         let edge = Edge::start(&server());
         let socket = TcpSocket::new_v4().unwrap();

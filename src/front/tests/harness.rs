@@ -1,7 +1,7 @@
 //! A front with a handler made for tests, and clients that speak raw bytes.
 
 use crate::config::{Limits, Pieces, Server, ServerTimeouts};
-use crate::engine::{Answering, Connection, PlainRequest, Taken};
+use crate::engine::{Answering, ClientConnection, FastAnswer, SimpleRequest};
 use crate::front::{Door, Front, Handler};
 use crate::metrics::Metrics;
 use crate::sync::Mutex;
@@ -72,11 +72,11 @@ pub(super) struct Edge {
     /// What reached the handler: `METHOD target VERSION`.
     pub(super) asked: Arc<Mutex<Vec<String>>>,
     /// The connections those requests came on.
-    pub(super) connections: Arc<Mutex<Vec<Arc<Connection>>>>,
-    /// The statuses of what the doors refused by themselves.
+    pub(super) connections: Arc<Mutex<Vec<Arc<ClientConnection>>>>,
+    /// The statuses of the requests that the front refused by itself.
     pub(super) refused: Arc<Mutex<Vec<u16>>>,
-    /// How many requests were answered the short way.
-    pub(super) express: Arc<AtomicUsize>,
+    /// How many requests took the fast path.
+    pub(super) fast_path: Arc<AtomicUsize>,
     /// Tells that `/held` was asked for.
     pub(super) reached: Arc<Notify>,
     /// Lets `/held` answer.
@@ -85,9 +85,9 @@ pub(super) struct Edge {
 
 struct TestHandler {
     asked: Arc<Mutex<Vec<String>>>,
-    connections: Arc<Mutex<Vec<Arc<Connection>>>>,
+    connections: Arc<Mutex<Vec<Arc<ClientConnection>>>>,
     refused: Arc<Mutex<Vec<u16>>>,
-    express: Arc<AtomicUsize>,
+    fast_path: Arc<AtomicUsize>,
     reached: Arc<Notify>,
     release: Arc<Notify>,
 }
@@ -96,7 +96,7 @@ impl Handler<TestBody> for TestHandler {
     fn answer(
         &self,
         mut request: Request<Incoming>,
-        connection: &Arc<Connection>,
+        connection: &Arc<ClientConnection>,
     ) -> Answering<TestBody> {
         self.asked.lock().push(format!(
             "{} {} {:?}",
@@ -120,41 +120,41 @@ impl Handler<TestBody> for TestHandler {
         Answering::Later(later.boxed())
     }
 
-    fn express(
+    fn fast_path(
         &self,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
         out: &mut Vec<u8>,
-    ) -> Taken<TestBody> {
+    ) -> FastAnswer<TestBody> {
         let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-        if let Some(path) = request.target.as_str().strip_prefix("/carried") {
-            self.express.fetch_add(1, Ordering::Relaxed);
-            let (length, body) = self.carried(path, connection);
+        if let Some(path) = request.target.as_str().strip_prefix("/streamed") {
+            self.fast_path.fetch_add(1, Ordering::Relaxed);
+            let (length, body) = self.streamed(path, connection);
             out.extend_from_slice(head(length).as_bytes());
-            return Taken::Begun(body);
+            return FastAnswer::HeadWritten(body);
         }
         let Some(number) = request.target.as_str().strip_prefix("/ready/") else {
-            return Taken::Not;
+            return FastAnswer::NotTaken;
         };
         assert_ne!(number, "panic", "a panic made for the test");
-        self.express.fetch_add(1, Ordering::Relaxed);
+        self.fast_path.fetch_add(1, Ordering::Relaxed);
         let body = format!("ready {number}");
         out.extend_from_slice((head(body.len()) + &body).as_bytes());
-        Taken::Answered
+        FastAnswer::Complete
     }
 
-    fn refused(&self, _: &Request<Incoming>, status: StatusCode, _: &Arc<Connection>) {
+    fn refused(&self, _: &Request<Incoming>, status: StatusCode, _: &Arc<ClientConnection>) {
         self.refused.lock().push(status.as_u16());
     }
 
-    fn unreadable(&self, status: StatusCode, _: &Arc<Connection>) {
+    fn unreadable(&self, status: StatusCode, _: &Arc<ClientConnection>) {
         self.refused.lock().push(status.as_u16());
     }
 }
 
 impl TestHandler {
-    /// The body under `path` on the short way, and its length as it is announced.
-    fn carried(&self, path: &str, connection: &Arc<Connection>) -> (usize, TestBody) {
+    /// The body of `path` on the fast path, and its announced length.
+    fn streamed(&self, path: &str, connection: &Arc<ClientConnection>) -> (usize, TestBody) {
         if path == "/held" {
             let (reached, release) = (Arc::clone(&self.reached), Arc::clone(&self.release));
             let later = async move {
@@ -188,7 +188,7 @@ impl Edge {
             asked: Arc::default(),
             connections: Arc::default(),
             refused: Arc::default(),
-            express: Arc::default(),
+            fast_path: Arc::default(),
             reached: Arc::default(),
             release: Arc::default(),
         };
@@ -201,7 +201,7 @@ impl Edge {
             asked: Arc::clone(&self.asked),
             connections: Arc::clone(&self.connections),
             refused: Arc::clone(&self.refused),
-            express: Arc::clone(&self.express),
+            fast_path: Arc::clone(&self.fast_path),
             reached: Arc::clone(&self.reached),
             release: Arc::clone(&self.release),
         })
@@ -214,9 +214,9 @@ impl Edge {
         client
     }
 
-    /// How many requests were answered the short way.
+    /// How many requests took the fast path.
     pub(super) fn answered_at_once(&self) -> usize {
-        self.express.load(Ordering::Relaxed)
+        self.fast_path.load(Ordering::Relaxed)
     }
 
     /// A new connection on which `bytes` were sent.
@@ -246,7 +246,7 @@ impl Edge {
 
 async fn respond(
     request: &Request<Incoming>,
-    connection: &Arc<Connection>,
+    connection: &Arc<ClientConnection>,
     reached: &Notify,
     release: &Notify,
 ) -> Response<TestBody> {
@@ -272,11 +272,12 @@ async fn respond(
 }
 
 /// The bodies that come in pieces.
-fn streamed(path: &str, connection: &Arc<Connection>) -> Option<TestBody> {
+fn streamed(path: &str, connection: &Arc<ClientConnection>) -> Option<TestBody> {
     let cut = Arc::clone(connection);
     Some(match path {
         "/endless" => pieces(stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 16_384])))),
-        // Each piece takes the task's whole share, as a client does that reads all at once.
+        // Each piece uses up the budget of the poll, as a client does that reads everything at
+        // once.
         "/greedy" => pieces(stream::poll_fn(|cx| {
             take_all(cx);
             Poll::Ready(Some(Ok(Bytes::from_static(b"xxxx"))))
@@ -306,7 +307,7 @@ trait MapStep: futures_util::Stream + Sized {
 
 impl<S: futures_util::Stream> MapStep for S {}
 
-/// Takes what this poll of a task has left of its share of the runtime.
+/// Uses up the budget that the runtime gives to this poll.
 pub(in crate::front) fn take_all(cx: &mut Context<'_>) {
     let is_all = (0..1_000).any(|_| pin!(consume_budget()).poll(cx).is_pending());
     assert!(is_all, "no task of the runtime's");

@@ -153,7 +153,7 @@ async fn rapid_resets_end_the_connection_with_goaway() {
     assert_eq!(edge.refused("http2"), 1);
 }
 
-/// CVE-2025-8671: requests whose streams the edge itself must reset, for a faulty WINDOW_UPDATE.
+/// CVE-2025-8671: requests that make the edge reset their streams, by a faulty WINDOW_UPDATE.
 #[tokio::test]
 async fn provoked_resets_end_the_connection_with_goaway() {
     let edge = Edge::start(&server());

@@ -2,7 +2,7 @@
 
 mod deadlines;
 mod drain;
-mod express;
+mod fast_path;
 mod framing;
 pub(super) mod harness;
 mod http2;

@@ -3,7 +3,7 @@
 use super::harness::{Edge, noise, reset, rest, server, until};
 use crate::config::{CertificateFiles, Tls};
 use crate::engine::Transport;
-use crate::front::{BindError, Door, Front};
+use crate::front::{Door, Front, ListenError};
 use crate::tls::{Certificates, Protocols};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -312,7 +312,7 @@ async fn a_tls_listener_needs_certificates() {
     let authority = Authority::new();
     let (server, _) = tls_server(vec![authority.issue("a.example")]);
     let error = Front::bind(&server, None).unwrap_err();
-    assert!(matches!(error, BindError::NoCertificates { .. }), "{error}");
+    assert!(matches!(error, ListenError::NoCertificates { .. }), "{error}");
 }
 
 /// As without TLS: what tells is the end of the client's side, not its `close_notify`.

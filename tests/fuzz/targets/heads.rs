@@ -1,19 +1,19 @@
-//! Fuzzes the private `front::plain`, taken in by path: what it takes for a request without a body
+//! Fuzzes the private `front::simple_request`, taken in by path: what it takes for a request without a body
 //! ends at the first empty line, has nothing that announces a body, and no bare line feed; one that
 //! asks for an object and nothing else has one host and no field that has a say.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../../src/front/lines.rs"]
+#[path = "../../../src/front/bare_lf.rs"]
 #[expect(dead_code, reason = "the target needs one function of it")]
-mod lines;
-#[path = "../../../src/front/plain.rs"]
-mod plain;
+mod bare_lf;
+#[path = "../../../src/front/simple_request.rs"]
+mod simple_request;
 
 /// What the file names, where it names it.
 mod engine {
-    pub use narthex::engine::PlainRequest;
+    pub use narthex::engine::SimpleRequest;
 }
 mod policy {
     pub mod request {
@@ -26,7 +26,7 @@ mod rfc {
     }
 }
 
-use plain::{Head, HeadLimits};
+use simple_request::{HeadLimits, RequestHead};
 
 const FRAMING: [&str; 5] = ["content-length", "transfer-encoding", "expect", "upgrade", "trailer"];
 const ASKING: [&str; 8] = [
@@ -42,17 +42,17 @@ const ASKING: [&str; 8] = [
 
 fuzz_target!(|data: &[u8]| {
     let limits = HeadLimits { bytes_max: 1_000, fields_max: 20 };
-    let (length, is_plain) = match Head::of(data, limits) {
-        Head::Plain(request, length) => {
+    let (length, is_plain) = match RequestHead::of(data, limits) {
+        RequestHead::Simple(request, length) => {
             assert!(request.target.as_str().starts_with('/'));
             (length, true)
         }
-        Head::Bodiless(length) => (length, false),
-        Head::Partial => {
+        RequestHead::Bodiless(length) => (length, false),
+        RequestHead::Partial => {
             assert!(data.len() < limits.bytes_max);
             return;
         }
-        Head::Other => return,
+        RequestHead::Other => return,
     };
     assert!(length <= limits.bytes_max);
     let mut head = &data[..length];

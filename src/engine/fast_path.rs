@@ -1,14 +1,18 @@
-//! The short way of a hit: a request that asks for an object and for nothing else, answered from
-//! memory as bytes that are ready for the socket of an HTTP/1.1 connection, or, where its file is
-//! open, as such a head and a body whose file the socket sends. What it says, counts and logs is
-//! what `Engine::handle` would; whatever needs more than that is left to it. Holds no lock, never
-//! waits.
+//! The fast path of a hit: answers a request that asks for an object and nothing else. From memory
+//! it writes the bytes that an HTTP/1.1 socket sends. If the file of the object is open, it writes
+//! the head and returns a body that the socket sends with sendfile. Answers, counts and logs are
+//! those of `Engine::handle`, which gets every other request. Holds no lock, never waits.
 
-use super::body::Body;
+use super::body::AnswerBody;
+use super::connection::ClientConnection;
 use super::deliver::{self, cache_status};
-use super::tally::{Account, Begun};
+use super::lookup::{self, MemoryHit, ObjectRoute};
+use super::request_record::{AnswerSummary, PendingRecord};
+use super::simple_request::{FastAnswer, SimpleRequest};
+use super::site::ServedSite;
+use super::site_pages;
+use super::state::Engine;
 use super::target::Path;
-use super::{Connection, Engine, InMemory, ObjectWay, Site, local};
 use crate::clock::{Moment, Timestamp};
 use crate::memory::Hot;
 use crate::object::Facts;
@@ -16,7 +20,6 @@ use crate::object::tags::TAG_FIELD;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::{ReadMethod, Upstream};
-use crate::rfc::path::PlainPath;
 use crate::rfc::{Authority, CdnLoop};
 use crate::store::StoredBody;
 use crate::telemetry::RequestId;
@@ -25,65 +28,40 @@ use httpdate::HttpDate;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// Bytes of the largest body that goes the short way, where it is copied once.
+/// Bytes of the largest body that is copied from memory.
 const BODY_BYTES_MAX: u64 = 16 * 1024;
 /// The body of an absence.
 const ABSENT: &[u8] = b"404";
 
-/// A request of HTTP/1.1 without conditions, ranges, or anything else that has a say in its answer.
-#[derive(Debug, Clone, Copy)]
-pub struct PlainRequest<'a> {
-    /// GET or HEAD.
-    pub method: ReadMethod,
-    /// The request target.
-    pub target: PlainPath<'a>,
-    /// `Host`.
-    pub host: &'a str,
-    /// `Referer`, for the log.
-    pub referer: Option<&'a [u8]>,
-    /// `User-Agent`, for the log.
-    pub user_agent: Option<&'a [u8]>,
-}
-
-/// Whether a request was answered.
-#[derive(Debug)]
-pub enum Taken<B> {
-    /// The whole answer was written, and the request is counted and logged.
-    Answered,
-    /// The answer's head was written; this is its body, which counts and logs the request.
-    Begun(B),
-    /// Nothing was done.
-    Not,
-}
-
-/// What an answer of the short way from memory has beside the fields of its object.
-struct Said<'a> {
+/// An answer from memory, except for the fields of its object.
+struct MemoryAnswer<'a> {
     status: &'static str,
     hot: &'a Hot,
     outcome: Outcome,
     body: &'a [u8],
-    /// Where the answer names it.
+    /// The id of the request, if the answer states it.
     request_id: Option<RequestId>,
 }
 
 impl Engine {
     /// Writes the whole answer to `request` behind `out`, counts and logs it, if memory has it and
-    /// nothing more is to be decided; its head alone, if its file is open; does nothing otherwise.
-    pub fn express(
+    /// nothing more is to be decided. If only its file is open, writes the head and returns the
+    /// body. Does nothing otherwise.
+    pub fn fast_path(
         self: &Arc<Self>,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
         out: &mut Vec<u8>,
-    ) -> Taken<Body> {
-        self.try_express(request, connection, out).unwrap_or(Taken::Not)
+    ) -> FastAnswer<AnswerBody> {
+        self.try_fast_path(request, connection, out).unwrap_or(FastAnswer::NotTaken)
     }
 
-    fn try_express(
+    fn try_fast_path(
         self: &Arc<Self>,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
         out: &mut Vec<u8>,
-    ) -> Option<Taken<Body>> {
+    ) -> Option<FastAnswer<AnswerBody>> {
         let moment = self.clock.moment();
         let sites = self.sites.load();
         let site = with_host(request.host, |host| sites.route(Some(host)))?;
@@ -92,51 +70,54 @@ impl Engine {
             return None;
         }
         let path = Path::plain(request.target);
-        let Some((hit, class)) = self.in_memory(site, &path, moment.edge) else {
-            return self.express_file(request, connection, (site, path), moment, out);
+        let Some((hit, class)) = lookup::in_memory(&self.cache, site, &path, moment.edge) else {
+            return self.fast_path_file(request, connection, (site, path), moment, out);
         };
-        if local::may_adapt(class) {
+        if site_pages::may_adapt(class) {
             return None;
         }
-        let begun = Begun::of_plain(request, moment.wall, connection, &self.log);
+        let record = PendingRecord::of_simple(request, moment.wall, connection, &self.log);
         let request_id = RequestId::draw();
-        let said = match &hit {
-            InMemory::Object(hot, outcome) => {
+        let answer = match &hit {
+            MemoryHit::Object(hot, outcome) => {
                 if hot.facts.status != StatusCode::OK || hot.length() > BODY_BYTES_MAX {
                     return None;
                 }
                 let (status, outcome) = (STATUS_OK, *outcome);
-                Said { status, hot, outcome, body: hot.body_bytes(), request_id: None }
+                MemoryAnswer { status, hot, outcome, body: hot.body_bytes(), request_id: None }
             }
-            InMemory::Absence(hot) => {
+            MemoryHit::Absence(hot) => {
                 let (status, outcome) = ("HTTP/1.1 404 Not Found\r\n", Outcome::HitAbsent);
-                Said { status, hot, outcome, body: ABSENT, request_id: Some(request_id) }
+                MemoryAnswer { status, hot, outcome, body: ABSENT, request_id: Some(request_id) }
             }
         };
-        let sent = said.write(request.method, moment, out);
-        begun.answered(&said.account(sent, request_id), site, class);
-        Some(Taken::Answered)
+        let sent = answer.write(request.method, moment, out);
+        record.answered(&answer.summary(sent, request_id), site, class);
+        Some(FastAnswer::Complete)
     }
 
-    /// The same for an object whose file is open, on a connection that sends files by itself.
-    fn express_file(
+    /// The same for an object with an open file, on a connection that sends files.
+    fn fast_path_file(
         self: &Arc<Self>,
-        request: &PlainRequest<'_>,
-        connection: &Arc<Connection>,
-        (site, path): (&Arc<Site>, Path<'_>),
+        request: &SimpleRequest<'_>,
+        connection: &Arc<ClientConnection>,
+        (site, path): (&Arc<ServedSite>, Path<'_>),
         moment: Moment,
         out: &mut Vec<u8>,
-    ) -> Option<Taken<Body>> {
-        connection.spans().filter(|_| request.method == ReadMethod::Get)?;
+    ) -> Option<FastAnswer<AnswerBody>> {
+        connection.sendfile_queue().filter(|_| request.method == ReadMethod::Get)?;
         let (method, upstream) = (request.method, Upstream::MayBeAsked);
-        let way = ObjectWay { site, passed: CdnLoop::default(), path, method, upstream };
-        let (stored, outcome, routed) = self.open_file(&way, moment.edge)?;
+        let route = ObjectRoute { site, passed: CdnLoop::default(), path, method, upstream };
+        let (stored, outcome, routed) = lookup::open_file(&self.cache, &route, moment.edge)?;
         let class = routed.target.class;
         let StoredBody::File(file) = &stored.body else { return None };
-        if stored.meta.status != StatusCode::OK || stored.length == 0 || local::may_adapt(class) {
+        if stored.meta.status != StatusCode::OK
+            || stored.length == 0
+            || site_pages::may_adapt(class)
+        {
             return None;
         }
-        let begun = Begun::of_plain(request, moment.wall, connection, &self.log);
+        let record = PendingRecord::of_simple(request, moment.wall, connection, &self.log);
         out.extend_from_slice(STATUS_OK.as_bytes());
         let facts = stored.meta.facts();
         write_objects(&stored.meta.headers, &facts, out);
@@ -145,23 +126,23 @@ impl Engine {
             write_date(moment.wall, out);
         }
         write_end(stored.length, out);
-        let account = Account {
+        let summary = AnswerSummary {
             status: StatusCode::OK,
             outcome,
-            origin: &stored.meta.origin,
+            origin: Some(&stored.meta.origin),
             body_bytes: 0,
             request_id: RequestId::draw(),
         };
-        let tally = begun.going(&account, site, class);
+        let record = record.with_body(&summary, Some((site, class)));
         let body = deliver::file(self, connection, routed, &stored, file);
-        Some(Taken::Begun(body.tallied(tally)))
+        Some(FastAnswer::HeadWritten(body.with_record(record)))
     }
 }
 
 /// The status line of an object.
 const STATUS_OK: &str = "HTTP/1.1 200 OK\r\n";
 
-/// Writes the fields that an answer has from its object, and a `Content-Type` in any case.
+/// Writes the fields of the object. There is always a `Content-Type`.
 fn write_objects(fields: &HeaderMap, facts: &Facts, out: &mut Vec<u8>) {
     for (name, value) in fields {
         if policy::head::is_objects(name) && *name != TAG_FIELD {
@@ -180,15 +161,15 @@ fn write_own(facts: &Facts, outcome: Outcome, now: Timestamp, out: &mut Vec<u8>)
     policy::head::write_added(out, facts, now, &cache_status);
 }
 
-/// Writes what comes last in a head.
+/// Writes the last field and the end of a head.
 fn write_end(body_bytes: u64, out: &mut Vec<u8>) {
     let mut length = itoa::Buffer::new();
     policy::head::write_field(out, "content-length", length.format(body_bytes).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
-impl Said<'_> {
-    /// Writes the answer at this moment; how many bytes of its body that were.
+impl MemoryAnswer<'_> {
+    /// Writes the answer at this moment. Returns how many bytes of its body were written.
     fn write(&self, method: ReadMethod, moment: Moment, out: &mut Vec<u8>) -> usize {
         out.extend_from_slice(self.status.as_bytes());
         out.extend_from_slice(self.hot.lines());
@@ -210,16 +191,22 @@ impl Said<'_> {
         }
     }
 
-    fn account(&self, body_bytes: usize, request_id: RequestId) -> Account<'_> {
+    fn summary(&self, body_bytes: usize, request_id: RequestId) -> AnswerSummary<'_> {
         let status = match self.request_id {
             None => StatusCode::OK,
             Some(_) => StatusCode::NOT_FOUND,
         };
-        Account { status, outcome: self.outcome, origin: &self.hot.origin, body_bytes, request_id }
+        AnswerSummary {
+            status,
+            outcome: self.outcome,
+            origin: Some(&self.hot.origin),
+            body_bytes,
+            request_id,
+        }
     }
 }
 
-/// Writes `Date`, which is put together once a second.
+/// Writes `Date`, which is formatted once a second.
 fn write_date(now: Timestamp, out: &mut Vec<u8>) {
     thread_local! {
         static LINE: RefCell<(i64, Vec<u8>)> = const { RefCell::new((i64::MIN, Vec::new())) };
@@ -235,8 +222,8 @@ fn write_date(now: Timestamp, out: &mut Vec<u8>) {
     });
 }
 
-/// Calls `with` with the name of the host in the field value `text`, which is the same from one
-/// request to the next more often than not, and is then not read again.
+/// Calls `with` with the host name in the field value `text`. Most requests of a thread repeat the
+/// last value, which is then not parsed again.
 fn with_host<T>(text: &str, with: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     thread_local! {
         static LAST: RefCell<(String, String)> = RefCell::default();

@@ -1,11 +1,9 @@
-//! The body of an answer on the short way, written below the HTTP library behind the answer's head.
-//! One at a time per connection, part of its `express`; no locks.
+//! Writes the body of an answer of the fast path, below hyper and behind the head of the answer.
+//! One at a time per connection, owned by its `fast_path`; no locks.
 //!
-//! A body that fails is an error of the socket: the library gives the connection up, which is reset
-//! then, since its answer is unfinished.
+//! A body that fails is an error of the socket. hyper gives the connection up then, and the
+//! connection is reset, since its answer is unfinished.
 
-use super::AnswerBody;
-use super::request::Answer;
 use bytes::{Buf, BytesMut};
 use http_body::Body;
 use std::io::{self, IoSlice};
@@ -13,13 +11,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
-/// Pieces of memory that are written at once.
+/// Slices that are written in one call.
 const SLICES_MAX: usize = 16;
 
-/// A body that is being written; dropping it ends its request.
-pub(super) trait Carry: Send {
+/// A body that is being written. Dropping it ends its request.
+pub(super) trait WriteBody: Send {
     /// Writes what is in `head`, then the body, to its end.
-    fn poll_carry(
+    fn poll_write_body(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         head: &mut BytesMut,
@@ -28,26 +26,29 @@ pub(super) trait Carry: Send {
 }
 
 pin_project_lite::pin_project! {
-    /// The body of a handler's answer, and what was taken of it and is not written yet.
-    pub(super) struct Carried<B>
+    /// The body of an answer, and the piece of it that is taken and not written yet.
+    pub(super) struct BodyWriter<B>
     where
-        B: AnswerBody,
+        B: Body,
     {
         #[pin]
-        body: Answer<B>,
+        body: B,
         data: Option<B::Data>,
     }
 }
 
-impl<B: AnswerBody> Carried<B> {
-    /// Nothing of `body` is written yet.
-    pub(super) fn new(body: Answer<B>) -> Self {
+impl<B: Body> BodyWriter<B> {
+    /// A writer that has written nothing of `body` yet.
+    pub(super) fn new(body: B) -> Self {
         Self { body, data: None }
     }
 }
 
-impl<B: AnswerBody> Carry for Carried<B> {
-    fn poll_carry(
+impl<B> WriteBody for BodyWriter<B>
+where
+    B: Body<Data: Send, Error = io::Error> + Send,
+{
+    fn poll_write_body(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         head: &mut BytesMut,
@@ -68,7 +69,7 @@ impl<B: AnswerBody> Carry for Carried<B> {
                     }
                     Poll::Ready(None) if head.is_empty() => return Poll::Ready(Ok(())),
                     Poll::Pending if head.is_empty() => return Poll::Pending,
-                    // The head goes by itself.
+                    // The head is written alone.
                     Poll::Ready(None) | Poll::Pending => {}
                 }
             }

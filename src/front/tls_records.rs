@@ -1,12 +1,12 @@
-//! TLS over one TCP connection, written in whole records and a few records at a time: what is
-//! given is held until it fills a record, and what is encrypted until it is worth a call to the
-//! system. One per connection; its lock is for hyper and the connection's task, which take turns,
-//! and is never held across an await.
+//! TLS over one TCP connection, written in whole records and several records at a time. Bytes are
+//! held until they fill a record, and records until they are worth a system call. One for each
+//! connection. Its lock is taken in turn by hyper and by the task of the connection, and never held
+//! across an await.
 //!
-//! h2 flushes each frame before it makes the next, and hyper each piece of a body. Instead, the
-//! task that polls the connection flushes when the poll is over ([`Unflushed`]).
+//! h2 flushes each frame before it makes the next, and hyper each piece of a body. Instead of them,
+//! the task that polls the connection flushes after the poll ([`TlsFlush`]).
 
-use super::socket::Raw;
+use super::tcp_socket::TcpSocket;
 use crate::sync::{Mutex, MutexGuard};
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -17,75 +17,79 @@ use tokio_rustls::server::TlsStream;
 
 /// Bytes of a full record (RFC 8446 section 5.1).
 const RECORD_BYTES: usize = 16 << 10;
-/// Bytes that are encrypted before they are sent, and before what is given waits where they cannot
-/// be. With what TLS adds, seven records fill two of the packets of 64 KiB that Linux cuts, where
-/// four or eight would leave a few bytes for another.
+/// Bytes that are encrypted before they are sent. If they cannot be sent, further bytes wait. Seven
+/// records and what TLS adds fill two of the 64 KiB packets that Linux cuts; four or eight records
+/// would leave a few bytes for another packet.
 const SEALED_BYTES_MAX: usize = 7 * RECORD_BYTES;
 
-/// The connection, shared by whoever writes it and whoever flushes it.
+/// The connection, shared by the side that writes it and the side that flushes it.
 #[derive(Debug, Clone)]
-pub(super) struct Secure(Arc<Mutex<Inner>>);
+pub(super) struct TlsRecords(Arc<Mutex<RecordBuffer>>);
 
 #[derive(Debug)]
-struct Inner {
-    tls: TlsStream<Raw>,
-    /// Less than a record, not encrypted yet.
+struct RecordBuffer {
+    tls: TlsStream<TcpSocket>,
+    /// Bytes that are not encrypted yet: less than a record.
     held: Vec<u8>,
-    /// Bytes that were encrypted and may not be sent yet.
+    /// Encrypted bytes that may not be sent yet.
     sealed: usize,
-    /// Whether the system did not take all of that when it was asked last.
+    /// Whether the last call to the system left some of them.
     is_blocked: bool,
 }
 
-/// What the task that polls a connection is to flush.
+/// Lets the task that polls a connection flush it.
 #[derive(Debug)]
-pub(super) struct Unflushed {
-    secure: Secure,
+pub(super) struct TlsFlush {
+    records: TlsRecords,
     is_put_off: bool,
 }
 
-/// Whether more is about to be written.
+/// Whether more will soon be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
-    /// Answers are under way.
+pub(super) enum MoreOutput {
+    /// Answers are unfinished.
     Expected,
-    /// None is.
+    /// No answer is unfinished.
     Unexpected,
 }
 
-impl Unflushed {
-    /// That of `secure`.
-    pub(super) fn of(secure: &Secure) -> Self {
-        Self { secure: secure.clone(), is_put_off: false }
+impl TlsFlush {
+    /// Flushes `records`.
+    pub(super) fn of(records: &TlsRecords) -> Self {
+        Self { records: records.clone(), is_put_off: false }
     }
 
-    /// Flushes what the poll that is over left. Where more is expected, that is put off once, until
-    /// the tasks that are ready now had their turn: the answers of many go together.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, more: More) -> Poll<io::Result<()>> {
-        // What is held may still become a whole record before there is room again.
-        ready!(self.secure.poll_unblock(cx))?;
-        if more == More::Expected && !self.is_put_off && self.secure.is_unsent() {
+    /// Flushes what the last poll wrote. If more is expected, the flush waits once, until the other
+    /// tasks that are ready had their turn. So the answers of many tasks are sent together.
+    pub(super) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        more: MoreOutput,
+    ) -> Poll<io::Result<()>> {
+        // What is held may become a whole record before there is room again.
+        ready!(self.records.poll_unblock(cx))?;
+        if more == MoreOutput::Expected && !self.is_put_off && self.records.is_unsent() {
             self.is_put_off = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         self.is_put_off = false;
-        self.secure.poll_flush(cx)
+        self.records.poll_flush(cx)
     }
 }
 
-impl Secure {
+impl TlsRecords {
     /// A connection after its handshake.
-    pub(super) fn new(mut tls: TlsStream<Raw>) -> Self {
-        // Bounded here.
+    pub(super) fn new(mut tls: TlsStream<TcpSocket>) -> Self {
+        // `SEALED_BYTES_MAX` is the bound.
         tls.get_mut().1.set_buffer_limit(None);
-        let inner = Inner { tls, held: Vec::new(), sealed: 0, is_blocked: false };
+        let inner = RecordBuffer { tls, held: Vec::new(), sealed: 0, is_blocked: false };
         Self(Arc::new(Mutex::new(inner)))
     }
 
-    /// From here on a client that takes what it is sent fast has more waiting for it in the kernel.
-    pub(super) fn is_paced(&self) {
-        self.inner().tls.get_mut().0.is_paced();
+    /// From now on more bytes may wait in the kernel for a client that reads fast.
+    pub(super) fn enlarge_send_buffer(&self) {
+        self.inner().tls.get_mut().0.enlarge_send_buffer();
     }
 
     /// Reads, as `AsyncRead::poll_read` does.
@@ -97,7 +101,7 @@ impl Secure {
         Pin::new(&mut self.inner().tls).poll_read(cx, buffer)
     }
 
-    /// Takes of `slices` what there is room for.
+    /// Takes as many bytes of `slices` as there is room for.
     pub(super) fn poll_write(
         &self,
         cx: &mut Context<'_>,
@@ -116,7 +120,7 @@ impl Secure {
         Poll::Ready(Ok(taken))
     }
 
-    /// Encrypts and sends all that was taken.
+    /// Encrypts and sends everything that was taken.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
         inner.seal()?;
@@ -130,26 +134,26 @@ impl Secure {
         Pin::new(&mut inner.tls).poll_shutdown(cx)
     }
 
-    /// Whether something was taken and is not sent.
+    /// Whether something is taken and not sent.
     fn is_unsent(&self) -> bool {
         let inner = self.inner();
         inner.sealed > 0 || !inner.held.is_empty()
     }
 
-    /// Ready when nothing is left that the system did not take.
+    /// Ready when the system has taken everything that was encrypted before.
     fn poll_unblock(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
         if inner.is_blocked { inner.poll_send(cx) } else { Poll::Ready(Ok(())) }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, RecordBuffer> {
         self.0.lock()
     }
 }
 
-impl Inner {
-    /// Takes of `slices` as much as may be encrypted now: encrypts whole records, and holds what is
-    /// less than another.
+impl RecordBuffer {
+    /// Takes as many bytes of `slices` as may be encrypted now. Encrypts whole records, and holds
+    /// the rest.
     fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
         let records = (self.held.len() + length) / RECORD_BYTES;
@@ -172,7 +176,8 @@ impl Inner {
         Ok(taken)
     }
 
-    /// Encrypts what is held and the first `now` bytes of `slices`: `whole` records.
+    /// Encrypts what is held and the first `now` bytes of `slices`: together `whole` bytes of
+    /// records.
     fn seal_whole(&mut self, slices: &[IoSlice<'_>], now: usize, whole: usize) -> io::Result<()> {
         let mut parts = Vec::with_capacity(slices.len() + 1);
         parts.push(IoSlice::new(&self.held));
@@ -190,12 +195,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Records that may be encrypted before some are sent.
+    /// Records that may be encrypted until some are sent.
     fn room(&self) -> usize {
         SEALED_BYTES_MAX.saturating_sub(self.sealed) / RECORD_BYTES
     }
 
-    /// Encrypts what is held, and lets its buffer go: most connections are idle.
+    /// Encrypts what is held, and frees its buffer, since most connections are idle.
     fn seal(&mut self) -> io::Result<()> {
         let held = std::mem::take(&mut self.held);
         self.sealed += held.len();

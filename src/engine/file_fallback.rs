@@ -1,14 +1,14 @@
-//! A stored file that turns out damaged, short or unreadable while it is sent: the body goes on
-//! from its offset out of what is stored by now, or out of a fill, if that is provably the same
-//! object; else it is cut. Owned by the body of one answer and used once; no locks.
+//! Continues a body after its stored file proved damaged, short or unreadable. The rest comes from
+//! what is stored now, or from a fill, if that is provably the same object. Otherwise the body is
+//! cut. Owned by the body of one answer and used once; no locks.
 //!
-//! The client has a part of the old object, whose bytes were proven when it was stored, or read
-//! back as they were written. The new one is the same where it must have the same SHA-256 (then its
-//! end is held back until that is checked), or where it has the same strong entity tag and no other
-//! length.
+//! The client has a part of the old object. Its bytes were proven when it was stored, or compared
+//! with their checksums. A new object is the same if it must have the same SHA-256 (its end is
+//! withheld until that is checked), or if it has the same strong entity tag and no other length.
 
-use super::body::{Reading, Source};
-use super::{Engine, Routed};
+use super::body_source::BodySource;
+use super::state::Engine;
+use super::target::RoutedRequest;
 use crate::cache::{Found, Hit};
 use crate::fill::{
     Asker, FillEpoch, FillOutcome, FillRole, FlightReader, JoinError, ObjectRequest, PageRequest,
@@ -17,90 +17,95 @@ use crate::fill::{
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
 use crate::store::{Stored, StoredBody};
+use bytes::Bytes;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
-/// What a body goes on with when its file fails it. Every answer from a file has one, and hardly
-/// any needs it: it holds what is there already, and the rest is made when it is needed.
-pub(super) struct Rescue {
+/// The fallback of one body. Every answer from a file has one, and few need it: it holds only what
+/// is there already.
+pub(super) struct FileFallback {
     engine: Arc<Engine>,
-    lost: Lost,
-    /// Head, length and digest of what is being sent.
+    request: FallbackRequest,
+    /// Head, length and digest of the object that is being sent.
     meta: Arc<Meta>,
     length: u64,
     sha256: Sha256,
 }
 
-/// What is being sent, and how it is fetched again.
-pub(super) enum Lost {
+/// The object that is being sent, and how it is fetched again.
+pub(super) enum FallbackRequest {
     /// An object of a binary cache.
-    Object(Routed),
-    /// A response of a generic site, as it was asked for.
+    Object(RoutedRequest),
+    /// A response of a generic site, by the request for it.
     Page(Box<PageRequest>),
 }
 
-/// Why there is nothing to go on with.
+/// A read of a piece, and the source of the next.
+type SourceRead = Pin<Box<dyn Future<Output = (BodySource, io::Result<Bytes>)> + Send>>;
+
+/// Why the body cannot continue.
 #[derive(Debug, thiserror::Error)]
-enum NotRescued {
-    #[error("what is there now is another object")]
+enum FallbackError {
+    #[error("the present object is another one")]
     Changed,
-    #[error("there is nothing now: {0}")]
+    #[error("no copy of the object: {0}")]
     Failed(String),
 }
 
-impl Rescue {
-    /// That of `stored`, which is sent.
-    pub(super) fn of(engine: &Arc<Engine>, lost: Lost, stored: &Stored) -> Box<Self> {
+impl FileFallback {
+    /// The fallback of `stored`, which is being sent.
+    pub(super) fn of(engine: &Arc<Engine>, request: FallbackRequest, stored: &Stored) -> Box<Self> {
         Box::new(Self {
             engine: Arc::clone(engine),
-            lost,
+            request,
             meta: Arc::clone(&stored.meta),
             length: stored.length,
             sha256: stored.sha256,
         })
     }
 
-    /// The next piece of the body, of at most `max` bytes from `offset`, out of another source
-    /// than `failed`, which failed with `error`.
+    /// The next piece of the body, of at most `max` bytes from `offset`, from another source than
+    /// `failed`, which failed with `error`.
     pub(super) fn go_on(
         self,
-        failed: Source,
+        failed: BodySource,
         offset: u64,
         max: usize,
         error: io::Error,
-    ) -> Reading {
+    ) -> SourceRead {
         Box::pin(async move {
             let (key, result) = (&self.meta.key, self.find(offset).await);
             let label = match &result {
                 Ok(_) => "continued",
-                Err(NotRescued::Changed) => "changed",
-                Err(NotRescued::Failed(_)) => "failed",
+                Err(FallbackError::Changed) => "changed",
+                Err(FallbackError::Failed(_)) => "failed",
             };
             self.engine.metrics.body_rescues.with_label_values(&[label]).inc();
             let (site, path) = (key.site(), key.path());
             match result {
                 Ok(source) => {
-                    tracing::info!(site, path, offset, %error, "a stored file failed; going on");
+                    tracing::info!(site, path, offset, %error, "stored file failed, body continued");
                     source.read(max).await
                 }
-                Err(not) => {
-                    tracing::warn!(site, path, offset, %error, %not, "a stored file failed; cut");
+                Err(reason) => {
+                    tracing::warn!(site, path, offset, %error, %reason, "stored file failed, body cut");
                     (failed, Err(error))
                 }
             }
         })
     }
 
-    async fn find(&self, offset: u64) -> Result<Source, NotRescued> {
+    async fn find(&self, offset: u64) -> Result<BodySource, FallbackError> {
         let mark = self.engine.fills.mark();
         if let Some(source) = self.stored(offset).await? {
             return Ok(source);
         }
-        let routed = match &self.lost {
-            Lost::Object(routed) => routed,
-            Lost::Page(sought) => return self.find_page(sought, offset, mark).await,
+        let routed = match &self.request {
+            FallbackRequest::Object(routed) => routed,
+            FallbackRequest::Page(sought) => return self.find_page(sought, offset, mark).await,
         };
-        let wanted = self.engine.wanted(routed, Asker::default());
+        let wanted = routed.wanted(&self.engine.instance, Asker::default());
         let (_, flight) = match self.join(&wanted, Some(mark)) {
             Err(JoinError::Ended) => match self.stored(offset).await? {
                 Some(source) => return Ok(source),
@@ -119,14 +124,14 @@ impl Rescue {
         self.landed((&flight, landed), passing, offset)
     }
 
-    /// As for an object of a binary cache; but of an answer that may not be shared, only that to a
-    /// request of one's own.
+    /// The same for a page. If the answer may not be shared, only a fetch for this request alone
+    /// will do.
     async fn find_page(
         &self,
         sought: &PageRequest,
         offset: u64,
         mark: FillEpoch,
-    ) -> Result<Source, NotRescued> {
+    ) -> Result<BodySource, FallbackError> {
         let (fills, now) = (&self.engine.fills, self.engine.clock.now());
         let (role, flight) = if sought.wishes.forbids_storing() {
             let alone = fills.seek_alone(sought.clone(), None, now);
@@ -154,22 +159,22 @@ impl Rescue {
         self.landed((&flight, landed), passing, offset)
     }
 
-    /// What a flight brought, or the body that passes in its place, where it is the same object.
+    /// The result of a flight, or the body that passes through it, if it is the same object.
     fn landed(
         &self,
         (flight, landed): (&FlightReader, FillOutcome),
         passing: Option<PassThroughBody>,
         offset: u64,
-    ) -> Result<Source, NotRescued> {
+    ) -> Result<BodySource, FallbackError> {
         match landed {
             FillOutcome::Streaming { meta, growing, must_be } => {
                 self.expect_same(&meta, growing.length(), must_be)?;
-                Ok(Source::Growing(flight.follow(growing, offset), offset))
+                Ok(BodySource::Growing(flight.follow(growing, offset), offset))
             }
             FillOutcome::Whole { found, .. } => self.source(&found, offset),
             FillOutcome::Passing => self.passing(passing, offset),
             FillOutcome::Absent(_) | FillOutcome::Head { .. } => self.passing(None, offset),
-            FillOutcome::Failed(error) => Err(NotRescued::Failed(error.to_string())),
+            FillOutcome::Failed(error) => Err(FallbackError::Failed(error.to_string())),
         }
     }
 
@@ -181,36 +186,41 @@ impl Rescue {
         self.engine.fills.join(wanted.clone(), None, looked)
     }
 
-    /// What is stored by now: another reader may have met the damage before.
-    async fn stored(&self, offset: u64) -> Result<Option<Source>, NotRescued> {
+    /// What is stored now: another reader may have met the damage before.
+    async fn stored(&self, offset: u64) -> Result<Option<BodySource>, FallbackError> {
         match self.engine.cache.lookup(&self.meta.key).await {
             Some(Hit::Memory(found) | Hit::Disk(found)) => self.source(&found, offset).map(Some),
             Some(Hit::Absent(_)) | None => Ok(None),
         }
     }
 
-    fn source(&self, found: &Found, offset: u64) -> Result<Source, NotRescued> {
+    fn source(&self, found: &Found, offset: u64) -> Result<BodySource, FallbackError> {
         let bytes = match found {
             Found::Hot(hot) => hot.body(),
             Found::Stored(stored) => match &stored.body {
                 StoredBody::File(_) if stored.sha256 != self.sha256 => {
-                    return Err(NotRescued::Changed);
+                    return Err(FallbackError::Changed);
                 }
-                StoredBody::File(file) => return Ok(Source::File(Arc::clone(file), offset)),
+                StoredBody::File(file) => return Ok(BodySource::File(Arc::clone(file), offset)),
                 StoredBody::Bytes(bytes) => bytes.clone(),
             },
         };
         if Sha256::of(&bytes) != self.sha256 {
-            return Err(NotRescued::Changed);
+            return Err(FallbackError::Changed);
         }
         let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        Ok(Source::Bytes(bytes.slice(offset..)))
+        Ok(BodySource::Bytes(bytes.slice(offset..)))
     }
 
-    fn passing(&self, passing: Option<PassThroughBody>, offset: u64) -> Result<Source, NotRescued> {
-        let passing = passing.ok_or_else(|| NotRescued::Failed("no origin has it".to_owned()))?;
+    fn passing(
+        &self,
+        passing: Option<PassThroughBody>,
+        offset: u64,
+    ) -> Result<BodySource, FallbackError> {
+        let passing =
+            passing.ok_or_else(|| FallbackError::Failed("no origin has the object".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
-        Ok(Source::Passing(Box::new(passing), offset))
+        Ok(BodySource::Passing(Box::new(passing), offset))
     }
 
     fn expect_same(
@@ -218,20 +228,20 @@ impl Rescue {
         meta: &Meta,
         length: Option<u64>,
         must_be: Option<Sha256>,
-    ) -> Result<(), NotRescued> {
+    ) -> Result<(), FallbackError> {
         let is_same = if let Some(sha256) = must_be {
             sha256 == self.sha256
         } else {
-            // If its length is not told, the body of the answer sees that it comes out.
+            // If the length is unknown, the body of the answer checks it.
             let may_be_so_long = length.is_none_or(|length| length == self.length);
             may_be_so_long && meta.status == self.meta.status && has_same_tag(&self.meta, meta)
         };
-        if is_same { Ok(()) } else { Err(NotRescued::Changed) }
+        if is_same { Ok(()) } else { Err(FallbackError::Changed) }
     }
 }
 
-fn not_joined(error: JoinError) -> NotRescued {
-    NotRescued::Failed(error.to_string())
+fn not_joined(error: JoinError) -> FallbackError {
+    FallbackError::Failed(error.to_string())
 }
 
 fn has_same_tag(one: &Meta, other: &Meta) -> bool {

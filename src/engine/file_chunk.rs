@@ -1,64 +1,64 @@
-//! What the body of an answer gives hyper: bytes in memory, or a stretch of a stored file that is
-//! read only when hyper writes it. So a connection with a hundred answers under way holds a piece
-//! of one of them, which is still in the processor's cache when it is encrypted. Owned by hyper
-//! until it is written; no locks.
+//! The pieces of a body that hyper gets: bytes in memory, or a part of a stored file that is read
+//! only when hyper writes it. So a connection with a hundred unfinished answers holds a piece of
+//! one of them, and that piece is still in the cache of the processor when it is encrypted. Owned
+//! by hyper until it is written; no locks.
 //!
 //! # No byte that was not compared
 //!
-//! A stretch is made while its chunk is trusted and its pages are in the page cache. Should that
-//! have changed when it is written, the chunk is read and compared there and then, while the thread
-//! takes no other work. Where it is wrong there is nothing to write, which a [`Buf`] cannot say:
-//! the connection is broken, and its socket takes not a byte more.
+//! A chunk is made while it is trusted and its pages are in the page cache. If that has changed
+//! when hyper writes it, it is read and compared at once, which blocks the thread. If it is
+//! damaged, there is nothing to write, but a [`Buf`] cannot fail. So the connection is marked as
+//! broken, and its socket writes no further byte.
 
-use super::connection::{Connection, Turns};
-use super::tail::Tail;
+use super::connection::{AnswerOrder, ClientConnection};
+use super::file_source::FileSource;
 use bytes::{Buf, Bytes};
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// Bytes that are read at a time where another answer's turn comes then: those of a frame of
-/// HTTP/2, unless its client wants larger ones.
+/// Bytes that are read at a time if answers take turns: one frame of HTTP/2, unless the client
+/// wants larger ones.
 const FRAME_BYTES: usize = 16 << 10;
-/// Bytes that are read at a time of one answer alone: few calls, and still in the cache when they
+/// Bytes that are read at a time of a single answer: few calls, and still in the cache when they
 /// are encrypted.
 const READ_BYTES: usize = 64 << 10;
-/// Buffers that a thread keeps to use again.
+/// Buffers that a thread keeps for reuse.
 const SPARE_MAX: usize = 4;
 
-/// A part of a body.
+/// A piece of a body.
 #[derive(Debug)]
-pub enum Portion {
+pub enum BodyData {
     /// In memory.
     Bytes(Bytes),
     /// In a stored file.
-    Stretch(Box<Stretch>),
+    FileChunk(Box<FileChunk>),
 }
 
-/// Bytes of a stored file, read as they are asked for.
-pub struct Stretch {
-    tail: Arc<Tail>,
-    connection: Arc<Connection>,
-    /// Where what was read begins, or what is to be read next.
+/// Bytes of a stored file that are read when they are written.
+pub struct FileChunk {
+    file_source: Arc<FileSource>,
+    connection: Arc<ClientConnection>,
+    /// The offset of what was read, or of what is read next.
     at: u64,
     left: usize,
-    read: OnceCell<Read>,
-    /// Bytes of what was read that were taken.
+    read: OnceCell<ReadBytes>,
+    /// Bytes of what was read that are taken.
     used: usize,
 }
 
-/// What was read, and its length.
-struct Read(Spare, usize);
+/// Bytes that were read, and their number.
+struct ReadBytes(SpareBuffer, usize);
 
-/// A buffer, which returns to its thread's.
-struct Spare(Box<[u8]>);
+/// A buffer that its thread reuses.
+struct SpareBuffer(Box<[u8]>);
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Spare {
+impl SpareBuffer {
     fn take(bytes: usize) -> Self {
         let kept = SPARE.with_borrow_mut(|spare| {
             let place = spare.iter().rposition(|buffer| buffer.len() == bytes)?;
@@ -68,10 +68,10 @@ impl Spare {
     }
 }
 
-impl Drop for Spare {
+impl Drop for SpareBuffer {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
-        // At the end of the thread there is none to return to.
+        // A thread that ends has no buffers any more.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SPARE_MAX {
@@ -81,49 +81,49 @@ impl Drop for Spare {
     }
 }
 
-impl Portion {
-    /// The `left` bytes from `at` of a stored file, to be written on `connection`; none where they
-    /// are to be read at once. They lie within a chunk. Never blocks.
+impl BodyData {
+    /// The `left` bytes from `at` of a stored file, which lie within a chunk, to be written on
+    /// `connection`. None if they must be read now. Never blocks.
     pub(super) fn stretch(
-        tail: &Arc<Tail>,
-        connection: &Arc<Connection>,
+        file_source: &Arc<FileSource>,
+        connection: &Arc<ClientConnection>,
         at: u64,
         left: usize,
     ) -> Option<Self> {
         if left <= FRAME_BYTES {
             return None;
         }
-        tail.file().filter(|file| file.is_cached(at, left))?;
-        let (tail, connection) = (Arc::clone(tail), Arc::clone(connection));
+        file_source.file().filter(|file| file.is_cached(at, left))?;
+        let (file_source, connection) = (Arc::clone(file_source), Arc::clone(connection));
         let (read, used) = (OnceCell::new(), 0);
-        Some(Self::Stretch(Box::new(Stretch { tail, connection, at, left, read, used })))
+        Some(Self::FileChunk(Box::new(FileChunk { file_source, connection, at, left, read, used })))
     }
 }
 
-impl From<Bytes> for Portion {
+impl From<Bytes> for BodyData {
     fn from(bytes: Bytes) -> Self {
         Self::Bytes(bytes)
     }
 }
 
-impl fmt::Debug for Stretch {
+impl fmt::Debug for FileChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, left) = (self.at, self.left);
-        f.debug_struct("Stretch").field("at", &at).field("left", &left).finish_non_exhaustive()
+        f.debug_struct("FileChunk").field("at", &at).field("left", &left).finish_non_exhaustive()
     }
 }
 
-impl Stretch {
-    fn read(&self) -> Read {
-        let bytes = match self.connection.turns() {
-            Turns::Answers => READ_BYTES,
-            Turns::Pieces => FRAME_BYTES,
+impl FileChunk {
+    fn read(&self) -> ReadBytes {
+        let bytes = match self.connection.order() {
+            AnswerOrder::OneByOne => READ_BYTES,
+            AnswerOrder::Interleaved => FRAME_BYTES,
         };
-        let mut buffer = Spare::take(bytes);
+        let mut buffer = SpareBuffer::take(bytes);
         let max = self.left.min(bytes);
         let wanted = buffer.0.get_mut(..max).unwrap_or_default();
-        // Also where another part of it has failed: this one is looked at by itself.
-        let file = self.tail.any_file();
+        // This part is read also if another part of the file has failed.
+        let file = self.file_source.any_file();
         let length = file.read_now_into(self.at, wanted).unwrap_or_else(|| {
             match file.read_in_place(self.at, max) {
                 Ok(bytes) => {
@@ -132,18 +132,18 @@ impl Stretch {
                     length
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a stored file failed while it was written");
+                    tracing::debug!(%error, "stored file failed while it was written");
                     self.connection.break_off();
                     wanted.fill(0);
                     max
                 }
             }
         });
-        Read(buffer, length)
+        ReadBytes(buffer, length)
     }
 }
 
-impl Buf for Stretch {
+impl Buf for FileChunk {
     fn remaining(&self) -> usize {
         self.left
     }
@@ -152,11 +152,11 @@ impl Buf for Stretch {
         if self.left == 0 {
             return &[];
         }
-        let Read(buffer, length) = self.read.get_or_init(|| self.read());
+        let ReadBytes(buffer, length) = self.read.get_or_init(|| self.read());
         buffer.0.get(self.used..*length).unwrap_or_default()
     }
 
-    /// Only what was read at once is to be had: the other slices are empty, and none is left out.
+    /// Only the bytes of one read are there. The other slices are empty, so that none is left out.
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let Some((first, others)) = slices.split_first_mut() else { return 0 };
         if self.left == 0 {
@@ -175,7 +175,7 @@ impl Buf for Stretch {
         let bytes = bytes.min(self.left);
         self.left -= bytes;
         self.used += bytes;
-        let length = self.read.get().map_or(0, |Read(_, length)| *length);
+        let length = self.read.get().map_or(0, |ReadBytes(_, length)| *length);
         if self.used >= length {
             self.at = self.at.saturating_add(self.used as u64);
             self.used = 0;
@@ -184,39 +184,39 @@ impl Buf for Stretch {
     }
 }
 
-impl Buf for Portion {
+impl Buf for BodyData {
     fn remaining(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.remaining(),
-            Self::Stretch(stretch) => stretch.remaining(),
+            Self::FileChunk(stretch) => stretch.remaining(),
         }
     }
 
     fn chunk(&self) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes.chunk(),
-            Self::Stretch(stretch) => stretch.chunk(),
+            Self::FileChunk(stretch) => stretch.chunk(),
         }
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.chunks_vectored(slices),
-            Self::Stretch(stretch) => stretch.chunks_vectored(slices),
+            Self::FileChunk(stretch) => stretch.chunks_vectored(slices),
         }
     }
 
     fn advance(&mut self, bytes: usize) {
         match self {
             Self::Bytes(all) => all.advance(bytes),
-            Self::Stretch(stretch) => stretch.advance(bytes),
+            Self::FileChunk(stretch) => stretch.advance(bytes),
         }
     }
 
     fn copy_to_bytes(&mut self, length: usize) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes.copy_to_bytes(length),
-            Self::Stretch(stretch) => stretch.copy_to_bytes(length),
+            Self::FileChunk(stretch) => stretch.copy_to_bytes(length),
         }
     }
 }

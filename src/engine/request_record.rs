@@ -1,11 +1,10 @@
-//! What is counted and logged of one request: begun with its head, ended when its body is sent
-//! or given up. Owned by the response's body; dropping it counts the request and, where there is a
-//! log, hands over the record. Without a log none is made.
+//! Counts and logs one request: begins with its head, ends when its body is sent or given up. The
+//! body of the response owns it. Dropping it counts the request, and hands the record to the access
+//! log if that is on; without a log no record is made.
 
-use super::answer::Answer;
-use super::connection::{Connection, Transport};
-use super::express::PlainRequest;
-use super::site::{Meters, Site};
+use super::connection::{ClientConnection, Transport};
+use super::simple_request::SimpleRequest;
+use super::site::{ServedSite, SiteMeters};
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::outcome::Outcome;
@@ -15,32 +14,32 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A request's account before there is an answer.
+/// The record of a request that has no answer yet.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct PendingRecord {
     started: Instant,
-    entry: Option<Entry>,
+    entry: Option<LogEntry>,
 }
 
-/// A record for the log, as far as it is known, and the log.
+/// The record for the log as far as it is known, and the log.
 #[derive(Debug)]
-struct Entry {
+struct LogEntry {
     record: Box<AccessRecord>,
     log: Arc<AccessLog>,
 }
 
-impl Begun {
-    /// That of `request`, whose head was whole at `timestamp`.
+impl PendingRecord {
+    /// The record of `request`; its head was whole at `timestamp`.
     pub(super) fn of<B>(
         request: &Request<B>,
         timestamp: Timestamp,
-        connection: &Connection,
+        connection: &ClientConnection,
         log: &Arc<AccessLog>,
     ) -> Self {
         let asked = || {
             let (uri, headers) = (request.uri(), request.headers());
             let authority = || uri.authority().and_then(|host| host.as_str().try_into().ok());
-            AskedFor {
+            RequestFields {
                 host: headers.get(header::HOST).cloned().or_else(authority),
                 method: request.method().clone(),
                 version: request.version(),
@@ -52,15 +51,15 @@ impl Begun {
         Self::logged(log, || record(asked(), timestamp, connection))
     }
 
-    /// That of a plain request.
-    pub(super) fn of_plain(
-        request: &PlainRequest<'_>,
+    /// The record of a simple request.
+    pub(super) fn of_simple(
+        request: &SimpleRequest<'_>,
         timestamp: Timestamp,
-        connection: &Connection,
+        connection: &ClientConnection,
         log: &Arc<AccessLog>,
     ) -> Self {
         let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok();
-        let asked = || AskedFor {
+        let asked = || RequestFields {
             host: value(request.host.as_bytes()),
             method: match request.method {
                 ReadMethod::Get => Method::GET,
@@ -76,74 +75,65 @@ impl Begun {
 
     fn logged(log: &Arc<AccessLog>, record: impl FnOnce() -> AccessRecord) -> Self {
         let entry =
-            log.is_open().then(|| Entry { record: Box::new(record()), log: Arc::clone(log) });
+            log.is_open().then(|| LogEntry { record: Box::new(record()), log: Arc::clone(log) });
         Self { started: Instant::now(), entry }
     }
 
-    /// Counts and logs an answer that is whole already.
-    pub(super) fn answered(mut self, account: &Account<'_>, site: &Site, class: Class) {
-        self.tell(account, site, class);
+    /// Counts and logs an answer that is written already.
+    pub(super) fn answered(mut self, summary: &AnswerSummary<'_>, site: &ServedSite, class: Class) {
+        self.tell(summary, Some((site, class)));
         let elapsed = self.started.elapsed();
-        let bytes = account.body_bytes as u64;
+        let bytes = summary.body_bytes as u64;
         if let Some(meters) = site.meters() {
-            count(meters, class, account.outcome, bytes, elapsed);
+            count(meters, class, summary.outcome, bytes, elapsed);
         }
-        if let Some(Entry { mut record, log }) = self.entry.take() {
+        if let Some(LogEntry { mut record, log }) = self.entry.take() {
             record.elapsed = elapsed;
             record.response_body_bytes = bytes;
             log.record(record);
         }
     }
 
-    /// The account of an answer whose body goes now.
-    pub(super) fn going(mut self, account: &Account<'_>, site: &Site, class: Class) -> Tally {
-        self.tell(account, site, class);
-        let counted = site.meters().map(|meters| (Arc::clone(meters), class));
-        Tally { begun: self, counted, outcome: account.outcome, bytes: 0 }
+    /// The record of an answer with a body that is sent from now on. It is counted for this site
+    /// and class, if they were found.
+    pub(super) fn with_body(
+        mut self,
+        summary: &AnswerSummary<'_>,
+        counted: Option<(&ServedSite, Class)>,
+    ) -> RequestRecord {
+        self.tell(summary, counted);
+        let counted = counted.and_then(|(site, class)| Some((Arc::clone(site.meters()?), class)));
+        RequestRecord { pending: self, counted, outcome: summary.outcome, bytes: 0 }
     }
 
-    /// Tells the record, if there is one, of an answer.
-    fn tell(&mut self, account: &Account<'_>, site: &Site, class: Class) {
-        let Some(Entry { record, .. }) = &mut self.entry else { return };
-        let Account { status, outcome, origin, body_bytes: _, request_id } = account;
+    /// Adds the answer to the record, if there is one.
+    fn tell(&mut self, summary: &AnswerSummary<'_>, counted: Option<(&ServedSite, Class)>) {
+        let Some(LogEntry { record, .. }) = &mut self.entry else { return };
+        let AnswerSummary { status, outcome, origin, body_bytes: _, request_id } = summary;
         record.status = *status;
         record.outcome = *outcome;
-        record.site = Some(site.shared_name());
-        record.class = Some(class);
-        record.origin = Some(Arc::clone(origin));
+        record.site = counted.map(|(site, _)| site.shared_name());
+        record.class = counted.map(|(_, class)| class);
+        record.origin = origin.cloned();
         record.request_id = *request_id;
     }
 
-    /// Whether the log takes it.
+    /// Whether there is a record for the log.
     pub(super) fn is_logged(&self) -> bool {
         self.entry.is_some()
     }
 
-    /// The account with `answer`, counted at the site and for the class that were found.
-    pub(super) fn tally(mut self, answer: &Answer, counted: Option<(&Site, Class)>) -> Tally {
-        if let Some(Entry { record, .. }) = &mut self.entry {
-            record.status = answer.status;
-            record.outcome = answer.outcome;
-            record.site = counted.as_ref().map(|(site, _)| site.shared_name());
-            record.class = counted.as_ref().map(|(_, class)| *class);
-            record.origin.clone_from(&answer.origin);
-            record.request_id = answer.request_id;
-        }
-        let counted = counted.and_then(|(site, class)| Some((Arc::clone(site.meters()?), class)));
-        Tally { begun: self, counted, outcome: answer.outcome, bytes: 0 }
-    }
-
     /// Logs a refusal with `status`, which is not counted here.
     pub(super) fn refused(mut self, status: StatusCode) {
-        if let Some(Entry { record, .. }) = &mut self.entry {
+        if let Some(LogEntry { record, .. }) = &mut self.entry {
             record.status = status;
         }
-        drop(Tally { begun: self, counted: None, outcome: Outcome::Refused, bytes: 0 });
+        drop(RequestRecord { pending: self, counted: None, outcome: Outcome::Refused, bytes: 0 });
     }
 }
 
 /// What a request asks for, as the log has it.
-struct AskedFor {
+struct RequestFields {
     host: Option<HeaderValue>,
     method: Method,
     version: Version,
@@ -152,9 +142,13 @@ struct AskedFor {
     user_agent: Option<HeaderValue>,
 }
 
-/// What the request itself says; the rest is that of a refusal until it is known.
-fn record(asked: AskedFor, timestamp: Timestamp, connection: &Connection) -> AccessRecord {
-    let AskedFor { host, method, version, uri, referer, user_agent } = asked;
+/// A record with what the request says. Everything else is that of a refusal until it is known.
+fn record(
+    asked: RequestFields,
+    timestamp: Timestamp,
+    connection: &ClientConnection,
+) -> AccessRecord {
+    let RequestFields { host, method, version, uri, referer, user_agent } = asked;
     AccessRecord {
         timestamp,
         elapsed: Duration::ZERO,
@@ -179,8 +173,8 @@ fn record(asked: AskedFor, timestamp: Timestamp, connection: &Connection) -> Acc
     }
 }
 
-/// Adds an answer to what its site counts.
-fn count(meters: &Meters, class: Class, outcome: Outcome, bytes: u64, elapsed: Duration) {
+/// Adds an answer to the counters of its site.
+fn count(meters: &SiteMeters, class: Class, outcome: Outcome, bytes: u64, elapsed: Duration) {
     if let Some(counters) = meters.counters(class, outcome) {
         counters.requests.inc();
         counters.bytes.inc_by(bytes);
@@ -190,39 +184,39 @@ fn count(meters: &Meters, class: Class, outcome: Outcome, bytes: u64, elapsed: D
     }
 }
 
-/// What there is to say of an answer that is whole.
+/// An answer as it is logged and counted.
 #[derive(Debug)]
-pub(super) struct Account<'a> {
+pub(super) struct AnswerSummary<'a> {
     pub(super) status: StatusCode,
     pub(super) outcome: Outcome,
     /// The origin that the object came from.
-    pub(super) origin: &'a Arc<str>,
-    /// Bytes of the body, where it goes at once.
+    pub(super) origin: Option<&'a Arc<str>>,
+    /// Bytes of the body, if it is written with the head.
     pub(super) body_bytes: usize,
     pub(super) request_id: RequestId,
 }
 
-/// A request's account.
-pub(super) struct Tally {
-    begun: Begun,
-    counted: Option<(Arc<Meters>, Class)>,
+/// The record of a request while its body is sent.
+pub(super) struct RequestRecord {
+    pending: PendingRecord,
+    counted: Option<(Arc<SiteMeters>, Class)>,
     outcome: Outcome,
     bytes: u64,
 }
 
-impl Tally {
+impl RequestRecord {
     pub(super) fn count(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
 }
 
-impl Drop for Tally {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
-        let elapsed = self.begun.started.elapsed();
+        let elapsed = self.pending.started.elapsed();
         if let Some((meters, class)) = &self.counted {
             count(meters, *class, self.outcome, self.bytes, elapsed);
         }
-        if let Some(Entry { mut record, log }) = self.begun.entry.take() {
+        if let Some(LogEntry { mut record, log }) = self.pending.entry.take() {
             record.elapsed = elapsed;
             record.response_body_bytes = self.bytes;
             log.record(record);

@@ -1,9 +1,9 @@
-//! What a site answers in its own way: an overridden `nix-cache-info`, and a landing page where
-//! the origin has no `index.html`.
+//! Pages that a site makes itself: `nix-cache-info` with its overrides, and a landing page if the
+//! origin has no `index.html`.
 
-use super::answer::{self, Answer};
-use super::body::Body;
-use super::site::Site;
+use super::answer::{self, ClientAnswer};
+use super::body::AnswerBody;
+use super::site::ServedSite;
 use crate::config::CacheInfoOverride;
 use crate::nix::Class;
 use crate::nix::cache_info::Overrides;
@@ -12,26 +12,26 @@ use crate::outcome::Outcome;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
-/// The page of a site whose origin has none.
+/// The landing page.
 const LANDING_PAGE: &str = include_str!("landing.html");
 
-/// What a site without any word of an origin says of itself.
+/// The `nix-cache-info` of a site if its origin has none.
 const BARE_CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n";
 
-/// Whether the site answers objects of `class` in its own words, on top of the origin's: then the
-/// conditions and ranges of a request are not for the origin's answer.
-pub(super) fn is_own(site: &Site, class: Class) -> bool {
+/// Whether the site changes objects of `class`. Then the conditions and ranges of a request are not
+/// for the origin's answer.
+pub(super) fn is_own(site: &ServedSite, class: Class) -> bool {
     class == Class::CacheInfo && site.upstream.site.cache_info != CacheInfoOverride::default()
 }
 
-/// Puts the site's own answer in place of the origin's where the config or the origin's absence
-/// asks for it.
+/// Replaces the answer by the site's own page, if the config or the absence at the origin asks for
+/// it.
 #[inline]
-pub(super) fn adapt(answer: Answer, site: &Site, class: Class) -> Answer {
+pub(super) fn adapt(answer: ClientAnswer, site: &ServedSite, class: Class) -> ClientAnswer {
     if may_adapt(class) { adapted(answer, site, class) } else { answer }
 }
 
-/// Whether a site may have an answer of its own to a request for an object of `class`.
+/// Whether a site may have a page of its own for objects of `class`.
 #[inline]
 pub(super) const fn may_adapt(class: Class) -> bool {
     match class {
@@ -46,7 +46,7 @@ pub(super) const fn may_adapt(class: Class) -> bool {
     }
 }
 
-fn adapted(answer: Answer, site: &Site, class: Class) -> Answer {
+fn adapted(answer: ClientAnswer, site: &ServedSite, class: Class) -> ClientAnswer {
     if is_own(site, class) {
         cache_info(answer, &site.upstream.site.cache_info)
     } else if class == Class::Index && answer.status == StatusCode::NOT_FOUND {
@@ -56,9 +56,9 @@ fn adapted(answer: Answer, site: &Site, class: Class) -> Answer {
     }
 }
 
-/// `nix-cache-info` with the overrides of the site: on top of the origin's, or of a bare one while
-/// no origin has one, so that clients do not leave the whole cache out.
-fn cache_info(answer: Answer, overrides: &CacheInfoOverride) -> Answer {
+/// `nix-cache-info` with the overrides of the site. They apply to that of the origin, or to a
+/// default while no origin has one: without it clients would not use the cache at all.
+fn cache_info(answer: ClientAnswer, overrides: &CacheInfoOverride) -> ClientAnswer {
     let from_origin = (answer.status == StatusCode::OK).then(|| answer.body.in_memory()).flatten();
     let is_missing =
         matches!(answer.outcome, Outcome::OriginFailed | Outcome::Absent | Outcome::HitAbsent);
@@ -78,20 +78,20 @@ fn cache_info(answer: Answer, overrides: &CacheInfoOverride) -> Answer {
     page(answer, printed, "text/x-nix-cache-info")
 }
 
-fn landing_page(answer: Answer, site: &Site) -> Answer {
+fn landing_page(answer: ClientAnswer, site: &ServedSite) -> ClientAnswer {
     let keys = site.upstream.site.trusted_public_keys.join(" ");
     let text =
         LANDING_PAGE.replace("{site}", &escape(site.name())).replace("{keys}", &escape(&keys));
     page(without_origin(answer), text, "text/html; charset=utf-8")
 }
 
-/// An answer in which nothing is of an origin: its `Cache-Status` and `Age` go too.
-fn without_origin(answer: Answer) -> Answer {
+/// The answer without anything of an origin: its `Cache-Status` and `Age` go too.
+fn without_origin(answer: ClientAnswer) -> ClientAnswer {
     let outcome = Outcome::Local;
-    Answer { headers: answer::own_head(outcome), outcome, ..answer }
+    ClientAnswer { headers: answer::own_head(outcome), outcome, ..answer }
 }
 
-fn page(answer: Answer, text: String, kind: &'static str) -> Answer {
+fn page(answer: ClientAnswer, text: String, kind: &'static str) -> ClientAnswer {
     let body = Bytes::from(text);
     let mut own = answer;
     own.status = StatusCode::OK;
@@ -99,7 +99,7 @@ fn page(answer: Answer, text: String, kind: &'static str) -> Answer {
     own.headers.remove(header::LAST_MODIFIED);
     own.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     own.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    own.body = Body::whole(body);
+    own.body = AnswerBody::whole(body);
     own
 }
 

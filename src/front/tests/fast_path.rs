@@ -1,5 +1,5 @@
-//! Requests that are answered below the HTTP library, between others that are not: every answer
-//! comes in its place, and what may be a body is never taken for a request.
+//! Requests that are answered below hyper, between others that are not. Every answer comes in its
+//! place, and what may be a body is never taken for a request.
 
 use super::harness::{Edge, noise, reset, rest, rest_and_end, server, until};
 use proptest::collection::vec;
@@ -22,18 +22,18 @@ fn get(target: &str, fields: &str, body: impl Into<Vec<u8>>) -> Exchange {
     Exchange { request, body: body.into() }
 }
 
-/// One that goes the short way.
+/// A request that takes the fast path.
 fn ready(number: u32) -> Exchange {
     let fields = "User-Agent: curl/8\r\nAccept: */*\r\nConnection: Keep-Alive\r\n";
     get(&format!("/ready/{number}"), fields, format!("ready {number}"))
 }
 
-/// One that goes the short way, with a body of so many bytes that is not in memory.
-fn carried(length: usize) -> Exchange {
-    get(&format!("/carried/{length}"), "", noise(length))
+/// A request that takes the fast path, with a body of so many bytes that is not in memory.
+fn streamed(length: usize) -> Exchange {
+    get(&format!("/streamed/{length}"), "", noise(length))
 }
 
-/// One that may not, though its target would.
+/// A request that may not take the fast path because of a field, although its target would.
 fn with_a_range() -> Exchange {
     get("/ready/0", "Range: bytes=0-\r\n", "hello")
 }
@@ -159,14 +159,14 @@ async fn answers_come_in_the_order_of_the_requests() {
     let exchanges =
         [ready(1), large.clone(), ready(2), ready(3), with_a_range(), large, ready(4), ready(5)];
     let mut exchanges = exchanges.to_vec();
-    exchanges.extend([carried(300_000), carried(0), ready(6), carried(1), with_a_range()]);
+    exchanges.extend([streamed(300_000), streamed(0), ready(6), streamed(1), with_a_range()]);
     for pieces in [1, 50, 10_000] {
         assert_eq!(answers(&edge, &exchanges, &[pieces]).await, bodies_of(&exchanges));
     }
     assert_eq!((edge.answered_at_once(), edge.asked.lock().len()), (27, 12));
 }
 
-/// The library may wait for its answer while the next request is here already.
+/// hyper may still wait for its answer when the next request is read.
 #[tokio::test]
 async fn a_request_that_waits_behind_another_is_answered_after_it() {
     let edge = Edge::start(&server());
@@ -216,7 +216,7 @@ async fn a_client_that_reads_nothing_has_one_batch_waiting() {
         }
     };
     let mut all = Box::pin(all);
-    // Until the edge takes no more: as long as it does, this makes way.
+    // This task yields while the edge still takes bytes.
     let mut before = usize::MAX;
     while before != edge.answered_at_once() {
         before = edge.answered_at_once();
@@ -307,18 +307,18 @@ async fn a_panic_sends_a_request_the_long_way() {
     assert_eq!(edge.metrics.request_panics.get(), 1);
 }
 
-/// The library knows of no answer, and would end the connection under this one.
+/// hyper knows of no answer, and would end the connection during this one.
 #[tokio::test]
 async fn a_drain_lets_a_body_of_the_short_way_end() {
     let edge = Edge::start(&server());
-    let held = get("/carried/held", "", "held").request;
+    let held = get("/streamed/held", "", "held").request;
     let mut client = edge.send(held + &ready(1).request).await;
     edge.reached.notified().await;
     until(&mut client, "\r\n\r\n").await;
     let tasks = edge.tasks.clone();
     let drained = tokio::spawn(async move { tasks.drain(Duration::from_secs(30)).await });
     edge.tasks.stopping().cancelled().await;
-    // One whole turn of the connection's task.
+    // One whole poll of the connection.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -334,7 +334,7 @@ async fn a_body_of_the_short_way_that_outlasts_the_drain_is_reset() {
     let mut server = server();
     server.timeouts.drain = Duration::from_millis(50);
     let edge = Edge::start(&server);
-    let mut client = edge.send(get("/carried/greedy", "", "").request).await;
+    let mut client = edge.send(get("/streamed/greedy", "", "").request).await;
     until(&mut client, "xxxx").await;
     let tasks = edge.tasks.clone();
     let drained = tokio::spawn(async move { tasks.drain(Duration::from_secs(30)).await });
@@ -347,7 +347,7 @@ async fn a_body_of_the_short_way_that_outlasts_the_drain_is_reset() {
 #[tokio::test]
 async fn a_body_of_the_short_way_that_fails_is_never_ended_as_if_whole() {
     let edge = Edge::start(&server());
-    for path in ["/carried/cut", "/carried/panic-in-body"] {
+    for path in ["/streamed/cut", "/streamed/panic-in-body"] {
         let mut client = edge.send(get(path, "", "").request + &ready(1).request).await;
         let (text, end) = rest_and_end(&mut client).await;
         let end = end.map_err(|error| error.kind());
@@ -362,12 +362,12 @@ async fn a_client_that_takes_no_body_of_the_short_way_is_reset() {
     let mut server = server();
     server.timeouts.write_stall = Duration::from_millis(200);
     let edge = Edge::start(&server);
-    let client = edge.send(get("/carried/endless", "", "").request).await;
+    let client = edge.send(get("/streamed/endless", "", "").request).await;
     reset(&client).await;
     assert_eq!(edge.refused("write_stall"), 1);
 }
 
-/// It waits for the edge and not for its client: no deadline of a client's runs.
+/// The connection waits for the edge's own disk, so no deadline of the client runs.
 #[tokio::test]
 async fn a_body_of_the_short_way_may_take_its_time() {
     let mut server = server();
@@ -375,10 +375,10 @@ async fn a_body_of_the_short_way_may_take_its_time() {
     (server.timeouts.idle, server.timeouts.request_head) = (short, short);
     server.timeouts.write_stall = short;
     let edge = Edge::start(&server);
-    let mut client = edge.send(get("/carried/held", "", "held").request).await;
+    let mut client = edge.send(get("/streamed/held", "", "held").request).await;
     edge.reached.notified().await;
     let other = edge.send(get("/ready/1", "", "").request).await;
-    // That of a connection which began later has run out.
+    // The deadline of a connection that began later has passed.
     reset_or_closed(other).await;
     edge.release.notify_one();
     until(&mut client, "held").await;
@@ -406,10 +406,10 @@ fn exchange() -> impl Strategy<Value = Exchange> {
         1 => (0..70_000_usize).prop_map(|length| {
             get(&format!("/bytes?{length}"), "", noise(length))
         }),
-        1 => (0..200_000_usize).prop_map(carried),
+        1 => (0..200_000_usize).prop_map(streamed),
         1 => Just(get("/x", "X-Unknown: 1\r\n", "hello")),
         1 => Just(Exchange {
-            // Lines before a request are let by (RFC 9112 section 2.2).
+            // Empty lines before a request are allowed (RFC 9112 section 2.2).
             request: format!("\r\n{}", ready(7).request),
             body: b"ready 7".to_vec(),
         }),

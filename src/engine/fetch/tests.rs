@@ -1,21 +1,31 @@
-//! A request that joined a flight and comes too late for the body that its readers share.
+//! A request that joins a flight too late for the body that its readers share.
 
 use super::*;
+use crate::cache::Cache;
 use crate::client::Trusts;
+use crate::clock::Clock;
 use crate::config::{self, Sources};
-use crate::fill::SiteKeys;
+use crate::engine::target::{ObjectTarget, RoutedRequest};
+use crate::engine::{ClientConnection, Engine, EngineParts, Ports, ServedSite, Sites, Transport};
+use crate::fill::{Asker, Fills, SiteKeys};
 use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::object::Key;
 use crate::origin::Origins;
+use crate::policy::request::Upstream;
+use crate::rfc::CdnLoop;
 use crate::store::Disks;
 use crate::tasks::Tasks;
-use crate::telemetry::Sink;
+use crate::telemetry::{AccessLog, Sink};
+use http::{HeaderMap, StatusCode};
 use std::path::Path as FilePath;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
 const PATH: &str = "/nar/1111111111111111111111111111111111111111111111111111.nar.zst";
 
-/// An engine before a folder, whose disk takes no object of 32 MiB.
+/// An engine with a folder as origin and a disk that takes no object of 32 MiB.
 async fn engine(folder: &FilePath) -> Arc<Engine> {
     let text = format!(
         "[disk]\npath = {:?}\nsize = \"1GiB\"\nscrub_pass = \"0s\"\n[log]\naccess = \"off\"\n\
@@ -38,7 +48,7 @@ async fn engine(folder: &FilePath) -> Arc<Engine> {
     let origins = Origins::new(&site, clock.clone(), metrics.clone(), tasks.clone(), trusts);
     let trusted = SiteKeys::of(&site).unwrap();
     let upstream = crate::fill::SiteOrigins { site, origins: origins.unwrap(), trusted };
-    let site = Site::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
+    let site = ServedSite::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
     let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();
     let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks, &limits);
     Arc::new(Engine::new(EngineParts {
@@ -53,24 +63,24 @@ async fn engine(folder: &FilePath) -> Arc<Engine> {
     }))
 }
 
-/// A request that is too late for a body of 32 MiB, and the answer that it gets if the origin has
-/// `next` by then; how the fills of the object ended.
+/// A request that is too late for a body of 32 MiB. Returns its answer if the origin has `next` by
+/// then, and how the fills of the object ended.
 async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static str, u64)>) {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join(format!("origin{PATH}"));
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, vec![7; 32 * MIB]).unwrap();
-    // Without it the folder may be one whose disk is not mounted.
+    // Without this file the folder could be a mount point without its disk.
     std::fs::write(folder.path().join("origin/nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
     let engine = engine(folder.path()).await;
     let peer = ([127, 0, 0, 1], 1).into();
-    let connection = Arc::new(Connection::new(peer, peer, Transport::Plain));
+    let connection = Arc::new(ClientConnection::new(peer, peer, Transport::Plain));
     let site = Arc::clone(engine.sites().named("main").unwrap());
     let key = Key::new(site.key_space(), PATH, None);
-    let target = Target { key, path: PATH.into(), query: None, class: Class::Nar };
+    let target = ObjectTarget { key, path: PATH.into(), query: None, class: Class::Nar };
     let (passed, method) = (CdnLoop::default(), ReadMethod::Get);
-    let routed = Routed { site, passed, target, method, upstream: Upstream::MayBeAsked };
-    let wanted = engine.wanted(&routed, Asker::at(peer.ip()));
+    let routed = RoutedRequest { site, passed, target, method, upstream: Upstream::MayBeAsked };
+    let wanted = routed.wanted(&engine.instance, Asker::at(peer.ip()));
     let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
     assert!(matches!(flight.outcome().await, FillOutcome::Passing));
     let mut passing = flight.take_passing(wanted.asker).unwrap();
@@ -83,8 +93,9 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     }
     let (headers, now) = (HeaderMap::new(), engine.clock.now());
     let (connection, routed) = (&connection, &routed);
-    let asked = Asked { method, headers: &headers, connection, engine: &engine, routed, now };
-    let answer = engine.landed(&asked, &wanted, (None, None), (FillRole::Follow, flight)).await;
+    let request =
+        ReadRequest { method, headers: &headers, connection, engine: &engine, routed, now };
+    let answer = flight_answer(&request, &wanted, (None, None), (FillRole::Follow, flight)).await;
     while let Ok(Some(_)) = passing.chunk(MIB).await {}
     let idle = async {
         while engine.metrics.fills_running.get() > 0 {

@@ -1,18 +1,18 @@
-//! The heads of HTTP/1.1 requests that are waiting to be read: which of them ask for an object and
-//! for nothing else, and which end where their head does. Pure; called by `express` with what was
-//! read. Whatever is in the least unusual is for the HTTP library to judge.
+//! Parses the heads of HTTP/1.1 requests: finds those that ask for an object and nothing else, and
+//! those that end with their head. Pure; called by `fast_path` with what was read. Whatever is in
+//! the least unusual is left to hyper.
 
-use super::lines::has_bare_line_feed;
-use crate::engine::PlainRequest;
+use super::bare_lf::has_bare_line_feed;
+use crate::engine::SimpleRequest;
 use crate::policy::request::ReadMethod;
 use crate::rfc::path::PlainPath;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
 
-/// Fields of the largest head that is looked at.
+/// The largest head that is parsed has so many fields.
 const FIELDS_MAX: usize = 24;
 
-/// Fields that have no say in what a binary cache answers to a request; `Connection` and `Host`
-/// are looked at by themselves.
+/// Fields that do not change what a binary cache answers. `Connection` and `Host` are treated
+/// separately.
 const IGNORED: [&str; 11] = [
     "accept",
     "accept-encoding",
@@ -27,7 +27,7 @@ const IGNORED: [&str; 11] = [
     "x-real-ip",
 ];
 
-/// Fields with which a request may have a body, or not be the last of its kind.
+/// Fields that announce a body, or make the request the last one of its protocol.
 const FRAMING: [&str; 5] = ["content-length", "transfer-encoding", "expect", "upgrade", "trailer"];
 
 /// Limits on a head.
@@ -37,20 +37,20 @@ pub(super) struct HeadLimits {
     pub(super) fields_max: usize,
 }
 
-/// What stands at the beginning of what was read.
+/// What the bytes begin with.
 #[derive(Debug)]
-pub(super) enum Head<'a> {
+pub(super) enum RequestHead<'a> {
     /// The beginning of a head.
     Partial,
-    /// A request for an object and for nothing else, of so many bytes.
-    Plain(PlainRequest<'a>, usize),
-    /// Another GET or HEAD without a body, of so many bytes.
+    /// A request for an object and for nothing else, and the bytes of its head.
+    Simple(SimpleRequest<'a>, usize),
+    /// Another GET or HEAD without a body, and the bytes of its head.
     Bodiless(usize),
     /// Anything else.
     Other,
 }
 
-impl<'a> Head<'a> {
+impl<'a> RequestHead<'a> {
     /// The head at the beginning of `bytes`.
     pub(super) fn of(bytes: &'a [u8], limits: HeadLimits) -> Self {
         let mut fields = [EMPTY_HEADER; FIELDS_MAX];
@@ -72,33 +72,33 @@ impl<'a> Head<'a> {
             (Some("HEAD"), Some(1)) => ReadMethod::Head,
             _ => return Self::Other,
         };
-        match Fields::of(request.headers) {
-            Fields::Framed => Self::Other,
-            Fields::Plain { host, referer, user_agent } => {
+        match HeadFields::of(request.headers) {
+            HeadFields::Framed => Self::Other,
+            HeadFields::Simple { host, referer, user_agent } => {
                 match request.path.and_then(PlainPath::of) {
                     Some(target) => {
-                        let plain = PlainRequest { method, target, host, referer, user_agent };
-                        Self::Plain(plain, length)
+                        let plain = SimpleRequest { method, target, host, referer, user_agent };
+                        Self::Simple(plain, length)
                     }
                     None => Self::Bodiless(length),
                 }
             }
-            Fields::Others => Self::Bodiless(length),
+            HeadFields::Others => Self::Bodiless(length),
         }
     }
 }
 
-/// What the fields of a request come to.
-enum Fields<'a> {
-    /// They have no say, but for the one host.
-    Plain { host: &'a str, referer: Option<&'a [u8]>, user_agent: Option<&'a [u8]> },
-    /// They may have a say in the answer, and none in where the request ends.
+/// What the fields of a request mean together.
+enum HeadFields<'a> {
+    /// Only the host matters.
+    Simple { host: &'a str, referer: Option<&'a [u8]>, user_agent: Option<&'a [u8]> },
+    /// They may change the answer, but the request ends with its head.
     Others,
-    /// They may say that there is a body, or that the connection ends.
+    /// They may announce a body, or the end of the connection.
     Framed,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> HeadFields<'a> {
     fn of(fields: &[Header<'a>]) -> Self {
         let (mut host, mut referer, mut user_agent) = (None, None, None);
         let mut are_plain = true;
@@ -123,11 +123,11 @@ impl<'a> Fields<'a> {
                 are_plain = false;
                 continue;
             };
-            // One that is there twice is not for this to judge.
+            // A field that is there twice is left to hyper.
             are_plain &= seen.replace(value).is_none();
         }
         match host.map(std::str::from_utf8) {
-            Some(Ok(host)) if are_plain => Self::Plain { host, referer, user_agent },
+            Some(Ok(host)) if are_plain => Self::Simple { host, referer, user_agent },
             Some(_) | None => Self::Others,
         }
     }
@@ -145,12 +145,18 @@ mod tests {
     fn a_head_ends_where_the_next_begins() {
         let (first, second) = ("GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "GET /b HTTP/1.1\r\n\r\n");
         let both = [first, second].concat();
-        let Head::Plain(request, length) = Head::of(both.as_bytes(), LIMITS) else { panic!() };
+        let RequestHead::Simple(request, length) = RequestHead::of(both.as_bytes(), LIMITS) else {
+            panic!()
+        };
         assert_eq!((request.host, request.target.as_str(), length), ("h", "/a", first.len()));
         let rest = &both.as_bytes()[length..];
-        assert!(matches!(Head::of(rest, LIMITS), Head::Bodiless(length) if length == rest.len()));
+        let behind = RequestHead::of(rest, LIMITS);
+        assert!(matches!(behind, RequestHead::Bodiless(length) if length == rest.len()));
         for end in 0..first.len() {
-            assert!(matches!(Head::of(&first.as_bytes()[..end], LIMITS), Head::Partial), "{end}");
+            assert!(
+                matches!(RequestHead::of(&first.as_bytes()[..end], LIMITS), RequestHead::Partial),
+                "{end}"
+            );
         }
     }
 
@@ -159,13 +165,13 @@ mod tests {
         let of = |fields: usize, bytes_max: usize| {
             let head = format!("GET / HTTP/1.1\r\n{}\r\n", "Accept: a\r\n".repeat(fields));
             let limits = HeadLimits { bytes_max, fields_max: 5 };
-            matches!(Head::of(head.as_bytes(), limits), Head::Other)
+            matches!(RequestHead::of(head.as_bytes(), limits), RequestHead::Other)
         };
         assert!(!of(5, 200) && of(6, 200) && of(5, 50) && of(FIELDS_MAX + 1, 4_096));
         let endless = [b'a'; 100];
         let limits = HeadLimits { bytes_max: 100, fields_max: 5 };
-        assert!(matches!(Head::of(&endless, limits), Head::Other));
-        assert!(matches!(Head::of(&endless[..99], limits), Head::Partial));
+        assert!(matches!(RequestHead::of(&endless, limits), RequestHead::Other));
+        assert!(matches!(RequestHead::of(&endless[..99], limits), RequestHead::Partial));
     }
 
     fn line() -> impl Strategy<Value = String> {
@@ -175,13 +181,15 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_have_an_end_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            match Head::of(&bytes, LIMITS) {
-                Head::Plain(_, length) | Head::Bodiless(length) => assert!(length <= bytes.len()),
-                Head::Partial | Head::Other => {}
+            match RequestHead::of(&bytes, LIMITS) {
+                RequestHead::Simple(_, length) | RequestHead::Bodiless(length) => {
+                    assert!(length <= bytes.len());
+                }
+                RequestHead::Partial | RequestHead::Other => {}
             }
         }
 
-        /// Whatever the fields, what announces a body never goes the short way.
+        /// Whatever the fields, a request that announces a body never takes the fast path.
         #[test]
         fn no_body_is_overlooked(lines in proptest::collection::vec(line(), 0..6)) {
             let mut head = "GET /a HTTP/1.1\r\n".to_owned();
@@ -192,16 +200,18 @@ mod tests {
             let lower = head.to_ascii_lowercase();
             let is_framed =
                 lower.contains("\r\ncontent-length:") || lower.contains("\r\ntransfer-encoding:");
-            match Head::of(head.as_bytes(), LIMITS) {
-                Head::Plain(request, length) => {
+            match RequestHead::of(head.as_bytes(), LIMITS) {
+                RequestHead::Simple(request, length) => {
                     assert!(!is_framed && length == head.len(), "{head}");
                     assert_eq!(lower.matches("\r\nhost:").count(), 1, "{head}");
                     assert!(!lower.contains("\r\nrange:") && !lower.contains("\r\nx-a:"), "{head}");
                     assert_eq!(request.target.as_str(), "/a");
                 }
-                Head::Bodiless(length) => assert!(!is_framed && length == head.len(), "{head}"),
-                Head::Other => {}
-                Head::Partial => panic!("{head}"),
+                RequestHead::Bodiless(length) => {
+                    assert!(!is_framed && length == head.len(), "{head}");
+                }
+                RequestHead::Other => {}
+                RequestHead::Partial => panic!("{head}"),
             }
         }
     }

@@ -1,9 +1,9 @@
-//! What is written to a plain HTTP/1 socket: bytes as they are, and in place of placeholders the
-//! ranges of files that they stand for (`engine::Spans`). Part of one connection's socket; no locks
-//! but the queue's.
+//! Writes to a plain HTTP/1 socket. Bytes are written as they are; in place of placeholders the
+//! ranges of files are sent that they stand for (`engine::SendfileQueue`). Part of one connection's
+//! socket; only the queue has a lock.
 
-use super::pace::{self, Pace};
-use crate::engine::{Connection, Piece, Sent, Spans};
+use super::send_buffer::{self, SendBuffer};
+use crate::engine::{ClientConnection, RangeRead, SendOutcome, SendfileQueue};
 use bytes::{Buf, Bytes};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use std::cell::RefCell;
@@ -16,41 +16,41 @@ use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
 /// Writes to one socket.
-pub(super) struct Sender {
-    connection: Arc<Connection>,
-    reading: Option<Piece>,
-    /// What was read and compared, and goes next.
+pub(super) struct FileSender {
+    connection: Arc<ClientConnection>,
+    reading: Option<RangeRead>,
+    /// What was read and compared with its checksum, and is sent next.
     piece: Bytes,
-    /// Bytes that went and do not count before what is read was compared.
+    /// Bytes that are sent, and count only after their chunk was compared.
     unsure: usize,
-    pace: Pace,
+    send_buffer: SendBuffer,
 }
 
-/// The option that leaves a socket to what the system is set to.
+/// The value of the option that leaves a socket with the default of the system.
 const UNBOUNDED: u32 = 0;
 
-impl fmt::Debug for Sender {
+impl fmt::Debug for FileSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender").field("unsure", &self.unsure).finish_non_exhaustive()
+        f.debug_struct("FileSender").field("unsure", &self.unsure).finish_non_exhaustive()
     }
 }
 
-/// Whether the kernel may wait for more before it sends.
+/// Whether the kernel may wait for more bytes before it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum More {
-    Follows,
+enum FollowingBytes {
+    Soon,
     Unknown,
 }
 
-impl Sender {
+impl FileSender {
     /// Writes for `connection`.
-    pub(super) fn new(connection: Arc<Connection>) -> Self {
-        // The pages of a file that wait unsent are those of the page cache, and take no memory.
-        let pace = Pace::new(UNBOUNDED, &pace::ALL);
-        Self { connection, reading: None, piece: Bytes::new(), unsure: 0, pace }
+    pub(super) fn new(connection: Arc<ClientConnection>) -> Self {
+        // Pages of a file that wait unsent belong to the page cache, and take no memory.
+        let send_buffer = SendBuffer::new(UNBOUNDED, &send_buffer::ALL);
+        Self { connection, reading: None, piece: Bytes::new(), unsure: 0, send_buffer }
     }
 
-    /// Whether what goes next is still read from the disk.
+    /// Whether the next bytes are still read from the disk.
     pub(super) fn is_reading(&self) -> bool {
         self.reading.is_some()
     }
@@ -65,22 +65,22 @@ impl Sender {
         if let Some(written) = ready!(self.poll_compared(cx))? {
             return Poll::Ready(Ok(written));
         }
-        let plain = slices.iter().position(|slice| Spans::is_placeholder(slice));
+        let plain = slices.iter().position(|slice| SendfileQueue::is_placeholder(slice));
         let Some((bytes, rest)) = plain.and_then(|at| slices.split_at_checked(at)) else {
             let length: usize = slices.iter().map(|slice| slice.len()).sum();
             if length <= JOINED_BYTES_MAX {
                 return poll_joined(stream, cx, slices);
             }
-            // These take memory while they wait.
-            self.pace.slow_down(stream);
+            // These bytes take memory while they wait.
+            self.send_buffer.slow_down(stream);
             return Pin::new(stream).poll_write_vectored(cx, slices);
         };
         let length: usize = bytes.iter().map(|slice| slice.len()).sum();
         let mut written = 0;
         if length > 0 {
-            let spans = self.connection.spans();
-            let is_ready = spans.is_some_and(Spans::is_ready);
-            let more = if is_ready { More::Follows } else { More::Unknown };
+            let sendfile_queue = self.connection.sendfile_queue();
+            let is_ready = sendfile_queue.is_some_and(SendfileQueue::is_ready);
+            let more = if is_ready { FollowingBytes::Soon } else { FollowingBytes::Unknown };
             written = ready!(poll_plain(stream, cx, bytes, more))?;
             if written < length {
                 return Poll::Ready(Ok(written));
@@ -93,8 +93,8 @@ impl Sender {
         polled
     }
 
-    /// The bytes that count now that what was read is right; none where none waited for that, and
-    /// what was read goes next.
+    /// Waits until a read is done and compared. Returns the sent bytes that count now, or none if
+    /// only the next bytes to send were read.
     fn poll_compared(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
         let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(None)) };
         let compared = ready!(reading.as_mut().poll(cx));
@@ -109,8 +109,8 @@ impl Sender {
         }))
     }
 
-    /// Sends what the placeholders at the beginning of `slices` stand for, as much as goes at once;
-    /// `written` bytes went before in the same call.
+    /// Sends what the placeholders at the beginning of `slices` stand for, as much as goes at once.
+    /// `written` bytes were sent before in the same call.
     fn poll_spans(
         &mut self,
         stream: &TcpStream,
@@ -118,41 +118,41 @@ impl Sender {
         slices: &[IoSlice<'_>],
         mut written: usize,
     ) -> Poll<io::Result<usize>> {
-        let placeholders = slices.iter().take_while(|slice| Spans::is_placeholder(slice));
+        let placeholders = slices.iter().take_while(|slice| SendfileQueue::is_placeholder(slice));
         let mut left: usize = placeholders.map(|slice| slice.len()).sum();
         let connection = Arc::clone(&self.connection);
-        let Some(spans) = connection.spans() else {
+        let Some(sendfile_queue) = connection.sendfile_queue() else {
             return Poll::Ready(Err(io::Error::other("a placeholder where none may be")));
         };
         while left > 0 {
             if !self.piece.is_empty() {
                 let slices = [IoSlice::new(&self.piece)];
-                let polled = poll_plain(stream, cx, &slices, More::Unknown);
+                let polled = poll_plain(stream, cx, &slices, FollowingBytes::Unknown);
                 if polled.is_pending() && written > 0 {
                     break;
                 }
                 let bytes = ready!(polled)?;
                 self.piece.advance(bytes);
-                spans.skip(bytes);
+                sendfile_queue.skip(bytes);
                 written += bytes;
                 left = left.saturating_sub(bytes);
                 continue;
             }
-            let sent = match poll_writable(stream, cx, || spans.send(stream, left)) {
+            let sent = match poll_writable(stream, cx, || sendfile_queue.send(stream, left)) {
                 Poll::Ready(sent) => sent?,
                 Poll::Pending if written > 0 => break,
                 Poll::Pending => return Poll::Pending,
             };
             let reading = match sent {
-                Sent::Bytes(bytes) => {
-                    self.pace.sent(bytes, stream);
+                SendOutcome::Bytes(bytes) => {
+                    self.send_buffer.sent(bytes, stream);
                     written += bytes;
                     left = left.saturating_sub(bytes);
                     continue;
                 }
-                Sent::Missing(_) if written > 0 => break,
-                Sent::Missing(reading) => reading,
-                Sent::Unsure(bytes, reading) => {
+                SendOutcome::Missing(_) if written > 0 => break,
+                SendOutcome::Missing(reading) => reading,
+                SendOutcome::Unsure(bytes, reading) => {
                     self.unsure = written + bytes;
                     reading
                 }
@@ -166,8 +166,8 @@ impl Sender {
     }
 }
 
-/// An answer of up to this many bytes is copied together, which costs the kernel less than several
-/// slices do.
+/// An answer of at most so many bytes is copied together, which costs less than a write of several
+/// slices.
 const JOINED_BYTES_MAX: usize = 2048;
 
 /// Writes slices of at most [`JOINED_BYTES_MAX`] bytes in all, none of them a placeholder.
@@ -193,11 +193,11 @@ fn poll_plain(
     stream: &TcpStream,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
-    more: More,
+    more: FollowingBytes,
 ) -> Poll<io::Result<usize>> {
     let flags = match more {
-        More::Follows => SendFlags::NOSIGNAL | SendFlags::MORE,
-        More::Unknown => SendFlags::NOSIGNAL,
+        FollowingBytes::Soon => SendFlags::NOSIGNAL | SendFlags::MORE,
+        FollowingBytes::Unknown => SendFlags::NOSIGNAL,
     };
     poll_writable(stream, cx, || {
         let nothing = &mut SendAncillaryBuffer::default();

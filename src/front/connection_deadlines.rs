@@ -1,14 +1,14 @@
-//! What a connection may still wait for, and until when. One per connection, shared by its
-//! socket, its requests and its task; a mutex held for a few instructions, never across an await.
+//! The deadlines of a connection: what it waits for at present, and until when. One for each
+//! connection, shared by its socket, its requests and its task. The mutex is held for a few
+//! instructions, never across an await.
 //!
-//! A client that has closed its side may still wait for its answer, or may have ended: an HTTP
-//! client that is stopped says the same. It counts as gone if it is sent no byte for
-//! [`HALF_CLOSED_MAX`], acknowledges none, and none of what it had sent is read meanwhile. The
-//! kernel tells that a side is closed. TLS makes no difference: a client that has sent
-//! `close_notify` and no more is still there. Over HTTP/2, the end of a client's side ends the
-//! connection as soon as it is read.
+//! A client that has closed its side may still wait for its answer, or may be gone; both look the
+//! same. It counts as gone after [`HALF_CLOSED_MAX`] in which it was sent nothing, acknowledged
+//! nothing, and nothing that it had sent before was read. The kernel knows that a side is closed.
+//! TLS makes no difference: a client that has sent only `close_notify` is still there. Over HTTP/2,
+//! the end of a client's side ends the connection as soon as it is read.
 
-use super::progress::{Progress, look_after};
+use super::progress::{ClientProgress, look_after};
 use crate::sync::Mutex;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -16,38 +16,39 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Writes of fewer bytes over HTTP/2 are no sign of a reader: they are acknowledgements of frames
-/// that a client may send without reading anything.
+/// Writes of fewer bytes over HTTP/2 do not show that a client reads: they acknowledge frames,
+/// which a client may send without reading.
 const PROGRESS_BYTES_MIN: usize = 128;
-/// In the place of a socket's descriptor if it is not open.
+/// Stands for the descriptor of a socket that is not open.
 const NO_SOCKET: RawFd = -1;
-/// How often the kernel is asked whether a client that waits for its answer is still there. Nothing
-/// is read meanwhile, since a client that has closed its own side alone still waits. A look is one
-/// call to the system, and only an answer that takes this long causes one.
+/// How often the kernel is asked whether a client that waits for its answer is still there. The
+/// socket is not read for that, since a client that has closed its own side still waits. A look is
+/// one system call, and only an answer that takes so long causes one.
 const GONE_LOOK: Duration = Duration::from_secs(2);
 /// How long a client that has closed its own side may be sent no byte, and acknowledge none.
 const HALF_CLOSED_MAX: Duration = Duration::from_secs(30);
-/// The longest time until a look tells that all is acknowledged.
+/// The longest pause between two looks for the last acknowledgement.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How a head ends.
 const BETWEEN_HEADS: [u8; 3] = *b"\n\r\n";
-/// Requests of an HTTP/2 connection that its client may abandon, beyond those it lets finish.
+/// Requests that a client may abandon on an HTTP/2 connection, beyond the number that it lets
+/// finish.
 const ABANDONED_MAX: u32 = 500;
 
 /// The deadlines of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadlines {
+pub(super) struct DeadlineSettings {
     /// From the first byte of a request to the end of its head.
     pub(super) request_head: Duration,
     /// Without a request.
     pub(super) idle: Duration,
-    /// Without a byte acknowledged; see [`progress`](super::progress).
+    /// Without an acknowledged byte; see [`progress`](super::progress).
     pub(super) write_stall: Duration,
 }
 
-/// Why a connection ends before its client wants it to.
+/// Which deadline or limit ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum ConnectionFault {
     /// No request for too long.
     Idle,
     /// A request's head took too long.
@@ -60,7 +61,7 @@ pub(super) enum Fault {
     Gone,
 }
 
-impl Fault {
+impl ConnectionFault {
     /// The reason in metrics.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -75,8 +76,8 @@ impl Fault {
 
 /// How the socket ends when it is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// With a reset where an answer is unfinished, which the state tells.
+enum SocketEnd {
+    /// With a reset if an answer is unfinished.
     Undecided,
     /// As the protocol wants.
     Clean,
@@ -86,120 +87,120 @@ enum Ending {
 
 /// Which protocol runs on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
-    /// HTTP/1.0 and HTTP/1.1; also while it is not known yet.
+pub(super) enum ConnectionProtocol {
+    /// HTTP/1.0 or HTTP/1.1; also while the protocol is unknown.
     Http1,
     /// HTTP/2.
     Http2,
 }
 
-/// The phases of a connection.
+/// The deadlines of one connection, and what they depend on.
 #[derive(Debug)]
-pub(super) struct Watch {
-    deadlines: Deadlines,
-    /// Whether the connection takes no further request but one that has begun.
+pub(super) struct ConnectionDeadlines {
+    settings: DeadlineSettings,
+    /// Whether the connection takes no further request except one that has begun.
     is_winding_down: AtomicBool,
-    /// Whether an answer is being written that the HTTP library does not know of.
-    is_carrying: AtomicBool,
-    /// Whether the HTTP library may hold bytes that it has not written.
+    /// Whether the fast path is writing a body, which hyper does not know of.
+    is_fast_path_writing: AtomicBool,
+    /// Whether hyper may hold bytes that it has not written.
     is_unflushed: AtomicBool,
     /// The socket's descriptor while it is open.
     socket: AtomicI32,
-    state: Mutex<State>,
+    state: Mutex<ConnectionPhase>,
 }
 
-/// What the short way writes beside answers that are in memory.
+/// What the fast path writes beside answers from memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carries {
+pub(super) enum FastPathOutput {
     Nothing,
     Body,
 }
 
-/// How a connection stood when its poll ended.
+/// The state of a connection at the end of its poll.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Standing {
-    /// The moment of [`Watch::due`].
+pub(super) struct PollSummary {
+    /// The moment of [`ConnectionDeadlines::due`].
     pub(super) due: Instant,
     /// When the poll began.
     pub(super) polled_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct State {
-    version: Version,
-    /// Requests whose answers are unfinished.
+struct ConnectionPhase {
+    version: ConnectionProtocol,
+    /// Requests with an unfinished answer.
     requests: u32,
     /// Requests that began.
     begun: u64,
-    /// Answers whose last piece the client has not made room for.
+    /// Answers with a last piece that the socket has no room for yet.
     waiting: u32,
-    /// The last bytes read: a head ends with an empty line, so others belong to the next head.
+    /// The last bytes read. A head ends with an empty line; anything else is part of the next head.
     tail: [u8; 3],
     head_since: Option<Instant>,
     idle_since: Instant,
-    /// Where what was given to the socket last waits.
-    waits: Waits,
-    /// When the client was last seen to take something, or when waiting for it began.
+    /// What keeps the socket from writing.
+    write_wait: WriteWait,
+    /// When the client last acknowledged something, or when waiting for it began.
     progress_at: Instant,
-    /// When the kernel was last asked what the client took.
+    /// When the kernel was last asked what the client acknowledged.
     looked_at: Instant,
-    /// What the client had acknowledged then, less `small_bytes`.
+    /// What the client had acknowledged then, minus `small_bytes`.
     acknowledged_bytes: u64,
-    /// When a look first told that the client has closed its side, or when more of what it had sent
-    /// before was read.
+    /// When a look first showed that the client closed its side, or when more of its earlier bytes
+    /// was read.
     half_closed_at: Option<Instant>,
-    /// Bytes that were written and are no sign of a reader.
+    /// Bytes that were written and do not show that the client reads.
     small_bytes: u64,
     abandoned: u32,
-    ending: Ending,
-    /// When the connection's present poll began: all that happens within it happens then, since
-    /// reading the clock for each step of a hit would cost more than the steps do.
+    ending: SocketEnd,
+    /// When the present poll began. Everything within it has this time, since reading the clock for
+    /// each step of a hit would cost more than the steps.
     polled_at: Option<Instant>,
 }
 
-/// What keeps the socket from writing what it was given.
+/// What a write waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waits {
+enum WriteWait {
     /// Nothing.
-    No,
-    /// The client, which makes no room.
-    ForClient,
+    Nothing,
+    /// The client: the socket is full.
+    Client,
     /// The edge's own disk.
-    ForDisk,
+    Disk,
 }
 
-impl Watch {
-    /// A connection that opened at `now`; the head of its first request counts from there.
-    pub(super) fn new(deadlines: Deadlines, now: Instant) -> Self {
-        let state = State {
-            version: Version::Http1,
+impl ConnectionDeadlines {
+    /// The deadlines of a connection that opened at `now`, when its first head begins to count.
+    pub(super) fn new(settings: DeadlineSettings, now: Instant) -> Self {
+        let state = ConnectionPhase {
+            version: ConnectionProtocol::Http1,
             requests: 0,
             begun: 0,
             waiting: 0,
             tail: BETWEEN_HEADS,
             head_since: Some(now),
             idle_since: now,
-            waits: Waits::No,
+            write_wait: WriteWait::Nothing,
             progress_at: now,
             looked_at: now,
             acknowledged_bytes: 0,
             half_closed_at: None,
             small_bytes: 0,
             abandoned: 0,
-            ending: Ending::Undecided,
+            ending: SocketEnd::Undecided,
             polled_at: None,
         };
         Self {
-            deadlines,
+            settings,
             is_winding_down: AtomicBool::new(false),
-            is_carrying: AtomicBool::new(false),
+            is_fast_path_writing: AtomicBool::new(false),
             is_unflushed: AtomicBool::new(false),
             socket: AtomicI32::new(NO_SOCKET),
             state: Mutex::new(state),
         }
     }
 
-    /// The connection's socket, which is open until [`Watch::socket_closes`].
+    /// The connection's socket, which is open until [`ConnectionDeadlines::socket_closes`].
     pub(super) fn socket_opened(&self, socket: RawFd) {
         self.socket.store(socket, Ordering::Release);
     }
@@ -209,12 +210,12 @@ impl Watch {
         self.socket.store(NO_SOCKET, Ordering::Release);
     }
 
-    /// How far the client is; `None` without an open socket. Asked for by the task that owns the
-    /// socket, so it is not closed meanwhile.
-    fn progress(&self) -> Option<Progress> {
+    /// The progress of the client; `None` without an open socket. Called by the task that owns the
+    /// socket, so the socket is not closed meanwhile.
+    fn progress(&self) -> Option<ClientProgress> {
         match self.socket.load(Ordering::Acquire) {
             NO_SOCKET => None,
-            socket => Progress::of(socket),
+            socket => ClientProgress::of(socket),
         }
     }
 
@@ -223,27 +224,27 @@ impl Watch {
         self.state.lock().polled_at = Some(Instant::now());
     }
 
-    /// The connection is not polled any more: how it stands.
-    pub(super) fn poll_ends(&self) -> Standing {
+    /// The poll of the connection ends.
+    pub(super) fn poll_ends(&self) -> PollSummary {
         let mut state = self.state.lock();
         let polled_at = state.polled_at.take();
-        Standing { due: state.due(&self.deadlines).0, polled_at }
+        PollSummary { due: state.due(&self.settings).0, polled_at }
     }
 
     /// The protocol is known.
-    pub(super) fn speaks(&self, version: Version) {
+    pub(super) fn speaks(&self, version: ConnectionProtocol) {
         let mut state = self.state.lock();
         state.version = version;
-        if version == Version::Http2 {
+        if version == ConnectionProtocol::Http2 {
             state.head_since = None;
             state.idle_since = Instant::now();
         }
     }
 
-    /// Bytes came from the client, TLS taken off.
+    /// Bytes were read from the client, after TLS.
     pub(super) fn read(&self, bytes: &[u8]) {
         let mut state = self.state.lock();
-        if state.version == Version::Http2 {
+        if state.version == ConnectionProtocol::Http2 {
             return;
         }
         for &byte in bytes.get(bytes.len().saturating_sub(3)..).unwrap_or_default() {
@@ -258,47 +259,50 @@ impl Watch {
         }
     }
 
-    /// What was read so far ends with a whole request, as a body may that ends like no head.
+    /// The bytes so far end with a whole request, for example with a body that does not end like a
+    /// head.
     pub(super) fn is_between_requests(&self) {
         self.state.lock().tail = BETWEEN_HEADS;
     }
 
-    /// The client took `bytes`.
+    /// The socket accepted `bytes`.
     pub(super) fn wrote(&self, bytes: usize) {
         let mut state = self.state.lock();
-        if state.version == Version::Http2 && bytes < PROGRESS_BYTES_MIN {
+        if state.version == ConnectionProtocol::Http2 && bytes < PROGRESS_BYTES_MIN {
             state.small_bytes = state.small_bytes.saturating_add(bytes as u64);
-            if state.waits == Waits::No {
+            if state.write_wait == WriteWait::Nothing {
                 return;
             }
         }
         let now = state.now();
         state.progress_at = now;
-        if std::mem::replace(&mut state.waits, Waits::No) != Waits::No && state.requests == 0 {
+        if std::mem::replace(&mut state.write_wait, WriteWait::Nothing) != WriteWait::Nothing
+            && state.requests == 0
+        {
             state.idle_since = now;
         }
     }
 
-    /// The client takes nothing at present.
+    /// The socket accepts nothing at present.
     pub(super) fn blocked(&self) {
         let mut state = self.state.lock();
-        if state.waits != Waits::ForClient {
-            state.waits = Waits::ForClient;
+        if state.write_wait != WriteWait::Client {
+            state.write_wait = WriteWait::Client;
             state.progress_at = state.now();
         }
     }
 
-    /// What is written next is still read from the edge's own disk: the client waits.
+    /// The next bytes are still read from the edge's own disk, so the client waits.
     pub(super) fn reads_disk(&self) {
-        self.state.lock().waits = Waits::ForDisk;
+        self.state.lock().write_wait = WriteWait::Disk;
     }
 
-    /// The HTTP library writes, and may hold bytes that are not written.
+    /// hyper writes, and may hold unwritten bytes.
     pub(super) fn library_writes(&self) {
         self.is_unflushed.store(true, Ordering::Relaxed);
     }
 
-    /// The HTTP library has written all that it holds.
+    /// hyper has written everything that it holds.
     pub(super) fn library_flushed(&self) {
         self.is_unflushed.store(false, Ordering::Relaxed);
     }
@@ -311,32 +315,31 @@ impl Watch {
         state.head_since = None;
     }
 
-    /// The connection takes no further request but one that has begun, which is the HTTP library's
-    /// from here on.
+    /// The connection takes no further request except one that has begun, which hyper gets.
     pub(super) fn wind_down(&self) {
         self.is_winding_down.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Watch::wind_down`] was called.
+    /// Whether [`ConnectionDeadlines::wind_down`] was called.
     pub(super) fn is_winding_down(&self) -> bool {
         self.is_winding_down.load(Ordering::Relaxed)
     }
 
-    /// What the short way writes from now on.
-    pub(super) fn carries(&self, what: Carries) {
-        self.is_carrying.store(what == Carries::Body, Ordering::Relaxed);
+    /// What the fast path writes from now on.
+    pub(super) fn fast_path_writes(&self, what: FastPathOutput) {
+        self.is_fast_path_writing.store(what == FastPathOutput::Body, Ordering::Relaxed);
     }
 
-    /// Whether an answer is being written that the HTTP library does not know of.
-    pub(super) fn is_carrying(&self) -> bool {
-        self.is_carrying.load(Ordering::Relaxed)
+    /// Whether the fast path is writing a body, which hyper does not know of.
+    pub(super) fn is_fast_path_writing(&self) -> bool {
+        self.is_fast_path_writing.load(Ordering::Relaxed)
     }
 
-    /// Whether the HTTP library may be told to end. Under an answer that it does not know of, or
-    /// with the rest of its last answer in its buffer, it would end the connection at once.
+    /// Whether hyper may be told to end. It would end the connection at once, even during an answer
+    /// of the fast path, or with the rest of its own last answer in its buffer.
     pub(super) fn may_wind_down(&self) -> bool {
         let holds_rest = || self.is_unflushed.load(Ordering::Relaxed) && !self.has_requests();
-        !self.is_carrying() && !holds_rest()
+        !self.is_fast_path_writing() && !holds_rest()
     }
 
     /// How many requests began so far.
@@ -344,14 +347,14 @@ impl Watch {
         self.state.lock().begun
     }
 
-    /// Whether so many requests began, and all of them have ended.
+    /// Whether so many requests have begun and all have ended.
     pub(super) fn has_ended(&self, begun: u64) -> bool {
         let state = self.state.lock();
         state.begun >= begun && state.requests == 0
     }
 
-    /// Whole requests were read, and answered at once; what was read behind them, if anything,
-    /// begins now.
+    /// Whole requests were read and answered at once. If something was read behind them, it begins
+    /// now.
     pub(super) fn answered(&self) {
         let mut state = self.state.lock();
         let now = state.now();
@@ -379,51 +382,53 @@ impl Watch {
         self.state.lock().requests > 0
     }
 
-    /// Whether an answer is unfinished, or its last bytes are still on their way to the socket.
+    /// Whether an answer is unfinished, or its last bytes are not in the socket yet.
     pub(super) fn is_answering(&self) -> bool {
         self.state.lock().is_answering()
     }
 
     /// The socket is to end as the protocol wants.
     pub(super) fn end_clean(&self) {
-        self.state.lock().ending = Ending::Clean;
+        self.state.lock().ending = SocketEnd::Clean;
     }
 
     /// The socket is to end with a reset.
     pub(super) fn end_reset(&self) {
-        self.state.lock().ending = Ending::Reset;
+        self.state.lock().ending = SocketEnd::Reset;
     }
 
     /// Whether the socket, now dropped, must end with a reset.
     pub(super) fn is_reset(&self) -> bool {
         let state = self.state.lock();
         match state.ending {
-            Ending::Undecided => state.is_answering(),
-            Ending::Clean => false,
-            Ending::Reset => true,
+            SocketEnd::Undecided => state.is_answering(),
+            SocketEnd::Clean => false,
+            SocketEnd::Reset => true,
         }
     }
 
-    /// The moment at which the connection's present phase has lasted too long, or may have: see
-    /// [`Watch::overdue`].
-    pub(super) fn due(&self) -> (Instant, Fault) {
-        self.state.lock().due(&self.deadlines)
+    /// When the present deadline passes, and which it is. It may have been renewed by the client:
+    /// see [`ConnectionDeadlines::overdue`].
+    pub(super) fn due(&self) -> (Instant, ConnectionFault) {
+        self.state.lock().due(&self.settings)
     }
 
-    /// Which phase has lasted too long at `now`, if any, given what the client has acknowledged.
-    pub(super) fn overdue(&self, now: Instant) -> Option<Fault> {
+    /// The deadline that has passed at `now`, if any, given what the client has acknowledged.
+    pub(super) fn overdue(&self, now: Instant) -> Option<ConnectionFault> {
         let (at, fault) = self.due();
         if at > now {
             return None;
         }
         let progress = match fault {
-            Fault::WriteStall | Fault::Idle | Fault::Gone => self.progress(),
-            Fault::RequestHead | Fault::Abandoned => None,
+            ConnectionFault::WriteStall | ConnectionFault::Idle | ConnectionFault::Gone => {
+                self.progress()
+            }
+            ConnectionFault::RequestHead | ConnectionFault::Abandoned => None,
         };
-        self.state.lock().overdue(now, &self.deadlines, progress)
+        self.state.lock().overdue(now, &self.settings, progress)
     }
 
-    /// Ready when the client has acknowledged all that was written, or its socket is gone. Cancel
+    /// Ready when the client has acknowledged everything written, or its socket is closed. Cancel
     /// safe.
     pub(super) async fn acknowledged(&self) {
         let mut pause = Duration::from_millis(1);
@@ -433,12 +438,12 @@ impl Watch {
         }
     }
 
-    /// Ready when the client has acknowledged nothing for as long as it may. Cancel safe.
+    /// Ready when the client has acknowledged nothing for `write_stall`. Cancel safe.
     pub(super) async fn stalled(&self) {
         let acknowledged = || self.progress().map(|progress| progress.acknowledged_bytes);
         let (mut seen, mut since) = (acknowledged(), Instant::now());
-        while since.elapsed() < self.deadlines.write_stall {
-            tokio::time::sleep(look_after(self.deadlines.write_stall)).await;
+        while since.elapsed() < self.settings.write_stall {
+            tokio::time::sleep(look_after(self.settings.write_stall)).await;
             let now = acknowledged();
             if now != seen {
                 (seen, since) = (now, Instant::now());
@@ -447,7 +452,7 @@ impl Watch {
     }
 }
 
-impl State {
+impl ConnectionPhase {
     fn now(&self) -> Instant {
         self.polled_at.unwrap_or_else(Instant::now)
     }
@@ -458,40 +463,40 @@ impl State {
     }
 
     fn is_answering(&self) -> bool {
-        self.requests > 0 || self.waits != Waits::No
+        self.requests > 0 || self.write_wait != WriteWait::Nothing
     }
 
-    fn due(&self, deadlines: &Deadlines) -> (Instant, Fault) {
-        if self.version == Version::Http2 && self.abandoned > ABANDONED_MAX {
-            return (self.progress_at, Fault::Abandoned);
+    fn due(&self, settings: &DeadlineSettings) -> (Instant, ConnectionFault) {
+        if self.version == ConnectionProtocol::Http2 && self.abandoned > ABANDONED_MAX {
+            return (self.progress_at, ConnectionFault::Abandoned);
         }
-        let is_waited_for = match self.waits {
-            Waits::ForDisk => false,
-            Waits::ForClient => true,
-            Waits::No => self.waiting > 0,
+        let is_waited_for = match self.write_wait {
+            WriteWait::Disk => false,
+            WriteWait::Client => true,
+            WriteWait::Nothing => self.waiting > 0,
         };
         let looked_at = self.progress_at.max(self.looked_at);
         if is_waited_for {
-            return (looked_at + look_after(deadlines.write_stall), Fault::WriteStall);
+            return (looked_at + look_after(settings.write_stall), ConnectionFault::WriteStall);
         }
         if self.is_answering() {
-            return (looked_at + GONE_LOOK, Fault::Gone);
+            return (looked_at + GONE_LOOK, ConnectionFault::Gone);
         }
         match self.head_since {
-            Some(since) => (since + deadlines.request_head, Fault::RequestHead),
-            None => (self.idle_since + deadlines.idle, Fault::Idle),
+            Some(since) => (since + settings.request_head, ConnectionFault::RequestHead),
+            None => (self.idle_since + settings.idle, ConnectionFault::Idle),
         }
     }
 
-    /// As [`Watch::overdue`]: any progress renews the deadline of a client that is waited for, and
-    /// that of an idle one that still receives its last answer.
+    /// See [`ConnectionDeadlines::overdue`]. Any progress renews the deadline of a client that is
+    /// waited for, and that of an idle client that still receives its last answer.
     fn overdue(
         &mut self,
         now: Instant,
-        deadlines: &Deadlines,
-        progress: Option<Progress>,
-    ) -> Option<Fault> {
-        let (at, fault) = self.due(deadlines);
+        settings: &DeadlineSettings,
+        progress: Option<ClientProgress>,
+    ) -> Option<ConnectionFault> {
+        let (at, fault) = self.due(settings);
         if at > now {
             return None;
         }
@@ -504,18 +509,20 @@ impl State {
             self.half_closed_at.get_or_insert(now);
         }
         match fault {
-            Fault::WriteStall if has_taken => self.progress_at = now,
-            Fault::WriteStall if now < self.progress_at + deadlines.write_stall => {}
-            Fault::Idle if has_taken && progress.is_some_and(|progress| progress.is_owed) => {
+            ConnectionFault::WriteStall if has_taken => self.progress_at = now,
+            ConnectionFault::WriteStall if now < self.progress_at + settings.write_stall => {}
+            ConnectionFault::Idle
+                if has_taken && progress.is_some_and(|progress| progress.is_owed) =>
+            {
                 self.idle_since = now;
             }
-            Fault::Gone if !is_over && has_taken => self.progress_at = now,
-            Fault::Gone if !is_over && !self.is_given_up(now) => {}
-            Fault::WriteStall
-            | Fault::Idle
-            | Fault::RequestHead
-            | Fault::Abandoned
-            | Fault::Gone => return Some(fault),
+            ConnectionFault::Gone if !is_over && has_taken => self.progress_at = now,
+            ConnectionFault::Gone if !is_over && !self.is_given_up(now) => {}
+            ConnectionFault::WriteStall
+            | ConnectionFault::Idle
+            | ConnectionFault::RequestHead
+            | ConnectionFault::Abandoned
+            | ConnectionFault::Gone => return Some(fault),
         }
         None
     }
@@ -533,33 +540,34 @@ enum RequestEnd {
     Abandoned,
 }
 
-/// A request under way; dropping it ends the request.
+/// A request until its answer is sent or abandoned. Dropping it ends the request.
 #[derive(Debug)]
-pub(super) struct UnderWay {
-    watch: Arc<Watch>,
+pub(super) struct ActiveRequest {
+    deadlines: Arc<ConnectionDeadlines>,
     is_waiting: bool,
     end: RequestEnd,
 }
 
-impl UnderWay {
-    /// A request whose head is whole.
-    pub(super) fn begin(watch: &Arc<Watch>) -> Self {
-        watch.request_began();
-        Self { watch: Arc::clone(watch), is_waiting: false, end: RequestEnd::Abandoned }
+impl ActiveRequest {
+    /// A request with a whole head.
+    pub(super) fn begin(deadlines: &Arc<ConnectionDeadlines>) -> Self {
+        deadlines.request_began();
+        Self { deadlines: Arc::clone(deadlines), is_waiting: false, end: RequestEnd::Abandoned }
     }
 
-    /// The connection asks for the next piece of the answer: it has room.
+    /// The connection asks for the next piece of the answer, so it has room.
     pub(super) fn asked(&mut self) {
         if std::mem::take(&mut self.is_waiting) {
-            let mut state = self.watch.state.lock();
+            let mut state = self.deadlines.state.lock();
             state.waiting = state.waiting.saturating_sub(1);
         }
     }
 
-    /// A piece was handed over; until the next is asked for, the client is waited for.
+    /// A piece was handed over. Until the next one is asked for, the connection waits for the
+    /// client.
     pub(super) fn handed_over(&mut self) {
         if !std::mem::replace(&mut self.is_waiting, true) {
-            let mut state = self.watch.state.lock();
+            let mut state = self.deadlines.state.lock();
             state.waiting += 1;
             state.progress_at = state.now();
         }
@@ -571,10 +579,10 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.asked();
-        self.watch.request_ended(self.end);
+        self.deadlines.request_ended(self.end);
     }
 }
 

@@ -1,18 +1,18 @@
-//! The filter in front of HTTP/1: no line of a head ends in a bare line feed. Bodies pass as they
-//! are. Pure; one per connection, fed by `socket` with all that it reads. A file of its own,
-//! without other modules, since `tests/fuzz` takes it in by path.
+//! A filter in front of HTTP/1: no line of a head ends in a bare line feed. Bodies pass unchanged.
+//! Pure; one for each connection, fed by `socket` with all that it reads. It imports no other
+//! module, since `tests/fuzz` takes this file in by path.
 
-/// Bytes of a line that are looked at: what tells the length of a body is shorter.
+/// Bytes of a line that are kept: the fields that tell the length of a body are shorter.
 const LINE_BYTES_MAX: usize = 256;
 
-/// How the lines of HTTP/1 end. A line feed alone ends a line for hyper (RFC 9112 section 2.2
-/// allows that) and not for every proxy in front of this one: two requests to one of them and a
-/// single one to the other. Where heads and bodies begin is told from the heads, as hyper does. If
-/// a head does not tell it, hyper refuses the request, and nothing is changed any more.
+/// Follows the lines of HTTP/1. A line feed alone ends a line for hyper (RFC 9112 section 2.2
+/// allows that), but not for every proxy in front of Narthex. Such a proxy would see one request,
+/// and hyper two. The filter learns from the heads where heads and bodies begin, as hyper does. If
+/// a head does not tell, hyper refuses the request, and the filter changes nothing more.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    part: Part,
-    /// The beginning of the line that arrives.
+pub(super) struct BareLfFilter {
+    part: MessagePart,
+    /// The beginning of the present line.
     line: Vec<u8>,
     /// Bytes of that line.
     length: usize,
@@ -21,27 +21,27 @@ pub(super) struct Lines {
     was_refused: bool,
 }
 
-/// What the next byte is of.
+/// Which part of a message the next byte belongs to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum MessagePart {
     /// The first line of a request, or empty lines before it.
     #[default]
     Start,
     /// The other lines of a head.
     Head,
-    /// A body of which so many bytes are missing.
+    /// A body, and how many of its bytes are missing.
     Body(u64),
     /// The line in front of a chunk.
     ChunkSize,
-    /// A chunk, and the end of line behind it, of which so many bytes are missing.
+    /// A chunk and the line end behind it, and how many of these bytes are missing.
     Chunk(u64),
     /// The lines behind the last chunk.
     Trailers,
-    /// What hyper refuses.
+    /// Something that hyper refuses.
     Unknown,
 }
 
-/// What a head tells of the body behind it.
+/// What a head says about the body behind it.
 #[derive(Debug, Default, Clone, Copy)]
 struct Framing {
     length: Option<u64>,
@@ -50,7 +50,7 @@ struct Framing {
 }
 
 impl Framing {
-    /// Looks at a line of so many bytes, of which the end may be missing.
+    /// Reads a line of so many bytes. `line` may lack its end.
     fn see(&mut self, line: &[u8], length: usize) {
         let is_whole = line.len().saturating_add(2) == length;
         let Some(colon) = memchr::memchr(b':', line) else { return };
@@ -70,25 +70,27 @@ impl Framing {
     }
 
     /// What comes behind the head.
-    fn next(self) -> Part {
+    fn next(self) -> MessagePart {
         match (self.is_unclear, self.is_chunked, self.length) {
-            (true, ..) | (false, Some(false), _) => Part::Unknown,
-            (false, Some(true), _) => Part::ChunkSize,
-            (false, None, None | Some(0)) => Part::Start,
-            (false, None, Some(length)) => Part::Body(length),
+            (true, ..) | (false, Some(false), _) => MessagePart::Unknown,
+            (false, Some(true), _) => MessagePart::ChunkSize,
+            (false, None, None | Some(0)) => MessagePart::Start,
+            (false, None, Some(length)) => MessagePart::Body(length),
         }
     }
 }
 
 /// The part behind the line in front of a chunk.
-fn chunk(line: &[u8]) -> Part {
+fn chunk(line: &[u8]) -> MessagePart {
     let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (digits, rest) = line.split_at(end);
     let size = std::str::from_utf8(digits).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
     match (size, rest.first()) {
-        (Some(0), None | Some(b' ' | b'\t' | b';')) => Part::Trailers,
-        (Some(size), None | Some(b' ' | b'\t' | b';')) => Part::Chunk(size.saturating_add(2)),
-        _ => Part::Unknown,
+        (Some(0), None | Some(b' ' | b'\t' | b';')) => MessagePart::Trailers,
+        (Some(size), None | Some(b' ' | b'\t' | b';')) => {
+            MessagePart::Chunk(size.saturating_add(2))
+        }
+        _ => MessagePart::Unknown,
     }
 }
 
@@ -104,18 +106,18 @@ fn is_paired(bytes: &[u8], at: usize, last_byte: u8) -> bool {
     before.unwrap_or(last_byte) == b'\r'
 }
 
-/// What a piece of a line ends.
+/// Whether a piece of a line is its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
+enum PieceEnd {
     /// It ends in a line feed.
     Line,
     /// More of the line comes.
     Nothing,
 }
 
-/// Whether there was a bare line feed.
+/// Whether a bare line feed was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum BareLf {
     /// None.
     No,
     /// The first of the connection.
@@ -124,20 +126,23 @@ pub(super) enum Refused {
     Again,
 }
 
-impl Lines {
-    /// Makes each line feed of a head without a carriage return before it a NUL, which no parser
-    /// takes.
-    pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> Refused {
-        let (mut refused, mut rest) = (Refused::No, bytes);
+impl BareLfFilter {
+    /// Replaces each line feed of a head that has no carriage return before it by NUL, which no
+    /// parser accepts.
+    pub(super) fn refuse_bare_line_feeds(&mut self, bytes: &mut [u8]) -> BareLf {
+        let (mut refused, mut rest) = (BareLf::No, bytes);
         while !rest.is_empty() {
             let taken = match self.part {
-                Part::Unknown => return refused,
-                Part::Body(left) | Part::Chunk(left) => self.skip(left, rest.len()),
-                Part::Start | Part::Head | Part::ChunkSize | Part::Trailers => {
+                MessagePart::Unknown => return refused,
+                MessagePart::Body(left) | MessagePart::Chunk(left) => self.skip(left, rest.len()),
+                MessagePart::Start
+                | MessagePart::Head
+                | MessagePart::ChunkSize
+                | MessagePart::Trailers => {
                     let end = memchr::memchr(b'\n', rest);
                     let taken = end.map_or(rest.len(), |at| at.saturating_add(1));
                     let line = rest.get_mut(..taken).unwrap_or_default();
-                    let ends = if end.is_some() { Ends::Line } else { Ends::Nothing };
+                    let ends = if end.is_some() { PieceEnd::Line } else { PieceEnd::Nothing };
                     if self.refuses(line, ends) {
                         refused = self.note(refused);
                     }
@@ -149,33 +154,33 @@ impl Lines {
         refused
     }
 
-    /// Whether what was seen ends with a whole request, or nothing was seen.
+    /// Whether the bytes so far end with a whole request, or there are none.
     pub(super) fn is_between_requests(&self) -> bool {
-        self.part == Part::Start && self.length == 0
+        self.part == MessagePart::Start && self.length == 0
     }
 
-    /// Passes over a body or a chunk of which `left` bytes are missing and `here` may be here.
+    /// Passes over a body or a chunk that lacks `left` bytes; at most `here` of them have come.
     fn skip(&mut self, left: u64, here: usize) -> usize {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(here);
         let left = left.saturating_sub(taken as u64);
         self.part = match (self.part, left) {
-            (Part::Chunk(_), 0) => Part::ChunkSize,
-            (Part::Chunk(_), left) => Part::Chunk(left),
-            (_, 0) => Part::Start,
-            (_, left) => Part::Body(left),
+            (MessagePart::Chunk(_), 0) => MessagePart::ChunkSize,
+            (MessagePart::Chunk(_), left) => MessagePart::Chunk(left),
+            (_, 0) => MessagePart::Start,
+            (_, left) => MessagePart::Body(left),
         };
         taken
     }
 
-    /// Takes a piece of a line, which ends it or not; whether its line feed was made a NUL.
-    fn refuses(&mut self, piece: &mut [u8], ends: Ends) -> bool {
+    /// Takes a piece of a line. Returns whether its line feed was made a NUL.
+    fn refuses(&mut self, piece: &mut [u8], ends: PieceEnd) -> bool {
         let Some((last, before)) = piece.split_last_mut() else { return false };
         let is_end =
-            ends == Ends::Line && before.last().copied().unwrap_or(self.last_byte) == b'\r';
-        let is_bare = ends == Ends::Line && !is_end;
-        if is_bare && self.part == Part::ChunkSize {
+            ends == PieceEnd::Line && before.last().copied().unwrap_or(self.last_byte) == b'\r';
+        let is_bare = ends == PieceEnd::Line && !is_end;
+        if is_bare && self.part == MessagePart::ChunkSize {
             // hyper takes none in front of a chunk.
-            self.part = Part::Unknown;
+            self.part = MessagePart::Unknown;
             return false;
         }
         if is_bare {
@@ -200,29 +205,29 @@ impl Lines {
         is_bare
     }
 
-    /// Goes on behind a line of so many bytes that ended in CRLF.
+    /// Goes on after a line of so many bytes that ended in CRLF.
     fn end_line(&mut self, line: &[u8], length: usize) {
         let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         self.part = match (self.part, line.is_empty()) {
-            (Part::Start | Part::Trailers, true) => Part::Start,
-            (Part::Start, false) => Part::Head,
-            (Part::Head, true) => std::mem::take(&mut self.framing).next(),
-            (Part::Head, false) => {
+            (MessagePart::Start | MessagePart::Trailers, true) => MessagePart::Start,
+            (MessagePart::Start, false) => MessagePart::Head,
+            (MessagePart::Head, true) => std::mem::take(&mut self.framing).next(),
+            (MessagePart::Head, false) => {
                 self.framing.see(line, length);
-                Part::Head
+                MessagePart::Head
             }
-            (Part::ChunkSize, _) => chunk(line),
+            (MessagePart::ChunkSize, _) => chunk(line),
             (part, _) => part,
         };
         self.last_byte = 0;
     }
 
-    fn note(&mut self, refused: Refused) -> Refused {
+    fn note(&mut self, refused: BareLf) -> BareLf {
         let was_refused = std::mem::replace(&mut self.was_refused, true);
         match refused {
-            Refused::No if was_refused => Refused::Again,
-            Refused::No => Refused::First,
-            Refused::First | Refused::Again => refused,
+            BareLf::No if was_refused => BareLf::Again,
+            BareLf::No => BareLf::First,
+            BareLf::First | BareLf::Again => refused,
         }
     }
 }
@@ -233,11 +238,11 @@ mod tests {
     use proptest::proptest;
 
     fn seen(pieces: &[&[u8]]) -> Vec<u8> {
-        let mut lines = Lines::default();
+        let mut lines = BareLfFilter::default();
         let look = |piece: &&[u8]| {
             let mut bytes = piece.to_vec();
             let refused = lines.refuse_bare_line_feeds(&mut bytes);
-            assert_eq!(refused == Refused::No, bytes == *piece);
+            assert_eq!(refused == BareLf::No, bytes == *piece);
             bytes
         };
         pieces.iter().flat_map(look).collect()
@@ -249,9 +254,9 @@ mod tests {
         assert_eq!(seen(&[b"a\nb\r\n\n"]), b"a\0b\r\n\0");
         // Every line feed is one to a parser, the one after a masked one too.
         assert_eq!(seen(&[b"\n", b"\r", b"\n", b"", b"\n\n"]), b"\0\r\n\0\0");
-        let mut lines = Lines::default();
+        let mut lines = BareLfFilter::default();
         let mut refused = || lines.refuse_bare_line_feeds(&mut b"\n\n".to_vec());
-        assert_eq!([refused(), refused()], [Refused::First, Refused::Again]);
+        assert_eq!([refused(), refused()], [BareLf::First, BareLf::Again]);
     }
 
     fn is_passed(text: &[u8]) -> bool {
@@ -279,7 +284,7 @@ mod tests {
             chunked("transfer-encoding:gzip ,  Chunked\t", "a: b\r\nc: d\r\n"),
             chunked("Content-Length: 3\r\nTransfer-Encoding: chunked", ""),
         ] {
-            let mut lines = Lines::default();
+            let mut lines = BareLfFilter::default();
             for part in message.chunks(message.len() / 2) {
                 assert_eq!(lines.is_between_requests(), part.as_ptr() == message.as_ptr());
                 lines.refuse_bare_line_feeds(&mut part.to_vec());
