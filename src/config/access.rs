@@ -30,7 +30,7 @@ pub enum Login {
     },
 }
 
-/// Whether what lets the edge in may be sent where anybody on the way can read it.
+/// Whether credentials may be sent over a connection that others can read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Exposure {
     /// Over https alone.

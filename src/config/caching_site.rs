@@ -16,7 +16,7 @@ const OF_BINARY_CACHES: [&str; 3] =
 const TABLES_OF_BINARY_CACHES: [&str; 3] =
     ["site.cache_info", "site.lifetimes", "site.absence_filter"];
 
-/// How the site of `scope` caches; none where it holds a binary cache.
+/// How the site of `scope` caches; none if it holds a binary cache.
 pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
     let kind = scope.text("site.kind").map(|kind| kind.value);
     if kind.as_deref() != Some("generic") {

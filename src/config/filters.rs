@@ -7,7 +7,7 @@ use super::process::required_file;
 use super::scope::Scope;
 use std::path::PathBuf;
 
-/// The filter of the site of `scope`, whose origins are these.
+/// The filter of the site of `scope`, which has these `origins`.
 ///
 /// What is absent from one bucket may be elsewhere: a site with a filter has one origin, or several
 /// that are the same bucket. Notices may know it by another name than its URL, which may be that of

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct Lifetimes {
     /// A 200 of each class stays fresh this long, in the order of [`Class::ALL`].
     pub fresh: [Duration; Class::ALL.len()],
-    /// What counts where no rule says otherwise; the lifetime of a 200 is that of its class.
+    /// What holds if no rule says otherwise; the lifetime of a 200 is that of its class.
     pub otherwise: Terms,
     /// The rules by path and class; the first that matches counts.
     pub rules: Vec<LifetimeRule>,
@@ -20,7 +20,7 @@ pub struct Lifetimes {
 /// How long an object stays fresh, and serves when it is not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// A 200 stays fresh this long, or less where its origin says so.
+    /// A 200 stays fresh this long, or less if its origin says so.
     pub fresh: Duration,
     /// A 200 stays fresh this long whatever its origin says, but never longer than `fresh`.
     pub fresh_min: Duration,
@@ -63,7 +63,7 @@ pub struct LifetimeRule {
 }
 
 impl Lifetimes {
-    /// How long a 200 of `class` stays fresh where no rule says otherwise.
+    /// How long a 200 of `class` stays fresh if no rule says otherwise.
     pub fn fresh(&self, class: Class) -> Duration {
         self.fresh.get(class.index()).copied().unwrap_or_default()
     }

@@ -40,8 +40,8 @@ use scope::{Scope, Syntax};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// Where a configuration comes from. Flags win over the environment, that over the file, that
-/// over the defaults.
+/// The sources of a configuration. Flags win over the environment, that over the file, that over
+/// the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The file's path, for messages, and its text.

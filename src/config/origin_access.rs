@@ -45,8 +45,8 @@ pub(super) fn login(scope: &Scope, url: &OriginUrl, report: &mut Report) -> Logi
     };
     let is_plain = uri.scheme_str() == Some("http");
     if is_plain && login != Login::None && !scope.is_true(PLAIN_HTTP) {
-        let message = "would send a password or token over plain http, where anybody on the way \
-             can read it; write https:// in the url, or plain_http = true";
+        let message = "would send a password or token over plain http, which others can read on \
+             the way; write https:// in the url, or plain_http = true";
         report.problem(scope.spot_of("site.origin.credentials").problem(message));
     }
     login
@@ -111,7 +111,7 @@ pub(super) enum Way {
     Plain,
 }
 
-/// The origin's own public keys; none where it has those of its site.
+/// The origin's own public keys; none if it has those of its site.
 pub(super) fn own_keys(scope: &Scope, report: &mut Report) -> Vec<String> {
     let path = "site.origin.trusted_public_keys";
     let given = scope.texts(path);

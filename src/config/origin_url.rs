@@ -30,7 +30,7 @@ pub(super) struct S3Url {
     pub(super) endpoint: Option<String>,
     /// `profile`.
     pub(super) profile: Option<String>,
-    /// `addressing-style`, where it is not `auto`.
+    /// `addressing-style`, unless it is `auto`.
     pub(super) addressing: Option<S3Addressing>,
     /// Parameters that mean something to Nix and nothing here.
     pub(super) ignored: Vec<String>,

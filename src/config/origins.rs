@@ -11,14 +11,14 @@ use super::scope::Scope;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Who has which name: where, and at which URL.
+/// The origin names in use, each with its place in the file and its URL.
 pub(super) type TakenOrigins = BTreeMap<String, (Spot, OriginUrl)>;
 
 /// What to say of a name that is no label.
 pub(super) const NOT_A_LABEL: &str = "is not a name; write 1 to 100 printable characters without \
      spaces, quotes and backslashes, such as \"main\"";
 
-/// The region of a bucket whose URL names none, as in Nix.
+/// The region of a bucket if its URL names none, as in Nix.
 const REGION_DEFAULT: &str = "us-east-1";
 
 /// Settings that mean something to a bucket only.
@@ -64,7 +64,7 @@ pub(super) fn is_label(text: &str) -> bool {
     (1..=100).contains(&text.len()) && text.chars().all(is_plain)
 }
 
-/// One origin; `None` where its URL is missing or wrong, which is told.
+/// One origin; `None` if its URL is missing or wrong, which is reported.
 fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
     let url = url(scope, report);
     let url = match url {
@@ -171,7 +171,8 @@ fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
     let requester_pays = scope.is_true("site.origin.requester_pays");
     let credentials = credentials(scope, url.profile, report);
     if requester_pays && credentials == S3Credentials::Anonymous {
-        let message = "does not go with anonymous = true, since somebody must pay; leave one out";
+        let message = "does not go with anonymous = true, since requests that are paid for must be \
+             signed; leave one out";
         report.problem(scope.spot_of("site.origin.requester_pays").problem(message));
     }
     let given = scope.text("site.origin.addressing");
@@ -197,7 +198,7 @@ fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
     }
 }
 
-/// Where the keys come from; more than one source is told.
+/// The source of the keys; more than one is reported as a problem.
 fn credentials(scope: &Scope, url_profile: Option<String>, report: &mut Report) -> S3Credentials {
     let files = [ACCESS_KEY_ID, SECRET_ACCESS_KEY, SESSION_TOKEN];
     let has_files = files.iter().any(|path| scope.is_given(path));
@@ -253,8 +254,8 @@ fn key_files(scope: &Scope, report: &mut Report) -> S3Credentials {
     }
 }
 
-/// Names are told apart in logs and metrics: within a site always, between sites where the same
-/// name would stand for two URLs.
+/// Names are told apart in logs and metrics: within a site always, between sites if one name would
+/// stand for two URLs.
 fn check_name(
     origin: &Origin,
     scope: &Scope,

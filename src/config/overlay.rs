@@ -6,7 +6,7 @@ use super::scope::{self, Scope};
 use super::settings::{OTHER_VARIABLES, Setting, settings};
 use super::value;
 
-/// The flags of `narthex serve` that are also settings, as text; `None` or empty where not given.
+/// The flags of `narthex serve` that are also settings, as text; `None` or empty if not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// `--listen`, each time it was given.

@@ -1,5 +1,5 @@
-//! What is wrong with a configuration: where, what was found, what to write instead. Values only;
-//! made by every reader of this module, printed by `cli`, one line each.
+//! What is wrong with a configuration: the place, what was found, what to write instead. Values
+//! only; made by every reader of this module, printed by `cli`, one line each.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -9,15 +9,15 @@ use std::fmt::{self, Write as _};
 pub struct Problem {
     /// The source that says so.
     pub place: Place,
-    /// The TOML path, such as `site[0].origin[1].url`; empty where the TOML does not parse.
+    /// The TOML path, such as `site[0].origin[1].url`; empty if the TOML does not parse.
     pub path: String,
-    /// What was found, quoted as in TOML; `None` where nothing was, or where it may be secret.
+    /// What was found, quoted as in TOML; `None` if nothing was, or if it may be secret.
     pub found: Option<String>,
     /// What is wrong with it, and what to write instead.
     pub message: String,
 }
 
-/// Which source a value came from, and where in it.
+/// The source of a value, and the position in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// The configuration file.
@@ -26,7 +26,7 @@ pub enum Place {
         file: String,
         /// The line, from 1.
         line: usize,
-        /// The column in characters, from 1, where it matters.
+        /// The column in characters, from 1, if it matters.
         column: Option<usize>,
     },
     /// An environment variable.
@@ -47,7 +47,7 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
-/// A TOML path and the place where its value stands.
+/// A TOML path and the place of its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Spot {
     /// The TOML path.
@@ -56,12 +56,12 @@ pub(super) struct Spot {
     pub(super) place: Place,
 }
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Spotted<T> {
     /// The value.
     pub(super) value: T,
-    /// Where it stands.
+    /// The place of the value.
     pub(super) spot: Spot,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Report {
 }
 
 impl Problem {
-    /// The line of the file, from 1, where the file is the source.
+    /// The line of the file, from 1, if the file is the source.
     pub fn line(&self) -> Option<usize> {
         match &self.place {
             Place::File { line, .. } => Some(*line),

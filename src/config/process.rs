@@ -55,7 +55,7 @@ pub(super) fn memory(root: &Scope) -> Memory {
     Memory { size: root.count("memory.size"), absent_size: root.count("memory.absent_size") }
 }
 
-/// `[disk]`; `environment` tells the default folder. None where the tier is switched off.
+/// `[disk]`; `environment` gives the default folder. None if the tier is switched off.
 pub(super) fn disks(
     root: &Scope,
     environment: &[(String, String)],
@@ -188,7 +188,7 @@ fn tls(root: &Scope, report: &mut Report) -> Tls {
     Tls { listen: values(&listen), certificates: certificates.collect() }
 }
 
-/// The path at `path`; empty where it is missing, which is told.
+/// The path at `path`; empty if it is missing, which is reported.
 pub(super) fn required_file(scope: &Scope, path: &str, report: &mut Report) -> PathBuf {
     if !scope.is_given(path) {
         let key = path.rsplit('.').next().unwrap_or(path);

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 const COLUMNS: usize = 90;
 
 const HEAD: &str = "Every setting of Narthex. As it stands this file changes nothing: each key is \
-     commented out, at its default, or at an example where the default is not a fixed value. To \
-     change one, take away the # before it, and before the header above it where that has one.";
+     commented out, at its default, or at an example if the default is not a fixed value. To \
+     change one, take away the # before it, and before the header above it if that has one.";
 
 const SOURCES: &str = "A flag wins over an environment variable, that over this file, that over \
      the default. In a variable the elements of a list have commas between. The file is named by \

@@ -13,10 +13,10 @@ use toml::de::{DeTable, DeValue};
 
 /// The values of one repeated table, or of everything outside of those.
 ///
-/// Keys are whole paths without positions, such as `site.origin.timeouts.connect`: the string
-/// that also names the setting. A value that is not set or wrong reads as its default, so that
-/// one mistake is told once; whoever is handed the result of such a read has a problem in the
-/// report that keeps it from being used.
+/// Keys are whole paths without positions, such as `site.origin.timeouts.connect`: the string that
+/// also names the setting. A value that is not set or wrong reads as its default, so that one
+/// mistake is reported once. The problem in the report keeps the result of such a read from being
+/// used.
 #[derive(Debug, Clone)]
 pub(super) struct Scope {
     /// The table's path without positions; empty at the top.
@@ -30,7 +30,7 @@ pub(super) struct Scope {
 /// What was given for a setting.
 #[derive(Debug, Clone)]
 struct Given {
-    /// `None` where it was wrong.
+    /// `None` if it was wrong.
     value: Option<Value>,
     spot: Spot,
 }
@@ -76,12 +76,12 @@ impl Scope {
         Self { table, spot, values, tables, scopes }
     }
 
-    /// Where the table stands.
+    /// The place of the table.
     pub(super) fn spot(&self) -> &Spot {
         &self.spot
     }
 
-    /// Where the setting or table at `path` stands, or would stand.
+    /// The place of the setting or table at `path`, set or not.
     pub(super) fn spot_of(&self, path: &str) -> Spot {
         if let Some(given) = self.values.get(path) {
             return given.spot.clone();
@@ -163,7 +163,7 @@ impl Scope {
         }
     }
 
-    /// A list of addresses, each with its spot; empty where it is off.
+    /// A list of addresses, each with its spot; empty if it is off.
     pub(super) fn addresses(&self, path: &str) -> Vec<Spotted<SocketAddr>> {
         match self.value(path) {
             Some(Value::Addresses(addresses)) => addresses,
@@ -171,7 +171,7 @@ impl Scope {
         }
     }
 
-    /// A boolean; `None` where it is not set and has no default.
+    /// A boolean; `None` if it is not set and has no default.
     pub(super) fn boolean(&self, path: &str) -> Option<bool> {
         match self.value(path) {
             Some(Value::Boolean(boolean)) => Some(boolean),
@@ -184,7 +184,7 @@ impl Scope {
         self.boolean(path).unwrap_or(false)
     }
 
-    /// A number, or bytes; `None` where it is not set and has no default.
+    /// A number, or bytes; `None` if it is not set and has no default.
     pub(super) fn number(&self, path: &str) -> Option<u64> {
         match self.value(path) {
             Some(Value::Number(number)) => Some(number),
@@ -216,7 +216,7 @@ impl Scope {
 struct Reader<'a> {
     file: &'a str,
     text: &'a str,
-    /// Where each line but the first begins.
+    /// The offset of each line but the first.
     line_starts: Vec<usize>,
 }
 
@@ -226,8 +226,8 @@ impl<'a> Reader<'a> {
         Self { file, text, line_starts }
     }
 
-    /// Reads `table`, whose path without positions is `path` and with them `spotted`, into
-    /// `scope`. Calls itself no deeper than the known tables nest.
+    /// Reads `table` into `scope`. Its path is `path` without positions and `spotted` with them.
+    /// Calls itself no deeper than the known tables nest.
     fn table(
         &self,
         path: &'static str,
@@ -341,7 +341,7 @@ fn unknown(path: &str, name: &str) -> String {
     format!("is not a setting; those known here are {}", here.join(", "))
 }
 
-/// The candidate most like `name`, and how like (0 to 1), where it is like enough to be meant.
+/// The candidate most like `name`, and how like (0 to 1), if it is like enough to be meant.
 pub(super) fn near<'a>(name: &str, candidates: &[&'a str]) -> Option<(&'a str, f64)> {
     const LIKENESS_MIN: f64 = 0.8;
     const CHARACTERS_MAX: usize = 100;
@@ -356,7 +356,7 @@ pub(super) fn near<'a>(name: &str, candidates: &[&'a str]) -> Option<(&'a str, f
         .max_by(|(_, one), (_, other)| one.total_cmp(other))
 }
 
-/// The key as it may stand in a path: in quotes where TOML would need them.
+/// The key as it may stand in a path: in quotes if TOML needs them.
 fn bare(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.len() <= 100 && key.chars().all(is_bare) {

@@ -12,7 +12,7 @@ use crate::rfc::authority::canonical_host;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What holds where no site is set: the cache of an office.
+/// What holds if no site is set: the cache of an office.
 ///
 /// Its priority is below the 40 of cache.nixos.org, so that clients which know both ask it first.
 pub(super) const OFFICE: &str = "\
@@ -23,7 +23,7 @@ priority = 30
 url = \"https://cache.nixos.org\"
 ";
 
-/// What may be had by one site only, and who has it.
+/// Values that one site only may have, each with the place that has it.
 #[derive(Debug, Default)]
 struct Taken {
     names: BTreeMap<String, Spot>,
@@ -33,8 +33,8 @@ struct Taken {
     origins: TakenOrigins,
 }
 
-/// Every `[[site]]`, or the one of an office. None only where what is given for them is wrong,
-/// which is told already.
+/// Every `[[site]]`, or the one of an office. None only if what is given for them is wrong, which
+/// is reported already.
 pub(super) fn sites(root: &Scope, report: &mut Report) -> Vec<Site> {
     let office = scope::read("default", OFFICE, report).0;
     let mut scopes = root.scopes("site");
@@ -132,7 +132,7 @@ fn fault_of_host(host: &str) -> Option<String> {
     (!is_name).then(|| format!("is not a host name; {wanted}"))
 }
 
-/// Notes who has a value, or tells that somebody else has it.
+/// Notes the place of a value, or reports that another place has it already.
 fn take(
     taken: &mut BTreeMap<String, Spot>,
     value: &Spotted<String>,

@@ -17,7 +17,7 @@ pub(super) struct Trust {
     pub(super) signatures: Signatures,
 }
 
-/// Public caches whose key everybody knows: host and key.
+/// Public caches with a well-known key: host and key.
 const KNOWN_KEYS: [(&str, &str); 1] = [("cache.nixos.org", CACHE_NIXOS_ORG)];
 
 /// Ed25519 (RFC 8032): bytes of a public key, and of a secret key as Nix writes it.
@@ -41,7 +41,7 @@ pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) 
         false => Vec::new(),
     };
     let signatures = scope.text("site.signatures");
-    // Where keys or origins are wrong already, nothing more is told of what follows from them.
+    // If keys or origins are wrong already, what follows from them is not reported too.
     let is_doubtful = scope.is_wrong("site.trusted_public_keys")
         || origins.len() < scope.scopes("site.origin").len();
     let has_keys = !keys.is_empty() || (open_count == 0 && own_count > 0) || is_doubtful;
@@ -77,7 +77,7 @@ pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) 
     Trust { keys: all, signatures }
 }
 
-/// What to say where some origins have keys and others have none.
+/// The message if some origins have keys and others have none.
 fn left_open(known: &[(&str, &str)]) -> String {
     let Some((host, key)) = known.first() else {
         return "is not set, and some of this site's origins have trusted_public_keys and others \

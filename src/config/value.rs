@@ -25,14 +25,14 @@ pub(super) enum Value {
     Numbers(Vec<Spotted<u64>>),
     /// Of `Duration`.
     Duration(Duration),
-    /// Of `Addresses`, and of `AddressOrOff`: none where it is off.
+    /// Of `Addresses`, and of `AddressOrOff`: none if it is off.
     Addresses(Vec<Spotted<SocketAddr>>),
 }
 
 /// A value as it was written.
 enum Raw<'a> {
     Text(Cow<'a, str>),
-    /// `None` where it is negative or too large.
+    /// `None` if it is negative or too large.
     Integer(Option<u64>, String),
     Boolean(bool),
     /// A number with a fraction, as it was written.
@@ -42,10 +42,10 @@ enum Raw<'a> {
     List(Vec<(Raw<'a>, Spot)>),
 }
 
-/// Tells where an element of a list stands, by its position.
+/// Gives the place of an element of a list, by its position.
 pub(super) type SpotOf<'a> = &'a dyn Fn(usize, &Spanned<DeValue<'_>>) -> Spot;
 
-/// Reads the value of `setting` that stands in a file at `spot`. `None` where it is wrong, which
+/// Reads the value of `setting` that stands in a file at `spot`. `None` if it is wrong, which
 /// `report` then says.
 pub(super) fn from_toml(
     setting: &Setting,
@@ -91,7 +91,7 @@ pub(super) fn from_texts(
     read(setting, &raw, spot, report)
 }
 
-/// The default of `setting`, where it is a fixed value.
+/// The default of `setting`, if it is a fixed value.
 pub(super) fn fallback(setting: &Setting, spot: &Spot) -> Option<Value> {
     let Fallback::Is(text) = setting.fallback else {
         return None;

@@ -130,7 +130,7 @@ const fn statuses(path: &'static str) -> Setting {
 
 const fn stale_while_revalidate(path: &'static str) -> Setting {
     Setting::new(path, LIFETIME, Fallback::Is(r#""0s""#)).example(r#""30s""#).doc(
-        "How long a stale response is still sent while it is refreshed, where it does not say so \
+        "How long a stale response is still sent while it is refreshed, if it does not say so \
          itself.",
     )
 }
@@ -139,11 +139,11 @@ const fn stale_if_error(path: &'static str) -> Setting {
     Setting::new(
         path,
         LIFETIME,
-        Fallback::Derived("1d where no origin can be asked, else what the response says"),
+        Fallback::Derived("1d if no origin can be asked, else what the response says"),
     )
     .example(r#""7d""#)
     .doc(
-        "How long a stale response takes the place of an error, where it does not say so itself \
+        "How long a stale response takes the place of an error, if it does not say so itself \
          (RFC 5861). must-revalidate, proxy-revalidate and s-maxage forbid it.",
     )
 }
@@ -153,7 +153,7 @@ const fn revalidation_wait(path: &'static str) -> Setting {
         path,
         Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) },
         Fallback::Derived(
-            "1s where the response, the request or stale_if_error permits a stale response in \
+            "1s if the response, the request or stale_if_error permits a stale response in \
              place of an error, else 10s",
         ),
     )
@@ -169,8 +169,8 @@ const fn set_cookie(path: &'static str) -> Setting {
     Setting::new(path, Kind::Word(&["strip", "pass"]), Fallback::Is(r#""strip""#))
         .example(r#""pass""#)
         .doc(
-            "What becomes of Set-Cookie in a response that may be stored. \"strip\": it is stored \
-             without; only the client whose request brought it gets it. \"pass\": it is not \
-             stored.",
+            "What becomes of Set-Cookie in a response that may be stored. \"strip\": the response \
+             is stored without it, and only the client of that request gets it. \"pass\": the \
+             response is not stored.",
         )
 }

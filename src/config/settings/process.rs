@@ -89,7 +89,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     .doc(
         "Open connections from one address. A Nix client opens up to 25 over plain HTTP, and a \
          whole office stands behind one address: this leaves room for 40 of them. Raise it on a \
-         shield whose points of presence come from few addresses.",
+         shield if its points of presence come from few addresses.",
     ),
     Setting::new("server.limits.request_headers_max", count_max(1_000), Fallback::Is("64"))
         .example("100")
@@ -115,7 +115,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         .example("4096")
         .doc(
             "Fetches from origins under way at once, over all sites; a request that would need \
-             one more is answered 503. One whose clients have left makes room for another. An \
+             one more is answered 503. A fetch without readers makes room for another. An \
              eighth is kept for narinfos, a quarter from the other objects of one site, and the \
              last quarter from clients that have as many. A client is an address, so all that \
              come through one load balancer count as one. A body that no disk takes counts until \
@@ -129,7 +129,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     .example(r#""1GiB""#)
     .doc(
         "Of an object that is not on disk, a range brings in the 1 MiB chunks that it lies in. \
-         Where no more than this many bytes of the object are missing then, they are fetched in \
+         If no more than this many bytes of the object are missing then, they are fetched in \
          the background; 0 for never.",
     ),
     Setting::new("server.limits.completions_max", count_max(10_000), Fallback::Is("4"))
@@ -142,7 +142,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""16MiB""#)
     .doc(
-        "Bytes of a piece, in whole MiB: what is over is left out. An object comes in pieces where \
+        "Bytes of a piece, in whole MiB: what is over is left out. An object comes in pieces if \
          more than two of them are missing; each is one more request to the origin.",
     ),
     Setting::new(
@@ -163,7 +163,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""5s""#)
     .doc(
-        "Pieces are fetched where the rest of an object would take longer than this at the pace of \
+        "Pieces are fetched if the rest of an object would take longer than this at the pace of \
          its first connection; 0 for always.",
     ),
     Setting::new("server.timeouts.tls_handshake", WAIT, Fallback::Is(r#""10s""#))
@@ -228,7 +228,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     .flag("--disk")
     .example(r#"["/srv/disk1/narthex", "/srv/disk2/narthex"]"#)
     .doc(
-        "The folder, made where it is missing; or a list of them, each on a disk of its own. A \
+        "The folder, created if it is missing; or a list of them, each on a disk of its own. A \
          folder belongs to one instance alone. Objects are spread over the folders by their \
          sizes; a disk in trouble is passed over while the others go on, and comes back by \
          itself. Folders may be added, removed and put in another order at a restart.",
@@ -250,8 +250,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     .example(r#""30d""#)
     .doc(
         "How long the scrubber takes to read every stored byte once and compare it with its \
-         checksum, evenly spread; \"0s\" switches it off. What is damaged is dropped, and fetched \
-         again where it was in use.",
+         checksum, evenly spread; \"0s\" switches it off. A damaged object is dropped, and fetched \
+         again if it was in use.",
     ),
     Setting::new(
         "disk.scrub_rate",
@@ -261,7 +261,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     .example(r#""200MiB""#)
     .doc(
         "Bytes a second that the scrubber may read of each disk, and `narthex fsck` of a running \
-         edge. A pass takes longer than scrub_pass where this does not suffice.",
+         edge. A pass takes longer than scrub_pass if this does not suffice.",
     ),
     Setting::new("log.access", Kind::Word(&["json", "combined", "off"]), Fallback::Is(r#""json""#))
         .example(r#""combined""#)

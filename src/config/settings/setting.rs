@@ -9,7 +9,7 @@ pub struct Setting {
     pub path: &'static str,
     /// What its value may be.
     pub kind: Kind,
-    /// What holds where it is not set.
+    /// What holds if it is not set.
     pub fallback: Fallback,
     /// The flag of `narthex serve`, with the dashes.
     pub flag: Option<&'static str>,
@@ -42,7 +42,7 @@ pub enum Shape {
     Repeated,
 }
 
-/// What holds where a key is not set.
+/// What holds if a key is not set.
 #[derive(Debug, Clone, Copy)]
 pub enum Fallback {
     /// This value, in TOML.

@@ -8,7 +8,7 @@ pub(super) const TABLES: &[Table] = &[
     Table::new(
         "site",
         Shape::Repeated,
-        "What is served under which host names, and from where.\n\n\
+        "What is served under which host names, and from which origins.\n\n\
          Surrogate-Key: NAME NAME ... in a response, of any kind of site, names what the object \
          belongs to, for purges by key. No client is sent it. An object keeps at most 128 names \
          of at most 1,024 bytes each. An object with more or longer names goes with every name of \
@@ -24,9 +24,9 @@ pub(super) const TABLES: &[Table] = &[
         "site.lifetimes",
         Shape::Once,
         "How long answers of origins stay fresh, by class of object. Answers with status 200 are \
-         stored, and absences, which answer 404; no other status ever is. A NAR whose bytes are \
-         proven by their hash stays fresh for good. What an origin says of an answer (s-maxage, \
-         max-age, Expires) can shorten its lifetime, never lengthen it.",
+         stored, and absences, which answer 404; no other status ever is. A NAR with bytes proven \
+         by their hash stays fresh for good. What an origin says of an answer (s-maxage, max-age, \
+         Expires) can shorten its lifetime, never lengthen it.",
     ),
     Table::new(
         "site.lifetimes.rule",
@@ -64,7 +64,7 @@ pub(super) const TABLES: &[Table] = &[
     Table::new(
         "site.origin",
         Shape::Repeated,
-        "Where objects come from. Every site has at least one.\n\n\
+        "A source of objects. Every site has at least one.\n\n\
          A NAR is asked of the origin that its narinfo came from. Another origin serves it only \
          if the FileHash proves its bytes, or in mid-body if it has the same strong entity tag \
          and length.",
@@ -78,7 +78,7 @@ pub(super) const TABLES: &[Table] = &[
          that there is of: AWS_ACCESS_KEY_ID and its companions, a web identity, the default \
          profile, the endpoint of a container, the metadata of an EC2 instance. Secrets stand in \
          files, and are read again when these change or the origin answers 401 or 403. They go to \
-         the scheme, host and port of the origin alone, not to where it redirects.\n\n\
+         the scheme, host and port of the origin alone, not to the target of a redirect.\n\n\
          A 401 or 403 tells of the credentials, never of an object: the log names the origin and \
          the file, and so does /readyz. Every client of the edge can read what these credentials \
          let the edge read. Keys of AWS that expire are renewed in the background; if that fails, \
@@ -126,20 +126,20 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""generic""#)
     .doc(
-        "What the site holds: a binary cache, whose objects are known by their paths and \
-             proven, or anything else, cached as its responses say (see [site.caching]).",
+        "What the site holds: a binary cache, with objects known by their paths and proven, or \
+         anything else, cached as its responses say (see [site.caching]).",
     ),
     Setting::new(
         "site.trusted_public_keys",
         Kind::Texts,
-        Fallback::Derived("the well-known key where every origin is cache.nixos.org, else none"),
+        Fallback::Derived("the well-known key if every origin is cache.nixos.org, else none"),
     )
     .example(r#"["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]"#)
     .doc("Public keys, NAME:BASE64, as in Nix's trusted-public-keys."),
     Setting::new(
         "site.signatures",
         Kind::Word(&["require", "warn", "off"]),
-        Fallback::Derived("\"require\" where keys are given or known, else \"off\""),
+        Fallback::Derived("\"require\" if keys are given or known, else \"off\""),
     )
     .example(r#""warn""#)
     .doc(
@@ -170,7 +170,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         .example(r#""/nix/store""#)
         .doc("StoreDir: the folder of the store that the objects were built for."),
     fresh("site.lifetimes.narinfo").doc("HASH.narinfo."),
-    fresh("site.lifetimes.nar").doc("nar/*, where no hash proves the bytes."),
+    fresh("site.lifetimes.nar").doc("nar/*, if no hash proves the bytes."),
     fresh("site.lifetimes.listing").doc("HASH.ls: the listing of a NAR."),
     fresh("site.lifetimes.log").doc("log/*: build logs."),
     fresh("site.lifetimes.debuginfo").doc("debuginfo/*."),
@@ -187,7 +187,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.lifetimes.fresh_min", LIFETIME, Fallback::Is(r#""0s""#))
         .example(r#""1m""#)
         .doc(
-            "An object stays fresh this long even where its origin says less, but never longer \
+            "An object stays fresh this long even if its origin says less, but never longer \
              than its lifetime. What is not to be stored, or to be confirmed each time (no-store, \
              private, no-cache), stays so.",
         ),
@@ -226,9 +226,9 @@ pub(super) const SETTINGS: &[Setting] = &[
          debuginfo, realisation, cache_info, index, other.",
     ),
     in_rule("site.lifetimes.rule.fresh", LIFETIME, "the lifetime of the class")
-        .doc("How long an object stays fresh, or less where its origin says so."),
+        .doc("How long an object stays fresh, or less if its origin says so."),
     in_rule("site.lifetimes.rule.fresh_min", LIFETIME, AS_FOR_THE_SITE)
-        .doc("How long an object stays fresh even where its origin says less."),
+        .doc("How long an object stays fresh even if its origin says less."),
     in_rule("site.lifetimes.rule.absent", ABSENCE, AS_FOR_THE_SITE)
         .doc("How long an absence (404) is remembered; 0s: not at all."),
     in_rule("site.lifetimes.rule.stale_while_revalidate", LIFETIME, AS_FOR_THE_SITE)
@@ -240,7 +240,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.absence_filter.file", Kind::Path, Fallback::Required)
         .example(r#""/var/lib/narthex/main.filter""#)
         .doc(
-            "The filter. It is read at the start and, where it has changed, at a reload; without a \
+            "The filter. It is read at the start and, if it has changed, at a reload; without a \
              good one the edge works and asks its origin.",
         ),
     Setting::new(
@@ -249,7 +249,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         Fallback::Derived("the file's name with .uploads behind it"),
     )
     .example(r#""/var/lib/narthex/main.filter.uploads""#)
-    .doc("Where uploads are noted that the file does not know. Of this site and process alone."),
+    .doc("The file for uploads that the filter does not know. Of this site and process alone."),
     Setting::new(
         "site.absence_filter.bucket",
         Kind::Text,
@@ -257,7 +257,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""nix-cache""#)
     .doc(
-        "The bucket, as notices and inventories name it; needed where the origin is no s3:// URL, \
+        "The bucket, as notices and inventories name it; needed if the origin is no s3:// URL, \
          or one of an access point.",
     ),
     Setting::new(
@@ -297,7 +297,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         .named("NARTHEX_ORIGIN")
         .example(r#""https://cache.nixos.org""#)
         .doc(
-            "s3://BUCKET?region=REGION in Nix's form, with endpoint=, profile= and scheme= where \
+            "s3://BUCKET?region=REGION in Nix's form, with endpoint=, profile= and scheme= if \
              needed; https://HOST; http://HOST:PORT (another Narthex too); or file:///FOLDER as \
              nix copy --to file:// writes it. The flag and the variable replace all sites by one \
              default site with this one origin.",
@@ -326,7 +326,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.origin.absence", Kind::Word(&["next", "final"]), Fallback::Is(r#""next""#))
         .example(r#""final""#)
         .doc(
-            "Where this origin has no such object: \"next\" asks the next one, \"final\" asks none \
+            "If this origin has no such object: \"next\" asks the next one, \"final\" asks none \
          behind it. A failure always goes on to the next.",
         ),
     Setting::new("site.origin.requester_pays", Kind::Boolean, Fallback::Is("false"))
@@ -336,13 +336,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         "site.origin.addressing",
         Kind::Word(&["path", "virtual-host"]),
         Fallback::Derived(
-            "\"path\" where the URL names an endpoint or the bucket's name has a dot, else \
+            "\"path\" if the URL names an endpoint or the bucket's name has a dot, else \
              \"virtual-host\"",
         ),
     )
     .example(r#""virtual-host""#)
     .doc(
-        "Where the bucket's name goes: https://ENDPOINT/BUCKET/KEY or https://BUCKET.ENDPOINT/KEY.",
+        "The place of the bucket's name: https://ENDPOINT/BUCKET/KEY or \
+         https://BUCKET.ENDPOINT/KEY.",
     ),
     Setting::new(
         "site.origin.http_version",
@@ -415,7 +416,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         Fallback::Derived("no session token"),
     )
     .example(r#""/run/credentials/narthex.service/session-token""#)
-    .doc("File of the session token, where the keys are temporary."),
+    .doc("File of the session token, if the keys are temporary."),
     Setting::new(
         "site.origin.credentials.source",
         Kind::Word(&["environment", "web-identity", "container", "instance"]),
@@ -450,7 +451,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         .doc("PEM private key of that certificate."),
     Setting::new("site.origin.credentials.plain_http", Kind::Boolean, Fallback::Is("false"))
         .example("true")
-        .doc("Whether a password or token may go to an http:// origin, where anybody can read it."),
+        .doc(
+            "Whether a password or token may go to an http:// origin, although others can read \
+             it.",
+        ),
     Setting::new("site.origin.timeouts.connect", WAIT, Fallback::Is(r#""5s""#))
         .example(r#""2s""#)
         .doc("Until a connection stands, TLS included."),
@@ -476,8 +480,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Failures in a row until the origin is probed, and left alone if the probe fails too, or \
          as many more requests: no connection, which counts twice, a connection that broke, no \
          answer in time, 500, 502, 503, 504. One that took a second or longer counts three more. \
-         No probe comes first where the last one did, nor where nothing but a probe was answered \
-         since the origin was last in doubt. 0: never.",
+         No probe comes first if the last failure was a slow one, nor if the origin answered only \
+         a probe since it was last in doubt. 0: never.",
     ),
     Setting::new("site.origin.breaker.open_max", WAIT, Fallback::Is(r#""10s""#))
         .example(r#""30s""#)
@@ -503,7 +507,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new("site.origin.budget.hedges", PERCENT, Fallback::Is("5")).example("0").doc(
         "Second requests for narinfos and nix-cache-info, in percent of the requests for them: \
-         sent where the first has no answer after nearly all others had theirs; 0: none.",
+         sent if the first has no answer after nearly all others had theirs; 0: none.",
     ),
     Setting::new("site.origin.prices.thousand_gets", Kind::Price, Fallback::Is("0"))
         .example("0.0004")

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 use toml::{Table, Value};
 
-/// A site whose origin takes every setting, and TLS.
+/// A site with an origin that takes every setting, and TLS.
 const BASE: &str = r#"
 [[server.tls.certificates]]
 certificate = "base.pem"
