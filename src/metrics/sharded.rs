@@ -1,5 +1,5 @@
 //! Metrics that every request adds to. Each thread has a shard of its own, so that cores do not
-//! pass one cache line around; whoever reads gets the sum. Made once at start and shared; no locks
+//! pass one cache line around; a scrape gets the sum. Made once at start and shared; no locks
 //! of its own.
 
 use prometheus::core::{Collector, Desc};
