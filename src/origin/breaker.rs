@@ -11,17 +11,17 @@
 //! ```
 //!
 //! Failures of a few objects look like those of an origin. So it is doubted first: one probe asks
-//! at once, and whoever wants something meanwhile still gets what the origin has. Not where the
-//! last failure was slow, since each request would pay for the doubt then; nor where nothing but a
-//! probe was answered since the last time, since the origin may have that object alone.
+//! at once, and requests go to the origin meanwhile. There is no doubt if the last failure was
+//! slow, since each request would pay for it then; nor if a probe alone was answered since the last
+//! doubt, since the origin may have that object alone.
 //!
 //! While it is open, requests fail at once: the next origin, or what is stored, serves without
-//! another deadline. An open breaker is a failure, never an absence, and it tells nobody's
-//! readiness: what opened it did. An answer of any kind that is no failure closes it, one that was
-//! asked for before it opened too, since it shows that the origin is there. A probe that is dropped
-//! without an outcome leaves it open for another second, so that it never stays half open. Whoever
-//! is refused makes the next probe come sooner, at most once a second: the longer waits are for an
-//! origin that nobody wants anything of.
+//! another deadline. An open breaker is a failure, never an absence, and it changes no readiness:
+//! what opened it did. An answer of any kind that is no failure closes it, one that was asked for
+//! before it opened too, since it shows that the origin is there. A probe that is dropped without
+//! an outcome leaves it open for another second, so that it never stays half open. A refused
+//! request makes the next probe come sooner, at most once a second: the longer waits are for an
+//! origin without requests.
 //!
 //! A probe of a generic site asks for a path that may be the only one that fails. So once such a
 //! breaker has been open for the longest wait, requests come before the prober: one at a time.
@@ -89,10 +89,10 @@ pub(super) enum Probes {
     MayMislead,
 }
 
-/// Who wants to ask.
+/// What asks for admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// Somebody who wants an object.
+    /// A request for an object.
     Request,
     /// A client that sends a body of its own.
     Upload,
@@ -155,17 +155,17 @@ impl Breaker {
         }
     }
 
-    /// Tells who waits for the next probe that its time has come nearer.
+    /// Tells the prober, which waits, that the time of the next probe has come nearer.
     pub(super) fn sooner(&self) -> Arc<Notify> {
         Arc::clone(&self.sooner)
     }
 
-    /// Somebody was refused: the next probe comes as soon as it may.
+    /// A request was refused: the next probe comes as soon as it may.
     pub(super) fn wanted(&self) {
         if let State::Open { soonest, until, .. } = &mut *self.state.lock()
             && *soonest < *until
         {
-            // Not in the past: whoever comes next would take the prober's place.
+            // Not in the past: the next request would take the prober's place.
             *until = Instant::now().max(*soonest);
             *soonest = *until;
             self.sooner.notify_one();
@@ -177,13 +177,13 @@ impl Breaker {
         matches!(*self.state.lock(), State::Closed { .. })
     }
 
-    /// When the prober is to look next; `None` where it need not.
+    /// When the prober is to look next; `None` if it need not.
     pub(super) fn next_probe(&self) -> Option<Instant> {
         match *self.state.lock() {
             State::Closed { .. } => None,
             State::Doubted { is_probed: false, .. } => Some(Instant::now()),
             State::Open { until, since, .. } => Some(until + self.grace(since, Caller::Prober)),
-            // Somebody else's probe is under way.
+            // Another probe is under way.
             State::Doubted { .. } | State::HalfOpen { .. } => Some(Instant::now() + OPEN_FIRST),
         }
     }
@@ -261,7 +261,7 @@ impl Leave<'_> {
                     *state = State::Doubted { failures, is_probed };
                 }
             }
-            // Where it opened meanwhile, this is news of yesterday.
+            // If it opened meanwhile, this answer is out of date.
             (_, State::Open { .. } | State::HalfOpen { .. }) => {}
         }
     }
@@ -421,7 +421,7 @@ mod tests {
         let (breaker, metrics) = doubted();
         let probe = breaker.admit(Caller::Prober).unwrap();
         assert!(!breaker.is_closed() && breaker.next_probe() > Some(Instant::now()));
-        // Neither those who want something nor another prober hold it up.
+        // Neither requests nor another prober delay it.
         breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
         breaker.admit(Caller::Prober).unwrap().failed(1, Duration::ZERO);
         assert!(!breaker.refuses(Caller::Request));

@@ -54,7 +54,7 @@ impl Budget {
         state.left = (state.left + self.share).min(self.capacity);
     }
 
-    /// Takes one out; false where none is left.
+    /// Takes one out; false if none is left.
     pub(super) fn spend(&self) -> bool {
         let mut state = self.state.lock();
         let now = Instant::now();

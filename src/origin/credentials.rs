@@ -1,14 +1,14 @@
 //! The keys of an S3 origin: found when first needed, kept, and found anew before they expire, when
 //! their files may have changed, and when the origin refuses them. One per bucket, as long lived as
-//! it; the keys are swapped whole; the locks guard points in time and whoever is looking, and are
+//! it; the keys are swapped whole; the locks guard points in time and the search under way, and are
 //! never held across an await.
 //!
 //! One task looks at a time, however many requests wait for it, and within a deadline. While there
-//! are keys that serve nobody waits: they are renewed in the background a quarter of their time, at
+//! are valid keys no request waits: they are renewed in the background a quarter of their time, at
 //! most ten minutes, before they expire, and up to half of that earlier, by chance, so that edges
-//! do not come together. Where that fails, the old ones go on being used until they expire, and it
-//! is tried again. A reload of the configuration begins with a new ring; the timer of the old one
-//! ends with it.
+//! do not come together. If that fails, the old ones go on being used until they expire, and it is
+//! tried again. A reload of the configuration begins with a new ring; the timer of the old one ends
+//! with it.
 
 use super::exchange::FetchError;
 use super::key_source::{Found, KeySource, Keys, Reach};
@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// Refused keys are looked for again at most this often, and none are looked for elsewhere more
-/// often where there were none.
+/// Refused keys are looked for again at most this often, and missing keys are looked for elsewhere
+/// no more often.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// Keys that do not expire are looked for again this often while there are requests: their files
 /// may have changed.
@@ -37,7 +37,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Keys are renewed this long before they expire, at most, and half of it earlier by chance.
 const AHEAD_MAX: Duration = Duration::from_mins(10);
 
-/// Where an origin's keys come from, and those that were found there.
+/// The source of an origin's keys, and those that were found there.
 #[derive(Debug)]
 pub(super) struct KeyRing(Arc<Ring>);
 
@@ -57,7 +57,7 @@ struct Ring {
 struct Kept {
     keys: Arc<Keys>,
     expires: Option<Timestamp>,
-    /// When they are looked for again: by the wall clock where they expire.
+    /// When they are looked for again: by the wall clock if they expire.
     renew_at: Option<Timestamp>,
     look_at: Instant,
 }
@@ -96,7 +96,7 @@ impl KeyRing {
         Self(Arc::new(Ring { origin, source, clock, skew, meters, tasks, kept, moments }))
     }
 
-    /// The keys to sign with; `None` where requests go unsigned.
+    /// The keys to sign with; `None` if requests go unsigned.
     ///
     /// Fails with [`FetchError::Credentials`], code `missing`, that says what was looked for.
     pub(super) async fn keys(&self) -> Result<Option<Arc<Keys>>, FetchError> {
@@ -114,7 +114,7 @@ impl KeyRing {
         Ok(Some(Arc::clone(&kept.keys)))
     }
 
-    /// Other keys than the `refused` ones, where there are any by now.
+    /// Other keys than the `refused` ones, if there are any by now.
     pub(super) async fn other_than(&self, refused: &Keys) -> Option<Arc<Keys>> {
         let ring = &self.0;
         let kept = ring.kept.load_full().map(|kept| Arc::clone(&kept.keys));
@@ -178,7 +178,7 @@ impl Ring {
         }
     }
 
-    /// Joins whoever is looking, or begins.
+    /// Joins the search under way, or begins one.
     fn look(self: &Arc<Self>) -> watch::Receiver<Outcome> {
         let mut moments = self.moments.lock();
         if let Some(looking) = &moments.looking
@@ -200,7 +200,7 @@ impl Ring {
 
     async fn find(self: &Arc<Self>) -> Result<Arc<Keys>, Arc<str>> {
         let found = tokio::time::timeout(LOAD_DEADLINE, self.source.find()).await;
-        let late = || format!("nobody said any within {} s", LOAD_DEADLINE.as_secs());
+        let late = || format!("no source answered within {} s", LOAD_DEADLINE.as_secs());
         match found.unwrap_or_else(|_| Err(late())) {
             Ok(found) => Ok(self.keep(found)),
             Err(why) => {

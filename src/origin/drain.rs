@@ -41,7 +41,7 @@ impl Drains {
         let Ok(place) = Arc::clone(&self.0.room).try_acquire_owned() else { return };
         let stop = self.0.tasks.stopping();
         self.0.tasks.spawn("origin body drain", async move {
-            // A connection whose body does not end in time is closed with it.
+            // A body that does not end in time is dropped, which closes its connection.
             let _ = stop.run_until_cancelled(timeout(TIME_MAX, drain(body))).await;
             drop(place);
         });

@@ -52,7 +52,7 @@ pub struct Ask {
     pub range: Option<RangeAsked>,
     /// `If-None-Match`, for revalidation.
     pub if_none_match: Option<HeaderValue>,
-    /// `If-Modified-Since`, for revalidation where there is no entity tag.
+    /// `If-Modified-Since`, for revalidation if there is no entity tag.
     pub if_modified_since: Option<HeaderValue>,
     /// `If-Match`, for continuing a body.
     pub if_match: Option<HeaderValue>,
@@ -118,7 +118,7 @@ pub enum Reason {
     Part,
     /// The rest of a body that broke off.
     Resume,
-    /// What nobody asked for of an object that is here in part.
+    /// The rest of an object that is here in part; no client waits for it.
     Completion,
     /// What was found damaged on disk.
     Heal,
@@ -144,9 +144,9 @@ pub(super) struct Purpose {
 /// Whether an origin that failed is asked again at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retries {
-    /// Twice, where the error permits it.
+    /// Twice, if the error permits it.
     Usual,
-    /// Never: whoever asks comes back by itself.
+    /// Never: the caller asks again by itself.
     None,
 }
 
@@ -177,8 +177,8 @@ pub enum Answer<R> {
         /// When its answer arrived.
         response_time: Moment,
     },
-    /// 412, or 416 where a range was asked: the origin's object is another than the one whose
-    /// body is to be continued.
+    /// 412, or 416 if a range was asked: the body to be continued belongs to another object than
+    /// the origin's.
     Changed,
 }
 
@@ -238,7 +238,7 @@ pub enum FetchError {
         origin: Arc<str>,
         /// The status.
         status: StatusCode,
-        /// `Retry-After` in seconds, where sent.
+        /// `Retry-After` in seconds, if sent.
         retry_after_seconds: Option<u64>,
     },
     /// An answer that breaks the protocol (a redirect that may not be followed, two lengths).

@@ -12,12 +12,12 @@ const TEXT_CHARS_MAX: usize = 300;
 pub(super) struct Fault {
     /// `Code`: `NoSuchKey`, `AccessDenied` and so on.
     pub code: String,
-    /// `Message`; empty where there is none.
+    /// `Message`; empty if there is none.
     pub message: String,
 }
 
 impl Fault {
-    /// The fault that `document` tells; `None` where its root is not `Error` or it has no code.
+    /// The fault that `document` tells; `None` if its root is not `Error` or it has no code.
     pub(super) fn parse(document: &[u8]) -> Option<Self> {
         let mut reader = Reader::from_reader(document);
         let mut open: Vec<Vec<u8>> = Vec::new();

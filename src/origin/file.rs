@@ -236,9 +236,9 @@ fn content_type(path: &str) -> &'static str {
     }
 }
 
-/// The regular file at `path` below `root`, or `None` where there is none.
+/// The regular file at `path` below `root`, or `None` if there is none.
 ///
-/// Fails where the folder is missing, or a binary cache without `nix-cache-info`: then it is not
+/// Fails if the folder is missing, or a binary cache without `nix-cache-info`: then it is not
 /// mounted, or another one, and nothing in it is known to be absent.
 fn look_up(root: &Path, path: &str, holds: Holds) -> io::Result<Option<Found>> {
     let folder =
@@ -267,7 +267,7 @@ fn is_absence(error: rustix::io::Errno) -> bool {
 }
 
 /// Opens `path` so that nothing outside of `folder` can be reached: the kernel resolves it below
-/// the folder, or, where it cannot, no component may be `..` and none a link.
+/// the folder, or, if it cannot, no component may be `..` and none a link.
 fn open_below(folder: impl AsFd, path: &str) -> Result<OwnedFd, rustix::io::Errno> {
     use rustix::io::Errno;
     if path.is_empty() || path.split('/').any(|part| part == ".." || part.contains('\0')) {
@@ -311,7 +311,7 @@ fn regular(file: File) -> io::Result<Option<Found>> {
     Ok(Some(Found { length: metadata.len(), modified, inode: metadata.ino(), file }))
 }
 
-/// Reads a range piece by piece, one piece ahead; ends when nobody listens any more.
+/// Reads a range piece by piece, one piece ahead; ends when the receiver is gone.
 fn read(
     tasks: &Tasks,
     file: File,

@@ -2,9 +2,9 @@
 //! what nearly all of them stay below. One per origin, as long lived as it; the lock is held for
 //! a sample, or a selection among 512 numbers. A reload begins anew.
 //!
-//! A window of the last samples forgets by itself, which a histogram for all time does not, and
-//! 2 KiB give the quantile exactly. A time is noted for whoever was dropped, too, as far as it
-//! went: else a hedge that wins would hide the slow answer from the window.
+//! A window of the last samples forgets by itself, which a histogram for all time does not, and 2
+//! KiB give the quantile exactly. The time of a dropped request is noted too, as far as it went:
+//! else a hedge that wins would hide the slow answer from the window.
 
 use crate::sync::Mutex;
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl FirstBytes {
 
 /// The observed 95th percentile as far as the samples are sure of it, and a margin.
 ///
-/// Where exactly a twentieth of the answers is slow, chance decides which side of the edge the
+/// If exactly a twentieth of the answers is slow, chance decides which side of the edge the
 /// sample's own 95th percentile falls on, and on the far side no slow answer would ever be
 /// hedged. So the rank is that of the lower end of its confidence interval, two deviations
 /// (of a binomial count) below.

@@ -65,7 +65,7 @@ impl Forward {
         }
     }
 
-    /// Whether it may be sent again, and to another origin, where nothing is known of its fate: it
+    /// Whether it may be sent again, and to another origin, if nothing is known of its fate: it
     /// has no body, and its method only reads (RFC 9110 section 9.2.2). One that is meant for one
     /// origin alone comes back by itself.
     pub(super) fn may_repeat(&self) -> bool {
@@ -150,7 +150,7 @@ pub(super) enum Asked {
     Write,
 }
 
-/// The one range that is asked for, where it does not depend on the object's length.
+/// The one range that is asked for, if it does not depend on the object's length.
 fn single(ranges: &ByteRanges) -> Option<RangeAsked> {
     let span = ranges.stretch()?;
     Some(RangeAsked { first: span.first, last: (span.last != u64::MAX).then_some(span.last) })
@@ -206,7 +206,7 @@ pub(super) fn read_only(now: Moment, origin: usize, name: &Arc<str>) -> Response
     own(StatusCode::METHOD_NOT_ALLOWED, unheard(now, headers), (origin, name))
 }
 
-/// The answer of an origin that only knows objects where there is none.
+/// The answer to a client's request of an origin that only knows objects, and has none here.
 pub(super) fn nowhere(now: Moment, origin: usize, name: &Arc<str>) -> Response {
     own(StatusCode::NOT_FOUND, unheard(now, HeaderMap::new()), (origin, name))
 }

@@ -14,7 +14,7 @@ pub struct OriginHealth {
     pub name: Arc<str>,
     /// Whether its last answer was usable; true before the first.
     pub is_up: bool,
-    /// What was wrong with the last answer, where it was not usable.
+    /// What was wrong with the last answer, if it was not usable.
     pub last_error: Option<String>,
 }
 

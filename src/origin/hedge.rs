@@ -1,4 +1,4 @@
-//! A second request where the first is slow: the race of the two. Pure but for the wait; nothing
+//! A second request if the first is slow: the race of the two. Pure but for the wait; nothing
 //! outlives the call, and dropping it drops both. Called by `Origins` for small objects.
 //!
 //! The first good answer wins and the other request is dropped. What is not good from one of them
@@ -12,9 +12,9 @@ use tokio::time::sleep;
 /// What came of a race.
 #[derive(Debug)]
 pub(super) struct Raced<T> {
-    /// What the first said; none where the second was good before it.
+    /// What the first said; none if the second was good before it.
     pub first: Option<T>,
-    /// What the second said; none where there was none, or the first was good before it.
+    /// What the second said; none if there was none, or the first was good before it.
     pub second: Option<T>,
 }
 

@@ -1,9 +1,9 @@
 //! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
 //! per origin, as long lived as it; no locks.
 //!
-//! What lets the edge in goes to the origin's own scheme, host and port alone: not to where a
-//! redirect leads, nor is the client's certificate shown there. A 401 or 403 of an origin that is
-//! sent something tells of that, never of the object.
+//! What lets the edge in goes to the origin's own scheme, host and port alone: not to the target of
+//! a redirect, and the client's certificate is not shown there either. A 401 or 403 of an origin
+//! that is sent something tells of that, never of the object.
 
 use super::exchange::{Ask, FetchError, Method, Purpose, Reason};
 use super::forward::Forward;
@@ -29,12 +29,12 @@ pub(super) struct HttpOrigin {
     /// Hosts (`host` or `host:port`, lower case) that redirects may lead to.
     redirects_to: Vec<String>,
     keeper: Keeper,
-    /// What asks where redirects lead: without the certificate that is shown to the origin itself,
-    /// and by any version of HTTP. None if the origin has neither of its own.
+    /// The client for targets of redirects: without the certificate that is shown to the origin
+    /// itself, and by any version of HTTP. None if the origin has neither of its own.
     elsewhere: Option<Wire>,
 }
 
-/// Where the paths of an upstream begin.
+/// The URL below which the paths of an upstream lie.
 #[derive(Debug)]
 struct Base {
     scheme: Scheme,
@@ -44,7 +44,7 @@ struct Base {
 }
 
 impl Base {
-    /// The URL of `path`, encoded and with a leading `/`, and of a query; none where it is no path.
+    /// The URL of `path`, encoded and with a leading `/`, and of a query; none if it is no path.
     fn url(&self, path: &str, query: Option<&str>) -> Option<Uri> {
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         let path = path.starts_with('/').then(|| format!("{}{path}{query}", self.prefix))?;
@@ -87,8 +87,8 @@ impl HttpOrigin {
         Self { wire, base, redirects_to, keeper, elsewhere }
     }
 
-    /// Asks once, and again wherever a permitted redirect leads; a second time where what lets the
-    /// edge in was refused and its file holds something else by now.
+    /// Asks once, and again for each permitted redirect; a second time if the credentials were
+    /// refused and their file holds others by now.
     ///
     /// Never sends `Accept-Encoding`: objects stored with a content coding come as stored, others
     /// without one.
@@ -238,7 +238,7 @@ impl HttpOrigin {
         Ok(request)
     }
 
-    /// Where a redirect leads, if it may: to a listed host, never from https to http.
+    /// The target of a redirect, if it is permitted: a listed host, never from https to http.
     fn redirected(&self, from: &Uri, exchange: &Exchange) -> Result<Uri, FetchError> {
         let status = exchange.status;
         let location = exchange.heard.headers.get(header::LOCATION);
@@ -267,7 +267,7 @@ impl HttpOrigin {
     }
 }
 
-/// Whether the status tells that who asks is not let in.
+/// Whether the status refuses the credentials of the request, or the lack of them.
 fn is_refusal(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }

@@ -1,4 +1,4 @@
-//! Where the keys of a bucket come from: files, the environment, profiles, a web identity, the
+//! The sources of a bucket's keys: files, the environment, profiles, a web identity, the
 //! endpoints of containers and instances. What these say and how they are asked is reqsign's
 //! business; which of them count, and in which order, is told here. One per bucket; no locks.
 
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// The longest text of a fault that is told, in characters.
 const FAULT_CHARS_MAX: usize = 400;
-/// What a role is taken on as, where the profile names no session.
+/// The session name of a role, if the profile names none.
 const SESSION_NAME: &str = "narthex";
 
 /// A set of keys.
@@ -41,11 +41,11 @@ impl fmt::Debug for Keys {
 #[derive(Debug)]
 pub(super) struct Found {
     pub keys: Keys,
-    /// When they expire, where they do.
+    /// When they expire, if they do.
     pub expires: Option<Timestamp>,
 }
 
-/// Whether finding keys asks somebody else.
+/// Whether finding keys needs an answer of another machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Files and variables of this machine alone.
@@ -54,11 +54,11 @@ pub(super) enum Reach {
     Remote,
 }
 
-/// Where the keys of one bucket come from.
+/// The sources of one bucket's keys.
 #[derive(Debug)]
 pub(super) struct KeySource {
     credentials: S3Credentials,
-    /// The region of the token service, where neither variable nor profile names one.
+    /// The region of the token service, if neither variable nor profile names one.
     region: Option<String>,
     context: Context,
     tasks: Tasks,
@@ -92,7 +92,7 @@ impl KeySource {
         self.credentials == S3Credentials::Anonymous
     }
 
-    /// Whether finding keys asks somebody else.
+    /// Whether finding keys needs an answer of another machine.
     pub(super) fn reach(&self) -> Reach {
         match &self.credentials {
             S3Credentials::Files { .. } | S3Credentials::Environment | S3Credentials::Anonymous => {
@@ -106,7 +106,8 @@ impl KeySource {
         }
     }
 
-    /// Finds the keys; says what was looked for where there are none. Bounded by whoever asks.
+    /// Finds the keys; if there are none, the error says what was looked for. The caller sets the
+    /// deadline.
     pub(super) async fn find(&self) -> Result<Found, String> {
         match &self.credentials {
             S3Credentials::Files { access_key_id, secret_access_key, session_token } => {
@@ -320,7 +321,7 @@ struct Role {
     region: Option<String>,
 }
 
-/// The keys of a credential; none where it is empty.
+/// The keys of a credential; none if it is empty.
 fn found(credential: Credential) -> Option<Found> {
     let Credential { access_key_id, secret_access_key, session_token, expires_in } = credential;
     if access_key_id.is_empty() || secret_access_key.is_empty() {

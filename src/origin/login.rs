@@ -35,7 +35,7 @@ pub(super) struct Keeper {
     /// The file of the certificate that is shown over TLS.
     certificate: Option<String>,
     host: String,
-    /// Whether everybody on the way could read it, and nobody permitted that.
+    /// Whether it would travel in plain text although no setting permits that.
     is_exposed: bool,
     tasks: Tasks,
     kept: ArcSwapOption<Kept>,
@@ -79,7 +79,7 @@ impl Keeper {
         self.login != Login::None || self.certificate.is_some()
     }
 
-    /// The value of `Authorization`; none where nothing is configured.
+    /// The value of `Authorization`; none if nothing is configured.
     ///
     /// Fails with [`FetchError::Credentials`], code `missing`, that names the file.
     pub(super) async fn authorization(&self) -> Result<Option<HeaderValue>, FetchError> {
@@ -102,7 +102,7 @@ impl Keeper {
         Ok(Some(read.unwrap_or_else(|_| kept.value.clone())))
     }
 
-    /// Another value than the `refused` one, where there is one by now.
+    /// Another value than the `refused` one, if there is one by now.
     pub(super) async fn other_than(&self, refused: &HeaderValue) -> Option<HeaderValue> {
         let kept = self.kept.load_full().map(|kept| kept.value.clone());
         if let Some(other) = kept.filter(|value| value != refused) {

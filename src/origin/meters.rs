@@ -1,5 +1,5 @@
-//! The metrics of one origin, and what its requests cost. Counters only; shared by everybody who
-//! asks it.
+//! The metrics of one origin, and what its requests cost. Counters only; shared by all its
+//! requests.
 
 use super::exchange::{Purpose, Reason};
 use crate::config::Prices;
@@ -86,7 +86,7 @@ pub(super) enum KeysFound {
     No,
 }
 
-/// A request under way; counted as dropped where nobody waits for its answer any more.
+/// A request under way; counted as dropped if it is dropped before its answer.
 #[derive(Debug)]
 pub(super) struct RequestMeter<'a> {
     meters: &'a Meters,
@@ -267,7 +267,7 @@ impl Drop for RequestMeter<'_> {
         };
         let labels = [&**origin, self.purpose.class.as_str(), status];
         metrics.origin_requests.with_label_values(&labels).inc();
-        // What never had an answer is on nobody's bill; what was dropped may be.
+        // A request that had no answer costs nothing; a dropped one may cost.
         if self.price > 0.0 && !matches!(self.ended, Ended::Failed) {
             metrics.origin_cost.with_label_values(&[&**origin, "requests"]).inc_by(self.price);
         }

@@ -141,15 +141,15 @@ impl Origins {
         Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into(), recovery })
     }
 
-    /// Asks the origins in their order for this path until one has the object or says that it
-    /// has not changed: those that are asked for it at all. Where none is, it is absent.
+    /// Asks the origins in their order for this path until one has the object or says that it has
+    /// not changed. Only origins for this path are asked; if there are none, it is absent.
     ///
-    /// An origin that says absent or fails is followed by the next, but for one whose absence is
-    /// final. The answer is absent only where every origin asked said so; where one failed, or was
-    /// left alone, and none had the object, the first failure is the result. Each origin is asked
-    /// at most three times, and only before a head has arrived; for a small object a further time,
-    /// or the next origin of the same priority, where the first answer is slow. Those to avoid
-    /// come last. Dropping the future ends the request.
+    /// An origin that says absent or fails is followed by the next, unless its absence is final.
+    /// The answer is absent only if every origin asked said so; if one failed, or was left alone,
+    /// and none had the object, the first failure is the result. Each origin is asked at most three
+    /// times, and only before a head has arrived; for a small object a further time, or the next
+    /// origin of the same priority, if the first answer is slow. Those to avoid come last. Dropping
+    /// the future ends the request.
     pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
         let mut said = Said::default();
         let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
@@ -160,7 +160,7 @@ impl Origins {
                 Some(partner) => hedged(ask, upstream, partner).await,
             };
             for (upstream, answer) in answers.into_iter().flatten() {
-                // Whoever was asked for the sake of speed has had its turn.
+                // The origin that was asked as a hedge is not asked again.
                 left.retain(|other| other.position != upstream.position);
                 match said.hear(upstream, answer) {
                     Heard::Answer(answer) => return Ok(*answer),
@@ -181,11 +181,11 @@ impl Origins {
 
     /// Sends a client's request to the origins in their order until one has a final answer.
     ///
-    /// A request that may be repeated goes on to the next origin where one fails, is in trouble
-    /// (500, 502, 503, 504) or has no such object; any other goes to the first alone. Absence is
-    /// the answer only where every origin asked said so; else the first trouble is. An origin of
-    /// another priority than the first is another service, so it gets no credentials and no cookies
-    /// that were meant for that. Dropping the future ends the request.
+    /// A request that may be repeated goes on to the next origin if one fails, is in trouble (500,
+    /// 502, 503, 504) or has no such object; any other goes to the first alone. Absence is the
+    /// answer only if every origin asked said so; else the first trouble is. An origin of another
+    /// priority than the first is another service, so it gets no credentials and no cookies that
+    /// were meant for that. Dropping the future ends the request.
     pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
         let upstreams = order::for_forward(&self.upstreams, &forward.path);
         // The first of all, also if another one alone is asked: for the rest of a body.
@@ -265,7 +265,7 @@ impl Origins {
     }
 
     /// Completes when one of the origins that was not usable answers usably, from the moment of
-    /// this call on: whoever waits for an origin to come back need not find out by asking.
+    /// this call on: a caller waits for an origin to come back without asking it.
     pub fn recovered(&self) -> impl Future<Output = ()> + use<> {
         Arc::clone(&self.recovery).notified_owned()
     }
@@ -309,7 +309,7 @@ struct Said {
 enum Heard {
     /// It is the answer.
     Answer(Box<Answer<Response>>),
-    /// Nobody else is asked.
+    /// No other origin is asked.
     NothingMore,
     /// The next one is asked.
     GoOn,
@@ -334,7 +334,7 @@ impl Said {
         }
     }
 
-    /// Absence only where nobody failed; none where nobody was asked.
+    /// Absence only if no origin failed; none if none was asked.
     fn result(self) -> Option<Result<Answer<Response>, FetchError>> {
         match (self.failure, self.absent) {
             (Some(error), _) => Some(Err(error)),
@@ -344,9 +344,9 @@ impl Said {
     }
 }
 
-/// Whom to ask beside `upstream` where it is slow: the `next` one, where it is of the same
-/// priority and may be asked at once, else itself. None where it is not known what slow is,
-/// or nobody is to be asked twice.
+/// The origin to ask beside `upstream` if it is slow: the `next` one, if it is of the same priority
+/// and may be asked at once, else itself. None if it is not known what slow is, or if no origin is
+/// to be asked twice.
 fn partner<'a>(
     ask: &Ask,
     upstream: &'a Arc<Upstream>,
@@ -369,7 +369,7 @@ fn partner<'a>(
 
 type Spoken<'a> = (&'a Arc<Upstream>, Result<Answer<Response>, FetchError>);
 
-/// Asks `upstream`, and `partner` too where it is slow: what each of them said, the answer that
+/// Asks `upstream`, and `partner` too if it is slow: what each of them said, the answer that
 /// counts behind the one that does not.
 async fn hedged<'a>(
     ask: &Ask,
@@ -399,7 +399,7 @@ async fn hedged<'a>(
     if raced.second.as_ref().is_some_and(&is_good) {
         upstream.meters.hedged(Hedged::Won);
     }
-    // Where both spoke, one of the two is not good: a failure of the same origin that has
+    // If both answered, one of the two is not good: a failure of the same origin that has
     // answered since is none.
     let (first, second) = match (raced.first, raced.second) {
         (Some(Err(_)), Some(second)) if is_same => (None, Some(second)),
@@ -512,7 +512,7 @@ impl Setup<'_> {
         })
     }
 
-    /// A client that shows `identity` where it is asked for a certificate.
+    /// A client that shows `identity` if it is asked for a certificate.
     fn client(
         &mut self,
         origin: &Origin,

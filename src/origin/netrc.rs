@@ -8,7 +8,7 @@ use std::fmt;
 /// A name and a password.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The name; empty where the file has none, as services do that only look at the password.
+    /// The name; empty if the file has none, as for services that only look at the password.
     pub login: String,
     /// The password.
     pub password: String,
@@ -45,7 +45,7 @@ pub(super) enum NetrcError {
     },
 }
 
-/// The first entry of `text` that is for `host`, or that is the default where it comes before.
+/// The first entry of `text` that is for `host`, or the default if it comes before.
 pub(super) fn entry(text: &str, host: &str) -> Result<Entry, NetrcError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let found = read(text, host)?.ok_or_else(|| NetrcError::Host { host: host.to_owned() })?;
@@ -59,7 +59,7 @@ struct Found {
     password: Option<String>,
 }
 
-/// Reads to the end, so that a mistake anywhere is told whoever's line it stands in.
+/// Reads to the end, so that a mistake in the lines of any host is reported.
 fn read(text: &str, host: &str) -> Result<Option<Found>, NetrcError> {
     let words = words(text)?;
     let mut words = words.into_iter();

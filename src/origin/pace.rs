@@ -5,11 +5,11 @@
 //! No limit until the first such answer. Then half of what was asked in the last second, halved
 //! again at most once a second; up again by a twentieth of the peak each second, and gone when
 //! twice the peak would be allowed. `Retry-After`, of at most a minute, holds every request until
-//! then. Who would wait beyond its deadline fails at once, so that another origin, or what is
-//! stored, serves.
+//! then. A request that would wait beyond its deadline fails at once, so that another origin, or
+//! what is stored, serves.
 //!
-//! Narinfos go before anything else, but one in four goes to the others where they wait. Within
-//! each of the two lines the order is that of arrival. Who leaves its line leaves no trace.
+//! Narinfos go before anything else, but if others wait, one turn in four is theirs. Within each of
+//! the two lines the order is that of arrival. A request that leaves its line leaves no trace.
 
 use super::meters::Meters;
 use crate::nix::Class;
@@ -36,7 +36,7 @@ const URGENT_IN_A_ROW: u32 = 3;
 pub(super) struct Pacer {
     meters: Meters,
     state: Mutex<State>,
-    /// Whoever is first in its line holds the line's only permit.
+    /// The first request of a line holds the line's only permit.
     urgent: Semaphore,
     patient: Semaphore,
 }
@@ -66,7 +66,7 @@ struct Asked {
 #[derive(Debug)]
 struct Limit {
     rate: f64,
-    /// What is added each second, and where the limit ends.
+    /// What is added each second, and the rate at which the limit ends.
     step: f64,
     ceiling: f64,
     /// Requests that may go at once.
@@ -113,7 +113,7 @@ impl Pacer {
     /// Waits until a request may go, up to `deadline`. Cancel safe.
     pub(super) async fn pass(&self, class: Class, deadline: Instant) -> Result<(), TooFast> {
         let line = Line::of(class);
-        // Nobody is to go past those who wait.
+        // No request goes past those that wait.
         if self.state.lock().has_no_line() {
             match self.take(line) {
                 None => return Ok(()),
@@ -261,7 +261,7 @@ impl State {
 }
 
 impl Limit {
-    /// What time adds; true where nothing is left of the limit.
+    /// What time adds; true if nothing is left of the limit.
     fn advance(&mut self, now: Instant) -> bool {
         let seconds = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 /// An object, or a part of one.
 #[derive(Debug)]
 pub struct Response {
-    /// 200 or 206, where a 206 names the range that was asked for; any, where a client's request
-    /// was sent on.
+    /// 200 or 206, and a 206 names the range that was asked for. For a client's request that was
+    /// sent on: any status.
     pub status: StatusCode,
     /// Its fields, as received.
     pub headers: HeaderMap,
@@ -50,7 +50,7 @@ pub struct ResponseBody {
     trailers: Option<HeaderMap>,
 }
 
-/// Where the pieces come from.
+/// The source of the pieces.
 #[derive(Debug)]
 pub(super) enum Source {
     /// A connection.
@@ -64,7 +64,7 @@ pub(super) enum Source {
 }
 
 impl ResponseBody {
-    /// A body whose pieces are counted in `received`.
+    /// A body that counts its pieces in `received`.
     pub(super) fn new(
         source: Source,
         origin: Arc<str>,

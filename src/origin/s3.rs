@@ -71,8 +71,8 @@ impl S3Origin {
         self.with_keys(|keys| async move { self.ask_with(ask, keys.as_deref()).await }).await
     }
 
-    /// Asks once, by `asked`; a second time where the clock was corrected, and where the keys were
-    /// refused and there are others by now.
+    /// Asks once, by `asked`; a second time if the clock was corrected, or if the keys were refused
+    /// and there are others by now.
     async fn with_keys<T, F>(&self, asked: impl Fn(Option<Arc<Keys>>) -> F) -> Result<T, FetchError>
     where
         F: Future<Output = Result<T, FetchError>>,
@@ -135,7 +135,7 @@ impl S3Origin {
         self.signed(method_name(ask.method), &url, ask_fields(ask), keys)
     }
 
-    /// A request with `fields` and those that every request has, signed where there are `keys`.
+    /// A request with `fields` and those that every request has, signed if there are `keys`.
     fn signed(
         &self,
         method: &'static str,
@@ -200,7 +200,7 @@ fn is_of_the_keys(code: &str) -> bool {
     !is_of_the_clock(code) && !of_others.contains(&code)
 }
 
-/// What stands before the key in its URL; `None` where the endpoint is not `scheme://host[:port]`.
+/// What stands before the key in its URL; `None` if the endpoint is not `scheme://host[:port]`.
 fn base(config: &S3) -> Option<String> {
     let region = &config.region;
     let amazon = || {

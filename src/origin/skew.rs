@@ -1,4 +1,4 @@
-//! By how much this machine's clock differs from an origin's, learnt where the origin refuses a
+//! By how much this machine's clock differs from an origin's, learnt when the origin refuses a
 //! signature for its time. One per bucket, as long lived as it; one number, no lock.
 //!
 //! A clock that is set right later makes the origin refuse once more, which corrects this too.

@@ -72,8 +72,8 @@ enum Share {
 }
 
 impl Slot {
-    /// The slot of a request whose answer has begun. An upload gives its place back if all of its
-    /// body has come; if not, no other upload ends it.
+    /// The slot of a request after its answer has begun. An upload gives its place back if all of
+    /// its body has come; if not, no other upload ends it.
     pub(super) fn answered(self) -> Self {
         let is_needed = |share: &Share| match share {
             Share::Nar { .. } => true,

@@ -3,8 +3,8 @@
 //!
 //! Each request passes, in this order: a slot (`slots`), the breaker (`breaker`), the pace
 //! (`pace`). What keeps it from leaving is a failure of this origin for this request, never an
-//! absence. It is sent again only before anything was promised: where no head has come, and the
-//! budget allows it.
+//! absence. It is sent again only before anything was promised: if no head has come, and the budget
+//! allows it.
 
 use super::breaker::{Breaker, Caller, Leave, SLOW};
 use super::budget::Budget;
@@ -36,7 +36,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Further tries after the first, where an error permits them.
+/// Further tries after the first, if an error permits them.
 const RETRIES_MAX: u32 = 2;
 /// The longest wait before the first further try; doubled for each.
 const BACKOFF_FIRST: Duration = Duration::from_millis(150);
@@ -100,7 +100,7 @@ impl Kind {
 }
 
 impl Upstream {
-    /// Asks, again where the error permits it, and remembers how it went.
+    /// Asks, again if the error permits it, and remembers how it went.
     pub(super) async fn ask(self: &Arc<Self>, ask: &Ask) -> Result<Answer<Response>, FetchError> {
         let slot = self.slot(Load::Object(ask.class), Caller::Request).await?;
         self.ask_in(ask, slot).await
@@ -131,7 +131,7 @@ impl Upstream {
         reply.map(|reply| self.answer(reply, slot))
     }
 
-    /// Sends a client's request on, again where it may be repeated and the error permits it, and
+    /// Sends a client's request on, again if it may be repeated and the error permits it, and
     /// remembers how it went.
     pub(super) async fn forward(
         self: &Arc<Self>,
@@ -283,7 +283,7 @@ impl Upstream {
         }
     }
 
-    /// Whether to ask again, after a wait; not where the wish to ask again was itself held back.
+    /// Whether to ask again, after a wait; not if this origin itself held the request back.
     async fn may_retry<T>(
         &self,
         tries: &mut Tries,
@@ -405,7 +405,7 @@ impl Upstream {
         Ok(slot)
     }
 
-    /// A slot for a request that may leave: who would be refused by the breaker waits for none.
+    /// A slot for a request that may leave: a request that the breaker would refuse waits for none.
     async fn slot(&self, load: Load<'_>, caller: Caller) -> Result<Slot, FetchError> {
         if self.breaker.refuses(caller) {
             return Err(self.is_open());
@@ -425,8 +425,8 @@ impl Upstream {
         FetchError::Open { origin: Arc::clone(&self.name), last }
     }
 
-    /// `AccessDenied` proves nothing: it is how absence looks to who may not list the bucket, and
-    /// how every key looks under a wrong policy.
+    /// `AccessDenied` proves nothing: S3 answers so for an absent key if the bucket may not be
+    /// listed, and for every key under a wrong policy.
     fn remember(&self, reply: &Result<Reply, FetchError>) {
         match reply {
             Ok(Reply::Absent(_, Absence::Denied)) => {}
@@ -469,7 +469,7 @@ async fn mend(upstream: Weak<Upstream>) {
     }
 }
 
-/// When to probe next, and what tells that it is sooner; none where the origin is no longer left
+/// When to probe next, and what tells that it is sooner; none if the origin is no longer left
 /// alone, or is gone.
 fn next_probe(upstream: &Weak<Upstream>) -> Option<(Instant, Arc<Notify>)> {
     let upstream = upstream.upgrade()?;
@@ -521,7 +521,7 @@ enum Next<T> {
     Again,
 }
 
-/// Notes the time to an answer, or until nobody waited for it any more.
+/// Notes the time to an answer, or until the request was dropped.
 struct Timer<'a> {
     started: Instant,
     window: Option<&'a FirstBytes>,

@@ -1,12 +1,12 @@
 //! What an HTTP answer means, for S3 and for plain upstreams: FACTS's rules of absence and of
-//! broken credentials, as pure functions over a status and, where that is not enough, the error
+//! broken credentials, as pure functions over a status and, if that is not enough, the error
 //! document.
 
 use super::exchange::{Ask, Method};
 use super::fault::Fault;
 use http::{HeaderMap, StatusCode, header};
 
-/// Who is answering.
+/// The kind of the answering server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// An S3 service, asked for a key.
@@ -48,7 +48,7 @@ pub(super) enum Verdict {
 pub(super) enum Absence {
     /// The origin knows that there is no such object.
     Known,
-    /// `AccessDenied`: absence for who may not list the bucket, or a wrong policy.
+    /// `AccessDenied`: absence if the bucket may not be listed, or a wrong policy.
     Denied,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn by_status(dialect: Dialect, status: StatusCode, ask: &Ask) -> Verd
         403 => Verdict::Unclear,
         401 => Verdict::Refused {
             code: status.as_str().to_owned(),
-            detail: "the upstream wants to know who asks; write what it is to be sent in \
+            detail: "the upstream asks for credentials; write what it is to be sent in \
                      [site.origin.credentials]"
                 .to_owned(),
         },
@@ -137,8 +137,8 @@ fn advice(code: &str) -> &'static str {
 
 /// Whether the part that came is the part that was asked for (RFC 9110 section 14.4).
 ///
-/// A 206 must name a single range that begins where the asked one does, ends within it, and is as
-/// long as the body (`length`, where known).
+/// A 206 must name a single range that begins with the asked one, ends within it, and is as long as
+/// the body (`length`, if known).
 pub(super) fn check_part(
     ask: &Ask,
     headers: &HeaderMap,
@@ -159,12 +159,12 @@ pub(super) fn check_part(
     }
     let body = (last - first).checked_add(1);
     if ask.method == Method::Get && length.is_some_and(|length| Some(length) != body) {
-        return Err(format!("206 whose Content-Range and length disagree: {field}"));
+        return Err(format!("Content-Range and length of a 206 disagree: {field}"));
     }
     Ok(())
 }
 
-/// First and last byte of `bytes first-last/total`, where they are in order and below the total.
+/// First and last byte of `bytes first-last/total`, if they are in order and below the total.
 fn parse_content_range(field: &str) -> Option<(u64, u64)> {
     let (range, total) = field.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;

@@ -95,7 +95,7 @@ impl Wire {
         Ok(Exchange { status, version, heard, body: Some(body) })
     }
 
-    /// The error document of an answer; `None` where it has none that can be read.
+    /// The error document of an answer; `None` if it has none that can be read.
     ///
     /// One that breaks off, or does not come within the first-byte deadline, is a failure, unless
     /// what came of it tells its code: a 404 of S3 may mean that the bucket is gone, so that it is
@@ -126,8 +126,8 @@ impl Wire {
         }
     }
 
-    /// Decides what an answer to `ask` means. Where only the error document tells, it is read;
-    /// where there is none, since the method was HEAD, `learn` is sent to get one.
+    /// Decides what an answer to `ask` means. If only the error document tells, it is read;
+    /// if there is none, since the method was HEAD, `learn` is sent to get one.
     pub(super) async fn judge<L>(
         &self,
         dialect: Dialect,
@@ -249,7 +249,7 @@ impl Wire {
     }
 }
 
-/// The question whose answer tells why HEAD was refused: the same object's first byte by GET.
+/// The request that finds out why HEAD was refused: the same object's first byte by GET.
 pub(super) fn learning(ask: &Ask) -> Ask {
     Ask {
         method: Method::Get,

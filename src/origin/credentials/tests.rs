@@ -1,5 +1,5 @@
 //! Tests of keys: each place that they come from, answered in this process; when they are looked
-//! for, and what happens where that fails.
+//! for, and what happens if that fails.
 
 use super::super::key_endpoints::{self, KeyEndpoints};
 use super::super::testing::{Act, Scripted, says};
@@ -65,7 +65,7 @@ impl Bench {
         error.to_string()
     }
 
-    /// Waits until nobody looks for keys.
+    /// Waits until no search for keys is under way.
     async fn until_looked(&self) {
         let looking = self.ring.0.moments.lock().looking.clone();
         if let Some(mut looking) = looking {
@@ -423,7 +423,7 @@ async fn looking_for_keys_has_a_deadline() {
 
     let home = tempfile::tempdir().unwrap();
     let bench = setting(S3Credentials::Instance, &home, &[]).asking(Silent);
-    assert!(bench.fault().await.contains("nobody said any within 20 s"));
+    assert!(bench.fault().await.contains("no source answered within 20 s"));
 }
 
 #[tokio::test(start_paused = true)]

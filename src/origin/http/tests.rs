@@ -1,4 +1,4 @@
-//! Tests of plain upstreams: what is sent, what each answer means, where redirects may lead.
+//! Tests of plain upstreams: what is sent, what each answer means, which redirects are followed.
 
 use super::super::exchange::{Answer, Method, RangeAsked, Retries};
 use super::super::testing::{
@@ -313,8 +313,8 @@ async fn a_refusal_is_an_answer_to_the_probe_of_a_generic_site_alone() {
     }
 }
 
-/// A TLS server for `localhost` that may be shown a certificate that `edge` has signed. It sends
-/// whoever asks for `/x` to `away`, and tells others whether it was shown one.
+/// A TLS server for `localhost` that may be shown a certificate that `edge` has signed. It
+/// redirects a request for `/x` to `away`, and answers any other whether it was shown one.
 async fn tls_server(edge: &rcgen::Certificate, away: Option<SocketAddr>) -> (SocketAddr, String) {
     let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();

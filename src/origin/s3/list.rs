@@ -82,7 +82,7 @@ impl S3Origin {
         let response = self.wire.response(Class::Other, Method::Get, exchange)?;
         let document = self.document(response).await?;
         let page = parse(&document).map_err(|detail| self.wire.protocol(detail))?;
-        // Whoever asks for the next page by the last key would miss some.
+        // The next page, asked for by the last key, would miss some.
         let is_in_order =
             page.keys.is_sorted() && page.keys.first().is_none_or(|key| **key > *after);
         if is_in_order { Ok(page) } else { Err(self.wire.protocol("a listing out of order")) }

@@ -1,4 +1,4 @@
-//! Places and the queue for them, with bodies whose pieces are given by hand.
+//! Places and the queue for them, with bodies that are given piece by piece by hand.
 
 use super::*;
 use crate::client::{BoxError, UploadError};
@@ -20,7 +20,7 @@ fn client(last: u8) -> Asker {
 
 type Pieces = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
 
-/// An upload whose pieces are given by hand.
+/// An upload that is given piece by piece by hand.
 struct Sent {
     pieces: Pieces,
     body: UploadBody,
