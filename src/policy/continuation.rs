@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 pub struct Begun<'a> {
     /// The fields kept from its head.
     pub headers: &'a HeaderMap,
-    /// Its length in bytes, where it was stated.
+    /// Its length in bytes, if it was stated.
     pub length: Option<u64>,
     /// Bytes of it that arrived.
     pub offset: u64,
@@ -25,7 +25,7 @@ pub enum Tie {
     EntityTag,
     /// The same `Last-Modified`, and no strong entity tag on either side.
     LastModified,
-    /// Nothing: the whole may be used only where a hash proves it.
+    /// Nothing: the whole may be used only if a hash proves it.
     None,
 }
 
@@ -117,7 +117,7 @@ pub fn check_stretch(
     Ok((Continuation { length, tie: tie(begun.headers, headers)? }, ends.saturating_add(1)))
 }
 
-/// The bytes that a response says it is, and the length of the whole, where it says it soundly.
+/// The bytes that a response says it is, and the length of the whole, if it says it soundly.
 pub fn part(headers: &HeaderMap) -> Option<(ByteSpan, Option<u64>)> {
     let mut lines = headers.get_all(header::CONTENT_RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
@@ -130,7 +130,7 @@ pub fn part(headers: &HeaderMap) -> Option<(ByteSpan, Option<u64>)> {
     body.is_none_or(|body| body == span.length()).then_some((span, length))
 }
 
-/// What ties a response with the fields `now` to one whose kept fields are `before`.
+/// What ties a response with the fields `now` to one with the kept fields `before`.
 pub fn tie(before: &HeaderMap, now: &HeaderMap) -> Result<Tie, ContinuationError> {
     let cleaned = fields::kept(now);
     let coding = |headers: &HeaderMap| headers.get(header::CONTENT_ENCODING).cloned();

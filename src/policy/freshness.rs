@@ -41,8 +41,8 @@ impl Freshness {
         }
     }
 
-    /// Seconds of freshness left, as `Cache-Status` puts it: negative for what is stale, `None`
-    /// where it never ends.
+    /// Seconds of freshness left, as `Cache-Status` puts it: negative for what is stale, `None` if
+    /// it never ends.
     pub fn ttl_seconds(self) -> Option<i64> {
         match self {
             Self::Fresh { ttl, .. } => ttl.map(|ttl| i64::try_from(ttl).unwrap_or(i64::MAX)),
@@ -53,8 +53,7 @@ impl Freshness {
     }
 }
 
-/// How a response of which these facts are known stands at `now`. One whose age is unknown is
-/// stale.
+/// How a response with these facts stands at `now`. One of unknown age is stale.
 pub fn judge(facts: &Facts, now: Timestamp) -> Freshness {
     let age = facts.age_at(now);
     let is_stale = facts.is_invalidated || facts.has_unknown_age(now);

@@ -9,19 +9,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// Fields that every answer gets beside those of the object.
 const ADDED: usize = 5;
 
-/// Where the answer to a request comes from, which decides on `Age`.
+/// The source of the answer to a request, which decides on `Age`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// It was stored before the request came, or fetched for another one: `Age` is always sent.
     Stored,
-    /// It was fetched for this request: `Age` is sent only where it is above zero, so where a
-    /// cache on the way had it (or the answer was seconds on its way).
+    /// It was fetched for this request: `Age` is sent only if it is above zero: a cache on the way
+    /// had the response, or it was seconds on its way.
     Fetched,
 }
 
 /// Makes `head` the fields of an answer at `now`: those of the object, given in `fields`, `Age`,
-/// `Accept-Ranges: bytes`, CORS for everybody, and the given `Cache-Status`. Where its origin said
-/// no `Content-Type` (a folder never does), the class's own.
+/// `Accept-Ranges: bytes`, CORS for all sites, and the given `Cache-Status`. If its origin said no
+/// `Content-Type` (a folder never does), the class's own.
 ///
 /// The length, and `Content-Range` for a part, are the caller's to add; so is the status. What was
 /// in `head` goes and only its memory is used again: a hit takes the request's fields for it.
@@ -108,7 +108,7 @@ pub fn own_head(cache_status: HeaderValue) -> HeaderMap {
     head
 }
 
-/// The fields of the 204 that answers OPTIONS: reads are allowed to everybody, for a day.
+/// The fields of the 204 that answers OPTIONS: reads are allowed from any site, for a day.
 pub fn preflight(cache_status: HeaderValue) -> HeaderMap {
     let mut head = own_head(cache_status);
     head.insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));

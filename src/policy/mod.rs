@@ -1,5 +1,5 @@
 //! RFC, Nix class and site settings as pure decisions that take `now`. Never awaits, never
-//! reads a clock, does no I/O, holds nothing. `engine` and `fill` ask; nobody else decides.
+//! reads a clock, does no I/O, holds nothing. `engine` and `fill` ask; no other module decides.
 
 pub mod continuation;
 pub mod freshness;

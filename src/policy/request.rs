@@ -2,9 +2,9 @@
 //! once a request, before any look-up. What is refused never reaches an origin.
 //!
 //! A binary cache is read-only, so a request with a body is either confused or smuggling: it is
-//! refused, and the connection closed, since where it ends is in doubt. `Upgrade` is ignored.
-//! Of a request's `Cache-Control` only `only-if-cached` counts: a client must not be able to
-//! make an edge ask its origin again.
+//! refused, and the connection closed, since its end is in doubt. `Upgrade` is ignored. Of a
+//! request's `Cache-Control` only `only-if-cached` counts: a client must not be able to make an
+//! edge ask its origin again.
 
 use crate::rfc::authority::HostError;
 use crate::rfc::cache_control::{CacheControl, Flag};
@@ -42,7 +42,7 @@ pub enum ReadMethod {
 /// Whether an origin may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upstream {
-    /// Where nothing usable is stored.
+    /// An origin is asked if nothing usable is stored.
     MayBeAsked,
     /// Never: the request said `only-if-cached`, so a miss is [`Refusal::NotStored`].
     StoredOnly,
@@ -101,7 +101,7 @@ pub enum Refusal {
 pub enum ConnectionFate {
     /// It may carry the next request.
     Kept,
-    /// It is closed after the answer: where the next request begins is in doubt.
+    /// It is closed after the answer: the beginning of the next request is in doubt.
     Closed,
 }
 
@@ -194,9 +194,9 @@ impl Refusal {
 
 /// Decides on a request by its method and fields.
 ///
-/// An HTTP/2 request can have a body that no field announces: the caller refuses one whose body
-/// is not at its end as [`Refusal::Body`] too. hyper drops a `Content-Length` beside a
-/// `Transfer-Encoding` before this sees it, so the latter alone decides.
+/// An HTTP/2 request can have a body that no field announces: the caller refuses such a body as
+/// [`Refusal::Body`] too. hyper drops a `Content-Length` beside a `Transfer-Encoding` before this
+/// sees it, so the latter alone decides.
 pub fn plan(method: &Method, headers: &HeaderMap) -> Result<Plan, Refusal> {
     let method = match *method {
         Method::GET => Some(ReadMethod::Get),

@@ -2,11 +2,10 @@
 //! fields. Pure. `fill` asks once an answer.
 //!
 //! How long a 200 stays fresh is the site's setting for its class or path: uploads to binary caches
-//! carry no `Cache-Control`. Where an origin states something, it can only shorten that, and not
-//! below the site's least: `no-store` and `private` mean that nothing is stored, `no-cache` that
-//! every use is confirmed first, `s-maxage`, `max-age` and `Expires` cap the lifetime. A NAR whose
-//! bytes are proven by hash is exempt, since no later answer can be another: it stays fresh for
-//! good.
+//! carry no `Cache-Control`. What an origin states can only shorten that, and not below the site's
+//! least: `no-store` and `private` mean that nothing is stored, `no-cache` that every use is
+//! confirmed first, `s-maxage`, `max-age` and `Expires` cap the lifetime. A NAR with bytes proven
+//! by hash is exempt, since no later answer can be another: it stays fresh for good.
 
 use super::fields;
 use crate::clock::{Moment, Timestamp};
@@ -78,12 +77,12 @@ pub struct Admission {
     pub lifetime: Lifetime,
     /// Age in seconds when its head arrived.
     pub age_at_response: u32,
-    /// Bytes of the body, where stated.
+    /// Bytes of the body, if stated.
     pub length: Option<u64>,
     /// Whether the bytes are the file itself.
     pub coding: Coding,
-    /// `Cache-Status` lines of the caches on the way, for the answers to those who waited for
-    /// this fetch.
+    /// `Cache-Status` lines of the caches on the way, for the answers to the requests that waited
+    /// for this fetch.
     pub upstream_cache_status: Vec<HeaderValue>,
 }
 
@@ -162,7 +161,7 @@ pub fn admit(reply: &Reply<'_>, terms: &Terms) -> Verdict {
 
 /// How an absence that every origin agreed on is remembered: with the fields of a plain-text
 /// 404 and its tags, for the site's short lifetime or less. `headers` are those of the last 404.
-/// `None` where it is not to be remembered.
+/// `None` if it is not to be remembered.
 pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Admission> {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoStore) || control.has(Flag::Private) {
@@ -188,8 +187,8 @@ pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option
     })
 }
 
-/// The lifetime that a proof of the body gives, whatever the origin or the site says: a NAR
-/// whose hash is right can never become another. `None` where the admitted lifetime holds.
+/// The lifetime that a proof of the body gives, whatever the origin or the site says: a NAR with
+/// the right hash can never become another. `None` if the admitted lifetime holds.
 pub const fn lifetime_when_proven(class: Class, proof: Proof) -> Option<Lifetime> {
     match (class, proof) {
         (Class::Nar, Proof::FileHash) => Some(Lifetime::Forever),
@@ -197,9 +196,9 @@ pub const fn lifetime_when_proven(class: Class, proof: Proof) -> Option<Lifetime
     }
 }
 
-/// How long a response with these fields (its `Date` included) stays fresh: the most that is
-/// configured, or less where the origin says so, but for the least that is. Nothing where the
-/// origin wants it confirmed each time, or not stored.
+/// How long a response with these fields (its `Date` included) stays fresh: the configured maximum,
+/// or less if the origin says so, but not below the configured minimum. Zero if the origin wants it
+/// confirmed each time, or not stored.
 pub(super) fn lifetime(configured: RangeInclusive<Duration>, headers: &HeaderMap) -> Lifetime {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoCache) || control.has(Flag::NoStore) || control.has(Flag::Private) {

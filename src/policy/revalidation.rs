@@ -18,8 +18,8 @@ pub struct Conditions {
     pub if_modified_since: Option<HeaderValue>,
 }
 
-/// The conditional fields that confirm `meta`: by its entity tag, else by its date. `None` where
-/// it has neither, so that it can only be fetched again.
+/// The conditional fields that confirm `meta`: by its entity tag, else by its date. `None` if it
+/// has neither, so that it can only be fetched again.
 pub fn conditions(meta: &Meta) -> Option<Conditions> {
     match Unless::changed(&meta.headers)? {
         Unless::Tag(tag) => Some(Conditions { if_none_match: Some(tag), ..Conditions::default() }),
@@ -33,7 +33,7 @@ pub fn conditions(meta: &Meta) -> Option<Conditions> {
 /// lifetime, no longer invalidated, and with the fields of the 304 in place of its own. Fields
 /// that describe the stored bytes (type, coding, entity tag) stay as they are.
 ///
-/// `None` where the 304 speaks of another entity tag than the stored one (section 4.3.4): the
+/// `None` if the 304 speaks of another entity tag than the stored one (section 4.3.4): the
 /// object is to be fetched again without conditions.
 pub fn merge(meta: &Meta, headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Meta> {
     let (stored, confirmed) = (Validators::of(&meta.headers), Validators::of(headers));

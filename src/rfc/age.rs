@@ -16,7 +16,7 @@ pub struct Exchanged {
 }
 
 /// The `Age` of a response in seconds: the first member of the first line (section 5.1), capped
-/// at 2^31; `None` where there is none or it is no number.
+/// at 2^31; `None` if there is none or it is no number.
 pub fn stated_age(headers: &HeaderMap) -> Option<u32> {
     let line = headers.get(header::AGE)?;
     let first = line.as_bytes().split(|byte| *byte == b',').next()?;

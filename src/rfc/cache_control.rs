@@ -163,7 +163,7 @@ pub fn qualified(headers: &HeaderMap, directive: &str) -> Qualified {
     if is_given { Qualified::Fields(names) } else { Qualified::No }
 }
 
-/// The names of a quoted list of fields, or of one that stands unquoted; none where one is no name.
+/// The names of a quoted list of fields, or of one that stands unquoted; none if one is no name.
 fn field_names(argument: &[u8]) -> Option<Vec<HeaderName>> {
     let argument = grammar::trim(argument);
     let inner = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
@@ -181,9 +181,9 @@ pub fn delta_seconds(argument: &[u8]) -> Option<u32> {
     Some(u32::try_from(seconds).map_or(DELTA_SECONDS_MAX, |s| s.min(DELTA_SECONDS_MAX)))
 }
 
-/// For how many seconds a response itself says that it is fresh in a shared cache (RFC 9111
-/// section 4.2.1): `s-maxage`, else `max-age`, else `Expires` less `Date`; `None` where it says
-/// nothing. An `Expires` that cannot be read, or that comes without a `Date`, means zero.
+/// For how many seconds a response itself says that it is fresh in a shared cache (RFC 9111 section
+/// 4.2.1): `s-maxage`, else `max-age`, else `Expires` less `Date`; `None` if it says nothing. An
+/// `Expires` that cannot be read, or that comes without a `Date`, means zero.
 pub fn explicit_lifetime(headers: &HeaderMap) -> Option<u32> {
     let control = CacheControl::of(headers);
     let stated = control.seconds(Delta::SharedMaxAge).or(control.seconds(Delta::MaxAge));
@@ -198,8 +198,8 @@ pub fn explicit_lifetime(headers: &HeaderMap) -> Option<u32> {
         .min()
 }
 
-/// Whether a cache may judge by itself how long a response of this status is fresh, where nothing
-/// is stated (RFC 9110 section 15.1).
+/// Whether a cache may judge by itself how long a response of this status is fresh, if nothing is
+/// stated (RFC 9110 section 15.1).
 pub const fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }

@@ -95,7 +95,7 @@ impl<'a> CacheStatus<'a> {
         Self::new(Handling::Forwarded(why))
     }
 
-    /// Sent forward for this reason, where it was sent forward at all.
+    /// Sent forward for this reason, if it was sent forward at all.
     #[must_use]
     pub const fn with_forward(mut self, why: Forward) -> Self {
         if let Handling::Forwarded(_) = self.handling {
@@ -165,9 +165,9 @@ impl<'a> CacheStatus<'a> {
         })
     }
 
-    /// The whole field value: the members of the caches nearer to the origin, then the own one.
-    /// Of those, lines that are no text or in which a string is left open are left out, and all
-    /// where they are more than 1 KiB together.
+    /// The whole field value: the members of the caches nearer to the origin, then the own one. Of
+    /// those, lines that are no text or in which a string is left open are left out, and all if
+    /// they are more than 1 KiB together.
     pub fn to_header_value_after(&self, upstream: &[HeaderValue]) -> HeaderValue {
         if upstream.is_empty() {
             return self.to_header_value();

@@ -114,7 +114,7 @@ pub enum Unless {
 
 impl Unless {
     /// The condition that revalidates a response with these fields: its entity tag, else its
-    /// date; `None` where it has neither in a form that origins understand.
+    /// date; `None` if it has neither in a form that origins understand.
     pub fn changed(stored: &HeaderMap) -> Option<Self> {
         let own = Validators::of(stored);
         match (own.etag, own.last_modified) {

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// `Surrogate-Control`: for this cache alone.
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// Puts in the `Date` of its arrival where a response has none, or one that cannot be read (RFC
+/// Puts in the `Date` of its arrival if a response has none, or one that cannot be read (RFC
 /// 9110 section 6.6.1).
 pub fn dated(headers: &mut HeaderMap, times: Times) {
     let has_date = headers.get(header::DATE).is_some_and(|date| HttpDate::parse(date).is_some());
@@ -221,8 +221,7 @@ pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> Head
     fields
 }
 
-/// Whether the origin is told more of a request that is passed on than of one whose answer may be
-/// stored.
+/// Whether a request that is passed on tells the origin more than one with a storable answer.
 pub fn has_unkeyed(client: &HeaderMap, further: &[HeaderName]) -> bool {
     forwarded(client, Fate::PassedOn, further) != forwarded(client, Fate::MayBeStored, further)
 }
@@ -261,7 +260,7 @@ pub const CONDITIONS: [HeaderName; 6] = [
     header::RANGE,
 ];
 
-/// Takes out the conditions and ranges of a request, where the cache wants the whole of what it
+/// Takes out the conditions and ranges of a request, if the cache wants the whole of what it
 /// stores.
 pub fn unconditional(request: &mut HeaderMap) {
     for name in CONDITIONS {

@@ -14,7 +14,7 @@ pub fn is_of_unknown_fate(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// Where a request came in, and whose answer it is.
+/// The URL that a request came in for, and the hosts of the origins that may answer it.
 #[derive(Debug, Clone, Copy)]
 pub struct Whereabouts<'a> {
     /// The scheme by which the client asked.

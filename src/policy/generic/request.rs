@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 /// What is done with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// GET and HEAD: from the cache where it may be, into the cache where it may be.
+    /// GET and HEAD: from the cache if permitted, and into the cache if permitted.
     Cached,
     /// To the origin and back, nothing kept: a method that reads but is not cached here.
     Through,
@@ -68,7 +68,7 @@ pub struct Wishes {
 impl Wishes {
     /// Those of a request with these fields, as far as the site honours them.
     ///
-    /// `Pragma: no-cache` counts where there is no `Cache-Control` (RFC 9111 section 5.4).
+    /// `Pragma: no-cache` counts if there is no `Cache-Control` (RFC 9111 section 5.4).
     pub fn of(headers: &HeaderMap, honoured: RequestControl) -> Self {
         let mut control = CacheControl::of(headers);
         if honoured == RequestControl::Ignore {
@@ -113,7 +113,7 @@ impl Wishes {
         self.control.seconds(Delta::MaxStale).map(u64::from)
     }
 
-    /// For how many seconds the answer may have been stale where no origin has one.
+    /// For how many seconds the answer may have been stale if no origin has one.
     pub fn stale_if_error(&self) -> Option<u64> {
         self.control.seconds(Delta::StaleIfError).map(u64::from)
     }

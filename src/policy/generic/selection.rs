@@ -70,7 +70,7 @@ pub fn select(
 }
 
 /// Whether the ranges of a request are to be looked at (RFC 9110 section 13.1.5): an `If-Range`
-/// with a date counts only where that is a strong validator.
+/// with a date counts only if that is a strong validator.
 pub fn applies(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let own = Validators::of(stored);
     let own =

@@ -283,8 +283,8 @@ fn seconds_of(duration: std::time::Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// The statuses whose caching rules are known here (RFC 9111 section 5.2.2.3): all that RFC 9110
-/// defines, but for those of ranges.
+/// The statuses with caching rules that are known here (RFC 9111 section 5.2.2.3): all that RFC
+/// 9110 defines, but for those of ranges.
 const fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
