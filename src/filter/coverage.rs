@@ -19,7 +19,7 @@
 //!   joins the spans. Or the feed tries again what was not taken: after `feed_retention` of an open
 //!   span it has brought whatever it will, provided that the gap is no longer than half of that,
 //!   so that nothing can have been given up before it was tried again. Or a newer file is loaded,
-//!   whose T lies in the open span.
+//!   with a T in the open span.
 //! - A notice that came and could not be read is not sent again: all spans are forgotten, and only
 //!   a statement or a newer file helps.
 //! - If the clock is set back, or right again after that, all spans are forgotten: no time that was
@@ -40,7 +40,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// Closed spans that are remembered; the oldest go first.
 const SPANS_MAX: usize = 64;
 
-/// A span of time of whose uploads all notices have come.
+/// A span of time: the notices of all its uploads have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) since: Timestamp,
@@ -435,7 +435,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// Against a feed that sends each notice until it is taken, for the retention: where the
+        /// Against a feed that sends each notice until it is taken, for the retention: if the
         /// coverage is certain, no upload since the file is unknown that a listener took too late.
         #[test]
         fn what_is_certain_was_heard_or_tried_again(
@@ -444,7 +444,7 @@ mod tests {
             unlucky in any::<bool>(),
         ) {
             let (mut coverage, mut now) = (silent(), 0);
-            // Seconds at which nobody listened: an upload then is told when it is tried again.
+            // Seconds without a listener: an upload then is told when it is tried again.
             let mut deaf: Vec<(i64, i64)> = vec![(i64::MIN, 0)];
             let mut listens_since = None;
             for (kind, length) in steps {

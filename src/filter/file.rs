@@ -32,7 +32,7 @@ pub(super) const CACHE_INFO_KEY: &str = "nix-cache-info";
 /// What a filter's file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// The bucket whose keys it holds.
+    /// The bucket of its keys.
     pub bucket: String,
     /// The classes of the keys that it holds.
     pub classes: Vec<String>,

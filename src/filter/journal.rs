@@ -84,7 +84,7 @@ pub(super) struct Journal {
     path: PathBuf,
     bucket: u64,
     file: File,
-    /// Where the next record goes.
+    /// The offset of the next record.
     end: u64,
     /// Uploads noted in it.
     pub(super) count: u64,
@@ -97,7 +97,7 @@ pub(super) struct Journal {
 pub(super) struct Kept {
     pub(super) uploads: Vec<Noted>,
     pub(super) spans: Vec<Span>,
-    /// What is wrong with it, where anything is: then there are no spans.
+    /// What is wrong with it, if anything is: then there are no spans.
     pub(super) fault: Option<&'static str>,
 }
 
@@ -145,7 +145,7 @@ impl Journal {
         sync_folder(&self.path)
     }
 
-    /// Writes down `uploads` and, where given, `spans`; synced when it returns. After an error
+    /// Writes down `uploads` and, if given, `spans`; synced when it returns. After an error
     /// nothing of them counts.
     pub(super) fn append(&mut self, uploads: &[Noted], spans: Option<&[Span]>) -> io::Result<()> {
         let mut bytes = Vec::new();
@@ -155,7 +155,7 @@ impl Journal {
         }
         let written = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // Where this fails too, the next start finds the rest and trusts nothing.
+            // If this fails too, the next start finds the rest and trusts nothing.
             let _ = self.file.set_len(self.end);
             return Err(error);
         }
@@ -221,7 +221,7 @@ fn head(floor: Timestamp, bucket: u64) -> [u8; HEAD_BYTES] {
     head
 }
 
-/// The floor that a head names, where it is one of this bucket and version.
+/// The floor that a head names, if it is one of this bucket and version.
 fn floor_of(bytes: &[u8], bucket: u64) -> Option<Timestamp> {
     let floor = i64_at(bytes, 20)?;
     let floor = Timestamp::from_millis(floor);
@@ -293,7 +293,7 @@ fn replay(bytes: &[u8]) -> (Kept, usize) {
     (kept, used)
 }
 
-/// The record that `bytes` begin with, and what its checksum is of; none where that is not right.
+/// The record that `bytes` begin with, and the bytes under its checksum; none if that is not right.
 fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let count = usize::try_from(u32_at(bytes, 4)?).ok().filter(|count| *count <= ENTRIES_MAX)?;
     let record = bytes.get(..count * ENTRY_BYTES + FRAME_BYTES)?;
@@ -357,7 +357,7 @@ mod tests {
             let (mut journal, kept) = open(&path);
             let answered = ends.iter().filter(|end| **end <= length).count();
             assert!(kept.uploads.len() >= answered, "{length}");
-            // Only where all is whole does it say of what it knows all.
+            // Only an undamaged journal states the spans that it covers.
             let records = length.saturating_sub(HEAD_BYTES);
             let is_whole = records.is_multiple_of(FRAME_BYTES + ENTRY_BYTES);
             assert!(is_whole || kept.spans.is_empty(), "{length}");

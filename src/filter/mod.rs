@@ -234,13 +234,14 @@ impl Filter {
         }
     }
 
-    /// Whether this filter goes on where `settings` are the site's: the same bucket and journal.
+    /// Whether this filter goes on under the site's new `settings`: they name the same bucket and
+    /// journal.
     pub fn serves(&self, settings: &AbsenceFilter) -> bool {
         let own = &self.state.read().settings;
         own.bucket == settings.bucket && own.journal == settings.journal
     }
 
-    /// The bucket whose keys it knows.
+    /// The bucket of the keys that it knows.
     pub fn bucket(&self) -> String {
         self.state.read().settings.bucket.clone()
     }
@@ -262,7 +263,7 @@ impl Filter {
         self.tell();
     }
 
-    /// Opens its journal, where that is not done. Blocking.
+    /// Opens its journal, unless that is done. Blocking.
     pub fn open(&self) -> Result<(), LoadError> {
         let mut journal = self.journal.lock();
         if journal.is_some() {
@@ -356,8 +357,8 @@ impl Filter {
         self.tell();
     }
 
-    /// Rewrites the journal without what a file knows that is complete up to `floor`; what is left.
-    /// Where that fails it stays as it is: what it holds too much does no harm.
+    /// Rewrites the journal without what a file knows that is complete up to `floor`; returns what
+    /// is left. If that fails the journal stays as it is: surplus records do no harm.
     fn leave_out(&self, journal: &mut Journal, floor: Timestamp) -> Option<HashSet<KeyHash>> {
         let spans = self.state.read().coverage.spans();
         let rewritten = journal.uploads().and_then(|mut uploads| {
@@ -375,8 +376,8 @@ impl Filter {
         }
     }
 
-    /// What it says of the object at `path`, canonical, of `class`; none where filters know nothing
-    /// of the class.
+    /// What it says of the object at `path`, canonical, of `class`; none if filters know nothing of
+    /// the class.
     pub fn check(&self, path: &str, class: Class) -> Option<Verdict> {
         let key = path.strip_prefix('/').filter(|_| class == CLASS)?;
         let (posture, verdict) = {
@@ -428,7 +429,7 @@ impl Filter {
         result
     }
 
-    /// Writes down what is new; the coverage that comes of it, and its spans where they were
+    /// Writes down what is new; returns the coverage that comes of it, and its spans if they were
     /// written.
     fn write_down(
         &self,
@@ -555,7 +556,7 @@ impl Filter {
     fn tell_of(&self, posture: Posture) {
         let is_same =
             |before: Posture| std::mem::discriminant(&before) == std::mem::discriminant(&posture);
-        // Whoever does not get the lock leaves it to the next.
+        // A call that does not get the lock leaves it to the next call.
         let Some(mut told) = self.told.try_lock() else { return };
         let before = told.replace(posture);
         drop(told);
@@ -582,9 +583,9 @@ impl State {
     }
 }
 
-/// The upload that an event tells of, where a filter would be asked for its key. It counts as of
-/// `now`, in edge time, when its notice came: a bucket whose clock is behind dates an upload before
-/// the moment up to which a file is complete that does not know it.
+/// The upload that an event tells of, if a filter would be asked for its key. It counts as of
+/// `now`, in edge time, when its notice came: the date of a bucket with a slow clock may lie before
+/// the moment up to which a file is complete, although the file lacks the upload.
 fn noted(event: &Event, now: Timestamp) -> Option<Noted> {
     let Event::Uploaded { key, .. } = event else { return None };
     is_held(key).then(|| Noted { at: now, key: KeyHash::of(key) })

@@ -13,8 +13,8 @@
 //! keys rather than 28 GB.
 //!
 //! A key that was put in is always found: what the crate promises is checked for every key when a
-//! part is made. The hash is fixed, not drawn: whoever looks for keys that collide finds only some
-//! that the origin is asked for.
+//! part is made. The hash is fixed, not drawn: deliberately colliding keys only cause
+//! requests to the origin.
 
 use serde::{Deserialize, Serialize};
 use xorf::{BinaryFuse8, BinaryFuse8Ref, DmaSerializable, Filter, FilterRef};
@@ -47,7 +47,7 @@ impl KeyHash {
 pub(super) struct PartNumbers {
     /// Distinct keys.
     pub(super) keys: u64,
-    /// Bytes of fingerprints; 0 where there is no key.
+    /// Bytes of fingerprints; 0 if there is no key.
     pub(super) bytes: u64,
     seed: u64,
     segment_length: u32,
@@ -126,8 +126,8 @@ struct Part {
 }
 
 impl Set {
-    /// The set of these parts, whose fingerprints stand in `bytes` one after the other from
-    /// `start` on; none where they do not fit it.
+    /// The set of these parts. Their fingerprints stand in `bytes` one after the other from `start`
+    /// on; none if they do not fit it.
     pub(super) fn new(bytes: Vec<u8>, start: usize, numbers: &[PartNumbers]) -> Option<Self> {
         if numbers.len() != PARTS {
             return None;

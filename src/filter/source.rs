@@ -146,8 +146,8 @@ struct ManifestFile {
 }
 
 impl Inventory {
-    /// The inventory whose `manifest.json` is at `path`. Its files are looked for beside it and in
-    /// `../data`, where S3 puts them.
+    /// The inventory with its `manifest.json` at `path`. Its files are expected beside it or, as S3
+    /// writes them, in `../data`.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Read { path: path.to_owned(), source };
         let wrong = |detail: String| SourceError::Manifest { path: path.to_owned(), detail };

@@ -20,7 +20,7 @@ const PIECE_OVERHEAD: usize = 32;
 
 static LISTS: StaticMutex<Vec<Arc<[HeaderName]>>> = StaticMutex::new(Vec::new());
 
-/// A small object, whole, or a remembered absence, whose body is empty.
+/// A small object, whole, or a remembered absence with an empty body.
 #[derive(Debug)]
 pub struct Hot {
     /// What is known of it.
@@ -305,8 +305,8 @@ fn sent(fields: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)>
     fields.iter().filter(|(name, _)| **name != TAG_FIELD)
 }
 
-/// The names of those of `fields` that are sent, one for each value, shared with whoever has the
-/// same ones.
+/// The names of those of `fields` that are sent, one for each value, shared by all heads that have
+/// the same ones.
 fn names_of(fields: &HeaderMap) -> Arc<[HeaderName]> {
     let mut lists = LISTS.lock();
     let names = || sent(fields).map(|(name, _)| name);
@@ -399,7 +399,7 @@ mod tests {
             let source = Source::Stored;
             let mut head =
                 policy::head::client_head(none, hot.fields(), &hot.facts, now, source, value);
-            // Whoever sends the body says how long it is.
+            // The sender of the body states its length.
             head.remove(header::CONTENT_LENGTH);
             assert_eq!(written, head, "{stored:?}");
         }

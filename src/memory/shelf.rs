@@ -1,10 +1,9 @@
 //! Small objects by their keys, within a budget of bytes. Shared by all that look something up; a
 //! lock for each shard, held for one look-up or one change.
 //!
-//! An object is looked up by 64 bits drawn from its key and a secret of the process, and is the one
-//! that was meant only where the text of its key is: so that a look-up touches the table and the
-//! object, and no key beside them. Two keys with the same bits, which nobody can bring about who
-//! does not know the secret, cost a miss.
+//! An object is looked up by 64 bits drawn from its key and a secret of the process, and the text
+//! of its key is compared then. So a look-up touches the table and the object, and no key beside
+//! them. Two keys with the same bits cost a miss; without the secret they cannot be constructed.
 
 use super::hot::Hot;
 use crate::random;

@@ -1,5 +1,5 @@
 //! `nix-cache-info`: what a cache says of itself (Nix: `src/libstore/binary-cache-store.cc`). Pure.
-//! Lines that nobody knows pass unchanged; a site may answer some fields in its own way.
+//! Unknown lines pass unchanged; a site may answer some fields in its own way.
 
 use super::store_path::{StoreDir, StorePathError};
 use std::fmt;
@@ -14,7 +14,7 @@ const PRIORITY: &str = "Priority";
 /// What a cache says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheInfo {
-    /// `StoreDir`: the store whose paths it holds.
+    /// `StoreDir`: the store of the paths that it holds.
     pub store_dir: StoreDir,
     /// `WantMassQuery`: whether clients may ask for many paths that they do not need yet.
     pub wants_mass_query: bool,
@@ -100,7 +100,7 @@ impl Overrides {
         *self == Self::default()
     }
 
-    /// `original` with the overridden fields in place of its own, or at its end where it has none.
+    /// `original` with the overridden fields in place of its own, or at its end if it has none.
     /// Every other line stays byte for byte. `original` must be a `nix-cache-info`.
     pub fn apply(&self, original: &[u8]) -> Result<String, CacheInfoError> {
         CacheInfo::parse(original)?;

@@ -64,7 +64,7 @@ pub enum HashError {
     Base32 {
         /// What it should be a digest of.
         algorithm: HashAlgorithm,
-        /// Where it is wrong.
+        /// What is wrong, and at which digit.
         source: Base32Error,
     },
     /// Not canonical base 64 with padding.
@@ -151,7 +151,7 @@ impl NixHash {
         }
     }
 
-    /// The digest where it is a SHA-256, the only one that is ever compared with a body.
+    /// The digest if it is a SHA-256, the only one that is ever compared with a body.
     pub const fn sha256(&self) -> Option<[u8; 32]> {
         match self {
             Self::Sha256(bytes) => Some(*bytes),
