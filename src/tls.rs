@@ -138,7 +138,7 @@ impl Certificates {
         Ok(Self { current: Arc::new(ArcSwap::from_pointee(chain)), provider })
     }
 
-    /// Reads them again; where anything is wrong, those in use stay. Blocks on the file system.
+    /// Reads them again; if anything is wrong, those in use stay. Blocks on the file system.
     pub fn reload(&self, tls: &Tls) -> Result<(), TlsError> {
         let chain = Chain::load(tls, &self.provider)?;
         self.current.store(Arc::new(chain));

@@ -23,8 +23,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Objects of one site, and tags of one site, whose last purge is remembered; and objects of one
-/// site whose last upload is: minutes of them, at the most that S3 was seen to tell of.
+/// The last purges of so many objects and of so many tags of one site are remembered, and the last
+/// uploads of so many objects. At the highest rate of notices seen from S3, that is minutes of
+/// uploads.
 const NAMES_MAX: usize = 65_536;
 
 /// Purges of prefixes that are remembered of one site.
@@ -132,13 +133,13 @@ impl Fence {
         self.purges.load(Ordering::Acquire)
     }
 
-    /// Whether no purge that may be of the object whose key has this hash, of `site`, was raised
-    /// since there were `purges`.
+    /// Whether no purge was raised, since there were `purges`, that may cover the object of `site`
+    /// with this hash of its key.
     pub fn allows_hash(&self, purges: u64, site: &str, hash: KeyHash) -> bool {
         purges == self.purges() || self.raised.read().allows_hash(purges, site, hash)
     }
 
-    /// As [`Fence::leave`] for something that comes from the object whose key has this hash.
+    /// As [`Fence::leave`] for something that comes from the object with this hash of its key.
     pub fn leave_hash<T>(
         &self,
         purges: u64,
@@ -157,7 +158,7 @@ impl Fence {
     }
 
     /// Calls `publish` while no purge can be raised, if an object with these heads may be
-    /// published: the one that it gets and, where that was confirmed, the one that it had.
+    /// published: its new head and, if it was confirmed, its former head.
     /// `publish` does neither I/O nor anything with this fence.
     pub fn leave<T>(
         &self,
@@ -190,7 +191,7 @@ impl Fence {
     }
 
     /// Whether a purge that may be of `key` was raised, or `key` was uploaded, since `ticket`.
-    /// Waits only where any was, and then for no I/O.
+    /// Waits only if any was, and then for no I/O.
     pub fn is_raised_since(&self, ticket: Ticket, key: &Key) -> bool {
         let uploads = self.uploads.load(Ordering::Acquire);
         if (self.purges(), uploads) == (ticket.purges, ticket.uploads) {
@@ -340,7 +341,7 @@ mod tests {
         Meta { status: StatusCode::NOT_FOUND, ..tests::meta(&key(path)) }
     }
 
-    /// Whether something of `key` whose head is not at hand may be published.
+    /// Whether something of `key` may be published while its head is not at hand.
     fn allows(fence: &Fence, ticket: Ticket, key: &Key) -> bool {
         let may = !fence.is_raised_since(ticket, key);
         let by_hash = fence.allows_hash(ticket.purges, key.site(), key.hash());

@@ -32,8 +32,8 @@
 //!
 //! Publications are numbered as insertions are, across all disks. What is older than a publication
 //! goes afterwards, disk by disk, by its number; memory compares the numbers of all that comes
-//! (`memory`). A response whose head came before that of one that was published during its fetch is
-//! not published. An absence removes only what was inserted before its fetch began.
+//! (`memory`). A response is not published if a response with a later head was published during its
+//! fetch. An absence removes only what was inserted before its fetch began.
 
 mod claims;
 mod fence;

@@ -22,8 +22,8 @@ impl Cache {
         self.store.as_ref().is_some_and(Disks::is_writable)
     }
 
-    /// Begins a part of an object of `length` bytes; `None` where there is no disk or it does not
-    /// take it.
+    /// Begins a part of an object of `length` bytes; `None` if there is no disk or it refuses the
+    /// part.
     pub async fn begin_part(&self, meta: Meta, length: u64) -> Option<Part> {
         let store = self.store.as_ref()?;
         let path = meta.key.clone();

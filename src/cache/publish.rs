@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 /// How long the readers of a small object wait for the disk to take it.
 const SMALL_PATIENCE: Duration = Duration::from_secs(4);
-/// The same for a large one, whose readers have it already.
+/// The same for a large object; its readers have it already.
 const LARGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why an object was not kept.
@@ -119,7 +119,7 @@ impl Cache {
         self.publish_proven(LARGE_PATIENCE, publication, proven).await
     }
 
-    /// Publishes a verified small object: on disk where there is one that takes it, and in memory.
+    /// Publishes a verified small object: on disk if one takes it, and in memory.
     pub async fn publish_small(
         &self,
         ticket: Ticket,
@@ -166,7 +166,7 @@ impl Cache {
         self.publish_on((&tasks, patience), Box::new(publication), place).await
     }
 
-    /// Publishes a large object that `place` puts on a disk, whose threads `tasks` are.
+    /// Publishes a large object that `place` puts on a disk. `tasks` are the threads of that disk.
     pub(super) async fn publish_large(
         &self,
         tasks: &Tasks,

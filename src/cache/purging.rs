@@ -75,8 +75,8 @@ impl Cache {
                 self.variants.forget(key);
                 u64::from(self.memory.remove(key))
             }
-            // Other variants of the same objects stay, and a list is all that leads to them where
-            // there is no disk.
+            // Other variants of the same objects stay. If there is no disk, only a list leads to
+            // them.
             Scope::Tags { site, tags } => self.memory.remove_tagged(site, tags),
             Scope::Prefix { .. } | Scope::All => {
                 if *scope == Scope::All {

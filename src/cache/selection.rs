@@ -8,7 +8,7 @@ use crate::object::{Key, Meta, Variant};
 use crate::store::StoredVariants;
 use std::sync::Arc;
 
-/// Variants whose responses are looked at for one request.
+/// Variants of an object that are examined for one request.
 const SIMILAR_MAX: usize = 8;
 
 impl Cache {

@@ -44,8 +44,7 @@ impl Cache {
         self.memory.absent(key).map(Hit::Absent)
     }
 
-    /// The large object under `key`, where its file is open since it was asked for lately. Never
-    /// waits.
+    /// The large object under `key`, if its file is still open from a recent request. Never waits.
     pub fn recent(&self, key: &Key) -> Option<Stored> {
         self.store.as_ref()?.recent(key)
     }

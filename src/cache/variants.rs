@@ -1,6 +1,6 @@
 //! Which variants of an object are stored (RFC 9111 section 4.1): what a request is compared with
-//! before anything else is looked up. One map per cache, bounded; read from disk where it says
-//! nothing. Short locks of its own, never held across I/O or an await.
+//! before anything else is looked up. One map per cache, bounded; read from disk if it lacks the
+//! object. Short locks of its own, never held across I/O or an await.
 //!
 //! A response that does not vary stands under the object's own key, and one that does under its
 //! variant's. Either takes the place of the other kind when it is published, so the newest response
@@ -22,7 +22,7 @@ use crate::sync::{Mutex, Striped};
 use quick_cache::sync::Cache as Recent;
 use std::sync::Arc;
 
-/// Objects whose variants are remembered in memory.
+/// Objects that have their variants remembered in memory.
 const OBJECTS_MAX: usize = 16_384;
 
 /// Locks that objects share.

@@ -1,6 +1,6 @@
-//! Connects to origins: every address of the name tried, both families raced (the second begins
-//! 250 ms after the first), TLS where the URL says so, all within one deadline, of which each
-//! address of a family has its share. Stateless; used by the pool of a client.
+//! Connects to origins: every address of the name tried, both families raced (the second begins 250
+//! ms after the first), TLS if the URL says so. One deadline holds for all, and each address of a
+//! family has its share of it. Stateless; used by the pool of a client.
 
 use super::message::BoxError;
 use super::trust::Trust;
@@ -28,7 +28,7 @@ type Stream = Tcp;
 #[cfg(test)]
 use simulated::Stream;
 
-/// A connector whose connections stand within the deadline or not at all.
+/// A connector that establishes each connection within the deadline, or fails.
 #[derive(Debug, Clone)]
 pub(super) struct DeadlineConnector<R = GaiResolver> {
     inner: HttpsConnector<HttpConnector<R>>,
@@ -128,7 +128,7 @@ mod simulated {
         }
     }
 
-    /// The connection to where `target` is, in a simulation.
+    /// The connection to the server of `target`, in a simulation.
     pub(super) fn connect(target: &Uri) -> Option<Connecting> {
         let connected = crate::simulation::connect(target.host().unwrap_or_default())?;
         let stream = connected.map(|stream| Box::new(TokioIo::new(stream)) as Stream);
@@ -168,7 +168,7 @@ mod tests {
     const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
     const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    /// Where the connection to a name with these addresses leads.
+    /// The address that a connection to a name with these addresses reaches.
     async fn reached(addresses: &[IpAddr], port: u16) -> Result<IpAddr, BoxError> {
         let trust = Trust::load(None, None).unwrap();
         let known = Known(addresses.to_vec());
@@ -179,8 +179,8 @@ mod tests {
         Ok(told.get::<HttpInfo>().unwrap().remote_addr().ip())
     }
 
-    /// A port of both loopback addresses: one that answers over IPv4, and a queue that is full
-    /// over IPv6, so that whoever knocks there hears nothing.
+    /// A port of both loopback addresses: one that answers over IPv4, and a full queue over IPv6,
+    /// so that a connection there gets no answer.
     async fn half_dead() -> (TcpListener, Vec<Box<dyn std::any::Any>>) {
         loop {
             let live = TcpListener::bind((V4, 0)).await.unwrap();

@@ -3,8 +3,8 @@
 //!
 //! h2 is used without hyper's dispatcher, for three things that it hides: whether a stream was
 //! processed when its connection goes away, whether a connection goes away before a request is
-//! given to it, and how many streams the server permits. hyper also takes a body whose stream ends
-//! by NO_ERROR for whole; here every end but the end of the stream is an error.
+//! given to it, and how many streams the server permits. hyper also takes a body for whole if its
+//! stream ends by NO_ERROR; here every end but the end of the stream is an error.
 
 use super::error::Chain;
 use super::failure::{Failure, Fate, Loss};

@@ -71,7 +71,7 @@ pub struct Client {
     first_byte: Duration,
 }
 
-/// A response whose head has arrived.
+/// A response after its head has arrived.
 #[derive(Debug)]
 pub struct Inbound {
     /// Status and fields.
@@ -151,7 +151,7 @@ impl Client {
     }
 }
 
-/// A response whose head is fit for use.
+/// The response, once its head is fit for use.
 fn inbound(response: Response<InboundBody>, resends: u32) -> Result<Inbound, ClientError> {
     let (head, body) = response.into_parts();
     match check_head(&head) {

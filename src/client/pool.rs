@@ -387,7 +387,7 @@ impl Host {
         }
     }
 
-    /// The HTTP/2 connections that have streams, whose end makes room for others.
+    /// The HTTP/2 connections that have streams; the end of a stream makes room for another.
     fn running(&self) -> impl Iterator<Item = &Http2> {
         let all = self.shared.iter().map(|(connection, _)| connection);
         all.filter(|one| !one.is_closing() && one.running() > 0)
@@ -468,7 +468,7 @@ impl Drop for Lease {
         let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.upgrade()) else {
             return;
         };
-        // Where the runtime is gone, so is every connection.
+        // If the runtime is gone, so is every connection.
         if Handle::try_current().is_err() {
             return;
         }

@@ -38,7 +38,7 @@ async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hy
     Ok(Response::new(Full::new(body)))
 }
 
-/// A server of HTTP/2 whose streams take few bytes at once.
+/// An HTTP/2 server with small windows: its streams take few bytes at once.
 fn http2_server() -> http2::Builder<TokioExecutor> {
     let mut server = http2::Builder::new(TokioExecutor::new());
     server.initial_stream_window_size(1_000);

@@ -63,7 +63,7 @@ pub enum TrustError {
 }
 
 impl Trust {
-    /// The system's authorities (those built in where it has none), and those of `ca_file`; origins
+    /// The system's authorities (those built in if it has none), and those of `ca_file`; origins
     /// that ask for a certificate are shown `identity`.
     ///
     /// Reads files: not for the runtime's threads.

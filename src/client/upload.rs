@@ -115,7 +115,7 @@ impl Wait {
     }
 }
 
-/// A body whose bytes are counted as they go.
+/// A body with a count of the bytes that have left.
 #[derive(Debug)]
 pub(super) struct Upload {
     body: OutboundBody,
