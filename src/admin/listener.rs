@@ -77,7 +77,7 @@ impl Admin {
         Ok(Self { listener })
     }
 
-    /// What it is bound to; `None` where the system does not say.
+    /// The bound address; `None` if the system does not say.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }

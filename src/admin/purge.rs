@@ -6,8 +6,8 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Carries out a purge. Runs to its end even when the client does not wait for it only where the
-/// handler spawns the work.
+/// Carries out a purge. The handler spawns the work, so a purge completes even if its client
+/// leaves.
 pub type PurgeHandler =
     Arc<dyn Fn(PurgeRequest) -> BoxFuture<'static, Result<PurgeReply, PurgeError>> + Send + Sync>;
 
@@ -27,7 +27,7 @@ pub struct PurgeRequest {
 pub enum PurgeScope {
     /// These; never empty.
     Paths(Vec<String>),
-    /// All whose path begins so.
+    /// All objects with a path that begins with this text.
     Prefix(String),
     /// All that have one of these tags in `Surrogate-Key`; never empty.
     Keys(Vec<Tag>),
@@ -150,7 +150,7 @@ pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, BodyError> {
     Ok(PurgeRequest { site, scope, mode })
 }
 
-/// What was named by itself or in a list; none where neither was.
+/// What was named by itself or in a list; none if neither was.
 fn one_or_more(
     one: Option<String>,
     list: Option<Vec<String>>,

@@ -52,7 +52,7 @@ pub(super) async fn answer(
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    // What the request held is dropped with its panic: nobody sees it half changed.
+    // A panic drops everything that the request held, so no half changed value stays.
     let routed = AssertUnwindSafe(route(shared, peer, request)).catch_unwind().await;
     let mut response = routed.unwrap_or_else(|_| {
         shared.parts.metrics.request_panics.inc();

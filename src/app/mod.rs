@@ -45,7 +45,7 @@ use uploads::Uploads;
 pub struct Surroundings {
     /// The time.
     pub clock: Clock,
-    /// Where the access log goes.
+    /// The destination of the access log.
     pub access_log: Sink,
 }
 
@@ -181,9 +181,9 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
 }
 
 impl Running {
-    /// Takes over what may change while running: sites, origins, keys, lifetimes, certificates.
-    /// Where anything is wrong, everything stays as it was. Gives the sections whose change
-    /// needs a restart.
+    /// Takes over what may change while running: sites, origins, keys, lifetimes, certificates. If
+    /// anything is wrong, everything stays as it was. Returns the changed sections that need a
+    /// restart.
     pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
         let (filters, looked_at) = (Arc::clone(&self.filters), config.clone());
         let looking = move || filters.prepare(&looked_at);
@@ -214,7 +214,7 @@ impl Running {
     }
 
     /// Says that it is not ready, stops accepting after `[server.timeouts] lame_duck`, lets answers
-    /// under way end within `drain`, then closes the admin listener, then the store. True where
+    /// under way end within `drain`, then closes the admin listener, then the store. True if
     /// everything ended by itself.
     pub async fn drain(self) -> bool {
         let timeouts = self.config.lock().server.timeouts.clone();

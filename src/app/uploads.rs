@@ -94,8 +94,8 @@ impl Uploads {
         }
     }
 
-    /// Tells one site what concerns its bucket. What it remembers of absences is forgotten even
-    /// where its filter cannot note the uploads.
+    /// Tells one site what concerns its bucket. Its remembered absences are forgotten even if its
+    /// filter cannot note the uploads.
     async fn tell(&self, site: &Arc<Site>, events: &[Event]) -> Result<(), UploadsError> {
         let own = |event: &&Event| match event {
             Event::Uploaded { bucket, .. } | Event::Other { bucket, .. } => is_of(site, bucket),
@@ -140,7 +140,7 @@ fn is_of(site: &Site, bucket: &str) -> bool {
         || site.upstream.site.origins.iter().any(|origin| has_origin(&origin.url))
 }
 
-/// The key of an uploaded object in the cache; none where no request can be for it.
+/// The key of an uploaded object in the cache; none if no request can be for it.
 fn uploaded(site: &Site, event: &Event) -> Option<Key> {
     let Event::Uploaded { key: name, .. } = event else { return None };
     key(site, &encode_path(&format!("/{name}"))).ok()

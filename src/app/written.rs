@@ -1,6 +1,6 @@
 //! What the process makes the kernel write to disks, so that an operator can hold it against what
 //! the disk tier was given: bodies, the index with its journal and its compaction, and all else.
-//! Reads `/proc` when metrics are read; where that tells nothing, the counter stays.
+//! Reads `/proc` when metrics are read; if that gives nothing, the counter stays.
 
 use crate::metrics::Metrics;
 use crate::sync::Mutex;

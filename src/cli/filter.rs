@@ -5,7 +5,7 @@
 //!
 //! A listing shows what was uploaded before it began, so that is the moment, less a margin for
 //! clocks that differ. An inventory's is its own, less a day: S3 says that one may lack recent
-//! uploads. Of a list only whoever made it knows.
+//! uploads. Of a list only its author knows the moment.
 
 use super::arguments::{BuildArgs, FilterArgs, FilterCommand};
 use super::config::{ConfigError, load, report};
@@ -177,7 +177,7 @@ fn bar() -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
 
-/// Calls `each` with every key of the site's bucket. Where the first page is not all, stretches of
+/// Calls `each` with every key of the site's bucket. If the first page is not all, stretches of
 /// the keys are listed at once; they cover all keys, whatever those are.
 fn list(
     site: &config::Site,
@@ -251,7 +251,7 @@ struct Lister<'a> {
 }
 
 impl<'a> Lister<'a> {
-    /// One page; again, after ever longer waits, where an error permits it.
+    /// One page; asked for again, after ever longer waits, if an error permits it.
     async fn page(self, after: &str) -> Result<Page, FetchError> {
         let mut tries = 1;
         loop {

@@ -151,7 +151,7 @@ fn at_work(arguments: &FsckArgs, mode: Mode, rate: Option<u64>) -> Result<Report
     }
 }
 
-/// A bar on standard error, where that is a terminal.
+/// A bar on standard error, if that is a terminal.
 fn bar() -> ProgressBar {
     let target = if io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()

@@ -69,7 +69,7 @@ impl Remote {
         Ok(Self { address, token: token.trim().to_owned() })
     }
 
-    /// What the edge answers, where that is a success. Blocking.
+    /// The answer of the edge, if that is a success. Blocking.
     pub(super) fn ask(
         &self,
         method: Method,

@@ -32,7 +32,7 @@ const NARS_AT_ONCE: usize = 16;
 /// Pieces of a body that may wait for the verifier.
 const PIECES_WAITING_MAX: usize = 16;
 
-/// The cache whose word in `Cache-Status` counts.
+/// The cache that the demo looks for in `Cache-Status`.
 const CACHE_NAME: &str = "narthex";
 
 /// A client with empty hands: it has no connection and no object yet.
@@ -52,7 +52,7 @@ struct Ended<T> {
 }
 
 impl Client {
-    /// A client of the edge at `edge` that trusts `trusted` and nobody else.
+    /// A client of the edge at `edge` that trusts `trusted` and no other keys.
     pub fn new(edge: SocketAddr, trusted: TrustedKeys, tasks: Tasks) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);

@@ -48,7 +48,7 @@ pub struct Spent {
     pub bytes: u64,
     /// From the request to the last byte.
     pub time: Duration,
-    /// The label of the answer's `Cache-Status`; `None` where no head came.
+    /// The label of the answer's `Cache-Status`; `None` if no head came.
     pub outcome: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl Cost {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    /// The mean time of a request; zero where there was none.
+    /// The mean time of a request; zero if there was none.
     pub fn mean_time(&self) -> Duration {
         u32::try_from(self.requests)
             .ok()
@@ -89,8 +89,8 @@ impl Cost {
 }
 
 /// The label of what the nearest cache named `cache` says in `Cache-Status` (RFC 9211 section 2):
-/// its `detail` where it gives one, else `hit`, or why it went forward (`miss`, `stale`, ...).
-/// `collapsed` is added to the latter. `None` where that cache says nothing.
+/// its `detail` if it gives one, else `hit`, or why it went forward (`miss`, `stale`, ...).
+/// `collapsed` is added to the latter. `None` if that cache says nothing.
 pub fn outcome_label(cache_status: &str, cache: &str) -> Option<String> {
     // The last member is that of the cache nearest to the client.
     let members = split_unquoted(cache_status, ',');
@@ -115,7 +115,7 @@ pub fn outcome_label(cache_status: &str, cache: &str) -> Option<String> {
     Some(if is_collapsed { format!("{forward}, collapsed") } else { forward })
 }
 
-/// Splits at `separator` where it does not stand in a quoted string (RFC 8941 section 3.3.3).
+/// Splits at each `separator` outside quoted strings (RFC 8941 section 3.3.3).
 fn split_unquoted(text: &str, separator: char) -> Vec<&str> {
     let mut is_quoted = false;
     let mut is_escaped = false;

@@ -70,7 +70,7 @@ pub struct DemoOptions {
     pub admin: SocketAddr,
     /// What happens after the two clients.
     pub afterwards: Afterwards,
-    /// Where the output goes.
+    /// The destination of the output.
     pub screen: Screen,
     /// How much the clients fetch.
     pub size: SampleSize,
@@ -108,9 +108,9 @@ pub struct EdgeSettings {
 
 /// An edge that listens.
 pub struct RunningEdge {
-    /// Where it listens for clients.
+    /// The address for clients.
     pub address: SocketAddr,
-    /// Where it listens for operators; `None` where that is switched off.
+    /// The address for operators; `None` if that is switched off.
     pub admin: Option<SocketAddr>,
     /// Stops it: resolves when its connections have ended.
     pub drain: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -329,7 +329,7 @@ impl Stage {
         client.fetch_text(&format!("/{BUCKET}/nix-cache-info")).await
     }
 
-    /// The edge's metrics; empty where there are none to be had.
+    /// The edge's metrics; empty if none can be read.
     async fn read_metrics(&self) -> String {
         let Some(admin) = self.edge.admin else { return String::new() };
         let client = Client::new(admin, TrustedKeys::default(), self.tasks.clone());

@@ -1,5 +1,5 @@
-//! Progress bars of the demo's clients. They draw on standard output where that is a terminal and
-//! stay silent elsewhere: the report afterwards says it all.
+//! Progress bars of the demo's clients. They draw on standard output if that is a terminal, and
+//! stay silent otherwise: the report afterwards says it all.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct Progress {
     nars: ProgressBar,
 }
 
-/// Where the bars go.
+/// The destination of the bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Screen {
     /// A terminal: bars and colours.
@@ -85,7 +85,7 @@ impl Progress {
         self.bars.remove(own);
     }
 
-    /// The journey is over; its bars stay where they are.
+    /// The journey is over; its bars stay in place.
     pub fn finish(self) {
         self.narinfos.abandon();
         self.nars.abandon();
@@ -105,7 +105,7 @@ pub fn spinner(screen: Screen, message: &str) -> ProgressBar {
     spinner
 }
 
-/// A style from a template, with the journey's title in place of `TITLE`; indicatif's own where the
+/// A style from a template, with the journey's title in place of `TITLE`; indicatif's own if the
 /// template were wrong, which a test rules out.
 fn style(template: &str, title: &str) -> ProgressStyle {
     ProgressStyle::with_template(&template.replace("TITLE", title))

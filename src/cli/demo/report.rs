@@ -51,7 +51,7 @@ pub struct Tier {
     pub bytes: u64,
 }
 
-/// Where everything listens.
+/// The addresses of all listeners.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
     /// The edge, for clients.
@@ -95,7 +95,7 @@ impl OriginRequests {
     }
 }
 
-/// What stands where, before the first client comes.
+/// The addresses of everything, before the first client comes.
 ///
 /// `unsigned` is what the origin answers to a request without a signature.
 pub fn scene(

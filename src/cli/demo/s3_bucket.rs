@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Keys in one listing, at most; what S3 allows.
 const LISTED_MAX: usize = 1000;
 
-/// Distinct keys whose requests are counted one by one; further keys count only in the sum.
+/// Keys that have their requests counted one by one; further keys count only in the sum.
 const COUNTED_KEYS_MAX: usize = 65_536;
 
 /// A bucket in memory. Cloning shares it.

@@ -39,7 +39,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 pub struct S3OriginSettings {
     /// The only bucket.
     pub bucket: String,
-    /// The only key id whose signatures count.
+    /// The only key id that is accepted in signatures.
     pub access_key_id: String,
     /// The secret that belongs to it.
     pub secret_access_key: String,
@@ -86,7 +86,7 @@ impl S3OriginSettings {
 }
 
 impl S3Origin {
-    /// Starts an empty bucket on a free port of 127.0.0.1. Fails where none can be bound.
+    /// Starts an empty bucket on a free port of 127.0.0.1. Fails if none can be bound.
     pub async fn start(settings: S3OriginSettings, tasks: &Tasks) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -109,7 +109,7 @@ impl S3Origin {
         Ok(Self { address, bucket, counts, _stop: stop.drop_guard() })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

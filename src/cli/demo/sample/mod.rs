@@ -48,7 +48,7 @@ pub struct Sample {
     pub objects: Vec<SampleObject>,
     /// The store paths, dependencies first; the last one's closure is all of them.
     pub paths: Vec<NarInfo>,
-    /// The key whose signatures the narinfos carry.
+    /// The key that the narinfos are signed with.
     pub public_key: PublicKey,
 }
 
@@ -74,7 +74,7 @@ pub enum SampleError {
         /// What is wrong with the name.
         source: StorePathError,
     },
-    /// A recipe puts a file where none can be.
+    /// A recipe puts a file at a path that can have none.
     #[error("sample package {name}: {source}")]
     EntryName {
         /// The recipe.
@@ -120,7 +120,7 @@ impl SampleSize {
 impl Sample {
     /// Makes the sample of `size` that follows from `seed`, signed with `key`.
     ///
-    /// Takes seconds of CPU for [`SampleSize::Full`]. Fails only where the recipes contradict
+    /// Takes seconds of CPU for [`SampleSize::Full`]. Fails only if the recipes contradict
     /// themselves, or liblzma has no memory.
     pub fn generate(size: SampleSize, seed: u64, key: &SecretKey) -> Result<Self, SampleError> {
         let mut maker = Maker { size, seed, key, objects: Vec::new(), made: Vec::new() };
@@ -132,7 +132,7 @@ impl Sample {
         Ok(Self { objects: maker.objects, paths, public_key: key.public_key()? })
     }
 
-    /// The store path whose closure is the whole sample; a made sample always has one.
+    /// The store path at the root of the sample: its closure is all of it. A made sample has one.
     pub fn root(&self) -> Option<&NarInfo> {
         self.paths.last()
     }

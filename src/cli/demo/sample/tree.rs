@@ -115,7 +115,7 @@ fn listed_leaf(node: &Node, offset: &mut usize) -> Value {
     value
 }
 
-/// Where the contents begin; `offset` moves behind them.
+/// The offset at which the contents begin; `offset` moves behind them.
 fn file(contents: &[u8], offset: &mut usize) -> usize {
     let begin = *offset + LENGTH_BYTES;
     *offset += string_bytes(contents.len());
