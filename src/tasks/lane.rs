@@ -427,7 +427,7 @@ mod tests {
         held.clear();
         assert_eq!(later.ended().await.unwrap(), 3);
         let are_gone = begun.iter().all(|begins| begins.try_recv().is_err());
-        assert!(are_gone, "a job whose caller gave up is not begun");
+        assert!(are_gone, "a job is not begun after its caller gave up");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// How long dropping the log waits for its last lines to be written.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Where the lines go.
+/// The destination of the lines.
 pub enum Sink {
     /// The standard output.
     Stdout,
@@ -48,13 +48,13 @@ pub struct StartError {
 /// Takes one record a request.
 #[derive(Debug)]
 pub struct AccessLog {
-    /// `None` where the log is off, and while it closes.
+    /// `None` if the log is off, and while it closes.
     open: Option<Queue<Box<AccessRecord>>>,
     dropped: IntCounter,
 }
 
 impl AccessLog {
-    /// Starts the writer, or nothing where `form` is `Off`.
+    /// Starts the writer, or nothing if `form` is `Off`.
     pub fn start(form: AccessLogForm, sink: Sink, metrics: &Metrics) -> Result<Self, StartError> {
         Self::with_queue(form, sink, metrics, QUEUE_RECORDS_MAX)
     }
@@ -82,12 +82,12 @@ impl AccessLog {
         Ok(Self { open: Some(open), dropped })
     }
 
-    /// Whether records are written: where not, none need be made.
+    /// Whether records are written: if not, none need be made.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Queues a record. Never blocks; counts the record as dropped where the queue is full.
+    /// Queues a record. Never blocks; counts the record as dropped if the queue is full.
     pub fn record(&self, record: Box<AccessRecord>) {
         let Some(open) = &self.open else { return };
         if let Err(Full) = open.send(record) {

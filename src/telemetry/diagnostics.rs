@@ -64,7 +64,7 @@ pub enum LevelError {
     },
 }
 
-/// Libraries whose everyday lines say nothing to an operator.
+/// Libraries with everyday lines that say nothing to an operator.
 struct Quiet {
     modules: &'static [&'static str],
     /// What they say unless they are asked for by name.

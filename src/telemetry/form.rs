@@ -31,7 +31,7 @@ pub struct AccessRecord {
     pub referer: Option<HeaderValue>,
     /// `User-Agent`, as received.
     pub user_agent: Option<HeaderValue>,
-    /// Bytes of the request's head, where known.
+    /// Bytes of the request's head, if known.
     pub request_bytes: Option<u64>,
     /// The status of the answer.
     pub status: StatusCode,
@@ -39,15 +39,15 @@ pub struct AccessRecord {
     pub response_body_bytes: u64,
     /// How the request was answered.
     pub outcome: Outcome,
-    /// The site, where one was found.
+    /// The site, if one was found.
     pub site: Option<Arc<str>>,
-    /// The class of the path, where there is a site.
+    /// The class of the path, if there is a site.
     pub class: Option<Class>,
     /// The origin asked, or the one that the stored object came from.
     pub origin: Option<Arc<str>>,
     /// The request's id, as the client sees it.
     pub request_id: RequestId,
-    /// What TLS was used, where it was.
+    /// What TLS was used, if any.
     pub tls: Option<TlsUse>,
 }
 
@@ -61,7 +61,7 @@ pub struct TlsUse {
 }
 
 /// Appends the record as one JSON object and a line end; the names are those of the layer that
-/// Narthex replaces, where it has them. Bytes that are not UTF-8 become U+FFFD.
+/// Narthex replaces, if it has them. Bytes that are not UTF-8 become U+FFFD.
 ///
 /// Written by hand, which takes half the instructions that a serializer does: with the log on, the
 /// largest part of what a hit from memory takes outside the kernel.
@@ -164,7 +164,7 @@ fn quoted(bytes: &[u8], line: &mut Vec<u8>) {
     }
 }
 
-/// Path and query; the whole target where it has no path, as `*` or an authority.
+/// Path and query; the whole target if it has no path, as `*` or an authority.
 fn target(uri: &Uri) -> Cow<'_, str> {
     match uri.path_and_query() {
         Some(path) => Cow::Borrowed(path.as_str()),

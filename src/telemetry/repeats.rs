@@ -15,8 +15,8 @@ use tracing::{Level, Metadata};
 pub(super) const LINES_MAX: u32 = 50;
 /// See [`LINES_MAX`].
 pub(super) const WHILE: Duration = Duration::from_secs(10);
-/// Modules whose lines tell of what an operator did, each of which is written, up to a level: what
-/// they warn of may be any client's doing, but for those that no client reaches.
+/// Modules with lines on what an operator did. Each line up to the level is written: what the
+/// modules warn of above it may be any client's doing, except in those that no client reaches.
 const OPERATORS: [(&str, Level); 3] = [
     ("narthex::admin", Level::INFO),
     ("narthex::purge", Level::INFO),
