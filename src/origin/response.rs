@@ -6,6 +6,7 @@ use super::drain::DrainedBody;
 use super::exchange::BodyError;
 use super::meters::Received;
 use super::slots::Slot;
+use crate::client::BoxError;
 use crate::clock::{Moment, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -136,8 +137,6 @@ impl ResponseBody {
         self.slot = None;
     }
 }
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The next piece that is not empty; trailers are put aside.
 async fn next(
