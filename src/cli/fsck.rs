@@ -37,7 +37,7 @@ enum Whole {
 
 /// Why nothing was checked.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum FsckCommandError {
     #[error(transparent)]
     Fsck(#[from] FsckError),
     #[error("{0}")]
@@ -71,7 +71,9 @@ pub(super) fn run(arguments: &FsckArgs) -> ExitCode {
                 say(heading + &summary(&report));
                 (whole, code(&report))
             }
-            Err(Failure::Remote(RemoteError::Config(error))) => return report_config(&error),
+            Err(FsckCommandError::Remote(RemoteError::Config(error))) => {
+                return report_config(&error);
+            }
             Err(error) => {
                 complain(error);
                 (Whole::Folder, EXIT_USAGE)
@@ -100,17 +102,17 @@ fn folders(arguments: &FsckArgs) -> Result<Vec<PathBuf>, ExitCode> {
 }
 
 /// Checks a folder, or the edge that holds it, with all the folders that the edge has.
-fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), Failure> {
+fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), FsckCommandError> {
     let mode = if arguments.repair { Mode::Repair } else { Mode::Report };
     let rate = match &arguments.rate {
         Some(text) => {
-            let failed = |source| Failure::Rate { text: text.clone(), source };
+            let failed = |source| FsckCommandError::Rate { text: text.clone(), source };
             Some(parse_size(text).map_err(failed)?)
         }
         None => None,
     };
     match at_rest(folder, mode) {
-        Err(Failure::Fsck(FsckError::Open(OpenError::Locked { .. }))) => {
+        Err(FsckCommandError::Fsck(FsckError::Open(OpenError::Locked { .. }))) => {
             Ok((Whole::Edge, at_work(arguments, mode, rate)?))
         }
         checked => Ok((Whole::Folder, checked?)),
@@ -118,7 +120,7 @@ fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), Failu
 }
 
 /// Checks a folder that no process holds.
-fn at_rest(folder: PathBuf, mode: Mode) -> Result<Report, Failure> {
+fn at_rest(folder: PathBuf, mode: Mode) -> Result<Report, FsckCommandError> {
     let report = Arc::new(Mutex::new(Report::default()));
     let own = Arc::clone(&report);
     let work = std::thread::Builder::new().spawn(move || store::fsck(&folder, mode, &own))?;
@@ -128,13 +130,17 @@ fn at_rest(folder: PathBuf, mode: Mode) -> Result<Report, Failure> {
         std::thread::sleep(LOOK);
     }
     bar.finish_and_clear();
-    work.join().map_err(|_| Failure::Panic)??;
+    work.join().map_err(|_| FsckCommandError::Panic)??;
     let report = report.lock().clone();
     Ok(report)
 }
 
 /// Has a running edge check itself.
-fn at_work(arguments: &FsckArgs, mode: Mode, rate: Option<u64>) -> Result<Report, Failure> {
+fn at_work(
+    arguments: &FsckArgs,
+    mode: Mode,
+    rate: Option<u64>,
+) -> Result<Report, FsckCommandError> {
     let edge = Remote::find(&arguments.remote, arguments.config.config.as_deref())?;
     let wish = serde_json::json!({ "repair": mode == Mode::Repair, "rate": rate });
     edge.ask(Method::POST, "/api/v1/fsck", &wish)?;

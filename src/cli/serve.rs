@@ -64,7 +64,7 @@ async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result
             return Ok(());
         }
     };
-    while let Told::Reload = signals.next().await {
+    while let ServeSignal::Reload = signals.next().await {
         tokio::select! {
             () = reload(&running, file, flags) => {}
             () = signals.stop() => break,
@@ -126,7 +126,7 @@ fn warn_of(loaded: &Loaded) {
     }
 }
 
-enum Told {
+enum ServeSignal {
     Reload,
     Stop,
 }
@@ -146,11 +146,11 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> ServeSignal {
         tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => ServeSignal::Reload,
+            _ = self.terminate.recv() => ServeSignal::Stop,
+            _ = self.interrupt.recv() => ServeSignal::Stop,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What one client's journey through the edge cost: plain numbers, by class of request. Pure.
 
-use super::client_error::ClientError;
+use super::client_error::DemoClientError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Journey {
     /// `nix-cache-info`.
-    pub cache_info: Cost,
+    pub cache_info: ClassCost,
     /// The narinfos.
-    pub narinfo: Cost,
+    pub narinfo: ClassCost,
     /// The NARs.
-    pub nar: Cost,
+    pub nar: ClassCost,
     /// From the first request to the last verified byte.
     pub elapsed: Duration,
     /// What did not come, or came wrong.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<JourneyFailure>,
 }
 
 /// What the requests of one class cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cost {
+pub struct ClassCost {
     /// Requests sent.
     pub requests: u64,
     /// Body bytes received.
@@ -34,11 +34,11 @@ pub struct Cost {
 
 /// One request that failed.
 #[derive(Debug)]
-pub struct Failure {
+pub struct JourneyFailure {
     /// The path asked for.
     pub path: String,
     /// What went wrong.
-    pub error: ClientError,
+    pub error: DemoClientError,
 }
 
 /// What one request cost, whether or not it succeeded.
@@ -69,7 +69,7 @@ impl Journey {
     }
 }
 
-impl Cost {
+impl ClassCost {
     /// Adds one request.
     pub fn add(&mut self, spent: Spent) {
         self.requests += 1;
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_cost_adds_up() {
-        let mut cost = Cost::default();
+        let mut cost = ClassCost::default();
         assert_eq!(cost.mean_time(), Duration::ZERO);
         for (millis, outcome) in [(10, Some("miss")), (20, Some("miss")), (60, None)] {
             cost.add(Spent {

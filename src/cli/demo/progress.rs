@@ -21,7 +21,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// The bars of one journey.
 #[derive(Debug)]
-pub struct Progress {
+pub struct JourneyBars {
     bars: MultiProgress,
     narinfos: ProgressBar,
     nars: ProgressBar,
@@ -36,7 +36,7 @@ pub enum Screen {
     Plain,
 }
 
-impl Progress {
+impl JourneyBars {
     /// The bars of a journey called `title`.
     pub fn start(screen: Screen, title: &str) -> Self {
         let target = match screen {
@@ -73,7 +73,7 @@ impl Progress {
         bar
     }
 
-    /// `bytes` of a NAR came; `own` is the bar from [`Progress::nar_begins`].
+    /// `bytes` of a NAR came; `own` is the bar from [`JourneyBars::nar_begins`].
     pub fn nar_came(&self, own: &ProgressBar, bytes: u64) {
         own.inc(bytes);
         self.nars.inc(bytes);
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn off_terminals_nothing_is_drawn_and_everything_is_counted() {
-        let progress = Progress::start(Screen::Plain, "cold");
+        let progress = JourneyBars::start(Screen::Plain, "cold");
         assert!(progress.bars.is_hidden());
         progress.narinfo_wanted();
         progress.narinfo_came(OWN_BAR_BYTES);

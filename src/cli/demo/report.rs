@@ -1,6 +1,6 @@
 //! What the demo says, as text: pure functions from numbers to lines.
 
-use super::journey::{Cost, Journey};
+use super::journey::{ClassCost, Journey};
 use super::progress::Screen;
 use super::sample::{BUCKET, Sample};
 use crate::nix::narinfo::NarInfo;
@@ -289,7 +289,7 @@ pub fn duration(duration: Duration) -> String {
 }
 
 /// `52 miss`, or several of them, the most frequent first.
-fn outcomes(cost: &Cost) -> String {
+fn outcomes(cost: &ClassCost) -> String {
     let mut outcomes: Vec<_> = cost.outcomes.iter().collect();
     outcomes.sort_by(|(_, one), (_, other)| other.cmp(one));
     let texts: Vec<_> = outcomes.iter().map(|(label, count)| format!("{count} {label}")).collect();
@@ -323,8 +323,8 @@ mod tests {
     use super::super::journey::Spent;
     use super::*;
 
-    fn cost(requests: u64, millis: u64, outcome: &str) -> Cost {
-        let mut cost = Cost::default();
+    fn cost(requests: u64, millis: u64, outcome: &str) -> ClassCost {
+        let mut cost = ClassCost::default();
         for _ in 0..requests {
             cost.add(Spent {
                 bytes: 1_500,

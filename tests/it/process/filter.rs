@@ -4,7 +4,7 @@
 use super::edge::{Settings, narthex, run};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use narthex::cli::demo::s3_origin::{S3Origin, S3OriginSettings};
+use narthex::cli::demo::s3_origin::{DemoS3Origin, S3OriginSettings};
 use narthex::filter::{Event, Verdict};
 use narthex::tasks::Tasks;
 use std::io::Write;
@@ -57,7 +57,7 @@ fn narinfo(number: u64) -> String {
 fn a_private_bucket_is_listed_to_its_end_with_the_sites_credentials() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let own = S3OriginSettings::new("cache", "AKIDTEST", "a-secret");
-    let bucket = runtime.block_on(S3Origin::start(own, &Tasks::new())).unwrap();
+    let bucket = runtime.block_on(DemoS3Origin::start(own, &Tasks::new())).unwrap();
     bucket.put("nix-cache-info", "StoreDir: /nix/store\n".into(), "text/plain");
     bucket.put("log/a b+c%", "log".into(), "text/plain");
     for number in 0..1_200 {

@@ -1,7 +1,7 @@
 //! What stands in each package's file tree: made-up bytes, real references. Pure.
 
 use super::noise::Noise;
-use super::recipes::{Kind, Recipe};
+use super::recipes::{PackageKind, Recipe};
 use super::tree::Tree;
 use crate::nix::nar::Node;
 
@@ -25,11 +25,11 @@ pub fn tree(recipe: &Recipe, needs: &[Need], bytes: usize, noise: &mut Noise) ->
     let mut tree = Tree::new();
     let short_name = recipe.short_name();
     match recipe.kind {
-        Kind::Library => library(&mut tree, short_name, needs, bytes, noise),
-        Kind::Program => program(&mut tree, short_name, needs, bytes, noise),
-        Kind::Data => texts(&mut tree, &format!("share/{short_name}"), bytes, noise),
-        Kind::Kernel => kernel(&mut tree, bytes, noise),
-        Kind::System => system(&mut tree, recipe.name, needs),
+        PackageKind::Library => library(&mut tree, short_name, needs, bytes, noise),
+        PackageKind::Program => program(&mut tree, short_name, needs, bytes, noise),
+        PackageKind::Data => texts(&mut tree, &format!("share/{short_name}"), bytes, noise),
+        PackageKind::Kernel => kernel(&mut tree, bytes, noise),
+        PackageKind::System => system(&mut tree, recipe.name, needs),
     }
     tree
 }

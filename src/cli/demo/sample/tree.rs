@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 /// A folder with everything in it.
 #[derive(Debug, Default)]
-pub struct Tree(BTreeMap<String, Entry>);
+pub struct Tree(BTreeMap<String, TreeEntry>);
 
 #[derive(Debug)]
-enum Entry {
+enum TreeEntry {
     Folder(Tree),
     Leaf(Node),
 }
@@ -25,13 +25,13 @@ impl Tree {
     pub fn put(&mut self, path: &str, leaf: Node) {
         match path.split_once('/') {
             None => {
-                self.0.insert(path.to_owned(), Entry::Leaf(leaf));
+                self.0.insert(path.to_owned(), TreeEntry::Leaf(leaf));
             }
             Some((folder, rest)) => {
                 let entry = self.0.entry(folder.to_owned());
-                match entry.or_insert_with(|| Entry::Folder(Self::new())) {
-                    Entry::Folder(tree) => tree.put(rest, leaf),
-                    Entry::Leaf(_) => self.put(folder, leaf),
+                match entry.or_insert_with(|| TreeEntry::Folder(Self::new())) {
+                    TreeEntry::Folder(tree) => tree.put(rest, leaf),
+                    TreeEntry::Leaf(_) => self.put(folder, leaf),
                 }
             }
         }
@@ -39,10 +39,10 @@ impl Tree {
 
     /// Bytes of all files together.
     pub fn content_bytes(&self) -> usize {
-        let bytes = |entry: &Entry| match entry {
-            Entry::Folder(tree) => tree.content_bytes(),
-            Entry::Leaf(Node::Regular(bytes) | Node::Executable(bytes)) => bytes.len(),
-            Entry::Leaf(Node::Symlink(_) | Node::Directory(_)) => 0,
+        let bytes = |entry: &TreeEntry| match entry {
+            TreeEntry::Folder(tree) => tree.content_bytes(),
+            TreeEntry::Leaf(Node::Regular(bytes) | Node::Executable(bytes)) => bytes.len(),
+            TreeEntry::Leaf(Node::Symlink(_) | Node::Directory(_)) => 0,
         };
         self.0.values().map(bytes).sum()
     }
@@ -59,8 +59,8 @@ impl Tree {
         let mut directory = Directory::new();
         for (name, entry) in self.0 {
             let node = match entry {
-                Entry::Folder(tree) => tree.into_node()?,
-                Entry::Leaf(node) => node,
+                TreeEntry::Folder(tree) => tree.into_node()?,
+                TreeEntry::Leaf(node) => node,
             };
             directory.insert(&name, node)?;
         }
@@ -74,8 +74,8 @@ impl Tree {
         for (name, entry) in &self.0 {
             *offset += strings_bytes(&["entry", "(", "name", name, "node"]);
             let value = match entry {
-                Entry::Folder(tree) => tree.listed(offset),
-                Entry::Leaf(node) => listed_leaf(node, offset),
+                TreeEntry::Folder(tree) => tree.listed(offset),
+                TreeEntry::Leaf(node) => listed_leaf(node, offset),
             };
             *offset += strings_bytes(&[")"]);
             entries.insert(name.clone(), value);
