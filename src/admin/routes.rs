@@ -2,7 +2,7 @@
 
 use super::browser;
 use super::fsck::{self, FsckRefusal, FsckRequest};
-use super::parts::Shared;
+use super::parts::AdminState;
 use super::purge::{self, PurgeError};
 use super::token::AuthError;
 use super::uploads::{UploadsError, UploadsRequest, site_of};
@@ -48,7 +48,7 @@ found, DELETE ends it
 
 /// Answers a request. A panic in a part's own code is its request's fault alone.
 pub(super) async fn answer(
-    shared: &Shared,
+    shared: &AdminState,
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
@@ -65,7 +65,11 @@ pub(super) async fn answer(
     response
 }
 
-async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn route(
+    shared: &AdminState,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
     // Probes of load balancers name no host, or an empty one; a browser always names one.
     let names_none = request.headers().get_all(HOST).iter().all(HeaderValue::is_empty);
@@ -101,13 +105,13 @@ async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     }
 }
 
-fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
+fn readiness(shared: &AdminState) -> Response<Full<Bytes>> {
     let readiness = (shared.parts.readiness)();
     let status = if readiness.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &readiness)
 }
 
-fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
+fn metrics(shared: &AdminState) -> Response<Full<Bytes>> {
     (shared.parts.before_metrics)();
     match shared.parts.metrics.text() {
         Ok(text) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
@@ -118,7 +122,11 @@ fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
     }
 }
 
-async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn purge(
+    shared: &AdminState,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     if let Err(problem) = shared.tokens.check(peer, authorization).await {
         return unauthorized(shared, peer, &problem);
@@ -146,7 +154,7 @@ async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
 }
 
 async fn uploads(
-    shared: &Shared,
+    shared: &AdminState,
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
@@ -181,7 +189,11 @@ async fn uploads(
     }
 }
 
-async fn fsck(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn fsck(
+    shared: &AdminState,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     if let Err(problem) = shared.tokens.check(peer, authorization).await {
         return unauthorized(shared, peer, &problem);
@@ -233,7 +245,7 @@ async fn body_of(
     Err(Box::new(refused))
 }
 
-fn unauthorized(shared: &Shared, peer: IpAddr, problem: &AuthError) -> Response<Full<Bytes>> {
+fn unauthorized(shared: &AdminState, peer: IpAddr, problem: &AuthError) -> Response<Full<Bytes>> {
     let (reason, status) = match problem {
         AuthError::Off => ("admin_off", StatusCode::FORBIDDEN),
         AuthError::File { .. } => ("admin_token_file", StatusCode::INTERNAL_SERVER_ERROR),

@@ -27,7 +27,7 @@ pub struct FilterError {
 
 /// The filters of the process.
 #[derive(Debug)]
-pub(super) struct Filters {
+pub(super) struct SiteFilters {
     by_name: Mutex<ByName>,
     clock: Clock,
     metrics: Metrics,
@@ -51,7 +51,7 @@ fn configured(config: &Config) -> impl Iterator<Item = (&str, &AbsenceFilter)> {
     config.sites.iter().filter_map(|site| Some((site.name.as_str(), site.absence_filter.as_ref()?)))
 }
 
-impl Filters {
+impl SiteFilters {
     /// The filters of `config`, none of them loaded.
     pub(super) fn new(config: &Config, clock: Clock, metrics: Metrics) -> Self {
         let made = |(name, settings): (&str, &AbsenceFilter)| {

@@ -13,7 +13,7 @@ mod tests;
 mod uploads;
 mod written;
 
-use crate::admin::{self as admin_door, Admin};
+use crate::admin::{self as admin_door, AdminListener};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::cluster::{InstanceName, NameError};
@@ -31,14 +31,14 @@ use crate::telemetry::{self, AccessLog, Sink};
 use crate::tls::{Certificates, Protocols, TlsError};
 use drain::Stages;
 pub use filters::FilterError;
-use filters::Filters;
+use filters::SiteFilters;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use readiness::Ready;
+use readiness::ReadinessSources;
 use sites::SitesError;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use uploads::Uploads;
+use uploads::UploadNotices;
 
 /// What the environment of the process brings, so that tests can bring something else.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub enum StartError {
     Bind(#[from] BindError),
     /// The admin listener.
     #[error(transparent)]
-    Admin(#[from] admin_door::BindError),
+    Admin(#[from] admin_door::AdminBindError),
     /// A certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -92,7 +92,7 @@ pub enum StartError {
 
 /// A running edge.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningEdge {
     /// What the public listeners are bound to.
     pub addresses: Vec<(Door, SocketAddr)>,
     /// What the admin listener is bound to.
@@ -102,7 +102,7 @@ pub struct Running {
     engine: Arc<Engine>,
     config: Mutex<Config>,
     certificates: Option<Certificates>,
-    filters: Arc<Filters>,
+    filters: Arc<SiteFilters>,
     clock: Clock,
     stages: Stages,
     log: Arc<AccessLog>,
@@ -112,14 +112,14 @@ pub struct Running {
 ///
 /// An origin that cannot be reached does not hold it up: it serves what it holds, and says in its
 /// log and readiness what is wrong.
-pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running, StartError> {
+pub async fn start(config: Config, surroundings: Surroundings) -> Result<RunningEdge, StartError> {
     let metrics = Metrics::new()?;
     let stages = Stages::default();
     let tasks = stages.work.clone();
     let clock = surroundings.clock;
     let instance = InstanceName::new(&config.server.name)?;
     let certificates = certificates(&config.server, &tasks).await?;
-    let filters = Arc::new(Filters::new(&config, clock.clone(), metrics.clone()));
+    let filters = Arc::new(SiteFilters::new(&config, clock.clone(), metrics.clone()));
     let tls = tls_settings(&config.server, certificates.as_ref())?;
     let front = Front::bind(&config.server, tls)?;
     let addresses = front.local_addresses();
@@ -127,7 +127,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let sites = sites::build(&config, &addresses, &clock, &metrics, &tasks, &by_name)?;
     let sites = Sites::new(sites);
     name(&config, &metrics);
-    let admin = config.admin.listen.map(Admin::bind).transpose()?;
+    let admin = config.admin.listen.map(AdminListener::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
     let store = open_store(&config, &metrics, &stages.store).await?;
     let cache = Cache::new(Memory::new(&config.memory, &metrics), store, tasks.clone());
@@ -147,16 +147,20 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         let heal = heal::run(Arc::clone(&engine), damaged, metrics.clone(), tasks.stopping());
         tasks.spawn("heal", heal);
     }
-    let admin_address = admin.as_ref().and_then(Admin::local_address);
+    let admin_address = admin.as_ref().and_then(AdminListener::local_address);
     if let Some(door) = admin {
         let purger = Purger::new(cache.clone(), metrics.clone());
-        let uploads = Uploads {
+        let uploads = UploadNotices {
             engine: Arc::clone(&engine),
             purger: purger.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
-        let ready = Ready { engine: Arc::clone(&engine), cache, leaving: stages.leaving.clone() };
+        let ready = ReadinessSources {
+            engine: Arc::clone(&engine),
+            cache,
+            leaving: stages.leaving.clone(),
+        };
         let token_file = config.admin.token_file.clone();
         let filters = Arc::clone(&filters);
         let parts = admin::parts(ready, purger, metrics.clone(), uploads, filters, token_file);
@@ -166,7 +170,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     front.serve(Arc::new(Behind(Arc::clone(&engine))), &metrics, &tasks);
     tasks.spawn("probe", readiness::probe(engine.sites()));
     say_serving(&instance, &addresses, admin_address);
-    Ok(Running {
+    Ok(RunningEdge {
         addresses,
         admin: admin_address,
         metrics,
@@ -180,7 +184,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     })
 }
 
-impl Running {
+impl RunningEdge {
     /// Takes over what may change while running: sites, origins, keys, lifetimes, certificates. If
     /// anything is wrong, everything stays as it was. Returns the changed sections that need a
     /// restart.

@@ -16,14 +16,14 @@ use std::sync::Arc;
 
 /// What notices are carried out with.
 #[derive(Debug, Clone)]
-pub(super) struct Uploads {
+pub(super) struct UploadNotices {
     pub(super) engine: Arc<Engine>,
     pub(super) purger: Purger,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
 }
 
-impl Uploads {
+impl UploadNotices {
     /// Takes what `request` tells of.
     pub(super) async fn take(&self, request: UploadsRequest) -> Result<UploadsReply, UploadsError> {
         let sites = self.sites(request.site)?;

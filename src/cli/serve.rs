@@ -3,7 +3,7 @@
 use super::arguments::ConfigArgs;
 use super::config::{ConfigError, load, report};
 use super::output::complain;
-use crate::app::{self, Running, StartError, Surroundings};
+use crate::app::{self, RunningEdge, StartError, Surroundings};
 use crate::config::{Loaded, Overrides};
 use crate::telemetry;
 use rustix::process::Resource;
@@ -97,7 +97,7 @@ fn raise_open_files() {
 }
 
 /// A bad new config changes nothing and is reported.
-async fn reload(running: &Running, file: Option<&Path>, flags: &Overrides) {
+async fn reload(running: &RunningEdge, file: Option<&Path>, flags: &Overrides) {
     let loaded = match load(file, flags.clone()) {
         Ok(loaded) => loaded,
         Err(error @ (ConfigError::Read(_) | ConfigError::Problems(_))) => {

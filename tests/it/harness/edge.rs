@@ -6,7 +6,7 @@ use super::eventually;
 use super::fixture::trusted_key;
 use super::origin::Origin;
 use http::HeaderMap;
-use narthex::app::{self, Running, StartError, Surroundings};
+use narthex::app::{self, RunningEdge, StartError, Surroundings};
 use narthex::clock::{Clock, ManualClock, Timestamp};
 use narthex::config::{self, Config, Sources};
 use narthex::telemetry::Sink;
@@ -168,7 +168,7 @@ fn patient(site: &str) -> String {
 
 /// A running edge, and what it keeps on disk.
 pub(crate) struct Edge {
-    running: Option<Running>,
+    running: Option<RunningEdge>,
     folder: TempDir,
     /// Its configuration.
     pub(crate) text: String,
@@ -183,7 +183,7 @@ impl Edge {
         Setup::default().start(&[origin]).await
     }
 
-    pub(crate) fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &RunningEdge {
         self.running.as_ref().unwrap()
     }
 
@@ -364,7 +364,7 @@ pub(crate) fn outcome(headers: &HeaderMap) -> String {
     detail.split(';').next().unwrap_or("").trim_matches('"').to_owned()
 }
 
-async fn run(text: &str, clock: &Clock, log: &Log) -> Result<Running, StartError> {
+async fn run(text: &str, clock: &Clock, log: &Log) -> Result<RunningEdge, StartError> {
     let access_log = Sink::Writer(Box::new(log.clone()));
     let surroundings = Surroundings { clock: clock.clone(), access_log };
     app::start(parse(text), surroundings).await
