@@ -3,7 +3,7 @@
 //! family has its share of it. Stateless; used by the pool of a client.
 
 use super::message::BoxError;
-use super::trust::Trust;
+use super::trust::TlsTrust;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -24,9 +24,9 @@ const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
 type Tcp = MaybeHttpsStream<TokioIo<TcpStream>>;
 /// A connection to an origin.
 #[cfg(not(test))]
-type Stream = Tcp;
+type OriginStream = Tcp;
 #[cfg(test)]
-use simulated::Stream;
+use simulated::OriginStream;
 
 /// A connector that establishes each connection within the deadline, or fails.
 #[derive(Debug, Clone)]
@@ -36,14 +36,14 @@ pub(super) struct DeadlineConnector<R = GaiResolver> {
 }
 
 impl DeadlineConnector {
-    pub(super) fn new(trust: &Trust, deadline: Duration) -> Self {
+    pub(super) fn new(trust: &TlsTrust, deadline: Duration) -> Self {
         Self::resolving(GaiResolver::new(), trust, deadline)
     }
 }
 
 impl<R> DeadlineConnector<R> {
     /// With names resolved by `resolver`.
-    fn resolving(resolver: R, trust: &Trust, deadline: Duration) -> Self {
+    fn resolving(resolver: R, trust: &TlsTrust, deadline: Duration) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -61,7 +61,7 @@ where
     HttpsConnector<HttpConnector<R>>:
         Service<Uri, Response = Tcp, Error = BoxError, Future: Send + 'static>,
 {
-    type Response = Stream;
+    type Response = OriginStream;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -83,7 +83,7 @@ where
                 Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
             });
             #[cfg(test)]
-            let connected = connected.map(|stream| Box::new(stream) as Stream);
+            let connected = connected.map(|stream| Box::new(stream) as OriginStream);
             connected
         })
     }
@@ -100,7 +100,7 @@ mod simulated {
     use std::pin::Pin;
     use tokio::io::DuplexStream;
 
-    type Connecting = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+    type Connecting = Pin<Box<dyn Future<Output = Result<OriginStream, BoxError>> + Send>>;
 
     /// What a connection does, real or simulated.
     pub(crate) trait Io: Read + Write + Unpin + Send {
@@ -108,7 +108,7 @@ mod simulated {
     }
 
     /// A real connection or a simulated one.
-    pub(crate) type Stream = Box<dyn Io>;
+    pub(crate) type OriginStream = Box<dyn Io>;
 
     impl Io for super::Tcp {
         fn told(&self) -> Connected {
@@ -122,7 +122,7 @@ mod simulated {
         }
     }
 
-    impl Connection for Stream {
+    impl Connection for OriginStream {
         fn connected(&self) -> Connected {
             (**self).told()
         }
@@ -131,7 +131,7 @@ mod simulated {
     /// The connection to the server of `target`, in a simulation.
     pub(super) fn connect(target: &Uri) -> Option<Connecting> {
         let connected = crate::simulation::connect(target.host().unwrap_or_default())?;
-        let stream = connected.map(|stream| Box::new(TokioIo::new(stream)) as Stream);
+        let stream = connected.map(|stream| Box::new(TokioIo::new(stream)) as OriginStream);
         Some(Box::pin(std::future::ready(stream.map_err(BoxError::from))))
     }
 }
@@ -170,7 +170,7 @@ mod tests {
 
     /// The address that a connection to a name with these addresses reaches.
     async fn reached(addresses: &[IpAddr], port: u16) -> Result<IpAddr, BoxError> {
-        let trust = Trust::load(None, None).unwrap();
+        let trust = TlsTrust::load(None, None).unwrap();
         let known = Known(addresses.to_vec());
         let mut connector = DeadlineConnector::resolving(known, &trust, Duration::from_secs(5));
         let uri = format!("http://origin.test:{port}/").parse().unwrap();

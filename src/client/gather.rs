@@ -24,7 +24,7 @@ const SMALL_MAX: u32 = 4;
 
 /// The data of a stream.
 #[derive(Debug)]
-pub(super) struct Pieces {
+pub(super) struct StreamData {
     /// The stream, unless a task reads it.
     stream: Option<RecvStream>,
     gathering: Option<Gathering>,
@@ -49,7 +49,7 @@ struct Gathered {
     reader: Option<Waker>,
 }
 
-impl Pieces {
+impl StreamData {
     pub(super) fn new(stream: RecvStream) -> Self {
         Self { stream: Some(stream), gathering: None, small: 0 }
     }
@@ -155,7 +155,7 @@ async fn gather(mut stream: RecvStream, gathered: Arc<Mutex<Gathered>>) {
 mod tests {
     use super::super::http2::{Http2, Http2Body};
     use super::super::no_body;
-    use super::super::upload::{Progress, Upload};
+    use super::super::upload::{CountedBody, UploadProgress};
     use super::*;
     use http::{Request, Response};
     use hyper_util::rt::TokioIo;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     async fn ask(connection: &Http2) -> Http2Body {
-        let upload = Upload::new(no_body(), Progress::default());
+        let upload = CountedBody::new(no_body(), UploadProgress::default());
         let request = Request::get("http://h/").body(upload).unwrap();
         connection.send(request).await.unwrap().into_body()
     }

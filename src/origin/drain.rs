@@ -2,7 +2,7 @@
 //! serves no other request before that: so a little is read and thrown away by a task of its own,
 //! and of more the connection is closed. One [`Drains`] per origin, as long lived as it; no locks.
 
-use crate::client::{Chain, InboundBody};
+use crate::client::{ErrorChain, InboundBody};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -64,7 +64,7 @@ impl DrainedBody {
     }
 
     /// The next frame; `None` behind the last. Cancel safe.
-    pub(super) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, Chain>> {
+    pub(super) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, ErrorChain>> {
         let frame = self.body.as_mut()?.frame().await;
         if !matches!(frame, Some(Ok(_))) {
             self.body = None;

@@ -1,7 +1,7 @@
 //! The vocabulary between `fill` and the origins: what is asked, what comes back, what can go
 //! wrong and what that means for another try. Values only, but for a response's body.
 
-use crate::client::{Chain, Share, UploadError};
+use crate::client::{ErrorChain, FailureShare, UploadError};
 use crate::clock::{Moment, Timestamp};
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -191,9 +191,9 @@ pub enum FetchError {
         /// The origin's name.
         origin: Arc<str>,
         /// What the connector said.
-        source: Chain,
+        source: ErrorChain,
         /// Whether another request has told of the same.
-        share: Share,
+        share: FailureShare,
     },
     /// The connection broke before the response's head was whole.
     #[error("origin {origin}: broke off before its answer: {source}")]
@@ -201,9 +201,9 @@ pub enum FetchError {
         /// The origin's name.
         origin: Arc<str>,
         /// What the client said.
-        source: Chain,
+        source: ErrorChain,
         /// Whether another request has told of the loss of the same connection.
-        share: Share,
+        share: FailureShare,
     },
     /// No head within the deadline.
     #[error("origin {origin}: no answer within {seconds} s")]
@@ -346,8 +346,8 @@ impl FetchError {
     pub(super) fn is_told(&self) -> bool {
         matches!(
             self,
-            Self::Connect { share: Share::Further, .. }
-                | Self::Broken { share: Share::Further, .. }
+            Self::Connect { share: FailureShare::Further, .. }
+                | Self::Broken { share: FailureShare::Further, .. }
         )
     }
 

@@ -4,7 +4,7 @@
 
 use super::key_endpoints::KeyEndpoints;
 use super::secret::{one_word, read_bounded, read_text};
-use crate::client::Chain;
+use crate::client::ErrorChain;
 use crate::clock::Timestamp;
 use crate::config::S3Credentials;
 use crate::tasks::Tasks;
@@ -270,7 +270,7 @@ impl KeySource {
             Ok(Some(credential)) => Ok(found(credential)),
             Ok(None) => Ok(None),
             Err(error) => {
-                let mut told = Chain::of(&error).to_string();
+                let mut told = ErrorChain::of(&error).to_string();
                 if !error.context().is_empty() {
                     told = format!("{told} ({})", error.context().join(", "));
                 }

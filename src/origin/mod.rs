@@ -75,7 +75,7 @@ pub use s3::Page;
 pub use setup_error::OriginSetupError;
 pub use upload_body::ClientBody;
 
-use crate::client::{Client, ClientSettings, Trust, Trusts};
+use crate::client::{Client, ClientSettings, TlsTrust, Trusts};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
@@ -533,7 +533,7 @@ impl Setup<'_> {
         &mut self,
         origin: &Origin,
         identity: Option<&CertificateFiles>,
-    ) -> Result<Trust, OriginSetupError> {
+    ) -> Result<TlsTrust, OriginSetupError> {
         self.trusts.load(origin.ca_file.as_deref(), identity).map_err(|source| {
             OriginSetupError::Trust { origin: origin.name.as_str().into(), source }
         })

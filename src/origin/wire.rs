@@ -7,7 +7,7 @@ use super::fault::Fault;
 use super::meters::Meters;
 use super::response::{Response, ResponseBody, Source};
 use super::verdict::{Absence, Dialect, Verdict, by_fault, by_status, check_part};
-use crate::client::{Client, ClientError, Inbound, OutboundRequest, Share};
+use crate::client::{Client, ClientError, FailureShare, Inbound, OutboundRequest};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
@@ -114,7 +114,9 @@ impl Wire {
                 Ok(Some(Ok(frame))) => {
                     document.extend_from_slice(&frame.into_data().unwrap_or_default());
                 }
-                Ok(Some(Err(error))) => break Some(ClientError::Broken(error, Share::First)),
+                Ok(Some(Err(error))) => {
+                    break Some(ClientError::Broken(error, FailureShare::First));
+                }
                 Err(_) => break Some(ClientError::FirstByte(self.timeouts.first_byte)),
             }
         };

@@ -3,7 +3,7 @@
 //! of the keys can be listed at once. No locks.
 
 use super::{S3Origin, is_of_the_clock};
-use crate::client::{Chain, OutboundRequest, Share};
+use crate::client::{ErrorChain, FailureShare, OutboundRequest};
 use crate::nix::Class;
 use crate::origin::exchange::{FetchError, Method, Purpose, Reason};
 use crate::origin::key_source::Keys;
@@ -100,8 +100,8 @@ impl S3Origin {
                 Err(error) => {
                     return Err(FetchError::Broken {
                         origin: Arc::clone(&self.wire.name),
-                        source: Chain::of(&error),
-                        share: Share::First,
+                        source: ErrorChain::of(&error),
+                        share: FailureShare::First,
                     });
                 }
             }
