@@ -12,7 +12,7 @@ use super::config::{ConfigError, load, report};
 use super::output::{EXIT_USAGE, complain, say};
 use crate::client::Trusts;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, OriginUrl, Overrides};
+use crate::config::{self, FlagOverrides, OriginUrl};
 use crate::filter::{
     BuildError, Builder, Built, Facts, Inventory, SourceError, parse_moment, print_moment,
     read_keys,
@@ -89,7 +89,7 @@ pub(super) fn run(arguments: &FilterArgs) -> ExitCode {
 }
 
 fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), FilterCommandError> {
-    let config = load(arguments.config.config.as_deref(), Overrides::default())?.config;
+    let config = load(arguments.config.config.as_deref(), FlagOverrides::default())?.config;
     let site = site_of(&config, arguments.site.as_deref())?;
     let settings = site.absence_filter.as_ref().ok_or_else(|| {
         FilterCommandError::Usage(format!("the site {} has no [site.absence_filter]", site.name))

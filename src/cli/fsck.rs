@@ -6,7 +6,7 @@ use super::arguments::FsckArgs;
 use super::config::{load, report as report_config};
 use super::output::{EXIT_USAGE, complain, say};
 use super::remote::{Remote, RemoteError};
-use crate::config::Overrides;
+use crate::config::FlagOverrides;
 use crate::store::{self, FsckError, Mode, OpenError, Problem, Report, Stage};
 use crate::sync::Mutex;
 use crate::units::{parse_size, print_size};
@@ -92,7 +92,7 @@ fn folders(arguments: &FsckArgs) -> Result<Vec<PathBuf>, ExitCode> {
     if let Some(folder) = &arguments.disk {
         return Ok(vec![folder.clone()]);
     }
-    let loaded = load(arguments.config.config.as_deref(), Overrides::default());
+    let loaded = load(arguments.config.config.as_deref(), FlagOverrides::default());
     let loaded = loaded.map_err(|error| report_config(&error))?;
     if loaded.config.disks.is_empty() {
         complain("the config has no disk tier; name a folder with --disk");

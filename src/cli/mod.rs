@@ -12,7 +12,7 @@ mod remote;
 mod serve;
 mod tour;
 
-use crate::config::Overrides;
+use crate::config::FlagOverrides;
 use arguments::{Cli, Command, ServeArgs};
 use clap::Parser;
 use std::process::ExitCode;
@@ -30,8 +30,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn overrides(arguments: &ServeArgs) -> Overrides {
-    Overrides {
+fn overrides(arguments: &ServeArgs) -> FlagOverrides {
+    FlagOverrides {
         listen: arguments.listen.clone(),
         admin: arguments.admin.clone(),
         origin: arguments.origin.clone(),

@@ -4,7 +4,7 @@ use super::arguments::ConfigArgs;
 use super::config::{ConfigError, load, report};
 use super::output::complain;
 use crate::app::{self, RunningEdge, StartError, Surroundings};
-use crate::config::{Loaded, Overrides};
+use crate::config::{FlagOverrides, Loaded};
 use crate::telemetry;
 use rustix::process::Resource;
 use std::io;
@@ -22,7 +22,7 @@ enum ServeError {
 }
 
 /// `narthex serve`.
-pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
+pub(super) fn run(arguments: &ConfigArgs, flags: &FlagOverrides) -> ExitCode {
     let loaded = match load(arguments.config.as_deref(), flags.clone()) {
         Ok(loaded) => loaded,
         Err(error) => return report(&error),
@@ -55,7 +55,11 @@ pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
     }
 }
 
-async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result<(), ServeError> {
+async fn serve(
+    loaded: Loaded,
+    file: Option<&Path>,
+    flags: &FlagOverrides,
+) -> Result<(), ServeError> {
     let mut signals = Signals::new()?;
     let running = tokio::select! {
         running = app::start(loaded.config, Surroundings::default()) => running?,
@@ -97,7 +101,7 @@ fn raise_open_files() {
 }
 
 /// A bad new config changes nothing and is reported.
-async fn reload(running: &RunningEdge, file: Option<&Path>, flags: &Overrides) {
+async fn reload(running: &RunningEdge, file: Option<&Path>, flags: &FlagOverrides) {
     let loaded = match load(file, flags.clone()) {
         Ok(loaded) => loaded,
         Err(error @ (ConfigError::Read(_) | ConfigError::Problems(_))) => {

@@ -16,7 +16,7 @@ pub struct Config {
     /// `[server]`: the public listeners.
     pub server: Server,
     /// `[admin]`: metrics, health and purge.
-    pub admin: Admin,
+    pub admin: AdminSettings,
     /// `[memory]`: the hot tier.
     pub memory: Memory,
     /// `[disk]`: the folders of the disk tier; none if it is switched off.
@@ -121,7 +121,7 @@ pub struct ServerTimeouts {
 
 /// `[admin]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Admin {
+pub struct AdminSettings {
     /// The admin listener; `None` if it is switched off.
     pub listen: Option<SocketAddr>,
     /// File with the bearer token of the purge interface; without it, purging is off.

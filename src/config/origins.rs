@@ -4,10 +4,10 @@ use super::model::{
     AbsenceOf, BreakerSettings, BudgetSettings, HttpVersion, Origin, OriginTimeouts, OriginUrl,
     Prices, S3, S3Addressing, S3Credentials,
 };
-use super::origin_access::{self, Way};
+use super::origin_access::{self, OriginTransport};
 use super::origin_url::{self, Parsed, S3Url};
-use super::problem::{Report, Spot};
-use super::scope::Scope;
+use super::problem::{ProblemReport, Spot};
+use super::scope::TableValues;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -40,7 +40,11 @@ const SOURCE: &str = "site.origin.credentials.source";
 const ANONYMOUS: &str = "site.origin.credentials.anonymous";
 
 /// The origins of the site in `scope`, lowest priority first.
-pub(super) fn origins(scope: &Scope, taken: &mut TakenOrigins, report: &mut Report) -> Vec<Origin> {
+pub(super) fn origins(
+    scope: &TableValues,
+    taken: &mut TakenOrigins,
+    report: &mut ProblemReport,
+) -> Vec<Origin> {
     let scopes = scope.scopes("site.origin");
     if !scope.has_table("site.origin") && scopes.is_empty() {
         let message = "is missing; write [[site.origin]] with url = \"https://HOST\"";
@@ -65,7 +69,7 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 /// One origin; `None` if its URL is missing or wrong, which is reported.
-fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
+fn origin(scope: &TableValues, report: &mut ProblemReport) -> Option<Origin> {
     let url = url(scope, report);
     let url = match url {
         Some(Parsed::S3(url)) => Some(OriginUrl::S3(s3(scope, url, report))),
@@ -88,7 +92,7 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
         report.problem(name.spot.problem_with(&name.value, NOT_A_LABEL));
     }
     let http_version = http_version(scope, &url, report);
-    let way = if is_tls(&url) { Way::Tls } else { Way::Plain };
+    let way = if is_tls(&url) { OriginTransport::Tls } else { OriginTransport::Plain };
     Some(Origin {
         login: origin_access::login(scope, &url, report),
         exposure: origin_access::exposure(scope),
@@ -129,7 +133,7 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
     })
 }
 
-fn http_version(scope: &Scope, url: &OriginUrl, report: &mut Report) -> HttpVersion {
+fn http_version(scope: &TableValues, url: &OriginUrl, report: &mut ProblemReport) -> HttpVersion {
     let path = "site.origin.http_version";
     if scope.is_given(path) && matches!(url, OriginUrl::File(_)) {
         let message = "belongs to an origin asked over http or https only; leave it out here";
@@ -142,7 +146,7 @@ fn http_version(scope: &Scope, url: &OriginUrl, report: &mut Report) -> HttpVers
     }
 }
 
-fn url(scope: &Scope, report: &mut Report) -> Option<Parsed> {
+fn url(scope: &TableValues, report: &mut ProblemReport) -> Option<Parsed> {
     let path = "site.origin.url";
     if !scope.is_given(path) {
         let message = "is missing; write url = \"s3://BUCKET?region=REGION\", \"https://HOST\", \
@@ -160,7 +164,7 @@ fn url(scope: &Scope, report: &mut Report) -> Option<Parsed> {
     None
 }
 
-fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
+fn s3(scope: &TableValues, url: S3Url, report: &mut ProblemReport) -> S3 {
     if !url.ignored.is_empty() {
         let message = format!(
             "has parameters that mean nothing to an edge and change nothing: {}",
@@ -199,7 +203,11 @@ fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
 }
 
 /// The source of the keys; more than one is reported as a problem.
-fn credentials(scope: &Scope, url_profile: Option<String>, report: &mut Report) -> S3Credentials {
+fn credentials(
+    scope: &TableValues,
+    url_profile: Option<String>,
+    report: &mut ProblemReport,
+) -> S3Credentials {
     let files = [ACCESS_KEY_ID, SECRET_ACCESS_KEY, SESSION_TOKEN];
     let has_files = files.iter().any(|path| scope.is_given(path));
     let is_anonymous = scope.is_true(ANONYMOUS);
@@ -238,7 +246,7 @@ fn credentials(scope: &Scope, url_profile: Option<String>, report: &mut Report) 
     }
 }
 
-fn key_files(scope: &Scope, report: &mut Report) -> S3Credentials {
+fn key_files(scope: &TableValues, report: &mut ProblemReport) -> S3Credentials {
     let mut file = |path: &'static str| -> PathBuf {
         if !scope.is_given(path) {
             let key = path.rsplit('.').next().unwrap_or(path);
@@ -258,10 +266,10 @@ fn key_files(scope: &Scope, report: &mut Report) -> S3Credentials {
 /// stand for two URLs.
 fn check_name(
     origin: &Origin,
-    scope: &Scope,
+    scope: &TableValues,
     in_this_site: &mut TakenOrigins,
     taken: &mut TakenOrigins,
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) {
     let spot = scope.spot_of("site.origin.name");
     let of_another_site = taken.get(&origin.name).filter(|(_, url)| *url != origin.url);

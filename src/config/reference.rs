@@ -1,7 +1,7 @@
 //! The text of `config/reference.toml`, made from the definitions. Pure; printed by
 //! `narthex config`.
 
-use super::settings::{Fallback, Setting, Shape, Table, settings, tables};
+use super::settings::{Fallback, Setting, SettingTable, Shape, settings, tables};
 use super::sites::OFFICE;
 use std::fmt::Write as _;
 
@@ -38,7 +38,7 @@ pub fn reference() -> String {
     text
 }
 
-fn write_table(text: &mut String, table: &Table) {
+fn write_table(text: &mut String, table: &SettingTable) {
     prose(text, table.doc);
     if table.path == "site" {
         prose(text, OFFICE_HEAD);
@@ -58,7 +58,7 @@ fn write_table(text: &mut String, table: &Table) {
 }
 
 /// Whether the header of `table` would call another table into being, which changes something.
-fn is_inside_of_another(table: &Table) -> bool {
+fn is_inside_of_another(table: &SettingTable) -> bool {
     tables().any(|outer| {
         outer.shape != Shape::Once
             && table.path.strip_prefix(outer.path).is_some_and(|rest| rest.starts_with('.'))

@@ -1,8 +1,8 @@
 //! The values that a TOML text gives, sorted by the setting each belongs to, and what is wrong
 //! with the text: syntax, unknown keys, wrong values. Lives while a configuration is read.
 
-use super::problem::{Place, Problem, Report, Spot, Spotted};
-use super::settings::{self, Setting, Shape, Table};
+use super::problem::{ConfigProblem, ProblemReport, SourcePlace, Spot, Spotted};
+use super::settings::{self, Setting, SettingTable, Shape};
 use super::value::{self, Value};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,13 +18,13 @@ use toml::de::{DeTable, DeValue};
 /// mistake is reported once. The problem in the report keeps the result of such a read from being
 /// used.
 #[derive(Debug, Clone)]
-pub(super) struct Scope {
+pub(super) struct TableValues {
     /// The table's path without positions; empty at the top.
     table: &'static str,
     spot: Spot,
     values: BTreeMap<&'static str, Given>,
     tables: BTreeMap<&'static str, Spot>,
-    scopes: BTreeMap<&'static str, Vec<Scope>>,
+    scopes: BTreeMap<&'static str, Vec<TableValues>>,
 }
 
 /// What was given for a setting.
@@ -45,11 +45,11 @@ pub(super) enum Syntax {
 }
 
 /// Reads a whole TOML text; `file` is its name in problems.
-pub(super) fn read(file: &str, text: &str, report: &mut Report) -> (Scope, Syntax) {
-    let reader = Reader::new(file, text);
+pub(super) fn read(file: &str, text: &str, report: &mut ProblemReport) -> (TableValues, Syntax) {
+    let reader = TableReader::new(file, text);
     let (table, errors) = DeTable::parse_recoverable(text);
     let spot = Spot { path: String::new(), place: reader.place(0) };
-    let mut scope = Scope { spot, ..Scope::empty() };
+    let mut scope = TableValues { spot, ..TableValues::empty() };
     if errors.is_empty() {
         reader.table("", table.get_ref(), "", &mut scope, report);
         return (scope, Syntax::Good);
@@ -59,15 +59,15 @@ pub(super) fn read(file: &str, text: &str, report: &mut Report) -> (Scope, Synta
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
         let message = format!("this is not TOML: {message}");
         let place = reader.place_with_column(offset);
-        report.problem(Problem { place, path: String::new(), found: None, message });
+        report.problem(ConfigProblem { place, path: String::new(), found: None, message });
     }
     (scope, Syntax::Bad)
 }
 
-impl Scope {
+impl TableValues {
     /// Nothing given at all.
     pub(super) fn empty() -> Self {
-        Self::at("", Spot { path: String::new(), place: Place::Default })
+        Self::at("", Spot { path: String::new(), place: SourcePlace::Default })
     }
 
     /// A repeated table at `spot` with nothing in it.
@@ -213,14 +213,14 @@ impl Scope {
     }
 }
 
-struct Reader<'a> {
+struct TableReader<'a> {
     file: &'a str,
     text: &'a str,
     /// The offset of each line but the first.
     line_starts: Vec<usize>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> TableReader<'a> {
     fn new(file: &'a str, text: &'a str) -> Self {
         let line_starts = text.match_indices('\n').map(|(offset, _)| offset + 1).collect();
         Self { file, text, line_starts }
@@ -233,8 +233,8 @@ impl<'a> Reader<'a> {
         path: &'static str,
         table: &DeTable<'_>,
         spotted: &str,
-        scope: &mut Scope,
-        report: &mut Report,
+        scope: &mut TableValues,
+        report: &mut ProblemReport,
     ) {
         for (key, value) in table {
             let name: &str = key.get_ref();
@@ -259,11 +259,11 @@ impl<'a> Reader<'a> {
 
     fn inner_table(
         &self,
-        table: &'static Table,
+        table: &'static SettingTable,
         value: &DeValue<'_>,
         spot: Spot,
-        scope: &mut Scope,
-        report: &mut Report,
+        scope: &mut TableValues,
+        report: &mut ProblemReport,
     ) {
         let path = table.path;
         if table.shape != Shape::Repeated {
@@ -293,7 +293,7 @@ impl<'a> Reader<'a> {
                 report.problem(spot.problem(format!("is not a table; write [[{path}]]")));
                 continue;
             };
-            let mut scope = Scope::at(path, spot.clone());
+            let mut scope = TableValues::at(path, spot.clone());
             self.table(path, inner, &spot.path, &mut scope, report);
             scopes.push(scope);
         }
@@ -301,18 +301,18 @@ impl<'a> Reader<'a> {
         scope.scopes.insert(path, scopes);
     }
 
-    fn place(&self, offset: usize) -> Place {
+    fn place(&self, offset: usize) -> SourcePlace {
         let line = self.line_starts.partition_point(|start| *start <= offset) + 1;
-        Place::File { file: self.file.to_owned(), line, column: None }
+        SourcePlace::File { file: self.file.to_owned(), line, column: None }
     }
 
-    fn place_with_column(&self, offset: usize) -> Place {
+    fn place_with_column(&self, offset: usize) -> SourcePlace {
         let lines = self.line_starts.partition_point(|start| *start <= offset);
         let start = lines.checked_sub(1).and_then(|last| self.line_starts.get(last)).copied();
         let end = self.text.floor_char_boundary(offset);
         let before = self.text.get(start.unwrap_or(0)..end).unwrap_or("");
         let column = Some(before.chars().count() + 1);
-        Place::File { file: self.file.to_owned(), line: lines + 1, column }
+        SourcePlace::File { file: self.file.to_owned(), line: lines + 1, column }
     }
 }
 

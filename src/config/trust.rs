@@ -2,15 +2,15 @@
 //! `sites`.
 
 use super::model::{Origin, OriginUrl, Signatures};
-use super::problem::{Report, Spotted, quote};
-use super::scope::Scope;
+use super::problem::{ProblemReport, Spotted, quote};
+use super::scope::TableValues;
 use crate::nix::signature::CACHE_NIXOS_ORG;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// A site's keys and how strictly they are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trust {
+pub(super) struct SiteTrust {
     /// `name:base64`.
     pub(super) keys: Vec<String>,
     /// What a narinfo without a good signature gets.
@@ -26,7 +26,11 @@ const SECRET_KEY_BYTES: usize = 64;
 
 /// The keys and the strictness of a site with these origins, each of which has its own keys
 /// already, if it has any, and gets those of the site otherwise; what is wrong is told.
-pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) -> Trust {
+pub(super) fn trust(
+    scope: &TableValues,
+    origins: &mut [Origin],
+    report: &mut ProblemReport,
+) -> SiteTrust {
     let has_own = |origin: &&Origin| !origin.trusted_public_keys.is_empty();
     let own_count = origins.iter().filter(has_own).count();
     let open_count = origins.len() - own_count;
@@ -74,7 +78,7 @@ pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) 
             }
         }
     }
-    Trust { keys: all, signatures }
+    SiteTrust { keys: all, signatures }
 }
 
 /// The message if some origins have keys and others have none.
@@ -92,7 +96,11 @@ fn left_open(known: &[(&str, &str)]) -> String {
 }
 
 /// The keys as given; wrong ones, and a well-known origin without its key, are told.
-fn given_keys(scope: &Scope, known: &[(&str, &str)], report: &mut Report) -> Vec<String> {
+fn given_keys(
+    scope: &TableValues,
+    known: &[(&str, &str)],
+    report: &mut ProblemReport,
+) -> Vec<String> {
     let given = scope.texts("site.trusted_public_keys");
     for key in &given {
         check_public_key(key, report);
@@ -119,7 +127,7 @@ fn known_key(origin: &Origin) -> Option<(&'static str, &'static str)> {
 }
 
 /// Tells what is wrong with a public key.
-pub(super) fn check_public_key(key: &Spotted<String>, report: &mut Report) {
+pub(super) fn check_public_key(key: &Spotted<String>, report: &mut ProblemReport) {
     if let Err((found, message)) = fault_of_key(&key.value) {
         let mut problem = key.spot.problem(message);
         problem.found = Some(quote(found));
