@@ -14,7 +14,7 @@ use crate::client::Trusts;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, FlagOverrides, OriginUrl};
 use crate::filter::{
-    BuildError, Builder, Built, Facts, Inventory, SourceError, parse_moment, print_moment,
+    BuildError, Builder, Built, FilterFacts, Inventory, SourceError, parse_moment, print_moment,
     read_keys,
 };
 use crate::metrics::Metrics;
@@ -130,7 +130,7 @@ fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), FilterCommandError> 
     let bucket = settings.bucket.clone();
     let built = Clock::System.wall();
     bar.set_message(format!("keys; complete up to {}; parts", print_moment(complete_up_to)));
-    let facts = Facts { bucket, complete_up_to, source, built };
+    let facts = FilterFacts { bucket, complete_up_to, source, built };
     let built = builder.finish(facts, &output, |parts| bar.set_position(parts));
     bar.finish_and_clear();
     Ok((built?, output))

@@ -20,8 +20,8 @@
 //!   the old one's place by a rename, synced. No file that is complete up to less is used with it
 //!   afterwards.
 
-use super::coverage::Span;
-use super::set::KeyHash;
+use super::coverage::NoticeSpan;
+use super::set::FilterHash;
 use crate::clock::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -46,9 +46,9 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 
 /// An upload that was noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Noted {
+pub(super) struct NotedUpload {
     pub(super) at: Timestamp,
-    pub(super) key: KeyHash,
+    pub(super) key: FilterHash,
 }
 
 /// Why a journal cannot be used.
@@ -94,16 +94,16 @@ pub(super) struct Journal {
 
 /// What a journal holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub(super) uploads: Vec<Noted>,
-    pub(super) spans: Vec<Span>,
+pub(super) struct JournalContents {
+    pub(super) uploads: Vec<NotedUpload>,
+    pub(super) spans: Vec<NoticeSpan>,
     /// What is wrong with it, if anything is: then there are no spans.
     pub(super) fault: Option<&'static str>,
 }
 
 impl Journal {
     /// Opens the journal at `path`, or makes one.
-    pub(super) fn open(path: &Path, bucket: &str) -> Result<(Self, Kept), JournalError> {
+    pub(super) fn open(path: &Path, bucket: &str) -> Result<(Self, JournalContents), JournalError> {
         let failed = |source| JournalError::Open { path: path.to_owned(), source };
         let foreign = || JournalError::Foreign { path: path.to_owned(), bucket: bucket.to_owned() };
         let file =
@@ -127,7 +127,7 @@ impl Journal {
         };
         if bytes.len() < HEAD_BYTES && head(journal.floor, bucket).starts_with(&bytes) {
             journal.begin().map_err(failed)?;
-            return Ok((journal, Kept::default()));
+            return Ok((journal, JournalContents::default()));
         }
         let (head, records) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(foreign)?;
         journal.floor = floor_of(head, bucket).ok_or_else(foreign)?;
@@ -147,7 +147,11 @@ impl Journal {
 
     /// Writes down `uploads` and, if given, `spans`; synced when it returns. After an error
     /// nothing of them counts.
-    pub(super) fn append(&mut self, uploads: &[Noted], spans: Option<&[Span]>) -> io::Result<()> {
+    pub(super) fn append(
+        &mut self,
+        uploads: &[NotedUpload],
+        spans: Option<&[NoticeSpan]>,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         records(&mut bytes, uploads, spans);
         if bytes.is_empty() {
@@ -169,8 +173,8 @@ impl Journal {
     pub(super) fn rewrite(
         &mut self,
         floor: Timestamp,
-        uploads: &[Noted],
-        spans: &[Span],
+        uploads: &[NotedUpload],
+        spans: &[NoticeSpan],
     ) -> io::Result<()> {
         let folder = folder_of(&self.path);
         let new = tempfile::Builder::new().prefix(".uploads-").tempfile_in(folder)?;
@@ -185,7 +189,7 @@ impl Journal {
     }
 
     /// Reads the uploads again.
-    pub(super) fn uploads(&self) -> io::Result<Vec<Noted>> {
+    pub(super) fn uploads(&self) -> io::Result<Vec<NotedUpload>> {
         let mut bytes = vec![0; usize::try_from(self.end).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, 0)?;
         let (kept, _) = replay(bytes.get(HEAD_BYTES..).unwrap_or_default());
@@ -236,14 +240,16 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk::<4>().copied().map(u32::from_le_bytes)
 }
 
-fn records(bytes: &mut Vec<u8>, uploads: &[Noted], spans: Option<&[Span]>) {
+fn records(bytes: &mut Vec<u8>, uploads: &[NotedUpload], spans: Option<&[NoticeSpan]>) {
     for uploads in uploads.chunks(ENTRIES_MAX) {
-        let entry = |noted: &Noted| (noted.at.millis().to_le_bytes(), noted.key.0.to_le_bytes());
+        let entry =
+            |noted: &NotedUpload| (noted.at.millis().to_le_bytes(), noted.key.0.to_le_bytes());
         record(bytes, UPLOADS, uploads.iter().map(entry));
     }
     if let Some(spans) = spans {
-        let entry =
-            |span: &Span| (span.since.millis().to_le_bytes(), span.up_to.millis().to_le_bytes());
+        let entry = |span: &NoticeSpan| {
+            (span.since.millis().to_le_bytes(), span.up_to.millis().to_le_bytes())
+        };
         record(bytes, SPANS, spans.iter().map(entry));
     }
 }
@@ -265,8 +271,8 @@ fn record(
 }
 
 /// What the records hold, and how many bytes of them are whole.
-fn replay(bytes: &[u8]) -> (Kept, usize) {
-    let (mut kept, mut used) = (Kept::default(), 0);
+fn replay(bytes: &[u8]) -> (JournalContents, usize) {
+    let (mut kept, mut used) = (JournalContents::default(), 0);
     while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
         let Some((record, content)) = first_record(rest) else {
             kept.fault = Some("a record of it is cut short or damaged");
@@ -276,11 +282,12 @@ fn replay(bytes: &[u8]) -> (Kept, usize) {
         let pairs = entries.filter_map(|entry| Some((i64_at(entry, 0)?, i64_at(entry, 8)?)));
         let moments = pairs.map(|(first, second)| (Timestamp::from_millis(first), second));
         match u32_at(content, 0) {
-            Some(UPLOADS) => kept
-                .uploads
-                .extend(moments.map(|(at, key)| Noted { at, key: KeyHash(key.cast_unsigned()) })),
+            Some(UPLOADS) => kept.uploads.extend(
+                moments.map(|(at, key)| NotedUpload { at, key: FilterHash(key.cast_unsigned()) }),
+            ),
             Some(SPANS) => {
-                let span = |(since, up_to)| Span { since, up_to: Timestamp::from_millis(up_to) };
+                let span =
+                    |(since, up_to)| NoticeSpan { since, up_to: Timestamp::from_millis(up_to) };
                 kept.spans = moments.map(span).collect();
             }
             Some(_) | None => kept.fault = Some("it has a record of an unknown kind"),
@@ -309,15 +316,15 @@ mod tests {
     /// Two uploads and a span. Made by version 1; never changed.
     const GOLDEN: &[u8] = include_bytes!("golden/version-1.uploads");
 
-    fn noted(at: i64, key: &str) -> Noted {
-        Noted { at: Timestamp::from_secs(at), key: KeyHash::of(key) }
+    fn noted(at: i64, key: &str) -> NotedUpload {
+        NotedUpload { at: Timestamp::from_secs(at), key: FilterHash::of(key) }
     }
 
-    fn span(since: i64, up_to: i64) -> Span {
-        Span { since: Timestamp::from_secs(since), up_to: Timestamp::from_secs(up_to) }
+    fn span(since: i64, up_to: i64) -> NoticeSpan {
+        NoticeSpan { since: Timestamp::from_secs(since), up_to: Timestamp::from_secs(up_to) }
     }
 
-    fn open(path: &Path) -> (Journal, Kept) {
+    fn open(path: &Path) -> (Journal, JournalContents) {
         Journal::open(path, "cache").unwrap()
     }
 
@@ -326,7 +333,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("uploads");
         let (mut journal, kept) = open(&path);
-        assert_eq!(kept, Kept::default());
+        assert_eq!(kept, JournalContents::default());
         journal.append(&[noted(1, "a")], Some(&[span(1, 2)])).unwrap();
         journal.append(&[noted(2, "b")], Some(&[span(1, 3)])).unwrap();
         assert_eq!(journal.uploads().unwrap().len(), 2);

@@ -29,11 +29,11 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, Builder, Built, Facts};
-pub use file::{Account, FileError};
+pub use build::{BuildError, Builder, Built, FilterFacts};
+pub use file::{FileError, FilterDescription};
 pub use journal::JournalError;
 pub use notice::{Event, NoticeError, parse, parse_moment, print_moment};
-pub use set::KeyHash;
+pub use set::FilterHash;
 pub use source::{Inventory, SourceError, read_keys};
 
 use crate::clock::{Clock, Moment, Timestamp};
@@ -42,10 +42,10 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::sync::{Mutex, RwLock};
-use coverage::{Coverage, Span, Standing};
-use file::{Base, Identity};
+use coverage::{AbsenceCertainty, Coverage, NoticeSpan};
+use file::{FileIdentity, FilterFile};
 use hashbrown::HashSet;
-use journal::{Journal, Noted};
+use journal::{Journal, NotedUpload};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ pub enum TakeError {
 
 /// What a filter does, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct FilterReport {
     /// Whether it answers.
     pub is_answering: bool,
     /// What it does, or what is wrong and what to do.
@@ -183,19 +183,19 @@ pub struct Filter {
     metrics: Metrics,
     /// Held while anything but the state's answers changes.
     journal: Mutex<Option<Journal>>,
-    state: RwLock<State>,
+    state: RwLock<FilterState>,
     /// What was last told in the log.
     told: Mutex<Option<Posture>>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FilterState {
     settings: AbsenceFilter,
-    base: Option<Base>,
-    uploads: HashSet<KeyHash>,
+    base: Option<FilterFile>,
+    uploads: HashSet<FilterHash>,
     coverage: Coverage,
     /// What stands in the journal of it, and since when.
-    written: (Vec<Span>, Timestamp),
+    written: (Vec<NoticeSpan>, Timestamp),
     trouble: Option<String>,
 }
 
@@ -210,13 +210,13 @@ enum Posture {
 
 /// A file that may take the place of the one that is loaded.
 #[derive(Debug)]
-pub struct Newer(Option<Base>);
+pub struct Newer(Option<FilterFile>);
 
 impl Filter {
     /// The filter of the site called `site`, which steps aside until it is loaded.
     pub fn new(site: &str, settings: AbsenceFilter, clock: Clock, metrics: Metrics) -> Self {
         let coverage = Coverage::new(settings.feed_timeout, settings.feed_retention, Vec::new());
-        let state = State {
+        let state = FilterState {
             settings,
             base: None,
             uploads: HashSet::new(),
@@ -291,10 +291,10 @@ impl Filter {
     pub fn look(&self, settings: &AbsenceFilter) -> Result<Newer, LoadError> {
         let path = &settings.file;
         let loaded = self.state.read().base.as_ref().map(|base| base.identity);
-        if loaded.is_some() && Identity::at(path).ok() == loaded {
+        if loaded.is_some() && FileIdentity::at(path).ok() == loaded {
             return Ok(Newer(None));
         }
-        let base = match Base::read(path).map_err(LoadError::from) {
+        let base = match FilterFile::read(path).map_err(LoadError::from) {
             Ok(base) => base,
             Err(error) if error.is_missing() => {
                 let path = path.display();
@@ -340,7 +340,7 @@ impl Filter {
             state.settings = settings;
         }
         if let Some(base) = base {
-            let Account { keys, source, complete_up_to, .. } = &base.account;
+            let FilterDescription { keys, source, complete_up_to, .. } = &base.account;
             let complete_up_to = print_moment(*complete_up_to);
             let site = &*self.site;
             tracing::info!(site, keys, source, complete_up_to, "absence filter loaded");
@@ -359,7 +359,7 @@ impl Filter {
 
     /// Rewrites the journal without what a file knows that is complete up to `floor`; returns what
     /// is left. If that fails the journal stays as it is: surplus records do no harm.
-    fn leave_out(&self, journal: &mut Journal, floor: Timestamp) -> Option<HashSet<KeyHash>> {
+    fn leave_out(&self, journal: &mut Journal, floor: Timestamp) -> Option<HashSet<FilterHash>> {
         let spans = self.state.read().coverage.spans();
         let rewritten = journal.uploads().and_then(|mut uploads| {
             uploads.retain(|noted| noted.at.plus(BEHIND) > floor);
@@ -383,7 +383,7 @@ impl Filter {
         let (posture, verdict) = {
             let state = self.state.read();
             let posture = state.posture(self.clock.moment());
-            let hash = KeyHash::of(key);
+            let hash = FilterHash::of(key);
             let verdict = match (&state.base, posture) {
                 (Some(base), Posture::Answering) => {
                     let may_be = base.may_contain(hash) || state.uploads.contains(&hash);
@@ -406,7 +406,7 @@ impl Filter {
         // A wall clock that was set back dates an upload before a file that does not know it.
         let moment = self.clock.moment();
         let uploads = events.iter().filter_map(|event| noted(event, moment.edge));
-        let uploads: Vec<Noted> = uploads.collect();
+        let uploads: Vec<NotedUpload> = uploads.collect();
         let taken = self.write_down(journal.as_mut(), &uploads, events, moment);
         let mut state = self.state.write();
         let result = match taken {
@@ -434,10 +434,10 @@ impl Filter {
     fn write_down(
         &self,
         journal: Option<&mut Journal>,
-        uploads: &[Noted],
+        uploads: &[NotedUpload],
         events: &[Event],
         now: Moment,
-    ) -> Result<(Coverage, Option<Vec<Span>>), TakeError> {
+    ) -> Result<(Coverage, Option<Vec<NoticeSpan>>), TakeError> {
         let state = self.state.read();
         let Some(journal) = journal else {
             let detail = state.trouble.clone().unwrap_or_else(|| "it is being read".to_owned());
@@ -454,13 +454,13 @@ impl Filter {
                     coverage.hear(at.unwrap_or(now.wall), now);
                 }
                 Event::Delivered { since, up_to } => {
-                    coverage.state(Span { since: *since, up_to: *up_to }, now);
+                    coverage.state(NoticeSpan { since: *since, up_to: *up_to }, now);
                 }
             }
         }
         let spans = coverage.spans();
         let (written, at) = &state.written;
-        let begins = |spans: &[Span]| spans.iter().map(|span| span.since).collect::<Vec<_>>();
+        let begins = |spans: &[NoticeSpan]| spans.iter().map(|span| span.since).collect::<Vec<_>>();
         let is_due = begins(&spans) != begins(written) || now.wall.since(*at) >= SPANS_EVERY;
         let spans = Some(spans).filter(|_| is_due);
         drop(state);
@@ -493,7 +493,7 @@ impl Filter {
     }
 
     /// What it does, and why.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> FilterReport {
         let state = self.state.read();
         let (now, bucket) = (self.clock.moment(), &state.settings.bucket);
         let posture = state.posture(now);
@@ -517,7 +517,7 @@ impl Filter {
                 print_moment(since)
             ),
         };
-        Report { is_answering: posture == Posture::Answering, detail }
+        FilterReport { is_answering: posture == Posture::Answering, detail }
     }
 
     /// Sets its gauges; called before metrics are read.
@@ -563,7 +563,7 @@ impl Filter {
         if before.is_some_and(is_same) || before.is_none() && posture == Posture::NoFile {
             return;
         }
-        let Report { is_answering, detail } = self.report();
+        let FilterReport { is_answering, detail } = self.report();
         if is_answering {
             tracing::info!(site = %self.site, detail, "absence filter");
         } else {
@@ -572,13 +572,13 @@ impl Filter {
     }
 }
 
-impl State {
+impl FilterState {
     fn posture(&self, now: Moment) -> Posture {
         let Some(base) = &self.base else { return Posture::NoFile };
         match self.coverage.standing(base.account.complete_up_to, now) {
-            Standing::Certain => Posture::Answering,
-            Standing::Late => Posture::Late,
-            Standing::Gap { since } => Posture::Gap { since },
+            AbsenceCertainty::Certain => Posture::Answering,
+            AbsenceCertainty::Late => Posture::Late,
+            AbsenceCertainty::Gap { since } => Posture::Gap { since },
         }
     }
 }
@@ -586,9 +586,9 @@ impl State {
 /// The upload that an event tells of, if a filter would be asked for its key. It counts as of
 /// `now`, in edge time, when its notice came: the date of a bucket with a slow clock may lie before
 /// the moment up to which a file is complete, although the file lacks the upload.
-fn noted(event: &Event, now: Timestamp) -> Option<Noted> {
+fn noted(event: &Event, now: Timestamp) -> Option<NotedUpload> {
     let Event::Uploaded { key, .. } = event else { return None };
-    is_held(key).then(|| Noted { at: now, key: KeyHash::of(key) })
+    is_held(key).then(|| NotedUpload { at: now, key: FilterHash::of(key) })
 }
 
 /// Whether filters hold keys like this one.

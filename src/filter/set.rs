@@ -28,9 +28,9 @@ const NUMBERS_BYTES: usize = 20;
 
 /// What is kept of a key: 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyHash(pub(super) u64);
+pub struct FilterHash(pub(super) u64);
 
-impl KeyHash {
+impl FilterHash {
     /// That of a key of the bucket, which has no leading slash.
     pub fn of(key: &str) -> Self {
         Self(xxh3_64(key.as_bytes()))
@@ -115,11 +115,11 @@ impl PartNumbers {
 pub(super) struct Set {
     /// All fingerprints, with whatever stands before and behind them in the file.
     bytes: Vec<u8>,
-    parts: Vec<Part>,
+    parts: Vec<FilterPart>,
 }
 
 #[derive(Debug)]
-struct Part {
+struct FilterPart {
     numbers: [u8; NUMBERS_BYTES],
     from: usize,
     to: usize,
@@ -138,14 +138,14 @@ impl Set {
             if !each.are_sound() || to > bytes.len() {
                 return None;
             }
-            parts.push(Part { numbers: each.in_the_crates_form(), from, to });
+            parts.push(FilterPart { numbers: each.in_the_crates_form(), from, to });
             from = to;
         }
         Some(Self { bytes, parts })
     }
 
     /// Whether the key may be in it. Always true for a key that is.
-    pub(super) fn may_contain(&self, hash: KeyHash) -> bool {
+    pub(super) fn may_contain(&self, hash: FilterHash) -> bool {
         // What cannot be looked up is never said to be absent.
         let Some(part) = self.parts.get(hash.part()) else { return true };
         match self.bytes.get(part.from..part.to) {
@@ -173,7 +173,7 @@ mod tests {
         hashes.dedup();
         let (mut bytes, mut numbers) = (vec![7; 3], Vec::new());
         for part in 0..PARTS {
-            let of_part = |hash: &u64| KeyHash(*hash).part() == part;
+            let of_part = |hash: &u64| FilterHash(*hash).part() == part;
             let own: Vec<u64> = hashes.iter().copied().filter(of_part).collect();
             let (part, prints) = make_part(&own).unwrap();
             numbers.push(part);
@@ -193,18 +193,18 @@ mod tests {
             names in prop::collection::vec("[0-9a-z]{32}", 0..200),
         ) {
             let names: Vec<u64> =
-                names.iter().map(|name| KeyHash::of(&format!("{name}.narinfo")).0).collect();
+                names.iter().map(|name| FilterHash::of(&format!("{name}.narinfo")).0).collect();
             let all: Vec<u64> = hashes.into_iter().chain(crowded).chain(names).collect();
             let set = set_of(all.clone());
             for hash in all {
-                assert!(set.may_contain(KeyHash(hash)), "{hash:x}");
+                assert!(set.may_contain(FilterHash(hash)), "{hash:x}");
             }
         }
     }
 
     #[test]
     fn few_keys_that_are_not_in_are_taken_for_present() {
-        let hash = |number: u32| KeyHash::of(&format!("key-{number}"));
+        let hash = |number: u32| FilterHash::of(&format!("key-{number}"));
         let set = set_of((0..100_000).map(|number| hash(number).0).collect());
         let wrong = (100_000..300_000).filter(|number| set.may_contain(hash(*number))).count();
         assert!(wrong < 2_000, "{wrong} of 200,000");

@@ -1,7 +1,7 @@
 //! Tests of a whole filter: files built of random keys, notices, restarts, and the promise that
 //! nothing that is in the bucket is ever said to be absent.
 
-use super::{Builder, Event, Facts, Filter, TakeError, Verdict};
+use super::{Builder, Event, Filter, FilterFacts, TakeError, Verdict};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::AbsenceFilter;
 use crate::metrics::Metrics;
@@ -30,7 +30,7 @@ fn build(folder: &Path, keys: &HashSet<String>, at: Timestamp) {
         builder.add(key).unwrap();
     }
     let (bucket, source) = ("cache".to_owned(), "test".to_owned());
-    let facts = Facts { bucket, complete_up_to: at, source, built: at };
+    let facts = FilterFacts { bucket, complete_up_to: at, source, built: at };
     let built = builder.finish(facts, &folder.join("filter"), |_| ()).unwrap();
     assert_eq!(built.given, keys.len() as u64 + 1);
 }

@@ -3,7 +3,7 @@
 
 use crate::harness::{Draw, Edge, Gate, Origin, Package, Script, Setup, eventually, says};
 use narthex::clock::Timestamp;
-use narthex::filter::{Builder, Facts};
+use narthex::filter::{Builder, FilterFacts};
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -49,7 +49,7 @@ impl Bucket {
         for key in keys {
             builder.add(key.trim_start_matches('/')).unwrap();
         }
-        let facts = Facts {
+        let facts = FilterFacts {
             bucket: "cache".to_owned(),
             complete_up_to: at,
             source: "test".to_owned(),
