@@ -11,8 +11,8 @@
 //! with it.
 
 use super::exchange::FetchError;
-use super::key_source::{Found, KeySource, Keys, Reach};
-use super::meters::{KeysFound, Meters};
+use super::key_source::{FoundKeys, KeyLookup, KeySource, Keys};
+use super::meters::{KeysFound, OriginMeters};
 use super::skew::Skew;
 use crate::clock::{Clock, Timestamp};
 use crate::sync::Mutex;
@@ -47,14 +47,14 @@ struct Ring {
     source: KeySource,
     clock: Clock,
     skew: Arc<Skew>,
-    meters: Meters,
+    meters: OriginMeters,
     tasks: Tasks,
-    kept: ArcSwapOption<Kept>,
-    moments: Mutex<Moments>,
+    kept: ArcSwapOption<CurrentKeys>,
+    moments: Mutex<KeySearch>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CurrentKeys {
     keys: Arc<Keys>,
     expires: Option<Timestamp>,
     /// When they are looked for again: by the wall clock if they expire.
@@ -63,11 +63,11 @@ struct Kept {
 }
 
 /// What came of looking for keys; `None` while it goes on.
-type Outcome = Option<Result<Arc<Keys>, Arc<str>>>;
+type SearchResult = Option<Result<Arc<Keys>, Arc<str>>>;
 
 #[derive(Debug, Default)]
-struct Moments {
-    looking: Option<watch::Receiver<Outcome>>,
+struct KeySearch {
+    looking: Option<watch::Receiver<SearchResult>>,
     reloaded: Option<Instant>,
     /// When looking failed last, and why.
     failed: Option<(Instant, Arc<str>)>,
@@ -89,7 +89,7 @@ impl KeyRing {
         origin: Arc<str>,
         source: KeySource,
         (clock, skew): (Clock, Arc<Skew>),
-        meters: Meters,
+        meters: OriginMeters,
         tasks: Tasks,
     ) -> Self {
         let (kept, moments) = (ArcSwapOption::empty(), Mutex::default());
@@ -128,7 +128,7 @@ impl KeyRing {
     }
 }
 
-impl Kept {
+impl CurrentKeys {
     fn serves_at(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
@@ -144,7 +144,7 @@ impl Kept {
 impl Ring {
     /// Keys that serve, once they are found. What failed elsewhere a moment ago fails at once.
     async fn load(self: &Arc<Self>) -> Result<Arc<Keys>, FetchError> {
-        if self.source.reach() == Reach::Remote {
+        if self.source.reach() == KeyLookup::Remote {
             let failed = self.moments.lock().failed.clone();
             if let Some((at, why)) = failed
                 && at.elapsed() < RELOAD_EVERY
@@ -168,7 +168,10 @@ impl Ring {
         self.moments.lock().failed.as_ref().is_some_and(|(at, _)| at.elapsed() < span)
     }
 
-    async fn wait(&self, mut looking: watch::Receiver<Outcome>) -> Result<Arc<Keys>, FetchError> {
+    async fn wait(
+        &self,
+        mut looking: watch::Receiver<SearchResult>,
+    ) -> Result<Arc<Keys>, FetchError> {
         // The task that looks keeps its own deadline, and its end is heard however it comes.
         let outcome = looking.wait_for(Option::is_some).await;
         match outcome.ok().and_then(|outcome| outcome.clone()) {
@@ -179,7 +182,7 @@ impl Ring {
     }
 
     /// Joins the search under way, or begins one.
-    fn look(self: &Arc<Self>) -> watch::Receiver<Outcome> {
+    fn look(self: &Arc<Self>) -> watch::Receiver<SearchResult> {
         let mut moments = self.moments.lock();
         if let Some(looking) = &moments.looking
             && looking.has_changed().is_ok()
@@ -211,14 +214,14 @@ impl Ring {
         }
     }
 
-    fn keep(self: &Arc<Self>, Found { keys, expires }: Found) -> Arc<Keys> {
+    fn keep(self: &Arc<Self>, FoundKeys { keys, expires }: FoundKeys) -> Arc<Keys> {
         let before = self.kept.load_full();
         let is_same =
             before.is_some_and(|before| *before.keys == keys && before.expires == expires);
         let now = self.skew.now(&self.clock);
         let ahead = expires.map(|expires| ahead(expires.since(now)));
         let keys = Arc::new(keys);
-        self.kept.store(Some(Arc::new(Kept {
+        self.kept.store(Some(Arc::new(CurrentKeys {
             keys: Arc::clone(&keys),
             expires,
             renew_at: expires.zip(ahead).map(|(expires, ahead)| earlier(expires, ahead)),

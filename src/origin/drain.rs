@@ -22,10 +22,10 @@ const BODIES_MAX: usize = 16;
 
 /// Reads what is left of bodies.
 #[derive(Debug, Clone)]
-pub(super) struct Drains(Arc<State>);
+pub(super) struct Drains(Arc<DrainState>);
 
 #[derive(Debug)]
-struct State {
+struct DrainState {
     tasks: Tasks,
     room: Arc<Semaphore>,
 }
@@ -33,7 +33,7 @@ struct State {
 impl Drains {
     /// Nothing to read yet.
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self(Arc::new(State { tasks, room: Arc::new(Semaphore::new(BODIES_MAX)) }))
+        Self(Arc::new(DrainState { tasks, room: Arc::new(Semaphore::new(BODIES_MAX)) }))
     }
 
     /// Reads `body` to its end, if there is room for that.

@@ -92,7 +92,7 @@ impl Ask {
     }
 
     /// What the request is for.
-    pub(super) fn purpose(&self) -> Purpose {
+    pub(super) fn purpose(&self) -> RequestPurpose {
         let has_condition = self.if_none_match.is_some() || self.if_modified_since.is_some();
         let looks_like = if has_condition {
             Reason::Revalidation
@@ -103,7 +103,7 @@ impl Ask {
         } else {
             Reason::Miss
         };
-        Purpose { class: self.class, reason: self.reason.unwrap_or(looks_like) }
+        RequestPurpose { class: self.class, reason: self.reason.unwrap_or(looks_like) }
     }
 }
 
@@ -134,7 +134,7 @@ pub enum Reason {
 
 /// What a request is for: what metrics tell of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Purpose {
+pub(super) struct RequestPurpose {
     /// The class of the path.
     pub class: Class,
     /// Why it leaves.

@@ -25,11 +25,11 @@ const WAIT_MIN: Duration = Duration::from_millis(5);
 /// The window.
 #[derive(Debug, Default)]
 pub(super) struct FirstBytes {
-    state: Mutex<Window>,
+    state: Mutex<SampleWindow>,
 }
 
 #[derive(Debug, Default)]
-struct Window {
+struct SampleWindow {
     /// In microseconds; a ring once it is full.
     samples: Vec<u32>,
     next: usize,

@@ -5,12 +5,12 @@
 //! a redirect, and the client's certificate is not shown there either. A 401 or 403 of an origin
 //! that is sent something tells of that, never of the object.
 
-use super::exchange::{Ask, FetchError, Method, Purpose, Reason};
+use super::exchange::{Ask, FetchError, Method, Reason, RequestPurpose};
 use super::forward::Forward;
 use super::login::Keeper;
 use super::response::Response;
-use super::verdict::{Dialect, Verdict};
-use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use super::verdict::{AnswerVerdict, Dialect};
+use super::wire::{Exchange, OriginReply, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::{Client, OutboundRequest, no_body};
 use crate::nix::Class;
 use crate::rfc::authority::canonical_host;
@@ -25,7 +25,7 @@ const REDIRECTS_MAX: usize = 5;
 #[derive(Debug)]
 pub(super) struct HttpOrigin {
     wire: Wire,
-    base: Base,
+    base: BaseUrl,
     /// Hosts (`host` or `host:port`, lower case) that redirects may lead to.
     redirects_to: Vec<String>,
     keeper: Keeper,
@@ -36,14 +36,14 @@ pub(super) struct HttpOrigin {
 
 /// The URL below which the paths of an upstream lie.
 #[derive(Debug)]
-struct Base {
+struct BaseUrl {
     scheme: Scheme,
     authority: Authority,
     /// The path prefix, without a trailing slash.
     prefix: String,
 }
 
-impl Base {
+impl BaseUrl {
     /// The URL of `path`, encoded and with a leading `/`, and of a query; none if it is no path.
     fn url(&self, path: &str, query: Option<&str>) -> Option<Uri> {
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
@@ -59,7 +59,7 @@ impl Base {
 
 /// What a request carries beside what is asked.
 #[derive(Debug, Clone, Copy)]
-struct Carried<'a> {
+struct RequestHead<'a> {
     uri: &'a Uri,
     /// Sent to the origin itself alone.
     authorization: Option<&'a HeaderValue>,
@@ -74,7 +74,7 @@ impl HttpOrigin {
         (keeper, elsewhere): (Keeper, Option<Client>),
     ) -> Self {
         // A checked configuration has both.
-        let base = Base {
+        let base = BaseUrl {
             scheme: base.scheme().cloned().unwrap_or(Scheme::HTTP),
             authority: base
                 .authority()
@@ -92,7 +92,7 @@ impl HttpOrigin {
     ///
     /// Never sends `Accept-Encoding`: objects stored with a content coding come as stored, others
     /// without one.
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<OriginReply, FetchError> {
         let authorization = self.keeper.authorization().await?;
         let answer = self.ask_with(ask, authorization.as_ref()).await;
         let (Err(FetchError::Credentials { .. }), Some(refused)) = (&answer, &authorization) else {
@@ -108,7 +108,7 @@ impl HttpOrigin {
         &self,
         ask: &Ask,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Reply, FetchError> {
+    ) -> Result<OriginReply, FetchError> {
         let mut uri = self.url(&encode_path(&ask.path), ask.query.as_deref())?;
         let home = uri.clone();
         for _ in 0..=REDIRECTS_MAX {
@@ -116,14 +116,14 @@ impl HttpOrigin {
             let authorization = authorization.filter(|_| is_home);
             let away = self.elsewhere.as_ref().filter(|_| !is_home);
             let wire = away.unwrap_or(&self.wire);
-            let carried = Carried { uri: &uri, authorization };
+            let carried = RequestHead { uri: &uri, authorization };
             let mut exchange = wire.send(ask.purpose(), self.request(ask, carried)?).await?;
             if self.keeper.has_any() && is_refusal(exchange.status) {
                 return Err(self.keeper.refused(exchange.status.as_str()));
             }
             let learn = || self.request(&learning(ask), carried);
             let verdict = wire.judge(Dialect::Plain, ask, &mut exchange, learn).await?;
-            if verdict != Verdict::Redirect {
+            if verdict != AnswerVerdict::Redirect {
                 return wire.settle(ask, exchange, verdict);
             }
             uri = self.redirected(&uri, &exchange)?;
@@ -141,7 +141,7 @@ impl HttpOrigin {
     pub(super) async fn forward(
         &self,
         forward: Forward,
-        purpose: Purpose,
+        purpose: RequestPurpose,
     ) -> Result<Response, FetchError> {
         let is_own = forward.method.is_safe()
             && forward.body.is_none()
@@ -162,7 +162,7 @@ impl HttpOrigin {
         let refused = self.keeper.refused(response.status.as_str());
         let Some(other) = other else { return Err(refused) };
         let response = self
-            .forward_with(again, Purpose { reason: Reason::Retry, ..purpose }, Some(&other))
+            .forward_with(again, RequestPurpose { reason: Reason::Retry, ..purpose }, Some(&other))
             .await?;
         if is_refusal(response.status) { Err(refused) } else { Ok(response) }
     }
@@ -170,7 +170,7 @@ impl HttpOrigin {
     async fn forward_with(
         &self,
         forward: Forward,
-        purpose: Purpose,
+        purpose: RequestPurpose,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
         let Forward { method, path, query, mut headers, body, interim, .. } = forward;
@@ -217,8 +217,8 @@ impl HttpOrigin {
         text.parse().map_err(|error| self.wire.protocol(format!("no URL {text:?}: {error}")))
     }
 
-    fn request(&self, ask: &Ask, carried: Carried<'_>) -> Result<OutboundRequest, FetchError> {
-        let Carried { uri, authorization } = carried;
+    fn request(&self, ask: &Ask, carried: RequestHead<'_>) -> Result<OutboundRequest, FetchError> {
+        let RequestHead { uri, authorization } = carried;
         let mut fields = ask_fields(ask);
         if let Some(authorization) = authorization {
             fields.insert(header::AUTHORIZATION, authorization.clone());

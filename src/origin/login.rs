@@ -38,20 +38,20 @@ pub(super) struct Keeper {
     /// Whether it would travel in plain text although no setting permits that.
     is_exposed: bool,
     tasks: Tasks,
-    kept: ArcSwapOption<Kept>,
-    moments: Mutex<Moments>,
+    kept: ArcSwapOption<CurrentLogin>,
+    moments: Mutex<LoginTimes>,
 }
 
 /// What was read last.
 #[derive(Debug)]
-struct Kept {
+struct CurrentLogin {
     /// Sensitive: `Debug` does not show it.
     value: HeaderValue,
     stamp: Stamp,
 }
 
 #[derive(Debug, Default)]
-struct Moments {
+struct LoginTimes {
     looked: Option<Instant>,
     reloaded: Option<Instant>,
     /// Whether the file could not be read when it was looked at last.
@@ -154,7 +154,7 @@ impl Keeper {
     /// Whether `every` has passed since the moment, which is now from then on.
     fn is_time(
         &self,
-        moment: impl FnOnce(&mut Moments) -> &mut Option<Instant>,
+        moment: impl FnOnce(&mut LoginTimes) -> &mut Option<Instant>,
         every: Duration,
     ) -> bool {
         let mut moments = self.moments.lock();
@@ -189,7 +189,7 @@ impl Keeper {
         let mut value = HeaderValue::try_from(credentials)
             .map_err(|_| format!("{} holds what no header field may", file.display()))?;
         value.set_sensitive(true);
-        self.kept.store(Some(Arc::new(Kept { value: value.clone(), stamp })));
+        self.kept.store(Some(Arc::new(CurrentLogin { value: value.clone(), stamp })));
         Ok(value)
     }
 

@@ -88,14 +88,14 @@ use budget::Budget;
 use drain::Drains;
 use file::{FolderOrigin, Holds};
 use first_bytes::FirstBytes;
-use forward::Standing;
+use forward::AnswerStanding;
 use futures_util::future::join_all;
-use health::Health;
+use health::HealthRecord;
 use http::HttpOrigin;
 use key_endpoints::KeyEndpoints;
 use login::Keeper;
-use meters::{Hedged, Meters};
-use pace::Pacer;
+use meters::{Hedged, OriginMeters};
+use pace::OriginPacer;
 use s3::S3Origin;
 use slots::Slots;
 use std::collections::VecDeque;
@@ -104,8 +104,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use upstream::{Kind, Probing, Upstream, is_small};
-use watch::Watch;
+use upstream::{OriginKind, Probing, Upstream, is_small};
+use watch::OriginWatch;
 use wire::Wire;
 
 /// How the endpoints that hand out keys are asked.
@@ -151,7 +151,7 @@ impl Origins {
     /// origin of the same priority, if the first answer is slow. Those to avoid come last. Dropping
     /// the future ends the request.
     pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
-        let mut said = Said::default();
+        let mut said = OriginAnswers::default();
         let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
         while let Some(upstream) = left.pop_front() {
             let partner = partner(ask, upstream, left.front().copied());
@@ -163,9 +163,9 @@ impl Origins {
                 // The origin that was asked as a hedge is not asked again.
                 left.retain(|other| other.position != upstream.position);
                 match said.hear(upstream, answer) {
-                    Heard::Answer(answer) => return Ok(*answer),
-                    Heard::NothingMore => left.clear(),
-                    Heard::GoOn => {}
+                    NextStep::Answer(answer) => return Ok(*answer),
+                    NextStep::NothingMore => left.clear(),
+                    NextStep::GoOn => {}
                 }
             }
         }
@@ -201,14 +201,14 @@ impl Origins {
             let forward = if is_peer { forward } else { forward.anonymous() };
             match upstream.forward(forward).await {
                 Ok(response) => match forward::standing(response.status) {
-                    Standing::Final => return Ok(response),
-                    Standing::Absent => {
+                    AnswerStanding::Final => return Ok(response),
+                    AnswerStanding::Absent => {
                         absent = Some(response);
                         if upstream.absence == AbsenceOf::Final {
                             next = None;
                         }
                     }
-                    Standing::Trouble => {
+                    AnswerStanding::Trouble => {
                         trouble.get_or_insert(Ok(response));
                     }
                 },
@@ -256,8 +256,8 @@ impl Origins {
     /// has, in order; never fewer than there are. Asked once.
     pub async fn page(&self, position: usize, after: &str) -> Result<Page, FetchError> {
         match self.upstreams.get(position).map(|upstream| &upstream.kind) {
-            Some(Kind::S3(origin)) => origin.page(after).await,
-            Some(Kind::Http(_) | Kind::Folder(_)) | None => Err(FetchError::Protocol {
+            Some(OriginKind::S3(origin)) => origin.page(after).await,
+            Some(OriginKind::Http(_) | OriginKind::Folder(_)) | None => Err(FetchError::Protocol {
                 origin: self.name(position),
                 detail: "is no bucket, and cannot be listed".to_owned(),
             }),
@@ -300,13 +300,13 @@ impl Origins {
 
 /// What the origins said so far.
 #[derive(Default)]
-struct Said {
+struct OriginAnswers {
     absent: Option<Answer<Response>>,
     failure: Option<FetchError>,
 }
 
 /// What follows from what one origin said.
-enum Heard {
+enum NextStep {
     /// It is the answer.
     Answer(Box<Answer<Response>>),
     /// No other origin is asked.
@@ -315,21 +315,25 @@ enum Heard {
     GoOn,
 }
 
-impl Said {
-    fn hear(&mut self, upstream: &Upstream, answer: Result<Answer<Response>, FetchError>) -> Heard {
+impl OriginAnswers {
+    fn hear(
+        &mut self,
+        upstream: &Upstream,
+        answer: Result<Answer<Response>, FetchError>,
+    ) -> NextStep {
         match answer {
             Ok(answer @ Answer::Absent { .. }) => {
                 self.absent = Some(answer);
                 match upstream.absence {
-                    AbsenceOf::Next => Heard::GoOn,
-                    AbsenceOf::Final => Heard::NothingMore,
+                    AbsenceOf::Next => NextStep::GoOn,
+                    AbsenceOf::Final => NextStep::NothingMore,
                 }
             }
-            Ok(answer) => Heard::Answer(Box::new(answer)),
+            Ok(answer) => NextStep::Answer(Box::new(answer)),
             Err(error) => {
                 tracing::debug!(origin = %upstream.name, %error, "origin failed");
                 self.failure.get_or_insert(error);
-                Heard::GoOn
+                NextStep::GoOn
             }
         }
     }
@@ -430,9 +434,11 @@ impl Setup<'_> {
         let kind = self.kind(position, origin)?;
         let (probing, probes) = match kind {
             _ if self.site.caching.is_none() => (Probing::CacheInfo, Probes::Tell),
-            Kind::Http(_) => (Probing::Head("/"), Probes::MayMislead),
+            OriginKind::Http(_) => (Probing::Head("/"), Probes::MayMislead),
             // A bucket has no root.
-            Kind::S3(_) | Kind::Folder(_) => (Probing::Head("/nix-cache-info"), Probes::Tell),
+            OriginKind::S3(_) | OriginKind::Folder(_) => {
+                (Probing::Head("/nix-cache-info"), Probes::Tell)
+            }
         };
         let deadline = origin.timeouts.connect;
         let recovery = Arc::clone(&self.recovery);
@@ -447,27 +453,32 @@ impl Setup<'_> {
             breaker_settings: origin.breaker,
             breaker: Breaker::new(origin.breaker, probes, meters.clone()),
             probing,
-            pacer: Pacer::new(meters.clone()),
+            pacer: OriginPacer::new(meters.clone()),
             turn_deadline: deadline,
             retries: Budget::of_retries(origin.budget.retries_percent),
             hedges: Budget::of_hedges(origin.budget.hedges_percent),
             first_bytes: FirstBytes::default(),
-            watch: Watch::new(self.tasks.clone()),
+            watch: OriginWatch::new(self.tasks.clone()),
             asked_at: Mutex::new(Instant::now()),
-            health: Health::new(Arc::clone(&name), meters.clone(), recovery),
+            health: HealthRecord::new(Arc::clone(&name), meters.clone(), recovery),
             meters,
             clock: self.clock.clone(),
             name,
         }))
     }
 
-    fn kind(&mut self, position: usize, origin: &Origin) -> Result<Kind, OriginSetupError> {
+    fn kind(&mut self, position: usize, origin: &Origin) -> Result<OriginKind, OriginSetupError> {
         Ok(match &origin.url {
             OriginUrl::S3(bucket) => {
                 let wire = self.wire(position, origin)?;
                 let trust = self.trust(origin, None)?;
                 let endpoints = KeyEndpoints::new(Client::new(&trust, KEY_ENDPOINT_SETTINGS));
-                Kind::S3(Box::new(S3Origin::new(wire, bucket, endpoints, self.tasks.clone())?))
+                OriginKind::S3(Box::new(S3Origin::new(
+                    wire,
+                    bucket,
+                    endpoints,
+                    self.tasks.clone(),
+                )?))
             }
             OriginUrl::Http(base) => {
                 let wire = self.wire(position, origin)?;
@@ -480,9 +491,9 @@ impl Setup<'_> {
                     None
                 };
                 let keeper = Keeper::new(origin, base, self.tasks.clone());
-                Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
+                OriginKind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
             }
-            OriginUrl::File(root) => Kind::Folder(Box::new(FolderOrigin {
+            OriginUrl::File(root) => OriginKind::Folder(Box::new(FolderOrigin {
                 name: origin.name.as_str().into(),
                 position,
                 root: root.clone(),
@@ -495,8 +506,8 @@ impl Setup<'_> {
         })
     }
 
-    fn meters(&self, origin: &Origin) -> Meters {
-        Meters::new(self.metrics.clone(), origin.name.as_str().into(), origin.prices)
+    fn meters(&self, origin: &Origin) -> OriginMeters {
+        OriginMeters::new(self.metrics.clone(), origin.name.as_str().into(), origin.prices)
     }
 
     fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {

@@ -11,7 +11,7 @@
 //! Narinfos go before anything else, but if others wait, one turn in four is theirs. Within each of
 //! the two lines the order is that of arrival. A request that leaves its line leaves no trace.
 
-use super::meters::Meters;
+use super::meters::OriginMeters;
 use crate::nix::Class;
 use crate::sync::Mutex;
 use std::time::Duration;
@@ -33,9 +33,9 @@ const URGENT_IN_A_ROW: u32 = 3;
 
 /// The pace of one origin.
 #[derive(Debug)]
-pub(super) struct Pacer {
-    meters: Meters,
-    state: Mutex<State>,
+pub(super) struct OriginPacer {
+    meters: OriginMeters,
+    state: Mutex<PacerState>,
     /// The first request of a line holds the line's only permit.
     urgent: Semaphore,
     patient: Semaphore,
@@ -46,8 +46,8 @@ pub(super) struct Pacer {
 pub(super) struct TooFast(pub Duration);
 
 #[derive(Debug)]
-struct State {
-    asked: Asked,
+struct PacerState {
+    asked: RequestRate,
     limit: Option<Limit>,
     paused_until: Option<Instant>,
     urgent_waiting: u32,
@@ -57,7 +57,7 @@ struct State {
 
 /// Requests in this second and in the one before.
 #[derive(Debug)]
-struct Asked {
+struct RequestRate {
     since: Instant,
     now: u32,
     before: u32,
@@ -88,11 +88,11 @@ impl Line {
     }
 }
 
-impl Pacer {
+impl OriginPacer {
     /// Without a limit.
-    pub(super) fn new(meters: Meters) -> Self {
-        let asked = Asked { since: Instant::now(), now: 0, before: 0 };
-        let state = State {
+    pub(super) fn new(meters: OriginMeters) -> Self {
+        let asked = RequestRate { since: Instant::now(), now: 0, before: 0 };
+        let state = PacerState {
             asked,
             limit: None,
             paused_until: None,
@@ -121,7 +121,7 @@ impl Pacer {
                 Some(_) => {}
             }
         }
-        let _waiting = Waiting::begin(self, line);
+        let _waiting = LinePlace::begin(self, line);
         let gate = match line {
             Line::Urgent => &self.urgent,
             Line::Patient => &self.patient,
@@ -164,19 +164,19 @@ fn too_fast(next: Instant) -> TooFast {
 }
 
 /// A place in a line.
-struct Waiting<'a> {
-    pacer: &'a Pacer,
+struct LinePlace<'a> {
+    pacer: &'a OriginPacer,
     line: Line,
 }
 
-impl<'a> Waiting<'a> {
-    fn begin(pacer: &'a Pacer, line: Line) -> Self {
+impl<'a> LinePlace<'a> {
+    fn begin(pacer: &'a OriginPacer, line: Line) -> Self {
         *pacer.state.lock().waiting(line) += 1;
         Self { pacer, line }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for LinePlace<'_> {
     fn drop(&mut self) {
         let mut state = self.pacer.state.lock();
         let waiting = state.waiting(self.line);
@@ -184,7 +184,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl State {
+impl PacerState {
     fn waiting(&mut self, line: Line) -> &mut u32 {
         match line {
             Line::Urgent => &mut self.urgent_waiting,
@@ -272,7 +272,7 @@ impl Limit {
     }
 }
 
-impl Asked {
+impl RequestRate {
     fn note(&mut self, now: Instant) {
         self.roll(now);
         self.now = self.now.saturating_add(1);

@@ -15,8 +15,8 @@ use super::key_source::{KeySource, Keys};
 use super::setup_error::OriginSetupError;
 use super::sign::{Signable, signed_fields};
 use super::skew::{Learnt, Skew};
-use super::verdict::{Absence, Dialect, Verdict};
-use super::wire::{Heard, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use super::verdict::{Absence, AnswerVerdict, Dialect};
+use super::wire::{OriginReply, ResponseHead, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::{OutboundRequest, no_body};
 use crate::config::{S3, S3Addressing};
 use crate::rfc::path::encode_path;
@@ -67,7 +67,7 @@ impl S3Origin {
     }
 
     /// Asks for `ask`.
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<OriginReply, FetchError> {
         self.with_keys(|keys| async move { self.ask_with(ask, keys.as_deref()).await }).await
     }
 
@@ -93,30 +93,30 @@ impl S3Origin {
         }
     }
 
-    async fn ask_with(&self, ask: &Ask, keys: Option<&Keys>) -> Result<Reply, FetchError> {
+    async fn ask_with(&self, ask: &Ask, keys: Option<&Keys>) -> Result<OriginReply, FetchError> {
         let mut exchange = self.wire.send(ask.purpose(), self.request(ask, keys)?).await?;
         let is_plain_absence = exchange.status == StatusCode::NOT_FOUND
             && ask.method == Method::Head
             && self.is_bucket_seen.load(Ordering::Relaxed);
         let verdict = if is_plain_absence {
-            Verdict::Absent(Absence::Known)
+            AnswerVerdict::Absent(Absence::Known)
         } else {
             let learn = || self.request(&learning(ask), keys);
             self.wire.judge(Dialect::S3, ask, &mut exchange, learn).await?
         };
-        if let Verdict::Refused { code, .. } = &verdict
+        if let AnswerVerdict::Refused { code, .. } = &verdict
             && is_of_the_clock(code)
         {
             self.correct_clock(&exchange.heard);
         }
-        if matches!(verdict, Verdict::Found | Verdict::Absent(Absence::Known)) {
+        if matches!(verdict, AnswerVerdict::Found | AnswerVerdict::Absent(Absence::Known)) {
             self.is_bucket_seen.store(true, Ordering::Relaxed);
         }
         self.wire.settle(ask, exchange, verdict)
     }
 
     /// Learns by how much this machine's clock is wrong from the answer that refuses its time.
-    fn correct_clock(&self, heard: &Heard) {
+    fn correct_clock(&self, heard: &ResponseHead) {
         if let Learnt::Offset { millis } = self.skew.hear(&heard.headers, heard.response_time.wall)
         {
             self.wire.meters.clock_corrected();

@@ -8,7 +8,7 @@
 
 use super::exchange::{FetchError, SlotLimit};
 use super::upload_body::{ClientBody, UploadBody};
-use super::uploads::{UploadPlace, Uploads};
+use super::uploads::{UploadPlace, UploadQueue};
 use crate::client::UploadError;
 use crate::nix::Class;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) struct Slots {
     origin: Arc<str>,
     all: Arc<Semaphore>,
     nars: Arc<Semaphore>,
-    uploads: Arc<Uploads>,
+    uploads: Arc<UploadQueue>,
     /// Requests for objects that wait.
     waiting: AtomicUsize,
     /// How long a request waits.
@@ -42,16 +42,16 @@ pub(super) struct Slots {
 }
 
 /// A request that waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaitingCount<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingCount<'a> {
     fn begin(waiting: &'a AtomicUsize) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
         Self(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -61,12 +61,12 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub(super) struct Slot {
     _one: OwnedSemaphorePermit,
-    share: Option<Share>,
+    share: Option<SharedSlot>,
 }
 
 /// A place in the part of the slots that requests of one kind share.
 #[derive(Debug)]
-enum Share {
+enum SharedSlot {
     Nar { _permit: OwnedSemaphorePermit },
     Upload(UploadPlace),
 }
@@ -75,9 +75,9 @@ impl Slot {
     /// The slot of a request after its answer has begun. An upload gives its place back if all of
     /// its body has come; if not, no other upload ends it.
     pub(super) fn answered(self) -> Self {
-        let is_needed = |share: &Share| match share {
-            Share::Nar { .. } => true,
-            Share::Upload(place) => {
+        let is_needed = |share: &SharedSlot| match share {
+            SharedSlot::Nar { .. } => true,
+            SharedSlot::Upload(place) => {
                 place.spare();
                 !place.is_ended()
             }
@@ -92,7 +92,7 @@ impl Slots {
     pub(super) fn new(origin: Arc<str>, max: usize, deadline: Duration) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         let nars = max - max / KEPT_FROM_NARS;
-        let uploads = Uploads::new(max.div_ceil(2), deadline / 2);
+        let uploads = UploadQueue::new(max.div_ceil(2), deadline / 2);
         let [all, nars] = [max, nars].map(|max| Arc::new(Semaphore::new(max)));
         Self { origin, all, nars, uploads, waiting: AtomicUsize::new(0), deadline }
     }
@@ -105,7 +105,7 @@ impl Slots {
     /// A slot, as soon as there is one.
     pub(super) async fn wait(&self, mut load: Load<'_>) -> Result<Slot, FetchError> {
         let is_object = matches!(load, Load::Object(_));
-        let _waiting = is_object.then(|| Waiting::begin(&self.waiting));
+        let _waiting = is_object.then(|| WaitingCount::begin(&self.waiting));
         if let Ok(Some(slot)) = tokio::time::timeout(self.deadline, self.next(&mut load)).await {
             return Ok(slot);
         }
@@ -124,7 +124,7 @@ impl Slots {
     pub(super) fn now(&self, class: Class) -> Option<Slot> {
         let share = self.share(class).map(Arc::clone);
         let share = share.map(Semaphore::try_acquire_owned).transpose().ok()?;
-        let share = share.map(|permit| Share::Nar { _permit: permit });
+        let share = share.map(|permit| SharedSlot::Nar { _permit: permit });
         Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, share })
     }
 
@@ -138,11 +138,13 @@ impl Slots {
 
     async fn next(&self, load: &mut Load<'_>) -> Option<Slot> {
         let share = match load {
-            Load::Upload(body) => Some(Share::Upload(Box::pin(self.uploads.place(body)).await?)),
+            Load::Upload(body) => {
+                Some(SharedSlot::Upload(Box::pin(self.uploads.place(body)).await?))
+            }
             Load::Object(class) => match self.share(*class) {
                 Some(share) => {
                     let permit = Arc::clone(share).acquire_owned().await.ok()?;
-                    Some(Share::Nar { _permit: permit })
+                    Some(SharedSlot::Nar { _permit: permit })
                 }
                 None => None,
             },

@@ -49,7 +49,7 @@ impl Setting<'_> {
         let source = KeySource::within(self.source, None, context, tasks.clone());
         let clock = ManualClock::starting_at(Timestamp::from(std::time::SystemTime::now()));
         let time = (Clock::Manual(clock.clone()), Arc::default());
-        let meters = Meters::new(metrics.clone(), "o".into(), Prices::default());
+        let meters = OriginMeters::new(metrics.clone(), "o".into(), Prices::default());
         Bench { ring: KeyRing::new("o".into(), source, time, meters, tasks), clock, metrics }
     }
 }

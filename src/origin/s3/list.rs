@@ -5,10 +5,10 @@
 use super::{S3Origin, is_of_the_clock};
 use crate::client::{ErrorChain, FailureShare, OutboundRequest};
 use crate::nix::Class;
-use crate::origin::exchange::{FetchError, Method, Purpose, Reason};
+use crate::origin::exchange::{FetchError, Method, Reason, RequestPurpose};
 use crate::origin::key_source::Keys;
 use crate::origin::response::Response;
-use crate::origin::verdict::{Dialect, Verdict, by_fault};
+use crate::origin::verdict::{AnswerVerdict, Dialect, by_fault};
 use crate::rfc::path::encode_path;
 use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -49,30 +49,30 @@ impl S3Origin {
     }
 
     async fn page_with(&self, after: &str, keys: Option<&Keys>) -> Result<Page, FetchError> {
-        let purpose = Purpose { class: Class::Other, reason: Reason::Miss };
+        let purpose = RequestPurpose { class: Class::Other, reason: Reason::Miss };
         let mut exchange = self.wire.send(purpose, self.listing(after, keys)?).await?;
         let status = exchange.status;
         if status != StatusCode::OK {
             let fault = self.wire.fault(&mut exchange).await?;
             return Err(match by_fault(Dialect::S3, status, fault.as_ref()) {
-                Verdict::Refused { code, detail } => {
+                AnswerVerdict::Refused { code, detail } => {
                     if is_of_the_clock(&code) {
                         self.correct_clock(&exchange.heard);
                     }
                     FetchError::Credentials { origin: Arc::clone(&self.wire.name), code, detail }
                 }
-                Verdict::Absent(_) => FetchError::Credentials {
+                AnswerVerdict::Absent(_) => FetchError::Credentials {
                     origin: Arc::clone(&self.wire.name),
                     code: "AccessDenied".to_owned(),
                     detail: "the bucket may not be listed: allow s3:ListBucket".to_owned(),
                 },
-                Verdict::Found
-                | Verdict::NotModified
-                | Verdict::Changed
-                | Verdict::Redirect
-                | Verdict::Unclear
-                | Verdict::Status
-                | Verdict::Protocol(_) => FetchError::Status {
+                AnswerVerdict::Found
+                | AnswerVerdict::NotModified
+                | AnswerVerdict::Changed
+                | AnswerVerdict::Redirect
+                | AnswerVerdict::Unclear
+                | AnswerVerdict::Status
+                | AnswerVerdict::Protocol(_) => FetchError::Status {
                     origin: Arc::clone(&self.wire.name),
                     status,
                     retry_after_seconds: None,
