@@ -56,12 +56,12 @@ struct Raised {
     uploads: u64,
     /// The last purge of everything.
     all: u64,
-    sites: HashMap<Box<str>, Site>,
+    sites: HashMap<Box<str>, SiteFence>,
 }
 
 /// What was raised of one site.
 #[derive(Debug, Default)]
-struct Site {
+struct SiteFence {
     keys: Latest<KeyHash>,
     tags: Latest<TagHash>,
     /// The last purge by any tag.
@@ -236,7 +236,7 @@ impl Fence {
 }
 
 impl Raised {
-    fn site(&mut self, name: &str) -> &mut Site {
+    fn site(&mut self, name: &str) -> &mut SiteFence {
         self.sites.entry(name.into()).or_default()
     }
 
@@ -256,7 +256,10 @@ impl Raised {
                 self.all = number;
                 // An older one of a site says nothing more; its uploads do.
                 for site in self.sites.values_mut() {
-                    *site = Site { uploads: std::mem::take(&mut site.uploads), ..Site::default() };
+                    *site = SiteFence {
+                        uploads: std::mem::take(&mut site.uploads),
+                        ..SiteFence::default()
+                    };
                 }
             }
         }
@@ -264,7 +267,7 @@ impl Raised {
     }
 
     fn allows_head(&self, ticket: Ticket, meta: &Meta) -> bool {
-        let is_tagged = |site: &Site| {
+        let is_tagged = |site: &SiteFence| {
             let own = tags::hashes(meta.key.site(), tags::lines(&meta.headers));
             own.into_iter().any(|tag| site.tags.may_be_since(tag, ticket.purges))
         };
@@ -281,7 +284,7 @@ impl Raised {
         if purges == self.purges {
             return true;
         }
-        let is_covered = |site: &Site| {
+        let is_covered = |site: &SiteFence| {
             let prefix = site.prefixes.back().map_or(0, |(number, _)| *number);
             site.keys.may_be_since(hash, purges)
                 || site.forgotten.max(prefix).max(site.tagged) > purges
@@ -289,7 +292,7 @@ impl Raised {
         self.all <= purges && !self.sites.get(site).is_some_and(is_covered)
     }
 
-    fn allows(&self, ticket: Ticket, key: &Key, is_tagged: impl Fn(&Site) -> bool) -> bool {
+    fn allows(&self, ticket: Ticket, key: &Key, is_tagged: impl Fn(&SiteFence) -> bool) -> bool {
         if ticket.purges == self.purges {
             return true;
         }
@@ -308,7 +311,7 @@ impl Raised {
     }
 }
 
-impl Site {
+impl SiteFence {
     fn note_prefix(&mut self, prefix: &str, number: u64) {
         if self.prefixes.len() == PREFIXES_MAX
             && let Some((oldest, _)) = self.prefixes.pop_front()

@@ -5,7 +5,7 @@
 
 use super::fence::Ticket;
 use super::found::Found;
-use super::publish::{Place, Publication, PublishError};
+use super::publish::{Publication, PublishError, PutOnDisk};
 use super::tiers::Cache;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{Disks, Kept, Part};
@@ -53,7 +53,7 @@ impl Cache {
         sha256: Sha256,
     ) -> Result<Found, PublishError> {
         let (own, head) = (part.clone(), meta.clone());
-        let place: Place = Box::new(move |permit| own.promote(head, sha256, permit));
+        let place: PutOnDisk = Box::new(move |permit| own.promote(head, sha256, permit));
         let publication = Publication { ticket, meta, before: Some(part.meta()), claim: None };
         self.publish_large(part.tasks(), publication, place).await
     }

@@ -8,7 +8,7 @@
 use super::fence::Ticket;
 use super::found::{ClaimOf, Found, hot_of};
 use super::tiers::Cache;
-use super::variants::Shown;
+use super::variants::Visibility;
 use crate::memory::{Coming, Hot};
 use crate::nix::Class;
 use crate::object::{Key, Meta, Sha256};
@@ -79,7 +79,7 @@ impl Publication {
 
 /// Puts an object on its disk, if what it is given says yes under the lock of the object's key;
 /// none if not, or if what is there stays. Blocking.
-pub(super) type Place =
+pub(super) type PutOnDisk =
     Box<dyn FnOnce(&dyn Fn() -> bool) -> Result<Option<Stored>, WriteError> + Send>;
 
 /// What is left to be done on a disk once a publication was decided.
@@ -160,7 +160,7 @@ impl Cache {
     ) -> Result<Found, PublishError> {
         let tasks = proven.tasks().clone();
         let Publication { ticket, meta, claim, .. } = publication.clone();
-        let place: Place = Box::new(move |permit| {
+        let place: PutOnDisk = Box::new(move |permit| {
             proven.seal()?.commit_if(meta, claim, ticket.publications, permit)
         });
         self.publish_on((&tasks, patience), Box::new(publication), place).await
@@ -171,7 +171,7 @@ impl Cache {
         &self,
         tasks: &Tasks,
         publication: Publication,
-        place: Place,
+        place: PutOnDisk,
     ) -> Result<Found, PublishError> {
         self.publish_on((tasks, LARGE_PATIENCE), Box::new(publication), place).await
     }
@@ -181,7 +181,7 @@ impl Cache {
         &self,
         (tasks, patience): (&Tasks, Duration),
         publication: Box<Publication>,
-        place: Place,
+        place: PutOnDisk,
     ) -> Result<Found, PublishError> {
         let (tell, told) = oneshot::channel();
         let (cache, turn) = (self.clone(), Handover::default());
@@ -214,7 +214,7 @@ impl Cache {
         &self,
         publication: &Publication,
         turn: &Handover,
-        place: Place,
+        place: PutOnDisk,
     ) -> (Result<(Found, Published), PublishError>, Left) {
         let allows = || self.fence.allows(publication.ticket, &publication.heads());
         let stored = match place(&|| !turn.is_taken() && allows()) {
@@ -285,11 +285,11 @@ impl Cache {
             let shown = if published.may_vary {
                 self.variants.publish(published, meta, put)
             } else if put(&[]) {
-                Shown::Yes
+                Visibility::Yes
             } else {
-                Shown::Superseded
+                Visibility::Superseded
             };
-            if shown == Shown::Superseded
+            if shown == Visibility::Superseded
                 && let Some(claim) = &claim
             {
                 self.memory.forget_claim(&claim.nar, &claim.held);
@@ -298,10 +298,10 @@ impl Cache {
         };
         let shown = self.fence.leave(*ticket, &publication.heads(), show);
         match shown.ok_or(PublishError::Purged)? {
-            (Shown::Superseded, _) => return Err(PublishError::Superseded),
+            (Visibility::Superseded, _) => return Err(PublishError::Superseded),
             // What was found of it by the claim before says nothing any more.
-            (Shown::Yes, Some(claim)) => self.fence.raise_uploads(&[claim.nar]),
-            (Shown::Yes, None) => {}
+            (Visibility::Yes, Some(claim)) => self.fence.raise_uploads(&[claim.nar]),
+            (Visibility::Yes, None) => {}
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use super::found::Hit;
 use super::tiers::Cache;
-use super::variants::Known;
+use super::variants::KnownVariants;
 use crate::object::{Key, Meta, Variant};
 use crate::store::StoredVariants;
 use std::sync::Arc;
@@ -73,7 +73,11 @@ impl Cache {
     }
 
     /// All variants of an object of which memory knows so much.
-    async fn all_variants(&self, primary: &Key, known: Option<Arc<Known>>) -> Arc<Known> {
+    async fn all_variants(
+        &self,
+        primary: &Key,
+        known: Option<Arc<KnownVariants>>,
+    ) -> Arc<KnownVariants> {
         if let Some(known) = known.filter(|known| known.is_whole) {
             return known;
         }

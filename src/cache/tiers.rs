@@ -4,7 +4,7 @@
 use super::fence::{Fence, Ticket};
 use super::found::{Found, Hit, Stale, hot_of};
 use super::variants::Variants;
-use crate::memory::{Hot, Memory, Usage};
+use crate::memory::{Hot, Memory, TierUsage};
 use crate::metrics::Metrics;
 use crate::object::Key;
 use crate::store::{Disks, Stored, StoredBody};
@@ -109,7 +109,7 @@ impl Cache {
     /// Sets the gauges of what is stored; called before metrics are read.
     pub fn report(&self, metrics: &Metrics) {
         let tiers = [("memory", self.memory.usage()), ("absent", self.memory.absent_usage())];
-        for (tier, Usage { bytes, objects }) in tiers {
+        for (tier, TierUsage { bytes, objects }) in tiers {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             metrics.stored_bytes.with_label_values(&[tier]).set(bytes);
             let objects = i64::try_from(objects).unwrap_or(i64::MAX);

@@ -27,7 +27,7 @@ mod shelf;
 #[cfg(test)]
 mod tests;
 
-pub use history::Seen;
+pub use history::HistoryMark;
 pub use hot::Hot;
 
 use crate::clock::Timestamp;
@@ -37,7 +37,7 @@ use crate::object::{Key, KeyHash, Meta, NarClaim, Tags};
 use history::{Histories, History};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
-use shelf::{Counts, ENTRY_OVERHEAD, Shelf};
+use shelf::{ENTRY_OVERHEAD, RemovalCounters, Shelf};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ const CLAIMS_DIVISOR: u64 = 16;
 
 /// Bytes and objects that a tier holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct TierUsage {
     /// Bytes, overhead included.
     pub bytes: u64,
     /// Objects.
@@ -142,7 +142,7 @@ impl Memory {
     }
 
     /// This moment, before `key` is looked up on disk.
-    pub fn seen(&self, key: &Key) -> Seen {
+    pub fn seen(&self, key: &Key) -> HistoryMark {
         self.histories.of(key.as_str()).seen()
     }
 
@@ -184,7 +184,7 @@ impl Memory {
 
     /// Keeps a small object that was read from disk since `seen`, unless something newer came
     /// meanwhile; gives that instead if it is here.
-    pub fn heat(&self, key: &Key, hot: Arc<Hot>, seen: Seen) -> Arc<Hot> {
+    pub fn heat(&self, key: &Key, hot: Arc<Hot>, seen: HistoryMark) -> Arc<Hot> {
         let history = self.histories.of(key.as_str());
         if let Some(there) = self.hot.peek(key.as_str()) {
             return there;
@@ -197,7 +197,7 @@ impl Memory {
 
     /// Gives a publication another head, if it is there still: here, or on the disk, which had it
     /// at `stored` or later.
-    pub fn renew(&self, key: &Key, hot: &Arc<Hot>, stored: Option<Seen>) {
+    pub fn renew(&self, key: &Key, hot: &Arc<Hot>, stored: Option<HistoryMark>) {
         let history = self.histories.of(key.as_str());
         let is_there = match self.hot.peek(key.as_str()) {
             Some(there) => there.order() == hot.order(),
@@ -254,7 +254,7 @@ impl Memory {
 
     /// Keeps a claim that was read from disk since `seen`, unless another one came meanwhile, which
     /// is given instead if it is here.
-    pub fn heat_claim(&self, key: &Key, claim: HeldClaim, seen: Seen) -> HeldClaim {
+    pub fn heat_claim(&self, key: &Key, claim: HeldClaim, seen: HistoryMark) -> HeldClaim {
         let history = self.histories.of(key.as_str());
         if let Some(there) = self.claims.peek(key) {
             return there;
@@ -350,20 +350,24 @@ impl Memory {
     }
 
     /// What the hot objects take.
-    pub fn usage(&self) -> Usage {
-        Usage { bytes: self.hot.bytes(), objects: self.hot.objects() }
+    pub fn usage(&self) -> TierUsage {
+        TierUsage { bytes: self.hot.bytes(), objects: self.hot.objects() }
     }
 
     /// What the remembered absences take.
-    pub fn absent_usage(&self) -> Usage {
-        Usage { bytes: self.absent.bytes(), objects: self.absent.objects() }
+    pub fn absent_usage(&self) -> TierUsage {
+        TierUsage { bytes: self.absent.bytes(), objects: self.absent.objects() }
     }
 }
 
 /// Counts of what leaves a tier: one addition for each.
-fn counts(tier: &str, metrics: &Metrics) -> Counts {
+fn counts(tier: &str, metrics: &Metrics) -> RemovalCounters {
     let counter = |reason| metrics.evictions.with_label_values(&[tier, reason]);
-    Counts { size: counter("size"), replaced: counter("replaced"), removed: counter("removed") }
+    RemovalCounters {
+        size: counter("size"),
+        replaced: counter("replaced"),
+        removed: counter("removed"),
+    }
 }
 
 #[derive(Debug, Clone)]

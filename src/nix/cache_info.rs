@@ -110,21 +110,21 @@ impl Overrides {
             (WANT_MASS_QUERY, self.wants_mass_query.map(|wants| u8::from(wants).to_string())),
             (PRIORITY, self.priority.map(|priority| priority.to_string())),
         ]
-        .map(|(key, value)| value.map(|value| (key, value, Written::No)));
+        .map(|(key, value)| value.map(|value| (key, value, FieldPresence::No)));
         let mut changed = String::with_capacity(text.len() + 64);
         for line in text.split_inclusive('\n') {
             let key = field(line).map(|(key, _)| key);
             match fields.iter_mut().flatten().find(|(own, _, _)| Some(*own) == key) {
                 None => changed.push_str(line),
-                Some((_, _, Written::Yes)) => {}
+                Some((_, _, FieldPresence::Yes)) => {}
                 Some((key, value, written)) => {
                     push_field(&mut changed, key, value);
-                    *written = Written::Yes;
+                    *written = FieldPresence::Yes;
                 }
             }
         }
         for (key, value, written) in fields.iter().flatten() {
-            if *written == Written::No {
+            if *written == FieldPresence::No {
                 push_field(&mut changed, key, value);
             }
         }
@@ -134,7 +134,7 @@ impl Overrides {
 
 /// Whether an overridden field stands in the text already.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Written {
+enum FieldPresence {
     Yes,
     No,
 }

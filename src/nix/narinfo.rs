@@ -139,7 +139,7 @@ pub enum NarInfoError {
 impl NarInfo {
     /// Reads a narinfo.
     pub fn parse(bytes: &[u8]) -> Result<Self, NarInfoError> {
-        Lines::read(bytes)?.into_narinfo()
+        NarInfoLines::read(bytes)?.into_narinfo()
     }
 
     /// Whether this is the narinfo of `<hash_part>.narinfo`.
@@ -242,7 +242,7 @@ impl fmt::Display for NarInfo {
 
 /// The values of the known keys, not yet understood.
 #[derive(Default)]
-struct Lines<'a> {
+struct NarInfoLines<'a> {
     store_path: Option<&'a str>,
     url: Option<&'a str>,
     compression: Option<&'a str>,
@@ -257,7 +257,7 @@ struct Lines<'a> {
     content_address: Option<&'a str>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> NarInfoLines<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self, NarInfoError> {
         let text = check_text(bytes)?;
         let mut lines = Self::default();
