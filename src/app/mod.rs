@@ -78,7 +78,7 @@ pub enum StartError {
     Filter(#[from] FilterError),
     /// The access log.
     #[error(transparent)]
-    AccessLog(#[from] telemetry::StartError),
+    AccessLog(#[from] telemetry::AccessLogError),
     /// This instance's name.
     #[error(transparent)]
     Name(#[from] NameError),

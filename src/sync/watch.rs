@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 #[derive(Debug)]
-struct Shared<T> {
+struct WatchedValue<T> {
     value: RwLock<T>,
     is_closed: AtomicBool,
     changed: Notify,
@@ -16,11 +16,11 @@ struct Shared<T> {
 
 /// Sets the value.
 #[derive(Debug)]
-pub(crate) struct Sender<T>(Arc<Shared<T>>);
+pub(crate) struct Sender<T>(Arc<WatchedValue<T>>);
 
 /// Sees the value.
 #[derive(Debug)]
-pub(crate) struct Receiver<T>(Arc<Shared<T>>);
+pub(crate) struct Receiver<T>(Arc<WatchedValue<T>>);
 
 /// The sender is gone.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl<T: Default> Default for Sender<T> {
 impl<T> Sender<T> {
     pub(crate) fn new(value: T) -> Self {
         let (value, is_closed) = (RwLock::new(value), AtomicBool::new(false));
-        Self(Arc::new(Shared { value, is_closed, changed: Notify::new() }))
+        Self(Arc::new(WatchedValue { value, is_closed, changed: Notify::new() }))
     }
 
     pub(crate) fn borrow(&self) -> RwLockReadGuard<'_, T> {

@@ -33,13 +33,13 @@ pub struct Jobs {
     #[cfg(test)]
     device: u64,
     began: Instant,
-    running: Mutex<Running>,
+    running: Mutex<RunningJobs>,
     /// The first moment at which one of them is beyond its time, in milliseconds since `began`.
     first: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Running {
+struct RunningJobs {
     /// Each with the moment until which it may run.
     until: BTreeSet<(u64, u64)>,
     next: u64,
@@ -74,7 +74,7 @@ impl Jobs {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(NONE - 1)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Running)) {
+    fn change(&self, change: impl FnOnce(&mut RunningJobs)) {
         let mut running = self.running.lock();
         change(&mut running);
         let first = running.until.first().map_or(NONE, |(until, _)| *until);

@@ -3,7 +3,7 @@
 //! shared by reference; dropping it writes what is queued.
 
 use super::form::{self, AccessRecord};
-use super::queue::{Full, Queue};
+use super::queue::{QueueFull, WriterQueue};
 use crate::config::AccessLogForm;
 use crate::metrics::Metrics;
 use prometheus::IntCounter;
@@ -39,7 +39,7 @@ impl fmt::Debug for Sink {
 /// The access log's thread could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the access log's thread: {source}; raise the limit on threads")]
-pub struct StartError {
+pub struct AccessLogError {
     /// What the system said.
     #[from]
     source: io::Error,
@@ -49,13 +49,17 @@ pub struct StartError {
 #[derive(Debug)]
 pub struct AccessLog {
     /// `None` if the log is off, and while it closes.
-    open: Option<Queue<Box<AccessRecord>>>,
+    open: Option<WriterQueue<Box<AccessRecord>>>,
     dropped: IntCounter,
 }
 
 impl AccessLog {
     /// Starts the writer, or nothing if `form` is `Off`.
-    pub fn start(form: AccessLogForm, sink: Sink, metrics: &Metrics) -> Result<Self, StartError> {
+    pub fn start(
+        form: AccessLogForm,
+        sink: Sink,
+        metrics: &Metrics,
+    ) -> Result<Self, AccessLogError> {
         Self::with_queue(form, sink, metrics, QUEUE_RECORDS_MAX)
     }
 
@@ -64,12 +68,12 @@ impl AccessLog {
         sink: Sink,
         metrics: &Metrics,
         records_max: usize,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, AccessLogError> {
         let dropped = metrics.access_log_dropped.clone();
         if form == AccessLogForm::Off {
             return Ok(Self { open: None, dropped });
         }
-        let writer = Writer {
+        let writer = AccessLogWriter {
             form,
             out: match sink {
                 Sink::Stdout => Box::new(io::stdout()),
@@ -78,7 +82,7 @@ impl AccessLog {
             dropped: dropped.clone(),
             is_failing: false,
         };
-        let open = Queue::start("access-log", records_max, |queue| writer.run(queue))?;
+        let open = WriterQueue::start("access-log", records_max, |queue| writer.run(queue))?;
         Ok(Self { open: Some(open), dropped })
     }
 
@@ -90,7 +94,7 @@ impl AccessLog {
     /// Queues a record. Never blocks; counts the record as dropped if the queue is full.
     pub fn record(&self, record: Box<AccessRecord>) {
         let Some(open) = &self.open else { return };
-        if let Err(Full) = open.send(record) {
+        if let Err(QueueFull) = open.send(record) {
             self.dropped.inc();
         }
     }
@@ -116,14 +120,14 @@ impl Drop for AccessLog {
 }
 
 /// The thread's half.
-struct Writer {
+struct AccessLogWriter {
     form: AccessLogForm,
     out: Box<dyn Write + Send>,
     dropped: IntCounter,
     is_failing: bool,
 }
 
-impl Writer {
+impl AccessLogWriter {
     fn run(mut self, queue: &Receiver<Box<AccessRecord>>) {
         let mut batch = Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 4);
         while let Ok(record) = queue.recv() {

@@ -69,7 +69,7 @@ pub(super) fn json(record: &AccessRecord, line: &mut Vec<u8>) -> Result<(), serd
     let elapsed = u64::try_from(record.elapsed.as_micros()).unwrap_or(u64::MAX);
     let [host, referer, agent] = [&record.host, &record.referer, &record.user_agent]
         .map(|value| value.as_ref().map(HeaderValue::as_bytes));
-    let mut object = Object { line };
+    let mut object = JsonObject { line };
     object.line.extend_from_slice(b"{\"timestamp\":\"");
     rfc3339(record.timestamp, object.line);
     object.line.push(b'"');
@@ -99,11 +99,11 @@ pub(super) fn json(record: &AccessRecord, line: &mut Vec<u8>) -> Result<(), serd
 }
 
 /// A JSON object that is being written, with a member in it.
-struct Object<'a> {
+struct JsonObject<'a> {
     line: &'a mut Vec<u8>,
 }
 
-impl Object<'_> {
+impl JsonObject<'_> {
     /// `name` is one of ours: nothing in it needs an escape.
     fn name(&mut self, name: &str) {
         self.line.extend_from_slice(b",\"");
