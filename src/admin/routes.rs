@@ -7,7 +7,7 @@ use super::purge::{self, PurgeError};
 use super::token::AuthError;
 use super::uploads::{UploadsError, UploadsRequest, site_of};
 use crate::filter::{self, NoticeError};
-use crate::policy::request::Refusal;
+use crate::policy::request::RequestRefusal;
 use crate::rfc::authority::Authority;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -77,7 +77,7 @@ async fn route(
     if let Err(problem) = host
         && !(is_read && names_none)
     {
-        let reason = Refusal::from(problem).reason();
+        let reason = RequestRefusal::from(problem).reason();
         shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
         return error(StatusCode::BAD_REQUEST, &problem.to_string());
     }

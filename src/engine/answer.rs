@@ -7,7 +7,7 @@ use crate::client::UploadError;
 use crate::fill::FillError;
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::request::Refusal;
+use crate::policy::request::RequestRefusal;
 use crate::rfc::cache_status::{CacheStatus, Forward};
 use crate::telemetry::RequestId;
 use bytes::Bytes;
@@ -137,8 +137,8 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
 }
 
 /// A request that Narthex refuses by itself.
-pub(super) fn refused(refusal: Refusal) -> Answer {
-    if refusal == Refusal::Loop {
+pub(super) fn refused(refusal: RequestRefusal) -> Answer {
+    if refusal == RequestRefusal::Loop {
         // Any client can send the field: not an error before an operator finds a circle.
         tracing::warn!("a request names this cache in CDN-Loop: its origins form a circle");
     }
@@ -150,7 +150,7 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
     if let Some(allowed) = refusal.allow() {
         answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
-    if refusal == Refusal::ClaimUnknown {
+    if refusal == RequestRefusal::ClaimUnknown {
         answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SHED_RETRY_SECONDS));
     }
     answer
@@ -209,8 +209,8 @@ pub(super) fn untaken() -> Answer {
 /// upload beyond the share of its client is 503.
 pub(super) fn failed(error: &FillError) -> Answer {
     match error.upload() {
-        Some(UploadError::Broken) => return refused(Refusal::BodyBroken),
-        Some(UploadError::Slow) => return refused(Refusal::BodySlow),
+        Some(UploadError::Broken) => return refused(RequestRefusal::BodyBroken),
+        Some(UploadError::Slow) => return refused(RequestRefusal::BodySlow),
         None => {}
     }
     if error.is_over_share() {

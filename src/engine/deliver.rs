@@ -15,7 +15,7 @@ use crate::object::{Facts, Lifetime, Meta};
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::Selection;
-use crate::policy::head::Source;
+use crate::policy::head::AnswerSource;
 use crate::policy::request::ReadMethod;
 use crate::rfc::ContentRange;
 use crate::rfc::cache_status::{CacheStatus, Forward};
@@ -319,7 +319,7 @@ fn head_of<'a>(
     now: Timestamp,
     how: How<'_>,
 ) -> HeaderMap {
-    let source = if how.outcome.is_hit() { Source::Stored } else { Source::Fetched };
+    let source = if how.outcome.is_hit() { AnswerSource::Stored } else { AnswerSource::Fetched };
     let own = cache_status(facts, how.outcome, now);
     // The caches on the way speak first, the one nearest to the client last (RFC 9211 section 2).
     let status = own.to_header_value_after(how.upstream_status);

@@ -15,7 +15,7 @@ use crate::object::Facts;
 use crate::object::tags::TAG_FIELD;
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::request::{ReadMethod, Upstream};
+use crate::policy::request::{OriginUse, ReadMethod};
 use crate::rfc::path::PlainPath;
 use crate::rfc::{Authority, CdnLoop};
 use crate::store::StoredBody;
@@ -128,7 +128,7 @@ impl Engine {
         out: &mut Vec<u8>,
     ) -> Option<Taken<Body>> {
         connection.spans().filter(|_| request.method == ReadMethod::Get)?;
-        let (method, upstream) = (request.method, Upstream::MayBeAsked);
+        let (method, upstream) = (request.method, OriginUse::MayBeAsked);
         let way = ObjectWay { site, passed: CdnLoop::default(), path, method, upstream };
         let (stored, outcome, routed) = self.open_file(&way, moment.edge)?;
         let class = routed.target.class;

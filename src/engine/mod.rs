@@ -59,7 +59,7 @@ use crate::nix::Class;
 use crate::object::{Facts, Key, Proof};
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::request::{Plan, ReadMethod, Refusal, Upstream};
+use crate::policy::request::{OriginUse, ReadMethod, RequestPlan, RequestRefusal};
 use crate::rfc::CdnLoop;
 use crate::rfc::authority::Authority;
 use crate::store::Stored;
@@ -134,7 +134,7 @@ struct ObjectWay<'s, 'p> {
     passed: CdnLoop,
     path: Path<'p>,
     method: ReadMethod,
-    upstream: Upstream,
+    upstream: OriginUse,
 }
 
 impl ObjectWay<'_, '_> {
@@ -152,7 +152,7 @@ struct KeptWay {
     passed: CdnLoop,
     path: Path<'static>,
     method: ReadMethod,
-    upstream: Upstream,
+    upstream: OriginUse,
 }
 
 /// What is stored and may be used as it is.
@@ -174,7 +174,7 @@ struct Routed {
     passed: CdnLoop,
     target: Target,
     method: ReadMethod,
-    upstream: Upstream,
+    upstream: OriginUse,
 }
 
 impl Routed {
@@ -355,27 +355,27 @@ impl Engine {
         &self,
         parts: &'p Parts,
         sites: &'s Sites,
-    ) -> Result<Way<'s, 'p>, Option<Refusal>> {
+    ) -> Result<Way<'s, 'p>, Option<RequestRefusal>> {
         let named = Authority::of_request(parts.version, &parts.uri, &parts.headers);
-        let named = named.map_err(Refusal::from)?;
+        let named = named.map_err(RequestRefusal::from)?;
         let site = sites.route(named.as_ref().map(|authority| &*authority.host));
         if let Some(site) = site.filter(|site| site.upstream.site.caching.is_some()) {
             return Ok(Way::Generic { site, passed: self.passed(parts)? });
         }
         let (method, upstream) = match policy::request::plan(&parts.method, &parts.headers)? {
-            Plan::Object { method, upstream } => (method, upstream),
-            Plan::Preflight => return Err(None),
+            RequestPlan::Object { method, upstream } => (method, upstream),
+            RequestPlan::Preflight => return Err(None),
         };
-        let site = site.ok_or(Refusal::UnknownHost)?;
+        let site = site.ok_or(RequestRefusal::UnknownHost)?;
         let passed = self.passed(parts)?;
         let path = Path::of(&parts.uri, self.limits.path_bytes_max)?;
         Ok(Way::Object(ObjectWay { site, passed, path, method, upstream }))
     }
 
     /// The caches that a request has passed, of which this is none.
-    fn passed(&self, parts: &Parts) -> Result<CdnLoop, Refusal> {
-        let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
-        if passed.contains(&self.instance) { Err(Refusal::Loop) } else { Ok(passed) }
+    fn passed(&self, parts: &Parts) -> Result<CdnLoop, RequestRefusal> {
+        let passed = CdnLoop::of(&parts.headers).map_err(RequestRefusal::from)?;
+        if passed.contains(&self.instance) { Err(RequestRefusal::Loop) } else { Ok(passed) }
     }
 
     /// What memory holds for a request and may be used as it is; its class.
@@ -442,8 +442,8 @@ impl Engine {
             Ok(answer) => return answer,
             Err(stale) => stale,
         };
-        if routed.upstream == Upstream::StoredOnly {
-            return answer::refused(Refusal::NotStored);
+        if routed.upstream == OriginUse::StoredOnly {
+            return answer::refused(RequestRefusal::NotStored);
         }
         if stale.is_none() && routed.is_absent_by_filter() {
             return answer::absent_by_filter();

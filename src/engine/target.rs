@@ -5,7 +5,7 @@ use crate::cache::{Cache, ClaimUnknown};
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
-use crate::policy::request::Refusal;
+use crate::policy::request::RequestRefusal;
 use crate::rfc::path::{PlainPath, canonicalise};
 use http::Uri;
 use std::borrow::Cow;
@@ -34,7 +34,7 @@ pub(super) struct Path<'a> {
 
 impl<'a> Path<'a> {
     /// That of `uri`, whose raw form may have so many bytes.
-    pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, Refusal> {
+    pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, RequestRefusal> {
         let canonical = canonicalise(uri.path(), path_bytes_max)?;
         Ok(Self { has_query: uri.query().is_some(), ..Self::named(canonical) })
     }
@@ -76,7 +76,7 @@ pub(super) async fn of(
     site: &Site,
     path: Path<'_>,
     cache: &Cache,
-) -> Result<Target, Refusal> {
+) -> Result<Target, RequestRefusal> {
     let Path { canonical, class, has_query: _ } = path;
     let key = Key::new(site.key_space(), &canonical, None);
     let path: Arc<str> = canonical.into();
@@ -93,12 +93,12 @@ pub(super) async fn of(
         None if is_named(&key, cache).await? => {
             Ok(Target { key, path, query: None, class: Class::Nar })
         }
-        None => Err(Refusal::OutsideCache),
+        None => Err(RequestRefusal::OutsideCache),
     }
 }
 
 /// Whether a narinfo is known to name the NAR `key`.
-async fn is_named(key: &Key, cache: &Cache) -> Result<bool, Refusal> {
+async fn is_named(key: &Key, cache: &Cache) -> Result<bool, RequestRefusal> {
     let claim = cache.claim(key).await;
-    claim.map(|claim| claim.is_some()).map_err(|_: ClaimUnknown| Refusal::ClaimUnknown)
+    claim.map(|claim| claim.is_some()).map_err(|_: ClaimUnknown| RequestRefusal::ClaimUnknown)
 }

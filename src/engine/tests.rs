@@ -69,7 +69,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let key = Key::new(site.key_space(), PATH, None);
     let target = Target { key, path: PATH.into(), query: None, class: Class::Nar };
     let (passed, method) = (CdnLoop::default(), ReadMethod::Get);
-    let routed = Routed { site, passed, target, method, upstream: Upstream::MayBeAsked };
+    let routed = Routed { site, passed, target, method, upstream: OriginUse::MayBeAsked };
     let wanted = engine.wanted(&routed, Asker::at(peer.ip()));
     let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
     assert!(matches!(flight.landed().await, Landed::Passing));

@@ -28,7 +28,9 @@ use crate::origin::{Answer, FetchError, Forward, Interim, Response, Retries};
 use crate::policy::generic::fields::Divided;
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
-use crate::policy::generic::storing::{self, Confirmed, PassReason, Reply, Storable, Verdict};
+use crate::policy::generic::storing::{
+    self, Confirmation, GenericPassReason, GenericReply, StorableResponse, StoringVerdict,
+};
 use crate::policy::generic::{Directives, fields};
 use crate::policy::response::Times;
 use crate::policy::revalidation;
@@ -176,7 +178,12 @@ impl Sought {
         self.upstream.site.caching.as_ref()
     }
 
-    pub(super) fn meta(&self, response: &Response, storable: Storable, variant: Variant) -> Meta {
+    pub(super) fn meta(
+        &self,
+        response: &Response,
+        storable: StorableResponse,
+        variant: Variant,
+    ) -> Meta {
         let key = if variant.is_empty() { self.key.clone() } else { self.key.variant(&variant) };
         Meta {
             key,
@@ -415,7 +422,7 @@ impl Fetch<'_> {
         }
         let times = Times { request: response.request_time, response: response.response_time };
         let (status, wishes) = (old.status, &self.sought.wishes);
-        let reply = Reply { status, headers: &response.headers, wishes, times };
+        let reply = GenericReply { status, headers: &response.headers, wishes, times };
         let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
         let meta = |headers, lifetime| Meta {
             request_time: times.request,
@@ -428,20 +435,23 @@ impl Fetch<'_> {
         };
         let for_one = |shared| stale.with_meta(Arc::new(meta(shared, Lifetime::Seconds(0))));
         let (found, how, own) = match confirmed {
-            Confirmed::Renewed(storable) if self.selects(&storable, &old.variant) => {
-                let Storable { fields: Divided { shared, own }, lifetime, .. } = storable;
+            Confirmation::Renewed(storable) if self.selects(&storable, &old.variant) => {
+                let StorableResponse { fields: Divided { shared, own }, lifetime, .. } = storable;
                 let meta = meta(shared, lifetime);
                 let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
                 (found, How::Confirmed, own)
             }
             // A request that selects another variant by the same fields says nothing of this one.
-            Confirmed::Renewed(Storable { fields, varies, .. }) if varies.is_by(&old.variant) => {
+            Confirmation::Renewed(StorableResponse { fields, varies, .. })
+                if varies.is_by(&old.variant) =>
+            {
                 (for_one(fields.shared), How::ConfirmedForOne, fields.own)
             }
-            Confirmed::ForOne(Divided { shared, own }) => {
+            Confirmation::ForOne(Divided { shared, own }) => {
                 (for_one(shared), How::ConfirmedForOne, own)
             }
-            Confirmed::Renewed(Storable { fields, .. }) | Confirmed::Withdrawn(fields) => {
+            Confirmation::Renewed(StorableResponse { fields, .. })
+            | Confirmation::Withdrawn(fields) => {
                 self.cache().purge(Scope::Key(old.key.clone()), Purging::Soft).await;
                 (for_one(fields.shared), How::NotStored, fields.own)
             }
@@ -452,7 +462,7 @@ impl Fetch<'_> {
     }
 
     /// Whether the request selects `variant` of a response.
-    fn selects(&self, storable: &Storable, variant: &Variant) -> bool {
+    fn selects(&self, storable: &StorableResponse, variant: &Variant) -> bool {
         storable.varies.select(&self.sought.headers).is_some_and(|own| own == *variant)
     }
 
@@ -464,16 +474,16 @@ impl Fetch<'_> {
         let times = Times { request: response.request_time, response: response.response_time };
         let wishes = &self.sought.wishes;
         let (status, headers) = (response.status, &response.headers);
-        let reply = Reply { status, headers, wishes, times };
+        let reply = GenericReply { status, headers, wishes, times };
         let (storable, variant) = match storing::admit(&reply, rule, &caching.targeted) {
-            Verdict::Store(storable) => match storable.varies.select(&self.sought.headers) {
+            StoringVerdict::Store(storable) => match storable.varies.select(&self.sought.headers) {
                 Some(variant) => (storable, variant),
-                None => return Ok(self.pass(response, PassReason::VaryAny)),
+                None => return Ok(self.pass(response, GenericPassReason::VaryAny)),
             },
-            Verdict::Pass(reason) => return Ok(self.pass(response, reason)),
+            StoringVerdict::Pass(reason) => return Ok(self.pass(response, reason)),
         };
         if !response.is_framed {
-            return Ok(self.pass(response, PassReason::Unframed));
+            return Ok(self.pass(response, GenericPassReason::Unframed));
         }
         self.shared.alone.end(&self.sought.key);
         self.flight.set_own(storable.fields.own.clone());
@@ -485,13 +495,13 @@ impl Fetch<'_> {
     }
 
     /// Gives the answer to the reader who caused it alone.
-    fn pass(&self, response: Response, reason: PassReason) -> &'static str {
+    fn pass(&self, response: Response, reason: GenericPassReason) -> &'static str {
         let key = &self.sought.key;
         tracing::debug!(path = key.path(), reason = reason.as_str(), "not to be kept");
         // What one request says about itself is nothing that others should go alone for, nor is an
         // error: the next answer may be one for all.
         let is_of_request =
-            matches!(reason, PassReason::RequestNoStore | PassReason::Authorization);
+            matches!(reason, GenericPassReason::RequestNoStore | GenericPassReason::Authorization);
         let is_error = response.status.is_client_error() || response.status.is_server_error();
         if !is_of_request && !is_error {
             let now = response.response_time.edge;

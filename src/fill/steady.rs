@@ -26,7 +26,7 @@ use crate::object::Key;
 use crate::origin::{
     Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries,
 };
-use crate::policy::continuation::{self, Begun, Tie};
+use crate::policy::continuation::{self, BrokenBody, Tie};
 use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -482,7 +482,7 @@ impl Steady {
             Checked::ByHash => &none,
             Checked::ByLength => &self.headers,
         };
-        let begun = Begun { headers, length: self.total, offset: self.received };
+        let begun = BrokenBody { headers, length: self.total, offset: self.received };
         let (status, headers) = (response.status, &response.headers);
         let checked = match self.end {
             Some(end) => {

@@ -6,7 +6,7 @@ use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::origin::{Ask, Method, Reason, Response, Retries};
 use crate::policy;
-use crate::policy::response::{Admission, Coding, Reply, Times, Verdict};
+use crate::policy::response::{AdmittedHead, Coding, ObjectReply, ObjectVerdict, Times};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
@@ -94,14 +94,14 @@ impl Wanted {
         headers: &HeaderMap,
     ) -> Result<Admitted, FillError> {
         let times = Times { request: response.request_time, response: response.response_time };
-        let reply = Reply { class: self.class, status, headers, times };
+        let reply = ObjectReply { class: self.class, status, headers, times };
         let (keep, admission) = match policy::response::admit(&reply, &self.terms()) {
-            Verdict::Store(admission) => (Keep::IfVerified, admission),
-            Verdict::Pass(reason, admission) => {
+            ObjectVerdict::Store(admission) => (Keep::IfVerified, admission),
+            ObjectVerdict::Pass(reason, admission) => {
                 tracing::debug!(path = self.key.path(), reason = reason.as_str(), "not to be kept");
                 (Keep::Never, admission)
             }
-            Verdict::Unusable(fault) => {
+            ObjectVerdict::Unusable(fault) => {
                 return Err(FillError::Rejected {
                     origin: Arc::clone(&response.origin_name),
                     rejection: Rejection::Head { detail: fault.to_string() },
@@ -136,7 +136,7 @@ impl Wanted {
             let meta = self.meta(StatusCode::NOT_FOUND, &origin, times, &admission);
             return (meta, Keep::IfVerified);
         }
-        let unkept = Admission {
+        let unkept = AdmittedHead {
             headers: HeaderMap::new(),
             lifetime: Lifetime::Seconds(0),
             age_at_response: 0,
@@ -152,7 +152,7 @@ impl Wanted {
         status: StatusCode,
         origin: &Arc<str>,
         times: Times,
-        admission: &Admission,
+        admission: &AdmittedHead,
     ) -> Meta {
         Meta {
             key: self.key.clone(),

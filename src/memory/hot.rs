@@ -335,7 +335,7 @@ mod tests {
     use crate::memory::tests::meta;
     use crate::nix::Class;
     use crate::object::{Tag, Variant};
-    use crate::policy::head::Source;
+    use crate::policy::head::AnswerSource;
     use crate::rfc::CacheStatus;
     use std::time::Duration;
 
@@ -396,7 +396,7 @@ mod tests {
                 written.append(name, HeaderValue::from_str(value).unwrap());
             }
             let (none, value) = (HeaderMap::new(), status.to_header_value());
-            let source = Source::Stored;
+            let source = AnswerSource::Stored;
             let mut head =
                 policy::head::client_head(none, hot.fields(), &hot.facts, now, source, value);
             // The sender of the body states its length.

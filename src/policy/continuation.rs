@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode, header};
 
 /// What is known of the body that broke off.
 #[derive(Debug, Clone, Copy)]
-pub struct Begun<'a> {
+pub struct BrokenBody<'a> {
     /// The fields kept from its head.
     pub headers: &'a HeaderMap,
     /// Its length in bytes, if it was stated.
@@ -72,7 +72,7 @@ pub enum ContinuationError {
 
 /// Judges the answer to a request for the bytes from `begun.offset` on.
 pub fn check(
-    begun: &Begun<'_>,
+    begun: &BrokenBody<'_>,
     status: StatusCode,
     headers: &HeaderMap,
 ) -> Result<Continuation, ContinuationError> {
@@ -97,7 +97,7 @@ pub fn check(
 /// Judges the answer to a request for the bytes from `begun.offset` to `last`: it may end before
 /// `last`, never begin elsewhere. Gives the offset behind its last byte too.
 pub fn check_stretch(
-    begun: &Begun<'_>,
+    begun: &BrokenBody<'_>,
     last: u64,
     status: StatusCode,
     headers: &HeaderMap,
@@ -171,7 +171,7 @@ mod tests {
         now: &[(&str, &str)],
     ) -> Result<(u64, Tie), ContinuationError> {
         let headers = fields(before);
-        let begun = Begun { headers: &headers, length, offset: 4 };
+        let begun = BrokenBody { headers: &headers, length, offset: 4 };
         check(&begun, StatusCode::PARTIAL_CONTENT, &fields(now)).map(|c| (c.length, c.tie))
     }
 
@@ -219,7 +219,7 @@ mod tests {
     fn a_stretch_may_end_early_and_never_begins_elsewhere() {
         let tag = ("etag", "\"a\"");
         let headers = fields(&[tag]);
-        let begun = Begun { headers: &headers, length: Some(10), offset: 4 };
+        let begun = BrokenBody { headers: &headers, length: Some(10), offset: 4 };
         let judge = |range: &str, etag: &str| {
             let now = fields(&[("etag", etag), ("content-range", range)]);
             check_stretch(&begun, 7, StatusCode::PARTIAL_CONTENT, &now)
@@ -251,7 +251,7 @@ mod tests {
         let range = ("content-range", "bytes 4-9/10");
         assert_eq!(judge(&[], Some(10), &[range, range]), unsound);
         assert_eq!(judge(&[], Some(10), &[range, ("content-length", "5")]), unsound);
-        let begun = Begun { headers: &HeaderMap::new(), length: Some(10), offset: 4 };
+        let begun = BrokenBody { headers: &HeaderMap::new(), length: Some(10), offset: 4 };
         let whole = check(&begun, StatusCode::OK, &fields(&[range]));
         assert_eq!(whole, Err(ContinuationError::Status(StatusCode::OK)));
     }

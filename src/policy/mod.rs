@@ -16,6 +16,6 @@ mod testing;
 
 pub use fields::{Challenge, take_of_one_client};
 pub use freshness::Freshness;
-pub use request::{Plan, Refusal};
-pub use response::{Admission, Reply, Verdict};
+pub use request::{RequestPlan, RequestRefusal};
+pub use response::{AdmittedHead, ObjectReply, ObjectVerdict};
 pub use selection::Selection;

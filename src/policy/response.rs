@@ -46,7 +46,7 @@ impl From<Times> for Exchanged {
 
 /// The head of an origin's answer to a request for a whole object.
 #[derive(Debug, Clone, Copy)]
-pub struct Reply<'a> {
+pub struct ObjectReply<'a> {
     /// The class of the path.
     pub class: Class,
     /// The status.
@@ -59,18 +59,18 @@ pub struct Reply<'a> {
 
 /// What an answer is worth.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum ObjectVerdict {
     /// It is sent to the client and stored.
-    Store(Admission),
+    Store(AdmittedHead),
     /// It is sent to the client and not stored.
-    Pass(PassReason, Admission),
+    Pass(PassReason, AdmittedHead),
     /// It is a fault of the origin: neither sent nor stored.
     Unusable(Unusable),
 }
 
 /// What is known of a response from its head.
 #[derive(Debug, Clone)]
-pub struct Admission {
+pub struct AdmittedHead {
     /// The fields to keep, as [`Meta::headers`](crate::object::Meta) wants them.
     pub headers: HeaderMap,
     /// How long it stays fresh; [`lifetime_when_proven`] may better it.
@@ -136,16 +136,16 @@ pub enum Unusable {
 ///
 /// Only a 200 is stored. A 206 continues a body and is judged by
 /// [`continuation`](super::continuation); an absence by [`admit_absence`].
-pub fn admit(reply: &Reply<'_>, terms: &Terms) -> Verdict {
+pub fn admit(reply: &ObjectReply<'_>, terms: &Terms) -> ObjectVerdict {
     if reply.status != StatusCode::OK {
-        return Verdict::Unusable(Unusable::Status(reply.status));
+        return ObjectVerdict::Unusable(Unusable::Status(reply.status));
     }
     let length = match content_length(reply.headers) {
         Ok(length) => length,
-        Err(error) => return Verdict::Unusable(error.into()),
+        Err(error) => return ObjectVerdict::Unusable(error.into()),
     };
     let headers = fields::kept(reply.headers);
-    let admission = Admission {
+    let admission = AdmittedHead {
         lifetime: lifetime(terms.bounds(), reply.headers),
         age_at_response: initial_age(reply.headers, reply.times.into()),
         length,
@@ -154,15 +154,15 @@ pub fn admit(reply: &Reply<'_>, terms: &Terms) -> Verdict {
         headers,
     };
     match pass_reason(reply.headers, &admission.headers) {
-        None => Verdict::Store(admission),
-        Some(reason) => Verdict::Pass(reason, admission),
+        None => ObjectVerdict::Store(admission),
+        Some(reason) => ObjectVerdict::Pass(reason, admission),
     }
 }
 
 /// How an absence that every origin agreed on is remembered: with the fields of a plain-text
 /// 404 and its tags, for the site's short lifetime or less. `headers` are those of the last 404.
 /// `None` if it is not to be remembered.
-pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Admission> {
+pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option<AdmittedHead> {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoStore) || control.has(Flag::Private) {
         return None;
@@ -177,7 +177,7 @@ pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option
         kept.append(TAG_FIELD, line.clone());
     }
     object::pack(&mut kept);
-    Some(Admission {
+    Some(AdmittedHead {
         headers: kept,
         lifetime,
         age_at_response: initial_age(headers, times.into()),
@@ -239,16 +239,16 @@ mod tests {
         Times { request: Timestamp::from_secs(1000), response }
     }
 
-    fn judge(class: Class, status: u16, lines: &[(&str, &str)]) -> Verdict {
+    fn judge(class: Class, status: u16, lines: &[(&str, &str)]) -> ObjectVerdict {
         let headers = fields(lines);
         let status = StatusCode::from_u16(status).unwrap();
-        admit(&Reply { class, status, headers: &headers, times: times() }, &terms())
+        admit(&ObjectReply { class, status, headers: &headers, times: times() }, &terms())
     }
 
-    fn stored(class: Class, lines: &[(&str, &str)]) -> Admission {
+    fn stored(class: Class, lines: &[(&str, &str)]) -> AdmittedHead {
         match judge(class, 200, lines) {
-            Verdict::Store(admission) => admission,
-            other @ (Verdict::Pass(..) | Verdict::Unusable(_)) => panic!("{other:?}"),
+            ObjectVerdict::Store(admission) => admission,
+            other @ (ObjectVerdict::Pass(..) | ObjectVerdict::Unusable(_)) => panic!("{other:?}"),
         }
     }
 
@@ -308,16 +308,18 @@ mod tests {
             (("vary", "accept, *"), PassReason::VaryAny),
         ] {
             match judge(Class::Other, 200, &[line, ("etag", "\"a\"")]) {
-                Verdict::Pass(reason, admission) => {
+                ObjectVerdict::Pass(reason, admission) => {
                     assert_eq!(reason, expected);
                     assert!(admission.headers.contains_key(header::ETAG));
                 }
-                other @ (Verdict::Store(_) | Verdict::Unusable(_)) => panic!("{other:?}"),
+                other @ (ObjectVerdict::Store(_) | ObjectVerdict::Unusable(_)) => {
+                    panic!("{other:?}")
+                }
             }
         }
         let long = "x".repeat(HEAD_BYTES_MAX);
         let verdict = judge(Class::Nar, 200, &[("x-amz-meta-a", &long)]);
-        assert!(matches!(verdict, Verdict::Pass(PassReason::HeadTooLarge, _)));
+        assert!(matches!(verdict, ObjectVerdict::Pass(PassReason::HeadTooLarge, _)));
         stored(Class::Nar, &[("vary", "accept-encoding"), ("set-cookie", "a=b")]);
     }
 
@@ -325,14 +327,14 @@ mod tests {
     fn only_a_whole_object_with_a_sound_length_is_usable() {
         for status in [206, 204, 301, 403, 404, 500] {
             let verdict = judge(Class::Nar, status, &[]);
-            assert!(matches!(verdict, Verdict::Unusable(Unusable::Status(_))), "{status}");
+            assert!(matches!(verdict, ObjectVerdict::Unusable(Unusable::Status(_))), "{status}");
         }
         for lines in [
             [("content-length", "x")].as_slice(),
             &[("content-length", "1"), ("content-length", "1")],
         ] {
             let verdict = judge(Class::Nar, 200, lines);
-            assert!(matches!(verdict, Verdict::Unusable(Unusable::Length(_))), "{lines:?}");
+            assert!(matches!(verdict, ObjectVerdict::Unusable(Unusable::Length(_))), "{lines:?}");
         }
     }
 

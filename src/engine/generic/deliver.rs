@@ -12,7 +12,7 @@ use crate::fill::{FlightReader, PartReader, Passing};
 use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy::generic::fields;
-use crate::policy::generic::selection::{Selection, Several, select};
+use crate::policy::generic::selection::{GenericSelection, Several, select};
 use crate::policy::request::ReadMethod;
 use crate::rfc::ContentRange;
 use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
@@ -49,7 +49,7 @@ enum Content<'f> {
     Found(&'f Found),
     Growing(Growing, &'f FlightReader),
     Passing(Box<Passing>),
-    Part(Box<PartReader>, Selection),
+    Part(Box<PartReader>, GenericSelection),
     /// No byte of it is sent.
     Nothing,
 }
@@ -82,7 +82,7 @@ impl Delivery<'_> {
     }
 
     /// A stretch of one that is here in part: the one that was selected.
-    pub(super) fn part(self, reader: PartReader, selected: Selection) -> Answer {
+    pub(super) fn part(self, reader: PartReader, selected: GenericSelection) -> Answer {
         self.answer(Content::Part(Box::new(reader), selected))
     }
 
@@ -109,26 +109,26 @@ impl Delivery<'_> {
     fn answer(self, content: Content<'_>) -> Answer {
         let mut headers = self.head();
         let (status, first, sent) = match self.selection(&content) {
-            Selection::Whole => (self.meta.status, 0, self.length),
-            Selection::Part(span) => {
+            GenericSelection::Whole => (self.meta.status, 0, self.length),
+            GenericSelection::Part(span) => {
                 let content_range = ContentRange::Part { span, length: self.length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
                 (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
             }
-            Selection::Parts(spans) => match (&content, self.multipart(&content, &spans)) {
+            GenericSelection::Parts(spans) => match (&content, self.multipart(&content, &spans)) {
                 (Content::Found(_), Some(made)) => return self.several(headers, made),
                 _ => (self.meta.status, 0, self.length),
             },
-            Selection::NotModified => {
+            GenericSelection::NotModified => {
                 trim(&mut headers);
                 return self.made_of(StatusCode::NOT_MODIFIED, headers, Body::empty());
             }
-            Selection::PreconditionFailed => {
+            GenericSelection::PreconditionFailed => {
                 trim(&mut headers);
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
                 return self.made_of(StatusCode::PRECONDITION_FAILED, headers, Body::empty());
             }
-            Selection::Unsatisfiable { length } => {
+            GenericSelection::Unsatisfiable { length } => {
                 trim(&mut headers);
                 let content_range = ContentRange::Unsatisfied { length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
@@ -149,7 +149,7 @@ impl Delivery<'_> {
         self.made_of(status, headers, body)
     }
 
-    fn selection(&self, content: &Content<'_>) -> Selection {
+    fn selection(&self, content: &Content<'_>) -> GenericSelection {
         if let Content::Part(_, selected) = content {
             return selected.clone();
         }
@@ -157,10 +157,10 @@ impl Delivery<'_> {
         let method = match parts.method {
             Method::HEAD => ReadMethod::Head,
             Method::GET => ReadMethod::Get,
-            _ => return Selection::Whole,
+            _ => return GenericSelection::Whole,
         };
         if self.meta.status != StatusCode::OK {
-            return Selection::Whole;
+            return GenericSelection::Whole;
         }
         // Of what arrives, a part that is far ahead would keep one that is far behind waiting.
         let several = match content {

@@ -39,12 +39,12 @@ use crate::nix::Class;
 use crate::object::{Meta, Variant};
 use crate::origin::{ClientBody, Forward, Interim, Retries};
 use crate::outcome::Outcome;
-use crate::policy::generic::fields::Fate;
-use crate::policy::generic::request::{Reach, Way, Wishes, reach, way};
+use crate::policy::generic::fields::AnswerUse;
+use crate::policy::generic::request::{ForwardingLimit, RequestHandling, Wishes, reach, way};
 use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge, revalidation_wait};
 use crate::policy::generic::variant::{is_preferred, selects};
 use crate::policy::generic::{Directives, fields};
-use crate::policy::request::Refusal;
+use crate::policy::request::RequestRefusal;
 use crate::rfc::{Authority, CdnLoop};
 use crate::store::Stored;
 use bytes::Bytes;
@@ -81,7 +81,7 @@ struct Request<'a> {
     target: Target,
     /// What goes to the origin and selects a variant: without conditions and ranges.
     fields: OnceLock<HeaderMap>,
-    reach: Reach,
+    reach: ForwardingLimit,
     wishes: Wishes,
     passed: &'a CdnLoop,
     now: Timestamp,
@@ -132,18 +132,18 @@ impl Engine {
             return answer::fault("a site without caching rules was asked as a generic one");
         };
         let reach = reach(&parts.method, parts.uri.path(), &parts.headers);
-        if reach == Reach::Here {
+        if reach == ForwardingLimit::Here {
             return answer::options();
         }
         let named = Authority::of(&parts.uri, &parts.headers).ok();
         let place = Place::of(site, named.as_ref(), connection);
         let bytes_max = self.limits.path_bytes_max;
         if fields::has_further_coding(&parts.headers) {
-            return answer::refused(Refusal::TransferCoding);
+            return answer::refused(RequestRefusal::TransferCoding);
         }
         let target = match Target::of(&parts.uri, (site, caching), place, bytes_max) {
             Ok(target) => target,
-            Err(error) => return answer::refused(Refusal::Path(error)),
+            Err(error) => return answer::refused(RequestRefusal::Path(error)),
         };
         let mut request = Request {
             engine: self,
@@ -159,9 +159,9 @@ impl Engine {
             now,
         };
         match way(&parts.method) {
-            Way::Cached => request.cached().await,
-            Way::Through | Way::Write => request.through(body).await,
-            Way::Refused => answer::refused(Refusal::Method),
+            RequestHandling::Cached => request.cached().await,
+            RequestHandling::Through | RequestHandling::Write => request.through(body).await,
+            RequestHandling::Refused => answer::refused(RequestRefusal::Method),
         }
     }
 }
@@ -218,7 +218,7 @@ impl Request<'_> {
             }
         }
         if self.wishes.wants_stored_only() {
-            return Some(answer::refused(Refusal::NotStored));
+            return Some(answer::refused(RequestRefusal::NotStored));
         }
         let wants_part = self.parts.headers.contains_key(header::RANGE) && found.is_none();
         let is_head = self.parts.method == Method::HEAD;
@@ -395,7 +395,7 @@ impl Request<'_> {
             only: None,
             retries: Retries::Usual,
         };
-        if way(&self.parts.method) == Way::Write {
+        if way(&self.parts.method) == RequestHandling::Write {
             return self.write(forward).await;
         }
         match self.engine.fills.through(&self.site.upstream, forward).await {
@@ -436,8 +436,10 @@ impl Request<'_> {
     fn fields(&self) -> &HeaderMap {
         self.fields.get_or_init(|| {
             let fate = match way(&self.parts.method) {
-                Way::Cached => Fate::MayBeStored,
-                Way::Through | Way::Write | Way::Refused => Fate::PassedOn,
+                RequestHandling::Cached => AnswerUse::MayBeStored,
+                RequestHandling::Through | RequestHandling::Write | RequestHandling::Refused => {
+                    AnswerUse::PassedOn
+                }
             };
             let further = &self.caching.request_headers;
             let mut headers = fields::forwarded(&self.parts.headers, fate, further);
@@ -448,7 +450,7 @@ impl Request<'_> {
                 headers.append(FORWARDED_FOR, address);
             }
             self.target.place.tell(&mut headers);
-            if let Reach::FurtherWith(left) = &self.reach {
+            if let ForwardingLimit::FurtherWith(left) = &self.reach {
                 headers.insert(header::MAX_FORWARDS, left.clone());
             }
             headers

@@ -21,8 +21,8 @@ use crate::origin::Response;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge, revalidation_wait};
-use crate::policy::generic::selection::{Selection, Several, select};
-use crate::policy::request::{ReadMethod, Refusal};
+use crate::policy::generic::selection::{GenericSelection, Several, select};
+use crate::policy::request::{ReadMethod, RequestRefusal};
 use crate::rfc::ContentRange;
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
 use http::{Method, StatusCode, header};
@@ -105,12 +105,12 @@ impl Request<'_> {
         let stored = handle.meta();
         let selected = select(ReadMethod::Get, &self.parts.headers, &stored.headers, several);
         let span = match selected {
-            Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
-            Selection::Part(span) => Some(span),
-            Selection::Parts(_) => return Parted::Nothing,
-            Selection::NotModified
-            | Selection::PreconditionFailed
-            | Selection::Unsatisfiable { .. } => None,
+            GenericSelection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
+            GenericSelection::Part(span) => Some(span),
+            GenericSelection::Parts(_) => return Parted::Nothing,
+            GenericSelection::NotModified
+            | GenericSelection::PreconditionFailed
+            | GenericSelection::Unsatisfiable { .. } => None,
         };
         let (hit, must_be_here) = match self.usable(&handle, span).await {
             Usable::Yes(hit) => (hit, self.wishes.wants_stored_only()),
@@ -138,7 +138,7 @@ impl Request<'_> {
             return Usable::Yes(Outcome::HitDisk);
         }
         if wishes.wants_stored_only() {
-            return Usable::No(answer::refused(Refusal::NotStored).into());
+            return Usable::No(answer::refused(RequestRefusal::NotStored).into());
         }
         let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, self.now));
         let wait = match reuse {
@@ -162,7 +162,7 @@ impl Request<'_> {
     async fn part_of(
         &self,
         handle: PartHandle,
-        (selected, span): (Selection, ByteSpan),
+        (selected, span): (GenericSelection, ByteSpan),
         hit: Outcome,
     ) -> Parted {
         let (length, is_new) = (handle.length(), handle.is_learned_now());

@@ -20,7 +20,7 @@ use crate::fill::{Fills, Role};
 use crate::object::Key;
 use crate::origin::{Forward, Response};
 use crate::outcome::Outcome;
-use crate::policy::generic::invalidation::{self, Whereabouts};
+use crate::policy::generic::invalidation::{self, RequestAuthority};
 use crate::policy::generic::{fields, storing};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl Request<'_> {
     fn is_as_if_read(&self, response: &Response) -> bool {
         let authority = self.authority();
         let scheme = self.target.place.scheme();
-        let place = Whereabouts { scheme, authority: &authority, origins: &[] };
+        let place = RequestAuthority { scheme, authority: &authority, origins: &[] };
         let directives = Directives::of(&response.headers, &self.caching.targeted);
         self.parts.method == Method::POST
             && response.status == StatusCode::OK
@@ -113,7 +113,7 @@ impl Write {
         let origins = self.site.upstream.site.origins.iter();
         let origins: Vec<&str> = origins.filter_map(|origin| host(&origin.url)).collect();
         let scheme = self.target.place.scheme();
-        let place = Whereabouts { scheme, authority: &self.authority, origins: &origins };
+        let place = RequestAuthority { scheme, authority: &self.authority, origins: &origins };
         let mut paths = invalidation::also_stale(&self.uri, place, answered);
         let query = self.target.query.as_ref().map(|query| format!("?{query}"));
         paths.push(format!("{}{}", self.target.path, query.unwrap_or_default()));

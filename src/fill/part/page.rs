@@ -30,7 +30,9 @@ use crate::fill::{FillError, Fills, FlightReader, NotJoined, Role, Running, Shar
 use crate::object::{Meta, Variant};
 use crate::origin::{Response, Retries};
 use crate::policy::continuation;
-use crate::policy::generic::storing::{self, Confirmed, PassReason, Reply, Storable, Verdict};
+use crate::policy::generic::storing::{
+    self, Confirmation, GenericPassReason, GenericReply, StorableResponse, StoringVerdict,
+};
 use crate::policy::response::Times;
 use crate::rfc::range::{ByteRanges, ByteSpan};
 use crate::store::{CHUNK_BYTES, Growing, Part};
@@ -227,9 +229,9 @@ fn whole_of(sought: &Sought, response: &Response) -> Option<Meta> {
     let caching = sought.upstream.site.caching.as_ref()?;
     let times = Times { request: response.request_time, response: response.response_time };
     let (status, wishes) = (StatusCode::OK, &sought.wishes);
-    let reply = Reply { status, headers: &headers, wishes, times };
+    let reply = GenericReply { status, headers: &headers, wishes, times };
     let rule = caching.rule(sought.key.path());
-    let Verdict::Store(storable) = storing::admit(&reply, rule, &caching.targeted) else {
+    let StoringVerdict::Store(storable) = storing::admit(&reply, rule, &caching.targeted) else {
         return None;
     };
     // What is for the client that asked alone would not come out of a part.
@@ -255,10 +257,10 @@ pub(super) fn renewed(sought: &Sought, old: &Meta, told: &Told) -> Option<Meta> 
     let caching = sought.upstream.site.caching.as_ref()?;
     let times = told.times;
     let (status, wishes) = (StatusCode::OK, &sought.wishes);
-    let reply = Reply { status, headers: &told.headers, wishes, times };
+    let reply = GenericReply { status, headers: &told.headers, wishes, times };
     let rule = caching.rule(sought.key.path());
     let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
-    let Confirmed::Renewed(Storable { fields, lifetime, varies, .. }) = confirmed else {
+    let Confirmation::Renewed(StorableResponse { fields, lifetime, varies, .. }) = confirmed else {
         return None;
     };
     varies.select(&sought.headers).filter(Variant::is_empty)?;
@@ -279,12 +281,13 @@ pub(in crate::fill) fn permits(sought: &Sought, response: &Response) -> bool {
     let times = Times { request: response.request_time, response: response.response_time };
     let (status, headers, wishes) = (StatusCode::OK, &response.headers, &sought.wishes);
     let rule = caching.rule(sought.key.path());
-    match storing::admit(&Reply { status, headers, wishes, times }, rule, &caching.targeted) {
-        Verdict::Store(storable) => {
+    match storing::admit(&GenericReply { status, headers, wishes, times }, rule, &caching.targeted)
+    {
+        StoringVerdict::Store(storable) => {
             storable.varies.select(&sought.headers).is_some_and(|variant| variant.is_empty())
         }
         // Stale as it comes, and nothing to confirm it by but the tag that ties the parts.
-        Verdict::Pass(reason) => reason == PassReason::Useless,
+        StoringVerdict::Pass(reason) => reason == GenericPassReason::Useless,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::fill::steady::Checked;
 use crate::fill::{FillError, Rejection, Shared};
 use crate::object::Meta;
 use crate::origin::{Answer, FetchError, Reason, Response, ResponseBody};
-use crate::policy::continuation::{self, Begun, ContinuationError, Tie};
+use crate::policy::continuation::{self, BrokenBody, ContinuationError, Tie};
 use crate::policy::response::Times;
 use crate::rfc::EntityTag;
 use bytes::Bytes;
@@ -61,7 +61,7 @@ impl Identity {
     /// The offset behind the last byte of an answer to a request for `asked`, where it fits.
     pub(super) fn check(&self, asked: &Range<u64>, response: &Response) -> Result<u64, FillError> {
         let begun =
-            Begun { headers: &self.headers, length: Some(self.length), offset: asked.start };
+            BrokenBody { headers: &self.headers, length: Some(self.length), offset: asked.start };
         let last = asked.end.saturating_sub(1);
         let checked = continuation::check_stretch(&begun, last, response.status, &response.headers);
         match checked {

@@ -190,7 +190,7 @@ const HARMLESS_FAMILIES: [&str; 3] = ["accept", "access-control-request-", "sec-
 
 /// What becomes of the answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum AnswerUse {
     /// It may be stored.
     MayBeStored,
     /// It goes to its client alone.
@@ -200,7 +200,7 @@ pub enum Fate {
 /// The fields of a client's request that go to the origin: not those of its connection. If the
 /// answer may be stored, only those that cannot make it another one for other clients, and the
 /// `further` ones; else all but those that tell of another request than this one.
-pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> HeaderMap {
+pub fn forwarded(client: &HeaderMap, fate: AnswerUse, further: &[HeaderName]) -> HeaderMap {
     let mut fields = client.clone();
     hop_by_hop::remove(&mut fields);
     for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
@@ -210,7 +210,7 @@ pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> Head
     for name in OVERRIDING {
         fields.remove(name);
     }
-    if fate == Fate::MayBeStored {
+    if fate == AnswerUse::MayBeStored {
         let goes = |name: &HeaderName| is_harmless(name.as_str()) || further.contains(name);
         let others: Vec<HeaderName> = fields.keys().filter(|name| !goes(name)).cloned().collect();
         for name in others {
@@ -223,7 +223,8 @@ pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> Head
 
 /// Whether a request that is passed on tells the origin more than one with a storable answer.
 pub fn has_unkeyed(client: &HeaderMap, further: &[HeaderName]) -> bool {
-    forwarded(client, Fate::PassedOn, further) != forwarded(client, Fate::MayBeStored, further)
+    forwarded(client, AnswerUse::PassedOn, further)
+        != forwarded(client, AnswerUse::MayBeStored, further)
 }
 
 fn is_harmless(name: &str) -> bool {
@@ -410,9 +411,9 @@ mod tests {
         ]);
         let further = [HeaderName::from_static("x-further")];
         let usual = [("accept", "*/*"), ("cookie", "a=b; c=d"), ("x-further", "1")];
-        let sent = forwarded(&client, Fate::MayBeStored, &further);
+        let sent = forwarded(&client, AnswerUse::MayBeStored, &further);
         assert_eq!(sent, fields(&usual));
-        let sent = forwarded(&client, Fate::PassedOn, &[]);
+        let sent = forwarded(&client, AnswerUse::PassedOn, &[]);
         let own = [("x-own", "1"), ("x-requested-with", "XMLHttpRequest"), ("x-xsrf-token", "1")];
         assert_eq!(sent, fields(&[&usual[..], &own].concat()));
         let mut request = fields(&[("range", "bytes=0-"), ("if-range", "\"a\""), ("a", "1")]);
