@@ -24,7 +24,7 @@ use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Answer, FetchError, Forward, Interim, Response, Retries};
+use crate::origin::{FetchError, ForwardRequest, InterimObserver, OriginAnswer, Response, Retries};
 use crate::policy::generic::fields::Divided;
 use crate::policy::generic::request::Wishes;
 use crate::policy::generic::reuse::{Outage, may_bridge};
@@ -59,7 +59,7 @@ pub struct Sought {
     /// The client that asks.
     pub asker: Asker,
     /// What hears of interim answers.
-    pub interim: Option<Interim>,
+    pub interim: Option<InterimObserver>,
 }
 
 /// A stretch of a response that has come in part.
@@ -87,8 +87,8 @@ impl Sought {
         Demand { asker: self.asker, class: Class::Other, upstream }
     }
 
-    fn forward(&self, headers: HeaderMap) -> Forward {
-        Forward {
+    fn forward(&self, headers: HeaderMap) -> ForwardRequest {
+        ForwardRequest {
             method: Method::GET,
             path: Arc::clone(&self.path),
             query: self.query.clone(),
@@ -115,7 +115,7 @@ impl Sought {
             headers.insert(header::IF_RANGE, same.clone());
         }
         let retries = rest.retries;
-        let forward = Forward { only, interim: None, retries, ..self.forward(headers) };
+        let forward = ForwardRequest { only, interim: None, retries, ..self.forward(headers) };
         let mut response = self.upstream.origins.forward(forward).await?;
         date(&mut response);
         Ok(response)
@@ -135,17 +135,17 @@ impl Sought {
     }
 
     /// As [`Sought::rest`], of any origin; what may not be stored is not the same any more.
-    pub(super) async fn piece(&self, rest: Rest<'_>) -> Result<Answer<Response>, FetchError> {
+    pub(super) async fn piece(&self, rest: Rest<'_>) -> Result<OriginAnswer<Response>, FetchError> {
         Ok(match self.rest(rest, None).await? {
-            Answer::Found(response) => {
+            OriginAnswer::Found(response) => {
                 let is_part = response.status == StatusCode::PARTIAL_CONTENT;
                 let is_same = response.headers.get(header::ETAG) == rest.same;
                 let may_stay = is_same && (!is_part || permits(self, &response));
-                if may_stay { Answer::Found(response) } else { Answer::Changed }
+                if may_stay { OriginAnswer::Found(response) } else { OriginAnswer::Changed }
             }
-            answer @ (Answer::NotModified { .. } | Answer::Absent { .. } | Answer::Changed) => {
-                answer
-            }
+            answer @ (OriginAnswer::NotModified { .. }
+            | OriginAnswer::Absent { .. }
+            | OriginAnswer::Changed) => answer,
         })
     }
 
@@ -154,19 +154,21 @@ impl Sought {
         &self,
         rest: Rest<'_>,
         only: Option<usize>,
-    ) -> Result<Answer<Response>, FetchError> {
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let response = self.stretch(rest, only).await?;
         let (origin, headers) = (response.origin, response.headers.clone());
         let (request_time, response_time) = (response.request_time, response.response_time);
         Ok(match response.status {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Answer::Found(response),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => OriginAnswer::Found(response),
             StatusCode::NOT_MODIFIED => {
-                Answer::NotModified { headers, origin, request_time, response_time }
+                OriginAnswer::NotModified { headers, origin, request_time, response_time }
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                Answer::Absent { headers, origin, request_time, response_time }
+                OriginAnswer::Absent { headers, origin, request_time, response_time }
             }
-            StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => Answer::Changed,
+            StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => {
+                OriginAnswer::Changed
+            }
             status => {
                 let origin = response.origin_name;
                 return Err(FetchError::Status { origin, status, retry_after_seconds: None });
@@ -293,7 +295,7 @@ impl Fills {
     pub async fn through(
         &self,
         upstream: &Upstream,
-        forward: Forward,
+        forward: ForwardRequest,
     ) -> Result<Response, FillError> {
         let mut response = upstream.origins.forward(forward).await?;
         date(&mut response);

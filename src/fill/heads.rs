@@ -5,7 +5,7 @@
 use super::flight::{FlightReader, Landed};
 use super::trusted::sourced;
 use super::{FillError, Fills, Landing, Mark, NotJoined, Role, Wanted};
-use crate::origin::{Answer, FetchError, Method};
+use crate::origin::{FetchError, Method, OriginAnswer};
 use crate::policy::response::Times;
 use std::sync::Arc;
 
@@ -45,19 +45,19 @@ async fn ask(landing: &Landing, wanted: &Wanted) -> Result<Landed, FillError> {
     let Landing { shared, flight, .. } = landing;
     let ask = sourced(&shared.cache, wanted, wanted.ask(Method::Head)).await;
     match wanted.upstream.origins.fetch(&ask).await? {
-        Answer::Found(response) => {
+        OriginAnswer::Found(response) => {
             let admitted = Arc::new(wanted.admit(&response)?);
             Ok(Landed::Head { admitted, length: response.content_length })
         }
-        Answer::Absent { headers, origin, request_time, response_time } => {
+        OriginAnswer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
             let (meta, keep) = wanted.absence(&headers, origin, times);
             Ok(Landed::Absent(shared.absent(flight.ticket, meta, keep).await))
         }
-        Answer::NotModified { origin, .. } => {
+        OriginAnswer::NotModified { origin, .. } => {
             Err(unasked(wanted.upstream.origins.name(origin), "304"))
         }
-        Answer::Changed => Err(unasked("one of several".into(), "412 or 416")),
+        OriginAnswer::Changed => Err(unasked("one of several".into(), "412 or 416")),
     }
 }
 

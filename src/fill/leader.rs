@@ -15,7 +15,7 @@ use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Meta, Proof, Sha256};
-use crate::origin::{Answer, Ask, FetchError, Method, Response};
+use crate::origin::{Ask, FetchError, Method, OriginAnswer, Response};
 use crate::policy;
 use crate::policy::response::{Coding, Times};
 use crate::store::{ObjectWriter, Withhold};
@@ -146,25 +146,28 @@ impl Fill<'_> {
         }
         let answer = self.fetch(&ask).await?;
         match (answer, stale) {
-            (Answer::Found(response), _) => self.found(ask, response, trail).await,
-            (Answer::Absent { headers, origin, request_time, response_time }, _) => {
+            (OriginAnswer::Found(response), _) => self.found(ask, response, trail).await,
+            (OriginAnswer::Absent { headers, origin, request_time, response_time }, _) => {
                 let times = Times { request: request_time, response: response_time };
                 Ok(self.absent(&headers, origin, times).await)
             }
-            (Answer::NotModified { headers, origin, request_time, response_time }, Some(stale)) => {
+            (
+                OriginAnswer::NotModified { headers, origin, request_time, response_time },
+                Some(stale),
+            ) => {
                 let times = Times { request: request_time, response: response_time };
                 self.confirmed(stale, &headers, (origin, times), trail).await
             }
-            (Answer::NotModified { origin, .. }, None) => {
+            (OriginAnswer::NotModified { origin, .. }, None) => {
                 Err(self.protocol(origin, "304 to a request without conditions"))
             }
-            (Answer::Changed, _) => {
+            (OriginAnswer::Changed, _) => {
                 Err(self.protocol(0, "412 or 416 to a request for the whole object"))
             }
         }
     }
 
-    async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FillError> {
+    async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FillError> {
         let fetching = self.wanted.upstream.origins.fetch(ask);
         Ok(self.flight.readers.while_open(fetching).await??)
     }
@@ -182,12 +185,12 @@ impl Fill<'_> {
             // The 304 speaks of another object than the stored one: ask without conditions.
             let ask = sourced(&self.shared.cache, self.wanted, self.wanted.ask(Method::Get)).await;
             return match self.fetch(&ask).await? {
-                Answer::Found(response) => self.found(ask, response, trail).await,
-                Answer::Absent { headers, origin, request_time, response_time } => {
+                OriginAnswer::Found(response) => self.found(ask, response, trail).await,
+                OriginAnswer::Absent { headers, origin, request_time, response_time } => {
                     let times = Times { request: request_time, response: response_time };
                     Ok(self.absent(&headers, origin, times).await)
                 }
-                Answer::NotModified { .. } | Answer::Changed => {
+                OriginAnswer::NotModified { .. } | OriginAnswer::Changed => {
                     Err(self.protocol(origin, "304 to a request without conditions"))
                 }
             };

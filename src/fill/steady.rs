@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::Key;
 use crate::origin::{
-    Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries,
+    Ask, BodyError, FetchError, OriginAnswer, RangeAsked, Response, ResponseBody, Retries,
 };
 use crate::policy::continuation::{self, BrokenBody, Tie};
 use crate::rfc::EntityTag;
@@ -394,15 +394,17 @@ impl Steady {
 
     async fn ask_one(&mut self, position: usize) -> Resumed {
         let unfit = match self.ask_for_the_rest(position).await {
-            Ok(Answer::Found(response)) => match self.take_over(response) {
+            Ok(OriginAnswer::Found(response)) => match self.take_over(response) {
                 Ok(()) => return Resumed::Yes,
                 Err(unfit) => unfit,
             },
-            Ok(Answer::Changed) => "412 or 416: it has another object".to_owned(),
-            Ok(Answer::NotModified { .. }) => "304 to a request without conditions".to_owned(),
+            Ok(OriginAnswer::Changed) => "412 or 416: it has another object".to_owned(),
+            Ok(OriginAnswer::NotModified { .. }) => {
+                "304 to a request without conditions".to_owned()
+            }
             Err(FetchError::Protocol { detail, .. }) => detail,
             // It may be away behind a gateway that does not say so.
-            Ok(Answer::Absent { .. }) => {
+            Ok(OriginAnswer::Absent { .. }) => {
                 return self.not_now(position, Nothing::Answered, "no such object");
             }
             Err(error) => {
@@ -417,7 +419,10 @@ impl Steady {
         Resumed::Never
     }
 
-    async fn ask_for_the_rest(&self, position: usize) -> Result<Answer<Response>, FetchError> {
+    async fn ask_for_the_rest(
+        &self,
+        position: usize,
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let by_etag = self.checked == Checked::ByLength;
         let ask = match &self.source.question {
             Question::Object(ask) => Ask {
@@ -600,10 +605,10 @@ impl Seed {
         };
         let upstream = Arc::clone(&self.source.upstream);
         let response = match upstream.origins.fetch(&ask).await {
-            Ok(Answer::Found(response)) => response,
-            Ok(Answer::Changed) => return Err("412 or 416: it is another object".to_owned()),
-            Ok(Answer::NotModified { .. }) => return Err("304 without conditions".to_owned()),
-            Ok(Answer::Absent { .. }) => return Err("no such object".to_owned()),
+            Ok(OriginAnswer::Found(response)) => response,
+            Ok(OriginAnswer::Changed) => return Err("412 or 416: it is another object".to_owned()),
+            Ok(OriginAnswer::NotModified { .. }) => return Err("304 without conditions".to_owned()),
+            Ok(OriginAnswer::Absent { .. }) => return Err("no such object".to_owned()),
             Err(error) => return Err(error.to_string()),
         };
         let (origin, position) = (Arc::clone(&response.origin_name), response.origin);

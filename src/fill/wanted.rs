@@ -4,7 +4,7 @@ use super::{Asker, Demand, FillError, Rejection, Upstream};
 use crate::config::Terms;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Ask, Method, Reason, Response, Retries};
+use crate::origin::{Ask, FetchReason, Method, Response, Retries};
 use crate::policy;
 use crate::policy::response::{AdmittedHead, Coding, ObjectReply, ObjectVerdict, Times};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -28,7 +28,7 @@ pub struct Wanted {
     /// The client that asks.
     pub asker: Asker,
     /// Why, where the request for it does not tell by itself.
-    pub reason: Option<Reason>,
+    pub reason: Option<FetchReason>,
 }
 
 /// A response that may be sent to a client.

@@ -67,7 +67,7 @@ pub struct Ask {
     /// Whether an origin that failed is asked again at once.
     pub retries: Retries,
     /// Why it is asked, for metrics; `None` for what the request looks like.
-    pub reason: Option<Reason>,
+    pub reason: Option<FetchReason>,
 }
 
 impl Ask {
@@ -87,7 +87,7 @@ impl Ask {
             prefer: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
-            reason: Some(Reason::Probe),
+            reason: Some(FetchReason::Probe),
         }
     }
 
@@ -95,13 +95,13 @@ impl Ask {
     pub(super) fn purpose(&self) -> RequestPurpose {
         let has_condition = self.if_none_match.is_some() || self.if_modified_since.is_some();
         let looks_like = if has_condition {
-            Reason::Revalidation
+            FetchReason::Revalidation
         } else if self.retries == Retries::None {
-            Reason::Resume
+            FetchReason::Resume
         } else if self.range.is_some() {
-            Reason::Part
+            FetchReason::Part
         } else {
-            Reason::Miss
+            FetchReason::Miss
         };
         RequestPurpose { class: self.class, reason: self.reason.unwrap_or(looks_like) }
     }
@@ -109,7 +109,7 @@ impl Ask {
 
 /// Why a request leaves for an origin; a closed set, the label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum FetchReason {
     /// An object, or its head, that is not here.
     Miss,
     /// What is here may have changed.
@@ -138,7 +138,7 @@ pub(super) struct RequestPurpose {
     /// The class of the path.
     pub class: Class,
     /// Why it leaves.
-    pub reason: Reason,
+    pub reason: FetchReason,
 }
 
 /// Whether an origin that failed is asked again at once.
@@ -152,7 +152,7 @@ pub enum Retries {
 
 /// What an origin, or all of them together, said.
 #[derive(Debug)]
-pub enum Answer<R> {
+pub enum OriginAnswer<R> {
     /// 200 or 206, with a body (empty for HEAD).
     Found(R),
     /// 304: what is stored still holds; these fields are to be merged into it.

@@ -6,7 +6,7 @@
 //! credentials and no cookies. A body that its client does not finish is 400 or 408, and no fault
 //! of the origin.
 
-use super::exchange::{Ask, Method as AskMethod, RangeAsked, Reason, RequestPurpose, Retries};
+use super::exchange::{Ask, FetchReason, Method as AskMethod, RangeAsked, RequestPurpose, Retries};
 use super::response::{Response, ResponseBody};
 use super::upload_body::ClientBody;
 use super::wire::{OriginReply, ResponseHead};
@@ -19,10 +19,10 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What hears of interim answers (1xx) of an origin.
-pub type Interim = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+pub type InterimObserver = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// A request for an origin.
-pub struct Forward {
+pub struct ForwardRequest {
     /// The method.
     pub method: Method,
     /// The path as it stands in the request line, percent encodings and all.
@@ -34,14 +34,14 @@ pub struct Forward {
     /// The body; none for a request that may be sent twice.
     pub body: Option<ClientBody>,
     /// What hears of interim answers.
-    pub interim: Option<Interim>,
+    pub interim: Option<InterimObserver>,
     /// The only origin to ask, once, by its position; `None` for all in their order.
     pub only: Option<usize>,
     /// Whether an origin that failed is asked again at once, if the request may be repeated.
     pub retries: Retries,
 }
 
-impl fmt::Debug for Forward {
+impl fmt::Debug for ForwardRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forward")
             .field("method", &self.method)
@@ -50,7 +50,7 @@ impl fmt::Debug for Forward {
     }
 }
 
-impl Forward {
+impl ForwardRequest {
     /// The question of a probe: for the head of `path`.
     pub(super) fn probe(path: &str) -> Self {
         Self {
@@ -76,14 +76,14 @@ impl Forward {
     pub(super) fn purpose(&self) -> RequestPurpose {
         let has = |name| self.headers.contains_key(name);
         let reason = if !self.method.is_safe() {
-            Reason::Write
+            FetchReason::Write
         } else if has(header::IF_NONE_MATCH) || has(header::IF_MODIFIED_SINCE) {
-            Reason::Revalidation
+            FetchReason::Revalidation
         } else if has(header::RANGE) {
             let is_resumed = self.only.is_some() || self.retries == Retries::None;
-            if is_resumed { Reason::Resume } else { Reason::Part }
+            if is_resumed { FetchReason::Resume } else { FetchReason::Part }
         } else {
-            Reason::Miss
+            FetchReason::Miss
         };
         RequestPurpose { class: Class::Other, reason }
     }

@@ -5,8 +5,8 @@
 //! a redirect, and the client's certificate is not shown there either. A 401 or 403 of an origin
 //! that is sent something tells of that, never of the object.
 
-use super::exchange::{Ask, FetchError, Method, Reason, RequestPurpose};
-use super::forward::Forward;
+use super::exchange::{Ask, FetchError, FetchReason, Method, RequestPurpose};
+use super::forward::ForwardRequest;
 use super::login::Keeper;
 use super::response::Response;
 use super::verdict::{AnswerVerdict, Dialect};
@@ -140,7 +140,7 @@ impl HttpOrigin {
     /// serves its objects may refuse the path that the probe asks for.
     pub(super) async fn forward(
         &self,
-        forward: Forward,
+        forward: ForwardRequest,
         purpose: RequestPurpose,
     ) -> Result<Response, FetchError> {
         let is_own = forward.method.is_safe()
@@ -152,7 +152,7 @@ impl HttpOrigin {
         let authorization = self.keeper.authorization().await?;
         let again = forward.again();
         let response = self.forward_with(forward, purpose, authorization.as_ref()).await?;
-        if !is_refusal(response.status) || purpose.reason == Reason::Probe {
+        if !is_refusal(response.status) || purpose.reason == FetchReason::Probe {
             return Ok(response);
         }
         let other = match &authorization {
@@ -162,18 +162,22 @@ impl HttpOrigin {
         let refused = self.keeper.refused(response.status.as_str());
         let Some(other) = other else { return Err(refused) };
         let response = self
-            .forward_with(again, RequestPurpose { reason: Reason::Retry, ..purpose }, Some(&other))
+            .forward_with(
+                again,
+                RequestPurpose { reason: FetchReason::Retry, ..purpose },
+                Some(&other),
+            )
             .await?;
         if is_refusal(response.status) { Err(refused) } else { Ok(response) }
     }
 
     async fn forward_with(
         &self,
-        forward: Forward,
+        forward: ForwardRequest,
         purpose: RequestPurpose,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
-        let Forward { method, path, query, mut headers, body, interim, .. } = forward;
+        let ForwardRequest { method, path, query, mut headers, body, interim, .. } = forward;
         let uri = self.url(&path, query.as_deref())?;
         let may_be_part = headers.contains_key(header::RANGE);
         let has_condition = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]

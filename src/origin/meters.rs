@@ -1,7 +1,7 @@
 //! The metrics of one origin, and what its requests cost. Counters only; shared by all its
 //! requests.
 
-use super::exchange::{Reason, RequestPurpose};
+use super::exchange::{FetchReason, RequestPurpose};
 use crate::config::Prices;
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -289,7 +289,7 @@ fn in_float(number: u64) -> f64 {
     number as f64
 }
 
-impl Reason {
+impl FetchReason {
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {

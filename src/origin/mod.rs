@@ -66,9 +66,9 @@ mod wire;
 
 pub use asker::Asker;
 pub use exchange::{
-    Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reason, Retries, SlotLimit,
+    Ask, BodyError, FetchError, FetchReason, Method, OriginAnswer, RangeAsked, Retries, SlotLimit,
 };
-pub use forward::{Forward, Interim};
+pub use forward::{ForwardRequest, InterimObserver};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 pub use s3::Page;
@@ -150,7 +150,7 @@ impl Origins {
     /// times, and only before a head has arrived; for a small object a further time, or the next
     /// origin of the same priority, if the first answer is slow. Those to avoid come last. Dropping
     /// the future ends the request.
-    pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+    pub async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FetchError> {
         let mut said = OriginAnswers::default();
         let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
         while let Some(upstream) = left.pop_front() {
@@ -186,7 +186,7 @@ impl Origins {
     /// answer only if every origin asked said so; else the first trouble is. An origin of another
     /// priority than the first is another service, so it gets no credentials and no cookies that
     /// were meant for that. Dropping the future ends the request.
-    pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
+    pub async fn forward(&self, forward: ForwardRequest) -> Result<Response, FetchError> {
         let upstreams = order::for_forward(&self.upstreams, &forward.path);
         // The first of all, also if another one alone is asked: for the rest of a body.
         let first = upstreams.first().map(|upstream| upstream.priority);
@@ -229,11 +229,11 @@ impl Origins {
     }
 
     /// What is said of an object that no origin is ever asked for: it is nowhere.
-    fn nowhere(&self) -> Answer<Response> {
+    fn nowhere(&self) -> OriginAnswer<Response> {
         let epoch = Moment::at(Timestamp::from_secs(0));
         let now = self.upstreams.first().map_or(epoch, |one| one.clock.moment());
         let headers = HeaderMap::new();
-        Answer::Absent { headers, origin: 0, request_time: now.edge, response_time: now }
+        OriginAnswer::Absent { headers, origin: 0, request_time: now.edge, response_time: now }
     }
 
     /// The self test at start: probes every origin at once, so that wrong addresses and
@@ -301,14 +301,14 @@ impl Origins {
 /// What the origins said so far.
 #[derive(Default)]
 struct OriginAnswers {
-    absent: Option<Answer<Response>>,
+    absent: Option<OriginAnswer<Response>>,
     failure: Option<FetchError>,
 }
 
 /// What follows from what one origin said.
 enum NextStep {
     /// It is the answer.
-    Answer(Box<Answer<Response>>),
+    Answer(Box<OriginAnswer<Response>>),
     /// No other origin is asked.
     NothingMore,
     /// The next one is asked.
@@ -319,10 +319,10 @@ impl OriginAnswers {
     fn hear(
         &mut self,
         upstream: &Upstream,
-        answer: Result<Answer<Response>, FetchError>,
+        answer: Result<OriginAnswer<Response>, FetchError>,
     ) -> NextStep {
         match answer {
-            Ok(answer @ Answer::Absent { .. }) => {
+            Ok(answer @ OriginAnswer::Absent { .. }) => {
                 self.absent = Some(answer);
                 match upstream.absence {
                     AbsenceOf::Next => NextStep::GoOn,
@@ -339,7 +339,7 @@ impl OriginAnswers {
     }
 
     /// Absence only if no origin failed; none if none was asked.
-    fn result(self) -> Option<Result<Answer<Response>, FetchError>> {
+    fn result(self) -> Option<Result<OriginAnswer<Response>, FetchError>> {
         match (self.failure, self.absent) {
             (Some(error), _) => Some(Err(error)),
             (None, Some(absent)) => Some(Ok(absent)),
@@ -371,7 +371,7 @@ fn partner<'a>(
     Some(next.filter(is_peer).unwrap_or(upstream))
 }
 
-type Spoken<'a> = (&'a Arc<Upstream>, Result<Answer<Response>, FetchError>);
+type Spoken<'a> = (&'a Arc<Upstream>, Result<OriginAnswer<Response>, FetchError>);
 
 /// Asks `upstream`, and `partner` too if it is slow: what each of them said, the answer that
 /// counts behind the one that does not.
@@ -381,7 +381,7 @@ async fn hedged<'a>(
     partner: &'a Arc<Upstream>,
 ) -> [Option<Spoken<'a>>; 2] {
     let is_same = partner.position == upstream.position;
-    let hedge = Ask { reason: Some(Reason::Hedge), retries: Retries::None, ..ask.clone() };
+    let hedge = Ask { reason: Some(FetchReason::Hedge), retries: Retries::None, ..ask.clone() };
     let begin = || {
         let may_be_asked = partner.breaker.is_closed() && partner.pacer.is_free();
         let slot = partner.slots.now(ask.class).filter(|_| may_be_asked)?;
@@ -392,9 +392,9 @@ async fn hedged<'a>(
         upstream.meters.hedged(Hedged::Begun);
         Some(Box::pin(partner.ask_in(&hedge, slot)))
     };
-    let is_good = |said: &Result<Answer<Response>, FetchError>| match said {
+    let is_good = |said: &Result<OriginAnswer<Response>, FetchError>| match said {
         // The absence of one of several is no answer yet.
-        Ok(Answer::Absent { .. }) => is_same,
+        Ok(OriginAnswer::Absent { .. }) => is_same,
         Ok(_) => true,
         Err(_) => false,
     };

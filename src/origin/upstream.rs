@@ -9,10 +9,10 @@
 use super::breaker::{Breaker, Caller, Leave, SLOW};
 use super::budget::Budget;
 use super::cost::{FailureCost, cost};
-use super::exchange::{Answer, Ask, FetchError, Reason, RequestPurpose, Retries};
+use super::exchange::{Ask, FetchError, FetchReason, OriginAnswer, RequestPurpose, Retries};
 use super::file::FolderOrigin;
 use super::first_bytes::FirstBytes;
-use super::forward::{self, Forward, ObjectRequest};
+use super::forward::{self, ForwardRequest, ObjectRequest};
 use super::health::{HealthRecord, OriginHealth};
 use super::http::HttpOrigin;
 use super::jitter::jittered;
@@ -101,7 +101,10 @@ impl OriginKind {
 
 impl Upstream {
     /// Asks, again if the error permits it, and remembers how it went.
-    pub(super) async fn ask(self: &Arc<Self>, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        ask: &Ask,
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let slot = self.slot(Load::Object(ask.class), Caller::Request).await?;
         self.ask_in(ask, slot).await
     }
@@ -111,7 +114,7 @@ impl Upstream {
         self: &Arc<Self>,
         ask: &Ask,
         slot: Slot,
-    ) -> Result<Answer<Response>, FetchError> {
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let mut tries = Tries::new(match ask.retries {
             Retries::Usual => RETRIES_MAX,
             Retries::None => 0,
@@ -123,7 +126,10 @@ impl Upstream {
             match self.may_retry(&mut tries, asked).await {
                 RetryStep::Done(reply) => break reply,
                 RetryStep::Again => {
-                    again.get_or_insert_with(|| Ask { reason: Some(Reason::Retry), ..ask.clone() });
+                    again.get_or_insert_with(|| Ask {
+                        reason: Some(FetchReason::Retry),
+                        ..ask.clone()
+                    });
                 }
             }
         };
@@ -135,7 +141,7 @@ impl Upstream {
     /// remembers how it went.
     pub(super) async fn forward(
         self: &Arc<Self>,
-        mut forward: Forward,
+        mut forward: ForwardRequest,
     ) -> Result<Response, FetchError> {
         let caller = if forward.body.is_some() { Caller::Upload } else { Caller::Request };
         let slot = self.slot_for(&mut forward.body, caller).await?;
@@ -155,7 +161,7 @@ impl Upstream {
             let asked = self.forward_once(forward, purpose, caller).await;
             match self.may_retry(&mut tries, asked).await {
                 RetryStep::Done(response) => break response,
-                RetryStep::Again => purpose.reason = Reason::Retry,
+                RetryStep::Again => purpose.reason = FetchReason::Retry,
             }
         };
         match &response {
@@ -185,7 +191,7 @@ impl Upstream {
 
     async fn forward_once(
         self: &Arc<Self>,
-        forward: Forward,
+        forward: ForwardRequest,
         purpose: RequestPurpose,
         caller: Caller,
     ) -> Result<Response, FetchError> {
@@ -212,7 +218,7 @@ impl Upstream {
 
     async fn forward_by_kind(
         &self,
-        forward: Forward,
+        forward: ForwardRequest,
         purpose: RequestPurpose,
     ) -> Result<Response, FetchError> {
         if let OriginKind::Http(origin) = &self.kind {
@@ -251,7 +257,7 @@ impl Upstream {
         leave: Leave<'_>,
         error: &FetchError,
         took: Duration,
-        reason: Reason,
+        reason: FetchReason,
     ) {
         if let FetchError::Status { status, retry_after_seconds, .. } = error {
             self.note_throttle(*status, *retry_after_seconds);
@@ -261,7 +267,7 @@ impl Upstream {
             FailureCost::Nothing => drop(leave),
             // A body that waits for its origin knocks in rounds of its own, and a refusal costs
             // it nothing: that is no reason to turn clients away when the origin is back.
-            FailureCost::Failures(_) if reason == Reason::Resume && took < SLOW => {
+            FailureCost::Failures(_) if reason == FetchReason::Resume && took < SLOW => {
                 leave.failed(0, took)
             }
             FailureCost::Failures(cost) => leave.failed(cost, took),
@@ -333,8 +339,8 @@ impl Upstream {
 
     /// Asks for the head of `path`; any answer is a good one.
     async fn probe_head(self: &Arc<Self>, path: &'static str) -> Result<(), FetchError> {
-        let purpose = RequestPurpose { class: Class::Other, reason: Reason::Probe };
-        match self.forward_once(Forward::probe(path), purpose, Caller::Prober).await {
+        let purpose = RequestPurpose { class: Class::Other, reason: FetchReason::Probe };
+        match self.forward_once(ForwardRequest::probe(path), purpose, Caller::Prober).await {
             Ok(response) => {
                 self.health.usable();
                 drain(response).await;
@@ -441,20 +447,20 @@ impl Upstream {
         }
     }
 
-    fn answer(&self, reply: OriginReply, slot: Slot) -> Answer<Response> {
+    fn answer(&self, reply: OriginReply, slot: Slot) -> OriginAnswer<Response> {
         let origin = self.position;
         match reply {
             OriginReply::Found(response) => {
                 let response = *response;
-                Answer::Found(Response { body: response.body.slotted(slot), ..response })
+                OriginAnswer::Found(Response { body: response.body.slotted(slot), ..response })
             }
             OriginReply::NotModified(ResponseHead { headers, request_time, response_time }) => {
-                Answer::NotModified { headers, origin, request_time, response_time }
+                OriginAnswer::NotModified { headers, origin, request_time, response_time }
             }
             OriginReply::Absent(ResponseHead { headers, request_time, response_time }, _) => {
-                Answer::Absent { headers, origin, request_time, response_time }
+                OriginAnswer::Absent { headers, origin, request_time, response_time }
             }
-            OriginReply::Changed => Answer::Changed,
+            OriginReply::Changed => OriginAnswer::Changed,
         }
     }
 }

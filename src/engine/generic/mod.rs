@@ -37,7 +37,7 @@ use crate::config::Caching;
 use crate::fill::{Asker, FlightReader, How, Landed, NotJoined, Passing, Role, Sought};
 use crate::nix::Class;
 use crate::object::{Meta, Variant};
-use crate::origin::{ClientBody, Forward, Interim, Retries};
+use crate::origin::{ClientBody, ForwardRequest, InterimObserver, Retries};
 use crate::outcome::Outcome;
 use crate::policy::generic::fields::AnswerUse;
 use crate::policy::generic::request::{ForwardingLimit, RequestHandling, Wishes, reach, way};
@@ -385,7 +385,7 @@ impl Request<'_> {
         }
         let client = Asker::at(self.connection.peer.ip());
         let body = body.map(|content| ClientBody { client, content });
-        let forward = Forward {
+        let forward = ForwardRequest {
             method: self.parts.method.clone(),
             path: Arc::clone(&self.target.path),
             query: self.target.query.clone(),
@@ -419,7 +419,7 @@ impl Request<'_> {
         }
     }
 
-    fn sought(&self, interim: Option<Interim>) -> Sought {
+    fn sought(&self, interim: Option<InterimObserver>) -> Sought {
         Sought {
             upstream: Arc::clone(&self.site.upstream),
             key: self.target.key.clone(),
@@ -459,14 +459,15 @@ impl Request<'_> {
 
     /// Tells the client of interim answers, where its connection can: HTTP/1.0 has none (RFC 9110
     /// section 15.2).
-    fn interim(&self) -> Option<Interim> {
+    fn interim(&self) -> Option<InterimObserver> {
         let interims =
             self.connection.interims().filter(|_| self.parts.version == Version::HTTP_11);
         interims.map(|interims| {
             let (interims, turn) = (Arc::clone(interims), interims.turn());
-            let heard: Interim = Arc::new(move |status: StatusCode, headers: &HeaderMap| {
-                interims.put(turn, status, headers);
-            });
+            let heard: InterimObserver =
+                Arc::new(move |status: StatusCode, headers: &HeaderMap| {
+                    interims.put(turn, status, headers);
+                });
             heard
         })
     }

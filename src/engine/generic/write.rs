@@ -18,7 +18,7 @@ use crate::engine::answer::{self, Answer};
 use crate::engine::site::Site;
 use crate::fill::{Fills, Role};
 use crate::object::Key;
-use crate::origin::{Forward, Response};
+use crate::origin::{ForwardRequest, Response};
 use crate::outcome::Outcome;
 use crate::policy::generic::invalidation::{self, RequestAuthority};
 use crate::policy::generic::{fields, storing};
@@ -41,7 +41,7 @@ struct Written {
 
 impl Request<'_> {
     /// Sends a write on, and drops what it may have changed.
-    pub(super) async fn write(&self, forward: Forward) -> Answer {
+    pub(super) async fn write(&self, forward: ForwardRequest) -> Answer {
         let write = Write {
             site: Arc::clone(self.site),
             target: self.target.clone(),

@@ -12,7 +12,7 @@ use crate::cache::PublishError;
 use crate::fill::leader::better_lifetime;
 use crate::fill::{FillError, Running};
 use crate::object::Meta;
-use crate::origin::Reason;
+use crate::origin::FetchReason;
 use crate::store::Part;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -126,7 +126,7 @@ async fn fetch_missing(
             return Err(Completed::NotStored);
         }
         let Some(run) = part.claim(from, part.length()) else { continue };
-        let (span, why) = (run.start()..run.end(), Some(Reason::Completion));
+        let (span, why) = (run.start()..run.end(), Some(FetchReason::Completion));
         let opened = Box::pin(object.open(flight, span, why)).await;
         if object.bring(flight, run, opened, Purpose::Completion).await.is_err() {
             return Err(Completed::Failed);

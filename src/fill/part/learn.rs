@@ -13,7 +13,7 @@ use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
 use crate::fill::{Admitted, Before, FillError, Fills, Keep, Landed, NotJoined, Wanted};
 use crate::object::Meta;
-use crate::origin::{Answer, FetchError, Response};
+use crate::origin::{FetchError, OriginAnswer, Response};
 use crate::policy::continuation;
 use crate::policy::response::{Coding, Times};
 use crate::rfc::range::ByteSpan;
@@ -125,14 +125,14 @@ impl Learning {
         let ask = sourced(cache, wanted, question(wanted, &asked, None)).await;
         let asking = wanted.upstream.origins.fetch(&ask);
         match self.flight.cursors.readers.while_open(asking).await?? {
-            Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
+            OriginAnswer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
                 self.found_part(wanted, response, asked).await
             }
-            Answer::Found(response) => {
+            OriginAnswer::Found(response) => {
                 self.whole(wanted, Some(response));
                 Ok(())
             }
-            Answer::Absent { headers, origin, request_time, response_time } => {
+            OriginAnswer::Absent { headers, origin, request_time, response_time } => {
                 let times = Times { request: request_time, response: response_time };
                 let (meta, keep) = wanted.absence(&headers, origin, times);
                 let absent = self.flight.shared.absent(self.flight.ticket, meta, keep).await;
@@ -140,8 +140,8 @@ impl Learning {
                 Ok(())
             }
             // It ends before the stretch begins: its length tells.
-            Answer::Changed => self.by_head(wanted).await,
-            Answer::NotModified { origin, .. } => Err(self.unasked(origin, "304")),
+            OriginAnswer::Changed => self.by_head(wanted).await,
+            OriginAnswer::NotModified { origin, .. } => Err(self.unasked(origin, "304")),
         }
     }
 

@@ -10,7 +10,7 @@ use super::stretch::{Identity, Resuming, Stretch};
 use crate::cache::PublishError;
 use crate::fill::{FillError, Running};
 use crate::object::Meta;
-use crate::origin::Reason;
+use crate::origin::FetchReason;
 use crate::store::{CHUNK_BYTES, Part, Run};
 use crate::sync::Mutex;
 use http::HeaderValue;
@@ -186,7 +186,7 @@ impl Object {
         &self,
         flight: &PartFlight,
         span: Range<u64>,
-        why: Option<Reason>,
+        why: Option<FetchReason>,
     ) -> Result<Stretch, FillError> {
         let opening = Stretch::open(flight, &self.identity, span, why);
         flight.cursors.readers.while_open(opening).await?

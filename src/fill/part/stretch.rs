@@ -12,7 +12,7 @@ use crate::fill::patience::{Nothing, Patience};
 use crate::fill::steady::Checked;
 use crate::fill::{FillError, Rejection, Shared};
 use crate::object::Meta;
-use crate::origin::{Answer, FetchError, Reason, Response, ResponseBody};
+use crate::origin::{FetchError, FetchReason, OriginAnswer, Response, ResponseBody};
 use crate::policy::continuation::{self, BrokenBody, ContinuationError, Tie};
 use crate::policy::response::Times;
 use crate::rfc::EntityTag;
@@ -140,7 +140,7 @@ impl Stretch {
         flight: &PartFlight,
         identity: &Arc<Identity>,
         asked: Range<u64>,
-        why: Option<Reason>,
+        why: Option<FetchReason>,
     ) -> Result<Self, FillError> {
         let cache = &flight.shared.cache;
         let response = ask_for(cache, &flight.subject, (identity, &asked), why).await?;
@@ -202,7 +202,7 @@ impl Stretch {
         }
         let upstream = Arc::clone(self.subject.upstream());
         while let Some(until) = self.patience.next_round(upstream.origins.recovered()).await {
-            let (rest, why) = (self.next..self.end, Some(Reason::Resume));
+            let (rest, why) = (self.next..self.end, Some(FetchReason::Resume));
             let asking = ask_for(&self.shared.cache, &self.subject, (&self.identity, &rest), why);
             let Ok(asked) = timeout_at(until, asking).await else { break };
             let error = match asked {
@@ -237,15 +237,15 @@ async fn ask_for(
     cache: &Cache,
     subject: &Subject,
     (identity, asked): (&Identity, &Range<u64>),
-    why: Option<Reason>,
+    why: Option<FetchReason>,
 ) -> Result<Response, FillError> {
     match subject.fetch(cache, asked, identity, why).await? {
-        Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
+        OriginAnswer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
             identity.check(asked, &response)?;
             Ok(response)
         }
-        Answer::Found(_) => Err(FillError::Unranged),
-        Answer::Changed | Answer::Absent { .. } | Answer::NotModified { .. } => {
+        OriginAnswer::Found(_) => Err(FillError::Unranged),
+        OriginAnswer::Changed | OriginAnswer::Absent { .. } | OriginAnswer::NotModified { .. } => {
             Err(FillError::Changed)
         }
     }

@@ -8,7 +8,9 @@ use crate::fill::trusted::sourced;
 use crate::fill::verify::Expected;
 use crate::fill::{Demand, Upstream, Wanted};
 use crate::object::Key;
-use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response, Retries};
+use crate::origin::{
+    Ask, FetchError, FetchReason, Method, OriginAnswer, RangeAsked, Response, Retries,
+};
 use crate::policy::response::Coding;
 use std::ops::Range;
 use std::sync::Arc;
@@ -62,11 +64,11 @@ impl Subject {
         cache: &Cache,
         asked: &Range<u64>,
         identity: &Identity,
-        why: Option<Reason>,
-    ) -> Result<Answer<Response>, FetchError> {
+        why: Option<FetchReason>,
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let (length, same) = (identity.length, identity.etag.as_ref());
         // What is resumed comes back by itself.
-        let retries = if why == Some(Reason::Resume) { Retries::None } else { Retries::Usual };
+        let retries = if why == Some(FetchReason::Resume) { Retries::None } else { Retries::Usual };
         let wanted = match self {
             Self::Object(wanted) => wanted,
             Self::Page(sought) => {

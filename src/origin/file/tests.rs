@@ -1,6 +1,6 @@
 //! Tests of folders.
 
-use super::super::exchange::{Answer, RangeAsked};
+use super::super::exchange::{OriginAnswer, RangeAsked};
 use super::super::testing::{Bench, ask, bench, found, head, origin, site, whole, word};
 use super::super::{Method, OriginUrl};
 use super::*;
@@ -21,7 +21,7 @@ fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+    async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FetchError> {
         self.bench.origins.fetch(ask).await
     }
 

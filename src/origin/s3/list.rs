@@ -5,7 +5,7 @@
 use super::{S3Origin, is_of_the_clock};
 use crate::client::{ErrorChain, FailureShare, OutboundRequest};
 use crate::nix::Class;
-use crate::origin::exchange::{FetchError, Method, Reason, RequestPurpose};
+use crate::origin::exchange::{FetchError, FetchReason, Method, RequestPurpose};
 use crate::origin::key_source::Keys;
 use crate::origin::response::Response;
 use crate::origin::verdict::{AnswerVerdict, Dialect, by_fault};
@@ -49,7 +49,7 @@ impl S3Origin {
     }
 
     async fn page_with(&self, after: &str, keys: Option<&Keys>) -> Result<Page, FetchError> {
-        let purpose = RequestPurpose { class: Class::Other, reason: Reason::Miss };
+        let purpose = RequestPurpose { class: Class::Other, reason: FetchReason::Miss };
         let mut exchange = self.wire.send(purpose, self.listing(after, keys)?).await?;
         let status = exchange.status;
         if status != StatusCode::OK {
