@@ -33,7 +33,7 @@ const PREFIXES_MAX: usize = 1_024;
 
 /// A moment, counted in purges, in uploads and in publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
+pub struct FenceEpoch {
     purges: u64,
     uploads: u64,
     /// The number of the next publication at that time; what is below it was there before.
@@ -120,8 +120,8 @@ impl<N: Hash + Eq + Copy> Latest<N> {
 impl Fence {
     /// A ticket of this moment, when `publications` is the number of the next publication. Never
     /// waits.
-    pub fn ticket(&self, publications: u64) -> Ticket {
-        Ticket {
+    pub fn ticket(&self, publications: u64) -> FenceEpoch {
+        FenceEpoch {
             purges: self.purges(),
             uploads: self.uploads.load(Ordering::Acquire),
             publications,
@@ -152,7 +152,7 @@ impl Fence {
 
     /// Whether an object with these heads may be published: no purge of any of them was raised
     /// since `ticket`. What is published later may be older than a purge: see [`Fence::leave`].
-    pub fn allows(&self, ticket: Ticket, heads: &[&Meta]) -> bool {
+    pub fn allows(&self, ticket: FenceEpoch, heads: &[&Meta]) -> bool {
         let raised = self.raised.read();
         heads.iter().all(|meta| raised.allows_head(ticket, meta))
     }
@@ -162,7 +162,7 @@ impl Fence {
     /// `publish` does neither I/O nor anything with this fence.
     pub fn leave<T>(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         heads: &[&Meta],
         publish: impl FnOnce() -> T,
     ) -> Option<T> {
@@ -174,7 +174,7 @@ impl Fence {
     /// too.
     pub fn leave_absent<T>(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         meta: &Meta,
         publish: impl FnOnce() -> T,
     ) -> Option<T> {
@@ -192,7 +192,7 @@ impl Fence {
 
     /// Whether a purge that may be of `key` was raised, or `key` was uploaded, since `ticket`.
     /// Waits only if any was, and then for no I/O.
-    pub fn is_raised_since(&self, ticket: Ticket, key: &Key) -> bool {
+    pub fn is_raised_since(&self, ticket: FenceEpoch, key: &Key) -> bool {
         let uploads = self.uploads.load(Ordering::Acquire);
         if (self.purges(), uploads) == (ticket.purges, ticket.uploads) {
             return false;
@@ -215,12 +215,17 @@ impl Fence {
     /// Raises the purge of an object by a write to it. A ticket of that moment, when `publications`
     /// is the next publication, for what the write has brought; none if another purge that may be
     /// of the object was raised since `began`, before the write.
-    pub fn raise_written(&self, key: &Key, began: Ticket, publications: u64) -> Option<Ticket> {
+    pub fn raise_written(
+        &self,
+        key: &Key,
+        began: FenceEpoch,
+        publications: u64,
+    ) -> Option<FenceEpoch> {
         let mut raised = self.raised.write();
         let is_alone = raised.allows_key(began, key);
         let purges = raised.note(&Scope::Key(key.clone()));
         self.purges.store(purges, Ordering::Release);
-        is_alone.then(|| Ticket { purges, uploads: raised.uploads, publications })
+        is_alone.then(|| FenceEpoch { purges, uploads: raised.uploads, publications })
     }
 
     /// Holds back the absences that older fills bring of these: they were uploaded.
@@ -266,7 +271,7 @@ impl Raised {
         number
     }
 
-    fn allows_head(&self, ticket: Ticket, meta: &Meta) -> bool {
+    fn allows_head(&self, ticket: FenceEpoch, meta: &Meta) -> bool {
         let is_tagged = |site: &SiteFence| {
             let own = tags::hashes(meta.key.site(), tags::lines(&meta.headers));
             own.into_iter().any(|tag| site.tags.may_be_since(tag, ticket.purges))
@@ -275,7 +280,7 @@ impl Raised {
     }
 
     /// Any tag might be one of the object's.
-    fn allows_key(&self, ticket: Ticket, key: &Key) -> bool {
+    fn allows_key(&self, ticket: FenceEpoch, key: &Key) -> bool {
         self.allows(ticket, key, |_| true)
     }
 
@@ -292,7 +297,12 @@ impl Raised {
         self.all <= purges && !self.sites.get(site).is_some_and(is_covered)
     }
 
-    fn allows(&self, ticket: Ticket, key: &Key, is_tagged: impl Fn(&SiteFence) -> bool) -> bool {
+    fn allows(
+        &self,
+        ticket: FenceEpoch,
+        key: &Key,
+        is_tagged: impl Fn(&SiteFence) -> bool,
+    ) -> bool {
         if ticket.purges == self.purges {
             return true;
         }
@@ -321,7 +331,7 @@ impl SiteFence {
         self.prefixes.push_back((number, prefix.to_owned()));
     }
 
-    fn has_prefix_of(&self, key: &Key, ticket: Ticket) -> bool {
+    fn has_prefix_of(&self, key: &Key, ticket: FenceEpoch) -> bool {
         let since = self.prefixes.iter().rev().take_while(|(number, _)| *number > ticket.purges);
         since.into_iter().any(|(_, prefix)| key.path().starts_with(prefix.as_str()))
     }
@@ -345,14 +355,14 @@ mod tests {
     }
 
     /// Whether something of `key` may be published while its head is not at hand.
-    fn allows(fence: &Fence, ticket: Ticket, key: &Key) -> bool {
+    fn allows(fence: &Fence, ticket: FenceEpoch, key: &Key) -> bool {
         let may = !fence.is_raised_since(ticket, key);
         let by_hash = fence.allows_hash(ticket.purges, key.site(), key.hash());
         assert!(may || !by_hash || key.is_variant(), "the hash alone tells less");
         may
     }
 
-    fn allows_absence(fence: &Fence, ticket: Ticket, path: &str) -> bool {
+    fn allows_absence(fence: &Fence, ticket: FenceEpoch, path: &str) -> bool {
         fence.leave_absent(ticket, &absence(path), || ()).is_some()
     }
 
@@ -527,7 +537,7 @@ mod tests {
     }
 
     impl Tiers {
-        fn publish(&self, ticket: Ticket, version: u8) {
+        fn publish(&self, ticket: FenceEpoch, version: u8) {
             {
                 let mut disk = self.disk.lock();
                 if self.publishing.allows(ticket, &[&tests::meta(&key("/a"))]) {
@@ -561,7 +571,7 @@ mod tests {
         crate::sync::orders::check(5_000, || {
             let tiers = Arc::new(Tiers::default());
             let ticket = tiers.publishing.ticket(0);
-            let other = |work: fn(&Tiers, Ticket)| {
+            let other = |work: fn(&Tiers, FenceEpoch)| {
                 let tiers = Arc::clone(&tiers);
                 shuttle::thread::spawn(move || work(&tiers, ticket))
             };

@@ -3,7 +3,7 @@
 //!
 //! # Publishing, and why a purge that was answered holds
 //!
-//! A fill takes a [`Ticket`] when it begins, and publishes in two steps ([`publish`]):
+//! A fill takes a [`FenceEpoch`] when it begins, and publishes in two steps ([`publish`]):
 //! 1. On the disk's own threads: the body, and under the lock of its key the record, if the fence
 //!    still allows it at that moment ([`Permit`](crate::store::Permit)).
 //! 2. Under the fence's lock, without I/O: the fence is asked once more, and the object becomes
@@ -48,7 +48,7 @@ mod tiers;
 mod variants;
 
 pub use crate::store::{ClaimUnknown, Purging, Scope};
-pub use fence::{Fence, Ticket};
-pub use found::{ClaimOf, Found, Hit, SMALL_BYTES_MAX, Stale};
+pub use fence::{Fence, FenceEpoch};
+pub use found::{CachedObject, ClaimOf, Hit, SMALL_BYTES_MAX, Stale};
 pub use publish::PublishError;
 pub use tiers::Cache;

@@ -3,8 +3,8 @@
 //! part that is refused keeps nothing more, unless it is still in the index: another flight may
 //! have a later ticket. What touches the disk runs on its threads. Called by `fill`.
 
-use super::fence::Ticket;
-use super::found::Found;
+use super::fence::FenceEpoch;
+use super::found::CachedObject;
 use super::publish::{Publication, PublishError, PutOnDisk};
 use super::tiers::Cache;
 use crate::object::{Key, Meta, Sha256};
@@ -32,7 +32,7 @@ impl Cache {
     }
 
     /// Makes what has come of a part survive a restart.
-    pub async fn keep_part(&self, ticket: Ticket, part: &Part) -> Result<(), PublishError> {
+    pub async fn keep_part(&self, ticket: FenceEpoch, part: &Part) -> Result<(), PublishError> {
         let (cache, own) = (self.clone(), part.clone());
         let keep = move || {
             let Some(synced) = own.sync()? else { return Ok(()) };
@@ -47,11 +47,11 @@ impl Cache {
     /// have.
     pub async fn publish_part(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         part: &Part,
         meta: Meta,
         sha256: Sha256,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let (own, head) = (part.clone(), meta.clone());
         let place: PutOnDisk = Box::new(move |permit| own.promote(head, sha256, permit));
         let publication = Publication { ticket, meta, before: Some(part.meta()), claim: None };
@@ -59,7 +59,7 @@ impl Cache {
     }
 
     /// Gives a part the head that its origin has confirmed, if it is still kept.
-    pub async fn touch_part(&self, ticket: Ticket, part: &Part, meta: Meta) {
+    pub async fn touch_part(&self, ticket: FenceEpoch, part: &Part, meta: Meta) {
         let own = part.clone();
         let permit = self.permit(ticket, [part.meta(), Arc::new(meta.clone())]);
         let touch = move || own.touch_meta(meta, &*permit);

@@ -5,8 +5,8 @@
 //! the thread that comes too late removes what it has written. One that is visible is told of at
 //! once; what is older goes from its disk afterwards.
 
-use super::fence::Ticket;
-use super::found::{ClaimOf, Found, hot_of};
+use super::fence::FenceEpoch;
+use super::found::{CachedObject, ClaimOf, hot_of};
 use super::tiers::Cache;
 use super::variants::Visibility;
 use crate::memory::{Coming, Hot};
@@ -63,7 +63,7 @@ impl Handover {
 /// What is to be published.
 #[derive(Debug, Clone)]
 pub(super) struct Publication {
-    pub(super) ticket: Ticket,
+    pub(super) ticket: FenceEpoch,
     pub(super) meta: Meta,
     /// The head that a part of it had, which a purge may cover as well.
     pub(super) before: Option<Arc<Meta>>,
@@ -111,10 +111,10 @@ impl Cache {
     /// Publishes a proven object, which makes no claim.
     pub async fn publish(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         proven: ProvenObject,
         meta: Meta,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let publication = Publication { ticket, meta, before: None, claim: None };
         self.publish_proven(LARGE_PATIENCE, publication, proven).await
     }
@@ -122,11 +122,11 @@ impl Cache {
     /// Publishes a verified small object: on disk if one takes it, and in memory.
     pub async fn publish_small(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         meta: Meta,
         body: Bytes,
         claim: Option<ClaimOf>,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let publication = Publication { ticket, meta, before: None, claim };
         let meta = &publication.meta;
         if let Some(store) = &self.store {
@@ -149,7 +149,7 @@ impl Cache {
         if let Some(store) = self.store.as_ref().filter(|_| may_vary) {
             store.supersede(&published).await;
         }
-        Ok(Found::Hot(hot))
+        Ok(CachedObject::Hot(hot))
     }
 
     async fn publish_proven(
@@ -157,7 +157,7 @@ impl Cache {
         patience: Duration,
         publication: Publication,
         proven: ProvenObject,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let tasks = proven.tasks().clone();
         let Publication { ticket, meta, claim, .. } = publication.clone();
         let place: PutOnDisk = Box::new(move |permit| {
@@ -172,7 +172,7 @@ impl Cache {
         tasks: &Tasks,
         publication: Publication,
         place: PutOnDisk,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         self.publish_on((tasks, LARGE_PATIENCE), Box::new(publication), place).await
     }
 
@@ -182,7 +182,7 @@ impl Cache {
         (tasks, patience): (&Tasks, Duration),
         publication: Box<Publication>,
         place: PutOnDisk,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let (tell, told) = oneshot::channel();
         let (cache, turn) = (self.clone(), Handover::default());
         let own = turn.clone();
@@ -215,7 +215,7 @@ impl Cache {
         publication: &Publication,
         turn: &Handover,
         place: PutOnDisk,
-    ) -> (Result<(Found, Published), PublishError>, Left) {
+    ) -> (Result<(CachedObject, Published), PublishError>, Left) {
         let allows = || self.fence.allows(publication.ticket, &publication.heads());
         let stored = match place(&|| !turn.is_taken() && allows()) {
             Ok(Some(stored)) => stored,
@@ -229,9 +229,9 @@ impl Cache {
         let (found, hot) = match &stored.body {
             StoredBody::Bytes(body) => {
                 let hot = Arc::new(hot_of(&stored, body));
-                (Found::Hot(Arc::clone(&hot)), Some(hot))
+                (CachedObject::Hot(Arc::clone(&hot)), Some(hot))
             }
-            StoredBody::File(_) => (Found::Stored(stored.clone()), None),
+            StoredBody::File(_) => (CachedObject::Stored(stored.clone()), None),
         };
         let published = Published {
             key: stored.meta.key.clone(),
@@ -310,7 +310,7 @@ impl Cache {
     /// that says so began. What was published since stays.
     pub async fn publish_absent(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         meta: Arc<Meta>,
     ) -> Result<(), PublishError> {
         let absence = Arc::new(Hot::published(&meta, b"", ticket.publications));
@@ -326,15 +326,15 @@ impl Cache {
 
     /// Gives an object the head that a 304 confirmed, in memory and on disk, as far as it is there
     /// still.
-    pub async fn touch(&self, ticket: Ticket, found: Found, meta: Meta) -> Found {
+    pub async fn touch(&self, ticket: FenceEpoch, found: CachedObject, meta: Meta) -> CachedObject {
         let (meta, before) = (Arc::new(meta), found.meta());
         let confirmed = found.with_meta(Arc::clone(&meta));
         let seen = self.memory.seen(&meta.key);
         let is_stored = match &self.store {
             Some(store) => {
                 let sha256 = match &found {
-                    Found::Hot(hot) => Sha256::of(hot.body_bytes()),
-                    Found::Stored(stored) => stored.sha256,
+                    CachedObject::Hot(hot) => Sha256::of(hot.body_bytes()),
+                    CachedObject::Stored(stored) => stored.sha256,
                 };
                 let confirmed = Confirmed { sha256, response_time: before.response_time };
                 let permit = self.permit(ticket, [Arc::clone(&meta), Arc::clone(&before)]);
@@ -342,7 +342,7 @@ impl Cache {
             }
             None => false,
         };
-        if let Found::Hot(hot) = &confirmed {
+        if let CachedObject::Hot(hot) = &confirmed {
             let renew = || self.memory.renew(&meta.key, hot, is_stored.then_some(seen));
             self.fence.leave(ticket, &[&meta, &before], renew);
         }
@@ -350,7 +350,11 @@ impl Cache {
     }
 
     /// Says whether the fence still allows these heads.
-    pub(super) fn permit<const N: usize>(&self, ticket: Ticket, heads: [Arc<Meta>; N]) -> Permit {
+    pub(super) fn permit<const N: usize>(
+        &self,
+        ticket: FenceEpoch,
+        heads: [Arc<Meta>; N],
+    ) -> Permit {
         let fence = Arc::clone(&self.fence);
         Arc::new(move || fence.allows(ticket, &heads.each_ref().map(|head| &**head)))
     }

@@ -2,7 +2,7 @@
 //! end as a task of its own, whether or not its caller waits. Called by `purge`, and for what a
 //! write has changed by `engine`.
 
-use super::fence::Ticket;
+use super::fence::FenceEpoch;
 use super::tiers::Cache;
 use crate::object::Key;
 use crate::store::{Purging, Scope};
@@ -24,7 +24,7 @@ impl Cache {
     /// `began` before it was sent. A ticket for what that has brought; none if the object may have
     /// been purged since otherwise: then it was written to once more, maybe. Cancel safe: the purge
     /// goes on.
-    pub async fn purge_written(&self, key: Key, began: Ticket) -> Option<Ticket> {
+    pub async fn purge_written(&self, key: Key, began: FenceEpoch) -> Option<FenceEpoch> {
         let ticket = self.fence.raise_written(&key, began, self.next_order());
         self.carry_out(Scope::Key(key), Purging::Hard).await;
         ticket

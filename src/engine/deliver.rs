@@ -6,7 +6,7 @@ use super::connection::Connection;
 use super::rescue::{Lost, Rescue};
 use super::tail::Tail;
 use super::{Engine, Routed};
-use crate::cache::{Cache, Found, Hit};
+use crate::cache::{Cache, CachedObject, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{Flight, FlightReader, PartReader, Passing, Role};
 use crate::memory::Hot;
@@ -61,9 +61,9 @@ impl From<Outcome> for How<'_> {
 }
 
 /// Delivers a whole object.
-pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
+pub(super) fn found(asked: &Asked<'_>, found: &CachedObject, how: How<'_>) -> Answer {
     match found {
-        Found::Hot(hot) => {
+        CachedObject::Hot(hot) => {
             let length = Some(hot.length());
             let stored = || Cow::Owned(hot.headers());
             let selection = policy::selection::select(asked.method, asked.headers, stored, length);
@@ -72,7 +72,7 @@ pub(super) fn found(asked: &Asked<'_>, found: &Found, how: How<'_>) -> Answer {
             answer.origin = Some(Arc::clone(&hot.origin));
             answer
         }
-        Found::Stored(stored) => {
+        CachedObject::Stored(stored) => {
             object(asked, &stored.meta, Some(stored.length), Content::Stored(stored), how)
         }
     }

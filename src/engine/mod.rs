@@ -47,7 +47,7 @@ pub use refetch::Refetched;
 pub use site::{Ports, Site, Sites};
 pub use spans::{Piece, Sent, Spans};
 
-use crate::cache::{Cache, Found, Hit, Stale};
+use crate::cache::{Cache, CachedObject, Hit, Stale};
 use crate::client::BoxError;
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Limits, Signatures};
@@ -157,7 +157,7 @@ struct KeptWay {
 
 /// What is stored and may be used as it is.
 enum Usable {
-    Object(Found, Outcome),
+    Object(CachedObject, Outcome),
     Absence(Arc<Hot>),
 }
 
@@ -187,7 +187,7 @@ impl Routed {
 
 /// A stale object that serves if no origin answers, or none in time.
 struct Bridge {
-    stale: Found,
+    stale: CachedObject,
     /// How long the answer is waited for, from the beginning of the fill.
     wait: Duration,
 }
@@ -386,11 +386,11 @@ impl Engine {
         }
         let hit = Key::with_text(site.key_space(), path.as_str(), |key| self.cache.peek(key));
         match usable(site, hit, now) {
-            Ok(Usable::Object(Found::Hot(hot), outcome)) => {
+            Ok(Usable::Object(CachedObject::Hot(hot), outcome)) => {
                 Some((InMemory::Object(hot, outcome), class))
             }
             Ok(Usable::Absence(absence)) => Some((InMemory::Absence(absence), class)),
-            Ok(Usable::Object(Found::Stored(_), _)) | Err(_) => None,
+            Ok(Usable::Object(CachedObject::Stored(_), _)) | Err(_) => None,
         }
     }
 
@@ -406,8 +406,9 @@ impl Engine {
             return None;
         }
         let key = Key::new(way.site.key_space(), way.path.as_str(), None);
-        let hit = Hit::Disk(Found::Stored(self.cache.recent(&key)?));
-        let Ok(Usable::Object(Found::Stored(stored), outcome)) = usable(way.site, Some(hit), now)
+        let hit = Hit::Disk(CachedObject::Stored(self.cache.recent(&key)?));
+        let Ok(Usable::Object(CachedObject::Stored(stored), outcome)) =
+            usable(way.site, Some(hit), now)
         else {
             return None;
         };
@@ -613,7 +614,7 @@ impl Engine {
 
 impl Bridge {
     /// What `stale` is to a request that came at `now`; none if it may not serve unconfirmed.
-    fn of(stale: &Found, wanted: &Wanted, now: Timestamp) -> Option<Self> {
+    fn of(stale: &CachedObject, wanted: &Wanted, now: Timestamp) -> Option<Self> {
         let wait = policy::freshness::revalidation_wait(&stale.meta(), now, &wanted.terms())?;
         Some(Self { stale: stale.clone(), wait })
     }
@@ -629,7 +630,7 @@ impl Bridge {
 }
 
 /// What of a look-up's result may be used as it is; else what is stale.
-fn usable(site: &Site, hit: Option<Hit>, now: Timestamp) -> Result<Usable, Option<Found>> {
+fn usable(site: &Site, hit: Option<Hit>, now: Timestamp) -> Result<Usable, Option<CachedObject>> {
     let (found, outcome) = match hit {
         Some(Hit::Absent(absence)) => {
             let is_fresh = policy::freshness::judge(&absence.facts, now).is_fresh();

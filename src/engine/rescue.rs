@@ -9,7 +9,7 @@
 
 use super::body::{Reading, Source};
 use super::{Engine, Routed};
-use crate::cache::{Found, Hit};
+use crate::cache::{CachedObject, Hit};
 use crate::fill::{Asker, FlightReader, Landed, Mark, NotJoined, Passing, Role, Sought, Wanted};
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
@@ -186,10 +186,10 @@ impl Rescue {
         }
     }
 
-    fn source(&self, found: &Found, offset: u64) -> Result<Source, NotRescued> {
+    fn source(&self, found: &CachedObject, offset: u64) -> Result<Source, NotRescued> {
         let bytes = match found {
-            Found::Hot(hot) => hot.body(),
-            Found::Stored(stored) => match &stored.body {
+            CachedObject::Hot(hot) => hot.body(),
+            CachedObject::Stored(stored) => match &stored.body {
                 StoredBody::File(_) if stored.sha256 != self.sha256 => {
                     return Err(NotRescued::Changed);
                 }

@@ -2,7 +2,7 @@
 //! no request waits for the answer to another one. One map for each kind of fetch, bounded; a
 //! stored answer and a purge end it for an object. A short lock of its own.
 
-use crate::cache::{Cache, Ticket};
+use crate::cache::{Cache, FenceEpoch};
 use crate::clock::Timestamp;
 use crate::object::Key;
 use quick_cache::sync::Cache as Recent;
@@ -15,7 +15,7 @@ const OBJECTS_MAX: usize = 16_384;
 
 /// Of which objects each request asks for itself.
 #[derive(Debug)]
-pub(super) struct Alone(Recent<Key, (Timestamp, Ticket)>);
+pub(super) struct Alone(Recent<Key, (Timestamp, FenceEpoch)>);
 
 impl Default for Alone {
     fn default() -> Self {
@@ -25,7 +25,7 @@ impl Default for Alone {
 
 impl Alone {
     /// The answer that came at `now`, to a fetch with this ticket, could not be shared.
-    pub(super) fn begin(&self, key: &Key, now: Timestamp, ticket: Ticket) {
+    pub(super) fn begin(&self, key: &Key, now: Timestamp, ticket: FenceEpoch) {
         self.0.insert(key.clone(), (now.plus(ALONE), ticket));
     }
 

@@ -6,7 +6,7 @@ use super::passing::Passing;
 use super::readers::{Reader, Readers};
 use super::relay::Entrance;
 use super::{Admitted, Asker, FillError};
-use crate::cache::{Found, Ticket};
+use crate::cache::{CachedObject, FenceEpoch};
 use crate::object::{Meta, Sha256};
 use crate::store::{Broken, Follower, Growing};
 use crate::sync::{Mutex, watch};
@@ -33,7 +33,7 @@ pub enum Landed {
     /// The object is whole and verified.
     Whole {
         /// The object.
-        found: Found,
+        found: CachedObject,
         /// How it came about.
         how: How,
     },
@@ -70,7 +70,7 @@ pub enum How {
 /// The one fetch of a key under way.
 #[derive(Debug)]
 pub struct Flight {
-    pub(super) ticket: Ticket,
+    pub(super) ticket: FenceEpoch,
     pub(super) readers: Readers,
     begun: Instant,
     landed: watch::Sender<Option<Landed>>,
@@ -83,7 +83,7 @@ pub struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(ticket: Ticket) -> Self {
+    pub(super) fn new(ticket: FenceEpoch) -> Self {
         Self {
             ticket,
             readers: Readers::default(),
@@ -226,7 +226,7 @@ pub struct FlightReader {
 
 impl FlightReader {
     /// The first reader of a new flight.
-    pub(super) fn first(ticket: Ticket) -> Self {
+    pub(super) fn first(ticket: FenceEpoch) -> Self {
         let flight = Flight::new(ticket);
         let reader = Reader::first(&flight.readers);
         Self { flight: Arc::new(flight), reader }

@@ -18,7 +18,9 @@ use super::{
     Asker, Before, Demand, FillError, Fills, Landing, Mark, NotJoined, Rejection, Role, Shared,
     Upstream, relay,
 };
-use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale, Ticket};
+use crate::cache::{
+    Cache, CachedObject, FenceEpoch, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale,
+};
 use crate::clock::Timestamp;
 use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
@@ -259,7 +261,7 @@ impl Fills {
     pub(super) fn seek_with(
         &self,
         sought: Sought,
-        (given, ticket): (Response, Ticket),
+        (given, ticket): (Response, FenceEpoch),
         now: Timestamp,
     ) -> Result<(Role, FlightReader), NotJoined> {
         let (key, demand) = (sought.key.clone(), sought.demand());
@@ -314,7 +316,7 @@ impl Fills {
     pub async fn keep(
         &self,
         sought: &Sought,
-        (response, ticket): (Response, Ticket),
+        (response, ticket): (Response, FenceEpoch),
         now: Timestamp,
     ) -> FlightReader {
         let flight = FlightReader::first(ticket);
@@ -363,7 +365,7 @@ impl Fetch<'_> {
         &self.shared.cache
     }
 
-    async fn run(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+    async fn run(&self, stale: Option<CachedObject>) -> Result<&'static str, FillError> {
         let sought = self.sought;
         let Some(caching) = sought.caching() else { return Err(FillError::Lost) };
         let rule = caching.rule(sought.key.path());
@@ -411,7 +413,7 @@ impl Fetch<'_> {
     /// Keeps what a 304 confirmed; false where it speaks of another response than the stored one.
     async fn confirmed(
         &self,
-        stale: &Found,
+        stale: &CachedObject,
         response: &Response,
         (caching, rule): (&Caching, &CachingRule),
     ) -> bool {
@@ -563,7 +565,7 @@ impl Fetch<'_> {
             Ok(found) => (found, How::Stored, "stored"),
             Err(error) => {
                 not_kept(&meta, &error);
-                let hot = Found::Hot(Arc::new(Hot::new(&meta, &body)));
+                let hot = CachedObject::Hot(Arc::new(Hot::new(&meta, &body)));
                 (hot, How::NotStored, "not_stored")
             }
         };

@@ -11,7 +11,7 @@ use super::trail::Trail;
 use super::trusted::sourced;
 use super::verify::{self, Expected};
 use super::{Admitted, Before, FillError, Keep, Landing, Rejection, Shared, Wanted, relay};
-use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
+use crate::cache::{CachedObject, ClaimOf, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Meta, Proof, Sha256};
@@ -134,7 +134,7 @@ impl Fill<'_> {
 
     async fn try_once(
         &self,
-        stale: Option<Found>,
+        stale: Option<CachedObject>,
         mut ask: Ask,
         trail: &Trail,
     ) -> Result<&'static str, FillError> {
@@ -174,7 +174,7 @@ impl Fill<'_> {
 
     async fn confirmed(
         &self,
-        stale: Found,
+        stale: CachedObject,
         headers: &HeaderMap,
         (origin, times): (usize, Times),
         trail: &Trail,
@@ -319,7 +319,7 @@ impl Fill<'_> {
                 Err(error) => log_not_kept(&meta, &error),
             }
         }
-        let found = Found::Hot(Arc::new(Hot::new(&meta, &collected)));
+        let found = CachedObject::Hot(Arc::new(Hot::new(&meta, &collected)));
         self.flight.land(Landed::Whole { found, how: How::NotStored });
         Ok("not_stored")
     }

@@ -39,7 +39,7 @@ pub use trusted::Trusted;
 pub use wanted::{Admitted, Keep, Wanted};
 use wrong::{Advice, Basis, WrongBodies};
 
-use crate::cache::{Cache, Stale, Ticket};
+use crate::cache::{Cache, FenceEpoch, Stale};
 use crate::client::UploadError;
 use crate::clock::Clock;
 use crate::config;
@@ -380,7 +380,7 @@ struct Shared {
 
 impl Shared {
     /// Remembers an absence with this head, if it may be kept, of a fetch with this ticket.
-    async fn absent(&self, ticket: Ticket, meta: Meta, keep: Keep) -> Arc<Meta> {
+    async fn absent(&self, ticket: FenceEpoch, meta: Meta, keep: Keep) -> Arc<Meta> {
         let meta = Arc::new(meta);
         if keep == Keep::IfVerified
             && let Err(error) = self.cache.publish_absent(ticket, Arc::clone(&meta)).await
@@ -525,7 +525,7 @@ impl Fills {
     fn begin_or_join<A, F>(
         &self,
         (key, demand): (&Key, Option<Demand>),
-        (looked, ticket): (Option<Mark>, Option<Ticket>),
+        (looked, ticket): (Option<Mark>, Option<FenceEpoch>),
         advised: impl FnOnce() -> Result<A, NotJoined>,
         lead: impl FnOnce(A, Landing) -> F,
     ) -> Result<(Role, FlightReader), NotJoined>
@@ -606,12 +606,12 @@ enum Before {
     /// What is stored, to be confirmed.
     Stale(Option<Stale>),
     /// An answer to GET, and a ticket of the moment before it was asked for.
-    Given(Box<Response>, Ticket),
+    Given(Box<Response>, FenceEpoch),
 }
 
 impl Before {
     /// The ticket that a fill has from what is here.
-    fn ticket(&self) -> Option<Ticket> {
+    fn ticket(&self) -> Option<FenceEpoch> {
         match self {
             Self::Stale(_) => None,
             Self::Given(_, ticket) => Some(*ticket),

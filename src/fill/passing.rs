@@ -11,7 +11,7 @@ use super::steady::{Seed, Source, Steady};
 use super::verify::Expected;
 use super::wrong::Basis;
 use super::{Advice, FillError, Shared};
-use crate::cache::Ticket;
+use crate::cache::FenceEpoch;
 use crate::object::{Meta, Sha256};
 use crate::origin::ResponseBody;
 use crate::store::WITHHELD_BYTES;
@@ -191,7 +191,7 @@ impl Checked {
         body: Steady,
         expected: Expected,
         shared: Arc<Shared>,
-        ticket: Ticket,
+        ticket: FenceEpoch,
     ) -> Box<Self> {
         let basis = shared.wrong.basis(ticket, &meta.key, &shared.cache);
         Self::from_basis((meta, body, expected), shared, basis)

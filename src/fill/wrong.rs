@@ -9,7 +9,7 @@
 //! here is about another key, or about the origin itself.
 
 use super::leader::TRIES_MAX;
-use crate::cache::{Cache, Ticket};
+use crate::cache::{Cache, FenceEpoch};
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, NarClaim};
 use crate::sync::Mutex;
@@ -46,7 +46,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Basis {
     began: Timestamp,
-    ticket: Ticket,
+    ticket: FenceEpoch,
     claim: Option<NarClaim>,
 }
 
@@ -79,7 +79,7 @@ impl WrongBodies {
     }
 
     /// What a fill of `key` that begins now begins with.
-    pub(super) fn basis(&self, ticket: Ticket, key: &Key, cache: &Cache) -> Basis {
+    pub(super) fn basis(&self, ticket: FenceEpoch, key: &Key, cache: &Cache) -> Basis {
         Basis { began: self.clock.now(), ticket, claim: cache.held_claim(key) }
     }
 

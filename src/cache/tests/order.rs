@@ -1,7 +1,7 @@
 //! What takes the place of what: absences, responses that vary and that do not, claims.
 
 use super::{cache_on, key, meta};
-use crate::cache::{Cache, Hit, Purging, Scope, Ticket};
+use crate::cache::{Cache, FenceEpoch, Hit, Purging, Scope};
 use crate::config::Memory as MemorySettings;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -24,7 +24,7 @@ pub(super) fn page(language: Option<&str>) -> Meta {
     Meta { class: Class::Other, variant, ..meta(&key) }
 }
 
-async fn put(cache: &Cache, ticket: Ticket, meta: Meta) {
+async fn put(cache: &Cache, ticket: FenceEpoch, meta: Meta) {
     cache.publish_small(ticket, meta, BODY, None).await.unwrap();
 }
 

@@ -2,7 +2,7 @@
 //! that say how it came about. Pure but for the bodies it hands on.
 
 use super::Request;
-use crate::cache::Found;
+use crate::cache::CachedObject;
 use crate::engine::answer::Answer;
 use crate::engine::body::{Body, Source};
 use crate::engine::deliver::{cache_status, slice};
@@ -46,7 +46,7 @@ pub(super) enum Here {
 
 /// Where the bytes of a response come from.
 enum Content<'f> {
-    Found(&'f Found),
+    Found(&'f CachedObject),
     Growing(Growing, &'f FlightReader),
     Passing(Box<Passing>),
     Part(Box<PartReader>, GenericSelection),
@@ -61,7 +61,7 @@ fn is_bodiless(status: StatusCode) -> bool {
 
 impl Delivery<'_> {
     /// One that is stored.
-    pub(super) fn found(self, found: &Found) -> Answer {
+    pub(super) fn found(self, found: &CachedObject) -> Answer {
         self.answer(Content::Found(found))
     }
 
@@ -189,8 +189,8 @@ impl Delivery<'_> {
     }
 
     /// What brings the bytes of a stored body from `first` on.
-    fn source(&self, found: &Found, first: u64, sent: Option<u64>) -> Source {
-        if let Found::Stored(stored) = found
+    fn source(&self, found: &CachedObject, first: u64, sent: Option<u64>) -> Source {
+        if let CachedObject::Stored(stored) = found
             && let StoredBody::File(file) = &stored.body
         {
             let rescue = self.request.rescue(stored);
@@ -252,10 +252,10 @@ impl Delivery<'_> {
 }
 
 /// The bytes of a body that is in memory.
-fn in_memory(found: &Found) -> Option<Bytes> {
+fn in_memory(found: &CachedObject) -> Option<Bytes> {
     match found {
-        Found::Hot(hot) => Some(hot.body()),
-        Found::Stored(stored) => match &stored.body {
+        CachedObject::Hot(hot) => Some(hot.body()),
+        CachedObject::Stored(stored) => match &stored.body {
             StoredBody::Bytes(bytes) => Some(bytes.clone()),
             StoredBody::File(_) => None,
         },

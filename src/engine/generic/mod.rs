@@ -30,7 +30,7 @@ use super::site::Site;
 use super::tally::Begun;
 use super::upload::Upload;
 use super::{Answering, Engine};
-use crate::cache::{Found, Hit, Stale};
+use crate::cache::{CachedObject, Hit, Stale};
 use crate::client::{BoxError, OutboundBody};
 use crate::clock::Timestamp;
 use crate::config::Caching;
@@ -276,7 +276,7 @@ impl Request<'_> {
         }
     }
 
-    fn not_joined(&self, error: NotJoined, stale: Option<&Found>) -> Answer {
+    fn not_joined(&self, error: NotJoined, stale: Option<&CachedObject>) -> Answer {
         self.bridged(stale).unwrap_or_else(|| match error {
             NotJoined::Wrong { seconds } => answer::wrong(seconds),
             NotJoined::NoRoom | NotJoined::Ended => answer::shed(),
@@ -284,19 +284,19 @@ impl Request<'_> {
     }
 
     /// A stale response in place of an origin that cannot be asked, where that is permitted.
-    fn bridged(&self, stale: Option<&Found>) -> Option<Answer> {
+    fn bridged(&self, stale: Option<&CachedObject>) -> Option<Answer> {
         let stale = stale.filter(|stale| self.may_bridge(stale, Outage::Disconnected))?;
         Some(self.found(stale, Outcome::HitStale))
     }
 
     /// Whether this request may get `stale` in place of an origin that has no usable answer.
-    fn may_bridge(&self, stale: &Found, outage: Outage) -> bool {
+    fn may_bridge(&self, stale: &CachedObject, outage: Outage) -> bool {
         let (meta, rule) = (stale.meta(), self.caching.rule(self.target.key.path()));
         may_bridge(&meta, &self.directives(&meta), &self.wishes, rule, (outage, self.now))
     }
 
     /// How long an origin is waited for before `stale` is sent; none if it may not be.
-    fn revalidation_wait(&self, stale: &Found) -> Option<Duration> {
+    fn revalidation_wait(&self, stale: &CachedObject) -> Option<Duration> {
         let (meta, caching) = (stale.meta(), self.caching);
         let rule = caching.rule(self.target.key.path());
         revalidation_wait(&meta, &self.directives(&meta), &self.wishes, rule, self.now)
@@ -307,7 +307,7 @@ impl Request<'_> {
         &self,
         role: Role,
         flight: &FlightReader,
-        stale: Option<&Found>,
+        stale: Option<&CachedObject>,
     ) -> Option<Answer> {
         let is_own = role == Role::Lead;
         let is_for_this = |meta: &Meta| is_own || self.may_share(meta);
@@ -477,7 +477,7 @@ impl Request<'_> {
         Rescue::of(self.engine, Lost::Page(Box::new(self.sought(None))), stored)
     }
 
-    fn found(&self, found: &Found, outcome: Outcome) -> Answer {
+    fn found(&self, found: &CachedObject, outcome: Outcome) -> Answer {
         self.delivery(&found.meta(), Some(found.length()), outcome).found(found)
     }
 

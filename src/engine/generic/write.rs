@@ -12,7 +12,7 @@
 
 use super::target::Target;
 use super::{Directives, Request};
-use crate::cache::{SMALL_BYTES_MAX, Ticket};
+use crate::cache::{FenceEpoch, SMALL_BYTES_MAX};
 use crate::config::OriginUrl;
 use crate::engine::answer::{self, Answer};
 use crate::engine::site::Site;
@@ -36,7 +36,7 @@ struct Write {
 /// What a write came to; with a ticket if it may have been done.
 struct Written {
     response: Response,
-    ticket: Option<Ticket>,
+    ticket: Option<FenceEpoch>,
 }
 
 impl Request<'_> {

@@ -4,7 +4,7 @@
 use super::cursors::Cursors;
 use super::object::Object;
 use super::subject::Subject;
-use crate::cache::Ticket;
+use crate::cache::FenceEpoch;
 use crate::fill::{FillError, FlightReader, NotJoined, Role, Shared};
 use crate::object::Meta;
 use crate::origin::Response;
@@ -40,7 +40,7 @@ pub(super) struct PartFlight {
     pub(super) subject: Subject,
     /// An answer that is for the one who caused the question alone.
     pub(super) alone: Mutex<Option<Box<Response>>>,
-    pub(super) ticket: Ticket,
+    pub(super) ticket: FenceEpoch,
     pub(super) cursors: Arc<Cursors>,
     landed: watch::Sender<Option<PartLanded>>,
 }

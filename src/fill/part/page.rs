@@ -22,7 +22,7 @@ use super::learn::{Learning, in_chunks};
 use super::object::{Kind, Object, Told as ToldBy};
 use super::stretch::{Identity, Stretch, Told};
 use super::subject::Subject;
-use crate::cache::Ticket;
+use crate::cache::FenceEpoch;
 use crate::clock::Timestamp;
 use crate::fill::generic::{Rest, Sought};
 use crate::fill::steady::Checked;
@@ -296,7 +296,7 @@ pub(in crate::fill) fn permits(sought: &Sought, response: &Response) -> bool {
 /// meanwhile for what is a copy within the page cache.
 pub(in crate::fill) async fn salvage(
     shared: &Shared,
-    ticket: Ticket,
+    ticket: FenceEpoch,
     (meta, length): (Meta, u64),
     growing: &Growing,
 ) {
