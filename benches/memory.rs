@@ -23,7 +23,7 @@ const STEP: usize = 7_919;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let count = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(NARINFOS);
-    let settings = config::Memory { size: 1 << 40, absent_size: 1 << 20 };
+    let settings = config::MemorySettings { size: 1 << 40, absent_size: 1 << 20 };
     let memory = Memory::new(&settings, &Metrics::new()?);
     let origin: Arc<str> = "bench".into();
     let body = vec![b'x'; BODY_BYTES];

@@ -3,7 +3,7 @@
 
 pub mod tags;
 
-pub use tags::{Tag, TagError, Tags};
+pub use tags::{PurgeTags, Tag, TagError};
 
 use crate::clock::Timestamp;
 use crate::nix::Class;

@@ -18,7 +18,7 @@
 pub use crate::cache::Purging;
 use crate::cache::{Cache, Scope};
 use crate::metrics::Metrics;
-use crate::object::{Key, Tags};
+use crate::object::{Key, PurgeTags};
 use futures_util::future::join_all;
 
 /// Carries out purges.
@@ -66,7 +66,7 @@ impl Purger {
     }
 
     /// Purges every object of `site` that has one of `tags`; how many there were.
-    pub async fn tags(&self, site: &str, tags: Tags, purging: Purging) -> u64 {
+    pub async fn tags(&self, site: &str, tags: PurgeTags, purging: Purging) -> u64 {
         let keys: Vec<String> = tags.iter().map(ToString::to_string).collect();
         let scope = Scope::Tags { site: site.to_owned(), tags };
         let purged = self.cache.purge(scope, purging).await;

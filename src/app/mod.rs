@@ -27,7 +27,7 @@ use crate::purge::Purger;
 use crate::store::{Disks, OpenError};
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
-use crate::telemetry::{self, AccessLog, Sink};
+use crate::telemetry::{self, AccessLog, AccessLogSink};
 use crate::tls::{Certificates, Protocols, TlsError};
 use drain::Stages;
 pub use filters::FilterError;
@@ -46,12 +46,12 @@ pub struct Surroundings {
     /// The time.
     pub clock: Clock,
     /// The destination of the access log.
-    pub access_log: Sink,
+    pub access_log: AccessLogSink,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { clock: Clock::System, access_log: Sink::Stdout }
+        Self { clock: Clock::System, access_log: AccessLogSink::Stdout }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::{self, Sources};
 use crate::object::Key;
 use crate::store::At;
 use crate::sync::Mutex;
-use crate::telemetry::Sink;
+use crate::telemetry::AccessLogSink;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,7 +91,9 @@ impl Bench {
         let sources = Sources { file: Some((self.at("narthex.toml"), text)), ..Sources::default() };
         let loaded = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
         let clock = Clock::Manual(clock.clone());
-        start(loaded.config, Surroundings { clock, access_log: Sink::Stdout }).await.unwrap()
+        start(loaded.config, Surroundings { clock, access_log: AccessLogSink::Stdout })
+            .await
+            .unwrap()
     }
 }
 

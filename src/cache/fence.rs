@@ -341,7 +341,7 @@ impl SiteFence {
 mod tests {
     use super::*;
     use crate::cache::tests;
-    use crate::object::{Tag, Tags, Variant};
+    use crate::object::{PurgeTags, Tag, Variant};
     use crate::sync::Mutex;
     use http::{HeaderName, HeaderValue, StatusCode};
     use std::sync::Arc;
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn of_what_only_the_hash_is_known_any_prefix_and_any_tag_of_its_site_is() {
-        let tags = Tags::new([Tag::parse("y").unwrap()]);
+        let tags = PurgeTags::new([Tag::parse("y").unwrap()]);
         for (scope, is_covered) in [
             (Scope::Key(key("/a")), true),
             (Scope::Key(key("/b")), false),
@@ -462,7 +462,7 @@ mod tests {
             meta
         };
         let before = fence.ticket(0);
-        let tags = Tags::new([Tag::parse("y").unwrap()]);
+        let tags = PurgeTags::new([Tag::parse("y").unwrap()]);
         fence.raise(&Scope::Tags { site: "s".to_owned(), tags });
         assert!(!fence.allows(before, &[&tagged("x y")]));
         assert!(fence.allows(before, &[&tagged("x z")]));

@@ -5,7 +5,7 @@ mod newer;
 mod order;
 
 use super::{Cache, Hit, Purging, Scope};
-use crate::config::{Disk, Memory as MemorySettings};
+use crate::config::{Disk, MemorySettings};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::object::{Key, Meta};

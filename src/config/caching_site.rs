@@ -2,7 +2,7 @@
 //! site that is read.
 
 use super::caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
-use super::lifetimes::{LifetimeRule, Lifetimes, Terms};
+use super::lifetimes::{LifetimeRule, LifetimeTerms, Lifetimes};
 use super::problem::{ProblemReport, Spotted};
 use super::scope::TableValues;
 use crate::nix::Class;
@@ -65,7 +65,7 @@ pub(super) fn lifetimes(scope: &TableValues, report: &mut ProblemReport) -> Life
     let fresh = |class: Class| scope.duration(&format!("site.lifetimes.{}", class.as_str()));
     Lifetimes {
         fresh: Class::ALL.map(fresh),
-        otherwise: Terms {
+        otherwise: LifetimeTerms {
             fresh: Duration::ZERO,
             fresh_min: scope.duration("site.lifetimes.fresh_min"),
             absent: scope.duration("site.lifetimes.absent"),

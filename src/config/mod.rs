@@ -27,9 +27,9 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Exposure, Login, Objects, OriginTurns, Turn};
+pub use access::{AskOrder, Exposure, Login, Objects, OriginTurns};
 pub use caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
-pub use lifetimes::{LifetimeRule, Lifetimes, Terms};
+pub use lifetimes::{LifetimeRule, LifetimeTerms, Lifetimes};
 pub use model::*;
 pub use overlay::FlagOverrides;
 pub use problem::{ConfigProblem, Problems, SourcePlace};

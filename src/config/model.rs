@@ -18,7 +18,7 @@ pub struct Config {
     /// `[admin]`: metrics, health and purge.
     pub admin: AdminSettings,
     /// `[memory]`: the hot tier.
-    pub memory: Memory,
+    pub memory: MemorySettings,
     /// `[disk]`: the folders of the disk tier; none if it is switched off.
     pub disks: Vec<Disk>,
     /// `[log]`.
@@ -85,12 +85,12 @@ pub struct Limits {
     /// Objects that are completed in the background at once.
     pub completions_max: usize,
     /// Fetching in pieces.
-    pub pieces: Pieces,
+    pub pieces: PieceSettings,
 }
 
 /// `[server.pieces]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pieces {
+pub struct PieceSettings {
     /// Bytes of a piece.
     pub size: u64,
     /// Pieces of one object under way at once, beside its first connection.
@@ -130,7 +130,7 @@ pub struct AdminSettings {
 
 /// `[memory]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Memory {
+pub struct MemorySettings {
     /// Bytes the hot tier may take, overhead included.
     pub size: u64,
     /// Bytes remembered absences may take, overhead included.

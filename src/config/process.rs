@@ -2,8 +2,8 @@
 //! is wrong between values. Pure; called once for each configuration that is read.
 
 use super::model::{
-    AccessLogForm, AdminSettings, CertificateFiles, Disk, Limits, Log, Memory, Pieces, Server,
-    ServerTimeouts, Tls,
+    AccessLogForm, AdminSettings, CertificateFiles, Disk, Limits, Log, MemorySettings,
+    PieceSettings, Server, ServerTimeouts, Tls,
 };
 use super::problem::{ProblemReport, Spot, Spotted};
 use super::scope::{self, TableValues};
@@ -51,8 +51,11 @@ pub(super) fn admin(root: &TableValues) -> AdminSettings {
 }
 
 /// `[memory]`.
-pub(super) fn memory(root: &TableValues) -> Memory {
-    Memory { size: root.count("memory.size"), absent_size: root.count("memory.absent_size") }
+pub(super) fn memory(root: &TableValues) -> MemorySettings {
+    MemorySettings {
+        size: root.count("memory.size"),
+        absent_size: root.count("memory.absent_size"),
+    }
 }
 
 /// `[disk]`; `environment` gives the default folder. None if the tier is switched off.
@@ -226,7 +229,7 @@ fn limits(root: &TableValues, report: &mut ProblemReport) -> Limits {
         fills_max: root.count("server.limits.fills_max"),
         completion_size_max: root.count("server.limits.completion_size_max"),
         completions_max: root.count("server.limits.completions_max"),
-        pieces: Pieces {
+        pieces: PieceSettings {
             size: root.count("server.pieces.size"),
             per_fill_max: root.count("server.pieces.per_fill_max"),
             max: root.count("server.pieces.max"),

@@ -8,7 +8,7 @@ use crate::fill::FillError;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::RequestRefusal;
-use crate::rfc::cache_status::{CacheStatus, Forward};
+use crate::rfc::cache_status::{CacheStatus, ForwardReason};
 use crate::telemetry::RequestId;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
@@ -117,7 +117,7 @@ impl Answer {
 /// The fields of an answer that is not made of an object.
 pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
     let status = match outcome {
-        Outcome::OriginFailed => CacheStatus::forwarded(Forward::UriMiss),
+        Outcome::OriginFailed => CacheStatus::forwarded(ForwardReason::UriMiss),
         Outcome::HitMemory
         | Outcome::HitDisk
         | Outcome::HitStale

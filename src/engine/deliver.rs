@@ -18,7 +18,7 @@ use crate::policy::Selection;
 use crate::policy::head::AnswerSource;
 use crate::policy::request::ReadMethod;
 use crate::rfc::ContentRange;
-use crate::rfc::cache_status::{CacheStatus, Forward};
+use crate::rfc::cache_status::{CacheStatus, ForwardReason};
 use crate::store::{BodyFile, Growing, Stored, StoredBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -398,15 +398,15 @@ pub(super) fn cache_status(
         Outcome::HitMemory | Outcome::HitDisk | Outcome::HitStale | Outcome::HitAbsent => {
             CacheStatus::hit()
         }
-        Outcome::Revalidated => CacheStatus::forwarded(Forward::Stale)
+        Outcome::Revalidated => CacheStatus::forwarded(ForwardReason::Stale)
             .with_forward_status(StatusCode::NOT_MODIFIED)
             .stored(),
-        Outcome::Miss => {
-            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(facts.status).stored()
-        }
-        Outcome::Collapsed => CacheStatus::forwarded(Forward::UriMiss).collapsed(),
+        Outcome::Miss => CacheStatus::forwarded(ForwardReason::UriMiss)
+            .with_forward_status(facts.status)
+            .stored(),
+        Outcome::Collapsed => CacheStatus::forwarded(ForwardReason::UriMiss).collapsed(),
         Outcome::Pass | Outcome::Absent => {
-            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(facts.status)
+            CacheStatus::forwarded(ForwardReason::UriMiss).with_forward_status(facts.status)
         }
         Outcome::AbsentFilter
         | Outcome::Local

@@ -52,7 +52,7 @@ use crate::client::BoxError;
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Limits, Signatures};
 use crate::fill::{Asker, Fills, FlightReader, How, Landed, Mark, NotJoined, Role, Wanted};
-use crate::filter::Verdict;
+use crate::filter::FilterVerdict;
 use crate::memory::Hot;
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -181,7 +181,7 @@ impl Routed {
     /// Whether the site's absence filter knows that there is no such object.
     fn is_absent_by_filter(&self) -> bool {
         let Some(filter) = &self.site.filter else { return false };
-        filter.check(&self.target.path, self.target.class) == Some(Verdict::Absent)
+        filter.check(&self.target.path, self.target.class) == Some(FilterVerdict::Absent)
     }
 }
 

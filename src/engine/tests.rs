@@ -8,7 +8,7 @@ use crate::memory::Memory;
 use crate::origin::Origins;
 use crate::store::Disks;
 use crate::tasks::Tasks;
-use crate::telemetry::Sink;
+use crate::telemetry::AccessLogSink;
 use std::path::Path as FilePath;
 use tempfile::TempDir;
 
@@ -39,7 +39,7 @@ async fn engine(folder: &FilePath) -> Arc<Engine> {
     let trusted = Trusted::of(&site).unwrap();
     let upstream = crate::fill::Upstream { site, origins: origins.unwrap(), trusted };
     let site = Site::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
-    let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();
+    let log = AccessLog::start(config.log.access, AccessLogSink::Stdout, &metrics).unwrap();
     let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks, &limits);
     Arc::new(Engine::new(EngineParts {
         sites: Sites::new(vec![site]),

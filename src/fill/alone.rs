@@ -54,7 +54,7 @@ mod tests {
     /// FAULTS.md S6.
     #[tokio::test]
     async fn a_clock_that_is_set_back_does_not_lengthen_the_minute() {
-        let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };
+        let settings = config::MemorySettings { size: 1 << 20, absent_size: 1 << 16 };
         let cache =
             Cache::new(Memory::new(&settings, &Metrics::new().unwrap()), None, Tasks::new());
         let manual = ManualClock::starting_at(Timestamp::from_secs(100_000));

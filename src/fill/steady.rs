@@ -19,7 +19,7 @@ use super::generic::{Rest, Sought};
 use super::patience::{Nothing, Patience};
 use super::trail::Trail;
 use super::{FillError, Rejection, Upstream};
-use crate::config::{OriginTurns, Turn};
+use crate::config::{AskOrder, OriginTurns};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::Key;
@@ -65,7 +65,7 @@ impl Question {
         }
     }
 
-    fn turn(&self, turns: &OriginTurns) -> Turn {
+    fn turn(&self, turns: &OriginTurns) -> AskOrder {
         match self {
             Self::Object(ask) => turns.turn(ask.class, &ask.path),
             Self::Page(sought) => turns.turn(Class::Other, &sought.path),
@@ -155,7 +155,7 @@ impl Steady {
         let patience = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         let is_asked = |position: &usize| {
             let turns = origins.get(*position).map(|origin| &origin.turns);
-            turns.is_some_and(|turns| source.question.turn(turns) != Turn::Never)
+            turns.is_some_and(|turns| source.question.turn(turns) != AskOrder::Never)
         };
         let (last, first): (Vec<_>, Vec<_>) = (0..origins.len())
             .filter(is_asked)

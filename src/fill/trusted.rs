@@ -8,7 +8,7 @@
 //! mark of the origin alone.
 
 use crate::cache::Cache;
-use crate::config::{self, Turn};
+use crate::config::{self, AskOrder};
 use crate::fill::Wanted;
 use crate::fill::verify::Expected;
 use crate::nix::Class;
@@ -85,7 +85,8 @@ pub(super) async fn sourced(cache: &Cache, wanted: &Wanted, ask: Ask) -> Ask {
     let position = claim.source.and_then(|source| wanted.upstream.trusted.position(source));
     let Some(position) = position else { return ask };
     let turns = origins.get(position).map(|origin| &origin.turns);
-    let is_asked = turns.is_some_and(|turns| turns.turn(wanted.class, &wanted.path) != Turn::Never);
+    let is_asked =
+        turns.is_some_and(|turns| turns.turn(wanted.class, &wanted.path) != AskOrder::Never);
     let is_proven = Expected::of(&wanted.path, Some(&claim)).file_hash.is_some();
     if is_proven || !is_asked {
         return Ask { prefer: Some(position), ..ask };

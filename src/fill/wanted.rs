@@ -1,7 +1,7 @@
 //! An object that is wanted, and the heads that are made of what origins say of it. Values only.
 
 use super::{Asker, Demand, FillError, Rejection, Upstream};
-use crate::config::Terms;
+use crate::config::LifetimeTerms;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use crate::origin::{Ask, FetchReason, Method, Response, Retries};
@@ -78,7 +78,7 @@ impl Wanted {
     }
 
     /// How long what is wanted stays fresh, and serves when it is not.
-    pub fn terms(&self) -> Terms {
+    pub fn terms(&self) -> LifetimeTerms {
         self.upstream.site.lifetimes.of(self.class, self.key.path())
     }
 

@@ -194,7 +194,7 @@ mod tests {
 
     fn bench() -> (WrongBodies, ManualClock, Cache) {
         let manual = ManualClock::starting_at(Timestamp::from_secs(1_000));
-        let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };
+        let settings = config::MemorySettings { size: 1 << 20, absent_size: 1 << 16 };
         let memory = Memory::new(&settings, &Metrics::new().unwrap());
         let cache = Cache::new(memory, None, Tasks::new());
         (WrongBodies::new(Clock::Manual(manual.clone())), manual, cache)

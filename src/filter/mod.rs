@@ -65,7 +65,7 @@ const JOURNAL_BYTES_MIN: u64 = 4 << 20;
 
 /// What a filter says of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FilterVerdict {
     /// The bucket does not have it.
     Absent,
     /// The bucket may have it.
@@ -74,7 +74,7 @@ pub enum Verdict {
     Aside,
 }
 
-impl Verdict {
+impl FilterVerdict {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Absent => "absent",
@@ -378,7 +378,7 @@ impl Filter {
 
     /// What it says of the object at `path`, canonical, of `class`; none if filters know nothing of
     /// the class.
-    pub fn check(&self, path: &str, class: Class) -> Option<Verdict> {
+    pub fn check(&self, path: &str, class: Class) -> Option<FilterVerdict> {
         let key = path.strip_prefix('/').filter(|_| class == CLASS)?;
         let (posture, verdict) = {
             let state = self.state.read();
@@ -387,9 +387,9 @@ impl Filter {
             let verdict = match (&state.base, posture) {
                 (Some(base), Posture::Answering) => {
                     let may_be = base.may_contain(hash) || state.uploads.contains(&hash);
-                    if may_be { Verdict::Maybe } else { Verdict::Absent }
+                    if may_be { FilterVerdict::Maybe } else { FilterVerdict::Absent }
                 }
-                (_, _) => Verdict::Aside,
+                (_, _) => FilterVerdict::Aside,
             };
             (posture, verdict)
         };

@@ -4,7 +4,7 @@
 //! hot.
 
 use crate::object::tags::{self, TAG_FIELD};
-use crate::object::{Facts, Insertion, Key, Meta, Tags, Variant};
+use crate::object::{Facts, Insertion, Key, Meta, PurgeTags, Variant};
 use crate::policy;
 use crate::sync::StaticMutex;
 use bytes::Bytes;
@@ -247,7 +247,7 @@ impl Hot {
     }
 
     /// Whether a purge of `site` by `tags` means it.
-    pub fn is_tagged(&self, site: &str, tags: &Tags) -> bool {
+    pub fn is_tagged(&self, site: &str, tags: &PurgeTags) -> bool {
         let Some(rare) = &self.rare else { return false };
         tags.covers(rare.tags.iter().map(HeaderValue::as_bytes))
             && self.key().is_some_and(|key| key.site() == site)
@@ -409,7 +409,7 @@ mod tests {
     fn tags_are_kept_apart_from_what_is_sent() {
         let lines = [("etag", "\"a\""), ("surrogate-key", "x y"), ("surrogate-key", "z")];
         let meta = Meta { headers: fields(&lines), ..Meta::clone(&meta("/a")) };
-        let tags = |name| Tags::new([Tag::parse(name).unwrap()]);
+        let tags = |name| PurgeTags::new([Tag::parse(name).unwrap()]);
         let hot = Hot::new(&meta, b"body");
         assert_eq!(hot.headers(), fields(&lines[..1]));
         assert_eq!(hot.meta().headers, fields(&lines));

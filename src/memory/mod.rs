@@ -33,7 +33,7 @@ pub use hot::Hot;
 use crate::clock::Timestamp;
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, KeyHash, Meta, NarClaim, Tags};
+use crate::object::{Key, KeyHash, Meta, NarClaim, PurgeTags};
 use history::{Histories, History};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
@@ -119,7 +119,7 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     /// An empty tier with the budgets of `settings`; what leaves it is counted in `metrics`.
-    pub fn new(settings: &config::Memory, metrics: &Metrics) -> Self {
+    pub fn new(settings: &config::MemorySettings, metrics: &Metrics) -> Self {
         let claims_size = settings.size / CLAIMS_DIVISOR;
         let claims = Cache::with_options(
             shelf::options(claims_size),
@@ -300,7 +300,7 @@ impl Memory {
 
     /// Forgets every object of `site` that has one of `tags`, remembered absences included; how
     /// many of the hot ones there were.
-    pub fn remove_tagged(&self, site: &str, tags: &Tags) -> u64 {
+    pub fn remove_tagged(&self, site: &str, tags: &PurgeTags) -> u64 {
         self.remove_hot(|hot| hot.is_tagged(site, tags))
     }
 

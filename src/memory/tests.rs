@@ -12,7 +12,7 @@ pub(super) fn meta(path: &str) -> Meta {
 }
 
 fn memory(size: u64, absent_size: u64) -> Memory {
-    Memory::new(&config::Memory { size, absent_size }, &Metrics::new().unwrap())
+    Memory::new(&config::MemorySettings { size, absent_size }, &Metrics::new().unwrap())
 }
 
 fn named(path: &str) -> Key {
@@ -310,7 +310,7 @@ fn the_budget_holds() {
 #[test]
 fn what_has_no_room_at_all_is_not_kept_and_counted() {
     let metrics = Metrics::new().unwrap();
-    let settings = config::Memory { size: 1 << 16, absent_size: 1 << 14 };
+    let settings = config::MemorySettings { size: 1 << 16, absent_size: 1 << 14 };
     let memory = Memory::new(&settings, &metrics);
     put(&memory, "/a", 1);
     put(&memory, "/a", 1 << 16);
@@ -356,7 +356,7 @@ fn what_has_a_tag_is_forgotten_or_made_stale_together() {
         put_tagged(&memory, path, tags);
     }
     put(&memory, "/d", 1);
-    let tags = Tags::new([Tag::parse("y").unwrap()]);
+    let tags = PurgeTags::new([Tag::parse("y").unwrap()]);
     assert_eq!(memory.invalidate(|hot| hot.is_tagged("other", &tags)), 0);
     assert_eq!(memory.invalidate(|hot| hot.is_tagged("s", &tags)), 2);
     assert_eq!(memory.invalidate(|hot| hot.is_tagged("s", &tags)), 0, "stale already");
@@ -370,7 +370,7 @@ fn what_has_a_tag_is_forgotten_or_made_stale_together() {
 #[test]
 fn what_leaves_is_counted_by_reason() {
     let metrics = Metrics::new().unwrap();
-    let settings = config::Memory { size: 1 << 18, absent_size: 1 << 14 };
+    let settings = config::MemorySettings { size: 1 << 18, absent_size: 1 << 14 };
     let memory = Memory::new(&settings, &metrics);
     let count = |tier, reason| metrics.evictions.with_label_values(&[tier, reason]).get();
     put(&memory, "/a", 10);

@@ -24,7 +24,7 @@ pub struct CacheInfo {
 
 /// Fields that a site answers in its own way; `None` leaves them as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub struct CacheInfoFields {
     /// `StoreDir`.
     pub store_dir: Option<StoreDir>,
     /// `WantMassQuery`.
@@ -94,7 +94,7 @@ impl fmt::Display for CacheInfo {
     }
 }
 
-impl Overrides {
+impl CacheInfoFields {
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -168,8 +168,8 @@ mod tests {
     /// What cache.nixos.org says.
     const PUBLIC: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n";
 
-    fn priority(priority: u32) -> Overrides {
-        Overrides { priority: Some(priority), ..Overrides::default() }
+    fn priority(priority: u32) -> CacheInfoFields {
+        CacheInfoFields { priority: Some(priority), ..CacheInfoFields::default() }
     }
 
     #[test]
@@ -212,15 +212,15 @@ mod tests {
         let odd = "X:1\r\nPriority: 5\nStoreDir: /nix/store\nPriority: 6\n odd";
         let changed = priority(30).apply(odd.as_bytes()).unwrap();
         assert_eq!(changed, "X:1\r\nPriority: 30\nStoreDir: /nix/store\n odd");
-        let all = Overrides {
+        let all = CacheInfoFields {
             store_dir: StoreDir::new("/srv/store").ok(),
             wants_mass_query: Some(true),
             priority: Some(1),
         };
         let changed = all.apply(b"StoreDir: /nix/store").unwrap();
         assert_eq!(changed, "StoreDir: /srv/store\nWantMassQuery: 1\nPriority: 1\n");
-        assert!(Overrides::default().is_empty() && !all.is_empty());
-        assert_eq!(Overrides::default().apply(odd.as_bytes()).unwrap(), odd);
+        assert!(CacheInfoFields::default().is_empty() && !all.is_empty());
+        assert_eq!(CacheInfoFields::default().apply(odd.as_bytes()).unwrap(), odd);
         let unended = priority(9).apply(b"StoreDir: /nix/store").unwrap();
         assert_eq!(unended, "StoreDir: /nix/store\nPriority: 9\n");
     }

@@ -10,7 +10,7 @@
 
 use super::exchange::Ask;
 use super::upstream::Upstream;
-use crate::config::Turn;
+use crate::config::AskOrder;
 use crate::nix::Class;
 use crate::nix::hash::sha256;
 use std::sync::Arc;
@@ -41,12 +41,12 @@ fn with_a_turn<'u>(
     only: Option<usize>,
     class: Class,
     path: &str,
-) -> Vec<(Turn, &'u Arc<Upstream>)> {
+) -> Vec<(AskOrder, &'u Arc<Upstream>)> {
     ordered(upstreams, |upstream| rank(upstream), path)
         .into_iter()
         .filter(|upstream| only.is_none_or(|only| only == upstream.position))
         .map(|upstream| (upstream.turns.turn(class, path), upstream))
-        .filter(|(turn, _)| *turn != Turn::Never)
+        .filter(|(turn, _)| *turn != AskOrder::Never)
         .collect()
 }
 

@@ -7,8 +7,8 @@ use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
     AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Exposure, HttpVersion,
-    Lifetimes, Login, Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3, S3Addressing,
-    S3Credentials, Signatures, Site, Terms,
+    LifetimeTerms, Lifetimes, Login, Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3,
+    S3Addressing, S3Credentials, Signatures, Site,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -237,10 +237,10 @@ pub(super) fn site(origins: Vec<Origin>) -> Site {
         cache_info: CacheInfoOverride::default(),
         lifetimes: Lifetimes {
             fresh: [Duration::from_secs(1); Class::ALL.len()],
-            otherwise: Terms {
+            otherwise: LifetimeTerms {
                 absent: Duration::from_secs(1),
                 stale_if_error: Duration::from_secs(1),
-                ..Terms::default()
+                ..LifetimeTerms::default()
             },
             rules: Vec::new(),
         },

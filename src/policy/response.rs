@@ -9,7 +9,7 @@
 
 use super::fields;
 use crate::clock::{Moment, Timestamp};
-use crate::config::Terms;
+use crate::config::LifetimeTerms;
 use crate::nix::Class;
 use crate::object::tags::TAG_FIELD;
 use crate::object::{self, Lifetime, Proof};
@@ -136,7 +136,7 @@ pub enum Unusable {
 ///
 /// Only a 200 is stored. A 206 continues a body and is judged by
 /// [`continuation`](super::continuation); an absence by [`admit_absence`].
-pub fn admit(reply: &ObjectReply<'_>, terms: &Terms) -> ObjectVerdict {
+pub fn admit(reply: &ObjectReply<'_>, terms: &LifetimeTerms) -> ObjectVerdict {
     if reply.status != StatusCode::OK {
         return ObjectVerdict::Unusable(Unusable::Status(reply.status));
     }
@@ -162,7 +162,11 @@ pub fn admit(reply: &ObjectReply<'_>, terms: &Terms) -> ObjectVerdict {
 /// How an absence that every origin agreed on is remembered: with the fields of a plain-text
 /// 404 and its tags, for the site's short lifetime or less. `headers` are those of the last 404.
 /// `None` if it is not to be remembered.
-pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option<AdmittedHead> {
+pub fn admit_absence(
+    headers: &HeaderMap,
+    times: Times,
+    terms: &LifetimeTerms,
+) -> Option<AdmittedHead> {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoStore) || control.has(Flag::Private) {
         return None;

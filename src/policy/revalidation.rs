@@ -3,7 +3,7 @@
 
 use super::fields;
 use super::response::{Times, lifetime, lifetime_when_proven};
-use crate::config::Terms;
+use crate::config::LifetimeTerms;
 use crate::object::Meta;
 use crate::rfc::age::initial_age;
 use crate::rfc::conditional::{Unless, Validators};
@@ -35,7 +35,12 @@ pub fn conditions(meta: &Meta) -> Option<Conditions> {
 ///
 /// `None` if the 304 speaks of another entity tag than the stored one (section 4.3.4): the
 /// object is to be fetched again without conditions.
-pub fn merge(meta: &Meta, headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Meta> {
+pub fn merge(
+    meta: &Meta,
+    headers: &HeaderMap,
+    times: Times,
+    terms: &LifetimeTerms,
+) -> Option<Meta> {
     let (stored, confirmed) = (Validators::of(&meta.headers), Validators::of(headers));
     if let (Some(stored), Some(confirmed)) = (stored.etag, confirmed.etag)
         && !stored.matches_weakly(&confirmed)

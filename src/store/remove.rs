@@ -14,7 +14,7 @@ use super::scope::{Purging, Scope};
 use super::which::Which;
 use crate::clock::Clock;
 use crate::object::tags::TagHash;
-use crate::object::{Key, KeyHash, Meta, Tags, came_later};
+use crate::object::{Key, KeyHash, Meta, PurgeTags, came_later};
 use crate::tasks;
 use fjall::Slice;
 use std::sync::Arc;
@@ -444,7 +444,7 @@ impl Purge<'_> {
 
     /// Each whole object that has one of the tags, and parts that have. A row that leads to no such
     /// object goes.
-    fn tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+    fn tagged(&self, site: &str, tags: &PurgeTags) -> Result<u64, IndexError> {
         let mut purged = self.tagged_parts(site, tags)?;
         for row in tags.hashes(site) {
             let mut after = None;
@@ -469,7 +469,7 @@ impl Purge<'_> {
         Ok(purged)
     }
 
-    fn tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+    fn tagged_parts(&self, site: &str, tags: &PurgeTags) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
             let page = self.store.index.access().open()?.parts_page(after, PAGE)?;

@@ -20,14 +20,14 @@ const BATCH_BYTES: usize = 64 * 1024;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The destination of the lines.
-pub enum Sink {
+pub enum AccessLogSink {
     /// The standard output.
     Stdout,
     /// Any writer.
     Writer(Box<dyn Write + Send>),
 }
 
-impl fmt::Debug for Sink {
+impl fmt::Debug for AccessLogSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stdout => "Stdout",
@@ -57,7 +57,7 @@ impl AccessLog {
     /// Starts the writer, or nothing if `form` is `Off`.
     pub fn start(
         form: AccessLogForm,
-        sink: Sink,
+        sink: AccessLogSink,
         metrics: &Metrics,
     ) -> Result<Self, AccessLogError> {
         Self::with_queue(form, sink, metrics, QUEUE_RECORDS_MAX)
@@ -65,7 +65,7 @@ impl AccessLog {
 
     fn with_queue(
         form: AccessLogForm,
-        sink: Sink,
+        sink: AccessLogSink,
         metrics: &Metrics,
         records_max: usize,
     ) -> Result<Self, AccessLogError> {
@@ -76,8 +76,8 @@ impl AccessLog {
         let writer = AccessLogWriter {
             form,
             out: match sink {
-                Sink::Stdout => Box::new(io::stdout()),
-                Sink::Writer(writer) => writer,
+                AccessLogSink::Stdout => Box::new(io::stdout()),
+                AccessLogSink::Writer(writer) => writer,
             },
             dropped: dropped.clone(),
             is_failing: false,
@@ -248,7 +248,7 @@ pub(super) mod tests {
     fn every_record_is_one_line_and_closing_writes_them_all() {
         let gate = Gate::default();
         let metrics = Metrics::new().unwrap();
-        let sink = Sink::Writer(Box::new(gate.clone()));
+        let sink = AccessLogSink::Writer(Box::new(gate.clone()));
         let log = AccessLog::start(AccessLogForm::Json, sink, &metrics).unwrap();
         for number in 0..1_000 {
             log.record(Box::new(record(&format!("/{number}.narinfo"))));
@@ -267,7 +267,7 @@ pub(super) mod tests {
     fn a_full_queue_drops_and_counts_and_never_blocks() {
         let gate = Gate::shut();
         let metrics = Metrics::new().unwrap();
-        let sink = Sink::Writer(Box::new(gate.clone()));
+        let sink = AccessLogSink::Writer(Box::new(gate.clone()));
         let log = AccessLog::with_queue(AccessLogForm::Combined, sink, &metrics, 4).unwrap();
         log.record(Box::new(record("/first")));
         gate.wait_until_reached();
@@ -283,7 +283,7 @@ pub(super) mod tests {
     #[test]
     fn a_broken_sink_counts_what_it_lost() {
         let metrics = Metrics::new().unwrap();
-        let sink = Sink::Writer(Box::new(Broken));
+        let sink = AccessLogSink::Writer(Box::new(Broken));
         let log = AccessLog::start(AccessLogForm::Json, sink, &metrics).unwrap();
         log.record(Box::new(record("/a")));
         log.record(Box::new(record("/b")));
@@ -294,7 +294,7 @@ pub(super) mod tests {
     #[test]
     fn an_access_log_that_is_off_takes_nothing() {
         let metrics = Metrics::new().unwrap();
-        let log = AccessLog::start(AccessLogForm::Off, Sink::Stdout, &metrics).unwrap();
+        let log = AccessLog::start(AccessLogForm::Off, AccessLogSink::Stdout, &metrics).unwrap();
         assert!(log.open.is_none());
         log.record(Box::new(record("/a")));
         assert_eq!(metrics.access_log_dropped.get(), 0);

@@ -5,7 +5,7 @@ use super::hung::{pass_until, until};
 use super::{cache_on, key, meta};
 use crate::cache::{Cache, CachedObject, FenceEpoch, Hit, PublishError, Purging, Scope, Stale};
 use crate::clock::Timestamp;
-use crate::config::Memory as MemorySettings;
+use crate::config::MemorySettings;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::object::{Key, Meta, NarClaim};

@@ -2,11 +2,11 @@
 
 use super::{cache_on, key, meta};
 use crate::cache::{Cache, FenceEpoch, Hit, Purging, Scope};
-use crate::config::Memory as MemorySettings;
+use crate::config::MemorySettings;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Key, Meta, NarClaim, Sha256, Tag, Tags, Variant};
+use crate::object::{Key, Meta, NarClaim, PurgeTags, Sha256, Tag, Variant};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -170,7 +170,7 @@ async fn a_claim_goes_with_its_narinfo_however_that_is_purged() {
         NarClaim { file_hash, file_size: Some(1), source: None }
     };
     let (narinfo, nar) = (key(1), Key::new("s", "/nar/x.nar.xz", None));
-    let tags = Tags::new([Tag::parse("t").unwrap()]);
+    let tags = PurgeTags::new([Tag::parse("t").unwrap()]);
     for scope in [
         Scope::Key(narinfo.clone()),
         Scope::Prefix { site: "s".to_owned(), prefix: "/1".to_owned() },

@@ -15,7 +15,7 @@ use crate::policy::generic::fields;
 use crate::policy::generic::selection::{GenericSelection, Several, select};
 use crate::policy::request::ReadMethod;
 use crate::rfc::ContentRange;
-use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
+use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, ForwardReason};
 use crate::rfc::range::ByteSpan;
 use crate::store::{Growing, StoredBody};
 use bytes::Bytes;
@@ -227,7 +227,7 @@ impl Delivery<'_> {
             }
             _ => status,
         };
-        if self.here == Here::Part { status.with_forward(Forward::Partial) } else { status }
+        if self.here == Here::Part { status.with_forward(ForwardReason::Partial) } else { status }
     }
 
     /// The fields of the answer: the response's own, and those that this cache adds.

@@ -19,7 +19,7 @@ type OriginOf = (Arc<str>, usize);
 /// What may be fetched in pieces, and what is.
 #[derive(Debug)]
 pub(in crate::fill) struct Lots {
-    terms: config::Pieces,
+    terms: config::PieceSettings,
     taken: Mutex<Taken>,
 }
 
@@ -33,12 +33,12 @@ struct Taken {
 
 impl Lots {
     /// Nothing under way.
-    pub(in crate::fill) fn new(terms: config::Pieces) -> Arc<Self> {
+    pub(in crate::fill) fn new(terms: config::PieceSettings) -> Arc<Self> {
         Arc::new(Self { terms, taken: Mutex::default() })
     }
 
     /// The settings.
-    pub(super) fn terms(&self) -> &config::Pieces {
+    pub(super) fn terms(&self) -> &config::PieceSettings {
         &self.terms
     }
 
@@ -121,7 +121,12 @@ mod tests {
     use std::time::Duration;
 
     fn lots(max: usize) -> Arc<Lots> {
-        Lots::new(config::Pieces { size: 1 << 20, per_fill_max: 8, max, after: Duration::ZERO })
+        Lots::new(config::PieceSettings {
+            size: 1 << 20,
+            per_fill_max: 8,
+            max,
+            after: Duration::ZERO,
+        })
     }
 
     fn asker(last: u8) -> Asker {

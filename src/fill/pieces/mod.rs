@@ -164,7 +164,7 @@ impl Pieces {
 impl Plan {
     fn of(front: &Steady, ranges: Ranges, begin: &Begin<'_>) -> Option<Self> {
         let Ranges::At(position) = ranges else { return None };
-        let config::Pieces { size, per_fill_max, after, .. } = *begin.lots.terms();
+        let config::PieceSettings { size, per_fill_max, after, .. } = *begin.lots.terms();
         let terms = Terms { size: size / CHUNK_BYTES * CHUNK_BYTES, per_fill_max, after };
         let (total, seed) = (front.total()?, front.seed());
         let is_worth_it = per_fill_max > 0 && total > terms.size.saturating_mul(2);

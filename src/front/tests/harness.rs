@@ -1,6 +1,6 @@
 //! A front with a handler made for tests, and clients that speak raw bytes.
 
-use crate::config::{Limits, Pieces, Server, ServerTimeouts};
+use crate::config::{Limits, PieceSettings, Server, ServerTimeouts};
 use crate::engine::{Answering, Connection, PlainRequest, Taken};
 use crate::front::{Door, Front, Handler};
 use crate::metrics::Metrics;
@@ -51,7 +51,7 @@ pub(super) fn server() -> Server {
             fills_max: 10,
             completion_size_max: 0,
             completions_max: 1,
-            pieces: Pieces { size: 1 << 20, per_fill_max: 0, max: 1, after: FOREVER },
+            pieces: PieceSettings { size: 1 << 20, per_fill_max: 0, max: 1, after: FOREVER },
         },
         timeouts: ServerTimeouts {
             tls_handshake: FOREVER,

@@ -31,7 +31,7 @@
 
 use super::super::scope::Scope;
 use crate::nix::hash::sha256;
-use crate::object::{Key, KeyHash, Tag, Tags};
+use crate::object::{Key, KeyHash, PurgeTags, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -192,7 +192,7 @@ impl Owed {
         let keys = self.keys.iter().cloned().map(Scope::Key);
         let tag = |(site, tag): &(String, Tag)| Scope::Tags {
             site: site.clone(),
-            tags: Tags::new([tag.clone()]),
+            tags: PurgeTags::new([tag.clone()]),
         };
         keys.chain(self.prefixes.iter().map(prefix)).chain(self.tags.iter().map(tag)).collect()
     }

@@ -4,15 +4,15 @@
 use super::disks::put_as;
 use super::parts::{LENGTH, at, keep};
 use super::{Bench, KIB, MIB, bytes, held, key, meta};
-use crate::object::{Key, Meta, Tag, Tags};
+use crate::object::{Key, Meta, PurgeTags, Tag};
 use crate::store::report::{Mode, Report};
 use crate::store::{Fault, Kept, Purging, Scope, Store, fsck};
 use crate::sync::Mutex;
 use bytes::Bytes;
 use http::HeaderValue;
 
-fn tags(names: &[&str]) -> Tags {
-    Tags::new(names.iter().map(|name| Tag::parse(name).unwrap()))
+fn tags(names: &[&str]) -> PurgeTags {
+    PurgeTags::new(names.iter().map(|name| Tag::parse(name).unwrap()))
 }
 
 fn scope(name: &str) -> Scope {

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use narthex::app::{self, RunningEdge, StartError, Surroundings};
 use narthex::clock::{Clock, ManualClock, Timestamp};
 use narthex::config::{self, Config, Sources};
-use narthex::telemetry::Sink;
+use narthex::telemetry::AccessLogSink;
 use parking_lot::Mutex;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -365,7 +365,7 @@ pub(crate) fn outcome(headers: &HeaderMap) -> String {
 }
 
 async fn run(text: &str, clock: &Clock, log: &Log) -> Result<RunningEdge, StartError> {
-    let access_log = Sink::Writer(Box::new(log.clone()));
+    let access_log = AccessLogSink::Writer(Box::new(log.clone()));
     let surroundings = Surroundings { clock: clock.clone(), access_log };
     app::start(parse(text), surroundings).await
 }
