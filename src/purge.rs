@@ -50,7 +50,7 @@ impl Purger {
     /// remembered of absences does not outlast the process.
     pub async fn uploaded(&self, keys: Vec<Key>) {
         if let Err(error) = self.cache.forget_absences(keys).await {
-            tracing::error!(%error, "uploads were not noted; absences last up to a minute");
+            tracing::error!(%error, "uploads not noted; absences last up to a minute");
         }
     }
 

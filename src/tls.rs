@@ -249,10 +249,10 @@ fn warn_of_expiry(files: &CertificateFiles, key: &CertifiedKey, provider: &Arc<C
     let now = Clock::System.wall().since(Timestamp::from_secs(0));
     match validity(key, now, provider) {
         Validity::Expired => tracing::warn!(
-            %certificate, "this certificate has expired; clients will refuse it: renew it"
+            %certificate, "certificate has expired; renew it"
         ),
         Validity::NotYet => tracing::warn!(
-            %certificate, "this certificate is not valid yet; check it and the system's clock"
+            %certificate, "certificate is not valid yet; check it and the clock"
         ),
         Validity::Current => {
             if validity(key, now + EXPIRY_WARNING, provider) == Validity::Expired {

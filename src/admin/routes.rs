@@ -56,7 +56,7 @@ pub(super) async fn answer(
     let routed = AssertUnwindSafe(route(shared, peer, request)).catch_unwind().await;
     let mut response = routed.unwrap_or_else(|_| {
         shared.parts.metrics.request_panics.inc();
-        tracing::error!("an admin request ended in a panic");
+        tracing::error!("admin request panicked");
         error(StatusCode::INTERNAL_SERVER_ERROR, "a fault of Narthex; see its log")
     });
     let headers = response.headers_mut();
@@ -83,7 +83,7 @@ async fn route(
     }
     if let Some(suspicion) = browser::suspicion(request.uri().path(), request.headers()) {
         shared.parts.metrics.requests_refused.with_label_values(&[suspicion.as_str()]).inc();
-        tracing::warn!(%peer, problem = %suspicion, "a request to the admin listener was refused");
+        tracing::warn!(%peer, problem = %suspicion, "admin request refused");
         return error(StatusCode::FORBIDDEN, &suspicion.to_string());
     }
     match request.uri().path() {
@@ -116,7 +116,7 @@ fn metrics(shared: &AdminState) -> Response<Full<Bytes>> {
     match shared.parts.metrics.text() {
         Ok(text) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
         Err(problem) => {
-            tracing::error!(error = %problem, "metrics cannot be printed");
+            tracing::error!(error = %problem, "cannot print metrics");
             error(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be printed; see the log")
         }
     }
@@ -253,7 +253,7 @@ fn unauthorized(shared: &AdminState, peer: IpAddr, problem: &AuthError) -> Respo
         AuthError::TooMany => ("admin_token_guesses", StatusCode::TOO_MANY_REQUESTS),
     };
     shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
-    tracing::warn!(%peer, %problem, "a request to the admin listener was refused");
+    tracing::warn!(%peer, %problem, "admin request refused");
     let mut response = error(status, &problem.to_string());
     let headers = response.headers_mut();
     match problem {
@@ -282,7 +282,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_string(value) {
         Ok(text) => respond(status, "application/json", text + "\n"),
         Err(problem) => {
-            tracing::error!(error = %problem, "an answer cannot be written as JSON");
+            tracing::error!(error = %problem, "cannot write answer as JSON");
             respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", "{}\n")
         }
     }

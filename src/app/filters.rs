@@ -68,7 +68,7 @@ impl SiteFilters {
             let own = tasks.clone();
             tasks.spawn("absence filter", async move {
                 if let Err(error) = own.blocking("absence filter", move || filter.start()).await {
-                    tracing::error!(%error, "an absence filter was not loaded");
+                    tracing::error!(%error, "absence filter not loaded");
                 }
             });
         }
@@ -95,7 +95,7 @@ impl SiteFilters {
                 // What was wrong with its journal at the start need not keep the rest from
                 // changing.
                 if let Err(error) = filter.open() {
-                    tracing::error!(site = name, %error, "the absence filter stays aside");
+                    tracing::error!(site = name, %error, "absence filter stays unused");
                 }
                 Arc::clone(filter)
             } else {

@@ -34,7 +34,7 @@ impl UploadNotices {
                 for site in &sites {
                     if let Some(filter) = &site.filter {
                         let name = site.name();
-                        tracing::error!(site = name, %error, "a notice of uploads is unreadable");
+                        tracing::error!(site = name, %error, "unreadable upload notice");
                         self.blocking(filter, Filter::lose).await?;
                     }
                 }
@@ -110,7 +110,7 @@ impl UploadNotices {
             Some(filter) => {
                 let taken = self.blocking(filter, move |filter| filter.take(&events)).await?;
                 taken.map_err(|error| {
-                    tracing::error!(site = site.name(), %error, "notices of uploads are refused");
+                    tracing::error!(site = site.name(), %error, "upload notices refused");
                     UploadsError::Refused { detail: error.to_string() }
                 })
             }

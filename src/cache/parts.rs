@@ -64,7 +64,7 @@ impl Cache {
         let permit = self.permit(ticket, [part.meta(), Arc::new(meta.clone())]);
         let touch = move || own.touch_meta(meta, &*permit);
         if let Err(error) = part.tasks().blocking("store part", touch).await {
-            tracing::warn!(%error, "a part keeps its older head");
+            tracing::warn!(%error, "part keeps its older head");
         }
     }
 
@@ -72,7 +72,7 @@ impl Cache {
     pub async fn drop_part(&self, part: &Part) {
         let own = part.clone();
         if let Err(error) = part.tasks().blocking("store part", move || own.discard()).await {
-            tracing::error!(%error, "a part was not dropped");
+            tracing::error!(%error, "part not dropped");
         }
     }
 }

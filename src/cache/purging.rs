@@ -39,7 +39,7 @@ impl Cache {
             let _ = tell.send(cache.go_through(&scope, purging).await);
         });
         told.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a purge did not end; purge again");
+            tracing::error!(%error, "purge not completed; purge again");
             0
         })
     }
@@ -64,7 +64,7 @@ impl Cache {
             Purging::Soft => cache.invalidate_hot(&scope),
         };
         self.tasks.blocking("purge", work).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a purge did not end; purge again");
+            tracing::error!(%error, "purge not completed; purge again");
             0
         })
     }

@@ -74,14 +74,14 @@ async fn serve(
             () = signals.stop() => break,
         }
     }
-    tracing::info!("stopping: answers under way may end");
+    tracing::info!("stopping");
     tokio::select! {
         has_ended = running.drain() => {
             if !has_ended {
                 tracing::warn!("some answers were cut at the end of [server.timeouts] drain");
             }
         }
-        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+        () = signals.stop() => tracing::warn!("second signal, stopping at once"),
     }
     tracing::info!("stopped");
     Ok(())
@@ -106,7 +106,7 @@ async fn reload(running: &RunningEdge, file: Option<&Path>, flags: &FlagOverride
         Ok(loaded) => loaded,
         Err(error @ (ConfigError::Read(_) | ConfigError::Problems(_))) => {
             for line in error.to_string().lines() {
-                tracing::error!(problem = line, "reload refused, the old config stays");
+                tracing::error!(problem = line, "reload refused, old config stays");
             }
             return;
         }
@@ -117,10 +117,10 @@ async fn reload(running: &RunningEdge, file: Option<&Path>, flags: &FlagOverride
         Ok(needs_restart) => {
             tracing::warn!(
                 sections = needs_restart.join(", "),
-                "reloaded, but for these sections: their changes need a restart"
+                "reloaded; these sections need a restart"
             );
         }
-        Err(error) => tracing::error!(%error, "reload refused, the old config stays"),
+        Err(error) => tracing::error!(%error, "reload refused, old config stays"),
     }
 }
 

@@ -338,7 +338,7 @@ where
             tracing::debug!(error = %ErrorChain::of(&error), "connection to an origin ended");
         },
         () = dead(pings, &state) => {
-            tracing::debug!("connection to an origin gives no sign of life");
+            tracing::debug!("connection to an origin timed out");
         }
     }
 }

@@ -148,7 +148,7 @@ impl Client {
                 }
             };
             resends += 1;
-            tracing::debug!(error = %source, resends, "request was not processed: sent again");
+            tracing::debug!(error = %source, resends, "request not processed, sent again");
             choice = Choice::Other(shared);
         }
     }

@@ -140,12 +140,12 @@ impl Trusts {
 fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::debug!(%error, "a system certificate authority was left out");
+        tracing::debug!(%error, "system certificate authority left out");
     }
     let mut roots = RootCertStore::empty();
     let (added, ignored) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        tracing::info!(ignored, "no system certificate authorities: using those built in");
+        tracing::info!(ignored, "no system certificate authorities, using built-in ones");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots

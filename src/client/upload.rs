@@ -223,6 +223,6 @@ fn send_end(stream: &mut SendStream<Bytes>, trailers: Option<HeaderMap>) {
         None => stream.send_data(Bytes::new(), true),
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "request body was not sent to its end");
+        tracing::debug!(%error, "request body not sent to its end");
     }
 }

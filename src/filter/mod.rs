@@ -256,7 +256,7 @@ impl Filter {
         match loaded {
             Ok(newer) => self.adopt(None, newer),
             Err(error) => {
-                tracing::error!(site = %self.site, %error, "the absence filter is not loaded");
+                tracing::error!(site = %self.site, %error, "absence filter not loaded");
                 self.state.write().trouble = Some(error.to_string());
             }
         }
@@ -276,7 +276,7 @@ impl Filter {
         let (opened, kept) = Journal::open(&path, &bucket)?;
         if let Some(fault) = kept.fault {
             let path = path.display();
-            tracing::error!(site = %self.site, %path, fault, "the journal of uploads is damaged");
+            tracing::error!(site = %self.site, %path, fault, "journal of uploads is damaged");
         }
         let mut state = self.state.write();
         state.uploads = kept.uploads.iter().map(|noted| noted.key).collect();
@@ -298,7 +298,7 @@ impl Filter {
             Ok(base) => base,
             Err(error) if error.is_missing() => {
                 let path = path.display();
-                tracing::warn!(site = %self.site, %path, "there is no absence filter yet");
+                tracing::warn!(site = %self.site, %path, "no absence filter yet");
                 return Ok(Newer(None));
             }
             Err(error) => return Err(error),
@@ -370,7 +370,7 @@ impl Filter {
             Ok(uploads) => Some(uploads),
             Err(error) => {
                 let site = &*self.site;
-                tracing::warn!(site, %error, "the journal of uploads is not rewritten");
+                tracing::warn!(site, %error, "journal of uploads not rewritten");
                 None
             }
         }
@@ -486,7 +486,7 @@ impl Filter {
         if let Some(journal) = journal.as_mut()
             && let Err(error) = journal.append(&[], Some(&[]))
         {
-            tracing::error!(site = %self.site, %error, "the journal of uploads cannot be written");
+            tracing::error!(site = %self.site, %error, "cannot write journal of uploads");
         }
         drop(journal);
         self.tell();

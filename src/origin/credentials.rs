@@ -231,7 +231,7 @@ impl Ring {
             self.meters.keys(KeysFound::Yes);
         }
         if self.moments.lock().failed.take().is_some() {
-            tracing::info!(origin = %self.origin, "keys are found again");
+            tracing::info!(origin = %self.origin, "keys found again");
         }
         if let (Some(expires), Some(ahead)) = (expires, ahead) {
             self.renew_in(expires.since(now).saturating_sub(ahead));
@@ -251,7 +251,7 @@ impl Ring {
                 origin = %self.origin,
                 error = &**why,
                 expire_in_seconds = seconds,
-                "keys cannot be renewed: going on with those that are there"
+                "keys not renewed, old ones stay in use"
             );
         }
         if kept.expires.is_some() {

@@ -170,7 +170,7 @@ impl Keeper {
     fn note(&self, trouble: Option<&String>) {
         let was = std::mem::replace(&mut self.moments.lock().is_troubled, trouble.is_some());
         if let Some(error) = trouble.filter(|_| !was) {
-            tracing::warn!(origin = %self.origin, %error, "going on with what was read before");
+            tracing::warn!(origin = %self.origin, %error, "old credentials stay in use");
         }
     }
 

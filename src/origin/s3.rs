@@ -123,8 +123,7 @@ impl S3Origin {
             tracing::warn!(
                 origin = %self.wire.name,
                 seconds = millis / 1_000,
-                "signatures are dated by the origin's clock, which is ahead by this: set this \
-                 machine's"
+                "own clock is wrong, signatures use the origin's time"
             );
         }
     }

@@ -320,7 +320,7 @@ impl Upstream {
             self.meters.retried(Retried::Spent);
         }
         tries.left -= 1;
-        tracing::debug!(origin = %self.name, %error, left = tries.left, "asking again");
+        tracing::debug!(origin = %self.name, %error, left = tries.left, "origin asked again");
         let wait = tries.wait;
         tries.wait = wait.saturating_mul(2);
         tries.last = Some(error);

@@ -108,7 +108,7 @@ impl AccessLog {
     fn end(&mut self) {
         let Some(open) = self.open.take() else { return };
         if !open.end(CLOSE_DEADLINE) {
-            tracing::warn!("access log: its reader takes nothing, the last lines are lost");
+            tracing::warn!("access log is blocked, last lines are lost");
         }
     }
 }
@@ -148,7 +148,7 @@ impl AccessLogWriter {
         match self.form {
             AccessLogForm::Json => {
                 if let Err(error) = form::json(record, batch) {
-                    tracing::error!(%error, "access log: a record could not be written as JSON");
+                    tracing::error!(%error, "cannot write access log record as JSON");
                     batch.truncate(before);
                     self.dropped.inc();
                     return 0;
@@ -166,7 +166,7 @@ impl AccessLogWriter {
             Err(error) => {
                 self.dropped.inc_by(records);
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::error!(%error, "access log: cannot write, records are dropped");
+                    tracing::error!(%error, "cannot write access log, records are dropped");
                 }
             }
         }
