@@ -281,6 +281,14 @@ impl Said {
         self
     }
 
+    /// Expects this status, one of these outcomes, and a clean end.
+    #[track_caller]
+    pub(crate) fn expect_one_of(&self, status: u16, outcomes: &[&str]) -> &Self {
+        let outcome = self.outcome();
+        assert!(outcomes.contains(&outcome.as_str()), "none of {outcomes:?}: {self:?}");
+        self.expect(status, &outcome)
+    }
+
     /// Expects this status, of an answer that has no outcome.
     #[track_caller]
     pub(crate) fn expect_status(&self, status: u16) -> &Self {
