@@ -14,25 +14,25 @@ pub use sharded::Shard;
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use definition::{Definition, define};
-use printed::Printed;
+use printed::PrintedMetrics;
 use prometheus::{
     CounterVec, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
 use registrar::Registrar;
-use sharded::Sharded;
+use sharded::ShardedMetric;
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 /// Every metric of the process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    printed: Arc<Printed>,
+    printed: Arc<PrintedMetrics>,
     /// Requests answered, by site, class and outcome.
-    requests: Sharded<IntCounterVec>,
+    requests: ShardedMetric<IntCounterVec>,
     /// Body bytes sent to clients, by site, class and outcome.
-    response_bytes: Sharded<IntCounterVec>,
+    response_bytes: ShardedMetric<IntCounterVec>,
     /// Seconds from a request's head to the end of its answer, by site and class.
-    request_seconds: Sharded<HistogramVec>,
+    request_seconds: ShardedMetric<HistogramVec>,
     /// Requests that left for an origin, by origin, class and status (`error` without one).
     pub origin_requests: IntCounterVec,
     /// Body bytes received from origins, by origin and class.
@@ -551,7 +551,9 @@ impl Metrics {
             absence_filter_answering: registrar.gauges(&ABSENCE_FILTER_ANSWERING)?,
             upload_notices: registrar.counters(&UPLOAD_NOTICES)?,
             access_log_dropped: registrar.counter(&ACCESS_LOG_DROPPED)?,
-            printed: Arc::new(Printed::of(registrar.process_wide(&LOG_LINES_DROPPED, &LOG_LINES)?)),
+            printed: Arc::new(PrintedMetrics::of(
+                registrar.process_wide(&LOG_LINES_DROPPED, &LOG_LINES)?,
+            )),
         })
     }
 

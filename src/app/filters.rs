@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::config::{AbsenceFilter, Config};
-use crate::filter::{Filter, LoadError, Newer};
+use crate::filter::{Filter, FilterUpdate, LoadError};
 use crate::metrics::Metrics;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
@@ -35,12 +35,12 @@ pub(super) struct SiteFilters {
 
 /// What a reload will take over.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub(super) struct PreparedFilters {
     by_name: ByName,
-    changes: Vec<(Arc<Filter>, AbsenceFilter, Newer)>,
+    changes: Vec<(Arc<Filter>, AbsenceFilter, FilterUpdate)>,
 }
 
-impl Prepared {
+impl PreparedFilters {
     /// The filters of the sites to come.
     pub(super) fn filters(&self) -> &ByName {
         &self.by_name
@@ -85,9 +85,9 @@ impl SiteFilters {
     }
 
     /// Looks at what `config` says of filters; nothing is changed. Blocking.
-    pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, FilterError> {
+    pub(super) fn prepare(&self, config: &Config) -> Result<PreparedFilters, FilterError> {
         let old = self.by_name();
-        let mut prepared = Prepared { by_name: HashMap::new(), changes: Vec::new() };
+        let mut prepared = PreparedFilters { by_name: HashMap::new(), changes: Vec::new() };
         for (name, settings) in configured(config) {
             let failed = |source| FilterError { site: name.to_owned(), source };
             let kept = old.get(name).filter(|filter| filter.serves(settings));
@@ -112,7 +112,7 @@ impl SiteFilters {
     }
 
     /// Takes over what was prepared. Blocking.
-    pub(super) fn adopt(&self, prepared: Prepared) {
+    pub(super) fn adopt(&self, prepared: PreparedFilters) {
         for (filter, settings, newer) in prepared.changes {
             filter.adopt(Some(settings), newer);
         }

@@ -167,7 +167,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         door.serve(parts, &stages.admin);
     }
     filters.load(&tasks);
-    front.serve(Arc::new(Behind(Arc::clone(&engine))), &metrics, &tasks);
+    front.serve(Arc::new(EngineService(Arc::clone(&engine))), &metrics, &tasks);
     tasks.spawn("probe", readiness::probe(engine.sites()));
     say_serving(&instance, &addresses, admin_address);
     Ok(RunningEdge {
@@ -273,9 +273,9 @@ fn needs_restart(server: &Server) -> Server {
 }
 
 /// The engine behind the doors.
-struct Behind(Arc<Engine>);
+struct EngineService(Arc<Engine>);
 
-impl Handler<Body> for Behind {
+impl Handler<Body> for EngineService {
     fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>) -> Answering<Body> {
         self.0.handle(request, connection)
     }

@@ -43,7 +43,7 @@ pub struct FenceEpoch {
 /// The purges and the uploads that were raised.
 #[derive(Debug, Default)]
 pub struct Fence {
-    raised: RwLock<Raised>,
+    raised: RwLock<RaisedPurges>,
     /// Purges raised so far; changed under the lock alone.
     purges: AtomicU64,
     /// Uploads raised so far; changed under the lock alone.
@@ -51,7 +51,7 @@ pub struct Fence {
 }
 
 #[derive(Debug, Default)]
-struct Raised {
+struct RaisedPurges {
     purges: u64,
     uploads: u64,
     /// The last purge of everything.
@@ -240,7 +240,7 @@ impl Fence {
     }
 }
 
-impl Raised {
+impl RaisedPurges {
     fn site(&mut self, name: &str) -> &mut SiteFence {
         self.sites.entry(name.into()).or_default()
     }

@@ -9,7 +9,7 @@ use super::fence::FenceEpoch;
 use super::found::{CachedObject, ClaimOf, hot_of};
 use super::tiers::Cache;
 use super::variants::Visibility;
-use crate::memory::{Coming, Hot};
+use crate::memory::{Hot, NewObject};
 use crate::nix::Class;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{
@@ -83,7 +83,7 @@ pub(super) type PutOnDisk =
     Box<dyn FnOnce(&dyn Fn() -> bool) -> Result<Option<Stored>, WriteError> + Send>;
 
 /// What is left to be done on a disk once a publication was decided.
-enum Left {
+enum DiskWork {
     Nothing,
     /// What is older goes.
     Older(Published),
@@ -215,16 +215,16 @@ impl Cache {
         publication: &Publication,
         turn: &Handover,
         place: PutOnDisk,
-    ) -> (Result<(CachedObject, Published), PublishError>, Left) {
+    ) -> (Result<(CachedObject, Published), PublishError>, DiskWork) {
         let allows = || self.fence.allows(publication.ticket, &publication.heads());
         let stored = match place(&|| !turn.is_taken() && allows()) {
             Ok(Some(stored)) => stored,
-            Ok(None) if allows() => return (Err(PublishError::Superseded), Left::Nothing),
-            Ok(None) => return (Err(PublishError::Purged), Left::Nothing),
-            Err(error) => return (Err(error.into()), Left::Nothing),
+            Ok(None) if allows() => return (Err(PublishError::Superseded), DiskWork::Nothing),
+            Ok(None) => return (Err(PublishError::Purged), DiskWork::Nothing),
+            Err(error) => return (Err(error.into()), DiskWork::Nothing),
         };
         if !turn.take() {
-            return (Err(WriteError::Interrupted.into()), Left::Itself(stored));
+            return (Err(WriteError::Interrupted.into()), DiskWork::Itself(stored));
         }
         let (found, hot) = match &stored.body {
             StoredBody::Bytes(body) => {
@@ -240,20 +240,20 @@ impl Cache {
             may_vary: may_vary(&stored.meta),
         };
         match self.show(publication, hot.as_ref(), &published) {
-            Ok(()) => (Ok((found, published.clone())), Left::Older(published)),
-            Err(error @ PublishError::Superseded) => (Err(error), Left::Itself(stored)),
+            Ok(()) => (Ok((found, published.clone())), DiskWork::Older(published)),
+            Err(error @ PublishError::Superseded) => (Err(error), DiskWork::Itself(stored)),
             // The purge finds it on the disk.
-            Err(error) => (Err(error), Left::Nothing),
+            Err(error) => (Err(error), DiskWork::Nothing),
         }
     }
 
     /// Drops what is left to be dropped. Blocking; on the threads of its disk.
-    fn finish(&self, left: Left) {
+    fn finish(&self, left: DiskWork) {
         let Some(store) = &self.store else { return };
         match left {
-            Left::Nothing => {}
-            Left::Older(published) => store.supersede_here(&published),
-            Left::Itself(stored) => store.drop_insertion(&stored.meta.key, stored.insertion),
+            DiskWork::Nothing => {}
+            DiskWork::Older(published) => store.supersede_here(&published),
+            DiskWork::Itself(stored) => store.drop_insertion(&stored.meta.key, stored.insertion),
         }
     }
 
@@ -268,14 +268,14 @@ impl Cache {
         let Publication { ticket, meta, claim, .. } = publication;
         let (key, order) = (&published.key, published.order);
         let (since, response_time) = (ticket.publications, meta.response_time);
-        let coming = Coming { hot, order, response_time, since };
+        let coming = NewObject { hot, order, response_time, since };
         let show = || {
             // The claim first: a reader that finds the narinfo must find its claim.
             let claim = claim.clone().map(|claim| self.put_claim(published, claim));
             let put = |others: &[Key]| {
                 let is_shown = self.memory.publish(key, &coming);
                 if is_shown {
-                    let superseding = Coming { hot: None, since: u64::MAX, ..coming };
+                    let superseding = NewObject { hot: None, since: u64::MAX, ..coming };
                     for other in others {
                         self.memory.publish(other, &superseding);
                     }

@@ -2,7 +2,7 @@
 
 use super::arguments::{ConfigArgs, ReferenceArgs};
 use super::output::{EXIT_USAGE, complain, say};
-use crate::config::{self, ConfigReadError, FlagOverrides, Loaded, Problems, Sources};
+use crate::config::{self, ConfigReadError, FlagOverrides, LoadedConfig, Problems, Sources};
 use crate::metrics::Metrics;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ pub(super) enum ConfigError {
 }
 
 /// Reads the config from its file, the environment and the flags.
-pub(super) fn load(file: Option<&Path>, flags: FlagOverrides) -> Result<Loaded, ConfigError> {
+pub(super) fn load(file: Option<&Path>, flags: FlagOverrides) -> Result<LoadedConfig, ConfigError> {
     let file = match file {
         Some(path) => Some((path.to_owned(), config::read_file(path)?)),
         None => None,

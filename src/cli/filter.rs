@@ -14,8 +14,8 @@ use crate::client::Trusts;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, FlagOverrides, OriginUrl};
 use crate::filter::{
-    BuildError, Builder, Built, FilterFacts, Inventory, SourceError, parse_moment, print_moment,
-    read_keys,
+    BuildError, BuildSummary, Builder, FilterFacts, Inventory, SourceError, parse_moment,
+    print_moment, read_keys,
 };
 use crate::metrics::Metrics;
 use crate::origin::{FetchError, OriginSetupError, Origins, Page};
@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &FilterArgs) -> ExitCode {
     let FilterCommand::Build(arguments) = &arguments.command;
     match build(arguments) {
         Ok((built, output)) => {
-            let Built { given, keys, bytes } = built;
+            let BuildSummary { given, keys, bytes } = built;
             say(format_args!(
                 "{}: {keys} keys of {given}, {bytes} bytes; reload the edge to take it in\n",
                 output.display()
@@ -88,7 +88,7 @@ pub(super) fn run(arguments: &FilterArgs) -> ExitCode {
     }
 }
 
-fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), FilterCommandError> {
+fn build(arguments: &BuildArgs) -> Result<(BuildSummary, PathBuf), FilterCommandError> {
     let config = load(arguments.config.config.as_deref(), FlagOverrides::default())?.config;
     let site = site_of(&config, arguments.site.as_deref())?;
     let settings = site.absence_filter.as_ref().ok_or_else(|| {

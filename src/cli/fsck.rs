@@ -28,7 +28,7 @@ const STEPS: u64 = 10_000;
 
 /// What a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whole {
+enum ReportSubject {
     /// One folder.
     Folder,
     /// All folders of a running edge.
@@ -65,8 +65,8 @@ pub(super) fn run(arguments: &FsckArgs) -> ExitCode {
         let (whole, code) = match check(arguments, folder) {
             Ok((whole, report)) => {
                 let heading = match whole {
-                    Whole::Folder if !is_only => format!("{name}:\n"),
-                    Whole::Folder | Whole::Edge => String::new(),
+                    ReportSubject::Folder if !is_only => format!("{name}:\n"),
+                    ReportSubject::Folder | ReportSubject::Edge => String::new(),
                 };
                 say(heading + &summary(&report));
                 (whole, code(&report))
@@ -76,11 +76,11 @@ pub(super) fn run(arguments: &FsckArgs) -> ExitCode {
             }
             Err(error) => {
                 complain(error);
-                (Whole::Folder, EXIT_USAGE)
+                (ReportSubject::Folder, EXIT_USAGE)
             }
         };
         worst = worst.max(code);
-        if whole == Whole::Edge {
+        if whole == ReportSubject::Edge {
             break;
         }
     }
@@ -102,7 +102,10 @@ fn folders(arguments: &FsckArgs) -> Result<Vec<PathBuf>, ExitCode> {
 }
 
 /// Checks a folder, or the edge that holds it, with all the folders that the edge has.
-fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), FsckCommandError> {
+fn check(
+    arguments: &FsckArgs,
+    folder: PathBuf,
+) -> Result<(ReportSubject, Report), FsckCommandError> {
     let mode = if arguments.repair { Mode::Repair } else { Mode::Report };
     let rate = match &arguments.rate {
         Some(text) => {
@@ -113,9 +116,9 @@ fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, Report), FsckC
     };
     match at_rest(folder, mode) {
         Err(FsckCommandError::Fsck(FsckError::Open(OpenError::Locked { .. }))) => {
-            Ok((Whole::Edge, at_work(arguments, mode, rate)?))
+            Ok((ReportSubject::Edge, at_work(arguments, mode, rate)?))
         }
-        checked => Ok((Whole::Folder, checked?)),
+        checked => Ok((ReportSubject::Folder, checked?)),
     }
 }
 

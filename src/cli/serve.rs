@@ -4,7 +4,7 @@ use super::arguments::ConfigArgs;
 use super::config::{ConfigError, load, report};
 use super::output::complain;
 use crate::app::{self, RunningEdge, StartError, Surroundings};
-use crate::config::{FlagOverrides, Loaded};
+use crate::config::{FlagOverrides, LoadedConfig};
 use crate::telemetry;
 use rustix::process::Resource;
 use std::io;
@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &ConfigArgs, flags: &FlagOverrides) -> ExitCode {
 }
 
 async fn serve(
-    loaded: Loaded,
+    loaded: LoadedConfig,
     file: Option<&Path>,
     flags: &FlagOverrides,
 ) -> Result<(), ServeError> {
@@ -124,7 +124,7 @@ async fn reload(running: &RunningEdge, file: Option<&Path>, flags: &FlagOverride
     }
 }
 
-fn warn_of(loaded: &Loaded) {
+fn warn_of(loaded: &LoadedConfig) {
     for warning in &loaded.warnings {
         tracing::warn!(%warning, "config");
     }

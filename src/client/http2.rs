@@ -326,10 +326,10 @@ fn length(headers: &HeaderMap, stream: &RecvStream) -> Option<u64> {
     named.or_else(|| stream.is_end_stream().then_some(0))
 }
 
-type Driven<S> = Connection<TokioIo<S>, Bytes>;
+type H2Connection<S> = Connection<TokioIo<S>, Bytes>;
 
 /// Moves the frames of a connection until it ends or is found dead.
-async fn drive<S>(connection: Driven<S>, pings: Option<PingPong>, state: Arc<Http2State>)
+async fn drive<S>(connection: H2Connection<S>, pings: Option<PingPong>, state: Arc<Http2State>)
 where
     S: Read + Write + Unpin,
 {

@@ -41,7 +41,7 @@ use limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use pool::{Choice, Pool};
 use std::sync::Arc;
 use std::time::Duration;
-use upload::{CountedBody, Late, UploadProgress, Wait};
+use upload::{CountedBody, UploadProgress, UploadTimeout, Wait};
 
 /// How often a request that was not processed is sent again before that is a failure: a server that
 /// closes connections after a number of requests does it once or twice to one request, since the
@@ -124,8 +124,8 @@ impl Client {
                     Some(error) => return Err(ClientError::Upload(error)),
                     None => failure,
                 },
-                Err(Late::Client) => return Err(ClientError::Upload(UploadError::Slow)),
-                Err(Late::Server) => {
+                Err(UploadTimeout::Client) => return Err(ClientError::Upload(UploadError::Slow)),
+                Err(UploadTimeout::Server) => {
                     // Nothing tells a slow server from a dead connection: others take no risk.
                     shared.inspect(Http2::retire);
                     return Err(ClientError::FirstByte(self.first_byte));

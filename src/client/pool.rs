@@ -218,7 +218,7 @@ impl Pool {
         match made {
             Ok(PooledConnection::Http1(connection)) => {
                 host.speaks = Some(ConnectionVersion::Http1);
-                self.hand_out(host, endpoint, connection, Use::First);
+                self.hand_out(host, endpoint, connection, ConnectionUse::First);
             }
             Ok(PooledConnection::Http2(connection)) => {
                 host.speaks = Some(ConnectionVersion::Http2);
@@ -239,9 +239,15 @@ impl Pool {
 
     /// Gives a free HTTP/1.1 connection to the request that waits longest for one like it, else
     /// keeps it.
-    fn hand_out(&self, host: &mut Host, endpoint: &Arc<Endpoint>, connection: Http1, of: Use) {
+    fn hand_out(
+        &self,
+        host: &mut Host,
+        endpoint: &Arc<Endpoint>,
+        connection: Http1,
+        of: ConnectionUse,
+    ) {
         let mut connection = connection;
-        let is_for = |choice: &Choice| of == Use::First || matches!(choice, Choice::Any);
+        let is_for = |choice: &Choice| of == ConnectionUse::First || matches!(choice, Choice::Any);
         while let Some(waiting) = host.next(is_for) {
             let lease = self.leased(PooledConnection::Http1(connection), endpoint);
             let Err(Ok(lease)) = waiting.answer.send(Ok(lease)) else { return };
@@ -282,7 +288,7 @@ impl Pool {
                 self.dial(host, endpoint);
             }
             PooledConnection::Http1(connection) => {
-                self.hand_out(host, endpoint, connection, Use::Further);
+                self.hand_out(host, endpoint, connection, ConnectionUse::Further);
             }
             PooledConnection::Http2(connection) => {
                 connection.end();
@@ -323,7 +329,7 @@ impl Pool {
 
 /// Whether a connection has had a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+enum ConnectionUse {
     First,
     Further,
 }

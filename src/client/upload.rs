@@ -58,14 +58,18 @@ impl UploadProgress {
         !is_ended && elapsed >= RATE_AFTER && bytes < bytes_min
     }
 
-    fn late(&self) -> Late {
-        if self.0.is_awaited.load(Ordering::Relaxed) { Late::Client } else { Late::Server }
+    fn late(&self) -> UploadTimeout {
+        if self.0.is_awaited.load(Ordering::Relaxed) {
+            UploadTimeout::Client
+        } else {
+            UploadTimeout::Server
+        }
     }
 }
 
 /// What a request has waited for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Late {
+pub(super) enum UploadTimeout {
     /// The next piece of the body.
     Client,
     /// An answer, or room for the next piece.
@@ -92,7 +96,7 @@ impl Wait {
     pub(super) async fn within<F: Future + Unpin>(
         &mut self,
         mut sending: F,
-    ) -> Result<F::Output, Late> {
+    ) -> Result<F::Output, UploadTimeout> {
         let mut before = self.progress.so_far();
         loop {
             let look = self.until.min(Instant::now() + RATE_AFTER);

@@ -55,7 +55,7 @@ pub struct Sources {
 
 /// A configuration without a fault.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
     /// What is surely not meant, but hurts nothing.
@@ -104,7 +104,7 @@ pub enum ConfigReadError {
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Makes the configuration of what the sources say, or tells every mistake in them at once.
-pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+pub fn load(sources: &Sources) -> Result<LoadedConfig, Problems> {
     let mut report = ProblemReport::default();
     let (mut root, syntax) = match &sources.file {
         Some((path, text)) => scope::read(&path.display().to_string(), text, &mut report),
@@ -125,7 +125,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         sites: sites::sites(&root, &mut report),
     };
     if report.problems.is_empty() {
-        Ok(Loaded { config, warnings: sorted(report.warnings).0 })
+        Ok(LoadedConfig { config, warnings: sorted(report.warnings).0 })
     } else {
         Err(sorted(report.problems))
     }

@@ -5,7 +5,7 @@ use super::model::{
     Prices, S3, S3Addressing, S3Credentials,
 };
 use super::origin_access::{self, OriginTransport};
-use super::origin_url::{self, Parsed, S3Url};
+use super::origin_url::{self, ParsedOriginUrl, S3Url};
 use super::problem::{ProblemReport, Spot};
 use super::scope::TableValues;
 use std::collections::BTreeMap;
@@ -72,9 +72,9 @@ pub(super) fn is_label(text: &str) -> bool {
 fn origin(scope: &TableValues, report: &mut ProblemReport) -> Option<Origin> {
     let url = url(scope, report);
     let url = match url {
-        Some(Parsed::S3(url)) => Some(OriginUrl::S3(s3(scope, url, report))),
-        Some(Parsed::Http(uri)) => Some(OriginUrl::Http(uri)),
-        Some(Parsed::File(folder)) => Some(OriginUrl::File(folder)),
+        Some(ParsedOriginUrl::S3(url)) => Some(OriginUrl::S3(s3(scope, url, report))),
+        Some(ParsedOriginUrl::Http(uri)) => Some(OriginUrl::Http(uri)),
+        Some(ParsedOriginUrl::File(folder)) => Some(OriginUrl::File(folder)),
         None => None,
     }?;
     if !matches!(url, OriginUrl::S3(_)) {
@@ -146,7 +146,7 @@ fn http_version(scope: &TableValues, url: &OriginUrl, report: &mut ProblemReport
     }
 }
 
-fn url(scope: &TableValues, report: &mut ProblemReport) -> Option<Parsed> {
+fn url(scope: &TableValues, report: &mut ProblemReport) -> Option<ParsedOriginUrl> {
     let path = "site.origin.url";
     if !scope.is_given(path) {
         let message = "is missing; write url = \"s3://BUCKET?region=REGION\", \"https://HOST\", \

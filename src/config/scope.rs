@@ -22,14 +22,14 @@ pub(super) struct TableValues {
     /// The table's path without positions; empty at the top.
     table: &'static str,
     spot: Spot,
-    values: BTreeMap<&'static str, Given>,
+    values: BTreeMap<&'static str, GivenValue>,
     tables: BTreeMap<&'static str, Spot>,
     scopes: BTreeMap<&'static str, Vec<TableValues>>,
 }
 
 /// What was given for a setting.
 #[derive(Debug, Clone)]
-struct Given {
+struct GivenValue {
     /// `None` if it was wrong.
     value: Option<Value>,
     spot: Spot,
@@ -96,7 +96,7 @@ impl TableValues {
 
     /// Sets a value, wrong (`None`) or good.
     pub(super) fn set(&mut self, setting: &'static Setting, value: Option<Value>, spot: Spot) {
-        self.values.insert(setting.path, Given { value, spot });
+        self.values.insert(setting.path, GivenValue { value, spot });
     }
 
     /// Replaces every repeated table at `path`.

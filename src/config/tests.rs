@@ -5,10 +5,10 @@ mod files;
 mod keys;
 mod problems;
 
-use super::{Config, FlagOverrides, Loaded, Problems, Sources, load};
+use super::{Config, FlagOverrides, LoadedConfig, Problems, Sources, load};
 
 /// What a file with this text gives, on a machine with a home folder.
-fn load_text(text: &str) -> Result<Loaded, Problems> {
+fn load_text(text: &str) -> Result<LoadedConfig, Problems> {
     load(&Sources { file: Some(("config.toml".into(), text.into())), ..home() })
 }
 

@@ -33,7 +33,7 @@ pub struct FilterFacts {
 
 /// What was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Built {
+pub struct BuildSummary {
     /// Keys that were given.
     pub given: u64,
     /// Distinct keys in the file.
@@ -134,7 +134,7 @@ impl Builder {
         facts: FilterFacts,
         path: &Path,
         mut progress: impl FnMut(u64),
-    ) -> Result<Built, BuildError> {
+    ) -> Result<BuildSummary, BuildError> {
         let Self { folder, parts, given, has_cache_info } = self;
         if !has_cache_info {
             return Err(BuildError::NoCacheInfo { given });
@@ -170,7 +170,7 @@ impl Builder {
         let file = written.persist(path).map_err(|error| failed(error.error))?;
         File::open(own).and_then(|own| own.sync_all()).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
-        Ok(Built { given, keys, bytes })
+        Ok(BuildSummary { given, keys, bytes })
     }
 }
 

@@ -9,7 +9,7 @@
 //! Numbers are little-endian. The account says, as postcard, of which bucket and classes the file
 //! is, up to when it is complete, and the numbers of the parts.
 
-use super::set::{FilterHash, PartNumbers, Set};
+use super::set::{FilterHash, KeySet, PartNumbers};
 use crate::clock::Timestamp;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,7 @@ pub(super) struct FileIdentity {
 pub(super) struct FilterFile {
     pub(super) account: FilterDescription,
     pub(super) identity: FileIdentity,
-    set: Set,
+    set: KeySet,
 }
 
 impl FilterFile {
@@ -158,7 +158,7 @@ fn check_head(path: &Path, head: &[u8]) -> Result<(), FileError> {
 }
 
 /// Reads a whole file, head included.
-fn parse(mut bytes: Vec<u8>) -> Result<(FilterDescription, Set), &'static str> {
+fn parse(mut bytes: Vec<u8>) -> Result<(FilterDescription, KeySet), &'static str> {
     let (content, checksum) = bytes.split_last_chunk::<8>().ok_or("it is too short")?;
     if content.len() < HEAD_BYTES + FOOT_BYTES - 8 {
         return Err("it is too short");
@@ -174,7 +174,7 @@ fn parse(mut bytes: Vec<u8>) -> Result<(FilterDescription, Set), &'static str> {
     let account: FilterDescription =
         postcard::from_bytes(account).map_err(|_| "its account cannot be read")?;
     bytes.truncate(start);
-    let set = Set::new(bytes, HEAD_BYTES, &account.parts).ok_or("its parts do not fit it")?;
+    let set = KeySet::new(bytes, HEAD_BYTES, &account.parts).ok_or("its parts do not fit it")?;
     if !set.may_contain(FilterHash::of(CACHE_INFO_KEY)) {
         return Err("it lacks nix-cache-info, which every binary cache has");
     }

@@ -29,7 +29,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, Builder, Built, FilterFacts};
+pub use build::{BuildError, BuildSummary, Builder, FilterFacts};
 pub use file::{FileError, FilterDescription};
 pub use journal::JournalError;
 pub use notice::{Event, NoticeError, parse, parse_moment, print_moment};
@@ -185,7 +185,7 @@ pub struct Filter {
     journal: Mutex<Option<Journal>>,
     state: RwLock<FilterState>,
     /// What was last told in the log.
-    told: Mutex<Option<Posture>>,
+    told: Mutex<Option<FilterPosture>>,
 }
 
 #[derive(Debug)]
@@ -201,7 +201,7 @@ struct FilterState {
 
 /// What a filter does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Posture {
+enum FilterPosture {
     Answering,
     NoFile,
     Late,
@@ -210,7 +210,7 @@ enum Posture {
 
 /// A file that may take the place of the one that is loaded.
 #[derive(Debug)]
-pub struct Newer(Option<FilterFile>);
+pub struct FilterUpdate(Option<FilterFile>);
 
 impl Filter {
     /// The filter of the site called `site`, which steps aside until it is loaded.
@@ -288,18 +288,18 @@ impl Filter {
 
     /// Reads the file that `settings` name, unless it is the one that is loaded, and says whether
     /// it may be taken. Changes nothing. A file that is not there is a warning. Blocking.
-    pub fn look(&self, settings: &AbsenceFilter) -> Result<Newer, LoadError> {
+    pub fn look(&self, settings: &AbsenceFilter) -> Result<FilterUpdate, LoadError> {
         let path = &settings.file;
         let loaded = self.state.read().base.as_ref().map(|base| base.identity);
         if loaded.is_some() && FileIdentity::at(path).ok() == loaded {
-            return Ok(Newer(None));
+            return Ok(FilterUpdate(None));
         }
         let base = match FilterFile::read(path).map_err(LoadError::from) {
             Ok(base) => base,
             Err(error) if error.is_missing() => {
                 let path = path.display();
                 tracing::warn!(site = %self.site, %path, "no absence filter yet");
-                return Ok(Newer(None));
+                return Ok(FilterUpdate(None));
             }
             Err(error) => return Err(error),
         };
@@ -320,13 +320,13 @@ impl Filter {
                 let floor = print_moment(floor);
                 Err(LoadError::Older { path: path.clone(), moment, floor })
             }
-            Some(_) | None => Ok(Newer(Some(base))),
+            Some(_) | None => Ok(FilterUpdate(Some(base))),
         }
     }
 
     /// Takes over new settings and a newer file, and leaves uploads that it knows out of the
     /// journal. Blocking.
-    pub fn adopt(&self, settings: Option<AbsenceFilter>, Newer(base): Newer) {
+    pub fn adopt(&self, settings: Option<AbsenceFilter>, FilterUpdate(base): FilterUpdate) {
         let mut journal = self.journal.lock();
         // Without a journal nothing that is uploaded is known.
         let base = base.filter(|_| journal.is_some());
@@ -385,7 +385,7 @@ impl Filter {
             let posture = state.posture(self.clock.moment());
             let hash = FilterHash::of(key);
             let verdict = match (&state.base, posture) {
-                (Some(base), Posture::Answering) => {
+                (Some(base), FilterPosture::Answering) => {
                     let may_be = base.may_contain(hash) || state.uploads.contains(&hash);
                     if may_be { FilterVerdict::Maybe } else { FilterVerdict::Absent }
                 }
@@ -502,22 +502,22 @@ impl Filter {
             |age| format!("the feed was heard {} s ago", age.as_secs()),
         );
         let detail = match posture {
-            Posture::Answering => format!("answers for {bucket}; {age}"),
-            Posture::NoFile => match &state.trouble {
+            FilterPosture::Answering => format!("answers for {bucket}; {age}"),
+            FilterPosture::NoFile => match &state.trouble {
                 Some(trouble) => format!("aside: {trouble}"),
                 None => format!("aside: no filter is loaded; {age}"),
             },
-            Posture::Late => format!(
+            FilterPosture::Late => format!(
                 "aside: the feed of uploads to {bucket} is late ({age}); check what sends it, and \
                  that it is sent while there are no uploads"
             ),
-            Posture::Gap { since } => format!(
+            FilterPosture::Gap { since } => format!(
                 "aside: uploads before {} may be unknown; build a newer filter and reload, or let \
                  the feed state what it has delivered",
                 print_moment(since)
             ),
         };
-        FilterReport { is_answering: posture == Posture::Answering, detail }
+        FilterReport { is_answering: posture == FilterPosture::Answering, detail }
     }
 
     /// Sets its gauges; called before metrics are read.
@@ -526,7 +526,7 @@ impl Filter {
             self.journal.try_lock().map(|journal| journal.as_ref().map_or(0, Journal::bytes));
         let state = self.state.read();
         let now = self.clock.moment();
-        let is_answering = state.posture(now) == Posture::Answering;
+        let is_answering = state.posture(now) == FilterPosture::Answering;
         let age = state.coverage.age(now.wall).map_or(-1, |age| gauge(age.as_secs()));
         let (keys, bytes) =
             state.base.as_ref().map_or((0, 0), |base| (base.account.keys, base.bytes()));
@@ -553,14 +553,15 @@ impl Filter {
         self.tell_of(posture);
     }
 
-    fn tell_of(&self, posture: Posture) {
-        let is_same =
-            |before: Posture| std::mem::discriminant(&before) == std::mem::discriminant(&posture);
+    fn tell_of(&self, posture: FilterPosture) {
+        let is_same = |before: FilterPosture| {
+            std::mem::discriminant(&before) == std::mem::discriminant(&posture)
+        };
         // A call that does not get the lock leaves it to the next call.
         let Some(mut told) = self.told.try_lock() else { return };
         let before = told.replace(posture);
         drop(told);
-        if before.is_some_and(is_same) || before.is_none() && posture == Posture::NoFile {
+        if before.is_some_and(is_same) || before.is_none() && posture == FilterPosture::NoFile {
             return;
         }
         let FilterReport { is_answering, detail } = self.report();
@@ -573,12 +574,12 @@ impl Filter {
 }
 
 impl FilterState {
-    fn posture(&self, now: Moment) -> Posture {
-        let Some(base) = &self.base else { return Posture::NoFile };
+    fn posture(&self, now: Moment) -> FilterPosture {
+        let Some(base) = &self.base else { return FilterPosture::NoFile };
         match self.coverage.standing(base.account.complete_up_to, now) {
-            AbsenceCertainty::Certain => Posture::Answering,
-            AbsenceCertainty::Late => Posture::Late,
-            AbsenceCertainty::Gap { since } => Posture::Gap { since },
+            AbsenceCertainty::Certain => FilterPosture::Answering,
+            AbsenceCertainty::Late => FilterPosture::Late,
+            AbsenceCertainty::Gap { since } => FilterPosture::Gap { since },
         }
     }
 }

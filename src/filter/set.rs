@@ -112,7 +112,7 @@ impl PartNumbers {
 
 /// A whole set, ready to be asked.
 #[derive(Debug)]
-pub(super) struct Set {
+pub(super) struct KeySet {
     /// All fingerprints, with whatever stands before and behind them in the file.
     bytes: Vec<u8>,
     parts: Vec<FilterPart>,
@@ -125,7 +125,7 @@ struct FilterPart {
     to: usize,
 }
 
-impl Set {
+impl KeySet {
     /// The set of these parts. Their fingerprints stand in `bytes` one after the other from `start`
     /// on; none if they do not fit it.
     pub(super) fn new(bytes: Vec<u8>, start: usize, numbers: &[PartNumbers]) -> Option<Self> {
@@ -168,7 +168,7 @@ mod tests {
     use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
     /// A set of these hashes, as `build` makes one.
-    fn set_of(mut hashes: Vec<u64>) -> Set {
+    fn set_of(mut hashes: Vec<u64>) -> KeySet {
         hashes.sort_unstable();
         hashes.dedup();
         let (mut bytes, mut numbers) = (vec![7; 3], Vec::new());
@@ -179,7 +179,7 @@ mod tests {
             numbers.push(part);
             bytes.extend_from_slice(&prints);
         }
-        Set::new(bytes, 3, &numbers).unwrap()
+        KeySet::new(bytes, 3, &numbers).unwrap()
     }
 
     proptest! {
@@ -218,7 +218,7 @@ mod tests {
         let set = |part| {
             let mut numbers = [PartNumbers::default(); PARTS];
             numbers[0] = part;
-            Set::new(prints.to_vec(), 0, &numbers)
+            KeySet::new(prints.to_vec(), 0, &numbers)
         };
         assert!(set(part).is_some());
         for wrong in [
@@ -231,6 +231,6 @@ mod tests {
         ] {
             assert!(set(wrong).is_none(), "{wrong:?}");
         }
-        assert!(Set::new(Vec::new(), 0, &[PartNumbers::default(); 3]).is_none());
+        assert!(KeySet::new(Vec::new(), 0, &[PartNumbers::default(); 3]).is_none());
     }
 }

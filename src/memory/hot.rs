@@ -35,21 +35,21 @@ pub struct Hot {
     names: Arc<[HeaderName]>,
     /// Slices of the text, but for what Narthex itself would send.
     values: Box<[HeaderValue]>,
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareFields>>,
     /// Its number among the publications.
     order: u64,
-    copy_of: Option<CopyOf>,
+    copy_of: Option<DiskCopy>,
 }
 
 /// What few objects have.
 #[derive(Debug)]
-struct Rare {
+struct RareFields {
     variant: Variant,
     /// The lines of the field of tags, which no client is sent: so they are not among the fields.
     tags: Vec<HeaderValue>,
 }
 
-impl Rare {
+impl RareFields {
     fn of(meta: &Meta) -> Option<Box<Self>> {
         let tags: Vec<_> = tags::lines(&meta.headers).collect();
         if tags.is_empty() && meta.variant.is_empty() {
@@ -80,7 +80,7 @@ impl Rare {
 
 /// The disk that a hot object is a copy from, and when its use was last noted there.
 #[derive(Debug)]
-struct CopyOf {
+struct DiskCopy {
     disk: u16,
     noted: AtomicU32,
 }
@@ -149,9 +149,9 @@ impl Hot {
             has_date: meta.headers.contains_key(header::DATE),
             names: names_of(&meta.headers),
             values,
-            rare: Rare::of(meta),
+            rare: RareFields::of(meta),
             order,
-            copy_of: disk.map(|disk| CopyOf { disk, noted }),
+            copy_of: disk.map(|disk| DiskCopy { disk, noted }),
         }
     }
 

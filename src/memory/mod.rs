@@ -88,7 +88,7 @@ impl Claimant {
 
 /// An object that is to become visible.
 #[derive(Debug, Clone, Copy)]
-pub struct Coming<'a> {
+pub struct NewObject<'a> {
     /// The object itself; none if it is not kept in memory.
     pub hot: Option<&'a Arc<Hot>>,
     /// Its number among the publications.
@@ -148,7 +148,7 @@ impl Memory {
 
     /// Makes an object visible in place of what is older, be it here or not; false if a response is
     /// here that came later and was published while this one was fetched.
-    pub fn publish(&self, key: &Key, coming: &Coming<'_>) -> bool {
+    pub fn publish(&self, key: &Key, coming: &NewObject<'_>) -> bool {
         let mut history = self.histories.of(key.as_str());
         let there = self.hot.peek(key.as_str());
         let is_later = |there: &Arc<Hot>| {

@@ -40,7 +40,7 @@ pub(super) fn options(size: u64) -> Options {
 
 /// The objects.
 pub(super) struct Shelf {
-    entries: Cache<KeyDigest, Arc<Hot>, Weigher, BuildHasherDefault<Digested>, Leaving>,
+    entries: Cache<KeyDigest, Arc<Hot>, Weigher, BuildHasherDefault<DigestHasher>, EvictedObjects>,
     seed: u64,
     left: RemovalCounters,
 }
@@ -65,7 +65,7 @@ impl fmt::Debug for Shelf {
 impl Shelf {
     /// An empty one of `size` bytes.
     pub(super) fn new(size: u64, left: RemovalCounters) -> Self {
-        let leaving = Leaving(left.clone());
+        let leaving = EvictedObjects(left.clone());
         let hasher = BuildHasherDefault::default();
         Self {
             entries: Cache::with_options(options(size), Weigher, hasher, leaving),
@@ -152,9 +152,9 @@ impl Hash for KeyDigest {
 
 /// Takes a digest for its own hash.
 #[derive(Debug, Default)]
-struct Digested(u64);
+struct DigestHasher(u64);
 
-impl Hasher for Digested {
+impl Hasher for DigestHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -179,9 +179,9 @@ impl Weighter<KeyDigest, Arc<Hot>> for Weigher {
 
 /// Gathers what an insertion drives out, so that it is dropped outside the lock, and counted.
 #[derive(Debug, Clone)]
-struct Leaving(RemovalCounters);
+struct EvictedObjects(RemovalCounters);
 
-impl Lifecycle<KeyDigest, Arc<Hot>> for Leaving {
+impl Lifecycle<KeyDigest, Arc<Hot>> for EvictedObjects {
     type RequestState = Vec<Arc<Hot>>;
 
     fn begin_request(&self) -> Self::RequestState {

@@ -31,7 +31,7 @@ fn hot(path: &str, bytes: usize) -> Arc<Hot> {
 
 fn publish(memory: &Memory, key: &Key, hot: &Arc<Hot>) -> bool {
     let response_time = hot.facts.response_time;
-    let coming = Coming { hot: Some(hot), order: hot.order(), response_time, since: u64::MAX };
+    let coming = NewObject { hot: Some(hot), order: hot.order(), response_time, since: u64::MAX };
     memory.publish(key, &coming)
 }
 
@@ -87,7 +87,7 @@ fn what_is_read_from_disk_replaces_nothing_newer() {
 /// Publishes what is not kept here.
 fn supersede(memory: &Memory, key: &Key) {
     let (order, response_time) = (next_order(), Timestamp::from_secs(0));
-    let coming = Coming { hot: None, order, response_time, since: u64::MAX };
+    let coming = NewObject { hot: None, order, response_time, since: u64::MAX };
     assert!(memory.publish(key, &coming));
 }
 
@@ -124,7 +124,7 @@ fn a_response_that_came_earlier_is_refused_if_a_later_one_was_published_meanwhil
     };
     let publish = |hot: &Arc<Hot>, since| {
         let response_time = hot.facts.response_time;
-        let coming = Coming { hot: Some(hot), order: hot.order(), response_time, since };
+        let coming = NewObject { hot: Some(hot), order: hot.order(), response_time, since };
         memory.publish(&key, &coming)
     };
     assert!(publish(&at(2), since));
@@ -187,7 +187,7 @@ fn in_any_order_of_steps_memory_has_what_the_disk_has_or_nothing() {
                     (disk.insert(length), disk.1.clone())
                 };
                 let (hot, response_time) = (hot.as_ref(), Timestamp::from_secs(0));
-                let coming = Coming { hot, order, response_time, since: u64::MAX };
+                let coming = NewObject { hot, order, response_time, since: u64::MAX };
                 tiers.0.publish(&named("/a"), &coming);
             })
         };

@@ -102,7 +102,7 @@ pub(super) enum Caller {
 
 /// The leave to ask once; dropped without an outcome it changes nothing, but for a probe's end.
 #[derive(Debug)]
-pub(super) struct Leave<'a> {
+pub(super) struct BreakerPermit<'a> {
     breaker: &'a Breaker,
     probe: Option<Probe>,
 }
@@ -129,7 +129,7 @@ impl Breaker {
     }
 
     /// The leave to ask; none while it is open.
-    pub(super) fn admit(&self, caller: Caller) -> Option<Leave<'_>> {
+    pub(super) fn admit(&self, caller: Caller) -> Option<BreakerPermit<'_>> {
         let mut state = self.state.lock();
         let probe = match *state {
             BreakerPhase::Doubted { failures, is_probed: false } if caller == Caller::Prober => {
@@ -145,7 +145,7 @@ impl Breaker {
             }
             BreakerPhase::Open { .. } | BreakerPhase::HalfOpen { .. } => return None,
         };
-        Some(Leave { breaker: self, probe })
+        Some(BreakerPermit { breaker: self, probe })
     }
 
     /// Whether this caller would be refused now.
@@ -230,7 +230,7 @@ impl Breaker {
     }
 }
 
-impl Leave<'_> {
+impl BreakerPermit<'_> {
     /// The origin answered.
     pub(super) fn answered(mut self) {
         let by_probe = self.probe.take().is_some();
@@ -276,7 +276,7 @@ impl Leave<'_> {
     }
 }
 
-impl Drop for Leave<'_> {
+impl Drop for BreakerPermit<'_> {
     fn drop(&mut self) {
         let Some(probe) = self.probe.take() else { return };
         let mut state = self.breaker.state.lock();

@@ -33,7 +33,7 @@ pub(super) struct FolderOrigin {
     pub position: usize,
     pub root: PathBuf,
     /// What shows that the folder is the one that is meant, and that what it lacks is absent.
-    pub holds: Holds,
+    pub holds: FolderContents,
     pub clock: Clock,
     pub meters: OriginMeters,
     pub tasks: Tasks,
@@ -42,7 +42,7 @@ pub(super) struct FolderOrigin {
 
 /// What a folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holds {
+pub(super) enum FolderContents {
     /// A binary cache, which has a `nix-cache-info`.
     BinaryCache,
     /// Any files.
@@ -247,7 +247,7 @@ fn content_type(path: &str) -> &'static str {
 ///
 /// Fails if the folder is missing, or a binary cache without `nix-cache-info`: then it is not
 /// mounted, or another one, and nothing in it is known to be absent.
-fn look_up(root: &Path, path: &str, holds: Holds) -> io::Result<Option<FoundFile>> {
+fn look_up(root: &Path, path: &str, holds: FolderContents) -> io::Result<Option<FoundFile>> {
     let folder =
         rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| at(root, &error.into()))?;
@@ -256,7 +256,7 @@ fn look_up(root: &Path, path: &str, holds: Holds) -> io::Result<Option<FoundFile
         Err(error) if is_absence(error) => None,
         Err(error) => return Err(at(&root.join(path.trim_start_matches('/')), &error.into())),
     };
-    if found.is_none() && holds == Holds::BinaryCache {
+    if found.is_none() && holds == FolderContents::BinaryCache {
         let info = rustix::fs::statat(&folder, "nix-cache-info", AtFlags::empty());
         info.map_err(|error| at(&root.join("nix-cache-info"), &error.into()))?;
     }

@@ -31,7 +31,7 @@ pub(super) enum Usability {
 
 /// What became of a wish to ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Retried {
+pub(super) enum RetryFate {
     /// It was asked again.
     Spent,
     /// The budget had nothing left.
@@ -40,7 +40,7 @@ pub(super) enum Retried {
 
 /// What became of a hedge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hedged {
+pub(super) enum HedgeFate {
     /// A second request left.
     Begun,
     /// Its answer was the one.
@@ -105,13 +105,13 @@ enum ExchangeEnd {
 
 /// Counts the bytes of a body, and what they cost.
 #[derive(Debug, Clone)]
-pub(super) struct Received {
+pub(super) struct ByteMeter {
     bytes: IntCounter,
     cost: Counter,
     price: f64,
 }
 
-impl Received {
+impl ByteMeter {
     /// So many more bytes.
     pub(super) fn add(&self, bytes: usize) {
         self.bytes.inc_by(bytes as u64);
@@ -146,8 +146,8 @@ impl OriginMeters {
     }
 
     /// The counter of body bytes received for `class`.
-    pub(super) fn bytes(&self, class: Class) -> Received {
-        Received {
+    pub(super) fn bytes(&self, class: Class) -> ByteMeter {
+        ByteMeter {
             bytes: self.metrics.origin_bytes.with_label_values(&[&*self.origin, class.as_str()]),
             cost: self.metrics.origin_cost.with_label_values(&[&*self.origin, "bytes"]),
             price: in_float(self.prices.gib) / NANOS / GIB,
@@ -211,10 +211,10 @@ impl OriginMeters {
     }
 
     /// A request was to be made again.
-    pub(super) fn retried(&self, result: Retried) {
+    pub(super) fn retried(&self, result: RetryFate) {
         let result = match result {
-            Retried::Spent => "spent",
-            Retried::Refused => "refused",
+            RetryFate::Spent => "spent",
+            RetryFate::Refused => "refused",
         };
         self.metrics.origin_retries.with_label_values(&[&*self.origin, result]).inc();
     }
@@ -228,11 +228,11 @@ impl OriginMeters {
     }
 
     /// A request was slow.
-    pub(super) fn hedged(&self, result: Hedged) {
+    pub(super) fn hedged(&self, result: HedgeFate) {
         let result = match result {
-            Hedged::Begun => "begun",
-            Hedged::Won => "won",
-            Hedged::Refused => "refused",
+            HedgeFate::Begun => "begun",
+            HedgeFate::Won => "won",
+            HedgeFate::Refused => "refused",
         };
         self.metrics.origin_hedges.with_label_values(&[&*self.origin, result]).inc();
     }

@@ -86,7 +86,7 @@ use ::http::HeaderMap;
 use breaker::{Breaker, Probes};
 use budget::Budget;
 use drain::Drains;
-use file::{FolderOrigin, Holds};
+use file::{FolderContents, FolderOrigin};
 use first_bytes::FirstBytes;
 use forward::AnswerStanding;
 use futures_util::future::join_all;
@@ -94,7 +94,7 @@ use health::HealthRecord;
 use http::HttpOrigin;
 use key_endpoints::KeyEndpoints;
 use login::Keeper;
-use meters::{Hedged, OriginMeters};
+use meters::{HedgeFate, OriginMeters};
 use pace::OriginPacer;
 use s3::S3Origin;
 use slots::Slots;
@@ -104,7 +104,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use upstream::{OriginKind, Probing, Upstream, is_small};
+use upstream::{OriginKind, ProbeTarget, Upstream, is_small};
 use watch::OriginWatch;
 use wire::Wire;
 
@@ -371,7 +371,7 @@ fn partner<'a>(
     Some(next.filter(is_peer).unwrap_or(upstream))
 }
 
-type Spoken<'a> = (&'a Arc<Upstream>, Result<OriginAnswer<Response>, FetchError>);
+type UpstreamAnswer<'a> = (&'a Arc<Upstream>, Result<OriginAnswer<Response>, FetchError>);
 
 /// Asks `upstream`, and `partner` too if it is slow: what each of them said, the answer that
 /// counts behind the one that does not.
@@ -379,17 +379,17 @@ async fn hedged<'a>(
     ask: &Ask,
     upstream: &'a Arc<Upstream>,
     partner: &'a Arc<Upstream>,
-) -> [Option<Spoken<'a>>; 2] {
+) -> [Option<UpstreamAnswer<'a>>; 2] {
     let is_same = partner.position == upstream.position;
     let hedge = Ask { reason: Some(FetchReason::Hedge), retries: Retries::None, ..ask.clone() };
     let begin = || {
         let may_be_asked = partner.breaker.is_closed() && partner.pacer.is_free();
         let slot = partner.slots.now(ask.class).filter(|_| may_be_asked)?;
         if !upstream.hedges.spend() {
-            upstream.meters.hedged(Hedged::Refused);
+            upstream.meters.hedged(HedgeFate::Refused);
             return None;
         }
-        upstream.meters.hedged(Hedged::Begun);
+        upstream.meters.hedged(HedgeFate::Begun);
         Some(Box::pin(partner.ask_in(&hedge, slot)))
     };
     let is_good = |said: &Result<OriginAnswer<Response>, FetchError>| match said {
@@ -401,7 +401,7 @@ async fn hedged<'a>(
     let wait = upstream.first_bytes.hedge_after().unwrap_or(Duration::MAX);
     let raced = hedge::race(Box::pin(upstream.ask(ask)), wait, begin, is_good).await;
     if raced.second.as_ref().is_some_and(&is_good) {
-        upstream.meters.hedged(Hedged::Won);
+        upstream.meters.hedged(HedgeFate::Won);
     }
     // If both answered, one of the two is not good: a failure of the same origin that has
     // answered since is none.
@@ -433,11 +433,11 @@ impl Setup<'_> {
         let meters = self.meters(origin);
         let kind = self.kind(position, origin)?;
         let (probing, probes) = match kind {
-            _ if self.site.caching.is_none() => (Probing::CacheInfo, Probes::Tell),
-            OriginKind::Http(_) => (Probing::Head("/"), Probes::MayMislead),
+            _ if self.site.caching.is_none() => (ProbeTarget::CacheInfo, Probes::Tell),
+            OriginKind::Http(_) => (ProbeTarget::Head("/"), Probes::MayMislead),
             // A bucket has no root.
             OriginKind::S3(_) | OriginKind::Folder(_) => {
-                (Probing::Head("/nix-cache-info"), Probes::Tell)
+                (ProbeTarget::Head("/nix-cache-info"), Probes::Tell)
             }
         };
         let deadline = origin.timeouts.connect;
@@ -497,7 +497,11 @@ impl Setup<'_> {
                 name: origin.name.as_str().into(),
                 position,
                 root: root.clone(),
-                holds: if self.site.caching.is_some() { Holds::Files } else { Holds::BinaryCache },
+                holds: if self.site.caching.is_some() {
+                    FolderContents::Files
+                } else {
+                    FolderContents::BinaryCache
+                },
                 clock: self.clock.clone(),
                 meters: self.meters(origin),
                 tasks: self.tasks.clone(),

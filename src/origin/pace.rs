@@ -43,7 +43,7 @@ pub(super) struct OriginPacer {
 
 /// A request that had to wait longer than it may: so long until it could have gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooFast(pub Duration);
+pub(super) struct PaceExceeded(pub Duration);
 
 #[derive(Debug)]
 struct PacerState {
@@ -111,7 +111,7 @@ impl OriginPacer {
     }
 
     /// Waits until a request may go, up to `deadline`. Cancel safe.
-    pub(super) async fn pass(&self, class: Class, deadline: Instant) -> Result<(), TooFast> {
+    pub(super) async fn pass(&self, class: Class, deadline: Instant) -> Result<(), PaceExceeded> {
         let line = Line::of(class);
         // No request goes past those that wait.
         if self.state.lock().has_no_line() {
@@ -159,8 +159,8 @@ impl OriginPacer {
     }
 }
 
-fn too_fast(next: Instant) -> TooFast {
-    TooFast(next.saturating_duration_since(Instant::now()))
+fn too_fast(next: Instant) -> PaceExceeded {
+    PaceExceeded(next.saturating_duration_since(Instant::now()))
 }
 
 /// A place in a line.

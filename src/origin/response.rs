@@ -4,7 +4,7 @@
 
 use super::drain::DrainedBody;
 use super::exchange::BodyError;
-use super::meters::Received;
+use super::meters::ByteMeter;
 use super::slots::Slot;
 use crate::client::BoxError;
 use crate::clock::{Moment, Timestamp};
@@ -46,7 +46,7 @@ pub struct ResponseBody {
     source: ResponseSource,
     origin: Arc<str>,
     between_bytes: Duration,
-    received: Option<Received>,
+    received: Option<ByteMeter>,
     slot: Option<Slot>,
     trailers: Option<HeaderMap>,
 }
@@ -70,7 +70,7 @@ impl ResponseBody {
         source: ResponseSource,
         origin: Arc<str>,
         between_bytes: Duration,
-        received: Received,
+        received: ByteMeter,
     ) -> Self {
         let received = Some(received);
         Self { source, origin, between_bytes, received, slot: None, trailers: None }

@@ -14,7 +14,7 @@ use super::key_endpoints::KeyEndpoints;
 use super::key_source::{KeySource, Keys};
 use super::setup_error::OriginSetupError;
 use super::sign::{Signable, signed_fields};
-use super::skew::{Learnt, Skew};
+use super::skew::{Skew, SkewUpdate};
 use super::verdict::{Absence, AnswerVerdict, Dialect};
 use super::wire::{OriginReply, ResponseHead, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::{OutboundRequest, no_body};
@@ -117,7 +117,8 @@ impl S3Origin {
 
     /// Learns by how much this machine's clock is wrong from the answer that refuses its time.
     fn correct_clock(&self, heard: &ResponseHead) {
-        if let Learnt::Offset { millis } = self.skew.hear(&heard.headers, heard.response_time.wall)
+        if let SkewUpdate::Offset { millis } =
+            self.skew.hear(&heard.headers, heard.response_time.wall)
         {
             self.wire.meters.clock_corrected();
             tracing::warn!(

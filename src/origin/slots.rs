@@ -21,7 +21,7 @@ const KEPT_FROM_NARS: usize = 8;
 
 /// What a request takes a slot for.
 #[derive(Debug)]
-pub(super) enum Load<'a> {
+pub(super) enum SlotLoad<'a> {
     /// An object of this class.
     Object(Class),
     /// A request with this body.
@@ -103,19 +103,21 @@ impl Slots {
     }
 
     /// A slot, as soon as there is one.
-    pub(super) async fn wait(&self, mut load: Load<'_>) -> Result<Slot, FetchError> {
-        let is_object = matches!(load, Load::Object(_));
+    pub(super) async fn wait(&self, mut load: SlotLoad<'_>) -> Result<Slot, FetchError> {
+        let is_object = matches!(load, SlotLoad::Object(_));
         let _waiting = is_object.then(|| WaitingCount::begin(&self.waiting));
         if let Ok(Some(slot)) = tokio::time::timeout(self.deadline, self.next(&mut load)).await {
             return Ok(slot);
         }
         let origin = Arc::clone(&self.origin);
         let limit = match load {
-            Load::Upload(body) if body.is_broken() => {
+            SlotLoad::Upload(body) if body.is_broken() => {
                 return Err(FetchError::Upload { origin, source: UploadError::Broken });
             }
-            Load::Upload(body) if self.uploads.has_full_share(body.client()) => SlotLimit::Share,
-            Load::Upload(_) | Load::Object(_) => SlotLimit::Requests,
+            SlotLoad::Upload(body) if self.uploads.has_full_share(body.client()) => {
+                SlotLimit::Share
+            }
+            SlotLoad::Upload(_) | SlotLoad::Object(_) => SlotLimit::Requests,
         };
         Err(FetchError::Busy { origin, limit })
     }
@@ -136,12 +138,12 @@ impl Slots {
         if is_full { self.waiting.load(Ordering::Relaxed) } else { 0 }
     }
 
-    async fn next(&self, load: &mut Load<'_>) -> Option<Slot> {
+    async fn next(&self, load: &mut SlotLoad<'_>) -> Option<Slot> {
         let share = match load {
-            Load::Upload(body) => {
+            SlotLoad::Upload(body) => {
                 Some(SharedSlot::Upload(Box::pin(self.uploads.place(body)).await?))
             }
-            Load::Object(class) => match self.share(*class) {
+            SlotLoad::Object(class) => match self.share(*class) {
                 Some(share) => {
                     let permit = Arc::clone(share).acquire_owned().await.ok()?;
                     Some(SharedSlot::Nar { _permit: permit })
@@ -168,7 +170,7 @@ mod tests {
     /// A slot for an upload of this client of which nothing has come.
     async fn upload(slots: &Slots, client: Asker) -> Result<Slot, FetchError> {
         let content = OutboundBody::new(StreamBody::new(futures_util::stream::pending()));
-        slots.wait(Load::Upload(&mut slots.upload(ClientBody { client, content }))).await
+        slots.wait(SlotLoad::Upload(&mut slots.upload(ClientBody { client, content }))).await
     }
 
     /// FAULTS.md G9.
@@ -177,18 +179,21 @@ mod tests {
         let slots = Slots::new("one".into(), 16, Duration::from_secs(5));
         let nars: Vec<_> = std::iter::from_fn(|| slots.now(Class::Nar)).collect();
         assert_eq!(nars.len(), 14);
-        assert!(matches!(slots.wait(Load::Object(Class::Nar)).await, Err(FetchError::Busy { .. })));
+        assert!(matches!(
+            slots.wait(SlotLoad::Object(Class::Nar)).await,
+            Err(FetchError::Busy { .. })
+        ));
         let small: Vec<_> = std::iter::from_fn(|| slots.now(Class::Narinfo)).collect();
         assert_eq!(small.len(), 2);
         drop(nars);
-        assert!(slots.wait(Load::Object(Class::Nar)).await.is_ok());
+        assert!(slots.wait(SlotLoad::Object(Class::Nar)).await.is_ok());
         let upload = |last| upload(&slots, Asker::at([192, 0, 2, last].into()));
         let uploads: Vec<_> = futures_util::future::join_all((0..8).map(upload)).await;
         assert!(uploads.iter().all(Result::is_ok));
         assert!(matches!(upload(8).await, Err(FetchError::Busy { .. })));
         assert!(slots.now(Class::Other).is_some());
         let few = Slots::new("one".into(), 1, Duration::from_secs(5));
-        assert!(few.wait(Load::Object(Class::Nar)).await.is_ok());
+        assert!(few.wait(SlotLoad::Object(Class::Nar)).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,10 +219,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_for_objects_are_counted_while_they_wait() {
         let slots = Slots::new("one".into(), 1, Duration::from_secs(5));
-        let taken = slots.wait(Load::Object(Class::Nar)).await.unwrap();
+        let taken = slots.wait(SlotLoad::Object(Class::Nar)).await.unwrap();
         assert_eq!(slots.waiting(Class::Narinfo), 0, "nothing waits");
         let mut uploading = Box::pin(upload(&slots, Asker::default()));
-        let mut asking = Box::pin(slots.wait(Load::Object(Class::Narinfo)));
+        let mut asking = Box::pin(slots.wait(SlotLoad::Object(Class::Narinfo)));
         assert!(futures_util::poll!(&mut uploading).is_pending());
         assert_eq!(slots.waiting(Class::Narinfo), 0, "no object");
         assert!(futures_util::poll!(&mut asking).is_pending());
@@ -228,7 +233,7 @@ mod tests {
         let slot = asking.await.unwrap();
         assert_eq!(slots.waiting(Class::Narinfo), 0);
         drop(slot);
-        let asking = slots.wait(Load::Object(Class::Narinfo)).await;
+        let asking = slots.wait(SlotLoad::Object(Class::Narinfo)).await;
         assert_eq!((asking.is_ok(), slots.waiting(Class::Nar)), (true, 0));
     }
 }

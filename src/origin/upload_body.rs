@@ -53,10 +53,10 @@ pub(super) struct UploadBody {
 
 /// How the body of one upload comes.
 #[derive(Debug)]
-pub(super) struct Pulse(Mutex<Beat>);
+pub(super) struct Pulse(Mutex<PulseState>);
 
 #[derive(Debug)]
-struct Beat {
+struct PulseState {
     stage: UploadStage,
     /// Since when.
     since: Instant,
@@ -97,7 +97,7 @@ impl UploadBody {
     /// What `client` sends, which may bring nothing for up to `grace` from now on.
     pub(super) fn new(client: Asker, body: OutboundBody, grace: Duration) -> Self {
         let is_over = body.is_end_stream();
-        let pulse = Arc::new(Pulse(Mutex::new(Beat::first(grace))));
+        let pulse = Arc::new(Pulse(Mutex::new(PulseState::first(grace))));
         if is_over {
             pulse.is_at_end();
         }
@@ -297,7 +297,7 @@ impl Pulse {
     }
 }
 
-impl Beat {
+impl PulseState {
     /// The body is about to be read.
     fn first(grace: Duration) -> Self {
         let since = Instant::now();

@@ -6,7 +6,7 @@
 //! absence. It is sent again only before anything was promised: if no head has come, and the budget
 //! allows it.
 
-use super::breaker::{Breaker, Caller, Leave, SLOW};
+use super::breaker::{Breaker, BreakerPermit, Caller, SLOW};
 use super::budget::Budget;
 use super::cost::{FailureCost, cost};
 use super::exchange::{Ask, FetchError, FetchReason, OriginAnswer, RequestPurpose, Retries};
@@ -16,11 +16,11 @@ use super::forward::{self, ForwardRequest, ObjectRequest};
 use super::health::{HealthRecord, OriginHealth};
 use super::http::HttpOrigin;
 use super::jitter::jittered;
-use super::meters::{HoldReason, OriginMeters, Retried};
-use super::pace::{OriginPacer, TooFast};
+use super::meters::{HoldReason, OriginMeters, RetryFate};
+use super::pace::{OriginPacer, PaceExceeded};
 use super::response::Response;
 use super::s3::S3Origin;
-use super::slots::{Load, Slot, Slots};
+use super::slots::{Slot, SlotLoad, Slots};
 use super::upload_body::ClientBody;
 use super::verdict::Absence;
 use super::watch::OriginWatch;
@@ -56,7 +56,7 @@ pub(super) struct Upstream {
     pub kind: OriginKind,
     pub slots: Slots,
     /// What a probe asks for.
-    pub probing: Probing,
+    pub probing: ProbeTarget,
     pub breaker_settings: BreakerSettings,
     pub breaker: Breaker,
     pub pacer: OriginPacer,
@@ -74,7 +74,7 @@ pub(super) struct Upstream {
 
 /// What a probe of an origin asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Probing {
+pub(super) enum ProbeTarget {
     /// An object that every binary cache has.
     CacheInfo,
     /// The head of this path, of which any answer shows that the origin is there.
@@ -105,7 +105,7 @@ impl Upstream {
         self: &Arc<Self>,
         ask: &Ask,
     ) -> Result<OriginAnswer<Response>, FetchError> {
-        let slot = self.slot(Load::Object(ask.class), Caller::Request).await?;
+        let slot = self.slot(SlotLoad::Object(ask.class), Caller::Request).await?;
         self.ask_in(ask, slot).await
     }
 
@@ -237,12 +237,12 @@ impl Upstream {
     }
 
     /// The leave of the breaker, then of the pace.
-    async fn leave(&self, class: Class, caller: Caller) -> Result<Leave<'_>, FetchError> {
+    async fn leave(&self, class: Class, caller: Caller) -> Result<BreakerPermit<'_>, FetchError> {
         let Some(leave) = self.breaker.admit(caller) else {
             return Err(self.is_open());
         };
         let deadline = Instant::now() + self.turn_deadline;
-        if let Err(TooFast(wait)) = self.pacer.pass(class, deadline).await {
+        if let Err(PaceExceeded(wait)) = self.pacer.pass(class, deadline).await {
             self.meters.held(HoldReason::Throttled);
             let origin = Arc::clone(&self.name);
             // A part of a second is a second: 0 would mean now.
@@ -254,7 +254,7 @@ impl Upstream {
 
     fn failed(
         self: &Arc<Self>,
-        leave: Leave<'_>,
+        leave: BreakerPermit<'_>,
         error: &FetchError,
         took: Duration,
         reason: FetchReason,
@@ -314,10 +314,10 @@ impl Upstream {
         // What another request has told of has its place in the budget already.
         if !error.is_told() {
             if !self.retries.spend() {
-                self.meters.retried(Retried::Refused);
+                self.meters.retried(RetryFate::Refused);
                 return RetryStep::Done(Err(error));
             }
-            self.meters.retried(Retried::Spent);
+            self.meters.retried(RetryFate::Spent);
         }
         tries.left -= 1;
         tracing::debug!(origin = %self.name, %error, left = tries.left, "origin asked again");
@@ -332,8 +332,8 @@ impl Upstream {
     /// that hang do not keep it from being seen that it is back.
     pub(super) async fn probe(self: &Arc<Self>) -> Result<(), FetchError> {
         match self.probing {
-            Probing::CacheInfo => self.probe_cache_info().await,
-            Probing::Head(path) => self.probe_head(path).await,
+            ProbeTarget::CacheInfo => self.probe_cache_info().await,
+            ProbeTarget::Head(path) => self.probe_head(path).await,
         }
     }
 
@@ -408,17 +408,17 @@ impl Upstream {
         caller: Caller,
     ) -> Result<Slot, FetchError> {
         let Some(sent) = body.take() else {
-            return self.slot(Load::Object(Class::Other), caller).await;
+            return self.slot(SlotLoad::Object(Class::Other), caller).await;
         };
         let mut upload = self.slots.upload(sent);
-        let slot = self.slot(Load::Upload(&mut upload), caller).await?;
+        let slot = self.slot(SlotLoad::Upload(&mut upload), caller).await?;
         let client = upload.client();
         *body = Some(ClientBody { client, content: OutboundBody::new(*upload) });
         Ok(slot)
     }
 
     /// A slot for a request that may leave: a request that the breaker would refuse waits for none.
-    async fn slot(&self, load: Load<'_>, caller: Caller) -> Result<Slot, FetchError> {
+    async fn slot(&self, load: SlotLoad<'_>, caller: Caller) -> Result<Slot, FetchError> {
         if self.breaker.refuses(caller) {
             return Err(self.is_open());
         }

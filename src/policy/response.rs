@@ -13,7 +13,7 @@ use crate::config::LifetimeTerms;
 use crate::nix::Class;
 use crate::object::tags::TAG_FIELD;
 use crate::object::{self, Lifetime, Proof};
-use crate::rfc::age::{Exchanged, initial_age};
+use crate::rfc::age::{ExchangeTimes, initial_age};
 use crate::rfc::cache_control::{CacheControl, DELTA_SECONDS_MAX, Flag, explicit_lifetime};
 use crate::rfc::cache_status::CACHE_STATUS;
 use crate::rfc::content_length::{ContentLengthError, content_length};
@@ -34,7 +34,7 @@ pub struct Times {
     pub response: Moment,
 }
 
-impl From<Times> for Exchanged {
+impl From<Times> for ExchangeTimes {
     fn from(times: Times) -> Self {
         let delay = times.response.edge.since(times.request);
         Self {
@@ -65,7 +65,7 @@ pub enum ObjectVerdict {
     /// It is sent to the client and not stored.
     Pass(PassReason, AdmittedHead),
     /// It is a fault of the origin: neither sent nor stored.
-    Unusable(Unusable),
+    Unusable(UnusableAnswer),
 }
 
 /// What is known of a response from its head.
@@ -123,7 +123,7 @@ impl PassReason {
 
 /// Why an answer to a request for a whole object is unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum UnusableAnswer {
     /// Not 200: a part that was not asked for, or what the origin layer should have dealt with.
     #[error("status {0} to a request for a whole object")]
     Status(StatusCode),
@@ -138,7 +138,7 @@ pub enum Unusable {
 /// [`continuation`](super::continuation); an absence by [`admit_absence`].
 pub fn admit(reply: &ObjectReply<'_>, terms: &LifetimeTerms) -> ObjectVerdict {
     if reply.status != StatusCode::OK {
-        return ObjectVerdict::Unusable(Unusable::Status(reply.status));
+        return ObjectVerdict::Unusable(UnusableAnswer::Status(reply.status));
     }
     let length = match content_length(reply.headers) {
         Ok(length) => length,
@@ -331,14 +331,20 @@ mod tests {
     fn only_a_whole_object_with_a_sound_length_is_usable() {
         for status in [206, 204, 301, 403, 404, 500] {
             let verdict = judge(Class::Nar, status, &[]);
-            assert!(matches!(verdict, ObjectVerdict::Unusable(Unusable::Status(_))), "{status}");
+            assert!(
+                matches!(verdict, ObjectVerdict::Unusable(UnusableAnswer::Status(_))),
+                "{status}"
+            );
         }
         for lines in [
             [("content-length", "x")].as_slice(),
             &[("content-length", "1"), ("content-length", "1")],
         ] {
             let verdict = judge(Class::Nar, 200, lines);
-            assert!(matches!(verdict, ObjectVerdict::Unusable(Unusable::Length(_))), "{lines:?}");
+            assert!(
+                matches!(verdict, ObjectVerdict::Unusable(UnusableAnswer::Length(_))),
+                "{lines:?}"
+            );
         }
     }
 

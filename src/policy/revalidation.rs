@@ -6,7 +6,7 @@ use super::response::{Times, lifetime, lifetime_when_proven};
 use crate::config::LifetimeTerms;
 use crate::object::Meta;
 use crate::rfc::age::initial_age;
-use crate::rfc::conditional::{Unless, Validators};
+use crate::rfc::conditional::{ChangeCondition, Validators};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// The conditional fields of a revalidation; at most one of them is there.
@@ -21,9 +21,11 @@ pub struct Conditions {
 /// The conditional fields that confirm `meta`: by its entity tag, else by its date. `None` if it
 /// has neither, so that it can only be fetched again.
 pub fn conditions(meta: &Meta) -> Option<Conditions> {
-    match Unless::changed(&meta.headers)? {
-        Unless::Tag(tag) => Some(Conditions { if_none_match: Some(tag), ..Conditions::default() }),
-        Unless::Date(date) => {
+    match ChangeCondition::changed(&meta.headers)? {
+        ChangeCondition::Tag(tag) => {
+            Some(Conditions { if_none_match: Some(tag), ..Conditions::default() })
+        }
+        ChangeCondition::Date(date) => {
             Some(Conditions { if_modified_since: Some(date), ..Conditions::default() })
         }
     }

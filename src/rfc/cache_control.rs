@@ -133,7 +133,7 @@ impl CacheControl {
 
 /// What the fields of all `Cache-Control` lines that stand behind `directive` (in lower case) name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Qualified {
+pub enum QualifiedFields {
     /// The directive is not given.
     No,
     /// It is given for the whole response, or what it names cannot be read.
@@ -143,7 +143,7 @@ pub enum Qualified {
 }
 
 /// For what `directive` (`no-cache` or `private`) is given.
-pub fn qualified(headers: &HeaderMap, directive: &str) -> Qualified {
+pub fn qualified(headers: &HeaderMap, directive: &str) -> QualifiedFields {
     let mut names = Vec::new();
     let mut is_given = false;
     for line in headers.get_all(header::CACHE_CONTROL) {
@@ -155,12 +155,12 @@ pub fn qualified(headers: &HeaderMap, directive: &str) -> Qualified {
             }
             is_given = true;
             let Some(listed) = halves.next().and_then(field_names) else {
-                return Qualified::Whole;
+                return QualifiedFields::Whole;
             };
             names.extend(listed);
         }
     }
-    if is_given { Qualified::Fields(names) } else { Qualified::No }
+    if is_given { QualifiedFields::Fields(names) } else { QualifiedFields::No }
 }
 
 /// The names of a quoted list of fields, or of one that stands unquoted; none if one is no name.
@@ -262,13 +262,15 @@ mod tests {
             qualified(&headers, "no-cache")
         };
         let fields = |names: &[&'static str]| {
-            Qualified::Fields(names.iter().map(|name| HeaderName::from_static(name)).collect())
+            QualifiedFields::Fields(
+                names.iter().map(|name| HeaderName::from_static(name)).collect(),
+            )
         };
-        assert_eq!(named("private=\"a\", max-age=5"), Qualified::No);
+        assert_eq!(named("private=\"a\", max-age=5"), QualifiedFields::No);
         assert_eq!(named("No-Cache = \"A, b\""), fields(&["a", "b"]));
         assert_eq!(named("no-cache=\"a\", no-cache=b"), fields(&["a", "b"]));
         for whole in ["no-cache", "no-cache=\"a\", no-cache", "no-cache=\"\"", "no-cache=\"a b\""] {
-            assert_eq!(named(whole), Qualified::Whole, "{whole}");
+            assert_eq!(named(whole), QualifiedFields::Whole, "{whole}");
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) struct Receiver<T>(Arc<WatchedValue<T>>);
 
 /// The sender is gone.
 #[derive(Debug)]
-pub(crate) struct Closed;
+pub(crate) struct SenderClosed;
 
 /// Both ends.
 pub(crate) fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
@@ -85,7 +85,7 @@ impl<T> Receiver<T> {
     pub(crate) async fn wait_for(
         &mut self,
         mut is_it: impl FnMut(&T) -> bool,
-    ) -> Result<RwLockReadGuard<'_, T>, Closed> {
+    ) -> Result<RwLockReadGuard<'_, T>, SenderClosed> {
         loop {
             let changed = self.0.changed.notified();
             orders::step();
@@ -94,7 +94,7 @@ impl<T> Receiver<T> {
                 return Ok(self.0.value.read());
             }
             if is_closed {
-                return Err(Closed);
+                return Err(SenderClosed);
             }
             changed.await;
         }

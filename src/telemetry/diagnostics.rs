@@ -65,7 +65,7 @@ pub enum LevelError {
 }
 
 /// Libraries with everyday lines that say nothing to an operator.
-struct Quiet {
+struct QuietFilter {
     modules: &'static [&'static str],
     /// What they say unless they are asked for by name.
     most: &'static str,
@@ -74,9 +74,13 @@ struct Quiet {
 }
 
 /// The index tells its warnings, and TLS its errors: it warns of whatever a client sends.
-const QUIET: [Quiet; 2] = [
-    Quiet { modules: &["fjall", "lsm_tree"], most: "warn", quieter: &["off", "error", "warn"] },
-    Quiet { modules: &["rustls"], most: "error", quieter: &["off", "error"] },
+const QUIET: [QuietFilter; 2] = [
+    QuietFilter {
+        modules: &["fjall", "lsm_tree"],
+        most: "warn",
+        quieter: &["off", "error", "warn"],
+    },
+    QuietFilter { modules: &["rustls"], most: "error", quieter: &["off", "error"] },
 ];
 
 /// A word alone must be a level: the filter's own parser would take a misspelt one for a module.
@@ -88,7 +92,7 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
         }
     }
     let mut directives = words.join(",");
-    for Quiet { modules, most, quieter } in QUIET {
+    for QuietFilter { modules, most, quieter } in QUIET {
         let is_louder = words.iter().any(|word| !quieter.contains(&&*word.to_lowercase()));
         if is_louder && !modules.iter().any(|module| level.contains(module)) {
             for module in modules {
@@ -149,18 +153,18 @@ fn layer<S>(lines: &DiagnosticLines, colours: Colours) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let few = Few { repeats: Repeats::default(), lines: lines.clone() };
+    let few = RepeatFilter { repeats: Repeats::default(), lines: lines.clone() };
     let is_coloured = colours == Colours::Ansi;
     fmt::layer().with_ansi(is_coloured).with_writer(lines.clone()).with_filter(few)
 }
 
 /// Leaves out what is too much of its kind.
-struct Few {
+struct RepeatFilter {
     repeats: Repeats,
     lines: DiagnosticLines,
 }
 
-impl<S> Filter<S> for Few {
+impl<S> Filter<S> for RepeatFilter {
     fn enabled(&self, _: &tracing::Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }

@@ -3,7 +3,7 @@
 //! One per journey, with connections of its own; no locks.
 
 use super::client_error::{DemoClientError, STALL_DEADLINE};
-use super::journey::{Journey, JourneyFailure, Spent, outcome_label};
+use super::journey::{Journey, JourneyFailure, RequestCost, outcome_label};
 use super::progress::JourneyBars;
 use super::verify::verify;
 use crate::nix::narinfo::{NARINFO_BYTES_MAX, NarInfo};
@@ -47,7 +47,7 @@ pub struct DemoClient {
 /// A request that is over: what it cost and what it brought.
 struct RequestResult<T> {
     path: String,
-    spent: Spent,
+    spent: RequestCost,
     brought: Result<T, DemoClientError>,
 }
 
@@ -80,7 +80,7 @@ impl DemoClient {
 
     /// The text at `path`, at most 1 MiB of it.
     pub async fn fetch_text(&self, path: &str) -> Result<String, DemoClientError> {
-        let bytes = self.read_small(path, &mut Spent::default()).await?;
+        let bytes = self.read_small(path, &mut RequestCost::default()).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -157,14 +157,18 @@ impl DemoClient {
 
     /// A small object, whole.
     async fn fetch_small(&self, path: String) -> RequestResult<Bytes> {
-        let mut spent = Spent::default();
+        let mut spent = RequestCost::default();
         let begun = Instant::now();
         let brought = self.read_small(&path, &mut spent).await;
         spent.time = begun.elapsed();
         RequestResult { path, spent, brought }
     }
 
-    async fn read_small(&self, path: &str, spent: &mut Spent) -> Result<Bytes, DemoClientError> {
+    async fn read_small(
+        &self,
+        path: &str,
+        spent: &mut RequestCost,
+    ) -> Result<Bytes, DemoClientError> {
         let mut body = self.ask(path, spent).await?;
         let mut bytes = Vec::new();
         while let Some(piece) = next_piece(&mut body).await? {
@@ -178,7 +182,7 @@ impl DemoClient {
     }
 
     async fn fetch_nar(&self, info: NarInfo, progress: &JourneyBars) -> RequestResult<()> {
-        let mut spent = Spent::default();
+        let mut spent = RequestCost::default();
         let begun = Instant::now();
         let path = format!("/{}", info.url);
         let brought = match info.nar_location() {
@@ -197,7 +201,7 @@ impl DemoClient {
         &self,
         path: &str,
         info: NarInfo,
-        spent: &mut Spent,
+        spent: &mut RequestCost,
         progress: &JourneyBars,
     ) -> Result<(), DemoClientError> {
         let begun = Instant::now();
@@ -227,7 +231,7 @@ impl DemoClient {
     }
 
     /// Sends a GET and takes note of how it was answered; the body of a 200.
-    async fn ask(&self, path: &str, spent: &mut Spent) -> Result<Incoming, DemoClientError> {
+    async fn ask(&self, path: &str, spent: &mut RequestCost) -> Result<Incoming, DemoClientError> {
         let uri = format!("http://{}{path}", self.edge);
         let request = http::Request::get(uri).body(Empty::new())?;
         let answer = tokio::time::timeout(STALL_DEADLINE, self.pool.request(request))

@@ -43,7 +43,7 @@ pub struct JourneyFailure {
 
 /// What one request cost, whether or not it succeeded.
 #[derive(Debug, Clone, Default)]
-pub struct Spent {
+pub struct RequestCost {
     /// Body bytes received.
     pub bytes: u64,
     /// From the request to the last byte.
@@ -71,7 +71,7 @@ impl Journey {
 
 impl ClassCost {
     /// Adds one request.
-    pub fn add(&mut self, spent: Spent) {
+    pub fn add(&mut self, spent: RequestCost) {
         self.requests += 1;
         self.bytes += spent.bytes;
         self.time += spent.time;
@@ -159,7 +159,7 @@ mod tests {
         let mut cost = ClassCost::default();
         assert_eq!(cost.mean_time(), Duration::ZERO);
         for (millis, outcome) in [(10, Some("miss")), (20, Some("miss")), (60, None)] {
-            cost.add(Spent {
+            cost.add(RequestCost {
                 bytes: 5,
                 time: Duration::from_millis(millis),
                 outcome: outcome.map(str::to_owned),

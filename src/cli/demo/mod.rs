@@ -26,7 +26,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use client::DemoClient;
 use client_error::DemoClientError;
 use progress::{JourneyBars, Screen};
-use report::{Addresses, Leg, OriginRequests};
+use report::{Addresses, JourneyReport, OriginRequests};
 use s3_origin::{DemoS3Origin, S3OriginSettings};
 use sample::{Sample, SampleError, SampleSize};
 use std::error::Error;
@@ -307,7 +307,7 @@ impl RunningDemo {
     }
 
     /// One client with empty hands fetches the closure.
-    async fn travel(&self, title: &'static str, screen: Screen) -> Leg {
+    async fn travel(&self, title: &'static str, screen: Screen) -> JourneyReport {
         let trusted = TrustedKeys::new(vec![self.sample.public_key.clone()]);
         let client = DemoClient::new(self.edge.address, trusted, self.tasks.clone());
         let before = OriginRequests::from_keys(&self.origin.requests_by_key());
@@ -315,7 +315,7 @@ impl RunningDemo {
         let progress = JourneyBars::start(screen, title);
         let journey = client.fetch_closure(&self.root.store_path, &progress).await;
         progress.finish();
-        Leg {
+        JourneyReport {
             title,
             journey,
             origin: OriginRequests::from_keys(&self.origin.requests_by_key()).since(before),

@@ -65,7 +65,7 @@ async fn a_throttle_halves_what_was_asked_and_the_limit_goes_up_again_until_it_i
 async fn retry_after_is_heeded_for_a_minute_at_most() {
     let (pacer, _) = pacer();
     pacer.throttled(Some(Duration::from_secs(30)));
-    let TooFast(wait) = pacer.pass(Class::Narinfo, soon(5)).await.unwrap_err();
+    let PaceExceeded(wait) = pacer.pass(Class::Narinfo, soon(5)).await.unwrap_err();
     assert_eq!(wait, Duration::from_secs(30));
     tokio::time::sleep(Duration::from_secs(28)).await;
     let before = Instant::now();

@@ -33,12 +33,12 @@ struct Listing {
     is_truncated: bool,
     encoding_type: Option<String>,
     #[serde(default)]
-    contents: Vec<Listed>,
+    contents: Vec<ListedObject>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed {
+struct ListedObject {
     key: String,
 }
 
@@ -128,7 +128,7 @@ fn parse(document: &[u8]) -> Result<Page, String> {
         .map_err(|error| format!("a listing that cannot be read: {error}"))?;
     // A service that knows no encoding says so, and writes the keys as they are.
     let is_encoded = listing.encoding_type.as_deref() == Some("url");
-    let decoded = |Listed { key }| {
+    let decoded = |ListedObject { key }| {
         if !is_encoded {
             return Ok(key);
         }

@@ -7,7 +7,7 @@ use crate::object;
 use crate::object::tags::TAG_FIELD;
 use crate::policy::fields::of_one_client;
 use crate::policy::response::Times;
-use crate::rfc::cache_control::Qualified;
+use crate::rfc::cache_control::QualifiedFields;
 use crate::rfc::date::HttpDate;
 use crate::rfc::grammar;
 use crate::rfc::hop_by_hop;
@@ -55,7 +55,7 @@ impl Divided {
         };
         of_one_client().for_each(|name| take(&name));
         for qualified in [&directives.no_cache, &directives.private] {
-            if let Qualified::Fields(names) = qualified {
+            if let QualifiedFields::Fields(names) = qualified {
                 names.iter().for_each(&mut take);
             }
         }

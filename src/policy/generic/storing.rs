@@ -12,7 +12,7 @@ use crate::policy::fields::Challenge;
 use crate::policy::response::Times;
 use crate::rfc::age::initial_age;
 use crate::rfc::cache_control::{
-    DELTA_SECONDS_MAX, Delta, Flag, Qualified, is_heuristically_cacheable,
+    DELTA_SECONDS_MAX, Delta, Flag, QualifiedFields, is_heuristically_cacheable,
 };
 use crate::rfc::date::HttpDate;
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -181,7 +181,7 @@ fn refused(
     if control.has(Flag::NoStore) && !is_understood {
         return Some(GenericPassReason::NoStore);
     }
-    if directives.private == Qualified::Whole {
+    if directives.private == QualifiedFields::Whole {
         return Some(GenericPassReason::Private);
     }
     let is_shared = control.has(Flag::Public)

@@ -13,7 +13,7 @@ const TEXT_BYTES: usize = 96 * 1024;
 
 /// Something a package refers to.
 #[derive(Debug, Clone)]
-pub struct Need {
+pub struct Dependency {
     /// Its name without the version.
     pub short_name: &'static str,
     /// Its full store path.
@@ -21,7 +21,7 @@ pub struct Need {
 }
 
 /// The tree of `recipe`, about `bytes` large; every need's store path occurs in it.
-pub fn tree(recipe: &Recipe, needs: &[Need], bytes: usize, noise: &mut Noise) -> Tree {
+pub fn tree(recipe: &Recipe, needs: &[Dependency], bytes: usize, noise: &mut Noise) -> Tree {
     let mut tree = Tree::new();
     let short_name = recipe.short_name();
     match recipe.kind {
@@ -34,7 +34,7 @@ pub fn tree(recipe: &Recipe, needs: &[Need], bytes: usize, noise: &mut Noise) ->
     tree
 }
 
-fn library(tree: &mut Tree, name: &str, needs: &[Need], bytes: usize, noise: &mut Noise) {
+fn library(tree: &mut Tree, name: &str, needs: &[Dependency], bytes: usize, noise: &mut Noise) {
     let object = format!("lib{}.so", name.trim_start_matches("lib"));
     tree.put(&format!("lib/{object}.1"), NarNode::Executable(binary(needs, bytes * 3 / 4, noise)));
     tree.put(&format!("lib/{object}"), NarNode::Symlink(format!("{object}.1")));
@@ -45,7 +45,7 @@ fn library(tree: &mut Tree, name: &str, needs: &[Need], bytes: usize, noise: &mu
     tree.put(&format!("share/doc/{name}/README"), NarNode::Regular(text(bytes / 16, noise)));
 }
 
-fn program(tree: &mut Tree, name: &str, needs: &[Need], bytes: usize, noise: &mut Noise) {
+fn program(tree: &mut Tree, name: &str, needs: &[Dependency], bytes: usize, noise: &mut Noise) {
     let wrapped = NarNode::Executable(binary(needs, bytes * 2 / 3, noise));
     match needs.iter().find(|need| need.short_name == "bash") {
         None => tree.put(&format!("bin/{name}"), wrapped),
@@ -75,9 +75,9 @@ fn kernel(tree: &mut Tree, bytes: usize, noise: &mut Noise) {
     tree.put("System.map", NarNode::Regular(text(bytes / 512, noise)));
 }
 
-fn system(tree: &mut Tree, name: &str, needs: &[Need]) {
+fn system(tree: &mut Tree, name: &str, needs: &[Dependency]) {
     for need in needs {
-        let Need { short_name, path } = need;
+        let Dependency { short_name, path } = need;
         match *short_name {
             "linux" => tree.put("kernel", NarNode::Symlink(format!("{path}/bzImage"))),
             "tzdata" | "iana-etc" | "nss-cacert" | "dejavu-fonts" | "nixos-manual" => {
@@ -106,7 +106,7 @@ fn texts(tree: &mut Tree, folder: &str, bytes: usize, noise: &mut Noise) {
 }
 
 /// What a linker might leave: a header, a search path through the needs, machine code.
-fn binary(needs: &[Need], bytes: usize, noise: &mut Noise) -> Vec<u8> {
+fn binary(needs: &[Dependency], bytes: usize, noise: &mut Noise) -> Vec<u8> {
     let mut to = b"\x7fELF\x02\x01\x01\0".to_vec();
     for need in needs {
         to.extend_from_slice(need.path.as_bytes());

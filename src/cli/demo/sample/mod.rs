@@ -14,7 +14,7 @@ use crate::nix::narinfo::NarInfo;
 use crate::nix::signature::{KeyError, PublicKey, SecretKey};
 use crate::nix::store_path::{SelfReference, StoreDir, StorePath, StorePathError};
 use bytes::Bytes;
-use contents::Need;
+use contents::Dependency;
 use liblzma::write::XzEncoder;
 use noise::Noise;
 use recipes::{RECIPES, Recipe};
@@ -154,11 +154,11 @@ struct Maker<'a> {
     seed: u64,
     key: &'a SecretKey,
     objects: Vec<SampleObject>,
-    made: Vec<Made>,
+    made: Vec<SamplePackage>,
 }
 
 /// A package that later ones may refer to.
-struct Made {
+struct SamplePackage {
     short_name: &'static str,
     info: NarInfo,
 }
@@ -186,11 +186,11 @@ impl Maker<'_> {
         }
         let content_type = "application/x-nix-nar";
         self.objects.push(SampleObject { key: info.url.clone(), bytes: file, content_type });
-        self.made.push(Made { short_name: recipe.short_name(), info });
+        self.made.push(SamplePackage { short_name: recipe.short_name(), info });
         Ok(())
     }
 
-    fn find_needs(&self, recipe: &Recipe) -> Result<Vec<&Made>, SampleError> {
+    fn find_needs(&self, recipe: &Recipe) -> Result<Vec<&SamplePackage>, SampleError> {
         let find = |need: &&'static str| {
             let found = self.made.iter().find(|made| made.short_name == *need);
             found.ok_or(SampleError::Need { name: recipe.name, need })
@@ -198,13 +198,13 @@ impl Maker<'_> {
         recipe.needs.iter().map(find).collect()
     }
 
-    fn archive(&self, recipe: &Recipe, needs: &[&Made]) -> Result<Archive, SampleError> {
+    fn archive(&self, recipe: &Recipe, needs: &[&SamplePackage]) -> Result<Archive, SampleError> {
         let name = recipe.name;
-        let full_path = |made: &&Made| Need {
+        let full_path = |made: &&SamplePackage| Dependency {
             short_name: made.short_name,
             path: made.info.store_dir.join(&made.info.store_path),
         };
-        let needs: Vec<Need> = needs.iter().map(full_path).collect();
+        let needs: Vec<Dependency> = needs.iter().map(full_path).collect();
         let mut noise = Noise::new(self.seed, name);
         let tree = contents::tree(recipe, &needs, self.size.bytes(recipe.kibibytes), &mut noise);
         let listing = tree.listing();
