@@ -19,11 +19,11 @@ use std::time::Duration;
 /// The identity of an object: site, canonical decoded path, the query if it counts, and the variant
 /// if there are several.
 ///
-/// One string: the key space (the site's name and, behind a `#`, its set of origins), a NUL, the
-/// path with its leading `/`, and a NUL and the query if it is kept. A NUL occurs in none of them,
-/// so two keys are equal only when all their parts are (a `?` may be part of a decoded path). A
-/// variant adds a NUL, `q` or `n` for a key with a query or without one (its part is then empty),
-/// and the variant's name.
+/// One string: the key space, a NUL, the path with its leading `/`, and, if the query is kept, a
+/// NUL and the query. The key space is the site's name and, behind a `#`, its set of origins. A NUL
+/// occurs in none of them, so two keys are equal only when all their parts are (a `?` may be part
+/// of a decoded path). A variant adds a NUL, `q` or `n` for a key with a query or without one (its
+/// part is then empty), and the variant's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 

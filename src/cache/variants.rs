@@ -9,12 +9,12 @@
 //!
 //! # Why no variant is lost
 //!
-//! A publication changes the list of its object under one lock, after its record was written; if
-//! there is no list, it leaves one that is not whole. A look-up counts the changes of the object
-//! before it reads the disks, and makes the list whole under the same lock, only if every disk has
-//! answered and nothing was changed meanwhile: else what it read is for itself alone. So of a
-//! publication and a look-up at the same time, either the look-up sees the record, or its list is
-//! not kept, or the publication adds to it.
+//! A publication changes the list of its object under one lock, after its record was written. If
+//! there is no list, the publication leaves one that is not whole. A look-up counts the changes of
+//! the object before it reads the disks. It makes the list whole under the same lock, if every disk
+//! has answered and nothing was changed meanwhile; else it alone uses what it read. So of a
+//! publication and a look-up at the same time one of three holds: the look-up sees the record, its
+//! list is not kept, or the publication adds to the list.
 
 use crate::object::{Key, Meta, Variant};
 use crate::store::{Disks, Published, StoredVariants, VARIANTS_MAX};

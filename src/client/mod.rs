@@ -166,9 +166,9 @@ fn inbound(response: Response<InboundBody>, resends: u32) -> Result<Inbound, Cli
     }
 }
 
-/// Has glibc keep up to twice [`KEPT_BYTES`] of what is freed for each of its arenas, as it does
-/// once it has seen so large a block: else the buffers of bodies, which come and go by hundreds
-/// of KiB, go back to the kernel each time and come as fresh pages, an eighth of a fill's CPU.
+/// Makes glibc keep up to twice [`KEPT_BYTES`] of freed memory for each of its arenas, as it does
+/// after the first block of that size. Otherwise the buffers of bodies go back to the kernel each
+/// time, by hundreds of KiB, and return as fresh pages. That takes an eighth of a fill's CPU.
 fn keep_buffers() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BYTES)));
 }

@@ -1,5 +1,5 @@
-//! From values to what lets the edge in to an HTTP origin, to its own trusted keys and to what it
-//! is asked for, and what is wrong with these. Pure; called by `origins`.
+//! Reads the credentials of an HTTP origin, its own trusted keys and the objects that it is asked
+//! for. Reports what is wrong with them. Pure; called by `origins`.
 
 use super::access::{Exposure, Login, Objects, OriginTurns};
 use super::caching::PathPattern;

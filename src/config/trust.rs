@@ -24,8 +24,8 @@ const KNOWN_KEYS: [(&str, &str); 1] = [("cache.nixos.org", CACHE_NIXOS_ORG)];
 const PUBLIC_KEY_BYTES: usize = 32;
 const SECRET_KEY_BYTES: usize = 64;
 
-/// The keys and the strictness of a site with these origins, each of which has its own keys
-/// already, if it has any, and gets those of the site otherwise; what is wrong is told.
+/// The keys and the strictness of a site. An origin that has keys of its own keeps them; each other
+/// gets those of the site. Faults are reported.
 pub(super) fn trust(
     scope: &TableValues,
     origins: &mut [Origin],

@@ -1,25 +1,27 @@
-//! Of which uploads the feed of notices has told: the one thing that decides whether what is not
-//! in the filter is not in the bucket. Pure; `now` is given. Held by a filter under its lock.
+//! Keeps account of the uploads that the feed of notices has reported. This alone decides whether a
+//! key that is not in the filter is not in the bucket. Pure; `now` is given. Held by a filter under
+//! its lock.
 //!
 //! # Why no upload is missed
 //!
-//! A filter's file is complete up to a moment T. What was uploaded later is known by its notice
-//! alone, so an absence is certain only while every notice of an upload since T is known to have
-//! come. What is known of that is kept as spans of time:
+//! A filter's file is complete up to a moment T. A later upload is known by its notice alone. So an
+//! absence is certain only while every notice of an upload since T is known to have come. This
+//! knowledge is kept as spans of time:
 //!
 //! - The *open* span: the feed has been heard again and again, never later than `feed_timeout`. It
 //!   begins when the first notice of it came, by this machine's clock: the notices of uploads from
 //!   then on are received. The notice of an upload before may have been sent while no listener was
 //!   there, so the span never reaches back to what the first notice speaks of.
-//! - When the feed is late (silent, or with a notice that took longer than `feed_timeout` while the
-//!   span was open), the process ends, or a notice could not be noted, the span is closed,
-//!   `feed_timeout` before it was last heard of: what was uploaded just before may have been on its
-//!   way. The next notice opens another span, and uploads between the two are in doubt.
+//! - The span is closed if the feed is late: it is silent, or a notice took longer than
+//!   `feed_timeout` while the span was open. It is also closed if the process ends, or if a notice
+//!   could not be noted. The end of the span is `feed_timeout` before the feed was last heard of,
+//!   since a notice of an upload just before may have been on its way. The next notice opens
+//!   another span, and uploads between the two are in doubt.
 //! - The doubt ends in three ways. The feed states which uploads it has told of, and the statement
-//!   joins the spans. Or the feed tries again what was not taken: after `feed_retention` of an open
-//!   span it has brought whatever it will, provided that the gap is no longer than half of that,
-//!   so that nothing can have been given up before it was tried again. Or a newer file is loaded,
-//!   with a T in the open span.
+//!   joins the spans. Or the feed tries again what was not taken: an open span of `feed_retention`
+//!   has brought everything that will come. That holds if the gap is at most half of that, since no
+//!   notice can have been given up before it was tried again. Or a newer file is loaded, with a T
+//!   in the open span.
 //! - A notice that came and could not be read is not sent again: all spans are forgotten, and only
 //!   a statement or a newer file helps.
 //! - If the clock is set back, or right again after that, all spans are forgotten: no time that was

@@ -13,12 +13,12 @@
 //! # Why no upload is forgotten
 //!
 //! - An upload's notice is answered after its record was synced. One that was not is sent again.
-//! - A record that could not be written whole is cut off again. Whatever at a start is no whole
-//!   record may be what is left of one that was answered, so then no span counts any more, and the
-//!   filter waits for a newer file.
-//! - A rewrite leaves out uploads that a file knows which is complete up to the *floor*, and takes
-//!   the old one's place by a rename, synced. No file that is complete up to less is used with it
-//!   afterwards.
+//! - A record that could not be written whole is cut off again. If a start finds a broken record,
+//!   that may be the rest of an answered one. Then no span counts any more, and the filter waits
+//!   for a newer file.
+//! - A rewrite leaves out uploads that a file knows, if that is complete up to the *floor*. It
+//!   takes the old one's place by a rename, synced. A file that is complete up to less is never
+//!   used with it afterwards.
 
 use super::coverage::NoticeSpan;
 use super::set::FilterHash;

@@ -4,11 +4,11 @@
 //! never held across an await.
 //!
 //! One task looks at a time, however many requests wait for it, and within a deadline. While there
-//! are valid keys no request waits: they are renewed in the background a quarter of their time, at
-//! most ten minutes, before they expire, and up to half of that earlier, by chance, so that edges
-//! do not come together. If that fails, the old ones go on being used until they expire, and it is
-//! tried again. A reload of the configuration begins with a new ring; the timer of the old one ends
-//! with it.
+//! are valid keys no request waits. The keys are renewed in the background before they expire: by a
+//! quarter of their lifetime, at most ten minutes. A random part of up to half of that is added, so
+//! that edges do not ask at the same moment. If that fails, the old keys stay in use until they
+//! expire, and the search is repeated. A reload of the configuration begins with a new ring; the
+//! timer of the old one ends with it.
 
 use super::exchange::FetchError;
 use super::key_source::{FoundKeys, KeyLookup, KeySource, Keys};

@@ -63,10 +63,9 @@ impl FirstBytes {
 
 /// The observed 95th percentile as far as the samples are sure of it, and a margin.
 ///
-/// If exactly a twentieth of the answers is slow, chance decides which side of the edge the
-/// sample's own 95th percentile falls on, and on the far side no slow answer would ever be
-/// hedged. So the rank is that of the lower end of its confidence interval, two deviations
-/// (of a binomial count) below.
+/// If exactly a twentieth of the answers is slow, chance decides on which side of the edge the
+/// sample's own 95th percentile falls. On the far side no slow answer would be hedged. So the rank
+/// is that of the lower end of its confidence interval, two deviations (of a binomial count) below.
 fn wait(samples: &[u32]) -> Option<Duration> {
     if samples.len() < SAMPLES_MIN {
         return None;

@@ -3,8 +3,8 @@
 //! alone, and by `app` for the self test at start.
 //!
 //! What is remembered of an origin (its breaker, pace, budgets and times) is about the origin, not
-//! about any object: a purge does not touch it, a restart or a reload begins anew, and no answer to
-//! a client is made of it but the failure of an origin that was not asked.
+//! about any object. A purge does not touch it, and a restart or a reload begins anew. The only
+//! answer to a client that is made of it is the failure of an origin that was not asked.
 //!
 //! # An origin in trouble
 //!

@@ -1,12 +1,13 @@
-//! Which of a site's origins are asked for a path, and in which order: by priority; among equals
-//! first those with a weight, then the order of the file; before all others what is to be asked
-//! first by its rules, and then the origin of the narinfo; last what gave wrong bodies. Pure;
-//! called by `Origins` for each request.
+//! Decides which of a site's origins are asked for a path, and in which order. First come the
+//! origins that the rules ask first, then the origin of the narinfo. The others follow by priority;
+//! among equals those with a weight come first, then the order of the file. Origins that gave wrong
+//! bodies come last. Pure; called by `Origins` for each request.
 //!
 //! Which of several weighted origins comes first is drawn by the path, not by chance (weighted
-//! rendezvous hashing): the same path goes to the same origin from every edge and after every
-//! restart, so a cache behind it holds each object once, a body is continued by its first origin,
-//! and an origin that is added or taken away moves no path but those that it gains or gives up.
+//! rendezvous hashing). The same path goes to the same origin from every edge and after every
+//! restart. So a cache behind an origin holds each object once, and a body is continued by its
+//! first origin. An origin that is added or taken away moves only the paths that it gains or gives
+//! up.
 
 use super::exchange::Ask;
 use super::upstream::Upstream;

@@ -1,7 +1,7 @@
-//! `Cache-Control` (RFC 9111 section 5.2, RFC 5861, RFC 8246) and how long a response says it
-//! is fresh. Pure. The parse is tolerant and errs towards caching less: what cannot be read as a
-//! number counts as zero, of two values the smaller counts, and the qualified forms of `private`
-//! and `no-cache` count as the plain ones unless [`qualified`] is asked for what they name.
+//! `Cache-Control` (RFC 9111 section 5.2, RFC 5861, RFC 8246) and how long a response says it is
+//! fresh. Pure. The parse is tolerant and errs towards caching less. A value that is no number
+//! counts as zero, and of two values the smaller counts. The qualified forms of `private` and
+//! `no-cache` count as the plain ones, unless [`qualified`] is asked for their fields.
 
 use super::date::HttpDate;
 use super::grammar;

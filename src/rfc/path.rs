@@ -126,9 +126,10 @@ pub fn encode_path(path: &str) -> String {
 /// that no path has as they are (`{`, `|`, a `%` that encodes nothing) are encoded. Decodes nothing
 /// else, so that `%2F` stays another thing than `/`, and what is decoded never makes an encoding.
 ///
-/// Refused: what does not begin with `/`, what leads above the root, a `..` that an origin would
-/// see once it has decoded a `%2F` or taken a backslash for a slash, and a `..` or `.` with
-/// parameters behind a `;`, which some origins leave out of a segment.
+/// These paths are refused: one without a leading `/`, one that leads above the root, and one with
+/// a hidden `..`. An origin would see such a `..` after it decodes a `%2F` or takes a backslash for
+/// a slash. Refused is also a `..` or `.` with parameters behind a `;`: some origins drop the
+/// parameters.
 pub fn normalise(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if !raw.starts_with('/') {
         return Err(PathError::NotAbsolute);

@@ -1,6 +1,6 @@
-//! Whether what is stored may be used for a request, at once, while it is refreshed, after its
-//! origin has confirmed it, or in place of an origin that has no answer (RFC 9111 section 4, RFC
-//! 5861, RFC 8246). Pure.
+//! Decides whether a stored response may be used for a request: at once, while it is refreshed,
+//! after its origin has confirmed it, or if no origin has an answer. The rules are those of RFC
+//! 9111 section 4, RFC 5861 and RFC 8246. Pure.
 
 use super::Directives;
 use super::request::Wishes;
