@@ -73,7 +73,7 @@ async fn measure(percent: u32) -> Result<(Vec<Duration>, u64), Fault> {
     Ok((times, asked.load(Ordering::Relaxed)))
 }
 
-/// Asks for every narinfo whose number is `first` beyond a multiple of the clients.
+/// Asks for every narinfo with a number that is `first` beyond a multiple of the clients.
 async fn ask(edge: SocketAddr, first: u64) -> Result<Vec<Duration>, Fault> {
     let io = TokioIo::new(TcpStream::connect(edge).await?);
     let (mut sender, connection) = client::handshake(io).await?;

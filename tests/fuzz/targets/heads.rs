@@ -11,7 +11,7 @@ mod lines;
 #[path = "../../../src/front/plain.rs"]
 mod plain;
 
-/// What the file names, where it names it.
+/// The names that the included file uses, at the paths that it uses.
 mod engine {
     pub use narthex::engine::PlainRequest;
 }

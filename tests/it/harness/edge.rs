@@ -109,7 +109,7 @@ impl Setup {
         edge
     }
 
-    /// Starts an edge whose origins have these keys.
+    /// Starts an edge with these keys of its origins.
     pub(crate) async fn start_before(self, origins: &[String]) -> Edge {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("token"), TOKEN).unwrap();
@@ -257,7 +257,7 @@ impl Edge {
         self.manual.now()
     }
 
-    /// The value of a metric, labels and all as `/metrics` prints it; 0 where it is not there.
+    /// The value of a metric, labels and all as `/metrics` prints it; 0 if it is not there.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let said = self.admin().get("/metrics").await;
         let line = said.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -376,7 +376,7 @@ fn parse(text: &str) -> Config {
     loaded.unwrap_or_else(|problems| panic!("{problems}\n{text}")).config
 }
 
-/// Where the access log goes.
+/// The destination of the access log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -3,7 +3,7 @@
 use crate::harness::{Edge, Made, Origin, Setup, VirtualOrigin, noise, path_of_nar, says};
 use bytes::Bytes;
 
-/// An edge with two disks that holds these NARs, and where they are.
+/// An edge with two disks that holds these NARs, and the paths of the NARs.
 async fn two_disks(origin: &Origin, count: u64) -> (Edge, Vec<(String, Bytes)>) {
     let edge = Setup::default().disks(2).start(&[origin]).await;
     let mut nars = Vec::new();

@@ -1,4 +1,4 @@
-//! One fetch for each key, however many ask, and whoever leaves.
+//! One fetch for each key, however many ask, and whichever of them leave.
 
 use crate::harness::{Edge, Gate, Origin, Package, Said, Script, Setup, noise, path_of_nar, says};
 

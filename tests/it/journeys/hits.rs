@@ -114,7 +114,7 @@ fn is_short(said: &Said) -> bool {
 
 /// FAULTS.md Held: fast path and hyper.
 /// A request with nothing but a host is answered below the HTTP library, one with a field that this
-/// does not know above it: nobody may tell them apart.
+/// does not know above it: no client may tell them apart.
 #[tokio::test]
 async fn both_ways_of_a_hit_say_the_same() {
     let origin = Origin::start().await;
@@ -150,7 +150,7 @@ async fn both_ways_of_a_hit_say_the_same() {
             let short = edge.client().ask(method, path, &[agent]).await;
             let long = edge.client().ask(method, path, &[agent, ("x-unknown", "1")]).await;
             assert_eq!(short.outcome(), outcome, "{short:?}");
-            // The library writes `Date` behind the length, where the object has none.
+            // The library writes `Date` behind the length, if the object has none.
             // A head alone is no use of a file.
             let goes_short = method == "GET" || path != file;
             let ways = (is_short(&short), is_short(&long));

@@ -1,4 +1,4 @@
-//! An edge whose origin is another edge, and edges that ask each other in a circle.
+//! An edge with another edge as its origin, and edges that ask each other in a circle.
 
 use crate::harness::{Edge, Gate, Origin, Package, Setup, noise, path_of_nar, says};
 

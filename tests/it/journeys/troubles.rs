@@ -82,7 +82,7 @@ async fn a_body_that_outgrows_the_disk_reaches_its_readers_all_the_same() {
     let nar = noise(8, 48 << 20);
     let path = path_of_nar(&nar, "nar.xz");
     let gate = Gate::default();
-    // Nobody says how long it is, so it is begun; the disk holds 32 MiB.
+    // Nothing says how long it is, so it is begun; the disk holds 32 MiB.
     let whole = says(nar.clone()).chunked();
     origin.say_in_turn(&path, vec![whole.clone().held_at(40 << 20, &gate), whole]);
     let edge = Setup::default().disk_size("32MiB").start(&[&origin]).await;
