@@ -6,8 +6,8 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Carries out a purge. The handler spawns the work, so a purge completes even if its client
-/// leaves.
+/// Carries out a purge. If its client leaves, the future is dropped: a handler that spawns the work
+/// completes the purge all the same.
 pub type PurgeHandler =
     Arc<dyn Fn(PurgeRequest) -> BoxFuture<'static, Result<PurgeReply, PurgeError>> + Send + Sync>;
 

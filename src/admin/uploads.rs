@@ -5,8 +5,8 @@ use crate::filter::{Event, NoticeError};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 
-/// Takes notices of uploads; the feed sends again what was answered with an error. The handler
-/// spawns the work, so it completes even if its client leaves.
+/// Takes notices of uploads; the feed sends again what was answered with an error. If the client
+/// leaves, the future is dropped: a handler that spawns the work completes it all the same.
 pub type UploadsHandler = Arc<
     dyn Fn(UploadsRequest) -> BoxFuture<'static, Result<UploadsReply, UploadsError>> + Send + Sync,
 >;

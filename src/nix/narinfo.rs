@@ -123,7 +123,7 @@ pub enum NarInfoError {
         /// What is wrong with it.
         source: HashError,
     },
-    /// A `NarHash` by another algorithm, which Nix does not check.
+    /// A `NarHash` by another algorithm. Only a SHA-256 can be checked.
     #[error("NarHash is not a SHA-256")]
     NarHashAlgorithm,
     /// A store path that is none.
