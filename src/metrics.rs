@@ -14,7 +14,7 @@ pub use sharded::Shard;
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use definition::{Definition, define};
-use printed::PrintedMetrics;
+use printed::Export;
 use prometheus::{
     CounterVec, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
@@ -26,7 +26,7 @@ use std::sync::{Arc, LazyLock};
 /// Every metric of the process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    printed: Arc<PrintedMetrics>,
+    printed: Arc<Export>,
     /// Requests answered, by site, class and outcome.
     requests: ShardedMetric<IntCounterVec>,
     /// Body bytes sent to clients, by site, class and outcome.
@@ -551,9 +551,7 @@ impl Metrics {
             absence_filter_answering: registrar.gauges(&ABSENCE_FILTER_ANSWERING)?,
             upload_notices: registrar.counters(&UPLOAD_NOTICES)?,
             access_log_dropped: registrar.counter(&ACCESS_LOG_DROPPED)?,
-            printed: Arc::new(PrintedMetrics::of(
-                registrar.process_wide(&LOG_LINES_DROPPED, &LOG_LINES)?,
-            )),
+            printed: Arc::new(Export::of(registrar.process_wide(&LOG_LINES_DROPPED, &LOG_LINES)?)),
         })
     }
 

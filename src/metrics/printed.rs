@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 
 /// The metrics of a registry, and the names that the config gives.
 #[derive(Debug)]
-pub(super) struct PrintedMetrics {
+pub(super) struct Export {
     registered: Registrar,
     names: Mutex<ConfiguredNames>,
 }
 
-impl PrintedMetrics {
+impl Export {
     /// What `registered` has made.
     pub(super) fn of(registered: Registrar) -> Self {
         Self { registered, names: Mutex::default() }

@@ -63,8 +63,8 @@ pub fn is_objects(name: &HeaderName) -> bool {
     !REPLACED.contains(name)
 }
 
-/// Writes what [`client_head`] adds to the fields of an object that was [`AnswerSource::Stored`], as
-/// lines of HTTP/1.1 behind `lines`: its own fields are those that [`is_objects`] names, and a
+/// Writes what [`client_head`] adds to the fields of an object that was [`AnswerSource::Stored`],
+/// as lines of HTTP/1.1 behind `lines`: its own fields are those that [`is_objects`] names, and a
 /// `Content-Type`.
 pub fn write_added(
     lines: &mut Vec<u8>,

@@ -195,8 +195,8 @@ impl RequestRefusal {
 /// Decides on a request by its method and fields.
 ///
 /// An HTTP/2 request can have a body that no field announces: the caller refuses such a body as
-/// [`RequestRefusal::Body`] too. hyper drops a `Content-Length` beside a `Transfer-Encoding` before this
-/// sees it, so the latter alone decides.
+/// [`RequestRefusal::Body`] too. hyper drops a `Content-Length` beside a `Transfer-Encoding` before
+/// this sees it, so the latter alone decides.
 pub fn plan(method: &Method, headers: &HeaderMap) -> Result<RequestPlan, RequestRefusal> {
     let method = match *method {
         Method::GET => Some(ReadMethod::Get),

@@ -78,8 +78,10 @@ fn check_numbers(data: &[u8]) {
         headers.extend(lines.next().map(|line| (name, line)));
     }
     assert!(explicit_lifetime(&headers) <= Some(DELTA_SECONDS_MAX));
-    let exchanged =
-        ExchangeTimes { delay_millis: number, arrived_millis: number.cast_signed().rotate_left(32) };
+    let exchanged = ExchangeTimes {
+        delay_millis: number,
+        arrived_millis: number.cast_signed().rotate_left(32),
+    };
     let age = initial_age(&headers, exchanged);
     assert!(age <= DELTA_SECONDS_MAX && Some(age) >= stated_age(&headers));
 }
