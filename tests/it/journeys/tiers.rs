@@ -98,7 +98,7 @@ async fn a_storm_of_ranges_over_a_body_that_breaks_off_again_and_again() {
                 let last = (first + usize::try_from(number * 40_009).unwrap()).min(nar.len() - 1);
                 let range = format!("bytes={first}-{last}");
                 let said = client.read_with(&path, &[("range", &range)]).await;
-                said.expect_one_of(206, &["miss", "collapsed", "hit_disk"])
+                said.expect_one_of(206, &["miss", "collapsed", "hit_disk", "pass"])
                     .with(&nar[first..=last]);
             })
         })
